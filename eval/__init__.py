@@ -1,0 +1,1 @@
+"""Checkpoints in, numbers out: generation, scoring, transfer index, report."""

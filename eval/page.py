@@ -1,0 +1,39 @@
+"""The report as one HTML file that needs no network: text and tables from `transfer.json`, figures inlined."""
+
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
+from eval.figures import curves_figure, gains_figure, index_figure, label, scores_figure
+from eval.transfer_index import DEFINITIONS, MATH
+from recipes.schema import Recipe
+
+
+def render_page(transfer: dict[str, Any], recipe: Recipe, curves: dict[str, list[list[dict[str, Any]]]]) -> str:
+    """The page. Everything but the figures is escaped."""
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent / "templates"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["label"] = label
+    environment.filters["points"] = lambda value: _cell(value, "+.1f")
+    environment.filters["percent"] = lambda value: _cell(value, "+.0f")
+    environment.filters["thousands"] = lambda number: f"{number:,}"
+    # The SVG text comes from matplotlib, whose labels are recipe names; those are letters, digits and _.
+    figures = {
+        "gains": Markup(gains_figure(transfer)),
+        "index": Markup(index_figure(transfer)),
+        "scores": Markup(scores_figure(transfer)),
+        "curves": Markup(curves_figure(curves)),
+    }
+    template = environment.get_template("report.html.j2")
+    return template.render(t=transfer, recipe=recipe, figures=figures, definitions=DEFINITIONS, math=MATH)
+
+
+def _cell(value: dict[str, float], form: str) -> str:
+    return f"{value['estimate']:{form}} [{value['low']:{form}}, {value['high']:{form}}]"

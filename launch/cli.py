@@ -1,0 +1,150 @@
+"""The `transfer` command. Imports what a subcommand needs when it is called, so that --help stays instant."""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from recipes.errors import UserError
+
+_EPILOG = """examples:
+  transfer run recipes/pocket/study.yaml                    the whole comparison on a CPU
+  transfer run recipes/pocket/study.yaml seeds=[0,1,2]      the same with three training seeds
+  transfer plan recipes/pocket/study.yaml                   what would run, and what it would cost
+  transfer check recipes/pocket/study.yaml                  do the arms differ only in the method?
+  transfer report recipes/pocket/study.yaml                 show the transfer report of a finished study
+
+A rerun skips finished stages, resumes an interrupted one, and makes again what depends on a changed input.
+Exit status: 0 done, 1 a stage failed, 2 a mistake in recipe, files or command."""
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        prog="transfer",
+        description="Train one base model on one math corpus by SFT, GRPO and the methods between, and measure what "
+        "each does to everything the corpus was not about.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    run = _command(commands, "run", "run a study, or continue it", "Run the stages of a recipe that are not done yet.")
+    run.add_argument("--dry-run", action="store_true", help="print the resolved recipe and the plan, run nothing")
+    run.add_argument("--until", metavar="STAGE", help="stop after base, corpus, arms, eval or report, or one stage by name")
+    _command(commands, "plan", "say what a recipe would do", "Stages with their state, updates, samples, tokens, FLOPs.")
+    _command(
+        commands,
+        "check",
+        "check that the arms are matched",
+        "Compare the arms of a recipe, and of its runs if there are any. Exit status 2 if they differ in more than "
+        "the recipe declares under `varies`.",
+    )
+    _command(commands, "report", "show the transfer report", "Print the table of a finished study and where its page is.")
+    return parser
+
+
+def _command(commands: Any, name: str, short: str, description: str) -> argparse.ArgumentParser:
+    parser: argparse.ArgumentParser = commands.add_parser(name, help=short, description=description)
+    parser.add_argument("recipe", metavar="RECIPE", help="YAML file, for instance recipes/pocket/study.yaml")
+    parser.add_argument(
+        "overrides", metavar="key=value", nargs="*", help="settings to change, for instance train.steps=10 seeds=[0,1]"
+    )
+    parser.add_argument("--out", metavar="DIR", type=Path, help="study directory (default: runs/<study>)")
+    parser.add_argument("--json", action="store_true", help="print JSON instead of text")
+    return parser
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Entry point of the console command; returns the exit status."""
+    options = build_parser().parse_args(arguments)
+    try:
+        return _run_command(options)
+    except UserError as error:
+        print(f"transfer: {error}", file=sys.stderr)
+        return 2
+    except BrokenPipeError:  # the reader of our output went away, as `| head` does
+        sys.stderr.close()
+        return 0
+
+
+def _run_command(options: argparse.Namespace) -> int:
+    from launch.stages import build_stages, select_until
+    from recipes.schema import load_recipe
+
+    recipe = load_recipe(options.recipe, options.overrides)
+    study_dir = options.out or Path("runs") / recipe.study
+    if options.command == "check":
+        return _check(recipe, study_dir, options.json)
+    if options.command == "report":
+        return _report(study_dir, options.json)
+
+    from launch.plan import build_plan, format_plan
+
+    stages = select_until(build_stages(recipe), getattr(options, "until", None))
+    if options.command == "plan" or options.dry_run:
+        plan = build_plan(recipe, stages, study_dir)
+        if options.command == "run":
+            plan = {"recipe": recipe.dump()} | plan
+        if options.json:
+            print(json.dumps(plan, indent=1))
+        else:
+            if options.command == "run":
+                print(json.dumps(recipe.dump(), indent=1))
+            print(format_plan(plan))
+        return 0
+    return _run(recipe, study_dir, stages, options.json)
+
+
+def _run(recipe: Any, study_dir: Path, stages: list[Any], as_json: bool) -> int:
+    from contextlib import redirect_stdout
+
+    from launch.local import prepare_study_dir, run_local
+    from launch.preflight import check_before_running
+    from train.matching import require_matched
+
+    require_matched(recipe)
+    check_before_running(recipe)
+    # With --json standard output carries the report alone; progress goes to standard error.
+    with redirect_stdout(sys.stderr if as_json else sys.stdout):
+        for change in prepare_study_dir(recipe, study_dir):
+            print(f"  recipe   {change}")
+        status = run_local(recipe, study_dir, stages)
+    if status == 0 and stages[-1].kind == "report":
+        return _report(study_dir, as_json)
+    return status
+
+
+def _report(study_dir: Path, as_json: bool) -> int:
+    from recipes.manifest import read_manifest
+
+    path = study_dir / "report" / "transfer.json"
+    manifest = read_manifest(study_dir / "report")
+    if manifest is None or not manifest["completed"]:
+        raise UserError(f"{study_dir} has no finished report; `transfer run` makes it")
+    text = path.read_text(encoding="utf-8")
+    if as_json:
+        print(text, end="")
+        return 0
+    from eval.table import format_report
+
+    print()
+    print(format_report(json.loads(text)))
+    print(f"\nreport: {path.with_name('index.html')}")
+    return 0
+
+
+def _check(recipe: Any, study_dir: Path, as_json: bool) -> int:
+    from train.matching import recipe_differences, recorded_differences
+
+    found = {"recipe": recipe_differences(recipe), "runs": recorded_differences(recipe, study_dir)}
+    differences = [*found["recipe"], *found["runs"]]
+    if as_json:
+        print(json.dumps({"study": recipe.study, "matched": not differences, "differences": found}, indent=1))
+    elif differences:
+        print(f"{recipe.study} is UNMATCHED:")
+        for text in differences:
+            print(f"  {text}")
+    else:
+        print(f"{recipe.study} is matched: {', '.join(recipe.arms)} differ only in {', '.join(recipe.varies)}")
+    return 2 if differences else 0

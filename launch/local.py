@@ -1,0 +1,242 @@
+"""Run the stages of a study on this machine: persistent worker processes, one log per stage, live progress.
+
+Workers are processes that stay alive between stages, so the libraries are imported once. Each stage's output
+goes to `logs/<stage>.log`. A failing stage stops nothing that does not depend on it.
+"""
+
+import errno
+import json
+import os
+import shutil
+import signal
+import sys
+import time
+import traceback
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from multiprocessing import get_context
+from pathlib import Path
+from typing import NamedTuple
+
+from launch.stages import Stage, run_stage, stage_inputs, stage_states
+from recipes.errors import UserError
+from recipes.manifest import PROGRESS, locked, stage_state, write_json
+from recipes.schema import Recipe, validate_recipe
+
+_POLL_SECONDS = 0.5
+_LINE_EVERY_SECONDS = 15.0  # between progress lines where the output is not a terminal
+_MIN_FREE_BYTES = 200 << 20
+
+
+class Failure(NamedTuple):
+    """How a stage ended when it did not succeed."""
+
+    message: str
+    user_error: bool
+
+
+def prepare_study_dir(recipe: Recipe, study_dir: Path) -> list[str]:
+    """Create or check the study directory and write `study.json`; returns what differs from the last recipe.
+
+    Raises:
+        UserError: the directory belongs to another study, holds other files, or the disk is full.
+    """
+    from recipes.manifest import describe_changes
+
+    path = study_dir / "study.json"
+    changes: list[str] = []
+    if path.exists():
+        previous = json.loads(path.read_text(encoding="utf-8"))
+        if previous.get("study") != recipe.study:
+            raise UserError(
+                f"{study_dir} holds the study {previous.get('study')!r}, not {recipe.study!r}; choose another --out"
+            )
+        from launch.stages import _flat
+
+        changes = describe_changes(_flat(previous), _flat(recipe.dump()))
+    elif study_dir.exists() and any(study_dir.iterdir()):
+        raise UserError(f"{study_dir} is not empty and is not a study directory; choose another --out")
+    parent = next(folder for folder in (study_dir, *study_dir.resolve().parents) if folder.exists())
+    free = shutil.disk_usage(parent).free
+    if free < _MIN_FREE_BYTES:
+        raise UserError(
+            f"{parent} has {free >> 20} MB free but a study needs at least {_MIN_FREE_BYTES >> 20} MB; "
+            "free some space or choose another --out"
+        )
+    write_json(path, recipe.dump())
+    return changes
+
+
+def run_local(recipe: Recipe, study_dir: Path, stages: list[Stage]) -> int:
+    """Run what is not done yet; returns the process exit status."""
+    with locked(study_dir):
+        return _run_local(recipe, study_dir, stages)
+
+
+def _run_local(recipe: Recipe, study_dir: Path, stages: list[Stage]) -> int:
+    waiting: dict[str, Stage] = {}
+    for stage in stages:
+        state = stage_states(stages, study_dir)[stage.name]
+        if state.state == "done":
+            print(f"  done     {stage.name}")
+            continue
+        print(f"  {state.state:<8} {stage.name}" + (f" ({'; '.join(state.reasons)})" if state.reasons else ""))
+        waiting[stage.name] = stage
+    if not waiting:
+        return 0
+    started = time.monotonic()
+    failed: dict[str, Failure] = {}
+    running: dict[Future[Failure | None], tuple[Stage, float]] = {}
+    display = _Display(study_dir)
+    values = recipe.dump()
+    with ProcessPoolExecutor(recipe.resources.workers, get_context("spawn"), _prepare_worker) as pool:
+        try:
+            while waiting or running:
+                for stage in _ready(list(waiting.values()), waiting, running, failed):
+                    # Never more than the workers can take, so that a start time is a real start.
+                    if len(running) >= recipe.resources.workers:
+                        break
+                    del waiting[stage.name]
+                    if stage_state(study_dir / stage.name, stage_inputs(stage, study_dir)).state == "done":
+                        display.line(f"  done     {stage.name} (made again with the same result)")
+                        continue
+                    future = pool.submit(_work, values, str(study_dir), stage)
+                    running[future] = (stage, time.monotonic())
+                    display.line(f"  start    {stage.name}")
+                if not running:
+                    if not _ready(list(waiting.values()), waiting, running, failed):
+                        break
+                    continue
+                finished, _ = wait(running, timeout=_POLL_SECONDS, return_when=FIRST_COMPLETED)
+                for future in finished:
+                    stage, begun = running.pop(future)
+                    failure = future.result()
+                    seconds = time.monotonic() - begun
+                    if failure is None:
+                        display.line(f"  finished {stage.name} in {seconds:.0f} s")
+                    else:
+                        failed[stage.name] = failure
+                        log = log_path(study_dir, stage)
+                        display.line(f"  FAILED   {stage.name} after {seconds:.0f} s: {failure.message}\n           log: {log}")
+                display.show({stage.name for stage, _ in running.values()}, len(waiting))
+        except (KeyboardInterrupt, BrokenProcessPool) as error:
+            pool.shutdown(wait=False, cancel_futures=True)
+            names = ", ".join(stage.name for stage, _ in running.values())
+            if isinstance(error, KeyboardInterrupt):
+                print(f"\nstopped while running {names}; the same command continues", file=sys.stderr)
+                return 130
+            print(f"a worker process died while running {names}; the same command continues", file=sys.stderr)
+            return 1
+    if failed:
+        skipped = f"; not run because of it: {', '.join(waiting)}" if waiting else ""
+        print(f"{len(failed)} stage(s) failed{skipped}", file=sys.stderr)
+        return 2 if all(failure.user_error for failure in failed.values()) else 1
+    print(f"all stages done in {time.monotonic() - started:.0f} s")
+    return 0
+
+
+def _ready(
+    order: list[Stage],
+    waiting: dict[str, Stage],
+    running: dict[Future[Failure | None], tuple[Stage, float]],
+    failed: dict[str, Failure],
+) -> list[Stage]:
+    """Waiting stages whose needs are neither waiting, running nor failed."""
+    blocked = set(waiting) | {stage.name for stage, _ in running.values()} | set(failed)
+    return [stage for stage in order if not blocked & set(stage.needs)]
+
+
+def log_path(study_dir: Path, stage: Stage) -> Path:
+    """Where a stage's output goes."""
+    return study_dir / "logs" / f"{stage.name.replace('/', '--')}.log"
+
+
+def _prepare_worker() -> None:
+    """Settings of a worker process, before anything heavy is imported."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    os.environ.update(offline_environment())
+    # The worker must not outlive a killed parent: it would go on writing while a rerun starts.
+    _die_with_parent()
+
+
+def offline_environment() -> dict[str, str]:
+    """Environment of a stage: no thread oversubscription, no telemetry, no progress bars in logs."""
+    return {
+        "TOKENIZERS_PARALLELISM": "false",
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+        "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",
+        "TQDM_DISABLE": "1",
+        "TRL_EXPERIMENTAL_SILENCE": "1",
+        "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1"),
+    }
+
+
+def _die_with_parent() -> None:
+    """Ask the kernel for SIGKILL when the parent dies (Linux); elsewhere the lock still prevents two writers."""
+    if sys.platform != "linux":
+        return
+    import ctypes
+
+    pr_set_pdeathsig = 1
+    ctypes.CDLL(None, use_errno=True).prctl(pr_set_pdeathsig, signal.SIGKILL)
+
+
+def _work(values: dict[str, object], study_dir: str, stage: Stage) -> Failure | None:
+    """Run one stage in a worker, with its output in the stage's log."""
+    log = log_path(Path(study_dir), stage)
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("ab") as file:
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+    try:
+        import torch
+
+        torch.set_num_threads(stage.threads)
+        run_stage(validate_recipe(values, "study.json"), Path(study_dir), stage)
+        return None
+    except UserError as error:
+        return Failure(str(error), True)
+    except OSError as error:
+        traceback.print_exc()
+        if error.errno == errno.ENOSPC:
+            return Failure(f"no space left on the disk of {study_dir}; free some and run the same command again", True)
+        return Failure(f"{type(error).__name__}: {error}", False)
+    except Exception as error:  # a stage may fail in any library; the log has the traceback, the user the sentence
+        traceback.print_exc()
+        return Failure(f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no message'}", False)
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+
+
+class _Display:
+    """Progress of the running stages: one rewritten line on a terminal, an occasional line elsewhere."""
+
+    def __init__(self, study_dir: Path) -> None:
+        self.study_dir = study_dir
+        self.terminal = sys.stdout.isatty()
+        self._shown = time.monotonic()
+
+    def line(self, text: str) -> None:
+        print(("\r\033[K" if self.terminal else "") + text, flush=True)
+
+    def show(self, names: set[str], waiting: int) -> None:
+        """Say how far each running stage is."""
+        if not self.terminal and time.monotonic() - self._shown < _LINE_EVERY_SECONDS:
+            return
+        self._shown = time.monotonic()
+        parts = []
+        for name in sorted(names):
+            try:
+                progress = json.loads((self.study_dir / name / PROGRESS).read_text())
+            except (OSError, json.JSONDecodeError):
+                parts.append(f"{name} starting")
+                continue
+            note = f", {progress['note']}" if progress["note"] else ""
+            parts.append(f"{name} {progress['done']}/{progress['total']} {progress['unit']}{note}")
+        text = " | ".join(parts) + (f" | {waiting} waiting" if waiting else "")
+        if self.terminal:
+            width = shutil.get_terminal_size().columns - 1
+            print("\r\033[K" + text[:width], end="", flush=True)
+        elif parts:
+            print(f"  …        {text}", flush=True)

@@ -1,0 +1,130 @@
+"""The stage graph of a study: what runs, in which order, from which inputs. Starts nothing, needs no torch.
+
+base -> corpus -> arms/<arm>/seed-<n> -> eval/<model> -> report. A stage's inputs are the recipe values it reads
+and the output hashes of the stages it needs, as one flat mapping; their hash decides whether it must run.
+"""
+
+from dataclasses import dataclass, field
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from recipes.errors import UserError
+from recipes.manifest import StageState, read_manifest, stage_state
+from recipes.schema import Recipe
+
+KINDS = ("base", "corpus", "arms", "eval", "report")
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One step of a study. Its directory is `<study>/<name>`."""
+
+    name: str
+    module: str
+    """Module whose `run(recipe, study_dir, stage_dir, resume, **arguments)` does the work."""
+    reads: dict[str, Any]
+    """Recipe values it depends on, flat: dotted key -> JSON value."""
+    needs: tuple[str, ...] = ()
+    """Stages whose outputs it reads."""
+    arguments: dict[str, Any] = field(default_factory=dict)
+    """Further arguments of `run`."""
+    threads: int = 1
+    """Arithmetic threads."""
+
+    @property
+    def kind(self) -> str:
+        """The first part of the name: base, corpus, arms, eval or report."""
+        return self.name.split("/")[0]
+
+
+def build_stages(recipe: Recipe) -> list[Stage]:
+    """The stages of a study in an order in which each comes after those it needs."""
+    from train.arms import resolve_arm
+
+    values = recipe.dump()
+    threads = recipe.resources.threads
+    stages = []
+    if recipe.model is not None:
+        module = "train.pocket_base" if recipe.model.pocket else "train.prepared_base"
+        reads = _flat({"model": values["model"], "base_threads": recipe.resources.base_threads})
+        stages.append(Stage("base", module, reads, threads=recipe.resources.base_threads))
+    suite_questions = {key: values["suite"][key] for key in ("benchmarks", "questions", "seed")} if recipe.suite else {}
+    reads = _flat({"corpus": values["corpus"], "prompt": values["prompt"], "suite": suite_questions})
+    stages.append(Stage("corpus", "data.corpus", reads, ("base",) if recipe.model else ()))
+    models = {"base": "base"} if recipe.suite else {}
+    for arm in recipe.arms:
+        resolved = resolve_arm(recipe, arm)
+        for seed in recipe.seeds:
+            name = f"arms/{arm}/seed-{seed}"
+            reads = _flat({"arm": resolved.matched_on(), "seed": seed, "threads": threads})
+            reads["answer_form"] = recipe.corpus.answer_form
+            module = "train.sft" if resolved.sampling == "teacher" else "train.grpo"
+            stages.append(Stage(name, module, reads, ("base", "corpus"), {"arm": arm, "seed": seed}, threads))
+            models[f"{arm}-seed{seed}-final"] = name
+    for label, name in models.items():
+        folder = name if name == "base" else f"{name}/final"
+        system = values["prompt"]["system"]
+        reads = _flat({"suite": values["suite"], "dtype": values["model"]["dtype"], "system": system, "label": label})
+        stages.append(
+            Stage(f"eval/{label}", "eval.generate", reads | {"threads": threads}, (name,), {"model_dir": folder}, threads)
+        )
+    if recipe.suite:
+        reads = _flat({key: values[key] for key in ("title", "statistics", "varies", "unmatched", "seeds", "study")})
+        stages.append(Stage("report", "eval.report", reads, tuple(stage.name for stage in stages)))
+    return stages
+
+
+def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
+    """Nested mappings as one mapping with dotted keys; lists stay values."""
+    if isinstance(value, dict) and value:
+        return {key: leaf for name, inner in value.items() for key, leaf in _flat(inner, f"{prefix}{name}.").items()}
+    return {prefix.rstrip("."): value}
+
+
+def stage_inputs(stage: Stage, study_dir: Path) -> dict[str, Any]:
+    """The stage's recipe values plus the output hashes of what it needs; None for outputs not there yet."""
+    inputs = dict(stage.reads)
+    for name in stage.needs:
+        manifest = read_manifest(study_dir / name)
+        inputs[f"output of {name}"] = manifest.get("output_hash") if manifest else None
+    return inputs
+
+
+def stage_states(stages: list[Stage], study_dir: Path) -> dict[str, StageState]:
+    """What would happen to each stage now; a stage after one that must run is "changed" or "new" as well."""
+    states: dict[str, StageState] = {}
+    for stage in stages:
+        state = stage_state(study_dir / stage.name, stage_inputs(stage, study_dir))
+        rerun = [name for name in stage.needs if states[name].state != "done"]
+        if rerun and state.state in ("done", "resume"):
+            state = StageState("changed", tuple(f"{name} will be made again" for name in rerun))
+        states[stage.name] = state
+    return states
+
+
+def select_until(stages: list[Stage], until: str | None) -> list[Stage]:
+    """The stages up to and including all of kind `until` (or the stage of that name and what it needs)."""
+    if until is None:
+        return stages
+    if until in KINDS:
+        return [stage for stage in stages if KINDS.index(stage.kind) <= KINDS.index(until)]
+    by_name = {stage.name: stage for stage in stages}
+    if until not in by_name:
+        raise UserError(f"--until {until!r} is neither a stage kind ({', '.join(KINDS)}) nor one of {', '.join(by_name)}")
+    wanted, pending = set(), [until]
+    while pending:
+        name = pending.pop()
+        wanted.add(name)
+        pending += by_name[name].needs
+    return [stage for stage in stages if stage.name in wanted]
+
+
+def run_stage(recipe: Recipe, study_dir: Path, stage: Stage) -> None:
+    """Execute one stage in this process."""
+    from recipes.manifest import locked, start_stage
+
+    with locked(study_dir / ".locks" / stage.name.replace("/", "--")):
+        stage_dir = study_dir / stage.name
+        resume = start_stage(stage_dir, stage.name, stage_inputs(stage, study_dir))
+        import_module(stage.module).run(recipe, study_dir, stage_dir, resume, **stage.arguments)

@@ -1,0 +1,1 @@
+"""What to run (typed recipes) and what ran (manifests). Imports nothing else of the project."""

@@ -1,0 +1,225 @@
+"""What ran: manifests, atomic writes, directory locks and input hashes.
+
+A stage directory holds `manifest.json`, written with `completed: null` when the stage starts and again when it
+ends. The stage is done when the manifest is complete and its input hash is the wanted one; started but not
+complete with the same hash, it is resumed; with another hash it is replaced, and the difference is named.
+"""
+
+import hashlib
+import json
+import os
+import platform
+import shutil
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+from recipes.errors import UserError
+
+MANIFEST = "manifest.json"
+PROGRESS = "progress.json"
+_PACKAGES = ("torch", "transformers", "trl", "accelerate", "datasets", "tokenizers", "lm_eval", "math-verify", "numpy")
+_PROGRESS_EVERY_SECONDS = 0.5
+
+State = Literal["done", "resume", "changed", "new"]
+
+
+def write_atomic(path: Path, content: str | bytes) -> None:
+    """Write a file so that a reader, or a restart after a kill, sees the old content or the new, never a part."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            file.write(content.encode() if isinstance(content, str) else content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write `value` as indented JSON with sorted keys, atomically."""
+    write_atomic(path, json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False) + "\n")
+
+
+def hash_json(value: Any) -> str:
+    """sha256 of the canonical JSON of `value`."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
+
+
+def hash_file(path: Path) -> str:
+    """sha256 of a file's bytes."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def hash_files(directory: Path, names: list[str]) -> dict[str, str]:
+    """sha256 of each named file of a directory."""
+    return {name: hash_file(directory / name) for name in sorted(names)}
+
+
+@contextmanager
+def locked(directory: Path) -> Iterator[None]:
+    """Hold the directory's lock; it is released by the kernel when the process dies.
+
+    Raises:
+        UserError: another process holds it.
+    """
+    from filelock import FileLock, Timeout
+
+    directory.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(directory / ".lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise UserError(f"{directory} is being written by another process; wait for it or choose another directory") from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def read_manifest(directory: Path) -> dict[str, Any] | None:
+    """The manifest of a stage directory; None if there is none or it is unreadable (then the stage starts over)."""
+    try:
+        manifest = json.loads((directory / MANIFEST).read_text(encoding="utf-8"))
+    except (OSError, json.JSONDecodeError, UnicodeDecodeError):
+        return None
+    return manifest if isinstance(manifest, dict) else None
+
+
+class StageState(NamedTuple):
+    """Whether a stage must run, and why."""
+
+    state: State
+    reasons: tuple[str, ...] = ()
+    """For "changed": each differing input as `key: old -> new`."""
+
+
+def stage_state(directory: Path, inputs: dict[str, Any]) -> StageState:
+    """Compare a stage directory's manifest with the inputs wanted now. `inputs` is flat: key -> JSON value."""
+    manifest = read_manifest(directory)
+    if manifest is None:
+        return StageState("new")
+    if manifest["input_hash"] != hash_json(inputs):
+        return StageState("changed", tuple(describe_changes(manifest["inputs"], inputs)))
+    return StageState("done" if manifest["completed"] else "resume")
+
+
+def describe_changes(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
+    """`key: old -> new` for every key that differs, hashes shortened."""
+
+    def short(value: Any) -> str:
+        text = json.dumps(value, ensure_ascii=False)
+        return text if len(text) <= 40 else text[:12] + "…"
+
+    keys = sorted(before.keys() | after.keys())
+    missing = object()
+    return [
+        f"{key}: {short(before[key]) if key in before else 'absent'} -> {short(after[key]) if key in after else 'absent'}"
+        for key in keys
+        if before.get(key, missing) != after.get(key, missing)
+    ]
+
+
+def start_stage(directory: Path, name: str, inputs: dict[str, Any]) -> bool:
+    """Make the directory ready for a stage and write its incomplete manifest.
+
+    A directory with other inputs is moved to `<study>/replaced/`, never deleted or overwritten.
+    Returns True if an interrupted run with the same inputs can be resumed.
+    """
+    state = stage_state(directory, inputs)
+    resume = state.state == "resume"
+    if state.state == "changed":
+        manifest = read_manifest(directory) or {}
+        study_dir = directory.parents[len(Path(name).parts) - 1]
+        target = study_dir / "replaced" / f"{name.replace('/', '--')}-{manifest['input_hash'][:8]}"
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if target.exists():
+            shutil.rmtree(target)
+        directory.rename(target)
+    elif state.state == "new" and directory.exists():
+        shutil.rmtree(directory)
+    write_json(
+        directory / MANIFEST,
+        {
+            "stage": name,
+            "inputs": inputs,
+            "input_hash": hash_json(inputs),
+            "started": _now(),
+            "completed": None,
+            "resumed": resume,
+            "environment": environment(),
+        },
+    )
+    return resume
+
+
+def finish_stage(directory: Path, outputs: dict[str, str], facts: dict[str, Any] | None = None) -> None:
+    """Complete the manifest: sha256 of the outputs, their joint hash, and facts worth showing."""
+    manifest = read_manifest(directory)
+    if manifest is None:
+        raise RuntimeError(f"{directory} lost its manifest while the stage was running")
+    manifest.update(outputs=outputs, output_hash=hash_json(outputs), facts=facts or {}, completed=_now())
+    write_json(directory / MANIFEST, manifest)
+    (directory / PROGRESS).unlink(missing_ok=True)
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def environment() -> dict[str, Any]:
+    """Versions, commit and hardware for the record. Holds no host name, path or environment variable."""
+    versions = {}
+    for package in _PACKAGES:
+        try:
+            versions[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            versions[package] = "absent"
+    return {
+        "git_commit": _git("rev-parse", "HEAD"),
+        "git_dirty": bool(_git("status", "--porcelain", "--untracked-files=no")),
+        "python": platform.python_version(),
+        "packages": versions,
+        "machine": platform.machine(),
+        "cpu_count": os.cpu_count(),
+    }
+
+
+def _git(*arguments: str) -> str | None:
+    """Output of a git command in the source tree; None outside a repository."""
+    try:
+        result = subprocess.run(
+            ["git", *arguments], cwd=Path(__file__).parent, capture_output=True, text=True, timeout=10, check=True
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return result.stdout.strip()
+
+
+class Progress:
+    """Writes `progress.json` of a stage, at most twice a second, for the command line to show."""
+
+    def __init__(self, directory: Path, total: int, unit: str) -> None:
+        self.path = directory / PROGRESS
+        self.total = total
+        self.unit = unit
+        self._written = 0.0
+
+    def update(self, done: int, note: str = "") -> None:
+        """Say that `done` of `total` units are finished; `note` is a short text such as a loss."""
+        now = time.monotonic()
+        if now - self._written < _PROGRESS_EVERY_SECONDS and done != self.total:
+            return
+        self._written = now
+        # No fsync: losing the last half second of a display is harmless.
+        temporary = self.path.with_suffix(".tmp")
+        temporary.write_text(json.dumps({"done": done, "total": self.total, "unit": self.unit, "note": note}))
+        os.replace(temporary, self.path)

@@ -1,0 +1,457 @@
+"""The study recipe: one YAML file that declares a base model, a corpus, the arms and the evaluation.
+
+What the arms share is stated once, outside `arms`, so that they cannot differ in it by accident. An arm is a
+point in the unified loss of arXiv 2507.00432 (v2, Sec. 5):
+
+    L = - E_x E_{y ~ q} [ w(x, y) log pi(y|x) ] + beta * KL(pi || pi_base)
+
+`load_recipe(path, ["train.steps=10"])` reads YAML, applies `key=value` overrides, validates, and raises
+`UserError` with one sentence per mistake. Machine-written copies (`study.json`) hold the resolved values.
+"""
+
+import difflib
+import json
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from recipes.errors import UserError
+
+
+class Spec(BaseModel):
+    """Base of all recipe sections: unknown keys are refused, values cannot change after loading."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+
+class PocketModelSpec(Spec):
+    """A tiny Qwen3-architecture model, pre-trained from nothing on the synthetic world by the first stage."""
+
+    hidden_size: int = Field(128, ge=16)
+    """Width of the residual stream."""
+    num_layers: int = Field(3, ge=1)
+    """Number of decoder layers."""
+    vocab_size: int = Field(640, ge=400)
+    """Upper bound of the byte-level BPE vocabulary, special tokens included."""
+    documents: int = Field(80000, ge=1)
+    """Documents of the pre-training text; each is read once."""
+    batch_size: int = Field(16, ge=1)
+    """Rows of 128 tokens per optimizer update; a row holds about four documents."""
+    learning_rate: float = Field(3e-3, gt=0)
+    """Peak of the cosine schedule (5 % warm-up)."""
+    seed: int = 0
+    """Seed of the initial weights and of the pre-training text."""
+    save_every_steps: int = Field(200, ge=1)
+    """Optimizer updates between resumable checkpoints."""
+
+
+class ModelSpec(Spec):
+    """The base model every arm and the evaluation start from: a local or hub checkpoint, or the pocket model."""
+
+    path: str | None = None
+    """Local directory or Hugging Face model id (safetensors). null: `pocket` is built instead."""
+    revision: str | None = None
+    """Commit of the hub repository. null for a local directory."""
+    pocket: PocketModelSpec | None = None
+    """Settings of the pocket model; null when `path` is given."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Number format of the weights while training and generating."""
+
+    @model_validator(mode="after")
+    def _one_kind(self) -> "ModelSpec":
+        if (self.path is None) == (self.pocket is None):
+            raise ValueError("exactly one of `path` and `pocket` must be given")
+        return self
+
+
+class PromptSpec(Spec):
+    """How a problem becomes the text the model continues, and the length limits. The same for all arms."""
+
+    system: str | None = None
+    """System message. null: none."""
+    suffix: str = ""
+    """Text appended to every corpus problem, for instance the request for a boxed answer."""
+    max_prompt_tokens: int = Field(512, ge=1)
+    """Corpus problems with a longer rendered prompt are rejected for every arm, in tokens."""
+    max_completion_tokens: int = Field(512, ge=1)
+    """Longest completion that is trained on or sampled, in tokens, end-of-turn token included."""
+
+
+class SourceSpec(Spec):
+    """One source of problems; for files, the mapping from its fields to ours."""
+
+    kind: Literal["pocket", "file"]
+    """pocket: the synthetic world. file: a JSON, JSONL, CSV or Parquet file."""
+    name: str = Field(min_length=1)
+    """Value of the `source` column."""
+    path: str | None = None
+    """The file, for kind `file`."""
+    problem_field: str = "problem"
+    """Column with the problem text."""
+    answer_field: str = "answer"
+    """Column with the reference answer, or with the solution that contains it."""
+    answer_in: Literal["value", "boxed", "after_hashes"] = "value"
+    """Where the reference answer stands in `answer_field`: the whole value, the last \\boxed{}, or after ####."""
+    level_field: str | None = None
+    """Column with a difficulty. null: none."""
+    levels: tuple[str, ...] | None = None
+    """Levels to keep, compared as text. null: all."""
+    licence: str = "unknown"
+    """Licence of the source as its publisher states it."""
+
+    @model_validator(mode="after")
+    def _file_has_path(self) -> "SourceSpec":
+        if self.kind == "file" and not self.path:
+            raise ValueError("a source of kind `file` needs `path`")
+        return self
+
+
+class TeacherSpec(Spec):
+    """Who writes the demonstrations for off-policy arms. Every sample is graded and kept."""
+
+    kind: Literal["scripted"]
+    """scripted: the teacher of the synthetic world, whose style is not the base model's."""
+    samples_per_problem: int = Field(8, ge=1)
+    """Demonstrations drawn for each problem."""
+
+
+class CorpusSpec(Spec):
+    """The one math corpus: sources, teacher, and the problems every arm is presented."""
+
+    sources: tuple[SourceSpec, ...] = Field(min_length=1)
+    """Where the problems come from, in order; of duplicates the first is kept."""
+    answer_form: Literal["boxed", "plain"] = "boxed"
+    """What the grader accepts as a final answer; see `data/grading.py`."""
+    train_problems: int | None = Field(None, ge=1)
+    """Problems to keep for training, drawn by `seed`. null: all that pass the filters."""
+    heldout_problems: int = Field(0, ge=0)
+    """Problems set aside for choosing learning rates; no arm trains on them."""
+    seed: int = 0
+    """Seed of sub-sampling, of the synthetic problems and of the scripted teacher."""
+    teacher: TeacherSpec | None = None
+    """null: no demonstrations, so no arm with `sampling: teacher`."""
+    problem_set: Literal["all", "teacher_solvable"] = "teacher_solvable"
+    """Which problems the arms are presented: all, or those the teacher solved at least once."""
+
+
+class TrainSpec(Spec):
+    """Budget and optimizer, the same for all arms (learning rates may differ if the study `varies` them)."""
+
+    steps: int = Field(ge=1)
+    """Optimizer updates."""
+    problems_per_step: int = Field(ge=1)
+    """Problems presented per optimizer update."""
+    completions_per_problem: int = Field(8, ge=2)
+    """Completions per presented problem: GRPO's group size, and the demonstrations an SFT arm reads."""
+    micro_batch_size: int | None = Field(None, ge=1)
+    """Completions per forward pass. null: a whole update at once."""
+    learning_rate: float = Field(gt=0)
+    """Peak learning rate of arms that do not set their own."""
+    schedule: Literal["constant", "linear", "cosine"] = "constant"
+    """Learning-rate schedule after warm-up."""
+    warmup_steps: int = Field(0, ge=0)
+    """Optimizer updates of linear warm-up."""
+    weight_decay: float = Field(0.0, ge=0)
+    """AdamW weight decay."""
+    adam_beta2: float = Field(0.999, gt=0, lt=1)
+    """AdamW second-moment decay."""
+    max_grad_norm: float = Field(1.0, gt=0)
+    """Gradient clipping threshold (L2)."""
+    temperature: float = Field(1.0, gt=0)
+    """Sampling temperature of completions drawn while training."""
+    save_every_steps: int = Field(50, ge=1)
+    """Optimizer updates between resumable checkpoints."""
+
+    @model_validator(mode="after")
+    def _micro_batch_divides(self) -> "TrainSpec":
+        rows = self.problems_per_step * self.completions_per_problem
+        if self.micro_batch_size and rows % self.micro_batch_size:
+            raise ValueError(
+                f"micro_batch_size {self.micro_batch_size} does not divide the {rows} completions of an update "
+                "(problems_per_step x completions_per_problem)"
+            )
+        return self
+
+
+class ArmSpec(Spec):
+    """One training method: who wrote the completions, how they are weighted, how far it may leave the base."""
+
+    sampling: Literal["teacher", "base_once", "round", "current"] | None = None
+    """q: the teacher; the base model once; the policy, refreshed every round; the policy of this very step."""
+    credit: Literal["uniform", "advantage"] = "uniform"
+    """w: 1 for every correct completion, or GRPO's group-normalised advantage."""
+    negatives: bool = False
+    """Whether completions with negative weight push the policy away. Needs `credit: advantage`."""
+    beta: float = Field(0.0, ge=0)
+    """Weight of the KL term towards the base model. 0: none, and no reference model is loaded."""
+    reward: Literal["correct", "random", "format"] = "correct"
+    """What a completion is rewarded for; random and format are negative controls."""
+    updates_per_batch: int = Field(1, ge=1)
+    """Optimizer updates per sampled batch; above 1 the importance ratio differs from 1."""
+    learning_rate: float | None = Field(None, gt=0)
+    """Peak learning rate. null: `train.learning_rate`."""
+    start_from: str | None = None
+    """Name of the arm whose final checkpoint this one starts from. null: the base model."""
+    external: str | None = None
+    """Directory of a checkpoint trained elsewhere; it is scored like the others, its lineage is unknown."""
+    prompt: PromptSpec | None = None
+    """A prompt of this arm alone. null: the study's. Makes the study unmatched."""
+    problem_set: Literal["all", "teacher_solvable"] | None = None
+    """A problem set of this arm alone. null: the corpus's. Makes the study unmatched."""
+    steps: int | None = Field(None, ge=1)
+    """Optimizer updates of this arm alone. null: `train.steps`. Makes the study unmatched."""
+
+    @model_validator(mode="after")
+    def _coherent(self) -> "ArmSpec":
+        if (self.sampling is None) == (self.external is None):
+            raise ValueError("an arm needs either `sampling` or `external`")
+        if self.negatives and self.credit == "uniform":
+            raise ValueError("`negatives: true` needs `credit: advantage`; uniform weights are never negative")
+        return self
+
+    def missing_feature(self) -> str | None:
+        """Why this arm cannot run yet, as a sentence; None if it can."""
+        method = (self.sampling, self.credit, self.negatives)
+        runnable = [("teacher", "uniform", False), ("current", "uniform", False), ("current", "advantage", True)]
+        if self.external is not None:
+            return "external checkpoints cannot be scored yet"
+        if method not in runnable:
+            return (
+                f"sampling={self.sampling}, credit={self.credit}, negatives={str(self.negatives).lower()} cannot be "
+                "trained yet; available are teacher/uniform/false, current/uniform/false and current/advantage/true"
+            )
+        if self.beta > 0 and self.credit != "advantage":
+            return "beta above 0 is available only with credit=advantage so far"
+        for name in ("reward", "updates_per_batch", "start_from"):
+            if getattr(self, name) != type(self).model_fields[name].default:
+                return f"{name}={getattr(self, name)} cannot be trained yet; leave {name} out"
+        return None
+
+
+class BenchmarkSpec(Spec):
+    """One benchmark of the suite: an lm-evaluation-harness task and how its responses are scored."""
+
+    name: str = Field(min_length=1)
+    """Name of the task file under the suite's task folder, without `.yaml`."""
+    group: str = Field(min_length=1)
+    """Group the transfer index averages over. One group must be called `math`."""
+    scoring: Literal["boxed", "exact"]
+    """boxed: graded by `data/grading.py`. exact: the answer text after thinking equals the reference."""
+
+
+class SuiteSpec(Spec):
+    """The evaluation: benchmarks and decoding, the same for every model."""
+
+    tasks: str = "pocket"
+    """Folder of task files: a name under eval/tasks, or a path."""
+    benchmarks: tuple[BenchmarkSpec, ...] = Field(min_length=1)
+    """The benchmarks, each in one group."""
+    questions: int = Field(200, ge=2)
+    """Questions per benchmark drawn from the synthetic world (all, where it has fewer)."""
+    split: Literal["dev", "test"] = "test"
+    """dev: questions for choosing hyperparameters. test: questions that are reported."""
+    samples_per_question: int = Field(4, ge=1)
+    """Responses sampled for each question."""
+    temperature: float = Field(1.0, ge=0)
+    """Sampling temperature. 0: greedy."""
+    max_response_tokens: int = Field(96, ge=1)
+    """Longest response, in tokens; longer ones count as truncated."""
+    batch_size: int = Field(200, ge=1)
+    """Responses generated at once; part of the result, because it decides which random numbers a response gets."""
+    seed: int = 1234
+    """Seed of the questions and of sampling."""
+
+    @model_validator(mode="after")
+    def _groups(self) -> "SuiteSpec":
+        names = [benchmark.name for benchmark in self.benchmarks]
+        if len(set(names)) != len(names):
+            raise ValueError("a benchmark is listed twice")
+        if "math" not in {benchmark.group for benchmark in self.benchmarks}:
+            raise ValueError("no benchmark is in the group `math`, which the transfer index divides by")
+        return self
+
+
+class StatisticsSpec(Spec):
+    """How intervals are computed."""
+
+    draws: int = Field(10000, ge=100)
+    """Bootstrap draws of the questions, shared by all models."""
+    confidence: float = Field(0.95, gt=0.5, lt=1)
+    """Coverage of every interval."""
+    seed: int = 0
+    """Seed of the bootstrap."""
+
+
+class ResourceSpec(Spec):
+    """Where it runs. Nothing here may change a result, except `threads`, which changes rounding."""
+
+    workers: int = Field(2, ge=1)
+    """Stages that run at the same time on the local machine."""
+    threads: int = Field(1, ge=1)
+    """Arithmetic threads of a training or evaluation stage."""
+    base_threads: int = Field(2, ge=1)
+    """Arithmetic threads of the base stage, which runs alone."""
+
+
+class Recipe(Spec):
+    """A study: one base, one corpus, several arms, one evaluation suite."""
+
+    study: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]*$")
+    """Name of the study and of its folder under `runs/`."""
+    title: str = ""
+    """One line for the report."""
+    seeds: tuple[int, ...] = Field((0,), min_length=1)
+    """Training seeds; every arm runs once for each."""
+    model: ModelSpec | None = None
+    """The base model. null: a recipe that only builds a corpus."""
+    prompt: PromptSpec = PromptSpec()
+    """Prompt and length limits."""
+    corpus: CorpusSpec
+    """The math corpus."""
+    train: TrainSpec | None = None
+    """Budget and optimizer; needed when there are arms."""
+    arms: dict[str, ArmSpec] = {}
+    """The training methods by name."""
+    varies: tuple[Literal["sampling", "credit", "negatives", "beta", "learning_rate"], ...] = (
+        "sampling",
+        "credit",
+        "negatives",
+        "beta",
+    )
+    """What the arms may differ in. Any other difference makes the study unmatched."""
+    unmatched: Literal["refuse", "stamp"] = "refuse"
+    """refuse: an unmatched study does not run. stamp: it runs and its report says UNMATCHED."""
+    suite: SuiteSpec | None = None
+    """The evaluation; needed when there are arms."""
+    statistics: StatisticsSpec = StatisticsSpec()
+    """Intervals."""
+    resources: ResourceSpec = ResourceSpec()
+    """Local resources."""
+
+    @model_validator(mode="after")
+    def _complete(self) -> "Recipe":
+        if self.arms and (self.model is None or self.train is None or self.suite is None):
+            raise ValueError("a study with arms needs `model`, `train` and `suite`")
+        if len(set(self.seeds)) != len(self.seeds):
+            raise ValueError("a seed is listed twice")
+        for name, arm in self.arms.items():
+            if not name.replace("_", "").isalnum() or name == "base":
+                raise ValueError(f"arm name {name!r} must be letters, digits and _, and not `base`")
+            if arm.sampling == "teacher" and self.corpus.teacher is None:
+                raise ValueError(f"arm {name!r} samples from the teacher but `corpus.teacher` is missing")
+            if arm.start_from is not None and arm.start_from not in self.arms:
+                raise ValueError(f"arm {name!r} starts from {arm.start_from!r}, which is not an arm of this study")
+        solvable_only = [self.corpus.problem_set, *(arm.problem_set for arm in self.arms.values())]
+        if self.corpus.teacher is None and self.arms and "teacher_solvable" in solvable_only:
+            raise ValueError("`problem_set: teacher_solvable` needs `corpus.teacher`; say `problem_set: all`")
+        return self
+
+    def dump(self) -> dict[str, Any]:
+        """The resolved recipe as plain JSON values."""
+        return self.model_dump(mode="json")
+
+
+def load_recipe(path: str | Path, overrides: list[str] | None = None) -> Recipe:
+    """Read a YAML recipe, apply `key=value` overrides and validate.
+
+    Raises:
+        UserError: the file cannot be read, is not YAML, or a value is not allowed.
+    """
+    path = Path(path)
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"recipe {path} does not exist; recipes are under recipes/") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"recipe {path} cannot be read: {error}") from None
+    except yaml.YAMLError as error:
+        raise UserError(f"recipe {path} is not valid YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(values, dict):
+        raise UserError(f"recipe {path} holds no settings; it must be a YAML mapping")
+    for override in overrides or []:
+        apply_override(values, override)
+    return validate_recipe(values, str(path))
+
+
+def load_study(study_dir: Path) -> Recipe:
+    """The resolved recipe of a study directory. Raises UserError if there is none."""
+    path = study_dir / "study.json"
+    if not path.is_file():
+        raise UserError(f"{study_dir} is not a study directory: it has no study.json; `transfer run` makes one")
+    return validate_recipe(json.loads(path.read_text(encoding="utf-8")), str(path))
+
+
+def apply_override(values: dict[str, Any], override: str) -> None:
+    """Set `a.b.0.c=value` in nested mappings and lists; the value is read as YAML. Changes `values`."""
+    key, separator, text = override.partition("=")
+    if not separator or not key:
+        raise UserError(f"override {override!r} must have the form key=value, for instance train.steps=10")
+    node: Any = values
+    steps = key.split(".")
+    for position, step in enumerate(steps):
+        last = position == len(steps) - 1
+        try:
+            if isinstance(node, list):
+                index = int(step)
+                node[index] = yaml.safe_load(text) if last else node[index]
+                node = node[index]
+            elif isinstance(node, dict):
+                if last:
+                    node[step] = yaml.safe_load(text)
+                else:
+                    node = node.setdefault(step, {})
+            else:
+                raise KeyError(step)
+        except (KeyError, ValueError, IndexError):
+            raise UserError(f"override {override!r}: {'.'.join(steps[: position + 1])} is not a key of the recipe") from None
+        except yaml.YAMLError:
+            raise UserError(f"override {override!r}: {text!r} is not a YAML value") from None
+
+
+def validate_recipe(values: dict[str, Any], name: str) -> Recipe:
+    """Validate nested values; `name` is used in messages. Raises UserError listing every mistake."""
+    try:
+        return Recipe.model_validate(values)
+    except ValidationError as error:
+        raise UserError("\n".join(f"{name}: {_sentence(dict(item))}" for item in error.errors())) from None
+
+
+def _sentence(error: dict[str, Any]) -> str:
+    """One pydantic error as a sentence with the key, the value and what is allowed."""
+    key = ".".join(map(str, error["loc"])) or "recipe"
+    if error["type"] == "extra_forbidden":
+        known = _known_keys(error["loc"][:-1])
+        near = difflib.get_close_matches(str(error["loc"][-1]), known, n=1)
+        hint = f"did you mean `{near[0]}`?" if near else f"allowed are {', '.join(known)}"
+        return f"`{key}` is not a setting; {hint}"
+    if error["type"] == "missing":
+        return f"`{key}` is missing"
+    message = error["msg"].removeprefix("Value error, ")
+    if error["type"] == "value_error":
+        return f"{key}: {message}" if error["loc"] else message
+    return f"`{key}` is {error['input']!r}, but {message[0].lower()}{message[1:]}"
+
+
+def _known_keys(location: tuple[str | int, ...]) -> list[str]:
+    """Field names of the section at `location`, found by walking the type annotations."""
+    model: Any = Recipe
+    for step in location:
+        if isinstance(step, int) or not (isinstance(model, type) and issubclass(model, BaseModel)):
+            continue
+        field = model.model_fields.get(str(step))
+        if field is not None:
+            model = _inner_model(field.annotation) or model
+    return sorted(model.model_fields)
+
+
+def _inner_model(annotation: Any) -> type[BaseModel] | None:
+    """The recipe section inside `X | None`, `tuple[X, ...]` or `dict[str, X]`; None if there is none."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    for inner in getattr(annotation, "__args__", ()):
+        found = _inner_model(inner)
+        if found is not None:
+            return found
+    return None

@@ -1,0 +1,1 @@
+"""Rows in, checkpoints out: the base model, the arms of a study, and the ledger of what each one spent."""

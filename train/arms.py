@@ -1,0 +1,106 @@
+"""An arm of a recipe with everything it takes from the study filled in: what the trainers read, and what the
+matching gate compares. Needs no torch.
+"""
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from recipes.errors import UserError
+from recipes.schema import PromptSpec, Recipe
+
+
+@dataclass(frozen=True)
+class ResolvedArm:
+    """One arm; the first block is what arms are meant to differ in, the second what they must share."""
+
+    sampling: str
+    credit: str
+    negatives: bool
+    beta: float
+    learning_rate: float
+
+    prompt: PromptSpec
+    problem_set: str
+    steps: int
+    problems_per_step: int
+    completions_per_problem: int
+    micro_batch_size: int
+    schedule: str
+    warmup_steps: int
+    weight_decay: float
+    adam_beta2: float
+    max_grad_norm: float
+    temperature: float
+    save_every_steps: int
+    dtype: str
+    loss_normalisation: str = "tokens with non-zero weight in the update"
+
+    def matched_on(self) -> dict[str, Any]:
+        """Every setting as JSON values; sampling temperature is left out where nothing is sampled."""
+        values = asdict(self) | {"prompt": self.prompt.model_dump(mode="json")}
+        return values
+
+    def shared_arguments(self, stage_dir: Path, seed: int, use_cpu: bool) -> dict[str, Any]:
+        """The Trainer arguments that both TRL trainers take, identical for every arm."""
+        rows = self.problems_per_step * self.completions_per_problem
+        return {
+            "output_dir": str(stage_dir),
+            "seed": seed,
+            "max_steps": self.steps,
+            "num_train_epochs": 1,
+            "per_device_train_batch_size": self.micro_batch_size,
+            "gradient_accumulation_steps": rows // self.micro_batch_size,
+            "learning_rate": self.learning_rate,
+            "lr_scheduler_type": self.schedule,
+            "warmup_steps": self.warmup_steps,
+            "weight_decay": self.weight_decay,
+            "adam_beta2": self.adam_beta2,
+            "max_grad_norm": self.max_grad_norm,
+            "bf16": self.dtype == "bfloat16",
+            "gradient_checkpointing": not use_cpu,
+            "use_cpu": use_cpu,
+            "dataloader_pin_memory": not use_cpu,
+            "save_strategy": "steps",
+            "save_steps": self.save_every_steps,
+            "save_total_limit": 2,
+            "logging_steps": 1,
+            "disable_tqdm": True,
+            "report_to": [],
+        }
+
+
+def resolve_arm(recipe: Recipe, name: str) -> ResolvedArm:
+    """Fill in an arm from its study.
+
+    Raises:
+        UserError: there is no such arm, or it needs something that cannot be trained yet.
+    """
+    if name not in recipe.arms:
+        raise UserError(f"{name!r} is not an arm of {recipe.study}; it has {', '.join(recipe.arms) or 'none'}")
+    arm, train, model = recipe.arms[name], recipe.train, recipe.model
+    missing = arm.missing_feature()
+    if missing is not None:
+        raise UserError(f"arm {name!r}: {missing}")
+    assert train is not None and model is not None and arm.sampling is not None
+    return ResolvedArm(
+        sampling=arm.sampling,
+        credit=arm.credit,
+        negatives=arm.negatives,
+        beta=arm.beta,
+        learning_rate=arm.learning_rate or train.learning_rate,
+        prompt=arm.prompt or recipe.prompt,
+        problem_set=arm.problem_set or recipe.corpus.problem_set,
+        steps=arm.steps or train.steps,
+        problems_per_step=train.problems_per_step,
+        completions_per_problem=train.completions_per_problem,
+        micro_batch_size=train.micro_batch_size or train.problems_per_step * train.completions_per_problem,
+        schedule=train.schedule,
+        warmup_steps=train.warmup_steps,
+        weight_decay=train.weight_decay,
+        adam_beta2=train.adam_beta2,
+        max_grad_norm=train.max_grad_norm,
+        temperature=train.temperature,
+        save_every_steps=train.save_every_steps,
+        dtype=model.dtype,
+    )

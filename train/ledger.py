@@ -1,0 +1,77 @@
+"""The budget ledger of a run: what was presented, generated, trained on and spent, step by step.
+
+TRL's own counters restart on resume (SFT) or stay zero (GRPO FLOPs), so the comparison of arms cannot use them.
+`ledger.jsonl` has one row per optimizer update with cumulative totals and the problem ids of that update; a
+resumed run continues from the row of its checkpoint.
+"""
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+LEDGER = "ledger.jsonl"
+COUNTERS = (
+    "exposures",  # problems presented, with repetition
+    "completions",  # completions graded or read
+    "correct_completions",
+    "prompt_tokens",  # once per completion, as the model reads them
+    "generated_tokens",  # sampled from the policy
+    "trained_tokens",  # completion tokens with non-zero weight in the loss
+    "generate_flops",
+    "train_flops",
+)
+
+
+class Ledger:
+    """Cumulative counters of one run, written row by row.
+
+    Args:
+        directory: of the run.
+        resumed_step: rows after this step are dropped; 0 starts an empty ledger.
+    """
+
+    def __init__(self, directory: Path, resumed_step: int = 0) -> None:
+        self.path = directory / LEDGER
+        self.totals = dict.fromkeys(COUNTERS, 0)
+        self._presented: list[str] = []
+        self._contributed: list[str] = []
+        rows = truncate_rows(self.path, resumed_step)
+        if rows:
+            self.totals = {name: rows[-1][name] for name in COUNTERS}
+
+    def spend(self, presented: Iterable[str] = (), contributed: Iterable[str] = (), **counts: int) -> None:
+        """Add to the totals of the current update; `contributed` are the ids with a non-zero gradient."""
+        self._presented += presented
+        self._contributed += contributed
+        for name, count in counts.items():
+            self.totals[name] += count
+
+    def close_step(self, step: int) -> None:
+        """Write the row of a finished update."""
+        row = {"step": step, **self.totals, "presented": self._presented, "contributed": self._contributed}
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(row) + "\n")
+        self._presented, self._contributed = [], []
+
+
+def read_rows(path: Path) -> list[dict[str, Any]]:
+    """Rows of a JSON-lines file; a last line cut off by a kill is ignored. Empty if the file does not exist."""
+    if not path.exists():
+        return []
+    rows = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            rows.append(json.loads(line))
+        except json.JSONDecodeError:
+            break
+    return rows
+
+
+def truncate_rows(path: Path, last_step: int) -> list[dict[str, Any]]:
+    """Keep the rows up to `last_step` in a file of rows with a `step`; returns them."""
+    from recipes.manifest import write_atomic
+
+    rows = [row for row in read_rows(path) if row["step"] <= last_step]
+    write_atomic(path, "".join(json.dumps(row) + "\n" for row in rows))
+    return rows

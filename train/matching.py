@@ -1,0 +1,80 @@
+"""The matching gate: do the arms of a study differ in nothing but what it declares to vary?
+
+Before a run the resolved settings of all arms are compared; after it, what the manifests recorded: base, prompt
+template and the set of problems each arm was really presented.
+"""
+
+from pathlib import Path
+from typing import Any
+
+from recipes.errors import UserError
+from recipes.manifest import read_manifest
+from recipes.schema import Recipe
+from train.arms import resolve_arm
+
+_BOOKKEEPING = {"save_every_steps"}  # how often a run can be resumed from does not change what it learns
+
+
+def recipe_differences(recipe: Recipe) -> list[str]:
+    """Each undeclared difference between the arms, as `setting: arm value, arm value`; empty if matched."""
+    settings = {name: resolve_arm(recipe, name).matched_on() for name in recipe.arms}
+    return _differences(settings, set(recipe.varies) | _BOOKKEEPING)
+
+
+def recorded_differences(recipe: Recipe, study_dir: Path) -> list[str]:
+    """The same for what finished arms recorded, per training seed. Arms that have not finished are left out."""
+    differences = []
+    for seed in recipe.seeds:
+        records: dict[str, dict[str, Any]] = {}
+        presented: dict[str, set[str]] = {}
+        for arm in recipe.arms:
+            manifest = read_manifest(study_dir / "arms" / arm / f"seed-{seed}")
+            if manifest is None or not manifest["completed"]:
+                continue
+            facts = manifest["facts"]
+            presented[arm] = set(facts["presented_problems"])
+            records[arm] = {
+                "base": manifest["inputs"]["output of base"],
+                "corpus": manifest["inputs"]["output of corpus"],
+                "template": facts["template_hash"],
+                "exposures": facts["totals"]["exposures"],
+            }
+        differences += [f"seed {seed}, {text}" for text in _differences(records, set())]
+        everything = set().union(*presented.values()) if presented else set()
+        for arm, ids in presented.items():
+            if ids != everything:
+                differences.append(f"seed {seed}, problems: {arm} was not presented {len(everything - ids)} of them")
+    return differences
+
+
+def _differences(records: dict[str, dict[str, Any]], allowed: set[str]) -> list[str]:
+    differences = []
+    keys = sorted({key for record in records.values() for key in record} - allowed)
+    for key in keys:
+        values = {arm: record.get(key) for arm, record in records.items()}
+        if len({repr(value) for value in values.values()}) > 1:
+            shown = ", ".join(f"{arm} {_short(value)}" for arm, value in values.items())
+            differences.append(f"{key}: {shown}")
+    return differences
+
+
+def _short(value: Any) -> str:
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{key}: {inner!r}" for key, inner in value.items()) + "}"
+    return str(value)
+
+
+def require_matched(recipe: Recipe) -> list[str]:
+    """The differences, if the recipe allows them with `unmatched: stamp`.
+
+    Raises:
+        UserError: the arms differ and the recipe does not allow it.
+    """
+    differences = recipe_differences(recipe)
+    if differences and recipe.unmatched == "refuse":
+        listed = "\n".join(f"  {text}" for text in differences)
+        raise UserError(
+            f"the arms of {recipe.study} are unmatched:\n{listed}\n"
+            "make them equal, add the setting to `varies` if the study is about it, or say `unmatched: stamp`"
+        )
+    return differences

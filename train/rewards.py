@@ -1,0 +1,87 @@
+"""The reward of the sampled arms: TRL's calling convention around `data/grading.py`; no rule of its own.
+
+Each call grades one generation batch and enters it in the ledger: what was presented, generated and wasted.
+"""
+
+from collections.abc import Sequence
+
+from data.grading import AnswerForm, Grade, Grader
+from train.cost import forward_flops, train_flops
+from train.ledger import Ledger
+
+
+def reward_of(grade: Grade) -> float:
+    """1 for a correct completion, 0 for every other outcome."""
+    return float(grade.correct)
+
+
+class CorrectnessReward:
+    """Reward function for `GRPOTrainer` that also keeps the books.
+
+    Args:
+        grader: the grader.
+        form: what counts as a final answer.
+        ledger: receives the counts of every batch.
+        parameters: of the policy, for FLOPs.
+        num_generations: completions per problem; batches arrive grouped by problem.
+        learns_from_wrong: True for group advantages, where a mixed group moves the policy as a whole and a
+            uniform one not at all; False where each correct completion counts alone.
+    """
+
+    __name__ = "correctness"
+
+    def __init__(
+        self,
+        grader: Grader,
+        form: AnswerForm,
+        ledger: Ledger,
+        parameters: int,
+        num_generations: int,
+        learns_from_wrong: bool,
+    ) -> None:
+        self.grader = grader
+        self.form = form
+        self.ledger = ledger
+        self.parameters = parameters
+        self.num_generations = num_generations
+        self.learns_from_wrong = learns_from_wrong
+
+    def __call__(
+        self,
+        prompts: Sequence[str],
+        completions: Sequence[str],
+        completion_ids: Sequence[Sequence[int]],
+        reference_answer: Sequence[str],
+        problem_id: Sequence[str],
+        prompt_tokens: Sequence[int],
+        **kwargs: object,
+    ) -> list[float]:
+        """Rewards in [0, 1], one per completion. Columns of the dataset arrive as keyword arguments."""
+        grades = self.grader.grade_many(completions, reference_answer, self.form)
+        rewards = [reward_of(grade) for grade in grades]
+        lengths = [len(ids) for ids in completion_ids]
+        presented, contributed, trained = [], [], 0
+        for start in range(0, len(rewards), self.num_generations):
+            group = slice(start, start + self.num_generations)
+            presented.append(problem_id[start])
+            if self.learns_from_wrong:
+                weighted = lengths[group] if len(set(rewards[group])) > 1 else []
+            else:
+                weighted = [n for n, reward in zip(lengths[group], rewards[group], strict=True) if reward > 0]
+            if weighted:
+                contributed.append(problem_id[start])
+            trained += sum(weighted)
+        read = sum(prompt_tokens) + sum(lengths)
+        self.ledger.spend(
+            presented,
+            contributed,
+            exposures=len(presented),
+            completions=len(rewards),
+            correct_completions=sum(grade.correct for grade in grades),
+            prompt_tokens=sum(prompt_tokens),
+            generated_tokens=sum(lengths),
+            trained_tokens=trained,
+            generate_flops=forward_flops(self.parameters, read),
+            train_flops=train_flops(self.parameters, read),
+        )
+        return rewards
