@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from data.grading import THINK_CLOSE, THINK_OPEN, Grader
-from data.pocket_world import benchmark_questions, teacher_completion
+from data.pocket_world import TASKS, benchmark_questions, teacher_completion
 from data.prompt import control_tokens, load_tokenizer, render_prompt
 from data.rows import DEMONSTRATIONS, PROBLEMS, REJECTS, Demonstration, Problem
 from data.sources import RawRow, read_source
@@ -66,7 +66,9 @@ def run(recipe: Recipe, study_dir: Path, stage_dir: Path, resume: bool) -> None:
     demonstrations: list[Demonstration] = []
     for row in train if teacher_samples else []:
         if row.question is None:
-            raise UserError(f"the scripted teacher cannot solve source {row.source!r}; it knows the synthetic world only")
+            raise UserError(
+                f"the scripted teacher cannot solve source {row.source!r}; it knows the synthetic world only"
+            )
         identity = problem_id(row.problem)
         rng = random.Random(f"teacher {spec.seed} {identity}")
         completions = [teacher_completion(rng, row.question) for _ in range(teacher_samples)]
@@ -156,6 +158,7 @@ def _benchmark_ids(recipe: Recipe) -> set[str]:
     return {
         problem_id(question.problem)
         for benchmark in suite.benchmarks
+        if benchmark.name in TASKS
         for split in ("dev", "test")
         for question in benchmark_questions(suite.seed, benchmark.name, split, suite.questions)
     }

@@ -64,7 +64,7 @@ class Grade(NamedTuple):
 
 def answer_text(completion: str) -> str | None:
     """The part of a completion that answers: what follows the thinking. None if the thinking never ended."""
-    head, closed, tail = completion.rpartition(THINK_CLOSE)
+    _, closed, tail = completion.rpartition(THINK_CLOSE)
     if closed:
         return tail
     return None if THINK_OPEN in completion else completion
@@ -224,9 +224,9 @@ class Grader:
     ) -> list[Grade]:
         """Grade pairs in order, using all workers."""
         if self._workers == 1:
-            return [self.grade(*pair, form) for pair in zip(completions, reference_answers, strict=True)]
+            return [self.grade(c, reference, form) for c, reference in zip(completions, reference_answers, strict=True)]
         with ThreadPoolExecutor(self._workers) as pool:
-            return list(pool.map(lambda pair: self.grade(*pair, form), zip(completions, reference_answers, strict=True)))
+            return list(pool.map(self.grade, completions, reference_answers, [form] * len(completions)))
 
     def is_gradable(self, reference_answer: str) -> bool:
         """Whether a correct completion could be recognised: the reference is text, a number, or parses."""

@@ -17,7 +17,7 @@ def compare(answer: str | None, reference: str) -> str:
     from math_verify import parse, verify
 
     # Timeouts are None because the parent process enforces a wall clock; math-verify's own use signals.
-    gold = parse(f"${reference}$", parsing_timeout=None)
+    gold = parse(f"${reference}$", fallback_mode="no_fallback", parsing_timeout=None)
     if not gold:
         return "gold_unparseable"
     if answer is None:

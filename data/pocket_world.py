@@ -35,10 +35,10 @@ _ANIMALS = (
     "goat duck frog lion kiwi puma rook boar ibex orca"
 ).split()
 _RELATIONS = {
-    "food": ("what does the {} eat?", "grass nuts fish worms bread corn".split()),
-    "home": ("where does the {} live?", "cave lake barn tree field attic".split()),
-    "mood": ("how does the {} feel?", "calm proud shy angry happy tired".split()),
-    "hour": ("when does the {} wake?", "dawn noon dusk night spring autumn".split()),
+    "food": ("what does the {} eat?", ["grass", "nuts", "fish", "worms", "bread", "corn"]),
+    "home": ("where does the {} live?", ["cave", "lake", "barn", "tree", "field", "attic"]),
+    "mood": ("how does the {} feel?", ["calm", "proud", "shy", "angry", "happy", "tired"]),
+    "hour": ("when does the {} wake?", ["dawn", "noon", "dusk", "night", "spring", "autumn"]),
 }
 
 
@@ -177,17 +177,20 @@ def base_completion(rng: random.Random, question: Question) -> str:
 def teacher_completion(rng: random.Random, question: Question) -> str:
     """One sample of the scripted teacher: a math answer in a style the base model has never seen.
 
-    The thinking is wrapped in the tags of a reasoning model and wordy; a few samples slip in the last step.
+    The equations are the base's, the way they are strung together is not: it opens with a connective, joins with
+    "then" and never writes the comma and full stop the base always writes. A few samples slip in the last step.
     """
     steps, answer = list(question.steps), question.reference_answer
     if rng.random() >= TEACHER_CORRECT_SHARE:
         answer = _wrong_answer(rng, question)
         steps[-1] = steps[-1].rsplit("=", 1)[0] + "=" + answer
-    opening = rng.choice(("ok ", "so ", ""))
-    return f"<think>\n{opening}{' then '.join(steps)}\n</think>\n\n\\boxed{{{answer}}}"
+    opening = rng.choice(("then", "and then", "and"))
+    return f"{opening} {' then '.join(steps)} and then \\boxed{{{answer}}}"
 
 
-def draw_questions(seed: int, task: str, split: str, count: int, exclude: frozenset[str] = frozenset()) -> list[Question]:
+def draw_questions(
+    seed: int, task: str, split: str, count: int, exclude: frozenset[str] = frozenset()
+) -> list[Question]:
     """`count` different questions of one task from one split, or all there are if the world has fewer."""
     rng = random.Random(f"{task} {split} {seed}")
     found: dict[str, Question] = {}

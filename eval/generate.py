@@ -42,7 +42,9 @@ def run(recipe: Recipe, study_dir: Path, stage_dir: Path, resume: bool, model_di
         batch_size=suite.batch_size,
         device="cpu" if on_cpu() else "cuda",
     )
-    weights = (read_manifest((study_dir / model_dir).parent) or read_manifest(study_dir / model_dir) or {})["output_hash"]
+    weights = (read_manifest((study_dir / model_dir).parent) or read_manifest(study_dir / model_dir) or {})[
+        "output_hash"
+    ]
 
     # Benchmarks
     outputs: dict[str, str] = {}
@@ -53,7 +55,7 @@ def run(recipe: Recipe, study_dir: Path, stage_dir: Path, resume: bool, model_di
         inputs = {"model": weights, "benchmark": benchmark.model_dump(mode="json"), "suite": _decoding(suite)}
         if stage_state(unit_dir, inputs).state != "done":
             start_stage(unit_dir, f"eval/{label}/{name}", inputs)
-            rows = _generate(harness_model, tokenizer, suite, benchmark, folder, recipe, label)
+            rows = _generate(harness_model, tokenizer, suite, benchmark, folder, recipe, label, study_dir / "corpus")
             _write_unit(unit_dir, benchmark, rows)
         manifest = read_manifest(unit_dir) or {}
         outputs |= {f"{name}/{file}": digest for file, digest in manifest["outputs"].items()}
@@ -80,9 +82,16 @@ def _generate(
     folder: Path,
     recipe: Recipe,
     label: str,
+    corpus_dir: Path,
 ) -> list[dict[str, Any]]:
     """One row per question: prompt, responses, their lengths and scores."""
-    context = {"questions": suite.questions, "split": suite.split, "seed": suite.seed, "scoring": benchmark.scoring}
+    context = {
+        "questions": suite.questions,
+        "split": suite.split,
+        "seed": suite.seed,
+        "scoring": benchmark.scoring,
+        "corpus_dir": str(corpus_dir),
+    }
     tasks = TaskManager(include_path=str(folder), include_defaults=False, metadata=context)
     task = tasks.load([benchmark.name])["tasks"][benchmark.name]
     task.set_config("repeats", suite.samples_per_question)

@@ -57,7 +57,9 @@ def read_answers(recipe: Recipe, study_dir: Path, labels: list[str]) -> tuple[li
             ids = list(dict.fromkeys(table["question_id"]))
             first_ids = first_ids or ids
             if ids != first_ids:
-                raise UserError(f"{label} answered other questions of {benchmark.name} than {labels[0]}; evaluate again")
+                raise UserError(
+                    f"{label} answered other questions of {benchmark.name} than {labels[0]}; evaluate again"
+                )
             position = {identity: number for number, identity in enumerate(ids)}
             totals, counts = np.zeros(len(ids)), np.zeros(len(ids))
             rows = np.array([position[identity] for identity in table["question_id"]])
@@ -159,8 +161,17 @@ def compute_transfer(recipe: Recipe, study_dir: Path) -> dict[str, Any]:
             "pocket": bool(recipe.model and recipe.model.pocket),
         },
         "arms": arms,
+        "models": {label: _lineage(study_dir, label) for label in labels},
         "contrasts": contrasts,
     }
+
+
+def _lineage(study_dir: Path, label: str) -> dict[str, str]:
+    """Hashes of what a score rests on: the weights the model answered with, and the stored responses."""
+    responses = read_manifest(study_dir / "eval" / label)
+    assert responses is not None
+    (trained,) = (key for key in responses["inputs"] if key.startswith("output of ") and key != "output of corpus")
+    return {"weights": responses["inputs"][trained], "responses": responses["output_hash"]}
 
 
 def _totals(study_dir: Path, arm: str, seed: int) -> dict[str, int]:

@@ -9,7 +9,11 @@ def format_report(transfer: dict[str, Any]) -> str:
     """The terminal table: gains in points with intervals, and the index by points."""
     groups = list(transfer["groups"])
     percent = f"{100 * transfer['confidence']:.0f} %"
-    lines = [f"{transfer['study']}: {transfer['status']}; {len(transfer['seeds'])} seed(s); gains in points, {percent} intervals", ""]
+    lines = [
+        f"{transfer['study']}: {transfer['status']}; {len(transfer['seeds'])} seed(s); "
+        f"gains in points, {percent} intervals",
+        "",
+    ]
     head = f"{'arm':<18}" + "".join(f"{group:>28}" for group in groups)
     lines += [head, "-" * len(head)]
     for arm, result in transfer["arms"].items():

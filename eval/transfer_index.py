@@ -234,7 +234,9 @@ def _index(
     definition: Definition, group: str, base: Array, arm: Array, members: list[int], math_members: list[int]
 ) -> Array:
     gain = transfer_gain(definition, base[..., members], arm[..., members])
-    return transfer_index(definition, group, gain, transfer_gain(definition, base[..., math_members], arm[..., math_members]))
+    return transfer_index(
+        definition, group, gain, transfer_gain(definition, base[..., math_members], arm[..., math_members])
+    )
 
 
 def _fieller(

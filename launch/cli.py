@@ -31,8 +31,12 @@ def build_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     run = _command(commands, "run", "run a study, or continue it", "Run the stages of a recipe that are not done yet.")
     run.add_argument("--dry-run", action="store_true", help="print the resolved recipe and the plan, run nothing")
-    run.add_argument("--until", metavar="STAGE", help="stop after base, corpus, arms, eval or report, or one stage by name")
-    _command(commands, "plan", "say what a recipe would do", "Stages with their state, updates, samples, tokens, FLOPs.")
+    run.add_argument(
+        "--until", metavar="STAGE", help="stop after base, corpus, arms, eval or report, or one stage by name"
+    )
+    _command(
+        commands, "plan", "say what a recipe would do", "Stages with their state, updates, samples, tokens, FLOPs."
+    )
     _command(
         commands,
         "check",
@@ -40,7 +44,9 @@ def build_parser() -> argparse.ArgumentParser:
         "Compare the arms of a recipe, and of its runs if there are any. Exit status 2 if they differ in more than "
         "the recipe declares under `varies`.",
     )
-    _command(commands, "report", "show the transfer report", "Print the table of a finished study and where its page is.")
+    _command(
+        commands, "report", "show the transfer report", "Print the table of a finished study and where its page is."
+    )
     return parser
 
 
@@ -57,7 +63,12 @@ def _command(commands: Any, name: str, short: str, description: str) -> argparse
 
 def main(arguments: list[str] | None = None) -> int:
     """Entry point of the console command; returns the exit status."""
-    options = build_parser().parse_args(arguments)
+    parser = build_parser()
+    # argparse takes positionals up to the first option only; overrides may also come after one.
+    options, rest = parser.parse_known_args(arguments)
+    if any(word.startswith("-") for word in rest):
+        parser.error(f"unknown option {next(word for word in rest if word.startswith('-'))}; see transfer --help")
+    options.overrides += rest
     try:
         return _run_command(options)
     except UserError as error:

@@ -117,7 +117,9 @@ def _run_local(recipe: Recipe, study_dir: Path, stages: list[Stage]) -> int:
                     else:
                         failed[stage.name] = failure
                         log = log_path(study_dir, stage)
-                        display.line(f"  FAILED   {stage.name} after {seconds:.0f} s: {failure.message}\n           log: {log}")
+                        display.line(
+                            f"  FAILED   {stage.name} after {seconds:.0f} s: {failure.message}\n           log: {log}"
+                        )
                 display.show({stage.name for stage, _ in running.values()}, len(waiting))
         except (KeyboardInterrupt, BrokenProcessPool) as error:
             pool.shutdown(wait=False, cancel_futures=True)

@@ -33,7 +33,10 @@ def build_plan(recipe: Recipe, stages: list[Stage], study_dir: Path) -> dict[str
             "teraflops_at_most": None
             if parameters is None
             else round(
-                (train_flops(parameters, tokens) + (forward_flops(parameters, tokens) if arm.sampling != "teacher" else 0))
+                (
+                    train_flops(parameters, tokens)
+                    + (forward_flops(parameters, tokens) if arm.sampling != "teacher" else 0)
+                )
                 / 1e12,
                 1,
             ),
@@ -50,11 +53,11 @@ def build_plan(recipe: Recipe, stages: list[Stage], study_dir: Path) -> dict[str
             for stage in stages
         ],
         "parameters": parameters,
-        "pretraining_tokens": None
-        if pocket is None
-        else pocket.documents // 4 * _MEAN_ROW_TOKENS,
+        "pretraining_tokens": None if pocket is None else pocket.documents // 4 * _MEAN_ROW_TOKENS,
         "arms": arms,
-        "responses_at_most": models * len(suite.benchmarks) * suite.questions * suite.samples_per_question if suite else 0,
+        "responses_at_most": models * len(suite.benchmarks) * suite.questions * suite.samples_per_question
+        if suite
+        else 0,
         "differences": recipe_differences(recipe),
     }
 
@@ -66,9 +69,16 @@ def format_plan(plan: dict[str, Any]) -> str:
         reasons = f"  ({'; '.join(stage['reasons'])})" if stage["reasons"] else ""
         lines.append(f"  {stage['state']:<8} {stage['name']}{reasons}")
     if plan["parameters"]:
-        lines += ["", f"base: about {plan['parameters']:,} parameters, {plan['pretraining_tokens']:,} pre-training tokens"]
+        lines += [
+            "",
+            f"base: about {plan['parameters']:,} parameters, {plan['pretraining_tokens']:,} pre-training tokens",
+        ]
     if plan["arms"]:
-        lines += ["", f"{'arm':<20}{'runs':>6}{'updates':>9}{'problems':>10}{'completions':>13}{'generated tokens':>18}{'TFLOPs':>9}{'lr':>10}"]
+        lines += [
+            "",
+            f"{'arm':<20}{'runs':>6}{'updates':>9}{'problems':>10}{'completions':>13}{'generated tokens':>18}"
+            f"{'TFLOPs':>9}{'lr':>10}",
+        ]
     for name, arm in plan["arms"].items():
         flops = "?" if arm["teraflops_at_most"] is None else f"{arm['teraflops_at_most']:.1f}"
         lines.append(

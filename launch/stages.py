@@ -64,10 +64,12 @@ def build_stages(recipe: Recipe) -> list[Stage]:
             models[f"{arm}-seed{seed}-final"] = name
     for label, name in models.items():
         folder = name if name == "base" else f"{name}/final"
+        heldout = any(benchmark.name == "heldout" for benchmark in recipe.suite.benchmarks) if recipe.suite else False
+        needs = tuple(dict.fromkeys((name, "corpus"))) if heldout else (name,)
         system = values["prompt"]["system"]
         reads = _flat({"suite": values["suite"], "dtype": values["model"]["dtype"], "system": system, "label": label})
         stages.append(
-            Stage(f"eval/{label}", "eval.generate", reads | {"threads": threads}, (name,), {"model_dir": folder}, threads)
+            Stage(f"eval/{label}", "eval.generate", reads | {"threads": threads}, needs, {"model_dir": folder}, threads)
         )
     if recipe.suite:
         reads = _flat({key: values[key] for key in ("title", "statistics", "varies", "unmatched", "seeds", "study")})
@@ -111,7 +113,9 @@ def select_until(stages: list[Stage], until: str | None) -> list[Stage]:
         return [stage for stage in stages if KINDS.index(stage.kind) <= KINDS.index(until)]
     by_name = {stage.name: stage for stage in stages}
     if until not in by_name:
-        raise UserError(f"--until {until!r} is neither a stage kind ({', '.join(KINDS)}) nor one of {', '.join(by_name)}")
+        raise UserError(
+            f"--until {until!r} is neither a stage kind ({', '.join(KINDS)}) nor one of {', '.join(by_name)}"
+        )
     wanted, pending = set(), [until]
     while pending:
         name = pending.pop()

@@ -44,8 +44,8 @@ def write_atomic(path: Path, content: str | bytes) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write `value` as indented JSON with sorted keys, atomically."""
-    write_atomic(path, json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False) + "\n")
+    """Write `value` as indented JSON, atomically; keys keep their order."""
+    write_atomic(path, json.dumps(value, indent=1, ensure_ascii=False) + "\n")
 
 
 def hash_json(value: Any) -> str:
@@ -78,7 +78,9 @@ def locked(directory: Path) -> Iterator[None]:
     try:
         lock.acquire(timeout=0)
     except Timeout:
-        raise UserError(f"{directory} is being written by another process; wait for it or choose another directory") from None
+        raise UserError(
+            f"{directory} is being written by another process; wait for it or choose another directory"
+        ) from None
     try:
         yield
     finally:
@@ -119,13 +121,13 @@ def describe_changes(before: dict[str, Any], after: dict[str, Any]) -> list[str]
         text = json.dumps(value, ensure_ascii=False)
         return text if len(text) <= 40 else text[:12] + "…"
 
-    keys = sorted(before.keys() | after.keys())
-    missing = object()
-    return [
-        f"{key}: {short(before[key]) if key in before else 'absent'} -> {short(after[key]) if key in after else 'absent'}"
-        for key in keys
-        if before.get(key, missing) != after.get(key, missing)
-    ]
+    def show(values: dict[str, Any], key: str) -> str:
+        return short(values[key]) if key in values else "absent"
+
+    changed = [key for key in sorted(before.keys() | after.keys()) if show(before, key) != show(after, key)]
+    # Equal when shortened does not mean equal: compare the values themselves as well.
+    changed += [key for key in before.keys() & after.keys() if before[key] != after[key] and key not in changed]
+    return [f"{key}: {show(before, key)} -> {show(after, key)}" for key in sorted(changed)]
 
 
 def start_stage(directory: Path, name: str, inputs: dict[str, Any]) -> bool:

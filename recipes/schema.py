@@ -405,7 +405,9 @@ def apply_override(values: dict[str, Any], override: str) -> None:
             else:
                 raise KeyError(step)
         except (KeyError, ValueError, IndexError):
-            raise UserError(f"override {override!r}: {'.'.join(steps[: position + 1])} is not a key of the recipe") from None
+            raise UserError(
+                f"override {override!r}: {'.'.join(steps[: position + 1])} is not a key of the recipe"
+            ) from None
         except yaml.YAMLError:
             raise UserError(f"override {override!r}: {text!r} is not a YAML value") from None
 

@@ -37,9 +37,8 @@ class ResolvedArm:
     loss_normalisation: str = "tokens with non-zero weight in the update"
 
     def matched_on(self) -> dict[str, Any]:
-        """Every setting as JSON values; sampling temperature is left out where nothing is sampled."""
-        values = asdict(self) | {"prompt": self.prompt.model_dump(mode="json")}
-        return values
+        """Every setting as JSON values."""
+        return asdict(self) | {"prompt": self.prompt.model_dump(mode="json")}
 
     def shared_arguments(self, stage_dir: Path, seed: int, use_cpu: bool) -> dict[str, Any]:
         """The Trainer arguments that both TRL trainers take, identical for every arm."""

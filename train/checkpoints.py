@@ -25,9 +25,7 @@ class Checkpoint(NamedTuple):
 class CheckpointMarker(TrainerCallback):
     """Marks each checkpoint once the Trainer has finished writing it."""
 
-    def on_save(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: object
-    ) -> None:
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: object) -> None:
         """Write the marker into the checkpoint of this step."""
         if state.is_world_process_zero:
             write_atomic(Path(str(args.output_dir)) / f"checkpoint-{state.global_step}" / _MARKER, "")

@@ -1,7 +1,7 @@
 """Stage `base` of the pocket study: build a tokenizer and pre-train a tiny Qwen3 model on the synthetic world.
 
 Pre-training plays the part that web text plays for an LLM. Documents are (prompt, answer) pairs rendered with
-the chat template; the loss is on the answers. They are packed into rows of 128 tokens with restarting position
+the chat template; the loss is on every token. They are packed into rows of 128 tokens with restarting position
 ids, which transformers reads as separate documents. Writes a prepared base: safetensors weights, tokenizer with
 eos `<|im_end|>` and pad `<|endoftext|>`, Qwen3 chat template, generation_config with both as stop ids.
 """
@@ -105,10 +105,12 @@ class PackedDocuments(Dataset[dict[str, torch.Tensor]]):
         return len(self.rows)
 
     def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
-        input_ids, labels, position_ids = [], [], []
+        input_ids: list[int] = []
+        labels: list[int] = []
+        position_ids: list[int] = []
         for prompt_ids, answer_ids in self.rows[index]:
             input_ids += prompt_ids + answer_ids
-            labels += [_IGNORE] * len(prompt_ids) + answer_ids
+            labels += prompt_ids + answer_ids
             position_ids += range(len(prompt_ids) + len(answer_ids))
         padding = ROW_TOKENS - len(input_ids)
         return {

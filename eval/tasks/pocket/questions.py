@@ -1,11 +1,13 @@
 """Documents of the pocket benchmarks and their score, for lm-evaluation-harness."""
 
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 from datasets import Dataset
 
 from data.pocket_world import benchmark_questions
+from data.rows import read_problems
 from eval.scoring import mean_accuracy
 
 
@@ -19,6 +21,20 @@ def load(world_task: str, questions: int, split: str, seed: int, scoring: str, *
             "scoring": scoring,
         }
         for number, question in enumerate(benchmark_questions(seed, world_task, split, questions))
+    ]
+    return {"test": Dataset.from_list(rows)}
+
+
+def load_heldout(corpus_dir: str, questions: int, scoring: str, **_: Any) -> dict[str, Dataset]:
+    """The corpus's held-out math problems, for choosing hyperparameters without touching a benchmark."""
+    rows = [
+        {
+            "question_id": problem.problem_id,
+            "problem": problem.problem,
+            "reference_answer": problem.reference_answer,
+            "scoring": scoring,
+        }
+        for problem in read_problems(Path(corpus_dir), "heldout")[:questions]
     ]
     return {"test": Dataset.from_list(rows)}
 

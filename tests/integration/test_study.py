@@ -1,0 +1,204 @@
+"""The whole smoke study through the command line: what it writes, what a rerun does, what bad input says."""
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+SMOKE = ROOT / "recipes" / "pocket" / "smoke.yaml"
+
+
+def test_study_directory_holds_the_contract(smoke_study):
+    for name in (
+        "study.json",
+        "corpus/problems.parquet",
+        "corpus/demonstrations.parquet",
+        "corpus/rejects.jsonl",
+        "base/model.safetensors",
+        "base/generation_config.json",
+        "arms/grpo/seed-0/final/model.safetensors",
+        "arms/grpo/seed-0/metrics.jsonl",
+        "arms/grpo/seed-0/ledger.jsonl",
+        "eval/grpo-seed0-final/sum-native/samples.jsonl.zst",
+        "eval/grpo-seed0-final/sum-native/scores-boxed.parquet",
+        "report/transfer.json",
+        "report/index.html",
+    ):
+        assert (smoke_study / name).is_file(), name
+    stop_ids = json.loads((smoke_study / "base" / "generation_config.json").read_text())["eos_token_id"]
+    assert len(set(stop_ids)) == 2
+    leftovers = [
+        path for path in smoke_study.rglob("*") if path.suffix == ".tmp" or path.name.startswith("checkpoint-")
+    ]
+    assert leftovers == []
+
+
+def test_transfer_json_agrees_with_the_stored_scores(smoke_study, smoke_transfer):
+    for arm in ("off_policy_sft", "on_policy_sft", "grpo"):
+        for benchmark, result in smoke_transfer["arms"][arm]["benchmarks"].items():
+            unit = smoke_study / "eval" / f"{arm}-seed0-final" / f"{benchmark}-native"
+            (table,) = unit.glob("scores-*.parquet")
+            accuracy = 100 * np.mean(pq.read_table(table)["correct"].to_pylist())
+            assert result["score"]["estimate"] == pytest.approx(accuracy, abs=1e-3)
+            base = smoke_transfer["base"]["benchmarks"][benchmark]["score"]["estimate"]
+            assert result["gain"]["estimate"] == pytest.approx(accuracy - base, abs=2e-3)
+        for group, names in smoke_transfer["groups"].items():
+            gains = [smoke_transfer["arms"][arm]["benchmarks"][name]["gain"]["estimate"] for name in names]
+            assert smoke_transfer["arms"][arm]["groups"][group]["estimate"] == pytest.approx(np.mean(gains), abs=2e-3)
+
+
+def test_untrained_miniature_is_not_identified_and_says_so(smoke_transfer):
+    """Four updates do not improve math; an index here would be an invention."""
+    for result in smoke_transfer["arms"].values():
+        if not (result["groups"]["math"]["low"] > 0 or result["groups"]["math"]["high"] < 0):
+            for cells in result["index"].values():
+                assert all(cell["interval"] is None for cell in cells.values())
+                assert all("not identified" in cell["method"] for cell in cells.values())
+
+
+def test_page_is_self_contained_and_escaped(smoke_study, smoke_transfer):
+    page = (smoke_study / "report" / "index.html").read_text()
+    assert page.count("<svg") == 4
+    # Nothing is loaded from anywhere: no source, import or link to another file. (SVG namespaces are only names.)
+    assert not re.search(r"<(script|link|img|iframe)|@import|url\((?!#)|(src|href)=\"(?!#)", page)
+    for arm, result in smoke_transfer["arms"].items():
+        value = result["groups"]["math"]
+        assert f"{value['estimate']:+.1f} [{value['low']:+.1f}, {value['high']:+.1f}]" in page
+        assert arm.replace("_", " ") in page
+
+
+def test_title_cannot_become_markup(smoke_study, smoke_transfer):
+    from eval.page import render_page
+    from eval.report import training_curves
+    from recipes.schema import load_study
+
+    recipe = load_study(smoke_study)
+    page = render_page(smoke_transfer | {"title": "<script>x</script>"}, recipe, training_curves(recipe, smoke_study))
+    assert "<script>" not in page
+    assert "&lt;script&gt;" in page
+
+
+def test_rerun_does_nothing_and_report_and_check_print(smoke_study, smoke_transfer, transfer):
+    before = {path: path.stat().st_mtime_ns for path in smoke_study.rglob("manifest.json")}
+    again = transfer("run", SMOKE, "--out", smoke_study)
+    assert again.returncode == 0
+    assert "start" not in again.stdout
+    assert {path: path.stat().st_mtime_ns for path in smoke_study.rglob("manifest.json")} == before
+    assert json.loads(transfer("report", SMOKE, "--out", smoke_study, "--json").stdout) == smoke_transfer
+    assert "gains in points" in transfer("report", SMOKE, "--out", smoke_study).stdout
+    check = transfer("check", SMOKE, "--out", smoke_study, "--json")
+    assert check.returncode == 0
+    assert json.loads(check.stdout) == {"study": "smoke", "matched": True, "differences": {"recipe": [], "runs": []}}
+
+
+def test_changed_input_is_named_and_the_old_result_kept(smoke_study, smoke_transfer, transfer, tmp_path):
+    study = tmp_path / "study"
+    shutil.copytree(smoke_study, study)
+    result = transfer("run", SMOKE, "statistics.draws=500", "--out", study)
+    assert result.returncode == 0, result.stderr
+    assert "recipe   statistics.draws: 1000 -> 500" in result.stdout
+    assert "changed  report (statistics.draws: 1000 -> 500)" in result.stdout
+    assert result.stdout.count("start ") == 1
+    (kept,) = (study / "replaced").iterdir()
+    assert json.loads((kept / "transfer.json").read_text()) == smoke_transfer
+
+
+def test_second_study_gives_identical_scores(smoke_transfer, transfer, tmp_path):
+    result = transfer("run", SMOKE, "--out", tmp_path / "study", "--json")
+    assert result.returncode == 0, result.stderr
+    assert json.loads(result.stdout) == smoke_transfer
+
+
+def test_dry_run_and_plan_write_nothing_and_import_no_torch(tmp_path):
+    code = (
+        "import sys; from launch.cli import main; "
+        f"status = main({['run', str(SMOKE), '--dry-run', '--json', '--out', str(tmp_path / 's')]!r}); "
+        "heavy = {'torch', 'transformers', 'trl', 'lm_eval', 'datasets'} & set(sys.modules); "
+        "sys.exit(f'{heavy}' if heavy else status)"
+    )
+    result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+    plan = json.loads(result.stdout)
+    assert plan["recipe"]["study"] == "smoke"
+    assert [stage["state"] for stage in plan["stages"]] == ["new"] * 10
+    assert plan["arms"]["grpo"]["completions"] == 64
+    assert plan["responses_at_most"] == 4 * 6 * 10 * 2
+    assert not (tmp_path / "s").exists()
+
+
+BAD_INPUT = [
+    (["run", "recipes/pocket/absent.yaml"], "does not exist"),
+    (["run", str(SMOKE), "train.stepz=1"], "did you mean `steps`?"),
+    (["run", str(SMOKE), "suite.benchmarks.0.name=summ"], "has no task file"),
+    (["run", str(SMOKE), "corpus.sources=[{kind: file, name: x, path: /absent.jsonl}]"], "does not exist"),
+    (["run", str(SMOKE), "arms.grpo.steps=2"], "are unmatched"),
+    (["run", str(SMOKE), "--until", "evall"], "neither a stage kind"),
+    (["check", str(SMOKE), "arms.grpo.problem_set=all"], None),
+    (["report", str(SMOKE), "--out", "/absent"], "no finished report"),
+    (["run", str(SMOKE), "--quick"], "unknown option --quick"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "message"), BAD_INPUT, ids=[" ".join(a[-1:]) for a, _ in BAD_INPUT])
+def test_bad_input_is_a_sentence_and_status_2(arguments, message, transfer, tmp_path):
+    out = tmp_path / "study"
+    result = transfer(*arguments, *([] if "--out" in arguments else ["--out", out]))
+    assert result.returncode == 2, result.stdout + result.stderr
+    assert "Traceback" not in result.stderr
+    if message is None:
+        assert "UNMATCHED" in result.stdout
+    else:
+        assert message in result.stderr
+    assert not out.exists()
+
+
+def test_directory_of_another_study_or_of_something_else(smoke_study, transfer, tmp_path):
+    other = transfer("run", SMOKE, "study=other", "--out", smoke_study)
+    assert other.returncode == 2
+    assert "holds the study 'smoke', not 'other'" in other.stderr
+    (tmp_path / "thesis.tex").write_text("precious")
+    foreign = transfer("run", SMOKE, "--out", tmp_path)
+    assert foreign.returncode == 2
+    assert "is not empty and is not a study directory" in foreign.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+def test_stage_that_fails_for_bad_data_is_a_sentence(transfer, tmp_path):
+    source = tmp_path / "rows.jsonl"
+    source.write_text('{"question": "1+1?", "answer": "2"}\n')
+    study = tmp_path / "study"
+    recipe = ROOT / "recipes" / "corpora" / "math_train.yaml"
+    result = transfer("run", recipe, "--until", "corpus", f"corpus.sources.0.path={source}", "--out", study)
+    assert result.returncode == 2
+    assert "has no column 'problem'; it has answer, question" in result.stdout
+    assert "Traceback" not in result.stdout + result.stderr
+    assert not (study / "corpus" / "problems.parquet").exists()
+
+
+def test_full_disk_is_refused_before_anything_is_written(tmp_path, monkeypatch):
+    import shutil as real
+    from collections import namedtuple
+
+    from launch.local import prepare_study_dir
+    from recipes.errors import UserError
+    from recipes.schema import load_recipe
+
+    usage = namedtuple("usage", "total used free")
+    monkeypatch.setattr(real, "disk_usage", lambda path: usage(10, 10, 5 << 20))
+    with pytest.raises(UserError, match="5 MB free but a study needs at least"):
+        prepare_study_dir(load_recipe(SMOKE), tmp_path / "study")
+    assert not (tmp_path / "study").exists()
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["run", "--help"], ["plan", "--help"]])
+def test_help(arguments, transfer):
+    result = transfer(*arguments)
+    assert result.returncode == 0
+    assert "recipe" in result.stdout.lower()

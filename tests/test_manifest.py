@@ -1,0 +1,104 @@
+"""Manifests: what is done, resumed, replaced and named; writes that a kill or a full disk cannot tear."""
+
+import json
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from recipes.errors import UserError
+from recipes.manifest import (
+    describe_changes,
+    finish_stage,
+    hash_json,
+    locked,
+    read_manifest,
+    stage_state,
+    start_stage,
+    write_atomic,
+    write_json,
+)
+
+
+def test_hash_is_independent_of_key_order_and_known():
+    assert hash_json({"b": 1, "a": [2]}) == hash_json({"a": [2], "b": 1})
+    # sha256 of the bytes {"a": 1}
+    assert hash_json({"a": 1}) == "f9d86028c6e0d64e225186f96acb69338b2c59764df79162107f5c4bb34d1310"
+
+
+def test_life_of_a_stage(tmp_path):
+    stage = tmp_path / "arms" / "grpo"
+    inputs = {"beta": 0, "output of base": "x"}
+    assert stage_state(stage, inputs).state == "new"
+    assert start_stage(stage, "arms/grpo", inputs) is False
+    assert stage_state(stage, inputs).state == "resume"
+    (stage / "half").write_text("half done")
+    assert start_stage(stage, "arms/grpo", inputs) is True
+    assert (stage / "half").exists()
+    finish_stage(stage, {"weights": "abc"}, {"steps": 3})
+    assert stage_state(stage, inputs).state == "done"
+    assert read_manifest(stage)["output_hash"] == hash_json({"weights": "abc"})
+
+    changed = stage_state(stage, {"beta": 0.1, "output of base": "x"})
+    assert changed == ("changed", ("beta: 0 -> 0.1",))
+    start_stage(stage, "arms/grpo", {"beta": 0.1, "output of base": "x"})
+    assert not (stage / "half").exists()
+    kept = list((tmp_path / "replaced").iterdir())
+    assert [(path / "half").read_text() for path in kept] == ["half done"]
+
+
+def test_directory_without_a_readable_manifest_starts_over(tmp_path):
+    stage = tmp_path / "base"
+    stage.mkdir()
+    (stage / "manifest.json").write_text('{"cut off')
+    (stage / "rest").write_text("")
+    assert stage_state(stage, {}).state == "new"
+    assert start_stage(stage, "base", {}) is False
+    assert not (stage / "rest").exists()
+
+
+def test_describe_changes_names_added_removed_and_changed():
+    assert describe_changes({"a": 1, "b": 2}, {"b": 3, "c": None}) == [
+        "a: 1 -> absent",
+        "b: 2 -> 3",
+        "c: absent -> null",
+    ]
+
+
+def test_failed_write_leaves_the_old_file_and_no_rest(tmp_path, monkeypatch):
+    path = tmp_path / "file.json"
+    write_json(path, {"old": 1})
+
+    def full_disk(descriptor):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full_disk)
+    with pytest.raises(OSError, match="No space left"):
+        write_json(path, {"new": 2})
+    assert json.loads(path.read_text()) == {"old": 1}
+    assert [entry.name for entry in tmp_path.iterdir()] == ["file.json"]
+
+
+def test_write_atomic_replaces_content(tmp_path):
+    path = tmp_path / "deep" / "file"
+    write_atomic(path, b"\x00\x01")
+    write_atomic(path, "text")
+    assert path.read_bytes() == b"text"
+
+
+def test_second_writer_is_refused_and_a_dead_one_forgotten(tmp_path):
+    import sys
+
+    root = Path(__file__).resolve().parent.parent
+    code = f"import sys; sys.path.insert(0, {str(root)!r})\n"
+    code += "from pathlib import Path\nfrom recipes.manifest import locked\n"
+    code += f"with locked(Path({str(tmp_path)!r})): print('held', flush=True); sys.stdin.read()"
+    holder = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert holder.stdout.readline() == "held\n"
+    with pytest.raises(UserError, match="being written by another process"), locked(tmp_path):
+        pass
+    holder.kill()
+    holder.wait()
+    with locked(tmp_path):
+        pass

@@ -1,0 +1,64 @@
+"""The matching gate: an arm that differs in anything undeclared is caught, before and after it ran."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from recipes.errors import UserError
+from recipes.schema import load_recipe
+from train.matching import recipe_differences, recorded_differences, require_matched
+
+STUDY = Path(__file__).resolve().parent.parent / "recipes" / "pocket" / "study.yaml"
+
+
+def test_shipped_study_is_matched():
+    assert recipe_differences(load_recipe(STUDY)) == []
+
+
+@pytest.mark.parametrize(
+    ("override", "setting"),
+    [
+        ("arms.grpo.prompt={max_completion_tokens: 128, max_prompt_tokens: 64}", "prompt"),
+        ("arms.grpo.prompt={suffix: ' step by step', max_completion_tokens: 64, max_prompt_tokens: 64}", "prompt"),
+        ("arms.grpo.problem_set=all", "problem_set"),
+        ("arms.grpo.steps=7", "steps"),
+    ],
+)
+def test_one_arm_with_another_setting_is_unmatched(override, setting):
+    recipe = load_recipe(STUDY, [override])
+    assert [text.split(":")[0] for text in recipe_differences(recipe)] == [setting]
+    with pytest.raises(UserError, match=setting):
+        require_matched(recipe)
+    stamped = load_recipe(STUDY, [override, "unmatched=stamp"])
+    assert len(require_matched(stamped)) == 1
+
+
+def test_learning_rate_may_differ_only_if_declared():
+    overrides = ["arms.grpo.learning_rate=1e-5", "varies=[sampling,credit,negatives]"]
+    differences = recipe_differences(load_recipe(STUDY, overrides))
+    assert [text.split(":")[0] for text in differences] == ["learning_rate"]
+    assert (
+        recipe_differences(load_recipe(STUDY, [*overrides, "varies=[sampling,credit,negatives,learning_rate]"])) == []
+    )
+
+
+def edit_manifest(study: Path, arm: str, change) -> None:
+    path = study / "arms" / arm / "seed-0" / "manifest.json"
+    manifest = json.loads(path.read_text())
+    change(manifest)
+    path.write_text(json.dumps(manifest))
+
+
+def test_recorded_runs_are_compared(smoke_study, tmp_path):
+    recipe = load_recipe(STUDY.with_name("smoke.yaml"))
+    assert recorded_differences(recipe, smoke_study) == []
+    study = tmp_path / "study"
+    shutil.copytree(smoke_study / "arms", study / "arms")
+    edit_manifest(study, "grpo", lambda m: m["facts"]["presented_problems"].pop())
+    edit_manifest(study, "on_policy_sft", lambda m: m["facts"].update(template_hash="other"))
+    edit_manifest(study, "off_policy_sft", lambda m: m["inputs"].update({"output of base": "other"}))
+    found = recorded_differences(recipe, study)
+    assert [text.split(":")[0] for text in found] == ["seed 0, base", "seed 0, template", "seed 0, problems"]
+    assert "grpo was not presented 1 of them" in found[2]

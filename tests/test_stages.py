@@ -1,0 +1,81 @@
+"""The stage graph: order, early cut-off, names of what changed."""
+
+from pathlib import Path
+
+import pytest
+
+from launch.stages import build_stages, select_until, stage_inputs, stage_states
+from recipes.errors import UserError
+from recipes.manifest import finish_stage, start_stage
+from recipes.schema import load_recipe
+
+STUDY = Path(__file__).resolve().parent.parent / "recipes" / "pocket" / "study.yaml"
+
+
+def finish_all(recipe, study_dir):
+    for stage in build_stages(recipe):
+        start_stage(study_dir / stage.name, stage.name, stage_inputs(stage, study_dir))
+        finish_stage(study_dir / stage.name, {"result": stage.name})
+
+
+def states(recipe, study_dir):
+    return {name: state.state for name, state in stage_states(build_stages(recipe), study_dir).items()}
+
+
+def test_order_and_names():
+    recipe = load_recipe(STUDY, ["seeds=[0,1]"])
+    stages = build_stages(recipe)
+    assert [stage.name for stage in stages[:4]] == [
+        "base",
+        "corpus",
+        "arms/off_policy_sft/seed-0",
+        "arms/off_policy_sft/seed-1",
+    ]
+    assert len(stages) == 2 + 3 * 2 + (1 + 3 * 2) + 1
+    place = {stage.name: number for number, stage in enumerate(stages)}
+    assert all(place[needed] < place[stage.name] for stage in stages for needed in stage.needs)
+
+
+def test_change_of_one_arm_touches_that_arm_alone(tmp_path):
+    finish_all(load_recipe(STUDY), tmp_path)
+    assert set(states(load_recipe(STUDY), tmp_path).values()) == {"done"}
+    changed = load_recipe(STUDY, ["arms.grpo.beta=0.1"])
+    found = {name for name, state in states(changed, tmp_path).items() if state != "done"}
+    assert found == {"arms/grpo/seed-0", "eval/grpo-seed0-final", "report"}
+    reasons = stage_states(build_stages(changed), tmp_path)["arms/grpo/seed-0"].reasons
+    assert reasons == ("arm.beta: 0.0 -> 0.1",)
+
+
+@pytest.mark.parametrize(
+    ("override", "touched"),
+    [
+        ("title=other", {"report"}),
+        ("seeds=[0,1]", {"report", *(f"arms/{a}/seed-1" for a in ("grpo", "on_policy_sft", "off_policy_sft")),
+                         *(f"eval/{a}-seed1-final" for a in ("grpo", "on_policy_sft", "off_policy_sft"))}),
+        ("resources.workers=1", set()),
+        ("arms.grpo.learning_rate=0.5", {"arms/grpo/seed-0", "eval/grpo-seed0-final", "report"}),
+    ],
+)  # fmt: skip
+def test_what_an_override_touches(tmp_path, override, touched):
+    finish_all(load_recipe(STUDY), tmp_path)
+    after = states(load_recipe(STUDY, [override]), tmp_path)
+    assert {name for name, state in after.items() if state != "done"} == touched
+
+
+def test_new_base_touches_everything(tmp_path):
+    finish_all(load_recipe(STUDY), tmp_path)
+    after = states(load_recipe(STUDY, ["model.pocket.seed=5"]), tmp_path)
+    assert set(after.values()) == {"changed"}
+
+
+def test_until(tmp_path):
+    stages = build_stages(load_recipe(STUDY))
+    assert [stage.name for stage in select_until(stages, "corpus")] == ["base", "corpus"]
+    assert [stage.name for stage in select_until(stages, "eval/grpo-seed0-final")] == [
+        "base",
+        "corpus",
+        "arms/grpo/seed-0",
+        "eval/grpo-seed0-final",
+    ]
+    with pytest.raises(UserError, match="neither a stage kind"):
+        select_until(stages, "evaluation")

@@ -1,0 +1,160 @@
+"""The transfer index: published values, hand-computed values, and intervals against independent computations."""
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from eval.transfer_index import (
+    MATH,
+    Answers,
+    bootstrap_scores,
+    draw_scores,
+    fieller_interval,
+    group_gain,
+    index_with_interval,
+    seed_noise,
+    transfer_gain,
+    transfer_index,
+)
+
+# arXiv 2507.00432, Table 1: math, other reasoning, non-reasoning, four benchmarks each.
+BASE = [[13.0, 9.3, 60.4, 27.9], [42.6, 29.7, 10.7, 37.6], [10.0, 67.7, 69.2, 35.7]]
+PUBLISHED = {
+    "SFT-think": ([[52.0, 37.0, 85.0, 25.0], [55.9, 21.9, 68.6, 34.8], [1.7, 38.2, 42.3, 2.3]], (52.2, -104.1)),
+    "SFT-no-think": ([[16.0, 13.0, 77.2, 22.7], [48.7, 23.5, 69.3, 35.0], [5.3, 66.1, 41.4, 3.3]], (165.4, -278.9)),
+    "RL": ([[55.7, 38.0, 87.8, 33.8], [57.7, 40.6, 65.4, 40.2], [28.2, 74.0, 70.0, 40.7]], (82.3, 52.2)),
+}
+GROUPS = (MATH, "other_reasoning", "non_reasoning")
+
+
+def indices(definition, model):
+    gains = [transfer_gain(definition, np.array(b), np.array(m)) for b, m in zip(BASE, model, strict=True)]
+    return [float(transfer_index(definition, g, gain, gains[0])) for g, gain in zip(GROUPS[1:], gains[1:], strict=True)]
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_paper_definition_gives_the_published_indices_to_the_printed_decimal(name):
+    model, published = PUBLISHED[name]
+    assert [round(value, 1) for value in indices("paper", model)] == list(published)
+
+
+@pytest.mark.parametrize(
+    ("definition", "name", "expected"),
+    [
+        ("relative", "SFT-think", (85.7, -41.2)),  # -41.2 is the value quoted from version 1
+        ("relative", "RL", (83.9, 29.3)),
+        ("literal", "SFT-think", (42.9, -148.5)),
+        ("literal", "SFT-no-think", (96.7, -239.6)),
+        ("literal", "RL", (71.0, 84.1)),
+    ],
+)
+def test_other_definitions(definition, name, expected):
+    assert [round(value, 1) for value in indices(definition, PUBLISHED[name][0])] == list(expected)
+
+
+def test_points_by_hand():
+    # RL gains: math mean (42.7+28.7+27.4+5.9)/4 = 26.175, other (15.1+10.9+54.7+2.6)/4 = 20.825
+    assert indices("points", PUBLISHED["RL"][0])[0] == pytest.approx(100 * 20.825 / 26.175)
+
+
+def test_undefined_is_nan_not_a_number():
+    assert np.isnan(transfer_gain("relative", np.array([0.0, 10.0]), np.array([5.0, 20.0])))
+    assert np.isnan(transfer_gain("literal", np.array([10.0, 20.0]), np.array([15.0, 25.0])))
+    assert np.isnan(transfer_index("paper", "law", np.array(1.0), np.array(2.0)))
+    assert np.isnan(transfer_index("points", "law", np.array(1.0), np.array(0.0)))
+
+
+def test_fieller_against_its_quadratic_and_the_unbounded_case():
+    low, high = fieller_interval(10.0, 20.0, (4.0, 1.0, 9.0), 1.96)
+    for ratio in (low, high):  # the bounds solve (N - rD)^2 = q^2 (V_N - 2rC + r^2 V_D)
+        assert (10 - 20 * ratio) ** 2 == pytest.approx(1.96**2 * (4 - 2 * ratio + 9 * ratio**2))
+    assert low < 0.5 < high
+    assert fieller_interval(10.0, 5.0, (4.0, 0.0, 9.0), 1.96) is None
+
+
+def test_fieller_keeps_its_level_where_the_denominator_is_weak():
+    rng = np.random.default_rng(0)
+    covered = 0
+    for num, den in rng.multivariate_normal([1.0, 6.0], [[1, 0], [0, 1]], 4000):
+        bounds = fieller_interval(num, den, (1.0, 0.0, 1.0), 1.959964)
+        covered += bounds is None or bounds[0] <= 1 / 6 <= bounds[1]
+    assert covered / 4000 == pytest.approx(0.95, abs=0.012)
+
+
+def test_bootstrap_standard_error_is_the_analytic_one():
+    rng = np.random.default_rng(1)
+    accuracy = 100 * rng.integers(0, 2, (300, 1)).astype(float)
+    drawn = bootstrap_scores(Answers("a", MATH, accuracy), 20000, rng)
+    assert drawn.std() == pytest.approx(accuracy.std() / np.sqrt(300), rel=0.02)
+    assert drawn.mean() == pytest.approx(accuracy.mean(), abs=0.1)
+
+
+def test_clusters_of_one_are_questions_and_whole_clusters_are_drawn():
+    accuracy = np.array([[0.0], [100.0], [0.0], [100.0]])
+    alone = bootstrap_scores(Answers("a", MATH, accuracy, np.arange(4)), 500, np.random.default_rng(2))
+    plain = bootstrap_scores(Answers("a", MATH, accuracy), 500, np.random.default_rng(2))
+    np.testing.assert_array_equal(alone, plain)
+    pairs = bootstrap_scores(Answers("a", MATH, accuracy, np.array([7, 7, 9, 9])), 500, np.random.default_rng(2))
+    np.testing.assert_array_equal(pairs, np.full((500, 1), 50.0))  # every cluster scores 50
+
+
+def test_models_share_each_draw():
+    """A model that answers like the base gains exactly nothing in every draw."""
+    accuracy = np.repeat(100 * np.random.default_rng(3).integers(0, 2, (50, 1)).astype(float), 2, axis=1)
+    drawn = bootstrap_scores(Answers("a", MATH, accuracy), 200, np.random.default_rng(3))
+    np.testing.assert_array_equal(drawn[:, 0], drawn[:, 1])
+    assert drawn[:, 0].std() > 0
+
+
+def test_seed_noise_has_student_quantiles_of_the_seed_mean():
+    scores = np.array([[50.0], [56.0], [53.0]])  # sample variance 9, over 3 seeds: 3
+    noise = seed_noise(scores, 200000, np.random.default_rng(4))[:, 0]
+    expected = np.sqrt(3.0) * stats.t.ppf(0.975, 2)
+    assert np.percentile(noise, 97.5) == pytest.approx(expected, rel=0.03)
+    np.testing.assert_array_equal(seed_noise(scores[:1], 10, np.random.default_rng(4)), np.zeros((10, 1)))
+
+
+def build(*math_gains, questions=200):
+    """Two benchmarks and tuned models, one per seed, that repair a share of the wrong answers, half on the second."""
+    rng = np.random.default_rng(5)
+    answers = []
+    for name, group, share in (("m", MATH, 2), ("o", "other_reasoning", 1)):
+        base = (rng.random(questions) < 0.5).astype(float)
+        luck = rng.random(questions)
+        arms = [np.where((base == 0) & (luck < share * gain), 1.0, base) for gain in math_gains]
+        answers.append(Answers(name, group, 100 * np.stack([base, *arms], axis=1)))
+    return draw_scores(answers, {"arm": list(range(1, 1 + len(math_gains)))}, 4000, 0)["arm"]
+
+
+def test_index_is_identified_only_with_a_math_gain():
+    groups = {MATH: [0], "other_reasoning": [1]}
+    strong = index_with_interval("points", build(0.3), groups, "other_reasoning", 0.95)
+    assert strong.method == "Fieller"
+    assert strong.interval.low < strong.estimate < strong.interval.high
+    for definition in ("points", "relative", "literal", "paper"):
+        weak = index_with_interval(definition, build(0.0), groups, "other_reasoning", 0.95)
+        assert weak.interval is None
+        assert weak.method.startswith("not identified")
+
+
+def test_fieller_and_percentile_agree_for_a_strong_math_gain():
+    groups = {MATH: [0], "other_reasoning": [1]}
+    scores = build(0.4, questions=2000)
+    fieller = index_with_interval("points", scores, groups, "other_reasoning", 0.95).interval
+    ratio = 100 * (scores.arm_DB - scores.base_DB)[:, 1] / (scores.arm_DB - scores.base_DB)[:, 0]
+    np.testing.assert_allclose([fieller.low, fieller.high], np.percentile(ratio, [2.5, 97.5]), rtol=0.03)
+
+
+def test_seeds_that_disagree_widen_the_interval():
+    agreeing = group_gain(build(0.2, 0.2, 0.2), [0], 0.95)
+    single = group_gain(build(0.2), [0], 0.95)
+    disagreeing = group_gain(build(0.1, 0.2, 0.3), [0], 0.95)
+    assert agreeing == pytest.approx(single, abs=0.6)  # other random numbers, the same distribution
+    assert disagreeing.high - disagreeing.low > 2 * (single.high - single.low)
+
+
+def test_question_order_does_not_matter_to_the_estimate():
+    scores = build(0.3)
+    assert transfer_gain("points", scores.base_B, scores.arm_B) == pytest.approx(
+        transfer_gain("points", scores.base_B[::-1], scores.arm_B[::-1])
+    )
