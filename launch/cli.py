@@ -81,7 +81,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _run_command(options: argparse.Namespace) -> int:
     from launch.stages import build_stages, select_until
-    from recipes.schema import load_recipe
+    from recipes.loading import load_recipe
 
     recipe = load_recipe(options.recipe, options.overrides)
     study_dir = options.out or Path("runs") / recipe.study

@@ -20,8 +20,9 @@ from typing import NamedTuple
 
 from launch.stages import Stage, run_stage, stage_inputs, stage_states
 from recipes.errors import UserError
+from recipes.loading import validate_recipe
 from recipes.manifest import PROGRESS, locked, stage_state, write_json
-from recipes.schema import Recipe, validate_recipe
+from recipes.schema import Recipe
 
 _POLL_SECONDS = 0.5
 _LINE_EVERY_SECONDS = 15.0  # between progress lines where the output is not a terminal

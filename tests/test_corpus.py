@@ -16,8 +16,9 @@ from data.rows import (
 )
 from data.sources import read_source
 from recipes.errors import UserError
+from recipes.loading import validate_recipe
 from recipes.manifest import read_manifest, start_stage
-from recipes.schema import SourceSpec, validate_recipe
+from recipes.schema import SourceSpec
 
 ROWS = [
     {"q": "What is 1+1?", "solution": "It is \\boxed{2}.", "d": 3.0},

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from recipes.errors import UserError
-from recipes.schema import load_recipe
+from recipes.loading import load_recipe
 from train.matching import recipe_differences, recorded_differences, require_matched
 
 STUDY = Path(__file__).resolve().parent.parent / "recipes" / "pocket" / "study.yaml"

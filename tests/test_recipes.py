@@ -7,7 +7,8 @@ import yaml
 
 from launch.stages import build_stages
 from recipes.errors import UserError
-from recipes.schema import Recipe, apply_override, load_recipe, validate_recipe
+from recipes.loading import apply_override, load_recipe, validate_recipe
+from recipes.schema import Recipe
 from train.arms import resolve_arm
 
 ROOT = Path(__file__).resolve().parent.parent

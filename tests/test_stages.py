@@ -6,8 +6,8 @@ import pytest
 
 from launch.stages import build_stages, select_until, stage_inputs, stage_states
 from recipes.errors import UserError
+from recipes.loading import load_recipe
 from recipes.manifest import finish_stage, start_stage
-from recipes.schema import load_recipe
 
 STUDY = Path(__file__).resolve().parent.parent / "recipes" / "pocket" / "study.yaml"
 

@@ -5,6 +5,7 @@ same paragraphs, same problems in the same order; the difference between the two
 """
 
 from pathlib import Path
+from typing import Any
 
 from datasets import Dataset
 from trl import SFTConfig, SFTTrainer
@@ -37,7 +38,7 @@ def run(recipe: Recipe, study_dir: Path, stage_dir: Path, resume: bool, arm: str
     problems = read_problems(study_dir / "corpus", "train", settings.problem_set)
     order = presented_order(problems, settings.steps * settings.problems_per_step, seed)
     demonstrations = read_demonstrations(study_dir / "corpus")
-    rows = []
+    rows: list[dict[str, Any]] = []
     for exposure, problem in enumerate(order):
         prompt = render_prompt(tokenizer, problem.problem, settings.prompt)
         prompt_tokens = len(tokenizer(prompt)["input_ids"])

@@ -13,7 +13,7 @@ from eval.generate import unit_seed
 from eval.scoring import mean_accuracy, score
 from eval.task_files import task_folder
 from recipes.errors import UserError
-from recipes.schema import load_study
+from recipes.loading import load_study
 
 
 def read_samples(unit):

@@ -77,7 +77,7 @@ def test_page_is_self_contained_and_escaped(smoke_study, smoke_transfer):
 def test_title_cannot_become_markup(smoke_study, smoke_transfer):
     from eval.page import render_page
     from eval.report import training_curves
-    from recipes.schema import load_study
+    from recipes.loading import load_study
 
     recipe = load_study(smoke_study)
     page = render_page(smoke_transfer | {"title": "<script>x</script>"}, recipe, training_curves(recipe, smoke_study))
@@ -188,7 +188,7 @@ def test_full_disk_is_refused_before_anything_is_written(tmp_path, monkeypatch):
 
     from launch.local import prepare_study_dir
     from recipes.errors import UserError
-    from recipes.schema import load_recipe
+    from recipes.loading import load_recipe
 
     usage = namedtuple("usage", "total used free")
     monkeypatch.setattr(real, "disk_usage", lambda path: usage(10, 10, 5 << 20))

@@ -1,0 +1,118 @@
+"""Recipes from files: YAML, `key=value` overrides, and validation errors as sentences a user can act on."""
+
+import difflib
+import json
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from recipes.errors import UserError
+from recipes.schema import Recipe
+
+
+def load_recipe(path: str | Path, overrides: list[str] | None = None) -> Recipe:
+    """Read a YAML recipe, apply `key=value` overrides and validate.
+
+    Raises:
+        UserError: the file cannot be read, is not YAML, or a value is not allowed.
+    """
+    path = Path(path)
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"recipe {path} does not exist; recipes are under recipes/") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"recipe {path} cannot be read: {error}") from None
+    except yaml.YAMLError as error:
+        raise UserError(f"recipe {path} is not valid YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(values, dict):
+        raise UserError(f"recipe {path} holds no settings; it must be a YAML mapping")
+    for override in overrides or []:
+        apply_override(values, override)
+    return validate_recipe(values, str(path))
+
+
+def load_study(study_dir: Path) -> Recipe:
+    """The resolved recipe of a study directory. Raises UserError if there is none."""
+    path = study_dir / "study.json"
+    if not path.is_file():
+        raise UserError(f"{study_dir} is not a study directory: it has no study.json; `transfer run` makes one")
+    return validate_recipe(json.loads(path.read_text(encoding="utf-8")), str(path))
+
+
+def apply_override(values: dict[str, Any], override: str) -> None:
+    """Set `a.b.0.c=value` in nested mappings and lists; the value is read as YAML. Changes `values`."""
+    key, separator, text = override.partition("=")
+    if not separator or not key:
+        raise UserError(f"override {override!r} must have the form key=value, for instance train.steps=10")
+    node: Any = values
+    steps = key.split(".")
+    for position, step in enumerate(steps):
+        last = position == len(steps) - 1
+        try:
+            if isinstance(node, list):
+                index = int(step)
+                node[index] = yaml.safe_load(text) if last else node[index]
+                node = node[index]
+            elif isinstance(node, dict):
+                if last:
+                    node[step] = yaml.safe_load(text)
+                else:
+                    node = node.setdefault(step, {})
+            else:
+                raise KeyError(step)
+        except (KeyError, ValueError, IndexError):
+            raise UserError(
+                f"override {override!r}: {'.'.join(steps[: position + 1])} is not a key of the recipe"
+            ) from None
+        except yaml.YAMLError:
+            raise UserError(f"override {override!r}: {text!r} is not a YAML value") from None
+
+
+def validate_recipe(values: dict[str, Any], name: str) -> Recipe:
+    """Validate nested values; `name` is used in messages. Raises UserError listing every mistake."""
+    try:
+        return Recipe.model_validate(values)
+    except ValidationError as error:
+        raise UserError("\n".join(f"{name}: {_sentence(dict(item))}" for item in error.errors())) from None
+
+
+def _sentence(error: dict[str, Any]) -> str:
+    """One pydantic error as a sentence with the key, the value and what is allowed."""
+    key = ".".join(map(str, error["loc"])) or "recipe"
+    if error["type"] == "extra_forbidden":
+        known = _known_keys(error["loc"][:-1])
+        near = difflib.get_close_matches(str(error["loc"][-1]), known, n=1)
+        hint = f"did you mean `{near[0]}`?" if near else f"allowed are {', '.join(known)}"
+        return f"`{key}` is not a setting; {hint}"
+    if error["type"] == "missing":
+        return f"`{key}` is missing"
+    message = error["msg"].removeprefix("Value error, ")
+    if error["type"] == "value_error":
+        return f"{key}: {message}" if error["loc"] else message
+    return f"`{key}` is {error['input']!r}, but {message[0].lower()}{message[1:]}"
+
+
+def _known_keys(location: tuple[str | int, ...]) -> list[str]:
+    """Field names of the section at `location`, found by walking the type annotations."""
+    model: Any = Recipe
+    for step in location:
+        if isinstance(step, int) or not (isinstance(model, type) and issubclass(model, BaseModel)):
+            continue
+        field = model.model_fields.get(str(step))
+        if field is not None:
+            model = _inner_model(field.annotation) or model
+    return sorted(model.model_fields)
+
+
+def _inner_model(annotation: Any) -> type[BaseModel] | None:
+    """The recipe section inside `X | None`, `tuple[X, ...]` or `dict[str, X]`; None if there is none."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    for inner in getattr(annotation, "__args__", ()):
+        found = _inner_model(inner)
+        if found is not None:
+            return found
+    return None
