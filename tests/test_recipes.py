@@ -21,7 +21,8 @@ def test_shipped_recipe_loads_and_its_arms_can_run(path):
     recipe = load_recipe(ROOT / path)
     for arm in recipe.arms:
         resolve_arm(recipe, arm)
-    assert "transfer run" in (ROOT / path).read_text().splitlines()[1] or "make" in (ROOT / path).read_text()
+    header = [line for line in (ROOT / path).read_text().splitlines() if line.startswith("#")]
+    assert any(f"transfer run {path}" in line for line in header)  # every recipe says how to launch it
 
 
 def test_every_field_has_a_docstring():
@@ -54,7 +55,7 @@ def test_every_field_has_a_docstring():
         ("corpus.teacher=null", "samples from the teacher but `corpus.teacher` is missing"),
         ("suite.benchmarks.0.group=law", None),
         ("study=Bad Name", "`study` is 'Bad Name'"),
-        ("train.micro_batch_size=7", "micro_batch_size 7 does not divide the 128 completions"),
+        ("train.micro_batch_size=7", "micro_batch_size 7 does not divide the"),
         ("train", "must have the form key=value"),
         ("suite.benchmarks.99.group=law", "is not a key of the recipe"),
     ],

@@ -51,8 +51,9 @@ class RunRecorder(TrainerCallback):
             return
         with self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps({"step": state.global_step, **logs}) + "\n")
-        shown = [f"{name} {float(logs[name]):.3g}" for name in ("loss", "reward") if name in logs]
-        self.note = ", ".join(shown)
+        # The logged loss of a policy-gradient step says nothing (its value is not minimised); the reward does.
+        shown = "reward" if "reward" in logs else "loss"
+        self.note = f"{shown} {float(logs[shown]):.3g}" if shown in logs else ""
 
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: object

@@ -26,7 +26,10 @@ def run(recipe: Recipe, study_dir: Path, stage_dir: Path, resume: bool) -> None:
     spec = recipe.model
     progress = Progress(stage_dir, 2, "steps")
     model = load_model(str(spec.path), spec.dtype, spec.revision)
-    tokenizer = AutoTokenizer.from_pretrained(spec.path, revision=spec.revision, trust_remote_code=False)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(spec.path, revision=spec.revision, trust_remote_code=False)
+    except (OSError, ValueError) as error:
+        raise UserError(f"no tokenizer at {spec.path}: {str(error).splitlines()[0]}") from None
     known = tokenizer.get_vocab()
     for token in (EOS_TOKEN, PAD_TOKEN):
         if token not in known:
