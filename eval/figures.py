@@ -10,6 +10,8 @@ matplotlib.use("Agg")
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 
+from eval.table import index_text
+
 # Okabe and Ito's palette: distinguishable with colour-blind sight.
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 _BASE_COLOUR = "#8a8f98"
@@ -88,7 +90,12 @@ def gains_figure(transfer: dict[str, Any]) -> str:
 def index_figure(transfer: dict[str, Any]) -> str:
     """Forest plot of the transfer index (definition points), in percent of the math gain."""
     cells = {
-        arm: {group: (cell["interval"], cell["method"]) for group, cell in result["index"]["points"].items()}
+        arm: {
+            # Where there is no index to draw, the words of the table stand in its place.
+            group: (cell["interval"] if result["groups"]["math"]["high"] >= 0 else None, text)
+            for group, cell in result["index"]["points"].items()
+            for text in [index_text(result, "points", group)]
+        }
         for arm, result in transfer["arms"].items()
     }
     groups = [group for group in transfer["groups"] if group != "math"]
@@ -106,7 +113,7 @@ def _forest(cells: dict[str, dict[str, tuple[dict[str, float] | None, str]]], gr
                 value, reason = cells[arm][group]
                 colour = _COLOURS[number % len(_COLOURS)]
                 if value is None:
-                    axis.annotate(reason.split(":")[0], (0, row), color=colour, va="center", fontsize=9)
+                    axis.annotate(reason, (0, row), color=colour, va="center", fontsize=9)
                 else:
                     low, high = value["low"], value["high"]
                     axis.plot([low, high], [row, row], color=colour, lw=2)

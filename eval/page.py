@@ -7,6 +7,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from eval.figures import curves_figure, gains_figure, index_figure, label, scores_figure
+from eval.table import index_text, interval_text
 from eval.transfer_index import DEFINITIONS, MATH
 from recipes.schema import Recipe
 
@@ -21,8 +22,8 @@ def render_page(transfer: dict[str, Any], recipe: Recipe, curves: dict[str, list
         lstrip_blocks=True,
     )
     environment.filters["label"] = label
-    environment.filters["points"] = lambda value: _cell(value, "+.1f")
-    environment.filters["percent"] = lambda value: _cell(value, "+.0f")
+    environment.filters["points"] = lambda value: interval_text(value, "+.1f")
+    environment.globals["index_text"] = index_text
     environment.filters["thousands"] = lambda number: f"{number:,}"
     # The SVG text comes from matplotlib, whose labels are recipe names; those are letters, digits and _.
     figures = {
@@ -33,7 +34,3 @@ def render_page(transfer: dict[str, Any], recipe: Recipe, curves: dict[str, list
     }
     template = environment.get_template("report.html.j2")
     return template.render(t=transfer, recipe=recipe, figures=figures, definitions=DEFINITIONS, math=MATH)
-
-
-def _cell(value: dict[str, float], form: str) -> str:
-    return f"{value['estimate']:{form}} [{value['low']:{form}}, {value['high']:{form}}]"
