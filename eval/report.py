@@ -125,7 +125,7 @@ def compute_transfer(recipe: Recipe, study_dir: Path) -> dict[str, Any]:
             "groups": {group: interval(group_gain(scores, members, confidence)) for group, members in groups.items()},
             "benchmarks": benchmarks,
             "index": index,
-            "budget": [_totals(study_dir, arm, seed) for seed in recipe.seeds],
+            "budget": [_budget(study_dir, arm, seed) for seed in recipe.seeds],
         }
     contrasts = []
     for first, second in combinations(columns, 2):
@@ -174,10 +174,13 @@ def _lineage(study_dir: Path, label: str) -> dict[str, str]:
     return {"weights": responses["inputs"][trained], "responses": responses["output_hash"]}
 
 
-def _totals(study_dir: Path, arm: str, seed: int) -> dict[str, int]:
+def _budget(study_dir: Path, arm: str, seed: int) -> dict[str, int]:
+    """The ledger's totals, with the number of problems presented and of those that had a gradient."""
     manifest = read_manifest(study_dir / "arms" / arm / f"seed-{seed}")
     assert manifest is not None
-    return dict(manifest["facts"]["totals"])
+    facts = manifest["facts"]
+    counts = {name: len(facts[name]) for name in ("presented_problems", "contributed_problems")}
+    return counts | facts["totals"]
 
 
 def training_curves(recipe: Recipe, study_dir: Path) -> dict[str, list[list[dict[str, Any]]]]:

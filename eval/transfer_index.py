@@ -136,16 +136,39 @@ def bootstrap_scores(answers: Answers, draws: int, rng: np.random.Generator) -> 
     return np.concatenate(parts)
 
 
-def seed_noise(score_SB: Array, draws: int, rng: np.random.Generator) -> Array:
+def seed_deviations(answers: Sequence[Answers], columns: list[int]) -> Array:
+    """How far each training seed's scores lie from their mean, without what question sampling explains.
+
+    Returns [seeds, benchmarks] in points. The scores of seeds differ for two reasons: the training, and which
+    responses were sampled to which questions. The bootstrap over questions covers the second already, so the
+    deviations of each benchmark are shrunk to the variance component of the seed in a two-way analysis of variance
+    without replication (Searle, Casella and McCulloch 1992, Sec. 4.3): MS_seeds = Q s_seed^2 + s_residual^2,
+    truncated at zero. Zeros for a single seed, whose variance cannot be known.
+    """
+    deviation_SB = np.zeros((len(columns), len(answers)))
+    if len(columns) == 1:
+        return deviation_SB
+    for number, item in enumerate(answers):
+        accuracy_QS = item.accuracy_QM[:, columns]
+        questions, seeds = accuracy_QS.shape
+        of_seed_S = accuracy_QS.mean(axis=0) - accuracy_QS.mean()
+        residual_QS = accuracy_QS - accuracy_QS.mean(axis=1, keepdims=True) - of_seed_S
+        residual = (residual_QS**2).sum() / ((questions - 1) * (seeds - 1)) / questions
+        observed = (of_seed_S**2).sum() / (seeds - 1)
+        kept = max(0.0, 1 - residual / observed) if observed > 0 else 0.0
+        deviation_SB[:, number] = np.sqrt(kept) * of_seed_S
+    return deviation_SB
+
+
+def seed_noise(deviation_SB: Array, draws: int, rng: np.random.Generator) -> Array:
     """Uncertainty of the mean over training seeds: multivariate t with S - 1 degrees of freedom, [draws, benchmarks].
 
-    Its covariance is the seeds' sample covariance over S; a random combination of the seeds' deviations has just
-    that covariance, also across benchmarks. Zero for a single seed, whose variance cannot be known.
+    Its covariance is the sample covariance of the deviations over S; a random combination of the deviations has
+    just that covariance, also across benchmarks.
     """
-    seeds = len(score_SB)
+    seeds = len(deviation_SB)
     if seeds == 1:
-        return np.zeros((draws, score_SB.shape[1]))
-    deviation_SB = score_SB - score_SB.mean(axis=0)
+        return np.zeros((draws, deviation_SB.shape[1]))
     normal_DB = rng.standard_normal((draws, seeds)) @ deviation_SB / np.sqrt(seeds * (seeds - 1))
     scale_D = np.sqrt(rng.chisquare(seeds - 1, draws) / (seeds - 1))
     return np.asarray(normal_DB / scale_D[:, None])
@@ -181,14 +204,15 @@ def draw_scores(
         score_SB = np.array([[scores[column] for scores in point] for column in columns])
         question_DB = np.stack([scores[:, columns].mean(axis=1) for scores in drawn], axis=1)
         seeds = len(columns)
-        variance_BB = np.cov(score_SB, rowvar=False) / seeds if seeds > 1 else np.zeros((len(base_B),) * 2)
+        deviation_SB = seed_deviations(answers, columns)
+        variance_BB = deviation_SB.T @ deviation_SB / max(1, seeds * (seeds - 1))
         result[arm] = ArmScores(
             base_B,
             score_SB.mean(axis=0),
             base_DB,
             question_DB,
-            question_DB + seed_noise(score_SB, draws, rng),
-            np.atleast_2d(variance_BB),
+            question_DB + seed_noise(deviation_SB, draws, rng),
+            variance_BB,
             seeds,
         )
     return result

@@ -50,7 +50,7 @@ class ModelSpec(Spec):
     pocket: PocketModelSpec | None = None
     """Settings of the pocket model; null when `path` is given."""
     dtype: Literal["float32", "bfloat16"] = "float32"
-    """Number format of the weights while training and generating."""
+    """Number format of the saved weights and of generation; bfloat16 trains float32 weights under autocast."""
 
     @model_validator(mode="after")
     def _one_kind(self) -> "ModelSpec":

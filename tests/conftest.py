@@ -36,6 +36,14 @@ def smoke_study(tmp_path_factory: pytest.TempPathFactory) -> Path:
     study = tmp_path_factory.mktemp("smoke") / "study"
     result = run_transfer("run", SMOKE, "--out", study)
     assert result.returncode == 0, result.stdout + result.stderr
+    # A miniature that learns nothing could not show that training state is lost; every arm must move the weights.
+    weights = {
+        path: path.read_bytes()
+        for path in [study / "base/model.safetensors", *study.glob("arms/*/*/final/*.safetensors")]
+    }
+    assert len(set(weights.values())) == 4
+    for ledger in study.glob("arms/*/*/ledger.jsonl"):
+        assert json.loads(ledger.read_text().splitlines()[-1])["trained_tokens"] > 0, ledger
     return study
 
 

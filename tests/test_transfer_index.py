@@ -12,6 +12,7 @@ from eval.transfer_index import (
     fieller_interval,
     group_gain,
     index_with_interval,
+    seed_deviations,
     seed_noise,
     transfer_gain,
     transfer_index,
@@ -107,11 +108,44 @@ def test_models_share_each_draw():
 
 
 def test_seed_noise_has_student_quantiles_of_the_seed_mean():
-    scores = np.array([[50.0], [56.0], [53.0]])  # sample variance 9, over 3 seeds: 3
-    noise = seed_noise(scores, 200000, np.random.default_rng(4))[:, 0]
+    deviation = np.array([[-3.0], [3.0], [0.0]])  # sample variance 9, over 3 seeds: 3
+    noise = seed_noise(deviation, 200000, np.random.default_rng(4))[:, 0]
     expected = np.sqrt(3.0) * stats.t.ppf(0.975, 2)
     assert np.percentile(noise, 97.5) == pytest.approx(expected, rel=0.03)
-    np.testing.assert_array_equal(seed_noise(scores[:1], 10, np.random.default_rng(4)), np.zeros((10, 1)))
+    np.testing.assert_array_equal(seed_noise(deviation[:1], 10, np.random.default_rng(4)), np.zeros((10, 1)))
+
+
+def test_seed_deviations_by_hand():
+    # Columns: base, seed 0, seed 1. Seed means 50 and 75, variance 312.5; residuals +-25, mean square 2500, over
+    # two questions 1250: sampling explains more than there is.
+    crossed = np.array([[0.0, 75.0, 50.0], [0.0, 25.0, 100.0]])
+    np.testing.assert_allclose(seed_deviations([Answers("a", MATH, crossed)], [1, 2]), [[0.0], [0.0]])
+    # The seeds differ by 25 on every question: no residual, nothing to take away.
+    parallel = np.array([[0.0, 50.0, 75.0], [0.0, 25.0, 50.0]])
+    np.testing.assert_allclose(seed_deviations([Answers("a", MATH, parallel)], [1, 2]), [[-12.5], [12.5]])
+    # Seed means 45 and 55, variance 50; residuals +-5 on four questions: 8 * 25 / 3 over 4 questions is 50 / 3,
+    # a third of the variance.
+    noisy = np.array([[0.0, 50.0, 50.0], [0.0, 40.0, 60.0]] * 2)
+    kept = np.sqrt(2 / 3)
+    np.testing.assert_allclose(seed_deviations([Answers("a", MATH, noisy)], [1, 2]), [[-5 * kept], [5 * kept]])
+
+
+@pytest.mark.parametrize(("seed_spread", "widest"), [(0.0, 1.6), (4.0, 9.0)])
+def test_intervals_over_seeds_keep_their_level(seed_spread, widest):
+    """Simulated studies of 3 seeds, 150 questions, 4 responses; the truth is a mean score of 50."""
+    rng = np.random.default_rng(7)
+    covered, widths, alone, studies = 0, [], [], 300
+    for _ in range(studies):
+        of_seed = rng.normal(0, seed_spread, 3)
+        chance = np.clip(0.5 + rng.uniform(-0.4, 0.4, (150, 1)) + of_seed / 100, 0, 1)
+        accuracy = 100 * rng.binomial(4, np.hstack([np.full((150, 1), 0.5), chance])) / 4
+        arm = draw_scores([Answers("a", MATH, accuracy)], {"arm": [1, 2, 3]}, 400, int(rng.integers(1 << 30)))["arm"]
+        low, high = np.percentile(arm.arm_DB[:, 0], [2.5, 97.5])
+        covered += low <= 50 <= high
+        widths.append(high - low)
+        alone.append(np.subtract(*np.percentile(arm.question_DB[:, 0], [97.5, 2.5])))
+    assert covered / studies >= 0.93
+    assert np.mean(widths) / np.mean(alone) < widest
 
 
 def build(*math_gains, questions=200):

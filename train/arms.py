@@ -51,7 +51,8 @@ class ResolvedArm:
             "per_device_train_batch_size": self.micro_batch_size,
             "gradient_accumulation_steps": rows // self.micro_batch_size,
             "learning_rate": self.learning_rate,
-            "lr_scheduler_type": self.schedule,
+            # transformers' `constant` ignores warm-up.
+            "lr_scheduler_type": "constant_with_warmup" if self.schedule == "constant" else self.schedule,
             "warmup_steps": self.warmup_steps,
             "weight_decay": self.weight_decay,
             "adam_beta2": self.adam_beta2,

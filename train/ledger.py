@@ -10,6 +10,9 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from recipes.errors import UserError
+from recipes.manifest import write_atomic
+
 LEDGER = "ledger.jsonl"
 COUNTERS = (
     "exposures",  # problems presented, with repetition
@@ -19,6 +22,7 @@ COUNTERS = (
     "generated_tokens",  # sampled from the policy
     "trained_tokens",  # completion tokens with non-zero weight in the loss
     "generate_flops",
+    "reference_flops",  # the base model reading completions, for the KL term
     "train_flops",
 )
 
@@ -29,6 +33,9 @@ class Ledger:
     Args:
         directory: of the run.
         resumed_step: rows after this step are dropped; 0 starts an empty ledger.
+
+    Raises:
+        UserError: the file does not reach `resumed_step`.
     """
 
     def __init__(self, directory: Path, resumed_step: int = 0) -> None:
@@ -37,6 +44,11 @@ class Ledger:
         self._presented: list[str] = []
         self._contributed: list[str] = []
         rows = truncate_rows(self.path, resumed_step)
+        if resumed_step and (not rows or rows[-1]["step"] != resumed_step):
+            raise UserError(
+                f"{self.path} has lost rows: it must reach update {resumed_step} of the checkpoint to continue from; "
+                f"delete {directory} to train this run again"
+            )
         if rows:
             self.totals = {name: rows[-1][name] for name in COUNTERS}
 
@@ -46,6 +58,10 @@ class Ledger:
         self._contributed += contributed
         for name, count in counts.items():
             self.totals[name] += count
+
+    def contributed(self) -> list[str]:
+        """Ids of the problems that had a non-zero gradient in any finished update, sorted."""
+        return sorted({identity for row in read_rows(self.path) for identity in row["contributed"]})
 
     def close_step(self, step: int) -> None:
         """Write the row of a finished update."""
@@ -70,8 +86,6 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
 
 def truncate_rows(path: Path, last_step: int) -> list[dict[str, Any]]:
     """Keep the rows up to `last_step` in a file of rows with a `step`; returns them."""
-    from recipes.manifest import write_atomic
-
     rows = [row for row in read_rows(path) if row["step"] <= last_step]
     write_atomic(path, "".join(json.dumps(row) + "\n" for row in rows))
     return rows

@@ -169,7 +169,6 @@ def run(recipe: Recipe, study_dir: Path, stage_dir: Path, resume: bool) -> None:
     # Prepared base
     model.save_pretrained(stage_dir)
     tokenizer.save_pretrained(stage_dir)
-    remove_checkpoints(stage_dir)
     facts: dict[str, Any] = {
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "vocabulary": len(tokenizer),
@@ -177,3 +176,4 @@ def run(recipe: Recipe, study_dir: Path, stage_dir: Path, resume: bool) -> None:
         "steps": steps,
     }
     finish_stage(stage_dir, hash_files(stage_dir, model_files(stage_dir)), facts)
+    remove_checkpoints(stage_dir)

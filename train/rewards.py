@@ -1,6 +1,6 @@
 """The reward of the sampled arms: TRL's calling convention around `data/grading.py`; no rule of its own.
 
-Each call grades one generation batch and enters it in the ledger: what was presented, generated and wasted.
+Each call grades one generation batch and enters it in the ledger: what was presented, generated and used.
 """
 
 from collections.abc import Sequence
@@ -24,8 +24,9 @@ class CorrectnessReward:
         ledger: receives the counts of every batch.
         parameters: of the policy, for FLOPs.
         num_generations: completions per problem; batches arrive grouped by problem.
-        learns_from_wrong: True for group advantages, where a mixed group moves the policy as a whole and a
-            uniform one not at all; False where each correct completion counts alone.
+        negatives: True for group advantages, where a mixed group moves the policy as a whole and a uniform one
+            not at all; False where each correct completion counts alone.
+        beta: of the KL term; above 0 every completion has a gradient, and a reference model reads it.
     """
 
     __name__ = "correctness"
@@ -37,14 +38,16 @@ class CorrectnessReward:
         ledger: Ledger,
         parameters: int,
         num_generations: int,
-        learns_from_wrong: bool,
+        negatives: bool,
+        beta: float,
     ) -> None:
         self.grader = grader
         self.form = form
         self.ledger = ledger
         self.parameters = parameters
         self.num_generations = num_generations
-        self.learns_from_wrong = learns_from_wrong
+        self.negatives = negatives
+        self.beta = beta
 
     def __call__(
         self,
@@ -64,7 +67,9 @@ class CorrectnessReward:
         for start in range(0, len(rewards), self.num_generations):
             group = slice(start, start + self.num_generations)
             presented.append(problem_id[start])
-            if self.learns_from_wrong:
+            if self.beta > 0:
+                weighted = lengths[group]
+            elif self.negatives:
                 weighted = lengths[group] if len(set(rewards[group])) > 1 else []
             else:
                 weighted = [n for n, reward in zip(lengths[group], rewards[group], strict=True) if reward > 0]
@@ -82,6 +87,7 @@ class CorrectnessReward:
             generated_tokens=sum(lengths),
             trained_tokens=trained,
             generate_flops=forward_flops(self.parameters, read),
+            reference_flops=forward_flops(self.parameters, read) if self.beta > 0 else 0,
             train_flops=train_flops(self.parameters, read),
         )
         return rewards

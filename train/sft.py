@@ -4,22 +4,50 @@ Loss: mean negative log-likelihood of completion tokens over the whole update. T
 same paragraphs, same problems in the same order; the difference between the two files is the experiment.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from datasets import Dataset
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
 from trl import SFTConfig, SFTTrainer
 
 from data.prompt import load_tokenizer, render_prompt, template_hash
 from data.rows import correct_demonstrations, presented_order, read_demonstrations, read_problems
 from recipes.manifest import finish_stage, hash_files
 from recipes.schema import Recipe
-from train.arms import resolve_arm
+from train.arms import ResolvedArm, resolve_arm
 from train.callbacks import RunRecorder
 from train.checkpoints import CheckpointMarker, keep_complete_checkpoints, remove_checkpoints
 from train.cost import train_flops
 from train.ledger import LEDGER, Ledger
-from train.model import load_model, model_files, on_cpu, seed_everything
+from train.model import load_model, on_cpu, save_final, seed_everything
+
+
+def build_trainer(
+    settings: ResolvedArm,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    rows: list[dict[str, Any]],
+    directory: Path,
+    seed: int,
+    callbacks: Sequence[TrainerCallback] = (),
+) -> SFTTrainer:
+    """The trainer of one run. `rows`: `prompt` and `completion` of every demonstration, in order."""
+    return SFTTrainer(
+        model=model,
+        args=SFTConfig(
+            **settings.shared_arguments(directory, seed, on_cpu()),
+            max_length=None,
+            packing=False,
+            completion_only_loss=True,
+            shuffle_dataset=False,
+            train_sampling_strategy="sequential",
+        ),
+        train_dataset=Dataset.from_list([{key: row[key] for key in ("prompt", "completion")} for row in rows]),
+        processing_class=tokenizer,
+        callbacks=list(callbacks),
+    )
 
 
 def run(recipe: Recipe, study_dir: Path, stage_dir: Path, resume: bool, arm: str, seed: int) -> None:
@@ -31,7 +59,7 @@ def run(recipe: Recipe, study_dir: Path, stage_dir: Path, resume: bool, arm: str
     # Policy
     seed_everything(seed)
     tokenizer = load_tokenizer(str(study_dir / "base"))
-    model = load_model(study_dir / "base", settings.dtype)
+    model = load_model(study_dir / "base", "float32")
     parameters = model.num_parameters()
 
     # Problems in the order they are presented, each with its demonstrations.
@@ -45,7 +73,6 @@ def run(recipe: Recipe, study_dir: Path, stage_dir: Path, resume: bool, arm: str
         first = exposure // len(problems) * group
         for row in correct_demonstrations(demonstrations, problem.problem_id, group, first):
             rows.append({"prompt": prompt, "completion": row.completion, "tokens": row.tokens, "ask": prompt_tokens})
-    dataset = Dataset.from_list([{"prompt": row["prompt"], "completion": row["completion"]} for row in rows])
 
     # Books
     checkpoint = keep_complete_checkpoints(stage_dir) if resume else None
@@ -68,32 +95,18 @@ def run(recipe: Recipe, study_dir: Path, stage_dir: Path, resume: bool, arm: str
         )
 
     # Trainer
-    trainer = SFTTrainer(
-        model=model,
-        args=SFTConfig(
-            **settings.shared_arguments(stage_dir, seed, on_cpu()),
-            max_length=None,
-            packing=False,
-            completion_only_loss=True,
-            shuffle_dataset=False,
-            train_sampling_strategy="sequential",
-        ),
-        train_dataset=dataset,
-        processing_class=tokenizer,
-        callbacks=[RunRecorder(stage_dir, settings.steps, resumed_step, ledger, enter_step), CheckpointMarker()],
-    )
+    callbacks = [RunRecorder(stage_dir, settings.steps, resumed_step, ledger, enter_step), CheckpointMarker()]
+    trainer = build_trainer(settings, model, tokenizer, rows, stage_dir, seed, callbacks)
     trainer.train(resume_from_checkpoint=str(checkpoint.path) if checkpoint else None)
 
     # Final checkpoint
-    final = stage_dir / "final"
-    trainer.save_model(str(final))
-    tokenizer.save_pretrained(final)
-    remove_checkpoints(stage_dir)
-    outputs = {f"final/{name}": digest for name, digest in hash_files(final, model_files(final)).items()}
+    outputs = save_final(trainer, tokenizer, stage_dir, settings.dtype)
     facts = {
         "template_hash": template_hash(tokenizer, settings.prompt),
         "presented_problems": sorted({p.problem_id for p in order}),
+        "contributed_problems": ledger.contributed(),
         "matched_on": settings.matched_on(),
         "totals": ledger.totals,
     }
     finish_stage(stage_dir, outputs | hash_files(stage_dir, [LEDGER]), facts)
+    remove_checkpoints(stage_dir)

@@ -2,18 +2,24 @@
 
 import copy
 import json
+from pathlib import Path
 
 import pytest
 import torch
-from datasets import Dataset
-from trl import GRPOConfig, GRPOTrainer, SFTConfig, SFTTrainer
 
+from data.grading import Grader
 from data.prompt import load_tokenizer, render_prompt
 from data.rows import read_demonstrations, read_problems
+from recipes.errors import UserError
+from recipes.loading import load_recipe
 from recipes.schema import PromptSpec
-from train.grpo import OnPolicySFTTrainer
-from train.ledger import Ledger, read_rows
+from train import grpo, sft
+from train.arms import resolve_arm
+from train.ledger import COUNTERS, Ledger, read_rows
 from train.model import load_model
+from train.rewards import CorrectnessReward
+
+SMOKE = Path(__file__).resolve().parent.parent.parent / "recipes" / "pocket" / "smoke.yaml"
 
 GROUP = 8
 
@@ -55,13 +61,9 @@ def mean_nll_gradient(model, tokenizer, texts: list[tuple[list[int], list[int]]]
     return torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
 
 
-def grpo_arguments(directory, **changes):
-    return GRPOConfig(
-        output_dir=str(directory), max_steps=1, per_device_train_batch_size=2 * GROUP, num_generations=GROUP,
-        max_completion_length=24, temperature=1.0, beta=0.0, loss_type="dapo", max_grad_norm=0.0, seed=5,
-        use_cpu=True, bf16=False, gradient_checkpointing=False, report_to=[], shuffle_dataset=False, top_k=0,
-        **changes,
-    )  # fmt: skip
+def settings_for(arm, *overrides):
+    """The settings of a smoke arm with one update and no clipping."""
+    return resolve_arm(load_recipe(SMOKE, ["train.steps=1", "train.max_grad_norm=1.0e+9", *overrides]), arm)
 
 
 def record_samples(seen, judge):
@@ -75,87 +77,138 @@ def record_samples(seen, judge):
     return reward
 
 
-def prompts_dataset(smoke_study, tokenizer):
-    problems = read_problems(smoke_study / "corpus", "train")[:2]
-    return Dataset.from_list([{"prompt": render_prompt(tokenizer, p.problem, PromptSpec())} for p in problems])
+def prompt_rows(smoke_study, tokenizer, count):
+    problems = read_problems(smoke_study / "corpus", "train")[:count]
+    return [{"prompt": render_prompt(tokenizer, p.problem, PromptSpec())} for p in problems]
+
+
+def sampled(tokenizer, seen):
+    return [
+        (tokenizer(prompt)["input_ids"], list(ids), reward)
+        for prompt, ids, reward in zip(seen["prompts"], seen["ids"], seen["rewards"], strict=True)
+    ]
+
+
+def relative_error(found, expected):
+    return float((found - expected).norm() / expected.norm())
+
+
+TWO_GROUPS = ("train.problems_per_step=2", f"train.completions_per_problem={GROUP}")
 
 
 @pytest.mark.parametrize("micro_batch", [2 * GROUP, GROUP])
 def test_on_policy_sft_gradient_is_nll_on_the_correct_samples(base, smoke_study, tmp_path, micro_batch):
     tokenizer, model = base
     seen = {}
-    arguments = grpo_arguments(tmp_path, gradient_accumulation_steps=2 * GROUP // micro_batch)
-    arguments.per_device_train_batch_size = micro_batch
-    trainer = OnPolicySFTTrainer(
-        model=copy.deepcopy(model),
-        args=arguments,
-        reward_funcs=record_samples(seen, lambda n: n % 3 == 0),
-        train_dataset=prompts_dataset(smoke_study, tokenizer),
-        processing_class=tokenizer,
-    )
+    settings = settings_for("on_policy_sft", *TWO_GROUPS, f"train.micro_batch_size={micro_batch}")
+    reward = record_samples(seen, lambda n: n % 3 == 0)
+    rows = prompt_rows(smoke_study, tokenizer, 2)
+    trainer = grpo.build_trainer(settings, copy.deepcopy(model), tokenizer, rows, tmp_path, 5, reward)
     gradient = gradient_of(trainer)
-    texts = [
-        (tokenizer(prompt)["input_ids"], list(ids))
-        for prompt, ids, reward in zip(seen["prompts"], seen["ids"], seen["rewards"], strict=True)
-        if reward
-    ]
+    assert seen["prompts"] == [row["prompt"] for row in rows for _ in range(GROUP)]  # in the order presented
+    texts = [(prompt, ids) for prompt, ids, reward in sampled(tokenizer, seen) if reward]
     assert len(texts) == 6
-    expected = mean_nll_gradient(model, tokenizer, texts)
-    assert (gradient - expected).norm() / expected.norm() < 1e-4
+    assert relative_error(gradient, mean_nll_gradient(model, tokenizer, texts)) < 1e-4
 
 
-def test_grpo_gradient_is_advantage_weighted_nll(base, smoke_study, tmp_path):
-    """Advantages by hand: rewards 1 0 0 0 in a group of 8 twice -> mean 1/4, sample deviation sqrt(3/14)."""
+@pytest.mark.parametrize("micro_batch", [2 * GROUP, GROUP])
+def test_grpo_gradient_is_advantage_weighted_nll(base, smoke_study, tmp_path, micro_batch):
+    """First group: rewards 1 0 0 0 1 0 0 0, mean 1/4, sample deviation sqrt(3/14). Second group: all 1, no weight."""
     tokenizer, model = base
     seen = {}
-    trainer = GRPOTrainer(
-        model=copy.deepcopy(model),
-        args=grpo_arguments(tmp_path),
-        reward_funcs=record_samples(seen, lambda n: n % 4 == 0),
-        train_dataset=prompts_dataset(smoke_study, tokenizer),
-        processing_class=tokenizer,
-    )
+    settings = settings_for("grpo", *TWO_GROUPS, f"train.micro_batch_size={micro_batch}")
+    reward = record_samples(seen, lambda n: n % 4 == 0 or n >= GROUP)
+    rows = prompt_rows(smoke_study, tokenizer, 2)
+    trainer = grpo.build_trainer(settings, copy.deepcopy(model), tokenizer, rows, tmp_path, 5, reward)
     gradient = gradient_of(trainer)
     deviation = (3 / 14) ** 0.5
     reference = copy.deepcopy(model).train()
-    total = sum(len(ids) for ids in seen["ids"])
-    for prompt, ids, reward in zip(seen["prompts"], seen["ids"], seen["rewards"], strict=True):
-        prompt_ids = tokenizer(prompt)["input_ids"]
-        logprobs = reference(input_ids=torch.tensor([prompt_ids + list(ids)])).logits[0].log_softmax(-1)
+    mixed = sampled(tokenizer, seen)[:GROUP]
+    total = sum(len(ids) for _, ids, _ in mixed)  # the uniform group has no weight and is not divided by
+    for prompt_ids, ids, reward in mixed:
+        logprobs = reference(input_ids=torch.tensor([prompt_ids + ids])).logits[0].log_softmax(-1)
         nll = -sum(logprobs[len(prompt_ids) - 1 + n, token] for n, token in enumerate(ids))
         advantage = (reward - 0.25) / (deviation + 1e-4)
         (advantage * nll / total).backward()
     expected = torch.cat([p.grad.flatten() for p in reference.parameters() if p.grad is not None])
-    assert (gradient - expected).norm() / expected.norm() < 1e-3
+    assert relative_error(gradient, expected) < 1e-3
 
 
-def test_sft_gradient_is_nll_on_completion_and_end_of_turn(base, smoke_study, tmp_path):
+def test_batch_without_any_weight_leaves_the_weights_alone(base, smoke_study, tmp_path):
+    tokenizer, model = base
+    for arm, judge in (("on_policy_sft", lambda n: False), ("grpo", lambda n: True)):
+        rows = prompt_rows(smoke_study, tokenizer, 2)
+        reward = record_samples({}, judge)
+        trainer = grpo.build_trainer(
+            settings_for(arm, *TWO_GROUPS), copy.deepcopy(model), tokenizer, rows, tmp_path, 5, reward
+        )
+        assert not gradient_of(trainer).any()
+
+
+@pytest.mark.parametrize("micro_batch", [4, 2, 1])
+def test_sft_gradient_is_nll_on_completion_and_end_of_turn(base, smoke_study, tmp_path, micro_batch):
+    """The first update reads the first four of eight rows, which differ in length, whatever the micro-batch."""
     tokenizer, model = base
     demonstrations = read_demonstrations(smoke_study / "corpus")
-    problems = read_problems(smoke_study / "corpus", "train")[:3]
-    rows = [
-        {
-            "prompt": render_prompt(tokenizer, p.problem, PromptSpec()),
-            "completion": demonstrations[p.problem_id][0].completion,
-        }
-        for p in problems
-    ]
-    trainer = SFTTrainer(
-        model=copy.deepcopy(model),
-        args=SFTConfig(
-            output_dir=str(tmp_path), max_steps=1, per_device_train_batch_size=3, max_grad_norm=0.0, use_cpu=True,
-            bf16=False, gradient_checkpointing=False, report_to=[], max_length=None, completion_only_loss=True,
-            shuffle_dataset=False, train_sampling_strategy="sequential",
-        ),
-        train_dataset=Dataset.from_list(rows),
-        processing_class=tokenizer,
-    )  # fmt: skip
+    rows = []
+    for number, problem in enumerate(read_problems(smoke_study / "corpus", "train")[:8]):
+        prompt = render_prompt(tokenizer, problem.problem, PromptSpec())
+        completion = demonstrations[problem.problem_id][0].completion
+        rows.append({"prompt": prompt, "completion": completion[number % 3 * 10 :]})
     texts = [
         (tokenizer(row["prompt"])["input_ids"], tokenizer(row["completion"])["input_ids"] + [tokenizer.eos_token_id])
-        for row in rows
+        for row in rows[:4]
     ]
-    expected = mean_nll_gradient(model, tokenizer, texts)
-    assert (gradient_of(trainer) - expected).norm() / expected.norm() < 1e-4
+    assert len({len(completion) for _, completion in texts}) > 2
+    settings = settings_for(
+        "off_policy_sft", "train.problems_per_step=2", "train.completions_per_problem=2",
+        f"train.micro_batch_size={micro_batch}",
+    )  # fmt: skip
+    trainer = sft.build_trainer(settings, copy.deepcopy(model), tokenizer, rows, tmp_path, 5)
+    assert relative_error(gradient_of(trainer), mean_nll_gradient(model, tokenizer, texts)) < 1e-4
+
+
+class Books:
+    """Stands in for nothing: a real ledger in a temporary directory and a reward that writes to it."""
+
+    def __init__(self, directory, **levers):
+        self.ledger = Ledger(directory)
+        self.reward = CorrectnessReward(Grader(), "boxed", self.ledger, 1000, 2, **levers)
+
+    def call(self):
+        completions = ["\\boxed{5}", "\\boxed{6}", "\\boxed{7}", "7"]
+        ids = [[0] * 3, [0] * 4, [0] * 5, [0] * 6]
+        golds, problems = ["5", "5", "8", "8"], ["a", "a", "b", "b"]
+        return self.reward([""] * 4, completions, ids, golds, problems, [10, 10, 20, 20])
+
+
+@pytest.mark.parametrize(
+    ("levers", "trained", "contributed"),
+    [
+        ({"negatives": True, "beta": 0.0}, 3 + 4, ["a"]),  # the mixed group, right and wrong
+        ({"negatives": False, "beta": 0.0}, 3, ["a"]),  # the one correct completion
+        ({"negatives": True, "beta": 0.1}, 3 + 4 + 5 + 6, ["a", "b"]),  # the KL term reaches every token
+    ],
+)
+def test_reward_and_books_of_one_batch_by_hand(tmp_path, levers, trained, contributed):
+    books = Books(tmp_path, **levers)
+    assert books.call() == [1.0, 0.0, 0.0, 0.0]
+    books.ledger.close_step(1)
+    (row,) = read_rows(tmp_path / "ledger.jsonl")
+    assert row["presented"] == ["a", "b"]
+    assert row["contributed"] == contributed == books.ledger.contributed()
+    read = 60 + 18
+    assert {name: row[name] for name in COUNTERS} == {
+        "exposures": 2,
+        "completions": 4,
+        "correct_completions": 1,
+        "prompt_tokens": 60,
+        "generated_tokens": 18,
+        "trained_tokens": trained,
+        "generate_flops": 2 * 1000 * read,
+        "reference_flops": 2 * 1000 * read if levers["beta"] else 0,
+        "train_flops": 6 * 1000 * read,
+    }
 
 
 def test_template_contract(base, smoke_study):
@@ -175,13 +228,13 @@ def test_template_contract(base, smoke_study):
 
 
 def test_ledger_counts_what_the_smoke_arms_saw(smoke_study):
-    """4 updates x 4 problems x 4 completions; ids as presented; tokens against the corpus."""
+    """4 updates x 8 problems x 4 completions; ids as presented; tokens against the corpus."""
     presented = {}
     for arm in ("off_policy_sft", "on_policy_sft", "grpo"):
         rows = read_rows(smoke_study / "arms" / arm / "seed-0" / "ledger.jsonl")
         assert [row["step"] for row in rows] == [1, 2, 3, 4]
-        assert rows[-1]["exposures"] == 16
-        assert rows[-1]["completions"] == 64
+        assert rows[-1]["exposures"] == 32
+        assert rows[-1]["completions"] == 128
         presented[arm] = [row["presented"] for row in rows]
     assert presented["off_policy_sft"] == presented["on_policy_sft"] == presented["grpo"]
     demonstrations = read_demonstrations(smoke_study / "corpus")
@@ -213,3 +266,11 @@ def test_ledger_continues_from_a_checkpoint(tmp_path):
         (2, ["p2"], 20),
         (3, ["p3"], 27),
     ]
+
+
+def test_ledger_that_lost_rows_is_refused(tmp_path):
+    ledger = Ledger(tmp_path)
+    ledger.spend(presented=["p1"], exposures=1)
+    ledger.close_step(1)
+    with pytest.raises(UserError, match="has lost rows: it must reach update 2"):
+        Ledger(tmp_path, resumed_step=2)
