@@ -22,7 +22,7 @@ from data.rows import DEMONSTRATIONS, PROBLEMS, REJECTS, Demonstration, Problem
 from data.sources import RawRow, read_source
 from recipes.errors import UserError
 from recipes.manifest import Progress, finish_stage, hash_files, write_atomic
-from recipes.schema import Recipe
+from recipes.schema import BenchmarkSpec, Recipe
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -120,6 +120,7 @@ def run(recipe: Recipe, study_dir: Path, stage_dir: Path, resume: bool) -> None:
         "heldout_problems": len(heldout),
         "teacher_solvable": len(solved),
         "demonstrations": dict(sorted(Counter(row.grade for row in demonstrations).items())),
+        "decontaminated_against": sorted(b.name for b in _checked_benchmarks(recipe)),
         "licences": {source.name: source.licence for source in spec.sources},
     }
     finish_stage(stage_dir, hash_files(stage_dir, [PROBLEMS, DEMONSTRATIONS]), facts)
@@ -150,15 +151,20 @@ def _reject_reason(
     return None
 
 
+def _checked_benchmarks(recipe: Recipe) -> list[BenchmarkSpec]:
+    """The benchmarks whose questions can be compared with the corpus: those of the synthetic world so far."""
+    if recipe.suite is None or recipe.suite.tasks != "pocket":
+        return []
+    return [benchmark for benchmark in recipe.suite.benchmarks if benchmark.name in TASKS]
+
+
 def _benchmark_ids(recipe: Recipe) -> set[str]:
     """Problem ids of the benchmark questions at hand, on either side of dev and test."""
-    if recipe.suite is None or recipe.suite.tasks != "pocket":
-        return set()
     suite = recipe.suite
     return {
         problem_id(question.problem)
-        for benchmark in suite.benchmarks
-        if benchmark.name in TASKS
+        for benchmark in _checked_benchmarks(recipe)
+        if suite is not None
         for split in ("dev", "test")
         for question in benchmark_questions(suite.seed, benchmark.name, split, suite.questions)
     }

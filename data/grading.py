@@ -35,6 +35,7 @@ TIMEOUT_SECONDS = 5.0  # one comparison; math-verify usually needs milliseconds
 _START_SECONDS = 120.0  # importing sympy on a busy machine
 _MAX_ANSWER_CHARS = 2000  # longer "answers" are text the model forgot to end
 _NUMBER = re.compile(r"-?(\d+(\.\d*)?|\.\d+)(/\d+)?$")
+_GROUPED_NUMBER = re.compile(r"-?\d{1,3}((,|\{,\})\d{3})+(\.\d+)?%?$")
 _TEXT = re.compile(r"[A-Za-z][A-Za-z \-']*$")
 _PLAIN_MARKER = re.compile(r"####|answer is|answer:", re.IGNORECASE)
 
@@ -108,8 +109,10 @@ def normalise(answer: str) -> str:
         text = text.replace(command, " " if command == "\\ " else "")
     text = text.replace("\\dfrac", "\\frac").replace("\\tfrac", "\\frac").replace("\\%", "%").replace("\\$", "$")
     text = re.sub(r"\\(?:text|mathrm|textbf|mbox)\{([^{}]*)\}", r"\1", text)
-    text = re.sub(r"(?<=\d),(?=\d{3}(\D|$))", "", text)
     text = text.removesuffix(".").strip().strip("$").strip()
+    # Only in a lone number: in (1,234) or {100,200} the comma separates.
+    if _GROUPED_NUMBER.match(text):
+        text = text.replace("{,}", "").replace(",", "")
     return " ".join(text.split())
 
 
@@ -154,7 +157,11 @@ class _Worker:
             start_new_session=True,
         )
         self._buffer = b""
-        if self._read(_START_SECONDS) != {"ready": True}:
+        try:
+            started = self._read(_START_SECONDS) == {"ready": True}
+        except EOFError:
+            started = False
+        if not started:
             self.stop()
             raise RuntimeError("the grading worker did not start; run `python -m data.grading_worker` to see why")
 

@@ -7,9 +7,11 @@ in a process of its own because symbolic algebra on model-written text can take 
 import json
 import resource
 import sys
+import time
 import warnings
 
 _MEMORY_BYTES = 4 << 30
+_ORPHAN_CPU_SECONDS = 60
 
 
 def compare(answer: str | None, reference: str) -> str:
@@ -34,8 +36,11 @@ def main() -> None:
     logging.getLogger("math_verify").setLevel(logging.CRITICAL)
     compare("1", "1+0")  # pays for the imports before the parent starts its clock
     print(json.dumps({"ready": True}), flush=True)
+    _, hard_limit = resource.getrlimit(resource.RLIMIT_CPU)
     for line in sys.stdin:
         request = json.loads(line)
+        # The parent's clock is the limit; this one ends a comparison whose parent was killed.
+        resource.setrlimit(resource.RLIMIT_CPU, (int(time.process_time()) + _ORPHAN_CPU_SECONDS, hard_limit))
         try:
             outcome = compare(request.get("answer"), request["reference"])
         except (Exception, RecursionError, MemoryError):  # untrusted text: any failure of the algebra is an outcome

@@ -1,7 +1,8 @@
 """The one place that turns a problem into the text a model continues, and knows when a completion has ended.
 
-Training, evaluation and the length filter all render here, so the SFT sample is the GRPO prompt plus a
-completion, and both are the text the evaluation asks. Completions end with the tokenizer's eos token,
+Training and the length filter render here, so the SFT sample is the GRPO prompt plus a completion. The evaluation
+renders inside lm-evaluation-harness, with the same tokenizer, template, system message and suffix; a test holds the
+two to the same bytes. Completions end with the tokenizer's eos token,
 `<|im_end|>` in the Qwen3 template.
 """
 

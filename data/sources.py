@@ -51,7 +51,8 @@ def read_source(spec: SourceSpec, seed: int) -> Iterator[RawRow]:
                 )
         return
     rows = _read_file(Path(str(spec.path)))
-    columns = {column for row in rows for column in row}
+    # A CSV row with too many values keeps the rest under None.
+    columns = {column for row in rows for column in row if column is not None}
     wanted = [spec.problem_field, spec.answer_field, *([spec.level_field] if spec.level_field else [])]
     for column in wanted:
         if column not in columns:

@@ -52,7 +52,9 @@ def run(recipe: Recipe, study_dir: Path, stage_dir: Path, resume: bool, model_di
     for done, benchmark in enumerate(suite.benchmarks):
         name = f"{benchmark.name}-native"
         unit_dir = stage_dir / name
-        inputs = {"model": weights, "benchmark": benchmark.model_dump(mode="json"), "suite": _decoding(suite)}
+        prompt = {"system": recipe.prompt.system, "suffix": recipe.prompt.suffix}
+        asked = {"benchmark": benchmark.model_dump(mode="json"), "suite": _decoding(suite), "prompt": prompt}
+        inputs = {"model": weights, **asked}
         if stage_state(unit_dir, inputs).state != "done":
             start_stage(unit_dir, f"eval/{label}/{name}", inputs)
             rows = _generate(harness_model, tokenizer, suite, benchmark, folder, recipe, label, study_dir / "corpus")
@@ -90,6 +92,7 @@ def _generate(
         "split": suite.split,
         "seed": suite.seed,
         "scoring": benchmark.scoring,
+        "suffix": recipe.prompt.suffix,
         "corpus_dir": str(corpus_dir),
     }
     tasks = TaskManager(include_path=str(folder), include_defaults=False, metadata=context)
@@ -118,6 +121,7 @@ def _generate(
     rows = []
     for sample in sorted(result["samples"][benchmark.name], key=lambda sample: sample["doc_id"]):
         document, responses = sample["doc"], list(sample["resps"][0])
+        # The harness returns text; its length is that of the text tokenised again.
         lengths = [len(tokenizer(response)["input_ids"]) for response in responses]
         scores = [
             score(response, document["reference_answer"], benchmark.scoring, length >= suite.max_response_tokens)

@@ -25,7 +25,7 @@ def render_page(transfer: dict[str, Any], recipe: Recipe, curves: dict[str, list
     environment.filters["points"] = lambda value: interval_text(value, "+.1f")
     environment.globals["index_text"] = index_text
     environment.filters["thousands"] = lambda number: f"{number:,}"
-    # The SVG text comes from matplotlib, whose labels are recipe names; those are letters, digits and _.
+    # The SVG text comes from matplotlib, which escapes labels; those are names the schema restricts.
     figures = {
         "gains": Markup(gains_figure(transfer)),
         "index": Markup(index_figure(transfer)),

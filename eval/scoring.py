@@ -1,14 +1,15 @@
 """How a stored response is judged: pure functions of the response and the reference answer.
 
-`boxed` is the grader of training (`data/grading.py`), so the reward and the score cannot disagree. `exact`
-compares the text after the thinking with the reference, spacing aside.
+`boxed` and `plain` are the two forms of the grader of training (`data/grading.py`); the recipe must score math in
+the form it rewards, so the reward and the score cannot disagree. `exact` compares the text after the thinking with
+the reference, spacing aside.
 """
 
 from collections.abc import Callable, Sequence
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import NamedTuple
 
-from data.grading import Grader, answer_text
+from data.grading import AnswerForm, Grader, answer_text
 
 TRUNCATED = "truncated"
 
@@ -18,7 +19,7 @@ class Score(NamedTuple):
 
     correct: bool
     outcome: str
-    """An outcome of `data/grading.py`, or "truncated": no answer, and the response was cut off."""
+    """An outcome of `data/grading.py`, or "truncated": cut off before it could answer."""
 
 
 @lru_cache(maxsize=1)
@@ -26,9 +27,9 @@ def _grader() -> Grader:
     return Grader()
 
 
-def score_boxed(response: str, reference_answer: str) -> Score:
-    """Score by the final boxed answer."""
-    grade = _grader().grade(response, reference_answer, "boxed")
+def score_graded(response: str, reference_answer: str, form: AnswerForm) -> Score:
+    """Score by the final answer."""
+    grade = _grader().grade(response, reference_answer, form)
     return Score(grade.correct, grade.outcome.value)
 
 
@@ -41,13 +42,21 @@ def score_exact(response: str, reference_answer: str) -> Score:
     return Score(correct, "correct" if correct else "wrong")
 
 
-SCORINGS: dict[str, Callable[[str, str], Score]] = {"boxed": score_boxed, "exact": score_exact}
+SCORINGS: dict[str, Callable[[str, str], Score]] = {
+    "boxed": partial(score_graded, form="boxed"),
+    "plain": partial(score_graded, form="plain"),
+    "exact": score_exact,
+}
 
 
 def score(response: str, reference_answer: str, scoring: str, cut_off: bool = False) -> Score:
-    """Score one response by the named scoring; `cut_off` tells a missing answer from an unfinished one."""
+    """Score one response by the named scoring; `cut_off` tells an unfinished answer from a missing or wrong one.
+
+    In `exact` the whole text is the answer, so a text that was cut off is unfinished whatever it says.
+    """
     result = SCORINGS[scoring](response, reference_answer)
-    return Score(False, TRUNCATED) if cut_off and result.outcome == "no_answer" else result
+    unfinished = result.outcome == "no_answer" or (scoring == "exact" and not result.correct)
+    return Score(False, TRUNCATED) if cut_off and unfinished else result
 
 
 def mean_accuracy(responses: Sequence[str], reference_answer: str, scoring: str) -> float:

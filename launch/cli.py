@@ -88,7 +88,7 @@ def _run_command(options: argparse.Namespace) -> int:
     if options.command == "check":
         return _check(recipe, study_dir, options.json)
     if options.command == "report":
-        return _report(study_dir, options.json)
+        return _report(recipe, study_dir, options.json)
 
     from launch.plan import build_plan, format_plan
 
@@ -110,7 +110,7 @@ def _run_command(options: argparse.Namespace) -> int:
 def _run(recipe: Any, study_dir: Path, stages: list[Any], as_json: bool) -> int:
     from contextlib import redirect_stdout
 
-    from launch.local import prepare_study_dir, run_local
+    from launch.local import run_local
     from launch.preflight import check_before_running
     from train.matching import require_matched
 
@@ -118,21 +118,24 @@ def _run(recipe: Any, study_dir: Path, stages: list[Any], as_json: bool) -> int:
     check_before_running(recipe)
     # With --json standard output carries the report alone; progress goes to standard error.
     with redirect_stdout(sys.stderr if as_json else sys.stdout):
-        for change in prepare_study_dir(recipe, study_dir):
-            print(f"  recipe   {change}")
         status = run_local(recipe, study_dir, stages)
     if status == 0 and stages[-1].kind == "report":
-        return _report(study_dir, as_json)
+        return _report(recipe, study_dir, as_json)
     return status
 
 
-def _report(study_dir: Path, as_json: bool) -> int:
+def _report(recipe: Any, study_dir: Path, as_json: bool) -> int:
+    from launch.stages import build_stages, stage_states
     from recipes.manifest import read_manifest
 
     path = study_dir / "report" / "transfer.json"
     manifest = read_manifest(study_dir / "report")
     if manifest is None or not manifest["completed"]:
         raise UserError(f"{study_dir} has no finished report; `transfer run` makes it")
+    state = stage_states(build_stages(recipe), study_dir).get("report")
+    if state is None or state.state != "done":
+        reasons = "; ".join(state.reasons) if state is not None else "the recipe has no report"
+        print(f"transfer: this report is not of the recipe as it is now ({reasons})", file=sys.stderr)
     text = path.read_text(encoding="utf-8")
     if as_json:
         print(text, end="")

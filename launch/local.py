@@ -14,14 +14,14 @@ import time
 import traceback
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from multiprocessing import get_context
+from multiprocessing import active_children, get_context
 from pathlib import Path
 from typing import NamedTuple
 
-from launch.stages import Stage, run_stage, stage_inputs, stage_states
+from launch.stages import Stage, flatten, run_stage, stage_inputs, stage_states
 from recipes.errors import UserError
-from recipes.loading import validate_recipe
-from recipes.manifest import PROGRESS, locked, stage_state, write_json
+from recipes.loading import STUDY_FILE, read_study_file, validate_recipe
+from recipes.manifest import PROGRESS, describe_changes, locked, stage_state, write_json
 from recipes.schema import Recipe
 
 _POLL_SECONDS = 0.5
@@ -36,26 +36,19 @@ class Failure(NamedTuple):
     user_error: bool
 
 
-def prepare_study_dir(recipe: Recipe, study_dir: Path) -> list[str]:
-    """Create or check the study directory and write `study.json`; returns what differs from the last recipe.
+def check_study_dir(recipe: Recipe, study_dir: Path) -> None:
+    """Refuse a directory that a study must not be written to. Writes nothing.
 
     Raises:
         UserError: the directory belongs to another study, holds other files, or the disk is full.
     """
-    from recipes.manifest import describe_changes
-
-    path = study_dir / "study.json"
-    changes: list[str] = []
-    if path.exists():
-        previous = json.loads(path.read_text(encoding="utf-8"))
+    if (study_dir / STUDY_FILE).exists():
+        previous = read_study_file(study_dir)
         if previous.get("study") != recipe.study:
             raise UserError(
                 f"{study_dir} holds the study {previous.get('study')!r}, not {recipe.study!r}; choose another --out"
             )
-        from launch.stages import _flat
-
-        changes = describe_changes(_flat(previous), _flat(recipe.dump()))
-    elif study_dir.exists() and any(study_dir.iterdir()):
+    elif study_dir.is_file() or (study_dir.exists() and {path.name for path in study_dir.iterdir()} - {".lock"}):
         raise UserError(f"{study_dir} is not empty and is not a study directory; choose another --out")
     parent = next(folder for folder in (study_dir, *study_dir.resolve().parents) if folder.exists())
     free = shutil.disk_usage(parent).free
@@ -64,13 +57,21 @@ def prepare_study_dir(recipe: Recipe, study_dir: Path) -> list[str]:
             f"{parent} has {free >> 20} MB free but a study needs at least {_MIN_FREE_BYTES >> 20} MB; "
             "free some space or choose another --out"
         )
-    write_json(path, recipe.dump())
-    return changes
 
 
 def run_local(recipe: Recipe, study_dir: Path, stages: list[Stage]) -> int:
-    """Run what is not done yet; returns the process exit status."""
+    """Write `study.json` and run what is not done yet; returns the process exit status.
+
+    Raises:
+        UserError: the directory cannot take this study (see `check_study_dir`) or another process writes it.
+    """
+    check_study_dir(recipe, study_dir)
     with locked(study_dir):
+        path = study_dir / STUDY_FILE
+        if path.exists():
+            for change in describe_changes(flatten(read_study_file(study_dir)), flatten(recipe.dump())):
+                print(f"  recipe   {change}")
+        write_json(path, recipe.dump())
         return _run_local(recipe, study_dir, stages)
 
 
@@ -110,8 +111,8 @@ def _run_local(recipe: Recipe, study_dir: Path, stages: list[Stage]) -> int:
                     continue
                 finished, _ = wait(running, timeout=_POLL_SECONDS, return_when=FIRST_COMPLETED)
                 for future in finished:
-                    stage, begun = running.pop(future)
                     failure = future.result()
+                    stage, begun = running.pop(future)
                     seconds = time.monotonic() - begun
                     if failure is None:
                         display.line(f"  finished {stage.name} in {seconds:.0f} s")
@@ -123,7 +124,10 @@ def _run_local(recipe: Recipe, study_dir: Path, stages: list[Stage]) -> int:
                         )
                 display.show({stage.name for stage, _ in running.values()}, len(waiting))
         except (KeyboardInterrupt, BrokenProcessPool) as error:
-            pool.shutdown(wait=False, cancel_futures=True)
+            # Workers ignore the terminal's interrupt and would finish their stage first; a killed stage resumes.
+            for worker in active_children():
+                worker.kill()
+            pool.shutdown(wait=True, cancel_futures=True)
             names = ", ".join(stage.name for stage, _ in running.values())
             if isinstance(error, KeyboardInterrupt):
                 print(f"\nstopped while running {names}; the same command continues", file=sys.stderr)
@@ -157,12 +161,12 @@ def log_path(study_dir: Path, stage: Stage) -> Path:
 def _prepare_worker() -> None:
     """Settings of a worker process, before anything heavy is imported."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    os.environ.update(offline_environment())
+    os.environ.update(worker_environment())
     # The worker must not outlive a killed parent: it would go on writing while a rerun starts.
     _die_with_parent()
 
 
-def offline_environment() -> dict[str, str]:
+def worker_environment() -> dict[str, str]:
     """Environment of a stage: no thread oversubscription, no telemetry, no progress bars in logs."""
     return {
         "TOKENIZERS_PARALLELISM": "false",

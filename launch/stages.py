@@ -9,8 +9,9 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from eval.task_files import task_folder
 from recipes.errors import UserError
-from recipes.manifest import StageState, read_manifest, stage_state
+from recipes.manifest import StageState, hash_file, hash_json, read_manifest, stage_state
 from recipes.schema import Recipe
 
 KINDS = ("base", "corpus", "arms", "eval", "report")
@@ -39,7 +40,11 @@ class Stage:
 
 
 def build_stages(recipe: Recipe) -> list[Stage]:
-    """The stages of a study in an order in which each comes after those it needs."""
+    """The stages of a study in an order in which each comes after those it needs.
+
+    Raises:
+        UserError: an arm cannot be trained yet, or a task file is missing.
+    """
     from train.arms import resolve_arm
 
     values = recipe.dump()
@@ -47,40 +52,56 @@ def build_stages(recipe: Recipe) -> list[Stage]:
     stages = []
     if recipe.model is not None:
         module = "train.pocket_base" if recipe.model.pocket else "train.prepared_base"
-        reads = _flat({"model": values["model"], "base_threads": recipe.resources.base_threads})
+        reads = flatten({"model": values["model"], "base_threads": recipe.resources.base_threads})
+        source_dir = Path(recipe.model.path or "")
+        if recipe.model.path is not None and source_dir.is_dir():
+            # Hashing gigabytes of weights would take longer than planning may; size and time tell enough.
+            listing = sorted((p.name, p.stat().st_size, p.stat().st_mtime_ns) for p in source_dir.iterdir())
+            reads[f"content of {source_dir}"] = hash_json(listing)
         stages.append(Stage("base", module, reads, threads=recipe.resources.base_threads))
-    suite_questions = {key: values["suite"][key] for key in ("benchmarks", "questions", "seed")} if recipe.suite else {}
-    reads = _flat({"corpus": values["corpus"], "prompt": values["prompt"], "suite": suite_questions})
+    asked = ("tasks", "benchmarks", "questions", "seed")
+    suite_questions = {key: values["suite"][key] for key in asked} if recipe.suite else {}
+    reads = flatten({"corpus": values["corpus"], "prompt": values["prompt"], "suite": suite_questions})
+    for source in recipe.corpus.sources:
+        if source.path is not None:
+            reads[f"content of {source.path}"] = _content(Path(source.path))
     stages.append(Stage("corpus", "data.corpus", reads, ("base",) if recipe.model else ()))
     models = {"base": "base"} if recipe.suite else {}
     for arm in recipe.arms:
         resolved = resolve_arm(recipe, arm)
         for seed in recipe.seeds:
             name = f"arms/{arm}/seed-{seed}"
-            reads = _flat({"arm": resolved.matched_on(), "seed": seed, "threads": threads})
+            reads = flatten({"arm": resolved.matched_on(), "seed": seed, "threads": threads})
             reads["answer_form"] = recipe.corpus.answer_form
             module = "train.sft" if resolved.sampling == "teacher" else "train.grpo"
             stages.append(Stage(name, module, reads, ("base", "corpus"), {"arm": arm, "seed": seed}, threads))
             models[f"{arm}-seed{seed}-final"] = name
+    tasks = hash_json({p.name: _content(p) for p in task_folder(recipe.suite).iterdir()}) if recipe.suite else None
     for label, name in models.items():
         folder = name if name == "base" else f"{name}/final"
         heldout = any(benchmark.name == "heldout" for benchmark in recipe.suite.benchmarks) if recipe.suite else False
         needs = tuple(dict.fromkeys((name, "corpus"))) if heldout else (name,)
-        system = values["prompt"]["system"]
-        reads = _flat({"suite": values["suite"], "dtype": values["model"]["dtype"], "system": system, "label": label})
+        prompt = {key: values["prompt"][key] for key in ("system", "suffix")}
+        reads = flatten({"suite": values["suite"], "dtype": values["model"]["dtype"], "prompt": prompt, "label": label})
+        reads["content of the task files"] = tasks
         stages.append(
             Stage(f"eval/{label}", "eval.generate", reads | {"threads": threads}, needs, {"model_dir": folder}, threads)
         )
     if recipe.suite:
-        reads = _flat({key: values[key] for key in ("title", "statistics", "varies", "unmatched", "seeds", "study")})
+        reads = flatten({key: value for key, value in values.items() if key != "resources"})
         stages.append(Stage("report", "eval.report", reads, tuple(stage.name for stage in stages)))
     return stages
 
 
-def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
+def _content(path: Path) -> str | None:
+    """sha256 of a file; None for what is not one (a missing source is reported before anything runs)."""
+    return hash_file(path) if path.is_file() else None
+
+
+def flatten(value: Any, prefix: str = "") -> dict[str, Any]:
     """Nested mappings as one mapping with dotted keys; lists stay values."""
     if isinstance(value, dict) and value:
-        return {key: leaf for name, inner in value.items() for key, leaf in _flat(inner, f"{prefix}{name}.").items()}
+        return {key: leaf for name, inner in value.items() for key, leaf in flatten(inner, f"{prefix}{name}.").items()}
     return {prefix.rstrip("."): value}
 
 
@@ -110,7 +131,12 @@ def select_until(stages: list[Stage], until: str | None) -> list[Stage]:
     if until is None:
         return stages
     if until in KINDS:
-        return [stage for stage in stages if KINDS.index(stage.kind) <= KINDS.index(until)]
+        selected = [stage for stage in stages if KINDS.index(stage.kind) <= KINDS.index(until)]
+        if not selected:
+            raise UserError(
+                f"--until {until}: this recipe has no such stage; it has {', '.join(s.name for s in stages)}"
+            )
+        return selected
     by_name = {stage.name: stage for stage in stages}
     if until not in by_name:
         raise UserError(

@@ -11,6 +11,8 @@ from pydantic import BaseModel, ValidationError
 from recipes.errors import UserError
 from recipes.schema import Recipe
 
+STUDY_FILE = "study.json"
+
 
 def load_recipe(path: str | Path, overrides: list[str] | None = None) -> Recipe:
     """Read a YAML recipe, apply `key=value` overrides and validate.
@@ -34,12 +36,24 @@ def load_recipe(path: str | Path, overrides: list[str] | None = None) -> Recipe:
     return validate_recipe(values, str(path))
 
 
+def read_study_file(study_dir: Path) -> dict[str, Any]:
+    """The values in `study.json` of a study directory. Raises UserError if there is none or it is damaged."""
+    path = study_dir / STUDY_FILE
+    if not path.is_file():
+        raise UserError(f"{study_dir} is not a study directory: it has no {STUDY_FILE}; `transfer run` makes one")
+    advice = "it is a copy of the recipe; restore or repair it, or choose another --out"
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} cannot be read ({error}): {advice}") from None
+    if not isinstance(values, dict):
+        raise UserError(f"{path} holds no settings: {advice}")
+    return values
+
+
 def load_study(study_dir: Path) -> Recipe:
     """The resolved recipe of a study directory. Raises UserError if there is none."""
-    path = study_dir / "study.json"
-    if not path.is_file():
-        raise UserError(f"{study_dir} is not a study directory: it has no study.json; `transfer run` makes one")
-    return validate_recipe(json.loads(path.read_text(encoding="utf-8")), str(path))
+    return validate_recipe(read_study_file(study_dir), str(study_dir / STUDY_FILE))
 
 
 def apply_override(values: dict[str, Any], override: str) -> None:
@@ -60,7 +74,9 @@ def apply_override(values: dict[str, Any], override: str) -> None:
                 if last:
                     node[step] = yaml.safe_load(text)
                 else:
-                    node = node.setdefault(step, {})
+                    if node.get(step) is None:  # absent, or switched off with null
+                        node[step] = {}
+                    node = node[step]
             else:
                 raise KeyError(step)
         except (KeyError, ValueError, IndexError):

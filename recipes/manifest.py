@@ -9,7 +9,6 @@ import hashlib
 import json
 import os
 import platform
-import shutil
 import subprocess
 import time
 from collections.abc import Iterator
@@ -88,11 +87,17 @@ def locked(directory: Path) -> Iterator[None]:
 
 
 def read_manifest(directory: Path) -> dict[str, Any] | None:
-    """The manifest of a stage directory; None if there is none or it is unreadable (then the stage starts over)."""
+    """The manifest of a stage directory; None if there is none or it is damaged (then the stage starts over).
+
+    Raises:
+        UserError: it is there but cannot be read now.
+    """
     try:
         manifest = json.loads((directory / MANIFEST).read_text(encoding="utf-8"))
-    except (OSError, json.JSONDecodeError, UnicodeDecodeError):
+    except (FileNotFoundError, NotADirectoryError, json.JSONDecodeError, UnicodeDecodeError):
         return None
+    except OSError as error:
+        raise UserError(f"{directory / MANIFEST} cannot be read: {error.strerror}; nothing was changed") from None
     return manifest if isinstance(manifest, dict) else None
 
 
@@ -133,21 +138,17 @@ def describe_changes(before: dict[str, Any], after: dict[str, Any]) -> list[str]
 def start_stage(directory: Path, name: str, inputs: dict[str, Any]) -> bool:
     """Make the directory ready for a stage and write its incomplete manifest.
 
-    A directory with other inputs is moved to `<study>/replaced/`, never deleted or overwritten.
+    A directory with other inputs, or without a manifest, is moved to `<study>/replaced/`; nothing is deleted.
     Returns True if an interrupted run with the same inputs can be resumed.
     """
     state = stage_state(directory, inputs)
     resume = state.state == "resume"
-    if state.state == "changed":
-        manifest = read_manifest(directory) or {}
-        study_dir = directory.parents[len(Path(name).parts) - 1]
-        target = study_dir / "replaced" / f"{name.replace('/', '--')}-{manifest['input_hash'][:8]}"
-        target.parent.mkdir(parents=True, exist_ok=True)
-        if target.exists():
-            shutil.rmtree(target)
-        directory.rename(target)
-    elif state.state == "new" and directory.exists():
-        shutil.rmtree(directory)
+    if directory.exists() and not resume:
+        kept = directory.parents[len(Path(name).parts) - 1] / "replaced"
+        kept.mkdir(parents=True, exist_ok=True)
+        stem = name.replace("/", "--")
+        number = 1 + max((int(path.name.rpartition("-")[2]) for path in kept.glob(f"{stem}-[0-9]*")), default=0)
+        directory.rename(kept / f"{stem}-{number}")
     write_json(
         directory / MANIFEST,
         {

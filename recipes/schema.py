@@ -8,7 +8,7 @@ point in the unified loss of arXiv 2507.00432 (v2, Sec. 5):
 `recipes/loading.py` reads YAML into these classes. Machine-written copies (`study.json`) hold the resolved values.
 """
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -34,7 +34,7 @@ class PocketModelSpec(Spec):
     """Rows of 128 tokens per optimizer update; a row holds about four documents."""
     learning_rate: float = Field(3e-3, gt=0)
     """Peak of the cosine schedule (5 % warm-up)."""
-    seed: int = 0
+    seed: int = Field(0, ge=0, lt=2**32)
     """Seed of the initial weights and of the pre-training text."""
     save_every_steps: int = Field(200, ge=1)
     """Optimizer updates between resumable checkpoints."""
@@ -65,7 +65,8 @@ class PromptSpec(Spec):
     system: str | None = None
     """System message. null: none."""
     suffix: str = ""
-    """Text appended to every corpus problem, for instance the request for a boxed answer."""
+    """Text appended to every corpus problem and to the questions of benchmarks scored `boxed` or `plain`, for
+    instance the request for a boxed answer."""
     max_prompt_tokens: int = Field(512, ge=1)
     """Corpus problems with a longer rendered prompt are rejected for every arm, in tokens."""
     max_completion_tokens: int = Field(512, ge=1)
@@ -223,15 +224,18 @@ class ArmSpec(Spec):
         return None
 
 
+_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"  # safe as a file name and in a figure
+
+
 class BenchmarkSpec(Spec):
     """One benchmark of the suite: an lm-evaluation-harness task and how its responses are scored."""
 
-    name: str = Field(min_length=1)
+    name: str = Field(pattern=_NAME)
     """Name of the task file under the suite's task folder, without `.yaml`."""
-    group: str = Field(min_length=1)
+    group: str = Field(pattern=_NAME)
     """Group the transfer index averages over. One group must be called `math`."""
-    scoring: Literal["boxed", "exact"]
-    """boxed: graded by `data/grading.py`. exact: the answer text after thinking equals the reference."""
+    scoring: Literal["boxed", "plain", "exact"]
+    """boxed, plain: graded by `data/grading.py` in that form. exact: the text after thinking equals the reference."""
 
 
 class SuiteSpec(Spec):
@@ -273,7 +277,7 @@ class StatisticsSpec(Spec):
     """Bootstrap draws of the questions, shared by all models."""
     confidence: float = Field(0.95, gt=0.5, lt=1)
     """Coverage of every interval."""
-    seed: int = 0
+    seed: int = Field(0, ge=0)
     """Seed of the bootstrap."""
 
 
@@ -295,7 +299,7 @@ class Recipe(Spec):
     """Name of the study and of its folder under `runs/`."""
     title: str = ""
     """One line for the report."""
-    seeds: tuple[int, ...] = Field((0,), min_length=1)
+    seeds: tuple[Annotated[int, Field(ge=0, lt=2**32)], ...] = Field((0,), min_length=1)
     """Training seeds; every arm runs once for each."""
     model: ModelSpec | None = None
     """The base model. null: a recipe that only builds a corpus."""
@@ -327,6 +331,8 @@ class Recipe(Spec):
     def _complete(self) -> "Recipe":
         if self.arms and (self.model is None or self.train is None or self.suite is None):
             raise ValueError("a study with arms needs `model`, `train` and `suite`")
+        if self.suite is not None and self.model is None:
+            raise ValueError("a study with a `suite` needs `model`")
         if len(set(self.seeds)) != len(self.seeds):
             raise ValueError("a seed is listed twice")
         for name, arm in self.arms.items():
@@ -339,6 +345,26 @@ class Recipe(Spec):
         solvable_only = [self.corpus.problem_set, *(arm.problem_set for arm in self.arms.values())]
         if self.corpus.teacher is None and self.arms and "teacher_solvable" in solvable_only:
             raise ValueError("`problem_set: teacher_solvable` needs `corpus.teacher`; say `problem_set: all`")
+        return self
+
+    @model_validator(mode="after")
+    def _corpus_fits(self) -> "Recipe":
+        corpus = self.corpus
+        files = [source.name for source in corpus.sources if source.kind == "file"]
+        if files and corpus.teacher is not None and corpus.teacher.kind == "scripted":
+            raise ValueError(
+                f"the scripted teacher cannot solve source {files[0]!r}; it knows the synthetic world only, "
+                "so leave `corpus.teacher` out"
+            )
+        for benchmark in self.suite.benchmarks if self.suite is not None else ():
+            if benchmark.name == "heldout" and not corpus.heldout_problems:
+                raise ValueError("benchmark `heldout` needs `corpus.heldout_problems` above 0")
+            forms = (benchmark.scoring, corpus.answer_form)
+            if benchmark.group == "math" and benchmark.scoring != "exact" and forms[0] != forms[1]:
+                raise ValueError(
+                    f"benchmark {benchmark.name!r} is scored {forms[0]!r} but `corpus.answer_form` is {forms[1]!r}: "
+                    "the reward and the math score must read an answer in the same form"
+                )
         return self
 
     def dump(self) -> dict[str, Any]:

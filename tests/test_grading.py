@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from data.grading import Grader, Outcome, compare_fast, extract_answer, last_boxed, normalise
-from eval.scoring import score_boxed, score_exact
-from train.rewards import reward_of
+from eval.scoring import score, score_exact
+from train.ledger import Ledger
+from train.rewards import CorrectnessReward
 
 CASES = [json.loads(line) for line in (Path(__file__).parent / "golden" / "grading.jsonl").read_text().splitlines()]
 
@@ -22,14 +23,23 @@ def grader():
 
 
 @pytest.mark.parametrize("case", CASES, ids=[case["name"] for case in CASES])
-def test_golden_case_in_demonstrations_reward_and_score(case, grader):
-    """The three users of the grader agree on every case: the outcome, the reward, the score."""
-    grade = grader.grade(case["completion"], case["reference"], case.get("form", "boxed"))
-    assert grade.outcome == case["outcome"]
-    assert reward_of(grade) == (1.0 if case["outcome"] == "correct" else 0.0)
-    if case.get("form", "boxed") == "boxed":
-        judged = score_boxed(case["completion"], case["reference"])
-        assert (judged.outcome, judged.correct) == (case["outcome"], case["outcome"] == "correct")
+def test_golden_case_in_demonstrations_reward_and_score(case, grader, tmp_path):
+    """The three users of the grader, each as it calls it, agree on every case."""
+    completion, reference, form = case["completion"], case["reference"], case.get("form", "boxed")
+    correct = case["outcome"] == "correct"
+    (demonstration,) = grader.grade_many([completion], [reference], form)
+    assert demonstration.outcome == case["outcome"]
+    reward = CorrectnessReward(grader, form, Ledger(tmp_path), 1, 1, negatives=True, beta=0.0)
+    assert reward([""], [completion], [[0]], [reference], ["id"], [1]) == [float(correct)]
+    judged = score(completion, reference, form)
+    assert (judged.outcome, judged.correct) == (case["outcome"], correct)
+
+
+def test_cut_off_response_is_unfinished_not_wrong():
+    assert score("cat ca", "cat cat", "exact", cut_off=True).outcome == "truncated"
+    assert score("cat cat", "cat cat", "exact", cut_off=True).correct
+    assert score("8+6", "14", "boxed", cut_off=True).outcome == "truncated"
+    assert score(r"\boxed{13} so 8+", "14", "boxed", cut_off=True).outcome == "wrong"
 
 
 @pytest.mark.parametrize(
@@ -69,7 +79,10 @@ def test_extract_answer(completion, form, expected):
 def test_normalise_keeps_meaning():
     assert normalise(r"$\dfrac{1}{2}$.") == r"\frac{1}{2}"
     assert normalise(r"12,345") == "12345"
-    assert normalise("(1,234)") == "(1234)"
+    assert normalise("1{,}234{,}567.5") == "1234567.5"
+    assert normalise("-1,234") == "-1234"
+    assert normalise("(1,234)") == "(1,234)"  # a pair, perhaps
+    assert normalise(r"\{100,200\}") == r"\{100,200\}"
     assert normalise("1,23") == "1,23"
     assert normalise(r"\text{ Evelyn }") == "Evelyn"
 

@@ -46,6 +46,8 @@ def test_life_of_a_stage(tmp_path):
     assert not (stage / "half").exists()
     kept = list((tmp_path / "replaced").iterdir())
     assert [(path / "half").read_text() for path in kept] == ["half done"]
+    start_stage(stage, "arms/grpo", inputs)  # and back again: both are kept
+    assert sorted(path.name for path in (tmp_path / "replaced").iterdir()) == ["arms--grpo-1", "arms--grpo-2"]
 
 
 def test_directory_without_a_readable_manifest_starts_over(tmp_path):
@@ -56,6 +58,16 @@ def test_directory_without_a_readable_manifest_starts_over(tmp_path):
     assert stage_state(stage, {}).state == "new"
     assert start_stage(stage, "base", {}) is False
     assert not (stage / "rest").exists()
+    assert (tmp_path / "replaced" / "base-1" / "rest").exists()
+
+
+def test_manifest_that_cannot_be_read_now_is_not_taken_for_none(tmp_path, monkeypatch):
+    def stale(self, encoding):
+        raise OSError(116, "Stale file handle")
+
+    monkeypatch.setattr(Path, "read_text", stale)
+    with pytest.raises(UserError, match="Stale file handle; nothing was changed"):
+        stage_state(tmp_path / "base", {})
 
 
 def test_describe_changes_names_added_removed_and_changed():

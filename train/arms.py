@@ -83,6 +83,11 @@ def resolve_arm(recipe: Recipe, name: str) -> ResolvedArm:
     if missing is not None:
         raise UserError(f"arm {name!r}: {missing}")
     assert train is not None and model is not None and arm.sampling is not None
+    if arm.sampling == "current" and arm.credit == "uniform" and train.temperature != 1:
+        raise UserError(
+            f"arm {name!r}: train.temperature is {train.temperature} but must be 1; at another one TRL scales the "
+            "log-probabilities, and on-policy SFT would no longer optimise the likelihood that off-policy SFT does"
+        )
     return ResolvedArm(
         sampling=arm.sampling,
         credit=arm.credit,

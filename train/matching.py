@@ -1,7 +1,7 @@
 """The matching gate: do the arms of a study differ in nothing but what it declares to vary?
 
-Before a run the resolved settings of all arms are compared; after it, what the manifests recorded: base, prompt
-template and the set of problems each arm was really presented.
+Before a run the resolved settings of all arms are compared; after it, what the manifests recorded: the settings
+each arm was trained with, base, corpus, prompt template and the set of problems it was really presented.
 """
 
 from pathlib import Path
@@ -24,6 +24,7 @@ def recipe_differences(recipe: Recipe) -> list[str]:
 def recorded_differences(recipe: Recipe, study_dir: Path) -> list[str]:
     """The same for what finished arms recorded, per training seed. Arms that have not finished are left out."""
     differences = []
+    allowed = set(recipe.varies) | _BOOKKEEPING
     for seed in recipe.seeds:
         records: dict[str, dict[str, Any]] = {}
         presented: dict[str, set[str]] = {}
@@ -34,6 +35,7 @@ def recorded_differences(recipe: Recipe, study_dir: Path) -> list[str]:
             facts = manifest["facts"]
             presented[arm] = set(facts["presented_problems"])
             records[arm] = {
+                **{key: value for key, value in facts["matched_on"].items() if key not in allowed},
                 "base": manifest["inputs"]["output of base"],
                 "corpus": manifest["inputs"]["output of corpus"],
                 "template": facts["template_hash"],

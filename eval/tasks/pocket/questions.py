@@ -6,31 +6,34 @@ from typing import Any
 
 from datasets import Dataset
 
+from data.corpus import problem_id
 from data.pocket_world import benchmark_questions
 from data.rows import read_problems
 from eval.scoring import mean_accuracy
 
 
-def load(world_task: str, questions: int, split: str, seed: int, scoring: str, **_: Any) -> dict[str, Dataset]:
+def load(
+    world_task: str, questions: int, split: str, seed: int, scoring: str, suffix: str, **_: Any
+) -> dict[str, Dataset]:
     """The questions of one task of the synthetic world, as the split lm-evaluation-harness calls test."""
     rows = [
         {
-            "question_id": f"{world_task}-{number:04d}",
-            "problem": question.problem,
+            "question_id": problem_id(question.problem),
+            "problem": question.problem + (suffix if scoring != "exact" else ""),
             "reference_answer": question.reference_answer,
             "scoring": scoring,
         }
-        for number, question in enumerate(benchmark_questions(seed, world_task, split, questions))
+        for question in benchmark_questions(seed, world_task, split, questions)
     ]
     return {"test": Dataset.from_list(rows)}
 
 
-def load_heldout(corpus_dir: str, questions: int, scoring: str, **_: Any) -> dict[str, Dataset]:
+def load_heldout(corpus_dir: str, questions: int, scoring: str, suffix: str, **_: Any) -> dict[str, Dataset]:
     """The corpus's held-out math problems, for choosing hyperparameters without touching a benchmark."""
     rows = [
         {
             "question_id": problem.problem_id,
-            "problem": problem.problem,
+            "problem": problem.problem + suffix,
             "reference_answer": problem.reference_answer,
             "scoring": scoring,
         }
