@@ -299,7 +299,7 @@ class Recipe(Spec):
     """Name of the study and of its folder under `runs/`."""
     title: str = ""
     """One line for the report."""
-    seeds: tuple[Annotated[int, Field(ge=0, lt=2**32)], ...] = Field((0,), min_length=1)
+    seeds: tuple[Annotated[int, Field(ge=0, lt=2**32)], ...] = (0,)
     """Training seeds; every arm runs once for each."""
     model: ModelSpec | None = None
     """The base model. null: a recipe that only builds a corpus."""
@@ -333,6 +333,8 @@ class Recipe(Spec):
             raise ValueError("a study with arms needs `model`, `train` and `suite`")
         if self.suite is not None and self.model is None:
             raise ValueError("a study with a `suite` needs `model`")
+        if not self.seeds:
+            raise ValueError("`seeds` is empty; give at least one, for instance seeds=[0]")
         if len(set(self.seeds)) != len(self.seeds):
             raise ValueError("a seed is listed twice")
         for name, arm in self.arms.items():

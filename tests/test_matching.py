@@ -59,6 +59,9 @@ def test_recorded_runs_are_compared(smoke_study, tmp_path):
     edit_manifest(study, "grpo", lambda m: m["facts"]["presented_problems"].pop())
     edit_manifest(study, "on_policy_sft", lambda m: m["facts"].update(template_hash="other"))
     edit_manifest(study, "off_policy_sft", lambda m: m["inputs"].update({"output of base": "other"}))
+    # Trained earlier, when the recipe said something else.
+    edit_manifest(study, "grpo", lambda m: m["facts"]["matched_on"].update(weight_decay=0.1, learning_rate=9.0))
     found = recorded_differences(recipe, study)
-    assert [text.split(":")[0] for text in found] == ["seed 0, base", "seed 0, template", "seed 0, problems"]
-    assert "grpo was not presented 1 of them" in found[2]
+    names = [text.split(":")[0].removeprefix("seed 0, ") for text in found]
+    assert names == ["base", "learning_rate", "template", "weight_decay", "problems"]
+    assert "grpo was not presented 1 of them" in found[-1]

@@ -1,5 +1,6 @@
 """Recipes: every shipped one loads, mistakes are sentences, the schema can express every arm of the unified loss."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -55,6 +56,15 @@ def test_every_field_has_a_docstring():
         ("corpus.teacher=null", "samples from the teacher but `corpus.teacher` is missing"),
         ("suite.benchmarks.0.group=law", None),
         ("study=Bad Name", "`study` is 'Bad Name'"),
+        ("seeds=[-1]", "`seeds.0` is -1"),
+        ("seeds=[]", "`seeds` is empty"),
+        ("statistics.seed=-1", "`statistics.seed` is -1"),
+        ("model=null", "needs `model`, `train` and `suite`"),
+        ("suite.benchmarks.0.name=a/b", "`suite.benchmarks.0.name` is 'a/b'"),
+        ("suite.benchmarks.0.scoring=plain", "is scored 'plain' but `corpus.answer_form` is 'boxed'"),
+        ("suite.benchmarks.0.name=heldout corpus.heldout_problems=0", "needs `corpus.heldout_problems` above 0"),
+        ("corpus.sources=[{kind: file, name: x, path: /x.jsonl}]", "the scripted teacher cannot solve source 'x'"),
+        ("train.temperature=0.7", "train.temperature is 0.7 but must be 1"),
         ("train.micro_batch_size=7", "micro_batch_size 7 does not divide the"),
         ("train", "must have the form key=value"),
         ("suite.benchmarks.99.group=law", "is not a key of the recipe"),
@@ -65,7 +75,7 @@ def test_mistakes_are_one_sentence(override, message):
         load_recipe(STUDY, [override])
         return
     with pytest.raises(UserError) as caught:
-        build_stages(load_recipe(STUDY, [override]))
+        build_stages(load_recipe(STUDY, re.split(r" (?=corpus)", override)))
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
 
@@ -122,3 +132,9 @@ def test_unusable_recipe_file(tmp_path, content):
         load_recipe(path)
     with pytest.raises(UserError, match="does not exist"):
         load_recipe(tmp_path / "absent.yaml")
+
+
+def test_override_reaches_into_a_section_that_is_switched_off():
+    values = {"model": None}
+    apply_override(values, "model.path=/x")
+    assert values == {"model": {"path": "/x"}}

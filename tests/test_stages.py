@@ -68,6 +68,46 @@ def test_new_base_touches_everything(tmp_path):
     assert set(after.values()) == {"changed"}
 
 
+def test_regrouped_benchmark_makes_a_new_report_even_from_equal_scores(tmp_path):
+    finish_all(load_recipe(STUDY), tmp_path)
+    regrouped = load_recipe(STUDY, ["suite.benchmarks.2.group=non_reasoning"])
+    for stage in build_stages(regrouped):  # corpus and eval run again, with the outputs they had
+        if stage.kind != "report":
+            start_stage(tmp_path / stage.name, stage.name, stage_inputs(stage, tmp_path))
+            finish_stage(tmp_path / stage.name, {"result": stage.name})
+    after = stage_states(build_stages(regrouped), tmp_path)
+    assert {name for name, state in after.items() if state.state != "done"} == {"report"}
+    assert after["report"].reasons[0].startswith("suite.benchmarks: ")
+
+
+def test_edited_files_are_inputs(tmp_path):
+    source = tmp_path / "rows.jsonl"
+    source.write_text('{"problem": "1+1", "answer": "2"}\n')
+    tasks = tmp_path / "tasks"
+    tasks.mkdir()
+    (tasks / "sum.yaml").write_text("task: sum\n")
+    study = tmp_path / "study"
+    recipe = load_recipe(
+        STUDY,
+        [
+            f"corpus.sources=[{{kind: file, name: rows, path: {source}}}]",
+            "corpus.teacher=null",
+            "corpus.problem_set=all",
+            "arms={}",
+            f"suite.tasks={tasks}",
+            "suite.benchmarks=[{name: sum, group: math, scoring: boxed}]",
+        ],
+    )
+    finish_all(recipe, study)
+    assert set(states(recipe, study).values()) == {"done"}
+    (tasks / "sum.yaml").write_text("task: sum\nnum_fewshot: 1\n")
+    assert {name for name, state in states(recipe, study).items() if state != "done"} == {"eval/base", "report"}
+    source.write_text('{"problem": "1+1", "answer": "3"}\n')
+    found = stage_states(build_stages(recipe), study)
+    assert found["corpus"].reasons[0].startswith(f"content of {source}: ")
+    assert found["base"].state == "done"
+
+
 def test_until(tmp_path):
     stages = build_stages(load_recipe(STUDY))
     assert [stage.name for stage in select_until(stages, "corpus")] == ["base", "corpus"]
@@ -79,3 +119,6 @@ def test_until(tmp_path):
     ]
     with pytest.raises(UserError, match="neither a stage kind"):
         select_until(stages, "evaluation")
+    corpus_only = build_stages(load_recipe(STUDY.parent.parent / "corpora" / "gsm8k_train.yaml"))
+    with pytest.raises(UserError, match="this recipe has no such stage; it has corpus"):
+        select_until(corpus_only, "base")

@@ -3,13 +3,17 @@
 import json
 import re
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+
+from recipes.manifest import locked
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 SMOKE = ROOT / "recipes" / "pocket" / "smoke.yaml"
@@ -128,7 +132,7 @@ def test_dry_run_and_plan_write_nothing_and_import_no_torch(tmp_path):
     plan = json.loads(result.stdout)
     assert plan["recipe"]["study"] == "smoke"
     assert [stage["state"] for stage in plan["stages"]] == ["new"] * 10
-    assert plan["arms"]["grpo"]["completions"] == 64
+    assert plan["arms"]["grpo"]["completions"] == 128
     assert plan["responses_at_most"] == 4 * 6 * 10 * 2
     assert not (tmp_path / "s").exists()
 
@@ -137,7 +141,7 @@ BAD_INPUT = [
     (["run", "recipes/pocket/absent.yaml"], "does not exist"),
     (["run", str(SMOKE), "train.stepz=1"], "did you mean `steps`?"),
     (["run", str(SMOKE), "suite.benchmarks.0.name=summ"], "has no task file"),
-    (["run", str(SMOKE), "corpus.sources=[{kind: file, name: x, path: /absent.jsonl}]"], "does not exist"),
+    (["run", "recipes/corpora/math_train.yaml", "corpus.sources.0.path=/absent.jsonl"], "does not exist"),
     (["run", str(SMOKE), "arms.grpo.steps=2"], "are unmatched"),
     (["run", str(SMOKE), "--until", "evall"], "neither a stage kind"),
     (["check", str(SMOKE), "arms.grpo.problem_set=all"], None),
@@ -186,15 +190,59 @@ def test_full_disk_is_refused_before_anything_is_written(tmp_path, monkeypatch):
     import shutil as real
     from collections import namedtuple
 
-    from launch.local import prepare_study_dir
+    from launch.local import check_study_dir
     from recipes.errors import UserError
     from recipes.loading import load_recipe
 
     usage = namedtuple("usage", "total used free")
     monkeypatch.setattr(real, "disk_usage", lambda path: usage(10, 10, 5 << 20))
     with pytest.raises(UserError, match="5 MB free but a study needs at least"):
-        prepare_study_dir(load_recipe(SMOKE), tmp_path / "study")
+        check_study_dir(load_recipe(SMOKE), tmp_path / "study")
     assert not (tmp_path / "study").exists()
+
+
+def test_damaged_study_file_is_a_sentence(smoke_study, transfer, tmp_path):
+    study = tmp_path / "study"
+    shutil.copytree(smoke_study, study)
+    (study / "study.json").write_text('{"study": "sm')
+    result = transfer("run", SMOKE, "--out", study)
+    assert result.returncode == 2
+    assert "study.json cannot be read" in result.stderr
+    assert "Traceback" not in result.stderr
+    assert (study / "base" / "model.safetensors").exists()
+
+
+def test_refused_second_command_changes_nothing(smoke_study, transfer):
+    before = (smoke_study / "study.json").read_bytes()
+    with locked(smoke_study):
+        second = transfer("run", SMOKE, "train.steps=99", "--out", smoke_study)
+    assert second.returncode == 2
+    assert "is being written by another process" in second.stderr
+    assert (smoke_study / "study.json").read_bytes() == before
+
+
+def test_report_says_when_it_is_not_of_this_recipe(smoke_study, transfer):
+    result = transfer("report", SMOKE, "seeds=[0,1]", "--out", smoke_study)
+    assert result.returncode == 0
+    assert "this report is not of the recipe as it is now (" in result.stderr
+    assert transfer("report", SMOKE, "--out", smoke_study).stderr == ""
+
+
+def test_interrupt_stops_at_once_and_names_the_stage(tmp_path):
+    study = tmp_path / "study"
+    command = [sys.executable, "-m", "launch", "run", str(SMOKE), "model.pocket.documents=400000", "--out", str(study)]
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 120
+    while not (study / "base" / "metrics.jsonl").exists():  # well inside the stage
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=20)  # the stage itself would take minutes
+    assert process.returncode == 130
+    assert "stopped while running base; the same command continues" in errors
+    with locked(study / ".locks" / "base"):  # no worker is left that writes there
+        pass
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["run", "--help"], ["plan", "--help"]])
