@@ -12,7 +12,17 @@ from eval.transfer_index import DEFINITIONS, MATH
 from recipes.schema import Recipe
 
 
-def render_page(transfer: dict[str, Any], recipe: Recipe, curves: dict[str, list[list[dict[str, Any]]]]) -> str:
+def draw_figures(transfer: dict[str, Any], curves: dict[str, list[list[dict[str, Any]]]]) -> dict[str, str]:
+    """The figures of a report by name, as SVG text."""
+    return {
+        "gains": gains_figure(transfer),
+        "index": index_figure(transfer),
+        "scores": scores_figure(transfer),
+        "curves": curves_figure(curves),
+    }
+
+
+def render_page(transfer: dict[str, Any], recipe: Recipe, figures: dict[str, str]) -> str:
     """The page. Everything but the figures is escaped."""
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent / "templates"),
@@ -26,11 +36,6 @@ def render_page(transfer: dict[str, Any], recipe: Recipe, curves: dict[str, list
     environment.globals["index_text"] = index_text
     environment.filters["thousands"] = lambda number: f"{number:,}"
     # The SVG text comes from matplotlib, which escapes labels; those are names the schema restricts.
-    figures = {
-        "gains": Markup(gains_figure(transfer)),
-        "index": Markup(index_figure(transfer)),
-        "scores": Markup(scores_figure(transfer)),
-        "curves": Markup(curves_figure(curves)),
-    }
+    safe = {name: Markup(svg) for name, svg in figures.items()}
     template = environment.get_template("report.html.j2")
-    return template.render(t=transfer, recipe=recipe, figures=figures, definitions=DEFINITIONS, math=MATH)
+    return template.render(t=transfer, recipe=recipe, figures=safe, definitions=DEFINITIONS, math=MATH)

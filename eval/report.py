@@ -1,4 +1,4 @@
-"""Stage `report`: scores and manifests in; `transfer.json`, figures, `index.html` and a terminal table out.
+"""Stage `report`: scores and manifests in; `transfer.json`, `figures/*.svg` and `index.html` out.
 
 `transfer.json` holds nothing that depends on the clock, so two runs of one recipe give the same file.
 """
@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 
-from eval.page import render_page
+from eval.page import draw_figures, render_page
 from eval.transfer_index import (
     DEFINITIONS,
     MATH,
@@ -35,7 +35,10 @@ def run(recipe: Recipe, study_dir: Path, stage_dir: Path, resume: bool) -> None:
     """Compute the transfer report of a study and write it into `stage_dir`."""
     transfer = compute_transfer(recipe, study_dir)
     write_json(stage_dir / TRANSFER, transfer)
-    write_atomic(stage_dir / PAGE, render_page(transfer, recipe, training_curves(recipe, study_dir)))
+    figures = draw_figures(transfer, training_curves(recipe, study_dir))
+    for name, svg in figures.items():
+        write_atomic(stage_dir / "figures" / f"{name}.svg", svg)
+    write_atomic(stage_dir / PAGE, render_page(transfer, recipe, figures))
     finish_stage(stage_dir, hash_files(stage_dir, [TRANSFER]), {"status": transfer["status"]})
 
 

@@ -34,6 +34,7 @@ def test_study_directory_holds_the_contract(smoke_study):
         "eval/grpo-seed0-final/sum-native/scores-boxed.parquet",
         "report/transfer.json",
         "report/index.html",
+        "report/figures/gains.svg",
     ):
         assert (smoke_study / name).is_file(), name
     stop_ids = json.loads((smoke_study / "base" / "generation_config.json").read_text())["eos_token_id"]
@@ -79,12 +80,13 @@ def test_page_is_self_contained_and_escaped(smoke_study, smoke_transfer):
 
 
 def test_title_cannot_become_markup(smoke_study, smoke_transfer):
-    from eval.page import render_page
+    from eval.page import draw_figures, render_page
     from eval.report import training_curves
     from recipes.loading import load_study
 
     recipe = load_study(smoke_study)
-    page = render_page(smoke_transfer | {"title": "<script>x</script>"}, recipe, training_curves(recipe, smoke_study))
+    figures = draw_figures(smoke_transfer, training_curves(recipe, smoke_study))
+    page = render_page(smoke_transfer | {"title": "<script>x</script>"}, recipe, figures)
     assert "<script>" not in page
     assert "&lt;script&gt;" in page
 
