@@ -58,7 +58,7 @@ def kill_when(process: subprocess.Popen, condition, seconds: float = 240) -> Non
 
 
 STAGES = {
-    "base": "base/checkpoint-20/COMPLETE",
+    "base": "base/checkpoint-50/COMPLETE",
     "arms/off_policy_sft/seed-0": "arms/off_policy_sft/seed-0/checkpoint-4/COMPLETE",
     "arms/on_policy_sft/seed-0": "arms/on_policy_sft/seed-0/checkpoint-4/COMPLETE",
     "arms/grpo/seed-0": "arms/grpo/seed-0/checkpoint-4/COMPLETE",
