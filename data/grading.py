@@ -35,7 +35,7 @@ TIMEOUT_SECONDS = 5.0  # one comparison; math-verify usually needs milliseconds
 _START_SECONDS = 120.0  # importing sympy on a busy machine
 _MAX_ANSWER_CHARS = 2000  # longer "answers" are text the model forgot to end
 _NUMBER = re.compile(r"-?(\d+(\.\d*)?|\.\d+)(/\d+)?$")
-_GROUPED_NUMBER = re.compile(r"-?\d{1,3}((,|\{,\})\d{3})+(\.\d+)?%?$")
+_GROUPED_NUMBER = re.compile(r"-?\d{1,3}(,\d{3})+(\.\d+)?%?$")
 _TEXT = re.compile(r"[A-Za-z][A-Za-z \-']*$")
 _PLAIN_MARKER = re.compile(r"####|answer is|answer:", re.IGNORECASE)
 
@@ -105,14 +105,15 @@ def extract_answer(completion: str, form: AnswerForm = "boxed") -> str | None:
 def normalise(answer: str) -> str:
     """An answer with notation that does not change its meaning removed: spacing commands, $, \\text, 1,000."""
     text = answer.strip().strip("$").strip()
+    text = re.sub(r"(,\\!|\{,\})(?=\d{3})", "", text)  # LaTeX's two spellings of a thousands separator
     for command in ("\\left", "\\right", "\\!", "\\,", "\\;", "\\ ", "\\displaystyle"):
         text = text.replace(command, " " if command == "\\ " else "")
     text = text.replace("\\dfrac", "\\frac").replace("\\tfrac", "\\frac").replace("\\%", "%").replace("\\$", "$")
     text = re.sub(r"\\(?:text|mathrm|textbf|mbox)\{([^{}]*)\}", r"\1", text)
     text = text.removesuffix(".").strip().strip("$").strip()
-    # Only in a lone number: in (1,234) or {100,200} the comma separates.
+    # A bare comma groups digits only in a lone number: in (1,234) or {100,200} it separates.
     if _GROUPED_NUMBER.match(text):
-        text = text.replace("{,}", "").replace(",", "")
+        text = text.replace(",", "")
     return " ".join(text.split())
 
 

@@ -81,6 +81,7 @@ def test_normalise_keeps_meaning():
     assert normalise(r"12,345") == "12345"
     assert normalise("1{,}234{,}567.5") == "1234567.5"
     assert normalise("-1,234") == "-1234"
+    assert normalise(r"\dfrac{1}{29,\!322,\!216}") == r"\frac{1}{29322216}"
     assert normalise("(1,234)") == "(1,234)"  # a pair, perhaps
     assert normalise(r"\{100,200\}") == r"\{100,200\}"
     assert normalise("1,23") == "1,23"
