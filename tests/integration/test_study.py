@@ -233,14 +233,25 @@ def test_report_says_when_it_is_not_of_this_recipe(smoke_study, transfer):
 def test_interrupt_stops_at_once_and_names_the_stage(tmp_path):
     study = tmp_path / "study"
     command = [sys.executable, "-m", "launch", "run", str(SMOKE), "model.pocket.documents=400000", "--out", str(study)]
-    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
-    deadline = time.monotonic() + 120
-    while not (study / "base" / "metrics.jsonl").exists():  # well inside the stage
-        assert process.poll() is None
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
-    process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=20)  # the stage itself would take minutes
+    process = subprocess.Popen(
+        command,
+        cwd=ROOT,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        # A shell starts background jobs with the interrupt ignored, and children inherit that.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
+    try:
+        deadline = time.monotonic() + 120
+        while not (study / "base" / "metrics.jsonl").exists():  # well inside the stage
+            assert process.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=20)  # the stage itself would take minutes
+    finally:
+        process.kill()
     assert process.returncode == 130
     assert "stopped while running base; the same command continues" in errors
     with locked(study / ".locks" / "base"):  # no worker is left that writes there
