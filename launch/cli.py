@@ -159,6 +159,8 @@ def _check(recipe: Any, study_dir: Path, as_json: bool) -> int:
         print(f"{recipe.study} is UNMATCHED:")
         for text in differences:
             print(f"  {text}")
+    elif not recipe.arms:
+        print(f"{recipe.study} has no arms to compare")
     else:
         print(f"{recipe.study} is matched: {', '.join(recipe.arms)} differ only in {', '.join(recipe.varies)}")
     return 2 if differences else 0

@@ -89,6 +89,8 @@ def format_plan(plan: dict[str, Any]) -> str:
         lines.append("tokens and FLOPs are upper bounds from the length limits, for one run")
     if plan["responses_at_most"]:
         lines.append(f"evaluation: at most {plan['responses_at_most']:,} responses")
-    lines += ["", "matched: the arms differ only in what the study varies" if not plan["differences"] else "UNMATCHED:"]
+    if plan["arms"]:
+        matched = "matched: the arms differ only in what the study varies"
+        lines += ["", "UNMATCHED:" if plan["differences"] else matched]
     lines += [f"  {text}" for text in plan["differences"]]
     return "\n".join(lines)

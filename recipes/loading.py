@@ -105,7 +105,7 @@ def _sentence(error: dict[str, Any]) -> str:
         return f"`{key}` is not a setting; {hint}"
     if error["type"] == "missing":
         return f"`{key}` is missing"
-    message = error["msg"].removeprefix("Value error, ")
+    message = error["msg"].removeprefix("Value error, ").replace("valid tuple", "list in brackets")
     if error["type"] == "value_error":
         return f"{key}: {message}" if error["loc"] else message
     return f"`{key}` is {error['input']!r}, but {message[0].lower()}{message[1:]}"

@@ -58,6 +58,7 @@ def test_every_field_has_a_docstring():
         ("study=Bad Name", "`study` is 'Bad Name'"),
         ("seeds=[-1]", "`seeds.0` is -1"),
         ("seeds=[]", "`seeds` is empty"),
+        ("seeds=0", "`seeds` is 0, but input should be a list"),
         ("statistics.seed=-1", "`statistics.seed` is -1"),
         ("model=null", "needs `model`, `train` and `suite`"),
         ("suite.benchmarks.0.name=a/b", "`suite.benchmarks.0.name` is 'a/b'"),
