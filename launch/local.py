@@ -42,6 +42,9 @@ def check_study_dir(recipe: Recipe, study_dir: Path) -> None:
     Raises:
         UserError: the directory belongs to another study, holds other files, or the disk is full.
     """
+    for folder in study_dir.resolve().parents:
+        if folder.exists() and not folder.is_dir():
+            raise UserError(f"{study_dir} cannot be made: {folder} is a file; choose another --out")
     if (study_dir / STUDY_FILE).exists():
         previous = read_study_file(study_dir)
         if previous.get("study") != recipe.study:

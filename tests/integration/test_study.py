@@ -170,6 +170,10 @@ def test_directory_of_another_study_or_of_something_else(smoke_study, transfer, 
     assert other.returncode == 2
     assert "holds the study 'smoke', not 'other'" in other.stderr
     (tmp_path / "thesis.tex").write_text("precious")
+    below = transfer("run", SMOKE, "--out", tmp_path / "thesis.tex" / "x")
+    assert below.returncode == 2
+    assert "thesis.tex is a file; choose another --out" in below.stderr
+    assert "Traceback" not in below.stderr
     foreign = transfer("run", SMOKE, "--out", tmp_path)
     assert foreign.returncode == 2
     assert "is not empty and is not a study directory" in foreign.stderr
