@@ -95,10 +95,6 @@ def compute_transfer(recipe: Recipe, study_dir: Path) -> dict[str, Any]:
     def interval(value: Interval | None) -> dict[str, float] | None:
         return None if value is None else {key: round(number, 3) for key, number in value._asdict().items()}
 
-    def bounded(value: Interval) -> dict[str, float] | None:
-        """A score; the t noise of few seeds knows no bounds, a share does."""
-        return interval(Interval(value.estimate, max(0.0, value.low), min(100.0, value.high)))
-
     def outcome_totals(model_labels: list[str], benchmark: str) -> dict[str, int]:
         total: dict[str, int] = {}
         for label in model_labels:
@@ -114,7 +110,7 @@ def compute_transfer(recipe: Recipe, study_dir: Path) -> dict[str, Any]:
             per_seed = item.accuracy_QM[:, columns[arm]].mean(axis=0)
             gain_D = scores.arm_DB[:, number] - scores.base_DB[:, number]
             benchmarks[item.name] = {
-                "score": bounded(percentile_interval(scores.arm_B[number], scores.arm_DB[:, number], confidence)),
+                "score": interval(percentile_interval(scores.arm_B[number], scores.arm_DB[:, number], confidence)),
                 "gain": interval(percentile_interval(scores.arm_B[number] - scores.base_B[number], gain_D, confidence)),
                 "seed_scores": [round(float(value), 3) for value in per_seed],
                 "outcomes": outcome_totals([labels[column] for column in columns[arm]], item.name),
@@ -160,7 +156,7 @@ def compute_transfer(recipe: Recipe, study_dir: Path) -> dict[str, Any]:
         "base": {
             "benchmarks": {
                 item.name: {
-                    "score": bounded(percentile_interval(base.base_B[number], base.base_DB[:, number], confidence)),
+                    "score": interval(percentile_interval(base.base_B[number], base.base_DB[:, number], confidence)),
                     "outcomes": outcome_totals(["base"], item.name),
                 }
                 for number, item in enumerate(answers)

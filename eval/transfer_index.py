@@ -184,7 +184,7 @@ class ArmScores:
     question_DB: Array
     """Draws of the arm's seed-mean scores from resampled questions alone."""
     arm_DB: Array
-    """`question_DB` plus the uncertainty over training seeds."""
+    """`question_DB` plus the uncertainty over training seeds, within 0 to 100."""
     seed_variance_BB: Array
     """Covariance of the seed mean across benchmarks; zeros for one seed."""
     seeds: int
@@ -211,7 +211,8 @@ def draw_scores(
             score_SB.mean(axis=0),
             base_DB,
             question_DB,
-            question_DB + seed_noise(deviation_SB, draws, rng),
+            # The t noise of few seeds knows no bounds; a score does, and so do the gains made from it.
+            np.clip(question_DB + seed_noise(deviation_SB, draws, rng), 0, 100),
             variance_BB,
             seeds,
         )

@@ -9,10 +9,10 @@ from recipes.schema import Recipe
 
 def check_before_running(recipe: Recipe) -> None:
     """Raise UserError for a source file or a task file that is not there."""
-    for source in recipe.corpus.sources:
+    for number, source in enumerate(recipe.corpus.sources):
         if source.kind == "file" and not Path(str(source.path)).is_file():
             raise UserError(
-                f"source file {source.path} of {source.name} does not exist; set corpus.sources.0.path=FILE"
+                f"source file {source.path} of {source.name} does not exist; set corpus.sources.{number}.path=FILE"
             )
     if recipe.suite is not None:
         task_folder(recipe.suite)

@@ -76,7 +76,10 @@ def build_stages(recipe: Recipe) -> list[Stage]:
             module = "train.sft" if resolved.sampling == "teacher" else "train.grpo"
             stages.append(Stage(name, module, reads, ("base", "corpus"), {"arm": arm, "seed": seed}, threads))
             models[f"{arm}-seed{seed}-final"] = name
-    tasks = hash_json({p.name: _content(p) for p in task_folder(recipe.suite).iterdir()}) if recipe.suite else None
+    tasks = None
+    if recipe.suite is not None:
+        files = [path for path in task_folder(recipe.suite).iterdir() if path.is_file()]  # not __pycache__
+        tasks = hash_json({path.name: hash_file(path) for path in files})
     for label, name in models.items():
         folder = name if name == "base" else f"{name}/final"
         heldout = any(benchmark.name == "heldout" for benchmark in recipe.suite.benchmarks) if recipe.suite else False

@@ -192,3 +192,12 @@ def test_question_order_does_not_matter_to_the_estimate():
     assert transfer_gain("points", scores.base_B, scores.arm_B) == pytest.approx(
         transfer_gain("points", scores.base_B[::-1], scores.arm_B[::-1])
     )
+
+
+def test_no_arm_loses_more_than_the_base_has():
+    """Scores of 90 for the base and 0, 0, 12 for the seeds: the t interval alone would reach below zero."""
+    column = lambda share: np.repeat([100.0, 0.0], [share, 100 - share])  # noqa: E731
+    accuracy = np.stack([column(90), column(0), column(0), column(12)], axis=1)
+    scores = draw_scores([Answers("a", MATH, accuracy)], {"arm": [1, 2, 3]}, 4000, 0)["arm"]
+    assert scores.arm_DB.min() == 0.0
+    assert group_gain(scores, [0], 0.95).low >= -scores.base_DB.max()
