@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from data.grading import THINK_CLOSE, THINK_OPEN, Grader
-from data.pocket_world import TASKS, benchmark_questions, teacher_completion
+from data.pocket_world import TASKS, benchmark_questions, corpus_problems, teacher_completion
 from data.prompt import control_tokens, load_tokenizer, render_prompt
 from data.rows import DEMONSTRATIONS, PROBLEMS, REJECTS, Demonstration, Problem
 from data.sources import RawRow, read_source
@@ -85,12 +85,7 @@ def run(recipe: Recipe, study_dir: Path, stage_dir: Path, resume: bool) -> None:
                     len(tokenizer(completion)["input_ids"]) + 1 if tokenizer is not None else 0,
                 )
             )
-    longest = max((row.tokens for row in demonstrations), default=0)
-    if longest > recipe.prompt.max_completion_tokens:
-        raise UserError(
-            f"the longest demonstration has {longest} tokens but prompt.max_completion_tokens is "
-            f"{recipe.prompt.max_completion_tokens}; raise it, because a cut demonstration never learns to end"
-        )
+    _check_longest(max((row.tokens for row in demonstrations), default=0), recipe)
     solved = {row.problem_id for row in demonstrations if row.grade == "correct"}
 
     # Files and counts
@@ -124,6 +119,22 @@ def run(recipe: Recipe, study_dir: Path, stage_dir: Path, resume: bool) -> None:
         "licences": {source.name: source.licence for source in spec.sources},
     }
     finish_stage(stage_dir, hash_files(stage_dir, [PROBLEMS, DEMONSTRATIONS]), facts)
+
+
+def _check_longest(tokens: int, recipe: Recipe) -> None:
+    if tokens > recipe.prompt.max_completion_tokens:
+        raise UserError(
+            f"the longest demonstration has {tokens} tokens but prompt.max_completion_tokens is "
+            f"{recipe.prompt.max_completion_tokens}; raise it, because a cut demonstration never learns to end"
+        )
+
+
+def check_scripted_demonstrations(recipe: Recipe, tokenizer: "PreTrainedTokenizerBase") -> None:
+    """Refuse a length limit that the scripted teacher's longest answer of a sample of problems exceeds."""
+    if recipe.corpus.teacher is not None:
+        rng = random.Random("longest demonstration")
+        texts = [teacher_completion(rng, question) for question in corpus_problems(recipe.corpus.seed, "train", 400)]
+        _check_longest(max(len(tokenizer(text)["input_ids"]) + 1 for text in texts), recipe)
 
 
 def _reject_reason(

@@ -12,7 +12,7 @@ from data.pocket_world import Question, corpus_problems
 from recipes.errors import UserError
 from recipes.schema import SourceSpec
 
-_POCKET_POOL = {"train": 4000, "heldout": 400}  # drawn from the world; the recipe's counts select from these
+POCKET_POOL = {"train": 4000, "heldout": 400}  # drawn from the world; the recipe's counts select from these
 
 
 class RawRow(NamedTuple):
@@ -38,7 +38,7 @@ def read_source(spec: SourceSpec, seed: int) -> Iterator[RawRow]:
         UserError: the file is missing, unreadable, empty, or lacks a column of the field mapping.
     """
     if spec.kind == "pocket":
-        for split, pool in _POCKET_POOL.items():
+        for split, pool in POCKET_POOL.items():
             for number, question in enumerate(corpus_problems(seed, split, pool)):
                 yield RawRow(
                     spec.name,
@@ -91,7 +91,7 @@ def _map_row(spec: SourceSpec, number: int, row: dict[str, Any]) -> RawRow:
 def _read_file(path: Path) -> list[dict[str, Any]]:
     """All rows of a JSON (list of objects), JSONL, CSV or Parquet file, by its extension."""
     if not path.is_file():
-        raise UserError(f"source file {path} does not exist; set corpus.sources.0.path=FILE")
+        raise UserError(f"source file {path} does not exist")
     kind = path.suffix.lower()
     try:
         if kind == ".jsonl":

@@ -140,6 +140,7 @@ def compute_transfer(recipe: Recipe, study_dir: Path) -> dict[str, Any]:
             gains[group] = interval(percentile_interval(float(estimate), difference_D, confidence))
         contrasts.append({"first": first, "second": second, "groups": gains})
     differences = recipe_differences(recipe) + recorded_differences(recipe, study_dir)
+    differences += _evaluation_differences(study_dir, labels)
     base = drawn["base"]
     return {
         "study": recipe.study,
@@ -167,6 +168,17 @@ def compute_transfer(recipe: Recipe, study_dir: Path) -> dict[str, Any]:
         "models": {label: _lineage(study_dir, label) for label in labels},
         "contrasts": contrasts,
     }
+
+
+def _evaluation_differences(study_dir: Path, labels: list[str]) -> list[str]:
+    """Models that were evaluated by other code or other packages than the base."""
+    records = {}
+    for label in labels:
+        manifest = read_manifest(study_dir / "eval" / label)
+        assert manifest is not None
+        records[label] = (manifest.get("code"), manifest["environment"]["packages"])
+    others = [label for label in labels if records[label] != records["base"]]
+    return [f"evaluation: {', '.join(others)} by other code or packages than base"] if others else []
 
 
 def _lineage(study_dir: Path, label: str) -> dict[str, str]:

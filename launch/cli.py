@@ -91,8 +91,10 @@ def _run_command(options: argparse.Namespace) -> int:
         return _report(recipe, study_dir, options.json)
 
     from launch.plan import build_plan, format_plan
+    from launch.preflight import check_before_running
 
     stages = select_until(build_stages(recipe), getattr(options, "until", None))
+    check_before_running(recipe)
     if options.command == "plan" or options.dry_run:
         plan = build_plan(recipe, stages, study_dir)
         if options.command == "run":
@@ -111,11 +113,9 @@ def _run(recipe: Any, study_dir: Path, stages: list[Any], as_json: bool) -> int:
     from contextlib import redirect_stdout
 
     from launch.local import run_local
-    from launch.preflight import check_before_running
     from train.matching import require_matched
 
     require_matched(recipe)
-    check_before_running(recipe)
     # With --json standard output carries the report alone; progress goes to standard error.
     with redirect_stdout(sys.stderr if as_json else sys.stdout):
         status = run_local(recipe, study_dir, stages)
@@ -126,8 +126,13 @@ def _run(recipe: Any, study_dir: Path, stages: list[Any], as_json: bool) -> int:
 
 def _report(recipe: Any, study_dir: Path, as_json: bool) -> int:
     from launch.stages import build_stages, stage_states
+    from recipes.loading import read_study_file
     from recipes.manifest import read_manifest
 
+    if study_dir.exists():
+        study = read_study_file(study_dir).get("study")
+        if study != recipe.study:
+            raise UserError(f"{study_dir} holds the study {study!r}, not {recipe.study!r}; choose another --out")
     path = study_dir / "report" / "transfer.json"
     manifest = read_manifest(study_dir / "report")
     if manifest is None or not manifest["completed"]:

@@ -18,7 +18,7 @@ from multiprocessing import active_children, get_context
 from pathlib import Path
 from typing import NamedTuple
 
-from launch.stages import Stage, flatten, run_stage, stage_inputs, stage_states
+from launch.stages import Stage, flatten, made_by_other_code, run_stage, stage_inputs, stage_states
 from recipes.errors import UserError
 from recipes.loading import STUDY_FILE, read_study_file, validate_recipe
 from recipes.manifest import PROGRESS, describe_changes, locked, stage_state, write_json
@@ -27,6 +27,7 @@ from recipes.schema import Recipe
 _POLL_SECONDS = 0.5
 _LINE_EVERY_SECONDS = 15.0  # between progress lines where the output is not a terminal
 _MIN_FREE_BYTES = 200 << 20
+OTHER_CODE = "by an earlier version of the code; delete the folder or use a new --out to make it again"
 
 
 class Failure(NamedTuple):
@@ -83,7 +84,8 @@ def _run_local(recipe: Recipe, study_dir: Path, stages: list[Stage]) -> int:
     for stage in stages:
         state = stage_states(stages, study_dir)[stage.name]
         if state.state == "done":
-            print(f"  done     {stage.name}")
+            old = made_by_other_code(stage, study_dir)
+            print(f"  done     {stage.name}" + (f" ({OTHER_CODE})" if old else ""))
             continue
         print(f"  {state.state:<8} {stage.name}" + (f" ({'; '.join(state.reasons)})" if state.reasons else ""))
         waiting[stage.name] = stage

@@ -1,18 +1,29 @@
-"""Mistakes that can be found before anything runs: missing source files, unknown benchmarks."""
+"""Mistakes that can be found before anything runs: missing files and models, unknown benchmarks, too few problems."""
 
 from pathlib import Path
 
+from data.sources import POCKET_POOL
 from eval.task_files import task_folder
 from recipes.errors import UserError
 from recipes.schema import Recipe
 
 
 def check_before_running(recipe: Recipe) -> None:
-    """Raise UserError for a source file or a task file that is not there."""
+    """Raise UserError for a source file, a model directory or a task file that is not there, or too large a wish."""
     for number, source in enumerate(recipe.corpus.sources):
         if source.kind == "file" and not Path(str(source.path)).is_file():
             raise UserError(
                 f"source file {source.path} of {source.name} does not exist; set corpus.sources.{number}.path=FILE"
             )
+    corpus = recipe.corpus
+    if all(source.kind == "pocket" for source in corpus.sources):
+        for setting, split in (("train_problems", "train"), ("heldout_problems", "heldout")):
+            wanted, there = getattr(corpus, setting) or 0, POCKET_POOL[split]
+            if wanted > there:
+                raise UserError(f"corpus.{setting} is {wanted} but the synthetic world draws {there}; ask for fewer")
+    path = recipe.model.path if recipe.model is not None else None
+    # A hub id is "owner/name"; whether it exists only the hub knows.
+    if path is not None and not Path(path).is_dir() and (path.count("/") != 1 or path[0] in "./~"):
+        raise UserError(f"model.path {path} is neither a directory nor a Hugging Face id such as Qwen/Qwen3-14B-Base")
     if recipe.suite is not None:
         task_folder(recipe.suite)

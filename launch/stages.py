@@ -10,11 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from eval.task_files import task_folder
+from recipes.code_version import code_version
 from recipes.errors import UserError
 from recipes.manifest import StageState, hash_file, hash_json, read_manifest, stage_state
 from recipes.schema import Recipe
 
 KINDS = ("base", "corpus", "arms", "eval", "report")
+_ARM_MODULES = ("train.sft", "train.grpo")
 
 
 @dataclass(frozen=True)
@@ -37,6 +39,11 @@ class Stage:
     def kind(self) -> str:
         """The first part of the name: base, corpus, arms, eval or report."""
         return self.name.split("/")[0]
+
+    @property
+    def code(self) -> str:
+        """Version of the code behind it; one for all arms, so that equal versions mean comparable arms."""
+        return code_version(*(_ARM_MODULES if self.module in _ARM_MODULES else (self.module,)))
 
 
 def build_stages(recipe: Recipe) -> list[Stage]:
@@ -129,6 +136,12 @@ def stage_states(stages: list[Stage], study_dir: Path) -> dict[str, StageState]:
     return states
 
 
+def made_by_other_code(stage: Stage, study_dir: Path) -> bool:
+    """Whether a finished stage was made, in part or as a whole, by code that says something else now."""
+    manifest = read_manifest(study_dir / stage.name)
+    return manifest is not None and manifest.get("code") != stage.code
+
+
 def select_until(stages: list[Stage], until: str | None) -> list[Stage]:
     """The stages up to and including all of kind `until` (or the stage of that name and what it needs)."""
     if until is None:
@@ -159,5 +172,5 @@ def run_stage(recipe: Recipe, study_dir: Path, stage: Stage) -> None:
 
     with locked(study_dir / ".locks" / stage.name.replace("/", "--")):
         stage_dir = study_dir / stage.name
-        resume = start_stage(stage_dir, stage.name, stage_inputs(stage, study_dir))
+        resume = start_stage(stage_dir, stage.name, stage_inputs(stage, study_dir), stage.code)
         import_module(stage.module).run(recipe, study_dir, stage_dir, resume, **stage.arguments)

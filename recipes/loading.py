@@ -31,9 +31,21 @@ def load_recipe(path: str | Path, overrides: list[str] | None = None) -> Recipe:
         raise UserError(f"recipe {path} is not valid YAML: {' '.join(str(error).split())}") from None
     if not isinstance(values, dict):
         raise UserError(f"recipe {path} holds no settings; it must be a YAML mapping")
+    arms_of_file = list(values.get("arms") or {}) if isinstance(values.get("arms"), dict | None) else []
     for override in overrides or []:
         apply_override(values, override)
+    _refuse_misspelt_arms(values, arms_of_file)
     return validate_recipe(values, str(path))
+
+
+def _refuse_misspelt_arms(values: dict[str, Any], known: list[str]) -> None:
+    """An override of a misspelt arm would otherwise be read as the start of a new one."""
+    arms = values.get("arms")
+    for name, arm in arms.items() if isinstance(arms, dict) else ():
+        unfinished = isinstance(arm, dict) and not {"sampling", "external"} & arm.keys()
+        near = difflib.get_close_matches(str(name), known, n=1) if name not in known else []
+        if unfinished and near:
+            raise UserError(f"arms.{name} is not an arm of this recipe; did you mean arms.{near[0]}?")
 
 
 def read_study_file(study_dir: Path) -> dict[str, Any]:

@@ -10,7 +10,7 @@ point in the unified loss of arXiv 2507.00432 (v2, Sec. 5):
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 
 class Spec(BaseModel):
@@ -90,7 +90,7 @@ class SourceSpec(Spec):
     """Where the reference answer stands in `answer_field`: the whole value, the last \\boxed{}, or after ####."""
     level_field: str | None = None
     """Column with a difficulty. null: none."""
-    levels: tuple[str, ...] | None = None
+    levels: tuple[Annotated[str, Field(coerce_numbers_to_str=True)], ...] | None = None
     """Levels to keep, compared as text. null: all."""
     licence: str = "unknown"
     """Licence of the source as its publisher states it."""
@@ -246,7 +246,7 @@ class SuiteSpec(Spec):
     benchmarks: tuple[BenchmarkSpec, ...] = Field(min_length=1)
     """The benchmarks, each in one group."""
     questions: int = Field(200, ge=2)
-    """Questions per benchmark drawn from the synthetic world (all, where it has fewer)."""
+    """Questions per benchmark drawn from the synthetic world (all, where it has fewer; `heldout` has all it holds)."""
     split: Literal["dev", "test"] = "test"
     """dev: questions for choosing hyperparameters. test: questions that are reported."""
     samples_per_question: int = Field(4, ge=1)
@@ -310,7 +310,7 @@ class Recipe(Spec):
     train: TrainSpec | None = None
     """Budget and optimizer; needed when there are arms."""
     arms: dict[str, ArmSpec] = {}
-    """The training methods by name."""
+    """The training methods by name. An arm set to null is left out."""
     varies: tuple[Literal["sampling", "credit", "negatives", "beta", "learning_rate"], ...] = (
         "sampling",
         "credit",
@@ -326,6 +326,11 @@ class Recipe(Spec):
     """Intervals."""
     resources: ResourceSpec = ResourceSpec()
     """Local resources."""
+
+    @field_validator("arms", mode="before")
+    @classmethod
+    def _leave_out_null_arms(cls, arms: Any) -> Any:
+        return {name: arm for name, arm in arms.items() if arm is not None} if isinstance(arms, dict) else arms
 
     @model_validator(mode="after")
     def _complete(self) -> "Recipe":

@@ -59,9 +59,10 @@ def test_recorded_runs_are_compared(smoke_study, tmp_path):
     edit_manifest(study, "grpo", lambda m: m["facts"]["presented_problems"].pop())
     edit_manifest(study, "on_policy_sft", lambda m: m["facts"].update(template_hash="other"))
     edit_manifest(study, "off_policy_sft", lambda m: m["inputs"].update({"output of base": "other"}))
+    edit_manifest(study, "on_policy_sft", lambda m: m["environment"]["packages"].update(trl="1.15.0"))
     # Trained earlier, when the recipe said something else.
     edit_manifest(study, "grpo", lambda m: m["facts"]["matched_on"].update(weight_decay=0.1, learning_rate=9.0))
     found = recorded_differences(recipe, study)
     names = [text.split(":")[0].removeprefix("seed 0, ") for text in found]
-    assert names == ["base", "learning_rate", "template", "weight_decay", "problems"]
+    assert names == ["base", "learning_rate", "package trl", "template", "weight_decay", "problems"]
     assert "grpo was not presented 1 of them" in found[-1]

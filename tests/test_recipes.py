@@ -26,6 +26,18 @@ def test_shipped_recipe_loads_and_its_arms_can_run(path):
     assert any(f"transfer run {path}" in line for line in header)  # every recipe says how to launch it
 
 
+def test_null_leaves_an_arm_out():
+    recipe = load_recipe(STUDY, ["arms.on_policy_sft=null"])
+    assert list(recipe.arms) == ["off_policy_sft", "grpo"]
+    assert not any("on_policy" in stage.name for stage in build_stages(recipe))
+
+
+def test_levels_may_be_numbers():
+    sources = "corpus.sources=[{kind: file, name: x, path: /x.jsonl, level_field: l, levels: [3, 4]}]"
+    recipe = load_recipe(STUDY, [sources, "corpus.teacher=null", "corpus.problem_set=all", "arms={}"])
+    assert recipe.corpus.sources[0].levels == ("3", "4")
+
+
 def test_every_field_has_a_docstring():
     def sections(model, seen):
         if model in seen:

@@ -1,7 +1,7 @@
 """The matching gate: do the arms of a study differ in nothing but what it declares to vary?
 
 Before a run the resolved settings of all arms are compared; after it, what the manifests recorded: the settings
-each arm was trained with, base, corpus, prompt template and the set of problems it was really presented.
+each arm was trained with, base, corpus, prompt template, code, packages and the problems it was really presented.
 """
 
 from pathlib import Path
@@ -40,6 +40,8 @@ def recorded_differences(recipe: Recipe, study_dir: Path) -> list[str]:
                 "corpus": manifest["inputs"]["output of corpus"],
                 "template": facts["template_hash"],
                 "exposures": facts["totals"]["exposures"],
+                "code": manifest.get("code"),
+                **{f"package {name}": version for name, version in manifest["environment"]["packages"].items()},
             }
         differences += [f"seed {seed}, {text}" for text in _differences(records, set())]
         everything = set().union(*presented.values()) if presented else set()

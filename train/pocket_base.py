@@ -14,6 +14,7 @@ from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, train
 from torch.utils.data import Dataset
 from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM, Trainer, TrainingArguments
 
+from data.corpus import check_scripted_demonstrations
 from data.pocket_world import pretraining_documents
 from data.prompt import EOS_TOKEN, PAD_TOKEN, qwen3_chat_template, render_prompt
 from recipes.manifest import finish_stage, hash_files
@@ -129,6 +130,7 @@ def run(recipe: Recipe, study_dir: Path, stage_dir: Path, resume: bool) -> None:
     # Text and tokenizer: both follow from the seed, so a resumed run rebuilds them instead of storing them.
     documents = list(pretraining_documents(spec.seed, spec.documents))
     tokenizer = build_tokenizer(documents[:20000], spec.vocab_size)
+    check_scripted_demonstrations(recipe, tokenizer)  # now, not after the minutes of pre-training
     dataset = PackedDocuments(documents, tokenizer, PromptSpec())
 
     # Model

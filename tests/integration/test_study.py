@@ -149,6 +149,9 @@ BAD_INPUT = [
     (["check", str(SMOKE), "arms.grpo.problem_set=all"], None),
     (["report", str(SMOKE), "--out", "/absent"], "no finished report"),
     (["run", str(SMOKE), "--quick"], "unknown option --quick"),
+    (["plan", str(SMOKE), "arms.grp.beta=0.1"], "arms.grp is not an arm of this recipe; did you mean arms.grpo?"),
+    (["plan", str(SMOKE), "corpus.train_problems=9000"], "train_problems is 9000 but the synthetic world draws 4000"),
+    (["run", str(SMOKE), "--dry-run", "model={path: ./nowhere}"], "./nowhere is neither a directory nor"),
 ]
 
 
@@ -163,6 +166,34 @@ def test_bad_input_is_a_sentence_and_status_2(arguments, message, transfer, tmp_
     else:
         assert message in result.stderr
     assert not out.exists()
+
+
+def test_too_short_completions_are_refused_before_pretraining(transfer, tmp_path):
+    result = transfer("run", SMOKE, "prompt.max_completion_tokens=20", "--out", tmp_path / "study")
+    assert result.returncode == 2
+    assert "prompt.max_completion_tokens is 20; raise it" in result.stdout
+    assert not (tmp_path / "study" / "base" / "metrics.jsonl").exists()
+
+
+def test_report_of_another_study_is_not_shown(smoke_study, transfer):
+    result = transfer("report", SMOKE, "study=other", "--out", smoke_study)
+    assert result.returncode == 2
+    assert "holds the study 'smoke', not 'other'" in result.stderr
+    assert result.stdout == ""
+
+
+def test_stage_by_other_code_is_kept_and_pointed_out(smoke_study, transfer, tmp_path):
+    study = tmp_path / "study"
+    shutil.copytree(smoke_study, study)
+    path = study / "arms" / "grpo" / "seed-0" / "manifest.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"code": "0123456789ab"}))
+    result = transfer("run", SMOKE, "--out", study)
+    assert result.returncode == 0
+    assert "done     arms/grpo/seed-0 (by an earlier version of the code" in result.stdout
+    assert "done     arms/on_policy_sft/seed-0\n" in result.stdout
+    check = transfer("check", SMOKE, "--out", study)
+    assert check.returncode == 2
+    assert "seed 0, code: " in check.stdout
 
 
 def test_directory_of_another_study_or_of_something_else(smoke_study, transfer, tmp_path):

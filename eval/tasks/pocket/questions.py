@@ -28,8 +28,8 @@ def load(
     return {"test": Dataset.from_list(rows)}
 
 
-def load_heldout(corpus_dir: str, questions: int, scoring: str, suffix: str, **_: Any) -> dict[str, Dataset]:
-    """The corpus's held-out math problems, for choosing hyperparameters without touching a benchmark."""
+def load_heldout(corpus_dir: str, scoring: str, suffix: str, **_: Any) -> dict[str, Dataset]:
+    """All held-out math problems of the corpus, for choosing hyperparameters without touching a benchmark."""
     rows = [
         {
             "question_id": problem.problem_id,
@@ -37,7 +37,7 @@ def load_heldout(corpus_dir: str, questions: int, scoring: str, suffix: str, **_
             "reference_answer": problem.reference_answer,
             "scoring": scoring,
         }
-        for problem in read_problems(Path(corpus_dir), "heldout")[:questions]
+        for problem in read_problems(Path(corpus_dir), "heldout")
     ]
     return {"test": Dataset.from_list(rows)}
 

@@ -1,0 +1,39 @@
+"""Which code made a result: a hash of the project's modules behind a stage, comments and docstrings aside.
+
+It is recorded, not an input: an edit should not silently throw away a training run that cost days. A stage made by
+other code is pointed out, and arms made by different code are not matched.
+"""
+
+import ast
+import hashlib
+from functools import lru_cache
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+PACKAGES = ("recipes", "data", "train", "eval", "launch")
+
+
+def code_version(*modules: str) -> str:
+    """Hash over `modules` and every module of the project they import, directly or not: 12 hexadecimal digits."""
+    seen: dict[str, str] = {}
+    pending = list(modules)
+    while pending:
+        name = pending.pop()
+        if name not in seen:
+            seen[name], imported = _read(name)
+            pending += imported
+    text = "\n".join(f"{name} {digest}" for name, digest in sorted(seen.items()))
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+@lru_cache(maxsize=256)
+def _read(module: str) -> tuple[str, tuple[str, ...]]:
+    """Digest of what one module says, and the project's modules it imports (also inside functions)."""
+    tree = ast.parse((ROOT / Path(*module.split("."))).with_suffix(".py").read_bytes())
+    imported = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and ast.get_docstring(node, clean=False):
+            node.body = node.body[1:]
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] in PACKAGES:
+            imported.add(node.module)
+    return hashlib.sha256(ast.dump(tree).encode()).hexdigest(), tuple(sorted(imported))

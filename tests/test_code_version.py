@@ -1,0 +1,39 @@
+"""The version of the code behind a stage: what changes it and what does not."""
+
+import shutil
+
+import pytest
+
+from recipes import code_version as subject
+from recipes.code_version import ROOT
+
+
+@pytest.fixture
+def version_in(tmp_path, monkeypatch):
+    """A copy of the packages that can be edited, and the version of a module there."""
+    for package in subject.PACKAGES:
+        shutil.copytree(ROOT / package, tmp_path / package)
+    monkeypatch.setattr(subject, "ROOT", tmp_path)
+
+    def version(module):
+        subject._read.cache_clear()
+        return subject.code_version(module)
+
+    yield tmp_path, version
+    subject._read.cache_clear()
+
+
+def test_only_what_a_stage_runs_changes_its_version(version_in):
+    root, version = version_in
+    before = {name: version(name) for name in ("train.sft", "train.grpo", "eval.generate")}
+    grading = root / "data" / "grading.py"
+    text = grading.read_text()
+    grading.write_text(text.replace('"""', '"""Other words. ', 1) + "\n# a remark\n")
+    assert {name: version(name) for name in before} == before
+    grading.write_text(text.replace("TIMEOUT_SECONDS = 5.0", "TIMEOUT_SECONDS = 6.0"))
+    # SFT reads graded demonstrations and never grades; the reward and the score do.
+    assert {name for name in before if version(name) != before[name]} == {"train.grpo", "eval.generate"}
+
+
+def test_modules_imported_inside_functions_count():
+    assert "launch.local" in subject._read("launch.cli")[1]
