@@ -6,10 +6,10 @@ Extraction looks only at the text after the last `</think>`; a completion that o
 it has no answer. Form "boxed" takes the last `\boxed{...}` with balanced braces. Form "plain" takes that box if
 there is one, else what follows the last `####` or "answer is" / "answer:", else the last non-empty line.
 
-Comparison: equal after normalising notation; plain numbers by value; references made of letters (an option, a
-name, "true") as text, because an algebra system would find "a b" and "b a" equal; everything else by math-verify
-in a worker process. The worker is killed and replaced when a comparison exceeds the wall-clock limit, counted
-from the start of the work, so the limit also holds off the main thread and against code that ignores signals.
+Comparison: equal after undressing notation, else node by node and value by value (`data/answers.py`); what that
+cannot decide (inequalities, integrals, sets given by a condition) goes to math-verify in a worker process. The worker
+is killed and replaced when a comparison exceeds the wall-clock limit, counted from the start of the work, so the limit
+also holds off the main thread and against code that ignores signals.
 """
 
 import atexit
@@ -24,19 +24,16 @@ import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from enum import StrEnum
-from fractions import Fraction
 from pathlib import Path
 from typing import Literal, NamedTuple
+
+from data.answers import Ask, UnparseableError, is_readable_reference, plain, read_answer, same
 
 AnswerForm = Literal["boxed", "plain"]
 
 THINK_OPEN, THINK_CLOSE = "<think>", "</think>"
 TIMEOUT_SECONDS = 5.0  # one comparison; math-verify usually needs milliseconds
 _START_SECONDS = 120.0  # importing sympy on a busy machine
-_MAX_ANSWER_CHARS = 2000  # longer "answers" are text the model forgot to end
-_NUMBER = re.compile(r"-?(\d+(\.\d*)?|\.\d+)(/\d+)?$")
-_GROUPED_NUMBER = re.compile(r"-?\d{1,3}(,\d{3})+(\.\d+)?%?$")
-_TEXT = re.compile(r"[A-Za-z][A-Za-z \-']*$")
 _PLAIN_MARKER = re.compile(r"####|answer is|answer:", re.IGNORECASE)
 
 
@@ -102,46 +99,41 @@ def extract_answer(completion: str, form: AnswerForm = "boxed") -> str | None:
     return answer or None
 
 
-def normalise(answer: str) -> str:
-    """An answer with notation that does not change its meaning removed: spacing commands, $, \\text, 1,000."""
-    text = answer.strip().strip("$").strip()
-    text = re.sub(r"(,\\!|\{,\})(?=\d{3})", "", text)  # LaTeX's two spellings of a thousands separator
-    for command in ("\\left", "\\right", "\\!", "\\,", "\\;", "\\ ", "\\displaystyle"):
-        text = text.replace(command, " " if command == "\\ " else "")
-    text = text.replace("\\dfrac", "\\frac").replace("\\tfrac", "\\frac").replace("\\%", "%").replace("\\$", "$")
-    text = re.sub(r"\\(?:text|mathrm|textbf|mbox)\{([^{}]*)\}", r"\1", text)
-    text = text.removesuffix(".").strip().strip("$").strip()
-    # A bare comma groups digits only in a lone number: in (1,234) or {100,200} it separates.
-    if _GROUPED_NUMBER.match(text):
-        text = text.replace(",", "")
-    return " ".join(text.split())
-
-
-def _number(text: str) -> Fraction | None:
-    if not _NUMBER.match(text):
-        return None
+def compare(answer: str, reference: str, ask: Ask) -> Outcome:
+    """Outcome of an extracted answer. `ask` is the algebra system; what it raises passes through."""
+    if plain(answer) == plain(reference):
+        return Outcome.CORRECT if _says_something(reference) else Outcome.GOLD_UNPARSEABLE
     try:
-        numerator, _, denominator = text.partition("/")
-        return Fraction(numerator.rstrip(".") or "0") / Fraction(denominator or 1)
-    except (ValueError, ZeroDivisionError):
-        return None
-
-
-def compare_fast(answer: str, reference: str) -> Outcome | None:
-    """Outcome where notation decides it; None where algebra is needed."""
-    left, right = normalise(answer), normalise(reference)
-    if not right:
+        gold = read_answer(reference)
+    except UnparseableError:
         return Outcome.GOLD_UNPARSEABLE
-    if left == right or (left.replace(" ", "") == right.replace(" ", "") and not _TEXT.match(right)):
-        return Outcome.CORRECT
-    if len(left) > _MAX_ANSWER_CHARS:
+    try:
+        return Outcome.CORRECT if same(read_answer(answer), gold, ask) else Outcome.WRONG
+    except UnparseableError:
         return Outcome.WRONG
-    if _TEXT.match(right):
-        return Outcome.CORRECT if left.strip("() ").casefold() == right.casefold() else Outcome.WRONG
-    values = _number(left), _number(right)
-    if values[0] is not None and values[1] is not None:
-        return Outcome.CORRECT if values[0] == values[1] else Outcome.WRONG
-    return None
+
+
+def _says_something(reference: str) -> bool:
+    try:
+        read_answer(reference)
+    except UnparseableError:
+        return False
+    return True
+
+
+class _AlgebraFailedError(Exception):
+    """The algebra system did not answer; carries TIMEOUT or CRASH out of a comparison."""
+
+    def __init__(self, outcome: Outcome) -> None:
+        self.outcome = outcome
+
+
+class _NeedsAlgebraError(Exception):
+    """A comparison cannot be decided in this process."""
+
+
+def _needs_algebra(left: str, right: str) -> bool:
+    raise _NeedsAlgebraError
 
 
 class _Worker:
@@ -158,6 +150,7 @@ class _Worker:
             start_new_session=True,
         )
         self._buffer = b""
+        self.usable = True
         try:
             started = self._read(_START_SECONDS) == {"ready": True}
         except EOFError:
@@ -182,14 +175,16 @@ class _Worker:
         return dict(json.loads(line))
 
     def ask(self, request: dict[str, str], seconds: float) -> Outcome:
-        """The outcome of one request; TIMEOUT or CRASH leave the worker unusable."""
+        """The outcome of one request; afterwards `usable` says whether the worker can take another."""
         assert self.process.stdin is not None
         try:
             self.process.stdin.write(json.dumps(request).encode() + b"\n")
             self.process.stdin.flush()
             reply = self._read(seconds)
-        except (EOFError, BrokenPipeError):
+        except (EOFError, OSError):
+            self.usable = False
             return Outcome.CRASH
+        self.usable = reply is not None
         return Outcome.TIMEOUT if reply is None else Outcome(str(reply["outcome"]))
 
     def stop(self) -> None:
@@ -222,40 +217,75 @@ class Grader:
         answer = extract_answer(completion, form)
         if answer is None:
             return Grade(Outcome.NO_ANSWER, None)
-        outcome = compare_fast(answer, reference_answer)
-        if outcome is None:
-            outcome = self._ask({"answer": normalise(answer), "reference": normalise(reference_answer)})
-        return Grade(outcome, answer)
+        return Grade(self._compare(answer, reference_answer), answer)
 
     def grade_many(
         self, completions: Sequence[str], reference_answers: Sequence[str], form: AnswerForm = "boxed"
     ) -> list[Grade]:
-        """Grade pairs in order, using all workers."""
-        if self._workers == 1:
-            return [self.grade(c, reference, form) for c, reference in zip(completions, reference_answers, strict=True)]
-        with ThreadPoolExecutor(self._workers) as pool:
-            return list(pool.map(self.grade, completions, reference_answers, [form] * len(completions)))
+        """Grade pairs in order. Equal pairs, as in a group of samples, are compared once; algebra uses all workers."""
+        answers = [extract_answer(completion, form) for completion in completions]
+        pairs = dict.fromkeys(zip(answers, reference_answers, strict=True))
+        outcomes: dict[tuple[str | None, str], Outcome] = {}
+        hard = []
+        for answer, reference in pairs:
+            if answer is None:
+                outcomes[answer, reference] = Outcome.NO_ANSWER
+                continue
+            try:
+                outcomes[answer, reference] = compare(answer, reference, _needs_algebra)
+            except _NeedsAlgebraError:
+                hard.append((answer, reference))
+        if hard:
+            with ThreadPoolExecutor(self._workers) as pool:
+                outcomes.update(zip(hard, pool.map(lambda pair: self._compare(*pair), hard), strict=True))
+        return [Grade(outcomes[pair], pair[0]) for pair in zip(answers, reference_answers, strict=True)]
 
-    def is_gradable(self, reference_answer: str) -> bool:
-        """Whether a correct completion could be recognised: the reference is text, a number, or parses."""
-        text = normalise(reference_answer)
-        if not text or len(text) > _MAX_ANSWER_CHARS:
-            return False
-        if _TEXT.match(text) or _number(text) is not None:
-            return True
-        return self._ask({"reference": text}) is Outcome.CORRECT
+    def are_gradable(self, reference_answers: Sequence[str]) -> list[bool]:
+        """For each reference answer, whether a correct completion could be recognised."""
+        known: dict[str, bool | None] = {}
+        for reference in dict.fromkeys(reference_answers):
+            try:
+                known[reference] = is_readable_reference(reference)
+            except UnparseableError:
+                known[reference] = False
+        hard = [reference for reference, readable in known.items() if readable is None]
+        if hard:
+            with ThreadPoolExecutor(self._workers) as pool:
+                found = pool.map(lambda text: self._ask({"reference": plain(text)}, None), hard)
+                known.update(zip(hard, (outcome is Outcome.CORRECT for outcome in found), strict=True))
+        return [bool(known[reference]) for reference in reference_answers]
 
-    def _ask(self, request: dict[str, str]) -> Outcome:
+    def _compare(self, answer: str, reference: str) -> Outcome:
+        """One comparison within one wall-clock limit, however many questions it has for the algebra system."""
+        begun: list[float] = []
+
+        def ask(left: str, right: str) -> bool:
+            outcome = self._ask({"answer": left, "reference": right}, begun[0] if begun else None, begun)
+            if outcome in (Outcome.TIMEOUT, Outcome.CRASH):
+                raise _AlgebraFailedError(outcome)
+            return outcome is Outcome.CORRECT
+
+        try:
+            return compare(answer, reference, ask)
+        except _AlgebraFailedError as error:
+            return error.outcome
+
+    def _ask(self, request: dict[str, str], begun: float | None, started: list[float] | None = None) -> Outcome:
+        """Ask a worker; `begun` is when this comparison started, None if its clock starts with this question."""
         with self._slots:
             with self._lock:
                 worker = self._idle.pop() if self._idle else None
             worker = worker or _Worker()
-            outcome = worker.ask(request, self.timeout_seconds)
-            if outcome in (Outcome.TIMEOUT, Outcome.CRASH):
-                worker.stop()
-            else:
+            if begun is None:
+                begun = time.monotonic()  # after waiting for a worker: only work counts
+                if started is not None:
+                    started.append(begun)
+            outcome = worker.ask(request, begun + self.timeout_seconds - time.monotonic())
+            if worker.usable:
                 with self._lock:
                     self._idle.append(worker)
+            else:
+                worker.stop()
             return outcome
 
     def close(self) -> None:

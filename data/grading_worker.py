@@ -10,7 +10,7 @@ import sys
 import time
 import warnings
 
-_MEMORY_BYTES = 4 << 30
+_MEMORY_BYTES = 2 << 30
 _ORPHAN_CPU_SECONDS = 60
 
 

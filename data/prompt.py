@@ -39,6 +39,29 @@ def load_tokenizer(directory: str) -> "PreTrainedTokenizerBase":
     return tokenizer
 
 
+def prepare_tokenizer(path: str | Path, name: str) -> "PreTrainedTokenizerBase":
+    """A checkpoint's tokenizer with its end-of-turn settings settled: eos `<|im_end|>`, pad `<|endoftext|>`.
+
+    `name` is used in messages.
+
+    Raises:
+        UserError: there is no tokenizer, or it lacks one of the two tokens.
+    """
+    from transformers import AutoTokenizer
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
+    except (OSError, ValueError) as error:
+        raise UserError(f"no tokenizer at {name}: {str(error).splitlines()[0]}") from None
+    known = tokenizer.get_vocab()
+    for token in (EOS_TOKEN, PAD_TOKEN):
+        if token not in known:
+            raise UserError(f"the tokenizer of {name} has no token {token}; only Qwen-style chat bases are supported")
+    tokenizer.eos_token, tokenizer.pad_token = EOS_TOKEN, PAD_TOKEN
+    tokenizer.chat_template = tokenizer.chat_template or qwen3_chat_template()
+    return tokenizer
+
+
 def qwen3_chat_template() -> str:
     """The Qwen3 chat template as TRL ships it."""
     spec = find_spec("trl")
@@ -52,13 +75,15 @@ def render_prompt(tokenizer: "PreTrainedTokenizerBase", problem: str, prompt: Pr
     messages = [{"role": "user", "content": problem + prompt.suffix}]
     if prompt.system is not None:
         messages.insert(0, {"role": "system", "content": prompt.system})
-    text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+    mode = {} if prompt.thinking is None else {"enable_thinking": prompt.thinking}
+    text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True, **mode)
     return str(text)
 
 
 def template_hash(tokenizer: "PreTrainedTokenizerBase", prompt: PromptSpec) -> str:
     """sha256 over everything that decides the prompt's bytes besides the problem."""
-    parts = (str(tokenizer.chat_template), prompt.system or "", prompt.suffix, str(tokenizer.eos_token))
+    asked = (prompt.system or "", prompt.suffix, repr(prompt.thinking))
+    parts = (str(tokenizer.chat_template), *asked, str(tokenizer.eos_token))
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()
 
 

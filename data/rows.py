@@ -1,5 +1,6 @@
 """The corpus on disk: reading it back, and the order in which every arm is presented its problems."""
 
+import hashlib
 import random
 from collections import defaultdict
 from pathlib import Path
@@ -10,6 +11,12 @@ import pyarrow.parquet as pq
 from recipes.errors import UserError
 
 PROBLEMS, DEMONSTRATIONS, REJECTS = "problems.parquet", "demonstrations.parquet", "rejects.jsonl"
+CONTAMINATION, CARD, TEACHER_LEDGER = "contamination.jsonl", "README.md", "ledger.jsonl"
+
+
+def problem_id(problem: str) -> str:
+    """Content hash of a problem text, insensitive to case and spacing: 16 hexadecimal digits."""
+    return hashlib.sha256(" ".join(problem.casefold().split()).encode()).hexdigest()[:16]
 
 
 class Problem(NamedTuple):
@@ -23,7 +30,9 @@ class Problem(NamedTuple):
     split: str
     """"train" or "heldout"."""
     teacher_solvable: bool | None
-    """Whether some demonstration was graded correct; None without a teacher."""
+    """Whether some demonstration can be trained on; None without a teacher."""
+    base_pass_rate: float | None
+    """Share of the base model's samples that were correct; None if it was not measured."""
 
 
 class Demonstration(NamedTuple):
@@ -40,6 +49,13 @@ class Demonstration(NamedTuple):
     """An `Outcome` of `data/grading.py`."""
     tokens: int
     """Tokens of the completion, end-of-turn token included; 0 if no tokenizer was at hand."""
+    fits: bool
+    """Whether it was finished and is within the length limit. A correct one that fits can be trained on."""
+
+    @property
+    def usable(self) -> bool:
+        """Whether SFT may read it."""
+        return self.grade == "correct" and self.fits
 
 
 def read_problems(corpus_dir: Path, split: str, problem_set: str = "all") -> list[Problem]:
@@ -75,16 +91,26 @@ def presented_order(problems: list[Problem], exposures: int, seed: int) -> list[
     return order[:exposures]
 
 
-def correct_demonstrations(
-    demonstrations: dict[str, list[Demonstration]], problem_id: str, count: int, first: int
+def demonstrations_to_read(
+    demonstrations: dict[str, list[Demonstration]], problem_id: str, count: int, exposure: int, policy: str, seed: int
 ) -> list[Demonstration]:
-    """`count` correct demonstrations of one problem, taken in turn from position `first` on.
+    """`count` demonstrations of one problem for its exposure number `exposure`, from those that can be trained on.
 
-    With fewer than `count` correct ones some repeat, so every problem weighs the same.
+    Policy "all" takes them in turn, going on where the exposure before stopped; "first", "shortest" and "random" (by
+    `seed`) choose one. With too few they repeat, so every problem weighs the same.
+
+    Raises:
+        UserError: the problem has none.
     """
-    correct = [row for row in demonstrations.get(problem_id, []) if row.grade == "correct"]
-    if not correct:
+    usable = [row for row in demonstrations.get(problem_id, []) if row.usable]
+    if not usable:
         raise UserError(
             f"problem {problem_id} has no correct demonstration; use problem_set: teacher_solvable for SFT arms"
         )
-    return [correct[(first + offset) % len(correct)] for offset in range(count)]
+    if policy == "shortest":
+        usable = [min(usable, key=lambda row: (row.tokens, len(row.completion), row.sample_index))]
+    elif policy == "random":
+        usable = [random.Random(f"demonstration {seed} {problem_id}").choice(usable)]
+    elif policy == "first":
+        usable = usable[:1]
+    return [usable[(exposure * count + offset) % len(usable)] for offset in range(count)]

@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from data.grading import last_boxed
+from data.hub import locate
 from data.pocket_world import Question, corpus_problems
+from recipes.corpus_schema import BenchmarkTexts, DataFiles, SourceSpec
 from recipes.errors import UserError
-from recipes.schema import SourceSpec
 
 POCKET_POOL = {"train": 4000, "heldout": 400}  # drawn from the world; the recipe's counts select from these
 
@@ -31,11 +32,11 @@ class RawRow(NamedTuple):
     """Fixed by the source (synthetic world); None if the corpus stage may choose."""
 
 
-def read_source(spec: SourceSpec, seed: int) -> Iterator[RawRow]:
-    """Rows of one source.
+def read_source(spec: SourceSpec, seed: int, lock: dict[str, Any] | None = None) -> Iterator[RawRow]:
+    """Rows of one source, checked against its lock entry.
 
     Raises:
-        UserError: the file is missing, unreadable, empty, or lacks a column of the field mapping.
+        UserError: the source is missing, unreadable, empty, changed, or lacks a field of the mapping.
     """
     if spec.kind == "pocket":
         for split, pool in POCKET_POOL.items():
@@ -50,22 +51,69 @@ def read_source(spec: SourceSpec, seed: int) -> Iterator[RawRow]:
                     heldout=split == "heldout",
                 )
         return
-    rows = _read_file(Path(str(spec.path)))
-    # A CSV row with too many values keeps the rest under None.
-    columns = {column for row in rows for column in row if column is not None}
-    wanted = [spec.problem_field, spec.answer_field, *([spec.level_field] if spec.level_field else [])]
-    for column in wanted:
-        if column not in columns:
-            raise UserError(
-                f"source {spec.name}: {spec.path} has no column {column!r}; it has {', '.join(sorted(columns))}"
-            )
-    for number, row in enumerate(rows):
+    level = [spec.level_field] if spec.level_field else []
+    for number, row in enumerate(read_rows(spec, [spec.problem_field, spec.answer_field, *level, *spec.where], lock)):
         yield _map_row(spec, number, row)
 
 
+def read_rows(files: DataFiles, fields: list[str], lock: dict[str, Any] | None) -> list[dict[str, Any]]:
+    """The rows of all files of a source with the values of `fields`, which may step into values with dots.
+
+    Raises:
+        UserError: a file is missing, unreadable, empty or changed, or no row has one of the fields.
+    """
+    rows = []
+    names: set[str] = set()
+    for path in locate(files, lock):
+        for row in _read_file(path, {field.split(".")[0] for field in fields}):
+            # A CSV row with too many values keeps the rest under None.
+            names.update(name for name in row if name is not None)
+            rows.append({field: _value(row, field) for field in fields})
+    if not rows:
+        raise UserError(f"source {files.name}: {files.path or files.dataset} is empty")
+    for field in fields:
+        if field.split(".")[0] not in names:
+            raise UserError(
+                f"source {files.name}: {files.path or files.dataset} has no column {field.split('.')[0]!r}; "
+                f"it has {', '.join(sorted(names))}"
+            )
+        if "." in field and all(row[field] is None for row in rows):
+            raise UserError(f"source {files.name}: no row has a value at {field!r}")
+    if lock is not None and lock["rows"] is not None and lock["rows"] != len(rows):
+        raise UserError(
+            f"source {files.name} has {len(rows)} rows, {lock['rows']} were locked; run `transfer fetch` to accept this"
+        )
+    return rows
+
+
+def read_benchmark(spec: BenchmarkTexts, lock: dict[str, Any] | None) -> list[str]:
+    """The questions of a benchmark, as texts to compare with. Raises UserError like `read_rows`."""
+    rows = read_rows(spec, list(spec.text_fields), lock)
+    return ["\n".join(_as_text(row[field]) for field in spec.text_fields if row[field]) for row in rows]
+
+
+def _as_text(value: Any) -> str:
+    if isinstance(value, dict):
+        return " ".join(_as_text(inner) for inner in value.values())
+    return " ".join(map(_as_text, value)) if isinstance(value, list) else str(value)
+
+
+def _value(row: dict[str, Any], field: str) -> Any:
+    """The value at a dotted path; None if a step is missing. Numbers step into lists, also into JSON texts' values."""
+    value: Any = row
+    for step in field.split("."):
+        if isinstance(value, dict):
+            value = value.get(step)
+        elif isinstance(value, list) and step.isdigit() and int(step) < len(value):
+            value = value[int(step)]
+        else:
+            return None
+    return value
+
+
 def _map_row(spec: SourceSpec, number: int, row: dict[str, Any]) -> RawRow:
-    problem, answer = row.get(spec.problem_field), row.get(spec.answer_field)
-    level = row.get(spec.level_field) if spec.level_field else None
+    problem, answer = row[spec.problem_field], row[spec.answer_field]
+    level = row[spec.level_field] if spec.level_field else None
     level_text = None if level is None else re.sub(r"\.0$", "", str(level))
     raw = RawRow(spec.name, number, " ".join(str(problem or "").split()), "", level_text)
     if problem is None or answer is None:
@@ -74,43 +122,60 @@ def _map_row(spec: SourceSpec, number: int, row: dict[str, Any]) -> RawRow:
         return raw._replace(reject="empty_problem")
     if spec.levels is not None and level_text not in spec.levels:
         return raw._replace(reject="level_excluded")
+    if any(str(row[field]) not in allowed for field, allowed in spec.where.items()):
+        return raw._replace(reject="excluded_by_where")
     # Line breaks matter in some problems (tables, code), so only the emptiness test above collapses them.
-    raw = raw._replace(problem=str(problem).replace("\r\n", "\n").strip())
-    text = str(answer).strip()
-    if spec.answer_in == "boxed":
-        found = last_boxed(text)
-    elif spec.answer_in == "after_hashes":
-        found = text.rpartition("####")[2] if "####" in text else None
-    else:
-        found = text
+    text = str(problem).replace("\r\n", "\n").strip()
+    text = text.removeprefix(spec.problem_prefix.strip()).removesuffix(spec.problem_suffix.strip()).strip()
+    raw = raw._replace(problem=text)
+    found = _reference(spec, str(answer).strip())
     if found is None or not found.strip():
         return raw._replace(reject="no_reference_answer")
     return raw._replace(reference_answer=found.strip())
 
 
-def _read_file(path: Path) -> list[dict[str, Any]]:
-    """All rows of a JSON (list of objects), JSONL, CSV or Parquet file, by its extension."""
-    if not path.is_file():
-        raise UserError(f"source file {path} does not exist")
+def _reference(spec: SourceSpec, text: str) -> str | None:
+    if spec.answer_in == "boxed":
+        return last_boxed(text)
+    if spec.answer_in == "after_hashes":
+        return text.rpartition("####")[2] if "####" in text else None
+    return text
+
+
+def _read_file(path: Path, columns: set[str]) -> Iterator[dict[str, Any]]:
+    """Rows of a JSON (list of objects), JSONL, CSV or Parquet file, by its extension."""
     kind = path.suffix.lower()
     try:
         if kind == ".jsonl":
             rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
         elif kind == ".json":
-            rows = json.loads(path.read_text(encoding="utf-8"))
+            rows = _json_rows(path.read_text(encoding="utf-8"))
         elif kind == ".csv":
-            with path.open(encoding="utf-8", newline="") as file:
+            with path.open(encoding="utf-8-sig", newline="") as file:
                 rows = list(csv.DictReader(file))
         elif kind == ".parquet":
             import pyarrow.parquet as pq
 
-            rows = pq.read_table(path).to_pylist()
+            table = pq.ParquetFile(path)
+            wanted = [name for name in table.schema_arrow.names if name in columns]
+            # Without a wanted column the caller must still learn which there are.
+            rows = table.read(columns=wanted or None).to_pylist()
         else:
             raise UserError(f"source file {path} has extension {kind!r}; allowed are .json, .jsonl, .csv and .parquet")
     except (OSError, ValueError) as error:
         raise UserError(f"source file {path} cannot be read as {kind[1:]}: {str(error).splitlines()[0]}") from None
     if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
         raise UserError(f"source file {path} must hold a list of objects, one per problem")
-    if not rows:
-        raise UserError(f"source file {path} is empty")
+    yield from rows
+
+
+def _json_rows(text: str) -> Any:
+    """A list of objects; some files called .json hold one object a line."""
+    try:
+        rows = json.loads(text)
+    except json.JSONDecodeError:
+        lines = [line for line in text.splitlines() if line.strip()]
+        if len(lines) < 2 or not lines[0].lstrip().startswith("{"):
+            raise
+        return [json.loads(line) for line in lines]
     return rows

@@ -17,12 +17,12 @@ from lm_eval import simple_evaluate
 from lm_eval.models.huggingface import HFLM
 from lm_eval.tasks import TaskManager
 
+from data.language_model import load_model, on_cpu
 from data.prompt import load_tokenizer
 from eval.scoring import score
 from eval.task_files import task_folder
 from recipes.manifest import Progress, finish_stage, hash_files, read_manifest, stage_state, start_stage, write_atomic
 from recipes.schema import BenchmarkSpec, Recipe, SuiteSpec
-from train.model import load_model, on_cpu
 
 SAMPLES = "samples.jsonl.zst"
 
@@ -40,6 +40,7 @@ def run(recipe: Recipe, study_dir: Path, stage_dir: Path, resume: bool, model_di
         pretrained=load_model(study_dir / model_dir, recipe.model.dtype),
         tokenizer=tokenizer,
         batch_size=suite.batch_size,
+        chat_template_args={} if recipe.prompt.thinking is None else {"enable_thinking": recipe.prompt.thinking},
         device="cpu" if on_cpu() else "cuda",
     )
     weights = (read_manifest((study_dir / model_dir).parent) or read_manifest(study_dir / model_dir) or {})[
@@ -52,7 +53,7 @@ def run(recipe: Recipe, study_dir: Path, stage_dir: Path, resume: bool, model_di
     for done, benchmark in enumerate(suite.benchmarks):
         name = f"{benchmark.name}-native"
         unit_dir = stage_dir / name
-        prompt = {"system": recipe.prompt.system, "suffix": recipe.prompt.suffix}
+        prompt = {key: getattr(recipe.prompt, key) for key in ("system", "suffix", "thinking")}
         asked = {"benchmark": benchmark.model_dump(mode="json"), "suite": _decoding(suite), "prompt": prompt}
         inputs = {"model": weights, **asked}
         if stage_state(unit_dir, inputs).state != "done":

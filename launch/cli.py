@@ -14,6 +14,8 @@ _EPILOG = """examples:
   transfer plan recipes/pocket/study.yaml                   what would run, and what it would cost
   transfer check recipes/pocket/study.yaml                  do the arms differ only in the method?
   transfer report recipes/pocket/study.yaml                 show the transfer report of a finished study
+  transfer lineage runs/pocket                              were all arms presented the same problems?
+  transfer fetch recipes/qwen3-14b/corpus.yaml              download and pin what a recipe names
 
 A rerun skips finished stages, resumes an interrupted one, and makes again what depends on a changed input.
 Exit status: 0 done, 1 a stage failed, 2 a mistake in recipe, files or command."""
@@ -47,16 +49,34 @@ def build_parser() -> argparse.ArgumentParser:
     _command(
         commands, "report", "show the transfer report", "Print the table of a finished study and where its page is."
     )
+    _command(
+        commands,
+        "fetch",
+        "download and pin what a recipe names",
+        "Resolve every source, benchmark and model of a recipe: commit, sha256 and number of rows go into RECIPE's "
+        ".lock.json, and every later build checks them. Run it on a machine with a network.",
+        out=False,
+    )
+    lineage = commands.add_parser(
+        "lineage",
+        help="prove that the arms were presented the same problems",
+        description="Compare the problem ids in the ledgers of a study: which were presented how often to each arm, "
+        "and which had a gradient. Exit status 2 if the arms differ.",
+    )
+    lineage.add_argument("study_dir", metavar="RUN", type=Path, help="study directory, for instance runs/pocket")
+    lineage.add_argument("--json", action="store_true", help="print JSON instead of text")
+    lineage.set_defaults(overrides=[])
     return parser
 
 
-def _command(commands: Any, name: str, short: str, description: str) -> argparse.ArgumentParser:
+def _command(commands: Any, name: str, short: str, description: str, out: bool = True) -> argparse.ArgumentParser:
     parser: argparse.ArgumentParser = commands.add_parser(name, help=short, description=description)
     parser.add_argument("recipe", metavar="RECIPE", help="YAML file, for instance recipes/pocket/study.yaml")
     parser.add_argument(
         "overrides", metavar="key=value", nargs="*", help="settings to change, for instance train.steps=10 seeds=[0,1]"
     )
-    parser.add_argument("--out", metavar="DIR", type=Path, help="study directory (default: runs/<study>)")
+    if out:
+        parser.add_argument("--out", metavar="DIR", type=Path, help="study directory (default: runs/<study>)")
     parser.add_argument("--json", action="store_true", help="print JSON instead of text")
     return parser
 
@@ -68,7 +88,9 @@ def main(arguments: list[str] | None = None) -> int:
     options, rest = parser.parse_known_args(arguments)
     if any(word.startswith("-") for word in rest):
         parser.error(f"unknown option {next(word for word in rest if word.startswith('-'))}; see transfer --help")
-    options.overrides += rest
+    if rest and options.command == "lineage":
+        parser.error(f"lineage takes one study directory, not also {rest[0]!r}")
+    options.overrides = [*options.overrides, *rest]
     try:
         return _run_command(options)
     except UserError as error:
@@ -83,7 +105,11 @@ def _run_command(options: argparse.Namespace) -> int:
     from launch.stages import build_stages, select_until
     from recipes.loading import load_recipe
 
+    if options.command == "lineage":
+        return _lineage(options.study_dir, options.json)
     recipe = load_recipe(options.recipe, options.overrides)
+    if options.command == "fetch":
+        return _fetch(recipe, Path(options.recipe), options.json)
     study_dir = options.out or Path("runs") / recipe.study
     if options.command == "check":
         return _check(recipe, study_dir, options.json)
@@ -113,9 +139,11 @@ def _run(recipe: Any, study_dir: Path, stages: list[Any], as_json: bool) -> int:
     from contextlib import redirect_stdout
 
     from launch.local import run_local
+    from launch.preflight import check_resolved
     from train.matching import require_matched
 
     require_matched(recipe)
+    check_resolved(recipe)
     # With --json standard output carries the report alone; progress goes to standard error.
     with redirect_stdout(sys.stderr if as_json else sys.stdout):
         status = run_local(recipe, study_dir, stages)
@@ -150,6 +178,27 @@ def _report(recipe: Any, study_dir: Path, as_json: bool) -> int:
     print()
     print(format_report(json.loads(text)))
     print(f"\nreport: {path.with_name('index.html')}")
+    return 0
+
+
+def _lineage(study_dir: Path, as_json: bool) -> int:
+    from recipes.loading import load_study
+    from train.lineage import format_lineage, study_lineage
+
+    lineage = study_lineage(load_study(study_dir), study_dir)
+    print(json.dumps(lineage, indent=1) if as_json else format_lineage(lineage))
+    return 0 if lineage["equal"] else 2
+
+
+def _fetch(recipe: Any, recipe_path: Path, as_json: bool) -> int:
+    from contextlib import redirect_stdout
+
+    from launch.fetch import fetch, format_lock
+    from recipes.loading import lock_path
+
+    with redirect_stdout(sys.stderr if as_json else sys.stdout):
+        lock = fetch(recipe, recipe_path)
+    print(json.dumps(lock, indent=1) if as_json else format_lock(lock, lock_path(recipe_path)))
     return 0
 
 

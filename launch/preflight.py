@@ -27,3 +27,16 @@ def check_before_running(recipe: Recipe) -> None:
         raise UserError(f"model.path {path} is neither a directory nor a Hugging Face id such as Qwen/Qwen3-14B-Base")
     if recipe.suite is not None:
         task_folder(recipe.suite)
+
+
+def check_resolved(recipe: Recipe) -> None:
+    """Raise UserError for a hub dataset or model that no lock pins: it could be another one tomorrow."""
+    locked = recipe.lock.get("sources", {})
+    for item in recipe.corpus.all_files():
+        if item.kind == "hub" and item.name not in locked:
+            raise UserError(f"source {item.name} is not resolved; run `transfer fetch RECIPE` on a connected machine")
+    model = recipe.model
+    if model is None or model.path is None or Path(model.path).is_dir() or model.revision is not None:
+        return
+    if model.path not in recipe.lock.get("models", {}):
+        raise UserError(f"model {model.path} is not resolved; run `transfer fetch RECIPE` on a connected machine")

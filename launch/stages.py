@@ -57,7 +57,8 @@ def build_stages(recipe: Recipe) -> list[Stage]:
     values = recipe.dump()
     threads = recipe.resources.threads
     stages = []
-    if recipe.model is not None:
+    with_base = recipe.model is not None and _needs_base(recipe)
+    if recipe.model is not None and with_base:
         module = "train.pocket_base" if recipe.model.pocket else "train.prepared_base"
         reads = flatten({"model": values["model"], "base_threads": recipe.resources.base_threads})
         source_dir = Path(recipe.model.path or "")
@@ -69,10 +70,11 @@ def build_stages(recipe: Recipe) -> list[Stage]:
     asked = ("tasks", "benchmarks", "questions", "seed")
     suite_questions = {key: values["suite"][key] for key in asked} if recipe.suite else {}
     reads = flatten({"corpus": values["corpus"], "prompt": values["prompt"], "suite": suite_questions})
-    for source in recipe.corpus.sources:
+    reads |= flatten({"lock": {"sources": values["lock"].get("sources", {})}})
+    for source in recipe.corpus.all_files():
         if source.path is not None:
             reads[f"content of {source.path}"] = _content(Path(source.path))
-    stages.append(Stage("corpus", "data.corpus", reads, ("base",) if recipe.model else ()))
+    stages.append(Stage("corpus", "data.corpus", reads, ("base",) if with_base else ()))
     models = {"base": "base"} if recipe.suite else {}
     for arm in recipe.arms:
         resolved = resolve_arm(recipe, arm)
@@ -80,7 +82,10 @@ def build_stages(recipe: Recipe) -> list[Stage]:
             name = f"arms/{arm}/seed-{seed}"
             reads = flatten({"arm": resolved.matched_on(), "seed": seed, "threads": threads})
             reads["answer_form"] = recipe.corpus.answer_form
-            module = "train.sft" if resolved.sampling == "teacher" else "train.grpo"
+            teacher = resolved.sampling == "teacher"
+            if teacher:
+                reads["demonstrations"] = recipe.corpus.demonstrations
+            module = "train.sft" if teacher else "train.grpo"
             stages.append(Stage(name, module, reads, ("base", "corpus"), {"arm": arm, "seed": seed}, threads))
             models[f"{arm}-seed{seed}-final"] = name
     tasks = None
@@ -91,7 +96,7 @@ def build_stages(recipe: Recipe) -> list[Stage]:
         folder = name if name == "base" else f"{name}/final"
         heldout = any(benchmark.name == "heldout" for benchmark in recipe.suite.benchmarks) if recipe.suite else False
         needs = tuple(dict.fromkeys((name, "corpus"))) if heldout else (name,)
-        prompt = {key: values["prompt"][key] for key in ("system", "suffix")}
+        prompt = {key: values["prompt"][key] for key in ("system", "suffix", "thinking")}
         reads = flatten({"suite": values["suite"], "dtype": values["model"]["dtype"], "prompt": prompt, "label": label})
         reads["content of the task files"] = tasks
         stages.append(
@@ -101,6 +106,13 @@ def build_stages(recipe: Recipe) -> list[Stage]:
         reads = flatten({key: value for key, value in values.items() if key != "resources"})
         stages.append(Stage("report", "eval.report", reads, tuple(stage.name for stage in stages)))
     return stages
+
+
+def _needs_base(recipe: Recipe) -> bool:
+    """Whether weights are needed; a recipe that only builds a corpus needs the tokenizer of its model at most."""
+    rate = recipe.corpus.pass_rate
+    asked = rate is not None and rate.sampler.model == "base"
+    return bool(recipe.arms or recipe.suite or asked or (recipe.model and recipe.model.pocket))
 
 
 def _content(path: Path) -> str | None:

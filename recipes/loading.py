@@ -14,13 +14,32 @@ from recipes.schema import Recipe
 STUDY_FILE = "study.json"
 
 
+def lock_path(recipe_path: Path) -> Path:
+    """Where `transfer fetch` keeps what it resolved for a recipe."""
+    return recipe_path.with_suffix(".lock.json")
+
+
 def load_recipe(path: str | Path, overrides: list[str] | None = None) -> Recipe:
-    """Read a YAML recipe, apply `key=value` overrides and validate.
+    """Read a YAML recipe with its lock file, apply `key=value` overrides and validate.
+
+    `corpus` may name another recipe, relative to this one, whose corpus is meant.
 
     Raises:
         UserError: the file cannot be read, is not YAML, or a value is not allowed.
     """
     path = Path(path)
+    values = _read_yaml(path)
+    if isinstance(values.get("corpus"), str):
+        values["corpus"] = _section(path.parent / values["corpus"], "corpus")
+    values["lock"] = _read_lock(lock_path(path))
+    arms_of_file = list(values.get("arms") or {}) if isinstance(values.get("arms"), dict | None) else []
+    for override in overrides or []:
+        apply_override(values, override)
+    _refuse_misspelt_arms(values, arms_of_file)
+    return validate_recipe(values, str(path))
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -31,11 +50,27 @@ def load_recipe(path: str | Path, overrides: list[str] | None = None) -> Recipe:
         raise UserError(f"recipe {path} is not valid YAML: {' '.join(str(error).split())}") from None
     if not isinstance(values, dict):
         raise UserError(f"recipe {path} holds no settings; it must be a YAML mapping")
-    arms_of_file = list(values.get("arms") or {}) if isinstance(values.get("arms"), dict | None) else []
-    for override in overrides or []:
-        apply_override(values, override)
-    _refuse_misspelt_arms(values, arms_of_file)
-    return validate_recipe(values, str(path))
+    return values
+
+
+def _section(path: Path, key: str) -> Any:
+    """One section of another recipe."""
+    values = _read_yaml(path)
+    if not isinstance(values.get(key), dict):
+        raise UserError(f"recipe {path} has no section {key} to take")
+    return values[key]
+
+
+def _read_lock(path: Path) -> dict[str, Any]:
+    if not path.exists():
+        return {}
+    try:
+        lock = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} cannot be read ({error}); delete it and run `transfer fetch` again") from None
+    if not isinstance(lock, dict):
+        raise UserError(f"{path} holds no lock; delete it and run `transfer fetch` again")
+    return lock
 
 
 def _refuse_misspelt_arms(values: dict[str, Any], known: list[str]) -> None:

@@ -10,13 +10,9 @@ point in the unified loss of arXiv 2507.00432 (v2, Sec. 5):
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
-
-class Spec(BaseModel):
-    """Base of all recipe sections: unknown keys are refused, values cannot change after loading."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+from recipes.corpus_schema import CorpusSpec, Spec
 
 
 class PocketModelSpec(Spec):
@@ -67,67 +63,13 @@ class PromptSpec(Spec):
     suffix: str = ""
     """Text appended to every corpus problem and to the questions of benchmarks scored `boxed` or `plain`, for
     instance the request for a boxed answer."""
+    thinking: bool | None = None
+    """Thinking mode of the chat template. null: the template's default; false: Qwen3 puts an empty thinking block into
+    the prompt."""
     max_prompt_tokens: int = Field(512, ge=1)
     """Corpus problems with a longer rendered prompt are rejected for every arm, in tokens."""
     max_completion_tokens: int = Field(512, ge=1)
     """Longest completion that is trained on or sampled, in tokens, end-of-turn token included."""
-
-
-class SourceSpec(Spec):
-    """One source of problems; for files, the mapping from its fields to ours."""
-
-    kind: Literal["pocket", "file"]
-    """pocket: the synthetic world. file: a JSON, JSONL, CSV or Parquet file."""
-    name: str = Field(min_length=1)
-    """Value of the `source` column."""
-    path: str | None = None
-    """The file, for kind `file`."""
-    problem_field: str = "problem"
-    """Column with the problem text."""
-    answer_field: str = "answer"
-    """Column with the reference answer, or with the solution that contains it."""
-    answer_in: Literal["value", "boxed", "after_hashes"] = "value"
-    """Where the reference answer stands in `answer_field`: the whole value, the last \\boxed{}, or after ####."""
-    level_field: str | None = None
-    """Column with a difficulty. null: none."""
-    levels: tuple[Annotated[str, Field(coerce_numbers_to_str=True)], ...] | None = None
-    """Levels to keep, compared as text. null: all."""
-    licence: str = "unknown"
-    """Licence of the source as its publisher states it."""
-
-    @model_validator(mode="after")
-    def _file_has_path(self) -> "SourceSpec":
-        if self.kind == "file" and not self.path:
-            raise ValueError("a source of kind `file` needs `path`")
-        return self
-
-
-class TeacherSpec(Spec):
-    """Who writes the demonstrations for off-policy arms. Every sample is graded and kept."""
-
-    kind: Literal["scripted"]
-    """scripted: the teacher of the synthetic world, whose style is not the base model's."""
-    samples_per_problem: int = Field(8, ge=1)
-    """Demonstrations drawn for each problem."""
-
-
-class CorpusSpec(Spec):
-    """The one math corpus: sources, teacher, and the problems every arm is presented."""
-
-    sources: tuple[SourceSpec, ...] = Field(min_length=1)
-    """Where the problems come from, in order; of duplicates the first is kept."""
-    answer_form: Literal["boxed", "plain"] = "boxed"
-    """What the grader accepts as a final answer; see `data/grading.py`."""
-    train_problems: int | None = Field(None, ge=1)
-    """Problems to keep for training, drawn by `seed`. null: all that pass the filters."""
-    heldout_problems: int = Field(0, ge=0)
-    """Problems set aside for choosing learning rates; no arm trains on them."""
-    seed: int = 0
-    """Seed of sub-sampling, of the synthetic problems and of the scripted teacher."""
-    teacher: TeacherSpec | None = None
-    """null: no demonstrations, so no arm with `sampling: teacher`."""
-    problem_set: Literal["all", "teacher_solvable"] = "teacher_solvable"
-    """Which problems the arms are presented: all, or those the teacher solved at least once."""
 
 
 class TrainSpec(Spec):
@@ -309,7 +251,9 @@ class Recipe(Spec):
     """The math corpus."""
     train: TrainSpec | None = None
     """Budget and optimizer; needed when there are arms."""
-    arms: dict[str, ArmSpec] = {}
+    lock: dict[str, Any] = Field(default_factory=dict)
+    """What `transfer fetch` resolved, from the `.lock.json` beside the recipe. Never written by hand."""
+    arms: dict[str, ArmSpec] = Field(default_factory=dict)
     """The training methods by name. An arm set to null is left out."""
     varies: tuple[Literal["sampling", "credit", "negatives", "beta", "learning_rate"], ...] = (
         "sampling",
@@ -357,11 +301,11 @@ class Recipe(Spec):
     @model_validator(mode="after")
     def _corpus_fits(self) -> "Recipe":
         corpus = self.corpus
-        files = [source.name for source in corpus.sources if source.kind == "file"]
-        if files and corpus.teacher is not None and corpus.teacher.kind == "scripted":
+        real = [source.name for source in corpus.sources if source.kind != "pocket"]
+        if real and corpus.teacher is not None and corpus.teacher.kind == "scripted":
             raise ValueError(
-                f"the scripted teacher cannot solve source {files[0]!r}; it knows the synthetic world only, "
-                "so leave `corpus.teacher` out"
+                f"the scripted teacher cannot solve source {real[0]!r}; it knows the synthetic world only, "
+                "so choose `kind: endpoint` or `transformers`, or leave `corpus.teacher` out"
             )
         for benchmark in self.suite.benchmarks if self.suite is not None else ():
             if benchmark.name == "heldout" and not corpus.heldout_problems:

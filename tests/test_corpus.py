@@ -5,20 +5,20 @@ import json
 import pyarrow.parquet as pq
 import pytest
 
-from data.corpus import problem_id
 from data.corpus import run as build_corpus
 from data.rows import (
     Demonstration,
-    correct_demonstrations,
+    demonstrations_to_read,
     presented_order,
+    problem_id,
     read_demonstrations,
     read_problems,
 )
 from data.sources import read_source
+from recipes.corpus_schema import SourceSpec
 from recipes.errors import UserError
 from recipes.loading import validate_recipe
 from recipes.manifest import read_manifest, start_stage
-from recipes.schema import SourceSpec
 
 ROWS = [
     {"q": "What is 1+1?", "solution": "It is \\boxed{2}.", "d": 3.0},
@@ -166,13 +166,134 @@ def test_demonstrations_keep_wrong_samples_and_the_view_drops_them(smoke_study):
     demonstrations = read_demonstrations(smoke_study / "corpus")
     assert all(len(rows) == 4 for rows in demonstrations.values())
     rows = [
-        Demonstration("p", f"c{n}", "", "t", n, grade, 1) for n, grade in enumerate(["wrong", "correct", "correct"])
+        Demonstration("p", f"c{n}", "", "t", n, grade, 9 - n, fits)
+        for n, (grade, fits) in enumerate(
+            [("wrong", True), ("correct", True), ("correct", False), ("correct", True), ("correct", True)]
+        )
     ]
-    view = correct_demonstrations({"p": rows}, "p", 3, first=1)
-    assert [row.completion for row in view] == ["c2", "c1", "c2"]
+
+    def read(policy, exposure=0, seed=0):
+        view = demonstrations_to_read({"p": rows}, "p", 2, exposure, policy, seed)
+        return [row.completion for row in view]
+
+    # c0 is wrong, c2 was cut off; the other three are read in turn, two an exposure.
+    assert [read("all", exposure) for exposure in range(3)] == [["c1", "c3"], ["c4", "c1"], ["c3", "c4"]]
+    assert read("first", 1) == ["c1", "c1"]
+    assert read("shortest") == ["c4", "c4"]
+    assert {tuple(read("random", seed=seed)) for seed in range(20)} == {("c1", "c1"), ("c3", "c3"), ("c4", "c4")}
     with pytest.raises(UserError, match="no correct demonstration"):
-        correct_demonstrations({"p": rows[:1]}, "p", 1, 0)
+        demonstrations_to_read({"p": rows[:1]}, "p", 1, 0, "all", 0)
 
 
 def test_problem_id_ignores_case_and_spacing():
     assert problem_id("What  is\n1?") == problem_id("what is 1?") != problem_id("what is 2?")
+
+
+def problems_file(tmp_path, rows):
+    path = tmp_path / "p.jsonl"
+    path.write_text("".join(json.dumps({"problem": text, "answer": answer}) + "\n" for text, answer in rows))
+    return {"kind": "file", "name": "p", "path": str(path)}
+
+
+def corpus_of(tmp_path, rows, **corpus):
+    values = {"study": "c", "corpus": {"sources": [problems_file(tmp_path, rows)], "problem_set": "all"} | corpus}
+    recipe = validate_recipe(values, "test")
+    facts = build(recipe, tmp_path)
+    rejects = [json.loads(line) for line in (tmp_path / "corpus" / "rejects.jsonl").read_text().splitlines()]
+    return facts, {row["row"]: row for row in rejects}
+
+
+LONG = "A farmer has 17 sheep and buys 4 more every month for a year, then sells half of them at the market. How many"
+
+
+def test_duplicates_by_text_and_by_likeness(tmp_path):
+    rows = [
+        ("What is 2+2?", "4"),
+        ("what is  2+2?", "4.0"),  # the same text, the same answer
+        ("What is 3+3?", "6"),
+        ("What is 3+3?", "7"),  # the same text, another answer: which one is right?
+        (f"{LONG} are left?", "32.5"),
+        (f"{LONG} remain?", "65/2"),  # nearly the same text, the same answer
+        (f"{LONG} were sold?", "33"),  # nearly the same text, another answer: another question
+    ]
+    facts, rejects = corpus_of(tmp_path, rows)
+    assert {number: row["reason"] for number, row in rejects.items()} == {
+        1: "duplicate",
+        2: "conflicting_reference",
+        3: "conflicting_reference",
+        5: "near_duplicate",
+    }
+    assert rejects[5]["detail"].endswith(f"like {problem_id(rows[4][0])}")
+    assert facts["funnel"][2] == {
+        "step": "exact duplicates",
+        "left": 4,
+        "removed": {"conflicting_reference": 2, "duplicate": 1},
+    }
+    kept, _ = corpus_of(tmp_path, rows, near_duplicate=None)
+    assert kept["train_problems"] == facts["train_problems"] + 1
+
+
+def test_benchmark_questions_are_removed_and_shown_beside_the_problem(tmp_path):
+    bench = tmp_path / "bench.jsonl"
+    questions = [
+        {"q": f"{LONG} are left in the end?"},
+        {"q": "Express your answer as a common fraction in lowest terms please: what is one third of one half of 9?"},
+    ]
+    bench.write_text("".join(json.dumps(row) + "\n" for row in questions))
+    rows = [
+        (f"{LONG} are left?", "32"),  # the first question in other words
+        ("Express your answer as a common fraction in lowest terms please. A cow eats hay all day.", "1/2"),  # phrasing
+        ("Unlike anything else there is, truly.", "1"),
+    ]
+    benchmark = {"kind": "file", "name": "bench", "path": str(bench), "text_fields": ["q"]}
+    facts, rejects = corpus_of(tmp_path, rows, decontamination={"benchmarks": [benchmark]})
+    assert {number: row["reason"] for number, row in rejects.items()} == {0: "benchmark_overlap"}
+    (found,) = [json.loads(line) for line in (tmp_path / "corpus" / "contamination.jsonl").read_text().splitlines()]
+    assert (found["benchmark"], found["problem"], found["question"]) == ("bench", rows[0][0], questions[0]["q"])
+    # 23 words, all but the last in runs of eight shared words; 20 of 23 three-word runs shared, of 25 and 23.
+    assert found["coverage"] == 1.0
+    assert facts["decontaminated_against"] == ["bench"]
+
+
+def test_card_and_parquet_for_people_and_for_datasets(tmp_path):
+    from datasets import load_dataset
+
+    corpus_of(tmp_path, [(f"What is {n} times {n + 7}?", str(n * (n + 7))) for n in range(30)], heldout_problems=5)
+    card = (tmp_path / "corpus" / "README.md").read_text()
+    assert "| p | local file | not locked | unknown | 30 |" in card
+    assert "25 problems to train on and 5 held out" in card
+    assert "| exact duplicates | none | 30 |" in card
+    loaded = load_dataset(
+        "parquet", data_files=str(tmp_path / "corpus" / "problems.parquet"), cache_dir=str(tmp_path / "c")
+    )
+    assert loaded["train"].num_rows == 30
+    assert sorted(set(loaded["train"]["split"])) == ["heldout", "train"]
+    assert not (tmp_path / "corpus" / "demonstrations.parquet").exists()  # there is no teacher
+
+
+def test_answers_of_other_domains_pass(tmp_path):
+    rows = [
+        ("Which section protects platforms?", "Section 230"),
+        ("Which drug?", r"\text{aspirin}"),
+        ("Which option?", "(B)"),
+        ("Which case founded judicial review?", "Marbury v. Madison"),
+    ]
+    facts, _ = corpus_of(tmp_path, rows)
+    assert facts["train_problems"] == 4
+
+
+def test_two_sources_of_one_name_are_refused(tmp_path):
+    source = problems_file(tmp_path, [("a", "1")])
+    with pytest.raises(UserError, match="two sources are called 'p'"):
+        validate_recipe({"study": "c", "corpus": {"sources": [source, source]}}, "test")
+
+
+def test_corpus_of_another_recipe(tmp_path):
+    from recipes.loading import load_recipe
+
+    (tmp_path / "corpus.yaml").write_text("study: c\ncorpus:\n  sources: [{kind: file, name: x, path: a.jsonl}]\n")
+    (tmp_path / "study.yaml").write_text("study: s\ncorpus: corpus.yaml\n")
+    assert load_recipe(tmp_path / "study.yaml", ["corpus.seed=4"]).corpus.seed == 4
+    (tmp_path / "study.yaml").write_text("study: s\ncorpus: other.yaml\n")
+    with pytest.raises(UserError, match=r"other.yaml does not exist"):
+        load_recipe(tmp_path / "study.yaml")

@@ -121,6 +121,6 @@ def test_until(tmp_path):
     ]
     with pytest.raises(UserError, match="neither a stage kind"):
         select_until(stages, "evaluation")
-    corpus_only = build_stages(load_recipe(STUDY.parent.parent / "corpora" / "gsm8k_train.yaml"))
+    corpus_only = build_stages(load_recipe(STUDY.parent.parent / "corpora" / "gsm8k_train_file.yaml"))
     with pytest.raises(UserError, match="this recipe has no such stage; it has corpus"):
         select_until(corpus_only, "base")

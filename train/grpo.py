@@ -16,6 +16,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallba
 from trl import GRPOConfig, GRPOTrainer
 
 from data.grading import Grader
+from data.language_model import load_model, on_cpu, seed_everything
 from data.prompt import load_tokenizer, render_prompt, template_hash
 from data.rows import presented_order, read_problems
 from recipes.manifest import finish_stage, hash_files
@@ -24,7 +25,7 @@ from train.arms import ResolvedArm, resolve_arm
 from train.callbacks import RunRecorder
 from train.checkpoints import CheckpointMarker, keep_complete_checkpoints, remove_checkpoints
 from train.ledger import LEDGER, Ledger
-from train.model import load_model, on_cpu, save_final, seed_everything
+from train.model import save_final
 from train.rewards import CorrectnessReward
 
 

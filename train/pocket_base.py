@@ -14,14 +14,15 @@ from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, train
 from torch.utils.data import Dataset
 from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM, Trainer, TrainingArguments
 
-from data.corpus import check_scripted_demonstrations
+from data.demonstrations import check_scripted_demonstrations
+from data.language_model import on_cpu, seed_everything
 from data.pocket_world import pretraining_documents
 from data.prompt import EOS_TOKEN, PAD_TOKEN, qwen3_chat_template, render_prompt
 from recipes.manifest import finish_stage, hash_files
 from recipes.schema import PocketModelSpec, PromptSpec, Recipe
 from train.callbacks import RunRecorder
 from train.checkpoints import CheckpointMarker, keep_complete_checkpoints, remove_checkpoints
-from train.model import model_files, on_cpu, seed_everything
+from train.model import model_files
 
 ROW_TOKENS = 128
 _IGNORE = -100

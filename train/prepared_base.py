@@ -7,38 +7,27 @@ start from the directory written here: eos `<|im_end|>`, pad `<|endoftext|>`, bo
 
 from pathlib import Path
 
-from transformers import AutoTokenizer
-
-from data.prompt import EOS_TOKEN, PAD_TOKEN, qwen3_chat_template
-from recipes.errors import UserError
+from data.hub import locate_model
+from data.language_model import load_model
+from data.prompt import prepare_tokenizer
 from recipes.manifest import Progress, finish_stage, hash_files
 from recipes.schema import Recipe
-from train.model import load_model, model_files
+from train.model import model_files
 
 
 def run(recipe: Recipe, study_dir: Path, stage_dir: Path, resume: bool) -> None:
     """Write the prepared base into `stage_dir`.
 
     Raises:
-        UserError: there is no such model, or its tokenizer lacks `<|im_end|>` or `<|endoftext|>`.
+        UserError: the model is not on this machine, or its tokenizer lacks `<|im_end|>` or `<|endoftext|>`.
     """
     assert recipe.model is not None and recipe.model.path is not None
     spec = recipe.model
     progress = Progress(stage_dir, 2, "steps")
-    model = load_model(str(spec.path), spec.dtype, spec.revision)
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(spec.path, revision=spec.revision, trust_remote_code=False)
-    except (OSError, ValueError) as error:
-        raise UserError(f"no tokenizer at {spec.path}: {str(error).splitlines()[0]}") from None
-    known = tokenizer.get_vocab()
-    for token in (EOS_TOKEN, PAD_TOKEN):
-        if token not in known:
-            raise UserError(
-                f"the tokenizer of {spec.path} has no token {token}; only Qwen-style chat bases are supported"
-            )
+    source = locate_model(str(spec.path), recipe.lock.get("models", {}).get(spec.path), spec.revision)
+    model = load_model(source, spec.dtype)
+    tokenizer = prepare_tokenizer(source, str(spec.path))
     progress.update(1, "loaded")
-    tokenizer.eos_token, tokenizer.pad_token = EOS_TOKEN, PAD_TOKEN
-    tokenizer.chat_template = tokenizer.chat_template or qwen3_chat_template()
     model.config.eos_token_id, model.config.pad_token_id = tokenizer.eos_token_id, tokenizer.pad_token_id
     model.generation_config.eos_token_id = [tokenizer.eos_token_id, tokenizer.pad_token_id]
     model.generation_config.pad_token_id = tokenizer.pad_token_id

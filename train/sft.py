@@ -12,8 +12,9 @@ from datasets import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
 from trl import SFTConfig, SFTTrainer
 
+from data.language_model import load_model, on_cpu, seed_everything
 from data.prompt import load_tokenizer, render_prompt, template_hash
-from data.rows import correct_demonstrations, presented_order, read_demonstrations, read_problems
+from data.rows import demonstrations_to_read, presented_order, read_demonstrations, read_problems
 from recipes.manifest import finish_stage, hash_files
 from recipes.schema import Recipe
 from train.arms import ResolvedArm, resolve_arm
@@ -21,7 +22,7 @@ from train.callbacks import RunRecorder
 from train.checkpoints import CheckpointMarker, keep_complete_checkpoints, remove_checkpoints
 from train.cost import train_flops
 from train.ledger import LEDGER, Ledger
-from train.model import load_model, on_cpu, save_final, seed_everything
+from train.model import save_final
 
 
 def build_trainer(
@@ -70,8 +71,10 @@ def run(recipe: Recipe, study_dir: Path, stage_dir: Path, resume: bool, arm: str
     for exposure, problem in enumerate(order):
         prompt = render_prompt(tokenizer, problem.problem, settings.prompt)
         prompt_tokens = len(tokenizer(prompt)["input_ids"])
-        first = exposure // len(problems) * group
-        for row in correct_demonstrations(demonstrations, problem.problem_id, group, first):
+        read = demonstrations_to_read(
+            demonstrations, problem.problem_id, group, exposure // len(problems), recipe.corpus.demonstrations, seed
+        )
+        for row in read:
             rows.append({"prompt": prompt, "completion": row.completion, "tokens": row.tokens, "ask": prompt_tokens})
 
     # Books

@@ -6,13 +6,13 @@ from dataclasses import replace
 import pytest
 import torch
 
+from data.language_model import load_model
 from data.prompt import load_tokenizer, render_prompt
 from data.rows import read_demonstrations, read_problems
 from recipes.loading import load_study
 from recipes.schema import PromptSpec
 from train import grpo, sft
 from train.arms import resolve_arm
-from train.model import load_model
 
 pytestmark = [
     pytest.mark.gpu,

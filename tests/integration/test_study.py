@@ -143,7 +143,7 @@ BAD_INPUT = [
     (["run", "recipes/pocket/absent.yaml"], "does not exist"),
     (["run", str(SMOKE), "train.stepz=1"], "did you mean `steps`?"),
     (["run", str(SMOKE), "suite.benchmarks.0.name=summ"], "has no task file"),
-    (["run", "recipes/corpora/math_train.yaml", "corpus.sources.0.path=/absent.jsonl"], "does not exist"),
+    (["run", "recipes/corpora/math_train_file.yaml", "corpus.sources.0.path=/absent.jsonl"], "does not exist"),
     (["run", str(SMOKE), "arms.grpo.steps=2"], "are unmatched"),
     (["run", str(SMOKE), "--until", "evall"], "neither a stage kind"),
     (["check", str(SMOKE), "arms.grpo.problem_set=all"], None),
@@ -215,7 +215,7 @@ def test_stage_that_fails_for_bad_data_is_a_sentence(transfer, tmp_path):
     source = tmp_path / "rows.jsonl"
     source.write_text('{"question": "1+1?", "answer": "2"}\n')
     study = tmp_path / "study"
-    recipe = ROOT / "recipes" / "corpora" / "math_train.yaml"
+    recipe = ROOT / "recipes" / "corpora" / "math_train_file.yaml"
     result = transfer("run", recipe, "--until", "corpus", f"corpus.sources.0.path={source}", "--out", study)
     assert result.returncode == 2
     assert "has no column 'problem'; it has answer, question" in result.stdout

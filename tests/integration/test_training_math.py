@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from data.grading import Grader
+from data.language_model import load_model
 from data.prompt import load_tokenizer, render_prompt
 from data.rows import read_demonstrations, read_problems
 from recipes.errors import UserError
@@ -16,7 +17,6 @@ from recipes.schema import PromptSpec
 from train import grpo, sft
 from train.arms import resolve_arm
 from train.ledger import COUNTERS, Ledger, read_rows
-from train.model import load_model
 from train.rewards import CorrectnessReward
 
 SMOKE = Path(__file__).resolve().parent.parent.parent / "recipes" / "pocket" / "smoke.yaml"

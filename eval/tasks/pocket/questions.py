@@ -6,9 +6,8 @@ from typing import Any
 
 from datasets import Dataset
 
-from data.corpus import problem_id
 from data.pocket_world import benchmark_questions
-from data.rows import read_problems
+from data.rows import problem_id, read_problems
 from eval.scoring import mean_accuracy
 
 

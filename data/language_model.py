@@ -1,0 +1,75 @@
+"""Loading a causal language model and sampling from it, the only copy; used by teachers, training and evaluation."""
+
+import random
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from recipes.errors import UserError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+
+def load_model(directory: str | Path, dtype: str, revision: str | None = None) -> "PreTrainedModel":
+    """A causal language model from safetensors weights; code from the model's repository is never run.
+
+    Raises:
+        UserError: there is no such model, or it has no safetensors weights.
+    """
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    try:
+        return AutoModelForCausalLM.from_pretrained(
+            directory, revision=revision, dtype=getattr(torch, dtype), use_safetensors=True, trust_remote_code=False
+        )
+    except OSError as error:
+        raise UserError(f"no model with safetensors weights at {directory}: {str(error).splitlines()[0]}") from None
+
+
+def seed_everything(seed: int) -> None:
+    """Seed Python, numpy and torch, on every device."""
+    import numpy as np
+    import torch
+
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    torch.manual_seed(seed)
+
+
+def on_cpu() -> bool:
+    """Whether there is no accelerator."""
+    import torch
+
+    return not torch.cuda.is_available()
+
+
+def generate(
+    model: "PreTrainedModel",
+    tokenizer: "PreTrainedTokenizerBase",
+    prompts: list[str],
+    *,
+    max_new_tokens: int,
+    temperature: float,
+    top_p: float,
+    top_k: int,
+    seed: int,
+) -> list[tuple[str, int, bool]]:
+    """Continue each prompt once, as one batch; (text, generated tokens, finished) in order."""
+    import torch
+
+    seed_everything(seed)
+    device = "cpu" if on_cpu() else "cuda"
+    model.to(device)
+    model.eval()
+    inputs = tokenizer(prompts, return_tensors="pt", padding=True, padding_side="left").to(device)
+    sampling = {"temperature": temperature, "top_p": top_p, "top_k": top_k} if temperature > 0 else {}
+    with torch.no_grad():
+        output = model.generate(**inputs, do_sample=temperature > 0, max_new_tokens=max_new_tokens, **sampling)
+    stop_ids = set(model.generation_config.eos_token_id)
+    results = []
+    for row in output[:, inputs["input_ids"].shape[1] :].tolist():
+        end = next((place for place, token in enumerate(row) if token in stop_ids), None)
+        text = tokenizer.decode(row[:end], skip_special_tokens=True)
+        results.append((text, len(row) if end is None else end + 1, end is not None))
+    return results

@@ -1,0 +1,197 @@
+"""The corpus section of a recipe: sources with their field mappings, filters, decontamination, teacher."""
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+
+class Spec(BaseModel):
+    """Base of all recipe sections: unknown keys are refused, values cannot change after loading."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+
+Text = Annotated[str, Field(coerce_numbers_to_str=True)]
+
+
+class DataFiles(Spec):
+    """Where rows come from: a local file, or files of a Hugging Face dataset that `transfer fetch` resolved."""
+
+    kind: Literal["pocket", "file", "hub"]
+    """pocket: the synthetic world. file: a JSON, JSONL, CSV or Parquet file. hub: such files of a hub dataset."""
+    name: str = Field(min_length=1)
+    """Value of the `source` column; also its name in the lock file."""
+    path: str | None = None
+    """The file, for kind `file`; a relative one is looked up from where the command runs."""
+    dataset: str | None = None
+    """Hugging Face dataset id, for kind `hub`."""
+    files: tuple[str, ...] = ()
+    """Data files in the hub repository, as patterns, for instance data/train-*.parquet."""
+    revision: str | None = None
+    """Commit of the hub dataset to resolve. null: the newest when `transfer fetch` runs; the lock then pins it."""
+    licence: str = "unknown"
+    """Licence as the publisher states it."""
+
+    @model_validator(mode="after")
+    def _kind_has_place(self) -> "DataFiles":
+        if self.kind == "file" and not self.path:
+            raise ValueError("a source of kind `file` needs `path`")
+        if self.kind == "hub" and not (self.dataset and self.files):
+            raise ValueError("a source of kind `hub` needs `dataset` and `files`")
+        return self
+
+
+class SourceSpec(DataFiles):
+    """One source of problems, with the mapping from its fields to ours. A dot in a field name steps into a value."""
+
+    problem_field: str = "problem"
+    """Field with the problem text, for instance question or prompt.0.content."""
+    problem_prefix: str = ""
+    """Text that the source puts before every problem; it is removed."""
+    problem_suffix: str = ""
+    """Text that the source puts after every problem; it is removed."""
+    answer_field: str = "answer"
+    """Field with the reference answer, or with the solution that contains it."""
+    answer_in: Literal["value", "boxed", "after_hashes"] = "value"
+    """Where the reference answer stands in `answer_field`: the whole value, the last \\boxed{}, or after ####."""
+    level_field: str | None = None
+    """Field with a difficulty. null: none."""
+    levels: tuple[Text, ...] | None = None
+    """Levels to keep, compared as text. null: all."""
+    where: dict[str, tuple[Text, ...]] = {}
+    """Rows to keep: field -> allowed values, compared as text."""
+
+
+class BenchmarkTexts(DataFiles):
+    """Questions of a benchmark, for decontamination."""
+
+    text_fields: tuple[str, ...] = ("problem",)
+    """Fields whose texts, joined, are the question."""
+    restricted: bool = False
+    """True where the publisher asks not to copy the questions: they are compared but never written out."""
+
+
+class DecontaminationSpec(Spec):
+    """Which problems are too close to a benchmark question; docs/corpus.md has the hand-checked precision."""
+
+    benchmarks: tuple[BenchmarkTexts, ...] = ()
+    """Benchmarks to compare with, besides those of the synthetic world in the suite."""
+    ngram_words: int = Field(8, ge=3)
+    """A problem and a question are compared if they share this many words in a row."""
+    coverage: float = Field(0.9, gt=0, le=1)
+    """Removed if the shared runs of words cover this share of the shorter of the two texts."""
+    similarity: float = Field(0.4, gt=0, le=1)
+    """Removed as well if the Jaccard similarity of their three-word sequences reaches this."""
+
+
+class StoredCompletions(DataFiles):
+    """Completions somebody published, matched to problems by the problem's text."""
+
+    problem_field: str = "problem"
+    """Field with the problem text."""
+    completion_field: str = "completion"
+    """Field with the completion, or with a list of completions."""
+
+
+class SamplerSpec(Spec):
+    """Who writes completions before training: a server or a local model. Every sample is graded and kept."""
+
+    kind: Literal["scripted", "endpoint", "transformers", "stored"]
+    """scripted: the synthetic world's own teacher. endpoint: an OpenAI-compatible server. transformers: in process.
+    stored: nobody is asked, completions are read from a file or dataset."""
+    stored: StoredCompletions | None = None
+    """Where they are, for kind `stored`."""
+    samples_per_problem: int = Field(8, ge=1)
+    """Completions drawn for each problem."""
+    model: str | None = None
+    """Name the server serves, or directory or hub id for `transformers`; `base` is the study's base model."""
+    revision: str | None = None
+    """Commit of a hub model for `transformers`."""
+    base_url: str = "http://127.0.0.1:8000/v1"
+    """Address of the server, up to and including /v1."""
+    api_key_variable: str | None = None
+    """Name of the environment variable with the server's key. null: no key is sent."""
+    thinking: Literal["on", "off", "stripped"] | None = None
+    """on, off: the chat template's thinking mode. stripped: generated with thinking, which is then removed. null: the
+    server's default."""
+    system: str | None = None
+    """System message. null: the study's."""
+    suffix: str | None = None
+    """Text after the problem. null: the study's."""
+    temperature: float = Field(0.6, ge=0)
+    """Sampling temperature."""
+    top_p: float = Field(0.95, gt=0, le=1)
+    """Nucleus sampling; 1: off."""
+    top_k: int = Field(0, ge=0)
+    """Number of likeliest tokens sampled from; 0: all."""
+    max_completion_tokens: int | None = Field(None, ge=1)
+    """Longest completion asked for. null: `prompt.max_completion_tokens`."""
+    concurrency: int = Field(64, ge=1)
+    """Problems asked for at the same time; for `transformers`, problems per batch."""
+    timeout_seconds: float = Field(1800.0, gt=0)
+    """Longest wait for one answer of the server."""
+    attempts: int = Field(6, ge=1)
+    """Tries of one request before the problem is given up; waits double from one second."""
+    parameters: float | None = Field(None, gt=0)
+    """Parameters of the model, for the ledger's FLOPs. null: tokens are counted, FLOPs are unknown."""
+    seed: int = 0
+    """Seed of the samples."""
+
+    @model_validator(mode="after")
+    def _has_model(self) -> "SamplerSpec":
+        if (self.kind == "stored") != (self.stored is not None):
+            raise ValueError("`stored` and `kind: stored` belong together")
+        if self.kind in ("endpoint", "transformers") and not self.model:
+            raise ValueError(f"a sampler of kind `{self.kind}` needs `model`")
+        return self
+
+
+class PassRateSpec(Spec):
+    """Keep problems by how often the base model solves them, measured once and applied to all arms."""
+
+    sampler: SamplerSpec
+    """Who answers; normally `model: base`."""
+    low: float = Field(0.0, ge=0, le=1)
+    """Problems solved less often than this are removed."""
+    high: float = Field(1.0, ge=0, le=1)
+    """Problems solved more often than this are removed."""
+
+
+class CorpusSpec(Spec):
+    """The one corpus: sources, filters, teacher, and the problems every arm is presented."""
+
+    sources: tuple[SourceSpec, ...] = Field(min_length=1)
+    """Where the problems come from, in order; of duplicates the first is kept."""
+    answer_form: Literal["boxed", "plain"] = "boxed"
+    """What the grader accepts as a final answer; see `data/grading.py`."""
+    near_duplicate: float | None = Field(0.8, gt=0, le=1)
+    """Jaccard similarity of three-word sequences from which problems with equal answers are duplicates. null: off."""
+    decontamination: DecontaminationSpec = DecontaminationSpec()
+    """Comparison with the benchmarks."""
+    pass_rate: PassRateSpec | None = None
+    """Filter by the base model's pass rate. null: none."""
+    train_problems: int | None = Field(None, ge=1)
+    """Problems to keep for training, drawn by `seed`. null: all that pass the filters."""
+    heldout_problems: int = Field(0, ge=0)
+    """Problems set aside for choosing learning rates; no arm trains on them."""
+    seed: int = 0
+    """Seed of sub-sampling, of the synthetic problems and of the scripted teacher."""
+    teacher: SamplerSpec | None = None
+    """Who writes the demonstrations. null: no demonstrations, so no arm with `sampling: teacher`."""
+    demonstrations: Literal["first", "shortest", "random", "all"] = "all"
+    """Which of a problem's correct demonstrations SFT reads: one of them, or all in turn."""
+    problem_set: Literal["all", "teacher_solvable"] = "teacher_solvable"
+    """Which problems the arms are presented: all, or those the teacher solved at least once."""
+
+    def all_files(self) -> list[DataFiles]:
+        """Everything that is read from files or the hub: sources, benchmarks, stored completions."""
+        stored = [self.teacher.stored] if self.teacher is not None and self.teacher.stored is not None else []
+        return [*self.sources, *self.decontamination.benchmarks, *stored]
+
+    @model_validator(mode="after")
+    def _names_differ(self) -> "CorpusSpec":
+        names = [files.name for files in self.all_files()]
+        for name in names:
+            if names.count(name) > 1:
+                raise ValueError(f"two sources are called {name!r}; names must differ")
+        return self

@@ -1,0 +1,265 @@
+"""Demonstrations from a server that speaks the chat completion protocol, also when it misbehaves."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+
+from data import sampling
+from data.rows import read_demonstrations, read_problems
+from data.sampling import SampleStore, asking, sample_from_endpoint, sample_seed, store_path, strip_thinking
+from recipes.corpus_schema import SamplerSpec
+from recipes.errors import UserError
+from recipes.schema import PromptSpec
+from tests.servers import TeacherState, teacher
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+PROMPT = PromptSpec(suffix=" Box it.", system="Be brief.", max_completion_tokens=99)
+PROBLEMS = [(f"id{n}", f"{n}+1?") for n in range(6)]
+
+
+def answer(problem, seed, index):
+    """Right for two of three seeds, with the problem's number plus one in a box."""
+    number = int(problem.split("+")[0]) + 1
+    return f"<think>\nhm {seed % 7}\n</think>\n\nIt is \\boxed{{{number + (index == 2)}}}"
+
+
+def spec(base_url, **settings):
+    values = {
+        "kind": "endpoint",
+        "model": "qwen3-32b",
+        "base_url": base_url,
+        "samples_per_problem": 3,
+        "concurrency": 2,
+    }
+    return SamplerSpec(**(values | settings))
+
+
+def drawn(store):
+    return {identity: [sample.completion for sample in store.of(identity, 3)] for identity, _ in PROBLEMS}
+
+
+@pytest.fixture(autouse=True)
+def short_waits(monkeypatch):
+    monkeypatch.setattr(sampling, "_FIRST_WAIT_SECONDS", 0.01)
+
+
+def test_requests_say_what_the_recipe_says(tmp_path, monkeypatch):
+    monkeypatch.setenv("TEACHER_KEY", "sk-very-secret")
+    state = TeacherState(answer)
+    with teacher(state) as url:
+        settings = spec(url, thinking="on", top_k=20, temperature=0.7, api_key_variable="TEACHER_KEY", seed=3)
+        store = SampleStore(tmp_path / "s.jsonl")
+        sample_from_endpoint(settings, PROMPT, PROBLEMS[:1], store)
+    assert state.bodies == [
+        {
+            "model": "qwen3-32b",
+            "messages": [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "0+1? Box it."}],
+            "n": 3,
+            "temperature": 0.7,
+            "top_p": 0.95,
+            "max_tokens": 99,
+            "seed": sample_seed(3, "id0", 0),
+            "top_k": 20,
+            "chat_template_kwargs": {"enable_thinking": True},
+        }
+    ]
+    assert state.headers[0]["Authorization"] == "Bearer sk-very-secret"
+    assert "sk-very-secret" not in (tmp_path / "s.jsonl").read_text()
+    (first, _, _) = store.of("id0", 3)
+    assert first.completion == answer("0+1?", sample_seed(3, "id0", 0), 0)
+    assert first.finished
+    assert first.generated_tokens == pytest.approx(7)  # 21 words in three choices
+
+
+def test_every_fault_is_tried_again_and_nothing_is_lost_or_asked_twice(tmp_path):
+    state = TeacherState(answer, ["rate limit", 500, "hang", "reset", "garbage", "one choice too few", 503])
+    with teacher(state) as url:
+        store = SampleStore(tmp_path / "s.jsonl")
+        sample_from_endpoint(spec(url, timeout_seconds=0.5), PROMPT, PROBLEMS, store)
+        plain = SampleStore(tmp_path / "plain.jsonl")
+        sample_from_endpoint(spec(url), PROMPT, PROBLEMS, plain)
+        asked = len(state.bodies)
+        sample_from_endpoint(spec(url), PROMPT, PROBLEMS, plain)  # all there: no request
+    assert drawn(store) == drawn(plain)
+    assert len(state.bodies) == asked
+    assert Counter(state.answered.values()) == {6: 6}  # three choices for each of the two stores
+
+
+def test_more_samples_later_ask_only_for_those(tmp_path):
+    state = TeacherState(answer)
+    with teacher(state) as url:
+        store = SampleStore(tmp_path / "s.jsonl")
+        sample_from_endpoint(spec(url, samples_per_problem=2), PROMPT, PROBLEMS[:1], store)
+        sample_from_endpoint(spec(url, samples_per_problem=5), PROMPT, PROBLEMS[:1], store)
+    assert [body["n"] for body in state.bodies] == [2, 3]
+    assert state.bodies[1]["seed"] == sample_seed(0, "id0", 2)
+
+
+def test_torn_line_is_dropped_and_asked_again(tmp_path):
+    state = TeacherState(answer)
+    path = tmp_path / "s.jsonl"
+    with teacher(state) as url:
+        store = SampleStore(path)
+        sample_from_endpoint(spec(url), PROMPT, PROBLEMS[:2], store)
+        store.close()
+        whole = path.read_text()
+        path.write_text(whole[:-9])
+        store = SampleStore(path)
+        assert store.missing("id1", 3) or store.missing("id0", 3)
+        sample_from_endpoint(spec(url), PROMPT, PROBLEMS[:2], store)
+        store.close()
+    lines = path.read_text().splitlines()
+    assert len(lines) == 6
+    assert all(len(json.loads(line)) == 5 for line in lines)
+
+
+def test_server_that_is_gone_stops_soon_and_keeps_what_it_said(tmp_path):
+    many = [(f"id{n}", f"{n}+1?") for n in range(100)]
+    state = TeacherState(answer, [None] * 5 + [500] * 1000)
+    with teacher(state) as url:
+        store = SampleStore(tmp_path / "s.jsonl")
+        with pytest.raises(UserError, match=r"got no answer from .* status 500.*the same command asks for the rest"):
+            sample_from_endpoint(spec(url, attempts=2), PROMPT, many, store)
+        assert len(state.bodies) < 60
+        assert sum(not store.missing(identity, 3) for identity, _ in many) == 5
+    with pytest.raises(UserError, match="connection failed"):
+        sample_from_endpoint(spec("http://127.0.0.1:9/v1", attempts=1), PROMPT, many, store)
+
+
+def test_refusals_are_sentences(tmp_path, monkeypatch):
+    store = SampleStore(tmp_path / "s.jsonl")
+    with (
+        teacher(TeacherState(answer, [404])) as url,
+        pytest.raises(UserError, match=r"status 404.*check base_url, model"),
+    ):
+        sample_from_endpoint(spec(url, concurrency=1), PROMPT, PROBLEMS, store)
+    with teacher(TeacherState(answer, [400])) as url, pytest.raises(UserError, match=r"1 of 6 problems .* status 400"):
+        sample_from_endpoint(spec(url), PROMPT, PROBLEMS, store)
+    monkeypatch.delenv("TEACHER_KEY", raising=False)
+    with pytest.raises(UserError, match="TEACHER_KEY with the server's key is not set"):
+        sample_from_endpoint(spec("http://127.0.0.1:9", api_key_variable="TEACHER_KEY"), PROMPT, [("x", "y")], store)
+
+
+def test_thinking_beside_the_content_and_stripped():
+    reply = {"choices": [{"finish_reason": "stop", "message": {"content": "\n\n4", "reasoning_content": "2+2\n"}}]}
+    assert sampling.read_answer(reply, 1, stripped=False).completions == [("<think>\n2+2\n</think>\n\n4", True)]
+    assert sampling.read_answer(reply, 1, stripped=True).completions == [("4", True)]
+    assert strip_thinking("<think>never ends") == ""
+    assert strip_thinking("no thinking") == "no thinking"
+
+
+def test_another_way_of_asking_has_another_file(tmp_path):
+    one = spec("http://a/v1")
+    same = [one, spec("http://b/v1", concurrency=9, attempts=2), spec("http://a/v1", samples_per_problem=99)]
+    other = [spec("http://a/v1", thinking="off"), spec("http://a/v1", temperature=0.1), spec("http://a/v1", seed=1)]
+    paths = [store_path(tmp_path, asking(item, PROMPT)) for item in (*same, *other)]
+    assert len(set(paths[:3])) == 1
+    assert len(set(paths)) == 4
+    assert store_path(tmp_path, asking(one, PromptSpec(suffix="?"))) not in paths
+
+
+# The whole stage
+
+
+def corpus_command(tmp_path, url, *more):
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text("".join(json.dumps({"problem": f"{n}+1?", "answer": str(n + 1)}) + "\n" for n in range(40)))
+    settings = [
+        f"corpus.sources.0.path={rows}", "corpus.sources.0.level_field=null", "corpus.sources.0.levels=null",
+        "corpus.near_duplicate=null", "corpus.problem_set=teacher_solvable",
+        f"corpus.teacher={{kind: endpoint, model: t, base_url: '{url}', samples_per_problem: 3, concurrency: 2}}",
+        "corpus.teacher.parameters=1.0e+6",
+    ]  # fmt: skip
+    recipe = ROOT / "recipes" / "corpora" / "math_train_file.yaml"
+    return [sys.executable, "-m", "launch", "run", str(recipe), "--until", "corpus", *settings, *more]
+
+
+def whole_answer(problem, seed, index):
+    number = int(problem.split("+")[0])
+    if number % 10 == 3:
+        return f"\\boxed{{{number}}}"  # always wrong
+    if index == 1:
+        return f"\\boxed{{{number + 1}}} CUT"  # right, but never finished
+    return answer(problem, seed, index)
+
+
+def run_corpus(tmp_path, url, out, *more):
+    command = [*corpus_command(tmp_path, url, *more), "--out", str(out)]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+
+
+def test_corpus_with_an_endpoint_teacher(tmp_path):
+    state = TeacherState(whole_answer)
+    with teacher(state) as url:
+        result = run_corpus(tmp_path, url, tmp_path / "study")
+    assert result.returncode == 0, result.stdout + result.stderr
+    corpus = tmp_path / "study" / "corpus"
+    demonstrations = read_demonstrations(corpus)
+    assert {identity: len(rows) for identity, rows in demonstrations.items()} == {
+        p.problem_id: 3 for p in read_problems(corpus, "train")
+    }
+    grades = Counter((row.grade, row.fits) for rows in demonstrations.values() for row in rows)
+    # 36 problems: one right and finished, one right but cut off, one wrong; 4 problems: all three wrong.
+    assert grades == {("correct", True): 36, ("correct", False): 36, ("wrong", True): 36 + 12}
+    solvable = read_problems(corpus, "train", "teacher_solvable")
+    assert len(solvable) == 36
+    facts = json.loads((corpus / "manifest.json").read_text())["facts"]
+    assert facts["teacher_solvable"] == 36
+    assert facts["unsolved_by_level"] == {"None": 4}
+    words = sum(len(whole_answer(f"{n}+1?", 0, index).split()) for n in range(40) for index in range(3))
+    (row,) = [json.loads(line) for line in (corpus / "ledger.jsonl").read_text().splitlines()]
+    assert row == {
+        "phase": "teacher",
+        "model": "t",
+        "samples": 120,
+        "generated_tokens": words,
+        "generate_flops": 2_000_000 * words,
+    }
+    assert pq.read_table(corpus / "demonstrations.parquet")["thinking"].to_pylist().count("") < 120
+
+
+def test_kill_in_the_middle_asks_only_for_the_rest(tmp_path):
+    reference = TeacherState(whole_answer)
+    with teacher(reference) as url:
+        assert run_corpus(tmp_path, url, tmp_path / "reference").returncode == 0
+    state = TeacherState(whole_answer, delay_seconds=0.2)
+    with teacher(state) as url:
+        command = [*corpus_command(tmp_path, url), "--out", str(tmp_path / "study")]
+        process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, start_new_session=True)
+        deadline = time.monotonic() + 120
+        while sum(state.answered.values()) < 30:
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        time.sleep(0.5)
+        assert 30 <= sum(state.answered.values()) < 120
+        state.delay_seconds = 0.0
+        again = run_corpus(tmp_path, url, tmp_path / "study")
+    assert again.returncode == 0, again.stdout
+    # At most the two requests that were under way at the kill were asked twice.
+    assert sum(state.answered.values()) <= 120 + 2 * 3
+    hashes = [
+        json.loads((tmp_path / name / "corpus" / "manifest.json").read_text())["output_hash"]
+        for name in ("reference", "study")
+    ]
+    assert hashes[0] == hashes[1]
+
+
+def test_changed_filter_reuses_the_samples(tmp_path):
+    state = TeacherState(whole_answer)
+    with teacher(state) as url:
+        assert run_corpus(tmp_path, url, tmp_path / "study").returncode == 0
+        asked = len(state.bodies)
+        again = run_corpus(tmp_path, url, tmp_path / "study", "corpus.train_problems=10")
+    assert again.returncode == 0, again.stdout
+    assert "corpus (corpus.train_problems: null -> 10)" in again.stdout
+    assert len(state.bodies) == asked
