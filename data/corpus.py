@@ -55,7 +55,7 @@ def run(recipe: Recipe, study_dir: Path, stage_dir: Path, resume: bool) -> None:
     seconds: dict[str, float] = {}
 
     def step_done(name: str, number: int) -> None:
-        seconds[name] = round(time.monotonic() - begun - sum(seconds.values()), 2)
+        seconds[name] = max(0.0, round(time.monotonic() - begun - sum(seconds.values()), 2))
         progress.total, progress.unit = 9, "steps"
         progress.update(number, f"{name}, {len(funnel.kept):,} problems left")
 
