@@ -2,7 +2,7 @@
 
 import random
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from recipes.errors import UserError
 
@@ -44,7 +44,7 @@ def on_cpu() -> bool:
     return not torch.cuda.is_available()
 
 
-def generate(
+def generate_ids(
     model: "PreTrainedModel",
     tokenizer: "PreTrainedTokenizerBase",
     prompts: list[str],
@@ -54,8 +54,8 @@ def generate(
     top_p: float,
     top_k: int,
     seed: int,
-) -> list[tuple[str, int, bool]]:
-    """Continue each prompt once, as one batch; (text, generated tokens, finished) in order."""
+) -> list[list[int]]:
+    """Continue each prompt once, as one batch; token ids up to and with the stop token, in order."""
     import torch
 
     seed_everything(seed)
@@ -66,10 +66,20 @@ def generate(
     sampling = {"temperature": temperature, "top_p": top_p, "top_k": top_k} if temperature > 0 else {}
     with torch.no_grad():
         output = model.generate(**inputs, do_sample=temperature > 0, max_new_tokens=max_new_tokens, **sampling)
-    stop_ids = set(model.generation_config.eos_token_id)
+    stops = set(model.generation_config.eos_token_id)
+    rows = output[:, inputs["input_ids"].shape[1] :].tolist()
+    ends = [next((place for place, token in enumerate(row) if token in stops), len(row)) for row in rows]
+    return [row[: end + 1] for row, end in zip(rows, ends, strict=True)]
+
+
+def generate(
+    model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase", prompts: list[str], **decoding: Any
+) -> list[tuple[str, int, bool]]:
+    """The same as text: (text, generated tokens, finished) in order. `decoding`: see `generate_ids`."""
+    stops = set(model.generation_config.eos_token_id)
     results = []
-    for row in output[:, inputs["input_ids"].shape[1] :].tolist():
-        end = next((place for place, token in enumerate(row) if token in stop_ids), None)
-        text = tokenizer.decode(row[:end], skip_special_tokens=True)
-        results.append((text, len(row) if end is None else end + 1, end is not None))
+    for ids in generate_ids(model, tokenizer, prompts, **decoding):
+        finished = bool(ids) and ids[-1] in stops
+        text = tokenizer.decode(ids[:-1] if finished else ids, skip_special_tokens=True)
+        results.append((text, len(ids), finished))
     return results

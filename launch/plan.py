@@ -73,16 +73,17 @@ def format_plan(plan: dict[str, Any]) -> str:
             "",
             f"base: about {plan['parameters']:,} parameters, {plan['pretraining_tokens']:,} pre-training tokens",
         ]
+    width = max([20, *(len(name) + 2 for name in plan["arms"])])
     if plan["arms"]:
         lines += [
             "",
-            f"{'arm':<20}{'runs':>6}{'updates':>9}{'problems':>10}{'completions':>13}{'generated tokens':>18}"
+            f"{'arm':<{width}}{'runs':>6}{'updates':>9}{'problems':>10}{'completions':>13}{'generated tokens':>18}"
             f"{'TFLOPs':>9}{'lr':>10}",
         ]
     for name, arm in plan["arms"].items():
         flops = "?" if arm["teraflops_at_most"] is None else f"{arm['teraflops_at_most']:.1f}"
         lines.append(
-            f"{name:<20}{arm['runs']:>6}{arm['updates']:>9,}{arm['problems_presented']:>10,}{arm['completions']:>13,}"
+            f"{name:<{width}}{arm['runs']:>6}{arm['updates']:>9,}{arm['problems_presented']:>10,}{arm['completions']:>13,}"
             f"{arm['generated_tokens_at_most']:>18,}{flops:>9}{arm['learning_rate']:>10.1e}"
         )
     if plan["arms"]:

@@ -82,11 +82,11 @@ def build_stages(recipe: Recipe) -> list[Stage]:
             name = f"arms/{arm}/seed-{seed}"
             reads = flatten({"arm": resolved.matched_on(), "seed": seed, "threads": threads})
             reads["answer_form"] = recipe.corpus.answer_form
-            teacher = resolved.sampling == "teacher"
-            if teacher:
+            if resolved.module == "train.sft":
                 reads["demonstrations"] = recipe.corpus.demonstrations
-            module = "train.sft" if teacher else "train.grpo"
-            stages.append(Stage(name, module, reads, ("base", "corpus"), {"arm": arm, "seed": seed}, threads))
+            before = [f"arms/{resolved.start_from}/seed-{seed}"] if resolved.start_from else []
+            needs = ("base", "corpus", *before)
+            stages.append(Stage(name, resolved.module, reads, needs, {"arm": arm, "seed": seed}, threads))
             models[f"{arm}-seed{seed}-final"] = name
     tasks = None
     if recipe.suite is not None:

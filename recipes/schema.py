@@ -95,6 +95,9 @@ class TrainSpec(Spec):
     """AdamW second-moment decay."""
     max_grad_norm: float = Field(1.0, gt=0)
     """Gradient clipping threshold (L2)."""
+    loss_normalisation: Literal["weighted_tokens", "all_tokens"] = "weighted_tokens"
+    """What the loss of an update is divided by: its completion tokens whose weight is not zero, the same for SFT and
+    for samples; or all completion tokens, as TRL does, so that an update shrinks with every uniform group."""
     temperature: float = Field(1.0, gt=0)
     """Sampling temperature of completions drawn while training."""
     save_every_steps: int = Field(50, ge=1)
@@ -123,7 +126,10 @@ class ArmSpec(Spec):
     beta: float = Field(0.0, ge=0)
     """Weight of the KL term towards the base model. 0: none, and no reference model is loaded."""
     reward: Literal["correct", "random", "format"] = "correct"
-    """What a completion is rewarded for; random and format are negative controls."""
+    """What a completion is rewarded for. Negative controls: random (a coin), format (a final answer in the wanted form,
+    right or wrong)."""
+    round_steps: int | None = Field(None, ge=1)
+    """Updates between refreshes of the samples, for `sampling: round`. null for the others."""
     updates_per_batch: int = Field(1, ge=1)
     """Optimizer updates per sampled batch; above 1 the importance ratio differs from 1."""
     learning_rate: float | None = Field(None, gt=0)
@@ -145,24 +151,25 @@ class ArmSpec(Spec):
             raise ValueError("an arm needs either `sampling` or `external`")
         if self.negatives and self.credit == "uniform":
             raise ValueError("`negatives: true` needs `credit: advantage`; uniform weights are never negative")
+        if (self.sampling == "round") != (self.round_steps is not None):
+            raise ValueError("`sampling: round` and `round_steps` belong together")
+        if self.sampling == "teacher" and self.credit == "uniform":
+            if self.reward != "correct":
+                raise ValueError(
+                    "`reward` belongs to arms that are rewarded; SFT on a teacher reads the correct samples"
+                )
+            if self.beta > 0:
+                raise ValueError("`beta` above 0 needs samples or `credit: advantage`; SFT on a teacher has no KL term")
+        if self.start_from is not None and self.beta > 0:
+            raise ValueError("`start_from` and `beta` above 0: the KL term would be towards the arm it starts from")
         return self
 
     def missing_feature(self) -> str | None:
         """Why this arm cannot run yet, as a sentence; None if it can."""
-        method = (self.sampling, self.credit, self.negatives)
-        runnable = [("teacher", "uniform", False), ("current", "uniform", False), ("current", "advantage", True)]
         if self.external is not None:
             return "external checkpoints cannot be scored yet"
-        if method not in runnable:
-            return (
-                f"sampling={self.sampling}, credit={self.credit}, negatives={str(self.negatives).lower()} cannot be "
-                "trained yet; available are teacher/uniform/false, current/uniform/false and current/advantage/true"
-            )
-        if self.beta > 0 and self.credit != "advantage":
-            return "beta above 0 is available only with credit=advantage so far"
-        for name in ("reward", "updates_per_batch", "start_from"):
-            if getattr(self, name) != type(self).model_fields[name].default:
-                return f"{name}={getattr(self, name)} cannot be trained yet; leave {name} out"
+        if self.updates_per_batch != 1:
+            return f"updates_per_batch={self.updates_per_batch} cannot be trained yet; leave updates_per_batch out"
         return None
 
 
@@ -255,7 +262,9 @@ class Recipe(Spec):
     """What `transfer fetch` resolved, from the `.lock.json` beside the recipe. Never written by hand."""
     arms: dict[str, ArmSpec] = Field(default_factory=dict)
     """The training methods by name. An arm set to null is left out."""
-    varies: tuple[Literal["sampling", "credit", "negatives", "beta", "learning_rate"], ...] = (
+    varies: tuple[
+        Literal["sampling", "credit", "negatives", "beta", "learning_rate", "reward", "round_steps", "start_from"], ...
+    ] = (
         "sampling",
         "credit",
         "negatives",
@@ -293,10 +302,22 @@ class Recipe(Spec):
                 raise ValueError(f"arm {name!r} samples from the teacher but `corpus.teacher` is missing")
             if arm.start_from is not None and arm.start_from not in self.arms:
                 raise ValueError(f"arm {name!r} starts from {arm.start_from!r}, which is not an arm of this study")
+            if self._starts_in_a_circle(name):
+                raise ValueError(f"arm {name!r} starts from itself, by `start_from` of {arm.start_from!r}")
         solvable_only = [self.corpus.problem_set, *(arm.problem_set for arm in self.arms.values())]
         if self.corpus.teacher is None and self.arms and "teacher_solvable" in solvable_only:
             raise ValueError("`problem_set: teacher_solvable` needs `corpus.teacher`; say `problem_set: all`")
         return self
+
+    def _starts_in_a_circle(self, name: str) -> bool:
+        seen = {name}
+        before = self.arms[name].start_from
+        while before is not None and before in self.arms:
+            if before in seen:
+                return True
+            seen.add(before)
+            before = self.arms[before].start_from
+        return False
 
     @model_validator(mode="after")
     def _corpus_fits(self) -> "Recipe":

@@ -1,6 +1,7 @@
 """The grader: extraction, comparison, outcomes, and the wall clock that holds off the main thread."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -8,9 +9,12 @@ import pytest
 from data.answers import plain
 from data.grading import Grader, extract_answer, last_boxed
 from eval.scoring import score, score_exact
+from recipes.loading import load_recipe
+from train.arms import resolve_arm
 from train.ledger import Ledger
-from train.rewards import CorrectnessReward
+from train.rewards import RecordedReward
 
+SMOKE = Path(__file__).resolve().parent.parent / "recipes" / "pocket" / "smoke.yaml"
 CASES = [json.loads(line) for line in (Path(__file__).parent / "golden" / "grading.jsonl").read_text().splitlines()]
 
 
@@ -28,7 +32,8 @@ def test_golden_case_in_demonstrations_reward_and_score(case, grader, tmp_path):
     correct = case["outcome"] == "correct"
     (demonstration,) = grader.grade_many([completion], [reference], form)
     assert demonstration.outcome == case["outcome"]
-    reward = CorrectnessReward(grader, form, Ledger(tmp_path), 1, 1, negatives=True, beta=0.0)
+    settings = replace(resolve_arm(load_recipe(SMOKE), "grpo"), completions_per_problem=1)
+    reward = RecordedReward(grader, form, Ledger(tmp_path), 1, settings, seed=0)
     assert reward([""], [completion], [[0]], [reference], ["id"], [1]) == [float(correct)]
     judged = score(completion, reference, form)
     assert (judged.outcome, judged.correct) == (case["outcome"], correct)

@@ -19,6 +19,9 @@ class ResolvedArm:
     negatives: bool
     beta: float
     learning_rate: float
+    reward: str
+    round_steps: int | None
+    start_from: str | None
 
     prompt: PromptSpec
     problem_set: str
@@ -34,7 +37,18 @@ class ResolvedArm:
     temperature: float
     save_every_steps: int
     dtype: str
-    loss_normalisation: str = "tokens with non-zero weight in the update"
+    loss_normalisation: str
+
+    @property
+    def module(self) -> str:
+        """The trainer of this arm: SFT's for uniform weights on a teacher's text, GRPO's for everything else."""
+        return "train.sft" if self.sampling == "teacher" and self.credit == "uniform" else "train.grpo"
+
+    def start_dir(self, study_dir: Path, seed: int) -> Path:
+        """Where the run's first weights are: the base, or the final checkpoint of another arm."""
+        if self.start_from is None:
+            return study_dir / "base"
+        return study_dir / "arms" / self.start_from / f"seed-{seed}" / "final"
 
     def matched_on(self) -> dict[str, Any]:
         """Every setting as JSON values."""
@@ -83,7 +97,7 @@ def resolve_arm(recipe: Recipe, name: str) -> ResolvedArm:
     if missing is not None:
         raise UserError(f"arm {name!r}: {missing}")
     assert train is not None and model is not None and arm.sampling is not None
-    if arm.sampling == "current" and arm.credit == "uniform" and train.temperature != 1:
+    if arm.sampling != "teacher" and arm.credit == "uniform" and train.temperature != 1:
         raise UserError(
             f"arm {name!r}: train.temperature is {train.temperature} but must be 1; at another one TRL scales the "
             "log-probabilities, and on-policy SFT would no longer optimise the likelihood that off-policy SFT does"
@@ -94,6 +108,9 @@ def resolve_arm(recipe: Recipe, name: str) -> ResolvedArm:
         negatives=arm.negatives,
         beta=arm.beta,
         learning_rate=arm.learning_rate or train.learning_rate,
+        reward=arm.reward,
+        round_steps=arm.round_steps,
+        start_from=arm.start_from,
         prompt=arm.prompt or recipe.prompt,
         problem_set=arm.problem_set or recipe.corpus.problem_set,
         steps=arm.steps or train.steps,
@@ -108,4 +125,5 @@ def resolve_arm(recipe: Recipe, name: str) -> ResolvedArm:
         temperature=train.temperature,
         save_every_steps=train.save_every_steps,
         dtype=model.dtype,
+        loss_normalisation=train.loss_normalisation,
     )

@@ -1,4 +1,4 @@
-"""Stage `arms/<arm>/seed-<n>` for arms that learn from their own samples, with TRL's GRPOTrainer.
+"""Stage `arms/<arm>/seed-<n>` for every arm but SFT on a teacher, with TRL's GRPOTrainer.
 
 GRPO weighs each completion by its group-normalised advantage; on-policy SFT gives correct completions weight 1 and
 the others none. Either loss is divided by the tokens of the update that have a weight, as in SFT. The twin of
@@ -7,6 +7,7 @@ experiment.
 """
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from trl import GRPOConfig, GRPOTrainer
 from data.grading import Grader
 from data.language_model import load_model, on_cpu, seed_everything
 from data.prompt import load_tokenizer, render_prompt, template_hash
-from data.rows import presented_order, read_problems
+from data.rows import Problem, presented_order, read_demonstrations, read_problems
 from recipes.manifest import finish_stage, hash_files
 from recipes.schema import Recipe
 from train.arms import ResolvedArm, resolve_arm
@@ -26,7 +27,8 @@ from train.callbacks import RunRecorder
 from train.checkpoints import CheckpointMarker, keep_complete_checkpoints, remove_checkpoints
 from train.ledger import LEDGER, Ledger
 from train.model import save_final
-from train.rewards import CorrectnessReward
+from train.rewards import RecordedReward
+from train.rollouts import PolicyRollouts, Rollouts, TeacherRollouts
 
 
 class WeightedGRPOTrainer(GRPOTrainer):
@@ -39,11 +41,17 @@ class WeightedGRPOTrainer(GRPOTrainer):
 
     Args:
         uniform_credit: weigh correct completions 1 and the others 0, in place of the advantage.
+        negatives: whether completions of negative advantage push the policy away; without, their weight is 0.
+        all_tokens: divide by all completion tokens after all; with advantages and negatives this is plain TRL.
     """
 
-    def __init__(self, *args: Any, uniform_credit: bool, **kwargs: Any) -> None:
+    def __init__(
+        self, *args: Any, uniform_credit: bool, negatives: bool, all_tokens: bool = False, **kwargs: Any
+    ) -> None:
         super().__init__(*args, **kwargs)
         self.uniform_credit = uniform_credit
+        self.negatives = negatives
+        self.all_tokens = all_tokens
 
     def _calculate_rewards(self, *args: Any, **kwargs: Any) -> torch.Tensor:
         rewards = super()._calculate_rewards(*args, **kwargs)
@@ -56,6 +64,10 @@ class WeightedGRPOTrainer(GRPOTrainer):
             first = self.accelerator.process_index * len(inputs)
             correct = self._gathered_rewards[first : first + len(inputs)].sum(dim=1) > 0
             batch["advantages"] = correct.to(batch["advantages"].dtype)
+        elif not self.negatives:
+            batch["advantages"] = batch["advantages"].clamp(min=0)
+        if self.all_tokens:
+            return batch
         if self.beta == 0:  # with a KL term every token has a weight
             weighted = (batch["advantages"] != 0).unsqueeze(1)
             batch["completion_mask"] = batch["completion_mask"] * weighted.to(batch["completion_mask"].dtype)
@@ -74,8 +86,12 @@ def build_trainer(
     seed: int,
     reward: Callable[..., list[float]],
     callbacks: Sequence[TrainerCallback] = (),
+    rollouts: Rollouts | None = None,
 ) -> WeightedGRPOTrainer:
-    """The trainer of one run. `rows`: one per presented problem, in order; their columns reach `reward`."""
+    """The trainer of one run. `rows`: one per presented problem, in order; their columns reach `reward`.
+
+    `rollouts`: who wrote the completions; None: the policy of the very step.
+    """
     return WeightedGRPOTrainer(
         model=model,
         args=GRPOConfig(
@@ -93,7 +109,56 @@ def build_trainer(
         train_dataset=Dataset.from_list(rows),
         processing_class=tokenizer,
         callbacks=list(callbacks),
+        rollout_func=None if rollouts is None else partial(read_rollouts, rollouts, tokenizer),
         uniform_credit=settings.credit == "uniform",
+        negatives=settings.negatives,
+        all_tokens=settings.loss_normalisation == "all_tokens",
+    )
+
+
+def read_rollouts(
+    rollouts: Rollouts, tokenizer: PreTrainedTokenizerBase, prompts: list[str], trainer: GRPOTrainer
+) -> dict[str, Any]:
+    """Stored completions for the rows of this update that this rank has, in TRL's form.
+
+    They get no log-probabilities of their own, so the importance ratio is 1: the loss is the weighted log-likelihood.
+    """
+    completions = rollouts.completions(trainer.state.global_step, trainer.accelerator.unwrap_model(trainer.model))
+    first = trainer.accelerator.process_index * len(prompts)
+    prompt_ids = tokenizer(prompts)["input_ids"]
+    return {
+        "prompt_ids": prompt_ids,
+        "completion_ids": completions[first : first + len(prompts)],
+        "logprobs": None,
+    }
+
+
+def _rollouts(
+    settings: ResolvedArm,
+    study_dir: Path,
+    stage_dir: Path,
+    tokenizer: PreTrainedTokenizerBase,
+    order: list[Problem],
+    rows: list[dict[str, Any]],
+    ledger: Ledger,
+    seed: int,
+) -> Rollouts | None:
+    """Who writes the completions of an arm; None: the policy of the very step."""
+    group = settings.completions_per_problem
+    if settings.sampling == "current":
+        return None
+    if settings.sampling == "teacher":
+        demonstrations = read_demonstrations(study_dir / "corpus")
+        return TeacherRollouts(order, demonstrations, tokenizer, settings.problems_per_step, group)
+    decoding = {
+        "max_new_tokens": settings.prompt.max_completion_tokens,
+        "temperature": settings.temperature,
+        "top_p": 1.0,
+        "top_k": 0,
+    }
+    asked = [(row["problem_id"], row["prompt"]) for row in rows]
+    return PolicyRollouts(
+        asked, tokenizer, stage_dir, ledger, settings.problems_per_step, group, settings.round_steps, decoding, seed
     )
 
 
@@ -104,7 +169,7 @@ def run(recipe: Recipe, study_dir: Path, stage_dir: Path, resume: bool, arm: str
     # Policy
     seed_everything(seed)
     tokenizer = load_tokenizer(str(study_dir / "base"))
-    model = load_model(study_dir / "base", "float32")
+    model = load_model(settings.start_dir(study_dir, seed), "float32")
 
     # Problems in the order they are presented; TRL repeats each row for the group.
     problems = read_problems(study_dir / "corpus", "train", settings.problem_set)
@@ -119,14 +184,12 @@ def run(recipe: Recipe, study_dir: Path, stage_dir: Path, resume: bool, arm: str
     checkpoint = keep_complete_checkpoints(stage_dir) if resume else None
     resumed_step = checkpoint.step if checkpoint else 0
     ledger = Ledger(stage_dir, resumed_step)
-    reward = CorrectnessReward(
-        Grader(), recipe.corpus.answer_form, ledger, model.num_parameters(), settings.completions_per_problem,
-        negatives=settings.negatives, beta=settings.beta,
-    )  # fmt: skip
+    reward = RecordedReward(Grader(), recipe.corpus.answer_form, ledger, model.num_parameters(), settings, seed)
+    rollouts = _rollouts(settings, study_dir, stage_dir, tokenizer, order, rows, ledger, seed)
 
     # Trainer
     callbacks = [RunRecorder(stage_dir, settings.steps, resumed_step, ledger), CheckpointMarker()]
-    trainer = build_trainer(settings, model, tokenizer, rows, stage_dir, seed, reward, callbacks)
+    trainer = build_trainer(settings, model, tokenizer, rows, stage_dir, seed, reward, callbacks, rollouts)
     trainer.train(resume_from_checkpoint=str(checkpoint.path) if checkpoint else None)
 
     # Final checkpoint

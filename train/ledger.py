@@ -34,6 +34,9 @@ class Ledger:
         directory: of the run.
         resumed_step: rows after this step are dropped; 0 starts an empty ledger.
 
+    Attributes:
+        last_step: the last update whose row was written.
+
     Raises:
         UserError: the file does not reach `resumed_step`.
     """
@@ -41,6 +44,7 @@ class Ledger:
     def __init__(self, directory: Path, resumed_step: int = 0) -> None:
         self.path = directory / LEDGER
         self.totals = dict.fromkeys(COUNTERS, 0)
+        self.last_step = resumed_step
         self._presented: list[str] = []
         self._contributed: list[str] = []
         rows = truncate_rows(self.path, resumed_step)
@@ -69,6 +73,7 @@ class Ledger:
         with self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(row) + "\n")
         self._presented, self._contributed = [], []
+        self.last_step = step
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:

@@ -1,21 +1,27 @@
-"""The reward of the sampled arms: TRL's calling convention around `data/grading.py`; no rule of its own.
+"""The rewards of the sampled arms: TRL's calling convention around `data/grading.py`; no rule of its own.
 
 Each call grades one generation batch and enters it in the ledger: what was presented, generated and used.
 """
 
+import random
 from collections.abc import Sequence
 
 from data.grading import AnswerForm, Grade, Grader
+from train.arms import ResolvedArm
 from train.cost import forward_flops, train_flops
 from train.ledger import Ledger
 
 
-def reward_of(grade: Grade) -> float:
-    """1 for a correct completion, 0 for every other outcome."""
+def reward_of(grade: Grade, kind: str, coin: random.Random) -> float:
+    """1 for a completion that earns the reward: a correct one; one with any final answer; or by a coin."""
+    if kind == "random":
+        return float(coin.random() < 0.5)
+    if kind == "format":
+        return float(grade.extracted_answer is not None)
     return float(grade.correct)
 
 
-class CorrectnessReward:
+class RecordedReward:
     """Reward function for `GRPOTrainer` that also keeps the books.
 
     Args:
@@ -23,31 +29,24 @@ class CorrectnessReward:
         form: what counts as a final answer.
         ledger: receives the counts of every batch.
         parameters: of the policy, for FLOPs.
-        num_generations: completions per problem; batches arrive grouped by problem.
-        negatives: True for group advantages, where a mixed group moves the policy as a whole and a uniform one
-            not at all; False where each correct completion counts alone.
-        beta: of the KL term; above 0 every completion has a gradient, and a reference model reads it.
+        settings: of the arm. Batches arrive grouped by problem. With group advantages a mixed group moves the policy,
+            as a whole or (without negatives) by its better half, and a uniform one not at all; with uniform credit
+            each rewarded completion counts alone; with beta above 0 every completion has a gradient, and a reference
+            model reads it.
+        seed: of the random reward.
     """
 
-    __name__ = "correctness"
+    __name__ = "reward"
 
     def __init__(
-        self,
-        grader: Grader,
-        form: AnswerForm,
-        ledger: Ledger,
-        parameters: int,
-        num_generations: int,
-        negatives: bool,
-        beta: float,
+        self, grader: Grader, form: AnswerForm, ledger: Ledger, parameters: int, settings: ResolvedArm, seed: int
     ) -> None:
         self.grader = grader
         self.form = form
         self.ledger = ledger
         self.parameters = parameters
-        self.num_generations = num_generations
-        self.negatives = negatives
-        self.beta = beta
+        self.settings = settings
+        self.seed = seed
 
     def __call__(
         self,
@@ -61,22 +60,29 @@ class CorrectnessReward:
     ) -> list[float]:
         """Rewards in [0, 1], one per completion. Columns of the dataset arrive as keyword arguments."""
         grades = self.grader.grade_many(completions, reference_answer, self.form)
-        rewards = [reward_of(grade) for grade in grades]
+        group_size, beta = self.settings.completions_per_problem, self.settings.beta
+        # From the update and the problems, not from a running generator: a resumed run tosses the same coins.
+        coin = random.Random(f"reward {self.seed} {self.ledger.last_step} {problem_id[0]}")
+        rewards = [reward_of(grade, self.settings.reward, coin) for grade in grades]
         lengths = [len(ids) for ids in completion_ids]
         presented, contributed, trained = [], [], 0
-        for start in range(0, len(rewards), self.num_generations):
-            group = slice(start, start + self.num_generations)
+        for start in range(0, len(rewards), group_size):
+            group = slice(start, start + group_size)
             presented.append(problem_id[start])
-            if self.beta > 0:
+            mixed = len(set(rewards[group])) > 1
+            if beta > 0:
                 weighted = lengths[group]
-            elif self.negatives:
-                weighted = lengths[group] if len(set(rewards[group])) > 1 else []
+            elif self.settings.negatives:
+                weighted = lengths[group] if mixed else []
+            elif self.settings.credit == "advantage" and not mixed:
+                weighted = []
             else:
                 weighted = [n for n, reward in zip(lengths[group], rewards[group], strict=True) if reward > 0]
             if weighted:
                 contributed.append(problem_id[start])
             trained += sum(weighted)
         read = sum(prompt_tokens) + sum(lengths)
+        sampled = self.settings.sampling == "current"  # stored completions were paid for when they were written
         self.ledger.spend(
             presented,
             contributed,
@@ -84,10 +90,10 @@ class CorrectnessReward:
             completions=len(rewards),
             correct_completions=sum(grade.correct for grade in grades),
             prompt_tokens=sum(prompt_tokens),
-            generated_tokens=sum(lengths),
+            generated_tokens=sum(lengths) if sampled else 0,
             trained_tokens=trained,
-            generate_flops=forward_flops(self.parameters, read),
-            reference_flops=forward_flops(self.parameters, read) if self.beta > 0 else 0,
+            generate_flops=forward_flops(self.parameters, read) if sampled else 0,
+            reference_flops=forward_flops(self.parameters, read) if beta > 0 else 0,
             train_flops=train_flops(self.parameters, read),
         )
         return rewards

@@ -60,7 +60,7 @@ def run(recipe: Recipe, study_dir: Path, stage_dir: Path, resume: bool, arm: str
     # Policy
     seed_everything(seed)
     tokenizer = load_tokenizer(str(study_dir / "base"))
-    model = load_model(study_dir / "base", "float32")
+    model = load_model(settings.start_dir(study_dir, seed), "float32")
     parameters = model.num_parameters()
 
     # Problems in the order they are presented, each with its demonstrations.

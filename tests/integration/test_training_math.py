@@ -2,6 +2,7 @@
 
 import copy
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,7 +18,7 @@ from recipes.schema import PromptSpec
 from train import grpo, sft
 from train.arms import resolve_arm
 from train.ledger import COUNTERS, Ledger, read_rows
-from train.rewards import CorrectnessReward
+from train.rewards import RecordedReward
 
 SMOKE = Path(__file__).resolve().parent.parent.parent / "recipes" / "pocket" / "smoke.yaml"
 
@@ -173,7 +174,8 @@ class Books:
 
     def __init__(self, directory, **levers):
         self.ledger = Ledger(directory)
-        self.reward = CorrectnessReward(Grader(), "boxed", self.ledger, 1000, 2, **levers)
+        settings = replace(settings_for("grpo"), completions_per_problem=2, **levers)
+        self.reward = RecordedReward(Grader(), "boxed", self.ledger, 1000, settings, seed=0)
 
     def call(self):
         completions = ["\\boxed{5}", "\\boxed{6}", "\\boxed{7}", "7"]
@@ -186,7 +188,8 @@ class Books:
     ("levers", "trained", "contributed"),
     [
         ({"negatives": True, "beta": 0.0}, 3 + 4, ["a"]),  # the mixed group, right and wrong
-        ({"negatives": False, "beta": 0.0}, 3, ["a"]),  # the one correct completion
+        ({"negatives": False, "beta": 0.0}, 3, ["a"]),  # the better half of the mixed group
+        ({"negatives": False, "beta": 0.0, "credit": "uniform"}, 3, ["a"]),  # the one correct completion
         ({"negatives": True, "beta": 0.1}, 3 + 4 + 5 + 6, ["a", "b"]),  # the KL term reaches every token
     ],
 )

@@ -1,0 +1,151 @@
+"""Who wrote the completions an arm learns from, where it is not the policy of the very step.
+
+The stored sources of the unified loss: a teacher's demonstrations, right and wrong; the base's own samples, drawn once;
+the policy's samples, drawn anew every round. Each hands the trainer, for an update, one completion per row, as token
+ids. What was drawn is written to `rollouts/`, so that a killed run reads again what it had trained on.
+"""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from data.language_model import generate_ids
+from data.rows import Demonstration, Problem
+from recipes.errors import UserError
+from recipes.manifest import write_atomic
+from train.cost import forward_flops
+from train.ledger import Ledger
+
+Completions = list[list[int]]
+
+
+class TeacherRollouts:
+    """A teacher's graded samples, right and wrong, in turn; the same for every seed.
+
+    Args:
+        order: the problems in the order they are presented.
+        demonstrations: samples by problem id.
+        tokenizer: turns them into ids; the end-of-turn token is appended.
+        problems_per_step: problems of an update.
+        group: completions of a problem.
+
+    Raises:
+        UserError: a problem has no sample that was finished and fits the length limit.
+    """
+
+    def __init__(
+        self,
+        order: Sequence[Problem],
+        demonstrations: dict[str, list[Demonstration]],
+        tokenizer: PreTrainedTokenizerBase,
+        problems_per_step: int,
+        group: int,
+    ) -> None:
+        self.order, self.problems_per_step, self.group = order, problems_per_step, group
+        self._ids: dict[str, Completions] = {}
+        for problem in set(order):
+            fitting = [row.completion for row in demonstrations.get(problem.problem_id, []) if row.fits]
+            if not fitting:
+                raise UserError(f"problem {problem.problem_id} has no demonstration that was finished and fits")
+            rows = tokenizer(fitting)["input_ids"]
+            self._ids[problem.problem_id] = [[*ids, tokenizer.eos_token_id] for ids in rows]
+        seen: dict[str, int] = {}
+        self._firsts = []  # how often a problem was presented before, by place in the order
+        for problem in order:
+            self._firsts.append(seen.get(problem.problem_id, 0))
+            seen[problem.problem_id] = self._firsts[-1] + 1
+
+    def completions(self, step: int, model: PreTrainedModel) -> Completions:
+        """Token ids for the rows of update `step`, counted from 0."""
+        found = []
+        for place in range(step * self.problems_per_step, (step + 1) * self.problems_per_step):
+            rows = self._ids[self.order[place].problem_id]
+            start = self._firsts[place] * self.group
+            found += [rows[(start + offset) % len(rows)] for offset in range(self.group)]
+        return found
+
+
+class PolicyRollouts:
+    """Samples of the policy as it was at the start of the run, or at the start of each round.
+
+    Args:
+        order: the problems in the order they are presented, with their rendered prompts.
+        tokenizer: of the policy.
+        directory: of the run.
+        ledger: what drawing costs is entered here, in the update that draws.
+        problems_per_step: problems of an update.
+        group: completions of a problem.
+        round_steps: updates between refreshes; None: drawn once, one group for every problem.
+        decoding: arguments of `generate_ids`.
+        seed: of the random numbers.
+    """
+
+    def __init__(
+        self,
+        order: Sequence[tuple[str, str]],
+        tokenizer: PreTrainedTokenizerBase,
+        directory: Path,
+        ledger: Ledger,
+        problems_per_step: int,
+        group: int,
+        round_steps: int | None,
+        decoding: dict[str, Any],
+        seed: int,
+    ) -> None:
+        self.order, self.tokenizer, self.ledger = order, tokenizer, ledger
+        self.directory = directory / "rollouts"
+        self.problems_per_step, self.group, self.round_steps = problems_per_step, group, round_steps
+        self.decoding, self.seed = decoding, seed
+        self._round = -1
+        self._drawn: dict[str, Completions] | list[Completions] = []
+
+    def completions(self, step: int, model: PreTrainedModel) -> Completions:
+        """Token ids for the rows of update `step`, counted from 0; draws them first where a round begins."""
+        number = 0 if self.round_steps is None else step // self.round_steps
+        begins = step == (0 if self.round_steps is None else number * self.round_steps)
+        if number != self._round or begins:
+            self._drawn = self._draw(number, model, begins)
+            self._round = number
+        places = range(step * self.problems_per_step, (step + 1) * self.problems_per_step)
+        if isinstance(self._drawn, dict):
+            return [ids for place in places for ids in self._drawn[self.order[place][0]]]
+        first = number * (self.round_steps or 0) * self.problems_per_step
+        return [ids for place in places for ids in self._drawn[place - first]]
+
+    def _draw(self, number: int, model: PreTrainedModel, begins: bool) -> dict[str, Completions] | list[Completions]:
+        """The groups of a round, from disk or from the model; in a round by place, else by problem id."""
+        path = self.directory / f"round-{number}.json"
+        if self.round_steps is None:
+            wanted = list(dict(self.order).items())
+        else:
+            first = number * self.round_steps * self.problems_per_step
+            wanted = list(self.order[first : first + self.round_steps * self.problems_per_step])
+        if path.exists():
+            groups = json.loads(path.read_text())
+        else:
+            groups = self._sample(wanted, number, model)
+            write_atomic(path, json.dumps(groups))
+        if begins:
+            tokens = sum(len(ids) for group in groups for ids in group)
+            read = self.group * sum(len(self.tokenizer(prompt)["input_ids"]) for _, prompt in wanted)
+            flops = forward_flops(model.num_parameters(), tokens + read)
+            self.ledger.spend(generated_tokens=tokens, generate_flops=flops)
+        return groups if self.round_steps is not None else dict(zip(dict(self.order), groups, strict=True))
+
+    def _sample(self, wanted: list[tuple[str, str]], number: int, model: PreTrainedModel) -> list[Completions]:
+        groups: list[Completions] = []
+        training = model.training
+        for start in range(0, len(wanted), self.problems_per_step):
+            part = wanted[start : start + self.problems_per_step]
+            prompts = [prompt for _, prompt in part for _ in range(self.group)]
+            seed = (self.seed * 1_000_003 + number * 10_007 + start) % 2**31
+            rows = generate_ids(model, self.tokenizer, prompts, seed=seed, **self.decoding)
+            groups += [rows[place : place + self.group] for place in range(0, len(rows), self.group)]
+        model.train(training)
+        return groups
+
+
+Rollouts = TeacherRollouts | PolicyRollouts
