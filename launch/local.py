@@ -18,6 +18,7 @@ from multiprocessing import active_children, get_context
 from pathlib import Path
 from typing import NamedTuple
 
+from launch.processes import die_with_parent
 from launch.stages import Stage, flatten, made_by_other_code, run_stage, stage_inputs, stage_states
 from recipes.errors import UserError
 from recipes.loading import STUDY_FILE, read_study_file, validate_recipe
@@ -168,7 +169,7 @@ def _prepare_worker() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     os.environ.update(worker_environment())
     # The worker must not outlive a killed parent: it would go on writing while a rerun starts.
-    _die_with_parent()
+    die_with_parent()
 
 
 def worker_environment() -> dict[str, str]:
@@ -181,16 +182,6 @@ def worker_environment() -> dict[str, str]:
         "TRL_EXPERIMENTAL_SILENCE": "1",
         "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1"),
     }
-
-
-def _die_with_parent() -> None:
-    """Ask the kernel for SIGKILL when the parent dies (Linux); elsewhere the lock still prevents two writers."""
-    if sys.platform != "linux":
-        return
-    import ctypes
-
-    pr_set_pdeathsig = 1
-    ctypes.CDLL(None, use_errno=True).prctl(pr_set_pdeathsig, signal.SIGKILL)
 
 
 def _work(values: dict[str, object], study_dir: str, stage: Stage) -> Failure | None:

@@ -82,6 +82,8 @@ def build_stages(recipe: Recipe) -> list[Stage]:
             name = f"arms/{arm}/seed-{seed}"
             reads = flatten({"arm": resolved.matched_on(), "seed": seed, "threads": threads})
             reads["answer_form"] = recipe.corpus.answer_form
+            topology = ("ranks", "zero_stage", "offload")
+            reads |= {key: values["resources"][key] for key in topology if recipe.resources.launched}
             if resolved.module == "train.sft":
                 reads["demonstrations"] = recipe.corpus.demonstrations
             before = [f"arms/{resolved.start_from}/seed-{seed}"] if resolved.start_from else []
@@ -185,4 +187,9 @@ def run_stage(recipe: Recipe, study_dir: Path, stage: Stage) -> None:
     with locked(study_dir / ".locks" / stage.name.replace("/", "--")):
         stage_dir = study_dir / stage.name
         resume = start_stage(stage_dir, stage.name, stage_inputs(stage, study_dir), stage.code)
-        import_module(stage.module).run(recipe, study_dir, stage_dir, resume, **stage.arguments)
+        if stage.kind == "arms" and recipe.resources.launched:
+            from launch.ranks import launch_ranks
+
+            launch_ranks(recipe.resources, study_dir, stage, resume)
+        else:
+            import_module(stage.module).run(recipe, study_dir, stage_dir, resume, **stage.arguments)

@@ -231,7 +231,9 @@ class StatisticsSpec(Spec):
 
 
 class ResourceSpec(Spec):
-    """Where it runs. Nothing here may change a result, except `threads`, which changes rounding."""
+    """Where it runs. Nothing here may change a result, except by rounding (`threads`, `zero_stage`) and by the random
+    numbers of samples (`ranks`).
+    """
 
     workers: int = Field(2, ge=1)
     """Stages that run at the same time on the local machine."""
@@ -239,6 +241,24 @@ class ResourceSpec(Spec):
     """Arithmetic threads of a training or evaluation stage."""
     base_threads: int = Field(2, ge=1)
     """Arithmetic threads of the base stage, which runs alone."""
+    ranks: int = Field(1, ge=1)
+    """Processes that train one arm together: GPUs, or CPU processes where there is none."""
+    zero_stage: Literal[0, 1, 2, 3] = 0
+    """DeepSpeed's ZeRO stage: what is divided among the ranks. 1: optimizer states; 2: and gradients; 3: and weights.
+    0: no DeepSpeed."""
+    offload: bool = False
+    """Whether DeepSpeed keeps optimizer states (and at stage 3 weights) in the memory of the CPU."""
+
+    @model_validator(mode="after")
+    def _offload_needs_deepspeed(self) -> "ResourceSpec":
+        if self.offload and self.zero_stage < 2:
+            raise ValueError("`offload: true` needs `zero_stage` 2 or 3")
+        return self
+
+    @property
+    def launched(self) -> bool:
+        """Whether training needs a launcher of its own."""
+        return self.ranks > 1 or self.zero_stage > 0
 
 
 class Recipe(Spec):

@@ -8,6 +8,7 @@ from typing import Any
 
 from recipes.errors import UserError
 from recipes.schema import PromptSpec, Recipe
+from train.ranks import device_arguments, gradient_accumulation_steps, world_size
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,8 @@ class ResolvedArm:
     steps: int
     problems_per_step: int
     completions_per_problem: int
-    micro_batch_size: int
+    micro_batch_size: int | None
+    """Completions per forward pass of a rank; None: all it has of an update."""
     schedule: str
     warmup_steps: int
     weight_decay: float
@@ -57,13 +59,14 @@ class ResolvedArm:
     def shared_arguments(self, stage_dir: Path, seed: int, use_cpu: bool) -> dict[str, Any]:
         """The Trainer arguments that both TRL trainers take, identical for every arm."""
         rows = self.problems_per_step * self.completions_per_problem
+        micro_batch_size = self.micro_batch_size or max(1, rows // world_size())
         return {
             "output_dir": str(stage_dir),
             "seed": seed,
             "max_steps": self.steps,
             "num_train_epochs": 1,
-            "per_device_train_batch_size": self.micro_batch_size,
-            "gradient_accumulation_steps": rows // self.micro_batch_size,
+            "per_device_train_batch_size": micro_batch_size,
+            "gradient_accumulation_steps": gradient_accumulation_steps(rows, micro_batch_size),
             "learning_rate": self.learning_rate,
             # transformers' `constant` ignores warm-up.
             "lr_scheduler_type": "constant_with_warmup" if self.schedule == "constant" else self.schedule,
@@ -73,7 +76,7 @@ class ResolvedArm:
             "max_grad_norm": self.max_grad_norm,
             "bf16": self.dtype == "bfloat16",
             "gradient_checkpointing": not use_cpu,
-            "use_cpu": use_cpu,
+            **device_arguments(use_cpu),
             "dataloader_pin_memory": not use_cpu,
             "save_strategy": "steps",
             "save_steps": self.save_every_steps,
@@ -102,6 +105,11 @@ def resolve_arm(recipe: Recipe, name: str) -> ResolvedArm:
             f"arm {name!r}: train.temperature is {train.temperature} but must be 1; at another one TRL scales the "
             "log-probabilities, and on-policy SFT would no longer optimise the likelihood that off-policy SFT does"
         )
+    if arm.sampling in ("base_once", "round") and recipe.resources.launched:
+        raise UserError(
+            f"arm {name!r}: sampling={arm.sampling} cannot be trained on several ranks or with DeepSpeed yet; "
+            "use resources.ranks=1 and resources.zero_stage=0"
+        )
     return ResolvedArm(
         sampling=arm.sampling,
         credit=arm.credit,
@@ -116,7 +124,7 @@ def resolve_arm(recipe: Recipe, name: str) -> ResolvedArm:
         steps=arm.steps or train.steps,
         problems_per_step=train.problems_per_step,
         completions_per_problem=train.completions_per_problem,
-        micro_batch_size=train.micro_batch_size or train.problems_per_step * train.completions_per_problem,
+        micro_batch_size=train.micro_batch_size,
         schedule=train.schedule,
         warmup_steps=train.warmup_steps,
         weight_decay=train.weight_decay,

@@ -8,6 +8,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from recipes.manifest import Progress
 from train.ledger import Ledger, truncate_rows
+from train.ranks import rank
 
 METRICS = "metrics.jsonl"
 
@@ -36,7 +37,8 @@ class RunRecorder(TrainerCallback):
         self.ledger = ledger
         self.before_close = before_close
         self.note = ""
-        truncate_rows(self.path, resumed_step)
+        if rank() == 0:
+            truncate_rows(self.path, resumed_step)
 
     def on_log(
         self,
@@ -59,10 +61,9 @@ class RunRecorder(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: object
     ) -> None:
         """Close the ledger's row and report progress."""
-        if not state.is_world_process_zero:
-            return
         if self.ledger is not None:
             if self.before_close is not None:
                 self.before_close(state.global_step)
             self.ledger.close_step(state.global_step)
-        self.progress.update(state.global_step, self.note)
+        if state.is_world_process_zero:
+            self.progress.update(state.global_step, self.note)

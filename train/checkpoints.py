@@ -11,6 +11,7 @@ from typing import NamedTuple
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from recipes.manifest import write_atomic
+from train.ranks import barrier, rank
 
 _MARKER = "COMPLETE"
 
@@ -33,12 +34,16 @@ class CheckpointMarker(TrainerCallback):
 
 def keep_complete_checkpoints(directory: Path) -> Checkpoint | None:
     """Delete half-written checkpoints; the newest complete one, or None to start from the beginning."""
+    if rank() != 0:
+        barrier()  # the first rank is deleting
     complete = []
     for path in directory.glob("checkpoint-*"):
         if (path / _MARKER).exists():
             complete.append(Checkpoint(path, int(path.name.rpartition("-")[2])))
-        else:
+        elif rank() == 0:
             shutil.rmtree(path)
+    if rank() == 0:
+        barrier()
     return max(complete, key=lambda checkpoint: checkpoint.step, default=None)
 
 

@@ -27,6 +27,7 @@ from train.callbacks import RunRecorder
 from train.checkpoints import CheckpointMarker, keep_complete_checkpoints, remove_checkpoints
 from train.ledger import LEDGER, Ledger
 from train.model import save_final
+from train.ranks import rank, require_deepspeed, topology
 from train.rewards import RecordedReward
 from train.rollouts import PolicyRollouts, Rollouts, TeacherRollouts
 
@@ -183,23 +184,27 @@ def run(recipe: Recipe, study_dir: Path, stage_dir: Path, resume: bool, arm: str
     # Books
     checkpoint = keep_complete_checkpoints(stage_dir) if resume else None
     resumed_step = checkpoint.step if checkpoint else 0
-    ledger = Ledger(stage_dir, resumed_step)
+    ledger = Ledger(stage_dir, resumed_step, write=rank() == 0)
     reward = RecordedReward(Grader(), recipe.corpus.answer_form, ledger, model.num_parameters(), settings, seed)
     rollouts = _rollouts(settings, study_dir, stage_dir, tokenizer, order, rows, ledger, seed)
 
     # Trainer
     callbacks = [RunRecorder(stage_dir, settings.steps, resumed_step, ledger), CheckpointMarker()]
     trainer = build_trainer(settings, model, tokenizer, rows, stage_dir, seed, reward, callbacks, rollouts)
+    require_deepspeed(trainer)
     trainer.train(resume_from_checkpoint=str(checkpoint.path) if checkpoint else None)
 
     # Final checkpoint
     outputs = save_final(trainer, tokenizer, stage_dir, settings.dtype)
+    if rank() != 0:
+        return
     facts = {
         "template_hash": template_hash(tokenizer, settings.prompt),
         "presented_problems": sorted({p.problem_id for p in order}),
         "contributed_problems": ledger.contributed(),
         "matched_on": settings.matched_on(),
         "totals": ledger.totals,
+        "topology": topology(trainer),
     }
     finish_stage(stage_dir, outputs | hash_files(stage_dir, [LEDGER]), facts)
     remove_checkpoints(stage_dir)

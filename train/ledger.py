@@ -33,6 +33,7 @@ class Ledger:
     Args:
         directory: of the run.
         resumed_step: rows after this step are dropped; 0 starts an empty ledger.
+        write: False on ranks that only follow.
 
     Attributes:
         last_step: the last update whose row was written.
@@ -41,14 +42,15 @@ class Ledger:
         UserError: the file does not reach `resumed_step`.
     """
 
-    def __init__(self, directory: Path, resumed_step: int = 0) -> None:
+    def __init__(self, directory: Path, resumed_step: int = 0, write: bool = True) -> None:
         self.path = directory / LEDGER
         self.totals = dict.fromkeys(COUNTERS, 0)
         self.last_step = resumed_step
         self._presented: list[str] = []
         self._contributed: list[str] = []
-        rows = truncate_rows(self.path, resumed_step)
-        if resumed_step and (not rows or rows[-1]["step"] != resumed_step):
+        self.write = write
+        rows = truncate_rows(self.path, resumed_step) if write else []
+        if write and resumed_step and (not rows or rows[-1]["step"] != resumed_step):
             raise UserError(
                 f"{self.path} has lost rows: it must reach update {resumed_step} of the checkpoint to continue from; "
                 f"delete {directory} to train this run again"
@@ -70,8 +72,9 @@ class Ledger:
     def close_step(self, step: int) -> None:
         """Write the row of a finished update."""
         row = {"step": step, **self.totals, "presented": self._presented, "contributed": self._contributed}
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(row) + "\n")
+        if self.write:
+            with self.path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(row) + "\n")
         self._presented, self._contributed = [], []
         self.last_step = step
 

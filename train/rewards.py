@@ -10,6 +10,7 @@ from data.grading import AnswerForm, Grade, Grader
 from train.arms import ResolvedArm
 from train.cost import forward_flops, train_flops
 from train.ledger import Ledger
+from train.ranks import gathered
 
 
 def reward_of(grade: Grade, kind: str, coin: random.Random) -> float:
@@ -60,40 +61,49 @@ class RecordedReward:
     ) -> list[float]:
         """Rewards in [0, 1], one per completion. Columns of the dataset arrive as keyword arguments."""
         grades = self.grader.grade_many(completions, reference_answer, self.form)
-        group_size, beta = self.settings.completions_per_problem, self.settings.beta
         # From the update and the problems, not from a running generator: a resumed run tosses the same coins.
         coin = random.Random(f"reward {self.seed} {self.ledger.last_step} {problem_id[0]}")
         rewards = [reward_of(grade, self.settings.reward, coin) for grade in grades]
         lengths = [len(ids) for ids in completion_ids]
+        correct = [grade.correct for grade in grades]
+        rows = gathered(list(zip(problem_id, rewards, lengths, correct, prompt_tokens, strict=True)))
+        self._enter(rows)
+        return rewards
+
+    def _enter(self, rows: list[tuple[str, float, int, bool, int]]) -> None:
+        """Enter the completions of all ranks: problem id, reward, length, correctness and prompt length of each."""
+        group_size, beta = self.settings.completions_per_problem, self.settings.beta
         presented, contributed, trained = [], [], 0
-        for start in range(0, len(rewards), group_size):
-            group = slice(start, start + group_size)
-            presented.append(problem_id[start])
-            mixed = len(set(rewards[group])) > 1
+        for start in range(0, len(rows), group_size):
+            group = rows[start : start + group_size]
+            presented.append(group[0][0])
+            mixed = len({reward for _, reward, *_ in group}) > 1
+            rewarded = [length for _, reward, length, *_ in group if reward > 0]
             if beta > 0:
-                weighted = lengths[group]
+                weighted = [length for _, _, length, *_ in group]
             elif self.settings.negatives:
-                weighted = lengths[group] if mixed else []
+                weighted = [length for _, _, length, *_ in group] if mixed else []
             elif self.settings.credit == "advantage" and not mixed:
                 weighted = []
             else:
-                weighted = [n for n, reward in zip(lengths[group], rewards[group], strict=True) if reward > 0]
+                weighted = rewarded
             if weighted:
-                contributed.append(problem_id[start])
+                contributed.append(group[0][0])
             trained += sum(weighted)
-        read = sum(prompt_tokens) + sum(lengths)
+        generated = sum(length for _, _, length, *_ in rows)
+        asked = sum(tokens for *_, tokens in rows)
+        read = asked + generated
         sampled = self.settings.sampling == "current"  # stored completions were paid for when they were written
         self.ledger.spend(
             presented,
             contributed,
             exposures=len(presented),
-            completions=len(rewards),
-            correct_completions=sum(grade.correct for grade in grades),
-            prompt_tokens=sum(prompt_tokens),
-            generated_tokens=sum(lengths) if sampled else 0,
+            completions=len(rows),
+            correct_completions=sum(right for _, _, _, right, _ in rows),
+            prompt_tokens=asked,
+            generated_tokens=generated if sampled else 0,
             trained_tokens=trained,
             generate_flops=forward_flops(self.parameters, read) if sampled else 0,
             reference_flops=forward_flops(self.parameters, read) if beta > 0 else 0,
             train_flops=train_flops(self.parameters, read),
         )
-        return rewards

@@ -23,6 +23,7 @@ from train.checkpoints import CheckpointMarker, keep_complete_checkpoints, remov
 from train.cost import train_flops
 from train.ledger import LEDGER, Ledger
 from train.model import save_final
+from train.ranks import rank, require_deepspeed, topology
 
 
 def build_trainer(
@@ -80,7 +81,7 @@ def run(recipe: Recipe, study_dir: Path, stage_dir: Path, resume: bool, arm: str
     # Books
     checkpoint = keep_complete_checkpoints(stage_dir) if resume else None
     resumed_step = checkpoint.step if checkpoint else 0
-    ledger = Ledger(stage_dir, resumed_step)
+    ledger = Ledger(stage_dir, resumed_step, write=rank() == 0)
 
     def enter_step(step: int) -> None:
         ids = [p.problem_id for p in order[(step - 1) * settings.problems_per_step : step * settings.problems_per_step]]
@@ -100,16 +101,20 @@ def run(recipe: Recipe, study_dir: Path, stage_dir: Path, resume: bool, arm: str
     # Trainer
     callbacks = [RunRecorder(stage_dir, settings.steps, resumed_step, ledger, enter_step), CheckpointMarker()]
     trainer = build_trainer(settings, model, tokenizer, rows, stage_dir, seed, callbacks)
+    require_deepspeed(trainer)
     trainer.train(resume_from_checkpoint=str(checkpoint.path) if checkpoint else None)
 
     # Final checkpoint
     outputs = save_final(trainer, tokenizer, stage_dir, settings.dtype)
+    if rank() != 0:
+        return
     facts = {
         "template_hash": template_hash(tokenizer, settings.prompt),
         "presented_problems": sorted({p.problem_id for p in order}),
         "contributed_problems": ledger.contributed(),
         "matched_on": settings.matched_on(),
         "totals": ledger.totals,
+        "topology": topology(trainer),
     }
     finish_stage(stage_dir, outputs | hash_files(stage_dir, [LEDGER]), facts)
     remove_checkpoints(stage_dir)

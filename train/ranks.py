@@ -1,0 +1,92 @@
+"""Several processes training one model: who this one is, what DeepSpeed is told, and meeting points.
+
+A rank is started by torchrun or accelerate (`launch/ranks.py`), which sets RANK and WORLD_SIZE and, for DeepSpeed,
+ACCELERATE_USE_DEEPSPEED. Without them there is one rank and nothing here does anything.
+"""
+
+import os
+from typing import Any
+
+from recipes.errors import UserError
+
+
+def rank() -> int:
+    """Number of this process among those of the stage; 0 writes the files."""
+    return int(os.environ.get("RANK", "0"))
+
+
+def world_size() -> int:
+    """Number of processes of the stage."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def with_deepspeed() -> bool:
+    """Whether the launcher asked for DeepSpeed."""
+    return os.environ.get("ACCELERATE_USE_DEEPSPEED", "false").lower() == "true"
+
+
+def prepare() -> None:
+    """What has to happen before any trainer is made: on a CPU, DeepSpeed must not compile its own communication.
+
+    That build takes minutes, needs a compiler, and a killed one leaves a lock that later runs wait for.
+    """
+    if with_deepspeed() and os.environ.get("DS_ACCELERATOR") == "cpu":
+        import deepspeed.ops
+
+        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+
+
+def gradient_accumulation_steps(rows: int, micro_batch_size: int) -> int:
+    """Micro-batches of one update on each rank.
+
+    Raises:
+        UserError: the completions of an update do not divide among ranks and micro-batches.
+    """
+    ranks = world_size()
+    if rows % (ranks * micro_batch_size):
+        raise UserError(
+            f"an update has {rows} completions, which {ranks} ranks with micro-batches of {micro_batch_size} do not "
+            f"divide; choose train.micro_batch_size and resources.ranks so that their product divides {rows}"
+        )
+    return rows // (ranks * micro_batch_size)
+
+
+def device_arguments(use_cpu: bool) -> dict[str, Any]:
+    """Trainer arguments about devices. On a CPU, `use_cpu` would make accelerate drop DeepSpeed without a word."""
+    if not use_cpu:
+        return {"use_cpu": False}
+    if with_deepspeed():
+        return {"use_cpu": False, "ddp_backend": "gloo"}
+    return {"use_cpu": True, "ddp_backend": "gloo" if world_size() > 1 else None}
+
+
+def require_deepspeed(trainer: Any) -> None:
+    """Stop if DeepSpeed was asked for and the trainer runs without it, which would train something else silently."""
+    if with_deepspeed() and not trainer.is_deepspeed_enabled:
+        raise RuntimeError("DeepSpeed was asked for but the trainer does not use it")
+
+
+def topology(trainer: Any) -> dict[str, Any]:
+    """What trained, for the manifest: number of ranks, class of the engine, ZeRO stage of the engine itself."""
+    engine = trainer.model_wrapped
+    stage = engine.zero_optimization_stage() if trainer.is_deepspeed_enabled else 0
+    return {"ranks": world_size(), "engine": type(engine).__name__, "zero_stage": stage}
+
+
+def barrier() -> None:
+    """Wait for the other ranks, once they have met."""
+    import torch.distributed as dist
+
+    if dist.is_available() and dist.is_initialized():
+        dist.barrier()
+
+
+def gathered(rows: list[Any]) -> list[Any]:
+    """The rows of all ranks, in the order of the ranks, on every rank."""
+    import torch.distributed as dist
+
+    if world_size() == 1 or not (dist.is_available() and dist.is_initialized()):
+        return rows
+    parts: list[list[Any]] = [[] for _ in range(world_size())]
+    dist.all_gather_object(parts, rows)
+    return [row for part in parts for row in part]
