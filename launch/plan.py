@@ -1,12 +1,16 @@
 """What a recipe will do, before anything is spent: stages, updates, samples, tokens, FLOPs. Needs no torch."""
 
+import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from data.hub import locate_model
 from launch.stages import Stage, stage_states
+from recipes.errors import UserError
 from recipes.schema import Recipe
-from train.arms import resolve_arm
-from train.cost import forward_flops, pocket_parameters, train_flops
+from train.arms import ResolvedArm, resolve_arm
+from train.cost import ModelShape, forward_flops, pocket_shape, shape_from_config, train_flops, training_memory
 from train.matching import recipe_differences
 
 _MEAN_ROW_TOKENS = 125  # of the 128 of a packed pre-training row
@@ -17,7 +21,8 @@ def build_plan(recipe: Recipe, stages: list[Stage], study_dir: Path) -> dict[str
     states = stage_states(stages, study_dir)
     arms = {}
     pocket = recipe.model.pocket if recipe.model else None
-    parameters = pocket_parameters(pocket) if pocket else None
+    shape = _shape(recipe)
+    parameters = shape.parameters() if shape else None
     for name in recipe.arms:
         arm = resolve_arm(recipe, name)
         exposures = arm.steps * arm.problems_per_step
@@ -42,6 +47,7 @@ def build_plan(recipe: Recipe, stages: list[Stage], study_dir: Path) -> dict[str
             ),
             "learning_rate": arm.learning_rate,
             "runs": len(recipe.seeds),
+            "memory_per_rank": _memory(recipe, arm, shape),
         }
     suite = recipe.suite
     models = 1 + len(recipe.arms) * len(recipe.seeds)
@@ -62,6 +68,40 @@ def build_plan(recipe: Recipe, stages: list[Stage], study_dir: Path) -> dict[str
     }
 
 
+def _shape(recipe: Recipe) -> ModelShape | None:
+    """Shape of the recipe's model: the pocket model's, or from `config.json`; None if that is not on this machine."""
+    model = recipe.model
+    if model is None:
+        return None
+    if model.pocket is not None:
+        return pocket_shape(model.pocket)
+    try:
+        folder = locate_model(str(model.path), recipe.lock.get("models", {}).get(model.path), model.revision)
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except (UserError, OSError, ValueError):
+        return None  # not fetched yet: the plan says so
+    return shape_from_config(config)
+
+
+def _memory(recipe: Recipe, arm: ResolvedArm, shape: ModelShape | None) -> dict[str, int] | None:
+    """Bytes on one rank while an arm trains, by component; the longest micro-batch its limits allow."""
+    if shape is None or recipe.model is None:
+        return None
+    resources = recipe.resources
+    rows = arm.micro_batch_size or arm.problems_per_step * arm.completions_per_problem // resources.ranks
+    memory = training_memory(
+        shape,
+        ranks=resources.ranks,
+        zero_stage=resources.zero_stage,
+        offload=resources.offload,
+        bfloat16=recipe.model.dtype == "bfloat16",
+        checkpointing=recipe.model.pocket is None,
+        tokens=rows * (arm.prompt.max_prompt_tokens + arm.prompt.max_completion_tokens),
+    )
+    reference = 2 * shape.parameters() // (resources.ranks if resources.zero_stage == 3 else 1) if arm.beta > 0 else 0
+    return asdict(memory) | {"reference_model": reference, "total": memory.total + reference}
+
+
 def format_plan(plan: dict[str, Any]) -> str:
     """The plan as text."""
     lines = [f"{plan['study']} -> {plan['directory']}", ""]
@@ -69,10 +109,9 @@ def format_plan(plan: dict[str, Any]) -> str:
         reasons = f"  ({'; '.join(stage['reasons'])})" if stage["reasons"] else ""
         lines.append(f"  {stage['state']:<8} {stage['name']}{reasons}")
     if plan["parameters"]:
-        lines += [
-            "",
-            f"base: about {plan['parameters']:,} parameters, {plan['pretraining_tokens']:,} pre-training tokens",
-        ]
+        tokens = plan["pretraining_tokens"]
+        pretraining = "" if tokens is None else f", {tokens:,} pre-training tokens"
+        lines += ["", f"base: about {plan['parameters']:,} parameters{pretraining}"]
     width = max([20, *(len(name) + 2 for name in plan["arms"])])
     if plan["arms"]:
         lines += [
@@ -88,6 +127,7 @@ def format_plan(plan: dict[str, Any]) -> str:
         )
     if plan["arms"]:
         lines.append("tokens and FLOPs are upper bounds from the length limits, for one run")
+        lines += ["", *_memory_lines(plan)]
     if plan["responses_at_most"]:
         lines.append(f"evaluation: at most {plan['responses_at_most']:,} responses")
     if plan["arms"]:
@@ -95,3 +135,15 @@ def format_plan(plan: dict[str, Any]) -> str:
         lines += ["", "UNMATCHED:" if plan["differences"] else matched]
     lines += [f"  {text}" for text in plan["differences"]]
     return "\n".join(lines)
+
+
+def _memory_lines(plan: dict[str, Any]) -> list[str]:
+    """Memory per rank, one line for all arms that need the same."""
+    by_need: dict[str, list[str]] = {}
+    for name, arm in plan["arms"].items():
+        memory = arm["memory_per_rank"]
+        if memory is None:
+            return ["memory: unknown until `transfer fetch` has brought the model's config.json to this machine"]
+        parts = ", ".join(f"{part.replace('_', ' ')} {value / 1e9:.2f}" for part, value in memory.items() if value)
+        by_need.setdefault(f"memory per rank, GB (activations estimated): {parts}", []).append(name)
+    return [text if len(by_need) == 1 else f"{text}  ({', '.join(names)})" for text, names in by_need.items()]

@@ -1,22 +1,144 @@
-"""Parameters and FLOPs of a decoder, without torch: used by the ledger and by `transfer plan`.
+"""Parameters, FLOPs and memory of a decoder, without torch: used by the ledger and by `transfer plan`.
 
 FLOPs follow the usual count of 2 N per token for a forward pass and 6 N for forward and backward, with N the
 parameters that take part in a matrix product (Kaplan et al. 2020, arXiv 2001.08361, Sec. 2.1). Attention scores
 are left out; at the lengths of the pocket study they are below 5 %.
+
+Memory follows Rajbhandari et al. 2020, arXiv 1910.02054, Sec. 3: 16 bytes of model states per parameter, of which ZeRO
+divides the optimizer's (stage 1), also the gradients (2), also the weights (3) among the ranks.
 """
 
+from dataclasses import dataclass
+from typing import Any
+
+from recipes.errors import UserError
 from recipes.schema import PocketModelSpec
 
 FORWARD_FLOPS_PER_PARAMETER = 2
 TRAIN_FLOPS_PER_PARAMETER = 6
+_ADAM_BYTES = 8  # two moments in float32
 
 
-def pocket_parameters(spec: PocketModelSpec) -> int:
-    """Parameters of the pocket model (embeddings tied), for the upper bound of its vocabulary."""
-    hidden, head = spec.hidden_size, max(16, spec.hidden_size // 4)
-    attention = 2 * hidden * 4 * head + 2 * hidden * 2 * head + 2 * head
-    layer = attention + 3 * hidden * 3 * hidden + 2 * hidden
-    return spec.vocab_size * hidden + spec.num_layers * layer + hidden
+@dataclass(frozen=True)
+class ModelShape:
+    """What decides a Qwen3- or Llama-style decoder's size."""
+
+    vocab_size: int
+    hidden_size: int
+    intermediate_size: int
+    num_layers: int
+    num_heads: int
+    num_kv_heads: int
+    head_dim: int
+    tied_embeddings: bool
+    head_norms: bool
+    """Whether queries and keys are normalised per head, as in Qwen3."""
+    attention_bias: bool = False
+    """Whether the query, key and value projections have a bias, as in Qwen2."""
+
+    def parameters(self) -> int:
+        """Number of parameters, embeddings included."""
+        hidden, queries, keys = self.hidden_size, self.num_heads * self.head_dim, self.num_kv_heads * self.head_dim
+        attention = hidden * (2 * queries + 2 * keys) + (2 * self.head_dim if self.head_norms else 0)
+        attention += queries + 2 * keys if self.attention_bias else 0
+        layer = attention + 3 * hidden * self.intermediate_size + 2 * hidden
+        embeddings = self.vocab_size * hidden * (1 if self.tied_embeddings else 2)
+        return embeddings + self.num_layers * layer + hidden
+
+    def kv_cache_bytes_per_token(self, bytes_per_value: int = 2) -> int:
+        """Memory of one token's keys and values in all layers."""
+        return 2 * self.num_layers * self.num_kv_heads * self.head_dim * bytes_per_value
+
+
+def pocket_shape(spec: PocketModelSpec) -> ModelShape:
+    """The pocket model, for the upper bound of its vocabulary."""
+    return ModelShape(
+        vocab_size=spec.vocab_size,
+        hidden_size=spec.hidden_size,
+        intermediate_size=3 * spec.hidden_size,
+        num_layers=spec.num_layers,
+        num_heads=4,
+        num_kv_heads=2,
+        head_dim=max(16, spec.hidden_size // 4),
+        tied_embeddings=True,
+        head_norms=True,
+    )
+
+
+def shape_from_config(config: dict[str, Any]) -> ModelShape:
+    """The shape in a checkpoint's `config.json`.
+
+    Raises:
+        UserError: it describes another kind of model.
+    """
+    kinds = {"qwen3": (True, False), "qwen2": (False, True), "llama": (False, False), "mistral": (False, False)}
+    kind = config.get("model_type")
+    if kind not in kinds:
+        raise UserError(f"model_type {kind!r} cannot be planned for; known are {', '.join(sorted(kinds))}")
+    head_norms, bias = kinds[kind]
+    heads = config["num_attention_heads"]
+    return ModelShape(
+        vocab_size=config["vocab_size"],
+        hidden_size=config["hidden_size"],
+        intermediate_size=config["intermediate_size"],
+        num_layers=config["num_hidden_layers"],
+        num_heads=heads,
+        num_kv_heads=config.get("num_key_value_heads", heads),
+        head_dim=config.get("head_dim") or config["hidden_size"] // heads,
+        tied_embeddings=config.get("tie_word_embeddings", False),
+        head_norms=head_norms,
+        attention_bias=bias,
+    )
+
+
+@dataclass(frozen=True)
+class TrainingMemory:
+    """Bytes on one rank while training, by component."""
+
+    weights: int
+    gradients: int
+    optimizer: int
+    activations: int
+
+    @property
+    def total(self) -> int:
+        """Sum of the components, without fragmentation and what the libraries need."""
+        return self.weights + self.gradients + self.optimizer + self.activations
+
+
+def training_memory(
+    shape: ModelShape,
+    *,
+    ranks: int,
+    zero_stage: int,
+    offload: bool,
+    bfloat16: bool,
+    checkpointing: bool,
+    tokens: int,
+) -> TrainingMemory:
+    """Memory of one rank for micro-batches of `tokens` tokens.
+
+    Model states: without DeepSpeed the weights stay in float32 (bfloat16 only in autocast), 4 + 4 + 8 bytes a
+    parameter; with DeepSpeed in bfloat16 2 + 2, and 12 for the optimizer with its float32 copy. Activations with
+    checkpointing: one hidden state per layer and token (Chen et al. 2016, arXiv 1604.06174) and one layer whole,
+    counted as 34 bytes per hidden value (Korthikanti et al. 2022, arXiv 2205.05198, Eq. 1, without the attention
+    scores, which fused attention does not store); without it every layer whole. States are checked against real
+    tensors; activations are an estimate that was not measured.
+    """
+    parameters = shape.parameters()
+    mixed = bfloat16 and zero_stage > 0
+    weights, gradients = (2 * parameters, 2 * parameters) if mixed else (4 * parameters, 4 * parameters)
+    optimizer = (_ADAM_BYTES + (4 if mixed else 0)) * parameters
+    optimizer //= ranks if zero_stage >= 1 else 1
+    gradients //= ranks if zero_stage >= 2 else 1
+    weights //= ranks if zero_stage >= 3 else 1
+    if offload:
+        optimizer = 0
+        weights = 0 if zero_stage == 3 else weights
+    whole_layer = 34 * tokens * shape.hidden_size * (1 if bfloat16 else 2)
+    kept = (2 if bfloat16 else 4) * tokens * shape.hidden_size * shape.num_layers
+    activations = kept + whole_layer if checkpointing else whole_layer * shape.num_layers
+    return TrainingMemory(weights, gradients, optimizer, activations)
 
 
 def forward_flops(parameters: int, tokens: int) -> int:
