@@ -20,6 +20,9 @@ from data.latex_value import NotReadableError, OutOfRangeError, evaluate, propor
 
 MAX_ANSWER_CHARS = 2000  # longer "answers" are text the model forgot to end
 _MAX_ITEMS = 60  # of a list; more are compared as text only
+_MAX_DEPTH = 6  # of collections in collections; comparing unordered ones doubles the work with every level
+_SCALES = {"hundred": 2, "thousand": 3, "million": 6, "billion": 9, "trillion": 12}
+_SINGLE_NAME = re.compile(r"\\?[A-Za-z](?:_\S+)?(?:\(.*\))?$")
 
 Ask = Callable[[str, str], bool]
 """Whether two expressions are equal, by an algebra system; may raise."""
@@ -177,45 +180,55 @@ def _enclosed(text: str, opening: str, closing: str) -> bool:
     return False
 
 
-def _collection(kind: str, parts: list[str], brackets: str = "") -> Collection:
+def _collection(kind: str, parts: list[str], depth: int, brackets: str = "") -> Collection:
     if len(parts) > _MAX_ITEMS:
         raise UnparseableError("too many parts")
-    return Collection(kind, tuple(_read(part) for part in parts), brackets)
+    items: list[Node] = []
+    for node in (_read(part, depth + 1) for part in parts):
+        # Several answers, one of which is itself two, as in \\pm 1, 3.
+        flat = kind == "several" and isinstance(node, Collection) and node.kind == "several"
+        items += node.items if flat and isinstance(node, Collection) else [node]
+    return Collection(kind, tuple(items), brackets)
 
 
 _AND = rf",|;|\b(?:and|or)\b|{_TEXT_OPEN}\s*,?\s*(?:and|or)\s*{_TEXT_CLOSE}"
 
 
-def _read(text: str) -> Node:
-    """The tree of an undressed answer."""
+def _read(text: str, depth: int = 0, grouped: bool = True) -> Node:
+    """The tree of an undressed answer. `grouped`: whether 100,200 is a number; else it is a list of two."""
+    if depth > _MAX_DEPTH:
+        raise UnparseableError("nested too deeply")
     text = text.strip().strip(",;").strip()
     if not text:
         raise UnparseableError("empty part")
     if _enclosed(text, "{", "}"):
-        return _read(text[1:-1])
+        return _read(text[1:-1], depth + 1, grouped)
     if _enclosed(text, "\ue002", "\ue003"):
         inner = text[1:-1].strip()
         if inner and not re.search(r"\||\\mid|:", inner):
-            return _collection("set", _split(inner, ","))
+            return _collection("set", _split(inner, ","), depth)
         return Leaf(text if inner else "\\emptyset")
     matrix = re.fullmatch(r"\\begin\{([pbv]?matrix|array)\}(?:\{[^}]*\})?(.*)\\end\{\1\}", text, re.DOTALL)
+    if matrix is None and _enclosed(text, "([", ")]"):
+        inner = text[1:-1].strip()
+        matrix = re.fullmatch(r"\\begin\{(array)\}(?:\{[^}]*\})?(.*)\\end\{\1\}", inner, re.DOTALL)
     if matrix:
         rows = [row for row in matrix.group(2).split("\ue005") if row.strip()]
-        return Collection("matrix", tuple(_collection("row", row.split("&")) for row in rows))
-    if grouped := _GROUPED.fullmatch(text):
-        text = grouped.group(1) + grouped.group(2).replace(",", "") + grouped.group(3)
+        return Collection("matrix", tuple(_collection("row", row.split("&"), depth) for row in rows))
+    if grouped and (number := _GROUPED.fullmatch(text)):
+        text = number.group(1) + number.group(2).replace(",", "") + number.group(3)
     parts = _split(text, r"\\cup(?![A-Za-z])")
     if len(parts) > 1:
-        return _collection("union", parts)
+        return _collection("union", parts, depth)
     parts = [part for part in _split(text, _AND) if part.strip()]
     if len(parts) > 1 and not _only_words(text):
-        return _collection("several", parts)
+        return _collection("several", parts, depth)
     if _enclosed(text, "([", ")]"):
         parts = _split(text[1:-1], ",")
         if len(parts) > 1:
-            return _collection("ordered", parts, text[0] + text[-1])
+            return _collection("ordered", parts, depth, text[0] + text[-1])
         if text[0] == "(" and text[-1] == ")":
-            return _read(text[1:-1])
+            return _read(text[1:-1], depth + 1, grouped)
     if interval := _interval(text):
         return interval
     removed = re.fullmatch(r"\(-\\infty,\s*\\infty\)\s*(?:\\setminus|\\backslash|-)\s*\ue002(.+)\ue003", text)
@@ -224,26 +237,26 @@ def _read(text: str) -> Node:
     if not _INEQUALITY.search(text):
         sides = [side.strip() for side in _split(text, "=")]
         if len(sides) >= 2 and all(sides):
-            return _equation(sides)
+            return _equation(sides, depth)
         member = re.fullmatch(r"(\\?[A-Za-z]\w*)\s*\\in(?![A-Za-z])(.+)", text)
         if member:
-            return _read(member.group(2))
+            return _read(member.group(2), depth + 1, grouped)
     sign = re.search(r"\\(?:pm|mp)(?![A-Za-z])", text)
     if sign and not re.search(r"\\(?:pm|mp)(?![A-Za-z])", text[sign.end() :]):
         both = [f"{text[: sign.start()]}{s}{text[sign.end() :]}" for s in "+-"]
-        return _collection("several", [part.removeprefix("+") for part in both])
+        return _collection("several", [part.removeprefix("+") for part in both], depth)
     return _leaf(text)
 
 
-def _equation(sides: list[str]) -> Node:
+def _equation(sides: list[str], depth: int) -> Node:
     """`x = 5` is the value 5 with a name, `3 + 8 = 11` is 11; `(x, y) = (1, 2)` a pair; anything else an equation."""
     left, right = sides[0], sides[-1]
     label = left.replace(_TEXT_OPEN, "").replace(_TEXT_CLOSE, "").strip()
     if _TEXT_OPEN in left or _NAME.match(label):
-        node = _read(right)
+        node = _read(right, depth + 1)
         return Leaf(**{**vars(node), "name": label}) if isinstance(node, Leaf) else node
     if _enclosed(left, "(", ")") or len(sides) > 2 or (_is_number(left) and _is_number(right)):
-        return _read(right)
+        return _read(right, depth + 1)
     return Equation(left, right)
 
 
@@ -276,14 +289,14 @@ def _interval(text: str) -> Node | None:
             return None
     if not _NAME.match(terms[1]):
         return None
-    return _collection("ordered", [terms[0], terms[2]], ("[" if closed[0] else "(") + ("]" if closed[1] else ")"))
+    return _collection("ordered", [terms[0], terms[2]], 0, ("[" if closed[0] else "(") + ("]" if closed[1] else ")"))
 
 
 def _without(points: list[str]) -> Node:
     """All real numbers but some, as a union of intervals."""
     ends = sorted(points, key=_size)
     bounds = ["-\\infty", *ends, "\\infty"]
-    rays = [_collection("ordered", list(pair), "()") for pair in pairwise(bounds)]
+    rays = [_collection("ordered", list(pair), 0, "()") for pair in pairwise(bounds)]
     return Collection("union", tuple(rays))
 
 
@@ -324,8 +337,10 @@ def _leaf(text: str) -> Leaf:
             words = found.group(1)
             if not text[: found.start()].strip() or words.strip().lower() in _MATH_WORDS:
                 break
+            if {"squared", "cubed"} & set(words.lower().split()):
+                break
+            text, words = _scaled(text[: found.start()].strip(), words)
             unit = _unit(words, found.group(2) or "") or unit
-            text = text[: found.start()].strip()
     percent, unit = (True, "") if unit == "%" else (percent, unit)
     text = text.replace(_TEXT_OPEN, "").replace(_TEXT_CLOSE, "").strip()
     while _enclosed(text, "{", "}") or (_enclosed(text, "(", ")") and "," not in text):
@@ -340,6 +355,19 @@ def _leaf(text: str) -> Leaf:
     if not re.search(r"\w|\\[A-Za-z]", text):
         raise UnparseableError("no value")
     return Leaf(text, unit=unit, percent=percent)
+
+
+def _scaled(text: str, words: str) -> tuple[str, str]:
+    """A value times the number words behind it, and the words that are left: 5 million dollars is 5,000,000 dollars."""
+    rest = []
+    for word in words.split():
+        if word.lower().rstrip("s.") in _SCALES:
+            text = f"({text})*10^{{{_SCALES[word.lower().rstrip('s.')]}}}"
+        elif word.lower().rstrip("s.") == "dozen":
+            text = f"({text})*12"
+        else:
+            rest.append(word)
+    return text, " ".join(rest)
 
 
 def _words(text: str) -> str:
@@ -361,8 +389,8 @@ def _unit(words: str, power: str) -> str:
 
 
 @lru_cache(maxsize=65536)
-def read_answer(answer: str) -> Node:
-    """The tree of an answer.
+def read_answer(answer: str, grouped: bool = True) -> Node:
+    """The tree of an answer. `grouped`: whether 100,200 is read as a number or as a list of two.
 
     Raises:
         UnparseableError: it is empty, too long, unbalanced or says nothing.
@@ -372,10 +400,10 @@ def read_answer(answer: str) -> Node:
     text = undress(answer)
     if not _balanced(text):
         raise UnparseableError("unbalanced braces")
-    if not re.search(r"\w|\\(?:infty|emptyset|varnothing)", text):
+    if not re.search(r"\w|\\(?:infty|emptyset|varnothing)|\ue002\s*\ue003", text):
         raise UnparseableError("no letter, digit or symbol")
     try:
-        return _read(text)
+        return _read(text, grouped=grouped)
     except RecursionError:
         raise UnparseableError("nested too deeply") from None
 
@@ -416,8 +444,10 @@ def _same_leaf(answer: Leaf, reference: Leaf, ask: Ask) -> bool:
         if answer.is_words and reference.is_words:
             return answer.text == reference.text
         return _words(answer.text) == _words(reference.text) and not (answer.unit or reference.unit)
-    if answer.name and reference.name and answer.name != reference.name and len(answer.name) + len(reference.name) < 8:
-        return False
+    if answer.name != reference.name and all(_SINGLE_NAME.match(leaf.name) for leaf in (answer, reference)):
+        # Two quantities, unless each is the other's equation, as y = x and x = y are.
+        sides = [f"({leaf.name})-({leaf.text})" for leaf in (answer, reference)]
+        return "(" not in answer.name + reference.name and proportional(*sides) is True
     if answer.base or reference.base:
         return (answer.base, answer.text) == (reference.base, reference.text)
     if answer.unit and reference.unit and answer.unit != reference.unit:

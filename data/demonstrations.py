@@ -71,7 +71,9 @@ def draw_samples(
             model_dir, weights = str(study_dir / "base"), manifest["output_hash"]
             parameters = parameters or manifest["facts"].get("parameters")
         else:
-            model_dir = str(locate_model(model_dir, recipe.lock.get("models", {}).get(spec.model), spec.revision))
+            lock = recipe.lock.get("models", {}).get(spec.model)
+            model_dir = str(locate_model(model_dir, lock, spec.revision))
+            weights = lock["revision"] if lock else None
     store = SampleStore(store_path(study_dir / "samples", asking(spec, recipe.prompt, weights)))
     try:
         if spec.kind == "endpoint":

@@ -27,13 +27,23 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from data.answers import Ask, UnparseableError, is_readable_reference, plain, read_answer, same
+from data.answers import (
+    MAX_ANSWER_CHARS,
+    Ask,
+    UnparseableError,
+    is_readable_reference,
+    plain,
+    read_answer,
+    same,
+)
 
 AnswerForm = Literal["boxed", "plain"]
 
 THINK_OPEN, THINK_CLOSE = "<think>", "</think>"
 TIMEOUT_SECONDS = 5.0  # one comparison; math-verify usually needs milliseconds
 _START_SECONDS = 120.0  # importing sympy on a busy machine
+_BOX = re.compile(r"\\(?:boxed|fbox)(?![A-Za-z])\s*[^\s]")
+_OPTION = re.compile(r"\(?([A-Z])(?:[).:,]|\s*$)")
 _PLAIN_MARKER = re.compile(r"####|answer is|answer:", re.IGNORECASE)
 
 
@@ -70,18 +80,28 @@ def answer_text(completion: str) -> str | None:
 
 def last_boxed(text: str) -> str | None:
     r"""Content of the last `\boxed{...}`, braces balanced; None if there is none or it never closes."""
-    start = max(text.rfind("\\boxed{"), text.rfind("\\fbox{"))
-    if start < 0:
+    boxes = list(_BOX.finditer(text))
+    if not boxes:
         return None
-    opening = text.index("{", start)
+    opening = boxes[-1].end() - 1
+    if text[opening] != "{":  # TeX takes the next character or command: \boxed 7
+        found = re.match(r"\d+(?:\.\d+)?|\\[A-Za-z]+|[^\s{}]", text[opening:])
+        return found.group() if found else None
     depth = 0
     for position in range(opening, len(text)):
-        # An escaped brace is a literal set brace, not a group.
-        if text[position] in "{}" and text[position - 1] != "\\":
+        # An escaped brace is a literal set brace, not a group; after an escaped backslash it is a group again.
+        if text[position] in "{}" and not _escaped(text, position):
             depth += 1 if text[position] == "{" else -1
             if depth == 0:
                 return text[opening + 1 : position]
     return None
+
+
+def _escaped(text: str, position: int) -> bool:
+    backslashes = 0
+    while position - backslashes > 0 and text[position - backslashes - 1] == "\\":
+        backslashes += 1
+    return backslashes % 2 == 1
 
 
 def extract_answer(completion: str, form: AnswerForm = "boxed") -> str | None:
@@ -94,13 +114,24 @@ def extract_answer(completion: str, form: AnswerForm = "boxed") -> str | None:
         markers = list(_PLAIN_MARKER.finditer(text))
         rest = text[markers[-1].end() :] if markers else text
         lines = [line.strip() for line in rest.strip().splitlines() if line.strip()]
-        answer = (lines[0] if markers else lines[-1]) if lines else None
+        answer = _plain_value(lines[0] if markers else lines[-1]) if lines else None
     answer = answer.strip() if answer is not None else None
     return answer or None
 
 
+def _plain_value(line: str) -> str:
+    """The answer at the start of a line of prose: an option before its text, a formula in dollars, no bold marks."""
+    line = line.replace("**", "").replace("</answer>", "").strip("*_ ")
+    if option := _OPTION.match(line):
+        return option.group(1)
+    formula = re.match(r"\$([^$]+)\$", line)
+    return formula.group(1) if formula else line
+
+
 def compare(answer: str, reference: str, ask: Ask) -> Outcome:
     """Outcome of an extracted answer. `ask` is the algebra system; what it raises passes through."""
+    if len(answer) > MAX_ANSWER_CHARS:
+        return Outcome.WRONG if _says_something(reference) else Outcome.GOLD_UNPARSEABLE
     if plain(answer) == plain(reference):
         return Outcome.CORRECT if _says_something(reference) else Outcome.GOLD_UNPARSEABLE
     try:
@@ -108,8 +139,13 @@ def compare(answer: str, reference: str, ask: Ask) -> Outcome:
     except UnparseableError:
         return Outcome.GOLD_UNPARSEABLE
     try:
-        return Outcome.CORRECT if same(read_answer(answer), gold, ask) else Outcome.WRONG
-    except UnparseableError:
+        if same(read_answer(answer), gold, ask):
+            return Outcome.CORRECT
+        # 100,200 may be a number or two; where the one reading differs, the other may agree.
+        two = read_answer(answer, grouped=False), read_answer(reference, grouped=False)
+        ambiguous = two != (read_answer(answer), gold)
+        return Outcome.CORRECT if ambiguous and same(*two, ask) else Outcome.WRONG
+    except (UnparseableError, RecursionError):
         return Outcome.WRONG
 
 

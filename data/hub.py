@@ -24,6 +24,8 @@ def _hub_errors(what: str, page: str) -> Iterator[None]:
 
     try:
         yield
+    except errors.HFValidationError as error:
+        raise UserError(f"{what} is no Hugging Face id: {str(error).splitlines()[0]}") from None
     except errors.GatedRepoError:
         raise UserError(
             f"{what} is gated: accept its terms at {page} and set HF_TOKEN to a token of that account"
@@ -92,6 +94,7 @@ def locate(files: DataFiles, lock: dict[str, Any] | None) -> list[Path]:
     else:
         if lock is None:
             raise UserError(f"source {files.name} is not resolved; run `transfer fetch RECIPE` on a connected machine")
+        _require_same(files, lock)
         folder = _snapshot("dataset", str(files.dataset), lock["revision"], list(lock["files"]))
         paths = {name: folder / name for name in lock["files"]}
     for name, digest in (lock or {}).get("files", {}).items():
@@ -103,6 +106,19 @@ def locate(files: DataFiles, lock: dict[str, Any] | None) -> list[Path]:
                 "restore it, or run `transfer fetch` to accept the new one"
             )
     return list(paths.values())
+
+
+def _require_same(files: DataFiles, lock: dict[str, Any]) -> None:
+    """Refuse a lock entry that was made for another dataset, other files or another commit than the recipe names."""
+    wrong = []
+    if lock["dataset"] != files.dataset:
+        wrong.append(f"dataset {lock['dataset']}")
+    if files.revision is not None and len(files.revision) == 40 and files.revision != lock["revision"]:
+        wrong.append(f"revision {lock['revision']}")
+    if not all(any(Path(name).match(pattern) for pattern in files.files) for name in lock["files"]):
+        wrong.append(f"files {', '.join(lock['files'])}")
+    if wrong:
+        raise UserError(f"source {files.name}: the lock is for {'; '.join(wrong)}; run `transfer fetch` again")
 
 
 def fetch_model(name: str, revision: str | None) -> dict[str, Any]:
@@ -134,6 +150,8 @@ def locate_model(name: str, lock: dict[str, Any] | None, revision: str | None = 
     """
     if Path(name).is_dir():
         return Path(name)
+    if lock and revision is not None and len(revision) == 40 and revision != lock["revision"]:
+        raise UserError(f"model {name}: the lock is for revision {lock['revision']}; run `transfer fetch` again")
     pinned = (lock or {}).get("revision") or revision
     if pinned is None:
         raise UserError(f"model {name} is not resolved; run `transfer fetch RECIPE` on a connected machine")

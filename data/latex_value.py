@@ -1,8 +1,10 @@
-r"""Numerical value of a closed form or a formula written in LaTeX or plain text, to 50 digits.
+r"""Numerical value of a closed form or a formula written in LaTeX or plain text, to 1,100 digits.
 
 Two answers are equal when their values agree: numbers and closed forms (`\frac{1}{\sqrt2}`, `2^{10}`, `\binom52`)
 at once, formulas with variables at a few fixed random points, where two different analytic functions do not agree by
-chance (Schwartz 1980, J. ACM 27, 701, for polynomials). An algebra system is needed only for what is not read here.
+chance (Schwartz 1980, J. ACM 27, 701, for polynomials). So many digits, because answers such as 2^{2007} - 1 differ
+from their neighbours in the last one; what has more than a thousand is out of range. An algebra system is needed only
+for what is not read here.
 
 Text comes from models, so everything is bounded: length, nesting, exponents, factorials. Values that are too large to
 compute raise `OutOfRangeError`; what cannot be read raises `NotReadableError`.
@@ -15,13 +17,15 @@ from typing import Any
 from mpmath.ctx_mp import MPContext
 
 _MATH = MPContext()  # a context of our own: mpmath's default one is shared by everybody in the process
-_MATH.dps = 50
+_MATH.dps = 1100
 
 MAX_CHARS = 2000
 _MAX_DEPTH = 60
-_MAX_EXPONENT = 20000  # of a power, and of the decimal order of a result
-_MAX_FACTORIAL = 3000
-_EQUAL_DIGITS = 30
+_EQUAL_DIGITS = 1000
+_MAX_BINARY_ORDER = 3320  # 2**3320 has a thousand digits
+_MAX_ARGUMENT = 20000  # of a function
+_MAX_FACTORIAL = 400  # 869 digits
+_INVERSE = {"sin": "asin", "cos": "acos", "tan": "atan"}
 
 _TOKEN = re.compile(
     r"\s+|(?P<number>(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+(?![\d.A-Za-z^]))?)|(?P<command>\\(?:[A-Za-z]+|.))|(?P<name>[A-Za-z]+)|(?P<sign>.)",
@@ -99,6 +103,9 @@ class _Reader:
             elif token in ("/", "\\div", "\\over"):
                 self.take()
                 value = _divide(value, self.signed_power(stop))
+            elif token == "\\choose":
+                self.take()
+                value = _binomial(value, self.signed_power(stop))
             elif token and token not in ("+", "-", ")", "]", "}", ",", "=", stop) and self.starts_atom(token):
                 value = value * self.power(stop)
             else:
@@ -200,12 +207,11 @@ class _Reader:
             places = len(text.partition(".")[2])
             value += _MATH.mpf(digits) / (10**places * (10 ** len(digits) - 1))
         elif text.isdigit() and self.peek() == "\\frac":  # mixed number: 3\frac{1}{2}
-            start = self.position
             self.take()
-            plain = self.tokens[start + 1 : start + 7]
-            proper = len(plain) == 6 and [plain[0], plain[2], plain[3], plain[5]] == ["{", "}", "{", "}"]
+            start = self.position
             fraction = self.fraction()
-            return value + fraction if proper and plain[1].isdigit() and plain[4].isdigit() else value * fraction
+            whole_numbers = all(token.isdigit() or token in "{}" for token in self.tokens[start : self.position])
+            return value + fraction if whole_numbers else value * fraction
         elif text.isdigit() and self.tokens[self.position + 1 : self.position + 2] == ["/"]:
             top, bottom = self.peek(), "".join(self.tokens[self.position + 2 : self.position + 3])
             if top.isdigit() and bottom.isdigit():  # mixed number: 3 1/2
@@ -225,7 +231,7 @@ class _Reader:
             if self.peek() == "[":
                 index = self.group()
             return _root(self.argument(), index)
-        if name in ("binom", "dbinom", "tbinom", "choose"):
+        if name in ("binom", "dbinom", "tbinom"):
             top = self.argument()
             return _binomial(top, self.argument())
         if name == "pi":
@@ -262,8 +268,10 @@ class _Reader:
             self.take()
             exponent = self.argument(negative=True)
         value = self.function_argument()
-        if abs(value) > _MAX_EXPONENT:
+        if abs(value) > _MAX_ARGUMENT:
             raise OutOfRangeError("argument of a function")
+        if exponent == -1 and name in _INVERSE:  # \\sin^{-1} is the inverse function, not the reciprocal
+            name, exponent = "arc" + name, None
         call = getattr(_MATH, {"arcsin": "asin", "arccos": "acos", "arctan": "atan"}.get(name, name))
         try:
             result = call(value)
@@ -321,7 +329,7 @@ def _checked(value: Any) -> Any:
     if _MATH.isnan(value):
         raise NotReadableError("undefined")
     size = abs(value)
-    if size and not _MATH.isinf(size) and abs(_MATH.mag(size)) > 4 * _MAX_EXPONENT:
+    if size and not _MATH.isinf(size) and abs(_MATH.mag(size)) > _MAX_BINARY_ORDER:
         raise OutOfRangeError("too large or too small")
     return value
 
@@ -339,7 +347,7 @@ def _power(base: Any, exponent: Any) -> Any:
         if _MATH.re(exponent) <= 0:
             raise NotReadableError("power of zero")
         return _MATH.mpf(0)
-    if abs(exponent) * max(1, abs(_MATH.mag(base))) > 4 * _MAX_EXPONENT:
+    if abs(exponent) * max(1, abs(_MATH.mag(base))) > 2 * _MAX_BINARY_ORDER:
         raise OutOfRangeError("power")
     return _checked(_MATH.power(base, exponent))
 
@@ -400,7 +408,7 @@ class _Points(dict[str, Any]):
 
 
 def close(left: Any, right: Any) -> bool:
-    """Whether two values agree to 30 digits."""
+    """Whether two values agree to a thousand digits; differences below 1e-1000 are what rounding leaves of zero."""
     if _MATH.isinf(abs(left)) or _MATH.isinf(abs(right)):
         return bool(left == right)
     return bool(abs(left - right) <= _MATH.mpf(10) ** -_EQUAL_DIGITS * max(1, abs(left), abs(right)))

@@ -9,6 +9,7 @@ import hashlib
 import json
 import os
 import random
+import re
 import time
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Sequence
@@ -73,6 +74,7 @@ def asking(spec: SamplerSpec, prompt: PromptSpec, weights: str | None = None) ->
         "max_completion_tokens": spec.max_completion_tokens or prompt.max_completion_tokens,
         # Batches of a local model share random numbers, so their size is part of the result.
         "local": {"weights": weights, "batch": spec.concurrency} if spec.kind == "transformers" else None,
+        "thinking_mode": _thinking_mode(spec, prompt) if spec.kind == "transformers" else None,
     }
 
 
@@ -100,7 +102,10 @@ class SampleStore:
                     if not line.endswith(b"\n"):
                         break
                     kept += len(line)
-                    sample = Sample(*json.loads(line))
+                    try:
+                        sample = Sample(*json.loads(line))
+                    except (ValueError, TypeError):
+                        raise UserError(f"{path} is damaged; delete it to draw these samples again") from None
                     self._samples[sample.problem_id][sample.sample_index] = sample
             os.truncate(path, kept)
         self._file = path.open("a", encoding="utf-8")
@@ -113,7 +118,7 @@ class SampleStore:
         """Append samples and hand them to the operating system, so that a killed process loses none."""
         for sample in samples:
             self._samples[sample.problem_id][sample.sample_index] = sample
-        self._file.write("".join(json.dumps(sample, ensure_ascii=False) + "\n" for sample in samples))
+        self._file.write("".join(json.dumps(sample) + "\n" for sample in samples))  # ASCII: whatever a server says
         self._file.flush()
 
     def of(self, problem_id: str, count: int) -> list[Sample]:
@@ -316,8 +321,8 @@ async def retried(call: Callable[[], Awaitable[Answered]], attempts: int) -> Ans
         except NotAnsweredError as error:
             if attempt == attempts - 1:
                 raise
-            told = error.retry_after
-            seconds = float(told) if told and str(told).replace(".", "").isdigit() else wait
+            told = re.fullmatch(r"\d+(?:\.\d+)?", error.retry_after or "", re.ASCII)
+            seconds = float(told.group()) if told else wait
             await asyncio.sleep(min(_LONGEST_WAIT_SECONDS, seconds) * random.uniform(0.75, 1.25))
             wait *= 2
     raise AssertionError("unreachable")

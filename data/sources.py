@@ -128,6 +128,14 @@ def _map_row(spec: SourceSpec, number: int, row: dict[str, Any]) -> RawRow:
     text = str(problem).replace("\r\n", "\n").strip()
     text = text.removeprefix(spec.problem_prefix.strip()).removesuffix(spec.problem_suffix.strip()).strip()
     raw = raw._replace(problem=text)
+    if not text:
+        return raw._replace(reject="empty_problem")
+    if not isinstance(answer, str | int | float) or isinstance(answer, bool) or answer != answer:
+        return raw._replace(reject="reference_is_no_text")
+    try:
+        (text + str(answer)).encode()
+    except UnicodeEncodeError:  # half of a surrogate pair
+        return raw._replace(problem=ascii(text), reject="invalid_text")
     found = _reference(spec, str(answer).strip())
     if found is None or not found.strip():
         return raw._replace(reject="no_reference_answer")
@@ -147,10 +155,11 @@ def _read_file(path: Path, columns: set[str]) -> Iterator[dict[str, Any]]:
     kind = path.suffix.lower()
     try:
         if kind == ".jsonl":
-            rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+            rows = [json.loads(line) for line in path.read_text(encoding="utf-8-sig").split("\n") if line.strip()]
         elif kind == ".json":
-            rows = _json_rows(path.read_text(encoding="utf-8"))
+            rows = _json_rows(path.read_text(encoding="utf-8-sig"))
         elif kind == ".csv":
+            csv.field_size_limit(10_000_000)
             with path.open(encoding="utf-8-sig", newline="") as file:
                 rows = list(csv.DictReader(file))
         elif kind == ".parquet":
@@ -162,7 +171,7 @@ def _read_file(path: Path, columns: set[str]) -> Iterator[dict[str, Any]]:
             rows = table.read(columns=wanted or None).to_pylist()
         else:
             raise UserError(f"source file {path} has extension {kind!r}; allowed are .json, .jsonl, .csv and .parquet")
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError, csv.Error) as error:
         raise UserError(f"source file {path} cannot be read as {kind[1:]}: {str(error).splitlines()[0]}") from None
     if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
         raise UserError(f"source file {path} must hold a list of objects, one per problem")
@@ -174,7 +183,7 @@ def _json_rows(text: str) -> Any:
     try:
         rows = json.loads(text)
     except json.JSONDecodeError:
-        lines = [line for line in text.splitlines() if line.strip()]
+        lines = [line for line in text.split("\n") if line.strip()]
         if len(lines) < 2 or not lines[0].lstrip().startswith("{"):
             raise
         return [json.loads(line) for line in lines]

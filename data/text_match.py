@@ -18,6 +18,7 @@ _TYPESETTING = re.compile(
 _WORD = re.compile(r"[^\W\d_]+|\d+")
 _SHINGLE_WORDS = 3
 _PERMUTATIONS = 128
+_MOST_CANDIDATES = 50  # per text, the earliest: thousands of texts made from one template are all alike
 
 
 class Contamination(NamedTuple):
@@ -55,7 +56,10 @@ def jaccard(left: set[int], right: set[int]) -> float:
 
 
 def near_duplicates(texts: Sequence[str], threshold: float) -> Iterator[tuple[int, int, float]]:
-    """Pairs (later, earlier, similarity) of texts at least `threshold` similar, by the number of the later one."""
+    """Pairs (later, earlier, similarity) of texts at least `threshold` similar, by the number of the later one.
+
+    Of a text's candidates only the fifty earliest are compared.
+    """
     # Hashing misses some pairs near its own threshold, so that is set lower, and missing counts more than a candidate
     # too many, which costs one exact comparison.
     index = MinHashLSH(threshold=max(0.1, threshold - 0.15), num_perm=_PERMUTATIONS, weights=(0.2, 0.8))
@@ -64,8 +68,9 @@ def near_duplicates(texts: Sequence[str], threshold: float) -> Iterator[tuple[in
     # An integer is a hash already; datasketch only has to take 32 bits of it.
     signatures = MinHash.generator(sets, num_perm=_PERMUTATIONS, hashfunc=lambda value: value & 0xFFFFFFFF)
     for number, signature in enumerate(signatures):
-        for earlier in sorted(index.query(signature)):
-            similarity = jaccard(shingles(words(texts[number])), shingles(words(texts[earlier])))
+        own = shingles(words(texts[number]))
+        for earlier in sorted(index.query(signature))[:_MOST_CANDIDATES]:
+            similarity = jaccard(own, shingles(words(texts[earlier])))
             if similarity >= threshold:
                 yield number, earlier, similarity
         index.insert(number, signature, check_duplication=False)

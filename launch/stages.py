@@ -74,6 +74,9 @@ def build_stages(recipe: Recipe) -> list[Stage]:
     for source in recipe.corpus.all_files():
         if source.path is not None:
             reads[f"content of {source.path}"] = _content(Path(source.path))
+    if not with_base:  # then the tokenizer of the model itself is read
+        reads |= flatten({"model": values["model"]})
+    reads |= flatten({"lock": {"models": values["lock"].get("models", {})}})
     stages.append(Stage("corpus", "data.corpus", reads, ("base",) if with_base else ()))
     models = {"base": "base"} if recipe.suite else {}
     for arm in recipe.arms:

@@ -271,6 +271,33 @@ def test_card_and_parquet_for_people_and_for_datasets(tmp_path):
     assert not (tmp_path / "corpus" / "demonstrations.parquet").exists()  # there is no teacher
 
 
+def test_odd_but_valid_files_are_read_and_odd_values_rejected(tmp_path):
+    path = tmp_path / "odd.jsonl"
+    rows = [
+        {"problem": "A line\u2028separator?", "answer": "1"},
+        {"problem": "Half a pair \ud835?", "answer": "2"},
+        {"problem": "A list?", "answer": ["5", "6"]},
+        {"problem": "Not a number?", "answer": float("nan")},
+        {"problem": "Question: ", "answer": "3"},
+    ]
+    path.write_text("\ufeff" + "".join(json.dumps(row, ensure_ascii="pair" in row["problem"]) + "\n" for row in rows))
+    source = {"kind": "file", "name": "odd", "path": str(path), "problem_prefix": "Question:"}
+    facts = build(
+        validate_recipe({"study": "c", "corpus": {"sources": [source], "problem_set": "all"}}, "test"), tmp_path
+    )
+    assert facts["rejected"] == {"empty_problem": 1, "invalid_text": 1, "reference_is_no_text": 2}
+    assert facts["train_problems"] == 1
+
+
+def test_many_texts_of_one_template_are_handled(tmp_path):
+    """Every one is like every other; only the first few are compared, and equal answers make duplicates."""
+    rows = [
+        (f"Tom has {n} apples and buys twice as many pears, how much fruit is there in all?", "9") for n in range(400)
+    ]
+    facts, _ = corpus_of(tmp_path, rows)
+    assert facts["rejected"]["near_duplicate"] == 399
+
+
 def test_answers_of_other_domains_pass(tmp_path):
     rows = [
         ("Which section protects platforms?", "Section 230"),

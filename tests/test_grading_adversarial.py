@@ -145,6 +145,19 @@ def try_strings(count: int, seed: int) -> None:
     grader.close()
 
 
+def test_nested_collections_are_bounded():
+    """Comparing unordered collections in collections doubles with every level; reading stops before that hurts."""
+    answer, reference = r"\{1,2\}", r"\{2,1\}"
+    for _ in range(4):
+        answer, reference = rf"\{{{answer},0\}}", rf"\{{0,{reference}\}}"
+    assert compare(answer, reference, _needs_algebra) is Outcome.CORRECT
+    for _ in range(60):
+        answer, reference = rf"\{{{answer},0\}}", rf"\{{0,{reference}\}}"
+    assert compare(answer, reference, _needs_algebra) is Outcome.GOLD_UNPARSEABLE
+    tuples = "(1," * 250 + "7" + ")" * 250
+    assert compare(tuples, "5", _needs_algebra) is Outcome.WRONG
+
+
 def test_two_thousand_strings():
     try_strings(2000, seed=1)
 

@@ -42,6 +42,18 @@ def test_difference_is_printed_with_both_counts(smoke_study, transfer, tmp_path)
     assert "NOT presented the same problems" in format_lineage(lineage)
 
 
+def test_one_arm_proves_nothing(smoke_study, transfer, tmp_path):
+    study = tmp_path / "study"
+    shutil.copytree(smoke_study, study)
+    for arm in ("grpo", "on_policy_sft"):
+        shutil.rmtree(study / "arms" / arm)
+    result = transfer("lineage", study)
+    assert result.returncode == 2
+    assert "not proven" in result.stdout
+    (study / "arms" / "off_policy_sft" / "seed-0" / "ledger.jsonl").unlink()
+    assert not study_lineage(load_study(study), study)["equal"]
+
+
 def test_study_without_finished_arms(tmp_path, smoke_study, transfer):
     (tmp_path / "study.json").write_text((smoke_study / "study.json").read_text())
     result = transfer("lineage", tmp_path)

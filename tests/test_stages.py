@@ -110,6 +110,18 @@ def test_edited_files_are_inputs(tmp_path):
     assert found["base"].state == "done"
 
 
+def test_corpus_alone_depends_on_the_tokenizer_it_reads():
+    path = STUDY.parent.parent / "qwen3-14b" / "corpus.yaml"
+
+    def reads(*overrides):
+        (stage,) = build_stages(load_recipe(path, list(overrides)))
+        return stage.reads
+
+    assert reads() == reads()
+    assert reads() != reads("model.path=Qwen/Qwen3-8B-Base")
+    assert reads() != reads("lock={models: {Qwen/Qwen3-14B-Base: {revision: abc}}}")
+
+
 def test_until(tmp_path):
     stages = build_stages(load_recipe(STUDY))
     assert [stage.name for stage in select_until(stages, "corpus")] == ["base", "corpus"]

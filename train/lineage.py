@@ -45,8 +45,10 @@ def study_lineage(recipe: Recipe, study_dir: Path) -> dict[str, Any]:
         seeds[str(seed)] = {"reference": first, "arms": arms, "unfinished": unfinished, "differences": differences}
     if not any(entry["arms"] for entry in seeds.values()):
         raise UserError(f"{study_dir} has no finished arm; `transfer run` trains them")
-    equal = not any(entry["differences"] for entry in seeds.values())
-    return {"study": recipe.study, "equal": equal, "seeds": seeds}
+    compared = any(len(entry["arms"]) > 1 for entry in seeds.values())
+    empty = any(not counts["exposures"] for entry in seeds.values() for counts in entry["arms"].values())
+    equal = compared and not empty and not any(entry["differences"] for entry in seeds.values())
+    return {"study": recipe.study, "equal": equal, "compared": compared and not empty, "seeds": seeds}
 
 
 def _difference(reference: Counter[str], other: Counter[str]) -> dict[str, dict[str, list[int]]]:
@@ -80,6 +82,9 @@ def format_lineage(lineage: dict[str, Any]) -> str:
             lines += [f"    and {len(times) - 10:,} more (--json lists all)"] if len(times) > 10 else []
         if entry["unfinished"]:
             lines.append(f"  not finished: {', '.join(entry['unfinished'])}")
+    if not lineage["compared"]:
+        lines.append(f"{lineage['study']}: not proven, because fewer than two arms have a ledger to compare")
+        return "\n".join(lines)
     verdict = "every arm was presented the same problems the same number of times"
     lines.append(
         f"{lineage['study']}: " + (verdict if lineage["equal"] else "the arms were NOT presented the same problems")

@@ -160,6 +160,22 @@ def test_build_refuses_what_is_not_what_was_locked(tmp_path, repositories, run, 
     assert not (tmp_path / "study" / "corpus" / "problems.parquet").exists()
 
 
+def test_lock_of_another_dataset_or_commit_is_refused(tmp_path, repositories, run):
+    fetched(tmp_path, repositories, run)
+    for override, message in (
+        ("corpus.sources.0.dataset=org/other", "the lock is for dataset org/squares"),
+        (f"corpus.sources.0.revision={SHA[::-1]}", f"the lock is for revision {SHA}"),
+        ("corpus.sources.0.files=[other.jsonl]", "the lock is for files data/train-0.parquet"),
+    ):
+        result = run("run", tmp_path / "recipe.yaml", override, "--out", tmp_path / "study")
+        assert result.returncode == 2
+        assert message in result.stdout + result.stderr
+    with hub(repositories) as address:
+        bad = run("fetch", tmp_path / "recipe.yaml", "corpus.sources.0.dataset=a/b/c", address=address)
+    assert bad.returncode == 2
+    assert "Traceback" not in bad.stderr
+
+
 def test_failed_fetch_is_a_sentence_and_leaves_the_lock(tmp_path, repositories, run):
     fetched(tmp_path, repositories, run)
     recipe, before = tmp_path / "recipe.yaml", (tmp_path / "recipe.lock.json").read_bytes()
