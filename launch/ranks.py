@@ -8,6 +8,7 @@ run can be read; a rank that ends badly takes the others with it.
 
 import json
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -113,6 +114,8 @@ def launch_ranks(resources: ResourceSpec, study_dir: Path, stage: Stage, resume:
         failure = {"rank": "?", "message": f"it was ended from outside (status {code})", "user_error": False}
     if failure["user_error"]:
         raise UserError(failure["message"])
+    if re.search(r"by peer|gloo|NCCL", failure["message"]):
+        failure["message"] = "another rank was lost; its reason is in the log, the same command continues"
     raise RuntimeError(f"rank {failure['rank']} of {resources.ranks} ended: {failure['message']}")
 
 
