@@ -42,7 +42,7 @@ AnswerForm = Literal["boxed", "plain"]
 THINK_OPEN, THINK_CLOSE = "<think>", "</think>"
 TIMEOUT_SECONDS = 5.0  # one comparison; math-verify usually needs milliseconds
 _START_SECONDS = 120.0  # importing sympy on a busy machine
-_BOX = re.compile(r"\\(?:boxed|fbox)(?![A-Za-z])\s*[^\s]")
+_BOX = re.compile(r"\\(?:boxed|fbox)(?![A-Za-z])\s*(?=\S)")
 _OPTION = re.compile(r"\(?([A-Z])(?:[).:,]|\s*$)")
 _PLAIN_MARKER = re.compile(r"####|answer is|answer:", re.IGNORECASE)
 
@@ -83,7 +83,7 @@ def last_boxed(text: str) -> str | None:
     boxes = list(_BOX.finditer(text))
     if not boxes:
         return None
-    opening = boxes[-1].end() - 1
+    opening = boxes[-1].end()
     if text[opening] != "{":  # TeX takes the next character or command: \boxed 7
         found = re.match(r"\d+(?:\.\d+)?|\\[A-Za-z]+|[^\s{}]", text[opening:])
         return found.group() if found else None
