@@ -174,12 +174,12 @@ def _drop_near_duplicates(funnel: Funnel, grader: Grader, threshold: float) -> N
 
 
 def _agreeing(funnel: Funnel, grader: Grader, pairs: list[tuple[int, int]]) -> set[tuple[int, int]]:
-    """The pairs of rows whose reference answers are the same."""
+    """The pairs of rows whose reference answers are the same, read either way: 10 is right where 10\\% is asked."""
     golds = [row.reference_answer for row in funnel.kept]
-    grades = grader.grade_many(
-        [f"\\boxed{{{golds[later]}}}" for later, _ in pairs], [golds[first] for _, first in pairs]
-    )
-    return {pair for pair, grade in zip(pairs, grades, strict=True) if grade.correct}
+    both = [*pairs, *((first, later) for later, first in pairs)]
+    grades = grader.grade_many([f"\\boxed{{{golds[left]}}}" for left, _ in both], [golds[right] for _, right in both])
+    correct = [grade.correct for grade in grades]
+    return {pair for number, pair in enumerate(pairs) if correct[number] or correct[number + len(pairs)]}
 
 
 def _drop_contaminated(funnel: Funnel, recipe: Recipe) -> list[dict[str, Any]]:

@@ -27,20 +27,15 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from data.answers import (
-    MAX_ANSWER_CHARS,
-    Ask,
-    UnparseableError,
-    is_readable_reference,
-    plain,
-    read_answer,
-    same,
-)
+from data.answer_tree import MAX_ANSWER_CHARS, UnparseableError, plain, read_answer
+from data.answers import Ask, is_readable_reference, same
+from data.prose import split_option
 
 AnswerForm = Literal["boxed", "plain"]
 
 THINK_OPEN, THINK_CLOSE = "<think>", "</think>"
 TIMEOUT_SECONDS = 5.0  # one comparison; math-verify usually needs milliseconds
+_GOLD_SECONDS = 60.0  # parsing one reference answer: so long that a busy machine does not change which rows are kept
 _START_SECONDS = 120.0  # importing sympy on a busy machine
 _BOX = re.compile(r"\\(?:boxed|fbox)(?![A-Za-z])\s*(?=\S)")
 _OPTION = re.compile(r"\(?([A-Z])(?:[).:,]|\s*$)")
@@ -138,6 +133,9 @@ def compare(answer: str, reference: str, ask: Ask) -> Outcome:
         gold = read_answer(reference)
     except UnparseableError:
         return Outcome.GOLD_UNPARSEABLE
+    option, other = split_option(plain(answer)), split_option(plain(reference))
+    if option or other:
+        return _compare_option(answer, option, reference, other, ask)
     try:
         if same(read_answer(answer), gold, ask):
             return Outcome.CORRECT
@@ -147,6 +145,20 @@ def compare(answer: str, reference: str, ask: Ask) -> Outcome:
         return Outcome.CORRECT if ambiguous and same(*two, ask) else Outcome.WRONG
     except (UnparseableError, RecursionError):
         return Outcome.WRONG
+
+
+def _compare_option(
+    answer: str, option: tuple[str, str] | None, reference: str, other: tuple[str, str] | None, ask: Ask
+) -> Outcome:
+    """`(B) 12` is option B, whatever is written behind it; a side without a letter is the letter or the text."""
+    if option and other:
+        return Outcome.CORRECT if option[0] == other[0] else Outcome.WRONG
+    if other:
+        found = [compare(answer, text, ask) for text in other]
+    else:
+        assert option is not None
+        found = [compare(text, reference, ask) for text in option]
+    return Outcome.CORRECT if Outcome.CORRECT in found else Outcome.WRONG
 
 
 def _says_something(reference: str) -> bool:
@@ -287,7 +299,7 @@ class Grader:
         hard = [reference for reference, readable in known.items() if readable is None]
         if hard:
             with ThreadPoolExecutor(self._workers) as pool:
-                found = pool.map(lambda text: self._ask({"reference": plain(text)}, None), hard)
+                found = pool.map(lambda text: self._ask({"reference": plain(text)}, None, limit=_GOLD_SECONDS), hard)
                 known.update(zip(hard, (outcome is Outcome.CORRECT for outcome in found), strict=True))
         return [bool(known[reference]) for reference in reference_answers]
 
@@ -306,7 +318,13 @@ class Grader:
         except _AlgebraFailedError as error:
             return error.outcome
 
-    def _ask(self, request: dict[str, str], begun: float | None, started: list[float] | None = None) -> Outcome:
+    def _ask(
+        self,
+        request: dict[str, str],
+        begun: float | None,
+        started: list[float] | None = None,
+        limit: float | None = None,
+    ) -> Outcome:
         """Ask a worker; `begun` is when this comparison started, None if its clock starts with this question."""
         with self._slots:
             with self._lock:
@@ -316,7 +334,7 @@ class Grader:
                 begun = time.monotonic()  # after waiting for a worker: only work counts
                 if started is not None:
                     started.append(begun)
-            outcome = worker.ask(request, begun + self.timeout_seconds - time.monotonic())
+            outcome = worker.ask(request, begun + (limit or self.timeout_seconds) - time.monotonic())
             if worker.usable:
                 with self._lock:
                     self._idle.append(worker)

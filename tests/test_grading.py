@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from data.answers import plain
+from data.answer_tree import plain
 from data.grading import Grader, extract_answer, last_boxed
 from eval.scoring import score, score_exact
 from recipes.loading import load_recipe

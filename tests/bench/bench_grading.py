@@ -17,7 +17,7 @@ from pathlib import Path
 
 from trl.rewards import accuracy_reward
 
-from data.answers import read_answer
+from data.answer_tree import read_answer
 from data.grading import Grader
 
 ROOT = Path(__file__).resolve().parent.parent.parent
