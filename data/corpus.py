@@ -18,11 +18,12 @@ import pyarrow.parquet as pq
 
 from data.corpus_card import render_card
 from data.demonstrations import draw_samples, write_demonstrations
-from data.funnel import Funnel
+from data.funnel import WITHHELD, Funnel
 from data.grading import Grader
 from data.hub import locate_model
 from data.pocket_world import TASKS, benchmark_questions
 from data.prompt import control_tokens, load_tokenizer, prepare_tokenizer, render_prompt
+from data.prose import is_placeholder
 from data.rows import (
     CARD,
     CONTAMINATION,
@@ -34,7 +35,7 @@ from data.rows import (
     Problem,
     problem_id,
 )
-from data.sources import RawRow, read_benchmark, read_source
+from data.sources import RawRow, not_compared, read_benchmark, read_source
 from data.text_match import BenchmarkIndex, near_duplicates
 from recipes.errors import UserError
 from recipes.manifest import Progress, finish_stage, hash_file, hash_files, write_atomic
@@ -71,7 +72,9 @@ def run(recipe: Recipe, study_dir: Path, stage_dir: Path, resume: bool) -> None:
 
     # References the grader can compare with.
     gradable = grader.are_gradable([row.reference_answer for row in funnel.kept])
-    funnel.drop("reference answer", {n: "gold_unparseable" for n, good in enumerate(gradable) if not good})
+    unusable = {n: "gold_unparseable" for n, good in enumerate(gradable) if not good}
+    unusable |= {n: "gold_placeholder" for n, row in enumerate(funnel.kept) if is_placeholder(row.reference_answer)}
+    funnel.drop("reference answer", unusable)
     step_done("reference answers", 2)
 
     # Duplicates, exact and near.
@@ -190,8 +193,10 @@ def _drop_contaminated(funnel: Funnel, recipe: Recipe) -> list[dict[str, Any]]:
     index = BenchmarkIndex(benchmarks, spec.ngram_words)
     world = _world_questions(recipe)
     reasons, found = {}, []
+    withheld = set()
     for number, row in enumerate(funnel.kept):
         identity = problem_id(row.problem)
+        problem = row.problem
         if row.question is not None:
             # Questions of the synthetic world are a few numbers in a fixed wording: only equal ones are the same.
             if identity not in world:
@@ -203,7 +208,9 @@ def _drop_contaminated(funnel: Funnel, recipe: Recipe) -> list[dict[str, Any]]:
                 continue
             name, question = match.benchmark, benchmarks[match.benchmark][match.question]
             coverage, similarity = match.coverage, match.similarity
-            question = f"question {match.question}, not copied" if name in restricted else question
+            if name in restricted:  # a near-copy in the corpus would give the question away as well
+                withheld.add(number)
+                question, problem = f"question {match.question}, not copied", WITHHELD
         reasons[number] = "benchmark_overlap"
         found.append(
             {
@@ -212,11 +219,11 @@ def _drop_contaminated(funnel: Funnel, recipe: Recipe) -> list[dict[str, Any]]:
                 "benchmark": name,
                 "coverage": coverage,
                 "similarity": similarity,
-                "problem": row.problem,
+                "problem": problem,
                 "question": question,
             }
         )
-    funnel.drop("benchmark questions", reasons)
+    funnel.drop("benchmark questions", reasons, withheld=withheld)
     return found
 
 
@@ -322,6 +329,7 @@ def _facts(
         "demonstrations_that_fit": sum(row.fits for row in demonstrations),
         "contaminated": contaminated,
         "decontaminated_against": sorted([*pocket, *(b.name for b in recipe.corpus.decontamination.benchmarks)]),
+        "not_compared": not_compared(recipe),
         "licences": {source.name: source.licence for source in recipe.corpus.sources},
     }
 

@@ -40,7 +40,8 @@ def render_card(
         f"{facts['train_problems']:,} problems to train on and {facts['heldout_problems']:,} held out. "
         f"Compared with the benchmarks {', '.join(facts['decontaminated_against']) or '(none)'}; "
         f"{facts['contaminated']:,} problems were too close to a question and are in `contamination.jsonl` beside it. "
-        "Every row that was not used is in `rejects.jsonl` with its reason.",
+        + (f"Not compared with {', '.join(facts['not_compared'])} of the suite. " if facts["not_compared"] else "")
+        + "Every row that was not used is in `rejects.jsonl` with its reason.",
     ]
     if demonstrations:
         lines += ["", "## Demonstrations", "", _teacher_text(recipe, facts, demonstrations)]

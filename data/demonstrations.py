@@ -19,7 +19,7 @@ from data.sampling import (
     store_path,
     strip_thinking,
 )
-from data.sources import RawRow, read_rows
+from data.sources import RawRow, bare_problem, read_rows
 from recipes.corpus_schema import SamplerSpec
 from recipes.errors import UserError
 from recipes.manifest import Progress, read_manifest
@@ -161,13 +161,19 @@ def _stored(recipe: Recipe, identities: list[str]) -> dict[str, list[Sample]]:
     for row in read_rows(
         spec, [spec.problem_field, spec.completion_field], recipe.lock.get("sources", {}).get(spec.name)
     ):
-        identity = problem_id(str(row[spec.problem_field]))
+        text = str(row[spec.problem_field] or "").replace("\r\n", "\n").strip()
+        identity = problem_id(bare_problem(text, spec.problem_prefix, spec.problem_suffix))
         value = row[spec.completion_field]
         for text in value if isinstance(value, list) else [value]:
-            if identity in found and text:
+            if identity in found and text and len(found[identity]) < teacher.samples_per_problem:
                 kept = strip_thinking(str(text)) if teacher.thinking == "stripped" else str(text)
                 # Nobody says whether a published completion was cut; one without a final answer is graded so.
                 found[identity].append(Sample(identity, len(found[identity]), kept, True, 0.0))
+    if not any(found.values()):
+        raise UserError(
+            f"none of the problems of corpus.teacher.stored {spec.name!r} is a training problem; check its "
+            "problem_field, problem_prefix and problem_suffix"
+        )
     return found
 
 

@@ -1,11 +1,13 @@
 """The rows of a corpus on their way through the filters: what is left, what was removed, when and why."""
 
 from collections import Counter
+from collections.abc import Collection
 from typing import Any
 
 from data.sources import RawRow
 
 _SHOWN_CHARS = 300
+WITHHELD = "(not copied: too close to a restricted benchmark)"
 
 
 class Funnel:
@@ -21,14 +23,21 @@ class Funnel:
         self.steps: list[dict[str, Any]] = []
         self._rejects: list[dict[str, Any]] = []
 
-    def drop(self, step: str, reasons: dict[int, str], details: dict[int, str] | None = None) -> None:
-        """Remove the rows numbered in `reasons`; `details` says more about some of them."""
+    def drop(
+        self,
+        step: str,
+        reasons: dict[int, str],
+        details: dict[int, str] | None = None,
+        withheld: Collection[int] = (),
+    ) -> None:
+        """Remove the rows numbered in `reasons`; `details` says more about some, texts of `withheld` are left out."""
         for number, reason in sorted(reasons.items()):
             row = self.kept[number]
             reject = {"source": row.source, "row": row.row_number, "reason": reason}
             if details and number in details:
                 reject["detail"] = details[number]
-            shown = {"problem": row.problem[:_SHOWN_CHARS], "reference_answer": row.reference_answer[:_SHOWN_CHARS]}
+            texts = {"problem": row.problem, "reference_answer": row.reference_answer}
+            shown = {key: WITHHELD if number in withheld else text[:_SHOWN_CHARS] for key, text in texts.items()}
             self._rejects.append(reject | shown)
         self.kept = [row for number, row in enumerate(self.kept) if number not in reasons]
         counts = dict(sorted(Counter(reasons.values()).items()))

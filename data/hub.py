@@ -13,6 +13,7 @@ from recipes.corpus_schema import DataFiles
 from recipes.errors import UserError
 from recipes.manifest import hash_file
 
+_DESCRIPTIONS = ("dataset_infos.json", "dataset_info.json", "dataset_dict.json", "state.json")  # no rows in them
 MODEL_FILES = ("*.safetensors", "*.json", "*.jinja", "merges.txt", "vocab.txt", "tokenizer.model")
 
 
@@ -74,7 +75,8 @@ def fetch_dataset(files: DataFiles) -> dict[str, Any]:
 
 
 def _matching(folder: Path, files: DataFiles) -> list[Path]:
-    paths = sorted({path for pattern in files.files for path in folder.glob(pattern) if path.is_file()})
+    found = {path for pattern in files.files for path in folder.glob(pattern) if path.is_file()}
+    paths = sorted(path for path in found if path.name not in _DESCRIPTIONS)
     if not paths:
         raise UserError(f"dataset {files.dataset} has no file that matches {', '.join(files.files)}")
     return paths

@@ -15,6 +15,7 @@ _NOTHING = {
     "there are no real solution", "there is no real solution", "no integer solution",
 }  # fmt: skip
 _EVERYTHING = {"all real number", "all real", "every real number", "any real number", "real number", "real"}
+_PLACEHOLDERS = {"na", "none", "null", "nan", "unknown", "proof", "no answer", "not available"}
 _OPTION = re.compile(r"(?:\(([A-J])\)|([A-J])[.):])\s+(.+)", re.DOTALL)
 _DATE = re.compile(r"\d{4}-\d{1,2}-\d{1,2}|\d{1,2}/\d{1,2}/\d{4}")
 
@@ -64,6 +65,16 @@ def number_of(words: str) -> str | None:
         return None
     value = first + (_ONES.index(parts[1]) if len(parts) == 2 else 0)
     return str(value) if fraction == 1 else f"{value}/{fraction}"
+
+
+def is_placeholder(answer: str) -> bool:
+    """Whether a reference answer only says that there is none, as exports of tables and of solutions do."""
+    words = canonical_words(
+        re.sub(r"\\(?:text|mathrm)\s*|[{}$\\]", " ", answer).replace("n/a", "na").replace("N/A", "na")
+    )
+    return words in _PLACEHOLDERS or bool(
+        re.match(r"(?:see|refer to) (?:the )?(?:figure|solution|explanation|above)", words)
+    )
 
 
 def is_nothing(words: str) -> bool:

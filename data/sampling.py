@@ -226,9 +226,11 @@ async def _ask_all(
             for worker in workers:
                 worker.cancel()
     if failures:
+        unasked = sum(1 for _ in queue)
         raise UserError(
-            f"{len(failures)} of {len(todo)} problems got no answer from {spec.base_url} (the first: {failures[0]}); "
-            "what was answered is kept, the same command asks for the rest"
+            f"{len(failures)} of {len(todo)} problems got no answer from {spec.base_url} (the first: {failures[0]})"
+            + (f", {unasked} were not asked any more; " if unasked else "; ")
+            + "what was answered is kept, the same command asks for the rest"
         )
 
 
@@ -357,7 +359,12 @@ def sample_locally(
     tokenizer = load_tokenizer(model_dir)
     model = load_model(model_dir, dtype)
     for batch in todo:
-        prompts = [render_prompt(tokenizer, text, shown) for _, text in batch for _ in range(count)]
+        # Usually none is there, or all have as many as an earlier, smaller `samples_per_problem` asked for; else a
+        # write was torn, and the batch is drawn again so that what is missing comes out as it would have.
+        lacking = [store.missing(identity, count) for identity, _ in batch]
+        first = lacking[0][0] if lacking[0] and all(indices == lacking[0] for indices in lacking) else 0
+        wanted = range(first, count)
+        prompts = [render_prompt(tokenizer, text, shown) for _, text in batch for _ in wanted]
         results = generate(
             model,
             tokenizer,
@@ -366,11 +373,11 @@ def sample_locally(
             temperature=spec.temperature,
             top_p=spec.top_p,
             top_k=spec.top_k,
-            seed=sample_seed(spec.seed, batch[0][0], 0),
+            seed=sample_seed(spec.seed, batch[0][0], first),
         )
         rows = []
         for place, (text, tokens, finished) in enumerate(results):
-            identity, index = batch[place // count][0], place % count
+            identity, index = batch[place // len(wanted)][0], wanted[place % len(wanted)]
             kept = strip_thinking(text) if spec.thinking == "stripped" else text
             rows.append(Sample(identity, index, kept, finished, float(tokens)))
         store.add([row for row in rows if row.sample_index in store.missing(row.problem_id, count)])

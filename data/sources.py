@@ -9,9 +9,10 @@ from typing import Any, NamedTuple
 
 from data.grading import last_boxed
 from data.hub import locate
-from data.pocket_world import Question, corpus_problems
+from data.pocket_world import TASKS, Question, corpus_problems
 from recipes.corpus_schema import BenchmarkTexts, DataFiles, SourceSpec
 from recipes.errors import UserError
+from recipes.schema import Recipe
 
 POCKET_POOL = {"train": 4000, "heldout": 400}  # drawn from the world; the recipe's counts select from these
 
@@ -92,6 +93,12 @@ def read_benchmark(spec: BenchmarkTexts, lock: dict[str, Any] | None) -> list[st
     return ["\n".join(_as_text(row[field]) for field in spec.text_fields if row[field]) for row in rows]
 
 
+def not_compared(recipe: Recipe) -> list[str]:
+    """Benchmarks of the suite whose questions the recipe does not compare the corpus with."""
+    known = {*TASKS, "heldout", *(item.name for item in recipe.corpus.decontamination.benchmarks)}
+    return sorted({item.name for item in recipe.suite.benchmarks} - known) if recipe.suite is not None else []
+
+
 def _as_text(value: Any) -> str:
     if isinstance(value, dict):
         return " ".join(_as_text(inner) for inner in value.values())
@@ -126,7 +133,7 @@ def _map_row(spec: SourceSpec, number: int, row: dict[str, Any]) -> RawRow:
         return raw._replace(reject="excluded_by_where")
     # Line breaks matter in some problems (tables, code), so only the emptiness test above collapses them.
     text = str(problem).replace("\r\n", "\n").strip()
-    text = text.removeprefix(spec.problem_prefix.strip()).removesuffix(spec.problem_suffix.strip()).strip()
+    text = bare_problem(text, spec.problem_prefix, spec.problem_suffix)
     raw = raw._replace(problem=text)
     if not text:
         return raw._replace(reject="empty_problem")
@@ -140,6 +147,11 @@ def _map_row(spec: SourceSpec, number: int, row: dict[str, Any]) -> RawRow:
     if found is None or not found.strip():
         return raw._replace(reject="no_reference_answer")
     return raw._replace(reference_answer=found.strip())
+
+
+def bare_problem(text: str, prefix: str, suffix: str) -> str:
+    """A problem without the text its publisher put around every one."""
+    return text.removeprefix(prefix.strip()).removesuffix(suffix.strip()).strip()
 
 
 def _reference(spec: SourceSpec, text: str) -> str | None:

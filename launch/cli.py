@@ -139,11 +139,13 @@ def _run(recipe: Any, study_dir: Path, stages: list[Any], as_json: bool) -> int:
     from contextlib import redirect_stdout
 
     from launch.local import run_local
-    from launch.preflight import check_resolved
+    from launch.preflight import check_resolved, warnings
     from train.matching import require_matched
 
     require_matched(recipe)
     check_resolved(recipe)
+    for text in warnings(recipe):
+        print(f"transfer: warning: {text}", file=sys.stderr)
     # With --json standard output carries the report alone; progress goes to standard error.
     with redirect_stdout(sys.stderr if as_json else sys.stdout):
         status = run_local(recipe, study_dir, stages)

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from data.hub import locate_model
+from launch.preflight import warnings
 from launch.stages import Stage, stage_states
 from recipes.errors import UserError
 from recipes.schema import Recipe
@@ -64,6 +65,7 @@ def build_plan(recipe: Recipe, stages: list[Stage], study_dir: Path) -> dict[str
         "responses_at_most": models * len(suite.benchmarks) * suite.questions * suite.samples_per_question
         if suite
         else 0,
+        "warnings": warnings(recipe),
         "differences": recipe_differences(recipe),
     }
 
@@ -134,6 +136,7 @@ def format_plan(plan: dict[str, Any]) -> str:
         matched = "matched: the arms differ only in what the study varies"
         lines += ["", "UNMATCHED:" if plan["differences"] else matched]
     lines += [f"  {text}" for text in plan["differences"]]
+    lines += [f"warning: {text}" for text in plan["warnings"]]
     return "\n".join(lines)
 
 

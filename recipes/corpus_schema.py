@@ -1,6 +1,7 @@
 """The corpus section of a recipe: sources with their field mappings, filters, decontamination, teacher."""
 
 from typing import Annotated, Literal
+from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -61,10 +62,18 @@ class SourceSpec(DataFiles):
     where: dict[str, tuple[Text, ...]] = {}
     """Rows to keep: field -> allowed values, compared as text."""
 
+    @model_validator(mode="after")
+    def _levels_have_a_field(self) -> "SourceSpec":
+        if self.levels is not None and self.level_field is None and self.kind != "pocket":
+            raise ValueError(f"source {self.name!r} has `levels` but no `level_field` to compare them with")
+        return self
+
 
 class BenchmarkTexts(DataFiles):
     """Questions of a benchmark, for decontamination."""
 
+    kind: Literal["file", "hub"]
+    """file: a JSON, JSONL, CSV or Parquet file. hub: such files of a hub dataset."""
     text_fields: tuple[str, ...] = ("problem",)
     """Fields whose texts, joined, are the question."""
     restricted: bool = False
@@ -87,10 +96,24 @@ class DecontaminationSpec(Spec):
 class StoredCompletions(DataFiles):
     """Completions somebody published, matched to problems by the problem's text."""
 
+    kind: Literal["file", "hub"]
+    """file: a JSON, JSONL, CSV or Parquet file. hub: such files of a hub dataset."""
     problem_field: str = "problem"
     """Field with the problem text."""
+    problem_prefix: str = ""
+    """Text that stands before every problem there; it is removed before matching."""
+    problem_suffix: str = ""
+    """Text that stands after every problem there; it is removed before matching."""
     completion_field: str = "completion"
     """Field with the completion, or with a list of completions."""
+
+
+def _is_address(url: str) -> bool:
+    try:
+        parts = urlsplit(url)
+        return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:  # the port is no number
+        return False
 
 
 class SamplerSpec(Spec):
@@ -102,7 +125,7 @@ class SamplerSpec(Spec):
     stored: StoredCompletions | None = None
     """Where they are, for kind `stored`."""
     samples_per_problem: int = Field(8, ge=1)
-    """Completions drawn for each problem."""
+    """Completions drawn for each problem; of stored ones, the first so many are read."""
     model: str | None = None
     """Name the server serves, or directory or hub id for `transformers`; `base` is the study's base model."""
     revision: str | None = None
@@ -143,6 +166,8 @@ class SamplerSpec(Spec):
             raise ValueError("`stored` and `kind: stored` belong together")
         if self.kind in ("endpoint", "transformers") and not self.model:
             raise ValueError(f"a sampler of kind `{self.kind}` needs `model`")
+        if self.kind == "endpoint" and not _is_address(self.base_url):
+            raise ValueError(f"`base_url` {self.base_url!r} is no address such as http://127.0.0.1:8000/v1")
         return self
 
 
@@ -155,6 +180,14 @@ class PassRateSpec(Spec):
     """Problems solved less often than this are removed."""
     high: float = Field(1.0, ge=0, le=1)
     """Problems solved more often than this are removed."""
+
+    @model_validator(mode="after")
+    def _can_keep_something(self) -> "PassRateSpec":
+        if self.low > self.high:
+            raise ValueError(f"`low` {self.low:g} is above `high` {self.high:g}, so no problem would be kept")
+        if self.sampler.kind not in ("endpoint", "transformers"):
+            raise ValueError(f"a sampler of kind `{self.sampler.kind}` does not measure the base; say `transformers`")
+        return self
 
 
 class CorpusSpec(Spec):

@@ -29,9 +29,12 @@ def load_recipe(path: str | Path, overrides: list[str] | None = None) -> Recipe:
     """
     path = Path(path)
     values = _read_yaml(path)
-    if isinstance(values.get("corpus"), str):
-        values["corpus"] = _section(path.parent / values["corpus"], "corpus")
     values["lock"] = _read_lock(lock_path(path))
+    if isinstance(values.get("corpus"), str):
+        other = path.parent / values["corpus"]
+        values["corpus"] = _section(other, "corpus")
+        theirs = _read_lock(lock_path(other))  # what was resolved for the corpus holds for whoever takes it
+        values["lock"] = {kind: theirs.get(kind, {}) | values["lock"].get(kind, {}) for kind in ("sources", "models")}
     arms_of_file = list(values.get("arms") or {}) if isinstance(values.get("arms"), dict | None) else []
     for override in overrides or []:
         apply_override(values, override)
@@ -68,9 +71,18 @@ def _read_lock(path: Path) -> dict[str, Any]:
         lock = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise UserError(f"{path} cannot be read ({error}); delete it and run `transfer fetch` again") from None
-    if not isinstance(lock, dict):
-        raise UserError(f"{path} holds no lock; delete it and run `transfer fetch` again")
+    if not isinstance(lock, dict) or not all(map(_is_entry, _entries(lock))):
+        raise UserError(f"{path} holds no lock as `transfer fetch` writes it; delete it and run `transfer fetch` again")
     return lock
+
+
+def _entries(lock: dict[str, Any]) -> list[Any]:
+    parts = [lock.get(kind, {}) for kind in ("sources", "models")]
+    return [entry for part in parts for entry in (part.values() if isinstance(part, dict) else [None])]
+
+
+def _is_entry(entry: Any) -> bool:
+    return isinstance(entry, dict) and "revision" in entry and isinstance(entry.get("files"), dict)
 
 
 def _refuse_misspelt_arms(values: dict[str, Any], known: list[str]) -> None:

@@ -348,6 +348,14 @@ class Recipe(Spec):
                 f"the scripted teacher cannot solve source {real[0]!r}; it knows the synthetic world only, "
                 "so choose `kind: endpoint` or `transformers`, or leave `corpus.teacher` out"
             )
+        samplers = {
+            "teacher": corpus.teacher,
+            "pass_rate.sampler": corpus.pass_rate.sampler if corpus.pass_rate else None,
+        }
+        for name, sampler in samplers.items():
+            of_base = sampler is not None and sampler.kind == "transformers" and sampler.model == "base"
+            if of_base and (self.model is None or (not self.arms and self.suite is None)):
+                raise ValueError(f"`corpus.{name}` has `model: base`, which needs `model` and arms or a suite")
         for benchmark in self.suite.benchmarks if self.suite is not None else ():
             if benchmark.name == "heldout" and not corpus.heldout_problems:
                 raise ValueError("benchmark `heldout` needs `corpus.heldout_problems` above 0")

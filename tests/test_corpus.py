@@ -324,3 +324,54 @@ def test_corpus_of_another_recipe(tmp_path):
     (tmp_path / "study.yaml").write_text("study: s\ncorpus: other.yaml\n")
     with pytest.raises(UserError, match=r"other.yaml does not exist"):
         load_recipe(tmp_path / "study.yaml")
+
+
+def test_lock_of_the_corpus_recipe_comes_with_it(tmp_path):
+    from recipes.loading import load_recipe
+
+    (tmp_path / "corpus.yaml").write_text("study: c\ncorpus:\n  sources: [{kind: file, name: x, path: a.jsonl}]\n")
+    (tmp_path / "study.yaml").write_text("study: s\ncorpus: corpus.yaml\n")
+    entry = {"revision": None, "files": {"a.jsonl": "0" * 64}, "rows": 1}
+    (tmp_path / "corpus.lock.json").write_text(json.dumps({"sources": {"x": entry}}))
+    assert load_recipe(tmp_path / "study.yaml").lock["sources"] == {"x": entry}
+    own = entry | {"rows": 2}
+    (tmp_path / "study.lock.json").write_text(json.dumps({"sources": {"x": own}, "models": {}}))
+    assert load_recipe(tmp_path / "study.yaml").lock["sources"] == {"x": own}
+    for damaged in (
+        {"sources": {"x": {}}},
+        {"sources": []},
+        {"models": {"m": "abc"}},
+        {"sources": {"x": {"files": 1}}},
+    ):
+        (tmp_path / "study.lock.json").write_text(json.dumps(damaged))
+        with pytest.raises(UserError, match="holds no lock as `transfer fetch` writes it"):
+            load_recipe(tmp_path / "study.yaml")
+
+
+def test_reference_answers_that_say_there_is_none_are_rejected(tmp_path):
+    golds = ["5", "N/A", r"\text{None}", "See the solution.", "none of the above", "nan"]
+    facts, rejects = corpus_of(tmp_path, [(f"Question number {n}?", gold) for n, gold in enumerate(golds)])
+    assert {number: row["reason"] for number, row in rejects.items()} == dict.fromkeys((1, 2, 3, 5), "gold_placeholder")
+    assert facts["train_problems"] == 2
+
+
+def test_levels_without_a_field_are_refused(tmp_path):
+    with pytest.raises(UserError, match="source 'p' has `levels` but no `level_field`"):
+        corpus_of(tmp_path, [], sources=[problems_file(tmp_path, []) | {"levels": [3]}])
+
+
+def test_stored_completions_are_matched_by_the_bare_problem(tmp_path):
+    rows = [("What is 1+1?", "2"), ("What is 1+2?", "3")]
+    stored = tmp_path / "stored.jsonl"
+    asked = {"problem": "Q: What is 1+1? Think.", "completion": [r"\boxed{2}", r"\boxed{3}", r"\boxed{2}."]}
+    stored.write_text(json.dumps(asked) + "\n")
+    files = {"kind": "file", "name": "t", "path": str(stored), "problem_prefix": "Q: ", "problem_suffix": "Think."}
+    teacher = {"kind": "stored", "stored": files, "samples_per_problem": 2}
+    corpus_of(tmp_path, rows, teacher=teacher)
+    found = read_demonstrations(tmp_path / "corpus")
+    assert {key: [row.grade for row in value] for key, value in found.items()} == {
+        problem_id("What is 1+1?"): ["correct", "wrong"]
+    }
+    files["problem_prefix"] = ""
+    with pytest.raises(UserError, match=r"none of the problems of corpus\.teacher\.stored 't' is a training problem"):
+        corpus_of(tmp_path, rows, teacher=teacher)

@@ -84,6 +84,17 @@ def test_every_field_has_a_docstring():
         ("corpus.sources=[{kind: file, name: x, path: /x.jsonl}]", "the scripted teacher cannot solve source 'x'"),
         ("train.temperature=0.7", "train.temperature is 0.7 but must be 1"),
         ("train.micro_batch_size=7", "micro_batch_size 7 does not divide the"),
+        ("corpus.teacher={kind: transformers}", "a sampler of kind `transformers` needs `model`"),
+        ("corpus.teacher={kind: endpoint, model: m, base_url: 'http://h:port/v1'}", "is no address such as"),
+        ("corpus.pass_rate={sampler: {kind: scripted}}", "does not measure the base; say `transformers`"),
+        (
+            "corpus.pass_rate={low: 0.9, high: 0.1, sampler: {kind: transformers, model: base}}",
+            "`low` 0.9 is above `high` 0.1",
+        ),
+        (
+            "corpus.decontamination.benchmarks=[{kind: pocket, name: b}]",
+            "`corpus.decontamination.benchmarks.0.kind` is 'pocket'",
+        ),
         ("train", "must have the form key=value"),
         ("suite.benchmarks.99.group=law", "is not a key of the recipe"),
     ],
@@ -156,3 +167,15 @@ def test_override_reaches_into_a_section_that_is_switched_off():
     values = {"model": None}
     apply_override(values, "model.path=/x")
     assert values == {"model": {"path": "/x"}}
+
+
+def test_benchmarks_the_corpus_is_not_compared_with_are_named(tmp_path):
+    from launch.preflight import warnings
+
+    assert warnings(load_recipe(STUDY)) == []
+    law = ["suite.benchmarks.0.name=law_exam", "suite.benchmarks.1.name=law_essay"]
+    (text,) = warnings(load_recipe(STUDY, law))
+    assert "not compared with the questions of law_essay, law_exam" in text
+    bench = "corpus.decontamination.benchmarks=[{kind: file, name: law_exam, path: x}]"
+    (text,) = warnings(load_recipe(STUDY, [*law, bench]))
+    assert "the questions of law_essay;" in text

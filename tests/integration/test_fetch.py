@@ -136,6 +136,8 @@ def test_restricted_questions_are_compared_but_not_copied(tmp_path, repositories
     corpus = tmp_path / "study" / "corpus"
     (found,) = [json.loads(line) for line in (corpus / "contamination.jsonl").read_text().splitlines()]
     assert (found["benchmark"], found["question"], found["coverage"]) == ("bench", "question 0, not copied", 1.0)
+    for name in ("contamination.jsonl", "rejects.jsonl", "README.md"):  # a near-copy would give it away as well
+        assert "king of the hill" not in (corpus / name).read_text()
 
 
 @pytest.mark.parametrize("damage", ["content", "rows", "missing"])
