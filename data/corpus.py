@@ -144,7 +144,7 @@ def _tokenizer(recipe: Recipe, study_dir: Path) -> "PreTrainedTokenizerBase":
     assert recipe.model is not None
     name = str(recipe.model.path)
     lock = recipe.lock.get("models", {}).get(name)
-    return prepare_tokenizer(locate_model(name, lock, recipe.model.revision), name)
+    return prepare_tokenizer(locate_model(name, lock, recipe.model.revision), recipe.model)
 
 
 def _drop_exact_duplicates(funnel: Funnel, grader: Grader) -> None:

@@ -10,19 +10,25 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 
-def load_model(directory: str | Path, dtype: str, revision: str | None = None) -> "PreTrainedModel":
+def load_model(directory: str | Path, dtype: str, attention: str = "sdpa") -> "PreTrainedModel":
     """A causal language model from safetensors weights; code from the model's repository is never run.
 
     Raises:
-        UserError: there is no such model, or it has no safetensors weights.
+        UserError: there is no such model, it has no safetensors weights, or `attention` needs a missing package.
     """
     import torch
     from transformers import AutoModelForCausalLM
 
     try:
         return AutoModelForCausalLM.from_pretrained(
-            directory, revision=revision, dtype=getattr(torch, dtype), use_safetensors=True, trust_remote_code=False
+            directory,
+            dtype=getattr(torch, dtype),
+            attn_implementation=attention,
+            use_safetensors=True,
+            trust_remote_code=False,
         )
+    except ImportError as error:
+        raise UserError(f"model.attention={attention} needs a package: {str(error).splitlines()[0]}") from None
     except OSError as error:
         raise UserError(f"no model with safetensors weights at {directory}: {str(error).splitlines()[0]}") from None
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from recipes.errors import UserError
-from recipes.schema import PromptSpec
+from recipes.schema import ModelSpec, PromptSpec
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -39,35 +39,45 @@ def load_tokenizer(directory: str) -> "PreTrainedTokenizerBase":
     return tokenizer
 
 
-def prepare_tokenizer(path: str | Path, name: str) -> "PreTrainedTokenizerBase":
-    """A checkpoint's tokenizer with its end-of-turn settings settled: eos `<|im_end|>`, pad `<|endoftext|>`.
-
-    `name` is used in messages.
+def prepare_tokenizer(path: str | Path, spec: ModelSpec) -> "PreTrainedTokenizerBase":
+    """A checkpoint's tokenizer with eos, pad and chat template as the recipe settles them.
 
     Raises:
-        UserError: there is no tokenizer, or it lacks one of the two tokens.
+        UserError: there is no tokenizer or template, or it lacks one of the two tokens.
     """
     from transformers import AutoTokenizer
 
     try:
         tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
     except (OSError, ValueError) as error:
-        raise UserError(f"no tokenizer at {name}: {str(error).splitlines()[0]}") from None
+        raise UserError(f"no tokenizer at {spec.path}: {str(error).splitlines()[0]}") from None
     known = tokenizer.get_vocab()
-    for token in (EOS_TOKEN, PAD_TOKEN):
+    for setting, token in (("eos_token", spec.eos_token), ("pad_token", spec.pad_token)):
         if token not in known:
-            raise UserError(f"the tokenizer of {name} has no token {token}; only Qwen-style chat bases are supported")
-    tokenizer.eos_token, tokenizer.pad_token = EOS_TOKEN, PAD_TOKEN
-    tokenizer.chat_template = tokenizer.chat_template or qwen3_chat_template()
+            raise UserError(f"the tokenizer of {spec.path} has no token {token}; set model.{setting} to one of its own")
+    tokenizer.eos_token, tokenizer.pad_token = spec.eos_token, spec.pad_token
+    if spec.chat_template is not None or not tokenizer.chat_template:
+        tokenizer.chat_template = chat_template(spec.chat_template or "qwen3")
     return tokenizer
 
 
-def qwen3_chat_template() -> str:
-    """The Qwen3 chat template as TRL ships it."""
-    spec = find_spec("trl")
-    if spec is None or spec.origin is None:
+def chat_template(name: str) -> str:
+    """A chat template: a `.jinja` file, or one that TRL ships, by name.
+
+    Raises:
+        UserError: there is no such template.
+    """
+    if name.endswith(".jinja"):
+        if not Path(name).is_file():
+            raise UserError(f"model.chat_template {name} does not exist")
+        return Path(name).read_text(encoding="utf-8")
+    trl = find_spec("trl")
+    if trl is None or trl.origin is None:
         raise UserError("trl is not installed; run `make setup`")
-    return Path(spec.origin).with_name("chat_templates").joinpath("qwen3.jinja").read_text(encoding="utf-8")
+    folder = Path(trl.origin).with_name("chat_templates")
+    if name not in (known := sorted(path.stem for path in folder.glob("*.jinja"))):
+        raise UserError(f"model.chat_template {name!r} is neither a .jinja file nor one of {', '.join(known)}")
+    return folder.joinpath(f"{name}.jinja").read_text(encoding="utf-8")
 
 
 def render_prompt(tokenizer: "PreTrainedTokenizerBase", problem: str, prompt: PromptSpec) -> str:
@@ -76,8 +86,52 @@ def render_prompt(tokenizer: "PreTrainedTokenizerBase", problem: str, prompt: Pr
     if prompt.system is not None:
         messages.insert(0, {"role": "system", "content": prompt.system})
     mode = {} if prompt.thinking is None else {"enable_thinking": prompt.thinking}
-    text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True, **mode)
-    return str(text)
+    text = str(tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True, **mode))
+    # Some templates write the token that begins a text, which their tokenizers then add once more.
+    return text.removeprefix(str(tokenizer.bos_token)) if _adds_bos(tokenizer) else text
+
+
+def _adds_bos(tokenizer: "PreTrainedTokenizerBase") -> bool:
+    return tokenizer.bos_token_id is not None and tokenizer("")["input_ids"][:1] == [tokenizer.bos_token_id]
+
+
+def completion_ids(tokenizer: "PreTrainedTokenizerBase", completions: list[str]) -> list[list[int]]:
+    """Token ids of completions, each with the end-of-turn token, as they follow the ids of a prompt."""
+    if not completions:
+        return []
+    rows = tokenizer(completions, add_special_tokens=False)["input_ids"]
+    return [[*ids, tokenizer.eos_token_id] for ids in rows]
+
+
+_CONTRACT_PROBLEM = "What is 7 + 5?"
+_CONTRACT_COMPLETIONS = ("<think>\nSeven and five.\n</think>\n\nIt is \\boxed{12}.", "\\boxed{12}", "12")
+
+
+def check_contract(tokenizer: "PreTrainedTokenizerBase", prompt: PromptSpec, name: str) -> None:
+    """Refuse a tokenizer and template with which training and inference would see different tokens.
+
+    Raises:
+        UserError: a prompt lacks the problem, begins twice, or already ends the turn; or the text of prompt and
+            completion, tokenized as a whole as a server does, is not the ids of the two parts.
+    """
+    text = render_prompt(tokenizer, _CONTRACT_PROBLEM, prompt)
+    ids = tokenizer(text)["input_ids"]
+
+    def refuse(what: str) -> None:
+        raise UserError(f"the chat template of {name} cannot be used: {what}; set model.chat_template to another one")
+
+    if _CONTRACT_PROBLEM not in text:
+        refuse("the prompt does not contain the problem")
+    if tokenizer.bos_token_id is not None and ids.count(tokenizer.bos_token_id) > 1:
+        refuse(f"the prompt has {tokenizer.bos_token} more than once")
+    if tokenizer.eos_token_id in ids[-2:]:
+        refuse(f"the prompt ends with {tokenizer.eos_token}, so there is nothing to continue")
+    for completion, ending in zip(
+        _CONTRACT_COMPLETIONS, completion_ids(tokenizer, list(_CONTRACT_COMPLETIONS)), strict=True
+    ):
+        whole = tokenizer(text + completion + str(tokenizer.eos_token))["input_ids"]
+        if whole != ids + ending:
+            refuse(f"tokens of the prompt and of the completion {completion[:20]!r} merge where they meet")
 
 
 def template_hash(tokenizer: "PreTrainedTokenizerBase", prompt: PromptSpec) -> str:

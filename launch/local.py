@@ -4,20 +4,19 @@ Workers are processes that stay alive between stages, so the libraries are impor
 goes to `logs/<stage>.log`. A failing stage stops nothing that does not depend on it.
 """
 
-import errno
 import json
 import os
 import shutil
 import signal
 import sys
 import time
-import traceback
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import active_children, get_context
 from pathlib import Path
-from typing import NamedTuple
+from types import FrameType
 
+from launch.failures import CRASHED, MISTAKE, STOPPED, Failure, explain
 from launch.processes import die_with_parent
 from launch.stages import Stage, flatten, made_by_other_code, run_stage, stage_inputs, stage_states
 from recipes.errors import UserError
@@ -29,13 +28,6 @@ _POLL_SECONDS = 0.5
 _LINE_EVERY_SECONDS = 15.0  # between progress lines where the output is not a terminal
 _MIN_FREE_BYTES = 200 << 20
 OTHER_CODE = "by an earlier version of the code; delete the folder or use a new --out to make it again"
-
-
-class Failure(NamedTuple):
-    """How a stage ended when it did not succeed."""
-
-    message: str
-    user_error: bool
 
 
 def check_study_dir(recipe: Recipe, study_dir: Path) -> None:
@@ -97,10 +89,18 @@ def _run_local(recipe: Recipe, study_dir: Path, stages: list[Stage]) -> int:
     running: dict[Future[Failure | None], tuple[Stage, float]] = {}
     display = _Display(study_dir)
     values = recipe.dump()
-    with ProcessPoolExecutor(recipe.resources.workers, get_context("spawn"), _prepare_worker) as pool:
+    with (
+        _PassedOnSignals() as signals,
+        ProcessPoolExecutor(recipe.resources.workers, get_context("spawn"), _prepare_worker) as pool,
+    ):
         try:
-            while waiting or running:
-                for stage in _ready(list(waiting.values()), waiting, running, failed):
+            while (waiting and signals.received is None) or running:
+                if signals.received is not None and not any(stage.kind == "arms" for stage, _ in running.values()):
+                    raise KeyboardInterrupt  # only training has something to save; the rest resumes from what is there
+                startable = (
+                    [] if signals.received is not None else _ready(list(waiting.values()), waiting, running, failed)
+                )
+                for stage in startable:
                     # Never more than the workers can take, so that a start time is a real start.
                     if len(running) >= recipe.resources.workers:
                         break
@@ -124,9 +124,10 @@ def _run_local(recipe: Recipe, study_dir: Path, stages: list[Stage]) -> int:
                         display.line(f"  finished {stage.name} in {seconds:.0f} s")
                     else:
                         failed[stage.name] = failure
-                        log = log_path(study_dir, stage)
+                        word = "stopped " if failure.status == STOPPED else "FAILED  "
                         display.line(
-                            f"  FAILED   {stage.name} after {seconds:.0f} s: {failure.message}\n           log: {log}"
+                            f"  {word} {stage.name} after {seconds:.0f} s: {failure.message}\n"
+                            f"           log: {log_path(study_dir, stage)}"
                         )
                 display.show({stage.name for stage, _ in running.values()}, len(waiting))
         except (KeyboardInterrupt, BrokenProcessPool) as error:
@@ -137,15 +138,40 @@ def _run_local(recipe: Recipe, study_dir: Path, stages: list[Stage]) -> int:
             names = ", ".join(stage.name for stage, _ in running.values())
             if isinstance(error, KeyboardInterrupt):
                 print(f"\nstopped while running {names}; the same command continues", file=sys.stderr)
-                return 130
+                return 130 if signals.received is None else STOPPED
             print(f"a worker process died while running {names}; the same command continues", file=sys.stderr)
             return 1
     if failed:
         skipped = f"; not run because of it: {', '.join(waiting)}" if waiting else ""
         print(f"{len(failed)} stage(s) failed{skipped}", file=sys.stderr)
-        return 2 if all(failure.user_error for failure in failed.values()) else 1
+        statuses = {failure.status for failure in failed.values()}
+        return next(status for status in (CRASHED, MISTAKE, STOPPED) if status in statuses)
+    if signals.received is not None:
+        print(f"stopped by {signals.received}; the same command continues", file=sys.stderr)
+        return STOPPED
     print(f"all stages done in {time.monotonic() - started:.0f} s")
     return 0
+
+
+class _PassedOnSignals:
+    """While the pool runs: SIGTERM and SIGUSR1 go to the stages, which save and stop; nothing new is started."""
+
+    def __init__(self) -> None:
+        self.received: str | None = None
+
+    def __enter__(self) -> "_PassedOnSignals":
+        self._before = {number: signal.signal(number, self._pass_on) for number in (signal.SIGTERM, signal.SIGUSR1)}
+        return self
+
+    def _pass_on(self, number: int, frame: FrameType | None) -> None:
+        self.received = signal.Signals(number).name
+        for worker in active_children():
+            if worker.pid is not None:
+                os.kill(worker.pid, number)
+
+    def __exit__(self, *error: object) -> None:
+        for number, before in self._before.items():
+            signal.signal(number, before)
 
 
 def _ready(
@@ -166,7 +192,8 @@ def log_path(study_dir: Path, stage: Stage) -> Path:
 
 def _prepare_worker() -> None:
     """Settings of a worker process, before anything heavy is imported."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):  # training listens to the last two
+        signal.signal(number, signal.SIG_IGN)
     os.environ.update(worker_environment())
     # The worker must not outlive a killed parent: it would go on writing while a rerun starts.
     die_with_parent()
@@ -197,16 +224,8 @@ def _work(values: dict[str, object], study_dir: str, stage: Stage) -> Failure | 
         torch.set_num_threads(stage.threads)
         run_stage(validate_recipe(values, "study.json"), Path(study_dir), stage)
         return None
-    except UserError as error:
-        return Failure(str(error), True)
-    except OSError as error:
-        traceback.print_exc()
-        if error.errno == errno.ENOSPC:
-            return Failure(f"no space left on the disk of {study_dir}; free some and run the same command again", True)
-        return Failure(f"{type(error).__name__}: {error}", False)
     except Exception as error:  # a stage may fail in any library; the log has the traceback, the user the sentence
-        traceback.print_exc()
-        return Failure(f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no message'}", False)
+        return explain(error, validate_recipe(values, "study.json"), Path(study_dir), stage)
     finally:
         sys.stdout.flush()
         sys.stderr.flush()

@@ -22,7 +22,7 @@ def build_plan(recipe: Recipe, stages: list[Stage], study_dir: Path) -> dict[str
     states = stage_states(stages, study_dir)
     arms = {}
     pocket = recipe.model.pocket if recipe.model else None
-    shape = _shape(recipe)
+    shape = model_shape(recipe)
     parameters = shape.parameters() if shape else None
     for name in recipe.arms:
         arm = resolve_arm(recipe, name)
@@ -48,7 +48,7 @@ def build_plan(recipe: Recipe, stages: list[Stage], study_dir: Path) -> dict[str
             ),
             "learning_rate": arm.learning_rate,
             "runs": len(recipe.seeds),
-            "memory_per_rank": _memory(recipe, arm, shape),
+            "memory_per_rank": memory_of_arm(recipe, arm, shape),
         }
     suite = recipe.suite
     models = 1 + len(recipe.arms) * len(recipe.seeds)
@@ -70,7 +70,7 @@ def build_plan(recipe: Recipe, stages: list[Stage], study_dir: Path) -> dict[str
     }
 
 
-def _shape(recipe: Recipe) -> ModelShape | None:
+def model_shape(recipe: Recipe) -> ModelShape | None:
     """Shape of the recipe's model: the pocket model's, or from `config.json`; None if that is not on this machine."""
     model = recipe.model
     if model is None:
@@ -85,7 +85,7 @@ def _shape(recipe: Recipe) -> ModelShape | None:
     return shape_from_config(config)
 
 
-def _memory(recipe: Recipe, arm: ResolvedArm, shape: ModelShape | None) -> dict[str, int] | None:
+def memory_of_arm(recipe: Recipe, arm: ResolvedArm, shape: ModelShape | None) -> dict[str, int] | None:
     """Bytes on one rank while an arm trains, by component; the longest micro-batch its limits allow."""
     if shape is None or recipe.model is None:
         return None

@@ -9,20 +9,26 @@ run can be read; a rank that ends badly takes the others with it.
 import json
 import os
 import re
+import signal
 import socket
 import subprocess
 import sys
-import traceback
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from importlib import import_module
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
+from launch.failures import CRASHED, MISTAKE, STOPPED, explain
 from launch.processes import die_with_parent
 from launch.stages import Stage, build_stages
 from recipes.errors import UserError
 from recipes.loading import load_study
-from recipes.manifest import write_json
+from recipes.manifest import write_atomic, write_json
 from recipes.schema import ResourceSpec
+from train.ranks import SIGNALS, PreemptedError
 
 _FAILURE = "failure.json"
 
@@ -105,18 +111,44 @@ def launch_ranks(resources: ResourceSpec, study_dir: Path, stage: Stage, resume:
     environment["PYTHONPATH"] = os.pathsep.join([str(Path(__file__).resolve().parent.parent), *sys.path[1:]])
     if on_cpu():
         environment["DS_ACCELERATOR"] = "cpu"
-    code = subprocess.run(command, env=environment, check=False, preexec_fn=die_with_parent).returncode
+    for old in directory.glob("*.pid"):
+        old.unlink()
+    launcher = subprocess.Popen(command, env=environment, preexec_fn=die_with_parent)
+    with _passed_on(directory):
+        code = launcher.wait()
     if code == 0:
         return
     try:
         failure = json.loads((directory / _FAILURE).read_text())
     except (OSError, json.JSONDecodeError):
-        failure = {"rank": "?", "message": f"it was ended from outside (status {code})", "user_error": False}
-    if failure["user_error"]:
+        failure = {"rank": "?", "message": f"it was ended from outside (status {code})", "status": CRASHED}
+    if failure["status"] == STOPPED:
+        raise PreemptedError(failure["message"])
+    if failure["status"] == MISTAKE:
         raise UserError(failure["message"])
     if re.search(r"by peer|gloo|NCCL", failure["message"]):
         failure["message"] = "another rank was lost; its reason is in the log, the same command continues"
     raise RuntimeError(f"rank {failure['rank']} of {resources.ranks} ended: {failure['message']}")
+
+
+@contextmanager
+def _passed_on(directory: Path) -> Iterator[None]:
+    """Hand SIGTERM and SIGUSR1 to the ranks themselves: their launchers would kill them soon after."""
+
+    def pass_on(number: int, frame: FrameType | None) -> None:
+        for path in directory.glob("*.pid"):
+            with suppress(OSError, ValueError):
+                os.kill(int(path.read_text()), number)
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.signal(number, pass_on) for number in SIGNALS}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def main(arguments: list[str]) -> int:
@@ -128,6 +160,9 @@ def main(arguments: list[str]) -> int:
     recipe = load_study(study_dir)
     (stage,) = [stage for stage in build_stages(recipe) if stage.name == name]
     directory = study_dir / stage.name
+    for number in SIGNALS:  # until training listens
+        signal.signal(number, signal.SIG_IGN)
+    write_atomic(directory / "ranks" / f"{rank()}.pid", str(os.getpid()))
     try:
         import torch
 
@@ -137,14 +172,8 @@ def main(arguments: list[str]) -> int:
         prepare()
         import_module(stage.module).run(recipe, study_dir, directory, resume, **stage.arguments)
     except Exception as error:  # any library may fail; the launching process needs the sentence, the log the rest
-        failure = {
-            "rank": rank(),
-            "message": str(error) or type(error).__name__,
-            "user_error": isinstance(error, UserError),
-        }
-        write_json(directory / "ranks" / _FAILURE, failure)
-        if not isinstance(error, UserError):
-            traceback.print_exc()
+        failure = explain(error, recipe, study_dir, stage)
+        write_json(directory / "ranks" / _FAILURE, {"rank": rank(), **failure._asdict()})
         return 1
     return 0
 

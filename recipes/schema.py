@@ -46,12 +46,24 @@ class ModelSpec(Spec):
     pocket: PocketModelSpec | None = None
     """Settings of the pocket model; null when `path` is given."""
     dtype: Literal["float32", "bfloat16"] = "float32"
-    """Number format of the saved weights and of generation; bfloat16 trains float32 weights under autocast."""
+    """Number format of training arithmetic, saved weights and generation; optimizers keep float32 weights."""
+    attention: Literal["sdpa", "eager", "flash_attention_2", "flash_attention_3"] = "sdpa"
+    """Implementation of attention; the flash ones need their package and a GPU."""
+    eos_token: str = "<|im_end|>"
+    """Token that ends a turn and with it a completion; it must be in the tokenizer's vocabulary."""
+    pad_token: str = "<|endoftext|>"
+    """Token for padding, another one than `eos_token`; generation stops at it as well."""
+    chat_template: str | None = None
+    """A template that TRL ships (qwen3, llama3, ...) or a .jinja file. null: the checkpoint's own, or else qwen3."""
 
     @model_validator(mode="after")
     def _one_kind(self) -> "ModelSpec":
         if (self.path is None) == (self.pocket is None):
             raise ValueError("exactly one of `path` and `pocket` must be given")
+        if self.eos_token == self.pad_token:
+            raise ValueError(
+                f"`eos_token` and `pad_token` are both {self.eos_token!r}; a model could not tell them apart"
+            )
         return self
 
 
@@ -72,6 +84,15 @@ class PromptSpec(Spec):
     """Longest completion that is trained on or sampled, in tokens, end-of-turn token included."""
 
 
+class LoraSpec(Spec):
+    """Low-rank adapters (Hu et al. 2021, arXiv 2106.09685) on all linear layers, in place of training every weight."""
+
+    rank: int = Field(32, ge=1)
+    """Rank of the adapters."""
+    alpha: int = Field(64, ge=1)
+    """Scale of the adapters; what is added to a weight is multiplied by alpha / rank."""
+
+
 class TrainSpec(Spec):
     """Budget and optimizer, the same for all arms (learning rates may differ if the study `varies` them)."""
 
@@ -85,8 +106,10 @@ class TrainSpec(Spec):
     """Completions per forward pass. null: a whole update at once."""
     learning_rate: float = Field(gt=0)
     """Peak learning rate of arms that do not set their own."""
-    schedule: Literal["constant", "linear", "cosine"] = "constant"
-    """Learning-rate schedule after warm-up."""
+    schedule: Literal["constant", "linear", "cosine", "warmup_stable_decay"] = "constant"
+    """Learning-rate schedule after warm-up. warmup_stable_decay: constant until the last `decay_steps` updates."""
+    decay_steps: int = Field(0, ge=0)
+    """Optimizer updates in which warmup_stable_decay falls to zero, at the end."""
     warmup_steps: int = Field(0, ge=0)
     """Optimizer updates of linear warm-up."""
     weight_decay: float = Field(0.0, ge=0)
@@ -101,7 +124,41 @@ class TrainSpec(Spec):
     temperature: float = Field(1.0, gt=0)
     """Sampling temperature of completions drawn while training."""
     save_every_steps: int = Field(50, ge=1)
-    """Optimizer updates between resumable checkpoints."""
+    """Optimizer updates between resumable checkpoints, of which the newest two are kept."""
+    snapshots: int = Field(0, ge=0)
+    """Further checkpoints with weights alone, evenly spaced in the logarithm of the update; the last is the end."""
+    lora: LoraSpec | None = None
+    """Train adapters and merge them into the saved weights. null: train every weight."""
+    padding_free: bool = False
+    """Join the rows of an SFT micro-batch into one sequence that does not see across rows, in place of padding them."""
+    overlong_tokens: int = Field(0, ge=0)
+    """Soft overlong punishment (DAPO, arXiv 2503.14476, Eq. 13): the reward falls by up to 1 over this many tokens
+    before the length limit. 0: off."""
+    importance_sampling: Literal["token_truncate", "token_mask", "sequence_truncate", "sequence_mask", "off"] = (
+        "token_truncate"
+    )
+    """With vLLM: how completions are reweighted for its probabilities being a little other than the trainer's. The
+    sequence modes multiply over all tokens, which empties long completions of weight."""
+    importance_clip: float = Field(2.0, gt=1)
+    """Largest importance ratio with vLLM."""
+
+    @model_validator(mode="after")
+    def _schedule_fits(self) -> "TrainSpec":
+        if self.schedule == "warmup_stable_decay" and not self.decay_steps:
+            raise ValueError("`schedule: warmup_stable_decay` needs `decay_steps` above 0")
+        if self.decay_steps and self.schedule != "warmup_stable_decay":
+            raise ValueError(f"`decay_steps` belongs to `schedule: warmup_stable_decay`, not to {self.schedule}")
+        if self.decay_steps and self.warmup_steps + self.decay_steps > self.steps:
+            raise ValueError(
+                f"warmup_steps {self.warmup_steps} and decay_steps {self.decay_steps} are more than the "
+                f"{self.steps} steps"
+            )
+        if self.snapshots and self.schedule not in ("constant", "warmup_stable_decay"):
+            raise ValueError(
+                f"`snapshots` need `schedule: constant` or `warmup_stable_decay`: a checkpoint in the middle of a "
+                f"{self.schedule} schedule is not a shorter run"
+            )
+        return self
 
     @model_validator(mode="after")
     def _micro_batch_divides(self) -> "TrainSpec":
@@ -230,6 +287,27 @@ class StatisticsSpec(Spec):
     """Seed of the bootstrap."""
 
 
+class VllmSpec(Spec):
+    """vLLM for the completions drawn while training."""
+
+    mode: Literal["colocate", "server"] = "colocate"
+    """colocate: on the training GPUs, in turn with training. server: a `vllm serve` of its own."""
+    memory_share: float = Field(0.3, gt=0, lt=1)
+    """Share of a GPU's memory that a colocated vLLM takes for weights and cache."""
+    tensor_parallel: int = Field(1, ge=1)
+    """GPUs that hold one copy of the model."""
+    server_url: str | None = None
+    """Address of the server, for `mode: server`, for instance http://node17:8000."""
+    sleep: bool = True
+    """Whether a colocated vLLM gives its memory back while the weights are trained."""
+
+    @model_validator(mode="after")
+    def _server_has_address(self) -> "VllmSpec":
+        if (self.mode == "server") != (self.server_url is not None):
+            raise ValueError("`mode: server` and `server_url` belong together")
+        return self
+
+
 class ResourceSpec(Spec):
     """Where it runs. Nothing here may change a result, except by rounding (`threads`, `zero_stage`) and by the random
     numbers of samples (`ranks`).
@@ -248,17 +326,38 @@ class ResourceSpec(Spec):
     0: no DeepSpeed."""
     offload: bool = False
     """Whether DeepSpeed keeps optimizer states (and at stage 3 weights) in the memory of the CPU."""
+    vllm: VllmSpec | None = None
+    """vLLM for completions drawn while training. null: transformers generates them."""
+    gpu: str | None = None
+    """GPU the plan assumes, for instance H100-80GB or H200-141GB. null: a CPU."""
 
     @model_validator(mode="after")
     def _offload_needs_deepspeed(self) -> "ResourceSpec":
         if self.offload and self.zero_stage < 2:
             raise ValueError("`offload: true` needs `zero_stage` 2 or 3")
+        if self.vllm is not None and self.vllm.mode == "colocate" and self.ranks % self.vllm.tensor_parallel:
+            raise ValueError(
+                f"vllm.tensor_parallel {self.vllm.tensor_parallel} does not divide resources.ranks {self.ranks}"
+            )
         return self
 
     @property
     def launched(self) -> bool:
         """Whether training needs a launcher of its own."""
         return self.ranks > 1 or self.zero_stage > 0
+
+
+class WandbSpec(Spec):
+    """Weights & Biases: one group per study, one run per arm and seed. `metrics.jsonl` stays the source of truth."""
+
+    project: str = "transfer-lab"
+    """Project the runs belong to."""
+    entity: str | None = None
+    """Team or user. null: the account's default."""
+    mode: Literal["auto", "online", "offline"] = "auto"
+    """auto: online if a key is at hand, else offline, to be sent later with `wandb sync`."""
+    completions_every_steps: int = Field(20, ge=1)
+    """Updates between tables of sampled completions."""
 
 
 class Recipe(Spec):
@@ -294,11 +393,13 @@ class Recipe(Spec):
     unmatched: Literal["refuse", "stamp"] = "refuse"
     """refuse: an unmatched study does not run. stamp: it runs and its report says UNMATCHED."""
     suite: SuiteSpec | None = None
-    """The evaluation; needed when there are arms."""
+    """The evaluation. null: models are trained and not scored."""
     statistics: StatisticsSpec = StatisticsSpec()
     """Intervals."""
     resources: ResourceSpec = ResourceSpec()
     """Local resources."""
+    wandb: WandbSpec | None = None
+    """Where metrics are mirrored. null: nowhere."""
 
     @field_validator("arms", mode="before")
     @classmethod
@@ -307,8 +408,8 @@ class Recipe(Spec):
 
     @model_validator(mode="after")
     def _complete(self) -> "Recipe":
-        if self.arms and (self.model is None or self.train is None or self.suite is None):
-            raise ValueError("a study with arms needs `model`, `train` and `suite`")
+        if self.arms and (self.model is None or self.train is None):
+            raise ValueError("a study with arms needs `model` and `train`")
         if self.suite is not None and self.model is None:
             raise ValueError("a study with a `suite` needs `model`")
         if not self.seeds:

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from recipes.errors import UserError
-from recipes.schema import PromptSpec, Recipe
-from train.ranks import device_arguments, gradient_accumulation_steps, world_size
+from recipes.schema import LoraSpec, PromptSpec, Recipe
+from train.ranks import device_arguments, gradient_accumulation_steps, with_deepspeed, world_size
 
 
 @dataclass(frozen=True)
@@ -40,6 +40,14 @@ class ResolvedArm:
     save_every_steps: int
     dtype: str
     loss_normalisation: str
+    attention: str
+    decay_steps: int
+    snapshots: int
+    lora: LoraSpec | None
+    padding_free: bool
+    overlong_tokens: int
+    importance_sampling: str
+    importance_clip: float
 
     @property
     def module(self) -> str:
@@ -54,7 +62,26 @@ class ResolvedArm:
 
     def matched_on(self) -> dict[str, Any]:
         """Every setting as JSON values."""
-        return asdict(self) | {"prompt": self.prompt.model_dump(mode="json")}
+        specs = {"prompt": self.prompt.model_dump(mode="json"), "lora": self.lora and self.lora.model_dump(mode="json")}
+        return asdict(self) | specs
+
+    @property
+    def weights_dtype(self) -> str:
+        """Format in which weights are loaded for training: float32, unless DeepSpeed keeps float32 copies itself."""
+        return self.dtype if with_deepspeed() else "float32"
+
+    def require_problems(self, available: int) -> None:
+        """Raise UserError if an update presents more problems than there are."""
+        if available < self.problems_per_step:
+            raise UserError(
+                f"an update presents train.problems_per_step={self.problems_per_step} problems but the set "
+                f"{self.problem_set!r} has only {available}; lower it, or build a larger corpus"
+            )
+
+    def snapshot_steps(self) -> list[int]:
+        """Updates after which weights are kept, evenly spaced in their logarithm; without the last, which is final."""
+        count = self.snapshots
+        return sorted({round(self.steps ** (place / count)) for place in range(1, count)} - {self.steps})
 
     def shared_arguments(self, stage_dir: Path, seed: int, use_cpu: bool) -> dict[str, Any]:
         """The Trainer arguments that both TRL trainers take, identical for every arm."""
@@ -70,6 +97,7 @@ class ResolvedArm:
             "learning_rate": self.learning_rate,
             # transformers' `constant` ignores warm-up.
             "lr_scheduler_type": "constant_with_warmup" if self.schedule == "constant" else self.schedule,
+            "lr_scheduler_kwargs": {"num_decay_steps": self.decay_steps} if self.decay_steps else None,
             "warmup_steps": self.warmup_steps,
             "weight_decay": self.weight_decay,
             "adam_beta2": self.adam_beta2,
@@ -82,6 +110,7 @@ class ResolvedArm:
             "save_steps": self.save_every_steps,
             "save_total_limit": 2,
             "logging_steps": 1,
+            "logging_nan_inf_filter": False,  # it would show the mean of earlier losses in place of nan
             "disable_tqdm": True,
             "report_to": [],
         }
@@ -105,10 +134,10 @@ def resolve_arm(recipe: Recipe, name: str) -> ResolvedArm:
             f"arm {name!r}: train.temperature is {train.temperature} but must be 1; at another one TRL scales the "
             "log-probabilities, and on-policy SFT would no longer optimise the likelihood that off-policy SFT does"
         )
-    if arm.sampling in ("base_once", "round") and recipe.resources.launched:
+    if train.overlong_tokens >= recipe.prompt.max_completion_tokens:
         raise UserError(
-            f"arm {name!r}: sampling={arm.sampling} cannot be trained on several ranks or with DeepSpeed yet; "
-            "use resources.ranks=1 and resources.zero_stage=0"
+            f"train.overlong_tokens is {train.overlong_tokens} but must be below prompt.max_completion_tokens "
+            f"{recipe.prompt.max_completion_tokens}"
         )
     return ResolvedArm(
         sampling=arm.sampling,
@@ -134,4 +163,12 @@ def resolve_arm(recipe: Recipe, name: str) -> ResolvedArm:
         save_every_steps=train.save_every_steps,
         dtype=model.dtype,
         loss_normalisation=train.loss_normalisation,
+        attention=model.attention,
+        decay_steps=train.decay_steps,
+        snapshots=train.snapshots,
+        lora=train.lora,
+        padding_free=train.padding_free,
+        overlong_tokens=train.overlong_tokens,
+        importance_sampling=train.importance_sampling,
+        importance_clip=train.importance_clip,
     )

@@ -1,16 +1,35 @@
-"""Trainer callback that records a run: metrics.jsonl, the ledger's rows, and progress for the command line."""
+"""Trainer callback that records a run: metrics.jsonl, the ledger's rows, progress, and when something looks wrong."""
 
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from recipes.errors import UserError
 from recipes.manifest import Progress
 from train.ledger import Ledger, truncate_rows
 from train.ranks import rank
+from train.tracking import Tracker
 
 METRICS = "metrics.jsonl"
+_CLIPPED_ALARM = 0.05  # share of tokens; healthy runs are below 0.01
+
+
+class DivergedError(UserError):
+    """Training has left the numbers; going on would only spoil the weights."""
+
+
+def alarms(logs: dict[str, float]) -> list[str]:
+    """What an update's metrics say about vLLM and the trainer disagreeing, as sentences."""
+    share = float(logs.get("mismatch/clipped_share", 0.0))
+    if share <= _CLIPPED_ALARM:
+        return []
+    return [
+        f"vLLM and the trainer disagree about the completions: the importance ratio of {share:.0%} of the tokens was "
+        "cut (mismatch/ in metrics.jsonl); check that both run the same dtype and attention"
+    ]
 
 
 class RunRecorder(TrainerCallback):
@@ -22,6 +41,10 @@ class RunRecorder(TrainerCallback):
         resumed_step: metrics after this step are dropped, because they will be computed again.
         ledger: closed after every update, if given.
         before_close: called with the step number before the ledger's row is written.
+        tracker: gets the metrics too, if given.
+
+    Attributes:
+        warnings: what looked wrong, as sentences; the latest is shown with the progress.
     """
 
     def __init__(
@@ -31,14 +54,23 @@ class RunRecorder(TrainerCallback):
         resumed_step: int = 0,
         ledger: Ledger | None = None,
         before_close: Callable[[int], None] | None = None,
+        tracker: Tracker | None = None,
     ) -> None:
         self.path = directory / METRICS
         self.progress = Progress(directory, steps, "steps")
         self.ledger = ledger
         self.before_close = before_close
+        self.tracker = tracker
         self.note = ""
+        self.warnings: list[str] = []
         if rank() == 0:
             truncate_rows(self.path, resumed_step)
+
+    def warn(self, text: str) -> None:
+        """Say once that something looks wrong, in the log and with the progress."""
+        if text not in self.warnings:
+            self.warnings.append(text)
+            print(f"warning: {text}", flush=True)
 
     def on_log(
         self,
@@ -48,14 +80,37 @@ class RunRecorder(TrainerCallback):
         logs: dict[str, float] | None = None,
         **kwargs: object,
     ) -> None:
-        """Append one row; the summary the Trainer logs at the end, with run times, is left out."""
-        if not state.is_world_process_zero or not logs or "train_runtime" in logs:
+        """Append one row; the summary the Trainer logs at the end, with run times, is left out.
+
+        Raises:
+            DivergedError: the loss or the gradient is no number. Nothing has been saved since it was one.
+        """
+        if not logs or "train_runtime" in logs:
             return
+        self._require_numbers(state.global_step, logs)
+        if not state.is_world_process_zero:
+            return
+        for text in alarms(logs):
+            self.warn(text)
+        if self.tracker is not None:
+            self.tracker.log(state.global_step, logs)
         with self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps({"step": state.global_step, **logs}) + "\n")
         # The logged loss of a policy-gradient step says nothing (its value is not minimised); the reward does.
         shown = "reward" if "reward" in logs else "loss"
         self.note = f"{shown} {float(logs[shown]):.3g}" if shown in logs else ""
+        if self.warnings:
+            self.note += f"; warning: {self.warnings[-1]}"
+
+    def _require_numbers(self, step: int, logs: dict[str, float]) -> None:
+        for name in ("loss", "grad_norm"):
+            if name in logs and not math.isfinite(float(logs[name])):
+                ids = self.ledger.last_presented if self.ledger is not None else []
+                raise DivergedError(
+                    f"{name} is {float(logs[name])} at update {step}, on the problems {', '.join(ids[:8])}"
+                    f"{' and more' if len(ids) > 8 else ''}; the checkpoint before it is kept. A lower "
+                    "train.learning_rate or train.max_grad_norm, or longer warm-up, usually helps"
+                )
 
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: object

@@ -37,6 +37,7 @@ class Ledger:
 
     Attributes:
         last_step: the last update whose row was written.
+        last_presented: ids of the problems it was presented.
 
     Raises:
         UserError: the file does not reach `resumed_step`.
@@ -48,6 +49,7 @@ class Ledger:
         self.last_step = resumed_step
         self._presented: list[str] = []
         self._contributed: list[str] = []
+        self.last_presented: list[str] = []
         self.write = write
         rows = truncate_rows(self.path, resumed_step) if write else []
         if write and resumed_step and (not rows or rows[-1]["step"] != resumed_step):
@@ -75,6 +77,7 @@ class Ledger:
         if self.write:
             with self.path.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(row) + "\n")
+        self.last_presented = list(dict.fromkeys(self._presented))
         self._presented, self._contributed = [], []
         self.last_step = step
 

@@ -17,7 +17,7 @@ from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM,
 from data.demonstrations import check_scripted_demonstrations
 from data.language_model import on_cpu, seed_everything
 from data.pocket_world import pretraining_documents
-from data.prompt import EOS_TOKEN, PAD_TOKEN, qwen3_chat_template, render_prompt
+from data.prompt import EOS_TOKEN, PAD_TOKEN, chat_template, render_prompt
 from recipes.manifest import finish_stage, hash_files
 from recipes.schema import PocketModelSpec, PromptSpec, Recipe
 from train.callbacks import RunRecorder
@@ -57,7 +57,7 @@ def build_tokenizer(documents: list[tuple[str, str]], vocab_size: int) -> PreTra
     )
     # As in Qwen3 these are single tokens but not special: decoding a completion keeps them.
     tokenizer.add_tokens(["<think>", "</think>"])
-    tokenizer.chat_template = qwen3_chat_template()
+    tokenizer.chat_template = chat_template("qwen3")
     return tokenizer
 
 

@@ -1,38 +1,113 @@
-"""Stage `base` for a checkpoint that exists: copy it into the study with its end-of-turn settings settled.
+"""Stage `base` for a checkpoint that exists: its files in the study, with the end of a turn settled.
 
 Qwen3 base checkpoints disagree with themselves about the end of a turn (config, generation_config and tokenizer
-name different tokens), so a model could train on one and be stopped on another. Every arm and the evaluation
-start from the directory written here: eos `<|im_end|>`, pad `<|endoftext|>`, both of them stop ids, one template.
+name different tokens), so a model could train on one and be stopped on another. Every arm, the evaluation and vLLM
+start from the directory written here: the recipe's eos and pad token, both of them stop ids, one template. Weights are
+copied as files and never loaded, so preparing needs no memory for the model.
 """
 
+import json
+import os
+import shutil
 from pathlib import Path
+from typing import Any
 
 from data.hub import locate_model
-from data.language_model import load_model
-from data.prompt import prepare_tokenizer
-from recipes.manifest import Progress, finish_stage, hash_files
+from data.prompt import check_contract, prepare_tokenizer
+from recipes.errors import UserError
+from recipes.manifest import Progress, finish_stage, hash_files, write_json
 from recipes.schema import Recipe
 from train.model import model_files
+
+_WEIGHTS = ("*.safetensors", "*.safetensors.index.json")
 
 
 def run(recipe: Recipe, study_dir: Path, stage_dir: Path, resume: bool) -> None:
     """Write the prepared base into `stage_dir`.
 
     Raises:
-        UserError: the model is not on this machine, or its tokenizer lacks `<|im_end|>` or `<|endoftext|>`.
+        UserError: the model is not on this machine, has no safetensors weights or needs code of its own, its tokenizer
+            lacks the recipe's tokens, or its template fails the contract of `data/prompt.py`.
     """
     assert recipe.model is not None and recipe.model.path is not None
     spec = recipe.model
-    progress = Progress(stage_dir, 2, "steps")
     source = locate_model(str(spec.path), recipe.lock.get("models", {}).get(spec.path), spec.revision)
-    model = load_model(source, spec.dtype)
-    tokenizer = prepare_tokenizer(source, str(spec.path))
-    progress.update(1, "loaded")
-    model.config.eos_token_id, model.config.pad_token_id = tokenizer.eos_token_id, tokenizer.pad_token_id
-    model.generation_config.eos_token_id = [tokenizer.eos_token_id, tokenizer.pad_token_id]
-    model.generation_config.pad_token_id = tokenizer.pad_token_id
-    model.save_pretrained(stage_dir)
+    weights = sorted(path for pattern in _WEIGHTS for path in source.glob(pattern))
+    if not any(path.suffix == ".safetensors" for path in weights):
+        raise UserError(f"no model with safetensors weights at {source}")
+    config, parameters = _config(source), count_parameters(source)
+
+    # Tokenizer, with the contract checked before gigabytes are copied
+    tokenizer = prepare_tokenizer(source, spec)
+    check_contract(tokenizer, recipe.prompt, str(spec.path))
     tokenizer.save_pretrained(stage_dir)
-    progress.update(2, "written")
-    facts = {"parameters": model.num_parameters(), "source": str(spec.path), "revision": spec.revision}
+
+    # Configurations that agree with it
+    eos, pad = tokenizer.eos_token_id, tokenizer.pad_token_id
+    write_json(stage_dir / "config.json", config | {"eos_token_id": eos, "pad_token_id": pad})
+    generation = _json(source / "generation_config.json") if (source / "generation_config.json").exists() else {}
+    write_json(stage_dir / "generation_config.json", generation | {"eos_token_id": [eos, pad], "pad_token_id": pad})
+
+    # Weights
+    progress = Progress(stage_dir, len(weights), "files")
+    for number, path in enumerate(weights, start=1):
+        _copy(path, stage_dir / path.name)
+        progress.update(number, path.name)
+    facts = {"parameters": parameters, "source": str(spec.path), "revision": spec.revision}
     finish_stage(stage_dir, hash_files(stage_dir, model_files(stage_dir)), facts)
+
+
+def _config(source: Path) -> dict[str, Any]:
+    """The checkpoint's configuration, if transformers knows its kind without code from elsewhere."""
+    from transformers import AutoConfig
+
+    try:
+        AutoConfig.from_pretrained(source, trust_remote_code=False)
+    except (OSError, ValueError) as error:
+        raise UserError(f"{source} is no model that transformers knows: {str(error).splitlines()[0]}") from None
+    return _json(source / "config.json")
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        return dict(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} cannot be read: {error}") from None
+
+
+def count_parameters(directory: Path) -> int:
+    """Parameters in a directory's safetensors files, from their headers alone; tied weights are stored once.
+
+    Raises:
+        UserError: a file is damaged, or a shard of the index is missing.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    index = directory / "model.safetensors.index.json"
+    names = sorted(set(_json(index)["weight_map"].values())) if index.exists() else None
+    paths = sorted(directory.glob("*.safetensors")) if names is None else [directory / name for name in names]
+    total = 0
+    for path in paths:
+        try:
+            with safe_open(path, "np") as file:
+                for key in file.keys():  # noqa: SIM118 - not a mapping
+                    size = 1
+                    for length in file.get_slice(key).get_shape():
+                        size *= length
+                    total += size
+        except (OSError, SafetensorError) as error:
+            raise UserError(f"{path} cannot be read ({str(error).splitlines()[0]}); fetch or copy it again") from None
+    return total
+
+
+def _copy(source: Path, target: Path) -> None:
+    """A hard link where the file is a blob of the hub's cache, which never changes; else a copy."""
+    blob = source.resolve()
+    target.unlink(missing_ok=True)
+    if "blobs" in blob.parts:
+        try:
+            os.link(blob, target)
+            return
+        except OSError:
+            pass  # another file system
+    shutil.copyfile(blob, target)

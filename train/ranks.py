@@ -5,9 +5,17 @@ ACCELERATE_USE_DEEPSPEED. Without them there is one rank and nothing here does a
 """
 
 import os
+import signal
 from typing import Any
 
 from recipes.errors import UserError
+
+SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
+"""What cluster schedulers send some time before they kill; `train/preemption.py` listens."""
+
+
+class PreemptedError(Exception):
+    """A run stopped on a signal, after saving; the same command continues it."""
 
 
 def rank() -> int:

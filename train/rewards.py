@@ -4,13 +4,21 @@ Each call grades one generation batch and enters it in the ledger: what was pres
 """
 
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from data.grading import AnswerForm, Grade, Grader
 from train.arms import ResolvedArm
 from train.cost import forward_flops, train_flops
 from train.ledger import Ledger
 from train.ranks import gathered
+from train.tracking import Tracker
+
+_EARLY_UPDATES = 5
+
+
+def overlong_punishment(length: int, limit: int, buffer: int) -> float:
+    """Soft overlong punishment: 0 to -1 over the last `buffer` tokens before the limit (DAPO, arXiv 2503.14476)."""
+    return 0.0 if not buffer else min(0.0, (limit - buffer - length) / buffer)
 
 
 def reward_of(grade: Grade, kind: str, coin: random.Random) -> float:
@@ -35,12 +43,22 @@ class RecordedReward:
             each rewarded completion counts alone; with beta above 0 every completion has a gradient, and a reference
             model reads it.
         seed: of the random reward.
+        warn: told, once, if the first updates were all rewarded alike, so that nothing was learned from them.
+        tracker: gets the completions of some updates, if given.
     """
 
     __name__ = "reward"
 
     def __init__(
-        self, grader: Grader, form: AnswerForm, ledger: Ledger, parameters: int, settings: ResolvedArm, seed: int
+        self,
+        grader: Grader,
+        form: AnswerForm,
+        ledger: Ledger,
+        parameters: int,
+        settings: ResolvedArm,
+        seed: int,
+        warn: Callable[[str], None] | None = None,
+        tracker: Tracker | None = None,
     ) -> None:
         self.grader = grader
         self.form = form
@@ -48,6 +66,8 @@ class RecordedReward:
         self.parameters = parameters
         self.settings = settings
         self.seed = seed
+        self.warn, self.tracker = warn, tracker
+        self._alike: list[float] = []  # the reward of each update so far, while all completions got the same
 
     def __call__(
         self,
@@ -65,10 +85,33 @@ class RecordedReward:
         coin = random.Random(f"reward {self.seed} {self.ledger.last_step} {problem_id[0]}")
         rewards = [reward_of(grade, self.settings.reward, coin) for grade in grades]
         lengths = [len(ids) for ids in completion_ids]
+        limit = self.settings.prompt.max_completion_tokens
+        punished = [overlong_punishment(length, limit, self.settings.overlong_tokens) for length in lengths]
+        rewards = [reward + punishment for reward, punishment in zip(rewards, punished, strict=True)]
         correct = [grade.correct for grade in grades]
         rows = gathered(list(zip(problem_id, rewards, lengths, correct, prompt_tokens, strict=True)))
         self._enter(rows)
+        self._look_for_alike([reward for _, reward, *_ in rows])
+        if self.tracker is not None:
+            shown = zip(problem_id, reference_answer, completions, grades, rewards, strict=True)
+            keys = ("problem_id", "reference_answer", "completion", "outcome", "reward")
+            table = [dict(zip(keys, (p, a, c, str(g.outcome), r), strict=True)) for p, a, c, g, r in shown]
+            self.tracker.completions(self.ledger.last_step + 1, table)
         return rewards
+
+    def _look_for_alike(self, rewards: list[float]) -> None:
+        if self.warn is None or len(self._alike) >= _EARLY_UPDATES:
+            return
+        if len(set(rewards)) > 1:
+            self.warn = None  # it varies
+            return
+        self._alike.append(rewards[0])
+        if len(self._alike) == _EARLY_UPDATES:
+            self.warn(
+                f"every completion of the first {_EARLY_UPDATES} updates got the reward {rewards[0]:g}, so nothing is "
+                "learned; look at some completions: is the answer in the wanted form, are they cut off, is the corpus "
+                "far too hard or too easy?"
+            )
 
     def _enter(self, rows: list[tuple[str, float, int, bool, int]]) -> None:
         """Enter the completions of all ranks: problem id, reward, length, correctness and prompt length of each."""

@@ -6,20 +6,22 @@ ids. What was drawn is written to `rollouts/`, so that a killed run reads again 
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
-from data.language_model import generate_ids
+from data.prompt import completion_ids
 from data.rows import Demonstration, Problem
 from recipes.errors import UserError
 from recipes.manifest import write_atomic
 from train.cost import forward_flops
 from train.ledger import Ledger
+from train.ranks import rank
 
 Completions = list[list[int]]
+Draw = Callable[[list[str], int], list[Completions]]
+"""Lets the policy answer prompts with a seed; a group of completions for each prompt, the same on every rank."""
 
 
 class TeacherRollouts:
@@ -50,16 +52,15 @@ class TeacherRollouts:
             fitting = [row.completion for row in demonstrations.get(problem.problem_id, []) if row.fits]
             if not fitting:
                 raise UserError(f"problem {problem.problem_id} has no demonstration that was finished and fits")
-            rows = tokenizer(fitting)["input_ids"]
-            self._ids[problem.problem_id] = [[*ids, tokenizer.eos_token_id] for ids in rows]
+            self._ids[problem.problem_id] = completion_ids(tokenizer, fitting)
         seen: dict[str, int] = {}
         self._firsts = []  # how often a problem was presented before, by place in the order
         for problem in order:
             self._firsts.append(seen.get(problem.problem_id, 0))
             seen[problem.problem_id] = self._firsts[-1] + 1
 
-    def completions(self, step: int, model: PreTrainedModel) -> Completions:
-        """Token ids for the rows of update `step`, counted from 0."""
+    def completions(self, step: int, draw: Draw) -> Completions:
+        """Token ids for the rows of update `step`, counted from 0. Nothing is drawn."""
         found = []
         for place in range(step * self.problems_per_step, (step + 1) * self.problems_per_step):
             rows = self._ids[self.order[place].problem_id]
@@ -76,10 +77,10 @@ class PolicyRollouts:
         tokenizer: of the policy.
         directory: of the run.
         ledger: what drawing costs is entered here, in the update that draws.
+        parameters: of the policy, for FLOPs.
         problems_per_step: problems of an update.
         group: completions of a problem.
         round_steps: updates between refreshes; None: drawn once, one group for every problem.
-        decoding: arguments of `generate_ids`.
         seed: of the random numbers.
     """
 
@@ -89,25 +90,25 @@ class PolicyRollouts:
         tokenizer: PreTrainedTokenizerBase,
         directory: Path,
         ledger: Ledger,
+        parameters: int,
         problems_per_step: int,
         group: int,
         round_steps: int | None,
-        decoding: dict[str, Any],
         seed: int,
     ) -> None:
         self.order, self.tokenizer, self.ledger = order, tokenizer, ledger
         self.directory = directory / "rollouts"
         self.problems_per_step, self.group, self.round_steps = problems_per_step, group, round_steps
-        self.decoding, self.seed = decoding, seed
+        self.parameters, self.seed = parameters, seed
         self._round = -1
         self._drawn: dict[str, Completions] | list[Completions] = []
 
-    def completions(self, step: int, model: PreTrainedModel) -> Completions:
+    def completions(self, step: int, draw: Draw) -> Completions:
         """Token ids for the rows of update `step`, counted from 0; draws them first where a round begins."""
         number = 0 if self.round_steps is None else step // self.round_steps
         begins = step == (0 if self.round_steps is None else number * self.round_steps)
         if number != self._round or begins:
-            self._drawn = self._draw(number, model, begins)
+            self._drawn = self._draw(number, draw, begins)
             self._round = number
         places = range(step * self.problems_per_step, (step + 1) * self.problems_per_step)
         if isinstance(self._drawn, dict):
@@ -115,7 +116,7 @@ class PolicyRollouts:
         first = number * (self.round_steps or 0) * self.problems_per_step
         return [ids for place in places for ids in self._drawn[place - first]]
 
-    def _draw(self, number: int, model: PreTrainedModel, begins: bool) -> dict[str, Completions] | list[Completions]:
+    def _draw(self, number: int, draw: Draw, begins: bool) -> dict[str, Completions] | list[Completions]:
         """The groups of a round, from disk or from the model; in a round by place, else by problem id."""
         path = self.directory / f"round-{number}.json"
         if self.round_steps is None:
@@ -126,25 +127,22 @@ class PolicyRollouts:
         if path.exists():
             groups = json.loads(path.read_text())
         else:
-            groups = self._sample(wanted, number, model)
-            write_atomic(path, json.dumps(groups))
+            groups = self._sample(wanted, number, draw)
+            if rank() == 0:
+                write_atomic(path, json.dumps(groups))
         if begins:
             tokens = sum(len(ids) for group in groups for ids in group)
             read = self.group * sum(len(self.tokenizer(prompt)["input_ids"]) for _, prompt in wanted)
-            flops = forward_flops(model.num_parameters(), tokens + read)
+            flops = forward_flops(self.parameters, tokens + read)
             self.ledger.spend(generated_tokens=tokens, generate_flops=flops)
         return groups if self.round_steps is not None else dict(zip(dict(self.order), groups, strict=True))
 
-    def _sample(self, wanted: list[tuple[str, str]], number: int, model: PreTrainedModel) -> list[Completions]:
+    def _sample(self, wanted: list[tuple[str, str]], number: int, draw: Draw) -> list[Completions]:
         groups: list[Completions] = []
-        training = model.training
         for start in range(0, len(wanted), self.problems_per_step):
             part = wanted[start : start + self.problems_per_step]
-            prompts = [prompt for _, prompt in part for _ in range(self.group)]
             seed = (self.seed * 1_000_003 + number * 10_007 + start) % 2**31
-            rows = generate_ids(model, self.tokenizer, prompts, seed=seed, **self.decoding)
-            groups += [rows[place : place + self.group] for place in range(0, len(rows), self.group)]
-        model.train(training)
+            groups += draw([prompt for _, prompt in part], seed)
         return groups
 
 

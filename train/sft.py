@@ -13,7 +13,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallba
 from trl import SFTConfig, SFTTrainer
 
 from data.language_model import load_model, on_cpu, seed_everything
-from data.prompt import load_tokenizer, render_prompt, template_hash
+from data.prompt import completion_ids, load_tokenizer, render_prompt, template_hash
 from data.rows import demonstrations_to_read, presented_order, read_demonstrations, read_problems
 from recipes.manifest import finish_stage, hash_files
 from recipes.schema import Recipe
@@ -22,8 +22,23 @@ from train.callbacks import RunRecorder
 from train.checkpoints import CheckpointMarker, keep_complete_checkpoints, remove_checkpoints
 from train.cost import train_flops
 from train.ledger import LEDGER, Ledger
-from train.model import save_final
+from train.model import Snapshots, adapter_config, count_parameters, save_final
+from train.preemption import StopOnSignal
 from train.ranks import rank, require_deepspeed, topology
+from train.tracking import Tracker
+
+
+def arguments(settings: ResolvedArm, directory: Path, seed: int) -> SFTConfig:
+    """TRL's arguments of one run. Under ZeRO-3 they must exist before the model is loaded, which is then divided."""
+    return SFTConfig(
+        **settings.shared_arguments(directory, seed, on_cpu()),
+        max_length=None,
+        packing=False,  # it would put another number of problems into every update
+        padding_free=settings.padding_free,
+        completion_only_loss=True,
+        shuffle_dataset=False,
+        train_sampling_strategy="sequential",
+    )
 
 
 def build_trainer(
@@ -31,25 +46,28 @@ def build_trainer(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     rows: list[dict[str, Any]],
-    directory: Path,
-    seed: int,
+    arguments: SFTConfig,
     callbacks: Sequence[TrainerCallback] = (),
 ) -> SFTTrainer:
     """The trainer of one run. `rows`: `prompt` and `completion` of every demonstration, in order."""
     return SFTTrainer(
         model=model,
-        args=SFTConfig(
-            **settings.shared_arguments(directory, seed, on_cpu()),
-            max_length=None,
-            packing=False,
-            completion_only_loss=True,
-            shuffle_dataset=False,
-            train_sampling_strategy="sequential",
-        ),
-        train_dataset=Dataset.from_list([{key: row[key] for key in ("prompt", "completion")} for row in rows]),
+        args=arguments,
+        peft_config=adapter_config(settings.lora),
+        train_dataset=Dataset.from_list(_token_rows(tokenizer, rows)),
         processing_class=tokenizer,
         callbacks=list(callbacks),
     )
+
+
+def _token_rows(tokenizer: PreTrainedTokenizerBase, rows: list[dict[str, Any]]) -> list[dict[str, list[int]]]:
+    """Prompt and completion of each row as the ids a sampled one has too, so that no tokens merge between them."""
+    prompts = tokenizer([row["prompt"] for row in rows])["input_ids"]
+    completions = completion_ids(tokenizer, [row["completion"] for row in rows])
+    return [
+        {"input_ids": [*asked, *said], "completion_mask": [0] * len(asked) + [1] * len(said)}
+        for asked, said in zip(prompts, completions, strict=True)
+    ]
 
 
 def run(recipe: Recipe, study_dir: Path, stage_dir: Path, resume: bool, arm: str, seed: int) -> None:
@@ -61,11 +79,14 @@ def run(recipe: Recipe, study_dir: Path, stage_dir: Path, resume: bool, arm: str
     # Policy
     seed_everything(seed)
     tokenizer = load_tokenizer(str(study_dir / "base"))
-    model = load_model(settings.start_dir(study_dir, seed), "float32")
-    parameters = model.num_parameters()
+    trl_arguments = arguments(settings, stage_dir, seed)
+    start_dir = settings.start_dir(study_dir, seed)
+    model = load_model(start_dir, settings.weights_dtype, settings.attention)
+    parameters = count_parameters(model)
 
     # Problems in the order they are presented, each with its demonstrations.
     problems = read_problems(study_dir / "corpus", "train", settings.problem_set)
+    settings.require_problems(len(problems))
     order = presented_order(problems, settings.steps * settings.problems_per_step, seed)
     demonstrations = read_demonstrations(study_dir / "corpus")
     rows: list[dict[str, Any]] = []
@@ -98,14 +119,24 @@ def run(recipe: Recipe, study_dir: Path, stage_dir: Path, resume: bool, arm: str
             train_flops=train_flops(parameters, trained + asked),
         )
 
+    tracker = Tracker(recipe, settings, stage_dir, arm, seed)
+    recorder = RunRecorder(stage_dir, settings.steps, resumed_step, ledger, enter_step, tracker)
+
     # Trainer
-    callbacks = [RunRecorder(stage_dir, settings.steps, resumed_step, ledger, enter_step), CheckpointMarker()]
-    trainer = build_trainer(settings, model, tokenizer, rows, stage_dir, seed, callbacks)
+    stop, snapshots = (
+        StopOnSignal(),
+        Snapshots(settings.snapshot_steps(), stage_dir, tokenizer, settings.dtype, start_dir),
+    )
+    callbacks = [recorder, snapshots, stop, CheckpointMarker()]
+    trainer = build_trainer(settings, model, tokenizer, rows, trl_arguments, callbacks)
+    snapshots.trainer = trainer
     require_deepspeed(trainer)
     trainer.train(resume_from_checkpoint=str(checkpoint.path) if checkpoint else None)
+    stop.require_finished(settings.steps)
 
     # Final checkpoint
-    outputs = save_final(trainer, tokenizer, stage_dir, settings.dtype)
+    outputs = save_final(trainer, tokenizer, stage_dir, settings.dtype, start_dir)
+    tracker.close()
     if rank() != 0:
         return
     facts = {
@@ -115,6 +146,7 @@ def run(recipe: Recipe, study_dir: Path, stage_dir: Path, resume: bool, arm: str
         "matched_on": settings.matched_on(),
         "totals": ledger.totals,
         "topology": topology(trainer),
+        "warnings": recorder.warnings,
     }
     finish_stage(stage_dir, outputs | hash_files(stage_dir, [LEDGER]), facts)
     remove_checkpoints(stage_dir)

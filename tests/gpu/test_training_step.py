@@ -11,6 +11,7 @@ from data.prompt import load_tokenizer, render_prompt
 from data.rows import read_demonstrations, read_problems
 from recipes.loading import load_study
 from recipes.schema import PromptSpec
+from tests.trainers import grpo_trainer, sft_trainer
 from train import grpo, sft
 from train.arms import resolve_arm
 
@@ -41,7 +42,7 @@ def test_sft_update_agrees_with_the_cpu(smoke_study, tmp_path, monkeypatch):
     settings = replace(resolve_arm(recipe, "off_policy_sft"), steps=1)
 
     def build(model, dtype):
-        return sft.build_trainer(replace(settings, dtype=dtype), model, tokenizer, rows, tmp_path / dtype, 0)
+        return sft_trainer(replace(settings, dtype=dtype), model, tokenizer, rows, tmp_path / dtype, 0)
 
     start = torch.cat([p.detach().flatten() for p in base.parameters()])
     cpu = trained(build, base, monkeypatch, False, "float32") - start
@@ -63,7 +64,7 @@ def test_grpo_update_moves_the_weights_and_stays_finite(smoke_study, tmp_path, m
         return [float(number % 2) for number in range(len(completions))]
 
     def build(model, dtype):
-        return grpo.build_trainer(replace(settings, dtype=dtype), model, tokenizer, rows, tmp_path, 0, reward)
+        return grpo_trainer(replace(settings, dtype=dtype), model, tokenizer, rows, tmp_path, 0, reward)
 
     start = torch.cat([p.detach().flatten() for p in base.parameters()])
     moved = trained(build, base, monkeypatch, True, "bfloat16") - start

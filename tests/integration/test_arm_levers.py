@@ -19,6 +19,7 @@ from recipes.errors import UserError
 from recipes.loading import load_recipe
 from recipes.manifest import read_manifest, start_stage
 from recipes.schema import PromptSpec
+from tests.trainers import gradient_of, grpo_trainer, sft_trainer
 from train import grpo, sft
 from train.arms import resolve_arm
 from train.ledger import Ledger, read_rows
@@ -45,27 +46,6 @@ def settings_for(arm, **changes):
     recipe = load_recipe(RECIPES / "ablation.yaml", ["train.max_grad_norm=1.0e+9"])
     small = {"steps": 1, "problems_per_step": 2, "completions_per_problem": GROUP, "micro_batch_size": 2 * GROUP}
     return replace(resolve_arm(recipe, arm), **(small | {"schedule": "constant", "warmup_steps": 0} | changes))
-
-
-class CapturedError(Exception):
-    pass
-
-
-def gradient_of(trainer):
-    """The gradient when the optimizer is about to step."""
-    found = {}
-
-    def capture(*arguments, **options):
-        found["gradient"] = torch.cat(
-            [p.grad.flatten().clone() for p in trainer.model.parameters() if p.grad is not None]
-        )
-        raise CapturedError
-
-    trainer.create_optimizer_and_scheduler(num_training_steps=1)
-    trainer.optimizer.step = capture
-    with pytest.raises(CapturedError):
-        trainer.train()
-    return found["gradient"]
 
 
 def logprobs_of(model, prompt, completion):
@@ -121,9 +101,7 @@ def test_positive_only_keeps_the_better_half(base, problems, tmp_path):
     tokenizer, model = base
     seen, rows = {}, rows_of(tokenizer, problems)
     reward = record(seen, lambda place: place % 3 == 0)
-    trainer = grpo.build_trainer(
-        settings_for("grpo_positive"), copy.deepcopy(model), tokenizer, rows, tmp_path, 1, reward
-    )
+    trainer = grpo_trainer(settings_for("grpo_positive"), copy.deepcopy(model), tokenizer, rows, tmp_path, 1, reward)
     gradient = gradient_of(trainer)
     weights = [max(0.0, value) for value in advantages_by_hand(seen["rewards"])]
     assert sum(weight > 0 for weight in weights) == 3
@@ -147,7 +125,7 @@ def test_off_policy_rl_learns_from_the_stored_completions_right_and_wrong(base, 
     seen, rows = {}, rows_of(tokenizer, problems)
     reward = record(seen, lambda place: place in (0, 5))
     settings = settings_for("off_policy_rl")
-    trainer = grpo.build_trainer(settings, copy.deepcopy(model), tokenizer, rows, tmp_path, 1, reward, (), rollouts)
+    trainer = grpo_trainer(settings, copy.deepcopy(model), tokenizer, rows, tmp_path, 1, reward, (), rollouts)
     gradient = gradient_of(trainer)
     # Three of the four were finished; the fourth place takes the first again.
     expected_texts = [f"{texts[n]} {n}" for n in (0, 1, 2, 0)] * 2
@@ -190,7 +168,7 @@ def test_beta_adds_exactly_the_kl_term(base, problems, tmp_path):
         settings = replace(settings_for("grpo_kl"), beta=beta)
         reward = record(seen, lambda place: place % 2)  # every group mixed: the same tokens count in both
         torch.manual_seed(3)
-        trainer = grpo.build_trainer(settings, copy.deepcopy(policy), tokenizer, rows, tmp_path / str(beta), 1, reward)
+        trainer = grpo_trainer(settings, copy.deepcopy(policy), tokenizer, rows, tmp_path / str(beta), 1, reward)
         gradients[beta] = gradient_of(trainer)
         ids = seen["ids"]
     prompts = [tokenizer(row["prompt"])["input_ids"] for row in rows for _ in range(GROUP)]
@@ -222,7 +200,18 @@ def test_rewards_by_hand():
 
 def policy_rollouts(tokenizer, rows, directory, ledger, round_steps):
     order = [(row["problem_id"], row["prompt"]) for row in rows]
-    return PolicyRollouts(order, tokenizer, directory, ledger, 2, GROUP, round_steps, DECODING, seed=5)
+    return PolicyRollouts(order, tokenizer, directory, ledger, 1000, 2, GROUP, round_steps, seed=5)
+
+
+def drawing(model, tokenizer):
+    """Groups of completions for prompts, as the trainer draws them."""
+
+    def draw(prompts, seed):
+        repeated = [prompt for prompt in prompts for _ in range(GROUP)]
+        rows = generate_ids(model, tokenizer, repeated, seed=seed, **DECODING)
+        return [rows[start : start + GROUP] for start in range(0, len(rows), GROUP)]
+
+    return draw
 
 
 def test_samples_of_the_base_are_drawn_once(base, problems, tmp_path):
@@ -231,12 +220,14 @@ def test_samples_of_the_base_are_drawn_once(base, problems, tmp_path):
     rows = rows + rows[2:] + rows[:2]  # every problem twice
     ledger = Ledger(tmp_path)
     rollouts = policy_rollouts(tokenizer, rows, tmp_path, ledger, None)
-    first = [rollouts.completions(step, model) for step in range(2)]
+    first = [rollouts.completions(step, drawing(model, tokenizer)) for step in range(2)]
     changed = copy.deepcopy(model)
     with torch.no_grad():
         changed.lm_head.weight.mul_(-1)
-    assert rollouts.completions(2, changed) == first[1]  # the same groups, whatever the policy has become
-    assert rollouts.completions(3, changed) == first[0]
+    assert (
+        rollouts.completions(2, drawing(changed, tokenizer)) == first[1]
+    )  # the same groups, whatever the policy has become
+    assert rollouts.completions(3, drawing(changed, tokenizer)) == first[0]
     seed = (5 * 1_000_003) % 2**31
     prompts = [row["prompt"] for row in rows[:2] for _ in range(GROUP)]
     assert first[0] == generate_ids(model, tokenizer, prompts, seed=seed, **DECODING)
@@ -244,7 +235,7 @@ def test_samples_of_the_base_are_drawn_once(base, problems, tmp_path):
     tokens = sum(len(ids) for group in first for ids in group)
     assert ledger.totals["generated_tokens"] == tokens
     again = policy_rollouts(tokenizer, rows, tmp_path, ledger, None)
-    assert again.completions(2, changed) == first[1]
+    assert again.completions(2, drawing(changed, tokenizer)) == first[1]
     assert ledger.totals["generated_tokens"] == tokens
 
 
@@ -257,15 +248,15 @@ def test_round_samples_come_from_the_policy_at_its_beginning(base, problems, tmp
     with torch.no_grad():
         for parameter in changed.parameters():
             parameter.mul_(1.3)
-    drawn = [rollouts.completions(0, model), rollouts.completions(1, changed)]
-    drawn += [rollouts.completions(2, changed), rollouts.completions(3, model)]
+    drawn = [rollouts.completions(0, drawing(model, tokenizer)), rollouts.completions(1, drawing(changed, tokenizer))]
+    drawn += [rollouts.completions(2, drawing(changed, tokenizer)), rollouts.completions(3, drawing(model, tokenizer))]
     for step, (number, policy) in enumerate([(0, model), (0, model), (1, changed), (1, changed)]):
         seed = (5 * 1_000_003 + number * 10_007 + 2 * (step % 2)) % 2**31
         prompts = [row["prompt"] for row in rows[2 * step : 2 * step + 2] for _ in range(GROUP)]
         assert drawn[step] == generate_ids(policy, tokenizer, prompts, seed=seed, **DECODING)
     # Resumed in the middle of the second round with other weights: what was drawn is read again.
     resumed = policy_rollouts(tokenizer, rows, tmp_path, Ledger(tmp_path / "other"), 2)
-    assert resumed.completions(3, model) == drawn[3]
+    assert resumed.completions(3, drawing(model, tokenizer)) == drawn[3]
 
 
 def trained(trainer, directory):
@@ -285,7 +276,7 @@ def test_grpo_divided_by_all_tokens_is_plain_trl_step_for_step(base, problems, t
         reward = record({}, lambda place: place in (0, 1, 5))
         torch.manual_seed(11)
         if name == "ours":
-            trainer = grpo.build_trainer(settings, copy.deepcopy(model), tokenizer, rows, tmp_path / name, 7, reward)
+            trainer = grpo_trainer(settings, copy.deepcopy(model), tokenizer, rows, tmp_path / name, 7, reward)
         else:
             trainer = GRPOTrainer(
                 model=copy.deepcopy(model),
@@ -313,7 +304,7 @@ def test_sft_is_plain_trl_step_for_step(base, problems, smoke_study, tmp_path):
         for row, completion in zip(rows_of(tokenizer, problems, 24), completions, strict=True)
     ]
     settings = settings_for("off_policy_sft", steps=3, learning_rate=1e-3, max_grad_norm=1.0)
-    ours = sft.build_trainer(settings, copy.deepcopy(model), tokenizer, rows, tmp_path / "ours", 7)
+    ours = sft_trainer(settings, copy.deepcopy(model), tokenizer, rows, tmp_path / "ours", 7)
     plain = SFTTrainer(
         model=copy.deepcopy(model),
         args=SFTConfig(

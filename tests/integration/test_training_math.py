@@ -15,7 +15,7 @@ from data.rows import read_demonstrations, read_problems
 from recipes.errors import UserError
 from recipes.loading import load_recipe
 from recipes.schema import PromptSpec
-from train import grpo, sft
+from tests.trainers import gradient_of, grpo_trainer, sft_trainer
 from train.arms import resolve_arm
 from train.ledger import COUNTERS, Ledger, read_rows
 from train.rewards import RecordedReward
@@ -28,26 +28,6 @@ GROUP = 8
 @pytest.fixture(scope="module")
 def base(smoke_study):
     return load_tokenizer(str(smoke_study / "base")), load_model(smoke_study / "base", "float32")
-
-
-class CapturedError(Exception):
-    """Raised in place of the optimizer's step."""
-
-
-def gradient_of(trainer) -> torch.Tensor:
-    """The accumulated gradient when the optimizer is about to step."""
-    found = {}
-
-    def capture(*args, **kwargs):
-        parameters = trainer.model.parameters()
-        found["gradient"] = torch.cat([p.grad.flatten().clone() for p in parameters if p.grad is not None])
-        raise CapturedError
-
-    trainer.create_optimizer_and_scheduler(num_training_steps=1)
-    trainer.optimizer.step = capture
-    with pytest.raises(CapturedError):
-        trainer.train()
-    return found["gradient"]
 
 
 def mean_nll_gradient(model, tokenizer, texts: list[tuple[list[int], list[int]]]) -> torch.Tensor:
@@ -104,7 +84,7 @@ def test_on_policy_sft_gradient_is_nll_on_the_correct_samples(base, smoke_study,
     settings = settings_for("on_policy_sft", *TWO_GROUPS, f"train.micro_batch_size={micro_batch}")
     reward = record_samples(seen, lambda n: n % 3 == 0)
     rows = prompt_rows(smoke_study, tokenizer, 2)
-    trainer = grpo.build_trainer(settings, copy.deepcopy(model), tokenizer, rows, tmp_path, 5, reward)
+    trainer = grpo_trainer(settings, copy.deepcopy(model), tokenizer, rows, tmp_path, 5, reward)
     gradient = gradient_of(trainer)
     assert seen["prompts"] == [row["prompt"] for row in rows for _ in range(GROUP)]  # in the order presented
     texts = [(prompt, ids) for prompt, ids, reward in sampled(tokenizer, seen) if reward]
@@ -120,7 +100,7 @@ def test_grpo_gradient_is_advantage_weighted_nll(base, smoke_study, tmp_path, mi
     settings = settings_for("grpo", *TWO_GROUPS, f"train.micro_batch_size={micro_batch}")
     reward = record_samples(seen, lambda n: n % 4 == 0 or n >= GROUP)
     rows = prompt_rows(smoke_study, tokenizer, 2)
-    trainer = grpo.build_trainer(settings, copy.deepcopy(model), tokenizer, rows, tmp_path, 5, reward)
+    trainer = grpo_trainer(settings, copy.deepcopy(model), tokenizer, rows, tmp_path, 5, reward)
     gradient = gradient_of(trainer)
     deviation = (3 / 14) ** 0.5
     reference = copy.deepcopy(model).train()
@@ -140,7 +120,7 @@ def test_batch_without_any_weight_leaves_the_weights_alone(base, smoke_study, tm
     for arm, judge in (("on_policy_sft", lambda n: False), ("grpo", lambda n: True)):
         rows = prompt_rows(smoke_study, tokenizer, 2)
         reward = record_samples({}, judge)
-        trainer = grpo.build_trainer(
+        trainer = grpo_trainer(
             settings_for(arm, *TWO_GROUPS), copy.deepcopy(model), tokenizer, rows, tmp_path, 5, reward
         )
         assert not gradient_of(trainer).any()
@@ -165,7 +145,7 @@ def test_sft_gradient_is_nll_on_completion_and_end_of_turn(base, smoke_study, tm
         "off_policy_sft", "train.problems_per_step=2", "train.completions_per_problem=2",
         f"train.micro_batch_size={micro_batch}",
     )  # fmt: skip
-    trainer = sft.build_trainer(settings, copy.deepcopy(model), tokenizer, rows, tmp_path, 5)
+    trainer = sft_trainer(settings, copy.deepcopy(model), tokenizer, rows, tmp_path, 5)
     assert relative_error(gradient_of(trainer), mean_nll_gradient(model, tokenizer, texts)) < 1e-4
 
 

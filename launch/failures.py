@@ -1,0 +1,71 @@
+"""How a stage ended when it did not succeed, as a sentence and an exit status."""
+
+import errno
+import traceback
+from pathlib import Path
+from typing import NamedTuple
+
+from launch.stages import Stage
+from recipes.errors import UserError
+from recipes.schema import Recipe
+
+CRASHED, MISTAKE, STOPPED = 1, 2, 75  # 75 is sysexits' "try again"
+
+
+class Failure(NamedTuple):
+    """Why a stage did not finish."""
+
+    message: str
+    status: int
+    """CRASHED, MISTAKE (the user can put it right) or STOPPED (on a signal, after saving)."""
+
+
+def explain(error: Exception, recipe: Recipe, study_dir: Path, stage: Stage) -> Failure:
+    """The failure behind an exception; prints the traceback of what is no message for the user."""
+    import torch
+
+    from train.ranks import PreemptedError
+
+    if isinstance(error, PreemptedError):
+        return Failure(str(error), STOPPED)
+    if isinstance(error, UserError):
+        return Failure(str(error), MISTAKE)
+    traceback.print_exc()
+    if isinstance(error, torch.OutOfMemoryError):
+        return Failure(out_of_memory(recipe, stage), MISTAKE)
+    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+        return Failure(f"no space left on the disk of {study_dir}; free some and run the same command again", MISTAKE)
+    return Failure(f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no message'}", CRASHED)
+
+
+def out_of_memory(recipe: Recipe, stage: Stage) -> str:
+    """What would help a stage that ran out of memory, with the effect the cost model predicts."""
+    if stage.kind != "arms":
+        return f"{stage.name} ran out of GPU memory; lower suite.batch_size or the length limits"
+    from launch.plan import memory_of_arm, model_shape
+    from train.arms import resolve_arm
+
+    arm, shape = resolve_arm(recipe, str(stage.arguments["arm"])), model_shape(recipe)
+    now = memory_of_arm(recipe, arm, shape)
+    if now is None:
+        return f"{stage.name} ran out of GPU memory; lower train.micro_batch_size or the length limits"
+    resources = recipe.resources
+    rows = arm.micro_batch_size or arm.problems_per_step * arm.completions_per_problem // resources.ranks
+    changes: dict[str, dict[str, object]] = {}
+    if rows > 1:
+        changes[f"train.micro_batch_size={max(1, rows // 2)}"] = {"train": {"micro_batch_size": max(1, rows // 2)}}
+    if resources.zero_stage < 3:
+        changes["resources.zero_stage=3"] = {"resources": {"zero_stage": 3}}
+    if not resources.offload:
+        changes["resources.zero_stage=3 resources.offload=true"] = {"resources": {"zero_stage": 3, "offload": True}}
+    changes[f"resources.ranks={2 * resources.ranks}"] = {"resources": {"ranks": 2 * resources.ranks}}
+    advice = []
+    for text, change in changes.items():
+        changed = recipe.model_copy(
+            update={key: getattr(recipe, key).model_copy(update=value) for key, value in change.items()}
+        )
+        predicted = memory_of_arm(changed, resolve_arm(changed, str(stage.arguments["arm"])), shape)
+        if predicted is not None and predicted["total"] < now["total"]:
+            advice.append(f"{text} would need about {predicted['total'] / 1e9:.1f} GB")
+    need = f"the cost model expects {now['total'] / 1e9:.1f} GB per rank, without what the libraries take"
+    return f"{stage.name} ran out of GPU memory; {need}. " + "; ".join(advice)
