@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from data.grading import THINK_CLOSE, THINK_OPEN, Grader
+from data.grading import THINK_CLOSE, THINK_OPEN, Grader, strip_thinking
 from data.hub import locate_model
 from data.pocket_world import corpus_problems, teacher_completion
 from data.rows import Demonstration, problem_id
@@ -17,7 +17,6 @@ from data.sampling import (
     sample_from_endpoint,
     sample_locally,
     store_path,
-    strip_thinking,
 )
 from data.sources import RawRow, bare_problem, read_rows
 from recipes.corpus_schema import SamplerSpec

@@ -73,6 +73,14 @@ def answer_text(completion: str) -> str | None:
     return None if THINK_OPEN in completion else completion
 
 
+def strip_thinking(text: str) -> str:
+    """What follows the thinking; the text itself if it never thought, nothing if it never stopped thinking."""
+    _, closed, tail = text.rpartition(THINK_CLOSE)
+    if closed:
+        return tail.lstrip()
+    return "" if THINK_OPEN in text else text
+
+
 def last_boxed(text: str) -> str | None:
     r"""Content of the last `\boxed{...}`, braces balanced; None if there is none or it never closes."""
     boxes = list(_BOX.finditer(text))

@@ -17,7 +17,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from data.grading import THINK_CLOSE, THINK_OPEN
+from data.grading import THINK_CLOSE, THINK_OPEN, strip_thinking
 from recipes.corpus_schema import SamplerSpec
 from recipes.errors import UserError
 from recipes.manifest import Progress, hash_json
@@ -304,14 +304,6 @@ def read_answer(answer: dict[str, Any], count: int, stripped: bool) -> Answered:
         completions.append((strip_thinking(text) if stripped else text, choice["finish_reason"] in _FINISHED))
     usage = answer.get("usage") or {}
     return Answered(completions, int(usage.get("completion_tokens", 0)), int(usage.get("prompt_tokens", 0)))
-
-
-def strip_thinking(text: str) -> str:
-    """What follows the thinking; the text itself if it never thought, nothing if it never stopped thinking."""
-    _, closed, tail = text.rpartition(THINK_CLOSE)
-    if closed:
-        return tail.lstrip()
-    return "" if THINK_OPEN in text else text
 
 
 async def retried(call: Callable[[], Awaitable[Answered]], attempts: int) -> Answered:

@@ -130,8 +130,8 @@ def _run_command(options: argparse.Namespace) -> int:
         else:
             if options.command == "run":
                 print(json.dumps(recipe.dump(), indent=1))
-            print(format_plan(plan))
-        return 0
+            print(format_plan(plan, commands=options.command == "run"))
+        return 2 if plan["obstacles"] else 0
     return _run(recipe, study_dir, stages, options.json)
 
 
@@ -139,11 +139,14 @@ def _run(recipe: Any, study_dir: Path, stages: list[Any], as_json: bool) -> int:
     from contextlib import redirect_stdout
 
     from launch.local import run_local
+    from launch.plan import model_shape, obstacles
     from launch.preflight import check_resolved, warnings
     from train.matching import require_matched
 
     require_matched(recipe)
     check_resolved(recipe)
+    for text in obstacles(recipe, model_shape(recipe)):
+        raise UserError(f"cannot work: {text}")
     for text in warnings(recipe):
         print(f"transfer: warning: {text}", file=sys.stderr)
     # With --json standard output carries the report alone; progress goes to standard error.

@@ -1,77 +1,129 @@
-"""What a recipe will do, before anything is spent: stages, updates, samples, tokens, FLOPs. Needs no torch."""
+"""What a recipe will do, before anything is spent: stages, updates, samples, tokens, memory, hours. Needs no torch."""
 
 import json
+import shlex
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from data.hub import locate_model
 from launch.preflight import warnings
+from launch.ranks import launch_command, launch_files
 from launch.stages import Stage, stage_states
 from recipes.errors import UserError
 from recipes.schema import Recipe
 from train.arms import ResolvedArm, resolve_arm
-from train.cost import ModelShape, forward_flops, pocket_shape, shape_from_config, train_flops, training_memory
+from train.cost import (
+    GENERATE_UTILISATION,
+    GPUS,
+    KNOWN_SHAPES,
+    TRAIN_UTILISATION,
+    ModelShape,
+    checkpoint_bytes,
+    forward_flops,
+    pocket_shape,
+    run_hours,
+    shape_from_config,
+    train_flops,
+    training_memory,
+)
 from train.matching import recipe_differences
 
 _MEAN_ROW_TOKENS = 125  # of the 128 of a packed pre-training row
+_USABLE = 0.94  # of a GPU's memory; the rest goes to the driver, the libraries and fragmentation
 
 
 def build_plan(recipe: Recipe, stages: list[Stage], study_dir: Path) -> dict[str, Any]:
     """The plan as JSON values. Token counts are upper bounds from the length limits."""
     states = stage_states(stages, study_dir)
-    arms = {}
     pocket = recipe.model.pocket if recipe.model else None
     shape = model_shape(recipe)
-    parameters = shape.parameters() if shape else None
-    for name in recipe.arms:
-        arm = resolve_arm(recipe, name)
-        exposures = arm.steps * arm.problems_per_step
-        completions = exposures * arm.completions_per_problem
-        completion_tokens = completions * arm.prompt.max_completion_tokens
-        tokens = completion_tokens + completions * arm.prompt.max_prompt_tokens
-        arms[name] = {
-            "updates": arm.steps,
-            "problems_presented": exposures,
-            "completions": completions,
-            "generated_tokens_at_most": completion_tokens if arm.sampling != "teacher" else 0,
-            "train_tokens_at_most": tokens,
-            "teraflops_at_most": None
-            if parameters is None
-            else round(
-                (
-                    train_flops(parameters, tokens)
-                    + (forward_flops(parameters, tokens) if arm.sampling != "teacher" else 0)
-                )
-                / 1e12,
-                1,
-            ),
-            "learning_rate": arm.learning_rate,
-            "runs": len(recipe.seeds),
-            "memory_per_rank": memory_of_arm(recipe, arm, shape),
-        }
     suite = recipe.suite
     models = 1 + len(recipe.arms) * len(recipe.seeds)
     return {
         "study": recipe.study,
         "directory": str(study_dir),
         "stages": [
-            {"name": stage.name, "state": states[stage.name].state, "reasons": list(states[stage.name].reasons)}
+            {
+                "name": stage.name,
+                "state": states[stage.name].state,
+                "reasons": list(states[stage.name].reasons),
+                **how_it_runs(recipe, study_dir, stage, states[stage.name].state == "resume"),
+            }
             for stage in stages
         ],
-        "parameters": parameters,
+        "parameters": shape.parameters() if shape else None,
         "pretraining_tokens": None if pocket is None else pocket.documents // 4 * _MEAN_ROW_TOKENS,
-        "arms": arms,
+        "arms": {name: _arm_plan(recipe, name, shape) for name in recipe.arms},
+        "gpu": recipe.resources.gpu,
         "responses_at_most": models * len(suite.benchmarks) * suite.questions * suite.samples_per_question
         if suite
         else 0,
+        "obstacles": obstacles(recipe, shape),
         "warnings": warnings(recipe),
         "differences": recipe_differences(recipe),
     }
 
 
+def _arm_plan(recipe: Recipe, name: str, shape: ModelShape | None) -> dict[str, Any]:
+    """Updates, tokens, FLOPs, memory, hours and disk of one run of an arm."""
+    arm, resources = resolve_arm(recipe, name), recipe.resources
+    exposures = arm.steps * arm.problems_per_step
+    completions = exposures * arm.completions_per_problem
+    completion_tokens = completions * arm.prompt.max_completion_tokens
+    tokens = completion_tokens + completions * arm.prompt.max_prompt_tokens
+    sampled = arm.sampling != "teacher"
+    flops = hours = disk = None
+    if shape is not None:
+        parameters = shape.parameters()
+        flops = train_flops(parameters, tokens) + (forward_flops(parameters, tokens) if sampled else 0)
+        disk = checkpoint_bytes(shape, arm.snapshots, arm.dtype == "bfloat16")
+        if resources.gpu is not None:
+            length = min(arm.prompt.max_completion_tokens, resources.expected_completion_tokens or 1 << 60)
+            prompts = completions * arm.prompt.max_prompt_tokens // 4  # limits are rarely reached
+            hours = run_hours(shape, GPUS[resources.gpu], prompts, completions * length, length, sampled, arm.beta > 0)
+    return {
+        "updates": arm.steps,
+        "problems_presented": exposures,
+        "completions": completions,
+        "generated_tokens_at_most": completion_tokens if sampled else 0,
+        "train_tokens_at_most": tokens,
+        "teraflops_at_most": None if flops is None else round(flops / 1e12, 1),
+        "gpu_hours": None if hours is None else round(hours, 1),
+        "disk_bytes": disk,
+        "learning_rate": arm.learning_rate,
+        "runs": len(recipe.seeds),
+        "memory_per_rank": memory_of_arm(recipe, arm, shape),
+    }
+
+
+def how_it_runs(recipe: Recipe, study_dir: Path, stage: Stage, resume: bool) -> dict[str, Any]:
+    """The command of a stage, the files it is given, and the processes it runs on."""
+    if stage.kind == "arms" and recipe.resources.launched:
+        command = ["python", *launch_command(recipe.resources, study_dir, stage.name, resume)]
+        files = launch_files(recipe.resources, study_dir / stage.name / "ranks")
+        return {
+            "command": shlex.join(command),
+            "files": {str(path): content for path, content in files.items()},
+            "topology": topology_text(recipe),
+        }
+    return {"command": f"{stage.module}.run in a worker process", "files": {}, "topology": "one process"}
+
+
+def topology_text(recipe: Recipe) -> str:
+    """Ranks, what DeepSpeed divides among them, and who generates."""
+    resources = recipe.resources
+    parts = [f"{resources.ranks} rank{'s' * (resources.ranks > 1)}"]
+    parts += [f"DeepSpeed ZeRO-{resources.zero_stage}"] if resources.zero_stage else ["no DeepSpeed"]
+    parts += ["offload to the CPU"] if resources.offload else []
+    if resources.vllm is not None:
+        where = resources.vllm.server_url or f"{resources.vllm.memory_share:.0%} of each GPU"
+        parts.append(f"vLLM {resources.vllm.mode} ({where}, tensor parallel {resources.vllm.tensor_parallel})")
+    return ", ".join(parts)
+
+
 def model_shape(recipe: Recipe) -> ModelShape | None:
-    """Shape of the recipe's model: the pocket model's, or from `config.json`; None if that is not on this machine."""
+    """Shape of the recipe's model: the pocket model's, from `config.json`, or a published one; None if unknown."""
     model = recipe.model
     if model is None:
         return None
@@ -81,7 +133,7 @@ def model_shape(recipe: Recipe) -> ModelShape | None:
         folder = locate_model(str(model.path), recipe.lock.get("models", {}).get(model.path), model.revision)
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     except (UserError, OSError, ValueError):
-        return None  # not fetched yet: the plan says so
+        return KNOWN_SHAPES.get(str(model.path))
     return shape_from_config(config)
 
 
@@ -90,7 +142,7 @@ def memory_of_arm(recipe: Recipe, arm: ResolvedArm, shape: ModelShape | None) ->
     if shape is None or recipe.model is None:
         return None
     resources = recipe.resources
-    rows = arm.micro_batch_size or arm.problems_per_step * arm.completions_per_problem // resources.ranks
+    rows = arm.micro_batch_size or max(1, arm.problems_per_step * arm.completions_per_problem // resources.ranks)
     memory = training_memory(
         shape,
         ranks=resources.ranks,
@@ -104,12 +156,57 @@ def memory_of_arm(recipe: Recipe, arm: ResolvedArm, shape: ModelShape | None) ->
     return asdict(memory) | {"reference_model": reference, "total": memory.total + reference}
 
 
-def format_plan(plan: dict[str, Any]) -> str:
-    """The plan as text."""
+def obstacles(recipe: Recipe, shape: ModelShape | None) -> list[str]:
+    """Why a recipe cannot work on the GPU it names, each with the nearest setting that would."""
+    resources, vllm = recipe.resources, recipe.resources.vllm
+    if shape is None or resources.gpu is None:
+        return []
+    found = []
+    gpu = GPUS[resources.gpu]
+    usable = _USABLE * gpu.memory_bytes
+    arms = [resolve_arm(recipe, name) for name in recipe.arms]
+    generating = [arm for arm in arms if arm.sampling != "teacher"]
+    share = vllm.memory_share * gpu.memory_bytes if vllm is not None and vllm.mode == "colocate" and generating else 0.0
+    if vllm is not None and share:
+        longest = max(arm.prompt.max_prompt_tokens + arm.prompt.max_completion_tokens for arm in generating)
+        weights = 2 * shape.parameters() / vllm.tensor_parallel
+        cache = longest * shape.kv_cache_bytes_per_token() / vllm.tensor_parallel
+        if weights + cache > share:
+            needed = (weights + cache) / gpu.memory_bytes + 0.01
+            found.append(
+                f"vLLM's share of {share / 1e9:.0f} GB cannot hold {weights / 1e9:.1f} GB of weights and the cache of "
+                f"one sequence of {longest:,} tokens ({cache / 1e9:.1f} GB); set resources.vllm.memory_share="
+                f"{needed:.2f} or resources.vllm.tensor_parallel={2 * vllm.tensor_parallel}"
+            )
+    for arm in arms:
+        memory = memory_of_arm(recipe, arm, shape)
+        assert memory is not None
+        states = memory["total"] - memory["activations"]
+        own_share = share if arm in generating else 0.0
+        training = memory["total"] + (own_share if vllm is not None and not vllm.sleep else 0)
+        if max(training, states + own_share) > usable:
+            what = "while training" if training > usable else f"beside vLLM's {own_share / 1e9:.0f} GB"
+            found.append(
+                f"an arm with sampling {arm.sampling} needs {max(training, states + own_share) / 1e9:.0f} GB per rank "
+                f"{what}, a {resources.gpu} has about {usable / 1e9:.0f}; more resources.ranks, a higher zero_stage, "
+                "offload, a smaller micro_batch_size or a smaller vllm.memory_share would lower it"
+            )
+    return list(dict.fromkeys(found))
+
+
+def format_plan(plan: dict[str, Any], commands: bool = False) -> str:
+    """The plan as text. `commands`: with the exact command, files and processes of every stage."""
     lines = [f"{plan['study']} -> {plan['directory']}", ""]
+    shown: set[str] = set()
     for stage in plan["stages"]:
         reasons = f"  ({'; '.join(stage['reasons'])})" if stage["reasons"] else ""
         lines.append(f"  {stage['state']:<8} {stage['name']}{reasons}")
+        if commands:
+            lines += [f"           {stage['topology']}", f"           {stage['command']}"]
+            for path, content in stage["files"].items():
+                text = json.dumps({key: value for key, value in content.items() if key != "main_process_port"})
+                lines.append(f"           {path}" + ("" if Path(path).name in shown else f": {text}"))
+                shown.add(Path(path).name)
     if plan["parameters"]:
         tokens = plan["pretraining_tokens"]
         pretraining = "" if tokens is None else f", {tokens:,} pre-training tokens"
@@ -118,17 +215,27 @@ def format_plan(plan: dict[str, Any]) -> str:
     if plan["arms"]:
         lines += [
             "",
-            f"{'arm':<{width}}{'runs':>6}{'updates':>9}{'problems':>10}{'completions':>13}{'generated tokens':>18}"
-            f"{'TFLOPs':>9}{'lr':>10}",
+            f"{'arm':<{width}}{'runs':>6}{'updates':>9}{'problems':>10}{'completions':>13}{'generated tokens':>20}"
+            f"{'TFLOPs':>16}{'lr':>10}" + (f"{'GPU-hours':>12}{'disk, GB':>10}" if plan["gpu"] else ""),
         ]
     for name, arm in plan["arms"].items():
-        flops = "?" if arm["teraflops_at_most"] is None else f"{arm['teraflops_at_most']:.1f}"
+        flops = "?" if arm["teraflops_at_most"] is None else f"{arm['teraflops_at_most']:,.1f}"
         lines.append(
             f"{name:<{width}}{arm['runs']:>6}{arm['updates']:>9,}{arm['problems_presented']:>10,}{arm['completions']:>13,}"
-            f"{arm['generated_tokens_at_most']:>18,}{flops:>9}{arm['learning_rate']:>10.1e}"
+            f"{arm['generated_tokens_at_most']:>20,}{flops:>16}{arm['learning_rate']:>10.1e}"
+            + _hours_and_disk(plan, arm)
         )
     if plan["arms"]:
         lines.append("tokens and FLOPs are upper bounds from the length limits, for one run")
+        if plan["gpu"]:
+            hours = [arm["gpu_hours"] and arm["gpu_hours"] * arm["runs"] for arm in plan["arms"].values()]
+            if None not in hours:
+                lines.append(f"all runs: {sum(hours):,.0f} GPU-hours")
+            lines.append(
+                f"GPU-hours of one run on {plan['gpu']}, assuming {TRAIN_UTILISATION:.0%} of its peak while training "
+                f"and {GENERATE_UTILISATION:.0%} while generating, and completions as long as "
+                "resources.expected_completion_tokens"
+            )
         lines += ["", *_memory_lines(plan)]
     if plan["responses_at_most"]:
         lines.append(f"evaluation: at most {plan['responses_at_most']:,} responses")
@@ -136,8 +243,16 @@ def format_plan(plan: dict[str, Any]) -> str:
         matched = "matched: the arms differ only in what the study varies"
         lines += ["", "UNMATCHED:" if plan["differences"] else matched]
     lines += [f"  {text}" for text in plan["differences"]]
+    lines += [f"cannot work: {text}" for text in plan["obstacles"]]
     lines += [f"warning: {text}" for text in plan["warnings"]]
     return "\n".join(lines)
+
+
+def _hours_and_disk(plan: dict[str, Any], arm: dict[str, Any]) -> str:
+    if not plan["gpu"]:
+        return ""
+    hours = "?" if arm["gpu_hours"] is None else f"{arm['gpu_hours']:,.0f}"
+    return f"{hours:>12}" + (f"{arm['disk_bytes'] / 1e9:>10,.0f}" if arm["disk_bytes"] else f"{'?':>10}")
 
 
 def _memory_lines(plan: dict[str, Any]) -> list[str]:

@@ -63,7 +63,7 @@ def accelerate_config(resources: ResourceSpec, deepspeed_file: Path) -> dict[str
     return {
         "compute_environment": "LOCAL_MACHINE",
         "distributed_type": "DEEPSPEED",
-        "deepspeed_config": {"deepspeed_config_file": str(deepspeed_file), "zero3_init_flag": False},
+        "deepspeed_config": {"deepspeed_config_file": str(deepspeed_file), "zero3_init_flag": True},
         "num_machines": 1,
         "machine_rank": 0,
         "num_processes": resources.ranks,
@@ -73,17 +73,27 @@ def accelerate_config(resources: ResourceSpec, deepspeed_file: Path) -> dict[str
     }
 
 
-def launch_command(resources: ResourceSpec, directory: Path) -> list[str]:
-    """The launcher of the ranks: accelerate for DeepSpeed, with its files in `directory`, else torchrun.
+def launch_files(resources: ResourceSpec, directory: Path) -> dict[Path, dict[str, Any]]:
+    """The launcher's configuration files in `directory`, and what is in them."""
+    if not resources.zero_stage:
+        return {}
+    deepspeed_file = directory / "deepspeed.json"
+    accelerate = accelerate_config(resources, deepspeed_file.resolve())
+    return {deepspeed_file: zero_config(resources), directory / "accelerate.json": accelerate}
+
+
+def launch_command(resources: ResourceSpec, study_dir: Path, name: str, resume: bool) -> list[str]:
+    """The command that starts the ranks of a stage: accelerate for DeepSpeed, else torchrun.
 
     Accelerate alone would start a single process on a CPU, whatever number it is told.
     """
+    rank_command = ["-m", "launch.ranks", str(study_dir), name, str(int(resume))]
     if not resources.zero_stage:
-        return ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={resources.ranks}"]
-    deepspeed_file, accelerate_file = directory / "deepspeed.json", directory / "accelerate.json"
-    write_json(deepspeed_file, zero_config(resources))
-    write_json(accelerate_file, accelerate_config(resources, deepspeed_file.resolve()))
-    return ["-m", "accelerate.commands.launch", "--config_file", str(accelerate_file)]
+        launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={resources.ranks}"]
+    else:
+        configuration = study_dir / name / "ranks" / "accelerate.json"
+        launcher = ["-m", "accelerate.commands.launch", "--config_file", str(configuration)]
+    return [*launcher, *rank_command]
 
 
 def _free_port() -> int:
@@ -104,8 +114,9 @@ def launch_ranks(resources: ResourceSpec, study_dir: Path, stage: Stage, resume:
     directory = study_dir / stage.name / "ranks"
     directory.mkdir(exist_ok=True)
     (directory / _FAILURE).unlink(missing_ok=True)
-    command = [sys.executable, *launch_command(resources, directory)]
-    command += ["-m", "launch.ranks", str(study_dir), stage.name, str(int(resume))]
+    for path, content in launch_files(resources, directory).items():
+        write_json(path, content)
+    command = [sys.executable, *launch_command(resources, study_dir, stage.name, resume)]
     environment = {**os.environ, "OMP_NUM_THREADS": str(stage.threads)}
     # Ranks import the code this process runs, wherever it was started.
     environment["PYTHONPATH"] = os.pathsep.join([str(Path(__file__).resolve().parent.parent), *sys.path[1:]])

@@ -100,8 +100,8 @@ class TrainSpec(Spec):
     """Optimizer updates."""
     problems_per_step: int = Field(ge=1)
     """Problems presented per optimizer update."""
-    completions_per_problem: int = Field(8, ge=2)
-    """Completions per presented problem: GRPO's group size, and the demonstrations an SFT arm reads."""
+    completions_per_problem: int = Field(8, ge=1)
+    """Completions per presented problem: GRPO's group size (2 at least), and the demonstrations an SFT arm reads."""
     micro_batch_size: int | None = Field(None, ge=1)
     """Completions per forward pass. null: a whole update at once."""
     learning_rate: float = Field(gt=0)
@@ -201,6 +201,10 @@ class ArmSpec(Spec):
     """A problem set of this arm alone. null: the corpus's. Makes the study unmatched."""
     steps: int | None = Field(None, ge=1)
     """Optimizer updates of this arm alone. null: `train.steps`. Makes the study unmatched."""
+    train: dict[str, Any] = Field(default_factory=dict)
+    """Other settings of `train` for this arm alone, for instance {schedule: cosine}. Makes the study unmatched."""
+    strip_thinking: bool = False
+    """Whether a teacher's completions are read without their thinking: one of the two readings of no-think SFT."""
 
     @model_validator(mode="after")
     def _coherent(self) -> "ArmSpec":
@@ -217,6 +221,8 @@ class ArmSpec(Spec):
                 )
             if self.beta > 0:
                 raise ValueError("`beta` above 0 needs samples or `credit: advantage`; SFT on a teacher has no KL term")
+        if self.strip_thinking and self.sampling != "teacher":
+            raise ValueError("`strip_thinking` belongs to arms with `sampling: teacher`")
         if self.start_from is not None and self.beta > 0:
             raise ValueError("`start_from` and `beta` above 0: the KL term would be towards the arm it starts from")
         return self
@@ -328,8 +334,10 @@ class ResourceSpec(Spec):
     """Whether DeepSpeed keeps optimizer states (and at stage 3 weights) in the memory of the CPU."""
     vllm: VllmSpec | None = None
     """vLLM for completions drawn while training. null: transformers generates them."""
-    gpu: str | None = None
-    """GPU the plan assumes, for instance H100-80GB or H200-141GB. null: a CPU."""
+    gpu: Literal["A100-40GB", "A100-80GB", "H100-80GB", "H200-141GB"] | None = None
+    """GPU that the plan's memory and hours are for. null: no GPU, and no hours."""
+    expected_completion_tokens: int | None = Field(None, ge=1)
+    """Mean length of completions that the plan's hours assume. null: the length limit."""
 
     @model_validator(mode="after")
     def _offload_needs_deepspeed(self) -> "ResourceSpec":
@@ -382,7 +390,18 @@ class Recipe(Spec):
     arms: dict[str, ArmSpec] = Field(default_factory=dict)
     """The training methods by name. An arm set to null is left out."""
     varies: tuple[
-        Literal["sampling", "credit", "negatives", "beta", "learning_rate", "reward", "round_steps", "start_from"], ...
+        Literal[
+            "sampling",
+            "credit",
+            "negatives",
+            "beta",
+            "learning_rate",
+            "reward",
+            "round_steps",
+            "start_from",
+            "strip_thinking",
+        ],
+        ...,
     ] = (
         "sampling",
         "credit",

@@ -6,8 +6,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
 from recipes.errors import UserError
-from recipes.schema import LoraSpec, PromptSpec, Recipe
+from recipes.schema import LoraSpec, PromptSpec, Recipe, TrainSpec
 from train.ranks import device_arguments, gradient_accumulation_steps, with_deepspeed, world_size
 
 
@@ -23,6 +25,7 @@ class ResolvedArm:
     reward: str
     round_steps: int | None
     start_from: str | None
+    strip_thinking: bool
 
     prompt: PromptSpec
     problem_set: str
@@ -116,6 +119,16 @@ class ResolvedArm:
         }
 
 
+def _own_train(name: str, train: TrainSpec, changes: dict[str, Any]) -> TrainSpec:
+    """The study's training settings with an arm's own."""
+    try:
+        return TrainSpec.model_validate(train.model_dump() | changes)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, ("arms", name, "train", *first["loc"])))
+        raise UserError(f"{where}: {first['msg'].removeprefix('Value error, ')}") from None
+
+
 def resolve_arm(recipe: Recipe, name: str) -> ResolvedArm:
     """Fill in an arm from its study.
 
@@ -129,6 +142,10 @@ def resolve_arm(recipe: Recipe, name: str) -> ResolvedArm:
     if missing is not None:
         raise UserError(f"arm {name!r}: {missing}")
     assert train is not None and model is not None and arm.sampling is not None
+    if arm.train:
+        train = _own_train(name, train, arm.train)
+    if train.completions_per_problem < 2 and (arm.sampling != "teacher" or arm.credit == "advantage"):
+        raise UserError(f"arm {name!r}: completions_per_problem is 1 but a group needs 2 at least")
     if arm.sampling != "teacher" and arm.credit == "uniform" and train.temperature != 1:
         raise UserError(
             f"arm {name!r}: train.temperature is {train.temperature} but must be 1; at another one TRL scales the "
@@ -148,6 +165,7 @@ def resolve_arm(recipe: Recipe, name: str) -> ResolvedArm:
         reward=arm.reward,
         round_steps=arm.round_steps,
         start_from=arm.start_from,
+        strip_thinking=arm.strip_thinking,
         prompt=arm.prompt or recipe.prompt,
         problem_set=arm.problem_set or recipe.corpus.problem_set,
         steps=arm.steps or train.steps,

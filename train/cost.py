@@ -1,8 +1,8 @@
 """Parameters, FLOPs and memory of a decoder, without torch: used by the ledger and by `transfer plan`.
 
 FLOPs follow the usual count of 2 N per token for a forward pass and 6 N for forward and backward, with N the
-parameters that take part in a matrix product (Kaplan et al. 2020, arXiv 2001.08361, Sec. 2.1). Attention scores
-are left out; at the lengths of the pocket study they are below 5 %.
+parameters that take part in a matrix product (Kaplan et al. 2020, arXiv 2001.08361, Sec. 2.1). The ledger leaves
+attention scores out, which at the lengths of the pocket study are below 5 %; the plan's hours count them.
 
 Memory follows Rajbhandari et al. 2020, arXiv 1910.02054, Sec. 3: 16 bytes of model states per parameter, of which ZeRO
 divides the optimizer's (stage 1), also the gradients (2), also the weights (3) among the ranks.
@@ -45,6 +45,12 @@ class ModelShape:
         embeddings = self.vocab_size * hidden * (1 if self.tied_embeddings else 2)
         return embeddings + self.num_layers * layer + hidden
 
+    def forward_flops(self, tokens: int, length: int) -> int:
+        """FLOPs of reading `tokens` tokens of sequences of `length`: matrix products and causal attention scores."""
+        embedding = 0 if self.tied_embeddings else self.vocab_size * self.hidden_size  # looked up, not multiplied
+        attention = 2 * self.num_layers * self.num_heads * self.head_dim * length  # scores and values, half the square
+        return tokens * (FORWARD_FLOPS_PER_PARAMETER * (self.parameters() - embedding) + attention)
+
     def kv_cache_bytes_per_token(self, bytes_per_value: int = 2) -> int:
         """Memory of one token's keys and values in all layers."""
         return 2 * self.num_layers * self.num_kv_heads * self.head_dim * bytes_per_value
@@ -63,6 +69,34 @@ def pocket_shape(spec: PocketModelSpec) -> ModelShape:
         tied_embeddings=True,
         head_norms=True,
     )
+
+
+KNOWN_SHAPES = {
+    "Qwen/Qwen3-1.7B-Base": ModelShape(151936, 2048, 6144, 28, 16, 8, 128, True, True),
+    "Qwen/Qwen3-8B-Base": ModelShape(151936, 4096, 12288, 36, 32, 8, 128, False, True),
+    "Qwen/Qwen3-14B-Base": ModelShape(151936, 5120, 17408, 40, 40, 8, 128, False, True),
+    "meta-llama/Llama-3.1-8B": ModelShape(128256, 4096, 14336, 32, 32, 8, 128, False, False),
+}
+"""Shapes of published configurations, to plan before anything is downloaded."""
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """What the plan knows of a GPU: the vendor's figures."""
+
+    memory_bytes: int
+    peak_flops: float
+    """Dense bfloat16, per second."""
+
+
+GPUS = {
+    "A100-40GB": Gpu(40 << 30, 312e12),
+    "A100-80GB": Gpu(80 << 30, 312e12),
+    "H100-80GB": Gpu(80 << 30, 989e12),
+    "H200-141GB": Gpu(141_000_000_000, 989e12),
+}
+TRAIN_UTILISATION = 0.40  # of the peak; assumed, common for long sequences with flash attention
+GENERATE_UTILISATION = 0.10  # assumed; decoding waits for memory
 
 
 def shape_from_config(config: dict[str, Any]) -> ModelShape:
@@ -89,6 +123,34 @@ def shape_from_config(config: dict[str, Any]) -> ModelShape:
         head_norms=head_norms,
         attention_bias=bias,
     )
+
+
+def run_hours(
+    shape: ModelShape, gpu: Gpu, prompt_tokens: int, completion_tokens: int, length: int, sampled: bool, reference: bool
+) -> float:
+    """GPU-hours of one run at the assumed utilisations: generation, old and reference log-probabilities, training.
+
+    Args:
+        shape: of the model.
+        gpu: what it runs on.
+        prompt_tokens: of all updates together.
+        completion_tokens: likewise.
+        length: tokens of a sequence.
+        sampled: whether the policy writes the completions; they are then read once more for their log-probabilities.
+        reference: whether a reference model reads them.
+    """
+    read = shape.forward_flops(prompt_tokens + completion_tokens, length)
+    generated = shape.forward_flops(completion_tokens, length) if sampled else 0
+    trained = read * (3 + (1 if sampled else 0) + (1 if reference else 0))
+    seconds = trained / (gpu.peak_flops * TRAIN_UTILISATION) + generated / (gpu.peak_flops * GENERATE_UTILISATION)
+    return seconds / 3600
+
+
+def checkpoint_bytes(shape: ModelShape, snapshots: int, bfloat16: bool) -> int:
+    """Disk of one run at its fullest: two resumable checkpoints, one being written, the snapshots and the end."""
+    parameters, weights = shape.parameters(), (2 if bfloat16 else 4)
+    resumable = parameters * (weights + _ADAM_BYTES + 4)
+    return 3 * resumable + (snapshots + 1) * parameters * weights
 
 
 @dataclass(frozen=True)

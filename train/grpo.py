@@ -16,7 +16,7 @@ from datasets import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
 from trl import GRPOConfig, GRPOTrainer
 
-from data.grading import Grader
+from data.grading import Grader, strip_thinking
 from data.language_model import load_model, on_cpu, seed_everything
 from data.prompt import load_tokenizer, render_prompt, template_hash
 from data.rows import Problem, presented_order, read_demonstrations, read_problems
@@ -230,7 +230,8 @@ def _rollouts(
         return None
     if settings.sampling == "teacher":
         demonstrations = read_demonstrations(study_dir / "corpus")
-        return TeacherRollouts(order, demonstrations, tokenizer, settings.problems_per_step, group)
+        read = strip_thinking if settings.strip_thinking else str
+        return TeacherRollouts(order, demonstrations, tokenizer, settings.problems_per_step, group, read)
     asked = [(row["problem_id"], row["prompt"]) for row in rows]
     return PolicyRollouts(
         asked, tokenizer, stage_dir, ledger, parameters, settings.problems_per_step, group, settings.round_steps, seed

@@ -33,6 +33,7 @@ class TeacherRollouts:
         tokenizer: turns them into ids; the end-of-turn token is appended.
         problems_per_step: problems of an update.
         group: completions of a problem.
+        read: makes the text to learn from of a completion.
 
     Raises:
         UserError: a problem has no sample that was finished and fits the length limit.
@@ -45,11 +46,12 @@ class TeacherRollouts:
         tokenizer: PreTrainedTokenizerBase,
         problems_per_step: int,
         group: int,
+        read: Callable[[str], str] = str,
     ) -> None:
         self.order, self.problems_per_step, self.group = order, problems_per_step, group
         self._ids: dict[str, Completions] = {}
         for problem in set(order):
-            fitting = [row.completion for row in demonstrations.get(problem.problem_id, []) if row.fits]
+            fitting = [read(row.completion) for row in demonstrations.get(problem.problem_id, []) if row.fits]
             if not fitting:
                 raise UserError(f"problem {problem.problem_id} has no demonstration that was finished and fits")
             self._ids[problem.problem_id] = completion_ids(tokenizer, fitting)

@@ -12,6 +12,7 @@ from datasets import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
 from trl import SFTConfig, SFTTrainer
 
+from data.grading import strip_thinking
 from data.language_model import load_model, on_cpu, seed_everything
 from data.prompt import completion_ids, load_tokenizer, render_prompt, template_hash
 from data.rows import demonstrations_to_read, presented_order, read_demonstrations, read_problems
@@ -97,7 +98,11 @@ def run(recipe: Recipe, study_dir: Path, stage_dir: Path, resume: bool, arm: str
             demonstrations, problem.problem_id, group, exposure // len(problems), recipe.corpus.demonstrations, seed
         )
         for row in read:
-            rows.append({"prompt": prompt, "completion": row.completion, "tokens": row.tokens, "ask": prompt_tokens})
+            text, tokens = row.completion, row.tokens
+            if settings.strip_thinking:
+                text = strip_thinking(text)
+                tokens = len(completion_ids(tokenizer, [text])[0])
+            rows.append({"prompt": prompt, "completion": text, "tokens": tokens, "ask": prompt_tokens})
 
     # Books
     checkpoint = keep_complete_checkpoints(stage_dir) if resume else None

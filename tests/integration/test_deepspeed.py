@@ -14,13 +14,14 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from recipes.loading import load_recipe
+from recipes.loading import load_recipe, load_study
 from recipes.manifest import read_manifest
 from train.ledger import read_rows
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 SMOKE = ROOT / "recipes" / "pocket" / "smoke.yaml"
 OFF_POLICY_RL = "arms.off_policy_rl={sampling: teacher, credit: advantage, negatives: true}"
+ROUNDS = "arms.rounds={sampling: round, credit: uniform, round_steps: 2}"
 TWO_RANKS = ["resources.ranks=2", "resources.workers=1", "--until", "arms"]
 
 
@@ -48,7 +49,7 @@ def final(study, arm):
 @pytest.fixture(scope="module")
 def zero_3(smoke_study, transfer, tmp_path_factory):
     study = study_of(smoke_study, tmp_path_factory.mktemp("zero") / "study")
-    arms = [OFF_POLICY_RL, "arms.on_policy_sft=null"]
+    arms = [OFF_POLICY_RL, ROUNDS, "arms.on_policy_sft=null"]
     result = transfer("run", SMOKE, "--out", study, "resources.zero_stage=3", *arms, *TWO_RANKS)
     assert result.returncode == 0, result.stdout + result.stderr
     return study
@@ -99,6 +100,23 @@ def test_books_of_two_ranks_are_those_of_one(zero_3, one_rank, smoke_study):
     assert float((final(zero_3, "grpo") - weights(smoke_study / "base")).abs().max()) > 1e-3
 
 
+def test_ranks_draw_the_samples_of_a_round_together(zero_3, smoke_study):
+    """Four updates of two rounds: every problem of a round has its group, drawn once, and both ranks read the same."""
+    run_dir = zero_3 / "arms" / "rounds" / "seed-0"
+    recipe = load_study(zero_3)
+    rows = read_rows(run_dir / "ledger.jsonl")
+    tokens = 0
+    for number in (0, 1):
+        groups = json.loads((run_dir / "rollouts" / f"round-{number}.json").read_text())
+        assert len(groups) == 2 * recipe.train.problems_per_step
+        assert {len(group) for group in groups} == {recipe.train.completions_per_problem}
+        assert len({str(ids) for group in groups for ids in group}) > len(groups)  # no rank copies another's
+        tokens += sum(len(ids) for group in groups for ids in group)
+        assert rows[2 * number + 1]["generated_tokens"] == tokens
+    assert rows[-1]["completions"] == 4 * recipe.train.problems_per_step * recipe.train.completions_per_problem
+    assert float((final(zero_3, "rounds") - weights(smoke_study / "base")).abs().max()) > 1e-4
+
+
 def test_saved_weights_load_like_any_checkpoint(zero_3):
     from transformers import AutoModelForCausalLM
 
@@ -121,11 +139,7 @@ def test_remainder_is_refused_with_the_numbers(smoke_study, transfer, tmp_path, 
     assert "Traceback" not in result.stdout + result.stderr
 
 
-def test_what_several_ranks_cannot_do_is_said_before_anything_runs(transfer, tmp_path):
-    recipe = ROOT / "recipes" / "pocket" / "ablation.yaml"
-    result = transfer("plan", recipe, "resources.zero_stage=2")
-    assert result.returncode == 2
-    assert "sampling=base_once cannot be trained on several ranks or with DeepSpeed yet" in result.stderr
+def test_offload_needs_deepspeed(transfer):
     offload = transfer("plan", SMOKE, "resources.offload=true")
     assert "`offload: true` needs `zero_stage` 2 or 3" in offload.stderr
     assert load_recipe(SMOKE, ["resources.zero_stage=2", "resources.offload=true"]).resources.launched
@@ -137,8 +151,13 @@ def test_what_several_ranks_cannot_do_is_said_before_anything_runs(transfer, tmp
 @pytest.mark.faults
 @pytest.mark.parametrize(
     "settings",
-    [["resources.zero_stage=0"], ["resources.zero_stage=2"]],
-    ids=lambda settings: settings[0].rpartition(".")[2],
+    [
+        ["resources.zero_stage=0"],
+        ["resources.zero_stage=2"],
+        ["resources.zero_stage=2", "resources.offload=true"],
+        ["resources.zero_stage=3", "resources.offload=true"],
+    ],
+    ids=lambda settings: " ".join(setting.rpartition(".")[2] for setting in settings),
 )
 def test_other_topologies_give_the_same(smoke_study, transfer, tmp_path, settings):
     study = study_of(smoke_study, tmp_path / "study")
