@@ -34,7 +34,7 @@ def build_parser() -> argparse.ArgumentParser:
     run = _command(commands, "run", "run a study, or continue it", "Run the stages of a recipe that are not done yet.")
     run.add_argument("--dry-run", action="store_true", help="print the resolved recipe and the plan, run nothing")
     run.add_argument(
-        "--until", metavar="STAGE", help="stop after base, corpus, arms, eval or report, or one stage by name"
+        "--until", metavar="STAGE", help="stop after base, corpus, arms, drift, eval or report, or one stage by name"
     )
     _command(
         commands, "plan", "say what a recipe would do", "Stages with their state, updates, samples, tokens, FLOPs."

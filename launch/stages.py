@@ -1,7 +1,8 @@
 """The stage graph of a study: what runs, in which order, from which inputs. Starts nothing, needs no torch.
 
-base -> corpus -> arms/<arm>/seed-<n> -> eval/<model> -> report. A stage's inputs are the recipe values it reads
-and the output hashes of the stages it needs, as one flat mapping; their hash decides whether it must run.
+base -> corpus -> arms/<arm>/seed-<n> -> drift/<arm>/seed-<n>, eval/<model> -> report. A stage's inputs are the
+recipe values it reads and the output hashes of the stages it needs, as one flat mapping; their hash decides whether it
+must run.
 """
 
 from dataclasses import dataclass, field
@@ -15,7 +16,7 @@ from recipes.errors import UserError
 from recipes.manifest import StageState, hash_file, hash_json, read_manifest, stage_state
 from recipes.schema import Recipe
 
-KINDS = ("base", "corpus", "arms", "eval", "report")
+KINDS = ("base", "corpus", "arms", "drift", "eval", "report")
 _ARM_MODULES = ("train.sft", "train.grpo")
 
 
@@ -37,7 +38,7 @@ class Stage:
 
     @property
     def kind(self) -> str:
-        """The first part of the name: base, corpus, arms, eval or report."""
+        """The first part of the name: base, corpus, arms, drift, eval or report."""
         return self.name.split("/")[0]
 
     @property
@@ -93,6 +94,7 @@ def build_stages(recipe: Recipe) -> list[Stage]:
             needs = ("base", "corpus", *before)
             stages.append(Stage(name, resolved.module, reads, needs, {"arm": arm, "seed": seed}, threads))
             models[f"{arm}-seed{seed}-final"] = name
+    stages += _probes(recipe, values, threads)
     tasks = None
     if recipe.suite is not None:
         files = [path for path in task_folder(recipe.suite).iterdir() if path.is_file()]  # not __pycache__
@@ -111,6 +113,21 @@ def build_stages(recipe: Recipe) -> list[Stage]:
         reads = flatten({key: value for key, value in values.items() if key != "resources"})
         stages.append(Stage("report", "eval.report", reads, tuple(stage.name for stage in stages)))
     return stages
+
+
+def _probes(recipe: Recipe, values: dict[str, Any], threads: int) -> list[Stage]:
+    """The probes of the base and of every run."""
+    if recipe.probe is None or not recipe.arms:
+        return []
+    reads = flatten({"probe": values["probe"], "prompt": values["prompt"], "dtype": values["model"]["dtype"]})
+    reads |= {"answer_form": recipe.corpus.answer_form, "threads": threads}
+    probes = [Stage("drift/base", "train.drift", reads, ("base", "corpus"), {}, threads)]
+    for arm in recipe.arms:
+        for seed in recipe.seeds:
+            needs = ("base", "corpus", "drift/base", f"arms/{arm}/seed-{seed}")
+            arguments = {"arm": arm, "seed": seed}
+            probes.append(Stage(f"drift/{arm}/seed-{seed}", "train.drift", reads, needs, arguments, threads))
+    return probes
 
 
 def _needs_base(recipe: Recipe) -> bool:

@@ -236,6 +236,17 @@ class ArmSpec(Spec):
         return None
 
 
+class ProbeSpec(Spec):
+    """How far every checkpoint has moved from the base, on held-out problems of the corpus; the same for all arms."""
+
+    problems: int = Field(64, ge=1)
+    """Held-out problems that each checkpoint answers once, at temperature 1."""
+    batch_size: int = Field(32, ge=1)
+    """Completions generated at once; part of the result, because it decides which random numbers one gets."""
+    seed: int = Field(0, ge=0)
+    """Seed of the completions."""
+
+
 _NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"  # safe as a file name and in a figure
 
 
@@ -411,6 +422,8 @@ class Recipe(Spec):
     """What the arms may differ in. Any other difference makes the study unmatched."""
     unmatched: Literal["refuse", "stamp"] = "refuse"
     """refuse: an unmatched study does not run. stamp: it runs and its report says UNMATCHED."""
+    probe: ProbeSpec | None = None
+    """Distance from the base at every checkpoint. null: not measured."""
     suite: SuiteSpec | None = None
     """The evaluation. null: models are trained and not scored."""
     statistics: StatisticsSpec = StatisticsSpec()
@@ -467,6 +480,10 @@ class Recipe(Spec):
             raise ValueError(
                 f"the scripted teacher cannot solve source {real[0]!r}; it knows the synthetic world only, "
                 "so choose `kind: endpoint` or `transformers`, or leave `corpus.teacher` out"
+            )
+        if self.probe is not None and self.probe.problems > corpus.heldout_problems:
+            raise ValueError(
+                f"`probe.problems` is {self.probe.problems} but `corpus.heldout_problems` is {corpus.heldout_problems}"
             )
         samplers = {
             "teacher": corpus.teacher,

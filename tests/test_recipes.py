@@ -77,7 +77,7 @@ def test_every_field_has_a_docstring():
         ("seeds=[]", "`seeds` is empty"),
         ("seeds=0", "`seeds` is 0, but input should be a list"),
         ("statistics.seed=-1", "`statistics.seed` is -1"),
-        ("model=null", "needs `model`, `train` and `suite`"),
+        ("model=null", "a study with arms needs `model` and `train`"),
         ("suite.benchmarks.0.name=a/b", "`suite.benchmarks.0.name` is 'a/b'"),
         ("suite.benchmarks.0.scoring=plain", "is scored 'plain' but `corpus.answer_form` is 'boxed'"),
         ("suite.benchmarks.0.name=heldout corpus.heldout_problems=0", "needs `corpus.heldout_problems` above 0"),

@@ -22,6 +22,7 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 SMOKE = ROOT / "recipes" / "pocket" / "smoke.yaml"
 OFF_POLICY_RL = "arms.off_policy_rl={sampling: teacher, credit: advantage, negatives: true}"
 ROUNDS = "arms.rounds={sampling: round, credit: uniform, round_steps: 2}"
+VARIES = "varies=[sampling,credit,negatives,beta,round_steps]"
 TWO_RANKS = ["resources.ranks=2", "resources.workers=1", "--until", "arms"]
 
 
@@ -49,7 +50,7 @@ def final(study, arm):
 @pytest.fixture(scope="module")
 def zero_3(smoke_study, transfer, tmp_path_factory):
     study = study_of(smoke_study, tmp_path_factory.mktemp("zero") / "study")
-    arms = [OFF_POLICY_RL, ROUNDS, "arms.on_policy_sft=null"]
+    arms = [OFF_POLICY_RL, ROUNDS, VARIES, "arms.on_policy_sft=null"]
     result = transfer("run", SMOKE, "--out", study, "resources.zero_stage=3", *arms, *TWO_RANKS)
     assert result.returncode == 0, result.stdout + result.stderr
     return study

@@ -1,0 +1,299 @@
+"""Adapters, padding-free batches, schedules, vLLM's arguments, alarms, tracking: each by value on the tiny model."""
+
+import copy
+import json
+import math
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from peft import PeftModel
+
+from data.language_model import load_model
+from data.prompt import load_tokenizer, render_prompt
+from data.rows import read_demonstrations, read_problems
+from launch.failures import MISTAKE, explain
+from launch.stages import build_stages
+from recipes.errors import UserError
+from recipes.loading import load_recipe
+from recipes.schema import LoraSpec, PromptSpec, VllmSpec
+from tests.trainers import gradient_of, sft_trainer
+from train import grpo
+from train.arms import resolve_arm
+from train.callbacks import DivergedError, RunRecorder, alarms
+from train.ledger import Ledger
+from train.model import save_weights
+from train.rewards import RecordedReward, overlong_punishment
+from train.tracking import run_id, wandb_mode
+
+RECIPES = Path(__file__).resolve().parent.parent.parent / "recipes"
+SMOKE = RECIPES / "pocket" / "smoke.yaml"
+
+
+@pytest.fixture(scope="module")
+def base(smoke_study):
+    return load_tokenizer(str(smoke_study / "base")), load_model(smoke_study / "base", "float32")
+
+
+@pytest.fixture(scope="module")
+def rows(base, smoke_study):
+    tokenizer, _ = base
+    demonstrations = read_demonstrations(smoke_study / "corpus")
+    return [
+        {
+            "prompt": render_prompt(tokenizer, problem.problem, PromptSpec()),
+            "completion": demonstrations[problem.problem_id][0].completion,
+        }
+        for problem in read_problems(smoke_study / "corpus", "train")[:16]
+    ]
+
+
+def settings_for(arm="off_policy_sft", **changes):
+    small = {"steps": 2, "problems_per_step": 4, "completions_per_problem": 2, "micro_batch_size": 4}
+    return replace(resolve_arm(load_recipe(SMOKE), arm), **(small | changes))
+
+
+def test_padding_free_batches_have_the_gradient_of_padded_ones(base, rows, tmp_path):
+    tokenizer, model = base
+    assert len({len(tokenizer(row["completion"])["input_ids"]) for row in rows[:4]}) > 1  # else nothing is padded
+    gradients = [
+        gradient_of(
+            sft_trainer(settings_for(padding_free=free), copy.deepcopy(model), tokenizer, rows, tmp_path / str(free), 1)
+        )
+        for free in (False, True)
+    ]
+    assert float(gradients[0].norm()) > 0
+    assert float((gradients[0] - gradients[1]).norm() / gradients[0].norm()) < 1e-5
+
+
+def test_adapters_train_alone_and_are_merged_into_the_saved_weights(base, rows, smoke_study, tmp_path):
+    tokenizer, model = base
+    torch.manual_seed(0)
+    settings = settings_for(lora=LoraSpec(rank=4, alpha=8), learning_rate=0.05)
+    trainer = sft_trainer(settings, copy.deepcopy(model), tokenizer, rows, tmp_path / "run", 1)
+    trained = [name for name, parameter in trainer.model.named_parameters() if parameter.requires_grad]
+    assert trained
+    assert all("lora_" in name for name in trained)
+    trainer.train()
+    save_weights(trainer, tokenizer, tmp_path / "final", "float32", smoke_study / "base")
+    ids = torch.tensor([tokenizer(rows[0]["prompt"])["input_ids"]])
+    with torch.no_grad():
+        expected = trainer.model.eval()(input_ids=ids).logits
+        found = load_model(tmp_path / "final", "float32").eval()(input_ids=ids).logits
+        untouched = model.eval()(input_ids=ids).logits
+    assert torch.allclose(found, expected, atol=1e-4)
+    assert float((found - untouched).abs().max()) > 1e-2
+    assert isinstance(trainer.model, PeftModel)
+
+
+def test_saving_in_bfloat16_leaves_the_trained_weights_alone(base, rows, smoke_study, tmp_path):
+    tokenizer, model = base
+    trainer = sft_trainer(settings_for(), copy.deepcopy(model), tokenizer, rows, tmp_path / "run", 1)
+    save_weights(trainer, tokenizer, tmp_path / "final", "bfloat16", smoke_study / "base")
+    saved = load_model(tmp_path / "final", "bfloat16")
+    for (name, parameter), (_, kept) in zip(saved.named_parameters(), trainer.model.named_parameters(), strict=True):
+        assert kept.dtype == torch.float32
+        assert torch.equal(parameter, kept.to(torch.bfloat16)), name
+
+
+def test_warmup_stable_decay_by_hand(base, rows, tmp_path):
+    tokenizer, model = base
+    settings = settings_for(
+        steps=8, schedule="warmup_stable_decay", warmup_steps=2, decay_steps=4, learning_rate=1.0, problems_per_step=1,
+        completions_per_problem=1, micro_batch_size=1,
+    )  # fmt: skip
+    trainer = sft_trainer(settings, copy.deepcopy(model), tokenizer, rows, tmp_path, 1)
+    trainer.create_optimizer_and_scheduler(8)
+    rates = []
+    for _ in range(8):
+        rates.append(trainer.lr_scheduler.get_last_lr()[0])
+        trainer.optimizer.step()
+        trainer.lr_scheduler.step()
+    decay = [(1 + math.cos(math.pi * place / 4)) / 2 for place in range(4)]
+    assert rates == pytest.approx([0.0, 0.5, 1.0, 1.0, *decay])
+
+
+def test_snapshot_steps_are_even_in_the_logarithm():
+    assert settings_for(steps=100, snapshots=4).snapshot_steps() == [3, 10, 32]  # 100^(1/4), 100^(2/4), 100^(3/4)
+    assert settings_for(steps=2, snapshots=8).snapshot_steps() == [1]
+    assert settings_for(steps=100, snapshots=0).snapshot_steps() == []
+
+
+def test_vllm_gets_stop_ids_lengths_and_the_importance_mode(base, tmp_path):
+    tokenizer, _ = base
+    vllm = VllmSpec(mode="colocate", memory_share=0.4, tensor_parallel=1)
+    found = grpo._vllm_arguments(settings_for("grpo", importance_clip=3.0), tokenizer, vllm)
+    assert found["generation_kwargs"] == {"stop_token_ids": [tokenizer.eos_token_id, tokenizer.pad_token_id]}
+    assert (found["vllm_max_model_length"], found["vllm_gpu_memory_utilization"]) == (128, 0.4)
+    assert found["vllm_importance_sampling_mode"] == "token_truncate"
+    assert (found["vllm_importance_sampling_clip_max"], found["vllm_enable_sleep_mode"]) == (3.0, True)
+    assert found["vllm_importance_sampling_correction"] is True
+    # TRL accepts them; it asks for vLLM only when a trainer is made.
+    arguments = grpo.arguments(settings_for("grpo"), tokenizer, tmp_path, 0, vllm)
+    assert (arguments.use_vllm, arguments.vllm_mode) == (True, "colocate")
+    # Stored samples have no log-probabilities of their own, a teacher's are not drawn at all.
+    stored = replace(settings_for("grpo"), sampling="base_once")
+    assert grpo._vllm_arguments(stored, tokenizer, vllm)["vllm_importance_sampling_correction"] is False
+    teacher = replace(settings_for("grpo"), sampling="teacher")
+    assert grpo.arguments(teacher, tokenizer, tmp_path, 0, vllm).use_vllm is False
+
+
+def test_mismatch_by_hand():
+    trained = torch.tensor([[0.0, -1.0, -2.0], [-1.0, -1.0, -9.0]])
+    sampled = torch.tensor([[0.0, -1.0 - math.log(3), -2.0], [-1.0, float("nan"), 0.0]])
+    mask = torch.tensor([[1, 1, 1], [1, 1, 0]])
+    found = grpo.mismatch(trained, sampled, mask, 2.0)  # ratios 1, 3, 1, 1; one is no number, one is masked
+    assert found["clipped_share"] == pytest.approx(0.25)
+    assert (found["ratio_median"], found["ratio_p01"]) == pytest.approx((1.0, 1.0))
+    assert found["ratio_p99"] == pytest.approx(3.0)
+    (text,) = alarms({"mismatch/clipped_share": 0.25})
+    assert "the importance ratio of 25% of the tokens was cut" in text
+    assert alarms({"mismatch/clipped_share": 0.01}) == []
+
+
+def test_overlong_punishment_by_hand():
+    """DAPO's Eq. 13 with a limit of 100 and a buffer of 20: nothing to 80, then down to -1."""
+    assert [overlong_punishment(length, 100, 20) for length in (1, 80, 85, 90, 100)] == [0, 0, -0.25, -0.5, -1]
+    assert overlong_punishment(100, 100, 0) == 0
+
+
+class FixedGrader:
+    def __init__(self, correct):
+        self.correct = correct
+
+    def grade_many(self, completions, references, form):
+        from data.grading import Grade, Outcome
+
+        outcome = Outcome.CORRECT if self.correct else Outcome.WRONG
+        return [Grade(outcome, "1") for _ in completions]
+
+
+def rewarded(grader, tmp_path, updates, **settings):
+    told = []
+    arm = settings_for("grpo", problems_per_step=1, completions_per_problem=2, **settings)
+    reward = RecordedReward(grader, "boxed", Ledger(tmp_path), 10, arm, 0, told.append)
+    found = [reward(["p"] * 2, ["x"] * 2, [[1] * 3, [1] * 60], ["1"] * 2, ["id"] * 2, [4] * 2) for _ in range(updates)]
+    return told, found
+
+
+def test_rewards_that_never_vary_are_said_early(tmp_path):
+    told, _ = rewarded(FixedGrader(False), tmp_path / "a", 9)
+    assert len(told) == 1
+    assert "every completion of the first 5 updates got the reward 0" in told[0]
+    told, _ = rewarded(FixedGrader(True), tmp_path / "b", 4)
+    assert told == []
+    # With the punishment of 60 of 64 tokens the two completions differ, so there is something to learn.
+    told, found = rewarded(FixedGrader(True), tmp_path / "c", 9, overlong_tokens=8)
+    assert (told, found[0]) == ([], [1.0, 0.5])
+
+
+def test_loss_that_is_no_number_stops_before_anything_is_saved(base, rows, tmp_path):
+    tokenizer, model = base
+    broken = copy.deepcopy(model)
+    settings = settings_for(steps=4, problems_per_step=2, completions_per_problem=1, micro_batch_size=2)
+    settings = replace(settings, save_every_steps=1)
+    ledger = Ledger(tmp_path)
+
+    def enter(step):
+        ledger.spend(presented=[f"problem-{step}-{n}" for n in range(2)])
+        if step == 2:  # the third update meets a broken weight
+            with torch.no_grad():
+                broken.get_input_embeddings().weight.fill_(float("nan"))
+
+    recorder = RunRecorder(tmp_path, 4, 0, ledger, enter)
+    trainer = sft_trainer(settings, broken, tokenizer, rows, tmp_path, 1, [recorder])
+    with pytest.raises(DivergedError) as caught:
+        trainer.train()
+    text = str(caught.value)
+    assert "loss is nan at update 3, on the problems problem-3-0, problem-3-1; the checkpoint before it is kept" in text
+    assert sorted(p.name for p in tmp_path.glob("checkpoint-*")) == ["checkpoint-1", "checkpoint-2"]
+
+
+def test_out_of_memory_names_the_knobs_and_their_effect(tmp_path):
+    recipe = load_recipe(
+        RECIPES / "qwen3-1.7b" / "matched.yaml", ["train.micro_batch_size=8", "resources.zero_stage=0"]
+    )
+    (stage,) = [stage for stage in build_stages(recipe) if stage.name == "arms/grpo/seed-0"]
+    failure = explain(torch.OutOfMemoryError("CUDA out of memory"), recipe, tmp_path, stage)
+    assert failure.status == MISTAKE
+    assert "arms/grpo/seed-0 ran out of GPU memory; the cost model expects" in failure.message
+    numbers = [float(part.split(" GB")[0].rpartition(" ")[2]) for part in failure.message.split(";")[1:]]
+    assert "train.micro_batch_size=4 would need about" in failure.message
+    assert all(number < numbers[0] for number in numbers[1:])
+
+
+def test_more_problems_an_update_than_there_are(smoke_study):
+    with pytest.raises(UserError, match=r"problems_per_step=4 problems but the set 'teacher_solvable' has only 3"):
+        settings_for().require_problems(3)
+    settings_for().require_problems(4)
+
+
+def test_stripped_thinking_is_what_sft_reads(transfer, smoke_study, tmp_path):
+    recipe = load_recipe(SMOKE, ["arms.off_policy_sft.strip_thinking=true"])
+    assert resolve_arm(recipe, "off_policy_sft").strip_thinking
+    with pytest.raises(UserError, match="`strip_thinking` belongs to arms with `sampling: teacher`"):
+        load_recipe(SMOKE, ["arms.grpo.strip_thinking=true"])
+
+
+def test_own_settings_of_an_arm_are_listed_as_unmatched(transfer):
+    result = transfer("check", SMOKE, "arms.off_policy_sft.train={schedule: cosine, completions_per_problem: 1}")
+    assert result.returncode == 2
+    assert "schedule: off_policy_sft cosine, on_policy_sft constant, grpo constant" in result.stdout
+    assert "completions_per_problem: off_policy_sft 1, on_policy_sft 4, grpo 4" in result.stdout
+    result = transfer("plan", SMOKE, "arms.grpo.train={completions_per_problem: 1}")
+    assert "arm 'grpo': completions_per_problem is 1 but a group needs 2 at least" in result.stderr
+    result = transfer("plan", SMOKE, "arms.grpo.train={schedul: cosine}")
+    assert "arms.grpo.train.schedul: " in result.stderr
+
+
+def test_wandb_is_offline_without_a_key_and_a_run_keeps_its_id(monkeypatch, tmp_path):
+    for name in ("WANDB_MODE", "WANDB_API_KEY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.delenv("NETRC", raising=False)
+    assert wandb_mode("auto") == "offline"
+    assert wandb_mode("online") == "online"
+    monkeypatch.setenv("WANDB_API_KEY", "k")
+    assert wandb_mode("auto") == "online"
+    monkeypatch.setenv("WANDB_MODE", "disabled")
+    assert wandb_mode("auto") == "disabled"
+    one, two = (tmp_path / "runs" / "s" / "arms" / "grpo" / f"seed-{n}" for n in (0, 1))
+    for directory, key in ((one, "a"), (two, "a")):
+        directory.mkdir(parents=True)
+        (directory / "manifest.json").write_text(json.dumps({"input_hash": key}))
+    assert run_id(one) == run_id(one)
+    assert run_id(one) != run_id(two)
+    before = run_id(one)
+    (one / "manifest.json").write_text(json.dumps({"input_hash": "b"}))
+    assert run_id(one) != before
+
+
+def test_wandb_mirrors_the_metrics_of_a_run(transfer, smoke_study, tmp_path):
+    from tests.integration.test_deepspeed import study_of
+
+    study = study_of(smoke_study, tmp_path / "study")
+    assert "WANDB_API_KEY" not in os.environ
+    result = transfer("run", SMOKE, "--out", study, "wandb={completions_every_steps: 2}", "--until", "arms/grpo/seed-0")
+    assert result.returncode == 0, result.stdout + result.stderr
+    run_dir = study / "arms" / "grpo" / "seed-0"
+    (offline,) = (run_dir / "wandb").glob("offline-run-*")
+    assert offline.name.endswith(run_id(run_dir))
+    from wandb.proto import wandb_internal_pb2
+    from wandb.sdk.internal import datastore
+
+    store = datastore.DataStore()
+    store.open_for_scan(str(next(offline.glob("*.wandb"))))
+    rewards, tables = [], 0
+    while (data := store.scan_data()) is not None:
+        record = wandb_internal_pb2.Record()
+        record.ParseFromString(data)
+        items = {item.key or ".".join(item.nested_key): item.value_json for item in record.history.item}
+        if "reward" in items:
+            rewards.append(json.loads(items["reward"]))
+        tables += any(key.startswith("completions") and "table" in value for key, value in items.items())
+    metrics = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
+    assert rewards == [row["reward"] for row in metrics]
+    assert tables == 2  # after the updates 2 and 4
+    assert (offline / "files" / "media" / "table").is_dir()

@@ -1,0 +1,152 @@
+"""Stages `drift/base` and `drift/<arm>/seed-<n>`: how far each checkpoint of a run has moved from the base.
+
+One job for every arm, from saved weights alone, because SFT has no KL term of its own to log. On a fixed set of held-
+out problems each checkpoint answers, and both models read: its own answers for KL(policy || base), the base's for
+KL(base || policy). KL and entropy are exact over the vocabulary, in nats, means over the tokens of the completions.
+"""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from data.grading import Grader, Outcome
+from data.language_model import generate_ids, load_model, on_cpu
+from data.prompt import load_tokenizer, render_prompt
+from data.rows import Problem, read_problems
+from recipes.manifest import Progress, finish_stage, hash_files, write_atomic, write_json
+from recipes.schema import Recipe
+from train.model import complete_snapshots
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+DRIFT, SAMPLES = "drift.jsonl", "samples.json"
+_CHUNK = 512  # positions whose logits exist at the same time
+
+
+def run(
+    recipe: Recipe, study_dir: Path, stage_dir: Path, resume: bool, arm: str | None = None, seed: int | None = None
+) -> None:
+    """Probe the base (without `arm`), or every checkpoint of a run; writes one row each to `drift.jsonl`."""
+    assert recipe.probe is not None and recipe.model is not None
+    spec, attention = recipe.probe, recipe.model.attention
+    tokenizer = load_tokenizer(str(study_dir / "base"))
+    problems = sorted(read_problems(study_dir / "corpus", "heldout"))[: spec.problems]
+    prompts = [render_prompt(tokenizer, problem.problem, recipe.prompt) for problem in problems]
+    base = load_model(study_dir / "base", recipe.model.dtype, attention)
+    grader = Grader()
+
+    # The base's own answers, which all arms read
+    if arm is None:
+        row, samples = probe(recipe, base, base, tokenizer, problems, prompts, grader, None)
+        write_json(stage_dir / SAMPLES, samples)
+        _finish(stage_dir, [{"step": 0} | row], [SAMPLES])
+        return
+    base_samples = json.loads((study_dir / "drift" / "base" / SAMPLES).read_text())
+
+    # Every checkpoint, those of an interrupted probe read from disk
+    run_dir = study_dir / "arms" / arm / f"seed-{seed}"
+    final = json.loads((run_dir / "manifest.json").read_text())["facts"]["matched_on"]["steps"]
+    checkpoints = complete_snapshots(run_dir) | {final: run_dir / "final"}
+    progress = Progress(stage_dir, len(checkpoints), "checkpoints")
+    rows = _read(stage_dir / DRIFT) if resume else []
+    for step, directory in checkpoints.items():
+        if step not in {row["step"] for row in rows}:
+            policy = load_model(directory, recipe.model.dtype, attention)
+            row, _ = probe(recipe, policy, base, tokenizer, problems, prompts, grader, base_samples)
+            rows.append({"step": step} | row)
+            _write(stage_dir / DRIFT, rows)
+        progress.update(len(rows))
+    grader.close()
+    _finish(stage_dir, rows, [])
+
+
+def probe(
+    recipe: Recipe,
+    policy: "PreTrainedModel",
+    base: "PreTrainedModel",
+    tokenizer: "PreTrainedTokenizerBase",
+    problems: list[Problem],
+    prompts: list[str],
+    grader: Grader,
+    base_samples: list[list[int]] | None,
+) -> tuple[dict[str, Any], list[list[int]]]:
+    """What one checkpoint does on the probe, and its completions as token ids. `base_samples`: None for the base."""
+    assert recipe.probe is not None
+    samples: list[list[int]] = []
+    for start in range(0, len(prompts), recipe.probe.batch_size):
+        samples += generate_ids(
+            policy,
+            tokenizer,
+            prompts[start : start + recipe.probe.batch_size],
+            max_new_tokens=recipe.prompt.max_completion_tokens,
+            temperature=1.0,
+            top_p=1.0,
+            top_k=0,
+            seed=recipe.probe.seed + start,
+        )
+    stops = (tokenizer.eos_token_id, tokenizer.pad_token_id)
+    grades = grader.grade_many(
+        [tokenizer.decode(ids, skip_special_tokens=True) for ids in samples],
+        [problem.reference_answer for problem in problems],
+        recipe.corpus.answer_form,
+    )
+    asked = [tokenizer(prompt)["input_ids"] for prompt in prompts]
+    own = [divergence(policy, base, *pair) for pair in zip(asked, samples, strict=True)]
+    read = samples if base_samples is None else base_samples
+    theirs = (
+        own if base_samples is None else [divergence(base, policy, *pair) for pair in zip(asked, read, strict=True)]
+    )
+    tokens, base_tokens = sum(map(len, samples)), sum(map(len, read))
+    return {
+        "kl_to_base": sum(kl for kl, _ in own) / tokens,
+        "kl_from_base": sum(kl for kl, _ in theirs) / base_tokens,
+        "entropy": sum(entropy for _, entropy in own) / tokens,
+        "mean_tokens": tokens / len(samples),
+        "truncated": sum(ids[-1] not in stops for ids in samples) / len(samples),
+        "no_answer": sum(grade.outcome is Outcome.NO_ANSWER for grade in grades) / len(samples),
+        "correct": sum(grade.correct for grade in grades) / len(samples),
+        "completions": len(samples),
+    }, samples
+
+
+def divergence(
+    model: "PreTrainedModel", other: "PreTrainedModel", prompt: list[int], completion: list[int]
+) -> tuple[float, float]:
+    """Sum over the tokens of a completion of KL(model || other) and of the model's entropy, in nats, exact."""
+    kl = entropy = 0.0
+    for left, right in zip(_logprobs(model, prompt, completion), _logprobs(other, prompt, completion), strict=True):
+        probabilities = left.exp()
+        kl += float((probabilities * (left - right)).sum())
+        entropy -= float((probabilities * left).sum())
+    return kl, entropy
+
+
+def _logprobs(model: "PreTrainedModel", prompt: list[int], completion: list[int]) -> Iterator["torch.Tensor"]:
+    """Log-probabilities of all tokens at each position of the completion, [positions, vocabulary], in chunks."""
+    import torch
+
+    device = "cpu" if on_cpu() else "cuda"
+    model.to(device)
+    model.eval()
+    with torch.no_grad():
+        ids = torch.tensor([prompt + completion], device=device)
+        hidden = model.get_decoder()(input_ids=ids).last_hidden_state[0, len(prompt) - 1 : -1]
+        for start in range(0, len(hidden), _CHUNK):
+            logits = model.get_output_embeddings()(hidden[start : start + _CHUNK])
+            yield logits.float().log_softmax(-1)
+
+
+def _read(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def _write(path: Path, rows: list[dict[str, Any]]) -> None:
+    write_atomic(path, "".join(json.dumps(row) + "\n" for row in rows))
+
+
+def _finish(stage_dir: Path, rows: list[dict[str, Any]], others: list[str]) -> None:
+    _write(stage_dir / DRIFT, rows)
+    finish_stage(stage_dir, hash_files(stage_dir, [DRIFT, *others]), {"checkpoints": len(rows)})
