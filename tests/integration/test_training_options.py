@@ -270,6 +270,26 @@ def test_wandb_is_offline_without_a_key_and_a_run_keeps_its_id(monkeypatch, tmp_
     assert run_id(one) != before
 
 
+def history_of(path):
+    """Rows of metrics in wandb's offline file: a LevelDB log (blocks of 32 KiB, records of crc, length, type)."""
+    from wandb.proto import wandb_internal_pb2
+
+    content, place, whole = path.read_bytes(), 7, b""
+    while place + 7 <= len(content):
+        if 32768 - place % 32768 < 7:
+            place += 32768 - place % 32768
+            continue
+        length, kind = int.from_bytes(content[place + 4 : place + 6], "little"), content[place + 6]
+        whole += content[place + 7 : place + 7 + length]
+        place += 7 + length
+        if kind in (1, 4):  # the whole of a record, or its last part
+            record = wandb_internal_pb2.Record()
+            record.ParseFromString(whole)
+            whole = b""
+            if record.history.item:
+                yield {item.key or ".".join(item.nested_key): item.value_json for item in record.history.item}
+
+
 def test_wandb_mirrors_the_metrics_of_a_run(transfer, smoke_study, tmp_path):
     from tests.integration.test_deepspeed import study_of
 
@@ -280,16 +300,8 @@ def test_wandb_mirrors_the_metrics_of_a_run(transfer, smoke_study, tmp_path):
     run_dir = study / "arms" / "grpo" / "seed-0"
     (offline,) = (run_dir / "wandb").glob("offline-run-*")
     assert offline.name.endswith(run_id(run_dir))
-    from wandb.proto import wandb_internal_pb2
-    from wandb.sdk.internal import datastore
-
-    store = datastore.DataStore()
-    store.open_for_scan(str(next(offline.glob("*.wandb"))))
     rewards, tables = [], 0
-    while (data := store.scan_data()) is not None:
-        record = wandb_internal_pb2.Record()
-        record.ParseFromString(data)
-        items = {item.key or ".".join(item.nested_key): item.value_json for item in record.history.item}
+    for items in history_of(next(offline.glob("*.wandb"))):
         if "reward" in items:
             rewards.append(json.loads(items["reward"]))
         tables += any(key.startswith("completions") and "table" in value for key, value in items.items())

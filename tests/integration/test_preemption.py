@@ -1,0 +1,70 @@
+"""SIGTERM and SIGUSR1: training ends at an update with a checkpoint, says so, and goes on to the same weights."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+
+from recipes.manifest import read_manifest
+from tests.integration.test_deepspeed import ROOT, SMOKE, final, study_of
+from train.ledger import read_rows
+
+STOPPED = 75
+
+
+def start(study, *settings):
+    command = [sys.executable, "-m", "launch", "run", str(SMOKE), "--out", str(study), "train.steps=16"]
+    command += ["train.save_every_steps=100", "resources.workers=1", *settings]
+    pipe = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    return command, subprocess.Popen(command, cwd=ROOT, env={**os.environ, "HF_HUB_OFFLINE": "1"}, **pipe)
+
+
+def stopped_and_resumed(smoke_study, tmp_path, number, arm, *settings):
+    """Send a signal after the second update; the interrupted run, how it ended, and a run without interruption."""
+    settings = (*settings, "--until", f"arms/{arm}/seed-0")
+    reference = study_of(smoke_study, tmp_path / "reference")
+    command, process = start(reference, *settings)
+    output, _ = process.communicate(timeout=400)
+    assert process.returncode == 0, output
+    study = study_of(smoke_study, tmp_path / "study")
+    command, process = start(study, *settings)
+    ledger = study / "arms" / arm / "seed-0" / "ledger.jsonl"
+    deadline = time.monotonic() + 300
+    while len(read_rows(ledger)) < 2:
+        assert process.poll() is None, process.stdout.read()
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    process.send_signal(number)
+    output, _ = process.communicate(timeout=120)
+    assert process.returncode == STOPPED, output
+    again = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert again.returncode == 0, again.stdout + again.stderr
+    assert "resume" in again.stdout
+    return study, output, reference
+
+
+def check(study, output, reference, arm, name):
+    assert f"stopped by {name} after update" in output
+    assert "the same command continues" in output
+    assert "Traceback" not in output
+    assert torch.equal(final(study, arm), final(reference, arm))
+    ledgers = [read_rows(s / "arms" / arm / "seed-0" / "ledger.jsonl") for s in (study, reference)]
+    assert ledgers[0] == ledgers[1]
+    assert read_manifest(study / "arms" / arm / "seed-0")["completed"]
+
+
+def test_signal_saves_and_the_run_continues_to_the_same_weights(smoke_study, tmp_path):
+    found = stopped_and_resumed(smoke_study, tmp_path, signal.SIGTERM, "grpo")
+    check(*found, "grpo", "SIGTERM")
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize("arm", ["off_policy_sft", "grpo"])
+def test_two_ranks_stop_at_the_same_update(smoke_study, tmp_path, arm):
+    ranks = ("resources.zero_stage=3", "resources.ranks=2")
+    found = stopped_and_resumed(smoke_study, tmp_path, signal.SIGUSR1, arm, *ranks)
+    check(*found, arm, "SIGUSR1")
