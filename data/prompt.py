@@ -47,6 +47,9 @@ def prepare_tokenizer(path: str | Path, spec: ModelSpec) -> "PreTrainedTokenizer
     """
     from transformers import AutoTokenizer
 
+    # Without any of them transformers would make an empty tokenizer.
+    if not any((Path(path) / name).exists() for name in ("tokenizer.json", "tokenizer.model", "vocab.json")):
+        raise UserError(f"no tokenizer at {spec.path}: it has no tokenizer.json, tokenizer.model or vocab.json")
     try:
         tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
     except (OSError, ValueError) as error:

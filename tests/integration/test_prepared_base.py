@@ -72,3 +72,78 @@ def test_pickled_weights_are_refused(foreign_base, tmp_path):
     (foreign_base / "model.safetensors").unlink()
     with pytest.raises(UserError, match="no model with safetensors weights"):
         prepare(foreign_base, tmp_path / "study" / "base")
+
+
+def test_sharded_weights_are_counted_and_copied_without_loading(foreign_base, smoke_study, tmp_path, monkeypatch):
+    from data.language_model import load_model
+    from train.prepared_base import count_parameters
+
+    model = load_model(foreign_base, "float32")
+    (foreign_base / "model.safetensors").unlink()
+    model.save_pretrained(foreign_base, max_shard_size="200KB")
+    shards = sorted(foreign_base.glob("model-*.safetensors"))
+    assert len(shards) > 2
+    assert count_parameters(foreign_base) == model.num_parameters()
+    monkeypatch.setattr("transformers.AutoModelForCausalLM.from_pretrained", None)  # weights must not be loaded
+    prepare(foreign_base, tmp_path / "study" / "base")
+    base = tmp_path / "study" / "base"
+    assert [(base / path.name).read_bytes() == path.read_bytes() for path in shards] == [True] * len(shards)
+    assert read_manifest(base)["facts"]["parameters"] == model.num_parameters()
+    shards[1].write_bytes(shards[1].read_bytes()[:100])
+    with pytest.raises(UserError, match=r"model-0000\d-of-.* cannot be read"):
+        prepare(foreign_base, tmp_path / "other" / "base")
+    shards[1].unlink()
+    with pytest.raises(UserError, match=r"model-00002-of-.* cannot be read"):
+        prepare(foreign_base, tmp_path / "third" / "base")
+
+
+def test_hub_blobs_are_linked_and_local_files_copied(foreign_base, tmp_path):
+    from train.prepared_base import _copy
+
+    blobs = tmp_path / "hub" / "blobs"
+    blobs.mkdir(parents=True)
+    shutil.copy(foreign_base / "model.safetensors", blobs / "abc")
+    (tmp_path / "model.safetensors").symlink_to(blobs / "abc")
+    _copy(tmp_path / "model.safetensors", tmp_path / "linked")
+    assert (tmp_path / "linked").samefile(blobs / "abc")
+    _copy(foreign_base / "model.safetensors", tmp_path / "copied")
+    assert not (tmp_path / "copied").samefile(foreign_base / "model.safetensors")
+
+
+def test_directory_without_tokenizer_or_of_unknown_kind_is_a_sentence(foreign_base, tmp_path):
+    config = json.loads((foreign_base / "config.json").read_text())
+    (foreign_base / "config.json").write_text(json.dumps(config | {"model_type": "nobody_knows"}))
+    with pytest.raises(UserError, match="is no model that transformers knows"):
+        prepare(foreign_base, tmp_path / "a" / "base")
+    (foreign_base / "config.json").write_text(json.dumps(config))
+    for path in foreign_base.glob("*token*"):
+        path.unlink()
+    with pytest.raises(UserError, match="no tokenizer at"):
+        prepare(foreign_base, tmp_path / "b" / "base")
+
+
+@pytest.mark.parametrize(
+    ("template", "message"),
+    [
+        ("<|im_start|>user\n<|im_end|>\n<|im_start|>assistant\n", "the prompt does not contain the problem"),
+        ("{{ messages[0].content }}<|im_end|>", "the prompt ends with <|im_end|>, so there is nothing to continue"),
+        ("{{ messages[0].content }} the answer is ", "merge where they meet"),
+    ],
+)
+def test_template_that_fails_the_contract_is_refused(foreign_base, tmp_path, template, message):
+    (tmp_path / "template.jinja").write_text(template)
+    recipe = load_recipe(SMOKE, [f"model={{path: {foreign_base}, chat_template: {tmp_path}/template.jinja}}"])
+    start_stage(tmp_path / "study" / "base", "base", {})
+    with pytest.raises(UserError, match="cannot be used") as caught:
+        prepared_base.run(recipe, tmp_path / "study", tmp_path / "study" / "base", resume=False)
+    assert message in str(caught.value)
+    assert not (tmp_path / "study" / "base" / "model.safetensors").exists()  # before anything large is copied
+
+
+def test_unknown_template_is_a_sentence(foreign_base, tmp_path):
+    recipe = load_recipe(SMOKE, [f"model={{path: {foreign_base}, chat_template: quen3}}"])
+    start_stage(tmp_path / "study" / "base", "base", {})
+    with pytest.raises(UserError, match=r"'quen3' is neither a \.jinja file nor one of .*qwen3"):
+        prepared_base.run(recipe, tmp_path / "study", tmp_path / "study" / "base", resume=False)
+    with pytest.raises(UserError, match="are both '<a>'; a model could not tell them apart"):
+        load_recipe(SMOKE, [f"model={{path: {foreign_base}, eos_token: <a>, pad_token: <a>}}"])
