@@ -203,6 +203,9 @@ class ArmSpec(Spec):
     """Optimizer updates of this arm alone. null: `train.steps`. Makes the study unmatched."""
     train: dict[str, Any] = Field(default_factory=dict)
     """Other settings of `train` for this arm alone, for instance {schedule: cosine}. Makes the study unmatched."""
+    dynamic_sampling: int = Field(0, ge=0)
+    """DAPO's dynamic sampling: problems whose samples were all rewarded alike are replaced by others, of which up to so
+    many batches are drawn per update. 0: off. Makes the study unmatched: samples then decide what is presented."""
     strip_thinking: bool = False
     """Whether a teacher's completions are read without their thinking: one of the two readings of no-think SFT."""
 
@@ -221,6 +224,11 @@ class ArmSpec(Spec):
                 )
             if self.beta > 0:
                 raise ValueError("`beta` above 0 needs samples or `credit: advantage`; SFT on a teacher has no KL term")
+        fits = self.sampling == "current" and self.credit == "advantage" and self.reward != "random"
+        if self.dynamic_sampling and not fits:
+            raise ValueError(
+                "`dynamic_sampling` needs `sampling: current`, `credit: advantage` and a reward that means something"
+            )
         if self.strip_thinking and self.sampling != "teacher":
             raise ValueError("`strip_thinking` belongs to arms with `sampling: teacher`")
         if self.start_from is not None and self.beta > 0:

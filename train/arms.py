@@ -26,6 +26,7 @@ class ResolvedArm:
     round_steps: int | None
     start_from: str | None
     strip_thinking: bool
+    dynamic_sampling: int
 
     prompt: PromptSpec
     problem_set: str
@@ -166,6 +167,7 @@ def resolve_arm(recipe: Recipe, name: str) -> ResolvedArm:
         round_steps=arm.round_steps,
         start_from=arm.start_from,
         strip_thinking=arm.strip_thinking,
+        dynamic_sampling=arm.dynamic_sampling,
         prompt=arm.prompt or recipe.prompt,
         problem_set=arm.problem_set or recipe.corpus.problem_set,
         steps=arm.steps or train.steps,

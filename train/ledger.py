@@ -71,6 +71,10 @@ class Ledger:
         """Ids of the problems that had a non-zero gradient in any finished update, sorted."""
         return sorted({identity for row in read_rows(self.path) for identity in row["contributed"]})
 
+    def presented(self) -> list[str]:
+        """Ids of the problems that were presented in any finished update, sorted."""
+        return sorted({identity for row in read_rows(self.path) for identity in row["presented"]})
+
     def close_step(self, step: int) -> None:
         """Write the row of a finished update."""
         row = {"step": step, **self.totals, "presented": self._presented, "contributed": self._contributed}

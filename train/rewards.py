@@ -80,14 +80,8 @@ class RecordedReward:
         **kwargs: object,
     ) -> list[float]:
         """Rewards in [0, 1], one per completion. Columns of the dataset arrive as keyword arguments."""
-        grades = self.grader.grade_many(completions, reference_answer, self.form)
-        # From the update and the problems, not from a running generator: a resumed run tosses the same coins.
-        coin = random.Random(f"reward {self.seed} {self.ledger.last_step} {problem_id[0]}")
-        rewards = [reward_of(grade, self.settings.reward, coin) for grade in grades]
+        grades, rewards = self.judge(completions, completion_ids, reference_answer, problem_id)
         lengths = [len(ids) for ids in completion_ids]
-        limit = self.settings.prompt.max_completion_tokens
-        punished = [overlong_punishment(length, limit, self.settings.overlong_tokens) for length in lengths]
-        rewards = [reward + punishment for reward, punishment in zip(rewards, punished, strict=True)]
         correct = [grade.correct for grade in grades]
         rows = gathered(list(zip(problem_id, rewards, lengths, correct, prompt_tokens, strict=True)))
         self._enter(rows)
@@ -98,6 +92,22 @@ class RecordedReward:
             table = [dict(zip(keys, (p, a, c, str(g.outcome), r), strict=True)) for p, a, c, g, r in shown]
             self.tracker.completions(self.ledger.last_step + 1, table)
         return rewards
+
+    def judge(
+        self,
+        completions: Sequence[str],
+        completion_ids: Sequence[Sequence[int]],
+        reference_answer: Sequence[str],
+        problem_id: Sequence[str],
+    ) -> tuple[list[Grade], list[float]]:
+        """Grade and reward of each completion; nothing is entered in the ledger."""
+        grades = self.grader.grade_many(completions, reference_answer, self.form)
+        # From the update and the problems, not from a running generator: a resumed run tosses the same coins.
+        coin = random.Random(f"reward {self.seed} {self.ledger.last_step} {problem_id[0]}")
+        rewards = [reward_of(grade, self.settings.reward, coin) for grade in grades]
+        limit, buffer = self.settings.prompt.max_completion_tokens, self.settings.overlong_tokens
+        punished = [overlong_punishment(len(ids), limit, buffer) for ids in completion_ids]
+        return grades, [reward + punishment for reward, punishment in zip(rewards, punished, strict=True)]
 
     def _look_for_alike(self, rewards: list[float]) -> None:
         if self.warn is None or len(self._alike) >= _EARLY_UPDATES:

@@ -1,4 +1,4 @@
-"""Who wrote the completions an arm learns from, where it is not the policy of the very step.
+"""Who wrote the completions an arm learns from, where it is not the policy of the very step; and dynamic sampling.
 
 The stored sources of the unified loss: a teacher's demonstrations, right and wrong; the base's own samples, drawn once;
 the policy's samples, drawn anew every round. Each hands the trainer, for an update, one completion per row, as token
@@ -8,6 +8,7 @@ ids. What was drawn is written to `rollouts/`, so that a killed run reads again 
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
@@ -20,6 +21,8 @@ from train.ledger import Ledger
 from train.ranks import rank
 
 Completions = list[list[int]]
+Row = dict[str, Any]
+"""A row of the trainer's dataset: prompt, reference_answer, problem_id, prompt_tokens."""
 Draw = Callable[[list[str], int], list[Completions]]
 """Lets the policy answer prompts with a seed; a group of completions for each prompt, the same on every rank."""
 
@@ -148,4 +151,80 @@ class PolicyRollouts:
         return groups
 
 
-Rollouts = TeacherRollouts | PolicyRollouts
+class DynamicSampling:
+    """DAPO's dynamic sampling (arXiv 2503.14476, Sec. 3.2): groups without variance give way to other problems' groups.
+
+    If too few groups vary after all batches, uniform ones fill the update; they weigh nothing. What is drawn and not
+    used was presented too, and is in the ledger.
+
+    Args:
+        rows: of the dataset, one per presented problem, in order.
+        reserve: further rows, `batches` times as many.
+        judge: rewards of completions (texts, ids, reference answers, problem ids).
+        tokenizer: of the policy.
+        ledger: receives what was drawn and not used.
+        parameters: of the policy, for FLOPs.
+        problems_per_step: problems of an update.
+        batches: further batches drawn at most in an update.
+        seed: of the random numbers.
+    """
+
+    def __init__(
+        self,
+        rows: Sequence[Row],
+        reserve: Sequence[Row],
+        judge: Callable[[list[str], Completions, list[str], list[str]], list[float]],
+        tokenizer: PreTrainedTokenizerBase,
+        ledger: Ledger,
+        parameters: int,
+        problems_per_step: int,
+        batches: int,
+        seed: int,
+    ) -> None:
+        self.rows, self.reserve, self.judge, self.tokenizer = rows, reserve, judge, tokenizer
+        self.ledger, self.parameters, self.seed = ledger, parameters, seed
+        self.problems_per_step, self.batches = problems_per_step, batches
+        self._chosen: list[Completions] = []
+
+    def choose(self, step: int, draw: Draw) -> list[Row]:
+        """Draw for update `step`, counted from 0; the rows it will learn from, one per problem."""
+        wanted = self.problems_per_step
+        batch = self.rows[step * wanted : (step + 1) * wanted]
+        varied: list[tuple[Row, Completions]] = []
+        uniform: list[tuple[Row, Completions]] = []
+        for number in range(self.batches + 1):
+            if number:
+                first = (step * self.batches + number - 1) * wanted
+                batch = self.reserve[first : first + wanted]
+            groups = draw([row["prompt"] for row in batch], (self.seed * 1_000_003 + step * 101 + number) % 2**31)
+            for row, group in zip(batch, groups, strict=True):
+                texts = self.tokenizer.batch_decode(group, skip_special_tokens=True)
+                rewards = self.judge(
+                    texts, group, [row["reference_answer"]] * len(group), [row["problem_id"]] * len(group)
+                )
+                (varied if len(set(rewards)) > 1 else uniform).append((row, group))
+            if len(varied) >= wanted:
+                break
+        drawn = [*varied, *uniform]
+        self._chosen = [group for _, group in drawn[:wanted]]
+        self._enter(drawn[wanted:])
+        return [row for row, _ in drawn[:wanted]]
+
+    def _enter(self, unused: list[tuple[Row, Completions]]) -> None:
+        generated = sum(len(ids) for _, group in unused for ids in group)
+        asked = sum(row["prompt_tokens"] * len(group) for row, group in unused)
+        self.ledger.spend(
+            presented=[row["problem_id"] for row, _ in unused],
+            exposures=len(unused),
+            completions=sum(len(group) for _, group in unused),
+            prompt_tokens=asked,
+            generated_tokens=generated,
+            generate_flops=forward_flops(self.parameters, generated + asked),
+        )
+
+    def completions(self, step: int, draw: Draw) -> Completions:
+        """Token ids for the rows that `choose` returned for this update."""
+        return [ids for group in self._chosen for ids in group]
+
+
+Rollouts = TeacherRollouts | PolicyRollouts | DynamicSampling

@@ -146,7 +146,7 @@ def run(recipe: Recipe, study_dir: Path, stage_dir: Path, resume: bool, arm: str
         return
     facts = {
         "template_hash": template_hash(tokenizer, settings.prompt),
-        "presented_problems": sorted({p.problem_id for p in order}),
+        "presented_problems": ledger.presented(),
         "contributed_problems": ledger.contributed(),
         "matched_on": settings.matched_on(),
         "totals": ledger.totals,

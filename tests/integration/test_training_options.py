@@ -27,6 +27,7 @@ from train.ledger import Ledger
 from train.model import save_weights
 from train.rewards import RecordedReward, overlong_punishment
 from train.tracking import run_id, wandb_mode
+from train.weighted_grpo import mismatch
 
 RECIPES = Path(__file__).resolve().parent.parent.parent / "recipes"
 SMOKE = RECIPES / "pocket" / "smoke.yaml"
@@ -144,7 +145,7 @@ def test_mismatch_by_hand():
     trained = torch.tensor([[0.0, -1.0, -2.0], [-1.0, -1.0, -9.0]])
     sampled = torch.tensor([[0.0, -1.0 - math.log(3), -2.0], [-1.0, float("nan"), 0.0]])
     mask = torch.tensor([[1, 1, 1], [1, 1, 0]])
-    found = grpo.mismatch(trained, sampled, mask, 2.0)  # ratios 1, 3, 1, 1; one is no number, one is masked
+    found = mismatch(trained, sampled, mask, 2.0)  # ratios 1, 3, 1, 1; one is no number, one is masked
     assert found["clipped_share"] == pytest.approx(0.25)
     assert (found["ratio_median"], found["ratio_p01"]) == pytest.approx((1.0, 1.0))
     assert found["ratio_p99"] == pytest.approx(3.0)
