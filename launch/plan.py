@@ -263,5 +263,5 @@ def _memory_lines(plan: dict[str, Any]) -> list[str]:
         if memory is None:
             return ["memory: unknown until `transfer fetch` has brought the model's config.json to this machine"]
         parts = ", ".join(f"{part.replace('_', ' ')} {value / 1e9:.2f}" for part, value in memory.items() if value)
-        by_need.setdefault(f"memory per rank, GB (activations estimated): {parts}", []).append(name)
+        by_need.setdefault(f"memory per rank, GB: {parts}", []).append(name)
     return [text if len(by_need) == 1 else f"{text}  ({', '.join(names)})" for text, names in by_need.items()]

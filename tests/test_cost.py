@@ -1,12 +1,25 @@
 """The cost model against the real models it describes and against hand counts."""
 
+from pathlib import Path
+
 import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM, Qwen3Config, Qwen3ForCausalLM
+from trl.trainer.utils import compute_flops_per_token
 
 from data.language_model import load_model
+from launch.plan import model_shape, obstacles
 from recipes.errors import UserError
-from train.cost import ModelShape, shape_from_config, training_memory
+from recipes.loading import load_recipe
+from train.cost import (
+    GPUS,
+    KNOWN_SHAPES,
+    ModelShape,
+    checkpoint_bytes,
+    run_hours,
+    shape_from_config,
+    training_memory,
+)
 
 QWEN3_14B = ModelShape(151936, 5120, 17408, 40, 40, 8, 128, tied_embeddings=False, head_norms=True)
 
@@ -72,8 +85,112 @@ def test_offload_and_activations_by_hand():
         QWEN3_14B, ranks=8, zero_stage=3, offload=True, bfloat16=True, checkpointing=True, tokens=16384
     )
     assert (memory.weights, memory.optimizer) == (0, 0)
-    # 40 hidden states of 5,120 bfloat16 values, and one layer at 34 bytes a value.
-    assert memory.activations == 16384 * 5120 * (2 * 40 + 34)
+    # 40 hidden states of 5,120 bfloat16 values, and one layer: 16 x 5,120 + 8 x 17,408 + 10 x (5,120 + 1,024) bytes.
+    assert memory.activations == 16384 * (5120 * 2 * 40 + 282_624)
+
+
+@pytest.mark.parametrize(("config", "model"), [(Qwen3Config, Qwen3ForCausalLM), (LlamaConfig, LlamaForCausalLM)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_activations_are_what_a_layer_of_a_real_model_keeps(config, model, dtype, checkpointing):
+    """Bytes autograd holds for the backward pass, by the difference between four layers and two."""
+
+    def kept(layers):
+        settings = config(
+            vocab_size=256, hidden_size=384, intermediate_size=1000, num_hidden_layers=layers, num_attention_heads=6,
+            num_key_value_heads=2, head_dim=64, tie_word_embeddings=True,
+        )  # fmt: skip
+        made = model(settings).to(dtype).train()
+        if checkpointing:
+            made.gradient_checkpointing_enable({"use_reentrant": False})
+        weights = {parameter.untyped_storage().data_ptr() for parameter in made.parameters()}
+        found = {}
+
+        def pack(tensor):
+            storage = tensor.untyped_storage()
+            if storage.data_ptr() not in weights:
+                found[storage.data_ptr()] = storage  # held, so that no address is used twice
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+            made.model(input_ids=torch.zeros(1, 256, dtype=torch.long), use_cache=False)
+        predicted = training_memory(
+            shape_from_config(settings.to_dict()),
+            ranks=1,
+            zero_stage=0,
+            offload=False,
+            bfloat16=dtype is torch.bfloat16,
+            checkpointing=checkpointing,
+            tokens=256,
+        ).activations
+        return sum(storage.nbytes() for storage in found.values()), predicted
+
+    (four, four_predicted), (two, two_predicted) = kept(4), kept(2)
+    assert four_predicted - two_predicted == pytest.approx(four - two, rel=0.01)
+
+
+def test_published_shapes_by_their_published_sizes():
+    sizes = {name: shape.parameters() for name, shape in KNOWN_SHAPES.items()}
+    assert sizes == {
+        "Qwen/Qwen3-1.7B-Base": 1_720_574_976,
+        "Qwen/Qwen3-8B-Base": 8_190_735_360,
+        "Qwen/Qwen3-14B-Base": 14_768_307_200,
+        "meta-llama/Llama-3.1-8B": 8_030_261_248,
+    }
+
+
+@pytest.mark.parametrize("length", [4096, 16384])
+def test_flops_agree_with_trl(length):
+    """TRL counts forward and backward (3 x) and scores of the whole square; ours are causal, half of it."""
+    config = Qwen3Config(
+        vocab_size=151936, hidden_size=5120, intermediate_size=17408, num_hidden_layers=40, num_attention_heads=40,
+        num_key_value_heads=8, head_dim=128, tie_word_embeddings=False,
+    )  # fmt: skip
+    expected = compute_flops_per_token(config, length // 2)
+    assert 3 * QWEN3_14B.forward_flops(1, length) == pytest.approx(expected, rel=1e-3)
+
+
+def test_hours_by_hand():
+    """A million tokens of 1,000 through a model of 14 GFLOPs a token: generated, read again, trained."""
+    gpu = GPUS["H100-80GB"]
+    per_token = QWEN3_14B.forward_flops(1, 1000)
+    read = run_hours(QWEN3_14B, gpu, 0, 1_000_000, 1000, sampled=False, reference=False)
+    assert read == pytest.approx(3e6 * per_token / (0.4 * 989e12) / 3600)
+    sampled = run_hours(QWEN3_14B, gpu, 0, 1_000_000, 1000, sampled=True, reference=True)
+    assert sampled == pytest.approx(5e6 * per_token / (0.4 * 989e12) / 3600 + 1e6 * per_token / (0.1 * 989e12) / 3600)
+    # Three resumable checkpoints of 2 + 8 + 4 bytes a parameter, the end and two snapshots of 2.
+    assert checkpoint_bytes(QWEN3_14B, 2, bfloat16=True) == 14_768_307_200 * (3 * 14 + 3 * 2)
+
+
+RECIPES = Path(__file__).resolve().parent.parent / "recipes"
+
+
+@pytest.mark.parametrize(
+    ("recipe", "settings", "message"),
+    [
+        ("qwen3-14b/matched.yaml", [], None),
+        ("qwen3-14b/paper.yaml", [], None),
+        ("qwen3-8b/ablation.yaml", [], None),
+        ("qwen3-1.7b/matched.yaml", [], None),
+        ("llama-3.1-8b/matched.yaml", [], None),
+        # 29.5 GB of weights and 2.7 GB of cache do not fit into 0.3 of 80 GiB.
+        (
+            "qwen3-14b/matched.yaml",
+            ["resources.gpu=H100-80GB", "resources.vllm.memory_share=0.3"],
+            "vLLM's share of 26 GB cannot hold 29.5 GB of weights and the cache of one sequence of 16,384 tokens "
+            "(2.7 GB); set resources.vllm.memory_share=0.39 or resources.vllm.tensor_parallel=2",
+        ),
+        ("qwen3-14b/matched.yaml", ["resources.zero_stage=2", "resources.gpu=H100-80GB"], "per rank"),
+        ("qwen3-14b/matched.yaml", ["resources.ranks=1"], "GB per rank while training, a H200-141GB has about 133"),
+    ],
+)
+def test_what_cannot_work_is_refused_with_what_would(recipe, settings, message):
+    resolved = load_recipe(RECIPES / recipe, settings)
+    found = obstacles(resolved, model_shape(resolved))
+    if message is None:
+        assert found == []
+    else:
+        assert any(message in text for text in found), found
 
 
 def test_another_kind_of_model_is_a_sentence():

@@ -51,6 +51,19 @@ class ModelShape:
         attention = 2 * self.num_layers * self.num_heads * self.head_dim * length  # scores and values, half the square
         return tokens * (FORWARD_FLOPS_PER_PARAMETER * (self.parameters() - embedding) + attention)
 
+    def layer_activation_bytes(self, bfloat16: bool) -> int:
+        """Bytes a layer keeps of one token for its backward pass, with fused attention.
+
+        Inputs of the two norms (in float32 always) and of the projections, the parts of the gated product, queries,
+        keys and values before and after rotation; normalising them per head, as Qwen3 does, keeps more of them.
+        """
+        queries, keys = self.num_heads * self.head_dim, self.num_kv_heads * self.head_dim
+        if bfloat16:
+            heads = 10 if self.head_norms else 4
+            return 16 * self.hidden_size + 8 * self.intermediate_size + heads * (queries + keys)
+        heads = 16 if self.head_norms else 8
+        return 24 * self.hidden_size + 16 * self.intermediate_size + heads * (queries + keys)
+
     def kv_cache_bytes_per_token(self, bytes_per_value: int = 2) -> int:
         """Memory of one token's keys and values in all layers."""
         return 2 * self.num_layers * self.num_kv_heads * self.head_dim * bytes_per_value
@@ -182,10 +195,9 @@ def training_memory(
 
     Model states: without DeepSpeed the weights stay in float32 (bfloat16 only in autocast), 4 + 4 + 8 bytes a
     parameter; with DeepSpeed in bfloat16 2 + 2, and 12 for the optimizer with its float32 copy. Activations with
-    checkpointing: one hidden state per layer and token (Chen et al. 2016, arXiv 1604.06174) and one layer whole,
-    counted as 34 bytes per hidden value (Korthikanti et al. 2022, arXiv 2205.05198, Eq. 1, without the attention
-    scores, which fused attention does not store); without it every layer whole. States are checked against real
-    tensors; activations are an estimate that was not measured.
+    checkpointing: one hidden state per layer and token (Chen et al. 2016, arXiv 1604.06174) and one layer whole;
+    without it every layer whole. Both are checked against the tensors of real models on a CPU; what a GPU's allocator
+    and kernels add was not measured.
     """
     parameters = shape.parameters()
     mixed = bfloat16 and zero_stage > 0
@@ -197,7 +209,7 @@ def training_memory(
     if offload:
         optimizer = 0
         weights = 0 if zero_stage == 3 else weights
-    whole_layer = 34 * tokens * shape.hidden_size * (1 if bfloat16 else 2)
+    whole_layer = tokens * shape.layer_activation_bytes(bfloat16)
     kept = (2 if bfloat16 else 4) * tokens * shape.hidden_size * shape.num_layers
     activations = kept + whole_layer if checkpointing else whole_layer * shape.num_layers
     return TrainingMemory(weights, gradients, optimizer, activations)
