@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from data.grading import THINK_CLOSE, THINK_OPEN, Grader, strip_thinking
+from data.grading import Grader
 from data.hub import locate_model
 from data.pocket_world import corpus_problems, teacher_completion
 from data.rows import Demonstration, problem_id
@@ -19,6 +19,7 @@ from data.sampling import (
     store_path,
 )
 from data.sources import RawRow, bare_problem, read_rows
+from data.thinking import THINK_CLOSE, THINK_OPEN, strip_thinking
 from recipes.corpus_schema import SamplerSpec
 from recipes.errors import UserError
 from recipes.manifest import Progress, read_manifest

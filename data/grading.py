@@ -30,10 +30,10 @@ from typing import Literal, NamedTuple
 from data.answer_tree import MAX_ANSWER_CHARS, UnparseableError, plain, read_answer
 from data.answers import Ask, is_readable_reference, same
 from data.prose import split_option
+from data.thinking import answer_text
 
 AnswerForm = Literal["boxed", "plain"]
 
-THINK_OPEN, THINK_CLOSE = "<think>", "</think>"
 TIMEOUT_SECONDS = 5.0  # one comparison; math-verify usually needs milliseconds
 _GOLD_SECONDS = 60.0  # parsing one reference answer: so long that a busy machine does not change which rows are kept
 _START_SECONDS = 120.0  # importing sympy on a busy machine
@@ -63,22 +63,6 @@ class Grade(NamedTuple):
     def correct(self) -> bool:
         """Whether the completion earns the reward and counts as accurate."""
         return self.outcome is Outcome.CORRECT
-
-
-def answer_text(completion: str) -> str | None:
-    """The part of a completion that answers: what follows the thinking. None if the thinking never ended."""
-    _, closed, tail = completion.rpartition(THINK_CLOSE)
-    if closed:
-        return tail
-    return None if THINK_OPEN in completion else completion
-
-
-def strip_thinking(text: str) -> str:
-    """What follows the thinking; the text itself if it never thought, nothing if it never stopped thinking."""
-    _, closed, tail = text.rpartition(THINK_CLOSE)
-    if closed:
-        return tail.lstrip()
-    return "" if THINK_OPEN in text else text
 
 
 def last_boxed(text: str) -> str | None:

@@ -9,7 +9,8 @@ from collections.abc import Callable, Sequence
 from functools import lru_cache, partial
 from typing import NamedTuple
 
-from data.grading import AnswerForm, Grader, answer_text
+from data.grading import AnswerForm, Grader
+from data.thinking import answer_text
 
 TRUNCATED = "truncated"
 

@@ -134,9 +134,10 @@ def _logprobs(model: "PreTrainedModel", prompt: list[int], completion: list[int]
     with torch.no_grad():
         ids = torch.tensor([prompt + completion], device=device)
         hidden = model.get_decoder()(input_ids=ids).last_hidden_state[0, len(prompt) - 1 : -1]
-        for start in range(0, len(hidden), _CHUNK):
-            logits = model.get_output_embeddings()(hidden[start : start + _CHUNK])
-            yield logits.float().log_softmax(-1)
+    for start in range(0, len(hidden), _CHUNK):
+        with torch.no_grad():  # left before every yield: a suspended generator would keep gradients off elsewhere
+            logprobs = model.get_output_embeddings()(hidden[start : start + _CHUNK]).float().log_softmax(-1)
+        yield logprobs
 
 
 def _read(path: Path) -> list[dict[str, Any]]:

@@ -15,10 +15,11 @@ from datasets import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
 from trl import GRPOConfig
 
-from data.grading import Grader, strip_thinking
+from data.grading import Grader
 from data.language_model import load_model, on_cpu, seed_everything
 from data.prompt import load_tokenizer, render_prompt, template_hash
 from data.rows import Problem, presented_order, read_demonstrations, read_problems
+from data.thinking import strip_thinking
 from recipes.manifest import finish_stage, hash_files
 from recipes.schema import Recipe, VllmSpec
 from train.arms import ResolvedArm, resolve_arm

@@ -12,10 +12,10 @@ from datasets import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
 from trl import SFTConfig, SFTTrainer
 
-from data.grading import strip_thinking
 from data.language_model import load_model, on_cpu, seed_everything
 from data.prompt import completion_ids, load_tokenizer, render_prompt, template_hash
 from data.rows import demonstrations_to_read, presented_order, read_demonstrations, read_problems
+from data.thinking import strip_thinking
 from recipes.manifest import finish_stage, hash_files
 from recipes.schema import Recipe
 from train.arms import ResolvedArm, resolve_arm

@@ -42,6 +42,7 @@ def test_divergence_and_entropy_agree_with_torch_distributions(base):
     assert kl == pytest.approx(float(torch.distributions.kl_divergence(left, right).sum()), rel=1e-5)
     assert entropy == pytest.approx(float(left.entropy().sum()), rel=1e-5)
     assert kl > 0.01
+    assert torch.is_grad_enabled()
     assert divergence(model, model, prompt, completion)[0] == pytest.approx(0, abs=1e-6)
 
 

@@ -14,7 +14,8 @@ import pytest
 
 from data import sampling
 from data.rows import read_demonstrations, read_problems
-from data.sampling import SampleStore, asking, sample_from_endpoint, sample_seed, store_path, strip_thinking
+from data.sampling import SampleStore, asking, sample_from_endpoint, sample_seed, store_path
+from data.thinking import strip_thinking
 from recipes.corpus_schema import SamplerSpec
 from recipes.errors import UserError
 from recipes.schema import PromptSpec
