@@ -17,7 +17,7 @@ from pathlib import Path
 from types import FrameType
 
 from launch.failures import CRASHED, MISTAKE, STOPPED, Failure, explain
-from launch.processes import die_with_parent
+from launch.processes import die_with_parent, visible_gpus
 from launch.stages import Stage, flatten, made_by_other_code, run_stage, stage_inputs, stage_states
 from recipes.errors import UserError
 from recipes.loading import STUDY_FILE, read_study_file, validate_recipe
@@ -87,11 +87,19 @@ def _run_local(recipe: Recipe, study_dir: Path, stages: list[Stage]) -> int:
     started = time.monotonic()
     failed: dict[str, Failure] = {}
     running: dict[Future[Failure | None], tuple[Stage, float]] = {}
+    gpus = visible_gpus()
+    taken: dict[str, str] = {}  # stage -> GPU
     display = _Display(study_dir)
     values = recipe.dump()
     with (
         _PassedOnSignals() as signals,
-        ProcessPoolExecutor(recipe.resources.workers, get_context("spawn"), _prepare_worker) as pool,
+        ProcessPoolExecutor(
+            recipe.resources.workers,
+            get_context("spawn"),
+            _prepare_worker,
+            # A process with a GPU sees one of them and keeps its memory, so the next stage gets a process of its own.
+            max_tasks_per_child=1 if gpus else None,
+        ) as pool,
     ):
         try:
             while (waiting and signals.received is None) or running:
@@ -108,7 +116,9 @@ def _run_local(recipe: Recipe, study_dir: Path, stages: list[Stage]) -> int:
                     if stage_state(study_dir / stage.name, stage_inputs(stage, study_dir)).state == "done":
                         display.line(f"  done     {stage.name} (made again with the same result)")
                         continue
-                    future = pool.submit(_work, values, str(study_dir), stage)
+                    if gpus and not (stage.kind == "arms" and recipe.resources.launched):
+                        taken[stage.name] = next((gpu for gpu in gpus if gpu not in taken.values()), gpus[0])
+                    future = pool.submit(_work, values, str(study_dir), stage, taken.get(stage.name))
                     running[future] = (stage, time.monotonic())
                     display.line(f"  start    {stage.name}")
                 if not running:
@@ -119,6 +129,7 @@ def _run_local(recipe: Recipe, study_dir: Path, stages: list[Stage]) -> int:
                 for future in finished:
                     failure = future.result()
                     stage, begun = running.pop(future)
+                    taken.pop(stage.name, None)
                     seconds = time.monotonic() - begun
                     if failure is None:
                         display.line(f"  finished {stage.name} in {seconds:.0f} s")
@@ -211,8 +222,10 @@ def worker_environment() -> dict[str, str]:
     }
 
 
-def _work(values: dict[str, object], study_dir: str, stage: Stage) -> Failure | None:
-    """Run one stage in a worker, with its output in the stage's log."""
+def _work(values: dict[str, object], study_dir: str, stage: Stage, gpu: str | None = None) -> Failure | None:
+    """Run one stage in a worker, with its output in the stage's log; on one GPU, if it gets one."""
+    if gpu is not None:
+        os.environ["CUDA_VISIBLE_DEVICES"] = gpu
     log = log_path(Path(study_dir), stage)
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("ab") as file:

@@ -1,7 +1,9 @@
-"""What every process of a study does so that none outlives a killed command."""
+"""What every process of a study needs: none outlives a killed command, and each knows which GPUs there are."""
 
+import os
 import signal
 import sys
+from pathlib import Path
 
 
 def die_with_parent() -> None:
@@ -12,3 +14,12 @@ def die_with_parent() -> None:
 
     pr_set_pdeathsig = 1
     ctypes.CDLL(None, use_errno=True).prctl(pr_set_pdeathsig, signal.SIGKILL)
+
+
+def visible_gpus(devices: Path = Path("/dev")) -> list[str]:
+    """Names of the NVIDIA GPUs this process may use, as CUDA_VISIBLE_DEVICES has them; found without loading CUDA."""
+    chosen = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if chosen is not None:
+        return [name for name in chosen.split(",") if name.strip()]
+    numbers = (path.name.removeprefix("nvidia") for path in devices.glob("nvidia[0-9]*"))
+    return sorted((number for number in numbers if number.isdigit()), key=int)

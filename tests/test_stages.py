@@ -136,3 +136,17 @@ def test_until(tmp_path):
     corpus_only = build_stages(load_recipe(STUDY.parent.parent / "corpora" / "gsm8k_train_file.yaml"))
     with pytest.raises(UserError, match="this recipe has no such stage; it has corpus"):
         select_until(corpus_only, "base")
+
+
+def test_gpus_are_found_without_cuda(tmp_path, monkeypatch):
+    from launch.processes import visible_gpus
+
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    assert visible_gpus(tmp_path) == []
+    for name in ("nvidia0", "nvidia1", "nvidia10", "nvidia2", "nvidiactl", "nvidia-uvm"):
+        (tmp_path / name).touch()
+    assert visible_gpus(tmp_path) == ["0", "1", "2", "10"]
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,GPU-abc")
+    assert visible_gpus(tmp_path) == ["3", "GPU-abc"]
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    assert visible_gpus(tmp_path) == []
