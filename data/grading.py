@@ -260,9 +260,20 @@ class Grader:
         return Grade(self._compare(answer, reference_answer), answer)
 
     def grade_many(
-        self, completions: Sequence[str], reference_answers: Sequence[str], form: AnswerForm = "boxed"
+        self,
+        completions: Sequence[str],
+        reference_answers: Sequence[str],
+        form: AnswerForm = "boxed",
+        limit_seconds: float | None = None,
     ) -> list[Grade]:
-        """Grade pairs in order. Equal pairs, as in a group of samples, are compared once; algebra uses all workers."""
+        """Grade pairs in order. Equal pairs, as in a group of samples, are compared once; algebra uses all workers.
+
+        Args:
+            completions: the texts.
+            reference_answers: of each.
+            form: what counts as a final answer.
+            limit_seconds: of all comparisons together; what has not begun by then is a timeout. None: no limit.
+        """
         answers = [extract_answer(completion, form) for completion in completions]
         pairs = dict.fromkeys(zip(answers, reference_answers, strict=True))
         outcomes: dict[tuple[str | None, str], Outcome] = {}
@@ -277,7 +288,9 @@ class Grader:
                 hard.append((answer, reference))
         if hard:
             with ThreadPoolExecutor(self._workers) as pool:
-                outcomes.update(zip(hard, pool.map(lambda pair: self._compare(*pair), hard), strict=True))
+                deadline = None if limit_seconds is None else time.monotonic() + limit_seconds
+                found = pool.map(lambda pair: self._compare_before(deadline, *pair), hard)
+                outcomes.update(zip(hard, found, strict=True))
         return [Grade(outcomes[pair], pair[0]) for pair in zip(answers, reference_answers, strict=True)]
 
     def are_gradable(self, reference_answers: Sequence[str]) -> list[bool]:
@@ -294,6 +307,11 @@ class Grader:
                 found = pool.map(lambda text: self._ask({"reference": plain(text)}, None, limit=_GOLD_SECONDS), hard)
                 known.update(zip(hard, (outcome is Outcome.CORRECT for outcome in found), strict=True))
         return [bool(known[reference]) for reference in reference_answers]
+
+    def _compare_before(self, deadline: float | None, answer: str, reference: str) -> Outcome:
+        if deadline is not None and time.monotonic() > deadline:
+            return Outcome.TIMEOUT
+        return self._compare(answer, reference)
 
     def _compare(self, answer: str, reference: str) -> Outcome:
         """One comparison within one wall-clock limit, however many questions it has for the algebra system."""

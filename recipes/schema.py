@@ -134,6 +134,10 @@ class TrainSpec(Spec):
     overlong_tokens: int = Field(0, ge=0)
     """Soft overlong punishment (DAPO, arXiv 2503.14476, Eq. 13): the reward falls by up to 1 over this many tokens
     before the length limit. 0: off."""
+    clip_low: float = Field(0.2, gt=0, lt=1)
+    """How far below 1 the importance ratio of a sample counts, where several updates share a batch."""
+    clip_high: float = Field(0.2, gt=0)
+    """How far above 1."""
     importance_sampling: Literal["token_truncate", "token_mask", "sequence_truncate", "sequence_mask", "off"] = (
         "token_truncate"
     )
@@ -188,7 +192,8 @@ class ArmSpec(Spec):
     round_steps: int | None = Field(None, ge=1)
     """Updates between refreshes of the samples, for `sampling: round`. null for the others."""
     updates_per_batch: int = Field(1, ge=1)
-    """Optimizer updates per sampled batch; above 1 the importance ratio differs from 1."""
+    """Optimizer updates that share one sampling, which then covers the problems of all of them; above 1 the samples are
+    of a slightly older policy, and the importance ratio, clipped, makes up for it."""
     learning_rate: float | None = Field(None, gt=0)
     """Peak learning rate. null: `train.learning_rate`."""
     start_from: str | None = None
@@ -229,6 +234,8 @@ class ArmSpec(Spec):
             raise ValueError(
                 "`dynamic_sampling` needs `sampling: current`, `credit: advantage` and a reward that means something"
             )
+        if self.updates_per_batch > 1 and (self.sampling != "current" or self.dynamic_sampling):
+            raise ValueError("`updates_per_batch` above 1 needs `sampling: current` without `dynamic_sampling`")
         if self.strip_thinking and self.sampling != "teacher":
             raise ValueError("`strip_thinking` belongs to arms with `sampling: teacher`")
         if self.start_from is not None and self.beta > 0:
@@ -239,8 +246,6 @@ class ArmSpec(Spec):
         """Why this arm cannot run yet, as a sentence; None if it can."""
         if self.external is not None:
             return "external checkpoints cannot be scored yet"
-        if self.updates_per_batch != 1:
-            return f"updates_per_batch={self.updates_per_batch} cannot be trained yet; leave updates_per_batch out"
         return None
 
 
@@ -419,6 +424,7 @@ class Recipe(Spec):
             "round_steps",
             "start_from",
             "strip_thinking",
+            "updates_per_batch",
         ],
         ...,
     ] = (

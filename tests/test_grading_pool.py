@@ -142,3 +142,17 @@ def test_worker_ends_when_its_parent_is_killed(tmp_path):
             return
         time.sleep(0.1)
     pytest.fail("the worker outlived its parent")
+
+
+def test_a_batch_has_a_limit_of_its_own():
+    """What hangs costs its own limit; what has not begun when the batch's is over is a timeout at once."""
+    grader = Grader(workers=1, timeout_seconds=1.0)
+    assert grader.grade(HARD, "6").correct  # starts the worker
+    hanging = [f"9^{{9^{{9^{{{n}}}}}}}" for n in range(10, 30)]
+    begun = time.monotonic()
+    grades = grader.grade_many([ENDLESS[0]] * 20 + [r"\boxed{5}"], [*hanging, "5"], limit_seconds=3.0)
+    seconds = time.monotonic() - begun
+    grader.close()
+    assert grades[-1].correct  # needs no algebra
+    assert [grade.outcome for grade in grades[:-1]] == [Outcome.TIMEOUT] * 20
+    assert seconds < 15  # twenty limits of a second, and a new worker after each, would be more

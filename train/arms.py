@@ -27,6 +27,7 @@ class ResolvedArm:
     start_from: str | None
     strip_thinking: bool
     dynamic_sampling: int
+    updates_per_batch: int
 
     prompt: PromptSpec
     problem_set: str
@@ -50,6 +51,8 @@ class ResolvedArm:
     lora: LoraSpec | None
     padding_free: bool
     overlong_tokens: int
+    clip_low: float
+    clip_high: float
     importance_sampling: str
     importance_clip: float
 
@@ -152,6 +155,11 @@ def resolve_arm(recipe: Recipe, name: str) -> ResolvedArm:
             f"arm {name!r}: train.temperature is {train.temperature} but must be 1; at another one TRL scales the "
             "log-probabilities, and on-policy SFT would no longer optimise the likelihood that off-policy SFT does"
         )
+    for setting, value in (("steps", arm.steps or train.steps), ("save_every_steps", train.save_every_steps)):
+        if value % arm.updates_per_batch:  # a checkpoint in the middle would sample the rest of the batch anew
+            raise UserError(
+                f"arm {name!r}: {setting} {value} must be a multiple of updates_per_batch {arm.updates_per_batch}"
+            )
     if train.overlong_tokens >= recipe.prompt.max_completion_tokens:
         raise UserError(
             f"train.overlong_tokens is {train.overlong_tokens} but must be below prompt.max_completion_tokens "
@@ -168,6 +176,7 @@ def resolve_arm(recipe: Recipe, name: str) -> ResolvedArm:
         start_from=arm.start_from,
         strip_thinking=arm.strip_thinking,
         dynamic_sampling=arm.dynamic_sampling,
+        updates_per_batch=arm.updates_per_batch,
         prompt=arm.prompt or recipe.prompt,
         problem_set=arm.problem_set or recipe.corpus.problem_set,
         steps=arm.steps or train.steps,
@@ -189,6 +198,8 @@ def resolve_arm(recipe: Recipe, name: str) -> ResolvedArm:
         lora=train.lora,
         padding_free=train.padding_free,
         overlong_tokens=train.overlong_tokens,
+        clip_low=train.clip_low,
+        clip_high=train.clip_high,
         importance_sampling=train.importance_sampling,
         importance_clip=train.importance_clip,
     )

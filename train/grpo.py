@@ -43,8 +43,9 @@ def arguments(
     vllm: VllmSpec | None = None,
 ) -> GRPOConfig:
     """TRL's arguments of one run. Under ZeRO-3 they must exist before the model is loaded, which is then divided."""
+    shared = settings.shared_arguments(directory, seed, on_cpu())
     return GRPOConfig(
-        **settings.shared_arguments(directory, seed, on_cpu()),
+        **shared,
         **_vllm_arguments(settings, tokenizer, vllm if settings.sampling != "teacher" else None),
         num_generations=settings.completions_per_problem,
         max_completion_length=settings.prompt.max_completion_tokens,
@@ -52,6 +53,9 @@ def arguments(
         top_p=1.0,
         top_k=0,
         beta=settings.beta,
+        steps_per_generation=shared["gradient_accumulation_steps"] * settings.updates_per_batch,
+        epsilon=settings.clip_low,
+        epsilon_high=settings.clip_high,
         loss_type="dapo",  # one division for the whole update, as in SFT
         shuffle_dataset=False,
     )

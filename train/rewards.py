@@ -6,7 +6,7 @@ Each call grades one generation batch and enters it in the ledger: what was pres
 import random
 from collections.abc import Callable, Sequence
 
-from data.grading import AnswerForm, Grade, Grader
+from data.grading import AnswerForm, Grade, Grader, Outcome
 from train.arms import ResolvedArm
 from train.cost import forward_flops, train_flops
 from train.ledger import Ledger
@@ -14,6 +14,7 @@ from train.ranks import gathered
 from train.tracking import Tracker
 
 _EARLY_UPDATES = 5
+_GRADE_SECONDS = 120.0  # of one batch; other ranks wait, and give up after minutes
 
 
 def overlong_punishment(length: int, limit: int, buffer: int) -> float:
@@ -77,6 +78,7 @@ class RecordedReward:
         reference_answer: Sequence[str],
         problem_id: Sequence[str],
         prompt_tokens: Sequence[int],
+        log_metric: Callable[[str, float], None] | None = None,
         **kwargs: object,
     ) -> list[float]:
         """Rewards in [0, 1], one per completion. Columns of the dataset arrive as keyword arguments."""
@@ -86,6 +88,10 @@ class RecordedReward:
         rows = gathered(list(zip(problem_id, rewards, lengths, correct, prompt_tokens, strict=True)))
         self._enter(rows)
         self._look_for_alike([reward for _, reward, *_ in rows])
+        if log_metric is not None:  # TRL's, averaged over ranks and shown with its own
+            for outcome in Outcome:
+                share = sum(grade.outcome is outcome for grade in grades) / len(grades)
+                log_metric(f"outcomes/{outcome}", share)
         if self.tracker is not None:
             shown = zip(problem_id, reference_answer, completions, grades, rewards, strict=True)
             keys = ("problem_id", "reference_answer", "completion", "outcome", "reward")
@@ -101,7 +107,7 @@ class RecordedReward:
         problem_id: Sequence[str],
     ) -> tuple[list[Grade], list[float]]:
         """Grade and reward of each completion; nothing is entered in the ledger."""
-        grades = self.grader.grade_many(completions, reference_answer, self.form)
+        grades = self.grader.grade_many(completions, reference_answer, self.form, _GRADE_SECONDS)
         # From the update and the problems, not from a running generator: a resumed run tosses the same coins.
         coin = random.Random(f"reward {self.seed} {self.ledger.last_step} {problem_id[0]}")
         rewards = [reward_of(grade, self.settings.reward, coin) for grade in grades]

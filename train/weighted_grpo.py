@@ -17,6 +17,7 @@ class WeightedGRPOTrainer(GRPOTrainer):
 
     TRL divides by all completion tokens; then the step of GRPO would shrink with every problem whose samples are
     all right, and that of on-policy SFT would grow with the share of correct samples, while SFT's stays as it is.
+    With several updates per batch the tokens are those of a mean update of the batch, as in TRL.
     With beta 0 and one update per batch the importance ratio is 1, so with uniform weights the gradient is that of
     the mean negative log-likelihood of the correct samples; the logged `loss` is not it.
 

@@ -311,6 +311,30 @@ def test_dynamic_sampling_in_a_run(transfer, smoke_study, tmp_path):
     assert "dynamic_sampling: off_policy_sft 0, on_policy_sft 0, grpo 2" in check.stdout
 
 
+def test_updates_that_share_a_batch_in_a_run(transfer, smoke_study, tmp_path):
+    """Four updates, two samplings: as many problems and samples as with one update per batch."""
+    from tests.integration.test_deepspeed import SMOKE, study_of
+
+    study = study_of(smoke_study, tmp_path / "study")
+    lever = [
+        "arms.grpo.updates_per_batch=2",
+        "train.save_every_steps=2",
+        "varies=[sampling,credit,negatives,updates_per_batch]",
+    ]
+    result = transfer("run", SMOKE, "--out", study, *lever, "--until", "arms/grpo/seed-0")
+    assert result.returncode == 0, result.stdout + result.stderr
+    rows = read_rows(study / "arms" / "grpo" / "seed-0" / "ledger.jsonl")
+    plain = read_rows(smoke_study / "arms" / "grpo" / "seed-0" / "ledger.jsonl")
+    assert [row["exposures"] for row in rows] == [16, 16, 32, 32]
+    assert [row["exposures"] for row in plain] == [8, 16, 24, 32]
+    for name in ("exposures", "completions", "prompt_tokens"):
+        assert rows[-1][name] == plain[-1][name]
+    presented = [[identity for row in part for identity in row["presented"]] for part in (rows, plain)]
+    assert presented[0] == presented[1]
+    metrics = read_rows(study / "arms" / "grpo" / "seed-0" / "metrics.jsonl")
+    assert all(sum(v for k, v in row.items() if k.startswith("outcomes/")) == pytest.approx(1) for row in metrics[::2])
+
+
 def trained(trainer, directory):
     trainer.train()
     history = [
@@ -319,10 +343,14 @@ def trained(trainer, directory):
     return history, torch.cat([p.detach().flatten() for p in trainer.model.parameters()])
 
 
-def test_grpo_divided_by_all_tokens_is_plain_trl_step_for_step(base, problems, tmp_path):
+@pytest.mark.parametrize("updates_per_batch", [1, 2])
+def test_grpo_divided_by_all_tokens_is_plain_trl_step_for_step(base, problems, tmp_path, updates_per_batch):
     tokenizer, model = base
-    rows = rows_of(tokenizer, problems, 6)
-    settings = settings_for("grpo", steps=3, loss_normalisation="all_tokens", learning_rate=1e-3, max_grad_norm=1.0)
+    rows = rows_of(tokenizer, problems, 8)
+    settings = settings_for(
+        "grpo", steps=4, loss_normalisation="all_tokens", learning_rate=1e-3, max_grad_norm=1.0,
+        updates_per_batch=updates_per_batch,
+    )  # fmt: skip
     results = []
     for name in ("ours", "plain"):
         reward = record({}, lambda place: place in (0, 1, 5))
@@ -333,11 +361,12 @@ def test_grpo_divided_by_all_tokens_is_plain_trl_step_for_step(base, problems, t
             trainer = GRPOTrainer(
                 model=copy.deepcopy(model),
                 args=GRPOConfig(
-                    output_dir=str(tmp_path / name), seed=7, max_steps=3, per_device_train_batch_size=2 * GROUP,
+                    output_dir=str(tmp_path / name), seed=7, max_steps=4, per_device_train_batch_size=2 * GROUP,
                     learning_rate=1e-3, lr_scheduler_type="constant_with_warmup", adam_beta2=settings.adam_beta2,
                     weight_decay=settings.weight_decay, bf16=False, use_cpu=True, gradient_checkpointing=False,
                     dataloader_pin_memory=False, logging_steps=1, report_to=[], disable_tqdm=True, save_strategy="no",
-                    num_generations=GROUP, max_completion_length=64, top_k=0, shuffle_dataset=False,
+                    num_generations=GROUP, steps_per_generation=updates_per_batch, max_completion_length=64, top_k=0,
+                    shuffle_dataset=False,
                 ),
                 reward_funcs=reward, train_dataset=Dataset.from_list(rows), processing_class=tokenizer,
             )  # fmt: skip

@@ -267,7 +267,7 @@ def test_report_says_when_it_is_not_of_this_recipe(smoke_study, transfer):
 
 def test_interrupt_stops_at_once_and_names_the_stage(tmp_path):
     study = tmp_path / "study"
-    command = [sys.executable, "-m", "launch", "run", str(SMOKE), "model.pocket.documents=400000", "--out", str(study)]
+    command = [sys.executable, "-m", "launch", "run", str(SMOKE), "model.pocket.documents=150000", "--out", str(study)]
     process = subprocess.Popen(
         command,
         cwd=ROOT,
