@@ -6,7 +6,7 @@ stand around them: a unit, a percent sign, the base of a numeral, the name in fr
 """
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import pairwise
 
@@ -46,6 +46,7 @@ class Collection:
     kind: str
     items: tuple["Node", ...]
     brackets: str = ""
+    name: str = ""  # of an interval that was an inequality
 
 
 @dataclass(frozen=True)
@@ -187,8 +188,9 @@ _BOTH = rf",|;|\band\b|\\(?:land|wedge)(?![A-Za-z])|{TEXT_OPEN}\s*,?\s*and\s*{TE
 _AND = rf"{_BOTH}|\bor\b|\\(?:lor|vee)(?![A-Za-z])|{TEXT_OPEN}\s*,?\s*or\s*{TEXT_CLOSE}"
 _INTEGER_PARAMETER = re.compile(
     rf"[,\s(]*(?:{TEXT_OPEN}[^{TEXT_CLOSE}]*{TEXT_CLOSE}\s*|\b(?:where|for|with)\s+)?\(?\b[a-z]\s*"
-    rf"(?:\\in\s*[ZN](?:\^\+|_\+)?|(?:{TEXT_OPEN}\s*)?\bis an (?:arbitrary )?integer\.?\s*{TEXT_CLOSE}?)\s*\)?$"
+    rf"(?:\\in\s*Z|(?:{TEXT_OPEN}\s*)?\bis an (?:arbitrary )?integer\.?\s*{TEXT_CLOSE}?)\s*\)?$"
 )
+_PERIODIC = re.compile(r"^(?!.*(?:<|>|\\(?:le|ge|lt|gt|ne)(?![A-Za-z]))).*(?:\\pi|\\circ|\bpi\b)", re.DOTALL)
 _CASES = re.compile(r"\\begin\{(?:cases|aligned|array)\}(?:\{[^}]*\})?(.*)\\end\{(?:cases|aligned|array)\}", re.DOTALL)
 _CONGRUENCE = re.compile(r"(?:\\?[A-Za-z]\w*\s*\\equiv\s*)?(.+?)\s*\(?\s*\\(?:pmod|mod|bmod)(?![A-Za-z])\s*(.+?)\)?$")
 
@@ -207,8 +209,8 @@ def _read(text: str, depth: int = 0, grouped: bool = True) -> Node:
         rows = [row.replace("&", "") for row in cases.group(1).split("\ue005") if row.strip()]
         if all("=" in row for row in rows):
             return _collection("several", rows, depth)
-    if parameter := _INTEGER_PARAMETER.search(text):
-        text = text[: parameter.start()].strip() or text
+    if (parameter := _INTEGER_PARAMETER.search(text)) and _PERIODIC.search(text[: parameter.start()]):
+        text = text[: parameter.start()].strip()
     if _enclosed(text, "\ue002", "\ue003"):
         inner = text[1:-1].strip()
         builder = re.fullmatch(r"(\\?[A-Za-z])(?:\s*\\in\s*\(-\\infty,\s*\\infty\))?\s*(?:\||\\mid|:)(.+)", inner)
@@ -309,7 +311,8 @@ def _interval(text: str) -> Node | None:
             return None
     if not _NAME.match(terms[1]):
         return None
-    return _collection("ordered", [terms[0], terms[2]], 0, ("[" if closed[0] else "(") + ("]" if closed[1] else ")"))
+    brackets = ("[" if closed[0] else "(") + ("]" if closed[1] else ")")
+    return replace(_collection("ordered", [terms[0], terms[2]], 0, brackets), name=terms[1])
 
 
 def _between(parts: list[str]) -> Node | None:

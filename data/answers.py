@@ -23,7 +23,8 @@ Ask = Callable[[str, str], bool]
 
 _NUMBER = re.compile(r"-?(\d+\.?\d*|\.\d+)$")
 _SINGLE_NAME = re.compile(r"\\?[A-Za-z](?:_\S+)?(?:\(.*\))?$")
-_INTEGER_NAMES = frozenset("nkmltz")
+_QUANTITY = re.compile(rf"(?:{_SINGLE_NAME.pattern[:-1]}|[A-Z]{{2,3}}|m?\s*\\(?:measured)?angle.*|\\overline.*|\|.*)$")
+_INTEGER_NAMES = frozenset("nkm")
 _SETS = ("union", "difference")
 
 
@@ -55,6 +56,18 @@ def _same_collection(answer: Collection, reference: Collection, ask: Ask) -> boo
         return found
     if kinds == {"congruence"}:
         return _same_congruence(answer, reference, ask)
+    if answer.name and reference.name and _names_differ(answer.name, reference.name):
+        return False  # x > 2 is not y > 2
+    if (names := _named_apart(answer)) and names == _named_apart(reference):
+        pairs = [
+            (item, other)
+            for item in answer.items
+            for other in reference.items
+            if isinstance(item, Leaf)
+            and isinstance(other, Leaf)
+            and canonical_words(item.name) == canonical_words(other.name)
+        ]
+        return all(same(item, other, ask) for item, other in pairs)
     if kinds == {"matrix", "ordered"}:
         answer, reference = _entries(answer), _entries(reference)
     if kinds == {"several", "ordered"}:
@@ -69,6 +82,18 @@ def _same_collection(answer: Collection, reference: Collection, ask: Ask) -> boo
     if (answer.kind, answer.brackets, len(answer.items)) != (reference.kind, reference.brackets, len(reference.items)):
         return False
     return all(same(item, other, ask) for item, other in zip(answer.items, reference.items, strict=True))
+
+
+def _names_differ(left: str, right: str) -> bool:
+    """Whether two names are of two quantities, as x and y, AB and BC are; words such as "the area" do not tell."""
+    names = [re.sub(r"\\(?:measuredangle|angle|overline)|[\s{}|]|^m(?=\s*\\)", "", name) for name in (left, right)]
+    return names[0] != names[1] and all(_QUANTITY.match(name) for name in (left, right))
+
+
+def _named_apart(node: Collection) -> set[str]:
+    """Names in words, where every item has one and they tell the items apart, as in Alice = 7, Bob = 5."""
+    names = [canonical_words(item.name) for item in node.items if isinstance(item, Leaf) and item.name]
+    return set(names) if len(set(names)) == len(node.items) > 1 else set()
 
 
 def _same_congruence(answer: Collection, reference: Collection, ask: Ask) -> bool:
@@ -107,7 +132,7 @@ def _same_leaf(answer: Leaf, reference: Leaf, ask: Ask) -> bool:
             return answer.text == reference.text
         same_words = canonical_words(answer.text) == canonical_words(reference.text)
         return same_words and not (answer.unit or reference.unit)
-    if answer.name != reference.name and all(_SINGLE_NAME.match(leaf.name) for leaf in (answer, reference)):
+    if _names_differ(answer.name, reference.name):
         # Two quantities, unless each is the other's equation, as y = x and x = y are.
         sides = [f"({leaf.name})-({leaf.text})" for leaf in (answer, reference)]
         return "(" not in answer.name + reference.name and proportional(*sides) is True

@@ -183,7 +183,9 @@ def _token_counts(tokenizer: "PreTrainedTokenizerBase | None", texts: list[str])
         return [0] * len(texts)
     counts: list[int] = []
     for start in range(0, len(texts), 1000):  # a batch at a time: token lists are larger than texts
-        counts += [len(ids) + 1 for ids in tokenizer(texts[start : start + 1000])["input_ids"]]
+        counts += [
+            len(ids) + 1 for ids in tokenizer(texts[start : start + 1000], add_special_tokens=False)["input_ids"]
+        ]
     return counts
 
 

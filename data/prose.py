@@ -16,7 +16,7 @@ _NOTHING = {
 }  # fmt: skip
 _EVERYTHING = {"all real number", "all real", "every real number", "any real number", "real number", "real"}
 _PLACEHOLDERS = {"na", "none", "null", "nan", "unknown", "proof", "no answer", "not available"}
-_OPTION = re.compile(r"(?:\(([A-J])\)|([A-J])[.):])\s+(.+)", re.DOTALL)
+_OPTION = re.compile(r"(?:\(([A-J])\)|([A-J])[.)])\s+(.+)", re.DOTALL)
 _DATE = re.compile(r"\d{4}-\d{1,2}-\d{1,2}|\d{1,2}/\d{1,2}/\d{4}")
 
 
@@ -96,6 +96,10 @@ def named_option(words: str) -> str | None:
 def split_option(text: str) -> tuple[str, str] | None:
     """The letter and the text of an option written with both, as in `B. 12` or `(B) 12`; None for anything else."""
     found = _OPTION.fullmatch(text.replace(TEXT_OPEN, " ").replace(TEXT_CLOSE, " ").strip())
-    if found is None or re.match(r"(?:and|or)\b|[,&+=^*/-]|\(", found.group(3)) or re.search(r"\([A-J]\)", found[3]):
+    if (
+        found is None
+        or re.match(r"(?:and|or)\b|[,&+=^*/-]|\(", found.group(3))
+        or re.search(r"(?<![A-Za-z])[A-J][.):]", found[3])
+    ):
         return None
     return found.group(1) or found.group(2), found.group(3)

@@ -23,6 +23,7 @@ from recipes.errors import UserError
 from recipes.loading import STUDY_FILE, read_study_file, validate_recipe
 from recipes.manifest import PROGRESS, describe_changes, locked, stage_state, write_json
 from recipes.schema import Recipe
+from train.ranks import listen
 
 _POLL_SECONDS = 0.5
 _LINE_EVERY_SECONDS = 15.0  # between progress lines where the output is not a terminal
@@ -88,7 +89,7 @@ def _run_local(recipe: Recipe, study_dir: Path, stages: list[Stage]) -> int:
     failed: dict[str, Failure] = {}
     running: dict[Future[Failure | None], tuple[Stage, float]] = {}
     gpus = visible_gpus()
-    taken: dict[str, str] = {}  # stage -> GPU
+    taken: dict[str, str | None] = {}  # stage -> its GPU; None: all of them
     display = _Display(study_dir)
     values = recipe.dump()
     with (
@@ -109,6 +110,10 @@ def _run_local(recipe: Recipe, study_dir: Path, stages: list[Stage]) -> int:
                     [] if signals.received is not None else _ready(list(waiting.values()), waiting, running, failed)
                 )
                 for stage in startable:
+                    launched = stage.kind == "arms" and recipe.resources.launched
+                    # On GPUs a launched stage uses all of them, and every other stage one.
+                    if gpus and (len(running) >= (1 if launched else len(gpus)) or None in taken.values()):
+                        continue
                     # Never more than the workers can take, so that a start time is a real start.
                     if len(running) >= recipe.resources.workers:
                         break
@@ -116,8 +121,9 @@ def _run_local(recipe: Recipe, study_dir: Path, stages: list[Stage]) -> int:
                     if stage_state(study_dir / stage.name, stage_inputs(stage, study_dir)).state == "done":
                         display.line(f"  done     {stage.name} (made again with the same result)")
                         continue
-                    if gpus and not (stage.kind == "arms" and recipe.resources.launched):
-                        taken[stage.name] = next((gpu for gpu in gpus if gpu not in taken.values()), gpus[0])
+                    if gpus:
+                        free = [gpu for gpu in gpus if gpu not in taken.values()]
+                        taken[stage.name] = None if launched else free[0]
                     future = pool.submit(_work, values, str(study_dir), stage, taken.get(stage.name))
                     running[future] = (stage, time.monotonic())
                     display.line(f"  start    {stage.name}")
@@ -203,8 +209,8 @@ def log_path(study_dir: Path, stage: Stage) -> Path:
 
 def _prepare_worker() -> None:
     """Settings of a worker process, before anything heavy is imported."""
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):  # training listens to the last two
-        signal.signal(number, signal.SIG_IGN)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    listen()
     os.environ.update(worker_environment())
     # The worker must not outlive a killed parent: it would go on writing while a rerun starts.
     die_with_parent()
@@ -226,6 +232,7 @@ def _work(values: dict[str, object], study_dir: str, stage: Stage, gpu: str | No
     """Run one stage in a worker, with its output in the stage's log; on one GPU, if it gets one."""
     if gpu is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = gpu
+    listen()  # what came for an earlier stage is not meant for this one
     log = log_path(Path(study_dir), stage)
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("ab") as file:
@@ -235,6 +242,11 @@ def _work(values: dict[str, object], study_dir: str, stage: Stage, gpu: str | No
         import torch
 
         torch.set_num_threads(stage.threads)
+        if gpu is not None and not torch.cuda.is_available():
+            raise UserError(
+                f"this machine has GPU {gpu} but torch cannot use it; install a torch built for it, or set "
+                "CUDA_VISIBLE_DEVICES= to run on the CPU"
+            )
         run_stage(validate_recipe(values, "study.json"), Path(study_dir), stage)
         return None
     except Exception as error:  # a stage may fail in any library; the log has the traceback, the user the sentence

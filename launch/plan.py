@@ -151,8 +151,12 @@ def memory_of_arm(recipe: Recipe, arm: ResolvedArm, shape: ModelShape | None) ->
         bfloat16=recipe.model.dtype == "bfloat16",
         checkpointing=recipe.model.pocket is None,
         tokens=rows * (arm.prompt.max_prompt_tokens + arm.prompt.max_completion_tokens),
+        adapter_rank=arm.lora.rank if arm.lora is not None else None,
     )
-    reference = 2 * shape.parameters() // (resources.ranks if resources.zero_stage == 3 else 1) if arm.beta > 0 else 0
+    reference = 0
+    if arm.beta > 0 and arm.lora is None:  # with adapters the base is the model without them
+        bytes_each = 2 if arm.weights_dtype_with(resources.zero_stage > 0) == "bfloat16" else 4
+        reference = bytes_each * shape.parameters() // (resources.ranks if resources.zero_stage == 3 else 1)
     return asdict(memory) | {"reference_model": reference, "total": memory.total + reference}
 
 

@@ -21,5 +21,5 @@ def visible_gpus(devices: Path = Path("/dev")) -> list[str]:
     chosen = os.environ.get("CUDA_VISIBLE_DEVICES")
     if chosen is not None:
         return [name for name in chosen.split(",") if name.strip()]
-    numbers = (path.name.removeprefix("nvidia") for path in devices.glob("nvidia[0-9]*"))
-    return sorted((number for number in numbers if number.isdigit()), key=int)
+    found = [path for path in devices.glob("nvidia[0-9]*") if path.name.removeprefix("nvidia").isdigit()]
+    return [str(number) for number in range(len(found))]  # CUDA counts from 0, whatever a container calls the files

@@ -13,12 +13,10 @@ import signal
 import socket
 import subprocess
 import sys
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+import time
+from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 from launch.failures import CRASHED, MISTAKE, STOPPED, explain
@@ -28,7 +26,7 @@ from recipes.errors import UserError
 from recipes.loading import load_study
 from recipes.manifest import write_atomic, write_json
 from recipes.schema import ResourceSpec
-from train.ranks import SIGNALS, PreemptedError
+from train.ranks import PreemptedError, listen, noted_signal
 
 _FAILURE = "failure.json"
 
@@ -125,8 +123,11 @@ def launch_ranks(resources: ResourceSpec, study_dir: Path, stage: Stage, resume:
     for old in directory.glob("*.pid"):
         old.unlink()
     launcher = subprocess.Popen(command, env=environment, preexec_fn=die_with_parent)
-    with _passed_on(directory):
-        code = launcher.wait()
+    told: set[str] = set()
+    while (code := launcher.poll()) is None:
+        if name := noted_signal():  # ranks are told themselves, once each: their launchers would kill them soon after
+            told |= _pass_on(name, directory, told)
+        time.sleep(0.2)
     if code == 0:
         return
     try:
@@ -142,24 +143,13 @@ def launch_ranks(resources: ResourceSpec, study_dir: Path, stage: Stage, resume:
     raise RuntimeError(f"rank {failure['rank']} of {resources.ranks} ended: {failure['message']}")
 
 
-@contextmanager
-def _passed_on(directory: Path) -> Iterator[None]:
-    """Hand SIGTERM and SIGUSR1 to the ranks themselves: their launchers would kill them soon after."""
-
-    def pass_on(number: int, frame: FrameType | None) -> None:
-        for path in directory.glob("*.pid"):
-            with suppress(OSError, ValueError):
-                os.kill(int(path.read_text()), number)
-
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = {number: signal.signal(number, pass_on) for number in SIGNALS}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+def _pass_on(name: str, directory: Path, told: set[str]) -> set[str]:
+    """Send a signal to the ranks that have said who they are and were not told yet; their files."""
+    paths = [path for path in directory.glob("*.pid") if path.name not in told]
+    for path in paths:
+        with suppress(OSError, ValueError):
+            os.kill(int(path.read_text()), signal.Signals[name])
+    return {path.name for path in paths}
 
 
 def main(arguments: list[str]) -> int:
@@ -171,8 +161,7 @@ def main(arguments: list[str]) -> int:
     recipe = load_study(study_dir)
     (stage,) = [stage for stage in build_stages(recipe) if stage.name == name]
     directory = study_dir / stage.name
-    for number in SIGNALS:  # until training listens
-        signal.signal(number, signal.SIG_IGN)
+    listen()
     write_atomic(directory / "ranks" / f"{rank()}.pid", str(os.getpid()))
     try:
         import torch

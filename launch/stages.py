@@ -67,6 +67,12 @@ def build_stages(recipe: Recipe) -> list[Stage]:
             # Hashing gigabytes of weights would take longer than planning may; size and time tell enough.
             listing = sorted((p.name, p.stat().st_size, p.stat().st_mtime_ns) for p in source_dir.iterdir())
             reads[f"content of {source_dir}"] = hash_json(listing)
+        if recipe.model.path is not None:  # the tokenizer and the contract with every prompt
+            prompts = [values["prompt"], *(arm["prompt"] for arm in values["arms"].values() if arm["prompt"])]
+            reads |= flatten({"lock": {"models": values["lock"].get("models", {}).get(recipe.model.path)}})
+            reads["prompts"] = hash_json(prompts)
+            if str(recipe.model.chat_template).endswith(".jinja"):
+                reads["content of the chat template"] = _content(Path(str(recipe.model.chat_template)))
         stages.append(Stage("base", module, reads, threads=recipe.resources.base_threads))
     asked = ("tasks", "benchmarks", "questions", "seed")
     suite_questions = {key: values["suite"][key] for key in asked} if recipe.suite else {}
@@ -90,6 +96,8 @@ def build_stages(recipe: Recipe) -> list[Stage]:
             reads |= {key: values["resources"][key] for key in topology if recipe.resources.launched}
             if resolved.module == "train.sft":
                 reads["demonstrations"] = recipe.corpus.demonstrations
+            elif resolved.sampling != "teacher":  # vLLM's samples are weighted for its probabilities
+                reads["sampler"] = recipe.resources.vllm.mode if recipe.resources.vllm else "transformers"
             before = [f"arms/{resolved.start_from}/seed-{seed}"] if resolved.start_from else []
             needs = ("base", "corpus", *before)
             stages.append(Stage(name, resolved.module, reads, needs, {"arm": arm, "seed": seed}, threads))
@@ -119,6 +127,8 @@ def _probes(recipe: Recipe, values: dict[str, Any], threads: int) -> list[Stage]
     """The probes of the base and of every run."""
     if recipe.probe is None or not recipe.arms:
         return []
+    from train.arms import resolve_arm
+
     reads = flatten({"probe": values["probe"], "prompt": values["prompt"], "dtype": values["model"]["dtype"]})
     reads |= {"answer_form": recipe.corpus.answer_form, "threads": threads}
     probes = [Stage("drift/base", "train.drift", reads, ("base", "corpus"), {}, threads)]
@@ -126,7 +136,9 @@ def _probes(recipe: Recipe, values: dict[str, Any], threads: int) -> list[Stage]
         for seed in recipe.seeds:
             needs = ("base", "corpus", "drift/base", f"arms/{arm}/seed-{seed}")
             arguments = {"arm": arm, "seed": seed}
-            probes.append(Stage(f"drift/{arm}/seed-{seed}", "train.drift", reads, needs, arguments, threads))
+            resolved = resolve_arm(recipe, arm)  # its snapshots are no part of the run's output hash
+            own = reads | {"steps": resolved.steps, "snapshots": resolved.snapshots}
+            probes.append(Stage(f"drift/{arm}/seed-{seed}", "train.drift", own, needs, arguments, threads))
     return probes
 
 

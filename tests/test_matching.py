@@ -20,7 +20,7 @@ def test_shipped_study_is_matched():
 @pytest.mark.parametrize(
     ("override", "setting"),
     [
-        ("arms.grpo.prompt={max_completion_tokens: 128, max_prompt_tokens: 64}", "prompt"),
+        ("arms.grpo.prompt={max_completion_tokens: 32, max_prompt_tokens: 64}", "prompt"),
         ("arms.grpo.prompt={suffix: ' step by step', max_completion_tokens: 64, max_prompt_tokens: 64}", "prompt"),
         ("arms.grpo.problem_set=all", "problem_set"),
         ("arms.grpo.steps=7", "steps"),

@@ -145,7 +145,7 @@ def test_gpus_are_found_without_cuda(tmp_path, monkeypatch):
     assert visible_gpus(tmp_path) == []
     for name in ("nvidia0", "nvidia1", "nvidia10", "nvidia2", "nvidiactl", "nvidia-uvm"):
         (tmp_path / name).touch()
-    assert visible_gpus(tmp_path) == ["0", "1", "2", "10"]
+    assert visible_gpus(tmp_path) == ["0", "1", "2", "3"]
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,GPU-abc")
     assert visible_gpus(tmp_path) == ["3", "GPU-abc"]
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")

@@ -75,7 +75,11 @@ class ResolvedArm:
     @property
     def weights_dtype(self) -> str:
         """Format in which weights are loaded for training: float32, unless DeepSpeed keeps float32 copies itself."""
-        return self.dtype if with_deepspeed() else "float32"
+        return self.weights_dtype_with(with_deepspeed())
+
+    def weights_dtype_with(self, deepspeed: bool) -> str:
+        """The same for a run with or without DeepSpeed."""
+        return self.dtype if deepspeed else "float32"
 
     def require_problems(self, available: int) -> None:
         """Raise UserError if an update presents more problems than there are."""
@@ -146,8 +150,16 @@ def resolve_arm(recipe: Recipe, name: str) -> ResolvedArm:
     if missing is not None:
         raise UserError(f"arm {name!r}: {missing}")
     assert train is not None and model is not None and arm.sampling is not None
-    if arm.train:
-        train = _own_train(name, train, arm.train)
+    own = arm.train | ({"steps": arm.steps} if arm.steps else {})
+    if own:
+        train = _own_train(name, train, own)
+    prompt = arm.prompt or recipe.prompt
+    for limit in ("max_prompt_tokens", "max_completion_tokens"):
+        if getattr(prompt, limit) > getattr(recipe.prompt, limit):
+            raise UserError(
+                f"arm {name!r}: its own prompt.{limit} is {getattr(prompt, limit)} but the corpus is filtered at "
+                f"{getattr(recipe.prompt, limit)}; raise the study's prompt.{limit}"
+            )
     if train.completions_per_problem < 2 and (arm.sampling != "teacher" or arm.credit == "advantage"):
         raise UserError(f"arm {name!r}: completions_per_problem is 1 but a group needs 2 at least")
     if arm.sampling != "teacher" and arm.credit == "uniform" and train.temperature != 1:
@@ -155,15 +167,15 @@ def resolve_arm(recipe: Recipe, name: str) -> ResolvedArm:
             f"arm {name!r}: train.temperature is {train.temperature} but must be 1; at another one TRL scales the "
             "log-probabilities, and on-policy SFT would no longer optimise the likelihood that off-policy SFT does"
         )
-    for setting, value in (("steps", arm.steps or train.steps), ("save_every_steps", train.save_every_steps)):
+    for setting, value in (("steps", train.steps), ("save_every_steps", train.save_every_steps)):
         if value % arm.updates_per_batch:  # a checkpoint in the middle would sample the rest of the batch anew
             raise UserError(
                 f"arm {name!r}: {setting} {value} must be a multiple of updates_per_batch {arm.updates_per_batch}"
             )
-    if train.overlong_tokens >= recipe.prompt.max_completion_tokens:
+    if train.overlong_tokens >= prompt.max_completion_tokens:
         raise UserError(
             f"train.overlong_tokens is {train.overlong_tokens} but must be below prompt.max_completion_tokens "
-            f"{recipe.prompt.max_completion_tokens}"
+            f"{prompt.max_completion_tokens}"
         )
     return ResolvedArm(
         sampling=arm.sampling,
@@ -177,9 +189,9 @@ def resolve_arm(recipe: Recipe, name: str) -> ResolvedArm:
         strip_thinking=arm.strip_thinking,
         dynamic_sampling=arm.dynamic_sampling,
         updates_per_batch=arm.updates_per_batch,
-        prompt=arm.prompt or recipe.prompt,
+        prompt=prompt,
         problem_set=arm.problem_set or recipe.corpus.problem_set,
-        steps=arm.steps or train.steps,
+        steps=train.steps,
         problems_per_step=train.problems_per_step,
         completions_per_problem=train.completions_per_problem,
         micro_batch_size=train.micro_batch_size,

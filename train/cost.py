@@ -51,6 +51,12 @@ class ModelShape:
         attention = 2 * self.num_layers * self.num_heads * self.head_dim * length  # scores and values, half the square
         return tokens * (FORWARD_FLOPS_PER_PARAMETER * (self.parameters() - embedding) + attention)
 
+    def adapter_parameters(self, rank: int) -> int:
+        """Parameters of adapters of this rank on all linear layers (the head is none of them)."""
+        hidden, queries, keys = self.hidden_size, self.num_heads * self.head_dim, self.num_kv_heads * self.head_dim
+        attention = 2 * (hidden + queries) + 2 * (hidden + keys)
+        return self.num_layers * rank * (attention + 3 * (hidden + self.intermediate_size))
+
     def layer_activation_bytes(self, bfloat16: bool) -> int:
         """Bytes a layer keeps of one token for its backward pass, with fused attention.
 
@@ -190,8 +196,9 @@ def training_memory(
     bfloat16: bool,
     checkpointing: bool,
     tokens: int,
+    adapter_rank: int | None = None,
 ) -> TrainingMemory:
-    """Memory of one rank for micro-batches of `tokens` tokens.
+    """Memory of one rank for micro-batches of `tokens` tokens; with adapters, only they have gradients.
 
     Model states: without DeepSpeed the weights stay in float32 (bfloat16 only in autocast), 4 + 4 + 8 bytes a
     parameter; with DeepSpeed in bfloat16 2 + 2, and 12 for the optimizer with its float32 copy. Activations with
@@ -201,8 +208,10 @@ def training_memory(
     """
     parameters = shape.parameters()
     mixed = bfloat16 and zero_stage > 0
-    weights, gradients = (2 * parameters, 2 * parameters) if mixed else (4 * parameters, 4 * parameters)
-    optimizer = (_ADAM_BYTES + (4 if mixed else 0)) * parameters
+    trained = parameters if adapter_rank is None else shape.adapter_parameters(adapter_rank)
+    weights = (2 if mixed else 4) * (parameters if adapter_rank is None else parameters + trained)
+    gradients = (2 if mixed else 4) * trained
+    optimizer = (_ADAM_BYTES + (4 if mixed else 0)) * trained
     optimizer //= ranks if zero_stage >= 1 else 1
     gradients //= ranks if zero_stage >= 2 else 1
     weights //= ranks if zero_stage >= 3 else 1

@@ -18,7 +18,7 @@ from trl import GRPOConfig
 from data.grading import Grader
 from data.language_model import load_model, on_cpu, seed_everything
 from data.prompt import load_tokenizer, render_prompt, template_hash
-from data.rows import Problem, presented_order, read_demonstrations, read_problems
+from data.rows import Demonstration, Problem, presented_order, read_demonstrations, read_problems
 from data.thinking import strip_thinking
 from recipes.manifest import finish_stage, hash_files
 from recipes.schema import Recipe, VllmSpec
@@ -26,9 +26,10 @@ from train.arms import ResolvedArm, resolve_arm
 from train.callbacks import RunRecorder
 from train.checkpoints import CheckpointMarker, keep_complete_checkpoints, remove_checkpoints
 from train.ledger import LEDGER, Ledger
+from train.limits import within_own_limits
 from train.model import Snapshots, adapter_config, count_parameters, save_final
 from train.preemption import StopOnSignal
-from train.ranks import rank, require_deepspeed, topology
+from train.ranks import from_first_rank, rank, require_deepspeed, topology
 from train.rewards import RecordedReward
 from train.rollouts import DynamicSampling, PolicyRollouts, Rollouts, TeacherRollouts
 from train.tracking import Tracker
@@ -115,7 +116,7 @@ def build_trainer(
 
 def _rollouts(
     settings: ResolvedArm,
-    study_dir: Path,
+    demonstrations: dict[str, list[Demonstration]],
     stage_dir: Path,
     tokenizer: PreTrainedTokenizerBase,
     order: list[Problem],
@@ -134,7 +135,8 @@ def _rollouts(
         return DynamicSampling(
             rows,
             reserve,
-            lambda *judged: reward.judge(*judged)[1],
+            # Grading has a clock, and the ranks must not disagree about what they learn from.
+            lambda *judged: from_first_rank(lambda: reward.judge(*judged)),
             tokenizer,
             ledger,
             parameters,
@@ -143,7 +145,6 @@ def _rollouts(
             seed,
         )
     if settings.sampling == "teacher":
-        demonstrations = read_demonstrations(study_dir / "corpus")
         read = strip_thinking if settings.strip_thinking else str
         return TeacherRollouts(order, demonstrations, tokenizer, settings.problems_per_step, group, read)
     asked = [(row["problem_id"], row["prompt"]) for row in rows]
@@ -176,6 +177,8 @@ def run(recipe: Recipe, study_dir: Path, stage_dir: Path, resume: bool, arm: str
 
     # Problems in the order they are presented; TRL repeats each row for the group.
     problems = read_problems(study_dir / "corpus", "train", settings.problem_set)
+    demonstrations = read_demonstrations(study_dir / "corpus") if settings.sampling == "teacher" else {}
+    problems, demonstrations = within_own_limits(settings, recipe.prompt, problems, demonstrations, tokenizer)
     settings.require_problems(len(problems))
     order = presented_order(problems, settings.steps * settings.problems_per_step, seed)
     rows = _rows(tokenizer, order, settings)
@@ -191,12 +194,12 @@ def run(recipe: Recipe, study_dir: Path, stage_dir: Path, resume: bool, arm: str
     form = recipe.corpus.answer_form
     reward = RecordedReward(Grader(), form, ledger, parameters, settings, seed, recorder.warn, tracker)
     rollouts = _rollouts(
-        settings, study_dir, stage_dir, tokenizer, order, rows, ledger, parameters, seed, reward, reserve
+        settings, demonstrations, stage_dir, tokenizer, order, rows, ledger, parameters, seed, reward, reserve
     )
 
     # Trainer
     stop, snapshots = (
-        StopOnSignal(),
+        StopOnSignal(settings.updates_per_batch),
         Snapshots(settings.snapshot_steps(), stage_dir, tokenizer, settings.dtype, start_dir),
     )
     callbacks = [recorder, snapshots, stop, CheckpointMarker()]

@@ -81,7 +81,8 @@ class Ledger:
         if self.write:
             with self.path.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(row) + "\n")
-        self.last_presented = list(dict.fromkeys(self._presented))
+        # Updates that share a sampling are entered with its first one.
+        self.last_presented = list(dict.fromkeys(self._presented)) or self.last_presented
         self._presented, self._contributed = [], []
         self.last_step = step
 

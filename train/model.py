@@ -1,6 +1,8 @@
 """What a model directory consists of, and writing one: the only copy. Loading is in `data/language_model.py`."""
 
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +56,8 @@ def save_weights(
         trainer.save_model(str(adapter))
         barrier()
         if rank() == 0:
-            merged: Any = PeftModel.from_pretrained(load_model(start_dir, dtype), adapter).merge_and_unload()
+            with _loaded_whole():
+                merged: Any = PeftModel.from_pretrained(load_model(start_dir, dtype), adapter).merge_and_unload()
             merged.save_pretrained(directory)
     elif trainer.is_deepspeed_enabled:  # its engine holds the weights, in the format it trains in
         trainer.save_model(str(directory))
@@ -64,6 +67,19 @@ def save_weights(
     if rank() == 0:
         tokenizer.save_pretrained(directory)
     barrier()
+
+
+@contextmanager
+def _loaded_whole() -> Iterator[None]:
+    """Within it a model is loaded as a whole on this rank; under ZeRO-3 loading would divide it among all ranks."""
+    from transformers.integrations import deepspeed as integration
+
+    reference = integration._hf_deepspeed_config_weak_ref
+    integration.unset_hf_deepspeed_config()
+    try:
+        yield
+    finally:
+        integration._hf_deepspeed_config_weak_ref = reference
 
 
 def _cast(state: dict[str, torch.Tensor], dtype: torch.dtype) -> dict[str, torch.Tensor]:

@@ -4,38 +4,30 @@ Cluster schedulers send SIGTERM or SIGUSR1 some time before they kill. Ranks get
 update they ask each other whether anybody has; else one rank would leave and the others wait for it for ever.
 """
 
-import signal
-import threading
-from types import FrameType
-
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from train.ranks import SIGNALS, PreemptedError, gathered
+from train.ranks import PreemptedError, gathered, noted_signal
 
 
 class StopOnSignal(TrainerCallback):
-    """Ends training with a checkpoint once a rank has received SIGTERM or SIGUSR1."""
+    """Ends training with a checkpoint once a rank has received SIGTERM or SIGUSR1 (`ranks.listen` notes them).
 
-    def __init__(self) -> None:
+    Args:
+        updates_per_batch: updates that share a sampling; a checkpoint inside of one would sample the rest of it anew.
+    """
+
+    def __init__(self, updates_per_batch: int = 1) -> None:
+        self.updates_per_batch = updates_per_batch
         self.received: str | None = None
         self.stopped_at: int | None = None
-
-    def _note(self, number: int, frame: FrameType | None) -> None:
-        self.received = signal.Signals(number).name
-
-    def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: object
-    ) -> None:
-        """Listen; only the main thread may."""
-        if threading.current_thread() is threading.main_thread():
-            for number in SIGNALS:
-                signal.signal(number, self._note)
 
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: object
     ) -> None:
         """Ask all ranks; save and stop if one was told to."""
-        names = [name for name in gathered([self.received]) if name]
+        if state.global_step % self.updates_per_batch:
+            return
+        names = [name for name in gathered([noted_signal()]) if name]
         if names:
             self.received = names[0]
             self.stopped_at = state.global_step

@@ -39,7 +39,8 @@ def run(recipe: Recipe, study_dir: Path, stage_dir: Path, resume: bool) -> None:
 
     # Tokenizer, with the contract checked before gigabytes are copied
     tokenizer = prepare_tokenizer(source, spec)
-    check_contract(tokenizer, recipe.prompt, str(spec.path))
+    for prompt in (recipe.prompt, *(arm.prompt for arm in recipe.arms.values() if arm.prompt)):
+        check_contract(tokenizer, prompt, str(spec.path))
     tokenizer.save_pretrained(stage_dir)
 
     # Configurations that agree with it

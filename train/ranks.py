@@ -6,12 +6,28 @@ ACCELERATE_USE_DEEPSPEED. Without them there is one rank and nothing here does a
 
 import os
 import signal
+from collections.abc import Callable
 from typing import Any
 
 from recipes.errors import UserError
 
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
 """What cluster schedulers send some time before they kill; `train/preemption.py` listens."""
+
+
+_noted: list[str] = []
+
+
+def listen() -> None:
+    """Note SIGTERM and SIGUSR1 from now on in place of ending; forgets what was noted before."""
+    _noted.clear()
+    for number in SIGNALS:
+        signal.signal(number, lambda number, frame: _noted.append(signal.Signals(number).name))
+
+
+def noted_signal() -> str | None:
+    """Name of the last signal that was noted; None if there was none."""
+    return _noted[-1] if _noted else None
 
 
 class PreemptedError(Exception):
@@ -87,6 +103,17 @@ def barrier() -> None:
 
     if dist.is_available() and dist.is_initialized():
         dist.barrier()
+
+
+def from_first_rank(make: Callable[[], Any]) -> Any:
+    """What the first rank makes, on every rank: for values that depend on a clock."""
+    import torch.distributed as dist
+
+    if world_size() == 1 or not (dist.is_available() and dist.is_initialized()):
+        return make()
+    shared = [make() if rank() == 0 else None]
+    dist.broadcast_object_list(shared, src=0)
+    return shared[0]
 
 
 def gathered(rows: list[Any]) -> list[Any]:

@@ -10,7 +10,7 @@ from data.grading import AnswerForm, Grade, Grader, Outcome
 from train.arms import ResolvedArm
 from train.cost import forward_flops, train_flops
 from train.ledger import Ledger
-from train.ranks import gathered
+from train.ranks import gathered, rank
 from train.tracking import Tracker
 
 _EARLY_UPDATES = 5
@@ -108,9 +108,11 @@ class RecordedReward:
     ) -> tuple[list[Grade], list[float]]:
         """Grade and reward of each completion; nothing is entered in the ledger."""
         grades = self.grader.grade_many(completions, reference_answer, self.form, _GRADE_SECONDS)
-        # From the update and the problems, not from a running generator: a resumed run tosses the same coins.
-        coin = random.Random(f"reward {self.seed} {self.ledger.last_step} {problem_id[0]}")
-        rewards = [reward_of(grade, self.settings.reward, coin) for grade in grades]
+        # Coins come from the update and the completion's place among those of all ranks, not from a running generator:
+        # a resumed run tosses the same ones, and no two ranks share them.
+        first = rank() * len(grades)
+        coins = [random.Random(f"reward {self.seed} {self.ledger.last_step} {first + n}") for n in range(len(grades))]
+        rewards = [reward_of(grade, self.settings.reward, coin) for grade, coin in zip(grades, coins, strict=True)]
         limit, buffer = self.settings.prompt.max_completion_tokens, self.settings.overlong_tokens
         punished = [overlong_punishment(len(ids), limit, buffer) for ids in completion_ids]
         return grades, [reward + punishment for reward, punishment in zip(rewards, punished, strict=True)]
@@ -142,8 +144,9 @@ class RecordedReward:
                 weighted = [length for _, _, length, *_ in group]
             elif self.settings.negatives:
                 weighted = [length for _, _, length, *_ in group] if mixed else []
-            elif self.settings.credit == "advantage" and not mixed:
-                weighted = []
+            elif self.settings.credit == "advantage":  # without negatives: those above the group's mean
+                mean = sum(reward for _, reward, *_ in group) / len(group)
+                weighted = [length for _, reward, length, *_ in group if reward > mean] if mixed else []
             else:
                 weighted = rewarded
             if weighted:

@@ -12,6 +12,7 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
+from data.grading import Grade
 from data.prompt import completion_ids
 from data.rows import Demonstration, Problem
 from recipes.errors import UserError
@@ -160,7 +161,7 @@ class DynamicSampling:
     Args:
         rows: of the dataset, one per presented problem, in order.
         reserve: further rows, `batches` times as many.
-        judge: rewards of completions (texts, ids, reference answers, problem ids).
+        judge: grades and rewards of completions (texts, ids, reference answers, problem ids).
         tokenizer: of the policy.
         ledger: receives what was drawn and not used.
         parameters: of the policy, for FLOPs.
@@ -173,7 +174,7 @@ class DynamicSampling:
         self,
         rows: Sequence[Row],
         reserve: Sequence[Row],
-        judge: Callable[[list[str], Completions, list[str], list[str]], list[float]],
+        judge: Callable[[list[str], Completions, list[str], list[str]], tuple[list[Grade], list[float]]],
         tokenizer: PreTrainedTokenizerBase,
         ledger: Ledger,
         parameters: int,
@@ -190,8 +191,8 @@ class DynamicSampling:
         """Draw for update `step`, counted from 0; the rows it will learn from, one per problem."""
         wanted = self.problems_per_step
         batch = self.rows[step * wanted : (step + 1) * wanted]
-        varied: list[tuple[Row, Completions]] = []
-        uniform: list[tuple[Row, Completions]] = []
+        varied: list[tuple[Row, Completions, int]] = []
+        uniform: list[tuple[Row, Completions, int]] = []
         for number in range(self.batches + 1):
             if number:
                 first = (step * self.batches + number - 1) * wanted
@@ -199,24 +200,26 @@ class DynamicSampling:
             groups = draw([row["prompt"] for row in batch], (self.seed * 1_000_003 + step * 101 + number) % 2**31)
             for row, group in zip(batch, groups, strict=True):
                 texts = self.tokenizer.batch_decode(group, skip_special_tokens=True)
-                rewards = self.judge(
+                grades, rewards = self.judge(
                     texts, group, [row["reference_answer"]] * len(group), [row["problem_id"]] * len(group)
                 )
-                (varied if len(set(rewards)) > 1 else uniform).append((row, group))
+                correct = sum(grade.correct for grade in grades)
+                (varied if len(set(rewards)) > 1 else uniform).append((row, group, correct))
             if len(varied) >= wanted:
                 break
         drawn = [*varied, *uniform]
-        self._chosen = [group for _, group in drawn[:wanted]]
+        self._chosen = [group for _, group, _ in drawn[:wanted]]
         self._enter(drawn[wanted:])
-        return [row for row, _ in drawn[:wanted]]
+        return [row for row, *_ in drawn[:wanted]]
 
-    def _enter(self, unused: list[tuple[Row, Completions]]) -> None:
-        generated = sum(len(ids) for _, group in unused for ids in group)
-        asked = sum(row["prompt_tokens"] * len(group) for row, group in unused)
+    def _enter(self, unused: list[tuple[Row, Completions, int]]) -> None:
+        generated = sum(len(ids) for _, group, _ in unused for ids in group)
+        asked = sum(row["prompt_tokens"] * len(group) for row, group, _ in unused)
         self.ledger.spend(
-            presented=[row["problem_id"] for row, _ in unused],
+            presented=[row["problem_id"] for row, *_ in unused],
             exposures=len(unused),
-            completions=sum(len(group) for _, group in unused),
+            completions=sum(len(group) for _, group, _ in unused),
+            correct_completions=sum(correct for *_, correct in unused),
             prompt_tokens=asked,
             generated_tokens=generated,
             generate_flops=forward_flops(self.parameters, generated + asked),

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 from datasets import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
 from trl import SFTConfig, SFTTrainer
@@ -23,6 +24,7 @@ from train.callbacks import RunRecorder
 from train.checkpoints import CheckpointMarker, keep_complete_checkpoints, remove_checkpoints
 from train.cost import train_flops
 from train.ledger import LEDGER, Ledger
+from train.limits import within_own_limits
 from train.model import Snapshots, adapter_config, count_parameters, save_final
 from train.preemption import StopOnSignal
 from train.ranks import rank, require_deepspeed, topology
@@ -55,20 +57,33 @@ def build_trainer(
         model=model,
         args=arguments,
         peft_config=adapter_config(settings.lora),
-        train_dataset=Dataset.from_list(_token_rows(tokenizer, rows)),
+        train_dataset=_dataset(tokenizer, rows),
         processing_class=tokenizer,
         callbacks=list(callbacks),
     )
 
 
-def _token_rows(tokenizer: PreTrainedTokenizerBase, rows: list[dict[str, Any]]) -> list[dict[str, list[int]]]:
-    """Prompt and completion of each row as the ids a sampled one has too, so that no tokens merge between them."""
-    prompts = tokenizer([row["prompt"] for row in rows])["input_ids"]
-    completions = completion_ids(tokenizer, [row["completion"] for row in rows])
-    return [
-        {"input_ids": [*asked, *said], "completion_mask": [0] * len(asked) + [1] * len(said)}
-        for asked, said in zip(prompts, completions, strict=True)
-    ]
+def _dataset(tokenizer: PreTrainedTokenizerBase, rows: list[dict[str, Any]]) -> Dataset:
+    """Prompt and completion of each row as the ids a sampled one has too, so that no tokens merge between them.
+
+    Each demonstration is tokenized once, however often it is read: a run repeats hundreds of thousands of long rows.
+    """
+    places: dict[tuple[str, str], int] = {}
+    order = [places.setdefault((row["prompt"], row["completion"]), len(places)) for row in rows]
+    pairs = list(places)
+    tables = []
+    for start in range(0, len(pairs), 1000):
+        part = pairs[start : start + 1000]
+        prompts = tokenizer([prompt for prompt, _ in part])["input_ids"]
+        completions = completion_ids(tokenizer, [completion for _, completion in part])
+        ids = [[*asked, *said] for asked, said in zip(prompts, completions, strict=True)]
+        mask = [[0] * len(a) + [1] * len(s) for a, s in zip(prompts, completions, strict=True)]
+        columns = {
+            "input_ids": pa.array(ids, pa.list_(pa.int32())),
+            "completion_mask": pa.array(mask, pa.list_(pa.int8())),
+        }
+        tables.append(pa.table(columns))
+    return Dataset(pa.concat_tables(tables)).select(order)
 
 
 def run(recipe: Recipe, study_dir: Path, stage_dir: Path, resume: bool, arm: str, seed: int) -> None:
@@ -87,9 +102,10 @@ def run(recipe: Recipe, study_dir: Path, stage_dir: Path, resume: bool, arm: str
 
     # Problems in the order they are presented, each with its demonstrations.
     problems = read_problems(study_dir / "corpus", "train", settings.problem_set)
+    demonstrations = read_demonstrations(study_dir / "corpus")
+    problems, demonstrations = within_own_limits(settings, recipe.prompt, problems, demonstrations, tokenizer)
     settings.require_problems(len(problems))
     order = presented_order(problems, settings.steps * settings.problems_per_step, seed)
-    demonstrations = read_demonstrations(study_dir / "corpus")
     rows: list[dict[str, Any]] = []
     for exposure, problem in enumerate(order):
         prompt = render_prompt(tokenizer, problem.problem, settings.prompt)
@@ -129,7 +145,7 @@ def run(recipe: Recipe, study_dir: Path, stage_dir: Path, resume: bool, arm: str
 
     # Trainer
     stop, snapshots = (
-        StopOnSignal(),
+        StopOnSignal(settings.updates_per_batch),
         Snapshots(settings.snapshot_steps(), stage_dir, tokenizer, settings.dtype, start_dir),
     )
     callbacks = [recorder, snapshots, stop, CheckpointMarker()]

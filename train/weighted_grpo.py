@@ -9,7 +9,7 @@ from trl import GRPOTrainer
 
 from data.language_model import seed_everything
 from train.ranks import gathered
-from train.rollouts import DynamicSampling, Rollouts
+from train.rollouts import DynamicSampling, PolicyRollouts, Rollouts
 
 
 class WeightedGRPOTrainer(GRPOTrainer):
@@ -49,6 +49,8 @@ class WeightedGRPOTrainer(GRPOTrainer):
         return rewards
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
+        if self.use_vllm and isinstance(self.rollouts, PolicyRollouts):
+            self._last_loaded_step = self.state.global_step  # no weights for vLLM, unless something is drawn (`draw`)
         if isinstance(self.rollouts, DynamicSampling):
             rows = self.rollouts.choose(self.state.global_step, partial(draw, self, self.processing_class))
             first = self.accelerator.process_index * len(inputs)
@@ -59,7 +61,8 @@ class WeightedGRPOTrainer(GRPOTrainer):
                 batch["old_per_token_logps"],
                 batch["sampling_per_token_logps"],
                 batch["completion_mask"],
-                self.args.vllm_importance_sampling_clip_max,
+                self.args.vllm_importance_sampling_clip_max if self.vllm_importance_sampling_correction else None,
+                self.vllm_importance_sampling_mode.startswith("sequence"),
             )
             for name, value in found.items():  # TRL's own figures are of what is left after cutting
                 gathered_value = self.accelerator.gather(torch.tensor([value], device=self.accelerator.device))
@@ -81,22 +84,25 @@ class WeightedGRPOTrainer(GRPOTrainer):
         return batch
 
 
-def mismatch(trained: torch.Tensor, sampled: torch.Tensor, mask: torch.Tensor, clip: float | None) -> dict[str, float]:
+def mismatch(
+    trained: torch.Tensor, sampled: torch.Tensor, mask: torch.Tensor, clip: float | None, by_sequence: bool = False
+) -> dict[str, float]:
     """How far the trainer's probabilities of sampled tokens are from the sampler's: the raw importance ratio.
 
     Args:
         trained: the trainer's log-probabilities, [completions, tokens].
         sampled: those of the program that drew them, the same shape.
         mask: 1 for tokens of a completion.
-        clip: largest ratio that is used as it is; its inverse is the smallest.
+        clip: largest ratio that is used as it is; None: nothing is cut.
+        by_sequence: whether the ratio that is cut is that of a whole completion, the product over its tokens.
     """
-    ratio = (trained - sampled)[mask.bool()].float().exp()
-    ratio = ratio[~ratio.isnan()]
+    difference = (trained - sampled).float()
+    difference = torch.where(mask.bool() & ~difference.isnan(), difference, 0.0)
+    ratio = difference.sum(-1).exp() if by_sequence else difference[mask.bool()].exp()
     if not len(ratio):
-        return {}
+        return {"ratio_p01": 1.0, "ratio_median": 1.0, "ratio_p99": 1.0, "clipped_share": 0.0}
     low, middle, high = (ratio.kthvalue(max(1, round(q * len(ratio)))).values.item() for q in (0.01, 0.5, 0.99))
-    limit = clip or float("inf")
-    clipped = ((ratio > limit) | (ratio < 1 / limit)).float().mean().item()
+    clipped = (ratio > (clip or float("inf"))).float().mean().item()
     return {"ratio_p01": low, "ratio_median": middle, "ratio_p99": high, "clipped_share": clipped}
 
 
@@ -127,5 +133,6 @@ def draw(
     mine = [*prompts, *prompts[-1:] * (share * ranks - len(prompts))][own * share : (own + 1) * share]
     seed_everything((seed + own) % 2**31)
     ids = tokenizer([prompt for prompt in mine for _ in range(group)])["input_ids"]
+    trainer._last_loaded_step = -1  # the policy may have moved
     rows, _ = trainer._generate_single_turn(ids, None, {}, group)
     return gathered([rows[start : start + group] for start in range(0, len(rows), group)])[: len(prompts)]

@@ -275,7 +275,9 @@ def test_dynamic_sampling_replaces_uniform_groups_and_books_what_it_drew(base, t
 
     def judge(texts, completion_ids, references, problem_ids):
         assert completion_ids == [ids[text] for text in texts]
-        return [float(text == "yes") for text in texts]
+        return [Grade(Outcome.CORRECT if text == "yes" else Outcome.WRONG, text) for text in texts], [
+            float(text == "yes") for text in texts
+        ]
 
     ledger = Ledger(tmp_path)
     rows, reserve = [row(n) for n in "abac"], [row(n) for n in "cdcecccc"]

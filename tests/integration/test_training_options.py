@@ -145,8 +145,14 @@ def test_mismatch_by_hand():
     trained = torch.tensor([[0.0, -1.0, -2.0], [-1.0, -1.0, -9.0]])
     sampled = torch.tensor([[0.0, -1.0 - math.log(3), -2.0], [-1.0, float("nan"), 0.0]])
     mask = torch.tensor([[1, 1, 1], [1, 1, 0]])
-    found = mismatch(trained, sampled, mask, 2.0)  # ratios 1, 3, 1, 1; one is no number, one is masked
-    assert found["clipped_share"] == pytest.approx(0.25)
+    found = mismatch(
+        trained, sampled, mask, 2.0
+    )  # ratios 1, 3, 1, 1, 1: one is no number and counts as 1, one is masked
+    assert found["clipped_share"] == pytest.approx(0.2)
+    assert mismatch(trained, sampled, mask, None)["clipped_share"] == 0
+    whole = mismatch(trained, sampled, mask, 2.0, by_sequence=True)  # 1 x 3 x 1 and 1 x 1
+    assert (whole["clipped_share"], whole["ratio_p99"]) == pytest.approx((0.5, 3.0))
+    assert mismatch(trained, sampled, mask * 0, 2.0)["clipped_share"] == 0
     assert (found["ratio_median"], found["ratio_p01"]) == pytest.approx((1.0, 1.0))
     assert found["ratio_p99"] == pytest.approx(3.0)
     (text,) = alarms({"mismatch/clipped_share": 0.25})
@@ -164,7 +170,7 @@ class FixedGrader:
     def __init__(self, correct):
         self.correct = correct
 
-    def grade_many(self, completions, references, form):
+    def grade_many(self, completions, references, form, limit_seconds):
         from data.grading import Grade, Outcome
 
         outcome = Outcome.CORRECT if self.correct else Outcome.WRONG
@@ -310,3 +316,97 @@ def test_wandb_mirrors_the_metrics_of_a_run(transfer, smoke_study, tmp_path):
     assert rewards == [row["reward"] for row in metrics]
     assert tables == 2  # after the updates 2 and 4
     assert (offline / "files" / "media" / "table").is_dir()
+
+
+def test_lora_under_zero_3_saves_whole_weights(transfer, smoke_study, tmp_path):
+    """Merging loads the base on the first rank alone, which must not be divided among ranks that are not there."""
+    from tests.integration.test_deepspeed import final, study_of, weights
+
+    study = study_of(smoke_study, tmp_path / "study")
+    settings = ["train.lora={rank: 4, alpha: 8}", "resources.ranks=2", "resources.zero_stage=3", "resources.workers=1"]
+    result = transfer("run", SMOKE, "--out", study, *settings, "--until", "arms/off_policy_sft/seed-0")
+    assert result.returncode == 0, result.stdout + result.stderr
+    moved = final(study, "off_policy_sft") - weights(smoke_study / "base")
+    assert 0 < float(moved.abs().max()) < 1
+
+
+def test_own_limits_of_an_arm_leave_out_what_is_longer(base, smoke_study):
+    from data.rows import read_problems as read
+    from train.limits import within_own_limits
+
+    tokenizer, _ = base
+    study = load_recipe(SMOKE).prompt
+    problems, demonstrations = read(smoke_study / "corpus", "train"), read_demonstrations(smoke_study / "corpus")
+    settings = settings_for()
+    assert within_own_limits(settings, study, problems, demonstrations, tokenizer) == (problems, demonstrations)
+    lengths = {p: len(tokenizer(render_prompt(tokenizer, p.problem, study))["input_ids"]) for p in problems}
+    shortest = {p: min(r.tokens for r in demonstrations[p.problem_id] if r.usable) for p in problems}
+    prompt_limit, limit = sorted(lengths.values())[len(lengths) // 2], sorted(shortest.values())[len(shortest) // 2]
+    own = replace(settings, prompt=PromptSpec(max_prompt_tokens=prompt_limit, max_completion_tokens=limit))
+    left, fitting = within_own_limits(own, study, problems, demonstrations, tokenizer)
+    assert left == [p for p in problems if lengths[p] <= prompt_limit and shortest[p] <= limit]
+    assert 0 < len(left) < len(problems)
+    assert all(row.fits == (row.tokens <= limit) for rows in fitting.values() for row in rows)
+    with pytest.raises(
+        UserError, match=r"its own prompt\.max_completion_tokens is 65 but the corpus is filtered at 64"
+    ):
+        resolve_arm(load_recipe(SMOKE, ["arms.grpo.prompt={max_prompt_tokens: 64, max_completion_tokens: 65}"]), "grpo")
+
+
+def test_own_steps_are_checked_with_the_schedule():
+    settings = ["train.schedule=warmup_stable_decay", "train.decay_steps=3", "train.warmup_steps=1"]
+    recipe = load_recipe(SMOKE, [*settings, "arms.grpo.steps=3"])
+    with pytest.raises(UserError, match="warmup_steps 1 and decay_steps 3 are more than the 3 steps"):
+        resolve_arm(recipe, "grpo")
+
+
+def test_ledger_counts_the_tokens_above_the_mean_without_negatives(tmp_path):
+    """Rewards 1, 0.75, 0.5, 0.25 by length: the two above 0.625 have a weight. All below zero: still the best one."""
+    arm = replace(settings_for("grpo"), negatives=False, problems_per_step=1, completions_per_problem=4)
+    ledger = Ledger(tmp_path)
+    reward = RecordedReward(FixedGrader(True), "boxed", ledger, 10, arm, 0)
+    reward._enter([("p", value, 10 * n, True, 4) for n, value in enumerate((1.0, 0.75, 0.5, 0.25), start=1)])
+    assert ledger.totals["trained_tokens"] == 10 + 20
+    reward._enter([("p", value, 40, False, 4) for value in (-0.25, -1.0, -1.0, -1.0)])
+    assert ledger.totals["trained_tokens"] == 30 + 40
+
+
+def test_ranks_do_not_share_coins(tmp_path, monkeypatch):
+    arm = replace(settings_for("grpo"), reward="random")
+    tossed = []
+    for number in range(8):
+        monkeypatch.setenv("RANK", str(number))
+        reward = RecordedReward(FixedGrader(True), "boxed", Ledger(tmp_path), 10, arm, 0)
+        tossed += reward.judge(["x"] * 4, [[1]] * 4, ["1"] * 4, ["same"] * 4)[1]
+    assert 6 < sum(tossed) < 26
+    assert tossed[:4] * 8 != tossed
+
+
+def test_inputs_of_base_drift_and_arms_hold_what_they_read(tmp_path):
+    template = tmp_path / "t.jinja"
+    template.write_text("one")
+    llama = RECIPES / "llama-3.1-8b" / "matched.yaml"
+
+    def reads(name, *settings, recipe=SMOKE):
+        (stage,) = [s for s in build_stages(load_recipe(recipe, list(settings))) if s.name == name]
+        return stage.reads
+
+    chosen = f"model.chat_template={template}"
+    before = reads("base", chosen, recipe=llama)
+    template.write_text("two")
+    assert reads("base", chosen, recipe=llama) != before
+    assert reads("base", recipe=llama) != reads("base", "prompt.system=Hello", recipe=llama)
+    probe = ["probe={problems: 4}", "train.schedule=constant"]
+    assert reads("drift/grpo/seed-0", *probe) != reads("drift/grpo/seed-0", *probe, "train.snapshots=2")
+    vllm = "resources.vllm={mode: colocate}"
+    assert reads("arms/grpo/seed-0") != reads("arms/grpo/seed-0", vllm)
+    assert reads("arms/off_policy_sft/seed-0") == reads("arms/off_policy_sft/seed-0", vllm)
+
+
+def test_adapters_of_a_real_model_are_counted(base, rows, tmp_path):
+    from train.cost import shape_from_config
+
+    tokenizer, model = base
+    trainer = sft_trainer(settings_for(lora=LoraSpec(rank=4)), copy.deepcopy(model), tokenizer, rows, tmp_path, 1)
+    expected = sum(p.numel() for p in trainer.model.parameters() if p.requires_grad)
+    assert shape_from_config(model.config.to_dict()).adapter_parameters(4) == expected
