@@ -18,7 +18,7 @@ _EPILOG = """examples:
   transfer fetch recipes/qwen3-14b/corpus.yaml              download and pin what a recipe names
 
 A rerun skips finished stages, resumes an interrupted one, and makes again what depends on a changed input.
-Exit status: 0 done, 1 a stage failed, 2 a mistake in recipe, files or command."""
+Exit status: 0 done, 1 a stage failed, 2 a mistake in recipe, files or command, 75 stopped by a signal after saving."""
 
 
 def build_parser() -> argparse.ArgumentParser:
