@@ -11,6 +11,7 @@ from launch.preflight import warnings
 from launch.ranks import launch_command, launch_files
 from launch.stages import Stage, stage_states
 from recipes.errors import UserError
+from recipes.manifest import read_manifest
 from recipes.schema import Recipe
 from train.arms import ResolvedArm, resolve_arm
 from train.cost import (
@@ -55,6 +56,7 @@ def build_plan(recipe: Recipe, stages: list[Stage], study_dir: Path) -> dict[str
         "parameters": shape.parameters() if shape else None,
         "pretraining_tokens": None if pocket is None else pocket.documents // 4 * _MEAN_ROW_TOKENS,
         "arms": {name: _arm_plan(recipe, name, shape) for name in recipe.arms},
+        "teacher": teacher_plan(recipe, study_dir),
         "gpu": recipe.resources.gpu,
         "responses_at_most": models * len(suite.benchmarks) * suite.questions * suite.samples_per_question
         if suite
@@ -94,6 +96,34 @@ def _arm_plan(recipe: Recipe, name: str, shape: ModelShape | None) -> dict[str, 
         "learning_rate": arm.learning_rate,
         "runs": len(recipe.seeds),
         "memory_per_rank": memory_of_arm(recipe, arm, shape),
+    }
+
+
+def teacher_plan(recipe: Recipe, study_dir: Path) -> dict[str, Any] | None:
+    """What the demonstrations cost: what was spent once they are there, else an upper bound; None without a sampler.
+
+    Numbers are None where the problems are not counted yet or the teacher's parameters are not given.
+    """
+    teacher = recipe.corpus.teacher
+    if teacher is None or teacher.kind not in ("endpoint", "transformers"):
+        return None
+    manifest = read_manifest(study_dir / "corpus")
+    facts = manifest["facts"] if manifest is not None and manifest["completed"] else {}
+    spent = next((row for row in facts.get("sampling", []) if row["phase"] == "teacher"), None)
+    problems = facts.get("train_problems") or recipe.corpus.train_problems
+    samples = spent["samples"] if spent else None if problems is None else problems * teacher.samples_per_problem
+    limit = teacher.max_completion_tokens or recipe.prompt.max_completion_tokens
+    tokens = spent["generated_tokens"] if spent else None if samples is None else samples * limit
+    flops = None if tokens is None or not teacher.parameters else forward_flops(round(teacher.parameters), tokens)
+    gpu = GPUS[recipe.resources.gpu] if recipe.resources.gpu else None
+    hours = None if flops is None or gpu is None else flops / (gpu.peak_flops * GENERATE_UTILISATION) / 3600
+    return {
+        "model": teacher.model,
+        "spent": spent is not None,
+        "samples": samples,
+        "generated_tokens": tokens,
+        "teraflops": None if flops is None else round(flops / 1e12, 1),
+        "gpu_hours": None if hours is None else round(hours, 1),
     }
 
 
@@ -241,6 +271,8 @@ def format_plan(plan: dict[str, Any], commands: bool = False) -> str:
                 "resources.expected_completion_tokens"
             )
         lines += ["", *_memory_lines(plan)]
+    if plan["teacher"]:
+        lines.append(_teacher_line(plan["teacher"], recipe_gpu=plan["gpu"]))
     if plan["responses_at_most"]:
         lines.append(f"evaluation: at most {plan['responses_at_most']:,} responses")
     if plan["arms"]:
@@ -250,6 +282,15 @@ def format_plan(plan: dict[str, Any], commands: bool = False) -> str:
     lines += [f"cannot work: {text}" for text in plan["obstacles"]]
     lines += [f"warning: {text}" for text in plan["warnings"]]
     return "\n".join(lines)
+
+
+def _teacher_line(teacher: dict[str, Any], recipe_gpu: str | None) -> str:
+    if teacher["samples"] is None:
+        return f"teacher {teacher['model']}: its samples are known once the corpus has counted its problems"
+    how = "spent" if teacher["spent"] else "at most"
+    text = f"teacher {teacher['model']}, {how}: {teacher['samples']:,} samples, {teacher['generated_tokens']:,} tokens"
+    text += "" if teacher["teraflops"] is None else f", {teacher['teraflops']:,.1f} TFLOPs"
+    return text + ("" if teacher["gpu_hours"] is None else f", {teacher['gpu_hours']:,.0f} GPU-hours on {recipe_gpu}")
 
 
 def _hours_and_disk(plan: dict[str, Any], arm: dict[str, Any]) -> str:

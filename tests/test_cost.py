@@ -8,9 +8,10 @@ from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCau
 from trl.trainer.utils import compute_flops_per_token
 
 from data.language_model import load_model
-from launch.plan import model_shape, obstacles
+from launch.plan import model_shape, obstacles, teacher_plan
 from recipes.errors import UserError
 from recipes.loading import load_recipe
+from recipes.manifest import finish_stage, start_stage
 from train.cost import (
     GPUS,
     KNOWN_SHAPES,
@@ -198,3 +199,23 @@ def test_another_kind_of_model_is_a_sentence():
         UserError, match="model_type 'bert' cannot be planned for; known are llama, mistral, qwen2, qwen3"
     ):
         shape_from_config({"model_type": "bert"})
+
+
+def test_teacher_is_planned_and_then_what_it_spent_is_shown(tmp_path):
+    """500 problems of four samples of at most 14,336 tokens by 32.8e9 parameters, at a tenth of an H200's peak."""
+    recipe = load_recipe(RECIPES / "qwen3-14b" / "matched.yaml", ["corpus.train_problems=500"])
+    found = teacher_plan(recipe, tmp_path)
+    tokens = 500 * 4 * 14336
+    flops = 2 * 32.8e9 * tokens
+    assert found == {
+        "model": "Qwen/Qwen3-32B", "spent": False, "samples": 2000, "generated_tokens": tokens,
+        "teraflops": round(flops / 1e12, 1), "gpu_hours": round(flops / 98.9e12 / 3600, 1),
+    }  # fmt: skip
+    whole = load_recipe(RECIPES / "qwen3-14b" / "matched.yaml")
+    assert teacher_plan(whole, tmp_path)["samples"] is None
+    start_stage(tmp_path / "corpus", "corpus", {})
+    spent = {"phase": "teacher", "model": "m", "samples": 7, "generated_tokens": 1000, "generate_flops": None}
+    finish_stage(tmp_path / "corpus", {}, {"train_problems": 5, "sampling": [spent]})
+    after = teacher_plan(whole, tmp_path)
+    assert (after["spent"], after["samples"], after["generated_tokens"]) == (True, 7, 1000)
+    assert teacher_plan(load_recipe(RECIPES / "pocket" / "smoke.yaml"), tmp_path) is None
