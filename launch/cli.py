@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import shlex
 import sys
 from pathlib import Path
 from typing import Any
@@ -122,7 +123,9 @@ def _run_command(options: argparse.Namespace) -> int:
     stages = select_until(build_stages(recipe), getattr(options, "until", None))
     check_before_running(recipe)
     if options.command == "plan" or options.dry_run:
-        plan = build_plan(recipe, stages, study_dir)
+        out = ["--out", str(options.out)] if options.out else []
+        invocation = shlex.join(["transfer", "run", options.recipe, *options.overrides, *out])
+        plan = build_plan(recipe, stages, study_dir, invocation)
         if options.command == "run":
             plan = {"recipe": recipe.dump()} | plan
         if options.json:

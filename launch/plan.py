@@ -34,8 +34,23 @@ _MEAN_ROW_TOKENS = 125  # of the 128 of a packed pre-training row
 _USABLE = 0.94  # of a GPU's memory; the rest goes to the driver, the libraries and fragmentation
 
 
-def build_plan(recipe: Recipe, stages: list[Stage], study_dir: Path) -> dict[str, Any]:
-    """The plan as JSON values. Token counts are upper bounds from the length limits."""
+_WRITES = {
+    "base": "weights (*.safetensors), config.json, generation_config.json, tokenizer, chat template",
+    "corpus": "problems.parquet, demonstrations.parquet, rejects.jsonl, contamination.jsonl, ledger.jsonl, README.md",
+    "arms": "final/, snapshots/, checkpoint-*/ (while it runs), metrics.jsonl, ledger.jsonl",
+    "drift": "drift.jsonl",
+    "eval": "a folder for each benchmark with every response and its score",
+    "report": "transfer.json, index.html, figures/",
+}
+
+
+def build_plan(
+    recipe: Recipe, stages: list[Stage], study_dir: Path, invocation: str = "transfer run RECIPE"
+) -> dict[str, Any]:
+    """The plan as JSON values. Token counts are upper bounds from the length limits.
+
+    `invocation`: the command that runs the study, to say how a single stage is run.
+    """
     states = stage_states(stages, study_dir)
     pocket = recipe.model.pocket if recipe.model else None
     shape = model_shape(recipe)
@@ -49,7 +64,7 @@ def build_plan(recipe: Recipe, stages: list[Stage], study_dir: Path) -> dict[str
                 "name": stage.name,
                 "state": states[stage.name].state,
                 "reasons": list(states[stage.name].reasons),
-                **how_it_runs(recipe, study_dir, stage, states[stage.name].state == "resume"),
+                **how_it_runs(recipe, study_dir, stage, states[stage.name].state == "resume", invocation),
             }
             for stage in stages
         ],
@@ -127,26 +142,37 @@ def teacher_plan(recipe: Recipe, study_dir: Path) -> dict[str, Any] | None:
     }
 
 
-def how_it_runs(recipe: Recipe, study_dir: Path, stage: Stage, resume: bool) -> dict[str, Any]:
-    """The command of a stage, the files it is given, and the processes it runs on."""
+def how_it_runs(recipe: Recipe, study_dir: Path, stage: Stage, resume: bool, invocation: str) -> dict[str, Any]:
+    """The command of a stage, the files it is given, what it reads and writes, and the processes it runs on."""
+    folders = {
+        "reads": [str(study_dir / name) for name in stage.needs],
+        "writes": f"{study_dir / stage.name}: {_WRITES[stage.kind]}, manifest.json",
+    }
     if stage.kind == "arms" and recipe.resources.launched:
         command = ["python", *launch_command(recipe.resources, study_dir, stage.name, resume)]
         files = launch_files(recipe.resources, study_dir / stage.name / "ranks")
         return {
             "command": shlex.join(command),
             "files": {str(path): content for path, content in files.items()},
-            "topology": topology_text(recipe),
+            "topology": topology_text(recipe, stage),
+            **folders,
         }
-    return {"command": f"{stage.module}.run in a worker process", "files": {}, "topology": "one process"}
+    return {
+        "command": f"{invocation} --until {stage.name}",
+        "files": {},
+        "topology": f"one process, {stage.module}",
+        **folders,
+    }
 
 
-def topology_text(recipe: Recipe) -> str:
-    """Ranks, what DeepSpeed divides among them, and who generates."""
+def topology_text(recipe: Recipe, stage: Stage) -> str:
+    """Ranks of an arm, what DeepSpeed divides among them, and who generates."""
     resources = recipe.resources
     parts = [f"{resources.ranks} rank{'s' * (resources.ranks > 1)}"]
     parts += [f"DeepSpeed ZeRO-{resources.zero_stage}"] if resources.zero_stage else ["no DeepSpeed"]
     parts += ["offload to the CPU"] if resources.offload else []
-    if resources.vllm is not None:
+    arm = resolve_arm(recipe, str(stage.arguments["arm"]))
+    if resources.vllm is not None and arm.sampling != "teacher":
         where = resources.vllm.server_url or f"{resources.vllm.memory_share:.0%} of each GPU"
         parts.append(f"vLLM {resources.vllm.mode} ({where}, tensor parallel {resources.vllm.tensor_parallel})")
     return ", ".join(parts)
@@ -241,6 +267,8 @@ def format_plan(plan: dict[str, Any], commands: bool = False) -> str:
                 text = json.dumps({key: value for key, value in content.items() if key != "main_process_port"})
                 lines.append(f"           {path}" + ("" if Path(path).name in shown else f": {text}"))
                 shown.add(Path(path).name)
+            lines += [f"           reads {', '.join(stage['reads'])}"] if stage["reads"] else []
+            lines.append(f"           writes {stage['writes']}")
     if plan["parameters"]:
         tokens = plan["pretraining_tokens"]
         pretraining = "" if tokens is None else f", {tokens:,} pre-training tokens"

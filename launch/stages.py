@@ -85,7 +85,7 @@ def build_stages(recipe: Recipe) -> list[Stage]:
         reads |= flatten({"model": values["model"]})
     reads |= flatten({"lock": {"models": values["lock"].get("models", {})}})
     stages.append(Stage("corpus", "data.corpus", reads, ("base",) if with_base else ()))
-    models = {"base": "base"} if recipe.suite else {}
+    models = {"base": "base"}
     for arm in recipe.arms:
         resolved = resolve_arm(recipe, arm)
         for seed in recipe.seeds:
@@ -107,7 +107,7 @@ def build_stages(recipe: Recipe) -> list[Stage]:
     if recipe.suite is not None:
         files = [path for path in task_folder(recipe.suite).iterdir() if path.is_file()]  # not __pycache__
         tasks = hash_json({path.name: hash_file(path) for path in files})
-    for label, name in models.items():
+    for label, name in models.items() if recipe.suite is not None else ():
         folder = name if name == "base" else f"{name}/final"
         heldout = any(benchmark.name == "heldout" for benchmark in recipe.suite.benchmarks) if recipe.suite else False
         needs = tuple(dict.fromkeys((name, "corpus"))) if heldout else (name,)

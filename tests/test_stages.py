@@ -150,3 +150,28 @@ def test_gpus_are_found_without_cuda(tmp_path, monkeypatch):
     assert visible_gpus(tmp_path) == ["3", "GPU-abc"]
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     assert visible_gpus(tmp_path) == []
+
+
+def test_study_without_a_suite_trains_and_scores_nothing():
+    from launch.plan import build_plan, format_plan
+    from recipes.loading import load_recipe
+
+    recipe = load_recipe("recipes/qwen3-14b/matched.yaml", ["seeds=[0]"])
+    stages = build_stages(recipe)
+    assert [stage.name for stage in stages] == [
+        "base", "corpus", "arms/sft_think/seed-0", "arms/sft_no_think/seed-0", "arms/on_policy_sft/seed-0",
+        "arms/grpo/seed-0",
+    ]  # fmt: skip
+    plan = build_plan(recipe, stages, Path("runs/x"), "transfer run R")
+    by_name = {stage["name"]: stage for stage in plan["stages"]}
+    assert by_name["corpus"]["command"] == "transfer run R --until corpus"
+    assert by_name["corpus"]["reads"] == ["runs/x/base"]
+    grpo, sft = by_name["arms/grpo/seed-0"], by_name["arms/sft_think/seed-0"]
+    assert grpo["command"] == (
+        "python -m accelerate.commands.launch --config_file runs/x/arms/grpo/seed-0/ranks/accelerate.json "
+        "-m launch.ranks runs/x arms/grpo/seed-0 0"
+    )
+    assert grpo["topology"] == "8 ranks, DeepSpeed ZeRO-3, vLLM colocate (35% of each GPU, tensor parallel 1)"
+    assert sft["topology"] == "8 ranks, DeepSpeed ZeRO-3"
+    assert grpo["files"]["runs/x/arms/grpo/seed-0/ranks/deepspeed.json"]["zero_optimization"]["stage"] == 3
+    assert "writes runs/x/arms/grpo/seed-0: final/" in format_plan(plan, commands=True)
