@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from recipes.errors import UserError
-from recipes.schema import ModelSpec, PromptSpec
+from recipes.schema import ModelSpec
+from recipes.training_schema import PromptSpec
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -21,7 +21,7 @@ from data.thinking import THINK_CLOSE, THINK_OPEN, strip_thinking
 from recipes.corpus_schema import SamplerSpec
 from recipes.errors import UserError
 from recipes.manifest import Progress, hash_json
-from recipes.schema import PromptSpec
+from recipes.training_schema import PromptSpec
 
 _FIRST_WAIT_SECONDS = 1.0
 _LONGEST_WAIT_SECONDS = 60.0

@@ -25,7 +25,7 @@ from launch.stages import Stage, build_stages
 from recipes.errors import UserError
 from recipes.loading import load_study
 from recipes.manifest import write_atomic, write_json
-from recipes.schema import ResourceSpec
+from recipes.resource_schema import ResourceSpec
 from train.ranks import PreemptedError, listen, noted_signal
 
 _FAILURE = "failure.json"

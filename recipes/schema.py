@@ -5,7 +5,8 @@ point in the unified loss of arXiv 2507.00432 (v2, Sec. 5):
 
     L = - E_x E_{y ~ q} [ w(x, y) log pi(y|x) ] + beta * KL(pi || pi_base)
 
-`recipes/loading.py` reads YAML into these classes. Machine-written copies (`study.json`) hold the resolved values.
+`recipes/loading.py` reads YAML into these classes; the sections are here and in `corpus_schema.py`,
+`training_schema.py` and `resource_schema.py`. Machine-written copies (`study.json`) hold the resolved values.
 """
 
 from typing import Annotated, Any, Literal
@@ -13,6 +14,8 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from recipes.corpus_schema import CorpusSpec, Spec
+from recipes.resource_schema import ResourceSpec, WandbSpec
+from recipes.training_schema import ArmSpec, ProbeSpec, PromptSpec, TrainSpec
 
 
 class PocketModelSpec(Spec):
@@ -65,199 +68,6 @@ class ModelSpec(Spec):
                 f"`eos_token` and `pad_token` are both {self.eos_token!r}; a model could not tell them apart"
             )
         return self
-
-
-class PromptSpec(Spec):
-    """How a problem becomes the text the model continues, and the length limits. The same for all arms."""
-
-    system: str | None = None
-    """System message. null: none."""
-    suffix: str = ""
-    """Text appended to every corpus problem and to the questions of benchmarks scored `boxed` or `plain`, for
-    instance the request for a boxed answer."""
-    thinking: bool | None = None
-    """Thinking mode of the chat template. null: the template's default; false: Qwen3 puts an empty thinking block into
-    the prompt."""
-    max_prompt_tokens: int = Field(512, ge=1)
-    """Corpus problems with a longer rendered prompt are rejected for every arm, in tokens."""
-    max_completion_tokens: int = Field(512, ge=1)
-    """Longest completion that is trained on or sampled, in tokens, end-of-turn token included."""
-
-
-class LoraSpec(Spec):
-    """Low-rank adapters (Hu et al. 2021, arXiv 2106.09685) on all linear layers, in place of training every weight."""
-
-    rank: int = Field(32, ge=1)
-    """Rank of the adapters."""
-    alpha: int = Field(64, ge=1)
-    """Scale of the adapters; what is added to a weight is multiplied by alpha / rank."""
-
-
-class TrainSpec(Spec):
-    """Budget and optimizer, the same for all arms (learning rates may differ if the study `varies` them)."""
-
-    steps: int = Field(ge=1)
-    """Optimizer updates."""
-    problems_per_step: int = Field(ge=1)
-    """Problems presented per optimizer update."""
-    completions_per_problem: int = Field(8, ge=1)
-    """Completions per presented problem: GRPO's group size (2 at least), and the demonstrations an SFT arm reads."""
-    micro_batch_size: int | None = Field(None, ge=1)
-    """Completions per forward pass. null: a whole update at once."""
-    learning_rate: float = Field(gt=0)
-    """Peak learning rate of arms that do not set their own."""
-    schedule: Literal["constant", "linear", "cosine", "warmup_stable_decay"] = "constant"
-    """Learning-rate schedule after warm-up. warmup_stable_decay: constant until the last `decay_steps` updates."""
-    decay_steps: int = Field(0, ge=0)
-    """Optimizer updates in which warmup_stable_decay falls to zero, at the end."""
-    warmup_steps: int = Field(0, ge=0)
-    """Optimizer updates of linear warm-up."""
-    weight_decay: float = Field(0.0, ge=0)
-    """AdamW weight decay."""
-    adam_beta2: float = Field(0.999, gt=0, lt=1)
-    """AdamW second-moment decay."""
-    max_grad_norm: float = Field(1.0, gt=0)
-    """Gradient clipping threshold (L2)."""
-    loss_normalisation: Literal["weighted_tokens", "all_tokens"] = "weighted_tokens"
-    """What the loss of an update is divided by: its completion tokens whose weight is not zero, the same for SFT and
-    for samples; or all completion tokens, as TRL does, so that an update shrinks with every uniform group."""
-    temperature: float = Field(1.0, gt=0)
-    """Sampling temperature of completions drawn while training."""
-    save_every_steps: int = Field(50, ge=1)
-    """Optimizer updates between resumable checkpoints, of which the newest two are kept."""
-    snapshots: int = Field(0, ge=0)
-    """Further checkpoints with weights alone, evenly spaced in the logarithm of the update; the last is the end."""
-    lora: LoraSpec | None = None
-    """Train adapters and merge them into the saved weights. null: train every weight."""
-    padding_free: bool = False
-    """Join the rows of an SFT micro-batch into one sequence that does not see across rows, in place of padding them."""
-    overlong_tokens: int = Field(0, ge=0)
-    """Soft overlong punishment (DAPO, arXiv 2503.14476, Eq. 13): the reward falls by up to 1 over this many tokens
-    before the length limit. 0: off."""
-    clip_low: float = Field(0.2, gt=0, lt=1)
-    """How far below 1 the importance ratio of a sample counts, where several updates share a batch."""
-    clip_high: float = Field(0.2, gt=0)
-    """How far above 1."""
-    importance_sampling: Literal["token_truncate", "token_mask", "sequence_truncate", "sequence_mask", "off"] = (
-        "token_truncate"
-    )
-    """With vLLM: how completions are reweighted for its probabilities being a little other than the trainer's. The
-    sequence modes multiply over all tokens, which empties long completions of weight."""
-    importance_clip: float = Field(2.0, gt=1)
-    """Largest importance ratio with vLLM."""
-
-    @model_validator(mode="after")
-    def _schedule_fits(self) -> "TrainSpec":
-        if self.schedule == "warmup_stable_decay" and not self.decay_steps:
-            raise ValueError("`schedule: warmup_stable_decay` needs `decay_steps` above 0")
-        if self.decay_steps and self.schedule != "warmup_stable_decay":
-            raise ValueError(f"`decay_steps` belongs to `schedule: warmup_stable_decay`, not to {self.schedule}")
-        if self.decay_steps and self.warmup_steps + self.decay_steps > self.steps:
-            raise ValueError(
-                f"warmup_steps {self.warmup_steps} and decay_steps {self.decay_steps} are more than the "
-                f"{self.steps} steps"
-            )
-        if self.snapshots and self.schedule not in ("constant", "warmup_stable_decay"):
-            raise ValueError(
-                f"`snapshots` need `schedule: constant` or `warmup_stable_decay`: a checkpoint in the middle of a "
-                f"{self.schedule} schedule is not a shorter run"
-            )
-        return self
-
-    @model_validator(mode="after")
-    def _micro_batch_divides(self) -> "TrainSpec":
-        rows = self.problems_per_step * self.completions_per_problem
-        if self.micro_batch_size and rows % self.micro_batch_size:
-            raise ValueError(
-                f"micro_batch_size {self.micro_batch_size} does not divide the {rows} completions of an update "
-                "(problems_per_step x completions_per_problem)"
-            )
-        return self
-
-
-class ArmSpec(Spec):
-    """One training method: who wrote the completions, how they are weighted, how far it may leave the base."""
-
-    sampling: Literal["teacher", "base_once", "round", "current"] | None = None
-    """q: the teacher; the base model once; the policy, refreshed every round; the policy of this very step."""
-    credit: Literal["uniform", "advantage"] = "uniform"
-    """w: 1 for every correct completion, or GRPO's group-normalised advantage."""
-    negatives: bool = False
-    """Whether completions with negative weight push the policy away. Needs `credit: advantage`."""
-    beta: float = Field(0.0, ge=0)
-    """Weight of the KL term towards the base model. 0: none, and no reference model is loaded."""
-    reward: Literal["correct", "random", "format"] = "correct"
-    """What a completion is rewarded for. Negative controls: random (a coin), format (a final answer in the wanted form,
-    right or wrong)."""
-    round_steps: int | None = Field(None, ge=1)
-    """Updates between refreshes of the samples, for `sampling: round`. null for the others."""
-    updates_per_batch: int = Field(1, ge=1)
-    """Optimizer updates that share one sampling, which then covers the problems of all of them; above 1 the samples are
-    of a slightly older policy, and the importance ratio, clipped, makes up for it."""
-    learning_rate: float | None = Field(None, gt=0)
-    """Peak learning rate. null: `train.learning_rate`."""
-    start_from: str | None = None
-    """Name of the arm whose final checkpoint this one starts from. null: the base model."""
-    external: str | None = None
-    """Directory of a checkpoint trained elsewhere; it is scored like the others, its lineage is unknown."""
-    prompt: PromptSpec | None = None
-    """A prompt of this arm alone. null: the study's. Makes the study unmatched."""
-    problem_set: Literal["all", "teacher_solvable"] | None = None
-    """A problem set of this arm alone. null: the corpus's. Makes the study unmatched."""
-    steps: int | None = Field(None, ge=1)
-    """Optimizer updates of this arm alone. null: `train.steps`. Makes the study unmatched."""
-    train: dict[str, Any] = Field(default_factory=dict)
-    """Other settings of `train` for this arm alone, for instance {schedule: cosine}. Makes the study unmatched."""
-    dynamic_sampling: int = Field(0, ge=0)
-    """DAPO's dynamic sampling: problems whose samples were all rewarded alike are replaced by others, of which up to so
-    many batches are drawn per update. 0: off. Makes the study unmatched: samples then decide what is presented."""
-    strip_thinking: bool = False
-    """Whether a teacher's completions are read without their thinking: one of the two readings of no-think SFT."""
-
-    @model_validator(mode="after")
-    def _coherent(self) -> "ArmSpec":
-        if (self.sampling is None) == (self.external is None):
-            raise ValueError("an arm needs either `sampling` or `external`")
-        if self.negatives and self.credit == "uniform":
-            raise ValueError("`negatives: true` needs `credit: advantage`; uniform weights are never negative")
-        if (self.sampling == "round") != (self.round_steps is not None):
-            raise ValueError("`sampling: round` and `round_steps` belong together")
-        if self.sampling == "teacher" and self.credit == "uniform":
-            if self.reward != "correct":
-                raise ValueError(
-                    "`reward` belongs to arms that are rewarded; SFT on a teacher reads the correct samples"
-                )
-            if self.beta > 0:
-                raise ValueError("`beta` above 0 needs samples or `credit: advantage`; SFT on a teacher has no KL term")
-        fits = self.sampling == "current" and self.credit == "advantage" and self.reward != "random"
-        if self.dynamic_sampling and not fits:
-            raise ValueError(
-                "`dynamic_sampling` needs `sampling: current`, `credit: advantage` and a reward that means something"
-            )
-        if self.updates_per_batch > 1 and (self.sampling != "current" or self.dynamic_sampling):
-            raise ValueError("`updates_per_batch` above 1 needs `sampling: current` without `dynamic_sampling`")
-        if self.strip_thinking and self.sampling != "teacher":
-            raise ValueError("`strip_thinking` belongs to arms with `sampling: teacher`")
-        if self.start_from is not None and self.beta > 0:
-            raise ValueError("`start_from` and `beta` above 0: the KL term would be towards the arm it starts from")
-        return self
-
-    def missing_feature(self) -> str | None:
-        """Why this arm cannot run yet, as a sentence; None if it can."""
-        if self.external is not None:
-            return "external checkpoints cannot be scored yet"
-        return None
-
-
-class ProbeSpec(Spec):
-    """How far every checkpoint has moved from the base, on held-out problems of the corpus; the same for all arms."""
-
-    problems: int = Field(64, ge=1)
-    """Held-out problems that each checkpoint answers once, at temperature 1."""
-    batch_size: int = Field(32, ge=1)
-    """Completions generated at once; part of the result, because it decides which random numbers one gets."""
-    seed: int = Field(0, ge=0)
-    """Seed of the completions."""
 
 
 _NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"  # safe as a file name and in a figure
@@ -315,81 +125,6 @@ class StatisticsSpec(Spec):
     """Coverage of every interval."""
     seed: int = Field(0, ge=0)
     """Seed of the bootstrap."""
-
-
-class VllmSpec(Spec):
-    """vLLM for the completions drawn while training."""
-
-    mode: Literal["colocate", "server"] = "colocate"
-    """colocate: on the training GPUs, in turn with training. server: a `vllm serve` of its own."""
-    memory_share: float = Field(0.3, gt=0, lt=1)
-    """Share of a GPU's memory that a colocated vLLM takes for weights and cache."""
-    tensor_parallel: int = Field(1, ge=1)
-    """GPUs that hold one copy of the model."""
-    server_url: str | None = None
-    """Address of the server, for `mode: server`, for instance http://node17:8000."""
-    sleep: bool = True
-    """Whether a colocated vLLM gives its memory back while the weights are trained."""
-
-    @model_validator(mode="after")
-    def _server_has_address(self) -> "VllmSpec":
-        if (self.mode == "server") != (self.server_url is not None):
-            raise ValueError("`mode: server` and `server_url` belong together")
-        return self
-
-
-class ResourceSpec(Spec):
-    """Where it runs. Nothing here may change a result, except by rounding (`threads`, `zero_stage`) and by the random
-    numbers of samples (`ranks`).
-    """
-
-    workers: int = Field(2, ge=1)
-    """Stages that run at the same time on the local machine."""
-    threads: int = Field(1, ge=1)
-    """Arithmetic threads of a training or evaluation stage."""
-    base_threads: int = Field(2, ge=1)
-    """Arithmetic threads of the base stage, which runs alone."""
-    ranks: int = Field(1, ge=1)
-    """Processes that train one arm together: GPUs, or CPU processes where there is none."""
-    zero_stage: Literal[0, 1, 2, 3] = 0
-    """DeepSpeed's ZeRO stage: what is divided among the ranks. 1: optimizer states; 2: and gradients; 3: and weights.
-    0: no DeepSpeed."""
-    offload: bool = False
-    """Whether DeepSpeed keeps optimizer states (and at stage 3 weights) in the memory of the CPU."""
-    vllm: VllmSpec | None = None
-    """vLLM for completions drawn while training. null: transformers generates them."""
-    gpu: Literal["A100-40GB", "A100-80GB", "H100-80GB", "H200-141GB"] | None = None
-    """GPU that the plan's memory and hours are for. null: no GPU, and no hours."""
-    expected_completion_tokens: int | None = Field(None, ge=1)
-    """Mean length of completions that the plan's hours assume. null: the length limit."""
-
-    @model_validator(mode="after")
-    def _offload_needs_deepspeed(self) -> "ResourceSpec":
-        if self.offload and self.zero_stage < 2:
-            raise ValueError("`offload: true` needs `zero_stage` 2 or 3")
-        if self.vllm is not None and self.vllm.mode == "colocate" and self.ranks % self.vllm.tensor_parallel:
-            raise ValueError(
-                f"vllm.tensor_parallel {self.vllm.tensor_parallel} does not divide resources.ranks {self.ranks}"
-            )
-        return self
-
-    @property
-    def launched(self) -> bool:
-        """Whether training needs a launcher of its own."""
-        return self.ranks > 1 or self.zero_stage > 0
-
-
-class WandbSpec(Spec):
-    """Weights & Biases: one group per study, one run per arm and seed. `metrics.jsonl` stays the source of truth."""
-
-    project: str = "transfer-lab"
-    """Project the runs belong to."""
-    entity: str | None = None
-    """Team or user. null: the account's default."""
-    mode: Literal["auto", "online", "offline"] = "auto"
-    """auto: online if a key is at hand, else offline, to be sent later with `wandb sync`."""
-    completions_every_steps: int = Field(20, ge=1)
-    """Updates between tables of sampled completions."""
 
 
 class Recipe(Spec):

@@ -375,3 +375,24 @@ def test_stored_completions_are_matched_by_the_bare_problem(tmp_path):
     files["problem_prefix"] = ""
     with pytest.raises(UserError, match=r"none of the problems of corpus\.teacher\.stored 't' is a training problem"):
         corpus_of(tmp_path, rows, teacher=teacher)
+
+
+def test_references_that_agree_one_way_round_are_no_contradiction(tmp_path):
+    """0.1 is wrong where 10 % is asked, 10 % is right where 0.1 is: the same reference in two notations."""
+    for golds in (("0.1", r"10\%"), (r"10\%", "0.1")):
+        _, rejects = corpus_of(tmp_path, [("What share is red?", gold) for gold in golds] + [("Unrelated?", "1")])
+        assert {number: row["reason"] for number, row in rejects.items()} == {1: "duplicate"}
+
+
+def test_server_key_and_benchmark_files_are_missed_before_anything_runs(tmp_path, monkeypatch):
+    from launch.preflight import check_before_running
+
+    monkeypatch.delenv("NO_SUCH_KEY", raising=False)
+    teacher = {"kind": "endpoint", "model": "m", "api_key_variable": "NO_SUCH_KEY"}
+    corpus = {"sources": [problems_file(tmp_path, [("a", "1")])], "teacher": teacher}
+    with pytest.raises(UserError, match="environment variable NO_SUCH_KEY with the server's key is not set"):
+        check_before_running(validate_recipe({"study": "c", "corpus": corpus}, "test"))
+    bench = {"kind": "file", "name": "b", "path": str(tmp_path / "absent.jsonl")}
+    corpus = {"sources": [problems_file(tmp_path, [("a", "1")])], "decontamination": {"benchmarks": [bench]}}
+    with pytest.raises(UserError, match=r"set corpus\.decontamination\.benchmarks\.0\.path=FILE"):
+        check_before_running(validate_recipe({"study": "c", "corpus": corpus}, "test"))

@@ -9,7 +9,8 @@ from typing import Any
 from pydantic import ValidationError
 
 from recipes.errors import UserError
-from recipes.schema import LoraSpec, PromptSpec, Recipe, TrainSpec
+from recipes.schema import Recipe
+from recipes.training_schema import LoraSpec, PromptSpec, TrainSpec
 from train.ranks import device_arguments, gradient_accumulation_steps, with_deepspeed, world_size
 
 

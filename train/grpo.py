@@ -21,7 +21,8 @@ from data.prompt import load_tokenizer, render_prompt, template_hash
 from data.rows import Demonstration, Problem, presented_order, read_demonstrations, read_problems
 from data.thinking import strip_thinking
 from recipes.manifest import finish_stage, hash_files
-from recipes.schema import Recipe, VllmSpec
+from recipes.resource_schema import VllmSpec
+from recipes.schema import Recipe
 from train.arms import ResolvedArm, resolve_arm
 from train.callbacks import RunRecorder
 from train.checkpoints import CheckpointMarker, keep_complete_checkpoints, remove_checkpoints

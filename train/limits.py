@@ -4,7 +4,7 @@ from transformers import PreTrainedTokenizerBase
 
 from data.prompt import render_prompt
 from data.rows import Demonstration, Problem
-from recipes.schema import PromptSpec
+from recipes.training_schema import PromptSpec
 from train.arms import ResolvedArm
 
 

@@ -13,7 +13,7 @@ from transformers import TrainingArguments as Arguments
 
 from data.language_model import load_model
 from recipes.manifest import hash_files, write_atomic
-from recipes.schema import LoraSpec
+from recipes.training_schema import LoraSpec
 from train.ranks import barrier, rank
 
 SNAPSHOTS, COMPLETE = "snapshots", "COMPLETE"

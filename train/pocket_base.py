@@ -19,7 +19,8 @@ from data.language_model import on_cpu, seed_everything
 from data.pocket_world import pretraining_documents
 from data.prompt import EOS_TOKEN, PAD_TOKEN, chat_template, render_prompt
 from recipes.manifest import finish_stage, hash_files
-from recipes.schema import PocketModelSpec, PromptSpec, Recipe
+from recipes.schema import PocketModelSpec, Recipe
+from recipes.training_schema import PromptSpec
 from train.callbacks import RunRecorder
 from train.checkpoints import CheckpointMarker, keep_complete_checkpoints, remove_checkpoints
 from train.model import model_files

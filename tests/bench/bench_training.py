@@ -28,7 +28,7 @@ from trl import GRPOConfig, GRPOTrainer, SFTConfig, SFTTrainer
 
 from data.language_model import on_cpu
 from recipes.loading import load_recipe
-from recipes.schema import PromptSpec
+from recipes.training_schema import PromptSpec
 from train import grpo, sft
 from train.arms import resolve_arm
 from train.callbacks import RunRecorder

@@ -10,7 +10,7 @@ from data.language_model import load_model
 from data.prompt import load_tokenizer, render_prompt
 from data.rows import read_demonstrations, read_problems
 from recipes.loading import load_study
-from recipes.schema import PromptSpec
+from recipes.training_schema import PromptSpec
 from tests.trainers import grpo_trainer, sft_trainer
 from train import grpo, sft
 from train.arms import resolve_arm

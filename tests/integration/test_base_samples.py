@@ -119,3 +119,33 @@ def test_stored_completions_are_graded_and_matched_by_text(study, problems, tmp_
     assert facts["teacher_solvable"] == 2
     found = read_demonstrations(study / "corpus")[problem_id(rows[1]["problem"])]
     assert [(row.thinking, row.teacher, row.grade) for row in found] == [("x", "m", "correct")]
+
+
+def test_more_samples_later_draw_only_those(smoke_study, tmp_path, monkeypatch):
+    """The first two of each problem stay as they are, and the model is asked for the other two alone."""
+    import data.language_model as subject
+    from data.sampling import SampleStore, sample_locally
+    from recipes.corpus_schema import SamplerSpec
+
+    asked = []
+    generate = subject.generate
+
+    def counted(model, tokenizer, prompts, **decoding):
+        asked.append(len(prompts))
+        return generate(model, tokenizer, prompts, **decoding)
+
+    monkeypatch.setattr(subject, "generate", counted)
+    recipe = load_recipe(SMOKE)
+    problems = [(f"id-{n}", f"{n}+{n + 1}=?") for n in range(5)]
+    store = SampleStore(tmp_path / "samples.jsonl")
+    for count in (2, 4, 4):
+        spec = SamplerSpec(
+            kind="transformers", model="base", samples_per_problem=count, concurrency=3, max_completion_tokens=16
+        )
+        sample_locally(spec, recipe.prompt, problems, store, str(smoke_study / "base"), "float32")
+        drawn = {identity: store.of(identity, count) for identity, _ in problems}
+        if count == 2:
+            first = drawn
+    store.close()
+    assert asked == [6, 4, 6, 4]  # batches of three problems and of two, twice two samples each; then nothing
+    assert {identity: rows[:2] for identity, rows in drawn.items()} == first

@@ -18,7 +18,7 @@ from data.sampling import SampleStore, asking, sample_from_endpoint, sample_seed
 from data.thinking import strip_thinking
 from recipes.corpus_schema import SamplerSpec
 from recipes.errors import UserError
-from recipes.schema import PromptSpec
+from recipes.training_schema import PromptSpec
 from tests.servers import TeacherState, teacher
 
 ROOT = Path(__file__).resolve().parent.parent.parent

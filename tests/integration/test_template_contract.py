@@ -13,7 +13,7 @@ from data.language_model import load_model
 from data.prompt import check_contract, completion_ids, load_tokenizer, render_prompt
 from recipes.loading import load_recipe
 from recipes.manifest import start_stage
-from recipes.schema import PromptSpec
+from recipes.training_schema import PromptSpec
 from tests.trainers import grpo_trainer, sft_trainer
 from train import prepared_base
 from train.arms import resolve_arm

@@ -14,7 +14,7 @@ from data.prompt import load_tokenizer, render_prompt
 from data.rows import read_demonstrations, read_problems
 from recipes.errors import UserError
 from recipes.loading import load_recipe
-from recipes.schema import PromptSpec
+from recipes.training_schema import PromptSpec
 from tests.trainers import gradient_of, grpo_trainer, sft_trainer
 from train.arms import resolve_arm
 from train.ledger import COUNTERS, Ledger, read_rows

@@ -1,12 +1,12 @@
-"""Adapters, padding-free batches, schedules, vLLM's arguments, alarms, tracking: each by value on the tiny model."""
+"""Adapters, padding-free batches, schedules, vLLM's arguments, alarms: each by value on the tiny model."""
 
 import copy
-import json
 import math
-import os
 from dataclasses import replace
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 from peft import PeftModel
@@ -18,7 +18,8 @@ from launch.failures import MISTAKE, explain
 from launch.stages import build_stages
 from recipes.errors import UserError
 from recipes.loading import load_recipe
-from recipes.schema import LoraSpec, PromptSpec, VllmSpec
+from recipes.resource_schema import VllmSpec
+from recipes.training_schema import LoraSpec, PromptSpec
 from tests.trainers import gradient_of, sft_trainer
 from train import grpo
 from train.arms import resolve_arm
@@ -26,7 +27,6 @@ from train.callbacks import DivergedError, RunRecorder, alarms
 from train.ledger import Ledger
 from train.model import save_weights
 from train.rewards import RecordedReward, overlong_punishment
-from train.tracking import run_id, wandb_mode
 from train.weighted_grpo import mismatch
 
 RECIPES = Path(__file__).resolve().parent.parent.parent / "recipes"
@@ -59,12 +59,13 @@ def settings_for(arm="off_policy_sft", **changes):
 def test_padding_free_batches_have_the_gradient_of_padded_ones(base, rows, tmp_path):
     tokenizer, model = base
     assert len({len(tokenizer(row["completion"])["input_ids"]) for row in rows[:4]}) > 1  # else nothing is padded
-    gradients = [
-        gradient_of(
-            sft_trainer(settings_for(padding_free=free), copy.deepcopy(model), tokenizer, rows, tmp_path / str(free), 1)
-        )
-        for free in (False, True)
-    ]
+    gradients = []
+    for free in (False, True):
+        settings = settings_for(padding_free=free)
+        trainer = sft_trainer(settings, copy.deepcopy(model), tokenizer, rows, tmp_path / str(free), 1)
+        shape = next(iter(trainer.get_train_dataloader()))["input_ids"].shape
+        assert shape[0] == (1 if free else settings.micro_batch_size)
+        gradients.append(gradient_of(trainer))
     assert float(gradients[0].norm()) > 0
     assert float((gradients[0] - gradients[1]).norm() / gradients[0].norm()) < 1e-5
 
@@ -238,8 +239,19 @@ def test_more_problems_an_update_than_there_are(smoke_study):
 
 
 def test_stripped_thinking_is_what_sft_reads(transfer, smoke_study, tmp_path):
-    recipe = load_recipe(SMOKE, ["arms.off_policy_sft.strip_thinking=true"])
-    assert resolve_arm(recipe, "off_policy_sft").strip_thinking
+    """Demonstrations with thoughts put before them, read without: the weights of the study without thoughts."""
+    from tests.integration.test_deepspeed import final, study_of
+
+    study = study_of(smoke_study, tmp_path / "study")
+    path = study / "corpus" / "demonstrations.parquet"
+    table = pq.read_table(path).to_pylist()
+    thoughts = [row | {"completion": f"<think>\nhm 1\n</think>\n\n{row['completion']}"} for row in table]
+    pq.write_table(pa.Table.from_pylist(thoughts, schema=pq.read_schema(path)), path)
+    stage = ["--until", "arms/off_policy_sft/seed-0"]
+    varied = "varies=[sampling,credit,negatives,beta,strip_thinking]"
+    result = transfer("run", SMOKE, "--out", study, "arms.off_policy_sft.strip_thinking=true", varied, *stage)
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert torch.equal(final(study, "off_policy_sft"), final(smoke_study, "off_policy_sft"))
     with pytest.raises(UserError, match="`strip_thinking` belongs to arms with `sampling: teacher`"):
         load_recipe(SMOKE, ["arms.grpo.strip_thinking=true"])
 
@@ -253,69 +265,6 @@ def test_own_settings_of_an_arm_are_listed_as_unmatched(transfer):
     assert "arm 'grpo': completions_per_problem is 1 but a group needs 2 at least" in result.stderr
     result = transfer("plan", SMOKE, "arms.grpo.train={schedul: cosine}")
     assert "arms.grpo.train.schedul: " in result.stderr
-
-
-def test_wandb_is_offline_without_a_key_and_a_run_keeps_its_id(monkeypatch, tmp_path):
-    for name in ("WANDB_MODE", "WANDB_API_KEY"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("HOME", str(tmp_path))
-    monkeypatch.delenv("NETRC", raising=False)
-    assert wandb_mode("auto") == "offline"
-    assert wandb_mode("online") == "online"
-    monkeypatch.setenv("WANDB_API_KEY", "k")
-    assert wandb_mode("auto") == "online"
-    monkeypatch.setenv("WANDB_MODE", "disabled")
-    assert wandb_mode("auto") == "disabled"
-    one, two = (tmp_path / "runs" / "s" / "arms" / "grpo" / f"seed-{n}" for n in (0, 1))
-    for directory, key in ((one, "a"), (two, "a")):
-        directory.mkdir(parents=True)
-        (directory / "manifest.json").write_text(json.dumps({"input_hash": key}))
-    assert run_id(one) == run_id(one)
-    assert run_id(one) != run_id(two)
-    before = run_id(one)
-    (one / "manifest.json").write_text(json.dumps({"input_hash": "b"}))
-    assert run_id(one) != before
-
-
-def history_of(path):
-    """Rows of metrics in wandb's offline file: a LevelDB log (blocks of 32 KiB, records of crc, length, type)."""
-    from wandb.proto import wandb_internal_pb2
-
-    content, place, whole = path.read_bytes(), 7, b""
-    while place + 7 <= len(content):
-        if 32768 - place % 32768 < 7:
-            place += 32768 - place % 32768
-            continue
-        length, kind = int.from_bytes(content[place + 4 : place + 6], "little"), content[place + 6]
-        whole += content[place + 7 : place + 7 + length]
-        place += 7 + length
-        if kind in (1, 4):  # the whole of a record, or its last part
-            record = wandb_internal_pb2.Record()
-            record.ParseFromString(whole)
-            whole = b""
-            if record.history.item:
-                yield {item.key or ".".join(item.nested_key): item.value_json for item in record.history.item}
-
-
-def test_wandb_mirrors_the_metrics_of_a_run(transfer, smoke_study, tmp_path):
-    from tests.integration.test_deepspeed import study_of
-
-    study = study_of(smoke_study, tmp_path / "study")
-    assert "WANDB_API_KEY" not in os.environ
-    result = transfer("run", SMOKE, "--out", study, "wandb={completions_every_steps: 2}", "--until", "arms/grpo/seed-0")
-    assert result.returncode == 0, result.stdout + result.stderr
-    run_dir = study / "arms" / "grpo" / "seed-0"
-    (offline,) = (run_dir / "wandb").glob("offline-run-*")
-    assert offline.name.endswith(run_id(run_dir))
-    rewards, tables = [], 0
-    for items in history_of(next(offline.glob("*.wandb"))):
-        if "reward" in items:
-            rewards.append(json.loads(items["reward"]))
-        tables += any(key.startswith("completions") and "table" in value for key, value in items.items())
-    metrics = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
-    assert rewards == [row["reward"] for row in metrics]
-    assert tables == 2  # after the updates 2 and 4
-    assert (offline / "files" / "media" / "table").is_dir()
 
 
 def test_lora_under_zero_3_saves_whole_weights(transfer, smoke_study, tmp_path):

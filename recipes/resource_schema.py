@@ -1,0 +1,82 @@
+"""The sections of a recipe about where it runs and what watches it."""
+
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from recipes.corpus_schema import Spec
+
+
+class VllmSpec(Spec):
+    """vLLM for the completions drawn while training."""
+
+    mode: Literal["colocate", "server"] = "colocate"
+    """colocate: on the training GPUs, in turn with training. server: a `vllm serve` of its own."""
+    memory_share: float = Field(0.3, gt=0, lt=1)
+    """Share of a GPU's memory that a colocated vLLM takes for weights and cache."""
+    tensor_parallel: int = Field(1, ge=1)
+    """GPUs that hold one copy of the model."""
+    server_url: str | None = None
+    """Address of the server, for `mode: server`, for instance http://node17:8000."""
+    sleep: bool = True
+    """Whether a colocated vLLM gives its memory back while the weights are trained."""
+
+    @model_validator(mode="after")
+    def _server_has_address(self) -> "VllmSpec":
+        if (self.mode == "server") != (self.server_url is not None):
+            raise ValueError("`mode: server` and `server_url` belong together")
+        return self
+
+
+class ResourceSpec(Spec):
+    """Where it runs. Nothing here may change a result, except by rounding (`threads`, `zero_stage`) and by the random
+    numbers of samples (`ranks`).
+    """
+
+    workers: int = Field(2, ge=1)
+    """Stages that run at the same time on the local machine."""
+    threads: int = Field(1, ge=1)
+    """Arithmetic threads of a training or evaluation stage."""
+    base_threads: int = Field(2, ge=1)
+    """Arithmetic threads of the base stage, which runs alone."""
+    ranks: int = Field(1, ge=1)
+    """Processes that train one arm together: GPUs, or CPU processes where there is none."""
+    zero_stage: Literal[0, 1, 2, 3] = 0
+    """DeepSpeed's ZeRO stage: what is divided among the ranks. 1: optimizer states; 2: and gradients; 3: and weights.
+    0: no DeepSpeed."""
+    offload: bool = False
+    """Whether DeepSpeed keeps optimizer states (and at stage 3 weights) in the memory of the CPU."""
+    vllm: VllmSpec | None = None
+    """vLLM for completions drawn while training. null: transformers generates them."""
+    gpu: Literal["A100-40GB", "A100-80GB", "H100-80GB", "H200-141GB"] | None = None
+    """GPU that the plan's memory and hours are for. null: no GPU, and no hours."""
+    expected_completion_tokens: int | None = Field(None, ge=1)
+    """Mean length of completions that the plan's hours assume. null: the length limit."""
+
+    @model_validator(mode="after")
+    def _offload_needs_deepspeed(self) -> "ResourceSpec":
+        if self.offload and self.zero_stage < 2:
+            raise ValueError("`offload: true` needs `zero_stage` 2 or 3")
+        if self.vllm is not None and self.vllm.mode == "colocate" and self.ranks % self.vllm.tensor_parallel:
+            raise ValueError(
+                f"vllm.tensor_parallel {self.vllm.tensor_parallel} does not divide resources.ranks {self.ranks}"
+            )
+        return self
+
+    @property
+    def launched(self) -> bool:
+        """Whether training needs a launcher of its own."""
+        return self.ranks > 1 or self.zero_stage > 0
+
+
+class WandbSpec(Spec):
+    """Weights & Biases: one group per study, one run per arm and seed. `metrics.jsonl` stays the source of truth."""
+
+    project: str = "transfer-lab"
+    """Project the runs belong to."""
+    entity: str | None = None
+    """Team or user. null: the account's default."""
+    mode: Literal["auto", "online", "offline"] = "auto"
+    """auto: online if a key is at hand, else offline, to be sent later with `wandb sync`."""
+    completions_every_steps: int = Field(20, ge=1)
+    """Updates between tables of sampled completions."""
