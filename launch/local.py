@@ -12,6 +12,7 @@ import sys
 import time
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import suppress
 from multiprocessing import active_children, get_context
 from pathlib import Path
 from types import FrameType
@@ -132,6 +133,7 @@ def _run_local(recipe: Recipe, study_dir: Path, stages: list[Stage]) -> int:
                         break
                     continue
                 finished, _ = wait(running, timeout=_POLL_SECONDS, return_when=FIRST_COMPLETED)
+                signals.repeat()
                 for future in finished:
                     failure = future.result()
                     stage, begun = running.pop(future)
@@ -157,7 +159,7 @@ def _run_local(recipe: Recipe, study_dir: Path, stages: list[Stage]) -> int:
                 print(f"\nstopped while running {names}; the same command continues", file=sys.stderr)
                 return 130 if signals.received is None else STOPPED
             print(f"a worker process died while running {names}; the same command continues", file=sys.stderr)
-            return 1
+            return 1 if signals.received is None else STOPPED
     if failed:
         skipped = f"; not run because of it: {', '.join(waiting)}" if waiting else ""
         print(f"{len(failed)} stage(s) failed{skipped}", file=sys.stderr)
@@ -182,9 +184,14 @@ class _PassedOnSignals:
 
     def _pass_on(self, number: int, frame: FrameType | None) -> None:
         self.received = signal.Signals(number).name
+        self.repeat()
+
+    def repeat(self) -> None:
+        """Tell the stages what was received, again: one that was only starting forgets what came before."""
         for worker in active_children():
-            if worker.pid is not None:
-                os.kill(worker.pid, number)
+            if self.received is not None and worker.pid is not None:
+                with suppress(ProcessLookupError):  # it has just ended
+                    os.kill(worker.pid, signal.Signals[self.received])
 
     def __exit__(self, *error: object) -> None:
         for number, before in self._before.items():
