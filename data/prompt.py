@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from recipes.errors import UserError
 from recipes.schema import ModelSpec
-from recipes.training_schema import PromptSpec
+from recipes.training_schema import ExternalSpec, PromptSpec
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -40,8 +40,12 @@ def load_tokenizer(directory: str) -> "PreTrainedTokenizerBase":
     return tokenizer
 
 
-def prepare_tokenizer(path: str | Path, spec: ModelSpec) -> "PreTrainedTokenizerBase":
+def prepare_tokenizer(
+    path: str | Path, spec: ModelSpec | ExternalSpec, template: str | None = None
+) -> "PreTrainedTokenizerBase":
     """A checkpoint's tokenizer with eos, pad and chat template as the recipe settles them.
+
+    `template`: a name or the text of a template for a checkpoint that has none; None: qwen3.
 
     Raises:
         UserError: there is no tokenizer or template, or it lacks one of the two tokens.
@@ -56,12 +60,17 @@ def prepare_tokenizer(path: str | Path, spec: ModelSpec) -> "PreTrainedTokenizer
     except (OSError, ValueError) as error:
         raise UserError(f"no tokenizer at {spec.path}: {str(error).splitlines()[0]}") from None
     known = tokenizer.get_vocab()
-    for setting, token in (("eos_token", spec.eos_token), ("pad_token", spec.pad_token)):
+    eos = spec.eos_token or tokenizer.eos_token
+    own_pad = tokenizer.pad_token if tokenizer.pad_token != eos else PAD_TOKEN
+    for setting, token in (("eos_token", eos), ("pad_token", spec.pad_token or own_pad)):
         if token not in known:
-            raise UserError(f"the tokenizer of {spec.path} has no token {token}; set model.{setting} to one of its own")
-    tokenizer.eos_token, tokenizer.pad_token = spec.eos_token, spec.pad_token
+            raise UserError(f"the tokenizer of {spec.path} has no token {token}; set its {setting} to one of its own")
+        setattr(tokenizer, setting, token)
+    if tokenizer.eos_token == tokenizer.pad_token:
+        raise UserError(f"eos and pad token of {spec.path} are both {eos}; set its pad_token to another of its own")
     if spec.chat_template is not None or not tokenizer.chat_template:
-        tokenizer.chat_template = chat_template(spec.chat_template or "qwen3")
+        own = spec.chat_template
+        tokenizer.chat_template = chat_template(own) if own else template or chat_template("qwen3")
     return tokenizer
 
 

@@ -3,7 +3,7 @@
 import csv
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -57,8 +57,12 @@ def read_source(spec: SourceSpec, seed: int, lock: dict[str, Any] | None = None)
         yield _map_row(spec, number, row)
 
 
-def read_rows(files: DataFiles, fields: list[str], lock: dict[str, Any] | None) -> list[dict[str, Any]]:
+def read_rows(
+    files: DataFiles, fields: list[str], lock: dict[str, Any] | None, optional: Sequence[str] = ()
+) -> list[dict[str, Any]]:
     """The rows of all files of a source with the values of `fields`, which may step into values with dots.
+
+    A field of `optional` that a row does not have is None.
 
     Raises:
         UserError: a file is missing, unreadable, empty or changed, or no row has one of the fields.
@@ -66,10 +70,10 @@ def read_rows(files: DataFiles, fields: list[str], lock: dict[str, Any] | None) 
     rows = []
     names: set[str] = set()
     for path in locate(files, lock):
-        for row in _read_file(path, {field.split(".")[0] for field in fields}):
+        for row in _read_file(path, {field.split(".")[0] for field in [*fields, *optional]}, files.columns):
             # A CSV row with too many values keeps the rest under None.
             names.update(name for name in row if name is not None)
-            rows.append({field: _value(row, field) for field in fields})
+            rows.append({field: _value(row, field) for field in [*fields, *optional]})
     if not rows:
         raise UserError(f"source {files.name}: {files.path or files.dataset} is empty")
     for field in fields:
@@ -162,8 +166,11 @@ def _reference(spec: SourceSpec, text: str) -> str | None:
     return text
 
 
-def _read_file(path: Path, columns: set[str]) -> Iterator[dict[str, Any]]:
-    """Rows of a JSON (list of objects), JSONL, CSV or Parquet file, by its extension."""
+def _read_file(path: Path, columns: set[str], names: Sequence[str] = ()) -> Iterator[dict[str, Any]]:
+    """Rows of a JSON (list of objects), JSONL, CSV, TSV or Parquet file, by its extension.
+
+    `names`: of the columns of a TSV file without a header.
+    """
     kind = path.suffix.lower()
     try:
         if kind == ".jsonl":
@@ -174,6 +181,10 @@ def _read_file(path: Path, columns: set[str]) -> Iterator[dict[str, Any]]:
             csv.field_size_limit(10_000_000)
             with path.open(encoding="utf-8-sig", newline="") as file:
                 rows = list(csv.DictReader(file))
+        elif kind == ".tsv":
+            lines = path.read_text(encoding="utf-8-sig").splitlines()
+            header = names or lines.pop(0).split("\t")
+            rows = [dict(zip(header, line.split("\t"), strict=False)) for line in lines if line.strip()]
         elif kind == ".parquet":
             import pyarrow.parquet as pq
 
@@ -182,7 +193,9 @@ def _read_file(path: Path, columns: set[str]) -> Iterator[dict[str, Any]]:
             # Without a wanted column the caller must still learn which there are.
             rows = table.read(columns=wanted or None).to_pylist()
         else:
-            raise UserError(f"source file {path} has extension {kind!r}; allowed are .json, .jsonl, .csv and .parquet")
+            raise UserError(
+                f"source file {path} has extension {kind!r}; allowed are .json, .jsonl, .csv, .tsv and .parquet"
+            )
     except (OSError, ValueError, RecursionError, csv.Error) as error:
         raise UserError(f"source file {path} cannot be read as {kind[1:]}: {str(error).splitlines()[0]}") from None
     if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):

@@ -13,9 +13,9 @@ from matplotlib.axes import Axes
 from eval.table import index_text
 
 # Okabe and Ito's palette: distinguishable with colour-blind sight.
-_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 _BASE_COLOUR = "#8a8f98"
-_STYLE = {
+STYLE = {
     "font.size": 10,
     "font.family": "sans-serif",
     "axes.spines.top": False,
@@ -33,7 +33,8 @@ def label(name: str) -> str:
     return name.replace("_", " ")
 
 
-def _svg(figure: Any) -> str:
+def to_svg(figure: Any) -> str:
+    """A figure as SVG text, and the figure closed."""
     buffer = io.StringIO()
     figure.savefig(buffer, format="svg", bbox_inches="tight", metadata={"Date": None, "Creator": None})
     plt.close(figure)
@@ -44,7 +45,7 @@ def _svg(figure: Any) -> str:
 def scores_figure(transfer: dict[str, Any]) -> str:
     """Scores of base and arms with intervals, one panel per group."""
     arms = list(transfer["arms"])
-    with plt.rc_context(_STYLE):
+    with plt.rc_context(STYLE):
         sizes = [len(names) for names in transfer["groups"].values()]
         figure, axes = plt.subplots(
             1, len(sizes), figsize=(11.5, 3.6), sharey=True, gridspec_kw={"width_ratios": sizes}, squeeze=False
@@ -59,7 +60,7 @@ def scores_figure(transfer: dict[str, Any]) -> str:
                     [value["estimate"] for value in values],
                     width * 0.92,
                     yerr=_errors(values),
-                    color=_BASE_COLOUR if who == "base" else _COLOURS[(place - 1) % len(_COLOURS)],
+                    color=_BASE_COLOUR if who == "base" else PALETTE[(place - 1) % len(PALETTE)],
                     error_kw={"elinewidth": 1, "capsize": 2},
                     label=label(who),
                 )
@@ -71,7 +72,7 @@ def scores_figure(transfer: dict[str, Any]) -> str:
         handles, names = axes[0][0].get_legend_handles_labels()
         figure.legend(handles, names, loc="upper center", ncols=len(names), frameon=False, bbox_to_anchor=(0.5, 1.06))
         figure.tight_layout()
-        return _svg(figure)
+        return to_svg(figure)
 
 
 def _errors(values: list[dict[str, float]]) -> list[list[float]]:
@@ -104,14 +105,14 @@ def index_figure(transfer: dict[str, Any]) -> str:
 
 def _forest(cells: dict[str, dict[str, tuple[dict[str, float] | None, str]]], groups: list[str], title: str) -> str:
     arms = list(cells)
-    with plt.rc_context(_STYLE):
+    with plt.rc_context(STYLE):
         figure, axis = plt.subplots(figsize=(7.2, 0.6 + 0.34 * len(groups) * len(arms)))
         ticks, names = [], []
         row = 0.0
         for group in groups:
             for number, arm in enumerate(arms):
                 value, reason = cells[arm][group]
-                colour = _COLOURS[number % len(_COLOURS)]
+                colour = PALETTE[number % len(PALETTE)]
                 if value is None:
                     axis.annotate(reason, (0, row), color=colour, va="center", fontsize=9)
                 else:
@@ -127,15 +128,15 @@ def _forest(cells: dict[str, dict[str, tuple[dict[str, float] | None, str]]], gr
         axis.grid(axis="y", visible=False)
         axis.set_xlabel(title)
         figure.tight_layout()
-        return _svg(figure)
+        return to_svg(figure)
 
 
 def curves_figure(curves: dict[str, list[list[dict[str, Any]]]]) -> str:
     """Training curves: reward of the sampling arms, loss of the arms that read demonstrations."""
-    with plt.rc_context(_STYLE):
+    with plt.rc_context(STYLE):
         figure, axes = plt.subplots(1, 2, figsize=(11.5, 3.2))
         for number, (arm, seeds) in enumerate(curves.items()):
-            colour = _COLOURS[number % len(_COLOURS)]
+            colour = PALETTE[number % len(PALETTE)]
             for place, rows in enumerate(seeds):
                 name = label(arm) if place == 0 else None
                 sampled = any("reward" in row for row in rows)
@@ -149,7 +150,7 @@ def curves_figure(curves: dict[str, list[list[dict[str, Any]]]]) -> str:
             if axis.get_legend_handles_labels()[0]:
                 axis.legend(frameon=False)
         figure.tight_layout()
-        return _svg(figure)
+        return to_svg(figure)
 
 
 def _line(axis: Axes, rows: list[dict[str, Any]], key: str, colour: str, name: str | None) -> None:

@@ -1,158 +1,306 @@
-"""Stage `eval/<model>`: one checkpoint answers every question of the suite, through lm-evaluation-harness.
+"""Stage `eval/<model>`: one checkpoint answers every question of the suite, in chunks that are written once.
 
-Each benchmark is a unit of its own, written once: `samples.jsonl.zst` with every prompt and response, and
-`scores-<scoring>.parquet`. A killed stage loses at most the benchmark it was working on. Random numbers are
-seeded per model and benchmark, so a unit does not depend on which others ran before it.
+A unit is a benchmark in one prompting. Its chunks are `chunk-<n>.jsonl.zst`; a chunk that is there is never asked
+again, so a killed stage loses at most one. Whoever holds the lock of a chunk generates it, and `transfer work` lets
+other processes and machines take chunks of the same stage. Random numbers are seeded per model, benchmark, prompting
+and chunk, so a response does not depend on who drew it. When all chunks are there they are scored.
 """
 
 import hashlib
 import json
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import zstandard
-from lm_eval import simple_evaluate
-from lm_eval.models.huggingface import HFLM
-from lm_eval.tasks import TaskManager
 
-from data.language_model import load_model, on_cpu
-from data.prompt import load_tokenizer
-from eval.scoring import score
-from eval.task_files import task_folder
-from recipes.manifest import Progress, finish_stage, hash_files, read_manifest, stage_state, start_stage, write_atomic
-from recipes.schema import BenchmarkSpec, Recipe, SuiteSpec
+from eval.forms import Question
+from eval.questions import FOLDER, load_questions
+from eval.scoring import RULES, mean_score, score_rows
+from eval.task_files import task_folder, task_path
+from recipes.errors import UserError
+from recipes.manifest import (
+    Progress,
+    finish_stage,
+    hash_file,
+    hash_files,
+    hash_json,
+    read_manifest,
+    stage_state,
+    start_stage,
+    write_atomic,
+)
+from recipes.schema import Recipe
+from recipes.suite_schema import BenchmarkSpec, Scoring, SuiteSpec
 
-SAMPLES = "samples.jsonl.zst"
-
-
-def run(recipe: Recipe, study_dir: Path, stage_dir: Path, resume: bool, model_dir: str) -> None:
-    """Generate and score all benchmarks for the checkpoint in `study_dir / model_dir`."""
-    assert recipe.suite is not None and recipe.model is not None
-    suite, label = recipe.suite, stage_dir.name
-    folder = task_folder(suite)
-    progress = Progress(stage_dir, len(suite.benchmarks), "benchmarks")
-
-    # Model: one instance for all benchmarks.
-    tokenizer = load_tokenizer(str(study_dir / model_dir))
-    harness_model = HFLM(
-        pretrained=load_model(study_dir / model_dir, recipe.model.dtype),
-        tokenizer=tokenizer,
-        batch_size=suite.batch_size,
-        chat_template_args={} if recipe.prompt.thinking is None else {"enable_thinking": recipe.prompt.thinking},
-        device="cpu" if on_cpu() else "cuda",
-    )
-    weights = (read_manifest((study_dir / model_dir).parent) or read_manifest(study_dir / model_dir) or {})[
-        "output_hash"
-    ]
-
-    # Benchmarks
-    outputs: dict[str, str] = {}
-    accuracies: dict[str, float] = {}
-    for done, benchmark in enumerate(suite.benchmarks):
-        name = f"{benchmark.name}-native"
-        unit_dir = stage_dir / name
-        prompt = {key: getattr(recipe.prompt, key) for key in ("system", "suffix", "thinking")}
-        asked = {"benchmark": benchmark.model_dump(mode="json"), "suite": _decoding(suite), "prompt": prompt}
-        inputs = {"model": weights, **asked}
-        if stage_state(unit_dir, inputs).state != "done":
-            start_stage(unit_dir, f"eval/{label}/{name}", inputs)
-            rows = _generate(harness_model, tokenizer, suite, benchmark, folder, recipe, label, study_dir / "corpus")
-            _write_unit(unit_dir, benchmark, rows)
-        manifest = read_manifest(unit_dir) or {}
-        outputs |= {f"{name}/{file}": digest for file, digest in manifest["outputs"].items()}
-        accuracies[benchmark.name] = manifest["facts"]["accuracy"]
-        progress.update(done + 1, f"{benchmark.name} {100 * accuracies[benchmark.name]:.1f} %")
-    finish_stage(stage_dir, outputs, {"accuracy": accuracies, "model": model_dir})
+_POLL_SECONDS = 2.0
+_GENERATION = ("temperature", "top_p", "top_k", "max_response_tokens", "max_prompt_tokens", "seed", "chunk_questions")
 
 
-def _decoding(suite: SuiteSpec) -> dict[str, Any]:
-    return suite.model_dump(mode="json", exclude={"benchmarks"})
+class Unit:
+    """One benchmark in one prompting, for one model."""
+
+    def __init__(self, recipe: Recipe, stage_dir: Path, weights: str, benchmark: BenchmarkSpec, prompting: str) -> None:
+        assert recipe.suite is not None
+        self.benchmark, self.prompting, self.suite = benchmark, prompting, recipe.suite
+        self.name = f"{benchmark.name}-{prompting}"
+        self.directory = stage_dir / self.name
+        self.label = stage_dir.name
+        fixed = read_manifest(stage_dir.parent.parent / FOLDER)
+        assert fixed is not None
+        self.facts = fixed["facts"]["benchmarks"][benchmark.name]
+        folder = task_folder(recipe.suite)
+        suite = recipe.suite.model_dump(mode="json")
+        thinking = recipe.suite.thinking if recipe.suite.thinking is not None else recipe.prompt.thinking
+        self.inputs: dict[str, Any] = {
+            "model": weights,
+            "questions": self.facts["content"],
+            "task file": hash_file(task_path(folder, benchmark.name, prompting)),
+            "samples": recipe.suite.samples(benchmark),
+            **{key: suite[key] for key in _GENERATION},
+            "temperature of the benchmark": recipe.suite.heat(benchmark),
+            **{f"engine.{key}": suite["engine"][key] for key in ("kind", "batch_size", "tensor_parallel")},
+            "system": recipe.prompt.system,
+            "suffix": recipe.prompt.suffix,
+            "thinking": thinking,
+        }
+
+    @property
+    def chunks(self) -> int:
+        """How many chunks there are."""
+        return -(-self.facts["questions"] // self.suite.chunk_questions)
+
+    def path(self, chunk: int) -> Path:
+        """File of a chunk. Its name tells what it was made from, so that a late writer cannot mix two versions."""
+        return self.directory / f"chunk-{chunk:04}-{hash_json(self.inputs)[:8]}.jsonl.zst"
+
+    def missing(self) -> list[int]:
+        """Chunks that nobody has written."""
+        return [chunk for chunk in range(self.chunks) if not self.path(chunk).exists()]
+
+    def rows(self) -> list[dict[str, Any]]:
+        """All stored rows in the order of the questions."""
+        return [row for chunk in range(self.chunks) for row in read_chunk(self.path(chunk))]
 
 
-def unit_seed(suite: SuiteSpec, label: str, benchmark: str) -> int:
-    """Seed of the random numbers of one (model, benchmark)."""
-    digest = hashlib.sha256(f"{suite.seed} {label} {benchmark}".encode()).digest()
+def read_chunk(path: Path) -> list[dict[str, Any]]:
+    """The rows of a chunk. Raises UserError if the file is damaged."""
+    try:
+        return [json.loads(line) for line in zstandard.decompress(path.read_bytes()).decode().splitlines()]
+    except (zstandard.ZstdError, ValueError) as error:
+        raise UserError(
+            f"{path} is damaged ({error}); delete it, and the same command asks its questions again"
+        ) from None
+
+
+def chunk_seed(suite: SuiteSpec, label: str, unit: str, chunk: int) -> int:
+    """Seed of the random numbers of one chunk."""
+    digest = hashlib.sha256(f"{suite.seed} {label} {unit} {chunk}".encode()).digest()
     return int.from_bytes(digest[:4], "big")
 
 
-def _generate(
-    harness_model: HFLM,
-    tokenizer: Any,
-    suite: SuiteSpec,
-    benchmark: BenchmarkSpec,
-    folder: Path,
-    recipe: Recipe,
-    label: str,
-    corpus_dir: Path,
-) -> list[dict[str, Any]]:
-    """One row per question: prompt, responses, their lengths and scores."""
-    context = {
-        "questions": suite.questions,
-        "split": suite.split,
-        "seed": suite.seed,
-        "scoring": benchmark.scoring,
-        "suffix": recipe.prompt.suffix,
-        "corpus_dir": str(corpus_dir),
-    }
-    tasks = TaskManager(include_path=str(folder), include_defaults=False, metadata=context)
-    task = tasks.load([benchmark.name])["tasks"][benchmark.name]
-    task.set_config("repeats", suite.samples_per_question)
-    seed = unit_seed(suite, label, benchmark.name)
-    sampling = suite.temperature > 0
-    result = simple_evaluate(
-        model=harness_model,
-        tasks=[task],
-        task_manager=tasks,
-        gen_kwargs={
-            "do_sample": sampling,
-            "max_gen_toks": suite.max_response_tokens,
-            **({"temperature": suite.temperature, "top_p": 1.0, "top_k": 0} if sampling else {}),
-        },
-        system_instruction=recipe.prompt.system,
-        apply_chat_template=True,
-        log_samples=True,
-        bootstrap_iters=0,
-        random_seed=seed,
-        numpy_random_seed=seed,
-        torch_random_seed=seed,
-        fewshot_random_seed=seed,
+def run(recipe: Recipe, study_dir: Path, stage_dir: Path, resume: bool, model_dir: str) -> None:
+    """Generate what is missing and score all benchmarks for the checkpoint in `study_dir / model_dir`."""
+    assert recipe.suite is not None
+    units = open_units(recipe, study_dir, stage_dir, model_dir)
+    for unit in units:
+        if stage_state(unit.directory, unit.inputs).state not in ("done", "resume"):
+            start_stage(unit.directory, f"eval/{unit.label}/{unit.name}", unit.inputs)
+
+    # Generation
+    total = sum(unit.chunks for unit in units)
+    progress = Progress(stage_dir, total, "chunks")
+    started, before = time.monotonic(), total - sum(len(unit.missing()) for unit in units)
+
+    def show() -> None:
+        done = total - sum(len(unit.missing()) for unit in units)
+        made = done - before
+        left = (time.monotonic() - started) / made * (total - done) if made else None
+        progress.update(done, "" if left is None or not total - done else f"{_duration(left)} left")
+
+    generate(recipe, study_dir, study_dir / model_dir, units, show)
+    while any(unit.missing() for unit in units):  # others hold the rest
+        time.sleep(_POLL_SECONDS)
+        generate(recipe, study_dir, study_dir / model_dir, units, show)
+
+    # Scores
+    outputs: dict[str, str] = {}
+    facts: dict[str, Any] = {}
+    for unit in units:
+        if stage_state(unit.directory, unit.inputs).state != "done" or not _scored(unit):
+            write_scores(recipe, study_dir, unit)
+        manifest = read_manifest(unit.directory) or {}
+        outputs |= {f"{unit.name}/{file}": digest for file, digest in manifest["outputs"].items()}
+        facts[unit.name] = manifest["facts"]
+    finish_stage(stage_dir, outputs, {"accuracy": _accuracies(recipe, facts), "model": model_dir, "units": facts})
+
+
+def _accuracies(recipe: Recipe, facts: dict[str, Any]) -> dict[str, float]:
+    assert recipe.suite is not None
+    cells = {benchmark.name: benchmark.cell(recipe.analysis.reading) for benchmark in recipe.suite.benchmarks}
+    return {name: facts[f"{name}-{prompting}"]["scores"][scoring] for name, (prompting, scoring) in cells.items()}
+
+
+def _duration(seconds: float) -> str:
+    return (
+        f"{seconds:.0f} s"
+        if seconds < 90
+        else f"{seconds / 60:.0f} min"
+        if seconds < 5400
+        else f"{seconds / 3600:.1f} h"
     )
-    rows = []
-    for sample in sorted(result["samples"][benchmark.name], key=lambda sample: sample["doc_id"]):
-        document, responses = sample["doc"], list(sample["resps"][0])
-        # The harness returns text; its length is that of the text tokenised again.
-        lengths = [len(tokenizer(response)["input_ids"]) for response in responses]
-        scores = [
-            score(response, document["reference_answer"], benchmark.scoring, length >= suite.max_response_tokens)
-            for response, length in zip(responses, lengths, strict=True)
-        ]
-        rows.append(
-            {
-                "question_id": document.get("question_id", sample["doc_hash"]),
-                "prompt": sample["arguments"][0][0],
-                "reference_answer": document["reference_answer"],
-                "responses": responses,
-                "tokens": lengths,
-                "outcomes": [item.outcome for item in scores],
-            }
-        )
-    return rows
 
 
-def _write_unit(unit_dir: Path, benchmark: BenchmarkSpec, rows: list[dict[str, Any]]) -> None:
-    """Write samples and scores of one benchmark and complete its manifest."""
-    text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-    write_atomic(unit_dir / SAMPLES, zstandard.compress(text.encode()))
-    scores = [
-        {"question_id": row["question_id"], "sample_index": index, "correct": outcome == "correct", "outcome": outcome}
-        for row in rows
-        for index, outcome in enumerate(row["outcomes"])
+def open_units(recipe: Recipe, study_dir: Path, stage_dir: Path, model_dir: str) -> list[Unit]:
+    """The units of a model's stage."""
+    assert recipe.suite is not None
+    weights = (read_manifest((study_dir / model_dir).parent) or read_manifest(study_dir / model_dir) or {})[
+        "output_hash"
     ]
-    table = f"scores-{benchmark.scoring}.parquet"
+    return [
+        Unit(recipe, stage_dir, weights, benchmark, prompting)
+        for benchmark in recipe.suite.benchmarks
+        for prompting in benchmark.promptings
+    ]
+
+
+def generate(recipe: Recipe, study_dir: Path, model_dir: Path, units: list[Unit], show: Callable[[], None]) -> int:
+    """Generate every missing chunk that no other process holds; returns how many. The model is loaded for the first."""
+    assert recipe.suite is not None
+    engine: Any = None
+    made = 0
+    folder = task_folder(recipe.suite)
+    for unit in units:
+        questions: list[Question] = []
+        for chunk in unit.missing():
+            with _claimed(unit, chunk) as mine:
+                if not mine:
+                    continue
+                from eval.asking import ask, build_task
+                from eval.engines import load_engine, server_errors
+
+                engine = engine or load_engine(recipe, model_dir, unit.label)
+                questions = questions or load_questions(recipe, unit.benchmark, study_dir)
+                size = recipe.suite.chunk_questions
+                part = questions[chunk * size : (chunk + 1) * size]
+                task, chat = build_task(recipe, folder, unit.benchmark, unit.prompting, part)
+                seed = chunk_seed(recipe.suite, unit.label, unit.name, chunk)
+                with server_errors(recipe.suite.engine):
+                    rows = ask(recipe, engine, task, chat, part, seed)
+                if unit.facts["restricted"]:
+                    rows = [{key: value for key, value in row.items() if key != "prompt"} for row in rows]
+                text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+                write_atomic(unit.path(chunk), zstandard.compress(text.encode()))
+                made += 1
+            show()
+    return made
+
+
+@contextmanager
+def _claimed(unit: Unit, chunk: int) -> Iterator[bool]:
+    """Whether this process may generate a chunk: nobody else holds it, and it is still missing."""
+    from filelock import FileLock, Timeout
+
+    lock = FileLock(unit.directory / f".chunk-{chunk:04}.lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        yield False
+        return
+    try:
+        yield not unit.path(chunk).exists()
+    finally:
+        lock.release()
+
+
+def scores_path(directory: Path, scoring: str) -> Path:
+    """The table of a unit's scores by one scoring."""
+    return directory / f"scores-{scoring}.parquet"
+
+
+def _scored(unit: Unit) -> bool:
+    """Whether the scores on disk are by the rules the recipe names now."""
+    manifest = read_manifest(unit.directory)
+    return manifest is not None and manifest.get("facts", {}).get("rules") == _rules(unit)
+
+
+def _rules(unit: Unit) -> dict[str, Scoring]:
+    scorings = unit.benchmark.scorings.items()
+    return {name: rule for name, rule in scorings if unit.benchmark.fits(unit.prompting, name)}
+
+
+def write_scores(recipe: Recipe, study_dir: Path, unit: Unit) -> None:
+    """Judge a unit's stored responses by every scoring that fits and complete its manifest.
+
+    Raises:
+        UserError: the stored rows are not one for each question, or code would have to run without a sandbox.
+    """
+    questions = load_questions(recipe, unit.benchmark, study_dir)
+    rows = unit.rows()
+    require_answers(unit, rows, questions)
+    limit = unit.suite.max_response_tokens
+    files = [unit.path(chunk).name for chunk in range(unit.chunks)]
+    scores: dict[str, float] = {}
+    outcomes: dict[str, dict[str, int]] = {}
+    for name, rule in _rules(unit).items():
+        sandboxed = not unit.suite.allow_unsandboxed_code
+        if RULES[rule].runs_code and sandboxed:
+            from eval.sandbox import require_sandbox
+
+            require_sandbox()
+        table = score_rows(rows, questions, rule, limit, sandboxed)
+        write_table(scores_path(unit.directory, name), table)
+        files.append(scores_path(unit.directory, name).name)
+        scores[name] = mean_score(table)
+        outcomes[name] = count_outcomes(table)
+    facts = {
+        "scores": scores,
+        "outcomes": outcomes,
+        "rules": _rules(unit),
+        "questions": len(questions),
+        "tokens": sum(sum(row.get("tokens", [])) for row in rows),
+        "restricted": unit.facts["restricted"],
+    }
+    finish_stage(unit.directory, hash_files(unit.directory, files), facts)
+
+
+def count_outcomes(table: list[dict[str, Any]]) -> dict[str, int]:
+    """How many responses had each outcome."""
+    counts: dict[str, int] = {}
+    for row in table:
+        counts[row["outcome"]] = counts.get(row["outcome"], 0) + 1
+    return dict(sorted(counts.items()))
+
+
+def write_table(path: Path, rows: list[dict[str, Any]]) -> None:
+    """Write rows as Parquet, atomically."""
     sink = pa.BufferOutputStream()
-    pq.write_table(pa.Table.from_pylist(scores), sink)
-    write_atomic(unit_dir / table, sink.getvalue().to_pybytes())
-    accuracy = sum(row["correct"] for row in scores) / len(scores)
-    finish_stage(unit_dir, hash_files(unit_dir, [SAMPLES, table]), {"accuracy": accuracy, "questions": len(rows)})
+    pq.write_table(pa.Table.from_pylist(rows), sink)
+    write_atomic(path, sink.getvalue().to_pybytes())
+
+
+def require_answers(unit: Unit, rows: list[dict[str, Any]], questions: list[Question]) -> None:
+    """Refuse stored rows that are not exactly one for each question, in order.
+
+    Raises:
+        UserError: an identity is missing, foreign or there twice.
+    """
+    found, wanted = [row["question_id"] for row in rows], [question.question_id for question in questions]
+    if found == wanted:
+        return
+    twice = sorted(identity for identity, times in Counter(found).items() if times > 1)
+    missing, foreign = sorted(set(wanted) - set(found)), sorted(set(found) - set(wanted))
+    what = [
+        f"{len(ids)} {name} (first {ids[0]})"
+        for name, ids in (("twice", twice), ("missing", missing), ("of no question", foreign))
+        if ids
+    ] or ["another order"]
+    raise UserError(
+        f"{unit.directory} does not hold one row for each question: {', '.join(what)}; delete the folder, and the same "
+        "command asks again"
+    )

@@ -10,9 +10,9 @@ def format_report(transfer: dict[str, Any]) -> str:
     groups = list(transfer["groups"])
     width = max(18, 2 + max(map(len, transfer["arms"]), default=0))
     percent = f"{100 * transfer['confidence']:.0f} %"
+    seeds = f"{len(transfer['seeds'])} seed(s); " if transfer["seeds"] else ""
     lines = [
-        f"{transfer['study']}: {transfer['status']}; {len(transfer['seeds'])} seed(s); "
-        f"gains in points, {percent} intervals",
+        f"{transfer['study']}: {transfer['status']}; {seeds}gains in points, {percent} intervals",
         "",
     ]
     head = f"{'arm':<{width}}" + "".join(f"{group:>28}" for group in groups)
@@ -30,7 +30,20 @@ def format_report(transfer: dict[str, Any]) -> str:
             values = [result["benchmarks"][name]["score"]["estimate"] for result in transfer["arms"].values()]
             base = transfer["base"]["benchmarks"][name]["score"]["estimate"]
             lines.append(f"{name:<14}{base:>8.1f}" + "".join(f"{value:>{width}.1f}" for value in values))
+    other = next(name for name in transfer["readings"] if name != transfer["reading"])
+    lines += ["", f"the same gains in the reading {other!r} (the first table: {transfer['reading']!r})"]
+    for arm, result in transfer["readings"][other]["arms"].items():
+        cells = [interval_text(result["groups"][group], "+.1f") for group in groups]
+        lines.append(f"{arm:<{width}}" + "".join(f"{cell:>28}" for cell in cells))
+    for claim in transfer["analysis"]["claims"]:
+        lines.append(
+            f"claim      {claim['first']} above {claim['second']} on {claim['group']}: {claim['verdict']}, "
+            f"{interval_text(claim['difference'], '+.1f')}, p {claim['p_holm']:.4f}"
+        )
+    if transfer["analysis"]["after"]:
+        lines.append(f"decided after the evaluation began: {', '.join(transfer['analysis']['after'])}")
     lines += [f"UNMATCHED  {text}" for text in transfer["differences"]]
+    lines += [f"warning    {text}" for text in transfer["warnings"]]
     return "\n".join(lines)
 
 
@@ -39,9 +52,13 @@ def index_text(result: dict[str, Any], definition: str, group: str) -> str:
 
     Where math fell, the ratio exists but would read as transfer what is a common loss; it stays in `transfer.json`.
     """
-    cell = result["index"][definition][group]
     if result["groups"][_MATH]["high"] < 0:
         return "math fell"
+    return index_cell(result["index"][definition][group])
+
+
+def index_cell(cell: dict[str, Any]) -> str:
+    """An index with its interval, or why it has none."""
     return interval_text(cell["interval"], "+.0f") if cell["interval"] else str(cell["method"]).split(":")[0]
 
 

@@ -18,36 +18,24 @@ the published scale is unknown.
 Intervals: joint cluster bootstrap over questions (each benchmark resampled on its own, the same draw for base
 and all arms), plus training-seed variance as a multivariate t term, since a handful of seeds is too few to
 resample. An index whose math gain is not distinguishable from zero is "not identified": a ratio then has no
-bounded interval with the promised coverage (Fieller 1954). For `points` the interval is Fieller's.
+bounded interval with the promised coverage (Fieller 1954). For `points` and `relative`, ratios of means, the interval
+is Fieller's, for the others the percentiles of the draws.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 import numpy as np
 from scipy import stats
 
+from eval.bootstrap import ArmScores, Array
+from eval.inference import Interval, linear_interval, percentile_interval, weights_of
+
 Definition = Literal["points", "relative", "literal", "paper"]
 DEFINITIONS: tuple[Definition, ...] = ("points", "relative", "literal", "paper")
+LINEAR = ("points", "relative")
 MATH = "math"
 PAPER_SCALES = {MATH: 1.0, "other_reasoning": 0.9384, "non_reasoning": 0.8855}  # fitted, see the docstring
-_CHUNK_DRAWS = 500  # draws x questions of the largest benchmark must fit in memory
-
-Array = np.ndarray
-
-
-class Interval(NamedTuple):
-    """An estimate with a confidence interval, in points (gains) or percent (indices)."""
-
-    estimate: float
-    low: float
-    high: float
-
-    @property
-    def excludes_zero(self) -> bool:
-        """Whether zero lies outside."""
-        return self.low > 0 or self.high < 0
+_MATH_UNKNOWN = "not identified: the interval of the math gain contains zero"
 
 
 class Index(NamedTuple):
@@ -103,134 +91,9 @@ def fieller_interval(
     return (b - root) / a, (b + root) / a
 
 
-@dataclass(frozen=True)
-class Answers:
-    """What the models scored on one benchmark, question by question.
-
-    `accuracy_QM`: mean over the samples of a question, in points, shape [questions, models]; the model columns
-    are the same for all benchmarks, the base first. `clusters_Q`: cluster number of each question, for questions
-    that share a context; None if each stands alone.
-    """
-
-    name: str
-    group: str
-    accuracy_QM: Array
-    clusters_Q: Array | None = None
-
-
-def bootstrap_scores(answers: Answers, draws: int, rng: np.random.Generator) -> Array:
-    """Mean scores under resampled clusters, shape [draws, models]; all models share each draw."""
-    accuracy_QM = answers.accuracy_QM
-    if answers.clusters_Q is None:
-        sums_CM, sizes_C = accuracy_QM, np.ones(len(accuracy_QM))
-    else:
-        _, cluster_Q = np.unique(answers.clusters_Q, return_inverse=True)
-        sizes_C = np.bincount(cluster_Q).astype(float)
-        sums_CM = np.zeros((len(sizes_C), accuracy_QM.shape[1]))
-        np.add.at(sums_CM, cluster_Q, accuracy_QM)
-    number = len(sizes_C)
-    parts = []
-    for start in range(0, draws, _CHUNK_DRAWS):
-        counts_DC = rng.multinomial(number, np.full(number, 1 / number), size=min(_CHUNK_DRAWS, draws - start))
-        parts.append((counts_DC @ sums_CM) / (counts_DC @ sizes_C)[:, None])
-    return np.concatenate(parts)
-
-
-def seed_deviations(answers: Sequence[Answers], columns: list[int]) -> Array:
-    """How far each training seed's scores lie from their mean, without what question sampling explains.
-
-    Returns [seeds, benchmarks] in points. The scores of seeds differ for two reasons: the training, and which
-    responses were sampled to which questions. The bootstrap over questions covers the second already, so the
-    deviations of each benchmark are shrunk to the variance component of the seed in a two-way analysis of variance
-    without replication (Searle, Casella and McCulloch 1992, Sec. 4.3): MS_seeds = Q s_seed^2 + s_residual^2,
-    truncated at zero. Zeros for a single seed, whose variance cannot be known.
-    """
-    deviation_SB = np.zeros((len(columns), len(answers)))
-    if len(columns) == 1:
-        return deviation_SB
-    for number, item in enumerate(answers):
-        accuracy_QS = item.accuracy_QM[:, columns]
-        questions, seeds = accuracy_QS.shape
-        of_seed_S = accuracy_QS.mean(axis=0) - accuracy_QS.mean()
-        residual_QS = accuracy_QS - accuracy_QS.mean(axis=1, keepdims=True) - of_seed_S
-        residual = (residual_QS**2).sum() / ((questions - 1) * (seeds - 1)) / questions
-        observed = (of_seed_S**2).sum() / (seeds - 1)
-        kept = max(0.0, 1 - residual / observed) if observed > 0 else 0.0
-        deviation_SB[:, number] = np.sqrt(kept) * of_seed_S
-    return deviation_SB
-
-
-def seed_noise(deviation_SB: Array, draws: int, rng: np.random.Generator) -> Array:
-    """Uncertainty of the mean over training seeds: multivariate t with S - 1 degrees of freedom, [draws, benchmarks].
-
-    Its covariance is the sample covariance of the deviations over S; a random combination of the deviations has
-    just that covariance, also across benchmarks.
-    """
-    seeds = len(deviation_SB)
-    if seeds == 1:
-        return np.zeros((draws, deviation_SB.shape[1]))
-    normal_DB = rng.standard_normal((draws, seeds)) @ deviation_SB / np.sqrt(seeds * (seeds - 1))
-    scale_D = np.sqrt(rng.chisquare(seeds - 1, draws) / (seeds - 1))
-    return np.asarray(normal_DB / scale_D[:, None])
-
-
-@dataclass(frozen=True)
-class ArmScores:
-    """Scores of base and arm with their joint draws; B counts the benchmarks."""
-
-    base_B: Array
-    arm_B: Array
-    base_DB: Array
-    question_DB: Array
-    """Draws of the arm's seed-mean scores from resampled questions alone."""
-    arm_DB: Array
-    """`question_DB` plus the uncertainty over training seeds, within 0 to 100."""
-    seed_variance_BB: Array
-    """Covariance of the seed mean across benchmarks; zeros for one seed."""
-    seeds: int
-
-
-def draw_scores(
-    answers: Sequence[Answers], arm_columns: dict[str, list[int]], draws: int, seed: int
-) -> dict[str, ArmScores]:
-    """Joint draws for all arms. `arm_columns`: the model columns of each arm, one per training seed; base is 0."""
-    rng = np.random.default_rng(seed)
-    drawn = [bootstrap_scores(item, draws, rng) for item in answers]
-    point = [item.accuracy_QM.mean(axis=0) for item in answers]
-    base_B = np.array([scores[0] for scores in point])
-    base_DB = np.stack([scores[:, 0] for scores in drawn], axis=1)
-    result = {}
-    for arm, columns in arm_columns.items():
-        score_SB = np.array([[scores[column] for scores in point] for column in columns])
-        question_DB = np.stack([scores[:, columns].mean(axis=1) for scores in drawn], axis=1)
-        seeds = len(columns)
-        deviation_SB = seed_deviations(answers, columns)
-        variance_BB = deviation_SB.T @ deviation_SB / max(1, seeds * (seeds - 1))
-        result[arm] = ArmScores(
-            base_B,
-            score_SB.mean(axis=0),
-            base_DB,
-            question_DB,
-            # The t noise of few seeds knows no bounds; a score does, and so do the gains made from it.
-            np.clip(question_DB + seed_noise(deviation_SB, draws, rng), 0, 100),
-            variance_BB,
-            seeds,
-        )
-    return result
-
-
-def percentile_interval(estimate: float, drawn_D: Array, confidence: float) -> Interval:
-    """The central interval of the draws around an estimate."""
-    tail = 100 * (1 - confidence) / 2
-    low, high = np.percentile(drawn_D, [tail, 100 - tail])
-    return Interval(float(estimate), float(low), float(high))
-
-
 def group_gain(scores: ArmScores, members: list[int], confidence: float) -> Interval:
     """Mean gain over the benchmarks of a group, in points."""
-    point = transfer_gain("points", scores.base_B[members], scores.arm_B[members])
-    drawn = transfer_gain("points", scores.base_DB[:, members], scores.arm_DB[:, members])
-    return percentile_interval(float(point), drawn, confidence)
+    return linear_interval(scores, weights_of(members, len(scores.base_B)), confidence)
 
 
 def index_with_interval(
@@ -239,20 +102,64 @@ def index_with_interval(
     """TI of one group with its interval, or the reason why it is not identified."""
     members, math_members = groups[group], groups[MATH]
     if not group_gain(scores, math_members, confidence).excludes_zero:
-        return Index(None, None, "not identified: the interval of the math gain contains zero")
-    estimate = _index(definition, group, scores.base_B, scores.arm_B, members, math_members)
+        return Index(None, None, _MATH_UNKNOWN)
+    estimate = float(_index(definition, group, scores.base_B, scores.arm_B, members, math_members))
     if not np.isfinite(estimate):
-        return Index(None, None, "undefined: a base score is zero, a spread is zero, or the group has no constant")
-    if definition == "points":
-        bounds = _fieller(scores, members, math_members, confidence)
+        return Index(None, None, f"undefined: {_why_undefined(definition, group, scores, members, math_members)}")
+    if definition in LINEAR:
+        bounds = _fieller(definition, scores, members, math_members, confidence)
         if bounds is None:
-            return Index(float(estimate), None, "not identified: Fieller's set is unbounded")
-        return Index(float(estimate), Interval(float(estimate), *bounds), "Fieller")
+            return Index(estimate, None, "not identified: Fieller's set is unbounded")
+        return Index(estimate, Interval(estimate, *bounds), "Fieller")
     drawn = _index(definition, group, scores.base_DB, scores.arm_DB, members, math_members)
     finite = drawn[np.isfinite(drawn)]
     if len(finite) < 0.95 * len(drawn):
-        return Index(float(estimate), None, "not identified: undefined in more than 5 % of the draws")
-    return Index(float(estimate), percentile_interval(float(estimate), finite, confidence), "percentile")
+        return Index(estimate, None, "not identified: undefined in more than 5 % of the draws")
+    return Index(estimate, percentile_interval(estimate, finite, confidence), "percentile")
+
+
+def index_difference(
+    definition: Definition,
+    first: ArmScores,
+    second: ArmScores,
+    groups: dict[str, list[int]],
+    group: str,
+    confidence: float,
+) -> Index:
+    """TI of one arm minus TI of another, taken inside each draw: the arms share base and questions."""
+    members, math_members = groups[group], groups[MATH]
+    if not all(group_gain(scores, math_members, confidence).excludes_zero for scores in (first, second)):
+        return Index(None, None, _MATH_UNKNOWN)
+    points = [_index(definition, group, s.base_B, s.arm_B, members, math_members) for s in (first, second)]
+    drawn = [_index(definition, group, s.base_DB, s.arm_DB, members, math_members) for s in (first, second)]
+    estimate, difference = float(points[0] - points[1]), drawn[0] - drawn[1]
+    finite = difference[np.isfinite(difference)]
+    if not np.isfinite(estimate) or len(finite) < 0.95 * len(difference):
+        return Index(None, None, "not identified: undefined for one of the arms")
+    return Index(estimate, percentile_interval(estimate, finite, confidence), "percentile")
+
+
+def without_each(
+    definition: Definition, scores: ArmScores, groups: dict[str, list[int]], group: str, confidence: float
+) -> dict[int, Index]:
+    """The index with each benchmark of the group or of math left out; where a group has one alone it stays."""
+    result = {}
+    for left_out in [*groups[MATH], *groups[group]]:
+        if len(groups[MATH] if left_out in groups[MATH] else groups[group]) == 1:
+            continue
+        rest = {name: [b for b in members if b != left_out] for name, members in groups.items()}
+        result[left_out] = index_with_interval(definition, scores, rest, group, confidence)
+    return result
+
+
+def _why_undefined(
+    definition: Definition, group: str, scores: ArmScores, members: list[int], math_members: list[int]
+) -> str:
+    if definition == "relative" and not scores.base_B[[*members, *math_members]].all():
+        return "the base scores zero on a benchmark, and a relative gain divides by it"
+    if definition == "paper" and group not in PAPER_SCALES:
+        return f"the published tables have no constant for the group {group}"
+    return "all gains of a group are equal, and the definition divides by their spread"
 
 
 def _index(
@@ -265,17 +172,25 @@ def _index(
 
 
 def _fieller(
-    scores: ArmScores, members: list[int], math_members: list[int], confidence: float
+    definition: Definition, scores: ArmScores, members: list[int], math_members: list[int], confidence: float
 ) -> tuple[float, float] | None:
-    """Fieller's bounds of TI `points` in percent.
+    """Fieller's bounds of a ratio of means in percent.
 
     The covariance is that of the question draws plus that of the seed mean, and the quantile is Student's with
     Satterthwaite's degrees of freedom for the math gain (the normal one for a single seed).
     """
-    weights_GB = np.zeros((2, len(scores.base_B)))
-    weights_GB[0, members], weights_GB[1, math_members] = 1 / len(members), 1 / len(math_members)
+    size = len(scores.base_B)
+    weights_GB = np.stack([weights_of(members, size), weights_of(math_members, size)])
+    if definition == "relative":
+        weights_GB = np.divide(weights_GB, scores.base_B, out=np.zeros_like(weights_GB), where=weights_GB != 0)
     gain_G = weights_GB @ (scores.arm_B - scores.base_B)
-    question_GG = np.cov((scores.question_DB - scores.base_DB) @ weights_GB.T, rowvar=False)
+    drawn_GD = np.stack(
+        [transfer_gain(definition, scores.base_DB[:, m], scores.question_DB[:, m]) for m in (members, math_members)]
+    )
+    drawn_GD = drawn_GD[:, np.isfinite(drawn_GD).all(axis=0)]
+    if drawn_GD.shape[1] < 0.95 * len(scores.base_DB):
+        return None
+    question_GG = np.cov(drawn_GD)
     seed_GG = weights_GB @ scores.seed_variance_BB @ weights_GB.T
     quantile = float(stats.norm.ppf((1 + confidence) / 2))
     if scores.seeds > 1 and seed_GG[1, 1] > 0:

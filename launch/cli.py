@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from launch import evaluation_cli
 from recipes.errors import UserError
 
 _EPILOG = """examples:
@@ -16,6 +17,9 @@ _EPILOG = """examples:
   transfer check recipes/pocket/study.yaml                  do the arms differ only in the method?
   transfer report recipes/pocket/study.yaml                 show the transfer report of a finished study
   transfer lineage runs/pocket                              were all arms presented the same problems?
+  transfer eval --base A --model B                          score any pair of models, with intervals
+  transfer gate --base A --model B --max-drop 2             may B be released? exit status 0 or 1
+  transfer audit --published                                recompute the published transfer indices
   transfer fetch recipes/qwen3-14b/corpus.yaml              download and pin what a recipe names
 
 A rerun skips finished stages, resumes an interrupted one, and makes again what depends on a changed input.
@@ -35,7 +39,9 @@ def build_parser() -> argparse.ArgumentParser:
     run = _command(commands, "run", "run a study, or continue it", "Run the stages of a recipe that are not done yet.")
     run.add_argument("--dry-run", action="store_true", help="print the resolved recipe and the plan, run nothing")
     run.add_argument(
-        "--until", metavar="STAGE", help="stop after base, corpus, arms, drift, eval or report, or one stage by name"
+        "--until",
+        metavar="STAGE",
+        help="stop after base, corpus, arms, drift, questions, eval or report, or one by name",
     )
     _command(
         commands, "plan", "say what a recipe would do", "Stages with their state, updates, samples, tokens, FLOPs."
@@ -67,6 +73,7 @@ def build_parser() -> argparse.ArgumentParser:
     lineage.add_argument("study_dir", metavar="RUN", type=Path, help="study directory, for instance runs/pocket")
     lineage.add_argument("--json", action="store_true", help="print JSON instead of text")
     lineage.set_defaults(overrides=[])
+    evaluation_cli.add_commands(commands, _command)
     return parser
 
 
@@ -89,9 +96,11 @@ def main(arguments: list[str] | None = None) -> int:
     options, rest = parser.parse_known_args(arguments)
     if any(word.startswith("-") for word in rest):
         parser.error(f"unknown option {next(word for word in rest if word.startswith('-'))}; see transfer --help")
-    if rest and options.command == "lineage":
-        parser.error(f"lineage takes one study directory, not also {rest[0]!r}")
-    options.overrides = [*options.overrides, *rest]
+    if rest and options.command in ("lineage", "compare"):
+        parser.error(f"{options.command} takes one study directory, not also {rest[0]!r}")
+    if options.command == "score":
+        options.rules = [*options.rules, *rest]
+    options.overrides = [*getattr(options, "overrides", []), *rest]
     try:
         return _run_command(options)
     except UserError as error:
@@ -106,8 +115,12 @@ def _run_command(options: argparse.Namespace) -> int:
     from launch.stages import build_stages, select_until
     from recipes.loading import load_recipe
 
+    if options.command in evaluation_cli.NAMES:
+        return evaluation_cli.run_command(options)
     if options.command == "lineage":
         return _lineage(options.study_dir, options.json)
+    if options.command == "fetch" and is_audit(Path(options.recipe)):
+        return _fetch_audit(Path(options.recipe), options.overrides, options.json)
     recipe = load_recipe(options.recipe, options.overrides)
     if options.command == "fetch":
         return _fetch(recipe, Path(options.recipe), options.json)
@@ -115,7 +128,7 @@ def _run_command(options: argparse.Namespace) -> int:
     if options.command == "check":
         return _check(recipe, study_dir, options.json)
     if options.command == "report":
-        return _report(recipe, study_dir, options.json)
+        return report(recipe, study_dir, options.json)
 
     from launch.plan import build_plan, format_plan
     from launch.preflight import check_before_running
@@ -135,10 +148,14 @@ def _run_command(options: argparse.Namespace) -> int:
                 print(json.dumps(recipe.dump(), indent=1))
             print(format_plan(plan, commands=options.command == "run"))
         return 2 if plan["obstacles"] else 0
-    return _run(recipe, study_dir, stages, options.json)
+    status = run_stages(recipe, study_dir, stages, options.json)
+    if status == 0 and stages[-1].kind == "report":
+        return report(recipe, study_dir, options.json)
+    return status
 
 
-def _run(recipe: Any, study_dir: Path, stages: list[Any], as_json: bool) -> int:
+def run_stages(recipe: Any, study_dir: Path, stages: list[Any], as_json: bool) -> int:
+    """Check a recipe, then run what is not done of its stages; returns the exit status."""
     from contextlib import redirect_stdout
 
     from launch.local import run_local
@@ -154,13 +171,11 @@ def _run(recipe: Any, study_dir: Path, stages: list[Any], as_json: bool) -> int:
         print(f"transfer: warning: {text}", file=sys.stderr)
     # With --json standard output carries the report alone; progress goes to standard error.
     with redirect_stdout(sys.stderr if as_json else sys.stdout):
-        status = run_local(recipe, study_dir, stages)
-    if status == 0 and stages[-1].kind == "report":
-        return _report(recipe, study_dir, as_json)
-    return status
+        return run_local(recipe, study_dir, stages)
 
 
-def _report(recipe: Any, study_dir: Path, as_json: bool) -> int:
+def report(recipe: Any, study_dir: Path, as_json: bool) -> int:
+    """Show the report of a finished study; returns the exit status."""
     from launch.stages import build_stages, stage_states
     from recipes.loading import read_study_file
     from recipes.manifest import read_manifest
@@ -207,6 +222,30 @@ def _fetch(recipe: Any, recipe_path: Path, as_json: bool) -> int:
     with redirect_stdout(sys.stderr if as_json else sys.stdout):
         lock = fetch(recipe, recipe_path)
     print(json.dumps(lock, indent=1) if as_json else format_lock(lock, lock_path(recipe_path)))
+    return 0
+
+
+def is_audit(path: Path) -> bool:
+    """Whether a file lists pairs to audit instead of one study."""
+    from recipes.loading import read_yaml
+
+    return path.is_file() and "pairs" in read_yaml(path)
+
+
+def _fetch_audit(path: Path, overrides: list[str], as_json: bool) -> int:
+    from contextlib import redirect_stdout
+
+    from launch.fetch import fetch, format_lock, write_lock
+    from launch.pairs import audit_recipes
+    from recipes.loading import lock_path
+
+    lock: dict[str, Any] = {"sources": {}, "benchmarks": {}, "models": {}}
+    with redirect_stdout(sys.stderr if as_json else sys.stdout):
+        for recipe, _ in audit_recipes(path, overrides):
+            part = fetch(recipe, None)
+            lock = {kind: lock[kind] | part[kind] for kind in lock}
+    write_lock(lock, path)
+    print(json.dumps(lock, indent=1) if as_json else format_lock(lock, lock_path(path)))
     return 0
 
 

@@ -9,14 +9,17 @@ from typing import Any
 
 from data.hub import fetch_dataset, fetch_model, locate
 from data.sources import read_rows
+from eval.forms import questions_of
+from eval.questions import benchmark_files, read_benchmark_rows
 from recipes.corpus_schema import BenchmarkTexts, DataFiles, SourceSpec, StoredCompletions
 from recipes.loading import lock_path
 from recipes.manifest import hash_file, write_json
 from recipes.schema import Recipe
+from recipes.suite_schema import BenchmarkData
 
 
-def fetch(recipe: Recipe, recipe_path: Path) -> dict[str, Any]:
-    """Resolve every source, benchmark and model of a recipe and write its lock file; returns the lock.
+def fetch(recipe: Recipe, recipe_path: Path | None) -> dict[str, Any]:
+    """Resolve every source, benchmark and model of a recipe; returns the lock, and writes it beside `recipe_path`.
 
     Raises:
         UserError: something cannot be reached, needs access or lacks a column. The old lock stays as it was.
@@ -26,20 +29,43 @@ def fetch(recipe: Recipe, recipe_path: Path) -> dict[str, Any]:
         if files.kind != "pocket":
             print(f"  fetching {files.name} ({files.dataset or files.path})", flush=True)
             sources[files.name] = _fetch_source(files)
+    benchmarks: dict[str, Any] = {}
+    for benchmark in recipe.suite.benchmarks if recipe.suite is not None else ():
+        if benchmark.data is not None:
+            data = benchmark_files(benchmark)
+            print(f"  fetching {data.name} ({data.dataset or data.path})", flush=True)
+            benchmarks[data.name] = _fetch_benchmark(benchmark.name, data)
     models: dict[str, Any] = {}
     for name, revision in _models(recipe):
         print(f"  fetching {name}", flush=True)
         models[name] = {"directory": name} if Path(name).is_dir() else fetch_model(name, revision)
-    lock = {"sources": sources, "models": {name: entry for name, entry in models.items() if "revision" in entry}}
-    write_json(lock_path(recipe_path), lock)
+    pinned = {name: entry for name, entry in models.items() if "revision" in entry}
+    lock = {"sources": sources, "benchmarks": benchmarks, "models": pinned}
+    if recipe_path is not None:
+        write_lock(lock, recipe_path)
     return lock
 
 
-def _fetch_source(files: DataFiles) -> dict[str, Any]:
+def write_lock(lock: dict[str, Any], recipe_path: Path) -> None:
+    """Write a lock file beside its recipe."""
+    write_json(lock_path(recipe_path), lock)
+
+
+def _resolve(files: DataFiles) -> dict[str, Any]:
     if files.kind == "hub":
-        entry = fetch_dataset(files)
-    else:
-        entry = {"path": files.path, "revision": None, "files": {p.name: hash_file(p) for p in locate(files, None)}}
+        return fetch_dataset(files)
+    return {"path": files.path, "revision": None, "files": {p.name: hash_file(p) for p in locate(files, None)}}
+
+
+def _fetch_benchmark(name: str, data: BenchmarkData) -> dict[str, Any]:
+    entry = _resolve(data)
+    rows = read_benchmark_rows(data, entry | {"rows": None} if data.kind == "hub" else None)
+    questions = questions_of(name, data.model_copy(update={"rows": None}), rows)  # a row of another form is found now
+    return entry | {"rows": len(questions)}
+
+
+def _fetch_source(files: DataFiles) -> dict[str, Any]:
+    entry = _resolve(files)
     # Reading it now finds a wrong column here, and not on a compute node without a network.
     rows = read_rows(files, _fields(files), entry | {"rows": None} if files.kind == "hub" else None)
     return entry | {"rows": len(rows)}
@@ -59,6 +85,8 @@ def _models(recipe: Recipe) -> list[tuple[str, str | None]]:
     found: dict[str, str | None] = {}
     if recipe.model is not None and recipe.model.path is not None:
         found[recipe.model.path] = recipe.model.revision
+    for external in recipe.external.values():
+        found[external.path] = external.revision
     samplers = [recipe.corpus.teacher, recipe.corpus.pass_rate.sampler if recipe.corpus.pass_rate else None]
     for sampler in samplers:
         if sampler is not None and sampler.kind == "transformers" and sampler.model != "base":
@@ -69,7 +97,7 @@ def _models(recipe: Recipe) -> list[tuple[str, str | None]]:
 def format_lock(lock: dict[str, Any], path: Path) -> str:
     """What the lock holds, as text."""
     lines = []
-    for name, entry in lock["sources"].items():
+    for name, entry in [*lock["sources"].items(), *lock["benchmarks"].items()]:
         place = entry.get("dataset") or entry.get("path")
         revision = (entry["revision"] or "local file")[:12]
         gated = "  gated: not to be published" if entry.get("gated") else ""

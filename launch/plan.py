@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from data.hub import locate_model
+from eval.suite_size import evaluation_responses
 from launch.preflight import warnings
 from launch.ranks import launch_command, launch_files
 from launch.stages import Stage, stage_states
@@ -39,6 +40,8 @@ _WRITES = {
     "corpus": "problems.parquet, demonstrations.parquet, rejects.jsonl, contamination.jsonl, ledger.jsonl, README.md",
     "arms": "final/, snapshots/, checkpoint-*/ (while it runs), metrics.jsonl, ledger.jsonl",
     "drift": "drift.jsonl",
+    "external": "as base",
+    "questions": "the questions of every benchmark, fixed",
     "eval": "a folder for each benchmark with every response and its score",
     "report": "transfer.json, index.html, figures/",
 }
@@ -55,7 +58,7 @@ def build_plan(
     pocket = recipe.model.pocket if recipe.model else None
     shape = model_shape(recipe)
     suite = recipe.suite
-    models = 1 + len(recipe.arms) * len(recipe.seeds)
+    labels = [label for arm in ("base", *recipe.arms) for label in recipe.labels(arm)]
     return {
         "study": recipe.study,
         "directory": str(study_dir),
@@ -70,12 +73,10 @@ def build_plan(
         ],
         "parameters": shape.parameters() if shape else None,
         "pretraining_tokens": None if pocket is None else pocket.documents // 4 * _MEAN_ROW_TOKENS,
-        "arms": {name: _arm_plan(recipe, name, shape) for name in recipe.arms},
+        "arms": {name: _arm_plan(recipe, name, shape) for name in recipe.trained},
         "teacher": teacher_plan(recipe, study_dir),
         "gpu": recipe.resources.gpu,
-        "responses_at_most": models * len(suite.benchmarks) * suite.questions * suite.samples_per_question
-        if suite
-        else 0,
+        "responses_at_most": None if suite is None else evaluation_responses(recipe, len(labels)),
         "obstacles": obstacles(recipe, shape),
         "warnings": warnings(recipe),
         "differences": recipe_differences(recipe),
@@ -224,7 +225,7 @@ def obstacles(recipe: Recipe, shape: ModelShape | None) -> list[str]:
     found = []
     gpu = GPUS[resources.gpu]
     usable = _USABLE * gpu.memory_bytes
-    arms = [resolve_arm(recipe, name) for name in recipe.arms]
+    arms = [resolve_arm(recipe, name) for name in recipe.trained]
     generating = [arm for arm in arms if arm.sampling != "teacher"]
     share = vllm.memory_share * gpu.memory_bytes if vllm is not None and vllm.mode == "colocate" and generating else 0.0
     if vllm is not None and share:

@@ -3,7 +3,9 @@
 import os
 from pathlib import Path
 
+from data.pocket_world import TASKS
 from data.sources import POCKET_POOL, not_compared
+from eval.sandbox import require_sandbox
 from eval.task_files import task_folder
 from recipes.corpus_schema import SamplerSpec
 from recipes.errors import UserError
@@ -26,12 +28,23 @@ def check_before_running(recipe: Recipe) -> None:
             wanted, there = getattr(corpus, setting) or 0, POCKET_POOL[split]
             if wanted > there:
                 raise UserError(f"corpus.{setting} is {wanted} but the synthetic world draws {there}; ask for fewer")
-    path = recipe.model.path if recipe.model is not None else None
-    # A hub id is "owner/name"; whether it exists only the hub knows.
-    if path is not None and not Path(path).is_dir() and (path.count("/") != 1 or path[0] in "./~"):
-        raise UserError(f"model.path {path} is neither a directory nor a Hugging Face id such as Qwen/Qwen3-14B-Base")
+    places = {"model.path": recipe.model.path} if recipe.model is not None and recipe.model.path is not None else {}
+    places |= {f"arms.{name}.external": external.path for name, external in recipe.external.items()}
+    for key, path in places.items():
+        # A hub id is "owner/name"; whether it exists only the hub knows.
+        if not Path(path).is_dir() and (path.count("/") != 1 or path[0] in "./~"):
+            raise UserError(f"{key} {path} is neither a directory nor a Hugging Face id such as Qwen/Qwen3-14B-Base")
     if recipe.suite is not None:
         task_folder(recipe.suite)
+        for benchmark in recipe.suite.benchmarks:
+            data = benchmark.data
+            if data is not None and data.kind == "file" and not Path(str(data.path)).is_file():
+                raise UserError(f"benchmark {benchmark.name}: its file {data.path} does not exist; set its data.path")
+            if data is None and benchmark.name not in (*TASKS, "heldout"):
+                raise UserError(
+                    f"benchmark {benchmark.name!r} has no `data` and is no task of the synthetic world "
+                    f"({', '.join(TASKS)})"
+                )
 
 
 def check_resolved(recipe: Recipe) -> None:
@@ -40,7 +53,20 @@ def check_resolved(recipe: Recipe) -> None:
     for item in recipe.corpus.all_files():
         if item.kind == "hub" and item.name not in locked:
             raise UserError(f"source {item.name} is not resolved; run `transfer fetch RECIPE` on a connected machine")
+    benchmarks = recipe.suite.benchmarks if recipe.suite is not None else ()
+    for benchmark in benchmarks:
+        data = benchmark.data
+        name = data and (data.name or benchmark.name)
+        if data is not None and data.kind == "hub" and name not in recipe.lock.get("benchmarks", {}):
+            raise UserError(
+                f"benchmark {name} is not resolved; run `transfer fetch` on its recipe on a connected machine"
+            )
+    if any("code" in benchmark.scorings.values() for benchmark in benchmarks):
+        assert recipe.suite is not None
+        if not recipe.suite.allow_unsandboxed_code:
+            require_sandbox()  # not after days of generation
     models = [(recipe.model.path, recipe.model.revision)] if recipe.model is not None else []
+    models += [(external.path, external.revision) for external in recipe.external.values()]
     models += [(s.model, s.revision) for s in _samplers(recipe) if s.kind == "transformers" and s.model != "base"]
     for path, revision in models:
         if path is None or Path(path).is_dir() or revision is not None or path in recipe.lock.get("models", {}):
@@ -50,7 +76,7 @@ def check_resolved(recipe: Recipe) -> None:
 
 def warnings(recipe: Recipe) -> list[str]:
     """What is allowed but probably not meant, as sentences."""
-    missing = not_compared(recipe)
+    missing = not_compared(recipe) if recipe.corpus.sources else []
     if not missing:
         return []
     return [

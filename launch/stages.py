@@ -1,8 +1,9 @@
 """The stage graph of a study: what runs, in which order, from which inputs. Starts nothing, needs no torch.
 
-base -> corpus -> arms/<arm>/seed-<n> -> drift/<arm>/seed-<n>, eval/<model> -> report. A stage's inputs are the
-recipe values it reads and the output hashes of the stages it needs, as one flat mapping; their hash decides whether it
-must run.
+base -> corpus -> arms/<arm>/seed-<n> -> drift/<arm>/seed-<n>; with questions, external/<arm> -> eval/<model>
+-> report.
+A stage's inputs are the recipe values it reads and the output hashes of the stages it needs, as one flat mapping; their
+hash decides whether it must run.
 """
 
 from dataclasses import dataclass, field
@@ -16,7 +17,7 @@ from recipes.errors import UserError
 from recipes.manifest import StageState, hash_file, hash_json, read_manifest, stage_state
 from recipes.schema import Recipe
 
-KINDS = ("base", "corpus", "arms", "drift", "eval", "report")
+KINDS = ("base", "corpus", "arms", "drift", "external", "questions", "eval", "report")
 _ARM_MODULES = ("train.sft", "train.grpo")
 
 
@@ -35,10 +36,12 @@ class Stage:
     """Further arguments of `run`."""
     threads: int = 1
     """Arithmetic threads."""
+    in_place: bool = False
+    """Whether its folder stays when inputs change, because its parts know their own inputs."""
 
     @property
     def kind(self) -> str:
-        """The first part of the name: base, corpus, arms, drift, eval or report."""
+        """The first part of the name, one of `KINDS`."""
         return self.name.split("/")[0]
 
     @property
@@ -62,33 +65,20 @@ def build_stages(recipe: Recipe) -> list[Stage]:
     if recipe.model is not None and with_base:
         module = "train.pocket_base" if recipe.model.pocket else "train.prepared_base"
         reads = flatten({"model": values["model"], "base_threads": recipe.resources.base_threads})
-        source_dir = Path(recipe.model.path or "")
-        if recipe.model.path is not None and source_dir.is_dir():
-            # Hashing gigabytes of weights would take longer than planning may; size and time tell enough.
-            listing = sorted((p.name, p.stat().st_size, p.stat().st_mtime_ns) for p in source_dir.iterdir())
-            reads[f"content of {source_dir}"] = hash_json(listing)
         if recipe.model.path is not None:  # the tokenizer and the contract with every prompt
+            reads |= _folder_content(Path(recipe.model.path))
             prompts = [values["prompt"], *(arm["prompt"] for arm in values["arms"].values() if arm["prompt"])]
             reads |= flatten({"lock": {"models": values["lock"].get("models", {}).get(recipe.model.path)}})
             reads["prompts"] = hash_json(prompts)
             if str(recipe.model.chat_template).endswith(".jinja"):
                 reads["content of the chat template"] = _content(Path(str(recipe.model.chat_template)))
         stages.append(Stage("base", module, reads, threads=recipe.resources.base_threads))
-    asked = ("tasks", "benchmarks", "questions", "seed")
-    suite_questions = {key: values["suite"][key] for key in asked} if recipe.suite else {}
-    reads = flatten({"corpus": values["corpus"], "prompt": values["prompt"], "suite": suite_questions})
-    reads |= flatten({"lock": {"sources": values["lock"].get("sources", {})}})
-    for source in recipe.corpus.all_files():
-        if source.path is not None:
-            reads[f"content of {source.path}"] = _content(Path(source.path))
-    if not with_base:  # then the tokenizer of the model itself is read
-        reads |= flatten({"model": values["model"]})
-    reads |= flatten({"lock": {"models": values["lock"].get("models", {})}})
-    stages.append(Stage("corpus", "data.corpus", reads, ("base",) if with_base else ()))
+    if recipe.corpus.sources:
+        stages.append(_corpus_stage(recipe, values, with_base))
     models = {"base": "base"}
-    for arm in recipe.arms:
+    for arm in recipe.trained:
         resolved = resolve_arm(recipe, arm)
-        for seed in recipe.seeds:
+        for seed, label in zip(recipe.seeds, recipe.labels(arm), strict=True):
             name = f"arms/{arm}/seed-{seed}"
             reads = flatten({"arm": resolved.matched_on(), "seed": seed, "threads": threads})
             reads["answer_form"] = recipe.corpus.answer_form
@@ -101,38 +91,87 @@ def build_stages(recipe: Recipe) -> list[Stage]:
             before = [f"arms/{resolved.start_from}/seed-{seed}"] if resolved.start_from else []
             needs = ("base", "corpus", *before)
             stages.append(Stage(name, resolved.module, reads, needs, {"arm": arm, "seed": seed}, threads))
-            models[f"{arm}-seed{seed}-final"] = name
+            models[label] = name
     stages += _probes(recipe, values, threads)
-    tasks = None
-    if recipe.suite is not None:
-        files = [path for path in task_folder(recipe.suite).iterdir() if path.is_file()]  # not __pycache__
-        tasks = hash_json({path.name: hash_file(path) for path in files})
-    for label, name in models.items() if recipe.suite is not None else ():
-        folder = name if name == "base" else f"{name}/final"
-        heldout = any(benchmark.name == "heldout" for benchmark in recipe.suite.benchmarks) if recipe.suite else False
-        needs = tuple(dict.fromkeys((name, "corpus"))) if heldout else (name,)
-        prompt = {key: values["prompt"][key] for key in ("system", "suffix", "thinking")}
-        reads = flatten({"suite": values["suite"], "dtype": values["model"]["dtype"], "prompt": prompt, "label": label})
-        reads["content of the task files"] = tasks
-        stages.append(
-            Stage(f"eval/{label}", "eval.generate", reads | {"threads": threads}, needs, {"model_dir": folder}, threads)
-        )
-    if recipe.suite:
+    for arm, external in recipe.external.items():
+        reads = flatten({"external": values["arms"][arm]["external"], "prompt": values["prompt"]})
+        reads |= flatten({"lock": {"models": values["lock"].get("models", {}).get(external.path)}})
+        reads |= _folder_content(Path(external.path))
+        stages.append(Stage(f"external/{arm}", "train.prepared_base", reads, ("base",), {"arm": arm}))
+        models[arm] = f"external/{arm}"
+    if recipe.suite is not None and recipe.model is not None:
+        stages += _evaluation(recipe, values, models)
         reads = flatten({key: value for key, value in values.items() if key != "resources"})
         stages.append(Stage("report", "eval.report", reads, tuple(stage.name for stage in stages)))
     return stages
 
 
+def _folder_content(folder: Path) -> dict[str, Any]:
+    """What tells that a local checkpoint changed; hashing gigabytes of weights would take longer than planning may."""
+    if not folder.is_dir():
+        return {}
+    listing = sorted((path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in folder.iterdir())
+    return {f"content of {folder}": hash_json(listing)}
+
+
+def _corpus_stage(recipe: Recipe, values: dict[str, Any], with_base: bool) -> Stage:
+    # The corpus is compared with the suite's questions, not with how they are asked or judged.
+    suite = {key: values["suite"][key] for key in ("tasks", "questions", "seed")} if recipe.suite else {}
+    suite |= {"benchmarks": [benchmark.name for benchmark in recipe.suite.benchmarks]} if recipe.suite else {}
+    reads = flatten({"corpus": values["corpus"], "prompt": values["prompt"], "suite": suite})
+    reads |= flatten({"lock": {key: values["lock"].get(key, {}) for key in ("sources", "models")}})
+    for source in recipe.corpus.all_files():
+        if source.path is not None:
+            reads[f"content of {source.path}"] = _content(Path(source.path))
+    if not with_base:  # then the tokenizer of the model itself is read
+        reads |= flatten({"model": values["model"]})
+    return Stage("corpus", "data.corpus", reads, ("base",) if with_base else ())
+
+
+def _evaluation(recipe: Recipe, values: dict[str, Any], models: dict[str, str]) -> list[Stage]:
+    """What all models are asked, and the asking of each."""
+    assert recipe.suite is not None
+    suite = values["suite"]
+    asked = {key: suite[key] for key in ("questions", "split", "seed")}
+    data = {item["name"]: item["data"] for item in suite["benchmarks"]}
+    reads = flatten({"suite": asked, "data": data, "lock": values["lock"].get("benchmarks", {})})
+    for item in recipe.suite.benchmarks:
+        if item.data is not None and item.data.path is not None:
+            reads[f"content of {item.data.path}"] = _content(Path(item.data.path))
+    heldout = any(item.name == "heldout" and item.data is None for item in recipe.suite.benchmarks)
+    stages = [Stage("questions", "eval.questions", reads, ("corpus",) if heldout else ())]
+    folder, threads = task_folder(recipe.suite), recipe.resources.threads
+    files = [path for path in folder.iterdir() if path.is_file()]  # not __pycache__
+    tasks = hash_json({path.name: hash_file(path) for path in files})
+    for label, name in models.items():
+        model_dir = name if name == "base" or name.startswith("external/") else f"{name}/final"
+        prompt = {key: values["prompt"][key] for key in ("system", "suffix", "thinking")}
+        reads = flatten({"suite": suite, "dtype": values["model"]["dtype"], "prompt": prompt, "label": label})
+        reads |= {"content of the task files": tasks, "threads": threads, "reading": recipe.analysis.reading}
+        stages.append(
+            Stage(
+                f"eval/{label}",
+                "eval.generate",
+                reads,
+                (name, "questions"),
+                {"model_dir": model_dir},
+                threads,
+                in_place=True,
+            )
+        )
+    return stages
+
+
 def _probes(recipe: Recipe, values: dict[str, Any], threads: int) -> list[Stage]:
     """The probes of the base and of every run."""
-    if recipe.probe is None or not recipe.arms:
+    if recipe.probe is None or not recipe.trained:
         return []
     from train.arms import resolve_arm
 
     reads = flatten({"probe": values["probe"], "prompt": values["prompt"], "dtype": values["model"]["dtype"]})
     reads |= {"answer_form": recipe.corpus.answer_form, "threads": threads}
     probes = [Stage("drift/base", "train.drift", reads, ("base", "corpus"), {}, threads)]
-    for arm in recipe.arms:
+    for arm in recipe.trained:
         for seed in recipe.seeds:
             needs = ("base", "corpus", "drift/base", f"arms/{arm}/seed-{seed}")
             arguments = {"arm": arm, "seed": seed}
@@ -218,7 +257,7 @@ def run_stage(recipe: Recipe, study_dir: Path, stage: Stage) -> None:
 
     with locked(study_dir / ".locks" / stage.name.replace("/", "--")):
         stage_dir = study_dir / stage.name
-        resume = start_stage(stage_dir, stage.name, stage_inputs(stage, study_dir), stage.code)
+        resume = start_stage(stage_dir, stage.name, stage_inputs(stage, study_dir), stage.code, stage.in_place)
         if stage.kind == "arms" and recipe.resources.launched:
             from launch.ranks import launch_ranks
 

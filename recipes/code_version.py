@@ -29,11 +29,18 @@ def code_version(*modules: str) -> str:
 @lru_cache(maxsize=256)
 def _read(module: str) -> tuple[str, tuple[str, ...]]:
     """Digest of what one module says, and the project's modules it imports (also inside functions)."""
-    tree = ast.parse((ROOT / Path(*module.split("."))).with_suffix(".py").read_bytes())
+    tree = ast.parse(_file(module).read_bytes())
     imported = set()
     for node in ast.walk(tree):
         if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and ast.get_docstring(node, clean=False):
             node.body = node.body[1:]
         if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] in PACKAGES:
             imported.add(node.module)
+            names = [f"{node.module}.{alias.name}" for alias in node.names]
+            imported.update(name for name in names if _file(name).is_file())  # modules of a package
     return hashlib.sha256(ast.dump(tree).encode()).hexdigest(), tuple(sorted(imported))
+
+
+def _file(module: str) -> Path:
+    path = ROOT / Path(*module.split("."))
+    return path / "__init__.py" if path.is_dir() else path.with_suffix(".py")

@@ -28,6 +28,8 @@ class DataFiles(Spec):
     """Hugging Face dataset id, for kind `hub`."""
     files: tuple[str, ...] = ()
     """Data files in the hub repository, as patterns, for instance data/train-*.parquet."""
+    columns: tuple[str, ...] = ()
+    """Names of the columns of a TSV file that has no header."""
     revision: str | None = None
     """Commit of the hub dataset to resolve. null: the newest when `transfer fetch` runs; the lock then pins it."""
     licence: str = "unknown"
@@ -193,8 +195,8 @@ class PassRateSpec(Spec):
 class CorpusSpec(Spec):
     """The one corpus: sources, filters, teacher, and the problems every arm is presented."""
 
-    sources: tuple[SourceSpec, ...] = Field(min_length=1)
-    """Where the problems come from, in order; of duplicates the first is kept."""
+    sources: tuple[SourceSpec, ...] = ()
+    """Where the problems come from, in order; of duplicates the first is kept. Empty: nothing is trained."""
     answer_form: Literal["boxed", "plain"] = "boxed"
     """What the grader accepts as a final answer; see `data/grading.py`."""
     near_duplicate: float | None = Field(0.8, gt=0, le=1)

@@ -12,6 +12,7 @@ from recipes.errors import UserError
 from recipes.schema import Recipe
 
 STUDY_FILE = "study.json"
+_LOCKED = ("sources", "benchmarks", "models")  # the parts of a lock file
 
 
 def lock_path(recipe_path: Path) -> Path:
@@ -22,19 +23,13 @@ def lock_path(recipe_path: Path) -> Path:
 def load_recipe(path: str | Path, overrides: list[str] | None = None) -> Recipe:
     """Read a YAML recipe with its lock file, apply `key=value` overrides and validate.
 
-    `corpus` may name another recipe, relative to this one, whose corpus is meant.
+    `corpus` and `suite` may name another recipe, relative to this one, whose corpus or suite is meant.
 
     Raises:
         UserError: the file cannot be read, is not YAML, or a value is not allowed.
     """
     path = Path(path)
-    values = _read_yaml(path)
-    values["lock"] = _read_lock(lock_path(path))
-    if isinstance(values.get("corpus"), str):
-        other = path.parent / values["corpus"]
-        values["corpus"] = _section(other, "corpus")
-        theirs = _read_lock(lock_path(other))  # what was resolved for the corpus holds for whoever takes it
-        values["lock"] = {kind: theirs.get(kind, {}) | values["lock"].get(kind, {}) for kind in ("sources", "models")}
+    values = read_recipe_file(path)
     arms_of_file = list(values.get("arms") or {}) if isinstance(values.get("arms"), dict | None) else []
     for override in overrides or []:
         apply_override(values, override)
@@ -42,7 +37,33 @@ def load_recipe(path: str | Path, overrides: list[str] | None = None) -> Recipe:
     return validate_recipe(values, str(path))
 
 
-def _read_yaml(path: Path) -> dict[str, Any]:
+def read_recipe_file(path: Path) -> dict[str, Any]:
+    """The values of a YAML recipe as they stand, with its lock and with the sections it takes from other recipes.
+
+    Raises:
+        UserError: a file cannot be read or is not YAML.
+    """
+    values = read_yaml(path)
+    values["lock"] = _read_lock(lock_path(path))
+    if isinstance(values.get("corpus"), str):
+        other = path.parent / values["corpus"]
+        values["corpus"] = _section(other, "corpus")
+        theirs = _read_lock(lock_path(other))  # what was resolved for the corpus holds for whoever takes it
+        values["lock"] = _joined(theirs, values["lock"])
+    if isinstance(values.get("suite"), str):
+        other = path.parent / values["suite"]
+        values["suite"] = _section(other, "suite")
+        values["lock"] = _joined(_read_lock(lock_path(other)), values["lock"])
+    return values
+
+
+def _joined(theirs: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:
+    """Two locks as one; the own entries win."""
+    return {kind: theirs.get(kind, {}) | own.get(kind, {}) for kind in _LOCKED}
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """The values of a YAML file. Raises UserError if it cannot be read or holds no mapping."""
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -58,7 +79,7 @@ def _read_yaml(path: Path) -> dict[str, Any]:
 
 def _section(path: Path, key: str) -> Any:
     """One section of another recipe."""
-    values = _read_yaml(path)
+    values = read_yaml(path)
     if not isinstance(values.get(key), dict):
         raise UserError(f"recipe {path} has no section {key} to take")
     return values[key]
@@ -77,7 +98,7 @@ def _read_lock(path: Path) -> dict[str, Any]:
 
 
 def _entries(lock: dict[str, Any]) -> list[Any]:
-    parts = [lock.get(kind, {}) for kind in ("sources", "models")]
+    parts = [lock.get(kind, {}) for kind in _LOCKED]
     return [entry for part in parts for entry in (part.values() if isinstance(part, dict) else [None])]
 
 

@@ -135,11 +135,12 @@ def describe_changes(before: dict[str, Any], after: dict[str, Any]) -> list[str]
     return [f"{key}: {show(before, key)} -> {show(after, key)}" for key in sorted(changed)]
 
 
-def start_stage(directory: Path, name: str, inputs: dict[str, Any], code: str = "") -> bool:
+def start_stage(directory: Path, name: str, inputs: dict[str, Any], code: str = "", in_place: bool = False) -> bool:
     """Make the directory ready for a stage and write its incomplete manifest.
 
     A directory with other inputs, or without a manifest, is moved to `<study>/replaced/`; nothing is deleted.
-    `code` is the version of the code that does the work; a stage resumed by other code names both.
+    `code` is the version of the code that does the work; a stage resumed by other code names both. `in_place`: the
+    folder stays, because its parts know their own inputs.
     Returns True if an interrupted run with the same inputs can be resumed.
     """
     state = stage_state(directory, inputs)
@@ -147,7 +148,7 @@ def start_stage(directory: Path, name: str, inputs: dict[str, Any], code: str = 
     if resume:
         before = str((read_manifest(directory) or {}).get("code", code))
         code = code if code == before.split("+")[-1] else f"{before}+{code}"
-    if directory.exists() and not resume:
+    if directory.exists() and not resume and not in_place:
         kept = directory.parents[len(Path(name).parts) - 1] / "replaced"
         kept.mkdir(parents=True, exist_ok=True)
         stem = name.replace("/", "--")

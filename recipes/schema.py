@@ -15,7 +15,8 @@ from pydantic import Field, field_validator, model_validator
 
 from recipes.corpus_schema import CorpusSpec, Spec
 from recipes.resource_schema import ResourceSpec, WandbSpec
-from recipes.training_schema import ArmSpec, ProbeSpec, PromptSpec, TrainSpec
+from recipes.suite_schema import AnalysisSpec, StatisticsSpec, SuiteSpec
+from recipes.training_schema import ArmSpec, ExternalSpec, ProbeSpec, PromptSpec, TrainSpec
 
 
 class PocketModelSpec(Spec):
@@ -52,10 +53,10 @@ class ModelSpec(Spec):
     """Number format of training arithmetic, saved weights and generation; optimizers keep float32 weights."""
     attention: Literal["sdpa", "eager", "flash_attention_2", "flash_attention_3"] = "sdpa"
     """Implementation of attention; the flash ones need their package and a GPU."""
-    eos_token: str = "<|im_end|>"
-    """Token that ends a turn and with it a completion; it must be in the tokenizer's vocabulary."""
-    pad_token: str = "<|endoftext|>"
-    """Token for padding, another one than `eos_token`; generation stops at it as well."""
+    eos_token: str | None = "<|im_end|>"
+    """Token that ends a turn and with it a completion; it must be in the tokenizer's vocabulary. null: its own."""
+    pad_token: str | None = "<|endoftext|>"
+    """Token for padding, another one than `eos_token`; generation stops at it as well. null: the tokenizer's own."""
     chat_template: str | None = None
     """A template that TRL ships (qwen3, llama3, ...) or a .jinja file. null: the checkpoint's own, or else qwen3."""
 
@@ -63,68 +64,11 @@ class ModelSpec(Spec):
     def _one_kind(self) -> "ModelSpec":
         if (self.path is None) == (self.pocket is None):
             raise ValueError("exactly one of `path` and `pocket` must be given")
-        if self.eos_token == self.pad_token:
+        if self.eos_token == self.pad_token and self.eos_token is not None:
             raise ValueError(
                 f"`eos_token` and `pad_token` are both {self.eos_token!r}; a model could not tell them apart"
             )
         return self
-
-
-_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"  # safe as a file name and in a figure
-
-
-class BenchmarkSpec(Spec):
-    """One benchmark of the suite: an lm-evaluation-harness task and how its responses are scored."""
-
-    name: str = Field(pattern=_NAME)
-    """Name of the task file under the suite's task folder, without `.yaml`."""
-    group: str = Field(pattern=_NAME)
-    """Group the transfer index averages over. One group must be called `math`."""
-    scoring: Literal["boxed", "plain", "exact"]
-    """boxed, plain: graded by `data/grading.py` in that form. exact: the text after thinking equals the reference."""
-
-
-class SuiteSpec(Spec):
-    """The evaluation: benchmarks and decoding, the same for every model."""
-
-    tasks: str = "pocket"
-    """Folder of task files: a name under eval/tasks, or a path."""
-    benchmarks: tuple[BenchmarkSpec, ...] = Field(min_length=1)
-    """The benchmarks, each in one group."""
-    questions: int = Field(200, ge=2)
-    """Questions per benchmark drawn from the synthetic world (all, where it has fewer; `heldout` has all it holds)."""
-    split: Literal["dev", "test"] = "test"
-    """dev: questions for choosing hyperparameters. test: questions that are reported."""
-    samples_per_question: int = Field(4, ge=1)
-    """Responses sampled for each question."""
-    temperature: float = Field(1.0, ge=0)
-    """Sampling temperature. 0: greedy."""
-    max_response_tokens: int = Field(96, ge=1)
-    """Longest response, in tokens; longer ones count as truncated."""
-    batch_size: int = Field(200, ge=1)
-    """Responses generated at once; part of the result, because it decides which random numbers a response gets."""
-    seed: int = 1234
-    """Seed of the questions and of sampling."""
-
-    @model_validator(mode="after")
-    def _groups(self) -> "SuiteSpec":
-        names = [benchmark.name for benchmark in self.benchmarks]
-        if len(set(names)) != len(names):
-            raise ValueError("a benchmark is listed twice")
-        if "math" not in {benchmark.group for benchmark in self.benchmarks}:
-            raise ValueError("no benchmark is in the group `math`, which the transfer index divides by")
-        return self
-
-
-class StatisticsSpec(Spec):
-    """How intervals are computed."""
-
-    draws: int = Field(10000, ge=100)
-    """Bootstrap draws of the questions, shared by all models."""
-    confidence: float = Field(0.95, gt=0.5, lt=1)
-    """Coverage of every interval."""
-    seed: int = Field(0, ge=0)
-    """Seed of the bootstrap."""
 
 
 class Recipe(Spec):
@@ -140,8 +84,8 @@ class Recipe(Spec):
     """The base model. null: a recipe that only builds a corpus."""
     prompt: PromptSpec = PromptSpec()
     """Prompt and length limits."""
-    corpus: CorpusSpec
-    """The math corpus."""
+    corpus: CorpusSpec = CorpusSpec()
+    """The math corpus. Without `sources`: nothing is trained, and arms are `external`."""
     train: TrainSpec | None = None
     """Budget and optimizer; needed when there are arms."""
     lock: dict[str, Any] = Field(default_factory=dict)
@@ -175,6 +119,8 @@ class Recipe(Spec):
     """Distance from the base at every checkpoint. null: not measured."""
     suite: SuiteSpec | None = None
     """The evaluation. null: models are trained and not scored."""
+    analysis: AnalysisSpec = AnalysisSpec()
+    """What the report is about, decided before the evaluation."""
     statistics: StatisticsSpec = StatisticsSpec()
     """Intervals."""
     resources: ResourceSpec = ResourceSpec()
@@ -189,10 +135,12 @@ class Recipe(Spec):
 
     @model_validator(mode="after")
     def _complete(self) -> "Recipe":
-        if self.arms and (self.model is None or self.train is None):
-            raise ValueError("a study with arms needs `model` and `train`")
-        if self.suite is not None and self.model is None:
-            raise ValueError("a study with a `suite` needs `model`")
+        if self.arms and self.model is None:
+            raise ValueError("a study with arms needs `model`")
+        if self.trained and self.train is None:
+            raise ValueError("a study that trains arms needs `train`")
+        if self.trained and not self.corpus.sources:
+            raise ValueError("a study that trains arms needs `corpus.sources`")
         if not self.seeds:
             raise ValueError("`seeds` is empty; give at least one, for instance seeds=[0]")
         if len(set(self.seeds)) != len(self.seeds):
@@ -202,12 +150,12 @@ class Recipe(Spec):
                 raise ValueError(f"arm name {name!r} must be letters, digits and _, and not `base`")
             if arm.sampling == "teacher" and self.corpus.teacher is None:
                 raise ValueError(f"arm {name!r} samples from the teacher but `corpus.teacher` is missing")
-            if arm.start_from is not None and arm.start_from not in self.arms:
-                raise ValueError(f"arm {name!r} starts from {arm.start_from!r}, which is not an arm of this study")
+            if arm.start_from is not None and arm.start_from not in self.trained:
+                raise ValueError(f"arm {name!r} starts from {arm.start_from!r}, which is not an arm this study trains")
             if self._starts_in_a_circle(name):
                 raise ValueError(f"arm {name!r} starts from itself, by `start_from` of {arm.start_from!r}")
-        solvable_only = [self.corpus.problem_set, *(arm.problem_set for arm in self.arms.values())]
-        if self.corpus.teacher is None and self.arms and "teacher_solvable" in solvable_only:
+        solvable_only = [self.corpus.problem_set, *(arm.problem_set for arm in self.trained.values())]
+        if self.corpus.teacher is None and self.trained and "teacher_solvable" in solvable_only:
             raise ValueError("`problem_set: teacher_solvable` needs `corpus.teacher`; say `problem_set: all`")
         return self
 
@@ -245,13 +193,34 @@ class Recipe(Spec):
         for benchmark in self.suite.benchmarks if self.suite is not None else ():
             if benchmark.name == "heldout" and not corpus.heldout_problems:
                 raise ValueError("benchmark `heldout` needs `corpus.heldout_problems` above 0")
-            forms = (benchmark.scoring, corpus.answer_form)
-            if benchmark.group == "math" and benchmark.scoring != "exact" and forms[0] != forms[1]:
+            scored = benchmark.scorings[benchmark.cell(self.analysis.reading)[1]]
+            if (
+                self.trained
+                and benchmark.group == "math"
+                and scored in ("boxed", "plain")
+                and scored != corpus.answer_form
+            ):
                 raise ValueError(
-                    f"benchmark {benchmark.name!r} is scored {forms[0]!r} but `corpus.answer_form` is {forms[1]!r}: "
-                    "the reward and the math score must read an answer in the same form"
+                    f"benchmark {benchmark.name!r} is scored {scored!r} but `corpus.answer_form` is "
+                    f"{corpus.answer_form!r}: the reward and the math score must read an answer in the same form"
                 )
         return self
+
+    @property
+    def trained(self) -> dict[str, ArmSpec]:
+        """The arms this study trains."""
+        return {name: arm for name, arm in self.arms.items() if arm.external is None}
+
+    @property
+    def external(self) -> dict[str, ExternalSpec]:
+        """The checkpoints trained elsewhere, by the names of their arms."""
+        return {name: arm.external for name, arm in self.arms.items() if arm.external is not None}
+
+    def labels(self, arm: str) -> list[str]:
+        """Names of an arm's models in the evaluation: one for each training seed, one if it is from elsewhere."""
+        if arm == "base" or arm in self.external:
+            return [arm]
+        return [f"{arm}-seed{seed}-final" for seed in self.seeds]
 
     def dump(self) -> dict[str, Any]:
         """The resolved recipe as plain JSON values."""

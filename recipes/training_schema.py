@@ -115,6 +115,26 @@ class TrainSpec(Spec):
         return self
 
 
+class ExternalSpec(Spec):
+    """A checkpoint that was trained elsewhere."""
+
+    path: str
+    """Local directory or Hugging Face model id (safetensors)."""
+    revision: str | None = None
+    """Commit of the hub repository. null: the newest when `transfer fetch` runs; the lock then pins it."""
+    eos_token: str | None = None
+    """Token that ends a turn. null: the tokenizer's own."""
+    pad_token: str | None = None
+    """Token for padding. null: the tokenizer's own, if it is not `eos_token`."""
+    chat_template: str | None = None
+    """A template that TRL ships, or a .jinja file. null: the checkpoint's own, or else that of the base."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _path_alone(cls, value: Any) -> Any:
+        return {"path": value} if isinstance(value, str) else value
+
+
 class ArmSpec(Spec):
     """One training method: who wrote the completions, how they are weighted, how far it may leave the base."""
 
@@ -138,8 +158,8 @@ class ArmSpec(Spec):
     """Peak learning rate. null: `train.learning_rate`."""
     start_from: str | None = None
     """Name of the arm whose final checkpoint this one starts from. null: the base model."""
-    external: str | None = None
-    """Directory of a checkpoint trained elsewhere; it is scored like the others, its lineage is unknown."""
+    external: ExternalSpec | None = None
+    """A checkpoint trained elsewhere, or its path alone; it is scored like the others, its lineage is unknown."""
     prompt: PromptSpec | None = None
     """A prompt of this arm alone. null: the study's. Makes the study unmatched."""
     problem_set: Literal["all", "teacher_solvable"] | None = None
@@ -181,12 +201,6 @@ class ArmSpec(Spec):
         if self.start_from is not None and self.beta > 0:
             raise ValueError("`start_from` and `beta` above 0: the KL term would be towards the arm it starts from")
         return self
-
-    def missing_feature(self) -> str | None:
-        """Why this arm cannot run yet, as a sentence; None if it can."""
-        if self.external is not None:
-            return "external checkpoints cannot be scored yet"
-        return None
 
 
 class ProbeSpec(Spec):

@@ -95,6 +95,28 @@ def hub(repositories):
         yield address
 
 
+@contextmanager
+def completions(bodies, answer, failures=0):
+    """A completions server: `answer(prompt, seed)` -> text. Fails the first requests; `bodies` collects the rest."""
+    left = [failures]
+    lock = threading.Lock()
+
+    class Completions(_Handler):
+        def do_POST(self):
+            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            with lock:
+                if left[0]:
+                    left[0] -= 1
+                    return self.reply_json({"error": "busy"}, 503)
+                bodies.append(body)
+            prompts = body["prompt"] if isinstance(body["prompt"], list) else [body["prompt"]]
+            choices = [{"index": n, "text": answer(prompt, body["seed"])} for n, prompt in enumerate(prompts)]
+            return self.reply_json({"choices": choices}, Content_Type="application/json")
+
+    with serving(Completions) as address:
+        yield f"{address}/v1/completions"
+
+
 class TeacherState:
     """What a fake teacher was asked, and the faults it still has to commit, one per request."""
 

@@ -8,7 +8,8 @@ import pytest
 
 from data.answer_tree import plain
 from data.grading import Grader, extract_answer, last_boxed
-from eval.scoring import score, score_exact
+from eval.scorers.answers import score_exact
+from eval.scoring import score
 from recipes.loading import load_recipe
 from train.arms import resolve_arm
 from train.ledger import Ledger

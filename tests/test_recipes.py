@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from launch.pairs import audit_recipes
 from launch.stages import build_stages
 from recipes.errors import UserError
 from recipes.loading import apply_override, load_recipe, validate_recipe
@@ -13,17 +14,29 @@ from recipes.schema import Recipe
 from train.arms import resolve_arm
 
 ROOT = Path(__file__).resolve().parent.parent
-SHIPPED = sorted(path.relative_to(ROOT) for path in (ROOT / "recipes").rglob("*.yaml"))
+AUDITS = sorted(path.relative_to(ROOT) for path in (ROOT / "recipes" / "audit").glob("*.yaml"))
+SHIPPED = sorted({path.relative_to(ROOT) for path in (ROOT / "recipes").rglob("*.yaml")} - set(AUDITS))
 STUDY = ROOT / "recipes" / "pocket" / "study.yaml"
 
 
 @pytest.mark.parametrize("path", SHIPPED, ids=str)
 def test_shipped_recipe_loads_and_its_arms_can_run(path):
     recipe = load_recipe(ROOT / path)
-    for arm in recipe.arms:
+    for arm in recipe.trained:
         resolve_arm(recipe, arm)
     header = [line for line in (ROOT / path).read_text().splitlines() if line.startswith("#")]
-    assert any(f"transfer run {path}" in line for line in header)  # every recipe says how to launch it
+    launch = f"transfer run {path}" if recipe.model or recipe.corpus.sources else "transfer fetch"
+    assert any(launch in line for line in header)  # every recipe says how to launch it
+
+
+@pytest.mark.parametrize("path", AUDITS, ids=str)
+def test_shipped_audit_is_one_study_for_each_base(path):
+    studies = audit_recipes(ROOT / path, [])
+    assert [len(recipe.arms) for recipe, _ in studies] == [len(pairs) for _, pairs in studies]
+    assert len({recipe.model.path for recipe, _ in studies}) == len(studies)
+    assert sum(len(pairs) for _, pairs in studies) == 18
+    header = [line for line in (ROOT / path).read_text().splitlines() if line.startswith("#")]
+    assert any(f"transfer audit {path}" in line for line in header)
 
 
 def test_null_leaves_an_arm_out():
@@ -79,9 +92,20 @@ def test_every_field_has_a_docstring():
         ("seeds=[]", "`seeds` is empty"),
         ("seeds=0", "`seeds` is 0, but input should be a list"),
         ("statistics.seed=-1", "`statistics.seed` is -1"),
-        ("model=null", "a study with arms needs `model` and `train`"),
+        ("model=null", "a study with arms needs `model`"),
+        ("train=null", "a study that trains arms needs `train`"),
+        ("corpus.sources=[]", "a study that trains arms needs `corpus.sources`"),
         ("suite.benchmarks.0.name=a/b", "`suite.benchmarks.0.name` is 'a/b'"),
-        ("suite.benchmarks.0.scoring=plain", "is scored 'plain' but `corpus.answer_form` is 'boxed'"),
+        ("suite.benchmarks.0.scorings.robust=plain", "is scored 'plain' but `corpus.answer_form` is 'boxed'"),
+        ("suite.benchmarks.0.scorings.robust=best", "`suite.benchmarks.0.scorings.robust` is 'best'"),
+        ("suite.benchmarks.0.scorings={robust: likelihood}", "no scoring of 'sum' can judge what its promptings store"),
+        (
+            "suite.benchmarks.0={name: sum, group: math, promptings: [paper, robust], likelihood: [paper], "
+            "scorings: {robust: boxed}}",
+            "reading 'paper' of 'sum' would judge 'paper' by 'robust', which cannot read it",
+        ),
+        ("suite.engine={kind: endpoint}", "`kind: endpoint` needs `base_url`"),
+        ("arms.grpo.start_from=x", "arm 'grpo' starts from 'x', which is not an arm this study trains"),
         ("suite.benchmarks.0.name=heldout corpus.heldout_problems=0", "needs `corpus.heldout_problems` above 0"),
         ("corpus.sources=[{kind: file, name: x, path: /x.jsonl}]", "the scripted teacher cannot solve source 'x'"),
         ("train.temperature=0.7", "train.temperature is 0.7 but must be 1"),
@@ -141,18 +165,18 @@ ALL_METHODS = {
     "stale_grpo": {"sampling": "current", "credit": "advantage", "negatives": True, "updates_per_batch": 5},
     "released": {"external": "/models/released"},
 }  # fmt: skip
-NOT_YET = {"released"}
 
 
-def test_schema_expresses_every_arm_and_refuses_what_cannot_be_trained_yet():
+def test_schema_expresses_every_arm():
     values = yaml.safe_load(STUDY.read_text()) | {"arms": ALL_METHODS}
     recipe = validate_recipe(values, "all methods")
-    for name in ALL_METHODS:
-        if name not in NOT_YET:
-            resolve_arm(recipe, name)
-            continue
-        with pytest.raises(UserError, match=f"arm '{name}': .* (cannot be|yet)"):
-            resolve_arm(recipe, name)
+    assert list(recipe.external) == ["released"]
+    for name in recipe.trained:
+        resolve_arm(recipe, name)
+    with pytest.raises(UserError, match="'released' is not an arm that pocket trains"):
+        resolve_arm(recipe, "released")
+    assert recipe.labels("grpo") == ["grpo-seed0-final"]
+    assert recipe.labels("released") == ["released"]
 
 
 @pytest.mark.parametrize("content", ["", "- 1\n", "a: [1\n", "\x00"])

@@ -34,10 +34,30 @@ def test_table_lines():
         "groups": {"math": ["sum"], "other": ["sort"]},
         "base": {"benchmarks": {name: {"score": interval(50.0, 45.0, 55.0)} for name in ("sum", "sort")}},
         "arms": {"a": GAINED, "an_arm_with_a_rather_long_name": FELL},
+        "reading": "robust",
+        "readings": {"robust": {}, "paper": {"arms": {"a": FELL}}},
+        "warnings": ["sum: cut off"],
+        "analysis": {
+            "after": ["definition"],
+            "claims": [
+                {
+                    "first": "a",
+                    "second": "base",
+                    "group": "math",
+                    "verdict": "supported",
+                    "difference": interval(20.0, 15.0, 25.0),
+                    "p_holm": 0.001,
+                }
+            ],
+        },
     }
     lines = [line.split() for line in format_report(transfer).splitlines()]
     assert lines[0][:4] == ["s:", "UNMATCHED;", "2", "seed(s);"]
     assert ["a", "+20.0", "[+15.0,", "+25.0]", "+10.0", "[+5.0,", "+15.0]"] in lines
     assert ["an_arm_with_a_rather_long_name", "100", "math", "fell"] in lines
     assert ["sort", "50.0", "40.0", "40.0"] in lines
-    assert lines[-1][0] == "UNMATCHED"
+    assert lines[-2][0] == "UNMATCHED"
+    assert lines[-1] == ["warning", "sum:", "cut", "off"]
+    assert ["a", "-20.0", "[-25.0,", "-15.0]", "-10.0", "[-15.0,", "-5.0]"] in lines  # the other reading
+    assert ["decided", "after", "the", "evaluation", "began:", "definition"] in lines
+    assert any(line[:7] == ["claim", "a", "above", "base", "on", "math:", "supported,"] for line in lines)

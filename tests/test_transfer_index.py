@@ -4,18 +4,16 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from eval.bootstrap import Answers, bootstrap_scores, draw_scores, seed_deviations, seed_noise, standard_errors
 from eval.transfer_index import (
     MATH,
-    Answers,
-    bootstrap_scores,
-    draw_scores,
     fieller_interval,
     group_gain,
+    index_difference,
     index_with_interval,
-    seed_deviations,
-    seed_noise,
     transfer_gain,
     transfer_index,
+    without_each,
 )
 
 # arXiv 2507.00432, Table 1: math, other reasoning, non-reasoning, four benchmarks each.
@@ -86,7 +84,9 @@ def test_bootstrap_standard_error_is_the_analytic_one():
     rng = np.random.default_rng(1)
     accuracy = 100 * rng.integers(0, 2, (300, 1)).astype(float)
     drawn = bootstrap_scores(Answers("a", MATH, accuracy), 20000, rng)
-    assert drawn.std() == pytest.approx(accuracy.std() / np.sqrt(300), rel=0.02)
+    # Student's 97.5 % point with 299 degrees of freedom is 0.4 % beyond the normal one.
+    expected = accuracy.std(ddof=1) / np.sqrt(300) * stats.t.ppf(0.975, 299) / stats.norm.ppf(0.975)
+    assert drawn.std() == pytest.approx(expected, rel=0.02)
     assert drawn.mean() == pytest.approx(accuracy.mean(), abs=0.1)
 
 
@@ -201,3 +201,78 @@ def test_no_arm_loses_more_than_the_base_has():
     scores = draw_scores([Answers("a", MATH, accuracy)], {"arm": [1, 2, 3]}, 4000, 0)["arm"]
     assert scores.arm_DB.min() == 0.0
     assert group_gain(scores, [0], 0.95).low >= -scores.base_DB.max()
+
+
+def test_clustered_standard_error():
+    """Of clusters of one the textbook's; of pairs by hand; of weighted questions that of a ratio."""
+    accuracy = 100 * np.random.default_rng(8).integers(0, 2, (60, 1)).astype(float)
+    plain = accuracy.std(ddof=1) / np.sqrt(60)
+    assert standard_errors(Answers("a", MATH, accuracy))[0] == pytest.approx(plain)
+    assert standard_errors(Answers("a", MATH, accuracy, np.arange(60)))[0] == pytest.approx(plain)
+    # Three pairs with means 100, 50, 0: their standard deviation is 50, over sqrt(3).
+    pairs = np.array([[100.0], [100.0], [100.0], [0.0], [0.0], [0.0]])
+    found = standard_errors(Answers("a", MATH, pairs, np.array([0, 0, 1, 1, 2, 2])))[0]
+    assert found == pytest.approx(50 / np.sqrt(3))
+    # Weights 3 and 1 with scores 100 and 0: mean 75, residuals 3 * 25 and -75, so sqrt(2 * 11250) / 4.
+    weighted = Answers("a", MATH, np.array([[100.0], [0.0]]), None, np.array([3.0, 1.0]))
+    assert weighted.means()[0] == 75
+    assert standard_errors(weighted)[0] == pytest.approx(np.sqrt(2 * (75**2 + 75**2)) / 4)
+
+
+def test_bootstrap_counts_equal_clusters_together_without_changing_the_distribution():
+    """Against drawing questions one by one, which is slower and means the same."""
+    rng = np.random.default_rng(9)
+    accuracy = 100 * rng.integers(0, 3, (40, 2)) / 2
+    drawn = bootstrap_scores(Answers("a", MATH, accuracy), 20000, rng)
+    plain = accuracy[rng.integers(0, 40, (20000, 40))].mean(axis=1)
+    widening = np.sqrt(40 / 39) * stats.t.ppf(0.975, 39) / stats.norm.ppf(0.975)
+    np.testing.assert_allclose(np.cov(drawn, rowvar=False), np.cov(plain, rowvar=False) * widening**2, rtol=0.05)
+
+
+def test_difference_of_indices_is_taken_inside_each_draw():
+    """Two copies of one arm differ by exactly nothing, however uncertain their index is."""
+    groups = {MATH: [0], "other_reasoning": [1]}
+    scores = build(0.3)
+    for definition in ("points", "relative", "literal", "paper"):
+        found = index_difference(definition, scores, scores, groups, "other_reasoning", 0.95)
+        if definition != "literal":  # of one benchmark the spread is zero
+            assert found.estimate == 0
+            assert (found.interval.low, found.interval.high) == (0, 0)
+    weak = index_difference("points", scores, build(0.0), groups, "other_reasoning", 0.95)
+    assert weak.interval is None
+    assert weak.method.startswith("not identified")
+
+
+def test_index_without_a_benchmark_is_the_index_of_the_rest():
+    rng = np.random.default_rng(10)
+    answers = []
+    for name, group, gain in (("m1", MATH, 0.4), ("m2", MATH, 0.2), ("o1", "other", 0.3), ("o2", "other", -0.1)):
+        base = (rng.random(300) < 0.5).astype(float)
+        luck = rng.random(300)
+        arm = np.where(luck < abs(gain), 1.0 if gain > 0 else 0.0, base)
+        answers.append(Answers(name, group, 100 * np.stack([base, arm], axis=1)))
+    scores = draw_scores(answers, {"arm": [1]}, 2000, 0)["arm"]
+    groups = {MATH: [0, 1], "other": [2, 3]}
+    rows = without_each("points", scores, groups, "other", 0.95)
+    assert list(rows) == [0, 1, 2, 3]
+    gain = scores.arm_B - scores.base_B
+    assert rows[3].estimate == pytest.approx(100 * gain[2] / gain[:2].mean())
+    assert rows[0].estimate == pytest.approx(100 * gain[2:].mean() / gain[1])
+    only = without_each("points", scores, {MATH: [0], "other": [2, 3]}, "other", 0.95)
+    assert list(only) == [2, 3]  # the only math benchmark stays
+
+
+def test_undefined_index_says_why():
+    """A base that scores zero on a benchmark has no relative gain there."""
+    rng = np.random.default_rng(11)
+    math = 100 * np.stack([rng.random(200) < 0.3, rng.random(200) < 0.8], axis=1).astype(float)
+    zero = 100 * np.stack([np.zeros(200), rng.random(200) < 0.3], axis=1).astype(float)
+    answers = [Answers("m", MATH, math), Answers("z", "other_reasoning", zero)]
+    scores = draw_scores(answers, {"arm": [1]}, 500, 0)["arm"]
+    groups = {MATH: [0], "other_reasoning": [1]}
+    found = index_with_interval("relative", scores, groups, "other_reasoning", 0.95)
+    assert found.estimate is None
+    assert "the base scores zero on a benchmark" in found.method
+    assert index_with_interval("points", scores, groups, "other_reasoning", 0.95).interval is not None
+    law = index_with_interval("paper", scores, {MATH: [0], "law": [1]}, "law", 0.95)
+    assert "no constant for the group law" in law.method

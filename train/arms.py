@@ -142,14 +142,13 @@ def resolve_arm(recipe: Recipe, name: str) -> ResolvedArm:
     """Fill in an arm from its study.
 
     Raises:
-        UserError: there is no such arm, or it needs something that cannot be trained yet.
+        UserError: there is no such arm, or its settings do not fit each other.
     """
-    if name not in recipe.arms:
-        raise UserError(f"{name!r} is not an arm of {recipe.study}; it has {', '.join(recipe.arms) or 'none'}")
+    if name not in recipe.trained:
+        raise UserError(
+            f"{name!r} is not an arm that {recipe.study} trains; those are {', '.join(recipe.trained) or 'none'}"
+        )
     arm, train, model = recipe.arms[name], recipe.train, recipe.model
-    missing = arm.missing_feature()
-    if missing is not None:
-        raise UserError(f"arm {name!r}: {missing}")
     assert train is not None and model is not None and arm.sampling is not None
     own = arm.train | ({"steps": arm.steps} if arm.steps else {})
     if own:

@@ -165,6 +165,11 @@ def run_hours(
     return seconds / 3600
 
 
+def generation_hours(shape: ModelShape, gpu: Gpu, responses: int, length: int) -> float:
+    """GPU-hours of `responses` responses of `length` tokens at the assumed utilisation."""
+    return shape.forward_flops(responses * length, length) / (gpu.peak_flops * GENERATE_UTILISATION) / 3600
+
+
 def checkpoint_bytes(shape: ModelShape, snapshots: int, bfloat16: bool) -> int:
     """Disk of one run at its fullest: two resumable checkpoints, one being written, the snapshots and the end."""
     parameters, weights = shape.parameters(), (2 if bfloat16 else 4)

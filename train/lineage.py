@@ -21,7 +21,7 @@ def study_lineage(recipe: Recipe, study_dir: Path) -> dict[str, Any]:
         arms: dict[str, Any] = {}
         presented: dict[str, Counter[str]] = {}
         unfinished = []
-        for arm in recipe.arms:
+        for arm in recipe.trained:
             run_dir = study_dir / "arms" / arm / f"seed-{seed}"
             manifest = read_manifest(run_dir)
             if manifest is None or not manifest["completed"]:

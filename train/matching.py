@@ -17,7 +17,7 @@ _BOOKKEEPING = {"save_every_steps"}  # how often a run can be resumed from does 
 
 def recipe_differences(recipe: Recipe) -> list[str]:
     """Each undeclared difference between the arms, as `setting: arm value, arm value`; empty if matched."""
-    settings = {name: resolve_arm(recipe, name).matched_on() for name in recipe.arms}
+    settings = {name: resolve_arm(recipe, name).matched_on() for name in recipe.trained}
     return _differences(settings, set(recipe.varies) | _BOOKKEEPING)
 
 
@@ -28,7 +28,7 @@ def recorded_differences(recipe: Recipe, study_dir: Path) -> list[str]:
     for seed in recipe.seeds:
         records: dict[str, dict[str, Any]] = {}
         presented: dict[str, set[str]] = {}
-        for arm in recipe.arms:
+        for arm in recipe.trained:
             manifest = read_manifest(study_dir / "arms" / arm / f"seed-{seed}")
             if manifest is None or not manifest["completed"]:
                 continue

@@ -1,4 +1,4 @@
-"""Stage `base` for a checkpoint that exists: its files in the study, with the end of a turn settled.
+"""Stages `base` and `external/<arm>`, for checkpoints that exist: their files, with the end of a turn settled.
 
 Qwen3 base checkpoints disagree with themselves about the end of a turn (config, generation_config and tokenizer
 name different tokens), so a model could train on one and be stopped on another. Every arm, the evaluation and vLLM
@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from data.hub import locate_model
-from data.prompt import check_contract, prepare_tokenizer
+from data.prompt import check_contract, load_tokenizer, prepare_tokenizer
 from recipes.errors import UserError
 from recipes.manifest import Progress, finish_stage, hash_files, write_json
 from recipes.schema import Recipe
@@ -22,15 +22,15 @@ from train.model import model_files
 _WEIGHTS = ("*.safetensors", "*.safetensors.index.json")
 
 
-def run(recipe: Recipe, study_dir: Path, stage_dir: Path, resume: bool) -> None:
-    """Write the prepared base into `stage_dir`.
+def run(recipe: Recipe, study_dir: Path, stage_dir: Path, resume: bool, arm: str | None = None) -> None:
+    """Write the prepared base into `stage_dir`, or the external checkpoint of `arm`.
 
     Raises:
         UserError: the model is not on this machine, has no safetensors weights or needs code of its own, its tokenizer
             lacks the recipe's tokens, or its template fails the contract of `data/prompt.py`.
     """
-    assert recipe.model is not None and recipe.model.path is not None
-    spec = recipe.model
+    assert recipe.model is not None
+    spec = recipe.model if arm is None else recipe.external[arm]
     source = locate_model(str(spec.path), recipe.lock.get("models", {}).get(spec.path), spec.revision)
     weights = sorted(path for pattern in _WEIGHTS for path in source.glob(pattern))
     if not any(path.suffix == ".safetensors" for path in weights):
@@ -38,8 +38,9 @@ def run(recipe: Recipe, study_dir: Path, stage_dir: Path, resume: bool) -> None:
     config, parameters = _config(source), count_parameters(source)
 
     # Tokenizer, with the contract checked before gigabytes are copied
-    tokenizer = prepare_tokenizer(source, spec)
-    for prompt in (recipe.prompt, *(arm.prompt for arm in recipe.arms.values() if arm.prompt)):
+    base_template = None if arm is None else str(load_tokenizer(str(study_dir / "base")).chat_template)
+    tokenizer = prepare_tokenizer(source, spec, base_template)
+    for prompt in (recipe.prompt, *(other.prompt for other in recipe.arms.values() if other.prompt)):
         check_contract(tokenizer, prompt, str(spec.path))
     tokenizer.save_pretrained(stage_dir)
 

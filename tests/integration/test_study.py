@@ -30,13 +30,16 @@ def test_study_directory_holds_the_contract(smoke_study):
         "arms/grpo/seed-0/final/model.safetensors",
         "arms/grpo/seed-0/metrics.jsonl",
         "arms/grpo/seed-0/ledger.jsonl",
-        "eval/grpo-seed0-final/sum-native/samples.jsonl.zst",
-        "eval/grpo-seed0-final/sum-native/scores-boxed.parquet",
+        "analysis.lock",
+        "questions/sum.jsonl.zst",
+        "eval/grpo-seed0-final/sum-native/scores-robust.parquet",
+        "eval/grpo-seed0-final/sum-native/scores-paper.parquet",
         "report/transfer.json",
         "report/index.html",
         "report/figures/gains.svg",
     ):
         assert (smoke_study / name).is_file(), name
+    assert len(list((smoke_study / "eval/grpo-seed0-final/sum-native").glob("chunk-0000-*.jsonl.zst"))) == 1
     stop_ids = json.loads((smoke_study / "base" / "generation_config.json").read_text())["eos_token_id"]
     assert len(set(stop_ids)) == 2
     leftovers = [
@@ -49,8 +52,7 @@ def test_transfer_json_agrees_with_the_stored_scores(smoke_study, smoke_transfer
     for arm in ("off_policy_sft", "on_policy_sft", "grpo"):
         for benchmark, result in smoke_transfer["arms"][arm]["benchmarks"].items():
             unit = smoke_study / "eval" / f"{arm}-seed0-final" / f"{benchmark}-native"
-            (table,) = unit.glob("scores-*.parquet")
-            accuracy = 100 * np.mean(pq.read_table(table)["correct"].to_pylist())
+            accuracy = 100 * np.mean(pq.read_table(unit / "scores-robust.parquet")["value"].to_pylist())
             assert result["score"]["estimate"] == pytest.approx(accuracy, abs=1e-3)
             base = smoke_transfer["base"]["benchmarks"][benchmark]["score"]["estimate"]
             assert result["gain"]["estimate"] == pytest.approx(accuracy - base, abs=2e-3)
@@ -133,7 +135,7 @@ def test_dry_run_and_plan_write_nothing_and_import_no_torch(tmp_path):
     assert result.returncode == 0, result.stderr
     plan = json.loads(result.stdout)
     assert plan["recipe"]["study"] == "smoke"
-    assert [stage["state"] for stage in plan["stages"]] == ["new"] * 10
+    assert [stage["state"] for stage in plan["stages"]] == ["new"] * 11
     assert plan["arms"]["grpo"]["completions"] == 128
     assert plan["responses_at_most"] == 4 * 6 * 10 * 2
     assert not (tmp_path / "s").exists()

@@ -1,0 +1,194 @@
+"""Joint draws of all scores of a study: questions resampled by cluster, training seeds as a variance component.
+
+Every benchmark is resampled on its own (the benchmarks are fixed: a claim is about these), and all models share each
+draw, so what makes a question hard for all cancels in their differences. Per-sample scores go in and nothing else.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import stats
+
+Array = np.ndarray
+_CHUNK_DRAWS = 500  # draws x patterns of the largest benchmark must fit in memory
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What the models scored on one benchmark, question by question.
+
+    `score_QM`: mean over the samples of a question, in points, shape [questions, models]; the model columns are the
+    same for all benchmarks, the base first. `clusters_Q`: cluster number of each question, for questions that share a
+    context; None if each stands alone. `weight_Q`: how much a question counts; None if all count the same.
+    """
+
+    name: str
+    group: str
+    score_QM: Array
+    clusters_Q: Array | None = None
+    weight_Q: Array | None = None
+
+    def means(self) -> Array:
+        """The benchmark's score of each model."""
+        return np.average(self.score_QM, axis=0, weights=self.weight_Q)
+
+    def clustered(self) -> tuple[Array, Array]:
+        """Weighted sums of scores and sums of weights of each cluster: shapes [clusters, models] and [clusters]."""
+        weight_Q = np.ones(len(self.score_QM)) if self.weight_Q is None else self.weight_Q.astype(float)
+        weighted_QM = self.score_QM * weight_Q[:, None]
+        if self.clusters_Q is None:
+            return weighted_QM, weight_Q
+        _, cluster_Q = np.unique(self.clusters_Q, return_inverse=True)
+        sizes_C = np.bincount(cluster_Q, weights=weight_Q)
+        sums_CM = np.zeros((len(sizes_C), self.score_QM.shape[1]))
+        np.add.at(sums_CM, cluster_Q, weighted_QM)
+        return sums_CM, sizes_C
+
+    @property
+    def clusters(self) -> int:
+        """How many independent parts it has."""
+        return len(self.score_QM) if self.clusters_Q is None else len(np.unique(self.clusters_Q))
+
+
+def bootstrap_scores(answers: Answers, draws: int, rng: np.random.Generator, confidence: float = 0.95) -> Array:
+    """Mean scores under resampled clusters, shape [draws, models]; all models share each draw.
+
+    Deviations from the score are widened by sqrt(C / (C - 1)) t_{C-1} / z for C clusters: the variance of resampled
+    means is too small by (C - 1) / C, and percentiles of few clusters know nothing of Student's tails (Efron and
+    Tibshirani 1993, Sec. 13.3 and 22.4). Drawing n of n clusters only counts how often each occurs, so clusters with
+    equal scores are counted together; the distribution is the same.
+    """
+    sums_CM, sizes_C = answers.clustered()
+    number = len(sizes_C)
+    patterns, counts_P = np.unique(np.column_stack([sums_CM, sizes_C]), axis=0, return_counts=True)
+    share_P = counts_P / number
+    parts = []
+    for start in range(0, draws, _CHUNK_DRAWS):
+        drawn_DP = rng.multinomial(number, share_P, size=min(_CHUNK_DRAWS, draws - start)).astype(float)
+        totals = drawn_DP @ patterns
+        parts.append(totals[:, :-1] / totals[:, -1:])
+    if number == 1:
+        return np.concatenate(parts)
+    tail = (1 + confidence) / 2
+    widening = np.sqrt(number / (number - 1)) * stats.t.ppf(tail, number - 1) / stats.norm.ppf(tail)
+    mean_M = answers.means()
+    # A score knows bounds, which the widening does not.
+    return np.clip(mean_M + (np.concatenate(parts) - mean_M) * widening, 0, 100)
+
+
+def standard_errors(answers: Answers) -> Array:
+    """Clustered standard error of each model's score, in points (Miller 2024, arXiv 2411.00640, Sec. 2.2).
+
+    With the correction C / (C - 1); for clusters of one and equal weights the standard error of a mean.
+    """
+    sums_CM, sizes_C = answers.clustered()
+    number = len(sizes_C)
+    residual_CM = sums_CM - sizes_C[:, None] * answers.means()
+    variance_M = number / (number - 1) * (residual_CM**2).sum(axis=0) / sizes_C.sum() ** 2
+    return np.sqrt(variance_M)
+
+
+def seed_deviations(answers: Sequence[Answers], columns: list[int]) -> Array:
+    """How far each training seed's scores lie from their mean, without what question sampling explains.
+
+    Returns [seeds, benchmarks] in points. The scores of seeds differ for two reasons: the training, and which
+    responses were sampled to which questions. The bootstrap over questions covers the second already, so the
+    deviations of each benchmark are shrunk to the variance component of the seed in a two-way analysis of variance
+    without replication (Searle, Casella and McCulloch 1992, Sec. 4.3): MS_seeds = C s_seed^2 + s_residual^2,
+    truncated at zero, with clusters in the place of questions. Zeros for a single seed, whose variance is unknown.
+    """
+    deviation_SB = np.zeros((len(columns), len(answers)))
+    if len(columns) == 1:
+        return deviation_SB
+    for number, item in enumerate(answers):
+        sums_CM, sizes_C = item.clustered()
+        # Each cluster's contribution to the score, so that the column means are the scores.
+        part_CS = sums_CM[:, columns] * (len(sizes_C) / sizes_C.sum())
+        clusters, seeds = part_CS.shape
+        of_seed_S = part_CS.mean(axis=0) - part_CS.mean()
+        if clusters == 1:
+            deviation_SB[:, number] = of_seed_S
+            continue
+        residual_CS = part_CS - part_CS.mean(axis=1, keepdims=True) - of_seed_S
+        residual = (residual_CS**2).sum() / ((clusters - 1) * (seeds - 1)) / clusters
+        observed = (of_seed_S**2).sum() / (seeds - 1)
+        kept = max(0.0, 1 - residual / observed) if observed > 0 else 0.0
+        deviation_SB[:, number] = np.sqrt(kept) * of_seed_S
+    return deviation_SB
+
+
+def seed_noise(deviation_SB: Array, draws: int, rng: np.random.Generator) -> Array:
+    """Uncertainty of the mean over training seeds: multivariate t with S - 1 degrees of freedom, [draws, benchmarks].
+
+    Its covariance is the sample covariance of the deviations over S; a random combination of the deviations has
+    just that covariance, also across benchmarks.
+    """
+    seeds = len(deviation_SB)
+    if seeds == 1:
+        return np.zeros((draws, deviation_SB.shape[1]))
+    normal_DB = rng.standard_normal((draws, seeds)) @ deviation_SB / np.sqrt(seeds * (seeds - 1))
+    scale_D = np.sqrt(rng.chisquare(seeds - 1, draws) / (seeds - 1))
+    return np.asarray(normal_DB / scale_D[:, None])
+
+
+@dataclass(frozen=True)
+class ArmScores:
+    """Scores of base and arm with their joint draws; B counts the benchmarks."""
+
+    base_B: Array
+    arm_B: Array
+    base_DB: Array
+    question_DB: Array
+    """Draws of the arm's seed-mean scores from resampled questions alone."""
+    arm_DB: Array
+    """`question_DB` plus the uncertainty over training seeds, within 0 to 100."""
+    seed_variance_BB: Array
+    """Covariance of the seed mean across benchmarks; zeros for one seed."""
+    seeds: int
+    clusters_B: Array
+    """Independent parts of each benchmark."""
+
+    def select(self, keep: list[int]) -> "ArmScores":
+        """The same with some of the benchmarks."""
+        return ArmScores(
+            self.base_B[keep],
+            self.arm_B[keep],
+            self.base_DB[:, keep],
+            self.question_DB[:, keep],
+            self.arm_DB[:, keep],
+            self.seed_variance_BB[np.ix_(keep, keep)],
+            self.seeds,
+            self.clusters_B[keep],
+        )
+
+
+def draw_scores(
+    answers: Sequence[Answers], arm_columns: dict[str, list[int]], draws: int, seed: int, confidence: float = 0.95
+) -> dict[str, ArmScores]:
+    """Joint draws for all arms. `arm_columns`: the model columns of each arm, one per training seed; base is 0."""
+    rng = np.random.default_rng(seed)
+    drawn = [bootstrap_scores(item, draws, rng, confidence) for item in answers]
+    point = [item.means() for item in answers]
+    base_B = np.array([scores[0] for scores in point])
+    base_DB = np.stack([scores[:, 0] for scores in drawn], axis=1)
+    clusters_B = np.array([item.clusters for item in answers])
+    result = {}
+    for arm, columns in arm_columns.items():
+        score_SB = np.array([[scores[column] for scores in point] for column in columns])
+        question_DB = np.stack([scores[:, columns].mean(axis=1) for scores in drawn], axis=1)
+        seeds = len(columns)
+        deviation_SB = seed_deviations(answers, columns)
+        variance_BB = deviation_SB.T @ deviation_SB / max(1, seeds * (seeds - 1))
+        result[arm] = ArmScores(
+            base_B,
+            score_SB.mean(axis=0),
+            base_DB,
+            question_DB,
+            # The t noise of few seeds knows no bounds either.
+            np.clip(question_DB + seed_noise(deviation_SB, draws, rng), 0, 100),
+            variance_BB,
+            seeds,
+            clusters_B,
+        )
+    return result

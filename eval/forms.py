@@ -1,0 +1,325 @@
+"""From the rows a benchmark publishes to questions: one function for each form of row.
+
+A question keeps the columns its prompts use, the reference it is judged by, and two identities: its own, and that of
+the context it shares with others, which are resampled together. Whatever is a choice (the order of options, the sample
+of rows) is made from hashes of the content, so it is the same for every model, machine and run.
+"""
+
+import base64
+import json
+import pickletools
+import zlib
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass, field, replace
+from hashlib import sha256
+from itertools import zip_longest
+from typing import Any
+
+from recipes.errors import UserError
+from recipes.manifest import hash_json
+from recipes.suite_schema import BenchmarkData
+
+Row = dict[str, Any]
+LETTERS = "ABCDEFGHIJ"
+
+
+@dataclass(frozen=True)
+class Question:
+    """One question of a benchmark."""
+
+    question_id: str
+    fields: dict[str, Any]
+    """What task files may use."""
+    reference: Any
+    """What a response is compared with, as JSON: a text, or what the scoring of this form needs."""
+    cluster: str = ""
+    """Identity of the context it shares with others; empty: it stands alone."""
+    unit: str = ""
+    """Identity of the question whose parts are judged together (MC-TACO's candidate answers); empty: itself."""
+    stratum: str = ""
+    """Part of the benchmark that a sample of rows takes equally from."""
+    extra: dict[str, Any] = field(default_factory=dict)
+    """What is written for the reader alone."""
+
+    def dump(self) -> Row:
+        """As JSON values."""
+        return asdict(self)
+
+
+def short_hash(*parts: Any) -> str:
+    """16 hexadecimal digits that identify a content."""
+    return hash_json(list(parts))[:16]
+
+
+def questions_of(name: str, data: BenchmarkData, rows: Iterable[Row]) -> list[Question]:
+    """The questions of a benchmark's rows; `data.rows` of them, if it asks for a sample.
+
+    Raises:
+        UserError: a row lacks what its form needs, or two questions have one identity.
+    """
+    questions = []
+    for number, row in enumerate(rows):
+        try:
+            questions.append(FORMS[data.form].read(data, row))
+        except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
+            raise UserError(
+                f"benchmark {name}: row {number + 1} is not of the form {data.form!r} ({type(error).__name__}: {error})"
+            ) from None
+    seen: dict[str, int] = {}
+    for number, question in enumerate(questions):
+        if FORMS[data.form].repeats and question.question_id in seen:
+            question = questions[number] = replace(question, question_id=f"{question.question_id}-{number}")
+        first = seen.setdefault(question.question_id, number)
+        if first != number:
+            raise UserError(
+                f"benchmark {name}: rows {first + 1} and {number + 1} have the same identity {question.question_id}; "
+                "set `data.id_field` to a column that tells them apart"
+            )
+    return questions if data.rows is None else sample_questions(questions, data.rows, name)
+
+
+def sample_questions(questions: list[Question], count: int, name: str) -> list[Question]:
+    """`count` questions, equally many of each stratum, chosen by the hash of their identity and kept in order.
+
+    Raises:
+        UserError: there are fewer.
+    """
+    if count > len(questions):
+        raise UserError(f"benchmark {name} has {len(questions)} questions, `rows` asks for {count}")
+    strata: dict[str, list[Question]] = {}
+    for question in sorted(questions, key=lambda item: sha256(item.question_id.encode()).digest()):
+        strata.setdefault(question.stratum, []).append(question)
+    turns = zip_longest(*(strata[key] for key in sorted(strata)))
+    ordered = [question for turn in turns for question in turn if question is not None]
+    chosen = {question.question_id for question in ordered[:count]}
+    return [question for question in questions if question.question_id in chosen]
+
+
+@dataclass(frozen=True)
+class Form:
+    """How rows of one form are read."""
+
+    read: Callable[[BenchmarkData, Row], Question]
+    columns: tuple[str, ...]
+    """Columns every row must have."""
+    optional: tuple[str, ...] = ()
+    """Columns that some publications have."""
+    repeats: bool = False
+    """Whether a row may occur twice, and counts twice."""
+
+
+def form_columns(data: BenchmarkData) -> list[str]:
+    """The columns that reading a benchmark needs."""
+    own = [*data.fields.values(), data.reference_field] if data.form == "fields" else list(FORMS[data.form].columns)
+    return [*dict.fromkeys([*own, *filter(None, (data.id_field, data.cluster_field))])]
+
+
+def _identity(data: BenchmarkData, row: Row, *content: Any) -> str:
+    return short_hash(row[data.id_field]) if data.id_field else short_hash(*content)
+
+
+def _fields(data: BenchmarkData, row: Row) -> Question:
+    fields = {name: row[column] for name, column in data.fields.items()}
+    if any(value is None for value in fields.values()):
+        raise ValueError(f"a column of {sorted(data.fields.values())} is empty")
+    reference = row[data.reference_field]
+    if reference is None or not str(reference).strip():
+        raise ValueError(f"column {data.reference_field!r} is empty")
+    cluster = short_hash(row[data.cluster_field]) if data.cluster_field else ""
+    reference = reference if isinstance(reference, list) else str(reference)
+    return Question(_identity(data, row, fields), fields, reference, cluster)
+
+
+def _olympiadbench(data: BenchmarkData, row: Row) -> Question:
+    # `context` holds what several questions share; without it some cannot be answered.
+    fields = {"problem": row["question"], "context": row["context"] or ""}
+    answer = row["final_answer"][0]
+    tolerance = [float(part) for part in str(row["error"]).split(",")] if row["error"] not in (None, "") else []
+    reference = {
+        "answer": answer,
+        "several": bool(row["is_multiple_answer"]),
+        "unit": row["unit"] or "",
+        "tolerance": max(tolerance) if tolerance else 0.0,
+    }
+    return Question(_identity(data, row, fields), fields, reference, extra={"type": row["answer_type"]})
+
+
+def _gpqa(data: BenchmarkData, row: Row) -> Question:
+    # The publisher strips nothing: options differ in trailing blanks, which would give the answer away.
+    options = [str(row[column]).strip() for column in _GPQA_OPTIONS]
+    order = sorted(range(4), key=lambda i: short_hash(row["Question"], options[i], i))
+    fields = {"question": str(row["Question"]).strip(), "options": [options[i] for i in order]}
+    return Question(_identity(data, row, fields["question"]), fields, LETTERS[order.index(0)])
+
+
+def _coqa(data: BenchmarkData, row: Row) -> Question:
+    asked, answered = row["questions"]["input_text"], row["answers"]["input_text"]
+    history = [{"question": q, "answer": a} for q, a in zip(asked[:-1], answered[:-1], strict=True)]
+    golds = [answered[-1]]
+    for other in (row["additional_answers"] or {}).values():
+        text = other["input_text"][len(asked) - 1]
+        if text.lower() not in (gold.lower() for gold in golds):
+            golds.append(text)
+    fields = {"story": row["story"], "history": history, "question": asked[-1]}
+    return Question(_identity(data, row, fields), fields, golds)
+
+
+def _halueval(data: BenchmarkData, row: Row) -> Question:
+    if row.get("summary") is not None:
+        kind, context, candidate, asked = "summarization", row["document"], row["summary"], ""
+    elif row.get("response") is not None:
+        kind, context, candidate, asked = "dialogue", row["knowledge"], row["response"], row["dialogue_history"]
+    else:
+        kind, context, candidate, asked = "qa", row["knowledge"], row["answer"], row["question"]
+    if row["hallucination"] not in ("yes", "no"):
+        raise ValueError(f"hallucination is {row['hallucination']!r}, not yes or no")
+    fields = {"kind": kind, "context": context, "asked": asked, "candidate": candidate}
+    # Candidates for one question or document share a cluster.
+    return Question(
+        _identity(data, row, fields), fields, row["hallucination"], short_hash(kind, context, asked), stratum=kind
+    )
+
+
+def _mc_taco(data: BenchmarkData, row: Row) -> Question:
+    fields = {key: row[key] for key in ("sentence", "question", "answer")}
+    label = {"yes": "yes", "no": "no", "1": "yes", "0": "no"}[str(row["label"])]
+    unit = short_hash(row["sentence"], row["question"])
+    # Some candidates are listed twice under one question; the publisher's metric counts both (`repeats`).
+    return Question(_identity(data, row, fields), fields, label, short_hash(row["sentence"]), unit)
+
+
+def _acpbench(data: BenchmarkData, row: Row) -> Question:
+    fields = {
+        "context": row["context"],
+        "question": row["question"],
+        "query": row["query"],
+        "options": list(row["choices"]["text"]),
+        "shots": acpbench_shots(row["group"]),
+    }
+    if row["answer"] not in row["choices"]["label"]:
+        raise ValueError(f"answer {row['answer']!r} is none of {row['choices']['label']}")
+    return Question(_identity(data, row, row["group"], fields["context"], fields["question"]), fields, row["answer"])
+
+
+def acpbench_shots(group: str) -> list[dict[str, str]]:
+    """The two worked examples that lm-evaluation-harness has for a kind of planning question, read from there."""
+    from importlib.util import find_spec
+    from pathlib import Path
+
+    import yaml
+
+    spec = find_spec("lm_eval")
+    if spec is None or spec.origin is None:
+        raise UserError("lm-eval is not installed; run `make setup`")
+    folder = Path(spec.origin).parent / "tasks" / "acpbench" / "mcq_cot_2shot"
+    if group not in _ACPBENCH_FILES:
+        raise ValueError(f"group {group!r} is none of {', '.join(_ACPBENCH_FILES)}")
+    values = yaml.safe_load((folder / f"{_ACPBENCH_FILES[group]}.yaml").read_text(encoding="utf-8"))
+    return [
+        {key: shot[key] for key in ("context", "question", "answer")} for shot in values["fewshot_config"]["samples"]
+    ]
+
+
+def _headqa(data: BenchmarkData, row: Row) -> Question:
+    options = [option["atext"].strip() for option in row["answers"]]
+    place = [int(option["aid"]) for option in row["answers"]].index(int(row["ra"]))
+    fields = {"question": row["qtext"].strip(), "options": options}
+    return Question(_identity(data, row, fields), fields, LETTERS[place])
+
+
+def _ifeval(data: BenchmarkData, row: Row) -> Question:
+    arguments = [{k: v for k, v in item.items() if v is not None} for item in row["kwargs"]]
+    reference = {
+        "key": int(row["key"]),
+        "prompt": row["prompt"],
+        "instructions": list(row["instruction_id_list"]),
+        "arguments": arguments,
+    }
+    return Question(short_hash(row["key"]), {"prompt": row["prompt"]}, reference)
+
+
+def _livecodebench(data: BenchmarkData, row: Row) -> Question:
+    fields = {
+        "title": row["question_title"],
+        "problem": row["question_content"],
+        "starter_code": row["starter_code"] or "",
+    }
+    reference = {
+        "public": row["public_test_cases"],
+        "private": row["private_test_cases"],
+        "function": json.loads(row["metadata"] or "{}").get("func_name"),
+    }
+    return Question(short_hash(row["question_id"]), fields, reference, extra={"date": str(row["contest_date"])})
+
+
+def code_tests(reference: Row) -> list[Row]:
+    """The tests of a LiveCodeBench question: public and private, each with `input`, `output` and `testtype`.
+
+    Raises:
+        ValueError: they are in no form this project reads.
+    """
+    private = str(reference["private"] or "[]")
+    if not private.lstrip().startswith("["):
+        private = unpack_text(private)
+    return [*json.loads(reference["public"] or "[]"), *json.loads(private)]
+
+
+def unpack_text(packed: str) -> str:
+    """The text in a base64 of a zlib of a pickle, read without unpickling: only a pickle of one text is accepted.
+
+    Raises:
+        ValueError: it is something else.
+    """
+    content = zlib.decompress(base64.b64decode(packed))
+    texts = []
+    for opcode, argument, _ in pickletools.genops(content):
+        if opcode.name in ("BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8", "UNICODE"):
+            texts.append(str(argument))
+        elif opcode.name not in ("PROTO", "FRAME", "MEMOIZE", "BINPUT", "LONG_BINPUT", "STOP"):
+            raise ValueError(f"packed tests hold more than a text (opcode {opcode.name})")
+    if len(texts) != 1:
+        raise ValueError("packed tests do not hold one text")
+    return texts[0]
+
+
+_GPQA_OPTIONS = ("Correct Answer", "Incorrect Answer 1", "Incorrect Answer 2", "Incorrect Answer 3")
+_ACPBENCH_FILES = {
+    "reachable_action_mc": "act_reach",
+    "applicable_actions_mc": "app",
+    "action_justification_mcq": "just",
+    "landmarks_mcq": "land",
+    "progression_mcq": "prog",
+    "reachable_atom_mc": "reach",
+    "validation_mcq": "val",
+}
+FORMS = {
+    "fields": Form(_fields, ()),
+    "olympiadbench": Form(
+        _olympiadbench,
+        ("question", "context", "final_answer", "is_multiple_answer", "unit", "error", "answer_type"),
+    ),
+    "gpqa": Form(_gpqa, ("Question", *_GPQA_OPTIONS)),
+    "coqa": Form(_coqa, ("story", "questions", "answers"), ("additional_answers",)),
+    "halueval": Form(
+        _halueval,
+        ("hallucination",),
+        ("knowledge", "question", "answer", "dialogue_history", "response", "document", "summary"),
+    ),
+    "mc_taco": Form(_mc_taco, ("sentence", "question", "answer", "label"), repeats=True),
+    "acpbench": Form(_acpbench, ("context", "question", "query", "choices", "answer", "group")),
+    "headqa": Form(_headqa, ("qtext", "ra", "answers")),
+    "ifeval": Form(_ifeval, ("key", "prompt", "instruction_id_list", "kwargs")),
+    "livecodebench": Form(
+        _livecodebench,
+        (
+            "question_id",
+            "question_title",
+            "question_content",
+            "starter_code",
+            "public_test_cases",
+            "private_test_cases",
+            "metadata",
+            "contest_date",
+        ),
+    ),
+}

@@ -1,0 +1,1 @@
+"""How stored responses are judged, one module per kind of answer."""

@@ -1,0 +1,122 @@
+"""One of several given answers: a letter, yes or no, or the likeliest."""
+
+import re
+from collections.abc import Sequence
+
+from data.grading import last_boxed
+from data.thinking import answer_text
+from eval.forms import LETTERS
+from eval.scorers.score import NO_ANSWER, Reference, Score, first_line, judged
+
+_LETTER = rf"\(?\s*(?:\\(?:text|textbf|mathbf|mathrm)\s*\{{)?\s*\(?([{LETTERS}])\)?\s*\}}?\s*\)?"
+_SAID = re.compile(
+    r"(?:answer|choice|option)\**\s*(?:is|:|would be|should be)\**\s*:?\s*\**\s*"
+    rf"(?:option|choice)?\s*{_LETTER}(?![A-Za-z])",
+    re.IGNORECASE,
+)
+_LINE = re.compile(rf"^\W*(?:option\s+)?{_LETTER}\W*(?:$|[.):]\s)", re.IGNORECASE)
+_YES_NO = re.compile(r"\b(yes|no)\b", re.IGNORECASE)
+_SAID_YES_NO = re.compile(r"(?:answer|judg(?:e)?ment)\**\s*(?:is|:)\**\s*:?\s*\W*(yes|no)\b", re.IGNORECASE)
+
+
+def _letter_alone(text: str) -> str | None:
+    match = re.fullmatch(rf"\W*{_LETTER}\W*", text.strip(), re.IGNORECASE)
+    if match is None:
+        match = re.match(rf"\s*{_LETTER}\s*[.):]\s*\S", text)  # "B. the ferry"
+    return match[1].upper() if match else None
+
+
+def read_choice(response: str) -> str | None:
+    """The letter a response settles on, after its thinking: boxed, said, or alone on the last line that has one."""
+    text = answer_text(response)
+    if text is None:
+        return None
+    boxed = last_boxed(text)
+    if boxed is not None:
+        return _letter_alone(boxed)
+    said = _SAID.findall(text)
+    if said:
+        return str(said[-1]).upper()
+    for line in reversed(text.strip().splitlines()):
+        match = _LINE.match(line.strip())
+        if match:
+            return match[1].upper()
+    return None
+
+
+def score_choice(response: str, reference: Reference) -> Score:
+    """By the letter settled on."""
+    letter = read_choice(response)
+    return NO_ANSWER if letter is None else judged(letter == reference, letter)
+
+
+def score_choice_box(response: str, reference: Reference) -> Score:
+    """By the last box alone, in the whole response, which must hold the letter and nothing else."""
+    boxed = last_boxed(response)
+    if boxed is None:
+        return NO_ANSWER
+    letter = boxed.strip().strip("()").strip()
+    return judged(letter == reference, letter)
+
+
+def score_choice_anywhere(response: str, reference: Reference) -> Score:
+    """By the last capital A to D anywhere, be it the first letter of a word: ACPBench as the paper's authors run it."""
+    letters = re.findall("[A-D]", response)
+    return judged(letters[-1] == reference, letters[-1]) if letters else NO_ANSWER
+
+
+def read_yes_no(response: str) -> str | None:
+    """The yes or no a response settles on after its thinking: boxed, said to be the answer, first, or the only one."""
+    text = answer_text(response)
+    if text is None:
+        return None
+    boxed = last_boxed(text)
+    for part in (boxed, *_SAID_YES_NO.findall(text)[-1:], re.split(r"[\s,.;:!]", text.strip().strip("*\"'"))[0]):
+        if part is not None and part.strip("*\"'. ").lower() in ("yes", "no"):
+            return part.strip("*\"'. ").lower()
+    found = {word.lower() for word in _YES_NO.findall(text)}
+    return found.pop() if len(found) == 1 else None
+
+
+def score_yes_no(response: str, reference: Reference) -> Score:
+    """By the yes or no settled on."""
+    word = read_yes_no(response)
+    return NO_ANSWER if word is None else judged(word == reference, word)
+
+
+def score_yes_no_first_line(response: str, reference: Reference) -> Score:
+    """By the first line, thinking included: it must have exactly one of "Yes" and "No", in this case and spelling.
+
+    HaluEval as the paper's authors judge it: a response that opens with its thinking is lost whatever it concludes.
+    """
+    line = first_line(response)
+    found = [word for word in ("Yes", "No") if word in line]
+    return judged(found[0].lower() == reference, found[0].lower()) if len(found) == 1 else NO_ANSWER
+
+
+def score_likelihood(answers: Sequence[str], likelihoods: Sequence[float], reference: Reference) -> Score:
+    """By the likeliest of the given answers; the reference is one of them, or its letter."""
+    best = max(range(len(answers)), key=lambda place: likelihoods[place])
+    return judged(reference in (answers[best].strip(), LETTERS[best]), answers[best].strip())
+
+
+def score_likelihood_per_byte(answers: Sequence[str], likelihoods: Sequence[float], reference: Reference) -> Score:
+    """The same with likelihoods divided by the bytes of the answers, so that long ones are not disfavoured."""
+    rates = [value / max(1, len(text.encode())) for text, value in zip(answers, likelihoods, strict=True)]
+    return score_likelihood(answers, rates, reference)
+
+
+def all_right(scores: Sequence[Score], references: Sequence[Reference]) -> Score:
+    """MC-TACO's strict accuracy of a question: every candidate answer judged right (Zhou et al. 2019, Sec. 5)."""
+    return judged(all(score.correct for score in scores), None)
+
+
+def yes_f1(scores: Sequence[Score], references: Sequence[Reference]) -> Score:
+    """MC-TACO's F1 of a question: of the candidates called plausible; 1 where there are none on either side."""
+    said = [score.answer == "yes" for score in scores]
+    right = sum(word and reference == "yes" for word, reference in zip(said, references, strict=True))
+    plausible = sum(reference == "yes" for reference in references)
+    precision = right / sum(said) if any(said) else 1.0
+    recall = right / plausible if plausible else 1.0
+    value = 2 * precision * recall / (precision + recall) if precision + recall > 0 else 0.0
+    return Score(value, "correct" if value == 1 else "wrong" if value == 0 else "partial")

@@ -1,0 +1,91 @@
+"""Programs of LiveCodeBench: the last code block of a response, run on the problem's tests in a sandbox.
+
+Two kinds of tests, as LiveCodeBench (Jain et al. 2024, arXiv 2403.07974) publishes them: standard input and output,
+and calls of a method of a class `Solution`. A problem counts when all tests pass.
+"""
+
+import json
+import re
+from decimal import Decimal, InvalidOperation
+from typing import Any
+
+from data.thinking import answer_text
+from eval.forms import code_tests
+from eval.sandbox import Limits, run_program
+from eval.scorers.score import NO_ANSWER, Reference, Score, judged
+
+LIMITS = Limits(wall_seconds=10.0, cpu_seconds=6)  # 6 s is the limit that LiveCodeBench sets for a test
+_BLOCK = re.compile(r"```(?:python3?|py)?[ \t]*\n(.*?)```", re.DOTALL | re.IGNORECASE)
+_MARK = "result of the call: "
+_PRELUDE = """\
+import bisect, collections, functools, heapq, itertools, math, operator, random, re, string, sys
+from bisect import *
+from collections import *
+from functools import *
+from heapq import *
+from itertools import *
+from math import *
+from typing import *
+sys.setrecursionlimit(50_000)
+"""
+_CALL = """
+import json as _json, sys as _sys
+_arguments = [_json.loads(line) for line in _sys.stdin.read().split("\\n") if line.strip()]
+_found = Solution().{function}(*_arguments)
+print()
+print({mark!r} + _json.dumps(_found))
+"""
+
+
+def last_program(response: str) -> str | None:
+    """The last code block after the thinking; None if there is none."""
+    blocks = _BLOCK.findall(answer_text(response) or "")
+    return blocks[-1] if blocks else None
+
+
+def score_code(response: str, reference: Reference, sandboxed: bool = True) -> Score:
+    """Whether the last code block passes every test; the answer says which it failed and how."""
+    program = last_program(response)
+    if program is None:
+        return NO_ANSWER
+    for number, test in enumerate(code_tests(reference), start=1):
+        failure = _failure(program, test, reference["function"], sandboxed)
+        if failure is not None:
+            return judged(False, f"test {number}: {failure}")
+    return judged(True, None)
+
+
+def _failure(program: str, test: dict[str, Any], function: str | None, sandboxed: bool) -> str | None:
+    """Why a program fails a test; None if it passes."""
+    called = test["testtype"] == "functional"
+    source = _PRELUDE + program
+    if called:
+        if function is None or not function.isidentifier():
+            raise ValueError(f"a functional test needs the name of a function, not {function!r}")
+        source += _CALL.format(function=function, mark=_MARK)
+    ended = run_program(source, test["input"], LIMITS, sandboxed)
+    if ended.status != "ok":
+        last = ended.stderr.strip().splitlines()[-1:] or [""]
+        return f"{ended.status} {last[0][:120]}".strip()
+    if called:
+        lines = [line for line in ended.stdout.splitlines() if line.startswith(_MARK)]
+        if not lines:
+            return "no result"
+        return None if json.loads(lines[-1].removeprefix(_MARK)) == json.loads(test["output"]) else "wrong result"
+    return None if same_output(ended.stdout, test["output"]) else "wrong output"
+
+
+def same_output(found: str, wanted: str) -> bool:
+    """Equality line by line, blanks at both ends aside; numbers by value, so that 1.0 is 1."""
+    lines = [[line.strip() for line in text.strip().split("\n")] for text in (found, wanted)]
+    if len(lines[0]) != len(lines[1]):
+        return False
+    return all(a == b or _same_numbers(a, b) for a, b in zip(*lines, strict=True))
+
+
+def _same_numbers(left: str, right: str) -> bool:
+    try:
+        values = [[Decimal(word) for word in text.split()] for text in (left, right)]
+    except InvalidOperation:
+        return False
+    return values[0] == values[1]

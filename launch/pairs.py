@@ -1,0 +1,105 @@
+"""Studies that train nothing: a base and checkpoints from anywhere, asked the questions of a suite."""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+from recipes.errors import UserError
+from recipes.loading import apply_override, read_recipe_file, read_yaml, validate_recipe
+from recipes.schema import Recipe
+
+DEFAULT_SUITE = Path("recipes/suites/twelve.yaml")
+
+
+def evaluation_recipe(
+    base: str, models: dict[str, str], suite: Path, study: str, overrides: list[str], title: str = ""
+) -> Recipe:
+    """A recipe that scores `models` (arm -> path or hub id, perhaps with @revision) against `base`.
+
+    `suite`: a recipe whose `suite`, `prompt` and `statistics` are taken, with its lock file.
+
+    Raises:
+        UserError: a file is missing, or a value is not allowed.
+    """
+    values = read_recipe_file(suite)
+    kept: dict[str, Any] = {
+        key: values[key] for key in ("prompt", "statistics", "analysis", "resources", "lock") if key in values
+    }
+    if "suite" not in values:
+        raise UserError(f"{suite} has no section `suite` to take; recipes/suites/ has some")
+    kept["suite"] = values["suite"]
+    path, revision = _at_revision(base)
+    kept |= {
+        "study": study,
+        "title": title,
+        "model": {"path": path, "revision": revision, "eos_token": None, "pad_token": None, "dtype": _dtype(path)},
+        "arms": {
+            name: {"external": dict(zip(("path", "revision"), _at_revision(model), strict=True))}
+            for name, model in models.items()
+        },
+    }
+    for override in overrides:
+        apply_override(kept, override)
+    return validate_recipe(kept, str(suite))
+
+
+def _at_revision(text: str) -> tuple[str, str | None]:
+    path, _, revision = text.partition("@")
+    return path, revision or None
+
+
+def _dtype(path: str) -> str:
+    """The format a local checkpoint is stored in; bfloat16 for what is on the hub."""
+    config = Path(path) / "config.json"
+    if not config.is_file():
+        return "bfloat16"
+    try:
+        stored = json.loads(config.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{config} cannot be read: {error}") from None
+    return "float32" if "float32" in str(stored.get("dtype", stored.get("torch_dtype"))) else "bfloat16"
+
+
+def arm_names(models: list[str]) -> dict[str, str]:
+    """Names for checkpoints: the last parts of their paths, as letters, digits and _, that tell them apart."""
+    names: dict[str, str] = {}
+    for model in models:
+        parts = [part for part in re.split(r"[/\\]", _at_revision(model)[0].rstrip("/")) if part not in ("", ".", "..")]
+        for count in range(1, len(parts) + 1):
+            name = re.sub(r"\W+", "_", "_".join(parts[-count:])).strip("_") or "model"
+            if name not in names and name != "base" and name not in ("final",):
+                break
+        while name in names or name == "base":
+            name += "_2"
+        names[name] = model
+    return names
+
+
+def audit_recipes(path: Path, overrides: list[str]) -> list[tuple[Recipe, list[dict[str, Any]]]]:
+    """The studies of an audit: one for each base, so that it is scored once, with its pairs.
+
+    Raises:
+        UserError: the file has no pairs, or a pair lacks a value.
+    """
+    values = read_yaml(path)
+    pairs = values.get("pairs")
+    wanted = {"name", "base", "model", "method", "size"}
+    if not isinstance(pairs, list) or not pairs:
+        raise UserError(f"{path} has no `pairs`, a list of base and model to audit")
+    for number, pair in enumerate(pairs, start=1):
+        if not isinstance(pair, dict) or not wanted <= pair.keys():
+            raise UserError(f"{path}: pair {number} must have {', '.join(sorted(wanted))}")
+    suite = path.parent / str(values.get("suite", "../suites/twelve.yaml"))
+    by_base: dict[str, list[dict[str, Any]]] = {}
+    for pair in pairs:
+        by_base.setdefault(pair["base"], []).append(pair)
+    studies = []
+    for base, members in by_base.items():
+        names = {re.sub(r"\W+", "_", pair["name"]).strip("_"): pair["model"] for pair in members}
+        study = "audit-" + re.sub(r"[^a-z0-9]+", "-", _at_revision(base)[0].split("/")[-1].lower()).strip("-")
+        recipe = evaluation_recipe(base, names, suite, study, overrides, f"audit of {base}")
+        own = read_recipe_file(path).get("lock", {})
+        joined = {kind: recipe.lock.get(kind, {}) | own.get(kind, {}) for kind in ("sources", "benchmarks", "models")}
+        studies.append((recipe.model_copy(update={"lock": joined}), members))
+    return studies

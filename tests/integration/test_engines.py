@@ -1,0 +1,81 @@
+"""A server that generates: the bytes it is sent, one seed for each response, and what happens when it fails."""
+
+from collections import Counter
+from pathlib import Path
+
+from data.pocket_world import benchmark_questions
+from data.prompt import load_tokenizer, render_prompt
+from eval import generate, questions
+from eval.engines import Seeds
+from eval.generate import open_units
+from recipes.loading import load_recipe
+from recipes.manifest import start_stage
+from tests.servers import completions
+
+SMOKE = Path(__file__).resolve().parent.parent.parent / "recipes" / "pocket" / "smoke.yaml"
+BENCHMARKS = "suite.benchmarks=[{name: sum, group: math, scorings: {robust: boxed}}]"
+
+
+def evaluate(address, smoke_study, study, *overrides):
+    engine = f"suite.engine={{kind: endpoint, base_url: '{address}', model: 'served-{{label}}', concurrent: 4}}"
+    more = ["arms={}", "train=null", "suite.questions=5", "suite.samples_per_question=3", "suite.chunk_questions=3"]
+    recipe = load_recipe(SMOKE, [engine, BENCHMARKS, *more, *overrides])
+    study.mkdir(exist_ok=True)
+    if not (study / "base").exists():
+        (study / "base").symlink_to(smoke_study / "base")
+    start_stage(study / "questions", "questions", {})
+    questions.run(recipe, study, study / "questions", False)
+    start_stage(study / "eval" / "base", "eval/base", {}, in_place=True)
+    generate.run(recipe, study, study / "eval" / "base", False, "base")
+    (unit,) = open_units(recipe, study, study / "eval" / "base", "base")
+    return recipe, unit.rows()
+
+
+def test_server_gets_the_training_prompt_and_a_seed_for_each_response(smoke_study, tmp_path):
+    bodies = []
+    with completions(bodies, lambda prompt, seed: f"\\boxed{{{seed}}}") as address:
+        recipe, rows = evaluate(address, smoke_study, tmp_path / "study", "suite.temperature=0.7", "suite.top_p=0.9")
+        _, again = evaluate(address, smoke_study, tmp_path / "again", "suite.temperature=0.7", "suite.top_p=0.9")
+    asked = benchmark_questions(recipe.suite.seed, "sum", "test", 5)
+    tokenizer = load_tokenizer(str(smoke_study / "base"))
+    prompts = [render_prompt(tokenizer, q.problem, recipe.prompt) for q in asked]
+    assert Counter(body["prompt"] for body in bodies) == dict.fromkeys(prompts, 6)  # 3 responses, two runs
+    assert len({body["seed"] for body in bodies[:15]}) == 15  # the harness would send 1234 each time
+    assert {body["model"] for body in bodies} == {"served-base"}
+    assert {(body["temperature"], body["top_p"], body["max_tokens"]) for body in bodies} == {(0.7, 0.9, 32)}
+    assert all(len(set(row["responses"])) == 3 for row in rows)
+    assert [sorted(row["responses"]) for row in rows] == [sorted(row["responses"]) for row in again]
+
+
+def test_seeds_depend_on_chunk_prompt_and_repeat():
+    first, second = Seeds(1), Seeds(1)
+    drawn = [first.draw("a"), first.draw("a"), first.draw("b")]
+    assert len(set(drawn)) == 3
+    assert [second.draw("b"), second.draw("a"), second.draw("a")] == [drawn[2], drawn[0], drawn[1]]
+    assert Seeds(2).draw("a") != drawn[0]
+    assert all(0 <= seed < 2**31 for seed in drawn)
+
+
+def test_server_that_stumbles_is_asked_again(smoke_study, tmp_path):
+    with completions([], lambda prompt, seed: "\\boxed{1}", failures=2) as address:
+        _, rows = evaluate(address, smoke_study, tmp_path / "study")
+    assert len(rows) == 5
+
+
+def test_server_that_fails_is_a_sentence_and_loses_nothing(smoke_study, tmp_path, transfer):
+    """Nothing listens on port 9; then a server does, and the same command goes on."""
+    base, out = smoke_study / "base", tmp_path / "study"
+
+    def run(address):
+        engine = f"suite.engine={{kind: endpoint, base_url: '{address}', model: m, concurrent: 1}}"
+        more = ["suite.questions=2", "suite.samples_per_question=1"]
+        return transfer(
+            "eval", "--base", base, "--model", base, "--suite", SMOKE, "--out", out, engine, BENCHMARKS, *more
+        )
+
+    failed = run("http://127.0.0.1:9/v1/completions")
+    assert failed.returncode == 2
+    assert "the server at http://127.0.0.1:9/v1/completions failed" in failed.stdout + failed.stderr
+    assert not list(out.glob("eval/*/*/chunk-*"))
+    with completions([], lambda prompt, seed: "\\boxed{1}") as address:
+        assert run(address).returncode == 0

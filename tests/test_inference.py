@@ -1,0 +1,209 @@
+"""Tests, corrections, pass@k, power and the published audit: by hand and against other computations."""
+
+from itertools import combinations
+from math import comb
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from eval.bootstrap import Answers, draw_scores
+from eval.decisions import compare_with_published, default_rows, gate
+from eval.inference import contrast_interval, gain_p_value, holm, linear_interval, weights_of
+from eval.power import Spread, detectable
+from eval.published import published_models, recompute
+from eval.readings import pass_at_k
+from eval.results import outcome_change
+from eval.transfer_index import MATH
+
+
+def test_holm_by_hand():
+    # Sorted .01 .02 .04 .5 times 4 3 2 1 is .04 .06 .08 .5, never falling.
+    assert holm([0.04, 0.01, 0.5, 0.02]) == pytest.approx([0.08, 0.04, 0.5, 0.06])
+    assert holm([0.03, 0.02]) == pytest.approx([0.04, 0.04])
+    assert holm([0.9, 0.8]) == [1.0, 1.0]
+    assert holm([]) == []
+
+
+def paired(questions=400, gain=0.1, seed=0):
+    rng = np.random.default_rng(seed)
+    base = (rng.random(questions) < 0.5).astype(float)
+    arm = np.where((base == 0) & (rng.random(questions) < 2 * gain), 1.0, base)
+    return Answers("a", MATH, 100 * np.stack([base, arm], axis=1))
+
+
+def test_p_value_of_a_single_model_is_the_paired_t_test():
+    for gain, seed in ((0.02, 1), (0.01, 2), (0.0, 3)):
+        answers = paired(gain=gain, seed=seed)
+        scores = draw_scores([answers], {"arm": [1]}, 40000, 0)["arm"]
+        expected = stats.ttest_rel(answers.score_QM[:, 1], answers.score_QM[:, 0]).pvalue
+        found = gain_p_value(scores, None, weights_of([0], 1))
+        if gain == 0:
+            assert found == 1.0  # nothing differs anywhere
+        else:
+            assert found == pytest.approx(expected, rel=0.15)
+
+
+def test_p_value_over_seeds_has_the_degrees_of_freedom_of_the_seeds():
+    """Seeds that differ by far more than questions explain: a one-sample t test of three numbers."""
+    rng = np.random.default_rng(4)
+    questions = 4000
+    base = (rng.random(questions) < 0.5).astype(float)
+    seeds = [np.where(rng.random(questions) < share, 1.0, base) for share in (0.1, 0.3, 0.5)]
+    answers = Answers("a", MATH, 100 * np.stack([base, *seeds], axis=1))
+    scores = draw_scores([answers], {"arm": [1, 2, 3]}, 4000, 0)["arm"]
+    gains = answers.means()[1:] - answers.means()[0]
+    expected = stats.ttest_1samp(gains, 0).pvalue
+    assert gain_p_value(scores, None, weights_of([0], 1)) == pytest.approx(expected, rel=0.1)
+
+
+def test_contrast_of_arms_is_the_difference_of_their_gains():
+    rng = np.random.default_rng(5)
+    accuracy = 100 * rng.integers(0, 2, (300, 3)).astype(float)
+    drawn = draw_scores([Answers("a", MATH, accuracy)], {"x": [1], "y": [2]}, 3000, 0)
+    weight = weights_of([0], 1)
+    difference = contrast_interval(drawn["x"], drawn["y"], weight, 0.95)
+    gains = [linear_interval(drawn[arm], weight, 0.95).estimate for arm in ("x", "y")]
+    assert difference.estimate == pytest.approx(gains[0] - gains[1])
+    paired_t = stats.ttest_rel(accuracy[:, 1], accuracy[:, 2]).confidence_interval(0.95)
+    assert [difference.low, difference.high] == pytest.approx([paired_t.low, paired_t.high], abs=0.5)
+
+
+@pytest.mark.parametrize(("samples", "correct", "k"), [(4, 2, 2), (5, 1, 3), (6, 6, 2), (6, 0, 4), (3, 2, 3)])
+def test_pass_at_k_is_the_share_of_subsets_with_a_correct_response(samples, correct, k):
+    outcomes = [True] * correct + [False] * (samples - correct)
+    share = np.mean([any(subset) for subset in combinations(outcomes, k)])
+    found = pass_at_k(np.array([correct]), np.array([samples]), k)
+    assert found == pytest.approx(100 * share)
+    assert found == pytest.approx(100 * (1 - comb(samples - correct, k) / comb(samples, k)))
+
+
+def test_pass_at_k_averages_questions_and_pass_at_1_is_the_mean():
+    correct, samples = np.array([0, 3, 8]), np.array([8, 8, 8])
+    assert pass_at_k(correct, samples, 1) == pytest.approx(100 * 11 / 24)
+    assert pass_at_k(correct, samples, 8) == pytest.approx(100 * 2 / 3)
+    with pytest.raises(ValueError, match="pass@9 needs 9 responses"):
+        pass_at_k(correct, samples, 9)
+
+
+def test_change_of_outcomes_is_in_points_of_all_responses():
+    before, after = {"correct": 6, "wrong": 4}, {"correct": 5, "truncated": 10, "wrong": 5}
+    assert outcome_change(before, after) == {"correct": -35.0, "truncated": 50.0, "wrong": -15.0}
+
+
+def test_detectable_difference_by_hand():
+    spread = Spread(100, 0.09, 0.12, False)
+    # One response, one seed: (0.09 + 0.24) / 100 is a standard error of 5.745 points.
+    error = np.sqrt(0.33 / 100)
+    expected = 100 * error * (stats.norm.ppf(0.975) + stats.norm.ppf(0.8))
+    assert detectable([spread], 1, 1, 0.0, 0.8) == pytest.approx(expected)
+    # Two such benchmarks: the mean of both has half the variance.
+    assert detectable([spread, spread], 1, 1, 0.0, 0.8) == pytest.approx(expected / np.sqrt(2))
+    # Seeds that spread by 3 points around endless questions: sqrt(9 / 3) with two degrees of freedom.
+    endless = Spread(10**9, 0.09, 0.12, False)
+    expected = np.sqrt(3) * (stats.t.ppf(0.975, 2) + stats.t.ppf(0.8, 2))
+    assert detectable([endless], 1, 3, 3.0, 0.8) == pytest.approx(expected, rel=1e-3)
+
+
+def test_detectable_difference_is_detected_as_often_as_promised():
+    """Simulated studies with a true gain of that size."""
+    rng = np.random.default_rng(6)
+    questions, samples = 300, 4
+    chance = rng.beta(2, 2, questions)
+    spread = Spread(questions, 0.0, float((chance * (1 - chance)).mean()), False)
+    wanted = detectable([spread], samples, 1, 0.0, 0.8) / 100
+    found = 0
+    for _ in range(2000):
+        base = rng.binomial(samples, chance) / samples
+        tuned = rng.binomial(samples, np.clip(chance + wanted, 0, 1)) / samples
+        found += stats.ttest_rel(tuned, base).pvalue < 0.05
+    assert found / 2000 == pytest.approx(0.8, abs=0.05)
+
+
+def test_published_indices():
+    rows = {row["model"]: row for row in recompute()}
+    assert len(rows) == 18
+    for name, other, non in (
+        ("UniReason SFT-think", 52.2, -104.1),
+        ("UniReason SFT-no-think", 165.4, -278.9),
+        ("UniReason RL", 82.3, 52.2),
+    ):
+        assert rows[name]["recomputed"]["paper"] == {"other_reasoning": other, "non_reasoning": non}
+        assert rows[name]["published"] == {"other_reasoning": other, "non_reasoning": non}
+    off = {name for name, row in rows.items() if not row["reproduces"]}
+    assert off == {
+        "OpenThinker3-7B",
+        "General-Reasoner-Qwen3-14B (SFT)",
+        "General-Reasoner-Qwen3-14B (RL)",
+        "DAPO-Qwen-32B",
+        "Llama3.1-8B-SimpleRL",
+    }
+    assert rows["General-Reasoner-Qwen3-14B (RL)"]["off"] == ["other_reasoning", "non_reasoning"]
+    # The printed formula gives other values: for the RL model +71.0 and +84.1.
+    assert rows["UniReason RL"]["recomputed"]["literal"] == {"other_reasoning": 71.0, "non_reasoning": 84.1}
+
+
+def test_published_scores_average_to_the_printed_group_means():
+    """Table 1 prints group means beside the scores; a typing error in our copy would show here."""
+    printed = {
+        "UniReason SFT-think": (49.8, 45.3, 21.1),
+        "UniReason SFT-no-think": (32.3, 44.1, 29.0),
+        "UniReason RL": (53.8, 51.0, 53.2),
+    }
+    models = {model.name: model for model in published_models()}
+    groups = (
+        ("math500", "aime24", "aime25", "olympiadbench"),
+        ("livecodebench", "gpqa", "acpbench", "headqa"),
+        ("coqa", "ifeval", "halueval", "mctaco"),
+    )
+    for name, means in printed.items():
+        for members, mean in zip(groups, means, strict=True):
+            assert np.mean([models[name].scores[b] for b in members]) == pytest.approx(
+                mean, abs=0.1
+            )  # both are rounded
+    base = models["UniReason RL"].base_scores
+    assert [np.mean([base[b] for b in m]) for m in groups] == pytest.approx([27.7, 30.2, 45.7], abs=0.1)
+
+
+def report(score, low, high):
+    def cell(value, a, b):
+        return {"benchmarks": {"aime24": {"score": {"estimate": value, "low": a, "high": b}}}}
+
+    reading = {"base": cell(13.0, 10.0, 16.0), "arms": {"sft_think": cell(score, low, high)}}
+    return {"confidence": 0.95, "clusters": {"aime24": 30}, "arms": {"sft_think": {}}, "readings": {"paper": reading}}
+
+
+@pytest.mark.parametrize(("score", "verdict"), [(22.0, "differs"), (45.0, "too uncertain")])
+def test_comparison_with_the_published_score(score, verdict):
+    """52.0 on 30 questions has a standard error of 9.1 points: ± 18 at least."""
+    cells = compare_with_published(report(score, score - 3, score + 3), {"sft_think": "UniReason SFT-think"})
+    (cell,) = [cell for cell in cells if cell["model"] == "sft_think"]
+    assert cell["verdict"] == verdict
+    assert cell["published"] == 52.0
+    expected = stats.norm.ppf(0.975) * np.sqrt((6 / 2 / 1.959964) ** 2 + 52 * 48 / 30)
+    assert cell["half_width"] == pytest.approx(expected, abs=0.01)
+    assert cell["replications"] == [22, 24]
+
+
+def test_comparison_agrees_within_the_margin():
+    transfer = report(52.3, 52.0, 52.6) | {"clusters": {"aime24": 10**5}}
+    cells = compare_with_published(transfer, {"sft_think": "UniReason SFT-think"})
+    assert cells[1]["verdict"] == "agrees"
+    rows, wrong = default_rows(["grpo"], {})
+    assert wrong == ["no arm is named like a published model (sft_think, sft_no_think, rl); say --as ARM=MODEL"]
+    rows, wrong = default_rows(["grpo"], {"grpo": "UniReason RL"})
+    assert rows == {"grpo": "UniReason RL"}
+    assert not wrong
+
+
+def test_gate_looks_at_the_lower_end():
+    def gain(estimate, low, high):
+        return {"estimate": estimate, "low": low, "high": high}
+
+    transfer = {"confidence": 0.95, "arms": {"m": {"groups": {"math": gain(5, 3, 7), "other": gain(-0.5, -1.9, 0.9)}}}}
+    passed, (sentence,) = gate(transfer, "m", 2.0)
+    assert passed
+    assert "the least certain is other with -0.5 [-1.9, +0.9]" in sentence
+    passed, (sentence,) = gate(transfer, "m", 1.8)
+    assert not passed
+    assert "may have lost up to 1.9 points on other" in sentence

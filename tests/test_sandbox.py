@@ -1,0 +1,174 @@
+"""Hostile programs. Needs bubblewrap; where it is missing only the refusal is tested."""
+
+import os
+import socket
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+from eval import sandbox
+from eval.sandbox import Limits, run_program
+from eval.scoring import score
+from recipes.errors import UserError
+
+LIMITS = Limits(wall_seconds=3.0, cpu_seconds=2, output_bytes=1 << 20)
+
+
+def works():
+    try:
+        sandbox.require_sandbox()
+    except UserError as error:
+        return str(error)
+    return None
+
+
+needs_sandbox = pytest.mark.skipif(works() is not None, reason=f"no working sandbox here: {works()}")
+
+
+@needs_sandbox
+def test_a_harmless_program_runs():
+    ended = run_program("print(int(input()) + 1)", "41\n", LIMITS)
+    assert (ended.status, ended.stdout) == ("ok", "42\n")
+    assert run_program("raise ValueError('no')", "", LIMITS).status == "crash"
+
+
+HOSTILE = {
+    "endless output": ("while True: print('x' * 1000)", "output", ""),
+    "memory hog": ("x = []\nwhile True: x.append(bytearray(400 << 20))", "crash", "MemoryError"),
+    "endless loop": ("while True: pass", "timeout", ""),
+    "ignores SIGTERM": (
+        "import signal, time\nsignal.signal(signal.SIGTERM, signal.SIG_IGN)\nwhile True: time.sleep(1)",
+        "timeout",
+        "",
+    ),
+    "writes outside": ("open('/usr/x', 'w')", "crash", "Read-only file system"),
+    "writes to the root": ("open('/x', 'w')", "crash", "Read-only file system"),
+    "fills its scratch": (
+        "for i in range(200): open(f'/tmp/{i}', 'wb').write(bytes(1 << 19))",
+        "crash",
+        "No space left on device",
+    ),
+    "a large file": ("open('/tmp/x', 'wb').write(bytes(8 << 20))", "crash", "File too large"),
+    "the internet": (
+        "import socket\nsocket.create_connection(('192.0.2.1', 80), timeout=2)",
+        "crash",
+        "unreachable",
+    ),
+    "reads /etc": ("print(open('/etc/passwd').read())", "crash", "No such file"),
+}
+
+
+@needs_sandbox
+@pytest.mark.parametrize("name", HOSTILE)
+def test_hostile_program(name):
+    program, status, said = HOSTILE[name]
+    begun = time.monotonic()
+    ended = run_program(program, "", LIMITS)
+    assert ended.status == status, ended
+    assert said in ended.stderr
+    assert time.monotonic() - begun < LIMITS.wall_seconds + 3
+    assert len(ended.stdout) <= LIMITS.output_bytes
+
+
+@needs_sandbox
+def test_fork_bomb_is_contained_and_leaves_nothing():
+    program = "import os, time\nn = 1\nwhile True:\n    try:\n        os.fork()\n    except OSError: time.sleep(0.1)"
+    marker = f"fork-{os.getpid()}-{time.monotonic_ns()}"
+    ended = run_program(f"# {marker}\nimport sys\nsys.argv[0] = {marker!r}\n{program}", "", LIMITS)
+    assert ended.status == "timeout"
+    listed = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True, check=True).stdout
+    assert "/code/program.py" not in listed
+
+
+@needs_sandbox
+def test_number_of_processes_is_limited():
+    program = (
+        "import os, time\nchildren = 0\ntry:\n    while True:\n        if os.fork() == 0: time.sleep(30)\n"
+        "        children += 1\nexcept OSError: print(children, flush=True)"
+    )
+    ended = run_program(program, "", LIMITS)
+    assert 0 < int(ended.stdout) < LIMITS.processes
+
+
+@needs_sandbox
+def test_home_folder_and_other_processes_are_out_of_sight(tmp_path):
+    secret = Path.home() / f".transfer-test-{os.getpid()}"
+    secret.write_text("secret")
+    try:
+        ended = run_program(f"print(open({str(secret)!r}).read())", "", LIMITS)
+    finally:
+        secret.unlink()
+    assert ended.status == "crash"
+    assert "secret" not in ended.stdout
+    ended = run_program("import os; print(sum(name.isdigit() for name in os.listdir('/proc')))", "", LIMITS)
+    assert int(ended.stdout) <= 3
+    ended = run_program("import os; print(sorted(os.environ))", "", LIMITS)
+    assert set(eval(ended.stdout)) <= {"HOME", "PATH", "OMP_NUM_THREADS", "PWD", "LC_CTYPE"}
+
+
+@needs_sandbox
+def test_servers_of_this_machine_cannot_be_reached():
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        ended = run_program(f"import socket\nsocket.create_connection(('127.0.0.1', {port}), timeout=1)", "", LIMITS)
+    assert ended.status == "crash"
+    assert "Connection refused" in ended.stderr
+
+
+STDIN = {
+    "public": '[{"input": "2 3", "output": "5", "testtype": "stdin"}]',
+    "private": '[{"input": "0 0", "output": "0", "testtype": "stdin"}]',
+    "function": None,
+}
+CALL = {
+    "public": '[{"input": "[1, 2]\\n3", "output": "[1, 2, 3]", "testtype": "functional"}]',
+    "private": "[]",
+    "function": "join",
+}
+
+
+@needs_sandbox
+@pytest.mark.parametrize(
+    ("response", "reference", "value", "answer"),
+    [
+        ("```python\nprint(sum(map(int, input().split())))\n```", STDIN, 1, None),
+        (
+            "<think>```python\nprint(1)\n```</think>\n```python\nprint(sum(map(int, input().split())))\n```",
+            STDIN,
+            1,
+            None,
+        ),
+        ("```python\nprint(5)\n```", STDIN, 0, "test 2: wrong output"),
+        ("```python\nprint(1/0)\n```", STDIN, 0, "test 1: crash ZeroDivisionError: division by zero"),
+        ("print(5)", STDIN, 0, None),
+        ("```python\nclass Solution:\n    def join(self, a, b): return a + [b]\n```", CALL, 1, None),
+        ("```python\nclass Solution:\n    def join(self, a, b): return (*a, b)\n```", CALL, 1, None),
+        ("```python\nclass Solution:\n    def join(self, a, b): return a\n```", CALL, 0, "test 1: wrong result"),
+        ("```python\nclass Solution:\n    def other(self): return 1\n```", CALL, 0, "test 1: crash AttributeError: "),
+        (
+            "```python\nimport os\nclass Solution:\n    def join(self, a, b): os._exit(0)\n```",
+            CALL,
+            0,
+            "test 1: no result",
+        ),
+    ],
+)
+def test_programs_are_judged_by_their_tests(response, reference, value, answer):
+    result = score(response, reference, "code")
+    assert result.value == value
+    assert (result.answer or "").startswith(answer or "")
+    assert (result.outcome == "no_answer") == (response == "print(5)")
+
+
+def test_without_a_sandbox_code_is_refused_unless_the_user_insists(monkeypatch):
+    monkeypatch.setattr(sandbox.shutil, "which", lambda *arguments, **options: None)
+    with pytest.raises(UserError, match=r"bubblewrap \(bwrap\) is not installed.*suite.allow_unsandboxed_code=true"):
+        sandbox.require_sandbox.__wrapped__()
+
+
+def test_unsandboxed_code_still_has_limits():
+    ended = run_program("while True: pass", "", Limits(wall_seconds=5, cpu_seconds=1), sandboxed=False)
+    assert ended.status == "timeout"
+    assert score("```python\nprint(sum(map(int, input().split())))\n```", STDIN, "code", sandboxed=False).value == 1

@@ -1,0 +1,205 @@
+"""Every scoring rule on small items written for it, with scores worked out by hand."""
+
+from typing import get_args
+
+import pytest
+
+from eval.forms import Question
+from eval.scorers.answers import split_answers
+from eval.scorers.choices import read_choice, read_yes_no
+from eval.scorers.programs import same_output
+from eval.scoring import RULES, mean_score, score, score_rows
+from recipes.suite_schema import Scoring
+
+
+def test_every_rule_a_recipe_may_name_exists():
+    assert set(RULES) == set(get_args(Scoring))
+
+
+def outcome(rule, response, reference, **options):
+    result = score(response, reference, rule, **options)
+    return result.value, result.outcome
+
+
+@pytest.mark.parametrize(
+    ("rule", "response", "reference", "expected"),
+    [
+        # MATH-500, AIME: the value counts, in the robust reading; the text in the paper's.
+        ("boxed", "so \\boxed{\\frac14}", "0.25", (1, "correct")),
+        ("last_box_text", "so \\boxed{\\frac14}", "0.25", (0, "wrong")),
+        ("last_box_text", "so \\boxed{\\frac12}", "\\frac{1}{2}", (1, "correct")),
+        ("boxed", "<think>\\boxed{7}", "7", (0, "no_answer")),
+        ("last_box_text", "<think>\\boxed{7}", "7", (1, "correct")),  # it reads unfinished thinking
+        ("boxed", "\\boxed{073}", "73", (1, "correct")),
+        ("last_box_text", "\\boxed{073}", "73", (0, "wrong")),
+        ("last_box_text", "It is 7.", "7", (0, "no_answer")),
+        ("plain", "The answer is 7.", "7", (1, "correct")),
+        # Whole texts
+        ("exact", "<think>x</think> a  b", "a b", (1, "correct")),
+        ("exact", "a b c", "a b", (0, "wrong")),
+        ("first_line", "a b\nand more", "a b", (1, "correct")),
+        ("first_line", "<think>x</think>\na b", "a b", (0, "wrong")),
+        # GPQA, ACPBench, HeadQA
+        ("choice", "Option A looks good, but \\boxed{B}", "B", (1, "correct")),
+        ("choice", "<think>\\boxed{A}</think>The answer is (C).", "C", (1, "correct")),
+        ("choice", "**Final Answer**: D.", "D", (1, "correct")),
+        ("choice", "Because of heat.\n\nB. the ferry", "B", (1, "correct")),
+        ("choice", "I think A cat is better than Dogs", "A", (0, "no_answer")),
+        ("choice", "\\boxed{\\text{C}}", "C", (1, "correct")),
+        ("choice", "<think>the answer is A", "A", (0, "no_answer")),
+        ("choice_box", "The answer is (C).", "C", (0, "no_answer")),
+        ("choice_box", "\\boxed{C}", "C", (1, "correct")),
+        ("choice_box", "\\boxed{C. heat}", "C", (0, "wrong")),
+        ("choice_anywhere", "The answer is A. Done", "D", (1, "correct")),  # the D of "Done"
+        ("choice_anywhere", "the answer is a", "A", (0, "no_answer")),
+        # HaluEval
+        ("yes_no", "<think>Is it?</think>\nNo", "no", (1, "correct")),
+        ("yes_no_first_line", "<think>Is it?</think>\nNo", "no", (0, "no_answer")),
+        ("yes_no_first_line", "No, it is not.", "no", (1, "correct")),
+        ("yes_no_first_line", "no", "no", (0, "no_answer")),
+        ("yes_no_first_line", "Yes or No?", "no", (0, "no_answer")),
+        ("yes_no", "Yes and no, but \\boxed{yes}", "yes", (1, "correct")),
+        ("yes_no", "It depends.", "yes", (0, "no_answer")),
+        # CoQA: "white" against golds white / it was white: each left out in turn, the best of the rest.
+        ("span_em", "A: White.", ["white"], (1, "correct")),
+        ("span_em_first_line", "A: White.", ["white"], (1, "correct")),  # SQuAD drops articles, and this "A" as one
+        ("span_em_first_line", "Answer: White.", ["white"], (0, "wrong")),
+        ("span_em", "Answer: White.", ["white"], (1, "correct")),
+        ("span_em", "white", ["white", "it was white"], (0.5, "partial")),
+        ("span_f1", "white", ["white", "it was white"], (0.75, "partial")),  # (1/2 + 1) / 2, F1 of 1 word in 3 is 1/2
+        ("span_em_first_line", "<think>a</think>\nwhite\nbecause", ["white"], (1, "correct")),
+        ("span_em_first_line", "<think>white", ["white"], (0, "wrong")),
+        ("span_em", "<think>white", ["white"], (0, "no_answer")),
+        ("span_f1", "", ["white"], (0, "no_answer")),
+    ],
+)
+def test_rules_by_hand(rule, response, reference, expected):
+    assert outcome(rule, response, reference) == expected
+
+
+def test_cut_off_is_told_from_wrong():
+    assert outcome("boxed", "so the", "4", cut_off=True) == (0, "truncated")
+    assert outcome("boxed", "\\boxed{5}", "4", cut_off=True) == (0, "wrong")
+    assert outcome("boxed", "\\boxed{4}", "4", cut_off=True) == (1, "correct")
+    assert outcome("exact", "a b", "a b c", cut_off=True) == (0, "truncated")
+    assert outcome("yes_no_first_line", "<think>hm", "yes", cut_off=True) == (0, "truncated")
+
+
+def olympiad(answer, several=False, unit="", tolerance=0.0):
+    return {"answer": answer, "several": several, "unit": unit, "tolerance": tolerance}
+
+
+@pytest.mark.parametrize(
+    ("response", "reference", "robust", "paper"),
+    [
+        ("\\boxed{1,3,5}", olympiad("1,3,5", several=True), 1, 1),
+        ("\\boxed{5, 1, 3}", olympiad("1,3,5", several=True), 1, 0),
+        ("\\boxed{1,3}", olympiad("1,3,5", several=True), 0, 0),
+        ("\\boxed{1,3,5,7}", olympiad("1,3,5", several=True), 0, 0),
+        ("\\boxed{84, 69}", olympiad("$69$,$84$", several=True), 1, 0),
+        ("\\boxed{(3,2),(1,1)}", olympiad("$(1,1), (3,2)$", several=True), 1, 0),
+        ("\\boxed{(2,3),(1,1)}", olympiad("$(1,1), (3,2)$", several=True), 0, 0),
+        ("\\boxed{f(x)=2-x \\text{ and } f(x)=x}", olympiad("$f(x)=x$,$f(x)=2-x$", several=True), 1, 0),
+        ("\\boxed{166 cm^2}", olympiad("$166$", unit="$cm^2$"), 1, 0),
+        ("\\boxed{166}", olympiad("$166$", unit="$cm^2$"), 1, 0),  # the paper keeps the dollar signs
+        ("\\boxed{02.0}", olympiad("2"), 1, 1),
+        ("\\boxed{4.15}", olympiad("4.2", unit="%", tolerance=0.1), 1, 0),
+        ("\\boxed{4.35}", olympiad("4.2", unit="%", tolerance=0.1), 0, 0),
+        ("\\boxed{2}", olympiad("2"), 1, 1),
+    ],
+)
+def test_olympiadbench_answers(response, reference, robust, paper):
+    assert score(response, reference, "boxed").value == robust
+    assert score(response, reference, "last_box_text").value == paper
+
+
+def test_split_answers():
+    assert split_answers("$(1,2), (3,4)$") == ["(1,2)", "(3,4)"]
+    assert split_answers("\\left(1,2\\right), 3 and 4") == ["(1,2)", "3", "4"]
+    assert split_answers("\\{1,2\\};5") == ["\\{1,2\\}", "5"]
+
+
+def pairs(*labels):
+    return [Question(f"c{i}", {}, label, cluster="s", unit="q1" if i < 3 else "q2") for i, label in enumerate(labels)]
+
+
+def rows_of(*texts):
+    return [{"question_id": f"c{i}", "responses": [text], "tokens": [1]} for i, text in enumerate(texts)]
+
+
+def test_mc_taco_is_judged_question_by_question():
+    """Two questions with three and two candidates, one of five judged wrong."""
+    questions = pairs("yes", "no", "no", "yes", "no")
+    rows = rows_of("yes", "yes", "no", "yes", "no")
+    plain = score_rows(rows, questions, "yes_no", 10)
+    assert mean_score(plain) == pytest.approx(4 / 5)
+    strict = score_rows(rows, questions, "strict_yes_no", 10)
+    assert [(row["question_id"], row["value"], row["cluster"]) for row in strict] == [("q1", 0, "s"), ("q2", 1, "s")]
+    f1 = score_rows(rows, questions, "f1_yes_no", 10)
+    # First: 1 of 2 called plausible is right, 1 of 1 plausible found: 2 (1/2)(1) / (3/2) = 2/3. Second: 1.
+    assert [row["value"] for row in f1] == pytest.approx([2 / 3, 1])
+    none = score_rows(rows_of("no", "no", "no", "yes", "?"), questions, "strict_yes_no", 10)
+    assert [(row["value"], row["outcome"]) for row in none] == [(0, "wrong"), (0, "no_answer")]
+    # Nothing called plausible: precision 1 by definition, recall 0.
+    assert score_rows(rows_of("no", "no", "no", "no", "no"), questions, "f1_yes_no", 10)[0]["value"] == 0
+
+
+def test_likelihoods():
+    questions = [Question("a", {}, "yes"), Question("b", {}, "B")]
+    rows = [
+        {"answers": ["no", "yes"], "likelihoods": [-2.0, -1.0]},
+        # -3 over 10 bytes is -0.3; -2 over 2 bytes is -1: by text the first, by byte the second wins.
+        {"answers": ["ab", "abcdefghij"], "likelihoods": [-2.0, -3.0]},
+    ]
+    assert [row["value"] for row in score_rows(rows, questions, "likelihood", 10)] == [1, 0]
+    assert [row["value"] for row in score_rows(rows, questions, "likelihood_per_byte", 10)] == [1, 1]
+
+
+INSTRUCTIONS = {
+    "key": 1,
+    "prompt": "Write two words without commas, in lower case.",
+    "instructions": ["punctuation:no_comma", "change_case:english_lowercase"],
+    "arguments": [{}, {}],
+}
+
+
+def test_ifeval_by_hand():
+    def judged(rule, text):
+        result = score(text, INSTRUCTIONS, rule)
+        return result.value, result.weight
+
+    assert judged("instructions_strict", "two words here in lower case") == (1, 1)
+    assert judged("instructions_strict", "Two words here in mixed case") == (0, 1)
+    assert judged("each_instruction_strict", "Two words here in mixed case") == (0.5, 2)
+    # Loose: without its first line the response is in lower case and has no comma.
+    text = "Sure, here it is:\ntwo words here in lower case"
+    assert judged("instructions_strict", text) == (0, 1)
+    assert judged("instructions_loose", text) == (1, 1)
+    assert judged("instructions_strict", f"<think>Well, A, B.</think>\n{text.splitlines()[1]}") == (1, 1)
+    assert score("<think>never ends", INSTRUCTIONS, "each_instruction_strict").outcome == "no_answer"
+
+
+def test_instruction_level_counts_instructions_not_prompts():
+    """One prompt with two instructions, both met, and one with one, not met: 2 of 3, not 1 of 2."""
+    one = {"key": 2, "prompt": "p", "instructions": ["punctuation:no_comma"], "arguments": [{}]}
+    questions = [Question("a", {}, INSTRUCTIONS), Question("b", {}, one)]
+    rows = [
+        {"question_id": "a", "responses": ["two words here in lower case"], "tokens": [6]},
+        {"question_id": "b", "responses": ["well, no"], "tokens": [3]},
+    ]
+    assert mean_score(score_rows(rows, questions, "each_instruction_strict", 99)) == pytest.approx(2 / 3)
+    assert mean_score(score_rows(rows, questions, "instructions_strict", 99)) == pytest.approx(1 / 2)
+
+
+def test_readers_do_not_take_a_letter_of_a_word():
+    assert read_choice("A good answer is Cold.") is None
+    assert read_choice("The answer is: **C**") == "C"
+    assert read_yes_no("Note that nothing is known.") is None
+    assert read_yes_no("**No.**") == "no"
+
+
+def test_program_output_is_compared_by_lines_and_numbers():
+    assert same_output("1 2\n3\n", "1  2\n3")
+    assert same_output("1.0", "1")
+    assert not same_output("1\n2", "1")
+    assert not same_output("a 1.0", "a 1")
