@@ -23,6 +23,7 @@ from train.cost import (
     ModelShape,
     checkpoint_bytes,
     forward_flops,
+    generation_hours,
     pocket_shape,
     run_hours,
     shape_from_config,
@@ -77,10 +78,20 @@ def build_plan(
         "teacher": teacher_plan(recipe, study_dir),
         "gpu": recipe.resources.gpu,
         "responses_at_most": None if suite is None else evaluation_responses(recipe, len(labels)),
+        "evaluation_gpu_hours": evaluation_hours(recipe, shape, len(labels)),
         "obstacles": obstacles(recipe, shape),
         "warnings": warnings(recipe),
         "differences": recipe_differences(recipe),
     }
+
+
+def evaluation_hours(recipe: Recipe, shape: ModelShape | None, models: int) -> float | None:
+    """GPU-hours of all responses, each as long as `expected_completion_tokens` or the limit; None where unknown."""
+    if recipe.suite is None or shape is None or recipe.resources.gpu is None:
+        return None
+    responses = evaluation_responses(recipe, models)
+    length = min(recipe.suite.max_response_tokens, recipe.resources.expected_completion_tokens or 1 << 60)
+    return None if responses is None else generation_hours(shape, GPUS[recipe.resources.gpu], responses, length)
 
 
 def _arm_plan(recipe: Recipe, name: str, shape: ModelShape | None) -> dict[str, Any]:
@@ -303,7 +314,9 @@ def format_plan(plan: dict[str, Any], commands: bool = False) -> str:
     if plan["teacher"]:
         lines.append(_teacher_line(plan["teacher"], recipe_gpu=plan["gpu"]))
     if plan["responses_at_most"]:
-        lines.append(f"evaluation: at most {plan['responses_at_most']:,} responses")
+        hours = plan["evaluation_gpu_hours"]
+        cost = "" if hours is None else f", {hours:,.0f} GPU-hours if they are as long as completions"
+        lines.append(f"evaluation: at most {plan['responses_at_most']:,} responses" + cost)
     if plan["arms"]:
         matched = "matched: the arms differ only in what the study varies"
         lines += ["", "UNMATCHED:" if plan["differences"] else matched]

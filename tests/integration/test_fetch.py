@@ -234,3 +234,56 @@ def test_model_is_fetched_and_prepared_from_the_snapshot(tmp_path, smoke_study, 
     assert "evil.py" not in entry["files"]
     assert run("run", recipe, "--until", "base", "--out", tmp_path / "study").returncode == 0
     assert (tmp_path / "study" / "base" / "model.safetensors").read_bytes() == files["model.safetensors"]
+
+
+SUITE = """
+study: suite
+suite:
+  tasks: twelve
+  benchmarks:
+    - name: math500
+      group: math
+      promptings: [robust]
+      scorings: {robust: boxed}
+      data: {kind: hub, dataset: org/math, files: [test.jsonl], fields: {problem: problem}, id_field: n}
+"""
+
+
+def math_rows(count):
+    return "".join(json.dumps({"problem": f"{n}+1?", "answer": n + 1, "n": n}) + "\n" for n in range(count)).encode()
+
+
+def test_suite_is_pinned_and_changed_rows_are_refused(tmp_path, run, smoke_study):
+    repositories = {"datasets/org/math": {"sha": SHA, "files": {"test.jsonl": math_rows(4)}}}
+    suite = tmp_path / "suite.yaml"
+    suite.write_text(SUITE)
+    evaluate = ["eval", "--base", smoke_study / "base", "--model", smoke_study / "base", "--suite", suite]
+    evaluate += ["--out", tmp_path / "study", "suite.engine={kind: hf}", "suite.max_response_tokens=2"]
+    unresolved = run(*evaluate)
+    assert unresolved.returncode == 2
+    assert "benchmark math500 is not resolved; run `transfer fetch` on its recipe" in unresolved.stderr
+    with hub(repositories) as address:
+        result = run("fetch", suite, address=address)
+    assert result.returncode == 0, result.stderr
+    lock = json.loads((tmp_path / "suite.lock.json").read_text())["benchmarks"]["math500"]
+    assert (lock["revision"], lock["rows"]) == (SHA, 4)
+    scored = run(*evaluate)
+    assert scored.returncode == 0, scored.stdout + scored.stderr
+    (cached,) = (tmp_path / "hub").rglob("snapshots/*/test.jsonl")
+    content = cached.read_bytes()
+    cached.unlink()
+    cached.write_bytes(content.replace(b"0+1?", b"0+9?"))
+    changed = run(*evaluate[:7], "--out", tmp_path / "other", *evaluate[9:])
+    assert changed.returncode == 2, changed.stdout
+    assert "is not the file that was locked (other sha256)" in changed.stdout + changed.stderr
+
+
+def test_missing_access_to_a_benchmark_is_one_sentence_with_its_page(tmp_path, run):
+    gated = {"datasets/org/math": {"sha": SHA, "gated": "auto", "files": {"test.jsonl": math_rows(2)}}}
+    suite = tmp_path / "suite.yaml"
+    suite.write_text(SUITE)
+    with hub(gated) as address:
+        result = run("fetch", suite, address=address)
+    assert result.returncode == 2
+    assert "org/math is gated: accept its terms at https://huggingface.co/datasets/org/math" in result.stderr
+    assert not (tmp_path / "suite.lock.json").exists()
