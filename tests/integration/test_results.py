@@ -1,0 +1,132 @@
+"""transfer.json: both readings, what was decided when, claims, and the warnings a reader must see."""
+
+import json
+import shutil
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from eval.analysis_lock import write_lock
+from eval.generate import write_table
+from eval.page import draw_figures, render_page
+from eval.report import training_curves
+from eval.results import compute_transfer
+from recipes.errors import UserError
+from recipes.loading import load_study, validate_recipe
+
+GRPO = "grpo-seed0-final"
+
+
+@pytest.fixture
+def study(smoke_study, tmp_path):
+    """A finished study that can be changed; what is large is linked."""
+    target = tmp_path / "study"
+    target.mkdir()
+    for name in ("study.json", "analysis.lock"):
+        shutil.copy(smoke_study / name, target / name)
+    shutil.copytree(smoke_study / "eval", target / "eval")
+    for name in ("base", "corpus", "arms", "questions"):
+        (target / name).symlink_to(smoke_study / name)
+    return target
+
+
+def changed(study, **sections):
+    """The study's recipe with other values in some sections."""
+    values = json.loads((study / "study.json").read_text())
+    for name, section in sections.items():
+        values[name] |= section
+    return validate_recipe(values, "changed")
+
+
+def test_both_readings_and_every_cell_are_there(smoke_study, smoke_transfer):
+    assert list(smoke_transfer["readings"]) == ["robust", "paper"]
+    assert smoke_transfer["reading"] == "robust"
+    assert smoke_transfer["readings"]["robust"]["arms"]["grpo"]["groups"] == smoke_transfer["arms"]["grpo"]["groups"]
+    assert smoke_transfer["readings"]["paper"]["cells"]["copy"] == ["native", "paper"]
+    cells = {(cell["benchmark"], cell["scoring"]): cell for cell in smoke_transfer["cells"]}
+    assert len(cells) == 6 * 2
+    table = pq.read_table(smoke_study / "eval" / GRPO / "copy-native" / "scores-paper.parquet").to_pydict()
+    assert cells["copy", "paper"]["scores"]["grpo"] == pytest.approx(100 * np.mean(table["value"]), abs=1e-3)
+    assert cells["copy", "paper"]["rule"] == "first_line"
+    page = (smoke_study / "report" / "index.html").read_text()
+    assert "<h2>Two readings</h2>" in page
+    assert page.count("<td>robust</td>") >= 1
+    assert page.count("<td>paper</td>") >= 1
+
+
+def test_pass_at_k_of_the_stored_samples(smoke_study, smoke_transfer):
+    table = pq.read_table(smoke_study / "eval" / "base" / "logic-native" / "scores-robust.parquet").to_pydict()
+    values = np.array(table["value"]).reshape(10, 2)
+    assert smoke_transfer["pass_at_k"]["logic"]["base"] == [
+        [1, pytest.approx(100 * values.mean(), abs=1e-3)],
+        [2, pytest.approx(100 * values.max(axis=1).mean(), abs=1e-3)],
+    ]
+
+
+def test_changes_of_outcomes_sum_to_nothing(smoke_transfer):
+    for result in smoke_transfer["arms"].values():
+        for name, row in result["benchmarks"].items():
+            assert sum(row["change"].values()) == pytest.approx(0, abs=0.01)
+            before = smoke_transfer["base"]["benchmarks"][name]["score"]["estimate"]
+            assert row["change"].get("correct", 0) == pytest.approx(row["score"]["estimate"] - before, abs=0.01)
+
+
+def test_what_was_decided_before_and_after(smoke_transfer, study):
+    assert smoke_transfer["analysis"]["after"] == []
+    assert {"reading", "definition", "claims", "benchmark sum"} <= set(smoke_transfer["analysis"]["before"])
+    later = compute_transfer(changed(study, analysis={"reading": "paper", "definition": "relative"}), study)
+    # Another reading judges every benchmark by another rule.
+    assert {"reading", "definition", "benchmark sum"} <= set(later["analysis"]["after"])
+    assert "confidence" in later["analysis"]["before"]
+    recipe = load_study(study)
+    write_lock(changed(study, analysis={"definition": "relative"}), study)  # there is one: it stays
+    assert compute_transfer(recipe, study)["analysis"]["after"] == []
+    (study / "analysis.lock").unlink()
+    write_lock(recipe, study)  # written when responses were there already
+    assert compute_transfer(recipe, study)["analysis"]["before"] == []
+    lock = json.loads((study / "analysis.lock").read_text())
+    lock["declared"]["definition"] = "literal"
+    (study / "analysis.lock").write_text(json.dumps(lock))
+    with pytest.raises(UserError, match=r"analysis\.lock cannot be believed"):
+        compute_transfer(recipe, study)
+
+
+def test_claims_are_tested_together_and_get_a_verdict(study):
+    for label, value in (("base", 0.0), (GRPO, 1.0)):  # a gain that nobody could doubt
+        for name in ("copy", "fact"):
+            path = study / "eval" / label / f"{name}-native" / "scores-robust.parquet"
+            rows = pq.read_table(path).to_pylist()
+            outcome = "correct" if value else "wrong"
+            write_table(path, [row | {"value": value, "outcome": outcome} for row in rows])
+    claims = [
+        {"group": "non_reasoning", "first": "grpo"},
+        {"group": "non_reasoning", "first": "off_policy_sft", "second": "grpo"},
+        {"group": "math", "first": "grpo", "second": "grpo"},
+    ]
+    found = compute_transfer(changed(study, analysis={"claims": claims}), study)["analysis"]["claims"]
+    assert [claim["verdict"] for claim in found] == ["supported", "contradicted", "undecided"]
+    assert found[0]["difference"]["estimate"] == 100
+    assert found[2]["difference"] == {"estimate": 0, "low": 0, "high": 0}
+    for claim, message in (
+        ({"group": "law", "first": "grpo"}, "analysis.claims names the group 'law'"),
+        ({"group": "math", "first": "ppo"}, "analysis.claims names 'ppo', which is neither base nor an arm"),
+    ):
+        with pytest.raises(UserError, match=message):
+            compute_transfer(changed(study, analysis={"claims": [claim]}), study)
+
+
+def test_everything_truncated_and_a_base_of_zero_are_said(study):
+    path = study / "eval" / GRPO / "fact-native" / "scores-robust.parquet"
+    rows = pq.read_table(path).to_pylist()
+    write_table(path, [row | {"value": 0.0, "outcome": "truncated"} for row in rows])
+    path = study / "eval" / "base" / "story-native" / "scores-robust.parquet"
+    rows = pq.read_table(path).to_pylist()
+    write_table(path, [row | {"value": 0.0, "outcome": "wrong"} for row in rows])
+    recipe = load_study(study)
+    transfer = compute_transfer(recipe, study)
+    said = "\n".join(transfer["warnings"])
+    assert "fact: every response of grpo was cut off at suite.max_response_tokens; its score says nothing" in said
+    assert "story: the base scores zero, so gains relative to it are undefined" in said
+    page = render_page(transfer, recipe, draw_figures(transfer, training_curves(recipe, study)))
+    assert "every response of grpo was cut off" in page
