@@ -137,11 +137,15 @@ def _olympiadbench(data: BenchmarkData, row: Row) -> Question:
     tolerance = [float(part) for part in str(row["error"]).split(",")] if row["error"] not in (None, "") else []
     reference = {
         "answer": answer,
-        "several": bool(row["is_multiple_answer"]),
         "unit": row["unit"] or "",
         "tolerance": max(tolerance) if tolerance else 0.0,
     }
-    return Question(_identity(data, row, fields), fields, reference, extra={"type": row["answer_type"]})
+    return Question(
+        _identity(data, row, fields),
+        fields,
+        reference,
+        extra={"type": row["answer_type"], "several": bool(row["is_multiple_answer"])},
+    )
 
 
 def _gpqa(data: BenchmarkData, row: Row) -> Question:

@@ -5,7 +5,6 @@ from typing import get_args
 import pytest
 
 from eval.forms import Question
-from eval.scorers.answers import split_answers
 from eval.scorers.choices import read_choice, read_yes_no
 from eval.scorers.programs import same_output
 from eval.scoring import RULES, mean_score, score, score_rows
@@ -85,21 +84,21 @@ def test_cut_off_is_told_from_wrong():
     assert outcome("yes_no_first_line", "<think>hm", "yes", cut_off=True) == (0, "truncated")
 
 
-def olympiad(answer, several=False, unit="", tolerance=0.0):
-    return {"answer": answer, "several": several, "unit": unit, "tolerance": tolerance}
+def olympiad(answer, unit="", tolerance=0.0):
+    return {"answer": answer, "unit": unit, "tolerance": tolerance}
 
 
 @pytest.mark.parametrize(
     ("response", "reference", "robust", "paper"),
     [
-        ("\\boxed{1,3,5}", olympiad("1,3,5", several=True), 1, 1),
-        ("\\boxed{5, 1, 3}", olympiad("1,3,5", several=True), 1, 0),
-        ("\\boxed{1,3}", olympiad("1,3,5", several=True), 0, 0),
-        ("\\boxed{1,3,5,7}", olympiad("1,3,5", several=True), 0, 0),
-        ("\\boxed{84, 69}", olympiad("$69$,$84$", several=True), 1, 0),
-        ("\\boxed{(3,2),(1,1)}", olympiad("$(1,1), (3,2)$", several=True), 1, 0),
-        ("\\boxed{(2,3),(1,1)}", olympiad("$(1,1), (3,2)$", several=True), 0, 0),
-        ("\\boxed{f(x)=2-x \\text{ and } f(x)=x}", olympiad("$f(x)=x$,$f(x)=2-x$", several=True), 1, 0),
+        ("\\boxed{1,3,5}", olympiad("1,3,5"), 1, 1),
+        ("\\boxed{5, 1, 3}", olympiad("1,3,5"), 1, 0),
+        ("\\boxed{1,3}", olympiad("1,3,5"), 0, 0),
+        ("\\boxed{1,3,5,7}", olympiad("1,3,5"), 0, 0),
+        ("\\boxed{84, 69}", olympiad("$69$,$84$"), 1, 0),
+        ("\\boxed{(3,2),(1,1)}", olympiad("$(1,1), (3,2)$"), 1, 0),
+        ("\\boxed{(2,3),(1,1)}", olympiad("$(1,1), (3,2)$"), 0, 0),
+        ("\\boxed{f(x)=2-x \\text{ and } f(x)=x}", olympiad("$f(x)=x$,$f(x)=2-x$"), 1, 0),
         ("\\boxed{166 cm^2}", olympiad("$166$", unit="$cm^2$"), 1, 0),
         ("\\boxed{166}", olympiad("$166$", unit="$cm^2$"), 1, 0),  # the paper keeps the dollar signs
         ("\\boxed{02.0}", olympiad("2"), 1, 1),
@@ -111,12 +110,6 @@ def olympiad(answer, several=False, unit="", tolerance=0.0):
 def test_olympiadbench_answers(response, reference, robust, paper):
     assert score(response, reference, "boxed").value == robust
     assert score(response, reference, "last_box_text").value == paper
-
-
-def test_split_answers():
-    assert split_answers("$(1,2), (3,4)$") == ["(1,2)", "(3,4)"]
-    assert split_answers("\\left(1,2\\right), 3 and 4") == ["(1,2)", "3", "4"]
-    assert split_answers("\\{1,2\\};5") == ["\\{1,2\\}", "5"]
 
 
 def pairs(*labels):

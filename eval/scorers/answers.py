@@ -16,8 +16,8 @@ def _grader() -> Grader:
 def score_graded(response: str, reference: Reference, form: AnswerForm) -> Score:
     """By the final answer, as `data/grading.py` judges it while training.
 
-    OlympiadBench's references say more: several answers count in any order, a tolerance is absolute, and the unit of
-    the reference may be repeated or left out.
+    OlympiadBench's references say more: a tolerance is absolute, and the unit of the reference may be repeated or left
+    out. Several answers count in any order, as the grader reads any list of answers.
     """
     if isinstance(reference, dict):
         return _score_olympiad(response, reference, form)
@@ -37,8 +37,6 @@ def _score_olympiad(response: str, reference: dict[str, Reference], form: Answer
             return Score(1.0, "correct", found)
     if reference["tolerance"]:
         return judged(_within(found, answer, reference["tolerance"]), found)
-    if reference["several"]:
-        return judged(_same_answers(split_answers(found), split_answers(answer)), found)
     return Score(0.0, grade.outcome.value, found)
 
 
@@ -49,31 +47,6 @@ def _within(found: str, answer: str, tolerance: float) -> bool:
         return False
     # A little slack for decimal tolerances that no float equals.
     return abs(values[0] - values[1]) <= tolerance * (1 + 1e-9)
-
-
-def split_answers(text: str) -> list[str]:
-    """The answers in `$3$, $5$ and $(1,2)$`: parted at commas and words outside brackets."""
-    text = text.replace("$", "").replace("\\text{ and }", ",").replace("\\text{ or }", ",")
-    text = re.sub(r"\\left(?=[(\[{\\])|\\right(?=[)\]}\\])", "", text)
-    text = re.sub(r"\s+(?:and|or)\s+", ",", text)
-    parts, depth, start = [], 0, 0
-    for position, char in enumerate(text):
-        depth += (char in "([{") - (char in ")]}")
-        if char in ",;" and depth <= 0:
-            parts.append(text[start:position])
-            start = position + 1
-    return [part.strip() for part in [*parts, text[start:]] if part.strip()]
-
-
-def _same_answers(found: list[str], wanted: list[str]) -> bool:
-    """Whether each of two equally long lists of different answers is in the other."""
-    left = list(wanted)
-    for answer in found:
-        same = next((item for item in left if _grader().grade(f"\\boxed{{{answer}}}", item, "boxed").correct), None)
-        if same is None:
-            return False
-        left.remove(same)
-    return not left
 
 
 def score_exact(response: str, reference: Reference) -> Score:
