@@ -4,10 +4,12 @@ import argparse
 import json
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from recipes.errors import UserError
-from recipes.schema import Recipe
+
+if TYPE_CHECKING:
+    from recipes.schema import Recipe
 
 NAMES = ("eval", "gate", "compare", "audit", "score", "work", "power")
 
@@ -105,7 +107,7 @@ def run_command(options: argparse.Namespace) -> int:
     return (commands | {"power": _power})[options.command](options)
 
 
-def _pair(options: argparse.Namespace) -> tuple[Recipe, Path]:
+def _pair(options: argparse.Namespace) -> "tuple[Recipe, Path]":
     from launch.pairs import DEFAULT_SUITE, arm_names, evaluation_recipe
 
     names = arm_names(options.model)
@@ -121,7 +123,7 @@ def _eval(options: argparse.Namespace) -> int:
     return run_study(recipe, study_dir, options.json)
 
 
-def _plan(recipe: Recipe, study_dir: Path, as_json: bool) -> int:
+def _plan(recipe: "Recipe", study_dir: Path, as_json: bool) -> int:
     from launch.plan import build_plan, format_plan
     from launch.preflight import check_before_running
     from launch.stages import build_stages
@@ -132,7 +134,7 @@ def _plan(recipe: Recipe, study_dir: Path, as_json: bool) -> int:
     return 2 if plan["obstacles"] else 0
 
 
-def run_study(recipe: Recipe, study_dir: Path, as_json: bool, show: bool = True) -> int:
+def run_study(recipe: "Recipe", study_dir: Path, as_json: bool, show: bool = True) -> int:
     """Run all stages of a recipe and show its report; returns the exit status."""
     from launch.cli import report, run_stages
     from launch.preflight import check_before_running

@@ -157,11 +157,16 @@ def coverage(scenario: Scenario, studies: int, progress: Callable[[str], None]) 
                 given[name] += 1
                 held[name] += interval.low <= true[name] <= interval.high
     progress(f"{scenario.name}: done")
-    return {name: (held[name] / max(1, given[name]), given[name] / studies) for name in COLUMNS}
+    return {
+        name: (held[name] / max(1, given[name]) if np.isfinite(true[name]) else np.nan, given[name] / studies)
+        for name in COLUMNS
+    }
 
 
 def cell(held: float, given: float, studies: int) -> str:
     """Coverage in percent; in brackets the share of studies with an interval, where it is not all of them."""
+    if np.isnan(held):  # there is no true index, and whoever identifies one is mistaken
+        return f"none ({100 * given:.0f})"
     if given * studies < 50:
         return "–"
     text = f"{100 * held:.1f}"
