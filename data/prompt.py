@@ -19,6 +19,7 @@ from recipes.training_schema import ExternalSpec, PromptSpec
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+_PADS = ("<|finetune_right_pad_id|>", "<|pad|>", "[PAD]", "<pad>")  # of Llama 3 and others
 EOS_TOKEN = "<|im_end|>"
 PAD_TOKEN = "<|endoftext|>"
 
@@ -61,8 +62,9 @@ def prepare_tokenizer(
         raise UserError(f"no tokenizer at {spec.path}: {str(error).splitlines()[0]}") from None
     known = tokenizer.get_vocab()
     eos = spec.eos_token or tokenizer.eos_token
-    own_pad = tokenizer.pad_token if tokenizer.pad_token != eos else PAD_TOKEN
-    for setting, token in (("eos_token", eos), ("pad_token", spec.pad_token or own_pad)):
+    candidates = (tokenizer.pad_token, PAD_TOKEN, EOS_TOKEN, *_PADS, tokenizer.unk_token, *tokenizer.all_special_tokens)
+    unused = (token for token in candidates if token in known and token not in (eos, tokenizer.bos_token))
+    for setting, token in (("eos_token", eos), ("pad_token", spec.pad_token or next(unused, None))):
         if token not in known:
             raise UserError(f"the tokenizer of {spec.path} has no token {token}; set its {setting} to one of its own")
         setattr(tokenizer, setting, token)
@@ -101,10 +103,11 @@ def render_prompt(tokenizer: "PreTrainedTokenizerBase", problem: str, prompt: Pr
     mode = {} if prompt.thinking is None else {"enable_thinking": prompt.thinking}
     text = str(tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True, **mode))
     # Some templates write the token that begins a text, which their tokenizers then add once more.
-    return text.removeprefix(str(tokenizer.bos_token)) if _adds_bos(tokenizer) else text
+    return text.removeprefix(str(tokenizer.bos_token)) if adds_bos(tokenizer) else text
 
 
-def _adds_bos(tokenizer: "PreTrainedTokenizerBase") -> bool:
+def adds_bos(tokenizer: "PreTrainedTokenizerBase") -> bool:
+    """Whether the tokenizer puts the token that begins a text before every text."""
     return tokenizer.bos_token_id is not None and tokenizer("")["input_ids"][:1] == [tokenizer.bos_token_id]
 
 

@@ -1,18 +1,20 @@
 """`analysis.lock`: what a study will conclude from, written down before the first question is asked.
 
-Primary reading, definition, claims and the way every benchmark is asked and judged. It is written once and never
-changed; whatever the recipe says differently later is reported as decided after the evaluation had begun.
+Primary reading, definition, claims, arms, and the way every benchmark is asked, judged and sampled. It is written once
+and never changed; whatever the recipe says differently later is reported as decided after the evaluation had begun.
 """
 
 import json
 from pathlib import Path
 from typing import Any
 
+from eval.task_files import task_folder, task_path
 from recipes.errors import UserError
-from recipes.manifest import hash_json, write_json
+from recipes.manifest import hash_file, hash_json, write_json
 from recipes.schema import Recipe
 
 LOCK = "analysis.lock"
+_DECODING = {"split", "questions", "top_p", "top_k", "max_response_tokens", "max_prompt_tokens", "thinking", "seed"}
 
 
 def declared(recipe: Recipe) -> dict[str, Any]:
@@ -23,8 +25,15 @@ def declared(recipe: Recipe) -> dict[str, Any]:
         "definition": recipe.analysis.definition,
         "claims": [claim.model_dump(mode="json") for claim in recipe.analysis.claims],
         "arms": sorted(recipe.arms),
-        "confidence": recipe.statistics.confidence,
+        **{f"arm {name}": hash_json(arm.model_dump(mode="json")) for name, arm in recipe.arms.items()},
+        "seeds": list(recipe.seeds),
+        "training": recipe.train and hash_json(recipe.train.model_dump(mode="json")),
+        "statistics": recipe.statistics.model_dump(mode="json"),
+        "prompt": recipe.prompt.model_dump(mode="json"),
+        "lock of benchmarks": hash_json(recipe.lock.get("benchmarks", {})),
+        **{f"suite {name}": value for name, value in recipe.suite.model_dump(mode="json", include=_DECODING).items()},
     }
+    folder = task_folder(recipe.suite)
     for benchmark in recipe.suite.benchmarks:
         prompting, scoring = benchmark.cell(recipe.analysis.reading)
         values[f"benchmark {benchmark.name}"] = {
@@ -32,6 +41,9 @@ def declared(recipe: Recipe) -> dict[str, Any]:
             "prompting": prompting,
             "scoring": benchmark.scorings[scoring],
             "samples": recipe.suite.samples(benchmark),
+            "temperature": recipe.suite.heat(benchmark),
+            "data": benchmark.data and hash_json(benchmark.data.model_dump(mode="json")),
+            "task file": hash_file(task_path(folder, benchmark.name, prompting)),
         }
     return values
 

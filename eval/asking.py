@@ -13,6 +13,7 @@ from lm_eval.evaluator import evaluate
 from lm_eval.tasks import TaskManager
 from lm_eval.tasks._yaml_loader import load_yaml
 
+from data.thinking import THINK_OPEN
 from eval.engines import Seeds
 from eval.forms import Question
 from eval.task_files import task_path
@@ -130,6 +131,8 @@ def ask(
         question = questions[sample["doc_id"]]
         prompt = sample["arguments"][0][0]
         row = {"question_id": question.question_id, "prompt": prompt, "prompt_hash": hash_json(prompt)}
+        if prompt.rstrip().endswith(THINK_OPEN):  # the template begins the thinking, so the response does not
+            row["opens_thinking"] = True
         if sample["arguments"][0][1:] and task.OUTPUT_TYPE == "multiple_choice":
             answers = [arguments[1] for arguments in sample["arguments"]]
             likelihoods = [float(response[0][0]) for response in sample["resps"]]
@@ -137,6 +140,9 @@ def ask(
         else:
             responses = list(sample["resps"][0])
             # The harness returns text; its length is that of the text tokenized again.
-            row |= {"responses": responses, "tokens": [len(tokenizer(text)["input_ids"]) for text in responses]}
+            row |= {
+                "responses": responses,
+                "tokens": [len(tokenizer(text, add_special_tokens=False)["input_ids"]) for text in responses],
+            }
         rows.append(row)
     return rows

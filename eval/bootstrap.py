@@ -70,11 +70,16 @@ def bootstrap_scores(answers: Answers, draws: int, rng: np.random.Generator, con
         parts.append(totals[:, :-1] / totals[:, -1:])
     if number == 1:
         return np.concatenate(parts)
-    tail = (1 + confidence) / 2
-    widening = np.sqrt(number / (number - 1)) * stats.t.ppf(tail, number - 1) / stats.norm.ppf(tail)
+    widening = np.sqrt(number / (number - 1)) * student_factor(number, confidence)
     mean_M = answers.means()
     # A score knows bounds, which the widening does not.
     return np.clip(mean_M + (np.concatenate(parts) - mean_M) * widening, 0, 100)
+
+
+def student_factor(clusters: int, confidence: float) -> float:
+    """How much further Student's quantile of C - 1 degrees of freedom lies than the normal one."""
+    tail = (1 + confidence) / 2
+    return float(stats.t.ppf(tail, clusters - 1) / stats.norm.ppf(tail)) if clusters > 1 else 1.0
 
 
 def standard_errors(answers: Answers) -> Array:
@@ -103,15 +108,17 @@ def seed_deviations(answers: Sequence[Answers], columns: list[int]) -> Array:
         return deviation_SB
     for number, item in enumerate(answers):
         sums_CM, sizes_C = item.clustered()
-        # Each cluster's contribution to the score, so that the column means are the scores.
-        part_CS = sums_CM[:, columns] * (len(sizes_C) / sizes_C.sum())
-        clusters, seeds = part_CS.shape
-        of_seed_S = part_CS.mean(axis=0) - part_CS.mean()
+        score_S = item.means()[columns]
+        of_seed_S = score_S - score_S.mean()
+        clusters, seeds = len(sizes_C), len(columns)
         if clusters == 1:
             deviation_SB[:, number] = of_seed_S
             continue
-        residual_CS = part_CS - part_CS.mean(axis=1, keepdims=True) - of_seed_S
-        residual = (residual_CS**2).sum() / ((clusters - 1) * (seeds - 1)) / clusters
+        # What each cluster adds beyond its size's share of the score, and of that what differs between seeds.
+        residual_CS = sums_CM[:, columns] - sizes_C[:, None] * score_S
+        residual_CS -= residual_CS.mean(axis=1, keepdims=True)
+        total = sizes_C.sum()
+        residual = clusters / (clusters - 1) * (residual_CS**2).sum() / (seeds - 1) / total**2
         observed = (of_seed_S**2).sum() / (seeds - 1)
         kept = max(0.0, 1 - residual / observed) if observed > 0 else 0.0
         deviation_SB[:, number] = np.sqrt(kept) * of_seed_S
@@ -148,6 +155,13 @@ class ArmScores:
     seeds: int
     clusters_B: Array
     """Independent parts of each benchmark."""
+    confidence: float = 0.95
+    """Coverage the draws were widened for."""
+
+    @property
+    def student_factors(self) -> Array:
+        """What the draws of each benchmark were widened by for Student's tails."""
+        return np.array([student_factor(int(clusters), self.confidence) for clusters in self.clusters_B])
 
     def select(self, keep: list[int]) -> "ArmScores":
         """The same with some of the benchmarks."""
@@ -160,6 +174,7 @@ class ArmScores:
             self.seed_variance_BB[np.ix_(keep, keep)],
             self.seeds,
             self.clusters_B[keep],
+            self.confidence,
         )
 
 
@@ -190,5 +205,6 @@ def draw_scores(
             variance_BB,
             seeds,
             clusters_B,
+            confidence,
         )
     return result

@@ -95,7 +95,8 @@ def gate(transfer: dict[str, Any], arm: str, max_drop: float) -> tuple[bool, lis
     Returns the verdict and a sentence for each group that fails, or one that says what holds.
     """
     percent = f"{100 * transfer['confidence']:.0f} %"
-    lost = []
+    # A score that says nothing cannot show that nothing was lost.
+    lost = [text for text in transfer["warnings"] if "its score says nothing" in text]
     for group, gain in transfer["arms"][arm]["groups"].items():
         if gain["low"] < -max_drop:
             lost.append(

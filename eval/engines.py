@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from lm_eval.api.model import LM
 
 from data.language_model import load_model, on_cpu
-from data.prompt import load_tokenizer
+from data.prompt import adds_bos, load_tokenizer
 from recipes.errors import UserError
 from recipes.schema import Recipe
 from recipes.suite_schema import EngineSpec
@@ -25,8 +25,19 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 
+def render_chat(tokenizer: Any, messages: Any, add_generation_prompt: bool, template: dict[str, Any]) -> str:
+    """Messages as the prompt text, without the token that begins a text where the tokenizer adds it once more."""
+    text = str(
+        tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=add_generation_prompt, **template)
+    )
+    return text.removeprefix(str(tokenizer.bos_token)) if adds_bos(tokenizer) else text
+
+
 class Seeds:
-    """Seeds of the requests of one chunk: equal prompts get different ones, and a rerun the same again."""
+    """Seeds of the requests of one chunk: equal prompts get different ones, and a rerun the same again.
+
+    A request that a server failed and that is sent again counts as a further one.
+    """
 
     def __init__(self, chunk_seed: int) -> None:
         self.chunk_seed = chunk_seed
@@ -112,6 +123,10 @@ def _vllm(recipe: Recipe, model_dir: Path, template: dict[str, Any]) -> LM:
                     parameters.seed = self.seeds.draw(ids)
             return super()._model_generate(requests, generate, sampling_params)
 
+        # The harness's own loses `enable_thinking` when it is given among the template's arguments.
+        def apply_chat_template(self, chat_history: Any, add_generation_prompt: bool = True) -> str:
+            return render_chat(self.tokenizer, chat_history, add_generation_prompt, template)
+
     assert recipe.suite is not None and recipe.model is not None
     engine, suite = recipe.suite.engine, recipe.suite
     return SeededVLLM(
@@ -122,7 +137,6 @@ def _vllm(recipe: Recipe, model_dir: Path, template: dict[str, Any]) -> LM:
         max_model_len=suite.max_prompt_tokens + suite.max_response_tokens,
         seed=suite.seed,
         batch_size="auto",
-        chat_template_args=template,
     )
 
 
@@ -136,10 +150,8 @@ def _server(recipe: Recipe, model_dir: Path, label: str, template: dict[str, Any
             arguments["seed"] = self.seeds.draw(messages) if generate else arguments.get("seed", 0)
             return dict(super()._create_payload(messages, generate=generate, **arguments))
 
-        def apply_chat_template(self, chat_history: Any, add_generation_prompt: bool = True) -> Any:
-            return self.tokenizer.apply_chat_template(
-                chat_history, tokenize=False, add_generation_prompt=add_generation_prompt, **template
-            )
+        def apply_chat_template(self, chat_history: Any, add_generation_prompt: bool = True) -> str:
+            return render_chat(self.tokenizer, chat_history, add_generation_prompt, template)
 
     assert recipe.suite is not None
     engine, suite = recipe.suite.engine, recipe.suite

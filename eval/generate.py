@@ -60,11 +60,12 @@ class Unit:
         self.inputs: dict[str, Any] = {
             "model": weights,
             "questions": self.facts["content"],
-            "task file": hash_file(task_path(folder, benchmark.name, prompting)),
+            "task file": _task_hash(folder, task_path(folder, benchmark.name, prompting)),
+            "dtype": recipe.model.dtype if recipe.model is not None else None,
             "samples": recipe.suite.samples(benchmark),
             **{key: suite[key] for key in _GENERATION},
             "temperature of the benchmark": recipe.suite.heat(benchmark),
-            **{f"engine.{key}": suite["engine"][key] for key in ("kind", "batch_size", "tensor_parallel")},
+            **{f"engine.{key}": suite["engine"][key] for key in ("kind", "model", "batch_size", "tensor_parallel")},
             "system": recipe.prompt.system,
             "suffix": recipe.prompt.suffix,
             "thinking": thinking,
@@ -86,6 +87,12 @@ class Unit:
     def rows(self) -> list[dict[str, Any]]:
         """All stored rows in the order of the questions."""
         return [row for chunk in range(self.chunks) for row in read_chunk(self.path(chunk))]
+
+
+def _task_hash(folder: Path, path: Path) -> str:
+    """Hash of a task file and of everything in its folder that is no task, which it may include."""
+    shared = [p for p in folder.iterdir() if p.is_file() and (p.suffix != ".yaml" or p.name.startswith("_"))]
+    return hash_json({p.name: hash_file(p) for p in sorted({path, *shared})})
 
 
 def read_chunk(path: Path) -> list[dict[str, Any]]:
@@ -123,6 +130,7 @@ def run(recipe: Recipe, study_dir: Path, stage_dir: Path, resume: bool, model_di
         left = (time.monotonic() - started) / made * (total - done) if made else None
         progress.update(done, "" if left is None or not total - done else f"{_duration(left)} left")
 
+    incomplete = {unit.name for unit in units if unit.missing()}
     generate(recipe, study_dir, study_dir / model_dir, units, show)
     while any(unit.missing() for unit in units):  # others hold the rest
         time.sleep(_POLL_SECONDS)
@@ -132,7 +140,8 @@ def run(recipe: Recipe, study_dir: Path, stage_dir: Path, resume: bool, model_di
     outputs: dict[str, str] = {}
     facts: dict[str, Any] = {}
     for unit in units:
-        if stage_state(unit.directory, unit.inputs).state != "done" or not _scored(unit):
+        done = stage_state(unit.directory, unit.inputs).state == "done" and unit.name not in incomplete
+        if not done or not _scored(unit):
             write_scores(recipe, study_dir, unit)
         manifest = read_manifest(unit.directory) or {}
         outputs |= {f"{unit.name}/{file}": digest for file, digest in manifest["outputs"].items()}
@@ -226,7 +235,8 @@ def scores_path(directory: Path, scoring: str) -> Path:
 def _scored(unit: Unit) -> bool:
     """Whether the scores on disk are by the rules the recipe names now."""
     manifest = read_manifest(unit.directory)
-    return manifest is not None and manifest.get("facts", {}).get("rules") == _rules(unit)
+    there = all(scores_path(unit.directory, name).is_file() for name in _rules(unit))
+    return there and manifest is not None and manifest.get("facts", {}).get("rules") == _rules(unit)
 
 
 def _rules(unit: Unit) -> dict[str, Scoring]:

@@ -35,6 +35,8 @@ class Spread(NamedTuple):
     within: float
     """Of one response, given its question; the mean of base and tuned model."""
     measured: bool
+    greedy: bool = False
+    """Whether one response is all there is, because decoding draws nothing."""
 
 
 def power_table(recipe: Recipe, study_dir: Path, power: float) -> dict[str, Any]:
@@ -75,7 +77,8 @@ def detectable(spreads: list[Spread], samples: int, seeds: int, seed_spread: flo
     `seed_spread`: standard deviation of the group score between training seeds, in points.
     """
     number = len(spreads)
-    question = sum((s.between + s.within / samples * (1 + 1 / seeds)) / s.clusters for s in spreads) / number**2
+    parts = [(s.between + s.within / (1 if s.greedy else samples) * (1 + 1 / seeds)) / s.clusters for s in spreads]
+    question = sum(parts) / number**2
     seed = (seed_spread / 100) ** 2 / seeds
     error = float(np.sqrt(question + seed))
     if seed > 0:
@@ -89,12 +92,13 @@ def _spreads(recipe: Recipe, study_dir: Path) -> dict[str, Spread]:
     if (study_dir / "report" / "transfer.json").is_file() and recipe.arms:
         return measured_spreads(recipe, study_dir)
     spreads = {}
+    greedy = {benchmark.name: recipe.suite.heat(benchmark) == 0 for benchmark in recipe.suite.benchmarks}
     for name, size in suite_sizes(recipe).items():
         if size.questions is None:
             raise UserError(
                 f"benchmark {name} is not counted yet; run `transfer fetch` on its recipe, or set data.published_rows"
             )
-        spreads[name] = Spread(size.questions, ASSUMED_BETWEEN, ASSUMED_WITHIN, False)
+        spreads[name] = Spread(size.questions, ASSUMED_BETWEEN, ASSUMED_WITHIN, False, greedy[name])
     return spreads
 
 
@@ -113,9 +117,11 @@ def measured_spreads(recipe: Recipe, study_dir: Path) -> dict[str, Spread]:
         within_M = (score_QM * (1 - score_QM)).mean(axis=0) * samples / (samples - 1) if samples > 1 else None
         difference_QA = score_QM[:, 1:] - score_QM[:, :1]
         observed = float(difference_QA.var(axis=0, ddof=1).mean())
+        # One response cannot tell luck from the question; then all that was observed counts once, as it will again.
         within = float(within_M.mean()) if within_M is not None else 0.0
         between = max(0.0, observed - 2 * within / samples)
-        spreads[item.name] = Spread(item.clusters, between, within, True)
+        greedy = recipe.suite.heat(benchmark) == 0
+        spreads[item.name] = Spread(item.clusters, between, within, samples > 1 or greedy, greedy)
     return spreads
 
 

@@ -15,7 +15,7 @@ from data.pocket_world import TASKS, benchmark_questions
 from data.rows import problem_id, read_problems
 from data.sources import read_rows
 from eval.analysis_lock import write_lock
-from eval.forms import FORMS, Question, form_columns, questions_of
+from eval.forms import FORMS, LETTERS, Question, form_columns, questions_of
 from recipes.errors import UserError
 from recipes.manifest import Progress, finish_stage, hash_files, hash_json, read_manifest, write_atomic
 from recipes.schema import Recipe
@@ -74,7 +74,26 @@ def read_source_questions(recipe: Recipe, benchmark: BenchmarkSpec, study_dir: P
         return [Question(problem_id(q.problem), {"problem": q.problem}, q.reference_answer) for q in drawn]
     data = benchmark_files(benchmark)
     lock = recipe.lock.get("benchmarks", {}).get(data.name)
-    return questions_of(benchmark.name, data, read_benchmark_rows(data, lock))
+    questions = questions_of(benchmark.name, data, read_benchmark_rows(data, lock))
+    _require_references(benchmark, questions)
+    return questions
+
+
+def _require_references(benchmark: BenchmarkSpec, questions: list[Question]) -> None:
+    """Refuse references that a rule could never find right, which would read as a score of zero."""
+    for rule in benchmark.scorings.values():
+        if rule.startswith("choice"):
+            allowed: tuple[str, ...] = tuple(LETTERS)
+        elif "yes_no" in rule:
+            allowed = ("yes", "no")
+        else:
+            continue
+        for question in questions:
+            if question.reference not in allowed:
+                raise UserError(
+                    f"benchmark {benchmark.name}: the reference of question {question.question_id} is "
+                    f"{str(question.reference)[:40]!r} but {rule!r} compares with {', '.join(allowed)}"
+                )
 
 
 def benchmark_files(benchmark: BenchmarkSpec) -> BenchmarkData:

@@ -32,7 +32,7 @@ def parse_rescorings(recipe: Recipe, texts: list[str]) -> dict[str, tuple[str, S
             )
         if rule not in get_args(Scoring):
             raise UserError(f"{rule!r} is no scoring rule; there are {', '.join(get_args(Scoring))}")
-        if known[benchmark].scorings.get(name, rule) != rule:
+        if name in known[benchmark].scorings:
             raise UserError(
                 f"the recipe's scoring {name!r} of {benchmark} is {known[benchmark].scorings[name]!r}; give the new "
                 "one another name"
@@ -69,10 +69,9 @@ def rescore(recipe: Recipe, study_dir: Path, new: dict[str, tuple[str, Scoring]]
                 name, rule = new[benchmark.name]
                 if ("likelihood" in rule) != (unit.prompting in benchmark.likelihood):
                     continue
-                against = next(s for p, s in benchmark.cells() if p == unit.prompting)
-                if benchmark.cell(recipe.analysis.reading)[1] in dict(benchmark.cells()).values():
-                    wanted = benchmark.cell(recipe.analysis.reading)[1]
-                    against = wanted if benchmark.fits(unit.prompting, wanted) else against
+                wanted = benchmark.cell(recipe.analysis.reading)[1]
+                fitting = [s for p, s in benchmark.cells() if p == unit.prompting]
+                against = wanted if wanted in fitting else fitting[0]
                 changes.append(_judge_again(recipe, study_dir, unit, name, rule, against, keep=True))
             else:
                 for scoring, rule in benchmark.scorings.items():

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+from data.thinking import THINK_OPEN
 from eval.forms import Question
 from eval.scorers import answers, choices, instructions, programs, spans
 from eval.scorers.score import TRUNCATED, Reference, Score
@@ -90,12 +91,15 @@ def score_rows(
         row, question = pair
         if "likelihoods" in row:
             return [rule.judge(row["answers"], row["likelihoods"], question.reference)]
+        opening = THINK_OPEN if row.get("opens_thinking") else ""
         lengths = zip(row["responses"], row["tokens"], strict=True)
-        return [score(text, question.reference, scoring, tokens >= limit, sandboxed) for text, tokens in lengths]
+        return [
+            score(opening + text, question.reference, scoring, tokens >= limit, sandboxed) for text, tokens in lengths
+        ]
 
     pairs = list(zip(rows, questions, strict=True))
     if rule.runs_code:
-        with ThreadPoolExecutor(os.cpu_count()) as pool:
+        with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
             judged = list(pool.map(judge, pairs))
     else:
         judged = list(map(judge, pairs))
@@ -115,8 +119,8 @@ def score_rows(
             parts = [judged[number][index] for number in members]
             whole = rule.combine(parts, references)
             missing = {part.outcome for part in parts} & {TRUNCATED, "no_answer"}
-            if not whole.correct and missing:  # a question is lost as its first lost part is
-                whole = whole._replace(outcome=TRUNCATED if TRUNCATED in missing else "no_answer")
+            if missing:  # a question is lost as its first lost part is, also where saying nothing would be right
+                whole = Score(0.0, TRUNCATED if TRUNCATED in missing else "no_answer")
             combined.append(_row(unit, questions[members[0]], index, whole))
     return combined
 

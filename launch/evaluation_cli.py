@@ -153,6 +153,8 @@ def _transfer(study_dir: Path) -> dict[str, Any]:
         raise UserError(f"{study_dir} has no finished report; `transfer run` makes it") from None
     except ValueError as error:
         raise UserError(f"{path} is damaged ({error}); `transfer run` makes it again") from None
+    if "readings" not in transfer:
+        raise UserError(f"{path} was made by an earlier version; run the study again")
     return transfer
 
 
@@ -164,8 +166,10 @@ def _gate(options: argparse.Namespace) -> int:
     recipe, study_dir = _pair(options)
     status = run_study(recipe, study_dir, as_json=True, show=False)
     if status:
-        return status
+        return status if status > 1 else 2  # 1 is the verdict
     transfer = _transfer(study_dir)
+    for text in transfer["warnings"]:
+        print(f"transfer: warning: {text}", file=sys.stderr)
     verdicts = {arm: gate(transfer, arm, options.max_drop) for arm in recipe.arms}
     if options.json:
         print(json.dumps({arm: {"passed": ok, "reasons": why} for arm, (ok, why) in verdicts.items()}, indent=1))

@@ -90,6 +90,8 @@ def audit_recipes(path: Path, overrides: list[str]) -> list[tuple[Recipe, list[d
     for number, pair in enumerate(pairs, start=1):
         if not isinstance(pair, dict) or not wanted <= pair.keys():
             raise UserError(f"{path}: pair {number} must have {', '.join(sorted(wanted))}")
+        if not isinstance(pair["size"], int | float):
+            raise UserError(f"{path}: pair {number} has size {pair['size']!r}, which must be billions of parameters")
     suite = path.parent / str(values.get("suite", "../suites/twelve.yaml"))
     by_base: dict[str, list[dict[str, Any]]] = {}
     for pair in pairs:
@@ -97,7 +99,11 @@ def audit_recipes(path: Path, overrides: list[str]) -> list[tuple[Recipe, list[d
     studies = []
     for base, members in by_base.items():
         names = {re.sub(r"\W+", "_", pair["name"]).strip("_"): pair["model"] for pair in members}
-        study = "audit-" + re.sub(r"[^a-z0-9]+", "-", _at_revision(base)[0].split("/")[-1].lower()).strip("-")
+        if len(names) < len(members):
+            raise UserError(f"{path}: two pairs of {base} have the same name but for punctuation; rename one")
+        study = "audit-" + re.sub(r"[^a-z0-9]+", "-", "-".join(_at_revision(base)[0].split("/")[-2:]).lower()).strip(
+            "-"
+        )
         recipe = evaluation_recipe(base, names, suite, study, overrides, f"audit of {base}")
         own = read_recipe_file(path).get("lock", {})
         joined = {kind: recipe.lock.get(kind, {}) | own.get(kind, {}) for kind in ("sources", "benchmarks", "models")}

@@ -71,7 +71,10 @@ def check_resolved(recipe: Recipe) -> None:
     for path, revision in models:
         if path is None or Path(path).is_dir() or revision is not None or path in recipe.lock.get("models", {}):
             continue
-        raise UserError(f"model {path} is not resolved; run `transfer fetch RECIPE` on a connected machine")
+        raise UserError(
+            f"model {path} is not resolved; run `transfer fetch RECIPE` on a connected machine, or name a commit "
+            f"(`transfer eval`: {path}@COMMIT)"
+        )
 
 
 def warnings(recipe: Recipe) -> list[str]:

@@ -8,7 +8,7 @@ from eval.generate import generate, open_units
 from launch.local import worker_environment
 from launch.stages import Stage, build_stages, stage_inputs
 from recipes.errors import UserError
-from recipes.manifest import stage_state
+from recipes.manifest import environment, read_manifest, stage_state
 from recipes.schema import Recipe
 
 _POLL_SECONDS = 5.0
@@ -45,6 +45,9 @@ def work(recipe: Recipe, study_dir: Path, wait: bool) -> int:
 
 
 def _help(recipe: Recipe, study_dir: Path, stage: Stage) -> int:
+    manifest = read_manifest(study_dir / stage.name) or {}
+    if manifest.get("code") != stage.code or manifest["environment"]["packages"] != environment()["packages"]:
+        raise UserError(f"{stage.name} was begun by other code or packages than are installed here; use the same ones")
     model_dir = str(stage.arguments["model_dir"])
     units = open_units(recipe, study_dir, study_dir / stage.name, model_dir)
     # Only what the stage has opened: its own process makes the folders and decides what is asked again.

@@ -214,11 +214,19 @@ def stage_states(stages: list[Stage], study_dir: Path) -> dict[str, StageState]:
     states: dict[str, StageState] = {}
     for stage in stages:
         state = stage_state(study_dir / stage.name, stage_inputs(stage, study_dir))
+        if stage.in_place and state.state == "done" and (missing := _missing_output(study_dir / stage.name)):
+            state = StageState("changed", (f"{missing} is missing",))
         rerun = [name for name in stage.needs if states[name].state != "done"]
         if rerun and state.state in ("done", "resume"):
             state = StageState("changed", tuple(f"{name} will be made again" for name in rerun))
         states[stage.name] = state
     return states
+
+
+def _missing_output(directory: Path) -> str | None:
+    """The first output of a finished stage that is no longer there."""
+    outputs = (read_manifest(directory) or {}).get("outputs", {})
+    return next((name for name in outputs if not (directory / name).exists()), None)
 
 
 def made_by_other_code(stage: Stage, study_dir: Path) -> bool:

@@ -206,6 +206,31 @@ class Recipe(Spec):
                 )
         return self
 
+    @model_validator(mode="after")
+    def _analysis_fits(self) -> "Recipe":
+        if self.suite is None:
+            return self
+        names = {"paper", "robust"}
+        names |= {name for item in self.suite.benchmarks for name in (*item.promptings, *item.scorings)}
+        if self.analysis.reading not in names:
+            raise ValueError(f"`analysis.reading` is {self.analysis.reading!r}; there are {', '.join(sorted(names))}")
+        for item in self.suite.benchmarks:
+            if not item.fits(*item.cell(self.analysis.reading)):
+                raise ValueError(
+                    f"`analysis.reading` {self.analysis.reading!r} would judge {item.name!r} by a rule that cannot "
+                    f"read what {item.cell(self.analysis.reading)[0]!r} stores"
+                )
+        groups = {item.group for item in self.suite.benchmarks}
+        for claim in self.analysis.claims:
+            for arm in (claim.first, claim.second):
+                if arm != "base" and arm not in self.arms:
+                    raise ValueError(f"analysis.claims names {arm!r}, which is neither base nor an arm of this study")
+            if claim.group not in groups:
+                raise ValueError(
+                    f"analysis.claims names the group {claim.group!r}; there are {', '.join(sorted(groups))}"
+                )
+        return self
+
     @property
     def trained(self) -> dict[str, ArmSpec]:
         """The arms this study trains."""

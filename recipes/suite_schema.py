@@ -75,6 +75,10 @@ class BenchmarkData(DataFiles):
     no response appears in a report."""
 
 
+# Forms whose references only their own rules read, by a word in the names of those rules.
+_FORM_OF_RULE = {"ifeval": ("instruction",), "livecodebench": ("code",), "coqa": ("span",)}
+
+
 class BenchmarkSpec(Spec):
     """One benchmark of the suite: its questions, how they are asked (promptings) and judged (scorings)."""
 
@@ -103,6 +107,19 @@ class BenchmarkSpec(Spec):
     def cells(self) -> list[tuple[str, str]]:
         """Every prompting with every scoring that can judge what it stores."""
         return [(p, s) for p in self.promptings for s in self.scorings if self.fits(p, s)]
+
+    @model_validator(mode="after")
+    def _rules_fit_the_form(self) -> "BenchmarkSpec":
+        form = self.data.form if self.data is not None else "fields"
+        for name, rule in self.scorings.items():
+            needed = next((f for f, words in _FORM_OF_RULE.items() if any(word in rule for word in words)), None)
+            own = form if form in _FORM_OF_RULE else None
+            if needed != own:
+                raise ValueError(
+                    f"scoring {name!r} of {self.name!r} is {rule!r}, which judges rows of the form "
+                    f"{needed or 'with a text as reference'!r}, not {form!r}"
+                )
+        return self
 
     def fits(self, prompting: str, scoring: str) -> bool:
         """Whether a scoring reads what a prompting stores: text, or the likelihoods of given answers."""

@@ -44,6 +44,16 @@ def test_p_value_of_a_single_model_is_the_paired_t_test():
             assert found == pytest.approx(expected, rel=0.15)
 
 
+@pytest.mark.parametrize("confidence", [0.9, 0.99])
+def test_p_value_of_few_questions_does_not_depend_on_the_confidence(confidence):
+    rng = np.random.default_rng(12)
+    base = rng.integers(0, 5, 8) / 4
+    answers = Answers("a", MATH, 100 * np.stack([base, np.clip(base + rng.integers(0, 2, 8) / 4, 0, 1)], axis=1))
+    scores = draw_scores([answers], {"arm": [1]}, 40000, 0, confidence)["arm"]
+    expected = stats.ttest_rel(answers.score_QM[:, 1], answers.score_QM[:, 0]).pvalue
+    assert gain_p_value(scores, None, weights_of([0], 1)) == pytest.approx(expected, rel=0.1)
+
+
 def test_p_value_over_seeds_has_the_degrees_of_freedom_of_the_seeds():
     """Seeds that differ by far more than questions explain: a one-sample t test of three numbers."""
     rng = np.random.default_rng(4)
@@ -97,6 +107,9 @@ def test_detectable_difference_by_hand():
     error = np.sqrt(0.33 / 100)
     expected = 100 * error * (stats.norm.ppf(0.975) + stats.norm.ppf(0.8))
     assert detectable([spread], 1, 1, 0.0, 0.8) == pytest.approx(expected)
+    # Greedy decoding draws nothing: more samples are the same sample.
+    greedy = Spread(100, 0.09, 0.12, False, True)
+    assert detectable([greedy], 16, 1, 0.0, 0.8) == detectable([spread], 1, 1, 0.0, 0.8)
     # Two such benchmarks: the mean of both has half the variance.
     assert detectable([spread, spread], 1, 1, 0.0, 0.8) == pytest.approx(expected / np.sqrt(2))
     # Seeds that spread by 3 points around endless questions: sqrt(9 / 3) with two degrees of freedom.
@@ -200,10 +213,16 @@ def test_gate_looks_at_the_lower_end():
     def gain(estimate, low, high):
         return {"estimate": estimate, "low": low, "high": high}
 
-    transfer = {"confidence": 0.95, "arms": {"m": {"groups": {"math": gain(5, 3, 7), "other": gain(-0.5, -1.9, 0.9)}}}}
+    transfer = {
+        "confidence": 0.95,
+        "warnings": [],
+        "arms": {"m": {"groups": {"math": gain(5, 3, 7), "other": gain(-0.5, -1.9, 0.9)}}},
+    }
     passed, (sentence,) = gate(transfer, "m", 2.0)
     assert passed
     assert "the least certain is other with -0.5 [-1.9, +0.9]" in sentence
     passed, (sentence,) = gate(transfer, "m", 1.8)
     assert not passed
     assert "may have lost up to 1.9 points on other" in sentence
+    silent = transfer | {"warnings": ["b: every response of m was cut off; its score says nothing"]}
+    assert gate(silent, "m", 100.0) == (False, silent["warnings"])

@@ -104,6 +104,11 @@ def test_every_field_has_a_docstring():
             "scorings: {robust: boxed}}",
             "reading 'paper' of 'sum' would judge 'paper' by 'robust', which cannot read it",
         ),
+        ("suite.benchmarks.0.scorings.loose=code", "scoring 'loose' of 'sum' is 'code', which judges rows of the form"),
+        (
+            "analysis.claims=[{group: math, first: ppo}]",
+            "analysis.claims names 'ppo', which is neither base nor an arm",
+        ),
         ("suite.engine={kind: endpoint}", "`kind: endpoint` needs `base_url`"),
         ("arms.grpo.start_from=x", "arm 'grpo' starts from 'x', which is not an arm this study trains"),
         ("suite.benchmarks.0.name=heldout corpus.heldout_problems=0", "needs `corpus.heldout_problems` above 0"),

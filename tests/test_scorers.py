@@ -6,7 +6,7 @@ import pytest
 
 from eval.forms import Question
 from eval.scorers.choices import read_choice, read_yes_no
-from eval.scorers.programs import same_output
+from eval.scorers.programs import last_program, same_output
 from eval.scoring import RULES, mean_score, score, score_rows
 from recipes.suite_schema import Scoring
 
@@ -104,6 +104,10 @@ def olympiad(answer, unit="", tolerance=0.0):
         ("\\boxed{02.0}", olympiad("2"), 1, 1),
         ("\\boxed{4.15}", olympiad("4.2", unit="%", tolerance=0.1), 1, 0),
         ("\\boxed{4.35}", olympiad("4.2", unit="%", tolerance=0.1), 0, 0),
+        ("\\boxed{4.15\\%}", olympiad("4.2", unit="%", tolerance=0.1), 1, 0),
+        ("\\boxed{1.1 \\mathrm{~m}}", olympiad("1.05", unit="m", tolerance=0.1), 1, 0),
+        ("\\boxed{\\frac{11}{10}}", olympiad("1.05", unit="m", tolerance=0.1), 1, 0),
+        ("\\boxed{1.1 km}", olympiad("1.05", unit="m", tolerance=0.1), 0, 0),
         ("\\boxed{2}", olympiad("2"), 1, 1),
     ],
 )
@@ -133,6 +137,9 @@ def test_mc_taco_is_judged_question_by_question():
     assert [row["value"] for row in f1] == pytest.approx([2 / 3, 1])
     none = score_rows(rows_of("no", "no", "no", "yes", "?"), questions, "strict_yes_no", 10)
     assert [(row["value"], row["outcome"]) for row in none] == [(0, "wrong"), (0, "no_answer")]
+    # Where nothing is plausible, calling nothing plausible is right, and saying nothing is not.
+    silent = score_rows(rows_of("?", "?", "?", "no", "no"), pairs("no", "no", "no", "no", "no"), "f1_yes_no", 10)
+    assert [(row["value"], row["outcome"]) for row in silent] == [(0, "no_answer"), (1, "correct")]
     # Nothing called plausible: precision 1 by definition, recall 0.
     assert score_rows(rows_of("no", "no", "no", "no", "no"), questions, "f1_yes_no", 10)[0]["value"] == 0
 
@@ -182,6 +189,68 @@ def test_instruction_level_counts_instructions_not_prompts():
     ]
     assert mean_score(score_rows(rows, questions, "each_instruction_strict", 99)) == pytest.approx(2 / 3)
     assert mean_score(score_rows(rows, questions, "instructions_strict", 99)) == pytest.approx(1 / 2)
+
+
+@pytest.mark.parametrize(
+    ("response", "letter"),
+    [
+        ("A) is wrong.\nB) is right.\nC) no.\nD) is wrong.\n\nTherefore, option B is correct.", "B"),
+        ("Answer: a beta blocker, i.e. B.\n**B**", "B"),
+        ("The answer is a difficult thing to say.", None),
+        ("\\boxed{Option B}", "B"),
+        ("\\boxed{Answer: B}", "B"),
+        ("\\boxed{A (the ferry)}", "A"),
+        ("\\boxed{B. the ferry}", "B"),
+        ("\\boxed{\\textbf{(C)}}", "C"),
+        ("\\boxed{12}", None),
+        ("The answer is $B$", "B"),
+        ("The correct answer is `B`", "B"),
+        ("Option B is correct.", "B"),
+        ("I would go with B.", "B"),
+        ("So it is heat.\n\n(C)", "C"),
+        ("The answer is (B) because of heat.", "B"),
+        ("The answer is **D**.\nA and B are wrong.", "D"),
+        ("Reasons:\nB. the ferry", "B"),
+    ],
+)
+def test_letters_that_models_settle_on(response, letter):
+    assert read_choice(response) == letter
+
+
+@pytest.mark.parametrize(
+    ("response", "word"),
+    [
+        ("No part is supported.\n\nFinal answer: $\\boxed{\\text{yes}}$", "yes"),
+        ("No evidence supports this. \\boxed{Yes, it does}", "yes"),
+        ("No information supports this.\n\n**Yes**", "yes"),
+        ("No, because it is not said.", "no"),
+        ("\\boxed{maybe} yes", None),
+        ("Judgement: No. Yes would be wrong.", "no"),
+    ],
+)
+def test_words_that_models_settle_on(response, word):
+    assert read_yes_no(response) == word
+
+
+def test_program_is_the_last_block_of_python():
+    fence = "```"
+    other = f"{fence}text\nout\n{fence}\nThe program:\n{fence}python\nprint(3)\n{fence}"
+    assert last_program(other) == "print(3)\n"
+    assert last_program(f"{other}\nIt prints\n{fence}\n3\n{fence}") == "print(3)\n"
+    assert last_program(f"{fence} Python\nprint(1)\n{fence}\n{fence}\nx\n{fence}") == "print(1)\n"
+    assert last_program(f"{fence}\nprint(2)\n{fence}") == "print(2)\n"
+    assert last_program(f"{fence}cpp\nint x;\n{fence}") is None
+    assert last_program(f"{fence}python\nprint(2)") is None
+
+
+def test_thinking_that_the_template_opened_is_thinking():
+    row = {"question_id": "a", "responses": ["First \\boxed{5}, but", "so</think>\\boxed{5}"], "tokens": [9, 3]}
+    questions = [Question("a", {}, "5")]
+    assert [r["outcome"] for r in score_rows([row | {"opens_thinking": True}], questions, "boxed", 9)] == [
+        "truncated",
+        "correct",
+    ]
+    assert [r["outcome"] for r in score_rows([row], questions, "boxed", 9)] == ["correct", "correct"]
 
 
 def test_readers_do_not_take_a_letter_of_a_word():

@@ -15,6 +15,7 @@ STUDY = Path(__file__).resolve().parent.parent / "recipes" / "pocket" / "study.y
 def finish_all(recipe, study_dir):
     for stage in build_stages(recipe):
         start_stage(study_dir / stage.name, stage.name, stage_inputs(stage, study_dir))
+        (study_dir / stage.name / "result").touch()
         finish_stage(study_dir / stage.name, {"result": stage.name})
 
 
@@ -74,6 +75,7 @@ def test_regrouped_benchmark_makes_a_new_report_even_from_equal_scores(tmp_path)
     for stage in build_stages(regrouped):  # corpus and eval run again, with the outputs they had
         if stage.kind != "report":
             start_stage(tmp_path / stage.name, stage.name, stage_inputs(stage, tmp_path))
+            (tmp_path / stage.name / "result").touch()
             finish_stage(tmp_path / stage.name, {"result": stage.name})
     after = stage_states(build_stages(regrouped), tmp_path)
     assert {name for name, state in after.items() if state.state != "done"} == {"report"}
@@ -122,6 +124,15 @@ def test_corpus_alone_depends_on_the_tokenizer_it_reads():
     assert reads() != reads("lock={models: {Qwen/Qwen3-14B-Base: {revision: abc}}}")
 
 
+def test_evaluation_that_lost_a_file_is_made_again_in_place(tmp_path):
+    recipe = load_recipe(STUDY)
+    finish_all(recipe, tmp_path)
+    (tmp_path / "eval" / "base" / "result").unlink()
+    found = stage_states(build_stages(recipe), tmp_path)
+    assert {name for name, state in found.items() if state.state != "done"} == {"eval/base", "report"}
+    assert found["eval/base"].reasons == ("result is missing",)
+
+
 def test_until(tmp_path):
     stages = build_stages(load_recipe(STUDY))
     assert [stage.name for stage in select_until(stages, "corpus")] == ["base", "corpus"]
@@ -157,7 +168,7 @@ def test_study_without_a_suite_trains_and_scores_nothing():
     from launch.plan import build_plan, format_plan
     from recipes.loading import load_recipe
 
-    recipe = load_recipe("recipes/qwen3-14b/matched.yaml", ["seeds=[0]"])
+    recipe = load_recipe("recipes/qwen3-14b/matched.yaml", ["seeds=[0]", "suite=null"])
     stages = build_stages(recipe)
     assert [stage.name for stage in stages] == [
         "base", "corpus", "arms/sft_think/seed-0", "arms/sft_no_think/seed-0", "arms/on_policy_sft/seed-0",

@@ -130,6 +130,15 @@ def test_seed_deviations_by_hand():
     np.testing.assert_allclose(seed_deviations([Answers("a", MATH, noisy)], [1, 2]), [[-5 * kept], [5 * kept]])
 
 
+def test_seed_deviations_with_unequal_clusters():
+    """Seeds at -10, 0 and +10 everywhere, and no noise: nothing is sampling, however the questions are clustered."""
+    accuracy = np.repeat([[50.0, 40.0, 50.0, 60.0]], 100, axis=0)
+    clusters = np.repeat([0, 1, 2], [90, 5, 5])
+    for given in (None, clusters):
+        found = seed_deviations([Answers("a", MATH, accuracy, given)], [1, 2, 3])
+        np.testing.assert_allclose(found, [[-10.0], [0.0], [10.0]], atol=1e-9)
+
+
 @pytest.mark.parametrize(("seed_spread", "widest"), [(0.0, 1.6), (4.0, 9.0)])
 def test_intervals_over_seeds_keep_their_level(seed_spread, widest):
     """Simulated studies of 3 seeds, 150 questions, 4 responses; the truth is a mean score of 50."""

@@ -47,8 +47,8 @@ def run(recipe: Recipe, study_dir: Path, stage_dir: Path, resume: bool, arm: str
     # Configurations that agree with it
     eos, pad = tokenizer.eos_token_id, tokenizer.pad_token_id
     write_json(stage_dir / "config.json", config | {"eos_token_id": eos, "pad_token_id": pad})
-    generation = _json(source / "generation_config.json") if (source / "generation_config.json").exists() else {}
-    write_json(stage_dir / "generation_config.json", generation | {"eos_token_id": [eos, pad], "pad_token_id": pad})
+    # Its sampling defaults stay behind: some engines would apply them to what a recipe does not say, others not.
+    write_json(stage_dir / "generation_config.json", {"eos_token_id": [eos, pad], "pad_token_id": pad})
 
     # Weights
     progress = Progress(stage_dir, len(weights), "files")

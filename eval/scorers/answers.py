@@ -1,6 +1,7 @@
 """Final answers: the grader of training, the string comparison the field began with, and equality of texts."""
 
 import re
+from fractions import Fraction
 from functools import lru_cache
 
 from data.grading import AnswerForm, Grader, last_boxed
@@ -36,17 +37,27 @@ def _score_olympiad(response: str, reference: dict[str, Reference], form: Answer
         if with_unit.correct:
             return Score(1.0, "correct", found)
     if reference["tolerance"]:
-        return judged(_within(found, answer, reference["tolerance"]), found)
+        return judged(_within(found, answer, reference["unit"], reference["tolerance"]), found)
     return Score(0.0, grade.outcome.value, found)
 
 
-def _within(found: str, answer: str, tolerance: float) -> bool:
+def _within(found: str, answer: str, unit: str, tolerance: float) -> bool:
+    """Whether two numbers lie within a tolerance; the unit of the reference may follow either."""
+    unit = re.sub(r"[$\\\s]", "", unit)
     try:
-        values = [float(re.sub(r"[$\\%\s]", "", text)) for text in (found, answer)]
-    except ValueError:
+        texts = [
+            re.sub(r"\\(?:mathrm|text|mathbf)\b|[$\\{}~\s]", "", text) for text in (_plain_fraction(found), answer)
+        ]
+        values = [float(Fraction(text.removesuffix(unit))) for text in texts]
+    except (ValueError, ZeroDivisionError):
         return False
     # A little slack for decimal tolerances that no float equals.
     return abs(values[0] - values[1]) <= tolerance * (1 + 1e-9)
+
+
+def _plain_fraction(text: str) -> str:
+    r"""`\frac{a}{b}` as `a/b`."""
+    return re.sub(r"\\[dt]?frac\s*\{([^{}]*)\}\s*\{([^{}]*)\}", r"\1/\2", text)
 
 
 def score_exact(response: str, reference: Reference) -> Score:

@@ -8,40 +8,43 @@ from data.thinking import answer_text
 from eval.forms import LETTERS
 from eval.scorers.score import NO_ANSWER, Reference, Score, first_line, judged
 
-_LETTER = rf"\(?\s*(?:\\(?:text|textbf|mathbf|mathrm)\s*\{{)?\s*\(?([{LETTERS}])\)?\s*\}}?\s*\)?"
+# What may stand around a letter: emphasis, dollar signs, quotes, brackets, LaTeX's text commands.
+_OPEN, _CLOSE = r"[\s*_$`\"'({\[]*(?:\\(?:text|textbf|mathbf|mathrm|boxed)\s*\{)?[\s*({]*", r"[\s*_$`\"')}\]]*"
+_LETTER = rf"{_OPEN}(?:[Oo]ption|[Cc]hoice|[Aa]nswer:?)?{_OPEN}([{LETTERS}])(?![A-Za-z]){_CLOSE}"
 _SAID = re.compile(
-    r"(?:answer|choice|option)\**\s*(?:is|:|would be|should be)\**\s*:?\s*\**\s*"
-    rf"(?:option|choice)?\s*{_LETTER}(?![A-Za-z])",
-    re.IGNORECASE,
+    r"(?i:\b(?:answer|choice|option)\b)[\s*_]*(?:(?i:is|would be|should be|must be)[\s*_]*:?|:)"
+    rf"{_LETTER}(?=[.,;:!)]|\n|$)"
+    rf"|(?:(?i:\boption|\bchoice|\banswer))\s+{_LETTER}(?=(?i:is|would be|must be)\b)(?i:is|would be|must be)"
+    r"\s+(?i:the\s+)?(?i:correct|right|best)"
+    rf"|(?i:\b(?:go with|choose|pick|select))\s+{_LETTER}(?=[.,;:!)]|\n|$)",
 )
-_LINE = re.compile(rf"^\W*(?:option\s+)?{_LETTER}\W*(?:$|[.):]\s)", re.IGNORECASE)
 _YES_NO = re.compile(r"\b(yes|no)\b", re.IGNORECASE)
-_SAID_YES_NO = re.compile(r"(?:answer|judg(?:e)?ment)\**\s*(?:is|:)\**\s*:?\s*\W*(yes|no)\b", re.IGNORECASE)
-
-
-def _letter_alone(text: str) -> str | None:
-    match = re.fullmatch(rf"\W*{_LETTER}\W*", text.strip(), re.IGNORECASE)
-    if match is None:
-        match = re.match(rf"\s*{_LETTER}\s*[.):]\s*\S", text)  # "B. the ferry"
-    return match[1].upper() if match else None
+_SAID_YES_NO = re.compile(r"(?:answer|judge?ment)\**\s*(?:is|:)\**\s*:?\s*\W*(yes|no)\b", re.IGNORECASE)
 
 
 def read_choice(response: str) -> str | None:
-    """The letter a response settles on, after its thinking: boxed, said, or alone on the last line that has one."""
+    """The letter a response settles on, after its thinking.
+
+    What is boxed counts, else what is last said to be the answer, else a letter alone on a line, else the letter that
+    the last line begins with ("B. the ferry"). Letters are capitals: an article is no choice.
+    """
     text = answer_text(response)
     if text is None:
         return None
     boxed = last_boxed(text)
     if boxed is not None:
-        return _letter_alone(boxed)
-    said = _SAID.findall(text)
+        match = re.match(rf"{_LETTER}(?:$|[.):(,])", boxed.strip()) or re.fullmatch(_LETTER, boxed.strip())
+        return match[1] if match else None
+    said = list(_SAID.finditer(text))
     if said:
-        return str(said[-1]).upper()
-    for line in reversed(text.strip().splitlines()):
-        match = _LINE.match(line.strip())
+        return next(letter for letter in said[-1].groups() if letter)
+    lines = [line.strip() for line in text.strip().splitlines() if line.strip()]
+    for line in reversed(lines):
+        match = re.fullmatch(rf"{_LETTER}[.):]*{_CLOSE}", line)
         if match:
-            return match[1].upper()
-    return None
+            return match[1]
+    match = re.match(rf"{_OPEN}([{LETTERS}]){_CLOSE}[.):]\s+\S", lines[-1]) if lines else None
+    return match[1] if match else None
 
 
 def score_choice(response: str, reference: Reference) -> Score:
@@ -66,14 +69,27 @@ def score_choice_anywhere(response: str, reference: Reference) -> Score:
 
 
 def read_yes_no(response: str) -> str | None:
-    """The yes or no a response settles on after its thinking: boxed, said to be the answer, first, or the only one."""
+    """The yes or no a response settles on after its thinking.
+
+    What is boxed counts, else what is said to be the answer, else the last line or first word, else the only one.
+    """
     text = answer_text(response)
     if text is None:
         return None
     boxed = last_boxed(text)
-    for part in (boxed, *_SAID_YES_NO.findall(text)[-1:], re.split(r"[\s,.;:!]", text.strip().strip("*\"'"))[0]):
-        if part is not None and part.strip("*\"'. ").lower() in ("yes", "no"):
+    if boxed is not None:  # whatever it opened with, this is the answer
+        return _only_word(boxed)
+    said = _SAID_YES_NO.findall(text)
+    if said:
+        return str(said[-1]).lower()
+    lines = [line.strip("*\"'. ") for line in text.strip().splitlines() if line.strip()]
+    for part in (lines[-1], re.split(r"[\s,.;:!]", lines[0])[0]) if lines else ():
+        if part.strip("*\"'. ").lower() in ("yes", "no"):
             return part.strip("*\"'. ").lower()
+    return _only_word(text)
+
+
+def _only_word(text: str) -> str | None:
     found = {word.lower() for word in _YES_NO.findall(text)}
     return found.pop() if len(found) == 1 else None
 

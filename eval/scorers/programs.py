@@ -6,6 +6,7 @@ and calls of a method of a class `Solution`. A problem counts when all tests pas
 
 import json
 import re
+import threading
 from decimal import Decimal, InvalidOperation
 from typing import Any
 
@@ -15,8 +16,10 @@ from eval.sandbox import Limits, run_program
 from eval.scorers.score import NO_ANSWER, Reference, Score, judged
 
 LIMITS = Limits(wall_seconds=10.0, cpu_seconds=6)  # 6 s is the limit that LiveCodeBench sets for a test
-_BLOCK = re.compile(r"```(?:python3?|py)?[ \t]*\n(.*?)```", re.DOTALL | re.IGNORECASE)
+_FENCE = re.compile(r"^\s*```+\s*([\w+#.-]*)\s*$")
+_FUTURE = re.compile(r"^from __future__ import .*$\n?", re.MULTILINE)
 _MARK = "result of the call: "
+_ALONE = threading.Lock()
 _PRELUDE = """\
 import bisect, collections, functools, heapq, itertools, math, operator, random, re, string, sys
 from bisect import *
@@ -38,9 +41,23 @@ print({mark!r} + _json.dumps(_found))
 
 
 def last_program(response: str) -> str | None:
-    """The last code block after the thinking; None if there is none."""
-    blocks = _BLOCK.findall(answer_text(response) or "")
-    return blocks[-1] if blocks else None
+    """The last block of Python after the thinking, or the last one of no named language; None if there is none.
+
+    Fences are paired line by line, so that a block of another language does not take the next one's fence for its own.
+    """
+    blocks: dict[bool, str] = {}
+    opened: tuple[str, list[str]] | None = None
+    for line in (answer_text(response) or "").splitlines():
+        fence = _FENCE.match(line)
+        if fence is None and opened is not None:
+            opened[1].append(line)
+        elif fence is not None and opened is None:
+            opened = (fence[1].lower(), [])
+        elif fence is not None and opened is not None:
+            if opened[0] in ("python", "python3", "py", ""):
+                blocks[opened[0] != ""] = "\n".join(opened[1]) + "\n"
+            opened = None
+    return blocks.get(True, blocks.get(False))
 
 
 def score_code(response: str, reference: Reference, sandboxed: bool = True) -> Score:
@@ -58,12 +75,15 @@ def score_code(response: str, reference: Reference, sandboxed: bool = True) -> S
 def _failure(program: str, test: dict[str, Any], function: str | None, sandboxed: bool) -> str | None:
     """Why a program fails a test; None if it passes."""
     called = test["testtype"] == "functional"
-    source = _PRELUDE + program
+    source = "".join(_FUTURE.findall(program)) + _PRELUDE + _FUTURE.sub("", program)
     if called:
         if function is None or not function.isidentifier():
             raise ValueError(f"a functional test needs the name of a function, not {function!r}")
         source += _CALL.format(function=function, mark=_MARK)
     ended = run_program(source, test["input"], LIMITS, sandboxed)
+    if ended.status == "timeout":  # perhaps the machine was busy, not the program
+        with _ALONE:
+            ended = run_program(source, test["input"], LIMITS, sandboxed)
     if ended.status != "ok":
         last = ended.stderr.strip().splitlines()[-1:] or [""]
         return f"{ended.status} {last[0][:120]}".strip()
@@ -71,7 +91,11 @@ def _failure(program: str, test: dict[str, Any], function: str | None, sandboxed
         lines = [line for line in ended.stdout.splitlines() if line.startswith(_MARK)]
         if not lines:
             return "no result"
-        return None if json.loads(lines[-1].removeprefix(_MARK)) == json.loads(test["output"]) else "wrong result"
+        try:
+            found = json.loads(lines[-1].removeprefix(_MARK))
+        except (ValueError, RecursionError):  # the program wrote the line itself
+            return "no result"
+        return None if found == json.loads(test["output"]) else "wrong result"
     return None if same_output(ended.stdout, test["output"]) else "wrong output"
 
 

@@ -78,7 +78,9 @@ def test_what_was_decided_before_and_after(smoke_transfer, study):
     later = compute_transfer(changed(study, analysis={"reading": "paper", "definition": "relative"}), study)
     # Another reading judges every benchmark by another rule.
     assert {"reading", "definition", "benchmark sum"} <= set(later["analysis"]["after"])
-    assert "confidence" in later["analysis"]["before"]
+    assert "statistics" in later["analysis"]["before"]
+    budget = compute_transfer(changed(study, suite={"max_response_tokens": 99}, statistics={"seed": 7}), study)
+    assert {"suite max_response_tokens", "statistics"} <= set(budget["analysis"]["after"])
     recipe = load_study(study)
     write_lock(changed(study, analysis={"definition": "relative"}), study)  # there is one: it stays
     assert compute_transfer(recipe, study)["analysis"]["after"] == []
@@ -113,7 +115,9 @@ def test_claims_are_tested_together_and_get_a_verdict(study):
         ({"group": "math", "first": "ppo"}, "analysis.claims names 'ppo', which is neither base nor an arm"),
     ):
         with pytest.raises(UserError, match=message):
-            compute_transfer(changed(study, analysis={"claims": [claim]}), study)
+            changed(study, analysis={"claims": [claim]})
+    with pytest.raises(UserError, match=r"`analysis.reading` is 'robst'; there are native, paper, robust"):
+        changed(study, analysis={"reading": "robst"})
 
 
 def test_everything_truncated_and_a_base_of_zero_are_said(study):
