@@ -81,18 +81,32 @@ def questions_of(name: str, data: BenchmarkData, rows: Iterable[Row]) -> list[Qu
 def sample_questions(questions: list[Question], count: int, name: str) -> list[Question]:
     """`count` questions, equally many of each stratum, chosen by the hash of their identity and kept in order.
 
+    Parts that are judged together are taken together or not at all, so there may be a few fewer.
+
     Raises:
         UserError: there are fewer.
     """
     if count > len(questions):
         raise UserError(f"benchmark {name} has {len(questions)} questions, `rows` asks for {count}")
-    strata: dict[str, list[Question]] = {}
-    for question in sorted(questions, key=lambda item: sha256(item.question_id.encode()).digest()):
-        strata.setdefault(question.stratum, []).append(question)
+    strata: dict[str, list[str]] = {}
+    sizes: dict[str, int] = {}
+    for question in sorted(questions, key=lambda item: sha256(_unit(item).encode()).digest()):
+        if _unit(question) not in sizes:
+            strata.setdefault(question.stratum, []).append(_unit(question))
+        sizes[_unit(question)] = sizes.get(_unit(question), 0) + 1
     turns = zip_longest(*(strata[key] for key in sorted(strata)))
-    ordered = [question for turn in turns for question in turn if question is not None]
-    chosen = {question.question_id for question in ordered[:count]}
-    return [question for question in questions if question.question_id in chosen]
+    chosen: set[str] = set()
+    left = count
+    for unit in (unit for turn in turns for unit in turn if unit is not None):
+        if sizes[unit] > left:
+            break
+        chosen.add(unit)
+        left -= sizes[unit]
+    return [question for question in questions if _unit(question) in chosen]
+
+
+def _unit(question: Question) -> str:
+    return question.unit or question.question_id
 
 
 @dataclass(frozen=True)

@@ -172,6 +172,12 @@ def test_sample_is_fixed_and_takes_equally_from_each_stratum():
     assert {q.question_id for q in shuffled} == {q.question_id for q in chosen}
     more = questions_of("b", data("halueval", rows=40), rows)
     assert {q.question_id for q in chosen} < {q.question_id for q in more}
+    candidates = [
+        {"sentence": f"{n}", "question": "q", "answer": f"{k}", "label": "no"} for n in range(10) for k in range(3)
+    ]
+    whole = questions_of("b", data("mc_taco", rows=10), candidates)
+    assert len(whole) == 9  # three questions with all their candidates, and no part of a fourth
+    assert len({q.unit for q in whole}) == 3
     with pytest.raises(UserError, match="has 20 questions, `rows` asks for 21"):
         sample_questions(chosen, 21, "b")
 

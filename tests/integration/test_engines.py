@@ -3,13 +3,16 @@
 from collections import Counter
 from pathlib import Path
 
+import pytest
+
 from data.pocket_world import benchmark_questions
 from data.prompt import load_tokenizer, render_prompt
 from eval import generate, questions
-from eval.engines import Seeds
+from eval.engines import Seeds, render_chat
 from eval.generate import open_units
 from recipes.loading import load_recipe
 from recipes.manifest import start_stage
+from recipes.training_schema import PromptSpec
 from tests.servers import completions
 
 SMOKE = Path(__file__).resolve().parent.parent.parent / "recipes" / "pocket" / "smoke.yaml"
@@ -45,6 +48,15 @@ def test_server_gets_the_training_prompt_and_a_seed_for_each_response(smoke_stud
     assert {(body["temperature"], body["top_p"], body["max_tokens"]) for body in bodies} == {(0.7, 0.9, 32)}
     assert all(len(set(row["responses"])) == 3 for row in rows)
     assert [sorted(row["responses"]) for row in rows] == [sorted(row["responses"]) for row in again]
+
+
+@pytest.mark.parametrize("thinking", [True, False, None])
+def test_thinking_mode_reaches_the_prompt_of_servers_and_vllm(smoke_study, thinking):
+    tokenizer = load_tokenizer(str(smoke_study / "base"))
+    template = {} if thinking is None else {"enable_thinking": thinking}
+    found = render_chat(tokenizer, [{"role": "user", "content": "1+1=?"}], True, template)
+    assert found == render_prompt(tokenizer, "1+1=?", PromptSpec(thinking=thinking))
+    assert ("<think>" in found) == (thinking is False)  # an empty block, which is Qwen3's way to switch it off
 
 
 def test_seeds_depend_on_chunk_prompt_and_repeat():

@@ -120,6 +120,15 @@ RESPONSES = {
 }
 
 
+def sandbox_works():
+    """The programs here are ours and harmless, so that without a sandbox they still run."""
+    try:
+        require_sandbox()
+    except UserError:
+        return False
+    return True
+
+
 @pytest.fixture(scope="module")
 def suite(smoke_study, tmp_path_factory):
     """A study of one model that was asked all twelve benchmarks, and its recipe."""
@@ -134,7 +143,12 @@ def suite(smoke_study, tmp_path_factory):
         benchmark["data"] = data
     overrides = ["arms={}", "train=null", "suite.tasks=twelve", f"suite.benchmarks={json.dumps(listed)}"]
     overrides += ["suite.max_prompt_tokens=8192", "suite.max_response_tokens=2", "prompt.suffix=' Box it.'"]
-    overrides += ["suite.top_p=0.95", "suite.temperature=0.6", "suite.samples_per_question=2"]
+    overrides += [
+        f"suite.allow_unsandboxed_code={json.dumps(not sandbox_works())}",
+        "suite.top_p=0.95",
+        "suite.temperature=0.6",
+        "suite.samples_per_question=2",
+    ]
     recipe = load_recipe(SMOKE, overrides)
     study = folder / "study"
     study.mkdir()
@@ -143,10 +157,7 @@ def suite(smoke_study, tmp_path_factory):
     start_stage(study / "questions", "questions", {})
     questions.run(recipe, study, study / "questions", False)
     start_stage(study / "eval" / "base", "eval/base", {}, in_place=True)
-    try:
-        generate.run(recipe, study, study / "eval" / "base", False, "base")
-    except UserError as error:
-        pytest.skip(str(error))
+    generate.run(recipe, study, study / "eval" / "base", False, "base")
     return recipe, study
 
 
@@ -221,11 +232,6 @@ def test_restricted_questions_are_nowhere_on_disk(suite):
 def test_scores_of_known_responses(suite, name):
     """Each response in place of the model's, in every prompting; the mean by hand in both readings."""
     recipe, study = suite
-    if name == "livecodebench":
-        try:
-            require_sandbox()
-        except UserError as error:
-            pytest.skip(str(error))
     benchmark = next(item for item in recipe.suite.benchmarks if item.name == name)
     fixed = load_questions(recipe, benchmark, study)
     responses, expected = RESPONSES[name]
