@@ -1,14 +1,18 @@
-"""How a stage ended when it did not succeed, as a sentence and an exit status."""
+"""How a stage ended when it did not succeed: a sentence and an exit status, kept beside the stage."""
 
 import errno
+import json
 import traceback
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from launch.stages import Stage
 from recipes.errors import UserError
+from recipes.manifest import read_manifest, write_json
 from recipes.schema import Recipe
 
+_FILE = "failure.json"
 CRASHED, MISTAKE, STOPPED = 1, 2, 75  # 75 is sysexits' "try again"
 
 
@@ -36,6 +40,27 @@ def explain(error: Exception, recipe: Recipe, study_dir: Path, stage: Stage) -> 
     if isinstance(error, OSError) and error.errno == errno.ENOSPC:
         return Failure(f"no space left on the disk of {study_dir}; free some and run the same command again", MISTAKE)
     return Failure(f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no message'}", CRASHED)
+
+
+def record(study_dir: Path, stage: str, failure: Failure | None) -> None:
+    """Keep why a stage ended, for `transfer status`; None: it did not fail."""
+    path = study_dir / stage / _FILE
+    if failure is None:
+        path.unlink(missing_ok=True)
+    elif path.parent.is_dir():
+        write_json(path, failure._asdict() | {"at": datetime.now(UTC).isoformat(timespec="seconds")})
+
+
+def recorded(study_dir: Path, stage: str) -> dict[str, Any] | None:
+    """How the last attempt at a stage ended (message, status, at); None if it did not fail or is finished."""
+    manifest = read_manifest(study_dir / stage)
+    if manifest is not None and manifest["completed"]:
+        return None
+    try:
+        failure = json.loads((study_dir / stage / _FILE).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return failure if isinstance(failure, dict) and "message" in failure else None
 
 
 def out_of_memory(recipe: Recipe, stage: Stage) -> str:

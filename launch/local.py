@@ -17,8 +17,8 @@ from multiprocessing import active_children, get_context
 from pathlib import Path
 from types import FrameType
 
-from launch.failures import CRASHED, MISTAKE, STOPPED, Failure, explain
-from launch.processes import die_with_parent, visible_gpus
+from launch.failures import CRASHED, MISTAKE, STOPPED, Failure, explain, record
+from launch.processes import die_with_parent, last_lines, log_path, visible_gpus
 from launch.stages import Stage, flatten, made_by_other_code, run_stage, stage_inputs, stage_states
 from recipes.errors import UserError
 from recipes.loading import STUDY_FILE, read_study_file, validate_recipe
@@ -144,10 +144,11 @@ def _run_local(recipe: Recipe, study_dir: Path, stages: list[Stage]) -> int:
                     else:
                         failed[stage.name] = failure
                         word = "stopped " if failure.status == STOPPED else "FAILED  "
-                        display.line(
-                            f"  {word} {stage.name} after {seconds:.0f} s: {failure.message}\n"
-                            f"           log: {log_path(study_dir, stage)}"
-                        )
+                        display.line(f"  {word} {stage.name} after {seconds:.0f} s: {failure.message}")
+                        log = log_path(study_dir, stage.name)
+                        if failure.status == CRASHED:
+                            display.line("\n".join(f"           | {text}" for text in last_lines(log, 8)))
+                        display.line(f"           log: {log}")
                 display.show({stage.name for stage, _ in running.values()}, len(waiting))
         except (KeyboardInterrupt, BrokenProcessPool) as error:
             # Workers ignore the terminal's interrupt and would finish their stage first; a killed stage resumes.
@@ -209,11 +210,6 @@ def _ready(
     return [stage for stage in order if not blocked & set(stage.needs)]
 
 
-def log_path(study_dir: Path, stage: Stage) -> Path:
-    """Where a stage's output goes."""
-    return study_dir / "logs" / f"{stage.name.replace('/', '--')}.log"
-
-
 def _prepare_worker() -> None:
     """Settings of a worker process, before anything heavy is imported."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -240,7 +236,7 @@ def _work(values: dict[str, object], study_dir: str, stage: Stage, gpu: str | No
     if gpu is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = gpu
     listen()  # what came for an earlier stage is not meant for this one
-    log = log_path(Path(study_dir), stage)
+    log = log_path(Path(study_dir), stage.name)
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("ab") as file:
         os.dup2(file.fileno(), 1)
@@ -257,7 +253,10 @@ def _work(values: dict[str, object], study_dir: str, stage: Stage, gpu: str | No
         run_stage(validate_recipe(values, "study.json"), Path(study_dir), stage)
         return None
     except Exception as error:  # a stage may fail in any library; the log has the traceback, the user the sentence
-        return explain(error, validate_recipe(values, "study.json"), Path(study_dir), stage)
+        failure = explain(error, validate_recipe(values, "study.json"), Path(study_dir), stage)
+        with suppress(OSError):  # a full disk, perhaps; the sentence is shown in any case
+            record(Path(study_dir), stage.name, failure)
+        return failure
     finally:
         sys.stdout.flush()
         sys.stderr.flush()

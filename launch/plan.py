@@ -9,7 +9,7 @@ from typing import Any
 from data.hub import locate_model
 from eval.suite_size import evaluation_responses
 from launch.preflight import warnings
-from launch.ranks import launch_command, launch_files
+from launch.ranks import Place, launch_command, launch_files
 from launch.stages import Stage, stage_states
 from recipes.errors import UserError
 from recipes.manifest import read_manifest
@@ -161,8 +161,9 @@ def how_it_runs(recipe: Recipe, study_dir: Path, stage: Stage, resume: bool, inv
         "writes": f"{study_dir / stage.name}: {_WRITES[stage.kind]}, manifest.json",
     }
     if stage.kind == "arms" and recipe.resources.launched:
-        command = ["python", *launch_command(recipe.resources, study_dir, stage.name, resume)]
-        files = launch_files(recipe.resources, study_dir / stage.name / "ranks")
+        place = Place(nodes=recipe.resources.nodes)
+        command = ["python", *launch_command(recipe.resources, study_dir, stage.name, resume, place)]
+        files = launch_files(recipe.resources, study_dir / stage.name / "ranks", place)
         return {
             "command": shlex.join(command),
             "files": {str(path): content for path, content in files.items()},
@@ -185,7 +186,9 @@ def topology_text(recipe: Recipe, stage: Stage) -> str:
     parts += ["offload to the CPU"] if resources.offload else []
     arm = resolve_arm(recipe, str(stage.arguments["arm"]))
     if resources.vllm is not None and arm.sampling != "teacher":
-        where = resources.vllm.server_url or f"{resources.vllm.memory_share:.0%} of each GPU"
+        where = resources.vllm.server_url or (
+            "a node of its own" if resources.vllm.server_nodes else f"{resources.vllm.memory_share:.0%} of each GPU"
+        )
         parts.append(f"vLLM {resources.vllm.mode} ({where}, tensor parallel {resources.vllm.tensor_parallel})")
     return ", ".join(parts)
 

@@ -23,3 +23,24 @@ def visible_gpus(devices: Path = Path("/dev")) -> list[str]:
         return [name for name in chosen.split(",") if name.strip()]
     found = [path for path in devices.glob("nvidia[0-9]*") if path.name.removeprefix("nvidia").isdigit()]
     return [str(number) for number in range(len(found))]  # CUDA counts from 0, whatever a container calls the files
+
+
+def log_path(study_dir: Path, stage: str) -> Path:
+    """Where a stage's output goes."""
+    return study_dir / "logs" / f"{stage.replace('/', '--')}.log"
+
+
+def rank_log_path(study_dir: Path, stage: str, rank: int) -> Path:
+    """Where the output of one rank of a stage goes; the first writes to the stage's own log."""
+    return log_path(study_dir, stage).with_suffix(f".rank-{rank}.log")
+
+
+def last_lines(path: Path, count: int) -> list[str]:
+    """The last lines of a log that say something; of a large one, only its end is read."""
+    try:
+        with path.open("rb") as file:
+            file.seek(max(0, path.stat().st_size - 64_000))
+            text = file.read().decode(errors="replace")
+    except OSError:
+        return []
+    return [line.rstrip()[:500] for line in text.splitlines() if line.strip()][-count:]

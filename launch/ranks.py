@@ -3,11 +3,13 @@
     python -m launch.ranks STUDY_DIR STAGE RESUME
 
 is what every rank runs. Accelerate's and DeepSpeed's configuration files are written beside the stage, so that what was
-run can be read; a rank that ends badly takes the others with it.
+run can be read; a rank that ends badly takes the others with it. On several nodes every node has a launcher of its own
+(`launch/step.py` is started on each): the first node decides, the others join it.
 """
 
 import json
 import os
+import random
 import re
 import signal
 import socket
@@ -17,18 +19,47 @@ import time
 from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from launch.failures import CRASHED, MISTAKE, STOPPED, explain
-from launch.processes import die_with_parent
+from launch.processes import die_with_parent, rank_log_path
 from launch.stages import Stage, build_stages
+from launch.watch import Watch
 from recipes.errors import UserError
 from recipes.loading import load_study
-from recipes.manifest import write_atomic, write_json
+from recipes.manifest import read_manifest, write_atomic, write_json
 from recipes.resource_schema import ResourceSpec
 from train.ranks import PreemptedError, listen, noted_signal
 
 _FAILURE = "failure.json"
+_START = "start.json"  # what the first node tells the others
+_JOIN_SECONDS = 600.0
+_ATTEMPTS = 3
+
+
+class Place(NamedTuple):
+    """Where a launcher stands among those of a stage."""
+
+    node: int = 0
+    nodes: int = 1
+    address: str = "127.0.0.1"
+    """Address of the first node."""
+    port: int = 0
+    """Port there that the ranks meet at."""
+
+    @classmethod
+    def here(cls) -> "Place":
+        """This process's place in a Slurm step; one node outside of one."""
+        values = os.environ
+        if "TRANSFER_HEAD" not in values:
+            return cls()
+        return cls(int(values["SLURM_PROCID"]), int(values["SLURM_STEP_NUM_TASKS"]), values["TRANSFER_HEAD"])
+
+    @property
+    def step(self) -> str:
+        """Tells this start of a job from an earlier one, so that nobody joins what is over."""
+        names = ("SLURM_JOB_ID", "SLURM_RESTART_COUNT", "SLURM_STEP_ID")
+        return ".".join(os.environ.get(name, "0") for name in names)
 
 
 def zero_config(resources: ResourceSpec) -> dict[str, Any]:
@@ -56,48 +87,63 @@ def zero_config(resources: ResourceSpec) -> dict[str, Any]:
     }
 
 
-def accelerate_config(resources: ResourceSpec, deepspeed_file: Path) -> dict[str, Any]:
-    """Accelerate's configuration for DeepSpeed on one machine."""
+def accelerate_config(resources: ResourceSpec, deepspeed_file: Path, place: Place) -> dict[str, Any]:
+    """Accelerate's configuration for DeepSpeed. What differs between nodes is said on the command line."""
     return {
         "compute_environment": "LOCAL_MACHINE",
         "distributed_type": "DEEPSPEED",
-        "deepspeed_config": {"deepspeed_config_file": str(deepspeed_file), "zero3_init_flag": True},
-        "num_machines": 1,
+        "deepspeed_config": {
+            "deepspeed_config_file": str(deepspeed_file),
+            "zero3_init_flag": True,
+            "deepspeed_multinode_launcher": "standard",  # one launcher a node; the default wants ssh between them
+        },
+        "num_machines": place.nodes,
         "machine_rank": 0,
         "num_processes": resources.ranks,
-        "main_process_port": _free_port(),
+        "main_process_ip": place.address,
+        "main_process_port": place.port,
+        "same_network": True,
         "rdzv_backend": "static",
         "use_cpu": False,
     }
 
 
-def launch_files(resources: ResourceSpec, directory: Path) -> dict[Path, dict[str, Any]]:
+def launch_files(resources: ResourceSpec, directory: Path, place: Place) -> dict[Path, dict[str, Any]]:
     """The launcher's configuration files in `directory`, and what is in them."""
     if not resources.zero_stage:
         return {}
     deepspeed_file = directory / "deepspeed.json"
-    accelerate = accelerate_config(resources, deepspeed_file.resolve())
+    accelerate = accelerate_config(resources, deepspeed_file.resolve(), place)
     return {deepspeed_file: zero_config(resources), directory / "accelerate.json": accelerate}
 
 
-def launch_command(resources: ResourceSpec, study_dir: Path, name: str, resume: bool) -> list[str]:
-    """The command that starts the ranks of a stage: accelerate for DeepSpeed, else torchrun.
+def launch_command(resources: ResourceSpec, study_dir: Path, name: str, resume: bool, place: Place) -> list[str]:
+    """The command that starts the ranks of a stage on one node: accelerate for DeepSpeed, else torchrun.
 
     Accelerate alone would start a single process on a CPU, whatever number it is told.
     """
     rank_command = ["-m", "launch.ranks", str(study_dir), name, str(int(resume))]
-    if not resources.zero_stage:
-        launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={resources.ranks}"]
-    else:
+    if resources.zero_stage:
         configuration = study_dir / name / "ranks" / "accelerate.json"
         launcher = ["-m", "accelerate.commands.launch", "--config_file", str(configuration)]
-    return [*launcher, *rank_command]
+        if place.nodes > 1:
+            launcher += ["--machine_rank", str(place.node)]
+        return [*launcher, *rank_command]
+    launcher = ["-m", "torch.distributed.run", f"--nproc_per_node={resources.ranks // place.nodes}"]
+    if place.nodes == 1:
+        return [*launcher, "--standalone", *rank_command]
+    where = [f"--master_addr={place.address}", f"--master_port={place.port}"]
+    return [*launcher, f"--nnodes={place.nodes}", f"--node_rank={place.node}", *where, *rank_command]
 
 
 def _free_port() -> int:
-    with socket.socket() as server:
-        server.bind(("127.0.0.1", 0))
-        return int(server.getsockname()[1])
+    """A port nobody uses, below those that the kernel gives to outgoing connections while the launcher starts."""
+    for _ in range(100):
+        port = random.SystemRandom().randrange(20000, 32000)
+        with socket.socket() as server, suppress(OSError):
+            server.bind(("", port))
+            return port
+    raise RuntimeError("no free port between 20000 and 32000")
 
 
 def launch_ranks(resources: ResourceSpec, study_dir: Path, stage: Stage, resume: bool) -> None:
@@ -105,30 +151,31 @@ def launch_ranks(resources: ResourceSpec, study_dir: Path, stage: Stage, resume:
 
     Raises:
         UserError: a rank stopped for a mistake the user can put right.
-        RuntimeError: a rank ended otherwise.
+        RuntimeError: a rank ended otherwise, does not get on, or lost its vLLM server.
     """
-    from data.language_model import on_cpu
-
     directory = study_dir / stage.name / "ranks"
     directory.mkdir(exist_ok=True)
-    (directory / _FAILURE).unlink(missing_ok=True)
-    for path, content in launch_files(resources, directory).items():
-        write_json(path, content)
-    command = [sys.executable, *launch_command(resources, study_dir, stage.name, resume)]
-    environment = {**os.environ, "OMP_NUM_THREADS": str(stage.threads)}
-    # Ranks import the code this process runs, wherever it was started.
-    environment["PYTHONPATH"] = os.pathsep.join([str(Path(__file__).resolve().parent.parent), *sys.path[1:]])
-    if on_cpu():
-        environment["DS_ACCELERATOR"] = "cpu"
-    for old in directory.glob("*.pid"):
-        old.unlink()
-    launcher = subprocess.Popen(command, env=environment, preexec_fn=die_with_parent)
-    told: set[str] = set()
-    while (code := launcher.poll()) is None:
-        if name := noted_signal():  # ranks are told themselves, once each: their launchers would kill them soon after
-            told |= _pass_on(name, directory, told)
-        time.sleep(0.2)
-    if code == 0:
+    place = Place.here()
+    for attempt in range(1, _ATTEMPTS + 1):
+        (directory / _FAILURE).unlink(missing_ok=True)
+        for old in directory.glob("*.pid"):
+            old.unlink()
+        place = place._replace(port=_free_port())
+        for path, content in launch_files(resources, directory, place).items():
+            write_json(path, content)
+        if place.nodes > 1:
+            write_json(directory / _START, {"step": place.step, "resume": resume, "port": place.port})
+        command = launch_command(resources, study_dir, stage.name, resume, place)
+        code, complaint = _run_launcher(command, study_dir, stage, Watch(resources, directory))
+        if code == 0 or place.nodes > 1 or complaint or any(directory.glob("*.pid")) or attempt == _ATTEMPTS:
+            break
+        print(f"the launcher ended with status {code} before a rank had started; starting it again", flush=True)
+    if complaint:
+        raise RuntimeError(complaint)
+    manifest = read_manifest(study_dir / stage.name)
+    if code == 0 or (manifest is not None and manifest["completed"]):
+        if code:
+            print(f"all work was done and recorded; the launcher ended with status {code} after that", flush=True)
         return
     try:
         failure = json.loads((directory / _FAILURE).read_text())
@@ -143,12 +190,56 @@ def launch_ranks(resources: ResourceSpec, study_dir: Path, stage: Stage, resume:
     raise RuntimeError(f"rank {failure['rank']} of {resources.ranks} ended: {failure['message']}")
 
 
+def join_ranks(resources: ResourceSpec, study_dir: Path, stage: Stage) -> int:
+    """Run this node's ranks of a stage that the first node has started; the launcher's exit status."""
+    directory, place = study_dir / stage.name / "ranks", Place.here()
+    deadline = time.monotonic() + _JOIN_SECONDS
+    while True:
+        with suppress(OSError, json.JSONDecodeError):
+            start = json.loads((directory / _START).read_text())
+            if start["step"] == place.step:
+                break
+        if noted_signal() or time.monotonic() > deadline:
+            print(f"node {place.node}: the first node did not start the ranks", flush=True)
+            return STOPPED if noted_signal() else CRASHED
+        time.sleep(0.2)
+    place = place._replace(port=start["port"])
+    command = launch_command(resources, study_dir, stage.name, bool(start["resume"]), place)
+    code, _ = _run_launcher(command, study_dir, stage, None)
+    return STOPPED if code and noted_signal() else code
+
+
+def _run_launcher(command: list[str], study_dir: Path, stage: Stage, watch: Watch | None) -> tuple[int, str | None]:
+    """Run a launcher on this node to its end: its exit status, and why it was ended, if it was."""
+    from data.language_model import on_cpu
+
+    directory = study_dir / stage.name / "ranks"
+    environment = {**os.environ, "OMP_NUM_THREADS": str(stage.threads)}
+    # Ranks import the code this process runs, wherever it was started.
+    environment["PYTHONPATH"] = os.pathsep.join([str(Path(__file__).resolve().parent.parent), *sys.path[1:]])
+    environment["TRANSFER_LOG"] = str(rank_log_path(study_dir, stage.name, 0))
+    if on_cpu():
+        environment["DS_ACCELERATOR"] = "cpu"
+    launcher = subprocess.Popen([sys.executable, *command], env=environment, preexec_fn=die_with_parent)
+    told: set[str] = set()
+    while (code := launcher.poll()) is None:
+        if name := noted_signal():  # ranks are told themselves, once each: their launchers would kill them soon after
+            told |= _pass_on(name, directory, told)
+        if watch is not None and (complaint := watch.complaint()):
+            launcher.kill()  # its ranks die with it, also those that answer to nothing
+            return launcher.wait(), complaint
+        time.sleep(0.2)
+    return code, None
+
+
 def _pass_on(name: str, directory: Path, told: set[str]) -> set[str]:
     """Send a signal to the ranks that have said who they are and were not told yet; their files."""
     paths = [path for path in directory.glob("*.pid") if path.name not in told]
     for path in paths:
         with suppress(OSError, ValueError):
-            os.kill(int(path.read_text()), signal.Signals[name])
+            host, pid = path.read_text().split()
+            if host == socket.gethostname():  # those of other nodes hear of it after the update
+                os.kill(int(pid), signal.Signals[name])
     return {path.name for path in paths}
 
 
@@ -156,13 +247,17 @@ def main(arguments: list[str]) -> int:
     """One rank: do the stage's work; the launching process has written its manifest."""
     die_with_parent()
     study_dir, name, resume = Path(arguments[0]), arguments[1], bool(int(arguments[2]))
-    from train.ranks import prepare, rank, world_size
+    from train.ranks import leave, prepare, rank, world_size
 
     recipe = load_study(study_dir)
     (stage,) = [stage for stage in build_stages(recipe) if stage.name == name]
     directory = study_dir / stage.name
     listen()
-    write_atomic(directory / "ranks" / f"{rank()}.pid", str(os.getpid()))
+    if rank() > 0 and (log := os.environ.get("TRANSFER_LOG")):
+        with Path(log.removesuffix("0.log") + f"{rank()}.log").open("ab") as file:
+            os.dup2(file.fileno(), 1)
+            os.dup2(file.fileno(), 2)
+    write_atomic(directory / "ranks" / f"{rank()}.pid", f"{socket.gethostname()} {os.getpid()}")
     try:
         import torch
 
@@ -171,6 +266,7 @@ def main(arguments: list[str]) -> int:
         torch.set_num_threads(stage.threads)
         prepare()
         import_module(stage.module).run(recipe, study_dir, directory, resume, **stage.arguments)
+        leave()
     except Exception as error:  # any library may fail; the launching process needs the sentence, the log the rest
         failure = explain(error, recipe, study_dir, stage)
         write_json(directory / "ranks" / _FAILURE, {"rank": rank(), **failure._asdict()})

@@ -261,11 +261,13 @@ def select_until(stages: list[Stage], until: str | None) -> list[Stage]:
 
 def run_stage(recipe: Recipe, study_dir: Path, stage: Stage) -> None:
     """Execute one stage in this process."""
+    from launch.failures import record
     from recipes.manifest import locked, start_stage
 
     with locked(study_dir / ".locks" / stage.name.replace("/", "--")):
         stage_dir = study_dir / stage.name
         resume = start_stage(stage_dir, stage.name, stage_inputs(stage, study_dir), stage.code, stage.in_place)
+        record(study_dir, stage.name, None)
         if stage.kind == "arms" and recipe.resources.launched:
             from launch.ranks import launch_ranks
 

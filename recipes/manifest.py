@@ -221,6 +221,7 @@ class Progress:
         self.total = total
         self.unit = unit
         self._written = 0.0
+        self._first: tuple[int, float] | None = None  # what was there, and when, so that a reader can tell the rate
 
     def update(self, done: int, note: str = "") -> None:
         """Say that `done` of `total` units are finished; `note` is a short text such as a loss."""
@@ -228,7 +229,10 @@ class Progress:
         if now - self._written < _PROGRESS_EVERY_SECONDS and done != self.total:
             return
         self._written = now
+        at = time.time()
+        first, first_at = self._first = self._first or (done, at)
+        values = {"done": done, "total": self.total, "unit": self.unit, "note": note}
         # No fsync: losing the last half second of a display is harmless.
         temporary = self.path.with_suffix(".tmp")
-        temporary.write_text(json.dumps({"done": done, "total": self.total, "unit": self.unit, "note": note}))
+        temporary.write_text(json.dumps(values | {"at": at, "first": first, "first_at": first_at}))
         os.replace(temporary, self.path)

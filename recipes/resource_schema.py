@@ -11,20 +11,24 @@ class VllmSpec(Spec):
     """vLLM for the completions drawn while training."""
 
     mode: Literal["colocate", "server"] = "colocate"
-    """colocate: on the training GPUs, in turn with training. server: a `vllm serve` of its own."""
+    """colocate: on the training GPUs, in turn with training. server: a `vllm serve` of its own, which is running at
+    `server_url` or, on a cluster, is started with every job on `server_nodes` nodes of its own."""
     memory_share: float = Field(0.3, gt=0, lt=1)
     """Share of a GPU's memory that a colocated vLLM takes for weights and cache."""
     tensor_parallel: int = Field(1, ge=1)
     """GPUs that hold one copy of the model."""
     server_url: str | None = None
-    """Address of the server, for `mode: server`, for instance http://node17:8000."""
+    """Address of a running server, for `mode: server`, for instance http://node17:8000. null: `server_nodes`."""
+    server_nodes: int = Field(0, ge=0, le=1)
+    """Nodes of a cluster job that serve, besides those that train. 0: the server is at `server_url`."""
     sleep: bool = True
     """Whether a colocated vLLM gives its memory back while the weights are trained."""
 
     @model_validator(mode="after")
     def _server_has_address(self) -> "VllmSpec":
-        if (self.mode == "server") != (self.server_url is not None):
-            raise ValueError("`mode: server` and `server_url` belong together")
+        places = [self.server_url is not None, self.server_nodes > 0]
+        if sum(places) != (self.mode == "server"):
+            raise ValueError("`mode: server` needs either `server_url` or `server_nodes: 1`, and `colocate` neither")
         return self
 
 
@@ -41,6 +45,12 @@ class ResourceSpec(Spec):
     """Arithmetic threads of the base stage, which runs alone."""
     ranks: int = Field(1, ge=1)
     """Processes that train one arm together: GPUs, or CPU processes where there is none."""
+    nodes: int = Field(1, ge=1)
+    """Machines of a cluster that the ranks are spread over evenly."""
+    evaluation_replicas: int = Field(1, ge=1)
+    """Cluster jobs that share the evaluation of one model."""
+    silence_minutes: float = Field(60.0, gt=0)
+    """A training stage is ended if for so long no rank has begun or finished an update."""
     zero_stage: Literal[0, 1, 2, 3] = 0
     """DeepSpeed's ZeRO stage: what is divided among the ranks. 1: optimizer states; 2: and gradients; 3: and weights.
     0: no DeepSpeed."""
@@ -57,6 +67,8 @@ class ResourceSpec(Spec):
     def _offload_needs_deepspeed(self) -> "ResourceSpec":
         if self.offload and self.zero_stage < 2:
             raise ValueError("`offload: true` needs `zero_stage` 2 or 3")
+        if self.ranks % self.nodes:
+            raise ValueError(f"resources.nodes {self.nodes} does not divide resources.ranks {self.ranks}")
         if self.vllm is not None and self.vllm.mode == "colocate" and self.ranks % self.vllm.tensor_parallel:
             raise ValueError(
                 f"vllm.tensor_parallel {self.vllm.tensor_parallel} does not divide resources.ranks {self.ranks}"

@@ -10,7 +10,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from recipes.errors import UserError
 from recipes.manifest import Progress
 from train.ledger import Ledger, truncate_rows
-from train.ranks import rank
+from train.ranks import beat, rank
 from train.tracking import Tracker
 
 METRICS = "metrics.jsonl"
@@ -112,10 +112,15 @@ class RunRecorder(TrainerCallback):
                     "train.learning_rate or train.max_grad_norm, or longer warm-up, usually helps"
                 )
 
+    def on_step_begin(self, *args: object, **kwargs: object) -> None:
+        """Show that this rank is alive."""
+        beat(self.path.parent)
+
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: object
     ) -> None:
         """Close the ledger's row and report progress."""
+        beat(self.path.parent)
         if self.ledger is not None:
             if self.before_close is not None:
                 self.before_close(state.global_step)

@@ -30,7 +30,7 @@ from train.ledger import LEDGER, Ledger
 from train.limits import within_own_limits
 from train.model import Snapshots, adapter_config, count_parameters, save_final
 from train.preemption import StopOnSignal
-from train.ranks import from_first_rank, rank, require_deepspeed, topology
+from train.ranks import from_first_rank, rank, require_deepspeed, server_address, topology
 from train.rewards import RecordedReward
 from train.rollouts import DynamicSampling, PolicyRollouts, Rollouts, TeacherRollouts
 from train.tracking import Tracker
@@ -70,7 +70,7 @@ def _vllm_arguments(settings: ResolvedArm, tokenizer: PreTrainedTokenizerBase, v
     return {
         "use_vllm": True,
         "vllm_mode": vllm.mode,
-        "vllm_server_base_url": vllm.server_url,
+        "vllm_server_base_url": server_address(vllm),
         "vllm_gpu_memory_utilization": vllm.memory_share,
         "vllm_tensor_parallel_size": vllm.tensor_parallel,
         "vllm_enable_sleep_mode": vllm.sleep and vllm.mode == "colocate",

@@ -7,9 +7,12 @@ ACCELERATE_USE_DEEPSPEED. Without them there is one rank and nothing here does a
 import os
 import signal
 from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 from recipes.errors import UserError
+from recipes.resource_schema import VllmSpec
 
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
 """What cluster schedulers send some time before they kill; `train/preemption.py` listens."""
@@ -47,6 +50,13 @@ def world_size() -> int:
 def with_deepspeed() -> bool:
     """Whether the launcher asked for DeepSpeed."""
     return os.environ.get("ACCELERATE_USE_DEEPSPEED", "false").lower() == "true"
+
+
+def server_address(vllm: VllmSpec | None) -> str | None:
+    """Where the vLLM server of a stage is; None without one. A job with its own has TRANSFER_VLLM_URL."""
+    if vllm is None or vllm.mode != "server":
+        return None
+    return (vllm.server_url or os.environ.get("TRANSFER_VLLM_URL") or "http://127.0.0.1:8000").rstrip("/")
 
 
 def prepare() -> None:
@@ -103,6 +113,21 @@ def barrier() -> None:
 
     if dist.is_available() and dist.is_initialized():
         dist.barrier()
+
+
+def leave() -> None:
+    """Part from the other ranks in order, so that none meets closed connections while it ends."""
+    import torch.distributed as dist
+
+    if dist.is_available() and dist.is_initialized():
+        dist.barrier()
+        dist.destroy_process_group()
+
+
+def beat(stage_dir: Path) -> None:
+    """Say that this rank is getting on: the launcher ends a stage whose ranks are silent (`launch/watch.py`)."""
+    with suppress(OSError):
+        os.utime(stage_dir / "ranks" / f"{rank()}.pid")
 
 
 def from_first_rank(make: Callable[[], Any]) -> Any:
