@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from launch import evaluation_cli
+from launch import evaluation_cli, study_cli
 from recipes.errors import UserError
 
 _EPILOG = """examples:
@@ -43,6 +43,7 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="STAGE",
         help="stop after base, corpus, arms, drift, questions, eval or report, or one by name",
     )
+    study_cli.add_place(run)
     _command(
         commands, "plan", "say what a recipe would do", "Stages with their state, updates, samples, tokens, FLOPs."
     )
@@ -73,6 +74,7 @@ def build_parser() -> argparse.ArgumentParser:
     lineage.add_argument("study_dir", metavar="RUN", type=Path, help="study directory, for instance runs/pocket")
     lineage.add_argument("--json", action="store_true", help="print JSON instead of text")
     lineage.set_defaults(overrides=[])
+    study_cli.add_commands(commands)
     evaluation_cli.add_commands(commands, _command)
     return parser
 
@@ -96,7 +98,7 @@ def main(arguments: list[str] | None = None) -> int:
     options, rest = parser.parse_known_args(arguments)
     if any(word.startswith("-") for word in rest):
         parser.error(f"unknown option {next(word for word in rest if word.startswith('-'))}; see transfer --help")
-    if rest and options.command in ("lineage", "compare"):
+    if rest and options.command in ("lineage", "compare", *study_cli.NAMES):
         parser.error(f"{options.command} takes one study directory, not also {rest[0]!r}")
     if options.command == "score":
         options.rules = [*options.rules, *rest]
@@ -117,6 +119,8 @@ def _run_command(options: argparse.Namespace) -> int:
 
     if options.command in evaluation_cli.NAMES:
         return evaluation_cli.run_command(options)
+    if options.command in study_cli.NAMES:
+        return study_cli.run_command(options)
     if options.command == "lineage":
         return _lineage(options.study_dir, options.json)
     if options.command == "fetch" and is_audit(Path(options.recipe)):
@@ -133,8 +137,13 @@ def _run_command(options: argparse.Namespace) -> int:
     from launch.plan import build_plan, format_plan
     from launch.preflight import check_before_running
 
-    stages = select_until(build_stages(recipe), getattr(options, "until", None))
+    until = getattr(options, "until", None)
+    stages = select_until(build_stages(recipe), until)
     check_before_running(recipe)
+    if options.command == "run" and options.on == "slurm":
+        if not options.dry_run:
+            require_runnable(recipe)
+        return study_cli.submit_study(recipe, study_dir, until, options.site, options.dry_run)
     if options.command == "plan" or options.dry_run:
         out = ["--out", str(options.out)] if options.out else []
         invocation = shlex.join(["transfer", "run", options.recipe, *options.overrides, *out])
@@ -148,17 +157,14 @@ def _run_command(options: argparse.Namespace) -> int:
                 print(json.dumps(recipe.dump(), indent=1))
             print(format_plan(plan, commands=options.command == "run"))
         return 2 if plan["obstacles"] else 0
-    status = run_stages(recipe, study_dir, stages, options.json)
+    status = run_stages(recipe, study_dir, stages, options.json, until)
     if status == 0 and stages[-1].kind == "report":
         return report(recipe, study_dir, options.json)
     return status
 
 
-def run_stages(recipe: Any, study_dir: Path, stages: list[Any], as_json: bool) -> int:
-    """Check a recipe, then run what is not done of its stages; returns the exit status."""
-    from contextlib import redirect_stdout
-
-    from launch.local import run_local
+def require_runnable(recipe: Any) -> None:
+    """Warn of what is probably not meant. Raises UserError for a recipe that must not or cannot run."""
     from launch.plan import model_shape, obstacles
     from launch.preflight import check_resolved, warnings
     from train.matching import require_matched
@@ -169,9 +175,23 @@ def run_stages(recipe: Any, study_dir: Path, stages: list[Any], as_json: bool) -
         raise UserError(f"cannot work: {text}")
     for text in warnings(recipe):
         print(f"transfer: warning: {text}", file=sys.stderr)
+
+
+def run_stages(recipe: Any, study_dir: Path, stages: list[Any], as_json: bool, until: str | None = None) -> int:
+    """Check a recipe, then run what is not done of its stages on this machine; returns the exit status."""
+    from contextlib import redirect_stdout
+
+    from launch.local import run_local
+
+    require_runnable(recipe)
+    if recipe.resources.nodes > 1:
+        raise UserError(
+            f"resources.nodes is {recipe.resources.nodes}; several machines need --on slurm, or set resources.nodes=1"
+        )
+    study_cli.refuse_if_queued(study_dir)
     # With --json standard output carries the report alone; progress goes to standard error.
     with redirect_stdout(sys.stderr if as_json else sys.stdout):
-        return run_local(recipe, study_dir, stages)
+        return run_local(recipe, study_dir, stages, until)
 
 
 def report(recipe: Any, study_dir: Path, as_json: bool) -> int:

@@ -18,7 +18,7 @@ from pathlib import Path
 from types import FrameType
 
 from launch.failures import CRASHED, MISTAKE, STOPPED, Failure, explain, record
-from launch.processes import die_with_parent, last_lines, log_path, visible_gpus
+from launch.processes import die_with_parent, last_lines, local_run, log_path, note_run, visible_gpus
 from launch.stages import Stage, flatten, made_by_other_code, run_stage, stage_inputs, stage_states
 from recipes.errors import UserError
 from recipes.loading import STUDY_FILE, read_study_file, validate_recipe
@@ -47,7 +47,9 @@ def check_study_dir(recipe: Recipe, study_dir: Path) -> None:
             raise UserError(
                 f"{study_dir} holds the study {previous.get('study')!r}, not {recipe.study!r}; choose another --out"
             )
-    elif study_dir.is_file() or (study_dir.exists() and {path.name for path in study_dir.iterdir()} - {".lock"}):
+    elif study_dir.is_file() or (
+        study_dir.exists() and {path.name for path in study_dir.iterdir()} - {".lock", "slurm"}
+    ):
         raise UserError(f"{study_dir} is not empty and is not a study directory; choose another --out")
     parent = next(folder for folder in (study_dir, *study_dir.resolve().parents) if folder.exists())
     free = shutil.disk_usage(parent).free
@@ -58,7 +60,7 @@ def check_study_dir(recipe: Recipe, study_dir: Path) -> None:
         )
 
 
-def run_local(recipe: Recipe, study_dir: Path, stages: list[Stage]) -> int:
+def run_local(recipe: Recipe, study_dir: Path, stages: list[Stage], until: str | None = None) -> int:
     """Write `study.json` and run what is not done yet; returns the process exit status.
 
     Raises:
@@ -71,6 +73,7 @@ def run_local(recipe: Recipe, study_dir: Path, stages: list[Stage]) -> int:
             for change in describe_changes(flatten(read_study_file(study_dir)), flatten(recipe.dump())):
                 print(f"  recipe   {change}")
         write_json(path, recipe.dump())
+        note_run(study_dir, local_run(until))
         return _run_local(recipe, study_dir, stages)
 
 

@@ -1,9 +1,15 @@
-"""What every process of a study needs: none outlives a killed command, and each knows which GPUs there are."""
+"""What the processes of a study share: none outlives a killed command; GPUs, logs, and who began the study."""
 
 import os
 import signal
+import socket
 import sys
 from pathlib import Path
+from typing import Any
+
+from recipes.manifest import write_json
+
+RUN_FILE = "run.json"  # how a study was started, for `resume` and `cancel`
 
 
 def die_with_parent() -> None:
@@ -44,3 +50,22 @@ def last_lines(path: Path, count: int) -> list[str]:
     except OSError:
         return []
     return [line.rstrip()[:500] for line in text.splitlines() if line.strip()][-count:]
+
+
+def note_run(root: Path, how: dict[str, Any]) -> None:
+    """Keep how a study was started."""
+    write_json(root / RUN_FILE, how)
+
+
+def local_run(until: str | None) -> dict[str, Any]:
+    """How this process runs a study, and who it is."""
+    who = {"host": socket.gethostname(), "pid": os.getpid(), "began": process_start(os.getpid())}
+    return {"on": "local", "until": until} | who
+
+
+def process_start(pid: int) -> str | None:
+    """When the kernel started a process, in its own ticks: tells it from a later one of the same number."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
+    except (OSError, IndexError):
+        return None

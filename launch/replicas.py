@@ -14,10 +14,10 @@ from recipes.schema import Recipe
 _POLL_SECONDS = 5.0
 
 
-def work(recipe: Recipe, study_dir: Path, wait: bool) -> int:
+def work(recipe: Recipe, study_dir: Path, wait: bool, only: str | None = None) -> int:
     """Generate chunks of every evaluation that has begun and is not complete; returns the exit status.
 
-    `wait`: also for evaluations that have not begun, until all of the recipe's are done.
+    `wait`: also for evaluations that have not begun, until all of the recipe's are done. `only`: for the one stage.
 
     Raises:
         UserError: the recipe evaluates nothing, or there is no such study.
@@ -29,7 +29,7 @@ def work(recipe: Recipe, study_dir: Path, wait: bool) -> int:
     os.environ.update(worker_environment())
     made = 0
     while True:
-        stages = [stage for stage in build_stages(recipe) if stage.kind == "eval"]
+        stages = [stage for stage in build_stages(recipe) if stage.kind == "eval" and only in (None, stage.name)]
         states = {stage.name: stage_state(study_dir / stage.name, stage_inputs(stage, study_dir)) for stage in stages}
         here = 0
         for stage in stages:

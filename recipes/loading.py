@@ -172,14 +172,19 @@ def validate_recipe(values: dict[str, Any], name: str) -> Recipe:
     try:
         return Recipe.model_validate(values)
     except ValidationError as error:
-        raise UserError("\n".join(f"{name}: {_sentence(dict(item))}" for item in error.errors())) from None
+        raise UserError("\n".join(f"{name}: {text}" for text in sentences(error, Recipe))) from None
 
 
-def _sentence(error: dict[str, Any]) -> str:
+def sentences(error: ValidationError, model: type[BaseModel]) -> list[str]:
+    """Every mistake that was found in values of `model`, as a sentence."""
+    return [_sentence(dict(item), model) for item in error.errors()]
+
+
+def _sentence(error: dict[str, Any], model: type[BaseModel]) -> str:
     """One pydantic error as a sentence with the key, the value and what is allowed."""
     key = ".".join(map(str, error["loc"])) or "recipe"
     if error["type"] == "extra_forbidden":
-        known = _known_keys(error["loc"][:-1])
+        known = _known_keys(error["loc"][:-1], model)
         near = difflib.get_close_matches(str(error["loc"][-1]), known, n=1)
         hint = f"did you mean `{near[0]}`?" if near else f"allowed are {', '.join(known)}"
         return f"`{key}` is not a setting; {hint}"
@@ -191,9 +196,9 @@ def _sentence(error: dict[str, Any]) -> str:
     return f"`{key}` is {error['input']!r}, but {message[0].lower()}{message[1:]}"
 
 
-def _known_keys(location: tuple[str | int, ...]) -> list[str]:
+def _known_keys(location: tuple[str | int, ...], top: type[BaseModel]) -> list[str]:
     """Field names of the section at `location`, found by walking the type annotations."""
-    model: Any = Recipe
+    model: Any = top
     for step in location:
         if isinstance(step, int) or not (isinstance(model, type) and issubclass(model, BaseModel)):
             continue

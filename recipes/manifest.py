@@ -63,27 +63,48 @@ def hash_files(directory: Path, names: list[str]) -> dict[str, str]:
     return {name: hash_file(directory / name) for name in sorted(names)}
 
 
+class LockedError(UserError):
+    """Another process holds the lock of a directory."""
+
+
 @contextmanager
 def locked(directory: Path) -> Iterator[None]:
     """Hold the directory's lock; it is released by the kernel when the process dies.
 
     Raises:
-        UserError: another process holds it.
+        LockedError: another process holds it.
     """
     from filelock import FileLock, Timeout
 
     directory.mkdir(parents=True, exist_ok=True)
     lock = FileLock(directory / ".lock")
     try:
-        lock.acquire(timeout=0)
+        lock.acquire(timeout=1)  # `transfer status` holds it for a moment, to see whether it is free
     except Timeout:
-        raise UserError(
+        raise LockedError(
             f"{directory} is being written by another process; wait for it or choose another directory"
         ) from None
     try:
         yield
     finally:
         lock.release()
+
+
+def is_locked(directory: Path) -> bool:
+    """Whether another process holds the directory's lock now."""
+    from filelock import FileLock, Timeout
+
+    if not (directory / ".lock").exists():
+        return False
+    lock = FileLock(directory / ".lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        return True
+    except OSError:  # another user's file: what cannot be opened for writing cannot be asked
+        return False
+    lock.release()
+    return False
 
 
 def read_manifest(directory: Path) -> dict[str, Any] | None:

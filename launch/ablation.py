@@ -1,0 +1,289 @@
+"""Ablations: one recipe run at several points that differ on declared axes; what the points share runs once.
+
+    runs/<ablation>/
+      ablation.json      axes and points
+      shared/            a study folder with the stages that all points have in common (corpus, base, its evaluation)
+      points/<point>/    a study folder each; a stage of another folder that this point shares is a link to it
+      report/            curves over all points (`eval/response_curves.py`)
+
+Two stages are the same if they read the same values and need the same stages, which is what decides their inputs.
+"""
+
+import itertools
+import json
+import os
+import re
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from launch.jobs import Task
+from launch.stages import Stage, build_stages, select_until
+from recipes.errors import UserError
+from recipes.loading import STUDY_FILE, load_recipe, read_yaml, validate_recipe
+from recipes.manifest import hash_json, write_json
+from recipes.schema import Recipe
+
+ABLATION_FILE = "ablation.json"
+SHARED = "shared"
+_KEYS = {"recipe", "name", "title", "grid", "paired", "set"}
+
+
+@dataclass(frozen=True)
+class Point:
+    """One setting of the axes."""
+
+    name: str
+    values: dict[str, Any]
+    """Value of every axis."""
+    differs: tuple[str, ...]
+    """Axes on which it differs from the recipe as written."""
+    recipe: Recipe
+
+
+@dataclass
+class Ablation:
+    """All points of an ablation and where they are."""
+
+    root: Path
+    name: str
+    title: str
+    axes: dict[str, list[Any]]
+    paired: bool
+    points: list[Point]
+    _tasks: list[Task] = field(default_factory=list)
+
+    def folder(self, point: Point) -> Path:
+        """Study folder of a point."""
+        return self.root / "points" / point.name
+
+    def write(self) -> None:
+        """Write what the ablation is, the recipe of every point, and the links between their folders.
+
+        Raises:
+            UserError: the folder holds something else.
+        """
+        path = self.root / ABLATION_FILE
+        content = self.dump()
+        if path.exists():
+            before = _read(path)
+            if before.get("axes") != content["axes"] or before["paired"] != content["paired"]:
+                raise UserError(f"{self.root} holds an ablation over other points; choose another --out")
+        elif self.root.exists() and any(self.root.iterdir()):
+            raise UserError(f"{self.root} is not empty and is no ablation; choose another --out")
+        write_json(path, content)
+        write_json(self.root / SHARED / STUDY_FILE, self.points[0].recipe.dump())
+        for point in self.points:
+            write_json(self.folder(point) / STUDY_FILE, point.recipe.dump())
+        for link, target in self._links():
+            link.parent.mkdir(parents=True, exist_ok=True)
+            if link.is_symlink() and os.readlink(link) != os.path.relpath(target, link.parent):
+                link.unlink()
+            if not link.exists() and not link.is_symlink():
+                link.symlink_to(os.path.relpath(target, link.parent))
+
+    def dump(self) -> dict[str, Any]:
+        """The ablation as JSON values."""
+        points = [
+            {"name": p.name, "values": p.values, "differs": list(p.differs), "recipe": p.recipe.dump()}
+            for p in self.points
+        ]
+        return {
+            "name": self.name, "title": self.title, "axes": self.axes, "paired": self.paired, "points": points
+        }  # fmt: skip
+
+    def tasks(self, until: str | None = None) -> list[Task]:
+        """Every stage that must run, once, with what it waits for."""
+        owners, _ = self._placed()
+        found: list[Task] = []
+        seen: set[tuple[str, str]] = set()
+        for point, stages, identities in self._stages():
+            for stage in select_until(stages, until):
+                key = owners[identities[stage.name]]
+                if key in seen:
+                    continue
+                seen.add(key)
+                needs = tuple(owners[identities[name]] for name in stage.needs)
+                found.append(Task(Path(key[0]), point.recipe, stage, needs))
+        order = {"base": 0, "corpus": 1, "questions": 2}
+        return sorted(found, key=lambda task: order.get(task.stage.kind, 3) if task.study_dir.name == SHARED else 4)
+
+    def run(self, until: str | None) -> int:
+        """Run everything on this machine, point after point; the exit status. A failed point stops no other."""
+        from launch.cli import run_stages
+
+        worst = 0
+        tasks = self.tasks(until)
+        for study_dir in dict.fromkeys(task.study_dir for task in tasks):
+            members = [task for task in tasks if task.study_dir == study_dir]
+            print(f"{study_dir}:")
+            # With the links it has every stage it needs; those of others are done by now, or their failure is known.
+            stages = select_until(build_stages(members[0].recipe), until)
+            if study_dir.name == SHARED:
+                names = {task.stage.name for task in members}
+                stages = [stage for stage in stages if stage.name in names]
+            try:
+                status = run_stages(members[0].recipe, study_dir, stages, False)
+            except UserError as error:
+                print(f"  {error}")
+                status = 2
+            if study_dir.name == SHARED and status:
+                return status
+            worst = worst or status
+        return worst
+
+    def _stages(self) -> list[tuple[Point, list[Stage], dict[str, str]]]:
+        """The stages of every point, and what makes each the same as another's."""
+        found = []
+        for point in self.points:
+            stages = build_stages(point.recipe)
+            identities: dict[str, str] = {}
+            for stage in stages:
+                needs = [identities[name] for name in stage.needs]
+                identities[stage.name] = hash_json([stage.name, stage.reads, needs])
+            found.append((point, stages, identities))
+        return found
+
+    def _placed(self) -> tuple[dict[str, tuple[str, str]], dict[str, int]]:
+        """Where each stage is run: in `shared/` if all points have it, else in the first that has it."""
+        counts: dict[str, int] = {}
+        owners: dict[str, tuple[str, str]] = {}
+        for point, stages, identities in self._stages():
+            for stage in stages:
+                identity = identities[stage.name]
+                counts[identity] = counts.get(identity, 0) + 1
+                owners.setdefault(identity, (str(self.folder(point)), stage.name))
+        for identity, (_, name) in owners.items():
+            if counts[identity] == len(self.points) > 1:
+                owners[identity] = (str(self.root / SHARED), name)
+        return owners, counts
+
+    def _links(self) -> list[tuple[Path, Path]]:
+        owners, _ = self._placed()
+        found = []
+        for point, stages, identities in self._stages():
+            for stage in stages:
+                study, name = owners[identities[stage.name]]
+                if Path(study) != self.folder(point):
+                    found.append((self.folder(point) / stage.name, Path(study) / name))
+        return found
+
+
+def read_ablation(
+    path: Path, overrides: Sequence[str], grid: Sequence[str], paired: Sequence[str], root: Path | None
+) -> Ablation:
+    """An ablation from a recipe and axes on the command line, or from a file of `recipes/ablations/`.
+
+    Raises:
+        UserError: no axis, an axis without values or that is no setting, paired axes of different lengths.
+    """
+    values = read_yaml(path)
+    axes_of = {"grid": _axes(grid), "paired": _axes(paired)}
+    recipe_path, settings, name, title = path, list(overrides), "", ""
+    if "recipe" in values:
+        unknown = values.keys() - _KEYS
+        if unknown:
+            raise UserError(f"{path}: `{sorted(unknown)[0]}` is not a setting; allowed are {', '.join(sorted(_KEYS))}")
+        recipe_path = path.parent / str(values["recipe"])
+        settings = [f"{key}={json.dumps(value)}" for key, value in (values.get("set") or {}).items()] + settings
+        name, title = str(values.get("name") or path.stem), str(values.get("title") or "")
+        for kind, given in axes_of.items():
+            for key, points in (values.get(kind) or {}).items():
+                if not isinstance(points, list) or not points:
+                    raise UserError(f"{path}: {kind}.{key} must be a list of values")
+                given.setdefault(str(key), points)
+    if bool(axes_of["grid"]) == bool(axes_of["paired"]):
+        raise UserError(
+            "an ablation needs axes: either --grid KEY=V1,V2 (all combinations) or --paired KEY=V1,V2 (value by value)"
+        )
+    axes = axes_of["grid"] or axes_of["paired"]
+    is_paired = bool(axes_of["paired"])
+    if is_paired and len({len(points) for points in axes.values()}) > 1:
+        sizes = ", ".join(f"{key} has {len(points)}" for key, points in axes.items())
+        raise UserError(f"paired axes need equally many values: {sizes}")
+    combinations = zip(*axes.values(), strict=True) if is_paired else itertools.product(*axes.values())
+    base = load_recipe(recipe_path, settings)
+    points = [
+        _point(recipe_path, settings, dict(zip(axes, combination, strict=True)), base) for combination in combinations
+    ]
+    repeated = {point.name for point in points if sum(other.name == point.name for other in points) > 1}
+    if repeated:
+        raise UserError(f"two points are the same: {sorted(repeated)[0]}; list every value once")
+    name = name or f"{base.study}-ablation"
+    return Ablation(root or Path("runs") / name, name, title or base.title, axes, is_paired, points)
+
+
+def _axes(texts: Sequence[str]) -> dict[str, list[Any]]:
+    """`key=v1,v2` as values; a value may be a YAML list or mapping in brackets."""
+    found: dict[str, list[Any]] = {}
+    for text in texts:
+        key, sign, values = text.partition("=")
+        if not sign or not key or not values:
+            raise UserError(
+                f"axis {text!r} is not of the form key=value,value, for instance train.learning_rate=1e-6,3e-6"
+            )
+        try:
+            parsed = yaml.safe_load(f"[{values}]")
+        except yaml.YAMLError:
+            raise UserError(f"axis {text!r}: {values!r} is not a list of YAML values") from None
+        found[key] = [_number(value) for value in parsed]
+    return found
+
+
+def _number(value: Any) -> Any:
+    """YAML 1.1 reads 1e-6 as text."""
+    if isinstance(value, str):
+        with suppress(ValueError):
+            return float(value)
+    return value
+
+
+def _point(path: Path, settings: Sequence[str], values: dict[str, Any], base: Recipe) -> Point:
+    recipe = load_recipe(path, [*settings, *(f"{key}={json.dumps(value)}" for key, value in values.items())])
+    dumped, reference = recipe.dump(), base.dump()
+    differs = tuple(key for key in values if look_up(dumped, key) != look_up(reference, key))
+    name = "-".join(f"{key.split('.')[-1]}-{_label(value)}" for key, value in values.items())
+    return Point(name, {key: look_up(dumped, key) for key in values}, differs, recipe)
+
+
+def look_up(values: Mapping[str, Any], key: str) -> Any:
+    """The value of a dotted key; None where there is none."""
+    found: Any = values
+    for step in key.split("."):
+        found = found[int(step)] if isinstance(found, list) else found.get(step) if isinstance(found, dict) else None
+    return found
+
+
+def _label(value: Any) -> str:
+    text = (
+        f"{value:g}"
+        if isinstance(value, float)
+        else json.dumps(value)
+        if isinstance(value, (dict, list))
+        else str(value)
+    )
+    return re.sub(r"[^A-Za-z0-9.+-]+", "_", text).strip("_") or "none"
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} cannot be read ({error})") from None
+    if not isinstance(values, dict) or not {"axes", "points", "paired"} <= values.keys():
+        raise UserError(f"{path} is no ablation as `transfer ablate` writes it")
+    return values
+
+
+def load_ablation(root: Path) -> Ablation:
+    """An ablation from its folder. Raises UserError if the folder holds none."""
+    values = _read(root / ABLATION_FILE)
+    points = [
+        Point(p["name"], p["values"], tuple(p["differs"]), validate_recipe(p["recipe"], f"point {p['name']}"))
+        for p in values["points"]
+    ]
+    return Ablation(root, values["name"], values["title"], values["axes"], values["paired"], points)

@@ -1,0 +1,303 @@
+"""The subcommands about a running or finished study: status, logs, cancel, resume; and `run --on slurm`."""
+
+import argparse
+import json
+import os
+import signal
+import socket
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from recipes.errors import UserError
+
+if TYPE_CHECKING:
+    from launch.jobs import Task
+    from launch.site_file import SiteSpec
+    from recipes.schema import Recipe
+
+NAMES = ("status", "logs", "cancel", "resume")
+
+
+def add_commands(commands: Any) -> None:
+    """Add the subcommands."""
+    for name, short, text in (
+        (
+            "status",
+            "where a study stands",
+            "Every stage with its state, progress, rate and remaining time, and of a failed one the reason and the end "
+            "of its log. Exit status 1 if a stage failed.",
+        ),
+        ("logs", "show the log of a stage", "The end of a stage's log; without STAGE the list of logs."),
+        (
+            "cancel",
+            "stop a study",
+            "Stop what this study has running or queued, and nothing else: jobs of a cluster, or the `transfer run` on "
+            "this machine, which saves first. `transfer resume` continues.",
+        ),
+        (
+            "resume",
+            "continue a study",
+            "Run again what is not done, where and how it was started, with the recipe kept in the study.",
+        ),
+    ):
+        parser = commands.add_parser(name, help=short, description=text)
+        parser.add_argument("study_dir", metavar="RUN", type=Path, help="study or ablation, for instance runs/pocket")
+        if name in ("logs", "cancel"):
+            parser.add_argument("stage", metavar="STAGE", nargs="?", help="for instance arms/grpo/seed-0")
+        if name == "logs":
+            parser.add_argument("--rank", type=int, default=0, help="rank of a training stage (default 0)")
+            parser.add_argument("--lines", type=int, default=40, help="lines from the end (default 40)")
+            parser.add_argument("--follow", action="store_true", help="go on until the stage ends")
+        if name in ("status", "resume"):
+            parser.add_argument("--json", action="store_true", help="print JSON instead of text")
+
+
+def add_place(parser: argparse.ArgumentParser) -> None:
+    """Add the options that say where stages run."""
+    parser.add_argument(
+        "--on", choices=("local", "slurm"), default="local", help="this machine (default), or a Slurm cluster"
+    )
+    parser.add_argument(
+        "--site",
+        metavar="FILE",
+        type=Path,
+        help="what the cluster wants to be told (default: $TRANSFER_SITE, or ~/.config/transfer/site.yaml)",
+    )
+
+
+def run_command(options: argparse.Namespace) -> int:
+    """Run one of the subcommands; returns the exit status."""
+    return {"status": _status, "logs": _logs, "cancel": _cancel, "resume": _resume}[options.command](options)
+
+
+def _read_run(root: Path) -> dict[str, Any]:
+    from launch.processes import RUN_FILE
+
+    try:
+        how = json.loads((root / RUN_FILE).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {"on": "local", "until": None}
+    return how if isinstance(how, dict) else {"on": "local", "until": None}
+
+
+def tasks_of(root: Path, until: str | None = None) -> "list[Task]":
+    """All stages of a study or an ablation.
+
+    Raises:
+        UserError: the folder is neither.
+    """
+    from launch.ablation import ABLATION_FILE, load_ablation
+    from launch.jobs import tasks_of_study
+    from launch.stages import build_stages, select_until
+    from recipes.loading import load_study
+
+    if (root / ABLATION_FILE).exists():
+        return load_ablation(root).tasks(until)
+    recipe = load_study(root)
+    return tasks_of_study(recipe, root, select_until(build_stages(recipe), until))
+
+
+def run_on_slurm(root: Path, tasks: "Sequence[Task]", site: "SiteSpec", until: str | None) -> int:
+    """Submit what is not done; returns the exit status."""
+    from launch.processes import note_run
+    from launch.slurm import submit
+    from launch.stages import stage_states
+    from recipes.manifest import StageState, write_json
+
+    for task in tasks:
+        check_site(task.recipe, site)
+    waiting = []
+    states: dict[tuple[str, str], StageState] = {}
+    for study_dir in dict.fromkeys(task.study_dir for task in tasks):
+        stages = [task.stage for task in tasks if task.study_dir == study_dir]
+        states |= {(str(study_dir), name): state for name, state in stage_states(stages, study_dir).items()}
+    for task in tasks:
+        if states[task.key].state == "done":
+            print(f"  done     {task.stage.name}")
+        else:
+            waiting.append(task)
+    write_json(root / "slurm" / "site.json", site.model_dump(mode="json"))
+    note_run(root, {"on": "slurm", "until": until})
+    made = submit(root, waiting, site)
+    print(f"{made} job(s) submitted; transfer status {root} says how they stand")
+    return 0
+
+
+def check_site(recipe: "Recipe", site: "SiteSpec") -> None:
+    """Refuse a recipe that cannot run on this cluster. Raises UserError."""
+    resources = recipe.resources
+    wanted = resources.ranks // resources.nodes
+    if site.gpus_per_node and resources.launched and wanted > site.gpus_per_node:
+        nodes = next(n for n in range(1, resources.ranks + 1)
+                     if resources.ranks % n == 0 and resources.ranks // n <= site.gpus_per_node)  # fmt: skip
+        raise UserError(
+            f"{resources.ranks} ranks on {resources.nodes} node(s) are {wanted} GPUs a node, but the site has "
+            f"{site.gpus_per_node}; set resources.nodes={nodes}"
+        )
+
+
+def _status(options: argparse.Namespace) -> int:
+    from launch.status import as_json, format_standings, standings
+
+    found = standings(options.study_dir, tasks_of(options.study_dir, _read_run(options.study_dir).get("until")))
+    print(json.dumps(as_json(found), indent=1) if options.json else format_standings(found))
+    return 1 if any(standing.state == "failed" for standing in found) else 0
+
+
+def _logs(options: argparse.Namespace) -> int:
+    from launch.processes import log_path, rank_log_path
+
+    root = options.study_dir
+    tasks = tasks_of(root)
+    if options.stage is None:
+        found = sorted(path for study in {task.study_dir for task in tasks} for path in (study / "logs").glob("*.log"))
+        for path in found:
+            print(f"{path}  {path.stat().st_size:,} bytes")
+        return 0
+    matching = [
+        task for task in tasks if options.stage in (task.stage.name, f"{task.study_dir.name}/{task.stage.name}")
+    ]
+    if not matching:
+        names = ", ".join(dict.fromkeys(task.stage.name for task in tasks))
+        raise UserError(f"{root} has no stage {options.stage!r}; there are {names}")
+    if len(matching) > 1:
+        names = ", ".join(f"{task.study_dir.name}/{task.stage.name}" for task in matching)
+        raise UserError(f"{options.stage} is a stage of several points; say which: {names}")
+    (task,) = matching
+    name = task.stage.name
+    path = rank_log_path(task.study_dir, name, options.rank) if options.rank else log_path(task.study_dir, name)
+    if not path.exists():
+        raise UserError(f"there is no {path}; the stage has not begun, or has no such rank")
+    _show_end(path, options.lines)
+    if options.follow:
+        _follow(path, task)
+    return 0
+
+
+def _show_end(path: Path, count: int) -> None:
+    with path.open("rb") as file:
+        file.seek(max(0, path.stat().st_size - 400 * max(count, 1)))
+        lines = file.read().decode(errors="replace").splitlines()
+    print("\n".join(lines[-count:]) if count > 0 else "")
+
+
+def _follow(path: Path, task: "Task") -> None:
+    from recipes.manifest import is_locked
+
+    lock = task.study_dir / ".locks" / task.stage.name.replace("/", "--")
+    with path.open("rb") as file, suppress(KeyboardInterrupt):
+        file.seek(0, os.SEEK_END)
+        while True:
+            running = is_locked(lock)
+            text = file.read().decode(errors="replace")
+            print(text, end="", flush=True)
+            if not running and not text:
+                return
+            time.sleep(1.0)
+
+
+def _cancel(options: argparse.Namespace) -> int:
+    from launch.processes import process_start
+    from launch.slurm import cancel, read_jobs
+
+    root, stage = options.study_dir, options.stage
+    tasks = tasks_of(root)
+    if stage is not None and stage not in {task.stage.name for task in tasks}:
+        raise UserError(f"{root} has no stage {stage!r}; transfer status {root} lists them")
+    stopped = []
+    if read_jobs(root):
+        stopped = cancel(root, stage)
+        for identifier in stopped:
+            print(f"cancelled job {identifier}")
+    how = _read_run(root)
+    if how["on"] == "local" and "pid" in how:
+        if stage is not None:
+            raise UserError("on one machine the whole run is stopped, not a single stage; leave the stage out")
+        if how["host"] != socket.gethostname():
+            raise UserError(f"{root} was started on {how['host']}; run this command there")
+        if how["began"] is not None and process_start(how["pid"]) == how["began"]:
+            os.kill(how["pid"], signal.SIGTERM)
+            stopped.append(str(how["pid"]))
+            print(f"told process {how['pid']} to save and stop")
+    if not stopped:
+        print(f"nothing of {root} is running or queued")
+    return 0
+
+
+def _resume(options: argparse.Namespace) -> int:
+    from launch.ablation import ABLATION_FILE, load_ablation
+    from launch.site_file import load_site_copy
+
+    root = options.study_dir
+    how = _read_run(root)
+    until = how.get("until")
+    tasks = tasks_of(root, until)
+    if how["on"] == "slurm":
+        return run_on_slurm(root, tasks, load_site_copy(root / "slurm" / "site.json"), until)
+    if (root / ABLATION_FILE).exists():
+        return load_ablation(root).run(until)
+    from launch.cli import report, run_stages
+
+    recipe = tasks[0].recipe
+    stages = [task.stage for task in tasks]
+    status = run_stages(recipe, root, stages, options.json, until)
+    if status == 0 and stages[-1].kind == "report":
+        return report(recipe, root, options.json)
+    return status
+
+
+def submit_study(recipe: "Recipe", study_dir: Path, until: str | None, site_file: Path | None, dry_run: bool) -> int:
+    """`transfer run --on slurm` for one study."""
+    from launch.jobs import tasks_of_study
+    from launch.local import check_study_dir
+    from launch.site_file import find_site, load_site
+    from launch.stages import build_stages, select_until
+    from recipes.loading import STUDY_FILE, read_study_file
+    from recipes.manifest import write_json
+
+    site = load_site(find_site(site_file))
+    tasks = tasks_of_study(recipe, study_dir, select_until(build_stages(recipe), until))
+    check_site(recipe, site)
+    check_study_dir(recipe, study_dir)
+    if dry_run:
+        return show_jobs(study_dir, tasks, site)
+    if (study_dir / STUDY_FILE).exists() and read_study_file(study_dir) != recipe.dump():
+        refuse_if_queued(study_dir)
+    write_json(study_dir / STUDY_FILE, recipe.dump())
+    return run_on_slurm(study_dir, tasks, site, until)
+
+
+def refuse_if_queued(root: Path) -> None:
+    """Raise UserError if jobs of a study wait or run: they read its recipe when they start."""
+    from launch.slurm import active_ids, ask_queue, known_jobs, read_jobs
+
+    if not read_jobs(root):
+        return
+    queue = ask_queue()
+    if active_ids(root, known_jobs(root, queue), queue):
+        raise UserError(
+            f"jobs of {root} are in the queue and would run with the changed recipe; `transfer cancel {root}` first, "
+            "or choose another --out"
+        )
+
+
+def show_jobs(root: Path, tasks: "Sequence[Task]", site: "SiteSpec") -> int:
+    """Write the scripts of all jobs and print the graph; submits nothing."""
+    from launch.slurm import plan_submission, script_name
+    from recipes.manifest import write_atomic
+
+    folder = root / "slurm" / "dry-run"
+    for job, text in plan_submission(root, tasks, site):
+        path = folder / script_name(job)
+        write_atomic(path, text)
+        after = next(
+            (line.partition("=")[2] for line in text.splitlines() if line.startswith("#SBATCH --dependency")), ""
+        )
+        size = f"{len(job.tasks)} task(s) x {job.nodes + job.server_nodes} node(s)"
+        gpus = f" x {job.gpus_per_node} GPU(s)" if site.gpus_per_node and job.gpus_per_node else ""
+        print(f"  {job.name}: {size}{gpus}" + (f"  after {after}" if after else ""))
+        print(f"      {path}")
+    return 0

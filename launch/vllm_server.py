@@ -1,0 +1,42 @@
+"""The vLLM server of a cluster job: `vllm serve` with what TRL needs to send it weights.
+
+python -m launch.vllm_server STUDY_DIR STAGE PORT
+"""
+
+import os
+import shutil
+import sys
+from pathlib import Path
+
+from recipes.loading import load_study
+from recipes.schema import Recipe
+from train.arms import resolve_arm
+
+
+def server_command(recipe: Recipe, study_dir: Path, arm: str, port: int) -> list[str]:
+    """The command line. The weights it starts with are the base's; every update sends it the arm's."""
+    settings, vllm = resolve_arm(recipe, arm), recipe.resources.vllm
+    assert vllm is not None
+    length = settings.prompt.max_prompt_tokens + settings.prompt.max_completion_tokens
+    return [
+        "vllm", "serve", str(study_dir / "base"), "--host", "0.0.0.0", "--port", str(port),
+        "--tensor-parallel-size", str(vllm.tensor_parallel), "--max-model-len", str(length),
+        # By NCCL from the first rank; probabilities as sampled, which the importance ratio is about.
+        "--weight-transfer-config", '{"backend":"nccl"}',
+        "--logprobs-mode", "processed_logprobs", "--max-logprobs", "-1",
+    ]  # fmt: skip
+
+
+def main(arguments: list[str]) -> int:
+    """Become the server; the exit status if that is not possible."""
+    study_dir, stage, port = Path(arguments[0]), arguments[1], int(arguments[2])
+    command = server_command(load_study(study_dir), study_dir, stage.split("/")[1], port)
+    print(" ".join(command), flush=True)
+    if shutil.which(command[0]) is not None:
+        os.execvpe(command[0], command, {**os.environ, "VLLM_SERVER_DEV_MODE": "1"})
+    print("vllm is not installed; run pip install -e '.[gpu]' on a GPU machine", file=sys.stderr)
+    return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
