@@ -101,7 +101,7 @@ class Ablation:
         owners, _ = self._placed()
         found: list[Task] = []
         seen: set[tuple[str, str]] = set()
-        for point, stages, identities in self._stages():
+        for point, stages, identities in self.stages():
             for stage in select_until(stages, until):
                 key = owners[identities[stage.name]]
                 if key in seen:
@@ -136,7 +136,7 @@ class Ablation:
             worst = worst or status
         return worst
 
-    def _stages(self) -> list[tuple[Point, list[Stage], dict[str, str]]]:
+    def stages(self) -> list[tuple[Point, list[Stage], dict[str, str]]]:
         """The stages of every point, and what makes each the same as another's."""
         found = []
         for point in self.points:
@@ -152,7 +152,7 @@ class Ablation:
         """Where each stage is run: in `shared/` if all points have it, else in the first that has it."""
         counts: dict[str, int] = {}
         owners: dict[str, tuple[str, str]] = {}
-        for point, stages, identities in self._stages():
+        for point, stages, identities in self.stages():
             for stage in stages:
                 identity = identities[stage.name]
                 counts[identity] = counts.get(identity, 0) + 1
@@ -165,7 +165,7 @@ class Ablation:
     def _links(self) -> list[tuple[Path, Path]]:
         owners, _ = self._placed()
         found = []
-        for point, stages, identities in self._stages():
+        for point, stages, identities in self.stages():
             for stage in stages:
                 study, name = owners[identities[stage.name]]
                 if Path(study) != self.folder(point):

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from launch import evaluation_cli, study_cli
+from launch import ablation_cli, evaluation_cli, study_cli
 from recipes.errors import UserError
 
 _EPILOG = """examples:
@@ -75,6 +75,7 @@ def build_parser() -> argparse.ArgumentParser:
     lineage.add_argument("--json", action="store_true", help="print JSON instead of text")
     lineage.set_defaults(overrides=[])
     study_cli.add_commands(commands)
+    ablation_cli.add_commands(commands, study_cli.add_place)
     evaluation_cli.add_commands(commands, _command)
     return parser
 
@@ -121,6 +122,8 @@ def _run_command(options: argparse.Namespace) -> int:
         return evaluation_cli.run_command(options)
     if options.command in study_cli.NAMES:
         return study_cli.run_command(options)
+    if options.command in ablation_cli.NAMES:
+        return ablation_cli.run_command(options)
     if options.command == "lineage":
         return _lineage(options.study_dir, options.json)
     if options.command == "fetch" and is_audit(Path(options.recipe)):

@@ -5,6 +5,7 @@ import json
 import os
 import signal
 import socket
+import sys
 import time
 from collections.abc import Sequence
 from contextlib import suppress
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from launch.site_file import SiteSpec
     from recipes.schema import Recipe
 
-NAMES = ("status", "logs", "cancel", "resume")
+NAMES = ("status", "logs", "cancel", "resume", "doctor")
 
 
 def add_commands(commands: Any) -> None:
@@ -53,6 +54,15 @@ def add_commands(commands: Any) -> None:
             parser.add_argument("--follow", action="store_true", help="go on until the stage ends")
         if name in ("status", "resume"):
             parser.add_argument("--json", action="store_true", help="print JSON instead of text")
+    doctor = commands.add_parser(
+        "doctor",
+        help="check a machine or cluster",
+        description="Check what a study needs of this machine, in at most ten minutes: packages, disk, locks, hub, Slurm, "
+        "GPUs, ranks, a ZeRO-3 update, vLLM. Each line is a verdict with a remedy. Exit status 1 if a check failed.",
+    )
+    doctor.add_argument("--gpu", action="store_true", help="a machine without a GPU or vLLM fails")
+    doctor.add_argument("--folder", metavar="DIR", type=Path, default=Path("runs"), help="where studies will be kept")
+    doctor.add_argument("--json", action="store_true", help="print JSON instead of text")
 
 
 def add_place(parser: argparse.ArgumentParser) -> None:
@@ -70,7 +80,8 @@ def add_place(parser: argparse.ArgumentParser) -> None:
 
 def run_command(options: argparse.Namespace) -> int:
     """Run one of the subcommands; returns the exit status."""
-    return {"status": _status, "logs": _logs, "cancel": _cancel, "resume": _resume}[options.command](options)
+    commands = {"status": _status, "logs": _logs, "cancel": _cancel, "resume": _resume, "doctor": _doctor}
+    return commands[options.command](options)
 
 
 def _read_run(root: Path) -> dict[str, Any]:
@@ -145,6 +156,21 @@ def _status(options: argparse.Namespace) -> int:
     found = standings(options.study_dir, tasks_of(options.study_dir, _read_run(options.study_dir).get("until")))
     print(json.dumps(as_json(found), indent=1) if options.json else format_standings(found))
     return 1 if any(standing.state == "failed" for standing in found) else 0
+
+
+def _doctor(options: argparse.Namespace) -> int:
+    from launch.doctor import examine
+
+    def show(text: str) -> None:
+        print(text, file=sys.stderr if options.json else sys.stdout, flush=True)
+
+    found = examine(options.folder, options.gpu, show)
+    failed = [row["check"] for row in found if row["state"] == "fail"]
+    if options.json:
+        print(json.dumps(found, indent=1))
+    else:
+        print(f"\n{', '.join(failed)} failed" if failed else "\nnothing failed")
+    return 1 if failed else 0
 
 
 def _logs(options: argparse.Namespace) -> int:

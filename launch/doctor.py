@@ -1,0 +1,393 @@
+"""`transfer doctor`: the user's own check of a machine or cluster before hours are spent on it.
+
+Every check is the real thing in miniature, in a process of its own with a time limit, and ends as a verdict with a
+remedy. All limits together are under ten minutes.
+"""
+
+import json
+import os
+import re
+import resource
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from collections.abc import Callable
+from contextlib import suppress
+from importlib import metadata
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+from launch.processes import visible_gpus
+from launch.slurm_script import ROOT
+from recipes.errors import UserError
+
+_SMOKE = ROOT / "recipes" / "pocket" / "smoke.yaml"
+_RUN_SECONDS = 150.0
+
+
+class Verdict(NamedTuple):
+    """What a check found."""
+
+    state: Literal["ok", "warn", "fail", "skipped"]
+    found: str
+    remedy: str = ""
+
+
+def checks(folder: Path, gpu: bool) -> list[tuple[str, Callable[[], Verdict]]]:
+    """All checks by name, cheap ones first. `gpu`: a machine without one fails instead of being skipped."""
+    gpus = visible_gpus()
+    return [
+        ("packages", packages),
+        ("limits", limits),
+        ("disk", lambda: disk(folder)),
+        ("file locks", lambda: file_locks(folder)),
+        ("atomic rename", lambda: atomic_rename(folder)),
+        ("locks between nodes", lambda: locks_between_nodes(folder)),
+        ("sandbox", sandbox),
+        ("hub", hub),
+        ("slurm", cluster),
+        ("GPU driver", lambda: driver(gpus, gpu)),
+        ("ranks", lambda: ranks(gpus)),
+        ("ZeRO-3", lambda: zero_3(gpus)),
+        ("vLLM", lambda: vllm(gpus, gpu)),
+    ]
+
+
+def packages() -> Verdict:
+    """Installed versions against the lock."""
+    lock = ROOT / "requirements.lock"
+    wanted = dict(re.findall(r"^([A-Za-z0-9_.-]+)==([^\s;]+)", lock.read_text(encoding="utf-8"), re.MULTILINE))
+    differing = []
+    for name, version in wanted.items():
+        try:
+            installed = metadata.version(name).partition("+")[0]
+        except metadata.PackageNotFoundError:
+            installed = "absent"
+        if installed != version.partition("+")[0]:
+            differing.append(f"{name} {installed}, locked {version}")
+    if differing:
+        more = f" and {len(differing) - 4} more" if len(differing) > 4 else ""
+        return Verdict("warn", f"{'; '.join(differing[:4])}{more}", "make setup installs what was tested together")
+    return Verdict("ok", f"{len(wanted)} packages as locked")
+
+
+def limits() -> Verdict:
+    """Open files and shared memory: what containers keep small."""
+    files = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    shared = shutil.disk_usage("/dev/shm").total if Path("/dev/shm").exists() else 0
+    found = f"{files:,} open files, {shared / 1e9:.1f} GB shared memory"
+    if files < 4096 and files != resource.RLIM_INFINITY:
+        return Verdict("warn", found, "ulimit -n 65536 before starting")
+    if shared < 1 << 30:
+        return Verdict("warn", found, "NCCL needs more: docker run --shm-size=16g, or --ipc=host")
+    return Verdict("ok", found)
+
+
+def disk(folder: Path) -> Verdict:
+    """Free space and the speed of a write that is really on the disk."""
+    folder.mkdir(parents=True, exist_ok=True)
+    free = shutil.disk_usage(folder).free
+    data = os.urandom(1 << 20) * 64
+    begun = time.perf_counter()
+    with tempfile.NamedTemporaryFile(dir=folder) as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    speed = len(data) / (time.perf_counter() - begun)
+    found = f"{free / 1e9:,.0f} GB free in {folder}, {speed / 1e6:,.0f} MB/s"
+    if free < 10e9:
+        return Verdict("warn", found, "transfer plan RECIPE says how much a study needs; choose another --folder")
+    return Verdict("ok", found) if speed > 20e6 else Verdict("warn", found, "a checkpoint of 14B parameters is 236 GB")
+
+
+_HOLD = "import sys, time; from filelock import FileLock; FileLock(sys.argv[1]).acquire(); print('held', flush=True); time.sleep(60)"
+
+
+def file_locks(folder: Path) -> Verdict:
+    """A lock that another process holds is refused, and is free once that process is killed."""
+    from filelock import FileLock, Timeout
+
+    path = folder / f".doctor-{os.getpid()}.lock"
+    remedy = "two jobs would write the same stage; mount the file system with locking (Lustre: -o flock)"
+    holder = subprocess.Popen([sys.executable, "-c", _HOLD, str(path)], stdout=subprocess.PIPE, text=True)
+    try:
+        assert holder.stdout is not None
+        if holder.stdout.readline().strip() != "held":
+            return Verdict("fail", f"no lock can be taken in {folder}", remedy)
+        try:
+            FileLock(path).acquire(timeout=0.2)
+            return Verdict("fail", "a lock was given to two processes", remedy)
+        except Timeout:
+            pass
+        holder.kill()
+        holder.wait()
+        try:
+            FileLock(path).acquire(timeout=10)
+        except Timeout:
+            return Verdict("fail", "the lock of a killed process stays", "delete .lock files by hand after a crash")
+        return Verdict("ok", "refused while held, free after kill -9")
+    finally:
+        holder.kill()
+        path.unlink(missing_ok=True)
+
+
+_REPLACE = """
+import os, sys, time
+end = time.monotonic() + 1.5
+number = 0
+while time.monotonic() < end:
+    number += 1
+    with open(sys.argv[1] + '.new', 'w') as file:
+        file.write(str(number) * 20000)
+    os.replace(sys.argv[1] + '.new', sys.argv[1])
+"""
+
+
+def atomic_rename(folder: Path) -> Verdict:
+    """A reader sees the old file or the new one, never a part or nothing, while another process replaces it."""
+    path = folder / f".doctor-{os.getpid()}.json"
+    path.write_text("0" * 20000)
+    writer = subprocess.Popen([sys.executable, "-c", _REPLACE, str(path)])
+    reads = 0
+    try:
+        while writer.poll() is None:
+            text = path.read_text()
+            reads += 1
+            if len(text) % 20000 or text != text[: len(text) // 20000] * 20000:
+                return Verdict("fail", "a half-written file was seen", "keep studies on another file system")
+    except FileNotFoundError:
+        return Verdict("fail", "a file was missing while it was replaced", "keep studies on another file system")
+    finally:
+        writer.kill()
+        writer.wait()
+        for left in folder.glob(f"{path.name}*"):
+            left.unlink()
+    return Verdict("ok", f"{reads} reads while a file was replaced, all whole")
+
+
+def locks_between_nodes(folder: Path) -> Verdict:
+    """Under `srun --nodes=2 --ntasks-per-node=1 transfer doctor`: a lock held on the first node is refused on the next."""
+    from filelock import FileLock, Timeout
+
+    tasks, job = int(os.environ.get("SLURM_STEP_NUM_TASKS", "1")), os.environ.get("SLURM_JOB_ID", "")
+    if tasks < 2:
+        return Verdict("skipped", "one node", "srun --nodes=2 --ntasks-per-node=1 transfer doctor checks it")
+    stem = f".doctor-{job}-{os.environ.get('SLURM_STEP_ID', '0')}"
+    held, told, path = folder / f"{stem}.held", folder / f"{stem}.told", folder / f"{stem}.lock"
+    first = os.environ["SLURM_PROCID"] == "0"
+    deadline = time.monotonic() + 60
+    if first:
+        with FileLock(path):
+            held.touch()
+            while not told.exists() and time.monotonic() < deadline:
+                time.sleep(0.1)
+        answer = told.read_text() if told.exists() else "nothing"
+        for left in (held, told, path):
+            left.unlink(missing_ok=True)
+        if answer == "refused":
+            return Verdict("ok", "a lock of one node is refused on the other")
+        return Verdict(
+            "fail", f"the other node said {answer!r} to a lock that is held", "mount with locking (Lustre: -o flock)"
+        )
+    while not held.exists() and time.monotonic() < deadline:
+        time.sleep(0.1)
+    try:
+        FileLock(path).acquire(timeout=0.5)
+        answer = "got it"
+    except Timeout:
+        answer = "refused"
+    (folder / f"{stem}.tmp").write_text(answer)
+    os.replace(folder / f"{stem}.tmp", told)
+    return Verdict("ok", f"answered the first node: {answer}")
+
+
+def sandbox() -> Verdict:
+    """Whether model-written code can be run (LiveCodeBench)."""
+    from eval.sandbox import require_sandbox
+
+    try:
+        require_sandbox()
+    except UserError as error:
+        return Verdict("warn", str(error), "install bubblewrap, or leave benchmarks scored by `code` out")
+    return Verdict("ok", "bubblewrap works here")
+
+
+def hub() -> Verdict:
+    """The hub, or the cache that stands in for it."""
+    cache = Path(os.environ.get("HF_HUB_CACHE") or Path(os.environ.get("HF_HOME", "~/.cache/huggingface")) / "hub")
+    cache = cache.expanduser()
+    there = sorted(path.name for path in cache.glob("*--*")) if cache.is_dir() else []
+    kept = f"{len(there)} repositories in {cache}"
+    if os.environ.get("HF_HUB_OFFLINE", "").lower() in ("1", "true", "yes", "on"):
+        remedy = "run `transfer fetch RECIPE` where there is a network, with the same HF_HOME"
+        return Verdict("ok" if there else "warn", f"offline; {kept}", "" if there else remedy)
+    endpoint = os.environ.get("HF_ENDPOINT", "https://huggingface.co").rstrip("/")
+    try:
+        with urllib.request.urlopen(f"{endpoint}/api/models?limit=1", timeout=10):
+            return Verdict("ok", f"{endpoint} answers; {kept}")
+    except OSError as error:
+        return Verdict(
+            "warn", f"{endpoint} does not answer ({error}); {kept}",
+            "set HF_HUB_OFFLINE=1 here, and run `transfer fetch RECIPE` on a machine with a network",
+        )  # fmt: skip
+
+
+def cluster() -> Verdict:
+    """What Slurm says about itself, as far as a study depends on it."""
+    from launch.site_file import find_site, load_site
+    from launch.slurm import slurm
+
+    if shutil.which("sbatch") is None:
+        return Verdict("skipped", "no sbatch here", "run it on a login node to check the cluster")
+    try:
+        config = dict(re.findall(r"^(\w+)\s*=\s*(.*)$", slurm("scontrol", "show", "config"), re.MULTILINE))
+        slurm("squeue", "--me", "--noheader")
+    except UserError as error:
+        return Verdict("fail", str(error), "ask the cluster's support")
+    found = f"Slurm {config.get('SLURM_VERSION', '?')}, KillWait {config.get('KillWait', '?')}"
+    if config.get("JobRequeue", "1").strip() == "0":
+        return Verdict("warn", f"{found}, JobRequeue is off", "jobs ask for --requeue themselves; some sites refuse it")
+    try:
+        load_site(find_site(None))
+    except UserError as error:
+        return Verdict("warn", f"{found}; {error}", "see docs/slurm.md")
+    return Verdict("ok", f"{found}; the site file is in order")
+
+
+def driver(gpus: list[str], wanted: bool) -> Verdict:
+    """The driver, and whether torch was built for it."""
+    if not gpus:
+        return Verdict(
+            "fail" if wanted else "skipped", "no GPU is visible here", "run it on a GPU node" if wanted else ""
+        )
+    import torch
+
+    if not torch.cuda.is_available():
+        return Verdict(
+            "fail", f"{len(gpus)} GPU(s), but torch {torch.__version__} cannot use them",
+            "make setup TORCH_INDEX=https://download.pytorch.org/whl/cu130, or a newer driver",
+        )  # fmt: skip
+    names = sorted({torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count())})
+    found = f"{torch.cuda.device_count()} x {', '.join(names)}, CUDA {torch.version.cuda}"
+    if torch.cuda.get_device_capability()[0] < 8:
+        return Verdict("fail", f"{found}: no bfloat16", "use model.dtype=float32, or an A100 or newer")
+    return Verdict("ok", found)
+
+
+def ranks(gpus: list[str]) -> Verdict:
+    """An all-reduce between the ranks of this machine: NCCL between GPUs, gloo between CPU processes."""
+    count = max(len(gpus), 2)
+    if len(gpus) == 1:
+        return Verdict("skipped", "one GPU has no other to reach")
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={count}"]
+    code, output = _run([*command, "-m", "launch.doctor_ranks"], 90)
+    answer = re.search(r"RESULT (\{.*\})", output)
+    if code or answer is None:
+        remedy = "NCCL_DEBUG=INFO transfer doctor shows more; try NCCL_P2P_DISABLE=1" if gpus else "see the lines above"
+        return Verdict("fail", f"{count} ranks did not meet: {_last(output)}", remedy)
+    result = json.loads(answer[1])
+    speed = f"{result['gigabytes_per_second']:.1f} GB/s"
+    if not result["right"]:
+        return Verdict("fail", f"{result['backend']} gave a wrong sum", "do not train on this machine")
+    found = f"{count} ranks by {result['backend']}, {speed} all-reduce"
+    slow = bool(gpus) and result["gigabytes_per_second"] < 20
+    return Verdict("warn", found, "NVLink gives hundreds: nvidia-smi topo -m") if slow else Verdict("ok", found)
+
+
+def zero_3(gpus: list[str]) -> Verdict:
+    """Two updates of SFT with DeepSpeed ZeRO-3 on all ranks, against the same updates of one process."""
+    count = len(gpus) or 2
+    tiny = ["arms.on_policy_sft=null", "arms.grpo=null", "train.steps=2", "model.pocket.documents=2000"]
+    with tempfile.TemporaryDirectory(prefix="transfer-doctor-") as folder:
+        losses = []
+        for name, settings in (("one", []), ("many", [f"resources.ranks={count}", "resources.zero_stage=3"])):
+            study = Path(folder) / name
+            if name == "many":
+                shutil.copytree(Path(folder) / "one", study, ignore=shutil.ignore_patterns("arms", ".locks", ".lock"))
+            code, output = _smoke(study, [*tiny, "resources.workers=1", *settings], "arms")
+            if code:
+                return Verdict("fail", f"{name} rank(s): {_last(output)}", "the log above names the reason")
+            rows = (study / "arms/off_policy_sft/seed-0/metrics.jsonl").read_text().splitlines()
+            losses.append([json.loads(row)["loss"] for row in rows])
+    worst = max(abs(a - b) for a, b in zip(*losses, strict=True))
+    if worst > 1e-3:
+        return Verdict("fail", f"losses differ by {worst:.2g} from one process", "do not train on this machine")
+    return Verdict("ok", f"two updates on {count} rank(s), losses within {worst:.1g} of one process")
+
+
+def vllm(gpus: list[str], wanted: bool) -> Verdict:
+    """Two updates of GRPO that sample from a colocated vLLM: loading, stop ids, weight sync, equal probabilities."""
+    if not gpus:
+        return Verdict("fail" if wanted else "skipped", "needs a GPU")
+    try:
+        version = metadata.version("vllm")
+    except metadata.PackageNotFoundError:
+        return Verdict("fail" if wanted else "skipped", "vllm is not installed", "pip install -e '.[gpu]'")
+    with tempfile.TemporaryDirectory(prefix="transfer-doctor-") as folder:
+        settings = ["arms.on_policy_sft=null", "arms.off_policy_sft=null", "train.steps=3", "resources.workers=1"]
+        settings += ["resources.vllm={mode: colocate, memory_share: 0.2}", "model.pocket.documents=8000"]
+        code, output = _smoke(Path(folder) / "study", settings, "arms")
+        if code:
+            return Verdict("fail", f"vllm {version}: {_last(output)}", "versions that go together: requirements.lock")
+        run = Path(folder) / "study" / "arms/grpo/seed-0"
+        rows = [json.loads(row) for row in (run / "metrics.jsonl").read_text().splitlines()]
+    cut = max(row.get("mismatch/clipped_share", 0.0) for row in rows)
+    endless = min(row.get("completions/clipped_ratio", 0.0) for row in rows)
+    found = f"vllm {version}: {cut:.1%} of the importance ratios cut, {endless:.0%} of completions never end"
+    if cut > 0.05:
+        return Verdict(
+            "fail", found, "vLLM's weights or arithmetic differ from the trainer's; same dtype and attention?"
+        )
+    if endless == 1.0:
+        return Verdict("fail", found, "vLLM does not stop at the end of a turn: check model.eos_token")
+    return Verdict("ok", found)
+
+
+def _smoke(study: Path, settings: list[str], until: str) -> tuple[int, str]:
+    command = [sys.executable, "-m", "launch", "run", str(_SMOKE), "--out", str(study), *settings, "--until", until]
+    return _run(command, _RUN_SECONDS)
+
+
+def _run(command: list[str], seconds: float) -> tuple[int, str]:
+    """Exit status and output of a command; one that takes too long is ended with all it has started."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("SLURM_", "TRANSFER_"))}
+    environment |= {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment, cwd=ROOT,
+        start_new_session=True,
+    )  # fmt: skip
+    try:
+        output, _ = process.communicate(timeout=seconds)
+        return process.returncode, output
+    except subprocess.TimeoutExpired:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, 9)
+        process.communicate()
+        return 1, f"no end after {seconds:.0f} s: a rank waits for another"
+
+
+def _last(output: str) -> str:
+    """The line of an output that says most: the sentence of a failed stage, or its last line."""
+    lines = [line.strip() for line in output.splitlines() if line.strip()]
+    failed = [line for line in lines if line.startswith("FAILED") or "Error" in line]
+    return (failed or lines or ["nothing was said"])[-1][:300]
+
+
+def examine(folder: Path, gpu: bool, show: Callable[[str], None]) -> list[dict[str, str]]:
+    """Run all checks, showing each verdict as it comes; the verdicts as JSON values."""
+    found = []
+    for name, check in checks(folder, gpu):
+        begun = time.monotonic()
+        try:
+            verdict = check()
+        except (OSError, UserError, subprocess.SubprocessError) as error:
+            verdict = Verdict("fail", f"{type(error).__name__}: {error}")
+        seconds = time.monotonic() - begun
+        show(f"  {verdict.state:<8} {name:<20} {verdict.found}" + (f" ({seconds:.0f} s)" if seconds > 2 else ""))
+        if verdict.remedy and verdict.state != "ok":
+            show(f"           {'':<20} -> {verdict.remedy}")
+        found.append({"check": name, **verdict._asdict()})
+    return found
