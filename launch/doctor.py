@@ -103,7 +103,14 @@ def disk(folder: Path) -> Verdict:
     return Verdict("ok", found) if speed > 20e6 else Verdict("warn", found, "a checkpoint of 14B parameters is 236 GB")
 
 
-_HOLD = "import sys, time; from filelock import FileLock; FileLock(sys.argv[1]).acquire(); print('held', flush=True); time.sleep(60)"
+_HOLD = """
+import sys, time
+from filelock import FileLock
+lock = FileLock(sys.argv[1])
+lock.acquire()
+print('held', flush=True)
+time.sleep(60)
+"""
 
 
 def file_locks(folder: Path) -> Verdict:
@@ -118,14 +125,16 @@ def file_locks(folder: Path) -> Verdict:
         if holder.stdout.readline().strip() != "held":
             return Verdict("fail", f"no lock can be taken in {folder}", remedy)
         try:
-            FileLock(path).acquire(timeout=0.2)
+            with FileLock(path).acquire(timeout=0.2):
+                pass
             return Verdict("fail", "a lock was given to two processes", remedy)
         except Timeout:
             pass
         holder.kill()
         holder.wait()
         try:
-            FileLock(path).acquire(timeout=10)
+            with FileLock(path).acquire(timeout=10):
+                pass
         except Timeout:
             return Verdict("fail", "the lock of a killed process stays", "delete .lock files by hand after a crash")
         return Verdict("ok", "refused while held, free after kill -9")
@@ -169,7 +178,7 @@ def atomic_rename(folder: Path) -> Verdict:
 
 
 def locks_between_nodes(folder: Path) -> Verdict:
-    """Under `srun --nodes=2 --ntasks-per-node=1 transfer doctor`: a lock held on the first node is refused on the next."""
+    """Started by srun on two nodes: a lock that the first one holds is refused to the other."""
     from filelock import FileLock, Timeout
 
     tasks, job = int(os.environ.get("SLURM_STEP_NUM_TASKS", "1")), os.environ.get("SLURM_JOB_ID", "")
@@ -195,8 +204,8 @@ def locks_between_nodes(folder: Path) -> Verdict:
     while not held.exists() and time.monotonic() < deadline:
         time.sleep(0.1)
     try:
-        FileLock(path).acquire(timeout=0.5)
-        answer = "got it"
+        with FileLock(path).acquire(timeout=0.5):
+            answer = "got it"
     except Timeout:
         answer = "refused"
     (folder / f"{stem}.tmp").write_text(answer)
@@ -246,7 +255,7 @@ def cluster() -> Verdict:
         config = dict(re.findall(r"^(\w+)\s*=\s*(.*)$", slurm("scontrol", "show", "config"), re.MULTILINE))
         slurm("squeue", "--me", "--noheader")
     except UserError as error:
-        return Verdict("fail", str(error), "ask the cluster's support")
+        return Verdict("warn", str(error)[:200], "ask the cluster's support, unless this machine is not part of one")
     found = f"Slurm {config.get('SLURM_VERSION', '?')}, KillWait {config.get('KillWait', '?')}"
     if config.get("JobRequeue", "1").strip() == "0":
         return Verdict("warn", f"{found}, JobRequeue is off", "jobs ask for --requeue themselves; some sites refuse it")
@@ -338,9 +347,7 @@ def vllm(gpus: list[str], wanted: bool) -> Verdict:
     endless = min(row.get("completions/clipped_ratio", 0.0) for row in rows)
     found = f"vllm {version}: {cut:.1%} of the importance ratios cut, {endless:.0%} of completions never end"
     if cut > 0.05:
-        return Verdict(
-            "fail", found, "vLLM's weights or arithmetic differ from the trainer's; same dtype and attention?"
-        )
+        return Verdict("fail", found, "vLLM computes something else than the trainer: same dtype and attention?")
     if endless == 1.0:
         return Verdict("fail", found, "vLLM does not stop at the end of a turn: check model.eos_token")
     return Verdict("ok", found)

@@ -57,8 +57,8 @@ def add_commands(commands: Any) -> None:
     doctor = commands.add_parser(
         "doctor",
         help="check a machine or cluster",
-        description="Check what a study needs of this machine, in at most ten minutes: packages, disk, locks, hub, Slurm, "
-        "GPUs, ranks, a ZeRO-3 update, vLLM. Each line is a verdict with a remedy. Exit status 1 if a check failed.",
+        description="Check what a study needs of this machine, in at most ten minutes: packages, disk, locks, hub, "
+        "Slurm, GPUs, ranks, a ZeRO-3 update, vLLM. Each line is a verdict with a remedy. Exit status 1 if one failed.",
     )
     doctor.add_argument("--gpu", action="store_true", help="a machine without a GPU or vLLM fails")
     doctor.add_argument("--folder", metavar="DIR", type=Path, default=Path("runs"), help="where studies will be kept")
