@@ -168,7 +168,7 @@ def _run_command(options: argparse.Namespace) -> int:
 
 def require_runnable(recipe: Any) -> None:
     """Warn of what is probably not meant. Raises UserError for a recipe that must not or cannot run."""
-    from launch.plan import model_shape, obstacles
+    from launch.fit import model_shape, obstacles
     from launch.preflight import check_resolved, warnings
     from train.matching import require_matched
 

@@ -67,7 +67,7 @@ def out_of_memory(recipe: Recipe, stage: Stage) -> str:
     """What would help a stage that ran out of memory, with the effect the cost model predicts."""
     if stage.kind != "arms":
         return f"{stage.name} ran out of GPU memory; lower suite.batch_size or the length limits"
-    from launch.plan import memory_of_arm, model_shape
+    from launch.fit import memory_of_arm, model_shape
     from train.arms import resolve_arm
 
     arm, shape = resolve_arm(recipe, str(stage.arguments["arm"])), model_shape(recipe)

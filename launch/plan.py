@@ -2,38 +2,31 @@
 
 import json
 import shlex
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from data.hub import locate_model
 from eval.suite_size import evaluation_responses
+from launch.fit import memory_of_arm, model_shape, obstacles, sampling_memory
 from launch.preflight import warnings
 from launch.ranks import Place, launch_command, launch_files
 from launch.stages import Stage, stage_states
-from recipes.errors import UserError
 from recipes.manifest import read_manifest
 from recipes.schema import Recipe
-from train.arms import ResolvedArm, resolve_arm
+from train.arms import resolve_arm
 from train.cost import (
     GENERATE_UTILISATION,
     GPUS,
-    KNOWN_SHAPES,
     TRAIN_UTILISATION,
     ModelShape,
     checkpoint_bytes,
     forward_flops,
     generation_hours,
-    pocket_shape,
     run_hours,
-    shape_from_config,
     train_flops,
-    training_memory,
 )
 from train.matching import recipe_differences
 
 _MEAN_ROW_TOKENS = 125  # of the 128 of a packed pre-training row
-_USABLE = 0.94  # of a GPU's memory; the rest goes to the driver, the libraries and fragmentation
 
 
 _WRITES = {
@@ -77,6 +70,9 @@ def build_plan(
         "arms": {name: _arm_plan(recipe, name, shape) for name in recipe.trained},
         "teacher": teacher_plan(recipe, study_dir),
         "gpu": recipe.resources.gpu,
+        "gpus": gpus_of(recipe),
+        "dropped_problems": dropped_problems(study_dir),
+        "certainty": what_certainty_costs(recipe, shape, labels),
         "responses_at_most": None if suite is None else evaluation_responses(recipe, len(labels)),
         "evaluation_gpu_hours": evaluation_hours(recipe, shape, len(labels)),
         "obstacles": obstacles(recipe, shape),
@@ -92,6 +88,42 @@ def evaluation_hours(recipe: Recipe, shape: ModelShape | None, models: int) -> f
     responses = evaluation_responses(recipe, models)
     length = min(recipe.suite.max_response_tokens, recipe.resources.expected_completion_tokens or 1 << 60)
     return None if responses is None else generation_hours(shape, GPUS[recipe.resources.gpu], responses, length)
+
+
+def gpus_of(recipe: Recipe) -> dict[str, int]:
+    """GPUs that one training run and one evaluation occupy, where there are any."""
+    resources = recipe.resources
+    server = resources.vllm.server_nodes * resources.ranks // resources.nodes if resources.vllm else 0
+    return {"train": resources.ranks + server, "nodes": resources.nodes, "evaluate": resources.evaluation_replicas}
+
+
+def dropped_problems(study_dir: Path) -> dict[str, int] | None:
+    """Problems the corpus left out, by reason; None until it is built."""
+    manifest = read_manifest(study_dir / "corpus")
+    if manifest is None or not manifest["completed"]:
+        return None
+    return dict(manifest["facts"].get("rejected", {}))
+
+
+def what_certainty_costs(recipe: Recipe, shape: ModelShape | None, labels: list[str]) -> dict[str, float] | None:
+    """GPU-hours of one more training seed of every arm, and of one more response to every question of every model."""
+    if shape is None or recipe.resources.gpu is None or not recipe.trained:
+        return None
+    hours = [_arm_plan(recipe, name, shape)["gpu_hours"] for name in recipe.trained]
+    seed = sum(value for value in hours if value is not None)
+    evaluated = evaluation_hours(recipe, shape, len(recipe.trained))
+    found = {"seed": seed + (evaluated or 0.0)}
+    if recipe.suite is not None:
+        once = recipe.model_copy(update={"suite": _asked_once(recipe)})
+        more = evaluation_hours(once, shape, len(labels))
+        found |= {} if more is None else {"response": more}
+    return {name: round(value, 1) for name, value in found.items()}
+
+
+def _asked_once(recipe: Recipe) -> Any:
+    assert recipe.suite is not None
+    benchmarks = [item.model_copy(update={"samples_per_question": 1}) for item in recipe.suite.benchmarks]
+    return recipe.suite.model_copy(update={"samples_per_question": 1, "benchmarks": tuple(benchmarks)})
 
 
 def _arm_plan(recipe: Recipe, name: str, shape: ModelShape | None) -> dict[str, Any]:
@@ -123,6 +155,7 @@ def _arm_plan(recipe: Recipe, name: str, shape: ModelShape | None) -> dict[str, 
         "learning_rate": arm.learning_rate,
         "runs": len(recipe.seeds),
         "memory_per_rank": memory_of_arm(recipe, arm, shape),
+        "sampling_memory": sampling_memory(recipe, arm, shape),
     }
 
 
@@ -193,82 +226,6 @@ def topology_text(recipe: Recipe, stage: Stage) -> str:
     return ", ".join(parts)
 
 
-def model_shape(recipe: Recipe) -> ModelShape | None:
-    """Shape of the recipe's model: the pocket model's, from `config.json`, or a published one; None if unknown."""
-    model = recipe.model
-    if model is None:
-        return None
-    if model.pocket is not None:
-        return pocket_shape(model.pocket)
-    try:
-        folder = locate_model(str(model.path), recipe.lock.get("models", {}).get(model.path), model.revision)
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    except (UserError, OSError, ValueError):
-        return KNOWN_SHAPES.get(str(model.path))
-    return shape_from_config(config)
-
-
-def memory_of_arm(recipe: Recipe, arm: ResolvedArm, shape: ModelShape | None) -> dict[str, int] | None:
-    """Bytes on one rank while an arm trains, by component; the longest micro-batch its limits allow."""
-    if shape is None or recipe.model is None:
-        return None
-    resources = recipe.resources
-    rows = arm.micro_batch_size or max(1, arm.problems_per_step * arm.completions_per_problem // resources.ranks)
-    memory = training_memory(
-        shape,
-        ranks=resources.ranks,
-        zero_stage=resources.zero_stage,
-        offload=resources.offload,
-        bfloat16=recipe.model.dtype == "bfloat16",
-        checkpointing=recipe.model.pocket is None,
-        tokens=rows * (arm.prompt.max_prompt_tokens + arm.prompt.max_completion_tokens),
-        adapter_rank=arm.lora.rank if arm.lora is not None else None,
-    )
-    reference = 0
-    if arm.beta > 0 and arm.lora is None:  # with adapters the base is the model without them
-        bytes_each = 2 if arm.weights_dtype_with(resources.zero_stage > 0) == "bfloat16" else 4
-        reference = bytes_each * shape.parameters() // (resources.ranks if resources.zero_stage == 3 else 1)
-    return asdict(memory) | {"reference_model": reference, "total": memory.total + reference}
-
-
-def obstacles(recipe: Recipe, shape: ModelShape | None) -> list[str]:
-    """Why a recipe cannot work on the GPU it names, each with the nearest setting that would."""
-    resources, vllm = recipe.resources, recipe.resources.vllm
-    if shape is None or resources.gpu is None:
-        return []
-    found = []
-    gpu = GPUS[resources.gpu]
-    usable = _USABLE * gpu.memory_bytes
-    arms = [resolve_arm(recipe, name) for name in recipe.trained]
-    generating = [arm for arm in arms if arm.sampling != "teacher"]
-    share = vllm.memory_share * gpu.memory_bytes if vllm is not None and vllm.mode == "colocate" and generating else 0.0
-    if vllm is not None and share:
-        longest = max(arm.prompt.max_prompt_tokens + arm.prompt.max_completion_tokens for arm in generating)
-        weights = 2 * shape.parameters() / vllm.tensor_parallel
-        cache = longest * shape.kv_cache_bytes_per_token() / vllm.tensor_parallel
-        if weights + cache > share:
-            needed = (weights + cache) / gpu.memory_bytes + 0.01
-            found.append(
-                f"vLLM's share of {share / 1e9:.0f} GB cannot hold {weights / 1e9:.1f} GB of weights and the cache of "
-                f"one sequence of {longest:,} tokens ({cache / 1e9:.1f} GB); set resources.vllm.memory_share="
-                f"{needed:.2f} or resources.vllm.tensor_parallel={2 * vllm.tensor_parallel}"
-            )
-    for arm in arms:
-        memory = memory_of_arm(recipe, arm, shape)
-        assert memory is not None
-        states = memory["total"] - memory["activations"]
-        own_share = share if arm in generating else 0.0
-        training = memory["total"] + (own_share if vllm is not None and not vllm.sleep else 0)
-        if max(training, states + own_share) > usable:
-            what = "while training" if training > usable else f"beside vLLM's {own_share / 1e9:.0f} GB"
-            found.append(
-                f"an arm with sampling {arm.sampling} needs {max(training, states + own_share) / 1e9:.0f} GB per rank "
-                f"{what}, a {resources.gpu} has about {usable / 1e9:.0f}; more resources.ranks, a higher zero_stage, "
-                "offload, a smaller micro_batch_size or a smaller vllm.memory_share would lower it"
-            )
-    return list(dict.fromkeys(found))
-
-
 def format_plan(plan: dict[str, Any], commands: bool = False) -> str:
     """The plan as text. `commands`: with the exact command, files and processes of every stage."""
     lines = [f"{plan['study']} -> {plan['directory']}", ""]
@@ -313,6 +270,7 @@ def format_plan(plan: dict[str, Any], commands: bool = False) -> str:
                 f"and {GENERATE_UTILISATION:.0%} while generating, and completions as long as "
                 "resources.expected_completion_tokens"
             )
+            lines += _comparison_lines(plan)
         lines += ["", *_memory_lines(plan)]
     if plan["teacher"]:
         lines.append(_teacher_line(plan["teacher"], recipe_gpu=plan["gpu"]))
@@ -320,6 +278,15 @@ def format_plan(plan: dict[str, Any], commands: bool = False) -> str:
         hours = plan["evaluation_gpu_hours"]
         cost = "" if hours is None else f", {hours:,.0f} GPU-hours if they are as long as completions"
         lines.append(f"evaluation: at most {plan['responses_at_most']:,} responses" + cost)
+    if plan["certainty"]:
+        more = plan["certainty"]
+        text = f"certainty: one more training seed of every arm {more['seed']:,.0f} GPU-hours"
+        if "response" in more:
+            text += f", one more response to every question {more['response']:,.0f}"
+        lines.append(f"{text}; transfer power says what differences they let you see")
+    if plan["dropped_problems"]:
+        reasons = ", ".join(f"{count:,} {reason}" for reason, count in plan["dropped_problems"].items() if count)
+        lines.append(f"problems left out: {reasons}")
     if plan["arms"]:
         matched = "matched: the arms differ only in what the study varies"
         lines += ["", "UNMATCHED:" if plan["differences"] else matched]
@@ -345,6 +312,27 @@ def _hours_and_disk(plan: dict[str, Any], arm: dict[str, Any]) -> str:
     return f"{hours:>12}" + (f"{arm['disk_bytes'] / 1e9:>10,.0f}" if arm["disk_bytes"] else f"{'?':>10}")
 
 
+def _comparison_lines(plan: dict[str, Any]) -> list[str]:
+    """What the arms cost beside the cheapest, with the teacher's samples on the arms that read them."""
+    teacher = (plan["teacher"] or {}).get("gpu_hours")
+    hours = {
+        name: arm["gpu_hours"] * arm["runs"] + (teacher or 0.0) * (arm["generated_tokens_at_most"] == 0)
+        for name, arm in plan["arms"].items()
+        if arm["gpu_hours"]
+    }
+    if len(hours) < 2:
+        return []
+    least = min(hours.values())
+    each = ", ".join(f"{name} {value / least:.1f}" for name, value in hours.items())
+    told = "with the teacher's samples" if teacher else "without the teacher's samples"
+    gpus = plan["gpus"]
+    return [
+        f"cost beside the cheapest, all seeds, {told}: {each}",
+        f"a run occupies {gpus['train']} GPU(s) on {gpus['nodes']} node(s), the evaluation of a model "
+        f"{gpus['evaluate']}",
+    ]
+
+
 def _memory_lines(plan: dict[str, Any]) -> list[str]:
     """Memory per rank, one line for all arms that need the same."""
     by_need: dict[str, list[str]] = {}
@@ -353,5 +341,11 @@ def _memory_lines(plan: dict[str, Any]) -> list[str]:
         if memory is None:
             return ["memory: unknown until `transfer fetch` has brought the model's config.json to this machine"]
         parts = ", ".join(f"{part.replace('_', ' ')} {value / 1e9:.2f}" for part, value in memory.items() if value)
-        by_need.setdefault(f"memory per rank, GB: {parts}", []).append(name)
+        text = f"memory per rank, GB: {parts}"
+        if sampling := arm["sampling_memory"]:
+            text += (
+                f"; while sampling, vLLM: weights {sampling['weights'] / 1e9:.2f}, KV cache "
+                f"{sampling['kv_cache'] / 1e9:.2f} ({sampling['cached_tokens']:,} tokens)"
+            )
+        by_need.setdefault(text, []).append(name)
     return [text if len(by_need) == 1 else f"{text}  ({', '.join(names)})" for text, names in by_need.items()]

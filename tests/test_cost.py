@@ -8,10 +8,12 @@ from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCau
 from trl.trainer.utils import compute_flops_per_token
 
 from data.language_model import load_model
-from launch.plan import model_shape, obstacles, teacher_plan
+from launch.fit import model_shape, obstacles, sampling_memory
+from launch.plan import teacher_plan
 from recipes.errors import UserError
 from recipes.loading import load_recipe
 from recipes.manifest import finish_stage, start_stage
+from train.arms import resolve_arm
 from train.cost import (
     GPUS,
     KNOWN_SHAPES,
@@ -179,10 +181,23 @@ RECIPES = Path(__file__).resolve().parent.parent / "recipes"
             "qwen3-14b/matched.yaml",
             ["resources.gpu=H100-80GB", "resources.vllm.memory_share=0.3"],
             "vLLM's share of 26 GB cannot hold 29.5 GB of weights and the cache of one sequence of 16,384 tokens "
-            "(2.7 GB); set resources.vllm.memory_share=0.39 or resources.vllm.tensor_parallel=2",
+            "(2.7 GB); the nearest setting that works: resources.vllm.memory_share=0.4",
         ),
         ("qwen3-14b/matched.yaml", ["resources.zero_stage=2", "resources.gpu=H100-80GB"], "per rank"),
         ("qwen3-14b/matched.yaml", ["resources.ranks=1"], "GB per rank while training, a H200-141GB has about 133"),
+        # 256 x 8 completions, 7 ranks with micro-batches of 1: 2048 = 7 * 292 + 4.
+        (
+            "qwen3-14b/matched.yaml",
+            ["resources.ranks=7"],
+            "an update has 2048 completions, which 7 ranks with micro-batches of 1 do not divide; the nearest setting "
+            "that works: resources.ranks=8",
+        ),
+        # 2,048 + 32,768 tokens; the model was made for 32,768.
+        (
+            "qwen3-14b/matched.yaml",
+            ["prompt.max_completion_tokens=32768"],
+            "training allows sequences of 34,816 tokens (prompt and completion), the model's context is 32,768",
+        ),
     ],
 )
 def test_what_cannot_work_is_refused_with_what_would(recipe, settings, message):
@@ -192,6 +207,26 @@ def test_what_cannot_work_is_refused_with_what_would(recipe, settings, message):
         assert found == []
     else:
         assert any(message in text for text in found), found
+        proposed = found[-1].partition("the nearest setting that works: ")[2]
+        assert proposed, "nothing was proposed"
+        changed = load_recipe(RECIPES / recipe, [*settings, *proposed.split()])
+        assert obstacles(changed, model_shape(changed)) == []
+
+
+def test_no_proposal_where_three_changes_do_not_help():
+    settings = ["resources.ranks=1", "resources.zero_stage=0", "resources.gpu=A100-40GB"]
+    recipe = load_recipe(RECIPES / "qwen3-14b" / "matched.yaml", settings)
+    (*_, last) = obstacles(recipe, model_shape(recipe))
+    assert "nearest setting" not in last
+
+
+def test_cache_of_a_colocated_vllm_by_hand():
+    """0.35 of 141e9 bytes, less 2 bytes a parameter, in tokens of 2 * 40 layers * 8 heads * 128 * 2 bytes."""
+    recipe = load_recipe(RECIPES / "qwen3-14b" / "matched.yaml")
+    found = sampling_memory(recipe, resolve_arm(recipe, "grpo"), QWEN3_14B)
+    cache = 49_350_000_000 - 2 * 14_768_307_200
+    assert found == {"weights": 29_536_614_400, "kv_cache": cache, "cached_tokens": cache // 163_840}
+    assert sampling_memory(recipe, resolve_arm(recipe, "sft_think"), QWEN3_14B) is None
 
 
 def test_another_kind_of_model_is_a_sentence():

@@ -35,6 +35,8 @@ class ModelShape:
     """Whether queries and keys are normalised per head, as in Qwen3."""
     attention_bias: bool = False
     """Whether the query, key and value projections have a bias, as in Qwen2."""
+    context: int | None = None
+    """Longest sequence its positions were made for; None: unknown."""
 
     def parameters(self) -> int:
         """Number of parameters, embeddings included."""
@@ -91,10 +93,10 @@ def pocket_shape(spec: PocketModelSpec) -> ModelShape:
 
 
 KNOWN_SHAPES = {
-    "Qwen/Qwen3-1.7B-Base": ModelShape(151936, 2048, 6144, 28, 16, 8, 128, True, True),
-    "Qwen/Qwen3-8B-Base": ModelShape(151936, 4096, 12288, 36, 32, 8, 128, False, True),
-    "Qwen/Qwen3-14B-Base": ModelShape(151936, 5120, 17408, 40, 40, 8, 128, False, True),
-    "meta-llama/Llama-3.1-8B": ModelShape(128256, 4096, 14336, 32, 32, 8, 128, False, False),
+    "Qwen/Qwen3-1.7B-Base": ModelShape(151936, 2048, 6144, 28, 16, 8, 128, True, True, context=32768),
+    "Qwen/Qwen3-8B-Base": ModelShape(151936, 4096, 12288, 36, 32, 8, 128, False, True, context=32768),
+    "Qwen/Qwen3-14B-Base": ModelShape(151936, 5120, 17408, 40, 40, 8, 128, False, True, context=32768),
+    "meta-llama/Llama-3.1-8B": ModelShape(128256, 4096, 14336, 32, 32, 8, 128, False, False, context=131072),
 }
 """Shapes of published configurations, to plan before anything is downloaded."""
 
@@ -141,6 +143,7 @@ def shape_from_config(config: dict[str, Any]) -> ModelShape:
         tied_embeddings=config.get("tie_word_embeddings", False),
         head_norms=head_norms,
         attention_bias=bias,
+        context=config.get("max_position_embeddings"),
     )
 
 
