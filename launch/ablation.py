@@ -21,6 +21,7 @@ from typing import Any
 
 import yaml
 
+from eval.analysis_lock import write_lock
 from launch.jobs import Task
 from launch.stages import Stage, build_stages, select_until
 from recipes.errors import UserError
@@ -79,6 +80,8 @@ class Ablation:
         write_json(self.root / SHARED / STUDY_FILE, self.points[0].recipe.dump())
         for point in self.points:
             write_json(self.folder(point) / STUDY_FILE, point.recipe.dump())
+            if point.recipe.suite is not None:  # before any point is evaluated, also where the questions are shared
+                write_lock(point.recipe, self.folder(point))
         for link, target in self._links():
             link.parent.mkdir(parents=True, exist_ok=True)
             if link.is_symlink() and os.readlink(link) != os.path.relpath(target, link.parent):

@@ -1,0 +1,222 @@
+"""Ablations: which points there are, what they share, what may be compared, and the curves."""
+
+import json
+import math
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+
+from eval.response_curves import PointResult, curves_figure, format_curves, require_comparable, response_curves
+from launch.ablation import ABLATION_FILE, load_ablation, read_ablation
+from launch.ablation_cli import choose, report
+from launch.stages import flatten
+from recipes.errors import UserError
+
+RECIPES = Path(__file__).resolve().parent.parent / "recipes"
+SMOKE = RECIPES / "pocket" / "smoke.yaml"
+
+
+def ablation(tmp_path, *, grid=(), paired=(), overrides=(), recipe=SMOKE):
+    return read_ablation(recipe, overrides, grid, paired, tmp_path / "ablation")
+
+
+def test_a_grid_is_all_combinations_and_each_point_knows_its_axes(tmp_path):
+    made = ablation(tmp_path, grid=["train.learning_rate=5e-4,1e-3", "arms.grpo.beta=0,0.04"])
+    assert [(point.values, point.differs) for point in made.points] == [
+        ({"train.learning_rate": 5e-4, "arms.grpo.beta": 0.0}, ("train.learning_rate",)),
+        ({"train.learning_rate": 5e-4, "arms.grpo.beta": 0.04}, ("train.learning_rate", "arms.grpo.beta")),
+        ({"train.learning_rate": 1e-3, "arms.grpo.beta": 0.0}, ()),
+        ({"train.learning_rate": 1e-3, "arms.grpo.beta": 0.04}, ("arms.grpo.beta",)),
+    ]
+    assert [point.recipe.arms["grpo"].beta for point in made.points] == [0.0, 0.04, 0.0, 0.04]
+
+
+def test_paired_values_go_together(tmp_path):
+    made = ablation(tmp_path, paired=["train.steps=2,4", "train.warmup_steps=0,1"])
+    assert [(p.recipe.train.steps, p.recipe.train.warmup_steps) for p in made.points] == [(2, 0), (4, 1)]
+
+
+def test_what_points_share_is_run_once(tmp_path):
+    made = ablation(tmp_path, grid=["train.learning_rate=5e-4,1e-3", "arms.grpo.beta=0,0.04"])
+    tasks = made.tasks()
+    where = {}
+    for task in tasks:
+        where.setdefault(task.study_dir.name, set()).add(task.stage.name)
+    assert where["shared"] == {"base", "corpus", "questions", "eval/base"}
+    assert len(tasks) == len({task.key for task in tasks})
+    sft = "arms/off_policy_sft/seed-0"
+    assert [name for name, stages in where.items() if sft in stages] == [
+        "learning_rate-0.0005-beta-0", "learning_rate-0.001-beta-0"
+    ]  # fmt: skip
+    second = next(t for t in tasks if t.study_dir.name.endswith("0.0005-beta-0.04") and t.stage.name == "report")
+    assert (str(made.root / "points/learning_rate-0.0005-beta-0"), sft) in second.needs
+    assert (str(made.root / "shared"), "eval/base") in second.needs
+
+
+def test_links_lead_to_what_is_shared_and_the_folder_can_be_read_back(tmp_path):
+    made = ablation(tmp_path, grid=["train.learning_rate=5e-4,1e-3"])
+    made.write()
+    made.write()
+    link = made.root / "points" / "learning_rate-0.0005" / "eval" / "base"
+    assert link.is_symlink()
+    assert (link.parent / link.readlink()).resolve() == made.root.resolve() / "shared" / "eval" / "base"
+    again = load_ablation(made.root)
+    assert again.dump() == made.dump()
+    assert [task.key for task in again.tasks()] == [task.key for task in made.tasks()]
+    other = ablation(tmp_path, grid=["train.learning_rate=5e-4,2e-3"])
+    with pytest.raises(UserError, match="holds an ablation over other points"):
+        other.write()
+
+
+@pytest.mark.parametrize(
+    ("grid", "paired", "message"),
+    [
+        ([], [], "an ablation needs axes"),
+        (["train.steps=2"], ["train.steps=2,3"], "an ablation needs axes: either"),
+        (["train.steps"], [], "is not of the form key=value,value"),
+        (["train.stepz=2,3"], [], "did you mean `steps`"),
+        (["train.steps=2,2"], [], "two points are the same: steps-2"),
+        ([], ["train.steps=2,3", "train.warmup_steps=1"], "train.steps has 2, train.warmup_steps has 1"),
+        (["train.steps=0,2"], [], "train.steps"),
+    ],
+)
+def test_axes_that_cannot_be_are_a_sentence(tmp_path, grid, paired, message):
+    with pytest.raises(UserError) as error:
+        ablation(tmp_path, grid=grid, paired=paired)
+    assert message in str(error.value)
+
+
+def test_ablation_files_of_the_project_can_be_read(tmp_path):
+    files = sorted((RECIPES / "ablations").glob("*.yaml"))
+    assert files
+    for path in files:
+        made = read_ablation(path, [], [], [], tmp_path / path.stem)
+        assert len(made.points) > 1, path
+        assert sum(not point.differs for point in made.points) <= 1
+
+
+def gain(middle, half=1.0):
+    return {"estimate": middle, "low": middle - half, "high": middle + half}
+
+
+def point(rate, gains, **more):
+    """A point with one axis; `gains`: arm -> (math, other)."""
+    settings = flatten({"train": {"learning_rate": rate}, "seeds": [0], **more})
+    arms = {arm: {"groups": {"math": gain(a), "other_reasoning": gain(b)}} for arm, (a, b) in gains.items()}
+    transfer = {"arms": arms, "groups": {"math": [], "other_reasoning": []}, "confidence": 0.95, "status": "matched"}
+    return PointResult(f"lr-{rate}", {"train.learning_rate": rate}, settings, {"base": "1"}, transfer)
+
+
+POINTS = [
+    point(1e-4, {"sft": (10.0, -5.0), "grpo": (4.0, 1.0)}),
+    point(1e-3, {"sft": (20.0, -20.0), "grpo": (9.5, 2.0)}),
+]
+
+
+def test_matched_points_are_where_the_weaker_arms_best_lies():
+    """GRPO reaches 9.5 at most; SFT's nearest point is 10.0 with an interval of 9 to 11, which contains it."""
+    curves = response_curves(POINTS, ["train.learning_rate"], paired=False)
+    assert curves["matched_gain"] == 9.5
+    assert curves["matched"]["sft"]["point"] == "lr-0.0001"
+    assert curves["matched"]["grpo"]["point"] == "lr-0.001"
+    assert all(chosen["within"] for chosen in curves["matched"].values())
+    text = format_curves(curves)
+    assert re.search(r"0\.0001 .*\+10\.0 \[\+9\.0, \+11\.0\] .*-5\.0 \[-6\.0, -4\.0\] \*", text)
+    far = [POINTS[0], point(1e-3, {"sft": (20.0, -20.0), "grpo": (7.0, 2.0)})]
+    curves = response_curves(far, ["train.learning_rate"], paired=False)
+    assert not curves["matched"]["sft"]["within"]
+    assert "no point there; the nearest is lr-0.0001" in format_curves(curves)
+
+
+def test_curves_hold_the_other_axis_fixed():
+    results = []
+    for rate in (1e-4, 1e-3):
+        for beta in (0.0, 0.1):
+            made = point(rate, {"sft": (1.0, 1.0)}, arms={"grpo": {"beta": beta}})
+            values = {"train.learning_rate": rate, "arms.grpo.beta": beta}
+            results.append(PointResult(f"{rate}-{beta}", values, made.settings, made.made_by, made.transfer))
+    curves = response_curves(results, ["train.learning_rate", "arms.grpo.beta"], paired=False)["curves"]
+    assert [(c["axis"], c["fixed"], c["points"]) for c in curves] == [
+        ("train.learning_rate", {"arms.grpo.beta": 0.0}, ["0.0001-0.0", "0.001-0.0"]),
+        ("train.learning_rate", {"arms.grpo.beta": 0.1}, ["0.0001-0.1", "0.001-0.1"]),
+        ("arms.grpo.beta", {"train.learning_rate": 1e-4}, ["0.0001-0.0", "0.0001-0.1"]),
+        ("arms.grpo.beta", {"train.learning_rate": 1e-3}, ["0.001-0.0", "0.001-0.1"]),
+    ]
+
+
+def test_points_that_differ_elsewhere_are_refused_with_the_list():
+    other = point(1e-3, {"sft": (1.0, 1.0)}, prompt={"suffix": "x"})
+    with pytest.raises(
+        UserError, match=r"differ in more than train.learning_rate .*prompt.suffix: None in lr-0.0001, 'x'"
+    ):
+        require_comparable([POINTS[0], other], ["train.learning_rate"])
+    newer = PointResult("new", POINTS[1].values, POINTS[1].settings, {"base": "2"}, POINTS[1].transfer)
+    with pytest.raises(UserError, match=r"code or package versions of lr-0\.0001 and new"):
+        require_comparable([POINTS[0], newer], ["train.learning_rate"])
+    require_comparable(POINTS, ["train.learning_rate"])
+    with pytest.raises(UserError, match=r"train\.learning_rate: 0\.0001"):
+        require_comparable(POINTS, ["arms.grpo.beta"])
+
+
+def test_the_figure_has_a_panel_for_each_group_and_rings():
+    svg = curves_figure(response_curves(POINTS, ["train.learning_rate"], paired=False), 0)
+    assert svg.count("mean gain over the base") == 1
+    assert "other reasoning" in svg
+    assert "train.learning_rate" in svg
+
+
+def test_the_rate_with_the_highest_accuracy_is_chosen_of_equals_the_lower():
+    row = {"1e-05": {"accuracy": 50.0, "error": 1}, "3e-05": {"accuracy": 60.0, "error": 1},
+           "0.0001": {"accuracy": 60.0, "error": 1}}  # fmt: skip
+    assert choose({"grpo": row}) == {"grpo": 3e-5}
+
+
+def test_a_smoke_ablation_shares_its_base_and_draws_its_curve(smoke_study, transfer, tmp_path):
+    """Two rates of one arm from the base and corpus of the smoke study; the second run finds everything done."""
+    settings = ["arms.on_policy_sft=null", "arms.off_policy_sft=null"]
+    arguments = ["ablate", SMOKE, *settings, "--grid", "arms.grpo.learning_rate=1e-4,1e-3", "--out", tmp_path / "a"]
+    first = transfer(*arguments, "--dry-run")
+    assert "11 stages to run" not in first.stdout
+    assert not (tmp_path / "a").exists()
+    made = read_ablation(SMOKE, settings, ["arms.grpo.learning_rate=1e-4,1e-3"], [], tmp_path / "a")
+    made.write()
+    for name in ("base", "corpus"):
+        shutil.copytree(smoke_study / name, made.root / "shared" / name, symlinks=True)
+    result = transfer(*arguments)
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert json.loads((made.root / ABLATION_FILE).read_text())["points"][0]["values"] == {
+        "arms.grpo.learning_rate": 1e-4
+    }
+    for point_ in made.points:
+        assert (made.folder(point_) / "base").is_symlink()
+        assert not (made.folder(point_) / "arms" / "grpo" / "seed-0").is_symlink()
+    curves = json.loads((made.root / "report" / "ablation.json").read_text())
+    for row, point_ in zip(curves["points"], made.points, strict=True):
+        transfer_ = json.loads((made.folder(point_) / "report" / "transfer.json").read_text())
+        assert row["arms"]["grpo"] == transfer_["arms"]["grpo"]["groups"]
+        assert math.isfinite(row["arms"]["grpo"]["math"]["estimate"])
+    assert "gains along arms.grpo.learning_rate" in result.stdout
+    assert (made.root / "report" / "arms-grpo-learning_rate.svg").exists()
+    again = transfer(*arguments)
+    assert "start " not in again.stdout
+    assert transfer("status", made.root).returncode == 0
+    # Somebody changes a point by hand: it is no longer the same experiment.
+    study = made.folder(made.points[1]) / "study.json"
+    values = json.loads(study.read_text())
+    values["prompt"]["suffix"] = " else"
+    study.write_text(json.dumps(values))
+    with pytest.raises(UserError, match=r"prompt\.suffix"):
+        report(made, as_json=True)
+
+
+def test_learning_rates_are_chosen_on_heldout_problems_and_other_seeds(transfer, tmp_path):
+    refused = transfer("ablate", SMOKE, "--learning-rates", "1e-4,1e-3", "--seeds", "0,1", "--out", tmp_path / "r")
+    assert refused.returncode == 2
+    assert "seed 0 is one that the study reports" in refused.stderr
+    shown = transfer("ablate", SMOKE, "--learning-rates", "1e-4,1e-3", "--out", tmp_path / "r", "--dry-run")
+    assert shown.returncode == 0, shown.stderr
+    assert "arms/grpo/seed-100" in shown.stdout
+    assert "arms/grpo/seed-0" not in shown.stdout
+    assert not (tmp_path / "r").exists()

@@ -1,0 +1,217 @@
+"""From stages to jobs and scripts: what is one array, what waits for what; no name reaches a shell unquoted."""
+
+import shutil
+import string
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from launch.jobs import Needed, make_jobs, tasks_of_study
+from launch.site_file import SiteSpec, find_site, load_site
+from launch.slurm_script import render
+from launch.stages import build_stages
+from launch.study_cli import check_site
+from recipes.errors import UserError
+from recipes.loading import load_recipe
+
+RECIPES = Path(__file__).resolve().parent.parent / "recipes"
+SMOKE = RECIPES / "pocket" / "smoke.yaml"
+
+
+def jobs_of(*overrides, recipe=SMOKE, submitted=None, folder=Path("/studies/a")):
+    loaded = load_recipe(recipe, list(overrides))
+    return {job.name + "+" * job.replica: job for job in
+            make_jobs(tasks_of_study(loaded, folder, build_stages(loaded)), submitted or {})}  # fmt: skip
+
+
+def names(jobs, needed):
+    order = list(jobs)
+    return [f"{order[item.job]}[{item.task}]" for item in needed]
+
+
+def test_seeds_are_one_array_and_their_evaluations_follow_task_by_task():
+    jobs = jobs_of("seeds=[0,1,2]", "arms.on_policy_sft=null")
+    order = list(jobs)
+    assert order == ["base", "corpus", "arms/off_policy_sft", "arms/grpo", "questions", "eval/base",
+                     "eval/off_policy_sft", "eval/grpo", "report"]  # fmt: skip
+    grpo, scored = jobs["arms/grpo"], jobs["eval/grpo"]
+    assert [task.stage.name for task in grpo.tasks] == [f"arms/grpo/seed-{seed}" for seed in (0, 1, 2)]
+    assert (names(jobs, grpo.after), grpo.corresponding) == (["base[0]", "corpus[0]"], ())
+    assert names(jobs, scored.after) == ["questions[0]"]
+    assert [order[place] for place in scored.corresponding] == ["arms/grpo"]
+    assert len(jobs["report"].after) == 1 + 1 + 6 + 1 + 1 + 6
+
+
+def test_an_arm_that_starts_from_another_waits_for_the_same_seed():
+    start = "arms.later={sampling: current, credit: advantage, negatives: true, start_from: off_policy_sft}"
+    jobs = jobs_of("seeds=[0,1]", start, "varies=[sampling,credit,negatives,start_from]")
+    later = jobs["arms/later"]
+    assert [list(jobs)[place] for place in later.corresponding] == ["arms/off_policy_sft"]
+
+
+def test_what_is_left_of_an_array_still_waits_for_the_right_run():
+    """Two of three evaluations are missing and one run is in the queue: the tasks no longer need alike things."""
+    recipe = load_recipe(SMOKE, ["seeds=[0,1,2]", "arms.on_policy_sft=null", "arms.off_policy_sft=null"])
+    folder = Path("/studies/a")
+    left = ("eval/grpo-seed0-final", "eval/grpo-seed1-final", "report")
+    tasks = [task for task in tasks_of_study(recipe, folder, build_stages(recipe)) if task.stage.name in left]
+    jobs = make_jobs(tasks, {(str(folder), "arms/grpo/seed-1"): ["77_1"]})
+    assert [job.name for job in jobs] == ["eval/grpo/0", "eval/grpo/1", "report"]
+    assert [job.running for job in jobs] == [(), ("77_1",), ("77_1",)]
+    assert jobs[2].after == (Needed(0, 0), Needed(1, 0))
+
+
+def test_replicas_of_an_evaluation_are_jobs_beside_it():
+    jobs = jobs_of("resources.evaluation_replicas=3", "arms.on_policy_sft=null", "arms.off_policy_sft=null")
+    assert [name for name in jobs if name.startswith("eval/grpo")] == ["eval/grpo", "eval/grpo+", "eval/grpo++"]
+    assert sum(names(jobs, [item])[0].startswith("eval/grpo") for item in jobs["report"].after) == 3
+
+
+def test_nodes_and_gpus_of_the_14b_study():
+    overrides = ["resources.ranks=16", "resources.nodes=2", "resources.vllm={mode: server, server_nodes: 1}"]
+    jobs = jobs_of(*overrides, recipe=RECIPES / "qwen3-14b" / "matched.yaml")
+    site = SiteSpec(gpus_per_node=8, gpu_type="h200", account="x", max_running=2)
+    found = {name: render(job, site, "c", "") for name, job in jobs.items()}
+    assert "#SBATCH --nodes=3\n" in found["arms/grpo"]
+    assert "srun --nodes=1 --ntasks=1 --relative=2 --gres=gpu:h200:8" in found["arms/grpo"]
+    assert "#SBATCH --nodes=2\n" in found["arms/sft_think"]
+    assert "vllm" not in found["arms/sft_think"]
+    assert "#SBATCH --gres=gpu:h200:8\n" in found["arms/sft_think"]
+    assert "#SBATCH --array=0-2%2\n" in found["arms/sft_think"]
+    assert "#SBATCH --gres=gpu:h200:1\n" in found["eval/grpo"]
+    assert "--gres" not in found["corpus"] + found["report"] + found["base"]
+
+
+def test_a_node_with_too_few_gpus_is_refused_with_the_number_of_nodes():
+    recipe = load_recipe(RECIPES / "qwen3-14b" / "matched.yaml")
+    with pytest.raises(
+        UserError, match=r"8 ranks on 1 node\(s\) are 8 GPUs a node, but the site has 4; set resources.nodes=2"
+    ):
+        check_site(recipe, SiteSpec(gpus_per_node=4))
+
+
+HOSTILE = [
+    "a b",
+    "it's",
+    'say "x"',
+    "$(touch x)",
+    "`touch x`",
+    "a;touch x",
+    "line\nbreak",
+    "tab\tx",
+    "-n",
+    "*",
+    "\\",
+    "é",
+]
+
+
+def checked(script, tmp_path):
+    """The arrays `studies` and `stages`, and a variable, as bash reads them; nothing else of the script runs."""
+    head = script.partition("# The stage of this task.")[0]
+    path = tmp_path / "script.sh"
+    path.write_text(head.replace("set -euo pipefail", "set -euo pipefail; module() { :; }")
+                    + 'printf "%s\\0" "${studies[@]}" "${stages[@]}" "${HOSTILE-}" "${run[@]}"')  # fmt: skip
+    result = subprocess.run(["bash", str(path)], capture_output=True, cwd=tmp_path, check=False)
+    assert result.returncode == 0, result.stderr
+    assert {found.name for found in tmp_path.iterdir()} <= {"script.sh"}, "a name was run"
+    return result.stdout.decode().split("\0")[:-1]
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_hostile_folders_and_values_arrive_as_they_are(name, tmp_path):
+    folder = Path("/studies") / name.strip("/")
+    (tmp_path / "work").mkdir()
+    job = jobs_of(folder=folder)["arms/grpo"]
+    site = SiteSpec(environment={"HOSTILE": name}, container={"image": name, "binds": [name]}, modules=["cuda/12"])
+    found = checked(render(job, site, "c", ""), tmp_path / "work")
+    assert found[:3] == [str(folder.resolve()), "arms/grpo/seed-0", name]
+    assert found[-2:] == [name, "python3"]
+    assert found.count(name) == 3  # the variable, the bind, the image
+
+
+KEYS = "partition account qos memory gpu_type modules directives time_limit setup environment name binds".split()
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    st.sampled_from(KEYS),
+    st.text(st.sampled_from(string.printable + "é\x00\x7f"), min_size=1, max_size=20),
+)  # fmt: skip
+def test_no_site_value_becomes_a_line_or_a_command(key, text):
+    values = {"modules": [text], "directives": [f"--{text}"], "setup": [text], "environment": {"NAME": text}}
+    values |= {"name": {text: "x"}, "binds": {"image": "i", "binds": [text]}}
+    field = {"name": "environment", "binds": "container"}.get(key, key)
+    try:
+        site = SiteSpec.model_validate({field: values.get(key, text)})
+    except ValueError:
+        return
+    plain = render(jobs_of()["arms/grpo"], SiteSpec(), "c", "")
+    script = render(jobs_of()["arms/grpo"], site, "c", "")
+    before, after = plain.splitlines(), script.splitlines()
+    directives = [line for line in after if line.startswith("#SBATCH")]
+    assert len(directives) - sum(line.startswith("#SBATCH") for line in before) in (0, 1)
+    if key not in ("setup", "environment", "binds"):
+        added = [line for line in after if line not in before]
+        assert not any(set(line) & set("`$;\"'\\<>()\x00") for line in added), added
+
+
+def test_secrets_and_yaml_times_are_refused_with_a_sentence(tmp_path):
+    path = tmp_path / "site.yaml"
+    for text, message in (
+        ("environment: {WANDB_API_KEY: x}", "WANDB_API_KEY looks like a secret"),
+        ("time_limit: 24:00:00", "write it in quotes, such as '24:00:00'"),
+        ("time_limit: soon", "'soon' is not a time as Slurm writes it"),
+        ("directives: [--nodes=3]", "is decided by the recipe and the stage"),
+        ("directives: ['--comment=a b']", "is not an option such as"),
+        ("partitoin: gpu", "did you mean `partition`"),
+        ("stages: {eval: {gpus: 2}}", "`stages.eval.gpus` is not a setting"),
+    ):
+        path.write_text(text)
+        with pytest.raises(UserError) as error:
+            load_site(path)
+        assert message in str(error.value), str(error.value)
+
+
+def test_the_example_is_a_site_and_a_missing_one_names_it(monkeypatch, tmp_path):
+    example = RECIPES.parent / "launch" / "site.example.yaml"
+    site = load_site(example)
+    assert (site.job("corpus").partition, site.job("eval").partition) == ("cpu", "gpu")
+    assert site.job("corpus").account == "my-project"
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.delenv("TRANSFER_SITE", raising=False)
+    with pytest.raises(UserError, match=r"copy launch/site.example.yaml"):
+        find_site(None)
+
+
+@pytest.mark.skipif(shutil.which("shellcheck") is None, reason="shellcheck is not installed")
+def test_shellcheck_has_nothing_to_say(tmp_path):
+    server = ["resources.vllm={mode: server, server_nodes: 1}", "seeds=[0,1]", "resources.ranks=2", "resources.nodes=2"]
+    example = load_site(RECIPES.parent / "launch" / "site.example.yaml")
+    values = example.model_dump() | {"container": {"image": "/images/lab.sif"}, "setup": ()}
+    sites = (SiteSpec(), SiteSpec.model_validate(values),
+             SiteSpec(container={"image": "lab", "runtime": "pyxis"}))  # fmt: skip
+    for number, site in enumerate(sites):
+        for name, job in jobs_of(*server, folder=Path("/it's a study")).items():
+            (tmp_path / f"{number}-{name.replace('/', '-')}.sh").write_text(render(job, site, "c", "afterok:1"))
+    result = subprocess.run(
+        ["shellcheck", *map(str, tmp_path.glob("*.sh"))], capture_output=True, text=True, check=False
+    )
+    assert result.returncode == 0, result.stdout
+
+
+def test_dry_run_writes_scripts_and_submits_nothing(tmp_path):
+    site = tmp_path / "site.yaml"
+    site.write_text("partition: gpu\n")
+    command = [sys.executable, "-m", "launch", "run", str(SMOKE), "--on", "slurm", "--site", str(site), "--dry-run"]
+    result = subprocess.run([*command, "--out", str(tmp_path / "s")], capture_output=True, text=True, check=False,
+                            env={"PATH": "/usr/bin:/bin", "PYTHONPATH": str(RECIPES.parent)})  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    assert "eval/grpo: 1 task(s) x 1 node(s)  after afterok:<arms/grpo>,afterok:<questions>" in result.stdout
+    assert {path.name for path in (tmp_path / "s").iterdir()} == {"slurm"}
+    assert not (tmp_path / "s" / "slurm" / "jobs.json").exists()
+    assert len(list((tmp_path / "s" / "slurm" / "dry-run").glob("*.sh"))) == 11
