@@ -12,7 +12,8 @@ from recipes.errors import UserError
 from recipes.manifest import read_manifest, write_json
 from recipes.schema import Recipe
 
-_FILE = "failure.json"
+_FOLDER = ".failures"
+_RESERVE_BYTES = 1 << 16  # given back when a full disk would swallow the reason
 CRASHED, MISTAKE, STOPPED = 1, 2, 75  # 75 is sysexits' "try again"
 
 
@@ -43,12 +44,19 @@ def explain(error: Exception, recipe: Recipe, study_dir: Path, stage: Stage) -> 
 
 
 def record(study_dir: Path, stage: str, failure: Failure | None) -> None:
-    """Keep why a stage ended, for `transfer status`; None: it did not fail."""
-    path = study_dir / stage / _FILE
+    """Keep why a stage ended, for `transfer status`; None: it begins, or did not fail."""
+    path, reserve = _path(study_dir, stage), _path(study_dir, stage).with_suffix(".reserve")
     if failure is None:
         path.unlink(missing_ok=True)
-    elif path.parent.is_dir():
-        write_json(path, failure._asdict() | {"at": datetime.now(UTC).isoformat(timespec="seconds")})
+        path.parent.mkdir(parents=True, exist_ok=True)
+        reserve.write_bytes(bytes(_RESERVE_BYTES))
+        return
+    reserve.unlink(missing_ok=True)
+    write_json(path, failure._asdict() | {"at": datetime.now(UTC).isoformat(timespec="seconds")})
+
+
+def _path(study_dir: Path, stage: str) -> Path:
+    return study_dir / _FOLDER / f"{stage.replace('/', '--')}.json"
 
 
 def recorded(study_dir: Path, stage: str) -> dict[str, Any] | None:
@@ -57,7 +65,7 @@ def recorded(study_dir: Path, stage: str) -> dict[str, Any] | None:
     if manifest is not None and manifest["completed"]:
         return None
     try:
-        failure = json.loads((study_dir / stage / _FILE).read_text(encoding="utf-8"))
+        failure = json.loads(_path(study_dir, stage).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
     return failure if isinstance(failure, dict) and "message" in failure else None

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from launch.stages import Stage
+from launch.stages import Stage, build_stages, stage_states
+from recipes.manifest import StageState
 from recipes.schema import Recipe
 
 
@@ -96,6 +97,16 @@ class Job:
         """Training processes of a node."""
         resources = self.recipe.resources
         return resources.ranks // resources.nodes if self.kind == "arms" and resources.launched else 1
+
+
+def states_of(tasks: Sequence[Task]) -> dict[tuple[str, str], StageState]:
+    """What would happen to each task now; stages of other folders are seen through their links."""
+    found: dict[tuple[str, str], StageState] = {}
+    for task in tasks:
+        if task.key not in found:
+            states = stage_states(build_stages(task.recipe), task.study_dir)
+            found |= {(str(task.study_dir), name): state for name, state in states.items()}
+    return found
 
 
 def group_of(stage: Stage) -> str:

@@ -29,11 +29,12 @@ from recipes.errors import UserError
 from recipes.loading import load_study
 from recipes.manifest import read_manifest, write_atomic, write_json
 from recipes.resource_schema import ResourceSpec
-from train.ranks import PreemptedError, listen, noted_signal
+from train.ranks import SIGNALS, PreemptedError, listen, noted_signal
 
 _FAILURE = "failure.json"
 _START = "start.json"  # what the first node tells the others
 _JOIN_SECONDS = 600.0
+_LAST_WORD_SECONDS = 20.0
 _ATTEMPTS = 3
 
 
@@ -191,7 +192,7 @@ def launch_ranks(resources: ResourceSpec, study_dir: Path, stage: Stage, resume:
 
 
 def join_ranks(resources: ResourceSpec, study_dir: Path, stage: Stage) -> int:
-    """Run this node's ranks of a stage that the first node has started; the launcher's exit status."""
+    """Run this node's ranks of a stage that the first node has started; 0 also if they were told to stop."""
     directory, place = study_dir / stage.name / "ranks", Place.here()
     deadline = time.monotonic() + _JOIN_SECONDS
     while True:
@@ -201,12 +202,16 @@ def join_ranks(resources: ResourceSpec, study_dir: Path, stage: Stage) -> int:
                 break
         if noted_signal() or time.monotonic() > deadline:
             print(f"node {place.node}: the first node did not start the ranks", flush=True)
-            return STOPPED if noted_signal() else CRASHED
+            return 0 if noted_signal() else CRASHED
         time.sleep(0.2)
     place = place._replace(port=start["port"])
     command = launch_command(resources, study_dir, stage.name, bool(start["resume"]), place)
     code, _ = _run_launcher(command, study_dir, stage, None)
-    return STOPPED if code and noted_signal() else code
+    if code and not noted_signal():
+        # With a bad status this node would take the first one down, which still has to say why.
+        time.sleep(_LAST_WORD_SECONDS)
+        return code
+    return 0
 
 
 def _run_launcher(command: list[str], study_dir: Path, stage: Stage, watch: Watch | None) -> tuple[int, str | None]:
@@ -220,7 +225,9 @@ def _run_launcher(command: list[str], study_dir: Path, stage: Stage, watch: Watc
     environment["TRANSFER_LOG"] = str(rank_log_path(study_dir, stage.name, 0))
     if on_cpu():
         environment["DS_ACCELERATOR"] = "cpu"
-    launcher = subprocess.Popen([sys.executable, *command], env=environment, preexec_fn=die_with_parent)
+    # Slurm signals every process of a step. The launcher must let it pass: ranks save and end, and it after them.
+    environment["PET_SIGNALS_TO_HANDLE"] = "SIGINT,SIGHUP,SIGQUIT"
+    launcher = subprocess.Popen([sys.executable, *command], env=environment, preexec_fn=_unmoved)
     told: set[str] = set()
     while (code := launcher.poll()) is None:
         if name := noted_signal():  # ranks are told themselves, once each: their launchers would kill them soon after
@@ -230,6 +237,13 @@ def _run_launcher(command: list[str], study_dir: Path, stage: Stage, watch: Watc
             return launcher.wait(), complaint
         time.sleep(0.2)
     return code, None
+
+
+def _unmoved() -> None:
+    """In the launcher, before it starts: it ignores what the ranks are to hear, and does not outlive this process."""
+    die_with_parent()
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
 
 
 def _pass_on(name: str, directory: Path, told: set[str]) -> set[str]:

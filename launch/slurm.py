@@ -111,8 +111,8 @@ def known_jobs(root: Path, queue: Queue) -> list[Submitted]:
     """Submitted jobs, with the numbers that an interrupted submission left out; what never was submitted is dropped."""
     jobs = read_jobs(root)
     by_comment = {comment: identifier.split("_")[0] for identifier, (_, _, comment) in queue.states.items()}
-    for job in jobs:
-        job.job = job.job or by_comment.get(f"{identity(root)}/{job.token}")
+    for job in jobs:  # what the queue says counts: numbers are used again
+        job.job = by_comment.get(f"{identity(root)}/{job.token}", job.job)
     return [job for job in jobs if job.job is not None]
 
 

@@ -9,10 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from launch.failures import STOPPED, recorded
-from launch.jobs import Task
+from launch.jobs import Task, states_of
 from launch.processes import last_lines, log_path
 from launch.slurm import Queue, Submitted, ask_queue, ended_state, known_jobs, read_jobs
-from launch.stages import stage_states
 from recipes.errors import UserError
 from recipes.manifest import PROGRESS, is_locked, read_manifest
 
@@ -61,23 +60,16 @@ def standings(root: Path, tasks: Sequence[Task]) -> list[Standing]:
         except UserError as error:
             unreachable = str(error)
         submitted = known_jobs(root, queue)
-    by_study: dict[Path, list[Task]] = {}
+    states = states_of(tasks)
+    found: dict[tuple[str, str], Standing] = {}
     for task in tasks:
-        by_study.setdefault(task.study_dir, []).append(task)
-    found: list[Standing] = []
-    for study_dir, members in by_study.items():
-        states = stage_states([task.stage for task in members], study_dir)
-        of_study: dict[str, Standing] = {}
-        for task in members:
-            jobs = _jobs_of(task, root, submitted)
-            standing = _standing(task, root, states[task.stage.name].state, jobs, queue, unreachable)
-            if standing.state in ("open", "waiting"):
-                broken = [need for need in task.stage.needs if of_study[need].state in ("failed", "blocked")]
-                if broken and standing.state == "open":
-                    standing.state, standing.reason = "blocked", f"needs {', '.join(broken)}"
-            of_study[task.stage.name] = standing
-        found += of_study.values()
-    return found
+        jobs = _jobs_of(task, root, submitted)
+        standing = _standing(task, root, states[task.key].state, jobs, queue, unreachable)
+        broken = [key[1] for key in task.needs if key in found and found[key].state in ("failed", "blocked")]
+        if broken and standing.state == "open":
+            standing.state, standing.reason = "blocked", f"needs {', '.join(broken)}"
+        found[task.key] = standing
+    return list(found.values())
 
 
 def _jobs_of(task: Task, root: Path, submitted: Sequence[Submitted]) -> list[str]:

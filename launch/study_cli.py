@@ -113,18 +113,14 @@ def tasks_of(root: Path, until: str | None = None) -> "list[Task]":
 
 def run_on_slurm(root: Path, tasks: "Sequence[Task]", site: "SiteSpec", until: str | None) -> int:
     """Submit what is not done; returns the exit status."""
+    from launch.jobs import states_of
     from launch.processes import note_run
     from launch.slurm import submit
-    from launch.stages import stage_states
-    from recipes.manifest import StageState, write_json
+    from recipes.manifest import write_json
 
     for task in tasks:
         check_site(task.recipe, site)
-    waiting = []
-    states: dict[tuple[str, str], StageState] = {}
-    for study_dir in dict.fromkeys(task.study_dir for task in tasks):
-        stages = [task.stage for task in tasks if task.study_dir == study_dir]
-        states |= {(str(study_dir), name): state for name, state in stage_states(stages, study_dir).items()}
+    waiting, states = [], states_of(tasks)
     for task in tasks:
         if states[task.key].state == "done":
             print(f"  done     {task.stage.name}")

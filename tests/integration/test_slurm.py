@@ -40,7 +40,7 @@ def cluster(tmp_path_factory):
 def on_slurm(cluster, tmp_path):
     """Runs `transfer` with the cluster; the first argument is the subcommand."""
     site = tmp_path / "site.yaml"
-    site.write_text(SITE)
+    cluster.query("scancel", "--user=root")  # whatever a failed test has left
 
     def call(*arguments, check=True, more=""):
         site.write_text(SITE + more)
@@ -79,7 +79,7 @@ def wait_for_checkpoint(study, step=3):
     complete = lambda: any(  # noqa: E731
         int(path.parent.name.rpartition("-")[2]) >= step for path in run_dir.glob("checkpoint-*/COMPLETE")
     )
-    wait_for(complete, 120, lambda: (study / "logs").glob("*"))
+    wait_for(complete, 120, lambda: [path.read_text()[-2000:] for path in (study / "logs").glob("arms*")])
 
 
 def pids_of(study):
@@ -148,13 +148,11 @@ def check_equal(study, reference):
 
 
 @pytest.mark.faults
-def test_preempted_for_an_urgent_job_it_saves_and_starts_again(
-    cluster, on_slurm, smoke_study, transfer, tmp_path, record_property
-):
-    steps = "train.steps=60"
-    reference = uninterrupted(smoke_study, transfer, tmp_path, steps)
+def test_preempted_for_an_urgent_job_it_saves_and_starts_again(cluster, on_slurm, smoke_study, transfer, tmp_path):
+    steps, saves = "train.steps=900", "train.save_every_steps=100"
+    reference = uninterrupted(smoke_study, transfer, tmp_path, steps, saves)
     study = study_of(smoke_study, tmp_path / "study")
-    on_slurm("run", SMOKE, "--on", "slurm", "--out", study, *TWO_NODES, *ONE_ARM, steps, "--until", SFT)
+    on_slurm("run", SMOKE, "--on", "slurm", "--out", study, *TWO_NODES, *ONE_ARM, steps, saves, "--until", SFT)
     wait_for_checkpoint(study)
     job = standings(on_slurm, study)[SFT]["job"]
     urgent = ["sbatch", "--parsable", "--partition=urgent", "--nodes=2", "--exclusive", "--output=/dev/null"]
@@ -164,14 +162,13 @@ def test_preempted_for_an_urgent_job_it_saves_and_starts_again(
     shown = cluster.query("scontrol", "show", "job", "--oneliner", job)
     assert "Restarts=1" in shown
     log = (study / "logs" / "arms--off_policy_sft--seed-0.log").read_text()
-    assert re.search(r"stopped by SIGTERM after update \d+ of 60, which is saved", log)
+    assert re.search(r"stopped by SIGTERM after update \d+ of 900, which is saved", log)
     check_equal(study, reference)
 
 
 @pytest.mark.faults
 def test_a_run_longer_than_the_time_limit_continues_itself(cluster, on_slurm, smoke_study, transfer, tmp_path):
-    steps = "train.steps=900"
-    saves = "train.save_every_steps=100"
+    steps, saves = "train.steps=3000", "train.save_every_steps=100"
     reference = uninterrupted(smoke_study, transfer, tmp_path, steps, saves)
     study = study_of(smoke_study, tmp_path / "study")
     limit = "time_limit: '2'\n"
@@ -225,8 +222,8 @@ def test_cancel_touches_only_its_own_jobs(cluster, on_slurm, smoke_study, tmp_pa
     on_slurm("run", SMOKE, "--on", "slurm", "--out", study, *ONE_ARM, "train.steps=4000")
     wait_for_checkpoint(study)
     listed = json.loads((study / "slurm" / "jobs.json").read_text())
-    listed[0]["job"] = other  # as if Slurm had given a number of this study to somebody else
-    (study / "slurm" / "jobs.json").write_text(json.dumps(listed))
+    # As if an old job of this study had had a number that Slurm has given to somebody else since.
+    (study / "slurm" / "jobs.json").write_text(json.dumps([*listed, listed[-1] | {"job": other, "token": "0" * 12}]))
     said = on_slurm("cancel", study).stdout
     assert f"job {other}" not in said
     wait_for(
