@@ -23,8 +23,9 @@ export TRANSFER_HEAD
 srun "${where[@]}" "${run[@]}" -m launch.step "$study" "$stage" &
 child=$!
 
-# USR1 comes before the time limit: save, then wait in the queue under the same number, so that what depends on this job
-# still does. TERM comes with a cancellation or preemption: save; Slurm itself decides what is next.
+# USR1 comes before the time limit, TERM with a preemption or cancellation: both mean to save. Then, unless it was
+# cancelled, the job goes back to the queue under the same number, so that what depends on it still does. (Slurm requeues a
+# preempted job only if it has to kill it; one that ends by itself in time would count as failed.)
 again=
 trap 'again=yes; kill -USR1 "$child" 2> /dev/null || true' USR1
 trap 'kill -TERM "$child" 2> /dev/null || true' TERM
@@ -34,7 +35,8 @@ while [ -z "$status" ]; do
   # A signal ends `wait` before the child has ended.
   if [ "$status" -gt 128 ] && kill -0 "$child" 2> /dev/null; then status=; fi
 done
-if [ -n "$again" ] && [ "$status" -eq @STOPPED@ ]; then
+preempted() { scontrol show job --oneliner "$SLURM_JOB_ID" | grep -q ' PreemptTime=[0-9]'; }
+if [ "$status" -eq @STOPPED@ ] && { [ -n "$again" ] || preempted; }; then
   scontrol requeue "$SLURM_JOB_ID" && sleep 60
 fi
 exit "$status"
