@@ -24,8 +24,8 @@ srun "${where[@]}" "${run[@]}" -m launch.step "$study" "$stage" &
 child=$!
 
 # USR1 comes before the time limit, TERM with a preemption or cancellation: both mean to save. Then, unless it was
-# cancelled, the job goes back to the queue under the same number, so that what depends on it still does. (Slurm requeues a
-# preempted job only if it has to kill it; one that ends by itself in time would count as failed.)
+# cancelled, the job goes back to the queue under the same number, so that what depends on it still does. (Slurm itself
+# requeues a preempted job only if it has to kill it; one that ends by itself in time would count as failed.)
 again=
 trap 'again=yes; kill -USR1 "$child" 2> /dev/null || true' USR1
 trap 'kill -TERM "$child" 2> /dev/null || true' TERM
