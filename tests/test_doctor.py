@@ -1,0 +1,116 @@
+"""The checks of `transfer doctor`: right on this machine, and able to fail where something is wrong."""
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from launch import doctor
+from launch.doctor import Verdict
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def test_locks_and_renames_of_this_disk_are_in_order(tmp_path):
+    assert doctor.file_locks(tmp_path).state == "ok"
+    assert doctor.atomic_rename(tmp_path).state == "ok"
+    assert doctor.disk(tmp_path).found.split(" GB free")[0].replace(",", "").isdigit()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_lock_that_does_not_hold_is_found(tmp_path, monkeypatch):
+    monkeypatch.setattr(doctor, "_HOLD", "import time; print('held', flush=True); time.sleep(60)")
+    assert doctor.file_locks(tmp_path)[:2] == ("fail", "a lock was given to two processes")
+
+
+def test_a_file_written_in_place_is_found(tmp_path, monkeypatch):
+    monkeypatch.setattr(doctor, "_REPLACE", doctor._REPLACE.replace("sys.argv[1] + '.new', 'w'", "sys.argv[1], 'w'")
+                        .replace("os.replace(sys.argv[1] + '.new', sys.argv[1])", "pass"))  # fmt: skip
+    verdict = doctor.atomic_rename(tmp_path)
+    assert verdict.state == "fail"
+    assert "half-written" in verdict.found
+
+
+def test_two_nodes_that_see_each_others_locks(tmp_path):
+    """Two processes in the place of two nodes; then two that do not share the folder's locks."""
+    script = (
+        "import sys; from pathlib import Path; from launch.doctor import locks_between_nodes;"
+        "print(*locks_between_nodes(Path(sys.argv[1]))[:2], sep='|')"
+    )
+
+    def run(rank):
+        values = {"SLURM_STEP_NUM_TASKS": "2", "SLURM_PROCID": str(rank), "SLURM_JOB_ID": "7", "PYTHONPATH": str(ROOT)}
+        return subprocess.Popen([sys.executable, "-c", script, str(tmp_path)], stdout=subprocess.PIPE, text=True,
+                                env={**os.environ, **values})  # fmt: skip
+
+    first, other = run(0), run(1)
+    assert first.communicate(timeout=60)[0].strip() == "ok|a lock of one node is refused on the other"
+    assert other.communicate(timeout=60)[0].strip() == "ok|answered the first node: refused"
+    first = run(0)
+    while not (tmp_path / ".doctor-7-0.held").exists():
+        time.sleep(0.05)
+    (tmp_path / ".doctor-7-0.told").write_text("got it")
+    assert first.communicate(timeout=60)[0].strip() == "fail|the other node said 'got it' to a lock that is held"
+
+
+def test_other_versions_than_the_locked_ones_are_named(tmp_path, monkeypatch):
+    assert doctor.packages().state in ("ok", "warn")
+    (tmp_path / "requirements.lock").write_text("pydantic==0.0.1\nnosuchpackage==1.0\n")
+    monkeypatch.setattr(doctor, "ROOT", tmp_path)
+    verdict = doctor.packages()
+    assert verdict.state == "warn"
+    assert "locked 0.0.1" in verdict.found
+    assert "nosuchpackage absent, locked 1.0" in verdict.found
+
+
+def test_offline_without_a_cache_is_a_warning(tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "none"))
+    assert doctor.hub().state == "warn"
+    (tmp_path / "none" / "models--a--b").mkdir(parents=True)
+    assert doctor.hub() == Verdict("ok", f"offline; 1 repositories in {tmp_path / 'none'}", "")
+
+
+def test_what_needs_a_gpu_is_skipped_or_fails_as_asked():
+    for check in (doctor.driver, doctor.vllm):
+        assert check([], False).state == "skipped"
+        assert check([], True).state == "fail"
+
+
+def test_two_ranks_of_this_machine_meet():
+    verdict = doctor.ranks([])
+    assert verdict.state == "ok", verdict
+    assert "2 ranks by gloo" in verdict.found
+
+
+def test_a_check_that_hangs_is_ended_with_all_it_started():
+    begun = time.monotonic()
+    code, said = doctor._run([sys.executable, "-c", "import os, time; os.fork(); time.sleep(600)"], 1.0)
+    assert (code, said) == (1, "no end after 1 s: a rank waits for another")
+    assert time.monotonic() - begun < 20
+
+
+def test_a_failing_check_is_shown_with_its_remedy(tmp_path, monkeypatch):
+    def broken():
+        raise OSError("no such thing")
+
+    checks = [
+        ("one", lambda: Verdict("ok", "fine")),
+        ("two", broken),
+        ("three", lambda: Verdict("fail", "bad", "mend")),
+    ]
+    monkeypatch.setattr(doctor, "checks", lambda folder, gpu: checks)
+    lines = []
+    found = doctor.examine(tmp_path, False, lines.append)
+    assert [row["state"] for row in found] == ["ok", "fail", "fail"]
+    assert any("OSError: no such thing" in line for line in lines)
+    assert lines[-1].strip() == "-> mend"
+
+
+@pytest.mark.faults
+def test_a_zero_3_update_equals_one_process():
+    verdict = doctor.zero_3([])
+    assert verdict.state == "ok", verdict

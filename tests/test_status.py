@@ -1,0 +1,179 @@
+"""Where a study stands, from what is on the disk and what a queue says."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from launch import status
+from launch.failures import CRASHED, STOPPED, Failure, record
+from launch.jobs import tasks_of_study
+from launch.slurm import Queue, Submitted, identity, known_jobs, write_jobs
+from launch.stages import build_stages, stage_inputs
+from launch.status import duration, format_standings, standings
+from recipes.errors import UserError
+from recipes.loading import load_recipe
+from recipes.manifest import Progress, finish_stage, locked, start_stage
+
+SMOKE = Path(__file__).resolve().parent.parent / "recipes" / "pocket" / "smoke.yaml"
+GRPO = "arms/grpo/seed-0"
+SCORED = "eval/grpo-seed0-final"
+
+
+@pytest.fixture
+def study(tmp_path):
+    recipe = load_recipe(SMOKE, ["arms.on_policy_sft=null", "arms.off_policy_sft=null"])
+    return tmp_path, tasks_of_study(recipe, tmp_path, build_stages(recipe))
+
+
+def begin(tasks, name):
+    (task,) = [task for task in tasks if task.stage.name == name]
+    directory = task.study_dir / name
+    start_stage(directory, name, stage_inputs(task.stage, task.study_dir))
+    return directory
+
+
+def finish(tasks, *names):
+    for name in names:
+        directory = begin(tasks, name)
+        (directory / "result").touch()
+        finish_stage(directory, {"result": name})
+
+
+def found(root, tasks):
+    return {one.stage: one for one in standings(root, tasks)}
+
+
+def test_states_of_a_study_on_one_machine(study):
+    root, tasks = study
+    assert {one.state for one in found(root, tasks).values()} == {"open"}
+    finish(tasks, "base", "corpus")
+    begin(tasks, GRPO)
+    assert found(root, tasks)[GRPO].state == "stopped"
+    assert "without a word" in found(root, tasks)[GRPO].reason
+    with locked(root / ".locks" / GRPO.replace("/", "--")):
+        assert found(root, tasks)[GRPO].state == "running"
+    (root / "logs").mkdir()
+    (root / "logs" / "arms--grpo--seed-0.log").write_text("one\n\nthe last line\n")
+    record(root, GRPO, Failure("grad_norm is nan", CRASHED))
+    stages = found(root, tasks)
+    assert (stages[GRPO].state, stages[GRPO].reason) == ("failed", "grad_norm is nan")
+    assert stages[GRPO].log_end == ("one", "the last line")
+    assert (stages[SCORED].state, stages[SCORED].reason) == (
+        "blocked",
+        f"needs {GRPO}",
+    )
+    assert stages["report"].state == "blocked"
+    assert stages["eval/base"].state == "open"
+    text = format_standings(list(stages.values()))
+    assert "2 done, 1 failed, 2 open, 2 blocked" in text
+    assert "           | the last line" in text
+    record(root, GRPO, Failure("stopped by SIGTERM after update 3 of 4", STOPPED))
+    assert found(root, tasks)[GRPO].state == "stopped"
+    record(root, GRPO, None)
+    finish(tasks, GRPO)
+    assert found(root, tasks)[GRPO].state == "done"
+
+
+def test_rate_and_remaining_time(study, monkeypatch):
+    """Ten steps of 40 were there when it started; 20 more in 100 seconds: 12 a minute, and 10 steps take 50 s."""
+    root, tasks = study
+    finish(tasks, "base", "corpus")
+    directory = begin(tasks, GRPO)
+    now = [1000.0]
+    monkeypatch.setattr("recipes.manifest.time.time", lambda: now[0])
+    monkeypatch.setattr("recipes.manifest.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("launch.status.time.time", lambda: now[0])
+    progress = Progress(directory, 40, "steps")
+    progress.update(10)
+    now[0] = 1100.0
+    progress.update(30, "reward 0.5")
+    with locked(root / ".locks" / GRPO.replace("/", "--")):
+        one = found(root, tasks)[GRPO]
+        assert one.rate_per_second == pytest.approx(0.2)
+        assert one.remaining_seconds == pytest.approx(50.0)
+        assert "30/40 steps, reward 0.5 · 12 steps a minute · 50 s left" in format_standings([one])
+        now[0] = 1100.0 + 900
+        assert "no progress for 15 minutes" in found(root, tasks)[GRPO].note
+
+
+def submitted(root, queue, monkeypatch, ended=None):
+    """Jobs 10 (base, corpus as two tasks would never be, so one each) to 12; the queue and the fate of the others."""
+    jobs = [
+        Submitted("10", "aa", "arms/grpo", "x.sh", [(".", GRPO)], "t"),
+        Submitted("11", "bb", "eval/grpo", "y.sh", [(".", "eval/grpo-seed0-final")], "t"),
+    ]
+    write_jobs(root, jobs)
+    monkeypatch.setattr(status, "ask_queue", lambda: queue)
+    monkeypatch.setattr(status, "ended_state", lambda identifier: (ended or {}).get(identifier))
+
+
+def test_states_of_jobs(study, monkeypatch):
+    root, tasks = study
+    finish(tasks, "base", "corpus", "questions", "eval/base")
+    submitted(root, Queue({"10": ("PENDING", "Resources", ""), "11": ("PENDING", "Dependency", "")}), monkeypatch)
+    stages = found(root, tasks)
+    assert (stages[GRPO].state, stages[GRPO].reason, stages[GRPO].job) == ("queued", "Slurm says Resources", "10")
+    assert stages[SCORED].state == "waiting"
+    submitted(root, Queue({"10": ("RUNNING", "n[1-2]", ""), "11": ("PENDING", "Dependency", "")}), monkeypatch)
+    assert (found(root, tasks)[GRPO].state, found(root, tasks)[GRPO].where) == ("running", "n[1-2]")
+
+
+@pytest.mark.parametrize(
+    ("ended", "reason"),
+    [
+        ("NODE_FAIL", "its node was lost"),
+        ("OUT_OF_MEMORY", "its job needed more memory"),
+        ("CANCELLED", "its job was cancelled"),
+        (None, "its job is no longer in the queue and left no word"),
+    ],
+)
+def test_a_job_that_is_gone_says_why_as_far_as_slurm_knows(study, monkeypatch, ended, reason):
+    root, tasks = study
+    finish(tasks, "base", "corpus", "questions", "eval/base")
+    begin(tasks, GRPO)
+    submitted(root, Queue(), monkeypatch, {"10": ended, "11": "CANCELLED"})
+    stages = found(root, tasks)
+    assert stages[GRPO].state == "failed"
+    assert reason in stages[GRPO].reason
+    assert (stages[SCORED].state, stages[SCORED].reason) == (
+        "blocked",
+        f"needs {GRPO}",
+    )
+
+
+def test_slurm_that_does_not_answer_hides_nothing_that_is_on_the_disk(study, monkeypatch):
+    root, tasks = study
+    finish(tasks, "base")
+    submitted(root, Queue(), monkeypatch)
+
+    def silent():
+        raise UserError("squeue did not answer within 60 s; try again later")
+
+    monkeypatch.setattr(status, "ask_queue", silent)
+    stages = found(root, tasks)
+    assert stages["base"].state == "done"
+    assert stages[GRPO].reason == "unknown: squeue did not answer within 60 s; try again later"
+
+
+def test_numbers_come_from_the_queue_where_it_knows_the_job(tmp_path):
+    """A job whose number was never noted is found by its comment; somebody else's number is not."""
+    jobs = [Submitted(None, "aa", "x", "x.sh", [(".", "base")], "t"), Submitted("5", "bb", "y", "y.sh", [], "t"),
+            Submitted(None, "cc", "z", "z.sh", [], "t")]  # fmt: skip
+    write_jobs(tmp_path, jobs)
+    mine = identity(tmp_path)
+    queue = Queue({"77": ("RUNNING", "n1", f"{mine}/aa"), "5": ("RUNNING", "n1", "somebody/else"),
+                   "78_3": ("RUNNING", "n1", f"{mine}/bb")})  # fmt: skip
+    assert [(job.token, job.job) for job in known_jobs(tmp_path, queue)] == [("aa", "77"), ("bb", "78")]
+
+
+def test_a_damaged_list_of_jobs_is_a_sentence(study):
+    root, tasks = study
+    (root / "slurm").mkdir()
+    (root / "slurm" / "jobs.json").write_text(json.dumps([{"job": "1"}]))
+    with pytest.raises(UserError, match=r"jobs.json cannot be read"):
+        standings(root, tasks)
+
+
+def test_durations():
+    assert [duration(s) for s in (5, 89.6, 600, 7200, 300000)] == ["5 s", "2 min", "10 min", "2.0 h", "3.5 days"]
