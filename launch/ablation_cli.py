@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from launch.processes import read_run
 from recipes.errors import UserError
 
 if TYPE_CHECKING:
@@ -24,7 +25,9 @@ def add_commands(commands: Any, add_place: Any) -> None:
         description="Run a recipe at every combination of the given values, with everything the points share run once, "
         "and draw the gains along each axis.",
     )
-    parser.add_argument("recipe", metavar="RECIPE", help="a recipe, or a file of recipes/ablations/")
+    parser.add_argument(
+        "recipe", metavar="RECIPE", help="a recipe, a file of recipes/ablations/, or the folder of a finished ablation"
+    )
     parser.add_argument("overrides", metavar="key=value", nargs="*", help="settings to change at every point")
     parser.add_argument("--grid", metavar="KEY=V1,V2", action="append", default=[], help="an axis; all combinations")
     parser.add_argument("--paired", metavar="KEY=V1,V2", action="append", default=[], help="axes that move together")
@@ -45,9 +48,11 @@ def add_commands(commands: Any, add_place: Any) -> None:
 
 def run_command(options: argparse.Namespace) -> int:
     """Run the subcommand; returns the exit status."""
-    from launch.ablation import read_ablation
+    from launch.ablation import ABLATION_FILE, load_ablation, read_ablation
     from launch.preflight import check_before_running
 
+    if (Path(options.recipe) / ABLATION_FILE).exists():
+        return conclude(load_ablation(Path(options.recipe)), options.json)
     if options.learning_rates is not None:
         return _choose_rates(options)
     ablation = read_ablation(Path(options.recipe), options.overrides, options.grid, options.paired, options.out)
@@ -58,6 +63,7 @@ def run_command(options: argparse.Namespace) -> int:
 
 def _run(ablation: "Ablation", options: argparse.Namespace) -> int:
     from launch.cli import require_runnable
+    from launch.processes import local_run, note_run
     from launch.study_cli import check_site, refuse_if_queued, run_on_slurm, show_jobs
 
     site = None
@@ -77,10 +83,16 @@ def _run(ablation: "Ablation", options: argparse.Namespace) -> int:
     ablation.write()
     if site is not None:
         return run_on_slurm(ablation.root, tasks, site, options.until)
-    status = ablation.run(options.until)
-    if status or options.until not in (None, "report"):
-        return status
-    return report(ablation, options.json)
+    note_run(ablation.root, local_run(options.until))
+    return ablation.run(options.until) or conclude(ablation, options.json)
+
+
+def conclude(ablation: "Ablation", as_json: bool) -> int:
+    """What a finished ablation was for: its curves, or, for one that only evaluates, the choice of rates."""
+    until = read_run(ablation.root).get("until")
+    if until in (None, "report"):
+        return report(ablation, as_json)
+    return show_rates(ablation, as_json) if until == "eval" else 0
 
 
 def _row(point: Any) -> dict[str, Any]:
@@ -178,10 +190,7 @@ def _choose_rates(options: argparse.Namespace) -> int:
         Path(options.recipe), settings, [], axes, options.out or Path("runs") / f"{recipe.study}-rates"
     )
     options.until = "eval"
-    status = _run(ablation, options)
-    if status or options.dry_run or options.on == "slurm":
-        return status
-    return show_rates(ablation, options.json)
+    return _run(ablation, options)
 
 
 def _numbers(text: str, kind: type) -> list[Any]:

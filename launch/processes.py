@@ -1,5 +1,6 @@
 """What the processes of a study share: none outlives a killed command; GPUs, logs, and who began the study."""
 
+import json
 import os
 import signal
 import socket
@@ -69,3 +70,12 @@ def process_start(pid: int) -> str | None:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
     except (OSError, IndexError):
         return None
+
+
+def read_run(root: Path) -> dict[str, Any]:
+    """How a study was started; on this machine and to its end, where nothing was kept."""
+    try:
+        how = json.loads((root / RUN_FILE).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        how = None
+    return how if isinstance(how, dict) and "on" in how else {"on": "local", "until": None}

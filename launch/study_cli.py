@@ -12,6 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from launch.processes import read_run
 from recipes.errors import UserError
 
 if TYPE_CHECKING:
@@ -84,16 +85,6 @@ def run_command(options: argparse.Namespace) -> int:
     return commands[options.command](options)
 
 
-def _read_run(root: Path) -> dict[str, Any]:
-    from launch.processes import RUN_FILE
-
-    try:
-        how = json.loads((root / RUN_FILE).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {"on": "local", "until": None}
-    return how if isinstance(how, dict) else {"on": "local", "until": None}
-
-
 def tasks_of(root: Path, until: str | None = None) -> "list[Task]":
     """All stages of a study or an ablation.
 
@@ -149,7 +140,7 @@ def check_site(recipe: "Recipe", site: "SiteSpec") -> None:
 def _status(options: argparse.Namespace) -> int:
     from launch.status import as_json, format_standings, standings
 
-    found = standings(options.study_dir, tasks_of(options.study_dir, _read_run(options.study_dir).get("until")))
+    found = standings(options.study_dir, tasks_of(options.study_dir, read_run(options.study_dir).get("until")))
     print(json.dumps(as_json(found), indent=1) if options.json else format_standings(found))
     return 1 if any(standing.state == "failed" for standing in found) else 0
 
@@ -234,7 +225,7 @@ def _cancel(options: argparse.Namespace) -> int:
         stopped = cancel(root, stage)
         for identifier in stopped:
             print(f"cancelled job {identifier}")
-    how = _read_run(root)
+    how = read_run(root)
     if how["on"] == "local" and "pid" in how:
         if stage is not None:
             raise UserError("on one machine the whole run is stopped, not a single stage; leave the stage out")
@@ -251,16 +242,18 @@ def _cancel(options: argparse.Namespace) -> int:
 
 def _resume(options: argparse.Namespace) -> int:
     from launch.ablation import ABLATION_FILE, load_ablation
+    from launch.ablation_cli import conclude
     from launch.site_file import load_site_copy
 
     root = options.study_dir
-    how = _read_run(root)
+    how = read_run(root)
     until = how.get("until")
     tasks = tasks_of(root, until)
     if how["on"] == "slurm":
         return run_on_slurm(root, tasks, load_site_copy(root / "slurm" / "site.json"), until)
     if (root / ABLATION_FILE).exists():
-        return load_ablation(root).run(until)
+        ablation = load_ablation(root)
+        return ablation.run(until) or conclude(ablation, options.json)
     from launch.cli import report, run_stages
 
     recipe = tasks[0].recipe

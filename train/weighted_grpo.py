@@ -1,6 +1,7 @@
 """What TRL's GRPOTrainer lacks for the arms: their weights, one normalisation, and completions from elsewhere."""
 
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -8,7 +9,7 @@ from transformers import PreTrainedTokenizerBase
 from trl import GRPOTrainer
 
 from data.language_model import seed_everything
-from train.ranks import gathered
+from train.ranks import beat, gathered
 from train.rollouts import DynamicSampling, PolicyRollouts, Rollouts
 
 
@@ -132,6 +133,7 @@ def draw(
     # Every rank draws as many, because under ZeRO-3 they can only generate together; the surplus is dropped.
     mine = [*prompts, *prompts[-1:] * (share * ranks - len(prompts))][own * share : (own + 1) * share]
     seed_everything((seed + own) % 2**31)
+    beat(Path(str(trainer.args.output_dir)))  # a whole corpus may be sampled before the first update
     ids = tokenizer([prompt for prompt in mine for _ in range(group)])["input_ids"]
     trainer._last_loaded_step = -1  # the policy may have moved
     rows, _ = trainer._generate_single_turn(ids, None, {}, group)
