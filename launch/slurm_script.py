@@ -36,7 +36,9 @@ while [ -z "$status" ]; do
   if [ "$status" -gt 128 ] && kill -0 "$child" 2> /dev/null; then status=; fi
 done
 preempted() { scontrol show job --oneliner "$SLURM_JOB_ID" | grep -q ' PreemptTime=[0-9]'; }
-if [ "$status" -eq @STOPPED@ ] && { [ -n "$again" ] || preempted; }; then
+# srun's own status is that of whichever task ended worst, so the stage's record says whether it saved and stopped.
+saved() { grep -q '"status": @STOPPED@' "$study/.failures/${stage//\//--}.json" 2> /dev/null; }
+if [ "$status" -ne 0 ] && saved && { [ -n "$again" ] || preempted; }; then
   scontrol requeue "$SLURM_JOB_ID" && sleep 60
 fi
 exit "$status"

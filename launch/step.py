@@ -43,9 +43,11 @@ def main(arguments: list[str]) -> int:
         stage = next((stage for stage in stages if stage.name == name), None)
         if stage is None:
             raise UserError(f"the recipe in {study_dir} has no stage {name} any more")
+        if not place.node:
+            record(study_dir, name, None)
         listen()
         if stage.kind != "arms":  # only training has something to save; the rest goes on from what is there
-            _stop_at_once()
+            _stop_at_once(study_dir, name)
         if place.node:
             return join_ranks(recipe.resources, study_dir, stage)
         failure = _first_node(recipe, study_dir, stages, stage)
@@ -131,9 +133,12 @@ def _no_progress(study_dir: Path, stage: Stage) -> str | None:
     )
 
 
-def _stop_at_once() -> None:
+def _stop_at_once(study_dir: Path, name: str) -> None:
     def end(number: int, frame: FrameType | None) -> None:
-        print(f"stopped by {signal.Signals(number).name}; the same job continues", flush=True)
+        message = f"stopped by {signal.Signals(number).name}; what is there is kept"
+        print(message, flush=True)
+        with suppress(OSError):
+            record(study_dir, name, Failure(message, STOPPED))
         os._exit(STOPPED)
 
     for number in (signal.SIGTERM, signal.SIGUSR1):
