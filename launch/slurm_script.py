@@ -11,7 +11,7 @@ from launch.site_file import ContainerSpec, JobSpec, SiteSpec
 ROOT = Path(__file__).resolve().parent.parent
 SERVER_PORT = 8000
 
-_BODY = """
+_BODY = r"""
 # The stage of this task. Every node runs `launch.step`; the first one decides, the others join its ranks.
 task=${SLURM_ARRAY_TASK_ID:-0}
 study=${studies[$task]} stage=${stages[$task]}
