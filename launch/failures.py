@@ -17,6 +17,10 @@ _RESERVE_BYTES = 1 << 16  # given back when a full disk would swallow the reason
 CRASHED, MISTAKE, STOPPED = 1, 2, 75  # 75 is sysexits' "try again"
 
 
+class RanksEndedError(Exception):
+    """The ranks of a stage ended without finishing; the message says all there is to say."""
+
+
 class Failure(NamedTuple):
     """Why a stage did not finish."""
 
@@ -35,6 +39,8 @@ def explain(error: Exception, recipe: Recipe, study_dir: Path, stage: Stage) -> 
         return Failure(str(error), STOPPED)
     if isinstance(error, UserError):
         return Failure(str(error), MISTAKE)
+    if isinstance(error, RanksEndedError):
+        return Failure(str(error), CRASHED)
     traceback.print_exc()
     if isinstance(error, torch.OutOfMemoryError):
         return Failure(out_of_memory(recipe, stage), MISTAKE)

@@ -21,7 +21,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from launch.failures import CRASHED, MISTAKE, STOPPED, explain
+from launch.failures import CRASHED, MISTAKE, STOPPED, RanksEndedError, explain
 from launch.processes import die_with_parent, rank_log_path
 from launch.stages import Stage, build_stages
 from launch.watch import Watch
@@ -152,7 +152,7 @@ def launch_ranks(resources: ResourceSpec, study_dir: Path, stage: Stage, resume:
 
     Raises:
         UserError: a rank stopped for a mistake the user can put right.
-        RuntimeError: a rank ended otherwise, does not get on, or lost its vLLM server.
+        RanksEndedError: a rank ended otherwise, does not get on, or lost its vLLM server.
     """
     directory = study_dir / stage.name / "ranks"
     directory.mkdir(exist_ok=True)
@@ -172,7 +172,7 @@ def launch_ranks(resources: ResourceSpec, study_dir: Path, stage: Stage, resume:
             break
         print(f"the launcher ended with status {code} before a rank had started; starting it again", flush=True)
     if complaint:
-        raise RuntimeError(complaint)
+        raise RanksEndedError(complaint)
     manifest = read_manifest(study_dir / stage.name)
     if code == 0 or (manifest is not None and manifest["completed"]):
         if code:
@@ -188,7 +188,7 @@ def launch_ranks(resources: ResourceSpec, study_dir: Path, stage: Stage, resume:
         raise UserError(failure["message"])
     if re.search(r"by peer|gloo|NCCL", failure["message"]):
         failure["message"] = "another rank was lost; its reason is in the log, the same command continues"
-    raise RuntimeError(f"rank {failure['rank']} of {resources.ranks} ended: {failure['message']}")
+    raise RanksEndedError(f"rank {failure['rank']} of {resources.ranks} ended: {failure['message']}")
 
 
 def join_ranks(resources: ResourceSpec, study_dir: Path, stage: Stage) -> int:
