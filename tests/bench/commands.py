@@ -67,10 +67,16 @@ def main() -> None:
     recipe = "recipes/pocket/study.yaml"
     with tempfile.TemporaryDirectory() as directory:
         out = ["--out", f"{directory}/study"]
+        large = "recipes/qwen3-14b/matched.yaml"
+        site = ["--on", "slurm", "--site", "launch/site.example.yaml"]
+        grid = ["--grid", "arms.grpo.beta=0,0.001,0.01,0.04", "--grid", "train.learning_rate=1e-6,3e-6"]
         commands = {
             "transfer --help": ([*COMMAND, "--help"], 0.5),
             "transfer plan": ([*COMMAND, "plan", recipe, *out], 2.0),
             "transfer run --dry-run": ([*COMMAND, "run", recipe, "--dry-run", *out], 2.0),
+            "plan, 14B": ([*COMMAND, "plan", large, "--out", f"{directory}/14b"], 2.0),
+            "--on slurm --dry-run, 14B": ([*COMMAND, "run", large, *site, "--dry-run", "--out", f"{directory}/j"], 2.0),
+            "ablate --dry-run, 8 points": ([*COMMAND, "ablate", large, *grid, "--dry-run"], 2.0),
         }
         eager = seconds([sys.executable, "-c", "import torch, transformers, trl"], repeats=1)
         print(f"{os.cpu_count()} cores; importing torch, transformers and trl alone: {eager:.2f} s")
