@@ -114,6 +114,10 @@ def test_a_study_on_two_nodes_is_the_study_on_one_machine(cluster, on_slurm, smo
     assert log.stdout.strip()
 
 
+# Longer: make test-faults
+
+
+@pytest.mark.faults
 def test_a_failed_arm_takes_down_what_needs_it_and_nothing_else(cluster, on_slurm, smoke_study, tmp_path):
     study = study_of(smoke_study, tmp_path / "study")
     rates = ["arms.off_policy_sft.learning_rate=1e30", "varies=[sampling,credit,negatives,learning_rate]"]
@@ -129,9 +133,6 @@ def test_a_failed_arm_takes_down_what_needs_it_and_nothing_else(cluster, on_slur
     shown = on_slurm("status", study, check=False)
     assert shown.returncode == 1
     assert "grad_norm is" in shown.stdout
-
-
-# Longer: make test-faults
 
 
 def uninterrupted(smoke_study, transfer, tmp_path, *settings):
@@ -168,7 +169,7 @@ def test_preempted_for_an_urgent_job_it_saves_and_starts_again(cluster, on_slurm
 
 @pytest.mark.faults
 def test_a_run_longer_than_the_time_limit_continues_itself(cluster, on_slurm, smoke_study, transfer, tmp_path):
-    steps, saves = "train.steps=3000", "train.save_every_steps=100"
+    steps, saves = "train.steps=1200", "train.save_every_steps=100"
     reference = uninterrupted(smoke_study, transfer, tmp_path, steps, saves)
     study = study_of(smoke_study, tmp_path / "study")
     limit = "time_limit: '2'\n"
