@@ -169,7 +169,7 @@ def test_preempted_for_an_urgent_job_it_saves_and_starts_again(cluster, on_slurm
 
 @pytest.mark.faults
 def test_a_run_longer_than_the_time_limit_continues_itself(cluster, on_slurm, smoke_study, transfer, tmp_path):
-    steps, saves = "train.steps=1200", "train.save_every_steps=100"
+    steps, saves = "train.steps=500", "train.save_every_steps=100"
     reference = uninterrupted(smoke_study, transfer, tmp_path, steps, saves)
     study = study_of(smoke_study, tmp_path / "study")
     limit = "time_limit: '2'\n"
