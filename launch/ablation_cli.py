@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from launch.ablation import Ablation
 
 NAMES = ("ablate",)
-_HELDOUT = {"name": "heldout", "group": "heldout", "scorings": {"paper": "last_box_text", "robust": "boxed"}}
+_HELDOUT = {"name": "heldout", "group": "math", "scorings": {"paper": "last_box_text", "robust": "boxed"}}
 
 
 def add_commands(commands: Any, add_place: Any) -> None:

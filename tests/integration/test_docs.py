@@ -1,7 +1,7 @@
 """Every command of README and docs/ is run here, with the smoke recipe in the place of the pocket study's.
 
-A fence `sh` is run; `sh gpu` needs a GPU or a network and is only parsed; `sh fails` must be refused; `sh slurm` is run
-where a cluster can be started (make test-faults).
+A fence `sh` is run; `sh fails` must be refused; `sh long` and, where a cluster can be started, `sh slurm` are run by
+make test-faults; `sh gpu` needs a GPU or a network and is only parsed.
 """
 
 import os
@@ -11,34 +11,42 @@ import shutil
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
 from launch.cli import build_parser
+from recipes.loading import load_recipe
 from tests.integration.test_deepspeed import ROOT, study_of
 from tests.slurm_cluster import SlurmCluster, why_not
 
-PAGES = sorted((ROOT / "docs").glob("*.md"))
-FENCE = re.compile(r"^```sh(?: (\w+))?\n(.*?)^```", re.MULTILINE | re.DOTALL)
+# The quick start first: other pages go on with what it has run.
+PAGES = sorted((ROOT / "docs").glob("*.md"), key=lambda page: (page.stem != "quickstart", page.stem))
+
+
+def fences(page):
+    """The fenced blocks of a page: what follows the opening fence, and its lines with continuations joined."""
+    found, kind = [], None
+    for line in page.read_text(encoding="utf-8").replace("\\\n", " ").splitlines():
+        if line.startswith("```"):
+            kind = line[3:].strip() if kind is None else None
+            if kind is not None:
+                found.append((kind, []))
+        elif kind is not None and line.strip():
+            found[-1][1].append(line.strip())
+    return found
 
 
 def commands(page, kind):
     """The command lines of a page's fences of a kind."""
-    return [
-        line.strip()
-        for found, body in FENCE.findall(page.read_text(encoding="utf-8"))
-        if found == kind
-        for line in body.splitlines()
-        if line.strip() and not line.strip().startswith("#")
-    ]
+    return [line for found, lines in fences(page) if found == kind for line in lines if not line.startswith("#")]
 
 
 @pytest.fixture(scope="module")
 def workspace(smoke_study, tmp_path_factory):
     """A folder as a user has it after cloning, with the pocket study shrunk and its base and corpus there."""
     folder = tmp_path_factory.mktemp("user")
-    shutil.copytree(ROOT / "recipes", folder / "recipes")
-    shutil.copytree(ROOT / "launch", folder / "launch", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(ROOT / "recipes", folder / "recipes", ignore=shutil.ignore_patterns("*.py", "__pycache__"))
     smoke = (ROOT / "recipes" / "pocket" / "smoke.yaml").read_text()
     (folder / "recipes" / "pocket" / "study.yaml").write_text(smoke.replace("study: smoke", "study: pocket"))
     for name in ("pocket", "with-kl"):
@@ -60,10 +68,10 @@ def run(line, folder, more=None):
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 def test_commands_of_the_docs_run(page, workspace):
-    for line in commands(page, ""):
+    for line in commands(page, "sh"):
         result = run(line, workspace)
         assert result.returncode == 0, f"{page.name}: {line}\n{result.stdout[-3000:]}{result.stderr[-3000:]}"
-    for line in commands(page, "fails"):
+    for line in commands(page, "sh fails"):
         result = run(line, workspace)
         assert result.returncode == 2, f"{page.name}: {line}\n{result.stdout[-3000:]}"
         assert "nearest setting that works" in result.stdout
@@ -72,24 +80,31 @@ def test_commands_of_the_docs_run(page, workspace):
 @pytest.mark.parametrize("page", [ROOT / "README.md", *PAGES], ids=lambda page: page.stem)
 def test_every_other_command_exists_and_its_files_do(page):
     """What is not run is at least a command with options this version has, about files that are there."""
-    text = page.read_text(encoding="utf-8")
-    fenced = re.findall(r"^```(?:sh gpu|sh slurm)?\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
-    lines = [line.strip() for body in fenced for line in re.sub(r"\\\n\s*", "", body).splitlines()]
-    found = 0
+    known = build_parser()._subparsers._group_actions[0].choices
+    lines = [line for kind, lines in fences(page) if kind in ("", "sh gpu", "sh slurm") for line in lines]
     for line in lines:
         words = shlex.split(line, comments=True) if re.match(r"(\.venv/bin/)?transfer [a-z]", line) else []
-        if not words or any(word in line for word in ("...", "BASE", "@COMMIT")):
+        if (
+            len(words) < 2
+            or words[1] not in known
+            or any(word in line for word in ("...", "BASE", "@COMMIT", "RECIPE"))
+        ):
             continue
-        words = words[1:]
         for word in words:
             if word.startswith(("recipes/", "launch/", "docs/")) and "=" not in word:
                 assert (ROOT / word).exists(), f"{page.name}: {line}"
-        if "RECIPE" in words or "RUN" in words:
-            continue
-        words = words[: next((place for place, word in enumerate(words) if len(word) > 1 and "  " in word), len(words))]
-        build_parser().parse_known_args(words)
-        found += 1
-    assert found or "transfer " not in text or page.stem not in ("README", "slurm", "one-node", "reproduce")
+        options, rest = build_parser().parse_known_args(words[1:])
+        assert not [word for word in rest if word.startswith("-")], f"{page.name}: {line}"
+        if getattr(options, "recipe", None) and Path(options.recipe).suffix == ".yaml" and options.command == "run":
+            load_recipe(ROOT / options.recipe, [*options.overrides, *rest])
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize("page", [page for page in PAGES if commands(page, "sh long")], ids=lambda page: page.stem)
+def test_longer_commands_of_the_docs_run(page, workspace):
+    for line in commands(page, "sh long"):
+        result = run(line, workspace)
+        assert result.returncode == 0, f"{page.name}: {line}\n{result.stdout[-3000:]}{result.stderr[-3000:]}"
 
 
 @pytest.mark.faults
@@ -103,7 +118,7 @@ def test_a_newcomer_with_an_account_gets_to_a_finished_study(workspace, tmp_path
         site.write_text("gpus_per_node: 0\nenvironment: {OMP_NUM_THREADS: '1'}\n")
         more = cluster.environment | {"TRANSFER_SITE": str(site)}
         shutil.rmtree(workspace / "runs" / "pocket")
-        lines = commands(ROOT / "docs" / "slurm.md", "slurm")
+        lines = commands(ROOT / "docs" / "slurm.md", "sh slurm")
         submit = next(number for number, line in enumerate(lines) if line.endswith("--on slurm"))
         for line in lines[: submit + 3]:
             result = run(line, workspace, more)
