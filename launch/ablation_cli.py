@@ -205,9 +205,10 @@ def show_rates(ablation: "Ablation", as_json: bool) -> int:
     frontier = heldout_frontier(ablation)
     chosen = choose(frontier)
     overrides = [f"arms.{arm}.learning_rate={rate:g}" for arm, rate in chosen.items()]
+    common = common_rate(frontier)
     from recipes.manifest import write_json
 
-    result = {"frontier": frontier, "chosen": chosen, "overrides": overrides}
+    result = {"frontier": frontier, "chosen": chosen, "common": common, "overrides": overrides}
     write_json(ablation.root / "learning_rates.json", result)
     if as_json:
         print(json.dumps(result, indent=1))
@@ -222,6 +223,7 @@ def show_rates(ablation: "Ablation", as_json: bool) -> int:
         )
         print(f"{arm:<28}{cells}")
     print(f"\nchosen (*, the highest; of equals the lower rate):\n  {' '.join(overrides)}")
+    print(f"for a comparison at one rate (highest mean over the arms): {common:g}")
     edge = [arm for arm, rate in chosen.items() if rate in (float(rates[0]), float(rates[-1]))]
     if edge:
         print(f"at the edge of the points, so the best may lie beyond: {', '.join(edge)}", file=sys.stderr)
@@ -248,6 +250,12 @@ def heldout_frontier(ablation: "Ablation") -> dict[str, dict[str, dict[str, floa
             rate = str(recipe.arms[arm].learning_rate)
             found.setdefault(arm, {})[rate] = {"accuracy": mean, "error": max(spread, binomial)}
     return found
+
+
+def common_rate(frontier: Mapping[str, Mapping[str, Mapping[str, float]]]) -> float:
+    """The rate at which the arms are best on average; of equals the lowest."""
+    rates = list(next(iter(frontier.values())))
+    return float(max(rates, key=lambda rate: (sum(row[rate]["accuracy"] for row in frontier.values()), -float(rate))))
 
 
 def choose(frontier: Mapping[str, Mapping[str, Mapping[str, float]]]) -> dict[str, float]:

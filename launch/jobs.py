@@ -89,7 +89,11 @@ class Job:
         samplers = [corpus.teacher, corpus.pass_rate.sampler if corpus.pass_rate else None]
         local = any(sampler is not None and sampler.kind == "transformers" for sampler in samplers)
         pocket = self.recipe.model is not None and self.recipe.model.pocket is not None
-        wanted = {"arms": 1, "drift": 1, "eval": 1, "base": int(pocket), "corpus": int(local)}
+        engine = self.recipe.suite.engine if self.recipe.suite is not None else None
+        scoring = engine.tensor_parallel if engine is not None and engine.kind == "vllm" else 1
+        if engine is not None and engine.kind == "endpoint":
+            scoring = 0
+        wanted = {"arms": 1, "drift": 1, "eval": scoring, "base": int(pocket), "corpus": int(local)}
         return wanted.get(self.kind, 0)
 
     @property

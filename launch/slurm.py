@@ -14,7 +14,6 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
-from launch.failures import record
 from launch.jobs import Job, Task, make_jobs
 from launch.site_file import SiteSpec
 from launch.slurm_script import render
@@ -161,7 +160,6 @@ def submit(root: Path, tasks: Sequence[Task], site: SiteSpec) -> int:
                 print(f"  queued   {task.stage.name} (job {', '.join(identifiers)})")
             else:
                 wanted.append(task)
-                record(task.study_dir, task.stage.name, None)
         jobs = make_jobs(wanted, active)
         made: list[Submitted] = []
         try:

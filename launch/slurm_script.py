@@ -66,13 +66,14 @@ def render(job: Job, site: SiteSpec, comment: str, dependency: str) -> str:
         "#!/bin/bash",
         f"# {job.name} of the study {job.recipe.study}. Written by `transfer run --on slurm`.",
         *(f"#SBATCH {option}" for option in options(job, site, wanted, comment, dependency)),
-        "set -euo pipefail",
+        "set -eo pipefail",
         *(["jobs=$PWD"] if job.server_nodes else []),
         f"cd {quote(str(ROOT))}",
     ]
     if site.modules:
         lines.append(f"module load {' '.join(site.modules)}")
     lines += site.setup
+    lines.append("set -u  # only now: modules and environments read variables that are not set")
     environment = {"PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"} | site.environment
     if site.offline:
         environment = {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"} | environment

@@ -24,7 +24,7 @@ from recipes.errors import UserError
 from recipes.loading import load_study
 from recipes.manifest import LockedError, write_json
 from recipes.schema import Recipe
-from train.ranks import listen, noted_signal
+from train.ranks import PreemptedError, listen, noted_signal
 
 _SERVER_START_SECONDS = 1800.0
 
@@ -110,7 +110,7 @@ def _wait_for_server() -> None:
             if time.monotonic() - begun > _SERVER_START_SECONDS:
                 raise UserError(f"the vLLM server at {url} does not answer after half an hour ({error})") from None
         if noted_signal():
-            raise UserError("stopped while the vLLM server was starting")
+            raise PreemptedError("stopped while the vLLM server was starting; the same job continues")
         time.sleep(2)
 
 

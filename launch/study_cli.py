@@ -3,6 +3,7 @@
 import argparse
 import json
 import os
+import shutil
 import signal
 import socket
 import sys
@@ -289,7 +290,7 @@ def refuse_if_queued(root: Path) -> None:
     """Raise UserError if jobs of a study wait or run: they read its recipe when they start."""
     from launch.slurm import active_ids, ask_queue, known_jobs, read_jobs
 
-    if not read_jobs(root):
+    if not read_jobs(root) or shutil.which("squeue") is None:  # a study that was copied from a cluster has no jobs here
         return
     queue = ask_queue()
     if active_ids(root, known_jobs(root, queue), queue):

@@ -10,7 +10,7 @@ import pytest
 
 from eval.response_curves import PointResult, curves_figure, format_curves, require_comparable, response_curves
 from launch.ablation import ABLATION_FILE, load_ablation, read_ablation
-from launch.ablation_cli import choose, report
+from launch.ablation_cli import choose, common_rate, report
 from launch.stages import flatten
 from recipes.errors import UserError
 
@@ -171,6 +171,9 @@ def test_the_rate_with_the_highest_accuracy_is_chosen_of_equals_the_lower():
     row = {"1e-05": {"accuracy": 50.0, "error": 1}, "3e-05": {"accuracy": 60.0, "error": 1},
            "0.0001": {"accuracy": 60.0, "error": 1}}  # fmt: skip
     assert choose({"grpo": row}) == {"grpo": 3e-5}
+    other = {"1e-05": {"accuracy": 70.0, "error": 1}, "3e-05": {"accuracy": 55.0, "error": 1},
+             "0.0001": {"accuracy": 10.0, "error": 1}}  # fmt: skip
+    assert common_rate({"grpo": row, "sft": other}) == 1e-5  # 120, 115 and 70
 
 
 def test_a_smoke_ablation_shares_its_base_and_draws_its_curve(smoke_study, transfer, tmp_path):

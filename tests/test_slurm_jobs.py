@@ -114,7 +114,7 @@ def checked(script, tmp_path):
     """The arrays `studies` and `stages`, and a variable, as bash reads them; nothing else of the script runs."""
     head = script.partition("# The stage of this task.")[0]
     path = tmp_path / "script.sh"
-    path.write_text(head.replace("set -euo pipefail", "set -euo pipefail; module() { :; }")
+    path.write_text(head.replace("set -eo pipefail", "set -eo pipefail; module() { :; }")
                     + 'printf "%s\\0" "${studies[@]}" "${stages[@]}" "${HOSTILE-}" "${run[@]}"')  # fmt: skip
     result = subprocess.run(["bash", str(path)], capture_output=True, cwd=tmp_path, check=False)
     assert result.returncode == 0, result.stderr
