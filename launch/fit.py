@@ -97,7 +97,7 @@ def _not_divided(recipe: Recipe, arm: ResolvedArm) -> list[str]:
 
 def _too_long(recipe: Recipe, arms: list[ResolvedArm], shape: ModelShape) -> list[str]:
     limits = {"training": (arm.prompt.max_prompt_tokens + arm.prompt.max_completion_tokens for arm in arms)}
-    if recipe.suite is not None:
+    if recipe.suite is not None and recipe.suite.engine.kind == "vllm":  # which refuses it; others read what they get
         limits["the evaluation"] = (n for n in [recipe.suite.max_prompt_tokens + recipe.suite.max_response_tokens])
     found = []
     for where, lengths in limits.items():

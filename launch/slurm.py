@@ -90,7 +90,7 @@ def read_jobs(root: Path) -> list[Submitted]:
     try:
         rows = json.loads(path.read_text(encoding="utf-8"))
         return [Submitted(**(row | {"tasks": [tuple(task) for task in row["tasks"]]})) for row in rows]
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return []
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise UserError(f"{path} cannot be read ({error}); without it jobs cannot be told apart") from None

@@ -15,7 +15,8 @@ from train.arms import resolve_arm
 
 ROOT = Path(__file__).resolve().parent.parent
 AUDITS = sorted(path.relative_to(ROOT) for path in (ROOT / "recipes" / "audit").glob("*.yaml"))
-SHIPPED = sorted({path.relative_to(ROOT) for path in (ROOT / "recipes").rglob("*.yaml")} - set(AUDITS))
+ABLATIONS = sorted(path.relative_to(ROOT) for path in (ROOT / "recipes" / "ablations").glob("*.yaml"))
+SHIPPED = sorted({path.relative_to(ROOT) for path in (ROOT / "recipes").rglob("*.yaml")} - {*AUDITS, *ABLATIONS})
 STUDY = ROOT / "recipes" / "pocket" / "study.yaml"
 
 
