@@ -249,7 +249,8 @@ def _point(path: Path, settings: Sequence[str], values: dict[str, Any], base: Re
     recipe = load_recipe(path, [*settings, *(f"{key}={json.dumps(value)}" for key, value in values.items())])
     dumped, reference = recipe.dump(), base.dump()
     differs = tuple(key for key in values if look_up(dumped, key) != look_up(reference, key))
-    name = "-".join(f"{key.split('.')[-1]}-{_label(value)}" for key, value in values.items())
+    labels = [f"{key.split('.')[-1]}-{_label(value)}" for key, value in values.items()]
+    name = "-".join(dict.fromkeys(labels))  # the rate of every arm is one label
     return Point(name, {key: look_up(dumped, key) for key in values}, differs, recipe)
 
 
@@ -285,8 +286,13 @@ def _read(path: Path) -> dict[str, Any]:
 def load_ablation(root: Path) -> Ablation:
     """An ablation from its folder. Raises UserError if the folder holds none."""
     values = _read(root / ABLATION_FILE)
-    points = [
-        Point(p["name"], p["values"], tuple(p["differs"]), validate_recipe(p["recipe"], f"point {p['name']}"))
-        for p in values["points"]
-    ]
+    try:
+        points = [
+            Point(p["name"], p["values"], tuple(p["differs"]), validate_recipe(p["recipe"], f"point {p['name']}"))
+            for p in values["points"]
+        ]
+    except (TypeError, KeyError):
+        raise UserError(
+            f"{root / ABLATION_FILE} is damaged; `transfer ablate` with the same axes writes it anew"
+        ) from None
     return Ablation(root, values["name"], values["title"], values["axes"], values["paired"], points)

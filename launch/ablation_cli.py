@@ -64,6 +64,7 @@ def run_command(options: argparse.Namespace) -> int:
 def _run(ablation: "Ablation", options: argparse.Namespace) -> int:
     from launch.cli import require_runnable
     from launch.processes import local_run, note_run
+    from launch.slurm import ask_queue
     from launch.study_cli import check_site, refuse_if_queued, run_on_slurm, show_jobs
 
     site = None
@@ -79,6 +80,8 @@ def _run(ablation: "Ablation", options: argparse.Namespace) -> int:
         return show_jobs(ablation.root, tasks, site) if site is not None else 0
     for point in ablation.points:
         require_runnable(point.recipe)
+    if site is not None:
+        ask_queue()  # before anything is written
     refuse_if_queued(ablation.root)
     ablation.write()
     if site is not None:

@@ -150,7 +150,7 @@ def find_site(option: Path | None) -> Path:
 
 def load_site(path: Path) -> SiteSpec:
     """Read a site file. Raises UserError, with every mistake as a sentence."""
-    values = read_yaml(path)
+    values = read_yaml(path, "site file")
     try:
         return SiteSpec.model_validate(values)
     except ValidationError as error:

@@ -270,6 +270,7 @@ def submit_study(recipe: "Recipe", study_dir: Path, until: str | None, site_file
     from launch.jobs import tasks_of_study
     from launch.local import check_study_dir
     from launch.site_file import find_site, load_site
+    from launch.slurm import ask_queue
     from launch.stages import build_stages, select_until
     from recipes.loading import STUDY_FILE, read_study_file
     from recipes.manifest import write_json
@@ -280,6 +281,7 @@ def submit_study(recipe: "Recipe", study_dir: Path, until: str | None, site_file
     check_study_dir(recipe, study_dir)
     if dry_run:
         return show_jobs(study_dir, tasks, site)
+    ask_queue()  # before anything is written
     if (study_dir / STUDY_FILE).exists() and read_study_file(study_dir) != recipe.dump():
         refuse_if_queued(study_dir)
     write_json(study_dir / STUDY_FILE, recipe.dump())

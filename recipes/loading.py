@@ -62,18 +62,18 @@ def _joined(theirs: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:
     return {kind: theirs.get(kind, {}) | own.get(kind, {}) for kind in _LOCKED}
 
 
-def read_yaml(path: Path) -> dict[str, Any]:
-    """The values of a YAML file. Raises UserError if it cannot be read or holds no mapping."""
+def read_yaml(path: Path, what: str = "recipe") -> dict[str, Any]:
+    """The values of a YAML file, called `what` in messages. Raises UserError if it cannot be read or is no mapping."""
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise UserError(f"recipe {path} does not exist; recipes are under recipes/") from None
+        raise UserError(f"{what} {path} does not exist; recipes are under recipes/") from None
     except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"recipe {path} cannot be read: {error}") from None
+        raise UserError(f"{what} {path} cannot be read: {error}") from None
     except yaml.YAMLError as error:
-        raise UserError(f"recipe {path} is not valid YAML: {' '.join(str(error).split())}") from None
+        raise UserError(f"{what} {path} is not valid YAML: {' '.join(str(error).split())}") from None
     if not isinstance(values, dict):
-        raise UserError(f"recipe {path} holds no settings; it must be a YAML mapping")
+        raise UserError(f"{what} {path} holds no settings; it must be a YAML mapping")
     return values
 
 

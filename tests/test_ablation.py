@@ -70,6 +70,25 @@ def test_links_lead_to_what_is_shared_and_the_folder_can_be_read_back(tmp_path):
         other.write()
 
 
+def test_a_damaged_ablation_is_a_sentence(tmp_path):
+    for text in (
+        "{",
+        "[]",
+        '{"axes": {}, "points": 3, "paired": false}',
+        '{"axes": {}, "points": [{}], "paired": false}',
+    ):
+        (tmp_path / ABLATION_FILE).write_text(text)
+        with pytest.raises(UserError, match=ABLATION_FILE):
+            load_ablation(tmp_path)
+
+
+def test_one_rate_for_all_arms_is_one_label(tmp_path):
+    axes = [f"arms.{arm}.learning_rate=1e-4,1e-3" for arm in ("grpo", "on_policy_sft")]
+    assert [point.name for point in ablation(tmp_path, paired=axes).points] == [
+        "learning_rate-0.0001", "learning_rate-0.001"
+    ]  # fmt: skip
+
+
 @pytest.mark.parametrize(
     ("grid", "paired", "message"),
     [

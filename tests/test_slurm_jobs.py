@@ -169,6 +169,7 @@ def test_secrets_and_yaml_times_are_refused_with_a_sentence(tmp_path):
         ("directives: [--nodes=3]", "is decided by the recipe and the stage"),
         ("directives: ['--comment=a b']", "is not an option such as"),
         ("partitoin: gpu", "did you mean `partition`"),
+        ("- a", "site file"),
         ("stages: {eval: {gpus: 2}}", "`stages.eval.gpus` is not a setting"),
     ):
         path.write_text(text)
@@ -202,6 +203,20 @@ def test_shellcheck_has_nothing_to_say(tmp_path):
         ["shellcheck", *map(str, tmp_path.glob("*.sh"))], capture_output=True, text=True, check=False
     )
     assert result.returncode == 0, result.stdout
+
+
+def test_a_cluster_that_does_not_answer_leaves_nothing_behind(tmp_path):
+    """No squeue on the path: a sentence, and no folder."""
+    site = tmp_path / "site.yaml"
+    site.write_text("partition: gpu\n")
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin" / "git").symlink_to(shutil.which("git"))
+    command = [sys.executable, "-m", "launch", "run", str(SMOKE), "--on", "slurm", "--site", str(site)]
+    result = subprocess.run([*command, "--out", str(tmp_path / "s")], capture_output=True, text=True, check=False,
+                            env={"PATH": str(tmp_path / "bin"), "PYTHONPATH": str(RECIPES.parent)})  # fmt: skip
+    assert result.returncode == 2
+    assert "squeue is not installed here; run this on a login node of the cluster, or --on local" in result.stderr
+    assert not (tmp_path / "s").exists()
 
 
 def test_dry_run_writes_scripts_and_submits_nothing(tmp_path):
