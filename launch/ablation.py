@@ -22,6 +22,7 @@ from typing import Any
 import yaml
 
 from eval.analysis_lock import write_lock
+from launch.failures import INTERRUPTED, STOPPED
 from launch.jobs import Task
 from launch.stages import Stage, build_stages, select_until
 from recipes.errors import UserError
@@ -134,8 +135,8 @@ class Ablation:
             except UserError as error:
                 print(f"  {error}")
                 status = 2
-            if study_dir.name == SHARED and status:
-                return status
+            if status and (study_dir.name == SHARED or status in (STOPPED, INTERRUPTED)):
+                return status  # nothing can follow, or nothing may
             worst = worst or status
         return worst
 

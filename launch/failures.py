@@ -15,6 +15,7 @@ from recipes.schema import Recipe
 _FOLDER = ".failures"
 _RESERVE_BYTES = 1 << 16  # given back when a full disk would swallow the reason
 CRASHED, MISTAKE, STOPPED = 1, 2, 75  # 75 is sysexits' "try again"
+INTERRUPTED = 130  # as a shell says it of Ctrl-C
 
 
 class RanksEndedError(Exception):

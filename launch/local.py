@@ -17,7 +17,7 @@ from multiprocessing import active_children, get_context
 from pathlib import Path
 from types import FrameType
 
-from launch.failures import CRASHED, MISTAKE, STOPPED, Failure, explain, record
+from launch.failures import CRASHED, INTERRUPTED, MISTAKE, STOPPED, Failure, explain, record
 from launch.processes import die_with_parent, last_lines, local_run, log_path, note_run, visible_gpus
 from launch.stages import Stage, flatten, made_by_other_code, run_stage, stage_inputs, stage_states
 from recipes.errors import UserError
@@ -161,7 +161,7 @@ def _run_local(recipe: Recipe, study_dir: Path, stages: list[Stage]) -> int:
             names = ", ".join(stage.name for stage, _ in running.values())
             if isinstance(error, KeyboardInterrupt):
                 print(f"\nstopped while running {names}; the same command continues", file=sys.stderr)
-                return 130 if signals.received is None else STOPPED
+                return INTERRUPTED if signals.received is None else STOPPED
             print(f"a worker process died while running {names}; the same command continues", file=sys.stderr)
             return 1 if signals.received is None else STOPPED
     if failed:

@@ -166,11 +166,12 @@ def submit(root: Path, tasks: Sequence[Task], site: SiteSpec) -> int:
             for job in jobs:
                 made.append(_submit_one(root, job, site, known, made))
                 print(f"  submit   {job.name}: job {made[-1].job}, {len(job.tasks)} task(s)")
-        except BaseException:
+        except UserError:  # anything else, such as Ctrl-C, leaves what is queued to be found by the next submission
             numbers = [entry.job for entry in made if entry.job]
             if numbers:
                 slurm("scancel", *numbers)
-            write_jobs(root, known)
+            # The refused call stays noted: if Slurm was only slow, its job is found by its comment.
+            write_jobs(root, [*known, *(entry for entry in read_jobs(root) if entry.job is None)])
             raise
         return len(made)
 

@@ -53,6 +53,10 @@ def main(arguments: list[str]) -> int:
         failure = _first_node(recipe, study_dir, stages, stage)
     except UserError as error:
         failure = Failure(str(error), MISTAKE)
+    except OSError as error:
+        failure = Failure(
+            f"{study_dir} cannot be read or written: {error.strerror}; put that right and resume", MISTAKE
+        )
     if failure is None:
         return 0
     print(f"{name}: {failure.message}", file=sys.stderr, flush=True)
@@ -117,7 +121,9 @@ def _wait_for_server() -> None:
 def _no_progress(study_dir: Path, stage: Stage) -> str | None:
     """Why a job that was started again must not go on: two starts in a row completed nothing."""
     told = {"arms": "checkpoint", "eval": "chunk of responses"}.get(stage.kind)
-    path, directory = study_dir / ".starts" / f"{stage.name.replace('/', '--')}.json", study_dir / stage.name
+    job = os.environ.get("SLURM_JOB_ID", "0")  # the same at every start of a job; replicas have their own
+    path = study_dir / ".starts" / f"{stage.name.replace('/', '--')}.{job}.json"
+    directory = study_dir / stage.name
     patterns = ("checkpoint-*/COMPLETE", "**/chunk-*")
     there = sorted(str(found.relative_to(directory)) for pattern in patterns for found in directory.glob(pattern))
     before: list[list[str]] = []

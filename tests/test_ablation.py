@@ -11,6 +11,7 @@ import pytest
 from eval.response_curves import PointResult, curves_figure, format_curves, require_comparable, response_curves
 from launch.ablation import ABLATION_FILE, load_ablation, read_ablation
 from launch.ablation_cli import choose, common_rate, report
+from launch.failures import INTERRUPTED, STOPPED
 from launch.stages import flatten
 from recipes.errors import UserError
 
@@ -180,7 +181,12 @@ def test_points_that_differ_elsewhere_are_refused_with_the_list():
 
 
 def test_the_figure_has_a_panel_for_each_group_and_rings():
-    svg = curves_figure(response_curves(POINTS, ["train.learning_rate"], paired=False), 0)
+    curves = response_curves(POINTS, ["train.learning_rate"], paired=False)
+    svg = curves_figure(curves, 0)
+    ringed = svg.count("stroke-width: 1.6")
+    for chosen in curves["matched"].values():
+        chosen["within"] = False
+    assert ringed > curves_figure(curves, 0).count("stroke-width: 1.6")
     assert svg.count("mean gain over the base") == 1
     assert "other reasoning" in svg
     assert "train.learning_rate" in svg
@@ -200,7 +206,8 @@ def test_a_smoke_ablation_shares_its_base_and_draws_its_curve(smoke_study, trans
     settings = ["arms.on_policy_sft=null", "arms.off_policy_sft=null"]
     arguments = ["ablate", SMOKE, *settings, "--grid", "arms.grpo.learning_rate=1e-4,1e-3", "--out", tmp_path / "a"]
     first = transfer(*arguments, "--dry-run")
-    assert "11 stages to run" not in first.stdout
+    # base, corpus, questions and the base's scores once; an arm, its scores and a report at each of two points
+    assert "10 stages to run, 4 fewer" in first.stdout
     assert not (tmp_path / "a").exists()
     made = read_ablation(SMOKE, settings, ["arms.grpo.learning_rate=1e-4,1e-3"], [], tmp_path / "a")
     made.write()
@@ -231,6 +238,21 @@ def test_a_smoke_ablation_shares_its_base_and_draws_its_curve(smoke_study, trans
     study.write_text(json.dumps(values))
     with pytest.raises(UserError, match=r"prompt\.suffix"):
         report(made, as_json=True)
+
+
+@pytest.mark.parametrize(("status", "runs"), [(STOPPED, 2), (INTERRUPTED, 2), (1, 3), (0, 3)])
+def test_a_stopped_point_stops_the_ablation_and_a_failed_one_does_not(tmp_path, monkeypatch, status, runs):
+    """What all points share, then two points; the first of them ends with a status."""
+    done = []
+
+    def run_stages(recipe, study_dir, stages, as_json, until=None):
+        done.append(study_dir.name)
+        return 0 if study_dir.name == "shared" else status
+
+    monkeypatch.setattr("launch.cli.run_stages", run_stages)
+    made = ablation(tmp_path, grid=["train.learning_rate=5e-4,1e-3"])
+    assert made.run(None) == status
+    assert len(done) == runs
 
 
 def test_learning_rates_are_chosen_on_heldout_problems_and_other_seeds(transfer, tmp_path):

@@ -57,7 +57,6 @@ def test_two_nodes_that_see_each_others_locks(tmp_path):
 
 
 def test_other_versions_than_the_locked_ones_are_named(tmp_path, monkeypatch):
-    assert doctor.packages().state in ("ok", "warn")
     (tmp_path / "requirements.lock").write_text("pydantic==0.0.1\nnosuchpackage==1.0\n")
     monkeypatch.setattr(doctor, "ROOT", tmp_path)
     verdict = doctor.packages()

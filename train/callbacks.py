@@ -116,6 +116,10 @@ class RunRecorder(TrainerCallback):
         """Show that this rank is alive."""
         beat(self.path.parent)
 
+    def on_substep_end(self, *args: object, **kwargs: object) -> None:
+        """The same after every micro-batch: an update of a large model may take half an hour."""
+        beat(self.path.parent)
+
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: object
     ) -> None:

@@ -1,7 +1,7 @@
 """Every command of README and docs/ is run here, with the smoke recipe in the place of the pocket study's.
 
 A fence `sh` is run; `sh fails` must be refused; `sh long` and, where a cluster can be started, `sh slurm` are run by
-make test-faults; `sh gpu` needs a GPU or a network and is only parsed.
+make test-faults. `sh gpu` needs a GPU or a network, `sh form` has placeholders: these are only parsed.
 """
 
 import os
@@ -21,7 +21,9 @@ from tests.integration.test_deepspeed import ROOT, study_of
 from tests.slurm_cluster import SlurmCluster, why_not
 
 # The quick start first: other pages go on with what it has run.
-PAGES = sorted((ROOT / "docs").glob("*.md"), key=lambda page: (page.stem != "quickstart", page.stem))
+PAGES = sorted(
+    [ROOT / "README.md", *(ROOT / "docs").glob("*.md")], key=lambda page: (page.stem != "quickstart", page.stem)
+)
 
 
 def fences(page):
@@ -48,7 +50,9 @@ def workspace(smoke_study, tmp_path_factory):
     folder = tmp_path_factory.mktemp("user")
     shutil.copytree(ROOT / "recipes", folder / "recipes", ignore=shutil.ignore_patterns("*.py", "__pycache__"))
     smoke = (ROOT / "recipes" / "pocket" / "smoke.yaml").read_text()
-    (folder / "recipes" / "pocket" / "study.yaml").write_text(smoke.replace("study: smoke", "study: pocket"))
+    study = smoke.replace("study: smoke", "study: pocket").replace("heldout_problems: 8", "heldout_problems: 200")
+    assert study.count("heldout_problems: 200") == 1  # as many as the page about the pocket study probes
+    (folder / "recipes" / "pocket" / "study.yaml").write_text(study)
     for name in ("pocket", "with-kl"):
         study = study_of(smoke_study, folder / "runs" / name)
         (study / "study.json").write_text((study / "study.json").read_text().replace('"smoke"', '"pocket"', 1))
@@ -66,6 +70,11 @@ def run(line, folder, more=None):
     return subprocess.run(line, shell=True, cwd=folder, env=environment, capture_output=True, text=True, check=False)
 
 
+def test_no_command_stands_in_a_fence_of_no_kind():
+    plain = [line for page in PAGES for kind, lines in fences(page) if kind == "" for line in lines]
+    assert [line for line in plain if re.match(r"(\S*/)?transfer (?!index,)[a-z]|pip |vllm ", line)] == []
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 def test_commands_of_the_docs_run(page, workspace):
     for line in commands(page, "sh"):
@@ -77,11 +86,11 @@ def test_commands_of_the_docs_run(page, workspace):
         assert "nearest setting that works" in result.stdout
 
 
-@pytest.mark.parametrize("page", [ROOT / "README.md", *PAGES], ids=lambda page: page.stem)
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 def test_every_other_command_exists_and_its_files_do(page):
     """What is not run is at least a command with options this version has, about files that are there."""
     known = build_parser()._subparsers._group_actions[0].choices
-    lines = [line for kind, lines in fences(page) if kind in ("", "sh gpu", "sh slurm") for line in lines]
+    lines = [line for kind, lines in fences(page) if kind.startswith("sh") for line in lines]
     for line in lines:
         words = shlex.split(line, comments=True) if re.match(r"(\.venv/bin/)?transfer [a-z]", line) else []
         if (
@@ -102,6 +111,8 @@ def test_every_other_command_exists_and_its_files_do(page):
 @pytest.mark.faults
 @pytest.mark.parametrize("page", [page for page in PAGES if commands(page, "sh long")], ids=lambda page: page.stem)
 def test_longer_commands_of_the_docs_run(page, workspace):
+    if not (workspace / "runs" / "pocket" / "report" / "transfer.json").exists():
+        assert run("transfer run recipes/pocket/study.yaml", workspace).returncode == 0
     for line in commands(page, "sh long"):
         result = run(line, workspace)
         assert result.returncode == 0, f"{page.name}: {line}\n{result.stdout[-3000:]}{result.stderr[-3000:]}"

@@ -24,7 +24,9 @@ def start(study, *settings):
 
 
 def stopped_and_resumed(smoke_study, tmp_path, number, arm, *settings):
-    """Send a signal after the second update; the interrupted run, how it ended, and a run without interruption."""
+    """Send a signal (None: `transfer cancel`, and `resume` after it) after the second update; the interrupted run, how
+    it ended, and a run without interruption.
+    """
     settings = (*settings, "--until", f"arms/{arm}/seed-0")
     reference = study_of(smoke_study, tmp_path / "reference")
     command, process = start(reference, *settings)
@@ -38,7 +40,14 @@ def stopped_and_resumed(smoke_study, tmp_path, number, arm, *settings):
         assert process.poll() is None, process.stdout.read()
         assert time.monotonic() < deadline
         time.sleep(0.01)
-    process.send_signal(number)
+    if number is None:  # by the commands a user has for it
+        command = [sys.executable, "-m", "launch", "resume", str(study)]
+        told = subprocess.run(
+            [*command[:3], "cancel", str(study)], cwd=ROOT, capture_output=True, text=True, check=True
+        )
+        assert told.stdout == f"told process {process.pid} to save and stop\n"
+    else:
+        process.send_signal(number)
     output, _ = process.communicate(timeout=120)
     assert process.returncode == STOPPED, output
     again = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
@@ -58,8 +67,11 @@ def check(study, output, reference, arm, name):
 
 
 def test_signal_saves_and_the_run_continues_to_the_same_weights(smoke_study, tmp_path):
-    found = stopped_and_resumed(smoke_study, tmp_path, signal.SIGTERM, "grpo")
+    found = stopped_and_resumed(smoke_study, tmp_path, None, "grpo")
     check(*found, "grpo", "SIGTERM")
+    cancel = [sys.executable, "-m", "launch", "cancel", str(found[0])]
+    again = subprocess.run(cancel, cwd=ROOT, capture_output=True, text=True, check=True)
+    assert again.stdout == f"nothing of {found[0]} is running or queued\n"  # its process has ended
 
 
 @pytest.mark.faults

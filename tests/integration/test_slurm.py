@@ -196,6 +196,7 @@ def test_a_killed_rank_a_hand_cancel_and_a_resubmission(cluster, on_slurm, smoke
     os.kill(pids_of(study)[1], signal.SIGKILL)
     ended = lambda: standings(on_slurm, study)[SFT]["state"] == "failed"  # noqa: E731
     _, seconds = wait_for(ended, 60, lambda: standings(on_slurm, study))
+    assert seconds < 30
     print(f"killed rank: failed {seconds:.1f} s after")
     found = drained(cluster, on_slurm, study)
     assert re.search("another rank was lost|was ended from outside", found[SFT]["reason"])
@@ -309,6 +310,7 @@ def test_a_dead_vllm_server_is_named(cluster, on_slurm, smoke_study, tmp_path, m
         f"if {lives} == 0: sys.exit('no weights')\n"
         "class Handler(http.server.BaseHTTPRequestHandler):\n"
         "    def do_GET(self):\n"
+        f"        open({str(tmp_path / 'asked')!r}, 'w').close()\n"
         "        self.send_response(200); self.end_headers()\n"
         "port = int(sys.argv[sys.argv.index('--port') + 1])\n"
         f"threading.Timer({lives}, lambda: os._exit(1)).start()\n"
@@ -325,7 +327,8 @@ def test_a_dead_vllm_server_is_named(cluster, on_slurm, smoke_study, tmp_path, m
     if lives == 0:
         assert "the vLLM server of this job ended while it started" in found["reason"]
     else:  # it served; what is missing on this machine is the package the trainer talks to it with
-        assert "vllm" in found["reason"].lower()
+        assert (tmp_path / "asked").exists()
+        assert re.search("vllm is not (available|installed)", found["reason"].lower()), found["reason"]
 
 
 @pytest.mark.faults

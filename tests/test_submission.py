@@ -1,0 +1,109 @@
+"""Submitting, against stand-ins for Slurm's programs that note how they were called: refusals and interruptions."""
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+from launch import slurm
+from launch.jobs import tasks_of_study
+from launch.site_file import SiteSpec
+from launch.slurm import active_ids, ask_queue, known_jobs, read_jobs, submit
+from launch.stages import Stage, build_stages
+from launch.step import _no_progress
+from recipes.errors import UserError
+from recipes.loading import load_recipe
+
+SMOKE = Path(__file__).resolve().parent.parent / "recipes" / "pocket" / "smoke.yaml"
+
+PROGRAM = """#!{python}
+import json, os, re, sys
+folder = {folder!r}
+name, words = os.path.basename(sys.argv[0]), sys.argv[1:]
+path = os.path.join(folder, "state.json")
+state = json.load(open(path)) if os.path.exists(path) else {{"queue": {{}}, "cancelled": [], "calls": 0}}
+if name == "sbatch":
+    state["calls"] += 1
+    if state["calls"] == {refuse}:
+        json.dump(state, open(path, "w"))
+        sys.exit("sbatch: error: invalid partition specified: gpu")
+    number = str(100 + state["calls"])
+    state["queue"][number] = re.search("--comment=(\\S+)", open(words[-1]).read())[1]
+    print(number)
+elif name == "scancel":
+    state["cancelled"] += words
+    state["queue"] = {{key: value for key, value in state["queue"].items() if key not in words}}
+elif name == "squeue":
+    for number, comment in state["queue"].items():
+        print(number + "|PENDING|Dependency|" + comment)
+json.dump(state, open(path, "w"))
+"""
+
+
+@pytest.fixture
+def study(tmp_path, monkeypatch):
+    """A study, and Slurm's programs; sbatch refuses its third call."""
+    programs = tmp_path / "bin"
+    programs.mkdir()
+    for name in ("sbatch", "scancel", "squeue"):
+        (programs / name).write_text(PROGRAM.format(python=sys.executable, folder=str(tmp_path), refuse=3))
+        (programs / name).chmod(0o755)
+    monkeypatch.setenv("PATH", str(programs))
+    recipe = load_recipe(SMOKE, ["arms.on_policy_sft=null", "arms.off_policy_sft=null"])
+    root = tmp_path / "study"
+    return root, tasks_of_study(recipe, root, build_stages(recipe))
+
+
+def state(root):
+    return json.loads((root.parent / "state.json").read_text())
+
+
+def test_a_refusal_takes_back_what_this_call_submitted(study):
+    root, tasks = study
+    with pytest.raises(UserError, match="sbatch refused: sbatch: error: invalid partition specified: gpu"):
+        submit(root, tasks, SiteSpec())
+    assert state(root)["cancelled"] == ["101", "102"]
+    assert state(root)["queue"] == {}
+    assert known_jobs(root, ask_queue()) == []
+    assert submit(root, tasks, SiteSpec()) == 7
+    assert submit(root, tasks, SiteSpec()) == 0
+
+
+def test_an_interruption_loses_no_job(study, monkeypatch):
+    """Ctrl-C while sbatch is answering: its job is queued, its number was never noted."""
+    root, tasks = study
+    real = slurm.slurm
+
+    def interrupted(*command, cwd=None):
+        answer = real(*command, cwd=cwd)
+        if command[0] == "sbatch" and state(root)["calls"] == 2:
+            raise KeyboardInterrupt
+        return answer
+
+    monkeypatch.setattr(slurm, "slurm", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        submit(root, tasks, SiteSpec())
+    monkeypatch.setattr(slurm, "slurm", real)
+    assert [job.job for job in read_jobs(root)] == ["101", None]
+    queue = ask_queue()
+    found = active_ids(root, known_jobs(root, queue), queue)
+    assert sorted(identifier for identifiers in found.values() for identifier in identifiers) == ["101", "102"]
+    assert state(root)["cancelled"] == []
+
+
+def test_replicas_that_start_again_together_are_not_taken_for_one_that_makes_no_progress(tmp_path, monkeypatch):
+    """Four jobs share an evaluation and are requeued at the same moment; then one is, three times, without a chunk."""
+    stage = Stage("eval/base", "eval.generate", {})
+    for restart in ("0", "1"):
+        monkeypatch.setenv("SLURM_RESTART_COUNT", restart)
+        for job in ("1", "2", "3", "4"):
+            monkeypatch.setenv("SLURM_JOB_ID", job)
+            assert _no_progress(tmp_path, stage) is None
+    monkeypatch.setenv("SLURM_JOB_ID", "1")
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "2")
+    assert "no chunk of responses was completed in the last two starts" in _no_progress(tmp_path, stage)
+    (tmp_path / "eval" / "base" / "sum-native").mkdir(parents=True)
+    (tmp_path / "eval" / "base" / "sum-native" / "chunk-0000-ab.jsonl.zst").touch()
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "3")
+    assert _no_progress(tmp_path, stage) is None
