@@ -14,7 +14,7 @@ from lm_eval.tasks import TaskManager
 from lm_eval.tasks._yaml_loader import load_yaml
 
 from data.thinking import THINK_OPEN
-from eval.engines import Seeds
+from eval.engines import Seeds, render_chat, thinking_mode
 from eval.forms import Question
 from eval.task_files import task_path
 from recipes.errors import UserError
@@ -79,17 +79,45 @@ def build_task(
     return TaskManager(include_path=str(folder), include_defaults=False).load([values])["tasks"][values["task"]], chat
 
 
-def _require_lengths(recipe: Recipe, model: Any, task: Task, chat: bool, questions: list[Question]) -> None:
-    """Refuse prompts that would be cut: the harness cuts them from the left without a word."""
-    assert recipe.suite is not None
+def build_requests(recipe: Recipe, task: Task, chat: bool, apply_chat_template: Any, tokenizer_name: str) -> None:
+    """Make the harness render a task's prompts, into `task.instances`."""
     task.build_all_requests(
         rank=0,
         world_size=1,
         system_instruction=recipe.prompt.system,
         apply_chat_template=chat,
-        chat_template=model.apply_chat_template if chat else None,
-        tokenizer_name=model.tokenizer_name if chat else "",
+        chat_template=apply_chat_template if chat else None,
+        tokenizer_name=tokenizer_name if chat else "",
     )
+
+
+def render_prompts(
+    recipe: Recipe,
+    tokenizer: Any,
+    folder: Path,
+    benchmark: BenchmarkSpec,
+    prompting: str,
+    questions: list[Question],
+) -> list[str]:
+    """The prompts of a benchmark as a model with this tokenizer is asked, without the model."""
+    task, chat = build_task(recipe, folder, benchmark, prompting, questions)
+    mode = thinking_mode(recipe)
+    template: dict[str, Any] = {} if mode is None else {"enable_thinking": mode}
+
+    def apply(messages: Any, add_generation_prompt: bool = True) -> str:
+        return render_chat(tokenizer, messages, add_generation_prompt, template)
+
+    build_requests(recipe, task, chat, apply, str(tokenizer.name_or_path))
+    prompts: dict[int, str] = {}
+    for instance in task.instances:  # several for one question where answers are given or responses repeated
+        prompts.setdefault(instance.doc_id, instance.args[0])
+    return [prompts[number] for number in range(len(questions))]
+
+
+def _require_lengths(recipe: Recipe, model: Any, task: Task, chat: bool, questions: list[Question]) -> None:
+    """Refuse prompts that would be cut: the harness cuts them from the left without a word."""
+    assert recipe.suite is not None
+    build_requests(recipe, task, chat, model.apply_chat_template, model.tokenizer_name)
     longest = recipe.suite.max_prompt_tokens
     for instance in task.instances:
         length = len(model.tokenizer(instance.args[0])["input_ids"])

@@ -1,7 +1,7 @@
 """Figures of the report as SVG text, drawn with matplotlib. Each function takes parts of `transfer.json`."""
 
 import io
-from typing import Any
+from typing import Any, NamedTuple
 
 import matplotlib
 
@@ -12,8 +12,9 @@ from matplotlib.axes import Axes
 
 from eval.table import index_text
 
-# Okabe and Ito's palette: distinguishable with colour-blind sight.
-PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+# Okabe and Ito's palette without its black: distinguishable with colour-blind sight, on white and on black.
+PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8C7BD8")
+INK, GRID = "#1c2230", "#e3e6ea"
 _BASE_COLOUR = "#8a8f98"
 STYLE = {
     "font.size": 10,
@@ -21,7 +22,12 @@ STYLE = {
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.grid": True,
-    "grid.color": "#e3e6ea",
+    "grid.color": GRID,
+    "text.color": INK,
+    "axes.labelcolor": INK,
+    "axes.edgecolor": INK,
+    "xtick.color": INK,
+    "ytick.color": INK,
     "axes.axisbelow": True,
     "svg.fonttype": "none",
     "svg.hashsalt": "transfer",
@@ -33,16 +39,45 @@ def label(name: str) -> str:
     return name.replace("_", " ")
 
 
+class Drawing(NamedTuple):
+    """A figure in two formats."""
+
+    svg: str
+    """With ink and grid in the colours of the page it is put into, and without a background."""
+    png: bytes
+    """On white, 144 dots per inch."""
+
+
 def to_svg(figure: Any) -> str:
-    """A figure as SVG text, and the figure closed."""
-    buffer = io.StringIO()
-    figure.savefig(buffer, format="svg", bbox_inches="tight", metadata={"Date": None, "Creator": None})
+    """A figure as SVG text on white, and the figure closed."""
+    svg = _svg(figure, transparent=False)
     plt.close(figure)
+    return svg
+
+
+def draw(figure: Any) -> Drawing:
+    """A figure in both formats, and the figure closed."""
+    svg = _svg(figure, transparent=True).replace(INK, "currentColor").replace(GRID, f"var(--line, {GRID})")
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=144, bbox_inches="tight", metadata={"Software": None})
+    plt.close(figure)
+    return Drawing(svg, buffer.getvalue())
+
+
+def _svg(figure: Any, transparent: bool) -> str:
+    buffer = io.StringIO()
+    figure.savefig(
+        buffer,
+        format="svg",
+        bbox_inches="tight",
+        transparent=transparent,
+        metadata={"Date": None, "Creator": None, "Format": None, "Type": None},
+    )
     text = buffer.getvalue()
     return text[text.index("<svg") :]
 
 
-def scores_figure(transfer: dict[str, Any]) -> str:
+def scores_figure(transfer: dict[str, Any]) -> Drawing:
     """Scores of base and arms with intervals, one panel per group."""
     arms = list(transfer["arms"])
     with plt.rc_context(STYLE):
@@ -72,7 +107,7 @@ def scores_figure(transfer: dict[str, Any]) -> str:
         handles, names = axes[0][0].get_legend_handles_labels()
         figure.legend(handles, names, loc="upper center", ncols=len(names), frameon=False, bbox_to_anchor=(0.5, 1.06))
         figure.tight_layout()
-        return to_svg(figure)
+        return draw(figure)
 
 
 def _errors(values: list[dict[str, float]]) -> list[list[float]]:
@@ -82,13 +117,13 @@ def _errors(values: list[dict[str, float]]) -> list[list[float]]:
     ]
 
 
-def gains_figure(transfer: dict[str, Any]) -> str:
+def gains_figure(transfer: dict[str, Any]) -> Drawing:
     """Forest plot of the mean gain of each group, in points."""
     cells = {arm: {g: (v, "") for g, v in result["groups"].items()} for arm, result in transfer["arms"].items()}
     return _forest(cells, list(transfer["groups"]), "mean gain over the base (points)")
 
 
-def index_figure(transfer: dict[str, Any]) -> str:
+def index_figure(transfer: dict[str, Any]) -> Drawing:
     """Forest plot of the transfer index (definition points), in percent of the math gain."""
     cells = {
         arm: {
@@ -103,7 +138,7 @@ def index_figure(transfer: dict[str, Any]) -> str:
     return _forest(cells, groups, "transfer index (% of the math gain)")
 
 
-def _forest(cells: dict[str, dict[str, tuple[dict[str, float] | None, str]]], groups: list[str], title: str) -> str:
+def _forest(cells: dict[str, dict[str, tuple[dict[str, float] | None, str]]], groups: list[str], title: str) -> Drawing:
     arms = list(cells)
     with plt.rc_context(STYLE):
         figure, axis = plt.subplots(figsize=(7.2, 0.6 + 0.34 * len(groups) * len(arms)))
@@ -123,15 +158,15 @@ def _forest(cells: dict[str, dict[str, tuple[dict[str, float] | None, str]]], gr
                 names.append(f"{label(group)} · {label(arm)}")
                 row -= 1.0
             row -= 0.5
-        axis.axvline(0, color="#444", lw=1)
+        axis.axvline(0, color=INK, lw=1)
         axis.set_yticks(ticks, names)
         axis.grid(axis="y", visible=False)
         axis.set_xlabel(title)
         figure.tight_layout()
-        return to_svg(figure)
+        return draw(figure)
 
 
-def curves_figure(curves: dict[str, list[list[dict[str, Any]]]]) -> str:
+def curves_figure(curves: dict[str, list[list[dict[str, Any]]]]) -> Drawing:
     """Training curves: reward of the sampling arms, loss of the arms that read demonstrations."""
     with plt.rc_context(STYLE):
         figure, axes = plt.subplots(1, 2, figsize=(11.5, 3.2))
@@ -150,7 +185,7 @@ def curves_figure(curves: dict[str, list[list[dict[str, Any]]]]) -> str:
             if axis.get_legend_handles_labels()[0]:
                 axis.legend(frameon=False)
         figure.tight_layout()
-        return to_svg(figure)
+        return draw(figure)
 
 
 def _line(axis: Axes, rows: list[dict[str, Any]], key: str, colour: str, name: str | None) -> None:

@@ -85,34 +85,43 @@ def read_cell(
 ) -> tuple[Answers, dict[str, dict[str, int]]]:
     """The same for one benchmark in one prompting by one scoring."""
     require_same_asking(study_dir, labels, benchmark.name, prompting)
+    tables = {label: read_scores(study_dir, label, benchmark.name, prompting, scoring) for label in labels}
+    counts = {
+        label: count_outcomes([{"outcome": name} for name in table["outcome"]]) for label, table in tables.items()
+    }
+    return answers_of(benchmark.name, benchmark.group, tables), counts
+
+
+def answers_of(name: str, group: str, tables: dict[str, dict[str, list[Any]]]) -> Answers:
+    """Score tables of several models on one benchmark, as columns, as one array in the order of the models.
+
+    Raises:
+        UserError: a model answered other questions than the first.
+    """
     columns: list[np.ndarray] = []
     first_ids: list[str] = []
-    outcomes: dict[str, dict[str, int]] = {}
     clusters = weights = np.zeros(0)
-    for label in labels:
-        table = read_scores(study_dir, label, benchmark.name, prompting, scoring)
+    for label, table in tables.items():
         ids = list(dict.fromkeys(table["question_id"]))
         first_ids = first_ids or ids
         if ids != first_ids:
-            raise UserError(f"{label} answered other questions of {benchmark.name} than {labels[0]}; evaluate again")
+            raise UserError(f"{label} answered other questions of {name} than {next(iter(tables))}; evaluate again")
         position = {identity: number for number, identity in enumerate(ids)}
         rows = np.array([position[identity] for identity in table["question_id"]])
         counts = np.bincount(rows, minlength=len(ids))
         columns.append(100 * np.bincount(rows, np.array(table["value"], dtype=float), len(ids)) / counts)
-        outcomes[label] = count_outcomes([{"outcome": outcome} for outcome in table["outcome"]])
         first_rows = np.unique(rows, return_index=True)[1]
         clusters = np.array(table["cluster"])[first_rows]
         weights = np.array(table["weight"], dtype=float)[first_rows]
     alone = len(np.unique(clusters)) == len(clusters)
     equal = bool((weights == weights[0]).all())
-    answers = Answers(
-        benchmark.name,
-        benchmark.group,
+    return Answers(
+        name,
+        group,
         np.stack(columns, axis=1),
         None if alone else clusters,
         None if equal else weights,
     )
-    return answers, outcomes
 
 
 def pass_at_k(correct_Q: np.ndarray, samples_Q: np.ndarray, k: int) -> float:

@@ -1,26 +1,34 @@
-"""Stage `report`: scores and manifests in; `transfer.json`, `figures/*.svg` and `index.html` out."""
+"""Stage `report`: scores and manifests in; `transfer.json`, `summary.md`, `figures/` and `index.html` out."""
 
 from pathlib import Path
 from typing import Any
 
+from eval.markdown import render_summary
 from eval.page import draw_figures, render_page
 from eval.results import compute_transfer
+from eval.tracking import track_study
 from recipes.manifest import finish_stage, hash_files, write_atomic, write_json
 from recipes.schema import Recipe
-from train.callbacks import METRICS
+from train.callbacks import CLOCK, METRICS
 from train.ledger import read_rows
 
-TRANSFER, PAGE = "transfer.json", "index.html"
+TRANSFER, PAGE, SUMMARY, HOURS = "transfer.json", "index.html", "summary.md", "hours.json"
 
 
 def run(recipe: Recipe, study_dir: Path, stage_dir: Path, resume: bool) -> None:
     """Compute the transfer report of a study and write it into `stage_dir`."""
     transfer = compute_transfer(recipe, study_dir)
+    at_checkpoints = (transfer["trajectory"] or {}).pop("clock", {})
     write_json(stage_dir / TRANSFER, transfer)
-    figures = draw_figures(transfer, training_curves(recipe, study_dir))
-    for name, svg in figures.items():
-        write_atomic(stage_dir / "figures" / f"{name}.svg", svg)
-    write_atomic(stage_dir / PAGE, render_page(transfer, recipe, figures))
+    clock = spent_hours(recipe, study_dir, at_checkpoints)
+    write_json(stage_dir / HOURS, clock)
+    figures = draw_figures(transfer, training_curves(recipe, study_dir), clock)
+    for name, drawing in figures.items():
+        write_atomic(stage_dir / "figures" / f"{name}.svg", drawing.svg)
+        write_atomic(stage_dir / "figures" / f"{name}.png", drawing.png)
+    write_atomic(stage_dir / PAGE, render_page(transfer, recipe, figures, clock))
+    write_atomic(stage_dir / SUMMARY, render_summary(transfer))
+    track_study(recipe, stage_dir, transfer)
     finish_stage(stage_dir, hash_files(stage_dir, [TRANSFER]), {"status": transfer["status"]})
 
 
@@ -30,3 +38,14 @@ def training_curves(recipe: Recipe, study_dir: Path) -> dict[str, list[list[dict
         arm: [read_rows(study_dir / "arms" / arm / f"seed-{seed}" / METRICS) for seed in recipe.seeds]
         for arm in recipe.trained
     }
+
+
+def spent_hours(recipe: Recipe, study_dir: Path, at_checkpoints: dict[str, list[float]]) -> dict[str, Any]:
+    """Hours of all processes together of one run of each arm, mean over seeds; arms without a clock are left out."""
+    found: dict[str, Any] = {}
+    for arm in recipe.trained:
+        clocks = [read_rows(study_dir / "arms" / arm / f"seed-{seed}" / CLOCK) for seed in recipe.seeds]
+        if all(clocks):
+            hours = sum(rows[-1]["process_seconds"] for rows in clocks) / len(clocks) / 3600
+            found[arm] = {"hours": hours, "at_checkpoints": at_checkpoints.get(arm, [])}
+    return found

@@ -9,6 +9,9 @@ from typing import Any
 
 from eval.analysis_lock import decided
 from eval.bootstrap import ArmScores, draw_scores
+from eval.certificate import certificate
+from eval.examples import sample_responses
+from eval.forgetting import summarise as summarise_trajectories
 from eval.inference import (
     Interval,
     contrast_interval,
@@ -19,6 +22,8 @@ from eval.inference import (
     weights_of,
 )
 from eval.readings import pass_curve, read_answers, read_cell, reading_cells
+from eval.shifts import empty_samples
+from eval.shifts import summarise as summarise_shifts
 from eval.transfer_index import (
     DEFINITIONS,
     MATH,
@@ -50,6 +55,7 @@ def compute_transfer(recipe: Recipe, study_dir: Path) -> dict[str, Any]:
     primary = recipe.analysis.reading
     readings = {name: Reading(recipe, study_dir, arms, name) for name in dict.fromkeys([primary, *READINGS])}
     first = readings[primary]
+    shifts = summarise_shifts(recipe, study_dir) if recipe.diagnostics is not None else None
     unknown = "unknown lineage" if recipe.external else "matched"
     return {
         "study": recipe.study,
@@ -72,7 +78,12 @@ def compute_transfer(recipe: Recipe, study_dir: Path) -> dict[str, Any]:
         "readings": {name: reading.dump(full=False) for name, reading in readings.items()},
         "cells": _cells(recipe, study_dir, arms),
         "pass_at_k": _pass_curves(recipe, study_dir, arms),
-        "warnings": first.warnings(),
+        "warnings": first.warnings() + empty_samples(shifts),
+        "trajectory": summarise_trajectories(recipe, study_dir) if recipe.trajectory is not None else None,
+        "diagnostics": shifts,
+        "examples": sample_responses(recipe, study_dir),
+        "certificate": certificate(recipe, study_dir),
+        "versions": _versions(study_dir),
         "budget": {arm: [_budget(study_dir, arm, seed) for seed in recipe.seeds] for arm in recipe.trained},
         "settings": {name: arm.model_dump(mode="json", exclude_none=True) for name, arm in recipe.arms.items()},
         "models": {label: _lineage(study_dir, label) for label in labels},
@@ -304,6 +315,16 @@ def _evaluation_differences(study_dir: Path, labels: list[str]) -> list[str]:
         records[label] = (manifest.get("code"), manifest["environment"]["packages"])
     others = [label for label in labels if records[label] != records["base"]]
     return [f"evaluation: {', '.join(others)} by other code or packages than base"] if others else []
+
+
+def _versions(study_dir: Path) -> dict[str, str]:
+    """What the base was evaluated with; models evaluated with anything else are in `differences`."""
+    manifest = read_manifest(study_dir / "eval" / "base")
+    assert manifest is not None
+    environment = manifest["environment"]
+    dirty = " with uncommitted changes" if environment["git_dirty"] else ""
+    commit = f"{environment['git_commit']}{dirty}" if environment["git_commit"] else "not in a repository"
+    return {"commit": commit, "python": environment["python"], **environment["packages"]}
 
 
 def _lineage(study_dir: Path, label: str) -> dict[str, str]:

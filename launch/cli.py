@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from launch import ablation_cli, evaluation_cli, study_cli
+from launch import ablation_cli, evaluation_cli, forgetting_cli, study_cli
 from recipes.errors import UserError
 
 _EPILOG = """examples:
@@ -19,6 +19,8 @@ _EPILOG = """examples:
   transfer lineage runs/pocket                              were all arms presented the same problems?
   transfer eval --base A --model B                          score any pair of models, with intervals
   transfer gate --base A --model B --max-drop 2             may B be released? exit status 0 or 1
+  transfer trajectory recipes/pocket/study.yaml             what every checkpoint gained and lost
+  transfer pick runs/pocket --max-drop 5                    the checkpoint to ship
   transfer audit --published                                recompute the published transfer indices
   transfer fetch recipes/qwen3-14b/corpus.yaml              download and pin what a recipe names
 
@@ -41,7 +43,7 @@ def build_parser() -> argparse.ArgumentParser:
     run.add_argument(
         "--until",
         metavar="STAGE",
-        help="stop after base, corpus, arms, drift, questions, eval or report, or one by name",
+        help="stop after a kind of stage (base, corpus, arms, ... report), or one by name",
     )
     study_cli.add_place(run)
     _command(
@@ -77,6 +79,7 @@ def build_parser() -> argparse.ArgumentParser:
     study_cli.add_commands(commands)
     ablation_cli.add_commands(commands, study_cli.add_place)
     evaluation_cli.add_commands(commands, _command)
+    forgetting_cli.add_commands(commands, _command)
     return parser
 
 
@@ -99,7 +102,7 @@ def main(arguments: list[str] | None = None) -> int:
     options, rest = parser.parse_known_args(arguments)
     if any(word.startswith("-") for word in rest):
         parser.error(f"unknown option {next(word for word in rest if word.startswith('-'))}; see transfer --help")
-    if rest and options.command in ("lineage", "compare", *study_cli.NAMES):
+    if rest and options.command in ("lineage", "compare", "pick", "sync", *study_cli.NAMES):
         parser.error(f"{options.command} takes one study directory, not also {rest[0]!r}")
     if options.command == "score":
         options.rules = [*options.rules, *rest]
@@ -120,6 +123,8 @@ def _run_command(options: argparse.Namespace) -> int:
 
     if options.command in evaluation_cli.NAMES:
         return evaluation_cli.run_command(options)
+    if options.command in forgetting_cli.NAMES:
+        return forgetting_cli.run_command(options)
     if options.command in study_cli.NAMES:
         return study_cli.run_command(options)
     if options.command in ablation_cli.NAMES:

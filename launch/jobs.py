@@ -93,7 +93,15 @@ class Job:
         scoring = engine.tensor_parallel if engine is not None and engine.kind == "vllm" else 1
         if engine is not None and engine.kind == "endpoint":
             scoring = 0
-        wanted = {"arms": 1, "drift": 1, "eval": scoring, "base": int(pocket), "corpus": int(local)}
+        wanted = {
+            "arms": 1,
+            "drift": 1,
+            "diagnostics": 1,
+            "trajectory": scoring,
+            "eval": scoring,
+            "base": int(pocket),
+            "corpus": int(local),
+        }
         return wanted.get(self.kind, 0)
 
     @property

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from eval.suite_size import evaluation_responses
+from launch.analysis_plan import analysis_lines, analysis_obstacles, diagnostics_plan, trajectory_plan
 from launch.fit import memory_of_arm, model_shape, obstacles, sampling_memory
 from launch.preflight import warnings
 from launch.ranks import Place, launch_command, launch_files
@@ -37,6 +38,8 @@ _WRITES = {
     "external": "as base",
     "questions": "the questions of every benchmark, fixed",
     "eval": "a folder for each benchmark with every response and its score",
+    "trajectory": "scores of every checkpoint on the slice",
+    "diagnostics": "shift-*.json, tokens-*.parquet, draws-*.safetensors, samples-*.json",
     "report": "transfer.json, index.html, figures/",
 }
 
@@ -53,6 +56,7 @@ def build_plan(
     shape = model_shape(recipe)
     suite = recipe.suite
     labels = [label for arm in ("base", *recipe.arms) for label in recipe.labels(arm)]
+    analysis = {"trajectory": trajectory_plan(recipe, shape), "diagnostics": diagnostics_plan(recipe, shape)}
     return {
         "study": recipe.study,
         "directory": str(study_dir),
@@ -75,7 +79,8 @@ def build_plan(
         "certainty": what_certainty_costs(recipe, shape, labels),
         "responses_at_most": None if suite is None else evaluation_responses(recipe, len(labels)),
         "evaluation_gpu_hours": evaluation_hours(recipe, shape, len(labels)),
-        "obstacles": obstacles(recipe, shape),
+        **analysis,
+        "obstacles": obstacles(recipe, shape) + analysis_obstacles(analysis, recipe.resources.gpu),
         "warnings": warnings(recipe),
         "differences": recipe_differences(recipe),
     }
@@ -278,6 +283,7 @@ def format_plan(plan: dict[str, Any], commands: bool = False) -> str:
         hours = plan["evaluation_gpu_hours"]
         cost = "" if hours is None else f", {hours:,.0f} GPU-hours if they are as long as completions"
         lines.append(f"evaluation: at most {plan['responses_at_most']:,} responses" + cost)
+    lines += analysis_lines(plan)
     if plan["certainty"]:
         more = plan["certainty"]
         text = f"certainty: one more training seed of every arm {more['seed']:,.0f} GPU-hours"

@@ -99,7 +99,20 @@ class SiteSpec(JobSpec):
     requeue: bool = True
     """Whether Slurm may start a preempted job, or one whose node was lost, again by itself."""
     stages: dict[
-        Literal["base", "corpus", "arms", "drift", "external", "questions", "eval", "report", "server"], JobSpec
+        Literal[
+            "base",
+            "corpus",
+            "arms",
+            "drift",
+            "external",
+            "questions",
+            "trajectory",
+            "eval",
+            "diagnostics",
+            "report",
+            "server",
+        ],
+        JobSpec,
     ] = Field(default_factory=dict)
     """What a kind of stage asks for instead, for instance a CPU partition for `corpus`."""
 

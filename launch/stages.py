@@ -1,7 +1,7 @@
 """The stage graph of a study: what runs, in which order, from which inputs. Starts nothing, needs no torch.
 
-base -> corpus -> arms/<arm>/seed-<n> -> drift/<arm>/seed-<n>; with questions, external/<arm> -> eval/<model>
--> report.
+base -> corpus -> arms/<arm>/seed-<n> -> drift/<arm>/seed-<n>; with questions and external/<arm>:
+-> trajectory/<arm>/seed-<n>, eval/<model>, diagnostics/<model> -> report.
 A stage's inputs are the recipe values it reads and the output hashes of the stages it needs, as one flat mapping; their
 hash decides whether it must run.
 """
@@ -17,7 +17,7 @@ from recipes.errors import UserError
 from recipes.manifest import StageState, hash_file, hash_json, read_manifest, stage_state
 from recipes.schema import Recipe
 
-KINDS = ("base", "corpus", "arms", "drift", "external", "questions", "eval", "report")
+KINDS = ("base", "corpus", "arms", "drift", "external", "questions", "trajectory", "eval", "diagnostics", "report")
 _ARM_MODULES = ("train.sft", "train.grpo")
 
 
@@ -101,6 +101,7 @@ def build_stages(recipe: Recipe) -> list[Stage]:
         models[arm] = f"external/{arm}"
     if recipe.suite is not None and recipe.model is not None:
         stages += _evaluation(recipe, values, models)
+        stages += _diagnostics(recipe, values, models)
         reads = flatten({key: value for key, value in values.items() if key != "resources"})
         stages.append(Stage("report", "eval.report", reads, tuple(stage.name for stage in stages)))
     return stages
@@ -143,8 +144,9 @@ def _evaluation(recipe: Recipe, values: dict[str, Any], models: dict[str, str]) 
     folder, threads = task_folder(recipe.suite), recipe.resources.threads
     files = [path for path in folder.iterdir() if path.is_file()]  # not __pycache__
     tasks = hash_json({path.name: hash_file(path) for path in files})
+    stages += _trajectories(recipe, values, tasks)
     for label, name in models.items():
-        model_dir = name if name == "base" or name.startswith("external/") else f"{name}/final"
+        model_dir = _weights_of(name)
         prompt = {key: values["prompt"][key] for key in ("system", "suffix", "thinking")}
         reads = flatten({"suite": suite, "dtype": values["model"]["dtype"], "prompt": prompt, "label": label})
         reads |= {"content of the task files": tasks, "threads": threads, "reading": recipe.analysis.reading}
@@ -159,6 +161,57 @@ def _evaluation(recipe: Recipe, values: dict[str, Any], models: dict[str, str]) 
                 in_place=True,
             )
         )
+    return stages
+
+
+def _weights_of(stage: str) -> str:
+    """Where the weights are that a stage ends with."""
+    return stage if stage == "base" or stage.startswith("external/") else f"{stage}/final"
+
+
+def _trajectories(recipe: Recipe, values: dict[str, Any], tasks: str) -> list[Stage]:
+    """The base and every run's checkpoints on the slice."""
+    if recipe.trajectory is None:
+        return []
+    from train.arms import resolve_arm
+
+    suite = {key: value for key, value in values["suite"].items() if key not in ("samples_per_question", "questions")}
+    prompt = {key: values["prompt"][key] for key in ("system", "suffix", "thinking")}
+    reads = flatten({"trajectory": values["trajectory"], "suite": suite, "prompt": prompt})
+    reads |= flatten({"dtype": values["model"]["dtype"], "answer_form": recipe.corpus.answer_form})
+    reads |= {"content of the task files": tasks, "reading": recipe.analysis.reading}
+    threads = recipe.resources.threads
+    reads["threads"] = threads
+    needs = ("base", "corpus", "questions")
+    stages = [Stage("trajectory/base", "eval.trajectory", reads, needs, {}, threads)]
+    for arm in recipe.trained:
+        resolved = resolve_arm(recipe, arm)
+        own = reads | {"steps": resolved.steps, "snapshots": resolved.snapshots}
+        for seed in recipe.seeds:
+            run = f"arms/{arm}/seed-{seed}"
+            arguments = {"arm": arm, "seed": seed}
+            name = f"trajectory/{arm}/seed-{seed}"
+            stages.append(Stage(name, "eval.trajectory", own, (*needs, run), arguments, threads))
+    return stages
+
+
+def _diagnostics(recipe: Recipe, values: dict[str, Any], models: dict[str, str]) -> list[Stage]:
+    """Representation and token shift of every final model."""
+    if recipe.diagnostics is None or recipe.suite is None:
+        return []
+    suite = {key: values["suite"][key] for key in ("tasks", "thinking", "benchmarks")}
+    reads = flatten({"diagnostics": values["diagnostics"], "suite": suite, "prompt": values["prompt"]})
+    reads |= flatten({"dtype": values["model"]["dtype"], "attention": values["model"]["attention"]})
+    threads = recipe.resources.threads
+    folder = task_folder(recipe.suite)
+    tasks = hash_json({path.name: hash_file(path) for path in folder.iterdir() if path.is_file()})
+    reads |= {"content of the task files": tasks, "reading": recipe.analysis.reading, "threads": threads}
+    before = ("corpus", "questions") if recipe.corpus.sources else ("questions",)
+    stages = []
+    for label, name in models.items():
+        needs = (name, *before, *(() if label == "base" else ("base", "diagnostics/base")))
+        arguments = {"model_dir": _weights_of(name)}
+        stages.append(Stage(f"diagnostics/{label}", "eval.diagnostics", reads, needs, arguments, threads))
     return stages
 
 

@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from recipes.corpus_schema import CorpusSpec, Spec
+from recipes.diagnostics_schema import DiagnosticsSpec, TrajectorySpec
 from recipes.resource_schema import ResourceSpec, WandbSpec
 from recipes.suite_schema import AnalysisSpec, StatisticsSpec, SuiteSpec
 from recipes.training_schema import ArmSpec, ExternalSpec, ProbeSpec, PromptSpec, TrainSpec
@@ -117,6 +118,10 @@ class Recipe(Spec):
     """refuse: an unmatched study does not run. stamp: it runs and its report says UNMATCHED."""
     probe: ProbeSpec | None = None
     """Distance from the base at every checkpoint. null: not measured."""
+    diagnostics: DiagnosticsSpec | None = None
+    """Representation and token shift of every final model. null: not measured."""
+    trajectory: TrajectorySpec | None = None
+    """Every checkpoint on a slice of the suite. null: not measured."""
     suite: SuiteSpec | None = None
     """The evaluation. null: models are trained and not scored."""
     analysis: AnalysisSpec = AnalysisSpec()
@@ -157,6 +162,20 @@ class Recipe(Spec):
         solvable_only = [self.corpus.problem_set, *(arm.problem_set for arm in self.trained.values())]
         if self.corpus.teacher is None and self.trained and "teacher_solvable" in solvable_only:
             raise ValueError("`problem_set: teacher_solvable` needs `corpus.teacher`; say `problem_set: all`")
+        return self
+
+    @model_validator(mode="after")
+    def _shifts_fit(self) -> "Recipe":
+        if self.suite is None and (self.diagnostics is not None or self.trajectory is not None):
+            raise ValueError("`diagnostics` and `trajectory` ask the questions of a suite; give `suite` as well")
+        if self.trajectory is not None and self.suite is not None and self.suite.engine.kind == "endpoint":
+            raise ValueError(
+                "`trajectory` loads every checkpoint itself, so `suite.engine.kind` must be hf or vllm, not endpoint"
+            )
+        if self.trajectory is not None and not self.trained:
+            raise ValueError("`trajectory` follows the checkpoints of arms this study trains, and it trains none")
+        if self.trajectory is not None and not self.corpus.heldout_problems:
+            raise ValueError("`trajectory` locates equal math gain on `corpus.heldout_problems`, which is 0")
         return self
 
     def _starts_in_a_circle(self, name: str) -> bool:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -45,6 +46,33 @@ def smoke_study(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for ledger in study.glob("arms/*/*/ledger.jsonl"):
         assert json.loads(ledger.read_text().splitlines()[-1])["trained_tokens"] > 0, ledger
     return study
+
+
+ANALYSED = (
+    "train.snapshots=3",
+    "probe={problems: 8, batch_size: 8}",
+    "diagnostics={prompts: 8, max_completion_tokens: 24, batch_tokens: 200, components: 3, draws: 100}",
+    "trajectory={questions: 6, heldout_problems: 8, draws: 200}",
+    "wandb={mode: offline}",
+)
+
+
+@pytest.fixture(scope="session")
+def analysed_study(smoke_study: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Directory of a finished smoke study with snapshots, probe, trajectories and diagnostics."""
+    study = tmp_path_factory.mktemp("analysed") / "study"
+    study.mkdir()
+    for name in ("base", "corpus"):
+        shutil.copytree(smoke_study / name, study / name)
+    shutil.copy(smoke_study / "study.json", study)
+    result = run_transfer("run", SMOKE, "--out", study, *ANALYSED)
+    assert result.returncode == 0, result.stdout + result.stderr
+    return study
+
+
+@pytest.fixture(scope="session")
+def analysed_transfer(analysed_study: Path) -> dict:
+    return json.loads((analysed_study / "report" / "transfer.json").read_text())
 
 
 @pytest.fixture(scope="session")

@@ -1,7 +1,8 @@
-"""Trainer callback that records a run: metrics.jsonl, the ledger's rows, progress, and when something looks wrong."""
+"""Trainer callback that records a run: metrics.jsonl, the ledger's rows, the clock, progress, and what looks wrong."""
 
 import json
 import math
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,10 +11,10 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from recipes.errors import UserError
 from recipes.manifest import Progress
 from train.ledger import Ledger, truncate_rows
-from train.ranks import beat, rank
+from train.ranks import beat, rank, world_size
 from train.tracking import Tracker
 
-METRICS = "metrics.jsonl"
+METRICS, CLOCK = "metrics.jsonl", "clock.jsonl"
 _CLIPPED_ALARM = 0.05  # share of tokens; healthy runs are below 0.01
 
 
@@ -33,7 +34,10 @@ def alarms(logs: dict[str, float]) -> list[str]:
 
 
 class RunRecorder(TrainerCallback):
-    """Appends every logged metric to `metrics.jsonl` and closes the ledger's step.
+    """Appends every logged metric to `metrics.jsonl`, closes the ledger's step and notes the time.
+
+    `clock.jsonl` has the seconds of all processes together up to each update, apart from the ledger because no two runs
+    share them; what a killed run has to do again is counted once.
 
     Args:
         directory: of the run.
@@ -63,8 +67,11 @@ class RunRecorder(TrainerCallback):
         self.tracker = tracker
         self.note = ""
         self.warnings: list[str] = []
+        self.clock, self._spent, self._started = directory / CLOCK, 0.0, time.monotonic()
         if rank() == 0:
             truncate_rows(self.path, resumed_step)
+            rows = truncate_rows(self.clock, resumed_step)
+            self._spent = rows[-1]["process_seconds"] if rows else 0.0
 
     def warn(self, text: str) -> None:
         """Say once that something looks wrong, in the log and with the progress."""
@@ -112,6 +119,10 @@ class RunRecorder(TrainerCallback):
                     "train.learning_rate or train.max_grad_norm, or longer warm-up, usually helps"
                 )
 
+    def on_train_begin(self, *args: object, **kwargs: object) -> None:
+        """Start the clock."""
+        self._started = time.monotonic()
+
     def on_step_begin(self, *args: object, **kwargs: object) -> None:
         """Show that this rank is alive."""
         beat(self.path.parent)
@@ -130,4 +141,7 @@ class RunRecorder(TrainerCallback):
                 self.before_close(state.global_step)
             self.ledger.close_step(state.global_step)
         if state.is_world_process_zero:
+            seconds = self._spent + (time.monotonic() - self._started) * world_size()
+            with self.clock.open("a", encoding="utf-8") as file:
+                file.write(json.dumps({"step": state.global_step, "process_seconds": round(seconds, 3)}) + "\n")
             self.progress.update(state.global_step, self.note)

@@ -48,7 +48,8 @@ def test_eval_scores_any_pair(scored, smoke_study, smoke_transfer):
     assert found["models"]["copy"]["weights"] == found["models"]["base"]["weights"]
     page = (out / "report" / "index.html").read_text()
     assert "unknown lineage" in page
-    assert "<h2>Training</h2>" not in page
+    assert "No arm was trained by this study." in page
+    assert "Matched-arms certificate" not in page
 
 
 def test_rerun_asks_nothing_and_a_changed_checkpoint_is_asked_alone(scored, checkpoints, transfer):

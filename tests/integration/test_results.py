@@ -50,7 +50,7 @@ def test_both_readings_and_every_cell_are_there(smoke_study, smoke_transfer):
     assert cells["copy", "paper"]["scores"]["grpo"] == pytest.approx(100 * np.mean(table["value"]), abs=1e-3)
     assert cells["copy", "paper"]["rule"] == "first_line"
     page = (smoke_study / "report" / "index.html").read_text()
-    assert "<h2>Two readings</h2>" in page
+    assert '<h2 id="readings">Two readings</h2>' in page
     assert page.count("<td>robust</td>") >= 1
     assert page.count("<td>paper</td>") >= 1
 
@@ -132,5 +132,5 @@ def test_everything_truncated_and_a_base_of_zero_are_said(study):
     said = "\n".join(transfer["warnings"])
     assert "fact: every response of grpo was cut off at suite.max_response_tokens; its score says nothing" in said
     assert "story: the base scores zero, so gains relative to it are undefined" in said
-    page = render_page(transfer, recipe, draw_figures(transfer, training_curves(recipe, study)))
+    page = render_page(transfer, recipe, draw_figures(transfer, training_curves(recipe, study), {}), {})
     assert "every response of grpo was cut off" in page

@@ -87,8 +87,8 @@ def test_title_cannot_become_markup(smoke_study, smoke_transfer):
     from recipes.loading import load_study
 
     recipe = load_study(smoke_study)
-    figures = draw_figures(smoke_transfer, training_curves(recipe, smoke_study))
-    page = render_page(smoke_transfer | {"title": "<script>x</script>"}, recipe, figures)
+    figures = draw_figures(smoke_transfer, training_curves(recipe, smoke_study), {})
+    page = render_page(smoke_transfer | {"title": "<script>x</script>"}, recipe, figures, {})
     assert "<script>" not in page
     assert "&lt;script&gt;" in page
 

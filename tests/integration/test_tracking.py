@@ -30,7 +30,14 @@ def test_wandb_is_offline_without_a_key_and_a_run_keeps_its_id(monkeypatch, tmp_
 
 
 def history_of(path):
-    """Rows of metrics in wandb's offline file: a LevelDB log (blocks of 32 KiB, records of crc, length, type)."""
+    """Rows of metrics in wandb's offline file."""
+    for record in records_of(path):
+        if record.history.item:
+            yield {item.key or ".".join(item.nested_key): item.value_json for item in record.history.item}
+
+
+def records_of(path):
+    """Records of wandb's offline file: a LevelDB log (blocks of 32 KiB, records of crc, length, type)."""
     from wandb.proto import wandb_internal_pb2
 
     content, place, whole = path.read_bytes(), 7, b""
@@ -45,8 +52,7 @@ def history_of(path):
             record = wandb_internal_pb2.Record()
             record.ParseFromString(whole)
             whole = b""
-            if record.history.item:
-                yield {item.key or ".".join(item.nested_key): item.value_json for item in record.history.item}
+            yield record
 
 
 def test_wandb_mirrors_the_metrics_of_a_run(transfer, smoke_study, tmp_path):

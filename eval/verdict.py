@@ -1,0 +1,150 @@
+"""The first screen of a report: which method, what gain, what cost, what was lost, how sure. From `transfer.json`."""
+
+from typing import Any, NamedTuple
+
+from eval.figures import label
+from eval.table import interval_text
+from eval.transfer_index import MATH
+
+
+class Card(NamedTuple):
+    """One arm in five answers."""
+
+    arm: str
+    method: str
+    gain: str
+    lost: str
+    cost: str
+    moved: str
+
+
+def method_of(settings: dict[str, Any]) -> str:
+    """An arm's place in the unified loss in words."""
+    if settings.get("external"):
+        return "trained elsewhere"
+    who = {
+        "teacher": "a teacher's text",
+        "base_once": "the base's own samples, drawn once",
+        "round": "its own samples, drawn in rounds",
+        "current": "its own samples of every step",
+    }[settings["sampling"]]
+    if settings["credit"] == "uniform":
+        weight = "weight 1 if correct"
+    else:
+        weight = "weighted by advantage" + ("" if settings["negatives"] else ", positive ones only")
+    return f"{who}, {weight}" + (f", KL {settings['beta']:g}" if settings.get("beta") else "")
+
+
+def worst_group(result: dict[str, Any]) -> str:
+    """The group other than math with the smallest gain."""
+    groups = {name: gain for name, gain in result["groups"].items() if name != MATH}
+    return min(groups, key=lambda name: groups[name]["estimate"])
+
+
+def cards(transfer: dict[str, Any]) -> list[Card]:
+    """One card for each arm."""
+    found = []
+    for arm, result in transfer["arms"].items():
+        worst = worst_group(result)
+        found.append(
+            Card(
+                arm,
+                method_of(transfer["settings"][arm]),
+                interval_text(result["groups"][MATH], "+.1f"),
+                f"{label(worst)} {interval_text(result['groups'][worst], '+.1f')}",
+                _cost(transfer["budget"].get(arm)),
+                _moved(transfer, arm),
+            )
+        )
+    return found
+
+
+def _cost(budgets: list[dict[str, Any]] | None) -> str:
+    if not budgets:
+        return "not known"
+    flops = sum(row["generate_flops"] + row["reference_flops"] + row["train_flops"] for row in budgets) / len(budgets)
+    generated = sum(row["generated_tokens"] for row in budgets) / len(budgets)
+    tokens = f"{generated:,.0f} tokens generated" if generated else "a teacher's tokens, not counted here"
+    return f"{teraflops(flops)} a run; {tokens}"
+
+
+def teraflops(flops: float) -> str:
+    """FLOPs in TFLOPs with three significant digits."""
+    value = flops / 1e12
+    return f"{value:,.0f} TFLOPs" if value >= 100 else f"{value:.3g} TFLOPs"
+
+
+def _moved(transfer: dict[str, Any], arm: str) -> str:
+    if transfer.get("diagnostics") is None:
+        return "not measured"
+    tokens = transfer["diagnostics"]["arms"][arm]["tokens"]["own_samples"]
+    group = "training" if "training" in tokens else next(iter(tokens))
+    distance = tokens[group]["kl_to_base"]["per_token"]["estimate"]
+    return f"{distance:.3f} nats a token from the base on {label(group)} prompts"
+
+
+def headline(transfer: dict[str, Any]) -> list[str]:
+    """Sentences that answer the question of the study, made from its intervals by fixed rules."""
+    arms = transfer["arms"]
+    gaining = [arm for arm, result in arms.items() if result["groups"][MATH]["low"] > 0]
+    if not gaining:
+        return ["No arm has a math gain that can be told from zero, so nothing can be said about transfer."]
+    kept = {arm: arms[arm]["groups"][worst_group(arms[arm])]["estimate"] for arm in gaining}
+    best, least = max(kept, key=kept.__getitem__), min(kept, key=kept.__getitem__)
+    worst = worst_group(arms[best])
+    lost = "lost least" if kept[best] < 0 else "lost nothing on average"
+    among = f"Of the {len(gaining)} arms that gained on math, " if len(gaining) > 1 else ""
+    sentences = [
+        f"{among}{label(best)} {lost} elsewhere: math {interval_text(arms[best]['groups'][MATH], '+.1f')}, its worst "
+        f"group, {label(worst)}, {interval_text(arms[best]['groups'][worst], '+.1f')} points."
+    ]
+    if least != best:
+        group = worst_group(arms[least])
+        sentences.append(
+            f"{label(least)} gained {interval_text(arms[least]['groups'][MATH], '+.1f')} on math and has "
+            f"{interval_text(arms[least]['groups'][group], '+.1f')} on {label(group)}; there the two differ by "
+            f"{_difference(transfer, best, least, group)}."
+        )
+    return sentences
+
+
+def _difference(transfer: dict[str, Any], first: str, second: str, group: str) -> str:
+    for pair in transfer["contrasts"]:
+        if (pair["first"], pair["second"]) == (first, second):
+            return interval_text(pair["groups"][group], "+.1f")
+        if (pair["first"], pair["second"]) == (second, first):
+            value = pair["groups"][group]
+            return interval_text({"estimate": -value["estimate"], "low": -value["high"], "high": -value["low"]}, "+.1f")
+    raise ValueError(f"{first} and {second} are not compared")
+
+
+def certainty(transfer: dict[str, Any]) -> list[str]:
+    """What the intervals know and what they do not."""
+    sentences = []
+    if transfer["status"] == "UNMATCHED":
+        sentences.append(
+            f"UNMATCHED: the arms differ in {len(transfer['differences'])} further point(s), listed below."
+        )
+    elif transfer["status"] != "matched":
+        sentences.append("An arm was trained elsewhere; what it was trained on is unknown.")
+    seeds = len(transfer["seeds"])
+    percent = f"{100 * transfer['confidence']:.0f} % intervals"
+    if seeds > 1:
+        sentences.append(f"{percent} over questions and {seeds} training seeds.")
+    elif seeds == 1:
+        sentences.append(f"{percent} over questions; one training seed, so they know nothing of another one.")
+    else:
+        sentences.append(f"{percent} over questions.")
+    equal = (transfer.get("trajectory") or {}).get("equal_gain") or []
+    if equal:
+        target = equal[-1]
+        parts = []
+        for arm, found in target["arms"].items():
+            if "groups" in found:
+                group = min((g for g in found["groups"] if g != MATH), key=lambda g: found["groups"][g]["estimate"])
+                parts.append(f"{label(arm)} {found['groups'][group]['estimate']:+.1f} ({label(group)})")
+        sentences.append(
+            f"At an equal held-out gain of {target['heldout_gain']:+.1f}, worst groups on the slice: "
+            f"{', '.join(parts)}."
+        )
+    return sentences

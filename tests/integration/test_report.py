@@ -1,0 +1,462 @@
+"""The report page: its numbers are those of transfer.json, a real browser shows it, and nothing in it can act."""
+
+import json
+import re
+from html.parser import HTMLParser
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+
+from eval.markdown import render_summary
+from eval.page import draw_figures, render_page
+from eval.report import training_curves
+from eval.verdict import cards, certainty, headline, method_of
+from recipes.loading import load_study
+from tests.browser import BROWSER, open_browser
+
+needs_browser = pytest.mark.skipif(BROWSER is None, reason="no Chromium on this machine")
+
+
+class Tables(HTMLParser):
+    """Every table of a page as rows of cell texts, under the heading before it."""
+
+    def __init__(self):
+        super().__init__(convert_charrefs=True)
+        self.heading, self.found, self.rows, self.cell, self.inside = "", {}, None, None, None
+
+    def handle_starttag(self, tag, attributes):
+        if tag in ("h2", "h3", "summary"):
+            self.inside, self.heading = tag, ""
+        elif tag == "table":
+            self.rows = []
+            self.found.setdefault(self.heading.strip(), []).append(self.rows)
+        elif tag == "tr" and self.rows is not None:
+            self.rows.append([])
+        elif tag in ("td", "th") and self.rows is not None:
+            self.cell = ""
+
+    def handle_data(self, data):
+        if self.inside:
+            self.heading += data
+        elif self.cell is not None:
+            self.cell += data
+
+    def handle_endtag(self, tag):
+        if tag == self.inside:
+            self.inside = None
+        elif tag in ("td", "th") and self.cell is not None:
+            self.rows[-1].append(self.cell.strip())
+            self.cell = None
+        elif tag == "table":
+            self.rows = None
+
+
+@pytest.fixture(scope="module")
+def page(analysed_study):
+    return (analysed_study / "report" / "index.html").read_text()
+
+
+@pytest.fixture(scope="module")
+def tables(page):
+    parser = Tables()
+    parser.feed(page)
+    return parser.found
+
+
+def points(value):
+    return f"{value['estimate']:+.1f} [{value['low']:+.1f}, {value['high']:+.1f}]"
+
+
+def nats(value):
+    return f"{value['estimate']:.3f} [{value['low']:.3f}, {value['high']:.3f}]"
+
+
+def words(name):
+    return name.replace("_", " ")
+
+
+def test_gains_scores_and_differences_are_those_of_transfer_json(tables, analysed_transfer):
+    t = analysed_transfer
+    (gains, *_) = tables["What each method gained and lost"]
+    assert gains[1:] == [[words(a), *(points(r["groups"][g]) for g in t["groups"])] for a, r in t["arms"].items()]
+    (pairs,) = tables["Differences between the methods"]
+    assert [row[1:] for row in pairs[1:]] == [[points(p["groups"][g]) for g in t["groups"]] for p in t["contrasts"]]
+    (scores,) = tables["Scores"]
+    shown = [row for row in scores[1:] if len(row) > 1]
+    for row, name in zip(shown, [name for names in t["groups"].values() for name in names], strict=True):
+        found = [r["benchmarks"][name]["score"] for r in t["arms"].values()]
+        base = t["base"]["benchmarks"][name]["score"]["estimate"]
+        expected = [f"{s['estimate']:.1f} [{s['low']:.1f}, {s['high']:.1f}]" for s in found]
+        assert row == [words(name), str(t["questions"][name]), f"{base:.1f}", *expected]
+
+
+def test_trajectories_are_those_of_transfer_json(tables, analysed_transfer):
+    t = analysed_transfer["trajectory"]
+    (rows,) = tables["All checkpoints in numbers"]
+    expected = [
+        [words(arm) if place == 0 else "", str(step)]
+        + [points(found["gains"][group][place]) for group in ("heldout", *t["groups"])]
+        + [f"{values[place]:.4g}" for values in _in_order(found["axes"])]
+        for arm, found in t["arms"].items()
+        for place, step in enumerate(found["steps"])
+    ]
+    assert rows[1:] == expected
+    assert len(expected) == 3 * 4
+
+
+def _in_order(axes):
+    return [axes[n] for n in ("kl_from_base", "kl_to_base", "generated_tokens", "trained_tokens", "flops")]
+
+
+def test_shifts_are_those_of_transfer_json(tables, analysed_transfer):
+    t = analysed_transfer["diagnostics"]
+    (layers,) = tables["Every level, measure and pooling in numbers"]
+    expected = [
+        [words(arm), words(group), words(pooling), words(measure)]
+        + ["–" if v is None else nats(v) if isinstance(v, dict) else f"{v:.3f}" for v in levels]
+        for arm, found in t["arms"].items()
+        for group, poolings in found["layers"].items()
+        for pooling, measures in poolings.items()
+        for measure, levels in measures.items()
+    ]
+    assert layers[1:] == expected
+    (every,) = tables["Every kind of text and both averages in numbers"]
+    names = ("kl_to_base", "kl_from_base", "rank_shift", "log_ratio", "entropy_tuned", "entropy_base")
+    assert [row[4:] for row in every[1:]] == [
+        [nats(measures[name][way]) for name in names]
+        for found in t["arms"].values()
+        for groups in found["tokens"].values()
+        for measures in groups.values()
+        for way in ("per_token", "per_response")
+    ]
+    shifted, *_ = tables["Which tokens are shifted"]
+    for row, found in zip(shifted[1:], t["arms"].values(), strict=True):
+        s = found["shifted"]
+        numbers = [
+            found["own_tokens"],
+            s["tokens"],
+            s["different"],
+            *(s["by_kind"][k] for k in ("connective", "content", "format")),
+        ]
+        assert row[1:7] == [f"{number:,}" for number in numbers]
+
+
+def test_the_budget_is_that_of_transfer_json(tables, analysed_transfer, analysed_study):
+    hours = json.loads((analysed_study / "report" / "hours.json").read_text())
+    (rows,) = tables["Budget"]
+    for row, (arm, (b, *_)) in zip(rows[1:], analysed_transfer["budget"].items(), strict=True):
+        assert row[0] == words(arm)
+        keys = ("presented_problems", "contributed_problems", "exposures", "completions", "correct_completions",
+                "generated_tokens", "trained_tokens")  # fmt: skip
+        assert row[1:8] == [f"{b[key]:,}" for key in keys]
+        assert row[-1] == f"{hours[arm]['hours']:.3f}"
+
+
+def test_the_certificate_says_what_was_shared(tables, analysed_transfer, analysed_study):
+    c = analysed_transfer["certificate"]
+    assert c["presented"]["equal"] is True
+    assert c["shared"]["steps"] == 4
+    manifest = json.loads((analysed_study / "arms" / "grpo" / "seed-0" / "manifest.json").read_text())
+    assert c["shared"]["corpus (sha256)"] == manifest["inputs"]["output of corpus"][:16]
+    assert c["differs"]["sampling"] == {"off_policy_sft": "teacher", "on_policy_sft": "current", "grpo": "current"}
+    rows = {row[0]: row[1:] for row in tables["Matched-arms certificate"][0][1:]}
+    assert rows["sampling"] == ["teacher", "current", "current"]
+    assert rows["steps"] == ["4 (all)"]
+
+
+def test_examples_are_stored_responses(analysed_study, analysed_transfer):
+    from eval.generate import open_units
+
+    recipe = load_study(analysed_study)
+    stage = analysed_study / "eval" / "grpo-seed0-final"
+    stored = {u.benchmark.name: u.rows() for u in open_units(recipe, analysed_study, stage, "arms/grpo/seed-0/final")}
+    assert {e["benchmark"] for e in analysed_transfer["examples"]} == set(stored)
+    for example in analysed_transfer["examples"]:
+        (row,) = (r for r in stored[example["benchmark"]] if r["question_id"] == example["question_id"])
+        assert example["responses"]["grpo"]["text"] == row["responses"][0]
+        assert example["prompt"] == row["prompt"]
+    first = [e["question_id"] for e in analysed_transfer["examples"] if e["why"] == "the first by its hash"]
+    assert first == [min(r["question_id"] for r in rows) for rows in stored.values()]
+
+
+def result(math, other, non):
+    def gain(value):
+        return {"estimate": value, "low": value - 1, "high": value + 1}
+
+    return {"groups": {"math": gain(math), "other_reasoning": gain(other), "non_reasoning": gain(non)}}
+
+
+def study_of(arms, **more):
+    def difference(first, second, group):
+        middle = arms[first]["groups"][group]["estimate"] - arms[second]["groups"][group]["estimate"]
+        return {"estimate": middle, "low": middle - 1, "high": middle + 2}
+
+    names = list(arms)
+    contrasts = [
+        {"first": first, "second": second, "groups": {g: difference(first, second, g) for g in arms[first]["groups"]}}
+        for place, first in enumerate(names)
+        for second in names[place + 1 :]
+    ]
+    return {"arms": arms, "contrasts": contrasts, "status": "matched", "seeds": [0], "confidence": 0.95} | more
+
+
+def test_the_headline_by_hand():
+    arms = {"sft": result(36, -48, -81), "grpo": result(39, 8, -3), "random": result(0.5, -1, -1)}
+    first, second = headline(study_of(arms))
+    assert first == (
+        "Of the 2 arms that gained on math, grpo lost least elsewhere: math +39.0 [+38.0, +40.0], its worst group, "
+        "non reasoning, -3.0 [-4.0, -2.0] points."
+    )
+    # The stored contrast is sft - grpo; read the other way round its bounds change places.
+    assert second.endswith("-81.0 [-82.0, -80.0] on non reasoning; there the two differ by +78.0 [+76.0, +79.0].")
+    assert headline(study_of({"random": result(0.5, 0, 0)})) == [
+        "No arm has a math gain that can be told from zero, so nothing can be said about transfer."
+    ]
+    (alone,) = headline(study_of({"grpo": result(39, 8, 3)}))
+    assert alone.startswith("grpo lost nothing on average elsewhere: math +39.0")
+
+
+def test_certainty_names_what_the_intervals_do_not_know():
+    arms = {"grpo": result(39, 8, -3)}
+    assert "one training seed, so they know nothing of another one" in certainty(study_of(arms))[0]
+    assert certainty(study_of(arms, seeds=[0, 1, 2]))[0] == "95 % intervals over questions and 3 training seeds."
+    unmatched = certainty(study_of(arms, status="UNMATCHED", differences=["a", "b"]))
+    assert unmatched[0] == "UNMATCHED: the arms differ in 2 further point(s), listed below."
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"sampling": "teacher", "credit": "uniform"}, "a teacher's text, weight 1 if correct"),
+        ({"sampling": "current", "credit": "advantage", "negatives": True, "beta": 0.04},
+         "its own samples of every step, weighted by advantage, KL 0.04"),
+        ({"sampling": "round", "credit": "advantage", "negatives": False},
+         "its own samples, drawn in rounds, weighted by advantage, positive ones only"),
+        ({"external": {"path": "x"}}, "trained elsewhere"),
+    ],
+)  # fmt: skip
+def test_methods_in_words(settings, said):
+    assert method_of(settings) == said
+
+
+def test_the_cards_and_the_summary_say_the_same_numbers(analysed_transfer, analysed_study, page):
+    summary = (analysed_study / "report" / "summary.md").read_text()
+    for card in cards(analysed_transfer):
+        assert card.gain in page
+        assert card.gain in summary
+    assert analysed_transfer["versions"]["torch"] in summary
+    arms = analysed_transfer["diagnostics"]["arms"]
+    assert nats(arms["grpo"]["tokens"]["own_samples"]["math"]["kl_to_base"]["per_token"]) in summary
+    hostile = render_summary(analysed_transfer | {"title": "a | b"})
+    assert hostile.startswith("# a | b")
+
+
+def test_every_figure_is_written_in_both_formats(analysed_study, page):
+    figures = {path.name for path in (analysed_study / "report" / "figures").iterdir()}
+    names = {"gains", "index", "scores", "curves", "razor", "layers", "kl", "histograms", "words"}
+    names |= {
+        f"forgetting-{axis}"
+        for axis in ("math", "kl_from_base", "kl_to_base", "generated_tokens", "trained_tokens", "flops", "gpu_hours")
+    }
+    assert figures == {f"{name}.{end}" for name in names for end in ("svg", "png")}
+    assert page.count("<svg") == len(names)
+    assert not re.search(r"<(script|link|img|iframe)|@import|url\((?!#)|(src|href)=\"(?!#)|\son\w+=", page)
+
+
+HOSTILE = (
+    "</pre><script>window.hacked = 1</script>",
+    "<img src=x onerror='window.hacked = 1'>",
+    '"><svg onload=window.hacked=1>',
+    "javascript:window.hacked=1",
+    "</style><script>window.hacked = 1</script>",
+    "$\\frac{1}{2}$ ]]> <!-- \x1b[31m \u202e reversed",
+)
+
+
+@pytest.fixture(scope="module")
+def hostile_page(analysed_study, analysed_transfer, tmp_path_factory):
+    """The report of a study whose models wrote nothing but markup."""
+    transfer = json.loads(json.dumps(analysed_transfer))
+    for number, example in enumerate(transfer["examples"]):
+        text = HOSTILE[number % len(HOSTILE)]
+        example |= {"prompt": text, "reference": text}
+        for response in example["responses"].values():
+            response |= {"text": text, "thinking": text}
+    for found in transfer["diagnostics"]["arms"].values():
+        for number, word in enumerate(found["shifted"]["words"]):
+            word["text"] = HOSTILE[number % len(HOSTILE)]
+    recipe = load_study(analysed_study)
+    clock = json.loads((analysed_study / "report" / "hours.json").read_text())
+    figures = draw_figures(transfer, training_curves(recipe, analysed_study), clock)
+    path = tmp_path_factory.mktemp("hostile") / "index.html"
+    path.write_text(render_page(transfer, recipe, figures, clock))
+    return path
+
+
+def test_what_models_wrote_is_text(hostile_page):
+    page = hostile_page.read_text()
+    assert "&lt;script&gt;window.hacked" in page
+    assert not re.search(r"<(script|img|svg onload)", page)
+
+
+@needs_browser
+def test_hostile_output_does_nothing_in_a_browser(hostile_page):
+    with open_browser() as browser:
+        browser.open(hostile_page)
+        assert browser.evaluate("window.hacked") is None
+        assert browser.evaluate("document.querySelectorAll('script, img, iframe, object').length") == 0
+        shown = browser.evaluate("[...document.querySelectorAll('.answers pre')].map(e => e.textContent)")
+        assert HOSTILE[0] in shown
+        assert HOSTILE[1] in shown
+        # Even markup that did get in could not run.
+        browser.evaluate("document.body.insertAdjacentHTML('beforeend', `<img src=x onerror='window.hacked = 1'>`)")
+        assert browser.evaluate("window.hacked") is None
+
+
+CONTRAST = """
+(() => {
+  const linear = v => { v /= 255; return v <= .03928 ? v / 12.92 : ((v + .055) / 1.055) ** 2.4; };
+  const lum = c => { const [r, g, b] = c.map(linear); return .2126 * r + .7152 * g + .0722 * b; };
+  const rgb = s => s.match(/[\\d.]+/g).map(Number);
+  const back = e => { for (; e; e = e.parentElement) { const c = rgb(getComputedStyle(e).backgroundColor);
+    if (c.length < 4 || c[3] > 0) return c.slice(0, 3); } return [255, 255, 255]; };
+  const bad = [];
+  for (const e of document.querySelectorAll('main *')) {
+    if (e.closest('svg') || ![...e.childNodes].some(n => n.nodeType === 3 && n.textContent.trim())) continue;
+    const one = lum(rgb(getComputedStyle(e).color).slice(0, 3)), two = lum(back(e));
+    const ratio = (Math.max(one, two) + .05) / (Math.min(one, two) + .05);
+    if (ratio < 4.5) bad.push(e.tagName + ' ' + e.textContent.slice(0, 20) + ' ' + ratio.toFixed(2));
+  }
+  return bad;
+})()
+"""
+
+
+@needs_browser
+def test_a_browser_shows_it_without_a_complaint(analysed_study, tmp_path):
+    with open_browser() as browser:
+        browser.resize(1240, 900)
+        browser.open(analysed_study / "report" / "index.html")
+        assert browser.problems == []
+        for scheme in ("light", "dark"):
+            browser.media(prefers_color_scheme=scheme)
+            assert browser.evaluate(CONTRAST) == [], scheme
+            browser.screenshot(tmp_path / f"{scheme}.png")
+        assert browser.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(20, 24, 31)"
+        assert (tmp_path / "light.png").read_bytes() != (tmp_path / "dark.png").read_bytes()
+        # Every figure says what it shows, headings are in order, and the answer is on the first screen.
+        figures = browser.evaluate("[...document.querySelectorAll('figure')].map(e => e.getAttribute('aria-label'))")
+        assert len(figures) == 16
+        assert all(text and len(text) > 20 for text in figures)
+        levels = browser.evaluate("[...document.querySelectorAll('h1, h2, h3, h4')].map(e => +e.tagName[1])")
+        assert levels.count(1) == 1
+        assert all(after - before <= 1 for before, after in pairwise(levels))
+        assert browser.evaluate("document.querySelector('.cards').getBoundingClientRect().top") < 500
+        # The page itself never scrolls sideways; wide tables do.
+        for width in (1240, 400):
+            browser.resize(width, 900)
+            assert browser.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth") <= 0
+
+
+@needs_browser
+def test_the_keyboard_reaches_everything_and_chooses_the_axis(analysed_study):
+    def press(key, code):
+        for kind in ("rawKeyDown", "keyUp"):
+            browser.call("Input.dispatchKeyEvent", type=kind, key=key, code=key, windowsVirtualKeyCode=code)
+
+    with open_browser() as browser:
+        browser.resize(1240, 900)
+        browser.open(analysed_study / "report" / "index.html")
+        seen = []
+        for _ in range(60):
+            press("Tab", 9)
+            seen.append(
+                browser.evaluate("document.activeElement.id || document.activeElement.textContent.slice(0, 25)")
+            )
+            if "axis-1" in seen:
+                break
+        assert seen[0] == "to the report"
+        assert "Gains" in seen
+        shown = "[...document.querySelectorAll('.tabs figure')].map(e => getComputedStyle(e).display != 'none')"
+        assert browser.evaluate(shown) == [True] + [False] * 6
+        press("ArrowRight", 39)
+        assert browser.evaluate(shown) == [False, True] + [False] * 5
+        assert browser.evaluate("document.activeElement.id") == "axis-2"
+
+
+@needs_browser
+def test_it_prints_every_axis_and_no_navigation(analysed_study):
+    with open_browser() as browser:
+        browser.open(analysed_study / "report" / "index.html")
+        browser.media(type="print")
+        shown = "[...document.querySelectorAll('.tabs figure')].every(e => getComputedStyle(e).display != 'none')"
+        assert browser.evaluate(shown)
+        assert browser.evaluate("getComputedStyle(document.querySelector('nav')).display") == "none"
+        assert len(browser.call("Page.printToPDF")["data"]) > 50_000
+
+
+def test_an_unmatched_study_says_so_first(analysed_study, analysed_transfer):
+    transfer = analysed_transfer | {"status": "UNMATCHED", "differences": ["train.steps: 4 and 5"]}
+    recipe = load_study(analysed_study)
+    page = render_page(transfer, recipe, draw_figures(transfer, training_curves(recipe, analysed_study), {}), {})
+    head = page[: page.index('id="gains"')]
+    assert '<span class="status UNMATCHED">UNMATCHED</span>' in head
+    assert "train.steps: 4 and 5" in head
+    assert "They differ in more:" in page
+
+
+def test_a_study_without_analysis_has_the_same_page_without_it(smoke_study, smoke_transfer):
+    assert smoke_transfer["trajectory"] is None
+    assert smoke_transfer["diagnostics"] is None
+    page = (smoke_study / "report" / "index.html").read_text()
+    assert 'id="forgetting"' not in page
+    assert 'id="layers"' not in page
+    assert 'id="certificate"' in page
+
+
+def test_wandb_has_the_study_as_a_run_and_sync_makes_all_runs_again(
+    analysed_study, analysed_transfer, transfer, tmp_path
+):
+    import shutil
+
+    from tests.integration.test_tracking import history_of, records_of
+
+    (offline,) = (analysed_study / "report" / "wandb").glob("offline-run-*")
+    summary = {}
+    for record in records_of(next(offline.glob("*.wandb"))):
+        for item in record.summary.update:
+            summary[item.key or "/".join(item.nested_key)] = json.loads(item.value_json)
+    gain = analysed_transfer["arms"]["grpo"]["groups"]["math"]
+    assert summary["grpo/gain/math"] == gain["estimate"]
+    assert summary["grpo/gain/math/low"] == gain["low"]
+    assert summary["status"] == "matched"
+    media = {path.name.rpartition("_")[0].rpartition("_")[0] for path in offline.rglob("*.png")}
+    assert {"gains", "layers", "words"} <= media
+
+    study = tmp_path / "study"
+    shutil.copytree(analysed_study, study, ignore=shutil.ignore_patterns("wandb"))
+    result = transfer("sync", study, "--offline", "--json")
+    assert json.loads(result.stdout) == ["off_policy_sft-seed0", "on_policy_sft-seed0", "grpo-seed0", "report"], (
+        result.stderr
+    )
+    (run,) = (study / "arms" / "grpo" / "seed-0" / "wandb").glob("offline-run-*")
+    shown = history_of(next(run.glob("*.wandb")))
+    rows = [
+        json.loads(line) for line in (study / "arms" / "grpo" / "seed-0" / "metrics.jsonl").read_text().splitlines()
+    ]
+    assert [json.loads(row["reward"]) for row in shown if "reward" in row] == [
+        row["reward"] for row in rows if "reward" in row
+    ]
+
+
+def test_sync_without_a_key_says_what_is_missing(analysed_study, transfer, monkeypatch, tmp_path):
+    monkeypatch.delenv("WANDB_API_KEY", raising=False)
+    monkeypatch.delenv("WANDB_MODE", raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    result = transfer("sync", analysed_study)
+    assert result.returncode == 2
+    assert result.stderr == (
+        "transfer: there is no key for Weights & Biases; set WANDB_API_KEY or run `wandb login`, or say --offline\n"
+    )
+    assert "is not a study" in transfer("sync", Path("/nonexistent")).stderr

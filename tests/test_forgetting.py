@@ -1,0 +1,173 @@
+"""Forgetting curves: crossings, comparison at equal gain, the fit and the choice, by hand on made-up scores."""
+
+import numpy as np
+import pytest
+
+from eval import forgetting
+from eval.bootstrap import Answers
+from eval.forgetting import Curve, Slice, at_place, common_reach, crossings, equal_gain, mean_loss, pick, razor_fit
+from recipes.loading import load_recipe
+
+GROUPS = ["heldout", "math", "other", "non"]
+
+
+def curve(heldout, other, non=None, draws=100, noise=0.0, math=None):
+    """A curve whose draws are the estimate plus normal noise on every gain but the start's."""
+    gain = np.array([heldout, math or heldout, other, non or other], dtype=float).T
+    rng = np.random.default_rng(0)
+    drawn = gain + noise * rng.normal(size=(draws, *gain.shape))
+    drawn[:, 0] = gain[0]
+    return Curve(list(range(0, 10 * len(heldout), 10)), GROUPS, gain, drawn)
+
+
+@pytest.mark.parametrize(
+    ("gains", "target", "places"),
+    [
+        ([0, 10, 20], 15, [1.5]),
+        ([0, 10, 20], 20, [2.0]),
+        ([0, 10, 20], 10, [1.0]),
+        ([0, 10, 5, 15], 8, [0.8, 1.4, 2.3]),
+        ([0, 10], 11, []),
+        ([0, -5, 10], 0, [0.0, 4 / 3]),
+        ([3, 3, 3], 3, [0.0]),
+        ([0, 0, 8], 4, [1.5]),
+    ],
+)
+def test_crossings_by_hand(gains, target, places):
+    assert crossings(np.array(gains, dtype=float), target) == pytest.approx(places)
+
+
+def test_values_between_checkpoints():
+    values = np.array([[0.0, 0.0], [10.0, -4.0], [20.0, -8.0]])
+    assert at_place(values, 1.5).tolist() == [15.0, -6.0]
+    assert at_place(values, 2.0).tolist() == [20.0, -8.0]
+
+
+def test_arms_are_read_where_each_reaches_the_gain():
+    curves = {"fast": curve([0, 40, 40], [0, -20, -30]), "slow": curve([0, 10, 20], [0, -1, -2])}
+    assert common_reach(curves) == 20
+    found = equal_gain(curves, 0.95, 10.0)
+    assert found["arms"]["fast"]["groups"]["other"] == {"estimate": -5.0, "low": -5.0, "high": -5.0}
+    assert found["arms"]["fast"]["between_updates"] == [0, 10]
+    assert found["arms"]["slow"]["groups"]["other"]["estimate"] == -1.0
+    assert found["contrasts"][0]["groups"]["other"]["estimate"] == -4.0
+    assert "heldout" not in found["arms"]["fast"]["groups"]
+
+
+def test_several_crossings_are_declared_and_the_first_is_read():
+    found = equal_gain({"a": curve([0, 10, 4, 12], [0, -10, -40, -90])}, 0.95, 8.0)
+    assert found["arms"]["a"]["crossings"] == 3
+    assert found["arms"]["a"]["groups"]["other"]["estimate"] == pytest.approx(-8.0)
+
+
+def test_no_comparison_where_an_arm_does_not_reach():
+    found = equal_gain({"a": curve([0, 10], [0, -1]), "b": curve([0, 30], [0, -3])}, 0.95, 20.0)
+    assert found["arms"]["a"] == {"crossings": 0, "reached": 0.0}
+    assert found["contrasts"] == []
+
+
+def test_no_interval_where_few_draws_reach():
+    """Two thirds of the draws reach the largest gain: an estimate, and no bounds."""
+    base = curve([0, 10, 20], [0, -1, -2])
+    drawn = base.gain_DTG.copy()
+    drawn[::3, 2, 0] = 15.0
+    found = equal_gain({"a": Curve(base.steps, GROUPS, base.gain_TG, drawn)}, 0.95, 18.0)
+    assert found["arms"]["a"]["reached"] == pytest.approx(0.66, abs=0.01)
+    assert found["arms"]["a"]["groups"]["other"] == {"estimate": -1.8, "low": None, "high": None}
+
+
+def test_the_place_is_located_again_in_every_draw():
+    """Noise in the held-out gain alone must widen what is read off a noiseless group."""
+    base = curve([0, 10, 20, 30], [0, -10, -20, -30])
+    drawn = base.gain_DTG.copy()
+    drawn[:, 1:, 0] += np.random.default_rng(1).normal(0, 2, size=(len(drawn), 1))
+    found = equal_gain({"a": Curve(base.steps, GROUPS, base.gain_TG, drawn)}, 0.95, 15.0)
+    read = found["arms"]["a"]["groups"]["other"]
+    assert read["estimate"] == -15.0
+    assert 5 < read["high"] - read["low"] < 10  # 2 x 1.96 x 2 points
+
+
+def test_an_exact_quadratic_is_found_and_leaves_nothing():
+    kl = {"a": [0.1, 0.2, 0.4], "b": [1.0, 2.0, 3.0]}
+    curves = {arm: curve([0, 1, 2, 3], [0, *(-(1 + 2 * x + 3 * x * x) for x in values)]) for arm, values in kl.items()}
+    fit = razor_fit(curves, kl, 0.95)
+    assert fit["coefficients"] == pytest.approx([1, 2, 3], abs=1e-8)
+    assert fit["r2"] == 1.0
+    assert all(abs(value["estimate"]) < 1e-6 for value in fit["residuals"].values())
+
+
+def test_the_fit_is_that_of_numpy_and_residuals_belong_to_arms():
+    rng = np.random.default_rng(5)
+    kl = {"a": rng.uniform(0, 1, 5).tolist(), "b": rng.uniform(0, 1, 5).tolist()}
+    losses = {"a": 10 * np.array(kl["a"]) + 3, "b": 10 * np.array(kl["b"]) - 3}
+    curves = {arm: curve([0, 1, 2, 3, 4, 5], [0, *(-losses[arm])], noise=1.0) for arm in kl}
+    fit = razor_fit(curves, kl, 0.95)
+    x, y = np.concatenate([kl["a"], kl["b"]]), np.concatenate([losses["a"], losses["b"]])
+    assert fit["coefficients"][::-1] == pytest.approx(np.polyfit(x, y, 2), rel=1e-6)
+    residual = y - np.polyval(np.polyfit(x, y, 2), x)
+    assert fit["r2"] == pytest.approx(1 - (residual**2).sum() / ((y - y.mean()) ** 2).sum(), abs=1e-4)
+    assert fit["residuals"]["a"]["estimate"] == pytest.approx(residual[:5].mean(), abs=1e-3)
+    assert fit["residuals"]["a"]["low"] > 0 > fit["residuals"]["b"]["high"]
+
+
+def test_forgetting_is_the_mean_loss_outside_math():
+    loss, drawn = mean_loss(curve([0, 50], [0, -10], [0, -30]))
+    assert loss.tolist() == [0, 20]
+    assert drawn.shape == (100, 2)
+
+
+def test_three_points_are_no_fit():
+    assert razor_fit({"a": curve([0, 1, 2, 3], [0, 1, 2, 3])}, {"a": [1, 2, 3]}, 0.95)["r2"] is None
+
+
+@pytest.fixture
+def made_up(monkeypatch, tmp_path):
+    """Forty questions a benchmark, all models certain: gains in math and other are chosen freely for each half."""
+    recipe = load_recipe("recipes/pocket/smoke.yaml", ["trajectory={}"])
+    models = [("grpo", 0, 1), ("grpo", 0, 2), ("off_policy_sft", 0, 1), ("off_policy_sft", 0, 2)]
+    gains = {
+        "math": [0, 20, 30, 45, 50],
+        "other_reasoning": [0, -2, -9, -20, -60],
+        "non_reasoning": [0, 1, -4, -10, -80],
+    }
+    half = np.arange(40) < 20
+
+    def score(values, flattered):
+        columns = np.tile(np.array(values, dtype=float) + 40, (40, 1))
+        columns[half] += flattered  # what looks better on the half it is chosen on
+        return columns
+
+    answers = [Answers(group, group, score(values, 0.0)) for group, values in gains.items()]
+    answers[0].score_QM[half, 2] += 8  # grpo's second checkpoint
+    monkeypatch.setattr(forgetting, "read_slice", lambda *_: Slice(answers, models, [half] * 3))
+    return recipe, tmp_path
+
+
+@pytest.mark.parametrize(
+    ("max_drop", "chosen", "worst"),
+    [
+        (5, ("grpo", 0, 1), "other_reasoning"),
+        (9, ("grpo", 0, 2), "other_reasoning"),
+        (25, ("off_policy_sft", 0, 1), "other_reasoning"),
+        (90, ("off_policy_sft", 0, 2), "non_reasoning"),
+        (1, (None, None, 0), None),
+    ],
+)
+def test_the_choice_by_hand(made_up, max_drop, chosen, worst):
+    found = pick(*made_up, max_drop)
+    choice = found["choice"]
+    assert (choice["arm"], choice["seed"], choice["update"]) == chosen
+    if worst:
+        assert choice["worst_group"] == worst
+
+
+def test_the_choice_is_reported_on_questions_it_was_not_chosen_on(made_up):
+    found = pick(*made_up, 9)
+    assert found["choice"]["math_gain"] == 38.0
+    assert found["reported"]["math"]["estimate"] == 30.0
+
+
+def test_the_frontier_by_hand(made_up):
+    found = pick(*made_up, 5)
+    on = {(row["arm"], row["update"]) for row in found["candidates"] if row["on_frontier"]}
+    assert on == {(None, 0), ("grpo", 1), ("grpo", 2), ("off_policy_sft", 1), ("off_policy_sft", 2)}
