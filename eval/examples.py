@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from data.thinking import THINK_CLOSE, THINK_OPEN
-from eval.generate import open_units
+from eval.generate import read_chunk
 from eval.questions import load_questions
-from eval.readings import read_scores
+from eval.readings import read_scores, unit_dir
 from eval.trajectory import HELDOUT
+from recipes.manifest import read_manifest
 from recipes.schema import Recipe
 from recipes.suite_schema import BenchmarkSpec
 
@@ -33,62 +34,57 @@ def sample_responses(recipe: Recipe, study_dir: Path) -> list[Row]:
 
 def _of_benchmark(recipe: Recipe, study_dir: Path, benchmark: BenchmarkSpec) -> list[Row]:
     prompting, scoring = benchmark.cell(recipe.analysis.reading)
-    models = {"base": "base"} | {arm: recipe.labels(arm)[0] for arm in recipe.arms}
-    stored: dict[str, dict[str, Row]] = {}
-    values: dict[str, dict[str, tuple[float, str]]] = {}
-    for who, label in models.items():
-        model_dir = _model_dir(recipe, who)
-        (unit,) = (
-            unit
-            for unit in open_units(recipe, study_dir, study_dir / "eval" / label, model_dir)
-            if unit.benchmark.name == benchmark.name and unit.prompting == prompting
-        )
-        stored[who] = {row["question_id"]: row for row in unit.rows()}
-        table = read_scores(study_dir, label, benchmark.name, prompting, scoring)
-        values[who] = {
-            identity: (float(value), str(outcome))
-            for identity, index, value, outcome in zip(
-                table["question_id"], table["sample_index"], table["value"], table["outcome"], strict=True
-            )
-            if index == 0
-        }
-    shared = [
-        identity
-        for identity in values["base"]
-        if all("responses" in rows.get(identity, {}) for rows in stored.values())
-    ]
-    if not shared:  # likelihoods of given answers, or parts judged together: there is no response to show
+    if prompting in benchmark.likelihood:  # there is no response to show
         return []
-    first = min(shared)
-    spread = {i: max(v[i][0] for v in values.values()) - min(v[i][0] for v in values.values()) for i in shared}
-    differing = max(sorted(shared), key=lambda identity: spread[identity])
-    chosen = {first: "the first by its hash"}
-    if spread[differing] > 0 and differing != first:
+    models = {"base": "base"} | {arm: recipe.labels(arm)[0] for arm in recipe.arms}
+    values = {who: _first_scores(study_dir, label, benchmark.name, prompting, scoring) for who, label in models.items()}
+    questions = load_questions(recipe, benchmark, study_dir)
+    places = {question.question_id: place for place, question in enumerate(questions)}
+    asked = sorted(identity for identity in values["base"] if identity in places)
+    if not asked:  # parts that are judged together have scores of their own
+        return []
+    spread = {i: max(v[i][0] for v in values.values()) - min(v[i][0] for v in values.values()) for i in asked}
+    differing = max(asked, key=lambda identity: spread[identity])
+    chosen = {asked[0]: "the first by its hash"}
+    if spread[differing] > 0 and differing != asked[0]:
         chosen[differing] = "where the models differ most"
-    references = {
-        q.question_id: q.reference for q in load_questions(recipe, benchmark, study_dir) if q.question_id in chosen
-    }
-    return [
-        {
-            "benchmark": benchmark.name,
-            "group": benchmark.group,
-            "question_id": identity,
-            "why": why,
-            "prompt": _cut(stored["base"][identity]["prompt"]),
-            "reference": _reference(references.get(identity)),
-            "responses": {
-                who: _response(stored[who][identity]["responses"][0]) | {"outcome": values[who][identity][1]}
-                for who in models
-            },
+    folders = {who: unit_dir(study_dir, label, benchmark.name, prompting) for who, label in models.items()}
+    found = []
+    for identity, why in chosen.items():
+        rows = {who: _row(folder, places[identity], identity) for who, folder in folders.items()}
+        responses = {
+            who: _response(row["responses"][0]) | {"outcome": values[who][identity][1]} for who, row in rows.items()
         }
-        for identity, why in chosen.items()
-    ]
+        found.append(
+            {
+                "benchmark": benchmark.name,
+                "group": benchmark.group,
+                "question_id": identity,
+                "why": why,
+                "prompt": _cut(rows["base"]["prompt"]),
+                "reference": _reference(questions[places[identity]].reference),
+                "responses": responses,
+            }
+        )
+    return found
 
 
-def _model_dir(recipe: Recipe, who: str) -> str:
-    if who == "base":
-        return "base"
-    return f"external/{who}" if who in recipe.external else f"arms/{who}/seed-{recipe.seeds[0]}/final"
+def _first_scores(
+    study_dir: Path, label: str, benchmark: str, prompting: str, scoring: str
+) -> dict[str, tuple[float, str]]:
+    """Value and outcome of the first response to every question."""
+    table = read_scores(study_dir, label, benchmark, prompting, scoring)
+    columns = (table[name] for name in ("question_id", "sample_index", "value", "outcome"))
+    return {i: (float(value), str(outcome)) for i, index, value, outcome in zip(*columns, strict=True) if index == 0}
+
+
+def _row(directory: Path, place: int, identity: str) -> Row:
+    """A model's stored row of one question; only the chunk it is in is read."""
+    manifest = read_manifest(directory)
+    assert manifest is not None
+    chunk = f"chunk-{place // manifest['inputs']['chunk_questions']:04}-"
+    (name,) = (name for name in manifest["outputs"] if name.startswith(chunk))
+    return next(row for row in read_chunk(directory / name) if row["question_id"] == identity)
 
 
 def _reference(reference: Any) -> str | None:

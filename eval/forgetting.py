@@ -18,6 +18,7 @@ from eval.inference import Interval, percentile_interval
 from eval.readings import answers_of
 from eval.trajectory import HELDOUT, checkpoints_of, scores_file, slice_parts
 from eval.transfer_index import MATH
+from recipes.errors import UserError
 from recipes.schema import Recipe
 from train.callbacks import CLOCK
 from train.drift import DRIFT
@@ -312,16 +313,17 @@ def summarise(recipe: Recipe, study_dir: Path) -> dict[str, Any]:
                 for group in curve.groups
             },
         }
+    groups = [group for group in next(iter(curves.values())).groups if group != HELDOUT]
     reach = common_reach(curves)
     kl = {arm: values["axes"]["kl_from_base"][1:] for arm, values in arms.items() if "kl_from_base" in values["axes"]}
     best = {arm: round(float(curve.of(HELDOUT)[0].max()), 3) for arm, curve in curves.items()}
     return {
         "questions": {item.name: len(item.score_QM) for item in found.answers},
-        "groups": [group for group in next(iter(curves.values())).groups if group != HELDOUT],
+        "groups": groups,
         "arms": arms,
         "best_heldout_gain": best,
         "equal_gain": [equal_gain(curves, confidence, share * reach) for share in FRACTIONS] if reach > 0 else [],
-        "razor": razor_fit(curves, kl, confidence) if len(kl) == len(curves) else None,
+        "razor": razor_fit(curves, kl, confidence) if len(kl) == len(curves) and len(groups) > 1 else None,
         "clock": clock,
     }
 
@@ -332,11 +334,16 @@ def pick(recipe: Recipe, study_dir: Path, max_drop: float) -> dict[str, Any]:
     Chosen, with the frontier of gain against the worst group's loss, on one half of the slice's questions; reported
     with intervals on the other half, because the best of many is flattered by the questions it was chosen on. Every
     candidate is one model; the base is one, with gain 0, and is chosen where no other qualifies.
+
+    Raises:
+        UserError: the suite has no group but math.
     """
     found = read_slice(recipe, study_dir)
     assert recipe.trajectory is not None
     chosen_on, reported_on = _model_gains(found.half(True)), found.half(False)
     others = [group for group in chosen_on if group not in (MATH, HELDOUT)]
+    if not others:
+        raise UserError("the suite has no group but math, so there is nothing a checkpoint could have lost")
     rows: list[dict[str, Any]] = []
     for number, model in enumerate([None, *found.models]):
         worst = min(others, key=lambda group: chosen_on[group][number])

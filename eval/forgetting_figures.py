@@ -15,7 +15,8 @@ AXIS_NAMES = {MATH_AXIS: "math gain on the slice (points)"} | AXES
 def axes_of(trajectory: dict[str, Any]) -> list[str]:
     """The axes that every arm has, math gain first."""
     shared = [name for name in AXES if all(name in found["axes"] for found in trajectory["arms"].values())]
-    return [MATH_AXIS, *shared]
+    alone = trajectory["groups"] == [MATH_AXIS]  # then there is nothing to draw against it
+    return shared if alone else [MATH_AXIS, *shared]
 
 
 def forgetting_figure(trajectory: dict[str, Any], axis_name: str) -> Drawing:

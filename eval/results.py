@@ -55,7 +55,7 @@ def compute_transfer(recipe: Recipe, study_dir: Path) -> dict[str, Any]:
     primary = recipe.analysis.reading
     readings = {name: Reading(recipe, study_dir, arms, name) for name in dict.fromkeys([primary, *READINGS])}
     first = readings[primary]
-    shifts = summarise_shifts(recipe, study_dir) if recipe.diagnostics is not None else None
+    shifts = summarise_shifts(recipe, study_dir) if recipe.with_diagnostics else None
     unknown = "unknown lineage" if recipe.external else "matched"
     return {
         "study": recipe.study,
@@ -79,7 +79,7 @@ def compute_transfer(recipe: Recipe, study_dir: Path) -> dict[str, Any]:
         "cells": _cells(recipe, study_dir, arms),
         "pass_at_k": _pass_curves(recipe, study_dir, arms),
         "warnings": first.warnings() + empty_samples(shifts),
-        "trajectory": summarise_trajectories(recipe, study_dir) if recipe.trajectory is not None else None,
+        "trajectory": summarise_trajectories(recipe, study_dir) if recipe.with_trajectories else None,
         "diagnostics": shifts,
         "examples": sample_responses(recipe, study_dir),
         "certificate": certificate(recipe, study_dir),

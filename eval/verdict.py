@@ -35,23 +35,24 @@ def method_of(settings: dict[str, Any]) -> str:
     return f"{who}, {weight}" + (f", KL {settings['beta']:g}" if settings.get("beta") else "")
 
 
-def worst_group(result: dict[str, Any]) -> str:
-    """The group other than math with the smallest gain."""
-    groups = {name: gain for name, gain in result["groups"].items() if name != MATH}
-    return min(groups, key=lambda name: groups[name]["estimate"])
+def worst_group(groups: dict[str, Any]) -> str | None:
+    """The group other than math with the smallest gain; None where there is none."""
+    others = {name: gain for name, gain in groups.items() if name != MATH}
+    return min(others, key=lambda name: others[name]["estimate"], default=None)
 
 
 def cards(transfer: dict[str, Any]) -> list[Card]:
     """One card for each arm."""
     found = []
     for arm, result in transfer["arms"].items():
-        worst = worst_group(result)
+        worst = worst_group(result["groups"])
+        lost = "no other group" if worst is None else f"{label(worst)} {points(result['groups'][worst])}"
         found.append(
             Card(
                 arm,
                 method_of(transfer["settings"][arm]),
-                interval_text(result["groups"][MATH], "+.1f"),
-                f"{label(worst)} {interval_text(result['groups'][worst], '+.1f')}",
+                points(result["groups"][MATH]),
+                lost,
                 _cost(transfer["budget"].get(arm)),
                 _moved(transfer, arm),
             )
@@ -89,23 +90,30 @@ def headline(transfer: dict[str, Any]) -> list[str]:
     gaining = [arm for arm, result in arms.items() if result["groups"][MATH]["low"] > 0]
     if not gaining:
         return ["No arm has a math gain that can be told from zero, so nothing can be said about transfer."]
-    kept = {arm: arms[arm]["groups"][worst_group(arms[arm])]["estimate"] for arm in gaining}
+    worst = {arm: group for arm in gaining if (group := worst_group(arms[arm]["groups"])) is not None}
+    if not worst:
+        return [f"{label(arm)} gained {points(arms[arm]['groups'][MATH])} points on math." for arm in gaining]
+    kept = {arm: arms[arm]["groups"][group]["estimate"] for arm, group in worst.items()}
     best, least = max(kept, key=kept.__getitem__), min(kept, key=kept.__getitem__)
-    worst = worst_group(arms[best])
     lost = "lost least" if kept[best] < 0 else "lost nothing on average"
     among = f"Of the {len(gaining)} arms that gained on math, " if len(gaining) > 1 else ""
     sentences = [
-        f"{among}{label(best)} {lost} elsewhere: math {interval_text(arms[best]['groups'][MATH], '+.1f')}, its worst "
-        f"group, {label(worst)}, {interval_text(arms[best]['groups'][worst], '+.1f')} points."
+        f"{among}{label(best)} {lost} elsewhere: math {points(arms[best]['groups'][MATH])}, its worst group, "
+        f"{label(worst[best])}, {points(arms[best]['groups'][worst[best]])} points."
     ]
     if least != best:
-        group = worst_group(arms[least])
+        group = worst[least]
         sentences.append(
-            f"{label(least)} gained {interval_text(arms[least]['groups'][MATH], '+.1f')} on math and has "
-            f"{interval_text(arms[least]['groups'][group], '+.1f')} on {label(group)}; there the two differ by "
+            f"{label(least)} gained {points(arms[least]['groups'][MATH])} on math and has "
+            f"{points(arms[least]['groups'][group])} on {label(group)}; there the two differ by "
             f"{_difference(transfer, best, least, group)}."
         )
     return sentences
+
+
+def points(value: dict[str, float]) -> str:
+    """An interval in points."""
+    return interval_text(value, "+.1f")
 
 
 def _difference(transfer: dict[str, Any], first: str, second: str, group: str) -> str:
@@ -141,8 +149,11 @@ def certainty(transfer: dict[str, Any]) -> list[str]:
         parts = []
         for arm, found in target["arms"].items():
             if "groups" in found:
-                group = min((g for g in found["groups"] if g != MATH), key=lambda g: found["groups"][g]["estimate"])
+                group = worst_group(found["groups"])
+                if group is None:
+                    continue
                 parts.append(f"{label(arm)} {found['groups'][group]['estimate']:+.1f} ({label(group)})")
+    if equal and parts:
         sentences.append(
             f"At an equal held-out gain of {target['heldout_gain']:+.1f}, worst groups on the slice: "
             f"{', '.join(parts)}."

@@ -187,7 +187,8 @@ def _choose_rates(options: argparse.Namespace) -> int:
     if recipe.suite is not None:
         suite["engine"] = recipe.suite.engine.model_dump(mode="json")
     settings = [*options.overrides, f"seeds={json.dumps(seeds)}", f"suite={json.dumps(suite)}", "analysis={}"]
-    settings += [f"study={recipe.study}-rates", "probe=null"]
+    settings += [f"study={recipe.study}-rates", "train.snapshots=0"]
+    settings += ["probe=null", "trajectory=null", "diagnostics=null"]
     axes = [f"arms.{arm}.learning_rate={','.join(map(repr, rates))}" for arm in recipe.trained]
     ablation = read_ablation(
         Path(options.recipe), settings, [], axes, options.out or Path("runs") / f"{recipe.study}-rates"

@@ -15,7 +15,7 @@ _POOLINGS = 2
 def trajectory_plan(recipe: Recipe, shape: ModelShape | None) -> dict[str, Any] | None:
     """Checkpoints, responses and GPU-hours of all trajectories; hours are None where they are not known."""
     spec, suite = recipe.trajectory, recipe.suite
-    if spec is None or suite is None:
+    if spec is None or suite is None or not recipe.with_trajectories:
         return None
     checkpoints = 1 + len(recipe.seeds) * sum(
         1 + len(resolve_arm(recipe, arm).snapshot_steps()) for arm in recipe.trained
@@ -36,7 +36,7 @@ def diagnostics_plan(recipe: Recipe, shape: ModelShape | None) -> dict[str, Any]
     quarter of theirs. Numbers of an unknown model are None.
     """
     spec, suite = recipe.diagnostics, recipe.suite
-    if spec is None or suite is None:
+    if spec is None or suite is None or not recipe.with_diagnostics:
         return None
     sets = len(suite.benchmarks) + bool(recipe.corpus.sources)
     models = sum(len(recipe.labels(arm)) for arm in recipe.arms)
@@ -105,6 +105,6 @@ def analysis_obstacles(plan: dict[str, Any], gpu: str | None) -> list[str]:
     if found is None or found["fits"] is not False:
         return []
     return [
-        f"the diagnostics need {found['memory']['peak'] / 1e9:.0f} GB and a {gpu} has less; lower "
+        f"the diagnostics need {found['memory']['peak'] / 1e9:.0f} GB and the {gpu} has less; lower "
         "diagnostics.batch_tokens or diagnostics.batch_size"
     ]

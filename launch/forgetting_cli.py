@@ -64,6 +64,8 @@ def _trajectory(options: argparse.Namespace) -> int:
     recipe = load_recipe(options.recipe, options.overrides)
     if recipe.trajectory is None:
         recipe = load_recipe(options.recipe, [*options.overrides, "trajectory={}"])
+    if not recipe.with_trajectories:
+        raise UserError(f"{options.recipe} trains no arms or has no suite, so there are no checkpoints to ask")
     study_dir = options.out or Path("runs") / recipe.study
     check_before_running(recipe)
     # Not the scores of the whole suite, nor what only they need.
@@ -153,7 +155,7 @@ def _finished_trajectories(study_dir: Path) -> "Recipe":
     runs = [f"{arm}/seed-{seed}" for arm in recipe.trained for seed in recipe.seeds]
     for name in ("base", *runs):
         manifest = read_manifest(study_dir / "trajectory" / name)
-        if recipe.trajectory is None or manifest is None or not manifest["completed"]:
+        if not recipe.with_trajectories or manifest is None or not manifest["completed"]:
             raise UserError(f"{study_dir} has no finished trajectory of {name}; `transfer trajectory RECIPE` makes it")
     return recipe
 

@@ -171,7 +171,7 @@ def _weights_of(stage: str) -> str:
 
 def _trajectories(recipe: Recipe, values: dict[str, Any], tasks: str) -> list[Stage]:
     """The base and every run's checkpoints on the slice."""
-    if recipe.trajectory is None:
+    if not recipe.with_trajectories:
         return []
     from train.arms import resolve_arm
 
@@ -197,8 +197,9 @@ def _trajectories(recipe: Recipe, values: dict[str, Any], tasks: str) -> list[St
 
 def _diagnostics(recipe: Recipe, values: dict[str, Any], models: dict[str, str]) -> list[Stage]:
     """Representation and token shift of every final model."""
-    if recipe.diagnostics is None or recipe.suite is None:
+    if not recipe.with_diagnostics:
         return []
+    assert recipe.suite is not None
     suite = {key: values["suite"][key] for key in ("tasks", "thinking", "benchmarks")}
     reads = flatten({"diagnostics": values["diagnostics"], "suite": suite, "prompt": values["prompt"]})
     reads |= flatten({"dtype": values["model"]["dtype"], "attention": values["model"]["attention"]})

@@ -119,9 +119,9 @@ class Recipe(Spec):
     probe: ProbeSpec | None = None
     """Distance from the base at every checkpoint. null: not measured."""
     diagnostics: DiagnosticsSpec | None = None
-    """Representation and token shift of every final model. null: not measured."""
+    """Representation and token shift of every final model, with a suite. null: not measured."""
     trajectory: TrajectorySpec | None = None
-    """Every checkpoint on a slice of the suite. null: not measured."""
+    """Every checkpoint of trained arms on a slice of the suite, with a suite. null: not measured."""
     suite: SuiteSpec | None = None
     """The evaluation. null: models are trained and not scored."""
     analysis: AnalysisSpec = AnalysisSpec()
@@ -162,20 +162,6 @@ class Recipe(Spec):
         solvable_only = [self.corpus.problem_set, *(arm.problem_set for arm in self.trained.values())]
         if self.corpus.teacher is None and self.trained and "teacher_solvable" in solvable_only:
             raise ValueError("`problem_set: teacher_solvable` needs `corpus.teacher`; say `problem_set: all`")
-        return self
-
-    @model_validator(mode="after")
-    def _shifts_fit(self) -> "Recipe":
-        if self.suite is None and (self.diagnostics is not None or self.trajectory is not None):
-            raise ValueError("`diagnostics` and `trajectory` ask the questions of a suite; give `suite` as well")
-        if self.trajectory is not None and self.suite is not None and self.suite.engine.kind == "endpoint":
-            raise ValueError(
-                "`trajectory` loads every checkpoint itself, so `suite.engine.kind` must be hf or vllm, not endpoint"
-            )
-        if self.trajectory is not None and not self.trained:
-            raise ValueError("`trajectory` follows the checkpoints of arms this study trains, and it trains none")
-        if self.trajectory is not None and not self.corpus.heldout_problems:
-            raise ValueError("`trajectory` locates equal math gain on `corpus.heldout_problems`, which is 0")
         return self
 
     def _starts_in_a_circle(self, name: str) -> bool:
@@ -226,6 +212,18 @@ class Recipe(Spec):
         return self
 
     @model_validator(mode="after")
+    def _trajectory_fits(self) -> "Recipe":
+        if self.trajectory is None or self.suite is None or not self.trained:
+            return self
+        if not self.corpus.heldout_problems:
+            raise ValueError("`trajectory` locates equal math gain on `corpus.heldout_problems`, which is 0")
+        if self.suite.engine.kind == "endpoint":
+            raise ValueError(
+                "`trajectory` loads every checkpoint itself, so `suite.engine.kind` must be hf or vllm, not endpoint"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _analysis_fits(self) -> "Recipe":
         if self.suite is None:
             return self
@@ -249,6 +247,16 @@ class Recipe(Spec):
                     f"analysis.claims names the group {claim.group!r}; there are {', '.join(sorted(groups))}"
                 )
         return self
+
+    @property
+    def with_trajectories(self) -> bool:
+        """Whether checkpoints are followed: there are some, and questions to ask them."""
+        return self.trajectory is not None and self.suite is not None and bool(self.trained)
+
+    @property
+    def with_diagnostics(self) -> bool:
+        """Whether final models are compared with the base: there are some, and prompts for them."""
+        return self.diagnostics is not None and self.suite is not None and bool(self.arms)
 
     @property
     def trained(self) -> dict[str, ArmSpec]:

@@ -84,6 +84,10 @@ def test_a_draw_of_prompts_is_the_measure_of_those_prompts():
     again, _ = measured(base[rows], tuned[rows], 2)
     for name in ("centroid_shift", "cka", "angle"):  # the plane of pca_shift stays that of all prompts
         assert drawn[1][MEASURES.index(name)] == pytest.approx(again[name], rel=1e-9), name
+    plane = PCA(2, svd_solver="full").fit(base).components_.T
+    inside = base[rows] @ plane
+    expected = np.linalg.norm((tuned[rows] - base[rows]).mean(0) @ plane) / np.sqrt(inside.var(axis=0).sum())
+    assert drawn[1][MEASURES.index("pca_shift")] == pytest.approx(expected, rel=1e-9)
 
 
 def test_states_without_spread_have_no_measure():

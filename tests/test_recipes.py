@@ -112,7 +112,12 @@ def test_every_field_has_a_docstring():
         ),
         ("suite.engine={kind: endpoint}", "`kind: endpoint` needs `base_url`"),
         ("arms.grpo.start_from=x", "arm 'grpo' starts from 'x', which is not an arm this study trains"),
-        ("suite.benchmarks.0.name=heldout corpus.heldout_problems=0", "needs `corpus.heldout_problems` above 0"),
+        (
+            "probe=null suite.benchmarks.0.name=heldout corpus.heldout_problems=0",
+            "needs `corpus.heldout_problems` above 0",
+        ),
+        ("probe=null corpus.heldout_problems=0", "locates equal math gain on `corpus.heldout_problems`, which is 0"),
+        ("suite.engine={kind: endpoint, base_url: 'http://h/v1', model: m}", "must be hf or vllm, not endpoint"),
         ("corpus.sources=[{kind: file, name: x, path: /x.jsonl}]", "the scripted teacher cannot solve source 'x'"),
         ("train.temperature=0.7", "train.temperature is 0.7 but must be 1"),
         ("train.micro_batch_size=7", "micro_batch_size 7 does not divide the"),
@@ -136,7 +141,7 @@ def test_mistakes_are_one_sentence(override, message):
         load_recipe(STUDY, [override])
         return
     with pytest.raises(UserError) as caught:
-        build_stages(load_recipe(STUDY, re.split(r" (?=corpus)", override)))
+        build_stages(load_recipe(STUDY, re.split(r" (?=corpus|suite)", override)))
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
 

@@ -32,9 +32,20 @@ def test_order_and_names():
         "arms/off_policy_sft/seed-0",
         "arms/off_policy_sft/seed-1",
     ]
-    assert len(stages) == 2 + 3 * 2 + 1 + (1 + 3 * 2) + 1
+    # Base, corpus, questions and report; six runs; four things that are done with the base and every run.
+    assert len(stages) == 4 + 3 * 2 + 4 * (1 + 3 * 2)
+    assert [stage.name for stage in stages if stage.name.endswith(("grpo/seed-1", "grpo-seed1-final"))] == [
+        "arms/grpo/seed-1", "drift/grpo/seed-1", "trajectory/grpo/seed-1", "eval/grpo-seed1-final",
+        "diagnostics/grpo-seed1-final",
+    ]  # fmt: skip
     place = {stage.name: number for number, stage in enumerate(stages)}
     assert all(place[needed] < place[stage.name] for stage in stages for needed in stage.needs)
+
+
+def of_run(arm, seed):
+    """The stages of one run and of what is done with it."""
+    run, model = f"{arm}/seed-{seed}", f"{arm}-seed{seed}-final"
+    return {f"arms/{run}", f"drift/{run}", f"trajectory/{run}", f"eval/{model}", f"diagnostics/{model}"}
 
 
 def test_change_of_one_arm_touches_that_arm_alone(tmp_path):
@@ -42,7 +53,7 @@ def test_change_of_one_arm_touches_that_arm_alone(tmp_path):
     assert set(states(load_recipe(STUDY), tmp_path).values()) == {"done"}
     changed = load_recipe(STUDY, ["arms.grpo.beta=0.1"])
     found = {name for name, state in states(changed, tmp_path).items() if state != "done"}
-    assert found == {"arms/grpo/seed-0", "eval/grpo-seed0-final", "report"}
+    assert found == {"report", *of_run("grpo", 0)}
     reasons = stage_states(build_stages(changed), tmp_path)["arms/grpo/seed-0"].reasons
     assert reasons == ("arm.beta: 0.0 -> 0.1",)
 
@@ -51,10 +62,13 @@ def test_change_of_one_arm_touches_that_arm_alone(tmp_path):
     ("override", "touched"),
     [
         ("title=other", {"report"}),
-        ("seeds=[0,1]", {"report", *(f"arms/{a}/seed-1" for a in ("grpo", "on_policy_sft", "off_policy_sft")),
-                         *(f"eval/{a}-seed1-final" for a in ("grpo", "on_policy_sft", "off_policy_sft"))}),
+        ("seeds=[0,1]", {"report", *of_run("grpo", 1), *of_run("on_policy_sft", 1), *of_run("off_policy_sft", 1)}),
+        ("trajectory.samples=1", {"report", "trajectory/base",
+                                  *(f"trajectory/{a}/seed-0" for a in ("grpo", "on_policy_sft", "off_policy_sft"))}),
+        ("diagnostics=null", {"report"}),
+        ("statistics.draws=500", {"report"}),
         ("resources.workers=1", set()),
-        ("arms.grpo.learning_rate=0.5", {"arms/grpo/seed-0", "eval/grpo-seed0-final", "report"}),
+        ("arms.grpo.learning_rate=0.5", {"report", *of_run("grpo", 0)}),
     ],
 )  # fmt: skip
 def test_what_an_override_touches(tmp_path, override, touched):
@@ -168,7 +182,7 @@ def test_study_without_a_suite_trains_and_scores_nothing():
     from launch.plan import build_plan, format_plan
     from recipes.loading import load_recipe
 
-    recipe = load_recipe("recipes/qwen3-14b/matched.yaml", ["seeds=[0]", "suite=null"])
+    recipe = load_recipe("recipes/qwen3-14b/matched.yaml", ["seeds=[0]", "suite=null", "probe=null"])
     stages = build_stages(recipe)
     assert [stage.name for stage in stages] == [
         "base", "corpus", "arms/sft_think/seed-0", "arms/sft_no_think/seed-0", "arms/on_policy_sft/seed-0",

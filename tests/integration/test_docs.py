@@ -52,6 +52,8 @@ def workspace(smoke_study, tmp_path_factory):
     smoke = (ROOT / "recipes" / "pocket" / "smoke.yaml").read_text()
     study = smoke.replace("study: smoke", "study: pocket").replace("heldout_problems: 8", "heldout_problems: 200")
     assert study.count("heldout_problems: 200") == 1  # as many as the page about the pocket study probes
+    study = study.replace("save_every_steps: 1\n", "save_every_steps: 1\n  snapshots: 2\n")
+    study += "\nprobe: {problems: 8}\ntrajectory: {questions: 4, heldout_problems: 8, draws: 100}\n"
     (folder / "recipes" / "pocket" / "study.yaml").write_text(study)
     for name in ("pocket", "with-kl"):
         study = study_of(smoke_study, folder / "runs" / name)
@@ -70,6 +72,11 @@ def run(line, folder, more=None):
     return subprocess.run(line, shell=True, cwd=folder, env=environment, capture_output=True, text=True, check=False)
 
 
+def statuses(line):
+    """What a command of the docs may end with: `pick` says by a 1 that the base is the one to keep."""
+    return (0, 1) if line.startswith("transfer pick") else (0,)
+
+
 def test_no_command_stands_in_a_fence_of_no_kind():
     plain = [line for page in PAGES for kind, lines in fences(page) if kind == "" for line in lines]
     assert [line for line in plain if re.match(r"(\S*/)?transfer (?!index,)[a-z]|pip |vllm ", line)] == []
@@ -79,7 +86,9 @@ def test_no_command_stands_in_a_fence_of_no_kind():
 def test_commands_of_the_docs_run(page, workspace):
     for line in commands(page, "sh"):
         result = run(line, workspace)
-        assert result.returncode == 0, f"{page.name}: {line}\n{result.stdout[-3000:]}{result.stderr[-3000:]}"
+        assert result.returncode in statuses(line), (
+            f"{page.name}: {line}\n{result.stdout[-3000:]}{result.stderr[-3000:]}"
+        )
     for line in commands(page, "sh fails"):
         result = run(line, workspace)
         assert result.returncode == 2, f"{page.name}: {line}\n{result.stdout[-3000:]}"
@@ -115,7 +124,9 @@ def test_longer_commands_of_the_docs_run(page, workspace):
         assert run("transfer run recipes/pocket/study.yaml", workspace).returncode == 0
     for line in commands(page, "sh long"):
         result = run(line, workspace)
-        assert result.returncode == 0, f"{page.name}: {line}\n{result.stdout[-3000:]}{result.stderr[-3000:]}"
+        assert result.returncode in statuses(line), (
+            f"{page.name}: {line}\n{result.stdout[-3000:]}{result.stderr[-3000:]}"
+        )
 
 
 @pytest.mark.faults

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from html.parser import HTMLParser
 from itertools import pairwise
 from pathlib import Path
@@ -14,6 +15,7 @@ from eval.report import training_curves
 from eval.verdict import cards, certainty, headline, method_of
 from recipes.loading import load_study
 from tests.browser import BROWSER, open_browser
+from tests.conftest import ANALYSED, SMOKE
 
 needs_browser = pytest.mark.skipif(BROWSER is None, reason="no Chromium on this machine")
 
@@ -418,8 +420,6 @@ def test_a_study_without_analysis_has_the_same_page_without_it(smoke_study, smok
 def test_wandb_has_the_study_as_a_run_and_sync_makes_all_runs_again(
     analysed_study, analysed_transfer, transfer, tmp_path
 ):
-    import shutil
-
     from tests.integration.test_tracking import history_of, records_of
 
     (offline,) = (analysed_study / "report" / "wandb").glob("offline-run-*")
@@ -460,3 +460,29 @@ def test_sync_without_a_key_says_what_is_missing(analysed_study, transfer, monke
         "transfer: there is no key for Weights & Biases; set WANDB_API_KEY or run `wandb login`, or say --offline\n"
     )
     assert "is not a study" in transfer("sync", Path("/nonexistent")).stderr
+
+
+MATH_ALONE = "suite.benchmarks=[{name: sum, group: math, scorings: {paper: last_box_text, robust: boxed}}]"
+
+
+def test_a_suite_with_no_group_but_math_has_a_report_too(analysed_study, transfer, tmp_path):
+    study = tmp_path / "study"
+    shutil.copytree(analysed_study, study, ignore=shutil.ignore_patterns("report", "analysis.lock", "wandb"))
+    result = transfer("run", SMOKE, "--out", study, *ANALYSED[:-1], MATH_ALONE)
+    assert result.returncode == 0, result.stdout + result.stderr
+    page = (study / "report" / "index.html").read_text()
+    assert "no other group" in page
+    assert 'id="axis-1"' in page
+    assert "forgetting-math" not in {path.stem for path in (study / "report" / "figures").iterdir()}
+    picked = transfer("pick", study)
+    assert picked.returncode == 2
+    assert "the suite has no group but math" in picked.stderr
+
+
+def test_names_of_arms_that_are_words_of_the_template(analysed_study, analysed_transfer):
+    """An arm may be called as a method of dictionaries is."""
+    t = json.loads(json.dumps(analysed_transfer).replace("on_policy_sft", "copy").replace("off_policy_sft", "items"))
+    recipe = load_study(analysed_study)
+    page = render_page(t, recipe, draw_figures(t, training_curves(recipe, analysed_study), {}), {})
+    assert "<td>copy</td>" in page
+    assert "<td>items</td>" in page

@@ -161,7 +161,6 @@ def test_mistakes_of_pick_and_trajectory(smoke_study, transfer, tmp_path):
     assert "is not a study" in transfer("pick", tmp_path).stderr
     assert "invalid choice: 'hours'" in transfer("trajectory", SMOKE, "--axis", "hours").stderr
     for words, message in (
-        (["trajectory={}", "suite=null"], "ask the questions of a suite"),
         (["trajectory={}", "corpus.heldout_problems=0"], "which is 0"),
         (["trajectory={questions: 1}"], "questions"),
         (

@@ -1,0 +1,69 @@
+"""What a plan says of trajectories and diagnostics, by hand."""
+
+import pytest
+
+from launch.analysis_plan import analysis_lines, analysis_obstacles, diagnostics_plan, trajectory_plan
+from launch.fit import model_shape
+from recipes.loading import load_recipe
+
+BIG = "recipes/qwen3-14b/matched.yaml"
+
+
+def test_nothing_is_planned_that_is_not_asked_for():
+    recipe = load_recipe("recipes/pocket/smoke.yaml")
+    assert trajectory_plan(recipe, None) is None
+    assert diagnostics_plan(recipe, None) is None
+    assert analysis_lines({"trajectory": None, "diagnostics": None}) == []
+
+
+def test_responses_of_the_pocket_trajectories():
+    found = trajectory_plan(load_recipe("recipes/pocket/study.yaml"), None)
+    # The base and eight checkpoints of three runs; 100 held-out problems and 8 x 40 questions, two responses each.
+    assert found == {"checkpoints": 25, "responses_at_most": 25 * 840, "gpu_hours": None}
+    more = trajectory_plan(load_recipe("recipes/pocket/study.yaml", ["seeds=[0,1]", "trajectory.samples=1"]), None)
+    assert more["responses_at_most"] == 49 * 420
+
+
+def test_greedy_benchmarks_of_the_twelve_are_asked_once():
+    recipe = load_recipe(BIG, ["trajectory.samples=3"])
+    found = trajectory_plan(recipe, model_shape(recipe))
+    # Twelve runs with eight checkpoints, and the base; five of the twelve benchmarks are sampled, seven are greedy.
+    greedy = sum(recipe.suite.heat(item) == 0 for item in recipe.suite.benchmarks)
+    sampled = len(recipe.suite.benchmarks) - greedy
+    assert (sampled, greedy) == (5, 7)
+    assert found["checkpoints"] == 97
+    assert found["responses_at_most"] == 97 * (3 * 100 + 40 * (3 * sampled + greedy))
+
+
+def test_memory_and_disk_of_a_14b_model_by_hand():
+    recipe = load_recipe(BIG)
+    found = diagnostics_plan(recipe, model_shape(recipe))
+    memory = found["memory"]
+    assert memory["weights"] == pytest.approx(2 * 14.768e9, rel=1e-3)
+    assert memory["other_output_layer"] == 2 * 151_936 * 5120
+    # 8,192 prompt tokens and 1,024 more are longer than batch_tokens, so such a sequence is read alone: 42 levels.
+    assert memory["hidden_states"] == 42 * 9216 * 5120 * 2
+    assert memory["logits"] == 6 * 512 * 151_936 * 4
+    assert memory["sampling_cache"] == 16 * 9216 * 2 * 40 * 8 * 128 * 2
+    assert memory["peak"] == memory["weights"] + memory["sampling_cache"]
+    prompts, length = 13 * 100, 1024
+    states = 2 * 41 * 2 * prompts * 5120 * 4
+    hidden = 4 * prompts * length * 5120 * 2
+    assert found["disk_bytes"] == states + hidden + 2 * 151_936 * 5120
+    assert found["fits"] is True
+    (line,) = analysis_lines({"trajectory": None, "diagnostics": found})
+    assert "12 models, 1,300 prompts each" in line
+    assert f"one model at a time, {memory['peak'] / 1e9:.1f} GB of memory" in line
+
+
+def test_what_does_not_fit_is_an_obstacle_with_a_way_out(transfer):
+    result = transfer("plan", BIG, "resources.gpu=A100-40GB")
+    assert result.returncode == 2
+    assert (
+        "cannot work: the diagnostics need 54 GB and the A100-40GB has less; lower diagnostics.batch_tokens"
+        in result.stdout
+    )
+    recipe = load_recipe(BIG, ["resources.gpu=A100-40GB"])
+    plan = {"diagnostics": diagnostics_plan(recipe, model_shape(recipe))}
+    assert len(analysis_obstacles(plan, "A100-40GB")) == 1
+    assert analysis_obstacles({"diagnostics": None}, None) == []
