@@ -34,6 +34,7 @@ def load_tokenizer(directory: str) -> "PreTrainedTokenizerBase":
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(directory)
+    tokenizer.init_kwargs.pop("local_files_only", None)  # whether the hub was off is no part of what is saved
     if not tokenizer.chat_template:
         raise UserError(f"the tokenizer in {directory} has no chat template; prepare the base model first")
     if tokenizer.eos_token_id is None or tokenizer.pad_token_id in (None, tokenizer.eos_token_id):

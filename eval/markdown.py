@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from eval.figures import label
-from eval.table import index_text, interval_text
+from eval.table import bounded_text, index_text, interval_text
 from eval.transfer_index import MATH
 from eval.verdict import certainty, headline, method_of
 
@@ -68,7 +68,7 @@ def _equal_gain(trajectory: dict[str, Any]) -> list[str]:
     rows = []
     for target in trajectory["equal_gain"]:
         for arm, found in target["arms"].items():
-            cells = [_bounded(found["groups"][g]) for g in groups] if "groups" in found else ["–"] * len(groups)
+            cells = [bounded_text(found["groups"][g]) for g in groups] if "groups" in found else ["–"] * len(groups)
             rows.append([arm, f"{target['heldout_gain']:+.1f}", *cells])
     lines += _table(["arm", "held-out gain", *groups], rows)
     fit = trajectory["razor"]
@@ -78,10 +78,6 @@ def _equal_gain(trajectory: dict[str, Any]) -> list[str]:
             f"Forgetting on KL(base || model), one quadratic over {fit['points']} checkpoints: R² {fit['r2']:.2f}.",
         ]
     return lines
-
-
-def _bounded(value: dict[str, Any]) -> str:
-    return f"{value['estimate']:+.1f}" if value["low"] is None else interval_text(value, "+.1f")
 
 
 def _shifts(shifts: dict[str, Any]) -> list[str]:

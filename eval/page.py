@@ -9,7 +9,7 @@ from markupsafe import Markup
 from eval.figures import Drawing, curves_figure, gains_figure, index_figure, label, scores_figure
 from eval.forgetting_figures import AXIS_NAMES, axes_of, forgetting_figure, razor_figure
 from eval.shift_figures import histograms_figure, kl_figure, layers_figure, visible_token, words_figure
-from eval.table import index_cell, index_text, interval_text
+from eval.table import bounded_text, index_cell, index_text, interval_text
 from eval.transfer_index import DEFINITIONS, MATH
 from eval.verdict import cards, certainty, headline
 from recipes.schema import Recipe
@@ -63,7 +63,7 @@ def render_page(transfer: dict[str, Any], recipe: Recipe, figures: dict[str, Dra
         "label": label,
         "points": lambda value: interval_text(value, "+.1f"),
         "nats": lambda value: interval_text(value, ".3f"),
-        "reached": _reached,
+        "reached": bounded_text,
         "level": _level,
         "token": visible_token,
         "index_cell": index_cell,
@@ -87,13 +87,6 @@ def render_page(transfer: dict[str, Any], recipe: Recipe, figures: dict[str, Dra
         certainty=certainty(transfer),
         cards=cards(transfer),
     )
-
-
-def _reached(value: dict[str, float | None]) -> str:
-    """An interval that may have no bounds."""
-    if value["low"] is None:
-        return f"{value['estimate']:+.1f}"
-    return interval_text(value, "+.1f")  # type: ignore[arg-type]
 
 
 def _level(value: dict[str, float] | float | None) -> str:

@@ -65,3 +65,8 @@ def index_cell(cell: dict[str, Any]) -> str:
 def interval_text(value: dict[str, float], form: str) -> str:
     """An estimate with its interval, each number in the format `form`."""
     return f"{value['estimate']:{form}} [{value['low']:{form}}, {value['high']:{form}}]"
+
+
+def bounded_text(value: dict[str, Any]) -> str:
+    """A gain in points with its interval, or alone where it has no bounds."""
+    return f"{value['estimate']:+.1f}" if value["low"] is None else interval_text(value, "+.1f")

@@ -107,7 +107,7 @@ def _show(recipe: "Recipe", study_dir: Path, options: argparse.Namespace) -> int
 
 def format_trajectory(found: dict[str, Any], axis: str) -> str:
     """The curves and the comparison at equal gain as text."""
-    from eval.table import interval_text
+    from eval.table import bounded_text, interval_text
 
     groups = found["groups"]
     chosen = axis if all(axis in arm["axes"] for arm in found["arms"].values()) else None
@@ -124,10 +124,10 @@ def format_trajectory(found: dict[str, Any], axis: str) -> str:
             if "groups" not in values:
                 lines.append(f"{arm:<28}never reaches it")
                 continue
-            lines.append(f"{arm:<28}{'':>24}" + "".join(f"{_bounded(values['groups'][g]):>24}" for g in groups))
+            lines.append(f"{arm:<28}{'':>24}" + "".join(f"{bounded_text(values['groups'][g]):>24}" for g in groups))
         for pair in target["contrasts"]:
             name = f"{pair['first']} - {pair['second']}"
-            lines.append(f"{name:<52}" + "".join(f"{_bounded(pair['groups'][g]):>24}" for g in groups))
+            lines.append(f"{name:<52}" + "".join(f"{bounded_text(pair['groups'][g]):>24}" for g in groups))
     if not found["equal_gain"]:
         best = ", ".join(f"{arm} {gain:+.1f}" for arm, gain in found["best_heldout_gain"].items())
         lines += ["", f"the arms have no held-out gain in common (at most {best}); nothing is compared at equal gain"]
@@ -139,12 +139,6 @@ def format_trajectory(found: dict[str, Any], axis: str) -> str:
             f"loss outside math on KL(base || model), one quadratic: R2 {fit['r2']:.2f}; residuals {residuals}",
         ]
     return "\n".join(lines)
-
-
-def _bounded(value: dict[str, Any]) -> str:
-    from eval.table import interval_text
-
-    return f"{value['estimate']:+.1f}" if value["low"] is None else interval_text(value, "+.1f")
 
 
 def _finished_trajectories(study_dir: Path) -> "Recipe":

@@ -1,10 +1,9 @@
-"""The report page: its numbers are those of transfer.json, a real browser shows it, and nothing in it can act."""
+"""The report page: its numbers are those of transfer.json, its sentences follow from them, and wandb has it too."""
 
 import json
 import re
 import shutil
 from html.parser import HTMLParser
-from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -14,10 +13,7 @@ from eval.page import draw_figures, render_page
 from eval.report import training_curves
 from eval.verdict import cards, certainty, headline, method_of
 from recipes.loading import load_study
-from tests.browser import BROWSER, open_browser
 from tests.conftest import ANALYSED, SMOKE
-
-needs_browser = pytest.mark.skipif(BROWSER is None, reason="no Chromium on this machine")
 
 
 class Tables(HTMLParser):
@@ -264,138 +260,6 @@ def test_every_figure_is_written_in_both_formats(analysed_study, page):
     assert figures == {f"{name}.{end}" for name in names for end in ("svg", "png")}
     assert page.count("<svg") == len(names)
     assert not re.search(r"<(script|link|img|iframe)|@import|url\((?!#)|(src|href)=\"(?!#)|\son\w+=", page)
-
-
-HOSTILE = (
-    "</pre><script>window.hacked = 1</script>",
-    "<img src=x onerror='window.hacked = 1'>",
-    '"><svg onload=window.hacked=1>',
-    "javascript:window.hacked=1",
-    "</style><script>window.hacked = 1</script>",
-    "$\\frac{1}{2}$ ]]> <!-- \x1b[31m \u202e reversed",
-)
-
-
-@pytest.fixture(scope="module")
-def hostile_page(analysed_study, analysed_transfer, tmp_path_factory):
-    """The report of a study whose models wrote nothing but markup."""
-    transfer = json.loads(json.dumps(analysed_transfer))
-    for number, example in enumerate(transfer["examples"]):
-        text = HOSTILE[number % len(HOSTILE)]
-        example |= {"prompt": text, "reference": text}
-        for response in example["responses"].values():
-            response |= {"text": text, "thinking": text}
-    for found in transfer["diagnostics"]["arms"].values():
-        for number, word in enumerate(found["shifted"]["words"]):
-            word["text"] = HOSTILE[number % len(HOSTILE)]
-    recipe = load_study(analysed_study)
-    clock = json.loads((analysed_study / "report" / "hours.json").read_text())
-    figures = draw_figures(transfer, training_curves(recipe, analysed_study), clock)
-    path = tmp_path_factory.mktemp("hostile") / "index.html"
-    path.write_text(render_page(transfer, recipe, figures, clock))
-    return path
-
-
-def test_what_models_wrote_is_text(hostile_page):
-    page = hostile_page.read_text()
-    assert "&lt;script&gt;window.hacked" in page
-    assert not re.search(r"<(script|img|svg onload)", page)
-
-
-@needs_browser
-def test_hostile_output_does_nothing_in_a_browser(hostile_page):
-    with open_browser() as browser:
-        browser.open(hostile_page)
-        assert browser.evaluate("window.hacked") is None
-        assert browser.evaluate("document.querySelectorAll('script, img, iframe, object').length") == 0
-        shown = browser.evaluate("[...document.querySelectorAll('.answers pre')].map(e => e.textContent)")
-        assert HOSTILE[0] in shown
-        assert HOSTILE[1] in shown
-        # Even markup that did get in could not run.
-        browser.evaluate("document.body.insertAdjacentHTML('beforeend', `<img src=x onerror='window.hacked = 1'>`)")
-        assert browser.evaluate("window.hacked") is None
-
-
-CONTRAST = """
-(() => {
-  const linear = v => { v /= 255; return v <= .03928 ? v / 12.92 : ((v + .055) / 1.055) ** 2.4; };
-  const lum = c => { const [r, g, b] = c.map(linear); return .2126 * r + .7152 * g + .0722 * b; };
-  const rgb = s => s.match(/[\\d.]+/g).map(Number);
-  const back = e => { for (; e; e = e.parentElement) { const c = rgb(getComputedStyle(e).backgroundColor);
-    if (c.length < 4 || c[3] > 0) return c.slice(0, 3); } return [255, 255, 255]; };
-  const bad = [];
-  for (const e of document.querySelectorAll('main *')) {
-    if (e.closest('svg') || ![...e.childNodes].some(n => n.nodeType === 3 && n.textContent.trim())) continue;
-    const one = lum(rgb(getComputedStyle(e).color).slice(0, 3)), two = lum(back(e));
-    const ratio = (Math.max(one, two) + .05) / (Math.min(one, two) + .05);
-    if (ratio < 4.5) bad.push(e.tagName + ' ' + e.textContent.slice(0, 20) + ' ' + ratio.toFixed(2));
-  }
-  return bad;
-})()
-"""
-
-
-@needs_browser
-def test_a_browser_shows_it_without_a_complaint(analysed_study, tmp_path):
-    with open_browser() as browser:
-        browser.resize(1240, 900)
-        browser.open(analysed_study / "report" / "index.html")
-        assert browser.problems == []
-        for scheme in ("light", "dark"):
-            browser.media(prefers_color_scheme=scheme)
-            assert browser.evaluate(CONTRAST) == [], scheme
-            browser.screenshot(tmp_path / f"{scheme}.png")
-        assert browser.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(20, 24, 31)"
-        assert (tmp_path / "light.png").read_bytes() != (tmp_path / "dark.png").read_bytes()
-        # Every figure says what it shows, headings are in order, and the answer is on the first screen.
-        figures = browser.evaluate("[...document.querySelectorAll('figure')].map(e => e.getAttribute('aria-label'))")
-        assert len(figures) == 16
-        assert all(text and len(text) > 20 for text in figures)
-        levels = browser.evaluate("[...document.querySelectorAll('h1, h2, h3, h4')].map(e => +e.tagName[1])")
-        assert levels.count(1) == 1
-        assert all(after - before <= 1 for before, after in pairwise(levels))
-        assert browser.evaluate("document.querySelector('.cards').getBoundingClientRect().top") < 500
-        # The page itself never scrolls sideways; wide tables do.
-        for width in (1240, 400):
-            browser.resize(width, 900)
-            assert browser.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth") <= 0
-
-
-@needs_browser
-def test_the_keyboard_reaches_everything_and_chooses_the_axis(analysed_study):
-    def press(key, code):
-        for kind in ("rawKeyDown", "keyUp"):
-            browser.call("Input.dispatchKeyEvent", type=kind, key=key, code=key, windowsVirtualKeyCode=code)
-
-    with open_browser() as browser:
-        browser.resize(1240, 900)
-        browser.open(analysed_study / "report" / "index.html")
-        seen = []
-        for _ in range(60):
-            press("Tab", 9)
-            seen.append(
-                browser.evaluate("document.activeElement.id || document.activeElement.textContent.slice(0, 25)")
-            )
-            if "axis-1" in seen:
-                break
-        assert seen[0] == "to the report"
-        assert "Gains" in seen
-        shown = "[...document.querySelectorAll('.tabs figure')].map(e => getComputedStyle(e).display != 'none')"
-        assert browser.evaluate(shown) == [True] + [False] * 6
-        press("ArrowRight", 39)
-        assert browser.evaluate(shown) == [False, True] + [False] * 5
-        assert browser.evaluate("document.activeElement.id") == "axis-2"
-
-
-@needs_browser
-def test_it_prints_every_axis_and_no_navigation(analysed_study):
-    with open_browser() as browser:
-        browser.open(analysed_study / "report" / "index.html")
-        browser.media(type="print")
-        shown = "[...document.querySelectorAll('.tabs figure')].every(e => getComputedStyle(e).display != 'none')"
-        assert browser.evaluate(shown)
-        assert browser.evaluate("getComputedStyle(document.querySelector('nav')).display") == "none"
-        assert len(browser.call("Page.printToPDF")["data"]) > 50_000
 
 
 def test_an_unmatched_study_says_so_first(analysed_study, analysed_transfer):
