@@ -7,6 +7,7 @@ importing torch, for plans; `usable_attention` loads the kernel, on the machine 
 
 import os
 import re
+import sys
 from collections.abc import Mapping
 from importlib import metadata
 from importlib.util import find_spec
@@ -161,10 +162,19 @@ def attention_that_ran(model: "PreTrainedModel") -> str:
     return f"{name}@{commits[0]}" if commits else name
 
 
+def main(arguments: list[str]) -> int:
+    """Say what a model section (JSON) would use here; exit status 2 with a sentence if that is nothing."""
+    try:
+        found = usable_attention(ModelSpec.model_validate_json(arguments[0]))
+    except UserError as error:
+        print(error, file=sys.stderr)
+        return 2
+    print(f"attention: {found}")
+    return 0
+
+
 def _loaded_kernels() -> Mapping[str, str]:
     """Commits of the kernels this process has loaded, by repository."""
-    import sys
-
     if "kernels" not in sys.modules:
         return {}
     from kernels import get_loaded_kernels
@@ -177,3 +187,7 @@ def _commit(folder: Path) -> str:
     """The commit in a path of the hub's cache (`.../snapshots/<commit>/build/<variant>`)."""
     parts = folder.parts
     return parts[parts.index("snapshots") + 1] if "snapshots" in parts else "local"
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
