@@ -146,6 +146,17 @@ class SiteSpec(JobSpec):
         return JobSpec(**own)
 
 
+def hours_of(duration: str) -> float:
+    """Hours in a duration as Slurm writes it: MM, MM:SS, HH:MM:SS, D-HH, D-HH:MM or D-HH:MM:SS."""
+    days, dash, rest = duration.rpartition("-")
+    parts = [int(part) for part in rest.split(":")]
+    if dash:
+        hours, minutes, seconds = (*parts, 0, 0)[:3]
+    else:
+        hours, minutes, seconds = (0, *parts, 0)[:3] if len(parts) < 3 else parts
+    return int(days or 0) * 24 + hours + minutes / 60 + seconds / 3600
+
+
 def find_site(option: Path | None) -> Path:
     """The site file: the one named, or TRANSFER_SITE, or ~/.config/transfer/site.yaml.
 

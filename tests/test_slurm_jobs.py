@@ -88,10 +88,11 @@ def test_nodes_and_gpus_of_the_14b_study():
 
 def test_a_node_with_too_few_gpus_is_refused_with_the_number_of_nodes():
     recipe = load_recipe(RECIPES / "qwen3-14b" / "matched.yaml")
+    tasks = tasks_of_study(recipe, Path("/studies/a"), build_stages(recipe))
     with pytest.raises(
         UserError, match=r"8 ranks on 1 node\(s\) are 8 GPUs a node, but the site has 4; set resources.nodes=2"
     ):
-        check_site(recipe, SiteSpec(gpus_per_node=4))
+        check_site(tasks, SiteSpec(gpus_per_node=4))
 
 
 HOSTILE = [
