@@ -11,7 +11,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from data.attention import REMEDY, missing
+from data.attention import FLASH, REMEDY, missing
 from data.prompt import chat_template
 from launch.fit import model_shape
 from launch.gpus import gpus_wanted, teacher_on
@@ -27,6 +27,10 @@ from train.cost import ModelShape
 _FAMILY = re.compile(
     r"(?i)(?<![a-z0-9])(v100|t4|a10g?|a30|a40|l4|l40s?|a100|h100|h200|h800|h20|gh200|b200|gb200|mi\d+\w*)(?![0-9])"
 )
+
+
+LOADS_MODELS = {"arms", "drift", "diagnostics"}
+"""Kinds of stages that load a model with the recipe's attention."""
 
 
 class Finding(NamedTuple):
@@ -86,7 +90,7 @@ def refuse(found: Sequence[Finding]) -> None:
 def _software(recipe: Recipe, waiting: Sequence[Stage]) -> Iterator[Finding]:
     kinds = {stage.kind for stage in waiting}
     model = recipe.model
-    if model is not None and kinds & {"arms", "drift", "diagnostics"} and (reason := missing(model)):
+    if model is not None and kinds & LOADS_MODELS and (reason := missing(model)):
         if model.attention_fallback is None:
             yield Finding("error", f"model.attention={model.attention} cannot be used: {reason}", REMEDY)
         else:
@@ -156,7 +160,11 @@ def _size(value: float) -> str:
 
 def _this_machine(recipe: Recipe, waiting: Sequence[Stage], gpus: Sequence[str]) -> Iterator[Finding]:
     """GPUs of this machine against those the recipe is for."""
+    model = recipe.model
     if not gpus:
+        flash = model is not None and model.attention in FLASH and model.attention_fallback is None
+        if flash and any(stage.kind in LOADS_MODELS for stage in waiting):
+            yield Finding("error", f"{model and model.attention} needs a GPU and none is visible here", REMEDY)
         return
     for kind in dict.fromkeys(stage.kind for stage in waiting):
         wanted = gpus_wanted(recipe, kind)

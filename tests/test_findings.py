@@ -1,5 +1,6 @@
 """What stands in the way of a study is found before it starts, by value; and what a whole study needs, by hand."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -53,7 +54,7 @@ def test_missing_flash_attention_is_an_error_or_what_the_recipe_allows(machine):
         "model.attention=flash_attention_2 cannot be used: neither flash-attn nor kernels is installed"
     )
     assert error.remedy.startswith("run pip install -e '.[flash]'")
-    with pytest.raises(UserError, match="^cannot work: model.attention=flash_attention_2 cannot be used: neither"):
+    with pytest.raises(UserError, match=r"^cannot work: model.attention=flash_attention_2 cannot be used: neither"):
         refuse([error])
     (allowed,) = found("model.attention_fallback=sdpa")
     assert (allowed.severity, allowed.remedy) == ("warning", "")
@@ -61,6 +62,14 @@ def test_missing_flash_attention_is_an_error_or_what_the_recipe_allows(machine):
     refuse([allowed])
     (planned,) = found(gpus=[], elsewhere=True)
     assert (planned.severity, planned.sentence[:40]) == ("warning", "on this machine model.attention=flash_at")
+
+
+def test_flash_attention_on_a_cpu_is_refused_also_where_its_package_is_installed(machine):
+    assert [str(finding).partition("; ")[0] for finding in found(gpus=[])] == [
+        "flash_attention_2 needs a GPU and none is visible here"
+    ]
+    assert found("model.attention_fallback=sdpa", gpus=[]) == []
+    assert found("model.attention=sdpa", gpus=[]) == []
 
 
 def test_engines_and_sandbox(machine):
@@ -109,8 +118,6 @@ def test_what_is_done_needs_no_more_disk(tmp_path):
         start_stage(tmp_path / stage.name, stage.name, inputs)
         finish_stage(tmp_path / stage.name, {})
         manifest = tmp_path / stage.name / "manifest.json"
-        import json
-
         manifest.write_text(json.dumps(json.loads(manifest.read_text()) | {"output_hash": stage.name}))
     after = disk_needed(recipe, shape, stages, tmp_path, 0, False)
     weights = 4 * shape.parameters()
@@ -121,7 +128,8 @@ def test_what_is_done_needs_no_more_disk(tmp_path):
 def test_gpus_of_this_machine(machine):
     (ranks,) = found(gpus=EIGHT[:4])
     assert str(ranks) == (
-        "arms ask for 8 GPUs (resources.ranks) and this machine has 4; set resources.ranks=4, or use a machine with more"
+        "arms ask for 8 GPUs (resources.ranks) and this machine has 4; set resources.ranks=4, "
+        "or use a machine with more"
     )
     parallel = found("suite.engine={kind: vllm, tensor_parallel: 4}", "resources.ranks=2", gpus=EIGHT[:2])
     assert [finding.sentence for finding in parallel] == [
@@ -187,8 +195,8 @@ def test_time_limits_against_hours(machine):
     short = told("30-0", arms={"time_limit": str(int(60 * first) - 1)})
     assert ("error", "lower train.save_every_steps") in [(f.severity, f.remedy.partition(", or ")[2]) for f in short]
     refused = [f.sentence for f in short if f.severity == "error"]
-    assert f"a job of arms/grpo has {int(60 * first) - 1} and its first checkpoint comes after about {first:.1f} hours" \
-        in refused  # fmt: skip
+    limit, after = int(60 * first) - 1, f"{first:.1f} hours"
+    assert f"a job of arms/grpo has {limit} and its first checkpoint comes after about {after}" in refused
     assert told("30-00:00:00") == []
 
 
