@@ -64,6 +64,8 @@ def add_commands(commands: Any) -> None:
     )
     doctor.add_argument("--gpu", action="store_true", help="a machine without a GPU or vLLM fails")
     doctor.add_argument("--folder", metavar="DIR", type=Path, default=Path("runs"), help="where studies will be kept")
+    doctor.add_argument("--recipe", metavar="RECIPE", help="a recipe: also check what it would lack here")
+    doctor.add_argument("--site", metavar="FILE", type=Path, help="with --recipe: on the cluster of this site file")
     doctor.add_argument("--json", action="store_true", help="print JSON instead of text")
 
 
@@ -146,7 +148,7 @@ def _doctor(options: argparse.Namespace) -> int:
     def show(text: str) -> None:
         print(text, file=sys.stderr if options.json else sys.stdout, flush=True)
 
-    found = examine(options.folder, options.gpu, show)
+    found = examine(options.folder, options.gpu, show, options.recipe, options.site)
     failed = [row["check"] for row in found if row["state"] == "fail"]
     if options.json:
         print(json.dumps(found, indent=1))
