@@ -11,10 +11,13 @@ from pathlib import Path
 from eval.suite_size import evaluation_responses
 from launch.analysis_plan import diagnostics_plan, trajectory_plan
 from launch.gpus import CPU_STAGES, gpus_wanted
+from launch.site_file import SiteSpec
 from launch.stages import Stage, stage_states
+from recipes.manifest import read_manifest
 from recipes.schema import Recipe
 from train.arms import resolve_arm
 from train.cost import GPUS, ModelShape, checkpoint_bytes, generation_hours, run_hours
+from train.matching import attention_of
 
 _BYTES_PER_TOKEN = 5  # of text, before compression
 _START_HOURS = 0.25  # a job on a cluster: importing, loading, compiling kernels
@@ -189,3 +192,18 @@ def checkpoint_hours(recipe: Recipe, name: str, shape: ModelShape | None) -> flo
         return None
     arm = resolve_arm(recipe, name)
     return _START_HOURS + hours / recipe.resources.ranks * min(1.0, arm.save_every_steps / arm.steps)
+
+
+def gpus_of_node(recipe: Recipe, site: SiteSpec | None, gpus: Sequence[str]) -> int:
+    """GPUs of the machine that a plan is for; 0: none."""
+    if site is not None:
+        return site.gpus_per_node
+    training = recipe.resources.ranks // recipe.resources.nodes
+    return len(gpus) or (training if recipe.resources.gpu is not None else 0)
+
+
+def attention_of_runs(recipe: Recipe, name: str, study_dir: Path | None) -> list[str]:
+    """What the finished runs of an arm computed attention with."""
+    folders = [] if study_dir is None else [study_dir / "arms" / name / f"seed-{seed}" for seed in recipe.seeds]
+    manifests = [manifest for folder in folders if (manifest := read_manifest(folder)) and manifest["completed"]]
+    return sorted({attention_of(manifest["facts"]) for manifest in manifests if "matched_on" in manifest["facts"]})

@@ -2,7 +2,6 @@
 
 import json
 import shlex
-from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,7 @@ from eval.suite_size import evaluation_responses
 from launch.analysis_plan import analysis_lines, analysis_obstacles, diagnostics_plan, trajectory_plan
 from launch.findings import disk_text, findings
 from launch.fit import memory_of_arm, model_shape, obstacles, sampling_memory
-from launch.needs import Disk, disk_needed, gpu_hours_of_run, wall_clock
+from launch.needs import Disk, attention_of_runs, disk_needed, gpu_hours_of_run, gpus_of_node, wall_clock
 from launch.preflight import warnings
 from launch.processes import visible_gpus
 from launch.ranks import Place, launch_command, launch_files
@@ -86,7 +85,7 @@ def build_plan(
         ],
         "parameters": shape.parameters() if shape else None,
         "pretraining_tokens": None if pocket is None else pocket.documents // 4 * _MEAN_ROW_TOKENS,
-        "arms": {name: _arm_plan(recipe, name, shape) for name in recipe.trained},
+        "arms": {name: _arm_plan(recipe, name, shape, study_dir) for name in recipe.trained},
         "teacher": teacher_plan(recipe, study_dir),
         "gpu": recipe.resources.gpu,
         "gpus": gpus_of(recipe),
@@ -114,14 +113,6 @@ def evaluation_hours(recipe: Recipe, shape: ModelShape | None, models: int) -> f
     responses = evaluation_responses(recipe, models)
     length = min(recipe.suite.max_response_tokens, recipe.resources.expected_completion_tokens or 1 << 60)
     return None if responses is None else generation_hours(shape, GPUS[recipe.resources.gpu], responses, length)
-
-
-def gpus_of_node(recipe: Recipe, site: SiteSpec | None, gpus: Sequence[str]) -> int:
-    """GPUs of the machine that a plan is for; 0: none."""
-    if site is not None:
-        return site.gpus_per_node
-    training = recipe.resources.ranks // recipe.resources.nodes
-    return len(gpus) or (training if recipe.resources.gpu is not None else 0)
 
 
 def gpus_of(recipe: Recipe) -> dict[str, int]:
@@ -160,7 +151,7 @@ def _asked_once(recipe: Recipe) -> Any:
     return recipe.suite.model_copy(update={"samples_per_question": 1, "benchmarks": tuple(benchmarks)})
 
 
-def _arm_plan(recipe: Recipe, name: str, shape: ModelShape | None) -> dict[str, Any]:
+def _arm_plan(recipe: Recipe, name: str, shape: ModelShape | None, study_dir: Path | None = None) -> dict[str, Any]:
     """Updates, tokens, FLOPs, memory, hours and disk of one run of an arm."""
     arm = resolve_arm(recipe, name)
     exposures = arm.steps * arm.problems_per_step
@@ -187,6 +178,7 @@ def _arm_plan(recipe: Recipe, name: str, shape: ModelShape | None) -> dict[str, 
         "runs": len(recipe.seeds),
         "memory_per_rank": memory_of_arm(recipe, arm, shape),
         "sampling_memory": sampling_memory(recipe, arm, shape),
+        "attention": attention_of_runs(recipe, name, study_dir),
     }
 
 
@@ -320,6 +312,8 @@ def format_plan(plan: dict[str, Any], commands: bool = False) -> str:
     if plan["dropped_problems"]:
         reasons = ", ".join(f"{count:,} {reason}" for reason, count in plan["dropped_problems"].items() if count)
         lines.append(f"problems left out: {reasons}")
+    used = {kind for arm in plan["arms"].values() for kind in arm["attention"]}
+    lines += [f"attention of finished runs: {', '.join(sorted(used))}"] if used else []
     if plan["arms"]:
         matched = "matched: the arms differ only in what the study varies"
         lines += ["", "UNMATCHED:" if plan["differences"] else matched]

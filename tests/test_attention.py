@@ -7,6 +7,8 @@ import pytest
 
 from data import attention
 from data.attention import FLASH, KERNELS_BELOW, KERNELS_FROM, missing, usable_attention
+from launch.needs import attention_of_runs
+from launch.plan import build_plan, format_plan
 from launch.stages import build_stages
 from recipes.errors import UserError
 from recipes.loading import load_recipe
@@ -123,6 +125,20 @@ def test_what_ran_is_recorded_and_a_run_resumed_with_another_names_both(tmp_path
     both = "sdpa then kernels-community/flash-attn2@0123456789ab"
     assert record_attention(model, tmp_path) == both
     assert json.loads((tmp_path / "attention.json").read_text()) == both.split(" then ")
+
+
+def test_the_plan_shows_what_finished_runs_used(tmp_path):
+    recipe = load_recipe(SMOKE)
+    folder = tmp_path / "arms" / "grpo" / "seed-0"
+    folder.mkdir(parents=True)
+    manifest = {"completed": None, "input_hash": "", "inputs": {}, "facts": {}}
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    assert attention_of_runs(recipe, "grpo", tmp_path) == []
+    facts = {"matched_on": {"attention": "flash_attention_2"}, "attention": "sdpa"}
+    (folder / "manifest.json").write_text(json.dumps(manifest | {"completed": "now", "facts": facts}))
+    assert attention_of_runs(recipe, "grpo", tmp_path) == ["sdpa"]
+    text = format_plan(build_plan(recipe, build_stages(recipe), tmp_path))
+    assert "\nattention of finished runs: sdpa\n" in text
 
 
 def test_arms_that_ran_with_another_attention_are_unmatched(tmp_path):
