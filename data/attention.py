@@ -108,10 +108,11 @@ def fetch_kernel(spec: ModelSpec) -> str | None:
     try:
         # By its branch: a kernel that was fetched by a commit is not found again without a network.
         folder = Path(install_kernel(flash.kernel, revision=f"v{flash.kernel_version}"))
-    except (OSError, ValueError) as error:
+    except Exception as error:  # no network, no build for the torch that is installed here, a damaged file
         raise UserError(
             f"the kernel {flash.kernel} for model.attention={spec.attention} cannot be fetched "
-            f"({str(error).splitlines()[0]}); set model.attention=sdpa, or install {flash.distribution}"
+            f"({(str(error) or type(error).__name__).splitlines()[0]}); fetch again where the torch of the GPU nodes "
+            "is installed, or set model.attention=sdpa"
         ) from None
     return _commit(folder)
 

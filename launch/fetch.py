@@ -13,6 +13,7 @@ from data.sources import read_rows
 from eval.forms import questions_of
 from eval.questions import benchmark_files, read_benchmark_rows
 from recipes.corpus_schema import BenchmarkTexts, DataFiles, SourceSpec, StoredCompletions
+from recipes.errors import UserError
 from recipes.loading import lock_path
 from recipes.manifest import hash_file, write_json
 from recipes.schema import Recipe
@@ -40,8 +41,14 @@ def fetch(recipe: Recipe, recipe_path: Path | None) -> dict[str, Any]:
     for name, revision in _models(recipe):
         print(f"  fetching {name}", flush=True)
         models[name] = {"directory": name} if Path(name).is_dir() else fetch_model(name, revision)
-    if recipe.model is not None and (commit := fetch_kernel(recipe.model)):
-        print(f"  fetched the kernel of {recipe.model.attention}, commit {commit[:12]}", flush=True)
+    if recipe.model is not None:
+        try:
+            commit = fetch_kernel(recipe.model)
+        except UserError as error:  # what else was fetched is worth its lock
+            print(f"  warning: {error}", flush=True)
+            commit = None
+        if commit is not None:
+            print(f"  fetched the kernel of {recipe.model.attention}, commit {commit}", flush=True)
     pinned = {name: entry for name, entry in models.items() if "revision" in entry}
     lock = {"sources": sources, "benchmarks": benchmarks, "models": pinned}
     if recipe_path is not None:

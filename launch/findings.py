@@ -128,7 +128,7 @@ def _disk(
 ) -> Iterator[Finding]:
     if recipe.model is None or not waiting:
         return
-    need = disk_needed(recipe, shape, stages, study_dir, len(gpus), site is not None)
+    need = disk_needed(recipe, shape, stages, study_dir, len(gpus), site)
     free = free_bytes(study_dir)
     if need is not None and need.total > free:
         yield Finding(

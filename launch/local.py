@@ -66,9 +66,12 @@ def run_local(recipe: Recipe, study_dir: Path, stages: list[Stage], until: str |
     """Write `study.json` and run what is not done yet; returns the process exit status.
 
     Raises:
-        UserError: the directory cannot take this study (see `check_study_dir`) or another process writes it.
+        UserError: the directory cannot take this study (see `check_study_dir`), another process writes it, or flash
+            attention does not load on this machine.
     """
     check_study_dir(recipe, study_dir)
+    if any(state.state != "done" for state in stage_states(stages, study_dir).values()):
+        require_attention(recipe)
     with locked(study_dir):
         path = study_dir / STUDY_FILE
         if path.exists():
@@ -96,7 +99,6 @@ def _run_local(recipe: Recipe, study_dir: Path, stages: list[Stage]) -> int:
     running: dict[Future[Failure | None], tuple[Stage, float]] = {}
     gpus = visible_gpus()
     places = Pool(gpus, recipe.resources.workers)
-    require_attention(recipe)
     display = _Display(study_dir)
     values = recipe.dump()
     with (

@@ -46,7 +46,12 @@ class Disk:
 
 
 def disk_needed(
-    recipe: Recipe, shape: ModelShape | None, stages: Sequence[Stage], study_dir: Path, gpus: int, everywhere: bool
+    recipe: Recipe,
+    shape: ModelShape | None,
+    stages: Sequence[Stage],
+    study_dir: Path,
+    gpus: int,
+    site: SiteSpec | None = None,
 ) -> Disk | None:
     """What the stages that are not done will write, at most; None for an unknown model.
 
@@ -56,7 +61,7 @@ def disk_needed(
         stages: of the study.
         study_dir: its folder.
         gpus: of this machine, which decide how many run at the same time.
-        everywhere: whether as many as there are may run at the same time, as on a cluster.
+        site: the cluster it runs on, where whole arrays run at the same time; None: this machine.
     """
     if shape is None or recipe.model is None:
         return None
@@ -89,16 +94,18 @@ def disk_needed(
         base=weights * (kinds.count("base") + kinds.count("external")),
         corpus=corpus,
         runs=kept,
-        while_training=sum(sorted(temporary)[-side_by_side(recipe, "arms", gpus, everywhere, len(temporary)) :]),
+        while_training=sum(sorted(temporary)[-side_by_side(recipe, "arms", gpus, site, len(temporary)) :]),
         responses=responses,
-        while_diagnosing=each * side_by_side(recipe, "diagnostics", gpus, everywhere, kinds.count("diagnostics")),
+        while_diagnosing=each * side_by_side(recipe, "diagnostics", gpus, site, kinds.count("diagnostics")),
     )
 
 
-def side_by_side(recipe: Recipe, kind: str, gpus: int, everywhere: bool, count: int) -> int:
-    """Stages of a kind that run at the same time: on `gpus` GPUs (0: a CPU), or wherever a cluster has room."""
-    if everywhere:
-        return max(1, count)
+def side_by_side(recipe: Recipe, kind: str, gpus: int, site: SiteSpec | None, count: int) -> int:
+    """Stages of a kind that run at the same time: on `gpus` GPUs (0: a CPU), or as tasks of arrays, one an arm."""
+    if site is not None:
+        seeds = len(recipe.seeds)
+        arrays = -(-count // seeds)
+        return max(1, min(count, arrays * min(seeds, site.max_running or seeds)))
     wanted, workers = gpus_wanted(recipe, kind), recipe.resources.workers
     places = gpus // wanted if gpus and wanted else workers or CPU_STAGES
     return max(1, min(count, places, workers or places))

@@ -69,7 +69,7 @@ def build_plan(
     shape = model_shape(recipe)
     suite = recipe.suite
     labels = [label for arm in ("base", *recipe.arms) for label in recipe.labels(arm)]
-    disk = disk_needed(recipe, shape, stages, study_dir, node, site is not None)
+    disk = disk_needed(recipe, shape, stages, study_dir, node, site)
     analysis = {"trajectory": trajectory_plan(recipe, shape), "diagnostics": diagnostics_plan(recipe, shape)}
     return {
         "study": recipe.study,

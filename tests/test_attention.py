@@ -1,12 +1,13 @@
 """Which attention can be used, by what is installed; what transformers itself would take; what is recorded."""
 
 import json
+import sys
 from types import SimpleNamespace
 
 import pytest
 
 from data import attention
-from data.attention import FLASH, KERNELS_BELOW, KERNELS_FROM, missing, usable_attention
+from data.attention import FLASH, KERNELS_BELOW, KERNELS_FROM, fetch_kernel, missing, usable_attention
 from launch.needs import attention_of_runs
 from launch.plan import build_plan, format_plan
 from launch.stages import build_stages
@@ -105,6 +106,29 @@ def test_installed_is_not_enough_without_a_gpu(installed):
     installed["kernels"] = "0.16.2"
     with pytest.raises(UserError, match="no GPU is visible here"):
         usable_attention(spec())
+
+
+def test_the_kernel_is_fetched_by_its_branch(installed, monkeypatch, tmp_path):
+    asked = []
+
+    def install_kernel(repository, *, revision):
+        asked.append((repository, revision))
+        if len(asked) > 1:
+            raise FileNotFoundError("Cannot find a build variant for this system\ntorch213-cu130: rejected")
+        return str(tmp_path / "snapshots" / "0123abcd" / "build" / "torch213")
+
+    monkeypatch.setitem(sys.modules, "kernels", SimpleNamespace(install_kernel=install_kernel))
+    assert fetch_kernel(spec()) is None, "without kernels there is nothing to fetch it with"
+    installed["kernels"] = "0.16.2"
+    assert fetch_kernel(spec("sdpa")) is None
+    assert fetch_kernel(spec()) == "0123abcd"
+    with pytest.raises(
+        UserError, match=r"cannot be fetched \(Cannot find a build variant for this system\); fetch again"
+    ):
+        fetch_kernel(spec())
+    assert asked == [("kernels-community/flash-attn2", "v3")] * 2
+    installed["flash-attn"] = "2.8.3"
+    assert fetch_kernel(spec()) is None
 
 
 def test_the_fallback_rebuilds_nothing():

@@ -92,14 +92,16 @@ def test_disk_of_the_whole_study_by_hand(machine):
     recipe = load_recipe(BIG)
     shape, stages = model_shape(recipe), build_stages(recipe)
     weights = 2 * shape.parameters()
-    need = disk_needed(recipe, shape, stages, Path("/nowhere"), 8, False)
+    need = disk_needed(recipe, shape, stages, Path("/nowhere"), 8)
     assert need.base == weights
     assert need.runs == 12 * 9 * weights  # eight snapshots and the end; four arms, three seeds
     assert need.while_training == checkpoint_bytes(shape, 8, True) - 9 * weights == 3 * 14 * shape.parameters()
     assert need.responses == 513_227 * 5000 * 5
     assert need.total == need.base + need.corpus + need.runs + need.responses + need.while_training
-    everywhere = disk_needed(recipe, shape, stages, Path("/nowhere"), 8, True)
+    everywhere = disk_needed(recipe, shape, stages, Path("/nowhere"), 8, SiteSpec())
     assert everywhere.while_training == 12 * need.while_training
+    two = disk_needed(recipe, shape, stages, Path("/nowhere"), 8, SiteSpec(max_running=2))
+    assert two.while_training == 4 * 2 * need.while_training
     machine["free"] = need.total
     assert found() == []
     machine["free"] = need.total - 1
@@ -112,14 +114,14 @@ def test_disk_of_the_whole_study_by_hand(machine):
 def test_what_is_done_needs_no_more_disk(tmp_path):
     recipe = load_recipe(SMOKE)
     stages, shape = build_stages(recipe), model_shape(recipe)
-    before = disk_needed(recipe, shape, stages, tmp_path, 0, False)
+    before = disk_needed(recipe, shape, stages, tmp_path, 0)
     for stage in stages[:3]:
         inputs = dict(stage.reads) | {f"output of {name}": name for name in stage.needs}
         start_stage(tmp_path / stage.name, stage.name, inputs)
         finish_stage(tmp_path / stage.name, {})
         manifest = tmp_path / stage.name / "manifest.json"
         manifest.write_text(json.dumps(json.loads(manifest.read_text()) | {"output_hash": stage.name}))
-    after = disk_needed(recipe, shape, stages, tmp_path, 0, False)
+    after = disk_needed(recipe, shape, stages, tmp_path, 0)
     weights = 4 * shape.parameters()
     assert before.runs == 3 * weights
     assert (after.base, after.corpus, after.runs) == (0, 0, 2 * weights)
@@ -217,11 +219,11 @@ def test_hours_of_stages_and_of_the_whole_on_eight_gpus():
 
 def test_stages_side_by_side():
     recipe = load_recipe(BIG)
-    assert side_by_side(recipe, "arms", 8, False, 12) == 1
-    assert side_by_side(recipe, "eval", 8, False, 13) == 8
-    assert side_by_side(recipe, "eval", 8, True, 13) == 13
-    assert side_by_side(load_recipe(BIG, ["resources.workers=3"]), "eval", 8, False, 13) == 3
-    assert side_by_side(load_recipe(SMOKE), "arms", 0, False, 3) == 2
+    assert side_by_side(recipe, "arms", 8, None, 12) == 1
+    assert side_by_side(recipe, "eval", 8, None, 13) == 8
+    assert side_by_side(recipe, "eval", 8, SiteSpec(), 13) == 13
+    assert side_by_side(load_recipe(BIG, ["resources.workers=3"]), "eval", 8, None, 13) == 3
+    assert side_by_side(load_recipe(SMOKE), "arms", 0, None, 3) == 2
 
 
 def test_models_of_gpus_by_the_drivers_word(tmp_path):
