@@ -19,7 +19,7 @@ from launch.needs import Disk, checkpoint_hours, disk_needed, stage_hours
 from launch.node import free_bytes, needs_vllm
 from launch.processes import gpu_models, visible_gpus
 from launch.site_file import SiteSpec, hours_of
-from launch.stages import Stage, stage_states
+from launch.stages import Stage, build_stages, stage_states
 from recipes.errors import UserError
 from recipes.schema import Recipe
 from train.cost import ModelShape
@@ -65,11 +65,11 @@ def findings(
             is a warning then.
     """
     shape, gpus = model_shape(recipe), visible_gpus() if gpus is None else gpus
-    states = stage_states(list(stages), study_dir)
+    states = stage_states(build_stages(recipe), study_dir)  # all: some of `stages` may need others
     waiting = [stage for stage in stages if states[stage.name].state != "done"]
     of_this_machine = [
         *(() if site is not None and site.container else _software(recipe, waiting)),
-        *_disk(recipe, shape, waiting, stages, study_dir, site, gpus),
+        *_disk(recipe, shape, waiting, study_dir, site, gpus),
     ]
     if elsewhere:
         of_this_machine = [
@@ -121,14 +121,13 @@ def _disk(
     recipe: Recipe,
     shape: ModelShape | None,
     waiting: Sequence[Stage],
-    stages: Sequence[Stage],
     study_dir: Path,
     site: SiteSpec | None,
     gpus: Sequence[str],
 ) -> Iterator[Finding]:
     if recipe.model is None or not waiting:
         return
-    need = disk_needed(recipe, shape, stages, study_dir, len(gpus), site)
+    need = disk_needed(recipe, shape, waiting, len(gpus), site)
     free = free_bytes(study_dir)
     if need is not None and need.total > free:
         yield Finding(

@@ -12,7 +12,7 @@ from eval.suite_size import evaluation_responses
 from launch.analysis_plan import diagnostics_plan, trajectory_plan
 from launch.gpus import CPU_STAGES, gpus_wanted
 from launch.site_file import SiteSpec
-from launch.stages import Stage, stage_states
+from launch.stages import Stage
 from recipes.manifest import read_manifest
 from recipes.schema import Recipe
 from train.arms import resolve_arm
@@ -46,27 +46,19 @@ class Disk:
 
 
 def disk_needed(
-    recipe: Recipe,
-    shape: ModelShape | None,
-    stages: Sequence[Stage],
-    study_dir: Path,
-    gpus: int,
-    site: SiteSpec | None = None,
+    recipe: Recipe, shape: ModelShape | None, waiting: Sequence[Stage], gpus: int, site: SiteSpec | None = None
 ) -> Disk | None:
-    """What the stages that are not done will write, at most; None for an unknown model.
+    """What stages that are not done will write, at most; None for an unknown model.
 
     Args:
         recipe: of the study.
         shape: of its model.
-        stages: of the study.
-        study_dir: its folder.
+        waiting: the stages.
         gpus: of this machine, which decide how many run at the same time.
         site: the cluster it runs on, where whole arrays run at the same time; None: this machine.
     """
     if shape is None or recipe.model is None:
         return None
-    states = stage_states(list(stages), study_dir)
-    waiting = [stage for stage in stages if states[stage.name].state != "done"]
     kinds = [stage.kind for stage in waiting]
     weights = shape.parameters() * (2 if recipe.model.dtype == "bfloat16" else 4)
     kept, temporary = 0, []

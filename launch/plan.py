@@ -69,7 +69,8 @@ def build_plan(
     shape = model_shape(recipe)
     suite = recipe.suite
     labels = [label for arm in ("base", *recipe.arms) for label in recipe.labels(arm)]
-    disk = disk_needed(recipe, shape, stages, study_dir, node, site)
+    waiting = [stage for stage in stages if states[stage.name].state != "done"]
+    disk = disk_needed(recipe, shape, waiting, node, site)
     analysis = {"trajectory": trajectory_plan(recipe, shape), "diagnostics": diagnostics_plan(recipe, shape)}
     return {
         "study": recipe.study,

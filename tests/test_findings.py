@@ -1,6 +1,5 @@
 """What stands in the way of a study is found before it starts, by value; and what a whole study needs, by hand."""
 
-import json
 from pathlib import Path
 
 import pytest
@@ -11,7 +10,7 @@ from launch.fit import model_shape
 from launch.needs import checkpoint_hours, disk_needed, gpu_hours_of_run, side_by_side, stage_hours, wall_clock
 from launch.processes import gpu_models
 from launch.site_file import SiteSpec, hours_of
-from launch.stages import Stage, build_stages
+from launch.stages import Stage, build_stages, stage_inputs
 from recipes.errors import UserError
 from recipes.loading import load_recipe
 from recipes.manifest import finish_stage, start_stage
@@ -92,15 +91,15 @@ def test_disk_of_the_whole_study_by_hand(machine):
     recipe = load_recipe(BIG)
     shape, stages = model_shape(recipe), build_stages(recipe)
     weights = 2 * shape.parameters()
-    need = disk_needed(recipe, shape, stages, Path("/nowhere"), 8)
+    need = disk_needed(recipe, shape, stages, 8)
     assert need.base == weights
     assert need.runs == 12 * 9 * weights  # eight snapshots and the end; four arms, three seeds
     assert need.while_training == checkpoint_bytes(shape, 8, True) - 9 * weights == 3 * 14 * shape.parameters()
     assert need.responses == 513_227 * 5000 * 5
     assert need.total == need.base + need.corpus + need.runs + need.responses + need.while_training
-    everywhere = disk_needed(recipe, shape, stages, Path("/nowhere"), 8, SiteSpec())
+    everywhere = disk_needed(recipe, shape, stages, 8, SiteSpec())
     assert everywhere.while_training == 12 * need.while_training
-    two = disk_needed(recipe, shape, stages, Path("/nowhere"), 8, SiteSpec(max_running=2))
+    two = disk_needed(recipe, shape, stages, 8, SiteSpec(max_running=2))
     assert two.while_training == 4 * 2 * need.while_training
     machine["free"] = need.total
     assert found() == []
@@ -111,20 +110,25 @@ def test_disk_of_the_whole_study_by_hand(machine):
     assert error.sentence.endswith("and /nowhere/study has 3,853 GB free")
 
 
-def test_what_is_done_needs_no_more_disk(tmp_path):
+def test_what_is_done_needs_no_more_disk(machine, tmp_path):
     recipe = load_recipe(SMOKE)
     stages, shape = build_stages(recipe), model_shape(recipe)
-    before = disk_needed(recipe, shape, stages, tmp_path, 0)
-    for stage in stages[:3]:
-        inputs = dict(stage.reads) | {f"output of {name}": name for name in stage.needs}
-        start_stage(tmp_path / stage.name, stage.name, inputs)
-        finish_stage(tmp_path / stage.name, {})
-        manifest = tmp_path / stage.name / "manifest.json"
-        manifest.write_text(json.dumps(json.loads(manifest.read_text()) | {"output_hash": stage.name}))
-    after = disk_needed(recipe, shape, stages, tmp_path, 0)
     weights = 4 * shape.parameters()
-    assert before.runs == 3 * weights
+    assert disk_needed(recipe, shape, stages, 0).runs == 3 * weights
+    done = {"base", "corpus", "arms/grpo/seed-0"}
+    for stage in stages:
+        if stage.name in done:
+            start_stage(tmp_path / stage.name, stage.name, stage_inputs(stage, tmp_path))
+            finish_stage(tmp_path / stage.name, {})
+    after = disk_needed(recipe, shape, [stage for stage in stages if stage.name not in done], 0)
     assert (after.base, after.corpus, after.runs) == (0, 0, 2 * weights)
+    machine["free"] = after.total
+    assert findings(recipe, stages, tmp_path, None, []) == []
+    machine["free"] -= 1
+    assert len(findings(recipe, stages, tmp_path, None, [])) == 1
+    # Of an ablation's point only the stages that are its own are asked about; they need others.
+    own = [stage for stage in stages if stage.kind in ("arms", "eval")]
+    assert findings(recipe, own, tmp_path / "point", None, [])[0].sentence.startswith("the study needs up to ")
 
 
 def test_gpus_of_this_machine(machine):
