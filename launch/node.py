@@ -27,15 +27,14 @@ def require_on_this_node(recipe: Recipe, stage: Stage) -> None:
         UserError: one of these.
     """
     gpus, wanted = visible_gpus(), gpus_wanted(recipe, stage.kind)
-    if not gpus:
-        return  # a CPU, or a stage that gets no GPU: nothing of a GPU can be asked here
-    if 0 < len(gpus) < wanted:
+    if not gpus or not wanted:
+        return  # on a CPU, and of a stage that uses none, nothing of a GPU can be asked
+    if len(gpus) < wanted:
         raise UserError(
             f"{stage.name} needs {wanted} GPUs and sees {len(gpus)} here; "
             + ("lower resources.ranks" if stage.kind == "arms" else "lower suite.engine.tensor_parallel")
         )
-    if wanted:
-        require_free_memory()
+    require_free_memory()
     if needs_vllm(recipe, stage.kind) and find_spec("vllm") is None:
         raise UserError(f"{stage.name} uses vLLM, which is not installed; run pip install -e '.[gpu]'")
 

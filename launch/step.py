@@ -17,6 +17,7 @@ from pathlib import Path
 from types import FrameType
 
 from launch.failures import MISTAKE, STOPPED, Failure, explain, record
+from launch.gpus import gpus_wanted
 from launch.node import require_attention, require_on_this_node
 from launch.processes import log_path
 from launch.ranks import Place, join_ranks
@@ -83,7 +84,8 @@ def _first_node(recipe: Recipe, study_dir: Path, stages: list[Stage], stage: Sta
 
         torch.set_num_threads(stage.threads)
         require_on_this_node(recipe, stage)
-        require_attention(recipe)
+        if gpus_wanted(recipe, stage.kind):
+            require_attention(recipe)
         _wait_for_server()
         run_stage(recipe, study_dir, stage)
     except LockedError:

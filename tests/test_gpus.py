@@ -5,7 +5,8 @@ import os
 
 import pytest
 
-from launch import local
+from launch import local, node, step
+from launch.failures import MISTAKE, Failure
 from launch.gpus import Pool, Wish, gpus_wanted, require_free_memory, teacher_on, wish_of
 from launch.stages import Stage, build_stages
 from recipes.errors import UserError
@@ -164,3 +165,47 @@ def test_a_worker_sees_its_own_gpus_alone(tmp_path, monkeypatch):
     for gpus in (("4", "5"), (), None):
         assert local._work(values, str(tmp_path), Stage("eval/base", "eval.generate", {}), gpus) is None
     assert seen == ["4,5", "", ""]
+
+
+def test_a_stage_begins_with_what_only_its_node_can_tell(monkeypatch):
+    recipe = load_recipe(BIG)
+    stages = {stage.name: stage for stage in build_stages(recipe)}
+    asked = []
+    monkeypatch.setattr(node, "require_free_memory", lambda: asked.append("memory"))
+    monkeypatch.setattr(node, "find_spec", lambda name: None)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1,2,3")
+    with pytest.raises(UserError, match=r"arms/grpo/seed-0 needs 8 GPUs and sees 4 here; lower resources.ranks"):
+        node.require_on_this_node(recipe, stages["arms/grpo/seed-0"])
+    assert asked == []
+    with pytest.raises(UserError, match=r"eval/base uses vLLM, which is not installed; run pip install -e '.\[gpu\]'"):
+        node.require_on_this_node(recipe, stages["eval/base"])
+    node.require_on_this_node(recipe, stages["diagnostics/base"])
+    assert asked == ["memory", "memory"]
+    node.require_on_this_node(recipe, stages["report"])
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    node.require_on_this_node(recipe, stages["arms/grpo/seed-0"])
+    assert len(asked) == 2
+
+
+def test_attention_is_loaded_in_a_process_of_its_own(monkeypatch, capsys):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
+    with pytest.raises(UserError, match=r"^model.attention=flash_attention_2 cannot be used: "):
+        node.require_attention(load_recipe(BIG))
+    node.require_attention(load_recipe(BIG, ["model.attention_fallback=sdpa"]))
+    assert capsys.readouterr().out == "attention: sdpa\n"
+    monkeypatch.setattr(node.subprocess, "run", None)  # not asked where nothing depends on it
+    node.require_attention(load_recipe(SMOKE))
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    node.require_attention(load_recipe(BIG))
+
+
+def test_a_job_says_what_its_node_lacks_before_it_does_anything(tmp_path, monkeypatch):
+    recipe = load_recipe(SMOKE)
+    stages = build_stages(recipe)
+
+    def lacking(recipe, stage):
+        raise UserError("GPU 0 is in use")
+
+    monkeypatch.setattr(step, "require_on_this_node", lacking)
+    monkeypatch.setattr(step, "run_stage", None)
+    assert step._first_node(recipe, tmp_path, stages, stages[0]) == Failure("GPU 0 is in use", MISTAKE)
