@@ -47,10 +47,11 @@ REMEDY = (
 )
 
 
-def missing(spec: ModelSpec) -> str | None:
+def missing(spec: ModelSpec, offline: bool = False) -> str | None:
     """Why `model.attention` cannot be used by what is installed here; None if nothing speaks against it.
 
     Looks at installed packages and at the hub's cache alone. Whether the kernel loads, `usable_attention` finds out.
+    `offline`: it will run with the hub offline, whatever holds for this process.
     """
     flash = FLASH.get(spec.attention)
     if flash is None:
@@ -66,8 +67,9 @@ def missing(spec: ModelSpec) -> str | None:
     if not KERNELS_FROM <= kernels < KERNELS_BELOW:
         low, high = (".".join(map(str, bound)) for bound in (KERNELS_FROM, KERNELS_BELOW))
         return f"kernels {metadata.version('kernels')} is not between {low} and {high}, which transformers takes"
-    if os.environ.get("HF_HUB_OFFLINE", "").lower() in ("1", "true", "yes", "on") and not _is_cached(flash):
-        return f"the hub is offline and the kernel {flash.kernel} is not in {_cache()}"
+    offline = offline or os.environ.get("HF_HUB_OFFLINE", "").lower() in ("1", "true", "yes", "on")
+    if offline and not _is_cached(flash):
+        return f"it runs with the hub offline and the kernel {flash.kernel} is not in {_cache()}"
     return None
 
 

@@ -68,7 +68,7 @@ def findings(
     states = stage_states(build_stages(recipe), study_dir)  # all: some of `stages` may need others
     waiting = [stage for stage in stages if states[stage.name].state != "done"]
     of_this_machine = [
-        *(() if site is not None and site.container else _software(recipe, waiting)),
+        *(() if site is not None and site.container else _software(recipe, waiting, site is not None and site.offline)),
         *_disk(recipe, shape, waiting, study_dir, site, gpus),
     ]
     if elsewhere:
@@ -87,10 +87,10 @@ def refuse(found: Sequence[Finding]) -> None:
         raise UserError("\n".join(errors))
 
 
-def _software(recipe: Recipe, waiting: Sequence[Stage]) -> Iterator[Finding]:
+def _software(recipe: Recipe, waiting: Sequence[Stage], offline: bool) -> Iterator[Finding]:
     kinds = {stage.kind for stage in waiting}
     model = recipe.model
-    if model is not None and kinds & LOADS_MODELS and (reason := missing(model)):
+    if model is not None and kinds & LOADS_MODELS and (reason := missing(model, offline)):
         if model.attention_fallback is None:
             yield Finding("error", f"model.attention={model.attention} cannot be used: {reason}", REMEDY)
         else:

@@ -79,7 +79,11 @@ def test_what_is_missing(installed, packages, name, said):
 def test_offline_the_kernel_must_be_in_the_cache_under_its_branch(installed, monkeypatch, tmp_path):
     installed["kernels"] = "0.16.2"
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    assert missing(spec()) == f"the hub is offline and the kernel kernels-community/flash-attn2 is not in {tmp_path}"
+    said = f"it runs with the hub offline and the kernel kernels-community/flash-attn2 is not in {tmp_path}"
+    assert missing(spec()) == said
+    monkeypatch.delenv("HF_HUB_OFFLINE")
+    assert (missing(spec()), missing(spec(), offline=True)) == (None, said)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     refs = tmp_path / "kernels--kernels-community--flash-attn2" / "refs"
     refs.mkdir(parents=True)
     (refs / "main").write_text("abc")

@@ -25,11 +25,18 @@ ENDLESS = 10**18
 @pytest.fixture
 def machine(monkeypatch):
     """A machine on which everything is installed and the disk is endless; tests take something away."""
-    there = {"vllm": True, "bwrap": True, "free": ENDLESS, "attention": None, "models": ["NVIDIA H200"]}
+    there = {
+        "vllm": True,
+        "bwrap": True,
+        "free": ENDLESS,
+        "attention": None,
+        "offline": None,
+        "models": ["NVIDIA H200"],
+    }
     monkeypatch.setattr(module, "find_spec", lambda name: object() if there.get(name, True) else None)
     monkeypatch.setattr(module.shutil, "which", lambda name: name if there["bwrap"] else None)
     monkeypatch.setattr(module, "free_bytes", lambda folder: there["free"])
-    monkeypatch.setattr(module, "missing", lambda model: there["attention"])
+    monkeypatch.setattr(module, "missing", lambda model, offline: there["offline"] if offline else there["attention"])
     monkeypatch.setattr(module, "gpu_models", lambda: there["models"])
     return there
 
@@ -61,6 +68,13 @@ def test_missing_flash_attention_is_an_error_or_what_the_recipe_allows(machine):
     refuse([allowed])
     (planned,) = found(gpus=[], elsewhere=True)
     assert (planned.severity, planned.sentence[:40]) == ("warning", "on this machine model.attention=flash_at")
+
+
+def test_jobs_that_run_offline_need_the_kernel_in_the_cache(machine):
+    machine["offline"] = "it runs with the hub offline and the kernel is not there"
+    assert found() == found(site=SiteSpec(gpus_per_node=8, offline=False)) == []
+    (error,) = found(site=SiteSpec(gpus_per_node=8))
+    assert (error.severity, error.sentence.partition(": ")[2]) == ("error", machine["offline"])
 
 
 def test_flash_attention_on_a_cpu_is_refused_also_where_its_package_is_installed(machine):
