@@ -15,13 +15,14 @@ from data.attention import FLASH, REMEDY, missing
 from data.prompt import chat_template
 from launch.fit import model_shape
 from launch.gpus import gpus_wanted, teacher_on
-from launch.needs import Disk, checkpoint_hours, disk_needed, stage_hours
+from launch.needs import Disk, checkpoint_hours, disk_needed, gpus_of_node, hours_between_checkpoints, stage_hours
 from launch.node import free_bytes, needs_vllm
 from launch.processes import gpu_models, visible_gpus
 from launch.site_file import SiteSpec, hours_of
 from launch.stages import Stage, build_stages, stage_states
 from recipes.errors import UserError
 from recipes.schema import Recipe
+from train.arms import resolve_arm
 from train.cost import ModelShape
 
 _FAMILY = re.compile(
@@ -29,6 +30,7 @@ _FAMILY = re.compile(
 )
 
 
+_COSTLY_HOURS = 3.0
 LOADS_MODELS = {"arms", "drift", "diagnostics"}
 """Kinds of stages that load a model with the recipe's attention."""
 
@@ -75,6 +77,7 @@ def findings(
         of_this_machine = [
             Finding("warning", f"on this machine {found.sentence}", found.remedy) for found in of_this_machine
         ]
+    of_this_machine += _cadence(recipe, waiting, shape)
     if site is not None:
         return [*of_this_machine, *_site(recipe, site), *_time_limits(recipe, waiting, shape, site)]
     return of_this_machine if elsewhere else [*of_this_machine, *_this_machine(recipe, waiting, gpus)]
@@ -127,7 +130,7 @@ def _disk(
 ) -> Iterator[Finding]:
     if recipe.model is None or not waiting:
         return
-    need = disk_needed(recipe, shape, waiting, len(gpus), site)
+    need = disk_needed(recipe, shape, waiting, gpus_of_node(recipe, site, gpus), site)
     free = free_bytes(study_dir)
     if need is not None and need.total > free:
         yield Finding(
@@ -226,6 +229,18 @@ def _site(recipe: Recipe, site: SiteSpec) -> Iterator[Finding]:
             "error", f"an evaluation asks for {parallel} GPUs and a node of the site has {site.gpus_per_node}",
             f"set suite.engine.tensor_parallel={site.gpus_per_node} or less",
         )  # fmt: skip
+
+
+def _cadence(recipe: Recipe, waiting: Sequence[Stage], shape: ModelShape | None) -> Iterator[Finding]:
+    """Arms of which a crash or a lost node would cost many hours."""
+    for name in dict.fromkeys(str(stage.arguments["arm"]) for stage in waiting if stage.kind == "arms"):
+        lost, every = hours_between_checkpoints(recipe, name, shape), resolve_arm(recipe, name).save_every_steps
+        if lost is not None and lost > _COSTLY_HOURS:
+            yield Finding(
+                "warning",
+                f"{name} saves every {every} updates, about {lost:.1f} hours of all its GPUs, which a crash would cost",
+                "lower train.save_every_steps",
+            )
 
 
 def _time_limits(

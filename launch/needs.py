@@ -184,13 +184,16 @@ def checkpoint_seconds(recipe: Recipe, name: str, shape: ModelShape) -> float:
     return one / _WRITE_BYTES_PER_SECOND
 
 
+def hours_between_checkpoints(recipe: Recipe, name: str, shape: ModelShape | None) -> float | None:
+    """Hours of a run between two resumable checkpoints of an arm."""
+    hours, arm = gpu_hours_of_run(recipe, name, shape), resolve_arm(recipe, name)
+    return None if hours is None else hours / recipe.resources.ranks * min(1.0, arm.save_every_steps / arm.steps)
+
+
 def checkpoint_hours(recipe: Recipe, name: str, shape: ModelShape | None) -> float | None:
     """Hours from a job's start to its first checkpoint."""
-    hours = gpu_hours_of_run(recipe, name, shape)
-    if hours is None:
-        return None
-    arm = resolve_arm(recipe, name)
-    return _START_HOURS + hours / recipe.resources.ranks * min(1.0, arm.save_every_steps / arm.steps)
+    between = hours_between_checkpoints(recipe, name, shape)
+    return None if between is None else _START_HOURS + between
 
 
 def gpus_of_node(recipe: Recipe, site: SiteSpec | None, gpus: Sequence[str]) -> int:

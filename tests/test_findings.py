@@ -118,6 +118,10 @@ def test_disk_of_the_whole_study_by_hand(machine):
     machine["free"] = need.total
     assert found() == []
     machine["free"] = need.total - 1
+    assert [planned.severity for planned in found(gpus=[], elsewhere=True)] == ["warning"]
+    machine["free"] = need.total
+    assert found(gpus=[], elsewhere=True) == [], "a plan made elsewhere is for the recipe's GPUs"
+    machine["free"] = need.total - 1
     (error,) = found()
     assert error.severity == "error"
     assert error.sentence.startswith("the study needs up to 3,853 GB of disk (base 30 GB, weights of runs 3,190 GB, ")
@@ -151,7 +155,8 @@ def test_gpus_of_this_machine(machine):
         "arms ask for 8 GPUs (resources.ranks) and this machine has 4; set resources.ranks=4, "
         "or use a machine with more"
     )
-    parallel = found("suite.engine={kind: vllm, tensor_parallel: 4}", "resources.ranks=2", gpus=EIGHT[:2])
+    two = ["resources.ranks=2", "train.save_every_steps=2"]
+    parallel = found("suite.engine={kind: vllm, tensor_parallel: 4}", *two, gpus=EIGHT[:2])
     assert [finding.sentence for finding in parallel] == [
         f"{kind} ask for 4 GPUs (suite.engine.tensor_parallel) and this machine has 2"
         for kind in ("drift", "trajectory", "eval")
@@ -218,6 +223,15 @@ def test_time_limits_against_hours(machine):
     limit, after = int(60 * first) - 1, f"{first:.1f} hours"
     assert f"a job of arms/grpo has {limit} and its first checkpoint comes after about {after}" in refused
     assert told("30-00:00:00") == []
+
+
+def test_checkpoints_that_are_far_apart_are_a_warning(machine):
+    recipe = load_recipe(BIG, ["train.save_every_steps=70"])
+    lost = gpu_hours_of_run(recipe, "grpo", model_shape(recipe)) / 8 / 2
+    assert lost > 3
+    said = {finding.sentence: finding for finding in found("train.save_every_steps=70")}
+    one = said[f"grpo saves every 70 updates, about {lost:.1f} hours of all its GPUs, which a crash would cost"]
+    assert (one.severity, one.remedy) == ("warning", "lower train.save_every_steps")
 
 
 def test_hours_of_stages_and_of_the_whole_on_eight_gpus():

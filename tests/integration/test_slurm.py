@@ -196,7 +196,7 @@ def test_an_update_longer_than_the_warning_costs_that_update_and_not_the_study(
     study = study_of(smoke_study, tmp_path / "study")
     scored = "eval/off_policy_sft-seed0-final"
     on_slurm("run", SMOKE, "--on", "slurm", "--out", study, *TWO_NODES, *ONE_ARM, steps, saves, "--until", scored,
-             more="time_limit: '2'\n")  # fmt: skip
+             more="time_limit: '3'\n")  # fmt: skip
     wait_for_checkpoint(study, 20)
     os.kill(pids_of(study)[1], signal.SIGSTOP)
     job = standings(on_slurm, study)[SFT]["job"]
