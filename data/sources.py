@@ -70,7 +70,7 @@ def read_rows(
     rows = []
     names: set[str] = set()
     for path in locate(files, lock):
-        for row in _read_file(path, {field.split(".")[0] for field in [*fields, *optional]}, files.columns):
+        for row in read_file(path, {field.split(".")[0] for field in [*fields, *optional]}, files.columns):
             # A CSV row with too many values keeps the rest under None.
             names.update(name for name in row if name is not None)
             rows.append({field: _value(row, field) for field in [*fields, *optional]})
@@ -166,7 +166,7 @@ def _reference(spec: SourceSpec, text: str) -> str | None:
     return text
 
 
-def _read_file(path: Path, columns: set[str], names: Sequence[str] = ()) -> Iterator[dict[str, Any]]:
+def read_file(path: Path, columns: set[str], names: Sequence[str] = ()) -> Iterator[dict[str, Any]]:
     """Rows of a JSON (list of objects), JSONL, CSV, TSV or Parquet file, by its extension.
 
     `names`: of the columns of a TSV file without a header.

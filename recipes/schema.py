@@ -132,6 +132,8 @@ class Recipe(Spec):
     """Local resources."""
     wandb: WandbSpec | None = None
     """Where metrics are mirrored. null: nowhere."""
+    rehearsal: bool = False
+    """Set by `transfer rehearse`: models are tiny and random, and no number of this study is a result."""
 
     @field_validator("arms", mode="before")
     @classmethod
