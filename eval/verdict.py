@@ -133,7 +133,7 @@ def certainty(transfer: dict[str, Any]) -> list[str]:
         sentences.append(
             f"UNMATCHED: the arms differ in {len(transfer['differences'])} further point(s), listed below."
         )
-    elif transfer["status"] != "matched":
+    elif transfer["status"] == "unknown lineage":
         sentences.append("An arm was trained elsewhere; what it was trained on is unknown.")
     seeds = len(transfer["seeds"])
     percent = f"{100 * transfer['confidence']:.0f} % intervals"

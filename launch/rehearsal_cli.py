@@ -14,7 +14,9 @@ from recipes.errors import UserError
 NAMES = ("rehearse",)
 
 
-def add_commands(commands: Any, command: Callable[..., argparse.ArgumentParser], add_place: Callable[..., None]) -> None:
+def add_commands(
+    commands: Any, command: Callable[..., argparse.ArgumentParser], add_place: Callable[..., None]
+) -> None:
     """Add the subcommand. `command` and `add_place` make the parser of a recipe and the options of a place."""
     parser = command(
         commands,
@@ -40,6 +42,10 @@ def run_command(options: argparse.Namespace) -> int:
     """Run the subcommand; returns the exit status."""
     # What a rehearsal reads is on this machine or made up; a missing file must not become a download.
     os.environ["HF_HUB_OFFLINE"] = "1"
+    from launch.local import worker_environment
+
+    os.environ.update(worker_environment())
+    os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
     from launch.cli import require_possible
     from launch.preflight import check_before_running, check_resolved
     from launch.rehearsal.outcome import format_outcome

@@ -19,6 +19,7 @@ from recipes.manifest import Progress, finish_stage, hash_files, write_json
 from recipes.schema import Recipe
 from train.model import model_files
 
+TOY = "transfer_rehearsal"  # in the config.json of a rehearsal's models
 _WEIGHTS = ("*.safetensors", "*.safetensors.index.json")
 
 
@@ -36,6 +37,8 @@ def run(recipe: Recipe, study_dir: Path, stage_dir: Path, resume: bool, arm: str
     if not any(path.suffix == ".safetensors" for path in weights):
         raise UserError(f"no model with safetensors weights at {source}")
     config, parameters = _config(source), count_parameters(source)
+    if config.get(TOY) and not recipe.rehearsal:
+        raise UserError(f"{spec.path} is a tiny random model of `transfer rehearse`; name a model that was trained")
 
     # Tokenizer, with the contract checked before gigabytes are copied
     base_template = None if arm is None else str(load_tokenizer(str(study_dir / "base")).chat_template)

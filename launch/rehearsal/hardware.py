@@ -44,8 +44,8 @@ def find_hardware(recipe: Recipe, ranks: int | None, site: SiteSpec | None) -> H
     missing = []
     if not gpus:
         missing.append("everything a GPU does: its kernels and arithmetic, its memory, NCCL between GPUs")
-    if chosen != resources.ranks:
-        missing.append(f"{resources.ranks} ranks: {chosen} trained")
+    if chosen != resources.ranks and recipe.trained:
+        missing.append(f"resources.ranks {resources.ranks}: {chosen} trained")
     if nodes != resources.nodes:
-        missing.append(f"{resources.nodes} nodes: one machine; --on slurm uses them")
+        missing.append(f"resources.nodes {resources.nodes}: one machine; --on slurm uses them")
     return Hardware(gpus, chosen, nodes, vllm, tuple(missing))

@@ -56,7 +56,9 @@ def rows_of(study_dir: Path, stages: list[Stage], resumed: dict[str, str | None]
         elif blocked:
             rows.append(Row(stage.name, None, None, None, "", "not run", f"needs {', '.join(blocked)}"))
         else:
-            rows.append(Row(stage.name, *measured, engine, "failed", "it ended without a word; its log has more", killed))
+            rows.append(
+                Row(stage.name, *measured, engine, "failed", "it ended without a word; its log has more", killed)
+            )
     return rows
 
 

@@ -65,7 +65,9 @@ def write_rows(recipe: Recipe, folder: Path, made_up: bool) -> Rows:
         key = f"corpus.sources.{number}"
         write(key, source.name, rows)
         local = source.model_copy(update={"kind": "file", "path": files[key], "columns": ()})
-        problems |= {row.problem: row.reference_answer for row in read_source(local, recipe.corpus.seed) if not row.reject}
+        problems |= {
+            row.problem: row.reference_answer for row in read_source(local, recipe.corpus.seed) if not row.reject
+        }
     for number, texts in enumerate(recipe.corpus.decontamination.benchmarks):
         if made_up or texts.restricted:
             rows = synthetic.text_rows(texts, QUESTIONS)
@@ -76,7 +78,9 @@ def write_rows(recipe: Recipe, folder: Path, made_up: bool) -> Rows:
     teacher = recipe.corpus.teacher
     if teacher is not None and teacher.stored is not None:
         # Published completions are found by their problem, so those of the few problems are made up.
-        write("corpus.teacher.stored", teacher.stored.name, synthetic.stored_rows(teacher.stored, list(problems.items())))
+        write(
+            "corpus.teacher.stored", teacher.stored.name, synthetic.stored_rows(teacher.stored, list(problems.items()))
+        )
         invented.append(teacher.stored.name)
     for number, benchmark in enumerate(recipe.suite.benchmarks if recipe.suite is not None else ()):
         if benchmark.data is None:
@@ -133,7 +137,7 @@ def _benchmark_slice(recipe: Recipe, benchmark: BenchmarkSpec) -> list[Row]:
     chosen: list[int] = []
     turns = [list(stratum.values()) for _, stratum in sorted(units.items())]
     for turn in range(max(map(len, turns))):
-        for stratum in turns:
-            if len(chosen) < QUESTIONS and turn < len(stratum):
-                chosen += stratum[turn]
+        for parts in turns:
+            if len(chosen) < QUESTIONS and turn < len(parts):
+                chosen += parts[turn]
     return [rows[number] for number in sorted(chosen)]

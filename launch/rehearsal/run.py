@@ -58,7 +58,7 @@ def rehearse(
     models, made_tokenizers = _write_models(recipe, out / ASSETS / "models", rows, hardware, faults)
     with _teacher(recipe, rows, faults, site is not None) as address, _engine_environment(hardware):
         scaled = scale(recipe, hardware, Places(models, rows.files, address))
-        missing = tuple([*scaled.not_rehearsed, *_not_shown(recipe, rows, made_tokenizers, address)])
+        missing = (*scaled.not_rehearsed, *_not_shown(recipe, rows, made_tokenizers, address))
         print("scaled for the rehearsal; everything else is as in the recipe:")
         print(outcome.format_scaled(scaled.changes))
         print("  model                weights are random; width, depth and number of heads are small")

@@ -86,6 +86,7 @@ def scale(recipe: Recipe, hardware: Hardware, places: Places) -> Scale:
     """
     values, missing = _Values(recipe.dump()), list(hardware.missing)
     values.values["rehearsal"] = True
+    values.values["title"] = f"REHEARSAL of {recipe.title or recipe.study}"
     values.set("seeds", [recipe.seeds[0]])
     _resources(values, recipe, hardware, missing)
     _training(values, recipe, hardware)
@@ -123,7 +124,7 @@ def _resources(values: _Values, recipe: Recipe, hardware: Hardware, missing: lis
         if not hardware.gpus and vllm.sleep:
             values.set("resources.vllm.sleep", False)
             missing.append("resources.vllm.sleep: vLLM kept its memory while training, because there is no GPU")
-        if vllm.tensor_parallel > hardware.ranks or not hardware.gpus and vllm.tensor_parallel > 1:
+        if vllm.tensor_parallel > hardware.ranks or (not hardware.gpus and vllm.tensor_parallel > 1):
             values.set("resources.vllm.tensor_parallel", 1)
             missing.append(f"resources.vllm.tensor_parallel {vllm.tensor_parallel}: each rank had a whole model")
 
@@ -167,7 +168,9 @@ def _own_settings(train: dict[str, Any], problems: int, completions: int, micro:
     """What an arm that has settings of its own gets for them; its updates have as many rows as the others'."""
     most = {"warmup_steps": 1, "decay_steps": 1, "snapshots": 2, "overlong_tokens": COMPLETION_TOKENS // 4}
     own: dict[str, Any] = {key: min(train[key], limit) for key, limit in most.items() if train.get(key) is not None}
-    own |= {key: value for key, value in {"save_every_steps": shared, "micro_batch_size": micro}.items() if key in train}
+    own |= {
+        key: value for key, value in {"save_every_steps": shared, "micro_batch_size": micro}.items() if key in train
+    }
     if "completions_per_problem" in train or "problems_per_step" in train:
         each = min(train.get("completions_per_problem", completions), completions)
         while problems * completions % each:
@@ -230,11 +233,11 @@ def _places(values: _Values, recipe: Recipe, places: Places) -> None:
     """Point the recipe at small models, few rows and the stand-in teacher."""
     for key, folder in places.models.items():
         values.set(key, folder)
-        section = key.rpartition(".")[0]
-        values.set(f"{section}.revision", None)
+        values.set(f"{key.rpartition('.')[0]}.revision", None)
     for key, file in places.files.items():
         # The columns of a headerless file are keys of the rows now.
-        for name, value in {"kind": "file", "path": file, "dataset": None, "files": [], "columns": []}.items():
+        section: dict[str, Any] = {"kind": "file", "path": file, "dataset": None, "files": [], "columns": []}
+        for name, value in section.items():
             values.set(f"{key}.{name}", value)
         values.set(f"{key}.revision", None)
     for sampler in ("teacher", "pass_rate.sampler"):

@@ -172,7 +172,11 @@ def _headqa(index: int) -> Row:
 
 
 def _ifeval(index: int) -> Row:
-    kinds = (("punctuation:no_comma", {}), ("change_case:english_lowercase", {}), ("keywords:existence", {"keywords": ["river"]}))
+    kinds: tuple[tuple[str, Row], ...] = (
+        ("punctuation:no_comma", {}),
+        ("change_case:english_lowercase", {}),
+        ("keywords:existence", {"keywords": ["river"]}),
+    )
     name, arguments = kinds[index % 3]
     return {"key": 1000 + index, "prompt": f"Describe place {index}.", "instruction_id_list": [name],
             "kwargs": [arguments]}  # fmt: skip

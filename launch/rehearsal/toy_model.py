@@ -18,6 +18,7 @@ from recipes.errors import UserError
 from recipes.schema import ModelSpec, Recipe
 from recipes.training_schema import ExternalSpec
 from train.cost import KNOWN_SHAPES, ModelShape
+from train.prepared_base import TOY
 
 _HIDDEN, _LAYERS = 128, 2
 _UPDATES, _COPIES = 60, 8
@@ -122,7 +123,8 @@ def write_tokenizer(target: Path, source: Path | None, spec: ModelSpec | Externa
 
     eos, pad = spec.eos_token or EOS_TOKEN, spec.pad_token or PAD_TOKEN
     template = chat_template(spec.chat_template or "qwen3")
-    control = list(dict.fromkeys([pad, *_CONTROL.findall(template), eos]))
+    begin = "<|begin_of_text|>" if "bos_token" in template else None  # Llama 3's tokenizer puts it before every text
+    control = list(dict.fromkeys([pad, *([begin] if begin else []), *_CONTROL.findall(template), eos]))
     bpe = Tokenizer(models.BPE())
     bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     bpe.decoder = decoders.ByteLevel()
@@ -133,8 +135,7 @@ def write_tokenizer(target: Path, source: Path | None, spec: ModelSpec | Externa
         show_progress=False,
     )
     bpe.train_from_iterator([*texts, *(["\\boxed{}"] * 50), "\nuser\nassistant\nsystem\n"], trainer)
-    begin = "<|begin_of_text|>"
-    if begin in control:  # Llama 3's tokenizer puts it before every text
+    if begin is not None:
         bpe.post_processor = processors.TemplateProcessing(
             single=f"{begin} $A", pair=f"{begin} $A {begin} $B", special_tokens=[(begin, bpe.token_to_id(begin))]
         )
@@ -142,7 +143,7 @@ def write_tokenizer(target: Path, source: Path | None, spec: ModelSpec | Externa
         tokenizer_object=bpe,
         eos_token=eos,
         pad_token=pad,
-        bos_token=begin if begin in control else None,
+        bos_token=begin,
         extra_special_tokens=[token for token in control if token not in (eos, pad, begin)],
     )
     tokenizer.add_tokens(["<think>", "</think>"])
@@ -185,7 +186,9 @@ def write_toy_model(
         config["vocab_size"] = -(-len(tokenizer) // 64) * 64
     config |= {"eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
     torch.manual_seed(seed)
+    torch.set_num_threads(recipe.resources.threads)  # more would wait for one another on a busy machine
     kind = str(config.pop("model_type"))
+    config[TOY] = True
     model = AutoModelForCausalLM.from_config(AutoConfig.for_model(kind, **config))
     _teach(model, tokenizer, recipe, texts, answers, endless)
     assert recipe.model is not None
