@@ -73,7 +73,9 @@ def test_a_node_with_its_gpus_keeps_engines_ranks_and_kernels(name):
 def test_the_arms_and_their_updates_by_value():
     full = recipe("qwen3-14b/matched")
     small = scale(full, NODE, NOWHERE).recipe
-    assert small.arms == full.arms
+    for name, arm in full.arms.items():
+        assert small.arms[name] == arm.model_copy(update={"learning_rate": arm.learning_rate and 1e-3})
+    assert small.train.learning_rate == 1e-3
     assert small.varies == full.varies
     assert small.prompt.suffix == full.prompt.suffix
     assert (small.train.steps, small.train.save_every_steps, small.train.snapshots) == (2, 1, 2)

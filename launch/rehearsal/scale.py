@@ -13,6 +13,7 @@ COMPLETIONS = 4
 QUESTIONS = 4
 SOURCE_ROWS = 48
 HELDOUT = 8
+LEARNING_RATE = 1e-3  # two updates at a large model's rate would be rounded away in bfloat16
 PROMPT_TOKENS, COMPLETION_TOKENS, RESPONSE_TOKENS = 1024, 48, 32
 
 
@@ -143,6 +144,7 @@ def _training(values: _Values, recipe: Recipe, hardware: Hardware) -> None:
     while problems * completions % (hardware.ranks * micro):
         problems += 1
     values.set("train.steps", steps)
+    values.set("train.learning_rate", LEARNING_RATE)
     values.set("train.completions_per_problem", completions)
     values.set("train.problems_per_step", problems)
     if train.micro_batch_size is not None:
@@ -153,6 +155,8 @@ def _training(values: _Values, recipe: Recipe, hardware: Hardware) -> None:
     values.lower("train.snapshots", 2)
     values.lower("train.overlong_tokens", COMPLETION_TOKENS // 4)
     for name, arm in recipe.trained.items():
+        if arm.learning_rate is not None:
+            values.set(f"arms.{name}.learning_rate", LEARNING_RATE)
         if arm.steps is not None:
             values.set(f"arms.{name}.steps", steps)
         if arm.round_steps is not None:
