@@ -62,7 +62,7 @@ def run(recipe: Recipe, study_dir: Path, stage_dir: Path, resume: bool) -> None:
 
     with_model = recipe.model is not None
     tokenizer = _tokenizer(recipe, study_dir) if with_model else None
-    grader = Grader(workers=recipe.resources.workers)
+    grader = Grader(workers=recipe.resources.workers or 2)
 
     # Rows of all sources.
     funnel = Funnel([row for source in spec.sources for row in read_source(source, spec.seed, locks.get(source.name))])

@@ -7,6 +7,7 @@ from recipes.manifest import read_manifest
 from recipes.schema import Recipe
 from train.arms import resolve_arm
 from train.lineage import study_lineage
+from train.matching import attention_of
 
 _SHOWN = (
     "steps",
@@ -49,6 +50,7 @@ def certificate(recipe: Recipe, study_dir: Path) -> dict[str, Any] | None:
             "corpus (sha256)": str(manifest["inputs"]["output of corpus"])[:16],
             "prompt template (sha256)": manifest["facts"]["template_hash"][:16],
             "code": str(manifest.get("code"))[:16],
+            "attention": attention_of(manifest["facts"]),
         } | {name: settings[name] for name in _SHOWN}
     shared = {key: value for key, value in records[arms[0]].items() if all(r[key] == value for r in records.values())}
     lineage = study_lineage(recipe, study_dir)

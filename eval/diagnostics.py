@@ -18,6 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from safetensors.numpy import save
 
+from data.attention import usable_attention
 from data.language_model import generate_ids, load_model
 from data.prompt import load_tokenizer
 from eval.pca_shift import MEASURES as LAYER_MEASURES
@@ -79,7 +80,7 @@ class _Stage:
         self.tokenizer = load_tokenizer(str(study_dir / "base"))
 
     def load(self, directory: Path) -> "PreTrainedModel":
-        return load_model(directory, self.model_spec.dtype, self.model_spec.attention)
+        return load_model(directory, self.model_spec.dtype, usable_attention(self.model_spec))
 
     def measure_base(self, sets: Sequence[PromptSet]) -> None:
         """Samples and pooled states of the base."""

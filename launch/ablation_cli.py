@@ -72,8 +72,6 @@ def _run(ablation: "Ablation", options: argparse.Namespace) -> int:
         from launch.site_file import find_site, load_site
 
         site = load_site(find_site(options.site))
-        for point in ablation.points:
-            check_site(point.recipe, site)
     tasks = ablation.tasks(options.until)
     if options.dry_run:
         print(json.dumps([_row(p) for p in ablation.points], indent=1) if options.json else describe(ablation))
@@ -81,6 +79,7 @@ def _run(ablation: "Ablation", options: argparse.Namespace) -> int:
     for point in ablation.points:
         require_runnable(point.recipe)
     if site is not None:
+        check_site(tasks, site)
         ask_queue()  # before anything is written
     refuse_if_queued(ablation.root)
     ablation.write()

@@ -47,9 +47,14 @@ def build_parser() -> argparse.ArgumentParser:
         help="stop after a kind of stage (base, corpus, arms, ... report), or one by name",
     )
     study_cli.add_place(run)
-    _command(
-        commands, "plan", "say what a recipe would do", "Stages with their state, updates, samples, tokens, FLOPs."
+    plan = _command(
+        commands,
+        "plan",
+        "say what a recipe would do",
+        "Stages with their state, updates, samples, tokens, FLOPs, and what stands in the way: on this machine, or "
+        "with --on slurm on the cluster of the site file.",
     )
+    study_cli.add_place(plan)
     _command(
         commands,
         "check",
@@ -148,6 +153,7 @@ def _run_command(options: argparse.Namespace) -> int:
 
     from launch.plan import build_plan, format_plan
     from launch.preflight import check_before_running
+    from launch.site_file import find_site, load_site
 
     until = getattr(options, "until", None)
     stages = select_until(build_stages(recipe), until)
@@ -159,7 +165,8 @@ def _run_command(options: argparse.Namespace) -> int:
     if options.command == "plan" or options.dry_run:
         out = ["--out", str(options.out)] if options.out else []
         invocation = shlex.join(["transfer", "run", options.recipe, *options.overrides, *out])
-        plan = build_plan(recipe, stages, study_dir, invocation)
+        site = load_site(find_site(options.site)) if options.on == "slurm" else None
+        plan = build_plan(recipe, stages, study_dir, invocation, site)
         if options.command == "run":
             plan = {"recipe": recipe.dump()} | plan
         if options.json:
@@ -196,6 +203,16 @@ def require_possible(recipe: Any) -> None:
         print(f"transfer: warning: {text}", file=sys.stderr)
 
 
+def require_ready(recipe: Any, stages: list[Any], study_dir: Path, site: Any = None) -> None:
+    """Say what the stages that are to run will lack where they run. Raises UserError for what cannot work."""
+    from launch.findings import findings, refuse
+
+    found = findings(recipe, stages, study_dir, site)
+    refuse(found)
+    for finding in found:
+        print(f"transfer: {finding.severity}: {finding}", file=sys.stderr)
+
+
 def run_stages(recipe: Any, study_dir: Path, stages: list[Any], as_json: bool, until: str | None = None) -> int:
     """Check a recipe, then run what is not done of its stages on this machine; returns the exit status."""
     from contextlib import redirect_stdout
@@ -203,6 +220,7 @@ def run_stages(recipe: Any, study_dir: Path, stages: list[Any], as_json: bool, u
     from launch.local import run_local
 
     require_runnable(recipe)
+    require_ready(recipe, stages, study_dir)
     if recipe.resources.nodes > 1:
         raise UserError(
             f"resources.nodes is {recipe.resources.nodes}; several machines need --on slurm, or set resources.nodes=1"

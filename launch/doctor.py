@@ -13,27 +13,19 @@ import subprocess
 import sys
 import tempfile
 import time
-import urllib.request
 from collections.abc import Callable
 from contextlib import suppress
 from importlib import metadata
 from pathlib import Path
-from typing import Literal, NamedTuple
 
+from launch.doctor_study import attention, check_driver, cluster, hub, remedy_of_driver, study
 from launch.processes import visible_gpus
 from launch.slurm_script import ROOT
+from launch.verdict import Verdict
 from recipes.errors import UserError
 
 _SMOKE = ROOT / "recipes" / "pocket" / "smoke.yaml"
 _RUN_SECONDS = 150.0
-
-
-class Verdict(NamedTuple):
-    """What a check found."""
-
-    state: Literal["ok", "warn", "fail", "skipped"]
-    found: str
-    remedy: str = ""
 
 
 def checks(folder: Path, gpu: bool) -> list[tuple[str, Callable[[], Verdict]]]:
@@ -50,6 +42,7 @@ def checks(folder: Path, gpu: bool) -> list[tuple[str, Callable[[], Verdict]]]:
         ("hub", hub),
         ("slurm", cluster),
         ("GPU driver", lambda: driver(gpus, gpu)),
+        ("attention", lambda: attention(gpus)),
         ("ranks", lambda: ranks(gpus)),
         ("ZeRO-3", lambda: zero_3(gpus)),
         ("vLLM", lambda: vllm(gpus, gpu)),
@@ -224,48 +217,6 @@ def sandbox() -> Verdict:
     return Verdict("ok", "bubblewrap works here")
 
 
-def hub() -> Verdict:
-    """The hub, or the cache that stands in for it."""
-    cache = Path(os.environ.get("HF_HUB_CACHE") or Path(os.environ.get("HF_HOME", "~/.cache/huggingface")) / "hub")
-    cache = cache.expanduser()
-    there = sorted(path.name for path in cache.glob("*--*")) if cache.is_dir() else []
-    kept = f"{len(there)} repositories in {cache}"
-    if os.environ.get("HF_HUB_OFFLINE", "").lower() in ("1", "true", "yes", "on"):
-        remedy = "run `transfer fetch RECIPE` where there is a network, with the same HF_HOME"
-        return Verdict("ok" if there else "warn", f"offline; {kept}", "" if there else remedy)
-    endpoint = os.environ.get("HF_ENDPOINT", "https://huggingface.co").rstrip("/")
-    try:
-        with urllib.request.urlopen(f"{endpoint}/api/models?limit=1", timeout=10):
-            return Verdict("ok", f"{endpoint} answers; {kept}")
-    except OSError as error:
-        return Verdict(
-            "warn", f"{endpoint} does not answer ({error}); {kept}",
-            "set HF_HUB_OFFLINE=1 here, and run `transfer fetch RECIPE` on a machine with a network",
-        )  # fmt: skip
-
-
-def cluster() -> Verdict:
-    """What Slurm says about itself, as far as a study depends on it."""
-    from launch.site_file import find_site, load_site
-    from launch.slurm import slurm
-
-    if shutil.which("sbatch") is None:
-        return Verdict("skipped", "no sbatch here", "run it on a login node to check the cluster")
-    try:
-        config = dict(re.findall(r"^(\w+)\s*=\s*(.*)$", slurm("scontrol", "show", "config"), re.MULTILINE))
-        slurm("squeue", "--me", "--noheader")
-    except UserError as error:
-        return Verdict("warn", str(error)[:200], "ask the cluster's support, unless this machine is not part of one")
-    found = f"Slurm {config.get('SLURM_VERSION', '?')}, KillWait {config.get('KillWait', '?')}"
-    if config.get("JobRequeue", "1").strip() == "0":
-        return Verdict("warn", f"{found}, JobRequeue is off", "jobs ask for --requeue themselves; some sites refuse it")
-    try:
-        load_site(find_site(None))
-    except UserError as error:
-        return Verdict("warn", f"{found}; {error}", "see docs/slurm.md")
-    return Verdict("ok", f"{found}; the site file is in order")
-
-
 def driver(gpus: list[str], wanted: bool) -> Verdict:
     """The driver, and whether torch was built for it."""
     if not gpus:
@@ -274,11 +225,12 @@ def driver(gpus: list[str], wanted: bool) -> Verdict:
         )
     import torch
 
+    mismatch, remedy = check_driver(torch.version.cuda), remedy_of_driver(torch.version.cuda)
     if not torch.cuda.is_available():
-        return Verdict(
-            "fail", f"{len(gpus)} GPU(s), but torch {torch.__version__} cannot use them",
-            "make setup TORCH_INDEX=https://download.pytorch.org/whl/cu130, or a newer driver",
-        )  # fmt: skip
+        reason = mismatch or "the log of the driver (dmesg) says why"
+        return Verdict("fail", f"{len(gpus)} GPU(s), but torch {torch.__version__} cannot use them: {reason}", remedy)
+    if mismatch:
+        return Verdict("warn", mismatch, remedy)
     names = sorted({torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count())})
     found = f"{torch.cuda.device_count()} x {', '.join(names)}, CUDA {torch.version.cuda}"
     if torch.cuda.get_device_capability()[0] < 8:
@@ -383,10 +335,13 @@ def _last(output: str) -> str:
     return (failed or lines or ["nothing was said"])[-1][:300]
 
 
-def examine(folder: Path, gpu: bool, show: Callable[[str], None]) -> list[dict[str, str]]:
-    """Run all checks, showing each verdict as it comes; the verdicts as JSON values."""
+def examine(
+    folder: Path, gpu: bool, show: Callable[[str], None], recipe: str | None = None, site: Path | None = None
+) -> list[dict[str, str]]:
+    """Run all checks, showing each verdict as it comes; the verdicts as JSON values. `recipe`: checked as well."""
+    more = [("study", lambda: study(recipe, site))] if recipe is not None else []
     found = []
-    for name, check in checks(folder, gpu):
+    for name, check in [*checks(folder, gpu), *more]:
         begun = time.monotonic()
         try:
             verdict = check()

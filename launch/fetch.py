@@ -7,6 +7,7 @@ the lock. An entry is resolved anew each time the command runs; `revision` in th
 from pathlib import Path
 from typing import Any
 
+from data.attention import fetch_kernel
 from data.hub import fetch_dataset, fetch_model, locate
 from data.sources import read_rows
 from eval.forms import questions_of
@@ -39,6 +40,8 @@ def fetch(recipe: Recipe, recipe_path: Path | None) -> dict[str, Any]:
     for name, revision in _models(recipe):
         print(f"  fetching {name}", flush=True)
         models[name] = {"directory": name} if Path(name).is_dir() else fetch_model(name, revision)
+    if recipe.model is not None and (commit := fetch_kernel(recipe.model)):
+        print(f"  fetched the kernel of {recipe.model.attention}, commit {commit[:12]}", flush=True)
     pinned = {name: entry for name, entry in models.items() if "revision" in entry}
     lock = {"sources": sources, "benchmarks": benchmarks, "models": pinned}
     if recipe_path is not None:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
+from launch.gpus import gpus_wanted
 from launch.stages import Stage, build_stages, stage_states
 from recipes.manifest import StageState
 from recipes.schema import Recipe
@@ -82,27 +83,7 @@ class Job:
     @property
     def gpus_per_node(self) -> int:
         """GPUs of a node, where nodes have any."""
-        resources = self.recipe.resources
-        if self.kind == "arms" and resources.launched:
-            return resources.ranks // resources.nodes
-        corpus = self.recipe.corpus
-        samplers = [corpus.teacher, corpus.pass_rate.sampler if corpus.pass_rate else None]
-        local = any(sampler is not None and sampler.kind == "transformers" for sampler in samplers)
-        pocket = self.recipe.model is not None and self.recipe.model.pocket is not None
-        engine = self.recipe.suite.engine if self.recipe.suite is not None else None
-        scoring = engine.tensor_parallel if engine is not None and engine.kind == "vllm" else 1
-        if engine is not None and engine.kind == "endpoint":
-            scoring = 0
-        wanted = {
-            "arms": 1,
-            "drift": 1,
-            "diagnostics": 1,
-            "trajectory": scoring,
-            "eval": scoring,
-            "base": int(pocket),
-            "corpus": int(local),
-        }
-        return wanted.get(self.kind, 0)
+        return gpus_wanted(self.recipe, self.kind)
 
     @property
     def ranks_per_node(self) -> int:

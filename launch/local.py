@@ -18,6 +18,8 @@ from pathlib import Path
 from types import FrameType
 
 from launch.failures import CRASHED, INTERRUPTED, MISTAKE, STOPPED, Failure, explain, record
+from launch.gpus import Pool, wish_of
+from launch.node import require_attention, require_on_this_node
 from launch.processes import die_with_parent, last_lines, local_run, log_path, note_run, visible_gpus
 from launch.stages import Stage, flatten, made_by_other_code, run_stage, stage_inputs, stage_states
 from recipes.errors import UserError
@@ -93,16 +95,17 @@ def _run_local(recipe: Recipe, study_dir: Path, stages: list[Stage]) -> int:
     failed: dict[str, Failure] = {}
     running: dict[Future[Failure | None], tuple[Stage, float]] = {}
     gpus = visible_gpus()
-    taken: dict[str, str | None] = {}  # stage -> its GPU; None: all of them
+    places = Pool(gpus, recipe.resources.workers)
+    require_attention(recipe)
     display = _Display(study_dir)
     values = recipe.dump()
     with (
         _PassedOnSignals() as signals,
         ProcessPoolExecutor(
-            recipe.resources.workers,
+            places.size,
             get_context("spawn"),
             _prepare_worker,
-            # A process with a GPU sees one of them and keeps its memory, so the next stage gets a process of its own.
+            # A process with GPUs sees its own and keeps their memory, so the next stage gets a process of its own.
             max_tasks_per_child=1 if gpus else None,
         ) as pool,
     ):
@@ -114,23 +117,15 @@ def _run_local(recipe: Recipe, study_dir: Path, stages: list[Stage]) -> int:
                     [] if signals.received is not None else _ready(list(waiting.values()), waiting, running, failed)
                 )
                 for stage in startable:
-                    launched = stage.kind == "arms" and recipe.resources.launched
-                    # On GPUs a launched stage uses all of them, and every other stage one.
-                    if gpus and (len(running) >= (1 if launched else len(gpus)) or None in taken.values()):
-                        continue
-                    # Never more than the workers can take, so that a start time is a real start.
-                    if len(running) >= recipe.resources.workers:
-                        break
-                    del waiting[stage.name]
                     if stage_state(study_dir / stage.name, stage_inputs(stage, study_dir)).state == "done":
+                        del waiting[stage.name]
                         display.line(f"  done     {stage.name} (made again with the same result)")
-                        continue
-                    if gpus:
-                        free = [gpu for gpu in gpus if gpu not in taken.values()]
-                        taken[stage.name] = None if launched else free[0]
-                    future = pool.submit(_work, values, str(study_dir), stage, taken.get(stage.name))
+                wishes = [wish_of(recipe, stage, gpus) for stage in startable if stage.name in waiting]
+                for name, own in places.start(wishes):
+                    stage = waiting.pop(name)
+                    future = pool.submit(_work, values, str(study_dir), stage, own if gpus else None)
                     running[future] = (stage, time.monotonic())
-                    display.line(f"  start    {stage.name}")
+                    display.line(f"  start    {name}" + (f" (GPU {', '.join(own)})" if own else ""))
                 if not running:
                     if not _ready(list(waiting.values()), waiting, running, failed):
                         break
@@ -140,7 +135,7 @@ def _run_local(recipe: Recipe, study_dir: Path, stages: list[Stage]) -> int:
                 for future in finished:
                     failure = future.result()
                     stage, begun = running.pop(future)
-                    taken.pop(stage.name, None)
+                    places.end(stage.name)
                     seconds = time.monotonic() - begun
                     if failure is None:
                         display.line(f"  finished {stage.name} in {seconds:.0f} s")
@@ -234,10 +229,12 @@ def worker_environment() -> dict[str, str]:
     }
 
 
-def _work(values: dict[str, object], study_dir: str, stage: Stage, gpu: str | None = None) -> Failure | None:
-    """Run one stage in a worker, with its output in the stage's log; on one GPU, if it gets one."""
-    if gpu is not None:
-        os.environ["CUDA_VISIBLE_DEVICES"] = gpu
+def _work(
+    values: dict[str, object], study_dir: str, stage: Stage, gpus: tuple[str, ...] | None = None
+) -> Failure | None:
+    """Run one stage in a worker, with its output in the stage's log, on its GPUs. None: the machine has none."""
+    if gpus is not None:
+        os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(gpus)
     listen()  # what came for an earlier stage is not meant for this one
     log = log_path(Path(study_dir), stage.name)
     log.parent.mkdir(parents=True, exist_ok=True)
@@ -248,12 +245,14 @@ def _work(values: dict[str, object], study_dir: str, stage: Stage, gpu: str | No
         import torch
 
         torch.set_num_threads(stage.threads)
-        if gpu is not None and not torch.cuda.is_available():
+        if gpus and not torch.cuda.is_available():
             raise UserError(
-                f"this machine has GPU {gpu} but torch cannot use it; install a torch built for it, or set "
+                f"this machine has GPU {', '.join(gpus)} but torch cannot use it; install a torch built for it, or set "
                 "CUDA_VISIBLE_DEVICES= to run on the CPU"
             )
-        run_stage(validate_recipe(values, "study.json"), Path(study_dir), stage)
+        recipe = validate_recipe(values, "study.json")
+        require_on_this_node(recipe, stage)
+        run_stage(recipe, Path(study_dir), stage)
         return None
     except Exception as error:  # a stage may fail in any library; the log has the traceback, the user the sentence
         failure = explain(error, validate_recipe(values, "study.json"), Path(study_dir), stage)

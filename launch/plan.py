@@ -2,14 +2,19 @@
 
 import json
 import shlex
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from eval.suite_size import evaluation_responses
 from launch.analysis_plan import analysis_lines, analysis_obstacles, diagnostics_plan, trajectory_plan
+from launch.findings import disk_text, findings
 from launch.fit import memory_of_arm, model_shape, obstacles, sampling_memory
+from launch.needs import Disk, attention_of_runs, disk_needed, gpu_hours_of_run, gpus_of_node, wall_clock
 from launch.preflight import warnings
+from launch.processes import visible_gpus
 from launch.ranks import Place, launch_command, launch_files
+from launch.site_file import SiteSpec
 from launch.stages import Stage, stage_states
 from recipes.manifest import read_manifest
 from recipes.schema import Recipe
@@ -22,7 +27,6 @@ from train.cost import (
     checkpoint_bytes,
     forward_flops,
     generation_hours,
-    run_hours,
     train_flops,
 )
 from train.matching import recipe_differences
@@ -45,17 +49,27 @@ _WRITES = {
 
 
 def build_plan(
-    recipe: Recipe, stages: list[Stage], study_dir: Path, invocation: str = "transfer run RECIPE"
+    recipe: Recipe,
+    stages: list[Stage],
+    study_dir: Path,
+    invocation: str = "transfer run RECIPE",
+    site: SiteSpec | None = None,
 ) -> dict[str, Any]:
     """The plan as JSON values. Token counts are upper bounds from the length limits.
 
-    `invocation`: the command that runs the study, to say how a single stage is run.
+    `invocation`: the command that runs the study, to say how a single stage is run. `site`: the cluster it is planned
+    for; None: this machine.
     """
+    gpus = visible_gpus()
+    elsewhere = site is None and not gpus and recipe.resources.gpu is not None
+    node = gpus_of_node(recipe, site, gpus)
+    found = findings(recipe, stages, study_dir, site, gpus, elsewhere)
     states = stage_states(stages, study_dir)
     pocket = recipe.model.pocket if recipe.model else None
     shape = model_shape(recipe)
     suite = recipe.suite
     labels = [label for arm in ("base", *recipe.arms) for label in recipe.labels(arm)]
+    disk = disk_needed(recipe, shape, stages, study_dir, node, site is not None)
     analysis = {"trajectory": trajectory_plan(recipe, shape), "diagnostics": diagnostics_plan(recipe, shape)}
     return {
         "study": recipe.study,
@@ -71,7 +85,7 @@ def build_plan(
         ],
         "parameters": shape.parameters() if shape else None,
         "pretraining_tokens": None if pocket is None else pocket.documents // 4 * _MEAN_ROW_TOKENS,
-        "arms": {name: _arm_plan(recipe, name, shape) for name in recipe.trained},
+        "arms": {name: _arm_plan(recipe, name, shape, study_dir) for name in recipe.trained},
         "teacher": teacher_plan(recipe, study_dir),
         "gpu": recipe.resources.gpu,
         "gpus": gpus_of(recipe),
@@ -80,8 +94,14 @@ def build_plan(
         "responses_at_most": None if suite is None else evaluation_responses(recipe, len(labels)),
         "evaluation_gpu_hours": evaluation_hours(recipe, shape, len(labels)),
         **analysis,
-        "obstacles": obstacles(recipe, shape) + analysis_obstacles(analysis, recipe.resources.gpu),
-        "warnings": warnings(recipe),
+        "obstacles": obstacles(recipe, shape)
+        + analysis_obstacles(analysis, recipe.resources.gpu)
+        + [str(finding) for finding in found if finding.severity == "error"],
+        "findings": [finding._asdict() for finding in found],
+        "disk": None if disk is None else asdict(disk) | {"total": disk.total},
+        "wall_clock": {"gpus": node, "hours": wall_clock(recipe, stages, shape, node)},
+        "notes": [str(finding) for finding in found if finding.severity == "note"],
+        "warnings": warnings(recipe) + [str(finding) for finding in found if finding.severity == "warning"],
         "differences": recipe_differences(recipe),
     }
 
@@ -131,9 +151,9 @@ def _asked_once(recipe: Recipe) -> Any:
     return recipe.suite.model_copy(update={"samples_per_question": 1, "benchmarks": tuple(benchmarks)})
 
 
-def _arm_plan(recipe: Recipe, name: str, shape: ModelShape | None) -> dict[str, Any]:
+def _arm_plan(recipe: Recipe, name: str, shape: ModelShape | None, study_dir: Path | None = None) -> dict[str, Any]:
     """Updates, tokens, FLOPs, memory, hours and disk of one run of an arm."""
-    arm, resources = resolve_arm(recipe, name), recipe.resources
+    arm = resolve_arm(recipe, name)
     exposures = arm.steps * arm.problems_per_step
     completions = exposures * arm.completions_per_problem
     completion_tokens = completions * arm.prompt.max_completion_tokens
@@ -144,10 +164,7 @@ def _arm_plan(recipe: Recipe, name: str, shape: ModelShape | None) -> dict[str, 
         parameters = shape.parameters()
         flops = train_flops(parameters, tokens) + (forward_flops(parameters, tokens) if sampled else 0)
         disk = checkpoint_bytes(shape, arm.snapshots, arm.dtype == "bfloat16")
-        if resources.gpu is not None:
-            length = min(arm.prompt.max_completion_tokens, resources.expected_completion_tokens or 1 << 60)
-            prompts = completions * arm.prompt.max_prompt_tokens // 4  # limits are rarely reached
-            hours = run_hours(shape, GPUS[resources.gpu], prompts, completions * length, length, sampled, arm.beta > 0)
+        hours = gpu_hours_of_run(recipe, name, shape)
     return {
         "updates": arm.steps,
         "problems_presented": exposures,
@@ -161,6 +178,7 @@ def _arm_plan(recipe: Recipe, name: str, shape: ModelShape | None) -> dict[str, 
         "runs": len(recipe.seeds),
         "memory_per_rank": memory_of_arm(recipe, arm, shape),
         "sampling_memory": sampling_memory(recipe, arm, shape),
+        "attention": attention_of_runs(recipe, name, study_dir),
     }
 
 
@@ -284,6 +302,7 @@ def format_plan(plan: dict[str, Any], commands: bool = False) -> str:
         cost = "" if hours is None else f", {hours:,.0f} GPU-hours if they are as long as completions"
         lines.append(f"evaluation: at most {plan['responses_at_most']:,} responses" + cost)
     lines += analysis_lines(plan)
+    lines += _whole_study_lines(plan)
     if plan["certainty"]:
         more = plan["certainty"]
         text = f"certainty: one more training seed of every arm {more['seed']:,.0f} GPU-hours"
@@ -293,13 +312,29 @@ def format_plan(plan: dict[str, Any], commands: bool = False) -> str:
     if plan["dropped_problems"]:
         reasons = ", ".join(f"{count:,} {reason}" for reason, count in plan["dropped_problems"].items() if count)
         lines.append(f"problems left out: {reasons}")
+    used = {kind for arm in plan["arms"].values() for kind in arm["attention"]}
+    lines += [f"attention of finished runs: {', '.join(sorted(used))}"] if used else []
     if plan["arms"]:
         matched = "matched: the arms differ only in what the study varies"
         lines += ["", "UNMATCHED:" if plan["differences"] else matched]
     lines += [f"  {text}" for text in plan["differences"]]
     lines += [f"cannot work: {text}" for text in plan["obstacles"]]
     lines += [f"warning: {text}" for text in plan["warnings"]]
+    lines += [f"note: {text}" for text in plan["notes"]]
     return "\n".join(lines)
+
+
+def _whole_study_lines(plan: dict[str, Any]) -> list[str]:
+    """Disk and hours of all stages together."""
+    lines = []
+    if plan["gpu"] and plan["disk"] is not None:
+        need = {name: value for name, value in plan["disk"].items() if name != "total"}
+        lines.append(f"the study at its fullest: up to {disk_text(Disk(**need))}")
+    clock = plan["wall_clock"]
+    if clock["hours"]:
+        parts = ", ".join(f"{phase} {hours:,.0f} h" for phase, hours in clock["hours"].items())
+        lines.append(f"wall clock on one node with {clock['gpus']} GPU(s), stages of one GPU side by side: {parts}")
+    return lines
 
 
 def _teacher_line(teacher: dict[str, Any], recipe_gpu: str | None) -> str:

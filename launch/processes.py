@@ -5,6 +5,7 @@ import os
 import signal
 import socket
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,16 @@ def visible_gpus(devices: Path = Path("/dev")) -> list[str]:
         return [name for name in chosen.split(",") if name.strip()]
     found = [path for path in devices.glob("nvidia[0-9]*") if path.name.removeprefix("nvidia").isdigit()]
     return [str(number) for number in range(len(found))]  # CUDA counts from 0, whatever a container calls the files
+
+
+def gpu_models(folder: Path = Path("/proc/driver/nvidia/gpus")) -> list[str]:
+    """Models of the NVIDIA GPUs of this machine, as its driver names them; empty where it says nothing."""
+    found = []
+    for path in sorted(folder.glob("*/information")):
+        with suppress(OSError):
+            lines = path.read_text().splitlines()
+            found += [line.partition(":")[2].strip() for line in lines if line.startswith("Model:")]
+    return found
 
 
 def log_path(study_dir: Path, stage: str) -> Path:

@@ -48,8 +48,12 @@ class JobSpec(Spec):
     """Memory of a node for one job, for instance 200G; 0: all of it."""
     cpus_per_task: int | None = Field(None, ge=1)
     """Cores of a task; null: not asked for."""
+    memory_per_gpu: Annotated[str, Field(pattern=r"^[1-9][0-9]*[KMGT]?$")] | None = None
+    """Memory for each GPU of a job that does not take a whole node, for instance 200G; null: Slurm's default."""
+    cpus_per_gpu: int | None = Field(None, ge=1)
+    """Cores for each GPU of such a job."""
     directives: tuple[str, ...] = ()
-    """Further sbatch options, for instance --constraint=h200 or --exclusive."""
+    """Further sbatch options, for instance --constraint=h200 or --exclusive (for jobs that take whole nodes)."""
 
     @field_validator("time_limit", mode="before")
     @classmethod
@@ -94,8 +98,9 @@ class SiteSpec(JobSpec):
     """Whether jobs are told not to ask the hub; what they need was brought by `transfer fetch`."""
     max_running: int | None = Field(None, ge=1)
     """Tasks of one array that run at the same time. null: no limit."""
-    signal_seconds: int = Field(300, ge=10)
-    """How long before its time limit a job is told to save and continue itself: an update and a checkpoint."""
+    signal_seconds: int | None = Field(None, ge=10)
+    """How long before its time limit a job is told to save and continue itself. null: as long as an update and a
+    checkpoint of its arm take by the plan's hours, between 2 and 30 minutes; 5 where the plan knows no hours."""
     requeue: bool = True
     """Whether Slurm may start a preempted job, or one whose node was lost, again by itself."""
     stages: dict[
@@ -137,13 +142,44 @@ class SiteSpec(JobSpec):
                 raise ValueError(f"{value!r} is more than one line; list the lines one by one")
         return values
 
-    def job(self, kind: str) -> JobSpec:
-        """What a job of this kind asks for: the site's top level, with what `stages` says instead."""
+    def job(self, kind: str, gpus: int | None = None) -> JobSpec:
+        """What a job of this kind asks for: the site's top level, with what `stages` says instead.
+
+        `gpus`: GPUs of a node that the job uses. With fewer than a node has it leaves the rest of the node to others:
+        no --exclusive and not all memory, but a share of memory and cores for each GPU (for one, where it uses none).
+        """
         own = {name: getattr(self, name) for name in JobSpec.model_fields}
         special = self.stages.get(kind)  # type: ignore[call-overload]
+        said: dict[str, object] = {}
         if special is not None:
-            own |= {name: value for name in JobSpec.model_fields if (value := getattr(special, name)) not in (None, ())}
-        return JobSpec(**own)
+            said = {name: value for name in JobSpec.model_fields if (value := getattr(special, name)) not in (None, ())}
+        if gpus is not None and gpus < self.gpus_per_node:
+            both = own | said
+            own["directives"] = tuple(word for word in self.directives if not word.startswith("--exclusive"))
+            memory, cores = both["memory_per_gpu"], both["cpus_per_gpu"]
+            if memory:
+                own["memory"] = _times(str(memory), max(1, gpus))
+            elif own["memory"] == "0":
+                own["memory"] = None
+            own["cpus_per_task"] = int(str(cores)) * max(1, gpus) if cores else own["cpus_per_task"]
+        return JobSpec(**(own | said))
+
+
+def _times(memory: str, count: int) -> str:
+    """An amount of memory as Slurm writes it, so many times."""
+    digits = memory.rstrip("KMGT")
+    return f"{int(digits) * count}{memory[len(digits) :]}"
+
+
+def hours_of(duration: str) -> float:
+    """Hours in a duration as Slurm writes it: MM, MM:SS, HH:MM:SS, D-HH, D-HH:MM or D-HH:MM:SS."""
+    days, dash, rest = duration.rpartition("-")
+    parts = [int(part) for part in rest.split(":")]
+    if dash:
+        hours, minutes, seconds = (*parts, 0, 0)[:3]
+    else:
+        hours, minutes, seconds = (0, *parts, 0)[:3] if len(parts) < 3 else parts
+    return int(days or 0) * 24 + hours + minutes / 60 + seconds / 3600
 
 
 def find_site(option: Path | None) -> Path:

@@ -5,11 +5,17 @@ import sys
 from pathlib import Path
 from shlex import join, quote
 
+from launch.fit import model_shape
 from launch.jobs import Job
+from launch.needs import checkpoint_seconds, update_seconds
 from launch.site_file import ContainerSpec, JobSpec, SiteSpec
 
 ROOT = Path(__file__).resolve().parent.parent
 SERVER_PORT = 8000
+
+_LEAD_SECONDS = 30  # before the time limit, for Slurm to requeue what has not stopped by itself
+_SIGNAL_SECONDS = (120, 1800)  # what is derived stays between these
+_UNKNOWN_SECONDS = 300
 
 _BODY = r"""
 # The stage of this task. Every node runs `launch.step`; the first one decides, the others join its ranks.
@@ -25,16 +31,28 @@ child=$!
 
 # USR1 comes before the time limit, TERM with a preemption or cancellation: both mean to save. Then, unless it was
 # cancelled, the job goes back to the queue under the same number, so that what depends on it still does. (Slurm itself
-# requeues a preempted job only if it has to kill it; one that ends by itself in time would count as failed.)
+# requeues a preempted job only if it has to kill it; one that ends by itself in time would count as failed. One that is
+# killed by its time limit counts as failed too: so what has not stopped shortly before is requeued as it stands, which
+# kills it, and goes on from its last checkpoint. launch.step refuses to go round without one.)
 again=
 trap 'again=yes; kill -USR1 "$child" 2> /dev/null || true' USR1
 trap 'kill -TERM "$child" 2> /dev/null || true' TERM
 status=
+deadline=
 while [ -z "$status" ]; do
   wait "$child" && status=0 || status=$?
   # A signal ends `wait` before the child has ended.
   if [ "$status" -gt 128 ] && kill -0 "$child" 2> /dev/null; then status=; fi
+  if [ -z "$status" ] && [ -n "$again" ] && [ -z "$deadline" ]; then
+    {
+      sleep @LAST@
+      echo "not saved in time before the time limit; requeued, to go on from the last checkpoint"
+      scontrol requeue "$SLURM_JOB_ID"
+    } &
+    deadline=$!
+  fi
 done
+if [ -n "$deadline" ]; then kill "$deadline" 2> /dev/null || true; fi
 preempted() { scontrol show job --oneliner "$SLURM_JOB_ID" | grep -q ' PreemptTime=[0-9]'; }
 # srun's own status is that of whichever task ended worst, so the stage's record says whether it saved and stopped.
 saved() { grep -q '"status": @STOPPED@' "$study/.failures/${stage//\//--}.json" 2> /dev/null; }
@@ -60,7 +78,8 @@ rm -f "$TRANSFER_SERVER_ENDED"
 
 def render(job: Job, site: SiteSpec, comment: str, dependency: str) -> str:
     """The script of a job. `comment` is how it is found again, `dependency` what sbatch's --dependency takes."""
-    wanted = site.job(job.kind)
+    wanted = site.job(job.kind, job.gpus_per_node)
+    seconds = signal_seconds(job, site)
     total = job.nodes + job.server_nodes
     lines = [
         "#!/bin/bash",
@@ -78,6 +97,7 @@ def render(job: Job, site: SiteSpec, comment: str, dependency: str) -> str:
     if site.offline:
         environment = {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"} | environment
     lines += [f"export {name}={quote(value)}" for name, value in environment.items()]
+    lines.append(f"export TRANSFER_SIGNAL_SECONDS={seconds}  # between USR1 and the time limit")
     if wanted.cpus_per_task:
         lines.append(f"export SRUN_CPUS_PER_TASK={wanted.cpus_per_task}  # srun does not take it from sbatch")
     studies = " ".join(quote(str(task.study_dir.resolve())) for task in job.tasks)
@@ -96,8 +116,25 @@ def render(job: Job, site: SiteSpec, comment: str, dependency: str) -> str:
         server = _SERVER.replace("@PORT@", str(SERVER_PORT)).replace("@TRAIN@", str(job.nodes))
         server = server.replace("@GPUS@", f"{gpus} " if gpus else "")
     body = _BODY.replace("@SERVER@\n", server.lstrip("\n")).replace("@STOPPED@", "75")
+    body = body.replace("@LAST@", str(seconds - min(_LEAD_SECONDS, seconds // 3)))
     assert total >= 1
     return "\n".join(lines) + body
+
+
+def signal_seconds(job: Job, site: SiteSpec) -> int:
+    """How long before its time limit a job is told to save: the site's word, or what the slowest of its tasks needs."""
+    if site.signal_seconds is not None:
+        return site.signal_seconds
+    if job.kind != "arms":
+        return _SIGNAL_SECONDS[0]  # what is there is kept
+    shape = model_shape(job.recipe)
+    needed = []
+    for arm in {str(task.stage.arguments["arm"]) for task in job.tasks}:
+        update = update_seconds(job.recipe, arm, shape)
+        if update is None or shape is None:
+            return _UNKNOWN_SECONDS
+        needed.append(update + checkpoint_seconds(job.recipe, arm, shape) + _LEAD_SECONDS)
+    return min(max(round(max(needed)), _SIGNAL_SECONDS[0]), _SIGNAL_SECONDS[1])
 
 
 def options(job: Job, site: SiteSpec, wanted: JobSpec, comment: str, dependency: str) -> list[str]:
@@ -110,7 +147,7 @@ def options(job: Job, site: SiteSpec, wanted: JobSpec, comment: str, dependency:
         f"--output={label}-%{'A_%a' if len(job.tasks) > 1 else 'j'}.log",
         "--open-mode=append",
         "--requeue" if site.requeue else "--no-requeue",
-        f"--signal=B:USR1@{site.signal_seconds}",
+        f"--signal=B:USR1@{signal_seconds(job, site)}",
         "--kill-on-invalid-dep=yes",
         f"--nodes={job.nodes + job.server_nodes}",
         "--ntasks-per-node=1",

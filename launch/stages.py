@@ -59,6 +59,8 @@ def build_stages(recipe: Recipe) -> list[Stage]:
     from train.arms import resolve_arm
 
     values = recipe.dump()
+    if values["model"] is not None:  # a word about machines, not about what is run; runs record what ran
+        del values["model"]["attention_fallback"]
     threads = recipe.resources.threads
     stages = []
     with_base = recipe.model is not None and _needs_base(recipe)

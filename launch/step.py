@@ -17,6 +17,7 @@ from pathlib import Path
 from types import FrameType
 
 from launch.failures import MISTAKE, STOPPED, Failure, explain, record
+from launch.node import require_attention, require_on_this_node
 from launch.processes import log_path
 from launch.ranks import Place, join_ranks
 from launch.stages import Stage, build_stages, run_stage, stage_states
@@ -81,6 +82,8 @@ def _first_node(recipe: Recipe, study_dir: Path, stages: list[Stage], stage: Sta
         import torch
 
         torch.set_num_threads(stage.threads)
+        require_on_this_node(recipe, stage)
+        require_attention(recipe)
         _wait_for_server()
         run_stage(recipe, study_dir, stage)
     except LockedError:

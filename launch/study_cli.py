@@ -64,6 +64,8 @@ def add_commands(commands: Any) -> None:
     )
     doctor.add_argument("--gpu", action="store_true", help="a machine without a GPU or vLLM fails")
     doctor.add_argument("--folder", metavar="DIR", type=Path, default=Path("runs"), help="where studies will be kept")
+    doctor.add_argument("--recipe", metavar="RECIPE", help="a recipe: also check what it would lack here")
+    doctor.add_argument("--site", metavar="FILE", type=Path, help="with --recipe: on the cluster of this site file")
     doctor.add_argument("--json", action="store_true", help="print JSON instead of text")
 
 
@@ -110,8 +112,6 @@ def run_on_slurm(root: Path, tasks: "Sequence[Task]", site: "SiteSpec", until: s
     from launch.slurm import submit
     from recipes.manifest import write_json
 
-    for task in tasks:
-        check_site(task.recipe, site)
     waiting, states = [], states_of(tasks)
     for task in tasks:
         if states[task.key].state == "done":
@@ -125,17 +125,13 @@ def run_on_slurm(root: Path, tasks: "Sequence[Task]", site: "SiteSpec", until: s
     return 0
 
 
-def check_site(recipe: "Recipe", site: "SiteSpec") -> None:
-    """Refuse a recipe that cannot run on this cluster. Raises UserError."""
-    resources = recipe.resources
-    wanted = resources.ranks // resources.nodes
-    if site.gpus_per_node and resources.launched and wanted > site.gpus_per_node:
-        nodes = next(n for n in range(1, resources.ranks + 1)
-                     if resources.ranks % n == 0 and resources.ranks // n <= site.gpus_per_node)  # fmt: skip
-        raise UserError(
-            f"{resources.ranks} ranks on {resources.nodes} node(s) are {wanted} GPUs a node, but the site has "
-            f"{site.gpus_per_node}; set resources.nodes={nodes}"
-        )
+def check_site(tasks: "Sequence[Task]", site: "SiteSpec") -> None:
+    """Refuse stages that cannot run on this cluster; say what is worth knowing. Raises UserError."""
+    from launch.cli import require_ready
+
+    for study_dir in dict.fromkeys(task.study_dir for task in tasks):
+        members = [task for task in tasks if task.study_dir == study_dir]
+        require_ready(members[0].recipe, [task.stage for task in members], study_dir, site)
 
 
 def _status(options: argparse.Namespace) -> int:
@@ -155,7 +151,7 @@ def _doctor(options: argparse.Namespace) -> int:
     def show(text: str) -> None:
         print(text, file=sys.stderr if options.json else sys.stdout, flush=True)
 
-    found = examine(options.folder, options.gpu, show)
+    found = examine(options.folder, options.gpu, show, options.recipe, options.site)
     failed = [row["check"] for row in found if row["state"] == "fail"]
     if options.json:
         print(json.dumps(found, indent=1))
@@ -254,7 +250,9 @@ def _resume(options: argparse.Namespace) -> int:
     until = how.get("until")
     tasks = tasks_of(root, until)
     if how["on"] == "slurm":
-        return run_on_slurm(root, tasks, load_site_copy(root / "slurm" / "site.json"), until)
+        site = load_site_copy(root / "slurm" / "site.json")
+        check_site(tasks, site)
+        return run_on_slurm(root, tasks, site, until)
     if (root / ABLATION_FILE).exists():
         ablation = load_ablation(root)
         return ablation.run(until) or conclude(ablation, options.json)
@@ -280,10 +278,10 @@ def submit_study(recipe: "Recipe", study_dir: Path, until: str | None, site_file
 
     site = load_site(find_site(site_file))
     tasks = tasks_of_study(recipe, study_dir, select_until(build_stages(recipe), until))
-    check_site(recipe, site)
     check_study_dir(recipe, study_dir)
     if dry_run:
         return show_jobs(study_dir, tasks, site)
+    check_site(tasks, site)
     ask_queue()  # before anything is written
     if (study_dir / STUDY_FILE).exists() and read_study_file(study_dir) != recipe.dump():
         refuse_if_queued(study_dir)

@@ -37,8 +37,9 @@ class ResourceSpec(Spec):
     numbers of samples (`ranks`).
     """
 
-    workers: int = Field(2, ge=1)
-    """Stages that run at the same time on the local machine."""
+    workers: int | None = Field(None, ge=1)
+    """Stages that run at the same time on the local machine. null: with GPUs as many as find theirs free (training
+    takes `ranks` of them, most others one), on a CPU two."""
     threads: int = Field(1, ge=1)
     """Arithmetic threads of a training or evaluation stage."""
     base_threads: int = Field(2, ge=1)

@@ -53,7 +53,9 @@ class ModelSpec(Spec):
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Number format of training arithmetic, saved weights and generation; optimizers keep float32 weights."""
     attention: Literal["sdpa", "eager", "flash_attention_2", "flash_attention_3"] = "sdpa"
-    """Implementation of attention; the flash ones need their package and a GPU."""
+    """Implementation of attention; the flash ones need bfloat16, a GPU and a package (the `flash` extra)."""
+    attention_fallback: Literal["sdpa", "eager"] | None = None
+    """What is used where flash attention cannot be; the run records which ran. null: such a run is refused."""
     eos_token: str | None = "<|im_end|>"
     """Token that ends a turn and with it a completion; it must be in the tokenizer's vocabulary. null: its own."""
     pad_token: str | None = "<|endoftext|>"

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from launch import doctor
+from launch import doctor, doctor_study
 from launch.doctor import Verdict
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -77,6 +77,54 @@ def test_what_needs_a_gpu_is_skipped_or_fails_as_asked():
     for check in (doctor.driver, doctor.vllm):
         assert check([], False).state == "skipped"
         assert check([], True).state == "fail"
+
+
+@pytest.mark.parametrize(
+    ("cuda", "installed", "libraries", "said"),
+    [
+        ("13.0", "580.65.06", "", None),
+        ("13.0", "575.57.08", "", "the driver is 575.57.08 and torch is built for CUDA 13.0, which needs 580 or newer"),
+        ("12.8", "550.54.15", "/usr/lib", None),
+        ("12.8", "470.1", "", "the driver is 470.1 and torch is built for CUDA 12.8, which needs 525 or newer"),
+        (None, "580.65.06", "", "torch is built without CUDA"),
+        ("13.0", None, "", None),
+        ("13.0", "580.65.06", "/opt/cuda/13.0/lib64:/usr/lib", None),
+        ("13.0", "580.65.06", "/opt/cuda-12.8/lib64",
+         "torch brings the libraries of CUDA 13.0 and LD_LIBRARY_PATH puts those of CUDA 12 before them"),
+    ],
+)  # fmt: skip
+def test_a_driver_and_the_cuda_of_torch(cuda, installed, libraries, said):
+    assert doctor_study.driver_mismatch(cuda, installed, libraries) == said
+
+
+def test_the_drivers_version_is_read_from_the_kernel(tmp_path):
+    path = tmp_path / "version"
+    for text in ("NVRM version: NVIDIA UNIX x86_64 Kernel Module  580.65.06  Sun Jul 27",
+                 "NVRM version: NVIDIA UNIX Open Kernel Module for x86_64  580.65.06  Release Build"):  # fmt: skip
+        path.write_text(text)
+        assert doctor_study.driver_version(path) == "580.65.06"
+    assert doctor_study.driver_version(tmp_path / "none") is None
+
+
+def test_a_recipe_is_checked_with_the_machine(tmp_path):
+    site = tmp_path / "site.yaml"
+    site.write_text("gpus_per_node: 0\ncontainer: {image: lab.sif}\n")
+    verdict = doctor_study.study("recipes/qwen3-1.7b/matched.yaml", site)
+    assert verdict.state == "fail"
+    assert "the recipe is for a H100-80GB and the site file says gpus_per_node: 0" in verdict.found
+    assert "set gpus_per_node in the site file" in verdict.remedy
+    assert doctor_study.study("recipes/pocket/smoke.yaml", None) == Verdict("ok", "smoke has what it needs here", "")
+
+
+def test_flash_attention_is_no_failure_where_no_recipe_asks_for_it(monkeypatch):
+    monkeypatch.setattr(doctor_study, "missing", lambda spec: "neither is installed")
+    assert doctor_study.attention([])[:2] == ("skipped", "no flash attention: neither is installed")
+    assert doctor_study.attention(["0"]).state == "warn"
+    monkeypatch.setattr(doctor_study, "missing", lambda spec: None)
+    assert doctor_study.attention([]).found.startswith("flash attention is installed")
+    verdict = doctor_study.attention(["0"])
+    assert verdict.state == "fail"
+    assert "flash-attn" in verdict.found or "no GPU is visible here" in verdict.found
 
 
 def test_two_ranks_of_this_machine_meet():

@@ -10,11 +10,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from launch.fit import model_shape
 from launch.jobs import Needed, make_jobs, tasks_of_study
+from launch.needs import checkpoint_seconds, gpu_hours_of_run
 from launch.site_file import SiteSpec, find_site, load_site
-from launch.slurm_script import render
+from launch.slurm_script import render, signal_seconds
 from launch.stages import build_stages
 from launch.study_cli import check_site
+from launch.vllm_server import server_command
 from recipes.errors import UserError
 from recipes.loading import load_recipe
 
@@ -88,10 +91,96 @@ def test_nodes_and_gpus_of_the_14b_study():
 
 def test_a_node_with_too_few_gpus_is_refused_with_the_number_of_nodes():
     recipe = load_recipe(RECIPES / "qwen3-14b" / "matched.yaml")
+    tasks = tasks_of_study(recipe, Path("/studies/a"), build_stages(recipe))
     with pytest.raises(
         UserError, match=r"8 ranks on 1 node\(s\) are 8 GPUs a node, but the site has 4; set resources.nodes=2"
     ):
-        check_site(recipe, SiteSpec(gpus_per_node=4))
+        check_site(tasks, SiteSpec(gpus_per_node=4))
+
+
+SHARED = """
+partition: gpu
+memory: '0'
+cpus_per_task: 64
+gpus_per_node: 8
+memory_per_gpu: 200G
+cpus_per_gpu: 12
+directives: ['--constraint=h200', '--exclusive']
+stages: {corpus: {memory: 64G}, drift: {cpus_per_gpu: 2}}
+"""
+
+
+def asked(script):
+    """Memory, cores, GPUs and directives of a script."""
+    lines = [line.removeprefix("#SBATCH ") for line in script.splitlines() if line.startswith("#SBATCH ")]
+    return [line for line in lines if line.startswith(("--mem", "--cpus", "--gres", "--excl", "--constr"))]
+
+
+def test_a_job_of_one_gpu_asks_for_its_share_of_a_node_and_training_for_all_of_it(tmp_path):
+    path = tmp_path / "site.yaml"
+    path.write_text(SHARED)
+    site = load_site(path)
+    big = RECIPES / "qwen3-14b" / "matched.yaml"
+    found = {name: asked(render(job, site, "c", "")) for name, job in jobs_of(recipe=big).items()}
+    whole = ["--mem=0", "--cpus-per-task=64", "--gres=gpu:8", "--constraint=h200", "--exclusive"]
+    assert found["arms/grpo"] == found["arms/sft_think"] == whole
+    one = ["--mem=200G", "--cpus-per-task=12", "--gres=gpu:1", "--constraint=h200"]
+    assert found["eval/grpo"] == found["trajectory/grpo"] == found["diagnostics/grpo"] == one
+    assert found["drift/grpo"] == ["--mem=200G", "--cpus-per-task=2", "--gres=gpu:1", "--constraint=h200"]
+    assert found["report"] == ["--mem=200G", "--cpus-per-task=12", "--constraint=h200"]
+    assert found["corpus"] == ["--mem=64G", "--cpus-per-task=12", "--constraint=h200"]
+    half = jobs_of("resources.ranks=4", "suite.engine={kind: vllm, tensor_parallel: 2}", recipe=big)
+    assert asked(render(half["arms/grpo"], site, "c", "")) == [
+        "--mem=800G", "--cpus-per-task=48", "--gres=gpu:4", "--constraint=h200",
+    ]  # fmt: skip
+    assert asked(render(half["eval/grpo"], site, "c", ""))[:3] == ["--mem=400G", "--cpus-per-task=24", "--gres=gpu:2"]
+
+
+def test_without_shares_in_the_site_file_slurm_decides_and_a_word_for_one_kind_stays():
+    site = SiteSpec(gpus_per_node=8, memory="0", cpus_per_task=64, directives=["--exclusive"],
+                    stages={"eval": {"directives": ["--exclusive=user"]}})  # fmt: skip
+    assert asked(render(jobs_of()["arms/grpo"], site, "c", "")) == ["--cpus-per-task=64", "--gres=gpu:1"]
+    assert asked(render(jobs_of()["eval/grpo"], site, "c", ""))[-1] == "--exclusive=user"
+    cpus = SiteSpec(memory="0", cpus_per_task=64, directives=["--exclusive"])
+    assert asked(render(jobs_of()["arms/grpo"], cpus, "c", "")) == ["--mem=0", "--cpus-per-task=64", "--exclusive"]
+
+
+def test_how_long_before_its_limit_a_job_is_told():
+    """An update and a checkpoint of the plan, the site's own number, and what is neither."""
+    big = RECIPES / "qwen3-14b" / "matched.yaml"
+    recipe = load_recipe(big)
+    shape = model_shape(recipe)
+    jobs = jobs_of(recipe=big)
+    assert checkpoint_seconds(recipe, "grpo", shape) == pytest.approx(14 * shape.parameters() / 1e9)
+    update = gpu_hours_of_run(recipe, "grpo", shape) * 3600 / 8 / 140
+    wanted = round(update + 14 * shape.parameters() / 1e9 + 30)
+    assert 600 < wanted < 1800
+    assert signal_seconds(jobs["arms/grpo"], SiteSpec()) == wanted
+    script = render(jobs["arms/grpo"], SiteSpec(), "c", "")
+    assert f"#SBATCH --signal=B:USR1@{wanted}\n" in script
+    assert f"\nexport TRANSFER_SIGNAL_SECONDS={wanted}  #" in script
+    assert f"\n      sleep {wanted - 30}\n" in script
+    assert signal_seconds(jobs["eval/grpo"], SiteSpec()) == 120
+    assert signal_seconds(jobs["arms/grpo"], SiteSpec(signal_seconds=60)) == 60
+    assert "\n      sleep 40\n" in render(jobs["arms/grpo"], SiteSpec(signal_seconds=60), "c", "")
+    assert signal_seconds(jobs_of()["arms/grpo"], SiteSpec()) == 300
+    four = jobs_of(recipe=RECIPES / "qwen3-14b" / "paper.yaml")  # can stop after four updates only
+    assert signal_seconds(four["arms/grpo"], SiteSpec()) == 1800
+
+
+def test_the_server_of_a_job_uses_all_gpus_of_its_node():
+    recipe = load_recipe(RECIPES / "qwen3-14b" / "matched.yaml",
+                         ["resources.vllm={mode: server, server_nodes: 1, tensor_parallel: 2}"])  # fmt: skip
+    command = server_command(recipe, Path("/studies/a"), "grpo", 8000, 8)
+    words = dict(zip(command[3::2], command[4::2], strict=True))
+    assert command[:3] == ["vllm", "serve", "/studies/a/base"]
+    assert words["--tensor-parallel-size"] == "2"
+    assert words["--data-parallel-size"] == "4"
+    assert words["--max-model-len"] == str(2048 + 14336)
+    assert words["--port"] == "8000"
+    assert server_command(recipe, Path("/a"), "grpo", 8000, 3)[9:11] == ["--data-parallel-size", "1"]
+    with pytest.raises(UserError, match=r"tensor_parallel is 2 and the server's node has 1 GPU\(s\); lower it"):
+        server_command(recipe, Path("/a"), "grpo", 8000, 1)
 
 
 HOSTILE = [

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from data.attention import usable_attention
 from data.grading import Grader, Outcome
 from data.language_model import generate_ids, load_model, on_cpu
 from data.prompt import load_tokenizer, render_prompt
@@ -31,7 +32,7 @@ def run(
 ) -> None:
     """Probe the base (without `arm`), or every checkpoint of a run; writes one row each to `drift.jsonl`."""
     assert recipe.probe is not None and recipe.model is not None
-    spec, attention = recipe.probe, recipe.model.attention
+    spec, attention = recipe.probe, usable_attention(recipe.model)
     tokenizer = load_tokenizer(str(study_dir / "base"))
     problems = sorted(read_problems(study_dir / "corpus", "heldout"))[: spec.problems]
     prompts = [render_prompt(tokenizer, problem.problem, recipe.prompt) for problem in problems]

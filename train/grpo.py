@@ -15,6 +15,7 @@ from datasets import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
 from trl import GRPOConfig
 
+from data.attention import usable_attention
 from data.grading import Grader
 from data.language_model import load_model, on_cpu, seed_everything
 from data.prompt import load_tokenizer, render_prompt, template_hash
@@ -28,7 +29,7 @@ from train.callbacks import RunRecorder
 from train.checkpoints import CheckpointMarker, keep_complete_checkpoints, remove_checkpoints
 from train.ledger import LEDGER, Ledger
 from train.limits import within_own_limits
-from train.model import Snapshots, adapter_config, count_parameters, save_final
+from train.model import Snapshots, adapter_config, count_parameters, record_attention, save_final
 from train.preemption import StopOnSignal
 from train.ranks import from_first_rank, rank, require_deepspeed, server_address, topology
 from train.rewards import RecordedReward
@@ -173,7 +174,9 @@ def run(recipe: Recipe, study_dir: Path, stage_dir: Path, resume: bool, arm: str
     tokenizer = load_tokenizer(str(study_dir / "base"))
     trl_arguments = arguments(settings, tokenizer, stage_dir, seed, recipe.resources.vllm)
     start_dir = settings.start_dir(study_dir, seed)
-    model = load_model(start_dir, settings.weights_dtype, settings.attention)
+    assert recipe.model is not None
+    model = load_model(start_dir, settings.weights_dtype, usable_attention(recipe.model))
+    attention = record_attention(model, stage_dir)
     parameters = count_parameters(model)
 
     # Problems in the order they are presented; TRL repeats each row for the group.
@@ -222,6 +225,7 @@ def run(recipe: Recipe, study_dir: Path, stage_dir: Path, resume: bool, arm: str
         "matched_on": settings.matched_on(),
         "totals": ledger.totals,
         "topology": topology(trainer),
+        "attention": attention,
         "warnings": recorder.warnings,
     }
     finish_stage(stage_dir, outputs | hash_files(stage_dir, [LEDGER]), facts)

@@ -1,5 +1,6 @@
 """What a model directory consists of, and writing one: the only copy. Loading is in `data/language_model.py`."""
 
+import json
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,12 +12,14 @@ from peft import LoraConfig, PeftModel
 from transformers import PreTrainedTokenizerBase, Trainer, TrainerCallback, TrainerControl, TrainerState
 from transformers import TrainingArguments as Arguments
 
+from data.attention import attention_that_ran
 from data.language_model import load_model
-from recipes.manifest import hash_files, write_atomic
+from recipes.manifest import hash_files, write_atomic, write_json
 from recipes.training_schema import LoraSpec
 from train.ranks import barrier, rank
 
 SNAPSHOTS, COMPLETE = "snapshots", "COMPLETE"
+ATTENTION = "attention.json"
 _MODEL_FILE_PATTERNS = (
     "*.safetensors",
     "*.safetensors.index.json",
@@ -35,6 +38,17 @@ def model_files(directory: Path) -> list[str]:
 def count_parameters(model: torch.nn.Module) -> int:
     """Parameters of a model, also where DeepSpeed holds a part of each on this rank."""
     return sum(getattr(parameter, "ds_numel", parameter.numel()) for parameter in model.parameters())
+
+
+def record_attention(model: torch.nn.Module, stage_dir: Path) -> str:
+    """What the run computes attention with; of one resumed with another implementation, all of them in order."""
+    path, now = stage_dir / ATTENTION, attention_that_ran(model)
+    used = json.loads(path.read_text()) if path.exists() else []
+    if not used or used[-1] != now:
+        used.append(now)
+        if rank() == 0:
+            write_json(path, used)
+    return " then ".join(used)
 
 
 def adapter_config(spec: LoraSpec | None) -> LoraConfig | None:

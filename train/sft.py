@@ -13,6 +13,7 @@ from datasets import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
 from trl import SFTConfig, SFTTrainer
 
+from data.attention import usable_attention
 from data.language_model import load_model, on_cpu, seed_everything
 from data.prompt import completion_ids, load_tokenizer, render_prompt, template_hash
 from data.rows import demonstrations_to_read, presented_order, read_demonstrations, read_problems
@@ -25,7 +26,7 @@ from train.checkpoints import CheckpointMarker, keep_complete_checkpoints, remov
 from train.cost import train_flops
 from train.ledger import LEDGER, Ledger
 from train.limits import within_own_limits
-from train.model import Snapshots, adapter_config, count_parameters, save_final
+from train.model import Snapshots, adapter_config, count_parameters, record_attention, save_final
 from train.preemption import StopOnSignal
 from train.ranks import rank, require_deepspeed, topology
 from train.tracking import Tracker
@@ -97,7 +98,9 @@ def run(recipe: Recipe, study_dir: Path, stage_dir: Path, resume: bool, arm: str
     tokenizer = load_tokenizer(str(study_dir / "base"))
     trl_arguments = arguments(settings, stage_dir, seed)
     start_dir = settings.start_dir(study_dir, seed)
-    model = load_model(start_dir, settings.weights_dtype, settings.attention)
+    assert recipe.model is not None
+    model = load_model(start_dir, settings.weights_dtype, usable_attention(recipe.model))
+    attention = record_attention(model, stage_dir)
     parameters = count_parameters(model)
 
     # Problems in the order they are presented, each with its demonstrations.
@@ -167,6 +170,7 @@ def run(recipe: Recipe, study_dir: Path, stage_dir: Path, resume: bool, arm: str
         "matched_on": settings.matched_on(),
         "totals": ledger.totals,
         "topology": topology(trainer),
+        "attention": attention,
         "warnings": recorder.warnings,
     }
     finish_stage(stage_dir, outputs | hash_files(stage_dir, [LEDGER]), facts)

@@ -187,6 +187,29 @@ def test_a_run_longer_than_the_time_limit_continues_itself(cluster, on_slurm, sm
 
 
 @pytest.mark.faults
+def test_an_update_longer_than_the_warning_costs_that_update_and_not_the_study(
+    cluster, on_slurm, smoke_study, transfer, tmp_path
+):
+    """A rank that stands still cannot end its update between the warning and the time limit."""
+    steps, saves = "train.steps=200", "train.save_every_steps=20"
+    reference = uninterrupted(smoke_study, transfer, tmp_path, steps, saves)
+    study = study_of(smoke_study, tmp_path / "study")
+    scored = "eval/off_policy_sft-seed0-final"
+    on_slurm("run", SMOKE, "--on", "slurm", "--out", study, *TWO_NODES, *ONE_ARM, steps, saves, "--until", scored,
+             more="time_limit: '2'\n")  # fmt: skip
+    wait_for_checkpoint(study, 20)
+    os.kill(pids_of(study)[1], signal.SIGSTOP)
+    job = standings(on_slurm, study)[SFT]["job"]
+    found = drained(cluster, on_slurm, study, 900)
+    said = "".join(path.read_text() for path in (study / "slurm").glob("*.log"))
+    assert "not saved in time before the time limit; requeued, to go on from the last checkpoint" in said
+    restarts = int(re.search(r"Restarts=(\d+)", cluster.query("scontrol", "show", "job", "--oneliner", job))[1])
+    assert restarts >= 1
+    assert (found[SFT]["state"], found[scored]["state"]) == ("done", "done"), found
+    check_equal(study, reference)
+
+
+@pytest.mark.faults
 def test_a_killed_rank_a_hand_cancel_and_a_resubmission(cluster, on_slurm, smoke_study, transfer, tmp_path):
     steps = "train.steps=60"
     reference = uninterrupted(smoke_study, transfer, tmp_path, steps)

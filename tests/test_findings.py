@@ -1,0 +1,250 @@
+"""What stands in the way of a study is found before it starts, by value; and what a whole study needs, by hand."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from launch import findings as module
+from launch.findings import Finding, findings, refuse
+from launch.fit import model_shape
+from launch.needs import checkpoint_hours, disk_needed, gpu_hours_of_run, side_by_side, stage_hours, wall_clock
+from launch.processes import gpu_models
+from launch.site_file import SiteSpec, hours_of
+from launch.stages import Stage, build_stages
+from recipes.errors import UserError
+from recipes.loading import load_recipe
+from recipes.manifest import finish_stage, start_stage
+from train.cost import checkpoint_bytes
+
+BIG = "recipes/qwen3-14b/matched.yaml"
+SMOKE = "recipes/pocket/smoke.yaml"
+EIGHT = [str(number) for number in range(8)]
+ENDLESS = 10**18
+
+
+@pytest.fixture
+def machine(monkeypatch):
+    """A machine on which everything is installed and the disk is endless; tests take something away."""
+    there = {"vllm": True, "bwrap": True, "free": ENDLESS, "attention": None, "models": ["NVIDIA H200"]}
+    monkeypatch.setattr(module, "find_spec", lambda name: object() if there.get(name, True) else None)
+    monkeypatch.setattr(module.shutil, "which", lambda name: name if there["bwrap"] else None)
+    monkeypatch.setattr(module, "free_bytes", lambda folder: there["free"])
+    monkeypatch.setattr(module, "missing", lambda model: there["attention"])
+    monkeypatch.setattr(module, "gpu_models", lambda: there["models"])
+    return there
+
+
+def found(*overrides, recipe=BIG, site=None, gpus=EIGHT, elsewhere=False, folder=Path("/nowhere/study")):
+    loaded = load_recipe(recipe, ["corpus.teacher.base_url=http://node17:8000/v1", *overrides])
+    return findings(loaded, build_stages(loaded), folder, site, gpus, elsewhere)
+
+
+def test_nothing_is_said_of_a_machine_that_has_everything(machine):
+    assert found() == []
+    assert found(site=SiteSpec(gpus_per_node=8, gpu_type="h200", time_limit="30-00:00:00")) == []
+    assert findings(load_recipe(SMOKE), build_stages(load_recipe(SMOKE)), Path("/nowhere"), None, []) == []
+
+
+def test_missing_flash_attention_is_an_error_or_what_the_recipe_allows(machine):
+    machine["attention"] = "neither flash-attn nor kernels is installed"
+    (error,) = found()
+    assert error.severity == "error"
+    assert error.sentence == (
+        "model.attention=flash_attention_2 cannot be used: neither flash-attn nor kernels is installed"
+    )
+    assert error.remedy.startswith("run pip install -e '.[flash]'")
+    with pytest.raises(UserError, match=r"^cannot work: model.attention=flash_attention_2 cannot be used: neither"):
+        refuse([error])
+    (allowed,) = found("model.attention_fallback=sdpa")
+    assert (allowed.severity, allowed.remedy) == ("warning", "")
+    assert allowed.sentence.endswith("sdpa is used instead, as model.attention_fallback says")
+    refuse([allowed])
+    (planned,) = found(gpus=[], elsewhere=True)
+    assert (planned.severity, planned.sentence[:40]) == ("warning", "on this machine model.attention=flash_at")
+
+
+def test_flash_attention_on_a_cpu_is_refused_also_where_its_package_is_installed(machine):
+    assert [str(finding).partition("; ")[0] for finding in found(gpus=[])] == [
+        "flash_attention_2 needs a GPU and none is visible here"
+    ]
+    assert found("model.attention_fallback=sdpa", gpus=[]) == []
+    assert found("model.attention=sdpa", gpus=[]) == []
+
+
+def test_engines_and_sandbox(machine):
+    machine |= {"vllm": False, "bwrap": False}
+    assert [str(finding) for finding in found()] == [
+        "vllm is not installed, which arms and eval and trajectory use; run pip install -e '.[gpu]'",
+        "bubblewrap (bwrap) is not installed, in which the code of livecodebench is run; apt install bubblewrap, or "
+        "suite.allow_unsandboxed_code=true",
+    ]
+    (only,) = found("suite.engine={kind: hf}", "suite.allow_unsandboxed_code=true")
+    assert only.sentence == "vllm is not installed, which arms use"
+    assert found("suite.engine={kind: hf}", "suite.allow_unsandboxed_code=true", "resources.vllm=null") == []
+    image = SiteSpec(gpus_per_node=8, container={"image": "lab.sif"})
+    assert found(site=image) == [], "what is installed here says nothing about an image"
+    (template,) = found("model.chat_template=nosuch", "suite=null", "resources.vllm=null")
+    assert template.sentence.startswith("model.chat_template 'nosuch' is neither a .jinja file nor one of ")
+
+
+def test_disk_of_the_whole_study_by_hand(machine):
+    recipe = load_recipe(BIG)
+    shape, stages = model_shape(recipe), build_stages(recipe)
+    weights = 2 * shape.parameters()
+    need = disk_needed(recipe, shape, stages, Path("/nowhere"), 8, False)
+    assert need.base == weights
+    assert need.runs == 12 * 9 * weights  # eight snapshots and the end; four arms, three seeds
+    assert need.while_training == checkpoint_bytes(shape, 8, True) - 9 * weights == 3 * 14 * shape.parameters()
+    assert need.responses == 513_227 * 5000 * 5
+    assert need.total == need.base + need.corpus + need.runs + need.responses + need.while_training
+    everywhere = disk_needed(recipe, shape, stages, Path("/nowhere"), 8, True)
+    assert everywhere.while_training == 12 * need.while_training
+    machine["free"] = need.total
+    assert found() == []
+    machine["free"] = need.total - 1
+    (error,) = found()
+    assert error.severity == "error"
+    assert error.sentence.startswith("the study needs up to 3,853 GB of disk (base 30 GB, weights of runs 3,190 GB, ")
+    assert error.sentence.endswith("and /nowhere/study has 3,853 GB free")
+
+
+def test_what_is_done_needs_no_more_disk(tmp_path):
+    recipe = load_recipe(SMOKE)
+    stages, shape = build_stages(recipe), model_shape(recipe)
+    before = disk_needed(recipe, shape, stages, tmp_path, 0, False)
+    for stage in stages[:3]:
+        inputs = dict(stage.reads) | {f"output of {name}": name for name in stage.needs}
+        start_stage(tmp_path / stage.name, stage.name, inputs)
+        finish_stage(tmp_path / stage.name, {})
+        manifest = tmp_path / stage.name / "manifest.json"
+        manifest.write_text(json.dumps(json.loads(manifest.read_text()) | {"output_hash": stage.name}))
+    after = disk_needed(recipe, shape, stages, tmp_path, 0, False)
+    weights = 4 * shape.parameters()
+    assert before.runs == 3 * weights
+    assert (after.base, after.corpus, after.runs) == (0, 0, 2 * weights)
+
+
+def test_gpus_of_this_machine(machine):
+    (ranks,) = found(gpus=EIGHT[:4])
+    assert str(ranks) == (
+        "arms ask for 8 GPUs (resources.ranks) and this machine has 4; set resources.ranks=4, "
+        "or use a machine with more"
+    )
+    parallel = found("suite.engine={kind: vllm, tensor_parallel: 4}", "resources.ranks=2", gpus=EIGHT[:2])
+    assert [finding.sentence for finding in parallel] == [
+        f"{kind} ask for 4 GPUs (suite.engine.tensor_parallel) and this machine has 2"
+        for kind in ("drift", "trajectory", "eval")
+    ]
+    machine["models"] = ["NVIDIA H100 80GB HBM3"] * 8
+    (other,) = found()
+    assert str(other).startswith("the plan is for a H200-141GB and this machine has NVIDIA H100 80GB HBM3; set ")
+    machine["models"] = ["NVIDIA Graphics Device"]
+    assert found() == []
+    (teacher,) = found("corpus.teacher.base_url=http://127.0.0.1:8000/v1")
+    assert teacher.severity == "warning"
+    assert teacher.remedy == "make the corpus first (--until corpus), stop the server, then run the rest"
+
+
+def test_gpus_of_the_site(machine):
+    def sentences(*overrides, **site):
+        return [(item.severity, item.sentence) for item in found(*overrides, site=SiteSpec(**site))]
+
+    assert sentences(gpus_per_node=8, gpu_type="a100") == [
+        ("error", "the plan is for a H200-141GB and the site file asks for gpu_type a100")
+    ]
+    assert sentences(gpus_per_node=8, gpu_type="nvidia_h200_141gb") == []
+    assert sentences(gpus_per_node=8, gpu_type="gh200") == [
+        ("error", "the plan is for a H200-141GB and the site file asks for gpu_type gh200")
+    ]
+    assert sentences(gpus_per_node=8, gpu_type="big") == []
+    assert sentences(gpus_per_node=0) == [
+        ("error", "the recipe is for a H200-141GB and the site file says gpus_per_node: 0")
+    ]
+    assert sentences(gpus_per_node=4) == [("error", "8 ranks on 1 node(s) are 8 GPUs a node, but the site has 4")]
+    assert sentences("suite.engine={kind: vllm, tensor_parallel: 4}", "resources.nodes=4", gpus_per_node=2) == [
+        ("error", "an evaluation asks for 4 GPUs and a node of the site has 2")
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "hours"),
+    [("90", 1.5), ("90:30", 1.508333), ("24:00:00", 24), ("2-12", 60), ("1-06:30", 30.5), ("2-00:00:36", 48.01)],
+)
+def test_durations_as_slurm_writes_them(text, hours):
+    assert hours_of(text) == pytest.approx(hours, abs=1e-5)
+
+
+def test_time_limits_against_hours(machine):
+    recipe = load_recipe(BIG)
+    shape = model_shape(recipe)
+    grpo = gpu_hours_of_run(recipe, "grpo", shape) / 8
+    first = checkpoint_hours(recipe, "grpo", shape)
+    assert first == pytest.approx(0.25 + grpo * 10 / 140)
+
+    def told(limit, **stages):
+        return found(site=SiteSpec(gpus_per_node=8, time_limit=limit, stages=stages))
+
+    minutes = round(60 * grpo)
+    notes = told(str(minutes - 60), eval={"time_limit": "30-0"})
+    assert [note.severity for note in notes] == ["note", "note"]  # two arms that sample; SFT and the rest fit
+    hours = f"{grpo:,.0f}"
+    assert notes[1].sentence == (
+        f"arms/grpo takes about {hours} hours and a job has {minutes - 60}: it goes back to the queue 1 time"
+    )
+    short = told("30-0", arms={"time_limit": str(int(60 * first) - 1)})
+    assert ("error", "lower train.save_every_steps") in [(f.severity, f.remedy.partition(", or ")[2]) for f in short]
+    refused = [f.sentence for f in short if f.severity == "error"]
+    limit, after = int(60 * first) - 1, f"{first:.1f} hours"
+    assert f"a job of arms/grpo has {limit} and its first checkpoint comes after about {after}" in refused
+    assert told("30-00:00:00") == []
+
+
+def test_hours_of_stages_and_of_the_whole_on_eight_gpus():
+    recipe = load_recipe(BIG)
+    shape, stages = model_shape(recipe), build_stages(recipe)
+    by_kind = {}
+    for stage in stages:
+        by_kind.setdefault(stage.kind, []).append(stage_hours(recipe, stage, shape))
+    clock = wall_clock(recipe, stages, shape, 8)
+    assert clock["training"] == pytest.approx(sum(by_kind["arms"]), abs=0.05)  # all GPUs, one after another
+    measured = [spent for kind in ("drift", "trajectory", "eval", "diagnostics") for spent in by_kind[kind] if spent]
+    assert sum(measured) / 8 <= clock["measuring"] <= sum(measured) / 8 + max(measured)
+    one = wall_clock(load_recipe(BIG, ["resources.workers=1"]), stages, shape, 8)
+    assert one["measuring"] == pytest.approx(sum(measured), abs=0.05)
+    assert stage_hours(recipe, Stage("report", "eval.report", {}), shape) is None
+
+
+def test_stages_side_by_side():
+    recipe = load_recipe(BIG)
+    assert side_by_side(recipe, "arms", 8, False, 12) == 1
+    assert side_by_side(recipe, "eval", 8, False, 13) == 8
+    assert side_by_side(recipe, "eval", 8, True, 13) == 13
+    assert side_by_side(load_recipe(BIG, ["resources.workers=3"]), "eval", 8, False, 13) == 3
+    assert side_by_side(load_recipe(SMOKE), "arms", 0, False, 3) == 2
+
+
+def test_models_of_gpus_by_the_drivers_word(tmp_path):
+    for number, name in enumerate(("NVIDIA H200", "NVIDIA H200")):
+        (tmp_path / str(number)).mkdir()
+        (tmp_path / str(number) / "information").write_text(f"Model: \t\t {name}\nIRQ: 1\n")
+    assert gpu_models(tmp_path) == ["NVIDIA H200", "NVIDIA H200"]
+    assert gpu_models(tmp_path / "none") == []
+
+
+def test_run_refuses_and_plan_says_cannot_work(transfer, tmp_path):
+    flash = ["model.attention=flash_attention_2", "model.dtype=bfloat16", "--out", tmp_path / "s"]
+    refused = transfer("run", SMOKE, *flash)
+    assert refused.returncode == 2
+    assert "transfer: cannot work: model.attention=flash_attention_2 cannot be used: " in refused.stderr
+    assert not (tmp_path / "s").exists()
+    planned = transfer("plan", SMOKE, *flash)
+    assert planned.returncode == 2
+    assert "cannot work: model.attention=flash_attention_2 cannot be used: " in planned.stdout
+    site = tmp_path / "site.yaml"
+    site.write_text("gpus_per_node: 8\ngpu_type: a100\n")
+    big = transfer("plan", BIG, "--on", "slurm", "--site", site)
+    assert big.returncode == 2
+    assert "cannot work: the plan is for a H200-141GB and the site file asks for gpu_type a100" in big.stdout
+    assert "wall clock on one node with 8 GPU(s)" in big.stdout
+    assert str(Finding("note", "a", "b")) == "a; b"

@@ -1,0 +1,166 @@
+"""Who gets which GPUs and what waits: the assignment alone, and through the scheduler with GPUs that are pretended."""
+
+import json
+import os
+
+import pytest
+
+from launch import local
+from launch.gpus import Pool, Wish, gpus_wanted, require_free_memory, teacher_on, wish_of
+from launch.stages import Stage, build_stages
+from recipes.errors import UserError
+from recipes.loading import load_recipe
+
+BIG = "recipes/qwen3-14b/matched.yaml"
+SMOKE = "recipes/pocket/smoke.yaml"
+EIGHT = [str(number) for number in range(8)]
+
+
+def test_stages_of_one_gpu_fill_the_node_and_the_rest_waits():
+    pool = Pool(EIGHT, None)
+    placed = pool.start([Wish(f"eval/{number}", 1) for number in range(10)])
+    assert placed == [(f"eval/{number}", (str(number),)) for number in range(8)]
+    assert pool.start([Wish("eval/8", 1)]) == []
+    pool.end("eval/3")
+    assert pool.start([Wish("eval/8", 1), Wish("eval/9", 1)]) == [("eval/8", ("3",))]
+
+
+def test_a_run_on_all_gpus_is_not_overtaken_by_small_stages():
+    pool = Pool(EIGHT, None)
+    assert pool.start([Wish("eval/base", 1)]) == [("eval/base", ("0",))]
+    ready = [Wish("arms/grpo", 8), Wish("drift/base", 1), Wish("report", 0)]
+    assert pool.start(ready) == [("report", ())]
+    pool.end("eval/base")
+    assert pool.start(ready[:2]) == [("arms/grpo", tuple(EIGHT))]
+    assert pool.start([Wish("drift/base", 1)]) == []
+    pool.end("arms/grpo")
+    assert pool.start([Wish("drift/base", 1)]) == [("drift/base", ("0",))]
+
+
+def test_runs_of_half_a_node_go_side_by_side_and_tensor_parallel_stages_get_their_gpus():
+    pool = Pool(EIGHT, None)
+    assert pool.start([Wish("a", 4), Wish("b", 4), Wish("c", 4)]) == [("a", ("0", "1", "2", "3")),
+                                                                    ("b", ("4", "5", "6", "7"))]  # fmt: skip
+    pool.end("a")
+    assert pool.start([Wish("eval", 2), Wish("eval2", 2)]) == [("eval", ("0", "1")), ("eval2", ("2", "3"))]
+
+
+def test_workers_of_the_recipe_are_a_limit_and_without_gpus_there_are_two():
+    assert Pool(EIGHT, 3).start([Wish(str(n), 1) for n in range(9)]) == [(str(n), (str(n),)) for n in range(3)]
+    pool = Pool([], None)
+    assert (pool.size, Pool([], 5).size, Pool(EIGHT, None).size) == (2, 5, 10)
+    assert pool.start([Wish(str(n), 0) for n in range(4)]) == [("0", ()), ("1", ())]
+    with_gpus = Pool(["0", "1"], None)
+    assert with_gpus.start([Wish(str(n), 0) for n in range(4)]) == [("0", ()), ("1", ())]
+    assert with_gpus.start([Wish("eval", 1)]) == [("eval", ("0",))]
+
+
+def test_arms_that_share_a_server_follow_one_another():
+    pool = Pool(EIGHT, None)
+    wishes = [Wish("grpo/0", 4, "vLLM server"), Wish("grpo/1", 4, "vLLM server"), Wish("sft", 4)]
+    assert [name for name, _ in pool.start(wishes)] == ["grpo/0", "sft"]
+    pool.end("grpo/0")
+    assert [name for name, _ in pool.start(wishes[1:2])] == ["grpo/1"]
+
+
+def test_what_each_kind_of_stage_asks_for():
+    kinds = ("base", "corpus", "arms", "questions", "drift", "trajectory", "eval", "diagnostics", "report")
+
+    def asked(*overrides):
+        recipe = load_recipe(BIG, list(overrides))
+        return dict(zip(kinds, (gpus_wanted(recipe, kind) for kind in kinds), strict=True))
+
+    one = {"base": 0, "corpus": 0, "arms": 8, "questions": 0, "drift": 1, "trajectory": 1, "eval": 1,
+           "diagnostics": 1, "report": 0}  # fmt: skip
+    assert asked("suite.engine={kind: vllm}") == one
+    assert asked("suite.engine={kind: vllm, tensor_parallel: 2}") == one | {"drift": 2, "trajectory": 2, "eval": 2}
+    assert asked("resources.ranks=16", "resources.nodes=4")["arms"] == 4
+    served = "suite.engine={kind: endpoint, base_url: 'http://n1:8000/v1/completions', model: m}"
+    assert asked(served, "trajectory=null") == one | {"trajectory": 0, "eval": 0}
+    assert gpus_wanted(load_recipe(SMOKE), "base") == 1
+
+
+def test_a_teachers_server_on_this_machine_has_its_gpus():
+    recipe = load_recipe(BIG, ["corpus.teacher.base_url=http://127.0.0.1:8000/v1"])
+    by_kind = {stage.kind: stage for stage in build_stages(recipe)}
+    assert wish_of(recipe, by_kind["corpus"], EIGHT) == Wish("corpus", 8)
+    elsewhere = load_recipe(BIG, ["corpus.teacher.base_url=http://node17:8000/v1"])
+    assert teacher_on(elsewhere) is None
+    assert wish_of(elsewhere, by_kind["corpus"], EIGHT) == Wish("corpus", 0)
+    assert wish_of(recipe, by_kind["arms"], EIGHT[:1]).gpus == 1
+
+
+def test_memory_that_somebody_else_uses_is_named_before_anything_is_loaded(monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,3")
+    with pytest.raises(UserError, match=r"^GPU 3 has 120 of its 141 GB in use by another process, perhaps the teacher"):
+        require_free_memory(lambda: [(140_000_000_000, 141_000_000_000), (21_000_000_000, 141_000_000_000)], 0.0)
+    answers = iter([[(10, 100)], [(10, 100)], [(90, 100)]])  # a stage that has just ended gives its memory back
+    require_free_memory(lambda: next(answers), 1.0)
+    require_free_memory(list, 0.0)
+
+
+def _report(values, study_dir, stage, gpus):
+    """Stands in for a stage: says which GPUs it was given, and is done."""
+    from pathlib import Path
+
+    from launch.stages import stage_inputs
+    from recipes.manifest import finish_stage, start_stage
+
+    folder = Path(study_dir) / stage.name
+    start_stage(folder, stage.name, stage_inputs(stage, Path(study_dir)))
+    (folder / "gpus.json").write_text(json.dumps(gpus))
+    finish_stage(folder, {"gpus.json": "x"})
+
+
+def test_the_scheduler_hands_out_pretended_gpus(tmp_path, monkeypatch):
+    monkeypatch.setattr(local, "visible_gpus", lambda: ["0", "1", "GPU-c", "3"])
+    monkeypatch.setattr(local, "_work", _report)
+    monkeypatch.setattr(local, "ProcessPoolExecutor", _Here)
+    recipe = load_recipe(SMOKE, ["resources.ranks=4", "resources.zero_stage=3"])
+    assert local.run_local(recipe, tmp_path / "study", build_stages(recipe)) == 0
+    got = {stage.name: json.loads((tmp_path / "study" / stage.name / "gpus.json").read_text())
+           for stage in build_stages(recipe)}  # fmt: skip
+    assert got["base"] == ["0"]
+    assert got["corpus"] == got["questions"] == got["report"] == []
+    assert got["arms/grpo/seed-0"] == got["arms/off_policy_sft/seed-0"] == ["0", "1", "GPU-c", "3"]
+    scored = [got[name] for name in got if name.startswith("eval/")]
+    assert all(len(gpus) == 1 for gpus in scored)
+    assert len({gpu for gpus in scored for gpu in gpus}) > 1, "evaluations did not run side by side"
+
+
+class _Here:
+    """An executor that runs a task a moment later, in this process."""
+
+    def __init__(self, size, context, initializer, max_tasks_per_child):
+        assert (size, max_tasks_per_child) == (6, 1)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error):
+        return None
+
+    def submit(self, task, *arguments):
+        from concurrent.futures import Future
+        from threading import Timer
+
+        future = Future()
+        future.set_running_or_notify_cancel()
+        Timer(0.2, lambda: future.set_result(task(*arguments))).start()
+        return future
+
+
+def test_a_worker_sees_its_own_gpus_alone(tmp_path, monkeypatch):
+    seen = []
+    monkeypatch.setattr(
+        local, "run_stage", lambda recipe, study_dir, stage: seen.append(os.environ["CUDA_VISIBLE_DEVICES"])
+    )
+    monkeypatch.setattr(local, "require_on_this_node", lambda recipe, stage: None)
+    monkeypatch.setattr(os, "dup2", lambda *numbers: None)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.set_num_threads", lambda number: None)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
+    values = load_recipe(SMOKE).dump()
+    for gpus in (("4", "5"), (), None):
+        assert local._work(values, str(tmp_path), Stage("eval/base", "eval.generate", {}), gpus) is None
+    assert seen == ["4,5", "", ""]
