@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from launch.failures import INTERRUPTED, STOPPED
+from launch.findings import findings, refuse
 from launch.rehearsal import outcome
 from launch.rehearsal.faults import continuation_fault, kill_after_checkpoint
 from launch.rehearsal.hardware import Hardware, find_hardware
@@ -63,9 +64,13 @@ def rehearse(
         print(outcome.format_scaled(scaled.changes))
         print("  model                weights are random; width, depth and number of heads are small")
         print("", flush=True)
+        found = findings(scaled.recipe, build_stages(scaled.recipe), out / STUDY, site)
+        refuse(found)
+        for finding in found:
+            print(f"{finding.severity}: {finding}", flush=True)
         resumed = _run(scaled.recipe, out / STUDY, site, faults)
-    found = outcome.rows_of(out / STUDY, build_stages(scaled.recipe), resumed)
-    result = outcome.as_json(found, scaled.changes, missing, time.monotonic() - begun)
+    rows_found = outcome.rows_of(out / STUDY, build_stages(scaled.recipe), resumed)
+    result = outcome.as_json(rows_found, scaled.changes, missing, time.monotonic() - begun)
     write_json(out / OUTCOME, result)
     return result
 

@@ -1,7 +1,8 @@
 """Every command of README and docs/ is run here, with the smoke recipe in the place of the pocket study's.
 
 A fence `sh` is run; `sh fails` must be refused; `sh long` and, where a cluster can be started, `sh slurm` are run by
-make test-faults; `sh rehearsal` by make test-rehearsals. `sh gpu` needs a GPU or a network, `sh form` has placeholders: these are only parsed.
+make test-faults; `sh rehearsal` by make test-rehearsals. `sh gpu` needs a GPU or a network, `sh form` has placeholders:
+these are only parsed.
 """
 
 import os
