@@ -86,7 +86,7 @@ def settle(
     """
     vocabulary = tokenizer.get_vocab()
     if spec.chat_template is not None:
-        tokenizer.chat_template = chat_template(spec.chat_template)
+        tokenizer.chat_template = chat_template(spec.chat_template, key)
     elif isinstance(tokenizer.chat_template, dict):  # several by name, for tools and the like
         named: dict[str, str] = tokenizer.chat_template
         tokenizer.chat_template = named.get("default") or next(iter(named.values()))
@@ -147,22 +147,22 @@ def turn_end(tokenizer: "AnyTokenizer") -> str | None:
     return max(ends, key=len, default=None)
 
 
-def chat_template(name: str) -> str:
-    """A chat template: a `.jinja` file, or one that TRL ships, by name.
+def chat_template(name: str, key: str = "model") -> str:
+    """A chat template: a `.jinja` file, or one that TRL ships, by name. `key`: the recipe's section, for messages.
 
     Raises:
         UserError: there is no such template.
     """
     if name.endswith(".jinja"):
         if not Path(name).is_file():
-            raise UserError(f"model.chat_template {name} does not exist")
+            raise UserError(f"{key}.chat_template {name} does not exist")
         return Path(name).read_text(encoding="utf-8")
     trl = find_spec("trl")
     if trl is None or trl.origin is None:
         raise UserError("trl is not installed; run `make setup`")
     folder = Path(trl.origin).with_name("chat_templates")
     if name not in (known := sorted(path.stem for path in folder.glob("*.jinja"))):
-        raise UserError(f"model.chat_template {name!r} is neither a .jinja file nor one of {', '.join(known)}")
+        raise UserError(f"{key}.chat_template {name!r} is neither a .jinja file nor one of {', '.join(known)}")
     return folder.joinpath(f"{name}.jinja").read_text(encoding="utf-8")
 
 

@@ -107,8 +107,8 @@ def test_system_message(shape):
     loses.chat_template = "{% set m = messages[-1] %}{{ '<|im_start|>user\n' + m.content + '<|im_end|>\n' }}assistant:"
     assert refusal(loses, prompt) == (
         "the chat template of theirs cannot be used: the prompt does not contain prompt.system (the prompt ends "
-        "with 'user\\nWhat is 7 + 5?<|im_end|>\\nassistant:'); set prompt.system to null and say it in prompt.suffix, or "
-        "set arms.x.external.chat_template to another one"
+        "with 'user\\nWhat is 7 + 5?<|im_end|>\\nassistant:'); set prompt.system to null and say it in prompt.suffix, "
+        "or set arms.x.external.chat_template to another one"
     )
 
 
@@ -218,6 +218,40 @@ def test_template_missing_or_several(shape, tmp_path):
     several = [{"name": "tool_use", "template": "tools"}, {"name": "default", "template": SHAPES["llama3"].template}]
     (folder / "tokenizer_config.json").write_text(json.dumps(settings | {"chat_template": several}))
     assert render_prompt(prepared(folder), PROBLEM, PromptSpec()) == LLAMA
+
+
+@pytest.mark.parametrize(
+    ("template", "name", "message"),
+    [
+        ("llama3", "llama3", None),
+        ("llama3_1", "llama3", None),
+        ("llama3_2", "llama3", "it writes today's date, in the form '%d %b %Y'"),
+        ("gemma", "gemma", None),
+        ("gemma3", "gemma", None),
+        ("qwen2_5", "qwen2", None),
+        ("qwen3", "qwen3", None),
+        ("qwen3_instruct_2507", "qwen3", None),
+        ("qwen3_5_think", "qwen3", "it begins the thinking itself"),
+        ("deepseek_r1_distill", "r1", "it begins the thinking itself"),
+    ],
+)
+def test_templates_that_trl_ships(shape, template, name, message):
+    tokenizer = prepared(shape(name), chat_template=template)
+    assert (tokenizer.eos_token, tokenizer.pad_token) == USABLE[name][2:]
+    if message is None:
+        check_contract(tokenizer, PromptSpec(), "theirs")
+    else:
+        assert message in refusal(tokenizer, PromptSpec())
+    mode = "thinking mode" if template not in ("qwen3", "qwen3_5_think", "llama3_2") else None
+    if mode is not None:
+        assert mode in refusal(tokenizer, PromptSpec(thinking=False))
+
+
+def test_unknown_template_names_its_setting(shape):
+    with pytest.raises(
+        UserError, match=r"^arms\.x\.external\.chat_template 'quen3' is neither a \.jinja file nor one of"
+    ):
+        settle(prepared(shape("qwen3")), ExternalSpec(path="theirs", chat_template="quen3"), None, "arms.x.external")
 
 
 @pytest.mark.parametrize("name", SHAPES)
