@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from data.grading import Grader
 from data.hub import locate_model
 from data.pocket_world import corpus_problems, teacher_completion
+from data.prompt import completion_ids
 from data.rows import Demonstration, problem_id
 from data.sampling import (
     Sample,
@@ -183,9 +184,7 @@ def _token_counts(tokenizer: "PreTrainedTokenizerBase | None", texts: list[str])
         return [0] * len(texts)
     counts: list[int] = []
     for start in range(0, len(texts), 1000):  # a batch at a time: token lists are larger than texts
-        counts += [
-            len(ids) + 1 for ids in tokenizer(texts[start : start + 1000], add_special_tokens=False)["input_ids"]
-        ]
+        counts += [len(ids) for ids in completion_ids(tokenizer, texts[start : start + 1000])]
     return counts
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from eval.analysis_lock import decided
+from eval.asked_with import template_warnings
 from eval.bootstrap import ArmScores, draw_scores
 from eval.certificate import certificate
 from eval.examples import sample_responses
@@ -79,7 +80,10 @@ def compute_transfer(recipe: Recipe, study_dir: Path) -> dict[str, Any]:
         "readings": {name: reading.dump(full=False) for name, reading in readings.items()},
         "cells": _cells(recipe, study_dir, arms),
         "pass_at_k": _pass_curves(recipe, study_dir, arms),
-        "warnings": _toy_warning(recipe) + first.warnings() + empty_samples(shifts),
+        "warnings": _toy_warning(recipe)
+        + first.warnings()
+        + template_warnings(study_dir, list(recipe.external))
+        + empty_samples(shifts),
         "trajectory": summarise_trajectories(recipe, study_dir) if recipe.with_trajectories else None,
         "diagnostics": shifts,
         "examples": sample_responses(recipe, study_dir),

@@ -7,13 +7,14 @@ from data.pocket_world import TASKS
 from data.sources import POCKET_POOL, not_compared
 from eval.sandbox import require_sandbox
 from eval.task_files import task_folder
+from launch.templates import check_templates
 from recipes.corpus_schema import SamplerSpec
 from recipes.errors import UserError
 from recipes.schema import Recipe
 
 
 def check_before_running(recipe: Recipe) -> None:
-    """Raise UserError for a source file, a model directory or a task file that is not there, or too large a wish."""
+    """Raise UserError for a file or model that is not there, an unusable chat template, or too large a wish."""
     corpus = recipe.corpus
     keys = [f"sources.{number}" for number in range(len(corpus.sources))]
     keys += [f"decontamination.benchmarks.{number}" for number in range(len(corpus.decontamination.benchmarks))]
@@ -34,6 +35,7 @@ def check_before_running(recipe: Recipe) -> None:
         # A hub id is "owner/name"; whether it exists only the hub knows.
         if not Path(path).is_dir() and (path.count("/") != 1 or path[0] in "./~"):
             raise UserError(f"{key} {path} is neither a directory nor a Hugging Face id such as Qwen/Qwen3-14B-Base")
+    check_templates(recipe)
     if recipe.suite is not None:
         task_folder(recipe.suite)
         for benchmark in recipe.suite.benchmarks:

@@ -71,7 +71,9 @@ def build_stages(recipe: Recipe) -> list[Stage]:
             reads |= _folder_content(Path(recipe.model.path))
             prompts = [values["prompt"], *(arm["prompt"] for arm in values["arms"].values() if arm["prompt"])]
             reads |= flatten({"lock": {"models": values["lock"].get("models", {}).get(recipe.model.path)}})
-            reads["prompts"] = hash_json(prompts)
+            checked = {"thinking": recipe.suite.thinking} if recipe.suite and recipe.suite.thinking is not None else {}
+            checked |= {"trained": True} if recipe.trained else {}
+            reads["prompts"] = hash_json([*prompts, checked] if checked else prompts)
             if str(recipe.model.chat_template).endswith(".jinja"):
                 reads["content of the chat template"] = _content(Path(str(recipe.model.chat_template)))
         stages.append(Stage("base", module, reads, threads=recipe.resources.base_threads))
@@ -99,6 +101,8 @@ def build_stages(recipe: Recipe) -> list[Stage]:
         reads = flatten({"external": values["arms"][arm]["external"], "prompt": values["prompt"]})
         reads |= flatten({"lock": {"models": values["lock"].get("models", {}).get(external.path)}})
         reads |= _folder_content(Path(external.path))
+        if recipe.suite is not None and recipe.suite.thinking is not None:
+            reads["thinking"] = recipe.suite.thinking
         stages.append(Stage(f"external/{arm}", "train.prepared_base", reads, ("base",), {"arm": arm}))
         models[arm] = f"external/{arm}"
     if recipe.suite is not None and recipe.model is not None:
