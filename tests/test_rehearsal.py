@@ -17,7 +17,7 @@ from launch.usage import USAGE, descendants, measured
 from recipes.corpus_schema import SamplerSpec
 from recipes.errors import UserError
 from recipes.loading import load_recipe
-from recipes.manifest import write_json
+from recipes.manifest import start_stage, write_json
 from recipes.training_schema import PromptSpec
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -88,6 +88,7 @@ def test_a_small_model_is_no_base_of_a_study(llama, tmp_path):
 
     full = load_recipe(ROOT / "recipes/llama-3.1-8b/matched.yaml")
     recipe = full.model_copy(update={"model": full.model.model_copy(update={"path": str(llama)})})
+    start_stage(tmp_path / "base", "base", {})
     with pytest.raises(UserError, match="is a tiny random model of `transfer rehearse`; name a model that was trained"):
         prepared_base.run(recipe, tmp_path, tmp_path / "base", False)
     prepared_base.run(recipe.model_copy(update={"rehearsal": True}), tmp_path, tmp_path / "base", False)
