@@ -94,7 +94,7 @@ def test_a_rehearsal_that_fails_names_the_stage_and_the_remedy(transfer, tmp_pat
                       "suite.max_prompt_tokens=16")  # fmt: skip
     assert result.returncode == 1
     last = result.stdout.splitlines()[-2]
-    assert "not rehearsed: eval/base failed after 4 of 6 stages: the prompt of question" in last
+    assert "not rehearsed: eval/base failed after 4 of 7 stages: the prompt of question" in last
     assert "suite.max_prompt_tokens is 16; raise it" in last
     rows = {row["stage"]: row for row in json.loads((tmp_path / "out/rehearsal.json").read_text())["stages"]}
     assert (rows["report"]["verdict"], rows["report"]["reason"][:15]) == ("not run", "needs eval/base")
