@@ -8,7 +8,7 @@ from typing import Any
 from eval.suite_size import evaluation_responses
 from launch.analysis_plan import analysis_lines, analysis_obstacles, diagnostics_plan, trajectory_plan
 from launch.fit import memory_of_arm, model_shape, obstacles, sampling_memory
-from launch.preflight import warnings
+from launch.preflight import unresolved_sentences, warnings
 from launch.ranks import Place, launch_command, launch_files
 from launch.stages import Stage, stage_states
 from recipes.manifest import read_manifest
@@ -81,6 +81,7 @@ def build_plan(
         "evaluation_gpu_hours": evaluation_hours(recipe, shape, len(labels)),
         **analysis,
         "obstacles": obstacles(recipe, shape) + analysis_obstacles(analysis, recipe.resources.gpu),
+        "unresolved": unresolved_sentences(recipe),
         "warnings": warnings(recipe),
         "differences": recipe_differences(recipe),
     }
@@ -298,6 +299,7 @@ def format_plan(plan: dict[str, Any], commands: bool = False) -> str:
         lines += ["", "UNMATCHED:" if plan["differences"] else matched]
     lines += [f"  {text}" for text in plan["differences"]]
     lines += [f"cannot work: {text}" for text in plan["obstacles"]]
+    lines += [f"before it can run: {text}" for text in plan["unresolved"]]
     lines += [f"warning: {text}" for text in plan["warnings"]]
     return "\n".join(lines)
 
