@@ -273,13 +273,23 @@ def _lineage(study_dir: Path, as_json: bool) -> int:
 def _fetch(recipe: Any, recipe_path: Path, as_json: bool) -> int:
     from contextlib import redirect_stdout
 
-    from launch.fetch import fetch, format_lock
-    from recipes.loading import lock_path
+    from launch.fetch import fetch
 
     with redirect_stdout(sys.stderr if as_json else sys.stdout):
-        lock = fetch(recipe, recipe_path)
-    print(json.dumps(lock, indent=1) if as_json else format_lock(lock, lock_path(recipe_path)))
-    return 0
+        found = fetch(recipe, recipe_path)
+    return _tell_fetched(found, recipe_path, as_json)
+
+
+def _tell_fetched(found: Any, recipe_path: Path, as_json: bool) -> int:
+    """Print what was resolved and what was not; returns the exit status."""
+    from launch.fetch import format_lock, remarks
+    from recipes.loading import lock_path
+
+    path = lock_path(recipe_path)
+    print(json.dumps(found.lock, indent=1) if as_json else format_lock(found.lock, path), flush=True)
+    for text in remarks(found, path):
+        print(f"transfer: {text}", file=sys.stderr)
+    return 2 if found.problems else 0
 
 
 def is_audit(path: Path) -> bool:
@@ -292,18 +302,15 @@ def is_audit(path: Path) -> bool:
 def _fetch_audit(path: Path, overrides: list[str], as_json: bool) -> int:
     from contextlib import redirect_stdout
 
-    from launch.fetch import fetch, format_lock, write_lock
+    from launch.fetch import Fetched, fetch, write_lock
     from launch.pairs import audit_recipes
-    from recipes.loading import lock_path
 
-    lock: dict[str, Any] = {"sources": {}, "benchmarks": {}, "models": {}}
+    found = Fetched()
     with redirect_stdout(sys.stderr if as_json else sys.stdout):
         for recipe, _ in audit_recipes(path, overrides):
-            part = fetch(recipe, None)
-            lock = {kind: lock[kind] | part[kind] for kind in lock}
-    write_lock(lock, path)
-    print(json.dumps(lock, indent=1) if as_json else format_lock(lock, lock_path(path)))
-    return 0
+            found.add(fetch(recipe, None))
+    write_lock(found, path)
+    return _tell_fetched(found, path, as_json)
 
 
 def _check(recipe: Any, study_dir: Path, as_json: bool) -> int:
