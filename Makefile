@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 export HF_HUB_DISABLE_TELEMETRY := 1
 
-.PHONY: setup study smoke test test-faults test-gpu check bench clean
+.PHONY: setup study smoke test test-faults test-rehearsals rehearse-all test-gpu check bench clean
 
 setup: $(STAMP)
 
@@ -32,6 +32,17 @@ test: setup
 
 test-faults: setup
 	OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(BIN)/pytest -m faults
+
+# The large recipes at toy size, with the CPU build of vLLM where `make setup-engines` has installed it.
+LARGE := qwen3-1.7b/matched llama-3.1-8b/matched qwen3-8b/ablation qwen3-14b/matched qwen3-14b/paper released/qwen3-14b
+rehearse-all: setup
+	@for name in $(LARGE); do \
+	  $(firstword $(wildcard .venv-engines/bin) $(BIN))/python -m launch rehearse recipes/$$name.yaml \
+	    --ranks 2 --synthetic-data $(REHEARSE) || exit 1; \
+	done
+
+test-rehearsals: setup
+	OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(BIN)/pytest -m rehearsals
 
 test-gpu: setup
 	$(BIN)/pytest -m gpu

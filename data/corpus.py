@@ -48,7 +48,7 @@ if TYPE_CHECKING:
 def run(recipe: Recipe, study_dir: Path, stage_dir: Path, resume: bool) -> None:
     """Build the corpus of a recipe into `stage_dir`.
 
-    An interrupted build starts over, but for the samples of teacher and base, which are kept under `samples/`.
+    An interrupted build starts over, but for the samples of teacher and base, which are kept beside the studies.
     """
     spec, locks = recipe.corpus, recipe.lock.get("sources", {})
     begun = time.monotonic()

@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from data.hub import chosen
 from data.prompt import render_prompt
 from data.rows import Demonstration, Problem
 from recipes.schema import Recipe
@@ -28,6 +29,7 @@ def render_card(
     lines += ["| source | from | revision | licence | problems |", "|---|---|---|---|---|"]
     by_source = Counter(row.source for row in problems)
     for source in recipe.corpus.sources:
+        source = chosen(source, locks.get(source.name))
         place = {"pocket": "synthetic world", "file": "local file", "hub": source.dataset}[source.kind]
         revision = locks.get(source.name, {}).get("revision") or "not locked"
         lines.append(f"| {source.name} | {place} | {revision} | {source.licence} | {by_source[source.name]:,} |")

@@ -7,17 +7,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from data.grading import Grader
-from data.hub import locate_model
+from data.hub import chosen, locate_model
 from data.pocket_world import corpus_problems, teacher_completion
+from data.prompt import completion_ids
 from data.rows import Demonstration, problem_id
-from data.sampling import (
-    Sample,
-    SampleStore,
-    asking,
-    sample_from_endpoint,
-    sample_locally,
-    store_path,
-)
+from data.samples import Sample, SampleStore, asking, own_path, shared_folder, store_path
+from data.sampling import sample_from_endpoint, sample_locally
 from data.sources import RawRow, bare_problem, read_rows
 from data.thinking import THINK_CLOSE, THINK_OPEN, strip_thinking
 from recipes.corpus_schema import SamplerSpec
@@ -74,8 +69,10 @@ def draw_samples(
             lock = recipe.lock.get("models", {}).get(spec.model)
             model_dir = str(locate_model(model_dir, lock, spec.revision))
             weights = lock["revision"] if lock else None
-    store = SampleStore(store_path(study_dir / "samples", asking(spec, recipe.prompt, weights)))
+    asked = asking(spec, recipe.prompt, weights)
+    store = SampleStore(store_path(shared_folder(study_dir), asked), asked["max_completion_tokens"])
     try:
+        store.adopt(own_path(study_dir, asked))
         if spec.kind == "endpoint":
             sample_from_endpoint(spec, recipe.prompt, problems, store, progress)
         else:
@@ -156,11 +153,10 @@ def _stored(recipe: Recipe, identities: list[str]) -> dict[str, list[Sample]]:
     teacher = recipe.corpus.teacher
     assert teacher is not None
     assert teacher.stored is not None
-    spec = teacher.stored
+    lock = recipe.lock.get("sources", {}).get(teacher.stored.name)
+    spec = chosen(teacher.stored, lock)
     found: dict[str, list[Sample]] = {identity: [] for identity in identities}
-    for row in read_rows(
-        spec, [spec.problem_field, spec.completion_field], recipe.lock.get("sources", {}).get(spec.name)
-    ):
+    for row in read_rows(spec, [spec.problem_field, spec.completion_field], lock):
         text = str(row[spec.problem_field] or "").replace("\r\n", "\n").strip()
         identity = problem_id(bare_problem(text, spec.problem_prefix, spec.problem_suffix))
         value = row[spec.completion_field]
@@ -183,9 +179,7 @@ def _token_counts(tokenizer: "PreTrainedTokenizerBase | None", texts: list[str])
         return [0] * len(texts)
     counts: list[int] = []
     for start in range(0, len(texts), 1000):  # a batch at a time: token lists are larger than texts
-        counts += [
-            len(ids) + 1 for ids in tokenizer(texts[start : start + 1000], add_special_tokens=False)["input_ids"]
-        ]
+        counts += [len(ids) for ids in completion_ids(tokenizer, texts[start : start + 1000])]
     return counts
 
 

@@ -4,17 +4,31 @@
 are downloaded; no code of a repository is ever run.
 """
 
+import difflib
+import glob
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
-from typing import Any
+from fnmatch import fnmatchcase
+from pathlib import Path, PurePosixPath
+from typing import Any, TypeVar
 
 from recipes.corpus_schema import DataFiles
 from recipes.errors import UserError
 from recipes.manifest import hash_file
 
 _DESCRIPTIONS = ("dataset_infos.json", "dataset_info.json", "dataset_dict.json", "state.json")  # no rows in them
+_DATA_SUFFIXES = (".json", ".jsonl", ".csv", ".tsv", ".parquet")
+_LISTED_FILES = 12
 MODEL_FILES = ("*.safetensors", "*.json", "*.jinja", "merges.txt", "vocab.txt", "tokenizer.model")
+Place = TypeVar("Place", bound=DataFiles)
+
+
+class HubError(UserError):
+    """What the recipe names cannot be had from the hub now."""
+
+
+class NotThereError(HubError):
+    """The hub was asked and does not have it: no such repository, revision or file."""
 
 
 @contextmanager
@@ -26,19 +40,19 @@ def _hub_errors(what: str, page: str) -> Iterator[None]:
     try:
         yield
     except errors.HFValidationError as error:
-        raise UserError(f"{what} is no Hugging Face id: {str(error).splitlines()[0]}") from None
+        raise NotThereError(f"{what} is no Hugging Face id: {str(error).splitlines()[0]}") from None
     except errors.GatedRepoError:
-        raise UserError(
+        raise HubError(
             f"{what} is gated: accept its terms at {page} and set HF_TOKEN to a token of that account"
         ) from None
     except errors.RevisionNotFoundError:
-        raise UserError(f"{what} has no such revision; see {page}") from None
+        raise NotThereError(f"{what} has no such revision; see {page}") from None
     except errors.RepositoryNotFoundError:
-        raise UserError(
+        raise NotThereError(
             f"{what} does not exist on the hub or needs a token: see {page}, and set HF_TOKEN if it is private"
         ) from None
     except (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled, httpx.HTTPError, ConnectionError) as error:
-        raise UserError(
+        raise HubError(
             f"{what} cannot be reached ({type(error).__name__}); "
             "run `transfer fetch` on a machine with a network that shares this cache, or try again"
         ) from None
@@ -49,37 +63,105 @@ def _describe(kind: str, name: str) -> tuple[str, str]:
     return f"{kind} {name}", f"https://huggingface.co/{folder}{name}"
 
 
-def fetch_dataset(files: DataFiles) -> dict[str, Any]:
-    """Download the files of a hub dataset; its lock entry without the number of rows.
+def fetch_dataset(files: DataFiles) -> tuple[dict[str, Any], list[str]]:
+    """Download the files of a hub dataset from the first of its places that has them.
+
+    Returns its lock entry without the number of rows, and why each place before the one taken was passed over.
 
     Raises:
-        UserError: it cannot be reached, needs access, or has no such file.
+        UserError: no place has the files, or one cannot be reached or needs access. That stops the search: which place
+            is taken depends on what the places hold, not on the network or the account of the day.
     """
+    passed: list[str] = []
+    for number, place in enumerate(files.places()):
+        try:
+            entry = _fetch_from(place)
+        except NotThereError as error:
+            passed.append(str(error))
+        else:
+            return entry | ({"alternative": number} if number else {}), passed
+    raise NotThereError("; ".join([passed[0], *(f"alternative {n}: {why}" for n, why in enumerate(passed) if n)]))
+
+
+def _fetch_from(files: DataFiles) -> dict[str, Any]:
     from huggingface_hub import HfApi, snapshot_download
 
     what, page = _describe("dataset", str(files.dataset))
     with _hub_errors(what, page):
         info = HfApi().dataset_info(str(files.dataset), revision=files.revision, files_metadata=True)
+    siblings = info.siblings or []
+    names = _wanted_names(files, [sibling.rfilename for sibling in siblings])
+    with _hub_errors(what, page):
+        patterns = [glob.escape(name) for name in names]
         folder = Path(
-            snapshot_download(
-                str(files.dataset), repo_type="dataset", revision=info.sha, allow_patterns=list(files.files)
-            )
+            snapshot_download(str(files.dataset), repo_type="dataset", revision=info.sha, allow_patterns=patterns)
         )
-    paths = _matching(folder, files)
-    declared = {s.rfilename: s.lfs.sha256 for s in info.siblings or [] if s.lfs is not None}
-    digests = {str(path.relative_to(folder)): hash_file(path) for path in paths}
+    declared = {s.rfilename: s.lfs.sha256 for s in siblings if s.lfs is not None}
+    digests = {name: hash_file(folder / name) for name in names}
     for name, digest in digests.items():
         if declared.get(name, digest) != digest:
             raise UserError(f"{name} of {what} is damaged: its hash is not the hub's; delete {folder} and fetch again")
     return {"dataset": files.dataset, "revision": info.sha, "gated": bool(info.gated), "files": digests}
 
 
-def _matching(folder: Path, files: DataFiles) -> list[Path]:
-    found = {path for pattern in files.files for path in folder.glob(pattern) if path.is_file()}
-    paths = sorted(path for path in found if path.name not in _DESCRIPTIONS)
-    if not paths:
-        raise UserError(f"dataset {files.dataset} has no file that matches {', '.join(files.files)}")
-    return paths
+def _wanted_names(files: DataFiles, there: list[str]) -> list[str]:
+    """The files that the patterns of a place ask for, of those in its repository.
+
+    Raises:
+        NotThereError: a pattern matches none.
+    """
+    rows = [name for name in there if PurePosixPath(name).name not in _DESCRIPTIONS]
+    found = {pattern: [name for name in rows if matches(name, pattern)] for pattern in files.files}
+    if missing := [pattern for pattern, names in found.items() if not names]:
+        raise NotThereError(_nothing_matches(files, missing, rows))
+    return sorted({name for names in found.values() for name in names})
+
+
+def _nothing_matches(files: DataFiles, missing: list[str], there: list[str]) -> str:
+    """The sentence about patterns without a file: what there is in their place, and what is nearest."""
+    at = f" at revision {files.revision}" if files.revision else ""
+    text = f"dataset {files.dataset}{at} has no file that matches {', '.join(missing)}"
+    data = sorted(name for name in there if PurePosixPath(name).suffix.lower() in _DATA_SUFFIXES)
+    listed = data or sorted(there)
+    shown = ", ".join(listed[:_LISTED_FILES]) + (
+        f" and {len(listed) - _LISTED_FILES} more" if len(listed) > _LISTED_FILES else ""
+    )
+    if not data:
+        hint = "; `revision: refs/convert/parquet` may hold the hub's own conversion" if not files.revision else ""
+        return f"{text}: it has no data file{f', only {shown}' if shown else ''}{hint}"
+    near = difflib.get_close_matches(missing[0], data, n=1, cutoff=0.3)
+    return f"{text}; it has {shown}" + (f"; the nearest to {missing[0]} is {near[0]}" if near else "")
+
+
+def matches(name: str, pattern: str) -> bool:
+    """Whether a path in a repository is meant by a pattern: `*` stays within a folder, `**` is any folders."""
+    return _parts_match(name.split("/"), pattern.split("/"))
+
+
+def _parts_match(parts: list[str], patterns: list[str]) -> bool:
+    if not patterns:
+        return not parts
+    if patterns[0] == "**":
+        return any(_parts_match(parts[start:], patterns[1:]) for start in range(len(parts) + 1))
+    return bool(parts) and fnmatchcase(parts[0], patterns[0]) and _parts_match(parts[1:], patterns[1:])
+
+
+def chosen(files: Place, lock: dict[str, Any] | None) -> Place:
+    """A source with the settings of the place its lock entry was made from; without a lock the source itself.
+
+    Raises:
+        UserError: the lock names an alternative that the recipe no longer has.
+    """
+    number = (lock or {}).get("alternative", 0)
+    if not number or not files.alternatives:
+        return files
+    places = files.places()
+    if number >= len(places):
+        raise UserError(
+            f"source {files.name}: the lock is for alternative {number}, the recipe has {len(places) - 1}; "
+            "run `transfer fetch` again"
+        )
+    return places[number]
 
 
 def locate(files: DataFiles, lock: dict[str, Any] | None) -> list[Path]:
@@ -112,15 +194,20 @@ def locate(files: DataFiles, lock: dict[str, Any] | None) -> list[Path]:
 
 def _require_same(files: DataFiles, lock: dict[str, Any]) -> None:
     """Refuse a lock entry that was made for another dataset, other files or another commit than the recipe names."""
+    if wrong := lock_mismatch(files, lock):
+        raise UserError(f"source {files.name}: {wrong}; run `transfer fetch` again")
+
+
+def lock_mismatch(files: DataFiles, lock: dict[str, Any]) -> str | None:
+    """How a lock entry contradicts the place it is read for; None if it does not."""
     wrong = []
-    if lock["dataset"] != files.dataset:
-        wrong.append(f"dataset {lock['dataset']}")
+    if lock.get("dataset") != files.dataset:
+        wrong.append(f"dataset {lock.get('dataset')}")
     if files.revision is not None and len(files.revision) == 40 and files.revision != lock["revision"]:
         wrong.append(f"revision {lock['revision']}")
-    if not all(any(Path(name).match(pattern) for pattern in files.files) for name in lock["files"]):
+    if not all(any(matches(name, pattern) for pattern in files.files) for name in lock["files"]):
         wrong.append(f"files {', '.join(lock['files'])}")
-    if wrong:
-        raise UserError(f"source {files.name}: the lock is for {'; '.join(wrong)}; run `transfer fetch` again")
+    return f"the lock is for {'; '.join(wrong)}" if wrong else None
 
 
 def fetch_model(name: str, revision: str | None) -> dict[str, Any]:
@@ -138,7 +225,7 @@ def fetch_model(name: str, revision: str | None) -> dict[str, Any]:
     declared = {s.rfilename: s.lfs.sha256 for s in info.siblings or [] if s.lfs is not None}
     paths = sorted(path for path in folder.rglob("*") if path.is_file())
     if not any(path.suffix == ".safetensors" for path in paths):
-        raise UserError(f"{what} has no safetensors weights, and other formats are not loaded; see {page}")
+        raise NotThereError(f"{what} has no safetensors weights, and other formats are not loaded; see {page}")
     # The hub's own digest for large files: hashing tens of gigabytes again would tell nothing new.
     digests = {path: declared.get(str(path.relative_to(folder))) or hash_file(path) for path in paths}
     return {"revision": info.sha, "files": {str(path.relative_to(folder)): digest for path, digest in digests.items()}}

@@ -1,45 +1,29 @@
 """Completions written before training: by a model behind an OpenAI-compatible server, or by a local model.
 
-Every answer is appended to a file as it arrives and never asked for again: a killed run continues with what is
-missing. The file belongs to one way of asking (model, prompt, decoding); another way has a file of its own.
+Every answer is appended to the store (`data/samples.py`) as it arrives and never asked for again: a killed run
+continues with what is missing, and so does another study that asks the same.
 """
 
 import asyncio
-import hashlib
-import json
 import os
 import random
 import re
 import time
-from collections import defaultdict
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any, NamedTuple
 
+from data.samples import Sample, SampleStore, asking, sample_seed, thinking_mode
 from data.thinking import THINK_CLOSE, THINK_OPEN, strip_thinking
 from recipes.corpus_schema import SamplerSpec
 from recipes.errors import UserError
-from recipes.manifest import Progress, hash_json
+from recipes.manifest import Progress
 from recipes.training_schema import PromptSpec
 
 _FIRST_WAIT_SECONDS = 1.0
 _LONGEST_WAIT_SECONDS = 60.0
 _GIVE_UP_AFTER = 20  # problems in a row without an answer: the server is gone, not one problem difficult
 _FINISHED = ("stop", "eos")
-
-
-class Sample(NamedTuple):
-    """One completion of one problem."""
-
-    problem_id: str
-    sample_index: int
-    completion: str
-    """The whole text after the prompt, thinking included, without the end-of-turn token."""
-    finished: bool
-    """False if it was cut off by the length limit."""
-    generated_tokens: float
-    """Tokens the model generated for it (the mean over a request, where the server tells only the sum)."""
 
 
 class Answered(NamedTuple):
@@ -49,6 +33,12 @@ class Answered(NamedTuple):
     """Text and whether it was finished."""
     generated_tokens: int
     prompt_tokens: int
+
+    def token_shares(self) -> list[float]:
+        """Tokens of each completion: its share of the sum by characters, as servers tell only the sum."""
+        lengths = [len(text) for text, _ in self.completions]
+        total = sum(lengths)
+        return [self.generated_tokens * (n / total if total else 1 / len(lengths)) for n in lengths]
 
 
 class NotAnsweredError(Exception):
@@ -61,79 +51,6 @@ class NotAnsweredError(Exception):
 
 class _RefusedError(Exception):
     """The server will refuse this problem however often it is asked."""
-
-
-def asking(spec: SamplerSpec, prompt: PromptSpec, weights: str | None = None) -> dict[str, Any]:
-    """Everything that decides what a sampler would answer, as JSON values. `weights`: hash of a local model."""
-    values = spec.model_dump(
-        mode="json", include={"model", "revision", "thinking", "temperature", "top_p", "top_k", "seed"}
-    )
-    return values | {
-        "system": spec.system if spec.system is not None else prompt.system,
-        "suffix": spec.suffix if spec.suffix is not None else prompt.suffix,
-        "max_completion_tokens": spec.max_completion_tokens or prompt.max_completion_tokens,
-        # Batches of a local model share random numbers, so their size is part of the result.
-        "local": {"weights": weights, "batch": spec.concurrency} if spec.kind == "transformers" else None,
-        "thinking_mode": _thinking_mode(spec, prompt) if spec.kind == "transformers" else None,
-    }
-
-
-def store_path(directory: Path, asked: dict[str, Any]) -> Path:
-    """The file of one way of asking, under a study's `samples/`."""
-    name = "".join(letter if letter.isalnum() else "-" for letter in str(asked["model"]).rpartition("/")[2])
-    return directory / f"{name}-{hash_json(asked)[:12]}.jsonl"
-
-
-class SampleStore:
-    """The samples on disk of one way of asking, and appending to them.
-
-    Args:
-        path: JSON lines, one per sample; a line cut off by a kill is dropped.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self._samples: dict[str, dict[int, Sample]] = defaultdict(dict)
-        kept = 0
-        if path.exists():
-            with path.open("rb") as file:
-                for line in file:
-                    if not line.endswith(b"\n"):
-                        break
-                    kept += len(line)
-                    try:
-                        sample = Sample(*json.loads(line))
-                    except (ValueError, TypeError):
-                        raise UserError(f"{path} is damaged; delete it to draw these samples again") from None
-                    self._samples[sample.problem_id][sample.sample_index] = sample
-            os.truncate(path, kept)
-        self._file = path.open("a", encoding="utf-8")
-
-    def missing(self, problem_id: str, count: int) -> list[int]:
-        """Sample indices below `count` that are not there yet."""
-        return [index for index in range(count) if index not in self._samples[problem_id]]
-
-    def add(self, samples: list[Sample]) -> None:
-        """Append samples and hand them to the operating system, so that a killed process loses none."""
-        for sample in samples:
-            self._samples[sample.problem_id][sample.sample_index] = sample
-        self._file.write("".join(json.dumps(sample) + "\n" for sample in samples))  # ASCII: whatever a server says
-        self._file.flush()
-
-    def of(self, problem_id: str, count: int) -> list[Sample]:
-        """The first `count` samples of a problem, by index."""
-        return [self._samples[problem_id][index] for index in range(count)]
-
-    def close(self) -> None:
-        """Close the file."""
-        self._file.close()
-
-
-def sample_seed(seed: int, problem_id: str, index: int) -> int:
-    """Seed of a request, from what it asks for and nothing else: 31 bits."""
-    digest = hashlib.sha256(f"{seed} {problem_id} {index}".encode()).digest()
-    return int.from_bytes(digest[:4], "big") >> 1
 
 
 class _Meter:
@@ -174,15 +91,45 @@ def sample_from_endpoint(
         UserError: the server cannot be reached, refuses the request, or problems remain without an answer after all
             attempts. What was answered is kept; the same command asks for the rest.
     """
-    todo = [(identity, text, store.missing(identity, spec.samples_per_problem)) for identity, text in problems]
-    todo = [item for item in todo if item[2]]
+    todo = [(identity, text) for identity, text in problems if store.missing(identity, spec.samples_per_problem)]
     meter = _Meter(progress, len(problems) - len(todo), len(problems))
     if todo:
+        random.shuffle(todo)  # two studies that ask at the same time then rarely ask for the same
         asyncio.run(_ask_all(spec, prompt, todo, store, meter))
 
 
+class _Request(NamedTuple):
+    """One request: so many choices with a seed, and which of them are which samples."""
+
+    seed: int
+    choices: int
+    wanted: dict[int, int]
+    """Place among the choices -> sample index."""
+
+
+def _requests(spec: SamplerSpec, identity: str, store: SampleStore) -> Iterator[_Request]:
+    """What has to be asked for one problem.
+
+    A sample that a shorter limit cut off is asked for by the request that brought it, with its seed and all choices: a
+    server whose seeds hold then writes the same text to its end. A new draw in its place would not do: texts that are
+    kept when they are short and drawn again when they are long are too short on average.
+    """
+    fresh = []
+    again: dict[tuple[int, int], dict[int, int]] = {}
+    for index in store.missing(identity, spec.samples_per_problem):
+        cut = store.cut_short(identity, index)
+        if cut is None or cut.seed is None:
+            fresh.append(index)
+        else:
+            again.setdefault((cut.seed, cut.choices), {})[cut.choice] = index
+    for (seed, choices), wanted in again.items():
+        yield _Request(seed, choices, wanted)
+    if fresh:
+        yield _Request(sample_seed(spec.seed, identity, fresh[0]), len(fresh), dict(enumerate(fresh)))
+
+
 async def _ask_all(
-    spec: SamplerSpec, prompt: PromptSpec, todo: list[tuple[str, str, list[int]]], store: SampleStore, meter: _Meter
+    spec: SamplerSpec, prompt: PromptSpec, todo: list[tuple[str, str]], store: SampleStore, meter: _Meter
 ) -> None:
     import httpx
 
@@ -197,24 +144,38 @@ async def _ask_all(
     failed_in_a_row = 0
     timeout = httpx.Timeout(spec.timeout_seconds, connect=min(30.0, spec.timeout_seconds))
     limits = httpx.Limits(max_connections=spec.concurrency)
+    longest = asking(spec, prompt)["max_completion_tokens"]
+
+    async def ask(client: httpx.AsyncClient, identity: str, text: str) -> int:
+        """Ask for what one problem lacks; the tokens that were generated."""
+        tokens = 0
+        for request in list(_requests(spec, identity, store)):
+            body = request_body(spec, prompt, text, request.choices, request.seed)
+            answered = await retried(partial(_post, client, body, spec), spec.attempts)
+            shares = answered.token_shares()
+            store.add(
+                [
+                    Sample(identity, index, *answered.completions[place], shares[place], longest, *request[:2], place)
+                    for place, index in request.wanted.items()
+                ]
+            )
+            tokens += answered.generated_tokens
+        return tokens
 
     async def work(client: httpx.AsyncClient) -> None:
         nonlocal failed_in_a_row
-        for identity, text, indices in queue:
+        for identity, text in queue:
             if failed_in_a_row >= _GIVE_UP_AFTER:
                 return
-            body = request_body(spec, prompt, text, len(indices), sample_seed(spec.seed, identity, indices[0]))
+            store.refresh()  # another study may have asked for it meanwhile
             try:
-                answered = await retried(partial(_post, client, body, spec), spec.attempts)
+                tokens = await ask(client, identity, text)
             except (NotAnsweredError, _RefusedError) as error:
                 failures.append(f"problem {identity}: {error}")
                 failed_in_a_row += isinstance(error, NotAnsweredError)
                 continue
             failed_in_a_row = 0
-            mean = answered.generated_tokens / len(indices)
-            rows = zip(indices, answered.completions, strict=True)
-            store.add([Sample(identity, index, words, ended, mean) for index, (words, ended) in rows])
-            meter.add(1, answered.generated_tokens)
+            meter.add(1, tokens)
 
     async with httpx.AsyncClient(
         base_url=spec.base_url.rstrip("/") + "/", headers=headers, timeout=timeout, limits=limits
@@ -340,11 +301,12 @@ def sample_locally(
     from data.prompt import load_tokenizer, render_prompt
 
     asked = asking(spec, prompt)
-    shown = PromptSpec(system=asked["system"], suffix=asked["suffix"], thinking=_thinking_mode(spec, prompt))
+    shown = PromptSpec(system=asked["system"], suffix=asked["suffix"], thinking=thinking_mode(spec, prompt))
     count = spec.samples_per_problem
     problems = sorted(problems)
     batches = [problems[start : start + spec.concurrency] for start in range(0, len(problems), spec.concurrency)]
     todo = [batch for batch in batches if any(store.missing(identity, count) for identity, _ in batch)]
+    longest = asked["max_completion_tokens"]
     meter = _Meter(progress, len(problems) - sum(map(len, todo)), len(problems))
     if not todo:
         return
@@ -352,16 +314,22 @@ def sample_locally(
     model = load_model(model_dir, dtype)
     for batch in todo:
         # Usually none is there, or all have as many as an earlier, smaller `samples_per_problem` asked for; else a
-        # write was torn, and the batch is drawn again so that what is missing comes out as it would have.
+        # write was torn or a shorter limit cut some off, and the batch is drawn again so that what is missing comes out
+        # as it would have.
+        store.refresh()
         lacking = [store.missing(identity, count) for identity, _ in batch]
-        first = lacking[0][0] if lacking[0] and all(indices == lacking[0] for indices in lacking) else 0
+        if not any(lacking):
+            meter.add(len(batch), 0)
+            continue
+        cut = any(store.cut_short(identity, index) for identity, _ in batch for index in range(count))
+        first = lacking[0][0] if lacking[0] and not cut and all(indices == lacking[0] for indices in lacking) else 0
         wanted = range(first, count)
         prompts = [render_prompt(tokenizer, text, shown) for _, text in batch for _ in wanted]
         results = generate(
             model,
             tokenizer,
             prompts,
-            max_new_tokens=asked["max_completion_tokens"],
+            max_new_tokens=longest,
             temperature=spec.temperature,
             top_p=spec.top_p,
             top_k=spec.top_k,
@@ -371,10 +339,6 @@ def sample_locally(
         for place, (text, tokens, finished) in enumerate(results):
             identity, index = batch[place // len(wanted)][0], wanted[place % len(wanted)]
             kept = strip_thinking(text) if spec.thinking == "stripped" else text
-            rows.append(Sample(identity, index, kept, finished, float(tokens)))
-        store.add([row for row in rows if row.sample_index in store.missing(row.problem_id, count)])
+            rows.append(Sample(identity, index, kept, finished, float(tokens), longest))
+        store.add(rows)
         meter.add(len(batch), sum(int(row.generated_tokens) for row in rows))
-
-
-def _thinking_mode(spec: SamplerSpec, prompt: PromptSpec) -> bool | None:
-    return prompt.thinking if spec.thinking is None else spec.thinking != "off"

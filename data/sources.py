@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from data.grading import last_boxed
-from data.hub import locate
+from data.hub import chosen, locate
 from data.pocket_world import TASKS, Question, corpus_problems
 from recipes.corpus_schema import BenchmarkTexts, DataFiles, SourceSpec
 from recipes.errors import UserError
@@ -52,6 +52,7 @@ def read_source(spec: SourceSpec, seed: int, lock: dict[str, Any] | None = None)
                     heldout=split == "heldout",
                 )
         return
+    spec = chosen(spec, lock)
     level = [spec.level_field] if spec.level_field else []
     for number, row in enumerate(read_rows(spec, [spec.problem_field, spec.answer_field, *level, *spec.where], lock)):
         yield _map_row(spec, number, row)
@@ -70,7 +71,7 @@ def read_rows(
     rows = []
     names: set[str] = set()
     for path in locate(files, lock):
-        for row in _read_file(path, {field.split(".")[0] for field in [*fields, *optional]}, files.columns):
+        for row in read_file(path, {field.split(".")[0] for field in [*fields, *optional]}, files.columns):
             # A CSV row with too many values keeps the rest under None.
             names.update(name for name in row if name is not None)
             rows.append({field: _value(row, field) for field in [*fields, *optional]})
@@ -93,6 +94,7 @@ def read_rows(
 
 def read_benchmark(spec: BenchmarkTexts, lock: dict[str, Any] | None) -> list[str]:
     """The questions of a benchmark, as texts to compare with. Raises UserError like `read_rows`."""
+    spec = chosen(spec, lock)
     rows = read_rows(spec, list(spec.text_fields), lock)
     return ["\n".join(_as_text(row[field]) for field in spec.text_fields if row[field]) for row in rows]
 
@@ -166,7 +168,7 @@ def _reference(spec: SourceSpec, text: str) -> str | None:
     return text
 
 
-def _read_file(path: Path, columns: set[str], names: Sequence[str] = ()) -> Iterator[dict[str, Any]]:
+def read_file(path: Path, columns: set[str], names: Sequence[str] = ()) -> Iterator[dict[str, Any]]:
     """Rows of a JSON (list of objects), JSONL, CSV, TSV or Parquet file, by its extension.
 
     `names`: of the columns of a TSV file without a header.

@@ -115,10 +115,11 @@ def render_prompts(
 
 
 def _require_lengths(recipe: Recipe, model: Any, task: Task, chat: bool, questions: list[Question]) -> None:
-    """Refuse prompts that would be cut: the harness cuts them from the left without a word."""
+    """Refuse prompts that would be cut, which the harness does from the left without a word, or fill the context."""
     assert recipe.suite is not None
     build_requests(recipe, task, chat, model.apply_chat_template, model.tokenizer_name)
     longest = recipe.suite.max_prompt_tokens
+    context = getattr(getattr(model, "config", None), "max_position_embeddings", None)
     for instance in task.instances:
         length = len(model.tokenizer(instance.args[0])["input_ids"])
         if length > longest:
@@ -126,6 +127,12 @@ def _require_lengths(recipe: Recipe, model: Any, task: Task, chat: bool, questio
             raise UserError(
                 f"the prompt of question {question} of {task.task_name} has {length} tokens but "
                 f"suite.max_prompt_tokens is {longest}; raise it"
+            )
+        if context is not None and length >= context:
+            question = questions[instance.doc_id].question_id
+            raise UserError(
+                f"the prompt of question {question} of {task.task_name} has {length} tokens and the model's context is "
+                f"{context}, which leaves none for a response; leave this benchmark out, or that question"
             )
 
 
@@ -135,7 +142,7 @@ def ask(
     """What the model said to each question: prompt, responses (or likelihoods of the answers) and their lengths.
 
     Raises:
-        UserError: a prompt is longer than `suite.max_prompt_tokens`.
+        UserError: a prompt is longer than `suite.max_prompt_tokens`, or leaves no room in the model's context.
     """
     random.seed(chunk_seed)
     np.random.seed(chunk_seed)

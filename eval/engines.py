@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from lm_eval.api.model import LM
 
 from data.language_model import load_model, on_cpu
-from data.prompt import adds_bos, load_tokenizer
+from data.prompt import load_tokenizer, render_messages
 from recipes.errors import UserError
 from recipes.schema import Recipe
 from recipes.suite_schema import EngineSpec
@@ -26,11 +26,8 @@ if TYPE_CHECKING:
 
 
 def render_chat(tokenizer: Any, messages: Any, add_generation_prompt: bool, template: dict[str, Any]) -> str:
-    """Messages as the prompt text, without the token that begins a text where the tokenizer adds it once more."""
-    text = str(
-        tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=add_generation_prompt, **template)
-    )
-    return text.removeprefix(str(tokenizer.bos_token)) if adds_bos(tokenizer) else text
+    """Messages as the prompt text, as training renders them."""
+    return render_messages(tokenizer, messages, add_generation_prompt, **template)
 
 
 class Seeds:
@@ -95,7 +92,12 @@ def load_engine(recipe: Recipe, model_dir: Path, label: str) -> LM:
         return _server(recipe, model_dir, label, template)
     from lm_eval.models.huggingface import HFLM
 
-    return HFLM(
+    class TrainedRendering(HFLM):
+        # The harness's own leaves out a system message that the template refuses.
+        def apply_chat_template(self, chat_history: Any, add_generation_prompt: bool = True) -> str:
+            return render_chat(self.tokenizer, chat_history, add_generation_prompt, template)
+
+    return TrainedRendering(
         pretrained=load_model(model_dir, recipe.model.dtype),
         tokenizer=tokenizer,
         batch_size=engine.batch_size,

@@ -1,6 +1,8 @@
 """Figures of the report as SVG text, drawn with matplotlib. Each function takes parts of `transfer.json`."""
 
 import io
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import matplotlib
@@ -39,6 +41,19 @@ def label(name: str) -> str:
     return name.replace("_", " ")
 
 
+_watermarks: list[str] = []
+
+
+@contextmanager
+def watermark(text: str | None) -> Iterator[None]:
+    """Within it every figure carries a text across it; None: nothing."""
+    _watermarks.extend([text] if text else [])
+    try:
+        yield
+    finally:
+        _watermarks.clear()
+
+
 class Drawing(NamedTuple):
     """A figure in two formats."""
 
@@ -57,6 +72,8 @@ def to_svg(figure: Any) -> str:
 
 def draw(figure: Any) -> Drawing:
     """A figure in both formats, and the figure closed."""
+    for text in _watermarks:
+        figure.text(0.5, 0.5, text, fontsize=40, color="#D55E00", alpha=0.35, rotation=20, ha="center", va="center")
     svg = _svg(figure, transparent=True).replace(INK, "currentColor").replace(GRID, f"var(--line, {GRID})")
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=144, bbox_inches="tight", metadata={"Software": None})

@@ -171,15 +171,23 @@ def _gpqa(data: BenchmarkData, row: Row) -> Question:
 
 
 def _coqa(data: BenchmarkData, row: Row) -> Question:
-    asked, answered = row["questions"]["input_text"], row["answers"]["input_text"]
+    # One publisher has the questions as texts, the other as rows of text and turn; only one has further answers.
+    asked, answered = _texts(row["questions"]), _texts(row["answers"])
     history = [{"question": q, "answer": a} for q, a in zip(asked[:-1], answered[:-1], strict=True)]
     golds = [answered[-1]]
     for other in (row["additional_answers"] or {}).values():
-        text = other["input_text"][len(asked) - 1]
+        text = _texts(other)[len(asked) - 1]
         if text.lower() not in (gold.lower() for gold in golds):
             golds.append(text)
     fields = {"story": row["story"], "history": history, "question": asked[-1]}
     return Question(_identity(data, row, fields), fields, golds)
+
+
+def _texts(turns: Any) -> list[str]:
+    """The texts of a conversation's turns: a list of texts or of rows, or a row of lists."""
+    if isinstance(turns, dict):
+        return list(turns["input_text"])
+    return [turn["input_text"] if isinstance(turn, dict) else turn for turn in turns]
 
 
 def _halueval(data: BenchmarkData, row: Row) -> Question:

@@ -11,6 +11,7 @@ from typing import Any
 
 import zstandard
 
+from data.hub import chosen
 from data.pocket_world import TASKS, benchmark_questions
 from data.rows import problem_id, read_problems
 from data.sources import read_rows
@@ -74,6 +75,7 @@ def read_source_questions(recipe: Recipe, benchmark: BenchmarkSpec, study_dir: P
         return [Question(problem_id(q.problem), {"problem": q.problem}, q.reference_answer) for q in drawn]
     data = benchmark_files(benchmark)
     lock = recipe.lock.get("benchmarks", {}).get(data.name)
+    data = chosen(data, lock)
     questions = questions_of(benchmark.name, data, read_benchmark_rows(data, lock))
     _require_references(benchmark, questions)
     return questions

@@ -3,9 +3,10 @@
 from pathlib import Path
 from typing import Any
 
+from eval.figures import watermark
 from eval.markdown import render_summary
 from eval.page import draw_figures, render_page
-from eval.results import compute_transfer
+from eval.results import REHEARSAL, compute_transfer
 from eval.tracking import track_study
 from recipes.manifest import finish_stage, hash_files, write_atomic, write_json
 from recipes.schema import Recipe
@@ -22,7 +23,8 @@ def run(recipe: Recipe, study_dir: Path, stage_dir: Path, resume: bool) -> None:
     write_json(stage_dir / TRANSFER, transfer)
     clock = spent_hours(recipe, study_dir, at_checkpoints)
     write_json(stage_dir / HOURS, clock)
-    figures = draw_figures(transfer, training_curves(recipe, study_dir), clock)
+    with watermark(REHEARSAL if recipe.rehearsal else None):
+        figures = draw_figures(transfer, training_curves(recipe, study_dir), clock)
     for name, drawing in figures.items():
         write_atomic(stage_dir / "figures" / f"{name}.svg", drawing.svg)
         write_atomic(stage_dir / "figures" / f"{name}.png", drawing.png)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from eval.analysis_lock import decided
+from eval.asked_with import template_warnings
 from eval.bootstrap import ArmScores, draw_scores
 from eval.certificate import certificate
 from eval.examples import sample_responses
@@ -38,6 +39,7 @@ from recipes.schema import Recipe
 from train.matching import recipe_differences, recorded_differences
 
 READINGS = ("robust", "paper")
+REHEARSAL = "REHEARSAL"  # the status of a study whose models are toys
 Counts = dict[str, dict[str, dict[str, int]]]
 
 
@@ -60,7 +62,7 @@ def compute_transfer(recipe: Recipe, study_dir: Path) -> dict[str, Any]:
     return {
         "study": recipe.study,
         "title": recipe.title,
-        "status": "UNMATCHED" if differences else unknown,
+        "status": REHEARSAL if recipe.rehearsal else "UNMATCHED" if differences else unknown,
         "differences": differences,
         "seeds": list(recipe.seeds) if recipe.trained else [],
         "split": recipe.suite.split,
@@ -78,7 +80,10 @@ def compute_transfer(recipe: Recipe, study_dir: Path) -> dict[str, Any]:
         "readings": {name: reading.dump(full=False) for name, reading in readings.items()},
         "cells": _cells(recipe, study_dir, arms),
         "pass_at_k": _pass_curves(recipe, study_dir, arms),
-        "warnings": first.warnings() + empty_samples(shifts),
+        "warnings": _toy_warning(recipe)
+        + first.warnings()
+        + template_warnings(study_dir, list(recipe.external))
+        + empty_samples(shifts),
         "trajectory": summarise_trajectories(recipe, study_dir) if recipe.with_trajectories else None,
         "diagnostics": shifts,
         "examples": sample_responses(recipe, study_dir),
@@ -88,6 +93,10 @@ def compute_transfer(recipe: Recipe, study_dir: Path) -> dict[str, Any]:
         "settings": {name: arm.model_dump(mode="json", exclude_none=True) for name, arm in recipe.arms.items()},
         "models": {label: _lineage(study_dir, label) for label in labels},
     }
+
+
+def _toy_warning(recipe: Recipe) -> list[str]:
+    return ["REHEARSAL: the models are tiny and random; no number here is a result"] if recipe.rehearsal else []
 
 
 class Reading:

@@ -87,6 +87,8 @@ def _moved(transfer: dict[str, Any], arm: str) -> str:
 def headline(transfer: dict[str, Any]) -> list[str]:
     """Sentences that answer the question of the study, made from its intervals by fixed rules."""
     arms = transfer["arms"]
+    if transfer["status"] == "REHEARSAL":
+        return ["Every stage up to this report ran. The models are tiny and random, so nothing is concluded."]
     gaining = [arm for arm, result in arms.items() if result["groups"][MATH]["low"] > 0]
     if not gaining:
         return ["No arm has a math gain that can be told from zero, so nothing can be said about transfer."]
@@ -133,7 +135,7 @@ def certainty(transfer: dict[str, Any]) -> list[str]:
         sentences.append(
             f"UNMATCHED: the arms differ in {len(transfer['differences'])} further point(s), listed below."
         )
-    elif transfer["status"] != "matched":
+    elif transfer["status"] == "unknown lineage":
         sentences.append("An arm was trained elsewhere; what it was trained on is unknown.")
     seeds = len(transfer["seeds"])
     percent = f"{100 * transfer['confidence']:.0f} % intervals"

@@ -7,13 +7,14 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from launch import ablation_cli, evaluation_cli, forgetting_cli, study_cli
+from launch import ablation_cli, evaluation_cli, forgetting_cli, rehearsal_cli, study_cli
 from recipes.errors import UserError
 
 _EPILOG = """examples:
   transfer run recipes/pocket/study.yaml                    the whole comparison on a CPU
   transfer run recipes/pocket/study.yaml seeds=[0,1,2]      the same with three training seeds
   transfer plan recipes/pocket/study.yaml                   what would run, and what it would cost
+  transfer rehearse recipes/pocket/study.yaml               every stage at toy size, before it costs anything
   transfer check recipes/pocket/study.yaml                  do the arms differ only in the method?
   transfer report recipes/pocket/study.yaml                 show the transfer report of a finished study
   transfer lineage runs/pocket                              were all arms presented the same problems?
@@ -82,6 +83,7 @@ def build_parser() -> argparse.ArgumentParser:
     lineage.add_argument("--json", action="store_true", help="print JSON instead of text")
     lineage.set_defaults(overrides=[])
     study_cli.add_commands(commands)
+    rehearsal_cli.add_commands(commands, _command, study_cli.add_place)
     ablation_cli.add_commands(commands, study_cli.add_place)
     evaluation_cli.add_commands(commands, _command)
     forgetting_cli.add_commands(commands, _command)
@@ -128,6 +130,8 @@ def _run_command(options: argparse.Namespace) -> int:
 
     if options.command in evaluation_cli.NAMES:
         return evaluation_cli.run_command(options)
+    if options.command in rehearsal_cli.NAMES:
+        return rehearsal_cli.run_command(options)
     if options.command in forgetting_cli.NAMES:
         return forgetting_cli.run_command(options)
     if options.command in study_cli.NAMES:
@@ -180,12 +184,19 @@ def _run_command(options: argparse.Namespace) -> int:
 
 def require_runnable(recipe: Any) -> None:
     """Warn of what is probably not meant. Raises UserError for a recipe that must not or cannot run."""
+    from launch.preflight import check_resolved
+
+    check_resolved(recipe)
+    require_possible(recipe)
+
+
+def require_possible(recipe: Any) -> None:
+    """The same, but for data and models that are not on this machine yet."""
     from launch.fit import model_shape, obstacles
-    from launch.preflight import check_resolved, warnings
+    from launch.preflight import warnings
     from train.matching import require_matched
 
     require_matched(recipe)
-    check_resolved(recipe)
     for text in obstacles(recipe, model_shape(recipe)):
         raise UserError(f"cannot work: {text}")
     for text in warnings(recipe):
@@ -262,13 +273,23 @@ def _lineage(study_dir: Path, as_json: bool) -> int:
 def _fetch(recipe: Any, recipe_path: Path, as_json: bool) -> int:
     from contextlib import redirect_stdout
 
-    from launch.fetch import fetch, format_lock
-    from recipes.loading import lock_path
+    from launch.fetch import fetch
 
     with redirect_stdout(sys.stderr if as_json else sys.stdout):
-        lock = fetch(recipe, recipe_path)
-    print(json.dumps(lock, indent=1) if as_json else format_lock(lock, lock_path(recipe_path)))
-    return 0
+        found = fetch(recipe, recipe_path)
+    return _tell_fetched(found, recipe_path, as_json)
+
+
+def _tell_fetched(found: Any, recipe_path: Path, as_json: bool) -> int:
+    """Print what was resolved and what was not; returns the exit status."""
+    from launch.fetch import format_lock, remarks
+    from recipes.loading import lock_path
+
+    path = lock_path(recipe_path)
+    print(json.dumps(found.lock, indent=1) if as_json else format_lock(found.lock, path), flush=True)
+    for text in remarks(found, path):
+        print(f"transfer: {text}", file=sys.stderr)
+    return 2 if found.problems else 0
 
 
 def is_audit(path: Path) -> bool:
@@ -281,18 +302,15 @@ def is_audit(path: Path) -> bool:
 def _fetch_audit(path: Path, overrides: list[str], as_json: bool) -> int:
     from contextlib import redirect_stdout
 
-    from launch.fetch import fetch, format_lock, write_lock
+    from launch.fetch import Fetched, fetch, write_lock
     from launch.pairs import audit_recipes
-    from recipes.loading import lock_path
 
-    lock: dict[str, Any] = {"sources": {}, "benchmarks": {}, "models": {}}
+    found = Fetched()
     with redirect_stdout(sys.stderr if as_json else sys.stdout):
         for recipe, _ in audit_recipes(path, overrides):
-            part = fetch(recipe, None)
-            lock = {kind: lock[kind] | part[kind] for kind in lock}
-    write_lock(lock, path)
-    print(json.dumps(lock, indent=1) if as_json else format_lock(lock, lock_path(path)))
-    return 0
+            found.add(fetch(recipe, None))
+    write_lock(found, path)
+    return _tell_fetched(found, path, as_json)
 
 
 def _check(recipe: Any, study_dir: Path, as_json: bool) -> int:

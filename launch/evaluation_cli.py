@@ -153,6 +153,8 @@ def _transfer(study_dir: Path) -> dict[str, Any]:
         raise UserError(f"{study_dir} has no finished report; `transfer run` makes it") from None
     except ValueError as error:
         raise UserError(f"{path} is damaged ({error}); `transfer run` makes it again") from None
+    if transfer.get("status") == "REHEARSAL":
+        raise UserError(f"{study_dir} is a rehearsal: its models are tiny and random; name a study that was run")
     if "readings" not in transfer:
         raise UserError(f"{path} was made by an earlier version; run the study again")
     return transfer

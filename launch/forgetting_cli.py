@@ -146,12 +146,19 @@ def _finished_trajectories(study_dir: Path) -> "Recipe":
     from recipes.manifest import read_manifest
 
     recipe = load_study(study_dir)
+    refuse_rehearsal(recipe, study_dir)
     runs = [f"{arm}/seed-{seed}" for arm in recipe.trained for seed in recipe.seeds]
     for name in ("base", *runs):
         manifest = read_manifest(study_dir / "trajectory" / name)
         if not recipe.with_trajectories or manifest is None or not manifest["completed"]:
             raise UserError(f"{study_dir} has no finished trajectory of {name}; `transfer trajectory RECIPE` makes it")
     return recipe
+
+
+def refuse_rehearsal(recipe: "Recipe", study_dir: Path) -> None:
+    """Raise UserError for a study of toy models, from which nothing can be concluded."""
+    if recipe.rehearsal:
+        raise UserError(f"{study_dir} is a rehearsal: its models are tiny and random; name a study that was run")
 
 
 def _pick(options: argparse.Namespace) -> int:
@@ -201,6 +208,7 @@ def _sync(options: argparse.Namespace) -> int:
     from recipes.loading import load_study
 
     recipe = load_study(options.study_dir)
+    refuse_rehearsal(recipe, options.study_dir)
     path = options.study_dir / "report" / "transfer.json"
     transfer = json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
     made = sync_study(recipe, options.study_dir, transfer, not options.offline)

@@ -11,7 +11,7 @@ from launch.analysis_plan import analysis_lines, analysis_obstacles, diagnostics
 from launch.findings import disk_text, findings
 from launch.fit import memory_of_arm, model_shape, obstacles, sampling_memory
 from launch.needs import Disk, attention_of_runs, disk_needed, gpu_hours_of_run, gpus_of_node, wall_clock
-from launch.preflight import warnings
+from launch.preflight import unresolved_sentences, warnings
 from launch.processes import visible_gpus
 from launch.ranks import Place, launch_command, launch_files
 from launch.site_file import SiteSpec
@@ -103,6 +103,7 @@ def build_plan(
         "wall_clock": {"gpus": node, "hours": wall_clock(recipe, stages, shape, node)},
         "notes": [str(finding) for finding in found if finding.severity == "note"],
         "warnings": warnings(recipe) + [str(finding) for finding in found if finding.severity == "warning"],
+        "unresolved": unresolved_sentences(recipe),
         "differences": recipe_differences(recipe),
     }
 
@@ -320,6 +321,7 @@ def format_plan(plan: dict[str, Any], commands: bool = False) -> str:
         lines += ["", "UNMATCHED:" if plan["differences"] else matched]
     lines += [f"  {text}" for text in plan["differences"]]
     lines += [f"cannot work: {text}" for text in plan["obstacles"]]
+    lines += [f"before it can run: {text}" for text in plan["unresolved"]]
     lines += [f"warning: {text}" for text in plan["warnings"]]
     lines += [f"note: {text}" for text in plan["notes"]]
     return "\n".join(lines)

@@ -2,18 +2,22 @@
 
 import os
 from pathlib import Path
+from typing import Any, Literal, NamedTuple
 
+from data.hub import chosen, lock_mismatch
 from data.pocket_world import TASKS
 from data.sources import POCKET_POOL, not_compared
+from eval.questions import benchmark_files
 from eval.sandbox import require_sandbox
 from eval.task_files import task_folder
-from recipes.corpus_schema import SamplerSpec
+from launch.templates import check_templates
+from recipes.corpus_schema import DataFiles, SamplerSpec
 from recipes.errors import UserError
 from recipes.schema import Recipe
 
 
 def check_before_running(recipe: Recipe) -> None:
-    """Raise UserError for a source file, a model directory or a task file that is not there, or too large a wish."""
+    """Raise UserError for a file or model that is not there, an unusable chat template, or too large a wish."""
     corpus = recipe.corpus
     keys = [f"sources.{number}" for number in range(len(corpus.sources))]
     keys += [f"decontamination.benchmarks.{number}" for number in range(len(corpus.decontamination.benchmarks))]
@@ -34,6 +38,7 @@ def check_before_running(recipe: Recipe) -> None:
         # A hub id is "owner/name"; whether it exists only the hub knows.
         if not Path(path).is_dir() and (path.count("/") != 1 or path[0] in "./~"):
             raise UserError(f"{key} {path} is neither a directory nor a Hugging Face id such as Qwen/Qwen3-14B-Base")
+    check_templates(recipe)
     if recipe.suite is not None:
         task_folder(recipe.suite)
         for benchmark in recipe.suite.benchmarks:
@@ -47,34 +52,74 @@ def check_before_running(recipe: Recipe) -> None:
                 )
 
 
-def check_resolved(recipe: Recipe) -> None:
-    """Raise UserError for a hub dataset or model that no lock pins: it could be another one tomorrow."""
-    locked = recipe.lock.get("sources", {})
-    for item in recipe.corpus.all_files():
-        if item.kind == "hub" and item.name not in locked:
-            raise UserError(f"source {item.name} is not resolved; run `transfer fetch RECIPE` on a connected machine")
+class Unresolved(NamedTuple):
+    """A hub dataset or model that no lock pins, so it could be another one tomorrow."""
+
+    kind: Literal["source", "benchmark", "model"]
+    name: str
+    why: str | None = None
+    """How the lock's entry contradicts the recipe; None if there is no entry."""
+
+
+def unresolved(recipe: Recipe) -> list[Unresolved]:
+    """What `transfer fetch` has still to resolve for a recipe: sources, then benchmarks, then models."""
+    found = []
+    items: list[tuple[Literal["source", "benchmark"], DataFiles]] = []
+    items += [("source", files) for files in recipe.corpus.all_files()]
     benchmarks = recipe.suite.benchmarks if recipe.suite is not None else ()
-    for benchmark in benchmarks:
-        data = benchmark.data
-        name = data and (data.name or benchmark.name)
-        if data is not None and data.kind == "hub" and name not in recipe.lock.get("benchmarks", {}):
-            raise UserError(
-                f"benchmark {name} is not resolved; run `transfer fetch` on its recipe on a connected machine"
+    items += [("benchmark", benchmark_files(benchmark)) for benchmark in benchmarks if benchmark.data is not None]
+    for kind, files in items:
+        if files.kind == "hub":
+            entry = recipe.lock.get(f"{kind}s", {}).get(files.name)
+            why = None if entry is None else _contradiction(files, entry)
+            if entry is None or why is not None:
+                found.append(Unresolved(kind, files.name, why))
+    models = [(recipe.model.path, recipe.model.revision)] if recipe.model is not None else []
+    models += [(external.path, external.revision) for external in recipe.external.values()]
+    models += [(s.model, s.revision) for s in _samplers(recipe) if s.kind == "transformers" and s.model != "base"]
+    for path, revision in dict(models).items():
+        if path is None or Path(path).is_dir() or revision is not None or path in recipe.lock.get("models", {}):
+            continue
+        found.append(Unresolved("model", path))
+    return found
+
+
+def _contradiction(files: DataFiles, entry: dict[str, Any]) -> str | None:
+    try:
+        return lock_mismatch(chosen(files, entry), entry)
+    except UserError as error:
+        return str(error)
+
+
+def unresolved_sentences(recipe: Recipe) -> list[str]:
+    """What is not resolved, a sentence for each kind and one for each entry that contradicts the recipe."""
+    sentences = []
+    found = unresolved(recipe)
+    advice = {
+        "source": "run `transfer fetch RECIPE` on a connected machine",
+        "benchmark": "run `transfer fetch` on its recipe on a connected machine",
+        "model": "run `transfer fetch RECIPE` on a connected machine, or name a commit (`transfer eval`: MODEL@COMMIT)",
+    }
+    for kind, what in advice.items():
+        names = [item.name for item in found if item.kind == kind and item.why is None]
+        if names:
+            several = len(names) > 1
+            sentences.append(
+                f"{kind}{'s' * several} {', '.join(names)} {'are' if several else 'is'} not resolved; {what}"
             )
+    sentences += [f"{item.kind} {item.name}: {item.why}; run `transfer fetch` again" for item in found if item.why]
+    return sentences
+
+
+def check_resolved(recipe: Recipe) -> None:
+    """Raise UserError that lists every hub dataset and model that no lock pins."""
+    if sentences := unresolved_sentences(recipe):
+        raise UserError("\n".join(sentences))
+    benchmarks = recipe.suite.benchmarks if recipe.suite is not None else ()
     if any("code" in benchmark.scorings.values() for benchmark in benchmarks):
         assert recipe.suite is not None
         if not recipe.suite.allow_unsandboxed_code:
             require_sandbox()  # not after days of generation
-    models = [(recipe.model.path, recipe.model.revision)] if recipe.model is not None else []
-    models += [(external.path, external.revision) for external in recipe.external.values()]
-    models += [(s.model, s.revision) for s in _samplers(recipe) if s.kind == "transformers" and s.model != "base"]
-    for path, revision in models:
-        if path is None or Path(path).is_dir() or revision is not None or path in recipe.lock.get("models", {}):
-            continue
-        raise UserError(
-            f"model {path} is not resolved; run `transfer fetch RECIPE` on a connected machine, or name a commit "
-            f"(`transfer eval`: {path}@COMMIT)"
-        )
 
 
 def warnings(recipe: Recipe) -> list[str]:

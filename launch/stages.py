@@ -71,7 +71,9 @@ def build_stages(recipe: Recipe) -> list[Stage]:
             reads |= _folder_content(Path(recipe.model.path))
             prompts = [values["prompt"], *(arm["prompt"] for arm in values["arms"].values() if arm["prompt"])]
             reads |= flatten({"lock": {"models": values["lock"].get("models", {}).get(recipe.model.path)}})
-            reads["prompts"] = hash_json(prompts)
+            checked = {"thinking": recipe.suite.thinking} if recipe.suite and recipe.suite.thinking is not None else {}
+            checked |= {"trained": True} if recipe.trained else {}
+            reads["prompts"] = hash_json([*prompts, checked] if checked else prompts)
             if str(recipe.model.chat_template).endswith(".jinja"):
                 reads["content of the chat template"] = _content(Path(str(recipe.model.chat_template)))
         stages.append(Stage("base", module, reads, threads=recipe.resources.base_threads))
@@ -99,12 +101,15 @@ def build_stages(recipe: Recipe) -> list[Stage]:
         reads = flatten({"external": values["arms"][arm]["external"], "prompt": values["prompt"]})
         reads |= flatten({"lock": {"models": values["lock"].get("models", {}).get(external.path)}})
         reads |= _folder_content(Path(external.path))
+        if recipe.suite is not None and recipe.suite.thinking is not None:
+            reads["thinking"] = recipe.suite.thinking
         stages.append(Stage(f"external/{arm}", "train.prepared_base", reads, ("base",), {"arm": arm}))
         models[arm] = f"external/{arm}"
     if recipe.suite is not None and recipe.model is not None:
         stages += _evaluation(recipe, values, models)
         stages += _diagnostics(recipe, values, models)
-        reads = flatten({key: value for key, value in values.items() if key != "resources"})
+        left_out = ("resources",) if recipe.rehearsal else ("resources", "rehearsal")
+        reads = flatten({key: value for key, value in values.items() if key not in left_out})
         stages.append(Stage("report", "eval.report", reads, tuple(stage.name for stage in stages)))
     return stages
 
@@ -318,15 +323,17 @@ def select_until(stages: list[Stage], until: str | None) -> list[Stage]:
 def run_stage(recipe: Recipe, study_dir: Path, stage: Stage) -> None:
     """Execute one stage in this process."""
     from launch.failures import record
+    from launch.usage import measured
     from recipes.manifest import locked, start_stage
 
     with locked(study_dir / ".locks" / stage.name.replace("/", "--")):
         stage_dir = study_dir / stage.name
         resume = start_stage(stage_dir, stage.name, stage_inputs(stage, study_dir), stage.code, stage.in_place)
         record(study_dir, stage.name, None)
-        if stage.kind == "arms" and recipe.resources.launched:
-            from launch.ranks import launch_ranks
+        with measured(stage_dir):
+            if stage.kind == "arms" and recipe.resources.launched:
+                from launch.ranks import launch_ranks
 
-            launch_ranks(recipe.resources, study_dir, stage, resume)
-        else:
-            import_module(stage.module).run(recipe, study_dir, stage_dir, resume, **stage.arguments)
+                launch_ranks(recipe.resources, study_dir, stage, resume)
+            else:
+                import_module(stage.module).run(recipe, study_dir, stage_dir, resume, **stage.arguments)

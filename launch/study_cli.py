@@ -137,7 +137,10 @@ def check_site(tasks: "Sequence[Task]", site: "SiteSpec") -> None:
 def _status(options: argparse.Namespace) -> int:
     from launch.status import as_json, format_standings, standings
 
-    found = standings(options.study_dir, tasks_of(options.study_dir, read_run(options.study_dir).get("until")))
+    tasks = tasks_of(options.study_dir, read_run(options.study_dir).get("until"))
+    found = standings(options.study_dir, tasks)
+    if any(task.recipe.rehearsal for task in tasks):
+        print("REHEARSAL: the models are tiny and random", file=sys.stderr)
     print(json.dumps(as_json(found), indent=1) if options.json else format_standings(found))
     return 1 if any(standing.state == "failed" for standing in found) else 0
 

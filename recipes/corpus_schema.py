@@ -1,9 +1,9 @@
 """The corpus section of a recipe: sources with their field mappings, filters, decontamination, teacher."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal, Self
 from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 
 class Spec(BaseModel):
@@ -13,6 +13,8 @@ class Spec(BaseModel):
 
 
 Text = Annotated[str, Field(coerce_numbers_to_str=True)]
+
+_SAME_IN_ALTERNATIVES = ("kind", "name", "path", "alternatives", "form", "rows", "restricted")
 
 
 class DataFiles(Spec):
@@ -27,7 +29,11 @@ class DataFiles(Spec):
     dataset: str | None = None
     """Hugging Face dataset id, for kind `hub`."""
     files: tuple[str, ...] = ()
-    """Data files in the hub repository, as patterns, for instance data/train-*.parquet."""
+    """Data files in the hub repository, as patterns, for instance data/train-*.parquet. All that match are taken, and
+    each pattern must match one. `*` stays within a folder, `**` does not."""
+    alternatives: tuple[dict[str, Any], ...] = ()
+    """Where else the rows are, in order of preference: the settings that differ from this source's, `dataset`, `files`
+    or `revision` among them. The first place that has its files is taken, and the lock says which."""
     columns: tuple[str, ...] = ()
     """Names of the columns of a TSV file that has no header."""
     revision: str | None = None
@@ -35,12 +41,39 @@ class DataFiles(Spec):
     licence: str = "unknown"
     """Licence as the publisher states it."""
 
+    def places(self) -> list[Self]:
+        """This source and its alternatives, each with the settings it is read by."""
+        return [self, *(self._alternative(changes) for changes in self.alternatives)]
+
+    def _alternative(self, changes: dict[str, Any]) -> Self:
+        values = self.model_dump(exclude={"alternatives"})
+        if "dataset" in changes:
+            values["revision"] = None  # a commit of another repository
+        return type(self).model_validate(values | changes)
+
     @model_validator(mode="after")
     def _kind_has_place(self) -> "DataFiles":
         if self.kind == "file" and not self.path:
             raise ValueError("a source of kind `file` needs `path`")
         if self.kind == "hub" and not (self.dataset and self.files):
             raise ValueError("a source of kind `hub` needs `dataset` and `files`")
+        return self
+
+    @model_validator(mode="after")
+    def _alternatives_are_places(self) -> "DataFiles":
+        if self.alternatives and self.kind != "hub":
+            raise ValueError("`alternatives` are other places on the hub, so they need `kind: hub`")
+        for number, changes in enumerate(self.alternatives):
+            if fixed := [key for key in changes if key in _SAME_IN_ALTERNATIVES]:
+                raise ValueError(f"alternatives.{number} sets `{fixed[0]}`, which all places of a source share")
+            if not {"dataset", "files", "revision"} & changes.keys():
+                raise ValueError(f"alternatives.{number} is no other place: set its `dataset`, `files` or `revision`")
+            try:
+                self._alternative(changes)
+            except ValidationError as error:
+                first = error.errors()[0]
+                key = ".".join(map(str, ("alternatives", number, *first["loc"])))
+                raise ValueError(f"`{key}`: {first['msg'].removeprefix('Value error, ')}") from None
         return self
 
 

@@ -57,9 +57,11 @@ class ModelSpec(Spec):
     attention_fallback: Literal["sdpa", "eager"] | None = None
     """What is used where flash attention cannot be; the run records which ran. null: such a run is refused."""
     eos_token: str | None = "<|im_end|>"
-    """Token that ends a turn and with it a completion; it must be in the tokenizer's vocabulary. null: its own."""
+    """Token that ends a turn and with it a completion; it must be in the tokenizer's vocabulary. null: the one with
+    which the chat template ends a turn, or else the tokenizer's own."""
     pad_token: str | None = "<|endoftext|>"
-    """Token for padding, another one than `eos_token`; generation stops at it as well. null: the tokenizer's own."""
+    """Token for padding, another one than `eos_token`; generation stops at it as well. null: the tokenizer's own, or a
+    special one that no text contains."""
     chat_template: str | None = None
     """A template that TRL ships (qwen3, llama3, ...) or a .jinja file. null: the checkpoint's own, or else qwen3."""
 
@@ -134,6 +136,8 @@ class Recipe(Spec):
     """Local resources."""
     wandb: WandbSpec | None = None
     """Where metrics are mirrored. null: nowhere."""
+    rehearsal: bool = False
+    """Set by `transfer rehearse`: models are tiny and random, and no number of this study is a result."""
 
     @field_validator("arms", mode="before")
     @classmethod

@@ -123,9 +123,9 @@ class ExternalSpec(Spec):
     revision: str | None = None
     """Commit of the hub repository. null: the newest when `transfer fetch` runs; the lock then pins it."""
     eos_token: str | None = None
-    """Token that ends a turn. null: the tokenizer's own."""
+    """Token that ends a turn. null: the one with which its chat template does, or else the tokenizer's own."""
     pad_token: str | None = None
-    """Token for padding. null: the tokenizer's own, if it is not `eos_token`."""
+    """Token for padding. null: the tokenizer's own, or, if that is `eos_token`, a special one that no text contains."""
     chat_template: str | None = None
     """A template that TRL ships, or a .jinja file. null: the checkpoint's own, or else that of the base."""
 

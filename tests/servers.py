@@ -44,7 +44,10 @@ def serving(handler):
 
 @contextmanager
 def hub(repositories):
-    """A hub with `repositories`: {"datasets/owner/name" or "models/owner/name": {"sha", "files", "gated"}}."""
+    """A hub with `repositories`: {"datasets/owner/name" or "models/owner/name": {"sha", "files", "gated"}}.
+
+    `revisions` of a repository, {name: {"sha", "files"}}, are what it has besides `main`.
+    """
 
     class Hub(_Handler):
         def do_GET(self):
@@ -59,7 +62,13 @@ def hub(repositories):
         do_HEAD = do_GET
 
         def repository(self, path, query, name, folder, repository):
-            sha, files, base = repository["sha"], repository["files"], f"/api/{name}"
+            base = f"/api/{name}"
+            for revision, other in repository.get("revisions", {}).items():
+                if other["sha"] in path or path == f"{base}/revision/{revision}":
+                    repository = {"gated": repository.get("gated", False)} | other
+                    path = path.replace(f"/revision/{revision}", "/revision/main")
+                    break
+            sha, files = repository["sha"], repository["files"]
             if path in (base, f"{base}/revision/main", f"{base}/revision/{sha}"):
                 siblings = [
                     {"rfilename": file, "size": len(body), "blobId": "b" * 40}

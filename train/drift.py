@@ -88,7 +88,7 @@ def probe(
             top_k=0,
             seed=recipe.probe.seed + start,
         )
-    stops = (tokenizer.eos_token_id, tokenizer.pad_token_id)
+    stops = set(policy.generation_config.eos_token_id)
     grades = grader.grade_many(
         [tokenizer.decode(ids, skip_special_tokens=True) for ids in samples],
         [problem.reference_answer for problem in problems],

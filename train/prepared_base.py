@@ -10,15 +10,21 @@ import json
 import os
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from data.hub import locate_model
-from data.prompt import check_contract, load_tokenizer, prepare_tokenizer
+from data.prompt import load_tokenizer, prepare_tokenizer, render_prompt, template_hash
+from data.template_contract import check_contract, prompts_of
+from data.tokenizer_files import own_tokens
 from recipes.errors import UserError
 from recipes.manifest import Progress, finish_stage, hash_files, write_json
 from recipes.schema import Recipe
 from train.model import model_files
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+TOY = "transfer_rehearsal"  # in the config.json of a rehearsal's models
 _WEIGHTS = ("*.safetensors", "*.safetensors.index.json")
 
 
@@ -27,7 +33,7 @@ def run(recipe: Recipe, study_dir: Path, stage_dir: Path, resume: bool, arm: str
 
     Raises:
         UserError: the model is not on this machine, has no safetensors weights or needs code of its own, its tokenizer
-            lacks the recipe's tokens, or its template fails the contract of `data/prompt.py`.
+            lacks the recipe's tokens, or its template fails the contract of `data/template_contract.py`.
     """
     assert recipe.model is not None
     spec = recipe.model if arm is None else recipe.external[arm]
@@ -36,19 +42,23 @@ def run(recipe: Recipe, study_dir: Path, stage_dir: Path, resume: bool, arm: str
     if not any(path.suffix == ".safetensors" for path in weights):
         raise UserError(f"no model with safetensors weights at {source}")
     config, parameters = _config(source), count_parameters(source)
+    if config.get(TOY) and not recipe.rehearsal:
+        raise UserError(f"{spec.path} is a tiny random model of `transfer rehearse`; name a model that was trained")
 
     # Tokenizer, with the contract checked before gigabytes are copied
     base_template = None if arm is None else str(load_tokenizer(str(study_dir / "base")).chat_template)
-    tokenizer = prepare_tokenizer(source, spec, base_template)
-    for prompt in (recipe.prompt, *(other.prompt for other in recipe.arms.values() if other.prompt)):
-        check_contract(tokenizer, prompt, str(spec.path))
+    key = "model" if arm is None else f"arms.{arm}.external"
+    tokenizer = prepare_tokenizer(source, spec, base_template, key)
+    for prompt in prompts_of(recipe, external=arm is not None):
+        check_contract(tokenizer, prompt, str(spec.path), key, training=arm is None and bool(recipe.trained))
     tokenizer.save_pretrained(stage_dir)
 
     # Configurations that agree with it
     eos, pad = tokenizer.eos_token_id, tokenizer.pad_token_id
     write_json(stage_dir / "config.json", config | {"eos_token_id": eos, "pad_token_id": pad})
     # Its sampling defaults stay behind: some engines would apply them to what a recipe does not say, others not.
-    write_json(stage_dir / "generation_config.json", {"eos_token_id": [eos, pad], "pad_token_id": pad})
+    stops = _stop_ids(source, tokenizer)
+    write_json(stage_dir / "generation_config.json", {"eos_token_id": stops, "pad_token_id": pad})
 
     # Weights
     progress = Progress(stage_dir, len(weights), "files")
@@ -56,7 +66,29 @@ def run(recipe: Recipe, study_dir: Path, stage_dir: Path, resume: bool, arm: str
         _copy(path, stage_dir / path.name)
         progress.update(number, path.name)
     facts = {"parameters": parameters, "source": str(spec.path), "revision": spec.revision}
+    facts |= {
+        "eos_token": tokenizer.eos_token,
+        "pad_token": tokenizer.pad_token,
+        "own_tokens": own_tokens(source),
+        "template_hash": template_hash(tokenizer, recipe.prompt),
+        "prompt": render_prompt(tokenizer, "PROBLEM", recipe.prompt),
+    }
     finish_stage(stage_dir, hash_files(stage_dir, model_files(stage_dir)), facts)
+
+
+def _stop_ids(source: Path, tokenizer: "PreTrainedTokenizerBase") -> list[int]:
+    """Ids at which a generation stops: the end of a turn, the padding, and what the checkpoint itself stops at.
+
+    Ordinary tokens that a checkpoint names by mistake are left out.
+    """
+    control = {*map(str, tokenizer.all_special_tokens), *tokenizer.get_added_vocab()}
+    path = source / "generation_config.json"
+    own = _json(path).get("eos_token_id") if path.is_file() else None
+    named = [own] if isinstance(own, int) else own or []
+    if (token := own_tokens(source).get("eos_token")) is not None:
+        named = [*named, tokenizer.convert_tokens_to_ids(token)]
+    ends = [number for number in named if tokenizer.convert_ids_to_tokens(number) in control]
+    return [*dict.fromkeys([tokenizer.eos_token_id, tokenizer.pad_token_id, *ends])]
 
 
 def _config(source: Path) -> dict[str, Any]:

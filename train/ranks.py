@@ -60,14 +60,18 @@ def server_address(vllm: VllmSpec | None) -> str | None:
 
 
 def prepare() -> None:
-    """What has to happen before any trainer is made: on a CPU, DeepSpeed must not compile its own communication.
+    """What has to happen before any trainer is made with DeepSpeed on a CPU.
 
-    That build takes minutes, needs a compiler, and a killed one leaves a lock that later runs wait for.
+    DeepSpeed must not compile its own communication: that build takes minutes, needs a compiler, and a killed one
+    leaves a lock that later runs wait for. And bfloat16 must be allowed.
     """
     if with_deepspeed() and os.environ.get("DS_ACCELERATOR") == "cpu":
         import deepspeed.ops
+        from transformers import training_args
 
         deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+        # transformers asks for a GPU with bfloat16 unless it is told `use_cpu` (see `device_arguments`). A CPU has it.
+        training_args.is_torch_bf16_gpu_available = lambda: True
 
 
 def gradient_accumulation_steps(rows: int, micro_batch_size: int) -> int:

@@ -47,10 +47,10 @@ def problems(tmp_path_factory):
 
 
 def stored_samples(study):
-    (path,) = (study / "samples").glob("*.jsonl")
+    (path,) = (study.parent / "samples").glob("*.jsonl")
     samples = defaultdict(dict)
     for line in path.read_text().splitlines():
-        identity, index, completion, finished, tokens = json.loads(line)
+        identity, index, completion, finished, tokens, *_ = json.loads(line)
         samples[identity][index] = (completion, finished, tokens)
     return path, samples
 
@@ -124,7 +124,8 @@ def test_stored_completions_are_graded_and_matched_by_text(study, problems, tmp_
 def test_more_samples_later_draw_only_those(smoke_study, tmp_path, monkeypatch):
     """The first two of each problem stay as they are, and the model is asked for the other two alone."""
     import data.language_model as subject
-    from data.sampling import SampleStore, sample_locally
+    from data.samples import SampleStore
+    from data.sampling import sample_locally
     from recipes.corpus_schema import SamplerSpec
 
     asked = []

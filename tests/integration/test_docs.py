@@ -1,7 +1,8 @@
 """Every command of README and docs/ is run here, with the smoke recipe in the place of the pocket study's.
 
 A fence `sh` is run; `sh fails` must be refused; `sh long` and, where a cluster can be started, `sh slurm` are run by
-make test-faults. `sh gpu` needs a GPU or a network, `sh form` has placeholders: these are only parsed.
+make test-faults; `sh rehearsal` by make test-rehearsals. `sh gpu` needs a GPU or a network, `sh form` has placeholders:
+these are only parsed.
 """
 
 import os
@@ -127,6 +128,15 @@ def test_longer_commands_of_the_docs_run(page, workspace):
         assert result.returncode in statuses(line), (
             f"{page.name}: {line}\n{result.stdout[-3000:]}{result.stderr[-3000:]}"
         )
+
+
+@pytest.mark.rehearsals
+def test_rehearsals_of_the_docs_run(workspace):
+    lines = [line for page in PAGES for line in commands(page, "sh rehearsal")]
+    assert lines
+    for line in lines:
+        result = run(line, workspace)
+        assert result.returncode == 0, f"{line}\n{result.stdout[-3000:]}{result.stderr[-3000:]}"
 
 
 @pytest.mark.faults

@@ -94,11 +94,15 @@ def test_fetch_pins_what_was_seen_and_the_build_needs_no_network(tmp_path, repos
     recipe = tmp_path / "recipe.yaml"
     before = run("run", recipe, "--out", tmp_path / "study")
     assert before.returncode == 2
-    assert "source squares is not resolved; run `transfer fetch RECIPE`" in before.stderr
-    assert run("plan", recipe).returncode == 0
+    unresolved = "sources squares, bench are not resolved; run `transfer fetch RECIPE` on a connected machine"
+    assert unresolved in before.stderr
+    planned = run("plan", recipe)
+    assert planned.returncode == 0
+    assert f"before it can run: {unresolved}" in planned.stdout
     with hub(repositories) as address:
         result = run("fetch", recipe, address=address)
     assert result.returncode == 0, result.stderr
+    assert "before it can run" not in run("plan", recipe).stdout
     files = repositories["datasets/org/squares"]["files"]
     assert lock_of(tmp_path)["sources"]["squares"] == {
         "dataset": "org/squares",
@@ -178,29 +182,216 @@ def test_lock_of_another_dataset_or_commit_is_refused(tmp_path, repositories, ru
     assert "Traceback" not in bad.stderr
 
 
-def test_failed_fetch_is_a_sentence_and_leaves_the_lock(tmp_path, repositories, run):
+def test_failed_fetch_is_a_sentence_and_pins_the_rest(tmp_path, repositories, run):
     fetched(tmp_path, repositories, run)
-    recipe, before = tmp_path / "recipe.yaml", (tmp_path / "recipe.lock.json").read_bytes()
+    recipe, before = tmp_path / "recipe.yaml", lock_of(tmp_path)
     repositories["datasets/org/gated"] = {"sha": SHA, "gated": "auto", "files": {"a.jsonl": b"{}"}}
+    first = "corpus.sources.0"
+    same = "kept as they were in the lock before: squares"
+    gone = "not resolved: squares; the other 1 are in"
     cases = [
-        (["corpus.sources.0.dataset=org/absent"], "dataset org/absent does not exist on the hub or needs a token"),
-        (["corpus.sources.0.files=[x/*.parquet]"], "dataset org/squares has no file that matches x/*.parquet"),
-        (["corpus.sources.0.answer_field=gold"], "has no column 'gold'; it has kind, prompt"),
-        (["corpus.sources.0.answer_field=truth.gold"], "no row has a value at 'truth.gold'"),
-        (["corpus.sources.0.revision=deadbeef"], "dataset org/squares has no such revision"),
         (
-            ["corpus.sources.0.dataset=org/gated", "corpus.sources.0.files=[a.jsonl]"],
+            [f"{first}.dataset=org/absent"],
+            "squares: dataset org/absent does not exist on the hub or needs a token",
+            gone,
+        ),
+        ([f"{first}.files=[x/*.parquet]"], "squares: dataset org/squares has no file that matches x/*.parquet", gone),
+        ([f"{first}.answer_field=gold"], "has no column 'gold'; it has kind, prompt", gone),
+        ([f"{first}.answer_field=truth.gold"], "no row has a value at 'truth.gold'", gone),
+        ([f"{first}.revision=deadbeef"], "squares: dataset org/squares has no such revision", same),
+        (
+            [f"{first}.dataset=org/gated", f"{first}.files=[a.jsonl]"],
             "org/gated is gated: accept its terms at https://huggingface.co/datasets/org/gated and set HF_TOKEN",
+            gone,
         ),
     ]
     with hub(repositories) as address:
-        results = [(message, run("fetch", recipe, *overrides, address=address)) for overrides, message in cases]
-    results.append(("cannot be reached", run("fetch", recipe, address="http://127.0.0.1:9")))
-    for message, result in results:
-        assert result.returncode == 2, result.stderr
-        assert message in result.stderr
-        assert "Traceback" not in result.stderr
+        for overrides, message, rest in cases:
+            (tmp_path / "recipe.lock.json").write_text(json.dumps(before))
+            result = run("fetch", recipe, *overrides, address=address)
+            assert result.returncode == 2, result.stderr
+            assert message in result.stderr
+            assert rest in result.stderr
+            assert "Traceback" not in result.stderr
+            left = {} if rest is gone else {"squares": before["sources"]["squares"]}
+            assert lock_of(tmp_path)["sources"] == left | {"bench": before["sources"]["bench"]}
+
+
+def test_fetch_without_a_network_leaves_the_lock(tmp_path, repositories, run):
+    fetched(tmp_path, repositories, run)
+    before = (tmp_path / "recipe.lock.json").read_bytes()
+    result = run("fetch", tmp_path / "recipe.yaml", address="http://127.0.0.1:9")
+    assert result.returncode == 2
+    assert result.stderr.count("cannot be reached") == 2
+    assert "kept as they were in the lock before: squares, bench" in result.stderr
+    assert "not resolved" not in result.stderr
     assert (tmp_path / "recipe.lock.json").read_bytes() == before
+    assert run("run", tmp_path / "recipe.yaml", "--out", tmp_path / "study").returncode == 0
+
+
+# Several misses, alternatives
+
+
+def said(result):
+    """What the command itself wrote to standard error, without the hub's progress bars."""
+    return [line for line in result.stderr.splitlines() if line.startswith("transfer: ")]
+
+
+def jsonl(*rows):
+    return "".join(json.dumps(row) + "\n" for row in rows).encode()
+
+
+MANY = """
+study: many
+corpus:
+  sources:
+    - {kind: hub, name: good, dataset: org/good, files: [a.jsonl]}
+    - {kind: hub, name: moved, dataset: org/moved, files: [OE_maths/*.jsonl], alternatives: ALTERNATIVES}
+    - {kind: hub, name: script, dataset: org/script, files: ["*.tsv"]}
+    - {kind: hub, name: gated, dataset: org/gated, files: [a.jsonl]}
+    - {kind: hub, name: half, dataset: org/good, files: [a.jsonl, b.jsonl]}
+  near_duplicate: null
+  problem_set: all
+"""
+
+
+@pytest.fixture
+def many(tmp_path, run):
+    """A recipe of five sources (in place of that of `run`), one of them where it says, and the hub they are on."""
+    (tmp_path / "recipe.yaml").write_text(MANY.replace("ALTERNATIVES", "[]"))
+    rows = jsonl({"problem": "1+1?", "answer": "2"}, {"problem": "1+2?", "answer": "3"})
+    moved = {f"Olympiad/OE_maths/part-{n:02}.jsonl": rows for n in range(14)}
+    return {
+        "datasets/org/good": {"sha": SHA, "files": {"a.jsonl": rows}},
+        "datasets/org/moved": {"sha": SHA, "files": moved | {"dataset_infos.json": b"{}", "README.md": b"x"}},
+        "datasets/org/script": {"sha": SHA, "files": {"script.py": b"x", "README.md": b"x"}},
+        "datasets/org/gated": {"sha": SHA, "gated": "auto", "files": {"a.jsonl": rows}},
+    }
+
+
+def test_every_problem_is_told_at_once_and_the_rest_is_pinned(tmp_path, many, run):
+    recipe = tmp_path / "recipe.yaml"
+    with hub(many) as address:
+        result = run("fetch", recipe, address=address)
+    assert result.returncode == 2
+    assert "Traceback" not in result.stderr
+    moved, script, gated, half, left = said(result)
+    listed = ", ".join(f"Olympiad/OE_maths/part-{n:02}.jsonl" for n in range(12))
+    assert moved == (
+        "transfer: moved: dataset org/moved has no file that matches OE_maths/*.jsonl; it has "
+        f"{listed} and 2 more; the nearest to OE_maths/*.jsonl is Olympiad/OE_maths/part-13.jsonl"
+    )
+    assert script == (
+        "transfer: script: dataset org/script has no file that matches *.tsv: it has no data file, only README.md, "
+        "script.py; `revision: refs/convert/parquet` may hold the hub's own conversion"
+    )
+    assert gated.startswith("transfer: gated: dataset org/gated is gated: accept its terms at")
+    assert half.startswith("transfer: half: dataset org/good has no file that matches b.jsonl; it has a.jsonl")
+    assert left == (
+        f"transfer: not resolved: moved, script, gated, half; the other 1 are in {tmp_path / 'recipe.lock.json'}; "
+        "when that is mended, the same command does the rest"
+    )
+    assert list(lock_of(tmp_path)["sources"]) == ["good"]
+    refused = run("run", recipe, "--out", tmp_path / "study")
+    assert refused.returncode == 2
+    assert "sources moved, script, gated, half are not resolved" in refused.stderr
+    # What is mended is added by a second call, also while the network is bad for the first.
+    lock = lock_of(tmp_path)
+    several = ["corpus.sources.1.files=[Olympiad/OE_maths/*.jsonl]", "corpus.sources.4.files=[a.jsonl]"]
+    del many["datasets/org/good"]["files"]["a.jsonl"]
+    many["datasets/org/script"]["files"]["x.tsv"] = b"problem\tanswer\n2+2?\t4\n"
+    many["datasets/org/gated"]["gated"] = False
+    with hub(many) as address:
+        second = run("fetch", recipe, *several, address=address)
+    assert "kept as they were in the lock before: good" in second.stderr
+    assert "not resolved: half; the other 4 are in" in second.stderr
+    assert lock_of(tmp_path)["sources"]["good"] == lock["sources"]["good"]
+    rows = {name: entry["rows"] for name, entry in lock_of(tmp_path)["sources"].items()}
+    assert rows == {"good": 2, "moved": 28, "script": 1, "gated": 2}
+    many["datasets/org/good"]["files"]["a.jsonl"] = many["datasets/org/gated"]["files"]["a.jsonl"]
+    with hub(many) as address:
+        third = run("fetch", recipe, *several, address=address)
+    assert third.returncode == 0, third.stderr
+    assert run("run", recipe, *several, "--out", tmp_path / "study").returncode == 0
+
+
+def test_first_place_that_has_files_is_taken_and_read_by_its_own_columns(tmp_path, many, run):
+    alternatives = (
+        "[{revision: refs/convert/parquet}, {dataset: org/mirror, files: [x.jsonl], problem_field: question}]"
+    )
+    recipe = tmp_path / "recipe.yaml"
+    text = MANY.replace("ALTERNATIVES", alternatives)
+    recipe.write_text(
+        "\n".join(line for line in text.splitlines() if not any(n in line for n in ("script", "gated", "half")))
+    )
+    many["datasets/org/mirror"] = {"sha": SHA[::-1], "files": {"x.jsonl": jsonl({"question": "7+7?", "answer": "14"})}}
+    with hub(many) as address:
+        result = run("fetch", recipe, address=address)
+    assert result.returncode == 0, result.stderr
+    (line,) = [line for line in result.stdout.splitlines() if "is taken" in line]
+    assert line.startswith(
+        "  moved: alternative 2 is taken (org/mirror: x.jsonl), because dataset org/moved has no file that matches"
+    )
+    assert "; dataset org/moved has no such revision; see https://huggingface.co/datasets/org/moved" in line
+    assert "org/mirror  alternative 2" in result.stdout
+    entry = lock_of(tmp_path)["sources"]["moved"]
+    assert (entry["dataset"], entry["revision"], entry["alternative"], entry["rows"]) == ("org/mirror", SHA[::-1], 2, 1)
+    built = run("run", recipe, "--out", tmp_path / "study")
+    assert built.returncode == 0, built.stdout + built.stderr
+    rows = pq.read_table(tmp_path / "study" / "corpus" / "problems.parquet").to_pylist()
+    assert {row["problem"] for row in rows} == {"1+1?", "1+2?", "7+7?"}
+    assert f"| moved | org/mirror | {SHA[::-1]} |" in (tmp_path / "study" / "corpus" / "README.md").read_text()
+    # Another order of alternatives, or fewer, is not what was locked.
+    for change, message in (
+        (
+            "corpus.sources.1.alternatives=[{files: [y.jsonl]}, {files: [z.jsonl]}]",
+            "the lock is for dataset org/mirror",
+        ),
+        ("corpus.sources.1.alternatives=[{files: [y.jsonl]}]", "the lock is for alternative 2, the recipe has 1"),
+    ):
+        refused = run("run", recipe, change, "--out", tmp_path / "other")
+        assert refused.returncode == 2
+        assert message in refused.stderr
+    # A place that has its files comes before the mirror, also when it is one of the hub's conversions.
+    many["datasets/org/moved"]["revisions"] = {
+        "refs/convert/parquet": {"sha": "c" * 40, "files": {"OE_maths/0.jsonl": jsonl({"problem": "5", "answer": "5"})}}
+    }
+    with hub(many) as address:
+        assert (
+            "alternative 1 is taken (org/moved at refs/convert/parquet" in run("fetch", recipe, address=address).stdout
+        )
+    entry = lock_of(tmp_path)["sources"]["moved"]
+    assert (entry["dataset"], entry["revision"], entry["alternative"]) == ("org/moved", "c" * 40, 1)
+
+
+def test_missing_access_is_no_reason_to_take_another_place(tmp_path, many, run):
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(
+        "study: x\ncorpus:\n  sources:\n    - {kind: hub, name: gated, dataset: org/gated, files: [a.jsonl], "
+        "alternatives: [{dataset: org/good}]}\n  problem_set: all\n"
+    )
+    with hub(many) as address:
+        result = run("fetch", recipe, address=address)
+    assert result.returncode == 2
+    assert "org/gated is gated" in result.stderr
+    assert "no lock was written" in result.stderr
+    assert not (tmp_path / "recipe.lock.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("alternatives", "message"),
+    [
+        ("[{answer_field: gold}]", "alternatives.0 is no other place: set its `dataset`, `files` or `revision`"),
+        ("[{files: [a], kind: file}]", "alternatives.0 sets `kind`, which all places of a source share"),
+        ("[{files: [a], answer: gold}]", "`alternatives.0.answer`: Extra inputs are not permitted"),
+        ("[{files: []}]", "a source of kind `hub` needs `dataset` and `files`"),
+    ],
+)
+def test_alternatives_are_checked_when_the_recipe_is_read(tmp_path, run, alternatives, message):
+    (tmp_path / "recipe.yaml").write_text(MANY.replace("ALTERNATIVES", alternatives))
+    result = run("plan", tmp_path / "recipe.yaml")
+    assert result.returncode == 2
+    assert message in result.stderr
 
 
 def test_local_file_is_locked_too(tmp_path, run):
@@ -276,6 +467,53 @@ def test_suite_is_pinned_and_changed_rows_are_refused(tmp_path, run, smoke_study
     changed = run(*evaluate[:7], "--out", tmp_path / "other", *evaluate[9:])
     assert changed.returncode == 2, changed.stdout
     assert "is not the file that was locked (other sha256)" in changed.stdout + changed.stderr
+
+
+def test_coqa_of_either_publisher(tmp_path, run):
+    """One has the questions as texts and one answer to each, the other as rows with the answers of four people."""
+    turns = {"input_text": ["a cat", "sat"], "answer_start": [0, 2]}
+    own = [{"story": "A cat sat.", "questions": ["Who?", "Did what?"], "answers": turns}]
+    other = [own[0] | {"questions": {"input_text": own[0]["questions"], "turn_id": [1, 2]}}]
+    other[0]["additional_answers"] = {"0": {"input_text": ["cat", "it sat"]}}
+    repositories = {"datasets/stanfordnlp/coqa": {"sha": SHA, "files": {"data/validation-0.parquet": parquet(own)}}}
+    repositories["datasets/EleutherAI/coqa"] = {"sha": SHA, "files": {"coqa_validation.parquet": parquet(other)}}
+    twelve = (ROOT / "recipes" / "suites" / "twelve.yaml").read_text()
+    suite = tmp_path / "suite.yaml"
+    parts = twelve.split("    - name: ")
+    head = next(part for part in parts if part.startswith("math500"))
+    coqa = next(part for part in parts if part.startswith("coqa"))
+    suite.write_text("    - name: ".join([parts[0], head, coqa]))
+    repositories["datasets/HuggingFaceH4/MATH-500"] = {
+        "sha": SHA, "files": {"test.jsonl": jsonl({"problem": "1?", "answer": "1", "unique_id": 1})}
+    }  # fmt: skip
+    found = {}
+    for publisher in ("EleutherAI", "stanfordnlp"):
+        with hub(repositories) as address:
+            result = run("fetch", suite, address=address)
+        assert result.returncode == 0, result.stderr
+        expected = (
+            "other numbers of questions than the recipe's published_rows (in brackets): math500 1 (500), coqa 1 (500)"
+        )
+        assert said(result) == [f"transfer: warning: {expected}"]
+        script = (
+            "from recipes.loading import load_recipe; from eval.questions import read_source_questions; import json; "
+            f"recipe = load_recipe({str(suite)!r}); from pathlib import Path; "
+            "print(json.dumps([q.dump() for q in read_source_questions(recipe, recipe.suite.benchmarks[1], Path())]))"
+        )
+        settings = {**os.environ, "HF_HOME": str(tmp_path / "hub"), "HF_HUB_OFFLINE": "1"}
+        printed = subprocess.run(
+            [sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, env=settings, check=True
+        )
+        (found[publisher],) = json.loads(printed.stdout)
+        entry = json.loads((tmp_path / "suite.lock.json").read_text())["benchmarks"]["coqa"]
+        assert entry["dataset"] == f"{publisher}/coqa"
+        repositories.pop("datasets/EleutherAI/coqa", None)
+    assert found["EleutherAI"]["reference"] == ["sat", "it sat"]
+    assert found["stanfordnlp"]["reference"] == ["sat"]
+    assert found["EleutherAI"]["fields"] == found["stanfordnlp"]["fields"] == {
+        "story": "A cat sat.", "history": [{"question": "Who?", "answer": "a cat"}], "question": "Did what?"
+    }  # fmt: skip
+    assert found["EleutherAI"]["question_id"] == found["stanfordnlp"]["question_id"]
 
 
 def test_missing_access_to_a_benchmark_is_one_sentence_with_its_page(tmp_path, run):

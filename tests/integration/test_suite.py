@@ -138,7 +138,7 @@ def suite(smoke_study, tmp_path_factory):
         path = folder / f"{benchmark['name']}.jsonl"
         path.write_text("".join(json.dumps(row) + "\n" for row in ROWS[benchmark["name"]]))
         data = benchmark["data"] | {"kind": "file", "path": str(path)}
-        for key in ("dataset", "files", "published_rows", "rows", "columns"):
+        for key in ("dataset", "revision", "files", "alternatives", "published_rows", "rows", "columns"):
             data.pop(key, None)
         benchmark["data"] = data
     overrides = ["arms={}", "train=null", "suite.tasks=twelve", f"suite.benchmarks={json.dumps(listed)}"]

@@ -14,7 +14,8 @@ import pytest
 
 from data import sampling
 from data.rows import read_demonstrations, read_problems
-from data.sampling import SampleStore, asking, sample_from_endpoint, sample_seed, store_path
+from data.samples import Sample, SampleStore, asking, own_path, sample_seed, store_path
+from data.sampling import sample_from_endpoint
 from data.thinking import strip_thinking
 from recipes.corpus_schema import SamplerSpec
 from recipes.errors import UserError
@@ -114,12 +115,18 @@ def test_torn_line_is_dropped_and_asked_again(tmp_path):
         whole = path.read_text()
         path.write_text(whole[:-9])
         store = SampleStore(path)
-        assert store.missing("id1", 3) or store.missing("id0", 3)
+        assert sorted([*store.missing("id0", 3), *store.missing("id1", 3)]) == [2]
         sample_from_endpoint(spec(url), PROMPT, PROBLEMS[:2], store)
         store.close()
+    assert [body["n"] for body in state.bodies] == [3, 3, 1]
     lines = path.read_text().splitlines()
     assert len(lines) == 6
-    assert all(len(json.loads(line)) == 5 for line in lines)
+    for line in lines:  # the limit, and the request that brought it: its seed, its choices, the place among them
+        identity, index, *_, limit, seed, choices, choice = json.loads(line)
+        assert (limit, seed, choices, choice) in {
+            (99, sample_seed(0, identity, 0), 3, index),
+            (99, sample_seed(0, identity, 2), 1, 0),
+        }
 
 
 def test_server_that_is_gone_stops_soon_and_keeps_what_it_said(tmp_path):
@@ -165,6 +172,130 @@ def test_another_way_of_asking_has_another_file(tmp_path):
     assert len(set(paths[:3])) == 1
     assert len(set(paths)) == 4
     assert store_path(tmp_path, asking(one, PromptSpec(suffix="?"))) not in paths
+
+
+# One store for all studies
+
+
+def test_length_limit_has_no_file_of_its_own(tmp_path):
+    paths = {
+        store_path(tmp_path, asking(spec("http://a/v1", max_completion_tokens=n), PROMPT)) for n in (None, 10, 1000)
+    }
+    assert len(paths) == 1
+
+
+def by_length(problem, seed, index):
+    """Choice 0 has 3 words, choice 1 has 30, choice 2 has 300; words are the tokens of the tests' server."""
+    return " ".join([f"w{seed}.{index}"] * 3 * 10**index)
+
+
+def limited(state_answers):
+    """A teacher that cuts at `max_tokens`, as servers do."""
+
+    class Cutting(TeacherState):
+        def __init__(self):
+            super().__init__(None)
+            self.answers = self.cut
+
+        def cut(self, problem, seed, index):
+            words = state_answers(problem, seed, index).split(" ")
+            limit = self.bodies[-1]["max_tokens"]
+            return " ".join(words) if len(words) <= limit else " ".join([*words[: limit - 1], "CUT"])
+
+    return Cutting()
+
+
+def test_samples_of_one_limit_serve_another(tmp_path):
+    """Finished ones serve every longer limit; cut ones are asked for again, by the same request; shorter limits cut."""
+    state = limited(by_length)
+    path = tmp_path / "s.jsonl"
+    one = PROBLEMS[:1]
+
+    def draw(limit):
+        store = SampleStore(path, limit)
+        sample_from_endpoint(spec(state.url, max_completion_tokens=limit), PROMPT, one, store)
+        store.close()
+        return [(len(s.completion.split()), s.finished) for s in store.of("id0", 3)]
+
+    with teacher(state) as state.url:
+        assert draw(50) == [(3, True), (30, True), (50, False)]
+        assert [body["max_tokens"] for body in state.bodies] == [50]
+        assert draw(50) == [(3, True), (30, True), (50, False)]
+        assert draw(40) == [(3, True), (30, True), (40, False)]
+        assert draw(20) == [(3, True), (20, False), (20, False)]
+        assert len(state.bodies) == 1
+        assert draw(400) == [(3, True), (30, True), (300, True)]
+        assert len(state.bodies) == 2
+        first, second = state.bodies
+        assert second == first | {"max_tokens": 400}  # the same request, its seed and three choices
+        for limit, expected in ((1000, [3, 30, 300]), (300, [3, 30, 300]), (200, [3, 30, 200])):
+            assert [words for words, _ in draw(limit)] == expected
+        assert len(state.bodies) == 2
+    texts = [json.loads(line)[2] for line in path.read_text().splitlines()]
+    assert len(texts) == 4  # one was drawn twice, cut and whole; the others are in the file once
+    assert texts[3].startswith(texts[2].removesuffix("CUT"))
+
+
+APPEND = """
+import sys
+from pathlib import Path
+from data.samples import Sample, SampleStore
+
+store = SampleStore(Path(sys.argv[1]), 9999)
+for number in range(200):
+    text = sys.argv[2] * 5000  # longer than what an append writes at once
+    store.add([Sample(f"id{number}", index, text, True, 1.0, 9999) for index in range(2)])
+"""
+
+
+def test_several_processes_append_to_one_file(tmp_path):
+    path = tmp_path / "s.jsonl"
+    command = [sys.executable, "-c", APPEND, str(path)]
+    writers = [subprocess.Popen([*command, letter], cwd=ROOT) for letter in "abc"]
+    assert [writer.wait() for writer in writers] == [0, 0, 0]
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    assert sorted((identity, index) for identity, index, *_ in rows) == sorted(
+        (f"id{n}", index) for n in range(200) for index in range(2)
+    )
+    assert {row[2] for row in rows} <= {letter * 5000 for letter in "abc"}
+    store = SampleStore(path)
+    assert {s.completion for s in store.of("id7", 2)} == {row[2] for row in rows if row[0] == "id7"}
+
+
+def test_killed_writer_loses_only_the_line_it_was_writing(tmp_path):
+    path = tmp_path / "s.jsonl"
+    writer = subprocess.Popen([sys.executable, "-c", APPEND, str(path), "a"], cwd=ROOT)
+    while not path.exists() or path.stat().st_size < 100_000:
+        time.sleep(0.005)
+    writer.kill()
+    writer.wait()
+    with path.open("ab") as file:
+        file.write(b'["id0", 7, "half a li')
+    store = SampleStore(path, 9999)
+    known = len(path.read_bytes().splitlines()) - 1
+    assert known >= 19
+    store.add([Sample("new", 0, "x", True, 1.0, 9999)])
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    assert len(rows) == known + 1
+    assert rows[-1][0] == "new"
+
+
+def test_file_in_the_study_of_an_earlier_version_is_taken_over(tmp_path):
+    asked = asking(spec("http://a/v1"), PROMPT)
+    assert own_path(tmp_path / "study", asked).parent == tmp_path / "study" / "samples"
+    old = own_path(tmp_path / "study", asked)
+    old.parent.mkdir(parents=True)
+    old.write_text('["id0", 0, "done", true, 7.0]\n["id0", 1, "cut", false, 99.0]\n')
+    path = store_path(tmp_path / "samples", asked)
+    for _ in range(2):  # the second time there is nothing new
+        store = SampleStore(path, 99)
+        store.adopt(old)
+        assert [(s.completion, s.finished, s.limit) for s in store.of("id0", 2)] == [
+            ("done", True, 99), ("cut", False, 99)
+        ]  # fmt: skip
+        store.close()
+    assert len(path.read_text().splitlines()) == 2
+    assert SampleStore(path, 100).missing("id0", 2) == [1]
 
 
 # The whole stage
@@ -230,7 +361,7 @@ def test_corpus_with_an_endpoint_teacher(tmp_path):
 def test_kill_in_the_middle_asks_only_for_the_rest(tmp_path):
     reference = TeacherState(whole_answer)
     with teacher(reference) as url:
-        assert run_corpus(tmp_path, url, tmp_path / "reference").returncode == 0
+        assert run_corpus(tmp_path, url, tmp_path / "elsewhere" / "reference").returncode == 0
     state = TeacherState(whole_answer, delay_seconds=0.2)
     with teacher(state) as url:
         command = [*corpus_command(tmp_path, url), "--out", str(tmp_path / "study")]
@@ -250,9 +381,36 @@ def test_kill_in_the_middle_asks_only_for_the_rest(tmp_path):
     assert sum(state.answered.values()) <= 120 + 2 * 3
     hashes = [
         json.loads((tmp_path / name / "corpus" / "manifest.json").read_text())["output_hash"]
-        for name in ("reference", "study")
+        for name in ("elsewhere/reference", "study")
     ]
     assert hashes[0] == hashes[1]
+
+
+def test_another_study_asks_only_for_what_no_study_has(tmp_path, monkeypatch):
+    state = TeacherState(whole_answer)
+    with teacher(state) as url:
+        assert run_corpus(tmp_path, url, tmp_path / "first").returncode == 0
+        (path,) = (tmp_path / "samples").glob("*.jsonl")
+        assert path.name.startswith("t-")
+        asked = len(state.bodies)
+        # A longer limit: the 40 samples that were cut are asked for again, with the request that brought them.
+        longer = run_corpus(tmp_path, url, tmp_path / "second", "prompt.max_completion_tokens=100000")
+        assert longer.returncode == 0, longer.stdout + longer.stderr
+        cut = {body["messages"][-1]["content"]: body["seed"] for body in state.bodies[asked:]}
+        before = {body["messages"][-1]["content"]: body["seed"] for body in state.bodies[:asked]}
+        assert len(cut) == len(state.bodies) - asked == 36
+        assert cut.items() <= before.items()
+        asked = len(state.bodies)
+        assert run_corpus(tmp_path, url, tmp_path / "third").returncode == 0
+        assert len(state.bodies) == asked
+        monkeypatch.setenv("TRANSFER_SAMPLES", str(tmp_path / "elsewhere"))
+        assert run_corpus(tmp_path, url, tmp_path / "fourth").returncode == 0
+        assert len(state.bodies) == asked + 40
+    hashes = [
+        json.loads((tmp_path / name / "corpus" / "manifest.json").read_text())["output_hash"]
+        for name in ("first", "third", "fourth")
+    ]
+    assert len(set(hashes)) == 1
 
 
 def test_changed_filter_reuses_the_samples(tmp_path):

@@ -10,7 +10,8 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, 
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from data.language_model import load_model
-from data.prompt import check_contract, completion_ids, load_tokenizer, render_prompt
+from data.prompt import completion_ids, load_tokenizer, render_prompt
+from data.template_contract import check_contract
 from recipes.loading import load_recipe
 from recipes.manifest import start_stage
 from recipes.training_schema import PromptSpec

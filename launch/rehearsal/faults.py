@@ -1,0 +1,68 @@
+"""Killing a training stage behind its first checkpoint, and checking that it went on from there."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from contextlib import suppress
+from pathlib import Path
+
+from launch.stages import Stage
+from launch.usage import descendants
+from train.callbacks import CLOCK, METRICS
+from train.ledger import read_rows
+
+_POLL_SECONDS = 0.02
+
+
+def kill_after_checkpoint(study_dir: Path, stage: Stage) -> list[dict[str, float]] | None:
+    """Run a training stage until a checkpoint is complete and end all of its processes with SIGKILL.
+
+    Returns:
+        The rows of its clock up to the checkpoint; None if the stage ended before it could be killed.
+    """
+    root = Path(__file__).resolve().parents[2]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(root), *sys.path[1:]])}
+    process = subprocess.Popen(
+        [sys.executable, "-m", "launch.step", str(study_dir.resolve()), stage.name],
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    directory = study_dir / stage.name
+    try:
+        while process.poll() is None:
+            if steps := [int(path.parent.name.rpartition("-")[2]) for path in directory.glob("checkpoint-*/COMPLETE")]:
+                break
+            time.sleep(_POLL_SECONDS)
+        else:
+            return None
+    finally:
+        for number in reversed(descendants(process.pid)):
+            with suppress(ProcessLookupError):
+                os.kill(number, signal.SIGKILL)
+        process.wait()
+    return [row for row in read_rows(directory / CLOCK) if row["step"] <= max(steps)]
+
+
+def continuation_fault(study_dir: Path, stage: Stage, before: list[dict[str, float]] | None, steps: int) -> str | None:
+    """Why a killed stage was not continued as it should be; None if it was.
+
+    Args:
+        study_dir: of the rehearsal.
+        stage: the stage, finished.
+        before: what `kill_after_checkpoint` returned.
+        steps: updates of the run.
+    """
+    if before is None:
+        return "it ended before it could be killed behind its first checkpoint; its log says how"
+    directory = study_dir / stage.name
+    after = read_rows(directory / CLOCK)
+    if after[: len(before)] != before:
+        return f"it did not continue from its checkpoint after update {len(before)} but began again"
+    logged = [row["step"] for row in read_rows(directory / METRICS)]
+    if logged != list(range(1, steps + 1)):
+        return f"metrics.jsonl has the updates {logged} and not each of {steps} once"
+    return None

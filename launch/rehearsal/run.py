@@ -1,0 +1,213 @@
+"""Rehearse a recipe: make what the scaled recipe reads, run its stages, say what came of them."""
+
+import os
+import shutil
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from launch.failures import INTERRUPTED, STOPPED
+from launch.findings import findings, refuse
+from launch.rehearsal import outcome
+from launch.rehearsal.faults import continuation_fault, kill_after_checkpoint
+from launch.rehearsal.hardware import Hardware, find_hardware
+from launch.rehearsal.rows import Rows, write_rows
+from launch.rehearsal.scale import Places, Scale, scale
+from launch.rehearsal.teacher import serving_teacher
+from launch.rehearsal.toy_model import write_toy_model
+from launch.site_file import SiteSpec
+from launch.stages import Stage, build_stages, select_until
+from recipes.errors import UserError
+from recipes.loading import STUDY_FILE, read_study_file
+from recipes.manifest import write_json
+from recipes.schema import Recipe
+from train.arms import resolve_arm
+
+STUDY, ASSETS, OUTCOME = "study", "assets", "rehearsal.json"
+_POLL_SECONDS = 2.0
+_CPU_ENGINE = {"VLLM_CPU_KVCACHE_SPACE": "1", "TORCH_COMPILE_DISABLE": "1"}
+
+
+def rehearse(
+    recipe: Recipe, out: Path, ranks: int | None = None, site: SiteSpec | None = None, made_up: bool = False,
+    faults: bool = False,
+) -> dict[str, Any]:  # fmt: skip
+    """Run every stage of a recipe at toy size; prints what is scaled, progress and the table.
+
+    Args:
+        recipe: at full size, valid and matched.
+        out: folder of the rehearsal; an earlier rehearsal in it is replaced.
+        ranks: processes that train an arm; None: as many as the recipe has, or as there are GPUs.
+        site: cluster to run on; None: this machine.
+        made_up: make up all rows in place of reading the locked ones.
+        faults: kill and continue every training stage once.
+
+    Returns:
+        The outcome as JSON values, which is also in `rehearsal.json`.
+
+    Raises:
+        UserError: something of the recipe or of the command cannot be rehearsed; nothing has run then.
+    """
+    begun = time.monotonic()
+    out = out.resolve()
+    hardware = find_hardware(recipe, ranks, site)
+    _clear(out)
+    rows = write_rows(recipe, out / ASSETS / "rows", made_up)
+    models, made_tokenizers = _write_models(recipe, out / ASSETS / "models", rows, hardware, faults)
+    with _teacher(recipe, rows, faults, site is not None) as address, _engine_environment(hardware):
+        scaled = scale(recipe, hardware, Places(models, rows.files, address))
+        missing = (*scaled.not_rehearsed, *_not_shown(recipe, rows, made_tokenizers, address))
+        print("scaled for the rehearsal; everything else is as in the recipe:")
+        print(outcome.format_scaled(scaled.changes))
+        print("  model                weights are random; width, depth and number of heads are small")
+        print("", flush=True)
+        found = findings(scaled.recipe, build_stages(scaled.recipe), out / STUDY, site)
+        refuse(found)
+        for finding in found:
+            print(f"{finding.severity}: {finding}", flush=True)
+        resumed = _run(scaled.recipe, out / STUDY, site, faults)
+    rows_found = outcome.rows_of(out / STUDY, build_stages(scaled.recipe), resumed)
+    result = outcome.as_json(rows_found, scaled.changes, missing, time.monotonic() - begun)
+    write_json(out / OUTCOME, result)
+    return result
+
+
+def _clear(out: Path) -> None:
+    """Remove an earlier rehearsal. Raises UserError for a folder that is something else."""
+    if not out.exists():
+        return
+    if out.is_dir() and not any(out.iterdir()):
+        return
+    ours = (out / OUTCOME).is_file() or (out / ASSETS).is_dir()
+    if (out / STUDY / STUDY_FILE).is_file():
+        ours = read_study_file(out / STUDY).get("rehearsal") is True
+    if not out.is_dir() or not ours:
+        raise UserError(f"{out} is no rehearsal, which would be replaced; choose another --out")
+    shutil.rmtree(out)
+
+
+def _write_models(
+    recipe: Recipe, folder: Path, rows: Rows, hardware: Hardware, faults: bool
+) -> tuple[dict[str, str], list[str]]:
+    """A small model for every model of the recipe; their folders by key, and models whose tokenizer is made up."""
+    texts = list(rows.problems) or [f"What is {n} plus {n + 1}?" for n in range(10)]
+    short = sorted({answer for answer in rows.problems.values() if len(answer) < 5})[:10]
+    answers = short or [str(number) for number in range(10)]
+    suite, vllm = recipe.suite, recipe.resources.vllm
+    parallel = max([1, *([suite.engine.tensor_parallel] if suite else []), *([vllm.tensor_parallel] if vllm else [])])
+    specs: dict[str, Any] = {}
+    if recipe.model is not None and recipe.model.path is not None:
+        specs["model.path"] = recipe.model
+    specs |= {f"arms.{name}.external.path": external for name, external in recipe.external.items()}
+    teacher = recipe.corpus.teacher
+    if teacher is not None and teacher.kind == "transformers" and teacher.model != "base" and recipe.model is not None:
+        specs["corpus.teacher.model"] = recipe.model.model_copy(
+            update={"path": teacher.model, "revision": teacher.revision}
+        )
+    models, made_up = {}, []
+    for number, (key, spec) in enumerate(specs.items()):
+        target = folder / f"{number}-{Path(str(spec.path)).name}"
+        print(f"making a small model like {spec.path}", flush=True)
+        own = write_toy_model(
+            target, recipe, spec, texts, answers, recipe.seeds[0] + number, parallel if hardware.gpus else 1, faults
+        )
+        models[key] = str(target)
+        made_up += [] if own else [str(spec.path)]
+    return models, made_up
+
+
+def _not_shown(recipe: Recipe, rows: Rows, tokenizers: list[str], teacher: str | None) -> list[str]:
+    """What stood in for something that the recipe names."""
+    found = []
+    if rows.made_up:
+        found.append(f"the data of {', '.join(rows.made_up)}: made-up rows in their columns")
+    if tokenizers:
+        found.append(f"the tokenizer of {', '.join(tokenizers)}: one of that template, made here")
+    if teacher is not None:
+        found.append("the teacher's server: a stand-in on this machine wrote the reference answers")
+    return found
+
+
+@contextmanager
+def _teacher(recipe: Recipe, rows: Rows, faults: bool, cluster: bool) -> Iterator[str | None]:
+    samplers = [recipe.corpus.teacher, recipe.corpus.pass_rate.sampler if recipe.corpus.pass_rate else None]
+    if not any(sampler is not None and sampler.kind == "endpoint" for sampler in samplers):
+        yield None
+        return
+    with serving_teacher(rows.problems, faults, socket.gethostname() if cluster else "127.0.0.1") as address:
+        yield address
+
+
+@contextmanager
+def _engine_environment(hardware: Hardware) -> Iterator[None]:
+    """Settings with which vLLM starts quickly on a CPU, unless the user has chosen others."""
+    added = {} if hardware.gpus else {key: value for key, value in _CPU_ENGINE.items() if key not in os.environ}
+    os.environ.update(added)
+    try:
+        yield
+    finally:
+        for key in added:
+            del os.environ[key]
+
+
+def _run(recipe: Recipe, study_dir: Path, site: SiteSpec | None, faults: bool) -> dict[str, str | None]:
+    """Run all stages; killed stages with what is wrong with their continuation."""
+    stages = build_stages(recipe)
+    if site is not None:
+        _run_on_slurm(recipe, study_dir, stages, site)
+        return {}
+    from launch.local import run_local
+
+    resumed: dict[str, str | None] = {}
+    if faults and recipe.trained:
+        _require_going_on(run_local(recipe, study_dir, select_until(stages, "corpus")))
+        for stage in (stage for stage in stages if stage.kind == "arms"):
+            print(f"  killing  {stage.name} behind its first checkpoint", flush=True)
+            before = kill_after_checkpoint(study_dir, stage)
+            _require_going_on(run_local(recipe, study_dir, select_until(stages, stage.name)))
+            steps = resolve_arm(recipe, str(stage.arguments["arm"])).steps
+            resumed[stage.name] = continuation_fault(study_dir, stage, before, steps)
+    _require_going_on(run_local(recipe, study_dir, stages))
+    return resumed
+
+
+def _require_going_on(status: int) -> None:
+    if status in (INTERRUPTED, STOPPED):
+        raise KeyboardInterrupt
+
+
+def _run_on_slurm(recipe: Recipe, study_dir: Path, stages: list[Stage], site: SiteSpec) -> None:
+    """Submit all stages and wait until none is queued or running."""
+    from launch.jobs import tasks_of_study
+    from launch.local import check_study_dir
+    from launch.slurm import cancel
+    from launch.status import standings
+    from launch.study_cli import run_on_slurm
+
+    check_study_dir(recipe, study_dir)
+    tasks = tasks_of_study(recipe, study_dir, stages)
+    write_json(study_dir / STUDY_FILE, recipe.dump())
+    run_on_slurm(study_dir, tasks, site, None)
+    shown = ""
+    try:
+        while True:
+            found = standings(study_dir, tasks)
+            counts: dict[str, int] = {}
+            for standing in found:
+                counts[standing.state] = counts.get(standing.state, 0) + 1
+            text = ", ".join(f"{count} {state}" for state, count in sorted(counts.items()))
+            if text != shown:
+                print(f"  …        {text}", flush=True)
+            shown = text
+            if not counts.keys() & {"running", "queued", "waiting"}:
+                return
+            time.sleep(_POLL_SECONDS)
+    except KeyboardInterrupt:
+        cancel(study_dir, None)
+        raise
+
+
+__all__ = ["OUTCOME", "STUDY", "Scale", "rehearse"]

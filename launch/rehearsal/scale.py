@@ -1,0 +1,255 @@
+"""The one place that says what a rehearsal scales down. What is not named here stays as the recipe has it."""
+
+from copy import deepcopy
+from math import lcm
+from typing import Any, NamedTuple
+
+from launch.rehearsal.hardware import Hardware
+from recipes.loading import validate_recipe
+from recipes.schema import Recipe
+
+UPDATES = 2  # samplings, where several updates share one
+COMPLETIONS = 4
+QUESTIONS = 4
+SOURCE_ROWS = 48
+HELDOUT = 8
+LEARNING_RATE = 1e-3  # two updates at a large model's rate would be rounded away in bfloat16
+PROMPT_TOKENS, COMPLETION_TOKENS, RESPONSE_TOKENS = 1024, 48, 32
+
+
+class Scaled(NamedTuple):
+    """One setting that a rehearsal changes."""
+
+    key: str
+    recipe: Any
+    """Its value in the recipe."""
+    rehearsal: Any
+    """Its value in the rehearsal."""
+
+
+class Scale(NamedTuple):
+    """A recipe at toy size."""
+
+    recipe: Recipe
+    changes: tuple[Scaled, ...]
+    not_rehearsed: tuple[str, ...]
+
+
+class Places(NamedTuple):
+    """What a rehearsal reads in place of what the recipe names, by the key of the recipe."""
+
+    models: dict[str, str]
+    """Key of a path (`model.path`) -> folder of a small model."""
+    files: dict[str, str]
+    """Key of a section of files (`corpus.sources.0`) -> JSONL file of a few rows."""
+    teacher: str | None
+    """Address of the stand-in teacher."""
+
+
+class _Values:
+    """The nested values of a recipe, with a record of every change."""
+
+    def __init__(self, values: dict[str, Any]) -> None:
+        self.values = deepcopy(values)
+        self.changes: list[Scaled] = []
+
+    def set(self, key: str, value: Any) -> None:
+        """Set a dotted key; nothing happens where its section is off or its value is the same."""
+        *path, last = key.split(".")
+        section: Any = self.values
+        for step in path:
+            section = section[int(step)] if isinstance(section, list) else section.get(step)
+            if section is None:
+                return
+        if section[last] != value:
+            self.changes.append(Scaled(key, section[last], value))
+            section[last] = value
+
+    def lower(self, key: str, most: int) -> None:
+        """Set a number to at most `most`."""
+        *path, last = key.split(".")
+        section: Any = self.values
+        for step in path:
+            section = section[int(step)] if isinstance(section, list) else section.get(step)
+            if section is None:
+                return
+        if section.get(last) is not None and section[last] > most:
+            self.set(key, most)
+
+
+def scale(recipe: Recipe, hardware: Hardware, places: Places) -> Scale:
+    """A recipe at toy size for this hardware.
+
+    Args:
+        recipe: at full size.
+        hardware: what there is.
+        places: what it reads.
+    """
+    values, missing = _Values(recipe.dump()), list(hardware.missing)
+    values.values["rehearsal"] = True
+    values.values["title"] = f"REHEARSAL of {recipe.title or recipe.study}"
+    values.set("seeds", [recipe.seeds[0]])
+    _resources(values, recipe, hardware, missing)
+    _training(values, recipe, hardware)
+    _corpus(values, recipe)
+    _evaluation(values, recipe, hardware, missing)
+    _places(values, recipe, places)
+    if recipe.wandb is not None:
+        values.set("wandb.mode", "offline")
+        values.set("wandb.project", f"{recipe.wandb.project}-rehearsal")
+    scaled = validate_recipe(values.values, "the rehearsal")
+    return Scale(scaled, tuple(values.changes), tuple(dict.fromkeys(missing)))
+
+
+def _resources(values: _Values, recipe: Recipe, hardware: Hardware, missing: list[str]) -> None:
+    values.set("resources.ranks", hardware.ranks)
+    values.set("resources.nodes", hardware.nodes)
+    vllm = recipe.resources.vllm
+    if not hardware.gpus:
+        # Memory and hours of a card that is not there would only be compared with nothing.
+        values.set("resources.gpu", None)
+        if recipe.model is not None and recipe.model.attention.startswith("flash"):
+            values.set("model.attention", "sdpa")
+            missing.append(f"model.attention {recipe.model.attention}: sdpa ran, because there is no GPU")
+        values.set("resources.workers", 1)
+    if vllm is None or not any(arm.sampling != "teacher" for arm in recipe.trained.values()):
+        return
+    if vllm.mode == "server" and (vllm.server_url is not None or not hardware.gpus):
+        why = "it serves another model" if vllm.server_url else "NCCL and a GPU carry the weights to it"
+        values.set("resources.vllm", None)
+        missing.append(f"resources.vllm server: transformers sampled while training, because {why}")
+    elif hardware.vllm is None:
+        values.set("resources.vllm", None)
+        missing.append("resources.vllm: transformers sampled while training, because vLLM is not installed")
+    else:
+        if not hardware.gpus and vllm.sleep:
+            values.set("resources.vllm.sleep", False)
+            missing.append("resources.vllm.sleep: vLLM kept its memory while training, because there is no GPU")
+        if vllm.tensor_parallel > hardware.ranks or (not hardware.gpus and vllm.tensor_parallel > 1):
+            values.set("resources.vllm.tensor_parallel", 1)
+            missing.append(f"resources.vllm.tensor_parallel {vllm.tensor_parallel}: each rank had a whole model")
+
+
+def _training(values: _Values, recipe: Recipe, hardware: Hardware) -> None:
+    if recipe.train is None:
+        return
+    train = recipe.train
+    # As many updates as share one sampling in any arm, twice; so a checkpoint lies between two samplings.
+    shared = lcm(*(arm.updates_per_batch for arm in recipe.trained.values()))
+    steps = UPDATES * shared
+    completions = min(train.completions_per_problem, COMPLETIONS)
+    micro = min(train.micro_batch_size or COMPLETIONS, 2)
+    # At least two micro-batches on every rank, so that gradients accumulate.
+    problems = max(2, -(-2 * hardware.ranks * micro // completions))
+    while problems * completions % (hardware.ranks * micro):
+        problems += 1
+    values.set("train.steps", steps)
+    values.set("train.learning_rate", LEARNING_RATE)
+    values.set("train.completions_per_problem", completions)
+    values.set("train.problems_per_step", problems)
+    if train.micro_batch_size is not None:
+        values.set("train.micro_batch_size", micro)
+    values.set("train.save_every_steps", shared)
+    values.lower("train.warmup_steps", 1)
+    values.lower("train.decay_steps", 1)
+    values.lower("train.snapshots", 2)
+    values.lower("train.overlong_tokens", COMPLETION_TOKENS // 4)
+    for name, arm in recipe.trained.items():
+        if arm.learning_rate is not None:
+            values.set(f"arms.{name}.learning_rate", LEARNING_RATE)
+        if arm.steps is not None:
+            values.set(f"arms.{name}.steps", steps)
+        if arm.round_steps is not None:
+            values.set(f"arms.{name}.round_steps", 1)
+        if arm.prompt is not None:
+            values.lower(f"arms.{name}.prompt.max_prompt_tokens", PROMPT_TOKENS)
+            values.lower(f"arms.{name}.prompt.max_completion_tokens", COMPLETION_TOKENS)
+        for key, value in _own_settings(arm.train, problems, completions, micro, shared).items():
+            values.set(f"arms.{name}.train.{key}", value)
+
+
+def _own_settings(train: dict[str, Any], problems: int, completions: int, micro: int, shared: int) -> dict[str, Any]:
+    """What an arm that has settings of its own gets for them; its updates have as many rows as the others'."""
+    most = {"warmup_steps": 1, "decay_steps": 1, "snapshots": 2, "overlong_tokens": COMPLETION_TOKENS // 4}
+    own: dict[str, Any] = {key: min(train[key], limit) for key, limit in most.items() if train.get(key) is not None}
+    own |= {
+        key: value for key, value in {"save_every_steps": shared, "micro_batch_size": micro}.items() if key in train
+    }
+    if "completions_per_problem" in train or "problems_per_step" in train:
+        each = min(train.get("completions_per_problem", completions), completions)
+        while problems * completions % each:
+            each -= 1
+        own |= {"completions_per_problem": each, "problems_per_step": problems * completions // each}
+    return own
+
+
+def _corpus(values: _Values, recipe: Recipe) -> None:
+    values.lower("prompt.max_prompt_tokens", PROMPT_TOKENS)
+    values.lower("prompt.max_completion_tokens", COMPLETION_TOKENS)
+    if recipe.corpus.train_problems is not None:
+        values.lower("corpus.train_problems", SOURCE_ROWS - HELDOUT)
+    values.lower("corpus.heldout_problems", HELDOUT)
+    values.lower("probe.problems", QUESTIONS)
+    values.lower("model.pocket.documents", 4000)
+    for sampler in ("teacher", "pass_rate.sampler"):
+        values.lower(f"corpus.{sampler}.max_completion_tokens", COMPLETION_TOKENS)
+    if recipe.corpus.pass_rate is not None:  # a toy base solves some problems by luck; none may be filtered for it
+        values.set("corpus.pass_rate.low", 0.0)
+        values.set("corpus.pass_rate.high", 1.0)
+
+
+def _evaluation(values: _Values, recipe: Recipe, hardware: Hardware, missing: list[str]) -> None:
+    suite = recipe.suite
+    values.lower("statistics.draws", 200)
+    if suite is None:
+        return
+    values.lower("suite.questions", QUESTIONS)
+    values.lower("suite.samples_per_question", 2)
+    values.lower("suite.max_response_tokens", RESPONSE_TOKENS)
+    values.lower("suite.chunk_questions", QUESTIONS // 2)
+    values.lower("suite.engine.batch_size", 16)
+    for number, benchmark in enumerate(suite.benchmarks):
+        values.lower(f"suite.benchmarks.{number}.samples", 2)
+        if benchmark.data is not None:
+            values.set(f"suite.benchmarks.{number}.data.rows", None)
+    values.lower("trajectory.questions", QUESTIONS)
+    values.lower("trajectory.heldout_problems", QUESTIONS)
+    values.lower("trajectory.draws", 100)
+    values.lower("diagnostics.prompts", QUESTIONS)
+    values.lower("diagnostics.max_completion_tokens", RESPONSE_TOKENS // 2)
+    values.lower("diagnostics.draws", 50)
+    engine = suite.engine
+    if engine.kind == "endpoint":
+        values.set("suite.engine", {**engine.model_dump(mode="json"), "kind": "hf", "base_url": None, "model": None})
+        missing.append("suite.engine endpoint: transformers answered, because the server serves another model")
+    if engine.kind == "vllm" and hardware.vllm is None:
+        values.set("suite.engine.kind", "hf")
+        missing.append("suite.engine vllm: transformers answered, because vLLM is not installed")
+    elif engine.kind == "vllm":
+        if engine.tensor_parallel > max(1, hardware.gpus):
+            values.set("suite.engine.tensor_parallel", 1)
+            missing.append(f"suite.engine.tensor_parallel {engine.tensor_parallel}: one process had the whole model")
+        if not hardware.gpus:
+            values.set("suite.engine.eager", True)
+
+
+def _places(values: _Values, recipe: Recipe, places: Places) -> None:
+    """Point the recipe at small models, few rows and the stand-in teacher."""
+    for key, folder in places.models.items():
+        values.set(key, folder)
+        values.set(f"{key.rpartition('.')[0]}.revision", None)
+    for key, file in places.files.items():
+        # The columns of a headerless file are keys of the rows now.
+        section: dict[str, Any] = {"kind": "file", "path": file, "dataset": None, "files": [], "columns": []}
+        for name, value in section.items():
+            values.set(f"{key}.{name}", value)
+        values.set(f"{key}.revision", None)
+    for sampler in ("teacher", "pass_rate.sampler"):
+        spec = recipe.corpus.teacher if sampler == "teacher" else None
+        if sampler != "teacher" and recipe.corpus.pass_rate is not None:
+            spec = recipe.corpus.pass_rate.sampler
+        if spec is not None and spec.kind == "endpoint" and places.teacher is not None:
+            values.set(f"corpus.{sampler}.base_url", places.teacher)
+            values.set(f"corpus.{sampler}.api_key_variable", None)
+            values.lower(f"corpus.{sampler}.concurrency", 8)
+    values.values["lock"] = {}

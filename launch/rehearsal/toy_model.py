@@ -1,0 +1,221 @@
+"""A random-weight model of a recipe's own architecture and head geometry, small enough for a CPU, with its tokenizer.
+
+What kernels look at stays: the architecture, the size of a head, how many query heads share a key head, tied or untied
+embeddings, the vocabulary of the tokenizer. Width, depth and the number of heads shrink. A few updates teach the model
+to end its turn after a boxed answer, so that completions have rewards, gradients and an end like those of a real base.
+"""
+
+import json
+import re
+import shutil
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from data.hub import locate_model
+from data.prompt import EOS_TOKEN, PAD_TOKEN, chat_template, completion_ids, prepare_tokenizer, render_prompt
+from recipes.errors import UserError
+from recipes.schema import ModelSpec, Recipe
+from recipes.training_schema import ExternalSpec
+from train.cost import KNOWN_SHAPES, ModelShape
+from train.prepared_base import TOY
+
+_HIDDEN, _LAYERS = 128, 2
+_UPDATES, _COPIES = 60, 8
+_TOKENIZER_FILES = ("tokenizer*", "vocab.*", "merges.txt", "special_tokens_map.json", "added_tokens.json", "*.jinja")
+_CONTROL = re.compile(r"<\|[a-z0-9_]+\|>")
+
+
+def locked_model(name: str, recipe: Recipe, revision: str | None) -> Path | None:
+    """Directory of a model that is on this machine; None if it is not."""
+    try:
+        return locate_model(name, recipe.lock.get("models", {}).get(name), revision)
+    except UserError:
+        return None
+
+
+def toy_config(source: Path | None, name: str, tensor_parallel: int) -> dict[str, Any]:
+    """`config.json` of a model, shrunk; from the shapes this project knows where the model is not on this machine.
+
+    Raises:
+        UserError: nothing is known of the model, or its configuration cannot be read.
+    """
+    if source is None:
+        base = next((known for known in KNOWN_SHAPES if name == known or name == known.removesuffix("-Base")), None)
+        shape = KNOWN_SHAPES.get(base or "", _like(name))
+        if shape is None:
+            raise UserError(
+                f"nothing is known of the architecture of {name}; run `transfer fetch RECIPE` on a machine with a "
+                "network, which brings its config.json, or give model.path a local directory"
+            )
+        config = _config_of(shape)
+    else:
+        try:
+            config = dict(json.loads((source / "config.json").read_text(encoding="utf-8")))
+        except (OSError, ValueError) as error:
+            raise UserError(f"{source / 'config.json'} cannot be read: {error}") from None
+    return shrunk(config, tensor_parallel)
+
+
+def _like(name: str) -> ModelShape | None:
+    """A known shape of the same family: a released model is named after the base it was trained from."""
+    for family in ("Qwen3-14B", "Qwen3-8B", "Qwen3-1.7B", "Llama-3.1-8B"):
+        if family.lower() in name.lower():
+            return next(shape for known, shape in KNOWN_SHAPES.items() if family in known)
+    return None
+
+
+def _config_of(shape: ModelShape) -> dict[str, Any]:
+    """A configuration in transformers' words."""
+    values = asdict(shape)
+    kind, architecture = ("qwen3", "Qwen3ForCausalLM") if shape.head_norms else ("llama", "LlamaForCausalLM")
+    return {
+        "model_type": kind,
+        "architectures": [architecture],
+        "vocab_size": values["vocab_size"],
+        "hidden_size": values["hidden_size"],
+        "intermediate_size": values["intermediate_size"],
+        "num_hidden_layers": values["num_layers"],
+        "num_attention_heads": values["num_heads"],
+        "num_key_value_heads": values["num_kv_heads"],
+        "head_dim": values["head_dim"],
+        "tie_word_embeddings": values["tied_embeddings"],
+        "max_position_embeddings": values["context"],
+    }
+
+
+def shrunk(config: dict[str, Any], tensor_parallel: int = 1) -> dict[str, Any]:
+    """A configuration with fewer and narrower layers; head size and query heads per key head stay.
+
+    One key head for each GPU of `tensor_parallel`, which divides heads among GPUs.
+    """
+    heads = config["num_attention_heads"]
+    key_heads = config.get("num_key_value_heads") or heads
+    small = config | {
+        "hidden_size": _HIDDEN,
+        "intermediate_size": 2 * _HIDDEN,
+        "num_hidden_layers": _LAYERS,
+        "num_attention_heads": heads // key_heads * tensor_parallel,
+        "num_key_value_heads": tensor_parallel,
+        "head_dim": config.get("head_dim") or config["hidden_size"] // heads,
+    }
+    if isinstance(config.get("layer_types"), list):
+        small["layer_types"] = config["layer_types"][:_LAYERS]
+    if config.get("max_window_layers") is not None:
+        small["max_window_layers"] = min(config["max_window_layers"], _LAYERS)
+    for key, value in (("num_experts", 4), ("num_local_experts", 4), ("num_experts_per_tok", 2)):
+        if key in config:
+            small[key] = value
+    if "moe_intermediate_size" in config:
+        small["moe_intermediate_size"] = _HIDDEN
+    return small
+
+
+def write_tokenizer(target: Path, source: Path | None, spec: ModelSpec | ExternalSpec, texts: list[str]) -> bool:
+    """Put the model's own tokenizer into `target`, or one made from `texts`; whether it is the model's own."""
+    if source is not None:
+        for pattern in _TOKENIZER_FILES:
+            for path in source.glob(pattern):
+                shutil.copyfile(path, target / path.name)
+        return True
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    eos, pad = spec.eos_token or EOS_TOKEN, spec.pad_token or PAD_TOKEN
+    template = chat_template(spec.chat_template or "qwen3")
+    begin = "<|begin_of_text|>" if "bos_token" in template else None  # Llama 3's tokenizer puts it before every text
+    control = list(dict.fromkeys([pad, *([begin] if begin else []), *_CONTROL.findall(template), eos]))
+    bpe = Tokenizer(models.BPE())
+    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    bpe.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=1000,
+        special_tokens=control,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    bpe.train_from_iterator([*texts, *(["\\boxed{}"] * 50), "\nuser\nassistant\nsystem\n"], trainer)
+    if begin is not None:
+        bpe.post_processor = processors.TemplateProcessing(
+            single=f"{begin} $A", pair=f"{begin} $A {begin} $B", special_tokens=[(begin, bpe.token_to_id(begin))]
+        )
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=bpe,
+        eos_token=eos,
+        pad_token=pad,
+        bos_token=begin,
+        extra_special_tokens=[token for token in control if token not in (eos, pad, begin)],
+    )
+    tokenizer.add_tokens(["<think>", "</think>"])
+    tokenizer.chat_template = template
+    tokenizer.save_pretrained(target)
+    return False
+
+
+def write_toy_model(
+    target: Path,
+    recipe: Recipe,
+    spec: ModelSpec | ExternalSpec,
+    texts: list[str],
+    answers: list[str],
+    seed: int,
+    tensor_parallel: int = 1,
+    endless: bool = False,
+) -> bool:
+    """Write a small model of a recipe's base, or of a checkpoint trained elsewhere; whether its tokenizer is its own.
+
+    Args:
+        target: its directory.
+        recipe: as it is run at full size, with its lock.
+        spec: which of its models.
+        texts: what a tokenizer is made from where the model's own is not here.
+        answers: what the model learns to box.
+        seed: of the weights.
+        tensor_parallel: GPUs that vLLM divides it among.
+        endless: teach it to go on without an end now and then, so that completions reach the length limit.
+    """
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    target.mkdir(parents=True, exist_ok=True)
+    source = locked_model(str(spec.path), recipe, spec.revision)
+    config = toy_config(source, str(spec.path), tensor_parallel)
+    own = write_tokenizer(target, source, spec, texts)
+    tokenizer = prepare_tokenizer(target, spec)
+    if not own:
+        config["vocab_size"] = -(-len(tokenizer) // 64) * 64
+    config |= {"eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
+    torch.manual_seed(seed)
+    torch.set_num_threads(recipe.resources.threads)  # more would wait for one another on a busy machine
+    kind = str(config.pop("model_type"))
+    config[TOY] = True
+    model = AutoModelForCausalLM.from_config(AutoConfig.for_model(kind, **config))
+    _teach(model, tokenizer, recipe, texts, answers, endless)
+    assert recipe.model is not None
+    model.to(getattr(torch, recipe.model.dtype)).save_pretrained(target)
+    return own
+
+
+def _teach(model: Any, tokenizer: Any, recipe: Recipe, texts: list[str], answers: list[str], endless: bool) -> None:
+    """A few updates on prompts of the recipe followed by a boxed answer and the end of the turn."""
+    import torch
+
+    boxed = completion_ids(tokenizer, [f"\\boxed{{{answer}}}" for answer in answers])
+    if endless:
+        boxed.append(tokenizer("\\boxed" * 24, add_special_tokens=False)["input_ids"])
+    longest = max(map(len, boxed))
+    pad = tokenizer.pad_token_id
+    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
+    model.train()
+    for update in range(_UPDATES):
+        # One prompt with several answers: all rows of a batch have the same length before the answer.
+        prompt = tokenizer(render_prompt(tokenizer, texts[update % len(texts)], recipe.prompt))["input_ids"]
+        chosen = [boxed[(update * _COPIES + copy) % len(boxed)] for copy in range(_COPIES)]
+        rows = torch.tensor([[*prompt, *answer, *([pad] * (longest - len(answer)))] for answer in chosen])
+        labels = torch.tensor([[*answer, *([-100] * (longest - len(answer)))] for answer in chosen])
+        logits = model(input_ids=rows, logits_to_keep=longest + 1).logits[:, :-1]
+        loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1).float(), labels.flatten(), ignore_index=-100)
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    model.eval()

@@ -1,0 +1,138 @@
+"""The few rows a rehearsal reads: made-up ones pass the recipe's own mapping and filters, locked ones come whole."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from data.grading import Grader
+from data.sources import read_source
+from data.text_match import near_duplicates
+from eval.forms import FORMS, questions_of
+from launch.rehearsal import synthetic
+from launch.rehearsal.rows import write_rows
+from launch.rehearsal.scale import QUESTIONS, SOURCE_ROWS
+from recipes.errors import UserError
+from recipes.loading import load_recipe, validate_recipe
+from recipes.suite_schema import BenchmarkData
+
+ROOT = Path(__file__).resolve().parent.parent
+RECIPES = sorted(
+    str(path.relative_to(ROOT))
+    for pattern in ("qwen3-*/*.yaml", "llama*/*.yaml", "released/*.yaml", "corpora/*.yaml")
+    for path in (ROOT / "recipes").glob(pattern)
+)
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_made_up_rows_pass_the_mapping_of_every_shipped_recipe(name, tmp_path):
+    recipe = load_recipe(ROOT / name)
+    rows = write_rows(recipe, tmp_path, made_up=True)
+    for number, source in enumerate(recipe.corpus.sources):
+        local = source.model_copy(update={"kind": "file", "path": rows.files[f"corpus.sources.{number}"]})
+        read = list(read_source(local, 0))
+        assert {row.reject for row in read} == {None}, name
+        assert len(read) >= SOURCE_ROWS // len(recipe.corpus.sources)
+        assert all(row.reference_answer.isdigit() for row in read)
+    if recipe.corpus.sources:
+        assert len(rows.problems) >= SOURCE_ROWS
+        assert list(near_duplicates(list(rows.problems), 0.8)) == []
+
+
+def test_answers_of_made_up_problems_are_right():
+    for problem, answer in synthetic.problems(40):
+        first, second = (int(word) for word in problem.split() if word.isdigit() and len(word) == 1)
+        assert str(first + second) == answer, problem
+    grader = Grader()
+    assert all(grader.are_gradable([answer for _, answer in synthetic.problems(40)]))
+    grader.close()
+
+
+@pytest.mark.parametrize("form", sorted(FORMS))
+def test_every_form_of_benchmark_reads_its_made_up_rows(form, tmp_path):
+    suite = load_recipe(ROOT / "recipes/qwen3-14b/matched.yaml").suite
+    benchmark = next(item for item in suite.benchmarks if item.data.form == form)
+    rows = [json.loads(json.dumps(row)) for row in synthetic.benchmark_rows(benchmark, 6)]
+    data = BenchmarkData(**{**benchmark.data.model_dump(), "kind": "file", "path": "x.jsonl", "rows": None})
+    questions = questions_of("b", data, rows)
+    assert len({question.question_id for question in questions}) == 6
+    if form == "mc_taco":
+        assert len({question.unit for question in questions}) == 3
+    if form == "halueval":
+        assert {question.stratum for question in questions} == {"qa", "dialogue", "summarization"}
+
+
+def test_a_field_with_dots_is_put_where_it_is_read():
+    row = synthetic.put(synthetic.put({}, "prompt.0.content", "p"), "extra.answer", "a")
+    assert row == {"prompt": [{"content": "p"}], "extra": {"answer": "a"}}
+
+
+def taco(sentences):
+    """Three candidates for each of two questions of each sentence."""
+    return [
+        {"sentence": f"s{s}", "question": f"q{q}", "answer": f"a{a}", "label": "no", "category": "c"}
+        for s in range(sentences)
+        for q in range(2)
+        for a in range(3)
+    ]
+
+
+def local_recipe(tmp_path, rows, problems):
+    for name, values in (("taco.jsonl", rows), ("problems.jsonl", problems)):
+        (tmp_path / name).write_text("".join(json.dumps(row) + "\n" for row in values))
+    values = load_recipe(ROOT / "recipes/qwen3-1.7b/matched.yaml").dump()
+    values["suite"]["benchmarks"] = [b for b in values["suite"]["benchmarks"] if b["name"] in ("mctaco", "math500")]
+    for number, name in ((0, "problems.jsonl"), (1, "taco.jsonl")):
+        data = values["suite"]["benchmarks"][number]["data"]
+        data |= {"kind": "file", "path": str(tmp_path / name), "dataset": None, "files": [], "id_field": None}
+    values["analysis"] = {}
+    values["corpus"]["sources"] = [
+        {"kind": "file", "name": "own", "path": str(tmp_path / "problems.jsonl"), "where": {"kept": ["yes"]}}
+    ]
+    values["corpus"]["decontamination"]["benchmarks"] = []
+    return validate_recipe(values, "test")
+
+
+def test_slices_are_whole_units_spread_over_the_rows_that_pass(tmp_path):
+    problems = [{"problem": f"p{n}", "answer": n, "kept": "yes" if n % 2 else "no"} for n in range(400)]
+    recipe = local_recipe(tmp_path, taco(5), problems)
+    rows = write_rows(recipe, tmp_path / "rows", made_up=False)
+    kept = [json.loads(line) for line in Path(rows.files["corpus.sources.0"]).read_text().splitlines()]
+    assert len(kept) == SOURCE_ROWS
+    assert [row["problem"] for row in kept[:2] + kept[-1:]] == ["p1", "p9", "p391"]
+    assert rows.problems["p391"] == "391"
+    chosen = [json.loads(line) for line in Path(rows.files["suite.benchmarks.1.data"]).read_text().splitlines()]
+    # Two units of three candidates are the fewest whole ones that reach the number wanted.
+    assert [(row["sentence"], row["question"], row["answer"]) for row in chosen] == [
+        ("s0", f"q{q}", f"a{a}") for q in range(2) for a in range(3)
+    ]
+    assert len(chosen) >= QUESTIONS
+    assert rows.made_up == ()
+
+
+def test_a_source_of_which_nothing_passes_is_named(tmp_path):
+    problems = [{"problem": f"p{n}", "answer": n, "kept": "no"} for n in range(40)]
+    with pytest.raises(UserError, match="source own has 0 rows that pass its mapping"):
+        write_rows(local_recipe(tmp_path, taco(2), problems), tmp_path / "rows", made_up=False)
+
+
+def test_restricted_questions_are_never_copied(tmp_path):
+    recipe = load_recipe(ROOT / "recipes/qwen3-14b/matched.yaml")
+    assert any(item.data.restricted for item in recipe.suite.benchmarks)
+    values = recipe.dump()
+    kept = [item for item in values["suite"]["benchmarks"] if item["name"] in ("gpqa", "math500")]
+    kept[0]["data"] |= {
+        "kind": "file",
+        "path": str(tmp_path / "problems.jsonl"),
+        "dataset": None,
+        "files": [],
+        "id_field": None,
+    }
+    (tmp_path / "problems.jsonl").write_text(
+        "".join(json.dumps({"problem": f"p{n}", "answer": n}) + "\n" for n in range(20))
+    )
+    values["suite"]["benchmarks"] = kept
+    values["corpus"] |= {"sources": [], "teacher": None, "decontamination": {"benchmarks": []}}
+    values |= {"arms": {}, "analysis": {}, "probe": None, "trajectory": None, "diagnostics": None}
+    rows = write_rows(validate_recipe(values, "t"), tmp_path / "rows", made_up=False)
+    assert rows.made_up == ("gpqa",)
