@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from eval.suite_size import evaluation_responses
 from launch import findings as module
 from launch.findings import Finding, findings, refuse
 from launch.fit import model_shape
@@ -109,7 +110,7 @@ def test_disk_of_the_whole_study_by_hand(machine):
     assert need.base == weights
     assert need.runs == 12 * 9 * weights  # eight snapshots and the end; four arms, three seeds
     assert need.while_training == checkpoint_bytes(shape, 8, True) - 9 * weights == 3 * 14 * shape.parameters()
-    assert need.responses == 513_227 * 5000 * 5
+    assert need.responses == evaluation_responses(recipe, 13) * 5000 * 5  # the base and twelve runs
     assert need.total == need.base + need.corpus + need.runs + need.responses + need.while_training
     everywhere = disk_needed(recipe, shape, stages, 8, SiteSpec())
     assert everywhere.while_training == 12 * need.while_training
