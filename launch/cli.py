@@ -314,12 +314,15 @@ def _fetch_audit(path: Path, overrides: list[str], as_json: bool) -> int:
 
 
 def _check(recipe: Any, study_dir: Path, as_json: bool) -> int:
+    from launch.needs import attention_of_runs
     from train.matching import recipe_differences, recorded_differences
 
+    attention = {name: used for name in recipe.trained if (used := attention_of_runs(recipe, name, study_dir))}
     found = {"recipe": recipe_differences(recipe), "runs": recorded_differences(recipe, study_dir)}
     differences = [*found["recipe"], *found["runs"]]
     if as_json:
-        print(json.dumps({"study": recipe.study, "matched": not differences, "differences": found}, indent=1))
+        print(json.dumps({"study": recipe.study, "matched": not differences, "differences": found,
+                          "attention": attention}, indent=1))  # fmt: skip
     elif differences:
         print(f"{recipe.study} is UNMATCHED:")
         for text in differences:
@@ -328,4 +331,8 @@ def _check(recipe: Any, study_dir: Path, as_json: bool) -> int:
         print(f"{recipe.study} has no arms to compare")
     else:
         print(f"{recipe.study} is matched: {', '.join(recipe.arms)} differ only in {', '.join(recipe.varies)}")
+    if attention and not as_json:
+        print(
+            f"attention of finished runs: {', '.join(sorted({kind for used in attention.values() for kind in used}))}"
+        )
     return 2 if differences else 0

@@ -155,7 +155,7 @@ def test_what_ran_is_recorded_and_a_run_resumed_with_another_names_both(tmp_path
     assert json.loads((tmp_path / "attention.json").read_text()) == both.split(" then ")
 
 
-def test_the_plan_shows_what_finished_runs_used(tmp_path):
+def test_plan_and_check_show_what_finished_runs_used(transfer, tmp_path):
     recipe = load_recipe(SMOKE)
     folder = tmp_path / "arms" / "grpo" / "seed-0"
     folder.mkdir(parents=True)
@@ -165,6 +165,12 @@ def test_the_plan_shows_what_finished_runs_used(tmp_path):
     facts = {"matched_on": {"attention": "flash_attention_2"}, "attention": "sdpa"}
     (folder / "manifest.json").write_text(json.dumps(manifest | {"completed": "now", "facts": facts}))
     assert attention_of_runs(recipe, "grpo", tmp_path) == ["sdpa"]
+    facts |= {"presented_problems": [], "template_hash": "", "totals": {"exposures": 0}}
+    rest = {"environment": {"packages": {}}, "inputs": {"output of base": "", "output of corpus": ""}}
+    (folder / "manifest.json").write_text(json.dumps(manifest | rest | {"completed": "now", "facts": facts}))
+    checked = transfer("check", SMOKE, "--out", tmp_path)
+    assert checked.stdout.splitlines()[-1] == "attention of finished runs: sdpa"
+    assert json.loads(transfer("check", SMOKE, "--out", tmp_path, "--json").stdout)["attention"] == {"grpo": ["sdpa"]}
     text = format_plan(build_plan(recipe, build_stages(recipe), tmp_path))
     assert "\nattention of finished runs: sdpa\n" in text
 
