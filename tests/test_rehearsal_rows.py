@@ -6,12 +6,14 @@ from pathlib import Path
 import pytest
 
 from data.grading import Grader
+from data.hub import locate
 from data.sources import read_source
 from data.text_match import near_duplicates
 from eval.forms import FORMS, questions_of
 from launch.rehearsal import synthetic
+from launch.rehearsal.hardware import Hardware
 from launch.rehearsal.rows import write_rows
-from launch.rehearsal.scale import QUESTIONS, SOURCE_ROWS
+from launch.rehearsal.scale import QUESTIONS, SOURCE_ROWS, Places, scale
 from recipes.errors import UserError
 from recipes.loading import load_recipe, validate_recipe
 from recipes.suite_schema import BenchmarkData
@@ -53,7 +55,8 @@ def test_every_form_of_benchmark_reads_its_made_up_rows(form, tmp_path):
     suite = load_recipe(ROOT / "recipes/qwen3-14b/matched.yaml").suite
     benchmark = next(item for item in suite.benchmarks if item.data.form == form)
     rows = [json.loads(json.dumps(row)) for row in synthetic.benchmark_rows(benchmark, 6)]
-    data = BenchmarkData(**{**benchmark.data.model_dump(), "kind": "file", "path": "x.jsonl", "rows": None})
+    file = {"kind": "file", "path": "x.jsonl", "rows": None, "alternatives": ()}
+    data = BenchmarkData(**benchmark.data.model_dump() | file)
     questions = questions_of("b", data, rows)
     assert len({question.question_id for question in questions}) == 6
     if form == "mc_taco":
@@ -136,3 +139,34 @@ def test_restricted_questions_are_never_copied(tmp_path):
     values |= {"arms": {}, "analysis": {}, "probe": None, "trajectory": None, "diagnostics": None}
     rows = write_rows(validate_recipe(values, "t"), tmp_path / "rows", made_up=False)
     assert rows.made_up == ("gpqa",)
+
+
+def test_rows_of_the_alternative_that_was_locked_are_read_by_its_mapping(tmp_path, monkeypatch):
+    published = tmp_path / "published.jsonl"
+    published.write_text("".join(json.dumps({"q": f"p{n}", "a": n, "kept": "yes"}) + "\n" for n in range(60)))
+    values = local_recipe(tmp_path, taco(2), [{"problem": "p", "answer": 1, "kept": "yes"}]).dump()
+    other = {"dataset": "o/second", "files": ["*.jsonl"], "problem_field": "q", "answer_field": "a"}
+    values["corpus"]["sources"] = [
+        {"kind": "hub", "name": "own", "dataset": "o/first", "files": ["*.parquet"], "alternatives": [other]}
+    ]
+    lock = {
+        "dataset": "o/second",
+        "revision": "0" * 40,
+        "files": {"published.jsonl": "h"},
+        "rows": 60,
+        "alternative": 1,
+    }
+    values["lock"] = {"sources": {"own": lock}, "benchmarks": {}, "models": {}}
+
+    def located(files, lock):
+        return [published] if files.kind == "hub" else locate(files, lock)
+
+    for module in ("launch.rehearsal.rows", "data.sources"):
+        monkeypatch.setattr(f"{module}.locate", located)
+    full = validate_recipe(values, "test")
+    rows = write_rows(full, tmp_path / "rows", made_up=False)
+    assert rows.settings["corpus.sources.0"] == other | {"alternatives": []}
+    assert rows.problems["p5"] == "5"
+    small = scale(full, Hardware(0, 1, 1, None), Places({}, rows.files, None, rows.settings)).recipe.corpus.sources[0]
+    assert (small.kind, small.problem_field, small.dataset, small.alternatives) == ("file", "q", None, ())
+    assert len(list(read_source(small, 0))) == SOURCE_ROWS

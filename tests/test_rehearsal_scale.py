@@ -22,7 +22,7 @@ LARGE = (
 )
 NODE = Hardware(8, 8, 1, "0.31.0")  # GPUs, ranks, nodes, vLLM
 LAPTOP = Hardware(0, 2, 1, None, ("no GPU",))
-NOWHERE = Places({}, {}, None)
+NOWHERE = Places({}, {}, None, {})
 
 
 def leaves(value, prefix=""):
@@ -44,6 +44,7 @@ def test_nothing_changes_but_what_is_listed(name, hardware):
         {"model.path": "m"},
         {f"suite.benchmarks.{n}.data": f"{n}.jsonl" for n in range(len(full.suite.benchmarks))},
         "http://127.0.0.1:9/v1",
+        {},
     )
     scaled = scale(full, hardware, places)
     before, after = leaves(full.dump()), leaves(scaled.recipe.dump())

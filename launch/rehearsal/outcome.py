@@ -10,6 +10,7 @@ from launch.usage import read_usage
 from recipes.manifest import read_manifest
 
 MARK = "REHEARSAL"
+_PLACE = (".kind", ".dataset", ".files", ".columns", ".alternatives", ".revision")  # the path says the same
 
 
 class Row(NamedTuple):
@@ -107,7 +108,11 @@ def as_json(rows: list[Row], changes: tuple[Scaled, ...], missing: tuple[str, ..
 
 def format_scaled(changes: tuple[Scaled, ...]) -> str:
     """What was scaled, a line each; where rows and models lie is left out."""
-    shown = [change for change in changes if not change.key.endswith((".kind", ".dataset", ".files", ".columns"))]
+    shown = [
+        change
+        for change in changes
+        if not change.key.endswith((".kind", ".dataset", ".files", ".columns", ".alternatives", ".revision"))
+    ]
     width = max((len(change.key) for change in shown), default=0)
     return "\n".join(f"  {c.key:<{width}}  {_short(c.recipe)} -> {_short(c.rehearsal)}" for c in shown)
 

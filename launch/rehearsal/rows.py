@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from data.hub import locate
+from data.hub import chosen, locate
 from data.sources import read_file, read_source
 from eval.forms import FORMS, form_columns, questions_of
 from eval.questions import benchmark_files, read_benchmark_rows
@@ -19,7 +19,7 @@ from recipes.corpus_schema import DataFiles, SourceSpec
 from recipes.errors import UserError
 from recipes.manifest import write_atomic
 from recipes.schema import Recipe
-from recipes.suite_schema import BenchmarkSpec
+from recipes.suite_schema import BenchmarkData
 
 Row = dict[str, Any]
 
@@ -29,6 +29,8 @@ class Rows(NamedTuple):
 
     files: dict[str, str]
     """Key of a section of the recipe -> its file."""
+    settings: dict[str, Row]
+    """Key of a section -> what the locked alternative says otherwise than the section."""
     problems: dict[str, str]
     """Problem -> reference answer, of all sources."""
     made_up: tuple[str, ...]
@@ -44,6 +46,7 @@ def write_rows(recipe: Recipe, folder: Path, made_up: bool) -> Rows:
         UserError: a source is not resolved, cannot be read, or has too few rows that pass its filters.
     """
     files: dict[str, str] = {}
+    settings: dict[str, Row] = {}
     problems: dict[str, str] = {}
     invented: list[str] = []
     locks = recipe.lock.get("sources", {})
@@ -57,24 +60,29 @@ def write_rows(recipe: Recipe, folder: Path, made_up: bool) -> Rows:
     for number, source in enumerate(recipe.corpus.sources):
         if source.kind == "pocket":
             continue
+        key = f"corpus.sources.{number}"
         if made_up:
             rows = synthetic.source_rows(source, each, number * each)
             invented.append(source.name)
         else:
+            settings[key] = _otherwise(source, locks.get(source.name))
+            source = chosen(source, locks.get(source.name))
             rows = _source_slice(source, recipe.corpus.seed, locks.get(source.name), each)
-        key = f"corpus.sources.{number}"
         write(key, source.name, rows)
-        local = source.model_copy(update={"kind": "file", "path": files[key], "columns": ()})
+        local = source.model_copy(update={"kind": "file", "path": files[key], "columns": (), "alternatives": ()})
         problems |= {
             row.problem: row.reference_answer for row in read_source(local, recipe.corpus.seed) if not row.reject
         }
     for number, texts in enumerate(recipe.corpus.decontamination.benchmarks):
+        key = f"corpus.decontamination.benchmarks.{number}"
         if made_up or texts.restricted:
             rows = synthetic.text_rows(texts, QUESTIONS)
             invented.append(texts.name)
         else:
-            rows = _spread(_raw_rows(texts, texts.text_fields, locks.get(texts.name)), 4 * QUESTIONS)
-        write(f"corpus.decontamination.benchmarks.{number}", texts.name, rows)
+            settings[key] = _otherwise(texts, locks.get(texts.name))
+            place = chosen(texts, locks.get(texts.name))
+            rows = _spread(_raw_rows(place, place.text_fields, locks.get(texts.name)), 4 * QUESTIONS)
+        write(key, texts.name, rows)
     teacher = recipe.corpus.teacher
     if teacher is not None and teacher.stored is not None:
         # Published completions are found by their problem, so those of the few problems are made up.
@@ -85,13 +93,23 @@ def write_rows(recipe: Recipe, folder: Path, made_up: bool) -> Rows:
     for number, benchmark in enumerate(recipe.suite.benchmarks if recipe.suite is not None else ()):
         if benchmark.data is None:
             continue
+        key = f"suite.benchmarks.{number}.data"
         if made_up or benchmark.data.restricted:
             rows = synthetic.benchmark_rows(benchmark, QUESTIONS)
             invented.append(benchmark.name)
         else:
-            rows = _benchmark_slice(recipe, benchmark)
-        write(f"suite.benchmarks.{number}.data", benchmark.name, rows)
-    return Rows(files, problems, tuple(dict.fromkeys(invented)))
+            data = benchmark_files(benchmark)
+            lock = recipe.lock.get("benchmarks", {}).get(data.name)
+            settings[key] = _otherwise(data, lock)
+            rows = _benchmark_slice(benchmark.name, chosen(data, lock), lock)
+        write(key, benchmark.name, rows)
+    return Rows(files, settings, problems, tuple(dict.fromkeys(invented)))
+
+
+def _otherwise(files: DataFiles, lock: Row | None) -> Row:
+    """Settings of the locked alternative that differ from the section's own."""
+    own, place = files.model_dump(mode="json"), chosen(files, lock).model_dump(mode="json")
+    return {key: value for key, value in place.items() if value != own[key]}
 
 
 def _raw_rows(files: DataFiles, fields: Sequence[str], lock: Row | None) -> list[Row]:
@@ -123,21 +141,19 @@ def _source_slice(source: SourceSpec, seed: int, lock: Row | None, count: int) -
     return [rows[number] for number in _spread(good, count)]
 
 
-def _benchmark_slice(recipe: Recipe, benchmark: BenchmarkSpec) -> list[Row]:
+def _benchmark_slice(name: str, data: BenchmarkData, lock: Row | None) -> list[Row]:
     """Rows of whole units, of every stratum in turn."""
-    data = benchmark_files(benchmark)
-    lock = recipe.lock.get("benchmarks", {}).get(data.name)
     fields = [*form_columns(data), *FORMS[data.form].optional]
     rows = _raw_rows(data, fields, lock)
-    questions = questions_of(benchmark.name, data.model_copy(update={"rows": None}), read_benchmark_rows(data, lock))
+    questions = questions_of(name, data.model_copy(update={"rows": None}), read_benchmark_rows(data, lock))
     units: dict[str, dict[str, list[int]]] = {}
     for number, question in enumerate(questions):
         stratum = units.setdefault(question.stratum, {})
         stratum.setdefault(question.unit or question.question_id, []).append(number)
-    chosen: list[int] = []
+    numbers: list[int] = []
     turns = [list(stratum.values()) for _, stratum in sorted(units.items())]
     for turn in range(max(map(len, turns))):
         for parts in turns:
-            if len(chosen) < QUESTIONS and turn < len(parts):
-                chosen += parts[turn]
-    return [rows[number] for number in sorted(chosen)]
+            if len(numbers) < QUESTIONS and turn < len(parts):
+                numbers += parts[turn]
+    return [rows[number] for number in sorted(numbers)]

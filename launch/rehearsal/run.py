@@ -58,7 +58,7 @@ def rehearse(
     rows = write_rows(recipe, out / ASSETS / "rows", made_up)
     models, made_tokenizers = _write_models(recipe, out / ASSETS / "models", rows, hardware, faults)
     with _teacher(recipe, rows, faults, site is not None) as address, _engine_environment(hardware):
-        scaled = scale(recipe, hardware, Places(models, rows.files, address))
+        scaled = scale(recipe, hardware, Places(models, rows.files, address, rows.settings))
         missing = (*scaled.not_rehearsed, *_not_shown(recipe, rows, made_tokenizers, address))
         print("scaled for the rehearsal; everything else is as in the recipe:")
         print(outcome.format_scaled(scaled.changes))

@@ -44,6 +44,8 @@ class Places(NamedTuple):
     """Key of a section of files (`corpus.sources.0`) -> JSONL file of a few rows."""
     teacher: str | None
     """Address of the stand-in teacher."""
+    settings: dict[str, dict[str, Any]]
+    """Key of a section of files -> what the alternative says that the lock has taken."""
 
 
 class _Values:
@@ -241,9 +243,9 @@ def _places(values: _Values, recipe: Recipe, places: Places) -> None:
     for key, file in places.files.items():
         # The columns of a headerless file are keys of the rows now.
         section: dict[str, Any] = {"kind": "file", "path": file, "dataset": None, "files": [], "columns": []}
-        for name, value in section.items():
+        section |= {"alternatives": [], "revision": None}
+        for name, value in (places.settings.get(key, {}) | section).items():
             values.set(f"{key}.{name}", value)
-        values.set(f"{key}.revision", None)
     for sampler in ("teacher", "pass_rate.sampler"):
         spec = recipe.corpus.teacher if sampler == "teacher" else None
         if sampler != "teacher" and recipe.corpus.pass_rate is not None:
