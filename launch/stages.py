@@ -18,6 +18,7 @@ from recipes.manifest import StageState, hash_file, hash_json, read_manifest, st
 from recipes.schema import Recipe
 
 KINDS = ("base", "corpus", "arms", "drift", "external", "questions", "trajectory", "eval", "diagnostics", "report")
+_OFF = (("alternatives", []), ("rehearsal", False))
 _ARM_MODULES = ("train.sft", "train.grpo")
 
 
@@ -58,7 +59,7 @@ def build_stages(recipe: Recipe) -> list[Stage]:
     """
     from train.arms import resolve_arm
 
-    values = recipe.dump()
+    values = _without_unused(recipe.dump())
     if values["model"] is not None:  # a word about machines, not about what is run; runs record what ran
         del values["model"]["attention_fallback"]
     threads = recipe.resources.threads
@@ -108,8 +109,7 @@ def build_stages(recipe: Recipe) -> list[Stage]:
     if recipe.suite is not None and recipe.model is not None:
         stages += _evaluation(recipe, values, models)
         stages += _diagnostics(recipe, values, models)
-        left_out = ("resources",) if recipe.rehearsal else ("resources", "rehearsal")
-        reads = flatten({key: value for key, value in values.items() if key not in left_out})
+        reads = flatten({key: value for key, value in values.items() if key != "resources"})
         stages.append(Stage("report", "eval.report", reads, tuple(stage.name for stage in stages)))
     return stages
 
@@ -240,6 +240,13 @@ def _probes(recipe: Recipe, values: dict[str, Any], threads: int) -> list[Stage]
             own = reads | {"steps": resolved.steps, "snapshots": resolved.snapshots}
             probes.append(Stage(f"drift/{arm}/seed-{seed}", "train.drift", own, needs, arguments, threads))
     return probes
+
+
+def _without_unused(value: Any) -> Any:
+    """Recipe values without settings that are off and newer than studies which they must not make again."""
+    if isinstance(value, dict):
+        return {key: _without_unused(inner) for key, inner in value.items() if (key, inner) not in _OFF}
+    return [_without_unused(inner) for inner in value] if isinstance(value, list) else value
 
 
 def _needs_base(recipe: Recipe) -> bool:
