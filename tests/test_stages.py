@@ -1,5 +1,6 @@
 """The stage graph: order, early cut-off, names of what changed."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -7,7 +8,7 @@ import pytest
 from launch.stages import build_stages, select_until, stage_inputs, stage_states
 from recipes.errors import UserError
 from recipes.loading import load_recipe
-from recipes.manifest import finish_stage, start_stage
+from recipes.manifest import finish_stage, hash_json, start_stage
 
 STUDY = Path(__file__).resolve().parent.parent / "recipes" / "pocket" / "study.yaml"
 
@@ -201,3 +202,10 @@ def test_study_without_a_suite_trains_and_scores_nothing():
     assert sft["topology"] == "8 ranks, DeepSpeed ZeRO-3"
     assert grpo["files"]["runs/x/arms/grpo/seed-0/ranks/deepspeed.json"]["zero_optimization"]["stage"] == 3
     assert "writes runs/x/arms/grpo/seed-0: final/" in format_plan(plan, commands=True)
+
+
+def test_inputs_of_the_pocket_study_are_those_of_earlier_versions():
+    """A new setting that is off must not make finished studies again. What is meant to changes the golden file."""
+    golden = json.loads((STUDY.parents[2] / "tests/golden/stage_inputs.json").read_text())
+    stages = build_stages(load_recipe(STUDY))
+    assert {stage.name: hash_json(stage.reads) for stage in stages} == golden
