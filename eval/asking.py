@@ -114,12 +114,19 @@ def render_prompts(
     return [prompts[number] for number in range(len(questions))]
 
 
+def _context(config: Any) -> float | None:
+    """Tokens a model was made for, generously where its positions are scaled; None where nobody says."""
+    longest = getattr(config, "max_position_embeddings", None)
+    scaling = getattr(config, "rope_parameters", None) or getattr(config, "rope_scaling", None) or {}
+    return None if longest is None else longest * max(1, scaling.get("factor") or 1)
+
+
 def _require_lengths(recipe: Recipe, model: Any, task: Task, chat: bool, questions: list[Question]) -> None:
     """Refuse prompts that would be cut, which the harness does from the left without a word, or fill the context."""
     assert recipe.suite is not None
     build_requests(recipe, task, chat, model.apply_chat_template, model.tokenizer_name)
     longest = recipe.suite.max_prompt_tokens
-    context = getattr(getattr(model, "config", None), "max_position_embeddings", None)
+    context = None if recipe.model is None or recipe.model.pocket else _context(getattr(model, "config", None))
     for instance in task.instances:
         length = len(model.tokenizer(instance.args[0])["input_ids"])
         if length > longest:
@@ -132,7 +139,7 @@ def _require_lengths(recipe: Recipe, model: Any, task: Task, chat: bool, questio
             question = questions[instance.doc_id].question_id
             raise UserError(
                 f"the prompt of question {question} of {task.task_name} has {length} tokens and the model's context is "
-                f"{context}, which leaves none for a response; leave this benchmark out, or that question"
+                f"{context:g}, which leaves none for a response; leave this benchmark out, or that question"
             )
 
 

@@ -10,6 +10,11 @@ import torch
 import zstandard
 from transformers import AutoTokenizer, GemmaConfig, GemmaForCausalLM, LlamaConfig, LlamaForCausalLM
 
+from eval.asking import ask, build_task
+from eval.engines import load_engine
+from eval.questions import load_questions
+from launch.pairs import evaluation_recipe
+from recipes.errors import UserError
 from tests.template_shapes import SHAPES
 
 LLAMA_PROMPT = (
@@ -138,6 +143,26 @@ def test_system_message_is_refused_before_anything_runs(two_families, transfer, 
             "that takes it\n"
         )
     assert not (tmp_path / "study").exists()
+
+
+def test_prompt_that_fills_the_context_is_refused(two_families):
+    """The models were made for 256 tokens; a longer prompt would be answered with noise."""
+    folder, _, _ = two_families
+    overrides = ["suite.max_prompt_tokens=1000", f"prompt.suffix={'why ' * 80}"]
+    models = {"gemma": str(folder / "gemma")}
+    recipe = evaluation_recipe(str(folder / "llama"), models, folder / "suite.yaml", "tiny", overrides)
+    benchmark = recipe.suite.benchmarks[0]
+    questions = load_questions(recipe, benchmark, folder / "study")
+    engine = load_engine(recipe, folder / "study" / "base", "base")
+    task, chat = build_task(recipe, folder, benchmark, "native", questions)
+    with pytest.raises(UserError) as caught:
+        ask(recipe, engine, task, chat, questions, 0)
+    length = len(engine.tok_encode(task.instances[0].args[0]))
+    assert length > 256
+    assert str(caught.value) == (
+        f"the prompt of question {questions[0].question_id} of sums-native has {length} tokens and the model's context "
+        "is 256, which leaves none for a response; leave this benchmark out, or that question"
+    )
 
 
 def test_bos_that_is_eos_is_said(transfer, tmp_path):
