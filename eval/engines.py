@@ -15,7 +15,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from hashlib import sha256
 from importlib import metadata
-from multiprocessing import active_children
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -23,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 from data.language_model import load_model, on_cpu
 from data.prompt import adds_bos, load_tokenizer
 from data.served import require_served, server_version
+from eval.process_guard import ProcessGuard
 from recipes.errors import UserError
 from recipes.manifest import write_json
 from recipes.schema import Recipe
@@ -189,7 +189,8 @@ def _vllm(recipe: Recipe, model_dir: Path, template: dict[str, Any]) -> "LM":
 
     if find_spec("vllm") is None:
         raise UserError(
-            "suite.engine.kind is vllm, which is not installed; run pip install -e '.[gpu]' on a GPU machine"
+            "suite.engine.kind is vllm, which is not installed; run pip install -r requirements-gpu.lock on a GPU "
+            "machine, or use the environment of make setup-engines on a CPU"
         )
     # A forked process cannot use a GPU that this one has initialised; read when vLLM is imported.
     os.environ["VLLM_WORKER_MULTIPROC_METHOD"] = "spawn"
@@ -215,12 +216,14 @@ def _vllm(recipe: Recipe, model_dir: Path, template: dict[str, Any]) -> "LM":
 
         def close(self) -> None:
             """Stop vLLM's processes and wait for their end."""
-            self.model.llm_engine.engine_core.shutdown(timeout=_STOP_SECONDS)
-            _end_processes(self.processes)
+            try:
+                self.model.llm_engine.engine_core.shutdown(timeout=_STOP_SECONDS)
+            finally:
+                self.guard.close()
 
     assert recipe.suite is not None and recipe.model is not None
     engine, suite = recipe.suite.engine, recipe.suite
-    others = active_children()
+    guard = ProcessGuard()
     try:
         model = SeededVLLM(
             pretrained=str(model_dir),
@@ -233,19 +236,11 @@ def _vllm(recipe: Recipe, model_dir: Path, template: dict[str, Any]) -> "LM":
             batch_size="auto",
         )
     except BaseException:
-        _end_processes([child for child in active_children() if child not in others])
+        guard.close()
         raise
-    model.processes = [child for child in active_children() if child not in others]
+    guard.started()
+    model.guard = guard
     return model
-
-
-def _end_processes(processes: list[Any]) -> None:
-    """Wait for processes that were told to stop; those that do not are killed."""
-    for process in processes:
-        process.join(_STOP_SECONDS)
-        if process.is_alive():
-            process.kill()
-            process.join()
 
 
 def _server(recipe: Recipe, model_dir: Path, label: str, template: dict[str, Any]) -> "LM":

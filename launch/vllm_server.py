@@ -16,11 +16,12 @@ from train.arms import resolve_arm
 def server_command(recipe: Recipe, study_dir: Path, arm: str, port: int) -> list[str]:
     """The command line. The weights it starts with are the base's; every update sends it the arm's."""
     settings, vllm = resolve_arm(recipe, arm), recipe.resources.vllm
-    assert vllm is not None
+    assert vllm is not None and recipe.model is not None
     length = settings.prompt.max_prompt_tokens + settings.prompt.max_completion_tokens
     return [
         "vllm", "serve", str(study_dir / "base"), "--host", "0.0.0.0", "--port", str(port),
         "--tensor-parallel-size", str(vllm.tensor_parallel), "--max-model-len", str(length),
+        "--dtype", recipe.model.dtype,  # a float32 checkpoint would be served as bfloat16
         # By NCCL from the first rank; probabilities as sampled, which the importance ratio is about.
         "--weight-transfer-config", '{"backend":"nccl"}',
         "--logprobs-mode", "processed_logprobs", "--max-logprobs", "-1",
@@ -34,7 +35,7 @@ def main(arguments: list[str]) -> int:
     print(" ".join(command), flush=True)
     if shutil.which(command[0]) is not None:
         os.execvpe(command[0], command, {**os.environ, "VLLM_SERVER_DEV_MODE": "1"})
-    print("vllm is not installed; run pip install -e '.[gpu]' on a GPU machine", file=sys.stderr)
+    print("vllm is not installed; run pip install -r requirements-gpu.lock on a GPU machine", file=sys.stderr)
     return 2
 
 

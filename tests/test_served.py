@@ -1,15 +1,19 @@
 """What a server says about itself before it is asked, and the environment that evaluation runs in."""
 
 import json
+from pathlib import Path
 
 import pytest
 
 from data.served import require_served, served_models, server_version
 from launch.failures import _first_line
 from launch.local import worker_environment
+from launch.vllm_server import server_command
 from recipes.errors import UserError
+from recipes.loading import load_recipe
 from tests.servers import pages
 
+ROOT = Path(__file__).resolve().parent.parent
 HEADERS = {"Authorization": "Bearer key"}
 TWO = json.dumps({"data": [{"id": "a", "max_model_len": 128}, {"id": "b"}]}).encode()
 
@@ -66,3 +70,11 @@ def test_a_stage_starts_vllm_without_a_fork_and_without_bars():
 )
 def test_the_line_of_an_error_that_says_what_is_wrong(message, line):
     assert _first_line(message) == line
+
+
+def test_the_server_of_a_job_serves_the_dtype_that_is_trained():
+    settings = ["resources.ranks=2", "resources.nodes=2", "resources.vllm={mode: server, server_nodes: 1}"]
+    recipe = load_recipe(ROOT / "recipes" / "pocket" / "smoke.yaml", [*settings, "model.dtype=bfloat16"])
+    command = server_command(recipe, Path("study"), "grpo", 8000)
+    assert command[command.index("--dtype") + 1] == "bfloat16"
+    assert command[command.index("--max-model-len") + 1] == "128"

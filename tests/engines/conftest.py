@@ -69,13 +69,17 @@ def other_model(pocket_study: Path, tmp_path_factory: pytest.TempPathFactory) ->
 
 
 def engine_processes() -> list[str]:
-    """Command lines of the processes that this one has started and that are alive, other than Python's tracker."""
+    """Command lines of the processes that this one has started and that are alive, other than those that only watch."""
     found = []
     for child in psutil.Process().children(recursive=True):
         try:
             line = " ".join(child.cmdline())
         except psutil.NoSuchProcess:
             continue
-        if line and "resource_tracker" not in line and child.status() != psutil.STATUS_ZOMBIE:
+        if (
+            line
+            and not any(word in line for word in ("resource_tracker", "TRANSFER_ENGINE"))
+            and child.status() != psutil.STATUS_ZOMBIE
+        ):
             found.append(line)
     return found
