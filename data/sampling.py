@@ -14,6 +14,7 @@ from functools import partial
 from typing import Any, NamedTuple
 
 from data.samples import Sample, SampleStore, asking, sample_seed, thinking_mode
+from data.served import require_served
 from data.thinking import THINK_CLOSE, THINK_OPEN, strip_thinking
 from recipes.corpus_schema import SamplerSpec
 from recipes.errors import UserError
@@ -139,6 +140,10 @@ async def _ask_all(
         if not key:
             raise UserError(f"the environment variable {spec.api_key_variable} with the server's key is not set")
         headers["Authorization"] = f"Bearer {key}"
+    longest = asking(spec, prompt)["max_completion_tokens"]
+    room = prompt.max_prompt_tokens + longest
+    lowered = "max_completion_tokens of the sampler"
+    require_served(spec.base_url, headers, str(spec.model), "its `model`", room, lowered, least=longest + 1)
     queue = iter(todo)
     failures: list[str] = []
     failed_in_a_row = 0

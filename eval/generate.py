@@ -19,6 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import zstandard
 
+from eval.engines import EngineOnDemand, engine_facts, server_errors
 from eval.forms import Question
 from eval.questions import FOLDER, load_questions
 from eval.scoring import RULES, mean_score, score_rows
@@ -146,7 +147,9 @@ def run(recipe: Recipe, study_dir: Path, stage_dir: Path, resume: bool, model_di
         manifest = read_manifest(unit.directory) or {}
         outputs |= {f"{unit.name}/{file}": digest for file, digest in manifest["outputs"].items()}
         facts[unit.name] = manifest["facts"]
-    finish_stage(stage_dir, outputs, {"accuracy": _accuracies(recipe, facts), "model": model_dir, "units": facts})
+    accuracy = _accuracies(recipe, facts)
+    answered = {"accuracy": accuracy, "model": model_dir, "units": facts, "engine": engine_facts(stage_dir)}
+    finish_stage(stage_dir, outputs, answered)
 
 
 def _accuracies(recipe: Recipe, facts: dict[str, Any]) -> dict[str, float]:
@@ -181,32 +184,33 @@ def open_units(recipe: Recipe, study_dir: Path, stage_dir: Path, model_dir: str)
 def generate(recipe: Recipe, study_dir: Path, model_dir: Path, units: list[Unit], show: Callable[[], None]) -> int:
     """Generate every missing chunk that no other process holds; returns how many. The model is loaded for the first."""
     assert recipe.suite is not None
-    engine: Any = None
     made = 0
     folder = task_folder(recipe.suite)
-    for unit in units:
-        questions: list[Question] = []
-        for chunk in unit.missing():
-            with _claimed(unit, chunk) as mine:
-                if not mine:
-                    continue
-                from eval.asking import ask, build_task
-                from eval.engines import load_engine, server_errors
+    if not any(unit.missing() for unit in units):
+        return 0
+    from eval.asking import ask, build_task
 
-                engine = engine or load_engine(recipe, model_dir, unit.label)
-                questions = questions or load_questions(recipe, unit.benchmark, study_dir)
-                size = recipe.suite.chunk_questions
-                part = questions[chunk * size : (chunk + 1) * size]
-                task, chat = build_task(recipe, folder, unit.benchmark, unit.prompting, part)
-                seed = chunk_seed(recipe.suite, unit.label, unit.name, chunk)
-                with server_errors(recipe.suite.engine):
-                    rows = ask(recipe, engine, task, chat, part, seed)
-                if unit.facts["restricted"]:
-                    rows = [{key: value for key, value in row.items() if key != "prompt"} for row in rows]
-                text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-                write_atomic(unit.path(chunk), zstandard.compress(text.encode()))
-                made += 1
-            show()
+    with EngineOnDemand(recipe, model_dir, units[0].label, units[0].directory.parent) as engine:
+        for unit in units:
+            questions: list[Question] = []
+            for chunk in unit.missing():
+                with _claimed(unit, chunk) as mine:
+                    if not mine:
+                        continue
+                    questions = questions or load_questions(recipe, unit.benchmark, study_dir)
+                    size = recipe.suite.chunk_questions
+                    part = questions[chunk * size : (chunk + 1) * size]
+                    task, chat = build_task(recipe, folder, unit.benchmark, unit.prompting, part)
+                    seed = chunk_seed(recipe.suite, unit.label, unit.name, chunk)
+                    model = engine()
+                    with server_errors(recipe.suite.engine):
+                        rows = ask(recipe, model, task, chat, part, seed)
+                    if unit.facts["restricted"]:
+                        rows = [{key: value for key, value in row.items() if key != "prompt"} for row in rows]
+                    text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+                    write_atomic(unit.path(chunk), zstandard.compress(text.encode()))
+                    made += 1
+                show()
     return made
 
 

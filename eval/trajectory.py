@@ -9,6 +9,7 @@ import zlib
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from eval.engines import EngineOnDemand, engine_facts
 from eval.forms import Question, sample_questions
 from eval.generate import write_table
 from eval.questions import load_questions, read_source_questions
@@ -86,30 +87,17 @@ def run(
     progress = Progress(stage_dir, len(checkpoints) * len(parts), "checkpoints on benchmarks")
     done = 0
     for step, weights in checkpoints.items():
-        engine: Any = None
-        for part in parts:
-            path = scores_file(stage_dir, step, part.benchmark.name)
-            if not path.exists():
-                engine = engine or _load(asked, weights, stage_dir)
-                write_table(path, _scores(asked, engine, part, f"{arm} {seed} {step}"))
-            done += 1
-            progress.update(done, f"update {step}, {part.benchmark.name}")
-        del engine
+        with EngineOnDemand(asked, weights, stage_dir.parent.name, stage_dir) as engine:
+            for part in parts:
+                path = scores_file(stage_dir, step, part.benchmark.name)
+                if not path.exists():
+                    write_table(path, _scores(asked, engine(), part, f"{arm} {seed} {step}"))
+                done += 1
+                progress.update(done, f"update {step}, {part.benchmark.name}")
     names = [scores_file(stage_dir, step, part.benchmark.name).name for step in checkpoints for part in parts]
-    finish_stage(stage_dir, hash_files(stage_dir, names), {"steps": list(checkpoints)})
-
-
-def _load(recipe: Recipe, weights: Path, stage_dir: Path) -> Any:
-    import gc
-
-    import torch
-
-    from eval.engines import load_engine
-
-    gc.collect()  # the checkpoint before must be gone where one model fills a GPU
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
-    return load_engine(recipe, weights, stage_dir.parent.name)
+    finish_stage(
+        stage_dir, hash_files(stage_dir, names), {"steps": list(checkpoints), "engine": engine_facts(stage_dir)}
+    )
 
 
 def _scores(recipe: Recipe, engine: Any, part: Part, label: str) -> list[dict[str, Any]]:

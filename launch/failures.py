@@ -2,6 +2,7 @@
 
 import errno
 import json
+import re
 import traceback
 from datetime import UTC, datetime
 from pathlib import Path
@@ -47,7 +48,15 @@ def explain(error: Exception, recipe: Recipe, study_dir: Path, stage: Stage) -> 
         return Failure(out_of_memory(recipe, stage), MISTAKE)
     if isinstance(error, OSError) and error.errno == errno.ENOSPC:
         return Failure(f"no space left on the disk of {study_dir}; free some and run the same command again", MISTAKE)
-    return Failure(f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no message'}", CRASHED)
+    return Failure(f"{type(error).__name__}: {_first_line(str(error))}", CRASHED)
+
+
+def _first_line(message: str) -> str:
+    """The line of an error that says what is wrong; pydantic's first line only counts the errors."""
+    lines = [line.strip() for line in message.splitlines() if line.strip()]
+    if len(lines) > 1 and re.match(r"\d+ validation errors? for ", lines[0]):
+        return f"{lines[0]}: {lines[1]}"
+    return lines[0] if lines else "no message"
 
 
 def record(study_dir: Path, stage: str, failure: Failure | None) -> None:

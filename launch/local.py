@@ -227,6 +227,7 @@ def worker_environment() -> dict[str, str]:
         "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",
         "TQDM_DISABLE": "1",
         "TRL_EXPERIMENTAL_SILENCE": "1",
+        "VLLM_WORKER_MULTIPROC_METHOD": "spawn",  # a forked process cannot use a GPU that this one has initialised
         "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1"),
     }
 

@@ -18,7 +18,7 @@ from recipes.manifest import StageState, hash_file, hash_json, read_manifest, st
 from recipes.schema import Recipe
 
 KINDS = ("base", "corpus", "arms", "drift", "external", "questions", "trajectory", "eval", "diagnostics", "report")
-_OFF: tuple[tuple[str, Any], ...] = (("alternatives", []), ("rehearsal", False))
+_OFF: tuple[tuple[str, Any], ...] = (("alternatives", []), ("eager", False), ("rehearsal", False))
 _ARM_MODULES = ("train.sft", "train.grpo")
 
 

@@ -25,7 +25,7 @@ def server_command(recipe: Recipe, study_dir: Path, arm: str, port: int, gpus: i
         UserError: a copy needs more GPUs than there are.
     """
     settings, vllm = resolve_arm(recipe, arm), recipe.resources.vllm
-    assert vllm is not None
+    assert vllm is not None and recipe.model is not None
     copies = max(1, gpus) // vllm.tensor_parallel
     if not copies:
         raise UserError(
@@ -37,6 +37,7 @@ def server_command(recipe: Recipe, study_dir: Path, arm: str, port: int, gpus: i
         "vllm", "serve", str(study_dir / "base"), "--host", "0.0.0.0", "--port", str(port),
         "--tensor-parallel-size", str(vllm.tensor_parallel), "--data-parallel-size", str(copies),
         "--max-model-len", str(length),
+        "--dtype", recipe.model.dtype,  # a float32 checkpoint would be served as bfloat16
         # By NCCL from the first rank; probabilities as sampled, which the importance ratio is about.
         "--weight-transfer-config", '{"backend":"nccl"}',
         "--logprobs-mode", "processed_logprobs", "--max-logprobs", "-1",
@@ -54,7 +55,7 @@ def main(arguments: list[str]) -> int:
     print(" ".join(command), flush=True)
     if shutil.which(command[0]) is not None:
         os.execvpe(command[0], command, {**os.environ, "VLLM_SERVER_DEV_MODE": "1"})
-    print("vllm is not installed; run pip install -e '.[gpu]' on a GPU machine", file=sys.stderr)
+    print("vllm is not installed; run pip install -r requirements-gpu.lock on a GPU machine", file=sys.stderr)
     return 2
 
 

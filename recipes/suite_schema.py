@@ -138,6 +138,8 @@ class EngineSpec(Spec):
     """GPUs that hold one copy of the model, for `vllm`."""
     memory_share: float = Field(0.85, gt=0, lt=1)
     """Share of a GPU's memory that `vllm` takes."""
+    eager: bool = False
+    """Run `vllm` without CUDA graphs and compilation: slower, but ready sooner (vLLM's enforce_eager)."""
     base_url: str | None = None
     """Address of the server's /v1/completions, for `endpoint`."""
     model: str | None = None

@@ -105,6 +105,22 @@ def hub(repositories):
 
 
 @contextmanager
+def pages(answers, key="key"):
+    """A server that answers GET from `answers`, path -> bytes, to who sends the key."""
+
+    class Pages(_Handler):
+        def do_GET(self):
+            if self.headers.get("Authorization") != f"Bearer {key}":
+                return self.reply_json({}, 401)
+            if self.path not in answers:
+                return self.reply_json({}, 404)
+            return self.reply(200, answers[self.path])
+
+    with serving(Pages) as address:
+        yield address
+
+
+@contextmanager
 def completions(bodies, answer, failures=0):
     """A completions server: `answer(prompt, seed)` -> text. Fails the first requests; `bodies` collects the rest."""
     left = [failures]

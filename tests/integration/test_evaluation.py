@@ -68,6 +68,17 @@ def evaluate(recipe, study, target, label="base", model_dir="base"):
     return {unit.name: unit for unit in open_units(recipe, target, target / "eval" / label, model_dir)}
 
 
+def test_the_manifest_says_which_engine_answered_and_that_decides_nothing(smoke_study):
+    manifest = read_manifest(smoke_study / "eval" / GRPO)
+    versions = manifest["environment"]["packages"]
+    assert manifest["facts"]["engine"] == {
+        "name": "transformers", "version": versions["transformers"], "device": "cpu", "dtype": "float32",
+        "batch_size": 200,
+    }  # fmt: skip
+    assert not [key for key in manifest["inputs"] if key.startswith(("engine", "facts"))]
+    assert not any("engine.json" in name for name in manifest["outputs"])
+
+
 def test_prompt_is_byte_for_byte_the_training_prompt(smoke_study):
     recipe = load_study(smoke_study)
     tokenizer = load_tokenizer(str(smoke_study / "base"))

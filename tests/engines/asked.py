@@ -1,0 +1,79 @@
+"""Asking one model in one engine, and comparing what two engines said."""
+
+from pathlib import Path
+
+import torch
+
+from data.language_model import load_model
+from data.pocket_world import benchmark_questions
+from data.prompt import load_tokenizer
+from eval.asking import ask, build_task
+from eval.forms import Question
+from eval.task_files import task_folder
+from recipes.loading import load_recipe
+from recipes.schema import Recipe
+from recipes.suite_schema import BenchmarkSpec
+from tests.engines.conftest import SMOKE
+
+# Two logits of one model in float32, computed by two libraries, may change places if they are closer than this.
+TIE = 1e-3
+HF, VLLM = "suite.engine={kind: hf, batch_size: 32}", "suite.engine={kind: vllm, eager: true, memory_share: 0.5}"
+
+
+def recipe_for(*settings: str) -> Recipe:
+    """The smoke recipe with greedy decoding and short responses, changed by `settings`."""
+    fixed = ["suite.temperature=0", "suite.max_response_tokens=24", "suite.max_prompt_tokens=104", "arms={}"]
+    return load_recipe(SMOKE, [*fixed, "train=null", "model.dtype=float32", *settings])
+
+
+def pocket_questions(recipe: Recipe, name: str, count: int) -> list[Question]:
+    """Questions of the synthetic world."""
+    drawn = benchmark_questions(recipe.suite.seed, name, "test", count)
+    return [Question(f"{name}-{n}", {"problem": q.problem}, q.reference_answer) for n, q in enumerate(drawn)]
+
+
+def answers(engine, recipe: Recipe, names=("sum", "sort", "copy"), count=8, seed=7) -> dict[str, list[dict]]:
+    """What an engine says to questions of some benchmarks."""
+    found = {}
+    for name in names:
+        benchmark = next((item for item in recipe.suite.benchmarks if item.name == name), None)
+        assert isinstance(benchmark, BenchmarkSpec)
+        questions = pocket_questions(recipe, name, count)
+        task, chat = build_task(recipe, task_folder(recipe.suite), benchmark, "native", questions)
+        found[name] = ask(recipe, engine, task, chat, questions, seed)
+    return found
+
+
+def differing(first: dict[str, list[dict]], second: dict[str, list[dict]]) -> list[tuple[str, str, str]]:
+    """Prompt and both responses where two engines said something else; the prompts must be the same."""
+    found = []
+    for name, rows in first.items():
+        for one, other in zip(rows, second[name], strict=True):
+            assert one["prompt"] == other["prompt"]
+            pairs = zip(one["responses"], other["responses"], strict=True)
+            found += [(one["prompt"], a, b) for a, b in pairs if a != b]
+    return found
+
+
+def logit_gap(model_dir: Path, prompt: str, one: str, other: str) -> float:
+    """How far the logits of the first two differing tokens are apart, in transformers in float32."""
+    tokenizer, model = load_tokenizer(str(model_dir)), load_model(model_dir, "float32")
+
+    def ids(text: str) -> list[int]:
+        return [*list(tokenizer(text, add_special_tokens=False)["input_ids"]), tokenizer.eos_token_id]
+
+    first, second = ids(one), ids(other)
+    place = next(n for n, (a, b) in enumerate(zip(first, second, strict=False)) if a != b)
+    context = tokenizer(prompt)["input_ids"] + first[:place]
+    with torch.no_grad():
+        logits = model(torch.tensor([context])).logits[0, -1]
+    return float((logits[first[place]] - logits[second[place]]).abs())
+
+
+def assert_equal_up_to_ties(model_dir: Path, first: dict[str, list[dict]], second: dict[str, list[dict]]) -> None:
+    """Equal greedy responses, except where the two tokens were a tie; at most one response in twenty is."""
+    others = differing(first, second)
+    total = sum(len(row["responses"]) for rows in first.values() for row in rows)
+    assert len(others) <= total // 20, others
+    for prompt, one, other in others:
+        assert logit_gap(model_dir, prompt, one, other) < TIE, (prompt, one, other)

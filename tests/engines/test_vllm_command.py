@@ -1,0 +1,93 @@
+"""The command with vLLM as engine: it ends, leaves nothing running, and goes on after kill -9."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import psutil
+import pytest
+
+from eval.generate import open_units
+from recipes.loading import load_study
+from recipes.manifest import read_manifest
+from tests.engines.conftest import ROOT, SMOKE
+
+pytestmark = pytest.mark.engines
+
+BENCHMARKS = "suite.benchmarks=[{name: sum, group: math, scorings: {robust: boxed}}]"
+ENGINE = "suite.engine={kind: vllm, eager: true, memory_share: 0.5}"
+
+
+def descendants(process):
+    """The processes a command has started, Python's tracker of shared memory aside."""
+    found = psutil.Process(process.pid).children(recursive=True)
+    return [child for child in found if "resource_tracker" not in " ".join(child.cmdline())]
+
+
+def engines(processes):
+    return [child for child in processes if child.name().startswith("VLLM::")]
+
+
+def alive(processes):
+    return [child for child in processes if child.is_running() and child.status() != psutil.STATUS_ZOMBIE]
+
+
+def chunks(out):
+    return {path: path.stat().st_mtime_ns for path in out.glob("eval/*/*/chunk-*")}
+
+
+def rows(out, label):
+    model_dir = read_manifest(out / "eval" / label)["facts"]["model"]
+    (unit,) = open_units(load_study(out), out, out / "eval" / label, model_dir)
+    return unit.rows()
+
+
+def test_two_models_by_one_worker_killed_and_continued(pocket_study, other_model, tmp_path):
+    """One worker process asks both models. The first run is killed in the middle; the second ends by itself."""
+    out = tmp_path / "killed"
+    arguments = ["--base", pocket_study / "base", "--model", other_model, "--suite", SMOKE, ENGINE, BENCHMARKS]
+    settings = ["model.dtype=float32", "suite.questions=8", "suite.samples_per_question=3", "suite.chunk_questions=2"]
+    settings += ["resources.workers=1", "suite.max_response_tokens=16", "suite.max_prompt_tokens=104"]
+
+    def command(folder, *more):
+        asked = [sys.executable, "-m", "launch", "eval", *map(str, arguments), "--out", str(folder), *settings, *more]
+        environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+        return subprocess.Popen(asked, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True)
+
+    # Killed at the first chunk; the engine's processes notice and end.
+    process = command(out)
+    while not chunks(out):
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.02)
+    started = descendants(process)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert len(engines(started)) == 2  # the engine's core and its worker
+    _, left = psutil.wait_procs(started, timeout=60)
+    assert alive(left) == []
+    before = chunks(out)
+    assert 1 <= len(before) < 8
+
+    # Continued: it ends by itself, and its own record says what answered.
+    process = command(out)
+    while process.poll() is None and not any("eval/" in path.as_posix() for path in set(chunks(out)) - set(before)):
+        time.sleep(0.02)
+    started = descendants(process) if process.poll() is None else []
+    text, _ = process.communicate(timeout=300)
+    assert process.returncode == 0, text
+    assert alive(started) == []
+    assert {path: chunks(out)[path] for path in before} == before
+    for label in ("base", "other"):
+        facts = read_manifest(out / "eval" / label)["facts"]["engine"]
+        assert (facts["name"], facts["device"], facts["dtype"], facts["eager"]) == ("vllm", "cpu", "float32", True)
+
+    # Never killed: the same responses, sampled with a seed each.
+    whole = tmp_path / "whole"
+    text, _ = (process := command(whole)).communicate(timeout=300)
+    assert process.returncode == 0, text
+    for label in ("base", "other"):
+        assert rows(out, label) == rows(whole, label)
+    assert rows(out, "base") != rows(out, "other")
+    assert any(len(set(row["responses"])) == 3 for row in rows(out, "base"))
