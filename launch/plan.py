@@ -8,7 +8,7 @@ from typing import Any
 from eval.suite_size import evaluation_responses
 from launch.analysis_plan import analysis_lines, analysis_obstacles, diagnostics_plan, trajectory_plan
 from launch.fit import memory_of_arm, model_shape, obstacles, sampling_memory
-from launch.preflight import unresolved_sentences, warnings
+from launch.preflight import completions_of_problem, unresolved_sentences, warnings
 from launch.ranks import Place, launch_command, launch_files
 from launch.stages import Stage, stage_states
 from recipes.manifest import read_manifest
@@ -136,7 +136,7 @@ def _arm_plan(recipe: Recipe, name: str, shape: ModelShape | None) -> dict[str, 
     """Updates, tokens, FLOPs, memory, hours and disk of one run of an arm."""
     arm, resources = resolve_arm(recipe, name), recipe.resources
     exposures = arm.steps * arm.problems_per_step
-    completions = exposures * arm.completions_per_problem
+    completions = exposures * completions_of_problem(recipe, arm)
     completion_tokens = completions * arm.prompt.max_completion_tokens
     tokens = completion_tokens + completions * arm.prompt.max_prompt_tokens
     sampled = arm.sampling != "teacher"
