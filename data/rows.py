@@ -94,10 +94,10 @@ def presented_order(problems: list[Problem], exposures: int, seed: int) -> list[
 def demonstrations_to_read(
     demonstrations: dict[str, list[Demonstration]], problem_id: str, count: int, exposure: int, policy: str, seed: int
 ) -> list[Demonstration]:
-    """`count` demonstrations of one problem for its exposure number `exposure`, from those that can be trained on.
+    """At most `count` different demonstrations of one problem for its exposure number `exposure`, of the usable ones.
 
     Policy "all" takes them in turn, going on where the exposure before stopped; "first", "shortest" and "random" (by
-    `seed`) choose one. With too few they repeat, so every problem weighs the same.
+    `seed`) choose one. None comes twice, so there are fewer where fewer are usable.
 
     Raises:
         UserError: the problem has none.
@@ -113,4 +113,40 @@ def demonstrations_to_read(
         usable = [random.Random(f"demonstration {seed} {problem_id}").choice(usable)]
     elif policy == "first":
         usable = usable[:1]
-    return [usable[(exposure * count + offset) % len(usable)] for offset in range(count)]
+    return [usable[(exposure * count + offset) % len(usable)] for offset in range(min(count, len(usable)))]
+
+
+def demonstrations_by_update(
+    demonstrations: dict[str, list[Demonstration]],
+    order: list[Problem],
+    problems_per_step: int,
+    passes_over: int,
+    count: int,
+    policy: str,
+    seed: int,
+) -> list[list[tuple[Problem, Demonstration]]]:
+    """What each update reads: the demonstrations of its problems, none of them twice in one update.
+
+    Args:
+        demonstrations: by problem id.
+        order: the problems in the order they are presented.
+        problems_per_step: problems of an update.
+        passes_over: size of the set that `order` passes over again and again.
+        count: demonstrations of a problem in one exposure, at most.
+        policy: which of them; see `demonstrations_to_read`.
+        seed: of policy "random".
+
+    Raises:
+        UserError: a problem has no usable demonstration.
+    """
+    updates = []
+    for start in range(0, len(order), problems_per_step):
+        # Where one pass over the set ends and the next begins, a problem may be presented twice in one update.
+        read: dict[tuple[str, int], tuple[Problem, Demonstration]] = {}
+        for place in range(start, min(start + problems_per_step, len(order))):
+            problem = order[place]
+            exposure = place // passes_over
+            for row in demonstrations_to_read(demonstrations, problem.problem_id, count, exposure, policy, seed):
+                read.setdefault((problem.problem_id, row.sample_index), (problem, row))
+        updates.append([*read.values()])
+    return updates

@@ -11,7 +11,7 @@ from launch.analysis_plan import analysis_lines, analysis_obstacles, diagnostics
 from launch.findings import disk_text, findings
 from launch.fit import memory_of_arm, model_shape, obstacles, sampling_memory
 from launch.needs import Disk, attention_of_runs, disk_needed, gpu_hours_of_run, gpus_of_node, wall_clock
-from launch.preflight import unresolved_sentences, warnings
+from launch.preflight import completions_of_problem, unresolved_sentences, warnings
 from launch.processes import visible_gpus
 from launch.ranks import Place, launch_command, launch_files
 from launch.site_file import SiteSpec
@@ -157,7 +157,7 @@ def _arm_plan(recipe: Recipe, name: str, shape: ModelShape | None, study_dir: Pa
     """Updates, tokens, FLOPs, memory, hours and disk of one run of an arm."""
     arm = resolve_arm(recipe, name)
     exposures = arm.steps * arm.problems_per_step
-    completions = exposures * arm.completions_per_problem
+    completions = exposures * completions_of_problem(recipe, arm)
     completion_tokens = completions * arm.prompt.max_completion_tokens
     tokens = completion_tokens + completions * arm.prompt.max_prompt_tokens
     sampled = arm.sampling != "teacher"

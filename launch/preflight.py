@@ -14,6 +14,7 @@ from launch.templates import check_templates
 from recipes.corpus_schema import DataFiles, SamplerSpec
 from recipes.errors import UserError
 from recipes.schema import Recipe
+from train.arms import ResolvedArm, resolve_arm
 
 
 def check_before_running(recipe: Recipe) -> None:
@@ -124,12 +125,42 @@ def check_resolved(recipe: Recipe) -> None:
 
 def warnings(recipe: Recipe) -> list[str]:
     """What is allowed but probably not meant, as sentences."""
-    missing = not_compared(recipe) if recipe.corpus.sources else []
-    if not missing:
+    found = []
+    if missing := not_compared(recipe) if recipe.corpus.sources else []:
+        found.append(
+            f"the corpus is not compared with the questions of {', '.join(missing)}; list them under "
+            "corpus.decontamination.benchmarks"
+        )
+    return [*found, *_fewer_demonstrations(recipe)]
+
+
+def completions_of_problem(recipe: Recipe, arm: ResolvedArm) -> int:
+    """Completions of a problem that an update of an arm learns from, at most: a demonstration is read once in it."""
+    teacher = recipe.corpus.teacher
+    if arm.module != "train.sft" or teacher is None:
+        return arm.completions_per_problem
+    there = teacher.samples_per_problem if recipe.corpus.demonstrations == "all" else 1
+    return min(there, arm.completions_per_problem)
+
+
+def _fewer_demonstrations(recipe: Recipe) -> list[str]:
+    """A sentence about the arms whose updates read fewer demonstrations of a problem than there is room for."""
+    arms = {name: resolve_arm(recipe, name) for name in recipe.trained}
+    fewer = {
+        name: arm for name, arm in arms.items() if completions_of_problem(recipe, arm) < arm.completions_per_problem
+    }
+    if not fewer:
         return []
+    arm = next(iter(fewer.values()))
+    teacher = recipe.corpus.teacher
+    assert teacher is not None
+    why = f"corpus.teacher.samples_per_problem is {teacher.samples_per_problem}"
+    if recipe.corpus.demonstrations != "all":
+        why = f"corpus.demonstrations is {recipe.corpus.demonstrations}"
+    most = completions_of_problem(recipe, arm)
     return [
-        f"the corpus is not compared with the questions of {', '.join(missing)}; list them under "
-        "corpus.decontamination.benchmarks"
+        f"{', '.join(fewer)}: an update reads at most {most} demonstration{'s' * (most > 1)} of a problem and none "
+        f"twice, because {why}; train.completions_per_problem is {arm.completions_per_problem}"
     ]
 
 

@@ -8,6 +8,8 @@ import pytest
 from data.corpus import run as build_corpus
 from data.rows import (
     Demonstration,
+    Problem,
+    demonstrations_by_update,
     demonstrations_to_read,
     presented_order,
     problem_id,
@@ -178,11 +180,31 @@ def test_demonstrations_keep_wrong_samples_and_the_view_drops_them(smoke_study):
 
     # c0 is wrong, c2 was cut off; the other three are read in turn, two an exposure.
     assert [read("all", exposure) for exposure in range(3)] == [["c1", "c3"], ["c4", "c1"], ["c3", "c4"]]
-    assert read("first", 1) == ["c1", "c1"]
-    assert read("shortest") == ["c4", "c4"]
-    assert {tuple(read("random", seed=seed)) for seed in range(20)} == {("c1", "c1"), ("c3", "c3"), ("c4", "c4")}
+    assert read("first", 1) == ["c1"]
+    assert read("shortest") == ["c4"]
+    assert {tuple(read("random", seed=seed)) for seed in range(20)} == {("c1",), ("c3",), ("c4",)}
+    for count in (3, 4, 8):  # none twice: where there are fewer, an exposure has fewer
+        view = demonstrations_to_read({"p": rows}, "p", count, 1, "all", 0)
+        assert sorted(row.completion for row in view) == ["c1", "c3", "c4"]
     with pytest.raises(UserError, match="no correct demonstration"):
         demonstrations_to_read({"p": rows[:1]}, "p", 1, 0, "all", 0)
+
+
+def test_no_demonstration_twice_in_one_update():
+    """Three problems with 1, 2 and 5 usable demonstrations, two problems an update, so one straddles two passes."""
+    problems = [Problem(name, name, "1", "s", None, "train", True, None) for name in "abc"]
+    demonstrations = {
+        name: [Demonstration(name, f"{name}{n}", "", "t", n, "correct", 1, True) for n in range(count)]
+        for name, count in (("a", 1), ("b", 2), ("c", 5))
+    }
+    a, b, c = problems
+    order = [a, b, c, c, b, a]
+    updates = demonstrations_by_update(demonstrations, order, 2, 3, 2, "all", 0)
+    read = [[row.completion for _, row in update] for update in updates]
+    assert read == [["a0", "b0", "b1"], ["c0", "c1", "c2", "c3"], ["b0", "b1", "a0"]]
+    first = demonstrations_by_update(demonstrations, order, 2, 3, 2, "first", 0)
+    assert [[row.completion for _, row in update] for update in first] == [["a0", "b0"], ["c0"], ["b0", "a0"]]
+    assert [problem for problem, _ in updates[0]] == [a, b, b]
 
 
 def test_problem_id_ignores_case_and_spacing():

@@ -254,3 +254,34 @@ def test_teacher_is_planned_and_then_what_it_spent_is_shown(tmp_path):
     after = teacher_plan(whole, tmp_path)
     assert (after["spent"], after["samples"], after["generated_tokens"]) == (True, 7, 1000)
     assert teacher_plan(load_recipe(RECIPES / "pocket" / "smoke.yaml"), tmp_path) is None
+
+
+def test_plan_says_how_many_demonstrations_an_update_reads():
+    from launch.preflight import warnings
+
+    def said(*overrides):
+        return [text for text in warnings(load_recipe(path, list(overrides))) if "demonstration" in text]
+
+    path = Path(__file__).resolve().parent.parent / "recipes" / "pocket" / "smoke.yaml"
+    places = "train.completions_per_problem is 4"
+    assert said() == []  # four samples for four places
+    assert said("corpus.teacher.samples_per_problem=3") == [
+        "off_policy_sft: an update reads at most 3 demonstrations of a problem and none twice, because "
+        f"corpus.teacher.samples_per_problem is 3; {places}"
+    ]
+    assert said("corpus.demonstrations=first") == [
+        "off_policy_sft: an update reads at most 1 demonstration of a problem and none twice, because "
+        f"corpus.demonstrations is first; {places}"
+    ]
+
+
+def test_unresolved_names_everything_by_kind():
+    from launch.preflight import unresolved
+
+    recipe = load_recipe(Path(__file__).resolve().parent.parent / "recipes" / "qwen3-14b" / "matched.yaml")
+    entry = {"dataset": "org/other", "revision": "a" * 40, "files": {"test.jsonl": "0"}, "rows": 1}
+    recipe = recipe.model_copy(update={"lock": {"sources": {"math500": entry}}})
+    found = unresolved(recipe)
+    kinds = [item.kind for item in found]
+    assert (kinds.count("source"), kinds.count("benchmark"), kinds.count("model")) == (13, 12, 1)
+    assert [(item.name, item.why) for item in found if item.why] == [("math500", "the lock is for dataset org/other")]

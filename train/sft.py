@@ -2,6 +2,8 @@
 
 Loss: mean negative log-likelihood of completion tokens over the whole update. The twin of `train/grpo.py`:
 same paragraphs, same problems in the same order; the difference between the two files is the experiment.
+A demonstration is read once in an update. TRL wants the same number of rows in every update, so the places of those a
+problem lacks are filled, at the end of the update, with rows of two tokens that no loss is taken of.
 """
 
 from collections.abc import Sequence
@@ -16,7 +18,7 @@ from trl import SFTConfig, SFTTrainer
 from data.attention import usable_attention
 from data.language_model import load_model, on_cpu, seed_everything
 from data.prompt import completion_ids, load_tokenizer, render_prompt, template_hash
-from data.rows import demonstrations_to_read, presented_order, read_demonstrations, read_problems
+from data.rows import demonstrations_by_update, presented_order, read_demonstrations, read_problems
 from data.thinking import strip_thinking
 from recipes.manifest import finish_stage, hash_files
 from recipes.schema import Recipe
@@ -45,6 +47,19 @@ def arguments(settings: ResolvedArm, directory: Path, seed: int) -> SFTConfig:
     )
 
 
+class DemonstrationTrainer(SFTTrainer):
+    """SFTTrainer whose logged means leave out micro-batches of nothing but filling."""
+
+    def compute_loss(self, *args: Any, **kwargs: Any) -> Any:
+        """TRL's loss; what it logged of a micro-batch without a trained token is taken back."""
+        result = super().compute_loss(*args, **kwargs)
+        metrics = self._metrics["train" if self.model.training else "eval"]
+        if metrics["entropy"][-1] == 0:  # TRL's value where no rank had a token with a loss
+            for name in ("entropy", "mean_token_accuracy"):
+                metrics[name].pop()
+        return result
+
+
 def build_trainer(
     settings: ResolvedArm,
     model: PreTrainedModel,
@@ -53,8 +68,11 @@ def build_trainer(
     arguments: SFTConfig,
     callbacks: Sequence[TrainerCallback] = (),
 ) -> SFTTrainer:
-    """The trainer of one run. `rows`: `prompt` and `completion` of every demonstration, in order."""
-    return SFTTrainer(
+    """The trainer of one run.
+
+    `rows`: `prompt` and `completion` of every demonstration, in order; a completion that is None fills a place.
+    """
+    return DemonstrationTrainer(
         model=model,
         args=arguments,
         peft_config=adapter_config(settings.lora),
@@ -69,14 +87,17 @@ def _dataset(tokenizer: PreTrainedTokenizerBase, rows: list[dict[str, Any]]) -> 
 
     Each demonstration is tokenized once, however often it is read: a run repeats hundreds of thousands of long rows.
     """
-    places: dict[tuple[str, str], int] = {}
+    places: dict[tuple[str, str | None], int] = {}
     order = [places.setdefault((row["prompt"], row["completion"]), len(places)) for row in rows]
     pairs = list(places)
     tables = []
     for start in range(0, len(pairs), 1000):
         part = pairs[start : start + 1000]
         prompts = tokenizer([prompt for prompt, _ in part])["input_ids"]
-        completions = completion_ids(tokenizer, [completion for _, completion in part])
+        completions = completion_ids(tokenizer, [completion or "" for _, completion in part])
+        for place, (_, completion) in enumerate(part):
+            if completion is None:
+                prompts[place], completions[place] = prompts[place][:2], []
         ids = [[*asked, *said] for asked, said in zip(prompts, completions, strict=True)]
         mask = [[0] * len(a) + [1] * len(s) for a, s in zip(prompts, completions, strict=True)]
         columns = {
@@ -110,18 +131,19 @@ def run(recipe: Recipe, study_dir: Path, stage_dir: Path, resume: bool, arm: str
     settings.require_problems(len(problems))
     order = presented_order(problems, settings.steps * settings.problems_per_step, seed)
     rows: list[dict[str, Any]] = []
-    for exposure, problem in enumerate(order):
-        prompt = render_prompt(tokenizer, problem.problem, settings.prompt)
-        prompt_tokens = len(tokenizer(prompt)["input_ids"])
-        read = demonstrations_to_read(
-            demonstrations, problem.problem_id, group, exposure // len(problems), recipe.corpus.demonstrations, seed
-        )
-        for row in read:
+    prompts = {problem: render_prompt(tokenizer, problem.problem, settings.prompt) for problem in set(order)}
+    asked = {problem: len(tokenizer(prompt)["input_ids"]) for problem, prompt in prompts.items()}
+    for update in demonstrations_by_update(
+        demonstrations, order, settings.problems_per_step, len(problems), group, recipe.corpus.demonstrations, seed
+    ):
+        for problem, row in update:
             text, tokens = row.completion, row.tokens
             if settings.strip_thinking:
                 text = strip_thinking(text)
                 tokens = len(completion_ids(tokenizer, [text])[0])
-            rows.append({"prompt": prompt, "completion": text, "tokens": tokens, "ask": prompt_tokens})
+            rows.append({"prompt": prompts[problem], "completion": text, "tokens": tokens, "ask": asked[problem]})
+        filling = {"prompt": rows[0]["prompt"], "completion": None, "tokens": 0, "ask": 0}
+        rows += [filling] * (rows_per_step - len(update))
 
     # Books
     checkpoint = keep_complete_checkpoints(stage_dir) if resume else None
@@ -130,17 +152,17 @@ def run(recipe: Recipe, study_dir: Path, stage_dir: Path, resume: bool, arm: str
 
     def enter_step(step: int) -> None:
         ids = [p.problem_id for p in order[(step - 1) * settings.problems_per_step : step * settings.problems_per_step]]
-        batch = rows[(step - 1) * rows_per_step : step * rows_per_step]
-        trained, asked = sum(row["tokens"] for row in batch), sum(row["ask"] for row in batch)
+        batch = [r for r in rows[(step - 1) * rows_per_step : step * rows_per_step] if r["completion"] is not None]
+        trained, read = sum(row["tokens"] for row in batch), sum(row["ask"] for row in batch)
         ledger.spend(
             presented=ids,
             contributed=ids,
             exposures=len(ids),
             completions=len(batch),
             correct_completions=len(batch),
-            prompt_tokens=asked,
+            prompt_tokens=read,
             trained_tokens=trained,
-            train_flops=train_flops(parameters, trained + asked),
+            train_flops=train_flops(parameters, trained + read),
         )
 
     tracker = Tracker(recipe, settings, stage_dir, arm, seed)

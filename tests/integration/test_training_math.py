@@ -149,6 +149,35 @@ def test_sft_gradient_is_nll_on_completion_and_end_of_turn(base, smoke_study, tm
     assert relative_error(gradient_of(trainer), mean_nll_gradient(model, tokenizer, texts)) < 1e-4
 
 
+@pytest.mark.parametrize("free", [False, True])
+@pytest.mark.parametrize("micro_batch", [8, 2, 1])
+def test_filled_places_add_nothing(base, smoke_study, tmp_path, micro_batch, free):
+    """Two problems of four places each, one with three demonstrations and one with two: the gradient is of the five."""
+    tokenizer, model = base
+    model = copy.deepcopy(model)
+    demonstrations = read_demonstrations(smoke_study / "corpus")
+    rows = []
+    for problem, count in zip(read_problems(smoke_study / "corpus", "train")[:2], (3, 2), strict=True):
+        prompt = render_prompt(tokenizer, problem.problem, PromptSpec())
+        read = demonstrations[problem.problem_id][:count]
+        rows += [{"prompt": prompt, "completion": row.completion} for row in read]
+    texts = [
+        (tokenizer(row["prompt"])["input_ids"], tokenizer(row["completion"])["input_ids"] + [tokenizer.eos_token_id])
+        for row in rows
+    ]
+    rows += [{"prompt": rows[0]["prompt"], "completion": None}] * 3
+    settings = settings_for(
+        "off_policy_sft", "train.problems_per_step=2", "train.completions_per_problem=4",
+        f"train.micro_batch_size={micro_batch}", f"train.padding_free={json.dumps(free)}",
+    )  # fmt: skip
+    trainer = sft_trainer(settings, copy.deepcopy(model), tokenizer, rows, tmp_path, 5)
+    assert [len(row["input_ids"]) for row in trainer.train_dataset][5:] == [2, 2, 2]
+    assert relative_error(gradient_of(trainer), mean_nll_gradient(model, tokenizer, texts)) < 1e-4
+    assert 0 not in trainer._metrics["train"]["entropy"]  # no micro-batch of nothing is in the logged mean
+    with_loss = {8: 1, 2: 3, 1: 5}[micro_batch]
+    assert {len(trainer._metrics["train"][name]) for name in ("entropy", "mean_token_accuracy")} == {with_loss}
+
+
 class Books:
     """Stands in for nothing: a real ledger in a temporary directory and a reward that writes to it."""
 
@@ -217,17 +246,19 @@ def test_ledger_counts_what_the_smoke_arms_saw(smoke_study):
         rows = read_rows(smoke_study / "arms" / arm / "seed-0" / "ledger.jsonl")
         assert [row["step"] for row in rows] == [1, 2, 3, 4]
         assert rows[-1]["exposures"] == 32
-        assert rows[-1]["completions"] == 128
+        assert rows[-1]["completions"] == 128 or arm == "off_policy_sft"
         presented[arm] = [row["presented"] for row in rows]
     assert presented["off_policy_sft"] == presented["on_policy_sft"] == presented["grpo"]
     demonstrations = read_demonstrations(smoke_study / "corpus")
     sft = read_rows(smoke_study / "arms" / "off_policy_sft" / "seed-0" / "ledger.jsonl")
-    expected = 0
+    expected = read = 0
     for ids in presented["off_policy_sft"]:
         for identity in ids:
             correct = [row for row in demonstrations[identity] if row.grade == "correct"]
-            expected += sum(correct[n % len(correct)].tokens for n in range(4))
+            expected += sum(row.tokens for row in correct[:4])
+            read += len(correct[:4])
     assert sft[-1]["trained_tokens"] == expected
+    assert sft[-1]["completions"] == sft[-1]["correct_completions"] == read < 128  # some have fewer than four
     parameters = json.loads((smoke_study / "base" / "manifest.json").read_text())["facts"]["parameters"]
     assert sft[-1]["train_flops"] == 6 * parameters * (expected + sft[-1]["prompt_tokens"])
 
