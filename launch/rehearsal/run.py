@@ -57,7 +57,7 @@ def rehearse(
     _clear(out)
     rows = write_rows(recipe, out / ASSETS / "rows", made_up)
     models, made_tokenizers = _write_models(recipe, out / ASSETS / "models", rows, hardware, faults)
-    with _teacher(recipe, rows, faults, site is not None) as address, _engine_environment(hardware):
+    with _teacher(recipe, rows, faults, site is not None) as address, _environment(hardware, out):
         scaled = scale(recipe, hardware, Places(models, rows.files, address, rows.settings))
         missing = (*scaled.not_rehearsed, *_not_shown(recipe, rows, made_tokenizers, address))
         print("scaled for the rehearsal; everything else is as in the recipe:")
@@ -142,15 +142,18 @@ def _teacher(recipe: Recipe, rows: Rows, faults: bool, cluster: bool) -> Iterato
 
 
 @contextmanager
-def _engine_environment(hardware: Hardware) -> Iterator[None]:
-    """Settings with which vLLM starts quickly on a CPU, unless the user has chosen others."""
+def _environment(hardware: Hardware, out: Path) -> Iterator[None]:
+    """Samples of the stand-in teacher apart from real ones; vLLM that starts quickly on a CPU, unless told otherwise."""
     added = {} if hardware.gpus else {key: value for key, value in _CPU_ENGINE.items() if key not in os.environ}
+    added["TRANSFER_SAMPLES"] = str(out / "samples")
+    before = {key: os.environ.get(key) for key in added}
     os.environ.update(added)
     try:
         yield
     finally:
-        for key in added:
-            del os.environ[key]
+        for key, value in before.items():
+            os.environ.pop(key, None)
+            os.environ |= {} if value is None else {key: value}
 
 
 def _run(recipe: Recipe, study_dir: Path, site: SiteSpec | None, faults: bool) -> dict[str, str | None]:
