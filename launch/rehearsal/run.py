@@ -143,7 +143,7 @@ def _teacher(recipe: Recipe, rows: Rows, faults: bool, cluster: bool) -> Iterato
 
 @contextmanager
 def _environment(hardware: Hardware, out: Path) -> Iterator[None]:
-    """Samples of the stand-in teacher apart from real ones; vLLM that starts quickly on a CPU, unless told otherwise."""
+    """Samples of the stand-in teacher apart from real ones, and on a CPU a vLLM that starts quickly."""
     added = {} if hardware.gpus else {key: value for key, value in _CPU_ENGINE.items() if key not in os.environ}
     added["TRANSFER_SAMPLES"] = str(out / "samples")
     before = {key: os.environ.get(key) for key in added}
