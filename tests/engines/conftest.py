@@ -37,8 +37,6 @@ def pocket_study(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     The base is float32 with head_dim 32, 2 layers and the vocabulary of the smoke study.
     """
-    if os.environ.get("XSTUDY"):
-        return Path(os.environ["XSTUDY"])
     study = tmp_path_factory.mktemp("pocket") / "study"
     result = run_transfer("run", SMOKE, "--out", study, "--until", "base", *POCKET)
     assert result.returncode == 0, result.stdout + result.stderr

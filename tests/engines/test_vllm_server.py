@@ -92,7 +92,7 @@ def test_greedy_scores_equal_those_of_this_process_and_samples_repeat(server, po
         scores = [mean_score(score_rows(said[name][benchmark.name], asked, rule, 24)) for name in said]
         assert scores[0] == pytest.approx(scores[1], abs=1 / 8)
     assert engine_facts(tmp_path / "endpoint") == {
-        "name": "endpoint", "version": "0.31.0+cpu", "device": None, "dtype": None, "model": "pocket",
+        "name": "endpoint", "version": "0.31.0", "device": None, "dtype": None, "model": "pocket",
     }  # fmt: skip
     texts = [row["responses"] for rows in first.values() for row in rows]
     assert [row["responses"] for rows in again.values() for row in rows] == texts

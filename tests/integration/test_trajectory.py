@@ -32,6 +32,9 @@ def test_every_checkpoint_has_every_benchmark_and_the_same_questions(analysed_st
             assert found["question_id"].tolist() == wanted
             assert set(found["value"]) <= {0.0, 1.0}
             assert ((found["value"] == 1) == (found["outcome"] == "correct")).all()
+    facts = json.loads((analysed_study / "trajectory" / "grpo" / "seed-0" / "manifest.json").read_text())["facts"]
+    assert facts["steps"] == [2, 3, 4]
+    assert [facts["engine"][key] for key in ("name", "device", "dtype")] == ["transformers", "cpu", "float32"]
 
 
 def test_gains_and_axes_by_value(analysed_study, analysed_transfer):
