@@ -64,8 +64,16 @@ class Place(NamedTuple):
 
 
 def zero_config(resources: ResourceSpec) -> dict[str, Any]:
-    """DeepSpeed's configuration. Batch sizes and clipping are the trainer's ("auto"), so they are said in one place."""
-    zero: dict[str, Any] = {"stage": resources.zero_stage, "overlap_comm": False, "contiguous_gradients": True}
+    """DeepSpeed's configuration. Batch sizes and clipping are the trainer's ("auto"), so they are said in one place.
+
+    Gradients of micro-batches are added up in float32: in bfloat16, DeepSpeed's default, what is below 1/256 of the sum
+    so far is rounded away. Reducing them while the backward pass goes on needs gradients that are divided (stages 2, 3).
+    """
+    zero: dict[str, Any] = {
+        "stage": resources.zero_stage,
+        "overlap_comm": resources.zero_stage >= 2,
+        "contiguous_gradients": True,
+    }
     if resources.zero_stage == 3:
         # Without the gathering a checkpoint has shards only, and no weights that other programs can load.
         zero["stage3_gather_16bit_weights_on_model_save"] = True
@@ -82,6 +90,7 @@ def zero_config(resources: ResourceSpec) -> dict[str, Any]:
     return {
         "zero_optimization": zero,
         "bf16": {"enabled": "auto"},
+        "data_types": {"grad_accum_dtype": "fp32"},
         **dict.fromkeys(automatic, "auto"),
         "zero_allow_untested_optimizer": True,
         "zero_force_ds_cpu_optimizer": False,
