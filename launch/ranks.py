@@ -29,6 +29,7 @@ from recipes.errors import UserError
 from recipes.loading import load_study
 from recipes.manifest import read_manifest, write_atomic, write_json
 from recipes.resource_schema import ResourceSpec
+from train.pace import cut_short, read_pace
 from train.ranks import SIGNALS, PreemptedError, listen, noted_signal
 
 _FAILURE = "failure.json"
@@ -161,6 +162,7 @@ def launch_ranks(resources: ResourceSpec, study_dir: Path, stage: Stage, resume:
 
     Raises:
         UserError: a rank stopped for a mistake the user can put right.
+        PreemptedError: they were stopped on a signal.
         RanksEndedError: a rank ended otherwise, does not get on, or lost its vLLM server.
     """
     directory = study_dir / stage.name / "ranks"
@@ -215,7 +217,11 @@ def join_ranks(resources: ResourceSpec, study_dir: Path, stage: Stage) -> int:
         time.sleep(0.2)
     place = place._replace(port=start["port"])
     command = launch_command(resources, study_dir, stage.name, bool(start["resume"]), place)
-    code, _ = _run_launcher(command, study_dir, stage, None)
+    try:
+        code, _ = _run_launcher(command, study_dir, stage, None)
+    except PreemptedError as error:
+        print(f"node {place.node}: {error}", flush=True)
+        return 0
     if code and not noted_signal():
         # With a bad status this node would take the first one down, which still has to say why.
         time.sleep(_LAST_WORD_SECONDS)
@@ -224,7 +230,11 @@ def join_ranks(resources: ResourceSpec, study_dir: Path, stage: Stage) -> int:
 
 
 def _run_launcher(command: list[str], study_dir: Path, stage: Stage, watch: Watch | None) -> tuple[int, str | None]:
-    """Run a launcher on this node to its end: its exit status, and why it was ended, if it was."""
+    """Run a launcher on this node to its end: its exit status, and why it was ended, if it was.
+
+    Raises:
+        PreemptedError: it was ended on a signal because the ranks could not have saved in time.
+    """
     from data.language_model import on_cpu
 
     directory = study_dir / stage.name / "ranks"
@@ -241,6 +251,10 @@ def _run_launcher(command: list[str], study_dir: Path, stage: Stage, watch: Watc
     while (code := launcher.poll()) is None:
         if name := noted_signal():  # ranks are told themselves, once each: their launchers would kill them soon after
             told |= _pass_on(name, directory, told)
+            if why := cut_short(read_pace(directory)):
+                launcher.kill()
+                launcher.wait()
+                raise PreemptedError(why)
         if watch is not None and (complaint := watch.complaint()):
             launcher.kill()  # its ranks die with it, also those that answer to nothing
             return launcher.wait(), complaint

@@ -50,7 +50,8 @@ class ResourceSpec(Spec):
     evaluation_replicas: int = Field(1, ge=1)
     """Cluster jobs that share the evaluation of one model."""
     silence_minutes: float = Field(60.0, gt=0)
-    """A training stage is ended if for so long no rank has begun or finished an update."""
+    """A training stage is ended if for so long no rank has sampled a token, begun a micro-batch or ended an update. The
+    longest silence of a healthy run is a checkpoint that is written to a slow file system."""
     zero_stage: Literal[0, 1, 2, 3] = 0
     """DeepSpeed's ZeRO stage: what is divided among the ranks. 1: optimizer states; 2: and gradients; 3: and weights.
     0: no DeepSpeed."""

@@ -1,0 +1,115 @@
+"""Who samples in a training run: what vLLM needs beyond TRL's arguments, and what is recorded of it."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.metadata import version
+from importlib.util import find_spec
+from typing import Any
+
+from data.language_model import on_cpu
+from recipes.errors import UserError
+from recipes.resource_schema import VllmSpec
+
+
+def require_vllm(vllm: VllmSpec | None) -> None:
+    """Refuse what cannot run here, before anything is loaded.
+
+    Raises:
+        UserError: vLLM is not installed, or a server is wanted on a machine without a GPU.
+    """
+    if vllm is None:
+        return
+    if find_spec("vllm") is None:
+        raise UserError(
+            "resources.vllm is set but vLLM is not installed; run pip install -e '.[gpu]' on a GPU machine, or set "
+            "resources.vllm=null"
+        )
+    if vllm.mode == "server" and on_cpu():
+        raise UserError(
+            "resources.vllm.mode is server but this machine has no GPU, and weights reach a vLLM server by NCCL alone; "
+            "choose resources.vllm.mode=colocate or resources.vllm=null"
+        )
+
+
+def can_sleep(vllm: VllmSpec) -> bool:
+    """Whether a colocated vLLM sleeps while the weights are trained; says so where it was wanted and is not possible."""
+    wanted = vllm.sleep and vllm.mode == "colocate"
+    if wanted and on_cpu():
+        print("vLLM cannot sleep on a CPU and stays awake; that takes memory and changes no result", flush=True)
+    return wanted and not on_cpu()
+
+
+def engine_seed(seed: int, process: int, tensor_parallel: int) -> int:
+    """Seed of the random numbers of a rank's vLLM: the training seed's and the rank's own.
+
+    Ranks that hold one copy of the model together must draw the same.
+    """
+    return (seed * 1_000_003 + process // tensor_parallel) % 2**31
+
+
+@contextmanager
+def engine_options(dtype: str) -> Iterator[None]:
+    """Within it, the engine that TRL makes samples in `dtype`; TRL leaves the choice to vLLM, bfloat16 for float32.
+
+    On a CPU nothing is compiled, and layers keep their weights as they are: vLLM would pack them for its kernels and
+    drop what the trainer's weights are written into.
+    """
+    from trl.generation import vllm_generation
+
+    made = getattr(vllm_generation, "LLM", None)
+    if made is None:  # vLLM is not installed
+        yield
+        return
+    options: dict[str, Any] = {"dtype": dtype} | ({"enforce_eager": True} if on_cpu() else {})
+    vllm_generation.LLM = lambda **arguments: made(**arguments | options)
+    try:
+        with _unpacked_weights() if on_cpu() else _nothing():
+            yield
+    finally:
+        vllm_generation.LLM = made
+
+
+@contextmanager
+def _nothing() -> Iterator[None]:
+    yield
+
+
+@contextmanager
+def _unpacked_weights() -> Iterator[None]:
+    import torch
+    from vllm.model_executor.layers import utils
+
+    def keep(layer: Any, remove_weight: bool) -> None:
+        layer.cpu_linear = torch.nn.functional.linear
+
+    packs = utils.dispatch_cpu_unquantized_gemm
+    utils.dispatch_cpu_unquantized_gemm = keep
+    try:
+        yield
+    finally:
+        utils.dispatch_cpu_unquantized_gemm = packs
+
+
+def engine_facts(trainer: Any, sampled: bool) -> dict[str, str | None]:
+    """What wrote the completions of a run, for the manifest: name, version, device, dtype; None where it is not known.
+
+    Args:
+        trainer: of the run.
+        sampled: whether the policy wrote them; else they were stored before training.
+    """
+    if not sampled:
+        return {"name": "stored", "version": None, "device": None, "dtype": None}
+    generation = getattr(trainer, "vllm_generation", None)
+    if generation is None:
+        dtype = str(next(iter(trainer.model.parameters())).dtype).removeprefix("torch.")
+        device = trainer.accelerator.device.type
+        return {"name": "transformers", "version": version("transformers"), "device": device, "dtype": dtype}
+    if generation.mode == "server":
+        return {"name": "vllm", "version": None, "device": "server", "dtype": None}
+    config = generation.llm.llm_engine.vllm_config
+    return {
+        "name": "vllm",
+        "version": version("vllm"),
+        "device": str(config.device_config.device_type),
+        "dtype": str(config.model_config.dtype).removeprefix("torch."),
+    }
