@@ -7,7 +7,11 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 export HF_HUB_DISABLE_TELEMETRY := 1
 
-.PHONY: setup study smoke test test-faults test-gpu check bench clean
+# vLLM's CPU build and the project, in an environment of their own: vLLM pins other versions than requirements.lock.
+ENGINES := .venv-engines
+ENGINES_STAMP := $(ENGINES)/.installed
+
+.PHONY: setup setup-engines study smoke test test-faults test-gpu test-engines check bench clean
 
 setup: $(STAMP)
 
@@ -20,6 +24,19 @@ $(STAMP): requirements.lock pyproject.toml
 	@$(BIN)/pip install --quiet --disable-pip-version-check --no-deps -e .
 	@touch $@
 	@echo "installed; the command is $(BIN)/transfer"
+
+setup-engines: $(ENGINES_STAMP)
+
+$(ENGINES_STAMP): requirements-engines.lock pyproject.toml .ci/vllm-stub/pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed, this is " + sys.version.split()[0] + "; say make PYTHON=python3.12") if sys.version_info < (3, 11) else None'
+	@echo "making $(ENGINES) from requirements-engines.lock (a few minutes, about 3.3 GB)"
+	@test -x $(ENGINES)/bin/python || $(PYTHON) -m venv $(ENGINES)
+	@$(if $(TORCH_INDEX),$(ENGINES)/bin/pip install --quiet --disable-pip-version-check --no-deps --index-url $(TORCH_INDEX) torch==2.13.0)
+	@$(ENGINES)/bin/pip install --quiet --disable-pip-version-check --no-deps -r requirements-engines.lock
+	@$(ENGINES)/bin/pip install --quiet --disable-pip-version-check --no-deps ./.ci/vllm-stub
+	@$(ENGINES)/bin/pip install --quiet --disable-pip-version-check --no-deps -e .
+	@touch $@
+	@echo "installed; the command is $(ENGINES)/bin/transfer"
 
 study: setup
 	$(BIN)/transfer run recipes/pocket/study.yaml
@@ -36,6 +53,11 @@ test-faults: setup
 test-gpu: setup
 	$(BIN)/pytest -m gpu
 
+# vLLM on a CPU: 1 GB of cache, no compilation.
+test-engines: setup-engines
+	VLLM_CPU_KVCACHE_SPACE=1 TORCH_COMPILE_DISABLE=1 OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 \
+	  $(ENGINES)/bin/python -m pytest -m engines tests/engines
+
 check: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -46,4 +68,4 @@ bench: setup
 	$(BIN)/python tests/bench/commands.py
 
 clean:
-	rm -rf $(VENV) build *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
+	rm -rf $(VENV) $(ENGINES) build *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
