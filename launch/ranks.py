@@ -67,8 +67,8 @@ class Place(NamedTuple):
 def zero_config(resources: ResourceSpec) -> dict[str, Any]:
     """DeepSpeed's configuration. Batch sizes and clipping are the trainer's ("auto"), so they are said in one place.
 
-    Gradients of micro-batches are added up in float32: in bfloat16, DeepSpeed's default, what is below 1/256 of the sum
-    so far is rounded away. Reducing them while the backward pass goes on needs gradients that are divided (stages 2, 3).
+    Gradients of micro-batches are added up in float32: in bfloat16, DeepSpeed's default, what is below 1/512 of the
+    sum so far is rounded away. They are reduced while the backward pass goes on where they are divided (stages 2, 3).
     """
     zero: dict[str, Any] = {
         "stage": resources.zero_stage,

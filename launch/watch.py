@@ -40,9 +40,9 @@ class Watch:
         first = min(beats, key=lambda rank: beats[rank])
         minutes = (time.time() - beats[first]) / 60
         return (
-            f"no rank has sampled a token or begun a micro-batch for {self.silence_seconds / 60:g} minutes; rank {first} "
-            f"was the first to fall silent, {minutes:.0f} minutes ago: a hung node or a lost connection. The same command "
-            "continues from the last checkpoint; resources.silence_minutes is the limit"
+            f"no rank has sampled a token or begun a micro-batch for {self.silence_seconds / 60:g} minutes; rank "
+            f"{first} was the first to fall silent, {minutes:.0f} minutes ago: a hung node or a lost connection. The "
+            "same command continues from the last checkpoint; resources.silence_minutes is the limit"
         )
 
     def _silent_server(self) -> str | None:

@@ -2,8 +2,8 @@
 
     python -m torch.distributed.run ... -m tests.accumulated STAGE OFFLOAD MICRO_BATCHES [DTYPE_OF_THE_SUM]
 
-The first micro-batch has a gradient of 1 in every entry, each further one 2^-10. Prints what one step of gradient descent
-made of them, and the bytes of gradients that are held between micro-batches.
+The first micro-batch has a gradient of 1 in every entry, each further one 2^-10. Prints what one step of gradient
+descent made of them, and the bytes of gradients that are held between micro-batches.
 """
 
 import gc
@@ -12,6 +12,7 @@ import os
 import sys
 
 import torch
+
 from launch.ranks import zero_config
 from recipes.resource_schema import ResourceSpec
 from train.ranks import prepare

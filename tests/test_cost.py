@@ -68,7 +68,7 @@ def test_model_states_are_those_of_a_real_step(smoke_study):
 @pytest.mark.parametrize(
     ("zero_stage", "ranks", "gigabytes"),
     [
-        # 14.768e9 parameters: 18 bytes each on one rank; stage 3 divides all, stage 2 all but 2, stage 1 all but 8 of 20.
+        # 14.768e9 parameters of 18 bytes; stage 3 divides all, stage 2 all but 2, stage 1 12 of 20.
         (3, 1, 265.8),
         (3, 8, 33.2),
         (3, 16, 16.6),

@@ -1,7 +1,8 @@
 """Signs of life from inside an update: every forward pass, every step of vLLM's engine, a server's counted tokens.
 
-A sampling of a large model takes longer than any sensible limit for silence. The signs come only from work that was done,
-so a rank that waits for ever in a collective, in a kernel or in a reward is silent, and `launch/watch.py` ends the run.
+A sampling of a large model takes longer than any sensible limit for silence. The signs come only from work that was
+done, so a rank that waits for ever in a collective, in a kernel or in a reward is silent, and `launch/watch.py` ends
+the run.
 """
 
 import re

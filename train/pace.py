@@ -1,4 +1,4 @@
-"""How long a run takes from one point at which it can stop to the next, and whether there is time for it. Needs no torch."""
+"""How long a run takes from one point where it can stop to the next, and whether there is time. Needs no torch."""
 
 import json
 import time

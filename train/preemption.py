@@ -4,9 +4,9 @@ Cluster schedulers send SIGTERM or SIGUSR1 some time before they kill. Ranks get
 update they ask each other whether anybody has; else one rank would leave and the others wait for it for ever.
 
 An update of a large model may take longer than the time until the kill, which the batch script says in
-TRANSFER_SIGNAL_SECONDS. Then the run ends without saving, and what is lost is the work since the last checkpoint: a killed
-job would not go back to the queue. Ranks cannot agree on that inside of an update, so the process that started them ends
-them (`launch/ranks.py`); a process without ranks ends itself at its next heartbeat.
+TRANSFER_SIGNAL_SECONDS. Then the run ends without saving, and what is lost is the work since the last checkpoint; a
+killed job would not go back to the queue. Ranks cannot agree on that inside of an update, so the process that started
+them ends them (`launch/ranks.py`); a process without ranks ends itself at its next heartbeat.
 """
 
 import time

@@ -32,7 +32,7 @@ def require_vllm(vllm: VllmSpec | None) -> None:
 
 
 def can_sleep(vllm: VllmSpec) -> bool:
-    """Whether a colocated vLLM sleeps while the weights are trained; says so where it was wanted and is not possible."""
+    """Whether a colocated vLLM sleeps while the weights are trained; says so where that is wanted and impossible."""
     wanted = vllm.sleep and vllm.mode == "colocate"
     if wanted and on_cpu():
         print("vLLM cannot sleep on a CPU and stays awake; that takes memory and changes no result", flush=True)

@@ -1,4 +1,4 @@
-"""Gradients of many micro-batches under DeepSpeed in bfloat16: none is rounded away, and the plan counts their memory."""
+"""Many micro-batches under DeepSpeed in bfloat16: no gradient is rounded away, and the plan counts their memory."""
 
 import json
 import os
