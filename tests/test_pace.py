@@ -134,7 +134,7 @@ def test_after_an_update_a_checkpoint_is_written_only_if_there_is_time(clock, to
     stop.on_step_end(arguments, state, control)
     assert (control.should_save, control.should_training_stop, stop.stopped_at) == (True, True, 5)
     told(clock[0] - 241)
-    with pytest.raises(PreemptedError, match="SIGUSR1 after update 5, too late to save it; .* from update 4"):
+    with pytest.raises(PreemptedError, match=r"SIGUSR1 after update 5, too late to save it; .* from update 4"):
         StopOnSignal(1, keeper).on_step_end(arguments, state, TrainerControl())
 
 

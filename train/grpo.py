@@ -34,7 +34,7 @@ from train.preemption import PaceKeeper, StopOnSignal
 from train.ranks import from_first_rank, rank, require_deepspeed, server_address, topology
 from train.rewards import RecordedReward
 from train.rollouts import DynamicSampling, PolicyRollouts, Rollouts, TeacherRollouts
-from train.sampler import can_sleep, engine_facts, require_vllm
+from train.sampler import can_sleep, engine_facts, released_engine, require_vllm
 from train.tracking import Tracker
 from train.weighted_grpo import WeightedGRPOTrainer, read_rollouts
 
@@ -211,11 +211,13 @@ def run(recipe: Recipe, study_dir: Path, stage_dir: Path, resume: bool, arm: str
     snapshots.trainer = trainer
     Heartbeat(stage_dir, keeper).follow(trainer)
     require_deepspeed(trainer)
-    trainer.train(resume_from_checkpoint=str(checkpoint.path) if checkpoint else None)
-    stop.require_finished(settings.steps)
+    with released_engine(trainer):
+        trainer.train(resume_from_checkpoint=str(checkpoint.path) if checkpoint else None)
+        stop.require_finished(settings.steps)
 
-    # Final checkpoint
-    outputs = save_final(trainer, tokenizer, stage_dir, settings.dtype, start_dir)
+        # Final checkpoint
+        outputs = save_final(trainer, tokenizer, stage_dir, settings.dtype, start_dir)
+        engine = engine_facts(trainer, settings.sampling != "teacher")
     tracker.close()
     if rank() != 0:
         return
@@ -226,7 +228,7 @@ def run(recipe: Recipe, study_dir: Path, stage_dir: Path, resume: bool, arm: str
         "matched_on": settings.matched_on(),
         "totals": ledger.totals,
         "topology": topology(trainer),
-        "engine": engine_facts(trainer, settings.sampling != "teacher"),
+        "engine": engine,
         "warnings": recorder.warnings,
     }
     finish_stage(stage_dir, outputs | hash_files(stage_dir, [LEDGER]), facts)

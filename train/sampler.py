@@ -1,5 +1,6 @@
 """Who samples in a training run: what vLLM needs beyond TRL's arguments, and what is recorded of it."""
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.metadata import version
@@ -9,6 +10,13 @@ from typing import Any
 from data.language_model import on_cpu
 from recipes.errors import UserError
 from recipes.resource_schema import VllmSpec
+from train.ranks import barrier
+
+
+def rank_variables() -> dict[str, str | None]:
+    """The variables by which a process takes itself for a rank; TRL writes them for vLLM."""
+    names = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+    return {name: os.environ.get(name) for name in names}
 
 
 def require_vllm(vllm: VllmSpec | None) -> None:
@@ -88,6 +96,24 @@ def _unpacked_weights() -> Iterator[None]:
         yield
     finally:
         utils.dispatch_cpu_unquantized_gemm = packs
+
+
+@contextmanager
+def released_engine(trainer: Any) -> Iterator[None]:
+    """At the end of it, a colocated vLLM gives back what it holds: memory, the ranks' connections, the environment.
+
+    Later stages run in the same process where there is no GPU, and would take themselves for ranks of this one.
+    """
+    generation = getattr(trainer, "vllm_generation", None)
+    try:
+        yield
+        if generation is not None and generation.mode == "colocate":
+            barrier()  # vLLM's shutdown ends the connections of the ranks
+            generation.llm.llm_engine.engine_core.shutdown()
+    finally:
+        for name, value in getattr(trainer, "environment_before", {}).items():
+            os.environ.pop(name, None)
+            os.environ |= {} if value is None else {name: value}
 
 
 def engine_facts(trainer: Any, sampled: bool) -> dict[str, str | None]:

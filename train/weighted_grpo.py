@@ -10,7 +10,7 @@ from trl import GRPOTrainer
 from data.language_model import seed_everything
 from train.ranks import gathered
 from train.rollouts import DynamicSampling, PolicyRollouts, Rollouts
-from train.sampler import engine_options, engine_seed
+from train.sampler import engine_options, engine_seed, rank_variables
 
 
 class WeightedGRPOTrainer(GRPOTrainer):
@@ -40,6 +40,7 @@ class WeightedGRPOTrainer(GRPOTrainer):
         dtype: str = "auto",
         **kwargs: Any,
     ) -> None:
+        self.environment_before = rank_variables()
         with engine_options(dtype):
             super().__init__(*args, **kwargs)
         if self.use_vllm:  # which has seeded every generator with the number of the rank, whatever the training seed
