@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from eval.suite_size import evaluation_responses
-from launch.analysis_plan import analysis_lines, analysis_obstacles, diagnostics_plan, trajectory_plan
+from launch.analysis_plan import analysis_lines, analysis_obstacles, diagnostics_plan, drift_plan, trajectory_plan
 from launch.fit import memory_of_arm, model_shape, obstacles, sampling_memory
 from launch.preflight import warnings
 from launch.ranks import Place, launch_command, launch_files
@@ -27,6 +27,7 @@ from train.cost import (
 )
 from train.matching import recipe_differences
 
+LONGEST_BETWEEN_CHECKPOINTS_HOURS = 1.0
 _MEAN_ROW_TOKENS = 125  # of the 128 of a packed pre-training row
 
 
@@ -56,7 +57,12 @@ def build_plan(
     shape = model_shape(recipe)
     suite = recipe.suite
     labels = [label for arm in ("base", *recipe.arms) for label in recipe.labels(arm)]
-    analysis = {"trajectory": trajectory_plan(recipe, shape), "diagnostics": diagnostics_plan(recipe, shape)}
+    analysis = {
+        "drift": drift_plan(recipe, shape),
+        "trajectory": trajectory_plan(recipe, shape),
+        "diagnostics": diagnostics_plan(recipe, shape),
+    }
+    arms = {name: _arm_plan(recipe, name, shape) for name in recipe.trained}
     return {
         "study": recipe.study,
         "directory": str(study_dir),
@@ -71,7 +77,7 @@ def build_plan(
         ],
         "parameters": shape.parameters() if shape else None,
         "pretraining_tokens": None if pocket is None else pocket.documents // 4 * _MEAN_ROW_TOKENS,
-        "arms": {name: _arm_plan(recipe, name, shape) for name in recipe.trained},
+        "arms": arms,
         "teacher": teacher_plan(recipe, study_dir),
         "gpu": recipe.resources.gpu,
         "gpus": gpus_of(recipe),
@@ -81,7 +87,7 @@ def build_plan(
         "evaluation_gpu_hours": evaluation_hours(recipe, shape, len(labels)),
         **analysis,
         "obstacles": obstacles(recipe, shape) + analysis_obstacles(analysis, recipe.resources.gpu),
-        "warnings": warnings(recipe),
+        "warnings": [*warnings(recipe), *rare_checkpoints(arms)],
         "differences": recipe_differences(recipe),
     }
 
@@ -156,12 +162,32 @@ def _arm_plan(recipe: Recipe, name: str, shape: ModelShape | None) -> dict[str, 
         "train_tokens_at_most": tokens,
         "teraflops_at_most": None if flops is None else round(flops / 1e12, 1),
         "gpu_hours": None if hours is None else round(hours, 1),
+        "hours_between_checkpoints": None
+        if hours is None
+        else round(hours / resources.ranks / arm.steps * arm.save_every_steps, 2),
+        "save_every_steps": arm.save_every_steps,
+        "updates_per_batch": arm.updates_per_batch,
         "disk_bytes": disk,
         "learning_rate": arm.learning_rate,
         "runs": len(recipe.seeds),
         "memory_per_rank": memory_of_arm(recipe, arm, shape),
         "sampling_memory": sampling_memory(recipe, arm, shape),
     }
+
+
+def rare_checkpoints(arms: dict[str, dict[str, Any]]) -> list[str]:
+    """A warning for each arm of which a killed job would lose more than an hour, where saving more often would help."""
+    found = []
+    for name, arm in arms.items():
+        hours, every, batch = arm["hours_between_checkpoints"], arm["save_every_steps"], arm["updates_per_batch"]
+        if hours is None or hours <= LONGEST_BETWEEN_CHECKPOINTS_HOURS or every == batch:
+            continue
+        better = max(batch, int(every / hours) // batch * batch)
+        found.append(
+            f"{hours:.1f} hours of work lie between two checkpoints of {name}, and a killed job loses up to that; "
+            f"train.save_every_steps={better} in place of {every} makes it {hours / every * better:.1f}"
+        )
+    return found
 
 
 def teacher_plan(recipe: Recipe, study_dir: Path) -> dict[str, Any] | None:
@@ -276,6 +302,10 @@ def format_plan(plan: dict[str, Any], commands: bool = False) -> str:
                 "resources.expected_completion_tokens"
             )
             lines += _comparison_lines(plan)
+            between = {n: arm["hours_between_checkpoints"] for n, arm in plan["arms"].items()}
+            if None not in between.values():
+                each = ", ".join(f"{name} {value:.1f}" for name, value in between.items())
+                lines.append(f"hours of work between two checkpoints, on all GPUs of a run: {each}")
         lines += ["", *_memory_lines(plan)]
     if plan["teacher"]:
         lines.append(_teacher_line(plan["teacher"], recipe_gpu=plan["gpu"]))
@@ -351,7 +381,9 @@ def _memory_lines(plan: dict[str, Any]) -> list[str]:
         if sampling := arm["sampling_memory"]:
             text += (
                 f"; while sampling, vLLM: weights {sampling['weights'] / 1e9:.2f}, KV cache "
-                f"{sampling['kv_cache'] / 1e9:.2f} ({sampling['cached_tokens']:,} tokens)"
+                f"{sampling['kv_cache'] / 1e9:.2f} ({sampling['cached_tokens']:,} tokens), so "
+                f"{min(sampling['sequences_at_once'], sampling['sequences_asked']):,} of "
+                f"{sampling['sequences_asked']:,} sequences of the expected length at a time"
             )
         by_need.setdefault(text, []).append(name)
     return [text if len(by_need) == 1 else f"{text}  ({', '.join(names)})" for text, names in by_need.items()]

@@ -14,7 +14,8 @@ class VllmSpec(Spec):
     """colocate: on the training GPUs, in turn with training. server: a `vllm serve` of its own, which is running at
     `server_url` or, on a cluster, is started with every job on `server_nodes` nodes of its own."""
     memory_share: float = Field(0.3, gt=0, lt=1)
-    """Share of a GPU's memory that a colocated vLLM takes for weights and cache."""
+    """Share of a GPU's memory that a colocated vLLM takes for weights and cache. Beside it the states of training must
+    fit, with `sleep` without activations."""
     tensor_parallel: int = Field(1, ge=1)
     """GPUs that hold one copy of the model."""
     server_url: str | None = None
@@ -34,7 +35,7 @@ class VllmSpec(Spec):
 
 class ResourceSpec(Spec):
     """Where it runs. Nothing here may change a result, except by rounding (`threads`, `zero_stage`) and by the random
-    numbers of samples (`ranks`).
+    numbers of samples (`ranks`, `vllm`).
     """
 
     workers: int = Field(2, ge=1)
@@ -58,7 +59,7 @@ class ResourceSpec(Spec):
     offload: bool = False
     """Whether DeepSpeed keeps optimizer states (and at stage 3 weights) in the memory of the CPU."""
     vllm: VllmSpec | None = None
-    """vLLM for completions drawn while training. null: transformers generates them."""
+    """vLLM for completions drawn while training and by the probe. null: transformers generates them."""
     gpu: Literal["A100-40GB", "A100-80GB", "H100-80GB", "H200-141GB"] | None = None
     """GPU that the plan's memory and hours are for. null: no GPU, and no hours."""
     expected_completion_tokens: int | None = Field(None, ge=1)
