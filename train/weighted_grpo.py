@@ -141,7 +141,9 @@ def draw(
     share = -(-len(prompts) // ranks)
     # Every rank draws as many, because under ZeRO-3 they can only generate together; the surplus is dropped.
     mine = [*prompts, *prompts[-1:] * (share * ranks - len(prompts))][own * share : (own + 1) * share]
-    seed_everything((seed + own) % 2**31)
+    # Ranks whose engines hold one model together must draw the same.
+    parallel = trainer.args.vllm_tensor_parallel_size if trainer.use_vllm else 1
+    seed_everything((seed + own // parallel) % 2**31)
     ids = tokenizer([prompt for prompt in mine for _ in range(group)])["input_ids"]
     trainer._last_loaded_step = -1  # the policy may have moved
     rows, _ = trainer._generate_single_turn(ids, None, {}, group)

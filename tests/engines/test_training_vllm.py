@@ -207,8 +207,19 @@ def test_stored_samples_are_drawn_by_the_engine(prepared, tmp_path, monkeypatch,
 
 
 def command_line(study, *settings):
-    command = [sys.executable, "-m", "launch", "run", str(SMOKE), "--out", str(study), *POCKET, *FORMAT, *settings]
-    command += ["train.steps=16", "resources.workers=1", "--until", "arms/grpo/seed-0"]
+    command = [
+        sys.executable,
+        "-m",
+        "launch",
+        "run",
+        str(SMOKE),
+        "--out",
+        str(study),
+        *POCKET,
+        *FORMAT,
+        "train.steps=16",
+    ]
+    command += [*settings, "resources.workers=1", "--until", "arms/grpo/seed-0"]
     return command, {"cwd": ROOT, "env": {**os.environ, "PYTHONPATH": str(ROOT)}, "text": True}
 
 
@@ -277,6 +288,30 @@ def test_two_ranks_with_an_engine_each(prepared, tmp_path):
     assert max(row["grad_norm"] for row in rows) > 0
     for log in (study / "logs").glob("arms--grpo--seed-0*.log"):
         assert "Traceback" not in log.read_text()
+
+
+def test_the_probe_samples_with_an_engine_that_is_gone_afterwards(prepared, tmp_path):
+    """The base's probe by vLLM: seeded completions of the right form, and both KL of the base to itself are zero."""
+    from multiprocessing import active_children
+
+    from train import drift
+
+    recipe = load_recipe(SMOKE, [*POCKET, VLLM, "probe={problems: 8, batch_size: 4}"])
+    study = study_of(prepared, tmp_path / "study")
+    samples = []
+    for attempt in range(2):
+        stage_dir = study / "drift" / "base"
+        start_stage(stage_dir, "drift/base", {"attempt": attempt})
+        drift.run(recipe, study, stage_dir, False)
+        samples.append(json.loads((stage_dir / "samples.json").read_text()))
+        assert not active_children()
+    assert samples[0] == samples[1]
+    assert len({tuple(ids) for ids in samples[0]}) > 4
+    assert all(1 <= len(ids) <= 64 for ids in samples[0])
+    (row,) = read_rows(stage_dir / "drift.jsonl")
+    assert (row["kl_to_base"], row["kl_from_base"], row["completions"]) == (0.0, 0.0, 8)
+    assert facts(stage_dir)["engine"]["name"] == "vllm"
+    assert facts(stage_dir)["engine"]["dtype"] == "float32"
 
 
 def test_a_server_without_a_gpu_is_refused_before_anything_is_loaded(prepared, tmp_path):
