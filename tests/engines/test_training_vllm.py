@@ -206,19 +206,12 @@ def test_stored_samples_are_drawn_by_the_engine(prepared, tmp_path, monkeypatch,
     assert facts(stage_dir)["engine"]["name"] == "vllm"
 
 
+# What is rewarded: a final answer, in few words. The little base gives answers, but hardly a right one.
+CALM = ("train.steps=16", "train.problems_per_step=16", "train.learning_rate=5e-4", "train.overlong_tokens=60")
+
+
 def command_line(study, *settings):
-    command = [
-        sys.executable,
-        "-m",
-        "launch",
-        "run",
-        str(SMOKE),
-        "--out",
-        str(study),
-        *POCKET,
-        *FORMAT,
-        "train.steps=16",
-    ]
+    command = [sys.executable, "-m", "launch", "run", str(SMOKE), "--out", str(study), *POCKET, *FORMAT, *CALM]
     command += [*settings, "resources.workers=1", "--until", "arms/grpo/seed-0"]
     return command, {"cwd": ROOT, "env": {**os.environ, "PYTHONPATH": str(ROOT)}, "text": True}
 
@@ -245,12 +238,14 @@ def test_rewards_rise_as_with_transformers(prepared, sixteen, tmp_path):
     assert facts(other)["engine"]["name"] == "transformers"
     assert facts(other)["engine"]["dtype"] == "float32"
     assert facts(sixteen)["matched_on"] == facts(other)["matched_on"]
-    risen = []
-    for stage_dir in (sixteen, other):
-        found = rewards(stage_dir)
-        risen.append((sum(found[-4:]) - sum(found[:4])) / 4)
-    assert min(risen) > 0.2
-    assert abs(risen[0] - risen[1]) < 0.25  # two draws of the same experiment
+    starts, ends = ([], [])
+    for run in (sixteen, other):
+        found = rewards(run)
+        starts.append(sum(found[:2]) / 2)
+        ends.append(sum(found[-4:]) / 4)
+    assert min(end - start for start, end in zip(starts, ends, strict=True)) > 0.1
+    assert min(ends) > 0.93
+    assert abs(ends[0] - ends[1]) < 0.05  # two draws of the same experiment
 
 
 def test_kill_and_resume_give_the_same_rows_and_weights(prepared, sixteen, tmp_path):
