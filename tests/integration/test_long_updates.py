@@ -60,17 +60,17 @@ def wait_for_rows(study, process, count):
 @pytest.mark.faults
 @pytest.mark.parametrize("ranks", [(), ("resources.ranks=2",)], ids=["alone", "two ranks"])
 def test_a_signal_that_leaves_no_time_ends_the_run_from_its_last_checkpoint(smoke_study, tmp_path, ranks):
-    """The third of four updates never ends; eight seconds are given. The same command reaches the same weights."""
+    """The third of four updates never ends; a minute is given. The same command reaches the same weights."""
     study, reference = study_of(smoke_study, tmp_path / "study"), study_of(smoke_study, tmp_path / "reference")
     # Alone, a process ends at its next sign of life; ranks that wait for ever are ended by who started them.
     inside = "pass" if ranks else WORKING
-    flag, command, process = start(study, tmp_path / "path", inside, *ranks, TRANSFER_SIGNAL_SECONDS="8")
+    flag, command, process = start(study, tmp_path / "path", inside, *ranks, TRANSFER_SIGNAL_SECONDS="60")
     wait_for_rows(study, process, 2)
     time.sleep(1)
     begun = time.monotonic()
     process.send_signal(signal.SIGUSR1)
-    output, _ = process.communicate(timeout=60)
-    assert time.monotonic() - begun < 8
+    output, _ = process.communicate(timeout=90)
+    assert 50 < time.monotonic() - begun < 60  # the mean update would have fitted, so it was waited for
     assert process.returncode == 75, output
     assert "stopped by SIGUSR1 in the middle of update 3 of 4" in output
     assert "continues from update 2" in output
@@ -90,12 +90,12 @@ def test_a_signal_that_leaves_no_time_ends_the_run_from_its_last_checkpoint(smok
 
 @pytest.mark.faults
 def test_a_rank_that_hangs_is_ended_and_one_that_works_is_not(smoke_study, tmp_path):
-    """The limit is six seconds: half a minute of forward passes in one update is no silence, a sleep is."""
-    two = ("resources.ranks=2", "resources.silence_minutes=0.1")
+    """The limit is half a minute: a whole one of forward passes in one update is no silence, a sleep is."""
+    two = ("resources.ranks=2", "resources.silence_minutes=0.5")
     study = study_of(smoke_study, tmp_path / "working")
     flag, _, process = start(study, tmp_path / "one", WORKING, *two)
     wait_for_rows(study, process, 2)
-    time.sleep(30)
+    time.sleep(60)
     assert process.poll() is None
     flag.unlink()
     output, _ = process.communicate(timeout=120)
@@ -104,4 +104,4 @@ def test_a_rank_that_hangs_is_ended_and_one_that_works_is_not(smoke_study, tmp_p
     _, _, process = start(study, tmp_path / "two", "pass", *two)
     output, _ = process.communicate(timeout=120)
     assert process.returncode == 1, output
-    assert "no rank has sampled a token or begun a micro-batch for 0.1 minutes" in output
+    assert "no rank has sampled a token or begun a micro-batch for 0.5 minutes" in output

@@ -3,7 +3,8 @@
 import pytest
 
 from data.language_model import load_model, seed_everything
-from data.prompt import load_tokenizer
+from data.prompt import load_tokenizer, render_prompt
+from data.rows import read_problems
 from recipes.loading import load_recipe
 from tests.integration.test_deepspeed import SMOKE
 from tests.trainers import grpo_trainer
@@ -14,7 +15,8 @@ def first_samples(study, directory, seed):
     """The first sampling of a run on the same prompts, whatever the seed."""
     settings = resolve_arm(load_recipe(SMOKE, ["train.steps=1"]), "grpo")
     tokenizer = load_tokenizer(str(study / "base"))
-    rows = [{"prompt": f"what is {n}+{n}?"} for n in range(8)]
+    problems = read_problems(study / "corpus", "train")[:8]
+    rows = [{"prompt": render_prompt(tokenizer, problem.problem, settings.prompt)} for problem in problems]
     found = []
 
     def reward(completion_ids, **columns):
