@@ -1,15 +1,66 @@
-"""What trajectories and diagnostics will need: responses, tokens, memory, disk, hours. Needs no torch."""
+"""What the probe, trajectories and diagnostics will need: responses, tokens, memory, disk, hours. Needs no torch."""
 
 from typing import Any
 
+from data.engine_sampling import ENGINE_SHARE
 from launch.fit import USABLE
 from recipes.diagnostics_schema import LOGITS_TOKENS
 from recipes.schema import Recipe
 from train.arms import resolve_arm
 from train.cost import GPUS, TRAIN_UTILISATION, ModelShape, generation_hours
 
+DRIFT_POSITIONS = 512  # whose logits the probe has at the same time
 _LOGITS_COPIES = 6  # two models' logits, log-probabilities and probabilities of a chunk, in float32
 _POOLINGS = 2
+
+
+def _checkpoints(recipe: Recipe) -> int:
+    """Checkpoints of all runs, and the base."""
+    runs = [1 + len(resolve_arm(recipe, arm).snapshot_steps()) for arm in recipe.trained]
+    return 1 + len(recipe.seeds) * sum(runs)
+
+
+def drift_plan(recipe: Recipe, shape: ModelShape | None) -> dict[str, Any] | None:
+    """What the probe of all checkpoints needs; None without one.
+
+    Each checkpoint samples once a problem; then it and the base read its completions and the base's. With
+    `resources.vllm` an engine has the GPU to itself while it samples, else the cache of a whole batch at its longest
+    lies beside both models. Memory is an upper bound in bytes; numbers of an unknown model are None.
+    """
+    spec = recipe.probe
+    if spec is None or not recipe.trained:
+        return None
+    checkpoints, problems = _checkpoints(recipe), min(spec.problems, recipe.corpus.heldout_problems)
+    plan: dict[str, Any] = {
+        "checkpoints": checkpoints,
+        "completions": checkpoints * problems,
+        "engine": "transformers" if recipe.resources.vllm is None else "vllm",
+        "memory": None,
+        "gpu_hours": None,
+        "fits": None,
+    }
+    if shape is None:
+        return plan
+    size = 2 if recipe.model is not None and recipe.model.dtype == "bfloat16" else 4
+    asked, limit = recipe.prompt.max_prompt_tokens, recipe.prompt.max_completion_tokens
+    models, cache = 2 * shape.parameters() * size, (asked + limit) * shape.kv_cache_bytes_per_token(size)
+    logits = _LOGITS_COPIES * DRIFT_POSITIONS * shape.vocab_size * 4
+    memory = {"models": models, "logits": logits, "sampling_cache": 0}
+    if recipe.resources.vllm is None:
+        memory["sampling_cache"] = spec.batch_size * cache
+    peak = models + max(logits, memory["sampling_cache"])
+    plan["memory"] = memory | {"peak": peak}
+    if recipe.resources.gpu is not None:
+        gpu = GPUS[recipe.resources.gpu]
+        length = min(limit, recipe.resources.expected_completion_tokens or 1 << 60)
+        sampled = generation_hours(shape, gpu, checkpoints * problems, length)
+        tokens = checkpoints * problems * 4 * (asked // 4 + length)
+        read = shape.forward_flops(tokens, asked // 4 + length) / (gpu.peak_flops * TRAIN_UTILISATION) / 3600
+        plan["gpu_hours"] = round(sampled + read, 1)
+        plan["fits"] = peak <= USABLE * gpu.memory_bytes
+        if recipe.resources.vllm is not None:
+            plan["fits"] = plan["fits"] and shape.parameters() * size + cache <= ENGINE_SHARE * gpu.memory_bytes
+    return plan
 
 
 def trajectory_plan(recipe: Recipe, shape: ModelShape | None) -> dict[str, Any] | None:
@@ -17,9 +68,7 @@ def trajectory_plan(recipe: Recipe, shape: ModelShape | None) -> dict[str, Any] 
     spec, suite = recipe.trajectory, recipe.suite
     if spec is None or suite is None or not recipe.with_trajectories:
         return None
-    checkpoints = 1 + len(recipe.seeds) * sum(
-        1 + len(resolve_arm(recipe, arm).snapshot_steps()) for arm in recipe.trained
-    )
+    checkpoints = _checkpoints(recipe)
     per_checkpoint = min(spec.heldout_problems, recipe.corpus.heldout_problems) * spec.samples
     benchmarks = [item for item in suite.benchmarks if item.name != "heldout"]
     per_checkpoint += sum(spec.questions * (spec.samples if suite.heat(item) > 0 else 1) for item in benchmarks)
@@ -81,8 +130,12 @@ def diagnostics_plan(recipe: Recipe, shape: ModelShape | None) -> dict[str, Any]
 
 
 def analysis_lines(plan: dict[str, Any]) -> list[str]:
-    """Both as lines of text."""
+    """All of them as lines of text."""
     lines = []
+    if (p := plan.get("drift")) is not None:
+        text = f"probe: {p['checkpoints']} checkpoints, {p['completions']:,} completions by {p['engine']}"
+        text += "" if p["memory"] is None else f", {p['memory']['peak'] / 1e9:.1f} GB of memory"
+        lines.append(text + ("" if p["gpu_hours"] is None else f", {p['gpu_hours']:,.0f} GPU-hours"))
     if (t := plan["trajectory"]) is not None:
         hours = (
             "" if t["gpu_hours"] is None else f", {t['gpu_hours']:,.0f} GPU-hours if they are as long as completions"
@@ -100,11 +153,18 @@ def analysis_lines(plan: dict[str, Any]) -> list[str]:
 
 
 def analysis_obstacles(plan: dict[str, Any], gpu: str | None) -> list[str]:
-    """Why the diagnostics cannot work."""
+    """Why the probe or the diagnostics cannot work."""
+    obstacles = []
+    probe = plan.get("drift")
+    if probe is not None and probe["fits"] is False:
+        need = f"{probe['memory']['peak'] / 1e9:.0f} GB and the {gpu} has less"
+        way = "set resources.vllm or lower probe.batch_size" if probe["engine"] == "transformers" else "set probe=null"
+        obstacles.append(f"the probe needs {need}; {way}")
     found = plan["diagnostics"]
     if found is None or found["fits"] is not False:
-        return []
+        return obstacles
     return [
+        *obstacles,
         f"the diagnostics need {found['memory']['peak'] / 1e9:.0f} GB and the {gpu} has less; lower "
-        "diagnostics.batch_tokens or diagnostics.batch_size"
+        "diagnostics.batch_tokens or diagnostics.batch_size",
     ]

@@ -30,7 +30,7 @@ _FAMILY = re.compile(
 )
 
 
-_COSTLY_HOURS = 3.0
+_COSTLY_HOURS = 1.0  # of a run, lost when a job is killed
 LOADS_MODELS = {"arms", "drift", "diagnostics"}
 """Kinds of stages that load a model with the recipe's attention."""
 
@@ -107,7 +107,9 @@ def _software(recipe: Recipe, waiting: Sequence[Stage], offline: bool) -> Iterat
     with_vllm = sorted(kind for kind in kinds if needs_vllm(recipe, kind))
     if with_vllm and find_spec("vllm") is None:
         yield Finding(
-            "error", f"vllm is not installed, which {' and '.join(with_vllm)} use", "run pip install -e '.[gpu]'"
+            "error",
+            f"vllm is not installed, which {' and '.join(with_vllm)} use",
+            "run pip install -r requirements-gpu.lock",
         )
     benchmarks = recipe.suite.benchmarks if recipe.suite is not None and kinds & {"eval", "trajectory"} else ()
     with_code = [item.name for item in benchmarks if "code" in item.scorings.values()]
@@ -234,13 +236,18 @@ def _site(recipe: Recipe, site: SiteSpec) -> Iterator[Finding]:
 def _cadence(recipe: Recipe, waiting: Sequence[Stage], shape: ModelShape | None) -> Iterator[Finding]:
     """Arms of which a crash or a lost node would cost many hours."""
     for name in dict.fromkeys(str(stage.arguments["arm"]) for stage in waiting if stage.kind == "arms"):
-        lost, every = hours_between_checkpoints(recipe, name, shape), resolve_arm(recipe, name).save_every_steps
-        if lost is not None and lost > _COSTLY_HOURS:
-            yield Finding(
-                "warning",
-                f"{name} saves every {every} updates, about {lost:.1f} hours of all its GPUs, which a crash would cost",
-                "lower train.save_every_steps",
-            )
+        hours, arm = hours_between_checkpoints(recipe, name, shape), resolve_arm(recipe, name)
+        every, batch = arm.save_every_steps, arm.updates_per_batch
+        if (
+            hours is None or hours <= _COSTLY_HOURS or every == batch
+        ):  # inside a batch there is nothing to continue from
+            continue
+        better = max(batch, int(every / hours) // batch * batch)
+        yield Finding(
+            "warning",
+            f"{hours:.1f} hours of work lie between two checkpoints of {name}, and a killed job loses up to that",
+            f"train.save_every_steps={better} in place of {every} makes it {hours / every * better:.1f}",
+        )
 
 
 def _time_limits(

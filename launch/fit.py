@@ -59,14 +59,27 @@ def memory_of_arm(recipe: Recipe, arm: ResolvedArm, shape: ModelShape | None) ->
 
 
 def sampling_memory(recipe: Recipe, arm: ResolvedArm, shape: ModelShape | None) -> dict[str, int] | None:
-    """Bytes of a colocated vLLM on one GPU while an arm samples, and the tokens its cache has room for."""
+    """Bytes of a colocated vLLM on one GPU while an arm samples, and the tokens its cache has room for.
+
+    `sequences_at_once` are those of the expected length that fit into the cache, with a prompt of a quarter of its
+    limit; `sequences_asked` what one copy of the model is asked for in a sampling.
+    """
     vllm, gpu = recipe.resources.vllm, recipe.resources.gpu
     if shape is None or vllm is None or gpu is None or vllm.mode != "colocate" or arm.sampling == "teacher":
         return None
     weights = 2 * shape.parameters() // vllm.tensor_parallel
     cache = round(vllm.memory_share * GPUS[gpu].memory_bytes) - weights
     per_token = shape.kv_cache_bytes_per_token() // vllm.tensor_parallel
-    return {"weights": weights, "kv_cache": max(0, cache), "cached_tokens": max(0, cache) // per_token}
+    tokens = max(0, cache) // per_token
+    completion = min(arm.prompt.max_completion_tokens, recipe.resources.expected_completion_tokens or 1 << 60)
+    rows = arm.problems_per_step * arm.completions_per_problem * arm.updates_per_batch
+    return {
+        "weights": weights,
+        "kv_cache": max(0, cache),
+        "cached_tokens": tokens,
+        "sequences_at_once": tokens // (arm.prompt.max_prompt_tokens // 4 + completion),
+        "sequences_asked": rows * vllm.tensor_parallel // recipe.resources.ranks,
+    }
 
 
 def obstacles(recipe: Recipe, shape: ModelShape | None) -> list[str]:
@@ -111,6 +124,11 @@ def _too_long(recipe: Recipe, arms: list[ResolvedArm], shape: ModelShape) -> lis
 
 
 def _too_large(recipe: Recipe, arms: list[ResolvedArm], shape: ModelShape) -> list[str]:
+    """Memory that is too small.
+
+    While vLLM samples, weights, gradients and optimizer states stay on the GPU, as DeepSpeed keeps them; activations
+    are gone. While the weights are trained, a vLLM that sleeps has given back weights and cache.
+    """
     resources, vllm = recipe.resources, recipe.resources.vllm
     if resources.gpu is None:
         return []
@@ -162,7 +180,7 @@ def nearest_setting(recipe: Recipe, shape: ModelShape | None) -> str | None:
 def _options(recipe: Recipe, shape: ModelShape | None) -> Iterator[tuple[str, Any]]:
     resources, vllm = recipe.resources, recipe.resources.vllm
     if vllm is not None and vllm.mode == "colocate":
-        for share in (0.25, 0.3, 0.35, 0.4, 0.45, 0.5, 0.55, 0.6):
+        for share in (0.25, 0.3, 0.35, 0.4, 0.45, 0.5, 0.55, 0.6, 0.65, 0.7):
             if share != vllm.memory_share:
                 yield "resources.vllm.memory_share", share
     arms = [resolve_arm(recipe, name) for name in recipe.trained]

@@ -11,6 +11,7 @@ from pathlib import Path
 from eval.suite_size import evaluation_responses
 from launch.analysis_plan import diagnostics_plan, trajectory_plan
 from launch.gpus import CPU_STAGES, gpus_wanted
+from launch.preflight import completions_of_problem
 from launch.site_file import SiteSpec
 from launch.stages import Stage
 from recipes.manifest import read_manifest
@@ -114,7 +115,7 @@ def gpu_hours_of_run(recipe: Recipe, name: str, shape: ModelShape | None) -> flo
     if shape is None or recipe.resources.gpu is None:
         return None
     arm = resolve_arm(recipe, name)
-    completions = arm.steps * arm.problems_per_step * arm.completions_per_problem
+    completions = arm.steps * arm.problems_per_step * completions_of_problem(recipe, arm)
     length = min(arm.prompt.max_completion_tokens, recipe.resources.expected_completion_tokens or 1 << 60)
     prompts = completions * arm.prompt.max_prompt_tokens // 4  # limits are rarely reached
     gpu, sampled = GPUS[recipe.resources.gpu], arm.sampling != "teacher"

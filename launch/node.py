@@ -36,7 +36,7 @@ def require_on_this_node(recipe: Recipe, stage: Stage) -> None:
         )
     require_free_memory()
     if needs_vllm(recipe, stage.kind) and find_spec("vllm") is None:
-        raise UserError(f"{stage.name} uses vLLM, which is not installed; run pip install -e '.[gpu]'")
+        raise UserError(f"{stage.name} uses vLLM, which is not installed; run pip install -r requirements-gpu.lock")
 
 
 def require_attention(recipe: Recipe) -> None:

@@ -7,10 +7,18 @@ from pathlib import Path
 from typing import Any
 
 from eval.suite_size import evaluation_responses
-from launch.analysis_plan import analysis_lines, analysis_obstacles, diagnostics_plan, trajectory_plan
+from launch.analysis_plan import analysis_lines, analysis_obstacles, diagnostics_plan, drift_plan, trajectory_plan
 from launch.findings import disk_text, findings
 from launch.fit import memory_of_arm, model_shape, obstacles, sampling_memory
-from launch.needs import Disk, attention_of_runs, disk_needed, gpu_hours_of_run, gpus_of_node, wall_clock
+from launch.needs import (
+    Disk,
+    attention_of_runs,
+    disk_needed,
+    gpu_hours_of_run,
+    gpus_of_node,
+    hours_between_checkpoints,
+    wall_clock,
+)
 from launch.preflight import completions_of_problem, unresolved_sentences, warnings
 from launch.processes import visible_gpus
 from launch.ranks import Place, launch_command, launch_files
@@ -71,7 +79,12 @@ def build_plan(
     labels = [label for arm in ("base", *recipe.arms) for label in recipe.labels(arm)]
     waiting = [stage for stage in stages if states[stage.name].state != "done"]
     disk = disk_needed(recipe, shape, waiting, node, site)
-    analysis = {"trajectory": trajectory_plan(recipe, shape), "diagnostics": diagnostics_plan(recipe, shape)}
+    analysis = {
+        "drift": drift_plan(recipe, shape),
+        "trajectory": trajectory_plan(recipe, shape),
+        "diagnostics": diagnostics_plan(recipe, shape),
+    }
+    arms = {name: _arm_plan(recipe, name, shape, study_dir) for name in recipe.trained}
     return {
         "study": recipe.study,
         "directory": str(study_dir),
@@ -86,7 +99,7 @@ def build_plan(
         ],
         "parameters": shape.parameters() if shape else None,
         "pretraining_tokens": None if pocket is None else pocket.documents // 4 * _MEAN_ROW_TOKENS,
-        "arms": {name: _arm_plan(recipe, name, shape, study_dir) for name in recipe.trained},
+        "arms": arms,
         "teacher": teacher_plan(recipe, study_dir),
         "gpu": recipe.resources.gpu,
         "gpus": gpus_of(recipe),
@@ -175,6 +188,9 @@ def _arm_plan(recipe: Recipe, name: str, shape: ModelShape | None, study_dir: Pa
         "train_tokens_at_most": tokens,
         "teraflops_at_most": None if flops is None else round(flops / 1e12, 1),
         "gpu_hours": None if hours is None else round(hours, 1),
+        "hours_between_checkpoints": hours_between_checkpoints(recipe, name, shape),
+        "save_every_steps": arm.save_every_steps,
+        "updates_per_batch": arm.updates_per_batch,
         "disk_bytes": disk,
         "learning_rate": arm.learning_rate,
         "runs": len(recipe.seeds),
@@ -296,6 +312,10 @@ def format_plan(plan: dict[str, Any], commands: bool = False) -> str:
                 "resources.expected_completion_tokens"
             )
             lines += _comparison_lines(plan)
+            between = {n: arm["hours_between_checkpoints"] for n, arm in plan["arms"].items()}
+            if None not in between.values():
+                each = ", ".join(f"{name} {value:.1f}" for name, value in between.items())
+                lines.append(f"hours of work between two checkpoints, on all GPUs of a run: {each}")
         lines += ["", *_memory_lines(plan)]
     if plan["teacher"]:
         lines.append(_teacher_line(plan["teacher"], recipe_gpu=plan["gpu"]))
@@ -389,7 +409,9 @@ def _memory_lines(plan: dict[str, Any]) -> list[str]:
         if sampling := arm["sampling_memory"]:
             text += (
                 f"; while sampling, vLLM: weights {sampling['weights'] / 1e9:.2f}, KV cache "
-                f"{sampling['kv_cache'] / 1e9:.2f} ({sampling['cached_tokens']:,} tokens)"
+                f"{sampling['kv_cache'] / 1e9:.2f} ({sampling['cached_tokens']:,} tokens), so "
+                f"{min(sampling['sequences_at_once'], sampling['sequences_asked']):,} of "
+                f"{sampling['sequences_asked']:,} sequences of the expected length at a time"
             )
         by_need.setdefault(text, []).append(name)
     return [text if len(by_need) == 1 else f"{text}  ({', '.join(names)})" for text, names in by_need.items()]

@@ -29,6 +29,7 @@ from recipes.errors import UserError
 from recipes.loading import load_study
 from recipes.manifest import read_manifest, write_atomic, write_json
 from recipes.resource_schema import ResourceSpec
+from train.pace import cut_short, read_pace
 from train.ranks import SIGNALS, PreemptedError, listen, noted_signal
 
 _FAILURE = "failure.json"
@@ -64,8 +65,16 @@ class Place(NamedTuple):
 
 
 def zero_config(resources: ResourceSpec) -> dict[str, Any]:
-    """DeepSpeed's configuration. Batch sizes and clipping are the trainer's ("auto"), so they are said in one place."""
-    zero: dict[str, Any] = {"stage": resources.zero_stage, "overlap_comm": False, "contiguous_gradients": True}
+    """DeepSpeed's configuration. Batch sizes and clipping are the trainer's ("auto"), so they are said in one place.
+
+    Gradients of micro-batches are added up in float32: in bfloat16, DeepSpeed's default, what is below 1/512 of the
+    sum so far is rounded away. They are reduced while the backward pass goes on where they are divided (stages 2, 3).
+    """
+    zero: dict[str, Any] = {
+        "stage": resources.zero_stage,
+        "overlap_comm": resources.zero_stage >= 2,
+        "contiguous_gradients": True,
+    }
     if resources.zero_stage == 3:
         # Without the gathering a checkpoint has shards only, and no weights that other programs can load.
         zero["stage3_gather_16bit_weights_on_model_save"] = True
@@ -82,6 +91,7 @@ def zero_config(resources: ResourceSpec) -> dict[str, Any]:
     return {
         "zero_optimization": zero,
         "bf16": {"enabled": "auto"},
+        "data_types": {"grad_accum_dtype": "fp32"},
         **dict.fromkeys(automatic, "auto"),
         "zero_allow_untested_optimizer": True,
         "zero_force_ds_cpu_optimizer": False,
@@ -152,6 +162,7 @@ def launch_ranks(resources: ResourceSpec, study_dir: Path, stage: Stage, resume:
 
     Raises:
         UserError: a rank stopped for a mistake the user can put right.
+        PreemptedError: they were stopped on a signal.
         RanksEndedError: a rank ended otherwise, does not get on, or lost its vLLM server.
     """
     directory = study_dir / stage.name / "ranks"
@@ -206,7 +217,11 @@ def join_ranks(resources: ResourceSpec, study_dir: Path, stage: Stage) -> int:
         time.sleep(0.2)
     place = place._replace(port=start["port"])
     command = launch_command(resources, study_dir, stage.name, bool(start["resume"]), place)
-    code, _ = _run_launcher(command, study_dir, stage, None)
+    try:
+        code, _ = _run_launcher(command, study_dir, stage, None)
+    except PreemptedError as error:
+        print(f"node {place.node}: {error}", flush=True)
+        return 0
     if code and not noted_signal():
         # With a bad status this node would take the first one down, which still has to say why.
         time.sleep(_LAST_WORD_SECONDS)
@@ -215,7 +230,11 @@ def join_ranks(resources: ResourceSpec, study_dir: Path, stage: Stage) -> int:
 
 
 def _run_launcher(command: list[str], study_dir: Path, stage: Stage, watch: Watch | None) -> tuple[int, str | None]:
-    """Run a launcher on this node to its end: its exit status, and why it was ended, if it was."""
+    """Run a launcher on this node to its end: its exit status, and why it was ended, if it was.
+
+    Raises:
+        PreemptedError: it was ended on a signal because the ranks could not have saved in time.
+    """
     from data.language_model import on_cpu
 
     directory = study_dir / stage.name / "ranks"
@@ -232,6 +251,10 @@ def _run_launcher(command: list[str], study_dir: Path, stage: Stage, watch: Watc
     while (code := launcher.poll()) is None:
         if name := noted_signal():  # ranks are told themselves, once each: their launchers would kill them soon after
             told |= _pass_on(name, directory, told)
+            if why := cut_short(read_pace(directory)):
+                launcher.kill()
+                launcher.wait()
+                raise PreemptedError(why)
         if watch is not None and (complaint := watch.complaint()):
             launcher.kill()  # its ranks die with it, also those that answer to nothing
             return launcher.wait(), complaint

@@ -16,7 +16,8 @@ class Watch:
 
     Args:
         resources: how long ranks may be silent, and where the server is.
-        directory: `ranks/` of the stage; a rank touches its file there at the start and end of every update.
+        directory: `ranks/` of the stage; a rank touches its file there with every forward pass and every step of
+            vLLM's engine, once a second at most (`train/heartbeat.py`).
     """
 
     def __init__(self, resources: ResourceSpec, directory: Path) -> None:
@@ -39,9 +40,9 @@ class Watch:
         first = min(beats, key=lambda rank: beats[rank])
         minutes = (time.time() - beats[first]) / 60
         return (
-            f"no rank has finished or begun an update for {self.silence_seconds / 60:g} minutes; rank {first} was the "
-            f"first to fall silent, {minutes:.0f} minutes ago: a hung node or a lost connection. The same command "
-            "continues from the last checkpoint; resources.silence_minutes is the limit"
+            f"no rank has sampled a token or begun a micro-batch for {self.silence_seconds / 60:g} minutes; rank "
+            f"{first} was the first to fall silent, {minutes:.0f} minutes ago: a hung node or a lost connection. The "
+            "same command continues from the last checkpoint; resources.silence_minutes is the limit"
         )
 
     def _silent_server(self) -> str | None:

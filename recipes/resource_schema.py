@@ -14,7 +14,8 @@ class VllmSpec(Spec):
     """colocate: on the training GPUs, in turn with training. server: a `vllm serve` of its own, which is running at
     `server_url` or, on a cluster, is started with every job on `server_nodes` nodes of its own."""
     memory_share: float = Field(0.3, gt=0, lt=1)
-    """Share of a GPU's memory that a colocated vLLM takes for weights and cache."""
+    """Share of a GPU's memory that a colocated vLLM takes for weights and cache. Beside it the states of training must
+    fit, with `sleep` without activations."""
     tensor_parallel: int = Field(1, ge=1)
     """GPUs that hold one copy of the model."""
     server_url: str | None = None
@@ -34,7 +35,7 @@ class VllmSpec(Spec):
 
 class ResourceSpec(Spec):
     """Where it runs. Nothing here may change a result, except by rounding (`threads`, `zero_stage`) and by the random
-    numbers of samples (`ranks`).
+    numbers of samples (`ranks`, `vllm`).
     """
 
     workers: int | None = Field(None, ge=1)
@@ -51,14 +52,15 @@ class ResourceSpec(Spec):
     evaluation_replicas: int = Field(1, ge=1)
     """Cluster jobs that share the evaluation of one model."""
     silence_minutes: float = Field(60.0, gt=0)
-    """A training stage is ended if for so long no rank has begun or finished an update."""
+    """A training stage is ended if for so long no rank has sampled a token, begun a micro-batch or ended an update. The
+    longest silence of a healthy run is a checkpoint that is written to a slow file system."""
     zero_stage: Literal[0, 1, 2, 3] = 0
     """DeepSpeed's ZeRO stage: what is divided among the ranks. 1: optimizer states; 2: and gradients; 3: and weights.
     0: no DeepSpeed."""
     offload: bool = False
     """Whether DeepSpeed keeps optimizer states (and at stage 3 weights) in the memory of the CPU."""
     vllm: VllmSpec | None = None
-    """vLLM for completions drawn while training. null: transformers generates them."""
+    """vLLM for completions drawn while training and by the probe. null: transformers generates them."""
     gpu: Literal["A100-40GB", "A100-80GB", "H100-80GB", "H200-141GB"] | None = None
     """GPU that the plan's memory and hours are for. null: no GPU, and no hours."""
     expected_completion_tokens: int | None = Field(None, ge=1)

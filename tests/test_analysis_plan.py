@@ -2,9 +2,10 @@
 
 import pytest
 
-from launch.analysis_plan import analysis_lines, analysis_obstacles, diagnostics_plan, trajectory_plan
+from launch.analysis_plan import analysis_lines, analysis_obstacles, diagnostics_plan, drift_plan, trajectory_plan
 from launch.fit import model_shape
 from recipes.loading import load_recipe
+from train import drift
 
 BIG = "recipes/qwen3-14b/matched.yaml"
 
@@ -67,3 +68,33 @@ def test_what_does_not_fit_is_an_obstacle_with_a_way_out(transfer):
     plan = {"diagnostics": diagnostics_plan(recipe, model_shape(recipe))}
     assert len(analysis_obstacles(plan, "A100-40GB")) == 1
     assert analysis_obstacles({"diagnostics": None}, None) == []
+
+
+def test_probe_of_14b_by_hand():
+    """97 checkpoints of 128 completions of 5,000 tokens, four readings; two models and the logits of 512 positions."""
+    recipe = load_recipe(BIG)
+    shape = model_shape(recipe)
+    found = drift_plan(recipe, shape)
+    assert (found["checkpoints"], found["completions"], found["engine"]) == (97, 97 * 128, "vllm")
+    models = 2 * 2 * shape.parameters()
+    logits = 6 * drift._CHUNK * 151_936 * 4
+    assert found["memory"] == {"models": models, "logits": logits, "sampling_cache": 0, "peak": models + logits}
+    drawn = shape.forward_flops(97 * 128 * 5000, 5000) / 98.9e12 / 3600
+    read = shape.forward_flops(97 * 128 * 4 * 5512, 5512) / (0.4 * 989e12) / 3600
+    assert found["gpu_hours"] == round(drawn + read, 1)
+    assert found["fits"] is True
+    assert analysis_lines({"drift": found, "trajectory": None, "diagnostics": None}) == [
+        "probe: 97 checkpoints, 12,416 completions by vllm, 60.9 GB of memory, 11 GPU-hours"
+    ]
+
+
+def test_probe_without_an_engine_keeps_the_cache_of_a_batch_and_does_not_fit():
+    """32 sequences of 16,384 tokens of 163,840 bytes are 85.9 GB beside 59 GB of models."""
+    recipe = load_recipe(BIG, ["resources.vllm=null"])
+    found = drift_plan(recipe, model_shape(recipe))
+    assert found["engine"] == "transformers"
+    assert found["memory"]["sampling_cache"] == 32 * 16_384 * 163_840
+    assert found["fits"] is False
+    (text,) = analysis_obstacles({"drift": found, "diagnostics": None}, "H200-141GB")
+    assert text == "the probe needs 145 GB and the H200-141GB has less; set resources.vllm or lower probe.batch_size"
+    assert drift_plan(load_recipe("recipes/pocket/smoke.yaml"), None) is None

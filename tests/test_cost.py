@@ -8,8 +8,10 @@ from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCau
 from trl.trainer.utils import compute_flops_per_token
 
 from data.language_model import load_model
+from launch.findings import _cadence
 from launch.fit import model_shape, obstacles, sampling_memory
-from launch.plan import teacher_plan
+from launch.plan import _arm_plan, teacher_plan
+from launch.stages import build_stages
 from recipes.errors import UserError
 from recipes.loading import load_recipe
 from recipes.manifest import finish_stage, start_stage
@@ -68,12 +70,12 @@ def test_model_states_are_those_of_a_real_step(smoke_study):
 @pytest.mark.parametrize(
     ("zero_stage", "ranks", "gigabytes"),
     [
-        # 14.768e9 parameters: 16 bytes each on one rank; stage 2 keeps 2 whole, stage 3 divides all.
-        (3, 1, 236.3),
-        (3, 8, 29.5),
-        (3, 16, 14.8),
-        (2, 8, 55.4),
-        (1, 8, 81.2),
+        # 14.768e9 parameters of 18 bytes; stage 3 divides all, stage 2 all but 2, stage 1 12 of 20.
+        (3, 1, 265.8),
+        (3, 8, 33.2),
+        (3, 16, 16.6),
+        (2, 8, 59.1),
+        (1, 8, 140.3),
     ],
 )
 def test_model_states_of_14b_by_hand(zero_stage, ranks, gigabytes):
@@ -221,12 +223,47 @@ def test_no_proposal_where_three_changes_do_not_help():
 
 
 def test_cache_of_a_colocated_vllm_by_hand():
-    """0.35 of 141e9 bytes, less 2 bytes a parameter, in tokens of 2 * 40 layers * 8 heads * 128 * 2 bytes."""
+    """0.65 of 141e9 bytes, less 2 bytes a parameter, in tokens of 2 * 40 layers * 8 heads * 128 * 2 bytes."""
     recipe = load_recipe(RECIPES / "qwen3-14b" / "matched.yaml")
     found = sampling_memory(recipe, resolve_arm(recipe, "grpo"), QWEN3_14B)
-    cache = 49_350_000_000 - 2 * 14_768_307_200
-    assert found == {"weights": 29_536_614_400, "kv_cache": cache, "cached_tokens": cache // 163_840}
+    cache = 91_650_000_000 - 2 * 14_768_307_200
+    # A sequence: a quarter of 2,048 prompt tokens and 5,000 expected ones. A rank has an eighth of 256 x 8 completions.
+    assert found == {
+        "weights": 29_536_614_400, "kv_cache": cache, "cached_tokens": cache // 163_840,
+        "sequences_at_once": cache // 163_840 // 5512, "sequences_asked": 256,
+    }  # fmt: skip
+    assert found["sequences_at_once"] == 68
     assert sampling_memory(recipe, resolve_arm(recipe, "sft_think"), QWEN3_14B) is None
+    paper = load_recipe(RECIPES / "qwen3-14b" / "paper.yaml", ["resources.vllm.tensor_parallel=2"])
+    # Four updates share a sampling of 4 x 128 x 16 completions; two GPUs hold one copy of the model.
+    assert sampling_memory(paper, resolve_arm(paper, "grpo"), QWEN3_14B)["sequences_asked"] == 2048
+
+
+@pytest.mark.parametrize("share", [0.65, 0.7, 0.75])
+def test_states_and_vllm_share_a_gpu_while_sampling_by_hand(share):
+    """18 bytes of 14.77e9 parameters on eight ranks are 33.2 GB; a H200 has 132.5 GB that may be used."""
+    recipe = load_recipe(RECIPES / "qwen3-14b" / "matched.yaml", [f"resources.vllm.memory_share={share}"])
+    fits = 18 * 14_768_307_200 / 8 + share * 141e9 <= 0.94 * 141e9
+    assert fits == (share < 0.75)
+    assert (obstacles(recipe, QWEN3_14B) == []) == fits
+    awake = load_recipe(RECIPES / "qwen3-14b" / "matched.yaml", ["resources.vllm.sleep=false"])
+    (text, *_) = obstacles(awake, QWEN3_14B)
+    assert "needs 136 GB per rank while training, a H200-141GB has about 133" in text  # 44.6 + 91.7
+
+
+def test_work_between_checkpoints_is_counted_and_warned_of_above_an_hour():
+    recipe = load_recipe(RECIPES / "qwen3-14b" / "paper.yaml", ["train.save_every_steps=20"])
+    shape = model_shape(recipe)
+    arms = {name: _arm_plan(recipe, name, shape) for name in recipe.trained}
+    hours = arms["grpo"]["gpu_hours"] / 8 / 560 * 20
+    assert arms["grpo"]["hours_between_checkpoints"] == pytest.approx(hours, abs=0.01)
+    (found,) = _cadence(recipe, build_stages(recipe), shape)  # SFT's are half an hour
+    text = str(found)
+    assert text.startswith(f"{hours:.1f} hours of work lie between two checkpoints of grpo")
+    assert "train.save_every_steps=4 in place of 20 makes it 0.9" in text
+    for name in ("qwen3-14b/paper", "qwen3-14b/matched", "qwen3-8b/ablation", "llama-3.1-8b/matched"):
+        recipe = load_recipe(RECIPES / f"{name}.yaml")
+        assert list(_cadence(recipe, build_stages(recipe), model_shape(recipe))) == []
 
 
 def test_another_kind_of_model_is_a_sentence():

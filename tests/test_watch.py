@@ -37,8 +37,8 @@ def test_ranks_are_silent_only_when_all_are(clock, tmp_path):
     clock[0] += 11
     said = watched.complaint()
     assert (
-        "no rank has finished or begun an update for 10 minutes; rank 1 was the first to fall silent, 11 minutes"
-        in said
+        "no rank has sampled a token or begun a micro-batch for 10 minutes; rank 1 was the first to fall silent, 11 "
+        "minutes ago" in said
     )
     beat(tmp_path, 0, clock[0])
     clock[0] += 11

@@ -4,8 +4,9 @@ FLOPs follow the usual count of 2 N per token for a forward pass and 6 N for for
 parameters that take part in a matrix product (Kaplan et al. 2020, arXiv 2001.08361, Sec. 2.1). The ledger leaves
 attention scores out, which at the lengths of the pocket study are below 5 %; the plan's hours count them.
 
-Memory follows Rajbhandari et al. 2020, arXiv 1910.02054, Sec. 3: 16 bytes of model states per parameter, of which ZeRO
-divides the optimizer's (stage 1), also the gradients (2), also the weights (3) among the ranks.
+Memory follows Rajbhandari et al. 2020, arXiv 1910.02054, Sec. 3: model states per parameter, of which ZeRO divides
+the optimizer's (stage 1), also the gradients (2), also the weights (3) among the ranks. Gradients add up in float32, so
+with bfloat16 weights there are 18 bytes a parameter in place of the paper's 16.
 """
 
 from dataclasses import dataclass
@@ -209,16 +210,16 @@ def training_memory(
     """Memory of one rank for micro-batches of `tokens` tokens; with adapters, only they have gradients.
 
     Model states: without DeepSpeed the weights stay in float32 (bfloat16 only in autocast), 4 + 4 + 8 bytes a
-    parameter; with DeepSpeed in bfloat16 2 + 2, and 12 for the optimizer with its float32 copy. Activations with
-    checkpointing: one hidden state per layer and token (Chen et al. 2016, arXiv 1604.06174) and one layer whole;
-    without it every layer whole. Both are checked against the tensors of real models on a CPU; what a GPU's allocator
-    and kernels add was not measured.
+    parameter; with DeepSpeed in bfloat16 2 + 4, and 12 for the optimizer with its float32 copy; at stage 1 each rank
+    also keeps the bfloat16 gradients of a micro-batch, 2 bytes more. Activations with checkpointing: one hidden state
+    per layer and token (Chen et al. 2016, arXiv 1604.06174) and one layer whole; without it every layer whole. All are
+    checked against the tensors of real models on a CPU; what a GPU's allocator and kernels add was not measured.
     """
     parameters = shape.parameters()
     mixed = bfloat16 and zero_stage > 0
     trained = parameters if adapter_rank is None else shape.adapter_parameters(adapter_rank)
     weights = (2 if mixed else 4) * (parameters if adapter_rank is None else parameters + trained)
-    gradients = (2 if mixed else 4) * trained
+    gradients = (6 if mixed and zero_stage == 1 else 4) * trained
     optimizer = (_ADAM_BYTES + (4 if mixed else 0)) * trained
     optimizer //= ranks if zero_stage >= 1 else 1
     gradients //= ranks if zero_stage >= 2 else 1

@@ -7,10 +7,12 @@ KL(base || policy). KL and entropy are exact over the vocabulary, in nats, means
 
 import json
 from collections.abc import Iterator
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from data.attention import usable_attention
+from data.engine_sampling import sample_with_engine
 from data.grading import Grader, Outcome
 from data.language_model import generate_ids, load_model, on_cpu
 from data.prompt import load_tokenizer, render_prompt
@@ -41,9 +43,10 @@ def run(
 
     # The base's own answers, which all arms read
     if arm is None:
-        row, samples = probe(recipe, base, base, tokenizer, problems, prompts, grader, None)
+        drawn, own = draw(recipe, study_dir / "base", tokenizer, prompts)
+        row, samples = probe(recipe, base, base, tokenizer, problems, prompts, grader, None, drawn)
         write_json(stage_dir / SAMPLES, samples)
-        _finish(stage_dir, [{"step": 0} | row], [SAMPLES])
+        _finish(stage_dir, [{"step": 0} | row], [SAMPLES], own)
         return
     base_samples = json.loads((study_dir / "drift" / "base" / SAMPLES).read_text())
 
@@ -53,15 +56,52 @@ def run(
     checkpoints = complete_snapshots(run_dir) | {final: run_dir / "final"}
     progress = Progress(stage_dir, len(checkpoints), "checkpoints")
     rows = _read(stage_dir / DRIFT) if resume else []
+    engine: dict[str, str | None] | None = None
     for step, directory in checkpoints.items():
         if step not in {row["step"] for row in rows}:
+            _leave_gpu(base)
+            drawn, engine = draw(recipe, directory, tokenizer, prompts)
             policy = load_model(directory, recipe.model.dtype, attention)
-            row, _ = probe(recipe, policy, base, tokenizer, problems, prompts, grader, base_samples)
+            row, _ = probe(recipe, policy, base, tokenizer, problems, prompts, grader, base_samples, drawn)
+            del policy
             rows.append({"step": step} | row)
             _write(stage_dir / DRIFT, rows)
         progress.update(len(rows))
     grader.close()
-    _finish(stage_dir, rows, [])
+    _finish(stage_dir, rows, [], engine)
+
+
+def draw(
+    recipe: Recipe, directory: Path, tokenizer: "PreTrainedTokenizerBase", prompts: list[str]
+) -> tuple[list[list[int]] | None, dict[str, str | None]]:
+    """A checkpoint's completions as token ids where vLLM draws them, else None: `probe` does it; and who draws.
+
+    Transformers keeps the cache of a whole batch at its longest; with long completions that is more than a GPU has.
+    """
+    assert recipe.probe is not None and recipe.model is not None
+    if recipe.resources.vllm is None:
+        device = "cpu" if on_cpu() else "cuda"
+        how = {"name": "transformers", "version": version("transformers"), "device": device}
+        return None, {**how, "dtype": recipe.model.dtype}
+    return sample_with_engine(
+        directory,
+        tokenizer(prompts)["input_ids"],
+        max_prompt_tokens=recipe.prompt.max_prompt_tokens,
+        max_new_tokens=recipe.prompt.max_completion_tokens,
+        temperature=1.0,
+        stop_ids=(tokenizer.eos_token_id, tokenizer.pad_token_id),
+        seeds=[recipe.probe.seed + place for place in range(len(prompts))],
+        dtype=recipe.model.dtype,
+    )
+
+
+def _leave_gpu(model: "PreTrainedModel") -> None:
+    """Take a model off the GPU, whose memory the engine needs."""
+    import torch
+
+    if not on_cpu():
+        model.to("cpu")
+        torch.cuda.empty_cache()
 
 
 def probe(
@@ -73,11 +113,15 @@ def probe(
     prompts: list[str],
     grader: Grader,
     base_samples: list[list[int]] | None,
+    drawn: list[list[int]] | None = None,
 ) -> tuple[dict[str, Any], list[list[int]]]:
-    """What one checkpoint does on the probe, and its completions as token ids. `base_samples`: None for the base."""
+    """What one checkpoint does on the probe, and its completions as token ids.
+
+    `base_samples`: None for the base. `drawn`: the checkpoint's completions, if an engine has drawn them.
+    """
     assert recipe.probe is not None
-    samples: list[list[int]] = []
-    for start in range(0, len(prompts), recipe.probe.batch_size):
+    samples: list[list[int]] = [] if drawn is None else drawn
+    for start in range(0, len(prompts) if drawn is None else 0, recipe.probe.batch_size):
         samples += generate_ids(
             policy,
             tokenizer,
@@ -149,6 +193,9 @@ def _write(path: Path, rows: list[dict[str, Any]]) -> None:
     write_atomic(path, "".join(json.dumps(row) + "\n" for row in rows))
 
 
-def _finish(stage_dir: Path, rows: list[dict[str, Any]], others: list[str]) -> None:
+def _finish(
+    stage_dir: Path, rows: list[dict[str, Any]], others: list[str], engine: dict[str, str | None] | None
+) -> None:
+    """`engine`: who drew the completions; None if all were read from disk."""
     _write(stage_dir / DRIFT, rows)
-    finish_stage(stage_dir, hash_files(stage_dir, [DRIFT, *others]), {"checkpoints": len(rows)})
+    finish_stage(stage_dir, hash_files(stage_dir, [DRIFT, *others]), {"checkpoints": len(rows), "engine": engine})

@@ -27,13 +27,15 @@ from recipes.schema import Recipe
 from train.arms import ResolvedArm, resolve_arm
 from train.callbacks import RunRecorder
 from train.checkpoints import CheckpointMarker, keep_complete_checkpoints, remove_checkpoints
+from train.heartbeat import Heartbeat
 from train.ledger import LEDGER, Ledger
 from train.limits import within_own_limits
 from train.model import Snapshots, adapter_config, count_parameters, record_attention, save_final
-from train.preemption import StopOnSignal
+from train.preemption import PaceKeeper, StopOnSignal
 from train.ranks import from_first_rank, rank, require_deepspeed, server_address, topology
 from train.rewards import RecordedReward
 from train.rollouts import DynamicSampling, PolicyRollouts, Rollouts, TeacherRollouts
+from train.sampler import can_sleep, engine_facts, released_engine, require_vllm
 from train.tracking import Tracker
 from train.weighted_grpo import WeightedGRPOTrainer, read_rollouts
 
@@ -74,7 +76,7 @@ def _vllm_arguments(settings: ResolvedArm, tokenizer: PreTrainedTokenizerBase, v
         "vllm_server_base_url": server_address(vllm),
         "vllm_gpu_memory_utilization": vllm.memory_share,
         "vllm_tensor_parallel_size": vllm.tensor_parallel,
-        "vllm_enable_sleep_mode": vllm.sleep and vllm.mode == "colocate",
+        "vllm_enable_sleep_mode": can_sleep(vllm),
         "vllm_max_model_length": settings.prompt.max_prompt_tokens + settings.prompt.max_completion_tokens,
         "vllm_importance_sampling_correction": settings.importance_sampling != "off" and not stored,
         "vllm_importance_sampling_mode": "token_truncate"
@@ -113,6 +115,7 @@ def build_trainer(
         uniform_credit=settings.credit == "uniform",
         negatives=settings.negatives,
         all_tokens=settings.loss_normalisation == "all_tokens",
+        dtype=settings.dtype,
     )
 
 
@@ -168,6 +171,7 @@ def _rows(tokenizer: PreTrainedTokenizerBase, order: list[Problem], settings: Re
 def run(recipe: Recipe, study_dir: Path, stage_dir: Path, resume: bool, arm: str, seed: int) -> None:
     """Train one arm with one seed; writes `final/`, metrics, ledger and manifest."""
     settings = resolve_arm(recipe, arm)
+    require_vllm(recipe.resources.vllm if settings.sampling != "teacher" else None)
 
     # Policy
     seed_everything(seed)
@@ -202,19 +206,21 @@ def run(recipe: Recipe, study_dir: Path, stage_dir: Path, resume: bool, arm: str
     )
 
     # Trainer
-    stop, snapshots = (
-        StopOnSignal(settings.updates_per_batch),
-        Snapshots(settings.snapshot_steps(), stage_dir, tokenizer, settings.dtype, start_dir),
-    )
-    callbacks = [recorder, snapshots, stop, CheckpointMarker()]
+    snapshots = Snapshots(settings.snapshot_steps(), stage_dir, tokenizer, settings.dtype, start_dir)
+    keeper = PaceKeeper(stage_dir, settings.steps, resumed_step, settings.updates_per_batch)
+    stop = StopOnSignal(settings.updates_per_batch, keeper)
+    callbacks = [recorder, snapshots, keeper, stop, CheckpointMarker()]
     trainer = build_trainer(settings, model, tokenizer, rows, trl_arguments, reward, callbacks, rollouts)
     snapshots.trainer = trainer
+    Heartbeat(stage_dir, keeper).follow(trainer)
     require_deepspeed(trainer)
-    trainer.train(resume_from_checkpoint=str(checkpoint.path) if checkpoint else None)
-    stop.require_finished(settings.steps)
+    with released_engine(trainer):
+        trainer.train(resume_from_checkpoint=str(checkpoint.path) if checkpoint else None)
+        stop.require_finished(settings.steps)
 
-    # Final checkpoint
-    outputs = save_final(trainer, tokenizer, stage_dir, settings.dtype, start_dir)
+        # Final checkpoint
+        outputs = save_final(trainer, tokenizer, stage_dir, settings.dtype, start_dir)
+        engine = engine_facts(trainer, settings.sampling != "teacher")
     tracker.close()
     if rank() != 0:
         return
@@ -226,6 +232,7 @@ def run(recipe: Recipe, study_dir: Path, stage_dir: Path, resume: bool, arm: str
         "totals": ledger.totals,
         "topology": topology(trainer),
         "attention": attention,
+        "engine": engine,
         "warnings": recorder.warnings,
     }
     finish_stage(stage_dir, outputs | hash_files(stage_dir, [LEDGER]), facts)

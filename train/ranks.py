@@ -6,6 +6,7 @@ ACCELERATE_USE_DEEPSPEED. Without them there is one rank and nothing here does a
 
 import os
 import signal
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -18,23 +19,34 @@ SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
 """What cluster schedulers send some time before they kill; `train/preemption.py` listens."""
 
 
-_noted: list[str] = []
+_noted: list[tuple[str, float]] = []  # names, and when each came by the monotonic clock
 
 
 def listen() -> None:
     """Note SIGTERM and SIGUSR1 from now on in place of ending; forgets what was noted before."""
     _noted.clear()
     for number in SIGNALS:
-        signal.signal(number, lambda number, frame: _noted.append(signal.Signals(number).name))
+        signal.signal(number, lambda number, frame: _noted.append((signal.Signals(number).name, time.monotonic())))
 
 
 def noted_signal() -> str | None:
     """Name of the last signal that was noted; None if there was none."""
-    return _noted[-1] if _noted else None
+    return _noted[-1][0] if _noted else None
+
+
+def seconds_left() -> float | None:
+    """Seconds in which a run must end, less a tenth to do so in order; None without a signal or without a limit.
+
+    TRANSFER_SIGNAL_SECONDS, which a batch script sets, is the time from a signal to the kill.
+    """
+    limit = os.environ.get("TRANSFER_SIGNAL_SECONDS", "")
+    if not _noted or not limit.isdecimal():
+        return None
+    return 0.9 * int(limit) - (time.monotonic() - _noted[0][1])
 
 
 class PreemptedError(Exception):
-    """A run stopped on a signal, after saving; the same command continues it."""
+    """A run stopped on a signal, after saving or without; the same command continues it."""
 
 
 def rank() -> int:

@@ -10,6 +10,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 from transformers import PreTrainedTokenizerBase
 
 from data.grading import Grade
@@ -22,10 +24,33 @@ from train.ledger import Ledger
 from train.ranks import rank
 
 Completions = list[list[int]]
+Kept = list[npt.NDArray[np.int32]]
+"""Completions in memory for a long time: Python's integers would take nine times as much."""
 Row = dict[str, Any]
 """A row of the trainer's dataset: prompt, reference_answer, problem_id, prompt_tokens."""
 Draw = Callable[[list[str], int], list[Completions]]
 """Lets the policy answer prompts with a seed; a group of completions for each prompt, the same on every rank."""
+
+
+def keep(completions: Completions) -> Kept:
+    """Completions in four bytes a token."""
+    return [np.array(ids, dtype=np.int32) for ids in completions]
+
+
+def write_groups(path: Path, groups: Sequence[Kept]) -> None:
+    """Write groups of completions as JSON, a list of ids each."""
+    write_atomic(path, "[" + ", ".join(json.dumps([ids.tolist() for ids in group]) for group in groups) + "]")
+
+
+def read_groups(path: Path) -> list[Kept]:
+    """Groups of completions from a file, one after the other, so that few Python integers exist at a time."""
+    text, decoder, groups = path.read_text(encoding="utf-8"), json.JSONDecoder(), []
+    place = 1
+    while text[place] != "]":
+        group, place = decoder.raw_decode(text, place)
+        groups.append(keep(group))
+        place += 2 * text.startswith(", ", place)
+    return groups
 
 
 class TeacherRollouts:
@@ -53,12 +78,12 @@ class TeacherRollouts:
         read: Callable[[str], str] = str,
     ) -> None:
         self.order, self.problems_per_step, self.group = order, problems_per_step, group
-        self._ids: dict[str, Completions] = {}
+        self._ids: dict[str, Kept] = {}
         for problem in set(order):
             fitting = [read(row.completion) for row in demonstrations.get(problem.problem_id, []) if row.fits]
             if not fitting:
                 raise UserError(f"problem {problem.problem_id} has no demonstration that was finished and fits")
-            self._ids[problem.problem_id] = completion_ids(tokenizer, fitting)
+            self._ids[problem.problem_id] = keep(completion_ids(tokenizer, fitting))
         seen: dict[str, int] = {}
         self._firsts = []  # how often a problem was presented before, by place in the order
         for problem in order:
@@ -71,7 +96,7 @@ class TeacherRollouts:
         for place in range(step * self.problems_per_step, (step + 1) * self.problems_per_step):
             rows = self._ids[self.order[place].problem_id]
             start = self._firsts[place] * self.group
-            found += [rows[(start + offset) % len(rows)] for offset in range(self.group)]
+            found += [rows[(start + offset) % len(rows)].tolist() for offset in range(self.group)]
         return found
 
 
@@ -107,7 +132,7 @@ class PolicyRollouts:
         self.problems_per_step, self.group, self.round_steps = problems_per_step, group, round_steps
         self.parameters, self.seed = parameters, seed
         self._round = -1
-        self._drawn: dict[str, Completions] | list[Completions] = []
+        self._drawn: dict[str, Kept] | list[Kept] = []
 
     def completions(self, step: int, draw: Draw) -> Completions:
         """Token ids for the rows of update `step`, counted from 0; draws them first where a round begins."""
@@ -118,11 +143,11 @@ class PolicyRollouts:
             self._round = number
         places = range(step * self.problems_per_step, (step + 1) * self.problems_per_step)
         if isinstance(self._drawn, dict):
-            return [ids for place in places for ids in self._drawn[self.order[place][0]]]
+            return [ids.tolist() for place in places for ids in self._drawn[self.order[place][0]]]
         first = number * (self.round_steps or 0) * self.problems_per_step
-        return [ids for place in places for ids in self._drawn[place - first]]
+        return [ids.tolist() for place in places for ids in self._drawn[place - first]]
 
-    def _draw(self, number: int, draw: Draw, begins: bool) -> dict[str, Completions] | list[Completions]:
+    def _draw(self, number: int, draw: Draw, begins: bool) -> dict[str, Kept] | list[Kept]:
         """The groups of a round, from disk or from the model; in a round by place, else by problem id."""
         path = self.directory / f"round-{number}.json"
         if self.round_steps is None:
@@ -131,11 +156,11 @@ class PolicyRollouts:
             first = number * self.round_steps * self.problems_per_step
             wanted = list(self.order[first : first + self.round_steps * self.problems_per_step])
         if path.exists():
-            groups = json.loads(path.read_text())
+            groups = read_groups(path)
         else:
             groups = self._sample(wanted, number, draw)
             if rank() == 0:
-                write_atomic(path, json.dumps(groups))
+                write_groups(path, groups)
         if begins:
             tokens = sum(len(ids) for group in groups for ids in group)
             read = self.group * sum(len(self.tokenizer(prompt)["input_ids"]) for _, prompt in wanted)
@@ -143,12 +168,12 @@ class PolicyRollouts:
             self.ledger.spend(generated_tokens=tokens, generate_flops=flops)
         return groups if self.round_steps is not None else dict(zip(dict(self.order), groups, strict=True))
 
-    def _sample(self, wanted: list[tuple[str, str]], number: int, draw: Draw) -> list[Completions]:
-        groups: list[Completions] = []
+    def _sample(self, wanted: list[tuple[str, str]], number: int, draw: Draw) -> list[Kept]:
+        groups: list[Kept] = []
         for start in range(0, len(wanted), self.problems_per_step):
             part = wanted[start : start + self.problems_per_step]
             seed = (self.seed * 1_000_003 + number * 10_007 + start) % 2**31
-            groups += draw([prompt for _, prompt in part], seed)
+            groups += [keep(group) for group in draw([prompt for _, prompt in part], seed)]
         return groups
 
 

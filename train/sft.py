@@ -26,11 +26,13 @@ from train.arms import ResolvedArm, resolve_arm
 from train.callbacks import RunRecorder
 from train.checkpoints import CheckpointMarker, keep_complete_checkpoints, remove_checkpoints
 from train.cost import train_flops
+from train.heartbeat import Heartbeat
 from train.ledger import LEDGER, Ledger
 from train.limits import within_own_limits
 from train.model import Snapshots, adapter_config, count_parameters, record_attention, save_final
-from train.preemption import StopOnSignal
+from train.preemption import PaceKeeper, StopOnSignal
 from train.ranks import rank, require_deepspeed, topology
+from train.sampler import engine_facts
 from train.tracking import Tracker
 
 
@@ -169,13 +171,13 @@ def run(recipe: Recipe, study_dir: Path, stage_dir: Path, resume: bool, arm: str
     recorder = RunRecorder(stage_dir, settings.steps, resumed_step, ledger, enter_step, tracker)
 
     # Trainer
-    stop, snapshots = (
-        StopOnSignal(settings.updates_per_batch),
-        Snapshots(settings.snapshot_steps(), stage_dir, tokenizer, settings.dtype, start_dir),
-    )
-    callbacks = [recorder, snapshots, stop, CheckpointMarker()]
+    snapshots = Snapshots(settings.snapshot_steps(), stage_dir, tokenizer, settings.dtype, start_dir)
+    keeper = PaceKeeper(stage_dir, settings.steps, resumed_step, settings.updates_per_batch)
+    stop = StopOnSignal(settings.updates_per_batch, keeper)
+    callbacks = [recorder, snapshots, keeper, stop, CheckpointMarker()]
     trainer = build_trainer(settings, model, tokenizer, rows, trl_arguments, callbacks)
     snapshots.trainer = trainer
+    Heartbeat(stage_dir, keeper).follow(trainer)
     require_deepspeed(trainer)
     trainer.train(resume_from_checkpoint=str(checkpoint.path) if checkpoint else None)
     stop.require_finished(settings.steps)
@@ -193,6 +195,7 @@ def run(recipe: Recipe, study_dir: Path, stage_dir: Path, resume: bool, arm: str
         "totals": ledger.totals,
         "topology": topology(trainer),
         "attention": attention,
+        "engine": engine_facts(trainer, sampled=False),
         "warnings": recorder.warnings,
     }
     finish_stage(stage_dir, outputs | hash_files(stage_dir, [LEDGER]), facts)

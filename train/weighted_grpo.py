@@ -1,7 +1,6 @@
 """What TRL's GRPOTrainer lacks for the arms: their weights, one normalisation, and completions from elsewhere."""
 
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -9,8 +8,9 @@ from transformers import PreTrainedTokenizerBase
 from trl import GRPOTrainer
 
 from data.language_model import seed_everything
-from train.ranks import beat, gathered
+from train.ranks import gathered
 from train.rollouts import DynamicSampling, PolicyRollouts, Rollouts
+from train.sampler import engine_options, engine_seed, rank_variables
 
 
 class WeightedGRPOTrainer(GRPOTrainer):
@@ -27,6 +27,7 @@ class WeightedGRPOTrainer(GRPOTrainer):
         negatives: whether completions of negative advantage push the policy away; without, their weight is 0.
         all_tokens: divide by all completion tokens after all; with advantages and negatives this is plain TRL.
         rollouts: who wrote the completions; None: the policy of the very step.
+        dtype: that vLLM samples in, where it does.
     """
 
     def __init__(
@@ -36,13 +37,21 @@ class WeightedGRPOTrainer(GRPOTrainer):
         negatives: bool,
         all_tokens: bool = False,
         rollouts: Rollouts | None = None,
+        dtype: str = "auto",
         **kwargs: Any,
     ) -> None:
-        super().__init__(*args, **kwargs)
+        self.environment_before = rank_variables()
+        with engine_options(dtype):
+            super().__init__(*args, **kwargs)
+        if self.use_vllm:  # which has seeded every generator with the number of the rank, whatever the training seed
+            seed_everything(self._engine_seed(self.args.seed))
         self.rollouts = rollouts
         self.uniform_credit = uniform_credit
         self.negatives = negatives
         self.all_tokens = all_tokens
+
+    def _engine_seed(self, seed: int) -> int:
+        return engine_seed(seed, self.accelerator.process_index, self.args.vllm_tensor_parallel_size)
 
     def _calculate_rewards(self, *args: Any, **kwargs: Any) -> torch.Tensor:
         rewards = super()._calculate_rewards(*args, **kwargs)
@@ -132,8 +141,9 @@ def draw(
     share = -(-len(prompts) // ranks)
     # Every rank draws as many, because under ZeRO-3 they can only generate together; the surplus is dropped.
     mine = [*prompts, *prompts[-1:] * (share * ranks - len(prompts))][own * share : (own + 1) * share]
-    seed_everything((seed + own) % 2**31)
-    beat(Path(str(trainer.args.output_dir)))  # a whole corpus may be sampled before the first update
+    # Ranks whose engines hold one model together must draw the same.
+    parallel = trainer.args.vllm_tensor_parallel_size if trainer.use_vllm else 1
+    seed_everything((seed + own // parallel) % 2**31)
     ids = tokenizer([prompt for prompt in mine for _ in range(group)])["input_ids"]
     trainer._last_loaded_step = -1  # the policy may have moved
     rows, _ = trainer._generate_single_turn(ids, None, {}, group)

@@ -289,7 +289,7 @@ def test_a_hung_rank_is_ended_with_a_sentence(cluster, on_slurm, smoke_study, tm
     _, seconds = wait_for(ended, 90, lambda: standings(on_slurm, study))
     print(f"hung rank: ended {seconds:.1f} s after, with a limit of 36 s")
     found = drained(cluster, on_slurm, study)
-    assert "no rank has finished or begun an update for 0.6 minutes" in found[SFT]["reason"]
+    assert "no rank has sampled a token or begun a micro-batch for 0.6 minutes" in found[SFT]["reason"]
     assert not subprocess.run(["pgrep", "-f", f"launch.ranks {study}"], capture_output=True, check=False).stdout
 
 

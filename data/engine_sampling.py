@@ -1,0 +1,90 @@
+"""Sampling with a vLLM engine that lives as long as one call, for stages that ask a checkpoint once and read it."""
+
+import os
+from collections.abc import Sequence
+from importlib.util import find_spec
+from multiprocessing import active_children
+from pathlib import Path
+from typing import Any
+
+from recipes.errors import UserError
+
+ENGINE_SHARE = 0.85  # of the GPU's memory: nothing else is on it meanwhile
+_STOP_SECONDS = 60.0
+
+
+def sample_with_engine(
+    directory: Path,
+    prompts: Sequence[Sequence[int]],
+    *,
+    max_prompt_tokens: int,
+    max_new_tokens: int,
+    temperature: float,
+    stop_ids: Sequence[int],
+    seeds: Sequence[int],
+    dtype: str,
+) -> tuple[list[list[int]], dict[str, str | None]]:
+    """Continue each prompt once; the engine and its memory are gone when this returns.
+
+    Args:
+        directory: of the checkpoint.
+        prompts: token ids.
+        max_prompt_tokens: longest prompt there may be.
+        max_new_tokens: longest completion.
+        temperature: above 0.
+        stop_ids: tokens that end a completion and are part of it.
+        seeds: one for each prompt, so that a completion does not depend on what else is asked for.
+        dtype: of the weights.
+
+    Returns:
+        Token ids of the completions, in order; and name, version, device and dtype of the engine.
+
+    Raises:
+        UserError: vLLM is not installed.
+    """
+    if find_spec("vllm") is None:
+        raise UserError(
+            "resources.vllm is set but vLLM is not installed; run pip install -r requirements-gpu.lock on a GPU "
+            "machine, or set resources.vllm=null"
+        )
+    # A forked engine could not use CUDA, which this process may have initialised.
+    os.environ["VLLM_WORKER_MULTIPROC_METHOD"] = "spawn"
+    from importlib.metadata import version
+
+    from vllm import LLM, SamplingParams
+    from vllm.platforms import current_platform
+
+    others = set(active_children())
+    engine = LLM(
+        model=str(directory),
+        dtype=dtype,
+        gpu_memory_utilization=ENGINE_SHARE,
+        max_model_len=max_prompt_tokens + max_new_tokens,
+        enforce_eager=current_platform.is_cpu(),
+        disable_log_stats=True,
+    )
+    try:
+        parameters = [
+            SamplingParams(
+                max_tokens=max_new_tokens, temperature=temperature, stop_token_ids=list(stop_ids), seed=seed,
+                detokenize=False,
+            )
+            for seed in seeds
+        ]  # fmt: skip
+        asked: list[Any] = [{"prompt_token_ids": list(ids)} for ids in prompts]
+        outputs = engine.generate(asked, parameters, use_tqdm=False)  # bars that are switched off divide by zero
+        config = engine.llm_engine.vllm_config
+        facts: dict[str, str | None] = {
+            "name": "vllm",
+            "version": version("vllm"),
+            "device": str(config.device_config.device_type),
+            "dtype": str(config.model_config.dtype).removeprefix("torch."),
+        }
+    finally:
+        engine.llm_engine.engine_core.shutdown()
+        for process in set(active_children()) - others:
+            process.join(_STOP_SECONDS)
+            if process.is_alive():
+                process.kill()
+                process.join()
+    return [list(output.outputs[0].token_ids) for output in outputs], facts

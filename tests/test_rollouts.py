@@ -1,0 +1,66 @@
+"""Stored completions: what is kept, what is on the disk, and what a trainer gets are the same ids."""
+
+import json
+import random
+import sys
+
+import numpy as np
+
+from train.rollouts import PolicyRollouts, keep, read_groups, write_groups
+
+
+class Books:
+    def __init__(self):
+        self.spent = []
+
+    def spend(self, **counts):
+        self.spent.append(counts)
+
+
+def tokenizer(text):
+    return {"input_ids": list(range(len(text)))}
+
+
+def test_groups_are_the_same_after_memory_and_disk(tmp_path):
+    random.seed(0)
+    groups = [[random.choices(range(151_936), k=random.randrange(9)) for _ in range(4)] for _ in range(5)]
+    path = tmp_path / "round-0.json"
+    write_groups(path, [keep(group) for group in groups])
+    assert path.read_text() == json.dumps(groups)
+    assert [[ids.tolist() for ids in group] for group in read_groups(path)] == groups
+    assert all(ids.dtype == np.int32 for group in read_groups(path) for ids in group)
+    write_groups(path, [])
+    assert read_groups(path) == []
+
+
+def test_a_token_takes_four_bytes():
+    ids = list(range(1000, 31_000))
+    (kept,) = keep([ids])
+    assert kept.nbytes == 4 * len(ids)
+    assert sum(map(sys.getsizeof, ids)) + 8 * len(ids) == 36 * len(ids)
+
+
+def test_rounds_hand_out_what_was_drawn_and_read_it_again(tmp_path):
+    """Four updates of two problems, refreshed every second one; a second process reads the files."""
+    order = [(f"problem-{n}", "ask" * (n + 1)) for n in range(8)]
+    asked = []
+
+    def draw(prompts, seed):
+        asked.append((prompts, seed))
+        return [[[len(prompt), seed % 1000, place] for place in range(3)] for prompt in prompts]
+
+    def rollouts(books):
+        return PolicyRollouts(order, tokenizer, tmp_path, books, 10, 2, 3, 2, 7)
+
+    first = rollouts(books := Books())
+    found = [first.completions(step, draw) for step in range(4)]
+    assert len(asked) == 4
+    assert books.spent[0]["generated_tokens"] == 4 * 3 * 3
+    for step, rows in enumerate(found):
+        prompts, seed = asked[step]
+        assert rows == [[len(prompt), seed % 1000, place] for prompt in prompts for place in range(3)]
+        assert all(type(token) is int for ids in rows for token in ids)
+    asked.clear()
+    again = rollouts(Books())
+    assert [again.completions(step, draw) for step in range(4)] == found
+    assert asked == []
