@@ -217,7 +217,9 @@ def test_template_missing_or_several(shape, tmp_path):
     settings = json.loads((folder / "tokenizer_config.json").read_text())
     several = [{"name": "tool_use", "template": "tools"}, {"name": "default", "template": SHAPES["llama3"].template}]
     (folder / "tokenizer_config.json").write_text(json.dumps(settings | {"chat_template": several}))
-    assert render_prompt(prepared(folder), PROBLEM, PromptSpec()) == LLAMA
+    tokenizer = prepared(folder)
+    assert tokenizer.chat_template == SHAPES["llama3"].template  # one text, also for who saves or hashes it
+    assert render_prompt(tokenizer, PROBLEM, PromptSpec()) == LLAMA
 
 
 @pytest.mark.parametrize(
