@@ -58,7 +58,7 @@ def wait_for_rows(study, process, count):
 
 
 @pytest.mark.faults
-@pytest.mark.parametrize("ranks", [(), ("resources.ranks=2",)], ids=["alone", "two ranks"])
+@pytest.mark.parametrize("ranks", [(), ("resources.ranks=2", "resources.zero_stage=3")], ids=["alone", "two ranks"])
 def test_a_signal_that_leaves_no_time_ends_the_run_from_its_last_checkpoint(smoke_study, tmp_path, ranks):
     """The third of four updates never ends; a minute is given. The same command reaches the same weights."""
     study, reference = study_of(smoke_study, tmp_path / "study"), study_of(smoke_study, tmp_path / "reference")
