@@ -152,7 +152,7 @@ def _training(values: _Values, recipe: Recipe, hardware: Hardware) -> None:
     if train.micro_batch_size is not None:
         values.set("train.micro_batch_size", micro)
     values.set("train.save_every_steps", shared)
-    values.lower("train.warmup_steps", 1)
+    values.lower("train.warmup_steps", 0)  # at the first update of a warm-up the rate is 0
     values.lower("train.decay_steps", 1)
     values.lower("train.snapshots", 2)
     values.lower("train.overlong_tokens", COMPLETION_TOKENS // 4)
@@ -172,7 +172,7 @@ def _training(values: _Values, recipe: Recipe, hardware: Hardware) -> None:
 
 def _own_settings(train: dict[str, Any], problems: int, completions: int, micro: int, shared: int) -> dict[str, Any]:
     """What an arm that has settings of its own gets for them; its updates have as many rows as the others'."""
-    most = {"warmup_steps": 1, "decay_steps": 1, "snapshots": 2, "overlong_tokens": COMPLETION_TOKENS // 4}
+    most = {"warmup_steps": 0, "decay_steps": 1, "snapshots": 2, "overlong_tokens": COMPLETION_TOKENS // 4}
     own: dict[str, Any] = {key: min(train[key], limit) for key, limit in most.items() if train.get(key) is not None}
     own |= {
         key: value for key, value in {"save_every_steps": shared, "micro_batch_size": micro}.items() if key in train
