@@ -19,6 +19,7 @@ from eval.shifts import empty_samples, summarise
 from eval.states import Head, completion_states, require_context, require_same_shape, shape_of, write_pooled_states
 from recipes.errors import UserError
 from recipes.loading import load_study
+from launch.usage import USAGE
 from recipes.manifest import MANIFEST, hash_files, read_manifest
 from tests.conftest import ANALYSED, SMOKE
 from train.drift import divergence
@@ -128,7 +129,7 @@ def test_layers_equal_the_measures_of_states_read_one_by_one(analysed_study, set
 
 def test_nothing_that_only_one_stage_needs_is_left(analysed_study):
     names = {path.name.split("-")[0] for path in (analysed_study / "diagnostics" / GRPO).iterdir()}
-    assert names == {"shift", "draws", "tokens", "samples", MANIFEST, "wandb"} - {"wandb"}
+    assert names == {"shift", "draws", "tokens", "samples", MANIFEST, USAGE}
     listed = read_manifest(analysed_study / "diagnostics" / GRPO)["outputs"]
     assert hash_files(analysed_study / "diagnostics" / GRPO, list(listed)) == listed
 
