@@ -17,9 +17,9 @@ from eval import diagnostics
 from eval.prompt_sets import prompt_sets, reference_text
 from eval.shifts import empty_samples, summarise
 from eval.states import Head, completion_states, require_context, require_same_shape, shape_of, write_pooled_states
+from launch.usage import USAGE
 from recipes.errors import UserError
 from recipes.loading import load_study
-from launch.usage import USAGE
 from recipes.manifest import MANIFEST, hash_files, read_manifest
 from tests.conftest import ANALYSED, SMOKE
 from train.drift import divergence
