@@ -14,8 +14,8 @@ from train.ranks import barrier
 
 
 def rank_variables() -> dict[str, str | None]:
-    """The variables by which a process takes itself for a rank; TRL writes them for vLLM."""
-    names = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+    """The variables by which a process takes itself for a rank, which TRL writes for vLLM; and vLLM's own for that."""
+    names = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "VLLM_ENABLE_V1_MULTIPROCESSING")
     return {name: os.environ.get(name) for name in names}
 
 

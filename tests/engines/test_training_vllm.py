@@ -122,7 +122,7 @@ def test_the_engine_samples_from_the_policy_of_every_update(prepared, tmp_path, 
     import torch.distributed as dist
 
     assert not dist.is_initialized()
-    assert not {"RANK", "LOCAL_RANK", "WORLD_SIZE"} & set(os.environ)
+    assert not {"RANK", "LOCAL_RANK", "WORLD_SIZE", "VLLM_ENABLE_V1_MULTIPROCESSING"} & set(os.environ)
 
 
 def test_without_synchronisation_the_comparison_fails(prepared, tmp_path, compared, monkeypatch):

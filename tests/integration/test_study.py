@@ -103,7 +103,12 @@ def test_rerun_does_nothing_and_report_and_check_print(smoke_study, smoke_transf
     assert "gains in points" in transfer("report", SMOKE, "--out", smoke_study).stdout
     check = transfer("check", SMOKE, "--out", smoke_study, "--json")
     assert check.returncode == 0
-    assert json.loads(check.stdout) == {"study": "smoke", "matched": True, "differences": {"recipe": [], "runs": []}}
+    assert json.loads(check.stdout) == {
+        "study": "smoke",
+        "matched": True,
+        "differences": {"recipe": [], "runs": []},
+        "attention": {arm: ["sdpa"] for arm in ("off_policy_sft", "on_policy_sft", "grpo")},
+    }
 
 
 def test_changed_input_is_named_and_the_old_result_kept(smoke_study, smoke_transfer, transfer, tmp_path):
