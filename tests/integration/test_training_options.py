@@ -123,7 +123,8 @@ def test_snapshot_steps_are_even_in_the_logarithm():
     assert settings_for(steps=100, snapshots=0).snapshot_steps() == []
 
 
-def test_vllm_gets_stop_ids_lengths_and_the_importance_mode(base, tmp_path):
+def test_vllm_gets_stop_ids_lengths_and_the_importance_mode(base, tmp_path, monkeypatch):
+    monkeypatch.setattr("train.sampler.on_cpu", lambda: False)  # where vLLM can sleep
     tokenizer, _ = base
     vllm = VllmSpec(mode="colocate", memory_share=0.4, tensor_parallel=1)
     found = grpo._vllm_arguments(settings_for("grpo", importance_clip=3.0), tokenizer, vllm)
