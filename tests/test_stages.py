@@ -198,7 +198,7 @@ def test_study_without_a_suite_trains_and_scores_nothing():
         "python -m accelerate.commands.launch --config_file runs/x/arms/grpo/seed-0/ranks/accelerate.json "
         "-m launch.ranks runs/x arms/grpo/seed-0 0"
     )
-    assert grpo["topology"] == "8 ranks, DeepSpeed ZeRO-3, vLLM colocate (35% of each GPU, tensor parallel 1)"
+    assert grpo["topology"] == "8 ranks, DeepSpeed ZeRO-3, vLLM colocate (65% of each GPU, tensor parallel 1)"
     assert sft["topology"] == "8 ranks, DeepSpeed ZeRO-3"
     assert grpo["files"]["runs/x/arms/grpo/seed-0/ranks/deepspeed.json"]["zero_optimization"]["stage"] == 3
     assert "writes runs/x/arms/grpo/seed-0: final/" in format_plan(plan, commands=True)
