@@ -151,7 +151,8 @@ def _run_command(options: argparse.Namespace) -> int:
     if options.command == "report":
         return report(recipe, study_dir, options.json)
 
-    from launch.plan import build_plan, format_plan
+    from launch.plan import build_plan
+    from launch.plan_text import format_plan
     from launch.preflight import check_before_running
     from launch.site_file import find_site, load_site
 

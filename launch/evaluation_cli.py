@@ -124,7 +124,8 @@ def _eval(options: argparse.Namespace) -> int:
 
 
 def _plan(recipe: "Recipe", study_dir: Path, as_json: bool) -> int:
-    from launch.plan import build_plan, format_plan
+    from launch.plan import build_plan
+    from launch.plan_text import format_plan
     from launch.preflight import check_before_running
     from launch.stages import build_stages
 

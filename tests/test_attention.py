@@ -9,7 +9,8 @@ import pytest
 from data import attention
 from data.attention import FLASH, KERNELS_BELOW, KERNELS_FROM, fetch_kernel, missing, usable_attention
 from launch.needs import attention_of_runs
-from launch.plan import build_plan, format_plan
+from launch.plan import build_plan
+from launch.plan_text import format_plan
 from launch.stages import build_stages
 from recipes.errors import UserError
 from recipes.loading import load_recipe

@@ -177,7 +177,9 @@ def test_a_stage_begins_with_what_only_its_node_can_tell(monkeypatch):
     with pytest.raises(UserError, match=r"arms/grpo/seed-0 needs 8 GPUs and sees 4 here; lower resources.ranks"):
         node.require_on_this_node(recipe, stages["arms/grpo/seed-0"])
     assert asked == []
-    with pytest.raises(UserError, match=r"eval/base uses vLLM, which is not installed; run pip install -r requirements-gpu.lock"):
+    with pytest.raises(
+        UserError, match=r"eval/base uses vLLM, which is not installed; run pip install -r requirements-gpu.lock"
+    ):
         node.require_on_this_node(recipe, stages["eval/base"])
     node.require_on_this_node(recipe, stages["diagnostics/base"])
     assert asked == ["memory", "memory"]

@@ -180,7 +180,8 @@ def test_gpus_are_found_without_cuda(tmp_path, monkeypatch):
 
 
 def test_study_without_a_suite_trains_and_scores_nothing():
-    from launch.plan import build_plan, format_plan
+    from launch.plan import build_plan
+    from launch.plan_text import format_plan
     from recipes.loading import load_recipe
 
     recipe = load_recipe("recipes/qwen3-14b/matched.yaml", ["seeds=[0]", "suite=null", "probe=null"])
