@@ -237,7 +237,7 @@ def _vllm(recipe: Recipe, model_dir: Path, template: dict[str, Any]) -> "LM":
             seed=suite.seed,
             batch_size="auto",
         )
-    except BaseException:
+    except BaseException:  # also Ctrl-C: an engine that was loading would keep its memory
         guard.close()
         raise
     guard.started()

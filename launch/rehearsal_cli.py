@@ -27,7 +27,12 @@ def add_commands(
         "could not show, and whether the recipe was rehearsed. Exit status 1 if a stage failed.",
     )
     add_place(parser)
-    parser.add_argument("--ranks", metavar="N", type=int, help="processes that train an arm (default: the recipe's)")
+    parser.add_argument(
+        "--ranks",
+        metavar="N",
+        type=int,
+        help="processes that train an arm (default: the recipe's, or as many as there are GPUs, or 2 on a CPU)",
+    )
     parser.add_argument(
         "--synthetic-data",
         action="store_true",

@@ -179,12 +179,31 @@ def test_a_folder_with_something_else_is_kept(tmp_path):
     (tmp_path / "thesis.txt").write_text("years of work")
     with pytest.raises(UserError, match="is no rehearsal, which would be replaced"):
         rehearse(load_recipe(ROOT / "recipes/pocket/smoke.yaml"), tmp_path)
-    study = tmp_path / "real"
-    write_json(study / "study" / "study.json", {"study": "x", "rehearsal": False})
-    (study / "assets").mkdir()
-    with pytest.raises(UserError, match="is no rehearsal"):
-        rehearse(load_recipe(ROOT / "recipes/pocket/smoke.yaml"), study)
+    for name, content in (("assets/logo.txt", "drawn by hand"), ("rehearsal.json", '["of a play"]')):
+        other = tmp_path / name.partition(".")[0].replace("/", "-")
+        (other / name).parent.mkdir(parents=True)
+        (other / name).write_text(content)
+        with pytest.raises(UserError, match="is no rehearsal"):
+            rehearse(load_recipe(ROOT / "recipes/pocket/smoke.yaml"), other)
+        assert (other / name).read_text() == content
     assert (tmp_path / "thesis.txt").read_text() == "years of work"
+
+
+def test_a_rehearsal_that_runs_is_not_replaced(tmp_path):
+    import subprocess
+    import sys
+
+    write_json(tmp_path / "rehearsal.json", {"rehearsal": True, "passed": None})
+    code = "import sys; from pathlib import Path; from recipes.manifest import locked\nwith locked(Path(sys.argv[1])):"
+    holder = subprocess.Popen(
+        [sys.executable, "-c", f"{code}\n print(flush=True); input()", str(tmp_path / "study")],
+        cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+    )  # fmt: skip
+    holder.stdout.readline()
+    with pytest.raises(UserError, match="is being rehearsed by another process; wait for it"):
+        rehearse(load_recipe(ROOT / "recipes/pocket/smoke.yaml"), tmp_path)
+    holder.communicate(b"\n")
+    assert (tmp_path / "rehearsal.json").exists()
 
 
 def test_usage_counts_child_processes(tmp_path):

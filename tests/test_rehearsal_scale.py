@@ -128,7 +128,9 @@ def test_hardware(monkeypatch):
     with pytest.raises(UserError, match=r"--ranks 8 but there are 4 GPU"):
         find_hardware(full, 8, None)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    assert find_hardware(full, None, None).ranks == 8
+    here = find_hardware(full, None, None)
+    assert (here.ranks, here.missing[1]) == (2, "resources.ranks 8: 2 trained")
+    assert find_hardware(full, 3, None).ranks == 3
     site = SiteSpec(gpus_per_node=0)
     two = full.model_copy(update={"resources": full.resources.model_copy(update={"nodes": 2})})
     assert find_hardware(two, 2, site).nodes == 2

@@ -8,6 +8,7 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
+from launch.processes import die_with_parent
 from launch.stages import Stage
 from launch.usage import descendants
 from train.callbacks import CLOCK, METRICS
@@ -30,6 +31,7 @@ def kill_after_checkpoint(study_dir: Path, stage: Stage) -> list[dict[str, float
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
+        preexec_fn=die_with_parent,
     )
     directory = study_dir / stage.name
     try:

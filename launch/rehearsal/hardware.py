@@ -1,5 +1,6 @@
 """What this machine has for a rehearsal, and what of the recipe it therefore cannot show."""
 
+from contextlib import suppress
 from dataclasses import dataclass, field
 from importlib import metadata
 from importlib.util import find_spec
@@ -8,6 +9,8 @@ from launch.processes import visible_gpus
 from launch.site_file import SiteSpec
 from recipes.errors import UserError
 from recipes.schema import Recipe
+
+_CPU_RANKS = 2  # without GPUs, unless more are asked for: enough for everything that ranks do together
 
 
 @dataclass(frozen=True)
@@ -35,12 +38,14 @@ def find_hardware(recipe: Recipe, ranks: int | None, site: SiteSpec | None) -> H
     resources = recipe.resources
     nodes = resources.nodes if site is not None else 1
     gpus = len(visible_gpus()) if site is None else site.gpus_per_node * nodes
-    chosen = ranks or (min(resources.ranks, gpus) if gpus else resources.ranks)
+    chosen = ranks or min(resources.ranks, gpus or max(nodes, _CPU_RANKS))
     if gpus and chosen > gpus:
         raise UserError(f"--ranks {chosen} but there are {gpus} GPU(s); say --ranks {gpus} or less")
     if chosen % nodes:
         raise UserError(f"--ranks {chosen} does not divide among resources.nodes={nodes}; say --ranks {nodes}")
-    vllm = metadata.version("vllm") if find_spec("vllm") else None
+    vllm = None
+    with suppress(metadata.PackageNotFoundError):  # TRL and the evaluation ask for the version too
+        vllm = metadata.version("vllm") if find_spec("vllm") else None
     missing = []
     if not gpus:
         missing.append("everything a GPU does: its kernels and arithmetic, its memory, NCCL between GPUs")

@@ -1,5 +1,6 @@
 """Rehearse a recipe: make what the scaled recipe reads, run its stages, say what came of them."""
 
+import json
 import os
 import shutil
 import socket
@@ -15,14 +16,15 @@ from launch.rehearsal import outcome
 from launch.rehearsal.faults import continuation_fault, kill_after_checkpoint
 from launch.rehearsal.hardware import Hardware, find_hardware
 from launch.rehearsal.rows import Rows, write_rows
-from launch.rehearsal.scale import Places, Scale, scale
+from launch.rehearsal.scale import Places, scale
 from launch.rehearsal.teacher import serving_teacher
 from launch.rehearsal.toy_model import write_toy_model
 from launch.site_file import SiteSpec
 from launch.stages import Stage, build_stages, select_until
+from launch.study_cli import refuse_if_queued
 from recipes.errors import UserError
-from recipes.loading import STUDY_FILE, read_study_file
-from recipes.manifest import write_json
+from recipes.loading import STUDY_FILE
+from recipes.manifest import is_locked, write_json
 from recipes.schema import Recipe
 from train.arms import resolve_arm
 
@@ -40,7 +42,7 @@ def rehearse(
     Args:
         recipe: at full size, valid and matched.
         out: folder of the rehearsal; an earlier rehearsal in it is replaced.
-        ranks: processes that train an arm; None: as many as the recipe has, or as there are GPUs.
+        ranks: processes that train an arm; None: as many as the recipe has, at most one a GPU, or two on a CPU.
         site: cluster to run on; None: this machine.
         made_up: make up all rows in place of reading the locked ones.
         faults: kill and continue every training stage once.
@@ -55,6 +57,7 @@ def rehearse(
     out = out.resolve()
     hardware = find_hardware(recipe, ranks, site)
     _clear(out)
+    write_json(out / OUTCOME, {"rehearsal": True, "passed": None})  # what tells a rehearsal from any other folder
     rows = write_rows(recipe, out / ASSETS / "rows", made_up)
     models, made_tokenizers = _write_models(recipe, out / ASSETS / "models", rows, hardware, faults)
     with _teacher(recipe, rows, faults, site is not None) as address, _environment(hardware, out):
@@ -76,16 +79,18 @@ def rehearse(
 
 
 def _clear(out: Path) -> None:
-    """Remove an earlier rehearsal. Raises UserError for a folder that is something else."""
-    if not out.exists():
+    """Remove an earlier rehearsal. Raises UserError for a folder that is something else, or still runs."""
+    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return
-    if out.is_dir() and not any(out.iterdir()):
-        return
-    ours = (out / OUTCOME).is_file() or (out / ASSETS).is_dir()
-    if (out / STUDY / STUDY_FILE).is_file():
-        ours = read_study_file(out / STUDY).get("rehearsal") is True
-    if not out.is_dir() or not ours:
+    try:
+        marked = json.loads((out / OUTCOME).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        marked = None
+    if not isinstance(marked, dict) or marked.get("rehearsal") is not True:
         raise UserError(f"{out} is no rehearsal, which would be replaced; choose another --out")
+    if is_locked(out / STUDY):
+        raise UserError(f"{out} is being rehearsed by another process; wait for it or choose another --out")
+    refuse_if_queued(out / STUDY)
     shutil.rmtree(out)
 
 
@@ -211,6 +216,3 @@ def _run_on_slurm(recipe: Recipe, study_dir: Path, stages: list[Stage], site: Si
     except KeyboardInterrupt:
         cancel(study_dir, None)
         raise
-
-
-__all__ = ["OUTCOME", "STUDY", "Scale", "rehearse"]

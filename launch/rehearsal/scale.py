@@ -57,26 +57,26 @@ class _Values:
 
     def set(self, key: str, value: Any) -> None:
         """Set a dotted key; nothing happens where its section is off or its value is the same."""
-        *path, last = key.split(".")
-        section: Any = self.values
-        for step in path:
-            section = section[int(step)] if isinstance(section, list) else section.get(step)
-            if section is None:
-                return
-        if section[last] != value:
+        section, last = self._section(key)
+        if section is not None and section[last] != value:
             self.changes.append(Scaled(key, section[last], value))
             section[last] = value
 
     def lower(self, key: str, most: int) -> None:
         """Set a number to at most `most`."""
+        section, last = self._section(key)
+        if section is not None and section.get(last) is not None and section[last] > most:
+            self.set(key, most)
+
+    def _section(self, key: str) -> tuple[Any, str]:
+        """The mapping that holds a dotted key, None where a section on the way is off; and the last part of the key."""
         *path, last = key.split(".")
         section: Any = self.values
         for step in path:
             section = section[int(step)] if isinstance(section, list) else section.get(step)
             if section is None:
-                return
-        if section.get(last) is not None and section[last] > most:
-            self.set(key, most)
+                break
+        return section, last
 
 
 def scale(recipe: Recipe, hardware: Hardware, places: Places) -> Scale:
