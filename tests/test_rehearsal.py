@@ -179,8 +179,9 @@ def test_a_folder_with_something_else_is_kept(tmp_path):
     (tmp_path / "thesis.txt").write_text("years of work")
     with pytest.raises(UserError, match="is no rehearsal, which would be replaced"):
         rehearse(load_recipe(ROOT / "recipes/pocket/smoke.yaml"), tmp_path)
-    for name, content in (("assets/logo.txt", "drawn by hand"), ("rehearsal.json", '["of a play"]')):
-        other = tmp_path / name.partition(".")[0].replace("/", "-")
+    foreign = (("assets/logo.txt", "drawn by hand"), ("rehearsal.json", '["of a play"]'), ("rehearsal.json", "{}"))
+    for number, (name, content) in enumerate(foreign):
+        other = tmp_path / str(number)
         (other / name).parent.mkdir(parents=True)
         (other / name).write_text(content)
         with pytest.raises(UserError, match="is no rehearsal"):
