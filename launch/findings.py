@@ -15,14 +15,13 @@ from data.attention import FLASH, REMEDY, missing
 from data.prompt import chat_template
 from launch.fit import model_shape
 from launch.gpus import gpus_wanted, teacher_on
-from launch.needs import Disk, checkpoint_hours, disk_needed, gpus_of_node, hours_between_checkpoints, stage_hours
+from launch.needs import Disk, checkpoint_hours, disk_needed, gpus_of_node, stage_hours
 from launch.node import free_bytes, needs_vllm
 from launch.processes import gpu_models, visible_gpus
 from launch.site_file import SiteSpec, hours_of
 from launch.stages import Stage, build_stages, stage_states
 from recipes.errors import UserError
 from recipes.schema import Recipe
-from train.arms import resolve_arm
 from train.cost import ModelShape
 
 _FAMILY = re.compile(
@@ -30,7 +29,6 @@ _FAMILY = re.compile(
 )
 
 
-_COSTLY_HOURS = 1.0  # of a run, lost when a job is killed
 LOADS_MODELS = {"arms", "drift", "diagnostics"}
 """Kinds of stages that load a model with the recipe's attention."""
 
@@ -77,7 +75,6 @@ def findings(
         of_this_machine = [
             Finding("warning", f"on this machine {found.sentence}", found.remedy) for found in of_this_machine
         ]
-    of_this_machine += _cadence(recipe, waiting, shape)
     if site is not None:
         return [*of_this_machine, *_site(recipe, site), *_time_limits(recipe, waiting, shape, site)]
     return of_this_machine if elsewhere else [*of_this_machine, *_this_machine(recipe, waiting, gpus)]
@@ -233,23 +230,6 @@ def _site(recipe: Recipe, site: SiteSpec) -> Iterator[Finding]:
         )  # fmt: skip
 
 
-def _cadence(recipe: Recipe, waiting: Sequence[Stage], shape: ModelShape | None) -> Iterator[Finding]:
-    """Arms of which a crash or a lost node would cost many hours."""
-    for name in dict.fromkeys(str(stage.arguments["arm"]) for stage in waiting if stage.kind == "arms"):
-        hours, arm = hours_between_checkpoints(recipe, name, shape), resolve_arm(recipe, name)
-        every, batch = arm.save_every_steps, arm.updates_per_batch
-        if (
-            hours is None or hours <= _COSTLY_HOURS or every == batch
-        ):  # inside a batch there is nothing to continue from
-            continue
-        better = max(batch, int(every / hours) // batch * batch)
-        yield Finding(
-            "warning",
-            f"{hours:.1f} hours of work lie between two checkpoints of {name}, and a killed job loses up to that",
-            f"train.save_every_steps={better} in place of {every} makes it {hours / every * better:.1f}",
-        )
-
-
 def _time_limits(
     recipe: Recipe, waiting: Sequence[Stage], shape: ModelShape | None, site: SiteSpec
 ) -> Iterator[Finding]:
@@ -268,7 +248,7 @@ def _time_limits(
             yield Finding(
                 "error",
                 f"a job of {group} has {limit} and its first checkpoint comes after about {first:.1f} hours",
-                f"give stages.{stage.kind}.time_limit more in the site file, or lower train.save_every_steps",
+                f"give stages.{stage.kind}.time_limit more in the site file, or lower train.save_every_minutes",
             )
         elif allowed < hours:
             times = int(hours / allowed)

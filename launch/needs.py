@@ -6,6 +6,7 @@ limits, not promises. None stands for what nobody can know yet, such as an unkno
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import ceil
 from pathlib import Path
 
 from eval.suite_size import evaluation_responses
@@ -186,9 +187,13 @@ def checkpoint_seconds(recipe: Recipe, name: str, shape: ModelShape) -> float:
 
 
 def hours_between_checkpoints(recipe: Recipe, name: str, shape: ModelShape | None) -> float | None:
-    """Hours of a run between two resumable checkpoints of an arm."""
+    """Hours of a run between two resumable checkpoints of an arm: so many updates, or the first to end that late."""
     hours, arm = gpu_hours_of_run(recipe, name, shape), resolve_arm(recipe, name)
-    return None if hours is None else hours / recipe.resources.ranks * min(1.0, arm.save_every_steps / arm.steps)
+    if hours is None:
+        return None
+    batch = hours / recipe.resources.ranks / arm.steps * arm.updates_per_batch
+    batches = min(arm.save_every_steps / arm.updates_per_batch, ceil(arm.save_every_minutes / 60 / batch))
+    return min(hours / recipe.resources.ranks, batch * batches)
 
 
 def checkpoint_hours(recipe: Recipe, name: str, shape: ModelShape | None) -> float | None:

@@ -18,7 +18,12 @@ from recipes.manifest import StageState, hash_file, hash_json, read_manifest, st
 from recipes.schema import Recipe
 
 KINDS = ("base", "corpus", "arms", "drift", "external", "questions", "trajectory", "eval", "diagnostics", "report")
-_OFF: tuple[tuple[str, Any], ...] = (("alternatives", []), ("eager", False), ("rehearsal", False))
+_OFF: tuple[tuple[str, Any], ...] = (
+    ("alternatives", []),
+    ("eager", False),
+    ("rehearsal", False),
+    ("save_every_minutes", 60.0),
+)
 _ARM_MODULES = ("train.sft", "train.grpo")
 
 
@@ -85,7 +90,7 @@ def build_stages(recipe: Recipe) -> list[Stage]:
         resolved = resolve_arm(recipe, arm)
         for seed, label in zip(recipe.seeds, recipe.labels(arm), strict=True):
             name = f"arms/{arm}/seed-{seed}"
-            reads = flatten({"arm": resolved.matched_on(), "seed": seed, "threads": threads})
+            reads = flatten({"arm": _without_unused(resolved.matched_on()), "seed": seed, "threads": threads})
             reads["answer_form"] = recipe.corpus.answer_form
             topology = ("ranks", "zero_stage", "offload")
             reads |= {key: values["resources"][key] for key in topology if recipe.resources.launched}

@@ -65,6 +65,9 @@ class TrainSpec(Spec):
     """Sampling temperature of completions drawn while training."""
     save_every_steps: int = Field(50, ge=1)
     """Optimizer updates between resumable checkpoints, of which the newest two are kept."""
+    save_every_minutes: float = Field(60.0, gt=0)
+    """A checkpoint is also written at the first update that ends this long after the last one, however few updates lie
+    between; a crash costs no more than this and one update."""
     snapshots: int = Field(0, ge=0)
     """Further checkpoints with weights alone, evenly spaced in the logarithm of the update; the last is the end."""
     lora: LoraSpec | None = None

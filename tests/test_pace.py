@@ -138,6 +138,29 @@ def test_after_an_update_a_checkpoint_is_written_only_if_there_is_time(clock, to
         StopOnSignal(1, keeper).on_step_end(arguments, state, TrainerControl())
 
 
+def test_a_checkpoint_is_due_by_the_first_ranks_clock_also_in_the_middle_of_many_updates(clock, tmp_path, monkeypatch):
+    keeper = PaceKeeper(tmp_path, 20)
+    arguments, state, control = trained(tmp_path, monkeypatch)
+    stop = StopOnSignal(2, keeper, save_minutes=10)
+    keeper.on_train_begin()
+
+    def saves_at(step, seconds, rank_answers=lambda rows: rows):
+        monkeypatch.setattr(preemption, "gathered", rank_answers)
+        clock[0] += seconds
+        state.global_step, control.should_save = step, False
+        stop.on_step_end(arguments, state, control)
+        assert not control.should_training_stop
+        return control.should_save
+
+    assert not saves_at(2, 599)
+    assert not saves_at(3, 100)  # inside of a batch
+    assert saves_at(4, 0)
+    keeper.on_save(arguments, state, control)
+    assert not saves_at(6, 599)
+    assert not saves_at(8, 1, lambda rows: [(None, False, False), *rows])  # this rank's clock is ahead of the first's
+    assert saves_at(10, 0, lambda rows: [*rows, (None, False, False)])
+
+
 def test_a_heartbeat_touches_the_file_once_a_second_and_ends_a_lone_process(clock, told, tmp_path):
     (tmp_path / "ranks").mkdir()
     file = tmp_path / "ranks" / "0.pid"

@@ -44,6 +44,7 @@ class ResolvedArm:
     max_grad_norm: float
     temperature: float
     save_every_steps: int
+    save_every_minutes: float
     dtype: str
     loss_normalisation: str
     attention: str
@@ -202,6 +203,7 @@ def resolve_arm(recipe: Recipe, name: str) -> ResolvedArm:
         max_grad_norm=train.max_grad_norm,
         temperature=train.temperature,
         save_every_steps=train.save_every_steps,
+        save_every_minutes=train.save_every_minutes,
         dtype=model.dtype,
         loss_normalisation=train.loss_normalisation,
         attention=model.attention,

@@ -31,19 +31,20 @@ class PaceKeeper(TrainerCallback):
 
     Attributes:
         pace: as it stands.
+        saved_at: when the last checkpoint was written, or the run began; seconds since the epoch.
     """
 
     def __init__(self, directory: Path, steps: int, saved_step: int = 0, updates_per_batch: int = 1) -> None:
         self.path = directory / "ranks" / PACE
         self.updates_per_batch = updates_per_batch
         self.pace = Pace(saved_step, steps, saved_step, time.time(), None, 0.0)
-        self._ended, self._measured = time.time(), 0
+        self._ended, self._measured, self.saved_at = time.time(), 0, time.time()
         if rank() == 0:
             self.path.unlink(missing_ok=True)  # of an earlier attempt
 
     def on_train_begin(self, *args: object, **kwargs: object) -> None:
         """Start the clock."""
-        self._ended = time.time()
+        self._ended = self.saved_at = time.time()
         self._note(since=self._ended)
 
     def on_step_end(
@@ -61,7 +62,7 @@ class PaceKeeper(TrainerCallback):
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: object) -> None:
         """Note what is saved, and how long that took; the next update begins now."""
-        now = time.time()
+        now = self.saved_at = time.time()
         self._note(saved_step=state.global_step, since=now, save_seconds=now - self._ended)
 
     def _note(self, **changes: Any) -> None:
@@ -73,13 +74,19 @@ class PaceKeeper(TrainerCallback):
 class StopOnSignal(TrainerCallback):
     """Ends training with a checkpoint once a rank has received SIGTERM or SIGUSR1 (`ranks.listen` notes them).
 
+    It also saves when the last checkpoint is old, by the first rank's clock: what a killed run loses is then bounded in
+    hours, however long an update takes.
+
     Args:
         updates_per_batch: updates that share a sampling; a checkpoint inside of one would sample the rest of it anew.
-        keeper: says how long a checkpoint takes; None: one is written in any case.
+        keeper: says how long a checkpoint takes and when the last one was; None: one is written in any case.
+        save_minutes: age of the last checkpoint from which another one is due.
     """
 
-    def __init__(self, updates_per_batch: int = 1, keeper: PaceKeeper | None = None) -> None:
-        self.updates_per_batch, self.keeper = updates_per_batch, keeper
+    def __init__(
+        self, updates_per_batch: int = 1, keeper: PaceKeeper | None = None, save_minutes: float = float("inf")
+    ) -> None:
+        self.updates_per_batch, self.keeper, self.save_minutes = updates_per_batch, keeper, save_minutes
         self.received: str | None = None
         self.stopped_at: int | None = None
 
@@ -95,7 +102,10 @@ class StopOnSignal(TrainerCallback):
             return
         left, save_seconds = seconds_left(), self.keeper.pace.save_seconds if self.keeper is not None else 0.0
         late = left is not None and left < save_seconds
-        told = [(name, late) for name, late in gathered([(noted_signal(), late)]) if name]
+        due = self.keeper is not None and time.time() - self.keeper.saved_at >= 60 * self.save_minutes
+        answers = gathered([(noted_signal(), late, due)])
+        told = [(name, late) for name, late, _ in answers if name]
+        control.should_save = control.should_save or answers[0][2]  # ranks' clocks differ; the first one decides
         if not told:
             return
         self.received = told[0][0]

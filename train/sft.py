@@ -173,7 +173,7 @@ def run(recipe: Recipe, study_dir: Path, stage_dir: Path, resume: bool, arm: str
     # Trainer
     snapshots = Snapshots(settings.snapshot_steps(), stage_dir, tokenizer, settings.dtype, start_dir)
     keeper = PaceKeeper(stage_dir, settings.steps, resumed_step, settings.updates_per_batch)
-    stop = StopOnSignal(settings.updates_per_batch, keeper)
+    stop = StopOnSignal(settings.updates_per_batch, keeper, settings.save_every_minutes)
     callbacks = [recorder, snapshots, keeper, stop, CheckpointMarker()]
     trainer = build_trainer(settings, model, tokenizer, rows, trl_arguments, callbacks)
     snapshots.trainer = trainer
