@@ -258,8 +258,8 @@ def test_work_between_checkpoints_is_bounded_in_hours_and_in_updates():
     update = arms["grpo"]["gpu_hours"] / 8 / 560
     assert 0.2 < update < 0.25
     assert arms["grpo"]["hours_between_checkpoints"] == pytest.approx(8 * update, abs=0.01)  # two batches of 4
-    sft = arms["sft"]
-    assert sft["hours_between_checkpoints"] == pytest.approx(sft["gpu_hours"] / 8 / 560 * 20, abs=0.01)  # 20 updates
+    sft = arms["sft_think"]
+    assert sft["hours_between_checkpoints"] == pytest.approx(sft["gpu_hours"] / 8 / 117 * 20, abs=0.01)  # 20 updates
     slower = between("train.save_every_minutes=600")["grpo"]
     assert slower["hours_between_checkpoints"] == pytest.approx(20 * update, abs=0.02)
     assert between("train.save_every_minutes=1")["grpo"]["hours_between_checkpoints"] == pytest.approx(
