@@ -4,7 +4,7 @@
       ablation.json      axes and points
       shared/            a study folder with the stages that all points have in common (corpus, base, its evaluation)
       points/<point>/    a study folder each; a stage of another folder that this point shares is a link to it
-      report/            curves over all points (`eval/response_curves.py`)
+      report/            curves over all points (`eval/report/response_curves.py`)
 
 Two stages are the same if they read the same values and need the same stages, which is what decides their inputs.
 """
@@ -21,9 +21,9 @@ from typing import Any
 
 import yaml
 
-from eval.analysis_lock import write_lock
-from launch.failures import INTERRUPTED, STOPPED
-from launch.jobs import Task
+from eval.questions.analysis_lock import write_lock
+from launch.execution.failures import INTERRUPTED, STOPPED
+from launch.slurm.jobs import Task
 from launch.stages import Stage, build_stages, select_until
 from recipes.errors import UserError
 from recipes.loading import STUDY_FILE, load_recipe, read_yaml, validate_recipe
@@ -118,7 +118,7 @@ class Ablation:
 
     def run(self, until: str | None) -> int:
         """Run everything on this machine, point after point; the exit status. A failed point stops no other."""
-        from launch.cli import run_stages
+        from launch.commands.main import run_stages
 
         worst = 0
         tasks = self.tasks(until)

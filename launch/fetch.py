@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from data.attention import fetch_kernel
+from data.corpus.sources import read_rows
 from data.hub import HubError, chosen, fetch_dataset, fetch_model, locate, lock_mismatch
-from data.sources import read_rows
-from eval.forms import questions_of
-from eval.questions import benchmark_files, read_benchmark_rows
+from eval.questions.build import benchmark_files, read_benchmark_rows
+from eval.questions.forms import questions_of
 from recipes.corpus_schema import BenchmarkTexts, DataFiles, SourceSpec, StoredCompletions
 from recipes.errors import UserError
 from recipes.loading import lock_path

@@ -11,7 +11,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from eval.task_files import task_folder
+from eval.questions.task_files import task_folder
 from recipes.code_version import code_version
 from recipes.errors import UserError
 from recipes.manifest import StageState, hash_file, hash_json, read_manifest, stage_state
@@ -71,7 +71,7 @@ def build_stages(recipe: Recipe) -> list[Stage]:
     stages = []
     with_base = recipe.model is not None and _needs_base(recipe)
     if recipe.model is not None and with_base:
-        module = "train.pocket_base" if recipe.model.pocket else "train.prepared_base"
+        module = "train.models.pocket_base" if recipe.model.pocket else "train.models.prepared_base"
         reads = flatten({"model": values["model"], "base_threads": recipe.resources.base_threads})
         if recipe.model.path is not None:  # the tokenizer and the contract with every prompt
             reads |= _folder_content(Path(recipe.model.path))
@@ -109,13 +109,13 @@ def build_stages(recipe: Recipe) -> list[Stage]:
         reads |= _folder_content(Path(external.path))
         if recipe.suite is not None and recipe.suite.thinking is not None:
             reads["thinking"] = recipe.suite.thinking
-        stages.append(Stage(f"external/{arm}", "train.prepared_base", reads, ("base",), {"arm": arm}))
+        stages.append(Stage(f"external/{arm}", "train.models.prepared_base", reads, ("base",), {"arm": arm}))
         models[arm] = f"external/{arm}"
     if recipe.suite is not None and recipe.model is not None:
         stages += _evaluation(recipe, values, models)
         stages += _diagnostics(recipe, values, models)
         reads = flatten({key: value for key, value in values.items() if key != "resources"})
-        stages.append(Stage("report", "eval.report", reads, tuple(stage.name for stage in stages)))
+        stages.append(Stage("report", "eval.report.build", reads, tuple(stage.name for stage in stages)))
     return stages
 
 
@@ -138,7 +138,7 @@ def _corpus_stage(recipe: Recipe, values: dict[str, Any], with_base: bool) -> St
             reads[f"content of {source.path}"] = _content(Path(source.path))
     if not with_base:  # then the tokenizer of the model itself is read
         reads |= flatten({"model": values["model"]})
-    return Stage("corpus", "data.corpus", reads, ("base",) if with_base else ())
+    return Stage("corpus", "data.corpus.build", reads, ("base",) if with_base else ())
 
 
 def _evaluation(recipe: Recipe, values: dict[str, Any], models: dict[str, str]) -> list[Stage]:
@@ -152,7 +152,7 @@ def _evaluation(recipe: Recipe, values: dict[str, Any], models: dict[str, str]) 
         if item.data is not None and item.data.path is not None:
             reads[f"content of {item.data.path}"] = _content(Path(item.data.path))
     heldout = any(item.name == "heldout" and item.data is None for item in recipe.suite.benchmarks)
-    stages = [Stage("questions", "eval.questions", reads, ("corpus",) if heldout else ())]
+    stages = [Stage("questions", "eval.questions.build", reads, ("corpus",) if heldout else ())]
     folder, threads = task_folder(recipe.suite), recipe.resources.threads
     files = [path for path in folder.iterdir() if path.is_file()]  # not __pycache__
     tasks = hash_json({path.name: hash_file(path) for path in files})
@@ -165,7 +165,7 @@ def _evaluation(recipe: Recipe, values: dict[str, Any], models: dict[str, str]) 
         stages.append(
             Stage(
                 f"eval/{label}",
-                "eval.generate",
+                "eval.responses.generate",
                 reads,
                 (name, "questions"),
                 {"model_dir": model_dir},
@@ -195,7 +195,7 @@ def _trajectories(recipe: Recipe, values: dict[str, Any], tasks: str) -> list[St
     threads = recipe.resources.threads
     reads["threads"] = threads
     needs = ("base", "corpus", "questions")
-    stages = [Stage("trajectory/base", "eval.trajectory", reads, needs, {}, threads)]
+    stages = [Stage("trajectory/base", "eval.forgetting.trajectory", reads, needs, {}, threads)]
     for arm in recipe.trained:
         resolved = resolve_arm(recipe, arm)
         own = reads | {"steps": resolved.steps, "snapshots": resolved.snapshots}
@@ -203,7 +203,7 @@ def _trajectories(recipe: Recipe, values: dict[str, Any], tasks: str) -> list[St
             run = f"arms/{arm}/seed-{seed}"
             arguments = {"arm": arm, "seed": seed}
             name = f"trajectory/{arm}/seed-{seed}"
-            stages.append(Stage(name, "eval.trajectory", own, (*needs, run), arguments, threads))
+            stages.append(Stage(name, "eval.forgetting.trajectory", own, (*needs, run), arguments, threads))
     return stages
 
 
@@ -224,7 +224,7 @@ def _diagnostics(recipe: Recipe, values: dict[str, Any], models: dict[str, str])
     for label, name in models.items():
         needs = (name, *before, *(() if label == "base" else ("base", "diagnostics/base")))
         arguments = {"model_dir": _weights_of(name)}
-        stages.append(Stage(f"diagnostics/{label}", "eval.diagnostics", reads, needs, arguments, threads))
+        stages.append(Stage(f"diagnostics/{label}", "eval.shifts.diagnostics", reads, needs, arguments, threads))
     return stages
 
 
@@ -334,8 +334,8 @@ def select_until(stages: list[Stage], until: str | None) -> list[Stage]:
 
 def run_stage(recipe: Recipe, study_dir: Path, stage: Stage) -> None:
     """Execute one stage in this process."""
-    from launch.failures import record
-    from launch.usage import measured
+    from launch.execution.failures import record
+    from launch.execution.usage import measured
     from recipes.manifest import locked, start_stage
 
     with locked(study_dir / ".locks" / stage.name.replace("/", "--")):
@@ -344,7 +344,7 @@ def run_stage(recipe: Recipe, study_dir: Path, stage: Stage) -> None:
         record(study_dir, stage.name, None)
         with measured(stage_dir):
             if stage.kind == "arms" and recipe.resources.launched:
-                from launch.ranks import launch_ranks
+                from launch.execution.ranks import launch_ranks
 
                 launch_ranks(recipe.resources, study_dir, stage, resume)
             else:

@@ -231,7 +231,7 @@ class CorpusSpec(Spec):
     sources: tuple[SourceSpec, ...] = ()
     """Where the problems come from, in order; of duplicates the first is kept. Empty: nothing is trained."""
     answer_form: Literal["boxed", "plain"] = "boxed"
-    """What the grader accepts as a final answer; see `data/grading.py`."""
+    """What the grader accepts as a final answer; see `data/grading/grader.py`."""
     near_duplicate: float | None = Field(0.8, gt=0, le=1)
     """Jaccard similarity of three-word sequences from which problems with equal answers are duplicates. null: off."""
     decontamination: DecontaminationSpec = DecontaminationSpec()

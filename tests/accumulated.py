@@ -13,9 +13,9 @@ import sys
 
 import torch
 
-from launch.ranks import zero_config
+from launch.execution.ranks import zero_config
 from recipes.resource_schema import ResourceSpec
-from train.ranks import prepare
+from train.runtime.ranks import prepare
 
 SIZE = 4096
 KINDS = (torch.Tensor, torch.nn.Parameter)

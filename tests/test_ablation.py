@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from eval.response_curves import PointResult, curves_figure, format_curves, require_comparable, response_curves
+from eval.report.response_curves import PointResult, curves_figure, format_curves, require_comparable, response_curves
 from launch.ablation import ABLATION_FILE, load_ablation, read_ablation
-from launch.ablation_cli import choose, common_rate, report
-from launch.failures import INTERRUPTED, STOPPED
+from launch.commands.ablate import choose, common_rate, report
+from launch.execution.failures import INTERRUPTED, STOPPED
 from launch.stages import flatten
 from recipes.errors import UserError
 
@@ -249,7 +249,7 @@ def test_a_stopped_point_stops_the_ablation_and_a_failed_one_does_not(tmp_path, 
         done.append(study_dir.name)
         return 0 if study_dir.name == "shared" else status
 
-    monkeypatch.setattr("launch.cli.run_stages", run_stages)
+    monkeypatch.setattr("launch.commands.main.run_stages", run_stages)
     made = ablation(tmp_path, grid=["train.learning_rate=5e-4,1e-3"])
     assert made.run(None) == status
     assert len(done) == runs

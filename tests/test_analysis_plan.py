@@ -2,8 +2,14 @@
 
 import pytest
 
-from launch.analysis_plan import analysis_lines, analysis_obstacles, diagnostics_plan, drift_plan, trajectory_plan
-from launch.fit import model_shape
+from launch.planning.analysis_plan import (
+    analysis_lines,
+    analysis_obstacles,
+    diagnostics_plan,
+    drift_plan,
+    trajectory_plan,
+)
+from launch.planning.fit import model_shape
 from recipes.loading import load_recipe
 from train import drift
 

@@ -8,16 +8,16 @@ import pytest
 
 from data import attention
 from data.attention import FLASH, KERNELS_BELOW, KERNELS_FROM, fetch_kernel, missing, usable_attention
-from launch.needs import attention_of_runs
-from launch.plan import build_plan
-from launch.plan_text import format_plan
+from launch.planning.needs import attention_of_runs
+from launch.planning.plan import build_plan
+from launch.planning.plan_text import format_plan
 from launch.stages import build_stages
 from recipes.errors import UserError
 from recipes.loading import load_recipe
 from recipes.manifest import hash_json
 from recipes.schema import ModelSpec
-from train.matching import recorded_differences
-from train.model import record_attention
+from train.accounting.matching import recorded_differences
+from train.models.directory import record_attention
 
 SMOKE = "recipes/pocket/smoke.yaml"
 

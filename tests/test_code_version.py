@@ -25,15 +25,15 @@ def version_in(tmp_path, monkeypatch):
 
 def test_only_what_a_stage_runs_changes_its_version(version_in):
     root, version = version_in
-    before = {name: version(name) for name in ("train.sft", "train.grpo", "eval.generate")}
-    grading = root / "data" / "grading.py"
+    before = {name: version(name) for name in ("train.sft", "train.grpo", "eval.responses.generate")}
+    grading = root / "data" / "grading" / "grader.py"
     text = grading.read_text()
     grading.write_text(text.replace('"""', '"""Other words. ', 1) + "\n# a remark\n")
     assert {name: version(name) for name in before} == before
     grading.write_text(text.replace("TIMEOUT_SECONDS = 5.0", "TIMEOUT_SECONDS = 6.0"))
     # SFT reads graded demonstrations and never grades; the reward and the score do.
-    assert {name for name in before if version(name) != before[name]} == {"train.grpo", "eval.generate"}
+    assert {name for name in before if version(name) != before[name]} == {"train.grpo", "eval.responses.generate"}
 
 
 def test_modules_imported_inside_functions_count():
-    assert "launch.local" in subject._read("launch.cli")[1]
+    assert "launch.execution.local" in subject._read("launch.commands.main")[1]

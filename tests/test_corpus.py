@@ -5,8 +5,8 @@ import json
 import pyarrow.parquet as pq
 import pytest
 
-from data.corpus import run as build_corpus
-from data.rows import (
+from data.corpus.build import run as build_corpus
+from data.corpus.rows import (
     Demonstration,
     Problem,
     demonstrations_by_update,
@@ -16,7 +16,7 @@ from data.rows import (
     read_demonstrations,
     read_problems,
 )
-from data.sources import read_source
+from data.corpus.sources import read_source
 from recipes.corpus_schema import SourceSpec
 from recipes.errors import UserError
 from recipes.loading import validate_recipe
@@ -407,7 +407,7 @@ def test_references_that_agree_one_way_round_are_no_contradiction(tmp_path):
 
 
 def test_server_key_and_benchmark_files_are_missed_before_anything_runs(tmp_path, monkeypatch):
-    from launch.preflight import check_before_running
+    from launch.planning.preflight import check_before_running
 
     monkeypatch.delenv("NO_SUCH_KEY", raising=False)
     teacher = {"kind": "endpoint", "model": "m", "api_key_variable": "NO_SUCH_KEY"}

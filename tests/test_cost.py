@@ -8,13 +8,12 @@ from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCau
 from trl.trainer.utils import compute_flops_per_token
 
 from data.language_model import load_model
-from launch.fit import model_shape, obstacles, sampling_memory
-from launch.plan import _arm_plan, teacher_plan
+from launch.planning.fit import model_shape, obstacles, sampling_memory
+from launch.planning.plan import _arm_plan, teacher_plan
 from recipes.errors import UserError
 from recipes.loading import load_recipe
 from recipes.manifest import finish_stage, start_stage
-from train.arms import resolve_arm
-from train.cost import (
+from train.accounting.cost import (
     GPUS,
     KNOWN_SHAPES,
     ModelShape,
@@ -23,6 +22,7 @@ from train.cost import (
     shape_from_config,
     training_memory,
 )
+from train.arms import resolve_arm
 
 QWEN3_14B = ModelShape(151936, 5120, 17408, 40, 40, 8, 128, tied_embeddings=False, head_norms=True)
 
@@ -295,7 +295,7 @@ def test_teacher_is_planned_and_then_what_it_spent_is_shown(tmp_path):
 
 
 def test_plan_says_how_many_demonstrations_an_update_reads():
-    from launch.preflight import warnings
+    from launch.planning.preflight import warnings
 
     def said(*overrides):
         return [text for text in warnings(load_recipe(path, list(overrides))) if "demonstration" in text]
@@ -314,7 +314,7 @@ def test_plan_says_how_many_demonstrations_an_update_reads():
 
 
 def test_unresolved_names_everything_by_kind():
-    from launch.preflight import unresolved
+    from launch.planning.preflight import unresolved
 
     recipe = load_recipe(Path(__file__).resolve().parent.parent / "recipes" / "qwen3-14b" / "matched.yaml")
     entry = {"dataset": "org/other", "revision": "a" * 40, "files": {"test.jsonl": "0"}, "rows": 1}

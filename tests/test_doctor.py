@@ -10,8 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from launch import doctor, doctor_run, doctor_study, doctor_vllm
-from launch.doctor import Verdict
+from launch.doctor import checks as doctor
+from launch.doctor import process as doctor_run
+from launch.doctor import study as doctor_study
+from launch.doctor import vllm as doctor_vllm
+from launch.doctor.checks import Verdict
 from recipes.loading import load_recipe
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -40,7 +43,7 @@ def test_a_file_written_in_place_is_found(tmp_path, monkeypatch):
 def test_two_nodes_that_see_each_others_locks(tmp_path):
     """Two processes in the place of two nodes; then two that do not share the folder's locks."""
     script = (
-        "import sys; from pathlib import Path; from launch.doctor import locks_between_nodes;"
+        "import sys; from pathlib import Path; from launch.doctor.checks import locks_between_nodes;"
         "print(*locks_between_nodes(Path(sys.argv[1]))[:2], sep='|')"
     )
 

@@ -6,8 +6,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from eval import engines
-from eval.engines import ENGINE_FILE, EngineOnDemand, engine_facts
+from eval.responses import engines
+from eval.responses.engines import ENGINE_FILE, EngineOnDemand, engine_facts
 from recipes.loading import load_recipe
 from tests.conftest import SMOKE
 

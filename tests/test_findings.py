@@ -4,18 +4,18 @@ from pathlib import Path
 
 import pytest
 
-from eval.suite_size import evaluation_responses
-from launch import findings as module
-from launch.findings import Finding, findings, refuse
-from launch.fit import model_shape
-from launch.needs import checkpoint_hours, disk_needed, gpu_hours_of_run, side_by_side, stage_hours, wall_clock
-from launch.processes import gpu_models
-from launch.site_file import SiteSpec, hours_of
+from eval.questions.suite_size import evaluation_responses
+from launch.execution.processes import gpu_models
+from launch.planning import findings as module
+from launch.planning.findings import Finding, findings, refuse
+from launch.planning.fit import model_shape
+from launch.planning.needs import checkpoint_hours, disk_needed, gpu_hours_of_run, side_by_side, stage_hours, wall_clock
+from launch.slurm.site_file import SiteSpec, hours_of
 from launch.stages import Stage, build_stages, stage_inputs
 from recipes.errors import UserError
 from recipes.loading import load_recipe
 from recipes.manifest import finish_stage, start_stage
-from train.cost import checkpoint_bytes
+from train.accounting.cost import checkpoint_bytes
 
 BIG = "recipes/qwen3-14b/matched.yaml"
 SMOKE = "recipes/pocket/smoke.yaml"
@@ -238,7 +238,7 @@ def test_hours_of_stages_and_of_the_whole_on_eight_gpus():
     assert sum(measured) / 8 <= clock["measuring"] <= sum(measured) / 8 + max(measured)
     one = wall_clock(load_recipe(BIG, ["resources.workers=1"]), stages, shape, 8)
     assert one["measuring"] == pytest.approx(sum(measured), abs=0.05)
-    assert stage_hours(recipe, Stage("report", "eval.report", {}), shape) is None
+    assert stage_hours(recipe, Stage("report", "eval.report.build", {}), shape) is None
 
 
 def test_stages_side_by_side():

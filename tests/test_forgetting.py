@@ -3,9 +3,19 @@
 import numpy as np
 import pytest
 
-from eval import forgetting
-from eval.bootstrap import Answers
-from eval.forgetting import Curve, Slice, at_place, common_reach, crossings, equal_gain, mean_loss, pick, razor_fit
+from eval.forgetting import curves as forgetting
+from eval.forgetting.curves import (
+    Curve,
+    Slice,
+    at_place,
+    common_reach,
+    crossings,
+    equal_gain,
+    mean_loss,
+    pick,
+    razor_fit,
+)
+from eval.statistics.bootstrap import Answers
 from recipes.loading import load_recipe
 
 GROUPS = ["heldout", "math", "other", "non"]

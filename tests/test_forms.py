@@ -7,7 +7,7 @@ import zlib
 
 import pytest
 
-from eval.forms import acpbench_shots, code_tests, questions_of, sample_questions, unpack_text
+from eval.questions.forms import acpbench_shots, code_tests, questions_of, sample_questions, unpack_text
 from recipes.errors import UserError
 from recipes.suite_schema import BenchmarkData
 

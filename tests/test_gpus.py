@@ -5,9 +5,11 @@ import os
 
 import pytest
 
-from launch import local, node, step
-from launch.failures import MISTAKE, Failure
-from launch.gpus import Pool, Wish, gpus_wanted, require_free_memory, teacher_on, wish_of
+from launch.execution import local
+from launch.execution.failures import MISTAKE, Failure
+from launch.execution.gpus import Pool, Wish, gpus_wanted, require_free_memory, teacher_on, wish_of
+from launch.planning import node
+from launch.slurm import step
 from launch.stages import Stage, build_stages
 from recipes.errors import UserError
 from recipes.loading import load_recipe
@@ -163,7 +165,7 @@ def test_a_worker_sees_its_own_gpus_alone(tmp_path, monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
     values = load_recipe(SMOKE).dump()
     for gpus in (("4", "5"), (), None):
-        assert local._work(values, str(tmp_path), Stage("eval/base", "eval.generate", {}), gpus) is None
+        assert local._work(values, str(tmp_path), Stage("eval/base", "eval.responses.generate", {}), gpus) is None
     assert seen == ["4,5", "", ""]
 
 

@@ -6,13 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from data.answer_tree import plain
-from data.grading import Grader, extract_answer, last_boxed
+from data.grading.answer_tree import plain
+from data.grading.grader import Grader, extract_answer, last_boxed
 from eval.scorers.answers import score_exact
-from eval.scoring import score
+from eval.scorers.rules import score
 from recipes.loading import load_recipe
+from train.accounting.ledger import Ledger
 from train.arms import resolve_arm
-from train.ledger import Ledger
 from train.rewards import RecordedReward
 
 SMOKE = Path(__file__).resolve().parent.parent / "recipes" / "pocket" / "smoke.yaml"

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from data.grading import Grader, Outcome
+from data.grading.grader import Grader, Outcome
 
 ROOT = Path(__file__).resolve().parent.parent
 HARD = r"\boxed{\sum_{k=1}^{3} k}"  # needs the algebra system
@@ -113,7 +113,7 @@ def test_works_in_a_spawned_process():
 def test_works_inside_torchrun_ranks(tmp_path):
     script = tmp_path / "rank.py"
     script.write_text(
-        "import os\nfrom data.grading import Grader\nimport torch.distributed as dist\n"
+        "import os\nfrom data.grading.grader import Grader\nimport torch.distributed as dist\n"
         "dist.init_process_group('gloo')\n"
         f"grades = Grader(2, 2).grade_many([{HARD!r}, {ENDLESS[0]!r}], ['6', {ENDLESS[1]!r}])\n"
         "outcomes = [grade.outcome.value for grade in grades]\n"
@@ -132,7 +132,7 @@ def test_works_inside_torchrun_ranks(tmp_path):
 def test_worker_ends_when_its_parent_is_killed(tmp_path):
     """A worker stuck in algebra does not notice that its standard input closed; its processor-time limit ends it."""
     code = (
-        "import sys, time\nfrom data.grading import Grader\ng = Grader()\n"
+        "import sys, time\nfrom data.grading.grader import Grader\ng = Grader()\n"
         f"g.grade({HARD!r}, '6')\nprint(g._idle[0].process.pid, flush=True)\ntime.sleep(600)\n"
     )
     parent = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, cwd=ROOT)

@@ -7,14 +7,14 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from eval.bootstrap import Answers, draw_scores
-from eval.decisions import compare_with_published, default_rows, gate
-from eval.inference import contrast_interval, gain_p_value, holm, linear_interval, weights_of
-from eval.power import Spread, detectable
-from eval.published import published_models, recompute
-from eval.readings import pass_at_k
-from eval.results import outcome_change
-from eval.transfer_index import MATH
+from eval.published.audit import published_models, recompute
+from eval.report.decisions import compare_with_published, default_rows, gate
+from eval.report.power import Spread, detectable
+from eval.report.results import outcome_change
+from eval.responses.readings import pass_at_k
+from eval.statistics.bootstrap import Answers, draw_scores
+from eval.statistics.inference import contrast_interval, gain_p_value, holm, linear_interval, weights_of
+from eval.statistics.transfer_index import MATH
 
 
 def test_holm_by_hand():

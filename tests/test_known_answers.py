@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from eval.forms import questions_of
-from eval.questions import read_benchmark_rows
+from eval.questions.build import read_benchmark_rows
+from eval.questions.forms import questions_of
+from eval.scorers.rules import mean_score, score_rows
 from eval.scorers.spans import score_span, score_span_first_line
-from eval.scoring import mean_score, score_rows
 from recipes.suite_schema import BenchmarkData
 
 DATA = Path(os.environ.get("TRANSFER_DATA", Path(__file__).resolve().parent.parent.parent / "shared" / "data"))

@@ -4,8 +4,8 @@ import json
 import shutil
 
 from recipes.loading import load_study
-from train.ledger import read_rows
-from train.lineage import format_lineage, study_lineage
+from train.accounting.ledger import read_rows
+from train.accounting.lineage import format_lineage, study_lineage
 
 
 def test_smoke_arms_were_presented_the_same(smoke_study, transfer):

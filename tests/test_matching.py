@@ -8,7 +8,7 @@ import pytest
 
 from recipes.errors import UserError
 from recipes.loading import load_recipe
-from train.matching import recipe_differences, recorded_differences, require_matched
+from train.accounting.matching import recipe_differences, recorded_differences, require_matched
 
 STUDY = Path(__file__).resolve().parent.parent / "recipes" / "pocket" / "study.yaml"
 

@@ -10,11 +10,11 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 import pytest
 from transformers import TrainerControl, TrainerState, TrainingArguments
 
-from train import heartbeat, pace, preemption, ranks
-from train.heartbeat import Heartbeat, generated_tokens, server_progress
-from train.pace import Pace, cut_short, read_pace
-from train.preemption import PaceKeeper, StopOnSignal
-from train.ranks import PreemptedError, seconds_left
+from train.runtime import heartbeat, pace, preemption, ranks
+from train.runtime.heartbeat import Heartbeat, generated_tokens, server_progress
+from train.runtime.pace import Pace, cut_short, read_pace
+from train.runtime.preemption import PaceKeeper, StopOnSignal
+from train.runtime.ranks import PreemptedError, seconds_left
 
 
 @pytest.fixture

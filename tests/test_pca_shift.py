@@ -6,9 +6,9 @@ import torch
 from scipy.linalg import subspace_angles
 from sklearn.decomposition import PCA
 
-from eval.pca_shift import MEASURES, paper_shift, paper_states, representation_shift, shuffled_cka
-from eval.shifts import _mean
-from eval.states import POOLINGS, batches, read_pooled_states, write_pooled_states
+from eval.shifts.pca_shift import MEASURES, paper_shift, paper_states, representation_shift, shuffled_cka
+from eval.shifts.states import POOLINGS, batches, read_pooled_states, write_pooled_states
+from eval.shifts.summary import _mean
 
 
 def measured(base, tuned, components=2, draws=None):

@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from data.grading import Grader
+from data.grading.grader import Grader
 from data.pocket_world import (
     DIRECT_CORRECT_SHARE,
     MATH,
@@ -19,7 +19,7 @@ from data.pocket_world import (
     split_of,
     teacher_completion,
 )
-from eval.scoring import score
+from eval.scorers.rules import score
 
 
 def true_answer(task: str, problem: str) -> str:

@@ -9,13 +9,13 @@ from pathlib import Path
 
 import psutil
 
-from eval.process_guard import ProcessGuard
+from eval.responses.process_guard import ProcessGuard
 
 ROOT = Path(__file__).resolve().parent.parent
 # A parent with a guarded child that has a child, and a child that was started afterwards; it prints their ids.
 PARENT = """
 import subprocess, sys, time
-from eval.process_guard import ProcessGuard
+from eval.responses.process_guard import ProcessGuard
 nested = "import subprocess, sys, time; print(subprocess.Popen(['sleep', '60']).pid, flush=True); time.sleep(60)"
 guard = ProcessGuard()
 child = subprocess.Popen([sys.executable, "-c", nested], stdout=subprocess.PIPE, text=True)

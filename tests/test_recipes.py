@@ -207,7 +207,7 @@ def test_override_reaches_into_a_section_that_is_switched_off():
 
 
 def test_benchmarks_the_corpus_is_not_compared_with_are_named(tmp_path):
-    from launch.preflight import warnings
+    from launch.planning.preflight import warnings
 
     assert warnings(load_recipe(STUDY)) == []
     law = ["suite.benchmarks.0.name=law_exam", "suite.benchmarks.1.name=law_essay"]

@@ -6,14 +6,14 @@ from pathlib import Path
 import pytest
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from data.sampling import SampleStore, sample_from_endpoint
+from data.sampling.completions import SampleStore, sample_from_endpoint
+from launch.execution.usage import USAGE, descendants, measured
 from launch.rehearsal.faults import continuation_fault
 from launch.rehearsal.outcome import Row, as_json, engine_text, format_outcome, rows_of, sentence
 from launch.rehearsal.run import rehearse
 from launch.rehearsal.teacher import serving_teacher
 from launch.rehearsal.toy_model import shrunk, toy_config, write_toy_model
 from launch.stages import Stage
-from launch.usage import USAGE, descendants, measured
 from recipes.corpus_schema import SamplerSpec
 from recipes.errors import UserError
 from recipes.loading import load_recipe
@@ -71,7 +71,7 @@ def llama(tmp_path_factory):
 
 def test_a_small_model_boxes_an_answer_and_ends_its_turn(llama):
     from data.language_model import generate
-    from data.prompt import render_prompt
+    from data.prompts.prompt import render_prompt
 
     tokenizer, model = AutoTokenizer.from_pretrained(llama), AutoModelForCausalLM.from_pretrained(llama)
     assert (tokenizer.bos_token, tokenizer.eos_token) == ("<|begin_of_text|>", "<|eot_id|>")
@@ -84,7 +84,7 @@ def test_a_small_model_boxes_an_answer_and_ends_its_turn(llama):
 
 
 def test_a_small_model_is_no_base_of_a_study(llama, tmp_path):
-    from train import prepared_base
+    from train.models import prepared_base
 
     full = load_recipe(ROOT / "recipes/llama-3.1-8b/matched.yaml")
     recipe = full.model_copy(update={"model": full.model.model_copy(update={"path": str(llama)})})

@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from data.grading import Grader
+from data.corpus.sources import read_source
+from data.corpus.text_match import near_duplicates
+from data.grading.grader import Grader
 from data.hub import locate
-from data.sources import read_source
-from data.text_match import near_duplicates
-from eval.forms import FORMS, questions_of
+from eval.questions.forms import FORMS, questions_of
 from launch.rehearsal import synthetic
 from launch.rehearsal.hardware import Hardware
 from launch.rehearsal.rows import write_rows
@@ -161,7 +161,7 @@ def test_rows_of_the_alternative_that_was_locked_are_read_by_its_mapping(tmp_pat
     def located(files, lock):
         return [published] if files.kind == "hub" else locate(files, lock)
 
-    for module in ("launch.rehearsal.rows", "data.sources"):
+    for module in ("launch.rehearsal.rows", "data.corpus.sources"):
         monkeypatch.setattr(f"{module}.locate", located)
     full = validate_recipe(values, "test")
     rows = write_rows(full, tmp_path / "rows", made_up=False)

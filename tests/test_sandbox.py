@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from eval import sandbox
-from eval.sandbox import Limits, run_program
-from eval.scoring import score
+from eval.scorers import sandbox
+from eval.scorers.rules import score
+from eval.scorers.sandbox import Limits, run_program
 from recipes.errors import UserError
 
 LIMITS = Limits(wall_seconds=3.0, cpu_seconds=2, output_bytes=1 << 20)

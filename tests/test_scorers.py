@@ -4,10 +4,10 @@ from typing import get_args
 
 import pytest
 
-from eval.forms import Question
+from eval.questions.forms import Question
 from eval.scorers.choices import read_choice, read_yes_no
 from eval.scorers.programs import last_program, same_output
-from eval.scoring import RULES, mean_score, score, score_rows
+from eval.scorers.rules import RULES, mean_score, score, score_rows
 from recipes.suite_schema import Scoring
 
 

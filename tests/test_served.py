@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from data.served import require_served, served_models, server_version
-from launch.failures import _first_line
-from launch.local import worker_environment
-from launch.vllm_server import server_command
+from data.sampling.server import require_served, served_models, server_version
+from launch.execution.failures import _first_line
+from launch.execution.local import worker_environment
+from launch.slurm.vllm_server import server_command
 from recipes.errors import UserError
 from recipes.loading import load_recipe
 from tests.servers import pages

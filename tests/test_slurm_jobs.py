@@ -10,14 +10,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from launch.fit import model_shape
-from launch.jobs import Needed, make_jobs, tasks_of_study
-from launch.needs import checkpoint_seconds, gpu_hours_of_run
-from launch.site_file import SiteSpec, find_site, load_site
-from launch.slurm_script import render, signal_seconds
+from launch.commands.study import check_site
+from launch.planning.fit import model_shape
+from launch.planning.needs import checkpoint_seconds, gpu_hours_of_run
+from launch.slurm.jobs import Needed, make_jobs, tasks_of_study
+from launch.slurm.script import render, signal_seconds
+from launch.slurm.site_file import SiteSpec, find_site, load_site
+from launch.slurm.vllm_server import server_command
 from launch.stages import build_stages
-from launch.study_cli import check_site
-from launch.vllm_server import server_command
 from recipes.errors import UserError
 from recipes.loading import load_recipe
 

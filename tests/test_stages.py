@@ -166,7 +166,7 @@ def test_until(tmp_path):
 
 
 def test_gpus_are_found_without_cuda(tmp_path, monkeypatch):
-    from launch.processes import visible_gpus
+    from launch.execution.processes import visible_gpus
 
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     assert visible_gpus(tmp_path) == []
@@ -180,8 +180,8 @@ def test_gpus_are_found_without_cuda(tmp_path, monkeypatch):
 
 
 def test_study_without_a_suite_trains_and_scores_nothing():
-    from launch.plan import build_plan
-    from launch.plan_text import format_plan
+    from launch.planning.plan import build_plan
+    from launch.planning.plan_text import format_plan
     from recipes.loading import load_recipe
 
     recipe = load_recipe("recipes/qwen3-14b/matched.yaml", ["seeds=[0]", "suite=null", "probe=null"])
@@ -197,7 +197,7 @@ def test_study_without_a_suite_trains_and_scores_nothing():
     grpo, sft = by_name["arms/grpo/seed-0"], by_name["arms/sft_think/seed-0"]
     assert grpo["command"] == (
         "python -m accelerate.commands.launch --config_file runs/x/arms/grpo/seed-0/ranks/accelerate.json "
-        "-m launch.ranks runs/x arms/grpo/seed-0 0"
+        "-m launch.execution.ranks runs/x arms/grpo/seed-0 0"
     )
     assert grpo["topology"] == "8 ranks, DeepSpeed ZeRO-3, vLLM colocate (65% of each GPU, tensor parallel 1)"
     assert sft["topology"] == "8 ranks, DeepSpeed ZeRO-3"

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from launch import slurm
-from launch.jobs import tasks_of_study
-from launch.site_file import SiteSpec
-from launch.slurm import active_ids, ask_queue, known_jobs, read_jobs, submit
+from launch.slurm import submit as slurm
+from launch.slurm.jobs import tasks_of_study
+from launch.slurm.site_file import SiteSpec
+from launch.slurm.step import _no_progress
+from launch.slurm.submit import active_ids, ask_queue, known_jobs, read_jobs, submit
 from launch.stages import Stage, build_stages
-from launch.step import _no_progress
 from recipes.errors import UserError
 from recipes.loading import load_recipe
 
@@ -94,7 +94,7 @@ def test_an_interruption_loses_no_job(study, monkeypatch):
 
 def test_replicas_that_start_again_together_are_not_taken_for_one_that_makes_no_progress(tmp_path, monkeypatch):
     """Four jobs share an evaluation and are requeued at the same moment; then one is, three times, without a chunk."""
-    stage = Stage("eval/base", "eval.generate", {})
+    stage = Stage("eval/base", "eval.responses.generate", {})
     for restart in ("0", "1"):
         monkeypatch.setenv("SLURM_RESTART_COUNT", restart)
         for job in ("1", "2", "3", "4"):

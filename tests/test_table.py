@@ -1,6 +1,6 @@
 """The terminal table: known numbers in, the words a reader must see out."""
 
-from eval.table import format_report, index_text
+from eval.report.table import format_report, index_text
 
 
 def interval(estimate, low, high):

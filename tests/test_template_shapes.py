@@ -6,9 +6,9 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from data.prompt import completion_ids, load_tokenizer, prepare_tokenizer, render_prompt, settle, turn_end
-from data.template_contract import check_contract, check_template
-from data.tokenizer_files import TokenizerFiles
+from data.prompts.prompt import completion_ids, load_tokenizer, prepare_tokenizer, render_prompt, settle, turn_end
+from data.prompts.template_contract import check_contract, check_template
+from data.prompts.tokenizer_files import TokenizerFiles
 from recipes.errors import UserError
 from recipes.schema import ModelSpec
 from recipes.training_schema import ExternalSpec, PromptSpec
@@ -282,7 +282,7 @@ def test_training_and_evaluation_see_the_same_ids(shape, name, tmp_path):
     """An SFT row is the ids of the prompt and of the completion; the harness renders and tokenizes the same prompt."""
     from lm_eval.models.huggingface import HFLM
 
-    from eval.engines import render_chat
+    from eval.responses.engines import render_chat
     from train.sft import _dataset
 
     tokenizer = prepared(shape(name))

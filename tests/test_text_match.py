@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from data.text_match import BenchmarkIndex, jaccard, near_duplicates, shingles, words
+from data.corpus.text_match import BenchmarkIndex, jaccard, near_duplicates, shingles, words
 
 
 def test_words_ignore_case_and_typesetting():

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from eval import token_shift
-from eval.shift_figures import visible_token
-from eval.token_shift import (
+from eval.shifts import token_shift
+from eval.shifts.figures import visible_token
+from eval.shifts.token_shift import (
     KL_EDGES,
     MEASURES,
     RANK_EDGES,

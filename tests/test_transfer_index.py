@@ -4,8 +4,15 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from eval.bootstrap import Answers, bootstrap_scores, draw_scores, seed_deviations, seed_noise, standard_errors
-from eval.transfer_index import (
+from eval.statistics.bootstrap import (
+    Answers,
+    bootstrap_scores,
+    draw_scores,
+    seed_deviations,
+    seed_noise,
+    standard_errors,
+)
+from eval.statistics.transfer_index import (
     MATH,
     fieller_interval,
     group_gain,

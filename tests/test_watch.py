@@ -8,8 +8,8 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
 
-from launch import watch
-from launch.watch import Watch
+from launch.execution import watch
+from launch.execution.watch import Watch
 from recipes.resource_schema import ResourceSpec
 
 

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from recipes.errors import UserError
 from recipes.schema import Recipe
 from recipes.training_schema import LoraSpec, PromptSpec, TrainSpec
-from train.ranks import device_arguments, gradient_accumulation_steps, with_deepspeed, world_size
+from train.runtime.ranks import device_arguments, gradient_accumulation_steps, with_deepspeed, world_size
 
 
 @dataclass(frozen=True)

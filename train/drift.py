@@ -12,14 +12,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from data.attention import usable_attention
-from data.engine_sampling import sample_with_engine
-from data.grading import Grader, Outcome
+from data.corpus.rows import Problem, read_problems
+from data.grading.grader import Grader, Outcome
 from data.language_model import generate_ids, load_model, on_cpu
-from data.prompt import load_tokenizer, render_prompt
-from data.rows import Problem, read_problems
+from data.prompts.prompt import load_tokenizer, render_prompt
+from data.sampling.engine import sample_with_engine
 from recipes.manifest import Progress, finish_stage, hash_files, write_atomic, write_json
 from recipes.schema import Recipe
-from train.model import complete_snapshots
+from train.models.directory import complete_snapshots
 
 if TYPE_CHECKING:
     import torch

@@ -16,27 +16,27 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallba
 from trl import GRPOConfig
 
 from data.attention import usable_attention
-from data.grading import Grader
+from data.corpus.rows import Demonstration, Problem, presented_order, read_demonstrations, read_problems
+from data.grading.grader import Grader
 from data.language_model import load_model, on_cpu, seed_everything
-from data.prompt import load_tokenizer, render_prompt, template_hash
-from data.rows import Demonstration, Problem, presented_order, read_demonstrations, read_problems
-from data.thinking import strip_thinking
+from data.prompts.prompt import load_tokenizer, render_prompt, template_hash
+from data.prompts.thinking import strip_thinking
 from recipes.manifest import finish_stage, hash_files
 from recipes.resource_schema import VllmSpec
 from recipes.schema import Recipe
+from train.accounting.ledger import LEDGER, Ledger
 from train.arms import ResolvedArm, resolve_arm
-from train.callbacks import RunRecorder
-from train.checkpoints import CheckpointMarker, keep_complete_checkpoints, remove_checkpoints
-from train.heartbeat import Heartbeat
-from train.ledger import LEDGER, Ledger
 from train.limits import within_own_limits
-from train.model import Snapshots, adapter_config, count_parameters, record_attention, save_final
-from train.preemption import PaceKeeper, StopOnSignal
-from train.ranks import from_first_rank, rank, require_deepspeed, server_address, topology
+from train.models.directory import Snapshots, adapter_config, count_parameters, record_attention, save_final
 from train.rewards import RecordedReward
 from train.rollouts import DynamicSampling, PolicyRollouts, Rollouts, TeacherRollouts
-from train.sampler import can_sleep, engine_facts, released_engine, require_vllm
-from train.tracking import Tracker
+from train.runtime.checkpoints import CheckpointMarker, keep_complete_checkpoints, remove_checkpoints
+from train.runtime.heartbeat import Heartbeat
+from train.runtime.preemption import PaceKeeper, StopOnSignal
+from train.runtime.ranks import from_first_rank, rank, require_deepspeed, server_address, topology
+from train.runtime.recorder import RunRecorder
+from train.runtime.sampler import can_sleep, engine_facts, released_engine, require_vllm
+from train.runtime.tracking import Tracker
 from train.weighted_grpo import WeightedGRPOTrainer, read_rollouts
 
 

@@ -2,8 +2,8 @@
 
 from transformers import PreTrainedTokenizerBase
 
-from data.prompt import render_prompt
-from data.rows import Demonstration, Problem
+from data.corpus.rows import Demonstration, Problem
+from data.prompts.prompt import render_prompt
 from recipes.training_schema import PromptSpec
 from train.arms import ResolvedArm
 

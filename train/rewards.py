@@ -1,4 +1,4 @@
-"""The rewards of the sampled arms: TRL's calling convention around `data/grading.py`; no rule of its own.
+"""The rewards of the sampled arms: TRL's calling convention around `data/grading/grader.py`; no rule of its own.
 
 Each call grades one generation batch and enters it in the ledger: what was presented, generated and used.
 """
@@ -6,12 +6,12 @@ Each call grades one generation batch and enters it in the ledger: what was pres
 import random
 from collections.abc import Callable, Sequence
 
-from data.grading import AnswerForm, Grade, Grader, Outcome
+from data.grading.grader import AnswerForm, Grade, Grader, Outcome
+from train.accounting.cost import forward_flops, train_flops
+from train.accounting.ledger import Ledger
 from train.arms import ResolvedArm
-from train.cost import forward_flops, train_flops
-from train.ledger import Ledger
-from train.ranks import gathered, rank
-from train.tracking import Tracker
+from train.runtime.ranks import gathered, rank
+from train.runtime.tracking import Tracker
 
 _EARLY_UPDATES = 5
 _GRADE_SECONDS = 120.0  # of one batch; other ranks wait, and give up after minutes

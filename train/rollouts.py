@@ -14,14 +14,14 @@ import numpy as np
 import numpy.typing as npt
 from transformers import PreTrainedTokenizerBase
 
-from data.grading import Grade
-from data.prompt import completion_ids
-from data.rows import Demonstration, Problem
+from data.corpus.rows import Demonstration, Problem
+from data.grading.grader import Grade
+from data.prompts.prompt import completion_ids
 from recipes.errors import UserError
 from recipes.manifest import write_atomic
-from train.cost import forward_flops
-from train.ledger import Ledger
-from train.ranks import rank
+from train.accounting.cost import forward_flops
+from train.accounting.ledger import Ledger
+from train.runtime.ranks import rank
 
 Completions = list[list[int]]
 Kept = list[npt.NDArray[np.int32]]

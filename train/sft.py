@@ -16,24 +16,24 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallba
 from trl import SFTConfig, SFTTrainer
 
 from data.attention import usable_attention
+from data.corpus.rows import demonstrations_by_update, presented_order, read_demonstrations, read_problems
 from data.language_model import load_model, on_cpu, seed_everything
-from data.prompt import completion_ids, load_tokenizer, render_prompt, template_hash
-from data.rows import demonstrations_by_update, presented_order, read_demonstrations, read_problems
-from data.thinking import strip_thinking
+from data.prompts.prompt import completion_ids, load_tokenizer, render_prompt, template_hash
+from data.prompts.thinking import strip_thinking
 from recipes.manifest import finish_stage, hash_files
 from recipes.schema import Recipe
+from train.accounting.cost import train_flops
+from train.accounting.ledger import LEDGER, Ledger
 from train.arms import ResolvedArm, resolve_arm
-from train.callbacks import RunRecorder
-from train.checkpoints import CheckpointMarker, keep_complete_checkpoints, remove_checkpoints
-from train.cost import train_flops
-from train.heartbeat import Heartbeat
-from train.ledger import LEDGER, Ledger
 from train.limits import within_own_limits
-from train.model import Snapshots, adapter_config, count_parameters, record_attention, save_final
-from train.preemption import PaceKeeper, StopOnSignal
-from train.ranks import rank, require_deepspeed, topology
-from train.sampler import engine_facts
-from train.tracking import Tracker
+from train.models.directory import Snapshots, adapter_config, count_parameters, record_attention, save_final
+from train.runtime.checkpoints import CheckpointMarker, keep_complete_checkpoints, remove_checkpoints
+from train.runtime.heartbeat import Heartbeat
+from train.runtime.preemption import PaceKeeper, StopOnSignal
+from train.runtime.ranks import rank, require_deepspeed, topology
+from train.runtime.recorder import RunRecorder
+from train.runtime.sampler import engine_facts
+from train.runtime.tracking import Tracker
 
 
 def arguments(settings: ResolvedArm, directory: Path, seed: int) -> SFTConfig:

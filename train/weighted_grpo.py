@@ -8,9 +8,9 @@ from transformers import PreTrainedTokenizerBase
 from trl import GRPOTrainer
 
 from data.language_model import seed_everything
-from train.ranks import gathered
 from train.rollouts import DynamicSampling, PolicyRollouts, Rollouts
-from train.sampler import engine_options, engine_seed, rank_variables
+from train.runtime.ranks import gathered
+from train.runtime.sampler import engine_options, engine_seed, rank_variables
 
 
 class WeightedGRPOTrainer(GRPOTrainer):

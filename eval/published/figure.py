@@ -4,7 +4,7 @@ from typing import Any
 
 from matplotlib import pyplot as plt
 
-from eval.figures import PALETTE, STYLE, to_svg
+from eval.drawing import PALETTE, STYLE, to_svg
 
 _MARKS = {"SFT": "o", "RL": "^"}
 

@@ -4,8 +4,8 @@ import re
 from fractions import Fraction
 from functools import lru_cache
 
-from data.grading import AnswerForm, Grader, last_boxed
-from data.thinking import answer_text
+from data.grading.grader import AnswerForm, Grader, last_boxed
+from data.prompts.thinking import answer_text
 from eval.scorers.score import NO_ANSWER, Reference, Score, first_line, judged
 
 
@@ -15,7 +15,7 @@ def _grader() -> Grader:
 
 
 def score_graded(response: str, reference: Reference, form: AnswerForm) -> Score:
-    """By the final answer, as `data/grading.py` judges it while training.
+    """By the final answer, as `data/grading/grader.py` judges it while training.
 
     OlympiadBench's references say more: a tolerance is absolute, and the unit of the reference may be repeated or left
     out. Several answers count in any order, as the grader reads any list of answers.

@@ -3,9 +3,9 @@
 import re
 from collections.abc import Sequence
 
-from data.grading import last_boxed
-from data.thinking import answer_text
-from eval.forms import LETTERS
+from data.grading.grader import last_boxed
+from data.prompts.thinking import answer_text
+from eval.questions.forms import LETTERS
 from eval.scorers.score import NO_ANSWER, Reference, Score, first_line, judged
 
 # What may stand around a letter: emphasis, dollar signs, quotes, brackets, LaTeX's text commands.

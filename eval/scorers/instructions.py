@@ -10,7 +10,7 @@ import random
 from functools import lru_cache
 from typing import Any
 
-from data.thinking import answer_text
+from data.prompts.thinking import answer_text
 from eval.scorers.score import NO_ANSWER, Reference, Score, fraction, judged
 
 

@@ -10,9 +10,9 @@ import threading
 from decimal import Decimal, InvalidOperation
 from typing import Any
 
-from data.thinking import answer_text
-from eval.forms import code_tests
-from eval.sandbox import Limits, run_program
+from data.prompts.thinking import answer_text
+from eval.questions.forms import code_tests
+from eval.scorers.sandbox import Limits, run_program
 from eval.scorers.score import NO_ANSWER, Reference, Score, judged
 
 LIMITS = Limits(wall_seconds=10.0, cpu_seconds=6)  # 6 s is the limit that LiveCodeBench sets for a test

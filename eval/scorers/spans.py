@@ -3,8 +3,8 @@
 import re
 from collections.abc import Callable
 
-from data.grading import last_boxed
-from data.thinking import THINK_CLOSE, answer_text
+from data.grading.grader import last_boxed
+from data.prompts.thinking import THINK_CLOSE, answer_text
 from eval.scorers.score import NO_ANSWER, Reference, Score, first_line, fraction
 
 

@@ -8,11 +8,11 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
-from launch.processes import die_with_parent
+from launch.execution.processes import die_with_parent
+from launch.execution.usage import descendants
 from launch.stages import Stage
-from launch.usage import descendants
-from train.callbacks import CLOCK, METRICS
-from train.ledger import read_rows
+from train.accounting.ledger import read_rows
+from train.runtime.recorder import CLOCK, METRICS
 
 _POLL_SECONDS = 0.02
 
@@ -26,7 +26,7 @@ def kill_after_checkpoint(study_dir: Path, stage: Stage) -> list[dict[str, float
     root = Path(__file__).resolve().parents[2]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(root), *sys.path[1:]])}
     process = subprocess.Popen(
-        [sys.executable, "-m", "launch.step", str(study_dir.resolve()), stage.name],
+        [sys.executable, "-m", "launch.slurm.step", str(study_dir.resolve()), stage.name],
         env=environment,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,

@@ -3,10 +3,10 @@
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from launch.failures import recorded
+from launch.execution.failures import recorded
+from launch.execution.usage import read_usage
 from launch.rehearsal.scale import Scaled
 from launch.stages import Stage
-from launch.usage import read_usage
 from recipes.manifest import read_manifest
 
 MARK = "REHEARSAL"

@@ -9,10 +9,10 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from data.corpus.sources import read_file, read_source
 from data.hub import chosen, locate
-from data.sources import read_file, read_source
-from eval.forms import FORMS, form_columns, questions_of
-from eval.questions import benchmark_files, read_benchmark_rows
+from eval.questions.build import benchmark_files, read_benchmark_rows
+from eval.questions.forms import FORMS, form_columns, questions_of
 from launch.rehearsal import synthetic
 from launch.rehearsal.scale import HELDOUT, QUESTIONS, SOURCE_ROWS
 from recipes.corpus_schema import DataFiles, SourceSpec

@@ -10,8 +10,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from launch.failures import INTERRUPTED, STOPPED
-from launch.findings import findings, refuse
+from launch.commands.study import refuse_if_queued
+from launch.execution.failures import INTERRUPTED, STOPPED
+from launch.planning.findings import findings, refuse
 from launch.rehearsal import outcome
 from launch.rehearsal.faults import continuation_fault, kill_after_checkpoint
 from launch.rehearsal.hardware import Hardware, find_hardware
@@ -19,9 +20,8 @@ from launch.rehearsal.rows import Rows, write_rows
 from launch.rehearsal.scale import Places, scale
 from launch.rehearsal.teacher import serving_teacher
 from launch.rehearsal.toy_model import write_toy_model
-from launch.site_file import SiteSpec
+from launch.slurm.site_file import SiteSpec
 from launch.stages import Stage, build_stages, select_until
-from launch.study_cli import refuse_if_queued
 from recipes.errors import UserError
 from recipes.loading import STUDY_FILE
 from recipes.manifest import is_locked, write_json
@@ -167,7 +167,7 @@ def _run(recipe: Recipe, study_dir: Path, site: SiteSpec | None, faults: bool) -
     if site is not None:
         _run_on_slurm(recipe, study_dir, stages, site)
         return {}
-    from launch.local import run_local
+    from launch.execution.local import run_local
 
     resumed: dict[str, str | None] = {}
     if faults and recipe.trained:
@@ -189,11 +189,11 @@ def _require_going_on(status: int) -> None:
 
 def _run_on_slurm(recipe: Recipe, study_dir: Path, stages: list[Stage], site: SiteSpec) -> None:
     """Submit all stages and wait until none is queued or running."""
-    from launch.jobs import tasks_of_study
-    from launch.local import check_study_dir
-    from launch.slurm import cancel
-    from launch.status import standings
-    from launch.study_cli import run_on_slurm
+    from launch.commands.study import run_on_slurm
+    from launch.execution.local import check_study_dir
+    from launch.execution.status import standings
+    from launch.slurm.jobs import tasks_of_study
+    from launch.slurm.submit import cancel
 
     check_study_dir(recipe, study_dir)
     tasks = tasks_of_study(recipe, study_dir, stages)

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from itertools import count, islice
 from typing import Any
 
-from eval.forms import FORMS
+from eval.questions.forms import FORMS
 from recipes.corpus_schema import BenchmarkTexts, SourceSpec, StoredCompletions
 from recipes.suite_schema import BenchmarkSpec
 

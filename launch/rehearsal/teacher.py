@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
-from data.thinking import THINK_CLOSE, THINK_OPEN
+from data.prompts.thinking import THINK_CLOSE, THINK_OPEN
 
 
 def completion(answer: str, thinking: bool) -> str:

@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import Any
 
 from data.hub import locate_model
-from data.prompt import EOS_TOKEN, PAD_TOKEN, chat_template, completion_ids, prepare_tokenizer, render_prompt
+from data.prompts.prompt import EOS_TOKEN, PAD_TOKEN, chat_template, completion_ids, prepare_tokenizer, render_prompt
 from recipes.errors import UserError
 from recipes.schema import ModelSpec, Recipe
 from recipes.training_schema import ExternalSpec
-from train.cost import KNOWN_SHAPES, ModelShape
-from train.prepared_base import TOY
+from train.accounting.cost import KNOWN_SHAPES, ModelShape
+from train.models.prepared_base import TOY
 
 _HIDDEN, _LAYERS = 128, 2
 _UPDATES, _COPIES = 60, 8

@@ -20,8 +20,8 @@ import time
 from collections import Counter, defaultdict
 from pathlib import Path
 
-from data.rows import problem_id
-from data.text_match import jaccard, shingles, words
+from data.corpus.rows import problem_id
+from data.corpus.text_match import jaccard, shingles, words
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 LABELS = ROOT / "tests" / "golden" / "contamination_labels.jsonl"

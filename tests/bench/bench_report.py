@@ -18,9 +18,9 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from eval.examples import MAX_CHARACTERS
-from eval.page import draw_figures, render_page
-from eval.report import training_curves
+from eval.report.build import training_curves
+from eval.report.examples import MAX_CHARACTERS
+from eval.report.page import draw_figures, render_page
 from recipes.loading import load_study
 from tests.browser import open_browser
 

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
-from eval.states import read_pooled_states, write_pooled_states
+from eval.shifts.states import read_pooled_states, write_pooled_states
 
 
 def build(layers: int) -> Qwen3ForCausalLM:

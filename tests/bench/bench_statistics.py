@@ -13,7 +13,7 @@ import time
 import numpy as np
 from scipy import stats
 
-from eval.bootstrap import Answers, bootstrap_scores, draw_scores
+from eval.statistics.bootstrap import Answers, bootstrap_scores, draw_scores
 
 SIZES = {
     "math500": (500, 3),

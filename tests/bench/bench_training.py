@@ -30,11 +30,11 @@ from data.language_model import on_cpu
 from recipes.loading import load_recipe
 from recipes.training_schema import PromptSpec
 from train import grpo, sft
+from train.accounting.cost import GPUS, shape_from_config
+from train.accounting.ledger import Ledger
 from train.arms import resolve_arm
-from train.callbacks import RunRecorder
-from train.cost import GPUS, shape_from_config
-from train.ledger import Ledger
-from train.preemption import StopOnSignal
+from train.runtime.preemption import StopOnSignal
+from train.runtime.recorder import RunRecorder
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 SHAPES = {  # hidden, intermediate, layers, heads, key-value heads

@@ -15,9 +15,16 @@ from pathlib import Path
 
 import numpy as np
 
-from eval.bootstrap import Answers, ArmScores, draw_scores
-from eval.inference import Interval, contrast_interval, gain_p_value, linear_interval, percentile_interval, weights_of
-from eval.transfer_index import MATH, index_difference, index_with_interval, transfer_gain, transfer_index
+from eval.statistics.bootstrap import Answers, ArmScores, draw_scores
+from eval.statistics.inference import (
+    Interval,
+    contrast_interval,
+    gain_p_value,
+    linear_interval,
+    percentile_interval,
+    weights_of,
+)
+from eval.statistics.transfer_index import MATH, index_difference, index_with_interval, transfer_gain, transfer_index
 
 DOCS = Path(__file__).resolve().parent.parent.parent / "docs" / "statistics.md"
 BEGIN, END = "<!-- coverage table, written by tests/bench/coverage.py -->", "<!-- end -->"

@@ -6,10 +6,10 @@ import torch
 
 from data.language_model import load_model
 from data.pocket_world import benchmark_questions
-from data.prompt import load_tokenizer
-from eval.asking import ask, build_task
-from eval.forms import Question
-from eval.task_files import task_folder
+from data.prompts.prompt import load_tokenizer
+from eval.questions.forms import Question
+from eval.questions.task_files import task_folder
+from eval.responses.harness import ask, build_task
 from recipes.loading import load_recipe
 from recipes.schema import Recipe
 from recipes.suite_schema import BenchmarkSpec

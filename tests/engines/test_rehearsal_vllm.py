@@ -6,7 +6,7 @@ import math
 import pytest
 
 from recipes.manifest import read_manifest
-from train.ledger import read_rows
+from train.accounting.ledger import read_rows
 
 pytestmark = pytest.mark.engines
 

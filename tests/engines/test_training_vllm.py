@@ -15,7 +15,7 @@ from recipes.loading import load_recipe
 from recipes.manifest import read_manifest, start_stage
 from tests.conftest import run_transfer
 from tests.engines.conftest import POCKET, ROOT, SMOKE
-from train.ledger import read_rows
+from train.accounting.ledger import read_rows
 
 pytestmark = pytest.mark.engines
 

@@ -9,7 +9,7 @@ import time
 import psutil
 import pytest
 
-from eval.generate import open_units
+from eval.responses.generate import open_units
 from recipes.loading import load_study
 from recipes.manifest import read_manifest
 from tests.engines.conftest import ROOT, SMOKE

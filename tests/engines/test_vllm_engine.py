@@ -5,10 +5,10 @@ from types import SimpleNamespace
 
 import pytest
 
-from data.prompt import load_tokenizer, render_prompt
-from eval.asking import ask, build_task
-from eval.engines import EngineOnDemand, engine_facts
-from eval.scoring import TRUNCATED, score_rows
+from data.prompts.prompt import load_tokenizer, render_prompt
+from eval.responses.engines import EngineOnDemand, engine_facts
+from eval.responses.harness import ask, build_task
+from eval.scorers.rules import TRUNCATED, score_rows
 from recipes.suite_schema import BenchmarkSpec
 from recipes.training_schema import PromptSpec
 from tests.engines.asked import HF, VLLM, answers, assert_equal_up_to_ties, pocket_questions, recipe_for

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from data.sampling import SampleStore, sample_from_endpoint
-from eval.engines import EngineOnDemand, engine_facts
-from eval.scoring import mean_score, score_rows
+from data.sampling.completions import SampleStore, sample_from_endpoint
+from eval.responses.engines import EngineOnDemand, engine_facts
+from eval.scorers.rules import mean_score, score_rows
 from recipes.corpus_schema import SamplerSpec
 from recipes.errors import UserError
 from recipes.training_schema import PromptSpec

@@ -9,13 +9,13 @@ import torch
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
 from data.language_model import load_model
-from data.prompt import load_tokenizer
+from data.prompts.prompt import load_tokenizer
 from recipes.loading import load_study
 from recipes.manifest import read_manifest
 from tests.integration.test_deepspeed import SMOKE, final, study_of, weights
 from tests.trainers import gradient_of, sft_trainer
+from train.accounting.cost import shape_from_config, training_memory
 from train.arms import resolve_arm
-from train.cost import shape_from_config, training_memory
 
 pytestmark = [
     pytest.mark.gpu,

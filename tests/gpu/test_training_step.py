@@ -6,9 +6,9 @@ from dataclasses import replace
 import pytest
 import torch
 
+from data.corpus.rows import read_demonstrations, read_problems
 from data.language_model import load_model
-from data.prompt import load_tokenizer, render_prompt
-from data.rows import read_demonstrations, read_problems
+from data.prompts.prompt import load_tokenizer, render_prompt
 from recipes.loading import load_study
 from recipes.training_schema import PromptSpec
 from tests.trainers import grpo_trainer, sft_trainer

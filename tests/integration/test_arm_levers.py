@@ -10,10 +10,10 @@ import torch
 from datasets import Dataset
 from trl import GRPOConfig, GRPOTrainer, SFTConfig, SFTTrainer
 
-from data.grading import Grade, Outcome
+from data.corpus.rows import Demonstration, Problem, read_demonstrations, read_problems
+from data.grading.grader import Grade, Outcome
 from data.language_model import generate_ids, load_model
-from data.prompt import load_tokenizer, render_prompt
-from data.rows import Demonstration, Problem, read_demonstrations, read_problems
+from data.prompts.prompt import load_tokenizer, render_prompt
 from launch.stages import build_stages
 from recipes.errors import UserError
 from recipes.loading import load_recipe
@@ -21,8 +21,8 @@ from recipes.manifest import read_manifest, start_stage
 from recipes.training_schema import PromptSpec
 from tests.trainers import gradient_of, grpo_trainer, sft_trainer
 from train import grpo, sft
+from train.accounting.ledger import Ledger, read_rows
 from train.arms import resolve_arm
-from train.ledger import Ledger, read_rows
 from train.rewards import reward_of
 from train.rollouts import PolicyRollouts, TeacherRollouts
 

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from data.corpus import run as build_corpus
-from data.grading import Grader
-from data.prompt import load_tokenizer
-from data.rows import problem_id, read_demonstrations, read_problems
+from data.corpus.build import run as build_corpus
+from data.corpus.rows import problem_id, read_demonstrations, read_problems
+from data.grading.grader import Grader
+from data.prompts.prompt import load_tokenizer
 from recipes.loading import load_recipe
 from recipes.manifest import read_manifest, start_stage
 
@@ -124,8 +124,8 @@ def test_stored_completions_are_graded_and_matched_by_text(study, problems, tmp_
 def test_more_samples_later_draw_only_those(smoke_study, tmp_path, monkeypatch):
     """The first two of each problem stay as they are, and the model is asked for the other two alone."""
     import data.language_model as subject
-    from data.samples import SampleStore
-    from data.sampling import sample_locally
+    from data.sampling.completions import sample_locally
+    from data.sampling.store import SampleStore
     from recipes.corpus_schema import SamplerSpec
 
     asked = []

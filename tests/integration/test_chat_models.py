@@ -10,9 +10,9 @@ import torch
 import zstandard
 from transformers import AutoTokenizer, GemmaConfig, GemmaForCausalLM, LlamaConfig, LlamaForCausalLM
 
-from eval.asking import ask, build_task
-from eval.engines import load_engine
-from eval.questions import load_questions
+from eval.questions.build import load_questions
+from eval.responses.engines import load_engine
+from eval.responses.harness import ask, build_task
 from launch.pairs import evaluation_recipe
 from recipes.errors import UserError
 from tests.template_shapes import SHAPES

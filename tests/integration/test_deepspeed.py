@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 
 from recipes.loading import load_recipe, load_study
 from recipes.manifest import read_manifest
-from train.ledger import read_rows
+from train.accounting.ledger import read_rows
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 SMOKE = ROOT / "recipes" / "pocket" / "smoke.yaml"

@@ -10,14 +10,21 @@ import pytest
 import torch
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
+from data.corpus.rows import read_demonstrations, read_problems
 from data.language_model import load_model
-from data.prompt import completion_ids, load_tokenizer, render_prompt
-from data.rows import read_demonstrations, read_problems
-from eval import diagnostics
-from eval.prompt_sets import prompt_sets, reference_text
-from eval.shifts import empty_samples, summarise
-from eval.states import Head, completion_states, require_context, require_same_shape, shape_of, write_pooled_states
-from launch.usage import USAGE
+from data.prompts.prompt import completion_ids, load_tokenizer, render_prompt
+from eval.shifts import diagnostics
+from eval.shifts.prompt_sets import prompt_sets, reference_text
+from eval.shifts.states import (
+    Head,
+    completion_states,
+    require_context,
+    require_same_shape,
+    shape_of,
+    write_pooled_states,
+)
+from eval.shifts.summary import empty_samples, summarise
+from launch.execution.usage import USAGE
 from recipes.errors import UserError
 from recipes.loading import load_study
 from recipes.manifest import MANIFEST, hash_files, read_manifest
@@ -38,7 +45,7 @@ def shift_of(study, name, label=GRPO):
 
 def test_sets_are_the_corpus_and_every_benchmark_with_the_prompts_of_the_evaluation(analysed_study, sets):
     assert list(sets) == ["training", "sum", "story", "sort", "logic", "copy", "fact"]
-    from eval.generate import open_units
+    from eval.responses.generate import open_units
 
     recipe = load_study(analysed_study)
     stage = analysed_study / "eval" / "base"
@@ -108,7 +115,7 @@ def test_summaries_are_the_means_of_the_tokens(analysed_study, analysed_transfer
 
 
 def test_layers_equal_the_measures_of_states_read_one_by_one(analysed_study, sets):
-    from eval.pca_shift import MEASURES, representation_shift
+    from eval.shifts.pca_shift import MEASURES, representation_shift
 
     models = [load_model(analysed_study / d, "float32") for d in ("base", "arms/grpo/seed-0/final")]
     found = shift_of(analysed_study, "story")["layers"]["masked_mean"]
@@ -292,6 +299,6 @@ def test_mistakes_end_a_stage_with_one_sentence(analysed_study, smoke_study, tra
     ],
 )
 def test_references_that_are_texts(reference, text):
-    from eval.forms import Question
+    from eval.questions.forms import Question
 
     assert reference_text(Question("q", {}, reference)) == text

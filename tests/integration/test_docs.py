@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from launch.cli import build_parser
+from launch.commands.main import build_parser
 from recipes.loading import load_recipe
 from tests.integration.test_deepspeed import ROOT, study_of
 from tests.slurm_cluster import SlurmCluster, why_not

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from data.language_model import load_model
-from data.prompt import load_tokenizer
+from data.prompts.prompt import load_tokenizer
 from recipes.manifest import read_manifest
 from train.drift import _CHUNK, divergence
 

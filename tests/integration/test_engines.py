@@ -6,10 +6,11 @@ from pathlib import Path
 import pytest
 
 from data.pocket_world import benchmark_questions
-from data.prompt import load_tokenizer, render_prompt
-from eval import generate, questions
-from eval.engines import Seeds, render_chat
-from eval.generate import open_units
+from data.prompts.prompt import load_tokenizer, render_prompt
+from eval.questions import build as questions
+from eval.responses import generate
+from eval.responses.engines import Seeds, render_chat
+from eval.responses.generate import open_units
 from recipes.loading import load_recipe
 from recipes.manifest import start_stage
 from recipes.training_schema import PromptSpec

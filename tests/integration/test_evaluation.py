@@ -15,17 +15,18 @@ import pytest
 import zstandard
 from filelock import FileLock
 
+from data.corpus.rows import read_problems
 from data.pocket_world import benchmark_questions
-from data.prompt import load_tokenizer, render_prompt
-from data.rows import read_problems
-from eval import generate, questions
-from eval.generate import chunk_seed, open_units
-from eval.questions import load_questions
-from eval.readings import read_answers, reading_cells
-from eval.rescore import parse_rescorings, rescore
-from eval.scoring import mean_score, score_rows
-from eval.task_files import task_folder
-from launch.replicas import work
+from data.prompts.prompt import load_tokenizer, render_prompt
+from eval.questions import build as questions
+from eval.questions.build import load_questions
+from eval.questions.task_files import task_folder
+from eval.responses import generate
+from eval.responses.generate import chunk_seed, open_units
+from eval.responses.readings import read_answers, reading_cells
+from eval.responses.rescore import parse_rescorings, rescore
+from eval.scorers.rules import mean_score, score_rows
+from launch.execution.replicas import work
 from launch.stages import build_stages, stage_inputs
 from recipes.errors import UserError
 from recipes.loading import load_recipe, load_study
@@ -184,7 +185,7 @@ def test_chunk_that_another_process_holds_is_left_to_it(smoke_study, tmp_path):
     with FileLock(unit.directory / ".chunk-0001.lock"):
         script = (
             "import sys; from pathlib import Path; sys.path.insert(0, sys.argv[1]);"
-            "from recipes.loading import load_recipe; from eval.generate import generate, open_units;"
+            "from recipes.loading import load_recipe; from eval.responses.generate import generate, open_units;"
             "recipe = load_recipe(sys.argv[2], sys.argv[4:]); study = Path(sys.argv[3]);"
             "units = open_units(recipe, study, study / 'eval' / 'base', 'base');"
             "print(generate(recipe, study, study / 'base', units, lambda: None))"

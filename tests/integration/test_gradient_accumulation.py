@@ -9,7 +9,7 @@ import pytest
 
 from tests.accumulated import SIZE
 from tests.integration.test_deepspeed import ROOT
-from train.cost import ModelShape, training_memory
+from train.accounting.cost import ModelShape, training_memory
 
 MICRO_BATCHES = 65
 

@@ -14,7 +14,7 @@ import torch
 
 from recipes.manifest import read_manifest
 from tests.integration.test_deepspeed import ROOT, SMOKE, final, study_of
-from train.ledger import read_rows
+from train.accounting.ledger import read_rows
 
 SLOW = """
 import pathlib, time

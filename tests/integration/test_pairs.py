@@ -85,7 +85,7 @@ def test_external_arm_beside_trained_ones(checkpoints, smoke_study, tmp_path):
     recipe = load_recipe(SMOKE, [f"arms.theirs={{external: {checkpoints / 'theirs'}}}"])
     assert list(recipe.trained) == ["off_policy_sft", "on_policy_sft", "grpo"]
     from launch.stages import build_stages
-    from train.matching import recipe_differences
+    from train.accounting.matching import recipe_differences
 
     assert recipe_differences(recipe) == []  # it is not matched with anything, and not compared
     names = [stage.name for stage in build_stages(recipe)]

@@ -13,7 +13,7 @@ from recipes.errors import UserError
 from recipes.loading import load_recipe
 from recipes.manifest import read_manifest, start_stage
 from recipes.schema import Recipe
-from train import prepared_base
+from train.models import prepared_base
 
 SMOKE = Path(__file__).resolve().parent.parent.parent / "recipes" / "pocket" / "smoke.yaml"
 
@@ -76,7 +76,7 @@ def test_pickled_weights_are_refused(foreign_base, tmp_path):
 
 def test_sharded_weights_are_counted_and_copied_without_loading(foreign_base, smoke_study, tmp_path, monkeypatch):
     from data.language_model import load_model
-    from train.prepared_base import count_parameters
+    from train.models.prepared_base import count_parameters
 
     model = load_model(foreign_base, "float32")
     (foreign_base / "model.safetensors").unlink()
@@ -98,7 +98,7 @@ def test_sharded_weights_are_counted_and_copied_without_loading(foreign_base, sm
 
 
 def test_hub_blobs_are_linked_and_local_files_copied(foreign_base, tmp_path):
-    from train.prepared_base import _copy
+    from train.models.prepared_base import _copy
 
     blobs = tmp_path / "hub" / "blobs"
     blobs.mkdir(parents=True)

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from eval.markdown import render_summary
-from eval.page import draw_figures, render_page
-from eval.report import training_curves
-from eval.verdict import cards, certainty, headline, method_of
+from eval.report.build import training_curves
+from eval.report.markdown import render_summary
+from eval.report.page import draw_figures, render_page
+from eval.report.verdict import cards, certainty, headline, method_of
 from recipes.loading import load_study
 from tests.conftest import ANALYSED, SMOKE
 
@@ -164,7 +164,7 @@ def test_the_certificate_says_what_was_shared(tables, analysed_transfer, analyse
 
 
 def test_examples_are_stored_responses(analysed_study, analysed_transfer):
-    from eval.generate import open_units
+    from eval.responses.generate import open_units
 
     recipe = load_study(analysed_study)
     stage = analysed_study / "eval" / "grpo-seed0-final"

@@ -6,8 +6,8 @@ from itertools import pairwise
 
 import pytest
 
-from eval.page import draw_figures, render_page
-from eval.report import training_curves
+from eval.report.build import training_curves
+from eval.report.page import draw_figures, render_page
 from recipes.loading import load_study
 from tests.browser import BROWSER, open_browser
 

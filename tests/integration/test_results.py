@@ -7,11 +7,11 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from eval.analysis_lock import write_lock
-from eval.generate import write_table
-from eval.page import draw_figures, render_page
-from eval.report import training_curves
-from eval.results import compute_transfer
+from eval.questions.analysis_lock import write_lock
+from eval.report.build import training_curves
+from eval.report.page import draw_figures, render_page
+from eval.report.results import compute_transfer
+from eval.responses.generate import write_table
 from recipes.errors import UserError
 from recipes.loading import load_study, validate_recipe
 

@@ -2,10 +2,10 @@
 
 import pytest
 
-from data.grading import Grade, Outcome
-from data.prompt import load_tokenizer
+from data.grading.grader import Grade, Outcome
+from data.prompts.prompt import load_tokenizer
 from tests.integration.test_deepspeed import SMOKE, study_of
-from train.ledger import Ledger, read_rows
+from train.accounting.ledger import Ledger, read_rows
 from train.rollouts import DynamicSampling
 
 

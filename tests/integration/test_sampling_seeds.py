@@ -2,9 +2,9 @@
 
 import pytest
 
+from data.corpus.rows import read_problems
 from data.language_model import load_model, seed_everything
-from data.prompt import load_tokenizer, render_prompt
-from data.rows import read_problems
+from data.prompts.prompt import load_tokenizer, render_prompt
 from recipes.loading import load_recipe
 from tests.integration.test_deepspeed import SMOKE
 from tests.trainers import grpo_trainer
@@ -38,7 +38,7 @@ def test_samples_belong_to_the_training_seed(smoke_study, tmp_path):
 
 @pytest.mark.parametrize(("process", "parallel", "expected"), [(0, 1, 7_000_021), (3, 1, 7_000_024), (3, 2, 7_000_022)])
 def test_seeds_of_ranks_differ_unless_they_hold_one_model_together(process, parallel, expected):
-    from train.sampler import engine_seed
+    from train.runtime.sampler import engine_seed
 
     assert engine_seed(7, process, parallel) == expected
     assert engine_seed(8, 0, 1) != engine_seed(7, 1, 1)  # no rank of one seed is a rank of another

@@ -16,7 +16,7 @@ import torch
 from recipes.manifest import read_manifest
 from tests.integration.test_deepspeed import ROOT, SMOKE, final, study_of
 from tests.slurm_cluster import SlurmCluster, why_not
-from train.ledger import read_rows
+from train.accounting.ledger import read_rows
 
 TWO_NODES = ["resources.ranks=2", "resources.nodes=2", "resources.zero_stage=3"]
 ONE_ARM = ["arms.on_policy_sft=null", "arms.grpo=null"]

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from launch.jobs import make_jobs, tasks_of_study
-from launch.site_file import SiteSpec
-from launch.slurm_script import render
+from launch.slurm.jobs import make_jobs, tasks_of_study
+from launch.slurm.script import render
+from launch.slurm.site_file import SiteSpec
 from launch.stages import build_stages
 from recipes.loading import load_recipe
 from tests.slurm_cluster import SlurmCluster, why_not
@@ -50,9 +50,9 @@ def test_an_update_longer_than_the_warning_sends_the_job_back_and_cancels_nothin
         for job in make_jobs(wanted, {}):
             after = ",".join(f"afterok:{numbers[needed.job]}" for needed in job.after)
             text = render(job, site, "transfer/test", after)
-            assert text.count("-m launch.step") == 1
+            assert text.count("-m launch.slurm.step") == 1
             script = tmp_path / f"{job.kind}.sh"
-            script.write_text(text.replace('"${run[@]}" -m launch.step', f'"${{run[@]}}" {tmp_path / "step.py"}'))
+            script.write_text(text.replace('"${run[@]}" -m launch.slurm.step', f'"${{run[@]}}" {tmp_path / "step.py"}'))
 
             numbers.append(cluster.query("sbatch", "--parsable", str(script)).strip())
         assert len(numbers) == 2

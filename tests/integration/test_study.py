@@ -82,8 +82,8 @@ def test_page_is_self_contained_and_escaped(smoke_study, smoke_transfer):
 
 
 def test_title_cannot_become_markup(smoke_study, smoke_transfer):
-    from eval.page import draw_figures, render_page
-    from eval.report import training_curves
+    from eval.report.build import training_curves
+    from eval.report.page import draw_figures, render_page
     from recipes.loading import load_study
 
     recipe = load_study(smoke_study)
@@ -131,7 +131,7 @@ def test_second_study_gives_identical_scores(smoke_transfer, transfer, tmp_path)
 
 def test_dry_run_and_plan_write_nothing_and_import_no_torch(tmp_path):
     code = (
-        "import sys; from launch.cli import main; "
+        "import sys; from launch.commands.main import main; "
         f"status = main({['run', str(SMOKE), '--dry-run', '--json', '--out', str(tmp_path / 's')]!r}); "
         "heavy = {'torch', 'transformers', 'trl', 'lm_eval', 'datasets'} & set(sys.modules); "
         "sys.exit(f'{heavy}' if heavy else status)"
@@ -234,7 +234,7 @@ def test_full_disk_is_refused_before_anything_is_written(tmp_path, monkeypatch):
     import shutil as real
     from collections import namedtuple
 
-    from launch.local import check_study_dir
+    from launch.execution.local import check_study_dir
     from recipes.errors import UserError
     from recipes.loading import load_recipe
 

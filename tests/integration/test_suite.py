@@ -10,11 +10,12 @@ import pytest
 import yaml
 import zstandard
 
-from eval import generate, questions
-from eval.generate import open_units
-from eval.questions import load_questions, read_source_questions
-from eval.readings import read_cell
-from eval.sandbox import require_sandbox
+from eval.questions import build as questions
+from eval.questions.build import load_questions, read_source_questions
+from eval.responses import generate
+from eval.responses.generate import open_units
+from eval.responses.readings import read_cell
+from eval.scorers.sandbox import require_sandbox
 from recipes.errors import UserError
 from recipes.loading import load_recipe
 from recipes.manifest import read_manifest, start_stage

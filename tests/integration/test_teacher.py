@@ -12,11 +12,11 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from data import sampling
-from data.rows import read_demonstrations, read_problems
-from data.samples import Sample, SampleStore, asking, own_path, sample_seed, store_path
-from data.sampling import sample_from_endpoint
-from data.thinking import strip_thinking
+from data.corpus.rows import read_demonstrations, read_problems
+from data.prompts.thinking import strip_thinking
+from data.sampling import completions as sampling
+from data.sampling.completions import sample_from_endpoint
+from data.sampling.store import Sample, SampleStore, asking, own_path, sample_seed, store_path
 from recipes.corpus_schema import SamplerSpec
 from recipes.errors import UserError
 from recipes.training_schema import PromptSpec
@@ -239,7 +239,7 @@ def test_samples_of_one_limit_serve_another(tmp_path):
 APPEND = """
 import sys
 from pathlib import Path
-from data.samples import Sample, SampleStore
+from data.sampling.store import Sample, SampleStore
 
 store = SampleStore(Path(sys.argv[1]), 9999)
 for number in range(200):

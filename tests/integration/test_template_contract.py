@@ -10,14 +10,14 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, 
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from data.language_model import load_model
-from data.prompt import completion_ids, load_tokenizer, render_prompt
-from data.template_contract import check_contract
+from data.prompts.prompt import completion_ids, load_tokenizer, render_prompt
+from data.prompts.template_contract import check_contract
 from recipes.loading import load_recipe
 from recipes.manifest import start_stage
 from recipes.training_schema import PromptSpec
 from tests.trainers import grpo_trainer, sft_trainer
-from train import prepared_base
 from train.arms import resolve_arm
+from train.models import prepared_base
 
 SMOKE = Path(__file__).resolve().parent.parent.parent / "recipes" / "pocket" / "smoke.yaml"
 PROBLEM, THOUGHT = "What is 3 + 4?", "<think>\nThree and four.\n</think>\n\nIt is \\boxed{7}."

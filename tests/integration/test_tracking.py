@@ -4,7 +4,7 @@ import json
 import os
 
 from tests.integration.test_deepspeed import SMOKE, study_of
-from train.tracking import run_id, wandb_mode
+from train.runtime.tracking import run_id, wandb_mode
 
 
 def test_wandb_is_offline_without_a_key_and_a_run_keeps_its_id(monkeypatch, tmp_path):

@@ -8,16 +8,16 @@ from pathlib import Path
 import pytest
 import torch
 
-from data.grading import Grader
+from data.corpus.rows import read_demonstrations, read_problems
+from data.grading.grader import Grader
 from data.language_model import load_model
-from data.prompt import load_tokenizer, render_prompt
-from data.rows import read_demonstrations, read_problems
+from data.prompts.prompt import load_tokenizer, render_prompt
 from recipes.errors import UserError
 from recipes.loading import load_recipe
 from recipes.training_schema import PromptSpec
 from tests.trainers import gradient_of, grpo_trainer, sft_trainer
+from train.accounting.ledger import COUNTERS, Ledger, read_rows
 from train.arms import resolve_arm
-from train.ledger import COUNTERS, Ledger, read_rows
 from train.rewards import RecordedReward
 
 SMOKE = Path(__file__).resolve().parent.parent.parent / "recipes" / "pocket" / "smoke.yaml"

@@ -11,10 +11,10 @@ import pytest
 import torch
 from peft import PeftModel
 
+from data.corpus.rows import read_demonstrations, read_problems
 from data.language_model import load_model
-from data.prompt import load_tokenizer, render_prompt
-from data.rows import read_demonstrations, read_problems
-from launch.failures import MISTAKE, explain
+from data.prompts.prompt import load_tokenizer, render_prompt
+from launch.execution.failures import MISTAKE, explain
 from launch.stages import build_stages
 from recipes.errors import UserError
 from recipes.loading import load_recipe
@@ -22,11 +22,11 @@ from recipes.resource_schema import VllmSpec
 from recipes.training_schema import LoraSpec, PromptSpec
 from tests.trainers import gradient_of, sft_trainer
 from train import grpo
+from train.accounting.ledger import Ledger
 from train.arms import resolve_arm
-from train.callbacks import DivergedError, RunRecorder, alarms
-from train.ledger import Ledger
-from train.model import save_weights
+from train.models.directory import save_weights
 from train.rewards import RecordedReward, overlong_punishment
+from train.runtime.recorder import DivergedError, RunRecorder, alarms
 from train.weighted_grpo import mismatch
 
 RECIPES = Path(__file__).resolve().parent.parent.parent / "recipes"
@@ -124,7 +124,7 @@ def test_snapshot_steps_are_even_in_the_logarithm():
 
 
 def test_vllm_gets_stop_ids_lengths_and_the_importance_mode(base, tmp_path, monkeypatch):
-    monkeypatch.setattr("train.sampler.on_cpu", lambda: False)  # where vLLM can sleep
+    monkeypatch.setattr("train.runtime.sampler.on_cpu", lambda: False)  # where vLLM can sleep
     tokenizer, _ = base
     vllm = VllmSpec(mode="colocate", memory_share=0.4, tensor_parallel=1)
     found = grpo._vllm_arguments(settings_for("grpo", importance_clip=3.0), tokenizer, vllm)
@@ -173,7 +173,7 @@ class FixedGrader:
         self.correct = correct
 
     def grade_many(self, completions, references, form, limit_seconds):
-        from data.grading import Grade, Outcome
+        from data.grading.grader import Grade, Outcome
 
         outcome = Outcome.CORRECT if self.correct else Outcome.WRONG
         return [Grade(outcome, "1") for _ in completions]
@@ -281,7 +281,7 @@ def test_lora_under_zero_3_saves_whole_weights(transfer, smoke_study, tmp_path):
 
 
 def test_own_limits_of_an_arm_leave_out_what_is_longer(base, smoke_study):
-    from data.rows import read_problems as read
+    from data.corpus.rows import read_problems as read
     from train.limits import within_own_limits
 
     tokenizer, _ = base
@@ -354,7 +354,7 @@ def test_inputs_of_base_drift_and_arms_hold_what_they_read(tmp_path):
 
 
 def test_adapters_of_a_real_model_are_counted(base, rows, tmp_path):
-    from train.cost import shape_from_config
+    from train.accounting.cost import shape_from_config
 
     tokenizer, model = base
     trainer = sft_trainer(settings_for(lora=LoraSpec(rank=4)), copy.deepcopy(model), tokenizer, rows, tmp_path, 1)

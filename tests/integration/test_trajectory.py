@@ -7,12 +7,12 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from eval.forgetting import gain_curves, read_axes, read_slice, summarise
-from eval.trajectory import checkpoints_of, slice_parts
+from eval.forgetting.curves import gain_curves, read_axes, read_slice, summarise
+from eval.forgetting.trajectory import checkpoints_of, slice_parts
 from recipes.errors import UserError
 from recipes.loading import load_recipe, load_study
 from tests.conftest import ANALYSED, SMOKE
-from train.ledger import read_rows
+from train.accounting.ledger import read_rows
 
 
 def table(study, run, step, benchmark):

@@ -1,0 +1,200 @@
+"""Demonstrations: what a teacher wrote for the training problems, every sample graded and kept, right or wrong."""
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from data.corpus.rows import Demonstration, problem_id
+from data.corpus.sources import RawRow, bare_problem, read_rows
+from data.grading.grader import Grader
+from data.hub import chosen, locate_model
+from data.pocket_world import corpus_problems, teacher_completion
+from data.prompts.prompt import completion_ids
+from data.prompts.thinking import THINK_CLOSE, THINK_OPEN, strip_thinking
+from data.sampling.completions import sample_from_endpoint, sample_locally
+from data.sampling.store import Sample, SampleStore, asking, own_path, shared_folder, store_path
+from recipes.corpus_schema import SamplerSpec
+from recipes.errors import UserError
+from recipes.manifest import Progress, read_manifest
+from recipes.schema import Recipe
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+_FORWARD_FLOPS_PER_PARAMETER = 2  # a multiplication and an addition (Kaplan et al. 2020, arXiv 2001.08361)
+
+
+@dataclass
+class SamplingCost:
+    """What a sampler spent. Prompt tokens are left out: they are read once per problem and are few."""
+
+    phase: str
+    model: str
+    samples: int = 0
+    generated_tokens: float = 0.0
+    parameters: float | None = field(default=None, repr=False)
+
+    def row(self) -> dict[str, Any]:
+        """The ledger's row; FLOPs are null where the number of parameters is not known."""
+        tokens = round(self.generated_tokens)
+        flops = None if self.parameters is None else round(_FORWARD_FLOPS_PER_PARAMETER * self.parameters * tokens)
+        values = {"phase": self.phase, "model": self.model, "samples": self.samples}
+        return values | {"generated_tokens": tokens, "generate_flops": flops}
+
+
+def draw_samples(
+    spec: SamplerSpec,
+    recipe: Recipe,
+    study_dir: Path,
+    problems: Sequence[tuple[str, str]],
+    progress: Progress,
+    phase: str,
+) -> tuple[dict[str, list[Sample]], SamplingCost]:
+    """The samples of `problems`, (problem id, text) pairs, by id, asking only for what is not on disk yet.
+
+    Raises:
+        UserError: the model or the server is not there, or problems remain without an answer.
+    """
+    model_dir, weights, parameters = str(spec.model), None, spec.parameters
+    if spec.kind == "transformers":
+        if spec.model == "base":
+            manifest = read_manifest(study_dir / "base")
+            if manifest is None:
+                raise UserError("a sampler with `model: base` needs a recipe with `model` and arms or a suite")
+            model_dir, weights = str(study_dir / "base"), manifest["output_hash"]
+            parameters = parameters or manifest["facts"].get("parameters")
+        else:
+            lock = recipe.lock.get("models", {}).get(spec.model)
+            model_dir = str(locate_model(model_dir, lock, spec.revision))
+            weights = lock["revision"] if lock else None
+    asked = asking(spec, recipe.prompt, weights)
+    store = SampleStore(store_path(shared_folder(study_dir), asked), asked["max_completion_tokens"])
+    try:
+        store.adopt(own_path(study_dir, asked))
+        if spec.kind == "endpoint":
+            sample_from_endpoint(spec, recipe.prompt, problems, store, progress)
+        else:
+            dtype = recipe.model.dtype if recipe.model is not None else "bfloat16"
+            sample_locally(spec, recipe.prompt, problems, store, model_dir, dtype, progress)
+        found = {identity: store.of(identity, spec.samples_per_problem) for identity, _ in problems}
+    finally:
+        store.close()
+    cost = SamplingCost(phase, str(spec.model), parameters=parameters)
+    for samples in found.values():
+        cost.samples += len(samples)
+        cost.generated_tokens += sum(sample.generated_tokens for sample in samples)
+    return found, cost
+
+
+def write_demonstrations(
+    recipe: Recipe,
+    study_dir: Path,
+    rows: list[tuple[str, RawRow]],
+    grader: Grader,
+    tokenizer: "PreTrainedTokenizerBase | None",
+    progress: Progress,
+) -> tuple[list[Demonstration], SamplingCost | None]:
+    """Let the recipe's teacher answer `rows`, (problem id, row) pairs, and grade every sample.
+
+    Raises:
+        UserError: the teacher cannot be reached or cannot answer, or a scripted demonstration is too long.
+    """
+    spec = recipe.corpus.teacher
+    if spec is None:
+        return [], None
+    cost = None
+    if spec.kind == "scripted":
+        samples = {identity: _scripted(recipe, identity, row) for identity, row in rows}
+    elif spec.kind == "stored":
+        samples = _stored(recipe, [identity for identity, _ in rows])
+    else:
+        texts = [(identity, row.problem) for identity, row in rows]
+        samples, cost = draw_samples(spec, recipe, study_dir, texts, progress, "teacher")
+    flat = [(row, sample) for identity, row in rows for sample in samples[identity]]
+    grades = grader.grade_many(
+        [sample.completion for _, sample in flat],
+        [row.reference_answer for row, _ in flat],
+        recipe.corpus.answer_form,
+    )
+    lengths = _token_counts(tokenizer, [sample.completion for _, sample in flat])
+    limit = recipe.prompt.max_completion_tokens
+    if spec.kind == "scripted":
+        check_longest(max(lengths, default=0), recipe)
+    name = str(spec.model or spec.kind)
+    return [
+        Demonstration(
+            sample.problem_id,
+            sample.completion,
+            sample.completion.partition(THINK_OPEN)[2].partition(THINK_CLOSE)[0].strip(),
+            name,
+            sample.sample_index,
+            grade.outcome.value,
+            tokens,
+            sample.finished and tokens <= limit,
+        )
+        for (_, sample), grade, tokens in zip(flat, grades, lengths, strict=True)
+    ], cost
+
+
+def _scripted(recipe: Recipe, identity: str, row: RawRow) -> list[Sample]:
+    spec = recipe.corpus.teacher
+    assert spec is not None
+    if row.question is None:
+        raise UserError(f"the scripted teacher cannot solve source {row.source!r}; it knows the synthetic world only")
+    rng = random.Random(f"teacher {recipe.corpus.seed} {identity}")
+    texts = [teacher_completion(rng, row.question) for _ in range(spec.samples_per_problem)]
+    return [Sample(identity, index, text, True, 0.0) for index, text in enumerate(texts)]
+
+
+def _stored(recipe: Recipe, identities: list[str]) -> dict[str, list[Sample]]:
+    """Published completions of each problem, in file order; a problem nobody answered has none."""
+    teacher = recipe.corpus.teacher
+    assert teacher is not None
+    assert teacher.stored is not None
+    lock = recipe.lock.get("sources", {}).get(teacher.stored.name)
+    spec = chosen(teacher.stored, lock)
+    found: dict[str, list[Sample]] = {identity: [] for identity in identities}
+    for row in read_rows(spec, [spec.problem_field, spec.completion_field], lock):
+        text = str(row[spec.problem_field] or "").replace("\r\n", "\n").strip()
+        identity = problem_id(bare_problem(text, spec.problem_prefix, spec.problem_suffix))
+        value = row[spec.completion_field]
+        for text in value if isinstance(value, list) else [value]:
+            if identity in found and text and len(found[identity]) < teacher.samples_per_problem:
+                kept = strip_thinking(str(text)) if teacher.thinking == "stripped" else str(text)
+                # Nobody says whether a published completion was cut; one without a final answer is graded so.
+                found[identity].append(Sample(identity, len(found[identity]), kept, True, 0.0))
+    if not any(found.values()):
+        raise UserError(
+            f"none of the problems of corpus.teacher.stored {spec.name!r} is a training problem; check its "
+            "problem_field, problem_prefix and problem_suffix"
+        )
+    return found
+
+
+def _token_counts(tokenizer: "PreTrainedTokenizerBase | None", texts: list[str]) -> list[int]:
+    """Tokens of each text plus the end-of-turn token; 0 without a tokenizer."""
+    if tokenizer is None or not texts:
+        return [0] * len(texts)
+    counts: list[int] = []
+    for start in range(0, len(texts), 1000):  # a batch at a time: token lists are larger than texts
+        counts += [len(ids) for ids in completion_ids(tokenizer, texts[start : start + 1000])]
+    return counts
+
+
+def check_longest(tokens: int, recipe: Recipe) -> None:
+    """Refuse a scripted demonstration of that many tokens if the limit is lower."""
+    if tokens > recipe.prompt.max_completion_tokens:
+        raise UserError(
+            f"the longest demonstration has {tokens} tokens but prompt.max_completion_tokens is "
+            f"{recipe.prompt.max_completion_tokens}; raise it, because a cut demonstration never learns to end"
+        )
+
+
+def check_scripted_demonstrations(recipe: Recipe, tokenizer: "PreTrainedTokenizerBase") -> None:
+    """Refuse a length limit that the scripted teacher's longest answer of a sample of problems exceeds."""
+    if recipe.corpus.teacher is not None and recipe.corpus.teacher.kind == "scripted":
+        rng = random.Random("longest demonstration")
+        texts = [teacher_completion(rng, question) for question in corpus_problems(recipe.corpus.seed, "train", 400)]
+        check_longest(max(_token_counts(tokenizer, texts)), recipe)

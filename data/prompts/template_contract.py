@@ -1,0 +1,181 @@
+"""What a chat template and its tokenizer must keep to, so that training, evaluation and a server see the same ids.
+
+`check_template` reads rendered text alone: a plan calls it on a tokenizer's files. `check_ids` tokenizes. Every
+sentence says what was looked at and which setting to change.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+from data.prompts.prompt import completion_ids, render_prompt, turn_end
+from data.prompts.thinking import THINK_OPEN
+from recipes.errors import UserError
+from recipes.schema import Recipe
+from recipes.training_schema import PromptSpec
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from data.prompts.prompt import AnyTokenizer
+
+_PROBLEM = "What is 7 + 5?"
+_COMPLETIONS = ("<think>\nSeven and five.\n</think>\n\nIt is \\boxed{12}.", "\\boxed{12}", "12")
+_TAIL = 40  # characters
+
+
+def prompts_of(recipe: Recipe, external: bool = False) -> list[PromptSpec]:
+    """Every prompt that a study asks a base with, or a checkpoint trained elsewhere, which is evaluated alone."""
+    prompts = [recipe.prompt]
+    if not external:
+        prompts += [arm.prompt for arm in recipe.arms.values() if arm.prompt is not None]
+    if recipe.suite is not None and recipe.suite.thinking is not None:
+        prompts.append(recipe.prompt.model_copy(update={"thinking": recipe.suite.thinking}))
+    return prompts
+
+
+def check_contract(
+    tokenizer: "PreTrainedTokenizerBase", prompt: PromptSpec, name: str, key: str = "model", training: bool = True
+) -> None:
+    """Refuse a tokenizer and template with which training and inference would see different tokens.
+
+    Args:
+        tokenizer: with eos, pad and template settled.
+        prompt: how the study asks.
+        name: the checkpoint, for messages.
+        key: the recipe's section with its settings, for messages.
+        training: whether completions are trained on with it, or only evaluated.
+
+    Raises:
+        UserError: as `check_template` and `check_ids` say.
+    """
+    check_template(tokenizer, prompt, name, key, training)
+    check_ids(tokenizer, prompt, name, key)
+
+
+def check_template(
+    tokenizer: "AnyTokenizer", prompt: PromptSpec, name: str, key: str = "model", training: bool = True
+) -> None:
+    """Refuse a template whose text is not the prompt that a study means.
+
+    Raises:
+        UserError: it refuses the messages or loses one of them; it writes the date; it has no such thinking mode; the
+            prompt already ends the turn, or begins the thinking of an arm; a turn ends with a token that stops nothing.
+    """
+    other = f"set {key}.chat_template to another one"
+    text = _render(tokenizer, prompt, name, key)
+    tail = f"(the prompt ends with {text[-_TAIL:]!r})"
+
+    dates: list[str] = []
+
+    def today(form: str) -> str:
+        dates.append(form)
+        return "today"
+
+    render_prompt(tokenizer, _PROBLEM, prompt, strftime_now=today)
+    if dates:
+        _refuse(
+            name,
+            f"it writes today's date, in the form {dates[0]!r}, so the prompts of tomorrow would be other ones; set "
+            f"{key}.chat_template to a copy of it with a fixed date",
+        )
+    if _PROBLEM not in text or prompt.suffix.strip() not in text:
+        _refuse(name, f"the prompt does not contain the problem {tail}; {other}")
+    if prompt.system is not None and prompt.system.strip() not in text:
+        _refuse(
+            name,
+            f"the prompt does not contain prompt.system {tail}; set prompt.system to null and say it in prompt.suffix, "
+            f"or {other}",
+        )
+    if prompt.thinking is not None:
+        modes = [prompt.model_copy(update={"thinking": mode}) for mode in (True, False)]
+        if len({render_prompt(tokenizer, _PROBLEM, mode) for mode in modes}) == 1:
+            _refuse(
+                name,
+                f"thinking is {str(prompt.thinking).lower()} but the prompt is the same with it and without {tail}; "
+                f"set prompt.thinking and suite.thinking to null, or {key}.chat_template to one with a thinking mode",
+            )
+    if text.rstrip().endswith(str(tokenizer.eos_token)):
+        _refuse(name, f"the prompt ends with {tokenizer.eos_token}, so there is nothing to continue; {other}")
+    if training and text.rstrip().endswith(THINK_OPEN):
+        _refuse(
+            name,
+            f"it begins the thinking itself {tail}, so that a demonstration would begin it twice and a reward could "
+            f"not tell thinking from answer; set {key}.chat_template to a copy of it without that {THINK_OPEN}",
+        )
+    end = turn_end(tokenizer)
+    if end is not None and end not in (tokenizer.eos_token, tokenizer.pad_token):
+        _refuse(
+            name,
+            f"it ends the assistant's turn with {end}, but completions end with {tokenizer.eos_token}, where a "
+            f"generation stops; set {key}.eos_token to {end}, or {other}",
+        )
+
+
+def _render(tokenizer: "AnyTokenizer", prompt: PromptSpec, name: str, key: str) -> str:
+    from jinja2 import TemplateError
+
+    try:
+        return render_prompt(tokenizer, _PROBLEM, prompt)
+    except (TemplateError, TypeError) as error:
+        problem = error
+    if prompt.system is not None:
+        try:
+            render_prompt(tokenizer, _PROBLEM, prompt.model_copy(update={"system": None}))
+        except (TemplateError, TypeError):
+            pass
+        else:
+            _refuse(
+                name,
+                f"it takes no system message ({problem}); set prompt.system to null and say it in prompt.suffix, or "
+                f"{key}.chat_template to one that takes it",
+            )
+    _refuse(name, f"it does not render ({problem}); set {key}.chat_template to another one")
+    raise AssertionError("unreachable")
+
+
+def check_ids(tokenizer: "PreTrainedTokenizerBase", prompt: PromptSpec, name: str, key: str = "model") -> None:
+    """Refuse a tokenizer that does not turn a prompt with its completion into the ids of the two, one after the other.
+
+    Raises:
+        UserError: a prompt begins twice, contains the padding, or gets tokens behind it; or the text of prompt and
+            completion, tokenized as a whole as a server does, is not the ids of the two parts.
+    """
+    other = f"set {key}.chat_template to another one"
+    text = render_prompt(tokenizer, _PROBLEM, prompt)
+    ids = tokenizer(text)["input_ids"]
+    bare = tokenizer(text, add_special_tokens=False)["input_ids"]
+    begin = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
+
+    if ids not in (bare, begin + bare):
+        _refuse(
+            name,
+            f"its tokenizer puts more than the beginning around a text ({_tokens(tokenizer, ids[:3])} … "
+            f"{_tokens(tokenizer, ids[-3:])}); take the post_processor out of its tokenizer.json",
+        )
+    if begin and ids[:2] == begin * 2:
+        _refuse(name, f"the prompt begins with {tokenizer.bos_token} more than once; {other}")
+    if tokenizer.pad_token_id in ids:
+        _refuse(
+            name,
+            f"the prompt contains the padding token {tokenizer.pad_token} ({text[-_TAIL:]!r}), whose embedding is not "
+            f"trained; set {key}.pad_token to a token that no text contains",
+        )
+    for completion, said in zip(_COMPLETIONS, completion_ids(tokenizer, list(_COMPLETIONS)), strict=True):
+        whole = tokenizer(text + completion + str(tokenizer.eos_token))["input_ids"]
+        parts = ids + said
+        if whole != parts:
+            at = next(n for n in range(len(whole)) if whole[n : n + 1] != parts[n : n + 1])
+            _refuse(
+                name,
+                f"tokens of the prompt and of the completion {completion[:20]!r} merge where they meet (together "
+                f"{_tokens(tokenizer, whole[at : at + 3])}, one after the other "
+                f"{_tokens(tokenizer, parts[at : at + 3])}); {other}",
+            )
+
+
+def _tokens(tokenizer: "PreTrainedTokenizerBase", ids: list[int]) -> str:
+    names: Any = tokenizer.convert_ids_to_tokens(ids)
+    return " ".join(f"{name!r}={number}" for name, number in zip(names, ids, strict=True))
+
+
+def _refuse(name: str, what: str) -> None:
+    raise UserError(f"the chat template of {name} cannot be used: {what}")

@@ -1,0 +1,384 @@
+"""Forgetting curves: what every checkpoint gained on math and lost elsewhere, with joint bootstrap draws.
+
+Equal math gain is located on held-out problems of the corpus and everything is reported on the suite's slice, which are
+other questions. Shapes: D draws, T checkpoints (the base first, with gain 0), G groups.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+
+from eval.forgetting.trajectory import HELDOUT, checkpoints_of, scores_file, slice_parts
+from eval.responses.readings import answers_of
+from eval.statistics.bootstrap import Answers, bootstrap_scores, seed_deviations, seed_noise
+from eval.statistics.inference import Interval, percentile_interval
+from eval.statistics.transfer_index import MATH
+from recipes.errors import UserError
+from recipes.schema import Recipe
+from train.accounting.ledger import LEDGER, read_rows
+from train.drift import DRIFT
+from train.runtime.recorder import CLOCK
+
+Array = np.ndarray
+AXES = {
+    "kl_from_base": "KL(base || model) on held-out problems, nats a token",
+    "kl_to_base": "KL(model || base) on held-out problems, nats a token",
+    "generated_tokens": "tokens sampled from the policy",
+    "trained_tokens": "tokens with a weight in the loss",
+    "flops": "FLOPs of the run, without a teacher's",
+    "gpu_hours": "hours of GPUs (of CPU processes where there are none)",
+}
+CLOCKED = "gpu_hours"  # the one axis that two runs of one recipe do not share
+FRACTIONS = (0.5, 0.8)  # of the held-out gain that every arm reaches, at which arms are compared
+_REACHED = 0.9  # share of draws that must reach a gain for an interval there
+
+
+@dataclass(frozen=True)
+class Slice:
+    """Scores of every checkpoint on the slice; model columns as in `models`, the base first."""
+
+    answers: list[Answers]
+    models: list[tuple[str, int, int]]
+    """(arm, seed, update) of every column but the base's."""
+    halves: list[Array]
+    """For each benchmark, whether each question is in the half that choices are made on."""
+
+    def columns(self, arm: str, seeds: Sequence[int], step: int) -> list[int]:
+        """Columns of one checkpoint of all seeds of an arm."""
+        return [1 + self.models.index((arm, seed, step)) for seed in seeds]
+
+    def half(self, chosen: bool) -> "list[Answers]":
+        """The answers to one half of the questions; a question with others of its context."""
+        return [
+            Answers(
+                item.name,
+                item.group,
+                item.score_QM[keep == chosen],
+                None if item.clusters_Q is None else item.clusters_Q[keep == chosen],
+                None if item.weight_Q is None else item.weight_Q[keep == chosen],
+            )
+            for item, keep in zip(self.answers, self.halves, strict=True)
+        ]
+
+
+def read_slice(recipe: Recipe, study_dir: Path) -> Slice:
+    """The finished trajectories of a study."""
+    folders = {("base", 0): study_dir / "trajectory" / "base"}
+    models: list[tuple[str, int, int]] = []
+    for arm in recipe.trained:
+        for seed in recipe.seeds:
+            folders[arm, seed] = study_dir / "trajectory" / arm / f"seed-{seed}"
+            models += [(arm, seed, step) for step in checkpoints_of(study_dir, arm, seed)]
+    answers, halves = [], []
+    for part in slice_parts(recipe, study_dir):
+        tables = {
+            f"{arm} seed {seed} update {step}": pq.read_table(
+                scores_file(folders[arm, seed], step, part.benchmark.name)
+            ).to_pydict()
+            for arm, seed, step in [("base", 0, 0), *models]
+        }
+        answers.append(answers_of(part.benchmark.name, part.benchmark.group, tables))
+        first = tables["base seed 0 update 0"]
+        contexts = dict(zip(first["question_id"], first["cluster"], strict=True))
+        halves.append(np.array([sha256(str(context).encode()).digest()[0] % 2 == 0 for context in contexts.values()]))
+    return Slice(answers, models, halves)
+
+
+@dataclass(frozen=True)
+class Curve:
+    """Gains of one arm along its checkpoints, mean over seeds, in points; the first is what it started from."""
+
+    steps: list[int]
+    groups: list[str]
+    gain_TG: Array
+    gain_DTG: Array
+
+    def of(self, group: str) -> tuple[Array, Array]:
+        """Gains of a group: [checkpoints] and [draws, checkpoints]."""
+        place = self.groups.index(group)
+        return self.gain_TG[:, place], self.gain_DTG[:, :, place]
+
+
+def gain_curves(found: Slice, recipe: Recipe) -> dict[str, Curve]:
+    """The curves of all arms, with draws that resample the questions of each benchmark for all models together."""
+    assert recipe.trajectory is not None
+    draws, confidence = recipe.trajectory.draws, recipe.statistics.confidence
+    rng = np.random.default_rng([recipe.trajectory.seed, 1])
+    drawn = [bootstrap_scores(item, draws, rng, confidence) for item in found.answers]
+    points = [item.means() for item in found.answers]
+    groups = list(dict.fromkeys(item.group for item in found.answers))
+    weight_GB = np.array([[float(item.group == group) for item in found.answers] for group in groups])
+    weight_GB /= weight_GB.sum(axis=1, keepdims=True)
+    curves = {}
+    for arm in recipe.trained:
+        steps = sorted({step for name, _, step in found.models if name == arm})
+        gain_TG, gain_DTG = [], []
+        deviations = []
+        for columns in [_start_columns(found, recipe, arm), *(found.columns(arm, recipe.seeds, s) for s in steps)]:
+            gain_B = np.array([score[columns].mean() - score[0] for score in points])
+            gain_DB = np.stack([score[:, columns].mean(axis=1) - score[:, 0] for score in drawn], axis=1)
+            gain_TG.append(weight_GB @ gain_B)
+            gain_DTG.append(gain_DB @ weight_GB.T)
+            deviations.append(seed_deviations(found.answers, columns) @ weight_GB.T)
+        noise = seed_noise(np.concatenate(deviations, axis=1), draws, rng).reshape(draws, -1, len(groups))
+        curves[arm] = Curve([0, *steps], groups, np.stack(gain_TG), np.stack(gain_DTG, axis=1) + noise)
+    return curves
+
+
+def _start_columns(found: Slice, recipe: Recipe, arm: str) -> list[int]:
+    """Columns of what an arm started from: the base, or another arm's final checkpoints."""
+    before = recipe.arms[arm].start_from
+    if before is None:
+        return [0] * len(recipe.seeds)
+    return found.columns(before, recipe.seeds, max(step for name, _, step in found.models if name == before))
+
+
+def crossings(gain_T: Array, target: float) -> list[float]:
+    """Where the polygon through the gains passes the target, as fractional places, in order."""
+    found = []
+    for place in range(len(gain_T) - 1):
+        low, high = gain_T[place] - target, gain_T[place + 1] - target
+        if low == 0 and place == 0:
+            found.append(0.0)
+        if low * high < 0 or (high == 0 and low != 0):
+            found.append(place + low / (low - high))
+    return found
+
+
+def at_place(values: Array, place: float) -> Any:
+    """Linear interpolation along the first axis at a fractional place."""
+    left = min(int(place), len(values) - 2)
+    share = place - left
+    return (1 - share) * values[left] + share * values[left + 1]
+
+
+def equal_gain(curves: Mapping[str, Curve], confidence: float, target: float) -> dict[str, Any]:
+    """What each arm has gained in every group where its held-out gain first passes `target`, in points.
+
+    In every draw the place is located again on the resampled held-out problems and the groups are read off the
+    resampled slice. An arm whose draws pass the target less often than 90 % has no interval there.
+    """
+    groups = [group for group in next(iter(curves.values())).groups if group != HELDOUT]
+    arms: dict[str, Any] = {}
+    read: dict[str, Array] = {}
+    for arm, curve in curves.items():
+        heldout_T, heldout_DT = curve.of(HELDOUT)
+        places = crossings(heldout_T, target)
+        if not places:
+            arms[arm] = {"crossings": 0, "reached": 0.0}
+            continue
+        order = [curve.groups.index(group) for group in groups]
+        estimate_G = at_place(curve.gain_TG, places[0])[order]
+        drawn = [crossings(gain_T, target) for gain_T in heldout_DT]
+        read[arm] = np.array(
+            [
+                at_place(curve.gain_DTG[number], found[0])[order] if found else np.full(len(groups), np.nan)
+                for number, found in enumerate(drawn)
+            ]
+        )
+        left = min(int(places[0]), len(curve.steps) - 2)
+        arms[arm] = {
+            "crossings": len(places),
+            "reached": round(float(np.mean([bool(found) for found in drawn])), 3),
+            "between_updates": [curve.steps[left], curve.steps[left + 1]],
+            "groups": _intervals(groups, estimate_G, read[arm], confidence),
+        }
+    names = list(read)
+    contrasts = []
+    for number, first in enumerate(names):
+        for second in names[number + 1 :]:
+            one, two = ([arms[arm]["groups"][group]["estimate"] for group in groups] for arm in (first, second))
+            difference = _intervals(groups, np.array(one) - np.array(two), read[first] - read[second], confidence)
+            contrasts.append({"first": first, "second": second, "groups": difference})
+    return {"heldout_gain": round(target, 3), "arms": arms, "contrasts": contrasts}
+
+
+def _intervals(groups: Sequence[str], estimate_G: Array, drawn_DG: Array, confidence: float) -> dict[str, Any]:
+    """An interval for each group, without bounds where too few draws reach the gain."""
+    result: dict[str, Any] = {}
+    for number, group in enumerate(groups):
+        values_D = drawn_DG[~np.isnan(drawn_DG[:, number]), number]
+        if len(values_D) < _REACHED * len(drawn_DG):
+            result[group] = {"estimate": round(float(estimate_G[number]), 3), "low": None, "high": None}
+        else:
+            interval = percentile_interval(float(estimate_G[number]), values_D, confidence)
+            result[group] = _shown(interval)
+    return result
+
+
+def _shown(interval: Interval) -> dict[str, float]:
+    return {key: round(float(value), 3) for key, value in interval._asdict().items()}
+
+
+def common_reach(curves: Mapping[str, Curve]) -> float:
+    """The held-out gain that every arm reaches at some checkpoint, in points."""
+    return min(float(curve.of(HELDOUT)[0].max()) for curve in curves.values())
+
+
+def mean_loss(curve: Curve) -> tuple[Array, Array]:
+    """Forgetting: the mean loss over all groups but math, in points, [checkpoints] and [draws, checkpoints]."""
+    others = [curve.groups.index(group) for group in curve.groups if group not in (MATH, HELDOUT)]
+    return -curve.gain_TG[:, others].mean(axis=1), -curve.gain_DTG[:, :, others].mean(axis=2)
+
+
+def razor_fit(curves: Mapping[str, Curve], kl: Mapping[str, Sequence[float]], confidence: float) -> dict[str, Any]:
+    """Forgetting as a quadratic of KL(base || model) on the training task, and what each arm adds to it.
+
+    The predictor and the form are those of RL's Razor (Shenfeld et al. 2025, arXiv 2509.04259). Least squares over the
+    checkpoints of all arms but the base; residuals are means over an arm's checkpoints, with intervals from draws of
+    the questions (the KL is taken as known).
+
+    Args:
+        curves: of the arms.
+        kl: at each checkpoint but the base, in nats a token.
+        confidence: coverage of the intervals.
+    """
+    x = np.concatenate([np.asarray(kl[arm], dtype=float) for arm in curves])
+    y = np.concatenate([mean_loss(curve)[0][1:] for curve in curves.values()])
+    y_D = np.concatenate([mean_loss(curve)[1][:, 1:] for curve in curves.values()], axis=1)
+    if len(x) < 4:
+        return {"points": len(x), "r2": None}
+    design = np.stack([np.ones_like(x), x, x**2], axis=1)
+    solve = np.linalg.pinv(design)
+    residual, residual_D = y - design @ (solve @ y), y_D - y_D @ solve.T @ design.T
+    total = ((y - y.mean()) ** 2).sum()
+    arms, start = {}, 0
+    for arm, curve in curves.items():
+        part = slice(start, start + len(curve.steps) - 1)
+        start = part.stop
+        interval = percentile_interval(float(residual[part].mean()), residual_D[:, part].mean(axis=1), confidence)
+        arms[arm] = _shown(interval)
+    return {
+        "points": len(x),
+        "coefficients": [float(value) for value in solve @ y],
+        "r2": None if total == 0 else round(1 - float((residual**2).sum() / total), 4),
+        "residuals": arms,
+    }
+
+
+def read_axes(recipe: Recipe, study_dir: Path, arm: str, seed: int, steps: Sequence[int]) -> dict[str, list[float]]:
+    """What a run had spent and how far it had moved at its start and at each checkpoint.
+
+    Axes that were not measured are left out.
+    """
+    run_dir = study_dir / "arms" / arm / f"seed-{seed}"
+    ledger = {row["step"]: row for row in read_rows(run_dir / LEDGER)}
+    spent: dict[str, list[float]] = {
+        "generated_tokens": [ledger[step]["generated_tokens"] for step in steps],
+        "trained_tokens": [ledger[step]["trained_tokens"] for step in steps],
+        "flops": [sum(ledger[step][f"{part}_flops"] for part in ("generate", "reference", "train")) for step in steps],
+    }
+    clock = {row["step"]: row for row in read_rows(run_dir / CLOCK)}
+    if all(step in clock for step in steps):
+        spent[CLOCKED] = [clock[step]["process_seconds"] / 3600 for step in steps]
+    moved: dict[str, list[float]] = {}
+    drift = {row["step"]: row for row in read_rows(study_dir / "drift" / arm / f"seed-{seed}" / DRIFT)}
+    if all(step in drift for step in steps):
+        moved = {name: [drift[step][name] for step in steps] for name in ("kl_from_base", "kl_to_base")}
+    before = recipe.arms[arm].start_from
+    start = dict.fromkeys((*spent, *moved), 0.0)
+    if before is not None:  # what it took to get where this arm starts is part of its cost
+        last = list(checkpoints_of(study_dir, before, seed))[-1]
+        start = {name: values[-1] for name, values in read_axes(recipe, study_dir, before, seed, [last]).items()}
+    costs = {name: [start[name] + value for value in values] for name, values in spent.items() if name in start}
+    found = costs | {name: values for name, values in moved.items() if name in start}
+    return {name: [start[name], *values] for name, values in found.items()}
+
+
+def summarise(recipe: Recipe, study_dir: Path) -> dict[str, Any]:
+    """Forgetting curves, equal-gain comparisons and the fit, as JSON values; `clock` apart from all the rest."""
+    found = read_slice(recipe, study_dir)
+    curves = gain_curves(found, recipe)
+    confidence = recipe.statistics.confidence
+    arms: dict[str, Any] = {}
+    clock: dict[str, list[float]] = {}
+    for arm, curve in curves.items():
+        per_seed = [read_axes(recipe, study_dir, arm, seed, curve.steps[1:]) for seed in recipe.seeds]
+        shared = [name for name in AXES if all(name in axes for axes in per_seed)]
+        axes = {name: np.mean([axes[name] for axes in per_seed], axis=0).tolist() for name in shared}
+        clock |= {arm: axes.pop(CLOCKED)} if CLOCKED in axes else {}
+        arms[arm] = {
+            "steps": curve.steps,
+            "axes": {name: [round(value, 6) for value in values] for name, values in axes.items()},
+            "gains": {
+                group: [
+                    _shown(percentile_interval(float(mean), drawn_D, confidence))
+                    for mean, drawn_D in zip(curve.of(group)[0], curve.of(group)[1].T, strict=True)
+                ]
+                for group in curve.groups
+            },
+        }
+    groups = [group for group in next(iter(curves.values())).groups if group != HELDOUT]
+    reach = common_reach(curves)
+    kl = {arm: values["axes"]["kl_from_base"][1:] for arm, values in arms.items() if "kl_from_base" in values["axes"]}
+    best = {arm: round(float(curve.of(HELDOUT)[0].max()), 3) for arm, curve in curves.items()}
+    return {
+        "questions": {item.name: len(item.score_QM) for item in found.answers},
+        "groups": groups,
+        "arms": arms,
+        "best_heldout_gain": best,
+        "equal_gain": [equal_gain(curves, confidence, share * reach) for share in FRACTIONS] if reach > 0 else [],
+        "razor": razor_fit(curves, kl, confidence) if len(kl) == len(curves) and len(groups) > 1 else None,
+        "clock": clock,
+    }
+
+
+def pick(recipe: Recipe, study_dir: Path, max_drop: float) -> dict[str, Any]:
+    """The checkpoint to ship: the largest math gain whose worst other group lost at most `max_drop` points.
+
+    Chosen, with the frontier of gain against the worst group's loss, on one half of the slice's questions; reported
+    with intervals on the other half, because the best of many is flattered by the questions it was chosen on. Every
+    candidate is one model; the base is one, with gain 0, and is chosen where no other qualifies.
+
+    Raises:
+        UserError: the suite has no group but math.
+    """
+    found = read_slice(recipe, study_dir)
+    assert recipe.trajectory is not None
+    chosen_on, reported_on = _model_gains(found.half(True)), found.half(False)
+    others = [group for group in chosen_on if group not in (MATH, HELDOUT)]
+    if not others:
+        raise UserError("the suite has no group but math, so there is nothing a checkpoint could have lost")
+    rows: list[dict[str, Any]] = []
+    for number, model in enumerate([None, *found.models]):
+        worst = min(others, key=lambda group: chosen_on[group][number])
+        math, drop = float(chosen_on[MATH][number]), -float(chosen_on[worst][number])
+        name = (
+            {"arm": None, "seed": None, "update": 0}
+            if model is None
+            else dict(zip(("arm", "seed", "update"), model, strict=True))
+        )
+        rows.append(name | {"math_gain": round(math, 3), "worst_group": worst, "worst_loss": round(max(0.0, drop), 3)})
+    for row in rows:
+        row["on_frontier"] = not any(
+            other["math_gain"] >= row["math_gain"]
+            and other["worst_loss"] <= row["worst_loss"]
+            and (other["math_gain"], -other["worst_loss"]) != (row["math_gain"], -row["worst_loss"])
+            for other in rows
+        )
+    allowed = [row for row in rows if row["worst_loss"] <= max_drop]
+    choice = max(allowed, key=lambda row: (row["math_gain"], -row["worst_loss"]))
+    number = rows.index(choice)
+    rng = np.random.default_rng([recipe.trajectory.seed, 2])
+    confidence = recipe.statistics.confidence
+    drawn = [bootstrap_scores(item, recipe.trajectory.draws, rng, confidence) for item in reported_on]
+    reported = {}
+    for group, gain_M in _model_gains(reported_on).items():
+        members = [drawn[place] for place, item in enumerate(reported_on) if item.group == group]
+        draws_D = np.mean([score[:, number] - score[:, 0] for score in members], axis=0)
+        reported[group] = _shown(percentile_interval(float(gain_M[number]), draws_D, confidence))
+    return {"max_drop": max_drop, "choice": choice, "reported": reported, "candidates": rows}
+
+
+def _model_gains(answers: Sequence[Answers]) -> dict[str, Array]:
+    """Gain of every model over the base in every group, in points; the base's own is zero."""
+    by_group: dict[str, list[Array]] = {}
+    for item in answers:
+        means_M = item.means()
+        by_group.setdefault(item.group, []).append(means_M - means_M[0])
+    return {group: np.mean(parts, axis=0) for group, parts in by_group.items()}

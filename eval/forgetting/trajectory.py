@@ -1,0 +1,117 @@
+"""Stages `trajectory/base` and `trajectory/<arm>/seed-<n>`: every checkpoint of a run on a small fixed slice.
+
+The slice: the same few questions of every benchmark, in the primary reading, and held-out problems of the corpus under
+the name `heldout`. One table of scores per checkpoint and benchmark, each written once.
+"""
+
+import json
+import zlib
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from eval.questions.build import load_questions, read_source_questions
+from eval.questions.forms import Question, sample_questions
+from eval.questions.task_files import task_folder
+from eval.responses.engines import EngineOnDemand, engine_facts
+from eval.responses.generate import write_table
+from eval.scorers.rules import RULES, score_rows
+from recipes.manifest import Progress, finish_stage, hash_files
+from recipes.schema import Recipe
+from recipes.suite_schema import BenchmarkSpec, Scoring
+from train.models.directory import complete_snapshots
+
+HELDOUT = "heldout"
+
+
+class Part(NamedTuple):
+    """One benchmark of the slice."""
+
+    benchmark: BenchmarkSpec
+    prompting: str
+    rule: Scoring
+    questions: list[Question]
+
+
+def heldout_benchmark(recipe: Recipe) -> BenchmarkSpec:
+    """The held-out problems of the corpus as a benchmark, judged as the reward judges."""
+    return BenchmarkSpec(name=HELDOUT, group=HELDOUT, scorings={"robust": recipe.corpus.answer_form})
+
+
+def slice_parts(recipe: Recipe, study_dir: Path) -> list[Part]:
+    """The slice of a study, held-out problems first."""
+    assert recipe.suite is not None and recipe.trajectory is not None
+    heldout = heldout_benchmark(recipe)
+    parts = []
+    for benchmark in [heldout, *(item for item in recipe.suite.benchmarks if item.name != HELDOUT)]:
+        own = benchmark is heldout
+        questions = (
+            read_source_questions(recipe, benchmark, study_dir) if own else load_questions(recipe, benchmark, study_dir)
+        )
+        count = recipe.trajectory.heldout_problems if own else recipe.trajectory.questions
+        questions = sample_questions(questions, min(count, len(questions)), benchmark.name)
+        prompting, scoring = benchmark.cell(recipe.analysis.reading)
+        parts.append(Part(benchmark, prompting, benchmark.scorings[scoring], questions))
+    return parts
+
+
+def slice_recipe(recipe: Recipe) -> Recipe:
+    """The recipe with as many responses per question as the slice has."""
+    assert recipe.suite is not None and recipe.trajectory is not None
+    count = recipe.trajectory.samples
+    benchmarks = [item.model_copy(update={"samples": count}) for item in recipe.suite.benchmarks]
+    suite = recipe.suite.model_copy(update={"samples_per_question": count, "benchmarks": tuple(benchmarks)})
+    return recipe.model_copy(update={"suite": suite})
+
+
+def checkpoints_of(study_dir: Path, arm: str | None, seed: int | None) -> dict[int, Path]:
+    """Update -> weights of every checkpoint of a run, the final one last; of the base, update 0, without `arm`."""
+    if arm is None:
+        return {0: study_dir / "base"}
+    run_dir = study_dir / "arms" / arm / f"seed-{seed}"
+    final = json.loads((run_dir / "manifest.json").read_text())["facts"]["matched_on"]["steps"]
+    return complete_snapshots(run_dir) | {final: run_dir / "final"}
+
+
+def scores_file(stage_dir: Path, step: int, benchmark: str) -> Path:
+    """The table of a checkpoint's scores on one benchmark."""
+    return stage_dir / f"step-{step}-{benchmark}.parquet"
+
+
+def run(
+    recipe: Recipe, study_dir: Path, stage_dir: Path, resume: bool, arm: str | None = None, seed: int | None = None
+) -> None:
+    """Ask and score what is missing of every checkpoint."""
+    assert recipe.suite is not None and recipe.trajectory is not None
+    parts, asked = slice_parts(recipe, study_dir), slice_recipe(recipe)
+    checkpoints = checkpoints_of(study_dir, arm, seed)
+    progress = Progress(stage_dir, len(checkpoints) * len(parts), "checkpoints on benchmarks")
+    done = 0
+    for step, weights in checkpoints.items():
+        with EngineOnDemand(asked, weights, stage_dir.parent.name, stage_dir) as engine:
+            for part in parts:
+                path = scores_file(stage_dir, step, part.benchmark.name)
+                if not path.exists():
+                    write_table(path, _scores(asked, engine(), part, f"{arm} {seed} {step}"))
+                done += 1
+                progress.update(done, f"update {step}, {part.benchmark.name}")
+    names = [scores_file(stage_dir, step, part.benchmark.name).name for step in checkpoints for part in parts]
+    finish_stage(
+        stage_dir, hash_files(stage_dir, names), {"steps": list(checkpoints), "engine": engine_facts(stage_dir)}
+    )
+
+
+def _scores(recipe: Recipe, engine: Any, part: Part, label: str) -> list[dict[str, Any]]:
+    from eval.responses.harness import ask, build_task
+
+    assert recipe.suite is not None and recipe.trajectory is not None
+    task, chat = build_task(recipe, task_folder(recipe.suite), part.benchmark, part.prompting, part.questions)
+    seed = zlib.crc32(f"{recipe.trajectory.seed} {label} {part.benchmark.name}".encode())
+    rows = ask(recipe, engine, task, chat, part.questions, seed)
+    sandboxed = not recipe.suite.allow_unsandboxed_code
+    if RULES[part.rule].runs_code and sandboxed:
+        from eval.scorers.sandbox import require_sandbox
+
+        require_sandbox()
+    table = score_rows(rows, part.questions, part.rule, recipe.suite.max_response_tokens, sandboxed)
+    kept = ("question_id", "sample_index", "cluster", "weight", "value", "outcome")
+    return [{key: row[key] for key in kept} for row in table]

@@ -1,0 +1,82 @@
+"""`analysis.lock`: what a study will conclude from, written down before the first question is asked.
+
+Primary reading, definition, claims, arms, and the way every benchmark is asked, judged and sampled. It is written once
+and never changed; whatever the recipe says differently later is reported as decided after the evaluation had begun.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from eval.questions.task_files import task_folder, task_path
+from recipes.errors import UserError
+from recipes.manifest import hash_file, hash_json, write_json
+from recipes.schema import Recipe
+
+LOCK = "analysis.lock"
+_DECODING = {"split", "questions", "top_p", "top_k", "max_response_tokens", "max_prompt_tokens", "thinking", "seed"}
+
+
+def declared(recipe: Recipe) -> dict[str, Any]:
+    """What the analysis rests on, flat: name -> JSON value."""
+    assert recipe.suite is not None
+    values: dict[str, Any] = {
+        "reading": recipe.analysis.reading,
+        "definition": recipe.analysis.definition,
+        "claims": [claim.model_dump(mode="json") for claim in recipe.analysis.claims],
+        "arms": sorted(recipe.arms),
+        **{f"arm {name}": hash_json(arm.model_dump(mode="json")) for name, arm in recipe.arms.items()},
+        "seeds": list(recipe.seeds),
+        "training": recipe.train and hash_json(recipe.train.model_dump(mode="json")),
+        "statistics": recipe.statistics.model_dump(mode="json"),
+        "prompt": recipe.prompt.model_dump(mode="json"),
+        "lock of benchmarks": hash_json(recipe.lock.get("benchmarks", {})),
+        **{f"suite {name}": value for name, value in recipe.suite.model_dump(mode="json", include=_DECODING).items()},
+    }
+    folder = task_folder(recipe.suite)
+    for benchmark in recipe.suite.benchmarks:
+        prompting, scoring = benchmark.cell(recipe.analysis.reading)
+        values[f"benchmark {benchmark.name}"] = {
+            "group": benchmark.group,
+            "prompting": prompting,
+            "scoring": benchmark.scorings[scoring],
+            "samples": recipe.suite.samples(benchmark),
+            "temperature": recipe.suite.heat(benchmark),
+            "data": benchmark.data and hash_json(benchmark.data.model_dump(mode="json")),
+            "task file": hash_file(task_path(folder, benchmark.name, prompting)),
+        }
+    return values
+
+
+def write_lock(recipe: Recipe, study_dir: Path) -> None:
+    """Write the lock, if there is none. `before` says whether any response was stored by then."""
+    path = study_dir / LOCK
+    if path.exists():
+        return
+    asked = any((study_dir / "eval").glob("*/*/chunk-*")) if (study_dir / "eval").exists() else False
+    values = declared(recipe)
+    write_json(path, {"declared": values, "sha256": hash_json(values), "before": not asked})
+
+
+def decided(recipe: Recipe, study_dir: Path) -> dict[str, Any]:
+    """What was decided before the evaluation and what after, by name.
+
+    Raises:
+        UserError: the lock is damaged.
+    """
+    path = study_dir / LOCK
+    try:
+        lock = json.loads(path.read_text(encoding="utf-8"))
+        locked: dict[str, Any] = lock["declared"]
+        if hash_json(locked) != lock["sha256"]:
+            raise ValueError("its content does not have its hash")
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path} cannot be believed ({error}); restore it, or use a new --out") from None
+    now = declared(recipe)
+    same = [name for name in now if lock["before"] and locked.get(name) == now[name]]
+    return {
+        "sha256": lock["sha256"],
+        "before": same,
+        "after": [name for name in now if name not in same]
+        + [f"{name} (dropped)" for name in locked if name not in now],
+    }

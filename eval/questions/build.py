@@ -1,0 +1,131 @@
+"""Stage `questions`: what every model of the study is asked, fixed once.
+
+One file per benchmark, `<benchmark>.jsonl.zst`: identity, fields for the prompt, reference, cluster. Rows are checked
+against the lock file first. Of a benchmark whose publisher asks not to spread its questions only the identities are
+written; the questions are read from their source each time and must hash to what was fixed.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import zstandard
+
+from data.corpus.rows import problem_id, read_problems
+from data.corpus.sources import read_rows
+from data.hub import chosen
+from data.pocket_world import TASKS, benchmark_questions
+from eval.questions.analysis_lock import write_lock
+from eval.questions.forms import FORMS, LETTERS, Question, form_columns, questions_of
+from recipes.errors import UserError
+from recipes.manifest import Progress, finish_stage, hash_files, hash_json, read_manifest, write_atomic
+from recipes.schema import Recipe
+from recipes.suite_schema import BenchmarkData, BenchmarkSpec
+
+FOLDER = "questions"
+
+
+def run(recipe: Recipe, study_dir: Path, stage_dir: Path, resume: bool) -> None:
+    """Write the questions of all benchmarks into `stage_dir`.
+
+    Raises:
+        UserError: a benchmark is missing, changed, or not of the form the recipe says.
+    """
+    assert recipe.suite is not None
+    write_lock(recipe, study_dir)
+    progress = Progress(stage_dir, len(recipe.suite.benchmarks), "benchmarks")
+    facts: dict[str, Any] = {}
+    for number, benchmark in enumerate(recipe.suite.benchmarks, start=1):
+        questions = read_source_questions(recipe, benchmark, study_dir)
+        rows = [question.dump() for question in questions]
+        restricted = benchmark.data is not None and benchmark.data.restricted
+        facts[benchmark.name] = {
+            "questions": len(questions),
+            "clusters": len({question.cluster or question.question_id for question in questions}),
+            "restricted": restricted,
+            "content": hash_json(rows),
+        }
+        if restricted:
+            rows = [{"question_id": question.question_id} for question in questions]
+        text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+        write_atomic(stage_dir / f"{benchmark.name}.jsonl.zst", zstandard.compress(text.encode()))
+        progress.update(number, benchmark.name)
+    names = [f"{benchmark.name}.jsonl.zst" for benchmark in recipe.suite.benchmarks]
+    contents = {f"content of {name}": fact["content"] for name, fact in facts.items()}
+    finish_stage(stage_dir, hash_files(stage_dir, names) | contents, {"benchmarks": facts})
+
+
+def read_source_questions(recipe: Recipe, benchmark: BenchmarkSpec, study_dir: Path) -> list[Question]:
+    """The questions of a benchmark from where it is published, the synthetic world, or the corpus.
+
+    Raises:
+        UserError: they cannot be read, or are not what was locked.
+    """
+    assert recipe.suite is not None
+    if benchmark.data is None and benchmark.name == "heldout":
+        problems = read_problems(study_dir / "corpus", "heldout")
+        return [Question(p.problem_id, {"problem": p.problem}, p.reference_answer) for p in problems]
+    if benchmark.data is None:
+        suite = recipe.suite
+        if benchmark.name not in TASKS:
+            raise UserError(
+                f"benchmark {benchmark.name!r} has no `data` and is no task of the synthetic world ({', '.join(TASKS)})"
+            )
+        drawn = benchmark_questions(suite.seed, benchmark.name, suite.split, suite.questions)
+        return [Question(problem_id(q.problem), {"problem": q.problem}, q.reference_answer) for q in drawn]
+    data = benchmark_files(benchmark)
+    lock = recipe.lock.get("benchmarks", {}).get(data.name)
+    data = chosen(data, lock)
+    questions = questions_of(benchmark.name, data, read_benchmark_rows(data, lock))
+    _require_references(benchmark, questions)
+    return questions
+
+
+def _require_references(benchmark: BenchmarkSpec, questions: list[Question]) -> None:
+    """Refuse references that a rule could never find right, which would read as a score of zero."""
+    for rule in benchmark.scorings.values():
+        if rule.startswith("choice"):
+            allowed: tuple[str, ...] = tuple(LETTERS)
+        elif "yes_no" in rule:
+            allowed = ("yes", "no")
+        else:
+            continue
+        for question in questions:
+            if question.reference not in allowed:
+                raise UserError(
+                    f"benchmark {benchmark.name}: the reference of question {question.question_id} is "
+                    f"{str(question.reference)[:40]!r} but {rule!r} compares with {', '.join(allowed)}"
+                )
+
+
+def benchmark_files(benchmark: BenchmarkSpec) -> BenchmarkData:
+    """Where a benchmark's rows are, under the name its lock entry has."""
+    assert benchmark.data is not None
+    return benchmark.data.model_copy(update={"name": benchmark.data.name or benchmark.name})
+
+
+def read_benchmark_rows(data: BenchmarkData, lock: dict[str, Any] | None) -> list[dict[str, Any]]:
+    """The rows of a benchmark with the columns its form needs. Raises UserError like `read_rows`."""
+    return read_rows(data, form_columns(data), lock, FORMS[data.form].optional)
+
+
+def load_questions(recipe: Recipe, benchmark: BenchmarkSpec, study_dir: Path) -> list[Question]:
+    """The fixed questions of a study.
+
+    Raises:
+        UserError: the stage has not run, or a restricted benchmark changed since.
+    """
+    manifest = read_manifest(study_dir / FOLDER)
+    if manifest is None or not manifest["completed"] or benchmark.name not in manifest["facts"]["benchmarks"]:
+        raise UserError(f"{study_dir} has no questions of {benchmark.name}; `transfer run` fixes them")
+    fixed = manifest["facts"]["benchmarks"][benchmark.name]
+    if not fixed["restricted"]:
+        content = zstandard.decompress((study_dir / FOLDER / f"{benchmark.name}.jsonl.zst").read_bytes())
+        return [Question(**json.loads(line)) for line in content.decode().splitlines()]
+    questions = read_source_questions(recipe, benchmark, study_dir)
+    if hash_json([question.dump() for question in questions]) != fixed["content"]:
+        raise UserError(
+            f"benchmark {benchmark.name} is not what it was when this study fixed its questions; restore its files, or "
+            "use a new --out"
+        )
+    return questions

@@ -1,0 +1,53 @@
+"""Stage `report`: scores and manifests in; `transfer.json`, `summary.md`, `figures/` and `index.html` out."""
+
+from pathlib import Path
+from typing import Any
+
+from eval.drawing import watermark
+from eval.report.markdown import render_summary
+from eval.report.page import draw_figures, render_page
+from eval.report.results import REHEARSAL, compute_transfer
+from eval.report.tracking import track_study
+from recipes.manifest import finish_stage, hash_files, write_atomic, write_json
+from recipes.schema import Recipe
+from train.accounting.ledger import read_rows
+from train.runtime.recorder import CLOCK, METRICS
+
+TRANSFER, PAGE, SUMMARY, HOURS = "transfer.json", "index.html", "summary.md", "hours.json"
+
+
+def run(recipe: Recipe, study_dir: Path, stage_dir: Path, resume: bool) -> None:
+    """Compute the transfer report of a study and write it into `stage_dir`."""
+    transfer = compute_transfer(recipe, study_dir)
+    at_checkpoints = (transfer["trajectory"] or {}).pop("clock", {})
+    write_json(stage_dir / TRANSFER, transfer)
+    clock = spent_hours(recipe, study_dir, at_checkpoints)
+    write_json(stage_dir / HOURS, clock)
+    with watermark(REHEARSAL if recipe.rehearsal else None):
+        figures = draw_figures(transfer, training_curves(recipe, study_dir), clock)
+    for name, drawing in figures.items():
+        write_atomic(stage_dir / "figures" / f"{name}.svg", drawing.svg)
+        write_atomic(stage_dir / "figures" / f"{name}.png", drawing.png)
+    write_atomic(stage_dir / PAGE, render_page(transfer, recipe, figures, clock))
+    write_atomic(stage_dir / SUMMARY, render_summary(transfer))
+    track_study(recipe, stage_dir, transfer)
+    finish_stage(stage_dir, hash_files(stage_dir, [TRANSFER]), {"status": transfer["status"]})
+
+
+def training_curves(recipe: Recipe, study_dir: Path) -> dict[str, list[list[dict[str, Any]]]]:
+    """The rows of `metrics.jsonl` of every arm, one list per seed."""
+    return {
+        arm: [read_rows(study_dir / "arms" / arm / f"seed-{seed}" / METRICS) for seed in recipe.seeds]
+        for arm in recipe.trained
+    }
+
+
+def spent_hours(recipe: Recipe, study_dir: Path, at_checkpoints: dict[str, list[float]]) -> dict[str, Any]:
+    """Hours of all processes together of one run of each arm, mean over seeds; arms without a clock are left out."""
+    found: dict[str, Any] = {}
+    for arm in recipe.trained:
+        clocks = [read_rows(study_dir / "arms" / arm / f"seed-{seed}" / CLOCK) for seed in recipe.seeds]
+        if all(clocks):
+            hours = sum(rows[-1]["process_seconds"] for rows in clocks) / len(clocks) / 3600
+            found[arm] = {"hours": hours, "at_checkpoints": at_checkpoints.get(arm, [])}
+    return found

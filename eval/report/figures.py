@@ -1,0 +1,125 @@
+"""Figures of the report. Each function takes parts of `transfer.json`."""
+
+from typing import Any
+
+from matplotlib import pyplot as plt
+from matplotlib.axes import Axes
+
+from eval.drawing import BASE_COLOUR, INK, PALETTE, STYLE, Drawing, draw, label
+from eval.report.table import index_text
+
+
+def scores_figure(transfer: dict[str, Any]) -> Drawing:
+    """Scores of base and arms with intervals, one panel per group."""
+    arms = list(transfer["arms"])
+    with plt.rc_context(STYLE):
+        sizes = [len(names) for names in transfer["groups"].values()]
+        figure, axes = plt.subplots(
+            1, len(sizes), figsize=(11.5, 3.6), sharey=True, gridspec_kw={"width_ratios": sizes}, squeeze=False
+        )
+        width = 0.8 / (len(arms) + 1)
+        for axis, (group, names) in zip(axes[0], transfer["groups"].items(), strict=True):
+            for place, who in enumerate(["base", *arms]):
+                source = transfer["base"] if who == "base" else transfer["arms"][who]
+                values = [source["benchmarks"][name]["score"] for name in names]
+                axis.bar(
+                    [number + (place - len(arms) / 2) * width for number in range(len(names))],
+                    [value["estimate"] for value in values],
+                    width * 0.92,
+                    yerr=_errors(values),
+                    color=BASE_COLOUR if who == "base" else PALETTE[(place - 1) % len(PALETTE)],
+                    error_kw={"elinewidth": 1, "capsize": 2},
+                    label=label(who),
+                )
+            axis.set_xticks(range(len(names)), [label(name) for name in names])
+            axis.set_title(label(group), loc="left", fontsize=11)
+            axis.grid(axis="x", visible=False)
+        axes[0][0].set_ylabel("score (%)")
+        axes[0][0].set_ylim(0, 105)
+        handles, names = axes[0][0].get_legend_handles_labels()
+        figure.legend(handles, names, loc="upper center", ncols=len(names), frameon=False, bbox_to_anchor=(0.5, 1.06))
+        figure.tight_layout()
+        return draw(figure)
+
+
+def _errors(values: list[dict[str, float]]) -> list[list[float]]:
+    return [
+        [max(0.0, value["estimate"] - value["low"]) for value in values],
+        [max(0.0, value["high"] - value["estimate"]) for value in values],
+    ]
+
+
+def gains_figure(transfer: dict[str, Any]) -> Drawing:
+    """Forest plot of the mean gain of each group, in points."""
+    cells = {arm: {g: (v, "") for g, v in result["groups"].items()} for arm, result in transfer["arms"].items()}
+    return _forest(cells, list(transfer["groups"]), "mean gain over the base (points)")
+
+
+def index_figure(transfer: dict[str, Any]) -> Drawing:
+    """Forest plot of the transfer index (definition points), in percent of the math gain."""
+    cells = {
+        arm: {
+            # Where there is no index to draw, the words of the table stand in its place.
+            group: (cell["interval"] if result["groups"]["math"]["high"] >= 0 else None, text)
+            for group, cell in result["index"]["points"].items()
+            for text in [index_text(result, "points", group)]
+        }
+        for arm, result in transfer["arms"].items()
+    }
+    groups = [group for group in transfer["groups"] if group != "math"]
+    return _forest(cells, groups, "transfer index (% of the math gain)")
+
+
+def _forest(cells: dict[str, dict[str, tuple[dict[str, float] | None, str]]], groups: list[str], title: str) -> Drawing:
+    arms = list(cells)
+    with plt.rc_context(STYLE):
+        figure, axis = plt.subplots(figsize=(7.2, 0.6 + 0.34 * len(groups) * len(arms)))
+        ticks, names = [], []
+        row = 0.0
+        for group in groups:
+            for number, arm in enumerate(arms):
+                value, reason = cells[arm][group]
+                colour = PALETTE[number % len(PALETTE)]
+                if value is None:
+                    axis.annotate(reason, (0, row), color=colour, va="center", fontsize=9)
+                else:
+                    low, high = value["low"], value["high"]
+                    axis.plot([low, high], [row, row], color=colour, lw=2)
+                    axis.plot([value["estimate"]], [row], "o", color=colour, ms=6)
+                ticks.append(row)
+                names.append(f"{label(group)} · {label(arm)}")
+                row -= 1.0
+            row -= 0.5
+        axis.axvline(0, color=INK, lw=1)
+        axis.set_yticks(ticks, names)
+        axis.grid(axis="y", visible=False)
+        axis.set_xlabel(title)
+        figure.tight_layout()
+        return draw(figure)
+
+
+def curves_figure(curves: dict[str, list[list[dict[str, Any]]]]) -> Drawing:
+    """Training curves: reward of the sampling arms, loss of the arms that read demonstrations."""
+    with plt.rc_context(STYLE):
+        figure, axes = plt.subplots(1, 2, figsize=(11.5, 3.2))
+        for number, (arm, seeds) in enumerate(curves.items()):
+            colour = PALETTE[number % len(PALETTE)]
+            for place, rows in enumerate(seeds):
+                name = label(arm) if place == 0 else None
+                sampled = any("reward" in row for row in rows)
+                _line(axes[0] if sampled else axes[1], rows, "reward" if sampled else "loss", colour, name)
+        axes[0].set_title("share of correct samples while training (reward)", loc="left", fontsize=11)
+        axes[1].set_title("negative log-likelihood of the demonstrations", loc="left", fontsize=11)
+        axes[0].set_ylim(0, 1.02)
+        axes[1].set_ylim(bottom=0)
+        for axis in axes:
+            axis.set_xlabel("optimizer updates")
+            if axis.get_legend_handles_labels()[0]:
+                axis.legend(frameon=False)
+        figure.tight_layout()
+        return draw(figure)
+
+
+def _line(axis: Axes, rows: list[dict[str, Any]], key: str, colour: str, name: str | None) -> None:
+    points = [(row["step"], row[key]) for row in rows if key in row]
+    axis.plot([step for step, _ in points], [value for _, value in points], color=colour, lw=1.6, label=name)

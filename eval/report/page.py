@@ -1,0 +1,97 @@
+"""The report as one HTML file that needs no network: text and tables from `transfer.json`, figures inlined."""
+
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
+from eval.drawing import Drawing, label
+from eval.forgetting.figures import AXIS_NAMES, axes_of, forgetting_figure, razor_figure
+from eval.report.figures import curves_figure, gains_figure, index_figure, scores_figure
+from eval.report.table import bounded_text, index_cell, index_text, interval_text
+from eval.report.verdict import cards, certainty, headline
+from eval.shifts.figures import histograms_figure, kl_figure, layers_figure, visible_token, words_figure
+from eval.statistics.transfer_index import DEFINITIONS, MATH
+from recipes.schema import Recipe
+
+
+def draw_figures(
+    transfer: dict[str, Any], curves: dict[str, list[list[dict[str, Any]]]], clock: dict[str, Any]
+) -> dict[str, Drawing]:
+    """The figures of a report by name."""
+    figures = {"gains": gains_figure(transfer), "index": index_figure(transfer), "scores": scores_figure(transfer)}
+    if curves:
+        figures["curves"] = curves_figure(curves)
+    if (trajectory := with_clock(transfer["trajectory"], clock)) is not None:
+        for axis in axes_of(trajectory):
+            figures[f"forgetting-{axis}"] = forgetting_figure(trajectory, axis)
+        if trajectory["razor"] is not None and trajectory["razor"]["r2"] is not None:
+            figures["razor"] = razor_figure(trajectory)
+    if (shifts := transfer["diagnostics"]) is not None:
+        figures |= {
+            "layers": layers_figure(shifts),
+            "kl": kl_figure(shifts),
+            "histograms": histograms_figure(shifts),
+            "words": words_figure(shifts),
+        }
+    return figures
+
+
+def with_clock(trajectory: dict[str, Any] | None, clock: dict[str, Any]) -> dict[str, Any] | None:
+    """The trajectory with hours as a further axis, which `transfer.json` does not have."""
+    if trajectory is None:
+        return None
+    arms = {
+        arm: found | {"axes": found["axes"] | {"gpu_hours": clock[arm]["at_checkpoints"]}}
+        if clock.get(arm, {}).get("at_checkpoints")
+        else found
+        for arm, found in trajectory["arms"].items()
+    }
+    return trajectory | {"arms": arms}
+
+
+def render_page(transfer: dict[str, Any], recipe: Recipe, figures: dict[str, Drawing], clock: dict[str, Any]) -> str:
+    """The page. Everything but the figures is escaped, and its policy forbids scripts and requests."""
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent / "templates"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {
+        "label": label,
+        "points": lambda value: interval_text(value, "+.1f"),
+        "nats": lambda value: interval_text(value, ".3f"),
+        "reached": bounded_text,
+        "level": _level,
+        "token": visible_token,
+        "index_cell": index_cell,
+        "thousands": lambda number: f"{number:,}",
+    }
+    environment.globals["index_text"] = index_text
+    trajectory = with_clock(transfer["trajectory"], clock)
+    # The SVG text comes from matplotlib, which escapes labels, also those with tokens of models in them.
+    safe = {name: Markup(drawing.svg) for name, drawing in figures.items()}
+    return environment.get_template("report.html.j2").render(
+        t=transfer,
+        recipe=recipe,
+        figures=safe,
+        definitions=DEFINITIONS,
+        math=MATH,
+        clock=clock,
+        clock_unit="GPU-hours" if recipe.resources.gpu else "process-hours",
+        axes=[] if trajectory is None else axes_of(trajectory),
+        axis_names=AXIS_NAMES,
+        headline=headline(transfer),
+        certainty=certainty(transfer),
+        cards=cards(transfer),
+    )
+
+
+def _level(value: dict[str, float] | float | None) -> str:
+    """A layer measure: with its interval, a number, or a dash where it is not defined."""
+    if value is None:
+        return "–"
+    return interval_text(value, ".3f") if isinstance(value, dict) else f"{value:.3f}"

@@ -1,0 +1,353 @@
+"""From stored scores to `transfer.json`: gains, indices and contrasts in every reading, and what qualifies them.
+
+It holds nothing that depends on the clock, so two runs of one recipe give the same file.
+"""
+
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+from eval.forgetting.curves import summarise as summarise_trajectories
+from eval.questions.analysis_lock import decided
+from eval.report.asked_with import template_warnings
+from eval.report.certificate import certificate
+from eval.report.examples import sample_responses
+from eval.responses.readings import pass_curve, read_answers, read_cell, reading_cells
+from eval.shifts.summary import empty_samples
+from eval.shifts.summary import summarise as summarise_shifts
+from eval.statistics.bootstrap import ArmScores, draw_scores
+from eval.statistics.inference import (
+    Interval,
+    contrast_interval,
+    gain_p_value,
+    holm,
+    linear_interval,
+    percentile_interval,
+    weights_of,
+)
+from eval.statistics.transfer_index import (
+    DEFINITIONS,
+    MATH,
+    Index,
+    group_gain,
+    index_difference,
+    index_with_interval,
+    without_each,
+)
+from recipes.manifest import read_manifest
+from recipes.schema import Recipe
+from train.accounting.matching import recipe_differences, recorded_differences
+
+READINGS = ("robust", "paper")
+REHEARSAL = "REHEARSAL"  # the status of a study whose models are toys
+Counts = dict[str, dict[str, dict[str, int]]]
+
+
+def compute_transfer(recipe: Recipe, study_dir: Path) -> dict[str, Any]:
+    """Everything in `transfer.json`. Scores and gains in points, indices in percent.
+
+    Raises:
+        UserError: models cannot be compared, or the lock of the analysis is damaged.
+    """
+    assert recipe.suite is not None
+    arms = {arm: recipe.labels(arm) for arm in recipe.arms}
+    labels = ["base", *(label for names in arms.values() for label in names)]
+    differences = recipe_differences(recipe) + recorded_differences(recipe, study_dir)
+    differences += _evaluation_differences(study_dir, labels)
+    primary = recipe.analysis.reading
+    readings = {name: Reading(recipe, study_dir, arms, name) for name in dict.fromkeys([primary, *READINGS])}
+    first = readings[primary]
+    shifts = summarise_shifts(recipe, study_dir) if recipe.with_diagnostics else None
+    unknown = "unknown lineage" if recipe.external else "matched"
+    return {
+        "study": recipe.study,
+        "title": recipe.title,
+        "status": REHEARSAL if recipe.rehearsal else "UNMATCHED" if differences else unknown,
+        "differences": differences,
+        "seeds": list(recipe.seeds) if recipe.trained else [],
+        "split": recipe.suite.split,
+        "samples": {item.name: recipe.suite.samples(item) for item in recipe.suite.benchmarks},
+        "confidence": recipe.statistics.confidence,
+        "draws": recipe.statistics.draws,
+        "groups": {group: [first.answers[b].name for b in members] for group, members in first.groups.items()},
+        "questions": {item.name: len(item.score_QM) for item in first.answers},
+        "clusters": {item.name: item.clusters for item in first.answers},
+        "pocket": bool(recipe.model and recipe.model.pocket),
+        "analysis": decided(recipe, study_dir) | {"claims": _claims(recipe, first)},
+        "reading": primary,
+        "definition": recipe.analysis.definition,
+        **first.dump(full=True),
+        "readings": {name: reading.dump(full=False) for name, reading in readings.items()},
+        "cells": _cells(recipe, study_dir, arms),
+        "pass_at_k": _pass_curves(recipe, study_dir, arms),
+        "warnings": _toy_warning(recipe)
+        + first.warnings()
+        + template_warnings(study_dir, list(recipe.external))
+        + empty_samples(shifts),
+        "trajectory": summarise_trajectories(recipe, study_dir) if recipe.with_trajectories else None,
+        "diagnostics": shifts,
+        "examples": sample_responses(recipe, study_dir),
+        "certificate": certificate(recipe, study_dir),
+        "versions": _versions(study_dir),
+        "budget": {arm: [_budget(study_dir, arm, seed) for seed in recipe.seeds] for arm in recipe.trained},
+        "settings": {name: arm.model_dump(mode="json", exclude_none=True) for name, arm in recipe.arms.items()},
+        "models": {label: _lineage(study_dir, label) for label in labels},
+    }
+
+
+def _toy_warning(recipe: Recipe) -> list[str]:
+    return ["REHEARSAL: the models are tiny and random; no number here is a result"] if recipe.rehearsal else []
+
+
+class Reading:
+    """A study's scores in one reading, with their joint draws."""
+
+    def __init__(self, recipe: Recipe, study_dir: Path, arms: dict[str, list[str]], name: str) -> None:
+        labels = ["base", *(label for names in arms.values() for label in names)]
+        self.recipe, self.arms, self.labels = recipe, arms, labels
+        self.cells = reading_cells(recipe, name)
+        self.answers, self.outcomes = read_answers(recipe, study_dir, labels, self.cells)
+        self.confidence = recipe.statistics.confidence
+        self.groups: dict[str, list[int]] = {}
+        for number, item in enumerate(self.answers):
+            self.groups.setdefault(item.group, []).append(number)
+        self.columns = {arm: [labels.index(label) for label in names] for arm, names in arms.items()}
+        statistics = recipe.statistics
+        self.drawn = draw_scores(
+            self.answers, {"base": [0]} | self.columns, statistics.draws, statistics.seed, self.confidence
+        )
+
+    def dump(self, full: bool) -> dict[str, Any]:
+        """Base, arms and contrasts as JSON values; `full` adds what only the primary reading is asked for."""
+        base = self.drawn["base"]
+        scores = {
+            item.name: {
+                "score": show(percentile_interval(base.base_B[b], base.base_DB[:, b], self.confidence)),
+                "outcomes": self._totals(["base"], item.name),
+            }
+            for b, item in enumerate(self.answers)
+        }
+        return {
+            "base": {"benchmarks": scores},
+            "arms": {arm: self._arm(arm, full) for arm in self.arms},
+            "contrasts": [self._contrast(*pair) for pair in combinations(self.arms, 2)],
+        } | ({} if full else {"cells": {name: list(cell) for name, cell in self.cells.items()}})
+
+    def _arm(self, arm: str, full: bool) -> dict[str, Any]:
+        scores, size = self.drawn[arm], len(self.answers)
+        singles = [weights_of([b], size) for b in range(size)]
+        p_values = [gain_p_value(scores, None, weight) for weight in singles]
+        adjusted = holm(p_values)
+        benchmarks = {}
+        for b, item in enumerate(self.answers):
+            per_seed = item.means()[self.columns[arm]]
+            outcomes = self._totals(self.arms[arm], item.name)
+            benchmarks[item.name] = {
+                "score": show(percentile_interval(scores.arm_B[b], scores.arm_DB[:, b], self.confidence)),
+                "gain": show(linear_interval(scores, singles[b], self.confidence)),
+                "p_value": round(p_values[b], 5),
+                "p_holm": round(adjusted[b], 5),
+                "seed_scores": [round(float(value), 3) for value in per_seed],
+                "outcomes": outcomes,
+                "change": outcome_change(self._totals(["base"], item.name), outcomes),
+            }
+        groups = {name: group_gain(scores, members, self.confidence) for name, members in self.groups.items()}
+        others = [group for group in self.groups if group != MATH]
+        result = {
+            "groups": {name: show(gain) for name, gain in groups.items()},
+            "benchmarks": benchmarks,
+            "index": {
+                definition: {
+                    group: show_index(index_with_interval(definition, scores, self.groups, group, self.confidence))
+                    for group in others
+                }
+                for definition in DEFINITIONS
+            },
+        }
+        if full:
+            definition = self.recipe.analysis.definition
+            result["without"] = {
+                group: {
+                    self.answers[b].name: show_index(index)
+                    for b, index in without_each(definition, scores, self.groups, group, self.confidence).items()
+                }
+                for group in others
+            }
+        return result
+
+    def _contrast(self, first: str, second: str) -> dict[str, Any]:
+        one, two, size = self.drawn[first], self.drawn[second], len(self.answers)
+        others = [group for group in self.groups if group != MATH]
+        p_values = [gain_p_value(one, two, weights_of([b], size)) for b in range(size)]
+        adjusted = holm(p_values)
+        return {
+            "first": first,
+            "second": second,
+            "groups": {
+                group: show(contrast_interval(one, two, weights_of(members, size), self.confidence))
+                for group, members in self.groups.items()
+            },
+            "benchmarks": {
+                item.name: {
+                    "difference": show(contrast_interval(one, two, weights_of([b], size), self.confidence)),
+                    "p_holm": round(adjusted[b], 5),
+                }
+                for b, item in enumerate(self.answers)
+            },
+            "index": {
+                definition: {
+                    group: show_index(index_difference(definition, one, two, self.groups, group, self.confidence))
+                    for group in others
+                }
+                for definition in DEFINITIONS
+            },
+        }
+
+    def warnings(self) -> list[str]:
+        """What a reader must know before believing a number."""
+        found = []
+        for item in self.answers:
+            for who, labels in {"base": ["base"], **self.arms}.items():
+                counts = self._totals(labels, item.name)
+                total, cut = sum(counts.values()), counts.get("truncated", 0)
+                if cut == total:
+                    found.append(
+                        f"{item.name}: every response of {who} was cut off at suite.max_response_tokens; its score "
+                        "says nothing"
+                    )
+                elif cut > 0.1 * total:
+                    found.append(f"{item.name}: {cut / total:.0%} of the responses of {who} were cut off unfinished")
+            if item.means()[0] == 0:
+                found.append(f"{item.name}: the base scores zero, so gains relative to it are undefined")
+        few = [f"{item.name} ({item.clusters})" for item in self.answers if item.clusters < 50]
+        if few:
+            found.append(f"few independent questions, so intervals of their own are approximate: {', '.join(few)}")
+        return found
+
+    def _totals(self, labels: list[str], benchmark: str) -> dict[str, int]:
+        total: dict[str, int] = {}
+        for label in labels:
+            for name, count in self.outcomes[label][benchmark].items():
+                total[name] = total.get(name, 0) + count
+        return dict(sorted(total.items()))
+
+
+def show(value: Interval) -> dict[str, float]:
+    """An interval as JSON values."""
+    return {key: round(number, 3) for key, number in value._asdict().items()}
+
+
+def show_index(index: Index) -> dict[str, Any]:
+    """An index as JSON values."""
+    return {
+        "estimate": None if index.estimate is None else round(index.estimate, 3),
+        "interval": None if index.interval is None else show(index.interval),
+        "method": index.method,
+    }
+
+
+def outcome_change(before: dict[str, int], after: dict[str, int]) -> dict[str, float]:
+    """How the shares of outcomes moved from base to arm, in points of all responses."""
+    totals = sum(before.values()), sum(after.values())
+    names = sorted(before.keys() | after.keys())
+    return {n: round(100 * (after.get(n, 0) / totals[1] - before.get(n, 0) / totals[0]), 3) for n in names}
+
+
+def _claims(recipe: Recipe, reading: Reading) -> list[dict[str, Any]]:
+    """The primary claims with their verdicts; their p-values are adjusted together."""
+    size = len(reading.answers)
+    rows = []
+    for claim in recipe.analysis.claims:
+        weight_B = weights_of(reading.groups[claim.group], size)
+        first = reading.drawn[claim.first]
+        second: ArmScores | None = None if claim.second == "base" else reading.drawn[claim.second]
+        gain = (
+            linear_interval(first, weight_B, reading.confidence)
+            if second is None
+            else contrast_interval(first, second, weight_B, reading.confidence)
+        )
+        rows.append((claim, gain, gain_p_value(first, second, weight_B)))
+    adjusted = holm([p for _, _, p in rows])
+    level = 1 - recipe.statistics.confidence
+    return [
+        claim.model_dump(mode="json")
+        | {"difference": show(gain), "p_value": round(p, 5), "p_holm": round(corrected, 5)}
+        | {"verdict": _verdict(gain.estimate, corrected, level)}
+        for (claim, gain, p), corrected in zip(rows, adjusted, strict=True)
+    ]
+
+
+def _verdict(estimate: float, p_value: float, level: float) -> str:
+    if p_value >= level:
+        return "undecided"
+    return "supported" if estimate > 0 else "contradicted"
+
+
+def _cells(recipe: Recipe, study_dir: Path, arms: dict[str, list[str]]) -> list[dict[str, Any]]:
+    """The score of every model in every prompting by every scoring, for benchmarks that have more than one."""
+    assert recipe.suite is not None
+    labels = ["base", *(label for names in arms.values() for label in names)]
+    rows = []
+    for benchmark in recipe.suite.benchmarks:
+        for prompting, scoring in benchmark.cells():
+            answers, _ = read_cell(study_dir, labels, benchmark, prompting, scoring)
+            mean_M = answers.means()
+            scores = {"base": float(mean_M[0])}
+            scores |= {arm: float(mean_M[[labels.index(n) for n in names]].mean()) for arm, names in arms.items()}
+            rows.append(
+                {
+                    "benchmark": benchmark.name,
+                    "prompting": prompting,
+                    "scoring": scoring,
+                    "rule": benchmark.scorings[scoring],
+                    "scores": {who: round(value, 3) for who, value in scores.items()},
+                }
+            )
+    return rows
+
+
+def _pass_curves(recipe: Recipe, study_dir: Path, arms: dict[str, list[str]]) -> dict[str, Any]:
+    """pass@k of every benchmark with several responses, in the primary reading."""
+    assert recipe.suite is not None
+    cells = reading_cells(recipe, recipe.analysis.reading)
+    several = [item.name for item in recipe.suite.benchmarks if recipe.suite.samples(item) > 1]
+    who = {"base": ["base"], **arms}
+    return {b: {name: pass_curve(study_dir, labels, b, *cells[b]) for name, labels in who.items()} for b in several}
+
+
+def _evaluation_differences(study_dir: Path, labels: list[str]) -> list[str]:
+    """Models that were evaluated by other code or other packages than the base."""
+    records = {}
+    for label in labels:
+        manifest = read_manifest(study_dir / "eval" / label)
+        assert manifest is not None
+        records[label] = (manifest.get("code"), manifest["environment"]["packages"])
+    others = [label for label in labels if records[label] != records["base"]]
+    return [f"evaluation: {', '.join(others)} by other code or packages than base"] if others else []
+
+
+def _versions(study_dir: Path) -> dict[str, str]:
+    """What the base was evaluated with; models evaluated with anything else are in `differences`."""
+    manifest = read_manifest(study_dir / "eval" / "base")
+    assert manifest is not None
+    environment = manifest["environment"]
+    dirty = " with uncommitted changes" if environment["git_dirty"] else ""
+    commit = f"{environment['git_commit']}{dirty}" if environment["git_commit"] else "not in a repository"
+    return {"commit": commit, "python": environment["python"], **environment["packages"]}
+
+
+def _lineage(study_dir: Path, label: str) -> dict[str, str]:
+    """Hashes of what a score rests on: the weights the model answered with, and the stored responses."""
+    responses = read_manifest(study_dir / "eval" / label)
+    assert responses is not None
+    (trained,) = (key for key in responses["inputs"] if key.startswith("output of ") and key != "output of questions")
+    return {"weights": responses["inputs"][trained], "responses": responses["output_hash"]}
+
+
+def _budget(study_dir: Path, arm: str, seed: int) -> dict[str, int]:
+    """The ledger's totals, with the number of problems presented and of those that had a gradient."""
+    manifest = read_manifest(study_dir / "arms" / arm / f"seed-{seed}")
+    assert manifest is not None
+    facts = manifest["facts"]
+    counts = {name: len(facts[name]) for name in ("presented_problems", "contributed_problems")}
+    return counts | facts["totals"]

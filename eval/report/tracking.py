@@ -1,0 +1,95 @@
+"""Mirroring a study's report to Weights & Biases, and making the runs of its arms again from `metrics.jsonl`.
+
+The study is one more run of its group: summary metrics, figures, and the table of responses.
+"""
+
+from pathlib import Path
+from typing import Any
+
+from recipes.errors import UserError
+from recipes.resource_schema import WandbSpec
+from recipes.schema import Recipe
+from train.accounting.ledger import read_rows
+from train.arms import resolve_arm
+from train.runtime.recorder import METRICS
+from train.runtime.tracking import Tracker, run_id, wandb_mode
+
+
+def summary_metrics(transfer: dict[str, Any]) -> dict[str, float]:
+    """The numbers a table of studies is sorted by: gains, scores, and distances, by name."""
+    found: dict[str, float] = {}
+    for arm, result in transfer["arms"].items():
+        for group, gain in result["groups"].items():
+            found |= {f"{arm}/gain/{group}{suffix}": gain[key] for key, suffix in _PARTS}
+        found |= {f"{arm}/score/{name}": row["score"]["estimate"] for name, row in result["benchmarks"].items()}
+        if transfer["diagnostics"] is not None:
+            tokens = transfer["diagnostics"]["arms"][arm]["tokens"]["own_samples"]
+            found |= {f"{arm}/kl_to_base/{g}": v["kl_to_base"]["per_token"]["estimate"] for g, v in tokens.items()}
+    return found
+
+
+_PARTS = (("estimate", ""), ("low", "/low"), ("high", "/high"))
+
+
+def track_study(recipe: Recipe, stage_dir: Path, transfer: dict[str, Any]) -> None:
+    """Write the study's run, where the recipe has `wandb`."""
+    if recipe.wandb is None:
+        return
+    import wandb
+
+    run = wandb.init(
+        project=recipe.wandb.project,
+        entity=recipe.wandb.entity,
+        group=recipe.study,
+        job_type="report",
+        name=f"{recipe.study} report",
+        id=run_id(stage_dir),
+        resume="allow",
+        mode=wandb_mode(recipe.wandb.mode),
+        dir=str(stage_dir),
+        config={"study": recipe.study, "status": transfer["status"], "reading": transfer["reading"]},
+        settings=wandb.Settings(silent=True, console="off"),
+    )
+    run.summary.update({"status": transfer["status"], **summary_metrics(transfer)})
+    figures = {f"figures/{p.stem}": wandb.Image(str(p)) for p in sorted((stage_dir / "figures").glob("*.png"))}
+    models = ["base", *transfer["arms"]]
+    rows = [
+        [e["benchmark"], e["prompt"], e["reference"], *(e["responses"][who]["text"] for who in models)]
+        for e in transfer["examples"]
+    ]
+    run.log(figures | {"samples": wandb.Table(columns=["benchmark", "prompt", "reference", *models], data=rows)})
+    run.finish()
+
+
+def sync_study(recipe: Recipe, study_dir: Path, transfer: dict[str, Any] | None, online: bool) -> list[str]:
+    """Make the runs of all finished arms, and of the report, again; their names.
+
+    A run keeps its id, so what is there already is not doubled. Sampled completions are not in `metrics.jsonl` and
+    are not made again.
+
+    Raises:
+        UserError: `online` without a key.
+    """
+    spec = recipe.wandb or WandbSpec()
+    if online and wandb_mode("auto") != "online":
+        raise UserError(
+            "there is no key for Weights & Biases; set WANDB_API_KEY or run `wandb login`, or say --offline"
+        )
+    mode = "online" if online else "offline"
+    recipe = recipe.model_copy(update={"wandb": spec.model_copy(update={"mode": mode})})
+    made = []
+    for arm in recipe.trained:
+        for seed in recipe.seeds:
+            run_dir = study_dir / "arms" / arm / f"seed-{seed}"
+            rows = read_rows(run_dir / METRICS)
+            if not rows:
+                continue
+            tracker = Tracker(recipe, resolve_arm(recipe, arm), run_dir, arm, seed)
+            for row in rows:
+                tracker.log(row["step"], {key: value for key, value in row.items() if key != "step"})
+            tracker.close()
+            made.append(f"{arm}-seed{seed}")
+    if transfer is not None:
+        track_study(recipe, study_dir / "report", transfer)
+        made.append("report")
+    return made

@@ -1,0 +1,152 @@
+"""Stored scores as the arrays the statistics need: one reading (prompting and scoring of each benchmark) at a time."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+
+from eval.responses.generate import count_outcomes, scores_path
+from eval.statistics.bootstrap import Answers
+from recipes.errors import UserError
+from recipes.manifest import read_manifest
+from recipes.schema import Recipe
+from recipes.suite_schema import BenchmarkSpec
+
+Cells = dict[str, tuple[str, str]]
+
+
+def reading_cells(recipe: Recipe, reading: str) -> Cells:
+    """The prompting and scoring of each benchmark in a reading."""
+    assert recipe.suite is not None
+    return {benchmark.name: benchmark.cell(reading) for benchmark in recipe.suite.benchmarks}
+
+
+def unit_dir(study_dir: Path, label: str, benchmark: str, prompting: str) -> Path:
+    """Where a model's responses to a benchmark in a prompting are."""
+    return study_dir / "eval" / label / f"{benchmark}-{prompting}"
+
+
+def require_same_asking(study_dir: Path, labels: list[str], benchmark: str, prompting: str) -> None:
+    """Refuse to compare models that were asked differently.
+
+    Raises:
+        UserError: their questions, task file, budget, decoding or thinking mode differ, or a model was not asked.
+    """
+    first: dict[str, Any] = {}
+    for label in labels:
+        manifest = read_manifest(unit_dir(study_dir, label, benchmark, prompting))
+        if manifest is None or not manifest["completed"]:
+            raise UserError(f"{label} has not answered {benchmark}-{prompting}; `transfer run` asks it")
+        asked = {key: value for key, value in manifest["inputs"].items() if key != "model"}
+        first = first or asked
+        for key in sorted(first.keys() | asked.keys()):
+            if first.get(key) != asked.get(key):
+                raise UserError(
+                    f"{label} and {labels[0]} cannot be compared on {benchmark}-{prompting}: {key} was "
+                    f"{asked.get(key)!r} and {first.get(key)!r}; evaluate both with one suite"
+                )
+
+
+def read_scores(study_dir: Path, label: str, benchmark: str, prompting: str, scoring: str) -> dict[str, list[Any]]:
+    """One score table as columns. Raises UserError if it is missing or has an identity twice."""
+    path = scores_path(unit_dir(study_dir, label, benchmark, prompting), scoring)
+    if not path.is_file():
+        raise UserError(f"{path} does not exist; `transfer score` or `transfer run` makes it")
+    table: dict[str, list[Any]] = pq.read_table(path).to_pydict()
+    pairs = list(zip(table["question_id"], table["sample_index"], strict=True))
+    if len(set(pairs)) != len(pairs):
+        twice = next(pair for pair in pairs if pairs.count(pair) > 1)
+        raise UserError(f"{path} has question {twice[0]} twice; delete it, and `transfer run` scores again")
+    return table
+
+
+def read_answers(
+    recipe: Recipe, study_dir: Path, labels: list[str], cells: Cells
+) -> tuple[list[Answers], dict[str, dict[str, dict[str, int]]]]:
+    """Per-question scores of the models `labels`, and counts of outcomes by model and benchmark.
+
+    Raises:
+        UserError: a model was asked other questions than the first, or in another way.
+    """
+    assert recipe.suite is not None
+    answers = []
+    outcomes: dict[str, dict[str, dict[str, int]]] = {label: {} for label in labels}
+    for benchmark in recipe.suite.benchmarks:
+        found, counted = read_cell(study_dir, labels, benchmark, *cells[benchmark.name])
+        answers.append(found)
+        for label in labels:
+            outcomes[label][benchmark.name] = counted[label]
+    return answers, outcomes
+
+
+def read_cell(
+    study_dir: Path, labels: list[str], benchmark: BenchmarkSpec, prompting: str, scoring: str
+) -> tuple[Answers, dict[str, dict[str, int]]]:
+    """The same for one benchmark in one prompting by one scoring."""
+    require_same_asking(study_dir, labels, benchmark.name, prompting)
+    tables = {label: read_scores(study_dir, label, benchmark.name, prompting, scoring) for label in labels}
+    counts = {
+        label: count_outcomes([{"outcome": name} for name in table["outcome"]]) for label, table in tables.items()
+    }
+    return answers_of(benchmark.name, benchmark.group, tables), counts
+
+
+def answers_of(name: str, group: str, tables: dict[str, dict[str, list[Any]]]) -> Answers:
+    """Score tables of several models on one benchmark, as columns, as one array in the order of the models.
+
+    Raises:
+        UserError: a model answered other questions than the first.
+    """
+    columns: list[np.ndarray] = []
+    first_ids: list[str] = []
+    clusters = weights = np.zeros(0)
+    for label, table in tables.items():
+        ids = list(dict.fromkeys(table["question_id"]))
+        first_ids = first_ids or ids
+        if ids != first_ids:
+            raise UserError(f"{label} answered other questions of {name} than {next(iter(tables))}; evaluate again")
+        position = {identity: number for number, identity in enumerate(ids)}
+        rows = np.array([position[identity] for identity in table["question_id"]])
+        counts = np.bincount(rows, minlength=len(ids))
+        columns.append(100 * np.bincount(rows, np.array(table["value"], dtype=float), len(ids)) / counts)
+        first_rows = np.unique(rows, return_index=True)[1]
+        clusters = np.array(table["cluster"])[first_rows]
+        weights = np.array(table["weight"], dtype=float)[first_rows]
+    alone = len(np.unique(clusters)) == len(clusters)
+    equal = bool((weights == weights[0]).all())
+    return Answers(
+        name,
+        group,
+        np.stack(columns, axis=1),
+        None if alone else clusters,
+        None if equal else weights,
+    )
+
+
+def pass_at_k(correct_Q: np.ndarray, samples_Q: np.ndarray, k: int) -> float:
+    """Share of questions that k responses solve at least once, in points.
+
+    The unbiased estimator 1 - C(n - c, k) / C(n, k) of a question with c of n responses correct (Chen et al. 2021,
+    arXiv 2107.03374, Eq. 1), averaged. Raises ValueError if a question has fewer than k responses.
+    """
+    if (samples_Q < k).any():
+        raise ValueError(f"pass@{k} needs {k} responses to every question")
+    missed_Q = np.ones(len(correct_Q))
+    for step in range(k):  # the product form of the two binomials, which never overflows
+        missed_Q *= np.clip(samples_Q - correct_Q - step, 0, None) / (samples_Q - step)
+    return float(100 * (1 - missed_Q).mean())
+
+
+def pass_curve(study_dir: Path, labels: list[str], benchmark: str, prompting: str, scoring: str) -> list[list[float]]:
+    """[k, pass@k in points] for k = 1, 2, 4, ... and the number of responses, averaged over an arm's models."""
+    curves: dict[int, list[float]] = {}
+    for label in labels:
+        table = read_scores(study_dir, label, benchmark, prompting, scoring)
+        _, question = np.unique(table["question_id"], return_inverse=True)
+        samples_Q = np.bincount(question)
+        correct_Q = np.bincount(question, np.array(table["value"]) == 1)
+        most = int(samples_Q.min())
+        for k in sorted({*(2**power for power in range(most.bit_length()) if 2**power <= most), most}):
+            curves.setdefault(k, []).append(pass_at_k(correct_Q, samples_Q, k))
+    return [[k, round(float(np.mean(values)), 3)] for k, values in sorted(curves.items())]

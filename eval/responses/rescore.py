@@ -1,0 +1,137 @@
+"""`transfer score`: judge stored responses again, without a model, and say what changed."""
+
+from pathlib import Path
+from typing import Any, get_args
+
+from eval.questions.build import load_questions
+from eval.responses.generate import Unit, count_outcomes, open_units, require_answers, scores_path, write_table
+from eval.responses.readings import read_scores
+from eval.scorers.rules import RULES, mean_score, score_rows
+from recipes.errors import UserError
+from recipes.manifest import read_manifest
+from recipes.schema import Recipe
+from recipes.suite_schema import Scoring
+
+
+def parse_rescorings(recipe: Recipe, texts: list[str]) -> dict[str, tuple[str, Scoring]]:
+    """`benchmark.name=rule` texts as benchmark -> (name of the scoring, rule).
+
+    Raises:
+        UserError: the text has another form, or names no benchmark or rule.
+    """
+    assert recipe.suite is not None
+    known = {benchmark.name: benchmark for benchmark in recipe.suite.benchmarks}
+    found: dict[str, tuple[str, Scoring]] = {}
+    for text in texts:
+        place, _, rule = text.partition("=")
+        benchmark, _, name = place.rpartition(".")
+        if not rule or benchmark not in known or not name.replace("_", "").replace("-", "").isalnum():
+            raise UserError(
+                f"{text!r} must have the form BENCHMARK.NAME=RULE, for instance math500.loose=plain; benchmarks are "
+                f"{', '.join(known)}"
+            )
+        if rule not in get_args(Scoring):
+            raise UserError(f"{rule!r} is no scoring rule; there are {', '.join(get_args(Scoring))}")
+        if name in known[benchmark].scorings:
+            raise UserError(
+                f"the recipe's scoring {name!r} of {benchmark} is {known[benchmark].scorings[name]!r}; give the new "
+                "one another name"
+            )
+        found[benchmark] = (name, rule)  # type: ignore[assignment]
+    return found
+
+
+def rescore(recipe: Recipe, study_dir: Path, new: dict[str, tuple[str, Scoring]]) -> list[dict[str, Any]]:
+    """Judge the stored responses of every evaluated model.
+
+    With `new`, those benchmarks are judged by a further rule, compared with the primary reading's, and the table is
+    kept beside the others. Without, every stored table is computed again and compared with itself; nothing is written.
+
+    Raises:
+        UserError: nothing is stored, or what is stored does not fit its questions.
+    """
+    assert recipe.suite is not None
+    labels = ["base", *(label for arm in recipe.arms for label in recipe.labels(arm))]
+    stages = [label for label in labels if (study_dir / "eval" / label / "manifest.json").is_file()]
+    if not stages:
+        raise UserError(f"{study_dir} has no stored responses; `transfer run` asks for them")
+    changes = []
+    for label in stages:
+        manifest = read_manifest(study_dir / "eval" / label) or {}
+        model_dir = (manifest.get("facts") or {}).get("model")
+        if model_dir is None:
+            raise UserError(f"the evaluation of {label} is not finished; `transfer run` continues it")
+        for unit in open_units(recipe, study_dir, study_dir / "eval" / label, model_dir):
+            benchmark = unit.benchmark
+            if new and benchmark.name not in new:
+                continue
+            if new:
+                name, rule = new[benchmark.name]
+                if ("likelihood" in rule) != (unit.prompting in benchmark.likelihood):
+                    continue
+                wanted = benchmark.cell(recipe.analysis.reading)[1]
+                fitting = [s for p, s in benchmark.cells() if p == unit.prompting]
+                against = wanted if wanted in fitting else fitting[0]
+                changes.append(_judge_again(recipe, study_dir, unit, name, rule, against, keep=True))
+            else:
+                for scoring, rule in benchmark.scorings.items():
+                    if benchmark.fits(unit.prompting, scoring):
+                        changes.append(_judge_again(recipe, study_dir, unit, scoring, rule, scoring, keep=False))
+    return changes
+
+
+def _judge_again(
+    recipe: Recipe, study_dir: Path, unit: Unit, name: str, rule: Scoring, against: str, keep: bool
+) -> dict[str, Any]:
+    """One table, what it says, and how it differs from the stored one called `against`."""
+    questions = load_questions(recipe, unit.benchmark, study_dir)
+    rows = unit.rows()
+    require_answers(unit, rows, questions)
+    sandboxed = not unit.suite.allow_unsandboxed_code
+    if RULES[rule].runs_code and sandboxed:
+        from eval.scorers.sandbox import require_sandbox
+
+        require_sandbox()
+    table = score_rows(rows, questions, rule, unit.suite.max_response_tokens, sandboxed)
+    if keep:
+        write_table(scores_path(unit.directory, name), table)
+    old = read_scores(study_dir, unit.label, unit.benchmark.name, unit.prompting, against)
+    before = {
+        (identity, index): (value, outcome)
+        for identity, index, value, outcome in zip(
+            old["question_id"], old["sample_index"], old["value"], old["outcome"], strict=True
+        )
+    }
+    moves: dict[str, int] = {}
+    for row in table:
+        place = (row["question_id"], row["sample_index"])
+        if place in before and before[place] != (row["value"], row["outcome"]):
+            move = f"{before[place][1]} -> {row['outcome']}"
+            moves[move] = moves.get(move, 0) + 1
+    weights = sum(old["weight"])
+    return {
+        "model": unit.label,
+        "benchmark": unit.benchmark.name,
+        "prompting": unit.prompting,
+        "against": against,
+        "scoring": name,
+        "rule": rule,
+        "before": round(100 * sum(v * w for v, w in zip(old["value"], old["weight"], strict=True)) / weights, 3),
+        "after": round(100 * mean_score(table), 3),
+        "responses": len(table),
+        "moved": dict(sorted(moves.items())),
+        "outcomes": count_outcomes(table),
+    }
+
+
+def format_rescored(changes: list[dict[str, Any]]) -> str:
+    """What changed, as text."""
+    lines = []
+    for change in changes:
+        moved = ", ".join(f"{count} {move}" for move, count in change["moved"].items()) or "nothing"
+        lines.append(
+            f"{change['model']:<28}{change['benchmark']}-{change['prompting']:<10} "
+            f"{change['against']} {change['before']:.1f} -> {change['scoring']} ({change['rule']}) "
+            f"{change['after']:.1f}  of {change['responses']:,} responses {moved} moved"
+        )
+    return "\n".join(lines) if lines else "no stored responses fit this rule"

@@ -1,0 +1,142 @@
+"""The rules by which stored responses are judged: pure functions of a response and the question's reference.
+
+A rule is named in the recipe, so that `transfer score` can judge stored responses again by another one. `boxed` and
+`plain` are the grader of training, so the reward and the score cannot disagree. docs/evaluation.md has every rule.
+"""
+
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from data.prompts.thinking import THINK_OPEN
+from eval.questions.forms import Question
+from eval.scorers import answers, choices, instructions, programs, spans
+from eval.scorers.score import TRUNCATED, Reference, Score
+from recipes.suite_schema import Scoring
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Rule:
+    """How one scoring works."""
+
+    judge: Callable[..., Score]
+    """Of a response and a reference; of answers, their likelihoods and a reference where likelihoods are stored."""
+    whole_text: bool = False
+    """Whether all of the text is the answer, so that a text that was cut off is unfinished whatever it says."""
+    combine: Callable[[Sequence[Score], Sequence[Reference]], Score] | None = None
+    """How the parts of a question are judged together; None: each on its own."""
+    runs_code: bool = False
+    """Whether it runs what the model wrote."""
+
+
+RULES: dict[Scoring, Rule] = {
+    "boxed": Rule(partial(answers.score_graded, form="boxed")),
+    "plain": Rule(partial(answers.score_graded, form="plain")),
+    "exact": Rule(answers.score_exact, whole_text=True),
+    "last_box_text": Rule(answers.score_last_box_text),
+    "first_line": Rule(answers.score_first_line),
+    "choice": Rule(choices.score_choice),
+    "choice_box": Rule(choices.score_choice_box),
+    "choice_anywhere": Rule(choices.score_choice_anywhere),
+    "yes_no": Rule(choices.score_yes_no),
+    "yes_no_first_line": Rule(choices.score_yes_no_first_line),
+    "span_em": Rule(partial(spans.score_span, metric="em")),
+    "span_f1": Rule(partial(spans.score_span, metric="f1")),
+    "span_em_first_line": Rule(partial(spans.score_span_first_line, metric="em")),
+    "span_f1_first_line": Rule(partial(spans.score_span_first_line, metric="f1")),
+    "instructions_strict": Rule(partial(instructions.score_instructions, loose=False, each=False)),
+    "instructions_loose": Rule(partial(instructions.score_instructions, loose=True, each=False)),
+    "each_instruction_strict": Rule(partial(instructions.score_instructions, loose=False, each=True)),
+    "each_instruction_loose": Rule(partial(instructions.score_instructions, loose=True, each=True)),
+    "code": Rule(programs.score_code, runs_code=True),
+    "likelihood": Rule(choices.score_likelihood),
+    "likelihood_per_byte": Rule(choices.score_likelihood_per_byte),
+    "strict_yes_no": Rule(choices.score_yes_no, combine=choices.all_right),
+    "f1_yes_no": Rule(choices.score_yes_no, combine=choices.yes_f1),
+    "strict_likelihood": Rule(choices.score_likelihood, combine=choices.all_right),
+    "f1_likelihood": Rule(choices.score_likelihood, combine=choices.yes_f1),
+}
+
+
+def score(
+    response: str, reference: Reference, scoring: Scoring, cut_off: bool = False, sandboxed: bool = True
+) -> Score:
+    """Score one response by the named rule; `cut_off` tells an unfinished answer from a missing or wrong one."""
+    rule = RULES[scoring]
+    result = rule.judge(response, reference, sandboxed=sandboxed) if rule.runs_code else rule.judge(response, reference)
+    unfinished = result.outcome == "no_answer" or (rule.whole_text and not result.correct)
+    return Score(0.0, TRUNCATED, result.answer, result.weight) if cut_off and unfinished else result
+
+
+def score_rows(
+    rows: Sequence[Row], questions: Sequence[Question], scoring: Scoring, limit: int, sandboxed: bool = True
+) -> list[Row]:
+    """The scores of stored rows, which are in the order of the questions; one for each response of each question.
+
+    Args:
+        rows: what a model answered, as `eval/responses/harness.py` stores it.
+        questions: the same questions in the same order.
+        scoring: the rule.
+        limit: tokens from which a response was cut off.
+        sandboxed: whether code runs in a sandbox.
+    """
+    rule = RULES[scoring]
+
+    def judge(pair: tuple[Row, Question]) -> list[Score]:
+        row, question = pair
+        if "likelihoods" in row:
+            return [rule.judge(row["answers"], row["likelihoods"], question.reference)]
+        opening = THINK_OPEN if row.get("opens_thinking") else ""
+        lengths = zip(row["responses"], row["tokens"], strict=True)
+        return [
+            score(opening + text, question.reference, scoring, tokens >= limit, sandboxed) for text, tokens in lengths
+        ]
+
+    pairs = list(zip(rows, questions, strict=True))
+    if rule.runs_code:
+        with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+            judged = list(pool.map(judge, pairs))
+    else:
+        judged = list(map(judge, pairs))
+    if rule.combine is None:
+        return [
+            _row(question.question_id, question, index, item)
+            for question, scores in zip(questions, judged, strict=True)
+            for index, item in enumerate(scores)
+        ]
+    units: dict[str, list[int]] = {}
+    for number, question in enumerate(questions):
+        units.setdefault(question.unit or question.question_id, []).append(number)
+    combined = []
+    for unit, members in units.items():
+        references = [questions[number].reference for number in members]
+        for index in range(len(judged[members[0]])):
+            parts = [judged[number][index] for number in members]
+            whole = rule.combine(parts, references)
+            missing = {part.outcome for part in parts} & {TRUNCATED, "no_answer"}
+            if missing:  # a question is lost as its first lost part is, also where saying nothing would be right
+                whole = Score(0.0, TRUNCATED if TRUNCATED in missing else "no_answer")
+            combined.append(_row(unit, questions[members[0]], index, whole))
+    return combined
+
+
+def _row(identity: str, question: Question, index: int, item: Score) -> Row:
+    return {
+        "question_id": identity,
+        "cluster": question.cluster or identity,
+        "sample_index": index,
+        "value": item.value,
+        "outcome": item.outcome,
+        "answer": item.answer,
+        "weight": item.weight,
+    }
+
+
+def mean_score(scores: Sequence[Row]) -> float:
+    """The benchmark's score, 0 to 1: the mean over responses, weighted."""
+    return float(sum(row["value"] * row["weight"] for row in scores) / sum(row["weight"] for row in scores))

@@ -1,0 +1,144 @@
+"""Figures of representation and token shift. Each function takes `transfer.json`'s part `diagnostics`."""
+
+from typing import Any
+
+from matplotlib import pyplot as plt
+
+from eval.drawing import INK, PALETTE, STYLE, Drawing, draw, label
+
+_KIND_COLOURS = {"connective": PALETTE[1], "content": PALETTE[0], "format": PALETTE[6]}
+_LAYERS = (("pca_shift", "PCA shift (base's spread)"), ("cka", "linear CKA"))
+_WORDS = 12
+
+
+def layers_figure(shifts: dict[str, Any]) -> Drawing:
+    """Representation shift by level: a row for each of two measures, a column for each group of prompts."""
+    groups = list(next(iter(shifts["arms"].values()))["layers"])
+    with plt.rc_context(STYLE):
+        figure, axes = plt.subplots(
+            len(_LAYERS), len(groups), figsize=(2.9 * len(groups), 5.2), sharex=True, sharey="row", squeeze=False
+        )
+        for row, (measure, title) in zip(axes, _LAYERS, strict=True):
+            row[0].set_ylabel(title)
+            for axis, group in zip(row, groups, strict=True):
+                for number, (arm, found) in enumerate(shifts["arms"].items()):
+                    pooled = found["layers"][group]["masked_mean"]
+                    points = [(level, value) for level, value in enumerate(pooled[measure]) if value is not None]
+                    places = [level for level, _ in points]
+                    colour = PALETTE[number % len(PALETTE)]
+                    axis.plot(
+                        places, [v["estimate"] for _, v in points], color=colour, marker="o", ms=3, label=label(arm)
+                    )
+                    low, high = ([value[end] for _, value in points] for end in ("low", "high"))
+                    axis.fill_between(places, low, high, color=colour, alpha=0.15, lw=0)
+        for axis, group in zip(axes[0], groups, strict=True):
+            axis.set_title(label(group), loc="left", fontsize=11)
+        axes[0][0].set_ylim(bottom=0)
+        axes[1][0].set_ylim(top=1.02)
+        for axis in axes[-1]:
+            axis.set_xlabel("level (0: embeddings)")
+            axis.xaxis.get_major_locator().set_params(integer=True)
+        _legend(figure, axes[0][0])
+        figure.tight_layout()
+        return draw(figure)
+
+
+def kl_figure(shifts: dict[str, Any]) -> Drawing:
+    """KL(model || base) on the model's own samples by group of prompts, in nats a token, on a log axis."""
+    groups = list(next(iter(shifts["arms"].values()))["tokens"]["own_samples"])
+    arms = list(shifts["arms"])
+    with plt.rc_context(STYLE):
+        figure, axis = plt.subplots(figsize=(7.2, 0.8 + 0.32 * len(groups) * len(arms)))
+        ticks, names, row = [], [], 0.0
+        for group in groups:
+            for number, arm in enumerate(arms):
+                value = shifts["arms"][arm]["tokens"]["own_samples"][group]["kl_to_base"]["per_token"]
+                colour = PALETTE[number % len(PALETTE)]
+                axis.plot([max(value["low"], 1e-6), max(value["high"], 1e-6)], [row, row], color=colour, lw=2)
+                axis.plot([max(value["estimate"], 1e-6)], [row], "o", color=colour, ms=6)
+                ticks.append(row)
+                names.append(f"{label(group)} · {label(arm)}")
+                row -= 1
+            row -= 0.5
+        axis.set_xscale("log")
+        axis.set_yticks(ticks, names)
+        axis.grid(axis="y", visible=False)
+        axis.set_xlabel("KL(model || base) on its own samples (nats a token)")
+        figure.tight_layout()
+        return draw(figure)
+
+
+def histograms_figure(shifts: dict[str, Any]) -> Drawing:
+    """How the KL and the base's rank are distributed over the tokens that each arm samples itself."""
+    arms = shifts["arms"]
+    panels = (
+        ("kl", _bins(shifts["kl_edges"], "{:g}"), "KL(model || base) of a token (nats)"),
+        ("rank", _bins(shifts["rank_edges"], "{:.0f}", whole=True), "rank in the base of the token that was sampled"),
+    )
+    with plt.rc_context(STYLE):
+        figure, axes = plt.subplots(1, 2, figsize=(11.5, 3.6))
+        width = 0.8 / len(arms)
+        for axis, (kind, names, title) in zip(axes, panels, strict=True):
+            for number, (arm, found) in enumerate(arms.items()):
+                counts = found["histograms"][kind]
+                places = [place + (number - (len(arms) - 1) / 2) * width for place in range(len(counts))]
+                shares = [100 * count / max(1, sum(counts)) for count in counts]
+                axis.bar(places, shares, width * 0.94, color=PALETTE[number % len(PALETTE)], label=label(arm))
+            axis.set_xticks(range(len(names)), names, rotation=30, ha="right")
+            axis.grid(axis="x", visible=False)
+            axis.set_xlabel(title)
+        axes[0].set_ylabel("share of its tokens (%)")
+        _legend(figure, axes[0])
+        figure.tight_layout()
+        return draw(figure)
+
+
+def _bins(edges: list[float], form: str, whole: bool = False) -> list[str]:
+    """Names of the bins that begin at the edges; the last is open."""
+    names = []
+    for first, after in zip(edges, [*edges[1:], None], strict=True):
+        if after is None:
+            names.append(f"{form.format(first)}+")
+        elif whole and after - first == 1:
+            names.append(form.format(first))
+        else:
+            names.append(f"{form.format(first)}–{form.format(after - 1 if whole else after)}")
+    return names
+
+
+def words_figure(shifts: dict[str, Any]) -> Drawing:
+    """The tokens that each arm shifts most often, by kind."""
+    arms = shifts["arms"]
+    with plt.rc_context(STYLE):
+        figure, axes = plt.subplots(1, len(arms), figsize=(3.8 * len(arms), 0.8 + 0.28 * _WORDS), squeeze=False)
+        for axis, (arm, found) in zip(axes[0], arms.items(), strict=True):
+            words = found["shifted"]["words"][:_WORDS]
+            per = 1000 / max(1, found["own_tokens"])
+            for place, word in enumerate(words):
+                axis.barh(-place, word["shifted"] * per, color=_KIND_COLOURS[word["kind"]], height=0.75)
+            # A dollar sign would begin mathematics.
+            names = [visible_token(word["text"]).replace("$", r"\$") for word in words]
+            axis.set_yticks([-place for place in range(len(words))], names, family="monospace", fontsize=9)
+            axis.grid(axis="y", visible=False)
+            axis.set_title(label(arm), loc="left", fontsize=11)
+            axis.set_xlabel("shifted, of 1000 tokens")
+            if not words:
+                axis.text(0.5, 0.5, "none", transform=axis.transAxes, ha="center", color=INK)
+        handles = [plt.Rectangle((0, 0), 1, 1, color=colour) for colour in _KIND_COLOURS.values()]
+        figure.legend(
+            handles, list(_KIND_COLOURS), loc="upper center", ncols=3, frameon=False, bbox_to_anchor=(0.5, 1.06)
+        )
+        figure.tight_layout()
+        return draw(figure)
+
+
+def visible_token(text: str) -> str:
+    """A token's text with blanks and line ends made visible, at most 16 characters, and nothing unprintable."""
+    shown = text.replace(" ", "␣").replace("\n", "⏎").replace("\t", "⇥")
+    shown = "".join(character if character.isprintable() else "�" for character in shown)
+    return shown if len(shown) <= 16 else shown[:15] + "…"
+
+
+def _legend(figure: Any, axis: Any) -> None:
+    handles, names = axis.get_legend_handles_labels()
+    figure.legend(handles, names, loc="upper center", ncols=len(names), frameon=False, bbox_to_anchor=(0.5, 1.06))

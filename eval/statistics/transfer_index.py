@@ -1,0 +1,203 @@
+"""Transfer scores: gains on math, on other reasoning and on the rest, and the transferability index.
+
+A transferability index is a ratio, TI_g = 100 * D_g / D_math, and the four definitions differ in D. With R0_b
+and R_b the scores of base and tuned model on benchmark b in points (0 to 100), d_b = R_b - R0_b, and the mean
+taken over the benchmarks of group g:
+
+    points    D_g = mean d_b
+    relative  D_g = mean d_b / R0_b                                     arXiv 2507.00432 v1
+    literal   D_g = sum_b w_b sign(d_b) sqrt(|d_b| / s_g)               arXiv 2507.00432 v2, Sec. 2.1
+              w_b = (100 - R0_b) / sum_u (100 - R0_u),  s_g = standard deviation of d_b within the group
+    paper     the same without s_g, and TI_g multiplied by a constant c_g
+
+The published tables do not follow from `literal`; they follow from one scale per group for all models, which
+leaves a single constant per group in the ratio. `PAPER_SCALES` holds these constants. They were fitted to the
+six published UniReason indices (all six to the printed decimal), not derived, because the pool of models behind
+the published scale is unknown.
+
+Intervals: joint cluster bootstrap over questions (each benchmark resampled on its own, the same draw for base
+and all arms), plus training-seed variance as a multivariate t term, since a handful of seeds is too few to
+resample. An index whose math gain is not distinguishable from zero is "not identified": a ratio then has no
+bounded interval with the promised coverage (Fieller 1954). For `points` and `relative`, ratios of means, the interval
+is Fieller's, for the others the percentiles of the draws.
+"""
+
+from typing import Literal, NamedTuple
+
+import numpy as np
+from scipy import stats
+
+from eval.statistics.bootstrap import ArmScores, Array
+from eval.statistics.inference import Interval, linear_interval, percentile_interval, weights_of
+
+Definition = Literal["points", "relative", "literal", "paper"]
+DEFINITIONS: tuple[Definition, ...] = ("points", "relative", "literal", "paper")
+LINEAR = ("points", "relative")
+MATH = "math"
+PAPER_SCALES = {MATH: 1.0, "other_reasoning": 0.9384, "non_reasoning": 0.8855}  # fitted, see the docstring
+_MATH_UNKNOWN = "not identified: the interval of the math gain contains zero"
+
+
+class Index(NamedTuple):
+    """A transferability index, in percent; `interval` is None when it is not identified."""
+
+    estimate: float | None
+    interval: Interval | None
+    method: str
+    """How the interval was computed, or why there is none."""
+
+
+def transfer_gain(definition: Definition, base_B: Array, model_B: Array) -> Array:
+    """D_g of one group. `base_B`, `model_B`: scores in points, shape [..., benchmarks]; returns shape [...].
+
+    Undefined values (a base score of 0 for `relative`, a zero spread for `literal`) are NaN.
+    """
+    gain_B = model_B - base_B
+    if definition == "points":
+        return np.asarray(gain_B.mean(axis=-1))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        if definition == "relative":
+            ratio_B = np.where(base_B == 0, np.nan, gain_B / base_B)
+            return np.asarray(ratio_B.mean(axis=-1))
+        weight_B = (100 - base_B) / (100 - base_B).sum(axis=-1, keepdims=True)
+        if definition == "literal":
+            spread = gain_B.std(axis=-1, keepdims=True)
+            gain_B = np.where(spread == 0, np.nan, gain_B / spread)
+        return np.asarray((weight_B * np.sign(gain_B) * np.sqrt(np.abs(gain_B))).sum(axis=-1))
+
+
+def transfer_index(definition: Definition, group: str, gain_group: Array, gain_math: Array) -> Array:
+    """TI_g in percent from D_g and D_math; NaN where it is undefined, or for `paper` in a group without constant."""
+    scale = PAPER_SCALES.get(group, np.nan) if definition == "paper" else 1.0
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.asarray(np.where(gain_math == 0, np.nan, 100 * scale * gain_group / gain_math))
+
+
+def fieller_interval(
+    numerator: float, denominator: float, variances: tuple[float, float, float], quantile: float
+) -> tuple[float, float] | None:
+    """Fieller's confidence set for numerator / denominator; None if it is unbounded.
+
+    `variances`: var(numerator), cov, var(denominator). The set holds every ratio r with
+    (N - r D)^2 <= q^2 (V_N - 2 r C + r^2 V_D)  (Fieller 1954, J. R. Stat. Soc. B 16, 175).
+    """
+    var_num, cov, var_den = variances
+    a = denominator**2 - quantile**2 * var_den
+    if a <= 0:
+        return None
+    b = numerator * denominator - quantile**2 * cov
+    c = numerator**2 - quantile**2 * var_num
+    root = np.sqrt(max(0.0, b * b - a * c))
+    return (b - root) / a, (b + root) / a
+
+
+def group_gain(scores: ArmScores, members: list[int], confidence: float) -> Interval:
+    """Mean gain over the benchmarks of a group, in points."""
+    return linear_interval(scores, weights_of(members, len(scores.base_B)), confidence)
+
+
+def index_with_interval(
+    definition: Definition, scores: ArmScores, groups: dict[str, list[int]], group: str, confidence: float
+) -> Index:
+    """TI of one group with its interval, or the reason why it is not identified."""
+    members, math_members = groups[group], groups[MATH]
+    if not group_gain(scores, math_members, confidence).excludes_zero:
+        return Index(None, None, _MATH_UNKNOWN)
+    estimate = float(_index(definition, group, scores.base_B, scores.arm_B, members, math_members))
+    if not np.isfinite(estimate):
+        return Index(None, None, f"undefined: {_why_undefined(definition, group, scores, members, math_members)}")
+    if definition in LINEAR:
+        bounds = _fieller(definition, scores, members, math_members, confidence)
+        if bounds is None:
+            return Index(estimate, None, "not identified: Fieller's set is unbounded")
+        return Index(estimate, Interval(estimate, *bounds), "Fieller")
+    drawn = _index(definition, group, scores.base_DB, scores.arm_DB, members, math_members)
+    finite = drawn[np.isfinite(drawn)]
+    if len(finite) < 0.95 * len(drawn):
+        return Index(estimate, None, "not identified: undefined in more than 5 % of the draws")
+    return Index(estimate, percentile_interval(estimate, finite, confidence), "percentile")
+
+
+def index_difference(
+    definition: Definition,
+    first: ArmScores,
+    second: ArmScores,
+    groups: dict[str, list[int]],
+    group: str,
+    confidence: float,
+) -> Index:
+    """TI of one arm minus TI of another, taken inside each draw: the arms share base and questions."""
+    members, math_members = groups[group], groups[MATH]
+    if not all(group_gain(scores, math_members, confidence).excludes_zero for scores in (first, second)):
+        return Index(None, None, _MATH_UNKNOWN)
+    points = [_index(definition, group, s.base_B, s.arm_B, members, math_members) for s in (first, second)]
+    drawn = [_index(definition, group, s.base_DB, s.arm_DB, members, math_members) for s in (first, second)]
+    estimate, difference = float(points[0] - points[1]), drawn[0] - drawn[1]
+    finite = difference[np.isfinite(difference)]
+    if not np.isfinite(estimate) or len(finite) < 0.95 * len(difference):
+        return Index(None, None, "not identified: undefined for one of the arms")
+    return Index(estimate, percentile_interval(estimate, finite, confidence), "percentile")
+
+
+def without_each(
+    definition: Definition, scores: ArmScores, groups: dict[str, list[int]], group: str, confidence: float
+) -> dict[int, Index]:
+    """The index with each benchmark of the group or of math left out; where a group has one alone it stays."""
+    result = {}
+    for left_out in [*groups[MATH], *groups[group]]:
+        if len(groups[MATH] if left_out in groups[MATH] else groups[group]) == 1:
+            continue
+        rest = {name: [b for b in members if b != left_out] for name, members in groups.items()}
+        result[left_out] = index_with_interval(definition, scores, rest, group, confidence)
+    return result
+
+
+def _why_undefined(
+    definition: Definition, group: str, scores: ArmScores, members: list[int], math_members: list[int]
+) -> str:
+    if definition == "relative" and not scores.base_B[[*members, *math_members]].all():
+        return "the base scores zero on a benchmark, and a relative gain divides by it"
+    if definition == "paper" and group not in PAPER_SCALES:
+        return f"the published tables have no constant for the group {group}"
+    return "all gains of a group are equal, and the definition divides by their spread"
+
+
+def _index(
+    definition: Definition, group: str, base: Array, arm: Array, members: list[int], math_members: list[int]
+) -> Array:
+    gain = transfer_gain(definition, base[..., members], arm[..., members])
+    return transfer_index(
+        definition, group, gain, transfer_gain(definition, base[..., math_members], arm[..., math_members])
+    )
+
+
+def _fieller(
+    definition: Definition, scores: ArmScores, members: list[int], math_members: list[int], confidence: float
+) -> tuple[float, float] | None:
+    """Fieller's bounds of a ratio of means in percent.
+
+    The covariance is that of the question draws plus that of the seed mean, and the quantile is Student's with
+    Satterthwaite's degrees of freedom for the math gain (the normal one for a single seed).
+    """
+    size = len(scores.base_B)
+    weights_GB = np.stack([weights_of(members, size), weights_of(math_members, size)])
+    if definition == "relative":
+        weights_GB = np.divide(weights_GB, scores.base_B, out=np.zeros_like(weights_GB), where=weights_GB != 0)
+    gain_G = weights_GB @ (scores.arm_B - scores.base_B)
+    drawn_GD = np.stack(
+        [transfer_gain(definition, scores.base_DB[:, m], scores.question_DB[:, m]) for m in (members, math_members)]
+    )
+    drawn_GD = drawn_GD[:, np.isfinite(drawn_GD).all(axis=0)]
+    if drawn_GD.shape[1] < 0.95 * len(scores.base_DB):
+        return None
+    question_GG = np.cov(drawn_GD)
+    seed_GG = weights_GB @ scores.seed_variance_BB @ weights_GB.T
+    quantile = float(stats.norm.ppf((1 + confidence) / 2))
+    if scores.seeds > 1 and seed_GG[1, 1] > 0:
+        freedom = (question_GG[1, 1] + seed_GG[1, 1]) ** 2 / (seed_GG[1, 1] ** 2 / (scores.seeds - 1))
+        quantile = float(stats.t.ppf((1 + confidence) / 2, freedom))
+    total_GG = question_GG + seed_GG
+    bounds = fieller_interval(
+        gain_G[0], gain_G[1], (float(total_GG[0, 0]), float(total_GG[0, 1]), float(total_GG[1, 1])), quantile
+    )
+    return None if bounds is None else (float(100 * bounds[0]), float(100 * bounds[1]))

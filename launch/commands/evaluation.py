@@ -1,0 +1,294 @@
+"""The subcommands about evaluation: eval, gate, compare, audit, score, work, power."""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from recipes.errors import UserError
+
+if TYPE_CHECKING:
+    from recipes.schema import Recipe
+
+NAMES = ("eval", "gate", "compare", "audit", "score", "work", "power")
+
+
+def add_commands(commands: Any, recipe_command: Any) -> None:
+    """Add the subcommands; `recipe_command` adds one that takes a recipe and overrides."""
+    for name, short, text in (
+        (
+            "eval",
+            "score any pair of models",
+            "Ask a base and one or more checkpoints (directories, or hub ids as owner/name@commit) the questions of a "
+            "suite and report gains, indices and their intervals. A rerun asks nothing twice.",
+        ),
+        (
+            "gate",
+            "may this model be released?",
+            "The same, and exit status 1 if a group of benchmarks may have lost more than --max-drop points, by the "
+            "lower end of its interval.",
+        ),
+    ):
+        parser = commands.add_parser(name, help=short, description=text)
+        parser.add_argument("--base", required=True, metavar="MODEL", help="directory or hub id of the base")
+        parser.add_argument(
+            "--model", required=True, metavar="MODEL", action="append", help="a checkpoint to compare; may be repeated"
+        )
+        parser.add_argument(
+            "--suite",
+            metavar="FILE",
+            type=Path,
+            help="recipe whose suite is asked (default: recipes/suites/twelve.yaml)",
+        )
+        parser.add_argument("--out", metavar="DIR", type=Path, help="study directory (default: runs/eval-<model>)")
+        parser.add_argument("--json", action="store_true", help="print JSON instead of text")
+        parser.add_argument("overrides", metavar="key=value", nargs="*", help="settings to change")
+        if name == "eval":
+            parser.add_argument("--dry-run", action="store_true", help="print the plan, run nothing")
+        else:
+            parser.add_argument("--max-drop", required=True, type=float, metavar="POINTS", help="largest loss allowed")
+    compare = commands.add_parser(
+        "compare",
+        help="put a finished study beside the published scores",
+        description="Every score of a study, in the reading `paper`, beside Table 1 of arXiv 2507.00432: agrees, "
+        "differs or too uncertain.",
+    )
+    compare.add_argument("study_dir", metavar="RUN", type=Path, help="study directory with a finished report")
+    compare.add_argument(
+        "--as", dest="rows", metavar="ARM=MODEL", action="append", default=[], help="which published model an arm is"
+    )
+    compare.add_argument("--json", action="store_true", help="print JSON instead of text")
+    audit = commands.add_parser(
+        "audit",
+        help="audit many base and tuned models, or the published audit",
+        description="Score the pairs of an audit file, one study for each base, and list the transfer index of each. "
+        "--published recomputes the indices that arXiv 2507.00432 prints from the scores it prints.",
+    )
+    audit.add_argument("recipe", metavar="FILE", nargs="?", help="audit file, for instance recipes/audit/paper.yaml")
+    audit.add_argument("overrides", metavar="key=value", nargs="*", help="settings to change")
+    audit.add_argument("--published", action="store_true", help="recompute the published indices; runs no model")
+    audit.add_argument("--figure", metavar="FILE", type=Path, help="write the picture of both indices as SVG")
+    audit.add_argument("--out", metavar="DIR", type=Path, default=Path("runs"), help="folder of the studies")
+    audit.add_argument("--dry-run", action="store_true", help="print what would be scored, run nothing")
+    audit.add_argument("--json", action="store_true", help="print JSON instead of text")
+    score = commands.add_parser(
+        "score",
+        help="judge stored responses again, without a model",
+        description="Judge the stored responses of a study by a further rule and say what changed, or, without a rule, "
+        "by the rules they were judged by, to see whether the code still says the same.",
+    )
+    score.add_argument("study_dir", metavar="RUN", type=Path, help="study directory")
+    score.add_argument(
+        "rules", metavar="BENCHMARK.NAME=RULE", nargs="*", help="for instance math500.loose=plain; kept as scores-loose"
+    )
+    score.add_argument("--json", action="store_true", help="print JSON instead of text")
+    work = recipe_command(
+        commands,
+        "work",
+        "help with an evaluation that is running",
+        "Answer chunks of questions that nobody has answered yet, beside a `transfer run` of the same recipe on this "
+        "or another machine that shares its folder. Any number of these may run; they end when nothing is left.",
+    )
+    work.add_argument("--wait", action="store_true", help="wait for evaluations that have not begun yet")
+    power = recipe_command(
+        commands,
+        "power",
+        "what difference a suite can detect",
+        "Smallest differences of group gains that samples and seeds can detect, and what they cost, before they are "
+        "spent.",
+    )
+    power.add_argument("--power", type=float, default=0.8, help="wanted chance to detect it (default 0.8)")
+
+
+def run_command(options: argparse.Namespace) -> int:
+    """Run one of the subcommands; returns the exit status."""
+    commands = {"eval": _eval, "gate": _gate, "compare": _compare, "audit": _audit, "score": _score, "work": _work}
+    return (commands | {"power": _power})[options.command](options)
+
+
+def _pair(options: argparse.Namespace) -> "tuple[Recipe, Path]":
+    from launch.pairs import DEFAULT_SUITE, arm_names, evaluation_recipe
+
+    names = arm_names(options.model)
+    study = "eval-" + "-".join(name.lower().replace("_", "-") for name in names)[:80].strip("-")
+    recipe = evaluation_recipe(options.base, names, options.suite or DEFAULT_SUITE, study, options.overrides)
+    return recipe, options.out or Path("runs") / study
+
+
+def _eval(options: argparse.Namespace) -> int:
+    recipe, study_dir = _pair(options)
+    if options.dry_run:
+        return _plan(recipe, study_dir, options.json)
+    return run_study(recipe, study_dir, options.json)
+
+
+def _plan(recipe: "Recipe", study_dir: Path, as_json: bool) -> int:
+    from launch.planning.plan import build_plan
+    from launch.planning.plan_text import format_plan
+    from launch.planning.preflight import check_before_running
+    from launch.stages import build_stages
+
+    check_before_running(recipe)
+    plan = build_plan(recipe, build_stages(recipe), study_dir)
+    print(json.dumps(plan, indent=1) if as_json else format_plan(plan))
+    return 2 if plan["obstacles"] else 0
+
+
+def run_study(recipe: "Recipe", study_dir: Path, as_json: bool, show: bool = True) -> int:
+    """Run all stages of a recipe and show its report; returns the exit status."""
+    from launch.commands.main import report, run_stages
+    from launch.planning.preflight import check_before_running
+    from launch.stages import build_stages
+
+    check_before_running(recipe)
+    status = run_stages(recipe, study_dir, build_stages(recipe), as_json)
+    return report(recipe, study_dir, as_json) if status == 0 and show else status
+
+
+def _transfer(study_dir: Path) -> dict[str, Any]:
+    path = study_dir / "report" / "transfer.json"
+    try:
+        transfer: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{study_dir} has no finished report; `transfer run` makes it") from None
+    except ValueError as error:
+        raise UserError(f"{path} is damaged ({error}); `transfer run` makes it again") from None
+    if transfer.get("status") == "REHEARSAL":
+        raise UserError(f"{study_dir} is a rehearsal: its models are tiny and random; name a study that was run")
+    if "readings" not in transfer:
+        raise UserError(f"{path} was made by an earlier version; run the study again")
+    return transfer
+
+
+def _gate(options: argparse.Namespace) -> int:
+    from eval.report.decisions import gate
+
+    if not options.max_drop >= 0:
+        raise UserError(f"--max-drop is {options.max_drop:g} but must be 0 or more points")
+    recipe, study_dir = _pair(options)
+    status = run_study(recipe, study_dir, as_json=True, show=False)
+    if status:
+        return status if status > 1 else 2  # 1 is the verdict
+    transfer = _transfer(study_dir)
+    for text in transfer["warnings"]:
+        print(f"transfer: warning: {text}", file=sys.stderr)
+    verdicts = {arm: gate(transfer, arm, options.max_drop) for arm in recipe.arms}
+    if options.json:
+        print(json.dumps({arm: {"passed": ok, "reasons": why} for arm, (ok, why) in verdicts.items()}, indent=1))
+    else:
+        for ok, sentences in verdicts.values():
+            for sentence in sentences:
+                print(f"{'PASS' if ok else 'FAIL'}  {sentence}")
+    return 0 if all(ok for ok, _ in verdicts.values()) else 1
+
+
+def _compare(options: argparse.Namespace) -> int:
+    from eval.report.decisions import compare_with_published, default_rows, format_comparison
+
+    given = dict(row.split("=", 1) for row in options.rows if "=" in row)
+    if len(given) != len(options.rows):
+        raise UserError(f"--as must have the form ARM=MODEL, not {', '.join(r for r in options.rows if '=' not in r)}")
+    transfer = _transfer(options.study_dir)
+    rows, wrong = default_rows(list(transfer["arms"]), given)
+    if wrong:
+        raise UserError("; ".join(wrong))
+    cells = compare_with_published(transfer, rows)
+    if not cells:
+        raise UserError(f"{options.study_dir} has none of the twelve benchmarks of the published comparison")
+    print(json.dumps(cells, indent=1) if options.json else format_comparison(cells))
+    return 0
+
+
+def _audit(options: argparse.Namespace) -> int:
+    if options.published:
+        from eval.published.audit import format_published, recompute
+
+        rows = recompute()
+        _draw([row | {"index": row["published"]} for row in rows], options.figure)
+        print(json.dumps(rows, indent=1) if options.json else format_published(rows))
+        return 0
+    if options.recipe is None:
+        raise UserError("name an audit file, for instance recipes/audit/paper.yaml, or say --published")
+    return _run_audit(options)
+
+
+def _run_audit(options: argparse.Namespace) -> int:
+    from contextlib import redirect_stdout
+
+    from eval.report.table import index_text
+    from launch.pairs import audit_recipes
+
+    studies = audit_recipes(Path(options.recipe), options.overrides)
+    if options.dry_run:
+        for recipe, _ in studies:
+            _plan(recipe, options.out / recipe.study, options.json)
+        return 0
+    rows, failed = [], 0
+    for recipe, pairs in studies:
+        with redirect_stdout(sys.stderr if options.json else sys.stdout):
+            print(f"{recipe.study}: {', '.join(recipe.arms)}")
+            status = run_study(recipe, options.out / recipe.study, as_json=True, show=False)
+        if status:  # the other bases are unharmed
+            failed = status
+            continue
+        transfer = _transfer(options.out / recipe.study)
+        for (arm, result), pair in zip(transfer["arms"].items(), pairs, strict=True):
+            definition = transfer["definition"]
+            rows.append(
+                {key: pair[key] for key in ("name", "base", "model", "method", "size")}
+                | {"groups": result["groups"], "definition": definition, "arm": arm}
+                | {"index": {group: cell["estimate"] for group, cell in result["index"][definition].items()}}
+                | {"text": {group: index_text(result, definition, group) for group in result["index"][definition]}}
+            )
+    complete = [row | {"model": row["name"]} for row in rows if None not in row["index"].values()]
+    _draw(complete, options.figure)
+    if options.json:
+        print(json.dumps(rows, indent=1))
+    else:
+        for row in rows:
+            cells = "".join(f"{group} {text:<28}" for group, text in row["text"].items())
+            print(f"{row['name']:<36}{row['method']:<6}{row['size']:>6g}B  {cells}")
+    return failed
+
+
+def _draw(rows: list[dict[str, Any]], path: Path | None) -> None:
+    if path is None:
+        return
+    from eval.published.figure import audit_figure
+    from recipes.manifest import write_atomic
+
+    write_atomic(path, audit_figure(rows))
+    print(f"figure: {path}", file=sys.stderr)
+
+
+def _score(options: argparse.Namespace) -> int:
+    from eval.responses.rescore import format_rescored, parse_rescorings, rescore
+    from recipes.loading import load_study
+
+    recipe = load_study(options.study_dir)
+    if recipe.suite is None:
+        raise UserError(f"{options.study_dir} has no suite, so nothing to score")
+    changes = rescore(recipe, options.study_dir, parse_rescorings(recipe, options.rules))
+    print(json.dumps(changes, indent=1) if options.json else format_rescored(changes))
+    return 0
+
+
+def _work(options: argparse.Namespace) -> int:
+    from launch.execution.replicas import work
+    from recipes.loading import load_recipe
+
+    recipe = load_recipe(options.recipe, options.overrides)
+    return work(recipe, options.out or Path("runs") / recipe.study, options.wait)
+
+
+def _power(options: argparse.Namespace) -> int:
+    from eval.report.power import format_power, power_table
+    from recipes.loading import load_recipe
+
+    if not 0.5 < options.power < 1:
+        raise UserError(f"--power is {options.power:g} but must lie between 0.5 and 1")
+    recipe = load_recipe(options.recipe, options.overrides)
+    table = power_table(recipe, options.out or Path("runs") / recipe.study, options.power)
+    print(json.dumps(table, indent=1) if options.json else format_power(table))
+    return 0

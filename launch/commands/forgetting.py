@@ -1,0 +1,218 @@
+"""The subcommands about checkpoints: trajectory, pick, and sync, which sends a finished study to Weights & Biases."""
+
+import argparse
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from recipes.errors import UserError
+
+if TYPE_CHECKING:
+    from recipes.schema import Recipe
+
+NAMES = ("trajectory", "pick", "sync")
+AXES = ("math", "kl_from_base", "kl_to_base", "generated_tokens", "trained_tokens", "flops", "gpu_hours")
+
+
+def add_commands(commands: Any, add_command: Callable[..., argparse.ArgumentParser]) -> None:
+    """Add the subcommands."""
+    trajectory = add_command(
+        commands,
+        "trajectory",
+        "forgetting curves: every checkpoint on a slice of the suite",
+        "Run what is missing of a study up to its trajectories and show what every checkpoint gained and lost, and the "
+        "arms at equal held-out math gain. More checkpoints: train.snapshots=N.",
+    )
+    trajectory.add_argument("--axis", choices=AXES, default="math", help="what gains are drawn against (default math)")
+    trajectory.add_argument("--figure", metavar="FILE.svg", type=Path, help="draw the curves into this file")
+    trajectory.add_argument("--gain", type=float, metavar="POINTS", help="compare the arms at this held-out gain too")
+    pick = commands.add_parser(
+        "pick",
+        help="the checkpoint to ship",
+        description="The checkpoint with the largest math gain whose worst other group lost at most --max-drop points, "
+        "with the frontier it was chosen from. Chosen on one half of the slice, reported on the other. Exit status 1 "
+        "if it is the base.",
+    )
+    pick.add_argument("study_dir", metavar="RUN", type=Path, help="study directory, for instance runs/pocket")
+    pick.add_argument("--max-drop", type=float, default=5.0, metavar="POINTS", help="largest loss allowed (default 5)")
+    sync = commands.add_parser(
+        "sync",
+        help="send a study to Weights & Biases",
+        description="Make the runs of a study again from metrics.jsonl, and the run of its report, when a key is "
+        "there. What is there already is not doubled.",
+    )
+    sync.add_argument("study_dir", metavar="RUN", type=Path, help="study directory, for instance runs/pocket")
+    sync.add_argument("--offline", action="store_true", help="write offline runs instead, for `wandb sync`")
+    for parser in (pick, sync):
+        parser.add_argument("--json", action="store_true", help="print JSON instead of text")
+        parser.set_defaults(overrides=[])
+
+
+def run_command(options: argparse.Namespace) -> int:
+    """Run one of the subcommands; returns the exit status."""
+    return {"trajectory": _trajectory, "pick": _pick, "sync": _sync}[options.command](options)
+
+
+def _trajectory(options: argparse.Namespace) -> int:
+    from launch.commands.main import run_stages
+    from launch.planning.preflight import check_before_running
+    from launch.stages import build_stages, select_until
+    from recipes.loading import load_recipe
+
+    recipe = load_recipe(options.recipe, options.overrides)
+    if recipe.trajectory is None:
+        recipe = load_recipe(options.recipe, [*options.overrides, "trajectory={}"])
+    if not recipe.with_trajectories:
+        raise UserError(f"{options.recipe} trains no arms or has no suite, so there are no checkpoints to ask")
+    study_dir = options.out or Path("runs") / recipe.study
+    check_before_running(recipe)
+    # Not the scores of the whole suite, nor what only they need.
+    wanted = {stage.name for stage in build_stages(recipe) if stage.kind in ("trajectory", "drift")}
+    stages = [stage for name in sorted(wanted) for stage in select_until(build_stages(recipe), name)]
+    names = {stage.name for stage in stages}
+    ordered = [stage for stage in build_stages(recipe) if stage.name in names]
+    status = run_stages(recipe, study_dir, ordered, options.json, "trajectory")
+    return status or _show(recipe, study_dir, options)
+
+
+def _show(recipe: "Recipe", study_dir: Path, options: argparse.Namespace) -> int:
+    from eval.forgetting.curves import equal_gain, gain_curves, read_slice, summarise
+
+    found = summarise(recipe, study_dir)
+    clock = found.pop("clock")
+    for arm, hours in clock.items():
+        found["arms"][arm]["axes"]["gpu_hours"] = hours
+    if options.gain is not None:
+        curves = gain_curves(read_slice(recipe, study_dir), recipe)
+        found["equal_gain"].append(equal_gain(curves, recipe.statistics.confidence, options.gain))
+    if options.figure is not None:
+        from eval.forgetting.figures import axes_of, forgetting_figure
+        from recipes.manifest import write_atomic
+
+        if options.axis not in axes_of(found):
+            raise UserError(
+                f"--axis {options.axis} was not measured in {study_dir}; there are {', '.join(axes_of(found))}"
+                + (" (KL needs `probe`)" if options.axis.startswith("kl") else "")
+            )
+        write_atomic(options.figure, forgetting_figure(found, options.axis).svg)
+        print(f"figure: {options.figure}", file=sys.stderr)
+    if options.json:
+        print(json.dumps(found, indent=1))
+    else:
+        print(format_trajectory(found, options.axis))
+    return 0
+
+
+def format_trajectory(found: dict[str, Any], axis: str) -> str:
+    """The curves and the comparison at equal gain as text."""
+    from eval.report.table import bounded_text, interval_text
+
+    groups = found["groups"]
+    chosen = axis if all(axis in arm["axes"] for arm in found["arms"].values()) else None
+    lines = ["", f"{'arm, update':<28}{'held-out':>24}" + "".join(f"{group:>24}" for group in groups)]
+    lines[-1] += f"{chosen:>18}" if chosen else ""
+    for arm, values in found["arms"].items():
+        for place, step in enumerate(values["steps"]):
+            cells = [values["gains"][group][place] for group in ("heldout", *groups)]
+            line = f"{f'{arm}, {step}':<28}" + "".join(f"{interval_text(cell, '+.1f'):>24}" for cell in cells)
+            lines.append(line + (f"{values['axes'][chosen][place]:>18.4g}" if chosen else ""))
+    for target in found["equal_gain"]:
+        lines += ["", f"at an equal held-out gain of {target['heldout_gain']:+.1f} points"]
+        for arm, values in target["arms"].items():
+            if "groups" not in values:
+                lines.append(f"{arm:<28}never reaches it")
+                continue
+            lines.append(f"{arm:<28}{'':>24}" + "".join(f"{bounded_text(values['groups'][g]):>24}" for g in groups))
+        for pair in target["contrasts"]:
+            name = f"{pair['first']} - {pair['second']}"
+            lines.append(f"{name:<52}" + "".join(f"{bounded_text(pair['groups'][g]):>24}" for g in groups))
+    if not found["equal_gain"]:
+        best = ", ".join(f"{arm} {gain:+.1f}" for arm, gain in found["best_heldout_gain"].items())
+        lines += ["", f"the arms have no held-out gain in common (at most {best}); nothing is compared at equal gain"]
+    fit = found["razor"]
+    if fit is not None and fit["r2"] is not None:
+        residuals = ", ".join(f"{arm} {interval_text(value, '+.1f')}" for arm, value in fit["residuals"].items())
+        lines += [
+            "",
+            f"loss outside math on KL(base || model), one quadratic: R2 {fit['r2']:.2f}; residuals {residuals}",
+        ]
+    return "\n".join(lines)
+
+
+def _finished_trajectories(study_dir: Path) -> "Recipe":
+    from recipes.loading import load_study
+    from recipes.manifest import read_manifest
+
+    recipe = load_study(study_dir)
+    refuse_rehearsal(recipe, study_dir)
+    runs = [f"{arm}/seed-{seed}" for arm in recipe.trained for seed in recipe.seeds]
+    for name in ("base", *runs):
+        manifest = read_manifest(study_dir / "trajectory" / name)
+        if not recipe.with_trajectories or manifest is None or not manifest["completed"]:
+            raise UserError(f"{study_dir} has no finished trajectory of {name}; `transfer trajectory RECIPE` makes it")
+    return recipe
+
+
+def refuse_rehearsal(recipe: "Recipe", study_dir: Path) -> None:
+    """Raise UserError for a study of toy models, from which nothing can be concluded."""
+    if recipe.rehearsal:
+        raise UserError(f"{study_dir} is a rehearsal: its models are tiny and random; name a study that was run")
+
+
+def _pick(options: argparse.Namespace) -> int:
+    from eval.forgetting.curves import pick
+
+    if not options.max_drop >= 0:
+        raise UserError(f"--max-drop is {options.max_drop:g} but must be 0 or more points")
+    found = pick(_finished_trajectories(options.study_dir), options.study_dir, options.max_drop)
+    print(json.dumps(found, indent=1) if options.json else format_pick(found, options.study_dir))
+    return 0 if found["choice"]["arm"] is not None else 1
+
+
+def format_pick(found: dict[str, Any], study_dir: Path) -> str:
+    """The choice, how it does on questions it was not chosen on, and the frontier."""
+    from eval.report.table import interval_text
+
+    choice = found["choice"]
+    frontier = sorted((row for row in found["candidates"] if row["on_frontier"]), key=lambda row: row["math_gain"])
+    lines = [f"{'':2}{'frontier (half of the slice)':<44}{'math gain':>10}{'worst loss':>12}  worst group"]
+    for row in frontier:
+        mark = "> " if row == choice else "  "
+        lines.append(
+            f"{mark}{model_name(row):<44}{row['math_gain']:>+10.1f}{row['worst_loss']:>12.1f}  {row['worst_group']}"
+        )
+    if choice["arm"] is None:
+        return "\n".join(
+            [*lines, "", f"no checkpoint keeps every group within {found['max_drop']:g} points: keep the base"]
+        )
+    weights = study_dir / "arms" / choice["arm"] / f"seed-{choice['seed']}"
+    final = weights / "final"
+    snapshot = weights / "snapshots" / f"step-{choice['update']}"
+    lines += [
+        "",
+        f"ship {model_name(choice)}: {snapshot if snapshot.exists() else final}",
+        "on the other half of the slice:",
+    ]
+    return "\n".join([*lines, *(f"  {group:<24}{interval_text(v, '+.1f')}" for group, v in found["reported"].items())])
+
+
+def model_name(row: dict[str, Any]) -> str:
+    """A candidate in words."""
+    return "base" if row["arm"] is None else f"{row['arm']}, seed {row['seed']}, update {row['update']}"
+
+
+def _sync(options: argparse.Namespace) -> int:
+    from eval.report.tracking import sync_study
+    from recipes.loading import load_study
+
+    recipe = load_study(options.study_dir)
+    refuse_rehearsal(recipe, options.study_dir)
+    path = options.study_dir / "report" / "transfer.json"
+    transfer = json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+    made = sync_study(recipe, options.study_dir, transfer, not options.offline)
+    if not made:
+        raise UserError(f"{options.study_dir} has no metrics yet; `transfer run` trains the arms")
+    print(json.dumps(made) if options.json else f"{'written' if options.offline else 'sent'}: {', '.join(made)}")
+    return 0

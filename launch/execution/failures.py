@@ -1,0 +1,120 @@
+"""How a stage ended when it did not succeed: a sentence and an exit status, kept beside the stage."""
+
+import errno
+import json
+import re
+import traceback
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from launch.stages import Stage
+from recipes.errors import UserError
+from recipes.manifest import read_manifest, write_json
+from recipes.schema import Recipe
+
+_FOLDER = ".failures"
+_RESERVE_BYTES = 1 << 16  # given back when a full disk would swallow the reason
+CRASHED, MISTAKE, STOPPED = 1, 2, 75  # 75 is sysexits' "try again"
+INTERRUPTED = 130  # as a shell says it of Ctrl-C
+
+
+class RanksEndedError(Exception):
+    """The ranks of a stage ended without finishing; the message says all there is to say."""
+
+
+class Failure(NamedTuple):
+    """Why a stage did not finish."""
+
+    message: str
+    status: int
+    """CRASHED, MISTAKE (the user can put it right) or STOPPED (on a signal, after saving)."""
+
+
+def explain(error: Exception, recipe: Recipe, study_dir: Path, stage: Stage) -> Failure:
+    """The failure behind an exception; prints the traceback of what is no message for the user."""
+    import torch
+
+    from train.runtime.ranks import PreemptedError
+
+    if isinstance(error, PreemptedError):
+        return Failure(str(error), STOPPED)
+    if isinstance(error, UserError):
+        return Failure(str(error), MISTAKE)
+    if isinstance(error, RanksEndedError):
+        return Failure(str(error), CRASHED)
+    traceback.print_exc()
+    if isinstance(error, torch.OutOfMemoryError):
+        return Failure(out_of_memory(recipe, stage), MISTAKE)
+    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+        return Failure(f"no space left on the disk of {study_dir}; free some and run the same command again", MISTAKE)
+    return Failure(f"{type(error).__name__}: {_first_line(str(error))}", CRASHED)
+
+
+def _first_line(message: str) -> str:
+    """The line of an error that says what is wrong; pydantic's first line only counts the errors."""
+    lines = [line.strip() for line in message.splitlines() if line.strip()]
+    if len(lines) > 1 and re.match(r"\d+ validation errors? for ", lines[0]):
+        return f"{lines[0]}: {lines[1]}"
+    return lines[0] if lines else "no message"
+
+
+def record(study_dir: Path, stage: str, failure: Failure | None) -> None:
+    """Keep why a stage ended, for `transfer status`; None: it begins, or did not fail."""
+    path, reserve = _path(study_dir, stage), _path(study_dir, stage).with_suffix(".reserve")
+    if failure is None:
+        path.unlink(missing_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        reserve.write_bytes(bytes(_RESERVE_BYTES))
+        return
+    reserve.unlink(missing_ok=True)
+    write_json(path, failure._asdict() | {"at": datetime.now(UTC).isoformat(timespec="seconds")})
+
+
+def _path(study_dir: Path, stage: str) -> Path:
+    return study_dir / _FOLDER / f"{stage.replace('/', '--')}.json"
+
+
+def recorded(study_dir: Path, stage: str) -> dict[str, Any] | None:
+    """How the last attempt at a stage ended (message, status, at); None if it did not fail or is finished."""
+    manifest = read_manifest(study_dir / stage)
+    if manifest is not None and manifest["completed"]:
+        return None
+    try:
+        failure = json.loads(_path(study_dir, stage).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return failure if isinstance(failure, dict) and "message" in failure else None
+
+
+def out_of_memory(recipe: Recipe, stage: Stage) -> str:
+    """What would help a stage that ran out of memory, with the effect the cost model predicts."""
+    if stage.kind != "arms":
+        return f"{stage.name} ran out of GPU memory; lower suite.batch_size or the length limits"
+    from launch.planning.fit import memory_of_arm, model_shape
+    from train.arms import resolve_arm
+
+    arm, shape = resolve_arm(recipe, str(stage.arguments["arm"])), model_shape(recipe)
+    now = memory_of_arm(recipe, arm, shape)
+    if now is None:
+        return f"{stage.name} ran out of GPU memory; lower train.micro_batch_size or the length limits"
+    resources = recipe.resources
+    rows = arm.micro_batch_size or arm.problems_per_step * arm.completions_per_problem // resources.ranks
+    changes: dict[str, dict[str, object]] = {}
+    if rows > 1:
+        changes[f"train.micro_batch_size={max(1, rows // 2)}"] = {"train": {"micro_batch_size": max(1, rows // 2)}}
+    if resources.zero_stage < 3:
+        changes["resources.zero_stage=3"] = {"resources": {"zero_stage": 3}}
+    if not resources.offload:
+        changes["resources.zero_stage=3 resources.offload=true"] = {"resources": {"zero_stage": 3, "offload": True}}
+    changes[f"resources.ranks={2 * resources.ranks}"] = {"resources": {"ranks": 2 * resources.ranks}}
+    advice = []
+    for text, change in changes.items():
+        changed = recipe.model_copy(
+            update={key: getattr(recipe, key).model_copy(update=value) for key, value in change.items()}
+        )
+        predicted = memory_of_arm(changed, resolve_arm(changed, str(stage.arguments["arm"])), shape)
+        if predicted is not None and predicted["total"] < now["total"]:
+            advice.append(f"{text} would need about {predicted['total'] / 1e9:.1f} GB")
+    need = f"the cost model expects {now['total'] / 1e9:.1f} GB per rank, without what the libraries take"
+    return f"{stage.name} ran out of GPU memory; {need}. " + "; ".join(advice)

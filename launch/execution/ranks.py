@@ -1,0 +1,315 @@
+"""Start the ranks of one training stage, with accelerate and DeepSpeed or with torchrun, and wait for them.
+
+    python -m launch.execution.ranks STUDY_DIR STAGE RESUME
+
+is what every rank runs. Accelerate's and DeepSpeed's configuration files are written beside the stage, so that what was
+run can be read; a rank that ends badly takes the others with it. On several nodes every node has a launcher of its own
+(`launch/slurm/step.py` is started on each): the first node decides, the others join it.
+"""
+
+import json
+import os
+import random
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from contextlib import suppress
+from importlib import import_module
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from launch.execution.failures import CRASHED, MISTAKE, STOPPED, RanksEndedError, explain
+from launch.execution.processes import die_with_parent, rank_log_path
+from launch.execution.watch import Watch
+from launch.stages import Stage, build_stages
+from recipes.errors import UserError
+from recipes.loading import load_study
+from recipes.manifest import read_manifest, write_atomic, write_json
+from recipes.resource_schema import ResourceSpec
+from train.runtime.pace import cut_short, read_pace
+from train.runtime.ranks import SIGNALS, PreemptedError, listen, noted_signal
+
+_FAILURE = "failure.json"
+_START = "start.json"  # what the first node tells the others
+_JOIN_SECONDS = 600.0
+_LAST_WORD_SECONDS = 20.0
+_ATTEMPTS = 3
+
+
+class Place(NamedTuple):
+    """Where a launcher stands among those of a stage."""
+
+    node: int = 0
+    nodes: int = 1
+    address: str = "127.0.0.1"
+    """Address of the first node."""
+    port: int = 0
+    """Port there that the ranks meet at."""
+
+    @classmethod
+    def here(cls) -> "Place":
+        """This process's place in a Slurm step; one node outside of one."""
+        values = os.environ
+        if "TRANSFER_HEAD" not in values:
+            return cls()
+        return cls(int(values["SLURM_PROCID"]), int(values["SLURM_STEP_NUM_TASKS"]), values["TRANSFER_HEAD"])
+
+    @property
+    def step(self) -> str:
+        """Tells this start of a job from an earlier one, so that nobody joins what is over."""
+        names = ("SLURM_JOB_ID", "SLURM_RESTART_COUNT", "SLURM_STEP_ID")
+        return ".".join(os.environ.get(name, "0") for name in names)
+
+
+def zero_config(resources: ResourceSpec) -> dict[str, Any]:
+    """DeepSpeed's configuration. Batch sizes and clipping are the trainer's ("auto"), so they are said in one place.
+
+    Gradients of micro-batches are added up in float32: in bfloat16, DeepSpeed's default, what is below 1/512 of the
+    sum so far is rounded away. They are reduced while the backward pass goes on where they are divided (stages 2, 3).
+    """
+    zero: dict[str, Any] = {
+        "stage": resources.zero_stage,
+        "overlap_comm": resources.zero_stage >= 2,
+        "contiguous_gradients": True,
+    }
+    if resources.zero_stage == 3:
+        # Without the gathering a checkpoint has shards only, and no weights that other programs can load.
+        zero["stage3_gather_16bit_weights_on_model_save"] = True
+    if resources.offload:
+        zero["offload_optimizer"] = {"device": "cpu", "pin_memory": False}
+        if resources.zero_stage == 3:
+            zero["offload_param"] = {"device": "cpu", "pin_memory": False}
+    automatic = (
+        "train_micro_batch_size_per_gpu",
+        "train_batch_size",
+        "gradient_accumulation_steps",
+        "gradient_clipping",
+    )
+    return {
+        "zero_optimization": zero,
+        "bf16": {"enabled": "auto"},
+        "data_types": {"grad_accum_dtype": "fp32"},
+        **dict.fromkeys(automatic, "auto"),
+        "zero_allow_untested_optimizer": True,
+        "zero_force_ds_cpu_optimizer": False,
+    }
+
+
+def accelerate_config(resources: ResourceSpec, deepspeed_file: Path, place: Place) -> dict[str, Any]:
+    """Accelerate's configuration for DeepSpeed. What differs between nodes is said on the command line."""
+    return {
+        "compute_environment": "LOCAL_MACHINE",
+        "distributed_type": "DEEPSPEED",
+        "deepspeed_config": {
+            "deepspeed_config_file": str(deepspeed_file),
+            "zero3_init_flag": True,
+            "deepspeed_multinode_launcher": "standard",  # one launcher a node; the default wants ssh between them
+        },
+        "num_machines": place.nodes,
+        "machine_rank": 0,
+        "num_processes": resources.ranks,
+        "main_process_ip": place.address,
+        "main_process_port": place.port,
+        "same_network": True,
+        "rdzv_backend": "static",
+        "use_cpu": False,
+    }
+
+
+def launch_files(resources: ResourceSpec, directory: Path, place: Place) -> dict[Path, dict[str, Any]]:
+    """The launcher's configuration files in `directory`, and what is in them."""
+    if not resources.zero_stage:
+        return {}
+    deepspeed_file = directory / "deepspeed.json"
+    accelerate = accelerate_config(resources, deepspeed_file.resolve(), place)
+    return {deepspeed_file: zero_config(resources), directory / "accelerate.json": accelerate}
+
+
+def launch_command(resources: ResourceSpec, study_dir: Path, name: str, resume: bool, place: Place) -> list[str]:
+    """The command that starts the ranks of a stage on one node: accelerate for DeepSpeed, else torchrun.
+
+    Accelerate alone would start a single process on a CPU, whatever number it is told.
+    """
+    rank_command = ["-m", "launch.execution.ranks", str(study_dir), name, str(int(resume))]
+    if resources.zero_stage:
+        configuration = study_dir / name / "ranks" / "accelerate.json"
+        launcher = ["-m", "accelerate.commands.launch", "--config_file", str(configuration)]
+        if place.nodes > 1:
+            launcher += ["--machine_rank", str(place.node)]
+        return [*launcher, *rank_command]
+    launcher = ["-m", "torch.distributed.run", f"--nproc_per_node={resources.ranks // place.nodes}"]
+    if place.nodes == 1:
+        return [*launcher, "--standalone", *rank_command]
+    where = [f"--master_addr={place.address}", f"--master_port={place.port}"]
+    return [*launcher, f"--nnodes={place.nodes}", f"--node_rank={place.node}", *where, *rank_command]
+
+
+def _free_port() -> int:
+    """A port nobody uses, below those that the kernel gives to outgoing connections while the launcher starts."""
+    for _ in range(100):
+        port = random.SystemRandom().randrange(20000, 32000)
+        with socket.socket() as server, suppress(OSError):
+            server.bind(("", port))
+            return port
+    raise RuntimeError("no free port between 20000 and 32000")
+
+
+def launch_ranks(resources: ResourceSpec, study_dir: Path, stage: Stage, resume: bool) -> None:
+    """Run a stage on all its ranks; their output goes where this process's does.
+
+    Raises:
+        UserError: a rank stopped for a mistake the user can put right.
+        PreemptedError: they were stopped on a signal.
+        RanksEndedError: a rank ended otherwise, does not get on, or lost its vLLM server.
+    """
+    directory = study_dir / stage.name / "ranks"
+    directory.mkdir(exist_ok=True)
+    place = Place.here()
+    for attempt in range(1, _ATTEMPTS + 1):
+        (directory / _FAILURE).unlink(missing_ok=True)
+        for old in directory.glob("*.pid"):
+            old.unlink()
+        place = place._replace(port=_free_port())
+        for path, content in launch_files(resources, directory, place).items():
+            write_json(path, content)
+        if place.nodes > 1:
+            write_json(directory / _START, {"step": place.step, "resume": resume, "port": place.port})
+        command = launch_command(resources, study_dir, stage.name, resume, place)
+        code, complaint = _run_launcher(command, study_dir, stage, Watch(resources, directory))
+        if code == 0 or place.nodes > 1 or complaint or any(directory.glob("*.pid")) or attempt == _ATTEMPTS:
+            break
+        print(f"the launcher ended with status {code} before a rank had started; starting it again", flush=True)
+    if complaint:
+        raise RanksEndedError(complaint)
+    manifest = read_manifest(study_dir / stage.name)
+    if code == 0 or (manifest is not None and manifest["completed"]):
+        if code:
+            print(f"all work was done and recorded; the launcher ended with status {code} after that", flush=True)
+        return
+    try:
+        failure = json.loads((directory / _FAILURE).read_text())
+    except (OSError, json.JSONDecodeError):
+        failure = {"rank": "?", "message": f"it was ended from outside (status {code})", "status": CRASHED}
+    if failure["status"] == STOPPED:
+        raise PreemptedError(failure["message"])
+    if failure["status"] == MISTAKE:
+        raise UserError(failure["message"])
+    if re.search(r"by peer|gloo|NCCL", failure["message"]):
+        failure["message"] = "another rank was lost; its reason is in the log, the same command continues"
+    raise RanksEndedError(f"rank {failure['rank']} of {resources.ranks} ended: {failure['message']}")
+
+
+def join_ranks(resources: ResourceSpec, study_dir: Path, stage: Stage) -> int:
+    """Run this node's ranks of a stage that the first node has started; 0 also if they were told to stop."""
+    directory, place = study_dir / stage.name / "ranks", Place.here()
+    deadline = time.monotonic() + _JOIN_SECONDS
+    while True:
+        with suppress(OSError, json.JSONDecodeError):
+            start = json.loads((directory / _START).read_text())
+            if start["step"] == place.step:
+                break
+        if noted_signal() or time.monotonic() > deadline:
+            print(f"node {place.node}: the first node did not start the ranks", flush=True)
+            return 0 if noted_signal() else CRASHED
+        time.sleep(0.2)
+    place = place._replace(port=start["port"])
+    command = launch_command(resources, study_dir, stage.name, bool(start["resume"]), place)
+    try:
+        code, _ = _run_launcher(command, study_dir, stage, None)
+    except PreemptedError as error:
+        print(f"node {place.node}: {error}", flush=True)
+        return 0
+    if code and not noted_signal():
+        # With a bad status this node would take the first one down, which still has to say why.
+        time.sleep(_LAST_WORD_SECONDS)
+        return code
+    return 0
+
+
+def _run_launcher(command: list[str], study_dir: Path, stage: Stage, watch: Watch | None) -> tuple[int, str | None]:
+    """Run a launcher on this node to its end: its exit status, and why it was ended, if it was.
+
+    Raises:
+        PreemptedError: it was ended on a signal because the ranks could not have saved in time.
+    """
+    from data.language_model import on_cpu
+
+    directory = study_dir / stage.name / "ranks"
+    environment = {**os.environ, "OMP_NUM_THREADS": str(stage.threads)}
+    # Ranks import the code this process runs, wherever it was started.
+    environment["PYTHONPATH"] = os.pathsep.join([str(Path(__file__).resolve().parents[2]), *sys.path[1:]])
+    environment["TRANSFER_LOG"] = str(rank_log_path(study_dir, stage.name, 0))
+    if on_cpu():
+        environment["DS_ACCELERATOR"] = "cpu"
+    # Slurm signals every process of a step. The launcher must let it pass: ranks save and end, and it after them.
+    environment["PET_SIGNALS_TO_HANDLE"] = "SIGINT,SIGHUP,SIGQUIT"
+    launcher = subprocess.Popen([sys.executable, *command], env=environment, preexec_fn=_unmoved)
+    told: set[str] = set()
+    while (code := launcher.poll()) is None:
+        if name := noted_signal():  # ranks are told themselves, once each: their launchers would kill them soon after
+            told |= _pass_on(name, directory, told)
+            if why := cut_short(read_pace(directory)):
+                launcher.kill()
+                launcher.wait()
+                raise PreemptedError(why)
+        if watch is not None and (complaint := watch.complaint()):
+            launcher.kill()  # its ranks die with it, also those that answer to nothing
+            return launcher.wait(), complaint
+        time.sleep(0.2)
+    return code, None
+
+
+def _unmoved() -> None:
+    """In the launcher, before it starts: it ignores what the ranks are to hear, and does not outlive this process."""
+    die_with_parent()
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
+
+
+def _pass_on(name: str, directory: Path, told: set[str]) -> set[str]:
+    """Send a signal to the ranks that have said who they are and were not told yet; their files."""
+    paths = [path for path in directory.glob("*.pid") if path.name not in told]
+    for path in paths:
+        with suppress(OSError, ValueError):
+            host, pid = path.read_text().split()
+            if host == socket.gethostname():  # those of other nodes hear of it after the update
+                os.kill(int(pid), signal.Signals[name])
+    return {path.name for path in paths}
+
+
+def main(arguments: list[str]) -> int:
+    """One rank: do the stage's work; the launching process has written its manifest."""
+    die_with_parent()
+    study_dir, name, resume = Path(arguments[0]), arguments[1], bool(int(arguments[2]))
+    from train.runtime.ranks import leave, prepare, rank, world_size
+
+    recipe = load_study(study_dir)
+    (stage,) = [stage for stage in build_stages(recipe) if stage.name == name]
+    directory = study_dir / stage.name
+    listen()
+    if rank() > 0 and (log := os.environ.get("TRANSFER_LOG")):
+        with Path(log.removesuffix("0.log") + f"{rank()}.log").open("ab") as file:
+            os.dup2(file.fileno(), 1)
+            os.dup2(file.fileno(), 2)
+    write_atomic(directory / "ranks" / f"{rank()}.pid", f"{socket.gethostname()} {os.getpid()}")
+    try:
+        import torch
+
+        if world_size() != recipe.resources.ranks:
+            raise RuntimeError(f"{recipe.resources.ranks} ranks were asked for but {world_size()} started")
+        torch.set_num_threads(stage.threads)
+        prepare()
+        import_module(stage.module).run(recipe, study_dir, directory, resume, **stage.arguments)
+        leave()
+    except Exception as error:  # any library may fail; the launching process needs the sentence, the log the rest
+        failure = explain(error, recipe, study_dir, stage)
+        write_json(directory / "ranks" / _FAILURE, {"rank": rank(), **failure._asdict()})
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

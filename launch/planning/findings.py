@@ -1,0 +1,259 @@
+"""What stands in the way of a study on the machines it will run on, found before anything is spent. Needs no torch.
+
+`findings` is the one list behind `transfer plan`, `transfer run`, `transfer doctor --recipe` and whatever else wants to
+know. What only a GPU node can tell, `launch/planning/node.py` asks there.
+"""
+
+import re
+import shutil
+from collections.abc import Iterator, Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+from data.attention import FLASH, REMEDY, missing
+from data.prompts.prompt import chat_template
+from launch.execution.gpus import gpus_wanted, teacher_on
+from launch.execution.processes import gpu_models, visible_gpus
+from launch.planning.fit import model_shape
+from launch.planning.needs import Disk, checkpoint_hours, disk_needed, gpus_of_node, stage_hours
+from launch.planning.node import free_bytes, needs_vllm
+from launch.slurm.site_file import SiteSpec, hours_of
+from launch.stages import Stage, build_stages, stage_states
+from recipes.errors import UserError
+from recipes.schema import Recipe
+from train.accounting.cost import ModelShape
+
+_FAMILY = re.compile(
+    r"(?i)(?<![a-z0-9])(v100|t4|a10g?|a30|a40|l4|l40s?|a100|h100|h200|h800|h20|gh200|b200|gb200|mi\d+\w*)(?![0-9])"
+)
+
+
+LOADS_MODELS = {"arms", "drift", "diagnostics"}
+"""Kinds of stages that load a model with the recipe's attention."""
+
+
+class Finding(NamedTuple):
+    """One thing that was found."""
+
+    severity: Literal["error", "warning", "note"]
+    """error: the study cannot end well. warning: probably not meant. note: good to know."""
+    sentence: str
+    remedy: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.sentence}; {self.remedy}" if self.remedy else self.sentence
+
+
+def findings(
+    recipe: Recipe,
+    stages: Sequence[Stage],
+    study_dir: Path,
+    site: SiteSpec | None = None,
+    gpus: Sequence[str] | None = None,
+    elsewhere: bool = False,
+) -> list[Finding]:
+    """What the stages that are not done will lack.
+
+    Args:
+        recipe: of the study.
+        stages: of the study, or those that are meant to run.
+        study_dir: its folder, which need not exist.
+        site: the cluster it will run on. None: this machine.
+        gpus: of this machine, as `visible_gpus` names them (the default).
+        elsewhere: the plan is made on a machine without the recipe's GPUs, where it will not run; what is missing here
+            is a warning then.
+    """
+    shape, gpus = model_shape(recipe), visible_gpus() if gpus is None else gpus
+    states = stage_states(build_stages(recipe), study_dir)  # all: some of `stages` may need others
+    waiting = [stage for stage in stages if states[stage.name].state != "done"]
+    of_this_machine = [
+        *(() if site is not None and site.container else _software(recipe, waiting, site is not None and site.offline)),
+        *_disk(recipe, shape, waiting, study_dir, site, gpus),
+    ]
+    if elsewhere:
+        of_this_machine = [
+            Finding("warning", f"on this machine {found.sentence}", found.remedy) for found in of_this_machine
+        ]
+    if site is not None:
+        return [*of_this_machine, *_site(recipe, site), *_time_limits(recipe, waiting, shape, site)]
+    return of_this_machine if elsewhere else [*of_this_machine, *_this_machine(recipe, waiting, gpus)]
+
+
+def refuse(found: Sequence[Finding]) -> None:
+    """Raise UserError with every error, if there is one."""
+    errors = [f"cannot work: {finding}" for finding in found if finding.severity == "error"]
+    if errors:
+        raise UserError("\n".join(errors))
+
+
+def _software(recipe: Recipe, waiting: Sequence[Stage], offline: bool) -> Iterator[Finding]:
+    kinds = {stage.kind for stage in waiting}
+    model = recipe.model
+    if model is not None and kinds & LOADS_MODELS and (reason := missing(model, offline)):
+        if model.attention_fallback is None:
+            yield Finding("error", f"model.attention={model.attention} cannot be used: {reason}", REMEDY)
+        else:
+            instead = f"{model.attention_fallback} is used instead, as model.attention_fallback says"
+            yield Finding("warning", f"model.attention={model.attention} cannot be used ({reason}): {instead}")
+    if model is not None and model.chat_template is not None and "base" in kinds:
+        try:
+            chat_template(model.chat_template)
+        except UserError as error:
+            yield Finding("error", str(error))
+    with_vllm = sorted(kind for kind in kinds if needs_vllm(recipe, kind))
+    if with_vllm and find_spec("vllm") is None:
+        yield Finding(
+            "error",
+            f"vllm is not installed, which {' and '.join(with_vllm)} use",
+            "run pip install -r requirements-gpu.lock",
+        )
+    benchmarks = recipe.suite.benchmarks if recipe.suite is not None and kinds & {"eval", "trajectory"} else ()
+    with_code = [item.name for item in benchmarks if "code" in item.scorings.values()]
+    allowed = recipe.suite is not None and recipe.suite.allow_unsandboxed_code
+    if with_code and not allowed and shutil.which("bwrap") is None:
+        yield Finding(
+            "error",
+            f"bubblewrap (bwrap) is not installed, in which the code of {', '.join(with_code)} is run",
+            "apt install bubblewrap, or suite.allow_unsandboxed_code=true",
+        )
+
+
+def _disk(
+    recipe: Recipe,
+    shape: ModelShape | None,
+    waiting: Sequence[Stage],
+    study_dir: Path,
+    site: SiteSpec | None,
+    gpus: Sequence[str],
+) -> Iterator[Finding]:
+    if recipe.model is None or not waiting:
+        return
+    need = disk_needed(recipe, shape, waiting, gpus_of_node(recipe, site, gpus), site)
+    free = free_bytes(study_dir)
+    if need is not None and need.total > free:
+        yield Finding(
+            "error",
+            f"the study needs up to {disk_text(need)} and {study_dir} has {_size(free)} free",
+            "free some, choose another --out, or lower train.snapshots, seeds or arms",
+        )
+
+
+def disk_text(need: Disk) -> str:
+    """Bytes in all, and what takes them."""
+    parts = {
+        "base": need.base,
+        "corpus": need.corpus,
+        "weights of runs": need.runs,
+        "responses": need.responses,
+        "checkpoints while training": need.while_training,
+        "hidden states while diagnosing": need.while_diagnosing,
+    }
+    listed = ", ".join(f"{name} {_size(value)}" for name, value in parts.items() if value)
+    return f"{_size(need.total)} of disk ({listed})"
+
+
+def _size(value: float) -> str:
+    if value >= 1e9:
+        return f"{value / 1e9:,.0f} GB" if value >= 1e10 else f"{value / 1e9:.1f} GB"
+    return f"{value / 1e6:,.0f} MB"
+
+
+def _this_machine(recipe: Recipe, waiting: Sequence[Stage], gpus: Sequence[str]) -> Iterator[Finding]:
+    """GPUs of this machine against those the recipe is for."""
+    model = recipe.model
+    if not gpus:
+        flash = model is not None and model.attention in FLASH and model.attention_fallback is None
+        if flash and any(stage.kind in LOADS_MODELS for stage in waiting):
+            yield Finding("error", f"{model and model.attention} needs a GPU and none is visible here", REMEDY)
+        return
+    for kind in dict.fromkeys(stage.kind for stage in waiting):
+        wanted = gpus_wanted(recipe, kind)
+        if wanted > len(gpus):
+            setting = "resources.ranks" if kind == "arms" else "suite.engine.tensor_parallel"
+            yield Finding(
+                "error", f"{kind} ask for {wanted} GPUs ({setting}) and this machine has {len(gpus)}",
+                f"set {setting}={len(gpus)}, or use a machine with more",
+            )  # fmt: skip
+    asked = recipe.resources.gpu
+    models = gpu_models()
+    others = [name for name in models if asked is not None and _other_family(asked, name)]
+    if others:
+        yield Finding(
+            "warning", f"the plan is for a {asked} and this machine has {others[0]}",
+            "set resources.gpu to what is here, so that its memory and hours are checked",
+        )  # fmt: skip
+    if (server := teacher_on(recipe)) is not None and any(stage.kind == "corpus" for stage in waiting):
+        yield Finding(
+            "warning", f"the teacher's server at {server} is on this machine, and no model finds room beside it",
+            "make the corpus first (--until corpus), stop the server, then run the rest",
+        )  # fmt: skip
+
+
+def _other_family(asked: str, name: str) -> bool:
+    """Whether a name of a GPU says that it is another one than the recipe's; names that say nothing pass."""
+    found = _FAMILY.search(name)
+    return found is not None and found[1].lower() != asked.split("-")[0].lower()
+
+
+def _site(recipe: Recipe, site: SiteSpec) -> Iterator[Finding]:
+    """GPUs of the cluster against those the recipe is for."""
+    asked = recipe.resources.gpu
+    if not site.gpus_per_node:
+        if asked is not None:
+            yield Finding(
+                "error", f"the recipe is for a {asked} and the site file says gpus_per_node: 0",
+                "set gpus_per_node in the site file, or resources.gpu=null for a cluster without GPUs",
+            )  # fmt: skip
+        return
+    if asked is not None and site.gpu_type is not None and _other_family(asked, site.gpu_type):
+        yield Finding(
+            "error", f"the plan is for a {asked} and the site file asks for gpu_type {site.gpu_type}",
+            "set resources.gpu to what the cluster has, and look at the plan again",
+        )  # fmt: skip
+    resources = recipe.resources
+    wanted = resources.ranks // resources.nodes
+    if resources.launched and wanted > site.gpus_per_node:
+        nodes = next(n for n in range(1, resources.ranks + 1)
+                     if resources.ranks % n == 0 and resources.ranks // n <= site.gpus_per_node)  # fmt: skip
+        yield Finding(
+            "error",
+            f"{resources.ranks} ranks on {resources.nodes} node(s) are {wanted} GPUs a node, but the site has "
+            f"{site.gpus_per_node}",
+            f"set resources.nodes={nodes}",
+        )
+    parallel = max((gpus_wanted(recipe, kind) for kind in ("eval", "trajectory", "drift")), default=0)
+    if recipe.suite is not None and parallel > site.gpus_per_node:
+        yield Finding(
+            "error", f"an evaluation asks for {parallel} GPUs and a node of the site has {site.gpus_per_node}",
+            f"set suite.engine.tensor_parallel={site.gpus_per_node} or less",
+        )  # fmt: skip
+
+
+def _time_limits(
+    recipe: Recipe, waiting: Sequence[Stage], shape: ModelShape | None, site: SiteSpec
+) -> Iterator[Finding]:
+    """Time limits of jobs against hours; a longer stage continues itself if a job reaches its first checkpoint."""
+    told: set[str] = set()
+    for stage in waiting:
+        limit = site.job(stage.kind).time_limit
+        hours = stage_hours(recipe, stage, shape)
+        group = f"{stage.kind}/{stage.arguments['arm']}" if stage.kind == "arms" else stage.kind
+        if limit is None or hours is None or group in told:
+            continue
+        told.add(group)
+        allowed = hours_of(limit)
+        first = checkpoint_hours(recipe, str(stage.arguments["arm"]), shape) if stage.kind == "arms" else None
+        if first is not None and allowed < first:
+            yield Finding(
+                "error",
+                f"a job of {group} has {limit} and its first checkpoint comes after about {first:.1f} hours",
+                f"give stages.{stage.kind}.time_limit more in the site file, or lower train.save_every_minutes",
+            )
+        elif allowed < hours:
+            times = int(hours / allowed)
+            yield Finding(
+                "note",
+                f"{group} takes about {hours:,.0f} hours and a job has {limit}: it goes back to the queue "
+                f"{times} time{'s' * (times > 1)}",
+            )

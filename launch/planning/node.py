@@ -1,0 +1,74 @@
+"""What only the machine that runs a stage can tell, looked at before its models are loaded.
+
+A login node has other GPUs and another driver than the nodes it submits to. So every job with a GPU begins with this,
+also an early one such as the evaluation of the base, and `transfer run` on this machine begins with it once.
+"""
+
+import shutil
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+from data.attention import FLASH
+from launch.execution.gpus import gpus_wanted, require_free_memory
+from launch.execution.processes import visible_gpus
+from launch.stages import Stage
+from recipes.errors import UserError
+from recipes.schema import Recipe
+
+_LOAD_SECONDS = 300.0  # importing from a cluster's file system
+
+
+def require_on_this_node(recipe: Recipe, stage: Stage) -> None:
+    """Refuse to begin a stage on GPUs that are too few or in use by somebody else, or without its engine.
+
+    Raises:
+        UserError: one of these.
+    """
+    gpus, wanted = visible_gpus(), gpus_wanted(recipe, stage.kind)
+    if not gpus or not wanted:
+        return  # on a CPU, and of a stage that uses none, nothing of a GPU can be asked
+    if len(gpus) < wanted:
+        raise UserError(
+            f"{stage.name} needs {wanted} GPUs and sees {len(gpus)} here; "
+            + ("lower resources.ranks" if stage.kind == "arms" else "lower suite.engine.tensor_parallel")
+        )
+    require_free_memory()
+    if needs_vllm(recipe, stage.kind) and find_spec("vllm") is None:
+        raise UserError(f"{stage.name} uses vLLM, which is not installed; run pip install -r requirements-gpu.lock")
+
+
+def require_attention(recipe: Recipe) -> None:
+    """Load the recipe's flash attention on a GPU of this machine, in a process of its own, which leaves nothing there.
+
+    Raises:
+        UserError: it cannot be loaded, and the recipe names no fallback.
+    """
+    if recipe.model is None or recipe.model.attention not in FLASH or not recipe.arms or not visible_gpus():
+        return
+    command = [sys.executable, "-m", "data.attention", recipe.model.model_dump_json()]
+    try:
+        answer = subprocess.run(command, capture_output=True, text=True, timeout=_LOAD_SECONDS, check=False)
+    except subprocess.TimeoutExpired:
+        raise UserError(
+            f"model.attention={recipe.model.attention} was not loaded within {_LOAD_SECONDS:.0f} s"
+        ) from None
+    if answer.returncode:
+        raise UserError((answer.stderr.strip().splitlines() or ["attention could not be loaded"])[-1])
+    print(answer.stdout.strip().splitlines()[-1], flush=True)
+
+
+def needs_vllm(recipe: Recipe, kind: str) -> bool:
+    """Whether a stage of this kind loads vLLM itself."""
+    vllm = recipe.resources.vllm
+    samples = any(arm.sampling != "teacher" for arm in recipe.trained.values())
+    if kind == "arms":
+        return vllm is not None and samples and (vllm.mode == "colocate" or vllm.server_nodes > 0)
+    return kind in ("eval", "trajectory") and recipe.suite is not None and recipe.suite.engine.kind == "vllm"
+
+
+def free_bytes(folder: Path) -> int:
+    """Free space where a folder is, or will be."""
+    there = next(place for place in (folder, *folder.resolve().parents) if place.exists())
+    return shutil.disk_usage(there).free

@@ -1,0 +1,170 @@
+"""Mistakes that can be found before anything runs: missing files and models, unknown benchmarks, too few problems."""
+
+import os
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+from data.corpus.sources import POCKET_POOL, not_compared
+from data.hub import chosen, lock_mismatch
+from data.pocket_world import TASKS
+from eval.questions.build import benchmark_files
+from eval.questions.task_files import task_folder
+from eval.scorers.sandbox import require_sandbox
+from launch.planning.templates import check_templates
+from recipes.corpus_schema import DataFiles, SamplerSpec
+from recipes.errors import UserError
+from recipes.schema import Recipe
+from train.arms import ResolvedArm, resolve_arm
+
+
+def check_before_running(recipe: Recipe) -> None:
+    """Raise UserError for a file or model that is not there, an unusable chat template, or too large a wish."""
+    corpus = recipe.corpus
+    keys = [f"sources.{number}" for number in range(len(corpus.sources))]
+    keys += [f"decontamination.benchmarks.{number}" for number in range(len(corpus.decontamination.benchmarks))]
+    for key, files in zip([*keys, "teacher.stored"], corpus.all_files(), strict=False):
+        if files.kind == "file" and not Path(str(files.path)).is_file():
+            raise UserError(f"source file {files.path} of {files.name} does not exist; set corpus.{key}.path=FILE")
+    for sampler in _samplers(recipe):
+        if sampler.kind == "endpoint" and sampler.api_key_variable and not os.environ.get(sampler.api_key_variable):
+            raise UserError(f"the environment variable {sampler.api_key_variable} with the server's key is not set")
+    if all(source.kind == "pocket" for source in corpus.sources):
+        for setting, split in (("train_problems", "train"), ("heldout_problems", "heldout")):
+            wanted, there = getattr(corpus, setting) or 0, POCKET_POOL[split]
+            if wanted > there:
+                raise UserError(f"corpus.{setting} is {wanted} but the synthetic world draws {there}; ask for fewer")
+    places = {"model.path": recipe.model.path} if recipe.model is not None and recipe.model.path is not None else {}
+    places |= {f"arms.{name}.external": external.path for name, external in recipe.external.items()}
+    for key, path in places.items():
+        # A hub id is "owner/name"; whether it exists only the hub knows.
+        if not Path(path).is_dir() and (path.count("/") != 1 or path[0] in "./~"):
+            raise UserError(f"{key} {path} is neither a directory nor a Hugging Face id such as Qwen/Qwen3-14B-Base")
+    check_templates(recipe)
+    if recipe.suite is not None:
+        task_folder(recipe.suite)
+        for benchmark in recipe.suite.benchmarks:
+            data = benchmark.data
+            if data is not None and data.kind == "file" and not Path(str(data.path)).is_file():
+                raise UserError(f"benchmark {benchmark.name}: its file {data.path} does not exist; set its data.path")
+            if data is None and benchmark.name not in (*TASKS, "heldout"):
+                raise UserError(
+                    f"benchmark {benchmark.name!r} has no `data` and is no task of the synthetic world "
+                    f"({', '.join(TASKS)})"
+                )
+
+
+class Unresolved(NamedTuple):
+    """A hub dataset or model that no lock pins, so it could be another one tomorrow."""
+
+    kind: Literal["source", "benchmark", "model"]
+    name: str
+    why: str | None = None
+    """How the lock's entry contradicts the recipe; None if there is no entry."""
+
+
+def unresolved(recipe: Recipe) -> list[Unresolved]:
+    """What `transfer fetch` has still to resolve for a recipe: sources, then benchmarks, then models."""
+    found = []
+    items: list[tuple[Literal["source", "benchmark"], DataFiles]] = []
+    items += [("source", files) for files in recipe.corpus.all_files()]
+    benchmarks = recipe.suite.benchmarks if recipe.suite is not None else ()
+    items += [("benchmark", benchmark_files(benchmark)) for benchmark in benchmarks if benchmark.data is not None]
+    for kind, files in items:
+        if files.kind == "hub":
+            entry = recipe.lock.get(f"{kind}s", {}).get(files.name)
+            why = None if entry is None else _contradiction(files, entry)
+            if entry is None or why is not None:
+                found.append(Unresolved(kind, files.name, why))
+    models = [(recipe.model.path, recipe.model.revision)] if recipe.model is not None else []
+    models += [(external.path, external.revision) for external in recipe.external.values()]
+    models += [(s.model, s.revision) for s in _samplers(recipe) if s.kind == "transformers" and s.model != "base"]
+    for path, revision in dict(models).items():
+        if path is None or Path(path).is_dir() or revision is not None or path in recipe.lock.get("models", {}):
+            continue
+        found.append(Unresolved("model", path))
+    return found
+
+
+def _contradiction(files: DataFiles, entry: dict[str, Any]) -> str | None:
+    try:
+        return lock_mismatch(chosen(files, entry), entry)
+    except UserError as error:
+        return str(error)
+
+
+def unresolved_sentences(recipe: Recipe) -> list[str]:
+    """What is not resolved, a sentence for each kind and one for each entry that contradicts the recipe."""
+    sentences = []
+    found = unresolved(recipe)
+    advice = {
+        "source": "run `transfer fetch RECIPE` on a connected machine",
+        "benchmark": "run `transfer fetch` on its recipe on a connected machine",
+        "model": "run `transfer fetch RECIPE` on a connected machine, or name a commit (`transfer eval`: MODEL@COMMIT)",
+    }
+    for kind, what in advice.items():
+        names = [item.name for item in found if item.kind == kind and item.why is None]
+        if names:
+            several = len(names) > 1
+            sentences.append(
+                f"{kind}{'s' * several} {', '.join(names)} {'are' if several else 'is'} not resolved; {what}"
+            )
+    sentences += [f"{item.kind} {item.name}: {item.why}; run `transfer fetch` again" for item in found if item.why]
+    return sentences
+
+
+def check_resolved(recipe: Recipe) -> None:
+    """Raise UserError that lists every hub dataset and model that no lock pins."""
+    if sentences := unresolved_sentences(recipe):
+        raise UserError("\n".join(sentences))
+    benchmarks = recipe.suite.benchmarks if recipe.suite is not None else ()
+    if any("code" in benchmark.scorings.values() for benchmark in benchmarks):
+        assert recipe.suite is not None
+        if not recipe.suite.allow_unsandboxed_code:
+            require_sandbox()  # not after days of generation
+
+
+def warnings(recipe: Recipe) -> list[str]:
+    """What is allowed but probably not meant, as sentences."""
+    found = []
+    if missing := not_compared(recipe) if recipe.corpus.sources else []:
+        found.append(
+            f"the corpus is not compared with the questions of {', '.join(missing)}; list them under "
+            "corpus.decontamination.benchmarks"
+        )
+    return [*found, *_fewer_demonstrations(recipe)]
+
+
+def completions_of_problem(recipe: Recipe, arm: ResolvedArm) -> int:
+    """Completions of a problem that an update of an arm learns from, at most: a demonstration is read once in it."""
+    teacher = recipe.corpus.teacher
+    if arm.module != "train.sft" or teacher is None:
+        return arm.completions_per_problem
+    there = teacher.samples_per_problem if recipe.corpus.demonstrations == "all" else 1
+    return min(there, arm.completions_per_problem)
+
+
+def _fewer_demonstrations(recipe: Recipe) -> list[str]:
+    """A sentence about the arms whose updates read fewer demonstrations of a problem than there is room for."""
+    arms = {name: resolve_arm(recipe, name) for name in recipe.trained}
+    fewer = {
+        name: arm for name, arm in arms.items() if completions_of_problem(recipe, arm) < arm.completions_per_problem
+    }
+    if not fewer:
+        return []
+    arm = next(iter(fewer.values()))
+    teacher = recipe.corpus.teacher
+    assert teacher is not None
+    why = f"corpus.teacher.samples_per_problem is {teacher.samples_per_problem}"
+    if recipe.corpus.demonstrations != "all":
+        why = f"corpus.demonstrations is {recipe.corpus.demonstrations}"
+    most = completions_of_problem(recipe, arm)
+    return [
+        f"{', '.join(fewer)}: an update reads at most {most} demonstration{'s' * (most > 1)} of a problem and none "
+        f"twice, because {why}; train.completions_per_problem is {arm.completions_per_problem}"
+    ]
+
+
+def _samplers(recipe: Recipe) -> list[SamplerSpec]:
+    pass_rate = recipe.corpus.pass_rate
+    found = [recipe.corpus.teacher, pass_rate.sampler if pass_rate is not None else None]
+    return [sampler for sampler in found if sampler is not None]

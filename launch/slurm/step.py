@@ -1,0 +1,170 @@
+"""What a cluster job runs, on each of its nodes: one stage of a study.
+
+    python -m launch.slurm.step STUDY_DIR STAGE
+
+The first node takes the stage's lock and does the work, or starts the ranks; the others join them. If another job has
+the lock of an evaluation, this one answers chunks of questions beside it.
+"""
+
+import json
+import os
+import signal
+import sys
+import time
+import urllib.request
+from contextlib import suppress
+from pathlib import Path
+from types import FrameType
+
+from launch.execution.failures import MISTAKE, STOPPED, Failure, explain, record
+from launch.execution.gpus import gpus_wanted
+from launch.execution.processes import log_path
+from launch.execution.ranks import Place, join_ranks
+from launch.planning.node import require_attention, require_on_this_node
+from launch.stages import Stage, build_stages, run_stage, stage_states
+from recipes.errors import UserError
+from recipes.loading import load_study
+from recipes.manifest import LockedError, write_json
+from recipes.schema import Recipe
+from train.runtime.ranks import PreemptedError, listen, noted_signal
+
+_SERVER_START_SECONDS = 1800.0
+
+
+def main(arguments: list[str]) -> int:
+    """Run the stage; the exit status is that of `transfer run`."""
+    from launch.execution.local import worker_environment
+
+    study_dir, name = Path(arguments[0]), arguments[1]
+    place = Place.here()
+    os.environ.update(worker_environment())
+    _write_to_log(study_dir, name, place.node)
+    try:
+        recipe = load_study(study_dir)
+        stages = build_stages(recipe)
+        stage = next((stage for stage in stages if stage.name == name), None)
+        if stage is None:
+            raise UserError(f"the recipe in {study_dir} has no stage {name} any more")
+        if not place.node:
+            record(study_dir, name, None)
+        listen()
+        if stage.kind != "arms":  # only training has something to save; the rest goes on from what is there
+            _stop_at_once(study_dir, name)
+        if place.node:
+            return join_ranks(recipe.resources, study_dir, stage)
+        failure = _first_node(recipe, study_dir, stages, stage)
+    except UserError as error:
+        failure = Failure(str(error), MISTAKE)
+    except OSError as error:
+        failure = Failure(
+            f"{study_dir} cannot be read or written: {error.strerror}; put that right and resume", MISTAKE
+        )
+    if failure is None:
+        return 0
+    print(f"{name}: {failure.message}", file=sys.stderr, flush=True)
+    try:
+        record(study_dir, name, failure)
+    except OSError as error:
+        print(f"and that could not be recorded: {error}", file=sys.stderr, flush=True)
+    return failure.status
+
+
+def _first_node(recipe: Recipe, study_dir: Path, stages: list[Stage], stage: Stage) -> Failure | None:
+    states = stage_states(stages, study_dir)
+    if states[stage.name].state == "done":
+        print(f"{stage.name} is done", flush=True)
+        return None
+    missing = [name for name in stage.needs if states[name].state != "done"]
+    if missing:
+        return Failure(f"not run, because {', '.join(missing)} is not done", MISTAKE)
+    if without := _no_progress(study_dir, stage):
+        return Failure(without, MISTAKE)
+    try:
+        import torch
+
+        torch.set_num_threads(stage.threads)
+        require_on_this_node(recipe, stage)
+        if gpus_wanted(recipe, stage.kind):
+            require_attention(recipe)
+        _wait_for_server()
+        run_stage(recipe, study_dir, stage)
+    except LockedError:
+        return _help(recipe, study_dir, stage)
+    except Exception as error:  # any library may fail; the log has the traceback, the record the sentence
+        return explain(error, recipe, study_dir, stage)
+    return None
+
+
+def _help(recipe: Recipe, study_dir: Path, stage: Stage) -> Failure | None:
+    """Share an evaluation that another job has; anything else is a mistake."""
+    from launch.execution.replicas import work
+
+    if stage.kind != "eval":
+        return Failure(f"another job is writing {stage.name}", MISTAKE)
+    work(recipe, study_dir, wait=False, only=stage.name)
+    return None
+
+
+def _wait_for_server() -> None:
+    """Wait until a vLLM server that this job has started answers."""
+    url, ended = os.environ.get("TRANSFER_VLLM_URL"), os.environ.get("TRANSFER_SERVER_ENDED", "")
+    begun = time.monotonic()
+    while url:
+        if ended and Path(ended).exists():
+            raise UserError(f"the vLLM server of this job ended while it started; its log is beside {ended}")
+        try:
+            with urllib.request.urlopen(f"{url}/health", timeout=5):
+                return
+        except OSError as error:
+            if time.monotonic() - begun > _SERVER_START_SECONDS:
+                raise UserError(f"the vLLM server at {url} does not answer after half an hour ({error})") from None
+        if noted_signal():
+            raise PreemptedError("stopped while the vLLM server was starting; the same job continues")
+        time.sleep(2)
+
+
+def _no_progress(study_dir: Path, stage: Stage) -> str | None:
+    """Why a job that was started again must not go on: two starts in a row completed nothing."""
+    told = {"arms": "checkpoint", "eval": "chunk of responses"}.get(stage.kind)
+    job = os.environ.get("SLURM_JOB_ID", "0")  # the same at every start of a job; replicas have their own
+    path = study_dir / ".starts" / f"{stage.name.replace('/', '--')}.{job}.json"
+    directory = study_dir / stage.name
+    patterns = ("checkpoint-*/COMPLETE", "**/chunk-*")
+    there = sorted(str(found.relative_to(directory)) for pattern in patterns for found in directory.glob(pattern))
+    before: list[list[str]] = []
+    if os.environ.get("SLURM_RESTART_COUNT", "0") != "0":
+        with suppress(OSError, ValueError):
+            before = json.loads(path.read_text(encoding="utf-8"))
+    write_json(path, [*before[-2:], there])
+    if told is None or len(before) < 2 or any(milestones != there for milestones in before[-2:]):
+        return None
+    return (
+        f"no {told} was completed in the last two starts of this job, so it would never end; give it a longer "
+        "time_limit in the site file, or a lower train.save_every_steps"
+    )
+
+
+def _stop_at_once(study_dir: Path, name: str) -> None:
+    def end(number: int, frame: FrameType | None) -> None:
+        message = f"stopped by {signal.Signals(number).name}; what is there is kept"
+        print(message, flush=True)
+        with suppress(OSError):
+            record(study_dir, name, Failure(message, STOPPED))
+        os._exit(STOPPED)
+
+    for number in (signal.SIGTERM, signal.SIGUSR1):
+        signal.signal(number, end)
+
+
+def _write_to_log(study_dir: Path, name: str, node: int) -> None:
+    """Send output to the stage's log; a further node's to one of its own."""
+    log = log_path(study_dir, name)
+    log = log.with_suffix(f".node-{node}.log") if node else log
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("ab") as file:
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,155 @@
+"""What a model directory consists of, and writing one: the only copy. Loading is in `data/language_model.py`."""
+
+import json
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import LoraConfig, PeftModel
+from transformers import PreTrainedTokenizerBase, Trainer, TrainerCallback, TrainerControl, TrainerState
+from transformers import TrainingArguments as Arguments
+
+from data.attention import attention_that_ran
+from data.language_model import load_model
+from recipes.manifest import hash_files, write_atomic, write_json
+from recipes.training_schema import LoraSpec
+from train.runtime.ranks import barrier, rank
+
+SNAPSHOTS, COMPLETE = "snapshots", "COMPLETE"
+ATTENTION = "attention.json"
+_MODEL_FILE_PATTERNS = (
+    "*.safetensors",
+    "*.safetensors.index.json",
+    "config.json",
+    "generation_config.json",
+    "tokenizer*.json",
+    "chat_template.jinja",
+)
+
+
+def model_files(directory: Path) -> list[str]:
+    """Names of the files that make a model directory: weights, configurations, tokenizer, chat template."""
+    return sorted({path.name for pattern in _MODEL_FILE_PATTERNS for path in directory.glob(pattern)})
+
+
+def count_parameters(model: torch.nn.Module) -> int:
+    """Parameters of a model, also where DeepSpeed holds a part of each on this rank."""
+    return sum(getattr(parameter, "ds_numel", parameter.numel()) for parameter in model.parameters())
+
+
+def record_attention(model: torch.nn.Module, stage_dir: Path) -> str:
+    """What the run computes attention with; of one resumed with another implementation, all of them in order."""
+    path, now = stage_dir / ATTENTION, attention_that_ran(model)
+    used = json.loads(path.read_text()) if path.exists() else []
+    if not used or used[-1] != now:
+        used.append(now)
+        if rank() == 0:
+            write_json(path, used)
+    return " then ".join(used)
+
+
+def adapter_config(spec: LoraSpec | None) -> LoraConfig | None:
+    """PEFT's configuration of the adapters; None for training every weight."""
+    if spec is None:
+        return None
+    return LoraConfig(r=spec.rank, lora_alpha=spec.alpha, target_modules="all-linear", task_type="CAUSAL_LM")
+
+
+def save_weights(
+    trainer: Trainer, tokenizer: PreTrainedTokenizerBase, directory: Path, dtype: str, start_dir: Path
+) -> None:
+    """Write weights in `dtype` with everything `from_pretrained` needs; the trained model stays as it is.
+
+    Every rank must call this; the first one writes. Adapters are merged into the weights of `start_dir`.
+    """
+    if isinstance(trainer.accelerator.unwrap_model(trainer.model), PeftModel):
+        adapter = directory / "adapter"
+        trainer.save_model(str(adapter))
+        barrier()
+        if rank() == 0:
+            with _loaded_whole():
+                merged: Any = PeftModel.from_pretrained(load_model(start_dir, dtype), adapter).merge_and_unload()
+            merged.save_pretrained(directory)
+    elif trainer.is_deepspeed_enabled:  # its engine holds the weights, in the format it trains in
+        trainer.save_model(str(directory))
+    elif rank() == 0:
+        model = trainer.model
+        model.save_pretrained(directory, state_dict=_cast(model.state_dict(), getattr(torch, dtype)))
+    if rank() == 0:
+        tokenizer.save_pretrained(directory)
+    barrier()
+
+
+@contextmanager
+def _loaded_whole() -> Iterator[None]:
+    """Within it a model is loaded as a whole on this rank; under ZeRO-3 loading would divide it among all ranks."""
+    from transformers.integrations import deepspeed as integration
+
+    reference = integration._hf_deepspeed_config_weak_ref
+    integration.unset_hf_deepspeed_config()
+    try:
+        yield
+    finally:
+        integration._hf_deepspeed_config_weak_ref = reference
+
+
+def _cast(state: dict[str, torch.Tensor], dtype: torch.dtype) -> dict[str, torch.Tensor]:
+    """The tensors in another format; what was one tensor under two names, as tied embeddings are, stays one."""
+    made: dict[int, torch.Tensor] = {}
+    for tensor in state.values():
+        if tensor.data_ptr() not in made:
+            made[tensor.data_ptr()] = tensor.to(dtype) if tensor.is_floating_point() else tensor
+    return {name: made[tensor.data_ptr()] for name, tensor in state.items()}
+
+
+def save_final(
+    trainer: Trainer, tokenizer: PreTrainedTokenizerBase, stage_dir: Path, dtype: str, start_dir: Path
+) -> dict[str, str]:
+    """Write the trained weights to `final/`; on the first rank, returns the sha256 of each file."""
+    final = stage_dir / "final"
+    save_weights(trainer, tokenizer, final, dtype, start_dir)
+    if rank() != 0:
+        return {}
+    return {f"final/{name}": digest for name, digest in hash_files(final, model_files(final)).items()}
+
+
+class Snapshots(TrainerCallback):
+    """Weights alone after the given updates, in `snapshots/step-<n>/`; complete ones hold a marker.
+
+    Args:
+        steps: the updates.
+        stage_dir: of the run.
+        tokenizer, dtype, start_dir: as for `save_weights`.
+
+    Attributes:
+        trainer: set once it exists.
+    """
+
+    def __init__(
+        self, steps: list[int], stage_dir: Path, tokenizer: PreTrainedTokenizerBase, dtype: str, start_dir: Path
+    ) -> None:
+        self.steps, self.directory = set(steps), stage_dir / SNAPSHOTS
+        self.tokenizer, self.dtype, self.start_dir = tokenizer, dtype, start_dir
+        self.trainer: Trainer | None = None
+
+    def on_step_end(self, args: Arguments, state: TrainerState, control: TrainerControl, **kwargs: object) -> None:
+        """Save if this update is one of them."""
+        if state.global_step not in self.steps:
+            return
+        assert self.trainer is not None
+        target = self.directory / f"step-{state.global_step}"
+        if rank() == 0:
+            shutil.rmtree(target, ignore_errors=True)  # of a run that was killed after it
+        barrier()
+        save_weights(self.trainer, self.tokenizer, target, self.dtype, self.start_dir)
+        if rank() == 0:
+            write_atomic(target / COMPLETE, "")
+
+
+def complete_snapshots(stage_dir: Path) -> dict[int, Path]:
+    """Update -> directory of every complete snapshot, in order."""
+    found = {int(p.name.removeprefix("step-")): p for p in (stage_dir / SNAPSHOTS).glob("step-*")}
+    return {step: found[step] for step in sorted(found) if (found[step] / COMPLETE).exists()}

@@ -1,0 +1,183 @@
+"""Stage `base` of the pocket study: build a tokenizer and pre-train a tiny Qwen3 model on the synthetic world.
+
+Pre-training plays the part that web text plays for an LLM. Documents are (prompt, answer) pairs rendered with
+the chat template; the loss is on every token. They are packed into rows of 128 tokens with restarting position
+ids, which transformers reads as separate documents. Writes a prepared base: safetensors weights, tokenizer with
+eos `<|im_end|>` and pad `<|endoftext|>`, Qwen3 chat template, generation_config with both as stop ids.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+from torch.utils.data import Dataset
+from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM, Trainer, TrainingArguments
+
+from data.corpus.demonstrations import check_scripted_demonstrations
+from data.language_model import on_cpu, seed_everything
+from data.pocket_world import pretraining_documents
+from data.prompts.prompt import EOS_TOKEN, PAD_TOKEN, chat_template, render_prompt
+from recipes.manifest import finish_stage, hash_files
+from recipes.schema import PocketModelSpec, Recipe
+from recipes.training_schema import PromptSpec
+from train.models.directory import model_files
+from train.runtime.checkpoints import CheckpointMarker, keep_complete_checkpoints, remove_checkpoints
+from train.runtime.recorder import RunRecorder
+
+ROW_TOKENS = 128
+_IGNORE = -100
+# Qwen2's pre-tokenisation rule: contractions, words with one leading mark, single digits, punctuation, spaces.
+_QWEN_SPLIT = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*"
+    r"|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+
+
+def build_tokenizer(documents: list[tuple[str, str]], vocab_size: int) -> PreTrainedTokenizerFast:
+    """A byte-level BPE trained on the documents, with Qwen3's control tokens and chat template."""
+    bpe = Tokenizer(models.BPE())
+    bpe.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(_QWEN_SPLIT), "isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+    bpe.decoder = decoders.ByteLevel()
+    bpe.train_from_iterator(
+        (f"{problem}\n{completion}\nuser\nassistant\n" for problem, completion in documents),
+        trainers.BpeTrainer(
+            vocab_size=vocab_size - 2,
+            special_tokens=[PAD_TOKEN, "<|im_start|>", EOS_TOKEN],
+            initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+            show_progress=False,
+        ),
+    )
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=bpe, eos_token=EOS_TOKEN, pad_token=PAD_TOKEN, extra_special_tokens=["<|im_start|>"]
+    )
+    # As in Qwen3 these are single tokens but not special: decoding a completion keeps them.
+    tokenizer.add_tokens(["<think>", "</think>"])
+    tokenizer.chat_template = chat_template("qwen3")
+    return tokenizer
+
+
+def build_model(spec: PocketModelSpec, tokenizer: PreTrainedTokenizerFast) -> Qwen3ForCausalLM:
+    """The untrained model; its weights follow from the global torch seed."""
+    config = Qwen3Config(
+        vocab_size=len(tokenizer),
+        hidden_size=spec.hidden_size,
+        intermediate_size=3 * spec.hidden_size,
+        num_hidden_layers=spec.num_layers,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=max(16, spec.hidden_size // 4),
+        max_position_embeddings=1024,
+        tie_word_embeddings=True,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    model = Qwen3ForCausalLM(config)
+    model.generation_config.eos_token_id = [tokenizer.eos_token_id, tokenizer.pad_token_id]
+    model.generation_config.pad_token_id = tokenizer.pad_token_id
+    return model
+
+
+class PackedDocuments(Dataset[dict[str, torch.Tensor]]):
+    """Rows of `ROW_TOKENS` tokens; each holds as many whole documents as fit, in order."""
+
+    def __init__(
+        self, documents: list[tuple[str, str]], tokenizer: PreTrainedTokenizerFast, prompt: PromptSpec
+    ) -> None:
+        prompts = tokenizer([render_prompt(tokenizer, p, prompt) for p, _ in documents])["input_ids"]
+        answers = tokenizer([completion + EOS_TOKEN for _, completion in documents])["input_ids"]
+        self.pad_token_id = tokenizer.pad_token_id
+        self.rows: list[list[tuple[list[int], list[int]]]] = [[]]
+        used = 0
+        for document in zip(prompts, answers, strict=True):
+            length = len(document[0]) + len(document[1])
+            if length > ROW_TOKENS:
+                raise ValueError(f"a document of {length} tokens does not fit a row of {ROW_TOKENS}")
+            if used + length > ROW_TOKENS:
+                self.rows.append([])
+                used = 0
+            self.rows[-1].append(document)
+            used += length
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
+        input_ids: list[int] = []
+        labels: list[int] = []
+        position_ids: list[int] = []
+        for prompt_ids, answer_ids in self.rows[index]:
+            input_ids += prompt_ids + answer_ids
+            labels += prompt_ids + answer_ids
+            position_ids += range(len(prompt_ids) + len(answer_ids))
+        padding = ROW_TOKENS - len(input_ids)
+        return {
+            "input_ids": torch.tensor(input_ids + [self.pad_token_id] * padding),
+            "labels": torch.tensor(labels + [_IGNORE] * padding),
+            # The padding is a document of its own: position 0 again and again.
+            "position_ids": torch.tensor(position_ids + [0] * padding),
+        }
+
+
+def run(recipe: Recipe, study_dir: Path, stage_dir: Path, resume: bool) -> None:
+    """Build the tokenizer, pre-train, write the prepared base into `stage_dir`."""
+    assert recipe.model is not None and recipe.model.pocket is not None
+    spec = recipe.model.pocket
+
+    # Text and tokenizer: both follow from the seed, so a resumed run rebuilds them instead of storing them.
+    documents = list(pretraining_documents(spec.seed, spec.documents))
+    tokenizer = build_tokenizer(documents[:20000], spec.vocab_size)
+    check_scripted_demonstrations(recipe, tokenizer)  # now, not after the minutes of pre-training
+    dataset = PackedDocuments(documents, tokenizer, PromptSpec())
+
+    # Model
+    seed_everything(spec.seed)
+    model = build_model(spec, tokenizer)
+
+    # Training: one pass over the rows in order.
+    steps = len(dataset) // spec.batch_size
+    checkpoint = keep_complete_checkpoints(stage_dir) if resume else None
+    recorder = RunRecorder(stage_dir, steps, resumed_step=checkpoint.step if checkpoint else 0)
+    trainer = Trainer(
+        model=model,
+        args=TrainingArguments(
+            output_dir=str(stage_dir),
+            max_steps=steps,
+            per_device_train_batch_size=spec.batch_size,
+            learning_rate=spec.learning_rate,
+            lr_scheduler_type="cosine",
+            warmup_steps=max(1, steps // 20),
+            weight_decay=0.01,
+            adam_beta2=0.98,
+            max_grad_norm=1.0,
+            train_sampling_strategy="sequential",
+            seed=spec.seed,
+            save_steps=spec.save_every_steps,
+            save_total_limit=2,
+            logging_steps=10,
+            disable_tqdm=True,
+            report_to=[],
+            use_cpu=on_cpu(),
+            dataloader_pin_memory=False,
+        ),
+        train_dataset=dataset,
+        callbacks=[recorder, CheckpointMarker()],
+    )
+    trainer.train(resume_from_checkpoint=str(checkpoint.path) if checkpoint else None)
+
+    # Prepared base
+    model.save_pretrained(stage_dir)
+    tokenizer.save_pretrained(stage_dir)
+    facts: dict[str, Any] = {
+        "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "vocabulary": len(tokenizer),
+        "documents": len(documents),
+        "steps": steps,
+    }
+    finish_stage(stage_dir, hash_files(stage_dir, model_files(stage_dir)), facts)
+    remove_checkpoints(stage_dir)

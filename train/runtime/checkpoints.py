@@ -1,0 +1,53 @@
+"""Which checkpoint a killed run may resume from.
+
+The Trainer writes a checkpoint file by file, so a kill can leave half of one, and it would still be taken for the
+newest. Here a checkpoint counts only if it holds the marker that is written after everything else.
+"""
+
+import shutil
+from pathlib import Path
+from typing import NamedTuple
+
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from recipes.manifest import write_atomic
+from train.runtime.ranks import barrier, rank
+
+_MARKER = "COMPLETE"
+
+
+class Checkpoint(NamedTuple):
+    """A resumable checkpoint."""
+
+    path: Path
+    step: int
+
+
+class CheckpointMarker(TrainerCallback):
+    """Marks each checkpoint once the Trainer has finished writing it."""
+
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: object) -> None:
+        """Write the marker into the checkpoint of this step."""
+        if state.is_world_process_zero:
+            write_atomic(Path(str(args.output_dir)) / f"checkpoint-{state.global_step}" / _MARKER, "")
+
+
+def keep_complete_checkpoints(directory: Path) -> Checkpoint | None:
+    """Delete half-written checkpoints; the newest complete one, or None to start from the beginning."""
+    if rank() != 0:
+        barrier()  # the first rank is deleting
+    complete = []
+    for path in directory.glob("checkpoint-*"):
+        if (path / _MARKER).exists():
+            complete.append(Checkpoint(path, int(path.name.rpartition("-")[2])))
+        elif rank() == 0:
+            shutil.rmtree(path)
+    if rank() == 0:
+        barrier()
+    return max(complete, key=lambda checkpoint: checkpoint.step, default=None)
+
+
+def remove_checkpoints(directory: Path) -> None:
+    """Delete the resumable checkpoints of a finished run."""
+    for path in directory.glob("checkpoint-*"):
+        shutil.rmtree(path)

@@ -1,0 +1,128 @@
+"""Stopping a run on a signal without losing work: at the end of an update, with a checkpoint, on all ranks at once.
+
+Cluster schedulers send SIGTERM or SIGUSR1 some time before they kill. Ranks get it at different moments, so after every
+update they ask each other whether anybody has; else one rank would leave and the others wait for it for ever.
+
+An update of a large model may take longer than the time until the kill, which the batch script says in
+TRANSFER_SIGNAL_SECONDS. Then the run ends without saving, and what is lost is the work since the last checkpoint; a
+killed job would not go back to the queue. Ranks cannot agree on that inside of an update, so the process that started
+them ends them (`launch/execution/ranks.py`); a process without ranks ends itself at its next heartbeat.
+"""
+
+import time
+from pathlib import Path
+from typing import Any
+
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from recipes.manifest import write_json
+from train.runtime.pace import PACE, Pace
+from train.runtime.ranks import PreemptedError, gathered, noted_signal, rank, seconds_left
+
+
+class PaceKeeper(TrainerCallback):
+    """Measures a run's pace; the first rank also writes it where the launching process reads it.
+
+    Args:
+        directory: of the run.
+        steps: updates of the run.
+        saved_step: the checkpoint it continues from.
+        updates_per_batch: updates that share a sampling, inside of which a run cannot stop.
+
+    Attributes:
+        pace: as it stands.
+        saved_at: when the last checkpoint was written, or the run began; seconds since the epoch.
+    """
+
+    def __init__(self, directory: Path, steps: int, saved_step: int = 0, updates_per_batch: int = 1) -> None:
+        self.path = directory / "ranks" / PACE
+        self.updates_per_batch = updates_per_batch
+        self.pace = Pace(saved_step, steps, saved_step, time.time(), None, 0.0)
+        self._ended, self._measured, self.saved_at = time.time(), 0, time.time()
+        if rank() == 0:
+            self.path.unlink(missing_ok=True)  # of an earlier attempt
+
+    def on_train_begin(self, *args: object, **kwargs: object) -> None:
+        """Start the clock."""
+        self._ended = self.saved_at = time.time()
+        self._note(since=self._ended)
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: object
+    ) -> None:
+        """Measure, where the run could stop."""
+        self._ended = time.time()
+        if state.global_step % self.updates_per_batch:
+            self._note(step=state.global_step)
+            return
+        self._measured += 1
+        mean = self.pace.seconds or 0.0
+        mean += (self._ended - self.pace.since - mean) / self._measured
+        self._note(step=state.global_step, since=self._ended, seconds=mean)
+
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: object) -> None:
+        """Note what is saved, and how long that took; the next update begins now."""
+        now = self.saved_at = time.time()
+        self._note(saved_step=state.global_step, since=now, save_seconds=now - self._ended)
+
+    def _note(self, **changes: Any) -> None:
+        self.pace = self.pace._replace(**changes)
+        if rank() == 0 and self.path.parent.is_dir():
+            write_json(self.path, self.pace._asdict())
+
+
+class StopOnSignal(TrainerCallback):
+    """Ends training with a checkpoint once a rank has received SIGTERM or SIGUSR1 (`ranks.listen` notes them).
+
+    It also saves when the last checkpoint is old, by the first rank's clock: what a killed run loses is then bounded in
+    hours, however long an update takes.
+
+    Args:
+        updates_per_batch: updates that share a sampling; a checkpoint inside of one would sample the rest of it anew.
+        keeper: says how long a checkpoint takes and when the last one was; None: one is written in any case.
+        save_minutes: age of the last checkpoint from which another one is due.
+    """
+
+    def __init__(
+        self, updates_per_batch: int = 1, keeper: PaceKeeper | None = None, save_minutes: float = float("inf")
+    ) -> None:
+        self.updates_per_batch, self.keeper, self.save_minutes = updates_per_batch, keeper, save_minutes
+        self.received: str | None = None
+        self.stopped_at: int | None = None
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: object
+    ) -> None:
+        """Ask all ranks; save and stop if one was told to.
+
+        Raises:
+            PreemptedError: there is no time to save.
+        """
+        if state.global_step % self.updates_per_batch:
+            return
+        left, save_seconds = seconds_left(), self.keeper.pace.save_seconds if self.keeper is not None else 0.0
+        late = left is not None and left < save_seconds
+        due = self.keeper is not None and time.time() - self.keeper.saved_at >= 60 * self.save_minutes
+        answers = gathered([(noted_signal(), late, due)])
+        told = [(name, late) for name, late, _ in answers if name]
+        control.should_save = control.should_save or answers[0][2]  # ranks' clocks differ; the first one decides
+        if not told:
+            return
+        self.received = told[0][0]
+        if any(late for _, late in told) and state.global_step < state.max_steps:
+            saved = self.keeper.pace.saved_step if self.keeper is not None else 0
+            raise PreemptedError(
+                f"stopped by {self.received} after update {state.global_step}, too late to save it; the same command "
+                f"continues from {f'update {saved}' if saved else 'the beginning'}"
+            )
+        self.stopped_at = state.global_step
+        control.should_save = True
+        control.should_training_stop = True
+
+    def require_finished(self, steps: int) -> None:
+        """Raise PreemptedError if the run was stopped before update `steps`."""
+        if self.stopped_at is not None and self.stopped_at < steps:
+            raise PreemptedError(
+                f"stopped by {self.received} after update {self.stopped_at} of {steps}, which is saved; "
+                "the same command continues"
+            )

@@ -1,0 +1,168 @@
+"""Several processes training one model: who this one is, what DeepSpeed is told, and meeting points.
+
+A rank is started by torchrun or accelerate (`launch/execution/ranks.py`), which sets RANK, WORLD_SIZE and with DeepSpeed
+ACCELERATE_USE_DEEPSPEED. Without them there is one rank and nothing here does anything.
+"""
+
+import os
+import signal
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from recipes.errors import UserError
+from recipes.resource_schema import VllmSpec
+
+SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
+"""What cluster schedulers send some time before they kill; `train/runtime/preemption.py` listens."""
+
+
+_noted: list[tuple[str, float]] = []  # names, and when each came by the monotonic clock
+
+
+def listen() -> None:
+    """Note SIGTERM and SIGUSR1 from now on in place of ending; forgets what was noted before."""
+    _noted.clear()
+    for number in SIGNALS:
+        signal.signal(number, lambda number, frame: _noted.append((signal.Signals(number).name, time.monotonic())))
+
+
+def noted_signal() -> str | None:
+    """Name of the last signal that was noted; None if there was none."""
+    return _noted[-1][0] if _noted else None
+
+
+def seconds_left() -> float | None:
+    """Seconds in which a run must end, less a tenth to do so in order; None without a signal or without a limit.
+
+    TRANSFER_SIGNAL_SECONDS, which a batch script sets, is the time from a signal to the kill.
+    """
+    limit = os.environ.get("TRANSFER_SIGNAL_SECONDS", "")
+    if not _noted or not limit.isdecimal():
+        return None
+    return 0.9 * int(limit) - (time.monotonic() - _noted[0][1])
+
+
+class PreemptedError(Exception):
+    """A run stopped on a signal, after saving or without; the same command continues it."""
+
+
+def rank() -> int:
+    """Number of this process among those of the stage; 0 writes the files."""
+    return int(os.environ.get("RANK", "0"))
+
+
+def world_size() -> int:
+    """Number of processes of the stage."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def with_deepspeed() -> bool:
+    """Whether the launcher asked for DeepSpeed."""
+    return os.environ.get("ACCELERATE_USE_DEEPSPEED", "false").lower() == "true"
+
+
+def server_address(vllm: VllmSpec | None) -> str | None:
+    """Where the vLLM server of a stage is; None without one. A job with its own has TRANSFER_VLLM_URL."""
+    if vllm is None or vllm.mode != "server":
+        return None
+    return (vllm.server_url or os.environ.get("TRANSFER_VLLM_URL") or "http://127.0.0.1:8000").rstrip("/")
+
+
+def prepare() -> None:
+    """What has to happen before any trainer is made with DeepSpeed on a CPU.
+
+    DeepSpeed must not compile its own communication: that build takes minutes, needs a compiler, and a killed one
+    leaves a lock that later runs wait for. And bfloat16 must be allowed.
+    """
+    if with_deepspeed() and os.environ.get("DS_ACCELERATOR") == "cpu":
+        import deepspeed.ops
+        from transformers import training_args
+
+        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+        # transformers asks for a GPU with bfloat16 unless it is told `use_cpu` (see `device_arguments`). A CPU has it.
+        training_args.is_torch_bf16_gpu_available = lambda: True
+
+
+def gradient_accumulation_steps(rows: int, micro_batch_size: int) -> int:
+    """Micro-batches of one update on each rank.
+
+    Raises:
+        UserError: the completions of an update do not divide among ranks and micro-batches.
+    """
+    ranks = world_size()
+    if rows % (ranks * micro_batch_size):
+        raise UserError(
+            f"an update has {rows} completions, which {ranks} ranks with micro-batches of {micro_batch_size} do not "
+            f"divide; choose train.micro_batch_size and resources.ranks so that their product divides {rows}"
+        )
+    return rows // (ranks * micro_batch_size)
+
+
+def device_arguments(use_cpu: bool) -> dict[str, Any]:
+    """Trainer arguments about devices. On a CPU, `use_cpu` would make accelerate drop DeepSpeed without a word."""
+    if not use_cpu:
+        return {"use_cpu": False}
+    if with_deepspeed():
+        return {"use_cpu": False, "ddp_backend": "gloo"}
+    return {"use_cpu": True, "ddp_backend": "gloo" if world_size() > 1 else None}
+
+
+def require_deepspeed(trainer: Any) -> None:
+    """Stop if DeepSpeed was asked for and the trainer runs without it, which would train something else silently."""
+    if with_deepspeed() and not trainer.is_deepspeed_enabled:
+        raise RuntimeError("DeepSpeed was asked for but the trainer does not use it")
+
+
+def topology(trainer: Any) -> dict[str, Any]:
+    """What trained, for the manifest: number of ranks, class of the engine, ZeRO stage of the engine itself."""
+    engine = trainer.model_wrapped
+    stage = engine.zero_optimization_stage() if trainer.is_deepspeed_enabled else 0
+    return {"ranks": world_size(), "engine": type(engine).__name__, "zero_stage": stage}
+
+
+def barrier() -> None:
+    """Wait for the other ranks, once they have met."""
+    import torch.distributed as dist
+
+    if dist.is_available() and dist.is_initialized():
+        dist.barrier()
+
+
+def leave() -> None:
+    """Part from the other ranks in order, so that none meets closed connections while it ends."""
+    import torch.distributed as dist
+
+    if dist.is_available() and dist.is_initialized():
+        dist.barrier()
+        dist.destroy_process_group()
+
+
+def beat(stage_dir: Path) -> None:
+    """Say that this rank is getting on: the launcher ends a stage whose ranks are silent (`watch.py`)."""
+    with suppress(OSError):
+        os.utime(stage_dir / "ranks" / f"{rank()}.pid")
+
+
+def from_first_rank(make: Callable[[], Any]) -> Any:
+    """What the first rank makes, on every rank: for values that depend on a clock."""
+    import torch.distributed as dist
+
+    if world_size() == 1 or not (dist.is_available() and dist.is_initialized()):
+        return make()
+    shared = [make() if rank() == 0 else None]
+    dist.broadcast_object_list(shared, src=0)
+    return shared[0]
+
+
+def gathered(rows: list[Any]) -> list[Any]:
+    """The rows of all ranks, in the order of the ranks, on every rank."""
+    import torch.distributed as dist
+
+    if world_size() == 1 or not (dist.is_available() and dist.is_initialized()):
+        return rows
+    parts: list[list[Any]] = [[] for _ in range(world_size())]
+    dist.all_gather_object(parts, rows)
+    return [row for part in parts for row in part]

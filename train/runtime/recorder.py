@@ -1,0 +1,147 @@
+"""Trainer callback that records a run: metrics.jsonl, the ledger's rows, the clock, progress, and what looks wrong."""
+
+import json
+import math
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from recipes.errors import UserError
+from recipes.manifest import Progress
+from train.accounting.ledger import Ledger, truncate_rows
+from train.runtime.ranks import beat, rank, world_size
+from train.runtime.tracking import Tracker
+
+METRICS, CLOCK = "metrics.jsonl", "clock.jsonl"
+_CLIPPED_ALARM = 0.05  # share of tokens; healthy runs are below 0.01
+
+
+class DivergedError(UserError):
+    """Training has left the numbers; going on would only spoil the weights."""
+
+
+def alarms(logs: dict[str, float]) -> list[str]:
+    """What an update's metrics say about vLLM and the trainer disagreeing, as sentences."""
+    share = float(logs.get("mismatch/clipped_share", 0.0))
+    if share <= _CLIPPED_ALARM:
+        return []
+    return [
+        f"vLLM and the trainer disagree about the completions: the importance ratio of {share:.0%} of the tokens was "
+        "cut (mismatch/ in metrics.jsonl); check that both run the same dtype and attention"
+    ]
+
+
+class RunRecorder(TrainerCallback):
+    """Appends every logged metric to `metrics.jsonl`, closes the ledger's step and notes the time.
+
+    `clock.jsonl` has the seconds of all processes together up to each update, apart from the ledger because no two runs
+    share them; what a killed run has to do again is counted once.
+
+    Args:
+        directory: of the run.
+        steps: optimizer updates of the run.
+        resumed_step: metrics after this step are dropped, because they will be computed again.
+        ledger: closed after every update, if given.
+        before_close: called with the step number before the ledger's row is written.
+        tracker: gets the metrics too, if given.
+
+    Attributes:
+        warnings: what looked wrong, as sentences; the latest is shown with the progress.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        steps: int,
+        resumed_step: int = 0,
+        ledger: Ledger | None = None,
+        before_close: Callable[[int], None] | None = None,
+        tracker: Tracker | None = None,
+    ) -> None:
+        self.path = directory / METRICS
+        self.progress = Progress(directory, steps, "steps")
+        self.ledger = ledger
+        self.before_close = before_close
+        self.tracker = tracker
+        self.note = ""
+        self.warnings: list[str] = []
+        self.clock, self._spent, self._started = directory / CLOCK, 0.0, time.monotonic()
+        if rank() == 0:
+            truncate_rows(self.path, resumed_step)
+            rows = truncate_rows(self.clock, resumed_step)
+            self._spent = rows[-1]["process_seconds"] if rows else 0.0
+
+    def warn(self, text: str) -> None:
+        """Say once that something looks wrong, in the log and with the progress."""
+        if text not in self.warnings:
+            self.warnings.append(text)
+            print(f"warning: {text}", flush=True)
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, float] | None = None,
+        **kwargs: object,
+    ) -> None:
+        """Append one row; the summary the Trainer logs at the end, with run times, is left out.
+
+        Raises:
+            DivergedError: the loss or the gradient is no number. Nothing has been saved since it was one.
+        """
+        if not logs or "train_runtime" in logs:
+            return
+        self._require_numbers(state.global_step, logs)
+        if not state.is_world_process_zero:
+            return
+        for text in alarms(logs):
+            self.warn(text)
+        if self.tracker is not None:
+            self.tracker.log(state.global_step, logs)
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps({"step": state.global_step, **logs}) + "\n")
+        # The logged loss of a policy-gradient step says nothing (its value is not minimised); the reward does.
+        shown = "reward" if "reward" in logs else "loss"
+        self.note = f"{shown} {float(logs[shown]):.3g}" if shown in logs else ""
+        if self.warnings:
+            self.note += f"; warning: {self.warnings[-1]}"
+
+    def _require_numbers(self, step: int, logs: dict[str, float]) -> None:
+        for name in ("loss", "grad_norm"):
+            if name in logs and not math.isfinite(float(logs[name])):
+                ids = self.ledger.last_presented if self.ledger is not None else []
+                raise DivergedError(
+                    f"{name} is {float(logs[name])} at update {step}, on the problems {', '.join(ids[:8])}"
+                    f"{' and more' if len(ids) > 8 else ''}; the checkpoint before it is kept. A lower "
+                    "train.learning_rate or train.max_grad_norm, or longer warm-up, usually helps"
+                )
+
+    def on_train_begin(self, *args: object, **kwargs: object) -> None:
+        """Start the clock."""
+        self._started = time.monotonic()
+
+    def on_step_begin(self, *args: object, **kwargs: object) -> None:
+        """Show that this rank is alive."""
+        beat(self.path.parent)
+
+    def on_substep_end(self, *args: object, **kwargs: object) -> None:
+        """The same after every micro-batch: an update of a large model may take half an hour."""
+        beat(self.path.parent)
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: object
+    ) -> None:
+        """Close the ledger's row and report progress."""
+        beat(self.path.parent)
+        if self.ledger is not None:
+            if self.before_close is not None:
+                self.before_close(state.global_step)
+            self.ledger.close_step(state.global_step)
+        if state.is_world_process_zero:
+            seconds = self._spent + (time.monotonic() - self._started) * world_size()
+            with self.clock.open("a", encoding="utf-8") as file:
+                file.write(json.dumps({"step": state.global_step, "process_seconds": round(seconds, 3)}) + "\n")
+            self.progress.update(state.global_step, self.note)

@@ -1,0 +1,141 @@
+"""Who samples in a training run: what vLLM needs beyond TRL's arguments, and what is recorded of it."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.metadata import version
+from importlib.util import find_spec
+from typing import Any
+
+from data.language_model import on_cpu
+from recipes.errors import UserError
+from recipes.resource_schema import VllmSpec
+from train.runtime.ranks import barrier
+
+
+def rank_variables() -> dict[str, str | None]:
+    """The variables by which a process takes itself for a rank, which TRL writes for vLLM; and vLLM's own for that."""
+    names = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "VLLM_ENABLE_V1_MULTIPROCESSING")
+    return {name: os.environ.get(name) for name in names}
+
+
+def require_vllm(vllm: VllmSpec | None) -> None:
+    """Refuse what cannot run here, before anything is loaded.
+
+    Raises:
+        UserError: vLLM is not installed, or a server is wanted on a machine without a GPU.
+    """
+    if vllm is None:
+        return
+    if find_spec("vllm") is None:
+        raise UserError(
+            "resources.vllm is set but vLLM is not installed; run pip install -r requirements-gpu.lock on a GPU "
+            "machine, or set resources.vllm=null"
+        )
+    if vllm.mode == "server" and on_cpu():
+        raise UserError(
+            "resources.vllm.mode is server but this machine has no GPU, and weights reach a vLLM server by NCCL alone; "
+            "choose resources.vllm.mode=colocate or resources.vllm=null"
+        )
+
+
+def can_sleep(vllm: VllmSpec) -> bool:
+    """Whether a colocated vLLM sleeps while the weights are trained; says so where that is wanted and impossible."""
+    wanted = vllm.sleep and vllm.mode == "colocate"
+    if wanted and on_cpu():
+        print("vLLM cannot sleep on a CPU and stays awake; that takes memory and changes no result", flush=True)
+    return wanted and not on_cpu()
+
+
+def engine_seed(seed: int, process: int, tensor_parallel: int) -> int:
+    """Seed of the random numbers of a rank's vLLM: the training seed's and the rank's own.
+
+    Ranks that hold one copy of the model together must draw the same.
+    """
+    return (seed * 1_000_003 + process // tensor_parallel) % 2**31
+
+
+@contextmanager
+def engine_options(dtype: str) -> Iterator[None]:
+    """Within it, the engine that TRL makes samples in `dtype`; TRL leaves the choice to vLLM, bfloat16 for float32.
+
+    On a CPU nothing is compiled, and layers keep their weights as they are: vLLM would pack them for its kernels and
+    drop what the trainer's weights are written into.
+    """
+    from trl.generation import vllm_generation
+
+    made = getattr(vllm_generation, "LLM", None)
+    if made is None:  # vLLM is not installed
+        yield
+        return
+    options: dict[str, Any] = {"dtype": dtype} | ({"enforce_eager": True} if on_cpu() else {})
+    vllm_generation.LLM = lambda **arguments: made(**arguments | options)
+    try:
+        with _unpacked_weights() if on_cpu() else _nothing():
+            yield
+    finally:
+        vllm_generation.LLM = made
+
+
+@contextmanager
+def _nothing() -> Iterator[None]:
+    yield
+
+
+@contextmanager
+def _unpacked_weights() -> Iterator[None]:
+    import torch
+    from vllm.model_executor.layers import utils
+
+    def keep(layer: Any, remove_weight: bool) -> None:
+        layer.cpu_linear = torch.nn.functional.linear
+
+    packs = utils.dispatch_cpu_unquantized_gemm
+    utils.dispatch_cpu_unquantized_gemm = keep
+    try:
+        yield
+    finally:
+        utils.dispatch_cpu_unquantized_gemm = packs
+
+
+@contextmanager
+def released_engine(trainer: Any) -> Iterator[None]:
+    """At the end of it, a colocated vLLM gives back what it holds: memory, the ranks' connections, the environment.
+
+    Later stages run in the same process where there is no GPU, and would take themselves for ranks of this one.
+    """
+    generation = getattr(trainer, "vllm_generation", None)
+    try:
+        yield
+        if generation is not None and generation.mode == "colocate":
+            barrier()  # vLLM's shutdown ends the connections of the ranks
+            generation.llm.llm_engine.engine_core.shutdown()
+    finally:
+        for name, value in getattr(trainer, "environment_before", {}).items():
+            os.environ.pop(name, None)
+            os.environ |= {} if value is None else {name: value}
+
+
+def engine_facts(trainer: Any, sampled: bool) -> dict[str, str | None]:
+    """What wrote the completions of a run, for the manifest: name, version, device, dtype; None where it is not known.
+
+    Args:
+        trainer: of the run.
+        sampled: whether the policy wrote them; else they were stored before training.
+    """
+    if not sampled:
+        return {"name": "stored", "version": None, "device": None, "dtype": None}
+    generation = getattr(trainer, "vllm_generation", None)
+    if generation is None:
+        dtype = str(next(iter(trainer.model.parameters())).dtype).removeprefix("torch.")
+        device = trainer.accelerator.device.type
+        return {"name": "transformers", "version": version("transformers"), "device": device, "dtype": dtype}
+    if generation.mode == "server":
+        return {"name": "vllm", "version": None, "device": "server", "dtype": None}
+    config = generation.llm.llm_engine.vllm_config
+    return {
+        "name": "vllm",
+        "version": version("vllm"),
+        "device": str(config.device_config.device_type),
+        "dtype": str(config.model_config.dtype).removeprefix("torch."),
+    }

@@ -1,0 +1,83 @@
+"""Mirroring a run's metrics to Weights & Biases; `metrics.jsonl` stays the source of truth.
+
+One group per study, one job type per arm, one run per arm and seed. A run's id is made from what it trains on, so a
+resumed run, and each offline segment of it, is the same run.
+"""
+
+import netrc
+import os
+from pathlib import Path
+from typing import Any
+
+from recipes.manifest import hash_json, read_manifest
+from recipes.schema import Recipe
+from train.arms import ResolvedArm
+from train.runtime.ranks import rank
+
+_SHOWN_COMPLETIONS = 8
+
+
+class Tracker:
+    """A run of wandb, or nothing where the recipe has none or this is not the first rank."""
+
+    def __init__(self, recipe: Recipe, settings: ResolvedArm, stage_dir: Path, arm: str, seed: int) -> None:
+        self._run: Any = None
+        if recipe.wandb is None or rank() != 0:
+            return
+        import wandb
+
+        self.every = recipe.wandb.completions_every_steps
+        self._run = wandb.init(
+            project=recipe.wandb.project,
+            entity=recipe.wandb.entity,
+            group=recipe.study,
+            job_type=arm,
+            name=f"{arm}-seed{seed}",
+            id=run_id(stage_dir),
+            resume="allow",
+            mode=wandb_mode(recipe.wandb.mode),
+            dir=str(stage_dir),
+            config=settings.matched_on() | {"seed": seed},
+            settings=wandb.Settings(silent=True, console="off"),
+        )
+
+    def log(self, step: int, values: dict[str, float]) -> None:
+        """Metrics of an update."""
+        if self._run is not None:
+            self._run.log(values, step=step)
+
+    def completions(self, step: int, rows: list[dict[str, Any]]) -> None:
+        """A table of sampled completions, every so many updates."""
+        if self._run is None or step % self.every:
+            return
+        import wandb
+
+        shown = rows[:_SHOWN_COMPLETIONS]
+        table = wandb.Table(columns=list(shown[0]), data=[list(row.values()) for row in shown])
+        self._run.log({"completions": table}, step=step)
+
+    def close(self) -> None:
+        """Finish the run."""
+        if self._run is not None:
+            self._run.finish()
+
+
+def run_id(stage_dir: Path) -> str:
+    """Id of the run a stage directory holds: what goes into it, and where it is."""
+    manifest = read_manifest(stage_dir)
+    return hash_json([stage_dir.parts[-4:], manifest and manifest["input_hash"]])[:16]
+
+
+def wandb_mode(mode: str) -> Any:
+    """The mode, online or offline; WANDB_MODE decides over the recipe, and without a key `auto` is offline."""
+    if chosen := os.environ.get("WANDB_MODE"):
+        return chosen
+    if mode != "auto":
+        return mode
+    if os.environ.get("WANDB_API_KEY"):
+        return "online"
+    try:
+        host = os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai").partition("://")[2].split("/")[0]
+        return "online" if netrc.netrc().authenticators(host) else "offline"
+    except (OSError, netrc.NetrcParseError):
+        return "offline"
