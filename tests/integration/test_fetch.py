@@ -496,7 +496,8 @@ def test_coqa_of_either_publisher(tmp_path, run):
         )
         assert said(result) == [f"transfer: warning: {expected}"]
         script = (
-            "from recipes.loading import load_recipe; from eval.questions.build import read_source_questions; import json; "
+            "from recipes.loading import load_recipe; from eval.questions.build import read_source_questions\n"
+            "import json; "
             f"recipe = load_recipe({str(suite)!r}); from pathlib import Path; "
             "print(json.dumps([q.dump() for q in read_source_questions(recipe, recipe.suite.benchmarks[1], Path())]))"
         )

@@ -1,7 +1,7 @@
 """Several processes training one model: who this one is, what DeepSpeed is told, and meeting points.
 
-A rank is started by torchrun or accelerate (`launch/execution/ranks.py`), which sets RANK, WORLD_SIZE and with DeepSpeed
-ACCELERATE_USE_DEEPSPEED. Without them there is one rank and nothing here does anything.
+A rank is started by torchrun or accelerate (`launch/execution/ranks.py`), which sets RANK, WORLD_SIZE and, with
+DeepSpeed, ACCELERATE_USE_DEEPSPEED. Without them there is one rank and nothing here does anything.
 """
 
 import os
