@@ -7,7 +7,6 @@ hash decides whether it must run.
 """
 
 from dataclasses import dataclass, field
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -330,22 +329,3 @@ def select_until(stages: list[Stage], until: str | None) -> list[Stage]:
         wanted.add(name)
         pending += by_name[name].needs
     return [stage for stage in stages if stage.name in wanted]
-
-
-def run_stage(recipe: Recipe, study_dir: Path, stage: Stage) -> None:
-    """Execute one stage in this process."""
-    from launch.execution.failures import record
-    from launch.execution.usage import measured
-    from recipes.manifest import locked, start_stage
-
-    with locked(study_dir / ".locks" / stage.name.replace("/", "--")):
-        stage_dir = study_dir / stage.name
-        resume = start_stage(stage_dir, stage.name, stage_inputs(stage, study_dir), stage.code, stage.in_place)
-        record(study_dir, stage.name, None)
-        with measured(stage_dir):
-            if stage.kind == "arms" and recipe.resources.launched:
-                from launch.execution.ranks import launch_ranks
-
-                launch_ranks(recipe.resources, study_dir, stage, resume)
-            else:
-                import_module(stage.module).run(recipe, study_dir, stage_dir, resume, **stage.arguments)

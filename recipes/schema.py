@@ -15,6 +15,7 @@ from pydantic import Field, field_validator, model_validator
 
 from recipes.corpus_schema import CorpusSpec, Spec
 from recipes.diagnostics_schema import DiagnosticsSpec, TrajectorySpec
+from recipes.errors import UserError
 from recipes.resource_schema import ResourceSpec, WandbSpec
 from recipes.suite_schema import AnalysisSpec, StatisticsSpec, SuiteSpec
 from recipes.training_schema import ArmSpec, ExternalSpec, ProbeSpec, PromptSpec, TrainSpec
@@ -253,6 +254,36 @@ class Recipe(Spec):
                     f"analysis.claims names the group {claim.group!r}; there are {', '.join(sorted(groups))}"
                 )
         return self
+
+    def require_model(self) -> ModelSpec:
+        """The base model.
+
+        Raises:
+            UserError: the recipe has none.
+        """
+        if self.model is None:
+            raise UserError(f"recipe {self.study!r} has no `model`; give one with `path` or `pocket`")
+        return self.model
+
+    def require_train(self) -> TrainSpec:
+        """Budget and optimizer.
+
+        Raises:
+            UserError: the recipe has none.
+        """
+        if self.train is None:
+            raise UserError(f"recipe {self.study!r} has no `train`; it is needed to train arms")
+        return self.train
+
+    def require_suite(self) -> SuiteSpec:
+        """The evaluation suite.
+
+        Raises:
+            UserError: the recipe has none.
+        """
+        if self.suite is None:
+            raise UserError(f"recipe {self.study!r} has no `suite`; give one to evaluate models")
+        return self.suite
 
     @property
     def with_trajectories(self) -> bool:

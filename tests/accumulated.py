@@ -13,7 +13,7 @@ import sys
 
 import torch
 
-from launch.execution.ranks import zero_config
+from launch.rank_command import zero_config
 from recipes.resource_schema import ResourceSpec
 from train.runtime.ranks import prepare
 

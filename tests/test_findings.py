@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from eval.questions.suite_size import evaluation_responses
-from launch.execution.processes import gpu_models
+from launch.hardware import gpu_models
 from launch.planning import findings as module
 from launch.planning.findings import Finding, findings, refuse
 from launch.planning.fit import model_shape

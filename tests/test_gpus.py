@@ -5,9 +5,10 @@ import os
 
 import pytest
 
-from launch.execution import local
+from launch.execution import local, worker
 from launch.execution.failures import MISTAKE, Failure
-from launch.execution.gpus import Pool, Wish, gpus_wanted, require_free_memory, teacher_on, wish_of
+from launch.execution.gpus import Pool, Wish, wish_of
+from launch.hardware import gpus_wanted, require_free_memory, teacher_on
 from launch.planning import node
 from launch.slurm import step
 from launch.stages import Stage, build_stages
@@ -117,7 +118,7 @@ def _report(values, study_dir, stage, gpus):
 
 def test_the_scheduler_hands_out_pretended_gpus(tmp_path, monkeypatch):
     monkeypatch.setattr(local, "visible_gpus", lambda: ["0", "1", "GPU-c", "3"])
-    monkeypatch.setattr(local, "_work", _report)
+    monkeypatch.setattr(local, "run_in_worker", _report)
     monkeypatch.setattr(local, "ProcessPoolExecutor", _Here)
     recipe = load_recipe(SMOKE, ["resources.ranks=4", "resources.zero_stage=3"])
     assert local.run_local(recipe, tmp_path / "study", build_stages(recipe)) == 0
@@ -156,16 +157,18 @@ class _Here:
 def test_a_worker_sees_its_own_gpus_alone(tmp_path, monkeypatch):
     seen = []
     monkeypatch.setattr(
-        local, "run_stage", lambda recipe, study_dir, stage: seen.append(os.environ["CUDA_VISIBLE_DEVICES"])
+        worker, "run_stage", lambda recipe, study_dir, stage: seen.append(os.environ["CUDA_VISIBLE_DEVICES"])
     )
-    monkeypatch.setattr(local, "require_on_this_node", lambda recipe, stage: None)
+    monkeypatch.setattr(worker, "require_on_this_node", lambda recipe, stage: None)
     monkeypatch.setattr(os, "dup2", lambda *numbers: None)
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
     monkeypatch.setattr("torch.set_num_threads", lambda number: None)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
     values = load_recipe(SMOKE).dump()
     for gpus in (("4", "5"), (), None):
-        assert local._work(values, str(tmp_path), Stage("eval/base", "eval.responses.generate", {}), gpus) is None
+        assert (
+            worker.run_in_worker(values, str(tmp_path), Stage("eval/base", "eval.responses.generate", {}), gpus) is None
+        )
     assert seen == ["4,5", "", ""]
 
 

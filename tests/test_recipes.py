@@ -216,3 +216,12 @@ def test_benchmarks_the_corpus_is_not_compared_with_are_named(tmp_path):
     bench = "corpus.decontamination.benchmarks=[{kind: file, name: law_exam, path: x}]"
     (text,) = warnings(load_recipe(STUDY, [*law, bench]))
     assert "the questions of law_essay;" in text
+
+
+@pytest.mark.parametrize("section", ["model", "train", "suite"])
+def test_a_required_section_is_returned_or_its_absence_explained(section: str) -> None:
+    empty = Recipe(study="empty")
+    with pytest.raises(UserError, match=f"recipe 'empty' has no `{section}`"):
+        getattr(empty, f"require_{section}")()
+    full = load_recipe("recipes/pocket/smoke.yaml")
+    assert getattr(full, f"require_{section}")() is getattr(full, section)

@@ -7,7 +7,7 @@ import pytest
 
 from data.sampling.server import require_served, served_models, server_version
 from launch.execution.failures import _first_line
-from launch.execution.local import worker_environment
+from launch.execution.worker import worker_environment
 from launch.slurm.vllm_server import server_command
 from recipes.errors import UserError
 from recipes.loading import load_recipe

@@ -166,7 +166,7 @@ def test_until(tmp_path):
 
 
 def test_gpus_are_found_without_cuda(tmp_path, monkeypatch):
-    from launch.execution.processes import visible_gpus
+    from launch.hardware import visible_gpus
 
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     assert visible_gpus(tmp_path) == []

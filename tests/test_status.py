@@ -5,12 +5,12 @@ from pathlib import Path
 
 import pytest
 
-from launch.execution import status
+from launch import status
 from launch.execution.failures import CRASHED, STOPPED, Failure, record
-from launch.execution.status import duration, format_standings, standings
 from launch.slurm.jobs import tasks_of_study
 from launch.slurm.submit import Queue, Submitted, identity, known_jobs, write_jobs
 from launch.stages import build_stages, stage_inputs
+from launch.status import duration, format_standings, standings
 from recipes.errors import UserError
 from recipes.loading import load_recipe
 from recipes.manifest import Progress, finish_stage, locked, start_stage
@@ -83,7 +83,7 @@ def test_rate_and_remaining_time(study, monkeypatch):
     now = [1000.0]
     monkeypatch.setattr("recipes.manifest.time.time", lambda: now[0])
     monkeypatch.setattr("recipes.manifest.time.monotonic", lambda: now[0])
-    monkeypatch.setattr("launch.execution.status.time.time", lambda: now[0])
+    monkeypatch.setattr("launch.status.time.time", lambda: now[0])
     progress = Progress(directory, 40, "steps")
     progress.update(10)
     now[0] = 1100.0

@@ -47,7 +47,7 @@ def run_command(options: argparse.Namespace) -> int:
     """Run the subcommand; returns the exit status."""
     # What a rehearsal reads is on this machine or made up; a missing file must not become a download.
     os.environ["HF_HUB_OFFLINE"] = "1"
-    from launch.execution.local import worker_environment
+    from launch.execution.worker import worker_environment
 
     os.environ.update(worker_environment())
     os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"

@@ -135,7 +135,7 @@ def check_site(tasks: "Sequence[Task]", site: "SiteSpec") -> None:
 
 
 def _status(options: argparse.Namespace) -> int:
-    from launch.execution.status import as_json, format_standings, standings
+    from launch.status import as_json, format_standings, standings
 
     tasks = tasks_of(options.study_dir, read_run(options.study_dir).get("until"))
     found = standings(options.study_dir, tasks)

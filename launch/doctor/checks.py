@@ -21,7 +21,7 @@ from pathlib import Path
 from launch.doctor.process import last_line, run_limited, run_smoke
 from launch.doctor.study import attention, check_driver, cluster, hub, remedy_of_driver, study
 from launch.doctor.verdict import Verdict
-from launch.execution.processes import visible_gpus
+from launch.hardware import visible_gpus
 from launch.slurm.script import ROOT
 from recipes.errors import UserError
 

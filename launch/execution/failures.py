@@ -1,4 +1,4 @@
-"""How a stage ended when it did not succeed: a sentence and an exit status, kept beside the stage."""
+"""How a stage failed: a message and an exit status, recorded beside the stage."""
 
 import errno
 import json
@@ -14,13 +14,13 @@ from recipes.manifest import read_manifest, write_json
 from recipes.schema import Recipe
 
 _FOLDER = ".failures"
-_RESERVE_BYTES = 1 << 16  # given back when a full disk would swallow the reason
+_RESERVE_BYTES = 1 << 16  # freed before a failure is recorded, in case the disk is full
 CRASHED, MISTAKE, STOPPED = 1, 2, 75  # 75 is sysexits' "try again"
-INTERRUPTED = 130  # as a shell says it of Ctrl-C
+INTERRUPTED = 130  # as shells report Ctrl-C
 
 
 class RanksEndedError(Exception):
-    """The ranks of a stage ended without finishing; the message says all there is to say."""
+    """The ranks of a stage ended without finishing; the message is complete."""
 
 
 class Failure(NamedTuple):
@@ -28,11 +28,21 @@ class Failure(NamedTuple):
 
     message: str
     status: int
-    """CRASHED, MISTAKE (the user can put it right) or STOPPED (on a signal, after saving)."""
+    """CRASHED, MISTAKE (the user can fix it) or STOPPED (on a signal, after saving)."""
+
+
+def lost_connection(error: BaseException) -> bool:
+    """Whether an error of one rank only says that another rank is gone.
+
+    NCCL's errors have a class; those of gloo are plain RuntimeErrors, recognised by the name of its source folder.
+    """
+    from torch.distributed import DistError
+
+    return isinstance(error, DistError) or (isinstance(error, RuntimeError) and "gloo" in str(error))
 
 
 def explain(error: Exception, recipe: Recipe, study_dir: Path, stage: Stage) -> Failure:
-    """The failure behind an exception; prints the traceback of what is no message for the user."""
+    """The failure behind an exception; prints the traceback of errors that are not meant for the user."""
     import torch
 
     from train.runtime.ranks import PreemptedError
@@ -52,7 +62,7 @@ def explain(error: Exception, recipe: Recipe, study_dir: Path, stage: Stage) -> 
 
 
 def _first_line(message: str) -> str:
-    """The line of an error that says what is wrong; pydantic's first line only counts the errors."""
+    """The first informative line of an error; pydantic's first line only counts the errors."""
     lines = [line.strip() for line in message.splitlines() if line.strip()]
     if len(lines) > 1 and re.match(r"\d+ validation errors? for ", lines[0]):
         return f"{lines[0]}: {lines[1]}"
@@ -60,7 +70,7 @@ def _first_line(message: str) -> str:
 
 
 def record(study_dir: Path, stage: str, failure: Failure | None) -> None:
-    """Keep why a stage ended, for `transfer status`; None: it begins, or did not fail."""
+    """Record why a stage ended, for `transfer status`; None: it is starting."""
     path, reserve = _path(study_dir, stage), _path(study_dir, stage).with_suffix(".reserve")
     if failure is None:
         path.unlink(missing_ok=True)
@@ -76,7 +86,7 @@ def _path(study_dir: Path, stage: str) -> Path:
 
 
 def recorded(study_dir: Path, stage: str) -> dict[str, Any] | None:
-    """How the last attempt at a stage ended (message, status, at); None if it did not fail or is finished."""
+    """The failure of the last attempt at a stage (message, status, at); None if it did not fail or is finished."""
     manifest = read_manifest(study_dir / stage)
     if manifest is not None and manifest["completed"]:
         return None
@@ -88,7 +98,7 @@ def recorded(study_dir: Path, stage: str) -> dict[str, Any] | None:
 
 
 def out_of_memory(recipe: Recipe, stage: Stage) -> str:
-    """What would help a stage that ran out of memory, with the effect the cost model predicts."""
+    """Message for a stage that ran out of GPU memory: settings that would help, with the predicted memory."""
     if stage.kind != "arms":
         return f"{stage.name} ran out of GPU memory; lower suite.batch_size or the length limits"
     from launch.planning.fit import memory_of_arm, model_shape
@@ -116,5 +126,5 @@ def out_of_memory(recipe: Recipe, stage: Stage) -> str:
         predicted = memory_of_arm(changed, resolve_arm(changed, str(stage.arguments["arm"])), shape)
         if predicted is not None and predicted["total"] < now["total"]:
             advice.append(f"{text} would need about {predicted['total'] / 1e9:.1f} GB")
-    need = f"the cost model expects {now['total'] / 1e9:.1f} GB per rank, without what the libraries take"
+    need = f"the cost model expects {now['total'] / 1e9:.1f} GB per rank, not counting what the libraries take"
     return f"{stage.name} ran out of GPU memory; {need}. " + "; ".join(advice)

@@ -5,7 +5,6 @@ import os
 import signal
 import socket
 import sys
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -22,25 +21,6 @@ def die_with_parent() -> None:
 
     pr_set_pdeathsig = 1
     ctypes.CDLL(None, use_errno=True).prctl(pr_set_pdeathsig, signal.SIGKILL)
-
-
-def visible_gpus(devices: Path = Path("/dev")) -> list[str]:
-    """Names of the NVIDIA GPUs this process may use, as CUDA_VISIBLE_DEVICES has them; found without loading CUDA."""
-    chosen = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if chosen is not None:
-        return [name for name in chosen.split(",") if name.strip()]
-    found = [path for path in devices.glob("nvidia[0-9]*") if path.name.removeprefix("nvidia").isdigit()]
-    return [str(number) for number in range(len(found))]  # CUDA counts from 0, whatever a container calls the files
-
-
-def gpu_models(folder: Path = Path("/proc/driver/nvidia/gpus")) -> list[str]:
-    """Models of the NVIDIA GPUs of this machine, as its driver names them; empty where it says nothing."""
-    found = []
-    for path in sorted(folder.glob("*/information")):
-        with suppress(OSError):
-            lines = path.read_text().splitlines()
-            found += [line.partition(":")[2].strip() for line in lines if line.startswith("Model:")]
-    return found
 
 
 def log_path(study_dir: Path, stage: str) -> Path:

@@ -19,11 +19,11 @@ import time
 from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
-from typing import Any, NamedTuple
 
 from launch.execution.failures import CRASHED, MISTAKE, STOPPED, RanksEndedError, explain
 from launch.execution.processes import die_with_parent, rank_log_path
 from launch.execution.watch import Watch
+from launch.rank_command import Rendezvous, launch_command, launch_files
 from launch.stages import Stage, build_stages
 from recipes.errors import UserError
 from recipes.loading import load_study
@@ -37,114 +37,6 @@ _START = "start.json"  # what the first node tells the others
 _JOIN_SECONDS = 600.0
 _LAST_WORD_SECONDS = 20.0
 _ATTEMPTS = 3
-
-
-class Place(NamedTuple):
-    """Where a launcher stands among those of a stage."""
-
-    node: int = 0
-    nodes: int = 1
-    address: str = "127.0.0.1"
-    """Address of the first node."""
-    port: int = 0
-    """Port there that the ranks meet at."""
-
-    @classmethod
-    def here(cls) -> "Place":
-        """This process's place in a Slurm step; one node outside of one."""
-        values = os.environ
-        if "TRANSFER_HEAD" not in values:
-            return cls()
-        return cls(int(values["SLURM_PROCID"]), int(values["SLURM_STEP_NUM_TASKS"]), values["TRANSFER_HEAD"])
-
-    @property
-    def step(self) -> str:
-        """Tells this start of a job from an earlier one, so that nobody joins what is over."""
-        names = ("SLURM_JOB_ID", "SLURM_RESTART_COUNT", "SLURM_STEP_ID")
-        return ".".join(os.environ.get(name, "0") for name in names)
-
-
-def zero_config(resources: ResourceSpec) -> dict[str, Any]:
-    """DeepSpeed's configuration. Batch sizes and clipping are the trainer's ("auto"), so they are said in one place.
-
-    Gradients of micro-batches are added up in float32: in bfloat16, DeepSpeed's default, what is below 1/512 of the
-    sum so far is rounded away. They are reduced while the backward pass goes on where they are divided (stages 2, 3).
-    """
-    zero: dict[str, Any] = {
-        "stage": resources.zero_stage,
-        "overlap_comm": resources.zero_stage >= 2,
-        "contiguous_gradients": True,
-    }
-    if resources.zero_stage == 3:
-        # Without the gathering a checkpoint has shards only, and no weights that other programs can load.
-        zero["stage3_gather_16bit_weights_on_model_save"] = True
-    if resources.offload:
-        zero["offload_optimizer"] = {"device": "cpu", "pin_memory": False}
-        if resources.zero_stage == 3:
-            zero["offload_param"] = {"device": "cpu", "pin_memory": False}
-    automatic = (
-        "train_micro_batch_size_per_gpu",
-        "train_batch_size",
-        "gradient_accumulation_steps",
-        "gradient_clipping",
-    )
-    return {
-        "zero_optimization": zero,
-        "bf16": {"enabled": "auto"},
-        "data_types": {"grad_accum_dtype": "fp32"},
-        **dict.fromkeys(automatic, "auto"),
-        "zero_allow_untested_optimizer": True,
-        "zero_force_ds_cpu_optimizer": False,
-    }
-
-
-def accelerate_config(resources: ResourceSpec, deepspeed_file: Path, place: Place) -> dict[str, Any]:
-    """Accelerate's configuration for DeepSpeed. What differs between nodes is said on the command line."""
-    return {
-        "compute_environment": "LOCAL_MACHINE",
-        "distributed_type": "DEEPSPEED",
-        "deepspeed_config": {
-            "deepspeed_config_file": str(deepspeed_file),
-            "zero3_init_flag": True,
-            "deepspeed_multinode_launcher": "standard",  # one launcher a node; the default wants ssh between them
-        },
-        "num_machines": place.nodes,
-        "machine_rank": 0,
-        "num_processes": resources.ranks,
-        "main_process_ip": place.address,
-        "main_process_port": place.port,
-        "same_network": True,
-        "rdzv_backend": "static",
-        "use_cpu": False,
-    }
-
-
-def launch_files(resources: ResourceSpec, directory: Path, place: Place) -> dict[Path, dict[str, Any]]:
-    """The launcher's configuration files in `directory`, and what is in them."""
-    if not resources.zero_stage:
-        return {}
-    deepspeed_file = directory / "deepspeed.json"
-    accelerate = accelerate_config(resources, deepspeed_file.resolve(), place)
-    return {deepspeed_file: zero_config(resources), directory / "accelerate.json": accelerate}
-
-
-def launch_command(resources: ResourceSpec, study_dir: Path, name: str, resume: bool, place: Place) -> list[str]:
-    """The command that starts the ranks of a stage on one node: accelerate for DeepSpeed, else torchrun.
-
-    Accelerate alone would start a single process on a CPU, whatever number it is told.
-    """
-    rank_command = ["-m", "launch.execution.ranks", str(study_dir), name, str(int(resume))]
-    if resources.zero_stage:
-        configuration = study_dir / name / "ranks" / "accelerate.json"
-        launcher = ["-m", "accelerate.commands.launch", "--config_file", str(configuration)]
-        if place.nodes > 1:
-            launcher += ["--machine_rank", str(place.node)]
-        return [*launcher, *rank_command]
-    launcher = ["-m", "torch.distributed.run", f"--nproc_per_node={resources.ranks // place.nodes}"]
-    if place.nodes == 1:
-        return [*launcher, "--standalone", *rank_command]
-    where = [f"--master_addr={place.address}", f"--master_port={place.port}"]
-    return [*launcher, f"--nnodes={place.nodes}", f"--node_rank={place.node}", *where, *rank_command]
 
 
 def _free_port() -> int:
@@ -167,19 +59,19 @@ def launch_ranks(resources: ResourceSpec, study_dir: Path, stage: Stage, resume:
     """
     directory = study_dir / stage.name / "ranks"
     directory.mkdir(exist_ok=True)
-    place = Place.here()
+    rendezvous = Rendezvous.here()
     for attempt in range(1, _ATTEMPTS + 1):
         (directory / _FAILURE).unlink(missing_ok=True)
         for old in directory.glob("*.pid"):
             old.unlink()
-        place = place._replace(port=_free_port())
-        for path, content in launch_files(resources, directory, place).items():
+        rendezvous = rendezvous._replace(port=_free_port())
+        for path, content in launch_files(resources, directory, rendezvous).items():
             write_json(path, content)
-        if place.nodes > 1:
-            write_json(directory / _START, {"step": place.step, "resume": resume, "port": place.port})
-        command = launch_command(resources, study_dir, stage.name, resume, place)
+        if rendezvous.nodes > 1:
+            write_json(directory / _START, {"step": rendezvous.step, "resume": resume, "port": rendezvous.port})
+        command = launch_command(resources, study_dir, stage.name, resume, rendezvous)
         code, complaint = _run_launcher(command, study_dir, stage, Watch(resources, directory))
-        if code == 0 or place.nodes > 1 or complaint or any(directory.glob("*.pid")) or attempt == _ATTEMPTS:
+        if code == 0 or rendezvous.nodes > 1 or complaint or any(directory.glob("*.pid")) or attempt == _ATTEMPTS:
             break
         print(f"the launcher ended with status {code} before a rank had started; starting it again", flush=True)
     if complaint:
@@ -204,23 +96,23 @@ def launch_ranks(resources: ResourceSpec, study_dir: Path, stage: Stage, resume:
 
 def join_ranks(resources: ResourceSpec, study_dir: Path, stage: Stage) -> int:
     """Run this node's ranks of a stage that the first node has started; 0 also if they were told to stop."""
-    directory, place = study_dir / stage.name / "ranks", Place.here()
+    directory, rendezvous = study_dir / stage.name / "ranks", Rendezvous.here()
     deadline = time.monotonic() + _JOIN_SECONDS
     while True:
         with suppress(OSError, json.JSONDecodeError):
             start = json.loads((directory / _START).read_text())
-            if start["step"] == place.step:
+            if start["step"] == rendezvous.step:
                 break
         if noted_signal() or time.monotonic() > deadline:
-            print(f"node {place.node}: the first node did not start the ranks", flush=True)
+            print(f"node {rendezvous.node}: the first node did not start the ranks", flush=True)
             return 0 if noted_signal() else CRASHED
         time.sleep(0.2)
-    place = place._replace(port=start["port"])
-    command = launch_command(resources, study_dir, stage.name, bool(start["resume"]), place)
+    rendezvous = rendezvous._replace(port=start["port"])
+    command = launch_command(resources, study_dir, stage.name, bool(start["resume"]), rendezvous)
     try:
         code, _ = _run_launcher(command, study_dir, stage, None)
     except PreemptedError as error:
-        print(f"node {place.node}: {error}", flush=True)
+        print(f"node {rendezvous.node}: {error}", flush=True)
         return 0
     if code and not noted_signal():
         # With a bad status this node would take the first one down, which still has to say why.

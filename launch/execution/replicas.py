@@ -5,7 +5,7 @@ import time
 from pathlib import Path
 
 from eval.responses.generate import generate, open_units
-from launch.execution.local import worker_environment
+from launch.execution.worker import worker_environment
 from launch.stages import Stage, build_stages, stage_inputs
 from recipes.errors import UserError
 from recipes.manifest import environment, read_manifest, stage_state

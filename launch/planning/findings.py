@@ -13,8 +13,7 @@ from typing import Literal, NamedTuple
 
 from data.attention import FLASH, REMEDY, missing
 from data.prompts.prompt import chat_template
-from launch.execution.gpus import gpus_wanted, teacher_on
-from launch.execution.processes import gpu_models, visible_gpus
+from launch.hardware import gpu_models, gpus_wanted, teacher_on, visible_gpus
 from launch.planning.fit import model_shape
 from launch.planning.needs import Disk, checkpoint_hours, disk_needed, gpus_of_node, stage_hours
 from launch.planning.node import free_bytes, needs_vllm

@@ -10,7 +10,7 @@ from math import ceil
 from pathlib import Path
 
 from eval.questions.suite_size import evaluation_responses
-from launch.execution.gpus import CPU_STAGES, gpus_wanted
+from launch.hardware import CPU_STAGES, gpus_wanted
 from launch.planning.analysis_plan import diagnostics_plan, trajectory_plan
 from launch.planning.preflight import completions_of_problem
 from launch.slurm.site_file import SiteSpec

@@ -11,8 +11,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from data.attention import FLASH
-from launch.execution.gpus import gpus_wanted, require_free_memory
-from launch.execution.processes import visible_gpus
+from launch.hardware import gpus_wanted, require_free_memory, visible_gpus
 from launch.stages import Stage
 from recipes.errors import UserError
 from recipes.schema import Recipe

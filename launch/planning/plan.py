@@ -6,8 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from eval.questions.suite_size import evaluation_responses
-from launch.execution.processes import visible_gpus
-from launch.execution.ranks import Place, launch_command, launch_files
+from launch.hardware import visible_gpus
 from launch.planning.analysis_plan import analysis_obstacles, diagnostics_plan, drift_plan, trajectory_plan
 from launch.planning.findings import findings
 from launch.planning.fit import memory_of_arm, model_shape, obstacles, sampling_memory
@@ -20,6 +19,7 @@ from launch.planning.needs import (
     wall_clock,
 )
 from launch.planning.preflight import completions_of_problem, unresolved_sentences, warnings
+from launch.rank_command import Rendezvous, launch_command, launch_files
 from launch.slurm.site_file import SiteSpec
 from launch.stages import Stage, stage_states
 from recipes.manifest import read_manifest
@@ -232,9 +232,9 @@ def how_it_runs(recipe: Recipe, study_dir: Path, stage: Stage, resume: bool, inv
         "writes": f"{study_dir / stage.name}: {_WRITES[stage.kind]}, manifest.json",
     }
     if stage.kind == "arms" and recipe.resources.launched:
-        place = Place(nodes=recipe.resources.nodes)
-        command = ["python", *launch_command(recipe.resources, study_dir, stage.name, resume, place)]
-        files = launch_files(recipe.resources, study_dir / stage.name / "ranks", place)
+        rendezvous = Rendezvous(nodes=recipe.resources.nodes)
+        command = ["python", *launch_command(recipe.resources, study_dir, stage.name, resume, rendezvous)]
+        files = launch_files(recipe.resources, study_dir / stage.name / "ranks", rendezvous)
         return {
             "command": shlex.join(command),
             "files": {str(path): content for path, content in files.items()},

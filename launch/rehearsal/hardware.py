@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from importlib import metadata
 from importlib.util import find_spec
 
-from launch.execution.processes import visible_gpus
+from launch.hardware import visible_gpus
 from launch.slurm.site_file import SiteSpec
 from recipes.errors import UserError
 from recipes.schema import Recipe

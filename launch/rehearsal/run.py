@@ -191,9 +191,9 @@ def _run_on_slurm(recipe: Recipe, study_dir: Path, stages: list[Stage], site: Si
     """Submit all stages and wait until none is queued or running."""
     from launch.commands.study import run_on_slurm
     from launch.execution.local import check_study_dir
-    from launch.execution.status import standings
     from launch.slurm.jobs import tasks_of_study
     from launch.slurm.submit import cancel
+    from launch.status import standings
 
     check_study_dir(recipe, study_dir)
     tasks = tasks_of_study(recipe, study_dir, stages)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from launch.execution.gpus import gpus_wanted
+from launch.hardware import gpus_wanted
 from launch.stages import Stage, build_stages, stage_states
 from recipes.manifest import StageState
 from recipes.schema import Recipe

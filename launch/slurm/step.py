@@ -17,11 +17,13 @@ from pathlib import Path
 from types import FrameType
 
 from launch.execution.failures import MISTAKE, STOPPED, Failure, explain, record
-from launch.execution.gpus import gpus_wanted
 from launch.execution.processes import log_path
-from launch.execution.ranks import Place, join_ranks
+from launch.execution.ranks import join_ranks
+from launch.execution.stage_runner import run_stage
+from launch.hardware import gpus_wanted
 from launch.planning.node import require_attention, require_on_this_node
-from launch.stages import Stage, build_stages, run_stage, stage_states
+from launch.rank_command import Rendezvous
+from launch.stages import Stage, build_stages, stage_states
 from recipes.errors import UserError
 from recipes.loading import load_study
 from recipes.manifest import LockedError, write_json
@@ -33,24 +35,24 @@ _SERVER_START_SECONDS = 1800.0
 
 def main(arguments: list[str]) -> int:
     """Run the stage; the exit status is that of `transfer run`."""
-    from launch.execution.local import worker_environment
+    from launch.execution.worker import worker_environment
 
     study_dir, name = Path(arguments[0]), arguments[1]
-    place = Place.here()
+    rendezvous = Rendezvous.here()
     os.environ.update(worker_environment())
-    _write_to_log(study_dir, name, place.node)
+    _write_to_log(study_dir, name, rendezvous.node)
     try:
         recipe = load_study(study_dir)
         stages = build_stages(recipe)
         stage = next((stage for stage in stages if stage.name == name), None)
         if stage is None:
             raise UserError(f"the recipe in {study_dir} has no stage {name} any more")
-        if not place.node:
+        if not rendezvous.node:
             record(study_dir, name, None)
         listen()
         if stage.kind != "arms":  # only training has something to save; the rest goes on from what is there
             _stop_at_once(study_dir, name)
-        if place.node:
+        if rendezvous.node:
             return join_ranks(recipe.resources, study_dir, stage)
         failure = _first_node(recipe, study_dir, stages, stage)
     except UserError as error:

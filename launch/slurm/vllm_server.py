@@ -8,7 +8,7 @@ import shutil
 import sys
 from pathlib import Path
 
-from launch.execution.processes import visible_gpus
+from launch.hardware import visible_gpus
 from recipes.errors import UserError
 from recipes.loading import load_study
 from recipes.schema import Recipe

@@ -1,0 +1,35 @@
+"""Signals of `transfer run`: they are forwarded to the worker processes, which save and stop."""
+
+import os
+import signal
+from contextlib import suppress
+from multiprocessing import active_children
+from types import FrameType
+
+from train.runtime.ranks import SIGNALS
+
+
+class ForwardedSignals:
+    """Context manager that forwards SIGTERM and SIGUSR1 to all child processes; `received` is the last one's name."""
+
+    def __init__(self) -> None:
+        self.received: str | None = None
+
+    def __enter__(self) -> "ForwardedSignals":
+        self._handlers = {number: signal.signal(number, self._receive) for number in SIGNALS}
+        return self
+
+    def _receive(self, number: int, frame: FrameType | None) -> None:
+        self.received = signal.Signals(number).name
+        self.forward()
+
+    def forward(self) -> None:
+        """Send the received signal to all children again: a worker that was just starting forgets earlier ones."""
+        for worker in active_children():
+            if self.received is not None and worker.pid is not None:
+                with suppress(ProcessLookupError):  # it has just ended
+                    os.kill(worker.pid, signal.Signals[self.received])
+
+    def __exit__(self, *error: object) -> None:
+        for number, handler in self._handlers.items():
+            signal.signal(number, handler)

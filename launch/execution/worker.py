@@ -1,0 +1,80 @@
+"""A worker process of the local scheduler: it runs stages one after another, each with its output in its own log."""
+
+import os
+import signal
+import sys
+from contextlib import suppress
+from pathlib import Path
+
+from launch.execution.failures import Failure, explain, record
+from launch.execution.processes import die_with_parent, log_path
+from launch.execution.stage_runner import run_stage
+from launch.planning.node import require_on_this_node
+from launch.stages import Stage
+from recipes.errors import UserError
+from recipes.loading import validate_recipe
+from train.runtime.ranks import listen
+
+
+def prepare_worker() -> None:
+    """Settings of a worker process, before anything heavy is imported."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    listen()
+    os.environ.update(worker_environment())
+    # A worker that outlived a killed parent would go on writing while a rerun starts.
+    die_with_parent()
+
+
+def worker_environment() -> dict[str, str]:
+    """Environment of a stage: no thread oversubscription, no telemetry, no progress bars in logs."""
+    return {
+        "TOKENIZERS_PARALLELISM": "false",
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+        "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",
+        "TQDM_DISABLE": "1",
+        "TRL_EXPERIMENTAL_SILENCE": "1",
+        "VLLM_WORKER_MULTIPROC_METHOD": "spawn",  # a forked process cannot use a GPU that this one has initialised
+        "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1"),
+    }
+
+
+def run_in_worker(
+    values: dict[str, object], study_dir: str, stage: Stage, gpus: tuple[str, ...] | None = None
+) -> Failure | None:
+    """Run one stage with its output in the stage's log. None if it finished.
+
+    Args:
+        values: the recipe as JSON values.
+        study_dir: folder of the study.
+        stage: what to run.
+        gpus: the GPUs the stage may use; None if the machine has none.
+    """
+    if gpus is not None:
+        os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(gpus)
+    listen()  # forget signals that were meant for an earlier stage
+    log = log_path(Path(study_dir), stage.name)
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("ab") as file:
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+    try:
+        import torch
+
+        torch.set_num_threads(stage.threads)
+        if gpus and not torch.cuda.is_available():
+            raise UserError(
+                f"this machine has GPU {', '.join(gpus)} but torch cannot use it; install a torch built for it, or set "
+                "CUDA_VISIBLE_DEVICES= to run on the CPU"
+            )
+        recipe = validate_recipe(values, "study.json")
+        require_on_this_node(recipe, stage)
+        run_stage(recipe, Path(study_dir), stage)
+        return None
+    except Exception as error:  # any library may fail; the log gets the traceback, the user the message
+        failure = explain(error, validate_recipe(values, "study.json"), Path(study_dir), stage)
+        with suppress(OSError):  # a full disk, perhaps; the message is shown in any case
+            record(Path(study_dir), stage.name, failure)
+        return failure
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
