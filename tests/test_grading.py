@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from data.grading.answer_tree import plain
+from data.grading.notation import plain
 from data.grading.grader import Grader, extract_answer, last_boxed
 from eval.scorers.answers import score_exact
 from eval.scorers.rules import score

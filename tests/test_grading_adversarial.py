@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data.grading.answer_tree import plain
+from data.grading.notation import plain
 from data.grading.grader import Grader, Outcome, _needs_algebra, _NeedsAlgebraError, compare, extract_answer
 
 LIMIT_SECONDS = 1.0

@@ -41,7 +41,7 @@ def declared(recipe: Recipe) -> dict[str, Any]:
             "prompting": prompting,
             "scoring": benchmark.scorings[scoring],
             "samples": recipe.suite.samples(benchmark),
-            "temperature": recipe.suite.heat(benchmark),
+            "temperature": recipe.suite.temperature_of(benchmark),
             "data": benchmark.data and hash_json(benchmark.data.model_dump(mode="json")),
             "task file": hash_file(task_path(folder, benchmark.name, prompting)),
         }

@@ -65,7 +65,7 @@ class Unit:
             "dtype": recipe.model.dtype if recipe.model is not None else None,
             "samples": recipe.suite.samples(benchmark),
             **{key: suite[key] for key in _GENERATION},
-            "temperature of the benchmark": recipe.suite.heat(benchmark),
+            "temperature of the benchmark": recipe.suite.temperature_of(benchmark),
             **{f"engine.{key}": suite["engine"][key] for key in ("kind", "model", "batch_size", "tensor_parallel")},
             "system": recipe.prompt.system,
             "suffix": recipe.prompt.suffix,

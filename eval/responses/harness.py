@@ -60,10 +60,10 @@ def build_task(
     }
     values.setdefault("doc_to_target", "{{question_id}}")
     if not stores_likelihood:
-        heat = recipe.suite.heat(benchmark)
-        decoding: dict[str, Any] = {"do_sample": heat > 0, "max_gen_toks": recipe.suite.max_response_tokens}
-        if heat > 0:
-            decoding |= {"temperature": heat, "top_p": recipe.suite.top_p}
+        temperature = recipe.suite.temperature_of(benchmark)
+        decoding: dict[str, Any] = {"do_sample": temperature > 0, "max_gen_toks": recipe.suite.max_response_tokens}
+        if temperature > 0:
+            decoding |= {"temperature": temperature, "top_p": recipe.suite.top_p}
             if recipe.suite.engine.kind == "hf":
                 decoding["top_k"] = recipe.suite.top_k  # 0 means all here, and must be said: the default is 50
             elif recipe.suite.top_k:
