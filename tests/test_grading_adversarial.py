@@ -1,6 +1,6 @@
 """Text that models write, or that is made to break a grader: nothing hangs, kills the pool or eats the memory.
 
-`make test` tries 2,000 strings, `make test-faults` 100,000, from a fixed seed. Half are built from the constructs that
+`make test` tries 2,000 strings, `make test-slow` 100,000, from a fixed seed. Half are built from the constructs that
 cost algebra systems time (towers of powers, factorials, nesting, long products), half are random and damaged text.
 """
 
@@ -162,7 +162,7 @@ def test_two_thousand_strings():
     try_strings(2000, seed=1)
 
 
-@pytest.mark.faults
+@pytest.mark.slow
 def test_hundred_thousand_strings():
     try_strings(100_000, seed=2)
 
