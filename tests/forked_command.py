@@ -14,6 +14,7 @@ import subprocess
 import sys
 import tempfile
 from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -31,15 +32,17 @@ class ForkedCommand:
 
     def __init__(self) -> None:
         from launch.execution.local import worker_environment
+        from launch.execution.processes import visible_gpus
 
         self._first = environment()
         self._environment = self._first | worker_environment()
+        self._unfit = bool(visible_gpus()) or find_spec("vllm") is not None  # CUDA and vLLM do not survive a fork
         self._server: subprocess.Popen[str] | None = None
 
     def run(self, arguments: list[str], cwd: Path) -> subprocess.CompletedProcess[str]:
         """Run `python -m launch` with arguments and wait for it."""
         values = environment()
-        if _read_on_import(values) != _read_on_import(self._first):
+        if self._unfit or _read_on_import(values) != _read_on_import(self._first):
             return run_fresh(arguments, cwd)
         if self._server is None:
             self._server = subprocess.Popen(
