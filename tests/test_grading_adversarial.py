@@ -121,12 +121,12 @@ def try_strings(count: int, seed: int) -> None:
     pairs = [(f"\\boxed{{{next(strings)}}}", rng.choices(REFERENCES, weights)[0]) for _ in range(count)]
     # In this process: reading and comparing is bounded without any clock.
     for completion, reference in pairs:
-        begun = time.monotonic()
+        begun = time.process_time()
         answer = extract_answer(completion)
         if answer is not None:
             with contextlib.suppress(_NeedsAlgebraError):
                 compare(answer, reference, _needs_algebra)
-        assert time.monotonic() - begun < 5, completion[:200]
+        assert time.process_time() - begun < 5, completion[:200]
     # With the workers: the clock ends what hangs.
     grader = Grader(workers=2, timeout_seconds=LIMIT_SECONDS)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
