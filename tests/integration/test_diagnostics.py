@@ -144,8 +144,8 @@ def test_nothing_that_only_one_stage_needs_is_left(analysed_study):
 @pytest.mark.parametrize(
     "stops_at",
     [
-        pytest.param("states", marks=pytest.mark.faults),
-        pytest.param("completions", marks=pytest.mark.faults),
+        pytest.param("states", marks=pytest.mark.slow),
+        pytest.param("completions", marks=pytest.mark.slow),
         "compare",
     ],
 )

@@ -329,7 +329,7 @@ def test_sync_without_a_key_says_what_is_missing(analysed_study, transfer, monke
 MATH_ALONE = "suite.benchmarks=[{name: sum, group: math, scorings: {paper: last_box_text, robust: boxed}}]"
 
 
-@pytest.mark.faults
+@pytest.mark.slow
 def test_a_suite_with_no_group_but_math_has_a_report_too(analysed_study, transfer, tmp_path):
     study = tmp_path / "study"
     shutil.copytree(analysed_study, study, ignore=shutil.ignore_patterns("report", "analysis.lock", "wandb"))

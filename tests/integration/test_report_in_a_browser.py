@@ -49,6 +49,7 @@ def test_what_models_wrote_is_text(hostile_page):
     assert not re.search(r"<(script|img|svg onload)", page)
 
 
+@pytest.mark.slow
 @needs_browser
 def test_hostile_output_does_nothing_in_a_browser(hostile_page):
     with open_browser() as browser:
@@ -82,6 +83,7 @@ CONTRAST = """
 """
 
 
+@pytest.mark.slow
 @needs_browser
 def test_a_browser_shows_it_without_a_complaint(analysed_study, tmp_path):
     with open_browser() as browser:
@@ -108,6 +110,7 @@ def test_a_browser_shows_it_without_a_complaint(analysed_study, tmp_path):
             assert browser.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth") <= 0
 
 
+@pytest.mark.slow
 @needs_browser
 def test_the_keyboard_reaches_everything_and_chooses_the_axis(analysed_study):
     def press(key, code):
@@ -134,6 +137,7 @@ def test_the_keyboard_reaches_everything_and_chooses_the_axis(analysed_study):
         assert browser.evaluate("document.activeElement.id") == "axis-2"
 
 
+@pytest.mark.slow
 @needs_browser
 def test_it_prints_every_axis_and_no_navigation(analysed_study):
     with open_browser() as browser:

@@ -123,6 +123,7 @@ def test_changed_input_is_named_and_the_old_result_kept(smoke_study, smoke_trans
     assert json.loads((kept / "transfer.json").read_text()) == smoke_transfer
 
 
+@pytest.mark.slow
 def test_second_study_gives_identical_scores(smoke_transfer, transfer, tmp_path):
     result = transfer("run", SMOKE, "--out", tmp_path / "study", "--json")
     assert result.returncode == 0, result.stderr
@@ -272,6 +273,7 @@ def test_report_says_when_it_is_not_of_this_recipe(smoke_study, transfer):
     assert transfer("report", SMOKE, "--out", smoke_study).stderr == ""
 
 
+@pytest.mark.slow
 def test_interrupt_stops_at_once_and_names_the_stage(tmp_path):
     study = tmp_path / "study"
     command = [sys.executable, "-m", "launch", "run", str(SMOKE), "model.pocket.documents=150000", "--out", str(study)]

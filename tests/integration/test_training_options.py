@@ -268,6 +268,7 @@ def test_own_settings_of_an_arm_are_listed_as_unmatched(transfer):
     assert "arms.grpo.train.schedul: " in result.stderr
 
 
+@pytest.mark.slow
 def test_lora_under_zero_3_saves_whole_weights(transfer, smoke_study, tmp_path):
     """Merging loads the base on the first rank alone, which must not be divided among ranks that are not there."""
     from tests.integration.test_deepspeed import final, study_of, weights
