@@ -176,6 +176,13 @@ def build(*math_gains, questions=200):
     return draw_scores(answers, {"arm": list(range(1, 1 + len(math_gains)))}, 4000, 0)["arm"]
 
 
+def test_index_of_a_math_loss_by_hand():
+    """A gain elsewhere at the price of math has a negative index, a loss of both a positive one."""
+    found = transfer_index("points", "other_reasoning", np.array([1.0, -1.0, 1.0]), np.array([-2.0, -2.0, 0.0]))
+    assert found[:2].tolist() == [-50, 50]
+    assert np.isnan(found[2])
+
+
 def test_index_is_identified_only_with_a_math_gain():
     groups = {MATH: [0], "other_reasoning": [1]}
     strong = index_with_interval("points", build(0.3), groups, "other_reasoning", 0.95)

@@ -180,6 +180,8 @@ def test_chunk_that_another_process_holds_is_left_to_it(smoke_study, tmp_path):
     study = tmp_path / "study"
     units = evaluate(recipe, smoke_study, study)
     unit = units["sum-native"]
+    with generate._claimed(unit, 1) as mine:
+        assert not mine  # another process wrote it after this one had listed what is missing
     unit.path(1).unlink()
     unit.path(2).unlink()
     with FileLock(unit.directory / ".chunk-0001.lock"):

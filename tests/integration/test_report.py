@@ -301,6 +301,7 @@ def test_wandb_has_the_study_as_a_run_and_sync_makes_all_runs_again(
     study = tmp_path / "study"
     shutil.copytree(analysed_study, study, ignore=shutil.ignore_patterns("wandb"))
     result = transfer("sync", study, "--offline", "--json")
+    assert result.returncode == 0, result.stdout + result.stderr
     assert json.loads(result.stdout) == ["off_policy_sft-seed0", "on_policy_sft-seed0", "grpo-seed0", "report"], (
         result.stderr
     )
