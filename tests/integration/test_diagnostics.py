@@ -259,7 +259,7 @@ def test_empty_samples_are_counted_and_said(analysed_study, monkeypatch):
     assert found["empty"] == 2
     assert found["paper_kl"] is None  # no response has a second token
     shifts = summarise(recipe, analysed_study)
-    shifts["arms"]["grpo"]["empty"] = {"sum": 3}
+    shifts.arms["grpo"].empty["sum"] = 3
     assert empty_samples(shifts)[-1] == (
         "token shift: 3 of 8 samples of grpo on sum are empty: the model stopped at once"
     )

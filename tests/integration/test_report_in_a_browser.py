@@ -8,6 +8,7 @@ import pytest
 
 from eval.report.build import training_curves
 from eval.report.page import draw_figures, render_page
+from eval.report.schema import Transfer
 from recipes.loading import load_study
 from tests.browser import BROWSER, open_browser
 
@@ -35,6 +36,7 @@ def hostile_page(analysed_study, analysed_transfer, tmp_path_factory):
     for found in transfer["diagnostics"]["arms"].values():
         for number, word in enumerate(found["shifted"]["words"]):
             word["text"] = HOSTILE[number % len(HOSTILE)]
+    transfer = Transfer.model_validate(transfer)
     recipe = load_study(analysed_study)
     clock = json.loads((analysed_study / "report" / "hours.json").read_text())
     figures = draw_figures(transfer, training_curves(recipe, analysed_study), clock)

@@ -84,11 +84,13 @@ def test_page_is_self_contained_and_escaped(smoke_study, smoke_transfer):
 def test_title_cannot_become_markup(smoke_study, smoke_transfer):
     from eval.report.build import training_curves
     from eval.report.page import draw_figures, render_page
+    from eval.report.schema import Transfer
     from recipes.loading import load_study
 
     recipe = load_study(smoke_study)
-    figures = draw_figures(smoke_transfer, training_curves(recipe, smoke_study), {})
-    page = render_page(smoke_transfer | {"title": "<script>x</script>"}, recipe, figures, {})
+    report = Transfer.model_validate(smoke_transfer | {"title": "<script>x</script>"})
+    figures = draw_figures(report, training_curves(recipe, smoke_study), {})
+    page = render_page(report, recipe, figures, {})
     assert "<script>" not in page
     assert "&lt;script&gt;" in page
 
