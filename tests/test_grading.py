@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from data.grading.notation import plain
 from data.grading.grader import Grader, extract_answer, last_boxed
+from data.grading.notation import plain
 from eval.scorers.answers import score_exact
 from eval.scorers.rules import score
 from recipes.loading import load_recipe

@@ -15,8 +15,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data.grading.notation import plain
 from data.grading.grader import Grader, Outcome, _needs_algebra, _NeedsAlgebraError, compare, extract_answer
+from data.grading.notation import plain
 
 LIMIT_SECONDS = 1.0
 REFERENCES = ["5", r"\frac{1}{2}", r"x^2+1", r"(1,2)", r"\{1,2\}", r"\sqrt{2}", "Paris", r"x>3", r"10\%", "9^{9^{9}}"]
