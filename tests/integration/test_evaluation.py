@@ -30,7 +30,7 @@ from launch.execution.replicas import work
 from launch.stages import build_stages, stage_inputs
 from recipes.errors import UserError
 from recipes.loading import load_recipe, load_study
-from recipes.manifest import read_manifest, start_stage, write_json
+from recipes.manifest import finish_stage, read_manifest, start_stage, write_json
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 SMOKE = ROOT / "recipes" / "pocket" / "smoke.yaml"
@@ -281,6 +281,19 @@ def test_damaged_chunk_is_a_sentence(smoke_study, tmp_path):
     unit.path(0).write_bytes(b"not zstandard")
     with pytest.raises(UserError, match=r"is damaged .* delete it, and the same command asks its questions again"):
         unit.rows()
+
+
+def test_weights_are_identified_by_the_completed_stage_that_wrote_them(tmp_path):
+    model_dir = tmp_path / "arms" / "grpo" / "seed-0" / "final"
+    model_dir.mkdir(parents=True)
+    with pytest.raises(UserError, match="belongs to no completed stage; `transfer run` makes it"):
+        generate._weights_hash(model_dir)
+    start_stage(model_dir.parent, "arms/grpo/seed-0", {}, in_place=True)
+    with pytest.raises(UserError, match="is not complete; `transfer run` continues it"):
+        generate._weights_hash(model_dir)
+    finish_stage(model_dir.parent, {"final": "x"})
+    assert generate._weights_hash(model_dir) == read_manifest(model_dir.parent)["output_hash"]
+    assert generate._weights_hash(model_dir.parent) == read_manifest(model_dir.parent)["output_hash"]  # as for a base
 
 
 def test_models_asked_differently_are_not_compared(smoke_study, tmp_path):

@@ -95,7 +95,7 @@ def test_what_was_decided_before_and_after(smoke_transfer, study):
     lock = json.loads((study / "analysis.lock").read_text())
     lock["declared"]["definition"] = "literal"
     (study / "analysis.lock").write_text(json.dumps(lock))
-    with pytest.raises(UserError, match=r"analysis\.lock cannot be believed"):
+    with pytest.raises(UserError, match=r"analysis\.lock failed its integrity check"):
         compute_transfer(recipe, study)
 
 
