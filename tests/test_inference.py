@@ -33,6 +33,17 @@ def paired(questions=400, gain=0.1, seed=0):
     return Answers("a", MATH, 100 * np.stack([base, arm], axis=1))
 
 
+def test_interval_of_a_gain_is_that_of_the_paired_differences():
+    answers = paired()
+    found = linear_interval(draw_scores([answers], {"arm": [1]}, 20000, 0)["arm"], weights_of([0], 1), 0.95)
+    differences = answers.score_QM[:, 1] - answers.score_QM[:, 0]
+    half = stats.sem(differences) * stats.t.ppf(0.975, len(differences) - 1)
+    assert [found.low, found.high] == pytest.approx([differences.mean() - half, differences.mean() + half], abs=0.3)
+    same = draw_scores([paired(gain=0.0)], {"arm": [1]}, 1000, 0)["arm"]  # the base again: no gain, in every draw
+    interval = linear_interval(same, weights_of([0], 1), 0.95)
+    assert (interval.low, interval.high) == pytest.approx((0, 0))
+
+
 def test_p_value_of_a_single_model_is_the_paired_t_test():
     for gain, seed in ((0.02, 1), (0.01, 2), (0.0, 3)):
         answers = paired(gain=gain, seed=seed)
