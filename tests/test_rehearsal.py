@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from data.sampling import completions
 from data.sampling.completions import SampleStore, sample_from_endpoint
 from launch.execution.usage import USAGE, descendants, measured
 from launch.rehearsal.faults import continuation_fault
