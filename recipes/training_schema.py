@@ -1,6 +1,6 @@
 """The sections of a recipe about training: the prompt, the budget and optimizer, the arms, the probe."""
 
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -90,7 +90,7 @@ class TrainSpec(Spec):
     """Largest importance ratio with vLLM."""
 
     @model_validator(mode="after")
-    def _schedule_fits(self) -> "TrainSpec":
+    def _schedule_fits(self) -> Self:
         if self.schedule == "warmup_stable_decay" and not self.decay_steps:
             raise ValueError("`schedule: warmup_stable_decay` needs `decay_steps` above 0")
         if self.decay_steps and self.schedule != "warmup_stable_decay":
@@ -108,7 +108,7 @@ class TrainSpec(Spec):
         return self
 
     @model_validator(mode="after")
-    def _micro_batch_divides(self) -> "TrainSpec":
+    def _micro_batch_divides(self) -> Self:
         rows = self.problems_per_step * self.completions_per_problem
         if self.micro_batch_size and rows % self.micro_batch_size:
             raise ValueError(
@@ -138,71 +138,83 @@ class ExternalSpec(Spec):
         return {"path": value} if isinstance(value, str) else value
 
 
-class ArmSpec(Spec):
-    """One training method: who wrote the completions, how they are weighted, how far it may leave the base."""
+class MethodSpec(Spec):
+    """A training method: who writes the completions, how they are weighted, how far the policy may leave the base."""
 
     sampling: Literal["teacher", "base_once", "round", "current"] | None = None
-    """q: the teacher; the base model once; the policy, refreshed every round; the policy of this very step."""
+    """Who writes the completions: a teacher, the base model once, the policy once per round, or the current policy
+    (on-policy)."""
     credit: Literal["uniform", "advantage"] = "uniform"
-    """w: 1 for every correct completion, or GRPO's group-normalised advantage."""
+    """How rewards become weights: 1 for every correct completion, or GRPO's group-normalised advantage."""
     negatives: bool = False
-    """Whether completions with negative weight push the policy away. Needs `credit: advantage`."""
+    """Whether completions below the group's mean reward get a negative weight; false: 0. Needs `credit: advantage`."""
     beta: float = Field(0.0, ge=0)
-    """Weight of the KL term towards the base model. 0: none, and no reference model is loaded."""
+    """Coefficient of the KL term towards the base model. 0: no KL term and no reference model."""
     reward: Literal["correct", "random", "format"] = "correct"
-    """What a completion is rewarded for. Negative controls: random (a coin), format (a final answer in the wanted form,
-    right or wrong)."""
+    """What a completion is rewarded for. Negative controls: random (a coin flip) and format (a final answer in the
+    required form, right or wrong)."""
     round_steps: int | None = Field(None, ge=1)
-    """Updates between refreshes of the samples, for `sampling: round`. null for the others."""
-    updates_per_batch: int = Field(1, ge=1)
-    """Optimizer updates that share one sampling, which then covers the problems of all of them; above 1 the samples are
-    of a slightly older policy, and the importance ratio, clipped, makes up for it."""
-    learning_rate: float | None = Field(None, gt=0)
-    """Peak learning rate. null: `train.learning_rate`."""
+    """Optimizer updates between refreshes of the samples, for `sampling: round`. null for the others."""
     start_from: str | None = None
     """Name of the arm whose final checkpoint this one starts from. null: the base model."""
-    external: ExternalSpec | None = None
-    """A checkpoint trained elsewhere, or its path alone; it is scored like the others, its lineage is unknown."""
-    prompt: PromptSpec | None = None
-    """A prompt of this arm alone. null: the study's. Makes the study unmatched."""
-    problem_set: Literal["all", "teacher_solvable"] | None = None
-    """A problem set of this arm alone. null: the corpus's. Makes the study unmatched."""
-    steps: int | None = Field(None, ge=1)
-    """Optimizer updates of this arm alone. null: `train.steps`. Makes the study unmatched."""
-    train: dict[str, Any] = Field(default_factory=dict)
-    """Other settings of `train` for this arm alone, for instance {schedule: cosine}. Makes the study unmatched."""
-    dynamic_sampling: int = Field(0, ge=0)
-    """DAPO's dynamic sampling: problems whose samples were all rewarded alike are replaced by others, of which up to so
-    many batches are drawn per update. 0: off. Makes the study unmatched: samples then decide what is presented."""
     strip_thinking: bool = False
-    """Whether a teacher's completions are read without their thinking: one of the two readings of no-think SFT."""
+    """Whether the thinking is removed from a teacher's completions: one of the two readings of no-think SFT."""
+    dynamic_sampling: int = Field(0, ge=0)
+    """DAPO's dynamic sampling: groups whose completions all have the same reward are replaced by groups of other
+    problems, from at most this many further batches per update. 0: off. Makes the study unmatched, because samples then
+    decide which problems are presented."""
+    updates_per_batch: int = Field(1, ge=1)
+    """Optimizer updates that share one sampling, which then covers the problems of all of them. Above 1 the samples are
+    slightly off-policy, which the clipped importance ratio corrects."""
 
     @model_validator(mode="after")
-    def _coherent(self) -> "ArmSpec":
-        if (self.sampling is None) == (self.external is None):
-            raise ValueError("an arm needs either `sampling` or `external`")
+    def _coherent(self) -> Self:
         if self.negatives and self.credit == "uniform":
             raise ValueError("`negatives: true` needs `credit: advantage`; uniform weights are never negative")
         if (self.sampling == "round") != (self.round_steps is not None):
             raise ValueError("`sampling: round` and `round_steps` belong together")
         if self.sampling == "teacher" and self.credit == "uniform":
             if self.reward != "correct":
-                raise ValueError(
-                    "`reward` belongs to arms that are rewarded; SFT on a teacher reads the correct samples"
-                )
+                raise ValueError("`reward` needs an arm with rewards; SFT on a teacher trains on the correct samples")
             if self.beta > 0:
                 raise ValueError("`beta` above 0 needs samples or `credit: advantage`; SFT on a teacher has no KL term")
         fits = self.sampling == "current" and self.credit == "advantage" and self.reward != "random"
         if self.dynamic_sampling and not fits:
             raise ValueError(
-                "`dynamic_sampling` needs `sampling: current`, `credit: advantage` and a reward that means something"
+                "`dynamic_sampling` needs `sampling: current`, `credit: advantage` and a reward other than `random`"
             )
         if self.updates_per_batch > 1 and (self.sampling != "current" or self.dynamic_sampling):
             raise ValueError("`updates_per_batch` above 1 needs `sampling: current` without `dynamic_sampling`")
         if self.strip_thinking and self.sampling != "teacher":
-            raise ValueError("`strip_thinking` belongs to arms with `sampling: teacher`")
+            raise ValueError("`strip_thinking` needs `sampling: teacher`")
         if self.start_from is not None and self.beta > 0:
-            raise ValueError("`start_from` and `beta` above 0: the KL term would be towards the arm it starts from")
+            raise ValueError(
+                "`start_from` excludes `beta` above 0: the KL term would be towards the arm it starts from"
+            )
+        return self
+
+
+class ArmSpec(MethodSpec):
+    """An arm of a study: a training method, or an external checkpoint; and what it does not take from the study."""
+
+    external: ExternalSpec | None = None
+    """A checkpoint that was trained elsewhere, or its path alone. It is scored like the others; its lineage is
+    unknown."""
+    learning_rate: float | None = Field(None, gt=0)
+    """Peak learning rate. null: `train.learning_rate`."""
+    prompt: PromptSpec | None = None
+    """This arm's own prompt. null: the study's. Makes the study unmatched."""
+    problem_set: Literal["all", "teacher_solvable"] | None = None
+    """This arm's own problem set. null: the corpus's. Makes the study unmatched."""
+    steps: int | None = Field(None, ge=1)
+    """This arm's own number of optimizer updates. null: `train.steps`. Makes the study unmatched."""
+    train: dict[str, Any] = Field(default_factory=dict)
+    """This arm's own values of other `train` settings, for instance {schedule: cosine}. Makes the study unmatched."""
+
+    @model_validator(mode="after")
+    def _trained_or_external(self) -> Self:
+        if (self.sampling is None) == (self.external is None):
+            raise ValueError("an arm needs either `sampling` or `external`")
         return self
 
 

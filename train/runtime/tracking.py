@@ -11,16 +11,22 @@ from typing import Any
 
 from recipes.manifest import hash_json, read_manifest
 from recipes.schema import Recipe
-from train.arms import ResolvedArm
 from train.runtime.ranks import rank
 
 _SHOWN_COMPLETIONS = 8
 
 
 class Tracker:
-    """A run of wandb, or nothing where the recipe has none or this is not the first rank."""
+    """A run of wandb; does nothing where the recipe has no `wandb` section, and on all ranks but the first.
 
-    def __init__(self, recipe: Recipe, settings: ResolvedArm, stage_dir: Path, arm: str, seed: int) -> None:
+    Args:
+        recipe: of the study.
+        settings: of the arm, as JSON values.
+        stage_dir: of the run.
+        arm, seed: of the run.
+    """
+
+    def __init__(self, recipe: Recipe, settings: dict[str, Any], stage_dir: Path, arm: str, seed: int) -> None:
         self._run: Any = None
         if recipe.wandb is None or rank() != 0:
             return
@@ -37,7 +43,7 @@ class Tracker:
             resume="allow",
             mode=wandb_mode(recipe.wandb.mode),
             dir=str(stage_dir),
-            config=settings.matched_on() | {"seed": seed},
+            config=settings | {"seed": seed},
             settings=wandb.Settings(silent=True, console="off"),
         )
 
