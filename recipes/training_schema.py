@@ -25,12 +25,12 @@ class PromptSpec(Spec):
 
 
 class LoraSpec(Spec):
-    """Low-rank adapters (Hu et al. 2021, arXiv 2106.09685) on all linear layers, in place of training every weight."""
+    """Low-rank adapters (Hu et al. 2021, arXiv 2106.09685) on all linear layers, instead of training every weight."""
 
     rank: int = Field(32, ge=1)
     """Rank of the adapters."""
     alpha: int = Field(64, ge=1)
-    """Scale of the adapters; what is added to a weight is multiplied by alpha / rank."""
+    """Scale of the adapters: their output is multiplied by alpha / rank."""
 
 
 class TrainSpec(Spec):
@@ -41,7 +41,7 @@ class TrainSpec(Spec):
     problems_per_step: int = Field(ge=1)
     """Problems presented per optimizer update."""
     completions_per_problem: int = Field(8, ge=1)
-    """Completions per presented problem: GRPO's group size (2 at least), and the demonstrations an SFT arm reads."""
+    """Completions per presented problem: GRPO's group size (at least 2), and the most demonstrations SFT trains on."""
     micro_batch_size: int | None = Field(None, ge=1)
     """Completions per forward pass. null: a whole update at once."""
     learning_rate: float = Field(gt=0)
@@ -49,7 +49,7 @@ class TrainSpec(Spec):
     schedule: Literal["constant", "linear", "cosine", "warmup_stable_decay"] = "constant"
     """Learning-rate schedule after warm-up. warmup_stable_decay: constant until the last `decay_steps` updates."""
     decay_steps: int = Field(0, ge=0)
-    """Optimizer updates in which warmup_stable_decay falls to zero, at the end."""
+    """Optimizer updates at the end in which warmup_stable_decay falls to zero."""
     warmup_steps: int = Field(0, ge=0)
     """Optimizer updates of linear warm-up."""
     weight_decay: float = Field(0.0, ge=0)
@@ -59,35 +59,35 @@ class TrainSpec(Spec):
     max_grad_norm: float = Field(1.0, gt=0)
     """Gradient clipping threshold (L2)."""
     loss_normalisation: Literal["weighted_tokens", "all_tokens"] = "weighted_tokens"
-    """What the loss of an update is divided by: its completion tokens whose weight is not zero, the same for SFT and
-    for samples; or all completion tokens, as TRL does, so that an update shrinks with every uniform group."""
+    """What the loss of an update is divided by: its completion tokens with a nonzero weight, as in SFT; or all of its
+    completion tokens, as in TRL, so that an update shrinks with every group without a weight."""
     temperature: float = Field(1.0, gt=0)
-    """Sampling temperature of completions drawn while training."""
+    """Sampling temperature during training."""
     save_every_steps: int = Field(50, ge=1)
     """Optimizer updates between resumable checkpoints, of which the newest two are kept."""
     save_every_minutes: float = Field(60.0, gt=0)
-    """A checkpoint is also written at the first update that ends this long after the last one, however few updates lie
-    between; a crash costs no more than this and one update."""
+    """A checkpoint is also written after the first update that ends this long after the last checkpoint, so a crash
+    costs at most this time and one update."""
     snapshots: int = Field(0, ge=0)
-    """Further checkpoints with weights alone, evenly spaced in the logarithm of the update; the last is the end."""
+    """Checkpoints with weights alone, evenly spaced in the logarithm of the update; the last one is `final`."""
     lora: LoraSpec | None = None
     """Train adapters and merge them into the saved weights. null: train every weight."""
     padding_free: bool = False
-    """Join the rows of an SFT micro-batch into one sequence that does not see across rows, in place of padding them."""
+    """Join the rows of an SFT micro-batch into one sequence, without attention across rows, not padded."""
     overlong_tokens: int = Field(0, ge=0)
     """Soft overlong punishment (DAPO, arXiv 2503.14476, Eq. 13): the reward falls by up to 1 over this many tokens
     before the length limit. 0: off."""
     clip_low: float = Field(0.2, gt=0, lt=1)
-    """How far below 1 the importance ratio of a sample counts, where several updates share a batch."""
+    """Lower clip of the importance ratio, 1 - clip_low, where several updates share a sampling."""
     clip_high: float = Field(0.2, gt=0)
-    """How far above 1."""
+    """Upper clip, 1 + clip_high."""
     importance_sampling: Literal["token_truncate", "token_mask", "sequence_truncate", "sequence_mask", "off"] = (
         "token_truncate"
     )
-    """With vLLM: how completions are reweighted for its probabilities being a little other than the trainer's. The
-    sequence modes multiply over all tokens, which empties long completions of weight."""
+    """With vLLM: how completions are reweighted for the sampler/trainer mismatch. The sequence modes multiply the
+    ratios of all tokens, which leaves long completions almost no weight."""
     importance_clip: float = Field(2.0, gt=1)
-    """Largest importance ratio with vLLM."""
+    """Largest importance ratio of the sampler/trainer mismatch."""
 
     @model_validator(mode="after")
     def _schedule_fits(self) -> Self:
@@ -224,6 +224,6 @@ class ProbeSpec(Spec):
     problems: int = Field(64, ge=1)
     """Held-out problems that each checkpoint answers once, at temperature 1."""
     batch_size: int = Field(32, ge=1)
-    """Completions generated at once; part of the result, because it decides which random numbers one gets."""
+    """Completions generated at once. It decides which random numbers a completion gets, so it affects the result."""
     seed: int = Field(0, ge=0)
     """Seed of the completions."""

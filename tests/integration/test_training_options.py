@@ -146,9 +146,7 @@ def test_mismatch_by_hand():
     trained = torch.tensor([[0.0, -1.0, -2.0], [-1.0, -1.0, -9.0]])
     sampled = torch.tensor([[0.0, -1.0 - math.log(3), -2.0], [-1.0, float("nan"), 0.0]])
     mask = torch.tensor([[1, 1, 1], [1, 1, 0]])
-    found = mismatch(
-        trained, sampled, mask, 2.0
-    )  # ratios 1, 3, 1, 1, 1: one is no number and counts as 1, one is masked
+    found = mismatch(trained, sampled, mask, 2.0)  # ratios 1, 3, 1, 1, 1: one is nan and counts as 1, one is masked
     assert found["clipped_share"] == pytest.approx(0.2)
     assert mismatch(trained, sampled, mask, None)["clipped_share"] == 0
     whole = mismatch(trained, sampled, mask, 2.0, by_sequence=True)  # 1 x 3 x 1 and 1 x 1

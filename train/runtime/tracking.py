@@ -1,7 +1,7 @@
 """Mirroring a run's metrics to Weights & Biases; `metrics.jsonl` stays the source of truth.
 
-One group per study, one job type per arm, one run per arm and seed. A run's id is made from what it trains on, so a
-resumed run, and each offline segment of it, is the same run.
+One group per study, one job type per arm, one run per arm and seed. A run's id follows from the inputs of its stage, so
+that a resumed run and its offline segments are the same run.
 """
 
 import netrc
@@ -53,7 +53,7 @@ class Tracker:
             self._run.log(values, step=step)
 
     def completions(self, step: int, rows: list[dict[str, Any]]) -> None:
-        """A table of sampled completions, every so many updates."""
+        """A table of sampled completions, every `completions_every_steps` updates."""
         if self._run is None or step % self.every:
             return
         import wandb
@@ -69,13 +69,13 @@ class Tracker:
 
 
 def run_id(stage_dir: Path) -> str:
-    """Id of the run a stage directory holds: what goes into it, and where it is."""
+    """Id of the run in a stage directory, from its path and the hash of its inputs."""
     manifest = read_manifest(stage_dir)
     return hash_json([stage_dir.parts[-4:], manifest and manifest["input_hash"]])[:16]
 
 
 def wandb_mode(mode: str) -> Any:
-    """The mode, online or offline; WANDB_MODE decides over the recipe, and without a key `auto` is offline."""
+    """Online or offline: WANDB_MODE takes precedence over the recipe, and `auto` is offline without a key."""
     if chosen := os.environ.get("WANDB_MODE"):
         return chosen
     if mode != "auto":
