@@ -1,7 +1,6 @@
 """The grader: extraction, comparison, outcomes, and the wall clock that holds off the main thread."""
 
 import json
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,6 +10,7 @@ from data.grading.notation import plain
 from eval.scorers.answers import score_exact
 from eval.scorers.rules import score
 from recipes.loading import load_recipe
+from tests.trainers import replace
 from train.accounting.ledger import Ledger
 from train.arms import resolve_arm
 from train.rewards import RecordedReward

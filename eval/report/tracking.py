@@ -81,7 +81,7 @@ def sync_study(recipe: Recipe, study_dir: Path, transfer: Transfer | None, onlin
             rows = read_rows(run_dir / METRICS)
             if not rows:
                 continue
-            tracker = Tracker(recipe, resolve_arm(recipe, arm), run_dir, arm, seed)
+            tracker = Tracker(recipe, resolve_arm(recipe, arm).matched_on(), run_dir, arm, seed)
             for row in rows:
                 tracker.log(row["step"], {key: value for key, value in row.items() if key != "step"})
             tracker.close()
