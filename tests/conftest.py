@@ -29,6 +29,7 @@ _MADE_WITHIN_SECONDS = 1800
 _CLUSTER_FILES = ("test_slurm.py", "test_slurm_time_limit.py", "test_docs.py")
 
 
+@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Order the files by the studies they need, which are made meanwhile; one process runs all tests of a file.
 
