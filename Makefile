@@ -52,8 +52,9 @@ test: setup
 	$(PYTEST)
 
 # Slurm, DeepSpeed, a browser, rehearsals, kills and full disks, the commands of the docs.
+SLOW ?= slow
 test-slow: setup
-	$(PYTEST) -m slow
+	$(PYTEST) -m "$(SLOW)"
 
 # The large recipes at toy size, with the CPU build of vLLM where `make setup-engines` has installed it.
 LARGE := qwen3-1.7b/matched llama-3.1-8b/matched qwen3-8b/ablation qwen3-14b/matched qwen3-14b/paper released/qwen3-14b

@@ -58,6 +58,7 @@ def reference(command, tmp_path_factory):
 
 
 @pytest.mark.parametrize("steps_done", [None, 0, 1, 2, 3, 4, 7])
+@pytest.mark.faults
 def test_kill_after_a_step(command, reference, tmp_path, steps_done):
     study = tmp_path / "study"
     process = subprocess.Popen(

@@ -165,6 +165,7 @@ def test_offload_needs_deepspeed(transfer):
     ],
     ids=lambda settings: " ".join(setting.rpartition(".")[2] for setting in settings),
 )
+@pytest.mark.faults
 def test_other_topologies_give_the_same(smoke_study, transfer, tmp_path, settings):
     study = study_of(smoke_study, tmp_path / "study")
     arms = ["arms.on_policy_sft=null", "arms.grpo=null"]
@@ -192,6 +193,7 @@ def start_and_wait_for_checkpoint(study, arm, *settings):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("arm", ["off_policy_sft", "grpo"])
+@pytest.mark.faults
 def test_kill_and_resume_of_two_ranks(smoke_study, tmp_path, arm):
     reference = study_of(smoke_study, tmp_path / "reference")
     process, command, _ = start_and_wait_for_checkpoint(reference, arm)
@@ -215,6 +217,7 @@ def test_kill_and_resume_of_two_ranks(smoke_study, tmp_path, arm):
 
 
 @pytest.mark.slow
+@pytest.mark.faults
 def test_killed_rank_ends_the_run_with_a_sentence(smoke_study, tmp_path):
     study = study_of(smoke_study, tmp_path / "study")
     process, _, _ = start_and_wait_for_checkpoint(study, "off_policy_sft", "train.steps=400")

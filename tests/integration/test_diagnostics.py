@@ -149,6 +149,7 @@ def test_nothing_that_only_one_stage_needs_is_left(analysed_study):
         "compare",
     ],
 )
+@pytest.mark.faults
 def test_a_stopped_analysis_resumes_by_set_with_the_same_result(analysed_study, tmp_path, monkeypatch, stops_at):
     """Stopped in the third set: while the tuned model reads prompts or completions, or while the base does."""
     study = tmp_path / "study"

@@ -121,6 +121,7 @@ def test_every_other_command_exists_and_its_files_do(page):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("page", [page for page in PAGES if commands(page, "sh long")], ids=lambda page: page.stem)
+@pytest.mark.faults
 def test_longer_commands_of_the_docs_run(page, workspace):
     if not (workspace / "runs" / "pocket" / "report" / "transfer.json").exists():
         assert run("transfer run recipes/pocket/study.yaml", workspace).returncode == 0
@@ -142,6 +143,7 @@ def test_rehearsals_of_the_docs_run(workspace):
 
 @pytest.mark.slow
 @pytest.mark.skipif(why_not() is not None, reason=f"no Slurm cluster can be started: {why_not()}")
+@pytest.mark.faults
 def test_a_newcomer_with_an_account_gets_to_a_finished_study(workspace, tmp_path):
     """docs/slurm.md from its site file on, on a cluster of two nodes."""
     cluster = SlurmCluster(tmp_path / "cluster")

@@ -219,6 +219,7 @@ def test_work_helps_a_stage_that_has_begun(smoke_study, tmp_path, capsys):
 
 
 @pytest.mark.slow
+@pytest.mark.faults
 def test_killed_evaluation_loses_at_most_the_chunk_it_was_working_on(smoke_study, tmp_path):
     """kill -9 in the middle; afterwards the same responses as without, and finished chunks are not asked again."""
     many = ["suite.chunk_questions=5", "suite.questions=40", "arms={}", "train=null"]

@@ -67,6 +67,7 @@ STAGES = {
 
 
 @pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.faults
 def test_killed_stage_resumes_to_the_same_report(stage, reference, transfer, tmp_path):
     study = tmp_path / "study"
     kill_when(start(study), lambda: any(study.glob(STAGES[stage])))
@@ -80,6 +81,7 @@ def test_killed_stage_resumes_to_the_same_report(stage, reference, transfer, tmp
     assert read_manifest(study / stage)["resumed"] is True
 
 
+@pytest.mark.faults
 def test_half_written_checkpoint_is_not_resumed_from(reference, transfer, tmp_path):
     """A checkpoint without its marker, newer than the complete ones, as a kill while saving leaves it."""
     study = tmp_path / "study"
@@ -94,6 +96,7 @@ def test_half_written_checkpoint_is_not_resumed_from(reference, transfer, tmp_pa
     assert json.loads(again.stdout) == reference
 
 
+@pytest.mark.faults
 def test_second_command_on_a_running_study_is_refused(transfer, tmp_path):
     study = tmp_path / "study"
     process = start(study)
@@ -109,6 +112,7 @@ def test_second_command_on_a_running_study_is_refused(transfer, tmp_path):
 
 
 @pytest.mark.skipif(os.geteuid() != 0 or sys.platform != "linux", reason="mounting a small disk needs root on Linux")
+@pytest.mark.faults
 def test_disk_that_fills_up_is_a_sentence_and_continues_with_room(reference, transfer, tmp_path):
     study = tmp_path / "disk" / "study"
     study.parent.mkdir()

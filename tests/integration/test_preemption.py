@@ -76,6 +76,7 @@ def test_signal_saves_and_the_run_continues_to_the_same_weights(smoke_study, tmp
 
 
 @pytest.mark.slow
+@pytest.mark.faults
 def test_signal_inside_a_shared_sampling_waits_for_its_last_update(smoke_study, tmp_path):
     lever = ("arms.grpo.updates_per_batch=4", "varies=[sampling,credit,negatives,updates_per_batch]")
     found = stopped_and_resumed(smoke_study, tmp_path, signal.SIGTERM, "grpo", *lever)
@@ -83,6 +84,7 @@ def test_signal_inside_a_shared_sampling_waits_for_its_last_update(smoke_study, 
 
 
 @pytest.mark.slow
+@pytest.mark.faults
 def test_signal_before_the_first_update_is_not_lost(smoke_study, tmp_path):
     study = study_of(smoke_study, tmp_path / "study")
     _, process = start(study, "--until", "arms/grpo/seed-0")
@@ -96,6 +98,7 @@ def test_signal_before_the_first_update_is_not_lost(smoke_study, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("arm", ["off_policy_sft", "grpo"])
+@pytest.mark.faults
 def test_two_ranks_stop_at_the_same_update(smoke_study, tmp_path, arm):
     ranks = ("resources.zero_stage=3", "resources.ranks=2")
     found = stopped_and_resumed(smoke_study, tmp_path, signal.SIGUSR1, arm, *ranks)

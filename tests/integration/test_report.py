@@ -340,6 +340,7 @@ MATH_ALONE = "suite.benchmarks=[{name: sum, group: math, scorings: {paper: last_
 
 
 @pytest.mark.slow
+@pytest.mark.faults
 def test_a_suite_with_no_group_but_math_has_a_report_too(analysed_study, transfer, tmp_path):
     study = tmp_path / "study"
     shutil.copytree(analysed_study, study, ignore=shutil.ignore_patterns("report", "analysis.lock", "wandb"))

@@ -119,6 +119,7 @@ def test_a_study_on_two_nodes_is_the_study_on_one_machine(cluster, on_slurm, smo
 
 
 @pytest.mark.slow
+@pytest.mark.faults
 def test_a_failed_arm_takes_down_what_needs_it_and_nothing_else(cluster, on_slurm, smoke_study, tmp_path):
     study = study_of(smoke_study, tmp_path / "study")
     rates = ["arms.off_policy_sft.learning_rate=1e30", "varies=[sampling,credit,negatives,learning_rate]"]
@@ -150,6 +151,7 @@ def check_equal(study, reference):
 
 
 @pytest.mark.slow
+@pytest.mark.faults
 def test_preempted_for_an_urgent_job_it_saves_and_starts_again(cluster, on_slurm, smoke_study, transfer, tmp_path):
     steps, saves = "train.steps=900", "train.save_every_steps=100"
     reference = uninterrupted(smoke_study, transfer, tmp_path, steps, saves)
@@ -169,6 +171,7 @@ def test_preempted_for_an_urgent_job_it_saves_and_starts_again(cluster, on_slurm
 
 
 @pytest.mark.slow
+@pytest.mark.faults
 def test_a_run_longer_than_the_time_limit_continues_itself(cluster, on_slurm, smoke_study, transfer, tmp_path):
     steps, saves = "train.steps=500", "train.save_every_steps=100"
     reference = uninterrupted(smoke_study, transfer, tmp_path, steps, saves)
@@ -188,6 +191,7 @@ def test_a_run_longer_than_the_time_limit_continues_itself(cluster, on_slurm, sm
 
 
 @pytest.mark.slow
+@pytest.mark.faults
 def test_an_update_longer_than_the_warning_costs_that_update_and_not_the_study(
     cluster, on_slurm, smoke_study, transfer, tmp_path
 ):
@@ -211,6 +215,7 @@ def test_an_update_longer_than_the_warning_costs_that_update_and_not_the_study(
 
 
 @pytest.mark.slow
+@pytest.mark.faults
 def test_a_killed_rank_a_hand_cancel_and_a_resubmission(cluster, on_slurm, smoke_study, transfer, tmp_path):
     steps = "train.steps=60"
     reference = uninterrupted(smoke_study, transfer, tmp_path, steps)
@@ -242,6 +247,7 @@ def test_a_killed_rank_a_hand_cancel_and_a_resubmission(cluster, on_slurm, smoke
 
 
 @pytest.mark.slow
+@pytest.mark.faults
 def test_cancel_touches_only_its_own_jobs(cluster, on_slurm, smoke_study, tmp_path):
     study = study_of(smoke_study, tmp_path / "study")
     other = cluster.query("sbatch", "--parsable", "--output=/dev/null", "--wrap=sleep 300").strip()
@@ -261,6 +267,7 @@ def test_cancel_touches_only_its_own_jobs(cluster, on_slurm, smoke_study, tmp_pa
 
 
 @pytest.mark.slow
+@pytest.mark.faults
 def test_a_lost_node_sends_the_job_back_to_the_queue(cluster, on_slurm, smoke_study, transfer, tmp_path):
     steps = "train.steps=60"
     reference = uninterrupted(smoke_study, transfer, tmp_path, steps)
@@ -280,6 +287,7 @@ def test_a_lost_node_sends_the_job_back_to_the_queue(cluster, on_slurm, smoke_st
 
 
 @pytest.mark.slow
+@pytest.mark.faults
 def test_a_hung_rank_is_ended_with_a_sentence(cluster, on_slurm, smoke_study, tmp_path):
     study = study_of(smoke_study, tmp_path / "study")
     settings = ["train.steps=4000", "resources.silence_minutes=0.6"]
@@ -295,6 +303,7 @@ def test_a_hung_rank_is_ended_with_a_sentence(cluster, on_slurm, smoke_study, tm
 
 
 @pytest.mark.slow
+@pytest.mark.faults
 def test_a_full_disk_is_a_sentence_and_loses_nothing(cluster, on_slurm, smoke_study, tmp_path):
     disk = tmp_path / "disk"
     disk.mkdir()
@@ -323,6 +332,7 @@ def test_a_full_disk_is_a_sentence_and_loses_nothing(cluster, on_slurm, smoke_st
 
 @pytest.mark.slow
 @pytest.mark.parametrize("lives", [0, 20])
+@pytest.mark.faults
 def test_a_dead_vllm_server_is_named(cluster, on_slurm, smoke_study, tmp_path, monkeypatch, lives):
     """A program called vllm that serves /health for some seconds and then ends, on the second node of the job."""
     programs = tmp_path / "bin"
@@ -356,6 +366,7 @@ def test_a_dead_vllm_server_is_named(cluster, on_slurm, smoke_study, tmp_path, m
 
 
 @pytest.mark.slow
+@pytest.mark.faults
 def test_a_submission_that_is_killed_doubles_nothing(cluster, on_slurm, smoke_study, tmp_path):
     study = study_of(smoke_study, tmp_path / "study")
     arguments = ["run", SMOKE, "--on", "slurm", "--out", study, *TWO_ARMS]

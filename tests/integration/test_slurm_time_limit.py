@@ -34,6 +34,7 @@ pytestmark = [
 ]
 
 
+@pytest.mark.faults
 def test_an_update_longer_than_the_warning_sends_the_job_back_and_cancels_nothing(tmp_path, monkeypatch):
     study = tmp_path / "study"
     study.mkdir()
