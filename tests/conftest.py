@@ -3,16 +3,15 @@
 import json
 import os
 import shutil
-import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
+from launch.execution.processes import die_with_parent
 from tests.forked_command import ForkedCommand
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -53,14 +52,13 @@ def pytest_collection_finish(session: pytest.Session) -> None:
     if wanted:
         factory = session.config._tmp_path_factory
         command = [sys.executable, "-m", "tests.finished_studies", str(_shared(factory)), *wanted]
-        session.config.stash[_BUILDER] = subprocess.Popen(command, cwd=ROOT, start_new_session=True)
+        session.config.stash[_BUILDER] = subprocess.Popen(command, cwd=ROOT, preexec_fn=die_with_parent)
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
     builder = session.config.stash.get(_BUILDER, None)
-    if builder is not None and builder.poll() is None:
-        with suppress(ProcessLookupError):
-            os.killpg(builder.pid, signal.SIGKILL)
+    if builder is not None:
+        builder.kill()  # what it has started dies with it
 
 
 _BUILDER = pytest.StashKey[subprocess.Popen]()
