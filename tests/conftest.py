@@ -25,21 +25,14 @@ ANALYSED = (
 )
 _STUDIES = ("smoke_study", "analysed_study")  # in the order in which they are made
 _MADE_WITHIN_SECONDS = 1800
-_CLUSTER_FILES = ("test_slurm.py", "test_slurm_time_limit.py", "test_docs.py")
 
 
-@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Order the files by the studies they need, which are made meanwhile; one process runs all tests of a file.
-
-    Two Slurm clusters on one machine would disturb each other's times, so their tests are one group.
-    """
+    """Order the files by the studies they need, which are made meanwhile."""
     needs: dict[Path, int] = {}
     for item in items:
         wanted = max((1 + _STUDIES.index(n) for n in getattr(item, "fixturenames", ()) if n in _STUDIES), default=0)
         needs[item.path] = max(wanted, needs.get(item.path, 0))
-        slurm = item.path.name in _CLUSTER_FILES and item.get_closest_marker("slow")
-        item.add_marker(pytest.mark.xdist_group("slurm" if slurm else item.path.stem))
     items.sort(key=lambda item: needs[item.path])
 
 
