@@ -46,7 +46,7 @@ smoke: setup
 
 # Processes that run tests. The files that need no finished study come first: the studies are made meanwhile.
 TEST_PROCESSES ?= 2
-PYTEST := OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(BIN)/pytest -n $(TEST_PROCESSES) --dist loadgroup --no-loadscope-reorder
+PYTEST := OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(BIN)/pytest -n $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder
 
 test: setup
 	$(PYTEST)

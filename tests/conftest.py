@@ -3,16 +3,15 @@
 import json
 import os
 import shutil
-import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
+from launch.execution.processes import die_with_parent
 from tests.forked_command import ForkedCommand
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -26,21 +25,14 @@ ANALYSED = (
 )
 _STUDIES = ("smoke_study", "analysed_study")  # in the order in which they are made
 _MADE_WITHIN_SECONDS = 1800
-_CLUSTER_FILES = ("test_slurm.py", "test_slurm_time_limit.py", "test_docs.py")
 
 
-@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Order the files by the studies they need, which are made meanwhile; one process runs all tests of a file.
-
-    Two Slurm clusters on one machine would disturb each other's times, so their tests are one group.
-    """
+    """Order the files by the studies they need, which are made meanwhile."""
     needs: dict[Path, int] = {}
     for item in items:
         wanted = max((1 + _STUDIES.index(n) for n in getattr(item, "fixturenames", ()) if n in _STUDIES), default=0)
         needs[item.path] = max(wanted, needs.get(item.path, 0))
-        slurm = item.path.name in _CLUSTER_FILES and item.get_closest_marker("slow")
-        item.add_marker(pytest.mark.xdist_group("slurm" if slurm else item.path.stem))
     items.sort(key=lambda item: needs[item.path])
 
 
@@ -53,14 +45,13 @@ def pytest_collection_finish(session: pytest.Session) -> None:
     if wanted:
         factory = session.config._tmp_path_factory
         command = [sys.executable, "-m", "tests.finished_studies", str(_shared(factory)), *wanted]
-        session.config.stash[_BUILDER] = subprocess.Popen(command, cwd=ROOT, start_new_session=True)
+        session.config.stash[_BUILDER] = subprocess.Popen(command, cwd=ROOT, preexec_fn=die_with_parent)
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
     builder = session.config.stash.get(_BUILDER, None)
-    if builder is not None and builder.poll() is None:
-        with suppress(ProcessLookupError):
-            os.killpg(builder.pid, signal.SIGKILL)
+    if builder is not None:
+        builder.kill()  # what it has started dies with it
 
 
 _BUILDER = pytest.StashKey[subprocess.Popen]()

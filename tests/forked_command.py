@@ -17,6 +17,9 @@ from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 
+from launch.execution.processes import die_with_parent
+from launch.hardware import visible_gpus
+
 ROOT = Path(__file__).resolve().parent.parent
 # Libraries read these when they are imported, so a command with other values needs an interpreter of its own.
 READ_ON_IMPORT = ("HF_", "TRANSFORMERS_", "TORCH_", "OMP_", "MKL_", "PYTHON", "LD_")
@@ -68,7 +71,7 @@ def run_fresh(arguments: list[str], cwd: Path = ROOT) -> subprocess.CompletedPro
     """Run `python -m launch` in an interpreter of its own and wait for it."""
     return subprocess.run(
         [sys.executable, "-m", "launch", *arguments],
-        cwd=cwd, capture_output=True, text=True, env=environment(), check=False,
+        cwd=cwd, capture_output=True, text=True, env=environment(), check=False, preexec_fn=die_with_parent,
     )  # fmt: skip
 
 

@@ -11,9 +11,12 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from contextlib import suppress
 from pathlib import Path
+
+from filelock import FileLock
 
 _NEEDED = ("slurmctld", "slurmd", "munged", "sbatch", "srun", "scontrol", "squeue", "scancel")
 
@@ -81,9 +84,12 @@ class SlurmCluster:
         self.config = folder / "slurm.conf"
         self.environment = {"SLURM_CONF": str(self.config)}
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
+        # One cluster at a time on a machine: two would disturb each other's times.
+        self._alone = FileLock(Path(tempfile.gettempdir()) / "transfer-slurm-cluster.lock")
 
     def start(self) -> "SlurmCluster":
         """Start munge, the controller and both nodes, and wait until they are idle."""
+        self._alone.acquire(timeout=3600)
         first = _free_ports(3)
         values = {"host": socket.gethostname().split(".")[0], "folder": self.folder}
         self.config.write_text(_CONFIG.format(**values, port=first, first=first + 1, last=first + 2))
@@ -162,6 +168,7 @@ class SlurmCluster:
                 process.wait(15)
             except subprocess.TimeoutExpired:
                 process.kill()
+        self._alone.release()
 
 
 if __name__ == "__main__":

@@ -202,6 +202,7 @@ def test_the_rate_with_the_highest_accuracy_is_chosen_of_equals_the_lower():
     assert common_rate({"grpo": row, "sft": other}) == 1e-5  # 120, 115 and 70
 
 
+@pytest.mark.slow
 def test_a_smoke_ablation_shares_its_base_and_draws_its_curve(smoke_study, transfer, tmp_path):
     """Two rates of one arm from the base and corpus of the smoke study; the second run finds everything done."""
     settings = ["arms.on_policy_sft=null", "arms.off_policy_sft=null"]

@@ -110,6 +110,7 @@ def test_works_in_a_spawned_process():
     assert process.exitcode == 0
 
 
+@pytest.mark.slow
 def test_works_inside_torchrun_ranks(tmp_path):
     script = tmp_path / "rank.py"
     script.write_text(

@@ -386,6 +386,7 @@ def test_kill_in_the_middle_asks_only_for_the_rest(tmp_path):
     assert hashes[0] == hashes[1]
 
 
+@pytest.mark.slow
 def test_another_study_asks_only_for_what_no_study_has(tmp_path, monkeypatch):
     state = TeacherState(whole_answer)
     with teacher(state) as url:
@@ -413,6 +414,7 @@ def test_another_study_asks_only_for_what_no_study_has(tmp_path, monkeypatch):
     assert len(set(hashes)) == 1
 
 
+@pytest.mark.slow
 def test_changed_filter_reuses_the_samples(tmp_path):
     state = TeacherState(whole_answer)
     with teacher(state) as url:
