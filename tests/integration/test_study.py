@@ -67,7 +67,7 @@ def test_untrained_miniature_is_not_identified_and_says_so(smoke_transfer):
         if not (result["groups"]["math"]["low"] > 0 or result["groups"]["math"]["high"] < 0):
             for cells in result["index"].values():
                 assert all(cell["interval"] is None for cell in cells.values())
-                assert all("not identified" in cell["method"] for cell in cells.values())
+                assert all(cell["status"] == "not identified" for cell in cells.values())
 
 
 def test_page_is_self_contained_and_escaped(smoke_study, smoke_transfer):
