@@ -16,7 +16,7 @@ ENGINES_STAMP := $(ENGINES)/.installed
 setup: $(STAMP)
 
 $(STAMP): requirements.lock pyproject.toml
-	@$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed, this is " + sys.version.split()[0] + "; say make PYTHON=python3.12") if sys.version_info < (3, 11) else None'
+	@$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed, this is " + sys.version.split()[0] + "; run make PYTHON=python3.12") if sys.version_info < (3, 11) else None'
 	@echo "making $(VENV) from requirements.lock (a few minutes, about 2 GB without CUDA)"
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@$(if $(TORCH_INDEX),$(BIN)/pip install --quiet --disable-pip-version-check --index-url $(TORCH_INDEX) torch==2.13.0)
@@ -28,7 +28,7 @@ $(STAMP): requirements.lock pyproject.toml
 setup-engines: $(ENGINES_STAMP)
 
 $(ENGINES_STAMP): requirements-engines.lock pyproject.toml .ci/vllm-stub/pyproject.toml
-	@$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed, this is " + sys.version.split()[0] + "; say make PYTHON=python3.12") if sys.version_info < (3, 11) else None'
+	@$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed, this is " + sys.version.split()[0] + "; run make PYTHON=python3.12") if sys.version_info < (3, 11) else None'
 	@echo "making $(ENGINES) from requirements-engines.lock (a few minutes, about 3.3 GB)"
 	@test -x $(ENGINES)/bin/python || $(PYTHON) -m venv $(ENGINES)
 	@$(if $(TORCH_INDEX),$(ENGINES)/bin/pip install --quiet --disable-pip-version-check --no-deps --index-url $(TORCH_INDEX) torch==2.13.0)
