@@ -18,6 +18,7 @@ import time
 from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 from launch.execution.failures import CRASHED, MISTAKE, STOPPED, RanksEndedError, explain, lost_connection
 from launch.execution.processes import die_with_parent, rank_log_path
