@@ -11,7 +11,7 @@ export HF_HUB_DISABLE_TELEMETRY := 1
 ENGINES := .venv-engines
 ENGINES_STAMP := $(ENGINES)/.installed
 
-.PHONY: setup setup-engines study smoke test test-faults test-rehearsals rehearse-all test-gpu test-engines check bench clean
+.PHONY: setup setup-engines study smoke test test-slow rehearse-all test-gpu test-engines check bench clean
 
 setup: $(STAMP)
 
@@ -44,11 +44,16 @@ study: setup
 smoke: setup
 	$(BIN)/transfer run recipes/pocket/smoke.yaml
 
-test: setup
-	OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(BIN)/pytest
+# Processes that run tests. The files that need no finished study come first: the studies are made meanwhile.
+TEST_PROCESSES ?= 2
+PYTEST := OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(BIN)/pytest -n $(TEST_PROCESSES) --dist loadgroup --no-loadscope-reorder
 
-test-faults: setup
-	OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(BIN)/pytest -m faults
+test: setup
+	$(PYTEST)
+
+# Slurm, DeepSpeed, a browser, rehearsals, kills and full disks, the commands of the docs.
+test-slow: setup
+	$(PYTEST) -m slow
 
 # The large recipes at toy size, with the CPU build of vLLM where `make setup-engines` has installed it.
 LARGE := qwen3-1.7b/matched llama-3.1-8b/matched qwen3-8b/ablation qwen3-14b/matched qwen3-14b/paper released/qwen3-14b
@@ -57,9 +62,6 @@ rehearse-all: setup
 	  $(firstword $(wildcard .venv-engines/bin) $(BIN))/python -m launch rehearse recipes/$$name.yaml \
 	    --ranks 2 --synthetic-data $(REHEARSE) || exit 1; \
 	done
-
-test-rehearsals: setup
-	OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(BIN)/pytest -m rehearsals
 
 test-gpu: setup
 	$(BIN)/pytest -m gpu

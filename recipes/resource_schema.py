@@ -8,34 +8,34 @@ from recipes.corpus_schema import Spec
 
 
 class VllmSpec(Spec):
-    """vLLM for the completions drawn while training."""
+    """vLLM for sampling during training."""
 
     mode: Literal["colocate", "server"] = "colocate"
-    """colocate: on the training GPUs, in turn with training. server: a `vllm serve` of its own, which is running at
-    `server_url` or, on a cluster, is started with every job on `server_nodes` nodes of its own."""
+    """colocate: on the training GPUs, alternating with training. server: a separate `vllm serve`, which runs at
+    `server_url` or, on a cluster, is started by every job on `server_nodes` further nodes."""
     memory_share: float = Field(0.3, gt=0, lt=1)
-    """Share of a GPU's memory that a colocated vLLM takes for weights and cache. Beside it the states of training must
-    fit, with `sleep` without activations."""
+    """Share of a GPU's memory that a colocated vLLM takes for weights and cache. The training states must fit
+    beside it; with `sleep`, without activations."""
     tensor_parallel: int = Field(1, ge=1)
     """GPUs that hold one copy of the model."""
     server_url: str | None = None
     """Address of a running server, for `mode: server`, for instance http://node17:8000. null: `server_nodes`."""
     server_nodes: int = Field(0, ge=0, le=1)
-    """Nodes of a cluster job that serve, besides those that train. 0: the server is at `server_url`."""
+    """Nodes of a cluster job that run the server, besides those that train. 0: the server is at `server_url`."""
     sleep: bool = True
-    """Whether a colocated vLLM gives its memory back while the weights are trained."""
+    """Whether a colocated vLLM frees its memory during training."""
 
     @model_validator(mode="after")
     def _server_has_address(self) -> "VllmSpec":
-        places = [self.server_url is not None, self.server_nodes > 0]
-        if sum(places) != (self.mode == "server"):
+        addresses = [self.server_url is not None, self.server_nodes > 0]
+        if sum(addresses) != (self.mode == "server"):
             raise ValueError("`mode: server` needs either `server_url` or `server_nodes: 1`, and `colocate` neither")
         return self
 
 
 class ResourceSpec(Spec):
-    """Where it runs. Nothing here may change a result, except by rounding (`threads`, `zero_stage`) and by the random
-    numbers of samples (`ranks`, `vllm`).
+    """Where a study runs. Nothing here changes a result, except by rounding (`threads`, `zero_stage`) and by the random
+    numbers of sampling (`ranks`, `vllm`).
     """
 
     workers: int | None = Field(None, ge=1)
@@ -52,19 +52,19 @@ class ResourceSpec(Spec):
     evaluation_replicas: int = Field(1, ge=1)
     """Cluster jobs that share the evaluation of one model."""
     silence_minutes: float = Field(60.0, gt=0)
-    """A training stage is ended if for so long no rank has sampled a token, begun a micro-batch or ended an update. The
-    longest silence of a healthy run is a checkpoint that is written to a slow file system."""
+    """A training stage is ended if no rank has sent a heartbeat for this long: sampled a token, begun a micro-batch or
+    finished an update. The longest silence of a healthy run is a checkpoint written to a slow file system."""
     zero_stage: Literal[0, 1, 2, 3] = 0
-    """DeepSpeed's ZeRO stage: what is divided among the ranks. 1: optimizer states; 2: and gradients; 3: and weights.
+    """DeepSpeed's ZeRO stage: what is sharded over the ranks. 1: optimizer states; 2: and gradients; 3: and weights.
     0: no DeepSpeed."""
     offload: bool = False
     """Whether DeepSpeed keeps optimizer states (and at stage 3 weights) in the memory of the CPU."""
     vllm: VllmSpec | None = None
-    """vLLM for completions drawn while training and by the probe. null: transformers generates them."""
+    """vLLM for sampling during training and in the probe. null: transformers generates."""
     gpu: Literal["A100-40GB", "A100-80GB", "H100-80GB", "H200-141GB"] | None = None
     """GPU that the plan's memory and hours are for. null: no GPU, and no hours."""
     expected_completion_tokens: int | None = Field(None, ge=1)
-    """Mean length of completions that the plan's hours assume. null: the length limit."""
+    """Mean completion length that the plan's hours assume, in tokens. null: the length limit."""
 
     @model_validator(mode="after")
     def _offload_needs_deepspeed(self) -> "ResourceSpec":
@@ -80,7 +80,7 @@ class ResourceSpec(Spec):
 
     @property
     def launched(self) -> bool:
-        """Whether training needs a launcher of its own."""
+        """Whether training is started by torchrun or accelerate."""
         return self.ranks > 1 or self.zero_stage > 0
 
 
@@ -92,6 +92,6 @@ class WandbSpec(Spec):
     entity: str | None = None
     """Team or user. null: the account's default."""
     mode: Literal["auto", "online", "offline"] = "auto"
-    """auto: online if a key is at hand, else offline, to be sent later with `wandb sync`."""
+    """auto: online if there is a key, else offline, for a later `wandb sync`."""
     completions_every_steps: int = Field(20, ge=1)
     """Updates between tables of sampled completions."""

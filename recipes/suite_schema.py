@@ -193,9 +193,9 @@ class SuiteSpec(Spec):
     def samples(self, benchmark: BenchmarkSpec) -> int:
         """Responses to each question of a benchmark; one where decoding is greedy."""
         wanted = self.samples_per_question if benchmark.samples is None else benchmark.samples
-        return wanted if self.heat(benchmark) > 0 else 1
+        return wanted if self.temperature_of(benchmark) > 0 else 1
 
-    def heat(self, benchmark: BenchmarkSpec) -> float:
+    def temperature_of(self, benchmark: BenchmarkSpec) -> float:
         """Sampling temperature of a benchmark."""
         return self.temperature if benchmark.temperature is None else benchmark.temperature
 

@@ -1,6 +1,6 @@
 """The sections of a recipe about training: the prompt, the budget and optimizer, the arms, the probe."""
 
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -25,12 +25,12 @@ class PromptSpec(Spec):
 
 
 class LoraSpec(Spec):
-    """Low-rank adapters (Hu et al. 2021, arXiv 2106.09685) on all linear layers, in place of training every weight."""
+    """Low-rank adapters (Hu et al. 2021, arXiv 2106.09685) on all linear layers, instead of training every weight."""
 
     rank: int = Field(32, ge=1)
     """Rank of the adapters."""
     alpha: int = Field(64, ge=1)
-    """Scale of the adapters; what is added to a weight is multiplied by alpha / rank."""
+    """Scale of the adapters: their output is multiplied by alpha / rank."""
 
 
 class TrainSpec(Spec):
@@ -41,7 +41,7 @@ class TrainSpec(Spec):
     problems_per_step: int = Field(ge=1)
     """Problems presented per optimizer update."""
     completions_per_problem: int = Field(8, ge=1)
-    """Completions per presented problem: GRPO's group size (2 at least), and the demonstrations an SFT arm reads."""
+    """Completions per presented problem: GRPO's group size (at least 2), and the most demonstrations SFT trains on."""
     micro_batch_size: int | None = Field(None, ge=1)
     """Completions per forward pass. null: a whole update at once."""
     learning_rate: float = Field(gt=0)
@@ -49,7 +49,7 @@ class TrainSpec(Spec):
     schedule: Literal["constant", "linear", "cosine", "warmup_stable_decay"] = "constant"
     """Learning-rate schedule after warm-up. warmup_stable_decay: constant until the last `decay_steps` updates."""
     decay_steps: int = Field(0, ge=0)
-    """Optimizer updates in which warmup_stable_decay falls to zero, at the end."""
+    """Optimizer updates at the end in which warmup_stable_decay falls to zero."""
     warmup_steps: int = Field(0, ge=0)
     """Optimizer updates of linear warm-up."""
     weight_decay: float = Field(0.0, ge=0)
@@ -59,38 +59,38 @@ class TrainSpec(Spec):
     max_grad_norm: float = Field(1.0, gt=0)
     """Gradient clipping threshold (L2)."""
     loss_normalisation: Literal["weighted_tokens", "all_tokens"] = "weighted_tokens"
-    """What the loss of an update is divided by: its completion tokens whose weight is not zero, the same for SFT and
-    for samples; or all completion tokens, as TRL does, so that an update shrinks with every uniform group."""
+    """What the loss of an update is divided by: its completion tokens with a nonzero weight, as in SFT; or all of its
+    completion tokens, as in TRL, so that an update shrinks with every group without a weight."""
     temperature: float = Field(1.0, gt=0)
-    """Sampling temperature of completions drawn while training."""
+    """Sampling temperature during training."""
     save_every_steps: int = Field(50, ge=1)
     """Optimizer updates between resumable checkpoints, of which the newest two are kept."""
     save_every_minutes: float = Field(60.0, gt=0)
-    """A checkpoint is also written at the first update that ends this long after the last one, however few updates lie
-    between; a crash costs no more than this and one update."""
+    """A checkpoint is also written after the first update that ends this long after the last checkpoint, so a crash
+    costs at most this time and one update."""
     snapshots: int = Field(0, ge=0)
-    """Further checkpoints with weights alone, evenly spaced in the logarithm of the update; the last is the end."""
+    """Checkpoints with weights alone, evenly spaced in the logarithm of the update; the last one is `final`."""
     lora: LoraSpec | None = None
     """Train adapters and merge them into the saved weights. null: train every weight."""
     padding_free: bool = False
-    """Join the rows of an SFT micro-batch into one sequence that does not see across rows, in place of padding them."""
+    """Join the rows of an SFT micro-batch into one sequence, without attention across rows, not padded."""
     overlong_tokens: int = Field(0, ge=0)
     """Soft overlong punishment (DAPO, arXiv 2503.14476, Eq. 13): the reward falls by up to 1 over this many tokens
     before the length limit. 0: off."""
     clip_low: float = Field(0.2, gt=0, lt=1)
-    """How far below 1 the importance ratio of a sample counts, where several updates share a batch."""
+    """Lower clip of the importance ratio, 1 - clip_low, where several updates share a sampling."""
     clip_high: float = Field(0.2, gt=0)
-    """How far above 1."""
+    """Upper clip, 1 + clip_high."""
     importance_sampling: Literal["token_truncate", "token_mask", "sequence_truncate", "sequence_mask", "off"] = (
         "token_truncate"
     )
-    """With vLLM: how completions are reweighted for its probabilities being a little other than the trainer's. The
-    sequence modes multiply over all tokens, which empties long completions of weight."""
+    """With vLLM: how completions are reweighted for the sampler/trainer mismatch. The sequence modes multiply the
+    ratios of all tokens, which leaves long completions almost no weight."""
     importance_clip: float = Field(2.0, gt=1)
-    """Largest importance ratio with vLLM."""
+    """Largest importance ratio of the sampler/trainer mismatch."""
 
     @model_validator(mode="after")
-    def _schedule_fits(self) -> "TrainSpec":
+    def _schedule_fits(self) -> Self:
         if self.schedule == "warmup_stable_decay" and not self.decay_steps:
             raise ValueError("`schedule: warmup_stable_decay` needs `decay_steps` above 0")
         if self.decay_steps and self.schedule != "warmup_stable_decay":
@@ -108,7 +108,7 @@ class TrainSpec(Spec):
         return self
 
     @model_validator(mode="after")
-    def _micro_batch_divides(self) -> "TrainSpec":
+    def _micro_batch_divides(self) -> Self:
         rows = self.problems_per_step * self.completions_per_problem
         if self.micro_batch_size and rows % self.micro_batch_size:
             raise ValueError(
@@ -138,71 +138,83 @@ class ExternalSpec(Spec):
         return {"path": value} if isinstance(value, str) else value
 
 
-class ArmSpec(Spec):
-    """One training method: who wrote the completions, how they are weighted, how far it may leave the base."""
+class MethodSpec(Spec):
+    """A training method: who writes the completions, how they are weighted, how far the policy may leave the base."""
 
     sampling: Literal["teacher", "base_once", "round", "current"] | None = None
-    """q: the teacher; the base model once; the policy, refreshed every round; the policy of this very step."""
+    """Who writes the completions: a teacher, the base model once, the policy once per round, or the current policy
+    (on-policy)."""
     credit: Literal["uniform", "advantage"] = "uniform"
-    """w: 1 for every correct completion, or GRPO's group-normalised advantage."""
+    """How rewards become weights: 1 for every correct completion, or GRPO's group-normalised advantage."""
     negatives: bool = False
-    """Whether completions with negative weight push the policy away. Needs `credit: advantage`."""
+    """Whether completions below the group's mean reward get a negative weight; false: 0. Needs `credit: advantage`."""
     beta: float = Field(0.0, ge=0)
-    """Weight of the KL term towards the base model. 0: none, and no reference model is loaded."""
+    """Coefficient of the KL term towards the base model. 0: no KL term and no reference model."""
     reward: Literal["correct", "random", "format"] = "correct"
-    """What a completion is rewarded for. Negative controls: random (a coin), format (a final answer in the wanted form,
-    right or wrong)."""
+    """What a completion is rewarded for. Negative controls: random (a coin flip) and format (a final answer in the
+    required form, right or wrong)."""
     round_steps: int | None = Field(None, ge=1)
-    """Updates between refreshes of the samples, for `sampling: round`. null for the others."""
-    updates_per_batch: int = Field(1, ge=1)
-    """Optimizer updates that share one sampling, which then covers the problems of all of them; above 1 the samples are
-    of a slightly older policy, and the importance ratio, clipped, makes up for it."""
-    learning_rate: float | None = Field(None, gt=0)
-    """Peak learning rate. null: `train.learning_rate`."""
+    """Optimizer updates between refreshes of the samples, for `sampling: round`. null for the others."""
     start_from: str | None = None
     """Name of the arm whose final checkpoint this one starts from. null: the base model."""
-    external: ExternalSpec | None = None
-    """A checkpoint trained elsewhere, or its path alone; it is scored like the others, its lineage is unknown."""
-    prompt: PromptSpec | None = None
-    """A prompt of this arm alone. null: the study's. Makes the study unmatched."""
-    problem_set: Literal["all", "teacher_solvable"] | None = None
-    """A problem set of this arm alone. null: the corpus's. Makes the study unmatched."""
-    steps: int | None = Field(None, ge=1)
-    """Optimizer updates of this arm alone. null: `train.steps`. Makes the study unmatched."""
-    train: dict[str, Any] = Field(default_factory=dict)
-    """Other settings of `train` for this arm alone, for instance {schedule: cosine}. Makes the study unmatched."""
-    dynamic_sampling: int = Field(0, ge=0)
-    """DAPO's dynamic sampling: problems whose samples were all rewarded alike are replaced by others, of which up to so
-    many batches are drawn per update. 0: off. Makes the study unmatched: samples then decide what is presented."""
     strip_thinking: bool = False
-    """Whether a teacher's completions are read without their thinking: one of the two readings of no-think SFT."""
+    """Whether the thinking is removed from a teacher's completions: one of the two readings of no-think SFT."""
+    dynamic_sampling: int = Field(0, ge=0)
+    """DAPO's dynamic sampling: groups whose completions all have the same reward are replaced by groups of other
+    problems, from at most this many further batches per update. 0: off. Makes the study unmatched, because samples then
+    decide which problems are presented."""
+    updates_per_batch: int = Field(1, ge=1)
+    """Optimizer updates that share one sampling, which then covers the problems of all of them. Above 1 the samples are
+    slightly off-policy, which the clipped importance ratio corrects."""
 
     @model_validator(mode="after")
-    def _coherent(self) -> "ArmSpec":
-        if (self.sampling is None) == (self.external is None):
-            raise ValueError("an arm needs either `sampling` or `external`")
+    def _coherent(self) -> Self:
         if self.negatives and self.credit == "uniform":
             raise ValueError("`negatives: true` needs `credit: advantage`; uniform weights are never negative")
         if (self.sampling == "round") != (self.round_steps is not None):
             raise ValueError("`sampling: round` and `round_steps` belong together")
         if self.sampling == "teacher" and self.credit == "uniform":
             if self.reward != "correct":
-                raise ValueError(
-                    "`reward` belongs to arms that are rewarded; SFT on a teacher reads the correct samples"
-                )
+                raise ValueError("`reward` needs an arm with rewards; SFT on a teacher trains on the correct samples")
             if self.beta > 0:
                 raise ValueError("`beta` above 0 needs samples or `credit: advantage`; SFT on a teacher has no KL term")
         fits = self.sampling == "current" and self.credit == "advantage" and self.reward != "random"
         if self.dynamic_sampling and not fits:
             raise ValueError(
-                "`dynamic_sampling` needs `sampling: current`, `credit: advantage` and a reward that means something"
+                "`dynamic_sampling` needs `sampling: current`, `credit: advantage` and a reward other than `random`"
             )
         if self.updates_per_batch > 1 and (self.sampling != "current" or self.dynamic_sampling):
             raise ValueError("`updates_per_batch` above 1 needs `sampling: current` without `dynamic_sampling`")
         if self.strip_thinking and self.sampling != "teacher":
-            raise ValueError("`strip_thinking` belongs to arms with `sampling: teacher`")
+            raise ValueError("`strip_thinking` needs `sampling: teacher`")
         if self.start_from is not None and self.beta > 0:
-            raise ValueError("`start_from` and `beta` above 0: the KL term would be towards the arm it starts from")
+            raise ValueError(
+                "`start_from` excludes `beta` above 0: the KL term would be towards the arm it starts from"
+            )
+        return self
+
+
+class ArmSpec(MethodSpec):
+    """An arm of a study: a training method, or an external checkpoint; and what it does not take from the study."""
+
+    external: ExternalSpec | None = None
+    """A checkpoint that was trained elsewhere, or its path alone. It is scored like the others; its lineage is
+    unknown."""
+    learning_rate: float | None = Field(None, gt=0)
+    """Peak learning rate. null: `train.learning_rate`."""
+    prompt: PromptSpec | None = None
+    """This arm's own prompt. null: the study's. Makes the study unmatched."""
+    problem_set: Literal["all", "teacher_solvable"] | None = None
+    """This arm's own problem set. null: the corpus's. Makes the study unmatched."""
+    steps: int | None = Field(None, ge=1)
+    """This arm's own number of optimizer updates. null: `train.steps`. Makes the study unmatched."""
+    train: dict[str, Any] = Field(default_factory=dict)
+    """This arm's own values of other `train` settings, for instance {schedule: cosine}. Makes the study unmatched."""
+
+    @model_validator(mode="after")
+    def _trained_or_external(self) -> Self:
+        if (self.sampling is None) == (self.external is None):
+            raise ValueError("an arm needs either `sampling` or `external`")
         return self
 
 
@@ -212,6 +224,6 @@ class ProbeSpec(Spec):
     problems: int = Field(64, ge=1)
     """Held-out problems that each checkpoint answers once, at temperature 1."""
     batch_size: int = Field(32, ge=1)
-    """Completions generated at once; part of the result, because it decides which random numbers one gets."""
+    """Completions generated at once. It decides which random numbers a completion gets, so it affects the result."""
     seed: int = Field(0, ge=0)
     """Seed of the completions."""

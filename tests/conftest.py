@@ -1,42 +1,103 @@
-"""Shared fixtures: a smoke study that is run once per session, and the command line as a subprocess."""
+"""Shared fixtures: finished studies, made once per session, and the command line."""
 
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
+from tests.forked_command import ForkedCommand
+
 ROOT = Path(__file__).resolve().parent.parent
 SMOKE = ROOT / "recipes" / "pocket" / "smoke.yaml"
+ANALYSED = (
+    "train.snapshots=3",
+    "probe={problems: 8, batch_size: 8}",
+    "diagnostics={prompts: 8, max_completion_tokens: 24, batch_tokens: 200, components: 3, draws: 100}",
+    "trajectory={questions: 6, heldout_problems: 8, draws: 200}",
+    "wandb={mode: offline}",
+)
+_STUDIES = ("smoke_study", "analysed_study")  # in the order in which they are made
+_MADE_WITHIN_SECONDS = 1800
+_CLUSTER_FILES = ("test_slurm.py", "test_slurm_time_limit.py", "test_docs.py")
 
 
-def run_transfer(*arguments: str | Path, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
-    """Run `python -m launch` with arguments and wait for it."""
-    return subprocess.run(
-        [sys.executable, "-m", "launch", *map(str, arguments)],
-        cwd=cwd,
-        capture_output=True,
-        text=True,
-        env={**os.environ, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"},
-        check=False,
-    )
+@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Order the files by the studies they need, which are made meanwhile; one process runs all tests of a file.
+
+    Two Slurm clusters on one machine would disturb each other's times, so their tests are one group.
+    """
+    needs: dict[Path, int] = {}
+    for item in items:
+        wanted = max((1 + _STUDIES.index(n) for n in getattr(item, "fixturenames", ()) if n in _STUDIES), default=0)
+        needs[item.path] = max(wanted, needs.get(item.path, 0))
+        slurm = item.path.name in _CLUSTER_FILES and item.get_closest_marker("slow")
+        item.add_marker(pytest.mark.xdist_group("slurm" if slurm else item.path.stem))
+    items.sort(key=lambda item: needs[item.path])
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Begin with the studies in the background, in one of the test processes."""
+    if os.environ.get("PYTEST_XDIST_WORKER", "gw0") != "gw0" or session.config.option.collectonly:
+        return
+    wanted = {name for item in session.items for name in getattr(item, "fixturenames", ()) if name in _STUDIES}
+    if wanted:
+        factory = session.config._tmp_path_factory
+        command = [sys.executable, "-m", "tests.finished_studies", str(_shared(factory)), *wanted]
+        session.config.stash[_BUILDER] = subprocess.Popen(command, cwd=ROOT, start_new_session=True)
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    builder = session.config.stash.get(_BUILDER, None)
+    if builder is not None and builder.poll() is None:
+        with suppress(ProcessLookupError):
+            os.killpg(builder.pid, signal.SIGKILL)
+
+
+_BUILDER = pytest.StashKey[subprocess.Popen]()
+
+
+def _shared(factory: pytest.TempPathFactory) -> Path:
+    """A folder that the test processes of one session share."""
+    base = factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "studies"
+    folder.mkdir(exist_ok=True)
+    return folder
+
+
+def _copy_when_made(factory: pytest.TempPathFactory, name: str) -> Path:
+    """A copy, for this test process, of a study that is made in the background (see `tests/finished_studies.py`)."""
+    result = _shared(factory) / f"{name}.json"
+    deadline = time.monotonic() + _MADE_WITHIN_SECONDS
+    while not result.exists():
+        assert time.monotonic() < deadline, f"{name} was not made within {_MADE_WITHIN_SECONDS} s"
+        time.sleep(0.1)
+    status, output = json.loads(result.read_text())
+    assert status == 0, output
+    return Path(shutil.copytree(_shared(factory) / name, factory.mktemp(name) / "study"))
 
 
 @pytest.fixture(scope="session")
-def transfer() -> Callable[..., subprocess.CompletedProcess[str]]:
-    return run_transfer
+def transfer() -> Iterator[Callable[..., subprocess.CompletedProcess[str]]]:
+    """Run `python -m launch` with arguments and wait for it."""
+    command = ForkedCommand()
+    yield lambda *arguments, cwd=ROOT: command.run(list(map(str, arguments)), cwd)
+    command.close()
 
 
 @pytest.fixture(scope="session")
 def smoke_study(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Directory of a finished smoke study."""
-    study = tmp_path_factory.mktemp("smoke") / "study"
-    result = run_transfer("run", SMOKE, "--out", study)
-    assert result.returncode == 0, result.stdout + result.stderr
+    study = _copy_when_made(tmp_path_factory, "smoke_study")
     # A miniature that learns nothing could not show that training state is lost; every arm must move the weights.
     weights = {
         path: path.read_bytes()
@@ -48,26 +109,10 @@ def smoke_study(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return study
 
 
-ANALYSED = (
-    "train.snapshots=3",
-    "probe={problems: 8, batch_size: 8}",
-    "diagnostics={prompts: 8, max_completion_tokens: 24, batch_tokens: 200, components: 3, draws: 100}",
-    "trajectory={questions: 6, heldout_problems: 8, draws: 200}",
-    "wandb={mode: offline}",
-)
-
-
 @pytest.fixture(scope="session")
 def analysed_study(smoke_study: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Directory of a finished smoke study with snapshots, probe, trajectories and diagnostics."""
-    study = tmp_path_factory.mktemp("analysed") / "study"
-    study.mkdir()
-    for name in ("base", "corpus"):
-        shutil.copytree(smoke_study / name, study / name)
-    shutil.copy(smoke_study / "study.json", study)
-    result = run_transfer("run", SMOKE, "--out", study, *ANALYSED)
-    assert result.returncode == 0, result.stdout + result.stderr
-    return study
+    return _copy_when_made(tmp_path_factory, "analysed_study")
 
 
 @pytest.fixture(scope="session")

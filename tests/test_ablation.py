@@ -14,6 +14,7 @@ from launch.commands.ablate import choose, common_rate, report
 from launch.execution.failures import INTERRUPTED, STOPPED
 from launch.stages import flatten
 from recipes.errors import UserError
+from tests.reports import arm_values, make_transfer
 
 RECIPES = Path(__file__).resolve().parent.parent / "recipes"
 SMOKE = RECIPES / "pocket" / "smoke.yaml"
@@ -124,8 +125,8 @@ def gain(middle, half=1.0):
 def point(rate, gains, **more):
     """A point with one axis; `gains`: arm -> (math, other)."""
     settings = flatten({"train": {"learning_rate": rate}, "seeds": [0], **more})
-    arms = {arm: {"groups": {"math": gain(a), "other_reasoning": gain(b)}} for arm, (a, b) in gains.items()}
-    transfer = {"arms": arms, "groups": {"math": [], "other_reasoning": []}, "confidence": 0.95, "status": "matched"}
+    arms = {arm: arm_values({"math": gain(a), "other_reasoning": gain(b)}) for arm, (a, b) in gains.items()}
+    transfer = make_transfer(arms=arms, groups={"math": [], "other_reasoning": []})
     return PointResult(f"lr-{rate}", {"train.learning_rate": rate}, settings, {"base": "1"}, transfer)
 
 

@@ -35,7 +35,7 @@ def test_greedy_benchmarks_of_the_twelve_are_asked_once():
     recipe = load_recipe(BIG, ["trajectory.samples=3"])
     found = trajectory_plan(recipe, model_shape(recipe))
     # Twelve runs with eight checkpoints, and the base; five of the twelve benchmarks are sampled, seven are greedy.
-    greedy = sum(recipe.suite.heat(item) == 0 for item in recipe.suite.benchmarks)
+    greedy = sum(recipe.suite.temperature_of(item) == 0 for item in recipe.suite.benchmarks)
     sampled = len(recipe.suite.benchmarks) - greedy
     assert (sampled, greedy) == (5, 7)
     assert found["checkpoints"] == 97

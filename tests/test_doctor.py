@@ -224,7 +224,7 @@ def test_a_failing_check_is_shown_with_its_remedy(tmp_path, monkeypatch):
     assert lines[-1].strip() == "-> mend"
 
 
-@pytest.mark.faults
+@pytest.mark.slow
 def test_a_zero_3_update_equals_one_process():
     verdict = doctor.zero_3([])
     assert verdict.state == "ok", verdict

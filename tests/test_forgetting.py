@@ -56,7 +56,7 @@ def test_values_between_checkpoints():
 def test_arms_are_read_where_each_reaches_the_gain():
     curves = {"fast": curve([0, 40, 40], [0, -20, -30]), "slow": curve([0, 10, 20], [0, -1, -2])}
     assert common_reach(curves) == 20
-    found = equal_gain(curves, 0.95, 10.0)
+    found = equal_gain(curves, 0.95, 10.0).dump()
     assert found["arms"]["fast"]["groups"]["other"] == {"estimate": -5.0, "low": -5.0, "high": -5.0}
     assert found["arms"]["fast"]["between_updates"] == [0, 10]
     assert found["arms"]["slow"]["groups"]["other"]["estimate"] == -1.0
@@ -65,13 +65,13 @@ def test_arms_are_read_where_each_reaches_the_gain():
 
 
 def test_several_crossings_are_declared_and_the_first_is_read():
-    found = equal_gain({"a": curve([0, 10, 4, 12], [0, -10, -40, -90])}, 0.95, 8.0)
+    found = equal_gain({"a": curve([0, 10, 4, 12], [0, -10, -40, -90])}, 0.95, 8.0).dump()
     assert found["arms"]["a"]["crossings"] == 3
     assert found["arms"]["a"]["groups"]["other"]["estimate"] == pytest.approx(-8.0)
 
 
 def test_no_comparison_where_an_arm_does_not_reach():
-    found = equal_gain({"a": curve([0, 10], [0, -1]), "b": curve([0, 30], [0, -3])}, 0.95, 20.0)
+    found = equal_gain({"a": curve([0, 10], [0, -1]), "b": curve([0, 30], [0, -3])}, 0.95, 20.0).dump()
     assert found["arms"]["a"] == {"crossings": 0, "reached": 0.0}
     assert found["contrasts"] == []
 
@@ -81,7 +81,7 @@ def test_no_interval_where_few_draws_reach():
     base = curve([0, 10, 20], [0, -1, -2])
     drawn = base.gain_DTG.copy()
     drawn[::3, 2, 0] = 15.0
-    found = equal_gain({"a": Curve(base.steps, GROUPS, base.gain_TG, drawn)}, 0.95, 18.0)
+    found = equal_gain({"a": Curve(base.steps, GROUPS, base.gain_TG, drawn)}, 0.95, 18.0).dump()
     assert found["arms"]["a"]["reached"] == pytest.approx(0.66, abs=0.01)
     assert found["arms"]["a"]["groups"]["other"] == {"estimate": -1.8, "low": None, "high": None}
 
@@ -91,7 +91,7 @@ def test_the_place_is_located_again_in_every_draw():
     base = curve([0, 10, 20, 30], [0, -10, -20, -30])
     drawn = base.gain_DTG.copy()
     drawn[:, 1:, 0] += np.random.default_rng(1).normal(0, 2, size=(len(drawn), 1))
-    found = equal_gain({"a": Curve(base.steps, GROUPS, base.gain_TG, drawn)}, 0.95, 15.0)
+    found = equal_gain({"a": Curve(base.steps, GROUPS, base.gain_TG, drawn)}, 0.95, 15.0).dump()
     read = found["arms"]["a"]["groups"]["other"]
     assert read["estimate"] == -15.0
     assert 5 < read["high"] - read["low"] < 10  # 2 x 1.96 x 2 points
@@ -100,7 +100,7 @@ def test_the_place_is_located_again_in_every_draw():
 def test_an_exact_quadratic_is_found_and_leaves_nothing():
     kl = {"a": [0.1, 0.2, 0.4], "b": [1.0, 2.0, 3.0]}
     curves = {arm: curve([0, 1, 2, 3], [0, *(-(1 + 2 * x + 3 * x * x) for x in values)]) for arm, values in kl.items()}
-    fit = razor_fit(curves, kl, 0.95)
+    fit = razor_fit(curves, kl, 0.95).dump()
     assert fit["coefficients"] == pytest.approx([1, 2, 3], abs=1e-8)
     assert fit["r2"] == 1.0
     assert all(abs(value["estimate"]) < 1e-6 for value in fit["residuals"].values())
@@ -111,7 +111,7 @@ def test_the_fit_is_that_of_numpy_and_residuals_belong_to_arms():
     kl = {"a": rng.uniform(0, 1, 5).tolist(), "b": rng.uniform(0, 1, 5).tolist()}
     losses = {"a": 10 * np.array(kl["a"]) + 3, "b": 10 * np.array(kl["b"]) - 3}
     curves = {arm: curve([0, 1, 2, 3, 4, 5], [0, *(-losses[arm])], noise=1.0) for arm in kl}
-    fit = razor_fit(curves, kl, 0.95)
+    fit = razor_fit(curves, kl, 0.95).dump()
     x, y = np.concatenate([kl["a"], kl["b"]]), np.concatenate([losses["a"], losses["b"]])
     assert fit["coefficients"][::-1] == pytest.approx(np.polyfit(x, y, 2), rel=1e-6)
     residual = y - np.polyval(np.polyfit(x, y, 2), x)
@@ -127,7 +127,7 @@ def test_forgetting_is_the_mean_loss_outside_math():
 
 
 def test_three_points_are_no_fit():
-    assert razor_fit({"a": curve([0, 1, 2, 3], [0, 1, 2, 3])}, {"a": [1, 2, 3]}, 0.95)["r2"] is None
+    assert razor_fit({"a": curve([0, 1, 2, 3], [0, 1, 2, 3])}, {"a": [1, 2, 3]}, 0.95).r2 is None
 
 
 @pytest.fixture
@@ -164,7 +164,7 @@ def made_up(monkeypatch, tmp_path):
     ],
 )
 def test_the_choice_by_hand(made_up, max_drop, chosen, worst):
-    found = pick(*made_up, max_drop)
+    found = pick(*made_up, max_drop).dump()
     choice = found["choice"]
     assert (choice["arm"], choice["seed"], choice["update"]) == chosen
     if worst:
@@ -172,12 +172,12 @@ def test_the_choice_by_hand(made_up, max_drop, chosen, worst):
 
 
 def test_the_choice_is_reported_on_questions_it_was_not_chosen_on(made_up):
-    found = pick(*made_up, 9)
+    found = pick(*made_up, 9).dump()
     assert found["choice"]["math_gain"] == 38.0
     assert found["reported"]["math"]["estimate"] == 30.0
 
 
 def test_the_frontier_by_hand(made_up):
-    found = pick(*made_up, 5)
+    found = pick(*made_up, 5).dump()
     on = {(row["arm"], row["update"]) for row in found["candidates"] if row["on_frontier"]}
     assert on == {(None, 0), ("grpo", 1), ("grpo", 2), ("off_policy_sft", 1), ("off_policy_sft", 2)}

@@ -1,16 +1,16 @@
 """The grader: extraction, comparison, outcomes, and the wall clock that holds off the main thread."""
 
 import json
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from data.grading.answer_tree import plain
 from data.grading.grader import Grader, extract_answer, last_boxed
+from data.grading.notation import plain
 from eval.scorers.answers import score_exact
 from eval.scorers.rules import score
 from recipes.loading import load_recipe
+from tests.trainers import replace
 from train.accounting.ledger import Ledger
 from train.arms import resolve_arm
 from train.rewards import RecordedReward

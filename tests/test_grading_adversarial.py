@@ -1,6 +1,6 @@
 """Text that models write, or that is made to break a grader: nothing hangs, kills the pool or eats the memory.
 
-`make test` tries 2,000 strings, `make test-faults` 100,000, from a fixed seed. Half are built from the constructs that
+`make test` tries 2,000 strings, `make test-slow` 100,000, from a fixed seed. Half are built from the constructs that
 cost algebra systems time (towers of powers, factorials, nesting, long products), half are random and damaged text.
 """
 
@@ -15,8 +15,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data.grading.answer_tree import plain
 from data.grading.grader import Grader, Outcome, _needs_algebra, _NeedsAlgebraError, compare, extract_answer
+from data.grading.notation import plain
 
 LIMIT_SECONDS = 1.0
 REFERENCES = ["5", r"\frac{1}{2}", r"x^2+1", r"(1,2)", r"\{1,2\}", r"\sqrt{2}", "Paris", r"x>3", r"10\%", "9^{9^{9}}"]
@@ -121,12 +121,12 @@ def try_strings(count: int, seed: int) -> None:
     pairs = [(f"\\boxed{{{next(strings)}}}", rng.choices(REFERENCES, weights)[0]) for _ in range(count)]
     # In this process: reading and comparing is bounded without any clock.
     for completion, reference in pairs:
-        begun = time.monotonic()
+        begun = time.process_time()
         answer = extract_answer(completion)
         if answer is not None:
             with contextlib.suppress(_NeedsAlgebraError):
                 compare(answer, reference, _needs_algebra)
-        assert time.monotonic() - begun < 5, completion[:200]
+        assert time.process_time() - begun < 5, completion[:200]
     # With the workers: the clock ends what hangs.
     grader = Grader(workers=2, timeout_seconds=LIMIT_SECONDS)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -162,7 +162,7 @@ def test_two_thousand_strings():
     try_strings(2000, seed=1)
 
 
-@pytest.mark.faults
+@pytest.mark.slow
 def test_hundred_thousand_strings():
     try_strings(100_000, seed=2)
 

@@ -15,6 +15,7 @@ from eval.responses.readings import pass_at_k
 from eval.statistics.bootstrap import Answers, draw_scores
 from eval.statistics.inference import contrast_interval, gain_p_value, holm, linear_interval, weights_of
 from eval.statistics.transfer_index import MATH
+from tests.reports import arm_values, base_values, estimate, make_transfer, reading
 
 
 def test_holm_by_hand():
@@ -30,6 +31,17 @@ def paired(questions=400, gain=0.1, seed=0):
     base = (rng.random(questions) < 0.5).astype(float)
     arm = np.where((base == 0) & (rng.random(questions) < 2 * gain), 1.0, base)
     return Answers("a", MATH, 100 * np.stack([base, arm], axis=1))
+
+
+def test_interval_of_a_gain_is_that_of_the_paired_differences():
+    answers = paired()
+    found = linear_interval(draw_scores([answers], {"arm": [1]}, 20000, 0)["arm"], weights_of([0], 1), 0.95)
+    differences = answers.score_QM[:, 1] - answers.score_QM[:, 0]
+    half = stats.sem(differences) * stats.t.ppf(0.975, len(differences) - 1)
+    assert [found.low, found.high] == pytest.approx([differences.mean() - half, differences.mean() + half], abs=0.3)
+    same = draw_scores([paired(gain=0.0)], {"arm": [1]}, 1000, 0)["arm"]  # the base again: no gain, in every draw
+    interval = linear_interval(same, weights_of([0], 1), 0.95)
+    assert (interval.low, interval.high) == pytest.approx((0, 0))
 
 
 def test_p_value_of_a_single_model_is_the_paired_t_test():
@@ -178,30 +190,30 @@ def test_published_scores_average_to_the_printed_group_means():
     assert [np.mean([base[b] for b in m]) for m in groups] == pytest.approx([27.7, 30.2, 45.7], abs=0.1)
 
 
-def report(score, low, high):
-    def cell(value, a, b):
-        return {"benchmarks": {"aime24": {"score": {"estimate": value, "low": a, "high": b}}}}
-
-    reading = {"base": cell(13.0, 10.0, 16.0), "arms": {"sft_think": cell(score, low, high)}}
-    return {"confidence": 0.95, "clusters": {"aime24": 30}, "arms": {"sft_think": {}}, "readings": {"paper": reading}}
+def report(score, low, high, questions=30):
+    base = base_values({"aime24": estimate(13.0, 10.0, 16.0)})
+    arm = arm_values({}, {"aime24": estimate(score, low, high)})
+    return make_transfer(
+        clusters={"aime24": questions}, arms={"sft_think": arm}, readings={"paper": reading(base, {"sft_think": arm})}
+    )
 
 
 @pytest.mark.parametrize(("score", "verdict"), [(22.0, "differs"), (45.0, "too uncertain")])
 def test_comparison_with_the_published_score(score, verdict):
     """52.0 on 30 questions has a standard error of 9.1 points: ± 18 at least."""
     cells = compare_with_published(report(score, score - 3, score + 3), {"sft_think": "UniReason SFT-think"})
-    (cell,) = [cell for cell in cells if cell["model"] == "sft_think"]
-    assert cell["verdict"] == verdict
-    assert cell["published"] == 52.0
+    (cell,) = [cell for cell in cells if cell.model == "sft_think"]
+    assert cell.verdict == verdict
+    assert cell.published == 52.0
     expected = stats.norm.ppf(0.975) * np.sqrt((6 / 2 / 1.959964) ** 2 + 52 * 48 / 30)
-    assert cell["half_width"] == pytest.approx(expected, abs=0.01)
-    assert cell["replications"] == [22, 24]
+    assert cell.half_width == pytest.approx(expected, abs=0.01)
+    assert cell.replications == [22, 24]
 
 
 def test_comparison_agrees_within_the_margin():
-    transfer = report(52.3, 52.0, 52.6) | {"clusters": {"aime24": 10**5}}
+    transfer = report(52.3, 52.0, 52.6, questions=10**5)
     cells = compare_with_published(transfer, {"sft_think": "UniReason SFT-think"})
-    assert cells[1]["verdict"] == "agrees"
+    assert cells[1].verdict == "agrees"
     rows, wrong = default_rows(["grpo"], {})
     assert wrong == ["no arm is named like a published model (sft_think, sft_no_think, rl); say --as ARM=MODEL"]
     rows, wrong = default_rows(["grpo"], {"grpo": "UniReason RL"})
@@ -210,19 +222,15 @@ def test_comparison_agrees_within_the_margin():
 
 
 def test_gate_looks_at_the_lower_end():
-    def gain(estimate, low, high):
-        return {"estimate": estimate, "low": low, "high": high}
-
-    transfer = {
-        "confidence": 0.95,
-        "warnings": [],
-        "arms": {"m": {"groups": {"math": gain(5, 3, 7), "other": gain(-0.5, -1.9, 0.9)}}},
-    }
+    arm = arm_values({"math": estimate(5, 3, 7), "other": estimate(-0.5, -1.9, 0.9)})
+    # A warning of another kind does not decide, whatever its words.
+    other = {"warnings": ["b: its score says nothing"], "warning_codes": ["few_questions"]}
+    transfer = make_transfer(arms={"m": arm}, **other)
     passed, (sentence,) = gate(transfer, "m", 2.0)
     assert passed
     assert "the least certain is other with -0.5 [-1.9, +0.9]" in sentence
     passed, (sentence,) = gate(transfer, "m", 1.8)
     assert not passed
     assert "may have lost up to 1.9 points on other" in sentence
-    silent = transfer | {"warnings": ["b: every response of m was cut off; its score says nothing"]}
-    assert gate(silent, "m", 100.0) == (False, silent["warnings"])
+    silent = {"warnings": ["b: no response of m is complete"], "warning_codes": ["all_truncated"]}
+    assert gate(make_transfer(arms={"m": arm}, **silent), "m", 100.0) == (False, silent["warnings"])

@@ -108,9 +108,9 @@ def test_shuffled_alignment_is_that_of_unrelated_states():
 def test_an_interval_of_a_length_is_reflected_so_that_noise_does_not_push_it_up():
     drawn = np.full(100, 5.0)
     rng = np.random.default_rng(0)
-    assert _mean([[4.0]], [[drawn]], 0.95, rng, (0.0, np.inf)) == {"estimate": 4.0, "low": 3.0, "high": 3.0}
-    assert _mean([[1.0]], [[drawn]], 0.95, rng, (0.0, np.inf)) == {"estimate": 1.0, "low": 0.0, "high": 0.0}
-    assert _mean([[4.0]], [[drawn]], 0.95, rng) == {"estimate": 4.0, "low": 5.0, "high": 5.0}
+    assert _mean([[4.0]], [[drawn]], 0.95, rng, (0.0, np.inf)).dump() == {"estimate": 4.0, "low": 3.0, "high": 3.0}
+    assert _mean([[1.0]], [[drawn]], 0.95, rng, (0.0, np.inf)).dump() == {"estimate": 1.0, "low": 0.0, "high": 0.0}
+    assert _mean([[4.0]], [[drawn]], 0.95, rng).dump() == {"estimate": 4.0, "low": 5.0, "high": 5.0}
 
 
 @pytest.fixture(scope="module")

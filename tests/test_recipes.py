@@ -80,7 +80,7 @@ def test_every_field_has_a_docstring():
         ("arms.grpo.updates_per_batch=4", "steps 150 must be a multiple of updates_per_batch 4"),
         ("arms.grpo.updates_per_batch=2", "save_every_steps 25 must be a multiple of updates_per_batch 2"),
         ("arms.grpo.sampling=round", "`sampling: round` and `round_steps` belong together"),
-        ("arms.off_policy_sft.reward=random", "SFT on a teacher reads the correct samples"),
+        ("arms.off_policy_sft.reward=random", "SFT on a teacher trains on the correct samples"),
         ("arms.off_policy_sft.beta=0.1", "SFT on a teacher has no KL term"),
         ("arms.grpo.start_from=grpo", "arm 'grpo' starts from itself"),
         ("arms.grpo.start_from=nobody", "starts from 'nobody', which is not an arm"),

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from data.sampling import completions
 from data.sampling.completions import SampleStore, sample_from_endpoint
 from launch.execution.usage import USAGE, descendants, measured
 from launch.rehearsal.faults import continuation_fault
@@ -95,7 +96,8 @@ def test_a_small_model_is_no_base_of_a_study(llama, tmp_path):
     assert json.loads((tmp_path / "base/config.json").read_text())["transfer_rehearsal"] is True
 
 
-def test_the_stand_in_teacher_speaks_the_protocol(tmp_path):
+def test_the_stand_in_teacher_speaks_the_protocol(tmp_path, monkeypatch):
+    monkeypatch.setattr(completions.random, "shuffle", lambda problems: None)  # problem a is asked first
     problems = [("a", "What is 1 plus 2?"), ("b", "What is 1 plus 2? Say it.")]
     spec = SamplerSpec(kind="endpoint", model="m", samples_per_problem=4, thinking="on", concurrency=1)
     store = SampleStore(tmp_path / "s.jsonl")

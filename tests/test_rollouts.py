@@ -3,10 +3,20 @@
 import json
 import random
 import sys
+from pathlib import Path
 
 import numpy as np
 
-from train.rollouts import PolicyRollouts, keep, read_groups, write_groups
+from recipes.loading import load_recipe
+from tests.trainers import replace
+from train.arms import resolve_arm
+from train.rollouts import PolicyRollouts, read_groups, store, write_groups
+
+RECIPE = Path(__file__).resolve().parent.parent / "recipes" / "pocket" / "smoke.yaml"
+
+
+def settings_for(**changes):
+    return replace(resolve_arm(load_recipe(RECIPE), "grpo"), **changes)
 
 
 class Books:
@@ -25,7 +35,7 @@ def test_groups_are_the_same_after_memory_and_disk(tmp_path):
     random.seed(0)
     groups = [[random.choices(range(151_936), k=random.randrange(9)) for _ in range(4)] for _ in range(5)]
     path = tmp_path / "round-0.json"
-    write_groups(path, [keep(group) for group in groups])
+    write_groups(path, [store(group) for group in groups])
     assert path.read_text() == json.dumps(groups)
     assert [[ids.tolist() for ids in group] for group in read_groups(path)] == groups
     assert all(ids.dtype == np.int32 for group in read_groups(path) for ids in group)
@@ -35,7 +45,7 @@ def test_groups_are_the_same_after_memory_and_disk(tmp_path):
 
 def test_a_token_takes_four_bytes():
     ids = list(range(1000, 31_000))
-    (kept,) = keep([ids])
+    (kept,) = store([ids])
     assert kept.nbytes == 4 * len(ids)
     assert sum(map(sys.getsizeof, ids)) + 8 * len(ids) == 36 * len(ids)
 
@@ -49,8 +59,10 @@ def test_rounds_hand_out_what_was_drawn_and_read_it_again(tmp_path):
         asked.append((prompts, seed))
         return [[[len(prompt), seed % 1000, place] for place in range(3)] for prompt in prompts]
 
+    settings = settings_for(sampling="round", problems_per_step=2, completions_per_problem=3, round_steps=2)
+
     def rollouts(books):
-        return PolicyRollouts(order, tokenizer, tmp_path, books, 10, 2, 3, 2, 7)
+        return PolicyRollouts(order, tokenizer, tmp_path, books, 10, settings, 7)
 
     first = rollouts(books := Books())
     found = [first.completions(step, draw) for step in range(4)]

@@ -24,6 +24,16 @@ def states(recipe, study_dir):
     return {name: state.state for name, state in stage_states(build_stages(recipe), study_dir).items()}
 
 
+def test_inputs_hold_the_output_of_everything_a_stage_needs(tmp_path):
+    recipe = load_recipe(STUDY)
+    finish_all(recipe, tmp_path)
+    for stage in build_stages(recipe):
+        inputs = stage_inputs(stage, tmp_path)
+        for name in stage.needs:
+            expected = json.loads((tmp_path / name / "manifest.json").read_text())["output_hash"]
+            assert inputs[f"output of {name}"] == expected
+
+
 def test_order_and_names():
     recipe = load_recipe(STUDY, ["seeds=[0,1]"])
     stages = build_stages(recipe)

@@ -176,6 +176,13 @@ def build(*math_gains, questions=200):
     return draw_scores(answers, {"arm": list(range(1, 1 + len(math_gains)))}, 4000, 0)["arm"]
 
 
+def test_index_of_a_math_loss_by_hand():
+    """A gain elsewhere at the price of math has a negative index, a loss of both a positive one."""
+    found = transfer_index("points", "other_reasoning", np.array([1.0, -1.0, 1.0]), np.array([-2.0, -2.0, 0.0]))
+    assert found[:2].tolist() == [-50, 50]
+    assert np.isnan(found[2])
+
+
 def test_index_is_identified_only_with_a_math_gain():
     groups = {MATH: [0], "other_reasoning": [1]}
     strong = index_with_interval("points", build(0.3), groups, "other_reasoning", 0.95)
@@ -184,7 +191,7 @@ def test_index_is_identified_only_with_a_math_gain():
     for definition in ("points", "relative", "literal", "paper"):
         weak = index_with_interval(definition, build(0.0), groups, "other_reasoning", 0.95)
         assert weak.interval is None
-        assert weak.method.startswith("not identified")
+        assert (weak.status, weak.method) == ("not identified", None)
 
 
 def test_fieller_and_percentile_agree_for_a_strong_math_gain():
@@ -256,7 +263,7 @@ def test_difference_of_indices_is_taken_inside_each_draw():
             assert (found.interval.low, found.interval.high) == (0, 0)
     weak = index_difference("points", scores, build(0.0), groups, "other_reasoning", 0.95)
     assert weak.interval is None
-    assert weak.method.startswith("not identified")
+    assert (weak.status, weak.method) == ("not identified", None)
 
 
 def test_index_without_a_benchmark_is_the_index_of_the_rest():
@@ -288,7 +295,7 @@ def test_undefined_index_says_why():
     groups = {MATH: [0], "other_reasoning": [1]}
     found = index_with_interval("relative", scores, groups, "other_reasoning", 0.95)
     assert found.estimate is None
-    assert "the base scores zero on a benchmark" in found.method
+    assert "the base scores zero on a benchmark" in found.reason
     assert index_with_interval("points", scores, groups, "other_reasoning", 0.95).interval is not None
     law = index_with_interval("paper", scores, {MATH: [0], "law": [1]}, "law", 0.95)
-    assert "no constant for the group law" in law.method
+    assert "no constant for the group law" in law.reason

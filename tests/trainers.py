@@ -15,6 +15,11 @@ def grpo_trainer(settings, model, tokenizer, rows, directory, seed, reward, call
     return grpo.build_trainer(settings, model, tokenizer, rows, arguments, reward, callbacks, rollouts)
 
 
+def replace(settings, **changes):
+    """Settings of an arm with other values, which are not validated."""
+    return settings.model_copy(update=changes)
+
+
 class CapturedError(Exception):
     """Raised in place of the optimizer's step."""
 

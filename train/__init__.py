@@ -1,1 +1,4 @@
-"""Rows in, checkpoints out: the base model, the arms of a study, and the ledger of what each one spent."""
+"""Training. The experiment: arms, weights, rewards, rollouts, sft, grpo, weighted_grpo, and `run`, which they share.
+`runtime/` (ranks, signals, checkpoints, metrics), `accounting/` (ledger, matching, cost) and `models/` (model
+directories) support it. Edits to the experiment change results. `drift` measures the distance from the base.
+"""

@@ -1,8 +1,8 @@
 """Stages `drift/base` and `drift/<arm>/seed-<n>`: how far each checkpoint of a run has moved from the base.
 
-One job for every arm, from saved weights alone, because SFT has no KL term of its own to log. On a fixed set of held-
-out problems each checkpoint answers, and both models read: its own answers for KL(policy || base), the base's for
-KL(base || policy). KL and entropy are exact over the vocabulary, in nats, means over the tokens of the completions.
+One job for every arm, from saved weights alone, because SFT logs no KL term. Each checkpoint answers a fixed set of
+held-out problems, and both models score the answers: its own for KL(policy || base), the base's for KL(base || policy).
+KL and entropy are exact over the vocabulary, in nats, means over the tokens of the completions.
 """
 
 import json
@@ -41,7 +41,7 @@ def run(
     base = load_model(study_dir / "base", recipe.model.dtype, attention)
     grader = Grader()
 
-    # The base's own answers, which all arms read
+    # The base's own answers, which all arms are scored on
     if arm is None:
         drawn, own = draw(recipe, study_dir / "base", tokenizer, prompts)
         row, samples = probe(recipe, base, base, tokenizer, problems, prompts, grader, None, drawn)
@@ -50,7 +50,7 @@ def run(
         return
     base_samples = json.loads((study_dir / "drift" / "base" / SAMPLES).read_text())
 
-    # Every checkpoint, those of an interrupted probe read from disk
+    # Every checkpoint; rows of an interrupted probe are read from disk
     run_dir = study_dir / "arms" / arm / f"seed-{seed}"
     final = json.loads((run_dir / "manifest.json").read_text())["facts"]["matched_on"]["steps"]
     checkpoints = complete_snapshots(run_dir) | {final: run_dir / "final"}
@@ -59,7 +59,7 @@ def run(
     engine: dict[str, str | None] | None = None
     for step, directory in checkpoints.items():
         if step not in {row["step"] for row in rows}:
-            _leave_gpu(base)
+            _free_gpu(base)
             drawn, engine = draw(recipe, directory, tokenizer, prompts)
             policy = load_model(directory, recipe.model.dtype, attention)
             row, _ = probe(recipe, policy, base, tokenizer, problems, prompts, grader, base_samples, drawn)
@@ -74,7 +74,7 @@ def run(
 def draw(
     recipe: Recipe, directory: Path, tokenizer: "PreTrainedTokenizerBase", prompts: list[str]
 ) -> tuple[list[list[int]] | None, dict[str, str | None]]:
-    """A checkpoint's completions as token ids where vLLM draws them, else None: `probe` does it; and who draws.
+    """A checkpoint's completions as token ids if vLLM samples them, else None (`probe` samples); and the engine.
 
     Transformers keeps the cache of a whole batch at its longest; with long completions that is more than a GPU has.
     """
@@ -90,13 +90,13 @@ def draw(
         max_new_tokens=recipe.prompt.max_completion_tokens,
         temperature=1.0,
         stop_ids=(tokenizer.eos_token_id, tokenizer.pad_token_id),
-        seeds=[recipe.probe.seed + place for place in range(len(prompts))],
+        seeds=[recipe.probe.seed + index for index in range(len(prompts))],
         dtype=recipe.model.dtype,
     )
 
 
-def _leave_gpu(model: "PreTrainedModel") -> None:
-    """Take a model off the GPU, whose memory the engine needs."""
+def _free_gpu(model: "PreTrainedModel") -> None:
+    """Move a model to the CPU, because the engine needs the GPU's memory."""
     import torch
 
     if not on_cpu():
@@ -115,9 +115,9 @@ def probe(
     base_samples: list[list[int]] | None,
     drawn: list[list[int]] | None = None,
 ) -> tuple[dict[str, Any], list[list[int]]]:
-    """What one checkpoint does on the probe, and its completions as token ids.
+    """The row of one checkpoint, and its completions as token ids.
 
-    `base_samples`: None for the base. `drawn`: the checkpoint's completions, if an engine has drawn them.
+    `base_samples`: None for the base. `drawn`: the checkpoint's completions, if an engine has sampled them.
     """
     assert recipe.probe is not None
     samples: list[list[int]] = [] if drawn is None else drawn
@@ -138,11 +138,13 @@ def probe(
         [problem.reference_answer for problem in problems],
         recipe.corpus.answer_form,
     )
-    asked = [tokenizer(prompt)["input_ids"] for prompt in prompts]
-    own = [divergence(policy, base, *pair) for pair in zip(asked, samples, strict=True)]
+    prompt_ids = [tokenizer(prompt)["input_ids"] for prompt in prompts]
+    own = [divergence(policy, base, *pair) for pair in zip(prompt_ids, samples, strict=True)]
     read = samples if base_samples is None else base_samples
     theirs = (
-        own if base_samples is None else [divergence(base, policy, *pair) for pair in zip(asked, read, strict=True)]
+        own
+        if base_samples is None
+        else [divergence(base, policy, *pair) for pair in zip(prompt_ids, read, strict=True)]
     )
     tokens, base_tokens = sum(map(len, samples)), sum(map(len, read))
     return {
@@ -196,6 +198,6 @@ def _write(path: Path, rows: list[dict[str, Any]]) -> None:
 def _finish(
     stage_dir: Path, rows: list[dict[str, Any]], others: list[str], engine: dict[str, str | None] | None
 ) -> None:
-    """`engine`: who drew the completions; None if all were read from disk."""
+    """`engine`: what sampled the completions; None if all rows were read from disk."""
     _write(stage_dir / DRIFT, rows)
     finish_stage(stage_dir, hash_files(stage_dir, [DRIFT, *others]), {"checkpoints": len(rows), "engine": engine})

@@ -1,10 +1,11 @@
-"""The rewards of the sampled arms: TRL's calling convention around `data/grading/grader.py`; no rule of its own.
+"""Rewards of the GRPO trainer: TRL's calling convention around `data/grading/grader.py`, and their ledger entry.
 
-Each call grades one generation batch and enters it in the ledger: what was presented, generated and used.
+Each call grades one generation batch and enters it in the ledger: what was presented, generated and trained on.
 """
 
 import random
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 from data.grading.grader import AnswerForm, Grade, Grader, Outcome
 from train.accounting.cost import forward_flops, train_flops
@@ -12,9 +13,21 @@ from train.accounting.ledger import Ledger
 from train.arms import ResolvedArm
 from train.runtime.ranks import gathered, rank
 from train.runtime.tracking import Tracker
+from train.weights import completion_weights, has_gradient
 
 _EARLY_UPDATES = 5
-_GRADE_SECONDS = 120.0  # of one batch; other ranks wait, and give up after minutes
+_GRADE_SECONDS = 120.0  # per batch; the other ranks wait, and their collective times out after minutes
+
+
+class Completion(NamedTuple):
+    """What the ledger needs to know about a completion."""
+
+    problem_id: str
+    reward: float | None
+    """None: the row holds no completion, see `TeacherRollouts.surplus`."""
+    tokens: int
+    correct: bool
+    prompt_tokens: int
 
 
 def overlong_punishment(length: int, limit: int, buffer: int) -> float:
@@ -23,7 +36,7 @@ def overlong_punishment(length: int, limit: int, buffer: int) -> float:
 
 
 def reward_of(grade: Grade, kind: str, coin: random.Random) -> float:
-    """1 for a completion that earns the reward: a correct one; one with any final answer; or by a coin."""
+    """1 or 0. `kind` "correct": is it correct; "format": has it any final answer; "random": a coin flip."""
     if kind == "random":
         return float(coin.random() < 0.5)
     if kind == "format":
@@ -32,20 +45,18 @@ def reward_of(grade: Grade, kind: str, coin: random.Random) -> float:
 
 
 class RecordedReward:
-    """Reward function for `GRPOTrainer` that also keeps the books.
+    """Reward function for `GRPOTrainer` that also writes the ledger.
 
     Args:
         grader: the grader.
         form: what counts as a final answer.
         ledger: receives the counts of every batch.
         parameters: of the policy, for FLOPs.
-        settings: of the arm. Batches arrive grouped by problem. With group advantages a mixed group moves the policy,
-            as a whole or (without negatives) by its better half, and a uniform one not at all; with uniform credit
-            each rewarded completion counts alone; with beta above 0 every completion has a gradient, and a reference
-            model reads it.
+        settings: of the arm. Batches arrive grouped by problem.
         seed: of the random reward.
-        warn: told, once, if the first updates were all rewarded alike, so that nothing was learned from them.
+        warn: called once if all completions of the first updates got the same reward, so that nothing was learned.
         tracker: gets the completions of some updates, if given.
+        surplus: given an update, counted from 0: which rows of all ranks hold no completion; None: all hold one.
     """
 
     __name__ = "reward"
@@ -60,15 +71,11 @@ class RecordedReward:
         seed: int,
         warn: Callable[[str], None] | None = None,
         tracker: Tracker | None = None,
+        surplus: Callable[[int], list[bool]] | None = None,
     ) -> None:
-        self.grader = grader
-        self.form = form
-        self.ledger = ledger
-        self.parameters = parameters
-        self.settings = settings
-        self.seed = seed
-        self.warn, self.tracker = warn, tracker
-        self._alike: list[float] = []  # the reward of each update so far, while all completions got the same
+        self.grader, self.form, self.ledger, self.parameters = grader, form, ledger, parameters
+        self.settings, self.seed, self.warn, self.tracker, self.surplus = settings, seed, warn, tracker, surplus
+        self._uniform: list[float] = []  # the reward of each update so far, while all completions got the same one
 
     def __call__(
         self,
@@ -81,21 +88,33 @@ class RecordedReward:
         log_metric: Callable[[str, float], None] | None = None,
         **kwargs: object,
     ) -> list[float]:
-        """Rewards in [0, 1], one per completion. Columns of the dataset arrive as keyword arguments."""
+        """Rewards in [-1, 1], one per completion. Columns of the dataset arrive as keyword arguments."""
         grades, rewards = self.judge(completions, completion_ids, reference_answer, problem_id)
         lengths = [len(ids) for ids in completion_ids]
         correct = [grade.correct for grade in grades]
-        rows = gathered(list(zip(problem_id, rewards, lengths, correct, prompt_tokens, strict=True)))
+        rows = gathered(list(map(Completion, problem_id, rewards, lengths, correct, prompt_tokens)))
+        first, missing = rank() * len(rewards), [False] * len(rows)
+        if self.surplus is not None:
+            missing = self.surplus(self.ledger.last_step)
+            rows = [row._replace(reward=None) if none else row for row, none in zip(rows, missing, strict=True)]
         self._enter(rows)
-        self._look_for_alike([reward for _, reward, *_ in rows])
-        if log_metric is not None:  # TRL's, averaged over ranks and shown with its own
+        self._warn_if_uniform([row.reward for row in rows if row.reward is not None])
+        present = [index for index in range(len(rewards)) if not missing[first + index]]
+        if log_metric is not None and present:  # TRL averages it over ranks and logs it with its own metrics
             for outcome in Outcome:
-                share = sum(grade.outcome is outcome for grade in grades) / len(grades)
+                share = sum(grades[index].outcome is outcome for index in present) / len(present)
                 log_metric(f"outcomes/{outcome}", share)
-        if self.tracker is not None:
-            shown = zip(problem_id, reference_answer, completions, grades, rewards, strict=True)
-            keys = ("problem_id", "reference_answer", "completion", "outcome", "reward")
-            table = [dict(zip(keys, (p, a, c, str(g.outcome), r), strict=True)) for p, a, c, g, r in shown]
+        if self.tracker is not None and present:
+            table = [
+                {
+                    "problem_id": problem_id[index],
+                    "reference_answer": reference_answer[index],
+                    "completion": completions[index],
+                    "outcome": str(grades[index].outcome),
+                    "reward": rewards[index],
+                }
+                for index in present
+            ]
             self.tracker.completions(self.ledger.last_step + 1, table)
         return rewards
 
@@ -108,8 +127,8 @@ class RecordedReward:
     ) -> tuple[list[Grade], list[float]]:
         """Grade and reward of each completion; nothing is entered in the ledger."""
         grades = self.grader.grade_many(completions, reference_answer, self.form, _GRADE_SECONDS)
-        # Coins come from the update and the completion's place among those of all ranks, not from a running generator:
-        # a resumed run tosses the same ones, and no two ranks share them.
+        # A coin depends on the update and on the completion's index among those of all ranks, not on the state of a
+        # generator: a resumed run gets the same coins, and no two ranks share them.
         first = rank() * len(grades)
         coins = [random.Random(f"reward {self.seed} {self.ledger.last_step} {first + n}") for n in range(len(grades))]
         rewards = [reward_of(grade, self.settings.reward, coin) for grade, coin in zip(grades, coins, strict=True)]
@@ -117,55 +136,42 @@ class RecordedReward:
         punished = [overlong_punishment(len(ids), limit, buffer) for ids in completion_ids]
         return grades, [reward + punishment for reward, punishment in zip(rewards, punished, strict=True)]
 
-    def _look_for_alike(self, rewards: list[float]) -> None:
-        if self.warn is None or len(self._alike) >= _EARLY_UPDATES:
+    def _warn_if_uniform(self, rewards: list[float]) -> None:
+        if self.warn is None or len(self._uniform) >= _EARLY_UPDATES:
             return
         if len(set(rewards)) > 1:
-            self.warn = None  # it varies
+            self.warn = None
             return
-        self._alike.append(rewards[0])
-        if len(self._alike) == _EARLY_UPDATES:
+        self._uniform.append(rewards[0])
+        if len(self._uniform) == _EARLY_UPDATES:
             self.warn(
                 f"every completion of the first {_EARLY_UPDATES} updates got the reward {rewards[0]:g}, so nothing is "
-                "learned; look at some completions: is the answer in the wanted form, are they cut off, is the corpus "
-                "far too hard or too easy?"
+                "learned; look at some completions: is the answer in the required form, are they truncated, is the "
+                "corpus far too hard or too easy?"
             )
 
-    def _enter(self, rows: list[tuple[str, float, int, bool, int]]) -> None:
-        """Enter the completions of all ranks: problem id, reward, length, correctness and prompt length of each."""
-        group_size, beta = self.settings.completions_per_problem, self.settings.beta
-        presented, contributed, trained = [], [], 0
-        for start in range(0, len(rows), group_size):
-            group = rows[start : start + group_size]
-            presented.append(group[0][0])
-            mixed = len({reward for _, reward, *_ in group}) > 1
-            rewarded = [length for _, reward, length, *_ in group if reward > 0]
-            if beta > 0:
-                weighted = [length for _, _, length, *_ in group]
-            elif self.settings.negatives:
-                weighted = [length for _, _, length, *_ in group] if mixed else []
-            elif self.settings.credit == "advantage":  # without negatives: those above the group's mean
-                mean = sum(reward for _, reward, *_ in group) / len(group)
-                weighted = [length for _, reward, length, *_ in group if reward > mean] if mixed else []
-            else:
-                weighted = rewarded
-            if weighted:
-                contributed.append(group[0][0])
-            trained += sum(weighted)
-        generated = sum(length for _, _, length, *_ in rows)
-        asked = sum(tokens for *_, tokens in rows)
-        read = asked + generated
-        sampled = self.settings.sampling == "current"  # stored completions were paid for when they were written
+    def _enter(self, rows: Sequence[Completion]) -> None:
+        """Enter an update's completions of all ranks, grouped by problem."""
+        settings = self.settings
+        rewards = [row.reward for row in rows]
+        trained = has_gradient(rewards, completion_weights(rewards, settings), settings)
+        size = settings.completions_per_problem
+        groups = range(0, len(rows), size)
+        present = [row for row in rows if row.reward is not None]
+        prompt_tokens = sum(row.prompt_tokens for row in present)
+        completion_tokens = sum(row.tokens for row in present)
+        processed = prompt_tokens + completion_tokens
+        sampled = settings.sampling == "current"  # the cost of stored completions was entered when they were sampled
         self.ledger.spend(
-            presented,
-            contributed,
-            exposures=len(presented),
-            completions=len(rows),
-            correct_completions=sum(right for _, _, _, right, _ in rows),
-            prompt_tokens=asked,
-            generated_tokens=generated if sampled else 0,
-            trained_tokens=trained,
-            generate_flops=forward_flops(self.parameters, read) if sampled else 0,
-            reference_flops=forward_flops(self.parameters, read) if beta > 0 else 0,
-            train_flops=train_flops(self.parameters, read),
+            presented=[rows[start].problem_id for start in groups],
+            contributed=[rows[start].problem_id for start in groups if any(trained[start : start + size])],
+            exposures=len(groups),
+            completions=len(present),
+            correct_completions=sum(row.correct for row in present),
+            prompt_tokens=prompt_tokens,
+            generated_tokens=completion_tokens if sampled else 0,
+            trained_tokens=sum(row.tokens for row, has in zip(rows, trained, strict=True) if has),
+            generate_flops=forward_flops(self.parameters, processed) if sampled else 0,
+            reference_flops=forward_flops(self.parameters, processed) if settings.beta > 0 else 0,
+            train_flops=train_flops(self.parameters, processed),
         )

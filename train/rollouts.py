@@ -1,8 +1,8 @@
-"""Who wrote the completions an arm learns from, where it is not the policy of the very step; and dynamic sampling.
+"""Completions that do not come from the current policy, and dynamic sampling.
 
-The stored sources of the unified loss: a teacher's demonstrations, right and wrong; the base's own samples, drawn once;
-the policy's samples, drawn anew every round. Each hands the trainer, for an update, one completion per row, as token
-ids. What was drawn is written to `rollouts/`, so that a killed run reads again what it had trained on.
+The stored sources of the unified loss (`train/weights.py`): a teacher's samples, right and wrong; the base model's
+samples, drawn once; the policy's samples, drawn again every round. Each gives the trainer one completion per row of an
+update, as token ids. Samples of the policy are written to `rollouts/`, so that a resumed run trains on the same ones.
 """
 
 import json
@@ -21,48 +21,54 @@ from recipes.errors import UserError
 from recipes.manifest import write_atomic
 from train.accounting.cost import forward_flops
 from train.accounting.ledger import Ledger
+from train.arms import ResolvedArm
 from train.runtime.ranks import rank
+from train.weights import completion_weights
 
 Completions = list[list[int]]
-Kept = list[npt.NDArray[np.int32]]
-"""Completions in memory for a long time: Python's integers would take nine times as much."""
+Stored = list[npt.NDArray[np.int32]]
+"""Completions that stay in memory: four bytes a token, a ninth of what Python's integers take."""
 Row = dict[str, Any]
 """A row of the trainer's dataset: prompt, reference_answer, problem_id, prompt_tokens."""
 Draw = Callable[[list[str], int], list[Completions]]
-"""Lets the policy answer prompts with a seed; a group of completions for each prompt, the same on every rank."""
+"""Samples from the current policy: prompts and a seed -> a group of completions per prompt, the same on every rank."""
+Judge = Callable[[list[str], Completions, list[str], list[str]], tuple[list[Grade], list[float]]]
+"""Grades and rewards of completions: texts, token ids, reference answers, problem ids."""
 
 
-def keep(completions: Completions) -> Kept:
+def store(completions: Completions) -> Stored:
     """Completions in four bytes a token."""
     return [np.array(ids, dtype=np.int32) for ids in completions]
 
 
-def write_groups(path: Path, groups: Sequence[Kept]) -> None:
+def write_groups(path: Path, groups: Sequence[Stored]) -> None:
     """Write groups of completions as JSON, a list of ids each."""
     write_atomic(path, "[" + ", ".join(json.dumps([ids.tolist() for ids in group]) for group in groups) + "]")
 
 
-def read_groups(path: Path) -> list[Kept]:
-    """Groups of completions from a file, one after the other, so that few Python integers exist at a time."""
+def read_groups(path: Path) -> list[Stored]:
+    """Groups of completions from a file. They are decoded one by one, so that few Python integers exist at a time."""
     text, decoder, groups = path.read_text(encoding="utf-8"), json.JSONDecoder(), []
-    place = 1
-    while text[place] != "]":
-        group, place = decoder.raw_decode(text, place)
-        groups.append(keep(group))
-        place += 2 * text.startswith(", ", place)
+    position = 1
+    while text[position] != "]":
+        group, position = decoder.raw_decode(text, position)
+        groups.append(store(group))
+        position += 2 * text.startswith(", ", position)
     return groups
 
 
 class TeacherRollouts:
     """A teacher's graded samples, right and wrong, in turn; the same for every seed.
 
+    No sample is used twice in an update. TRL needs `completions_per_problem` rows for every problem; rows for which
+    there is no further sample hold an end-of-turn token alone, and `surplus` names them.
+
     Args:
         order: the problems in the order they are presented.
         demonstrations: samples by problem id.
-        tokenizer: turns them into ids; the end-of-turn token is appended.
-        problems_per_step: problems of an update.
-        group: completions of a problem.
-        read: makes the text to learn from of a completion.
+        tokenizer: of the policy. The end-of-turn token is appended to every sample.
+        settings: of the arm.
+        text_of: turns a sample into the text to train on.
 
     Raises:
         UserError: a problem has no sample that was finished and fits the length limit.
@@ -73,45 +79,59 @@ class TeacherRollouts:
         order: Sequence[Problem],
         demonstrations: dict[str, list[Demonstration]],
         tokenizer: PreTrainedTokenizerBase,
-        problems_per_step: int,
-        group: int,
-        read: Callable[[str], str] = str,
+        settings: ResolvedArm,
+        text_of: Callable[[str], str] = str,
     ) -> None:
-        self.order, self.problems_per_step, self.group = order, problems_per_step, group
-        self._ids: dict[str, Kept] = {}
+        self.order, self.settings = order, settings
+        self._filler = [int(tokenizer.eos_token_id)]
+        self._samples: dict[str, Stored] = {}
         for problem in set(order):
-            fitting = [read(row.completion) for row in demonstrations.get(problem.problem_id, []) if row.fits]
-            if not fitting:
+            texts = [text_of(row.completion) for row in demonstrations.get(problem.problem_id, []) if row.fits]
+            if not texts:
                 raise UserError(f"problem {problem.problem_id} has no demonstration that was finished and fits")
-            self._ids[problem.problem_id] = keep(completion_ids(tokenizer, fitting))
+            self._samples[problem.problem_id] = store(completion_ids(tokenizer, texts))
         seen: dict[str, int] = {}
-        self._firsts = []  # how often a problem was presented before, by place in the order
+        self._exposures = []  # by position in the order: how often its problem was presented before
         for problem in order:
-            self._firsts.append(seen.get(problem.problem_id, 0))
-            seen[problem.problem_id] = self._firsts[-1] + 1
+            self._exposures.append(seen.get(problem.problem_id, 0))
+            seen[problem.problem_id] = self._exposures[-1] + 1
 
     def completions(self, step: int, draw: Draw) -> Completions:
         """Token ids for the rows of update `step`, counted from 0. Nothing is drawn."""
-        found = []
-        for place in range(step * self.problems_per_step, (step + 1) * self.problems_per_step):
-            rows = self._ids[self.order[place].problem_id]
-            start = self._firsts[place] * self.group
-            found += [rows[(start + offset) % len(rows)].tolist() for offset in range(self.group)]
-        return found
+        return [
+            self._filler if index is None else self._samples[identity][index].tolist()
+            for identity, index in self._rows(step)
+        ]
+
+    def surplus(self, step: int) -> list[bool]:
+        """Whether each row of update `step` lacks a sample: its weight is 0, and the ledger leaves it out."""
+        return [index is None for _, index in self._rows(step)]
+
+    def _rows(self, step: int) -> list[tuple[str, int | None]]:
+        """Problem id and sample of each row; None where all samples of the problem are in the update already."""
+        group, problems = self.settings.completions_per_problem, self.settings.problems_per_step
+        rows: list[tuple[str, int | None]] = []
+        used: set[tuple[str, int]] = set()
+        for position in range(step * problems, (step + 1) * problems):
+            identity = self.order[position].problem_id
+            for offset in range(group):
+                index = (self._exposures[position] * group + offset) % len(self._samples[identity])
+                rows.append((identity, None if (identity, index) in used else index))
+                used.add((identity, index))
+        return rows
 
 
 class PolicyRollouts:
     """Samples of the policy as it was at the start of the run, or at the start of each round.
 
     Args:
-        order: the problems in the order they are presented, with their rendered prompts.
+        order: the problems in the order they are presented: id and rendered prompt.
         tokenizer: of the policy.
         directory: of the run.
-        ledger: what drawing costs is entered here, in the update that draws.
+        ledger: the cost of sampling is entered here, in the update that samples.
         parameters: of the policy, for FLOPs.
-        problems_per_step: problems of an update.
-        group: completions of a problem.
-        round_steps: updates between refreshes; None: drawn once, one group for every problem.
+        settings: of the arm. `round_steps` is the number of updates between refreshes; None: one group for every
+            problem, sampled once.
         seed: of the random numbers.
     """
 
@@ -122,76 +142,72 @@ class PolicyRollouts:
         directory: Path,
         ledger: Ledger,
         parameters: int,
-        problems_per_step: int,
-        group: int,
-        round_steps: int | None,
+        settings: ResolvedArm,
         seed: int,
     ) -> None:
         self.order, self.tokenizer, self.ledger = order, tokenizer, ledger
-        self.directory = directory / "rollouts"
-        self.problems_per_step, self.group, self.round_steps = problems_per_step, group, round_steps
-        self.parameters, self.seed = parameters, seed
+        self.directory, self.parameters, self.seed = directory / "rollouts", parameters, seed
+        self.problems_per_step, self.group = settings.problems_per_step, settings.completions_per_problem
+        self.round_steps = settings.round_steps
         self._round = -1
-        self._drawn: dict[str, Kept] | list[Kept] = []
+        self._groups: dict[str, Stored] | list[Stored] = []
 
     def completions(self, step: int, draw: Draw) -> Completions:
-        """Token ids for the rows of update `step`, counted from 0; draws them first where a round begins."""
-        number = 0 if self.round_steps is None else step // self.round_steps
-        begins = step == (0 if self.round_steps is None else number * self.round_steps)
-        if number != self._round or begins:
-            self._drawn = self._draw(number, draw, begins)
-            self._round = number
-        places = range(step * self.problems_per_step, (step + 1) * self.problems_per_step)
-        if isinstance(self._drawn, dict):
-            return [ids.tolist() for place in places for ids in self._drawn[self.order[place][0]]]
-        first = number * (self.round_steps or 0) * self.problems_per_step
-        return [ids.tolist() for place in places for ids in self._drawn[place - first]]
+        """Token ids for the rows of update `step`, counted from 0; samples them first where a round begins."""
+        current = 0 if self.round_steps is None else step // self.round_steps
+        begins = step == current * (self.round_steps or 0)
+        if current != self._round or begins:
+            self._groups = self._groups_of(current, draw, begins)
+            self._round = current
+        positions = range(step * self.problems_per_step, (step + 1) * self.problems_per_step)
+        if isinstance(self._groups, dict):
+            return [ids.tolist() for position in positions for ids in self._groups[self.order[position][0]]]
+        first = current * (self.round_steps or 0) * self.problems_per_step
+        return [ids.tolist() for position in positions for ids in self._groups[position - first]]
 
-    def _draw(self, number: int, draw: Draw, begins: bool) -> dict[str, Kept] | list[Kept]:
-        """The groups of a round, from disk or from the model; in a round by place, else by problem id."""
-        path = self.directory / f"round-{number}.json"
+    def _groups_of(self, current: int, draw: Draw, begins: bool) -> dict[str, Stored] | list[Stored]:
+        """The groups of a round, from disk or from the model: by position; without rounds, by problem id."""
+        path = self.directory / f"round-{current}.json"
         if self.round_steps is None:
-            wanted = list(dict(self.order).items())
+            prompts = list(dict(self.order).items())
         else:
-            first = number * self.round_steps * self.problems_per_step
-            wanted = list(self.order[first : first + self.round_steps * self.problems_per_step])
+            first = current * self.round_steps * self.problems_per_step
+            prompts = list(self.order[first : first + self.round_steps * self.problems_per_step])
         if path.exists():
             groups = read_groups(path)
         else:
-            groups = self._sample(wanted, number, draw)
+            groups = self._sample([prompt for _, prompt in prompts], current, draw)
             if rank() == 0:
                 write_groups(path, groups)
         if begins:
             tokens = sum(len(ids) for group in groups for ids in group)
-            read = self.group * sum(len(self.tokenizer(prompt)["input_ids"]) for _, prompt in wanted)
-            flops = forward_flops(self.parameters, tokens + read)
+            prompt_tokens = self.group * sum(len(self.tokenizer(prompt)["input_ids"]) for _, prompt in prompts)
+            flops = forward_flops(self.parameters, tokens + prompt_tokens)
             self.ledger.spend(generated_tokens=tokens, generate_flops=flops)
         return groups if self.round_steps is not None else dict(zip(dict(self.order), groups, strict=True))
 
-    def _sample(self, wanted: list[tuple[str, str]], number: int, draw: Draw) -> list[Kept]:
-        groups: list[Kept] = []
-        for start in range(0, len(wanted), self.problems_per_step):
-            part = wanted[start : start + self.problems_per_step]
-            seed = (self.seed * 1_000_003 + number * 10_007 + start) % 2**31
-            groups += [keep(group) for group in draw([prompt for _, prompt in part], seed)]
+    def _sample(self, prompts: list[str], current: int, draw: Draw) -> list[Stored]:
+        groups: list[Stored] = []
+        for start in range(0, len(prompts), self.problems_per_step):
+            seed = (self.seed * 1_000_003 + current * 10_007 + start) % 2**31
+            groups += [store(group) for group in draw(prompts[start : start + self.problems_per_step], seed)]
         return groups
 
 
 class DynamicSampling:
-    """DAPO's dynamic sampling (arXiv 2503.14476, Sec. 3.2): groups without variance give way to other problems' groups.
+    """DAPO's dynamic sampling (arXiv 2503.14476, Sec. 3.2): groups without any weight are replaced by other problems'.
 
-    If too few groups vary after all batches, uniform ones fill the update; they weigh nothing. What is drawn and not
-    used was presented too, and is in the ledger.
+    If too few groups have a weight after all batches, others fill the update. Groups that were sampled and not used
+    were presented too, and are in the ledger.
 
     Args:
         rows: of the dataset, one per presented problem, in order.
-        reserve: further rows, `batches` times as many.
-        judge: grades and rewards of completions (texts, ids, reference answers, problem ids).
+        reserve: further rows, `dynamic_sampling` times as many.
+        judge: grades and rewards completions.
         tokenizer: of the policy.
-        ledger: receives what was drawn and not used.
+        ledger: receives what was sampled and not used.
         parameters: of the policy, for FLOPs.
-        problems_per_step: problems of an update.
-        batches: further batches drawn at most in an update.
+        settings: of the arm. `dynamic_sampling` is the largest number of further batches in an update.
         seed: of the random numbers.
     """
 
@@ -199,55 +215,52 @@ class DynamicSampling:
         self,
         rows: Sequence[Row],
         reserve: Sequence[Row],
-        judge: Callable[[list[str], Completions, list[str], list[str]], tuple[list[Grade], list[float]]],
+        judge: Judge,
         tokenizer: PreTrainedTokenizerBase,
         ledger: Ledger,
         parameters: int,
-        problems_per_step: int,
-        batches: int,
+        settings: ResolvedArm,
         seed: int,
     ) -> None:
         self.rows, self.reserve, self.judge, self.tokenizer = rows, reserve, judge, tokenizer
-        self.ledger, self.parameters, self.seed = ledger, parameters, seed
-        self.problems_per_step, self.batches = problems_per_step, batches
+        self.ledger, self.parameters, self.settings, self.seed = ledger, parameters, settings, seed
         self._chosen: list[Completions] = []
 
     def choose(self, step: int, draw: Draw) -> list[Row]:
-        """Draw for update `step`, counted from 0; the rows it will learn from, one per problem."""
-        wanted = self.problems_per_step
-        batch = self.rows[step * wanted : (step + 1) * wanted]
-        varied: list[tuple[Row, Completions, int]] = []
-        uniform: list[tuple[Row, Completions, int]] = []
-        for number in range(self.batches + 1):
-            if number:
-                first = (step * self.batches + number - 1) * wanted
-                batch = self.reserve[first : first + wanted]
-            groups = draw([row["prompt"] for row in batch], (self.seed * 1_000_003 + step * 101 + number) % 2**31)
+        """Sample for update `step`, counted from 0; returns the rows it trains on, one per problem."""
+        size, batches = self.settings.problems_per_step, self.settings.dynamic_sampling
+        weighted: list[tuple[Row, Completions, int]] = []
+        others: list[tuple[Row, Completions, int]] = []
+        for attempt in range(batches + 1):
+            batch = self.rows[step * size : (step + 1) * size]
+            if attempt:
+                first = (step * batches + attempt - 1) * size
+                batch = self.reserve[first : first + size]
+            groups = draw([row["prompt"] for row in batch], (self.seed * 1_000_003 + step * 101 + attempt) % 2**31)
             for row, group in zip(batch, groups, strict=True):
                 texts = self.tokenizer.batch_decode(group, skip_special_tokens=True)
-                grades, rewards = self.judge(
-                    texts, group, [row["reference_answer"]] * len(group), [row["problem_id"]] * len(group)
-                )
+                references, ids = [row["reference_answer"]] * len(group), [row["problem_id"]] * len(group)
+                grades, rewards = self.judge(texts, group, references, ids)
                 correct = sum(grade.correct for grade in grades)
-                (varied if len(set(rewards)) > 1 else uniform).append((row, group, correct))
-            if len(varied) >= wanted:
+                (weighted if any(completion_weights(rewards, self.settings)) else others).append((row, group, correct))
+            if len(weighted) >= size:
                 break
-        drawn = [*varied, *uniform]
-        self._chosen = [group for _, group, _ in drawn[:wanted]]
-        self._enter(drawn[wanted:])
-        return [row for row, *_ in drawn[:wanted]]
+        sampled = [*weighted, *others]
+        self._chosen = [group for _, group, _ in sampled[:size]]
+        self._enter(sampled[size:])
+        return [row for row, *_ in sampled[:size]]
 
     def _enter(self, unused: list[tuple[Row, Completions, int]]) -> None:
         generated = sum(len(ids) for _, group, _ in unused for ids in group)
-        asked = sum(row["prompt_tokens"] * len(group) for row, group, _ in unused)
+        prompt_tokens = sum(row["prompt_tokens"] * len(group) for row, group, _ in unused)
         self.ledger.spend(
             presented=[row["problem_id"] for row, *_ in unused],
             exposures=len(unused),
             completions=sum(len(group) for _, group, _ in unused),
             correct_completions=sum(correct for *_, correct in unused),
-            prompt_tokens=asked,
+            prompt_tokens=prompt_tokens,
             generated_tokens=generated,
-            generate_flops=forward_flops(self.parameters, generated + asked),
+            generate_flops=forward_flops(self.parameters, generated + prompt_tokens),
         )
 
     def completions(self, step: int, draw: Draw) -> Completions:

@@ -1,9 +1,8 @@
-"""Stage `arms/<arm>/seed-<n>` for arms that learn from the teacher: SFT on demonstrations, with TRL's SFTTrainer.
+"""Stage `arms/<arm>/seed-<n>` for arms that learn from a teacher's correct solutions, with TRL's SFTTrainer.
 
-Loss: mean negative log-likelihood of completion tokens over the whole update. The twin of `train/grpo.py`:
-same paragraphs, same problems in the same order; the difference between the two files is the experiment.
-A demonstration is read once in an update. TRL wants the same number of rows in every update, so the places of those a
-problem lacks are filled, at the end of the update, with rows of two tokens that no loss is taken of.
+The loss is the mean negative log-likelihood of the completion tokens of an update: that of `train/weights.py` with
+every weight 1. No demonstration is trained on twice in an update. TRL needs the same number of rows in every update, so
+fillers, rows of two tokens without a loss, take the place of missing demonstrations at the end of the update.
 """
 
 from collections.abc import Sequence
@@ -15,33 +14,33 @@ from datasets import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
 from trl import SFTConfig, SFTTrainer
 
-from data.attention import usable_attention
-from data.corpus.rows import demonstrations_by_update, presented_order, read_demonstrations, read_problems
-from data.language_model import load_model, on_cpu, seed_everything
-from data.prompts.prompt import completion_ids, load_tokenizer, render_prompt, template_hash
+from data.corpus.rows import demonstrations_by_update
+from data.language_model import on_cpu
+from data.prompts.prompt import completion_ids, render_prompt
 from data.prompts.thinking import strip_thinking
-from recipes.manifest import finish_stage, hash_files
 from recipes.schema import Recipe
 from train.accounting.cost import train_flops
-from train.accounting.ledger import LEDGER, Ledger
-from train.arms import ResolvedArm, resolve_arm
-from train.limits import within_own_limits
-from train.models.directory import Snapshots, adapter_config, count_parameters, record_attention, save_final
-from train.runtime.checkpoints import CheckpointMarker, keep_complete_checkpoints, remove_checkpoints
-from train.runtime.heartbeat import Heartbeat
-from train.runtime.preemption import PaceKeeper, StopOnSignal
-from train.runtime.ranks import rank, require_deepspeed, topology
-from train.runtime.recorder import RunRecorder
-from train.runtime.sampler import engine_facts
-from train.runtime.tracking import Tracker
+from train.arms import ResolvedArm
+from train.models.directory import adapter_config
+from train.run import Run, shared_arguments
+
+
+def run(recipe: Recipe, study_dir: Path, stage_dir: Path, resume: bool, arm: str, seed: int) -> None:
+    """Train one arm with one seed by SFT; writes `final/`, metrics, ledger and manifest."""
+    run = Run(recipe, study_dir, stage_dir, arm, seed)
+    trl_arguments = arguments(run.settings, stage_dir, seed)
+    run.load(trl_arguments, resume)
+    rows = _rows(run)
+    run.recorder.before_close = lambda step: _enter(run, rows, step)
+    run.train(build_trainer(run.settings, run.model, run.tokenizer, rows, trl_arguments, run.callbacks))
 
 
 def arguments(settings: ResolvedArm, directory: Path, seed: int) -> SFTConfig:
-    """TRL's arguments of one run. Under ZeRO-3 they must exist before the model is loaded, which is then divided."""
+    """TRL's arguments of one run."""
     return SFTConfig(
-        **settings.shared_arguments(directory, seed, on_cpu()),
+        **shared_arguments(settings, directory, seed, on_cpu()),
         max_length=None,
-        packing=False,  # it would put another number of problems into every update
+        packing=False,  # it would change the number of problems in an update
         padding_free=settings.padding_free,
         completion_only_loss=True,
         shuffle_dataset=False,
@@ -50,10 +49,10 @@ def arguments(settings: ResolvedArm, directory: Path, seed: int) -> SFTConfig:
 
 
 class DemonstrationTrainer(SFTTrainer):
-    """SFTTrainer whose logged means leave out micro-batches of nothing but filling."""
+    """SFTTrainer whose logged means leave out micro-batches that hold only fillers."""
 
     def compute_loss(self, *args: Any, **kwargs: Any) -> Any:
-        """TRL's loss; what it logged of a micro-batch without a trained token is taken back."""
+        """TRL's loss; drops the metrics that TRL logged for a micro-batch without a trained token."""
         result = super().compute_loss(*args, **kwargs)
         metrics = self._metrics["train" if self.model.training else "eval"]
         if metrics["entropy"][-1] == 0:  # TRL's value where no rank had a token with a loss
@@ -72,7 +71,7 @@ def build_trainer(
 ) -> SFTTrainer:
     """The trainer of one run.
 
-    `rows`: `prompt` and `completion` of every demonstration, in order; a completion that is None fills a place.
+    `rows`: `prompt` and `completion` of every demonstration, in order; a completion of None makes a filler.
     """
     return DemonstrationTrainer(
         model=model,
@@ -84,119 +83,74 @@ def build_trainer(
     )
 
 
-def _dataset(tokenizer: PreTrainedTokenizerBase, rows: list[dict[str, Any]]) -> Dataset:
-    """Prompt and completion of each row as the ids a sampled one has too, so that no tokens merge between them.
+def _rows(run: Run) -> list[dict[str, Any]]:
+    """The rows of all updates: the demonstrations of the presented problems, then fillers."""
+    settings, tokenizer = run.settings, run.tokenizer
+    prompts = {problem: render_prompt(tokenizer, problem.problem, settings.prompt) for problem in set(run.order)}
+    prompt_tokens = {problem: len(tokenizer(prompt)["input_ids"]) for problem, prompt in prompts.items()}
+    size = settings.problems_per_step * settings.completions_per_problem
+    rows: list[dict[str, Any]] = []
+    for update in demonstrations_by_update(
+        run.demonstrations,
+        run.order,
+        settings.problems_per_step,
+        len(run.problems),
+        settings.completions_per_problem,
+        run.recipe.corpus.demonstrations,
+        run.seed,
+    ):
+        for problem, demonstration in update:
+            text, tokens = demonstration.completion, demonstration.tokens
+            if settings.strip_thinking:
+                text = strip_thinking(text)
+                tokens = len(completion_ids(tokenizer, [text])[0])
+            row = {"prompt": prompts[problem], "completion": text, "tokens": tokens}
+            rows.append(row | {"prompt_tokens": prompt_tokens[problem]})
+        filler = {"prompt": rows[0]["prompt"], "completion": None, "tokens": 0, "prompt_tokens": 0}
+        rows += [filler] * (size - len(update))
+    return rows
 
-    Each demonstration is tokenized once, however often it is read: a run repeats hundreds of thousands of long rows.
+
+def _enter(run: Run, rows: list[dict[str, Any]], step: int) -> None:
+    """Enter update `step`, counted from 1, in the ledger."""
+    problems = run.settings.problems_per_step
+    size = problems * run.settings.completions_per_problem
+    ids = [problem.problem_id for problem in run.order[(step - 1) * problems : step * problems]]
+    batch = [row for row in rows[(step - 1) * size : step * size] if row["completion"] is not None]
+    trained, prompt_tokens = sum(row["tokens"] for row in batch), sum(row["prompt_tokens"] for row in batch)
+    run.ledger.spend(
+        presented=ids,
+        contributed=ids,
+        exposures=len(ids),
+        completions=len(batch),
+        correct_completions=len(batch),
+        prompt_tokens=prompt_tokens,
+        trained_tokens=trained,
+        train_flops=train_flops(run.parameters, trained + prompt_tokens),
+    )
+
+
+def _dataset(tokenizer: PreTrainedTokenizerBase, rows: list[dict[str, Any]]) -> Dataset:
+    """Token ids of each row: prompt and completion are tokenized apart, as those of a sample are, so none merge.
+
+    Each demonstration is tokenized once, however often it is trained on.
     """
-    places: dict[tuple[str, str | None], int] = {}
-    order = [places.setdefault((row["prompt"], row["completion"]), len(places)) for row in rows]
-    pairs = list(places)
+    indices: dict[tuple[str, str | None], int] = {}
+    order = [indices.setdefault((row["prompt"], row["completion"]), len(indices)) for row in rows]
+    pairs = list(indices)
     tables = []
     for start in range(0, len(pairs), 1000):
         part = pairs[start : start + 1000]
         prompts = tokenizer([prompt for prompt, _ in part])["input_ids"]
         completions = completion_ids(tokenizer, [completion or "" for _, completion in part])
-        for place, (_, completion) in enumerate(part):
+        for index, (_, completion) in enumerate(part):
             if completion is None:
-                prompts[place], completions[place] = prompts[place][:2], []
-        ids = [[*asked, *said] for asked, said in zip(prompts, completions, strict=True)]
-        mask = [[0] * len(a) + [1] * len(s) for a, s in zip(prompts, completions, strict=True)]
+                prompts[index], completions[index] = prompts[index][:2], []
+        ids = [[*prompt, *completion] for prompt, completion in zip(prompts, completions, strict=True)]
+        mask = [[0] * len(prompt) + [1] * len(text) for prompt, text in zip(prompts, completions, strict=True)]
         columns = {
             "input_ids": pa.array(ids, pa.list_(pa.int32())),
             "completion_mask": pa.array(mask, pa.list_(pa.int8())),
         }
         tables.append(pa.table(columns))
     return Dataset(pa.concat_tables(tables)).select(order)
-
-
-def run(recipe: Recipe, study_dir: Path, stage_dir: Path, resume: bool, arm: str, seed: int) -> None:
-    """Train one arm with one seed; writes `final/`, metrics, ledger and manifest."""
-    settings = resolve_arm(recipe, arm)
-    group = settings.completions_per_problem
-    rows_per_step = settings.problems_per_step * group
-
-    # Policy
-    seed_everything(seed)
-    tokenizer = load_tokenizer(str(study_dir / "base"))
-    trl_arguments = arguments(settings, stage_dir, seed)
-    start_dir = settings.start_dir(study_dir, seed)
-    assert recipe.model is not None
-    model = load_model(start_dir, settings.weights_dtype, usable_attention(recipe.model))
-    attention = record_attention(model, stage_dir)
-    parameters = count_parameters(model)
-
-    # Problems in the order they are presented, each with its demonstrations.
-    problems = read_problems(study_dir / "corpus", "train", settings.problem_set)
-    demonstrations = read_demonstrations(study_dir / "corpus")
-    problems, demonstrations = within_own_limits(settings, recipe.prompt, problems, demonstrations, tokenizer)
-    settings.require_problems(len(problems))
-    order = presented_order(problems, settings.steps * settings.problems_per_step, seed)
-    rows: list[dict[str, Any]] = []
-    prompts = {problem: render_prompt(tokenizer, problem.problem, settings.prompt) for problem in set(order)}
-    asked = {problem: len(tokenizer(prompt)["input_ids"]) for problem, prompt in prompts.items()}
-    for update in demonstrations_by_update(
-        demonstrations, order, settings.problems_per_step, len(problems), group, recipe.corpus.demonstrations, seed
-    ):
-        for problem, row in update:
-            text, tokens = row.completion, row.tokens
-            if settings.strip_thinking:
-                text = strip_thinking(text)
-                tokens = len(completion_ids(tokenizer, [text])[0])
-            rows.append({"prompt": prompts[problem], "completion": text, "tokens": tokens, "ask": asked[problem]})
-        filling = {"prompt": rows[0]["prompt"], "completion": None, "tokens": 0, "ask": 0}
-        rows += [filling] * (rows_per_step - len(update))
-
-    # Books
-    checkpoint = keep_complete_checkpoints(stage_dir) if resume else None
-    resumed_step = checkpoint.step if checkpoint else 0
-    ledger = Ledger(stage_dir, resumed_step, write=rank() == 0)
-
-    def enter_step(step: int) -> None:
-        ids = [p.problem_id for p in order[(step - 1) * settings.problems_per_step : step * settings.problems_per_step]]
-        batch = [r for r in rows[(step - 1) * rows_per_step : step * rows_per_step] if r["completion"] is not None]
-        trained, read = sum(row["tokens"] for row in batch), sum(row["ask"] for row in batch)
-        ledger.spend(
-            presented=ids,
-            contributed=ids,
-            exposures=len(ids),
-            completions=len(batch),
-            correct_completions=len(batch),
-            prompt_tokens=read,
-            trained_tokens=trained,
-            train_flops=train_flops(parameters, trained + read),
-        )
-
-    tracker = Tracker(recipe, settings, stage_dir, arm, seed)
-    recorder = RunRecorder(stage_dir, settings.steps, resumed_step, ledger, enter_step, tracker)
-
-    # Trainer
-    snapshots = Snapshots(settings.snapshot_steps(), stage_dir, tokenizer, settings.dtype, start_dir)
-    keeper = PaceKeeper(stage_dir, settings.steps, resumed_step, settings.updates_per_batch)
-    stop = StopOnSignal(settings.updates_per_batch, keeper, settings.save_every_minutes)
-    callbacks = [recorder, snapshots, keeper, stop, CheckpointMarker()]
-    trainer = build_trainer(settings, model, tokenizer, rows, trl_arguments, callbacks)
-    snapshots.trainer = trainer
-    Heartbeat(stage_dir, keeper).follow(trainer)
-    require_deepspeed(trainer)
-    trainer.train(resume_from_checkpoint=str(checkpoint.path) if checkpoint else None)
-    stop.require_finished(settings.steps)
-
-    # Final checkpoint
-    outputs = save_final(trainer, tokenizer, stage_dir, settings.dtype, start_dir)
-    tracker.close()
-    if rank() != 0:
-        return
-    facts = {
-        "template_hash": template_hash(tokenizer, settings.prompt),
-        "presented_problems": ledger.presented(),
-        "contributed_problems": ledger.contributed(),
-        "matched_on": settings.matched_on(),
-        "totals": ledger.totals,
-        "topology": topology(trainer),
-        "attention": attention,
-        "engine": engine_facts(trainer, sampled=False),
-        "warnings": recorder.warnings,
-    }
-    finish_stage(stage_dir, outputs | hash_files(stage_dir, [LEDGER]), facts)
-    remove_checkpoints(stage_dir)

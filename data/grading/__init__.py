@@ -1,5 +1,5 @@
-"""What "correct" means: extract the final answer, read it, compare it with the reference.
+"""Grading: extract the final answer of a completion, parse it, compare it with the reference.
 
-`grader.py` is the entrance and the one grader: demonstrations, rewards and scores call it. A change here
-changes results; `tests/golden/grading.jsonl` and `tests/bench/bench_grading.py` must agree.
+`grader.py` is the interface; demonstrations, rewards and scores use it. A change here changes results: check it with
+`tests/golden/grading.jsonl` and `tests/bench/bench_grading.py`.
 """

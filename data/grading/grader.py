@@ -1,15 +1,15 @@
-r"""What "correct" means: extract a final answer, compare it with the reference, return an outcome.
+r"""Grade a completion: extract its final answer and compare it with the reference answer.
 
-The one grader of the project. Demonstrations, the RL reward and the math scores all call `Grader.grade`.
+Demonstrations, the RL reward and the math scores all use `Grader`.
 
-Extraction looks only at the text after the last `</think>`; a completion that opened `<think>` and never closed
-it has no answer. Form "boxed" takes the last `\boxed{...}` with balanced braces. Form "plain" takes that box if
-there is one, else what follows the last `####` or "answer is" / "answer:", else the last non-empty line.
+Extraction reads the text after the last `</think>`; a completion that opens `<think>` and never closes it has no
+answer. Form "boxed" takes the last `\boxed{...}` with balanced braces. Form "plain" takes that box if there is one,
+else the text after the last `####`, "answer is" or "answer:", else the last non-empty line.
 
-Comparison: equal after undressing notation, else node by node and value by value (`equality.py`); what that
-cannot decide (inequalities, integrals, sets given by a condition) goes to math-verify in a worker process. The worker
-is killed and replaced when a comparison exceeds the wall-clock limit, counted from the start of the work, so the limit
-also holds off the main thread and against code that ignores signals.
+Comparison: answers are equal if they are the same text without notation, or if their trees are equal (`equality.py`).
+Leaves that this cannot decide (inequalities, integrals, sets given by a condition) go to math-verify in a worker
+process. A worker that exceeds the wall-clock limit is killed and replaced, so the limit holds in any thread and for
+code that ignores signals.
 """
 
 import atexit
@@ -28,15 +28,16 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from data.grading.answer_tree import MAX_ANSWER_CHARS, UnparseableError, plain, read_answer
-from data.grading.equality import Ask, is_readable_reference, same
+from data.grading.answer_tree import MAX_ANSWER_CHARS, UnparseableError, read_answer
+from data.grading.equality import Algebra, is_readable_reference, same
+from data.grading.notation import plain
 from data.grading.words import split_option
 from data.prompts.thinking import answer_text
 
 AnswerForm = Literal["boxed", "plain"]
 
-TIMEOUT_SECONDS = 5.0  # one comparison; math-verify usually needs milliseconds
-_GOLD_SECONDS = 60.0  # parsing one reference answer: so long that a busy machine does not change which rows are kept
+TIMEOUT_SECONDS = 5.0  # of one comparison; math-verify usually needs milliseconds
+_REFERENCE_SECONDS = 60.0  # to parse one reference; generous, because a timeout on a busy machine would drop the row
 _START_SECONDS = 120.0  # importing sympy on a busy machine
 _BOX = re.compile(r"\\(?:boxed|fbox)(?![A-Za-z])\s*(?=\S)")
 _OPTION = re.compile(r"\(?([A-Z])(?:[).:,]|\s*$)")
@@ -44,7 +45,7 @@ _PLAIN_MARKER = re.compile(r"####|answer is|answer:", re.IGNORECASE)
 
 
 class Outcome(StrEnum):
-    """How the grading of one completion ended."""
+    """Result of grading one completion."""
 
     CORRECT = "correct"
     WRONG = "wrong"
@@ -55,14 +56,14 @@ class Outcome(StrEnum):
 
 
 class Grade(NamedTuple):
-    """The outcome of grading one completion and the answer that was judged."""
+    """The outcome for one completion and the answer that was extracted from it."""
 
     outcome: Outcome
     extracted_answer: str | None
 
     @property
     def correct(self) -> bool:
-        """Whether the completion earns the reward and counts as accurate."""
+        """Whether the outcome is `CORRECT`."""
         return self.outcome is Outcome.CORRECT
 
 
@@ -73,11 +74,11 @@ def last_boxed(text: str) -> str | None:
         return None
     opening = boxes[-1].end()
     if text[opening] != "{":  # TeX takes the next character or command: \boxed 7
-        found = re.match(r"\d+(?:\.\d+)?|\\[A-Za-z]+|[^\s{}]", text[opening:])
-        return found.group() if found else None
+        argument = re.match(r"\d+(?:\.\d+)?|\\[A-Za-z]+|[^\s{}]", text[opening:])
+        return argument.group() if argument else None
     depth = 0
     for position in range(opening, len(text)):
-        # An escaped brace is a literal set brace, not a group; after an escaped backslash it is a group again.
+        # `\\{` is a literal set brace, not a group; `\\\\{` is an escaped backslash and a group.
         if text[position] in "{}" and not _escaped(text, position):
             depth += 1 if text[position] == "{" else -1
             if depth == 0:
@@ -108,7 +109,7 @@ def extract_answer(completion: str, form: AnswerForm = "boxed") -> str | None:
 
 
 def _plain_value(line: str) -> str:
-    """The answer at the start of a line of prose: an option before its text, a formula in dollars, no bold marks."""
+    """The answer at the start of a line: an option letter, a formula in dollars, or the line without bold marks."""
     line = line.replace("**", "").replace("</answer>", "").strip("*_ ")
     if option := _OPTION.match(line):
         return option.group(1)
@@ -116,45 +117,45 @@ def _plain_value(line: str) -> str:
     return formula.group(1) if formula else line
 
 
-def compare(answer: str, reference: str, ask: Ask) -> Outcome:
-    """Outcome of an extracted answer. `ask` is the algebra system; what it raises passes through."""
+def compare(answer: str, reference: str, algebra: Algebra) -> Outcome:
+    """Outcome of an extracted answer. Exceptions of `algebra` pass through."""
     if len(answer) > MAX_ANSWER_CHARS:
-        return Outcome.WRONG if _says_something(reference) else Outcome.GOLD_UNPARSEABLE
+        return Outcome.WRONG if _is_parseable(reference) else Outcome.GOLD_UNPARSEABLE
     if plain(answer) == plain(reference):
-        return Outcome.CORRECT if _says_something(reference) else Outcome.GOLD_UNPARSEABLE
+        return Outcome.CORRECT if _is_parseable(reference) else Outcome.GOLD_UNPARSEABLE
     try:
         gold = read_answer(reference)
     except UnparseableError:
         return Outcome.GOLD_UNPARSEABLE
     option, other = split_option(plain(answer)), split_option(plain(reference))
     if option or other:
-        return _compare_option(answer, option, reference, other, ask)
+        return _compare_option(answer, option, reference, other, algebra)
     try:
-        if same(read_answer(answer), gold, ask):
+        if same(read_answer(answer), gold, algebra):
             return Outcome.CORRECT
-        # 100,200 may be a number or two; where the one reading differs, the other may agree.
-        two = read_answer(answer, grouped=False), read_answer(reference, grouped=False)
-        ambiguous = two != (read_answer(answer), gold)
-        return Outcome.CORRECT if ambiguous and same(*two, ask) else Outcome.WRONG
+        # 100,200 may be one number or two; the answers are equal if they agree in either reading.
+        ungrouped = read_answer(answer, grouped=False), read_answer(reference, grouped=False)
+        ambiguous = ungrouped != (read_answer(answer), gold)
+        return Outcome.CORRECT if ambiguous and same(*ungrouped, algebra) else Outcome.WRONG
     except (UnparseableError, RecursionError):
         return Outcome.WRONG
 
 
 def _compare_option(
-    answer: str, option: tuple[str, str] | None, reference: str, other: tuple[str, str] | None, ask: Ask
+    answer: str, option: tuple[str, str] | None, reference: str, other: tuple[str, str] | None, algebra: Algebra
 ) -> Outcome:
-    """`(B) 12` is option B, whatever is written behind it; a side without a letter is the letter or the text."""
+    """Two options such as `(B) 12` are equal if their letters are; a side without a letter may be either part."""
     if option and other:
         return Outcome.CORRECT if option[0] == other[0] else Outcome.WRONG
     if other:
-        found = [compare(answer, text, ask) for text in other]
+        outcomes = [compare(answer, text, algebra) for text in other]
     else:
         assert option is not None
-        found = [compare(text, reference, ask) for text in option]
-    return Outcome.CORRECT if Outcome.CORRECT in found else Outcome.WRONG
+        outcomes = [compare(text, reference, algebra) for text in option]
+    return Outcome.CORRECT if Outcome.CORRECT in outcomes else Outcome.WRONG
 
 
-def _says_something(reference: str) -> bool:
+def _is_parseable(reference: str) -> bool:
     try:
         read_answer(reference)
     except UnparseableError:
@@ -163,18 +164,36 @@ def _says_something(reference: str) -> bool:
 
 
 class _AlgebraFailedError(Exception):
-    """The algebra system did not answer; carries TIMEOUT or CRASH out of a comparison."""
+    """The algebra system timed out or crashed; ends a comparison with that outcome."""
 
     def __init__(self, outcome: Outcome) -> None:
         self.outcome = outcome
 
 
 class _NeedsAlgebraError(Exception):
-    """A comparison cannot be decided in this process."""
+    """A comparison needs a worker process."""
 
 
 def _needs_algebra(left: str, right: str) -> bool:
     raise _NeedsAlgebraError
+
+
+class _Clock:
+    """Wall-clock limit of one comparison, however many questions it has for the algebra system.
+
+    It starts with the first question that reaches a worker: waiting for a free worker does not count.
+    """
+
+    def __init__(self, limit_seconds: float) -> None:
+        self._limit_seconds = limit_seconds
+        self._deadline: float | None = None
+
+    def seconds_left(self) -> float:
+        """Seconds until the limit; the first call starts the clock."""
+        now = time.monotonic()
+        if self._deadline is None:
+            self._deadline = now + self._limit_seconds
+        return self._deadline - now
 
 
 class _Worker:
@@ -201,7 +220,7 @@ class _Worker:
             raise RuntimeError("the grading worker did not start; run `python -m data.grading.worker` to see why")
 
     def _read(self, seconds: float) -> dict[str, object] | None:
-        """One JSON line; None on timeout; raises EOFError if the process ended."""
+        """The next line as JSON; None after a timeout. Raises EOFError if the process has ended."""
         assert self.process.stdout is not None
         deadline = time.monotonic() + seconds
         while b"\n" not in self._buffer:
@@ -215,8 +234,8 @@ class _Worker:
         line, _, self._buffer = self._buffer.partition(b"\n")
         return dict(json.loads(line))
 
-    def ask(self, request: dict[str, str], seconds: float) -> Outcome:
-        """The outcome of one request; afterwards `usable` says whether the worker can take another."""
+    def send(self, request: dict[str, str], seconds: float) -> Outcome:
+        """The outcome of one request. If `usable` is False afterwards, the worker must be stopped."""
         assert self.process.stdin is not None
         try:
             self.process.stdin.write(json.dumps(request).encode() + b"\n")
@@ -234,16 +253,16 @@ class _Worker:
         self.process.wait()
         for pipe in (self.process.stdin, self.process.stdout):
             if pipe is not None:
-                with suppress(OSError):  # what it could no longer read is not worth a word
+                with suppress(OSError):  # unread requests of a killed worker
                     pipe.close()
 
 
 class Grader:
-    """Grades completions; starts worker processes only when a comparison needs algebra.
+    """Grades completions. Worker processes start when a comparison first needs algebra.
 
     Args:
-        workers: worker processes, at most; comparisons beyond that wait.
-        timeout_seconds: wall-clock limit of one comparison, counted from the start of the work.
+        workers: most worker processes at the same time.
+        timeout_seconds: wall-clock limit of one comparison in a worker, without the wait for a free worker.
     """
 
     def __init__(self, workers: int = 1, timeout_seconds: float = TIMEOUT_SECONDS) -> None:
@@ -268,13 +287,13 @@ class Grader:
         form: AnswerForm = "boxed",
         limit_seconds: float | None = None,
     ) -> list[Grade]:
-        """Grade pairs in order. Equal pairs, as in a group of samples, are compared once; algebra uses all workers.
+        """Grade pairs in order. Equal pairs of answer and reference are compared once; algebra uses all workers.
 
         Args:
-            completions: the texts.
-            reference_answers: of each.
-            form: what counts as a final answer.
-            limit_seconds: of all comparisons together; what has not begun by then is a timeout. None: no limit.
+            completions: texts to grade.
+            reference_answers: one for each completion.
+            form: how the final answer is extracted.
+            limit_seconds: limit for all comparisons together; those not started by then time out. None: no limit.
         """
         answers = [extract_answer(completion, form) for completion in completions]
         pairs = dict.fromkeys(zip(answers, reference_answers, strict=True))
@@ -291,12 +310,12 @@ class Grader:
         if hard:
             with ThreadPoolExecutor(self._workers) as pool:
                 deadline = None if limit_seconds is None else time.monotonic() + limit_seconds
-                found = pool.map(lambda pair: self._compare_before(deadline, *pair), hard)
-                outcomes.update(zip(hard, found, strict=True))
+                compared = pool.map(lambda pair: self._compare_before(deadline, *pair), hard)
+                outcomes.update(zip(hard, compared, strict=True))
         return [Grade(outcomes[pair], pair[0]) for pair in zip(answers, reference_answers, strict=True)]
 
     def are_gradable(self, reference_answers: Sequence[str]) -> list[bool]:
-        """For each reference answer, whether a correct completion could be recognised."""
+        """For each reference answer, whether a completion can be graded against it."""
         known: dict[str, bool | None] = {}
         for reference in dict.fromkeys(reference_answers):
             try:
@@ -306,9 +325,12 @@ class Grader:
         hard = [reference for reference, readable in known.items() if readable is None]
         if hard:
             with ThreadPoolExecutor(self._workers) as pool:
-                found = pool.map(lambda text: self._ask({"reference": plain(text)}, None, limit=_GOLD_SECONDS), hard)
-                known.update(zip(hard, (outcome is Outcome.CORRECT for outcome in found), strict=True))
+                known.update(zip(hard, pool.map(self._parses, hard), strict=True))
         return [bool(known[reference]) for reference in reference_answers]
+
+    def _parses(self, reference: str) -> bool:
+        """Whether the algebra system can parse a reference answer."""
+        return self._ask({"reference": plain(reference)}, _Clock(_REFERENCE_SECONDS)) is Outcome.CORRECT
 
     def _compare_before(self, deadline: float | None, answer: str, reference: str) -> Outcome:
         if deadline is not None and time.monotonic() > deadline:
@@ -316,37 +338,26 @@ class Grader:
         return self._compare(answer, reference)
 
     def _compare(self, answer: str, reference: str) -> Outcome:
-        """One comparison within one wall-clock limit, however many questions it has for the algebra system."""
-        begun: list[float] = []
+        clock = _Clock(self.timeout_seconds)
 
-        def ask(left: str, right: str) -> bool:
-            outcome = self._ask({"answer": left, "reference": right}, begun[0] if begun else None, begun)
+        def algebra(left: str, right: str) -> bool:
+            outcome = self._ask({"answer": left, "reference": right}, clock)
             if outcome in (Outcome.TIMEOUT, Outcome.CRASH):
                 raise _AlgebraFailedError(outcome)
             return outcome is Outcome.CORRECT
 
         try:
-            return compare(answer, reference, ask)
+            return compare(answer, reference, algebra)
         except _AlgebraFailedError as error:
             return error.outcome
 
-    def _ask(
-        self,
-        request: dict[str, str],
-        begun: float | None,
-        started: list[float] | None = None,
-        limit: float | None = None,
-    ) -> Outcome:
-        """Ask a worker; `begun` is when this comparison started, None if its clock starts with this question."""
+    def _ask(self, request: dict[str, str], clock: _Clock) -> Outcome:
+        """Send a request to a free worker, waiting for one if necessary."""
         with self._slots:
             with self._lock:
                 worker = self._idle.pop() if self._idle else None
             worker = worker or _Worker()
-            if begun is None:
-                begun = time.monotonic()  # after waiting for a worker: only work counts
-                if started is not None:
-                    started.append(begun)
-            outcome = worker.ask(request, begun + (limit or self.timeout_seconds) - time.monotonic())
+            outcome = worker.send(request, clock.seconds_left())
             if worker.usable:
                 with self._lock:
                     self._idle.append(worker)

@@ -1,4 +1,4 @@
-r"""Sets of real numbers: unions and differences of intervals and points, compared as sets.
+r"""Compare sets of real numbers that are written as unions and differences of intervals and points.
 
 `(-1, 2) \cup (1, 3)` is `(-1, 3)`, and `[-1, 1] \setminus \{0\}` is `[-1, 0) \cup (0, 1]`.
 """
@@ -7,7 +7,8 @@ from functools import cmp_to_key
 from typing import Any, NamedTuple
 
 from data.grading.answer_tree import Collection, Leaf, Node
-from data.grading.latex_value import NotReadableError, OutOfRangeError, close, evaluate
+from data.grading.arithmetic import NotReadableError, OutOfRangeError
+from data.grading.latex_value import close, evaluate
 
 
 class _Interval(NamedTuple):
@@ -18,11 +19,11 @@ class _Interval(NamedTuple):
 
 
 class _NotASetError(ValueError):
-    """The node is not a set of real numbers with known ends."""
+    """The node is not a set of real numbers with known bounds."""
 
 
 def same_set(left: Node, right: Node) -> bool | None:
-    """Whether two nodes are the same set of real numbers; None if one of them is not read as such."""
+    """Whether two nodes are the same set of real numbers; None if one of them is not such a set."""
     try:
         first, second = _merged(_intervals(left)), _merged(_intervals(right))
     except _NotASetError:

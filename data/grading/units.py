@@ -1,13 +1,11 @@
-r"""What stands behind or before a value and is not part of it: units, percent and currency signs, number words.
+r"""Split a value from its unit, percent or currency sign and number words.
 
-Words that the answer wrote in `\text{}` come marked by two private-use characters (`answer_tree.py`), so that
-`5\text{m}` has a unit and `5m` is a product.
+Words from `\text{}` are marked (`marks.py`): `5\text{m}` has a unit, `5m` is a product.
 """
 
 import re
 
-TEXT_OPEN, TEXT_CLOSE = "\ue000", "\ue001"
-DOLLAR = "\ue004"
+from data.grading.marks import DOLLAR, TEXT_CLOSE, TEXT_OPEN
 
 _SCALES = {"hundred": 2, "thousand": 3, "million": 6, "billion": 9, "trillion": 12}
 _SPELLINGS = {
@@ -22,7 +20,7 @@ _SYMBOLS = (
     "m cm mm km dm nm s ms min h hr g kg mg l L ml mL N J kJ W kW V K Pa kPa Hz mol rad eV cal kcal ft in yd mi lb lbs "
     "oz mph atm bar"
 ).split()
-"""Symbols that \\mathrm sets behind a value; one-letter ones are units only there, with a space or in a quotient."""
+"""Units after a value in \\mathrm{}. Elsewhere one letter is a unit only after a space or in a quotient."""
 _SYMBOL = "|".join(sorted(_SYMBOLS, key=len, reverse=True))
 _POWER = r"(?:\s*\^\s*(?:\{\s*-?\d+\s*\}|-?\d))?"
 _MARKED = rf"{TEXT_OPEN}[^{TEXT_CLOSE}]*{TEXT_CLOSE}{_POWER}"
@@ -44,7 +42,7 @@ _CURRENCIES = {DOLLAR: "usd", "£": "gbp", "€": "eur"}
 
 
 def is_symbol_behind_value(content: str, before: str) -> bool:
-    r"""Whether the content of a font command, as in `3\mathrm{~m}`, is a unit: a known symbol behind a value."""
+    r"""Whether the content of a font command is a unit: a known symbol after a value, as in `3\mathrm{~m}`."""
     return content.strip(" ~") in _SYMBOLS and before.rstrip().endswith(
         (*"0123456789})/*", TEXT_CLOSE, "\\cdot", "\\circ")
     )
@@ -56,13 +54,13 @@ def is_mathematical_word(word: str) -> bool:
 
 
 def without_symbol(text: str) -> str | None:
-    """The number of `2 s`, where the letter may be a unit or a variable; None for anything else."""
-    found = _SPACED_SYMBOL.match(text)
-    return found.group(1) if found else None
+    """The 2 of `2 s`, where the letter may be a unit or a variable; None for other texts."""
+    match = _SPACED_SYMBOL.match(text)
+    return match.group(1) if match else None
 
 
 def split_unit(text: str) -> tuple[str, str, bool]:
-    """A value, its unit in one spelling ("" without one), and whether a percent sign stood behind it."""
+    """A value, its unit in canonical spelling ("" without one), and whether it had a percent sign."""
     unit, percent = "", False
     text = _LEADING_TEXT.sub("", text).strip() or text
     if text[:1] in _CURRENCIES:
@@ -71,23 +69,23 @@ def split_unit(text: str) -> tuple[str, str, bool]:
     for _ in range(2):
         if text.endswith("%"):
             text, percent = text[:-1].strip(), True
-        elif (found := _DEGREES.search(text)) and not _TRIGONOMETRIC.search(text):
-            text, unit = text[: found.start()].strip(), "deg" + found.group(1).lower()
+        elif (match := _DEGREES.search(text)) and not _TRIGONOMETRIC.search(text):
+            text, unit = text[: match.start()].strip(), "deg" + match.group(1).lower()
         else:
-            found = _MARKED_UNITS.search(text) or _QUOTIENT.search(text) or _WORDS.search(text) or _JOINED.search(text)
-            if found is None:
+            match = _MARKED_UNITS.search(text) or _QUOTIENT.search(text) or _WORDS.search(text) or _JOINED.search(text)
+            if match is None:
                 break
-            words = found.group(1).replace(TEXT_OPEN, " ").replace(TEXT_CLOSE, " ")
+            words = match.group(1).replace(TEXT_OPEN, " ").replace(TEXT_CLOSE, " ")
             bare = words.strip().lower()
-            if not text[: found.start()].strip() or bare in _MATH_WORDS or {"squared", "cubed"} & set(bare.split()):
+            if not text[: match.start()].strip() or bare in _MATH_WORDS or {"squared", "cubed"} & set(bare.split()):
                 break
-            text, words = _scaled(text[: found.start()].strip(), words)
+            text, words = _scaled(text[: match.start()].strip(), words)
             unit = canonical_unit(words) or unit
     return (text, "", True) if unit == "%" else (text, unit, percent)
 
 
 def _scaled(text: str, words: str) -> tuple[str, str]:
-    """A value times the number words behind it, and the words that are left: 5 million dollars is 5,000,000 dollars."""
+    """Multiply a value by the number words after it and return the other words: 5 million km is 5,000,000 km."""
     rest = []
     for word in words.split():
         if word.lower().rstrip("s.") in _SCALES:
@@ -100,7 +98,7 @@ def _scaled(text: str, words: str) -> tuple[str, str]:
 
 
 def canonical_unit(words: str) -> str:
-    """A unit in one spelling: cm, centimeter and centimeters are one, and so are m/s and meters per second."""
+    """A unit in canonical spelling: cm, centimeter and centimeters are equal, and so are m/s and meters per second."""
     powers: dict[str, int] = {}
     sign, group_sign, next_power, last = 1, 1, 1, ""
     for token in _UNIT_TOKEN.finditer(words.replace("mph", "mi/h").replace(".", " ")):

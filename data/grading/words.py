@@ -1,8 +1,9 @@
-"""Answers in words: option letters, short texts, numbers written out, and words for sets."""
+"""Answers in words: option letters, short texts, spelled-out numbers, and words for sets."""
 
 import re
 
-from data.grading.units import TEXT_CLOSE, TEXT_OPEN, is_mathematical_word
+from data.grading.marks import SET_OPEN, TEXT_CLOSE, TEXT_OPEN
+from data.grading.units import is_mathematical_word
 
 _ONES = (
     "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen "
@@ -21,19 +22,19 @@ _DATE = re.compile(r"\d{4}-\d{1,2}-\d{1,2}|\d{1,2}/\d{1,2}/\d{4}")
 
 
 def is_prose(text: str) -> bool:
-    """Whether a text is words alone, perhaps with a "v." or a number behind a word, or a date; and no mathematics."""
+    """Whether a text is words or a date, without mathematics. Words may contain "v." or end in a number."""
     bare = text.replace(TEXT_OPEN, " ").replace(TEXT_CLOSE, " ").strip()
-    # A leading word of two letters that is not the name of a function; several single letters are an order of options.
+    # Several single letters are options in order; other words start with two letters and are not functions.
     if re.fullmatch(r"[A-Za-z](?:\s+[A-Za-z])+", bare) or _DATE.fullmatch(bare):
         return True
     first = re.match(r"[^\W\d_]{2,}[\w'.-]*|[^\W\d_]\.", bare)
-    if not first or is_mathematical_word(first.group().rstrip(".")) or re.search(r"[=^\\{}_+*/|\ue002]", bare):
+    if not first or is_mathematical_word(first.group().rstrip(".")) or re.search(rf"[=^\\{{}}_+*/|{SET_OPEN}]", bare):
         return False
     return "(" not in bare or " " in bare
 
 
 def canonical_words(text: str) -> str:
-    """Words without case, punctuation, a leading article and plural endings; versus is v."""
+    """Words without case, punctuation, leading article and plural endings; "versus" becomes "v"."""
     bare = text.replace(TEXT_OPEN, " ").replace(TEXT_CLOSE, " ").casefold().strip()
     if _DATE.fullmatch(bare):
         return bare
@@ -50,7 +51,7 @@ def _singular(word: str) -> str:
 
 
 def number_of(words: str) -> str | None:
-    """A number or fraction written out, as digits: three, twenty one, one half; None for other words."""
+    """A spelled-out number or fraction in digits (three, twenty one, one half); None for other words."""
     parts = words.split()
     fraction = 1
     if len(parts) == 2 and parts[1] in _PARTS:
@@ -68,7 +69,7 @@ def number_of(words: str) -> str | None:
 
 
 def is_placeholder(answer: str) -> bool:
-    """Whether a reference answer only says that there is none, as exports of tables and of solutions do."""
+    """Whether a reference answer is a placeholder for a missing one, such as `N/A` or `see the solution`."""
     words = canonical_words(
         re.sub(r"\\(?:text|mathrm)\s*|[{}$\\]", " ", answer).replace("n/a", "na").replace("N/A", "na")
     )
@@ -78,28 +79,28 @@ def is_placeholder(answer: str) -> bool:
 
 
 def is_nothing(words: str) -> bool:
-    """Whether canonical words say that there is no solution."""
+    """Whether canonical words mean "no solution"."""
     return words in _NOTHING
 
 
 def is_everything(words: str) -> bool:
-    """Whether canonical words say all real numbers."""
+    """Whether canonical words mean "all real numbers"."""
     return words in _EVERYTHING
 
 
 def named_option(words: str) -> str | None:
-    """The letter of `option b` or `choice b`, as a capital."""
-    found = re.fullmatch(r"(?:option|choice|answer)\s+([a-j])", words)
-    return found.group(1).upper() if found else None
+    """The capital letter of `option b`, `choice b` or `answer b`; None for other words."""
+    match = re.fullmatch(r"(?:option|choice|answer)\s+([a-j])", words)
+    return match.group(1).upper() if match else None
 
 
 def split_option(text: str) -> tuple[str, str] | None:
-    """The letter and the text of an option written with both, as in `B. 12` or `(B) 12`; None for anything else."""
-    found = _OPTION.fullmatch(text.replace(TEXT_OPEN, " ").replace(TEXT_CLOSE, " ").strip())
+    """The letter and the text of an option such as `B. 12` or `(B) 12`; None for other texts."""
+    match = _OPTION.fullmatch(text.replace(TEXT_OPEN, " ").replace(TEXT_CLOSE, " ").strip())
     if (
-        found is None
-        or re.match(r"(?:and|or)\b|[,&+=^*/-]|\(", found.group(3))
-        or re.search(r"(?<![A-Za-z])[A-J][.):]", found[3])
+        match is None
+        or re.match(r"(?:and|or)\b|[,&+=^*/-]|\(", match.group(3))
+        or re.search(r"(?<![A-Za-z])[A-J][.):]", match[3])
     ):
         return None
-    return found.group(1) or found.group(2), found.group(3)
+    return match.group(1) or match.group(2), match.group(3)

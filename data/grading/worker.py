@@ -1,7 +1,7 @@
-"""The process behind `data/grading/grader.py`: compares answers with math-verify, one JSON line in, one out.
+"""Worker process of `grader.py`: compares answers with math-verify, one JSON line in, one JSON line out.
 
-A request is {"answer": ..., "reference": ...}, or {"reference": ...} to ask whether a reference parses. It runs
-in a process of its own because symbolic algebra on model-written text can take for ever or all memory.
+A request is {"answer": ..., "reference": ...}, or {"reference": ...} for whether a reference parses. It is a separate
+process because symbolic algebra on model-written text can run forever or exhaust the memory.
 """
 
 import json
@@ -15,10 +15,10 @@ _ORPHAN_CPU_SECONDS = 60
 
 
 def compare(answer: str | None, reference: str) -> str:
-    """Outcome name for one pair; for `answer=None`, whether the reference parses at all."""
+    """Name of the outcome of one pair; with `answer=None`, "correct" if the reference parses."""
     from math_verify import parse, verify
 
-    # Timeouts are None because the parent process enforces a wall clock; math-verify's own use signals.
+    # No timeouts here: the parent process enforces the limit, and math-verify's own need signals.
     gold = parse(f"${reference}$", fallback_mode="no_fallback", parsing_timeout=None)
     if not gold:
         return "gold_unparseable"
@@ -28,22 +28,22 @@ def compare(answer: str | None, reference: str) -> str:
 
 
 def main() -> None:
-    """Serve requests until standard input ends."""
+    """Answer requests until standard input ends."""
     resource.setrlimit(resource.RLIMIT_AS, (_MEMORY_BYTES, _MEMORY_BYTES))
     warnings.simplefilter("ignore")
     import logging
 
     logging.getLogger("math_verify").setLevel(logging.CRITICAL)
-    compare("1", "1+0")  # pays for the imports before the parent starts its clock
+    compare("1", "1+0")  # import sympy before the parent starts its clock
     print(json.dumps({"ready": True}), flush=True)
     _, hard_limit = resource.getrlimit(resource.RLIMIT_CPU)
     for line in sys.stdin:
         request = json.loads(line)
-        # The parent's clock is the limit; this one ends a comparison whose parent was killed.
+        # The parent enforces the limit; this one ends a comparison whose parent was killed.
         resource.setrlimit(resource.RLIMIT_CPU, (int(time.process_time()) + _ORPHAN_CPU_SECONDS, hard_limit))
         try:
             outcome = compare(request.get("answer"), request["reference"])
-        except (Exception, RecursionError, MemoryError):  # untrusted text: any failure of the algebra is an outcome
+        except (Exception, RecursionError, MemoryError):  # untrusted text: every failure is an outcome
             outcome = "crash"
         print(json.dumps({"outcome": outcome}), flush=True)
 

@@ -243,12 +243,12 @@ async def _post(client: Any, body: dict[str, Any], spec: SamplerSpec) -> Answere
     if response.status_code >= 400:
         raise _RefusedError(f"status {response.status_code}: {response.text[:200]!r}")
     try:
-        return read_answer(response.json(), body["n"], stripped=spec.thinking == "stripped")
+        return parse_reply(response.json(), body["n"], stripped=spec.thinking == "stripped")
     except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
         raise NotAnsweredError(f"the answer is not a chat completion ({type(error).__name__}: {error})") from None
 
 
-def read_answer(answer: dict[str, Any], count: int, stripped: bool) -> Answered:
+def parse_reply(answer: dict[str, Any], count: int, stripped: bool) -> Answered:
     """The completions of a chat completion answer.
 
     Raises:

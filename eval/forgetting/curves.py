@@ -7,17 +7,29 @@ other questions. Shapes: D draws, T checkpoints (the base first, with gain 0), G
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
 
+from eval.forgetting.schema import (
+    Candidate,
+    EqualGain,
+    EqualGainArm,
+    GroupContrast,
+    Pick,
+    RazorFit,
+    Trajectory,
+    TrajectoryArm,
+)
 from eval.forgetting.trajectory import HELDOUT, checkpoints_of, scores_file, slice_parts
 from eval.responses.readings import answers_of
 from eval.statistics.bootstrap import Answers, bootstrap_scores, seed_deviations, seed_noise
-from eval.statistics.inference import Interval, percentile_interval
+from eval.statistics.inference import percentile_interval
 from eval.statistics.transfer_index import MATH
+from eval.statistics.values import Estimate, PartialEstimate
 from recipes.errors import UserError
 from recipes.schema import Recipe
 from train.accounting.ledger import LEDGER, read_rows
@@ -157,23 +169,24 @@ def at_place(values: Array, place: float) -> Any:
     return (1 - share) * values[left] + share * values[left + 1]
 
 
-def equal_gain(curves: Mapping[str, Curve], confidence: float, target: float) -> dict[str, Any]:
+def equal_gain(curves: Mapping[str, Curve], confidence: float, target: float) -> EqualGain:
     """What each arm has gained in every group where its held-out gain first passes `target`, in points.
 
     In every draw the place is located again on the resampled held-out problems and the groups are read off the
     resampled slice. An arm whose draws pass the target less often than 90 % has no interval there.
     """
     groups = [group for group in next(iter(curves.values())).groups if group != HELDOUT]
-    arms: dict[str, Any] = {}
+    arms: dict[str, EqualGainArm] = {}
+    estimates: dict[str, Array] = {}
     read: dict[str, Array] = {}
     for arm, curve in curves.items():
         heldout_T, heldout_DT = curve.of(HELDOUT)
         places = crossings(heldout_T, target)
         if not places:
-            arms[arm] = {"crossings": 0, "reached": 0.0}
+            arms[arm] = EqualGainArm(crossings=0, reached=0.0)
             continue
         order = [curve.groups.index(group) for group in groups]
-        estimate_G = at_place(curve.gain_TG, places[0])[order]
+        estimates[arm] = at_place(curve.gain_TG, places[0])[order]
         drawn = [crossings(gain_T, target) for gain_T in heldout_DT]
         read[arm] = np.array(
             [
@@ -182,37 +195,37 @@ def equal_gain(curves: Mapping[str, Curve], confidence: float, target: float) ->
             ]
         )
         left = min(int(places[0]), len(curve.steps) - 2)
-        arms[arm] = {
-            "crossings": len(places),
-            "reached": round(float(np.mean([bool(found) for found in drawn])), 3),
-            "between_updates": [curve.steps[left], curve.steps[left + 1]],
-            "groups": _intervals(groups, estimate_G, read[arm], confidence),
-        }
-    names = list(read)
+        arms[arm] = EqualGainArm(
+            crossings=len(places),
+            reached=round(float(np.mean([bool(found) for found in drawn])), 3),
+            between_updates=[curve.steps[left], curve.steps[left + 1]],
+            groups=_intervals(groups, estimates[arm], read[arm], confidence),
+        )
     contrasts = []
-    for number, first in enumerate(names):
-        for second in names[number + 1 :]:
-            one, two = ([arms[arm]["groups"][group]["estimate"] for group in groups] for arm in (first, second))
-            difference = _intervals(groups, np.array(one) - np.array(two), read[first] - read[second], confidence)
-            contrasts.append({"first": first, "second": second, "groups": difference})
-    return {"heldout_gain": round(target, 3), "arms": arms, "contrasts": contrasts}
+    for first, second in combinations(read, 2):
+        # Rounded as they are shown, so that the difference shown is that of the two values shown.
+        one, two = (np.array([round(float(value), 3) for value in estimates[arm]]) for arm in (first, second))
+        difference = _intervals(groups, one - two, read[first] - read[second], confidence)
+        contrasts.append(GroupContrast(first=first, second=second, groups=difference))
+    return EqualGain(heldout_gain=round(target, 3), arms=arms, contrasts=contrasts)
 
 
-def _intervals(groups: Sequence[str], estimate_G: Array, drawn_DG: Array, confidence: float) -> dict[str, Any]:
+def _intervals(
+    groups: Sequence[str], estimate_G: Array, drawn_DG: Array, confidence: float
+) -> dict[str, PartialEstimate]:
     """An interval for each group, without bounds where too few draws reach the gain."""
-    result: dict[str, Any] = {}
-    for number, group in enumerate(groups):
-        values_D = drawn_DG[~np.isnan(drawn_DG[:, number]), number]
+    result = {}
+    for index, group in enumerate(groups):
+        estimate, values_D = float(estimate_G[index]), drawn_DG[~np.isnan(drawn_DG[:, index]), index]
         if len(values_D) < _REACHED * len(drawn_DG):
-            result[group] = {"estimate": round(float(estimate_G[number]), 3), "low": None, "high": None}
+            result[group] = PartialEstimate(estimate=round(estimate, 3), low=None, high=None)
         else:
-            interval = percentile_interval(float(estimate_G[number]), values_D, confidence)
-            result[group] = _shown(interval)
+            result[group] = PartialEstimate(**_shown(estimate, values_D, confidence).dump())
     return result
 
 
-def _shown(interval: Interval) -> dict[str, float]:
-    return {key: round(float(value), 3) for key, value in interval._asdict().items()}
+def _shown(estimate: float, drawn_D: Array, confidence: float) -> Estimate:
+    return Estimate.of(percentile_interval(estimate, drawn_D, confidence))
 
 
 def common_reach(curves: Mapping[str, Curve]) -> float:
@@ -226,7 +239,7 @@ def mean_loss(curve: Curve) -> tuple[Array, Array]:
     return -curve.gain_TG[:, others].mean(axis=1), -curve.gain_DTG[:, :, others].mean(axis=2)
 
 
-def razor_fit(curves: Mapping[str, Curve], kl: Mapping[str, Sequence[float]], confidence: float) -> dict[str, Any]:
+def razor_fit(curves: Mapping[str, Curve], kl: Mapping[str, Sequence[float]], confidence: float) -> RazorFit:
     """Forgetting as a quadratic of KL(base || model) on the training task, and what each arm adds to it.
 
     The predictor and the form are those of RL's Razor (Shenfeld et al. 2025, arXiv 2509.04259). Least squares over the
@@ -242,7 +255,7 @@ def razor_fit(curves: Mapping[str, Curve], kl: Mapping[str, Sequence[float]], co
     y = np.concatenate([mean_loss(curve)[0][1:] for curve in curves.values()])
     y_D = np.concatenate([mean_loss(curve)[1][:, 1:] for curve in curves.values()], axis=1)
     if len(x) < 4:
-        return {"points": len(x), "r2": None}
+        return RazorFit(points=len(x), r2=None)
     design = np.stack([np.ones_like(x), x, x**2], axis=1)
     solve = np.linalg.pinv(design)
     residual, residual_D = y - design @ (solve @ y), y_D - y_D @ solve.T @ design.T
@@ -251,14 +264,13 @@ def razor_fit(curves: Mapping[str, Curve], kl: Mapping[str, Sequence[float]], co
     for arm, curve in curves.items():
         part = slice(start, start + len(curve.steps) - 1)
         start = part.stop
-        interval = percentile_interval(float(residual[part].mean()), residual_D[:, part].mean(axis=1), confidence)
-        arms[arm] = _shown(interval)
-    return {
-        "points": len(x),
-        "coefficients": [float(value) for value in solve @ y],
-        "r2": None if total == 0 else round(1 - float((residual**2).sum() / total), 4),
-        "residuals": arms,
-    }
+        arms[arm] = _shown(float(residual[part].mean()), residual_D[:, part].mean(axis=1), confidence)
+    return RazorFit(
+        points=len(x),
+        coefficients=[float(value) for value in solve @ y],
+        r2=None if total == 0 else round(1 - float((residual**2).sum() / total), 4),
+        residuals=arms,
+    )
 
 
 def read_axes(recipe: Recipe, study_dir: Path, arm: str, seed: int, steps: Sequence[int]) -> dict[str, list[float]]:
@@ -290,45 +302,45 @@ def read_axes(recipe: Recipe, study_dir: Path, arm: str, seed: int, steps: Seque
     return {name: [start[name], *values] for name, values in found.items()}
 
 
-def summarise(recipe: Recipe, study_dir: Path) -> dict[str, Any]:
-    """Forgetting curves, equal-gain comparisons and the fit, as JSON values; `clock` apart from all the rest."""
+def summarise(recipe: Recipe, study_dir: Path) -> tuple[Trajectory, dict[str, list[float]]]:
+    """Forgetting curves, equal-gain comparisons and the fit; apart from them the hours of each arm's checkpoints."""
     found = read_slice(recipe, study_dir)
     curves = gain_curves(found, recipe)
     confidence = recipe.statistics.confidence
-    arms: dict[str, Any] = {}
+    arms: dict[str, TrajectoryArm] = {}
     clock: dict[str, list[float]] = {}
     for arm, curve in curves.items():
         per_seed = [read_axes(recipe, study_dir, arm, seed, curve.steps[1:]) for seed in recipe.seeds]
         shared = [name for name in AXES if all(name in axes for axes in per_seed)]
         axes = {name: np.mean([axes[name] for axes in per_seed], axis=0).tolist() for name in shared}
         clock |= {arm: axes.pop(CLOCKED)} if CLOCKED in axes else {}
-        arms[arm] = {
-            "steps": curve.steps,
-            "axes": {name: [round(value, 6) for value in values] for name, values in axes.items()},
-            "gains": {
+        arms[arm] = TrajectoryArm(
+            steps=curve.steps,
+            axes={name: [round(value, 6) for value in values] for name, values in axes.items()},
+            gains={
                 group: [
-                    _shown(percentile_interval(float(mean), drawn_D, confidence))
+                    _shown(float(mean), drawn_D, confidence)
                     for mean, drawn_D in zip(curve.of(group)[0], curve.of(group)[1].T, strict=True)
                 ]
                 for group in curve.groups
             },
-        }
+        )
     groups = [group for group in next(iter(curves.values())).groups if group != HELDOUT]
     reach = common_reach(curves)
-    kl = {arm: values["axes"]["kl_from_base"][1:] for arm, values in arms.items() if "kl_from_base" in values["axes"]}
+    kl = {arm: values.axes["kl_from_base"][1:] for arm, values in arms.items() if "kl_from_base" in values.axes}
     best = {arm: round(float(curve.of(HELDOUT)[0].max()), 3) for arm, curve in curves.items()}
-    return {
-        "questions": {item.name: len(item.score_QM) for item in found.answers},
-        "groups": groups,
-        "arms": arms,
-        "best_heldout_gain": best,
-        "equal_gain": [equal_gain(curves, confidence, share * reach) for share in FRACTIONS] if reach > 0 else [],
-        "razor": razor_fit(curves, kl, confidence) if len(kl) == len(curves) and len(groups) > 1 else None,
-        "clock": clock,
-    }
+    trajectory = Trajectory(
+        questions={item.name: len(item.score_QM) for item in found.answers},
+        groups=groups,
+        arms=arms,
+        best_heldout_gain=best,
+        equal_gain=[equal_gain(curves, confidence, share * reach) for share in FRACTIONS] if reach > 0 else [],
+        razor=razor_fit(curves, kl, confidence) if len(kl) == len(curves) and len(groups) > 1 else None,
+    )
+    return trajectory, clock
 
 
-def pick(recipe: Recipe, study_dir: Path, max_drop: float) -> dict[str, Any]:
+def pick(recipe: Recipe, study_dir: Path, max_drop: float) -> Pick:
     """The checkpoint to ship: the largest math gain whose worst other group lost at most `max_drop` points.
 
     Chosen, with the frontier of gain against the worst group's loss, on one half of the slice's questions; reported
@@ -344,25 +356,30 @@ def pick(recipe: Recipe, study_dir: Path, max_drop: float) -> dict[str, Any]:
     others = [group for group in chosen_on if group not in (MATH, HELDOUT)]
     if not others:
         raise UserError("the suite has no group but math, so there is nothing a checkpoint could have lost")
-    rows: list[dict[str, Any]] = []
-    for number, model in enumerate([None, *found.models]):
-        worst = min(others, key=lambda group: chosen_on[group][number])
-        math, drop = float(chosen_on[MATH][number]), -float(chosen_on[worst][number])
-        name = (
-            {"arm": None, "seed": None, "update": 0}
-            if model is None
-            else dict(zip(("arm", "seed", "update"), model, strict=True))
+    rows: list[Candidate] = []
+    points = []
+    for column in range(1 + len(found.models)):
+        worst = min(others, key=lambda group: chosen_on[group][column])
+        math, loss = float(chosen_on[MATH][column]), max(0.0, -float(chosen_on[worst][column]))
+        points.append((round(math, 3), worst, round(loss, 3)))
+    for (math, worst, loss), (arm, seed, update) in zip(points, [(None, None, 0), *found.models], strict=True):
+        dominated = any(
+            other >= math and other_loss <= loss and (other, other_loss) != (math, loss)
+            for other, _, other_loss in points
         )
-        rows.append(name | {"math_gain": round(math, 3), "worst_group": worst, "worst_loss": round(max(0.0, drop), 3)})
-    for row in rows:
-        row["on_frontier"] = not any(
-            other["math_gain"] >= row["math_gain"]
-            and other["worst_loss"] <= row["worst_loss"]
-            and (other["math_gain"], -other["worst_loss"]) != (row["math_gain"], -row["worst_loss"])
-            for other in rows
+        rows.append(
+            Candidate(
+                arm=arm,
+                seed=seed,
+                update=update,
+                math_gain=math,
+                worst_group=worst,
+                worst_loss=loss,
+                on_frontier=not dominated,
+            )
         )
-    allowed = [row for row in rows if row["worst_loss"] <= max_drop]
-    choice = max(allowed, key=lambda row: (row["math_gain"], -row["worst_loss"]))
+    allowed = [row for row in rows if row.worst_loss <= max_drop]
+    choice = max(allowed, key=lambda row: (row.math_gain, -row.worst_loss))
     number = rows.index(choice)
     rng = np.random.default_rng([recipe.trajectory.seed, 2])
     confidence = recipe.statistics.confidence
@@ -371,8 +388,8 @@ def pick(recipe: Recipe, study_dir: Path, max_drop: float) -> dict[str, Any]:
     for group, gain_M in _model_gains(reported_on).items():
         members = [drawn[place] for place, item in enumerate(reported_on) if item.group == group]
         draws_D = np.mean([score[:, number] - score[:, 0] for score in members], axis=0)
-        reported[group] = _shown(percentile_interval(float(gain_M[number]), draws_D, confidence))
-    return {"max_drop": max_drop, "choice": choice, "reported": reported, "candidates": rows}
+        reported[group] = _shown(float(gain_M[number]), draws_D, confidence)
+    return Pick(max_drop=max_drop, choice=choice, reported=reported, candidates=rows)
 
 
 def _model_gains(answers: Sequence[Answers]) -> dict[str, Array]:

@@ -1,40 +1,39 @@
 """Figures of forgetting curves. Each function takes `transfer.json`'s part `trajectory`."""
 
-from typing import Any
-
 import numpy as np
 from matplotlib import pyplot as plt
 
 from eval.drawing import INK, PALETTE, STYLE, Drawing, draw, label
 from eval.forgetting.curves import AXES
+from eval.forgetting.schema import Trajectory
 
 MATH_AXIS = "math"
 AXIS_NAMES = {MATH_AXIS: "math gain on the slice (points)"} | AXES
 
 
-def axes_of(trajectory: dict[str, Any]) -> list[str]:
+def axes_of(trajectory: Trajectory) -> list[str]:
     """The axes that every arm has, math gain first."""
-    shared = [name for name in AXES if all(name in found["axes"] for found in trajectory["arms"].values())]
-    alone = trajectory["groups"] == [MATH_AXIS]  # then there is nothing to draw against it
+    shared = [name for name in AXES if all(name in found.axes for found in trajectory.arms.values())]
+    alone = trajectory.groups == [MATH_AXIS]  # then there is nothing to draw against it
     return shared if alone else [MATH_AXIS, *shared]
 
 
-def forgetting_figure(trajectory: dict[str, Any], axis_name: str) -> Drawing:
+def forgetting_figure(trajectory: Trajectory, axis_name: str) -> Drawing:
     """Gains of every checkpoint along an axis, one panel for each group of benchmarks, a line for each arm."""
-    groups = [group for group in trajectory["groups"] if not (axis_name == MATH_AXIS and group == "math")]
+    groups = [group for group in trajectory.groups if not (axis_name == MATH_AXIS and group == "math")]
     with plt.rc_context(STYLE):
         figure, axes = plt.subplots(1, len(groups), figsize=(3.9 * len(groups), 3.5), sharey=True, squeeze=False)
         for axis, group in zip(axes[0], groups, strict=True):
-            for number, (arm, found) in enumerate(trajectory["arms"].items()):
-                gains = found["gains"][group]
-                middle = [gain["estimate"] for gain in gains]
+            for number, (arm, found) in enumerate(trajectory.arms.items()):
+                gains = found.gains[group]
+                middle = [gain.estimate for gain in gains]
                 if axis_name == MATH_AXIS:
-                    places = [gain["estimate"] for gain in found["gains"]["math"]]
+                    places = [gain.estimate for gain in found.gains["math"]]
                 else:
-                    places = found["axes"][axis_name]
+                    places = found.axes[axis_name]
                 errors = [
-                    [max(0.0, gain["estimate"] - gain["low"]) for gain in gains],
-                    [max(0.0, gain["high"] - gain["estimate"]) for gain in gains],
+                    [max(0.0, gain.estimate - gain.low) for gain in gains],
+                    [max(0.0, gain.high - gain.estimate) for gain in gains],
                 ]
                 colour = PALETTE[number % len(PALETTE)]
                 axis.errorbar(
@@ -53,26 +52,25 @@ def forgetting_figure(trajectory: dict[str, Any], axis_name: str) -> Drawing:
         return draw(figure)
 
 
-def razor_figure(trajectory: dict[str, Any]) -> Drawing:
+def razor_figure(trajectory: Trajectory) -> Drawing:
     """Forgetting of every checkpoint against KL(base || model) on the training task, with the common quadratic."""
-    fit = trajectory["razor"]
-    others = [group for group in trajectory["groups"] if group != "math"]
+    fit = trajectory.razor
+    assert fit is not None and fit.coefficients is not None
+    others = [group for group in trajectory.groups if group != "math"]
     with plt.rc_context(STYLE):
         figure, axis = plt.subplots(figsize=(6.2, 3.8))
         largest = 0.0
-        for number, (arm, found) in enumerate(trajectory["arms"].items()):
-            places = found["axes"]["kl_from_base"][1:]
-            loss = [
-                -np.mean([found["gains"][group][t]["estimate"] for group in others]) for t in range(1, len(places) + 1)
-            ]
+        for number, (arm, found) in enumerate(trajectory.arms.items()):
+            places = found.axes["kl_from_base"][1:]
+            loss = [-np.mean([found.gains[group][t].estimate for group in others]) for t in range(1, len(places) + 1)]
             axis.plot(places, loss, "o", color=PALETTE[number % len(PALETTE)], label=label(arm))
             largest = max(largest, *places)
         grid = np.linspace(0, largest, 100)
-        constant, linear, square = fit["coefficients"]
+        constant, linear, square = fit.coefficients
         axis.plot(grid, constant + linear * grid + square * grid**2, color=INK, lw=1, ls="--")
         axis.set_xlabel(AXES["kl_from_base"])
         axis.set_ylabel("mean loss outside math (points)")
-        r2 = "" if fit["r2"] is None else f"one quadratic for all arms, R² = {fit['r2']:.2f}"
+        r2 = "" if fit.r2 is None else f"one quadratic for all arms, R² = {fit.r2:.2f}"
         axis.set_title(r2, loc="left", fontsize=10)
         axis.legend(frameon=False)
         figure.tight_layout()

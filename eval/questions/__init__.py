@@ -1,4 +1,5 @@
-"""What every model is asked: rows of a benchmark become questions once, before any model is loaded.
+"""Questions: published rows become `Question` records once, before any model is loaded.
 
-`build.py` is the stage, `forms.py` has one function for each form of row, `analysis_lock.py` fixes the analysis.
+`build.py` is the stage, `forms.py` parses one row format per function, `analysis_lock.py` fixes the analysis.
+A new row format is one function and one entry of `FORMS`; changing an existing one changes stored question ids.
 """

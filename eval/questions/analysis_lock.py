@@ -41,7 +41,7 @@ def declared(recipe: Recipe) -> dict[str, Any]:
             "prompting": prompting,
             "scoring": benchmark.scorings[scoring],
             "samples": recipe.suite.samples(benchmark),
-            "temperature": recipe.suite.heat(benchmark),
+            "temperature": recipe.suite.temperature_of(benchmark),
             "data": benchmark.data and hash_json(benchmark.data.model_dump(mode="json")),
             "task file": hash_file(task_path(folder, benchmark.name, prompting)),
         }
@@ -69,9 +69,9 @@ def decided(recipe: Recipe, study_dir: Path) -> dict[str, Any]:
         lock = json.loads(path.read_text(encoding="utf-8"))
         locked: dict[str, Any] = lock["declared"]
         if hash_json(locked) != lock["sha256"]:
-            raise ValueError("its content does not have its hash")
+            raise ValueError("its content does not match its hash")
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path} cannot be believed ({error}); restore it, or use a new --out") from None
+        raise UserError(f"{path} failed its integrity check ({error}); restore it, or use a new --out") from None
     now = declared(recipe)
     same = [name for name in now if lock["before"] and locked.get(name) == now[name]]
     return {

@@ -3,34 +3,38 @@
 from pathlib import Path
 from typing import Any
 
+from eval.report.schema import ReportWarning
 from recipes.manifest import read_manifest
 
 _TEMPLATE = "chat_template.jinja"
 
 
-def template_warnings(study_dir: Path, externals: list[str]) -> list[str]:
-    """Sentences about a base or external checkpoint whose tokens coincide, or whose template is not the base's."""
-    found = []
+def template_warnings(study_dir: Path, externals: list[str]) -> list[ReportWarning]:
+    """Warnings about a base or external checkpoint whose tokens coincide, or whose template is not the base's."""
+    warnings = []
     base = _facts(study_dir / "base")
     for label, folder in (("base", study_dir / "base"), *((name, study_dir / "external" / name) for name in externals)):
         facts = _facts(folder)
         own, used = facts.get("own_tokens", {}), facts.get("eos_token")
         named = own.get("eos_token")
         if named is not None and named == own.get("bos_token") and named != used:
-            found.append(
+            message = (
                 f"{label}: its tokenizer names {named} as bos and as eos token; its responses end at {used}, with "
                 "which its chat template ends a turn"
             )
+            warnings.append(ReportWarning("shared_bos_eos", message))
         if label == "base":
             continue
         if _template(folder) != _template(study_dir / "base"):
-            found.append(
+            message = (
                 f"{label} is asked with a chat template of its own, not with the base's, so a part of its gains may be "
                 "the format"
             )
+            warnings.append(ReportWarning("other_template", message))
         elif used != base.get("eos_token", used):
-            found.append(f"{label}: its responses end at {used}, those of the base at {base['eos_token']}")
-    return found
+            message = f"{label}: its responses end at {used}, those of the base at {base['eos_token']}"
+            warnings.append(ReportWarning("other_eos", message))
+    return warnings
 
 
 def _facts(folder: Path) -> dict[str, Any]:

@@ -6,21 +6,21 @@ from typing import Any
 from eval.drawing import watermark
 from eval.report.markdown import render_summary
 from eval.report.page import draw_figures, render_page
-from eval.report.results import REHEARSAL, compute_transfer
+from eval.report.results import compute_transfer
+from eval.report.schema import REHEARSAL, TRANSFER, write_transfer
 from eval.report.tracking import track_study
 from recipes.manifest import finish_stage, hash_files, write_atomic, write_json
 from recipes.schema import Recipe
 from train.accounting.ledger import read_rows
 from train.runtime.recorder import CLOCK, METRICS
 
-TRANSFER, PAGE, SUMMARY, HOURS = "transfer.json", "index.html", "summary.md", "hours.json"
+PAGE, SUMMARY, HOURS = "index.html", "summary.md", "hours.json"
 
 
 def run(recipe: Recipe, study_dir: Path, stage_dir: Path, resume: bool) -> None:
     """Compute the transfer report of a study and write it into `stage_dir`."""
-    transfer = compute_transfer(recipe, study_dir)
-    at_checkpoints = (transfer["trajectory"] or {}).pop("clock", {})
-    write_json(stage_dir / TRANSFER, transfer)
+    transfer, at_checkpoints = compute_transfer(recipe, study_dir)
+    write_transfer(stage_dir / TRANSFER, transfer)
     clock = spent_hours(recipe, study_dir, at_checkpoints)
     write_json(stage_dir / HOURS, clock)
     with watermark(REHEARSAL if recipe.rehearsal else None):
@@ -31,7 +31,7 @@ def run(recipe: Recipe, study_dir: Path, stage_dir: Path, resume: bool) -> None:
     write_atomic(stage_dir / PAGE, render_page(transfer, recipe, figures, clock))
     write_atomic(stage_dir / SUMMARY, render_summary(transfer))
     track_study(recipe, stage_dir, transfer)
-    finish_stage(stage_dir, hash_files(stage_dir, [TRANSFER]), {"status": transfer["status"]})
+    finish_stage(stage_dir, hash_files(stage_dir, [TRANSFER]), {"status": transfer.status})
 
 
 def training_curves(recipe: Recipe, study_dir: Path) -> dict[str, list[list[dict[str, Any]]]]:

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+from eval.report.schema import Certificate, Presented
 from recipes.manifest import read_manifest
 from recipes.schema import Recipe
 from train.accounting.lineage import study_lineage
@@ -31,7 +32,7 @@ _SHOWN = (
 )
 
 
-def certificate(recipe: Recipe, study_dir: Path) -> dict[str, Any] | None:
+def certificate(recipe: Recipe, study_dir: Path) -> Certificate | None:
     """What the runs of a study recorded; None where nothing was trained.
 
     `shared`: value of everything that is the same for all arms. `differs`: value of each arm of the rest. `presented`:
@@ -55,13 +56,13 @@ def certificate(recipe: Recipe, study_dir: Path) -> dict[str, Any] | None:
     shared = {key: value for key, value in records[arms[0]].items() if all(r[key] == value for r in records.values())}
     lineage = study_lineage(recipe, study_dir)
     counts = lineage["seeds"][str(recipe.seeds[0])]["arms"]
-    return {
-        "varies": list(recipe.varies),
-        "shared": shared,
-        "differs": {key: {arm: records[arm][key] for arm in arms} for key in records[arms[0]] if key not in shared},
-        "presented": {
-            "equal": lineage["equal"],
-            "problems": {arm: counts[arm]["problems_presented"] for arm in counts},
-            "with_gradient": {arm: counts[arm]["problems_contributed"] for arm in counts},
-        },
-    }
+    return Certificate(
+        varies=list(recipe.varies),
+        shared=shared,
+        differs={key: {arm: records[arm][key] for arm in arms} for key in records[arms[0]] if key not in shared},
+        presented=Presented(
+            equal=lineage["equal"],
+            problems={arm: counts[arm]["problems_presented"] for arm in counts},
+            with_gradient={arm: counts[arm]["problems_contributed"] for arm in counts},
+        ),
+    )

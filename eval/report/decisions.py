@@ -1,17 +1,33 @@
 """Decisions that rest on a finished report: does it agree with the published one, may a model be released."""
 
 from math import sqrt
-from typing import Any
 
 from scipy import stats
 
 from eval.published.audit import PublishedModel, published_models, replications
+from eval.report.schema import ArmResult, Base, Transfer
+from eval.statistics.values import Estimate, Values
 
 ROWS = {"sft_think": "UniReason SFT-think", "sft_no_think": "UniReason SFT-no-think", "rl": "UniReason RL"}
 MARGIN = 5.0  # points within which two scores are called the same
 
 
-def compare_with_published(transfer: dict[str, Any], rows: dict[str, str]) -> list[dict[str, Any]]:
+class Comparison(Values):
+    """A score of this study beside the published one, in points."""
+
+    model: str
+    published_model: str
+    benchmark: str
+    ours: Estimate
+    published: float
+    difference: float
+    half_width: float
+    verdict: str
+    replications: list[float] | None
+    """Lowest and highest score that others measured."""
+
+
+def compare_with_published(transfer: Transfer, rows: dict[str, str]) -> list[Comparison]:
     """Every score of a report in the reading `paper` beside the published one.
 
     `rows`: arm -> name of the published model. The published score gets the standard error of a proportion over the
@@ -19,56 +35,55 @@ def compare_with_published(transfer: dict[str, Any], rows: dict[str, str]) -> li
     excludes 0, `agrees` if it lies within the margin (two one-sided tests, Schuirmann 1987), else `too uncertain`.
     """
     models = {model.name: model for model in published_models()}
-    quantile = float(stats.norm.ppf((1 + transfer["confidence"]) / 2))
-    reading = transfer["readings"]["paper"]
+    quantile = float(stats.norm.ppf((1 + transfer.confidence) / 2))
+    reading = transfer.readings["paper"]
     cells = []
     for who, name in {"base": next(iter(rows.values())), **rows}.items():
-        source = reading["base"] if who == "base" else reading["arms"][who]
+        source: Base | ArmResult = reading.base if who == "base" else reading.arms[who]
         model = models[name]
         printed = model.base_scores if who == "base" else model.scores
         label = model.base if who == "base" else name
         for benchmark, theirs in printed.items():
-            if benchmark not in source["benchmarks"]:
+            if benchmark not in source.benchmarks:
                 continue
-            ours = source["benchmarks"][benchmark]["score"]
-            own_error = (ours["high"] - ours["low"]) / (2 * quantile)
-            their_error = sqrt(max(theirs * (100 - theirs), 0) / transfer["clusters"][benchmark])
+            ours = source.benchmarks[benchmark].score
+            own_error = (ours.high - ours.low) / (2 * quantile)
+            their_error = sqrt(max(theirs * (100 - theirs), 0) / transfer.clusters[benchmark])
             half = quantile * sqrt(own_error**2 + their_error**2)
-            difference = ours["estimate"] - theirs
+            difference = ours.estimate - theirs
             if abs(difference) > half:
                 verdict = "differs"
             else:
                 verdict = "agrees" if abs(difference) + half <= MARGIN else "too uncertain"
             others = replications().get(label, {}).get(benchmark)
             cells.append(
-                {
-                    "model": who,
-                    "published_model": label,
-                    "benchmark": benchmark,
-                    "ours": ours,
-                    "published": theirs,
-                    "difference": round(difference, 2),
-                    "half_width": round(half, 2),
-                    "verdict": verdict,
-                    "replications": others,
-                }
+                Comparison(
+                    model=who,
+                    published_model=label,
+                    benchmark=benchmark,
+                    ours=ours,
+                    published=theirs,
+                    difference=round(difference, 2),
+                    half_width=round(half, 2),
+                    verdict=verdict,
+                    replications=others,
+                )
             )
     return cells
 
 
-def format_comparison(cells: list[dict[str, Any]]) -> str:
+def format_comparison(cells: list[Comparison]) -> str:
     """The comparison as text."""
     lines = [f"{'model':<16}{'benchmark':<16}{'ours (paper reading)':>26}{'published':>11}{'difference':>16}  verdict"]
     for cell in cells:
-        ours = f"{cell['ours']['estimate']:.1f} [{cell['ours']['low']:.1f}, {cell['ours']['high']:.1f}]"
-        gap = f"{cell['difference']:+.1f} ± {cell['half_width']:.1f}"
-        low, high = cell["replications"] or (None, None)
+        ours = f"{cell.ours.estimate:.1f} [{cell.ours.low:.1f}, {cell.ours.high:.1f}]"
+        gap = f"{cell.difference:+.1f} ± {cell.half_width:.1f}"
+        low, high = cell.replications or (None, None)
         note = "" if low is None else f"  (others measured {low:g}" + (f" to {high:g})" if high != low else ")")
         lines.append(
-            f"{cell['model']:<16}{cell['benchmark']:<16}{ours:>26}{cell['published']:>11.1f}{gap:>16}  "
-            f"{cell['verdict']}{note}"
+            f"{cell.model:<16}{cell.benchmark:<16}{ours:>26}{cell.published:>11.1f}{gap:>16}  {cell.verdict}{note}"
         )
-    counts = {verdict: sum(cell["verdict"] == verdict for cell in cells) for verdict in ("agrees", "differs")}
+    counts = {verdict: sum(cell.verdict == verdict for cell in cells) for verdict in ("agrees", "differs")}
     lines.append(
         f"{counts['agrees']} of {len(cells)} agree within {MARGIN:g} points, {counts['differs']} differ, the rest is "
         "too uncertain to say"
@@ -89,24 +104,24 @@ def default_rows(arms: list[str], given: dict[str, str]) -> tuple[dict[str, str]
     return rows, wrong
 
 
-def gate(transfer: dict[str, Any], arm: str, max_drop: float) -> tuple[bool, list[str]]:
+def gate(transfer: Transfer, arm: str, max_drop: float) -> tuple[bool, list[str]]:
     """Whether no group of benchmarks may have lost more than `max_drop` points, by the lower end of each interval.
 
     Returns the verdict and a sentence for each group that fails, or one that says what holds.
     """
-    percent = f"{100 * transfer['confidence']:.0f} %"
+    percent = f"{100 * transfer.confidence:.0f} %"
     # A score that says nothing cannot show that nothing was lost.
-    lost = [text for text in transfer["warnings"] if "its score says nothing" in text]
-    for group, gain in transfer["arms"][arm]["groups"].items():
-        if gain["low"] < -max_drop:
+    lost = transfer.warnings_of("all_truncated")
+    for group, gain in transfer.arms[arm].groups.items():
+        if gain.low < -max_drop:
             lost.append(
-                f"{arm} may have lost up to {-gain['low']:.1f} points on {group} ({gain['estimate']:+.1f} "
-                f"[{gain['low']:+.1f}, {gain['high']:+.1f}], {percent}); allowed are {max_drop:g}"
+                f"{arm} may have lost up to {-gain.low:.1f} points on {group} ({gain.estimate:+.1f} "
+                f"[{gain.low:+.1f}, {gain.high:+.1f}], {percent}); allowed are {max_drop:g}"
             )
     if lost:
         return False, lost
-    worst = min(transfer["arms"][arm]["groups"].items(), key=lambda item: item[1]["low"])
+    worst = min(transfer.arms[arm].groups.items(), key=lambda item: item[1].low)
     return True, [
         f"{arm} keeps every group within {max_drop:g} points of the base; the least certain is {worst[0]} with "
-        f"{worst[1]['estimate']:+.1f} [{worst[1]['low']:+.1f}, {worst[1]['high']:+.1f}] ({percent})"
+        f"{worst[1].estimate:+.1f} [{worst[1].low:+.1f}, {worst[1].high:+.1f}] ({percent})"
     ]

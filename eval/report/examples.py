@@ -11,6 +11,7 @@ from typing import Any
 from data.prompts.thinking import THINK_CLOSE, THINK_OPEN
 from eval.forgetting.trajectory import HELDOUT
 from eval.questions.build import load_questions
+from eval.report.schema import Example, Response
 from eval.responses.generate import read_chunk
 from eval.responses.readings import read_scores, unit_dir
 from recipes.manifest import read_manifest
@@ -18,55 +19,52 @@ from recipes.schema import Recipe
 from recipes.suite_schema import BenchmarkSpec
 
 MAX_CHARACTERS = 3000  # of a response or a prompt
-Row = dict[str, Any]
 
 
-def sample_responses(recipe: Recipe, study_dir: Path) -> list[Row]:
+def sample_responses(recipe: Recipe, study_dir: Path) -> list[Example]:
     """Examples of every benchmark in the primary reading; none of those whose questions must not be spread."""
     assert recipe.suite is not None
-    found: list[Row] = []
+    examples: list[Example] = []
     for benchmark in recipe.suite.benchmarks:
         restricted = benchmark.data is not None and benchmark.data.restricted
         if not restricted and benchmark.name != HELDOUT:
-            found += _of_benchmark(recipe, study_dir, benchmark)
-    return found
+            examples += _of_benchmark(recipe, study_dir, benchmark)
+    return examples
 
 
-def _of_benchmark(recipe: Recipe, study_dir: Path, benchmark: BenchmarkSpec) -> list[Row]:
+def _of_benchmark(recipe: Recipe, study_dir: Path, benchmark: BenchmarkSpec) -> list[Example]:
     prompting, scoring = benchmark.cell(recipe.analysis.reading)
     if prompting in benchmark.likelihood:  # there is no response to show
         return []
     models = {"base": "base"} | {arm: recipe.labels(arm)[0] for arm in recipe.arms}
     values = {who: _first_scores(study_dir, label, benchmark.name, prompting, scoring) for who, label in models.items()}
     questions = load_questions(recipe, benchmark, study_dir)
-    places = {question.question_id: place for place, question in enumerate(questions)}
-    asked = sorted(identity for identity in values["base"] if identity in places)
-    if not asked:  # parts that are judged together have scores of their own
+    positions = {question.question_id: position for position, question in enumerate(questions)}
+    identities = sorted(identity for identity in values["base"] if identity in positions)
+    if not identities:  # parts that are judged together have scores of their own
         return []
-    spread = {i: max(v[i][0] for v in values.values()) - min(v[i][0] for v in values.values()) for i in asked}
-    differing = max(asked, key=lambda identity: spread[identity])
-    chosen = {asked[0]: "the first by its hash"}
-    if spread[differing] > 0 and differing != asked[0]:
+    spread = {i: max(v[i][0] for v in values.values()) - min(v[i][0] for v in values.values()) for i in identities}
+    differing = max(identities, key=lambda identity: spread[identity])
+    chosen = {identities[0]: "the first by its hash"}
+    if spread[differing] > 0 and differing != identities[0]:
         chosen[differing] = "where the models differ most"
     folders = {who: unit_dir(study_dir, label, benchmark.name, prompting) for who, label in models.items()}
-    found = []
+    examples = []
     for identity, why in chosen.items():
-        rows = {who: _row(folder, places[identity], identity) for who, folder in folders.items()}
-        responses = {
-            who: _response(row["responses"][0]) | {"outcome": values[who][identity][1]} for who, row in rows.items()
-        }
-        found.append(
-            {
-                "benchmark": benchmark.name,
-                "group": benchmark.group,
-                "question_id": identity,
-                "why": why,
-                "prompt": _cut(rows["base"]["prompt"]),
-                "reference": _reference(questions[places[identity]].reference),
-                "responses": responses,
-            }
+        rows = {who: _row(folder, positions[identity], identity) for who, folder in folders.items()}
+        responses = {who: _response(row["responses"][0], values[who][identity][1]) for who, row in rows.items()}
+        examples.append(
+            Example(
+                benchmark=benchmark.name,
+                group=benchmark.group,
+                question_id=identity,
+                why=why,
+                prompt=_cut(rows["base"]["prompt"]),
+                reference=_reference(questions[positions[identity]].reference),
+                responses=responses,
+            )
         )
-    return found
+    return examples
 
 
 def _first_scores(
@@ -78,11 +76,11 @@ def _first_scores(
     return {i: (float(value), str(outcome)) for i, index, value, outcome in zip(*columns, strict=True) if index == 0}
 
 
-def _row(directory: Path, place: int, identity: str) -> Row:
+def _row(directory: Path, position: int, identity: str) -> dict[str, Any]:
     """A model's stored row of one question; only the chunk it is in is read."""
     manifest = read_manifest(directory)
     assert manifest is not None
-    chunk = f"chunk-{place // manifest['inputs']['chunk_questions']:04}-"
+    chunk = f"chunk-{position // manifest['inputs']['chunk_questions']:04}-"
     (name,) = (name for name in manifest["outputs"] if name.startswith(chunk))
     return next(row for row in read_chunk(directory / name) if row["question_id"] == identity)
 
@@ -93,12 +91,13 @@ def _reference(reference: Any) -> str | None:
     return _cut(reference) if isinstance(reference, str) else None
 
 
-def _response(text: str) -> Row:
-    """A response as its thinking and the rest."""
+def _response(text: str, outcome: str) -> Response:
+    """A response, its thinking apart from the rest."""
     before, closed, after = text.rpartition(THINK_CLOSE)
     if not closed:
-        return {"thinking": None, "text": _cut(text)}
-    return {"thinking": _cut(before.replace(THINK_OPEN, "", 1).strip()), "text": _cut(after.lstrip())}
+        return Response(thinking=None, text=_cut(text), outcome=outcome)
+    thinking = _cut(before.replace(THINK_OPEN, "", 1).strip())
+    return Response(thinking=thinking, text=_cut(after.lstrip()), outcome=outcome)
 
 
 def _cut(text: str) -> str:

@@ -6,25 +6,27 @@ from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 
 from eval.drawing import BASE_COLOUR, INK, PALETTE, STYLE, Drawing, draw, label
+from eval.report.schema import Transfer
 from eval.report.table import index_text
+from eval.statistics.values import Estimate
 
 
-def scores_figure(transfer: dict[str, Any]) -> Drawing:
+def scores_figure(transfer: Transfer) -> Drawing:
     """Scores of base and arms with intervals, one panel per group."""
-    arms = list(transfer["arms"])
+    arms = list(transfer.arms)
     with plt.rc_context(STYLE):
-        sizes = [len(names) for names in transfer["groups"].values()]
+        sizes = [len(names) for names in transfer.groups.values()]
         figure, axes = plt.subplots(
             1, len(sizes), figsize=(11.5, 3.6), sharey=True, gridspec_kw={"width_ratios": sizes}, squeeze=False
         )
         width = 0.8 / (len(arms) + 1)
-        for axis, (group, names) in zip(axes[0], transfer["groups"].items(), strict=True):
+        for axis, (group, names) in zip(axes[0], transfer.groups.items(), strict=True):
             for place, who in enumerate(["base", *arms]):
-                source = transfer["base"] if who == "base" else transfer["arms"][who]
-                values = [source["benchmarks"][name]["score"] for name in names]
+                source = transfer.base if who == "base" else transfer.arms[who]
+                values = [source.benchmarks[name].score for name in names]
                 axis.bar(
                     [number + (place - len(arms) / 2) * width for number in range(len(names))],
-                    [value["estimate"] for value in values],
+                    [value.estimate for value in values],
                     width * 0.92,
                     yerr=_errors(values),
                     color=BASE_COLOUR if who == "base" else PALETTE[(place - 1) % len(PALETTE)],
@@ -42,35 +44,37 @@ def scores_figure(transfer: dict[str, Any]) -> Drawing:
         return draw(figure)
 
 
-def _errors(values: list[dict[str, float]]) -> list[list[float]]:
+def _errors(values: list[Estimate]) -> list[list[float]]:
     return [
-        [max(0.0, value["estimate"] - value["low"]) for value in values],
-        [max(0.0, value["high"] - value["estimate"]) for value in values],
+        [max(0.0, value.estimate - value.low) for value in values],
+        [max(0.0, value.high - value.estimate) for value in values],
     ]
 
 
-def gains_figure(transfer: dict[str, Any]) -> Drawing:
+def gains_figure(transfer: Transfer) -> Drawing:
     """Forest plot of the mean gain of each group, in points."""
-    cells = {arm: {g: (v, "") for g, v in result["groups"].items()} for arm, result in transfer["arms"].items()}
-    return _forest(cells, list(transfer["groups"]), "mean gain over the base (points)")
+    cells: dict[str, dict[str, tuple[Estimate | None, str]]] = {
+        arm: {g: (v, "") for g, v in result.groups.items()} for arm, result in transfer.arms.items()
+    }
+    return _forest(cells, list(transfer.groups), "mean gain over the base (points)")
 
 
-def index_figure(transfer: dict[str, Any]) -> Drawing:
+def index_figure(transfer: Transfer) -> Drawing:
     """Forest plot of the transfer index (definition points), in percent of the math gain."""
     cells = {
         arm: {
             # Where there is no index to draw, the words of the table stand in its place.
-            group: (cell["interval"] if result["groups"]["math"]["high"] >= 0 else None, text)
-            for group, cell in result["index"]["points"].items()
+            group: (cell.interval if result.groups["math"].high >= 0 else None, text)
+            for group, cell in result.index["points"].items()
             for text in [index_text(result, "points", group)]
         }
-        for arm, result in transfer["arms"].items()
+        for arm, result in transfer.arms.items()
     }
-    groups = [group for group in transfer["groups"] if group != "math"]
+    groups = [group for group in transfer.groups if group != "math"]
     return _forest(cells, groups, "transfer index (% of the math gain)")
 
 
-def _forest(cells: dict[str, dict[str, tuple[dict[str, float] | None, str]]], groups: list[str], title: str) -> Drawing:
+def _forest(cells: dict[str, dict[str, tuple[Estimate | None, str]]], groups: list[str], title: str) -> Drawing:
     arms = list(cells)
     with plt.rc_context(STYLE):
         figure, axis = plt.subplots(figsize=(7.2, 0.6 + 0.34 * len(groups) * len(arms)))
@@ -83,9 +87,9 @@ def _forest(cells: dict[str, dict[str, tuple[dict[str, float] | None, str]]], gr
                 if value is None:
                     axis.annotate(reason, (0, row), color=colour, va="center", fontsize=9)
                 else:
-                    low, high = value["low"], value["high"]
+                    low, high = value.low, value.high
                     axis.plot([low, high], [row, row], color=colour, lw=2)
-                    axis.plot([value["estimate"]], [row], "o", color=colour, ms=6)
+                    axis.plot([value.estimate], [row], "o", color=colour, ms=6)
                 ticks.append(row)
                 names.append(f"{label(group)} · {label(arm)}")
                 row -= 1.0

@@ -1,52 +1,54 @@
 """The report as a Markdown summary for an appendix, from `transfer.json`."""
 
 from collections.abc import Sequence
-from typing import Any
 
 from eval.drawing import label
+from eval.forgetting.schema import Trajectory
+from eval.report.schema import Transfer
 from eval.report.table import bounded_text, index_text, interval_text
 from eval.report.verdict import certainty, headline, method_of
+from eval.shifts.schema import Shifts
 from eval.statistics.transfer_index import MATH
 
 
-def render_summary(transfer: dict[str, Any]) -> str:
+def render_summary(transfer: Transfer) -> str:
     """Status, gains, differences, index, equal-gain comparison, token shift and budget."""
-    groups, arms = list(transfer["groups"]), transfer["arms"]
-    lines = [f"# {transfer['title'] or transfer['study']}", ""]
-    lines += [f"Study `{transfer['study']}`, {transfer['status']}. {' '.join(certainty(transfer))}", ""]
-    lines += [f"- {text}" for text in [*headline(transfer), *transfer["differences"], *transfer["warnings"]]]
-    lines += ["", "## Arms", "", *_table(["arm", "method"], [[a, method_of(transfer["settings"][a])] for a in arms])]
-    gains = [[arm, *(interval_text(result["groups"][g], "+.1f") for g in groups)] for arm, result in arms.items()]
+    groups, arms = list(transfer.groups), transfer.arms
+    lines = [f"# {transfer.title or transfer.study}", ""]
+    lines += [f"Study `{transfer.study}`, {transfer.status}. {' '.join(certainty(transfer))}", ""]
+    lines += [f"- {text}" for text in [*headline(transfer), *transfer.differences, *transfer.warnings]]
+    lines += ["", "## Arms", "", *_table(["arm", "method"], [[a, method_of(transfer.settings[a])] for a in arms])]
+    gains = [[arm, *(interval_text(result.groups[g], "+.1f") for g in groups)] for arm, result in arms.items()]
     gains += [
-        [f"{pair['first']} − {pair['second']}", *(interval_text(pair["groups"][g], "+.1f") for g in groups)]
-        for pair in transfer["contrasts"]
+        [f"{pair.first} − {pair.second}", *(interval_text(pair.groups[g], "+.1f") for g in groups)]
+        for pair in transfer.contrasts
     ]
     lines += ["", "## Gains over the base, and their differences, in points", "", *_table(["arm", *groups], gains)]
     scores = [
-        [name, f"{transfer['base']['benchmarks'][name]['score']['estimate']:.1f}"]
-        + [interval_text(result["benchmarks"][name]["score"], ".1f") for result in arms.values()]
-        for names in transfer["groups"].values()
+        [name, f"{transfer.base.benchmarks[name].score.estimate:.1f}"]
+        + [interval_text(result.benchmarks[name].score, ".1f") for result in arms.values()]
+        for names in transfer.groups.values()
         for name in names
     ]
     lines += ["", "## Scores", "", *_table(["benchmark", "base", *arms], scores)]
     others = [group for group in groups if group != MATH]
-    index = [[arm, *(index_text(r, transfer["definition"], g) for g in others)] for arm, r in arms.items()]
+    index = [[arm, *(index_text(r, transfer.definition, g) for g in others)] for arm, r in arms.items()]
     lines += [
         "",
-        f"## Transfer index ({transfer['definition']}), % of the math gain",
+        f"## Transfer index ({transfer.definition}), % of the math gain",
         "",
         *_table(["arm", *others], index),
     ]
-    if transfer["trajectory"] is not None:
-        lines += _equal_gain(transfer["trajectory"])
-    if transfer["diagnostics"] is not None:
-        lines += _shifts(transfer["diagnostics"])
-    if transfer["budget"]:
+    if transfer.trajectory is not None:
+        lines += _equal_gain(transfer.trajectory)
+    if transfer.diagnostics is not None:
+        lines += _shifts(transfer.diagnostics)
+    if transfer.budget:
         rows = [
             [arm]
-            + [f"{rows[0][key]:,}" for key in ("exposures", "generated_tokens", "trained_tokens")]
-            + [f"{sum(rows[0][f'{part}_flops'] for part in ('generate', 'reference', 'train')) / 1e12:.2f}"]
-            for arm, rows in transfer["budget"].items()
+            + [f"{getattr(rows[0], key):,}" for key in ("exposures", "generated_tokens", "trained_tokens")]
+            + [f"{rows[0].flops / 1e12:.2f}"]
+            for arm, rows in transfer.budget.items()
         ]
         head = ["arm", "problems presented", "tokens generated", "tokens trained on", "TFLOPs"]
         lines += ["", "## Budget of one run (first seed)", "", *_table(head, rows)]
@@ -54,39 +56,39 @@ def render_summary(transfer: dict[str, Any]) -> str:
         "",
         "## Versions",
         "",
-        ", ".join(f"{name} {version}" for name, version in transfer["versions"].items()),
+        ", ".join(f"{name} {version}" for name, version in transfer.versions.items()),
         "",
     ]
     return "\n".join(lines)
 
 
-def _equal_gain(trajectory: dict[str, Any]) -> list[str]:
-    groups = trajectory["groups"]
+def _equal_gain(trajectory: Trajectory) -> list[str]:
+    groups = trajectory.groups
     lines = ["", "## At equal held-out math gain, in points", ""]
-    if not trajectory["equal_gain"]:
+    if not trajectory.equal_gain:
         return [*lines, "The arms have no held-out gain in common."]
     rows = []
-    for target in trajectory["equal_gain"]:
-        for arm, found in target["arms"].items():
-            cells = [bounded_text(found["groups"][g]) for g in groups] if "groups" in found else ["–"] * len(groups)
-            rows.append([arm, f"{target['heldout_gain']:+.1f}", *cells])
+    for target in trajectory.equal_gain:
+        for arm, found in target.arms.items():
+            cells = [bounded_text(found.groups[g]) for g in groups] if found.groups is not None else ["–"] * len(groups)
+            rows.append([arm, f"{target.heldout_gain:+.1f}", *cells])
     lines += _table(["arm", "held-out gain", *groups], rows)
-    fit = trajectory["razor"]
-    if fit is not None and fit["r2"] is not None:
+    fit = trajectory.razor
+    if fit is not None and fit.r2 is not None:
         lines += [
             "",
-            f"Forgetting on KL(base || model), one quadratic over {fit['points']} checkpoints: R² {fit['r2']:.2f}.",
+            f"Forgetting on KL(base || model), one quadratic over {fit.points} checkpoints: R² {fit.r2:.2f}.",
         ]
     return lines
 
 
-def _shifts(shifts: dict[str, Any]) -> list[str]:
+def _shifts(shifts: Shifts) -> list[str]:
     rows = [
         [arm, label(group)]
-        + [interval_text(measures[name]["per_token"], ".3f") for name in ("kl_to_base", "rank_shift")]
-        + [f"{100 * found['shifted']['tokens'] / max(1, found['own_tokens']):.1f} %"]
-        for arm, found in shifts["arms"].items()
-        for group, measures in found["tokens"]["own_samples"].items()
+        + [interval_text(measures[name].per_token, ".3f") for name in ("kl_to_base", "rank_shift")]
+        + [f"{100 * found.shifted.tokens / max(1, found.own_tokens):.1f} %"]
+        for arm, found in shifts.arms.items()
+        for group, measures in found.tokens["own_samples"].items()
     ]
     head = ["arm", "prompts", "KL(model, base), nats a token", "rank shift", "tokens shifted (all prompts)"]
     return ["", "## Token shift on own samples", "", *_table(head, rows)]

@@ -8,27 +8,30 @@ from markupsafe import Markup
 
 from eval.drawing import Drawing, label
 from eval.forgetting.figures import AXIS_NAMES, axes_of, forgetting_figure, razor_figure
+from eval.forgetting.schema import Trajectory
 from eval.report.figures import curves_figure, gains_figure, index_figure, scores_figure
+from eval.report.schema import Transfer
 from eval.report.table import bounded_text, index_cell, index_text, interval_text
 from eval.report.verdict import cards, certainty, headline
 from eval.shifts.figures import histograms_figure, kl_figure, layers_figure, visible_token, words_figure
 from eval.statistics.transfer_index import DEFINITIONS, MATH
+from eval.statistics.values import Estimate
 from recipes.schema import Recipe
 
 
 def draw_figures(
-    transfer: dict[str, Any], curves: dict[str, list[list[dict[str, Any]]]], clock: dict[str, Any]
+    transfer: Transfer, curves: dict[str, list[list[dict[str, Any]]]], clock: dict[str, Any]
 ) -> dict[str, Drawing]:
     """The figures of a report by name."""
     figures = {"gains": gains_figure(transfer), "index": index_figure(transfer), "scores": scores_figure(transfer)}
     if curves:
         figures["curves"] = curves_figure(curves)
-    if (trajectory := with_clock(transfer["trajectory"], clock)) is not None:
+    if (trajectory := with_clock(transfer.trajectory, clock)) is not None:
         for axis in axes_of(trajectory):
             figures[f"forgetting-{axis}"] = forgetting_figure(trajectory, axis)
-        if trajectory["razor"] is not None and trajectory["razor"]["r2"] is not None:
+        if trajectory.razor is not None and trajectory.razor.r2 is not None:
             figures["razor"] = razor_figure(trajectory)
-    if (shifts := transfer["diagnostics"]) is not None:
+    if (shifts := transfer.diagnostics) is not None:
         figures |= {
             "layers": layers_figure(shifts),
             "kl": kl_figure(shifts),
@@ -38,20 +41,13 @@ def draw_figures(
     return figures
 
 
-def with_clock(trajectory: dict[str, Any] | None, clock: dict[str, Any]) -> dict[str, Any] | None:
+def with_clock(trajectory: Trajectory | None, clock: dict[str, Any]) -> Trajectory | None:
     """The trajectory with hours as a further axis, which `transfer.json` does not have."""
-    if trajectory is None:
-        return None
-    arms = {
-        arm: found | {"axes": found["axes"] | {"gpu_hours": clock[arm]["at_checkpoints"]}}
-        if clock.get(arm, {}).get("at_checkpoints")
-        else found
-        for arm, found in trajectory["arms"].items()
-    }
-    return trajectory | {"arms": arms}
+    hours = {arm: spent["at_checkpoints"] for arm, spent in clock.items()}
+    return None if trajectory is None else trajectory.with_hours(hours)
 
 
-def render_page(transfer: dict[str, Any], recipe: Recipe, figures: dict[str, Drawing], clock: dict[str, Any]) -> str:
+def render_page(transfer: Transfer, recipe: Recipe, figures: dict[str, Drawing], clock: dict[str, Any]) -> str:
     """The page. Everything but the figures is escaped, and its policy forbids scripts and requests."""
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent / "templates"),
@@ -71,7 +67,7 @@ def render_page(transfer: dict[str, Any], recipe: Recipe, figures: dict[str, Dra
         "thousands": lambda number: f"{number:,}",
     }
     environment.globals["index_text"] = index_text
-    trajectory = with_clock(transfer["trajectory"], clock)
+    trajectory = with_clock(transfer.trajectory, clock)
     # The SVG text comes from matplotlib, which escapes labels, also those with tokens of models in them.
     safe = {name: Markup(drawing.svg) for name, drawing in figures.items()}
     return environment.get_template("report.html.j2").render(
@@ -90,8 +86,8 @@ def render_page(transfer: dict[str, Any], recipe: Recipe, figures: dict[str, Dra
     )
 
 
-def _level(value: dict[str, float] | float | None) -> str:
+def _level(value: Estimate | float | None) -> str:
     """A layer measure: with its interval, a number, or a dash where it is not defined."""
     if value is None:
         return "–"
-    return interval_text(value, ".3f") if isinstance(value, dict) else f"{value:.3f}"
+    return interval_text(value, ".3f") if isinstance(value, Estimate) else f"{value:.3f}"

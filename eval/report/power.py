@@ -92,7 +92,7 @@ def _spreads(recipe: Recipe, study_dir: Path) -> dict[str, Spread]:
     if (study_dir / "report" / "transfer.json").is_file() and recipe.arms:
         return measured_spreads(recipe, study_dir)
     spreads = {}
-    greedy = {benchmark.name: recipe.suite.heat(benchmark) == 0 for benchmark in recipe.suite.benchmarks}
+    greedy = {benchmark.name: recipe.suite.temperature_of(benchmark) == 0 for benchmark in recipe.suite.benchmarks}
     for name, size in suite_sizes(recipe).items():
         if size.questions is None:
             raise UserError(
@@ -120,7 +120,7 @@ def measured_spreads(recipe: Recipe, study_dir: Path) -> dict[str, Spread]:
         # One response cannot tell luck from the question; then all that was observed counts once, as it will again.
         within = float(within_M.mean()) if within_M is not None else 0.0
         between = max(0.0, observed - 2 * within / samples)
-        greedy = recipe.suite.heat(benchmark) == 0
+        greedy = recipe.suite.temperature_of(benchmark) == 0
         spreads[item.name] = Spread(item.clusters, between, within, samples > 1 or greedy, greedy)
     return spreads
 

@@ -10,6 +10,7 @@ from typing import Any
 from matplotlib import pyplot as plt
 
 from eval.drawing import PALETTE, STYLE, label, to_svg
+from eval.report.schema import Transfer
 from eval.statistics.transfer_index import MATH
 from recipes.errors import UserError
 
@@ -25,8 +26,7 @@ class PointResult:
     """Its whole recipe, flat: dotted key -> value."""
     made_by: Mapping[str, Any]
     """Version of the code and of the packages behind every stage."""
-    transfer: Mapping[str, Any]
-    """Its `transfer.json`."""
+    transfer: Transfer
 
 
 def require_comparable(points: Sequence[PointResult], axes: Sequence[str]) -> None:
@@ -60,13 +60,16 @@ def response_curves(points: Sequence[PointResult], axes: Sequence[str], paired: 
     marked only if that lies within the point's interval.
     """
     require_comparable(points, axes)
-    names = list(dict.fromkeys(arm for point in points for arm in point.transfer["arms"]))
-    rows = [
+    names = list(dict.fromkeys(arm for point in points for arm in point.transfer.arms))
+    rows: list[dict[str, Any]] = [
         {
             "point": point.name,
             "values": dict(point.values),
-            "status": point.transfer["status"],
-            "arms": {arm: result["groups"] for arm, result in point.transfer["arms"].items()},
+            "status": point.transfer.status,
+            "arms": {
+                arm: {group: value.dump() for group, value in result.groups.items()}
+                for arm, result in point.transfer.arms.items()
+            },
         }
         for point in points
     ]
@@ -85,8 +88,8 @@ def response_curves(points: Sequence[PointResult], axes: Sequence[str], paired: 
     return {
         "axes": list(axes),
         "paired": paired,
-        "groups": list(points[0].transfer["groups"]),
-        "confidence": points[0].transfer["confidence"],
+        "groups": list(points[0].transfer.groups),
+        "confidence": points[0].transfer.confidence,
         "points": rows,
         "curves": _curves(rows, axes, paired),
         "matched_gain": target,

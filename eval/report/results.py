@@ -3,21 +3,40 @@
 It holds nothing that depends on the clock, so two runs of one recipe give the same file.
 """
 
+from collections.abc import Callable
 from itertools import combinations
 from pathlib import Path
-from typing import Any
+from typing import Literal
 
 from eval.forgetting.curves import summarise as summarise_trajectories
 from eval.questions.analysis_lock import decided
 from eval.report.asked_with import template_warnings
 from eval.report.certificate import certificate
 from eval.report.examples import sample_responses
+from eval.report.schema import (
+    REHEARSAL,
+    SCHEMA_VERSION,
+    Analysis,
+    ArmBenchmark,
+    ArmResult,
+    Base,
+    BaseBenchmark,
+    BenchmarkContrast,
+    Budget,
+    CellScore,
+    Claim,
+    Contrast,
+    IndexValue,
+    ModelHashes,
+    ReadingResult,
+    ReportWarning,
+    Transfer,
+)
 from eval.responses.readings import pass_curve, read_answers, read_cell, reading_cells
 from eval.shifts.summary import empty_samples
 from eval.shifts.summary import summarise as summarise_shifts
 from eval.statistics.bootstrap import ArmScores, draw_scores
 from eval.statistics.inference import (
-    Interval,
     contrast_interval,
     gain_p_value,
     holm,
@@ -28,23 +47,26 @@ from eval.statistics.inference import (
 from eval.statistics.transfer_index import (
     DEFINITIONS,
     MATH,
+    Definition,
     Index,
     group_gain,
     index_difference,
     index_with_interval,
     without_each,
 )
+from eval.statistics.values import Estimate
 from recipes.manifest import read_manifest
 from recipes.schema import Recipe
 from train.accounting.matching import recipe_differences, recorded_differences
 
 READINGS = ("robust", "paper")
-REHEARSAL = "REHEARSAL"  # the status of a study whose models are toys
-Counts = dict[str, dict[str, dict[str, int]]]
+Verdict = Literal["supported", "contradicted", "undecided"]
 
 
-def compute_transfer(recipe: Recipe, study_dir: Path) -> dict[str, Any]:
-    """Everything in `transfer.json`. Scores and gains in points, indices in percent.
+def compute_transfer(recipe: Recipe, study_dir: Path) -> tuple[Transfer, dict[str, list[float]]]:
+    """Everything in `transfer.json`, and apart from it the hours of each arm's checkpoints.
+
+    Scores and gains in points, indices in percent.
 
     Raises:
         UserError: models cannot be compared, or the lock of the analysis is damaged.
@@ -59,44 +81,54 @@ def compute_transfer(recipe: Recipe, study_dir: Path) -> dict[str, Any]:
     first = readings[primary]
     shifts = summarise_shifts(recipe, study_dir) if recipe.with_diagnostics else None
     unknown = "unknown lineage" if recipe.external else "matched"
-    return {
-        "study": recipe.study,
-        "title": recipe.title,
-        "status": REHEARSAL if recipe.rehearsal else "UNMATCHED" if differences else unknown,
-        "differences": differences,
-        "seeds": list(recipe.seeds) if recipe.trained else [],
-        "split": recipe.suite.split,
-        "samples": {item.name: recipe.suite.samples(item) for item in recipe.suite.benchmarks},
-        "confidence": recipe.statistics.confidence,
-        "draws": recipe.statistics.draws,
-        "groups": {group: [first.answers[b].name for b in members] for group, members in first.groups.items()},
-        "questions": {item.name: len(item.score_QM) for item in first.answers},
-        "clusters": {item.name: item.clusters for item in first.answers},
-        "pocket": bool(recipe.model and recipe.model.pocket),
-        "analysis": decided(recipe, study_dir) | {"claims": _claims(recipe, first)},
-        "reading": primary,
-        "definition": recipe.analysis.definition,
-        **first.dump(full=True),
-        "readings": {name: reading.dump(full=False) for name, reading in readings.items()},
-        "cells": _cells(recipe, study_dir, arms),
-        "pass_at_k": _pass_curves(recipe, study_dir, arms),
-        "warnings": _toy_warning(recipe)
-        + first.warnings()
-        + template_warnings(study_dir, list(recipe.external))
-        + empty_samples(shifts),
-        "trajectory": summarise_trajectories(recipe, study_dir) if recipe.with_trajectories else None,
-        "diagnostics": shifts,
-        "examples": sample_responses(recipe, study_dir),
-        "certificate": certificate(recipe, study_dir),
-        "versions": _versions(study_dir),
-        "budget": {arm: [_budget(study_dir, arm, seed) for seed in recipe.seeds] for arm in recipe.trained},
-        "settings": {name: arm.model_dump(mode="json", exclude_none=True) for name, arm in recipe.arms.items()},
-        "models": {label: _lineage(study_dir, label) for label in labels},
-    }
+    trajectory, hours = summarise_trajectories(recipe, study_dir) if recipe.with_trajectories else (None, {})
+    warnings = [
+        *_toy_warning(recipe),
+        *first.warnings(),
+        *template_warnings(study_dir, list(recipe.external)),
+        *(ReportWarning("empty_samples", text) for text in empty_samples(shifts)),
+    ]
+    results = first.results(full=True)
+    return Transfer(
+        schema_version=SCHEMA_VERSION,
+        study=recipe.study,
+        title=recipe.title,
+        status=REHEARSAL if recipe.rehearsal else "UNMATCHED" if differences else unknown,
+        differences=differences,
+        seeds=list(recipe.seeds) if recipe.trained else [],
+        split=recipe.suite.split,
+        samples={item.name: recipe.suite.samples(item) for item in recipe.suite.benchmarks},
+        confidence=recipe.statistics.confidence,
+        draws=recipe.statistics.draws,
+        groups={group: [first.answers[b].name for b in members] for group, members in first.groups.items()},
+        questions={item.name: len(item.score_QM) for item in first.answers},
+        clusters={item.name: item.clusters for item in first.answers},
+        pocket=bool(recipe.model and recipe.model.pocket),
+        analysis=Analysis(**decided(recipe, study_dir), claims=_claims(recipe, first)),
+        reading=primary,
+        definition=recipe.analysis.definition,
+        base=results.base,
+        arms=results.arms,
+        contrasts=results.contrasts,
+        readings={name: reading.results(full=False) for name, reading in readings.items()},
+        cells=_cells(recipe, study_dir, arms),
+        pass_at_k=_pass_curves(recipe, study_dir, arms),
+        warnings=[warning.message for warning in warnings],
+        warning_codes=[warning.code for warning in warnings],
+        trajectory=trajectory,
+        diagnostics=shifts,
+        examples=sample_responses(recipe, study_dir),
+        certificate=certificate(recipe, study_dir),
+        versions=_versions(study_dir),
+        budget={arm: [_budget(study_dir, arm, seed) for seed in recipe.seeds] for arm in recipe.trained},
+        settings={name: arm.model_dump(mode="json", exclude_none=True) for name, arm in recipe.arms.items()},
+        models={label: _lineage(study_dir, label) for label in labels},
+    ), hours
 
 
-def _toy_warning(recipe: Recipe) -> list[str]:
-    return ["REHEARSAL: the models are tiny and random; no number here is a result"] if recipe.rehearsal else []
+def _toy_warning(recipe: Recipe) -> list[ReportWarning]:
+    message = "REHEARSAL: the models are tiny and random; no number here is a result"
+    return [ReportWarning("rehearsal", message)] if recipe.rehearsal else []
 
 
 class Reading:
@@ -117,23 +149,24 @@ class Reading:
             self.answers, {"base": [0]} | self.columns, statistics.draws, statistics.seed, self.confidence
         )
 
-    def dump(self, full: bool) -> dict[str, Any]:
-        """Base, arms and contrasts as JSON values; `full` adds what only the primary reading is asked for."""
+    def results(self, full: bool) -> ReadingResult:
+        """Base, arms and contrasts; `full` adds what only the primary reading needs."""
         base = self.drawn["base"]
         scores = {
-            item.name: {
-                "score": show(percentile_interval(base.base_B[b], base.base_DB[:, b], self.confidence)),
-                "outcomes": self._totals(["base"], item.name),
-            }
+            item.name: BaseBenchmark(
+                score=Estimate.of(percentile_interval(base.base_B[b], base.base_DB[:, b], self.confidence)),
+                outcomes=self._totals(["base"], item.name),
+            )
             for b, item in enumerate(self.answers)
         }
-        return {
-            "base": {"benchmarks": scores},
-            "arms": {arm: self._arm(arm, full) for arm in self.arms},
-            "contrasts": [self._contrast(*pair) for pair in combinations(self.arms, 2)],
-        } | ({} if full else {"cells": {name: list(cell) for name, cell in self.cells.items()}})
+        return ReadingResult(
+            base=Base(benchmarks=scores),
+            arms={arm: self._arm(arm, full) for arm in self.arms},
+            contrasts=[self._contrast(*pair) for pair in combinations(self.arms, 2)],
+            cells={name: list(cell) for name, cell in self.cells.items()},
+        )
 
-    def _arm(self, arm: str, full: bool) -> dict[str, Any]:
+    def _arm(self, arm: str, full: bool) -> ArmResult:
         scores, size = self.drawn[arm], len(self.answers)
         singles = [weights_of([b], size) for b in range(size)]
         p_values = [gain_p_value(scores, None, weight) for weight in singles]
@@ -142,87 +175,92 @@ class Reading:
         for b, item in enumerate(self.answers):
             per_seed = item.means()[self.columns[arm]]
             outcomes = self._totals(self.arms[arm], item.name)
-            benchmarks[item.name] = {
-                "score": show(percentile_interval(scores.arm_B[b], scores.arm_DB[:, b], self.confidence)),
-                "gain": show(linear_interval(scores, singles[b], self.confidence)),
-                "p_value": round(p_values[b], 5),
-                "p_holm": round(adjusted[b], 5),
-                "seed_scores": [round(float(value), 3) for value in per_seed],
-                "outcomes": outcomes,
-                "change": outcome_change(self._totals(["base"], item.name), outcomes),
-            }
-        groups = {name: group_gain(scores, members, self.confidence) for name, members in self.groups.items()}
-        others = [group for group in self.groups if group != MATH]
-        result = {
-            "groups": {name: show(gain) for name, gain in groups.items()},
-            "benchmarks": benchmarks,
-            "index": {
-                definition: {
-                    group: show_index(index_with_interval(definition, scores, self.groups, group, self.confidence))
-                    for group in others
-                }
-                for definition in DEFINITIONS
-            },
+            benchmarks[item.name] = ArmBenchmark(
+                score=Estimate.of(percentile_interval(scores.arm_B[b], scores.arm_DB[:, b], self.confidence)),
+                gain=Estimate.of(linear_interval(scores, singles[b], self.confidence)),
+                p_value=round(p_values[b], 5),
+                p_holm=round(adjusted[b], 5),
+                seed_scores=[round(float(value), 3) for value in per_seed],
+                outcomes=outcomes,
+                change=outcome_change(self._totals(["base"], item.name), outcomes),
+            )
+        index = self._indices(
+            lambda definition, group: index_with_interval(definition, scores, self.groups, group, self.confidence)
+        )
+        groups = {
+            name: Estimate.of(group_gain(scores, members, self.confidence)) for name, members in self.groups.items()
         }
-        if full:
-            definition = self.recipe.analysis.definition
-            result["without"] = {
-                group: {
-                    self.answers[b].name: show_index(index)
-                    for b, index in without_each(definition, scores, self.groups, group, self.confidence).items()
-                }
-                for group in others
-            }
-        return result
+        if not full:
+            return ArmResult(groups=groups, benchmarks=benchmarks, index=index)
+        return ArmResult(groups=groups, benchmarks=benchmarks, index=index, without=self._without(scores))
 
-    def _contrast(self, first: str, second: str) -> dict[str, Any]:
-        one, two, size = self.drawn[first], self.drawn[second], len(self.answers)
+    def _indices(self, compute: Callable[[Definition, str], Index]) -> dict[str, dict[str, IndexValue]]:
+        """Every definition for every group but math."""
         others = [group for group in self.groups if group != MATH]
+        return {
+            definition: {group: index_value(compute(definition, group)) for group in others}
+            for definition in DEFINITIONS
+        }
+
+    def _without(self, scores: ArmScores) -> dict[str, dict[str, IndexValue]]:
+        """The index of the primary definition with each benchmark left out."""
+        definition = self.recipe.analysis.definition
+        return {
+            group: {
+                self.answers[b].name: index_value(index)
+                for b, index in without_each(definition, scores, self.groups, group, self.confidence).items()
+            }
+            for group in self.groups
+            if group != MATH
+        }
+
+    def _contrast(self, first: str, second: str) -> Contrast:
+        one, two, size = self.drawn[first], self.drawn[second], len(self.answers)
         p_values = [gain_p_value(one, two, weights_of([b], size)) for b in range(size)]
         adjusted = holm(p_values)
-        return {
-            "first": first,
-            "second": second,
-            "groups": {
-                group: show(contrast_interval(one, two, weights_of(members, size), self.confidence))
+        return Contrast(
+            first=first,
+            second=second,
+            groups={
+                group: Estimate.of(contrast_interval(one, two, weights_of(members, size), self.confidence))
                 for group, members in self.groups.items()
             },
-            "benchmarks": {
-                item.name: {
-                    "difference": show(contrast_interval(one, two, weights_of([b], size), self.confidence)),
-                    "p_holm": round(adjusted[b], 5),
-                }
+            benchmarks={
+                item.name: BenchmarkContrast(
+                    difference=Estimate.of(contrast_interval(one, two, weights_of([b], size), self.confidence)),
+                    p_holm=round(adjusted[b], 5),
+                )
                 for b, item in enumerate(self.answers)
             },
-            "index": {
-                definition: {
-                    group: show_index(index_difference(definition, one, two, self.groups, group, self.confidence))
-                    for group in others
-                }
-                for definition in DEFINITIONS
-            },
-        }
+            index=self._indices(
+                lambda definition, group: index_difference(definition, one, two, self.groups, group, self.confidence)
+            ),
+        )
 
-    def warnings(self) -> list[str]:
-        """What a reader must know before believing a number."""
-        found = []
+    def warnings(self) -> list[ReportWarning]:
+        """What a reader must know before relying on a value."""
+        warnings = []
         for item in self.answers:
             for who, labels in {"base": ["base"], **self.arms}.items():
                 counts = self._totals(labels, item.name)
                 total, cut = sum(counts.values()), counts.get("truncated", 0)
                 if cut == total:
-                    found.append(
+                    message = (
                         f"{item.name}: every response of {who} was cut off at suite.max_response_tokens; its score "
                         "says nothing"
                     )
+                    warnings.append(ReportWarning("all_truncated", message))
                 elif cut > 0.1 * total:
-                    found.append(f"{item.name}: {cut / total:.0%} of the responses of {who} were cut off unfinished")
+                    message = f"{item.name}: {cut / total:.0%} of the responses of {who} were cut off unfinished"
+                    warnings.append(ReportWarning("many_truncated", message))
             if item.means()[0] == 0:
-                found.append(f"{item.name}: the base scores zero, so gains relative to it are undefined")
+                message = f"{item.name}: the base scores zero, so gains relative to it are undefined"
+                warnings.append(ReportWarning("base_scores_zero", message))
         few = [f"{item.name} ({item.clusters})" for item in self.answers if item.clusters < 50]
         if few:
-            found.append(f"few independent questions, so intervals of their own are approximate: {', '.join(few)}")
-        return found
+            message = f"few independent questions, so intervals of their own are approximate: {', '.join(few)}"
+            warnings.append(ReportWarning("few_questions", message))
+        return warnings
 
     def _totals(self, labels: list[str], benchmark: str) -> dict[str, int]:
         total: dict[str, int] = {}
@@ -232,18 +270,15 @@ class Reading:
         return dict(sorted(total.items()))
 
 
-def show(value: Interval) -> dict[str, float]:
-    """An interval as JSON values."""
-    return {key: round(number, 3) for key, number in value._asdict().items()}
-
-
-def show_index(index: Index) -> dict[str, Any]:
-    """An index as JSON values."""
-    return {
-        "estimate": None if index.estimate is None else round(index.estimate, 3),
-        "interval": None if index.interval is None else show(index.interval),
-        "method": index.method,
-    }
+def index_value(index: Index) -> IndexValue:
+    """An index, rounded."""
+    return IndexValue(
+        estimate=None if index.estimate is None else round(index.estimate, 3),
+        interval=None if index.interval is None else Estimate.of(index.interval),
+        method=index.method,
+        status=index.status,
+        reason=index.reason,
+    )
 
 
 def outcome_change(before: dict[str, int], after: dict[str, int]) -> dict[str, float]:
@@ -253,7 +288,7 @@ def outcome_change(before: dict[str, int], after: dict[str, int]) -> dict[str, f
     return {n: round(100 * (after.get(n, 0) / totals[1] - before.get(n, 0) / totals[0]), 3) for n in names}
 
 
-def _claims(recipe: Recipe, reading: Reading) -> list[dict[str, Any]]:
+def _claims(recipe: Recipe, reading: Reading) -> list[Claim]:
     """The primary claims with their verdicts; their p-values are adjusted together."""
     size = len(reading.answers)
     rows = []
@@ -270,20 +305,24 @@ def _claims(recipe: Recipe, reading: Reading) -> list[dict[str, Any]]:
     adjusted = holm([p for _, _, p in rows])
     level = 1 - recipe.statistics.confidence
     return [
-        claim.model_dump(mode="json")
-        | {"difference": show(gain), "p_value": round(p, 5), "p_holm": round(corrected, 5)}
-        | {"verdict": _verdict(gain.estimate, corrected, level)}
+        Claim(
+            **claim.model_dump(mode="json"),
+            difference=Estimate.of(gain),
+            p_value=round(p, 5),
+            p_holm=round(corrected, 5),
+            verdict=_verdict(gain.estimate, corrected, level),
+        )
         for (claim, gain, p), corrected in zip(rows, adjusted, strict=True)
     ]
 
 
-def _verdict(estimate: float, p_value: float, level: float) -> str:
+def _verdict(estimate: float, p_value: float, level: float) -> Verdict:
     if p_value >= level:
         return "undecided"
     return "supported" if estimate > 0 else "contradicted"
 
 
-def _cells(recipe: Recipe, study_dir: Path, arms: dict[str, list[str]]) -> list[dict[str, Any]]:
+def _cells(recipe: Recipe, study_dir: Path, arms: dict[str, list[str]]) -> list[CellScore]:
     """The score of every model in every prompting by every scoring, for benchmarks that have more than one."""
     assert recipe.suite is not None
     labels = ["base", *(label for names in arms.values() for label in names)]
@@ -295,24 +334,32 @@ def _cells(recipe: Recipe, study_dir: Path, arms: dict[str, list[str]]) -> list[
             scores = {"base": float(mean_M[0])}
             scores |= {arm: float(mean_M[[labels.index(n) for n in names]].mean()) for arm, names in arms.items()}
             rows.append(
-                {
-                    "benchmark": benchmark.name,
-                    "prompting": prompting,
-                    "scoring": scoring,
-                    "rule": benchmark.scorings[scoring],
-                    "scores": {who: round(value, 3) for who, value in scores.items()},
-                }
+                CellScore(
+                    benchmark=benchmark.name,
+                    prompting=prompting,
+                    scoring=scoring,
+                    rule=benchmark.scorings[scoring],
+                    scores={who: round(value, 3) for who, value in scores.items()},
+                )
             )
     return rows
 
 
-def _pass_curves(recipe: Recipe, study_dir: Path, arms: dict[str, list[str]]) -> dict[str, Any]:
+def _pass_curves(
+    recipe: Recipe, study_dir: Path, arms: dict[str, list[str]]
+) -> dict[str, dict[str, list[tuple[float, float]]]]:
     """pass@k of every benchmark with several responses, in the primary reading."""
     assert recipe.suite is not None
     cells = reading_cells(recipe, recipe.analysis.reading)
     several = [item.name for item in recipe.suite.benchmarks if recipe.suite.samples(item) > 1]
     who = {"base": ["base"], **arms}
-    return {b: {name: pass_curve(study_dir, labels, b, *cells[b]) for name, labels in who.items()} for b in several}
+    return {
+        b: {
+            name: [(k, value) for k, value in pass_curve(study_dir, labels, b, *cells[b])]
+            for name, labels in who.items()
+        }
+        for b in several
+    }
 
 
 def _evaluation_differences(study_dir: Path, labels: list[str]) -> list[str]:
@@ -336,18 +383,18 @@ def _versions(study_dir: Path) -> dict[str, str]:
     return {"commit": commit, "python": environment["python"], **environment["packages"]}
 
 
-def _lineage(study_dir: Path, label: str) -> dict[str, str]:
+def _lineage(study_dir: Path, label: str) -> ModelHashes:
     """Hashes of what a score rests on: the weights the model answered with, and the stored responses."""
     responses = read_manifest(study_dir / "eval" / label)
     assert responses is not None
     (trained,) = (key for key in responses["inputs"] if key.startswith("output of ") and key != "output of questions")
-    return {"weights": responses["inputs"][trained], "responses": responses["output_hash"]}
+    return ModelHashes(weights=responses["inputs"][trained], responses=responses["output_hash"])
 
 
-def _budget(study_dir: Path, arm: str, seed: int) -> dict[str, int]:
+def _budget(study_dir: Path, arm: str, seed: int) -> Budget:
     """The ledger's totals, with the number of problems presented and of those that had a gradient."""
     manifest = read_manifest(study_dir / "arms" / arm / f"seed-{seed}")
     assert manifest is not None
     facts = manifest["facts"]
     counts = {name: len(facts[name]) for name in ("presented_problems", "contributed_problems")}
-    return counts | facts["totals"]
+    return Budget(**counts, **facts["totals"])

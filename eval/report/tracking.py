@@ -4,8 +4,8 @@ The study is one more run of its group: summary metrics, figures, and the table 
 """
 
 from pathlib import Path
-from typing import Any
 
+from eval.report.schema import Transfer
 from recipes.errors import UserError
 from recipes.resource_schema import WandbSpec
 from recipes.schema import Recipe
@@ -15,23 +15,23 @@ from train.runtime.recorder import METRICS
 from train.runtime.tracking import Tracker, run_id, wandb_mode
 
 
-def summary_metrics(transfer: dict[str, Any]) -> dict[str, float]:
+def summary_metrics(transfer: Transfer) -> dict[str, float]:
     """The numbers a table of studies is sorted by: gains, scores, and distances, by name."""
     found: dict[str, float] = {}
-    for arm, result in transfer["arms"].items():
-        for group, gain in result["groups"].items():
-            found |= {f"{arm}/gain/{group}{suffix}": gain[key] for key, suffix in _PARTS}
-        found |= {f"{arm}/score/{name}": row["score"]["estimate"] for name, row in result["benchmarks"].items()}
-        if transfer["diagnostics"] is not None:
-            tokens = transfer["diagnostics"]["arms"][arm]["tokens"]["own_samples"]
-            found |= {f"{arm}/kl_to_base/{g}": v["kl_to_base"]["per_token"]["estimate"] for g, v in tokens.items()}
+    for arm, result in transfer.arms.items():
+        for group, gain in result.groups.items():
+            found |= {f"{arm}/gain/{group}{suffix}": getattr(gain, key) for key, suffix in _PARTS}
+        found |= {f"{arm}/score/{name}": row.score.estimate for name, row in result.benchmarks.items()}
+        if transfer.diagnostics is not None:
+            tokens = transfer.diagnostics.arms[arm].tokens["own_samples"]
+            found |= {f"{arm}/kl_to_base/{g}": v["kl_to_base"].per_token.estimate for g, v in tokens.items()}
     return found
 
 
 _PARTS = (("estimate", ""), ("low", "/low"), ("high", "/high"))
 
 
-def track_study(recipe: Recipe, stage_dir: Path, transfer: dict[str, Any]) -> None:
+def track_study(recipe: Recipe, stage_dir: Path, transfer: Transfer) -> None:
     """Write the study's run, where the recipe has `wandb`."""
     if recipe.wandb is None:
         return
@@ -47,21 +47,18 @@ def track_study(recipe: Recipe, stage_dir: Path, transfer: dict[str, Any]) -> No
         resume="allow",
         mode=wandb_mode(recipe.wandb.mode),
         dir=str(stage_dir),
-        config={"study": recipe.study, "status": transfer["status"], "reading": transfer["reading"]},
+        config={"study": recipe.study, "status": transfer.status, "reading": transfer.reading},
         settings=wandb.Settings(silent=True, console="off"),
     )
-    run.summary.update({"status": transfer["status"], **summary_metrics(transfer)})
+    run.summary.update({"status": transfer.status, **summary_metrics(transfer)})
     figures = {f"figures/{p.stem}": wandb.Image(str(p)) for p in sorted((stage_dir / "figures").glob("*.png"))}
-    models = ["base", *transfer["arms"]]
-    rows = [
-        [e["benchmark"], e["prompt"], e["reference"], *(e["responses"][who]["text"] for who in models)]
-        for e in transfer["examples"]
-    ]
+    models = ["base", *transfer.arms]
+    rows = [[e.benchmark, e.prompt, e.reference, *(e.responses[who].text for who in models)] for e in transfer.examples]
     run.log(figures | {"samples": wandb.Table(columns=["benchmark", "prompt", "reference", *models], data=rows)})
     run.finish()
 
 
-def sync_study(recipe: Recipe, study_dir: Path, transfer: dict[str, Any] | None, online: bool) -> list[str]:
+def sync_study(recipe: Recipe, study_dir: Path, transfer: Transfer | None, online: bool) -> list[str]:
     """Make the runs of all finished arms, and of the report, again; their names.
 
     A run keeps its id, so what is there already is not doubled. Sampled completions are not in `metrics.jsonl` and
@@ -84,7 +81,7 @@ def sync_study(recipe: Recipe, study_dir: Path, transfer: dict[str, Any] | None,
             rows = read_rows(run_dir / METRICS)
             if not rows:
                 continue
-            tracker = Tracker(recipe, resolve_arm(recipe, arm), run_dir, arm, seed)
+            tracker = Tracker(recipe, resolve_arm(recipe, arm).matched_on(), run_dir, arm, seed)
             for row in rows:
                 tracker.log(row["step"], {key: value for key, value in row.items() if key != "step"})
             tracker.close()

@@ -1,5 +1,5 @@
-"""From questions and a checkpoint to stored responses and scores.
+"""Responses: a checkpoint answers the questions; prompts, responses and scores are stored in chunks.
 
-`generate.py` is the stage, `harness.py` the border to lm-evaluation-harness, `engines.py` that to transformers, vLLM
-and servers; `readings.py` turns stored scores into arrays.
+`generate.py` is the stage, `harness.py` calls lm-evaluation-harness, `engines.py` loads transformers, vLLM or a server.
+`readings.py` and `rescore.py` read what is stored. Changes to seeds or prompts invalidate stored responses.
 """

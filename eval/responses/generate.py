@@ -22,7 +22,7 @@ import zstandard
 from eval.questions.build import FOLDER, load_questions
 from eval.questions.forms import Question
 from eval.questions.task_files import task_folder, task_path
-from eval.responses.engines import EngineOnDemand, engine_facts, server_errors
+from eval.responses.engines import EngineOnDemand, engine_facts, server_errors, thinking_mode
 from eval.scorers.rules import RULES, mean_score, score_rows
 from recipes.errors import UserError
 from recipes.manifest import (
@@ -57,7 +57,6 @@ class Unit:
         self.facts = fixed["facts"]["benchmarks"][benchmark.name]
         folder = task_folder(recipe.suite)
         suite = recipe.suite.model_dump(mode="json")
-        thinking = recipe.suite.thinking if recipe.suite.thinking is not None else recipe.prompt.thinking
         self.inputs: dict[str, Any] = {
             "model": weights,
             "questions": self.facts["content"],
@@ -65,11 +64,11 @@ class Unit:
             "dtype": recipe.model.dtype if recipe.model is not None else None,
             "samples": recipe.suite.samples(benchmark),
             **{key: suite[key] for key in _GENERATION},
-            "temperature of the benchmark": recipe.suite.heat(benchmark),
+            "temperature of the benchmark": recipe.suite.temperature_of(benchmark),
             **{f"engine.{key}": suite["engine"][key] for key in ("kind", "model", "batch_size", "tensor_parallel")},
             "system": recipe.prompt.system,
             "suffix": recipe.prompt.suffix,
-            "thinking": thinking,
+            "thinking": thinking_mode(recipe),
         }
 
     @property
@@ -169,16 +168,25 @@ def _duration(seconds: float) -> str:
 
 
 def open_units(recipe: Recipe, study_dir: Path, stage_dir: Path, model_dir: str) -> list[Unit]:
-    """The units of a model's stage."""
+    """The units of a model's stage. Raises UserError if the stage that wrote its weights is not complete."""
     assert recipe.suite is not None
-    weights = (read_manifest((study_dir / model_dir).parent) or read_manifest(study_dir / model_dir) or {})[
-        "output_hash"
-    ]
+    weights = _weights_hash(study_dir / model_dir)
     return [
         Unit(recipe, stage_dir, weights, benchmark, prompting)
         for benchmark in recipe.suite.benchmarks
         for prompting in benchmark.promptings
     ]
+
+
+def _weights_hash(model_dir: Path) -> str:
+    """Hash of a checkpoint: the output hash of the stage that wrote it, which owns the folder or its parent."""
+    for stage_dir in (model_dir.parent, model_dir):
+        manifest = read_manifest(stage_dir)
+        if manifest is not None:
+            if "output_hash" not in manifest:
+                raise UserError(f"the stage in {stage_dir} is not complete; `transfer run` continues it")
+            return str(manifest["output_hash"])
+    raise UserError(f"{model_dir} belongs to no completed stage; `transfer run` makes it")
 
 
 def generate(recipe: Recipe, study_dir: Path, model_dir: Path, units: list[Unit], show: Callable[[], None]) -> int:
@@ -285,10 +293,7 @@ def write_scores(recipe: Recipe, study_dir: Path, unit: Unit) -> None:
 
 def count_outcomes(table: list[dict[str, Any]]) -> dict[str, int]:
     """How many responses had each outcome."""
-    counts: dict[str, int] = {}
-    for row in table:
-        counts[row["outcome"]] = counts.get(row["outcome"], 0) + 1
-    return dict(sorted(counts.items()))
+    return dict(sorted(Counter(row["outcome"] for row in table).items()))
 
 
 def write_table(path: Path, rows: list[dict[str, Any]]) -> None:
@@ -304,11 +309,11 @@ def require_answers(unit: Unit, rows: list[dict[str, Any]], questions: list[Ques
     Raises:
         UserError: an identity is missing, foreign or there twice.
     """
-    found, wanted = [row["question_id"] for row in rows], [question.question_id for question in questions]
-    if found == wanted:
+    stored, expected = [row["question_id"] for row in rows], [question.question_id for question in questions]
+    if stored == expected:
         return
-    twice = sorted(identity for identity, times in Counter(found).items() if times > 1)
-    missing, foreign = sorted(set(wanted) - set(found)), sorted(set(found) - set(wanted))
+    twice = sorted(question_id for question_id, count in Counter(stored).items() if count > 1)
+    missing, foreign = sorted(set(expected) - set(stored)), sorted(set(stored) - set(expected))
     what = [
         f"{len(ids)} {name} (first {ids[0]})"
         for name, ids in (("twice", twice), ("missing", missing), ("of no question", foreign))

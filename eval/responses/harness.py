@@ -1,17 +1,15 @@
 """One chunk of questions to one model, through lm-evaluation-harness: task files in, prompts and responses out."""
 
-import random
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
 from datasets import Dataset
 from lm_eval.api.model import LM
 from lm_eval.api.task import Task
 from lm_eval.evaluator import evaluate
 from lm_eval.tasks import TaskManager
 from lm_eval.tasks._yaml_loader import load_yaml
+from transformers import set_seed
 
 from data.prompts.thinking import THINK_OPEN
 from eval.questions.forms import Question
@@ -60,10 +58,10 @@ def build_task(
     }
     values.setdefault("doc_to_target", "{{question_id}}")
     if not stores_likelihood:
-        heat = recipe.suite.heat(benchmark)
-        decoding: dict[str, Any] = {"do_sample": heat > 0, "max_gen_toks": recipe.suite.max_response_tokens}
-        if heat > 0:
-            decoding |= {"temperature": heat, "top_p": recipe.suite.top_p}
+        temperature = recipe.suite.temperature_of(benchmark)
+        decoding: dict[str, Any] = {"do_sample": temperature > 0, "max_gen_toks": recipe.suite.max_response_tokens}
+        if temperature > 0:
+            decoding |= {"temperature": temperature, "top_p": recipe.suite.top_p}
             if recipe.suite.engine.kind == "hf":
                 decoding["top_k"] = recipe.suite.top_k  # 0 means all here, and must be said: the default is 50
             elif recipe.suite.top_k:
@@ -151,9 +149,7 @@ def ask(
     Raises:
         UserError: a prompt is longer than `suite.max_prompt_tokens`, or leaves no room in the model's context.
     """
-    random.seed(chunk_seed)
-    np.random.seed(chunk_seed)
-    torch.manual_seed(chunk_seed)
+    set_seed(chunk_seed)
     if hasattr(model, "seeds"):
         model.seeds = Seeds(chunk_seed)
     name = str(task.task_name)

@@ -5,15 +5,17 @@ from typing import Any
 from matplotlib import pyplot as plt
 
 from eval.drawing import INK, PALETTE, STYLE, Drawing, draw, label
+from eval.shifts.schema import Shifts
+from eval.statistics.values import Estimate
 
 _KIND_COLOURS = {"connective": PALETTE[1], "content": PALETTE[0], "format": PALETTE[6]}
 _LAYERS = (("pca_shift", "PCA shift (base's spread)"), ("cka", "linear CKA"))
 _WORDS = 12
 
 
-def layers_figure(shifts: dict[str, Any]) -> Drawing:
+def layers_figure(shifts: Shifts) -> Drawing:
     """Representation shift by level: a row for each of two measures, a column for each group of prompts."""
-    groups = list(next(iter(shifts["arms"].values()))["layers"])
+    groups = list(next(iter(shifts.arms.values())).layers)
     with plt.rc_context(STYLE):
         figure, axes = plt.subplots(
             len(_LAYERS), len(groups), figsize=(2.9 * len(groups), 5.2), sharex=True, sharey="row", squeeze=False
@@ -21,15 +23,15 @@ def layers_figure(shifts: dict[str, Any]) -> Drawing:
         for row, (measure, title) in zip(axes, _LAYERS, strict=True):
             row[0].set_ylabel(title)
             for axis, group in zip(row, groups, strict=True):
-                for number, (arm, found) in enumerate(shifts["arms"].items()):
-                    pooled = found["layers"][group]["masked_mean"]
-                    points = [(level, value) for level, value in enumerate(pooled[measure]) if value is not None]
+                for number, (arm, found) in enumerate(shifts.arms.items()):
+                    pooled = found.layers[group]["masked_mean"]
+                    points = [
+                        (level, value) for level, value in enumerate(pooled[measure]) if isinstance(value, Estimate)
+                    ]
                     places = [level for level, _ in points]
                     colour = PALETTE[number % len(PALETTE)]
-                    axis.plot(
-                        places, [v["estimate"] for _, v in points], color=colour, marker="o", ms=3, label=label(arm)
-                    )
-                    low, high = ([value[end] for _, value in points] for end in ("low", "high"))
+                    axis.plot(places, [v.estimate for _, v in points], color=colour, marker="o", ms=3, label=label(arm))
+                    low, high = ([getattr(value, end) for _, value in points] for end in ("low", "high"))
                     axis.fill_between(places, low, high, color=colour, alpha=0.15, lw=0)
         for axis, group in zip(axes[0], groups, strict=True):
             axis.set_title(label(group), loc="left", fontsize=11)
@@ -43,19 +45,19 @@ def layers_figure(shifts: dict[str, Any]) -> Drawing:
         return draw(figure)
 
 
-def kl_figure(shifts: dict[str, Any]) -> Drawing:
+def kl_figure(shifts: Shifts) -> Drawing:
     """KL(model || base) on the model's own samples by group of prompts, in nats a token, on a log axis."""
-    groups = list(next(iter(shifts["arms"].values()))["tokens"]["own_samples"])
-    arms = list(shifts["arms"])
+    groups = list(next(iter(shifts.arms.values())).tokens["own_samples"])
+    arms = list(shifts.arms)
     with plt.rc_context(STYLE):
         figure, axis = plt.subplots(figsize=(7.2, 0.8 + 0.32 * len(groups) * len(arms)))
         ticks, names, row = [], [], 0.0
         for group in groups:
             for number, arm in enumerate(arms):
-                value = shifts["arms"][arm]["tokens"]["own_samples"][group]["kl_to_base"]["per_token"]
+                value = shifts.arms[arm].tokens["own_samples"][group]["kl_to_base"].per_token
                 colour = PALETTE[number % len(PALETTE)]
-                axis.plot([max(value["low"], 1e-6), max(value["high"], 1e-6)], [row, row], color=colour, lw=2)
-                axis.plot([max(value["estimate"], 1e-6)], [row], "o", color=colour, ms=6)
+                axis.plot([max(value.low, 1e-6), max(value.high, 1e-6)], [row, row], color=colour, lw=2)
+                axis.plot([max(value.estimate, 1e-6)], [row], "o", color=colour, ms=6)
                 ticks.append(row)
                 names.append(f"{label(group)} · {label(arm)}")
                 row -= 1
@@ -68,19 +70,19 @@ def kl_figure(shifts: dict[str, Any]) -> Drawing:
         return draw(figure)
 
 
-def histograms_figure(shifts: dict[str, Any]) -> Drawing:
+def histograms_figure(shifts: Shifts) -> Drawing:
     """How the KL and the base's rank are distributed over the tokens that each arm samples itself."""
-    arms = shifts["arms"]
+    arms = shifts.arms
     panels = (
-        ("kl", _bins(shifts["kl_edges"], "{:g}"), "KL(model || base) of a token (nats)"),
-        ("rank", _bins(shifts["rank_edges"], "{:.0f}", whole=True), "rank in the base of the token that was sampled"),
+        ("kl", _bins(shifts.kl_edges, "{:g}"), "KL(model || base) of a token (nats)"),
+        ("rank", _bins(shifts.rank_edges, "{:.0f}", whole=True), "rank in the base of the token that was sampled"),
     )
     with plt.rc_context(STYLE):
         figure, axes = plt.subplots(1, 2, figsize=(11.5, 3.6))
         width = 0.8 / len(arms)
         for axis, (kind, names, title) in zip(axes, panels, strict=True):
             for number, (arm, found) in enumerate(arms.items()):
-                counts = found["histograms"][kind]
+                counts = found.histograms[kind]
                 places = [place + (number - (len(arms) - 1) / 2) * width for place in range(len(counts))]
                 shares = [100 * count / max(1, sum(counts)) for count in counts]
                 axis.bar(places, shares, width * 0.94, color=PALETTE[number % len(PALETTE)], label=label(arm))
@@ -106,18 +108,18 @@ def _bins(edges: list[float], form: str, whole: bool = False) -> list[str]:
     return names
 
 
-def words_figure(shifts: dict[str, Any]) -> Drawing:
+def words_figure(shifts: Shifts) -> Drawing:
     """The tokens that each arm shifts most often, by kind."""
-    arms = shifts["arms"]
+    arms = shifts.arms
     with plt.rc_context(STYLE):
         figure, axes = plt.subplots(1, len(arms), figsize=(3.8 * len(arms), 0.8 + 0.28 * _WORDS), squeeze=False)
         for axis, (arm, found) in zip(axes[0], arms.items(), strict=True):
-            words = found["shifted"]["words"][:_WORDS]
-            per = 1000 / max(1, found["own_tokens"])
+            words = found.shifted.words[:_WORDS]
+            per = 1000 / max(1, found.own_tokens)
             for place, word in enumerate(words):
-                axis.barh(-place, word["shifted"] * per, color=_KIND_COLOURS[word["kind"]], height=0.75)
+                axis.barh(-place, word.shifted * per, color=_KIND_COLOURS[word.kind], height=0.75)
             # A dollar sign would begin mathematics.
-            names = [visible_token(word["text"]).replace("$", r"\$") for word in words]
+            names = [visible_token(word.text).replace("$", r"\$") for word in words]
             axis.set_yticks([-place for place in range(len(words))], names, family="monospace", fontsize=9)
             axis.grid(axis="y", visible=False)
             axis.set_title(label(arm), loc="left", fontsize=11)

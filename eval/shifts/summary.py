@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +11,20 @@ from safetensors.numpy import load_file
 
 from eval.shifts.diagnostics import AVERAGED, BASE, OWN, REFERENCE
 from eval.shifts.pca_shift import MEASURES as LAYER_MEASURES
+from eval.shifts.schema import (
+    ArmShifts,
+    PaperMeasures,
+    PromptSet,
+    ShiftedWord,
+    ShiftedWords,
+    Shifts,
+    TokenMeasure,
+)
 from eval.shifts.states import POOLINGS
 from eval.shifts.token_shift import KL_EDGES, RANK_EDGES, merge_shifted
 from eval.statistics.bootstrap import seed_noise
 from eval.statistics.inference import percentile_interval
+from eval.statistics.values import Estimate
 from recipes.schema import Recipe
 
 Array = np.ndarray
@@ -22,105 +33,139 @@ _BOUNDS = {"pca_shift": (0.0, np.inf), "centroid_shift": (0.0, np.inf), "cka": (
 WORDS = 40  # shifted words kept for each arm
 
 
-def summarise(recipe: Recipe, study_dir: Path) -> dict[str, Any]:
-    """Representation and token shift of every arm, as JSON values.
+def summarise(recipe: Recipe, study_dir: Path) -> Shifts:
+    """Representation and token shift of every arm.
 
     A group is the mean over its benchmarks, an arm the mean over its seeds. Draws resample prompts, the same for all
     models; the spread between seeds is added as for scores.
     """
     assert recipe.diagnostics is not None
-    arms = {arm: _arm(recipe, study_dir, arm) for arm in recipe.arms}
-    first = next(iter(arms.values()))
-    return {
-        "sets": first.pop("sets"),
-        "levels": first["levels"],
-        "kl_edges": list(KL_EDGES[:-1]),
-        "rank_edges": list(RANK_EDGES[:-1]),
-        "arms": {arm: {key: value for key, value in found.items() if key != "sets"} for arm, found in arms.items()},
-    }
+    measured = {arm: _read(recipe, study_dir, arm) for arm in recipe.arms}
+    arms = {arm: _summarise_arm(recipe, items) for arm, items in measured.items()}
+    first = next(iter(measured.values()))
+    return Shifts(
+        sets={name: PromptSet(group=rows[0]["group"], prompts=rows[0]["prompts"]) for name, rows in first.rows.items()},
+        levels=next(iter(arms.values())).levels,
+        kl_edges=list(KL_EDGES[:-1]),
+        rank_edges=list(RANK_EDGES[:-1]),
+        arms=arms,
+    )
 
 
-def _arm(recipe: Recipe, study_dir: Path, arm: str) -> dict[str, Any]:
+@dataclass(frozen=True)
+class _Measured:
+    """The stored results of one arm by set of prompts, one entry for each training seed."""
+
+    rows: dict[str, list[dict[str, Any]]]
+    """The contents of `shift-<set>.json`."""
+    draws: dict[str, list[dict[str, Array]]]
+    """The contents of `draws-<set>.safetensors`."""
+
+    @property
+    def groups(self) -> dict[str, list[str]]:
+        """Group -> its sets, in the order of the manifest."""
+        groups: dict[str, list[str]] = {}
+        for name, rows in self.rows.items():
+            groups.setdefault(rows[0]["group"], []).append(name)
+        return groups
+
+
+def _read(recipe: Recipe, study_dir: Path, arm: str) -> _Measured:
     folders = [study_dir / "diagnostics" / label for label in recipe.labels(arm)]
     names = json.loads((folders[0] / "manifest.json").read_text())["facts"]["sets"]
-    results = {name: [json.loads((folder / f"shift-{name}.json").read_text()) for folder in folders] for name in names}
-    draws = {name: [load_file(folder / f"draws-{name}.safetensors") for folder in folders] for name in names}
-    groups: dict[str, list[str]] = {}
-    for name in names:
-        groups.setdefault(results[name][0]["group"], []).append(name)
+    return _Measured(
+        {name: [json.loads((folder / f"shift-{name}.json").read_text()) for folder in folders] for name in names},
+        {name: [load_file(folder / f"draws-{name}.safetensors") for folder in folders] for name in names},
+    )
+
+
+def _summarise_arm(recipe: Recipe, measured: _Measured) -> ArmShifts:
+    assert recipe.diagnostics is not None
+    # With several seeds the intervals depend on the order in which this generator is used: layers before tokens, each
+    # in the order of the loops below.
+    rng = np.random.default_rng([recipe.diagnostics.seed, 2])
     confidence = recipe.statistics.confidence
-    rng = np.random.default_rng([recipe.diagnostics.seed, 2]) if recipe.diagnostics else np.random.default_rng(2)
-    first = results[names[0]][0]
-    everything = [row for rows in results.values() for row in rows]
-    found = {
-        "sets": {name: {"group": results[name][0]["group"], "prompts": results[name][0]["prompts"]} for name in names},
-        "models": len(folders),
-        "levels": len(first["layers"][POOLINGS[0]]["cka"]),
-        "layers": {
-            group: {
-                pooling: {
-                    measure: _levels(members, results, draws, pooling, measure, confidence, rng)
-                    for measure in LAYER_MEASURES
-                }
-                | {"shuffled_cka": _floor(members, results, pooling)}
-                for pooling in POOLINGS
-            }
-            for group, members in groups.items()
-        },
-        "tokens": {
-            kind: {
-                group: {
-                    measure: {
-                        way: _mean(
-                            [[row["texts"][kind]["averages"][measure][way] for row in results[name]] for name in has],
-                            [[drawn[f"{kind}/{measure}/{way}"] for drawn in draws[name]] for name in has],
-                            confidence,
-                            rng,
-                            floor=0.0 if measure.startswith(("kl", "entropy")) else None,
-                        )
-                        for way in ("per_token", "per_response")
-                    }
-                    for measure in AVERAGED
-                }
-                for group, members in groups.items()
-                if (has := [name for name in members if kind in results[name][0]["texts"]])
-            }
-            for kind in KINDS
-        },
-        "by_set": {
-            name: {
-                kind: round(
-                    float(np.mean([row["texts"][kind]["averages"]["kl_to_base"]["per_token"] for row in rows])), 6
-                )
-                for kind in KINDS
-                if kind in rows[0]["texts"]
-            }
-            for name, rows in results.items()
-        },
-        "histograms": {
+    first = next(iter(measured.rows.values()))
+    everything = [row for rows in measured.rows.values() for row in rows]
+    parts: dict[str, Any] = {"paper": _paper(measured)} if first[0]["paper"] else {}
+    return ArmShifts(
+        models=len(first),
+        levels=len(first[0]["layers"][POOLINGS[0]]["cka"]),
+        layers=_layers(measured, confidence, rng),
+        tokens={kind: _tokens(measured, kind, confidence, rng) for kind in KINDS},
+        by_set={name: _kl_by_kind(rows) for name, rows in measured.rows.items()},
+        histograms={
             kind: np.sum([row["texts"][OWN][f"{kind}_histogram"] for row in everything], axis=0).tolist()
             for kind in ("kl", "rank")
         },
-        "own_tokens": sum(row["texts"][OWN]["tokens"] for row in everything),
-        "empty": {
-            name: sum(row["texts"][OWN]["empty"] for row in rows)
-            for name, rows in results.items()
-            if any(row["texts"][OWN]["empty"] for row in rows)
+        own_tokens=sum(row["texts"][OWN]["tokens"] for row in everything),
+        empty={
+            name: count
+            for name, rows in measured.rows.items()
+            if (count := sum(row["texts"][OWN]["empty"] for row in rows))
         },
-        "shifted": _words(everything),
+        shifted=_words(everything),
+        **parts,
+    )
+
+
+def _layers(
+    measured: _Measured, confidence: float, rng: np.random.Generator
+) -> dict[str, dict[str, dict[str, list[Estimate | float | None]]]]:
+    """Group -> pooling -> measure -> value at every level."""
+    layers: dict[str, dict[str, dict[str, list[Estimate | float | None]]]] = {}
+    for group, members in measured.groups.items():
+        layers[group] = {}
+        for pooling in POOLINGS:
+            measures = layers[group][pooling] = {}
+            for measure in LAYER_MEASURES:
+                measures[measure] = _levels(members, measured, pooling, measure, confidence, rng)
+            measures["shuffled_cka"] = _floor(members, measured.rows, pooling)
+    return layers
+
+
+def _tokens(
+    measured: _Measured, kind: str, confidence: float, rng: np.random.Generator
+) -> dict[str, dict[str, TokenMeasure]]:
+    """Group -> measure -> its averages on one kind of text; groups without such text are left out."""
+    tokens: dict[str, dict[str, TokenMeasure]] = {}
+    for group, members in measured.groups.items():
+        names = [name for name in members if kind in measured.rows[name][0]["texts"]]
+        if not names:
+            continue
+        tokens[group] = {}
+        for measure in AVERAGED:
+            floor = 0.0 if measure.startswith(("kl", "entropy")) else None
+            averages = {}
+            for way in ("per_token", "per_response"):
+                estimates = [
+                    [row["texts"][kind]["averages"][measure][way] for row in measured.rows[name]] for name in names
+                ]
+                draws = [[seed[f"{kind}/{measure}/{way}"] for seed in measured.draws[name]] for name in names]
+                averages[way] = _mean(estimates, draws, confidence, rng, floor=floor)
+            tokens[group][measure] = TokenMeasure(**averages)
+    return tokens
+
+
+def _kl_by_kind(rows: Sequence[dict[str, Any]]) -> dict[str, float]:
+    """KL(model || base) of one set by kind of text, nats a token, mean over seeds."""
+    return {
+        kind: round(float(np.mean([row["texts"][kind]["averages"]["kl_to_base"]["per_token"] for row in rows])), 6)
+        for kind in KINDS
+        if kind in rows[0]["texts"]
     }
-    if first["paper"]:
-        found["paper"] = {
-            "d": {
-                name: round(float(np.mean([row["paper"]["d"] for row in rows])), 6) for name, rows in results.items()
-            },
-            "kl": {
-                name: round(float(np.mean(values)), 6)
-                for name, rows in results.items()
-                if (values := [row["paper"]["kl"] for row in rows if row["paper"]["kl"] is not None])
-            },
-        }
-    return found
+
+
+def _paper(measured: _Measured) -> PaperMeasures:
+    """The published measures by set, mean over seeds; the KL is left out where no seed has one."""
+    kl = {
+        name: [row["paper"]["kl"] for row in rows if row["paper"]["kl"] is not None]
+        for name, rows in measured.rows.items()
+    }
+    return PaperMeasures(
+        d={name: round(float(np.mean([row["paper"]["d"] for row in rows])), 6) for name, rows in measured.rows.items()},
+        kl={name: round(float(np.mean(values)), 6) for name, values in kl.items() if values},
+    )
 
 
 def _mean(
@@ -130,7 +175,7 @@ def _mean(
     rng: np.random.Generator,
     bounds: tuple[float, float] | None = None,
     floor: float | None = None,
-) -> dict[str, float]:
+) -> Estimate:
     """Mean over benchmarks and seeds with its interval.
 
     Args:
@@ -151,58 +196,61 @@ def _mean(
         drawn_D = np.maximum(drawn_D, floor)
     if bounds is not None:
         drawn_D = np.clip(2 * estimate - drawn_D, *bounds)
-    interval = percentile_interval(estimate, drawn_D, confidence)
-    return {key: round(float(value), 6) for key, value in interval._asdict().items()}
+    return Estimate.of(percentile_interval(estimate, drawn_D, confidence), digits=6)
 
 
 def _levels(
     members: Sequence[str],
-    results: dict[str, list[dict[str, Any]]],
-    draws: dict[str, list[dict[str, Array]]],
+    measured: _Measured,
     pooling: str,
     measure: str,
     confidence: float,
     rng: np.random.Generator,
-) -> list[dict[str, float] | None]:
+) -> list[Estimate | float | None]:
     """A layer measure of a group at every level; None where the base's states do not differ between prompts."""
-    number, place = POOLINGS.index(pooling), LAYER_MEASURES.index(measure)
-    levels: list[dict[str, float] | None] = []
-    for level in range(len(results[members[0]][0]["layers"][pooling][measure])):
-        estimate = [[row["layers"][pooling][measure][level] for row in results[name]] for name in members]
+    pooling_index, measure_index = POOLINGS.index(pooling), LAYER_MEASURES.index(measure)
+    levels: list[Estimate | float | None] = []
+    for level in range(len(measured.rows[members[0]][0]["layers"][pooling][measure])):
+        estimate = [[row["layers"][pooling][measure][level] for row in measured.rows[name]] for name in members]
         if any(value is None for row in estimate for value in row):
             levels.append(None)
             continue
-        drawn = [[drawn["layers"][number, :, level, place] for drawn in draws[name]] for name in members]
+        drawn = [
+            [seed["layers"][pooling_index, :, level, measure_index] for seed in measured.draws[name]]
+            for name in members
+        ]
         levels.append(_mean(estimate, drawn, confidence, rng, _BOUNDS[measure]))
     return levels
 
 
-def _floor(members: Sequence[str], results: dict[str, list[dict[str, Any]]], pooling: str) -> list[float | None]:
+def _floor(
+    members: Sequence[str], results: dict[str, list[dict[str, Any]]], pooling: str
+) -> list[Estimate | float | None]:
     """Mean CKA with shuffled prompts at every level."""
-    levels = []
+    levels: list[Estimate | float | None] = []
     for values in zip(*(row["layers"][pooling]["shuffled_cka"] for m in members for row in results[m]), strict=True):
         levels.append(None if None in values else round(float(np.mean(values)), 6))
     return levels
 
 
-def _words(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+def _words(rows: Sequence[dict[str, Any]]) -> ShiftedWords:
     """Shifted words of an arm over all its sets, by kind, and how many of all tokens they are."""
     merged = merge_shifted(row["texts"][OWN]["shifted"] for row in rows)
     kinds: dict[str, int] = {"connective": 0, "content": 0, "format": 0}
     for word in merged:
         kinds[word["kind"]] += word["shifted"]
     shown = [word | {"rise": round(word["rise"], 3), "base_rank": round(word["base_rank"], 1)} for word in merged]
-    return {"tokens": sum(kinds.values()), "by_kind": kinds, "different": len(merged), "words": shown[:WORDS]}
+    words = [ShiftedWord(**word) for word in shown[:WORDS]]
+    return ShiftedWords(tokens=sum(kinds.values()), by_kind=kinds, different=len(merged), words=words)
 
 
-def empty_samples(shifts: dict[str, Any] | None) -> list[str]:
-    """Sentences about samples in which a model said nothing at all, whose shift is that of one token."""
+def empty_samples(shifts: Shifts | None) -> list[str]:
+    """Sentences about samples in which a model generated nothing, whose shift is that of one token."""
     if shifts is None:
         return []
     return [
-        f"token shift: {count} of {models * shifts['sets'][name]['prompts']} samples of {arm} on {name} are empty: the "
+        f"token shift: {count} of {found.models * shifts.sets[name].prompts} samples of {arm} on {name} are empty: the "
         "model stopped at once"
-        for arm, found in shifts["arms"].items()
-        for models in [found["models"]]
-        for name, count in found["empty"].items()
+        for arm, found in shifts.arms.items()
+        for name, count in found.empty.items()
     ]

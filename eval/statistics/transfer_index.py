@@ -35,7 +35,8 @@ DEFINITIONS: tuple[Definition, ...] = ("points", "relative", "literal", "paper")
 LINEAR = ("points", "relative")
 MATH = "math"
 PAPER_SCALES = {MATH: 1.0, "other_reasoning": 0.9384, "non_reasoning": 0.8855}  # fitted, see the docstring
-_MATH_UNKNOWN = "not identified: the interval of the math gain contains zero"
+NOT_IDENTIFIED, UNDEFINED = "not identified", "undefined"
+_MATH_UNKNOWN = "the interval of the math gain contains zero"
 
 
 class Index(NamedTuple):
@@ -43,8 +44,12 @@ class Index(NamedTuple):
 
     estimate: float | None
     interval: Interval | None
-    method: str
-    """How the interval was computed, or why there is none."""
+    method: str | None
+    """How the interval was computed; None where there is none."""
+    status: str = "identified"
+    """`identified`, `not identified` or `undefined`."""
+    reason: str | None = None
+    """Why there is no interval."""
 
 
 def transfer_gain(definition: Definition, base_B: Array, model_B: Array) -> Array:
@@ -102,19 +107,19 @@ def index_with_interval(
     """TI of one group with its interval, or the reason why it is not identified."""
     members, math_members = groups[group], groups[MATH]
     if not group_gain(scores, math_members, confidence).excludes_zero:
-        return Index(None, None, _MATH_UNKNOWN)
+        return Index(None, None, None, NOT_IDENTIFIED, _MATH_UNKNOWN)
     estimate = float(_index(definition, group, scores.base_B, scores.arm_B, members, math_members))
     if not np.isfinite(estimate):
-        return Index(None, None, f"undefined: {_why_undefined(definition, group, scores, members, math_members)}")
+        return Index(None, None, None, UNDEFINED, _why_undefined(definition, group, scores, members, math_members))
     if definition in LINEAR:
         bounds = _fieller(definition, scores, members, math_members, confidence)
         if bounds is None:
-            return Index(estimate, None, "not identified: Fieller's set is unbounded")
+            return Index(estimate, None, None, NOT_IDENTIFIED, "Fieller's set is unbounded")
         return Index(estimate, Interval(estimate, *bounds), "Fieller")
     drawn = _index(definition, group, scores.base_DB, scores.arm_DB, members, math_members)
     finite = drawn[np.isfinite(drawn)]
     if len(finite) < 0.95 * len(drawn):
-        return Index(estimate, None, "not identified: undefined in more than 5 % of the draws")
+        return Index(estimate, None, None, NOT_IDENTIFIED, "undefined in more than 5 % of the draws")
     return Index(estimate, percentile_interval(estimate, finite, confidence), "percentile")
 
 
@@ -129,13 +134,13 @@ def index_difference(
     """TI of one arm minus TI of another, taken inside each draw: the arms share base and questions."""
     members, math_members = groups[group], groups[MATH]
     if not all(group_gain(scores, math_members, confidence).excludes_zero for scores in (first, second)):
-        return Index(None, None, _MATH_UNKNOWN)
+        return Index(None, None, None, NOT_IDENTIFIED, _MATH_UNKNOWN)
     points = [_index(definition, group, s.base_B, s.arm_B, members, math_members) for s in (first, second)]
     drawn = [_index(definition, group, s.base_DB, s.arm_DB, members, math_members) for s in (first, second)]
     estimate, difference = float(points[0] - points[1]), drawn[0] - drawn[1]
     finite = difference[np.isfinite(difference)]
     if not np.isfinite(estimate) or len(finite) < 0.95 * len(difference):
-        return Index(None, None, "not identified: undefined for one of the arms")
+        return Index(None, None, None, NOT_IDENTIFIED, "undefined for one of the arms")
     return Index(estimate, percentile_interval(estimate, finite, confidence), "percentile")
 
 

@@ -140,6 +140,7 @@ def report(ablation: "Ablation", as_json: bool) -> int:
 def results(ablation: "Ablation") -> list[Any]:
     """The finished points. Raises UserError if one is missing."""
     from eval.report.response_curves import PointResult
+    from eval.report.schema import read_transfer
     from launch.stages import build_stages, flatten
     from recipes.manifest import read_manifest
 
@@ -157,7 +158,7 @@ def results(ablation: "Ablation") -> list[Any]:
             made = read_manifest(folder / stage.name) or {}
             made_by[stage.name] = [made.get("code"), made.get("environment", {}).get("packages")]
         settings = flatten(json.loads((folder / "study.json").read_text(encoding="utf-8")))
-        transfer = json.loads((folder / "report" / "transfer.json").read_text(encoding="utf-8"))
+        transfer = read_transfer(folder / "report" / "transfer.json")
         found.append(PointResult(point.name, point.values, settings, made_by, transfer))
     return found
 

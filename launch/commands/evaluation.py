@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from recipes.errors import UserError
 
 if TYPE_CHECKING:
+    from eval.report.schema import Transfer
     from recipes.schema import Recipe
 
 NAMES = ("eval", "gate", "compare", "audit", "score", "work", "power")
@@ -146,18 +147,15 @@ def run_study(recipe: "Recipe", study_dir: Path, as_json: bool, show: bool = Tru
     return report(recipe, study_dir, as_json) if status == 0 and show else status
 
 
-def _transfer(study_dir: Path) -> dict[str, Any]:
+def _transfer(study_dir: Path) -> "Transfer":
+    from eval.report.schema import REHEARSAL, read_transfer
+
     path = study_dir / "report" / "transfer.json"
-    try:
-        transfer: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UserError(f"{study_dir} has no finished report; `transfer run` makes it") from None
-    except ValueError as error:
-        raise UserError(f"{path} is damaged ({error}); `transfer run` makes it again") from None
-    if transfer.get("status") == "REHEARSAL":
+    if not path.is_file():
+        raise UserError(f"{study_dir} has no finished report; `transfer run` makes it")
+    transfer = read_transfer(path)
+    if transfer.status == REHEARSAL:
         raise UserError(f"{study_dir} is a rehearsal: its models are tiny and random; name a study that was run")
-    if "readings" not in transfer:
-        raise UserError(f"{path} was made by an earlier version; run the study again")
     return transfer
 
 
@@ -171,7 +169,7 @@ def _gate(options: argparse.Namespace) -> int:
     if status:
         return status if status > 1 else 2  # 1 is the verdict
     transfer = _transfer(study_dir)
-    for text in transfer["warnings"]:
+    for text in transfer.warnings:
         print(f"transfer: warning: {text}", file=sys.stderr)
     verdicts = {arm: gate(transfer, arm, options.max_drop) for arm in recipe.arms}
     if options.json:
@@ -190,13 +188,13 @@ def _compare(options: argparse.Namespace) -> int:
     if len(given) != len(options.rows):
         raise UserError(f"--as must have the form ARM=MODEL, not {', '.join(r for r in options.rows if '=' not in r)}")
     transfer = _transfer(options.study_dir)
-    rows, wrong = default_rows(list(transfer["arms"]), given)
+    rows, wrong = default_rows(list(transfer.arms), given)
     if wrong:
         raise UserError("; ".join(wrong))
     cells = compare_with_published(transfer, rows)
     if not cells:
         raise UserError(f"{options.study_dir} has none of the twelve benchmarks of the published comparison")
-    print(json.dumps(cells, indent=1) if options.json else format_comparison(cells))
+    print(json.dumps([cell.dump() for cell in cells], indent=1) if options.json else format_comparison(cells))
     return 0
 
 
@@ -233,13 +231,17 @@ def _run_audit(options: argparse.Namespace) -> int:
             failed = status
             continue
         transfer = _transfer(options.out / recipe.study)
-        for (arm, result), pair in zip(transfer["arms"].items(), pairs, strict=True):
-            definition = transfer["definition"]
+        for (arm, result), pair in zip(transfer.arms.items(), pairs, strict=True):
+            definition = transfer.definition
             rows.append(
                 {key: pair[key] for key in ("name", "base", "model", "method", "size")}
-                | {"groups": result["groups"], "definition": definition, "arm": arm}
-                | {"index": {group: cell["estimate"] for group, cell in result["index"][definition].items()}}
-                | {"text": {group: index_text(result, definition, group) for group in result["index"][definition]}}
+                | {
+                    "groups": {group: gain.dump() for group, gain in result.groups.items()},
+                    "definition": definition,
+                    "arm": arm,
+                }
+                | {"index": {group: cell.estimate for group, cell in result.index[definition].items()}}
+                | {"text": {group: index_text(result, definition, group) for group in result.index[definition]}}
             )
     complete = [row | {"model": row["name"]} for row in rows if None not in row["index"].values()]
     _draw(complete, options.figure)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from recipes.errors import UserError
 
 if TYPE_CHECKING:
+    from eval.forgetting.schema import Candidate, Pick, Trajectory
     from recipes.schema import Recipe
 
 NAMES = ("trajectory", "pick", "sync")
@@ -80,13 +81,12 @@ def _trajectory(options: argparse.Namespace) -> int:
 def _show(recipe: "Recipe", study_dir: Path, options: argparse.Namespace) -> int:
     from eval.forgetting.curves import equal_gain, gain_curves, read_slice, summarise
 
-    found = summarise(recipe, study_dir)
-    clock = found.pop("clock")
-    for arm, hours in clock.items():
-        found["arms"][arm]["axes"]["gpu_hours"] = hours
+    found, hours = summarise(recipe, study_dir)
+    found = found.with_hours(hours)
     if options.gain is not None:
         curves = gain_curves(read_slice(recipe, study_dir), recipe)
-        found["equal_gain"].append(equal_gain(curves, recipe.statistics.confidence, options.gain))
+        extra = equal_gain(curves, recipe.statistics.confidence, options.gain)
+        found = found.model_copy(update={"equal_gain": [*found.equal_gain, extra]})
     if options.figure is not None:
         from eval.forgetting.figures import axes_of, forgetting_figure
         from recipes.manifest import write_atomic
@@ -99,44 +99,44 @@ def _show(recipe: "Recipe", study_dir: Path, options: argparse.Namespace) -> int
         write_atomic(options.figure, forgetting_figure(found, options.axis).svg)
         print(f"figure: {options.figure}", file=sys.stderr)
     if options.json:
-        print(json.dumps(found, indent=1))
+        print(json.dumps(found.dump(), indent=1))
     else:
         print(format_trajectory(found, options.axis))
     return 0
 
 
-def format_trajectory(found: dict[str, Any], axis: str) -> str:
+def format_trajectory(found: "Trajectory", axis: str) -> str:
     """The curves and the comparison at equal gain as text."""
     from eval.report.table import bounded_text, interval_text
 
-    groups = found["groups"]
-    chosen = axis if all(axis in arm["axes"] for arm in found["arms"].values()) else None
+    groups = found.groups
+    chosen = axis if all(axis in arm.axes for arm in found.arms.values()) else None
     lines = ["", f"{'arm, update':<28}{'held-out':>24}" + "".join(f"{group:>24}" for group in groups)]
     lines[-1] += f"{chosen:>18}" if chosen else ""
-    for arm, values in found["arms"].items():
-        for place, step in enumerate(values["steps"]):
-            cells = [values["gains"][group][place] for group in ("heldout", *groups)]
+    for arm, values in found.arms.items():
+        for place, step in enumerate(values.steps):
+            cells = [values.gains[group][place] for group in ("heldout", *groups)]
             line = f"{f'{arm}, {step}':<28}" + "".join(f"{interval_text(cell, '+.1f'):>24}" for cell in cells)
-            lines.append(line + (f"{values['axes'][chosen][place]:>18.4g}" if chosen else ""))
-    for target in found["equal_gain"]:
-        lines += ["", f"at an equal held-out gain of {target['heldout_gain']:+.1f} points"]
-        for arm, values in target["arms"].items():
-            if "groups" not in values:
+            lines.append(line + (f"{values.axes[chosen][place]:>18.4g}" if chosen else ""))
+    for target in found.equal_gain:
+        lines += ["", f"at an equal held-out gain of {target.heldout_gain:+.1f} points"]
+        for arm, reached in target.arms.items():
+            if reached.groups is None:
                 lines.append(f"{arm:<28}never reaches it")
                 continue
-            lines.append(f"{arm:<28}{'':>24}" + "".join(f"{bounded_text(values['groups'][g]):>24}" for g in groups))
-        for pair in target["contrasts"]:
-            name = f"{pair['first']} - {pair['second']}"
-            lines.append(f"{name:<52}" + "".join(f"{bounded_text(pair['groups'][g]):>24}" for g in groups))
-    if not found["equal_gain"]:
-        best = ", ".join(f"{arm} {gain:+.1f}" for arm, gain in found["best_heldout_gain"].items())
+            lines.append(f"{arm:<28}{'':>24}" + "".join(f"{bounded_text(reached.groups[g]):>24}" for g in groups))
+        for pair in target.contrasts:
+            name = f"{pair.first} - {pair.second}"
+            lines.append(f"{name:<52}" + "".join(f"{bounded_text(pair.groups[g]):>24}" for g in groups))
+    if not found.equal_gain:
+        best = ", ".join(f"{arm} {gain:+.1f}" for arm, gain in found.best_heldout_gain.items())
         lines += ["", f"the arms have no held-out gain in common (at most {best}); nothing is compared at equal gain"]
-    fit = found["razor"]
-    if fit is not None and fit["r2"] is not None:
-        residuals = ", ".join(f"{arm} {interval_text(value, '+.1f')}" for arm, value in fit["residuals"].items())
+    fit = found.razor
+    if fit is not None and fit.r2 is not None and fit.residuals is not None:
+        residuals = ", ".join(f"{arm} {interval_text(value, '+.1f')}" for arm, value in fit.residuals.items())
         lines += [
             "",
-            f"loss outside math on KL(base || model), one quadratic: R2 {fit['r2']:.2f}; residuals {residuals}",
+            f"loss outside math on KL(base || model), one quadratic: R2 {fit.r2:.2f}; residuals {residuals}",
         ]
     return "\n".join(lines)
 
@@ -167,50 +167,49 @@ def _pick(options: argparse.Namespace) -> int:
     if not options.max_drop >= 0:
         raise UserError(f"--max-drop is {options.max_drop:g} but must be 0 or more points")
     found = pick(_finished_trajectories(options.study_dir), options.study_dir, options.max_drop)
-    print(json.dumps(found, indent=1) if options.json else format_pick(found, options.study_dir))
-    return 0 if found["choice"]["arm"] is not None else 1
+    print(json.dumps(found.dump(), indent=1) if options.json else format_pick(found, options.study_dir))
+    return 0 if found.choice.arm is not None else 1
 
 
-def format_pick(found: dict[str, Any], study_dir: Path) -> str:
+def format_pick(found: "Pick", study_dir: Path) -> str:
     """The choice, how it does on questions it was not chosen on, and the frontier."""
     from eval.report.table import interval_text
 
-    choice = found["choice"]
-    frontier = sorted((row for row in found["candidates"] if row["on_frontier"]), key=lambda row: row["math_gain"])
+    choice = found.choice
+    frontier = sorted((row for row in found.candidates if row.on_frontier), key=lambda row: row.math_gain)
     lines = [f"{'':2}{'frontier (half of the slice)':<44}{'math gain':>10}{'worst loss':>12}  worst group"]
     for row in frontier:
         mark = "> " if row == choice else "  "
-        lines.append(
-            f"{mark}{model_name(row):<44}{row['math_gain']:>+10.1f}{row['worst_loss']:>12.1f}  {row['worst_group']}"
-        )
-    if choice["arm"] is None:
+        lines.append(f"{mark}{model_name(row):<44}{row.math_gain:>+10.1f}{row.worst_loss:>12.1f}  {row.worst_group}")
+    if choice.arm is None:
         return "\n".join(
-            [*lines, "", f"no checkpoint keeps every group within {found['max_drop']:g} points: keep the base"]
+            [*lines, "", f"no checkpoint keeps every group within {found.max_drop:g} points: keep the base"]
         )
-    weights = study_dir / "arms" / choice["arm"] / f"seed-{choice['seed']}"
+    weights = study_dir / "arms" / choice.arm / f"seed-{choice.seed}"
     final = weights / "final"
-    snapshot = weights / "snapshots" / f"step-{choice['update']}"
+    snapshot = weights / "snapshots" / f"step-{choice.update}"
     lines += [
         "",
         f"ship {model_name(choice)}: {snapshot if snapshot.exists() else final}",
         "on the other half of the slice:",
     ]
-    return "\n".join([*lines, *(f"  {group:<24}{interval_text(v, '+.1f')}" for group, v in found["reported"].items())])
+    return "\n".join([*lines, *(f"  {group:<24}{interval_text(v, '+.1f')}" for group, v in found.reported.items())])
 
 
-def model_name(row: dict[str, Any]) -> str:
+def model_name(row: "Candidate") -> str:
     """A candidate in words."""
-    return "base" if row["arm"] is None else f"{row['arm']}, seed {row['seed']}, update {row['update']}"
+    return "base" if row.arm is None else f"{row.arm}, seed {row.seed}, update {row.update}"
 
 
 def _sync(options: argparse.Namespace) -> int:
+    from eval.report.schema import read_transfer
     from eval.report.tracking import sync_study
     from recipes.loading import load_study
 
     recipe = load_study(options.study_dir)
     refuse_rehearsal(recipe, options.study_dir)
     path = options.study_dir / "report" / "transfer.json"
-    transfer = json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+    transfer = read_transfer(path) if path.exists() else None
     made = sync_study(recipe, options.study_dir, transfer, not options.offline)
     if not made:
         raise UserError(f"{options.study_dir} has no metrics yet; `transfer run` trains the arms")

@@ -254,14 +254,14 @@ def report(recipe: Any, study_dir: Path, as_json: bool) -> int:
     if state is None or state.state != "done":
         reasons = "; ".join(state.reasons) if state is not None else "the recipe has no report"
         print(f"transfer: this report is not of the recipe as it is now ({reasons})", file=sys.stderr)
-    text = path.read_text(encoding="utf-8")
     if as_json:
-        print(text, end="")
+        print(path.read_text(encoding="utf-8"), end="")
         return 0
+    from eval.report.schema import read_transfer
     from eval.report.table import format_report
 
     print()
-    print(format_report(json.loads(text)))
+    print(format_report(read_transfer(path)))
     print(f"\nreport: {path.with_name('index.html')}")
     return 0
 

@@ -1,4 +1,4 @@
-"""Running something in a process of its own for `transfer doctor`, with a time limit and a sign of life."""
+"""Running something in a process of its own for `transfer doctor`, with a time limit and progress lines."""
 
 import os
 import re

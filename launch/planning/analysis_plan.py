@@ -71,7 +71,9 @@ def trajectory_plan(recipe: Recipe, shape: ModelShape | None) -> dict[str, Any] 
     checkpoints = _checkpoints(recipe)
     per_checkpoint = min(spec.heldout_problems, recipe.corpus.heldout_problems) * spec.samples
     benchmarks = [item for item in suite.benchmarks if item.name != "heldout"]
-    per_checkpoint += sum(spec.questions * (spec.samples if suite.heat(item) > 0 else 1) for item in benchmarks)
+    per_checkpoint += sum(
+        spec.questions * (spec.samples if suite.temperature_of(item) > 0 else 1) for item in benchmarks
+    )
     responses, gpu = checkpoints * per_checkpoint, recipe.resources.gpu
     length = min(suite.max_response_tokens, recipe.resources.expected_completion_tokens or 1 << 60)
     hours = None if shape is None or gpu is None else round(generation_hours(shape, GPUS[gpu], responses, length), 1)

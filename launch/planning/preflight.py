@@ -20,9 +20,12 @@ from train.arms import ResolvedArm, resolve_arm
 def check_before_running(recipe: Recipe) -> None:
     """Raise UserError for a file or model that is not there, an unusable chat template, or too large a wish."""
     corpus = recipe.corpus
-    keys = [f"sources.{number}" for number in range(len(corpus.sources))]
-    keys += [f"decontamination.benchmarks.{number}" for number in range(len(corpus.decontamination.benchmarks))]
-    for key, files in zip([*keys, "teacher.stored"], corpus.all_files(), strict=False):
+    named: dict[str, DataFiles] = {f"sources.{index}": source for index, source in enumerate(corpus.sources)}
+    named |= {f"decontamination.benchmarks.{index}": texts
+              for index, texts in enumerate(corpus.decontamination.benchmarks)}  # fmt: skip
+    if corpus.teacher is not None and corpus.teacher.stored is not None:
+        named["teacher.stored"] = corpus.teacher.stored
+    for key, files in named.items():
         if files.kind == "file" and not Path(str(files.path)).is_file():
             raise UserError(f"source file {files.path} of {files.name} does not exist; set corpus.{key}.path=FILE")
     for sampler in _samplers(recipe):

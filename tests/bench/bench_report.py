@@ -21,6 +21,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from eval.report.build import training_curves
 from eval.report.examples import MAX_CHARACTERS
 from eval.report.page import draw_figures, render_page
+from eval.report.schema import Transfer, read_transfer
 from recipes.loading import load_study
 from tests.browser import open_browser
 
@@ -111,7 +112,7 @@ def main() -> None:
     parser.add_argument("--times", type=int, default=5)
     options = parser.parse_args()
     recipe = load_study(options.study)
-    transfer = enlarge(json.loads((options.study / "report" / "transfer.json").read_text()))
+    transfer = Transfer.model_validate(enlarge(read_transfer(options.study).dump()))
     curves = training_curves(recipe, options.study)
     curves = {f"arm_{n}": list(curves.values())[n % len(curves)] for n in range(ARMS)}
     started = time.perf_counter()

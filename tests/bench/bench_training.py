@@ -16,7 +16,6 @@ import resource
 import statistics
 import tempfile
 import time
-from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -116,12 +115,14 @@ def builders(kind: str, shape: str, length: int, rows: int):
     text = tok.decode(words)[: max(8, length - 16)]
     recipe = load_recipe(ROOT / "recipes" / "pocket" / "smoke.yaml")
     group = rows if kind == "grpo" else 1
-    settings = replace(
-        resolve_arm(recipe, "grpo" if kind == "grpo" else "off_policy_sft"), steps=UPDATES, save_every_steps=1000,
-        problems_per_step=max(1, rows // group), completions_per_problem=max(group, 1), micro_batch_size=rows,
-        dtype="float32" if on_cpu() else "bfloat16", loss_normalisation="all_tokens",
-        prompt=PromptSpec(max_completion_tokens=min(length, 64 if on_cpu() else 512)),
-    )  # fmt: skip
+    settings = resolve_arm(recipe, "grpo" if kind == "grpo" else "off_policy_sft")
+    changes = {
+        "steps": UPDATES, "save_every_steps": 1000,
+        "problems_per_step": max(1, rows // group), "completions_per_problem": max(group, 1), "micro_batch_size": rows,
+        "dtype": "float32" if on_cpu() else "bfloat16", "loss_normalisation": "all_tokens",
+        "prompt": PromptSpec(max_completion_tokens=min(length, 64 if on_cpu() else 512)),
+    }  # fmt: skip
+    settings = settings.model_copy(update=changes)
 
     def reward(prompts, completions, **columns):
         return [float(len(text) % 2) for text in completions]

@@ -11,7 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.conftest import run_transfer
+from tests.forked_command import run_fresh
 
 ENVIRONMENT = {
     "VLLM_CPU_KVCACHE_SPACE": "1",  # GB
@@ -38,7 +38,7 @@ def pocket_study(tmp_path_factory: pytest.TempPathFactory) -> Path:
     The base is float32 with head_dim 32, 2 layers and the vocabulary of the smoke study.
     """
     study = tmp_path_factory.mktemp("pocket") / "study"
-    result = run_transfer("run", SMOKE, "--out", study, "--until", "base", *POCKET)
+    result = run_fresh(["run", str(SMOKE), "--out", str(study), "--until", "base", *POCKET])
     assert result.returncode == 0, result.stdout + result.stderr
     return study
 

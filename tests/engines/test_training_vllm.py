@@ -13,8 +13,8 @@ import pytest
 
 from recipes.loading import load_recipe
 from recipes.manifest import read_manifest, start_stage
-from tests.conftest import run_transfer
 from tests.engines.conftest import POCKET, ROOT, SMOKE
+from tests.forked_command import run_fresh
 from train.accounting.ledger import read_rows
 
 pytestmark = pytest.mark.engines
@@ -29,7 +29,7 @@ def prepared(pocket_study, tmp_path_factory):
     """A study with base and corpus, and no arms yet."""
     study = tmp_path_factory.mktemp("prepared") / "study"
     shutil.copytree(pocket_study, study)
-    result = run_transfer("run", SMOKE, "--out", study, "--until", "corpus", *POCKET)
+    result = run_fresh(["run", str(SMOKE), "--out", str(study), "--until", "corpus", *POCKET])
     assert result.returncode == 0, result.stdout + result.stderr
     return study
 

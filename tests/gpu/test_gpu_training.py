@@ -2,7 +2,6 @@
 
 import copy
 import importlib.util
-from dataclasses import replace
 
 import pytest
 import torch
@@ -13,7 +12,7 @@ from data.prompts.prompt import load_tokenizer
 from recipes.loading import load_study
 from recipes.manifest import read_manifest
 from tests.integration.test_deepspeed import SMOKE, final, study_of, weights
-from tests.trainers import gradient_of, sft_trainer
+from tests.trainers import gradient_of, replace, sft_trainer
 from train.accounting.cost import shape_from_config, training_memory
 from train.arms import resolve_arm
 

@@ -1,7 +1,6 @@
 """One update of SFT and of GRPO on a GPU, in bfloat16, against the same update on the CPU in float32."""
 
 import copy
-from dataclasses import replace
 
 import pytest
 import torch
@@ -11,7 +10,7 @@ from data.language_model import load_model
 from data.prompts.prompt import load_tokenizer, render_prompt
 from recipes.loading import load_study
 from recipes.training_schema import PromptSpec
-from tests.trainers import grpo_trainer, sft_trainer
+from tests.trainers import grpo_trainer, replace, sft_trainer
 from train import grpo, sft
 from train.arms import resolve_arm
 

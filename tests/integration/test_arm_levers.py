@@ -2,7 +2,6 @@
 
 import copy
 import json
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -19,7 +18,7 @@ from recipes.errors import UserError
 from recipes.loading import load_recipe
 from recipes.manifest import read_manifest, start_stage
 from recipes.training_schema import PromptSpec
-from tests.trainers import gradient_of, grpo_trainer, sft_trainer
+from tests.trainers import gradient_of, grpo_trainer, replace, sft_trainer
 from train import grpo, sft
 from train.accounting.ledger import Ledger, read_rows
 from train.arms import resolve_arm
@@ -121,21 +120,22 @@ def test_off_policy_rl_learns_from_the_stored_completions_right_and_wrong(base, 
         ]
         for p in chosen
     }
-    rollouts = TeacherRollouts(chosen, stored, tokenizer, 2, GROUP)
+    settings = settings_for("off_policy_rl")
+    rollouts = TeacherRollouts(chosen, stored, tokenizer, settings)
     seen, rows = {}, rows_of(tokenizer, problems)
     reward = record(seen, lambda place: place in (0, 5))
-    settings = settings_for("off_policy_rl")
     trainer = grpo_trainer(settings, copy.deepcopy(model), tokenizer, rows, tmp_path, 1, reward, (), rollouts)
     gradient = gradient_of(trainer)
-    # Three of the four were finished; the fourth place takes the first again.
-    expected_texts = [f"{texts[n]} {n}" for n in (0, 1, 2, 0)] * 2
-    assert seen["texts"] == expected_texts
+    # Three of the four were finished. The fourth row holds an end of turn alone and is no part of its group.
+    expected_texts = [*(f"{text} {n}" for n, text in enumerate(texts[:3])), ""] * 2
+    assert [text.replace("<|im_end|>", "") for text in seen["texts"]] == expected_texts
     ids = [[*tokenizer(text)["input_ids"], tokenizer.eos_token_id] for text in expected_texts]
     assert seen["ids"] == ids
+    deviation = (1 / 3) ** 0.5  # of the rewards 1 0 0 and 0 1 0
+    high, low = (2 / 3) / (deviation + 1e-4), (-1 / 3) / (deviation + 1e-4)
+    by_hand = [high, low, low, 0.0, low, high, low, 0.0]
     prompts = [tokenizer(row["prompt"])["input_ids"] for row in rows for _ in range(GROUP)]
-    weights = advantages_by_hand(seen["rewards"])
-    assert min(weights) < 0 < max(weights)
-    assert relative_error(gradient, weighted_gradient(model, list(zip(prompts, ids, strict=True)), weights)) < 1e-3
+    assert relative_error(gradient, weighted_gradient(model, list(zip(prompts, ids, strict=True)), by_hand)) < 1e-3
 
 
 def test_teacher_rollouts_go_on_where_the_exposure_before_stopped(base):
@@ -145,11 +145,16 @@ def test_teacher_rollouts_go_on_where_the_exposure_before_stopped(base):
         name: [Demonstration(name, f"{name} {n}", "", "t", n, "correct", 9, True) for n in range(3)]
         for name in ("one", "two")
     }
-    rollouts = TeacherRollouts([one, two, one], stored, tokenizer, 1, 2)
+    settings = settings_for("off_policy_rl", problems_per_step=1, completions_per_problem=2)
+    rollouts = TeacherRollouts([one, two, one], stored, tokenizer, settings)
     texts = [[tokenizer.decode(ids[:-1]) for ids in rollouts.completions(step, None)] for step in range(3)]
     assert texts == [["one 0", "one 1"], ["two 0", "two 1"], ["one 2", "one 0"]]
+    # Presented twice in one update, with three samples: the fourth row has none.
+    twice = TeacherRollouts([one, one], stored, tokenizer, replace(settings, problems_per_step=2))
+    texts = [tokenizer.decode(ids[:-1]) for ids in twice.completions(0, None)]
+    assert (texts, twice.surplus(0)) == (["one 0", "one 1", "one 2", ""], [False, False, False, True])
     with pytest.raises(UserError, match="problem one has no demonstration that was finished and fits"):
-        TeacherRollouts([one], {}, tokenizer, 1, 2)
+        TeacherRollouts([one], {}, tokenizer, settings)
 
 
 def test_beta_adds_exactly_the_kl_term(base, problems, tmp_path):
@@ -200,7 +205,8 @@ def test_rewards_by_hand():
 
 def policy_rollouts(tokenizer, rows, directory, ledger, round_steps):
     order = [(row["problem_id"], row["prompt"]) for row in rows]
-    return PolicyRollouts(order, tokenizer, directory, ledger, 1000, 2, GROUP, round_steps, seed=5)
+    settings = settings_for("grpo", problems_per_step=2, completions_per_problem=GROUP, round_steps=round_steps)
+    return PolicyRollouts(order, tokenizer, directory, ledger, 1000, settings, seed=5)
 
 
 def drawing(model, tokenizer):

@@ -66,6 +66,7 @@ def one_rank(smoke_study, transfer, tmp_path_factory):
     return study
 
 
+@pytest.mark.slow
 def test_the_engine_is_deepspeeds_at_the_asked_stage(zero_3):
     for arm in ("off_policy_sft", "grpo", "off_policy_rl"):
         facts = read_manifest(zero_3 / "arms" / arm / "seed-0")["facts"]
@@ -74,6 +75,7 @@ def test_the_engine_is_deepspeeds_at_the_asked_stage(zero_3):
     assert config["zero_optimization"]["stage"] == 3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("arm", ["off_policy_sft", "off_policy_rl"])
 def test_equal_to_one_rank_without_deepspeed(zero_3, one_rank, smoke_study, arm):
     """The same rows in every update, divided by the same number of tokens."""
@@ -90,6 +92,7 @@ def test_equal_to_one_rank_without_deepspeed(zero_3, one_rank, smoke_study, arm)
     assert float((final(zero_3, arm) - final(reference, arm)).norm() / moved.norm()) < 1e-2
 
 
+@pytest.mark.slow
 def test_books_of_two_ranks_are_those_of_one(zero_3, one_rank, smoke_study):
     for arm, reference in (("off_policy_sft", smoke_study), ("off_policy_rl", one_rank)):
         ledgers = [read_rows(study / "arms" / arm / "seed-0" / "ledger.jsonl") for study in (zero_3, reference)]
@@ -101,6 +104,7 @@ def test_books_of_two_ranks_are_those_of_one(zero_3, one_rank, smoke_study):
     assert float((final(zero_3, "grpo") - weights(smoke_study / "base")).abs().max()) > 1e-3
 
 
+@pytest.mark.slow
 def test_ranks_draw_the_samples_of_a_round_together(zero_3, smoke_study):
     """Four updates of two rounds: every problem of a round has its group, drawn once, and both ranks read the same."""
     run_dir = zero_3 / "arms" / "rounds" / "seed-0"
@@ -118,6 +122,7 @@ def test_ranks_draw_the_samples_of_a_round_together(zero_3, smoke_study):
     assert float((final(zero_3, "rounds") - weights(smoke_study / "base")).abs().max()) > 1e-4
 
 
+@pytest.mark.slow
 def test_saved_weights_load_like_any_checkpoint(zero_3):
     from transformers import AutoModelForCausalLM
 
@@ -146,10 +151,10 @@ def test_offload_needs_deepspeed(transfer):
     assert load_recipe(SMOKE, ["resources.zero_stage=2", "resources.offload=true"]).resources.launched
 
 
-# Longer: make test-faults
+# Longer: make test-slow
 
 
-@pytest.mark.faults
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "settings",
     [
@@ -185,7 +190,7 @@ def start_and_wait_for_checkpoint(study, arm, *settings):
     return process, command, run_dir
 
 
-@pytest.mark.faults
+@pytest.mark.slow
 @pytest.mark.parametrize("arm", ["off_policy_sft", "grpo"])
 def test_kill_and_resume_of_two_ranks(smoke_study, tmp_path, arm):
     reference = study_of(smoke_study, tmp_path / "reference")
@@ -209,7 +214,7 @@ def test_kill_and_resume_of_two_ranks(smoke_study, tmp_path, arm):
     assert ledgers[0] == ledgers[1]
 
 
-@pytest.mark.faults
+@pytest.mark.slow
 def test_killed_rank_ends_the_run_with_a_sentence(smoke_study, tmp_path):
     study = study_of(smoke_study, tmp_path / "study")
     process, _, _ = start_and_wait_for_checkpoint(study, "off_policy_sft", "train.steps=400")

@@ -144,8 +144,8 @@ def test_nothing_that_only_one_stage_needs_is_left(analysed_study):
 @pytest.mark.parametrize(
     "stops_at",
     [
-        pytest.param("states", marks=pytest.mark.faults),
-        pytest.param("completions", marks=pytest.mark.faults),
+        pytest.param("states", marks=pytest.mark.slow),
+        pytest.param("completions", marks=pytest.mark.slow),
         "compare",
     ],
 )
@@ -259,7 +259,7 @@ def test_empty_samples_are_counted_and_said(analysed_study, monkeypatch):
     assert found["empty"] == 2
     assert found["paper_kl"] is None  # no response has a second token
     shifts = summarise(recipe, analysed_study)
-    shifts["arms"]["grpo"]["empty"] = {"sum": 3}
+    shifts.arms["grpo"].empty["sum"] = 3
     assert empty_samples(shifts)[-1] == (
         "token shift: 3 of 8 samples of grpo on sum are empty: the model stopped at once"
     )

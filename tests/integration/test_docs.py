@@ -1,8 +1,8 @@
 """Every command of README and docs/ is run here, with the smoke recipe in the place of the pocket study's.
 
-A fence `sh` is run; `sh fails` must be refused; `sh long` and, where a cluster can be started, `sh slurm` are run by
-make test-faults; `sh rehearsal` by make test-rehearsals. `sh gpu` needs a GPU or a network, `sh form` has placeholders:
-these are only parsed.
+`make test-slow` runs the fences `sh`, `sh long`, `sh rehearsal` and, where a cluster can be started, `sh slurm`;
+`sh fails` must be refused. `make test` parses them all. `sh gpu` needs a GPU or a network and `sh form` has
+placeholders: they are only parsed.
 """
 
 import os
@@ -83,6 +83,7 @@ def test_no_command_stands_in_a_fence_of_no_kind():
     assert [line for line in plain if re.match(r"(\S*/)?transfer (?!index,)[a-z]|pip |vllm ", line)] == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 def test_commands_of_the_docs_run(page, workspace):
     for line in commands(page, "sh"):
@@ -118,7 +119,7 @@ def test_every_other_command_exists_and_its_files_do(page):
             load_recipe(ROOT / options.recipe, [*options.overrides, *rest])
 
 
-@pytest.mark.faults
+@pytest.mark.slow
 @pytest.mark.parametrize("page", [page for page in PAGES if commands(page, "sh long")], ids=lambda page: page.stem)
 def test_longer_commands_of_the_docs_run(page, workspace):
     if not (workspace / "runs" / "pocket" / "report" / "transfer.json").exists():
@@ -130,7 +131,7 @@ def test_longer_commands_of_the_docs_run(page, workspace):
         )
 
 
-@pytest.mark.rehearsals
+@pytest.mark.slow
 def test_rehearsals_of_the_docs_run(workspace):
     lines = [line for page in PAGES for line in commands(page, "sh rehearsal")]
     assert lines
@@ -139,7 +140,7 @@ def test_rehearsals_of_the_docs_run(workspace):
         assert result.returncode == 0, f"{line}\n{result.stdout[-3000:]}{result.stderr[-3000:]}"
 
 
-@pytest.mark.faults
+@pytest.mark.slow
 @pytest.mark.skipif(why_not() is not None, reason=f"no Slurm cluster can be started: {why_not()}")
 def test_a_newcomer_with_an_account_gets_to_a_finished_study(workspace, tmp_path):
     """docs/slurm.md from its site file on, on a cluster of two nodes."""

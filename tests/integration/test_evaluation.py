@@ -30,7 +30,7 @@ from launch.execution.replicas import work
 from launch.stages import build_stages, stage_inputs
 from recipes.errors import UserError
 from recipes.loading import load_recipe, load_study
-from recipes.manifest import read_manifest, start_stage, write_json
+from recipes.manifest import finish_stage, read_manifest, start_stage, write_json
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 SMOKE = ROOT / "recipes" / "pocket" / "smoke.yaml"
@@ -180,6 +180,8 @@ def test_chunk_that_another_process_holds_is_left_to_it(smoke_study, tmp_path):
     study = tmp_path / "study"
     units = evaluate(recipe, smoke_study, study)
     unit = units["sum-native"]
+    with generate._claimed(unit, 1) as mine:
+        assert not mine  # another process wrote it after this one had listed what is missing
     unit.path(1).unlink()
     unit.path(2).unlink()
     with FileLock(unit.directory / ".chunk-0001.lock"):
@@ -216,7 +218,7 @@ def test_work_helps_a_stage_that_has_begun(smoke_study, tmp_path, capsys):
         work(recipe, tmp_path / "nowhere", wait=False)
 
 
-@pytest.mark.faults
+@pytest.mark.slow
 def test_killed_evaluation_loses_at_most_the_chunk_it_was_working_on(smoke_study, tmp_path):
     """kill -9 in the middle; afterwards the same responses as without, and finished chunks are not asked again."""
     many = ["suite.chunk_questions=5", "suite.questions=40", "arms={}", "train=null"]
@@ -279,6 +281,19 @@ def test_damaged_chunk_is_a_sentence(smoke_study, tmp_path):
     unit.path(0).write_bytes(b"not zstandard")
     with pytest.raises(UserError, match=r"is damaged .* delete it, and the same command asks its questions again"):
         unit.rows()
+
+
+def test_weights_are_identified_by_the_completed_stage_that_wrote_them(tmp_path):
+    model_dir = tmp_path / "arms" / "grpo" / "seed-0" / "final"
+    model_dir.mkdir(parents=True)
+    with pytest.raises(UserError, match="belongs to no completed stage; `transfer run` makes it"):
+        generate._weights_hash(model_dir)
+    start_stage(model_dir.parent, "arms/grpo/seed-0", {}, in_place=True)
+    with pytest.raises(UserError, match="is not complete; `transfer run` continues it"):
+        generate._weights_hash(model_dir)
+    finish_stage(model_dir.parent, {"final": "x"})
+    assert generate._weights_hash(model_dir) == read_manifest(model_dir.parent)["output_hash"]
+    assert generate._weights_hash(model_dir.parent) == read_manifest(model_dir.parent)["output_hash"]  # as for a base
 
 
 def test_models_asked_differently_are_not_compared(smoke_study, tmp_path):

@@ -11,6 +11,7 @@ from tests.accumulated import SIZE
 from tests.integration.test_deepspeed import ROOT
 from train.accounting.cost import ModelShape, training_memory
 
+pytestmark = pytest.mark.slow
 MICRO_BATCHES = 65
 
 

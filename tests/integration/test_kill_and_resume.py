@@ -16,7 +16,7 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 SMOKE = ROOT / "recipes" / "pocket" / "smoke.yaml"
 STEPS = "train.steps=12"  # long enough that a kill lands between two checkpoints
 
-pytestmark = pytest.mark.faults
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")

@@ -57,7 +57,7 @@ def wait_for_rows(study, process, count):
         time.sleep(0.05)
 
 
-@pytest.mark.faults
+@pytest.mark.slow
 @pytest.mark.parametrize("ranks", [(), ("resources.ranks=2", "resources.zero_stage=3")], ids=["alone", "two ranks"])
 def test_a_signal_that_leaves_no_time_ends_the_run_from_its_last_checkpoint(smoke_study, tmp_path, ranks):
     """The third of four updates never ends; a minute is given. The same command reaches the same weights."""
@@ -88,7 +88,7 @@ def test_a_signal_that_leaves_no_time_ends_the_run_from_its_last_checkpoint(smok
     assert read_manifest(study / "arms" / "grpo" / "seed-0")["completed"]
 
 
-@pytest.mark.faults
+@pytest.mark.slow
 def test_a_rank_that_hangs_is_ended_and_one_that_works_is_not(smoke_study, tmp_path):
     """The limit is half a minute: a whole one of forward passes in one update is no silence, a sleep is."""
     two = ("resources.ranks=2", "resources.silence_minutes=0.5")

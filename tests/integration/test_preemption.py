@@ -66,6 +66,7 @@ def check(study, output, reference, arm, name):
     assert read_manifest(study / "arms" / arm / "seed-0")["completed"]
 
 
+@pytest.mark.slow
 def test_signal_saves_and_the_run_continues_to_the_same_weights(smoke_study, tmp_path):
     found = stopped_and_resumed(smoke_study, tmp_path, None, "grpo")
     check(*found, "grpo", "SIGTERM")
@@ -74,14 +75,14 @@ def test_signal_saves_and_the_run_continues_to_the_same_weights(smoke_study, tmp
     assert again.stdout == f"nothing of {found[0]} is running or queued\n"  # its process has ended
 
 
-@pytest.mark.faults
+@pytest.mark.slow
 def test_signal_inside_a_shared_sampling_waits_for_its_last_update(smoke_study, tmp_path):
     lever = ("arms.grpo.updates_per_batch=4", "varies=[sampling,credit,negatives,updates_per_batch]")
     found = stopped_and_resumed(smoke_study, tmp_path, signal.SIGTERM, "grpo", *lever)
     check(*found, "grpo", "SIGTERM")
 
 
-@pytest.mark.faults
+@pytest.mark.slow
 def test_signal_before_the_first_update_is_not_lost(smoke_study, tmp_path):
     study = study_of(smoke_study, tmp_path / "study")
     _, process = start(study, "--until", "arms/grpo/seed-0")
@@ -93,7 +94,7 @@ def test_signal_before_the_first_update_is_not_lost(smoke_study, tmp_path):
     assert "stopped by SIGTERM after update 1 of 16" in output
 
 
-@pytest.mark.faults
+@pytest.mark.slow
 @pytest.mark.parametrize("arm", ["off_policy_sft", "grpo"])
 def test_two_ranks_stop_at_the_same_update(smoke_study, tmp_path, arm):
     ranks = ("resources.zero_stage=3", "resources.ranks=2")

@@ -113,7 +113,7 @@ def test_hub_blobs_are_linked_and_local_files_copied(foreign_base, tmp_path):
 def test_directory_without_tokenizer_or_of_unknown_kind_is_a_sentence(foreign_base, tmp_path):
     config = json.loads((foreign_base / "config.json").read_text())
     (foreign_base / "config.json").write_text(json.dumps(config | {"model_type": "nobody_knows"}))
-    with pytest.raises(UserError, match="is no model that transformers knows"):
+    with pytest.raises(UserError, match="has an unsupported model type"):
         prepare(foreign_base, tmp_path / "a" / "base")
     (foreign_base / "config.json").write_text(json.dumps(config))
     for path in foreign_base.glob("*token*"):

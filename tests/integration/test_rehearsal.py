@@ -19,7 +19,7 @@ RECIPE = "recipes/qwen3-1.7b/matched.yaml"
 ONE_ARM = ("arms.on_policy_sft=null", "arms.grpo=null", "probe=null", "trajectory=null", "diagnostics=null",
            "analysis={}")  # fmt: skip
 
-pytestmark = pytest.mark.rehearsals
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")

@@ -8,6 +8,7 @@ import pytest
 
 from eval.report.build import training_curves
 from eval.report.page import draw_figures, render_page
+from eval.report.schema import Transfer
 from recipes.loading import load_study
 from tests.browser import BROWSER, open_browser
 
@@ -35,6 +36,7 @@ def hostile_page(analysed_study, analysed_transfer, tmp_path_factory):
     for found in transfer["diagnostics"]["arms"].values():
         for number, word in enumerate(found["shifted"]["words"]):
             word["text"] = HOSTILE[number % len(HOSTILE)]
+    transfer = Transfer.model_validate(transfer)
     recipe = load_study(analysed_study)
     clock = json.loads((analysed_study / "report" / "hours.json").read_text())
     figures = draw_figures(transfer, training_curves(recipe, analysed_study), clock)
@@ -49,6 +51,7 @@ def test_what_models_wrote_is_text(hostile_page):
     assert not re.search(r"<(script|img|svg onload)", page)
 
 
+@pytest.mark.slow
 @needs_browser
 def test_hostile_output_does_nothing_in_a_browser(hostile_page):
     with open_browser() as browser:
@@ -82,6 +85,7 @@ CONTRAST = """
 """
 
 
+@pytest.mark.slow
 @needs_browser
 def test_a_browser_shows_it_without_a_complaint(analysed_study, tmp_path):
     with open_browser() as browser:
@@ -108,6 +112,7 @@ def test_a_browser_shows_it_without_a_complaint(analysed_study, tmp_path):
             assert browser.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth") <= 0
 
 
+@pytest.mark.slow
 @needs_browser
 def test_the_keyboard_reaches_everything_and_chooses_the_axis(analysed_study):
     def press(key, code):
@@ -134,6 +139,7 @@ def test_the_keyboard_reaches_everything_and_chooses_the_axis(analysed_study):
         assert browser.evaluate("document.activeElement.id") == "axis-2"
 
 
+@pytest.mark.slow
 @needs_browser
 def test_it_prints_every_axis_and_no_navigation(analysed_study):
     with open_browser() as browser:

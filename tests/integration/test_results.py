@@ -10,7 +10,7 @@ import pytest
 from eval.questions.analysis_lock import write_lock
 from eval.report.build import training_curves
 from eval.report.page import draw_figures, render_page
-from eval.report.results import compute_transfer
+from eval.report.results import compute_transfer as compute
 from eval.responses.generate import write_table
 from recipes.errors import UserError
 from recipes.loading import load_study, validate_recipe
@@ -29,6 +29,11 @@ def study(smoke_study, tmp_path):
     for name in ("base", "corpus", "arms", "questions"):
         (target / name).symlink_to(smoke_study / name)
     return target
+
+
+def compute_transfer(recipe, study):
+    transfer, _ = compute(recipe, study)
+    return transfer
 
 
 def changed(study, **sections):
@@ -77,20 +82,20 @@ def test_what_was_decided_before_and_after(smoke_transfer, study):
     assert {"reading", "definition", "claims", "benchmark sum"} <= set(smoke_transfer["analysis"]["before"])
     later = compute_transfer(changed(study, analysis={"reading": "paper", "definition": "relative"}), study)
     # Another reading judges every benchmark by another rule.
-    assert {"reading", "definition", "benchmark sum"} <= set(later["analysis"]["after"])
-    assert "statistics" in later["analysis"]["before"]
+    assert {"reading", "definition", "benchmark sum"} <= set(later.analysis.after)
+    assert "statistics" in later.analysis.before
     budget = compute_transfer(changed(study, suite={"max_response_tokens": 99}, statistics={"seed": 7}), study)
-    assert {"suite max_response_tokens", "statistics"} <= set(budget["analysis"]["after"])
+    assert {"suite max_response_tokens", "statistics"} <= set(budget.analysis.after)
     recipe = load_study(study)
     write_lock(changed(study, analysis={"definition": "relative"}), study)  # there is one: it stays
-    assert compute_transfer(recipe, study)["analysis"]["after"] == []
+    assert compute_transfer(recipe, study).analysis.after == []
     (study / "analysis.lock").unlink()
     write_lock(recipe, study)  # written when responses were there already
-    assert compute_transfer(recipe, study)["analysis"]["before"] == []
+    assert compute_transfer(recipe, study).analysis.before == []
     lock = json.loads((study / "analysis.lock").read_text())
     lock["declared"]["definition"] = "literal"
     (study / "analysis.lock").write_text(json.dumps(lock))
-    with pytest.raises(UserError, match=r"analysis\.lock cannot be believed"):
+    with pytest.raises(UserError, match=r"analysis\.lock failed its integrity check"):
         compute_transfer(recipe, study)
 
 
@@ -106,10 +111,10 @@ def test_claims_are_tested_together_and_get_a_verdict(study):
         {"group": "non_reasoning", "first": "off_policy_sft", "second": "grpo"},
         {"group": "math", "first": "grpo", "second": "grpo"},
     ]
-    found = compute_transfer(changed(study, analysis={"claims": claims}), study)["analysis"]["claims"]
-    assert [claim["verdict"] for claim in found] == ["supported", "contradicted", "undecided"]
-    assert found[0]["difference"]["estimate"] == 100
-    assert found[2]["difference"] == {"estimate": 0, "low": 0, "high": 0}
+    found = compute_transfer(changed(study, analysis={"claims": claims}), study).analysis.claims
+    assert [claim.verdict for claim in found] == ["supported", "contradicted", "undecided"]
+    assert found[0].difference.estimate == 100
+    assert found[2].difference.dump() == {"estimate": 0, "low": 0, "high": 0}
     for claim, message in (
         ({"group": "law", "first": "grpo"}, "analysis.claims names the group 'law'"),
         ({"group": "math", "first": "ppo"}, "analysis.claims names 'ppo', which is neither base nor an arm"),
@@ -129,8 +134,13 @@ def test_everything_truncated_and_a_base_of_zero_are_said(study):
     write_table(path, [row | {"value": 0.0, "outcome": "wrong"} for row in rows])
     recipe = load_study(study)
     transfer = compute_transfer(recipe, study)
-    said = "\n".join(transfer["warnings"])
+    said = "\n".join(transfer.warnings)
     assert "fact: every response of grpo was cut off at suite.max_response_tokens; its score says nothing" in said
     assert "story: the base scores zero, so gains relative to it are undefined" in said
+    assert transfer.warnings_of("all_truncated") == [
+        text for text in transfer.warnings if text.startswith("fact: every")
+    ]
+    zero = [text for text in transfer.warnings if "the base scores zero" in text]
+    assert transfer.warnings_of("base_scores_zero") == zero
     page = render_page(transfer, recipe, draw_figures(transfer, training_curves(recipe, study), {}), {})
     assert "every response of grpo was cut off" in page

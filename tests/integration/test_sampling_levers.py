@@ -4,8 +4,11 @@ import pytest
 
 from data.grading.grader import Grade, Outcome
 from data.prompts.prompt import load_tokenizer
+from recipes.loading import load_recipe
 from tests.integration.test_deepspeed import SMOKE, study_of
+from tests.trainers import replace
 from train.accounting.ledger import Ledger, read_rows
+from train.arms import resolve_arm
 from train.rollouts import DynamicSampling
 
 
@@ -30,8 +33,10 @@ def test_dynamic_sampling_replaces_uniform_groups_and_books_what_it_drew(smoke_s
         ]
 
     ledger = Ledger(tmp_path)
+    two = {"problems_per_step": 2, "completions_per_problem": 2, "dynamic_sampling": 2}
+    settings = replace(resolve_arm(load_recipe(SMOKE), "grpo"), **two)
     rows, reserve = [row(n) for n in "abac"], [row(n) for n in "cdcecccc"]
-    sampler = DynamicSampling(rows, reserve, judge, tokenizer, ledger, 1000, 2, 2, seed=0)
+    sampler = DynamicSampling(rows, reserve, judge, tokenizer, ledger, 1000, settings, seed=0)
     assert [r["problem_id"] for r in sampler.choose(0, draw)] == ["b", "d"]
     assert sampler.completions(0, draw) == [ids["yes"], ids["no"]] * 2
     assert [prompts for prompts, _ in asked] == [("a", "b"), ("c", "d")]

@@ -87,6 +87,7 @@ def pids_of(study):
     return {int(p.stem): int(p.read_text().split()[1]) for p in (study / SFT / "ranks").glob("*.pid")}
 
 
+@pytest.mark.slow
 def test_a_study_on_two_nodes_is_the_study_on_one_machine(cluster, on_slurm, smoke_study, transfer, tmp_path):
     study = tmp_path / "a study's folder"  # a space and a quote: nothing of it may reach a shell unquoted
     submitted = on_slurm("run", SMOKE, "--on", "slurm", "--out", study, *TWO_NODES, *TWO_ARMS)
@@ -114,10 +115,10 @@ def test_a_study_on_two_nodes_is_the_study_on_one_machine(cluster, on_slurm, smo
     assert log.stdout.strip()
 
 
-# Longer: make test-faults
+# Longer: make test-slow
 
 
-@pytest.mark.faults
+@pytest.mark.slow
 def test_a_failed_arm_takes_down_what_needs_it_and_nothing_else(cluster, on_slurm, smoke_study, tmp_path):
     study = study_of(smoke_study, tmp_path / "study")
     rates = ["arms.off_policy_sft.learning_rate=1e30", "varies=[sampling,credit,negatives,learning_rate]"]
@@ -148,7 +149,7 @@ def check_equal(study, reference):
     assert read_rows(study / SFT / "ledger.jsonl") == read_rows(reference / SFT / "ledger.jsonl")
 
 
-@pytest.mark.faults
+@pytest.mark.slow
 def test_preempted_for_an_urgent_job_it_saves_and_starts_again(cluster, on_slurm, smoke_study, transfer, tmp_path):
     steps, saves = "train.steps=900", "train.save_every_steps=100"
     reference = uninterrupted(smoke_study, transfer, tmp_path, steps, saves)
@@ -167,7 +168,7 @@ def test_preempted_for_an_urgent_job_it_saves_and_starts_again(cluster, on_slurm
     check_equal(study, reference)
 
 
-@pytest.mark.faults
+@pytest.mark.slow
 def test_a_run_longer_than_the_time_limit_continues_itself(cluster, on_slurm, smoke_study, transfer, tmp_path):
     steps, saves = "train.steps=500", "train.save_every_steps=100"
     reference = uninterrupted(smoke_study, transfer, tmp_path, steps, saves)
@@ -186,7 +187,7 @@ def test_a_run_longer_than_the_time_limit_continues_itself(cluster, on_slurm, sm
     check_equal(study, reference)
 
 
-@pytest.mark.faults
+@pytest.mark.slow
 def test_an_update_longer_than_the_warning_costs_that_update_and_not_the_study(
     cluster, on_slurm, smoke_study, transfer, tmp_path
 ):
@@ -209,7 +210,7 @@ def test_an_update_longer_than_the_warning_costs_that_update_and_not_the_study(
     check_equal(study, reference)
 
 
-@pytest.mark.faults
+@pytest.mark.slow
 def test_a_killed_rank_a_hand_cancel_and_a_resubmission(cluster, on_slurm, smoke_study, transfer, tmp_path):
     steps = "train.steps=60"
     reference = uninterrupted(smoke_study, transfer, tmp_path, steps)
@@ -240,7 +241,7 @@ def test_a_killed_rank_a_hand_cancel_and_a_resubmission(cluster, on_slurm, smoke
     check_equal(study, reference)
 
 
-@pytest.mark.faults
+@pytest.mark.slow
 def test_cancel_touches_only_its_own_jobs(cluster, on_slurm, smoke_study, tmp_path):
     study = study_of(smoke_study, tmp_path / "study")
     other = cluster.query("sbatch", "--parsable", "--output=/dev/null", "--wrap=sleep 300").strip()
@@ -259,7 +260,7 @@ def test_cancel_touches_only_its_own_jobs(cluster, on_slurm, smoke_study, tmp_pa
     assert "nothing of" in on_slurm("cancel", study).stdout
 
 
-@pytest.mark.faults
+@pytest.mark.slow
 def test_a_lost_node_sends_the_job_back_to_the_queue(cluster, on_slurm, smoke_study, transfer, tmp_path):
     steps = "train.steps=60"
     reference = uninterrupted(smoke_study, transfer, tmp_path, steps)
@@ -278,7 +279,7 @@ def test_a_lost_node_sends_the_job_back_to_the_queue(cluster, on_slurm, smoke_st
     check_equal(study, reference)
 
 
-@pytest.mark.faults
+@pytest.mark.slow
 def test_a_hung_rank_is_ended_with_a_sentence(cluster, on_slurm, smoke_study, tmp_path):
     study = study_of(smoke_study, tmp_path / "study")
     settings = ["train.steps=4000", "resources.silence_minutes=0.6"]
@@ -293,7 +294,7 @@ def test_a_hung_rank_is_ended_with_a_sentence(cluster, on_slurm, smoke_study, tm
     assert not subprocess.run(["pgrep", "-f", f"launch.ranks {study}"], capture_output=True, check=False).stdout
 
 
-@pytest.mark.faults
+@pytest.mark.slow
 def test_a_full_disk_is_a_sentence_and_loses_nothing(cluster, on_slurm, smoke_study, tmp_path):
     disk = tmp_path / "disk"
     disk.mkdir()
@@ -320,7 +321,7 @@ def test_a_full_disk_is_a_sentence_and_loses_nothing(cluster, on_slurm, smoke_st
         subprocess.run(["umount", "--lazy", disk], check=False)
 
 
-@pytest.mark.faults
+@pytest.mark.slow
 @pytest.mark.parametrize("lives", [0, 20])
 def test_a_dead_vllm_server_is_named(cluster, on_slurm, smoke_study, tmp_path, monkeypatch, lives):
     """A program called vllm that serves /health for some seconds and then ends, on the second node of the job."""
@@ -354,7 +355,7 @@ def test_a_dead_vllm_server_is_named(cluster, on_slurm, smoke_study, tmp_path, m
         assert re.search("vllm is not (available|installed)", found["reason"].lower()), found["reason"]
 
 
-@pytest.mark.faults
+@pytest.mark.slow
 def test_a_submission_that_is_killed_doubles_nothing(cluster, on_slurm, smoke_study, tmp_path):
     study = study_of(smoke_study, tmp_path / "study")
     arguments = ["run", SMOKE, "--on", "slurm", "--out", study, *TWO_ARMS]

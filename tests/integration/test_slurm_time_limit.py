@@ -29,7 +29,7 @@ if stage.startswith("arms/") and start == 0:
 """
 
 pytestmark = [
-    pytest.mark.faults,
+    pytest.mark.slow,
     pytest.mark.skipif(why_not() is not None, reason=f"no Slurm cluster can be started: {why_not()}"),
 ]
 

@@ -84,11 +84,13 @@ def test_page_is_self_contained_and_escaped(smoke_study, smoke_transfer):
 def test_title_cannot_become_markup(smoke_study, smoke_transfer):
     from eval.report.build import training_curves
     from eval.report.page import draw_figures, render_page
+    from eval.report.schema import Transfer
     from recipes.loading import load_study
 
     recipe = load_study(smoke_study)
-    figures = draw_figures(smoke_transfer, training_curves(recipe, smoke_study), {})
-    page = render_page(smoke_transfer | {"title": "<script>x</script>"}, recipe, figures, {})
+    report = Transfer.model_validate(smoke_transfer | {"title": "<script>x</script>"})
+    figures = draw_figures(report, training_curves(recipe, smoke_study), {})
+    page = render_page(report, recipe, figures, {})
     assert "<script>" not in page
     assert "&lt;script&gt;" in page
 
@@ -123,6 +125,7 @@ def test_changed_input_is_named_and_the_old_result_kept(smoke_study, smoke_trans
     assert json.loads((kept / "transfer.json").read_text()) == smoke_transfer
 
 
+@pytest.mark.slow
 def test_second_study_gives_identical_scores(smoke_transfer, transfer, tmp_path):
     result = transfer("run", SMOKE, "--out", tmp_path / "study", "--json")
     assert result.returncode == 0, result.stderr
@@ -272,6 +275,7 @@ def test_report_says_when_it_is_not_of_this_recipe(smoke_study, transfer):
     assert transfer("report", SMOKE, "--out", smoke_study).stderr == ""
 
 
+@pytest.mark.slow
 def test_interrupt_stops_at_once_and_names_the_stage(tmp_path):
     study = tmp_path / "study"
     command = [sys.executable, "-m", "launch", "run", str(SMOKE), "model.pocket.documents=150000", "--out", str(study)]

@@ -158,8 +158,8 @@ def test_refusals_are_sentences(tmp_path, monkeypatch):
 
 def test_thinking_beside_the_content_and_stripped():
     reply = {"choices": [{"finish_reason": "stop", "message": {"content": "\n\n4", "reasoning_content": "2+2\n"}}]}
-    assert sampling.read_answer(reply, 1, stripped=False).completions == [("<think>\n2+2\n</think>\n\n4", True)]
-    assert sampling.read_answer(reply, 1, stripped=True).completions == [("4", True)]
+    assert sampling.parse_reply(reply, 1, stripped=False).completions == [("<think>\n2+2\n</think>\n\n4", True)]
+    assert sampling.parse_reply(reply, 1, stripped=True).completions == [("4", True)]
     assert strip_thinking("<think>never ends") == ""
     assert strip_thinking("no thinking") == "no thinking"
 

@@ -1,7 +1,6 @@
 """SFT sample = GRPO prompt + completion = evaluation prompt + answer, in bytes and ids, for Qwen3 and Llama 3."""
 
 import copy
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,7 +14,7 @@ from data.prompts.template_contract import check_contract
 from recipes.loading import load_recipe
 from recipes.manifest import start_stage
 from recipes.training_schema import PromptSpec
-from tests.trainers import grpo_trainer, sft_trainer
+from tests.trainers import grpo_trainer, replace, sft_trainer
 from train.arms import resolve_arm
 from train.models import prepared_base
 

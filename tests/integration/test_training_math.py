@@ -2,7 +2,6 @@
 
 import copy
 import json
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,7 +14,7 @@ from data.prompts.prompt import load_tokenizer, render_prompt
 from recipes.errors import UserError
 from recipes.loading import load_recipe
 from recipes.training_schema import PromptSpec
-from tests.trainers import gradient_of, grpo_trainer, sft_trainer
+from tests.trainers import gradient_of, grpo_trainer, replace, sft_trainer
 from train.accounting.ledger import COUNTERS, Ledger, read_rows
 from train.arms import resolve_arm
 from train.rewards import RecordedReward

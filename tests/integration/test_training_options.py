@@ -2,7 +2,6 @@
 
 import copy
 import math
-from dataclasses import replace
 from pathlib import Path
 
 import pyarrow as pa
@@ -20,12 +19,12 @@ from recipes.errors import UserError
 from recipes.loading import load_recipe
 from recipes.resource_schema import VllmSpec
 from recipes.training_schema import LoraSpec, PromptSpec
-from tests.trainers import gradient_of, sft_trainer
+from tests.trainers import gradient_of, replace, sft_trainer
 from train import grpo
 from train.accounting.ledger import Ledger
 from train.arms import resolve_arm
 from train.models.directory import save_weights
-from train.rewards import RecordedReward, overlong_punishment
+from train.rewards import Completion, RecordedReward, overlong_punishment
 from train.runtime.recorder import DivergedError, RunRecorder, alarms
 from train.weighted_grpo import mismatch
 
@@ -147,9 +146,7 @@ def test_mismatch_by_hand():
     trained = torch.tensor([[0.0, -1.0, -2.0], [-1.0, -1.0, -9.0]])
     sampled = torch.tensor([[0.0, -1.0 - math.log(3), -2.0], [-1.0, float("nan"), 0.0]])
     mask = torch.tensor([[1, 1, 1], [1, 1, 0]])
-    found = mismatch(
-        trained, sampled, mask, 2.0
-    )  # ratios 1, 3, 1, 1, 1: one is no number and counts as 1, one is masked
+    found = mismatch(trained, sampled, mask, 2.0)  # ratios 1, 3, 1, 1, 1: one is nan and counts as 1, one is masked
     assert found["clipped_share"] == pytest.approx(0.2)
     assert mismatch(trained, sampled, mask, None)["clipped_share"] == 0
     whole = mismatch(trained, sampled, mask, 2.0, by_sequence=True)  # 1 x 3 x 1 and 1 x 1
@@ -253,7 +250,7 @@ def test_stripped_thinking_is_what_sft_reads(transfer, smoke_study, tmp_path):
     result = transfer("run", SMOKE, "--out", study, "arms.off_policy_sft.strip_thinking=true", varied, *stage)
     assert result.returncode == 0, result.stdout + result.stderr
     assert torch.equal(final(study, "off_policy_sft"), final(smoke_study, "off_policy_sft"))
-    with pytest.raises(UserError, match="`strip_thinking` belongs to arms with `sampling: teacher`"):
+    with pytest.raises(UserError, match="`strip_thinking` needs `sampling: teacher`"):
         load_recipe(SMOKE, ["arms.grpo.strip_thinking=true"])
 
 
@@ -263,11 +260,12 @@ def test_own_settings_of_an_arm_are_listed_as_unmatched(transfer):
     assert "schedule: off_policy_sft cosine, on_policy_sft constant, grpo constant" in result.stdout
     assert "completions_per_problem: off_policy_sft 1, on_policy_sft 4, grpo 4" in result.stdout
     result = transfer("plan", SMOKE, "arms.grpo.train={completions_per_problem: 1}")
-    assert "arm 'grpo': completions_per_problem is 1 but a group needs 2 at least" in result.stderr
+    assert "arm 'grpo': completions_per_problem is 1 but a group needs at least 2" in result.stderr
     result = transfer("plan", SMOKE, "arms.grpo.train={schedul: cosine}")
     assert "arms.grpo.train.schedul: " in result.stderr
 
 
+@pytest.mark.slow
 def test_lora_under_zero_3_saves_whole_weights(transfer, smoke_study, tmp_path):
     """Merging loads the base on the first rank alone, which must not be divided among ranks that are not there."""
     from tests.integration.test_deepspeed import final, study_of, weights
@@ -282,7 +280,7 @@ def test_lora_under_zero_3_saves_whole_weights(transfer, smoke_study, tmp_path):
 
 def test_own_limits_of_an_arm_leave_out_what_is_longer(base, smoke_study):
     from data.corpus.rows import read_problems as read
-    from train.limits import within_own_limits
+    from train.run import within_own_limits
 
     tokenizer, _ = base
     study = load_recipe(SMOKE).prompt
@@ -315,9 +313,9 @@ def test_ledger_counts_the_tokens_above_the_mean_without_negatives(tmp_path):
     arm = replace(settings_for("grpo"), negatives=False, problems_per_step=1, completions_per_problem=4)
     ledger = Ledger(tmp_path)
     reward = RecordedReward(FixedGrader(True), "boxed", ledger, 10, arm, 0)
-    reward._enter([("p", value, 10 * n, True, 4) for n, value in enumerate((1.0, 0.75, 0.5, 0.25), start=1)])
+    reward._enter([Completion("p", value, 10 * n, True, 4) for n, value in enumerate((1.0, 0.75, 0.5, 0.25), start=1)])
     assert ledger.totals["trained_tokens"] == 10 + 20
-    reward._enter([("p", value, 40, False, 4) for value in (-0.25, -1.0, -1.0, -1.0)])
+    reward._enter([Completion("p", value, 40, False, 4) for value in (-0.25, -1.0, -1.0, -1.0)])
     assert ledger.totals["trained_tokens"] == 30 + 40
 
 

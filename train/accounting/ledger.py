@@ -1,4 +1,4 @@
-"""The budget ledger of a run: what was presented, generated, trained on and spent, step by step.
+"""The budget ledger of a run: what every step presented, generated, trained on and spent.
 
 TRL's own counters restart on resume (SFT) or stay zero (GRPO FLOPs), so the comparison of arms cannot use them.
 `ledger.jsonl` has one row per optimizer update with cumulative totals and the problem ids of that update; a
@@ -16,13 +16,13 @@ from recipes.manifest import write_atomic
 LEDGER = "ledger.jsonl"
 COUNTERS = (
     "exposures",  # problems presented, with repetition
-    "completions",  # completions graded or read
+    "completions",  # graded, or demonstrations trained on
     "correct_completions",
-    "prompt_tokens",  # once per completion, as the model reads them
+    "prompt_tokens",  # once per completion, as the model processes them
     "generated_tokens",  # sampled from the policy
-    "trained_tokens",  # completion tokens with non-zero weight in the loss
+    "trained_tokens",  # completion tokens with a gradient, see train/weights.py
     "generate_flops",
-    "reference_flops",  # the base model reading completions, for the KL term
+    "reference_flops",  # forward passes of the base model, for the KL term
     "train_flops",
 )
 
@@ -33,7 +33,7 @@ class Ledger:
     Args:
         directory: of the run.
         resumed_step: rows after this step are dropped; 0 starts an empty ledger.
-        write: False on ranks that only follow.
+        write: False on all ranks but the first.
 
     Attributes:
         last_step: the last update whose row was written.

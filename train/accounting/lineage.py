@@ -1,4 +1,4 @@
-"""Which problems every arm was presented, from the ids its ledger wrote: the same equally often, or the difference."""
+"""Which problems every arm was presented, from the ids in its ledger, and whether all arms saw them equally often."""
 
 from collections import Counter
 from pathlib import Path
@@ -52,14 +52,11 @@ def study_lineage(recipe: Recipe, study_dir: Path) -> dict[str, Any]:
 
 
 def _difference(reference: Counter[str], other: Counter[str]) -> dict[str, dict[str, list[int]]]:
-    """Ids presented another number of times: id -> [reference, other]; empty if there are none."""
+    """Ids whose number of exposures differs: id -> [reference, other]; empty if none does."""
     ids = sorted(reference.keys() | other.keys())
-    found = {identity: [reference[identity], other[identity]] for identity in ids}
-    return (
-        {"times": {identity: pair for identity, pair in found.items() if pair[0] != pair[1]}}
-        if reference != other
-        else {}
-    )
+    pairs = {identity: [reference[identity], other[identity]] for identity in ids}
+    times = {identity: pair for identity, pair in pairs.items() if pair[0] != pair[1]}
+    return {"times": times} if times else {}
 
 
 def format_lineage(lineage: dict[str, Any]) -> str:

@@ -1,7 +1,7 @@
 """The matching gate: do the arms of a study differ in nothing but what it declares to vary?
 
-Before a run the resolved settings of all arms are compared; after it, what the manifests recorded: the settings
-each arm was trained with, base, corpus, prompt template, code, packages and the problems it was really presented.
+Before a run it compares the resolved settings of all arms; after it, what the manifests recorded: the settings of each
+arm, base, corpus, prompt template, code, packages and the problems that were presented.
 """
 
 from pathlib import Path
@@ -12,7 +12,7 @@ from recipes.manifest import read_manifest
 from recipes.schema import Recipe
 from train.arms import resolve_arm
 
-_BOOKKEEPING = {"save_every_steps"}  # how often a run can be resumed from does not change what it learns
+_BOOKKEEPING = {"save_every_steps"}  # does not change the trained weights
 
 
 def recipe_differences(recipe: Recipe) -> list[str]:
@@ -53,7 +53,7 @@ def recorded_differences(recipe: Recipe, study_dir: Path) -> list[str]:
 
 
 def attention_of(facts: dict[str, Any]) -> str:
-    """What a finished arm computed attention with; runs that did not record it had what they asked for."""
+    """Attention implementation of a finished arm; older manifests have only the configured one."""
     return str(facts.get("attention", facts["matched_on"]["attention"]))
 
 
@@ -85,6 +85,6 @@ def require_matched(recipe: Recipe) -> list[str]:
         listed = "\n".join(f"  {text}" for text in differences)
         raise UserError(
             f"the arms of {recipe.study} are unmatched:\n{listed}\n"
-            "make them equal, add the setting to `varies` if the study is about it, or say `unmatched: stamp`"
+            "make them equal, add the setting to `varies` if the study is about it, or set `unmatched: stamp`"
         )
     return differences

@@ -1,4 +1,4 @@
-"""Model directories: how a base or an external checkpoint becomes one, and how final weights are written.
+"""Model directories: preparing a base or an external checkpoint, and writing final weights.
 
-safetensors only; tokenizer, template and end-of-turn tokens are settled here once.
+safetensors only. Tokenizer, chat template and end-of-turn tokens are set here once for all stages.
 """

@@ -1,4 +1,4 @@
-"""What a model directory consists of, and writing one: the only copy. Loading is in `data/language_model.py`."""
+"""The files of a model directory, and writing one. Loading is in `data/language_model.py`."""
 
 import json
 import shutil
@@ -36,12 +36,12 @@ def model_files(directory: Path) -> list[str]:
 
 
 def count_parameters(model: torch.nn.Module) -> int:
-    """Parameters of a model, also where DeepSpeed holds a part of each on this rank."""
+    """Number of parameters of a model, also if DeepSpeed keeps only a part of each on this rank."""
     return sum(getattr(parameter, "ds_numel", parameter.numel()) for parameter in model.parameters())
 
 
 def record_attention(model: torch.nn.Module, stage_dir: Path) -> str:
-    """What the run computes attention with; of one resumed with another implementation, all of them in order."""
+    """Attention implementation of the run; if it was resumed with another one, all of them in order."""
     path, now = stage_dir / ATTENTION, attention_that_ran(model)
     used = json.loads(path.read_text()) if path.exists() else []
     if not used or used[-1] != now:
@@ -61,7 +61,7 @@ def adapter_config(spec: LoraSpec | None) -> LoraConfig | None:
 def save_weights(
     trainer: Trainer, tokenizer: PreTrainedTokenizerBase, directory: Path, dtype: str, start_dir: Path
 ) -> None:
-    """Write weights in `dtype` with everything `from_pretrained` needs; the trained model stays as it is.
+    """Write weights in `dtype` with everything `from_pretrained` needs; the trained model is not changed.
 
     Every rank must call this; the first one writes. Adapters are merged into the weights of `start_dir`.
     """
@@ -73,7 +73,7 @@ def save_weights(
             with _loaded_whole():
                 merged: Any = PeftModel.from_pretrained(load_model(start_dir, dtype), adapter).merge_and_unload()
             merged.save_pretrained(directory)
-    elif trainer.is_deepspeed_enabled:  # its engine holds the weights, in the format it trains in
+    elif trainer.is_deepspeed_enabled:  # its engine holds the weights, in the training format
         trainer.save_model(str(directory))
     elif rank() == 0:
         model = trainer.model
@@ -85,7 +85,7 @@ def save_weights(
 
 @contextmanager
 def _loaded_whole() -> Iterator[None]:
-    """Within it a model is loaded as a whole on this rank; under ZeRO-3 loading would divide it among all ranks."""
+    """Context in which a model is loaded whole on this rank; under ZeRO-3 loading would shard it over the ranks."""
     from transformers.integrations import deepspeed as integration
 
     reference = integration._hf_deepspeed_config_weak_ref
@@ -97,7 +97,7 @@ def _loaded_whole() -> Iterator[None]:
 
 
 def _cast(state: dict[str, torch.Tensor], dtype: torch.dtype) -> dict[str, torch.Tensor]:
-    """The tensors in another format; what was one tensor under two names, as tied embeddings are, stays one."""
+    """The tensors in another format; tied tensors, such as embeddings, stay tied."""
     made: dict[int, torch.Tensor] = {}
     for tensor in state.values():
         if tensor.data_ptr() not in made:
@@ -151,5 +151,5 @@ class Snapshots(TrainerCallback):
 
 def complete_snapshots(stage_dir: Path) -> dict[int, Path]:
     """Update -> directory of every complete snapshot, in order."""
-    found = {int(p.name.removeprefix("step-")): p for p in (stage_dir / SNAPSHOTS).glob("step-*")}
-    return {step: found[step] for step in sorted(found) if (found[step] / COMPLETE).exists()}
+    directories = {int(p.name.removeprefix("step-")): p for p in (stage_dir / SNAPSHOTS).glob("step-*")}
+    return {step: path for step, path in sorted(directories.items()) if (path / COMPLETE).exists()}

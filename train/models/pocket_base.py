@@ -1,6 +1,6 @@
 """Stage `base` of the pocket study: build a tokenizer and pre-train a tiny Qwen3 model on the synthetic world.
 
-Pre-training plays the part that web text plays for an LLM. Documents are (prompt, answer) pairs rendered with
+Pre-training stands in for web text. Documents are (prompt, answer) pairs rendered with
 the chat template; the loss is on every token. They are packed into rows of 128 tokens with restarting position
 ids, which transformers reads as separate documents. Writes a prepared base: safetensors weights, tokenizer with
 eos `<|im_end|>` and pad `<|endoftext|>`, Qwen3 chat template, generation_config with both as stop ids.
@@ -129,7 +129,7 @@ def run(recipe: Recipe, study_dir: Path, stage_dir: Path, resume: bool) -> None:
     assert recipe.model is not None and recipe.model.pocket is not None
     spec = recipe.model.pocket
 
-    # Text and tokenizer: both follow from the seed, so a resumed run rebuilds them instead of storing them.
+    # Text and tokenizer follow from the seed, so a resumed run rebuilds them.
     documents = list(pretraining_documents(spec.seed, spec.documents))
     tokenizer = build_tokenizer(documents[:20000], spec.vocab_size)
     check_scripted_demonstrations(recipe, tokenizer)  # now, not after the minutes of pre-training

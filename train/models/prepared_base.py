@@ -1,7 +1,7 @@
-"""Stages `base` and `external/<arm>`, for checkpoints that exist: their files, with the end of a turn settled.
+"""Stages `base` and `external/<arm>` for existing checkpoints: their files, with consistent end-of-turn tokens.
 
-Qwen3 base checkpoints disagree with themselves about the end of a turn (config, generation_config and tokenizer
-name different tokens), so a model could train on one and be stopped on another. Every arm, the evaluation and vLLM
+Qwen3 base checkpoints contradict themselves about the end of a turn (config, generation_config and tokenizer
+name different tokens), so a model could train on one token and stop at another. Every arm, the evaluation and vLLM
 start from the directory written here: the recipe's eos and pad token, both of them stop ids, one template. Weights are
 copied as files and never loaded, so preparing needs no memory for the model.
 """
@@ -56,15 +56,15 @@ def run(recipe: Recipe, study_dir: Path, stage_dir: Path, resume: bool, arm: str
     # Configurations that agree with it
     eos, pad = tokenizer.eos_token_id, tokenizer.pad_token_id
     write_json(stage_dir / "config.json", config | {"eos_token_id": eos, "pad_token_id": pad})
-    # Its sampling defaults stay behind: some engines would apply them to what a recipe does not say, others not.
+    # Its sampling defaults are not copied: some engines would apply them where a recipe sets nothing, others not.
     stops = _stop_ids(source, tokenizer)
     write_json(stage_dir / "generation_config.json", {"eos_token_id": stops, "pad_token_id": pad})
 
     # Weights
     progress = Progress(stage_dir, len(weights), "files")
-    for number, path in enumerate(weights, start=1):
+    for count, path in enumerate(weights, start=1):
         _copy(path, stage_dir / path.name)
-        progress.update(number, path.name)
+        progress.update(count, path.name)
     facts = {"parameters": parameters, "source": str(spec.path), "revision": spec.revision}
     facts |= {
         "eos_token": tokenizer.eos_token,
@@ -87,18 +87,20 @@ def _stop_ids(source: Path, tokenizer: "PreTrainedTokenizerBase") -> list[int]:
     named = [own] if isinstance(own, int) else own or []
     if (token := own_tokens(source).get("eos_token")) is not None:
         named = [*named, tokenizer.convert_tokens_to_ids(token)]
-    ends = [number for number in named if tokenizer.convert_ids_to_tokens(number) in control]
+    ends = [token_id for token_id in named if tokenizer.convert_ids_to_tokens(token_id) in control]
     return [*dict.fromkeys([tokenizer.eos_token_id, tokenizer.pad_token_id, *ends])]
 
 
 def _config(source: Path) -> dict[str, Any]:
-    """The checkpoint's configuration, if transformers knows its kind without code from elsewhere."""
+    """The checkpoint's configuration, if transformers supports its model type without remote code."""
     from transformers import AutoConfig
 
     try:
         AutoConfig.from_pretrained(source, trust_remote_code=False)
     except (OSError, ValueError) as error:
-        raise UserError(f"{source} is no model that transformers knows: {str(error).splitlines()[0]}") from None
+        raise UserError(
+            f"{source} has an unsupported model type or configuration: {str(error).splitlines()[0]}"
+        ) from None
     return _json(source / "config.json")
 
 

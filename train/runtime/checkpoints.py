@@ -1,7 +1,7 @@
 """Which checkpoint a killed run may resume from.
 
-The Trainer writes a checkpoint file by file, so a kill can leave half of one, and it would still be taken for the
-newest. Here a checkpoint counts only if it holds the marker that is written after everything else.
+The Trainer writes a checkpoint file by file, so a kill can leave an incomplete one, which transformers would resume
+from. Here a checkpoint counts only if it holds a marker, which is written last.
 """
 
 import shutil
@@ -33,9 +33,9 @@ class CheckpointMarker(TrainerCallback):
 
 
 def keep_complete_checkpoints(directory: Path) -> Checkpoint | None:
-    """Delete half-written checkpoints; the newest complete one, or None to start from the beginning."""
+    """Delete incomplete checkpoints; returns the newest complete one, or None to start from the beginning."""
     if rank() != 0:
-        barrier()  # the first rank is deleting
+        barrier()  # until the first rank has deleted them
     complete = []
     for path in directory.glob("checkpoint-*"):
         if (path / _MARKER).exists():

@@ -1,4 +1,4 @@
-"""How long a run takes from one point where it can stop to the next, and whether there is time. Needs no torch."""
+"""How long an update takes, and whether it can be finished before the process is killed. Needs no torch."""
 
 import json
 import time
@@ -11,29 +11,29 @@ PACE = "pace.json"
 
 
 class Pace(NamedTuple):
-    """Where a run stands between two points at which it can stop, and how long it takes from one to the next."""
+    """Progress of a run between two points where it can stop: ends of updates, or of batches that share a sampling."""
 
     step: int
-    """The last update that was finished."""
+    """The last finished update."""
     steps: int
     saved_step: int
-    """The update of the newest checkpoint; 0 without one."""
+    """Update of the newest checkpoint; 0 without one."""
     since: float
-    """When the last point at which the run could stop was passed; seconds since the epoch."""
+    """When the run last passed such a point; seconds since the epoch."""
     seconds: float | None
-    """From one such point to the next, a mean; None before the first."""
+    """Mean seconds from one such point to the next; None before the first."""
     save_seconds: float
-    """Of the last checkpoint; 0 before the first."""
+    """Seconds that the last checkpoint took to write; 0 before the first."""
 
     def needed(self) -> float | None:
-        """Seconds until the work at hand could be finished and saved; None if that is not known yet."""
+        """Seconds until the current update can be finished and saved; None if not known yet."""
         if self.seconds is None:
             return None
         return max(0.0, self.since + self.seconds - time.time()) + self.save_seconds
 
 
 def cut_short(pace: Pace | None) -> str | None:
-    """Why a run that got a signal must end without saving, as a sentence; None while it need not."""
+    """Why a run that received a signal must end without saving, as a sentence; None if it need not."""
     left, needed = seconds_left(), None if pace is None else pace.needed()
     if left is None or left > (needed or 0.0):
         return None
@@ -48,7 +48,7 @@ def cut_short(pace: Pace | None) -> str | None:
 
 
 def read_pace(ranks_dir: Path) -> Pace | None:
-    """What the first rank wrote; None before its first update."""
+    """The pace that the first rank wrote; None before training begins."""
     try:
         return Pace(**json.loads((ranks_dir / PACE).read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError):

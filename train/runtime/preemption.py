@@ -1,12 +1,12 @@
 """Stopping a run on a signal without losing work: at the end of an update, with a checkpoint, on all ranks at once.
 
-Cluster schedulers send SIGTERM or SIGUSR1 some time before they kill. Ranks get it at different moments, so after every
-update they ask each other whether anybody has; else one rank would leave and the others wait for it for ever.
+Cluster schedulers send SIGTERM or SIGUSR1 some time before they kill. Ranks receive it at different moments, so they
+exchange the signals they received after every update; otherwise one rank would exit while the others wait for it.
 
-An update of a large model may take longer than the time until the kill, which the batch script says in
-TRANSFER_SIGNAL_SECONDS. Then the run ends without saving, and what is lost is the work since the last checkpoint; a
-killed job would not go back to the queue. Ranks cannot agree on that inside of an update, so the process that started
-them ends them (`launch/execution/ranks.py`); a process without ranks ends itself at its next heartbeat.
+An update of a large model may take longer than the time until the kill, which the batch script sets in
+TRANSFER_SIGNAL_SECONDS. Then the run ends without saving and loses the work since the last checkpoint; a killed job
+would not be requeued. Ranks cannot agree on that within an update, so the process that started them ends them
+(`launch/execution/ranks.py`); a process without ranks ends itself at its next heartbeat.
 """
 
 import time
@@ -26,12 +26,12 @@ class PaceKeeper(TrainerCallback):
     Args:
         directory: of the run.
         steps: updates of the run.
-        saved_step: the checkpoint it continues from.
-        updates_per_batch: updates that share a sampling, inside of which a run cannot stop.
+        saved_step: update of the checkpoint it continues from.
+        updates_per_batch: updates that share a sampling; a run cannot stop between them.
 
     Attributes:
-        pace: as it stands.
-        saved_at: when the last checkpoint was written, or the run began; seconds since the epoch.
+        pace: the latest measurement.
+        saved_at: when the last checkpoint was written, or the run began, in seconds since the epoch.
     """
 
     def __init__(self, directory: Path, steps: int, saved_step: int = 0, updates_per_batch: int = 1) -> None:
@@ -50,7 +50,7 @@ class PaceKeeper(TrainerCallback):
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: object
     ) -> None:
-        """Measure, where the run could stop."""
+        """Update the mean if the run could stop here."""
         self._ended = time.time()
         if state.global_step % self.updates_per_batch:
             self._note(step=state.global_step)
@@ -61,7 +61,7 @@ class PaceKeeper(TrainerCallback):
         self._note(step=state.global_step, since=self._ended, seconds=mean)
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: object) -> None:
-        """Note what is saved, and how long that took; the next update begins now."""
+        """Record the checkpoint and how long it took; the next update begins now."""
         now = self.saved_at = time.time()
         self._note(saved_step=state.global_step, since=now, save_seconds=now - self._ended)
 
@@ -72,15 +72,14 @@ class PaceKeeper(TrainerCallback):
 
 
 class StopOnSignal(TrainerCallback):
-    """Ends training with a checkpoint once a rank has received SIGTERM or SIGUSR1 (`ranks.listen` notes them).
+    """Ends training with a checkpoint once a rank has received SIGTERM or SIGUSR1 (`ranks.listen` records them).
 
-    It also saves when the last checkpoint is old, by the first rank's clock: what a killed run loses is then bounded in
-    hours, however long an update takes.
+    It also saves when the last checkpoint is old by the first rank's clock, which bounds what a killed run loses.
 
     Args:
-        updates_per_batch: updates that share a sampling; a checkpoint inside of one would sample the rest of it anew.
-        keeper: says how long a checkpoint takes and when the last one was; None: one is written in any case.
-        save_minutes: age of the last checkpoint from which another one is due.
+        updates_per_batch: updates that share a sampling; a run resumed between them would sample again.
+        keeper: measures how long a checkpoint takes and when the last one was written; None: always save on a signal.
+        save_minutes: age of the last checkpoint at which another one is written.
     """
 
     def __init__(
@@ -93,7 +92,7 @@ class StopOnSignal(TrainerCallback):
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: object
     ) -> None:
-        """Ask all ranks; save and stop if one was told to.
+        """Save and stop if any rank received a signal.
 
         Raises:
             PreemptedError: there is no time to save.
@@ -104,12 +103,12 @@ class StopOnSignal(TrainerCallback):
         late = left is not None and left < save_seconds
         due = self.keeper is not None and time.time() - self.keeper.saved_at >= 60 * self.save_minutes
         answers = gathered([(noted_signal(), late, due)])
-        told = [(name, late) for name, late, _ in answers if name]
+        signals = [(name, late) for name, late, _ in answers if name]
         control.should_save = control.should_save or answers[0][2]  # ranks' clocks differ; the first one decides
-        if not told:
+        if not signals:
             return
-        self.received = told[0][0]
-        if any(late for _, late in told) and state.global_step < state.max_steps:
+        self.received = signals[0][0]
+        if any(late for _, late in signals) and state.global_step < state.max_steps:
             saved = self.keeper.pace.saved_step if self.keeper is not None else 0
             raise PreemptedError(
                 f"stopped by {self.received} after update {state.global_step}, too late to save it; the same command "

@@ -1,7 +1,7 @@
-"""Several processes training one model: who this one is, what DeepSpeed is told, and meeting points.
+"""Several processes that train one model: rank, signals, DeepSpeed, and collectives for Python objects.
 
 A rank is started by torchrun or accelerate (`launch/execution/ranks.py`), which sets RANK, WORLD_SIZE and, with
-DeepSpeed, ACCELERATE_USE_DEEPSPEED. Without them there is one rank and nothing here does anything.
+DeepSpeed, ACCELERATE_USE_DEEPSPEED. Without them there is one rank, and the collectives return their input.
 """
 
 import os
@@ -16,26 +16,26 @@ from recipes.errors import UserError
 from recipes.resource_schema import VllmSpec
 
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
-"""What cluster schedulers send some time before they kill; `train/runtime/preemption.py` listens."""
+"""What cluster schedulers send some time before they kill; see `train/runtime/preemption.py`."""
 
 
-_noted: list[tuple[str, float]] = []  # names, and when each came by the monotonic clock
+_noted: list[tuple[str, float]] = []  # name and time of each signal, by the monotonic clock
 
 
 def listen() -> None:
-    """Note SIGTERM and SIGUSR1 from now on in place of ending; forgets what was noted before."""
+    """Record SIGTERM and SIGUSR1 from now on instead of ending; forgets earlier signals."""
     _noted.clear()
-    for number in SIGNALS:
-        signal.signal(number, lambda number, frame: _noted.append((signal.Signals(number).name, time.monotonic())))
+    for each in SIGNALS:
+        signal.signal(each, lambda number, frame: _noted.append((signal.Signals(number).name, time.monotonic())))
 
 
 def noted_signal() -> str | None:
-    """Name of the last signal that was noted; None if there was none."""
+    """Name of the last signal received; None without one."""
     return _noted[-1][0] if _noted else None
 
 
 def seconds_left() -> float | None:
-    """Seconds in which a run must end, less a tenth to do so in order; None without a signal or without a limit.
+    """Seconds within which a run must end, with a reserve of a tenth; None without a signal or without a limit.
 
     TRANSFER_SIGNAL_SECONDS, which a batch script sets, is the time from a signal to the kill.
     """
@@ -46,11 +46,11 @@ def seconds_left() -> float | None:
 
 
 class PreemptedError(Exception):
-    """A run stopped on a signal, after saving or without; the same command continues it."""
+    """A run stopped on a signal, with or without saving; the same command continues it."""
 
 
 def rank() -> int:
-    """Number of this process among those of the stage; 0 writes the files."""
+    """Index of this process among those of the stage; rank 0 writes the files."""
     return int(os.environ.get("RANK", "0"))
 
 
@@ -65,24 +65,24 @@ def with_deepspeed() -> bool:
 
 
 def server_address(vllm: VllmSpec | None) -> str | None:
-    """Where the vLLM server of a stage is; None without one. A job with its own has TRANSFER_VLLM_URL."""
+    """URL of a stage's vLLM server; None without one. TRANSFER_VLLM_URL is set in a job that starts its own."""
     if vllm is None or vllm.mode != "server":
         return None
     return (vllm.server_url or os.environ.get("TRANSFER_VLLM_URL") or "http://127.0.0.1:8000").rstrip("/")
 
 
 def prepare() -> None:
-    """What has to happen before any trainer is made with DeepSpeed on a CPU.
+    """Prepare DeepSpeed on a CPU; call it before any trainer is made.
 
     DeepSpeed must not compile its own communication: that build takes minutes, needs a compiler, and a killed one
-    leaves a lock that later runs wait for. And bfloat16 must be allowed.
+    leaves a lock that later runs wait for. bfloat16 must be allowed.
     """
     if with_deepspeed() and os.environ.get("DS_ACCELERATOR") == "cpu":
         import deepspeed.ops
         from transformers import training_args
 
         deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
-        # transformers asks for a GPU with bfloat16 unless it is told `use_cpu` (see `device_arguments`). A CPU has it.
+        # transformers requires a GPU for bfloat16 unless `use_cpu` is set (see `device_arguments`). A CPU supports it.
         training_args.is_torch_bf16_gpu_available = lambda: True
 
 
@@ -90,7 +90,7 @@ def gradient_accumulation_steps(rows: int, micro_batch_size: int) -> int:
     """Micro-batches of one update on each rank.
 
     Raises:
-        UserError: the completions of an update do not divide among ranks and micro-batches.
+        UserError: the completions of an update are not a multiple of ranks times micro-batch size.
     """
     ranks = world_size()
     if rows % (ranks * micro_batch_size):
@@ -102,7 +102,7 @@ def gradient_accumulation_steps(rows: int, micro_batch_size: int) -> int:
 
 
 def device_arguments(use_cpu: bool) -> dict[str, Any]:
-    """Trainer arguments about devices. On a CPU, `use_cpu` would make accelerate drop DeepSpeed without a word."""
+    """Trainer arguments about devices. On a CPU, `use_cpu` would make accelerate silently drop DeepSpeed."""
     if not use_cpu:
         return {"use_cpu": False}
     if with_deepspeed():
@@ -111,20 +111,20 @@ def device_arguments(use_cpu: bool) -> dict[str, Any]:
 
 
 def require_deepspeed(trainer: Any) -> None:
-    """Stop if DeepSpeed was asked for and the trainer runs without it, which would train something else silently."""
+    """Raise RuntimeError if the launcher asked for DeepSpeed but the trainer runs without it."""
     if with_deepspeed() and not trainer.is_deepspeed_enabled:
         raise RuntimeError("DeepSpeed was asked for but the trainer does not use it")
 
 
 def topology(trainer: Any) -> dict[str, Any]:
-    """What trained, for the manifest: number of ranks, class of the engine, ZeRO stage of the engine itself."""
+    """What trained, for the manifest: number of ranks, class of the engine, its ZeRO stage."""
     engine = trainer.model_wrapped
     stage = engine.zero_optimization_stage() if trainer.is_deepspeed_enabled else 0
     return {"ranks": world_size(), "engine": type(engine).__name__, "zero_stage": stage}
 
 
 def barrier() -> None:
-    """Wait for the other ranks, once they have met."""
+    """Wait for the other ranks; no-op before the process group exists."""
     import torch.distributed as dist
 
     if dist.is_available() and dist.is_initialized():
@@ -132,7 +132,7 @@ def barrier() -> None:
 
 
 def leave() -> None:
-    """Part from the other ranks in order, so that none meets closed connections while it ends."""
+    """Leave the process group together with the other ranks, so that none finds closed connections."""
     import torch.distributed as dist
 
     if dist.is_available() and dist.is_initialized():
@@ -141,13 +141,13 @@ def leave() -> None:
 
 
 def beat(stage_dir: Path) -> None:
-    """Say that this rank is getting on: the launcher ends a stage whose ranks are silent (`watch.py`)."""
+    """Send this rank's heartbeat; the launcher ends a stage whose ranks send none (`launch/execution/watch.py`)."""
     with suppress(OSError):
         os.utime(stage_dir / "ranks" / f"{rank()}.pid")
 
 
 def from_first_rank(make: Callable[[], Any]) -> Any:
-    """What the first rank makes, on every rank: for values that depend on a clock."""
+    """The first rank's value, on every rank; for values that depend on a clock."""
     import torch.distributed as dist
 
     if world_size() == 1 or not (dist.is_available() and dist.is_initialized()):
@@ -158,7 +158,7 @@ def from_first_rank(make: Callable[[], Any]) -> Any:
 
 
 def gathered(rows: list[Any]) -> list[Any]:
-    """The rows of all ranks, in the order of the ranks, on every rank."""
+    """The rows of all ranks, in rank order, on every rank."""
     import torch.distributed as dist
 
     if world_size() == 1 or not (dist.is_available() and dist.is_initialized()):

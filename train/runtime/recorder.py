@@ -1,4 +1,4 @@
-"""Trainer callback that records a run: metrics.jsonl, the ledger's rows, the clock, progress, and what looks wrong."""
+"""Trainer callback that records a run: metrics.jsonl, the ledger's rows, the clock, progress and warnings."""
 
 import json
 import math
@@ -19,11 +19,11 @@ _CLIPPED_ALARM = 0.05  # share of tokens; healthy runs are below 0.01
 
 
 class DivergedError(UserError):
-    """Training has left the numbers; going on would only spoil the weights."""
+    """Loss or gradient is not finite."""
 
 
 def alarms(logs: dict[str, float]) -> list[str]:
-    """What an update's metrics say about vLLM and the trainer disagreeing, as sentences."""
+    """Warnings about the sampler/trainer mismatch in an update's metrics, as sentences."""
     share = float(logs.get("mismatch/clipped_share", 0.0))
     if share <= _CLIPPED_ALARM:
         return []
@@ -34,21 +34,21 @@ def alarms(logs: dict[str, float]) -> list[str]:
 
 
 class RunRecorder(TrainerCallback):
-    """Appends every logged metric to `metrics.jsonl`, closes the ledger's step and notes the time.
+    """Appends every logged metric to `metrics.jsonl`, closes the ledger's step and records the time.
 
-    `clock.jsonl` has the seconds of all processes together up to each update, apart from the ledger because no two runs
-    share them; what a killed run has to do again is counted once.
+    `clock.jsonl` has the summed seconds of all processes up to each update. It is not part of the ledger, because it
+    differs from run to run. Updates that a resumed run repeats are counted once.
 
     Args:
         directory: of the run.
         steps: optimizer updates of the run.
-        resumed_step: metrics after this step are dropped, because they will be computed again.
+        resumed_step: metrics after this step are dropped, because they are computed again.
         ledger: closed after every update, if given.
         before_close: called with the step number before the ledger's row is written.
         tracker: gets the metrics too, if given.
 
     Attributes:
-        warnings: what looked wrong, as sentences; the latest is shown with the progress.
+        warnings: as sentences; the latest is shown with the progress.
     """
 
     def __init__(
@@ -74,7 +74,7 @@ class RunRecorder(TrainerCallback):
             self._spent = rows[-1]["process_seconds"] if rows else 0.0
 
     def warn(self, text: str) -> None:
-        """Say once that something looks wrong, in the log and with the progress."""
+        """Show a warning once, in the log and with the progress."""
         if text not in self.warnings:
             self.warnings.append(text)
             print(f"warning: {text}", flush=True)
@@ -90,11 +90,11 @@ class RunRecorder(TrainerCallback):
         """Append one row; the summary the Trainer logs at the end, with run times, is left out.
 
         Raises:
-            DivergedError: the loss or the gradient is no number. Nothing has been saved since it was one.
+            DivergedError: the loss or the gradient norm is not finite. No checkpoint has been written since it was.
         """
         if not logs or "train_runtime" in logs:
             return
-        self._require_numbers(state.global_step, logs)
+        self._require_finite(state.global_step, logs)
         if not state.is_world_process_zero:
             return
         for text in alarms(logs):
@@ -103,13 +103,13 @@ class RunRecorder(TrainerCallback):
             self.tracker.log(state.global_step, logs)
         with self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps({"step": state.global_step, **logs}) + "\n")
-        # The logged loss of a policy-gradient step says nothing (its value is not minimised); the reward does.
+        # The loss of a policy-gradient update is not a measure of progress; the reward is.
         shown = "reward" if "reward" in logs else "loss"
         self.note = f"{shown} {float(logs[shown]):.3g}" if shown in logs else ""
         if self.warnings:
             self.note += f"; warning: {self.warnings[-1]}"
 
-    def _require_numbers(self, step: int, logs: dict[str, float]) -> None:
+    def _require_finite(self, step: int, logs: dict[str, float]) -> None:
         for name in ("loss", "grad_norm"):
             if name in logs and not math.isfinite(float(logs[name])):
                 ids = self.ledger.last_presented if self.ledger is not None else []
@@ -124,11 +124,11 @@ class RunRecorder(TrainerCallback):
         self._started = time.monotonic()
 
     def on_step_begin(self, *args: object, **kwargs: object) -> None:
-        """Show that this rank is alive."""
+        """Send a heartbeat."""
         beat(self.path.parent)
 
     def on_substep_end(self, *args: object, **kwargs: object) -> None:
-        """The same after every micro-batch: an update of a large model may take half an hour."""
+        """Send a heartbeat after every micro-batch: an update of a large model may take half an hour."""
         beat(self.path.parent)
 
     def on_step_end(

@@ -1,4 +1,4 @@
-"""Who samples in a training run: what vLLM needs beyond TRL's arguments, and what is recorded of it."""
+"""The sampling engine of a run: what vLLM needs beyond TRL's arguments, and its record in the manifest."""
 
 import os
 from collections.abc import Iterator
@@ -14,16 +14,16 @@ from train.runtime.ranks import barrier
 
 
 def rank_variables() -> dict[str, str | None]:
-    """The variables by which a process takes itself for a rank, which TRL writes for vLLM; and vLLM's own for that."""
+    """Environment variables that TRL sets for vLLM and that make a process consider itself a rank."""
     names = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "VLLM_ENABLE_V1_MULTIPROCESSING")
     return {name: os.environ.get(name) for name in names}
 
 
 def require_vllm(vllm: VllmSpec | None) -> None:
-    """Refuse what cannot run here, before anything is loaded.
+    """Check that vLLM can run here, before anything is loaded.
 
     Raises:
-        UserError: vLLM is not installed, or a server is wanted on a machine without a GPU.
+        UserError: vLLM is not installed, or `mode: server` on a machine without a GPU.
     """
     if vllm is None:
         return
@@ -34,33 +34,33 @@ def require_vllm(vllm: VllmSpec | None) -> None:
         )
     if vllm.mode == "server" and on_cpu():
         raise UserError(
-            "resources.vllm.mode is server but this machine has no GPU, and weights reach a vLLM server by NCCL alone; "
-            "choose resources.vllm.mode=colocate or resources.vllm=null"
+            "resources.vllm.mode is server but this machine has no GPU, and a vLLM server receives weights by NCCL "
+            "only; choose resources.vllm.mode=colocate or resources.vllm=null"
         )
 
 
 def can_sleep(vllm: VllmSpec) -> bool:
-    """Whether a colocated vLLM sleeps while the weights are trained; says so where that is wanted and impossible."""
+    """Whether a colocated vLLM sleeps during training; prints a note where `sleep` is set but impossible."""
     wanted = vllm.sleep and vllm.mode == "colocate"
     if wanted and on_cpu():
-        print("vLLM cannot sleep on a CPU and stays awake; that takes memory and changes no result", flush=True)
+        print("vLLM cannot sleep on a CPU and stays awake; this takes memory and does not change results", flush=True)
     return wanted and not on_cpu()
 
 
 def engine_seed(seed: int, process: int, tensor_parallel: int) -> int:
-    """Seed of the random numbers of a rank's vLLM: the training seed's and the rank's own.
+    """Seed of a rank's vLLM, from the training seed and the rank.
 
-    Ranks that hold one copy of the model together must draw the same.
+    Ranks that hold one copy of the model together must sample the same.
     """
     return (seed * 1_000_003 + process // tensor_parallel) % 2**31
 
 
 @contextmanager
 def engine_options(dtype: str) -> Iterator[None]:
-    """Within it, the engine that TRL makes samples in `dtype`; TRL leaves the choice to vLLM, bfloat16 for float32.
+    """Context in which the engine that TRL makes samples in `dtype`; TRL leaves the choice to vLLM.
 
-    On a CPU nothing is compiled, and layers keep their weights as they are: vLLM would pack them for its kernels and
-    drop what the trainer's weights are written into.
+    On a CPU nothing is compiled, and layers keep their weights unpacked: vLLM would pack them for its kernels and drop
+    the tensors that the trainer's weights are copied into.
     """
     from trl.generation import vllm_generation
 
@@ -100,9 +100,9 @@ def _unpacked_weights() -> Iterator[None]:
 
 @contextmanager
 def released_engine(trainer: Any) -> Iterator[None]:
-    """At the end of it, a colocated vLLM gives back what it holds: memory, the ranks' connections, the environment.
+    """Context that releases a colocated vLLM at its end: memory, the ranks' connections, environment variables.
 
-    Later stages run in the same process where there is no GPU, and would take themselves for ranks of this one.
+    Without a GPU later stages run in the same process; with these variables they would consider themselves ranks.
     """
     generation = getattr(trainer, "vllm_generation", None)
     try:
@@ -117,11 +117,11 @@ def released_engine(trainer: Any) -> Iterator[None]:
 
 
 def engine_facts(trainer: Any, sampled: bool) -> dict[str, str | None]:
-    """What wrote the completions of a run, for the manifest: name, version, device, dtype; None where it is not known.
+    """The engine that sampled a run's completions, for the manifest: name, version, device, dtype; None if unknown.
 
     Args:
         trainer: of the run.
-        sampled: whether the policy wrote them; else they were stored before training.
+        sampled: whether the policy sampled them; otherwise they come from a teacher.
     """
     if not sampled:
         return {"name": "stored", "version": None, "device": None, "dtype": None}

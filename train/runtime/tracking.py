@@ -1,7 +1,7 @@
 """Mirroring a run's metrics to Weights & Biases; `metrics.jsonl` stays the source of truth.
 
-One group per study, one job type per arm, one run per arm and seed. A run's id is made from what it trains on, so a
-resumed run, and each offline segment of it, is the same run.
+One group per study, one job type per arm, one run per arm and seed. A run's id follows from the inputs of its stage, so
+that a resumed run and its offline segments are the same run.
 """
 
 import netrc
@@ -11,16 +11,22 @@ from typing import Any
 
 from recipes.manifest import hash_json, read_manifest
 from recipes.schema import Recipe
-from train.arms import ResolvedArm
 from train.runtime.ranks import rank
 
 _SHOWN_COMPLETIONS = 8
 
 
 class Tracker:
-    """A run of wandb, or nothing where the recipe has none or this is not the first rank."""
+    """A run of wandb; does nothing where the recipe has no `wandb` section, and on all ranks but the first.
 
-    def __init__(self, recipe: Recipe, settings: ResolvedArm, stage_dir: Path, arm: str, seed: int) -> None:
+    Args:
+        recipe: of the study.
+        settings: of the arm, as JSON values.
+        stage_dir: of the run.
+        arm, seed: of the run.
+    """
+
+    def __init__(self, recipe: Recipe, settings: dict[str, Any], stage_dir: Path, arm: str, seed: int) -> None:
         self._run: Any = None
         if recipe.wandb is None or rank() != 0:
             return
@@ -37,7 +43,7 @@ class Tracker:
             resume="allow",
             mode=wandb_mode(recipe.wandb.mode),
             dir=str(stage_dir),
-            config=settings.matched_on() | {"seed": seed},
+            config=settings | {"seed": seed},
             settings=wandb.Settings(silent=True, console="off"),
         )
 
@@ -47,7 +53,7 @@ class Tracker:
             self._run.log(values, step=step)
 
     def completions(self, step: int, rows: list[dict[str, Any]]) -> None:
-        """A table of sampled completions, every so many updates."""
+        """A table of sampled completions, every `completions_every_steps` updates."""
         if self._run is None or step % self.every:
             return
         import wandb
@@ -63,13 +69,13 @@ class Tracker:
 
 
 def run_id(stage_dir: Path) -> str:
-    """Id of the run a stage directory holds: what goes into it, and where it is."""
+    """Id of the run in a stage directory, from its path and the hash of its inputs."""
     manifest = read_manifest(stage_dir)
     return hash_json([stage_dir.parts[-4:], manifest and manifest["input_hash"]])[:16]
 
 
 def wandb_mode(mode: str) -> Any:
-    """The mode, online or offline; WANDB_MODE decides over the recipe, and without a key `auto` is offline."""
+    """Online or offline: WANDB_MODE takes precedence over the recipe, and `auto` is offline without a key."""
     if chosen := os.environ.get("WANDB_MODE"):
         return chosen
     if mode != "auto":

@@ -1,0 +1,316 @@
+"""The types of `transfer.json`, and the only code that writes and reads it.
+
+Scores and gains are in points (0 to 100), indices in percent of the math gain.
+"""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, NamedTuple
+
+from pydantic import JsonValue, ValidationError, model_validator
+
+from eval.forgetting.schema import Trajectory
+from eval.shifts.schema import Shifts
+from eval.statistics.values import Estimate, Values
+from recipes.errors import UserError
+from recipes.manifest import write_json
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+SCHEMA_VERSION = 1
+TRANSFER = "transfer.json"
+REHEARSAL = "REHEARSAL"  # the status of a study whose models are tiny and random
+
+WarningCode = Literal[
+    "rehearsal",
+    "all_truncated",
+    "many_truncated",
+    "base_scores_zero",
+    "few_questions",
+    "shared_bos_eos",
+    "other_template",
+    "other_eos",
+    "empty_samples",
+]
+
+
+class ReportWarning(NamedTuple):
+    """What a reader must know before relying on a value."""
+
+    code: WarningCode
+    message: str
+
+
+class IndexValue(Values):
+    """A transfer index in percent. `method` says how its interval was computed, `reason` why there is none."""
+
+    estimate: float | None
+    interval: Estimate | None
+    method: str | None
+    status: str
+    """`identified`, `not identified` or `undefined`."""
+    reason: str | None
+
+
+class BaseBenchmark(Values):
+    """The base on one benchmark."""
+
+    score: Estimate
+    outcomes: dict[str, int]
+
+
+class Base(Values):
+    """The base's scores by benchmark."""
+
+    benchmarks: dict[str, BaseBenchmark]
+
+
+class ArmBenchmark(Values):
+    """An arm on one benchmark."""
+
+    score: Estimate
+    gain: Estimate
+    p_value: float
+    p_holm: float
+    seed_scores: list[float]
+    outcomes: dict[str, int]
+    change: dict[str, float]
+    """Outcome -> how its share moved from base to arm, in points of all responses."""
+
+
+class ArmResult(Values):
+    """Gains and indices of one arm."""
+
+    groups: dict[str, Estimate]
+    """Group -> mean gain over the base."""
+    benchmarks: dict[str, ArmBenchmark]
+    index: dict[str, dict[str, IndexValue]]
+    """Definition -> group -> index."""
+    without: dict[str, dict[str, IndexValue]] | None = None
+    """Group -> benchmark left out -> index; in the primary reading only."""
+
+
+class BenchmarkContrast(Values):
+    """Difference of two arms on one benchmark."""
+
+    difference: Estimate
+    p_holm: float
+
+
+class Contrast(Values):
+    """Differences of two arms, `first` minus `second`, on the same draws."""
+
+    first: str
+    second: str
+    groups: dict[str, Estimate]
+    benchmarks: dict[str, BenchmarkContrast]
+    index: dict[str, dict[str, IndexValue]]
+
+
+class ReadingResult(Values):
+    """Every benchmark prompted and scored in one reading."""
+
+    base: Base
+    arms: dict[str, ArmResult]
+    contrasts: list[Contrast]
+    cells: dict[str, list[str]]
+    """Benchmark -> its prompting and its scoring."""
+
+
+class Claim(Values):
+    """A primary claim with its test."""
+
+    group: str
+    first: str
+    second: str
+    difference: Estimate
+    p_value: float
+    p_holm: float
+    verdict: Literal["supported", "contradicted", "undecided"]
+
+
+class Analysis(Values):
+    """What was decided before the evaluation, what after, and the primary claims."""
+
+    sha256: str
+    before: list[str]
+    after: list[str]
+    claims: list[Claim]
+
+
+class CellScore(Values):
+    """Scores of all models on a benchmark in one prompting by one scoring."""
+
+    benchmark: str
+    prompting: str
+    scoring: str
+    rule: str
+    scores: dict[str, float]
+
+
+class Response(Values):
+    """A response, its thinking apart."""
+
+    thinking: str | None
+    text: str
+    outcome: str
+
+
+class Example(Values):
+    """One question with the first response of every model."""
+
+    benchmark: str
+    group: str
+    question_id: str
+    why: str
+    prompt: str
+    reference: str | None
+    responses: dict[str, Response]
+
+
+class Presented(Values):
+    """The problems that the arms were presented, over a whole run."""
+
+    equal: bool
+    problems: dict[str, int]
+    with_gradient: dict[str, int]
+
+
+class Certificate(Values):
+    """What the arms shared, by hash and value, and what they differed in."""
+
+    varies: list[str]
+    shared: dict[str, JsonValue]
+    differs: dict[str, dict[str, JsonValue]]
+    presented: Presented
+
+
+class Budget(Values):
+    """The totals of one run's ledger."""
+
+    presented_problems: int
+    contributed_problems: int
+    exposures: int
+    completions: int
+    correct_completions: int
+    prompt_tokens: int
+    generated_tokens: int
+    trained_tokens: int
+    generate_flops: float
+    reference_flops: float
+    train_flops: float
+
+    @property
+    def flops(self) -> float:
+        """FLOPs of generation, reference and training together."""
+        return self.generate_flops + self.reference_flops + self.train_flops
+
+
+class ModelHashes(Values):
+    """Hashes of a model's weights and of its stored responses."""
+
+    weights: str
+    responses: str
+
+
+class Transfer(Values):
+    """A transfer report: everything in `transfer.json`."""
+
+    schema_version: int
+    study: str
+    title: str | None
+    status: Literal["matched", "UNMATCHED", "unknown lineage", "REHEARSAL"]
+    differences: list[str]
+    seeds: list[int]
+    split: str
+    samples: dict[str, int]
+    confidence: float
+    draws: int
+    groups: dict[str, list[str]]
+    questions: dict[str, int]
+    clusters: dict[str, int]
+    pocket: bool
+    analysis: Analysis
+    reading: str
+    definition: str
+    base: Base
+    arms: dict[str, ArmResult]
+    contrasts: list[Contrast]
+    readings: dict[str, ReadingResult]
+    cells: list[CellScore]
+    pass_at_k: dict[str, dict[str, list[tuple[float, float]]]]
+    """Benchmark -> model -> [k, pass@k in points]."""
+    warnings: list[str]
+    warning_codes: list[WarningCode]
+    """The code of every warning, in the order of `warnings`."""
+    trajectory: Trajectory | None
+    diagnostics: Shifts | None
+    examples: list[Example]
+    certificate: Certificate | None
+    versions: dict[str, str]
+    budget: dict[str, list[Budget]]
+    settings: dict[str, dict[str, JsonValue]]
+    models: dict[str, ModelHashes]
+
+    @model_validator(mode="after")
+    def _a_code_for_every_warning(self) -> "Transfer":
+        if len(self.warnings) != len(self.warning_codes):
+            raise ValueError(f"{len(self.warnings)} warnings have {len(self.warning_codes)} codes")
+        return self
+
+    def warnings_of(self, code: WarningCode) -> list[str]:
+        """The messages of all warnings with a code."""
+        return [text for text, own in zip(self.warnings, self.warning_codes, strict=True) if own == code]
+
+    def gains_frame(self) -> "pd.DataFrame":
+        """Gains over the base in points: columns `model`, `group`, `benchmark`, `estimate`, `low`, `high`.
+
+        A row for every group of benchmarks, where `benchmark` is null, and one for every benchmark.
+        """
+        import pandas as pd
+
+        rows = []
+        for model, result in self.arms.items():
+            for group, names in self.groups.items():
+                cells = [(None, result.groups[group]), *((name, result.benchmarks[name].gain) for name in names)]
+                rows += [{"model": model, "group": group, "benchmark": name} | gain.dump() for name, gain in cells]
+        return pd.DataFrame(rows, columns=["model", "group", "benchmark", "estimate", "low", "high"])
+
+
+def write_transfer(path: Path, transfer: Transfer) -> None:
+    """Write a report, atomically."""
+    write_json(path, transfer.dump())
+
+
+def read_transfer(path: Path | str) -> Transfer:
+    """Read a report.
+
+    Args:
+        path: of `transfer.json`, or of a study directory with a finished report.
+
+    Raises:
+        UserError: there is no report, or the file is torn, not a report, or of another schema version.
+    """
+    path = Path(path)
+    if path.is_dir():
+        path = path / "report" / TRANSFER
+    remedy = "remove the folder `report` of the study and run `transfer run` again; only the report is computed anew"
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"there is no report at {path}; `transfer run` makes it") from None
+    except ValueError as error:
+        raise UserError(f"{path} is damaged ({error}); {remedy}") from None
+    version = values.get("schema_version") if isinstance(values, dict) else None
+    if not isinstance(values, dict) or (version is None and "study" not in values):
+        raise UserError(f"{path} is not a transfer report; name the transfer.json of a finished study")
+    if version != SCHEMA_VERSION:
+        found = "has no schema_version" if version is None else f"has schema_version {version}"
+        raise UserError(f"{path} {found}, this version of the code reads {SCHEMA_VERSION}; {remedy}")
+    try:
+        return Transfer.model_validate(values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"])) or "the file"
+        raise UserError(f"{path} is not a complete transfer report ({where}: {first['msg']}); {remedy}") from None

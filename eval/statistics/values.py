@@ -1,0 +1,42 @@
+"""Estimates as they are stored in `transfer.json`: rounded, immutable, checked when read."""
+
+from typing import TYPE_CHECKING, Any
+
+from pydantic import BaseModel, ConfigDict
+
+if TYPE_CHECKING:
+    from eval.statistics.inference import Interval
+
+
+class Values(BaseModel):
+    """A part of a report. Unknown keys are refused; a key that was never set is left out of the JSON."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    def dump(self) -> dict[str, Any]:
+        """The part as JSON values."""
+        return self.model_dump(mode="json", exclude_unset=True)
+
+
+class Estimate(Values):
+    """An estimate with its confidence interval; the unit is that of the field that holds it."""
+
+    estimate: float
+    low: float
+    high: float
+
+    @classmethod
+    def of(cls, interval: "Interval", digits: int = 3) -> "Estimate":
+        """An interval, rounded."""
+        return cls(**{key: round(float(value), digits) for key, value in interval._asdict().items()})
+
+    def __neg__(self) -> "Estimate":
+        return Estimate(estimate=-self.estimate, low=-self.high, high=-self.low)
+
+
+class PartialEstimate(Values):
+    """An estimate that has no interval where too few draws define it."""
+
+    estimate: float
+    low: float | None
+    high: float | None

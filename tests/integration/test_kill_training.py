@@ -1,0 +1,40 @@
+"""kill -9 in the middle of training, once per trainer: the same command reaches the weights of the smoke study."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+
+from recipes.manifest import read_manifest
+from tests.integration.test_deepspeed import ROOT, SMOKE, final, study_of
+from train.accounting.ledger import read_rows
+
+
+@pytest.mark.parametrize("arm", ["off_policy_sft", "grpo"])
+def test_killed_training_resumes_to_the_weights_of_a_run_without_a_kill(smoke_study, transfer, tmp_path, arm):
+    study, run = study_of(smoke_study, tmp_path / "study"), f"arms/{arm}/seed-0"
+    arguments = ["run", str(SMOKE), "--out", str(study), "--until", run]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "launch", *arguments],
+        cwd=ROOT, stdout=subprocess.DEVNULL, env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )  # fmt: skip
+    deadline = time.monotonic() + 240
+    while not (study / run / "checkpoint-1" / "COMPLETE").exists():
+        assert process.poll() is None, "the study ended before it could be killed"
+        assert time.monotonic() < deadline
+        time.sleep(0.002)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    time.sleep(0.5)  # its workers die with it
+    assert read_manifest(study / run)["completed"] is None, "the kill came too late to test anything"
+    again = transfer(*arguments)
+    assert again.returncode == 0, again.stdout + again.stderr
+    assert f"resume   {run}" in again.stdout
+    assert torch.equal(final(study, arm), final(smoke_study, arm))
+    ledgers = [read_rows(s / run / "ledger.jsonl") for s in (study, smoke_study)]
+    assert json.dumps(ledgers[0]) == json.dumps(ledgers[1])
