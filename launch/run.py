@@ -37,7 +37,7 @@ def require_possible(recipe: Recipe) -> None:
 
 
 def require_ready(recipe: Recipe, stages: list[Stage], study_dir: Path, site: SiteSpec | None = None) -> None:
-    """Print what the stages lack on the machine or cluster that will run them. Raises UserError for what cannot work."""
+    """Print what the stages lack where they will run. Raises UserError for what cannot work."""
     lacking = findings(recipe, stages, study_dir, site)
     refuse(lacking)
     for finding in lacking:
