@@ -31,8 +31,8 @@ class ForkedCommand:
     """A server process and the commands that are forked from it; it ends with the test session."""
 
     def __init__(self) -> None:
-        from launch.execution.processes import visible_gpus
         from launch.execution.worker import worker_environment
+        from launch.hardware import visible_gpus
 
         self._first = environment()
         self._environment = self._first | worker_environment()
