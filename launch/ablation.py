@@ -23,6 +23,7 @@ import yaml
 
 from eval.questions.analysis_lock import write_lock
 from launch.execution.failures import INTERRUPTED, STOPPED
+from launch.run import run_stages
 from launch.slurm.jobs import Task
 from launch.stages import Stage, build_stages, select_until
 from recipes.errors import UserError
@@ -118,8 +119,6 @@ class Ablation:
 
     def run(self, until: str | None) -> int:
         """Run everything on this machine, point after point; the exit status. A failed point stops no other."""
-        from launch.commands.main import run_stages
-
         worst = 0
         tasks = self.tasks(until)
         for study_dir in dict.fromkeys(task.study_dir for task in tasks):

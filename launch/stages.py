@@ -28,7 +28,7 @@ _ARM_MODULES = ("train.sft", "train.grpo")
 
 @dataclass(frozen=True)
 class Stage:
-    """One step of a study. Its directory is `<study>/<name>`."""
+    """One stage of a study. Its directory is `<study>/<name>`."""
 
     name: str
     module: str
@@ -64,7 +64,7 @@ def build_stages(recipe: Recipe) -> list[Stage]:
     from train.arms import resolve_arm
 
     values = _without_unused(recipe.dump())
-    if values["model"] is not None:  # a word about machines, not about what is run; runs record what ran
+    if values["model"] is not None:  # depends on the machine; runs record what was used
         del values["model"]["attention_fallback"]
     threads = recipe.resources.threads
     stages = []
@@ -95,7 +95,7 @@ def build_stages(recipe: Recipe) -> list[Stage]:
             reads |= {key: values["resources"][key] for key in topology if recipe.resources.launched}
             if resolved.module == "train.sft":
                 reads["demonstrations"] = recipe.corpus.demonstrations
-            elif resolved.sampling != "teacher":  # vLLM's samples are weighted for its probabilities
+            elif resolved.sampling != "teacher":  # vLLM's samples carry weights for the sampler/trainer mismatch
                 reads["sampler"] = recipe.resources.vllm.mode if recipe.resources.vllm else "transformers"
             before = [f"arms/{resolved.start_from}/seed-{seed}"] if resolved.start_from else []
             needs = ("base", "corpus", *before)
@@ -119,7 +119,7 @@ def build_stages(recipe: Recipe) -> list[Stage]:
 
 
 def _folder_content(folder: Path) -> dict[str, Any]:
-    """What tells that a local checkpoint changed; hashing gigabytes of weights would take longer than planning may."""
+    """Names, sizes and times of a local checkpoint's files; hashing gigabytes of weights would be too slow."""
     if not folder.is_dir():
         return {}
     listing = sorted((path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in folder.iterdir())
@@ -127,7 +127,7 @@ def _folder_content(folder: Path) -> dict[str, Any]:
 
 
 def _corpus_stage(recipe: Recipe, values: dict[str, Any], with_base: bool) -> Stage:
-    # The corpus is compared with the suite's questions, not with how they are asked or judged.
+    # The corpus is compared with the questions of the suite; prompts and scoring do not matter.
     suite = {key: values["suite"][key] for key in ("tasks", "questions", "seed")} if recipe.suite else {}
     suite |= {"benchmarks": [benchmark.name for benchmark in recipe.suite.benchmarks]} if recipe.suite else {}
     reads = flatten({"corpus": values["corpus"], "prompt": values["prompt"], "suite": suite})
@@ -141,18 +141,18 @@ def _corpus_stage(recipe: Recipe, values: dict[str, Any], with_base: bool) -> St
 
 
 def _evaluation(recipe: Recipe, values: dict[str, Any], models: dict[str, str]) -> list[Stage]:
-    """What all models are asked, and the asking of each."""
-    assert recipe.suite is not None
+    """The questions of the suite, and the evaluation of every model on them."""
+    spec = recipe.require_suite()
     suite = values["suite"]
     asked = {key: suite[key] for key in ("questions", "split", "seed")}
     data = {item["name"]: item["data"] for item in suite["benchmarks"]}
     reads = flatten({"suite": asked, "data": data, "lock": values["lock"].get("benchmarks", {})})
-    for item in recipe.suite.benchmarks:
+    for item in spec.benchmarks:
         if item.data is not None and item.data.path is not None:
             reads[f"content of {item.data.path}"] = _content(Path(item.data.path))
-    heldout = any(item.name == "heldout" and item.data is None for item in recipe.suite.benchmarks)
+    heldout = any(item.name == "heldout" and item.data is None for item in spec.benchmarks)
     stages = [Stage("questions", "eval.questions.build", reads, ("corpus",) if heldout else ())]
-    folder, threads = task_folder(recipe.suite), recipe.resources.threads
+    folder, threads = task_folder(spec), recipe.resources.threads
     files = [path for path in folder.iterdir() if path.is_file()]  # not __pycache__
     tasks = hash_json({path.name: hash_file(path) for path in files})
     stages += _trajectories(recipe, values, tasks)
@@ -210,12 +210,11 @@ def _diagnostics(recipe: Recipe, values: dict[str, Any], models: dict[str, str])
     """Representation and token shift of every final model."""
     if not recipe.with_diagnostics:
         return []
-    assert recipe.suite is not None
     suite = {key: values["suite"][key] for key in ("tasks", "thinking", "benchmarks")}
     reads = flatten({"diagnostics": values["diagnostics"], "suite": suite, "prompt": values["prompt"]})
     reads |= flatten({"dtype": values["model"]["dtype"], "attention": values["model"]["attention"]})
     threads = recipe.resources.threads
-    folder = task_folder(recipe.suite)
+    folder = task_folder(recipe.require_suite())
     tasks = hash_json({path.name: hash_file(path) for path in folder.iterdir() if path.is_file()})
     reads |= {"content of the task files": tasks, "reading": recipe.analysis.reading, "threads": threads}
     before = ("corpus", "questions") if recipe.corpus.sources else ("questions",)
@@ -302,7 +301,7 @@ def _missing_output(directory: Path) -> str | None:
 
 
 def made_by_other_code(stage: Stage, study_dir: Path) -> bool:
-    """Whether a finished stage was made, in part or as a whole, by code that says something else now."""
+    """Whether a finished stage was made, in part or as a whole, by an earlier version of the code."""
     manifest = read_manifest(study_dir / stage.name)
     return manifest is not None and manifest.get("code") != stage.code
 

@@ -1,10 +1,11 @@
-"""Where a study stands: state, progress and rate of every stage, and of a failed one the reason and its log's end."""
+"""The state of a study: state, progress and rate of every stage, and of a failed one the reason and its log's end."""
 
 import json
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
+from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +22,27 @@ _ENDED = {
     "TIMEOUT": "its job reached the time limit and could not continue itself",
     "OUT_OF_MEMORY": "its job needed more memory than it asked for (`memory` in the site file)",
     "PREEMPTED": "its job was preempted and not started again",
-    "FAILED": "its job failed before the stage could say why",
+    "FAILED": "its job failed before the stage recorded a reason",
     "BOOT_FAIL": "its node did not start",
     "DEADLINE": "its job could not start before its deadline",
 }
+
+
+class State(StrEnum):
+    """What `transfer status` says of a stage."""
+
+    DONE = "done"
+    RUNNING = "running"
+    QUEUED = "queued"
+    """Its job waits for resources."""
+    WAITING = "waiting"
+    """Its job waits for other jobs."""
+    FAILED = "failed"
+    STOPPED = "stopped"
+    """It was interrupted and can be resumed."""
+    BLOCKED = "blocked"
+    """A stage that it needs failed."""
+    OPEN = "open"
 
 
 @dataclass
@@ -33,8 +51,7 @@ class Standing:
 
     study: str
     stage: str
-    state: str
-    """done, running, queued, waiting, failed, stopped, blocked or open."""
+    state: State = State.OPEN
     job: str | None = None
     where: str | None = None
     done: int | None = None
@@ -51,7 +68,7 @@ class Standing:
 
 
 def standings(root: Path, tasks: Sequence[Task]) -> list[Standing]:
-    """Where every stage stands; asks Slurm if something was submitted."""
+    """The state of every stage; queries Slurm if something was submitted."""
     submitted = read_jobs(root)
     queue, unreachable = Queue(), None
     if submitted:
@@ -61,93 +78,97 @@ def standings(root: Path, tasks: Sequence[Task]) -> list[Standing]:
             unreachable = str(error)
         submitted = known_jobs(root, queue)
     states = states_of(tasks)
-    found: dict[tuple[str, str], Standing] = {}
+    by_task: dict[tuple[str, str], Standing] = {}
     for task in tasks:
         jobs = _jobs_of(task, root, submitted)
         standing = _standing(task, root, states[task.key].state, jobs, queue, unreachable)
-        broken = [key[1] for key in task.needs if key in found and found[key].state in ("failed", "blocked")]
-        if broken and standing.state == "open":
-            standing.state, standing.reason = "blocked", f"needs {', '.join(broken)}"
-        found[task.key] = standing
-    return list(found.values())
+        broken = [key[1] for key in task.needs if key in by_task and by_task[key].state in ("failed", "blocked")]
+        if broken and standing.state is State.OPEN:
+            standing.state, standing.reason = State.BLOCKED, f"needs {', '.join(broken)}"
+        by_task[task.key] = standing
+    return list(by_task.values())
 
 
 def _jobs_of(task: Task, root: Path, submitted: Sequence[Submitted]) -> list[str]:
     name = (str(task.study_dir.resolve().relative_to(root.resolve())), task.stage.name)
-    return [job.identifier(number) for job in submitted for number, other in enumerate(job.tasks) if other == name]
+    return [job.identifier(index) for job in submitted for index, other in enumerate(job.tasks) if other == name]
 
 
 def _standing(task: Task, root: Path, state: str, jobs: list[str], queue: Queue, unreachable: str | None) -> Standing:
+    """The state of one stage: what is on the disk comes first, then the queue, then what Slurm recorded of its jobs."""
     study_dir, name = task.study_dir, task.stage.name
-    found = Standing(str(study_dir), name, "open")
+    standing = Standing(str(study_dir), name)
     manifest = read_manifest(study_dir / name) or {}
     if state == "done":
-        found.state = "done"
-        found.seconds = _seconds_between(manifest.get("started"), manifest.get("completed"))
-        return found
-    active = [(identifier, *row) for identifier in jobs if (row := queue.active(identifier))]
-    running = [row for row in active if row[1] in ("RUNNING", "COMPLETING", "CONFIGURING")]
-    held = is_locked(study_dir / ".locks" / name.replace("/", "--"))
+        standing.state = State.DONE
+        standing.seconds = _seconds_between(manifest.get("started"), manifest.get("completed"))
+        return standing
     log = log_path(study_dir, name)
     if log.exists():
-        found.log = str(log)
-    if running or held:
-        found.state = "running"
-        found.job, found.where = (running[0][0], running[0][2]) if running else (None, "this machine's or another's")
-        found.seconds = _seconds_between(manifest.get("started"), None)
-        _add_progress(found, study_dir / name / PROGRESS)
+        standing.log = str(log)
+    active = [(identifier, *row) for identifier in jobs if (row := queue.active(identifier))]
+    running = [row for row in active if row[1] in ("RUNNING", "COMPLETING", "CONFIGURING")]
+    if running or is_locked(study_dir / ".locks" / name.replace("/", "--")):
+        standing.state = State.RUNNING
+        standing.job, standing.where = (running[0][0], running[0][2]) if running else (None, "this machine or another")
+        standing.seconds = _seconds_between(manifest.get("started"), None)
+        _add_progress(standing, study_dir / name / PROGRESS)
     elif active:
-        found.job = active[0][0]
-        waits = active[0][2] == "Dependency"
-        found.state = "waiting" if waits else "queued"
-        found.reason = None if waits else f"Slurm says {active[0][2]}"
-    elif failure := recorded(study_dir, name):
-        found.state = "stopped" if failure["status"] == STOPPED else "failed"
-        found.reason = failure["message"]
-    elif jobs:
-        found.job = jobs[-1]
-        ended = None if unreachable else ended_state(jobs[-1])
-        if unreachable:
-            found.reason = f"unknown: {unreachable}"
-        elif ended in ("COMPLETED", "PENDING"):
-            found.reason = "its job has just ended"
+        standing.job, _, reason = active[0][:3]
+        if reason == "Dependency":
+            standing.state = State.WAITING
         else:
-            never = not manifest or state == "new"
-            found.state = "blocked" if never and ended == "CANCELLED" and _needs_failed(task) else "failed"
-            found.reason = _ENDED.get(
-                str(ended),
-                "its job is no longer in the queue and left no word: cancelled, killed, or its node was lost",
-            )
-            if found.state == "blocked":
-                found.reason = f"needs {', '.join(_needs_failed(task))}"
+            standing.state, standing.reason = State.QUEUED, f"Slurm says {reason}"
+    elif failure := recorded(study_dir, name):
+        standing.state = State.STOPPED if failure["status"] == STOPPED else State.FAILED
+        standing.reason = failure["message"]
+    elif jobs:
+        standing.job = jobs[-1]
+        never_started = not manifest or state == "new"
+        standing.state, standing.reason = _after_job(task, jobs[-1], never_started, unreachable)
     elif state == "resume":
-        found.state = "stopped"
-        found.reason = "interrupted without a word (killed, or the machine went down)"
-    if found.state == "failed" and found.log:
-        found.log_end = tuple(last_lines(Path(found.log), 6))
-    return found
+        standing.state = State.STOPPED
+        standing.reason = "interrupted without a message (killed, or the machine went down)"
+    if standing.state is State.FAILED and standing.log:
+        standing.log_end = tuple(last_lines(Path(standing.log), 6))
+    return standing
 
 
-def _needs_failed(task: Task) -> list[str]:
-    """Stages it needs that are not done."""
+def _after_job(task: Task, job: str, never_started: bool, unreachable: str | None) -> tuple[State, str]:
+    """State and reason of a stage whose last job has left the queue without recording a failure."""
+    if unreachable:
+        return State.OPEN, f"unknown: {unreachable}"
+    ended = ended_state(job)
+    if ended in ("COMPLETED", "PENDING"):
+        return State.OPEN, "its job has just ended"
+    unmet = _unfinished_needs(task)
+    if never_started and ended == "CANCELLED" and unmet:
+        return State.BLOCKED, f"needs {', '.join(unmet)}"
+    return State.FAILED, _ENDED.get(
+        str(ended), "its job left the queue without a message: cancelled, killed, or its node was lost"
+    )
+
+
+def _unfinished_needs(task: Task) -> list[str]:
+    """Stages that it needs and that are not done."""
     manifests = {need: read_manifest(task.study_dir / need) for need in task.stage.needs}
     return [need for need, manifest in manifests.items() if manifest is None or not manifest["completed"]]
 
 
-def _add_progress(found: Standing, path: Path) -> None:
+def _add_progress(standing: Standing, path: Path) -> None:
     try:
         progress = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return
-    found.done, found.total, found.unit = progress["done"], progress["total"], progress["unit"]
-    found.note = progress["note"] or None
+    standing.done, standing.total, standing.unit = progress["done"], progress["total"], progress["unit"]
+    standing.note = progress["note"] or None
     elapsed, made = progress.get("at", 0) - progress.get("first_at", 0), progress["done"] - progress.get("first", 0)
     if elapsed > 0 and made > 0:
-        found.rate_per_second = made / elapsed
-        found.remaining_seconds = (progress["total"] - progress["done"]) / found.rate_per_second
+        standing.rate_per_second = made / elapsed
+        standing.remaining_seconds = (progress["total"] - progress["done"]) / standing.rate_per_second
     silent = time.time() - progress.get("at", time.time())
     if silent > 600:
-        found.note = f"{found.note or ''} (no progress for {silent / 60:.0f} minutes)".strip()
+        standing.note = f"{standing.note or ''} (no progress for {silent / 60:.0f} minutes)".strip()
 
 
 def _seconds_between(start: str | None, end: str | None) -> float | None:
@@ -157,17 +178,17 @@ def _seconds_between(start: str | None, end: str | None) -> float | None:
     return (finish - datetime.fromisoformat(start)).total_seconds()
 
 
-def as_json(found: Sequence[Standing]) -> list[dict[str, Any]]:
+def as_json(stages: Sequence[Standing]) -> list[dict[str, Any]]:
     """The standings as JSON values."""
-    return [asdict(standing) for standing in found]
+    return [asdict(standing) for standing in stages]
 
 
-def format_standings(found: Sequence[Standing]) -> str:
+def format_standings(stages: Sequence[Standing]) -> str:
     """The standings as text: one line a stage, and under a failed one why."""
-    studies = list(dict.fromkeys(standing.study for standing in found))
+    studies = list(dict.fromkeys(standing.study for standing in stages))
     lines = []
     for study in studies:
-        members = [standing for standing in found if standing.study == study]
+        members = [standing for standing in stages if standing.study == study]
         counts = {
             state: sum(one.state == state for one in members) for state in dict.fromkeys(m.state for m in members)
         }
@@ -202,7 +223,7 @@ def _details(one: Standing) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Seconds as a person says them."""
+    """Seconds in a readable unit."""
     whole = round(seconds)
     if whole < 90:
         return f"{whole} s"

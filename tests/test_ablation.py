@@ -251,7 +251,7 @@ def test_a_stopped_point_stops_the_ablation_and_a_failed_one_does_not(tmp_path, 
         done.append(study_dir.name)
         return 0 if study_dir.name == "shared" else status
 
-    monkeypatch.setattr("launch.commands.main.run_stages", run_stages)
+    monkeypatch.setattr("launch.ablation.run_stages", run_stages)
     made = ablation(tmp_path, grid=["train.learning_rate=5e-4,1e-3"])
     assert made.run(None) == status
     assert len(done) == runs

@@ -36,4 +36,4 @@ def test_only_what_a_stage_runs_changes_its_version(version_in):
 
 
 def test_modules_imported_inside_functions_count():
-    assert "launch.execution.local" in subject._read("launch.commands.main")[1]
+    assert "launch.run" in subject._read("launch.commands.recipe")[1]

@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from launch.commands.study import check_site
 from launch.planning.fit import model_shape
 from launch.planning.needs import checkpoint_seconds, gpu_hours_of_run
+from launch.run import check_site
 from launch.slurm.jobs import Needed, make_jobs, tasks_of_study
 from launch.slurm.script import render, signal_seconds
 from launch.slurm.site_file import SiteSpec, find_site, load_site

@@ -50,7 +50,7 @@ def test_states_of_a_study_on_one_machine(study):
     finish(tasks, "base", "corpus")
     begin(tasks, GRPO)
     assert found(root, tasks)[GRPO].state == "stopped"
-    assert "without a word" in found(root, tasks)[GRPO].reason
+    assert "interrupted without a message" in found(root, tasks)[GRPO].reason
     with locked(root / ".locks" / GRPO.replace("/", "--")):
         assert found(root, tasks)[GRPO].state == "running"
     (root / "logs").mkdir()
@@ -125,7 +125,7 @@ def test_states_of_jobs(study, monkeypatch):
         ("NODE_FAIL", "its node was lost"),
         ("OUT_OF_MEMORY", "its job needed more memory"),
         ("CANCELLED", "its job was cancelled"),
-        (None, "its job is no longer in the queue and left no word"),
+        (None, "its job left the queue without a message"),
     ],
 )
 def test_a_job_that_is_gone_says_why_as_far_as_slurm_knows(study, monkeypatch, ended, reason):

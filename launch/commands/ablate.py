@@ -7,28 +7,31 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from launch.commands.arguments import add_cluster, add_command, add_overrides
+from launch.commands.recipe import read_site
 from launch.execution.processes import read_run
 from recipes.errors import UserError
 
 if TYPE_CHECKING:
     from launch.ablation import Ablation
 
-NAMES = ("ablate",)
 _HELDOUT = {"name": "heldout", "group": "math", "scorings": {"paper": "last_box_text", "robust": "boxed"}}
 
 
-def add_commands(commands: Any, add_place: Any) -> None:
-    """Add the subcommand."""
-    parser = commands.add_parser(
+def add_ablate(commands: Any) -> None:
+    """Add `transfer ablate`."""
+    parser = add_command(
+        commands,
         "ablate",
-        help="run a recipe at several points",
-        description="Run a recipe at every combination of the given values, with everything the points share run once, "
-        "and draw the gains along each axis.",
+        "run a recipe at several points",
+        "Run a recipe at every combination of the given values, with everything the points share run once, and draw "
+        "the gains along each axis.",
+        _ablate,
     )
     parser.add_argument(
         "recipe", metavar="RECIPE", help="a recipe, a file of recipes/ablations/, or the folder of a finished ablation"
     )
-    parser.add_argument("overrides", metavar="key=value", nargs="*", help="settings to change at every point")
+    add_overrides(parser, "settings to change at every point")
     parser.add_argument("--grid", metavar="KEY=V1,V2", action="append", default=[], help="an axis; all combinations")
     parser.add_argument("--paired", metavar="KEY=V1,V2", action="append", default=[], help="axes that move together")
     parser.add_argument(
@@ -42,12 +45,10 @@ def add_commands(commands: Any, add_place: Any) -> None:
     parser.add_argument("--out", metavar="DIR", type=Path, help="folder (default: runs/<name>)")
     parser.add_argument("--dry-run", action="store_true", help="print points and stages, run nothing")
     parser.add_argument("--until", metavar="STAGE", help="stop after a kind of stage")
-    parser.add_argument("--json", action="store_true", help="print JSON instead of text")
-    add_place(parser)
+    add_cluster(parser)
 
 
-def run_command(options: argparse.Namespace) -> int:
-    """Run the subcommand; returns the exit status."""
+def _ablate(options: argparse.Namespace) -> int:
     from launch.ablation import ABLATION_FILE, load_ablation, read_ablation
     from launch.planning.preflight import check_before_running
 
@@ -62,16 +63,11 @@ def run_command(options: argparse.Namespace) -> int:
 
 
 def _run(ablation: "Ablation", options: argparse.Namespace) -> int:
-    from launch.commands.main import require_runnable
-    from launch.commands.study import check_site, refuse_if_queued, run_on_slurm, show_jobs
     from launch.execution.processes import local_run, note_run
+    from launch.run import check_site, refuse_if_queued, require_runnable, run_on_slurm, show_jobs
     from launch.slurm.submit import ask_queue
 
-    site = None
-    if options.on == "slurm":
-        from launch.slurm.site_file import find_site, load_site
-
-        site = load_site(find_site(options.site))
+    site = read_site(options)
     tasks = ablation.tasks(options.until)
     if options.dry_run:
         print(json.dumps([_row(p) for p in ablation.points], indent=1) if options.json else describe(ablation))
@@ -128,9 +124,9 @@ def report(ablation: "Ablation", as_json: bool) -> int:
     curves = response_curves(results(ablation), list(ablation.axes), ablation.paired)
     folder = ablation.root / "report"
     write_json(folder / "ablation.json", curves)
-    for number, curve in enumerate(curves["curves"]):
-        name = curve["axis"].replace(".", "-") + (f"-{number}" if number else "")
-        write_atomic(folder / f"{name}.svg", curves_figure(curves, number))
+    for index, curve in enumerate(curves["curves"]):
+        name = curve["axis"].replace(".", "-") + (f"-{index}" if index else "")
+        write_atomic(folder / f"{name}.svg", curves_figure(curves, index))
     print(json.dumps(curves, indent=1) if as_json else format_curves(curves))
     if not as_json:
         print(f"\nreport: {folder}")

@@ -6,106 +6,35 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from launch.commands.arguments import (
+    Handler,
+    add_command,
+    add_overrides,
+    add_recipe,
+    add_study_dir,
+    require_max_drop,
+)
+from launch.commands.recipe import read_study
 from recipes.errors import UserError
 
 if TYPE_CHECKING:
     from eval.report.schema import Transfer
     from recipes.schema import Recipe
 
-NAMES = ("eval", "gate", "compare", "audit", "score", "work", "power")
 
-
-def add_commands(commands: Any, recipe_command: Any) -> None:
-    """Add the subcommands; `recipe_command` adds one that takes a recipe and overrides."""
-    for name, short, text in (
-        (
-            "eval",
-            "score any pair of models",
-            "Ask a base and one or more checkpoints (directories, or hub ids as owner/name@commit) the questions of a "
-            "suite and report gains, indices and their intervals. A rerun asks nothing twice.",
-        ),
-        (
-            "gate",
-            "may this model be released?",
-            "The same, and exit status 1 if a group of benchmarks may have lost more than --max-drop points, by the "
-            "lower end of its interval.",
-        ),
-    ):
-        parser = commands.add_parser(name, help=short, description=text)
-        parser.add_argument("--base", required=True, metavar="MODEL", help="directory or hub id of the base")
-        parser.add_argument(
-            "--model", required=True, metavar="MODEL", action="append", help="a checkpoint to compare; may be repeated"
-        )
-        parser.add_argument(
-            "--suite",
-            metavar="FILE",
-            type=Path,
-            help="recipe whose suite is asked (default: recipes/suites/twelve.yaml)",
-        )
-        parser.add_argument("--out", metavar="DIR", type=Path, help="study directory (default: runs/eval-<model>)")
-        parser.add_argument("--json", action="store_true", help="print JSON instead of text")
-        parser.add_argument("overrides", metavar="key=value", nargs="*", help="settings to change")
-        if name == "eval":
-            parser.add_argument("--dry-run", action="store_true", help="print the plan, run nothing")
-        else:
-            parser.add_argument("--max-drop", required=True, type=float, metavar="POINTS", help="largest loss allowed")
-    compare = commands.add_parser(
-        "compare",
-        help="put a finished study beside the published scores",
-        description="Every score of a study, in the reading `paper`, beside Table 1 of arXiv 2507.00432: agrees, "
-        "differs or too uncertain.",
+def _add_pair(commands: Any, name: str, short: str, description: str, handler: Handler) -> argparse.ArgumentParser:
+    """Add a subcommand that scores a base and checkpoints."""
+    parser = add_command(commands, name, short, description, handler)
+    parser.add_argument("--base", required=True, metavar="MODEL", help="directory or hub id of the base")
+    parser.add_argument(
+        "--model", required=True, metavar="MODEL", action="append", help="a checkpoint to compare; may be repeated"
     )
-    compare.add_argument("study_dir", metavar="RUN", type=Path, help="study directory with a finished report")
-    compare.add_argument(
-        "--as", dest="rows", metavar="ARM=MODEL", action="append", default=[], help="which published model an arm is"
+    parser.add_argument(
+        "--suite", metavar="FILE", type=Path, help="recipe whose suite is used (default: recipes/suites/twelve.yaml)"
     )
-    compare.add_argument("--json", action="store_true", help="print JSON instead of text")
-    audit = commands.add_parser(
-        "audit",
-        help="audit many base and tuned models, or the published audit",
-        description="Score the pairs of an audit file, one study for each base, and list the transfer index of each. "
-        "--published recomputes the indices that arXiv 2507.00432 prints from the scores it prints.",
-    )
-    audit.add_argument("recipe", metavar="FILE", nargs="?", help="audit file, for instance recipes/audit/paper.yaml")
-    audit.add_argument("overrides", metavar="key=value", nargs="*", help="settings to change")
-    audit.add_argument("--published", action="store_true", help="recompute the published indices; runs no model")
-    audit.add_argument("--figure", metavar="FILE", type=Path, help="write the picture of both indices as SVG")
-    audit.add_argument("--out", metavar="DIR", type=Path, default=Path("runs"), help="folder of the studies")
-    audit.add_argument("--dry-run", action="store_true", help="print what would be scored, run nothing")
-    audit.add_argument("--json", action="store_true", help="print JSON instead of text")
-    score = commands.add_parser(
-        "score",
-        help="judge stored responses again, without a model",
-        description="Judge the stored responses of a study by a further rule and say what changed, or, without a rule, "
-        "by the rules they were judged by, to see whether the code still says the same.",
-    )
-    score.add_argument("study_dir", metavar="RUN", type=Path, help="study directory")
-    score.add_argument(
-        "rules", metavar="BENCHMARK.NAME=RULE", nargs="*", help="for instance math500.loose=plain; kept as scores-loose"
-    )
-    score.add_argument("--json", action="store_true", help="print JSON instead of text")
-    work = recipe_command(
-        commands,
-        "work",
-        "help with an evaluation that is running",
-        "Answer chunks of questions that nobody has answered yet, beside a `transfer run` of the same recipe on this "
-        "or another machine that shares its folder. Any number of these may run; they end when nothing is left.",
-    )
-    work.add_argument("--wait", action="store_true", help="wait for evaluations that have not begun yet")
-    power = recipe_command(
-        commands,
-        "power",
-        "what difference a suite can detect",
-        "Smallest differences of group gains that samples and seeds can detect, and what they cost, before they are "
-        "spent.",
-    )
-    power.add_argument("--power", type=float, default=0.8, help="wanted chance to detect it (default 0.8)")
-
-
-def run_command(options: argparse.Namespace) -> int:
-    """Run one of the subcommands; returns the exit status."""
-    commands = {"eval": _eval, "gate": _gate, "compare": _compare, "audit": _audit, "score": _score, "work": _work}
-    return (commands | {"power": _power})[options.command](options)
+    parser.add_argument("--out", metavar="DIR", type=Path, help="study directory (default: runs/eval-<model>)")
+    add_overrides(parser)
+    return parser
 
 
 def _pair(options: argparse.Namespace) -> "tuple[Recipe, Path]":
@@ -115,6 +44,19 @@ def _pair(options: argparse.Namespace) -> "tuple[Recipe, Path]":
     study = "eval-" + "-".join(name.lower().replace("_", "-") for name in names)[:80].strip("-")
     recipe = evaluation_recipe(options.base, names, options.suite or DEFAULT_SUITE, study, options.overrides)
     return recipe, options.out or Path("runs") / study
+
+
+def add_eval(commands: Any) -> None:
+    """Add `transfer eval`."""
+    parser = _add_pair(
+        commands,
+        "eval",
+        "score any pair of models",
+        "Ask a base and one or more checkpoints (directories, or hub ids as owner/name@commit) the questions of a "
+        "suite and report gains, indices and their intervals. A rerun generates nothing twice.",
+        _eval,
+    )
+    parser.add_argument("--dry-run", action="store_true", help="print the plan, run nothing")
 
 
 def _eval(options: argparse.Namespace) -> int:
@@ -138,13 +80,14 @@ def _plan(recipe: "Recipe", study_dir: Path, as_json: bool) -> int:
 
 def run_study(recipe: "Recipe", study_dir: Path, as_json: bool, show: bool = True) -> int:
     """Run all stages of a recipe and show its report; returns the exit status."""
-    from launch.commands.main import report, run_stages
+    from launch.commands.recipe import show_report
     from launch.planning.preflight import check_before_running
+    from launch.run import run_stages
     from launch.stages import build_stages
 
     check_before_running(recipe)
     status = run_stages(recipe, study_dir, build_stages(recipe), as_json)
-    return report(recipe, study_dir, as_json) if status == 0 and show else status
+    return show_report(recipe, study_dir, as_json) if status == 0 and show else status
 
 
 def _transfer(study_dir: Path) -> "Transfer":
@@ -159,11 +102,23 @@ def _transfer(study_dir: Path) -> "Transfer":
     return transfer
 
 
+def add_gate(commands: Any) -> None:
+    """Add `transfer gate`."""
+    parser = _add_pair(
+        commands,
+        "gate",
+        "may this model be released?",
+        "Score a base and checkpoints as `eval` does. Exit status 1 if a group of benchmarks may have lost more than "
+        "--max-drop points, by the lower end of its interval.",
+        _gate,
+    )
+    parser.add_argument("--max-drop", required=True, type=float, metavar="POINTS", help="largest loss allowed")
+
+
 def _gate(options: argparse.Namespace) -> int:
     from eval.report.decisions import gate
 
-    if not options.max_drop >= 0:
-        raise UserError(f"--max-drop is {options.max_drop:g} but must be 0 or more points")
+    require_max_drop(options.max_drop)
     recipe, study_dir = _pair(options)
     status = run_study(recipe, study_dir, as_json=True, show=False)
     if status:
@@ -179,6 +134,22 @@ def _gate(options: argparse.Namespace) -> int:
             for sentence in sentences:
                 print(f"{'PASS' if ok else 'FAIL'}  {sentence}")
     return 0 if all(ok for ok, _ in verdicts.values()) else 1
+
+
+def add_compare(commands: Any) -> None:
+    """Add `transfer compare`."""
+    parser = add_command(
+        commands,
+        "compare",
+        "compare a finished study with the published scores",
+        "Every score of a study, in the reading `paper`, beside Table 1 of arXiv 2507.00432: agrees, differs or too "
+        "uncertain.",
+        _compare,
+    )
+    add_study_dir(parser, "study directory with a finished report")
+    parser.add_argument(
+        "--as", dest="rows", metavar="ARM=MODEL", action="append", default=[], help="which published model an arm is"
+    )
 
 
 def _compare(options: argparse.Namespace) -> int:
@@ -198,6 +169,24 @@ def _compare(options: argparse.Namespace) -> int:
     return 0
 
 
+def add_audit(commands: Any) -> None:
+    """Add `transfer audit`."""
+    parser = add_command(
+        commands,
+        "audit",
+        "audit many base and tuned models, or the published audit",
+        "Score the pairs of an audit file, one study for each base, and list the transfer index of each. --published "
+        "recomputes the indices that arXiv 2507.00432 prints from the scores it prints.",
+        _audit,
+    )
+    parser.add_argument("recipe", metavar="FILE", nargs="?", help="audit file, for instance recipes/audit/paper.yaml")
+    add_overrides(parser)
+    parser.add_argument("--published", action="store_true", help="recompute the published indices; runs no model")
+    parser.add_argument("--figure", metavar="FILE", type=Path, help="write the figure of both indices as SVG")
+    parser.add_argument("--out", metavar="DIR", type=Path, default=Path("runs"), help="folder of the studies")
+    parser.add_argument("--dry-run", action="store_true", help="print what would be scored, run nothing")
+
+
 def _audit(options: argparse.Namespace) -> int:
     if options.published:
         from eval.published.audit import format_published, recompute
@@ -207,7 +196,7 @@ def _audit(options: argparse.Namespace) -> int:
         print(json.dumps(rows, indent=1) if options.json else format_published(rows))
         return 0
     if options.recipe is None:
-        raise UserError("name an audit file, for instance recipes/audit/paper.yaml, or say --published")
+        raise UserError("name an audit file, for instance recipes/audit/paper.yaml, or give --published")
     return _run_audit(options)
 
 
@@ -264,33 +253,73 @@ def _draw(rows: list[dict[str, Any]], path: Path | None) -> None:
     print(f"figure: {path}", file=sys.stderr)
 
 
+def add_score(commands: Any) -> None:
+    """Add `transfer score`."""
+    parser = add_command(
+        commands,
+        "score",
+        "score stored responses again, without a model",
+        "Score the stored responses of a study by a further rule and show what changed, or, without a rule, by the "
+        "rules of the study, to check that the code still gives the same scores.",
+        _score,
+    )
+    add_study_dir(parser, "study directory")
+    parser.add_argument(
+        "rules", metavar="BENCHMARK.NAME=RULE", nargs="*", help="for instance math500.loose=plain; kept as scores-loose"
+    )
+    parser.set_defaults(rest="rules")
+
+
 def _score(options: argparse.Namespace) -> int:
     from eval.responses.rescore import format_rescored, parse_rescorings, rescore
     from recipes.loading import load_study
 
     recipe = load_study(options.study_dir)
-    if recipe.suite is None:
-        raise UserError(f"{options.study_dir} has no suite, so nothing to score")
+    recipe.require_suite()
     changes = rescore(recipe, options.study_dir, parse_rescorings(recipe, options.rules))
     print(json.dumps(changes, indent=1) if options.json else format_rescored(changes))
     return 0
 
 
+def add_work(commands: Any) -> None:
+    """Add `transfer work`."""
+    parser = add_command(
+        commands,
+        "work",
+        "help with an evaluation that is running",
+        "Generate chunks of responses that no process has generated yet, beside a `transfer run` of the same recipe on "
+        "this or another machine that shares its folder. Any number of these may run; they end when nothing is left.",
+        _work,
+    )
+    add_recipe(parser)
+    parser.add_argument("--wait", action="store_true", help="wait for evaluations that have not started yet")
+
+
 def _work(options: argparse.Namespace) -> int:
     from launch.execution.replicas import work
-    from recipes.loading import load_recipe
 
-    recipe = load_recipe(options.recipe, options.overrides)
-    return work(recipe, options.out or Path("runs") / recipe.study, options.wait)
+    return work(*read_study(options), options.wait)
+
+
+def add_power(commands: Any) -> None:
+    """Add `transfer power`."""
+    parser = add_command(
+        commands,
+        "power",
+        "what difference a suite can detect",
+        "Smallest differences of group gains that samples and seeds can detect, and what they cost, before they are "
+        "spent.",
+        _power,
+    )
+    add_recipe(parser)
+    parser.add_argument("--power", type=float, default=0.8, help="wanted chance to detect it (default 0.8)")
 
 
 def _power(options: argparse.Namespace) -> int:
     from eval.report.power import format_power, power_table
-    from recipes.loading import load_recipe
 
     if not 0.5 < options.power < 1:
         raise UserError(f"--power is {options.power:g} but must lie between 0.5 and 1")
-    recipe = load_recipe(options.recipe, options.overrides)
-    table = power_table(recipe, options.out or Path("runs") / recipe.study, options.power)
+    table = power_table(*read_study(options), options.power)
     print(json.dumps(table, indent=1) if options.json else format_power(table))
     return 0

@@ -3,62 +3,38 @@
 import argparse
 import json
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from launch.commands.arguments import add_command, add_recipe, add_study_dir, require_max_drop
 from recipes.errors import UserError
 
 if TYPE_CHECKING:
     from eval.forgetting.schema import Candidate, Pick, Trajectory
     from recipes.schema import Recipe
 
-NAMES = ("trajectory", "pick", "sync")
 AXES = ("math", "kl_from_base", "kl_to_base", "generated_tokens", "trained_tokens", "flops", "gpu_hours")
 
 
-def add_commands(commands: Any, add_command: Callable[..., argparse.ArgumentParser]) -> None:
-    """Add the subcommands."""
-    trajectory = add_command(
+def add_trajectory(commands: Any) -> None:
+    """Add `transfer trajectory`."""
+    parser = add_command(
         commands,
         "trajectory",
         "forgetting curves: every checkpoint on a slice of the suite",
         "Run what is missing of a study up to its trajectories and show what every checkpoint gained and lost, and the "
         "arms at equal held-out math gain. More checkpoints: train.snapshots=N.",
+        _trajectory,
     )
-    trajectory.add_argument("--axis", choices=AXES, default="math", help="what gains are drawn against (default math)")
-    trajectory.add_argument("--figure", metavar="FILE.svg", type=Path, help="draw the curves into this file")
-    trajectory.add_argument("--gain", type=float, metavar="POINTS", help="compare the arms at this held-out gain too")
-    pick = commands.add_parser(
-        "pick",
-        help="the checkpoint to ship",
-        description="The checkpoint with the largest math gain whose worst other group lost at most --max-drop points, "
-        "with the frontier it was chosen from. Chosen on one half of the slice, reported on the other. Exit status 1 "
-        "if it is the base.",
-    )
-    pick.add_argument("study_dir", metavar="RUN", type=Path, help="study directory, for instance runs/pocket")
-    pick.add_argument("--max-drop", type=float, default=5.0, metavar="POINTS", help="largest loss allowed (default 5)")
-    sync = commands.add_parser(
-        "sync",
-        help="send a study to Weights & Biases",
-        description="Make the runs of a study again from metrics.jsonl, and the run of its report, when a key is "
-        "there. What is there already is not doubled.",
-    )
-    sync.add_argument("study_dir", metavar="RUN", type=Path, help="study directory, for instance runs/pocket")
-    sync.add_argument("--offline", action="store_true", help="write offline runs instead, for `wandb sync`")
-    for parser in (pick, sync):
-        parser.add_argument("--json", action="store_true", help="print JSON instead of text")
-        parser.set_defaults(overrides=[])
-
-
-def run_command(options: argparse.Namespace) -> int:
-    """Run one of the subcommands; returns the exit status."""
-    return {"trajectory": _trajectory, "pick": _pick, "sync": _sync}[options.command](options)
+    add_recipe(parser)
+    parser.add_argument("--axis", choices=AXES, default="math", help="horizontal axis of the curves (default math)")
+    parser.add_argument("--figure", metavar="FILE.svg", type=Path, help="draw the curves into this file")
+    parser.add_argument("--gain", type=float, metavar="POINTS", help="compare the arms at this held-out gain too")
 
 
 def _trajectory(options: argparse.Namespace) -> int:
-    from launch.commands.main import run_stages
     from launch.planning.preflight import check_before_running
+    from launch.run import run_stages
     from launch.stages import build_stages, select_until
     from recipes.loading import load_recipe
 
@@ -114,10 +90,10 @@ def format_trajectory(found: "Trajectory", axis: str) -> str:
     lines = ["", f"{'arm, update':<28}{'held-out':>24}" + "".join(f"{group:>24}" for group in groups)]
     lines[-1] += f"{chosen:>18}" if chosen else ""
     for arm, values in found.arms.items():
-        for place, step in enumerate(values.steps):
-            cells = [values.gains[group][place] for group in ("heldout", *groups)]
+        for index, step in enumerate(values.steps):
+            cells = [values.gains[group][index] for group in ("heldout", *groups)]
             line = f"{f'{arm}, {step}':<28}" + "".join(f"{interval_text(cell, '+.1f'):>24}" for cell in cells)
-            lines.append(line + (f"{values.axes[chosen][place]:>18.4g}" if chosen else ""))
+            lines.append(line + (f"{values.axes[chosen][index]:>18.4g}" if chosen else ""))
     for target in found.equal_gain:
         lines += ["", f"at an equal held-out gain of {target.heldout_gain:+.1f} points"]
         for arm, reached in target.arms.items():
@@ -161,11 +137,27 @@ def refuse_rehearsal(recipe: "Recipe", study_dir: Path) -> None:
         raise UserError(f"{study_dir} is a rehearsal: its models are tiny and random; name a study that was run")
 
 
+def add_pick(commands: Any) -> None:
+    """Add `transfer pick`."""
+    parser = add_command(
+        commands,
+        "pick",
+        "the checkpoint to ship",
+        "The checkpoint with the largest math gain whose worst other group lost at most --max-drop points, with the "
+        "frontier it was chosen from. Chosen on one half of the slice, reported on the other. Exit status 1 if it is "
+        "the base.",
+        _pick,
+    )
+    add_study_dir(parser)
+    parser.add_argument(
+        "--max-drop", type=float, default=5.0, metavar="POINTS", help="largest loss allowed (default 5)"
+    )
+
+
 def _pick(options: argparse.Namespace) -> int:
     from eval.forgetting.curves import pick
 
-    if not options.max_drop >= 0:
-        raise UserError(f"--max-drop is {options.max_drop:g} but must be 0 or more points")
+    require_max_drop(options.max_drop)
     found = pick(_finished_trajectories(options.study_dir), options.study_dir, options.max_drop)
     print(json.dumps(found.dump(), indent=1) if options.json else format_pick(found, options.study_dir))
     return 0 if found.choice.arm is not None else 1
@@ -199,6 +191,20 @@ def format_pick(found: "Pick", study_dir: Path) -> str:
 def model_name(row: "Candidate") -> str:
     """A candidate in words."""
     return "base" if row.arm is None else f"{row.arm}, seed {row.seed}, update {row.update}"
+
+
+def add_sync(commands: Any) -> None:
+    """Add `transfer sync`."""
+    parser = add_command(
+        commands,
+        "sync",
+        "send a study to Weights & Biases",
+        "Send the runs of a study from metrics.jsonl, and the run of its report, once a key is there. Runs that are "
+        "there already are not duplicated.",
+        _sync,
+    )
+    add_study_dir(parser)
+    parser.add_argument("--offline", action="store_true", help="write offline runs instead, for `wandb sync`")
 
 
 def _sync(options: argparse.Namespace) -> int:

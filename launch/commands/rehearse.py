@@ -4,29 +4,28 @@ import argparse
 import json
 import os
 import sys
-from collections.abc import Callable
 from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 
+from launch.commands.arguments import add_cluster, add_command, add_recipe
+from launch.commands.recipe import read_site
 from recipes.errors import UserError
 
-NAMES = ("rehearse",)
 
-
-def add_commands(
-    commands: Any, command: Callable[..., argparse.ArgumentParser], add_place: Callable[..., None]
-) -> None:
-    """Add the subcommand. `command` and `add_place` make the parser of a recipe and the options of a place."""
-    parser = command(
+def add_rehearse(commands: Any) -> None:
+    """Add `transfer rehearse`."""
+    parser = add_command(
         commands,
         "rehearse",
         "run every stage at toy size before it costs anything",
         "Run the recipe's own stages, arms, engines and ranks with a small random-weight model of its architecture, a "
         "few rows of each source and two updates. Prints what was scaled, a table of the stages, what this machine "
         "could not show, and whether the recipe was rehearsed. Exit status 1 if a stage failed.",
+        _rehearse,
     )
-    add_place(parser)
+    add_recipe(parser)
+    add_cluster(parser)
     parser.add_argument(
         "--ranks",
         metavar="N",
@@ -36,26 +35,24 @@ def add_commands(
     parser.add_argument(
         "--synthetic-data",
         action="store_true",
-        help="make up rows in the publishers' columns, for a machine without the locked data",
+        help="generate rows in the publishers' columns, for a machine without the locked data",
     )
     parser.add_argument(
         "--faults", action="store_true", help="kill and continue every training stage once, on this machine"
     )
 
 
-def run_command(options: argparse.Namespace) -> int:
-    """Run the subcommand; returns the exit status."""
-    # What a rehearsal reads is on this machine or made up; a missing file must not become a download.
+def _rehearse(options: argparse.Namespace) -> int:
+    # A rehearsal reads local or generated files; a missing file must not become a download.
     os.environ["HF_HUB_OFFLINE"] = "1"
     from launch.execution.worker import worker_environment
 
     os.environ.update(worker_environment())
     os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
-    from launch.commands.main import require_possible
     from launch.planning.preflight import check_before_running, check_resolved
     from launch.rehearsal.outcome import format_outcome
     from launch.rehearsal.run import OUTCOME, rehearse
-    from launch.slurm.site_file import find_site, load_site
+    from launch.run import require_possible
     from recipes.loading import load_recipe
 
     recipe = load_recipe(options.recipe, options.overrides)
@@ -72,7 +69,7 @@ def run_command(options: argparse.Namespace) -> int:
         except UserError as error:
             raise UserError(f"{error}; or rehearse without the data: --synthetic-data") from None
     require_possible(recipe)
-    site = load_site(find_site(options.site)) if options.on == "slurm" else None
+    site = read_site(options)
     out = options.out or Path("runs") / "rehearsals" / recipe.study
     try:
         with redirect_stdout(sys.stderr if options.json else sys.stdout):

@@ -6,7 +6,8 @@ import tempfile
 from importlib import metadata
 from pathlib import Path
 
-from launch.doctor.checks import Verdict, last_line, run_smoke
+from launch.doctor.process import last_line, run_smoke
+from launch.doctor.verdict import Verdict
 
 _COLD_SECONDS = 600.0  # vLLM compiles kernels when it is started for the first time
 # The attention kernels of vLLM take these everywhere: bfloat16 and head_dim 64. The smoke study has float32 and 16.

@@ -2,15 +2,14 @@
 
     python -m launch.execution.ranks STUDY_DIR STAGE RESUME
 
-is what every rank runs. Accelerate's and DeepSpeed's configuration files are written beside the stage, so that what was
-run can be read; a rank that ends badly takes the others with it. On several nodes every node has a launcher of its own
-(`launch/slurm/step.py` is started on each): the first node decides, the others join it.
+is what every rank runs. Accelerate's and DeepSpeed's configuration files are kept beside the stage. A rank that fails
+writes `ranks/failure-<rank>.json`, and its launcher then ends the others. On several nodes every node has its own
+launcher (`launch/slurm/step.py` runs on each): the first node decides, the others join it.
 """
 
 import json
 import os
 import random
-import re
 import signal
 import socket
 import subprocess
@@ -19,8 +18,9 @@ import time
 from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
-from launch.execution.failures import CRASHED, MISTAKE, STOPPED, RanksEndedError, explain
+from launch.execution.failures import CRASHED, MISTAKE, STOPPED, RanksEndedError, explain, lost_connection
 from launch.execution.processes import die_with_parent, rank_log_path
 from launch.execution.watch import Watch
 from launch.rank_command import Rendezvous, launch_command, launch_files
@@ -32,15 +32,15 @@ from recipes.resource_schema import ResourceSpec
 from train.runtime.pace import cut_short, read_pace
 from train.runtime.ranks import SIGNALS, PreemptedError, listen, noted_signal
 
-_FAILURE = "failure.json"
-_START = "start.json"  # what the first node tells the others
+_FAILURES = "failure-*.json"  # one written by each rank that fails
+_START = "start.json"  # written by the first node for the others
 _JOIN_SECONDS = 600.0
-_LAST_WORD_SECONDS = 20.0
+_FIRST_NODE_RECORDS_SECONDS = 20.0
 _ATTEMPTS = 3
 
 
 def _free_port() -> int:
-    """A port nobody uses, below those that the kernel gives to outgoing connections while the launcher starts."""
+    """A free port below the range that the kernel uses for outgoing connections."""
     for _ in range(100):
         port = random.SystemRandom().randrange(20000, 32000)
         with socket.socket() as server, suppress(OSError):
@@ -53,16 +53,15 @@ def launch_ranks(resources: ResourceSpec, study_dir: Path, stage: Stage, resume:
     """Run a stage on all its ranks; their output goes where this process's does.
 
     Raises:
-        UserError: a rank stopped for a mistake the user can put right.
+        UserError: a rank stopped for a mistake the user can fix.
         PreemptedError: they were stopped on a signal.
-        RanksEndedError: a rank ended otherwise, does not get on, or lost its vLLM server.
+        RanksEndedError: a rank failed otherwise, made no progress, or lost its vLLM server.
     """
     directory = study_dir / stage.name / "ranks"
     directory.mkdir(exist_ok=True)
     rendezvous = Rendezvous.here()
     for attempt in range(1, _ATTEMPTS + 1):
-        (directory / _FAILURE).unlink(missing_ok=True)
-        for old in directory.glob("*.pid"):
+        for old in (*directory.glob("*.pid"), *directory.glob(_FAILURES)):
             old.unlink()
         rendezvous = rendezvous._replace(port=_free_port())
         for path, content in launch_files(resources, directory, rendezvous).items():
@@ -81,21 +80,35 @@ def launch_ranks(resources: ResourceSpec, study_dir: Path, stage: Stage, resume:
         if code:
             print(f"all work was done and recorded; the launcher ended with status {code} after that", flush=True)
         return
-    try:
-        failure = json.loads((directory / _FAILURE).read_text())
-    except (OSError, json.JSONDecodeError):
-        failure = {"rank": "?", "message": f"it was ended from outside (status {code})", "status": CRASHED}
+    failure = _first_failure(directory)
+    if failure is None:
+        raise RanksEndedError(f"a rank of {resources.ranks} was ended from outside (status {code})")
     if failure["status"] == STOPPED:
         raise PreemptedError(failure["message"])
     if failure["status"] == MISTAKE:
         raise UserError(failure["message"])
-    if re.search(r"by peer|gloo|NCCL", failure["message"]):
+    if failure["lost_connection"]:
         failure["message"] = "another rank was lost; its reason is in the log, the same command continues"
     raise RanksEndedError(f"rank {failure['rank']} of {resources.ranks} ended: {failure['message']}")
 
 
+def _first_failure(directory: Path) -> dict[str, Any] | None:
+    """The failure that ended the other ranks: the earliest one that is not itself a consequence, if there is one."""
+
+    def order(failure: dict[str, Any]) -> tuple[bool, float]:
+        # When a rank fails, the others lose their connection or get a SIGTERM that this process did not receive.
+        stopped_by_launcher = failure["status"] == STOPPED and noted_signal() is None
+        return failure["lost_connection"] or stopped_by_launcher, failure["at"]
+
+    failures = []
+    for path in directory.glob(_FAILURES):
+        with suppress(OSError, json.JSONDecodeError):
+            failures.append(json.loads(path.read_text()))
+    return min(failures, key=order, default=None)
+
+
 def join_ranks(resources: ResourceSpec, study_dir: Path, stage: Stage) -> int:
-    """Run this node's ranks of a stage that the first node has started; 0 also if they were told to stop."""
+    """Run this node's ranks of a stage that the first node has started; 0 also if a signal stopped them."""
     directory, rendezvous = study_dir / stage.name / "ranks", Rendezvous.here()
     deadline = time.monotonic() + _JOIN_SECONDS
     while True:
@@ -115,14 +128,14 @@ def join_ranks(resources: ResourceSpec, study_dir: Path, stage: Stage) -> int:
         print(f"node {rendezvous.node}: {error}", flush=True)
         return 0
     if code and not noted_signal():
-        # With a bad status this node would take the first one down, which still has to say why.
-        time.sleep(_LAST_WORD_SECONDS)
+        # A non-zero status ends the whole job step; the first node needs time to record the reason.
+        time.sleep(_FIRST_NODE_RECORDS_SECONDS)
         return code
     return 0
 
 
 def _run_launcher(command: list[str], study_dir: Path, stage: Stage, watch: Watch | None) -> tuple[int, str | None]:
-    """Run a launcher on this node to its end: its exit status, and why it was ended, if it was.
+    """Run a launcher on this node to its end: its exit status, and why the watch ended it, if it did.
 
     Raises:
         PreemptedError: it was ended on a signal because the ranks could not have saved in time.
@@ -131,49 +144,49 @@ def _run_launcher(command: list[str], study_dir: Path, stage: Stage, watch: Watc
 
     directory = study_dir / stage.name / "ranks"
     environment = {**os.environ, "OMP_NUM_THREADS": str(stage.threads)}
-    # Ranks import the code this process runs, wherever it was started.
+    # Ranks must import the same code as this process, whatever the working directory.
     environment["PYTHONPATH"] = os.pathsep.join([str(Path(__file__).resolve().parents[2]), *sys.path[1:]])
     environment["TRANSFER_LOG"] = str(rank_log_path(study_dir, stage.name, 0))
     if on_cpu():
         environment["DS_ACCELERATOR"] = "cpu"
-    # Slurm signals every process of a step. The launcher must let it pass: ranks save and end, and it after them.
+    # Slurm signals every process of a job step. The launcher must ignore the signal: ranks save and end first.
     environment["PET_SIGNALS_TO_HANDLE"] = "SIGINT,SIGHUP,SIGQUIT"
-    launcher = subprocess.Popen([sys.executable, *command], env=environment, preexec_fn=_unmoved)
-    told: set[str] = set()
+    launcher = subprocess.Popen([sys.executable, *command], env=environment, preexec_fn=_ignore_signals)
+    signalled: set[str] = set()
     while (code := launcher.poll()) is None:
-        if name := noted_signal():  # ranks are told themselves, once each: their launchers would kill them soon after
-            told |= _pass_on(name, directory, told)
+        if name := noted_signal():  # to each rank, once; the launcher would soon kill those it forwards to
+            signalled |= _signal_ranks(name, directory, signalled)
             if why := cut_short(read_pace(directory)):
                 launcher.kill()
                 launcher.wait()
                 raise PreemptedError(why)
         if watch is not None and (complaint := watch.complaint()):
-            launcher.kill()  # its ranks die with it, also those that answer to nothing
+            launcher.kill()  # its ranks die with it, also hung ones
             return launcher.wait(), complaint
         time.sleep(0.2)
     return code, None
 
 
-def _unmoved() -> None:
-    """In the launcher, before it starts: it ignores what the ranks are to hear, and does not outlive this process."""
+def _ignore_signals() -> None:
+    """Runs in the launcher before it starts: it ignores the signals of ranks and does not outlive this process."""
     die_with_parent()
     for number in SIGNALS:
         signal.signal(number, signal.SIG_IGN)
 
 
-def _pass_on(name: str, directory: Path, told: set[str]) -> set[str]:
-    """Send a signal to the ranks that have said who they are and were not told yet; their files."""
-    paths = [path for path in directory.glob("*.pid") if path.name not in told]
+def _signal_ranks(name: str, directory: Path, signalled: set[str]) -> set[str]:
+    """Send a signal to the ranks that have written their process id and were not signalled yet; returns their files."""
+    paths = [path for path in directory.glob("*.pid") if path.name not in signalled]
     for path in paths:
         with suppress(OSError, ValueError):
             host, pid = path.read_text().split()
-            if host == socket.gethostname():  # those of other nodes hear of it after the update
+            if host == socket.gethostname():  # ranks of other nodes learn of it after the update
                 os.kill(int(pid), signal.Signals[name])
     return {path.name for path in paths}
 
 
 def main(arguments: list[str]) -> int:
-    """One rank: do the stage's work; the launching process has written its manifest."""
+    """One rank: do the stage's work. The launching process has written the manifest."""
     die_with_parent()
     study_dir, name, resume = Path(arguments[0]), arguments[1], bool(int(arguments[2]))
     from train.runtime.ranks import leave, prepare, rank, world_size
@@ -196,9 +209,10 @@ def main(arguments: list[str]) -> int:
         prepare()
         import_module(stage.module).run(recipe, study_dir, directory, resume, **stage.arguments)
         leave()
-    except Exception as error:  # any library may fail; the launching process needs the sentence, the log the rest
+    except Exception as error:  # any library may fail; the launcher reads the message, the log has the rest
         failure = explain(error, recipe, study_dir, stage)
-        write_json(directory / "ranks" / _FAILURE, {"rank": rank(), **failure._asdict()})
+        values = {"rank": rank(), **failure._asdict(), "lost_connection": lost_connection(error), "at": time.time()}
+        write_json(directory / "ranks" / _FAILURES.replace("*", str(rank())), values)
         return 1
     return 0
 

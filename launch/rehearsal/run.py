@@ -10,7 +10,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from launch.commands.study import refuse_if_queued
 from launch.execution.failures import INTERRUPTED, STOPPED
 from launch.planning.findings import findings, refuse
 from launch.rehearsal import outcome
@@ -20,6 +19,7 @@ from launch.rehearsal.rows import Rows, write_rows
 from launch.rehearsal.scale import Places, scale
 from launch.rehearsal.teacher import serving_teacher
 from launch.rehearsal.toy_model import write_toy_model
+from launch.run import refuse_if_queued, run_on_slurm
 from launch.slurm.site_file import SiteSpec
 from launch.stages import Stage, build_stages, select_until
 from recipes.errors import UserError
@@ -189,7 +189,6 @@ def _require_going_on(status: int) -> None:
 
 def _run_on_slurm(recipe: Recipe, study_dir: Path, stages: list[Stage], site: SiteSpec) -> None:
     """Submit all stages and wait until none is queued or running."""
-    from launch.commands.study import run_on_slurm
     from launch.execution.local import check_study_dir
     from launch.slurm.jobs import tasks_of_study
     from launch.slurm.submit import cancel

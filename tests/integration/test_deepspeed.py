@@ -207,7 +207,9 @@ def test_kill_and_resume_of_two_ranks(smoke_study, tmp_path, arm):
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
     time.sleep(1)
-    assert not subprocess.run(["pgrep", "-f", f"launch.ranks {study}"], capture_output=True, check=False).stdout
+    assert not subprocess.run(
+        ["pgrep", "-f", f"launch.execution.ranks {study}"], capture_output=True, check=False
+    ).stdout
     again = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert again.returncode == 0, again.stdout + again.stderr
     assert "resume" in again.stdout
@@ -221,7 +223,9 @@ def test_kill_and_resume_of_two_ranks(smoke_study, tmp_path, arm):
 def test_killed_rank_ends_the_run_with_a_sentence(smoke_study, tmp_path):
     study = study_of(smoke_study, tmp_path / "study")
     process, _, _ = start_and_wait_for_checkpoint(study, "off_policy_sft", "train.steps=400")
-    ranks = subprocess.run(["pgrep", "-f", f"launch.ranks {study}"], capture_output=True, text=True, check=True)
+    ranks = subprocess.run(
+        ["pgrep", "-f", f"launch.execution.ranks {study}"], capture_output=True, text=True, check=True
+    )
     pids = [int(pid) for pid in ranks.stdout.split()]
     victims = [pid for pid in pids if b"accelerate" not in Path(f"/proc/{pid}/cmdline").read_bytes()]
     os.kill(max(victims), signal.SIGKILL)
@@ -233,5 +237,7 @@ def test_killed_rank_ends_the_run_with_a_sentence(smoke_study, tmp_path):
     assert re.search(r"FAILED   arms/off_policy_sft/seed-0 .*(another rank was lost|was ended from outside)", output), (
         output
     )
-    left = subprocess.run(["pgrep", "-f", f"launch.ranks {study}"], capture_output=True, text=True, check=False)
+    left = subprocess.run(
+        ["pgrep", "-f", f"launch.execution.ranks {study}"], capture_output=True, text=True, check=False
+    )
     assert left.stdout == ""

@@ -109,7 +109,7 @@ def test_external_arm_beside_trained_ones(checkpoints, smoke_study, tmp_path):
             ["eval", "--base", "{base}", "--model", "{base}", "--suite", "absent.yaml"],
             "recipe absent.yaml does not exist",
         ),
-        (["audit"], "name an audit file, for instance recipes/audit/paper.yaml, or say --published"),
+        (["audit"], "name an audit file, for instance recipes/audit/paper.yaml, or give --published"),
         (["audit", "recipes/pocket/smoke.yaml"], "has no `pairs`, a list of base and model to audit"),
         (["compare", "absent"], "absent has no finished report; `transfer run` makes it"),
         (["score", "absent"], "absent is not a study directory"),

@@ -299,7 +299,9 @@ def test_a_hung_rank_is_ended_with_a_sentence(cluster, on_slurm, smoke_study, tm
     print(f"hung rank: ended {seconds:.1f} s after, with a limit of 36 s")
     found = drained(cluster, on_slurm, study)
     assert "no rank has sampled a token or begun a micro-batch for 0.6 minutes" in found[SFT]["reason"]
-    assert not subprocess.run(["pgrep", "-f", f"launch.ranks {study}"], capture_output=True, check=False).stdout
+    assert not subprocess.run(
+        ["pgrep", "-f", f"launch.execution.ranks {study}"], capture_output=True, check=False
+    ).stdout
 
 
 @pytest.mark.slow

@@ -1,0 +1,108 @@
+"""Check a recipe and run its stages, on this machine or on a Slurm cluster."""
+
+import shutil
+import sys
+from collections.abc import Sequence
+from contextlib import redirect_stdout
+from pathlib import Path
+
+from launch.execution.local import run_local
+from launch.execution.processes import note_run
+from launch.planning.findings import findings, refuse
+from launch.planning.fit import model_shape, obstacles
+from launch.planning.preflight import check_resolved, warnings
+from launch.slurm.jobs import Task, states_of
+from launch.slurm.site_file import SiteSpec
+from launch.slurm.submit import active_ids, ask_queue, known_jobs, plan_submission, read_jobs, script_name, submit
+from launch.stages import Stage
+from recipes.errors import UserError
+from recipes.manifest import write_atomic, write_json
+from recipes.schema import Recipe
+from train.accounting.matching import require_matched
+
+
+def require_runnable(recipe: Recipe) -> None:
+    """Print warnings. Raises UserError for a recipe that cannot run, or whose data or models are not resolved."""
+    check_resolved(recipe)
+    require_possible(recipe)
+
+
+def require_possible(recipe: Recipe) -> None:
+    """Like `require_runnable`, but data and models need not be on this machine yet."""
+    require_matched(recipe)
+    for text in obstacles(recipe, model_shape(recipe)):
+        raise UserError(f"cannot work: {text}")
+    for text in warnings(recipe):
+        print(f"transfer: warning: {text}", file=sys.stderr)
+
+
+def require_ready(recipe: Recipe, stages: list[Stage], study_dir: Path, site: SiteSpec | None = None) -> None:
+    """Print what the stages lack where they will run. Raises UserError for what cannot work."""
+    lacking = findings(recipe, stages, study_dir, site)
+    refuse(lacking)
+    for finding in lacking:
+        print(f"transfer: {finding.severity}: {finding}", file=sys.stderr)
+
+
+def check_site(tasks: Sequence[Task], site: SiteSpec) -> None:
+    """`require_ready` for the tasks of all studies on a cluster. Raises UserError."""
+    for study_dir in dict.fromkeys(task.study_dir for task in tasks):
+        members = [task for task in tasks if task.study_dir == study_dir]
+        require_ready(members[0].recipe, [task.stage for task in members], study_dir, site)
+
+
+def run_stages(recipe: Recipe, study_dir: Path, stages: list[Stage], as_json: bool, until: str | None = None) -> int:
+    """Check a recipe, then run its unfinished stages on this machine; returns the exit status."""
+    require_runnable(recipe)
+    require_ready(recipe, stages, study_dir)
+    if recipe.resources.nodes > 1:
+        raise UserError(
+            f"resources.nodes is {recipe.resources.nodes}; several machines need --on slurm, or set resources.nodes=1"
+        )
+    refuse_if_queued(study_dir)
+    # With --json, standard output carries the report alone and progress goes to standard error.
+    with redirect_stdout(sys.stderr if as_json else sys.stdout):
+        return run_local(recipe, study_dir, stages, until)
+
+
+def run_on_slurm(root: Path, tasks: Sequence[Task], site: SiteSpec, until: str | None) -> int:
+    """Submit the unfinished tasks; returns the exit status."""
+    waiting, states = [], states_of(tasks)
+    for task in tasks:
+        if states[task.key].state == "done":
+            print(f"  done     {task.stage.name}")
+        else:
+            waiting.append(task)
+    write_json(root / "slurm" / "site.json", site.model_dump(mode="json"))
+    note_run(root, {"on": "slurm", "until": until})
+    submitted = submit(root, waiting, site)
+    print(f"{submitted} job(s) submitted; transfer status {root} shows their state")
+    return 0
+
+
+def refuse_if_queued(root: Path) -> None:
+    """Raise UserError if jobs of a study are queued or running: they read its recipe when they start."""
+    if not read_jobs(root) or shutil.which("squeue") is None:  # a study copied from a cluster has no jobs here
+        return
+    queue = ask_queue()
+    if active_ids(root, known_jobs(root, queue), queue):
+        raise UserError(
+            f"jobs of {root} are in the queue and would run with the changed recipe; `transfer cancel {root}` first, "
+            "or choose another --out"
+        )
+
+
+def show_jobs(root: Path, tasks: Sequence[Task], site: SiteSpec) -> int:
+    """Write the scripts of all jobs and print the job graph; submits nothing."""
+    folder = root / "slurm" / "dry-run"
+    for job, text in plan_submission(root, tasks, site):
+        path = folder / script_name(job)
+        write_atomic(path, text)
+        after = next(
+            (line.partition("=")[2] for line in text.splitlines() if line.startswith("#SBATCH --dependency")), ""
+        )
+        size = f"{len(job.tasks)} task(s) x {job.nodes + job.server_nodes} node(s)"
+        gpus = f" x {job.gpus_per_node} GPU(s)" if site.gpus_per_node and job.gpus_per_node else ""
+        print(f"  {job.name}: {size}{gpus}" + (f"  after {after}" if after else ""))
+        print(f"      {path}")
+    return 0

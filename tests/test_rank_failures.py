@@ -1,0 +1,51 @@
+"""Which rank's failure is reported when several ranks of a stage fail."""
+
+import json
+
+import pytest
+from torch.distributed import DistBackendError
+
+from launch.execution import ranks
+from launch.execution.failures import CRASHED, STOPPED, lost_connection
+
+
+def write(directory, rank, at, status=CRASHED, lost=False):
+    values = {"rank": rank, "message": f"rank {rank}", "status": status, "lost_connection": lost, "at": at}
+    (directory / f"failure-{rank}.json").write_text(json.dumps(values))
+
+
+def test_a_failure_without_a_readable_record_is_none(tmp_path):
+    assert ranks._first_failure(tmp_path) is None
+    (tmp_path / "failure-0.json").write_text("{")
+    assert ranks._first_failure(tmp_path) is None
+
+
+def test_the_cause_is_reported_and_not_what_followed_from_it(tmp_path, monkeypatch):
+    monkeypatch.setattr(ranks, "noted_signal", lambda: None)
+    write(tmp_path, 0, at=1.0, lost=True)
+    assert ranks._first_failure(tmp_path)["rank"] == 0
+    write(tmp_path, 1, at=2.0, status=STOPPED)  # the launcher ends the remaining ranks with SIGTERM
+    assert ranks._first_failure(tmp_path)["rank"] == 0
+    write(tmp_path, 2, at=4.0)
+    write(tmp_path, 3, at=3.0)
+    assert ranks._first_failure(tmp_path)["rank"] == 3
+
+
+def test_a_signal_to_the_whole_stage_is_a_stop(tmp_path, monkeypatch):
+    monkeypatch.setattr(ranks, "noted_signal", lambda: "SIGTERM")
+    write(tmp_path, 0, at=1.0, lost=True)
+    write(tmp_path, 1, at=2.0, status=STOPPED)
+    assert ranks._first_failure(tmp_path)["rank"] == 1
+
+
+@pytest.mark.parametrize(
+    ("error", "lost"),
+    [
+        (DistBackendError("NCCL error: remote process exited"), True),
+        (RuntimeError("[/pytorch/third_party/gloo/gloo/transport/tcp/pair.cc:547] Connection closed by peer"), True),
+        (RuntimeError("grad_norm is nan"), False),
+        (ValueError("gloo"), False),
+    ],
+)
+def test_a_lost_connection_is_told_from_other_errors(error, lost):
+    assert lost_connection(error) is lost
