@@ -97,7 +97,7 @@ def open_browser() -> Iterator[Page]:
             assert process.stderr is not None
             port = next(line.split(":")[2].split("/")[0] for line in process.stderr if "DevTools listening" in line)
             page, session = loop.run_until_complete(_connect(loop, port))
-        except BaseException:
+        except BaseException:  # also a KeyboardInterrupt or a test's timeout must not leave a browser behind
             process.kill()
             raise
         try:

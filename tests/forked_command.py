@@ -35,7 +35,6 @@ class ForkedCommand:
 
     def __init__(self) -> None:
         from launch.execution.worker import worker_environment
-        from launch.hardware import visible_gpus
 
         self._first = environment()
         self._environment = self._first | worker_environment()

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from eval.forgetting import curves as forgetting
+from eval.forgetting import pick as picking
 from eval.forgetting.curves import (
     Curve,
     Slice,
@@ -12,9 +12,9 @@ from eval.forgetting.curves import (
     crossings,
     equal_gain,
     mean_loss,
-    pick,
     razor_fit,
 )
+from eval.forgetting.pick import pick
 from eval.statistics.bootstrap import Answers
 from recipes.loading import load_recipe
 
@@ -149,7 +149,7 @@ def made_up(monkeypatch, tmp_path):
 
     answers = [Answers(group, group, score(values, 0.0)) for group, values in gains.items()]
     answers[0].score_QM[half, 2] += 8  # grpo's second checkpoint
-    monkeypatch.setattr(forgetting, "read_slice", lambda *_: Slice(answers, models, [half] * 3))
+    monkeypatch.setattr(picking, "read_slice", lambda *_: Slice(answers, models, [half] * 3))
     return recipe, tmp_path
 
 

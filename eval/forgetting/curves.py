@@ -15,11 +15,9 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from eval.forgetting.schema import (
-    Candidate,
     EqualGain,
     EqualGainArm,
     GroupContrast,
-    Pick,
     RazorFit,
     Trajectory,
     TrajectoryArm,
@@ -30,7 +28,6 @@ from eval.statistics.bootstrap import Answers, bootstrap_scores, seed_deviations
 from eval.statistics.inference import percentile_interval
 from eval.statistics.transfer_index import MATH
 from eval.statistics.values import Estimate, PartialEstimate
-from recipes.errors import UserError
 from recipes.schema import Recipe
 from train.accounting.ledger import LEDGER, read_rows
 from train.drift import DRIFT
@@ -220,11 +217,12 @@ def _intervals(
         if len(values_D) < _REACHED * len(drawn_DG):
             result[group] = PartialEstimate(estimate=round(estimate, 3), low=None, high=None)
         else:
-            result[group] = PartialEstimate(**_shown(estimate, values_D, confidence).dump())
+            result[group] = PartialEstimate(**shown(estimate, values_D, confidence).dump())
     return result
 
 
-def _shown(estimate: float, drawn_D: Array, confidence: float) -> Estimate:
+def shown(estimate: float, drawn_D: Array, confidence: float) -> Estimate:
+    """An estimate with the percentile interval of its draws, rounded as in `transfer.json`."""
     return Estimate.of(percentile_interval(estimate, drawn_D, confidence))
 
 
@@ -264,7 +262,7 @@ def razor_fit(curves: Mapping[str, Curve], kl: Mapping[str, Sequence[float]], co
     for arm, curve in curves.items():
         part = slice(start, start + len(curve.steps) - 1)
         start = part.stop
-        arms[arm] = _shown(float(residual[part].mean()), residual_D[:, part].mean(axis=1), confidence)
+        arms[arm] = shown(float(residual[part].mean()), residual_D[:, part].mean(axis=1), confidence)
     return RazorFit(
         points=len(x),
         coefficients=[float(value) for value in solve @ y],
@@ -319,7 +317,7 @@ def summarise(recipe: Recipe, study_dir: Path) -> tuple[Trajectory, dict[str, li
             axes={name: [round(value, 6) for value in values] for name, values in axes.items()},
             gains={
                 group: [
-                    _shown(float(mean), drawn_D, confidence)
+                    shown(float(mean), drawn_D, confidence)
                     for mean, drawn_D in zip(curve.of(group)[0], curve.of(group)[1].T, strict=True)
                 ]
                 for group in curve.groups
@@ -338,64 +336,3 @@ def summarise(recipe: Recipe, study_dir: Path) -> tuple[Trajectory, dict[str, li
         razor=razor_fit(curves, kl, confidence) if len(kl) == len(curves) and len(groups) > 1 else None,
     )
     return trajectory, clock
-
-
-def pick(recipe: Recipe, study_dir: Path, max_drop: float) -> Pick:
-    """The checkpoint to ship: the largest math gain whose worst other group lost at most `max_drop` points.
-
-    Chosen, with the frontier of gain against the worst group's loss, on one half of the slice's questions; reported
-    with intervals on the other half, because the best of many is flattered by the questions it was chosen on. Every
-    candidate is one model; the base is one, with gain 0, and is chosen where no other qualifies.
-
-    Raises:
-        UserError: the suite has no group but math.
-    """
-    found = read_slice(recipe, study_dir)
-    assert recipe.trajectory is not None
-    chosen_on, reported_on = _model_gains(found.half(True)), found.half(False)
-    others = [group for group in chosen_on if group not in (MATH, HELDOUT)]
-    if not others:
-        raise UserError("the suite has no group but math, so there is nothing a checkpoint could have lost")
-    rows: list[Candidate] = []
-    points = []
-    for column in range(1 + len(found.models)):
-        worst = min(others, key=lambda group: chosen_on[group][column])
-        math, loss = float(chosen_on[MATH][column]), max(0.0, -float(chosen_on[worst][column]))
-        points.append((round(math, 3), worst, round(loss, 3)))
-    for (math, worst, loss), (arm, seed, update) in zip(points, [(None, None, 0), *found.models], strict=True):
-        dominated = any(
-            other >= math and other_loss <= loss and (other, other_loss) != (math, loss)
-            for other, _, other_loss in points
-        )
-        rows.append(
-            Candidate(
-                arm=arm,
-                seed=seed,
-                update=update,
-                math_gain=math,
-                worst_group=worst,
-                worst_loss=loss,
-                on_frontier=not dominated,
-            )
-        )
-    allowed = [row for row in rows if row.worst_loss <= max_drop]
-    choice = max(allowed, key=lambda row: (row.math_gain, -row.worst_loss))
-    number = rows.index(choice)
-    rng = np.random.default_rng([recipe.trajectory.seed, 2])
-    confidence = recipe.statistics.confidence
-    drawn = [bootstrap_scores(item, recipe.trajectory.draws, rng, confidence) for item in reported_on]
-    reported = {}
-    for group, gain_M in _model_gains(reported_on).items():
-        members = [drawn[place] for place, item in enumerate(reported_on) if item.group == group]
-        draws_D = np.mean([score[:, number] - score[:, 0] for score in members], axis=0)
-        reported[group] = _shown(float(gain_M[number]), draws_D, confidence)
-    return Pick(max_drop=max_drop, choice=choice, reported=reported, candidates=rows)
-
-
-def _model_gains(answers: Sequence[Answers]) -> dict[str, Array]:
-    """Gain of every model over the base in every group, in points; the base's own is zero."""
-    by_group: dict[str, list[Array]] = {}
-    for item in answers:
-        means_M = item.means()
-        by_group.setdefault(item.group, []).append(means_M - means_M[0])
-    return {group: np.mean(parts, axis=0) for group, parts in by_group.items()}

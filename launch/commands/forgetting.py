@@ -155,7 +155,7 @@ def add_pick(commands: Any) -> None:
 
 
 def _pick(options: argparse.Namespace) -> int:
-    from eval.forgetting.curves import pick
+    from eval.forgetting.pick import pick
 
     require_max_drop(options.max_drop)
     found = pick(_finished_trajectories(options.study_dir), options.study_dir, options.max_drop)

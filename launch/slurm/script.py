@@ -18,7 +18,7 @@ _SIGNAL_SECONDS = (120, 1800)  # what is derived stays between these
 _UNKNOWN_SECONDS = 300
 
 _BODY = r"""
-# The stage of this task. Every node runs `launch.step`; the first one decides, the others join its ranks.
+# The stage of this task. Every node runs `launch.slurm.step`; the first one decides, the others join its ranks.
 task=${SLURM_ARRAY_TASK_ID:-0}
 study=${studies[$task]} stage=${stages[$task]}
 mapfile -t nodes < <(scontrol show hostnames "$SLURM_JOB_NODELIST")
@@ -33,7 +33,7 @@ child=$!
 # cancelled, the job goes back to the queue under the same number, so that what depends on it still does. (Slurm itself
 # requeues a preempted job only if it has to kill it; one that ends by itself in time would count as failed. One that is
 # killed by its time limit counts as failed too: so what has not stopped shortly before is requeued as it stands, which
-# kills it, and goes on from its last checkpoint. launch.step refuses to go round without one.)
+# kills it, and goes on from its last checkpoint. launch.slurm.step gives up after two without a new one.)
 again=
 trap 'again=yes; kill -USR1 "$child" 2> /dev/null || true' USR1
 trap 'kill -TERM "$child" 2> /dev/null || true' TERM
