@@ -14,15 +14,9 @@ from eval.questions.task_files import task_folder
 from recipes.code_version import code_version
 from recipes.errors import UserError
 from recipes.manifest import StageState, hash_file, hash_json, read_manifest, stage_state
-from recipes.schema import Recipe
+from recipes.schema import Recipe, without_later_defaults
 
 KINDS = ("base", "corpus", "arms", "drift", "external", "questions", "trajectory", "eval", "diagnostics", "report")
-_OFF: tuple[tuple[str, Any], ...] = (
-    ("alternatives", []),
-    ("eager", False),
-    ("rehearsal", False),
-    ("save_every_minutes", 60.0),
-)
 _ARM_MODULES = ("train.sft", "train.grpo")
 
 
@@ -63,7 +57,7 @@ def build_stages(recipe: Recipe) -> list[Stage]:
     """
     from train.arms import resolve_arm
 
-    values = _without_unused(recipe.dump())
+    values = without_later_defaults(recipe.dump())
     if values["model"] is not None:  # depends on the machine; runs record what was used
         del values["model"]["attention_fallback"]
     threads = recipe.resources.threads
@@ -89,7 +83,7 @@ def build_stages(recipe: Recipe) -> list[Stage]:
         resolved = resolve_arm(recipe, arm)
         for seed, label in zip(recipe.seeds, recipe.labels(arm), strict=True):
             name = f"arms/{arm}/seed-{seed}"
-            reads = flatten({"arm": _without_unused(resolved.matched_on()), "seed": seed, "threads": threads})
+            reads = flatten({"arm": without_later_defaults(resolved.matched_on()), "seed": seed, "threads": threads})
             reads["answer_form"] = recipe.corpus.answer_form
             topology = ("ranks", "zero_stage", "offload")
             reads |= {key: values["resources"][key] for key in topology if recipe.resources.launched}
@@ -243,13 +237,6 @@ def _probes(recipe: Recipe, values: dict[str, Any], threads: int) -> list[Stage]
             own = reads | {"steps": resolved.steps, "snapshots": resolved.snapshots}
             probes.append(Stage(f"drift/{arm}/seed-{seed}", "train.drift", own, needs, arguments, threads))
     return probes
-
-
-def _without_unused(value: Any) -> Any:
-    """Recipe values without settings that are off and newer than studies which they must not make again."""
-    if isinstance(value, dict):
-        return {key: _without_unused(inner) for key, inner in value.items() if (key, inner) not in _OFF}
-    return [_without_unused(inner) for inner in value] if isinstance(value, list) else value
 
 
 def _needs_base(recipe: Recipe) -> bool:

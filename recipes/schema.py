@@ -314,3 +314,23 @@ class Recipe(Spec):
     def dump(self) -> dict[str, Any]:
         """The resolved recipe as plain JSON values."""
         return self.model_dump(mode="json")
+
+
+_LATER_DEFAULTS: tuple[tuple[str, Any], ...] = (
+    ("alternatives", []),
+    ("eager", False),
+    ("rehearsal", False),
+    ("save_every_minutes", 60.0),
+)
+
+
+def without_later_defaults(value: Any) -> Any:
+    """JSON values of a recipe without settings that were added later and have their default.
+
+    Hashes of stages and of the analysis are taken of this, so that a new setting leaves finished studies valid.
+    """
+    if isinstance(value, dict):
+        return {
+            key: without_later_defaults(inner) for key, inner in value.items() if (key, inner) not in _LATER_DEFAULTS
+        }
+    return [without_later_defaults(inner) for inner in value] if isinstance(value, list) else value

@@ -35,6 +35,11 @@ def test_one_arm_with_another_setting_is_unmatched(override, setting):
     assert len(require_matched(stamped)) == 1
 
 
+@pytest.mark.parametrize("setting", ["save_every_steps: 10", "save_every_minutes: 5"])
+def test_how_often_an_arm_saves_may_differ(setting):
+    assert recipe_differences(load_recipe(STUDY, [f"arms.grpo.train={{{setting}}}"])) == []
+
+
 def test_learning_rate_may_differ_only_if_declared():
     overrides = ["arms.grpo.learning_rate=1e-5", "varies=[sampling,credit,negatives]"]
     differences = recipe_differences(load_recipe(STUDY, overrides))

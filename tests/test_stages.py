@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from eval.questions.analysis_lock import declared
 from launch.stages import build_stages, select_until, stage_inputs, stage_states
 from recipes.errors import UserError
 from recipes.loading import load_recipe
@@ -220,3 +221,11 @@ def test_inputs_of_the_pocket_study_are_those_of_earlier_versions():
     golden = json.loads((STUDY.parents[2] / "tests/golden/stage_inputs.json").read_text())
     stages = build_stages(load_recipe(STUDY))
     assert {stage.name: hash_json(stage.reads) for stage in stages} == golden
+
+
+def test_the_analysis_of_the_pocket_study_is_that_of_earlier_versions():
+    """Else finished studies would be told that their training was changed after the evaluation."""
+    recorded = "3327adf9e7c1ff465c6b51a060ada6cd278671a76618663a3c0f9cc6f476055f"
+    assert hash_json(declared(load_recipe(STUDY))) == recorded
+    later = declared(load_recipe(STUDY, ["train.save_every_minutes=5"]))
+    assert hash_json(later) != recorded

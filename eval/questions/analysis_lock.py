@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from eval.questions.task_files import task_folder, task_path
+from recipes.corpus_schema import Spec
 from recipes.errors import UserError
 from recipes.manifest import hash_file, hash_json, write_json
-from recipes.schema import Recipe
+from recipes.schema import Recipe, without_later_defaults
 
 LOCK = "analysis.lock"
 _DECODING = {"split", "questions", "top_p", "top_k", "max_response_tokens", "max_prompt_tokens", "thinking", "seed"}
@@ -25,9 +26,9 @@ def declared(recipe: Recipe) -> dict[str, Any]:
         "definition": recipe.analysis.definition,
         "claims": [claim.model_dump(mode="json") for claim in recipe.analysis.claims],
         "arms": sorted(recipe.arms),
-        **{f"arm {name}": hash_json(arm.model_dump(mode="json")) for name, arm in recipe.arms.items()},
+        **{f"arm {name}": _hash(arm) for name, arm in recipe.arms.items()},
         "seeds": list(recipe.seeds),
-        "training": recipe.train and hash_json(recipe.train.model_dump(mode="json")),
+        "training": recipe.train and _hash(recipe.train),
         "statistics": recipe.statistics.model_dump(mode="json"),
         "prompt": recipe.prompt.model_dump(mode="json"),
         "lock of benchmarks": hash_json(recipe.lock.get("benchmarks", {})),
@@ -42,10 +43,14 @@ def declared(recipe: Recipe) -> dict[str, Any]:
             "scoring": benchmark.scorings[scoring],
             "samples": recipe.suite.samples(benchmark),
             "temperature": recipe.suite.temperature_of(benchmark),
-            "data": benchmark.data and hash_json(benchmark.data.model_dump(mode="json")),
+            "data": benchmark.data and _hash(benchmark.data),
             "task file": hash_file(task_path(folder, benchmark.name, prompting)),
         }
     return values
+
+
+def _hash(spec: Spec) -> str:
+    return hash_json(without_later_defaults(spec.model_dump(mode="json")))
 
 
 def write_lock(recipe: Recipe, study_dir: Path) -> None:

@@ -12,7 +12,7 @@ from recipes.manifest import read_manifest
 from recipes.schema import Recipe
 from train.arms import resolve_arm
 
-_BOOKKEEPING = {"save_every_steps"}  # does not change the trained weights
+_BOOKKEEPING = {"save_every_steps", "save_every_minutes"}  # does not change the trained weights
 
 
 def recipe_differences(recipe: Recipe) -> list[str]:
