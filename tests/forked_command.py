@@ -6,6 +6,7 @@ with its own arguments, environment, output and exit status. The workers of a st
 spawns them. The smoke study itself is run by a fresh interpreter (see conftest.py).
 """
 
+import atexit
 import json
 import multiprocessing
 import os
@@ -13,6 +14,7 @@ import random
 import subprocess
 import sys
 import tempfile
+import weakref
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
@@ -102,9 +104,18 @@ def _serve() -> int:
     return 0
 
 
+def _keep_temporary_folders() -> None:
+    """Leave those that libraries made when they were imported, such as wandb's, to the server: later forks use them."""
+    for finalizer in weakref.finalize._registry:
+        finalizer.atexit = False
+    if "wandb" in sys.modules:
+        atexit.unregister(import_module("wandb.sdk.data_types._private").MEDIA_TMP.cleanup)
+
+
 def _command(request: dict) -> int:
     from launch.commands.main import main
 
+    _keep_temporary_folders()
     for descriptor, path in zip((0, 1, 2), ["/dev/null", *request["output"]], strict=True):
         opened = os.open(path, os.O_RDWR | os.O_CREAT)
         os.dup2(opened, descriptor)
