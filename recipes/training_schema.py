@@ -43,7 +43,11 @@ class TrainSpec(Spec):
     completions_per_problem: int = Field(8, ge=1)
     """Completions per presented problem: GRPO's group size (at least 2), and the most demonstrations SFT trains on."""
     micro_batch_size: int | None = Field(None, ge=1)
-    """Completions per forward pass. null: a whole update at once."""
+    """Completions of a micro-batch (a forward and backward pass) at the length limits; of shorter ones it takes more,
+    up to as many tokens. null: a whole update."""
+    micro_batch_tokens: int | None = Field(None, ge=1)
+    """Most tokens of a micro-batch, prompts and padding included. null: those of `micro_batch_size` rows at the length
+    limits. It decides memory and speed; results differ by rounding."""
     learning_rate: float = Field(gt=0)
     """Peak learning rate of arms that do not set their own."""
     schedule: Literal["constant", "linear", "cosine", "warmup_stable_decay"] = "constant"
@@ -73,7 +77,8 @@ class TrainSpec(Spec):
     lora: LoraSpec | None = None
     """Train adapters and merge them into the saved weights. null: train every weight."""
     padding_free: bool = False
-    """Join the rows of an SFT micro-batch into one sequence, without attention across rows, not padded."""
+    """Join the rows of a micro-batch into one sequence, without attention across rows, not padded. With flash attention
+    they always are."""
     overlong_tokens: int = Field(0, ge=0)
     """Soft overlong punishment (DAPO, arXiv 2503.14476, Eq. 13): the reward falls by up to 1 over this many tokens
     before the length limit. 0: off."""
