@@ -93,14 +93,17 @@ def tok():
     return tokenizer()
 
 
-def tiny(vocabulary):
+@pytest.fixture(scope="module")
+def tiny(tok, tmp_path_factory):
+    """Loads the same small model again; from a file, because TRL loads the reference of the KL term itself."""
     torch.manual_seed(0)
-    return Qwen3ForCausalLM(
-        Qwen3Config(
-            vocab_size=vocabulary, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2,
-            num_key_value_heads=1, head_dim=16, tie_word_embeddings=True, eos_token_id=1, pad_token_id=0,
-        )
+    config = Qwen3Config(
+        vocab_size=len(tok), hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2,
+        num_key_value_heads=1, head_dim=16, tie_word_embeddings=True, eos_token_id=1, pad_token_id=0,
     )  # fmt: skip
+    directory = tmp_path_factory.mktemp("tiny")
+    Qwen3ForCausalLM(config).save_pretrained(directory)
+    return partial(Qwen3ForCausalLM.from_pretrained, directory)
 
 
 def completions(step):
@@ -168,11 +171,11 @@ def padded(trainer):
     ],
     ids=str,
 )
-def test_update_of_grpo_equals_the_padded_one(tok, tmp_path, changes):
+def test_update_of_grpo_equals_the_padded_one(tok, tiny, tmp_path, changes):
     results = []
     for change in (padded, lambda trainer: trainer):
         trainer = grpo_trainer(
-            arm(**changes), tiny(len(tok)), tok, problems(), tmp_path, 0, rewards, rollouts=Fed(arm(**changes))
+            arm(**changes), tiny(), tok, problems(), tmp_path, 0, rewards, rollouts=Fed(arm(**changes))
         )
         results.append(trained(change(trainer)))
     (losses, moved), (own_losses, own_moved) = results
@@ -181,17 +184,17 @@ def test_update_of_grpo_equals_the_padded_one(tok, tmp_path, changes):
     assert float((own_moved - moved).norm() / moved.norm()) < 1e-3
 
 
-def test_update_of_grpo_equals_bare_trls(tok, tmp_path):
+def test_update_of_grpo_equals_bare_trls(tok, tiny, tmp_path):
     """With every advantage and all tokens, TRL alone does the same."""
     settings = arm(loss_normalisation="all_tokens")
-    ours = grpo_trainer(settings, tiny(len(tok)), tok, problems(), tmp_path, 0, rewards, rollouts=Fed(settings))
+    ours = grpo_trainer(settings, tiny(), tok, problems(), tmp_path, 0, rewards, rollouts=Fed(settings))
 
     def fed(prompts, trainer):
         ids = completions(trainer.state.global_step)
         return {"prompt_ids": tok(prompts)["input_ids"], "completion_ids": ids, "logprobs": None}
 
     bare = GRPOTrainer(
-        model=tiny(len(tok)), processing_class=tok, train_dataset=Dataset.from_list(problems()), reward_funcs=rewards,
+        model=tiny(), processing_class=tok, train_dataset=Dataset.from_list(problems()), reward_funcs=rewards,
         rollout_func=fed,
         args=GRPOConfig(
             output_dir=str(tmp_path), num_generations=GROUP, shuffle_dataset=False, max_steps=UPDATES, beta=0.0,
@@ -205,9 +208,9 @@ def test_update_of_grpo_equals_bare_trls(tok, tmp_path):
     assert float((own_moved - moved).norm() / moved.norm()) < 1e-3
 
 
-def test_rows_without_a_weight_are_not_computed(tok, tmp_path):
+def test_rows_without_a_weight_are_not_computed(tok, tiny, tmp_path):
     settings = arm()
-    trainer = grpo_trainer(settings, tiny(len(tok)), tok, problems(), tmp_path, 0, rewards, rollouts=Fed(settings))
+    trainer = grpo_trainer(settings, tiny(), tok, problems(), tmp_path, 0, rewards, rollouts=Fed(settings))
     found, read = [], []
     trainer.on_work = found.append
     trainer.model.get_decoder().register_forward_pre_hook(
@@ -223,12 +226,12 @@ def test_rows_without_a_weight_are_not_computed(tok, tmp_path):
 
 
 @pytest.mark.parametrize("free", [False, True])
-def test_update_of_sft_equals_bare_trls(tok, tmp_path, free):
+def test_update_of_sft_equals_bare_trls(tok, tiny, tmp_path, free):
     texts = [{"prompt": f"{n} =", "completion": "x" * LENGTHS[n % 16]} for n in range(UPDATES * 16)]
     settings = replace(arm(padding_free=free), problems_per_step=16, completions_per_problem=1)
-    ours = sft_trainer(settings, tiny(len(tok)), tok, texts, tmp_path, 0)
+    ours = sft_trainer(settings, tiny(), tok, texts, tmp_path, 0)
     bare = SFTTrainer(
-        model=tiny(len(tok)), processing_class=tok, train_dataset=ours.train_dataset,
+        model=tiny(), processing_class=tok, train_dataset=ours.train_dataset,
         args=SFTConfig(
             output_dir=str(tmp_path), max_length=None, shuffle_dataset=False, max_steps=UPDATES, use_cpu=True,
             per_device_train_batch_size=4, gradient_accumulation_steps=4, learning_rate=1e-2, bf16=False,
