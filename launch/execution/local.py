@@ -46,9 +46,7 @@ def check_study_dir(recipe: Recipe, study_dir: Path) -> None:
             raise UserError(
                 f"{study_dir} holds the study {previous.get('study')!r}, not {recipe.study!r}; choose another --out"
             )
-    elif study_dir.is_file() or (
-        study_dir.exists() and {path.name for path in study_dir.iterdir()} - {".lock", "slurm"}
-    ):
+    elif study_dir.is_file() or (study_dir.exists() and not all(map(_left_by_a_start, study_dir.iterdir()))):
         raise UserError(f"{study_dir} is not empty and is not a study directory; choose another --out")
     parent = next(folder for folder in (study_dir, *study_dir.resolve().parents) if folder.exists())
     free = shutil.disk_usage(parent).free
@@ -57,6 +55,11 @@ def check_study_dir(recipe: Recipe, study_dir: Path) -> None:
             f"{parent} has {free >> 20} MB free but a study needs at least {_MIN_FREE_BYTES >> 20} MB; "
             "free some space or choose another --out"
         )
+
+
+def _left_by_a_start(path: Path) -> bool:
+    """Whether a run that was killed before its study file was in place may have left `path`."""
+    return path.name in (".lock", "slurm") or path.match(f".{STUDY_FILE}.*.tmp")
 
 
 def run_local(recipe: Recipe, study_dir: Path, stages: list[Stage], until: str | None = None) -> int:
