@@ -3,7 +3,7 @@
 import argparse
 import sys
 
-from launch.commands import ablate, evaluation, forgetting, recipe, rehearse, study
+from launch.commands import ablate, config, evaluation, forgetting, recipe, rehearse, study
 from recipes.errors import UserError
 
 _EPILOG = """examples:
@@ -37,6 +37,7 @@ def build_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for add in (
         *(recipe.add_run, recipe.add_plan, recipe.add_check, recipe.add_report, recipe.add_fetch, recipe.add_lineage),
+        config.add_config,
         *(study.add_status, study.add_logs, study.add_cancel, study.add_resume, study.add_doctor),
         *(rehearse.add_rehearse, ablate.add_ablate),
         *(evaluation.add_eval, evaluation.add_gate, evaluation.add_compare, evaluation.add_audit),
