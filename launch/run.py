@@ -11,8 +11,8 @@ from launch.execution.processes import note_run
 from launch.planning.findings import findings, refuse
 from launch.planning.fit import model_shape, obstacles
 from launch.planning.preflight import check_resolved, warnings
+from launch.site_file import SiteSpec
 from launch.slurm.jobs import Task, states_of
-from launch.slurm.site_file import SiteSpec
 from launch.slurm.submit import active_ids, ask_queue, known_jobs, plan_submission, read_jobs, script_name, submit
 from launch.stages import Stage
 from recipes.errors import UserError

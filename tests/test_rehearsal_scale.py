@@ -6,7 +6,7 @@ import pytest
 
 from launch.rehearsal.hardware import Hardware, find_hardware
 from launch.rehearsal.scale import COMPLETION_TOKENS, Places, scale
-from launch.slurm.site_file import SiteSpec
+from launch.site_file import SiteSpec
 from launch.stages import build_stages
 from recipes.errors import UserError
 from recipes.loading import load_recipe

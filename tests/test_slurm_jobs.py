@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from launch.planning.fit import model_shape
 from launch.planning.needs import checkpoint_seconds, gpu_hours_of_run
 from launch.run import check_site
+from launch.site_file import SiteSpec, find_site, load_site
 from launch.slurm.jobs import Needed, make_jobs, tasks_of_study
 from launch.slurm.script import render, signal_seconds
-from launch.slurm.site_file import SiteSpec, find_site, load_site
 from launch.slurm.vllm_server import server_command
 from launch.stages import build_stages
 from recipes.errors import UserError

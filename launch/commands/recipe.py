@@ -12,7 +12,7 @@ from launch.commands.arguments import add_cluster, add_command, add_recipe, add_
 from recipes.errors import UserError
 
 if TYPE_CHECKING:
-    from launch.slurm.site_file import SiteSpec
+    from launch.site_file import SiteSpec
     from launch.stages import Stage
     from recipes.schema import Recipe
 
@@ -60,7 +60,7 @@ def read_study(options: argparse.Namespace) -> "tuple[Recipe, Path]":
 
 def read_site(options: argparse.Namespace) -> "SiteSpec | None":
     """The cluster to run on; None: this machine."""
-    from launch.slurm.site_file import find_site, load_site
+    from launch.site_file import find_site, load_site
 
     return load_site(find_site(options.site)) if options.on == "slurm" else None
 

@@ -218,7 +218,7 @@ def _resume(options: argparse.Namespace) -> int:
     from launch.commands.ablate import conclude
     from launch.commands.recipe import show_report
     from launch.run import check_site, run_on_slurm, run_stages
-    from launch.slurm.site_file import load_site_copy
+    from launch.site_file import load_site_copy
 
     root = options.study_dir
     how = read_run(root)

@@ -38,7 +38,7 @@ def hub() -> Verdict:
 
 def cluster() -> Verdict:
     """What Slurm says about itself, as far as a study depends on it."""
-    from launch.slurm.site_file import find_site, load_site
+    from launch.site_file import find_site, load_site
     from launch.slurm.submit import slurm
 
     if shutil.which("sbatch") is None:
@@ -126,7 +126,7 @@ def _installed(name: str) -> bool:
 def study(path: str, site_file: Path | None) -> Verdict:
     """What a recipe would lack on this machine, or on the cluster of a site file."""
     from launch.planning.findings import findings
-    from launch.slurm.site_file import load_site
+    from launch.site_file import load_site
     from launch.stages import build_stages
     from recipes.loading import load_recipe
 

@@ -6,7 +6,7 @@ from importlib import metadata
 from importlib.util import find_spec
 
 from launch.hardware import visible_gpus
-from launch.slurm.site_file import SiteSpec
+from launch.site_file import SiteSpec
 from recipes.errors import UserError
 from recipes.schema import Recipe
 

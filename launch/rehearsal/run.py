@@ -20,7 +20,7 @@ from launch.rehearsal.scale import Places, scale
 from launch.rehearsal.teacher import serving_teacher
 from launch.rehearsal.toy_model import write_toy_model
 from launch.run import refuse_if_queued, run_on_slurm
-from launch.slurm.site_file import SiteSpec
+from launch.site_file import SiteSpec
 from launch.stages import Stage, build_stages, select_until
 from recipes.errors import UserError
 from recipes.loading import STUDY_FILE

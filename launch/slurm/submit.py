@@ -14,9 +14,9 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
+from launch.site_file import SiteSpec
 from launch.slurm.jobs import Job, Task, make_jobs
 from launch.slurm.script import render
-from launch.slurm.site_file import SiteSpec
 from recipes.errors import UserError
 from recipes.manifest import locked, write_atomic, write_json
 

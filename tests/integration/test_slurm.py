@@ -207,7 +207,7 @@ def test_an_update_longer_than_the_warning_costs_that_update_and_not_the_study(
     job = standings(on_slurm, study)[SFT]["job"]
     found = drained(cluster, on_slurm, study, 900)
     said = "".join(path.read_text() for path in (study / "slurm").glob("*.log"))
-    assert "not saved in time before the time limit; requeued, to go on from the last checkpoint" in said
+    assert "not saved in time before the time limit; requeued, resumes from the last checkpoint" in said
     restarts = int(re.search(r"Restarts=(\d+)", cluster.query("scontrol", "show", "job", "--oneliner", job))[1])
     assert restarts >= 1
     assert (found[SFT]["state"], found[scored]["state"]) == ("done", "done"), found
