@@ -5,6 +5,7 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from recipes.corpus_schema import Spec
+from recipes.errors import UserError
 
 
 class VllmSpec(Spec):
@@ -77,6 +78,12 @@ class ResourceSpec(Spec):
                 f"vllm.tensor_parallel {self.vllm.tensor_parallel} does not divide resources.ranks {self.ranks}"
             )
         return self
+
+    def require_vllm(self) -> VllmSpec:
+        """The settings of vLLM. Raises UserError if there are none."""
+        if self.vllm is None:
+            raise UserError("the recipe has no `resources.vllm`, which a vLLM server needs")
+        return self.vllm
 
     @property
     def launched(self) -> bool:
