@@ -9,8 +9,6 @@ from recipes.errors import UserError
 from recipes.loading import apply_override, read_recipe_file, read_yaml, validate_recipe
 from recipes.schema import Recipe
 
-DEFAULT_SUITE = Path("recipes/suites/twelve.yaml")
-
 
 def evaluation_recipe(
     base: str, models: dict[str, str], suite: Path, study: str, overrides: list[str], title: str = ""

@@ -239,7 +239,7 @@ def test_a_smoke_ablation_shares_its_base_and_draws_its_curve(smoke_study, trans
     values["prompt"]["suffix"] = " else"
     study.write_text(json.dumps(values))
     with pytest.raises(UserError, match=r"prompt\.suffix"):
-        report(made, as_json=True)
+        report(made)
 
 
 @pytest.mark.parametrize(("status", "runs"), [(STOPPED, 2), (INTERRUPTED, 2), (1, 3), (0, 3)])

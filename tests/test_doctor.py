@@ -156,7 +156,7 @@ def test_vllm_on_a_cpu_runs_without_sleep_mode_in_bfloat16(monkeypatch):
     monkeypatch.setattr(doctor_vllm.metadata, "version", lambda name: "0.31.0+cpu")
     for name in doctor_vllm._ON_CPU:
         monkeypatch.setenv(name, "1")
-    found = "vllm 0.31.0+cpu on the CPU: 1.0% of importance ratios clipped, 50% of completions truncated"
+    found = "vllm 0.31.0+cpu on the CPU: 1.0% of ratios clipped, 50% of completions truncated"
     assert doctor_vllm.vllm([], True) == Verdict("ok", found)
     recipe = load_recipe(doctor_run._SMOKE, asked["settings"])
     assert (recipe.resources.vllm.sleep, recipe.model.dtype, asked["seconds"]) == (False, "bfloat16", 600.0)

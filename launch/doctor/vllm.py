@@ -46,9 +46,7 @@ def vllm(gpus: list[str], required: bool) -> Verdict:
     clipped = max(row.get("mismatch/clipped_share", 0.0) for row in rows)
     truncated = min(row.get("completions/clipped_ratio", 0.0) for row in rows)
     where = "" if gpus else " on the CPU"
-    text = (
-        f"vllm {version}{where}: {clipped:.1%} of importance ratios clipped, {truncated:.0%} of completions truncated"
-    )
+    text = f"vllm {version}{where}: {clipped:.1%} of ratios clipped, {truncated:.0%} of completions truncated"
     if clipped > 0.05:
         return Verdict("fail", text, "vLLM and the trainer disagree: compare their dtype and attention")
     if truncated == 1.0:
