@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from recipes.corpus_schema import DataFiles, Spec
+from recipes.errors import UserError
 
 NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"  # safe as a file name and in a figure
 Name = Annotated[str, Field(pattern=NAME)]
@@ -98,6 +99,12 @@ class BenchmarkSpec(Spec):
     """Responses to each question. null: `suite.samples_per_question`."""
     temperature: float | None = Field(None, ge=0)
     """Sampling temperature. null: `suite.temperature`. 0: greedy, one response."""
+
+    def require_data(self) -> BenchmarkData:
+        """Its data. Raises UserError for a benchmark of the synthetic world or `heldout`, which has none."""
+        if self.data is None:
+            raise UserError(f"benchmark {self.name!r} has no `data`")
+        return self.data
 
     def cell(self, reading: str) -> tuple[str, str]:
         """The prompting and the scoring a reading takes; the last of them where it has none of that name."""
