@@ -61,7 +61,6 @@ _PAPER_TEXTS = 100  # as many as the authors' script takes
 
 def run(recipe: Recipe, study_dir: Path, stage_dir: Path, resume: bool, model_dir: str) -> None:
     """Measure the model in `study_dir / model_dir`; the base writes only what the others are compared with."""
-    assert recipe.diagnostics is not None and recipe.model is not None
     sets = prompt_sets(recipe, study_dir)
     stage = _Stage(recipe, study_dir, stage_dir, model_dir)
     if model_dir == "base":
@@ -72,8 +71,7 @@ def run(recipe: Recipe, study_dir: Path, stage_dir: Path, resume: bool, model_di
 
 class _Stage:
     def __init__(self, recipe: Recipe, study_dir: Path, stage_dir: Path, model_dir: str) -> None:
-        assert recipe.diagnostics is not None and recipe.model is not None
-        self.recipe, self.spec, self.model_spec = recipe, recipe.diagnostics, recipe.model
+        self.recipe, self.spec, self.model_spec = recipe, recipe.require_diagnostics(), recipe.require_model()
         self.study_dir, self.stage_dir = study_dir, stage_dir
         self.model_dir, self.label = study_dir / model_dir, stage_dir.name
         self.base_dir = stage_dir.parent / "base"

@@ -381,8 +381,8 @@ def test_missing_access_is_no_reason_to_take_another_place(tmp_path, many, run):
 @pytest.mark.parametrize(
     ("alternatives", "message"),
     [
-        ("[{answer_field: gold}]", "alternatives.0 is no other place: set its `dataset`, `files` or `revision`"),
-        ("[{files: [a], kind: file}]", "alternatives.0 sets `kind`, which all places of a source share"),
+        ("[{answer_field: gold}]", "alternatives.0 is the same location: set its `dataset`, `files` or `revision`"),
+        ("[{files: [a], kind: file}]", "alternatives.0 sets `kind`, which all alternatives of a source share"),
         ("[{files: [a], answer: gold}]", "`alternatives.0.answer`: Extra inputs are not permitted"),
         ("[{files: []}]", "a source of kind `hub` needs `dataset` and `files`"),
     ],
