@@ -1,4 +1,4 @@
-"""What the stages `diagnostics/` measured, put together by arm: layers, averages and histograms, shifted words."""
+"""The results of the stages `diagnostics/` by arm: layers, averages and histograms, shifted words."""
 
 import json
 from collections.abc import Sequence
