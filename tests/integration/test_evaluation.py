@@ -207,12 +207,12 @@ def test_work_helps_a_stage_that_has_begun(smoke_study, tmp_path, capsys):
         unit.path(0).unlink()
         start_stage(unit.directory, "x", unit.inputs, in_place=True)  # begun, not complete
     start_stage(study / "eval" / "base", "eval/base", stage_inputs(stage, study), "other", in_place=True)
-    with pytest.raises(UserError, match="eval/base was begun by other code or packages"):
+    with pytest.raises(UserError, match="eval/base was started with another version of the code or packages"):
         work(recipe, study, wait=False)
     manifest = read_manifest(study / "eval" / "base")
     write_json(study / "eval" / "base" / "manifest.json", manifest | {"code": stage.code})
     assert work(recipe, study, wait=False) == 0
-    assert "2 chunk(s) answered here" in capsys.readouterr().out
+    assert "2 chunk(s) generated" in capsys.readouterr().out
     assert not any(unit.missing() for unit in open_units(recipe, study, study / "eval" / "base", "base"))
     with pytest.raises(UserError, match="does not exist; start `transfer run` first"):
         work(recipe, tmp_path / "nowhere", wait=False)

@@ -312,7 +312,8 @@ def test_interrupt_stops_at_once_and_names_the_stage(tmp_path):
     finally:
         process.kill()
     assert process.returncode == 130
-    assert "stopped while running base; the same command continues" in errors
+    assert "stopped while running base. Finished stages are kept" in errors
+    assert f"To continue: the same command, or `transfer resume {study}`" in errors
     with locked(study / ".locks" / "base"):  # no worker is left that writes there
         pass
 
