@@ -27,6 +27,7 @@ _GREEK = {
         strict=True,
     )
 }
+_ROOTS = re.compile(r"([√∛∜])\s*(\d+(?:\.\d+)?)")
 _TABLE = str.maketrans({letter: latex for latex, letters in _SIGNS.items() for letter in letters} | _GREEK)
 
 
@@ -38,6 +39,7 @@ def as_latex(text: str) -> str:
     if text.isascii():
         return text
     text = "".join(_visible(letter) for letter in text)
+    text = _ROOTS.sub(r"\1{\2}", text)  # the root of the whole number, not of its first digit
     text = _RAISED.sub(lambda match: f"^{{{''.join(_SUPERSCRIPTS[letter] for letter in match.group())}}}", text)
     text = _LOWERED.sub(lambda match: f"_{{{''.join(_SUBSCRIPTS[letter] for letter in match.group())}}}", text)
     text = unicodedata.normalize("NFKC", text.translate(_TABLE)).translate(_TABLE)

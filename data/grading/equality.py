@@ -15,7 +15,7 @@ from data.grading.clock import check
 from data.grading.policy import Policy, rounds_to
 from data.grading.real_sets import same_set
 from data.grading.statements import NAME, states_value
-from data.grading.tree import NO_LETTER, Collection, Leaf, Node, Relation, canonical
+from data.grading.tree import NO_LETTER, SETS, Collection, Leaf, Node, Relation, canonical
 from data.grading.units import converted, spaced_symbol
 from data.grading.values import evaluate, is_formula, proportional, same_value
 from data.grading.words import canonical_words
@@ -27,7 +27,6 @@ _NUMBER = re.compile(r"-?(\d+\.?\d*|\.\d+)$")
 _SINGLE_NAME = re.compile(r"\\?[A-Za-z](?:_\S+)?(?:\(.*\))?$")
 _CALCULUS = re.compile(rf"\\(?:i?int|oint|lim|sum|prod){NO_LETTER}|\\frac\s*\{{d")
 _ONLY_FORMULA = re.compile(r"[\x20-\x7e]+")
-_SETS = ("union", "difference", "intersection")
 _UNORDERED = ("several", "set", "union")
 _INTEGER_NAMES = frozenset("nkm")
 
@@ -61,7 +60,7 @@ class Comparison:
     def _leaf_and_collection(self, leaf: Leaf, other: Collection) -> bool:
         if other.kind == "congruence":  # 3 (mod 5) for 3
             return self.same(leaf, other.items[0])
-        if other.kind in _SETS and (equal := same_set(leaf, other)) is not None:
+        if other.kind in SETS and (equal := same_set(leaf, other)) is not None:
             self.note("sets of real numbers")
             return equal
         if other.kind == "ratio" and len(other.items) == 2 and not leaf.name:
@@ -76,7 +75,7 @@ class Comparison:
         if answer.name and reference.name and self._names_differ(answer.name, reference.name):
             self.note("names of different quantities")
             return False  # x > 2 is not y > 2
-        if kinds & set(_SETS) and (equal := same_set(answer, reference)) is not None:
+        if kinds & set(SETS) and (equal := same_set(answer, reference)) is not None:
             self.note("sets of real numbers")
             return equal
         if kinds == {"congruence"}:
@@ -298,12 +297,18 @@ def _as_relation(node: Node) -> Relation | None:
         return node
     if isinstance(node, Leaf) and node.name and not node.is_words:
         return Relation(node.name, "=", node.text)
+    if isinstance(node, Collection) and node.kind == "ordered" and node.name and len(node.items) == 2:
+        low, high = (item.text if isinstance(item, Leaf) else "" for item in node.items)
+        if low == "-\\infty":
+            return Relation(node.name, "\\le" if node.brackets[1] == "]" else "<", high)
+        if high == "\\infty":
+            return Relation(low, "\\le" if node.brackets[0] == "[" else "<", node.name)
     return None
 
 
 def _renamed(answer: Leaf, reference: Leaf) -> str | None:
     """The text of `f(n) = n + 1` with the variable of `f(x) = ...`; None unless both define the same function."""
-    functions = [re.fullmatch(r"(\\?[A-Za-z]+'*)\s*\(([A-Za-z])\)", leaf.name) for leaf in (answer, reference)]
+    functions = [re.fullmatch(r"(\\?[A-Za-z]+'*)\s*[_({]+([A-Za-z])[)}]?", leaf.name) for leaf in (answer, reference)]
     first, second = functions
     if first is None or second is None or first.group(1) != second.group(1):
         return None

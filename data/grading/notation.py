@@ -19,6 +19,7 @@ _SPACING = re.compile(
 )
 _LATEX_THOUSANDS = re.compile(r"(?<=\d)(?:,\s*\\!|\{,\}|\\,|\\!\s*,)\s*(?=\d{3}(?!\d))")  # 10{,}080
 _ONE_SIDED = re.compile(rf"\\left\s*(?:{SET_OPEN}|\.)(.*)\\right\s*\.")  # \left\{ ... \right.
+_LOGIC = {r"\vee": r"\lor", r"\wedge": r"\land"}
 _ENTITIES = re.compile(r"&(lt|gt|amp);")
 _OPERATOR = re.compile(r"\\operatorname\*?\s*\{\s*([A-Za-z]+)\s*\}")
 _PROGRAM_POWER = re.compile(r"\*\*")
@@ -31,6 +32,10 @@ _REVERSED = re.compile(r"([\[\](])([^\[\](){},;]+[,;][^\[\](){},;]+)([\[\])])")
 _NUMBER_IN_WORDS = re.compile(
     rf"{TEXT_OPEN}((?:[^{TEXT_CLOSE}\d]*[^{TEXT_CLOSE}\d\w{DOLLAR}$£€¥-])?)"
     rf"([{DOLLAR}$£€¥]?-?(?:\d[\d,]*(?:\.\d+)?|\.\d+)%?)(?=[\s{TEXT_CLOSE}])([^{TEXT_CLOSE}\d]*){TEXT_CLOSE}"
+)
+_UNIT_QUOTIENT = re.compile(
+    rf"\\frac\s*\{{\s*{TEXT_OPEN}([^{TEXT_CLOSE}]*){TEXT_CLOSE}\s*\}}"
+    rf"\s*\{{\s*{TEXT_OPEN}([^{TEXT_CLOSE}]*){TEXT_CLOSE}\s*\}}"
 )
 _MICRO = re.compile(rf"\\mu\s*{TEXT_OPEN}")
 _POSITIVE = re.compile(r"\(-\\infty,\\infty\)\s*(?:\^|_)\s*\{?\s*([+-]|>\s*0|<\s*0|\\ge\s*0)\s*\}?")
@@ -68,11 +73,14 @@ def undress(answer: str) -> str:
     text = re.sub(r"\\(?:geq|geqslant)(?![A-Za-z])", r"\\ge", text)
     text = re.sub(r"\\(?:leq|leqslant)(?![A-Za-z])", r"\\le", text)
     text = re.sub(r"\\(?:to|rightarrow|longrightarrow)(?![A-Za-z])", r"\\to", text)
+    text = re.sub(r"\\(?:vee|wedge)(?![A-Za-z])", lambda match: _LOGIC[match.group()], text)
+    text = re.sub(r"\^?\s*\{?\\degree(?![A-Za-z])\}?", r"^\\circ ", text)
     text = _ELLIPSIS.sub(r"\\ldots ", text)
     text = re.sub(r"\\neq(?![A-Za-z])", r"\\ne", text)
     for _ in range(3):  # nested, as in \text{\textbf{(C)}}
         text = _TEXT_COMMAND.sub(f"{TEXT_OPEN}\\1{TEXT_CLOSE}", _FONT_COMMAND.sub(_font, text))
     text = _NUMBER_IN_WORDS.sub(_apart, text)
+    text = _UNIT_QUOTIENT.sub(f"{TEXT_OPEN}\\1/\\2{TEXT_CLOSE}", text)
     text = _MICRO.sub(f"{TEXT_OPEN}µ", text)
     text = _REVERSED.sub(_bourbaki, text)
     # A single $ is a currency sign; several are delimiters within the answer.

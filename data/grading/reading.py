@@ -21,8 +21,8 @@ from data.grading.statements import (
     variable_of,
     without,
 )
-from data.grading.tree import NO_LETTER, Collection, Leaf, Node, UnparseableError, balanced, enclosed, split
-from data.grading.units import split_unit
+from data.grading.tree import NO_LETTER, SETS, Collection, Leaf, Node, UnparseableError, balanced, enclosed, split
+from data.grading.units import canonical_unit, converted, split_unit
 from data.grading.values import is_formula
 from data.grading.words import (
     canonical_words,
@@ -56,9 +56,11 @@ _CONGRUENCE = re.compile(
     rf"(?:\\?[A-Za-z]\w*\s*\\equiv\s*)?(.+?)\s*\(?\s*(?:\\(?:pmod|mod|bmod){NO_LETTER}|\bmod\b)\s*([^()]+?|\{{.+?\}}|\(.+?\))\)?$"
 )
 _UNDER = re.compile(r"\\(?:lim|sup|inf|max|min)\s*_\s*\{[^{}]*\}")
+_ALL_BUT = re.compile(rf"(.+?)\b(?:except|other than|excluding)\b(?: for)?[\s{TEXT_CLOSE}]*(?:[a-z]\s*=)?(.+)")
 _SIGN = re.compile(rf"\\(?:pm|mp){NO_LETTER}")
+_TIME = re.compile(r"\s*\d{1,2}:\d\d(?![\d:])")
 _CLOCK = re.compile(r"0?(\d{1,2}):(\d\d)$")
-_COMPOUND = re.compile(rf"(-?[\d.,/]+)\s*{TEXT_OPEN}\s*([A-Za-z.]+)\s*(?:,|and)?\s*{TEXT_CLOSE}\s*,?\s*")
+_COMPOUND = re.compile(rf"(-?[\d.,/]+)\s*{TEXT_OPEN}\s*([A-Za-z.]+)\s*(?:,|,?\s*and)?\s*{TEXT_CLOSE}\s*,?\s*")
 _IF = re.compile(rf"^[\s{TEXT_OPEN}]*(?:if|when|for|where)\b[\s{TEXT_CLOSE}]*|[{TEXT_OPEN}{TEXT_CLOSE}]")
 _ELSE = ("otherwise", "else", "elsewhere", "in all other cases")
 _VARIABLES = re.compile(r"[a-d]{2,3}|[w-z]{2,3}|[p-t]{2,3}|[k-n]{2,3}")
@@ -91,6 +93,10 @@ def _read(text: str, depth: int = 0, grouped: bool = True) -> Node:
     text = without_qualifiers(text)
     if enclosed(text, SET_OPEN, SET_CLOSE):
         return _set(text, depth)
+    if (all_but := _ALL_BUT.fullmatch(text)) and is_everything(canonical_words(all_but.group(1))):
+        return without(split(all_but.group(2), f"{_BOTH}|{_EITHER}"), read)
+    if "\\begin" in text and len(sides := split(text, "=")) > 1:  # A = ...
+        text = sides[-1].strip()
     if rows := read_matrix(text):
         return Collection("matrix", tuple(_collection("row", row, depth) for row in rows))
     if grouped and (number := _GROUPED.fullmatch(text)):
@@ -99,7 +105,12 @@ def _read(text: str, depth: int = 0, grouped: bool = True) -> Node:
         parts = split(text, sign + NO_LETTER)
         if len(parts) > 1 and (kind != "difference" or len(parts) == 2) and "=" not in text:
             return _collection(kind, parts, depth)
-    if "mod" in text and (congruence := _CONGRUENCE.fullmatch(text)) and "mod" not in congruence.group(1):
+    if (
+        "mod" in text
+        and "=" not in text
+        and (congruence := _CONGRUENCE.fullmatch(text))
+        and "mod" not in congruence.group(1)
+    ):
         return _collection("congruence", [part.strip(" ()") for part in congruence.groups()], depth)
     if node := _compound(text):
         return node
@@ -131,14 +142,14 @@ def _statement(text: str, depth: int, grouped: bool) -> Node:
     if INEQUALITY.search(text):
         if re.search(rf"[{TEXT_OPEN}{SET_OPEN}]", text):
             return Leaf(text)
-        node = read_inequality(text, read)
-        assert node is not None
-        return node
+        return read_inequality(text, read)
     if (node := read_equation(text, read)) is not None:
         return node
     member = re.fullmatch(rf"(\\?[A-Za-z]\w*(?:_\{{\w+\}})?)\s*\\in{NO_LETTER}(.+)", text)
     if member:
-        return _read(member.group(2), depth + 1, grouped)
+        node = _read(member.group(2), depth + 1, grouped)
+        real = isinstance(node, Collection) and node.kind in ("ordered", *SETS) and not node.name
+        return replace(node, name=member.group(1)) if real else node
     sign = _SIGN.search(text)
     if sign and not _SIGN.search(text[sign.end() :]):
         both = [f"{text[: sign.start()]}{s}{text[sign.end() :]}" for s in "+-"]
@@ -185,7 +196,7 @@ def _set(text: str, depth: int) -> Node:
     if builder:
         node = _read(builder.group(2), depth + 1)
         if isinstance(node, Collection) and _is_real_set(node):
-            return node
+            return node if node.kind == "intersection" else replace(node, name="")  # the variable is bound
     if re.search(rf"\||\\mid{NO_LETTER}|:", inner):
         return Leaf(text)
     node = _collection("set", split(inner, ",|;"), depth)
@@ -235,17 +246,24 @@ def _product(text: str, depth: int) -> Node | None:
     ):
         return _collection("product", parts, depth)
     terms = split(text, ":")
-    if len(terms) > 1 and not _CLOCK.match(text.strip()) and all(is_formula(term) for term in terms):
+    if len(terms) > 1 and not _TIME.match(text) and all(_is_short_formula(term) for term in terms):
         return _collection("ratio", terms, depth)
     return None
+
+
+def _is_short_formula(text: str) -> bool:
+    return not re.search(r"(?<!\\)\b[A-Za-z]{3,}", text) and is_formula(text)
 
 
 def _compound(text: str) -> Node | None:
     """`3 \\text{ hours } 30 \\text{ minutes}`."""
     found = list(_COMPOUND.finditer(text))
-    if len(found) < 2 or "".join(match.group() for match in found) != text or "," in text or "and" in text:
+    if len(found) < 2 or "".join(match.group() for match in found) != text:
         return None
-    return Collection("compound", tuple(_leaf(match.group().strip()) for match in found))
+    units = [canonical_unit(match.group(2)) for match in found]
+    if any(converted(unit, units[0]) is None for unit in units[1:]):
+        return None  # 2 boys, 3 girls
+    return Collection("compound", tuple(Leaf(m.group(1), unit=unit) for m, unit in zip(found, units, strict=True)))
 
 
 def _leaf(text: str) -> Node:
@@ -265,7 +283,7 @@ def _leaf(text: str) -> Node:
             return Leaf(value, unit=unit, percent=percent)
     if base := _BASE_WORDS.match(text) or _BASE.match(text.replace(TEXT_OPEN, "").replace(TEXT_CLOSE, "")):
         radix = base.groups()[-1] or base.group(2)
-        radix = _RADIXES.get(radix.strip().lower(), radix.strip())
+        radix = _RADIXES.get(radix.strip(" ()").lower(), radix.strip(" ()"))
         digits = base.group(1)
         if radix.isdigit() and (digits[0].isdigit() or len(digits) > 1):
             return Leaf(digits.lower().lstrip("0") or "0", base=radix)

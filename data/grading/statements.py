@@ -13,6 +13,7 @@ from data.grading.arithmetic import NotReadableError, OutOfRangeError, close, re
 from data.grading.marks import TEXT_CLOSE, TEXT_OPEN
 from data.grading.tree import NO_LETTER, Collection, Leaf, Node, Relation, UnparseableError, enclosed, split
 from data.grading.values import evaluate, is_number
+from data.grading.words import denies
 
 Read = Callable[[str], Node]
 
@@ -47,6 +48,8 @@ def read_equation(text: str, read: Read) -> Node | None:
     if is_number(left) and len(sides) == 2:
         return read(right)
     label = left.replace(TEXT_OPEN, " ").replace(TEXT_CLOSE, " ").strip()
+    if denies(label):
+        raise UnparseableError("words that deny an equation")
     named = TEXT_OPEN in left or NAME.match(label) is not None
     if enclosed(left, "(", ")") and "," in left:
         return read(right)
@@ -78,8 +81,8 @@ def states_value(leaf: Leaf) -> bool:
     return bool(names) and not (value.value == 0 and len(split(leaf.name, r"(?<=.)[+-]")) > 1)
 
 
-def read_inequality(text: str, read: Read) -> Node | None:
-    """An inequality: of one variable and bounds as an interval, else as a relation; None for other texts."""
+def read_inequality(text: str, read: Read) -> Node:
+    """An inequality: of one variable and bounds as an interval, else as a relation."""
     if unequal := re.fullmatch(rf"(.+?)\\ne{NO_LETTER}(.+)", text):
         name, value = unequal.group(1).strip(), unequal.group(2).strip()
         if INEQUALITY.search(value):
@@ -88,10 +91,8 @@ def read_inequality(text: str, read: Read) -> Node | None:
             return replace(without([value], read), name=name)
         return Relation(name, "\\ne", value)
     parts = re.split(f"({_SIGNS})", text)
-    if len(parts) == 1:
-        return None
     terms, signs = [part.strip() for part in parts[::2]], parts[1::2]
-    if not all(terms):
+    if not all(terms) or not signs:
         raise UnparseableError("an inequality without a side")
     rising = ["<" in sign or "l" in sign for sign in signs]
     closed = ["=" in sign or "e" in sign for sign in signs]

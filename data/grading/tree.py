@@ -55,6 +55,7 @@ class Relation:
 Node = Leaf | Collection | Relation
 
 OPENING, CLOSING = "([{" + SET_OPEN, ")]}" + SET_CLOSE
+SETS = ("union", "difference", "intersection")
 NO_LETTER = "(?![A-Za-z])"
 
 

@@ -40,13 +40,13 @@ _JOINED = re.compile(
 _DEGREES = re.compile(rf"\s*\^\s*(?:\{{\s*\\circ\s*\}}|\\circ)\s*{TEXT_OPEN}?\s*([CF]?)\s*{TEXT_CLOSE}?\s*$")
 _TRIGONOMETRIC = re.compile(r"(?:sin|cos|tan|cot|sec|csc|cis|c?tg)(?![a-z])")
 _INTRODUCTION = re.compile(
-    rf"\s*(?:{TEXT_OPEN}([^{TEXT_CLOSE}\d]*){TEXT_CLOSE}|([A-Za-z][A-Za-z ']*(?:\s(?:is|are|equals)|:)))\s*"
+    rf"\s*(?:{TEXT_OPEN}([^{TEXT_CLOSE}\d]*){TEXT_CLOSE}|([A-Za-z][A-Za-z ']*(?:\s(?:is|are|equals)|:)|[^\x00-\x7f\W\d_]+[是为:]))\s*"
     rf"(?=.*[\d\\A-Za-z])"
 )
 _MARKED_SIGN = re.compile(rf"\s*{TEXT_OPEN}\s*([A-Za-z]+)\s*{TEXT_CLOSE}\s*(?=[\d.\\])")
 _OHM = re.compile(r"(?<=[\d)}])\s*\\Omega$")
 _HALF_OF_DAY = re.compile(r"[ap]\.?\s?m\.?$", re.IGNORECASE)
-_UNIT_SIGNS = re.compile(rf"(?:{_SYMBOL}|%|[/*.^{{}}() \d-]|\\cdot)+")
+_UNIT_SIGNS = re.compile(rf"(?:{_SYMBOL}|[kM]?\\Omega|%|[/*.^{{}}() \d-]|\\cdot)+")
 _UNIT_TOKEN = re.compile(r"\^\s*\{?\s*(-?\d+)\s*\}?|([/()])|([^\W\d_]+|%)")
 _SPACED_SYMBOL = re.compile(rf"(-?(?:\d+\.?\d*|\.\d+))\s+([msghlLNJVWK]{_POWER})$")
 _CURRENCIES = {

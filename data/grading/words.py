@@ -23,7 +23,7 @@ _PARTS = {
 }
 _NOTHING = {
     "no solution", "no real solution", "there is no solution", "there are no solution", "no real root", "empty set",
-    "there are no real solution", "there is no real solution", "no integer solution",
+    "there are no real solution", "there is no real solution", "no integer solution", "none",
 }  # fmt: skip
 _EVERYTHING = {"all real number", "all real", "every real number", "any real number", "real number", "real"}
 MATH_WORDS = set("sqrt pi sin cos tan cot sec csc log ln exp mod infinity arcsin arccos arctan binom or and".split())
@@ -53,6 +53,9 @@ def canonical_words(text: str) -> str:
     words = re.sub(r"[.,;:!?'\"()\u2010-\u2015-]+", " ", bare.replace("'s", "s")).split()
     if len(words) > 1 and words[0] in ("the", "a", "an") and len(words[1]) > 1:
         words = words[1:]
+    if words == ["dne"]:
+        words = ["does", "not", "exist"]
+    words = [re.sub(r"^(\d+)(?:st|nd|rd|th)$", r"\1", word) for word in words]
     return " ".join({"vs": "v", "versus": "v"}.get(word, _singular(word)) for word in words)
 
 
@@ -90,6 +93,10 @@ _FUNCTION_WORDS = frozenset(
 )
 """Words that say something about the number beside them, so that it is not the answer; other words name what is
 counted or measured."""
+_DENIALS = frozenset(
+    "not no none never cannot without except less more most least fewer about approximately nearly roughly almost if "
+    "unless or impossible false wrong incorrect".split()
+)
 _COPULAS = ("is", "are", "equals", "was", "be")
 _NEUTRAL = frozenset(
     "the a an final answer result solution value total sum amount number count so thus therefore hence exactly only "
@@ -104,13 +111,18 @@ def names_what_is_counted(words: str) -> bool:
     return bool(parts) and not _FUNCTION_WORDS & set(parts) and not any(map(is_part_word, parts))
 
 
+def denies(words: str) -> bool:
+    """Whether words on the left of an equation deny or weaken it ("not x", "at least")."""
+    return bool(_DENIALS & set(re.findall(r"[^\W\d_]+", words.casefold())))
+
+
 def introduces(words: str) -> bool:
     """Whether words in front of a value only introduce it: "The answer is", "Total:", "so"."""
     bare = words.strip()
     parts = re.findall(r"[^\W\d_]+", bare.casefold())
     if not parts or re.search(r"[^\w\s:=,.'\u2019()-]", bare):
         return False
-    if bare.endswith((":", "=")) or parts[-1] in _COPULAS:
+    if bare.endswith((":", "=", "是", "为")) or parts[-1] in _COPULAS:
         return not _FUNCTION_WORDS & (set(parts[:-1]) if parts[-1] in _COPULAS else set(parts))
     return set(parts) <= _NEUTRAL
 
@@ -157,7 +169,7 @@ def is_everything(words: str) -> bool:
 
 def named_option(words: str) -> str | None:
     """The capital letter of `option b`, `choice b` or `answer b`; None for other words."""
-    match = re.fullmatch(r"(?:option|choice|answer)\s+([a-j])", words)
+    match = re.fullmatch(r"(?:option|choice|answer)(?: is)?(?: option| choice)?\s+([a-j])", words)
     return match.group(1).upper() if match else None
 
 
