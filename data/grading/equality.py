@@ -25,7 +25,7 @@ Algebra = Callable[[str, str], bool]
 
 _NUMBER = re.compile(r"-?(\d+\.?\d*|\.\d+)$")
 _SINGLE_NAME = re.compile(r"\\?[A-Za-z](?:_\S+)?(?:\(.*\))?$")
-_CALCULUS = re.compile(rf"\\(?:i?int|oint|lim|sum|prod){NO_LETTER}|\\frac\s*\{{d")
+_CALCULUS = re.compile(rf"\\(?:i?int|oint|lim|sum|prod){NO_LETTER}")
 _ONLY_FORMULA = re.compile(r"[\x20-\x7e]+")
 _UNORDERED = ("several", "set", "union")
 _INTEGER_NAMES = frozenset("nkm")
@@ -225,9 +225,9 @@ class Comparison:
         if canonical(left) == canonical(right) and answer.percent == reference.percent:
             self.note("the same formula")
             return _can_equal_itself(left)
-        if len(right) == 1 and right.isalpha():  # an option letter, or the name of a quantity
-            self.note("a letter")
-            return left.casefold() == right.casefold()
+        if len(right) == 1 and right.isalpha() and left.casefold() == right.casefold():
+            self.note("a letter")  # of an option, or the name of a quantity
+            return True
         equal = same_value(left, right)
         self.note("values")
         if (answer.percent != reference.percent and equal is not True) or not self.policy.bare_percent:

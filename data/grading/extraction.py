@@ -16,11 +16,13 @@ AnswerForm = Literal["boxed", "plain"]
 _BOX = re.compile(r"\\(?:boxed|fbox)(?![A-Za-z])\s*(?=\S)")
 _OPTION = re.compile(r"\(?([A-Z])(?:[).:]|,(?!\s*(?:and\s+|or\s+)?\(?[A-Z]\b)|\s*$)")
 _STATEMENT = re.compile(
-    r"\banswer\b[\s*_]*(?:\bis\b|\bare\b|[:：=])[\s*_:：]*"  # The answer is: **42**, also over a line break
+    r"\banswers?\b[\s*_]*(?:\bis\b|\bare\b|[:：=])[\s*_:：]*"  # The answer is: **42**, also over a line break
     r"|^[#>\s*_]*(?:final\s+)?answer[\s*_]*$"  # a heading of its own line
     r"|^####[ \t]*(?=(?:[$€£]?[ ]?[-+]?(?:\d|\.\d)[-\d.,/ ]*%?|\(?[A-Z]\)?|\$[^$\n]+\$)\.?[ \t]*$)",
     re.IGNORECASE | re.MULTILINE,
 )
+_VALUE = re.compile(r"[\s*_`]*(?:[-+−]?[$€£¥]?\s?[-+−]?[\d.]*\d|[-+−]?\s?\$?\\[A-Za-z([{]|\$|[(\[{]|[A-Z](?![A-Za-z]))")
+_SHORT = 5  # words of an answer that is a text
 _SENTENCE_END = re.compile(r"(?:(?<=[\d)}\]$*])|(?<=[a-z]{4}))[.!?][*_]*\s+(?=[A-Z])")
 _FORMULA = re.compile(r"\$\$(.+?)\$\$|\$([^$]+)\$|\\\((.+?)\\\)|\\\[(.+?)\\\]", re.DOTALL)
 
@@ -62,14 +64,19 @@ def extract_answer(completion: str, form: AnswerForm = "boxed") -> str | None:
 
 
 def _plain_answer(text: str) -> str | None:
-    """The last box or the last statement of an answer, whichever is later; else the last line."""
+    """The last box or the last statement of an answer, whichever is later; else the last line.
+
+    Behind a box only a statement of a value or letter counts: "the answer is expected as a fraction" does not.
+    """
     box = text.rfind("\\boxed")
-    statements = [match for match in _STATEMENT.finditer(text) if match.end() > box]
-    if box >= 0 and not statements:
+    statements = [text[match.end() :] for match in _STATEMENT.finditer(text) if match.end() > box]
+    values = [rest for rest in statements if _VALUE.match(rest)]
+    if box >= 0 and not values:
         return last_boxed(text)
-    if statements:
-        rest = text[statements[-1].end() :].strip()
-        return _plain_value(rest) if rest else None
+    short = [rest for rest in statements if _VALUE.match(rest) or len(rest.strip().split("\n", 1)[0].split()) <= _SHORT]
+    if chosen := values if box >= 0 else short or statements:
+        rest = chosen[-1].strip()
+        return _SENTENCE_END.split(_plain_value(rest))[0] if rest else None
     lines = [line.strip() for line in text.strip().split("\n") if line.strip()]
     return _plain_value(lines[-1]) if lines else None
 
@@ -83,4 +90,4 @@ def _plain_value(rest: str) -> str:
     if option := _OPTION.match(line):
         return option.group(1)
     formula = _FORMULA.match(line)
-    return next(group for group in formula.groups() if group is not None) if formula else _SENTENCE_END.split(line)[0]
+    return next(group for group in formula.groups() if group is not None) if formula else line

@@ -192,14 +192,13 @@ class _Reader(Cursor):
         raise NotReadableError(f"{token!r} is not a value")
 
     def combinations(self) -> Any:
-        """`{}^{10}C_3`, the number of choices of 3 among 10."""
+        """`{}^{10}C_3` and `{}_{10}C_3`, the number of choices of 3 among 10."""
         if self.peek() == "{":
             self.position += 2
-        self.take("^")
+        if self.take() not in ("^", "_"):
+            raise NotReadableError("an empty group")
         top = self.argument()
-        if self.peek() != "C":
-            raise NotReadableError("an index in front")
-        self.take()
+        self.take("C")
         self.take("_")
         return arithmetic.binomial(top, self.argument())
 
@@ -405,6 +404,8 @@ class _Reader(Cursor):
             return self.variable("\\" + word)
         if word == "C" and self.peek() == "_":
             return self.choices()
+        if word == "C" and re.match(r"\(\d+,\d+\)", "".join(self.tokens[self.position : self.position + 5])):
+            return self.listed("binom")
         if len(word) > 1:  # a product of letters
             self.tokens[self.position : self.position] = [word[1:]]
         return self.variable(word[0])

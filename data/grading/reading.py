@@ -21,6 +21,7 @@ from data.grading.statements import (
     variable_of,
     without,
 )
+from data.grading.tokens import GREEK
 from data.grading.tree import NO_LETTER, SETS, Collection, Leaf, Node, UnparseableError, balanced, enclosed, split
 from data.grading.units import canonical_unit, converted, split_unit
 from data.grading.values import is_formula
@@ -276,6 +277,8 @@ def _leaf(text: str) -> Node:
         meant = number_of(words) or named_option(words) or ("\\emptyset" if is_nothing(words) else None)
         if meant is not None:
             return Leaf(meant)
+        if text in GREEK:
+            return Leaf("\\" + text)
         if not _VARIABLES.fullmatch(text):
             value, unit, percent = split_unit(text)
             if value == text or not re.match(r"[-\d\\(]", value):

@@ -54,6 +54,7 @@ class Relation:
 
 Node = Leaf | Collection | Relation
 
+_MARKS = re.compile(rf"[{TEXT_OPEN}{TEXT_CLOSE}]|(?<![\d.])\s+|\s+(?![\d.])")  # 1 2 is not 12
 OPENING, CLOSING = "([{" + SET_OPEN, ")]}" + SET_CLOSE
 SETS = ("union", "difference", "intersection")
 NO_LETTER = "(?![A-Za-z])"
@@ -103,4 +104,4 @@ def enclosed(text: str, opening: str, closing: str) -> bool:
 
 def canonical(text: str) -> str:
     """A text without spaces, marks of words, and braces around single characters, for comparison as text."""
-    return re.sub(r"\{(\w)\}(?!\w)", r"\1", re.sub(rf"[\s{TEXT_OPEN}{TEXT_CLOSE}]", "", text))
+    return re.sub(r"\{(\w)\}(?!\w)", r"\1", _MARKS.sub("", text))
