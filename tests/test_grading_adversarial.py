@@ -1,6 +1,6 @@
 """Text that models write, or that is made to break a grader: nothing hangs, kills the pool or eats the memory.
 
-`make test` tries 2,000 pairs, `make test-slow` 100,000, from a fixed seed. Some are built from the constructs that cost
+`make test` tries 500 pairs, `make test-slow` 100,000, from a fixed seed. Some are built from the constructs that cost
 time (towers of powers, factorials, nesting, long products), some are long lists of heavy terms against the same list in
 another order, some are random and damaged text. The references are hostile too.
 """
@@ -16,7 +16,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data.grading.clock import Clock, OutOfTimeError, limited
 from data.grading.grader import Grader, Outcome, _needs_algebra, _NeedsAlgebraError, compare
 from data.grading.notation import plain
 
@@ -119,7 +118,8 @@ def endless_strings(seed: int):
 HEAVY = [
     r"\binom{{{i}n}}{{n}}", r"\sqrt[{i}]{{\sin {i}x + \pi}}", r"\frac{{{i}!}}{{\ln({i}+x)}}", r"{i}^{{x^{{{i}}}}}",
     r"\sum_{{k=1}}^{{{i}00}} \frac{{1}}{{k}}", r"\prod_{{k=1}}^{{n}} (k+{i})", r"\arctan(\arctan({i}x))",
-    r"9^{{9^{{{i}}}}}", r"\int_0^{i} x^{{x^x}} dx", r"\{{x : x^{i} < 2\}}", r"x_{{{i}_{{{i}_{i}}}}}", r"e^{{e^{{{i}x}}}}",
+    r"9^{{9^{{{i}}}}}", r"\int_0^{i} x^{{x^x}} dx", r"\{{x : x^{i} < 2\}}",
+    r"x_{{{i}_{{{i}_{i}}}}}", r"e^{{e^{{{i}x}}}}",
     r"\begin{{pmatrix}}{i}&x\\y&\ln {i}\end{{pmatrix}}", r"\begin{{cases}}{i}x & x>{i}\\0&x<{i}\end{{cases}}",
 ]  # fmt: skip
 
@@ -216,8 +216,8 @@ def test_nested_collections_are_bounded():
     assert compare(tuples, "5", _needs_algebra) is Outcome.WRONG
 
 
-def test_two_thousand_strings():
-    try_strings(2000, seed=1)
+def test_five_hundred_strings():
+    try_strings(500, seed=1)
 
 
 @pytest.mark.slow

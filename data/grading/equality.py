@@ -68,6 +68,7 @@ class Comparison:
             return same_value(leaf.text, f"({first})/({second})") is True
         if other.kind in ("several", "set"):  # the same value written twice
             return all(self.same(item, leaf) for item in other.items)
+        self.note("one value against something of several parts")
         return False
 
     def _same_collection(self, answer: Collection, reference: Collection) -> bool:
@@ -109,6 +110,7 @@ class Comparison:
             return all(self.same(item, one) for item in several.items)
         if kinds == {"intersection"}:
             return self._same_items(answer.items, reference.items)
+        self.note("the same parts in the same order")
         return (
             (answer.kind, answer.brackets, len(answer.items))
             == (reference.kind, reference.brackets, len(reference.items))

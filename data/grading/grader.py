@@ -167,7 +167,7 @@ class Grader:
         rules: list[str] = []
         outcome = Outcome.NO_ANSWER if answer is None else self._compare(answer, reference_answer, rules.append)
         trees = [_tree_or_reason(text, self.timeout_seconds) for text in (answer or "", reference_answer)]
-        return Explanation(Grade(outcome, answer), trees[0], trees[1], tuple(dict.fromkeys(rules)))
+        return Explanation(Grade(outcome, answer), trees[0], trees[1], tuple(reversed(dict.fromkeys(reversed(rules)))))
 
     def grade_many(
         self,

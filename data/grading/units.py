@@ -40,7 +40,8 @@ _JOINED = re.compile(
 _DEGREES = re.compile(rf"\s*\^\s*(?:\{{\s*\\circ\s*\}}|\\circ)\s*{TEXT_OPEN}?\s*([CF]?)\s*{TEXT_CLOSE}?\s*$")
 _TRIGONOMETRIC = re.compile(r"(?:sin|cos|tan|cot|sec|csc|cis|c?tg)(?![a-z])")
 _INTRODUCTION = re.compile(
-    rf"\s*(?:{TEXT_OPEN}([^{TEXT_CLOSE}\d]*){TEXT_CLOSE}|([A-Za-z][A-Za-z ']*(?:\s(?:is|are|equals)|:)|[^\x00-\x7f\W\d_]+[是为:]))\s*"
+    rf"\s*(?:{TEXT_OPEN}([^{TEXT_CLOSE}\d]*){TEXT_CLOSE}"
+    rf"|([A-Za-z][A-Za-z ']*(?:\s(?:is|are|equals)|:)|[^\x00-\x7f\W\d_]+[是为:]))\s*"
     rf"(?=.*[\d\\A-Za-z])"
 )
 _MARKED_SIGN = re.compile(rf"\s*{TEXT_OPEN}\s*([A-Za-z]+)\s*{TEXT_CLOSE}\s*(?=[\d.\\])")

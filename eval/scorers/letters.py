@@ -18,7 +18,8 @@ _BREAK = r"[ \t*_:]*\n\s*"  # between a statement and its letter
 
 _SAID = re.compile(
     # "The answer is B", "Answer: **B**", "the correct option is (B)", on one line
-    rf"(?i:\b(?:answer|choice|option)\b)[ \t*_]*(?:(?i:is|would be|should be|must be)[ \t*_]*:?|:){_ALONE}(?=[.,;:!)]|\n|$)"
+    rf"(?i:\b(?:answer|choice|option)\b)[ \t*_]*"
+    rf"(?:(?i:is|would be|should be|must be)[ \t*_]*:?|:){_ALONE}(?=[.,;:!)]|\n|$)"
     # "The answer is:", then a line with the letter and nothing else, or with the letter and its text
     rf"|(?i:\banswer\b)[ \t*_]*(?i:is){_BREAK}{_ALONE}(?:[.:)]|\n|$)"
     rf"|(?:^|(?<=\n))[ \t#>*_]*(?i:(?:the )?(?:final |correct |best )*answer)[ \t*_]*:?{_BREAK}{_ALONE}(?:[.:)]|\n|$)"

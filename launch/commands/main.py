@@ -3,7 +3,7 @@
 import argparse
 import sys
 
-from launch.commands import ablate, evaluation, forgetting, recipe, rehearse, study
+from launch.commands import ablate, evaluation, forgetting, grading, recipe, rehearse, study
 from recipes.errors import UserError
 
 _EPILOG = """examples:
@@ -18,6 +18,7 @@ _EPILOG = """examples:
   transfer gate --base A --model B --max-drop 2             may B be released? exit status 0 or 1
   transfer trajectory recipes/pocket/study.yaml             what every checkpoint gained and lost
   transfer pick runs/pocket --max-drop 5                    the checkpoint to ship
+  transfer grade --gold 7 --response out.txt --explain      is an answer correct, and by which rule?
   transfer audit --published                                recompute the published transfer indices
   transfer fetch recipes/qwen3-14b/corpus.yaml              download and pin what a recipe names
 
@@ -42,6 +43,7 @@ def build_parser() -> argparse.ArgumentParser:
         *(evaluation.add_eval, evaluation.add_gate, evaluation.add_compare, evaluation.add_audit),
         *(evaluation.add_score, evaluation.add_work, evaluation.add_power),
         *(forgetting.add_trajectory, forgetting.add_pick, forgetting.add_sync),
+        grading.add_grade,
     ):
         add(commands)
     return parser
