@@ -149,8 +149,9 @@ def _statement(text: str, depth: int, grouped: bool) -> Node:
     member = re.fullmatch(rf"(\\?[A-Za-z]\w*(?:_\{{\w+\}})?)\s*\\in{NO_LETTER}(.+)", text)
     if member:
         node = _read(member.group(2), depth + 1, grouped)
-        real = isinstance(node, Collection) and node.kind in ("ordered", *SETS) and not node.name
-        return replace(node, name=member.group(1)) if real else node
+        if isinstance(node, Collection) and node.kind in ("ordered", *SETS) and not node.name:
+            return replace(node, name=member.group(1))
+        return node
     sign = _SIGN.search(text)
     if sign and not _SIGN.search(text[sign.end() :]):
         both = [f"{text[: sign.start()]}{s}{text[sign.end() :]}" for s in "+-"]
