@@ -26,6 +26,10 @@ def read_matrix(text: str) -> Rows | None:
     """
     if column := _TUPLE.match(text):
         return [[entry.strip()] for entry in split(column["body"], "[,;]")]
+    if enclosed(text, "[", "]"):  # program notation: [[1, 2], [3, 4]]
+        parts = [part.strip() for part in split(text[1:-1], ",")]
+        if len(parts) > 1 and all(enclosed(part, "[", "]") for part in parts):
+            return [[entry.strip() for entry in split(part[1:-1], ",")] for part in parts]
     if not re.search(_ENVIRONMENT, text):
         return None
     if enclosed(text, "([", ")]") and re.match(_ENVIRONMENT, text[1:].lstrip()) and text.count("\\begin") > 1:

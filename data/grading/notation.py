@@ -60,6 +60,7 @@ def undress(answer: str) -> str:
     text = _REALS.sub(r"(-\\infty,\\infty)", text)  # before fonts go: `\mathbb{R}` is not a variable
     text = _POSITIVE.sub(_half_line, text)
     text = text.replace("\\varnothing", "\\emptyset")
+    text = re.sub(r"\\cr(?![A-Za-z])", ROW_END, text)
     text = text.replace("\\\\", ROW_END)  # before `\{`: in `\\{` the brace opens a group
     text = _ROW_GAP.sub(ROW_END, text)
     text = text.replace("\\lbrace", "\\{").replace("\\rbrace", "\\}")
@@ -74,6 +75,7 @@ def undress(answer: str) -> str:
     text = re.sub(r"\\(?:leq|leqslant)(?![A-Za-z])", r"\\le", text)
     text = re.sub(r"\\(?:to|rightarrow|longrightarrow)(?![A-Za-z])", r"\\to", text)
     text = re.sub(r"\\(?:vee|wedge)(?![A-Za-z])", lambda match: _LOGIC[match.group()], text)
+    text = re.sub(r"\\lnot(?![A-Za-z])", r"\\neg", text)
     text = re.sub(r"\^?\s*\{?\\degree(?![A-Za-z])\}?", r"^\\circ ", text)
     text = _ELLIPSIS.sub(r"\\ldots ", text)
     text = re.sub(r"\\neq(?![A-Za-z])", r"\\ne", text)

@@ -184,8 +184,14 @@ def _branch(value: str, condition: str, depth: int) -> Collection:
         return Collection("branch", (_read(value, depth + 1), Leaf("otherwise", is_words=True)))
     bare = re.sub(r"\bis\b\s*(?:an?\b)?", "", condition)
     if re.search(r"\b[a-z]{2,}\b", re.sub(r"\\[A-Za-z]+", "", bare)):
-        return Collection("branch", (_read(value, depth + 1), Leaf(canonical_words(bare), is_words=True)))
+        return Collection("branch", (_read(value, depth + 1), Leaf(_condition(bare), is_words=True)))
     return Collection("branch", (_read(value, depth + 1), _read(condition, depth + 1)))
+
+
+def _condition(text: str) -> str:
+    """A condition in words; "n odd" and "odd n" are the same."""
+    words = canonical_words(text).split()
+    return " ".join(sorted(words) if len(words) == 2 else words)
 
 
 def _set(text: str, depth: int) -> Node:

@@ -78,7 +78,21 @@ def states_value(leaf: Leaf) -> bool:
         return False
     if value.names:
         return False
-    return bool(names) and not (value.value == 0 and len(split(leaf.name, r"(?<=.)[+-]")) > 1)
+    return bool(names) and not (value.value == 0 and _is_normal_form(leaf.name))
+
+
+def _is_normal_form(text: str) -> bool:
+    """Whether a sum has a constant term or a variable in several terms, as `x^2 - 5x + 6` does."""
+    seen: set[str] = set()
+    for term in (part for part in split(text, "[+-]") if part.strip()):
+        try:
+            names = evaluate(term).names
+        except (NotReadableError, OutOfRangeError):
+            return True
+        if not names or names & seen:
+            return True
+        seen |= names
+    return False
 
 
 def read_inequality(text: str, read: Read) -> Node:

@@ -18,7 +18,7 @@ _SPELLINGS = {
     "joule": "j", "watt": "w", "volt": "v", "kelvin": "k", "mole": "mol", "pascal": "pa", "hertz": "hz",
 }  # fmt: skip
 _SYMBOLS = (
-    "m cm mm km dm nm s ms min h hr g kg mg l L ml mL N J kJ W kW V K Pa kPa Hz mol rad eV cal kcal ft in yd mi lb lbs "
+    "m cm mm km dm nm s ms min h hr g kg mg l L ml mL N J kJ W kW V F H T C K Pa kPa Hz mol rad eV cal kcal ft in yd mi lb lbs "
     "oz mph atm bar"
 ).split()
 """Units after a value in \\mathrm{}. Elsewhere one letter is a unit only after a space or in a quotient."""
@@ -66,7 +66,7 @@ def is_symbol_behind_value(content: str, before: str) -> bool:
     return (
         _UNIT_SIGNS.fullmatch(bare) is not None
         and re.search("[A-Za-z]", bare) is not None
-        and before.rstrip().endswith((*"0123456789})/*", TEXT_CLOSE, "\\cdot", "\\circ"))
+        and before.rstrip().endswith((*"0123456789})/*", TEXT_CLOSE, "\\cdot", "\\circ", "\\mu"))
     )
 
 
@@ -86,8 +86,8 @@ def split_unit(text: str) -> tuple[str, str, bool]:
     for _ in range(3):
         if text.endswith("%"):
             text, percent = text[:-1].strip(), True
-        elif text.endswith(DOLLAR) and len(text) > 1:
-            text, unit = text[:-1].strip(), "usd"
+        elif text[-1:] in _CURRENCIES and len(text) > 1:
+            text, unit = text[:-1].strip(), _CURRENCIES[text[-1]]
         elif (match := _DEGREES.search(text)) and not _TRIGONOMETRIC.search(text):
             text, unit = text[: match.start()].strip(), "deg" + match.group(1).lower()
         elif match := _OHM.search(text):
@@ -146,7 +146,7 @@ def canonical_unit(words: str) -> str:
     """A unit in canonical spelling: cm, centimeter and centimeters are equal, and so are m/s and meters per second."""
     powers: dict[str, int] = {}
     sign, group_sign, next_power, last = 1, 1, 1, ""
-    for token in _UNIT_TOKEN.finditer(words.replace("mph", "mi/h").replace(".", " ")):
+    for token in _UNIT_TOKEN.finditer(words.replace("mph", "mi/h").replace(".", " ").replace("\\cdot", " ")):
         power, mark, word = token.groups()
         if power:
             if last:
