@@ -20,6 +20,7 @@ _WORDS = frozenset(
     "numbers integer integers variable parameter value values of the in".split()
 )
 _INTEGERS = re.compile(r"integer|\\in\s*[ZN]\b|natural")
+_NATURAL = re.compile(r"natural|\\in\s*N\b")
 _TOKEN = re.compile(r"\\[A-Za-z]+|[A-Za-z]+|\S")
 _SET_LIKE = re.compile(rf"<|>|\\(?:le|ge|lt|gt|ne|in|cup|infty){NO_LETTER}")
 
@@ -39,6 +40,8 @@ def without_qualifiers(text: str) -> str:
 
 
 def _is_empty(qualifier: str, body: str) -> bool:
+    if _NATURAL.search(qualifier):
+        return False
     if _INTEGERS.search(qualifier) and _SET_LIKE.search(body):
         return False  # the integers between 0 and 3 are not the interval
     bare = re.sub(rf"[{TEXT_OPEN}{TEXT_CLOSE}]", " ", qualifier)

@@ -18,8 +18,8 @@ _SPELLINGS = {
     "joule": "j", "watt": "w", "volt": "v", "kelvin": "k", "mole": "mol", "pascal": "pa", "hertz": "hz",
 }  # fmt: skip
 _SYMBOLS = (
-    "m cm mm km dm nm s ms min h hr g kg mg l L ml mL N J kJ W kW V F H T C K Pa kPa Hz mol rad eV cal kcal ft in yd mi lb lbs "
-    "oz mph atm bar"
+    "m cm mm km dm nm s ms min h hr g kg mg l L ml mL N J kJ W kW V F H T C K Pa kPa Hz mol rad eV cal kcal ft in yd "
+    "mi lb lbs oz mph atm bar"
 ).split()
 """Units after a value in \\mathrm{}. Elsewhere one letter is a unit only after a space or in a quotient."""
 _SYMBOL = "|".join(sorted(_SYMBOLS, key=len, reverse=True))
