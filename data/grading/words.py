@@ -89,8 +89,8 @@ _FUNCTION_WORDS = frozenset(
     "from into onto over under above below between by with without within about approximately roughly nearly almost "
     "around plus minus times divided multiplied squared cubed factorial base mod modulo remainder root reciprocal "
     "inverse negative half twice thrice double more less fewer greater smaller larger most least both either neither "
-    "wrong incorrect false impossible undefined except instead versus vs unless until point log ln sin cos tan fails fail "
-    "failed rejected invalid excluded extraneous eliminated discarded".split()
+    "wrong incorrect false impossible undefined except instead versus vs unless until point log ln sin cos tan fails "
+    "fail failed rejected invalid excluded extraneous eliminated discarded".split()
 )
 """Words that say something about the number beside them, so that it is not the answer; other words name what is
 counted or measured."""
