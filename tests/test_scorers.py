@@ -3,9 +3,12 @@
 from typing import get_args
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from eval.questions.forms import Question
-from eval.scorers.choices import read_choice, read_yes_no
+from eval.scorers.choices import read_yes_no
+from eval.scorers.letters import read_choice
 from eval.scorers.programs import last_program, same_output
 from eval.scorers.rules import RULES, mean_score, score, score_rows
 from recipes.suite_schema import Scoring
@@ -211,10 +214,34 @@ def test_instruction_level_counts_instructions_not_prompts():
         ("The answer is (B) because of heat.", "B"),
         ("The answer is **D**.\nA and B are wrong.", "D"),
         ("Reasons:\nB. the ferry", "B"),
+        ("Let's evaluate each choice:\n\n(A) is wrong.\n(B) works.\n\nB", "B"),
+        ("Evaluate option:\nA\nThe answer is B.", "B"),
+        ("The answer is:\n\n**B**", "B"),
+        ("The best answer is\n\nB. the ferry", "B"),
+        ("**Final Answer**\n\n(C)", "C"),
+        ("Answer: D\n\n\\boxed{B(t) = 3t}", "D"),
+        ("\\boxed{3x} hence\nAnswer: D", "D"),
+        ("\\boxed{A} no wait. \\boxed{B}", "B"),
+        ("\\boxed{A, C}", None),
+        ("\\boxed{A \\text{ and } C}", None),
+        ("\\boxed{B(t) = 3t}", None),
+        ("\\boxed{D = 5}", None),
+        ("The answer is A and B.", None),
+        ("Answer: A, B", None),
+        ("Answer: A, because it is.", "A"),
     ],
 )
 def test_letters_that_models_settle_on(response, letter):
     assert read_choice(response) == letter
+
+
+@given(
+    st.text(alphabet="ABD x1=.:\n*()\\{}answer is choice boxed", max_size=80),
+    st.sampled_from(["The answer is B.", "**Answer:** C", "Answer: (D)", "So \\boxed{A}."]),
+)
+@settings(max_examples=200, deadline=None)
+def test_text_before_the_final_letter_does_not_change_the_reading(before, statement):
+    assert read_choice(f"{before}\n{statement}") == read_choice(statement)
 
 
 @pytest.mark.parametrize(

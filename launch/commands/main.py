@@ -5,7 +5,7 @@ import difflib
 import sys
 from typing import Any
 
-from launch.commands import ablate, completion, config, evaluation, forgetting, recipe, rehearse, study
+from launch.commands import ablate, completion, config, evaluation, forgetting, grading, recipe, rehearse, study
 from recipes.errors import UserError
 
 COMMANDS = (
@@ -13,7 +13,8 @@ COMMANDS = (
     *(study.status, study.logs, study.cancel, study.resume, study.doctor, ablate.ablate),
     *(evaluation.eval_, evaluation.gate, evaluation.compare, evaluation.audit),
     *(evaluation.score, evaluation.work, evaluation.power),
-    *(forgetting.trajectory, forgetting.pick, forgetting.sync, config.config, completion.completion),
+    *(forgetting.trajectory, forgetting.pick, forgetting.sync),
+    *(grading.grade, config.config, completion.completion),
 )
 _INTERRUPTED = 130  # as shells report Ctrl-C
 _EPILOG = """examples:
@@ -28,6 +29,7 @@ _EPILOG = """examples:
   transfer gate --base A --model B --max-drop 2             may B be released? exit status 0 or 1
   transfer trajectory recipes/pocket/study.yaml             what every checkpoint gained and lost
   transfer pick runs/pocket --max-drop 5                    the checkpoint to ship
+  transfer grade --gold 7 --response out.txt --explain      is an answer correct, and by which rule?
   transfer audit --published                                recompute the published transfer indices
   transfer fetch recipes/qwen3-14b/corpus.yaml              download and pin what a recipe names
 
