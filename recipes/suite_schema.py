@@ -99,6 +99,11 @@ class BenchmarkSpec(Spec):
     temperature: float | None = Field(None, ge=0)
     """Sampling temperature. null: `suite.temperature`. 0: greedy, one response."""
 
+    @property
+    def restricted(self) -> bool:
+        """Whether the publisher asks not to spread the questions."""
+        return self.data is not None and self.data.restricted
+
     def cell(self, reading: str) -> tuple[str, str]:
         """The prompting and the scoring a reading takes; the last of them where it has none of that name."""
         prompting = reading if reading in self.promptings else self.promptings[-1]

@@ -4,7 +4,7 @@ from typing import get_args
 
 import pytest
 
-from eval.questions.forms import Question
+from eval.questions.records import Question
 from eval.scorers.choices import read_choice, read_yes_no
 from eval.scorers.programs import last_program, same_output
 from eval.scorers.rules import RULES, mean_score, score, score_rows

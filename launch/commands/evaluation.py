@@ -287,7 +287,7 @@ def add_work(commands: Any) -> None:
         commands,
         "work",
         "help with an evaluation that is running",
-        "Generate chunks of responses that no process has generated yet, beside a `transfer run` of the same recipe on "
+        "Answer questions that no other process is answering, beside a `transfer run` of the same recipe on "
         "this or another machine that shares its folder. Any number of these may run; they end when nothing is left.",
         _work,
     )

@@ -4,7 +4,7 @@ import os
 import time
 from pathlib import Path
 
-from eval.responses.generate import generate, open_units
+from eval.responses.units import open_units
 from launch.execution.worker import worker_environment
 from launch.stages import Stage, build_stages, stage_inputs
 from recipes.errors import UserError
@@ -15,7 +15,9 @@ _POLL_SECONDS = 5.0
 
 
 def work(recipe: Recipe, study_dir: Path, wait: bool, only: str | None = None) -> int:
-    """Generate chunks of every evaluation that has begun and is not complete; returns the exit status.
+    """Answer questions of every evaluation that has begun and is not complete; returns the exit status.
+
+    When all questions of one model are claimed it goes on with the next, whoever is still answering the last ones.
 
     `wait`: also for evaluations that have not begun, until all of the recipe's are done. `only`: for the one stage.
 
@@ -38,7 +40,7 @@ def work(recipe: Recipe, study_dir: Path, wait: bool, only: str | None = None) -
         made += here
         finished = all(state.state == "done" for state in states.values())
         if finished or (not wait and here == 0):
-            print(f"{made} chunk(s) answered here; " + ("all evaluations are done" if finished else "nothing is open"))
+            print(f"{made} response(s) stored here; " + ("all evaluations are done" if finished else "nothing is open"))
             return 0
         if here == 0:
             time.sleep(_POLL_SECONDS)
@@ -52,6 +54,12 @@ def _help(recipe: Recipe, study_dir: Path, stage: Stage) -> int:
     units = open_units(recipe, study_dir, study_dir / stage.name, model_dir)
     # Only what the stage has opened: its own process makes the folders and decides what is asked again.
     ready = [unit for unit in units if stage_state(unit.directory, unit.inputs).state == "resume" and unit.missing()]
-    if ready:
-        print(f"{stage.name}: {sum(len(unit.missing()) for unit in ready)} chunk(s) open", flush=True)
-    return generate(recipe, study_dir, study_dir / model_dir, ready, lambda: None)
+    if not ready:
+        return 0
+    from eval.responses.asking import Asking
+
+    with Asking(recipe, study_dir, study_dir / model_dir, ready) as asking:
+        open_here = sum(unit.questions * unit.samples for unit in ready) - asking.done()
+        print(f"{stage.name}: {open_here} response(s) open", flush=True)
+        asking.work()
+        return asking.answered

@@ -94,7 +94,7 @@ def write_rows(recipe: Recipe, folder: Path, made_up: bool) -> Rows:
         if benchmark.data is None:
             continue
         key = f"suite.benchmarks.{number}.data"
-        if made_up or benchmark.data.restricted:
+        if made_up or benchmark.restricted:
             rows = synthetic.benchmark_rows(benchmark, QUESTIONS)
             invented.append(benchmark.name)
         else:

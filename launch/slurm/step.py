@@ -3,7 +3,7 @@
     python -m launch.slurm.step STUDY_DIR STAGE
 
 The first node takes the stage's lock and does the work, or starts the ranks; the others join them. If another job has
-the lock of an evaluation, this one answers chunks of questions beside it.
+the lock of an evaluation, this one answers questions beside it.
 """
 
 import json
@@ -127,11 +127,11 @@ def _wait_for_server() -> None:
 
 def _no_progress(study_dir: Path, stage: Stage) -> str | None:
     """Why a job that was started again must not go on: two starts in a row completed nothing."""
-    told = {"arms": "checkpoint", "eval": "chunk of responses"}.get(stage.kind)
+    told = {"arms": "checkpoint", "eval": "response"}.get(stage.kind)
     job = os.environ.get("SLURM_JOB_ID", "0")  # the same at every start of a job; replicas have their own
     path = study_dir / ".starts" / f"{stage.name.replace('/', '--')}.{job}.json"
     directory = study_dir / stage.name
-    patterns = ("checkpoint-*/COMPLETE", "**/chunk-*")
+    patterns = ("checkpoint-*/COMPLETE", "**/chunk-*", "**/answers-*")
     there = sorted(str(found.relative_to(directory)) for pattern in patterns for found in directory.glob(pattern))
     before: list[list[str]] = []
     if os.environ.get("SLURM_RESTART_COUNT", "0") != "0":

@@ -7,7 +7,7 @@ import torch
 from data.language_model import load_model
 from data.pocket_world import benchmark_questions
 from data.prompts.prompt import load_tokenizer
-from eval.questions.forms import Question
+from eval.questions.records import Question
 from eval.questions.task_files import task_folder
 from eval.responses.harness import ask, build_task
 from recipes.loading import load_recipe

@@ -300,6 +300,6 @@ def test_mistakes_end_a_stage_with_one_sentence(analysed_study, smoke_study, tra
     ],
 )
 def test_references_that_are_texts(reference, text):
-    from eval.questions.forms import Question
+    from eval.questions.records import Question
 
     assert reference_text(Question("q", {}, reference)) == text
