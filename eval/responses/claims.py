@@ -36,14 +36,14 @@ class Claims:
             others = [path for path in self._folder.glob("*-*.lock") if path.stem != self.worker]
             if not any(self._lives(path.stem) for path in others):  # all that was claimed is free
                 self._file.unlink(missing_ok=True)
-                for path in others:
-                    path.unlink(missing_ok=True)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._alive.release()
+        with self._lock:
+            self._alive.release()
+            (self._folder / f"{self.worker}.lock").unlink(missing_ok=True)
 
     def take(self, wanted: Iterator[Item], count: int) -> list[Item]:
         """Claim the first `count` items of `wanted` that nobody has claimed, fewer if there are no more."""
@@ -82,6 +82,7 @@ class Claims:
         except Timeout:
             return True
         lock.release()
+        (self._folder / f"{worker}.lock").unlink(missing_ok=True)
         return False
 
     def _read(self) -> None:
