@@ -72,6 +72,11 @@ class BenchmarkSpec(Spec):
     temperature: float | None = Field(None, ge=0)
     """Sampling temperature. null: `suite.temperature`. 0: greedy, one response."""
 
+    @property
+    def restricted(self) -> bool:
+        """Whether the publisher asks not to spread the questions."""
+        return self.data is not None and self.data.restricted
+
     def require_data(self) -> BenchmarkData:
         """Its data. Raises UserError for a benchmark of the synthetic world or `heldout`, which has none."""
         if self.data is None:

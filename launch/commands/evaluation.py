@@ -260,7 +260,7 @@ def score(options: argparse.Namespace) -> int:
     argument("--wait", action="store_true", help="wait for evaluations that have not started yet"),
 )
 def work(options: argparse.Namespace) -> int:
-    """Generate chunks of responses that no process has generated yet, beside a `transfer run` of the same recipe on
+    """Generate responses that no other process is generating, beside a `transfer run` of the same recipe on
     this or another machine that shares its folder. Any number of these may run; they end when nothing is left.
     """
     from launch.execution.replicas import work

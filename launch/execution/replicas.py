@@ -4,7 +4,7 @@ import os
 import time
 from pathlib import Path
 
-from eval.responses.generate import generate, open_units
+from eval.responses.units import open_units
 from launch.execution.worker import worker_environment
 from launch.stages import Stage, build_stages, stage_inputs
 from recipes.errors import UserError
@@ -15,7 +15,9 @@ _POLL_SECONDS = 5.0
 
 
 def work(recipe: Recipe, study_dir: Path, wait: bool, only: str | None = None) -> int:
-    """Generate missing chunks of every evaluation that has started; returns the exit status.
+    """Generate missing responses of every evaluation that has started; returns the exit status.
+
+    When all responses of one model are claimed it continues with the next model, without waiting for the last ones.
 
     Args:
         recipe: of the study.
@@ -38,14 +40,15 @@ def work(recipe: Recipe, study_dir: Path, wait: bool, only: str | None = None) -
         made += generated
         finished = all(state.state == "done" for state in states.values())
         if finished or (not wait and generated == 0):
-            print(f"{made} chunk(s) generated; " + ("all evaluations are done" if finished else "no chunk is missing"))
+            left = "all evaluations are done" if finished else "no response is missing"
+            print(f"{made} response(s) generated; {left}")
             return 0
         if generated == 0:
             time.sleep(_POLL_SECONDS)
 
 
 def _generate(recipe: Recipe, study_dir: Path, stage: Stage) -> int:
-    """Generate missing chunks of one evaluation; returns their number."""
+    """Generate missing responses of one evaluation; returns their number."""
     manifest = read_manifest(study_dir / stage.name) or {}
     if manifest.get("code") != stage.code or manifest["environment"]["packages"] != environment()["packages"]:
         raise UserError(f"{stage.name} was started with another version of the code or packages; use the same ones")
@@ -53,6 +56,12 @@ def _generate(recipe: Recipe, study_dir: Path, stage: Stage) -> int:
     units = open_units(recipe, study_dir, study_dir / stage.name, model_dir)
     # Only units that the stage has started: its own process makes the folders and discards outdated chunks.
     ready = [unit for unit in units if stage_state(unit.directory, unit.inputs).state == "resume" and unit.missing()]
-    if ready:
-        print(f"{stage.name}: {sum(len(unit.missing()) for unit in ready)} chunk(s) missing", flush=True)
-    return generate(recipe, study_dir, study_dir / model_dir, ready, lambda: None)
+    if not ready:
+        return 0
+    from eval.responses.asking import Asking
+
+    with Asking(recipe, study_dir, study_dir / model_dir, ready) as asking:
+        missing = sum(unit.questions * unit.samples for unit in ready) - asking.done()
+        print(f"{stage.name}: {missing} response(s) missing", flush=True)
+        asking.work()
+        return asking.answered

@@ -3,7 +3,7 @@
     python -m launch.slurm.step STUDY_DIR STAGE
 
 The first node takes the stage's lock and does the work, or starts the ranks; the others join them. If another job
-holds the lock of an evaluation, this one generates chunks of its responses beside it.
+holds the lock of an evaluation, this one generates responses beside it.
 """
 
 import json
@@ -128,13 +128,13 @@ def _wait_for_server() -> None:
 def _no_progress(study_dir: Path, stage: Stage) -> str | None:
     """Why a requeued job must not run again: its last two starts completed nothing. None: it may.
 
-    Every start records the checkpoints and chunks that exist; equal records of two starts and now mean no progress.
+    Every start records the checkpoints and responses that exist; equal records of two starts and now mean no progress.
     """
-    unit = {"arms": "checkpoint", "eval": "chunk of responses"}.get(stage.kind)
+    unit = {"arms": "checkpoint", "eval": "response"}.get(stage.kind)
     job = os.environ.get("SLURM_JOB_ID", "0")  # the same at every start of a job; each replica has its own
     path = study_dir / ".starts" / f"{stage.name.replace('/', '--')}.{job}.json"
     directory = study_dir / stage.name
-    patterns = ("checkpoint-*/COMPLETE", "**/chunk-*")
+    patterns = ("checkpoint-*/COMPLETE", "**/chunk-*", "**/answers-*")
     completed = sorted(str(done.relative_to(directory)) for pattern in patterns for done in directory.glob(pattern))
     earlier: list[list[str]] = []
     if os.environ.get("SLURM_RESTART_COUNT", "0") != "0":
