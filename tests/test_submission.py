@@ -102,7 +102,7 @@ def test_replicas_that_start_again_together_are_not_taken_for_one_that_makes_no_
             assert _no_progress(tmp_path, stage) is None
     monkeypatch.setenv("SLURM_JOB_ID", "1")
     monkeypatch.setenv("SLURM_RESTART_COUNT", "2")
-    assert "no chunk of responses was completed in the last two starts" in _no_progress(tmp_path, stage)
+    assert "no response was completed in the last two starts" in _no_progress(tmp_path, stage)
     (tmp_path / "eval" / "base" / "sum-native").mkdir(parents=True)
     (tmp_path / "eval" / "base" / "sum-native" / "chunk-0000-ab.jsonl.zst").touch()
     monkeypatch.setenv("SLURM_RESTART_COUNT", "3")
