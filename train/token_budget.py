@@ -80,11 +80,8 @@ class TokenBudgetTrainer(Trainer):
 
     @property
     def joins_rows(self) -> bool:
-        """Whether the rows of a micro-batch are joined into one sequence: where flash attention keeps them apart, or
-        the recipe says so.
-        """
-        attention = str(self.model.config._attn_implementation)
-        return self.arm.padding_free or attention.startswith("flash_attention")
+        """Whether the rows of a micro-batch are concatenated into one sequence."""
+        return self.arm.padding_free
 
     def deal(self, lengths: Sequence[int]) -> list[list[int]]:
         """Rows of each micro-batch; as many micro-batches on every rank, at least one."""

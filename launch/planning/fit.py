@@ -49,7 +49,6 @@ def memory_of_arm(recipe: Recipe, arm: ResolvedArm, shape: ModelShape | None) ->
     if shape is None or recipe.model is None:
         return None
     resources = recipe.resources
-    rows = arm.micro_batch_size or max(1, arm.problems_per_step * arm.completions_per_problem // resources.ranks)
     memory = training_memory(
         shape,
         ranks=resources.ranks,
@@ -57,7 +56,7 @@ def memory_of_arm(recipe: Recipe, arm: ResolvedArm, shape: ModelShape | None) ->
         offload=resources.offload,
         bfloat16=recipe.model.dtype == "bfloat16",
         checkpointing=recipe.model.pocket is None,
-        tokens=rows * (arm.prompt.max_prompt_tokens + arm.prompt.max_completion_tokens),
+        tokens=arm.tokens_per_micro_batch(resources.ranks),
         adapter_rank=arm.lora.rank if arm.lora is not None else None,
     )
     reference = 0
@@ -111,10 +110,7 @@ def problems(recipe: Recipe, shape: ModelShape | None) -> list[str]:
 
 def _not_divided(recipe: Recipe, arm: ResolvedArm) -> list[str]:
     rows, ranks = arm.problems_per_step * arm.completions_per_problem, recipe.resources.ranks
-    micro = arm.micro_batch_size or max(1, rows // ranks)
-    if rows % (ranks * micro) == 0:
-        return []
-    return [f"an update has {rows} completions, which {ranks} ranks with micro-batches of {micro} do not divide"]
+    return [f"an update has {rows} completions, which {ranks} ranks do not divide"] if rows % ranks else []
 
 
 def _too_long(recipe: Recipe, arms: list[ResolvedArm], shape: ModelShape) -> list[str]:
