@@ -17,6 +17,7 @@ from recipes.schema import Recipe
 from recipes.training_schema import PromptSpec
 from train.accounting.ledger import LEDGER, Ledger
 from train.arms import ResolvedArm, resolve_arm
+from train.micro_batches import Work
 from train.models.directory import Snapshots, count_parameters, record_attention, save_final
 from train.runtime.checkpoints import CheckpointMarker, keep_complete_checkpoints, remove_checkpoints
 from train.runtime.heartbeat import Heartbeat
@@ -103,7 +104,7 @@ class Run:
             PreemptedError: a signal stopped the run.
         """
         self._snapshots.trainer = trainer
-        trainer.on_work = lambda work: self.ledger.compute(work.computed, work.padding, work.skipped)
+        trainer.on_work = self._enter_work
         Heartbeat(self.stage_dir, self._pace).follow(trainer)
         require_deepspeed(trainer)
         with released_engine(trainer):
@@ -120,7 +121,7 @@ class Run:
             "contributed_problems": self.ledger.contributed(),
             "matched_on": self.settings.matched_on(),
             "totals": self.ledger.totals,
-            "work": self.ledger.work,
+            "skipped_tokens": self.ledger.skipped_tokens,
             "topology": topology(trainer),
             "attention": self._attention,
             "engine": engine,
@@ -128,6 +129,9 @@ class Run:
         }
         finish_stage(self.stage_dir, outputs | hash_files(self.stage_dir, [LEDGER]), facts)
         remove_checkpoints(self.stage_dir)
+
+    def _enter_work(self, work: Work) -> None:
+        self.ledger.skipped_tokens += work.skipped
 
 
 def shared_arguments(settings: ResolvedArm, stage_dir: Path, seed: int, use_cpu: bool) -> dict[str, Any]:

@@ -25,7 +25,7 @@ from train.arms import ResolvedArm
 from train.models.directory import adapter_config
 from train.run import Run, shared_arguments
 from train.runtime.ranks import gathered
-from train.token_budget import Batch, TokenBudgetTrainer
+from train.token_budget import IDLE_TOKENS, Batch, TokenBudgetTrainer
 
 
 def run(recipe: Recipe, study_dir: Path, stage_dir: Path, resume: bool, arm: str, seed: int) -> None:
@@ -53,6 +53,8 @@ def arguments(settings: ResolvedArm, directory: Path, seed: int) -> SFTConfig:
 class DemonstrationTrainer(TokenBudgetTrainer, SFTTrainer):
     """SFTTrainer in micro-batches by length; fillers are not computed."""
 
+    _total_train_tokens: int
+
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         padding = self.processing_class.pad_token_id
@@ -60,18 +62,18 @@ class DemonstrationTrainer(TokenBudgetTrainer, SFTTrainer):
         self._collate = DataCollatorForLanguageModeling(pad_token_id=padding, padding_free=self.joins_rows)
 
     def rows_of(self, inputs: Batch) -> tuple[list[int], list[bool]]:
-        """Tokens of each row, and whether it has a token with a loss."""
-        return inputs["attention_mask"].sum(dim=1).tolist(), (inputs["labels"] != -100).any(dim=1).tolist()
+        """Tokens of each row, and whether it has a token with a loss; fillers have neither."""
+        trained = (inputs["labels"] != -100).any(dim=1)
+        return (inputs["attention_mask"].sum(dim=1) * trained).tolist(), trained.tolist()
 
     def micro_batch(self, inputs: Batch, rows: Sequence[int]) -> Batch:
-        """These rows, padded to the longest among them or joined; of none, a row without a loss."""
+        """These rows, padded to the longest among them or joined; of none, tokens without a loss."""
         lengths = inputs["attention_mask"].sum(dim=1).tolist()
-        chosen = rows or [min(range(len(lengths)), key=lambda index: lengths[index])]
-        examples = []
-        for index in chosen:
-            ids, labels = (inputs[name][index, : lengths[index]].tolist() for name in ("input_ids", "labels"))
-            examples.append({"input_ids": ids, "labels": labels if rows else [-100] * len(labels)})
-        return self._prepare_inputs(self._collate(examples))
+        examples = [
+            {name: inputs[name][index, : lengths[index]].tolist() for name in ("input_ids", "labels")} for index in rows
+        ]
+        idle = {"input_ids": inputs["input_ids"][0, :IDLE_TOKENS].tolist(), "labels": [-100] * IDLE_TOKENS}
+        return self._prepare_inputs(self._collate(examples or [idle]))
 
     def trained_tokens(self, inputs: Batch) -> int:
         """Tokens of a micro-batch with a loss."""

@@ -21,6 +21,8 @@ from train.runtime.ranks import gathered, world_size
 from train.runtime.throughput import UpdateClock, device_peak, throughput
 
 Batch = dict[str, Any]
+IDLE_TOKENS = 2
+"""Tokens that a rank without rows reads, to stay in step with the others; the fewest that predict one."""
 
 
 class OwnRank:
@@ -59,6 +61,7 @@ class TokenBudgetTrainer(Trainer):
     """
 
     arm: ResolvedArm
+    accelerator: Any
     on_work: Callable[[Work], None] | None = None
     _work = Work()
 
@@ -71,7 +74,7 @@ class TokenBudgetTrainer(Trainer):
         raise NotImplementedError
 
     def micro_batch(self, inputs: Batch, rows: Sequence[int]) -> Batch:
-        """The micro-batch of these rows; of none, one that has no gradient."""
+        """The micro-batch of these rows; of none, the first `IDLE_TOKENS` tokens of some row, without a loss."""
         raise NotImplementedError
 
     def trained_tokens(self, inputs: Batch) -> int:
@@ -151,13 +154,13 @@ class TokenBudgetTrainer(Trainer):
             logged[name].append(value)
 
     def _report_work(self, lengths: Sequence[int], dealt: list[list[int]]) -> None:
-        """Add up the work of all ranks. A micro-batch without rows reads the shortest one."""
+        """Add up the work of all ranks."""
         computed = needed = squares = 0
         for rows in dealt:
             tokens = [lengths[index] for index in rows]
             needed += sum(tokens)
             squares += sum(count * count for count in tokens)
-            read = tokens or [min(lengths)]
+            read = tokens or [IDLE_TOKENS]
             computed += sum(read) if self.joins_rows else len(read) * max(read)
         own = Work(computed, computed - needed, sum(lengths) - needed, squares)
         self._work = Work(*map(sum, zip(*gathered([own]), strict=True)))

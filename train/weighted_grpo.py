@@ -72,21 +72,20 @@ class WeightedGRPOTrainer(TokenBudgetTrainer, GRPOTrainer):
         return batch
 
     def rows_of(self, inputs: Batch) -> tuple[list[int], list[bool]]:
-        """Tokens of each row, and whether its weight or the KL term gives it a gradient."""
+        """Tokens of each row, 0 for surplus ones, and whether its weight or the KL term gives it a gradient."""
         mask, weights = inputs["completion_mask"], inputs["advantages"]
         if "importance_sampling_ratio" in inputs:
             weights = weights * inputs["importance_sampling_ratio"].any(dim=1)
         reached = mask.any(dim=1) & ((weights != 0) | (self.beta != 0))
-        # The mask of a row that the loss leaves out is 0, but its completion is there.
-        tokens = inputs["prompt_mask"].sum(dim=1) + inputs["completion_tokens"]
-        return tokens.tolist(), reached.tolist()
+        return inputs["row_tokens"].tolist(), reached.tolist()
 
     def micro_batch(self, inputs: Batch, rows: Sequence[int]) -> Batch:
-        """These rows, cut to the longest prompt and completion among them; of none, a prompt without a completion."""
-        chosen = list(rows) or [int(inputs["prompt_mask"].sum(dim=1).argmin())]
-        prompt = int(inputs["prompt_mask"][chosen].sum(dim=1).max())
+        """These rows, cut to the longest prompt and completion among them; of none, a token of a prompt alone."""
+        chosen = list(rows) or [0]
+        prompt, completion = (
+            int(inputs[name][chosen].sum(dim=1).max()) if rows else 1 for name in ("prompt_mask", "completion_mask")
+        )
         width = inputs["completion_ids"].size(1)
-        completion = int(inputs["completion_mask"][chosen].sum(dim=1).max()) if rows else 1
         part: Batch = {}
         for name, values in inputs.items():
             if values is None or values.dim() == 0:
@@ -154,7 +153,9 @@ class WeightedGRPOTrainer(TokenBudgetTrainer, GRPOTrainer):
         own = slice(first, first + len(advantages))
         batch["advantages"] = torch.tensor(weights[own], dtype=advantages.dtype, device=advantages.device)
         counted_rows = torch.tensor(counted[own], dtype=mask.dtype, device=mask.device)
-        batch["completion_tokens"] = mask.sum(dim=1)
+        # Taken before the mask of completions that the loss leaves out becomes 0
+        present = torch.tensor([reward is not None for reward in rewards[own]], device=mask.device)
+        batch["row_tokens"] = (batch["prompt_mask"].sum(dim=1) + mask.sum(dim=1)) * present
         batch["completion_mask"] = mask * counted_rows.unsqueeze(1)
         # A batch without any weight has no gradient; 1 avoids dividing by zero.
         tokens = self.accelerator.gather(batch["completion_mask"].sum()).sum()

@@ -23,12 +23,7 @@ COUNTERS = (
     "trained_tokens",  # completion tokens with a gradient, see train/weights.py
     "generate_flops",
     "reference_flops",  # forward passes of the base model, for the KL term
-    "train_flops",
-)
-WORK = (  # of the forward and backward passes, `train/token_budget.py`; it depends on the number of ranks
-    "computed_tokens",  # that went through the model, padding included
-    "padding_tokens",
-    "skipped_tokens",  # of rows without a gradient, which were not computed
+    "train_flops",  # of all completions, also those without a gradient (see `skipped_tokens`)
 )
 
 
@@ -41,7 +36,9 @@ class Ledger:
         write: False on all ranks but the first.
 
     Attributes:
-        totals, work: the counters so far.
+        totals: the counters so far.
+        skipped_tokens: tokens, prompts included, of completions without a gradient, for which no forward and backward
+            pass was made, so far.
         last_step: the last update whose row was written.
         last_presented: ids of the problems it was presented.
 
@@ -51,7 +48,7 @@ class Ledger:
 
     def __init__(self, directory: Path, resumed_step: int = 0, write: bool = True) -> None:
         self.path = directory / LEDGER
-        self.totals, self.work = dict.fromkeys(COUNTERS, 0), dict.fromkeys(WORK, 0)
+        self.totals, self.skipped_tokens = dict.fromkeys(COUNTERS, 0), 0
         self.last_step = resumed_step
         self._presented: list[str] = []
         self._contributed: list[str] = []
@@ -65,7 +62,7 @@ class Ledger:
             )
         if rows:
             self.totals = {name: rows[-1][name] for name in COUNTERS}
-            self.work = {name: rows[-1].get(name, 0) for name in WORK}
+            self.skipped_tokens = rows[-1].get("skipped_tokens", 0)
 
     def spend(self, presented: Iterable[str] = (), contributed: Iterable[str] = (), **counts: int) -> None:
         """Add to the totals of the current update; `contributed` are the ids with a non-zero gradient."""
@@ -73,11 +70,6 @@ class Ledger:
         self._contributed += contributed
         for name, count in counts.items():
             self.totals[name] += count
-
-    def compute(self, computed: int, padding: int, skipped: int) -> None:
-        """Add the tokens of the forward and backward passes of the current update."""
-        for name, count in zip(WORK, (computed, padding, skipped), strict=True):
-            self.work[name] += count
 
     def contributed(self) -> list[str]:
         """Ids of the problems that had a non-zero gradient in any finished update, sorted."""
@@ -89,7 +81,8 @@ class Ledger:
 
     def close_step(self, step: int) -> None:
         """Write the row of a finished update."""
-        row = {"step": step, **self.totals, **self.work, "presented": self._presented, "contributed": self._contributed}
+        row: dict[str, Any] = {"step": step, **self.totals, "skipped_tokens": self.skipped_tokens}
+        row |= {"presented": self._presented, "contributed": self._contributed}
         if self.write:
             with self.path.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(row) + "\n")
