@@ -16,7 +16,7 @@ from recipes.errors import UserError
 from recipes.loading import load_recipe
 from recipes.training_schema import LoraSpec, PromptSpec
 from tests.bench.bench_training import tokenizer
-from tests.trainers import grpo_trainer, replace, sft_trainer
+from tests.trainers import gradient_of, grpo_trainer, replace, sft_trainer
 from train.arms import resolve_arm
 from train.micro_batches import micro_batches, split_to
 from train.token_budget import merged
@@ -86,6 +86,19 @@ def test_limit_below_a_row_at_the_length_limits_is_refused():
     assert settings.tokens_per_micro_batch(1) == 2 * 128
     assert replace(settings, micro_batch_size=None).tokens_per_micro_batch(2) == 16 * 128
     assert replace(settings, micro_batch_tokens=500).tokens_per_micro_batch(2) == 500
+
+
+def test_rank_without_rows_reads_along_and_changes_nothing(tok, tiny, tmp_path):
+    """As if another rank had two micro-batches more than there are rows."""
+    gradients, padding = [], []
+    for extra in (0, 2):
+        trainer = grpo_trainer(arm(), tiny(), tok, problems(), tmp_path, 0, rewards, rollouts=Fed(arm()))
+        deal = trainer.deal
+        trainer.deal = lambda lengths, deal=deal, extra=extra: [*deal(lengths), *[[]] * extra]
+        trainer.on_work = lambda work: padding.append(work.padding)
+        gradients.append(gradient_of(trainer))
+    assert torch.equal(*gradients)
+    assert padding[1] == padding[0] + 2 * 2  # two tokens each
 
 
 @pytest.fixture(scope="module")
@@ -223,6 +236,18 @@ def test_rows_without_a_weight_are_not_computed(tok, tiny, tmp_path):
         assert work.skipped == sum(tokens[n] for n in SAME_REWARD)
         assert work.computed - work.padding == sum(tokens) - work.skipped
     assert sum(read) == sum(work.computed for work in found)
+
+
+def test_resumed_run_reaches_the_same_weights(tok, tiny, tmp_path):
+    settings = arm(save_every_steps=1)
+
+    def made():
+        return grpo_trainer(settings, tiny(), tok, problems(), tmp_path, 0, rewards, rollouts=Fed(settings))
+
+    whole, resumed = made(), made()
+    whole.train()
+    resumed.train(resume_from_checkpoint=str(tmp_path / "checkpoint-2"))
+    assert torch.equal(weights_of(resumed), weights_of(whole))
 
 
 @pytest.mark.parametrize("free", [False, True])

@@ -24,6 +24,7 @@ OFF_POLICY_RL = "arms.off_policy_rl={sampling: teacher, credit: advantage, negat
 ROUNDS = "arms.rounds={sampling: round, credit: uniform, round_steps: 2}"
 VARIES = "varies=[sampling,credit,negatives,beta,round_steps]"
 TWO_RANKS = ["resources.ranks=2", "resources.workers=1", "--until", "arms"]
+SEVERAL = "train.micro_batch_tokens=128"  # the least: an update is several micro-batches, not as many on each rank
 
 
 def study_of(smoke_study, directory):
@@ -51,7 +52,7 @@ def final(study, arm):
 def zero_3(smoke_study, transfer, tmp_path_factory):
     study = study_of(smoke_study, tmp_path_factory.mktemp("zero") / "study")
     arms = [OFF_POLICY_RL, ROUNDS, VARIES, "arms.on_policy_sft=null"]
-    result = transfer("run", SMOKE, "--out", study, "resources.zero_stage=3", *arms, *TWO_RANKS)
+    result = transfer("run", SMOKE, "--out", study, "resources.zero_stage=3", SEVERAL, *arms, *TWO_RANKS)
     assert result.returncode == 0, result.stdout + result.stderr
     return study
 
@@ -163,7 +164,7 @@ def test_offload_needs_deepspeed(transfer):
 def test_other_topologies_give_the_same(smoke_study, transfer, tmp_path, settings):
     study = study_of(smoke_study, tmp_path / "study")
     arms = ["arms.on_policy_sft=null", "arms.grpo=null"]
-    result = transfer("run", SMOKE, "--out", study, *settings, *arms, *TWO_RANKS)
+    result = transfer("run", SMOKE, "--out", study, *settings, SEVERAL, *arms, *TWO_RANKS)
     assert result.returncode == 0, result.stdout + result.stderr
     for left, right in zip(
         metrics(smoke_study, "off_policy_sft", "loss"), metrics(study, "off_policy_sft", "loss"), strict=True
@@ -174,7 +175,8 @@ def test_other_topologies_give_the_same(smoke_study, transfer, tmp_path, setting
 def start_and_wait_for_checkpoint(study, arm, *settings):
     """Start a ZeRO-3 run in a session of its own and wait until it has a complete checkpoint beyond the first."""
     command = [sys.executable, "-m", "launch", "run", str(SMOKE), "--out", str(study), "train.steps=30", *settings]
-    command += ["resources.zero_stage=3", "resources.ranks=2", "resources.workers=1", "--until", f"arms/{arm}/seed-0"]
+    command += ["resources.zero_stage=3", "resources.ranks=2", "resources.workers=1", SEVERAL]
+    command += ["--until", f"arms/{arm}/seed-0"]
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, start_new_session=True)
     deadline = time.monotonic() + 240
     run_dir = study / "arms" / arm / "seed-0"
