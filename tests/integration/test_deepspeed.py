@@ -172,6 +172,27 @@ def test_other_topologies_give_the_same(smoke_study, transfer, tmp_path, setting
         assert right == pytest.approx(left, rel=1e-5)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", [2, 3])
+@pytest.mark.faults
+def test_adapters_of_two_ranks_are_those_of_one(smoke_study, transfer, tmp_path, stage):
+    """GRPO's trainer with adapters, in several micro-batches and in one."""
+    arms = [OFF_POLICY_RL, *(f"arms.{name}=null" for name in ("on_policy_sft", "off_policy_sft", "grpo"))]
+    arms += ["train.lora={rank: 4, alpha: 8}", "train.learning_rate=0.01"]
+    several = [SEVERAL, f"resources.zero_stage={stage}", *TWO_RANKS]
+    studies = []
+    for name, settings in (("one", ["--until", "arms"]), ("two", several)):
+        studies.append(study_of(smoke_study, tmp_path / name))
+        result = transfer("run", SMOKE, "--out", studies[-1], *arms, *settings)
+        assert result.returncode == 0, result.stdout + result.stderr
+    expected, found = (metrics(study, "off_policy_rl", "loss", "grad_norm") for study in studies)
+    assert [norm > 0 for _, norm in expected] == [True] * 4
+    for left, right in zip(expected, found, strict=True):
+        assert right == pytest.approx(left, rel=1e-3, abs=1e-5)
+    one, two = (final(study, "off_policy_rl") for study in studies)
+    assert float((two - one).norm() / (one - weights(smoke_study / "base")).norm()) < 1e-2
+
+
 def start_and_wait_for_checkpoint(study, arm, *settings):
     """Start a ZeRO-3 run in a session of its own and wait until it has a complete checkpoint beyond the first."""
     command = [sys.executable, "-m", "launch", "run", str(SMOKE), "--out", str(study), "train.steps=30", *settings]
