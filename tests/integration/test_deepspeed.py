@@ -22,7 +22,8 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 SMOKE = ROOT / "recipes" / "pocket" / "smoke.yaml"
 OFF_POLICY_RL = "arms.off_policy_rl={sampling: teacher, credit: advantage, negatives: true}"
 ROUNDS = "arms.rounds={sampling: round, credit: uniform, round_steps: 2}"
-VARIES = "varies=[sampling,credit,negatives,beta,round_steps]"
+SHARED = "arms.shared={sampling: current, credit: advantage, negatives: true, updates_per_batch: 2, beta: 0.1}"
+VARIES = "varies=[sampling,credit,negatives,beta,round_steps,updates_per_batch]"
 TWO_RANKS = ["resources.ranks=2", "resources.workers=1", "--until", "arms"]
 SEVERAL = "train.micro_batch_tokens=128"  # the least: an update is several micro-batches, not as many on each rank
 
@@ -51,7 +52,7 @@ def final(study, arm):
 @pytest.fixture(scope="module")
 def zero_3(smoke_study, transfer, tmp_path_factory):
     study = study_of(smoke_study, tmp_path_factory.mktemp("zero") / "study")
-    arms = [OFF_POLICY_RL, ROUNDS, VARIES, "arms.on_policy_sft=null"]
+    arms = [OFF_POLICY_RL, ROUNDS, SHARED, VARIES, "arms.on_policy_sft=null", "train.save_every_steps=2"]
     result = transfer("run", SMOKE, "--out", study, "resources.zero_stage=3", SEVERAL, *arms, *TWO_RANKS)
     assert result.returncode == 0, result.stdout + result.stderr
     return study
@@ -121,6 +122,17 @@ def test_ranks_draw_the_samples_of_a_round_together(zero_3, smoke_study):
         assert rows[2 * number + 1]["generated_tokens"] == tokens
     assert rows[-1]["completions"] == 4 * recipe.train.problems_per_step * recipe.train.completions_per_problem
     assert float((final(zero_3, "rounds") - weights(smoke_study / "base")).abs().max()) > 1e-4
+
+
+@pytest.mark.slow
+def test_old_and_reference_log_probabilities_are_those_of_the_policy(zero_3, smoke_study):
+    """They are computed in micro-batches that differ between the ranks. KL and ratio are exactly those of no change in
+    the first update of a run, and not in the later ones."""
+    rows = metrics(zero_3, "shared", "kl", "clip_ratio/region_mean", "loss")
+    assert rows[0][:2] == [pytest.approx(0, abs=1e-6), 0.0]
+    assert [kl > 1e-5 for kl, *_ in rows[1:]] == [True] * 3
+    assert rows[1][1] > 0
+    assert float((final(zero_3, "shared") - weights(smoke_study / "base")).abs().max()) > 1e-4
 
 
 @pytest.mark.slow
