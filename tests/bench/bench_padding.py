@@ -42,7 +42,7 @@ AT_THE_LIMIT, MEAN = 1 / 50, 1 / 3
 
 class Measurement(NamedTuple):
     seconds: float
-    """Of an update, the median without the first."""
+    """Of an update, the median without the first. On a CPU those of the process, so that other work does not count."""
     losses: list[float]
     norms: list[float]
     """Of the gradients."""
@@ -152,8 +152,9 @@ def measured(build: Callable[[Path], GRPOTrainer]) -> Measurement:
 
 
 def _now() -> float:
-    if not on_cpu():
-        torch.cuda.synchronize()
+    if on_cpu():
+        return time.process_time()
+    torch.cuda.synchronize()
     return time.perf_counter()
 
 
