@@ -7,6 +7,7 @@ The conventions are listed in docs/grading.md; the debatable ones are switches o
 """
 
 import re
+from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
 
@@ -27,6 +28,8 @@ _NUMBER = re.compile(r"-?(\d+\.?\d*|\.\d+)$")
 _SINGLE_NAME = re.compile(r"\\?[A-Za-z](?:_\S+)?(?:\(.*\))?$")
 _CALCULUS = re.compile(rf"\\(?:i?int|oint|lim|sum|prod){NO_LETTER}")
 _ONLY_FORMULA = re.compile(r"[\x20-\x7e]+")
+_CONSTANT = re.compile(r"\+\s*[CcKk]$")
+_DEGREE = r"*\pi/180"
 _UNORDERED = ("several", "set", "union")
 _INTEGER_NAMES = frozenset("nkm")
 
@@ -59,14 +62,22 @@ class Comparison:
 
     def _leaf_and_collection(self, leaf: Leaf, other: Collection) -> bool:
         if other.kind == "congruence":  # 3 (mod 5) for 3
-            return self.same(leaf, other.items[0])
+            value, modulus = other.items
+            number, whole = _whole(leaf), _whole(modulus)
+            self.note("a residue")
+            return (
+                number is not None
+                and whole is not None
+                and abs(number) < whole
+                and _residues(leaf, whole) == _residues(value, whole)
+            )
         if other.kind in SETS and (equal := same_set(leaf, other)) is not None:
             self.note("sets of real numbers")
             return equal
         if other.kind == "ratio" and len(other.items) == 2 and not leaf.name:
             first, second = (item.text if isinstance(item, Leaf) else "" for item in other.items)
             return same_value(leaf.text, f"({first})/({second})") is True
-        if other.kind in ("several", "set"):  # the same value written twice
+        if other.kind in ("several", "set") and leaf.text != "\\emptyset":  # the same value written twice
             return all(self.same(item, leaf) for item in other.items)
         self.note("one value against something of several parts")
         return False
@@ -102,6 +113,8 @@ class Comparison:
             if self.policy.list_for_tuple and {answer.kind, reference.kind} == {"several", "ordered"}:
                 answer, reference = (Collection("ordered", node.items, "()") for node in (answer, reference))
         if answer.kind in _UNORDERED and reference.kind in _UNORDERED:
+            if "several" in kinds and len(answer.items) == len(reference.items):
+                return self._same_numbers_of_each(answer.items, reference.items)
             return self._same_items(answer.items, reference.items)
         if {answer.kind, reference.kind} <= {"sequence", *_UNORDERED} and "sequence" in kinds:
             return len(answer.items) == len(reference.items) and self._in_order(answer, reference)
@@ -126,6 +139,19 @@ class Comparison:
         return all(item in common or any(self.same(item, other) for other in right) for item in left) and all(
             other in common or any(self.same(item, other) for item in left) for other in right
         )
+
+    def _same_numbers_of_each(self, left: tuple[Node, ...], right: tuple[Node, ...]) -> bool:
+        """Whether two lists of the same length are permutations of each other: 2, 2, 3 is not 2, 3, 3."""
+        self.note("the same members in any order")
+        missing = Counter(right)
+        missing.subtract(left)
+        rest = list((-missing).elements())
+        for other in missing.elements():
+            equal = next((item for item in rest if self.same(item, other)), None)
+            if equal is None:
+                return False
+            rest.remove(equal)
+        return True
 
     def _names_differ(self, left: str, right: str) -> bool:
         """Whether two names denote different quantities, such as x and y, AB and BC; words such as "area" do not."""
@@ -204,6 +230,10 @@ class Comparison:
         if bool(answer.unit) != bool(reference.unit) and not self.policy.missing_unit:
             self.note("a unit on one side only")
             return False
+        if "deg" in (answer.unit, reference.unit) and "pi" in answer.text + reference.text:
+            self.note("degrees and radians")  # 120 degrees are 2 pi/3
+            left, right = (f"({leaf.text}){_DEGREE if leaf.unit == 'deg' else ''}" for leaf in (answer, reference))
+            return same_value(left, right) is True
         return self._same_number(answer, reference)
 
     def _same_named(self, answer: Leaf, reference: Leaf) -> bool | None:
@@ -232,7 +262,7 @@ class Comparison:
             return True
         equal = same_value(left, right)
         self.note("values")
-        if (answer.percent != reference.percent and equal is not True) or not self.policy.bare_percent:
+        if answer.percent != reference.percent:
             equal = self._same_percent(answer, reference, equal)
         if equal is None and self._for_algebra(left, right):
             self.note("math-verify and numbers")
@@ -246,16 +276,14 @@ class Comparison:
                 number, unit = spaced[0] or spaced[1] or ("", "")
                 other = reference if spaced[0] else answer
                 return other.unit in ("", unit) and same_value(number, other.text) is True
-            return _same_but_for_integer_name(left, right)
+            return _same_but_for_name(left, right)
         return equal is True
 
     def _same_percent(self, answer: Leaf, reference: Leaf, equal: bool | None) -> bool | None:
         """A bare number is read in the unit of the reference; 10 % is also 0.1."""
-        if answer.percent == reference.percent:
-            return equal
         hundredth = same_value(f"({answer.text})/100", reference.text)
-        if answer.percent:
-            return hundredth or (equal if self.policy.bare_percent else False)
+        if answer.percent:  # a reference below 1 is no percentage
+            return hundredth or (equal if self.policy.bare_percent and not _is_small(reference.text) else False)
         if self.policy.fraction_for_percent and same_value(answer.text, f"({reference.text})/100"):
             return True
         return equal if self.policy.bare_percent else False
@@ -278,6 +306,14 @@ class Comparison:
             return True
         left, right = (f"({side.left})-({side.right})" for side in (first, second))
         return proportional(left, right, positive=first.sign in ("<", "\\le")) is True
+
+
+def _is_small(text: str) -> bool:
+    """Whether a text is a number between -1 and 1."""
+    with suppress(NotReadableError, OutOfRangeError):
+        value = evaluate(text)
+        return not value.names and abs(value.value) < 1
+    return False
 
 
 def _is_quantity(name: str) -> bool:
@@ -360,14 +396,18 @@ def _solution(node: Collection) -> Collection:
     return Collection("ordered", unnamed, "()")
 
 
-def _same_but_for_integer_name(left: str, right: str) -> bool:
-    """Whether two periodic solutions differ only in the name of the integer, such as `2k\\pi` and `2n\\pi`."""
+def _same_but_for_name(left: str, right: str) -> bool:
+    r"""Whether two formulas differ only in the name of an integer (`2k\pi`, `2n\pi`) or constant (`x^2+C`, `x^2+c`)."""
     try:
         names = [evaluate(text).names for text in (left, right)]
     except (NotReadableError, OutOfRangeError):
         return False
     own, other = names[0] - names[1], names[1] - names[0]
-    if len(own) != 1 or len(other) != 1 or not own | other <= _INTEGER_NAMES or "pi" not in left:
+    if len(own) != 1 or len(other) != 1:
+        return False
+    periodic = own | other <= _INTEGER_NAMES and "pi" in left
+    antiderivatives = all(_CONSTANT.search(text) for text in (left, right))
+    if not periodic and not (antiderivatives and own | other <= frozenset("CcKk")):
         return False
     renamed = re.sub(rf"(?<![A-Za-z\\]){min(own)}(?![A-Za-z])", min(other), left)
     return same_value(renamed, right) is True

@@ -12,7 +12,7 @@ _MATRIX = re.compile(
     r"(?P<divisor>/\s*[^/]+)?$",
     re.DOTALL,
 )
-_TUPLE = re.compile(r"\((?P<body>[^()]*,[^()]*)\)\s*\^\s*\{?\s*(?:\\top|T|\\intercal)\s*\}?$")
+_TUPLE = re.compile(r"[(\[](?P<body>[^()\[\]]*,[^()\[\]]*)[)\]]\s*\^\s*\{?\s*(?:\\top|T|\\intercal)\s*\}?$")
 _ROW_GAP = re.compile(rf"{ROW_END}\s*\[[^\]]*\]")  # \\[4pt]
 
 Rows = list[list[str]]

@@ -140,13 +140,13 @@ def _statement(text: str, depth: int, grouped: bool) -> Node:
         return node
     if _CONNECTIVE.search(_UNDER.sub("", text)):
         return Leaf(text)
-    if INEQUALITY.search(text):
+    if len(split(text, INEQUALITY.pattern)) > 1:
         if re.search(rf"[{TEXT_OPEN}{SET_OPEN}]", text):
             return Leaf(text)
         return read_inequality(text, read)
     if (node := read_equation(text, read)) is not None:
         return node
-    member = re.fullmatch(rf"(\\?[A-Za-z]\w*(?:_\{{\w+\}})?)\s*\\in{NO_LETTER}(.+)", text)
+    member = re.fullmatch(rf"(\\?[A-Za-z]\w*(?:_\{{\w+\}})?|\([^()]*,[^()]*\))\s*\\in{NO_LETTER}(.+)", text)
     if member:
         node = _read(member.group(2), depth + 1, grouped)
         if isinstance(node, Collection) and node.kind in ("ordered", *SETS) and not node.name:
@@ -230,6 +230,8 @@ def _list(text: str, depth: int) -> Node | None:
         return None
     if len(either) > 1 and len(both) > 1 and INEQUALITY.search(text):
         parts = either
+    if any(re.fullmatch(r"\s*0\d+\s*", part) for part in parts[1:]):
+        raise UnparseableError("1,000 is no list")
     node = _collection("several", parts, depth)
     if _has_ellipsis(node):
         return replace(node, kind="sequence")
@@ -253,8 +255,8 @@ def _product(text: str, depth: int) -> Node | None:
         for part in parts
     ):
         return _collection("product", parts, depth)
-    terms = split(text, ":")
-    if len(terms) > 1 and not _TIME.match(text) and all(_is_short_formula(term) for term in terms):
+    terms = split(text, rf":|{TEXT_OPEN}\s*to\s*{TEXT_CLOSE}|(?<=\d)\s+to\s+(?=\d)")
+    if len(terms) > 1 and "=" not in text and not _TIME.match(text) and all(_is_short_formula(term) for term in terms):
         return _collection("ratio", terms, depth)
     return None
 
@@ -322,6 +324,8 @@ def read_answer(answer: str, grouped: bool = True) -> Node:
     if len(answer) > MAX_ANSWER_CHARS:
         raise UnparseableError("too long")
     text = without_adverbs(undress(answer))
+    if letter := re.fullmatch(r"([A-J])\)", text):
+        return Leaf(letter.group(1))
     if not balanced(text):
         raise UnparseableError("unbalanced braces")
     if not re.search(rf"\w|\\(?:infty|emptyset|varnothing)|{SET_OPEN}\s*{SET_CLOSE}", text.replace("\\ldots", "")):

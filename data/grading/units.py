@@ -6,9 +6,16 @@ Words from `\text{}` are marked (`marks.py`): `5\text{m}` has a unit, `5m` is a 
 import re
 
 from data.grading.marks import DOLLAR, TEXT_CLOSE, TEXT_OPEN
+from data.grading.values import is_number
 from data.grading.words import MATH_WORDS, introduces, names_what_is_counted, part_of
 
-_SCALES = {"hundred": 2, "thousand": 3, "million": 6, "billion": 9, "trillion": 12}
+_SCALES = {
+    "hundred": 2, "thousand": 3, "million": 6, "billion": 9, "trillion": 12, "millone": 6, "millón": 6, "millionen": 6,
+    "milliard": 9, "milliarden": 9, "mil": 3, "mille": 3, "tausend": 3, "тысяч": 3, "тысячи": 3, "миллион": 6,
+    "миллиона": 6, "миллионов": 6, "миллиард": 9, "миллиардов": 9,
+}  # fmt: skip
+_MULTIPLES = {"dozen": 12, "gro": 144}  # without a final s
+_CHINESE_SCALES = {"百": 2, "千": 3, "万": 4, "萬": 4, "亿": 8, "億": 8}
 _SPELLINGS = {
     "centimeter": "cm", "centimetre": "cm", "millimeter": "mm", "millimetre": "mm", "meter": "m", "metre": "m",
     "kilometer": "km", "kilometre": "km", "inch": "in", "inche": "in", "foot": "ft", "feet": "ft", "yard": "yd",
@@ -16,6 +23,8 @@ _SPELLINGS = {
     "minute": "min", "hour": "h", "hr": "h", "liter": "l", "litre": "l", "milliliter": "ml", "degree": "deg",
     "radian": "rad", "dollar": "usd", "cent": "cent", "percent": "%", "unit": "", "euro": "eur", "newton": "n",
     "joule": "j", "watt": "w", "volt": "v", "kelvin": "k", "mole": "mol", "pascal": "pa", "hertz": "hz",
+    "degcelsius": "degc", "degcelsiu": "degc",
+    "degfahrenheit": "degf", "celsius": "degc", "celsiu": "degc", "fahrenheit": "degf",
 }  # fmt: skip
 _SYMBOLS = (
     "m cm mm km dm nm s ms min h hr g kg mg l L ml mL N J kJ W kW V F H T C K Pa kPa Hz mol rad eV cal kcal ft in yd "
@@ -46,7 +55,7 @@ _INTRODUCTION = re.compile(
 )
 _MARKED_SIGN = re.compile(rf"\s*{TEXT_OPEN}\s*([A-Za-z]+)\s*{TEXT_CLOSE}\s*(?=[\d.\\])")
 _OHM = re.compile(r"(?<=[\d)}])\s*\\Omega$")
-_HALF_OF_DAY = re.compile(r"[ap]\.?\s?m\.?$", re.IGNORECASE)
+_HALF_OF_DAY = re.compile(r"[ap]\.?\s?m\.?$|noon$|midnight$", re.IGNORECASE)
 _UNIT_SIGNS = re.compile(rf"(?:{_SYMBOL}|[kM]?\\Omega|%|[/*.^{{}}() \d-]|\\cdot)+")
 _UNIT_TOKEN = re.compile(r"\^\s*\{?\s*(-?\d+)\s*\}?|([/()])|([^\W\d_]+|%)")
 _SPACED_SYMBOL = re.compile(rf"(-?(?:\d+\.?\d*|\.\d+))\s+([msghlLNJVWK]{_POWER})$")
@@ -95,12 +104,15 @@ def split_unit(text: str) -> tuple[str, str, bool]:
         elif match := _first_match(text):
             rest = text[: match.start()].strip()
             words = match.group(1).replace(TEXT_OPEN, " ").replace(TEXT_CLOSE, " ").strip()
-            if not rest or words.lower() in MATH_WORDS:
+            if not rest or words.lower() in MATH_WORDS or re.fullmatch("d[a-z]", words):  # of an integral
                 break
             if _HALF_OF_DAY.match(words):
-                return rest, words.lower().replace(".", ""), percent
+                half = {"noon": "pm", "midnight": "am"}.get(words.lower(), re.sub(r"[.\s]", "", words.lower()))
+                return (f"{rest}:00" if rest.isdigit() else rest), half, percent
             text, words = _scaled(rest, words)
-            if words and not _UNIT_SIGNS.fullmatch(words) and not names_what_is_counted(words):
+            # "n prime" says what n is; "5 apples" and "5 primes" count.
+            counts = names_what_is_counted(words) and (is_number(text) or _spelling(words) in _SPELLINGS.values())
+            if words and not _UNIT_SIGNS.fullmatch(words) and not counts:
                 return f"{rest} {TEXT_OPEN}{words}{TEXT_CLOSE}", "", False
             unit = canonical_unit(words) or unit
         else:
@@ -130,11 +142,13 @@ def _without_introduction(text: str) -> tuple[str, str]:
 def _scaled(text: str, words: str) -> tuple[str, str]:
     """Multiply a value by the number words after it and return the other words: 5 million km is 5,000,000 km."""
     rest: list[str] = []
+    while words[:1] in _CHINESE_SCALES:
+        text, words = f"({text})*10^{{{_CHINESE_SCALES[words[0]]}}}", words[1:]
     for word in words.split():
         if word.lower().rstrip("s.") in _SCALES:
             text = f"({text})*10^{{{_SCALES[word.lower().rstrip('s.')]}}}"
-        elif word.lower().rstrip("s.") == "dozen":
-            text = f"({text})*12"
+        elif word.lower().rstrip("s.") in _MULTIPLES:
+            text = f"({text})*{_MULTIPLES[word.lower().rstrip('s.')]}"
         elif (parts := part_of(word)) and not rest:
             text = f"({text})/{parts}"
         else:
@@ -146,7 +160,12 @@ def canonical_unit(words: str) -> str:
     """A unit in canonical spelling: cm, centimeter and centimeters are equal, and so are m/s and meters per second."""
     powers: dict[str, int] = {}
     sign, group_sign, next_power, last = 1, 1, 1, ""
-    for token in _UNIT_TOKEN.finditer(words.replace("mph", "mi/h").replace(".", " ").replace("\\cdot", " ")):
+    for token in _UNIT_TOKEN.finditer(
+        re.sub(r"\bkm?ph\b", "km/h", re.sub(r"\bdegrees? (?=[CcFf])", "deg", words))
+        .replace("mph", "mi/h")
+        .replace(".", " ")
+        .replace("\\cdot", " ")
+    ):
         power, mark, word = token.groups()
         if power:
             if last:

@@ -90,7 +90,7 @@ _FUNCTION_WORDS = frozenset(
     "around plus minus times divided multiplied squared cubed factorial base mod modulo remainder root reciprocal "
     "inverse negative half twice thrice double more less fewer greater smaller larger most least both either neither "
     "wrong incorrect false impossible undefined except instead versus vs unless until point log ln sin cos tan fails "
-    "fail failed rejected invalid excluded extraneous eliminated discarded".split()
+    "short too fail failed rejected invalid excluded extraneous eliminated discarded".split()
 )
 """Words that say something about the number beside them, so that it is not the answer; other words name what is
 counted or measured."""
@@ -98,6 +98,7 @@ _DENIALS = frozenset(
     "not no none never cannot without except less more most least fewer about approximately nearly roughly almost if "
     "unless or impossible false wrong incorrect".split()
 )
+_CHINESE_DENIAL = re.compile("[不非没無无未否]")
 _COPULAS = ("is", "are", "equals", "was", "be")
 _NEUTRAL = frozenset(
     "the a an final answer result solution value total sum amount number count so thus therefore hence exactly only "
@@ -109,12 +110,14 @@ _ADVERBS = re.compile(r"\s*,?\s*\b(?:altogether|overall|in total|in all|respecti
 def names_what_is_counted(words: str) -> bool:
     """Whether words behind a number name what it counts or measures ("red apples", "km from the city" not)."""
     parts = re.findall(r"[^\W\d_]+", words.casefold())
+    if parts == ["times"]:
+        return True
     return bool(parts) and not _FUNCTION_WORDS & set(parts) and not any(map(is_part_word, parts))
 
 
 def denies(words: str) -> bool:
     """Whether words on the left of an equation deny or weaken it ("not x", "at least")."""
-    return bool(_DENIALS & set(re.findall(r"[^\W\d_]+", words.casefold())))
+    return bool(_DENIALS & set(re.findall(r"[^\W\d_]+", words.casefold())) or _CHINESE_DENIAL.search(words))
 
 
 def introduces(words: str) -> bool:
@@ -124,7 +127,8 @@ def introduces(words: str) -> bool:
     if not parts or re.search(r"[^\w\s:=,.'\u2019()-]", bare):
         return False
     if bare.endswith((":", "=", "是", "为")) or parts[-1] in _COPULAS:
-        return not _FUNCTION_WORDS & (set(parts[:-1]) if parts[-1] in _COPULAS else set(parts))
+        stated = set(parts[:-1]) if parts[-1] in _COPULAS else set(parts)
+        return not (_FUNCTION_WORDS - _NEUTRAL) & stated and not _CHINESE_DENIAL.search(bare)
     return set(parts) <= _NEUTRAL
 
 
