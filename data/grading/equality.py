@@ -136,9 +136,14 @@ class Comparison:
         """Whether two collections have the same members, however often and in whatever order."""
         self.note("the same members in any order")
         common = set(left) & set(right)
-        return all(item in common or any(self.same(item, other) for other in right) for item in left) and all(
-            other in common or any(self.same(item, other) for item in left) for other in right
+        return all(item in common or any(self._same_member(item, other) for other in right) for item in left) and all(
+            other in common or any(self._same_member(item, other) for item in left) for other in right
         )
+
+    def _same_member(self, left: Node, right: Node) -> bool:
+        """Whether two members are equal; the set of 1 is not 1."""
+        sets = [isinstance(node, Collection) and node.kind == "set" for node in (left, right)]
+        return sets[0] == sets[1] and self.same(left, right)
 
     def _same_numbers_of_each(self, left: tuple[Node, ...], right: tuple[Node, ...]) -> bool:
         """Whether two lists of the same length are permutations of each other: 2, 2, 3 is not 2, 3, 3."""
@@ -230,10 +235,11 @@ class Comparison:
         if bool(answer.unit) != bool(reference.unit) and not self.policy.missing_unit:
             self.note("a unit on one side only")
             return False
-        if "deg" in (answer.unit, reference.unit) and "pi" in answer.text + reference.text:
-            self.note("degrees and radians")  # 120 degrees are 2 pi/3
+        if "deg" in (answer.unit, reference.unit) and "" in (answer.unit, reference.unit):
             left, right = (f"({leaf.text}){_DEGREE if leaf.unit == 'deg' else ''}" for leaf in (answer, reference))
-            return same_value(left, right) is True
+            if "pi" in answer.text + reference.text or same_value(left, right):
+                self.note("degrees and radians")  # 120 degrees are 2 pi/3
+                return same_value(left, right) is True
         return self._same_number(answer, reference)
 
     def _same_named(self, answer: Leaf, reference: Leaf) -> bool | None:

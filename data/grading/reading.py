@@ -39,14 +39,15 @@ MAX_ANSWER_CHARS = 2000  # longer ones are unfinished text, not answers
 _MAX_ITEMS = 400  # of a collection; longer ones are compared as text only
 _MAX_DEPTH = 6  # of nested collections; each unordered level doubles the cost of a comparison
 
-_BASE = re.compile(r"\(?([0-9A-Fa-f]+)\)?_\s*(?:\{([^{}]+)\}|(\d+))$")
+_BASE = re.compile(r"[({]?([0-9A-Fa-f]+)[)}]?_\s*(?:\{([^{}]+)\}|(\d+))$")
 _BASE_WORDS = re.compile(
-    rf"\(?([0-9A-Fa-f]+)\)?\s*[{TEXT_OPEN}\s(]*(?:in )?base[-\s{TEXT_CLOSE}]*(\d+|[a-z]+)[\s){TEXT_CLOSE}]*$"
+    rf"{TEXT_OPEN}?\(?([0-9A-Fa-f]+)\)?\s*[{TEXT_OPEN}\s(]*"
+    rf"(?:in )?base[-\s{TEXT_CLOSE}]*(\d+|[a-z]+)[\s){TEXT_CLOSE}]*$"
 )
 _RADIXES = {"two": "2", "three": "3", "four": "4", "five": "5", "six": "6", "seven": "7", "eight": "8", "nine": "9",
             "ten": "10", "twelve": "12", "sixteen": "16"}  # fmt: skip
 _GROUPED = re.compile(
-    rf"([{DOLLAR}£€¥₹]?\s*-?[{DOLLAR}]?)(\d{{1,3}}(?:,\d{{3}})+|\d{{1,3}}(?: \d{{3}})+)"
+    rf"((?:US(?={DOLLAR}))?[{DOLLAR}£€¥₹]?\s*-?[{DOLLAR}]?)(\d{{1,3}}(?:,\d{{3}})+|\d{{1,3}}(?: \d{{3}})+)"
     r"((?:\.\d+)?(?!\d)[^,()\[\]]*)"
 )
 _BOTH = rf",|;|\band\b|\\(?:land|wedge){NO_LETTER}|{TEXT_OPEN}\s*,?\s*and\s*{TEXT_CLOSE}"
@@ -125,6 +126,10 @@ def _read(text: str, depth: int = 0, grouped: bool = True) -> Node:
             return _collection("ordered", parts, depth, text[0] + text[-1])
         if text[0] == "(" and text[-1] == ")":
             return _read(text[1:-1], depth + 1, grouped)
+    if (point := re.fullmatch(r"([ABD-Z])\s*(\(.+\))", text)) and enclosed(point.group(2), "(", ")"):  # A(2, 3)
+        node = read(point.group(2))
+        if isinstance(node, Collection) and node.kind == "ordered":
+            return replace(node, name=point.group(1))
     removed = re.fullmatch(rf"\(-\\infty,\s*\\infty\)\s*-\s*{SET_OPEN}(.+){SET_CLOSE}", text)
     if removed:
         return without(split(removed.group(1), ","), read)
@@ -326,6 +331,8 @@ def read_answer(answer: str, grouped: bool = True) -> Node:
     text = without_adverbs(undress(answer))
     if letter := re.fullmatch(r"([A-J])\)", text):
         return Leaf(letter.group(1))
+    if not grouped and not re.search(r"\d[, ]\d{3}", text):
+        return read_answer(answer)
     if not balanced(text):
         raise UnparseableError("unbalanced braces")
     if not re.search(rf"\w|\\(?:infty|emptyset|varnothing)|{SET_OPEN}\s*{SET_CLOSE}", text.replace("\\ldots", "")):

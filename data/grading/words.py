@@ -84,13 +84,14 @@ def number_of(words: str) -> str | None:
 
 
 _FUNCTION_WORDS = frozenset(
-    "is are was were be been being am has have had do does did can cannot could will would shall should may might must "
-    "not no none never nor and or but if then else than that which who whose what when where while because since so to "
-    "from into onto over under above below between by with without within about approximately roughly nearly almost "
-    "around plus minus times divided multiplied squared cubed factorial base mod modulo remainder root reciprocal "
-    "inverse negative half twice thrice double more less fewer greater smaller larger most least both either neither "
-    "wrong incorrect false impossible undefined except instead versus vs unless until point log ln sin cos tan fails "
-    "short too fail failed rejected invalid excluded extraneous eliminated discarded".split()
+    "is are was were be been being am has have had do does did can cannot could will would shall should may might "
+    "must not no none never nor and or but if then else than that which who whose what when where while because "
+    "since so to from into onto over under above below between by with without within about approximately roughly "
+    "nearly almost around plus minus times divided multiplied squared cubed factorial base mod modulo remainder "
+    "root reciprocal inverse negative half twice thrice double more less fewer greater smaller larger most least "
+    "both either neither wrong incorrect false impossible undefined except instead versus vs unless until point log "
+    "ln sin cos tan fails short too off ish doubled halved tripled quadrupled raised added subtracted increased "
+    "decreased reduced fail failed rejected invalid excluded extraneous eliminated discarded".split()
 )
 """Words that say something about the number beside them, so that it is not the answer; other words name what is
 counted or measured."""
@@ -99,6 +100,7 @@ _DENIALS = frozenset(
     "unless or impossible false wrong incorrect".split()
 )
 _CHINESE_DENIAL = re.compile("[不非没無无未否]")
+_CHINESE_CHANGE = re.compile("[不非没無无未否上下左右多余约倍负或和与到至近超]")
 _COPULAS = ("is", "are", "equals", "was", "be")
 _NEUTRAL = frozenset(
     "the a an final answer result solution value total sum amount number count so thus therefore hence exactly only "
@@ -112,6 +114,8 @@ def names_what_is_counted(words: str) -> bool:
     parts = re.findall(r"[^\W\d_]+", words.casefold())
     if parts == ["times"]:
         return True
+    if re.search(r"n['\u2019]t\b", words) or _CHINESE_CHANGE.search(words):
+        return False
     return bool(parts) and not _FUNCTION_WORDS & set(parts) and not any(map(is_part_word, parts))
 
 
@@ -174,8 +178,11 @@ def is_everything(words: str) -> bool:
 
 def named_option(words: str) -> str | None:
     """The capital letter of `option b`, `choice b` or `answer b`; None for other words."""
-    match = re.fullmatch(r"(?:option|choice|answer)(?: is)?(?: option| choice)?\s+([a-j])", words)
-    return match.group(1).upper() if match else None
+    kind = r"(?:(?:correct|right|final) )?(?:option|choice|answer)"
+    match = re.fullmatch(
+        rf"{kind}(?: is)?(?: option| choice)? ([a-j])|([a-j]) is (?:the )?(?:correct|right|{kind})", words
+    )
+    return (match.group(1) or match.group(2)).upper() if match else None
 
 
 def split_option(text: str) -> tuple[str, str] | None:
