@@ -18,7 +18,7 @@ HARD = r"\boxed{\int_0^6 1\,dx}"  # needs the algebra system
 ENDLESS = r"\boxed{\int_0^1 x^{x^{x^x}} dx}", r"\int_0^1 x^{x^{x^{x^x}}} dx"
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def grader():
     grader = Grader(workers=2, timeout_seconds=1)
     yield grader
