@@ -200,16 +200,13 @@ class Comparison:
                 other
                 for other in left
                 if isinstance(other, Collection)
-                and (self._same_condition(condition, other.items[1]) or (len(left) == 1 and _else_in(condition, other)))
+                and (self.same(condition, other.items[1]) or (len(left) == 1 and _else_in(condition, other)))
                 and self.same(other.items[0], value)
             ]
             if not fits:
                 return False
             left.remove(fits[0])
         return True
-
-    def _same_condition(self, left: Node, right: Node) -> bool:
-        return self.same(left, right)
 
     def _same_leaf(self, answer: Leaf, reference: Leaf) -> bool:
         if answer.is_words or reference.is_words:

@@ -32,8 +32,6 @@ def read_matrix(text: str) -> Rows | None:
             return [[entry.strip() for entry in split(part[1:-1], ",")] for part in parts]
     if not re.search(_ENVIRONMENT, text):
         return None
-    if enclosed(text, "([", ")]") and re.match(_ENVIRONMENT, text[1:].lstrip()) and text.count("\\begin") > 1:
-        text = text[1:-1].strip()
     total: Rows | None = None
     for sign, term in _terms(text):
         rows = _scaled(sign, term)

@@ -50,6 +50,7 @@ _GROUPED = re.compile(
     rf"((?:US(?={DOLLAR}))?[{DOLLAR}£€¥₹]?\s*-?[{DOLLAR}]?)(\d{{1,3}}(?:,\d{{3}})+|\d{{1,3}}(?: \d{{3}})+)"
     r"((?:\.\d+)?(?!\d)[^,()\[\]]*)"
 )
+_THOUSANDS = re.compile(r"(?<![\d,.])\d{1,3}(?:,\d{3})+(?!,?\d)")
 _BOTH = rf",|;|\band\b|\\(?:land|wedge){NO_LETTER}|{TEXT_OPEN}\s*,?\s*and\s*{TEXT_CLOSE}"
 _EITHER = rf"\bor\b|\\(?:lor|vee){NO_LETTER}|{TEXT_OPEN}\s*,?\s*or\s*{TEXT_CLOSE}"
 _CONNECTIVE = re.compile(rf"\\(?:land|wedge|lor|vee|lnot|neg|Rightarrow|implies|iff|to|forall|exists){NO_LETTER}")
@@ -116,7 +117,7 @@ def _read(text: str, depth: int = 0, grouped: bool = True) -> Node:
         return _collection("congruence", [part.strip(" ()") for part in congruence.groups()], depth)
     if node := _compound(text):
         return node
-    if (node := _list(text, depth)) is not None:
+    if (node := _list(text, depth, grouped)) is not None:
         return node
     if (node := _product(text, depth)) is not None:
         return node
@@ -224,10 +225,14 @@ def _has_ellipsis(node: Collection) -> bool:
     return any(isinstance(item, Leaf) and item.text == "\\ldots" for item in node.items)
 
 
-def _list(text: str, depth: int) -> Node | None:
+def _list(text: str, depth: int, grouped: bool) -> Node | None:
     """Several answers: `1, 2`, `x = 1 or x = 2`; conditions on one variable as one set of real numbers."""
     if _CONNECTIVE.search(text) and not re.search(r"[=<>]|\\(?:le|ge|ne|lt|gt|in)(?![A-Za-z])", text):
         return None
+    if not grouped and re.search(r"\d,0\d\d(?!\d)", text):
+        raise UnparseableError("1,000 is no list")
+    if grouped and not re.search(r"[(\[]", text):
+        text = _THOUSANDS.sub(lambda match: match.group().replace(",", ""), text)  # 1,000 and 2,000
     either = [part for part in split(text, _EITHER) if part.strip()]
     both = [part for part in split(text, _BOTH) if part.strip()]
     parts = [part for part in split(text, f"{_BOTH}|{_EITHER}") if part.strip()]
@@ -235,8 +240,6 @@ def _list(text: str, depth: int) -> Node | None:
         return None
     if len(either) > 1 and len(both) > 1 and INEQUALITY.search(text):
         parts = either
-    if any(re.fullmatch(r"\s*0\d+\s*", part) for part in parts[1:]):
-        raise UnparseableError("1,000 is no list")
     node = _collection("several", parts, depth)
     if _has_ellipsis(node):
         return replace(node, kind="sequence")

@@ -119,10 +119,7 @@ def read_inequality(text: str, read: Read) -> Node:
     if len(terms) == 2:
         return _one_bound(terms, closed[0], read)
     if not NAME.match(terms[1]):
-        distance = _DISTANCE.match(terms[1])
-        if distance is None or not is_number(terms[0]) or not is_number(terms[2]):
-            raise UnparseableError("a chain of inequalities")
-        raise UnparseableError("a distance between bounds")
+        raise UnparseableError("a chain of inequalities")
     return _interval(terms[0], closed[0], terms[2], closed[1], terms[1], read)
 
 
