@@ -13,6 +13,7 @@ from contextlib import suppress
 
 from data.grading.arithmetic import NotReadableError, OutOfRangeError
 from data.grading.clock import check
+from data.grading.names import is_quantity, named_apart, renamed, same_but_for_name
 from data.grading.policy import Policy, rounds_to
 from data.grading.real_sets import same_set
 from data.grading.statements import NAME, states_value
@@ -28,10 +29,8 @@ _NUMBER = re.compile(r"-?(\d+\.?\d*|\.\d+)$")
 _SINGLE_NAME = re.compile(r"\\?[A-Za-z](?:_\S+)?(?:\(.*\))?$")
 _CALCULUS = re.compile(rf"\\(?:i?int|oint|lim|sum|prod){NO_LETTER}")
 _ONLY_FORMULA = re.compile(r"[\x20-\x7e]+")
-_CONSTANT = re.compile(r"\+\s*[CcKk]$")
 _DEGREE = r"*\pi/180"
 _UNORDERED = ("several", "set", "union")
-_INTEGER_NAMES = frozenset("nkm")
 
 
 class Comparison:
@@ -96,7 +95,7 @@ class Comparison:
             return self._same_ratio(answer, reference)
         if kinds == {"cases"}:
             return self._same_cases(answer, reference)
-        if (names := _named_apart(answer)) and names == _named_apart(reference):
+        if (names := named_apart(answer)) and names == named_apart(reference):
             pairs = [
                 (item, other)
                 for item in answer.items
@@ -161,7 +160,7 @@ class Comparison:
     def _names_differ(self, left: str, right: str) -> bool:
         """Whether two names denote different quantities, such as x and y, AB and BC; words such as "area" do not."""
         names = [re.sub(r"\\(?:measuredangle|angle|overline)|[\s{}|]|^m(?=\s*\\)", "", name) for name in (left, right)]
-        if names[0] == names[1] or not all(_is_quantity(name) for name in (left, right)):
+        if names[0] == names[1] or not all(is_quantity(name) for name in (left, right)):
             return False
         return same_value(left, right) is not True
 
@@ -241,13 +240,13 @@ class Comparison:
 
     def _same_named(self, answer: Leaf, reference: Leaf) -> bool | None:
         """Two statements about values; None if they are about the same quantity, so that the values decide."""
-        if not (_is_quantity(answer.name) and _is_quantity(reference.name)):
+        if not (is_quantity(answer.name) and is_quantity(reference.name)):
             return None  # "the area" may be x
         if not self._names_differ(answer.name, reference.name):
             return None
-        if (renamed := _renamed(answer, reference)) is not None:
+        if (text := renamed(answer, reference)) is not None:
             self.note("the variable of a function has another name")
-            return same_value(renamed, reference.text) is True
+            return same_value(text, reference.text) is True
         self.note("equations up to a constant factor")
         first, second = (f"({leaf.name})-({leaf.text})" for leaf in (answer, reference))
         return (
@@ -279,7 +278,7 @@ class Comparison:
                 number, unit = spaced[0] or spaced[1] or ("", "")
                 other = reference if spaced[0] else answer
                 return other.unit in ("", unit) and same_value(number, other.text) is True
-            return _same_but_for_name(left, right)
+            return same_but_for_name(left, right)
         return equal is True
 
     def _same_percent(self, answer: Leaf, reference: Leaf, equal: bool | None) -> bool | None:
@@ -319,11 +318,6 @@ def _is_small(text: str) -> bool:
     return False
 
 
-def _is_quantity(name: str) -> bool:
-    """Whether a name is mathematics, such as x, AB or m + n, rather than a word."""
-    return not re.search(r"[A-Za-z]{4,}|[a-z]{3,}", re.sub(r"\\[A-Za-z]+|_\{[^}]*\}", "", name))
-
-
 def _can_equal_itself(text: str) -> bool:
     """Whether a text has a value or is not a formula at all: 1/0 equals nothing."""
     return not re.search(r"(?:/\s*|\\frac\s*\{[^{}]*\}\s*\{)0+\}?\s*$", text)
@@ -345,27 +339,6 @@ def _as_relation(node: Node) -> Relation | None:
         if high == "\\infty":
             return Relation(low, "\\le" if node.brackets[0] == "[" else "<", node.name)
     return None
-
-
-def _renamed(answer: Leaf, reference: Leaf) -> str | None:
-    """The text of `f(n) = n + 1` with the variable of `f(x) = ...`; None unless both define the same function."""
-    functions = [re.fullmatch(r"(\\?[A-Za-z]+'*)\s*[_({]+([A-Za-z])[)}]?", leaf.name) for leaf in (answer, reference)]
-    first, second = functions
-    if first is None or second is None or first.group(1) != second.group(1):
-        return None
-    own, other = first.group(2), second.group(2)
-    if re.search(rf"(?<![A-Za-z\\]){other}(?![A-Za-z])", answer.text):
-        return None
-    with suppress(NotReadableError, OutOfRangeError):
-        if other not in evaluate(answer.text).names:
-            return re.sub(rf"(?<!\\)(?<![A-Za-z]){own}(?![A-Za-z])", f"({other})", answer.text)
-    return None
-
-
-def _named_apart(node: Collection) -> set[str]:
-    """The names of the items, if each has its own (Alice = 7, Bob = 5); else the empty set."""
-    names = [canonical_words(item.name) for item in node.items if isinstance(item, Leaf) and item.name]
-    return set(names) if len(set(names)) == len(node.items) > 1 else set()
 
 
 def _whole(node: Node) -> int | None:
@@ -397,20 +370,3 @@ def _solution(node: Collection) -> Collection:
     items = sorted(node.items, key=lambda item: item.name if isinstance(item, Leaf) else "")
     unnamed = tuple(Leaf(**(vars(item) | {"name": ""})) for item in items)
     return Collection("ordered", unnamed, "()")
-
-
-def _same_but_for_name(left: str, right: str) -> bool:
-    r"""Whether two formulas differ only in the name of an integer (`2k\pi`, `2n\pi`) or constant (`x^2+C`, `x^2+c`)."""
-    try:
-        names = [evaluate(text).names for text in (left, right)]
-    except (NotReadableError, OutOfRangeError):
-        return False
-    own, other = names[0] - names[1], names[1] - names[0]
-    if len(own) != 1 or len(other) != 1:
-        return False
-    periodic = own | other <= _INTEGER_NAMES and "pi" in left
-    antiderivatives = all(_CONSTANT.search(text) for text in (left, right))
-    if not periodic and not (antiderivatives and own | other <= frozenset("CcKk")):
-        return False
-    renamed = re.sub(rf"(?<![A-Za-z\\]){min(own)}(?![A-Za-z])", min(other), left)
-    return same_value(renamed, right) is True
