@@ -54,7 +54,7 @@ def read_equation(text: str, read: Read) -> Node | None:
     if enclosed(left, "(", ")") and "," in left:
         return read(right)
     node = read(right)
-    if isinstance(node, Collection) and node.kind == "ratio" and ":" in left:
+    if isinstance(node, Collection) and node.kind == "ratio" and re.search(r":|/|\\frac", left):
         return replace(node, name=left)
     if isinstance(node, Leaf) and not node.is_words:
         return (

@@ -4,9 +4,11 @@ Words from `\text{}` are marked (`marks.py`): `5\text{m}` has a unit, `5m` is a 
 """
 
 import re
+from contextlib import suppress
 
+from data.grading.arithmetic import NotReadableError, OutOfRangeError
 from data.grading.marks import DOLLAR, TEXT_CLOSE, TEXT_OPEN
-from data.grading.values import is_number
+from data.grading.values import evaluate, is_number
 from data.grading.words import MATH_WORDS, canonical_words, introduces, names_what_is_counted, number_of, part_of
 
 _SCALES = {
@@ -21,13 +23,13 @@ _SPELLINGS = {
     "kilometer": "km", "kilometre": "km", "inch": "in", "inche": "in", "foot": "ft", "feet": "ft", "yard": "yd",
     "mile": "mi", "gram": "g", "kilogram": "kg", "pound": "lb", "lbs": "lb", "second": "s", "sec": "s",
     "minute": "min", "hour": "h", "hr": "h", "liter": "l", "litre": "l", "milliliter": "ml", "degree": "deg",
-    "radian": "rad", "dollar": "usd", "cent": "cent", "percent": "%", "unit": "", "euro": "eur", "newton": "n",
-    "joule": "j", "watt": "w", "volt": "v", "kelvin": "k", "mole": "mol", "pascal": "pa", "hertz": "hz",
+    "radian": "rad", "dollar": "usd", "cent": "cent", "percent": "%", "pct": "%", "unit": "", "euro": "eur",
+    "newton": "n", "joule": "j", "watt": "w", "volt": "v", "kelvin": "k", "mole": "mol", "pascal": "pa", "hertz": "hz",
     "degcelsius": "degc", "degcelsiu": "degc",
     "degfahrenheit": "degf", "celsius": "degc", "celsiu": "degc", "fahrenheit": "degf",
 }  # fmt: skip
 _SYMBOLS = (
-    "m cm mm km dm nm s ms min h hr g kg mg l L ml mL N J kJ W kW V F H T C K Pa kPa Hz mol rad eV cal kcal ft in yd "
+    "m cm mm km dm nm s ms min h hr g kg mg l L ml mL N J kJ W kW V F H T C K Pa kPa Hz mol rad eV cal kcal ft in yd Nm kWh "
     "mi lb lbs oz mph atm bar"
 ).split()
 """Units after a value in \\mathrm{}. Elsewhere one letter is a unit only after a space or in a quotient."""
@@ -56,7 +58,7 @@ _INTRODUCTION = re.compile(
 _MARKED_SIGN = re.compile(rf"\s*{TEXT_OPEN}\s*([A-Za-z]+)\s*{TEXT_CLOSE}\s*(?=[\d.\\])")
 _OHM = re.compile(r"(?<=[\d)}])\s*\\Omega$")
 _HALF_OF_DAY = re.compile(r"[ap]\.?\s?m\.?$|noon$|midnight$", re.IGNORECASE)
-_UNIT_SIGNS = re.compile(rf"(?:{_SYMBOL}|[kM]?\\Omega|%|[/*.^{{}}() \d-]|\\cdot)+")
+_UNIT_SIGNS = re.compile(rf"(?:(?<![A-Za-z])(?:{_SYMBOL})(?![A-Za-z])|[kM]?\\Omega|%|[/*.^{{}}() \d-]|\\cdot)+")
 _UNIT_TOKEN = re.compile(r"\^\s*\{?\s*(-?\d+)\s*\}?|([/()])|([^\W\d_]+|%)")
 _SPACED_SYMBOL = re.compile(rf"(-?(?:\d+\.?\d*|\.\d+))\s+([msghlLNJVWK]{_POWER})$")
 _CURRENCIES = {
@@ -111,7 +113,8 @@ def split_unit(text: str) -> tuple[str, str, bool]:
                 return (f"{rest}:00" if rest.isdigit() else rest), half, percent
             text, words = _scaled(rest, words)
             # "n prime" says what n is; "5 apples" and "5 primes" count.
-            counts = names_what_is_counted(words) and (is_number(text) or _spelling(words) in _SPELLINGS.values())
+            known = any(_is_unit(word) for word in words.split())
+            counts = names_what_is_counted(words, known or _is_one_or_less(text)) and (known or is_number(text))
             if (spelled := number_of(canonical_words(words))) is not None:  # 5 (five)
                 counts, words = spelled == text, words if spelled != text else ""
             if words and not _UNIT_SIGNS.fullmatch(words) and not counts:
@@ -120,6 +123,19 @@ def split_unit(text: str) -> tuple[str, str, bool]:
         else:
             break
     return (text, "", True) if unit == "%" else (text, unit, percent)
+
+
+def _is_unit(word: str) -> bool:
+    """Whether a word of several letters is a unit or a quotient of units."""
+    names = re.split(r"[ ^]", canonical_unit(word)) if len(word) > 1 else []
+    return any(name in _SPELLINGS.values() for name in names if name)
+
+
+def _is_one_or_less(text: str) -> bool:
+    with suppress(NotReadableError, OutOfRangeError):
+        value = evaluate(text)
+        return not value.names and abs(value.value) <= 1
+    return False
 
 
 def _first_match(text: str) -> re.Match[str] | None:
