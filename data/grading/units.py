@@ -29,8 +29,8 @@ _SPELLINGS = {
     "degfahrenheit": "degf", "celsius": "degc", "celsiu": "degc", "fahrenheit": "degf",
 }  # fmt: skip
 _SYMBOLS = (
-    "m cm mm km dm nm s ms min h hr g kg mg l L ml mL N J kJ W kW V F H T C K Pa kPa Hz mol rad eV cal kcal ft in yd Nm kWh "
-    "mi lb lbs oz mph atm bar"
+    "m cm mm km dm nm s ms min h hr g kg mg l L ml mL N J kJ W kW V F H T C K Pa kPa Hz mol rad eV cal kcal ft in yd "
+    "Nm kWh mi lb lbs oz mph atm bar"
 ).split()
 """Units after a value in \\mathrm{}. Elsewhere one letter is a unit only after a space or in a quotient."""
 _SYMBOL = "|".join(sorted(_SYMBOLS, key=len, reverse=True))
@@ -58,7 +58,7 @@ _INTRODUCTION = re.compile(
 _MARKED_SIGN = re.compile(rf"\s*{TEXT_OPEN}\s*([A-Za-z]+)\s*{TEXT_CLOSE}\s*(?=[\d.\\])")
 _OHM = re.compile(r"(?<=[\d)}])\s*\\Omega$")
 _HALF_OF_DAY = re.compile(r"[ap]\.?\s?m\.?$|noon$|midnight$", re.IGNORECASE)
-_UNIT_SIGNS = re.compile(rf"(?:(?<![A-Za-z])(?:{_SYMBOL})(?![A-Za-z])|[kM]?\\Omega|%|[/*.^{{}}() \d-]|\\cdot)+")
+_UNIT_SIGNS = re.compile(rf"(?:(?<![A-Za-z])(?:{_SYMBOL}|sq|cu)(?![A-Za-z])|[kM]?\\Omega|%|[/*.^{{}}() \d-]|\\cdot)+")
 _UNIT_TOKEN = re.compile(r"\^\s*\{?\s*(-?\d+)\s*\}?|([/()])|([^\W\d_]+|%)")
 _SPACED_SYMBOL = re.compile(rf"(-?(?:\d+\.?\d*|\.\d+))\s+([msghlLNJVWK]{_POWER})$")
 _CURRENCIES = {
