@@ -320,7 +320,7 @@ def _is_small(text: str) -> bool:
 
 def _can_equal_itself(text: str) -> bool:
     """Whether a text has a value or is not a formula at all: 1/0 equals nothing."""
-    return not re.search(r"(?:/\s*|\\frac\s*\{[^{}]*\}\s*\{)0+\}?\s*$", text)
+    return not re.search(r"(?:/\s*|\\frac\s*(?:\{[^{}]*\}|\w)\s*)\{?0+\}?\s*$", text)
 
 
 def _else_in(condition: Node, branch: Collection) -> bool:
