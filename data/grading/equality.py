@@ -256,6 +256,8 @@ class Comparison:
 
     def _same_number(self, answer: Leaf, reference: Leaf) -> bool:
         left, right = answer.text, reference.text
+        if not (answer.unit and reference.unit) and {answer.unit, reference.unit} & {"am", "pm"}:
+            left, right = left.removesuffix(":00"), right.removesuffix(":00")  # 7 AM for 7
         if canonical(left) == canonical(right) and answer.percent == reference.percent:
             self.note("the same formula")
             return _can_equal_itself(left)

@@ -18,6 +18,7 @@ _SCALES = {
 }  # fmt: skip
 _MULTIPLES = {"dozen": 12, "gro": 144}  # without a final s
 _CHINESE_SCALES = {"百": 2, "千": 3, "万": 4, "萬": 4, "亿": 8, "億": 8}
+_CHINESE_SCALE = re.compile("[万萬亿億]|百(?![分帕])|千(?![克米瓦焦卡赫帕伏安升])")  # 千米 is a kilometre
 _SPELLINGS = {
     "centimeter": "cm", "centimetre": "cm", "millimeter": "mm", "millimetre": "mm", "meter": "m", "metre": "m",
     "kilometer": "km", "kilometre": "km", "inch": "in", "inche": "in", "foot": "ft", "feet": "ft", "yard": "yd",
@@ -160,8 +161,8 @@ def _without_introduction(text: str) -> tuple[str, str]:
 def _scaled(text: str, words: str) -> tuple[str, str]:
     """Multiply a value by the number words after it and return the other words: 5 million km is 5,000,000 km."""
     rest: list[str] = []
-    while words[:1] in _CHINESE_SCALES:
-        text, words = f"({text})*10^{{{_CHINESE_SCALES[words[0]]}}}", words[1:]
+    while scale := _CHINESE_SCALE.match(words):
+        text, words = f"({text})*10^{{{_CHINESE_SCALES[scale.group()]}}}", words[1:]
     for word in words.split():
         if word.lower().rstrip("s.") in _SCALES:
             text = f"({text})*10^{{{_SCALES[word.lower().rstrip('s.')]}}}"

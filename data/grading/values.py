@@ -114,10 +114,12 @@ def _equal_where_real(left: str, right: str, whole: frozenset[str]) -> bool:
     if _IMAGINARY.search(left) or _IMAGINARY.search(right):
         return False
     compared = 0
-    for point in range(_FAR):
+    for point in _POINTS:
         try:
             first, second = (arithmetic.real(evaluate(text, point, whole).value) for text in (left, right))
-        except (OutOfRangeError, NotReadableError):
+        except OutOfRangeError:
+            continue
+        except NotReadableError:
             return False
         if bool(first.imag) != bool(second.imag):
             return False
@@ -125,7 +127,7 @@ def _equal_where_real(left: str, right: str, whole: frozenset[str]) -> bool:
             compared += 1
             if not close(first, second):
                 return False
-    return 1 < compared < _FAR
+    return 1 < compared < len(_POINTS)
 
 
 def _has_root(left: str, right: str) -> bool:
