@@ -166,8 +166,8 @@ def try_strings(count: int, seed: int, limit_seconds: float = LIMIT_SECONDS) -> 
         graded = time.monotonic()
         grader.are_gradable([reference])
         assert max(graded - begun, time.monotonic() - graded) < MOST_SECONDS, (completion[:300], reference[:300])
-    for start in range(0, count, 500):
-        part = pairs[start : start + 500]
+    for start in range(0, count, 2500):
+        part = pairs[start : start + 2500 : 5]
         grades = grader.grade_many([c for c, _ in part], [r for _, r in part], limit_seconds=60.0)
         assert len(grades) == len(part)
         assert all(isinstance(grade.outcome, Outcome) for grade in grades)

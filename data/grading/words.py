@@ -145,7 +145,7 @@ def introduces(words: str) -> bool:
     if bare.endswith((":", "=", "是", "为")) or parts[-1] in _COPULAS:
         stated = set(parts[:-1]) if parts[-1] in _COPULAS else set(parts)
         return not (_FUNCTION_WORDS - _NEUTRAL) & stated and not _CHINESE_DENIAL.search(bare)
-    return set(parts) <= _NEUTRAL
+    return set(parts) <= _NEUTRAL and (parts[-1] != "of" or parts[-2:-1] in (["total"], ["value"]))  # the sum of 8
 
 
 def is_part_word(word: str) -> bool:
