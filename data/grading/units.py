@@ -29,12 +29,17 @@ _SPELLINGS = {
     "degcelsius": "degc", "degcelsiu": "degc",
     "degfahrenheit": "degf", "celsius": "degc", "celsiu": "degc", "fahrenheit": "degf",
 }  # fmt: skip
-_SYMBOLS = (
-    "m cm mm km dm nm s ms min h hr g kg mg l L ml mL N J kJ W kW V F H T C K Pa kPa Hz mol rad eV cal kcal ft in yd "
-    "Nm kWh mi lb lbs oz mph atm bar"
-).split()
+_SYMBOL = (
+    "[kMGTcdmnpµ]?(?:Hz|Pa|eV|mol|Nm|Wh|cal|bar|bit|[msgNJWVAFCTHKLl])|[kMGT]B|min|hr?|rad|ft|in|yd|mi|lbs?|oz|mph|atm"
+    "|rpm|ppm|dB|ha"
+)
 """Units after a value in \\mathrm{}. Elsewhere one letter is a unit only after a space or in a quotient."""
-_SYMBOL = "|".join(sorted(_SYMBOLS, key=len, reverse=True))
+_UNIT_WORDS = frozenset(
+    "unit year month week day century decade tonne ton ounce yen yuan baht bit byte knot acre gallon quart pint cup "
+    "ampere amp ohm calorie lumen tesla farad henry coulomb light square cubic sq cu per long wide tall high deep old "
+    "apart each".split()
+)
+"""Besides `_SPELLINGS`, what may follow a number in the singular."""
 _POWER = r"(?:\s*\^\s*(?:\{\s*-?\d+\s*\}|-?\d))?"
 _MARKED = rf"{TEXT_OPEN}[^{TEXT_CLOSE}]*{TEXT_CLOSE}{_POWER}"
 _MARKED_UNITS = re.compile(
@@ -114,7 +119,7 @@ def split_unit(text: str) -> tuple[str, str, bool]:
                 return (f"{rest}:00" if rest.isdigit() else rest), half, percent
             text, words = _scaled(rest, words)
             # "n prime" says what n is; "5 apples" and "5 primes" count.
-            known = any(_is_unit(word) for word in words.split())
+            known = all(_is_unit(word) for word in re.split(r"[\s-]+", words) if word)
             counts = names_what_is_counted(words, known or _is_one_or_less(text)) and (known or is_number(text))
             if (spelled := number_of(canonical_words(words))) is not None:  # 5 (five)
                 counts, words = spelled == text, words if spelled != text else ""
@@ -127,9 +132,9 @@ def split_unit(text: str) -> tuple[str, str, bool]:
 
 
 def _is_unit(word: str) -> bool:
-    """Whether a word of several letters is a unit or a quotient of units."""
+    """Whether a word of several letters is a unit, a quotient of units, or goes with one."""
     names = re.split(r"[ ^]", canonical_unit(word)) if len(word) > 1 else []
-    return any(name in _SPELLINGS.values() for name in names if name)
+    return word.casefold() in _UNIT_WORDS or any(name in _SPELLINGS.values() for name in names if name)
 
 
 def _is_one_or_less(text: str) -> bool:
