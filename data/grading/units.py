@@ -145,6 +145,8 @@ def _is_one_or_less(text: str) -> bool:
 
 
 def _first_match(text: str) -> re.Match[str] | None:
+    if text[-1:].isdigit() and "^" not in text:
+        return None  # the common case: no unit ends so
     patterns = (_MARKED_UNITS, _QUOTIENT, _WORDS, _JOINED)
     return next((match for pattern in patterns if (match := pattern.search(text))), None)
 
