@@ -213,6 +213,8 @@ def canonical_unit(words: str) -> str:
 
 
 def _spelling(word: str) -> str:
+    if re.fullmatch(rf"M(?:{_SYMBOL})", word):
+        return "M" + word[1:].lower()  # a megawatt is no milliwatt
     word = word.lower()
     stem = word[:-1] if word.endswith("s") and len(word) > 2 else word
     return _SPELLINGS.get(word, _SPELLINGS.get(stem, stem))

@@ -92,7 +92,7 @@ _FUNCTION_WORDS = frozenset(
     "larger most least both either neither wrong incorrect false impossible undefined except instead versus vs "
     "unless until point log ln sin cos tan fails short too off ish doubled halved tripled quadrupled raised added "
     "subtracted increased decreased reduced fail failed rejected invalid excluded extraneous eliminated discarded "
-    "maybe perhaps missing bound".split()
+    "maybe perhaps missing bound otherwise elsewhere".split()
 )
 """Words that say something about the number beside them, so that it is not the answer; other words name what is
 counted or measured."""
