@@ -228,6 +228,8 @@ def test_instruction_level_counts_instructions_not_prompts():
         ("\\boxed{A \\text{ and } C}", None),
         ("\\boxed{B(t) = 3t}", None),
         ("\\boxed{D = 5}", None),
+        ("The figure:\n  D\nso\n\\boxed{32}", None),  # a letter in the working
+        ("so \\boxed{32}\nD", "D"),
         ("The answer is A and B.", None),
         ("Answer: A, B", None),
         ("Answer: A, because it is.", "A"),

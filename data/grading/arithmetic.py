@@ -76,11 +76,6 @@ def add(left: Any, right: Any) -> Any:
     return checked(total)
 
 
-def negative(value: Any) -> Any:
-    """`-value`."""
-    return -value
-
-
 def multiply(left: Any, right: Any) -> Any:
     """`left * right`."""
     if isinstance(left, Fraction) and isinstance(right, Fraction):

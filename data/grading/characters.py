@@ -2,11 +2,9 @@
 
 import re
 import unicodedata
+from itertools import groupby
 
-_SUPERSCRIPTS = dict(zip("⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻⁽⁾ⁿⁱ", "0123456789+-()ni", strict=True))
-_SUBSCRIPTS = dict(zip("₀₁₂₃₄₅₆₇₈₉₊₋₍₎ₙᵢₖₘₓ", "0123456789+-()nikmx", strict=True))
-_RAISED = re.compile(f"[{''.join(map(re.escape, _SUPERSCRIPTS))}]+")
-_LOWERED = re.compile(f"[{''.join(map(re.escape, _SUBSCRIPTS))}]+")
+_SCRIPT = {"<super>": "^", "<sub>": "_"}
 _SIGNS = {
     "-": "−–‐‑‒﹣－", "*": "×·⋅∗✕", "/": "÷∕⁄", "\\infty ": "∞", "\\sqrt ": "√", "\\sqrt[3]": "∛", "\\sqrt[4]": "∜",
     "\\cup ": "∪", "\\cap ": "∩", "^\\circ ": "°º", "\\pm ": "±", "\\mp ": "∓", "\\le ": "≤⩽≦", "\\ge ": "≥⩾≧",
@@ -17,6 +15,7 @@ _SIGNS = {
     "\\sum ": "∑", "\\prod ": "∏", "\\int ": "∫", "\\angle ": "∠", "\\triangle ": "△", "\\ldots ": "…⋯",
     ", ": "、", ". ": "。", "'": "’‘′", '"': "“”", "\\forall ": "∀", "\\exists ": "∃", "\\perp ": "⊥", "\\ell ": "ℓ",
     "\\partial ": "∂", "\\subset ": "⊂", "\\subseteq ": "⊆", "\\% ": "％", "\\mu ": "µ", "\\{": "｛", "\\}": "｝",
+    "|": "∣｜", "[": "【", "]": "】",
 }  # fmt: skip
 _GREEK = {
     letter: f"\\{name} "
@@ -40,10 +39,19 @@ def as_latex(text: str) -> str:
         return text
     text = "".join(_visible(letter) for letter in text)
     text = _ROOTS.sub(r"\1{\2}", text)  # the root of the whole number, not of its first digit
-    text = _RAISED.sub(lambda match: f"^{{{''.join(_SUPERSCRIPTS[letter] for letter in match.group())}}}", text)
-    text = _LOWERED.sub(lambda match: f"_{{{''.join(_SUBSCRIPTS[letter] for letter in match.group())}}}", text)
+    text = _scripts(text)
     text = unicodedata.normalize("NFKC", text.translate(_TABLE)).translate(_TABLE)
     return re.sub(r"[　\s]+", " ", text) if "\n" not in text else text
+
+
+def _scripts(text: str) -> str:
+    """The text with raised and lowered characters as exponents and indices, and those around a slash as a fraction."""
+    parts = []
+    for sign, letters in groupby(text, lambda letter: _SCRIPT.get(unicodedata.decomposition(letter).split(" ")[0], "")):
+        run = "".join(letters)
+        parts.append((sign and not set(run) & set("ºª™℠") and sign, run))
+    latex = "".join(f"{sign}{{{unicodedata.normalize('NFKC', run)}}}" if sign else run for sign, run in parts)
+    return re.sub(r"\^\{(\d+)\}[/⁄∕]_\{(\d+)\}", r"\\frac{\1}{\2}", latex)
 
 
 def _visible(letter: str) -> str:

@@ -7,11 +7,13 @@ The conventions are listed in docs/grading.md; the debatable ones are switches o
 """
 
 import re
+from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
 
 from data.grading.arithmetic import NotReadableError, OutOfRangeError
 from data.grading.clock import check
+from data.grading.names import is_quantity, named_apart, renamed, same_but_for_name
 from data.grading.policy import Policy, rounds_to
 from data.grading.real_sets import same_set
 from data.grading.statements import NAME, states_value
@@ -27,8 +29,8 @@ _NUMBER = re.compile(r"-?(\d+\.?\d*|\.\d+)$")
 _SINGLE_NAME = re.compile(r"\\?[A-Za-z](?:_\S+)?(?:\(.*\))?$")
 _CALCULUS = re.compile(rf"\\(?:i?int|oint|lim|sum|prod){NO_LETTER}")
 _ONLY_FORMULA = re.compile(r"[\x20-\x7e]+")
+_DEGREE = r"*\pi/180"
 _UNORDERED = ("several", "set", "union")
-_INTEGER_NAMES = frozenset("nkm")
 
 
 class Comparison:
@@ -59,14 +61,22 @@ class Comparison:
 
     def _leaf_and_collection(self, leaf: Leaf, other: Collection) -> bool:
         if other.kind == "congruence":  # 3 (mod 5) for 3
-            return self.same(leaf, other.items[0])
+            value, modulus = other.items
+            number, whole = _whole(leaf), _whole(modulus)
+            self.note("a residue")
+            return (
+                number is not None
+                and whole is not None
+                and abs(number) < whole
+                and _residues(leaf, whole) == _residues(value, whole)
+            )
         if other.kind in SETS and (equal := same_set(leaf, other)) is not None:
             self.note("sets of real numbers")
             return equal
         if other.kind == "ratio" and len(other.items) == 2 and not leaf.name:
             first, second = (item.text if isinstance(item, Leaf) else "" for item in other.items)
             return same_value(leaf.text, f"({first})/({second})") is True
-        if other.kind in ("several", "set"):  # the same value written twice
+        if other.kind in ("several", "set") and leaf.text != "\\emptyset":  # the same value written twice
             return all(self.same(item, leaf) for item in other.items)
         self.note("one value against something of several parts")
         return False
@@ -85,7 +95,7 @@ class Comparison:
             return self._same_ratio(answer, reference)
         if kinds == {"cases"}:
             return self._same_cases(answer, reference)
-        if (names := _named_apart(answer)) and names == _named_apart(reference):
+        if (names := named_apart(answer)) and names == named_apart(reference):
             pairs = [
                 (item, other)
                 for item in answer.items
@@ -102,6 +112,8 @@ class Comparison:
             if self.policy.list_for_tuple and {answer.kind, reference.kind} == {"several", "ordered"}:
                 answer, reference = (Collection("ordered", node.items, "()") for node in (answer, reference))
         if answer.kind in _UNORDERED and reference.kind in _UNORDERED:
+            if "several" in kinds and len(answer.items) == len(reference.items):
+                return self._same_numbers_of_each(answer.items, reference.items)
             return self._same_items(answer.items, reference.items)
         if {answer.kind, reference.kind} <= {"sequence", *_UNORDERED} and "sequence" in kinds:
             return len(answer.items) == len(reference.items) and self._in_order(answer, reference)
@@ -123,14 +135,32 @@ class Comparison:
         """Whether two collections have the same members, however often and in whatever order."""
         self.note("the same members in any order")
         common = set(left) & set(right)
-        return all(item in common or any(self.same(item, other) for other in right) for item in left) and all(
-            other in common or any(self.same(item, other) for item in left) for other in right
+        return all(item in common or any(self._same_member(item, other) for other in right) for item in left) and all(
+            other in common or any(self._same_member(item, other) for item in left) for other in right
         )
+
+    def _same_member(self, left: Node, right: Node) -> bool:
+        """Whether two members are equal; the set of 1 is not 1."""
+        sets = [isinstance(node, Collection) and node.kind == "set" for node in (left, right)]
+        return sets[0] == sets[1] and self.same(left, right)
+
+    def _same_numbers_of_each(self, left: tuple[Node, ...], right: tuple[Node, ...]) -> bool:
+        """Whether two lists of the same length are permutations of each other: 2, 2, 3 is not 2, 3, 3."""
+        self.note("the same members in any order")
+        missing = Counter(right)
+        missing.subtract(left)
+        rest = list((-missing).elements())
+        for other in missing.elements():
+            equal = next((item for item in rest if self.same(item, other)), None)
+            if equal is None:
+                return False
+            rest.remove(equal)
+        return True
 
     def _names_differ(self, left: str, right: str) -> bool:
         """Whether two names denote different quantities, such as x and y, AB and BC; words such as "area" do not."""
         names = [re.sub(r"\\(?:measuredangle|angle|overline)|[\s{}|]|^m(?=\s*\\)", "", name) for name in (left, right)]
-        if names[0] == names[1] or not all(_is_quantity(name) for name in (left, right)):
+        if names[0] == names[1] or not all(is_quantity(name) for name in (left, right)):
             return False
         return same_value(left, right) is not True
 
@@ -169,16 +199,13 @@ class Comparison:
                 other
                 for other in left
                 if isinstance(other, Collection)
-                and (self._same_condition(condition, other.items[1]) or (len(left) == 1 and _else_in(condition, other)))
+                and (self.same(condition, other.items[1]) or (len(left) == 1 and _else_in(condition, other)))
                 and self.same(other.items[0], value)
             ]
             if not fits:
                 return False
             left.remove(fits[0])
         return True
-
-    def _same_condition(self, left: Node, right: Node) -> bool:
-        return self.same(left, right)
 
     def _same_leaf(self, answer: Leaf, reference: Leaf) -> bool:
         if answer.is_words or reference.is_words:
@@ -204,17 +231,22 @@ class Comparison:
         if bool(answer.unit) != bool(reference.unit) and not self.policy.missing_unit:
             self.note("a unit on one side only")
             return False
+        if "deg" in (answer.unit, reference.unit) and "" in (answer.unit, reference.unit):
+            left, right = (f"({leaf.text}){_DEGREE if leaf.unit == 'deg' else ''}" for leaf in (answer, reference))
+            if "pi" in answer.text + reference.text or same_value(left, right):
+                self.note("degrees and radians")  # 120 degrees are 2 pi/3
+                return same_value(left, right) is True
         return self._same_number(answer, reference)
 
     def _same_named(self, answer: Leaf, reference: Leaf) -> bool | None:
         """Two statements about values; None if they are about the same quantity, so that the values decide."""
-        if not (_is_quantity(answer.name) and _is_quantity(reference.name)):
+        if not (is_quantity(answer.name) and is_quantity(reference.name)):
             return None  # "the area" may be x
         if not self._names_differ(answer.name, reference.name):
             return None
-        if (renamed := _renamed(answer, reference)) is not None:
+        if (text := renamed(answer, reference)) is not None:
             self.note("the variable of a function has another name")
-            return same_value(renamed, reference.text) is True
+            return same_value(text, reference.text) is True
         self.note("equations up to a constant factor")
         first, second = (f"({leaf.name})-({leaf.text})" for leaf in (answer, reference))
         return (
@@ -224,6 +256,8 @@ class Comparison:
 
     def _same_number(self, answer: Leaf, reference: Leaf) -> bool:
         left, right = answer.text, reference.text
+        if not (answer.unit and reference.unit) and {answer.unit, reference.unit} & {"am", "pm"}:
+            left, right = left.removesuffix(":00"), right.removesuffix(":00")  # 7 AM for 7
         if canonical(left) == canonical(right) and answer.percent == reference.percent:
             self.note("the same formula")
             return _can_equal_itself(left)
@@ -232,7 +266,7 @@ class Comparison:
             return True
         equal = same_value(left, right)
         self.note("values")
-        if (answer.percent != reference.percent and equal is not True) or not self.policy.bare_percent:
+        if answer.percent != reference.percent:
             equal = self._same_percent(answer, reference, equal)
         if equal is None and self._for_algebra(left, right):
             self.note("math-verify and numbers")
@@ -246,16 +280,14 @@ class Comparison:
                 number, unit = spaced[0] or spaced[1] or ("", "")
                 other = reference if spaced[0] else answer
                 return other.unit in ("", unit) and same_value(number, other.text) is True
-            return _same_but_for_integer_name(left, right)
+            return same_but_for_name(left, right)
         return equal is True
 
     def _same_percent(self, answer: Leaf, reference: Leaf, equal: bool | None) -> bool | None:
         """A bare number is read in the unit of the reference; 10 % is also 0.1."""
-        if answer.percent == reference.percent:
-            return equal
         hundredth = same_value(f"({answer.text})/100", reference.text)
-        if answer.percent:
-            return hundredth or (equal if self.policy.bare_percent else False)
+        if answer.percent:  # a reference below 1 is no percentage
+            return hundredth or (equal if self.policy.bare_percent and not _is_small(reference.text) else False)
         if self.policy.fraction_for_percent and same_value(answer.text, f"({reference.text})/100"):
             return True
         return equal if self.policy.bare_percent else False
@@ -280,14 +312,17 @@ class Comparison:
         return proportional(left, right, positive=first.sign in ("<", "\\le")) is True
 
 
-def _is_quantity(name: str) -> bool:
-    """Whether a name is mathematics, such as x, AB or m + n, rather than a word."""
-    return not re.search(r"[A-Za-z]{4,}|[a-z]{3,}", re.sub(r"\\[A-Za-z]+|_\{[^}]*\}", "", name))
+def _is_small(text: str) -> bool:
+    """Whether a text is a number between -1 and 1."""
+    with suppress(NotReadableError, OutOfRangeError):
+        value = evaluate(text)
+        return not value.names and abs(value.value) < 1
+    return False
 
 
 def _can_equal_itself(text: str) -> bool:
     """Whether a text has a value or is not a formula at all: 1/0 equals nothing."""
-    return not re.search(r"(?:/\s*|\\frac\s*\{[^{}]*\}\s*\{)0+\}?\s*$", text)
+    return not re.search(r"(?:/\s*|\\frac\s*(?:\{[^{}]*\}|\w)\s*)\{?0+\}?\s*$", text)
 
 
 def _else_in(condition: Node, branch: Collection) -> bool:
@@ -306,27 +341,6 @@ def _as_relation(node: Node) -> Relation | None:
         if high == "\\infty":
             return Relation(low, "\\le" if node.brackets[0] == "[" else "<", node.name)
     return None
-
-
-def _renamed(answer: Leaf, reference: Leaf) -> str | None:
-    """The text of `f(n) = n + 1` with the variable of `f(x) = ...`; None unless both define the same function."""
-    functions = [re.fullmatch(r"(\\?[A-Za-z]+'*)\s*[_({]+([A-Za-z])[)}]?", leaf.name) for leaf in (answer, reference)]
-    first, second = functions
-    if first is None or second is None or first.group(1) != second.group(1):
-        return None
-    own, other = first.group(2), second.group(2)
-    if re.search(rf"(?<![A-Za-z\\]){other}(?![A-Za-z])", answer.text):
-        return None
-    with suppress(NotReadableError, OutOfRangeError):
-        if other not in evaluate(answer.text).names:
-            return re.sub(rf"(?<!\\)(?<![A-Za-z]){own}(?![A-Za-z])", f"({other})", answer.text)
-    return None
-
-
-def _named_apart(node: Collection) -> set[str]:
-    """The names of the items, if each has its own (Alice = 7, Bob = 5); else the empty set."""
-    names = [canonical_words(item.name) for item in node.items if isinstance(item, Leaf) and item.name]
-    return set(names) if len(set(names)) == len(node.items) > 1 else set()
 
 
 def _whole(node: Node) -> int | None:
@@ -358,16 +372,3 @@ def _solution(node: Collection) -> Collection:
     items = sorted(node.items, key=lambda item: item.name if isinstance(item, Leaf) else "")
     unnamed = tuple(Leaf(**(vars(item) | {"name": ""})) for item in items)
     return Collection("ordered", unnamed, "()")
-
-
-def _same_but_for_integer_name(left: str, right: str) -> bool:
-    """Whether two periodic solutions differ only in the name of the integer, such as `2k\\pi` and `2n\\pi`."""
-    try:
-        names = [evaluate(text).names for text in (left, right)]
-    except (NotReadableError, OutOfRangeError):
-        return False
-    own, other = names[0] - names[1], names[1] - names[0]
-    if len(own) != 1 or len(other) != 1 or not own | other <= _INTEGER_NAMES or "pi" not in left:
-        return False
-    renamed = re.sub(rf"(?<![A-Za-z\\]){min(own)}(?![A-Za-z])", min(other), left)
-    return same_value(renamed, right) is True

@@ -58,6 +58,7 @@ class Expression(Cursor):
             token = self.peek()
             if token in ("*", "\\cdot", "\\times", "\\ast"):
                 self.take()
+                self.refuse_products_of_sets(token)
                 value = arithmetic.multiply(value, self.signed(stop))
             elif token in ("/", "\\div", "\\over"):
                 self.take()
@@ -76,6 +77,12 @@ class Expression(Cursor):
         before = self.tokens[self.position - 1]
         if token[0].isdigit() and (before[-1].isdigit() or before.isalpha()):
             raise NotReadableError("a number behind a number")
+
+    def refuse_products_of_sets(self, sign: str) -> None:
+        r"""`A \times B` and `\vec a \times \vec b` are not `B \times A`."""
+        names = self.peek(-2), self.peek()
+        if sign == "\\times" and (names[1] == "\\vec" or all(name.isalpha() and name.isupper() for name in names)):
+            raise NotReadableError("a product of sets or vectors")
 
     def signed(self, stop: str) -> Any:
         """A power with signs in front."""

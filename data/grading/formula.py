@@ -60,11 +60,6 @@ class _Reader(Expression):
             return self.accented(name)
         if name in ("sum", "prod"):
             return self.series(arithmetic.add if name == "sum" else arithmetic.multiply, Fraction(name == "prod"))
-        if name == "operatorname":
-            self.take("{")
-            inner = self.take()
-            self.take("}")
-            return self.command(inner)
         if name == "begin":
             return self.matrix()
         raise NotReadableError(f"\\{name}")

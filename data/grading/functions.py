@@ -25,8 +25,6 @@ def apply(name: str, value: Any) -> Any:
     """The value of a function of one argument."""
     if name == "abs":
         return abs(value)
-    if name == "exp" and value == 1:
-        return +MATH.e
     argument = real(value)
     if abs(argument) > _MAX_ARGUMENT and name != "ln":
         raise OutOfRangeError("argument of a function")

@@ -20,6 +20,7 @@ from data.grading.outcome import Grade, Outcome
 from data.grading.policy import DEFAULT, Policy
 from data.grading.reading import MAX_ANSWER_CHARS, UnparseableError, read_answer
 from data.grading.tree import Node
+from data.grading.values import is_number
 from data.grading.words import split_option
 from data.grading.workers import Workers
 
@@ -103,6 +104,8 @@ def _compare_option(
     """Two options such as `(B) 12` are equal if their letters are; a side without a letter may be either part."""
     if option and other:
         note("letters of options")
+        if option[0] == other[0] and is_number(option[1]) and is_number(other[1]):
+            return compare(option[1], other[1])  # (B) 8 is not (B) 7
         return Outcome.CORRECT if option[0] == other[0] else Outcome.WRONG
     if other:
         outcomes = [compare(answer, text) for text in other]

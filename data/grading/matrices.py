@@ -12,7 +12,7 @@ _MATRIX = re.compile(
     r"(?P<divisor>/\s*[^/]+)?$",
     re.DOTALL,
 )
-_TUPLE = re.compile(r"\((?P<body>[^()]*,[^()]*)\)\s*\^\s*\{?\s*(?:\\top|T|\\intercal)\s*\}?$")
+_TUPLE = re.compile(r"[(\[](?P<body>[^()\[\]]*,[^()\[\]]*)[)\]]\s*\^\s*\{?\s*(?:\\top|T|\\intercal)\s*\}?$")
 _ROW_GAP = re.compile(rf"{ROW_END}\s*\[[^\]]*\]")  # \\[4pt]
 
 Rows = list[list[str]]
@@ -32,8 +32,6 @@ def read_matrix(text: str) -> Rows | None:
             return [[entry.strip() for entry in split(part[1:-1], ",")] for part in parts]
     if not re.search(_ENVIRONMENT, text):
         return None
-    if enclosed(text, "([", ")]") and re.match(_ENVIRONMENT, text[1:].lstrip()) and text.count("\\begin") > 1:
-        text = text[1:-1].strip()
     total: Rows | None = None
     for sign, term in _terms(text):
         rows = _scaled(sign, term)

@@ -1,6 +1,7 @@
 r"""Remove LaTeX notation that does not change the meaning of an answer."""
 
 import re
+from functools import lru_cache
 
 from data.grading.characters import as_latex
 from data.grading.marks import DOLLAR, ROW_END, SET_CLOSE, SET_OPEN, TEXT_CLOSE, TEXT_OPEN
@@ -19,10 +20,17 @@ _SPACING = re.compile(
 )
 _LATEX_THOUSANDS = re.compile(r"(?<=\d)(?:,\s*\\!|\{,\}|\\,|\\!\s*,)\s*(?=\d{3}(?!\d))")  # 10{,}080
 _ONE_SIDED = re.compile(rf"\\left\s*(?:{SET_OPEN}|\.)(.*)\\right\s*\.")  # \left\{ ... \right.
+_BRACED_ARRAY = re.compile(
+    rf"\\left\s*{SET_OPEN}\s*\\begin\{{array\}}\s*\{{[^{{}}]*\}}(.*)\\end\{{array\}}\s*\\right\s*\.", re.DOTALL
+)
+_DETERMINANT = re.compile(
+    r"\\det\s*(?:\\left)?\(?\s*\\begin\{([pb]?matrix)\}(.*?)\\end\{\1\}\s*(?:\\right)?\)?", re.DOTALL
+)
 _LOGIC = {r"\vee": r"\lor", r"\wedge": r"\land"}
-_ENTITIES = re.compile(r"&(lt|gt|amp);")
+_ENTITIES = re.compile(r"&(lt|gt|amp|nbsp);")
 _OPERATOR = re.compile(r"\\operatorname\*?\s*\{\s*([A-Za-z]+)\s*\}")
 _PROGRAM_POWER = re.compile(r"\*\*")
+_PROGRAM_INFINITY = re.compile(r"(?<![A-Za-z\\])(?:oo|inf)(?![A-Za-z])")
 _TIMES_TEN = re.compile(r"(?<=\d)\s*[xX]\s*(?=10\s*\^)")  # 2.5 x 10^-4
 _RECURRING = re.compile(r"(\d*\.\d*)(?:\((\d+)\)|\\(?:bar|overline)\s*\{?(\d+)\}?)(?!\d)")
 _DOTTED = re.compile(r"(\d*\.\d*)\\dot\s*\{?(\d)\}?(?:(\d*)\\dot\s*\{?(\d)\}?)?")
@@ -31,17 +39,19 @@ _ROW_GAP = re.compile(rf"{ROW_END}\s*\[\s*-?[\d.]+\s*(?:pt|ex|em|mm|cm|in)\s*\]"
 _REVERSED = re.compile(r"([\[\](])([^\[\](){},;]+[,;][^\[\](){},;]+)([\[\])])")
 _NUMBER_IN_WORDS = re.compile(
     rf"{TEXT_OPEN}((?:[^{TEXT_CLOSE}\d]*[^{TEXT_CLOSE}\d\w{DOLLAR}$£€¥-])?)"
-    rf"([{DOLLAR}$£€¥]?-?(?:\d[\d,]*(?:\.\d+)?|\.\d+)%?)(?=[\s{TEXT_CLOSE}])([^{TEXT_CLOSE}\d]*){TEXT_CLOSE}"
+    rf"([{DOLLAR}$£€¥]?-?(?:\d[\d,]*(?:[.:]\d+)?|\.\d+)%?)(?=\.?[\s{TEXT_CLOSE}])([^{TEXT_CLOSE}\d]*){TEXT_CLOSE}"
 )
 _UNIT_QUOTIENT = re.compile(
     rf"\\frac\s*\{{\s*{TEXT_OPEN}([^{TEXT_CLOSE}]*){TEXT_CLOSE}\s*\}}"
     rf"\s*\{{\s*{TEXT_OPEN}([^{TEXT_CLOSE}]*){TEXT_CLOSE}\s*\}}"
 )
+_MARKED_CURRENCY = re.compile(rf"{TEXT_OPEN}\s*([{DOLLAR}£€¥₹])\s*{TEXT_CLOSE}")
 _MICRO = re.compile(rf"\\mu\s*{TEXT_OPEN}")
 _POSITIVE = re.compile(r"\(-\\infty,\\infty\)\s*(?:\^|_)\s*\{?\s*([+-]|>\s*0|<\s*0|\\ge\s*0)\s*\}?")
 _REALS = re.compile(r"\\(?:mathbb|mathbf)\s*(?:\{R\}|R)|\\R(?![A-Za-z])")
 
 
+@lru_cache(maxsize=65536)
 def undress(answer: str) -> str:
     r"""An answer without notation that never changes its meaning: $, \left, spacing, \dfrac, fonts, a final full stop.
 
@@ -51,9 +61,10 @@ def undress(answer: str) -> str:
     """
     text = as_latex(answer).strip()  # first: all later patterns match LaTeX only
     text = _without_delimiters(text)
-    text = _ENTITIES.sub(lambda match: {"lt": "<", "gt": ">", "amp": "&"}[match.group(1)], text)
+    text = _ENTITIES.sub(lambda match: {"lt": "<", "gt": ">", "amp": "&", "nbsp": " "}[match.group(1)], text)
     text = _OPERATOR.sub(r"\\\1 ", text)
     text = _PROGRAM_POWER.sub("^", text)
+    text = _PROGRAM_INFINITY.sub(r"\\infty ", text)
     text = _TIMES_TEN.sub("*", text)
     text = _recurring(text)
     text = _LATEX_THOUSANDS.sub("", text)  # before spacing goes: `10\,080` is one number
@@ -65,6 +76,8 @@ def undress(answer: str) -> str:
     text = _ROW_GAP.sub(ROW_END, text)
     text = text.replace("\\lbrace", "\\{").replace("\\rbrace", "\\}")
     text = text.replace("\\{", SET_OPEN).replace("\\}", SET_CLOSE)
+    text = _BRACED_ARRAY.sub(r"\\begin{cases}\1\\end{cases}", text)
+    text = _DETERMINANT.sub(r"\\begin{vmatrix}\2\\end{vmatrix}", text)
     text = _ONE_SIDED.sub(r"\1", text)  # before `\left` goes
     text = _SPACING.sub(lambda match: " " if match.group()[1:2] in ",;:> q" or match.group() == "~" else "", text)
     text = re.sub(r"\\[dtc]frac(?![A-Za-z])", r"\\frac", text)
@@ -81,13 +94,14 @@ def undress(answer: str) -> str:
     text = re.sub(r"\\neq(?![A-Za-z])", r"\\ne", text)
     for _ in range(3):  # nested, as in \text{\textbf{(C)}}
         text = _TEXT_COMMAND.sub(f"{TEXT_OPEN}\\1{TEXT_CLOSE}", _FONT_COMMAND.sub(_font, text))
+    text = _MARKED_CURRENCY.sub(r"\1", text)
     text = _NUMBER_IN_WORDS.sub(_apart, text)
     text = _UNIT_QUOTIENT.sub(f"{TEXT_OPEN}\\1/\\2{TEXT_CLOSE}", text)
     text = _MICRO.sub(f"{TEXT_OPEN}µ", text)
     text = _REVERSED.sub(_bourbaki, text)
     # A single $ is a currency sign; several are delimiters within the answer.
     text = re.sub(r"(?<!\\)\$", "", text) if text.count("$") > 1 else text.replace("$", DOLLAR)
-    text = text.strip().removesuffix(".").strip()
+    text = text.strip().removesuffix(ROW_END).removesuffix("\\").removesuffix(".").strip()
     return " ".join(text.split())
 
 
@@ -102,7 +116,7 @@ def _apart(match: re.Match[str]) -> str:
     before, number, behind = match.groups()
     if before.strip() and not introduces(before):
         return match.group()
-    parts = (f"{TEXT_OPEN}{words}{TEXT_CLOSE}" if words.strip() else "" for words in (before, behind))
+    parts = (f"{TEXT_OPEN}{words}{TEXT_CLOSE}" if words.strip(" .") else "" for words in (before, behind))
     return f"{number}".join(parts)
 
 
@@ -122,7 +136,15 @@ def _half_line(match: re.Match[str]) -> str:
 
 def _without_delimiters(text: str) -> str:
     """The text without math delimiters that enclose all of it."""
-    for opening, closing in (("$$", "$$"), ("$", "$"), ("\\(", "\\)"), ("\\[", "\\]")):
+    for opening, closing in (
+        ("$$", "$$"),
+        ("$", "$"),
+        ("\\(", "\\)"),
+        ("\\[", "\\]"),
+        ("**", "**"),
+        ("`", "`"),
+        ('"', '"'),
+    ):
         enclosed = len(text) > len(opening) + len(closing) and text.startswith(opening) and text.endswith(closing)
         if enclosed and opening not in text[len(opening) : -len(closing)]:
             text = text[len(opening) : -len(closing)].strip()

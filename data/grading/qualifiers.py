@@ -19,6 +19,8 @@ _WORDS = frozenset(
     "for all any every each some where with and is are be a an arbitrary constant constants real reals number "
     "numbers integer integers variable parameter value values of the in".split()
 )
+_DOMAINS = frozenset("natural positive nonnegative rational rationals complex ^ + * _".split())
+_DEFINES = re.compile(r"\\?[A-Za-z]+'*\s*(?:\([A-Za-z]\)|_\{?[A-Za-z]\}?)\s*=")
 _INTEGERS = re.compile(r"integer|\\in\s*[ZN]\b|natural")
 _NATURAL = re.compile(r"natural|\\in\s*N\b")
 _TOKEN = re.compile(r"\\[A-Za-z]+|[A-Za-z]+|\S")
@@ -40,7 +42,10 @@ def without_qualifiers(text: str) -> str:
 
 
 def _is_empty(qualifier: str, body: str) -> bool:
-    if _NATURAL.search(qualifier):
+    words = _WORDS
+    if _DEFINES.match(body):
+        words = words | _DOMAINS  # f is sought on the domain that the problem gives
+    elif _NATURAL.search(qualifier):
         return False
     if _INTEGERS.search(qualifier) and _SET_LIKE.search(body):
         return False  # the integers between 0 and 3 are not the interval
@@ -49,7 +54,7 @@ def _is_empty(qualifier: str, body: str) -> bool:
     tokens = _TOKEN.findall(bare)
     return (
         all(
-            token.lower() in _WORDS
+            token.lower() in words
             or token in ("\\in", "\\forall", ",", ";", "(", ")", ".", ":")
             or (len(token) == 1 and token.isalpha())
             or (token[0] == "\\" and token[1:] in ("alpha", "beta", "gamma", "lambda", "theta", "mu", "t"))

@@ -39,16 +39,18 @@ MAX_ANSWER_CHARS = 2000  # longer ones are unfinished text, not answers
 _MAX_ITEMS = 400  # of a collection; longer ones are compared as text only
 _MAX_DEPTH = 6  # of nested collections; each unordered level doubles the cost of a comparison
 
-_BASE = re.compile(r"\(?([0-9A-Fa-f]+)\)?_\s*(?:\{([^{}]+)\}|(\d+))$")
+_BASE = re.compile(r"[({]?([0-9A-Fa-f]+)[)}]?_\s*(?:\{([^{}]+)\}|(\d+))$")
 _BASE_WORDS = re.compile(
-    rf"\(?([0-9A-Fa-f]+)\)?\s*[{TEXT_OPEN}\s(]*(?:in )?base[-\s{TEXT_CLOSE}]*(\d+|[a-z]+)[\s){TEXT_CLOSE}]*$"
+    rf"{TEXT_OPEN}?\(?([0-9A-Fa-f]+)\)?\s*[{TEXT_OPEN}\s(]*"
+    rf"(?:in )?base[-\s{TEXT_CLOSE}]*(\d+|[a-z]+)[\s){TEXT_CLOSE}]*$"
 )
 _RADIXES = {"two": "2", "three": "3", "four": "4", "five": "5", "six": "6", "seven": "7", "eight": "8", "nine": "9",
             "ten": "10", "twelve": "12", "sixteen": "16"}  # fmt: skip
 _GROUPED = re.compile(
-    rf"([{DOLLAR}£€¥₹]?\s*-?[{DOLLAR}]?)(\d{{1,3}}(?:,\d{{3}})+|\d{{1,3}}(?: \d{{3}})+)"
+    rf"((?:US(?={DOLLAR}))?[{DOLLAR}£€¥₹]?\s*-?[{DOLLAR}]?)(\d{{1,3}}(?:,\d{{3}})+|\d{{1,3}}(?: \d{{3}})+)"
     r"((?:\.\d+)?(?!\d)[^,()\[\]]*)"
 )
+_THOUSANDS = re.compile(r"(?<![\d,.])\d{1,3}(?:,\d{3})+(?!,?\d)")
 _BOTH = rf",|;|\band\b|\\(?:land|wedge){NO_LETTER}|{TEXT_OPEN}\s*,?\s*and\s*{TEXT_CLOSE}"
 _EITHER = rf"\bor\b|\\(?:lor|vee){NO_LETTER}|{TEXT_OPEN}\s*,?\s*or\s*{TEXT_CLOSE}"
 _CONNECTIVE = re.compile(rf"\\(?:land|wedge|lor|vee|lnot|neg|Rightarrow|implies|iff|to|forall|exists){NO_LETTER}")
@@ -115,7 +117,7 @@ def _read(text: str, depth: int = 0, grouped: bool = True) -> Node:
         return _collection("congruence", [part.strip(" ()") for part in congruence.groups()], depth)
     if node := _compound(text):
         return node
-    if (node := _list(text, depth)) is not None:
+    if (node := _list(text, depth, grouped)) is not None:
         return node
     if (node := _product(text, depth)) is not None:
         return node
@@ -125,6 +127,10 @@ def _read(text: str, depth: int = 0, grouped: bool = True) -> Node:
             return _collection("ordered", parts, depth, text[0] + text[-1])
         if text[0] == "(" and text[-1] == ")":
             return _read(text[1:-1], depth + 1, grouped)
+    if (point := re.fullmatch(r"([ABD-Z])\s*(\(.+\))", text)) and enclosed(point.group(2), "(", ")"):  # A(2, 3)
+        node = read(point.group(2))
+        if isinstance(node, Collection) and node.kind == "ordered":
+            return replace(node, name=point.group(1))
     removed = re.fullmatch(rf"\(-\\infty,\s*\\infty\)\s*-\s*{SET_OPEN}(.+){SET_CLOSE}", text)
     if removed:
         return without(split(removed.group(1), ","), read)
@@ -140,13 +146,13 @@ def _statement(text: str, depth: int, grouped: bool) -> Node:
         return node
     if _CONNECTIVE.search(_UNDER.sub("", text)):
         return Leaf(text)
-    if INEQUALITY.search(text):
+    if len(split(text, INEQUALITY.pattern)) > 1:
         if re.search(rf"[{TEXT_OPEN}{SET_OPEN}]", text):
             return Leaf(text)
         return read_inequality(text, read)
     if (node := read_equation(text, read)) is not None:
         return node
-    member = re.fullmatch(rf"(\\?[A-Za-z]\w*(?:_\{{\w+\}})?)\s*\\in{NO_LETTER}(.+)", text)
+    member = re.fullmatch(rf"(\\?[A-Za-z]\w*(?:_\{{\w+\}})?|\([^()]*,[^()]*\))\s*\\in{NO_LETTER}(.+)", text)
     if member:
         node = _read(member.group(2), depth + 1, grouped)
         if isinstance(node, Collection) and node.kind in ("ordered", *SETS) and not node.name:
@@ -219,10 +225,14 @@ def _has_ellipsis(node: Collection) -> bool:
     return any(isinstance(item, Leaf) and item.text == "\\ldots" for item in node.items)
 
 
-def _list(text: str, depth: int) -> Node | None:
+def _list(text: str, depth: int, grouped: bool) -> Node | None:
     """Several answers: `1, 2`, `x = 1 or x = 2`; conditions on one variable as one set of real numbers."""
     if _CONNECTIVE.search(text) and not re.search(r"[=<>]|\\(?:le|ge|ne|lt|gt|in)(?![A-Za-z])", text):
         return None
+    if not grouped and re.search(r"\d,0\d\d(?!\d)", text):
+        raise UnparseableError("1,000 is no list")
+    if grouped and not re.search(r"[(\[]", text):
+        text = _THOUSANDS.sub(lambda match: match.group().replace(",", ""), text)  # 1,000 and 2,000
     either = [part for part in split(text, _EITHER) if part.strip()]
     both = [part for part in split(text, _BOTH) if part.strip()]
     parts = [part for part in split(text, f"{_BOTH}|{_EITHER}") if part.strip()]
@@ -253,8 +263,8 @@ def _product(text: str, depth: int) -> Node | None:
         for part in parts
     ):
         return _collection("product", parts, depth)
-    terms = split(text, ":")
-    if len(terms) > 1 and not _TIME.match(text) and all(_is_short_formula(term) for term in terms):
+    terms = split(text, rf":|{TEXT_OPEN}\s*to\s*{TEXT_CLOSE}|(?<=\d)\s+to\s+(?=\d)")
+    if len(terms) > 1 and "=" not in text and not _TIME.match(text) and all(_is_short_formula(term) for term in terms):
         return _collection("ratio", terms, depth)
     return None
 
@@ -322,6 +332,10 @@ def read_answer(answer: str, grouped: bool = True) -> Node:
     if len(answer) > MAX_ANSWER_CHARS:
         raise UnparseableError("too long")
     text = without_adverbs(undress(answer))
+    if letter := re.fullmatch(r"([A-J])\)", text):
+        return Leaf(letter.group(1))
+    if not grouped and not re.search(r"\d[, ]\d{3}", text):
+        return read_answer(answer)
     if not balanced(text):
         raise UnparseableError("unbalanced braces")
     if not re.search(rf"\w|\\(?:infty|emptyset|varnothing)|{SET_OPEN}\s*{SET_CLOSE}", text.replace("\\ldots", "")):

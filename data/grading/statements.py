@@ -23,7 +23,7 @@ _FUNCTION = r"\\?[A-Za-z]+(?:_(?:\{[^{}]*\}|\w))?'*(?:\^\{?-1\}?|\^\{\(\d\)\})?\
 NAME = re.compile(
     rf"(?:\\?[A-Za-z]+(?:_(?:\{{[^{{}}]*\}}|\w))?'*|{_FUNCTION}"
     r"|m?\s*\\(?:angle|measuredangle|triangle)\s*[A-Z]{1,3}|\\overline\{[A-Z]{2}\}|\|[A-Z]{2}\|"
-    r"|\\frac\s*\{d[^{}]*\}\s*\{d[^{}]*\})$"
+    r"|\\frac\s*\{d[^{}]*\}\s*\{d[^{}]*\}\s*(?:[A-Za-z](?:\([^()]*\))?|[(\[][^()\[\]]*[)\]])?)$"
 )
 """What an equation may define: a variable, a value of a function, a derivative, an angle, a length."""
 _VARIABLE = re.compile(r"\\?[A-Za-z]+(?:_(?:\{\w+\}|\w))?$")
@@ -54,6 +54,8 @@ def read_equation(text: str, read: Read) -> Node | None:
     if enclosed(left, "(", ")") and "," in left:
         return read(right)
     node = read(right)
+    if isinstance(node, Collection) and node.kind == "ratio" and re.search(r":|/|\\frac", left):
+        return replace(node, name=left)
     if isinstance(node, Leaf) and not node.is_words:
         return (
             replace(node, name=label) if named or is_number(node.text) or len(sides) > 2 else Relation(left, "=", right)
@@ -117,10 +119,7 @@ def read_inequality(text: str, read: Read) -> Node:
     if len(terms) == 2:
         return _one_bound(terms, closed[0], read)
     if not NAME.match(terms[1]):
-        distance = _DISTANCE.match(terms[1])
-        if distance is None or not is_number(terms[0]) or not is_number(terms[2]):
-            raise UnparseableError("a chain of inequalities")
-        raise UnparseableError("a distance between bounds")
+        raise UnparseableError("a chain of inequalities")
     return _interval(terms[0], closed[0], terms[2], closed[1], terms[1], read)
 
 

@@ -67,10 +67,11 @@ def balanced(text: str) -> bool:
 
 def split(text: str, separators: str) -> list[str]:
     """Parts of `text` between the matches of the regular expression `separators` that are outside all brackets."""
-    parts, depth, start = [], 0, 0
     pattern = re.compile(separators)
-    position = 0
     check()
+    if not pattern.search(text):
+        return [text]
+    parts, depth, start, position = [], 0, 0, 0
     while position < len(text):
         letter = text[position]
         if letter in OPENING:

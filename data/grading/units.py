@@ -4,25 +4,42 @@ Words from `\text{}` are marked (`marks.py`): `5\text{m}` has a unit, `5m` is a 
 """
 
 import re
+from contextlib import suppress
 
+from data.grading.arithmetic import NotReadableError, OutOfRangeError
 from data.grading.marks import DOLLAR, TEXT_CLOSE, TEXT_OPEN
-from data.grading.words import MATH_WORDS, introduces, names_what_is_counted, part_of
+from data.grading.values import evaluate, is_number
+from data.grading.words import MATH_WORDS, canonical_words, introduces, names_what_is_counted, number_of, part_of
 
-_SCALES = {"hundred": 2, "thousand": 3, "million": 6, "billion": 9, "trillion": 12}
+_SCALES = {
+    "hundred": 2, "thousand": 3, "million": 6, "billion": 9, "trillion": 12, "millone": 6, "millón": 6, "millionen": 6,
+    "milliard": 9, "milliarden": 9, "mil": 3, "mille": 3, "tausend": 3, "тысяч": 3, "тысячи": 3, "миллион": 6,
+    "миллиона": 6, "миллионов": 6, "миллиард": 9, "миллиардов": 9,
+}  # fmt: skip
+_MULTIPLES = {"dozen": 12, "gro": 144}  # without a final s
+_CHINESE_SCALES = {"百": 2, "千": 3, "万": 4, "萬": 4, "亿": 8, "億": 8}
+_CHINESE_SCALE = re.compile("[万萬亿億]|百(?![分帕])|千(?![克米瓦焦卡赫帕伏安升])")  # 千米 is a kilometre
 _SPELLINGS = {
     "centimeter": "cm", "centimetre": "cm", "millimeter": "mm", "millimetre": "mm", "meter": "m", "metre": "m",
     "kilometer": "km", "kilometre": "km", "inch": "in", "inche": "in", "foot": "ft", "feet": "ft", "yard": "yd",
     "mile": "mi", "gram": "g", "kilogram": "kg", "pound": "lb", "lbs": "lb", "second": "s", "sec": "s",
     "minute": "min", "hour": "h", "hr": "h", "liter": "l", "litre": "l", "milliliter": "ml", "degree": "deg",
-    "radian": "rad", "dollar": "usd", "cent": "cent", "percent": "%", "unit": "", "euro": "eur", "newton": "n",
-    "joule": "j", "watt": "w", "volt": "v", "kelvin": "k", "mole": "mol", "pascal": "pa", "hertz": "hz",
+    "radian": "rad", "dollar": "usd", "cent": "cent", "percent": "%", "pct": "%", "unit": "", "euro": "eur",
+    "newton": "n", "joule": "j", "watt": "w", "volt": "v", "kelvin": "k", "mole": "mol", "pascal": "pa", "hertz": "hz",
+    "degcelsius": "degc", "degcelsiu": "degc",
+    "degfahrenheit": "degf", "celsius": "degc", "celsiu": "degc", "fahrenheit": "degf",
 }  # fmt: skip
-_SYMBOLS = (
-    "m cm mm km dm nm s ms min h hr g kg mg l L ml mL N J kJ W kW V F H T C K Pa kPa Hz mol rad eV cal kcal ft in yd "
-    "mi lb lbs oz mph atm bar"
-).split()
+_SYMBOL = (
+    "[kMGTcdmnpµ]?(?:Hz|Pa|eV|mol|Nm|Wh|cal|bar|bit|[msgNJWVAFCTHKLl])|[kMGT]B|min|hr?|rad|ft|in|yd|mi|lbs?|oz|mph|atm"
+    "|rpm|ppm|dB|ha"
+)
 """Units after a value in \\mathrm{}. Elsewhere one letter is a unit only after a space or in a quotient."""
-_SYMBOL = "|".join(sorted(_SYMBOLS, key=len, reverse=True))
+_UNIT_WORDS = frozenset(
+    "unit year month week day century decade tonne ton ounce yen yuan baht bit byte knot acre gallon quart pint cup "
+    "ampere amp ohm calorie lumen tesla farad henry coulomb light square cubic sq cu per long wide tall high deep old "
+    "apart each".split()
+)
+"""Besides `_SPELLINGS`, what may follow a number in the singular."""
 _POWER = r"(?:\s*\^\s*(?:\{\s*-?\d+\s*\}|-?\d))?"
 _MARKED = rf"{TEXT_OPEN}[^{TEXT_CLOSE}]*{TEXT_CLOSE}{_POWER}"
 _MARKED_UNITS = re.compile(
@@ -46,8 +63,8 @@ _INTRODUCTION = re.compile(
 )
 _MARKED_SIGN = re.compile(rf"\s*{TEXT_OPEN}\s*([A-Za-z]+)\s*{TEXT_CLOSE}\s*(?=[\d.\\])")
 _OHM = re.compile(r"(?<=[\d)}])\s*\\Omega$")
-_HALF_OF_DAY = re.compile(r"[ap]\.?\s?m\.?$", re.IGNORECASE)
-_UNIT_SIGNS = re.compile(rf"(?:{_SYMBOL}|[kM]?\\Omega|%|[/*.^{{}}() \d-]|\\cdot)+")
+_HALF_OF_DAY = re.compile(r"[ap]\.?\s?m\.?$|noon$|midnight$", re.IGNORECASE)
+_UNIT_SIGNS = re.compile(rf"(?:(?<![A-Za-z])(?:{_SYMBOL}|sq|cu)(?![A-Za-z])|[kM]?\\Omega|%|[/*.^{{}}() \d-]|\\cdot)+")
 _UNIT_TOKEN = re.compile(r"\^\s*\{?\s*(-?\d+)\s*\}?|([/()])|([^\W\d_]+|%)")
 _SPACED_SYMBOL = re.compile(rf"(-?(?:\d+\.?\d*|\.\d+))\s+([msghlLNJVWK]{_POWER})$")
 _CURRENCIES = {
@@ -95,12 +112,18 @@ def split_unit(text: str) -> tuple[str, str, bool]:
         elif match := _first_match(text):
             rest = text[: match.start()].strip()
             words = match.group(1).replace(TEXT_OPEN, " ").replace(TEXT_CLOSE, " ").strip()
-            if not rest or words.lower() in MATH_WORDS:
+            if not rest or words.lower() in MATH_WORDS or re.fullmatch("d[a-z]", words):  # of an integral
                 break
             if _HALF_OF_DAY.match(words):
-                return rest, words.lower().replace(".", ""), percent
+                half = {"noon": "pm", "midnight": "am"}.get(words.lower(), re.sub(r"[.\s]", "", words.lower()))
+                return (f"{rest}:00" if rest.isdigit() else rest), half, percent
             text, words = _scaled(rest, words)
-            if words and not _UNIT_SIGNS.fullmatch(words) and not names_what_is_counted(words):
+            # "n prime" says what n is; "5 apples" and "5 primes" count.
+            known = all(_is_unit(word) for word in re.split(r"[\s-]+", words) if word)
+            counts = names_what_is_counted(words, known or _is_one_or_less(text)) and (known or is_number(text))
+            if (spelled := number_of(canonical_words(words))) is not None:  # 5 (five)
+                counts, words = spelled == text, words if spelled != text else ""
+            if words and not _UNIT_SIGNS.fullmatch(words) and not counts:
                 return f"{rest} {TEXT_OPEN}{words}{TEXT_CLOSE}", "", False
             unit = canonical_unit(words) or unit
         else:
@@ -108,7 +131,22 @@ def split_unit(text: str) -> tuple[str, str, bool]:
     return (text, "", True) if unit == "%" else (text, unit, percent)
 
 
+def _is_unit(word: str) -> bool:
+    """Whether a word of several letters is a unit, a quotient of units, or goes with one."""
+    names = re.split(r"[ ^]", canonical_unit(word)) if len(word) > 1 else []
+    return word.casefold() in _UNIT_WORDS or any(name in _SPELLINGS.values() for name in names if name)
+
+
+def _is_one_or_less(text: str) -> bool:
+    with suppress(NotReadableError, OutOfRangeError):
+        value = evaluate(text)
+        return not value.names and abs(value.value) <= 1
+    return False
+
+
 def _first_match(text: str) -> re.Match[str] | None:
+    if text[-1:].isdigit() and "^" not in text:
+        return None  # the common case: no unit ends so
     patterns = (_MARKED_UNITS, _QUOTIENT, _WORDS, _JOINED)
     return next((match for pattern in patterns if (match := pattern.search(text))), None)
 
@@ -130,11 +168,13 @@ def _without_introduction(text: str) -> tuple[str, str]:
 def _scaled(text: str, words: str) -> tuple[str, str]:
     """Multiply a value by the number words after it and return the other words: 5 million km is 5,000,000 km."""
     rest: list[str] = []
+    while scale := _CHINESE_SCALE.match(words):
+        text, words = f"({text})*10^{{{_CHINESE_SCALES[scale.group()]}}}", words[1:]
     for word in words.split():
         if word.lower().rstrip("s.") in _SCALES:
             text = f"({text})*10^{{{_SCALES[word.lower().rstrip('s.')]}}}"
-        elif word.lower().rstrip("s.") == "dozen":
-            text = f"({text})*12"
+        elif word.lower().rstrip("s.") in _MULTIPLES:
+            text = f"({text})*{_MULTIPLES[word.lower().rstrip('s.')]}"
         elif (parts := part_of(word)) and not rest:
             text = f"({text})/{parts}"
         else:
@@ -146,7 +186,12 @@ def canonical_unit(words: str) -> str:
     """A unit in canonical spelling: cm, centimeter and centimeters are equal, and so are m/s and meters per second."""
     powers: dict[str, int] = {}
     sign, group_sign, next_power, last = 1, 1, 1, ""
-    for token in _UNIT_TOKEN.finditer(words.replace("mph", "mi/h").replace(".", " ").replace("\\cdot", " ")):
+    for token in _UNIT_TOKEN.finditer(
+        re.sub(r"\bkm?ph\b", "km/h", re.sub(r"\bdegrees? (?=[CcFf])", "deg", words))
+        .replace("mph", "mi/h")
+        .replace(".", " ")
+        .replace("\\cdot", " ")
+    ):
         power, mark, word = token.groups()
         if power:
             if last:
@@ -168,6 +213,8 @@ def canonical_unit(words: str) -> str:
 
 
 def _spelling(word: str) -> str:
+    if re.fullmatch(rf"M(?:{_SYMBOL})", word):
+        return "M" + word[1:].lower()  # a megawatt is no milliwatt
     word = word.lower()
     stem = word[:-1] if word.endswith("s") and len(word) > 2 else word
     return _SPELLINGS.get(word, _SPELLINGS.get(stem, stem))

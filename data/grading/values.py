@@ -4,6 +4,7 @@ Closed forms (`\frac{1}{\sqrt2}`, `2^{10}`, `\binom52`) have one value. Formulas
 fixed pseudo-random points, where different polynomials do not agree by chance (Schwartz 1980, J. ACM 27, 701).
 """
 
+import re
 from fractions import Fraction
 from functools import lru_cache
 from typing import Any
@@ -14,7 +15,9 @@ from data.grading.arithmetic import NotReadableError, OutOfRangeError, close
 from data.grading.formula import Value, compute
 from data.grading.tokens import ALL_WHOLE, whole_names
 
-_POINTS = range(4)
+_IMAGINARY = re.compile(r"(?<![A-Za-z\\])i(?![A-Za-z])|cis")
+_POINTS = range(6)
+_FAR = 4  # from this point on the variables are large: |x + 1| is not x + 1, and x mod 3 is not x
 
 
 class _Points(dict[str, Any]):
@@ -30,6 +33,7 @@ class _Points(dict[str, Any]):
             value = Fraction(3 + seed % 150)
         else:
             size = Fraction(3, 10) + Fraction(2 * (crc32(name.encode(), seed) >> 1) + 1, 1 << 32)
+            size *= 1 if self.point < _FAR else 400
             value = -size if self.point % 2 else size
         self[name] = value
         return value
@@ -88,7 +92,12 @@ def same_value(left: str, right: str) -> bool | None:
             ambiguous = False
             equal = True
             for point in _POINTS:
-                first, second = evaluate(left, point, whole, odd_roots), evaluate(right, point, whole, odd_roots)
+                try:
+                    first, second = (evaluate(text, point, whole, odd_roots) for text in (left, right))
+                except OutOfRangeError:
+                    if point < _FAR:
+                        raise
+                    continue
                 ambiguous |= first.has_odd_root or second.has_odd_root
                 equal = close(first.value, second.value)
                 if not equal or not (first.names or second.names):
@@ -97,7 +106,28 @@ def same_value(left: str, right: str) -> bool | None:
             return None
         if equal or not (ambiguous or _has_root(left, right)):
             break
-    return equal
+    return equal or _equal_where_real(left, right, whole)
+
+
+def _equal_where_real(left: str, right: str, whole: frozenset[str]) -> bool:
+    r"""Whether two formulas are real at the same points, and equal there: `\sqrt{1/n}` and `1/\sqrt n`."""
+    if _IMAGINARY.search(left) or _IMAGINARY.search(right):
+        return False
+    compared = 0
+    for point in _POINTS:
+        try:
+            first, second = (arithmetic.real(evaluate(text, point, whole).value) for text in (left, right))
+        except OutOfRangeError:
+            continue
+        except NotReadableError:
+            return False
+        if bool(first.imag) != bool(second.imag):
+            return False
+        if not first.imag:
+            compared += 1
+            if not close(first, second):
+                return False
+    return 1 < compared < len(_POINTS)
 
 
 def _has_root(left: str, right: str) -> bool:
@@ -118,7 +148,7 @@ def proportional(left: str, right: str, *, positive: bool = False) -> bool | Non
     ratios = []
     names = set()
     try:
-        for point in _POINTS:
+        for point in range(_FAR):
             first, second = evaluate(left, point, whole), evaluate(right, point, whole)
             names |= {first.names, second.names}
             ratios.append(arithmetic.divide(first.value, second.value))

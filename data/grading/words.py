@@ -84,37 +84,56 @@ def number_of(words: str) -> str | None:
 
 
 _FUNCTION_WORDS = frozenset(
-    "is are was were be been being am has have had do does did can cannot could will would shall should may might must "
-    "not no none never nor and or but if then else than that which who whose what when where while because since so to "
-    "from into onto over under above below between by with without within about approximately roughly nearly almost "
-    "around plus minus times divided multiplied squared cubed factorial base mod modulo remainder root reciprocal "
-    "inverse negative half twice thrice double more less fewer greater smaller larger most least both either neither "
-    "wrong incorrect false impossible undefined except instead versus vs unless until point log ln sin cos tan fails "
-    "fail failed rejected invalid excluded extraneous eliminated discarded".split()
+    "не нет nicht kein keine is are was were be been being am has have had do does did can cannot could will would "
+    "shall should may might must not no none never nor and or but if then else than that which who whose what when "
+    "where while because since so to from into onto over under above below between by with without within about "
+    "approximately roughly nearly almost around plus minus times divided multiplied squared cubed factorial base "
+    "mod modulo remainder root reciprocal inverse negative half twice thrice double more less fewer greater smaller "
+    "larger most least both either neither wrong incorrect false impossible undefined except instead versus vs "
+    "unless until point log ln sin cos tan fails short too off ish doubled halved tripled quadrupled raised added "
+    "subtracted increased decreased reduced fail failed rejected invalid excluded extraneous eliminated discarded "
+    "maybe perhaps missing bound otherwise elsewhere".split()
 )
 """Words that say something about the number beside them, so that it is not the answer; other words name what is
 counted or measured."""
+_PLURALS = frozenset(
+    "th st nd rd people children men women feet teeth mice geese oxen dice fish sheep deer cattle data".split()
+)
 _DENIALS = frozenset(
     "not no none never cannot without except less more most least fewer about approximately nearly roughly almost if "
     "unless or impossible false wrong incorrect".split()
 )
+_CHINESE_DENIAL = re.compile("[不非没無无未否]")
+_CHINESE_CHANGE = re.compile("[不非没無无未否上下左右多余约倍负或和与到至近超]")
 _COPULAS = ("is", "are", "equals", "was", "be")
 _NEUTRAL = frozenset(
     "the a an final answer result solution value total sum amount number count so thus therefore hence exactly only "
     "just we get have obtain of".split()
 )
-_ADVERBS = re.compile(r"\s*,?\s*\b(?:altogether|overall|in total|in all|respectively)\W*$", re.IGNORECASE)
+_ADVERBS = re.compile(r"\s*,?\s*\b(?:altogether|overall|in total|in all|respectively|only|exactly)\W*$", re.IGNORECASE)
 
 
-def names_what_is_counted(words: str) -> bool:
-    """Whether words behind a number name what it counts or measures ("red apples", "km from the city" not)."""
+def names_what_is_counted(words: str, one: bool = False) -> bool:
+    """Whether words behind a number name what it counts or measures: "red apples", but not "km from the city".
+
+    Something is named by a plural, or by a singular behind `one` or less; English adverbs and participles name nothing.
+    """
     parts = re.findall(r"[^\W\d_]+", words.casefold())
-    return bool(parts) and not _FUNCTION_WORDS & set(parts) and not any(map(is_part_word, parts))
+    if parts == ["times"]:
+        return True
+    if re.search(r"n['\u2019]t\b", words) or _CHINESE_CHANGE.search(words):
+        return False
+    named = one or any(_is_plural(word) for word in parts)
+    return named and bool(parts) and not _FUNCTION_WORDS & set(parts) and not any(map(is_part_word, parts))
+
+
+def _is_plural(word: str) -> bool:
+    return not word.isascii() or word in _PLURALS or (word[-1:] == "s" and word[-2:-1] not in ("s", "u", "i"))
 
 
 def denies(words: str) -> bool:
     """Whether words on the left of an equation deny or weaken it ("not x", "at least")."""
-    return bool(_DENIALS & set(re.findall(r"[^\W\d_]+", words.casefold())))
+    return bool(_DENIALS & set(re.findall(r"[^\W\d_]+", words.casefold())) or _CHINESE_DENIAL.search(words))
 
 
 def introduces(words: str) -> bool:
@@ -124,8 +143,9 @@ def introduces(words: str) -> bool:
     if not parts or re.search(r"[^\w\s:=,.'\u2019()-]", bare):
         return False
     if bare.endswith((":", "=", "是", "为")) or parts[-1] in _COPULAS:
-        return not _FUNCTION_WORDS & (set(parts[:-1]) if parts[-1] in _COPULAS else set(parts))
-    return set(parts) <= _NEUTRAL
+        stated = set(parts[:-1]) if parts[-1] in _COPULAS else set(parts)
+        return not (_FUNCTION_WORDS - _NEUTRAL) & stated and not _CHINESE_DENIAL.search(bare)
+    return set(parts) <= _NEUTRAL and (parts[-1] != "of" or parts[-2:-1] in (["total"], ["value"]))  # the sum of 8
 
 
 def is_part_word(word: str) -> bool:
@@ -170,8 +190,11 @@ def is_everything(words: str) -> bool:
 
 def named_option(words: str) -> str | None:
     """The capital letter of `option b`, `choice b` or `answer b`; None for other words."""
-    match = re.fullmatch(r"(?:option|choice|answer)(?: is)?(?: option| choice)?\s+([a-j])", words)
-    return match.group(1).upper() if match else None
+    kind = r"(?:(?:correct|right|final) )?(?:option|choice|answer)"
+    match = re.fullmatch(
+        rf"{kind}(?: is)?(?: option| choice)? ([a-j])|([a-j]) is (?:the )?(?:correct|right|{kind})", words
+    )
+    return (match.group(1) or match.group(2)).upper() if match else None
 
 
 def split_option(text: str) -> tuple[str, str] | None:

@@ -36,9 +36,9 @@ def read_choice(response: str) -> str | None:
     """The letter a response settles on, after its thinking.
 
     The last statement counts: a box that holds a letter, with or without the text of its option, or a sentence such as
-    "The answer is B". A box with something else is working. Without a statement it is a letter alone on a line, else
-    the letter that the last line begins with ("B. the ferry"). Letters are capitals: an article is no choice. Several
-    letters are no choice.
+    "The answer is B". A box with something else is working. Without a statement it is a letter alone on a line, behind
+    the last box if there is one, else the letter that the last line begins with ("B. the ferry"). Letters are capitals:
+    an article is no choice. Several letters are no choice.
     """
     text = answer_text(response)
     if text is None:
@@ -51,6 +51,8 @@ def read_choice(response: str) -> str | None:
         return max(statements)[1]
     if boxed is not None and _is_letters(boxed):
         return None
+    if boxed is not None:  # a letter in front of a box with a value is part of the working
+        text = text[text.rindex(boxed) + len(boxed) + 1 :]
     lines = [line.strip() for line in text.strip().split("\n") if line.strip()]
     for line in reversed(lines):
         if match := re.fullmatch(rf"{_LETTER}[.):]*{_CLOSE}", line):

@@ -4,6 +4,7 @@ import errno
 import json
 import re
 import traceback
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -53,7 +54,8 @@ def explain(error: Exception, recipe: Recipe, study_dir: Path, stage: Stage) -> 
         return Failure(str(error), MISTAKE)
     if isinstance(error, RanksEndedError):
         return Failure(str(error), CRASHED)
-    traceback.print_exc()
+    with suppress(OSError):  # the log may be on a full disk
+        traceback.print_exc()
     if isinstance(error, torch.OutOfMemoryError):
         return Failure(out_of_memory(recipe, stage), MISTAKE)
     if isinstance(error, OSError) and error.errno == errno.ENOSPC:

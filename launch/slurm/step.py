@@ -63,11 +63,15 @@ def main(arguments: list[str]) -> int:
         )
     if failure is None:
         return 0
-    print(f"{name}: {failure.message}", file=sys.stderr, flush=True)
+    lost = None
     try:
         record(study_dir, name, failure)
     except OSError as error:
-        print(f"and that could not be recorded: {error}", file=sys.stderr, flush=True)
+        lost = error
+    with suppress(OSError):  # the log may be on a full disk
+        print(f"{name}: {failure.message}", file=sys.stderr, flush=True)
+        if lost is not None:
+            print(f"and that could not be recorded: {lost}", file=sys.stderr, flush=True)
     return failure.status
 
 

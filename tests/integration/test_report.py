@@ -333,7 +333,7 @@ def test_sync_without_a_key_says_what_is_missing(analysed_study, transfer, monke
     assert result.stderr == (
         "transfer: there is no key for Weights & Biases; set WANDB_API_KEY or run `wandb login`, or say --offline\n"
     )
-    assert "is not a study" in transfer("sync", Path("/nonexistent")).stderr
+    assert "does not exist; `transfer run` makes it" in transfer("sync", Path("/nonexistent")).stderr
 
 
 MATH_ALONE = "suite.benchmarks=[{name: sum, group: math, scorings: {paper: last_box_text, robust: boxed}}]"

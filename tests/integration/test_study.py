@@ -284,7 +284,7 @@ def test_refused_second_command_changes_nothing(smoke_study, transfer):
 def test_report_says_when_it_is_not_of_this_recipe(smoke_study, transfer):
     result = transfer("report", SMOKE, "seeds=[0,1]", "--out", smoke_study)
     assert result.returncode == 0
-    assert "this report is not of the recipe as it is now (" in result.stderr
+    assert "the recipe has changed since this report was made (" in result.stderr
     assert transfer("report", SMOKE, "--out", smoke_study).stderr == ""
 
 

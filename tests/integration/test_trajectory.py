@@ -159,7 +159,7 @@ def test_pick_names_a_checkpoint_or_the_base(analysed_study, transfer):
 def test_mistakes_of_pick_and_trajectory(smoke_study, transfer, tmp_path):
     result = transfer("pick", smoke_study)
     assert result.returncode == 2
-    assert "has no finished trajectory of base; `transfer trajectory RECIPE` makes it" in result.stderr
+    assert f"has no finished trajectory of base; `transfer trajectory {smoke_study}` makes it" in result.stderr
     assert transfer("pick", smoke_study, "--max-drop", "-1").stderr.startswith("transfer: --max-drop is -1")
     assert "is not a study" in transfer("pick", tmp_path).stderr
     assert "invalid choice: 'hours'" in transfer("trajectory", SMOKE, "--axis", "hours").stderr
