@@ -66,16 +66,17 @@ def _eval(options: argparse.Namespace) -> int:
     return run_study(recipe, study_dir, options.json)
 
 
-def _plan(recipe: "Recipe", study_dir: Path, as_json: bool) -> int:
+def _plan(recipe: "Recipe", study_dir: Path, json_wanted: bool) -> int:
     from launch.planning.plan import build_plan
+    from launch.planning.plan_schema import as_json
     from launch.planning.plan_text import format_plan
     from launch.planning.preflight import check_before_running
     from launch.stages import build_stages
 
     check_before_running(recipe)
     plan = build_plan(recipe, build_stages(recipe), study_dir)
-    print(json.dumps(plan, indent=1) if as_json else format_plan(plan))
-    return 2 if plan["obstacles"] else 0
+    print(json.dumps(as_json(plan), indent=1) if json_wanted else format_plan(plan))
+    return 2 if plan.obstacles else 0
 
 
 def run_study(recipe: "Recipe", study_dir: Path, as_json: bool, show: bool = True) -> int:

@@ -96,11 +96,13 @@ def add_plan(commands: Any) -> None:
         commands,
         "plan",
         "show what a recipe would do",
-        "Stages with their state, updates, samples, tokens, FLOPs, and what is missing: on this machine, or with "
-        "--on slurm on the cluster of the site file.",
+        "Stages with their state, hours, memory and disk, updates, samples, tokens, FLOPs, and what is missing: on "
+        "this machine, or with --on slurm on the cluster of the site file. What finished stages took corrects the "
+        "rest.",
         _plan,
     )
     add_recipe(parser)
+    parser.add_argument("--stages", action="store_true", help="a line for every stage instead of one for each kind")
     add_cluster(parser)
 
 
@@ -119,18 +121,19 @@ def _show_plan(
 ) -> int:
     """Print the plan; `dry_run`: with the resolved recipe and the commands of ranks."""
     from launch.planning.plan import build_plan
+    from launch.planning.plan_schema import as_json
     from launch.planning.plan_text import format_plan
 
     out = ["--out", str(options.out)] if options.out else []
     invocation = shlex.join(["transfer", "run", options.recipe, *options.overrides, *out])
     plan = build_plan(recipe, stages, study_dir, invocation, read_site(options))
     if options.json:
-        print(json.dumps({"recipe": recipe.dump()} | plan if dry_run else plan, indent=1))
+        print(json.dumps(({"recipe": recipe.dump()} if dry_run else {}) | as_json(plan), indent=1))
     else:
         if dry_run:
             print(json.dumps(recipe.dump(), indent=1))
-        print(format_plan(plan, commands=dry_run))
-    return 2 if plan["obstacles"] else 0
+        print(format_plan(plan, commands=dry_run, stages=getattr(options, "stages", False)))
+    return 2 if plan.obstacles else 0
 
 
 def add_check(commands: Any) -> None:
@@ -147,7 +150,7 @@ def add_check(commands: Any) -> None:
 
 
 def _check(options: argparse.Namespace) -> int:
-    from launch.planning.needs import attention_of_runs
+    from launch.planning.plan import attention_of_runs
     from train.accounting.matching import recipe_differences, recorded_differences
 
     recipe, study_dir = read_study(options)

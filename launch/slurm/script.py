@@ -5,10 +5,10 @@ import sys
 from pathlib import Path
 from shlex import join, quote
 
-from launch.planning.fit import model_shape
-from launch.planning.needs import checkpoint_seconds, update_seconds
+from launch.planning.hours import checkpoint_seconds, setting_of, update_seconds
 from launch.slurm.jobs import Job
 from launch.slurm.site_file import ContainerSpec, JobSpec, SiteSpec
+from train.accounting.cost import model_shape
 
 ROOT = Path(__file__).resolve().parents[2]
 SERVER_PORT = 8000
@@ -127,13 +127,13 @@ def signal_seconds(job: Job, site: SiteSpec) -> int:
         return site.signal_seconds
     if job.kind != "arms":
         return _SIGNAL_SECONDS[0]  # what is there is kept
-    shape = model_shape(job.recipe)
+    setting = setting_of(job.recipe, model_shape(job.recipe), site.gpus_per_node)
     needed = []
     for arm in {str(task.stage.arguments["arm"]) for task in job.tasks}:
-        update = update_seconds(job.recipe, arm, shape)
-        if update is None or shape is None:
+        update = update_seconds(setting, arm)
+        if update is None or setting is None:
             return _UNKNOWN_SECONDS
-        needed.append(update + checkpoint_seconds(job.recipe, arm, shape) + _LEAD_SECONDS)
+        needed.append(update + checkpoint_seconds(setting, arm) + _LEAD_SECONDS)
     return min(max(round(max(needed)), _SIGNAL_SECONDS[0]), _SIGNAL_SECONDS[1])
 
 

@@ -12,6 +12,7 @@ from launch.hardware import visible_gpus
 from recipes.errors import UserError
 from recipes.loading import load_study
 from recipes.schema import Recipe
+from train.accounting.memory import sequences_of_copy, settle_vllm
 from train.arms import resolve_arm
 
 
@@ -24,7 +25,8 @@ def server_command(recipe: Recipe, study_dir: Path, arm: str, port: int, gpus: i
     Raises:
         UserError: a copy needs more GPUs than there are.
     """
-    settings, vllm = resolve_arm(recipe, arm), recipe.resources.vllm
+    settings = resolve_arm(recipe, arm)
+    vllm = settle_vllm(recipe, settings)
     assert vllm is not None and recipe.model is not None
     copies = max(1, gpus) // vllm.tensor_parallel
     if not copies:
@@ -37,6 +39,8 @@ def server_command(recipe: Recipe, study_dir: Path, arm: str, port: int, gpus: i
         "vllm", "serve", str(study_dir / "base"), "--host", "0.0.0.0", "--port", str(port),
         "--tensor-parallel-size", str(vllm.tensor_parallel), "--data-parallel-size", str(copies),
         "--max-model-len", str(length),
+        "--gpu-memory-utilization", str(vllm.memory_share),
+        "--max-num-seqs", str(sequences_of_copy(recipe, settings, copies * vllm.tensor_parallel)),
         "--dtype", recipe.model.dtype,  # a float32 checkpoint would be served as bfloat16
         # By NCCL from the first rank; probabilities as sampled, which the importance ratio is about.
         "--weight-transfer-config", '{"backend":"nccl"}',
