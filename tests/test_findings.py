@@ -10,7 +10,7 @@ from launch.planning import findings as module
 from launch.planning.disk import disk_needed, side_by_side
 from launch.planning.findings import Finding, findings, refuse
 from launch.planning.hours import checkpoint_hours, run_parts, setting_of, stage_hours
-from launch.slurm.site_file import SiteSpec, hours_of
+from launch.site_file import SiteSpec, hours_of
 from launch.stages import build_stages, stage_inputs
 from recipes.errors import UserError
 from recipes.loading import load_recipe

@@ -1,4 +1,4 @@
-"""Hours of a plan by hand: formulas, critical path, calibration by finished stages, and the figures in recipes' headers."""
+"""Hours of a plan by hand: formulas, critical path, calibration by finished stages, and the costs in recipe headers."""
 
 import json
 import re
@@ -134,7 +134,8 @@ def test_a_rehearsal_tells_the_start_of_stages_on_the_same_sort_of_machine(tmp_p
     write_json(folder / "rehearsal.json", {"rehearsal": True, "stages": rows})
     (found,), why = rehearsed(tmp_path / "s", "s", True)
     assert (found.kind, found.stages, found.seconds, why) == ("eval", 3, 80.0, None)
-    assert rehearsed(tmp_path / "s", "s", False) == ((), f"{folder} ran on a GPU, which says nothing about the hours of this study")  # fmt: skip
+    refused = f"{folder} ran on a GPU, which says nothing about the hours of this study"
+    assert rehearsed(tmp_path / "s", "s", False) == ((), refused)
     assert rehearsed(tmp_path / "other", "other", True) == ((), None)
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from eval.questions.suite_size import evaluation_responses
 from launch.hardware import CPU_STAGES, gpus_wanted
 from launch.planning.analysis_plan import diagnostics_plan
-from launch.slurm.site_file import SiteSpec
+from launch.site_file import SiteSpec
 from launch.stages import Stage
 from recipes.schema import Recipe
 from train.accounting.cost import ModelShape, bytes_per_weight, expected_tokens

@@ -18,7 +18,7 @@ from launch.hardware import gpu_models, gpus_wanted, teacher_on, visible_gpus
 from launch.planning.disk import Disk, disk_needed, gpus_of_node
 from launch.planning.hours import checkpoint_hours, setting_of, stage_hours
 from launch.planning.node import free_bytes, needs_vllm
-from launch.slurm.site_file import SiteSpec, hours_of
+from launch.site_file import SiteSpec, hours_of
 from launch.stages import Stage, build_stages, stage_states
 from recipes.errors import UserError
 from recipes.schema import Recipe

@@ -27,7 +27,7 @@ from launch.planning.preflight import completions_of_problem, unresolved_sentenc
 from launch.planning.schedule import on_one_machine, with_endless_nodes
 from launch.planning.teacher import teacher_plan
 from launch.rank_command import Rendezvous, launch_command, launch_files
-from launch.slurm.site_file import SiteSpec, hours_of
+from launch.site_file import SiteSpec, hours_of
 from launch.stages import Stage, stage_states
 from recipes.manifest import StageState, read_manifest
 from recipes.schema import Recipe

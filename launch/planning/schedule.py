@@ -7,7 +7,7 @@ import heapq
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from launch.execution.gpus import Pool, wish_of
+from launch.execution.gpus import Pool, request_of
 from launch.stages import Stage
 from recipes.schema import Recipe
 
@@ -40,7 +40,7 @@ def on_one_machine(recipe: Recipe, stages: Sequence[Stage], hours: Mapping[str, 
     while waiting or running:
         unmet = {*waiting, *(name for _, _, name in running)}
         ready = [stage for stage in waiting.values() if not unmet & set(stage.needs)]
-        for name, _ in pool.start([wish_of(recipe, stage, names) for stage in ready]):
+        for name, _ in pool.start([request_of(recipe, stage, names) for stage in ready]):
             stage = waiting.pop(name)
             began_after[name] = last
             heapq.heappush(running, (now + (hours[stage.name] or 0.0), len(began_after), name))
