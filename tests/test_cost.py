@@ -187,7 +187,13 @@ RECIPES = Path(__file__).resolve().parent.parent / "recipes"
             "vLLM's share of 26 GB cannot hold 29.5 GB of weights and the cache of one sequence of 16,384 tokens "
             "(2.7 GB); the nearest setting that works: resources.vllm.memory_share=0.4",
         ),
-        ("qwen3-14b/matched.yaml", ["resources.zero_stage=2", "resources.gpu=H100-80GB"], "per rank"),
+        # Undivided weights and gradients leave vLLM less than its copy of the weights.
+        (
+            "qwen3-14b/matched.yaml",
+            ["resources.zero_stage=2", "resources.gpu=H100-80GB"],
+            "vLLM's share of 21 GB cannot hold 29.5 GB of weights and the cache of one sequence of 16,384 tokens "
+            "(2.7 GB); the nearest setting that works: resources.zero_stage=3",
+        ),
         ("qwen3-14b/matched.yaml", ["resources.ranks=1"], "GB per rank while training, a H200-141GB has about 133"),
         # 256 x 8 completions, 7 ranks with micro-batches of 1: 2048 = 7 * 292 + 4.
         (
@@ -320,7 +326,9 @@ def test_work_between_checkpoints_is_bounded_in_hours_and_in_updates():
     assert arms["grpo"].hours_between_checkpoints == pytest.approx(4 * update, abs=0.01)  # one batch of 4 takes an hour
     parts = run_parts(setting, "sft_think")
     sft = (sum(parts.values()) - parts["start"] - parts["checkpoints"]) / 117 / 3600
-    assert arms["sft_think"].hours_between_checkpoints == pytest.approx(sft * -(-1 // sft), abs=0.01)
+    assert arms["sft_think"].hours_between_checkpoints == pytest.approx(
+        20 * sft, abs=0.01
+    )  # 41 minutes, sooner than the hour
     slower = between("train.save_every_minutes=600")[0]["grpo"]
     assert slower.hours_between_checkpoints == pytest.approx(20 * update, abs=0.02)
     sooner = between("train.save_every_minutes=1")[0]["grpo"]
