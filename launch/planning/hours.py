@@ -23,6 +23,8 @@ from train.arms import ResolvedArm, resolve_arm
 
 _BOOKKEEPING_SECONDS = {"corpus": 60.0, "questions": 10.0, "report": 60.0}
 """Of stages that read and write tables; assumed."""
+_POCKET_BOOKKEEPING_SECONDS = {"corpus": 8.0, "questions": 0.0, "report": 4.0}
+"""The same without a GPU, where data are made up and small."""
 PACKED_ROW_TOKENS = 125  # of the 128 of a packed pre-training row
 
 
@@ -207,7 +209,7 @@ def _prepared(setting: Setting, stage: Stage) -> _Made | None:
 
 
 def _corpus(setting: Setting, stage: Stage) -> _Made | None:
-    teacher, seconds = teacher_plan(setting.recipe, None, setting.gpu, setting.rates), _BOOKKEEPING_SECONDS["corpus"]
+    teacher, seconds = teacher_plan(setting.recipe, None, setting.gpu, setting.rates), _bookkeeping(setting, "corpus")
     if teacher is None:
         return 0, {"tables": seconds}
     if teacher.gpu_hours is None or setting.recipe.resources.gpu is None:
@@ -217,7 +219,12 @@ def _corpus(setting: Setting, stage: Stage) -> _Made | None:
 
 
 def _tables(setting: Setting, stage: Stage) -> _Made | None:
-    return 0, {"tables": _BOOKKEEPING_SECONDS[stage.kind]}
+    return 0, {"tables": _bookkeeping(setting, stage.kind)}
+
+
+def _bookkeeping(setting: Setting, kind: str) -> float:
+    on_gpu = setting.recipe.resources.gpu is not None
+    return (_BOOKKEEPING_SECONDS if on_gpu else _POCKET_BOOKKEEPING_SECONDS)[kind]
 
 
 def _answers(setting: Setting, responses: float, mean: int) -> tuple[int, float, float] | None:
