@@ -71,14 +71,15 @@ def eval_(options: argparse.Namespace) -> int:
 
 def _show_plan(recipe: "Recipe", study_dir: Path, options: argparse.Namespace) -> int:
     from launch.planning.plan import build_plan
+    from launch.planning.plan_schema import as_json
     from launch.planning.plan_text import format_plan
     from launch.planning.preflight import check_before_running
     from launch.stages import build_stages
 
     check_before_running(recipe)
     plan = build_plan(recipe, build_stages(recipe), study_dir)
-    print_result(options, plan, format_plan(plan))
-    return 2 if plan["obstacles"] else 0
+    print_result(options, as_json(plan), format_plan(plan))
+    return 2 if plan.obstacles else 0
 
 
 def _run(recipe: "Recipe", study_dir: Path) -> int:
