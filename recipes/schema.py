@@ -313,6 +313,7 @@ class Recipe(Spec):
 _LATER_DEFAULTS: tuple[tuple[str, Any], ...] = (
     ("alternatives", []),
     ("eager", False),
+    ("micro_batch_tokens", None),
     ("rehearsal", False),
     ("save_every_minutes", 60.0),
 )

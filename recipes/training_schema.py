@@ -43,7 +43,11 @@ class TrainSpec(Spec):
     completions_per_problem: int = Field(8, ge=1)
     """Completions per presented problem: GRPO's group size (at least 2), and the most demonstrations SFT trains on."""
     micro_batch_size: int | None = Field(None, ge=1)
-    """Completions per forward pass. null: a whole update at once."""
+    """Completions per forward and backward pass if all are as long as the limits allow; shorter ones are grouped up to
+    the same number of tokens. null: a whole update."""
+    micro_batch_tokens: int | None = Field(None, ge=1)
+    """Most tokens per forward and backward pass, prompts and padding included. null: those of `micro_batch_size` rows
+    at the length limits. It decides memory and speed; results differ by rounding."""
     learning_rate: float = Field(gt=0)
     """Peak learning rate of arms that do not set their own."""
     schedule: Literal["constant", "linear", "cosine", "warmup_stable_decay"] = "constant"
@@ -73,7 +77,7 @@ class TrainSpec(Spec):
     lora: LoraSpec | None = None
     """Train adapters and merge them into the saved weights. null: train every weight."""
     padding_free: bool = False
-    """Concatenate the rows of an SFT micro-batch without padding, with no attention between rows."""
+    """Concatenate the rows of a micro-batch without padding, with no attention between rows."""
     overlong_tokens: int = Field(0, ge=0)
     """Soft overlong punishment (DAPO, arXiv 2503.14476, Eq. 13): the reward falls by up to 1 over this many tokens
     before the length limit. 0: off."""
@@ -104,16 +108,6 @@ class TrainSpec(Spec):
             raise ValueError(
                 f"`snapshots` need `schedule: constant` or `warmup_stable_decay`: a checkpoint in the middle of a "
                 f"{self.schedule} schedule is not a shorter run"
-            )
-        return self
-
-    @model_validator(mode="after")
-    def _micro_batch_divides(self) -> Self:
-        rows = self.problems_per_step * self.completions_per_problem
-        if self.micro_batch_size and rows % self.micro_batch_size:
-            raise ValueError(
-                f"micro_batch_size {self.micro_batch_size} does not divide the {rows} completions of an update "
-                "(problems_per_step x completions_per_problem)"
             )
         return self
 

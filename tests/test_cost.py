@@ -195,12 +195,12 @@ RECIPES = Path(__file__).resolve().parent.parent / "recipes"
             "(2.7 GB); the nearest setting that works: resources.zero_stage=3",
         ),
         ("qwen3-14b/matched.yaml", ["resources.ranks=1"], "GB per rank while training, a H200-141GB has about 133"),
-        # 256 x 8 completions, 7 ranks with micro-batches of 1: 2048 = 7 * 292 + 4.
+        # 256 x 8 completions, 7 ranks: 2048 = 7 * 292 + 4.
         (
             "qwen3-14b/matched.yaml",
             ["resources.ranks=7"],
-            "an update has 2048 completions, which 7 ranks with micro-batches of 1 do not divide; the nearest setting "
-            "that works: resources.ranks=8",
+            "an update has 2048 completions, which 7 ranks do not divide; the nearest setting that works: "
+            "resources.ranks=8",
         ),
         # 2,048 + 32,768 tokens; the model was made for 32,768.
         (

@@ -120,7 +120,6 @@ def test_every_field_has_a_docstring():
         ("suite.engine={kind: endpoint, base_url: 'http://h/v1', model: m}", "must be hf or vllm, not endpoint"),
         ("corpus.sources=[{kind: file, name: x, path: /x.jsonl}]", "the scripted teacher cannot solve source 'x'"),
         ("train.temperature=0.7", "train.temperature is 0.7 but must be 1"),
-        ("train.micro_batch_size=7", "micro_batch_size 7 does not divide the"),
         ("corpus.teacher={kind: transformers}", "a sampler of kind `transformers` needs `model`"),
         ("corpus.teacher={kind: endpoint, model: m, base_url: 'http://h:port/v1'}", "is not an address such as"),
         ("corpus.pass_rate={sampler: {kind: scripted}}", "does not measure the base; use `transformers`"),

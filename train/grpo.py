@@ -64,9 +64,8 @@ def arguments(
     vllm: VllmSpec | None = None,
 ) -> GRPOConfig:
     """TRL's arguments of one run."""
-    shared = shared_arguments(settings, directory, seed, on_cpu())
     return GRPOConfig(
-        **shared,
+        **shared_arguments(settings, directory, seed, on_cpu()),
         **_vllm_arguments(settings, tokenizer, vllm if settings.sampling != "teacher" else None),
         num_generations=settings.completions_per_problem,
         max_completion_length=settings.prompt.max_completion_tokens,
@@ -74,7 +73,7 @@ def arguments(
         top_p=1.0,
         top_k=0,
         beta=settings.beta,
-        steps_per_generation=shared["gradient_accumulation_steps"] * settings.updates_per_batch,
+        steps_per_generation=settings.updates_per_batch,
         epsilon=settings.clip_low,
         epsilon_high=settings.clip_high,
         loss_type="dapo",  # one division for the whole update, as in SFT

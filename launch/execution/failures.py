@@ -110,12 +110,13 @@ def out_of_memory(recipe: Recipe, stage: Stage) -> str:
     arm, shape = resolve_arm(recipe, str(stage.arguments["arm"])), model_shape(recipe)
     now = memory_of_arm(recipe, arm, shape)
     if now is None:
-        return f"{stage.name} ran out of GPU memory; lower train.micro_batch_size or the length limits"
+        return f"{stage.name} ran out of GPU memory; lower train.micro_batch_tokens or the length limits"
     resources = recipe.resources
-    rows = arm.micro_batch_size or arm.problems_per_step * arm.completions_per_problem // resources.ranks
+    tokens = arm.tokens_per_micro_batch(resources.ranks)
+    fewer = max(tokens // 2, arm.prompt.max_prompt_tokens + arm.prompt.max_completion_tokens)
     changes: dict[str, dict[str, object]] = {}
-    if rows > 1:
-        changes[f"train.micro_batch_size={max(1, rows // 2)}"] = {"train": {"micro_batch_size": max(1, rows // 2)}}
+    if fewer < tokens:
+        changes[f"train.micro_batch_tokens={fewer}"] = {"train": {"micro_batch_tokens": fewer}}
     if resources.zero_stage < 3:
         changes["resources.zero_stage=3"] = {"resources": {"zero_stage": 3}}
     if not resources.offload:

@@ -151,6 +151,8 @@ def _training(values: _Values, recipe: Recipe, hardware: Hardware) -> None:
     values.set("train.problems_per_step", problems)
     if train.micro_batch_size is not None:
         values.set("train.micro_batch_size", micro)
+    if train.micro_batch_tokens is not None:
+        values.set("train.micro_batch_tokens", micro * (PROMPT_TOKENS + COMPLETION_TOKENS))
     values.set("train.save_every_steps", shared)
     values.lower("train.warmup_steps", 0)  # the learning rate of a warm-up starts at 0
     values.lower("train.decay_steps", 1)
@@ -174,9 +176,9 @@ def _own_settings(train: dict[str, Any], problems: int, completions: int, micro:
     """Scaled `train` settings of an arm that has its own. Its updates have as many rows as the other arms'."""
     most = {"warmup_steps": 0, "decay_steps": 1, "snapshots": 2, "overlong_tokens": COMPLETION_TOKENS // 4}
     own: dict[str, Any] = {key: min(train[key], limit) for key, limit in most.items() if train.get(key) is not None}
-    own |= {
-        key: value for key, value in {"save_every_steps": shared, "micro_batch_size": micro}.items() if key in train
-    }
+    fixed = {"save_every_steps": shared, "micro_batch_size": micro}
+    fixed |= {"micro_batch_tokens": micro * (PROMPT_TOKENS + COMPLETION_TOKENS)}
+    own |= {key: value for key, value in fixed.items() if key in train}
     if "completions_per_problem" in train or "problems_per_step" in train:
         each = min(train.get("completions_per_problem", completions), completions)
         while problems * completions % each:

@@ -108,7 +108,6 @@ def memory_of_arm(recipe: Recipe, arm: ResolvedArm, shape: ModelShape | None) ->
     if shape is None or recipe.model is None:
         return None
     resources = recipe.resources
-    rows = arm.micro_batch_size or max(1, arm.problems_per_step * arm.completions_per_problem // resources.ranks)
     memory = training_memory(
         shape,
         ranks=resources.ranks,
@@ -116,7 +115,7 @@ def memory_of_arm(recipe: Recipe, arm: ResolvedArm, shape: ModelShape | None) ->
         offload=resources.offload,
         bfloat16=recipe.model.dtype == "bfloat16",
         checkpointing=recipe.model.pocket is None,
-        tokens=rows * (arm.prompt.max_prompt_tokens + arm.prompt.max_completion_tokens),
+        tokens=arm.tokens_per_micro_batch(resources.ranks),
         adapter_rank=arm.lora.rank if arm.lora is not None else None,
     )
     reference = 0
