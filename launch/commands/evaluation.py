@@ -124,8 +124,8 @@ def _gate(options: argparse.Namespace) -> int:
     if status:
         return status if status > 1 else 2  # 1 is the verdict
     transfer = _transfer(study_dir)
-    for text in transfer.warnings:
-        print(f"transfer: warning: {text}", file=sys.stderr)
+    for found in transfer.warnings:
+        print(f"transfer: warning: {found.message}", file=sys.stderr)
     verdicts = {arm: gate(transfer, arm, options.max_drop) for arm in recipe.arms}
     if options.json:
         print(json.dumps({arm: {"passed": ok, "reasons": why} for arm, (ok, why) in verdicts.items()}, indent=1))
@@ -203,7 +203,7 @@ def _audit(options: argparse.Namespace) -> int:
 def _run_audit(options: argparse.Namespace) -> int:
     from contextlib import redirect_stdout
 
-    from eval.report.table import index_text
+    from eval.report.wording import index_text
     from launch.pairs import audit_recipes
 
     studies = audit_recipes(Path(options.recipe), options.overrides)
@@ -230,7 +230,7 @@ def _run_audit(options: argparse.Namespace) -> int:
                     "arm": arm,
                 }
                 | {"index": {group: cell.estimate for group, cell in result.index[definition].items()}}
-                | {"text": {group: index_text(result, definition, group) for group in result.index[definition]}}
+                | {"text": {group: index_text(result, definition, group, transfer.trained_group) for group in result.index[definition]}}
             )
     complete = [row | {"model": row["name"]} for row in rows if None not in row["index"].values()]
     _draw(complete, options.figure)

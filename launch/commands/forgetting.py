@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from eval.forgetting.schema import Candidate, Pick, Trajectory
     from recipes.schema import Recipe
 
-AXES = ("math", "kl_from_base", "kl_to_base", "generated_tokens", "trained_tokens", "flops", "gpu_hours")
+AXES = ("trained_gain", "kl_from_base", "kl_to_base", "generated_tokens", "trained_tokens", "flops", "gpu_hours")
 
 
 def add_trajectory(commands: Any) -> None:
@@ -23,11 +23,11 @@ def add_trajectory(commands: Any) -> None:
         "trajectory",
         "forgetting curves: every checkpoint on a slice of the suite",
         "Run what is missing of a study up to its trajectories and show what every checkpoint gained and lost, and the "
-        "arms at equal held-out math gain. More checkpoints: train.snapshots=N.",
+        "arms at equal held-out gain. More checkpoints: train.snapshots=N.",
         _trajectory,
     )
     add_recipe(parser)
-    parser.add_argument("--axis", choices=AXES, default="math", help="horizontal axis of the curves (default math)")
+    parser.add_argument("--axis", choices=AXES, default="trained_gain", help="horizontal axis of the curves (default trained_gain)")
     parser.add_argument("--figure", metavar="FILE.svg", type=Path, help="draw the curves into this file")
     parser.add_argument("--gain", type=float, metavar="POINTS", help="compare the arms at this held-out gain too")
 
@@ -83,7 +83,7 @@ def _show(recipe: "Recipe", study_dir: Path, options: argparse.Namespace) -> int
 
 def format_trajectory(found: "Trajectory", axis: str) -> str:
     """The curves and the comparison at equal gain as text."""
-    from eval.report.table import bounded_text, interval_text
+    from eval.report.wording import bounded_text, interval_text
 
     groups = found.groups
     chosen = axis if all(axis in arm.axes for arm in found.arms.values()) else None
@@ -112,7 +112,7 @@ def format_trajectory(found: "Trajectory", axis: str) -> str:
         residuals = ", ".join(f"{arm} {interval_text(value, '+.1f')}" for arm, value in fit.residuals.items())
         lines += [
             "",
-            f"loss outside math on KL(base || model), one quadratic: R2 {fit.r2:.2f}; residuals {residuals}",
+            f"loss in the other groups on KL(base || model), one quadratic: R2 {fit.r2:.2f}; residuals {residuals}",
         ]
     return "\n".join(lines)
 
@@ -165,7 +165,7 @@ def _pick(options: argparse.Namespace) -> int:
 
 def format_pick(found: "Pick", study_dir: Path) -> str:
     """The choice, how it does on questions it was not chosen on, and the frontier."""
-    from eval.report.table import interval_text
+    from eval.report.wording import interval_text
 
     choice = found.choice
     frontier = sorted((row for row in found.candidates if row.on_frontier), key=lambda row: row.math_gain)
