@@ -214,7 +214,7 @@ class Recipe(Spec):
             ):
                 raise ValueError(
                     f"benchmark {benchmark.name!r} is scored {scored!r} but `corpus.answer_form` is "
-                    f"{corpus.answer_form!r}: the reward and the score of the trained group must read an answer in the same form"
+                    f"{corpus.answer_form!r}: the reward and this score must read an answer in the same form"
                 )
         return self
 

@@ -24,8 +24,8 @@ from eval.forgetting.schema import (
 )
 from eval.forgetting.trajectory import HELDOUT, checkpoints_of, scores_file, slice_parts
 from eval.responses.readings import answers_of
-from eval.statistics.decisions import comparable
 from eval.statistics.bootstrap import Answers, bootstrap_scores, seed_deviations, seed_noise
+from eval.statistics.decisions import comparable
 from eval.statistics.inference import percentile_interval
 from eval.statistics.values import Estimate, PartialEstimate
 from recipes.schema import Recipe
@@ -232,7 +232,7 @@ def common_reach(curves: Mapping[str, Curve]) -> float:
 
 
 def mean_loss(curve: Curve, trained: str) -> tuple[Array, Array]:
-    """Forgetting: the mean loss over all groups but the trained one, in points, [checkpoints] and [draws, checkpoints]."""
+    """Forgetting: the mean loss over the other groups in points, [checkpoints] and [draws, checkpoints]."""
     others = [curve.groups.index(group) for group in curve.groups if group not in (trained, HELDOUT)]
     return -curve.gain_TG[:, others].mean(axis=1), -curve.gain_DTG[:, :, others].mean(axis=2)
 
@@ -339,6 +339,8 @@ def summarise(recipe: Recipe, study_dir: Path) -> tuple[Trajectory, dict[str, li
         equal_gain=[equal_gain(curves, confidence, share * reach) for share in FRACTIONS]
         if reach > 0 and comparable(best_gains)
         else [],
-        razor=razor_fit(curves, kl, confidence, recipe.analysis.trained_group) if len(kl) == len(curves) and len(groups) > 1 else None,
+        razor=razor_fit(curves, kl, confidence, recipe.analysis.trained_group)
+        if len(kl) == len(curves) and len(groups) > 1
+        else None,
     )
     return trajectory, clock

@@ -40,7 +40,7 @@ class EqualGain(Values):
 
 
 class RazorFit(Values):
-    """Loss outside the trained group as a quadratic of KL(base || model). Without coefficients there were too few checkpoints."""
+    """Loss outside the trained group as a quadratic of KL(base || model). None without enough checkpoints."""
 
     points: int
     coefficients: list[float] | None = None

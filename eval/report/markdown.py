@@ -17,13 +17,23 @@ def render_summary(transfer: Transfer) -> str:
     lines += [f"Study `{transfer.study}`, {transfer.status}. {' '.join(certainty(transfer))}", ""]
     lines += [f"- {text}" for text in [*headline(transfer), *transfer.differences]]
     lines += [f"- {found.message}" for found in transfer.warnings]
-    lines += ["", "## Arms", "", *_table(["arm", "method"], [[label(a), method_of(transfer.settings[a])] for a in arms])]
+    lines += [
+        "",
+        "## Arms",
+        "",
+        *_table(["arm", "method"], [[label(a), method_of(transfer.settings[a])] for a in arms]),
+    ]
     gains = [[label(arm), *(points(result.groups[g]) for g in groups)] for arm, result in arms.items()]
     gains += [
         [f"{label(pair.first)} − {label(pair.second)}", *(points(pair.groups[g]) for g in groups)]
         for pair in transfer.contrasts
     ]
-    lines += ["", "## Gains over the base, and their differences, in points", "", *_table(["arm", *map(label, groups)], gains)]
+    lines += [
+        "",
+        "## Gains over the base, and their differences, in points",
+        "",
+        *_table(["arm", *map(label, groups)], gains),
+    ]
     scores = [
         [name, f"{transfer.base.benchmarks[name].score.estimate:.1f}"]
         + [interval_text(result.benchmarks[name].score, ".1f") for result in arms.values()]

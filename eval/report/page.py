@@ -11,8 +11,8 @@ from eval.forgetting.figures import axes_of, axis_names, forgetting_figure, razo
 from eval.forgetting.schema import Trajectory
 from eval.report.figures import curves_figure, gains_figure, index_figure, scores_figure, tradeoff_figure
 from eval.report.schema import Transfer
-from eval.report.wording import bounded_text, index_cell, index_text, interval_text, p_text, points
 from eval.report.verdict import cards, certainty, verdict
+from eval.report.wording import bounded_text, index_cell, index_text, interval_text, p_text, points
 from eval.shifts.figures import histograms_figure, kl_figure, layers_figure, visible_token, words_figure
 from eval.statistics.transfer_index import DEFINITIONS
 from eval.statistics.values import Estimate
@@ -24,7 +24,12 @@ def draw_figures(
 ) -> dict[str, Drawing]:
     """The figures of a report by name."""
     trained = transfer.trained_group
-    figures = {"tradeoff": tradeoff_figure(transfer), "gains": gains_figure(transfer), "index": index_figure(transfer), "scores": scores_figure(transfer)}
+    figures = {
+        "tradeoff": tradeoff_figure(transfer),
+        "gains": gains_figure(transfer),
+        "index": index_figure(transfer),
+        "scores": scores_figure(transfer),
+    }
     if curves:
         figures["curves"] = curves_figure(curves)
     if (trajectory := with_clock(transfer.trajectory, clock)) is not None:

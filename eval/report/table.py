@@ -11,7 +11,7 @@ def format_report(transfer: Transfer) -> str:
     groups = list(transfer.groups)
     width = max(18, 2 + max(map(len, transfer.arms), default=0))
     percent = f"{100 * transfer.confidence:.0f} %"
-    seeds = f"{len(transfer.seeds)} seed{"s" * (len(transfer.seeds) > 1)}; " if transfer.seeds else ""
+    seeds = f"{len(transfer.seeds)} seed{'s' * (len(transfer.seeds) > 1)}; " if transfer.seeds else ""
     lines = [
         f"{transfer.study}: {transfer.status}; {seeds}gains in points, {percent} intervals",
         *headline(transfer),

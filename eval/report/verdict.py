@@ -208,7 +208,7 @@ def certainty(transfer: Transfer) -> list[str]:
     """What the intervals know and what they do not."""
     sentences = []
     if transfer.status == "UNMATCHED":
-        sentences.append(f"UNMATCHED: the arms differ in {len(transfer.differences)} settings besides the method, listed below.")
+        sentences.append(f"UNMATCHED: the arms differ in {len(transfer.differences)} further settings, listed below.")
     elif transfer.status == "unknown lineage":
         sentences.append("An arm was trained elsewhere; what it was trained on is unknown.")
     seeds = len(transfer.seeds)
@@ -216,7 +216,7 @@ def certainty(transfer: Transfer) -> list[str]:
     if seeds > 1:
         sentences.append(f"{percent} over questions and {seeds} training seeds.")
     elif seeds == 1:
-        sentences.append(f"{percent} over questions. One training seed each: another seed may differ by more than they say.")
+        sentences.append(f"{percent} over questions. One training seed: another may differ by more than they say.")
     else:
         sentences.append(f"{percent} over questions.")
     if transfer.trajectory is not None and transfer.trajectory.equal_gain:
@@ -228,7 +228,9 @@ def _at_equal_gain(target: EqualGain, trained: str) -> list[str]:
     """The worst group of every arm that reaches the held-out gain with an interval and has another group."""
     parts = []
     for arm, result in target.arms.items():
-        others = {name: gain for name, gain in (result.groups or {}).items() if name != trained and gain.low is not None}
+        others = {
+            name: gain for name, gain in (result.groups or {}).items() if name != trained and gain.low is not None
+        }
         if others:
             group = min(others, key=lambda name: others[name].low or 0.0)
             parts.append(f"{label(arm)} {bounded_text(others[group])} on {label(group)}")

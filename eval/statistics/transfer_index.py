@@ -1,6 +1,6 @@
 """Transfer scores: gains of groups of benchmarks, and the transferability index.
 
-A transferability index is a ratio, TI_g = 100 * D_g / D_t with t the group that was trained on, and the four definitions differ in D. With R0_b
+A transferability index is a ratio, TI_g = 100 * D_g / D_t with t the trained group; the definitions differ in D. With R0_b
 and R_b the scores of base and tuned model on benchmark b in points (0 to 100), d_b = R_b - R0_b, and the mean
 taken over the benchmarks of group g:
 
@@ -101,7 +101,12 @@ def group_gain(scores: ArmScores, members: list[int], confidence: float) -> Inte
 
 
 def index_with_interval(
-    definition: Definition, scores: ArmScores, groups: dict[str, list[int]], group: str, confidence: float, trained: str = MATH
+    definition: Definition,
+    scores: ArmScores,
+    groups: dict[str, list[int]],
+    group: str,
+    confidence: float,
+    trained: str = MATH,
 ) -> Index:
     """TI of one group with its interval, or the reason why it is not identified."""
     members, trained_members = groups[group], groups[trained]
@@ -145,9 +150,14 @@ def index_difference(
 
 
 def without_each(
-    definition: Definition, scores: ArmScores, groups: dict[str, list[int]], group: str, confidence: float, trained: str = MATH
+    definition: Definition,
+    scores: ArmScores,
+    groups: dict[str, list[int]],
+    group: str,
+    confidence: float,
+    trained: str = MATH,
 ) -> dict[int, Index]:
-    """The index with each benchmark of the group or of the trained one left out; where a group has one alone it stays."""
+    """The index with each benchmark of the group or of the trained one left out; one that is alone stays."""
     result = {}
     for left_out in [*groups[trained], *groups[group]]:
         if len(groups[trained] if left_out in groups[trained] else groups[group]) == 1:

@@ -15,8 +15,6 @@ from recipes.errors import UserError
 if TYPE_CHECKING:
     from launch.ablation import Ablation
 
-_HELDOUT = {"name": "heldout", "group": "math", "scorings": {"paper": "last_box_text", "robust": "boxed"}}
-
 
 def add_ablate(commands: Any) -> None:
     """Add `transfer ablate`."""
@@ -37,7 +35,7 @@ def add_ablate(commands: Any) -> None:
     parser.add_argument(
         "--learning-rates",
         metavar="R1,R2,...",
-        help="choose each arm's learning rate among these, on held-out corpus math and on --seeds",
+        help="choose each arm's learning rate among these, on held-out corpus problems and on --seeds",
     )
     parser.add_argument(
         "--seeds", metavar="S1,S2", default="100,101", help="training seeds of that choice; not the recipe's own"
@@ -123,11 +121,11 @@ def report(ablation: "Ablation", as_json: bool) -> int:
 
     curves = response_curves(results(ablation), list(ablation.axes), ablation.paired)
     folder = ablation.root / "report"
-    write_json(folder / "ablation.json", curves)
-    for index, curve in enumerate(curves["curves"]):
-        name = curve["axis"].replace(".", "-") + (f"-{index}" if index else "")
+    write_json(folder / "ablation.json", curves.dump())
+    for index, curve in enumerate(curves.curves):
+        name = curve.axis.replace(".", "-") + (f"-{index}" if index else "")
         write_atomic(folder / f"{name}.svg", curves_figure(curves, index))
-    print(json.dumps(curves, indent=1) if as_json else format_curves(curves))
+    print(json.dumps(curves.dump(), indent=1) if as_json else format_curves(curves))
     if not as_json:
         print(f"\nreport: {folder}")
     return 0
@@ -160,7 +158,7 @@ def results(ablation: "Ablation") -> list[Any]:
 
 
 def _choose_rates(options: argparse.Namespace) -> int:
-    """The rule for learning rates: the same points for every arm, judged on held-out corpus math, on other seeds."""
+    """The rule for learning rates: the same points for every arm, judged on held-out problems, on other seeds."""
     from launch.ablation import read_ablation
     from recipes.loading import load_recipe
 
@@ -174,15 +172,22 @@ def _choose_rates(options: argparse.Namespace) -> int:
         raise UserError(f"seed {reported[0]} is one that the study reports; choose rates on others, with --seeds")
     if not recipe.corpus.heldout_problems:
         raise UserError("learning rates are chosen on corpus.heldout_problems, which this recipe has none of")
+    scorings = {"paper": "last_box_text", "robust": recipe.corpus.answer_form}
+    heldout = {"name": "heldout", "group": recipe.analysis.trained_group, "scorings": scorings}
     suite = {
-        "benchmarks": [_HELDOUT],
+        "benchmarks": [heldout],
         "questions": recipe.corpus.heldout_problems,
         "max_prompt_tokens": recipe.prompt.max_prompt_tokens,
         "max_response_tokens": recipe.prompt.max_completion_tokens,
     }
     if recipe.suite is not None:
         suite["engine"] = recipe.suite.engine.model_dump(mode="json")
-    settings = [*options.overrides, f"seeds={json.dumps(seeds)}", f"suite={json.dumps(suite)}", "analysis={}"]
+    settings = [
+        *options.overrides,
+        f"seeds={json.dumps(seeds)}",
+        f"suite={json.dumps(suite)}",
+        f"analysis={{trained_group: {recipe.analysis.trained_group}}}",
+    ]
     settings += [f"study={recipe.study}-rates", "train.snapshots=0"]
     settings += ["probe=null", "trajectory=null", "diagnostics=null"]
     axes = [f"arms.{arm}.learning_rate={','.join(map(repr, rates))}" for arm in recipe.trained]

@@ -230,7 +230,12 @@ def _run_audit(options: argparse.Namespace) -> int:
                     "arm": arm,
                 }
                 | {"index": {group: cell.estimate for group, cell in result.index[definition].items()}}
-                | {"text": {group: index_text(result, definition, group, transfer.trained_group) for group in result.index[definition]}}
+                | {
+                    "text": {
+                        group: index_text(result, definition, group, transfer.trained_group)
+                        for group in result.index[definition]
+                    }
+                }
             )
     complete = [row | {"model": row["name"]} for row in rows if None not in row["index"].values()]
     _draw(complete, options.figure)

@@ -27,7 +27,9 @@ def add_trajectory(commands: Any) -> None:
         _trajectory,
     )
     add_recipe(parser)
-    parser.add_argument("--axis", choices=AXES, default="trained_gain", help="horizontal axis of the curves (default trained_gain)")
+    parser.add_argument(
+        "--axis", choices=AXES, default="trained_gain", help="horizontal axis of the curves (default trained_gain)"
+    )
     parser.add_argument("--figure", metavar="FILE.svg", type=Path, help="draw the curves into this file")
     parser.add_argument("--gain", type=float, metavar="POINTS", help="compare the arms at this held-out gain too")
 
@@ -67,12 +69,12 @@ def _show(recipe: "Recipe", study_dir: Path, options: argparse.Namespace) -> int
         from eval.forgetting.figures import axes_of, forgetting_figure
         from recipes.manifest import write_atomic
 
-        if options.axis not in axes_of(found):
+        if options.axis not in axes_of(found, recipe.analysis.trained_group):
             raise UserError(
-                f"--axis {options.axis} was not measured in {study_dir}; there are {', '.join(axes_of(found))}"
+                f"--axis {options.axis} was not measured in {study_dir}; there are {', '.join(axes_of(found, recipe.analysis.trained_group))}"
                 + (" (KL needs `probe`)" if options.axis.startswith("kl") else "")
             )
-        write_atomic(options.figure, forgetting_figure(found, options.axis).svg)
+        write_atomic(options.figure, forgetting_figure(found, options.axis, recipe.analysis.trained_group).svg)
         print(f"figure: {options.figure}", file=sys.stderr)
     if options.json:
         print(json.dumps(found.dump(), indent=1))
@@ -143,9 +145,9 @@ def add_pick(commands: Any) -> None:
         commands,
         "pick",
         "the checkpoint to ship",
-        "The checkpoint with the largest math gain whose worst other group lost at most --max-drop points, with the "
-        "frontier it was chosen from. Chosen on one half of the slice, reported on the other. Exit status 1 if it is "
-        "the base.",
+        "The checkpoint that gained most in the trained group and by its bounds lost at most --max-drop points in any "
+        "group; of equals the safer. Chosen on one half of the slice; the base is kept where the other half "
+        "contradicts. Exit status 1 if it is the base.",
         _pick,
     )
     add_study_dir(parser)
@@ -167,25 +169,24 @@ def format_pick(found: "Pick", study_dir: Path) -> str:
     """The choice, how it does on questions it was not chosen on, and the frontier."""
     from eval.report.wording import interval_text
 
-    choice = found.choice
-    frontier = sorted((row for row in found.candidates if row.on_frontier), key=lambda row: row.math_gain)
-    lines = [f"{'':2}{'frontier (half of the slice)':<44}{'math gain':>10}{'worst loss':>12}  worst group"]
+    proposed = found.proposed
+    frontier = sorted((row for row in found.candidates if row.on_frontier), key=lambda row: row.trained_gain.low)
+    lines = [f"{'':2}{'frontier (half of the slice)':<34}{'gain':>24}{'in the worst group':>26}{'passes from':>13}"]
     for row in frontier:
-        mark = "> " if row == choice else "  "
-        lines.append(f"{mark}{model_name(row):<44}{row.math_gain:>+10.1f}{row.worst_loss:>12.1f}  {row.worst_group}")
-    if choice.arm is None:
-        return "\n".join(
-            [*lines, "", f"no checkpoint keeps every group within {found.max_drop:g} points: keep the base"]
-        )
-    weights = study_dir / "arms" / choice.arm / f"seed-{choice.seed}"
-    final = weights / "final"
-    snapshot = weights / "snapshots" / f"step-{choice.update}"
-    lines += [
-        "",
-        f"ship {model_name(choice)}: {snapshot if snapshot.exists() else final}",
-        "on the other half of the slice:",
-    ]
-    return "\n".join([*lines, *(f"  {group:<24}{interval_text(v, '+.1f')}" for group, v in found.reported.items())])
+        mark = "> " if row == proposed else "  "
+        gain, worst = interval_text(row.trained_gain, "+.1f"), interval_text(row.worst_gain, "+.1f")
+        lines.append(f"{mark}{model_name(row):<34}{gain:>24}{worst:>26}{row.safe_limit:>13.1f}  {row.worst_group}")
+    lines.append("passes from: the smallest --max-drop that it can be expected to pass on as many other questions")
+    if proposed is None or proposed.arm is None:
+        return "\n".join([*lines, "", f"keep the base: {'; '.join(found.refused)}"])
+    reported = [f"  {group:<24}{interval_text(value, '+.1f')}" for group, value in found.reported.items()]
+    if found.refused:
+        lines += ["", f"keep the base: {model_name(proposed)} was proposed, but {'; '.join(found.refused)}"]
+    else:
+        weights = study_dir / "arms" / proposed.arm / f"seed-{proposed.seed}"
+        snapshot = weights / "snapshots" / f"step-{proposed.update}"
+        lines += ["", f"ship {model_name(proposed)}: {snapshot if snapshot.exists() else weights / 'final'}"]
+    return "\n".join([*lines, f"{model_name(proposed)} on the other half of the slice:", *reported])
 
 
 def model_name(row: "Candidate") -> str:
