@@ -98,7 +98,7 @@ def test_one_rate_for_all_arms_is_one_label(tmp_path):
         (["train.steps=2"], ["train.steps=2,3"], "an ablation needs axes: either"),
         (["train.steps"], [], "is not of the form key=value,value"),
         (["train.stepz=2,3"], [], "did you mean `steps`"),
-        (["train.steps=2,2"], [], "two points are the same: steps-2"),
+        (["train.steps=2,2"], [], "two points are called steps-2"),
         ([], ["train.steps=2,3", "train.warmup_steps=1"], "train.steps has 2, train.warmup_steps has 1"),
         (["train.steps=0,2"], [], "train.steps"),
     ],
@@ -239,7 +239,7 @@ def test_a_smoke_ablation_shares_its_base_and_draws_its_curve(smoke_study, trans
     values["prompt"]["suffix"] = " else"
     study.write_text(json.dumps(values))
     with pytest.raises(UserError, match=r"prompt\.suffix"):
-        report(made, as_json=True)
+        report(made)
 
 
 @pytest.mark.parametrize(("status", "runs"), [(STOPPED, 2), (INTERRUPTED, 2), (1, 3), (0, 3)])

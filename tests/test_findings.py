@@ -10,7 +10,7 @@ from launch.planning import findings as module
 from launch.planning.findings import Finding, findings, refuse
 from launch.planning.fit import model_shape
 from launch.planning.needs import checkpoint_hours, disk_needed, gpu_hours_of_run, side_by_side, stage_hours, wall_clock
-from launch.slurm.site_file import SiteSpec, hours_of
+from launch.site_file import SiteSpec, hours_of
 from launch.stages import Stage, build_stages, stage_inputs
 from recipes.errors import UserError
 from recipes.loading import load_recipe

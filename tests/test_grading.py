@@ -4,9 +4,14 @@ import json
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from data.grading.grader import Grader, extract_answer, last_boxed
 from data.grading.notation import plain
+from data.grading.outcome import Outcome
+from data.grading.policy import Policy
+from data.grading.tree import Leaf
 from eval.scorers.answers import score_exact
 from eval.scorers.rules import score
 from recipes.loading import load_recipe
@@ -17,6 +22,11 @@ from train.rewards import RecordedReward
 
 SMOKE = Path(__file__).resolve().parent.parent / "recipes" / "pocket" / "smoke.yaml"
 CASES = [json.loads(line) for line in (Path(__file__).parent / "golden" / "grading.jsonl").read_text().splitlines()]
+
+
+GOLDEN = Path(__file__).parent / "golden"
+REPORTS = [json.loads(line) for line in (GOLDEN / "grading_reports.jsonl").read_text().split("\n") if line]
+KINDS = [json.loads(line) for line in (GOLDEN / "grading_kinds.jsonl").read_text().split("\n") if line]
 
 
 @pytest.fixture(scope="module")
@@ -108,3 +118,109 @@ def test_score_exact():
     assert score_exact("<think>hm</think>\n\ncat", "cat").correct
     assert score_exact("<think>cat", "cat").outcome == "no_answer"
     assert score_exact("the cat", "cat").outcome == "wrong"
+
+
+@pytest.mark.parametrize("kind", sorted({case["kind"] for case in REPORTS}))
+def test_cases_of_public_reports(kind, grader):
+    """Cases built after public bug reports about math graders, by kind."""
+    cases = [case for case in REPORTS if case["kind"] == kind]
+    wrong = [
+        case
+        for case in cases
+        if grader.grade(case["response"], case["gold"], case["form"]).correct != (case["expected"] == "correct")
+    ]
+    assert not wrong
+
+
+@pytest.mark.parametrize("kind", sorted({case["kind"] for case in KINDS}))
+def test_further_cases_of_each_kind(kind, grader):
+    """Equivalences and near misses of the same kinds, made for this grader: docs/grading.md in examples."""
+    cases = [case for case in KINDS if case["kind"] == kind]
+    grades = grader.grade_many([f"so \\boxed{{{case['answer']}}}" for case in cases], [case["gold"] for case in cases])
+    wrong = [
+        case for case, grade in zip(cases, grades, strict=True) if grade.correct != (case["expected"] == "correct")
+    ]
+    assert not wrong
+
+
+@pytest.mark.parametrize(
+    ("switch", "answer", "gold"),
+    [
+        ("missing_unit", "5", r"5\text{ cm}"),
+        ("convert_units", r"500\text{ cm}", r"5\text{ m}"),
+        ("convert_units", r"1\text{ km}^2", r"1000000\text{ m}^2"),
+        ("bare_percent", "10", r"10\%"),
+        ("fraction_for_percent", "0.1", r"10\%"),
+        ("missing_base", "52", "52_8"),
+        ("rounded", "0.333", r"\frac{1}{3}"),
+        ("list_for_tuple", "1, 2", "(1,2)"),
+    ],
+)
+def test_a_debatable_answer_is_correct_with_its_switch_only(switch, answer, gold):
+    on, off = (Grader(policy=Policy(**{switch: value})) for value in (True, False))
+    assert on.grade(f"\\boxed{{{answer}}}", gold).correct
+    assert not off.grade(f"\\boxed{{{answer}}}", gold).correct
+
+
+@pytest.mark.parametrize(
+    ("switch", "answer", "gold"),
+    [
+        ("missing_unit", "6", r"5\text{ cm}"),
+        ("convert_units", r"500\text{ cm}", r"50\text{ m}"),
+        ("convert_units", r"5\text{ s}", r"5\text{ m}"),
+        ("bare_percent", "0.1", r"10\%"),
+        ("fraction_for_percent", "0.2", r"10\%"),
+        ("missing_base", "42", "52_8"),
+        ("missing_base", "52_9", "52_8"),
+        ("rounded", "0.334", r"\frac{1}{3}"),
+        ("rounded", "0.3", r"\frac{1}{3}"),
+        ("rounded", "0.333", "0.334"),
+        ("list_for_tuple", "2, 1", "(1,2)"),
+    ],
+)
+def test_a_switch_does_not_accept_other_values(switch, answer, gold):
+    assert not Grader(policy=Policy(**{switch: True})).grade(f"\\boxed{{{answer}}}", gold).correct
+
+
+def test_explanation(grader):
+    explained = grader.explain(r"so \boxed{m+n = 7}", "7")
+    assert explained.grade == (Outcome.CORRECT, "m+n = 7")
+    assert explained.answer == Leaf("7", name="m+n")
+    assert explained.reference == Leaf("7")
+    assert explained.rules[-1] == "the same formula"
+    assert grader.explain(r"\boxed{\frac{1}{2}}", "0.5").rules[-1] == "values"
+    assert grader.explain(r"\boxed{> 5}", "5").answer == "an inequality without a side"
+    assert grader.explain("no box", "5").grade.outcome is Outcome.NO_ANSWER
+
+
+@pytest.mark.parametrize(
+    ("completion", "answer"),
+    [
+        ("The answer is:\n42", "42"),
+        ("The answer is:42", "42"),
+        ("The answer is:\n**B**", "B"),
+        ("**Final Answer**\n\n$$\n42\n$$", "42"),
+        ("**Answer:** $\\frac{5}{6}$, as claimed.", r"\frac{5}{6}"),
+        ("The answer is 42. Let me check.", "42"),
+        ("The answer is A, C", "A, C"),
+        ("#### $29.00", "$29.00"),
+        ("The answer is 12.\n#### Subcase: \\( j = 1 \\)", "12."),
+        ("#### 1. Setup\nThe answer is 7", "7"),
+        ("\\boxed{7}\nThe answer is expected as a fraction.", "7"),
+        ("\\boxed{7}\nThe answer is 8.", "8."),
+        ("The answer is 3, so \\boxed{", None),
+    ],
+)
+def test_statements_of_a_plain_answer(completion, answer):
+    assert extract_answer(completion, "plain") == answer
+
+
+@given(
+    st.text(alphabet="ABx1 2=.:\n#*$\\{}answer is boxed", max_size=80),
+    st.sampled_from(
+        ["The answer is 42", "**Answer:** $\\frac12$", "The answer is:\n(B)", "So \\boxed{x=5}.", "#### 18"]
+    ),
+)
+@settings(max_examples=300, deadline=None)
+def test_text_before_the_final_statement_does_not_change_the_reading(before, statement):
+    assert extract_answer(f"{before}\n{statement}", "plain") == extract_answer(statement, "plain")

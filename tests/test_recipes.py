@@ -122,8 +122,8 @@ def test_every_field_has_a_docstring():
         ("train.temperature=0.7", "train.temperature is 0.7 but must be 1"),
         ("train.micro_batch_size=7", "micro_batch_size 7 does not divide the"),
         ("corpus.teacher={kind: transformers}", "a sampler of kind `transformers` needs `model`"),
-        ("corpus.teacher={kind: endpoint, model: m, base_url: 'http://h:port/v1'}", "is no address such as"),
-        ("corpus.pass_rate={sampler: {kind: scripted}}", "does not measure the base; say `transformers`"),
+        ("corpus.teacher={kind: endpoint, model: m, base_url: 'http://h:port/v1'}", "is not an address such as"),
+        ("corpus.pass_rate={sampler: {kind: scripted}}", "does not measure the base; use `transformers`"),
         (
             "corpus.pass_rate={low: 0.9, high: 0.1, sampler: {kind: transformers, model: base}}",
             "`low` 0.9 is above `high` 0.1",

@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from launch.planning.fit import model_shape
 from launch.planning.needs import checkpoint_seconds, gpu_hours_of_run
 from launch.run import check_site
+from launch.site_file import SiteSpec, find_site, load_site
 from launch.slurm.jobs import Needed, make_jobs, tasks_of_study
 from launch.slurm.script import render, signal_seconds
-from launch.slurm.site_file import SiteSpec, find_site, load_site
 from launch.slurm.vllm_server import server_command
 from launch.stages import build_stages
 from recipes.errors import UserError
@@ -254,8 +254,8 @@ def test_secrets_and_yaml_times_are_refused_with_a_sentence(tmp_path):
     for text, message in (
         ("environment: {WANDB_API_KEY: x}", "WANDB_API_KEY looks like a secret"),
         ("time_limit: 24:00:00", "write it in quotes, such as '24:00:00'"),
-        ("time_limit: soon", "'soon' is not a time as Slurm writes it"),
-        ("directives: [--nodes=3]", "is decided by the recipe and the stage"),
+        ("time_limit: soon", "'soon' is not a time in Slurm's format"),
+        ("directives: [--nodes=3]", "is set from the recipe"),
         ("directives: ['--comment=a b']", "is not an option such as"),
         ("partitoin: gpu", "did you mean `partition`"),
         ("- a", "site file"),

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow.parquet as pq
 
 from eval.forgetting.schema import (
     EqualGain,
@@ -24,6 +23,7 @@ from eval.forgetting.schema import (
 )
 from eval.forgetting.trajectory import HELDOUT, checkpoints_of, scores_file, slice_parts
 from eval.responses.readings import answers_of
+from eval.scorers.records import read_scores
 from eval.statistics.bootstrap import Answers, bootstrap_scores, seed_deviations, seed_noise
 from eval.statistics.decisions import comparable
 from eval.statistics.inference import percentile_interval
@@ -86,14 +86,12 @@ def read_slice(recipe: Recipe, study_dir: Path) -> Slice:
     answers, halves = [], []
     for part in slice_parts(recipe, study_dir):
         tables = {
-            f"{arm} seed {seed} update {step}": pq.read_table(
-                scores_file(folders[arm, seed], step, part.benchmark.name)
-            ).to_pydict()
+            f"{arm} seed {seed} update {step}": read_scores(scores_file(folders[arm, seed], step, part.benchmark.name))
             for arm, seed, step in [("base", 0, 0), *models]
         }
         answers.append(answers_of(part.benchmark.name, part.benchmark.group, tables))
         first = tables["base seed 0 update 0"]
-        contexts = dict(zip(first["question_id"], first["cluster"], strict=True))
+        contexts = {row.question_id: row.cluster for row in first}
         halves.append(np.array([sha256(str(context).encode()).digest()[0] % 2 == 0 for context in contexts.values()]))
     return Slice(answers, models, halves)
 

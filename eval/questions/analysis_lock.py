@@ -61,7 +61,7 @@ def write_lock(recipe: Recipe, study_dir: Path) -> None:
     path = study_dir / LOCK
     if path.exists():
         return
-    asked = any((study_dir / "eval").glob("*/*/chunk-*")) if (study_dir / "eval").exists() else False
+    asked = any(path for name in ("chunk-*", "answers-*") for path in (study_dir / "eval").glob(f"*/*/{name}"))
     values = declared(recipe)
     write_json(path, {"declared": values, "sha256": hash_json(values), "before": not asked})
 

@@ -1,7 +1,7 @@
 """Transfer scores: gains of groups of benchmarks, and the transferability index.
 
-A transferability index is a ratio, TI_g = 100 * D_g / D_t with t the trained group; the definitions differ in D. With R0_b
-and R_b the scores of base and tuned model on benchmark b in points (0 to 100), d_b = R_b - R0_b, and the mean
+A transferability index is a ratio, TI_g = 100 * D_g / D_t with t the trained group; the definitions differ in D. With
+R0_b and R_b the scores of base and tuned model on benchmark b in points (0 to 100), d_b = R_b - R0_b, and the mean
 taken over the benchmarks of group g:
 
     points    D_g = mean d_b

@@ -17,7 +17,7 @@ from launch.hardware import gpu_models, gpus_wanted, teacher_on, visible_gpus
 from launch.planning.fit import model_shape
 from launch.planning.needs import Disk, checkpoint_hours, disk_needed, gpus_of_node, stage_hours
 from launch.planning.node import free_bytes, needs_vllm
-from launch.slurm.site_file import SiteSpec, hours_of
+from launch.site_file import SiteSpec, hours_of
 from launch.stages import Stage, build_stages, stage_states
 from recipes.errors import UserError
 from recipes.schema import Recipe

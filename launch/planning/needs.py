@@ -13,7 +13,7 @@ from eval.questions.suite_size import evaluation_responses
 from launch.hardware import CPU_STAGES, gpus_wanted
 from launch.planning.analysis_plan import diagnostics_plan, trajectory_plan
 from launch.planning.preflight import completions_of_problem
-from launch.slurm.site_file import SiteSpec
+from launch.site_file import SiteSpec
 from launch.stages import Stage
 from recipes.manifest import read_manifest
 from recipes.schema import Recipe

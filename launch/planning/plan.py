@@ -20,7 +20,7 @@ from launch.planning.needs import (
 )
 from launch.planning.preflight import completions_of_problem, unresolved_sentences, warnings
 from launch.rank_command import Rendezvous, launch_command, launch_files
-from launch.slurm.site_file import SiteSpec
+from launch.site_file import SiteSpec
 from launch.stages import Stage, stage_states
 from recipes.manifest import read_manifest
 from recipes.schema import Recipe

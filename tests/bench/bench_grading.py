@@ -17,8 +17,8 @@ from pathlib import Path
 
 from trl.rewards import accuracy_reward
 
-from data.grading.answer_tree import read_answer
 from data.grading.grader import Grader
+from data.grading.reading import read_answer
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 GOLDEN = ROOT / "tests" / "golden" / "grading.jsonl"

@@ -10,9 +10,9 @@ import torch
 import zstandard
 from transformers import AutoTokenizer, GemmaConfig, GemmaForCausalLM, LlamaConfig, LlamaForCausalLM
 
+from data.prompts.prompt import load_tokenizer
 from eval.questions.build import load_questions
-from eval.responses.engines import load_engine
-from eval.responses.harness import ask, build_task
+from eval.responses.harness import render, require_lengths
 from launch.pairs import evaluation_recipe
 from recipes.errors import UserError
 from tests.template_shapes import SHAPES
@@ -153,11 +153,11 @@ def test_prompt_that_fills_the_context_is_refused(two_families):
     recipe = evaluation_recipe(str(folder / "llama"), models, folder / "suite.yaml", "tiny", overrides)
     benchmark = recipe.suite.benchmarks[0]
     questions = load_questions(recipe, benchmark, folder / "study")
-    engine = load_engine(recipe, folder / "study" / "base", "base")
-    task, chat = build_task(recipe, folder, benchmark, "native", questions)
+    tokenizer = load_tokenizer(str(folder / "study" / "base"))
+    prompts = render(recipe, tokenizer, benchmark, "native", questions)
     with pytest.raises(UserError) as caught:
-        ask(recipe, engine, task, chat, questions, 0)
-    length = len(engine.tok_encode(task.instances[0].args[0]))
+        require_lengths(recipe, folder / "study" / "base", prompts)
+    length = len(tokenizer(prompts[0].text)["input_ids"])
     assert length > 256
     assert str(caught.value) == (
         f"the prompt of question {questions[0].question_id} of sums-native has {length} tokens and the model's context "
