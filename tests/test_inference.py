@@ -226,7 +226,7 @@ def test_comparison_agrees_within_the_margin():
 def test_gate_looks_at_the_lower_end():
     arm = arm_values({"math": estimate(5, 3, 7), "other": estimate(-0.5, -1.9, 0.9)})
     # A warning of another kind does not decide, whatever its words.
-    other = {"warnings": ["b: its score says nothing"], "warning_codes": ["few_questions"]}
+    other = {"warnings": [{"code": "few_questions", "message": "b: its score says nothing"}]}
     transfer = make_transfer(arms={"m": arm}, **other)
     passed, (sentence,) = gate(transfer, "m", 2.0)
     assert passed
@@ -234,5 +234,8 @@ def test_gate_looks_at_the_lower_end():
     passed, (sentence,) = gate(transfer, "m", 1.8)
     assert not passed
     assert "may have lost up to 1.9 points on other" in sentence
-    silent = {"warnings": ["b: no response of m is complete"], "warning_codes": ["all_truncated"]}
-    assert gate(make_transfer(arms={"m": arm}, **silent), "m", 100.0) == (False, silent["warnings"])
+    for model, passes in (("m", False), ("base", False), ("another arm", True)):
+        silent = {"code": "all_truncated", "message": "b: no response is complete", "model": model}
+        passed, sentences = gate(make_transfer(arms={"m": arm}, warnings=[silent]), "m", 100.0)
+        assert passed == passes
+        assert (sentences == [silent["message"]]) == (not passes)
