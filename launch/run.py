@@ -9,7 +9,7 @@ from pathlib import Path
 from launch.execution.local import run_local
 from launch.execution.processes import note_run
 from launch.planning.findings import findings, refuse
-from launch.planning.fit import model_shape, obstacles
+from launch.planning.fit import obstacles
 from launch.planning.preflight import check_resolved, warnings
 from launch.site_file import SiteSpec
 from launch.slurm.jobs import Task, states_of
@@ -18,6 +18,7 @@ from launch.stages import Stage
 from recipes.errors import UserError
 from recipes.manifest import write_atomic, write_json
 from recipes.schema import Recipe
+from train.accounting.cost import model_shape
 from train.accounting.matching import require_matched
 
 

@@ -14,17 +14,17 @@ class VllmSpec(Spec):
     mode: Literal["colocate", "server"] = "colocate"
     """colocate: on the training GPUs, alternating with training. server: a separate `vllm serve`, which runs at
     `server_url` or, on a cluster, is started by every job on `server_nodes` further nodes."""
-    memory_share: float = Field(0.3, gt=0, lt=1)
-    """Share of a GPU's memory that a colocated vLLM takes for weights and cache. The training states must fit
-    beside it; with `sleep`, without activations."""
+    memory_share: float | None = Field(None, gt=0, lt=1)
+    """Share of a GPU's memory that vLLM takes for weights and cache. Beside a colocated one the training states must
+    fit; with `sleep`, without activations. null: derived from the batch it is asked for, see `transfer plan`."""
     tensor_parallel: int = Field(1, ge=1)
     """GPUs per copy of the model."""
     server_url: str | None = None
     """Address of a running server, for `mode: server`, for instance http://node17:8000. null: `server_nodes`."""
     server_nodes: int = Field(0, ge=0, le=1)
     """Nodes of a cluster job for the server, besides those that train. 0: the server is at `server_url`."""
-    sleep: bool = True
-    """Whether a colocated vLLM frees its memory during training."""
+    sleep: bool | None = None
+    """Whether a colocated vLLM frees its memory during training. null: unless it fits beside the training."""
 
     @model_validator(mode="after")
     def _server_has_address(self) -> "VllmSpec":

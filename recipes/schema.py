@@ -94,7 +94,7 @@ class Recipe(Spec):
     prompt: PromptSpec = PromptSpec()
     """Prompt and length limits."""
     corpus: CorpusSpec = CorpusSpec()
-    """The corpus. Without `sources` nothing is trained, and all arms are `external`."""
+    """The training corpus. Without `sources` nothing is trained, and all arms are `external`."""
     train: TrainSpec | None = None
     """Budget and optimizer; needed when there are arms."""
     lock: dict[str, Any] = Field(default_factory=dict)
@@ -192,13 +192,13 @@ class Recipe(Spec):
             scored = benchmark.scorings[benchmark.cell(self.analysis.reading)[1]]
             if (
                 self.trained
-                and benchmark.group == "math"
+                and benchmark.group == self.analysis.trained_group
                 and scored in ("boxed", "plain")
                 and scored != corpus.answer_form
             ):
                 raise ValueError(
                     f"benchmark {benchmark.name!r} is scored {scored!r} but `corpus.answer_form` is "
-                    f"{corpus.answer_form!r}: the reward and the math score must read an answer in the same form"
+                    f"{corpus.answer_form!r}: the reward and this score must read an answer in the same form"
                 )
         return self
 
@@ -207,7 +207,7 @@ class Recipe(Spec):
         if self.trajectory is None or self.suite is None or not self.trained:
             return self
         if not self.corpus.heldout_problems:
-            raise ValueError("`trajectory` locates equal math gain on `corpus.heldout_problems`, which is 0")
+            raise ValueError("`trajectory` locates equal gain on `corpus.heldout_problems`, which is 0")
         if self.suite.engine.kind == "endpoint":
             raise ValueError(
                 "`trajectory` loads every checkpoint itself, so `suite.engine.kind` must be hf or vllm, not endpoint"
@@ -229,6 +229,11 @@ class Recipe(Spec):
                     f"read what {item.cell(self.analysis.reading)[0]!r} stores"
                 )
         groups = {item.group for item in self.suite.benchmarks}
+        if self.analysis.trained_group not in groups:
+            raise ValueError(
+                f"no benchmark is in the group `{self.analysis.trained_group}`, which the transfer index divides by; "
+                f"set `analysis.trained_group` to one of {', '.join(sorted(groups))}"
+            )
         for claim in self.analysis.claims:
             for arm in (claim.first, claim.second):
                 if arm != "base" and arm not in self.arms:
@@ -316,6 +321,7 @@ _LATER_DEFAULTS: tuple[tuple[str, Any], ...] = (
     ("micro_batch_tokens", None),
     ("rehearsal", False),
     ("save_every_minutes", 60.0),
+    ("trained_group", "math"),
 )
 
 

@@ -116,7 +116,7 @@ def test_every_field_has_a_docstring():
             "probe=null suite.benchmarks.0.name=heldout corpus.heldout_problems=0",
             "needs `corpus.heldout_problems` above 0",
         ),
-        ("probe=null corpus.heldout_problems=0", "locates equal math gain on `corpus.heldout_problems`, which is 0"),
+        ("probe=null corpus.heldout_problems=0", "locates equal gain on `corpus.heldout_problems`, which is 0"),
         ("suite.engine={kind: endpoint, base_url: 'http://h/v1', model: m}", "must be hf or vllm, not endpoint"),
         ("corpus.sources=[{kind: file, name: x, path: /x.jsonl}]", "the scripted teacher cannot solve source 'x'"),
         ("train.temperature=0.7", "train.temperature is 0.7 but must be 1"),

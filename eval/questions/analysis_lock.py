@@ -13,6 +13,7 @@ from recipes.corpus_schema import Spec
 from recipes.errors import UserError
 from recipes.manifest import hash_file, hash_json, write_json
 from recipes.schema import Recipe, without_later_defaults
+from recipes.suite_schema import AnalysisSpec
 
 LOCK = "analysis.lock"
 _DECODING = {"split", "questions", "top_p", "top_k", "max_response_tokens", "max_prompt_tokens", "thinking", "seed"}
@@ -34,6 +35,8 @@ def declared(recipe: Recipe) -> dict[str, Any]:
         "lock of benchmarks": hash_json(recipe.lock.get("benchmarks", {})),
         **{f"suite {name}": value for name, value in recipe.suite.model_dump(mode="json", include=_DECODING).items()},
     }
+    if recipe.analysis.trained_group != AnalysisSpec().trained_group:  # locks from before the setting do not have it
+        values["trained group"] = recipe.analysis.trained_group
     folder = task_folder(recipe.suite)
     for benchmark in recipe.suite.benchmarks:
         prompting, scoring = benchmark.cell(recipe.analysis.reading)

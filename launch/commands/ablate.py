@@ -18,8 +18,6 @@ if TYPE_CHECKING:
 Frontier = Mapping[str, Mapping[str, Mapping[str, float]]]
 """Arm -> learning rate -> `accuracy` and its standard `error`, in percent."""
 
-_HELDOUT = {"name": "heldout", "group": "math", "scorings": {"paper": "last_box_text", "robust": "boxed"}}
-
 
 @command(
     "run a recipe at several points",
@@ -118,11 +116,11 @@ def report(ablation: "Ablation") -> tuple[dict[str, Any], str]:
 
     curves = response_curves(results(ablation), list(ablation.axes), ablation.paired)
     folder = ablation.root / "report"
-    write_json(folder / "ablation.json", curves)
-    for index, curve in enumerate(curves["curves"]):
-        name = curve["axis"].replace(".", "-") + (f"-{index}" if index else "")
+    write_json(folder / "ablation.json", curves.dump())
+    for index, curve in enumerate(curves.curves):
+        name = curve.axis.replace(".", "-") + (f"-{index}" if index else "")
         write_atomic(folder / f"{name}.svg", curves_figure(curves, index))
-    return curves, f"{format_curves(curves)}\n\nreport: {folder}"
+    return curves.dump(), f"{format_curves(curves)}\n\nreport: {folder}"
 
 
 def results(ablation: "Ablation") -> list[Any]:
@@ -166,15 +164,22 @@ def _choose_rates(options: argparse.Namespace) -> int:
         raise UserError(f"seed {reported[0]} is one that the study reports; choose rates on others, with --seeds")
     if not recipe.corpus.heldout_problems:
         raise UserError("learning rates are chosen on held-out problems; set corpus.heldout_problems")
+    scorings = {"paper": "last_box_text", "robust": recipe.corpus.answer_form}
+    heldout = {"name": "heldout", "group": recipe.analysis.trained_group, "scorings": scorings}
     suite = {
-        "benchmarks": [_HELDOUT],
+        "benchmarks": [heldout],
         "questions": recipe.corpus.heldout_problems,
         "max_prompt_tokens": recipe.prompt.max_prompt_tokens,
         "max_response_tokens": recipe.prompt.max_completion_tokens,
     }
     if recipe.suite is not None:
         suite["engine"] = recipe.suite.engine.model_dump(mode="json")
-    settings = [*options.overrides, f"seeds={json.dumps(seeds)}", f"suite={json.dumps(suite)}", "analysis={}"]
+    settings = [
+        *options.overrides,
+        f"seeds={json.dumps(seeds)}",
+        f"suite={json.dumps(suite)}",
+        f"analysis={{trained_group: {recipe.analysis.trained_group}}}",
+    ]
     settings += [f"study={recipe.study}-rates", "train.snapshots=0"]
     settings += ["probe=null", "trajectory=null", "diagnostics=null"]
     axes = [f"arms.{arm}.learning_rate={','.join(map(repr, rates))}" for arm in recipe.trained]

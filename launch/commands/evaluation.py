@@ -71,14 +71,15 @@ def eval_(options: argparse.Namespace) -> int:
 
 def _show_plan(recipe: "Recipe", study_dir: Path, options: argparse.Namespace) -> int:
     from launch.planning.plan import build_plan
+    from launch.planning.plan_schema import as_json
     from launch.planning.plan_text import format_plan
     from launch.planning.preflight import check_before_running
     from launch.stages import build_stages
 
     check_before_running(recipe)
     plan = build_plan(recipe, build_stages(recipe), study_dir)
-    print_result(options, plan, format_plan(plan))
-    return 2 if plan["obstacles"] else 0
+    print_result(options, as_json(plan), format_plan(plan))
+    return 2 if plan.obstacles else 0
 
 
 def _run(recipe: "Recipe", study_dir: Path) -> int:
@@ -118,8 +119,8 @@ def gate(options: argparse.Namespace) -> int:
     if status := _run(recipe, study_dir):
         return status if status > 1 else 2  # 1 is the verdict
     transfer = _transfer(study_dir)
-    for text in transfer.warnings:
-        print(f"transfer: warning: {text}", file=sys.stderr)
+    for found in transfer.warnings:
+        print(f"transfer: warning: {found.message}", file=sys.stderr)
     verdicts = {arm: gate(transfer, arm, options.max_drop) for arm in recipe.arms}
     lines = [f"{'PASS' if passed else 'FAIL'}  {text}" for passed, reasons in verdicts.values() for text in reasons]
     values = {arm: {"passed": passed, "reasons": reasons} for arm, (passed, reasons) in verdicts.items()}
@@ -213,9 +214,9 @@ def _figure(rows: list[dict[str, Any]]) -> str:
 
 def _audited(transfer: "Transfer", pairs: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """A row for each pair of one base: its group gains and transfer indices."""
-    from eval.report.table import index_text
+    from eval.report.wording import index_text
 
-    definition, rows = transfer.definition, []
+    definition, trained, rows = transfer.definition, transfer.trained_group, []
     for (arm, result), pair in zip(transfer.arms.items(), pairs, strict=True):
         rows.append(
             {key: pair[key] for key in ("name", "base", "model", "method", "size")}
@@ -224,7 +225,7 @@ def _audited(transfer: "Transfer", pairs: list[dict[str, Any]]) -> list[dict[str
                 "definition": definition,
                 "arm": arm,
                 "index": {group: cell.estimate for group, cell in result.index[definition].items()},
-                "text": {group: index_text(result, definition, group) for group in result.index[definition]},
+                "text": {group: index_text(result, definition, group, trained) for group in result.index[definition]},
             }
         )
     return rows

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from eval.forgetting.schema import Candidate, Pick, Trajectory
     from recipes.schema import Recipe
 
-AXES = ("math", "kl_from_base", "kl_to_base", "generated_tokens", "trained_tokens", "flops", "gpu_hours")
+AXES = ("trained_gain", "kl_from_base", "kl_to_base", "generated_tokens", "trained_tokens", "flops", "gpu_hours")
 
 
 @command(
@@ -33,13 +33,15 @@ AXES = ("math", "kl_from_base", "kl_to_base", "generated_tokens", "trained_token
     STUDY,
     OVERRIDES,
     OUT,
-    argument("--axis", choices=AXES, default="math", help="horizontal axis of the curves (default math)"),
+    argument(
+        "--axis", choices=AXES, default="trained_gain", help="horizontal axis of the curves (default trained_gain)"
+    ),
     FIGURE,
     argument("--gain", type=float, metavar="POINTS", help="compare the arms at this held-out gain too"),
 )
 def trajectory(options: argparse.Namespace) -> int:
     """Run what is missing of a study up to its trajectories and show what every checkpoint gained and lost, and the
-    arms at equal held-out math gain. More checkpoints: train.snapshots=N.
+    arms at equal held-out gain. More checkpoints: train.snapshots=N.
     """
     from launch.planning.preflight import check_before_running
     from launch.run import run_stages
@@ -73,19 +75,20 @@ def _show(recipe: "Recipe", study_dir: Path, options: argparse.Namespace) -> int
     if options.figure is not None:
         from eval.forgetting.figures import axes_of, forgetting_figure
 
-        if options.axis not in axes_of(result):
+        trained = recipe.analysis.trained_group
+        if options.axis not in (axes := axes_of(result, trained)):
             raise UserError(
-                f"--axis {options.axis} was not measured in {study_dir}; there are {', '.join(axes_of(result))}"
+                f"--axis {options.axis} was not measured in {study_dir}; there are {', '.join(axes)}"
                 + (" (KL needs `probe`)" if options.axis.startswith("kl") else "")
             )
-        write_figure(options, lambda: forgetting_figure(result, options.axis).svg)
+        write_figure(options, lambda: forgetting_figure(result, options.axis, trained).svg)
     print_result(options, result.dump(), format_trajectory(result, options.axis))
     return 0
 
 
 def format_trajectory(trajectory: "Trajectory", axis: str) -> str:
     """The curves and the comparison at equal gain as text."""
-    from eval.report.table import bounded_text, interval_text
+    from eval.report.wording import bounded_text, interval_text
 
     groups = trajectory.groups
     chosen = axis if all(axis in arm.axes for arm in trajectory.arms.values()) else None
@@ -114,7 +117,7 @@ def format_trajectory(trajectory: "Trajectory", axis: str) -> str:
         residuals = ", ".join(f"{arm} {interval_text(value, '+.1f')}" for arm, value in fit.residuals.items())
         lines += [
             "",
-            f"loss outside math on KL(base || model), one quadratic: R2 {fit.r2:.2f}; residuals {residuals}",
+            f"loss in the other groups on KL(base || model), one quadratic: R2 {fit.r2:.2f}; residuals {residuals}",
         ]
     return "\n".join(lines)
 
@@ -125,9 +128,9 @@ def format_trajectory(trajectory: "Trajectory", axis: str) -> str:
     argument("--max-drop", type=float, default=5.0, metavar="POINTS", help="largest loss allowed (default 5)"),
 )
 def pick(options: argparse.Namespace) -> int:
-    """The checkpoint with the largest math gain whose worst other group lost at most --max-drop points, with the
-    frontier it was chosen from. Chosen on one half of the slice, reported on the other. Exit status 1 if it is the
-    base.
+    """The checkpoint that gained most in the trained group and, by its bounds, lost at most --max-drop points in any
+    group; of equals the safer. Chosen on one half of the slice; the base is kept where the other half contradicts.
+    Exit status 1 if it is the base.
     """
     from eval.forgetting.pick import pick
 
@@ -157,27 +160,26 @@ def _finished_trajectories(study_dir: Path) -> "Recipe":
 
 def format_pick(result: "Pick", study_dir: Path) -> str:
     """The choice, how it does on questions it was not chosen on, and the frontier."""
-    from eval.report.table import interval_text
+    from eval.report.wording import interval_text
 
-    choice = result.choice
-    frontier = sorted((row for row in result.candidates if row.on_frontier), key=lambda row: row.math_gain)
-    lines = [f"{'':2}{'frontier (half of the slice)':<44}{'math gain':>10}{'worst loss':>12}  worst group"]
+    proposed = result.proposed
+    frontier = sorted((row for row in result.candidates if row.on_frontier), key=lambda row: row.trained_gain.low)
+    lines = [f"{'':2}{'frontier (half of the slice)':<34}{'gain':>24}{'in the worst group':>26}{'passes from':>13}"]
     for row in frontier:
-        mark = "> " if row == choice else "  "
-        lines.append(f"{mark}{model_name(row):<44}{row.math_gain:>+10.1f}{row.worst_loss:>12.1f}  {row.worst_group}")
-    if choice.arm is None:
-        return "\n".join(
-            [*lines, "", f"no checkpoint keeps every group within {result.max_drop:g} points: keep the base"]
-        )
-    weights = study_dir / "arms" / choice.arm / f"seed-{choice.seed}"
-    final = weights / "final"
-    snapshot = weights / "snapshots" / f"step-{choice.update}"
-    lines += [
-        "",
-        f"ship {model_name(choice)}: {snapshot if snapshot.exists() else final}",
-        "on the other half of the slice:",
-    ]
-    return "\n".join([*lines, *(f"  {group:<24}{interval_text(v, '+.1f')}" for group, v in result.reported.items())])
+        mark = "> " if row == proposed else "  "
+        gain, worst = interval_text(row.trained_gain, "+.1f"), interval_text(row.worst_gain, "+.1f")
+        lines.append(f"{mark}{model_name(row):<34}{gain:>24}{worst:>26}{row.safe_limit:>13.1f}  {row.worst_group}")
+    lines.append("passes from: the smallest --max-drop that it can be expected to pass on as many other questions")
+    if proposed is None or proposed.arm is None:
+        return "\n".join([*lines, "", f"keep the base: {'; '.join(result.refused)}"])
+    reported = [f"  {group:<24}{interval_text(value, '+.1f')}" for group, value in result.reported.items()]
+    if result.refused:
+        lines += ["", f"keep the base: {model_name(proposed)} was proposed, but {'; '.join(result.refused)}"]
+    else:
+        weights = study_dir / "arms" / proposed.arm / f"seed-{proposed.seed}"
+        snapshot = weights / "snapshots" / f"step-{proposed.update}"
+        lines += ["", f"ship {model_name(proposed)}: {snapshot if snapshot.exists() else weights / 'final'}"]
+    return "\n".join([*lines, f"{model_name(proposed)} on the other half of the slice:", *reported])
 
 
 def model_name(row: "Candidate") -> str:

@@ -56,7 +56,7 @@ def build_parser() -> argparse.ArgumentParser:
     """The parser of all subcommands."""
     parser = argparse.ArgumentParser(
         prog="transfer",
-        description="Train one base model on one math corpus by SFT, GRPO and the methods between, and measure what "
+        description="Train one base model on one corpus by SFT, GRPO and the methods between, and measure what "
         "each does to everything the corpus was not about.",
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,

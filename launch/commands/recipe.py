@@ -15,6 +15,7 @@ from launch.commands.arguments import (
     OVERRIDES,
     STUDY,
     UNTIL,
+    argument,
     command,
     print_result,
     read_study,
@@ -88,10 +89,17 @@ def _submit(recipe: "Recipe", study_dir: Path, stages: "list[Stage]", options: a
     return run_on_slurm(study_dir, tasks, site, options.until)
 
 
-@command("show what a recipe would do", STUDY, OVERRIDES, OUT, *CLUSTER)
+@command(
+    "show what a recipe would do",
+    STUDY,
+    OVERRIDES,
+    OUT,
+    argument("--stages", action="store_true", help="a line for every stage instead of one for each kind"),
+    *CLUSTER,
+)
 def plan(options: argparse.Namespace) -> int:
-    """Stages with their state, updates, samples, tokens, FLOPs, and what is missing: on this machine, or with
-    --on slurm on the cluster of the site file.
+    """Stages with their state, hours, memory and disk, updates, samples, tokens, FLOPs, and what is missing: on this
+    machine, or with --on slurm on the cluster of the site file. What finished stages took corrects the rest.
     """
     from launch.planning.preflight import check_before_running
     from launch.stages import build_stages
@@ -107,18 +115,19 @@ def _show_plan(
 ) -> int:
     """Print the plan; `dry_run`: with the resolved recipe and the commands of ranks."""
     from launch.planning.plan import build_plan
+    from launch.planning.plan_schema import as_json
     from launch.planning.plan_text import format_plan
 
     out = ["--out", str(options.out)] if options.out else []
     invocation = shlex.join(["transfer", "run", str(options.study), *options.overrides, *out])
     plan = build_plan(recipe, stages, study_dir, invocation, read_site(options))
     if options.json:
-        print(json.dumps({"recipe": recipe.dump()} | plan if dry_run else plan, indent=1))
+        print(json.dumps(({"recipe": recipe.dump()} if dry_run else {}) | as_json(plan), indent=1))
     else:
         if dry_run:
             print(json.dumps(recipe.dump(), indent=1))
-        print(format_plan(plan, commands=dry_run))
-    return 2 if plan["obstacles"] else 0
+        print(format_plan(plan, commands=dry_run, stages=getattr(options, "stages", False)))
+    return 2 if plan.obstacles else 0
 
 
 @command("check that the arms are matched", STUDY, OVERRIDES, OUT)
@@ -126,7 +135,7 @@ def check(options: argparse.Namespace) -> int:
     """Compare the arms of a recipe, and of its runs if there are any. Exit status 2 if they differ in more than the
     recipe declares under `varies`.
     """
-    from launch.planning.needs import attention_of_runs
+    from launch.planning.plan import attention_of_runs
     from train.accounting.matching import recipe_differences, recorded_differences
 
     recipe, study_dir = read_study(options)

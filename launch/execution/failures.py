@@ -103,7 +103,8 @@ def out_of_memory(recipe: Recipe, stage: Stage) -> str:
     """Message for a stage that ran out of GPU memory, with settings that need less and their predicted memory."""
     if stage.kind != "arms":
         return f"{stage.name} ran out of GPU memory; lower suite.batch_size or the length limits"
-    from launch.planning.fit import memory_of_arm, model_shape
+    from train.accounting.cost import model_shape
+    from train.accounting.memory import memory_of_arm
     from train.arms import resolve_arm
 
     arm, shape = resolve_arm(recipe, str(stage.arguments["arm"])), model_shape(recipe)
@@ -127,7 +128,7 @@ def out_of_memory(recipe: Recipe, stage: Stage) -> str:
             update={key: getattr(recipe, key).model_copy(update=value) for key, value in change.items()}
         )
         predicted = memory_of_arm(changed, resolve_arm(changed, str(stage.arguments["arm"])), shape)
-        if predicted is not None and predicted["total"] < now["total"]:
-            advice.append(f"{text} would need about {predicted['total'] / 1e9:.1f} GB")
-    need = f"the cost model expects {now['total'] / 1e9:.1f} GB per rank, without the memory of libraries"
+        if predicted is not None and predicted.total < now.total:
+            advice.append(f"{text} would need about {predicted.total / 1e9:.1f} GB")
+    need = f"the cost model expects {now.total / 1e9:.1f} GB per rank, without the memory of libraries"
     return f"{stage.name} ran out of GPU memory; {need}. " + "; ".join(advice)

@@ -1,7 +1,8 @@
-"""Resource usage of a stage: seconds, and peak host and GPU memory over all its processes."""
+"""Resource usage of a stage: seconds, processor seconds, and peak host and GPU memory over all its processes."""
 
 import json
 import os
+import resource
 import shutil
 import subprocess
 import threading
@@ -28,15 +29,22 @@ def measured(stage_dir: Path) -> Iterator[None]:
     peaks = {"host_bytes": 0, "gpu_bytes": 0}
     stop = threading.Event()
     thread = threading.Thread(target=_sample, args=(os.getpid(), peaks, stop), daemon=True)
-    begun = time.monotonic()
+    begun, spent = time.monotonic(), _cpu_seconds()
     thread.start()
     try:
         yield
     finally:
         stop.set()
         thread.join(timeout=10)
-        with suppress(OSError):  # a full disk is reported by the stage
-            write_json(stage_dir / USAGE, {"seconds": round(time.monotonic() - begun, 1), **peaks})
+        with suppress(OSError):  # a full disk has a message of its own
+            seconds = {"seconds": time.monotonic() - begun, "cpu_seconds": _cpu_seconds() - spent}
+            write_json(stage_dir / USAGE, {name: round(value, 1) for name, value in seconds.items()} | peaks)
+
+
+def _cpu_seconds() -> float:
+    """Processor seconds of this process, its threads and the children that have ended."""
+    used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(item.ru_utime + item.ru_stime for item in used)
 
 
 def _sample(root: int, peaks: dict[str, int], stop: threading.Event) -> None:

@@ -124,7 +124,7 @@ def _resources(values: _Values, recipe: Recipe, hardware: Hardware, missing: lis
         values.set("resources.vllm", None)
         missing.append("resources.vllm: transformers samples during training, because vLLM is not installed")
     else:
-        if not hardware.gpus and vllm.sleep:
+        if not hardware.gpus and vllm.sleep is not False:
             values.set("resources.vllm.sleep", False)
             missing.append("resources.vllm.sleep: vLLM keeps its memory during training, because there is no GPU")
         if vllm.tensor_parallel > hardware.ranks or (not hardware.gpus and vllm.tensor_parallel > 1):

@@ -8,10 +8,10 @@ from shlex import join, quote
 from typing import TYPE_CHECKING
 
 from launch.execution.failures import STOPPED
-from launch.planning.fit import model_shape
-from launch.planning.needs import checkpoint_seconds, update_seconds
+from launch.planning.hours import checkpoint_seconds, setting_of, update_seconds
 from launch.site_file import ContainerSpec, JobSpec, SiteSpec
 from launch.slurm.jobs import Job
+from train.accounting.cost import model_shape
 
 if TYPE_CHECKING:
     from jinja2 import Template
@@ -92,13 +92,13 @@ def signal_seconds(job: Job, site: SiteSpec) -> int:
         return site.signal_seconds
     if job.kind != "arms":  # these stages write as they go and have nothing to save
         return _MIN_SIGNAL_SECONDS
-    shape = model_shape(job.recipe)
+    setting = setting_of(job.recipe, model_shape(job.recipe), site.gpus_per_node)
     longest = 0.0
     for arm in {str(task.stage.arguments["arm"]) for task in job.tasks}:
-        update = update_seconds(job.recipe, arm, shape)
-        if update is None or shape is None:
+        update = update_seconds(setting, arm)
+        if update is None or setting is None:
             return _UNKNOWN_SIGNAL_SECONDS
-        longest = max(longest, update + checkpoint_seconds(job.recipe, arm, shape) + _REQUEUE_SECONDS)
+        longest = max(longest, update + checkpoint_seconds(setting, arm) + _REQUEUE_SECONDS)
     return min(max(round(longest), _MIN_SIGNAL_SECONDS), _MAX_SIGNAL_SECONDS)
 
 

@@ -12,6 +12,7 @@ from launch.hardware import visible_gpus
 from recipes.errors import UserError
 from recipes.loading import load_study
 from recipes.schema import Recipe
+from train.accounting.memory import sequences_of_copy, settle_vllm
 from train.arms import resolve_arm
 
 
@@ -23,7 +24,11 @@ def server_command(recipe: Recipe, study_dir: Path, arm: str, port: int, gpus: i
     Raises:
         UserError: a copy needs more GPUs than there are.
     """
-    settings, vllm = resolve_arm(recipe, arm), recipe.resources.require_vllm()
+    recipe.resources.require_vllm()
+    settings = resolve_arm(recipe, arm)
+    vllm = settle_vllm(recipe, settings)
+    if vllm is None:
+        raise UserError(f"{arm} trains on the teacher's demonstrations and needs no vLLM server")
     copies = max(1, gpus) // vllm.tensor_parallel
     if not copies:
         raise UserError(
@@ -35,6 +40,8 @@ def server_command(recipe: Recipe, study_dir: Path, arm: str, port: int, gpus: i
         "vllm", "serve", str(study_dir / "base"), "--host", "0.0.0.0", "--port", str(port),
         "--tensor-parallel-size", str(vllm.tensor_parallel), "--data-parallel-size", str(copies),
         "--max-model-len", str(length),
+        "--gpu-memory-utilization", str(vllm.memory_share),
+        "--max-num-seqs", str(sequences_of_copy(recipe, settings, copies * vllm.tensor_parallel)),
         "--dtype", recipe.require_model().dtype,  # by default a float32 checkpoint is served as bfloat16
         # Weights come by NCCL from the first rank. The importance ratio needs the probabilities that were sampled from.
         "--weight-transfer-config", '{"backend":"nccl"}',

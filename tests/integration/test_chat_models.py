@@ -101,7 +101,7 @@ def test_each_family_is_asked_with_its_own_template(two_families):
     generation = json.loads((folder / "study" / "external" / "gemma" / "generation_config.json").read_text())
     ids = AutoTokenizer.from_pretrained(folder / "gemma").convert_tokens_to_ids(["<end_of_turn>", "<pad>", "<eos>"])
     assert generation["eos_token_id"] == ids  # the end of a turn, the padding, and its own end of a text
-    ours = [text for text in found["warnings"] if "template" in text or "responses end" in text]
+    ours = [warning["message"] for warning in found["warnings"] if warning["code"] in ("other_template", "other_eos")]
     assert ours == [
         "gemma is asked with a chat template of its own, not with the base's, so a part of its gains may be the format"
     ]
@@ -170,7 +170,7 @@ def test_bos_that_is_eos_is_said(transfer, tmp_path):
     command = ["eval", "--base", base, "--model", base, "--suite", write_suite(tmp_path), "--out", tmp_path / "study"]
     result = transfer(*command, "--json")
     assert result.returncode == 0, result.stderr
-    said = [text for text in json.loads(result.stdout)["warnings"] if "responses end" in text]
+    said = [w["message"] for w in json.loads(result.stdout)["warnings"] if w["code"] == "shared_bos_eos"]
     assert said == [
         f"{label}: its tokenizer names <|im_start|> as bos and as eos token; its responses end at <|im_end|>, with "
         "which its chat template ends a turn"

@@ -66,7 +66,7 @@ def test_the_study_is_marked_as_a_rehearsal(rehearsed):
     assert load_study(study).rehearsal is True
     transfer = json.loads((study / "report/transfer.json").read_text())
     assert transfer["status"] == "REHEARSAL"
-    assert transfer["warnings"][0].startswith("REHEARSAL: the models are tiny and random")
+    assert transfer["warnings"][0]["message"].startswith("REHEARSAL: the models are tiny and random")
     assert '<p class="rehearsal" role="alert">REHEARSAL.' in (study / "report/index.html").read_text()
     assert "so nothing is concluded" in (study / "report/summary.md").read_text()
     assert (study / "report/summary.md").read_text().startswith("# REHEARSAL of SFT and RL from Qwen3-1.7B-Base")

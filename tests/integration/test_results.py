@@ -135,13 +135,14 @@ def test_everything_truncated_and_a_base_of_zero_are_said(study):
     write_scores(path, [replace(row, value=0.0, outcome="wrong") for row in rows])
     recipe = load_study(study)
     transfer = compute_transfer(recipe, study)
-    said = "\n".join(transfer.warnings)
+    said = "\n".join(found.message for found in transfer.warnings)
     assert "fact: every response of grpo was cut off at suite.max_response_tokens; its score says nothing" in said
     assert "story: the base scores zero, so gains relative to it are undefined" in said
-    assert transfer.warnings_of("all_truncated") == [
-        text for text in transfer.warnings if text.startswith("fact: every")
-    ]
-    zero = [text for text in transfer.warnings if "the base scores zero" in text]
-    assert transfer.warnings_of("base_scores_zero") == zero
+    (cut,) = transfer.warnings_of("all_truncated", "grpo")
+    assert cut.model == "grpo"
+    assert cut.message.startswith("fact: every")
+    assert transfer.warnings_of("all_truncated", "off_policy_sft") == []
+    zero = [found for found in transfer.warnings if "the base scores zero" in found.message]
+    assert transfer.warnings_of("base_scores_zero", "grpo") == zero
     page = render_page(transfer, recipe, draw_figures(transfer, training_curves(recipe, study), {}), {})
     assert "every response of grpo was cut off" in page
