@@ -21,7 +21,7 @@ class DataFiles(Spec):
     """Where rows come from: a local file, or files of a Hugging Face dataset that `transfer fetch` resolved."""
 
     kind: Literal["pocket", "file", "hub"]
-    """pocket: the synthetic world. file: a JSON, JSONL, CSV or Parquet file. hub: such files of a hub dataset."""
+    """pocket: the synthetic world. file: a JSON, JSONL, CSV, TSV or Parquet file. hub: such files of a hub dataset."""
     name: str = Field(min_length=1)
     """Value of the `source` column; also its name in the lock file."""
     path: str | None = None
@@ -78,16 +78,20 @@ class DataFiles(Spec):
 
 
 class SourceSpec(DataFiles):
-    """One source of problems, with the mapping from its fields to ours. A dot in a field name steps into a value."""
+    """One source of problems, with the mapping from its fields to ours.
+
+    A field is a column, a dotted path into its value, or a jinja template over columns with `{{`.
+    """
 
     problem_field: str = "problem"
-    """Field with the problem text, for instance question or prompt.0.content."""
+    """Field with the problem text, for instance question, prompt.0.content or "{{ passage }} {{ question }}"."""
     problem_prefix: str = ""
     """Text that the source puts before every problem; it is removed."""
     problem_suffix: str = ""
     """Text that the source puts after every problem; it is removed."""
     answer_field: str = "answer"
-    """Field with the reference answer, or with the solution that contains it."""
+    """Field with the reference answer, or with the solution that contains it, for instance answer or
+    "{{ 'ABCD'[label | int] }}"."""
     answer_in: Literal["value", "boxed", "after_hashes"] = "value"
     """Where the reference answer stands in `answer_field`: the whole value, the last \\boxed{}, or after ####."""
     level_field: str | None = None
@@ -108,7 +112,7 @@ class BenchmarkTexts(DataFiles):
     """Questions of a benchmark, for decontamination."""
 
     kind: Literal["file", "hub"]
-    """file: a JSON, JSONL, CSV or Parquet file. hub: such files of a hub dataset."""
+    """file: a JSON, JSONL, CSV, TSV or Parquet file. hub: such files of a hub dataset."""
     text_fields: tuple[str, ...] = ("problem",)
     """Fields whose texts, joined, are the question."""
     restricted: bool = False
@@ -132,7 +136,7 @@ class StoredCompletions(DataFiles):
     """Completions somebody published, matched to problems by the problem's text."""
 
     kind: Literal["file", "hub"]
-    """file: a JSON, JSONL, CSV or Parquet file. hub: such files of a hub dataset."""
+    """file: a JSON, JSONL, CSV, TSV or Parquet file. hub: such files of a hub dataset."""
     problem_field: str = "problem"
     """Field with the problem text."""
     problem_prefix: str = ""
@@ -232,6 +236,8 @@ class CorpusSpec(Spec):
     """Where the problems come from, in order; of duplicates the first is kept. Empty: nothing is trained."""
     answer_form: Literal["boxed", "plain"] = "boxed"
     """What the grader accepts as a final answer; see `data/grading/grader.py`."""
+    figures: Literal["keep", "reject"] = "keep"
+    """What becomes of problems that show or name a figure, or give one as [asy] code. Kept ones are listed."""
     near_duplicate: float | None = Field(0.8, gt=0, le=1)
     """Jaccard similarity of three-word sequences from which problems with equal answers are duplicates. null: off."""
     decontamination: DecontaminationSpec = DecontaminationSpec()

@@ -319,6 +319,7 @@ class Recipe(Spec):
 _LATER_DEFAULTS: tuple[tuple[str, Any], ...] = (
     ("alternatives", []),
     ("eager", False),
+    ("figures", "keep"),
     ("rehearsal", False),
     ("save_every_minutes", 60.0),
 )
