@@ -11,7 +11,7 @@ export HF_HUB_DISABLE_TELEMETRY := 1
 ENGINES := .venv-engines
 ENGINES_STAMP := $(ENGINES)/.installed
 
-.PHONY: setup setup-engines study smoke test test-slow rehearse-all test-gpu test-engines check bench clean
+.PHONY: setup setup-engines study smoke test test-slow rehearse-all test-gpu test-engines check docs bench clean
 
 setup: $(STAMP)
 
@@ -37,6 +37,16 @@ $(ENGINES_STAMP): requirements-engines.lock pyproject.toml .ci/vllm-stub/pyproje
 	@$(ENGINES)/bin/pip install --quiet --disable-pip-version-check --no-deps -e .
 	@touch $@
 	@echo "installed; the command is $(ENGINES)/bin/transfer"
+
+# The pages of docs/ as a site with search: site/index.html. It opens without a network.
+docs: .venv-docs/.installed
+	NO_MKDOCS_2_WARNING=1 .venv-docs/bin/mkdocs build --quiet
+	@echo "built site/index.html"
+
+.venv-docs/.installed: requirements-docs.lock
+	@test -x .venv-docs/bin/python || $(PYTHON) -m venv .venv-docs
+	@.venv-docs/bin/pip install --quiet --disable-pip-version-check -r requirements-docs.lock
+	@touch $@
 
 study: setup
 	$(BIN)/transfer run recipes/pocket/study.yaml
@@ -82,4 +92,4 @@ bench: setup
 	$(BIN)/python tests/bench/commands.py
 
 clean:
-	rm -rf $(VENV) $(ENGINES) build *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
+	rm -rf $(VENV) $(ENGINES) .venv-docs site build *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

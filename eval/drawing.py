@@ -1,6 +1,7 @@
 """What all figures share: colours, style, and a matplotlib figure as SVG and PNG."""
 
 import io
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
@@ -33,9 +34,14 @@ STYLE = {
 }
 
 
+_WRITTEN = {word.lower(): word for word in ("SFT", "GRPO", "DPO", "PPO", "RL", "KL", "FLOPs", "GPU", "IFEval", "GPQA")}
+_HYPHENATED = re.compile(r"\b(off|on)[ _](?=policy\b)|\bnon[ _]", re.IGNORECASE)
+
+
 def label(name: str) -> str:
-    """A name from the recipe as words."""
-    return name.replace("_", " ")
+    """A name from the recipe as words, with the field's own spelling: GRPO, off-policy SFT."""
+    words = _HYPHENATED.sub(lambda match: f"{match.group()[:-1]}-", name.replace("_", " ")).split(" ")
+    return " ".join(_WRITTEN.get(word, word) for word in words)
 
 
 _watermarks: list[str] = []

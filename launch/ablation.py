@@ -1,21 +1,22 @@
-"""Ablations: one recipe run at several points that differ on declared axes; what the points share runs once.
+"""Ablations: one recipe run at several points that differ on declared axes. Stages that points share run once.
 
     runs/<ablation>/
       ablation.json      axes and points
       shared/            a study folder with the stages that all points have in common (corpus, base, its evaluation)
-      points/<point>/    a study folder each; a stage of another folder that this point shares is a link to it
+      points/<point>/    a study folder each; a stage that runs in another folder is a link to it
       report/            curves over all points (`eval/report/response_curves.py`)
 
-Two stages are the same if they read the same values and need the same stages, which is what decides their inputs.
+Two stages are the same if they read the same recipe values and need the same stages.
 """
 
 import itertools
 import json
 import os
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ import yaml
 from eval.questions.analysis_lock import write_lock
 from launch.execution.failures import INTERRUPTED, STOPPED
 from launch.run import run_stages
-from launch.slurm.jobs import Task
+from launch.slurm.jobs import Task, TaskKey
 from launch.stages import Stage, build_stages, select_until
 from recipes.errors import UserError
 from recipes.loading import STUDY_FILE, load_recipe, read_yaml, validate_recipe
@@ -38,7 +39,7 @@ _KEYS = {"recipe", "name", "title", "grid", "paired", "set"}
 
 @dataclass(frozen=True)
 class Point:
-    """One setting of the axes."""
+    """One combination of the values on the axes."""
 
     name: str
     values: dict[str, Any]
@@ -50,7 +51,7 @@ class Point:
 
 @dataclass
 class Ablation:
-    """All points of an ablation and where they are."""
+    """All points of an ablation and their folder."""
 
     root: Path
     name: str
@@ -58,14 +59,13 @@ class Ablation:
     axes: dict[str, list[Any]]
     paired: bool
     points: list[Point]
-    _tasks: list[Task] = field(default_factory=list)
 
     def folder(self, point: Point) -> Path:
         """Study folder of a point."""
         return self.root / "points" / point.name
 
     def write(self) -> None:
-        """Write what the ablation is, the recipe of every point, and the links between their folders.
+        """Write `ablation.json`, the recipe of every point, and the links between their folders.
 
         Raises:
             UserError: the folder holds something else.
@@ -77,19 +77,19 @@ class Ablation:
             if before.get("axes") != content["axes"] or before["paired"] != content["paired"]:
                 raise UserError(f"{self.root} holds an ablation over other points; choose another --out")
         elif self.root.exists() and any(self.root.iterdir()):
-            raise UserError(f"{self.root} is not empty and is no ablation; choose another --out")
+            raise UserError(f"{self.root} is not empty and is not an ablation; choose another --out")
         write_json(path, content)
         write_json(self.root / SHARED / STUDY_FILE, self.points[0].recipe.dump())
         for point in self.points:
             write_json(self.folder(point) / STUDY_FILE, point.recipe.dump())
-            if point.recipe.suite is not None:  # before any point is evaluated, also where the questions are shared
+            if point.recipe.suite is not None:  # before any point is evaluated
                 write_lock(point.recipe, self.folder(point))
-        for link, target in self._links():
-            link.parent.mkdir(parents=True, exist_ok=True)
-            if link.is_symlink() and os.readlink(link) != os.path.relpath(target, link.parent):
-                link.unlink()
-            if not link.exists() and not link.is_symlink():
-                link.symlink_to(os.path.relpath(target, link.parent))
+        owners = self._owners()
+        for point, stages, identities in self.stages():
+            for stage in stages:
+                study, name = owners[identities[stage.name]]
+                if Path(study) != self.folder(point):
+                    _link(self.folder(point) / stage.name, Path(study) / name)
 
     def dump(self) -> dict[str, Any]:
         """The ablation as JSON values."""
@@ -97,34 +97,34 @@ class Ablation:
             {"name": p.name, "values": p.values, "differs": list(p.differs), "recipe": p.recipe.dump()}
             for p in self.points
         ]
-        return {
-            "name": self.name, "title": self.title, "axes": self.axes, "paired": self.paired, "points": points
-        }  # fmt: skip
+        values = {"name": self.name, "title": self.title, "axes": self.axes, "paired": self.paired}
+        return values | {"points": points}
 
     def tasks(self, until: str | None = None) -> list[Task]:
-        """Every stage that must run, once, with what it waits for."""
-        owners, _ = self._placed()
-        found: list[Task] = []
-        seen: set[tuple[str, str]] = set()
+        """Every stage of the points, once, with the tasks it waits for; shared ones first."""
+        owners = self._owners()
+        tasks: dict[TaskKey, Task] = {}
         for point, stages, identities in self.stages():
             for stage in select_until(stages, until):
                 key = owners[identities[stage.name]]
-                if key in seen:
-                    continue
-                seen.add(key)
                 needs = tuple(owners[identities[name]] for name in stage.needs)
-                found.append(Task(Path(key[0]), point.recipe, stage, needs))
+                tasks.setdefault(key, Task(Path(key[0]), point.recipe, stage, needs))
         order = {"base": 0, "corpus": 1, "questions": 2}
-        return sorted(found, key=lambda task: order.get(task.stage.kind, 3) if task.study_dir.name == SHARED else 4)
+        return sorted(
+            tasks.values(), key=lambda task: order.get(task.stage.kind, 3) if task.study_dir.name == SHARED else 4
+        )
 
     def run(self, until: str | None) -> int:
-        """Run everything on this machine, point after point; the exit status. A failed point stops no other."""
+        """Run everything on this machine, point after point; returns the exit status.
+
+        A failed point does not stop the others; a failure in `shared/` or a signal ends the ablation.
+        """
         worst = 0
         tasks = self.tasks(until)
         for study_dir in dict.fromkeys(task.study_dir for task in tasks):
             members = [task for task in tasks if task.study_dir == study_dir]
             print(f"{study_dir}:")
-            # With the links it has every stage it needs; those of others are done by now, or their failure is known.
+            # Stages linked from other folders are part of the study; they have run by now.
             stages = select_until(build_stages(members[0].recipe), until)
             if study_dir.name == SHARED:
                 names = {task.stage.name for task in members}
@@ -135,56 +135,56 @@ class Ablation:
                 print(f"  {error}")
                 status = 2
             if status and (study_dir.name == SHARED or status in (STOPPED, INTERRUPTED)):
-                return status  # nothing can follow, or nothing may
+                return status
             worst = worst or status
         return worst
 
     def stages(self) -> list[tuple[Point, list[Stage], dict[str, str]]]:
-        """The stages of every point, and what makes each the same as another's."""
-        found = []
+        """Every point with its stages and their identities: equal ones are the same stage."""
+        rows = []
         for point in self.points:
             stages = build_stages(point.recipe)
             identities: dict[str, str] = {}
             for stage in stages:
                 needs = [identities[name] for name in stage.needs]
                 identities[stage.name] = hash_json([stage.name, stage.reads, needs])
-            found.append((point, stages, identities))
-        return found
+            rows.append((point, stages, identities))
+        return rows
 
-    def _placed(self) -> tuple[dict[str, tuple[str, str]], dict[str, int]]:
-        """Where each stage is run: in `shared/` if all points have it, else in the first that has it."""
-        counts: dict[str, int] = {}
-        owners: dict[str, tuple[str, str]] = {}
+    def _owners(self) -> dict[str, TaskKey]:
+        """Where each stage runs, by identity: in `shared/` if all points have it, else in the first that has it."""
+        counts: Counter[str] = Counter()
+        owners: dict[str, TaskKey] = {}
         for point, stages, identities in self.stages():
             for stage in stages:
                 identity = identities[stage.name]
-                counts[identity] = counts.get(identity, 0) + 1
+                counts[identity] += 1
                 owners.setdefault(identity, (str(self.folder(point)), stage.name))
         for identity, (_, name) in owners.items():
             if counts[identity] == len(self.points) > 1:
                 owners[identity] = (str(self.root / SHARED), name)
-        return owners, counts
+        return owners
 
-    def _links(self) -> list[tuple[Path, Path]]:
-        owners, _ = self._placed()
-        found = []
-        for point, stages, identities in self.stages():
-            for stage in stages:
-                study, name = owners[identities[stage.name]]
-                if Path(study) != self.folder(point):
-                    found.append((self.folder(point) / stage.name, Path(study) / name))
-        return found
+
+def _link(path: Path, target: Path) -> None:
+    """Make `path` a relative link to `target`, unless something else is there."""
+    text = os.path.relpath(target, path.parent)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.is_symlink() and os.readlink(path) != text:
+        path.unlink()
+    if not path.exists() and not path.is_symlink():
+        path.symlink_to(text)
 
 
 def read_ablation(
     path: Path, overrides: Sequence[str], grid: Sequence[str], paired: Sequence[str], root: Path | None
 ) -> Ablation:
-    """An ablation from a recipe and axes on the command line, or from a file of `recipes/ablations/`.
+    """An ablation from a recipe (or the folder of a study) and axes, or from a file of `recipes/ablations/`.
 
     Raises:
-        UserError: no axis, an axis without values or that is no setting, paired axes of different lengths.
+        UserError: there is no axis, an axis has no values or is not a setting, or paired axes differ in length.
     """
-    values = read_yaml(path)
+    values = {} if path.is_dir() else read_yaml(path)
     axes_of = {"grid": _axes(grid), "paired": _axes(paired)}
     recipe_path, settings, name, title = path, list(overrides), "", ""
     if "recipe" in values:
@@ -215,14 +215,14 @@ def read_ablation(
     ]
     repeated = {point.name for point in points if sum(other.name == point.name for other in points) > 1}
     if repeated:
-        raise UserError(f"two points are the same: {sorted(repeated)[0]}; list every value once")
+        raise UserError(f"two points are called {sorted(repeated)[0]}; list every value once")
     name = name or f"{base.study}-ablation"
     return Ablation(root or Path("runs") / name, name, title or base.title, axes, is_paired, points)
 
 
 def _axes(texts: Sequence[str]) -> dict[str, list[Any]]:
-    """`key=v1,v2` as values; a value may be a YAML list or mapping in brackets."""
-    found: dict[str, list[Any]] = {}
+    """Axes from `key=v1,v2`; a value may be a YAML list or mapping in brackets."""
+    axes: dict[str, list[Any]] = {}
     for text in texts:
         key, sign, values = text.partition("=")
         if not sign or not key or not values:
@@ -233,12 +233,12 @@ def _axes(texts: Sequence[str]) -> dict[str, list[Any]]:
             parsed = yaml.safe_load(f"[{values}]")
         except yaml.YAMLError:
             raise UserError(f"axis {text!r}: {values!r} is not a list of YAML values") from None
-        found[key] = [_number(value) for value in parsed]
-    return found
+        axes[key] = [_as_number(value) for value in parsed]
+    return axes
 
 
-def _number(value: Any) -> Any:
-    """YAML 1.1 reads 1e-6 as text."""
+def _as_number(value: Any) -> Any:
+    """Text that is a number as one: YAML 1.1 reads 1e-6 as text."""
     if isinstance(value, str):
         with suppress(ValueError):
             return float(value)
@@ -250,24 +250,24 @@ def _point(path: Path, settings: Sequence[str], values: dict[str, Any], base: Re
     dumped, reference = recipe.dump(), base.dump()
     differs = tuple(key for key in values if look_up(dumped, key) != look_up(reference, key))
     labels = [f"{key.split('.')[-1]}-{_label(value)}" for key, value in values.items()]
-    name = "-".join(dict.fromkeys(labels))  # the rate of every arm is one label
+    name = "-".join(dict.fromkeys(labels))  # equal learning rates of several arms are one label
     return Point(name, {key: look_up(dumped, key) for key in values}, differs, recipe)
 
 
 def look_up(values: Mapping[str, Any], key: str) -> Any:
     """The value of a dotted key; None where there is none."""
-    found: Any = values
-    for step in key.split("."):
-        found = found[int(step)] if isinstance(found, list) else found.get(step) if isinstance(found, dict) else None
-    return found
+    value: Any = values
+    for part in key.split("."):
+        value = value[int(part)] if isinstance(value, list) else value.get(part) if isinstance(value, dict) else None
+    return value
 
 
 def _label(value: Any) -> str:
     text = (
-        f"{value:g}"
+        json.dumps(value)
+        if isinstance(value, dict | list)
+        else f"{value:g}"
         if isinstance(value, float)
-        else json.dumps(value)
-        if isinstance(value, (dict, list))
         else str(value)
     )
     return re.sub(r"[^A-Za-z0-9.+-]+", "_", text).strip("_") or "none"
@@ -279,12 +279,12 @@ def _read(path: Path) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         raise UserError(f"{path} cannot be read ({error})") from None
     if not isinstance(values, dict) or not {"axes", "points", "paired"} <= values.keys():
-        raise UserError(f"{path} is no ablation as `transfer ablate` writes it")
+        raise UserError(f"{path} is not an ablation file of `transfer ablate`")
     return values
 
 
 def load_ablation(root: Path) -> Ablation:
-    """An ablation from its folder. Raises UserError if the folder holds none."""
+    """The ablation in a folder. Raises UserError if there is none."""
     values = _read(root / ABLATION_FILE)
     try:
         points = [
@@ -292,7 +292,5 @@ def load_ablation(root: Path) -> Ablation:
             for p in values["points"]
         ]
     except (TypeError, KeyError):
-        raise UserError(
-            f"{root / ABLATION_FILE} is damaged; `transfer ablate` with the same axes writes it anew"
-        ) from None
+        raise UserError(f"{root / ABLATION_FILE} is damaged; run `transfer ablate` with the same axes again") from None
     return Ablation(root, values["name"], values["title"], values["axes"], values["paired"], points)

@@ -1,8 +1,8 @@
 """`transfer fetch`: download what a recipe names, and pin it in a lock file beside the recipe.
 
-Needs a network once; afterwards builds and jobs run with the hub offline, and every build checks what it reads against
-the lock. An entry is resolved anew each time the command runs; `revision` in the recipe decides which commit. What
-cannot be had does not stop the rest: everything that was found is pinned, and every problem is told at the end.
+It needs a network; afterwards stages run with the hub offline and check what they read against the lock. Every call
+resolves all entries again, at the commit that `revision` in the recipe says. An entry that fails does not stop the
+others: what was resolved is pinned, and every problem is printed at the end.
 """
 
 from collections.abc import Callable
@@ -24,29 +24,31 @@ from recipes.schema import ModelSpec, Recipe
 from recipes.suite_schema import BenchmarkData
 
 Entry = dict[str, Any]
+Count = Callable[[Any, Entry | None], int]
+"""Counts the rows of a source or benchmark."""
 
 
 @dataclass
 class Fetched:
-    """What one call found and what it did not."""
+    """The result of one call."""
 
     lock: dict[str, dict[str, Entry]] = field(default_factory=lambda: {"sources": {}, "benchmarks": {}, "models": {}})
     problems: list[str] = field(default_factory=list)
-    """A sentence for each thing that could not be resolved now."""
-    left: list[str] = field(default_factory=list)
-    """Names that are not resolved."""
+    """A sentence for each entry that could not be resolved."""
+    unresolved: list[str] = field(default_factory=list)
+    """Names without an entry."""
     kept: list[str] = field(default_factory=list)
-    """Names that could not be resolved now and keep the entry they had."""
+    """Names that could not be resolved and keep the entry of the previous lock."""
     counts: list[str] = field(default_factory=list)
-    """Benchmarks that have another number of questions than the recipe says was published."""
+    """Benchmarks whose number of questions is not the recipe's `published_rows`."""
     resolved: int = 0
-    """Entries made by this call."""
+    """Entries resolved by this call."""
 
     def add(self, other: "Fetched") -> None:
-        """Take over what another call found; the same problem is told once."""
+        """Add the result of another call; equal problems are kept once."""
         for kind, entries in other.lock.items():
             self.lock[kind] |= entries
-        for name in ("problems", "left", "kept", "counts"):
+        for name in ("problems", "unresolved", "kept", "counts"):
             setattr(self, name, [*dict.fromkeys([*getattr(self, name), *getattr(other, name)])])
         self.resolved += other.resolved
 
@@ -54,37 +56,39 @@ class Fetched:
 def fetch(recipe: Recipe, recipe_path: Path | None) -> Fetched:
     """Resolve every source, benchmark and model of a recipe, and write the lock beside `recipe_path`.
 
-    What cannot be resolved keeps the entry of the recipe's previous lock, if that was made for the same dataset or
-    model; the lock stays as it was if nothing at all could be resolved.
+    An entry that cannot be resolved stays as it is in the previous lock, if it is of the same dataset or model. If
+    nothing could be resolved, the lock is not written.
     """
-    found = Fetched()
+    fetched = Fetched()
     for files in recipe.corpus.all_files():
         if files.kind != "pocket":
-            _resolve(found, recipe, "sources", files, lambda item, entry: len(read_rows(item, _fields(item), entry)))
+            _resolve(fetched, recipe, "sources", files, lambda item, entry: len(read_rows(item, _fields(item), entry)))
     for benchmark in recipe.suite.benchmarks if recipe.suite is not None else ():
         if benchmark.data is not None:
             data = benchmark_files(benchmark)
-            _resolve(found, recipe, "benchmarks", data, partial(_count, benchmark.name))
-            rows = found.lock["benchmarks"].get(data.name, {}).get("rows")
+            _resolve(fetched, recipe, "benchmarks", data, partial(_count, benchmark.name))
+            rows = fetched.lock["benchmarks"].get(data.name, {}).get("rows")
             if rows and data.published_rows and rows != data.published_rows:
-                found.counts.append(f"{data.name} {rows:,} ({data.published_rows:,})")
+                fetched.counts.append(f"{data.name} {rows:,} ({data.published_rows:,})")
     for model, revision in _models(recipe):
-        _resolve_model(found, recipe, model, revision)
+        _resolve_model(fetched, recipe, model, revision)
     if recipe.model is not None:
-        _resolve_kernel(found, recipe.model)
+        _resolve_kernel(fetched, recipe.model)
     if recipe_path is not None:
-        write_lock(found, recipe_path)
-    return found
+        write_lock(fetched, recipe_path)
+    return fetched
 
 
-def write_lock(found: Fetched, recipe_path: Path) -> None:
+def write_lock(fetched: Fetched, recipe_path: Path) -> None:
     """Write a lock file beside its recipe, if anything was resolved or there is nothing to resolve."""
-    if found.resolved or not found.problems:
-        write_json(lock_path(recipe_path), found.lock)
+    if fetched.resolved or not fetched.problems:
+        write_json(lock_path(recipe_path), fetched.lock)
 
 
-def _resolve(found: Fetched, recipe: Recipe, kind: str, files: Any, count: Callable[[Any, Entry | None], int]) -> None:
-    """Resolve one source or benchmark; reading it now finds a wrong column here and not on a compute node."""
+def _resolve(
+    fetched: Fetched, recipe: Recipe, kind: str, files: Any, count: Callable[[Any, Entry | None], int]
+) -> None:
+    """Resolve one source or benchmark, and read it, so that a wrong column is an error here and not in a job."""
     print(f"  fetching {files.name} ({files.dataset or files.path})", flush=True)
     try:
         if files.kind == "hub":
@@ -100,20 +104,18 @@ def _resolve(found: Fetched, recipe: Recipe, kind: str, files: Any, count: Calla
             entry = {"path": files.path, "revision": None, "files": {path.name: hash_file(path) for path in paths}}
             entry["rows"] = count(files, None)
     except UserError as error:
-        found.problems.append(_sentence(files.name, error))
-        _keep(found, kind, files.name, _previous(recipe, kind, files, count, error))
+        fetched.problems.append(_sentence(files.name, error))
+        _keep(fetched, kind, files.name, _previous(recipe, kind, files, count, error))
     else:
-        found.lock[kind][files.name] = entry
-        found.resolved += 1
+        fetched.lock[kind][files.name] = entry
+        fetched.resolved += 1
 
 
 def _sentence(name: str, error: UserError) -> str:
     return f"{name}: {error}" if isinstance(error, HubError) else str(error)
 
 
-def _previous(
-    recipe: Recipe, kind: str, files: Any, count: Callable[[Any, Entry | None], int], error: UserError
-) -> Entry | None:
+def _previous(recipe: Recipe, kind: str, files: Any, count: Count, error: UserError) -> Entry | None:
     """The entry of the previous lock, if it is for the place the recipe names and its rows can be read."""
     entry: Entry | None = recipe.lock.get(kind, {}).get(files.name)
     if entry is None or files.kind != "hub":
@@ -122,46 +124,46 @@ def _previous(
         place = chosen(files, entry)
         if lock_mismatch(place, entry):
             return None
-        if not isinstance(error, HubError):  # the rows of the newer commit cannot be read; those of the older may be
+        if not isinstance(error, HubError):  # the newer commit has other rows; those of the older one may be readable
             count(place, entry | {"rows": None})
     except UserError:
         return None
     return entry
 
 
-def _keep(found: Fetched, kind: str, name: str, entry: Entry | None) -> None:
+def _keep(fetched: Fetched, kind: str, name: str, entry: Entry | None) -> None:
     if entry is None:
-        found.left.append(name)
+        fetched.unresolved.append(name)
     else:
-        found.kept.append(name)
-        found.lock[kind][name] = entry
+        fetched.kept.append(name)
+        fetched.lock[kind][name] = entry
 
 
-def _resolve_model(found: Fetched, recipe: Recipe, name: str, revision: str | None) -> None:
+def _resolve_model(fetched: Fetched, recipe: Recipe, name: str, revision: str | None) -> None:
     if Path(name).is_dir():
         return
     print(f"  fetching {name}", flush=True)
     try:
-        found.lock["models"][name] = fetch_model(name, revision)
-        found.resolved += 1
+        fetched.lock["models"][name] = fetch_model(name, revision)
+        fetched.resolved += 1
     except UserError as error:
-        found.problems.append(str(error))
+        fetched.problems.append(str(error))
         entry = recipe.lock.get("models", {}).get(name)
         pinned = revision is not None and len(revision) == 40
-        _keep(found, "models", name, None if entry and pinned and entry["revision"] != revision else entry)
+        _keep(fetched, "models", name, None if entry and pinned and entry["revision"] != revision else entry)
 
 
-def _resolve_kernel(found: Fetched, model: ModelSpec) -> None:
+def _resolve_kernel(fetched: Fetched, model: ModelSpec) -> None:
     try:
         if commit := fetch_kernel(model):
             print(f"  fetched the kernel of {model.attention}, commit {commit[:12]}", flush=True)
     except UserError as error:
-        found.problems.append(str(error))
-        found.left.append(model.attention)
+        fetched.problems.append(str(error))
+        fetched.unresolved.append(model.attention)
 
 
 def _count(name: str, data: BenchmarkData, entry: Entry | None) -> int:
-    """Questions of a benchmark; a row of another form is found now."""
+    """Number of questions of a benchmark."""
     return len(questions_of(name, data.model_copy(update={"rows": None}), read_benchmark_rows(data, entry)))
 
 
@@ -176,20 +178,20 @@ def _fields(files: DataFiles) -> list[str]:
 
 def _models(recipe: Recipe) -> list[tuple[str, str | None]]:
     """Ids and revisions of the models a recipe loads from the hub."""
-    found: dict[str, str | None] = {}
+    models: dict[str, str | None] = {}
     if recipe.model is not None and recipe.model.path is not None:
-        found[recipe.model.path] = recipe.model.revision
+        models[recipe.model.path] = recipe.model.revision
     for external in recipe.external.values():
-        found[external.path] = external.revision
+        models[external.path] = external.revision
     samplers = [recipe.corpus.teacher, recipe.corpus.pass_rate.sampler if recipe.corpus.pass_rate else None]
     for sampler in samplers:
         if sampler is not None and sampler.kind == "transformers" and sampler.model != "base":
-            found[str(sampler.model)] = sampler.revision
-    return list(found.items())
+            models[str(sampler.model)] = sampler.revision
+    return list(models.items())
 
 
 def format_lock(lock: dict[str, Any], path: Path) -> str:
-    """What the lock holds, as text."""
+    """The entries of a lock as text."""
     lines = []
     for name, entry in [*lock["sources"].items(), *lock["benchmarks"].items()]:
         place = entry.get("dataset") or entry.get("path")
@@ -205,20 +207,20 @@ def format_lock(lock: dict[str, Any], path: Path) -> str:
     return "\n".join([*(lines or ["  nothing to resolve"]), f"lock: {path}"])
 
 
-def remarks(found: Fetched, path: Path) -> list[str]:
-    """What a person must know of a call: every problem, what is left, and counts that are not the published ones."""
-    lines = list(found.problems)
-    if found.counts:
+def remarks(fetched: Fetched, path: Path) -> list[str]:
+    """Lines for standard error: every problem, what is not resolved, and unexpected numbers of questions."""
+    lines = list(fetched.problems)
+    if fetched.counts:
         lines.append(
-            f"warning: other numbers of questions than the recipe's published_rows (in brackets): "
-            f"{', '.join(found.counts)}"
+            f"warning: the number of questions differs from the recipe's published_rows (in brackets): "
+            f"{', '.join(fetched.counts)}"
         )
-    if found.kept:
-        lines.append(f"kept as they were in the lock before: {', '.join(found.kept)}")
-    if found.left:
-        there = sum(len(entries) for entries in found.lock.values())
-        rest = f"the other {there} are in {path}" if found.resolved and there else "no lock was written"
+    if fetched.kept:
+        lines.append(f"kept from the previous lock: {', '.join(fetched.kept)}")
+    if fetched.unresolved:
+        there = sum(len(entries) for entries in fetched.lock.values())
+        rest = f"the other {there} are in {path}" if fetched.resolved and there else "no lock was written"
         lines.append(
-            f"not resolved: {', '.join(found.left)}; {rest}; when that is mended, the same command does the rest"
+            f"not resolved: {', '.join(fetched.unresolved)}; {rest}; after fixing that, run the same command again"
         )
     return lines

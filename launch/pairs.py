@@ -1,4 +1,4 @@
-"""Studies that train nothing: a base and checkpoints from anywhere, asked the questions of a suite."""
+"""Studies that train nothing: a base and checkpoints are evaluated on a suite."""
 
 import json
 import re
@@ -9,15 +9,19 @@ from recipes.errors import UserError
 from recipes.loading import apply_override, read_recipe_file, read_yaml, validate_recipe
 from recipes.schema import Recipe
 
-DEFAULT_SUITE = Path("recipes/suites/twelve.yaml")
-
 
 def evaluation_recipe(
     base: str, models: dict[str, str], suite: Path, study: str, overrides: list[str], title: str = ""
 ) -> Recipe:
-    """A recipe that scores `models` (arm -> path or hub id, perhaps with @revision) against `base`.
+    """A recipe that scores checkpoints against a base.
 
-    `suite`: a recipe whose `suite`, `prompt` and `statistics` are taken, with its lock file.
+    Args:
+        base: path or hub id, optionally with @revision.
+        models: the same of each checkpoint, by the name of its arm.
+        suite: recipe whose suite, prompt, statistics, analysis, resources and lock are used.
+        study: name of the study.
+        overrides: settings to change.
+        title: of the report.
 
     Raises:
         UserError: a file is missing, or a value is not allowed.
@@ -27,7 +31,7 @@ def evaluation_recipe(
         key: values[key] for key in ("prompt", "statistics", "analysis", "resources", "lock") if key in values
     }
     if "suite" not in values:
-        raise UserError(f"{suite} has no section `suite` to take; recipes/suites/ has some")
+        raise UserError(f"{suite} has no section `suite`; name a recipe with one")
     kept["suite"] = values["suite"]
     path, revision = _at_revision(base)
     kept |= {
@@ -50,7 +54,7 @@ def _at_revision(text: str) -> tuple[str, str | None]:
 
 
 def _dtype(path: str) -> str:
-    """The format a local checkpoint is stored in; bfloat16 for what is on the hub."""
+    """The number format of a local checkpoint; bfloat16 for hub ids."""
     config = Path(path) / "config.json"
     if not config.is_file():
         return "bfloat16"
@@ -62,13 +66,13 @@ def _dtype(path: str) -> str:
 
 
 def arm_names(models: list[str]) -> dict[str, str]:
-    """Names for checkpoints: the last parts of their paths, as letters, digits and _, that tell them apart."""
+    """Arm name -> checkpoint. A name is made of as many last parts of the path as make it unique."""
     names: dict[str, str] = {}
     for model in models:
         parts = [part for part in re.split(r"[/\\]", _at_revision(model)[0].rstrip("/")) if part not in ("", ".", "..")]
         for count in range(1, len(parts) + 1):
             name = re.sub(r"\W+", "_", "_".join(parts[-count:])).strip("_") or "model"
-            if name not in names and name != "base" and name not in ("final",):
+            if name not in names and name not in ("base", "final"):
                 break
         while name in names or name == "base":
             name += "_2"
@@ -77,21 +81,23 @@ def arm_names(models: list[str]) -> dict[str, str]:
 
 
 def audit_recipes(path: Path, overrides: list[str]) -> list[tuple[Recipe, list[dict[str, Any]]]]:
-    """The studies of an audit: one for each base, so that it is scored once, with its pairs.
+    """The studies of an audit, one for each base, with their pairs.
 
     Raises:
         UserError: the file has no pairs, or a pair lacks a value.
     """
     values = read_yaml(path)
     pairs = values.get("pairs")
-    wanted = {"name", "base", "model", "method", "size"}
+    required = {"name", "base", "model", "method", "size"}
     if not isinstance(pairs, list) or not pairs:
         raise UserError(f"{path} has no `pairs`, a list of base and model to audit")
-    for number, pair in enumerate(pairs, start=1):
-        if not isinstance(pair, dict) or not wanted <= pair.keys():
-            raise UserError(f"{path}: pair {number} must have {', '.join(sorted(wanted))}")
+    for index, pair in enumerate(pairs, start=1):
+        if not isinstance(pair, dict) or not required <= pair.keys():
+            raise UserError(f"{path}: pair {index} must have {', '.join(sorted(required))}")
         if not isinstance(pair["size"], int | float):
-            raise UserError(f"{path}: pair {number} has size {pair['size']!r}, which must be billions of parameters")
+            raise UserError(
+                f"{path}: pair {index} has size {pair['size']!r}, but must be a number, in billions of parameters"
+            )
     suite = path.parent / str(values.get("suite", "../suites/twelve.yaml"))
     by_base: dict[str, list[dict[str, Any]]] = {}
     for pair in pairs:
@@ -100,7 +106,7 @@ def audit_recipes(path: Path, overrides: list[str]) -> list[tuple[Recipe, list[d
     for base, members in by_base.items():
         names = {re.sub(r"\W+", "_", pair["name"]).strip("_"): pair["model"] for pair in members}
         if len(names) < len(members):
-            raise UserError(f"{path}: two pairs of {base} have the same name but for punctuation; rename one")
+            raise UserError(f"{path}: two pairs of {base} have names that differ only in punctuation; rename one")
         study = "audit-" + re.sub(r"[^a-z0-9]+", "-", "-".join(_at_revision(base)[0].split("/")[-2:]).lower()).strip(
             "-"
         )

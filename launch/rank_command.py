@@ -1,4 +1,4 @@
-"""The command and the configuration files that start the ranks of a training stage."""
+"""The launcher command of a training stage's ranks, and its configuration files."""
 
 import os
 from pathlib import Path
@@ -8,18 +8,18 @@ from recipes.resource_schema import ResourceSpec
 
 
 class Rendezvous(NamedTuple):
-    """The node of a launcher and the address where all ranks of a stage meet."""
+    """The node of a launcher and the rendezvous address of all ranks of a stage."""
 
     node: int = 0
     nodes: int = 1
     address: str = "127.0.0.1"
     """Address of the first node."""
     port: int = 0
-    """Port there that the ranks meet at."""
+    """Port of the rendezvous on it."""
 
     @classmethod
     def here(cls) -> "Rendezvous":
-        """That of this process: from the environment of a Slurm job step, or a single node outside of one."""
+        """From the environment of a Slurm job step; a single node outside of one."""
         values = os.environ
         if "TRANSFER_HEAD" not in values:
             return cls()
@@ -27,7 +27,7 @@ class Rendezvous(NamedTuple):
 
     @property
     def step(self) -> str:
-        """Identifies this start of a job, so that no node joins an earlier one."""
+        """Identifies this start of a job, so that no node joins the ranks of an earlier one."""
         names = ("SLURM_JOB_ID", "SLURM_RESTART_COUNT", "SLURM_STEP_ID")
         return ".".join(os.environ.get(name, "0") for name in names)
 
@@ -36,7 +36,7 @@ def zero_config(resources: ResourceSpec) -> dict[str, Any]:
     """DeepSpeed's configuration. Batch sizes and clipping are "auto": the trainer sets them.
 
     Gradients of micro-batches accumulate in float32: in bfloat16, DeepSpeed's default, terms below 1/512 of the sum are
-    rounded away. Stages 2 and 3, which partition gradients, reduce them while the backward pass runs.
+    rounded away. Stages 2 and 3 partition gradients and reduce them during the backward pass.
     """
     zero: dict[str, Any] = {
         "stage": resources.zero_stage,
@@ -44,7 +44,7 @@ def zero_config(resources: ResourceSpec) -> dict[str, Any]:
         "contiguous_gradients": True,
     }
     if resources.zero_stage == 3:
-        # Without gathering, a checkpoint has shards only and no weights that other programs can load.
+        # Otherwise a checkpoint holds shards only, which other programs cannot load.
         zero["stage3_gather_16bit_weights_on_model_save"] = True
     if resources.offload:
         zero["offload_optimizer"] = {"device": "cpu", "pin_memory": False}
@@ -67,14 +67,14 @@ def zero_config(resources: ResourceSpec) -> dict[str, Any]:
 
 
 def accelerate_config(resources: ResourceSpec, deepspeed_file: Path, rendezvous: Rendezvous) -> dict[str, Any]:
-    """Accelerate's configuration for DeepSpeed. What differs between nodes goes on the command line."""
+    """Accelerate's configuration for DeepSpeed. Settings that differ between nodes go on the command line."""
     return {
         "compute_environment": "LOCAL_MACHINE",
         "distributed_type": "DEEPSPEED",
         "deepspeed_config": {
             "deepspeed_config_file": str(deepspeed_file),
             "zero3_init_flag": True,
-            "deepspeed_multinode_launcher": "standard",  # one launcher per node; the default needs ssh between them
+            "deepspeed_multinode_launcher": "standard",  # one launcher per node; the default uses ssh
         },
         "num_machines": rendezvous.nodes,
         "machine_rank": 0,
@@ -99,9 +99,9 @@ def launch_files(resources: ResourceSpec, directory: Path, rendezvous: Rendezvou
 def launch_command(
     resources: ResourceSpec, study_dir: Path, name: str, resume: bool, rendezvous: Rendezvous
 ) -> list[str]:
-    """The command that starts the ranks of a stage on one node: accelerate for DeepSpeed, else torchrun.
+    """The command that starts the ranks of a stage on one node: accelerate with DeepSpeed, else torchrun.
 
-    Without DeepSpeed, accelerate would start a single process on a CPU, whatever `num_processes` is.
+    Without DeepSpeed, accelerate starts a single process on a CPU, whatever `num_processes` is.
     """
     rank_command = ["-m", "launch.execution.ranks", str(study_dir), name, str(int(resume))]
     if resources.zero_stage:

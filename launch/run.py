@@ -9,26 +9,27 @@ from pathlib import Path
 from launch.execution.local import run_local
 from launch.execution.processes import note_run
 from launch.planning.findings import findings, refuse
-from launch.planning.fit import model_shape, obstacles
+from launch.planning.fit import obstacles
 from launch.planning.preflight import check_resolved, warnings
+from launch.site_file import SiteSpec
 from launch.slurm.jobs import Task, states_of
-from launch.slurm.site_file import SiteSpec
 from launch.slurm.submit import active_ids, ask_queue, known_jobs, plan_submission, read_jobs, script_name, submit
 from launch.stages import Stage
 from recipes.errors import UserError
 from recipes.manifest import write_atomic, write_json
 from recipes.schema import Recipe
+from train.accounting.cost import model_shape
 from train.accounting.matching import require_matched
 
 
 def require_runnable(recipe: Recipe) -> None:
-    """Print warnings. Raises UserError for a recipe that cannot run, or whose data or models are not resolved."""
+    """Print warnings. Raises UserError if the recipe cannot run or its data or models are not resolved."""
     check_resolved(recipe)
     require_possible(recipe)
 
 
 def require_possible(recipe: Recipe) -> None:
-    """Like `require_runnable`, but data and models need not be on this machine yet."""
+    """As `require_runnable`, but data and models need not be resolved."""
     require_matched(recipe)
     for text in obstacles(recipe, model_shape(recipe)):
         raise UserError(f"cannot work: {text}")
@@ -37,7 +38,7 @@ def require_possible(recipe: Recipe) -> None:
 
 
 def require_ready(recipe: Recipe, stages: list[Stage], study_dir: Path, site: SiteSpec | None = None) -> None:
-    """Print what the stages lack where they will run. Raises UserError for what cannot work."""
+    """Print what the stages lack on the machine or cluster they will run on. Raises UserError for errors."""
     lacking = findings(recipe, stages, study_dir, site)
     refuse(lacking)
     for finding in lacking:
@@ -45,7 +46,7 @@ def require_ready(recipe: Recipe, stages: list[Stage], study_dir: Path, site: Si
 
 
 def check_site(tasks: Sequence[Task], site: SiteSpec) -> None:
-    """`require_ready` for the tasks of all studies on a cluster. Raises UserError."""
+    """`require_ready` for tasks of several studies on a cluster."""
     for study_dir in dict.fromkeys(task.study_dir for task in tasks):
         members = [task for task in tasks if task.study_dir == study_dir]
         require_ready(members[0].recipe, [task.stage for task in members], study_dir, site)
@@ -67,22 +68,22 @@ def run_stages(recipe: Recipe, study_dir: Path, stages: list[Stage], as_json: bo
 
 def run_on_slurm(root: Path, tasks: Sequence[Task], site: SiteSpec, until: str | None) -> int:
     """Submit the unfinished tasks; returns the exit status."""
-    waiting, states = [], states_of(tasks)
+    unfinished, states = [], states_of(tasks)
     for task in tasks:
         if states[task.key].state == "done":
             print(f"  done     {task.stage.name}")
         else:
-            waiting.append(task)
+            unfinished.append(task)
     write_json(root / "slurm" / "site.json", site.model_dump(mode="json"))
     note_run(root, {"on": "slurm", "until": until})
-    submitted = submit(root, waiting, site)
+    submitted = submit(root, unfinished, site)
     print(f"{submitted} job(s) submitted; transfer status {root} shows their state")
     return 0
 
 
 def refuse_if_queued(root: Path) -> None:
-    """Raise UserError if jobs of a study are queued or running: they read its recipe when they start."""
-    if not read_jobs(root) or shutil.which("squeue") is None:  # a study copied from a cluster has no jobs here
+    """Raise UserError if jobs of a study are queued or running: a job reads the recipe when it starts."""
+    if not read_jobs(root) or shutil.which("squeue") is None:  # not on the cluster it was submitted to
         return
     queue = ask_queue()
     if active_ids(root, known_jobs(root, queue), queue):
@@ -93,7 +94,7 @@ def refuse_if_queued(root: Path) -> None:
 
 
 def show_jobs(root: Path, tasks: Sequence[Task], site: SiteSpec) -> int:
-    """Write the scripts of all jobs and print the job graph; submits nothing."""
+    """Write the batch scripts and print the jobs with their dependencies; submits nothing."""
     folder = root / "slurm" / "dry-run"
     for job, text in plan_submission(root, tasks, site):
         path = folder / script_name(job)

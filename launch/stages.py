@@ -1,4 +1,4 @@
-"""The stage graph of a study: what runs, in which order, from which inputs. Starts nothing, needs no torch.
+"""The stage graph of a study: which stages there are, in which order they run, and what each reads. Runs nothing.
 
 base -> corpus -> arms/<arm>/seed-<n> -> drift/<arm>/seed-<n>; with questions and external/<arm>:
 -> trajectory/<arm>/seed-<n>, eval/<model>, diagnostics/<model> -> report.
@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from eval.questions.task_files import task_folder
+from eval.questions.task_files import task_hashes
 from recipes.code_version import code_version
 from recipes.errors import UserError
 from recipes.manifest import StageState, hash_file, hash_json, read_manifest, stage_state
@@ -58,7 +58,7 @@ def build_stages(recipe: Recipe) -> list[Stage]:
     from train.arms import resolve_arm
 
     values = without_later_defaults(recipe.dump())
-    if values["model"] is not None:  # depends on the machine; runs record what was used
+    if values["model"] is not None:  # what it falls back to depends on the machine; runs record what they used
         del values["model"]["attention_fallback"]
     threads = recipe.resources.threads
     stages = []
@@ -66,7 +66,7 @@ def build_stages(recipe: Recipe) -> list[Stage]:
     if recipe.model is not None and with_base:
         module = "train.models.pocket_base" if recipe.model.pocket else "train.models.prepared_base"
         reads = flatten({"model": values["model"], "base_threads": recipe.resources.base_threads})
-        if recipe.model.path is not None:  # the tokenizer and the contract with every prompt
+        if recipe.model.path is not None:  # the stage also checks the tokenizer with every prompt setting
             reads |= _folder_content(Path(recipe.model.path))
             prompts = [values["prompt"], *(arm["prompt"] for arm in values["arms"].values() if arm["prompt"])]
             reads |= flatten({"lock": {"models": values["lock"].get("models", {}).get(recipe.model.path)}})
@@ -89,7 +89,7 @@ def build_stages(recipe: Recipe) -> list[Stage]:
             reads |= {key: values["resources"][key] for key in topology if recipe.resources.launched}
             if resolved.module == "train.sft":
                 reads["demonstrations"] = recipe.corpus.demonstrations
-            elif resolved.sampling != "teacher":  # vLLM's samples carry weights for the sampler/trainer mismatch
+            elif resolved.sampling != "teacher":  # samples of vLLM are reweighted for the sampler/trainer mismatch
                 reads["sampler"] = recipe.resources.vllm.mode if recipe.resources.vllm else "transformers"
             before = [f"arms/{resolved.start_from}/seed-{seed}"] if resolved.start_from else []
             needs = ("base", "corpus", *before)
@@ -121,7 +121,7 @@ def _folder_content(folder: Path) -> dict[str, Any]:
 
 
 def _corpus_stage(recipe: Recipe, values: dict[str, Any], with_base: bool) -> Stage:
-    # The corpus is compared with the questions of the suite; prompts and scoring do not matter.
+    # Decontamination compares the corpus with the questions of the suite, whatever their prompts and scoring.
     suite = {key: values["suite"][key] for key in ("tasks", "questions", "seed")} if recipe.suite else {}
     suite |= {"benchmarks": [benchmark.name for benchmark in recipe.suite.benchmarks]} if recipe.suite else {}
     reads = flatten({"corpus": values["corpus"], "prompt": values["prompt"], "suite": suite})
@@ -129,7 +129,7 @@ def _corpus_stage(recipe: Recipe, values: dict[str, Any], with_base: bool) -> St
     for source in recipe.corpus.all_files():
         if source.path is not None:
             reads[f"content of {source.path}"] = _content(Path(source.path))
-    if not with_base:  # then the tokenizer of the model itself is read
+    if not with_base:  # then the stage loads the tokenizer of the model itself
         reads |= flatten({"model": values["model"]})
     return Stage("corpus", "data.corpus.build", reads, ("base",) if with_base else ())
 
@@ -146,36 +146,26 @@ def _evaluation(recipe: Recipe, values: dict[str, Any], models: dict[str, str]) 
             reads[f"content of {item.data.path}"] = _content(Path(item.data.path))
     heldout = any(item.name == "heldout" and item.data is None for item in spec.benchmarks)
     stages = [Stage("questions", "eval.questions.build", reads, ("corpus",) if heldout else ())]
-    folder, threads = task_folder(spec), recipe.resources.threads
-    files = [path for path in folder.iterdir() if path.is_file()]  # not __pycache__
-    tasks = hash_json({path.name: hash_file(path) for path in files})
+    threads, tasks = recipe.resources.threads, hash_json(task_hashes(spec))
     stages += _trajectories(recipe, values, tasks)
     for label, name in models.items():
-        model_dir = _weights_of(name)
         prompt = {key: values["prompt"][key] for key in ("system", "suffix", "thinking")}
         reads = flatten({"suite": suite, "dtype": values["model"]["dtype"], "prompt": prompt, "label": label})
         reads |= {"content of the task files": tasks, "threads": threads, "reading": recipe.analysis.reading}
+        needs, arguments = (name, "questions"), {"model_dir": _weights_of(name)}
         stages.append(
-            Stage(
-                f"eval/{label}",
-                "eval.responses.generate",
-                reads,
-                (name, "questions"),
-                {"model_dir": model_dir},
-                threads,
-                in_place=True,
-            )
+            Stage(f"eval/{label}", "eval.responses.generate", reads, needs, arguments, threads, in_place=True)
         )
     return stages
 
 
 def _weights_of(stage: str) -> str:
-    """Where the weights are that a stage ends with."""
+    """Folder of the weights that a stage produces."""
     return stage if stage == "base" or stage.startswith("external/") else f"{stage}/final"
 
 
 def _trajectories(recipe: Recipe, values: dict[str, Any], tasks: str) -> list[Stage]:
-    """The base and every run's checkpoints on the slice."""
+    """The trajectories of the base and of every run."""
     if not recipe.with_trajectories:
         return []
     from train.arms import resolve_arm
@@ -208,8 +198,7 @@ def _diagnostics(recipe: Recipe, values: dict[str, Any], models: dict[str, str])
     reads = flatten({"diagnostics": values["diagnostics"], "suite": suite, "prompt": values["prompt"]})
     reads |= flatten({"dtype": values["model"]["dtype"], "attention": values["model"]["attention"]})
     threads = recipe.resources.threads
-    folder = task_folder(recipe.require_suite())
-    tasks = hash_json({path.name: hash_file(path) for path in folder.iterdir() if path.is_file()})
+    tasks = hash_json(task_hashes(recipe.require_suite()))
     reads |= {"content of the task files": tasks, "reading": recipe.analysis.reading, "threads": threads}
     before = ("corpus", "questions") if recipe.corpus.sources else ("questions",)
     stages = []
@@ -233,21 +222,21 @@ def _probes(recipe: Recipe, values: dict[str, Any], threads: int) -> list[Stage]
         for seed in recipe.seeds:
             needs = ("base", "corpus", "drift/base", f"arms/{arm}/seed-{seed}")
             arguments = {"arm": arm, "seed": seed}
-            resolved = resolve_arm(recipe, arm)  # its snapshots are no part of the run's output hash
+            resolved = resolve_arm(recipe, arm)  # snapshots are not part of the run's output hash
             own = reads | {"steps": resolved.steps, "snapshots": resolved.snapshots}
             probes.append(Stage(f"drift/{arm}/seed-{seed}", "train.drift", own, needs, arguments, threads))
     return probes
 
 
 def _needs_base(recipe: Recipe) -> bool:
-    """Whether weights are needed; a recipe that only builds a corpus needs the tokenizer of its model at most."""
+    """Whether the base's weights are needed. A recipe that only builds a corpus needs at most its tokenizer."""
     rate = recipe.corpus.pass_rate
     asked = rate is not None and rate.sampler.model == "base"
     return bool(recipe.arms or recipe.suite or asked or (recipe.model and recipe.model.pocket))
 
 
 def _content(path: Path) -> str | None:
-    """sha256 of a file; None for what is not one (a missing source is reported before anything runs)."""
+    """sha256 of a file; None if there is none (a missing source is reported before anything runs)."""
     return hash_file(path) if path.is_file() else None
 
 
@@ -259,7 +248,7 @@ def flatten(value: Any, prefix: str = "") -> dict[str, Any]:
 
 
 def stage_inputs(stage: Stage, study_dir: Path) -> dict[str, Any]:
-    """The stage's recipe values plus the output hashes of what it needs; None for outputs not there yet."""
+    """The stage's recipe values and the output hashes of the stages it needs; None for those that have not run."""
     inputs = dict(stage.reads)
     for name in stage.needs:
         manifest = read_manifest(study_dir / name)
@@ -268,7 +257,7 @@ def stage_inputs(stage: Stage, study_dir: Path) -> dict[str, Any]:
 
 
 def stage_states(stages: list[Stage], study_dir: Path) -> dict[str, StageState]:
-    """What would happen to each stage now; a stage after one that must run is "changed" or "new" as well."""
+    """The state of each stage. A finished stage that needs one which must run is "changed" as well."""
     states: dict[str, StageState] = {}
     for stage in stages:
         state = stage_state(study_dir / stage.name, stage_inputs(stage, study_dir))

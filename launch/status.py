@@ -1,7 +1,8 @@
-"""The state of a study: state, progress and rate of every stage, and of a failed one the reason and its log's end."""
+"""The state of a study: state, progress and rate of every stage; of a failed one the reason and the end of its log."""
 
 import json
 import time
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -26,6 +27,9 @@ _ENDED = {
     "BOOT_FAIL": "its node did not start",
     "DEADLINE": "its job could not start before its deadline",
 }
+"""Final state of a job, as Slurm names it -> reason."""
+_RUNNING = ("RUNNING", "COMPLETING", "CONFIGURING")
+_KILLED = "interrupted without a message (killed, or the machine went down)"
 
 
 class State(StrEnum):
@@ -39,10 +43,11 @@ class State(StrEnum):
     """Its job waits for other jobs."""
     FAILED = "failed"
     STOPPED = "stopped"
-    """It was interrupted and can be resumed."""
+    """Interrupted; it can be resumed."""
     BLOCKED = "blocked"
     """A stage that it needs failed."""
     OPEN = "open"
+    """It has not started."""
 
 
 @dataclass
@@ -81,7 +86,7 @@ def standings(root: Path, tasks: Sequence[Task]) -> list[Standing]:
     by_task: dict[tuple[str, str], Standing] = {}
     for task in tasks:
         jobs = _jobs_of(task, root, submitted)
-        standing = _standing(task, root, states[task.key].state, jobs, queue, unreachable)
+        standing = _standing(task, states[task.key].state, jobs, queue, unreachable)
         broken = [key[1] for key in task.needs if key in by_task and by_task[key].state in ("failed", "blocked")]
         if broken and standing.state is State.OPEN:
             standing.state, standing.reason = State.BLOCKED, f"needs {', '.join(broken)}"
@@ -94,43 +99,44 @@ def _jobs_of(task: Task, root: Path, submitted: Sequence[Submitted]) -> list[str
     return [job.identifier(index) for job in submitted for index, other in enumerate(job.tasks) if other == name]
 
 
-def _standing(task: Task, root: Path, state: str, jobs: list[str], queue: Queue, unreachable: str | None) -> Standing:
-    """The state of one stage: what is on the disk comes first, then the queue, then what Slurm recorded of its jobs."""
+def _standing(task: Task, stage_state: str, jobs: list[str], queue: Queue, unreachable: str | None) -> Standing:
+    """One stage, from its files, the queue and what Slurm recorded of its jobs."""
     study_dir, name = task.study_dir, task.stage.name
     standing = Standing(str(study_dir), name)
     manifest = read_manifest(study_dir / name) or {}
-    if state == "done":
+    started, log = manifest.get("started"), log_path(study_dir, name)
+    if stage_state == "done":
         standing.state = State.DONE
-        standing.seconds = _seconds_between(manifest.get("started"), manifest.get("completed"))
+        standing.seconds = _seconds_between(started, manifest.get("completed"))
         return standing
-    log = log_path(study_dir, name)
-    if log.exists():
-        standing.log = str(log)
-    active = [(identifier, *row) for identifier in jobs if (row := queue.active(identifier))]
-    running = [row for row in active if row[1] in ("RUNNING", "COMPLETING", "CONFIGURING")]
-    if running or is_locked(study_dir / ".locks" / name.replace("/", "--")):
-        standing.state = State.RUNNING
+    standing.log = str(log) if log.exists() else None
+    active = [(job, *row) for job in jobs if (row := queue.active(job))]
+    running = [row for row in active if row[1] in _RUNNING]
+    locked = is_locked(study_dir / ".locks" / name.replace("/", "--"))
+    failure = recorded(study_dir, name) or {}
+    message, pending = failure.get("message"), active[0][2] if active else None
+    # The first row that applies is the state.
+    table: tuple[tuple[bool, State, str | None], ...] = (
+        (bool(running) or locked, State.RUNNING, None),
+        (pending == "Dependency", State.WAITING, None),
+        (pending is not None, State.QUEUED, f"Slurm says {pending}"),
+        (failure.get("status") == STOPPED, State.STOPPED, message),
+        (message is not None, State.FAILED, message),
+        (stage_state == "resume" and not jobs, State.STOPPED, _KILLED),
+        (not jobs, State.OPEN, None),
+    )
+    rows = [(state, reason) for applies, state, reason in table if applies]
+    standing.state, standing.reason = rows[0] if rows else _after_job(task, jobs[-1], not started, unreachable)
+    if standing.state is State.RUNNING:
         standing.job, standing.where = (running[0][0], running[0][2]) if running else (None, "this machine or another")
-        standing.seconds = _seconds_between(manifest.get("started"), None)
+        standing.seconds = _seconds_between(started, None)
         _add_progress(standing, study_dir / name / PROGRESS)
     elif active:
-        standing.job, _, reason = active[0][:3]
-        if reason == "Dependency":
-            standing.state = State.WAITING
-        else:
-            standing.state, standing.reason = State.QUEUED, f"Slurm says {reason}"
-    elif failure := recorded(study_dir, name):
-        standing.state = State.STOPPED if failure["status"] == STOPPED else State.FAILED
-        standing.reason = failure["message"]
-    elif jobs:
+        standing.job = active[0][0]
+    elif not rows:
         standing.job = jobs[-1]
-        never_started = not manifest or state == "new"
-        standing.state, standing.reason = _after_job(task, jobs[-1], never_started, unreachable)
-    elif state == "resume":
-        standing.state = State.STOPPED
-        standing.reason = "interrupted without a message (killed, or the machine went down)"
     if standing.state is State.FAILED and standing.log:
-        standing.log_end = tuple(last_lines(Path(standing.log), 6))
+        standing.log_end = tuple(last_lines(log, 6))
     return standing
 
 
@@ -141,18 +147,12 @@ def _after_job(task: Task, job: str, never_started: bool, unreachable: str | Non
     ended = ended_state(job)
     if ended in ("COMPLETED", "PENDING"):
         return State.OPEN, "its job has just ended"
-    unmet = _unfinished_needs(task)
+    unmet = [need for need in task.stage.needs if not (read_manifest(task.study_dir / need) or {}).get("completed")]
     if never_started and ended == "CANCELLED" and unmet:
         return State.BLOCKED, f"needs {', '.join(unmet)}"
     return State.FAILED, _ENDED.get(
         str(ended), "its job left the queue without a message: cancelled, killed, or its node was lost"
     )
-
-
-def _unfinished_needs(task: Task) -> list[str]:
-    """Stages that it needs and that are not done."""
-    manifests = {need: read_manifest(task.study_dir / need) for need in task.stage.needs}
-    return [need for need, manifest in manifests.items() if manifest is None or not manifest["completed"]]
 
 
 def _add_progress(standing: Standing, path: Path) -> None:
@@ -184,15 +184,12 @@ def as_json(stages: Sequence[Standing]) -> list[dict[str, Any]]:
 
 
 def format_standings(stages: Sequence[Standing]) -> str:
-    """The standings as text: one line a stage, and under a failed one why."""
-    studies = list(dict.fromkeys(standing.study for standing in stages))
+    """The standings as text: a line for each stage, and the end of the log under a failed one."""
     lines = []
-    for study in studies:
+    for study in dict.fromkeys(standing.study for standing in stages):
         members = [standing for standing in stages if standing.study == study]
-        counts = {
-            state: sum(one.state == state for one in members) for state in dict.fromkeys(m.state for m in members)
-        }
-        lines.append(f"{study}: " + ", ".join(f"{count} {state}" for state, count in counts.items()))
+        counts = Counter(one.state for one in members)
+        lines.append(f"{study}: {', '.join(f'{count} {state}' for state, count in counts.items())}")
         width = max(len(one.stage) for one in members)
         for one in members:
             lines.append(f"  {one.state:<8} {one.stage:<{width}}  {_details(one)}".rstrip())

@@ -1,7 +1,7 @@
-"""Which code made a result: a hash of the project's modules behind a stage, comments and docstrings aside.
+"""Version of the code behind a stage: a hash of its modules without comments and docstrings.
 
-It is recorded, not an input: an edit should not silently throw away a training run that cost days. A stage made by
-other code is pointed out, and arms made by different code are not matched.
+It is recorded but not an input of the stage, so that an edit does not discard a training run that cost days. Stages
+of another version are reported, and arms of different versions are not matched.
 """
 
 import ast
@@ -28,7 +28,7 @@ def code_version(*modules: str) -> str:
 
 @lru_cache(maxsize=256)
 def _read(module: str) -> tuple[str, tuple[str, ...]]:
-    """Digest of what one module says, and the project's modules it imports (also inside functions)."""
+    """Hash of one module, and the project's modules that it imports, also inside functions."""
     tree = ast.parse(_file(module).read_bytes())
     imported = set()
     for node in ast.walk(tree):

@@ -18,31 +18,31 @@ _SAME_IN_ALTERNATIVES = ("kind", "name", "path", "alternatives", "form", "rows",
 
 
 class DataFiles(Spec):
-    """Where rows come from: a local file, or files of a Hugging Face dataset that `transfer fetch` resolved."""
+    """Source of rows: a local file, or files of a Hugging Face dataset that `transfer fetch` resolved."""
 
     kind: Literal["pocket", "file", "hub"]
     """pocket: the synthetic world. file: a JSON, JSONL, CSV, TSV or Parquet file. hub: such files of a hub dataset."""
     name: str = Field(min_length=1)
     """Value of the `source` column; also its name in the lock file."""
     path: str | None = None
-    """The file, for kind `file`; a relative one is looked up from where the command runs."""
+    """The file, for kind `file`; relative to the recipe's file, or to the working directory if it is not there."""
     dataset: str | None = None
     """Hugging Face dataset id, for kind `hub`."""
     files: tuple[str, ...] = ()
-    """Data files in the hub repository, as patterns, for instance data/train-*.parquet. All that match are taken, and
-    each pattern must match one. `*` stays within a folder, `**` does not."""
+    """Patterns of data files in the hub repository, for instance data/train-*.parquet. Each must match a file, and all
+    matching files are read. `*` matches within a folder, `**` across folders."""
     alternatives: tuple[dict[str, Any], ...] = ()
-    """Where else the rows are, in order of preference: the settings that differ from this source's, `dataset`, `files`
-    or `revision` among them. The first place that has its files is taken, and the lock says which."""
+    """Other locations of the same rows, in order of preference, as the settings that differ from this source's (at
+    least `dataset`, `files` or `revision`). The first one whose files exist is used and recorded in the lock."""
     columns: tuple[str, ...] = ()
     """Names of the columns of a TSV file that has no header."""
     revision: str | None = None
-    """Commit of the hub dataset to resolve. null: the newest when `transfer fetch` runs; the lock then pins it."""
+    """Commit of the hub dataset. null: the newest when `transfer fetch` runs, which the lock pins."""
     licence: str = "unknown"
-    """Licence as the publisher states it."""
+    """Licence stated by the publisher."""
 
     def places(self) -> list[Self]:
-        """This source and its alternatives, each with the settings it is read by."""
+        """This source and its alternatives, each with all its settings."""
         return [self, *(self._alternative(changes) for changes in self.alternatives)]
 
     def _alternative(self, changes: dict[str, Any]) -> Self:
@@ -62,23 +62,23 @@ class DataFiles(Spec):
     @model_validator(mode="after")
     def _alternatives_are_places(self) -> "DataFiles":
         if self.alternatives and self.kind != "hub":
-            raise ValueError("`alternatives` are other places on the hub, so they need `kind: hub`")
-        for number, changes in enumerate(self.alternatives):
+            raise ValueError("`alternatives` are other locations on the hub and need `kind: hub`")
+        for index, changes in enumerate(self.alternatives):
             if fixed := [key for key in changes if key in _SAME_IN_ALTERNATIVES]:
-                raise ValueError(f"alternatives.{number} sets `{fixed[0]}`, which all places of a source share")
+                raise ValueError(f"alternatives.{index} sets `{fixed[0]}`, which all alternatives of a source share")
             if not {"dataset", "files", "revision"} & changes.keys():
-                raise ValueError(f"alternatives.{number} is no other place: set its `dataset`, `files` or `revision`")
+                raise ValueError(f"alternatives.{index} is the same location: set its `dataset`, `files` or `revision`")
             try:
                 self._alternative(changes)
             except ValidationError as error:
                 first = error.errors()[0]
-                key = ".".join(map(str, ("alternatives", number, *first["loc"])))
+                key = ".".join(map(str, ("alternatives", index, *first["loc"])))
                 raise ValueError(f"`{key}`: {first['msg'].removeprefix('Value error, ')}") from None
         return self
 
 
 class SourceSpec(DataFiles):
-    """One source of problems, with the mapping from its fields to ours.
+    """One source of problems, with the mapping of its fields.
 
     A field is a column, a dotted path into its value, or a jinja template over columns with `{{`.
     """
@@ -86,16 +86,16 @@ class SourceSpec(DataFiles):
     problem_field: str = "problem"
     """Field with the problem text, for instance question, prompt.0.content or "{{ passage }} {{ question }}"."""
     problem_prefix: str = ""
-    """Text that the source puts before every problem; it is removed."""
+    """Text before every problem in the source; it is removed."""
     problem_suffix: str = ""
-    """Text that the source puts after every problem; it is removed."""
+    """Text after every problem in the source; it is removed."""
     answer_field: str = "answer"
     """Field with the reference answer, or with the solution that contains it, for instance answer or
     "{{ 'ABCD'[label | int] }}"."""
     answer_in: Literal["value", "boxed", "after_hashes"] = "value"
-    """Where the reference answer stands in `answer_field`: the whole value, the last \\boxed{}, or after ####."""
+    """Position of the reference answer in `answer_field`: the whole value, the last \\boxed{}, or after ####."""
     level_field: str | None = None
-    """Field with a difficulty. null: none."""
+    """Field with the difficulty. null: none."""
     levels: tuple[Text, ...] | None = None
     """Levels to keep, compared as text. null: all."""
     where: dict[str, tuple[Text, ...]] = {}
@@ -116,7 +116,7 @@ class BenchmarkTexts(DataFiles):
     text_fields: tuple[str, ...] = ("problem",)
     """Fields whose texts, joined, are the question."""
     restricted: bool = False
-    """True where the publisher asks not to copy the questions: they are compared but never written out."""
+    """Whether the publisher asks not to copy the questions. They are then compared but never written to a file."""
 
 
 class DecontaminationSpec(Spec):
@@ -133,16 +133,16 @@ class DecontaminationSpec(Spec):
 
 
 class StoredCompletions(DataFiles):
-    """Completions somebody published, matched to problems by the problem's text."""
+    """Published completions, matched to problems by the problem's text."""
 
     kind: Literal["file", "hub"]
     """file: a JSON, JSONL, CSV, TSV or Parquet file. hub: such files of a hub dataset."""
     problem_field: str = "problem"
     """Field with the problem text."""
     problem_prefix: str = ""
-    """Text that stands before every problem there; it is removed before matching."""
+    """Text before every problem in the file; it is removed before matching."""
     problem_suffix: str = ""
-    """Text that stands after every problem there; it is removed before matching."""
+    """Text after every problem in the file; it is removed before matching."""
     completion_field: str = "completion"
     """Field with the completion, or with a list of completions."""
 
@@ -151,28 +151,28 @@ def _is_address(url: str) -> bool:
     try:
         parts = urlsplit(url)
         return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
-    except ValueError:  # the port is no number
+    except ValueError:  # the port is not a number
         return False
 
 
 class SamplerSpec(Spec):
-    """Who writes completions before training: a server or a local model. Every sample is graded and kept."""
+    """The source of completions before training: a server, a local model or a file. Every sample is graded and kept."""
 
     kind: Literal["scripted", "endpoint", "transformers", "stored"]
-    """scripted: the synthetic world's own teacher. endpoint: an OpenAI-compatible server. transformers: in process.
-    stored: nobody is asked, completions are read from a file or dataset."""
+    """scripted: the teacher of the synthetic world. endpoint: an OpenAI-compatible server. transformers: in process.
+    stored: completions are read from a file or dataset."""
     stored: StoredCompletions | None = None
-    """Where they are, for kind `stored`."""
+    """Their source, for kind `stored`."""
     samples_per_problem: int = Field(8, ge=1)
-    """Completions drawn for each problem; of stored ones, the first so many are read."""
+    """Completions drawn for each problem; of stored ones, the first ones are read."""
     model: str | None = None
-    """Name the server serves, or directory or hub id for `transformers`; `base` is the study's base model."""
+    """Name on the server, or directory or hub id for `transformers`; `base` is the study's base model."""
     revision: str | None = None
     """Commit of a hub model for `transformers`."""
     base_url: str = "http://127.0.0.1:8000/v1"
     """Address of the server, up to and including /v1."""
     api_key_variable: str | None = None
-    """Name of the environment variable with the server's key. null: no key is sent."""
+    """Environment variable with the server's API key. null: no key is sent."""
     thinking: Literal["on", "off", "stripped"] | None = None
     """on, off: the chat template's thinking mode. stripped: generated with thinking, which is then removed. null: the
     server's default."""
@@ -185,15 +185,15 @@ class SamplerSpec(Spec):
     top_p: float = Field(0.95, gt=0, le=1)
     """Nucleus sampling; 1: off."""
     top_k: int = Field(0, ge=0)
-    """Number of likeliest tokens sampled from; 0: all."""
+    """Number of most probable tokens to sample from; 0: all."""
     max_completion_tokens: int | None = Field(None, ge=1)
-    """Longest completion asked for. null: `prompt.max_completion_tokens`."""
+    """Longest completion, in tokens. null: `prompt.max_completion_tokens`."""
     concurrency: int = Field(64, ge=1)
-    """Problems asked for at the same time; for `transformers`, problems per batch."""
+    """Problems requested at the same time; for `transformers`, problems per batch."""
     timeout_seconds: float = Field(1800.0, gt=0)
-    """Longest wait for one answer of the server."""
+    """Timeout of a request."""
     attempts: int = Field(6, ge=1)
-    """Tries of one request before the problem is given up; waits double from one second."""
+    """Attempts per request before the problem is given up; the wait between them doubles from one second."""
     parameters: float | None = Field(None, gt=0)
     """Parameters of the model, for the ledger's FLOPs. null: tokens are counted, FLOPs are unknown."""
     seed: int = 0
@@ -206,7 +206,7 @@ class SamplerSpec(Spec):
         if self.kind in ("endpoint", "transformers") and not self.model:
             raise ValueError(f"a sampler of kind `{self.kind}` needs `model`")
         if self.kind == "endpoint" and not _is_address(self.base_url):
-            raise ValueError(f"`base_url` {self.base_url!r} is no address such as http://127.0.0.1:8000/v1")
+            raise ValueError(f"`base_url` {self.base_url!r} is not an address such as http://127.0.0.1:8000/v1")
         return self
 
 
@@ -214,7 +214,7 @@ class PassRateSpec(Spec):
     """Keep problems by how often the base model solves them, measured once and applied to all arms."""
 
     sampler: SamplerSpec
-    """Who answers; normally `model: base`."""
+    """The model whose pass rate counts; normally `model: base`."""
     low: float = Field(0.0, ge=0, le=1)
     """Problems solved less often than this are removed."""
     high: float = Field(1.0, ge=0, le=1)
@@ -225,7 +225,7 @@ class PassRateSpec(Spec):
         if self.low > self.high:
             raise ValueError(f"`low` {self.low:g} is above `high` {self.high:g}, so no problem would be kept")
         if self.sampler.kind not in ("endpoint", "transformers"):
-            raise ValueError(f"a sampler of kind `{self.sampler.kind}` does not measure the base; say `transformers`")
+            raise ValueError(f"a sampler of kind `{self.sampler.kind}` does not measure the base; use `transformers`")
         return self
 
 
@@ -233,32 +233,32 @@ class CorpusSpec(Spec):
     """The one corpus: sources, filters, teacher, and the problems every arm is presented."""
 
     sources: tuple[SourceSpec, ...] = ()
-    """Where the problems come from, in order; of duplicates the first is kept. Empty: nothing is trained."""
+    """Sources of the problems, in order; of duplicates the first is kept. Empty: nothing is trained."""
     answer_form: Literal["boxed", "plain"] = "boxed"
-    """What the grader accepts as a final answer; see `data/grading/grader.py`."""
+    """The form of a final answer for the grader (`data/grading/grader.py`)."""
     figures: Literal["keep", "reject"] = "keep"
-    """What becomes of problems that show or name a figure, or give one as [asy] code. Kept ones are listed."""
+    """Problems that show or name a figure, or give one as [asy] code. Kept ones are listed in figures.jsonl."""
     near_duplicate: float | None = Field(0.8, gt=0, le=1)
-    """Jaccard similarity of three-word sequences from which problems with equal answers are duplicates. null: off."""
+    """Problems with equal answers are duplicates from this Jaccard similarity of three-word sequences. null: off."""
     decontamination: DecontaminationSpec = DecontaminationSpec()
     """Comparison with the benchmarks."""
     pass_rate: PassRateSpec | None = None
     """Filter by the base model's pass rate. null: none."""
     train_problems: int | None = Field(None, ge=1)
-    """Problems to keep for training, drawn by `seed`. null: all that pass the filters."""
+    """Number of problems for training, drawn by `seed`. null: all that pass the filters."""
     heldout_problems: int = Field(0, ge=0)
-    """Problems set aside for choosing learning rates; no arm trains on them."""
+    """Number of problems that no arm trains on, for choosing learning rates and for drift and trajectories."""
     seed: int = 0
-    """Seed of sub-sampling, of the synthetic problems and of the scripted teacher."""
+    """Seed of subsampling, of the synthetic problems and of the scripted teacher."""
     teacher: SamplerSpec | None = None
-    """Who writes the demonstrations. null: no demonstrations, so no arm with `sampling: teacher`."""
+    """The source of demonstrations. null: none, so no arm can have `sampling: teacher`."""
     demonstrations: Literal["first", "shortest", "random", "all"] = "all"
-    """Which of a problem's correct demonstrations SFT reads: one of them, or all in turn."""
+    """Which correct demonstrations of a problem SFT trains on: one of them, or all in turn."""
     problem_set: Literal["all", "teacher_solvable"] = "teacher_solvable"
     """Which problems the arms are presented: all, or those the teacher solved at least once."""
 
     def all_files(self) -> list[DataFiles]:
-        """Everything that is read from files or the hub: sources, benchmarks, stored completions."""
+        """Everything read from files or the hub: sources, benchmarks, stored completions."""
         stored = [self.teacher.stored] if self.teacher is not None and self.teacher.stored is not None else []
         return [*self.sources, *self.decontamination.benchmarks, *stored]
 
@@ -267,5 +267,5 @@ class CorpusSpec(Spec):
         names = [files.name for files in self.all_files()]
         for name in names:
             if names.count(name) > 1:
-                raise ValueError(f"two sources are called {name!r}; names must differ")
+                raise ValueError(f"two sources are called {name!r}; give each its own name")
         return self

@@ -1,29 +1,29 @@
-"""The sections of a recipe about why scores move: representation and token shift, and what every checkpoint does."""
+"""The sections of a recipe about representation and token shift, and about trajectories of checkpoints."""
 
 from pydantic import Field
 
 from recipes.corpus_schema import Spec
 
-LOGITS_TOKENS = 512  # tokens whose distributions over the vocabulary exist at the same time
+LOGITS_TOKENS = 512  # tokens whose logits over the vocabulary are in memory at the same time
 
 
 class DiagnosticsSpec(Spec):
-    """How hidden states and token distributions of every final model differ from the base's, on the same prompts."""
+    """Differences between every final model and the base, on the same prompts: hidden states, token distributions."""
 
     prompts: int = Field(100, ge=4, le=4000)
-    """Prompts of each benchmark, and of the corpus, chosen once by their hashes; all, where there are fewer."""
+    """Prompts of each benchmark, and of the corpus, chosen by their hashes; all, if there are fewer."""
     max_completion_tokens: int = Field(512, ge=2)
-    """Longest completion that is sampled and read, in tokens."""
+    """Longest sampled completion, in tokens."""
     batch_size: int = Field(32, ge=1)
-    """Completions sampled at once; part of the result, because it decides which random numbers one gets."""
+    """Completions sampled at once. Changes the samples, because random numbers are drawn per batch."""
     batch_tokens: int = Field(8192, ge=1)
-    """Tokens of one forward pass, padding included; a longer sequence is read alone. Bounds memory, not the result."""
+    """Tokens per forward pass, padding included; a longer sequence has its own. Bounds memory, not the result."""
     components: int = Field(8, ge=2)
-    """Dimensions of the subspaces whose principal angles are taken (fewer, where prompts or widths are fewer)."""
+    """Dimensions of the subspaces for principal angles; fewer, if there are fewer prompts or hidden units."""
     draws: int = Field(200, ge=50)
     """Bootstrap draws of the prompts."""
     paper: bool = True
-    """Whether the two measures of arXiv 2507.00432 are computed as its authors' code does, beside these."""
+    """Whether to compute also the two measures of arXiv 2507.00432, as in its authors' code."""
     seed: int = Field(0, ge=0)
     """Seed of the samples and of the bootstrap."""
 
@@ -32,11 +32,11 @@ class TrajectorySpec(Spec):
     """Every checkpoint of every arm on a small fixed slice of the suite and on held-out problems of the corpus."""
 
     questions: int = Field(40, ge=4)
-    """Questions of each benchmark, chosen once by their hashes; all, where there are fewer."""
+    """Questions of each benchmark, chosen by their hashes; all, if there are fewer."""
     samples: int = Field(1, ge=1)
-    """Responses to each of them, and to each held-out problem; one where decoding is greedy."""
+    """Responses to each question and held-out problem; one if decoding is greedy."""
     heldout_problems: int = Field(100, ge=4)
-    """Held-out problems of the corpus, on which equal math gain is located; all, where there are fewer."""
+    """Held-out problems of the corpus, which define equal gain; all, if there are fewer."""
     draws: int = Field(1000, ge=100)
     """Bootstrap draws of the questions."""
     seed: int = Field(0, ge=0)

@@ -1,4 +1,4 @@
-"""The one exception for what a user can put right."""
+"""The exception for mistakes of the user."""
 
 
 class UserError(Exception):

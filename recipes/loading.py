@@ -1,7 +1,8 @@
-"""Recipes from files: YAML, `key=value` overrides, and validation errors as sentences a user can act on."""
+"""Read recipes: YAML files, `key=value` overrides, and validation errors as sentences."""
 
 import difflib
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,54 +17,62 @@ _LOCKED = ("sources", "benchmarks", "models")  # the parts of a lock file
 
 
 def lock_path(recipe_path: Path) -> Path:
-    """Where `transfer fetch` keeps what it resolved for a recipe."""
+    """The lock file that `transfer fetch` writes for a recipe."""
     return recipe_path.with_suffix(".lock.json")
 
 
-def load_recipe(path: str | Path, overrides: list[str] | None = None) -> Recipe:
-    """Read a YAML recipe with its lock file, apply `key=value` overrides and validate.
+def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
+    """Read a recipe, apply `key=value` overrides and validate.
 
-    `corpus` and `suite` may name another recipe, relative to this one, whose corpus or suite is meant.
+    Args:
+        path: a YAML file with its lock file beside it, or the folder of a study, which holds its recipe.
+        overrides: settings to change. Local paths in them are relative to the working directory, those in a YAML file
+            to the file.
 
     Raises:
-        UserError: the file cannot be read, is not YAML, or a value is not allowed.
+        UserError: a file cannot be read, is not YAML, or a value is not allowed.
     """
     path = Path(path)
-    values = read_recipe_file(path)
+    values = read_study_file(path) if path.is_dir() else read_recipe_file(path)
     arms_of_file = list(values.get("arms") or {}) if isinstance(values.get("arms"), dict | None) else []
-    for override in overrides or []:
+    for override in overrides:
         apply_override(values, override)
     _refuse_misspelt_arms(values, arms_of_file)
-    return validate_recipe(values, str(path))
+    return validate_recipe(_with_absolute_paths(values, Path.cwd()) if overrides else values, str(path))
 
 
 def read_recipe_file(path: Path) -> dict[str, Any]:
-    """The values of a YAML recipe as they stand, with its lock and with the sections it takes from other recipes.
+    """The values of a YAML recipe, with its lock file and the sections `corpus` and `suite` of the recipes it names.
 
     Raises:
         UserError: a file cannot be read or is not YAML.
     """
-    values = read_yaml(path)
-    values["lock"] = _read_lock(lock_path(path))
-    if isinstance(values.get("corpus"), str):
-        other = path.parent / values["corpus"]
-        values["corpus"] = _section(other, "corpus")
-        theirs = _read_lock(lock_path(other))  # what was resolved for the corpus holds for whoever takes it
-        values["lock"] = _joined(theirs, values["lock"])
-    if isinstance(values.get("suite"), str):
-        other = path.parent / values["suite"]
-        values["suite"] = _section(other, "suite")
-        values["lock"] = _joined(_read_lock(lock_path(other)), values["lock"])
-    return values
+    values: dict[str, Any] = _with_absolute_paths(read_yaml(path), path.parent)
+    lock = _read_lock(lock_path(path))
+    for key in ("corpus", "suite"):
+        if isinstance(values.get(key), str):
+            other = path.parent / values[key]
+            values[key] = _with_absolute_paths(_section(other, key), other.parent)
+            theirs = _read_lock(lock_path(other))
+            lock = {kind: theirs.get(kind, {}) | lock.get(kind, {}) for kind in _LOCKED}  # its own entries win
+    return values | {"lock": lock}
 
 
-def _joined(theirs: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:
-    """Two locks as one; the own entries win."""
-    return {kind: theirs.get(kind, {}) | own.get(kind, {}) for kind in _LOCKED}
+def _with_absolute_paths(value: Any, folder: Path, key: str = "") -> Any:
+    """Values of a recipe in which relative paths to what exists in `folder` are absolute."""
+    if isinstance(value, dict):
+        return {
+            name: inner if name == "lock" else _with_absolute_paths(inner, folder, str(name))
+            for name, inner in value.items()
+        }
+    if isinstance(value, list):
+        return [_with_absolute_paths(inner, folder) for inner in value]
+    is_path = key in ("path", "external") or (key == "tasks" and "/" in str(value)) or str(value).endswith(".jinja")
+    return str((folder / value).resolve()) if is_path and value and (folder / str(value)).exists() else value
 
 
 def read_yaml(path: Path, what: str = "recipe") -> dict[str, Any]:
-    """The values of a YAML file, called `what` in messages. Raises UserError if it cannot be read or is no mapping."""
+    """The values of a YAML file, called `what` in messages. Raises UserError if it is not a readable YAML mapping."""
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -107,7 +116,7 @@ def _is_entry(entry: Any) -> bool:
 
 
 def _refuse_misspelt_arms(values: dict[str, Any], known: list[str]) -> None:
-    """An override of a misspelt arm would otherwise be read as the start of a new one."""
+    """Refuse an override of a misspelt arm, which would otherwise add an arm."""
     arms = values.get("arms")
     for name, arm in arms.items() if isinstance(arms, dict) else ():
         unfinished = isinstance(arm, dict) and not {"sampling", "external"} & arm.keys()
@@ -137,34 +146,26 @@ def load_study(study_dir: Path) -> Recipe:
 
 
 def apply_override(values: dict[str, Any], override: str) -> None:
-    """Set `a.b.0.c=value` in nested mappings and lists; the value is read as YAML. Changes `values`."""
+    """Set `a.b.0.c=value` in nested mappings and lists, in place; the value is parsed as YAML."""
     key, separator, text = override.partition("=")
     if not separator or not key:
         raise UserError(f"override {override!r} must have the form key=value, for instance train.steps=10")
+    try:
+        value = yaml.safe_load(text)
+    except (yaml.YAMLError, ValueError):  # ValueError: an impossible date
+        raise UserError(f"override {override!r}: {text!r} is not a YAML value") from None
     node: Any = values
-    steps = key.split(".")
-    for position, step in enumerate(steps):
-        last = position == len(steps) - 1
+    parts = key.split(".")
+    for depth, part in enumerate(parts, start=1):
         try:
-            if isinstance(node, list):
-                index = int(step)
-                node[index] = yaml.safe_load(text) if last else node[index]
-                node = node[index]
-            elif isinstance(node, dict):
-                if last:
-                    node[step] = yaml.safe_load(text)
-                else:
-                    if node.get(step) is None:  # absent, or switched off with null
-                        node[step] = {}
-                    node = node[step]
-            else:
-                raise KeyError(step)
-        except (KeyError, ValueError, IndexError):
-            raise UserError(
-                f"override {override!r}: {'.'.join(steps[: position + 1])} is not a key of the recipe"
-            ) from None
-        except yaml.YAMLError:
-            raise UserError(f"override {override!r}: {text!r} is not a YAML value") from None
+            index: Any = int(part) if isinstance(node, list) else part
+            if depth == len(parts):
+                node[index] = value
+            elif isinstance(node, dict) and node.get(part) is None:  # absent, or switched off with null
+                node[part] = {}
+            node = node[index]
+        except (TypeError, ValueError, IndexError):
+            raise UserError(f"override {override!r}: {'.'.join(parts[:depth])} is not a key of the recipe") from None
 
 
 def validate_recipe(values: dict[str, Any], name: str) -> Recipe:
@@ -176,7 +177,7 @@ def validate_recipe(values: dict[str, Any], name: str) -> Recipe:
 
 
 def sentences(error: ValidationError, model: type[BaseModel]) -> list[str]:
-    """Every mistake that was found in values of `model`, as a sentence."""
+    """Every error in the values of `model`, as a sentence."""
     return [_sentence(dict(item), model) for item in error.errors()]
 
 
@@ -197,12 +198,10 @@ def _sentence(error: dict[str, Any], model: type[BaseModel]) -> str:
 
 
 def _known_keys(location: tuple[str | int, ...], top: type[BaseModel]) -> list[str]:
-    """Field names of the section at `location`, found by walking the type annotations."""
-    model: Any = top
-    for step in location:
-        if isinstance(step, int) or not (isinstance(model, type) and issubclass(model, BaseModel)):
-            continue
-        field = model.model_fields.get(str(step))
+    """Field names of the section at `location`, from the type annotations."""
+    model = top
+    for part in location:
+        field = model.model_fields.get(str(part))
         if field is not None:
             model = _inner_model(field.annotation) or model
     return sorted(model.model_fields)
@@ -212,8 +211,5 @@ def _inner_model(annotation: Any) -> type[BaseModel] | None:
     """The recipe section inside `X | None`, `tuple[X, ...]` or `dict[str, X]`; None if there is none."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return annotation
-    for inner in getattr(annotation, "__args__", ()):
-        found = _inner_model(inner)
-        if found is not None:
-            return found
-    return None
+    models = (_inner_model(inner) for inner in getattr(annotation, "__args__", ()))
+    return next((model for model in models if model is not None), None)

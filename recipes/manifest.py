@@ -1,8 +1,8 @@
-"""What ran: manifests, atomic writes, directory locks and input hashes.
+"""Manifests of stages, atomic writes, directory locks and input hashes.
 
 A stage directory holds `manifest.json`, written with `completed: null` when the stage starts and again when it
-ends. The stage is done when the manifest is complete and its input hash is the wanted one; started but not
-complete with the same hash, it is resumed; with another hash it is replaced, and the difference is named.
+ends. With the current input hash a stage with a complete manifest is done, and one with an incomplete manifest is
+resumed. With another hash it is replaced, and the differing inputs are named.
 """
 
 import hashlib
@@ -30,7 +30,7 @@ State = Literal["done", "resume", "changed", "new"]
 
 
 def write_atomic(path: Path, content: str | bytes) -> None:
-    """Write a file so that a reader, or a restart after a kill, sees the old content or the new, never a part."""
+    """Write a file atomically: readers see the old content or the new one, also after a kill."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
@@ -80,7 +80,7 @@ def locked(directory: Path) -> Iterator[None]:
     directory.mkdir(parents=True, exist_ok=True)
     lock = FileLock(directory / ".lock")
     try:
-        lock.acquire(timeout=1)  # `transfer status` holds it for a moment, to see whether it is free
+        lock.acquire(timeout=1)  # `transfer status` acquires it for a moment
     except Timeout:
         raise LockedError(
             f"{directory} is being written by another process; wait for it or choose another directory"
@@ -102,17 +102,17 @@ def is_locked(directory: Path) -> bool:
         lock.acquire(timeout=0)
     except Timeout:
         return True
-    except OSError:  # another user's file: what cannot be opened for writing cannot be asked
+    except OSError:  # another user's file, which cannot be opened for writing
         return False
     lock.release()
     return False
 
 
 def read_manifest(directory: Path) -> dict[str, Any] | None:
-    """The manifest of a stage directory; None if there is none or it is damaged (then the stage starts over).
+    """The manifest of a stage directory; None if there is none or it is damaged: the stage then starts over.
 
     Raises:
-        UserError: it is there but cannot be read now.
+        UserError: it exists but cannot be read.
     """
     try:
         manifest = json.loads((directory / MANIFEST).read_text(encoding="utf-8"))
@@ -132,7 +132,7 @@ class StageState(NamedTuple):
 
 
 def stage_state(directory: Path, inputs: dict[str, Any]) -> StageState:
-    """Compare a stage directory's manifest with the inputs wanted now. `inputs` is flat: key -> JSON value."""
+    """State of a stage directory for the current inputs, a flat mapping of key -> JSON value."""
     manifest = read_manifest(directory)
     if manifest is None:
         return StageState("new")
@@ -152,18 +152,25 @@ def describe_changes(before: dict[str, Any], after: dict[str, Any]) -> list[str]
         return short(values[key]) if key in values else "absent"
 
     changed = [key for key in sorted(before.keys() | after.keys()) if show(before, key) != show(after, key)]
-    # Equal when shortened does not mean equal: compare the values themselves as well.
+    # Values may differ although their shortened texts are equal.
     changed += [key for key in before.keys() & after.keys() if before[key] != after[key] and key not in changed]
     return [f"{key}: {show(before, key)} -> {show(after, key)}" for key in sorted(changed)]
 
 
 def start_stage(directory: Path, name: str, inputs: dict[str, Any], code: str = "", in_place: bool = False) -> bool:
-    """Make the directory ready for a stage and write its incomplete manifest.
+    """Prepare the directory of a stage and write its incomplete manifest.
 
     A directory with other inputs, or without a manifest, is moved to `<study>/replaced/`; nothing is deleted.
-    `code` is the version of the code that does the work; a stage resumed by other code names both. `in_place`: the
-    folder stays, because its parts know their own inputs.
-    Returns True if an interrupted run with the same inputs can be resumed.
+
+    Args:
+        directory: of the stage.
+        name: of the stage.
+        inputs: flat mapping of key -> JSON value.
+        code: version of the code; if a stage is resumed by another version, both are recorded.
+        in_place: keep the directory when inputs change, because its parts have manifests of their own.
+
+    Returns:
+        Whether an interrupted run with the same inputs can be resumed.
     """
     state = stage_state(directory, inputs)
     resume = state.state == "resume"
@@ -174,8 +181,8 @@ def start_stage(directory: Path, name: str, inputs: dict[str, Any], code: str = 
         kept = directory.parents[len(Path(name).parts) - 1] / "replaced"
         kept.mkdir(parents=True, exist_ok=True)
         stem = name.replace("/", "--")
-        number = 1 + max((int(path.name.rpartition("-")[2]) for path in kept.glob(f"{stem}-[0-9]*")), default=0)
-        directory.rename(kept / f"{stem}-{number}")
+        index = 1 + max((int(path.name.rpartition("-")[2]) for path in kept.glob(f"{stem}-[0-9]*")), default=0)
+        directory.rename(kept / f"{stem}-{index}")
     write_json(
         directory / MANIFEST,
         {
@@ -193,7 +200,7 @@ def start_stage(directory: Path, name: str, inputs: dict[str, Any], code: str = 
 
 
 def finish_stage(directory: Path, outputs: dict[str, str], facts: dict[str, Any] | None = None) -> None:
-    """Complete the manifest: sha256 of the outputs, their joint hash, and facts worth showing."""
+    """Complete the manifest with the sha256 of the outputs, the hash of all, and facts for reports."""
     manifest = read_manifest(directory)
     if manifest is None:
         raise RuntimeError(f"{directory} lost its manifest while the stage was running")
@@ -213,7 +220,7 @@ def _now() -> str:
 
 
 def environment() -> dict[str, Any]:
-    """Versions, commit and hardware for the record. Holds no host name, path or environment variable."""
+    """Versions, commit and hardware; no host name, path or environment variable."""
     versions = {}
     for package in _PACKAGES:
         try:
@@ -249,10 +256,10 @@ class Progress:
         self.total = total
         self.unit = unit
         self._written = 0.0
-        self._first: tuple[int, float] | None = None  # what was there, and when, so that a reader can tell the rate
+        self._first: tuple[int, float] | None = None  # units done and time at the first update, for the rate
 
     def update(self, done: int, note: str = "") -> None:
-        """Say that `done` of `total` units are finished; `note` is a short text such as a loss."""
+        """Record that `done` of `total` units are finished; `note` is a short text such as a loss."""
         now = time.monotonic()
         if now - self._written < _PROGRESS_EVERY_SECONDS and done != self.total:
             return
@@ -260,7 +267,7 @@ class Progress:
         at = time.time()
         first, first_at = self._first = self._first or (done, at)
         values = {"done": done, "total": self.total, "unit": self.unit, "note": note}
-        # No fsync: losing the last half second of a display is harmless.
+        # No fsync: the file is only for display.
         temporary = self.path.with_suffix(".tmp")
         temporary.write_text(json.dumps(values | {"at": at, "first": first, "first_at": first_at}))
         os.replace(temporary, self.path)

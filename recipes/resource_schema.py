@@ -1,10 +1,11 @@
-"""The sections of a recipe about where it runs and what watches it."""
+"""The sections of a recipe about resources and tracking."""
 
 from typing import Literal
 
 from pydantic import Field, model_validator
 
 from recipes.corpus_schema import Spec
+from recipes.errors import UserError
 
 
 class VllmSpec(Spec):
@@ -13,17 +14,17 @@ class VllmSpec(Spec):
     mode: Literal["colocate", "server"] = "colocate"
     """colocate: on the training GPUs, alternating with training. server: a separate `vllm serve`, which runs at
     `server_url` or, on a cluster, is started by every job on `server_nodes` further nodes."""
-    memory_share: float = Field(0.3, gt=0, lt=1)
-    """Share of a GPU's memory that a colocated vLLM takes for weights and cache. The training states must fit
-    beside it; with `sleep`, without activations."""
+    memory_share: float | None = Field(None, gt=0, lt=1)
+    """Share of a GPU's memory that vLLM takes for weights and cache. Beside a colocated one the training states must
+    fit; with `sleep`, without activations. null: derived from the batch it is asked for, see `transfer plan`."""
     tensor_parallel: int = Field(1, ge=1)
-    """GPUs that hold one copy of the model."""
+    """GPUs per copy of the model."""
     server_url: str | None = None
     """Address of a running server, for `mode: server`, for instance http://node17:8000. null: `server_nodes`."""
     server_nodes: int = Field(0, ge=0, le=1)
-    """Nodes of a cluster job that run the server, besides those that train. 0: the server is at `server_url`."""
-    sleep: bool = True
-    """Whether a colocated vLLM frees its memory during training."""
+    """Nodes of a cluster job for the server, besides those that train. 0: the server is at `server_url`."""
+    sleep: bool | None = None
+    """Whether a colocated vLLM frees its memory during training. null: unless it fits beside the training."""
 
     @model_validator(mode="after")
     def _server_has_address(self) -> "VllmSpec":
@@ -34,21 +35,21 @@ class VllmSpec(Spec):
 
 
 class ResourceSpec(Spec):
-    """Where a study runs. Nothing here changes a result, except by rounding (`threads`, `zero_stage`) and by the random
-    numbers of sampling (`ranks`, `vllm`).
+    """Resources of a study. They change results only by rounding (`threads`, `zero_stage`) and by the random numbers of
+    sampling (`ranks`, `vllm`).
     """
 
     workers: int | None = Field(None, ge=1)
-    """Stages that run at the same time on the local machine. null: with GPUs as many as find theirs free (training
-    takes `ranks` of them, most others one), on a CPU two."""
+    """Most stages at the same time on the local machine. null: with GPUs as many as there are free ones for (training
+    uses `ranks`, most other stages one), on a CPU two."""
     threads: int = Field(1, ge=1)
     """Arithmetic threads of a training or evaluation stage."""
     base_threads: int = Field(2, ge=1)
     """Arithmetic threads of the base stage, which runs alone."""
     ranks: int = Field(1, ge=1)
-    """Processes that train one arm together: GPUs, or CPU processes where there is none."""
+    """Processes that train one arm together, each with a GPU, or on a CPU."""
     nodes: int = Field(1, ge=1)
-    """Machines of a cluster that the ranks are spread over evenly."""
+    """Nodes of a cluster; the ranks divide evenly among them."""
     evaluation_replicas: int = Field(1, ge=1)
     """Cluster jobs that share the evaluation of one model."""
     silence_minutes: float = Field(60.0, gt=0)
@@ -62,7 +63,7 @@ class ResourceSpec(Spec):
     vllm: VllmSpec | None = None
     """vLLM for sampling during training and in the probe. null: transformers generates."""
     gpu: Literal["A100-40GB", "A100-80GB", "H100-80GB", "H200-141GB"] | None = None
-    """GPU that the plan's memory and hours are for. null: no GPU, and no hours."""
+    """GPU for the plan's memory and hours. null: no GPU, no hours."""
     expected_completion_tokens: int | None = Field(None, ge=1)
     """Mean completion length that the plan's hours assume, in tokens. null: the length limit."""
 
@@ -78,6 +79,12 @@ class ResourceSpec(Spec):
             )
         return self
 
+    def require_vllm(self) -> VllmSpec:
+        """The settings of vLLM. Raises UserError if there are none."""
+        if self.vllm is None:
+            raise UserError("the recipe has no `resources.vllm`, which a vLLM server needs")
+        return self.vllm
+
     @property
     def launched(self) -> bool:
         """Whether training is started by torchrun or accelerate."""
@@ -92,6 +99,6 @@ class WandbSpec(Spec):
     entity: str | None = None
     """Team or user. null: the account's default."""
     mode: Literal["auto", "online", "offline"] = "auto"
-    """auto: online if there is a key, else offline, for a later `wandb sync`."""
+    """auto: online with a key, otherwise offline for a later `wandb sync`."""
     completions_every_steps: int = Field(20, ge=1)
     """Updates between tables of sampled completions."""

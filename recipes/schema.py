@@ -5,8 +5,7 @@ point in the unified loss of arXiv 2507.00432 (v2, Sec. 5):
 
     L = - E_x E_{y ~ q} [ w(x, y) log pi(y|x) ] + beta * KL(pi || pi_base)
 
-`recipes/loading.py` reads YAML into these classes; the sections are here and in `corpus_schema.py`,
-`training_schema.py` and `resource_schema.py`. Machine-written copies (`study.json`) hold the resolved values.
+`recipes/loading.py` reads YAML into these classes. `study.json` of a study holds the resolved values.
 """
 
 from typing import Annotated, Any, Literal
@@ -31,7 +30,7 @@ class PocketModelSpec(Spec):
     vocab_size: int = Field(640, ge=400)
     """Upper bound of the byte-level BPE vocabulary, special tokens included."""
     documents: int = Field(80000, ge=1)
-    """Documents of the pre-training text; each is read once."""
+    """Documents of the pre-training text, for one epoch."""
     batch_size: int = Field(16, ge=1)
     """Rows of 128 tokens per optimizer update; a row holds about four documents."""
     learning_rate: float = Field(3e-3, gt=0)
@@ -54,27 +53,31 @@ class ModelSpec(Spec):
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Number format of training arithmetic, saved weights and generation; optimizers keep float32 weights."""
     attention: Literal["sdpa", "eager", "flash_attention_2", "flash_attention_3"] = "sdpa"
-    """Implementation of attention; the flash ones need bfloat16, a GPU and a package (the `flash` extra)."""
+    """Implementation of attention; flash attention needs bfloat16, a GPU and a package (the `flash` extra)."""
     attention_fallback: Literal["sdpa", "eager"] | None = None
-    """What is used where flash attention cannot be; the run records which ran. null: such a run is refused."""
+    """Used where flash attention is not available; the run records which was used. null: such a run is refused."""
     eos_token: str | None = "<|im_end|>"
-    """Token that ends a turn and with it a completion; it must be in the tokenizer's vocabulary. null: the one with
-    which the chat template ends a turn, or else the tokenizer's own."""
+    """Token that ends a turn and thus a completion, from the tokenizer's vocabulary. null: the token with which the
+    chat template ends a turn, otherwise the tokenizer's."""
     pad_token: str | None = "<|endoftext|>"
-    """Token for padding, another one than `eos_token`; generation stops at it as well. null: the tokenizer's own, or a
-    special one that no text contains."""
+    """Padding token, different from `eos_token`; generation also stops at it. null: the tokenizer's, or a special one
+    that no text contains."""
     chat_template: str | None = None
-    """A template that TRL ships (qwen3, llama3, ...) or a .jinja file. null: the checkpoint's own, or else qwen3."""
+    """A template that TRL ships (qwen3, llama3, ...) or a .jinja file. null: the checkpoint's, otherwise qwen3."""
 
     @model_validator(mode="after")
     def _one_kind(self) -> "ModelSpec":
         if (self.path is None) == (self.pocket is None):
             raise ValueError("exactly one of `path` and `pocket` must be given")
         if self.eos_token == self.pad_token and self.eos_token is not None:
-            raise ValueError(
-                f"`eos_token` and `pad_token` are both {self.eos_token!r}; a model could not tell them apart"
-            )
+            raise ValueError(f"`eos_token` and `pad_token` are both {self.eos_token!r}; they must differ")
         return self
+
+
+Variable = Literal[
+    "sampling", "credit", "negatives", "beta", "learning_rate", "reward", "round_steps", "start_from", "strip_thinking",
+    "updates_per_batch",
+]  # fmt: skip
 
 
 class Recipe(Spec):
@@ -85,40 +88,21 @@ class Recipe(Spec):
     title: str = ""
     """One line for the report."""
     seeds: tuple[Annotated[int, Field(ge=0, lt=2**32)], ...] = (0,)
-    """Training seeds; every arm runs once for each."""
+    """Training seeds; every arm runs once per seed."""
     model: ModelSpec | None = None
     """The base model. null: a recipe that only builds a corpus."""
     prompt: PromptSpec = PromptSpec()
     """Prompt and length limits."""
     corpus: CorpusSpec = CorpusSpec()
-    """The math corpus. Without `sources`: nothing is trained, and arms are `external`."""
+    """The training corpus. Without `sources` nothing is trained, and all arms are `external`."""
     train: TrainSpec | None = None
     """Budget and optimizer; needed when there are arms."""
     lock: dict[str, Any] = Field(default_factory=dict)
-    """What `transfer fetch` resolved, from the `.lock.json` beside the recipe. Never written by hand."""
+    """Commits and checksums from the `.lock.json` beside the recipe, which `transfer fetch` writes."""
     arms: dict[str, ArmSpec] = Field(default_factory=dict)
     """The training methods by name. An arm set to null is left out."""
-    varies: tuple[
-        Literal[
-            "sampling",
-            "credit",
-            "negatives",
-            "beta",
-            "learning_rate",
-            "reward",
-            "round_steps",
-            "start_from",
-            "strip_thinking",
-            "updates_per_batch",
-        ],
-        ...,
-    ] = (
-        "sampling",
-        "credit",
-        "negatives",
-        "beta",
-    )
-    """What the arms may differ in. Any other difference makes the study unmatched."""
+    varies: tuple[Variable, ...] = ("sampling", "credit", "negatives", "beta")
+    """Settings in which the arms may differ. Any other difference makes the study unmatched."""
     unmatched: Literal["refuse", "stamp"] = "refuse"
     """refuse: an unmatched study does not run. stamp: it runs and its report says UNMATCHED."""
     probe: ProbeSpec | None = None
@@ -130,15 +114,15 @@ class Recipe(Spec):
     suite: SuiteSpec | None = None
     """The evaluation. null: models are trained and not scored."""
     analysis: AnalysisSpec = AnalysisSpec()
-    """What the report is about, decided before the evaluation."""
+    """Definitions of the report's conclusions, fixed before the evaluation."""
     statistics: StatisticsSpec = StatisticsSpec()
-    """Intervals."""
+    """How intervals are computed."""
     resources: ResourceSpec = ResourceSpec()
-    """Local resources."""
+    """Where the study runs."""
     wandb: WandbSpec | None = None
-    """Where metrics are mirrored. null: nowhere."""
+    """Tracking with Weights & Biases. null: none."""
     rehearsal: bool = False
-    """Set by `transfer rehearse`: models are tiny and random, and no number of this study is a result."""
+    """Set by `transfer rehearse`: models are tiny and random, and the study has no results."""
 
     @field_validator("arms", mode="before")
     @classmethod
@@ -208,13 +192,13 @@ class Recipe(Spec):
             scored = benchmark.scorings[benchmark.cell(self.analysis.reading)[1]]
             if (
                 self.trained
-                and benchmark.group == "math"
+                and benchmark.group == self.analysis.trained_group
                 and scored in ("boxed", "plain")
                 and scored != corpus.answer_form
             ):
                 raise ValueError(
                     f"benchmark {benchmark.name!r} is scored {scored!r} but `corpus.answer_form` is "
-                    f"{corpus.answer_form!r}: the reward and the math score must read an answer in the same form"
+                    f"{corpus.answer_form!r}: the reward and this score must read an answer in the same form"
                 )
         return self
 
@@ -223,7 +207,7 @@ class Recipe(Spec):
         if self.trajectory is None or self.suite is None or not self.trained:
             return self
         if not self.corpus.heldout_problems:
-            raise ValueError("`trajectory` locates equal math gain on `corpus.heldout_problems`, which is 0")
+            raise ValueError("`trajectory` locates equal gain on `corpus.heldout_problems`, which is 0")
         if self.suite.engine.kind == "endpoint":
             raise ValueError(
                 "`trajectory` loads every checkpoint itself, so `suite.engine.kind` must be hf or vllm, not endpoint"
@@ -245,6 +229,11 @@ class Recipe(Spec):
                     f"read what {item.cell(self.analysis.reading)[0]!r} stores"
                 )
         groups = {item.group for item in self.suite.benchmarks}
+        if self.analysis.trained_group not in groups:
+            raise ValueError(
+                f"no benchmark is in the group `{self.analysis.trained_group}`, which the transfer index divides by; "
+                f"set `analysis.trained_group` to one of {', '.join(sorted(groups))}"
+            )
         for claim in self.analysis.claims:
             for arm in (claim.first, claim.second):
                 if arm != "base" and arm not in self.arms:
@@ -285,14 +274,24 @@ class Recipe(Spec):
             raise UserError(f"recipe {self.study!r} has no `suite`; give one to evaluate models")
         return self.suite
 
+    def require_diagnostics(self) -> DiagnosticsSpec:
+        """The settings of representation and token shift.
+
+        Raises:
+            UserError: the recipe has none.
+        """
+        if self.diagnostics is None:
+            raise UserError(f"recipe {self.study!r} has no `diagnostics`; give it to measure shifts, for instance {{}}")
+        return self.diagnostics
+
     @property
     def with_trajectories(self) -> bool:
-        """Whether checkpoints are followed: there are some, and questions to ask them."""
+        """Whether the study has trajectories: trained arms, a suite and `trajectory`."""
         return self.trajectory is not None and self.suite is not None and bool(self.trained)
 
     @property
     def with_diagnostics(self) -> bool:
-        """Whether final models are compared with the base: there are some, and prompts for them."""
+        """Whether the study has diagnostics: arms, a suite and `diagnostics`."""
         return self.diagnostics is not None and self.suite is not None and bool(self.arms)
 
     @property
@@ -306,7 +305,7 @@ class Recipe(Spec):
         return {name: arm.external for name, arm in self.arms.items() if arm.external is not None}
 
     def labels(self, arm: str) -> list[str]:
-        """Names of an arm's models in the evaluation: one for each training seed, one if it is from elsewhere."""
+        """Names of an arm's models in the evaluation: one per training seed, or one if it is external."""
         if arm == "base" or arm in self.external:
             return [arm]
         return [f"{arm}-seed{seed}-final" for seed in self.seeds]
@@ -320,15 +319,17 @@ _LATER_DEFAULTS: tuple[tuple[str, Any], ...] = (
     ("alternatives", []),
     ("eager", False),
     ("figures", "keep"),
+    ("micro_batch_tokens", None),
     ("rehearsal", False),
     ("save_every_minutes", 60.0),
+    ("trained_group", "math"),
 )
 
 
 def without_later_defaults(value: Any) -> Any:
-    """JSON values of a recipe without settings that were added later and have their default.
+    """JSON values of a recipe without the settings of `_LATER_DEFAULTS` that have their default.
 
-    Hashes of stages and of the analysis are taken of this, so that a new setting leaves finished studies valid.
+    Stages and the analysis lock hash these values, so that a setting added later leaves finished studies valid.
     """
     if isinstance(value, dict):
         return {

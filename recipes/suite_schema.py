@@ -1,106 +1,90 @@
-"""The sections of a recipe about evaluation: benchmarks, decoding, statistics and what was decided beforehand."""
+"""The sections of a recipe about evaluation: benchmarks, decoding, statistics, analysis."""
 
 from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
 from recipes.corpus_schema import DataFiles, Spec
+from recipes.errors import UserError
 
 NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"  # safe as a file name and in a figure
 Name = Annotated[str, Field(pattern=NAME)]
 
 Scoring = Literal[
-    "boxed",
-    "plain",
-    "exact",
-    "last_box_text",
-    "first_line",
-    "choice",
-    "choice_box",
-    "choice_anywhere",
-    "yes_no",
-    "yes_no_first_line",
-    "span_em",
-    "span_f1",
-    "span_em_first_line",
-    "span_f1_first_line",
-    "instructions_strict",
-    "instructions_loose",
-    "each_instruction_strict",
-    "each_instruction_loose",
-    "code",
-    "likelihood",
-    "likelihood_per_byte",
-    "strict_yes_no",
-    "f1_yes_no",
-    "strict_likelihood",
-    "f1_likelihood",
-]
+    "boxed", "plain", "exact", "last_box_text", "first_line",
+    "choice", "choice_box", "choice_anywhere", "yes_no", "yes_no_first_line", "strict_yes_no", "f1_yes_no",
+    "span_em", "span_f1", "span_em_first_line", "span_f1_first_line",
+    "instructions_strict", "instructions_loose", "each_instruction_strict", "each_instruction_loose", "code",
+    "likelihood", "likelihood_per_byte", "strict_likelihood", "f1_likelihood",
+]  # fmt: skip
+Form = Literal[
+    "fields", "gpqa", "coqa", "halueval", "mc_taco", "acpbench", "headqa", "ifeval", "olympiadbench", "livecodebench"
+]  # fmt: skip
 
 
 class BenchmarkData(DataFiles):
-    """Where the questions of a benchmark are, and which of their columns are what."""
+    """The questions of a benchmark and the meaning of their columns."""
 
     kind: Literal["file", "hub"]
     """file: JSON, JSONL, CSV, TSV or Parquet. hub: such files of a hub dataset, resolved by `transfer fetch`."""
     name: str = ""
-    """Name in the lock file; empty: the benchmark's."""
-    form: Literal[
-        "fields",
-        "gpqa",
-        "coqa",
-        "halueval",
-        "mc_taco",
-        "acpbench",
-        "headqa",
-        "ifeval",
-        "olympiadbench",
-        "livecodebench",
-    ] = "fields"
-    """How a row becomes a question. fields: by the columns below. Others: as that benchmark publishes its rows."""
+    """Name in the lock file. Empty: the benchmark's."""
+    form: Form = "fields"
+    """Format of the rows. fields: the columns below. Others: the format in which that benchmark is published."""
     fields: dict[str, str] = Field(default_factory=dict)
-    """For form `fields`: name in the task file -> column. A dot steps into a value."""
+    """For form `fields`: name in the task file -> column. A dot selects inside a value."""
     id_field: str | None = None
-    """Column with the identity of a question. null: a hash of its fields."""
+    """Column with the id of a question. null: a hash of its fields."""
     reference_field: str = "answer"
     """Column with the reference answer, for form `fields`."""
     cluster_field: str | None = None
-    """Column that is equal for questions which share a context; they are resampled together. null: none do."""
+    """Column with the id of a shared context; questions with equal values are resampled together. null: none."""
     rows: int | None = Field(None, ge=2)
-    """How many questions to take, chosen once by their hashes and the same for all models. null: all."""
+    """Number of questions, chosen by their hashes. null: all."""
     published_rows: int | None = Field(None, ge=1)
-    """How many there are by the publisher's word; plans use it until `transfer fetch` has counted."""
+    """Number of questions stated by the publisher; plans use it until `transfer fetch` has counted."""
     restricted: bool = False
-    """True where the publisher asks not to spread the questions: no prompt of theirs is written with the responses, and
-    no response appears in a report."""
+    """Whether the publisher asks not to copy the questions. Their prompts are then not stored with the responses, and
+    reports show no responses."""
 
 
-# Forms whose references only their own rules read, by a word in the names of those rules.
+# Form -> words in the names of the rules that can read its references; other rules cannot.
 _FORM_OF_RULE = {"ifeval": ("instruction",), "livecodebench": ("code",), "coqa": ("span",)}
 
 
 class BenchmarkSpec(Spec):
-    """One benchmark of the suite: its questions, how they are asked (promptings) and judged (scorings)."""
+    """One benchmark of the suite: its questions, promptings and scorings."""
 
     name: Name
     """Its task file is `<name>.yaml` for the prompting `native`, else `<name>-<prompting>.yaml`."""
     group: Name
-    """Group the transfer index averages over. One group must be called `math`."""
+    """Group for gains and the transfer index. `analysis.trained_group` names the one that was trained on."""
     data: BenchmarkData | None = None
     """Its questions. null: a task of the synthetic world, or `heldout`, the held-out problems of the corpus."""
     promptings: tuple[Name, ...] = Field(("native",), min_length=1)
-    """Ways of asking; each is generated on its own."""
+    """Ways to ask the questions; responses are generated for each."""
     likelihood: tuple[Name, ...] = ()
-    """Promptings that store the likelihoods of the given answers instead of a response."""
+    """Promptings that store likelihoods of the given answers instead of responses."""
     scorings: dict[Name, Scoring] = Field(min_length=1)
-    """Ways of judging a stored response: name -> rule (docs/evaluation.md). `paper` and `robust` are two readings."""
+    """Ways to judge stored responses: name -> rule (docs/evaluation.md). `paper` and `robust` are readings."""
     samples: int | None = Field(None, ge=1)
     """Responses to each question. null: `suite.samples_per_question`."""
     temperature: float | None = Field(None, ge=0)
     """Sampling temperature. null: `suite.temperature`. 0: greedy, one response."""
 
+    @property
+    def restricted(self) -> bool:
+        """Whether the publisher asks not to spread the questions."""
+        return self.data is not None and self.data.restricted
+
+    def require_data(self) -> BenchmarkData:
+        """Its data. Raises UserError for a benchmark of the synthetic world or `heldout`, which has none."""
+        if self.data is None:
+            raise UserError(f"benchmark {self.name!r} has no `data`")
+        return self.data
+
     def cell(self, reading: str) -> tuple[str, str]:
-        """The prompting and the scoring a reading takes; the last of them where it has none of that name."""
+        """The prompting and the scoring of a reading: those of its name, otherwise the last ones."""
         prompting = reading if reading in self.promptings else self.promptings[-1]
         return prompting, reading if reading in self.scorings else list(self.scorings)[-1]
 
@@ -122,7 +106,7 @@ class BenchmarkSpec(Spec):
         return self
 
     def fits(self, prompting: str, scoring: str) -> bool:
-        """Whether a scoring reads what a prompting stores: text, or the likelihoods of given answers."""
+        """Whether a scoring can judge what a prompting stores: text, or likelihoods of given answers."""
         return ("likelihood" in self.scorings[scoring]) == (prompting in self.likelihood)
 
 
@@ -131,23 +115,23 @@ class EngineSpec(Spec):
 
     kind: Literal["hf", "vllm", "endpoint"] = "hf"
     """hf: transformers in this process. vllm: vLLM in this process (the `gpu` extra). endpoint: an OpenAI-compatible
-    completions server that serves the very model being scored."""
+    completions server that serves the model being scored."""
     batch_size: int = Field(200, ge=1)
-    """Responses generated at once by `hf`; part of the result, as it decides which random numbers a response gets."""
+    """Responses generated at once by `hf`. Changes the samples, because random numbers are drawn per batch."""
     tensor_parallel: int = Field(1, ge=1)
-    """GPUs that hold one copy of the model, for `vllm`."""
+    """GPUs per copy of the model, for `vllm`."""
     memory_share: float = Field(0.85, gt=0, lt=1)
     """Share of a GPU's memory that `vllm` takes."""
     eager: bool = False
-    """Run `vllm` without CUDA graphs and compilation: slower, but ready sooner (vLLM's enforce_eager)."""
+    """Run `vllm` without CUDA graphs and compilation: slower, but it starts sooner (vLLM's enforce_eager)."""
     base_url: str | None = None
     """Address of the server's /v1/completions, for `endpoint`."""
     model: str | None = None
-    """Name under which the server serves the model, for `endpoint`; `{label}` stands for the model's label."""
+    """Name of the model on the server, for `endpoint`; `{label}` is replaced by the model's label."""
     concurrent: int = Field(16, ge=1)
     """Requests to a server at the same time."""
     timeout_seconds: int = Field(3600, ge=1)
-    """Longest wait for one response of a server."""
+    """Timeout of a request to a server."""
 
     @model_validator(mode="after")
     def _server_has_address(self) -> "EngineSpec":
@@ -160,33 +144,34 @@ class SuiteSpec(Spec):
     """The evaluation: benchmarks and decoding, the same for every model."""
 
     tasks: str = "pocket"
-    """Folder of task files: a name under eval/tasks, or a path."""
+    """Folder of task files: a name under eval/tasks, or a path relative to the recipe's file. Task files missing in
+    such a folder are taken from the shipped ones."""
     benchmarks: tuple[BenchmarkSpec, ...] = Field(min_length=1)
     """The benchmarks, each in one group."""
     questions: int = Field(200, ge=2)
-    """Questions per benchmark drawn from the synthetic world (all, where it has fewer; `heldout` has all it holds)."""
+    """Questions per benchmark of the synthetic world; all, if it has fewer. `heldout` always has all."""
     split: Literal["dev", "test"] = "test"
     """dev: questions for choosing hyperparameters. test: questions that are reported."""
     samples_per_question: int = Field(4, ge=1)
     """Responses sampled for each question."""
     temperature: float = Field(1.0, ge=0)
-    """Sampling temperature. 0: greedy, which gives one response however many are asked for."""
+    """Sampling temperature. 0: greedy, one response."""
     top_p: float = Field(1.0, gt=0, le=1)
     """Nucleus sampling: the smallest set of tokens with this much probability."""
     top_k: int = Field(0, ge=0)
     """Sampling among the most probable tokens. 0: among all."""
     max_response_tokens: int = Field(96, ge=1)
-    """Longest response, in tokens, the same for all models and benchmarks; longer ones count as truncated."""
+    """Longest response, in tokens; longer ones are truncated."""
     max_prompt_tokens: int = Field(4096, ge=1)
-    """Longest prompt, in tokens; a longer one is refused, because a cut prompt asks something else."""
+    """Longest prompt, in tokens; a longer one is an error, because a truncated prompt is another question."""
     thinking: bool | None = None
     """Thinking mode of the chat template in the evaluation. null: that of `prompt`."""
     chunk_questions: int = Field(500, ge=1)
-    """Questions that are asked and written together: what a killed evaluation loses at most, and what workers share."""
+    """Questions per chunk: what a killed evaluation loses at most, and the unit that workers share."""
     engine: EngineSpec = EngineSpec()
     """What generates the responses."""
     allow_unsandboxed_code: bool = False
-    """Run code of models without bubblewrap. It then runs as you do, with your files and your network."""
+    """Run code of models without bubblewrap, with access to your files and network."""
     seed: int = 1234
     """Seed of the questions and of sampling."""
 
@@ -204,8 +189,6 @@ class SuiteSpec(Spec):
         names = [benchmark.name for benchmark in self.benchmarks]
         if len(set(names)) != len(names):
             raise ValueError("a benchmark is listed twice")
-        if "math" not in {benchmark.group for benchmark in self.benchmarks}:
-            raise ValueError("no benchmark is in the group `math`, which the transfer index divides by")
         for benchmark in self.benchmarks:
             if not benchmark.cells():
                 raise ValueError(f"no scoring of {benchmark.name!r} can judge what its promptings store")
@@ -219,7 +202,7 @@ class SuiteSpec(Spec):
 
 
 class ClaimSpec(Spec):
-    """One primary claim, stated before the evaluation: a group gain is higher in one model than in another."""
+    """A primary claim, stated before the evaluation: the gain of a group is higher for one arm than for another."""
 
     group: Name
     """Group of benchmarks."""
@@ -230,21 +213,23 @@ class ClaimSpec(Spec):
 
 
 class AnalysisSpec(Spec):
-    """What the report is about. It is written to `analysis.lock` before the first question is asked."""
+    """Definitions of the report's conclusions, written to `analysis.lock` before the evaluation."""
 
     reading: Name = "robust"
-    """The reading (prompting and scoring of each benchmark) that the first tables and the claims use."""
+    """The reading of the first tables and the claims."""
     definition: Literal["points", "relative", "literal", "paper"] = "points"
-    """The definition of the transfer index that counts."""
+    """The definition of the transfer index in the first tables (docs/statistics.md)."""
+    trained_group: Name = "math"
+    """Group of the benchmarks in the domain that the arms are trained on; the transfer index divides by its gain."""
     claims: tuple[ClaimSpec, ...] = ()
-    """Primary claims. Their p-values are adjusted together (Holm)."""
+    """Primary claims. Their p-values are adjusted jointly (Holm)."""
 
 
 class StatisticsSpec(Spec):
     """How intervals are computed."""
 
     draws: int = Field(10000, ge=100)
-    """Bootstrap draws of the questions, shared by all models."""
+    """Bootstrap draws of the questions, the same for all models."""
     confidence: float = Field(0.95, gt=0.5, lt=1)
     """Coverage of every interval."""
     seed: int = Field(0, ge=0)

@@ -13,13 +13,13 @@ class PromptSpec(Spec):
     system: str | None = None
     """System message. null: none."""
     suffix: str = ""
-    """Text appended to every corpus problem and to the questions of benchmarks scored `boxed` or `plain`, for
-    instance the request for a boxed answer."""
+    """Text after every corpus problem and after the questions of benchmarks scored `boxed` or `plain`, for instance a
+    request for a boxed answer."""
     thinking: bool | None = None
     """Thinking mode of the chat template. null: the template's default; false: Qwen3 puts an empty thinking block into
     the prompt."""
     max_prompt_tokens: int = Field(512, ge=1)
-    """Corpus problems with a longer rendered prompt are rejected for every arm, in tokens."""
+    """Longest rendered prompt, in tokens; problems with a longer one are rejected for every arm."""
     max_completion_tokens: int = Field(512, ge=1)
     """Longest completion that is trained on or sampled, in tokens, end-of-turn token included."""
 
@@ -43,7 +43,11 @@ class TrainSpec(Spec):
     completions_per_problem: int = Field(8, ge=1)
     """Completions per presented problem: GRPO's group size (at least 2), and the most demonstrations SFT trains on."""
     micro_batch_size: int | None = Field(None, ge=1)
-    """Completions per forward pass. null: a whole update at once."""
+    """Completions per forward and backward pass if all are as long as the limits allow; shorter ones are grouped up to
+    the same number of tokens. null: a whole update."""
+    micro_batch_tokens: int | None = Field(None, ge=1)
+    """Most tokens per forward and backward pass, prompts and padding included. null: those of `micro_batch_size` rows
+    at the length limits. It decides memory and speed; results differ by rounding."""
     learning_rate: float = Field(gt=0)
     """Peak learning rate of arms that do not set their own."""
     schedule: Literal["constant", "linear", "cosine", "warmup_stable_decay"] = "constant"
@@ -59,21 +63,21 @@ class TrainSpec(Spec):
     max_grad_norm: float = Field(1.0, gt=0)
     """Gradient clipping threshold (L2)."""
     loss_normalisation: Literal["weighted_tokens", "all_tokens"] = "weighted_tokens"
-    """What the loss of an update is divided by: its completion tokens with a nonzero weight, as in SFT; or all of its
-    completion tokens, as in TRL, so that an update shrinks with every group without a weight."""
+    """Denominator of the loss of an update: its completion tokens with nonzero weight, as in SFT, or all its completion
+    tokens, as in TRL, where groups without weight make the update smaller."""
     temperature: float = Field(1.0, gt=0)
     """Sampling temperature during training."""
     save_every_steps: int = Field(50, ge=1)
     """Optimizer updates between resumable checkpoints, of which the newest two are kept."""
     save_every_minutes: float = Field(60.0, gt=0)
-    """A checkpoint is also written after the first update that ends this long after the last checkpoint, so a crash
-    costs at most this time and one update."""
+    """A checkpoint is also written after the first update that ends this long after the last one, so that a crash costs
+    at most this time and an update."""
     snapshots: int = Field(0, ge=0)
-    """Checkpoints with weights alone, evenly spaced in the logarithm of the update; the last one is `final`."""
+    """Number of snapshots (weights only), evenly spaced in the logarithm of the update; the last one is `final`."""
     lora: LoraSpec | None = None
     """Train adapters and merge them into the saved weights. null: train every weight."""
     padding_free: bool = False
-    """Join the rows of an SFT micro-batch into one sequence, without attention across rows, not padded."""
+    """Concatenate the rows of a micro-batch without padding, with no attention between rows."""
     overlong_tokens: int = Field(0, ge=0)
     """Soft overlong punishment (DAPO, arXiv 2503.14476, Eq. 13): the reward falls by up to 1 over this many tokens
     before the length limit. 0: off."""
@@ -84,8 +88,8 @@ class TrainSpec(Spec):
     importance_sampling: Literal["token_truncate", "token_mask", "sequence_truncate", "sequence_mask", "off"] = (
         "token_truncate"
     )
-    """With vLLM: how completions are reweighted for the sampler/trainer mismatch. The sequence modes multiply the
-    ratios of all tokens, which leaves long completions almost no weight."""
+    """With vLLM: importance weights for the sampler/trainer mismatch. The sequence modes multiply the ratios of all
+    tokens, which gives long completions almost no weight."""
     importance_clip: float = Field(2.0, gt=1)
     """Largest importance ratio of the sampler/trainer mismatch."""
 
@@ -107,16 +111,6 @@ class TrainSpec(Spec):
             )
         return self
 
-    @model_validator(mode="after")
-    def _micro_batch_divides(self) -> Self:
-        rows = self.problems_per_step * self.completions_per_problem
-        if self.micro_batch_size and rows % self.micro_batch_size:
-            raise ValueError(
-                f"micro_batch_size {self.micro_batch_size} does not divide the {rows} completions of an update "
-                "(problems_per_step x completions_per_problem)"
-            )
-        return self
-
 
 class ExternalSpec(Spec):
     """A checkpoint that was trained elsewhere."""
@@ -126,11 +120,11 @@ class ExternalSpec(Spec):
     revision: str | None = None
     """Commit of the hub repository. null: the newest when `transfer fetch` runs; the lock then pins it."""
     eos_token: str | None = None
-    """Token that ends a turn. null: the one with which its chat template does, or else the tokenizer's own."""
+    """Token that ends a turn. null: the one with which its chat template does, otherwise the tokenizer's."""
     pad_token: str | None = None
     """Token for padding. null: the tokenizer's own, or, if that is `eos_token`, a special one that no text contains."""
     chat_template: str | None = None
-    """A template that TRL ships, or a .jinja file. null: the checkpoint's own, or else that of the base."""
+    """A template that TRL ships, or a .jinja file. null: the checkpoint's, otherwise that of the base."""
 
     @model_validator(mode="before")
     @classmethod
@@ -139,7 +133,7 @@ class ExternalSpec(Spec):
 
 
 class MethodSpec(Spec):
-    """A training method: who writes the completions, how they are weighted, how far the policy may leave the base."""
+    """A training method: who writes the completions, how they are weighted, and the KL term towards the base."""
 
     sampling: Literal["teacher", "base_once", "round", "current"] | None = None
     """Who writes the completions: a teacher, the base model once, the policy once per round, or the current policy
@@ -151,10 +145,10 @@ class MethodSpec(Spec):
     beta: float = Field(0.0, ge=0)
     """Coefficient of the KL term towards the base model. 0: no KL term and no reference model."""
     reward: Literal["correct", "random", "format"] = "correct"
-    """What a completion is rewarded for. Negative controls: random (a coin flip) and format (a final answer in the
-    required form, right or wrong)."""
+    """The reward. Negative controls: random (a coin flip) and format (a final answer in the required form, right or
+    wrong)."""
     round_steps: int | None = Field(None, ge=1)
-    """Optimizer updates between refreshes of the samples, for `sampling: round`. null for the others."""
+    """Optimizer updates between resamplings, for `sampling: round`. null for the others."""
     start_from: str | None = None
     """Name of the arm whose final checkpoint this one starts from. null: the base model."""
     strip_thinking: bool = False
@@ -195,11 +189,10 @@ class MethodSpec(Spec):
 
 
 class ArmSpec(MethodSpec):
-    """An arm of a study: a training method, or an external checkpoint; and what it does not take from the study."""
+    """An arm of a study: a training method or an external checkpoint, and settings that differ from the study's."""
 
     external: ExternalSpec | None = None
-    """A checkpoint that was trained elsewhere, or its path alone. It is scored like the others; its lineage is
-    unknown."""
+    """A checkpoint that was trained elsewhere, or only its path. It is scored like the others; it has no lineage."""
     learning_rate: float | None = Field(None, gt=0)
     """Peak learning rate. null: `train.learning_rate`."""
     prompt: PromptSpec | None = None
@@ -219,11 +212,11 @@ class ArmSpec(MethodSpec):
 
 
 class ProbeSpec(Spec):
-    """How far every checkpoint has moved from the base, on held-out problems of the corpus; the same for all arms."""
+    """The probe: KL between every checkpoint and the base, on held-out problems of the corpus."""
 
     problems: int = Field(64, ge=1)
     """Held-out problems that each checkpoint answers once, at temperature 1."""
     batch_size: int = Field(32, ge=1)
-    """Completions generated at once. It decides which random numbers a completion gets, so it affects the result."""
+    """Completions generated at once. Changes the samples, because random numbers are drawn per batch."""
     seed: int = Field(0, ge=0)
     """Seed of the completions."""

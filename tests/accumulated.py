@@ -39,7 +39,7 @@ def main(stage, offload, micro_batches, dtype=None):
     deepspeed.init_distributed("gloo")
     config = zero_config(ResourceSpec(zero_stage=stage, offload=offload))
     del config["train_batch_size"]
-    config |= {"train_micro_batch_size_per_gpu": 1, "gradient_accumulation_steps": micro_batches}
+    config |= {"train_micro_batch_size_per_gpu": 1, "gradient_accumulation_steps": 1}
     config |= {"gradient_clipping": 0.0, "bf16": {"enabled": True}}
     config |= {} if dtype is None else {"data_types": {"grad_accum_dtype": dtype}}
     model = Sum()
@@ -47,11 +47,13 @@ def main(stage, offload, micro_batches, dtype=None):
     engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=config)
     held = 0
     for number in range(micro_batches):
-        # DeepSpeed divides by the micro-batches of an update.
-        engine.backward(engine(torch.tensor(micro_batches * (1.0 if number == 0 else 2**-10))))
+        # As accelerate does for `train/token_budget.py`: which micro-batch ends an update is told, not configured.
+        last = number == micro_batches - 1
+        engine.set_gradient_accumulation_boundary(is_boundary=last)
+        engine.backward(engine(torch.tensor(1.0 if number == 0 else 2**-10)), scale_wrt_gas=False)
         if number == micro_batches - 2:
             held = gradient_bytes(model)
-        engine.step()
+    engine.step()
     from deepspeed.utils import safe_get_full_fp32_param
 
     steps = {float(value) for p in model.parameters() for value in safe_get_full_fp32_param(p)}

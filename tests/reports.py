@@ -36,6 +36,7 @@ def make_transfer(**parts) -> Transfer:
         "title": None,
         "status": "matched",
         "split": "test",
+        "trained_group": "math",
         "confidence": 0.95,
         "draws": 1000,
         "pocket": False,
@@ -47,9 +48,7 @@ def make_transfer(**parts) -> Transfer:
         "diagnostics": None,
         "certificate": None,
     }
-    values |= {
-        key: [] for key in ("differences", "seeds", "contrasts", "cells", "warnings", "warning_codes", "examples")
-    }
+    values |= {key: [] for key in ("differences", "seeds", "contrasts", "cells", "warnings", "examples")}
     values |= {key: {} for key in ("samples", "groups", "questions", "clusters", "arms", "readings", "pass_at_k")}
     values |= {key: {} for key in ("versions", "budget", "settings", "models")}
     return Transfer.model_validate(values | parts)

@@ -4,6 +4,7 @@ import json
 import math
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -98,7 +99,7 @@ def test_one_rate_for_all_arms_is_one_label(tmp_path):
         (["train.steps=2"], ["train.steps=2,3"], "an ablation needs axes: either"),
         (["train.steps"], [], "is not of the form key=value,value"),
         (["train.stepz=2,3"], [], "did you mean `steps`"),
-        (["train.steps=2,2"], [], "two points are the same: steps-2"),
+        (["train.steps=2,2"], [], "two points are called steps-2"),
         ([], ["train.steps=2,3", "train.warmup_steps=1"], "train.steps has 2, train.warmup_steps has 1"),
         (["train.steps=0,2"], [], "train.steps"),
     ],
@@ -139,15 +140,15 @@ POINTS = [
 def test_matched_points_are_where_the_weaker_arms_best_lies():
     """GRPO reaches 9.5 at most; SFT's nearest point is 10.0 with an interval of 9 to 11, which contains it."""
     curves = response_curves(POINTS, ["train.learning_rate"], paired=False)
-    assert curves["matched_gain"] == 9.5
-    assert curves["matched"]["sft"]["point"] == "lr-0.0001"
-    assert curves["matched"]["grpo"]["point"] == "lr-0.001"
-    assert all(chosen["within"] for chosen in curves["matched"].values())
+    assert curves.matched_gain == 9.5
+    assert curves.matched["sft"].point == "lr-0.0001"
+    assert curves.matched["grpo"].point == "lr-0.001"
+    assert all(chosen.within for chosen in curves.matched.values())
     text = format_curves(curves)
     assert re.search(r"0\.0001 .*\+10\.0 \[\+9\.0, \+11\.0\] .*-5\.0 \[-6\.0, -4\.0\] \*", text)
     far = [POINTS[0], point(1e-3, {"sft": (20.0, -20.0), "grpo": (7.0, 2.0)})]
     curves = response_curves(far, ["train.learning_rate"], paired=False)
-    assert not curves["matched"]["sft"]["within"]
+    assert not curves.matched["sft"].within
     assert "no point there; the nearest is lr-0.0001" in format_curves(curves)
 
 
@@ -158,8 +159,8 @@ def test_curves_hold_the_other_axis_fixed():
             made = point(rate, {"sft": (1.0, 1.0)}, arms={"grpo": {"beta": beta}})
             values = {"train.learning_rate": rate, "arms.grpo.beta": beta}
             results.append(PointResult(f"{rate}-{beta}", values, made.settings, made.made_by, made.transfer))
-    curves = response_curves(results, ["train.learning_rate", "arms.grpo.beta"], paired=False)["curves"]
-    assert [(c["axis"], c["fixed"], c["points"]) for c in curves] == [
+    curves = response_curves(results, ["train.learning_rate", "arms.grpo.beta"], paired=False).curves
+    assert [(c.axis, c.fixed, c.points) for c in curves] == [
         ("train.learning_rate", {"arms.grpo.beta": 0.0}, ["0.0001-0.0", "0.001-0.0"]),
         ("train.learning_rate", {"arms.grpo.beta": 0.1}, ["0.0001-0.1", "0.001-0.1"]),
         ("arms.grpo.beta", {"train.learning_rate": 1e-4}, ["0.0001-0.0", "0.0001-0.1"]),
@@ -185,9 +186,8 @@ def test_the_figure_has_a_panel_for_each_group_and_rings():
     curves = response_curves(POINTS, ["train.learning_rate"], paired=False)
     svg = curves_figure(curves, 0)
     ringed = svg.count("stroke-width: 1.6")
-    for chosen in curves["matched"].values():
-        chosen["within"] = False
-    assert ringed > curves_figure(curves, 0).count("stroke-width: 1.6")
+    nowhere = {arm: replace(chosen, within=False) for arm, chosen in curves.matched.items()}
+    assert ringed > curves_figure(replace(curves, matched=nowhere), 0).count("stroke-width: 1.6")
     assert svg.count("mean gain over the base") == 1
     assert "other reasoning" in svg
     assert "train.learning_rate" in svg
@@ -239,7 +239,7 @@ def test_a_smoke_ablation_shares_its_base_and_draws_its_curve(smoke_study, trans
     values["prompt"]["suffix"] = " else"
     study.write_text(json.dumps(values))
     with pytest.raises(UserError, match=r"prompt\.suffix"):
-        report(made, as_json=True)
+        report(made)
 
 
 @pytest.mark.parametrize(("status", "runs"), [(STOPPED, 2), (INTERRUPTED, 2), (1, 3), (0, 3)])

@@ -3,64 +3,65 @@
 import pytest
 
 from launch.planning.analysis_plan import (
+    AnalysisPlan,
     analysis_lines,
     analysis_obstacles,
     diagnostics_plan,
     drift_plan,
     trajectory_plan,
 )
-from launch.planning.fit import model_shape
 from recipes.loading import load_recipe
 from train import drift
+from train.accounting.cost import model_shape
 
 BIG = "recipes/qwen3-14b/matched.yaml"
 
 
 def test_nothing_is_planned_that_is_not_asked_for():
     recipe = load_recipe("recipes/pocket/smoke.yaml")
-    assert trajectory_plan(recipe, None) is None
+    assert trajectory_plan(recipe) is None
     assert diagnostics_plan(recipe, None) is None
-    assert analysis_lines({"trajectory": None, "diagnostics": None}) == []
+    assert analysis_lines(AnalysisPlan(None, None, None)) == []
 
 
 def test_responses_of_the_pocket_trajectories():
-    found = trajectory_plan(load_recipe("recipes/pocket/study.yaml"), None)
+    found = trajectory_plan(load_recipe("recipes/pocket/study.yaml"))
     # The base and eight checkpoints of three runs; 100 held-out problems and 8 x 40 questions, two responses each.
-    assert found == {"checkpoints": 25, "responses_at_most": 25 * 840, "gpu_hours": None}
-    more = trajectory_plan(load_recipe("recipes/pocket/study.yaml", ["seeds=[0,1]", "trajectory.samples=1"]), None)
-    assert more["responses_at_most"] == 49 * 420
+    assert (found.checkpoints, found.responses_at_most) == (25, 25 * 840)
+    more = trajectory_plan(load_recipe("recipes/pocket/study.yaml", ["seeds=[0,1]", "trajectory.samples=1"]))
+    assert more.responses_at_most == 49 * 420
 
 
 def test_greedy_benchmarks_of_the_twelve_are_asked_once():
     recipe = load_recipe(BIG, ["trajectory.samples=3"])
-    found = trajectory_plan(recipe, model_shape(recipe))
+    found = trajectory_plan(recipe)
     # Twelve runs with eight checkpoints, and the base; five of the twelve benchmarks are sampled, seven are greedy.
     greedy = sum(recipe.suite.temperature_of(item) == 0 for item in recipe.suite.benchmarks)
     sampled = len(recipe.suite.benchmarks) - greedy
     assert (sampled, greedy) == (5, 7)
-    assert found["checkpoints"] == 97
-    assert found["responses_at_most"] == 97 * (3 * 100 + 40 * (3 * sampled + greedy))
+    assert found.checkpoints == 97
+    assert found.responses_at_most == 97 * (3 * 100 + 40 * (3 * sampled + greedy))
 
 
 def test_memory_and_disk_of_a_14b_model_by_hand():
     recipe = load_recipe(BIG)
     found = diagnostics_plan(recipe, model_shape(recipe))
-    memory = found["memory"]
-    assert memory["weights"] == pytest.approx(2 * 14.768e9, rel=1e-3)
-    assert memory["other_output_layer"] == 2 * 151_936 * 5120
+    memory = found.memory
+    assert memory.weights == pytest.approx(2 * 14.768e9, rel=1e-3)
+    assert memory.other_output_layer == 2 * 151_936 * 5120
     # 8,192 prompt tokens and 1,024 more are longer than batch_tokens, so such a sequence is read alone: 42 levels.
-    assert memory["hidden_states"] == 42 * 9216 * 5120 * 2
-    assert memory["logits"] == 6 * 512 * 151_936 * 4
-    assert memory["sampling_cache"] == 16 * 9216 * 2 * 40 * 8 * 128 * 2
-    assert memory["peak"] == memory["weights"] + memory["sampling_cache"]
+    assert memory.hidden_states == 42 * 9216 * 5120 * 2
+    assert memory.logits == 6 * 512 * 151_936 * 4
+    assert memory.sampling_cache == 16 * 9216 * 2 * 40 * 8 * 128 * 2
+    assert memory.peak == memory.weights + memory.sampling_cache
     prompts, length = 13 * 100, 1024
     states = 2 * 41 * 2 * prompts * 5120 * 4
     hidden = 4 * prompts * length * 5120 * 2
-    assert found["disk_bytes"] == states + hidden + 2 * 151_936 * 5120
-    assert found["fits"] is True
-    (line,) = analysis_lines({"trajectory": None, "diagnostics": found})
+    assert found.disk_bytes == states + hidden + 2 * 151_936 * 5120
+    assert found.fits is True
+    (line,) = analysis_lines(AnalysisPlan(None, None, found))
     assert "12 models, 1,300 prompts each" in line
-    assert f"one model at a time, {memory['peak'] / 1e9:.1f} GB of memory" in line
+    assert f"one model at a time, {memory.peak / 1e9:.1f} GB of memory" in line
 
 
 def test_what_does_not_fit_is_an_obstacle_with_a_way_out(transfer):
@@ -71,26 +72,25 @@ def test_what_does_not_fit_is_an_obstacle_with_a_way_out(transfer):
         in result.stdout
     )
     recipe = load_recipe(BIG, ["resources.gpu=A100-40GB"])
-    plan = {"diagnostics": diagnostics_plan(recipe, model_shape(recipe))}
+    plan = AnalysisPlan(None, None, diagnostics_plan(recipe, model_shape(recipe)))
     assert len(analysis_obstacles(plan, "A100-40GB")) == 1
-    assert analysis_obstacles({"diagnostics": None}, None) == []
+    assert analysis_obstacles(AnalysisPlan(None, None, None), None) == []
 
 
 def test_probe_of_14b_by_hand():
-    """97 checkpoints of 128 completions of 5,000 tokens, four readings; two models and the logits of 512 positions."""
+    """97 checkpoints of 128 completions; two models and the logits of 512 positions."""
     recipe = load_recipe(BIG)
     shape = model_shape(recipe)
     found = drift_plan(recipe, shape)
-    assert (found["checkpoints"], found["completions"], found["engine"]) == (97, 97 * 128, "vllm")
+    assert (found.checkpoints, found.completions, found.engine) == (97, 97 * 128, "vllm")
     models = 2 * 2 * shape.parameters()
     logits = 6 * drift._CHUNK * 151_936 * 4
-    assert found["memory"] == {"models": models, "logits": logits, "sampling_cache": 0, "peak": models + logits}
-    drawn = shape.forward_flops(97 * 128 * 5000, 5000) / 98.9e12 / 3600
-    read = shape.forward_flops(97 * 128 * 4 * 5512, 5512) / (0.4 * 989e12) / 3600
-    assert found["gpu_hours"] == round(drawn + read, 1)
-    assert found["fits"] is True
-    assert analysis_lines({"drift": found, "trajectory": None, "diagnostics": None}) == [
-        "probe: 97 checkpoints, 12,416 completions by vllm, 60.9 GB of memory, 11 GPU-hours"
+    memory = found.memory
+    assert (memory.models, memory.logits, memory.sampling_cache) == (models, logits, 0)
+    assert memory.peak == models + logits
+    assert found.fits is True
+    assert analysis_lines(AnalysisPlan(found, None, None)) == [
+        "probe: 97 checkpoints, 12,416 completions by vllm, 60.9 GB of memory"
     ]
 
 
@@ -98,9 +98,9 @@ def test_probe_without_an_engine_keeps_the_cache_of_a_batch_and_does_not_fit():
     """32 sequences of 16,384 tokens of 163,840 bytes are 85.9 GB beside 59 GB of models."""
     recipe = load_recipe(BIG, ["resources.vllm=null"])
     found = drift_plan(recipe, model_shape(recipe))
-    assert found["engine"] == "transformers"
-    assert found["memory"]["sampling_cache"] == 32 * 16_384 * 163_840
-    assert found["fits"] is False
-    (text,) = analysis_obstacles({"drift": found, "diagnostics": None}, "H200-141GB")
+    assert found.engine == "transformers"
+    assert found.memory.sampling_cache == 32 * 16_384 * 163_840
+    assert found.fits is False
+    (text,) = analysis_obstacles(AnalysisPlan(found, None, None), "H200-141GB")
     assert text == "the probe needs 145 GB and the H200-141GB has less; set resources.vllm or lower probe.batch_size"
     assert drift_plan(load_recipe("recipes/pocket/smoke.yaml"), None) is None

@@ -8,8 +8,7 @@ import pytest
 
 from data import attention
 from data.attention import FLASH, KERNELS_BELOW, KERNELS_FROM, fetch_kernel, missing, usable_attention
-from launch.planning.needs import attention_of_runs
-from launch.planning.plan import build_plan
+from launch.planning.plan import attention_of_runs, build_plan
 from launch.planning.plan_text import format_plan
 from launch.stages import build_stages
 from recipes.errors import UserError

@@ -8,8 +8,10 @@ from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCau
 from trl.trainer.utils import compute_flops_per_token
 
 from data.language_model import load_model
-from launch.planning.fit import model_shape, obstacles, sampling_memory
-from launch.planning.plan import _arm_plan, teacher_plan
+from launch.planning.fit import obstacles
+from launch.planning.hours import run_parts, setting_of
+from launch.planning.plan import _arm_plan
+from launch.planning.teacher import teacher_plan
 from recipes.errors import UserError
 from recipes.loading import load_recipe
 from recipes.manifest import finish_stage, start_stage
@@ -17,11 +19,18 @@ from train.accounting.cost import (
     GPUS,
     KNOWN_SHAPES,
     ModelShape,
-    checkpoint_bytes,
-    run_hours,
+    model_shape,
     shape_from_config,
+)
+from train.accounting.memory import (
+    checkpoint_bytes,
+    memory_of_arm,
+    sampling_memory,
+    sequences_of_copy,
+    settle_vllm,
     training_memory,
 )
+from train.accounting.rates import Rates, Sampling, engine_seconds
 from train.arms import resolve_arm
 
 QWEN3_14B = ModelShape(151936, 5120, 17408, 40, 40, 8, 128, tied_embeddings=False, head_norms=True)
@@ -137,7 +146,9 @@ def test_published_shapes_by_their_published_sizes():
     assert sizes == {
         "Qwen/Qwen3-1.7B-Base": 1_720_574_976,
         "Qwen/Qwen3-8B-Base": 8_190_735_360,
+        "Qwen/Qwen3-8B": 8_190_735_360,
         "Qwen/Qwen3-14B-Base": 14_768_307_200,
+        "Qwen/Qwen3-32B": 32_762_123_264,  # "32.8B" on its card
         "meta-llama/Llama-3.1-8B": 8_030_261_248,
     }
 
@@ -153,14 +164,7 @@ def test_flops_agree_with_trl(length):
     assert 3 * QWEN3_14B.forward_flops(1, length) == pytest.approx(expected, rel=1e-3)
 
 
-def test_hours_by_hand():
-    """A million tokens of 1,000 through a model of 14 GFLOPs a token: generated, read again, trained."""
-    gpu = GPUS["H100-80GB"]
-    per_token = QWEN3_14B.forward_flops(1, 1000)
-    read = run_hours(QWEN3_14B, gpu, 0, 1_000_000, 1000, sampled=False, reference=False)
-    assert read == pytest.approx(3e6 * per_token / (0.4 * 989e12) / 3600)
-    sampled = run_hours(QWEN3_14B, gpu, 0, 1_000_000, 1000, sampled=True, reference=True)
-    assert sampled == pytest.approx(5e6 * per_token / (0.4 * 989e12) / 3600 + 1e6 * per_token / (0.1 * 989e12) / 3600)
+def test_disk_of_a_run_by_hand():
     # Three resumable checkpoints of 2 + 8 + 4 bytes a parameter, the end and two snapshots of 2.
     assert checkpoint_bytes(QWEN3_14B, 2, bfloat16=True) == 14_768_307_200 * (3 * 14 + 3 * 2)
 
@@ -183,14 +187,20 @@ RECIPES = Path(__file__).resolve().parent.parent / "recipes"
             "vLLM's share of 26 GB cannot hold 29.5 GB of weights and the cache of one sequence of 16,384 tokens "
             "(2.7 GB); the nearest setting that works: resources.vllm.memory_share=0.4",
         ),
-        ("qwen3-14b/matched.yaml", ["resources.zero_stage=2", "resources.gpu=H100-80GB"], "per rank"),
+        # Undivided weights and gradients leave vLLM less than its copy of the weights.
+        (
+            "qwen3-14b/matched.yaml",
+            ["resources.zero_stage=2", "resources.gpu=H100-80GB"],
+            "vLLM's share of 21 GB cannot hold 29.5 GB of weights and the cache of one sequence of 16,384 tokens "
+            "(2.7 GB); the nearest setting that works: resources.zero_stage=3",
+        ),
         ("qwen3-14b/matched.yaml", ["resources.ranks=1"], "GB per rank while training, a H200-141GB has about 133"),
-        # 256 x 8 completions, 7 ranks with micro-batches of 1: 2048 = 7 * 292 + 4.
+        # 256 x 8 completions, 7 ranks: 2048 = 7 * 292 + 4.
         (
             "qwen3-14b/matched.yaml",
             ["resources.ranks=7"],
-            "an update has 2048 completions, which 7 ranks with micro-batches of 1 do not divide; the nearest setting "
-            "that works: resources.ranks=8",
+            "an update has 2048 completions, which 7 ranks do not divide; the nearest setting that works: "
+            "resources.ranks=8",
         ),
         # 2,048 + 32,768 tokens; the model was made for 32,768.
         (
@@ -220,51 +230,109 @@ def test_no_proposal_where_three_changes_do_not_help():
     assert "nearest setting" not in last
 
 
+MATCHED, PAPER = RECIPES / "qwen3-14b" / "matched.yaml", RECIPES / "qwen3-14b" / "paper.yaml"
+
+
 def test_cache_of_a_colocated_vllm_by_hand():
     """0.65 of 141e9 bytes, less 2 bytes a parameter, in tokens of 2 * 40 layers * 8 heads * 128 * 2 bytes."""
-    recipe = load_recipe(RECIPES / "qwen3-14b" / "matched.yaml")
+    recipe = load_recipe(MATCHED, ["resources.vllm.memory_share=0.65"])
     found = sampling_memory(recipe, resolve_arm(recipe, "grpo"), QWEN3_14B)
     cache = 91_650_000_000 - 2 * 14_768_307_200
+    assert (found.memory_share, found.sleep, found.derived) == (0.65, True, ("sleep",))
+    assert (found.weights, found.kv_cache, found.cached_tokens) == (29_536_614_400, cache, cache // 163_840)
     # A sequence: a quarter of 2,048 prompt tokens and 5,000 expected ones. A rank has an eighth of 256 x 8 completions.
-    assert found == {
-        "weights": 29_536_614_400, "kv_cache": cache, "cached_tokens": cache // 163_840,
-        "sequences_at_once": cache // 163_840 // 5512, "sequences_asked": 256,
-    }  # fmt: skip
-    assert found["sequences_at_once"] == 68
+    assert (found.sequences_at_once, found.sequences_asked) == (cache // 163_840 // 5512, 256) == (68, 256)
     assert sampling_memory(recipe, resolve_arm(recipe, "sft_think"), QWEN3_14B) is None
-    paper = load_recipe(RECIPES / "qwen3-14b" / "paper.yaml", ["resources.vllm.tensor_parallel=2"])
+    paper = load_recipe(PAPER, ["resources.vllm.tensor_parallel=2"])
     # Four updates share a sampling of 4 x 128 x 16 completions; two GPUs hold one copy of the model.
-    assert sampling_memory(paper, resolve_arm(paper, "grpo"), QWEN3_14B)["sequences_asked"] == 2048
+    assert sampling_memory(paper, resolve_arm(paper, "grpo"), QWEN3_14B).sequences_asked == 2048
+
+
+def settled(*overrides, recipe=MATCHED):
+    loaded = load_recipe(recipe, ["resources.vllm={mode: colocate}", *overrides])
+    found = settle_vllm(loaded, resolve_arm(loaded, "grpo"), QWEN3_14B)
+    return found.memory_share, found.sleep
+
+
+def test_vllm_beside_the_training_is_derived_from_the_batch_by_hand():
+    """The batch wants 29.5 GB and 256 sequences of 5,512 tokens of 163,840 bytes, 231 GB; states leave less."""
+    room = 0.94 - 18 * 14_768_307_200 / 8 / 141e9  # 33.2 GB of states a rank
+    assert settled() == (int(100 * room) / 100, True) == (0.70, True)
+    assert settled("resources.vllm.memory_share=0.5") == (0.5, True)  # the recipe's values win
+    # Awake while training it has to leave room for 44.57 GB.
+    assert settled("resources.vllm.sleep=false") == (0.62, False)
+    # Four sequences a rank want 29.5 + 3.6 GB, less than 0.3, and stay beside the training.
+    few = ["train.problems_per_step=8", "train.completions_per_problem=4"]
+    assert settled(*few) == (0.3, False)
+    # 64 sequences of 5,512 tokens are 57.8 GB beside the weights: 0.6195 of a H200, 0.619 of which fits beside 44.57.
+    assert settled("train.problems_per_step=64") == (0.61, False)
+    assert settled("train.problems_per_step=64", "train.micro_batch_size=2") == (0.61, True)
+    assert settled("resources.gpu=null") == (0.3, True)
+    recipe = load_recipe(MATCHED, ["resources.vllm=null"])
+    assert settle_vllm(recipe, resolve_arm(recipe, "grpo")) is None
+
+
+def test_a_server_uses_all_of_its_gpus():
+    server = "resources.vllm={mode: server, server_nodes: 1, tensor_parallel: 2}"
+    recipe = load_recipe(MATCHED, [server])
+    arm = resolve_arm(recipe, "grpo")
+    assert (settle_vllm(recipe, arm).memory_share, settle_vllm(recipe, arm).sleep) == (0.9, False)
+    assert sequences_of_copy(recipe, arm, 8) == 256 * 8 / 4  # four copies of two GPUs answer 2,048
+    assert sequences_of_copy(recipe, arm, 6) == 683  # three copies
+
+
+def test_what_is_derived_is_what_the_trainer_uses(monkeypatch):
+    """`train/grpo.py` hands TRL what the plan shows."""
+    from train import grpo
+
+    recipe = load_recipe(MATCHED, ["resources.vllm={mode: colocate}"])
+    arm = resolve_arm(recipe, "grpo")
+    shown = sampling_memory(recipe, arm, model_shape(recipe))
+    monkeypatch.setattr("train.runtime.sampler.on_cpu", lambda: False)
+    tokenizer = type("Tokenizer", (), {"eos_token_id": 1, "pad_token_id": 0})
+    used = grpo._vllm_arguments(arm, tokenizer, settle_vllm(recipe, arm))
+    assert used["vllm_gpu_memory_utilization"] == shown.memory_share == 0.70
+    assert used["vllm_enable_sleep_mode"] is shown.sleep is True
+    # TRL lets its engine run as many sequences as a rank has in a generation batch.
+    per_rank = 1 * (256 * 8 // 8) * arm.updates_per_batch
+    assert per_rank * 1 == shown.sequences_asked
 
 
 @pytest.mark.parametrize("share", [0.65, 0.7, 0.75])
 def test_states_and_vllm_share_a_gpu_while_sampling_by_hand(share):
     """18 bytes of 14.77e9 parameters on eight ranks are 33.2 GB; a H200 has 132.5 GB that may be used."""
-    recipe = load_recipe(RECIPES / "qwen3-14b" / "matched.yaml", [f"resources.vllm.memory_share={share}"])
+    recipe = load_recipe(MATCHED, [f"resources.vllm.memory_share={share}"])
     fits = 18 * 14_768_307_200 / 8 + share * 141e9 <= 0.94 * 141e9
     assert fits == (share < 0.75)
     assert (obstacles(recipe, QWEN3_14B) == []) == fits
-    awake = load_recipe(RECIPES / "qwen3-14b" / "matched.yaml", ["resources.vllm.sleep=false"])
+    awake = load_recipe(MATCHED, ["resources.vllm.memory_share=0.65", "resources.vllm.sleep=false"])
     (text, *_) = obstacles(awake, QWEN3_14B)
     assert "needs 136 GB per rank while training, a H200-141GB has about 133" in text  # 44.6 + 91.7
+    arm = resolve_arm(awake, "grpo")
+    memory = memory_of_arm(awake, arm, QWEN3_14B)
+    assert memory.total == memory.states + memory.activations
 
 
 def test_work_between_checkpoints_is_bounded_in_hours_and_in_updates():
     def between(*overrides):
-        recipe = load_recipe(RECIPES / "qwen3-14b" / "paper.yaml", ["train.save_every_steps=20", *overrides])
-        return {name: _arm_plan(recipe, name, model_shape(recipe)) for name in recipe.trained}
+        recipe = load_recipe(PAPER, ["train.save_every_steps=20", *overrides])
+        setting = setting_of(recipe, model_shape(recipe), 8)
+        return {name: _arm_plan(recipe, name, setting) for name in recipe.trained}, setting
 
-    arms = between()
-    update = arms["grpo"]["gpu_hours"] / 8 / 560
-    assert 0.2 < update < 0.25
-    assert arms["grpo"]["hours_between_checkpoints"] == pytest.approx(8 * update, abs=0.01)  # two batches of 4
-    sft = arms["sft_think"]
-    assert sft["hours_between_checkpoints"] == pytest.approx(sft["gpu_hours"] / 8 / 117 * 20, abs=0.01)  # 20 updates
-    slower = between("train.save_every_minutes=600")["grpo"]
-    assert slower["hours_between_checkpoints"] == pytest.approx(20 * update, abs=0.02)
-    assert between("train.save_every_minutes=1")["grpo"]["hours_between_checkpoints"] == pytest.approx(
-        4 * update, abs=0.01
-    )
+    arms, setting = between()
+    parts = run_parts(setting, "grpo")
+    update = (sum(parts.values()) - parts["start"] - parts["checkpoints"]) / 560 / 3600
+    assert 0.2 < update < 0.3
+    assert arms["grpo"].hours_between_checkpoints == pytest.approx(4 * update, abs=0.01)  # one batch of 4 takes an hour
+    parts = run_parts(setting, "sft_think")
+    sft = (sum(parts.values()) - parts["start"] - parts["checkpoints"]) / 117 / 3600
+    assert arms["sft_think"].hours_between_checkpoints == pytest.approx(
+        20 * sft, abs=0.01
+    )  # 41 minutes, sooner than the hour
+    slower = between("train.save_every_minutes=600")[0]["grpo"]
+    assert slower.hours_between_checkpoints == pytest.approx(20 * update, abs=0.02)
+    sooner = between("train.save_every_minutes=1")[0]["grpo"]
+    assert sooner.hours_between_checkpoints == pytest.approx(4 * update, abs=0.01)
 
 
 def test_another_kind_of_model_is_a_sentence():
@@ -275,22 +343,26 @@ def test_another_kind_of_model_is_a_sentence():
 
 
 def test_teacher_is_planned_and_then_what_it_spent_is_shown(tmp_path):
-    """500 problems of four samples of at most 14,336 tokens by 32.8e9 parameters, at a tenth of an H200's peak."""
-    recipe = load_recipe(RECIPES / "qwen3-14b" / "matched.yaml", ["corpus.train_problems=500"])
+    """500 problems of four samples; hours for 5,000 tokens by a copy of 65.5 GB on one H200."""
+    recipe = load_recipe(MATCHED, ["corpus.train_problems=500"])
     found = teacher_plan(recipe, tmp_path)
     tokens = 500 * 4 * 14336
-    flops = 2 * 32.8e9 * tokens
-    assert found == {
-        "model": "Qwen/Qwen3-32B", "spent": False, "samples": 2000, "generated_tokens": tokens,
-        "teraflops": round(flops / 1e12, 1), "gpu_hours": round(flops / 98.9e12 / 3600, 1),
-    }  # fmt: skip
-    whole = load_recipe(RECIPES / "qwen3-14b" / "matched.yaml")
-    assert teacher_plan(whole, tmp_path)["samples"] is None
+    assert (found.model, found.spent, found.samples, found.tokens) == ("Qwen/Qwen3-32B", False, 2000, tokens)
+    assert found.flops == 2 * 32_800_000_000 * tokens
+    shape, gpu = KNOWN_SHAPES["Qwen/Qwen3-32B"], GPUS["H200-141GB"]
+    weights = 2 * shape.parameters()
+    cache = 0.9 * 141e9 - weights
+    seconds = engine_seconds(shape, gpu, Rates(), Sampling(2000, 512, 5000, 14336), cache)
+    assert found.gpu_hours == pytest.approx(32.8e9 / shape.parameters() * seconds / 3600)
+    whole = load_recipe(MATCHED)
+    uncounted = teacher_plan(whole, tmp_path)
+    assert (uncounted.samples, uncounted.gpu_hours) == (None, None)
+    assert 1.9 < uncounted.gpu_hours_per_thousand_problems / found.gpu_hours < 2.1  # the queue's end counts once
     start_stage(tmp_path / "corpus", "corpus", {})
     spent = {"phase": "teacher", "model": "m", "samples": 7, "generated_tokens": 1000, "generate_flops": None}
     finish_stage(tmp_path / "corpus", {}, {"train_problems": 5, "sampling": [spent]})
     after = teacher_plan(whole, tmp_path)
-    assert (after["spent"], after["samples"], after["generated_tokens"]) == (True, 7, 1000)
+    assert (after.spent, after.samples, after.tokens) == (True, 7, 1000)
     assert teacher_plan(load_recipe(RECIPES / "pocket" / "smoke.yaml"), tmp_path) is None
 
 

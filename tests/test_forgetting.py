@@ -100,7 +100,7 @@ def test_the_place_is_located_again_in_every_draw():
 def test_an_exact_quadratic_is_found_and_leaves_nothing():
     kl = {"a": [0.1, 0.2, 0.4], "b": [1.0, 2.0, 3.0]}
     curves = {arm: curve([0, 1, 2, 3], [0, *(-(1 + 2 * x + 3 * x * x) for x in values)]) for arm, values in kl.items()}
-    fit = razor_fit(curves, kl, 0.95).dump()
+    fit = razor_fit(curves, kl, 0.95, "math").dump()
     assert fit["coefficients"] == pytest.approx([1, 2, 3], abs=1e-8)
     assert fit["r2"] == 1.0
     assert all(abs(value["estimate"]) < 1e-6 for value in fit["residuals"].values())
@@ -111,7 +111,7 @@ def test_the_fit_is_that_of_numpy_and_residuals_belong_to_arms():
     kl = {"a": rng.uniform(0, 1, 5).tolist(), "b": rng.uniform(0, 1, 5).tolist()}
     losses = {"a": 10 * np.array(kl["a"]) + 3, "b": 10 * np.array(kl["b"]) - 3}
     curves = {arm: curve([0, 1, 2, 3, 4, 5], [0, *(-losses[arm])], noise=1.0) for arm in kl}
-    fit = razor_fit(curves, kl, 0.95).dump()
+    fit = razor_fit(curves, kl, 0.95, "math").dump()
     x, y = np.concatenate([kl["a"], kl["b"]]), np.concatenate([losses["a"], losses["b"]])
     assert fit["coefficients"][::-1] == pytest.approx(np.polyfit(x, y, 2), rel=1e-6)
     residual = y - np.polyval(np.polyfit(x, y, 2), x)
@@ -121,29 +121,29 @@ def test_the_fit_is_that_of_numpy_and_residuals_belong_to_arms():
 
 
 def test_forgetting_is_the_mean_loss_outside_math():
-    loss, drawn = mean_loss(curve([0, 50], [0, -10], [0, -30]))
+    loss, drawn = mean_loss(curve([0, 50], [0, -10], [0, -30]), "math")
     assert loss.tolist() == [0, 20]
     assert drawn.shape == (100, 2)
 
 
 def test_three_points_are_no_fit():
-    assert razor_fit({"a": curve([0, 1, 2, 3], [0, 1, 2, 3])}, {"a": [1, 2, 3]}, 0.95).r2 is None
+    assert razor_fit({"a": curve([0, 1, 2, 3], [0, 1, 2, 3])}, {"a": [1, 2, 3]}, 0.95, "math").r2 is None
 
 
 @pytest.fixture
 def made_up(monkeypatch, tmp_path):
-    """Forty questions a benchmark, all models certain: gains in math and other are chosen freely for each half."""
+    """2000 questions a benchmark and models certain up to a tenth of a point; gains are chosen for each half."""
     recipe = load_recipe("recipes/pocket/smoke.yaml", ["trajectory={}"])
     models = [("grpo", 0, 1), ("grpo", 0, 2), ("off_policy_sft", 0, 1), ("off_policy_sft", 0, 2)]
     gains = {
         "math": [0, 20, 30, 45, 50],
-        "other_reasoning": [0, -2, -9, -20, -60],
-        "non_reasoning": [0, 1, -4, -10, -80],
+        "other_reasoning": [0, -2, -9, -20, -30],
+        "non_reasoning": [0, 1, -4, -10, -35],
     }
-    half = np.arange(40) < 20
+    half = np.arange(2000) < 1000
 
     def score(values, flattered):
-        columns = np.tile(np.array(values, dtype=float) + 40, (40, 1))
+        columns = np.tile(np.array(values, dtype=float) + 40, (2000, 1))
         columns[half] += flattered  # what looks better on the half it is chosen on
         return columns
 
@@ -157,9 +157,10 @@ def made_up(monkeypatch, tmp_path):
     ("max_drop", "chosen", "worst"),
     [
         (5, ("grpo", 0, 1), "other_reasoning"),
-        (9, ("grpo", 0, 2), "other_reasoning"),
+        (9, ("grpo", 0, 1), "other_reasoning"),  # a loss of nine is not certain to stay within nine
+        (10, ("grpo", 0, 2), "other_reasoning"),
         (25, ("off_policy_sft", 0, 1), "other_reasoning"),
-        (90, ("off_policy_sft", 0, 2), "non_reasoning"),
+        (36, ("off_policy_sft", 0, 2), "non_reasoning"),
         (1, (None, None, 0), None),
     ],
 )
@@ -172,8 +173,8 @@ def test_the_choice_by_hand(made_up, max_drop, chosen, worst):
 
 
 def test_the_choice_is_reported_on_questions_it_was_not_chosen_on(made_up):
-    found = pick(*made_up, 9).dump()
-    assert found["choice"]["math_gain"] == 38.0
+    found = pick(*made_up, 10).dump()
+    assert found["choice"]["trained_gain"]["estimate"] == 38.0
     assert found["reported"]["math"]["estimate"] == 30.0
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from launch.execution import local, worker
 from launch.execution.failures import MISTAKE, Failure
-from launch.execution.gpus import Pool, Wish, wish_of
+from launch.execution.gpus import Pool, Request, request_of
 from launch.hardware import gpus_wanted, require_free_memory, teacher_on
 from launch.planning import node
 from launch.slurm import step
@@ -22,46 +22,46 @@ EIGHT = [str(number) for number in range(8)]
 
 def test_stages_of_one_gpu_fill_the_node_and_the_rest_waits():
     pool = Pool(EIGHT, None)
-    placed = pool.start([Wish(f"eval/{number}", 1) for number in range(10)])
+    placed = pool.start([Request(f"eval/{number}", 1) for number in range(10)])
     assert placed == [(f"eval/{number}", (str(number),)) for number in range(8)]
-    assert pool.start([Wish("eval/8", 1)]) == []
+    assert pool.start([Request("eval/8", 1)]) == []
     pool.end("eval/3")
-    assert pool.start([Wish("eval/8", 1), Wish("eval/9", 1)]) == [("eval/8", ("3",))]
+    assert pool.start([Request("eval/8", 1), Request("eval/9", 1)]) == [("eval/8", ("3",))]
 
 
 def test_a_run_on_all_gpus_is_not_overtaken_by_small_stages():
     pool = Pool(EIGHT, None)
-    assert pool.start([Wish("eval/base", 1)]) == [("eval/base", ("0",))]
-    ready = [Wish("arms/grpo", 8), Wish("drift/base", 1), Wish("report", 0)]
+    assert pool.start([Request("eval/base", 1)]) == [("eval/base", ("0",))]
+    ready = [Request("arms/grpo", 8), Request("drift/base", 1), Request("report", 0)]
     assert pool.start(ready) == [("report", ())]
     pool.end("eval/base")
     assert pool.start(ready[:2]) == [("arms/grpo", tuple(EIGHT))]
-    assert pool.start([Wish("drift/base", 1)]) == []
+    assert pool.start([Request("drift/base", 1)]) == []
     pool.end("arms/grpo")
-    assert pool.start([Wish("drift/base", 1)]) == [("drift/base", ("0",))]
+    assert pool.start([Request("drift/base", 1)]) == [("drift/base", ("0",))]
 
 
 def test_runs_of_half_a_node_go_side_by_side_and_tensor_parallel_stages_get_their_gpus():
     pool = Pool(EIGHT, None)
-    assert pool.start([Wish("a", 4), Wish("b", 4), Wish("c", 4)]) == [("a", ("0", "1", "2", "3")),
+    assert pool.start([Request("a", 4), Request("b", 4), Request("c", 4)]) == [("a", ("0", "1", "2", "3")),
                                                                     ("b", ("4", "5", "6", "7"))]  # fmt: skip
     pool.end("a")
-    assert pool.start([Wish("eval", 2), Wish("eval2", 2)]) == [("eval", ("0", "1")), ("eval2", ("2", "3"))]
+    assert pool.start([Request("eval", 2), Request("eval2", 2)]) == [("eval", ("0", "1")), ("eval2", ("2", "3"))]
 
 
 def test_workers_of_the_recipe_are_a_limit_and_without_gpus_there_are_two():
-    assert Pool(EIGHT, 3).start([Wish(str(n), 1) for n in range(9)]) == [(str(n), (str(n),)) for n in range(3)]
+    assert Pool(EIGHT, 3).start([Request(str(n), 1) for n in range(9)]) == [(str(n), (str(n),)) for n in range(3)]
     pool = Pool([], None)
     assert (pool.size, Pool([], 5).size, Pool(EIGHT, None).size) == (2, 5, 10)
-    assert pool.start([Wish(str(n), 0) for n in range(4)]) == [("0", ()), ("1", ())]
+    assert pool.start([Request(str(n), 0) for n in range(4)]) == [("0", ()), ("1", ())]
     with_gpus = Pool(["0", "1"], None)
-    assert with_gpus.start([Wish(str(n), 0) for n in range(4)]) == [("0", ()), ("1", ())]
-    assert with_gpus.start([Wish("eval", 1)]) == [("eval", ("0",))]
+    assert with_gpus.start([Request(str(n), 0) for n in range(4)]) == [("0", ()), ("1", ())]
+    assert with_gpus.start([Request("eval", 1)]) == [("eval", ("0",))]
 
 
 def test_arms_that_share_a_server_follow_one_another():
     pool = Pool(EIGHT, None)
-    wishes = [Wish("grpo/0", 4, "vLLM server"), Wish("grpo/1", 4, "vLLM server"), Wish("sft", 4)]
+    wishes = [Request("grpo/0", 4, "vLLM server"), Request("grpo/1", 4, "vLLM server"), Request("sft", 4)]
     assert [name for name, _ in pool.start(wishes)] == ["grpo/0", "sft"]
     pool.end("grpo/0")
     assert [name for name, _ in pool.start(wishes[1:2])] == ["grpo/1"]
@@ -87,11 +87,11 @@ def test_what_each_kind_of_stage_asks_for():
 def test_a_teachers_server_on_this_machine_has_its_gpus():
     recipe = load_recipe(BIG, ["corpus.teacher.base_url=http://127.0.0.1:8000/v1"])
     by_kind = {stage.kind: stage for stage in build_stages(recipe)}
-    assert wish_of(recipe, by_kind["corpus"], EIGHT) == Wish("corpus", 8)
+    assert request_of(recipe, by_kind["corpus"], EIGHT) == Request("corpus", 8)
     elsewhere = load_recipe(BIG, ["corpus.teacher.base_url=http://node17:8000/v1"])
     assert teacher_on(elsewhere) is None
-    assert wish_of(elsewhere, by_kind["corpus"], EIGHT) == Wish("corpus", 0)
-    assert wish_of(recipe, by_kind["arms"], EIGHT[:1]).gpus == 1
+    assert request_of(elsewhere, by_kind["corpus"], EIGHT) == Request("corpus", 0)
+    assert request_of(recipe, by_kind["arms"], EIGHT[:1]).gpus == 1
 
 
 def test_memory_that_somebody_else_uses_is_named_before_anything_is_loaded(monkeypatch):

@@ -4,9 +4,14 @@ import json
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from data.grading.grader import Grader, extract_answer, last_boxed
 from data.grading.notation import plain
+from data.grading.outcome import Outcome
+from data.grading.policy import Policy
+from data.grading.tree import Leaf
 from eval.scorers.answers import score_exact
 from eval.scorers.rules import score
 from recipes.loading import load_recipe
@@ -19,6 +24,11 @@ SMOKE = Path(__file__).resolve().parent.parent / "recipes" / "pocket" / "smoke.y
 CASES = [json.loads(line) for line in (Path(__file__).parent / "golden" / "grading.jsonl").read_text().splitlines()]
 
 
+GOLDEN = Path(__file__).parent / "golden"
+REPORTS = [json.loads(line) for line in (GOLDEN / "grading_reports.jsonl").read_text().split("\n") if line]
+KINDS = [json.loads(line) for line in (GOLDEN / "grading_kinds.jsonl").read_text().split("\n") if line]
+
+
 @pytest.fixture(scope="module")
 def grader():
     grader = Grader(workers=2, timeout_seconds=3)
@@ -26,18 +36,32 @@ def grader():
     grader.close()
 
 
-@pytest.mark.parametrize("case", CASES, ids=[case["name"] for case in CASES])
-def test_golden_case_in_demonstrations_reward_and_score(case, grader, tmp_path):
+def outcomes_of(cases, grader):
+    """Outcomes of golden cases in order; pairs of one form are graded together."""
+    outcomes = [None] * len(cases)
+    for form in {case.get("form", "boxed") for case in cases}:
+        places = [place for place, case in enumerate(cases) if case.get("form", "boxed") == form]
+        texts = [cases[place]["completion"] for place in places], [cases[place]["reference"] for place in places]
+        for place, grade in zip(places, grader.grade_many(*texts, form), strict=True):
+            outcomes[place] = grade.outcome
+    return outcomes
+
+
+def test_golden_cases_in_demonstrations_reward_and_score(grader, tmp_path):
     """The three users of the grader, each as it calls it, agree on every case."""
-    completion, reference, form = case["completion"], case["reference"], case.get("form", "boxed")
-    correct = case["outcome"] == "correct"
-    (demonstration,) = grader.grade_many([completion], [reference], form)
-    assert demonstration.outcome == case["outcome"]
+    expected = [case["outcome"] for case in CASES]
+    demonstrations = dict(zip((case["name"] for case in CASES), outcomes_of(CASES, grader), strict=True))
+    assert demonstrations == {case["name"]: case["outcome"] for case in CASES}
     settings = replace(resolve_arm(load_recipe(SMOKE), "grpo"), completions_per_problem=1)
-    reward = RecordedReward(grader, form, Ledger(tmp_path), 1, settings, seed=0)
-    assert reward([""], [completion], [[0]], [reference], ["id"], [1]) == [float(correct)]
-    judged = score(completion, reference, form)
-    assert (judged.outcome, judged.correct) == (case["outcome"], correct)
+    for form in ("boxed", "plain"):
+        cases = [case for case in CASES if case.get("form", "boxed") == form]
+        reward = RecordedReward(grader, form, Ledger(tmp_path), len(cases), settings, seed=0)
+        completions, references = ([case[key] for case in cases] for key in ("completion", "reference"))
+        ids, ones = [case["name"] for case in cases], [1] * len(cases)
+        rewards = reward([""] * len(cases), completions, [[0]] * len(cases), references, ids, ones)
+        assert rewards == [float(case["outcome"] == "correct") for case in cases]
+    judged = [score(case["completion"], case["reference"], case.get("form", "boxed")) for case in CASES]
+    assert [(one.outcome, one.correct) for one in judged] == [(o, o == "correct") for o in expected]
 
 
 def test_cut_off_response_is_unfinished_not_wrong():
@@ -108,3 +132,105 @@ def test_score_exact():
     assert score_exact("<think>hm</think>\n\ncat", "cat").correct
     assert score_exact("<think>cat", "cat").outcome == "no_answer"
     assert score_exact("the cat", "cat").outcome == "wrong"
+
+
+def test_cases_of_public_reports(grader):
+    """Cases built after public bug reports about math graders, by kind."""
+    wrong = [
+        case
+        for case in REPORTS
+        if grader.grade(case["response"], case["gold"], case["form"]).correct != (case["expected"] == "correct")
+    ]
+    assert not wrong
+
+
+def test_further_cases_of_each_kind(grader):
+    """Equivalences and near misses of the same kinds, made for this grader: docs/grading.md in examples."""
+    grades = grader.grade_many([f"so \\boxed{{{case['answer']}}}" for case in KINDS], [case["gold"] for case in KINDS])
+    wrong = [
+        case for case, grade in zip(KINDS, grades, strict=True) if grade.correct != (case["expected"] == "correct")
+    ]
+    assert not wrong
+
+
+@pytest.mark.parametrize(
+    ("switch", "answer", "gold"),
+    [
+        ("missing_unit", "5", r"5\text{ cm}"),
+        ("convert_units", r"500\text{ cm}", r"5\text{ m}"),
+        ("convert_units", r"1\text{ km}^2", r"1000000\text{ m}^2"),
+        ("bare_percent", "10", r"10\%"),
+        ("fraction_for_percent", "0.1", r"10\%"),
+        ("missing_base", "52", "52_8"),
+        ("rounded", "0.333", r"\frac{1}{3}"),
+        ("list_for_tuple", "1, 2", "(1,2)"),
+    ],
+)
+def test_a_debatable_answer_is_correct_with_its_switch_only(switch, answer, gold):
+    on, off = (Grader(policy=Policy(**{switch: value})) for value in (True, False))
+    assert on.grade(f"\\boxed{{{answer}}}", gold).correct
+    assert not off.grade(f"\\boxed{{{answer}}}", gold).correct
+
+
+@pytest.mark.parametrize(
+    ("switch", "answer", "gold"),
+    [
+        ("missing_unit", "6", r"5\text{ cm}"),
+        ("convert_units", r"500\text{ cm}", r"50\text{ m}"),
+        ("convert_units", r"5\text{ s}", r"5\text{ m}"),
+        ("bare_percent", "0.1", r"10\%"),
+        ("fraction_for_percent", "0.2", r"10\%"),
+        ("missing_base", "42", "52_8"),
+        ("missing_base", "52_9", "52_8"),
+        ("rounded", "0.334", r"\frac{1}{3}"),
+        ("rounded", "0.3", r"\frac{1}{3}"),
+        ("rounded", "0.333", "0.334"),
+        ("list_for_tuple", "2, 1", "(1,2)"),
+    ],
+)
+def test_a_switch_does_not_accept_other_values(switch, answer, gold):
+    assert not Grader(policy=Policy(**{switch: True})).grade(f"\\boxed{{{answer}}}", gold).correct
+
+
+def test_explanation(grader):
+    explained = grader.explain(r"so \boxed{m+n = 7}", "7")
+    assert explained.grade == (Outcome.CORRECT, "m+n = 7")
+    assert explained.answer == Leaf("7", name="m+n")
+    assert explained.reference == Leaf("7")
+    assert explained.rules[-1] == "the same formula"
+    assert grader.explain(r"\boxed{\frac{1}{2}}", "0.5").rules[-1] == "values"
+    assert grader.explain(r"\boxed{> 5}", "5").answer == "an inequality without a side"
+    assert grader.explain("no box", "5").grade.outcome is Outcome.NO_ANSWER
+
+
+@pytest.mark.parametrize(
+    ("completion", "answer"),
+    [
+        ("The answer is:\n42", "42"),
+        ("The answer is:42", "42"),
+        ("The answer is:\n**B**", "B"),
+        ("**Final Answer**\n\n$$\n42\n$$", "42"),
+        ("**Answer:** $\\frac{5}{6}$, as claimed.", r"\frac{5}{6}"),
+        ("The answer is 42. Let me check.", "42"),
+        ("The answer is A, C", "A, C"),
+        ("#### $29.00", "$29.00"),
+        ("The answer is 12.\n#### Subcase: \\( j = 1 \\)", "12."),
+        ("#### 1. Setup\nThe answer is 7", "7"),
+        ("\\boxed{7}\nThe answer is expected as a fraction.", "7"),
+        ("\\boxed{7}\nThe answer is 8.", "8."),
+        ("The answer is 3, so \\boxed{", None),
+    ],
+)
+def test_statements_of_a_plain_answer(completion, answer):
+    assert extract_answer(completion, "plain") == answer
+
+
+@given(
+    st.text(alphabet="ABx1 2=.:\n#*$\\{}answer is boxed", max_size=80),
+    st.sampled_from(
+        ["The answer is 42", "**Answer:** $\\frac12$", "The answer is:\n(B)", "So \\boxed{x=5}.", "#### 18"]
+    ),
+)
+@settings(max_examples=300, deadline=None)
+def test_text_before_the_final_statement_does_not_change_the_reading(before, statement):
+    assert extract_answer(f"{before}\n{statement}", "plain") == extract_answer(statement, "plain")

@@ -26,10 +26,11 @@ def test_holm_by_hand():
     assert holm([]) == []
 
 
-def paired(questions=400, gain=0.1, seed=0):
+def paired(questions=400, gain=0.1, seed=0, loss=0.0):
     rng = np.random.default_rng(seed)
     base = (rng.random(questions) < 0.5).astype(float)
     arm = np.where((base == 0) & (rng.random(questions) < 2 * gain), 1.0, base)
+    arm = np.where((base == 1) & (rng.random(questions) < 2 * loss), 0.0, arm)
     return Answers("a", MATH, 100 * np.stack([base, arm], axis=1))
 
 
@@ -39,14 +40,15 @@ def test_interval_of_a_gain_is_that_of_the_paired_differences():
     differences = answers.score_QM[:, 1] - answers.score_QM[:, 0]
     half = stats.sem(differences) * stats.t.ppf(0.975, len(differences) - 1)
     assert [found.low, found.high] == pytest.approx([differences.mean() - half, differences.mean() + half], abs=0.3)
-    same = draw_scores([paired(gain=0.0)], {"arm": [1]}, 1000, 0)["arm"]  # the base again: no gain, in every draw
-    interval = linear_interval(same, weights_of([0], 1), 0.95)
-    assert (interval.low, interval.high) == pytest.approx((0, 0))
+    same = draw_scores([paired(gain=0.0)], {"base": [0], "arm": [1]}, 10000, 0)
+    assert linear_interval(same["base"], weights_of([0], 1), 0.95) == (0, 0, 0)  # the base itself
+    interval = linear_interval(same["arm"], weights_of([0], 1), 0.95)  # another model that answers alike
+    assert (interval.low, interval.high) == pytest.approx((-0.49, 0.49), abs=0.1)
 
 
 def test_p_value_of_a_single_model_is_the_paired_t_test():
-    for gain, seed in ((0.02, 1), (0.01, 2), (0.0, 3)):
-        answers = paired(gain=gain, seed=seed)
+    for gain, loss, seed in ((0.07, 0.05, 1), (0.05, 0.06, 2), (0.0, 0.0, 3)):
+        answers = paired(gain=gain, seed=seed, loss=loss)
         scores = draw_scores([answers], {"arm": [1]}, 40000, 0)["arm"]
         expected = stats.ttest_rel(answers.score_QM[:, 1], answers.score_QM[:, 0]).pvalue
         found = gain_p_value(scores, None, weights_of([0], 1))
@@ -59,8 +61,8 @@ def test_p_value_of_a_single_model_is_the_paired_t_test():
 @pytest.mark.parametrize("confidence", [0.9, 0.99])
 def test_p_value_of_few_questions_does_not_depend_on_the_confidence(confidence):
     rng = np.random.default_rng(12)
-    base = rng.integers(0, 5, 8) / 4
-    answers = Answers("a", MATH, 100 * np.stack([base, np.clip(base + rng.integers(0, 2, 8) / 4, 0, 1)], axis=1))
+    base = rng.integers(0, 5, 20) / 4
+    answers = Answers("a", MATH, 100 * np.stack([base, np.clip(base + rng.integers(-2, 3, 20) / 4, 0, 1)], axis=1))
     scores = draw_scores([answers], {"arm": [1]}, 40000, 0, confidence)["arm"]
     expected = stats.ttest_rel(answers.score_QM[:, 1], answers.score_QM[:, 0]).pvalue
     assert gain_p_value(scores, None, weights_of([0], 1)) == pytest.approx(expected, rel=0.1)
@@ -224,7 +226,7 @@ def test_comparison_agrees_within_the_margin():
 def test_gate_looks_at_the_lower_end():
     arm = arm_values({"math": estimate(5, 3, 7), "other": estimate(-0.5, -1.9, 0.9)})
     # A warning of another kind does not decide, whatever its words.
-    other = {"warnings": ["b: its score says nothing"], "warning_codes": ["few_questions"]}
+    other = {"warnings": [{"code": "few_questions", "message": "b: its score says nothing"}]}
     transfer = make_transfer(arms={"m": arm}, **other)
     passed, (sentence,) = gate(transfer, "m", 2.0)
     assert passed
@@ -232,5 +234,8 @@ def test_gate_looks_at_the_lower_end():
     passed, (sentence,) = gate(transfer, "m", 1.8)
     assert not passed
     assert "may have lost up to 1.9 points on other" in sentence
-    silent = {"warnings": ["b: no response of m is complete"], "warning_codes": ["all_truncated"]}
-    assert gate(make_transfer(arms={"m": arm}, **silent), "m", 100.0) == (False, silent["warnings"])
+    for model, passes in (("m", False), ("base", False), ("another arm", True)):
+        silent = {"code": "all_truncated", "message": "b: no response is complete", "model": model}
+        passed, sentences = gate(make_transfer(arms={"m": arm}, warnings=[silent]), "m", 100.0)
+        assert passed == passes
+        assert (sentences == [silent["message"]]) == (not passes)

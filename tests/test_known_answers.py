@@ -13,7 +13,8 @@ import pytest
 
 from eval.questions.build import read_benchmark_rows
 from eval.questions.forms import questions_of
-from eval.scorers.rules import mean_score, score_rows
+from eval.scorers.records import Response, mean_score
+from eval.scorers.rules import score_rows
 from eval.scorers.spans import score_span, score_span_first_line
 from recipes.suite_schema import BenchmarkData
 
@@ -31,7 +32,7 @@ def load(path, form="fields", **settings):
 
 
 def rows(texts):
-    return [{"responses": [text], "tokens": [1]} for text in texts]
+    return [Response("", responses=(text,), tokens=(1,)) for text in texts]
 
 
 @needs("benchmarks/mctaco/test_9442.tsv", "responses/mctaco_bert.txt")
@@ -62,7 +63,7 @@ def test_ifeval_gpt4_responses():
     said = rows([json.loads(line)["response"] for line in lines])
     assert len(questions) == len(said) == 541
     correct = {
-        rule: sum(row["value"] for row in score_rows(said, questions, rule, 10**9))
+        rule: sum(row.value for row in score_rows(said, questions, rule, 10**9))
         for rule in ("instructions_strict", "instructions_loose")
     }
     assert correct["instructions_strict"] in (416, 417)
@@ -79,7 +80,7 @@ def test_ifeval_gpt4_responses():
     found = set()
     for state in range(12):
         random.seed(state)
-        found.add(tuple(row["value"] for row in score_rows(texts, chosen, "each_instruction_loose", 10**9)))
+        found.add(tuple(row.value for row in score_rows(texts, chosen, "each_instruction_loose", 10**9)))
     assert len(drawing) == 2
     assert len(found) == 1
 
@@ -95,10 +96,10 @@ def test_math500_stored_responses():
         (owner,) = [n for n, q in enumerate(questions) if q.fields["problem"] in item["input"]]
         by_problem[owner] = item["output"]
     responses = rows([by_problem[number] for number in range(500)])
-    assert sum(row["value"] for row in score_rows(responses, questions, "last_box_text", 10**9)) == 300
+    assert sum(row.value for row in score_rows(responses, questions, "last_box_text", 10**9)) == 300
     robust = score_rows(responses, questions, "boxed", 10**9)
-    assert sum(row["value"] for row in robust) == 314
-    assert sum(row["outcome"] == "no_answer" for row in robust) == 173
+    assert sum(row.value for row in robust) == 314
+    assert sum(row.outcome == "no_answer" for row in robust) == 173
 
 
 def split_answers(text):
@@ -122,18 +123,18 @@ def test_olympiadbench_accepts_its_own_answers_in_any_order():
     assert len(several) == 94
     own = rows([f"\\boxed{{{q.reference['answer'].strip('$')}}}" for q in questions])
     scores = score_rows(own, questions, "boxed", 10**9)
-    lost = [q.reference["answer"] for q, row in zip(questions, scores, strict=True) if not row["value"]]
+    lost = [q.reference["answer"] for q, row in zip(questions, scores, strict=True) if not row.value]
     assert len(lost) <= 8, lost  # functional answers with conditions in words
     turned = rows([f"\\boxed{{{', '.join(split_answers(q.reference['answer'])[::-1])}}}" for q in several])
     scores = score_rows(turned, several, "boxed", 10**9)
-    lost = [q.reference["answer"] for q, row in zip(several, scores, strict=True) if not row["value"]]
+    lost = [q.reference["answer"] for q, row in zip(several, scores, strict=True) if not row.value]
     assert len(lost) <= 6, lost
     paper = score_rows(turned, several, "last_box_text", 10**9)
-    assert sum(row["value"] for row in paper) < 20  # the paper's comparison of texts knows one order
+    assert sum(row.value for row in paper) < 20  # the paper's comparison of texts knows one order
     # And it keeps the dollar signs around 266 references, which no box has: nobody can score above this.
     own_paper = score_rows(own, questions, "last_box_text", 10**9)
     assert sum("$" in q.reference["answer"] for q in questions) == 266
-    assert sum(row["value"] for row in own_paper) == 409
+    assert sum(row.value for row in own_paper) == 409
 
 
 @needs("benchmarks/acpbench_mcq/app.json", "benchmarks/aime24.jsonl")

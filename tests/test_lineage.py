@@ -59,4 +59,4 @@ def test_study_without_finished_arms(tmp_path, smoke_study, transfer):
     result = transfer("lineage", tmp_path)
     assert result.returncode == 2
     assert "has no finished arm" in result.stderr
-    assert "no study.json" in transfer("lineage", tmp_path / "nowhere").stderr
+    assert "does not exist; `transfer run` makes it" in transfer("lineage", tmp_path / "nowhere").stderr

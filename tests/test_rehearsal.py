@@ -56,7 +56,7 @@ def test_layers_of_several_kinds_and_experts_are_cut():
 
 
 def test_an_unknown_architecture_is_refused_with_what_to_do():
-    with pytest.raises(UserError, match=r"nothing is known of the architecture of owner/name; run `transfer fetch"):
+    with pytest.raises(UserError, match=r"the architecture of owner/name is unknown; run `transfer fetch"):
         toy_config(None, "owner/name", 1)
 
 
@@ -127,10 +127,10 @@ def test_a_continuation_is_checked_by_its_clock(tmp_path):
     assert continuation_fault(tmp_path, stage, before, 2) is None
     write([{"step": 1, "process_seconds": 2.6}, {"step": 2, "process_seconds": 4.0}], steps)
     assert continuation_fault(tmp_path, stage, before, 2) == (
-        "it did not continue from its checkpoint after update 1 but began again"
+        "it did not resume from its checkpoint after update 1 but started over"
     )
     write([*before, {"step": 2, "process_seconds": 4.0}], [*steps, steps[1]])
-    assert "has the updates [1, 2, 2] and not each of 2 once" in continuation_fault(tmp_path, stage, before, 2)
+    assert "has the updates [1, 2, 2], not each of 2 once" in continuation_fault(tmp_path, stage, before, 2)
     assert "before it could be killed" in continuation_fault(tmp_path, stage, None, 2)
 
 
@@ -162,7 +162,7 @@ def test_the_table_names_the_first_failure_and_what_it_kept_from_running(tmp_pat
 def test_a_rehearsal_that_passed_says_what_was_killed_and_what_is_missing():
     rows = [Row("base", 1.0, 1, 0, "", "passed"), Row("arms/a/seed-0", 1.0, 1, 0, "", "passed", None, True)]
     assert sentence(rows, ("no GPU",)) == (
-        "rehearsed: all 2 stages passed, 1 of them killed and continued; 1 thing(s) could not be rehearsed here"
+        "rehearsed: all 2 stages passed, 1 of them killed and resumed; 1 thing(s) could not be rehearsed here"
     )
     assert sentence(rows[:1], ()) == "rehearsed: all 1 stages passed"
     assert engine_text({}) == ""
@@ -179,14 +179,14 @@ def test_a_stage_that_was_killed_and_began_again_has_failed(tmp_path):
 
 def test_a_folder_with_something_else_is_kept(tmp_path):
     (tmp_path / "thesis.txt").write_text("years of work")
-    with pytest.raises(UserError, match="is no rehearsal, which would be replaced"):
+    with pytest.raises(UserError, match="is not empty and is not a rehearsal"):
         rehearse(load_recipe(ROOT / "recipes/pocket/smoke.yaml"), tmp_path)
     foreign = (("assets/logo.txt", "drawn by hand"), ("rehearsal.json", '["of a play"]'), ("rehearsal.json", "{}"))
     for number, (name, content) in enumerate(foreign):
         other = tmp_path / str(number)
         (other / name).parent.mkdir(parents=True)
         (other / name).write_text(content)
-        with pytest.raises(UserError, match="is no rehearsal"):
+        with pytest.raises(UserError, match="is not empty and is not a rehearsal"):
             rehearse(load_recipe(ROOT / "recipes/pocket/smoke.yaml"), other)
         assert (other / name).read_text() == content
     assert (tmp_path / "thesis.txt").read_text() == "years of work"

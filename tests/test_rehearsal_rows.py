@@ -1,4 +1,4 @@
-"""The few rows a rehearsal reads: made-up ones pass the recipe's own mapping and filters, locked ones come whole."""
+"""The few rows a rehearsal reads: generated ones pass the recipe's own mapping and filters, locked ones come whole."""
 
 import json
 from pathlib import Path
@@ -13,7 +13,7 @@ from eval.questions.forms import FORMS, questions_of
 from launch.rehearsal import synthetic
 from launch.rehearsal.hardware import Hardware
 from launch.rehearsal.rows import write_rows
-from launch.rehearsal.scale import QUESTIONS, SOURCE_ROWS, Places, scale
+from launch.rehearsal.scale import QUESTIONS, SOURCE_ROWS, Replacements, scale
 from recipes.errors import UserError
 from recipes.loading import load_recipe, validate_recipe
 from recipes.suite_schema import BenchmarkData
@@ -29,7 +29,7 @@ RECIPES = sorted(
 @pytest.mark.parametrize("name", RECIPES)
 def test_made_up_rows_pass_the_mapping_of_every_shipped_recipe(name, tmp_path):
     recipe = load_recipe(ROOT / name)
-    rows = write_rows(recipe, tmp_path, made_up=True)
+    rows = write_rows(recipe, tmp_path, generate=True)
     for number, source in enumerate(recipe.corpus.sources):
         local = source.model_copy(update={"kind": "file", "path": rows.files[f"corpus.sources.{number}"]})
         read = list(read_source(local, 0))
@@ -99,7 +99,7 @@ def local_recipe(tmp_path, rows, problems):
 def test_slices_are_whole_units_spread_over_the_rows_that_pass(tmp_path):
     problems = [{"problem": f"p{n}", "answer": n, "kept": "yes" if n % 2 else "no"} for n in range(400)]
     recipe = local_recipe(tmp_path, taco(5), problems)
-    rows = write_rows(recipe, tmp_path / "rows", made_up=False)
+    rows = write_rows(recipe, tmp_path / "rows", generate=False)
     kept = [json.loads(line) for line in Path(rows.files["corpus.sources.0"]).read_text().splitlines()]
     assert len(kept) == SOURCE_ROWS
     assert [row["problem"] for row in kept[:2] + kept[-1:]] == ["p1", "p9", "p391"]
@@ -110,13 +110,13 @@ def test_slices_are_whole_units_spread_over_the_rows_that_pass(tmp_path):
         ("s0", f"q{q}", f"a{a}") for q in range(2) for a in range(3)
     ]
     assert len(chosen) >= QUESTIONS
-    assert rows.made_up == ()
+    assert rows.generated == ()
 
 
 def test_a_source_of_which_nothing_passes_is_named(tmp_path):
     problems = [{"problem": f"p{n}", "answer": n, "kept": "no"} for n in range(40)]
     with pytest.raises(UserError, match="source own has 0 rows that pass its mapping"):
-        write_rows(local_recipe(tmp_path, taco(2), problems), tmp_path / "rows", made_up=False)
+        write_rows(local_recipe(tmp_path, taco(2), problems), tmp_path / "rows", generate=False)
 
 
 def test_restricted_questions_are_never_copied(tmp_path):
@@ -137,8 +137,8 @@ def test_restricted_questions_are_never_copied(tmp_path):
     values["suite"]["benchmarks"] = kept
     values["corpus"] |= {"sources": [], "teacher": None, "decontamination": {"benchmarks": []}}
     values |= {"arms": {}, "analysis": {}, "probe": None, "trajectory": None, "diagnostics": None}
-    rows = write_rows(validate_recipe(values, "t"), tmp_path / "rows", made_up=False)
-    assert rows.made_up == ("gpqa",)
+    rows = write_rows(validate_recipe(values, "t"), tmp_path / "rows", generate=False)
+    assert rows.generated == ("gpqa",)
 
 
 def test_rows_of_the_alternative_that_was_locked_are_read_by_its_mapping(tmp_path, monkeypatch):
@@ -164,9 +164,11 @@ def test_rows_of_the_alternative_that_was_locked_are_read_by_its_mapping(tmp_pat
     for module in ("launch.rehearsal.rows", "data.corpus.sources"):
         monkeypatch.setattr(f"{module}.locate", located)
     full = validate_recipe(values, "test")
-    rows = write_rows(full, tmp_path / "rows", made_up=False)
+    rows = write_rows(full, tmp_path / "rows", generate=False)
     assert rows.settings["corpus.sources.0"] == other | {"alternatives": []}
     assert rows.problems["p5"] == "5"
-    small = scale(full, Hardware(0, 1, 1, None), Places({}, rows.files, None, rows.settings)).recipe.corpus.sources[0]
+    small = scale(
+        full, Hardware(0, 1, 1, None), Replacements({}, rows.files, None, rows.settings)
+    ).recipe.corpus.sources[0]
     assert (small.kind, small.problem_field, small.dataset, small.alternatives) == ("file", "q", None, ())
     assert len(list(read_source(small, 0))) == SOURCE_ROWS

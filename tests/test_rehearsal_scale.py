@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from launch.rehearsal.hardware import Hardware, find_hardware
-from launch.rehearsal.scale import COMPLETION_TOKENS, Places, scale
-from launch.slurm.site_file import SiteSpec
+from launch.rehearsal.scale import COMPLETION_TOKENS, Replacements, scale
+from launch.site_file import SiteSpec
 from launch.stages import build_stages
 from recipes.errors import UserError
 from recipes.loading import load_recipe
@@ -22,7 +22,7 @@ LARGE = (
 )
 NODE = Hardware(8, 8, 1, "0.31.0")  # GPUs, ranks, nodes, vLLM
 LAPTOP = Hardware(0, 2, 1, None, ("no GPU",))
-NOWHERE = Places({}, {}, None, {})
+NOWHERE = Replacements({}, {}, None, {})
 
 
 def leaves(value, prefix=""):
@@ -40,7 +40,7 @@ def recipe(name, *overrides):
 @pytest.mark.parametrize("hardware", [NODE, LAPTOP], ids=["node", "laptop"])
 def test_nothing_changes_but_what_is_listed(name, hardware):
     full = recipe(name)
-    places = Places(
+    places = Replacements(
         {"model.path": "m"},
         {f"suite.benchmarks.{n}.data": f"{n}.jsonl" for n in range(len(full.suite.benchmarks))},
         "http://127.0.0.1:9/v1",
@@ -101,9 +101,9 @@ def test_updates_that_share_a_sampling_are_rehearsed_together():
 def test_what_a_laptop_cannot_show_is_named():
     missing = scale(recipe("qwen3-14b/matched"), LAPTOP, NOWHERE).not_rehearsed
     assert missing[0] == "no GPU"
-    assert any("flash_attention_2: sdpa ran" in text for text in missing)
-    assert any("transformers sampled while training" in text for text in missing)
-    assert any("transformers answered" in text for text in missing)
+    assert any("flash_attention_2: sdpa is used" in text for text in missing)
+    assert any("transformers samples during training" in text for text in missing)
+    assert any("transformers generates" in text for text in missing)
     with_vllm = scale(recipe("qwen3-14b/matched"), Hardware(0, 2, 1, "0.31.0"), NOWHERE)
     assert with_vllm.recipe.suite.engine.kind == "vllm"
     assert with_vllm.recipe.resources.vllm.sleep is False
@@ -115,7 +115,7 @@ def test_a_server_for_another_model_is_not_used():
     scaled = scale(recipe("qwen3-1.7b/matched", server), Hardware(1, 1, 1, "0.31.0"), NOWHERE)
     assert scaled.recipe.resources.vllm is None
     assert scaled.not_rehearsed == (
-        "resources.vllm server: transformers sampled while training, because it serves another model",
+        "resources.vllm server: transformers samples during training, because the server has another model",
     )
 
 
@@ -134,5 +134,5 @@ def test_hardware(monkeypatch):
     site = SiteSpec(gpus_per_node=0)
     two = full.model_copy(update={"resources": full.resources.model_copy(update={"nodes": 2})})
     assert find_hardware(two, 2, site).nodes == 2
-    with pytest.raises(UserError, match=r"--ranks 3 does not divide among resources.nodes=2"):
+    with pytest.raises(UserError, match=r"--ranks 3 does not divide evenly among resources.nodes=2"):
         find_hardware(two, 3, site)

@@ -58,7 +58,7 @@ def test_the_example_of_the_documentation_runs(written, monkeypatch, capsys):
             lambda t: {k: v for k, v in t.items() if k != "arms"},
             r"not a complete transfer report \(arms: Field required",
         ),
-        (lambda t: t | {"warnings": ["x"]}, "1 warnings have 0 codes"),
+        (lambda t: t | {"warnings": [{"code": "new", "message": "x"}]}, r"warnings\.0\.code"),
         (lambda t: t | {"base": {"benchmarks": 3}}, r"base\.benchmarks"),
         (lambda t: {"a": 1}, "is not a transfer report"),
         (lambda t: [], "is not a transfer report"),

@@ -1,13 +1,18 @@
 """Every scoring rule on small items written for it, with scores worked out by hand."""
 
+from dataclasses import replace
 from typing import get_args
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from eval.questions.forms import Question
-from eval.scorers.choices import read_choice, read_yes_no
+from eval.questions.records import Question
+from eval.scorers.choices import read_yes_no
+from eval.scorers.letters import read_choice
 from eval.scorers.programs import last_program, same_output
-from eval.scorers.rules import RULES, mean_score, score, score_rows
+from eval.scorers.records import Response, mean_score
+from eval.scorers.rules import RULES, score, score_rows
 from recipes.suite_schema import Scoring
 
 
@@ -121,7 +126,7 @@ def pairs(*labels):
 
 
 def rows_of(*texts):
-    return [{"question_id": f"c{i}", "responses": [text], "tokens": [1]} for i, text in enumerate(texts)]
+    return [Response(f"c{i}", responses=(text,), tokens=(1,)) for i, text in enumerate(texts)]
 
 
 def test_mc_taco_is_judged_question_by_question():
@@ -131,28 +136,28 @@ def test_mc_taco_is_judged_question_by_question():
     plain = score_rows(rows, questions, "yes_no", 10)
     assert mean_score(plain) == pytest.approx(4 / 5)
     strict = score_rows(rows, questions, "strict_yes_no", 10)
-    assert [(row["question_id"], row["value"], row["cluster"]) for row in strict] == [("q1", 0, "s"), ("q2", 1, "s")]
+    assert [(row.question_id, row.value, row.cluster) for row in strict] == [("q1", 0, "s"), ("q2", 1, "s")]
     f1 = score_rows(rows, questions, "f1_yes_no", 10)
     # First: 1 of 2 called plausible is right, 1 of 1 plausible found: 2 (1/2)(1) / (3/2) = 2/3. Second: 1.
-    assert [row["value"] for row in f1] == pytest.approx([2 / 3, 1])
+    assert [row.value for row in f1] == pytest.approx([2 / 3, 1])
     none = score_rows(rows_of("no", "no", "no", "yes", "?"), questions, "strict_yes_no", 10)
-    assert [(row["value"], row["outcome"]) for row in none] == [(0, "wrong"), (0, "no_answer")]
+    assert [(row.value, row.outcome) for row in none] == [(0, "wrong"), (0, "no_answer")]
     # Where nothing is plausible, calling nothing plausible is right, and saying nothing is not.
     silent = score_rows(rows_of("?", "?", "?", "no", "no"), pairs("no", "no", "no", "no", "no"), "f1_yes_no", 10)
-    assert [(row["value"], row["outcome"]) for row in silent] == [(0, "no_answer"), (1, "correct")]
+    assert [(row.value, row.outcome) for row in silent] == [(0, "no_answer"), (1, "correct")]
     # Nothing called plausible: precision 1 by definition, recall 0.
-    assert score_rows(rows_of("no", "no", "no", "no", "no"), questions, "f1_yes_no", 10)[0]["value"] == 0
+    assert score_rows(rows_of("no", "no", "no", "no", "no"), questions, "f1_yes_no", 10)[0].value == 0
 
 
 def test_likelihoods():
     questions = [Question("a", {}, "yes"), Question("b", {}, "B")]
     rows = [
-        {"answers": ["no", "yes"], "likelihoods": [-2.0, -1.0]},
+        Response("a", answers=("no", "yes"), likelihoods=(-2.0, -1.0)),
         # -3 over 10 bytes is -0.3; -2 over 2 bytes is -1: by text the first, by byte the second wins.
-        {"answers": ["ab", "abcdefghij"], "likelihoods": [-2.0, -3.0]},
+        Response("b", answers=("ab", "abcdefghij"), likelihoods=(-2.0, -3.0)),
     ]
-    assert [row["value"] for row in score_rows(rows, questions, "likelihood", 10)] == [1, 0]
-    assert [row["value"] for row in score_rows(rows, questions, "likelihood_per_byte", 10)] == [1, 1]
+    assert [row.value for row in score_rows(rows, questions, "likelihood", 10)] == [1, 0]
+    assert [row.value for row in score_rows(rows, questions, "likelihood_per_byte", 10)] == [1, 1]
 
 
 INSTRUCTIONS = {
@@ -184,8 +189,8 @@ def test_instruction_level_counts_instructions_not_prompts():
     one = {"key": 2, "prompt": "p", "instructions": ["punctuation:no_comma"], "arguments": [{}]}
     questions = [Question("a", {}, INSTRUCTIONS), Question("b", {}, one)]
     rows = [
-        {"question_id": "a", "responses": ["two words here in lower case"], "tokens": [6]},
-        {"question_id": "b", "responses": ["well, no"], "tokens": [3]},
+        Response("a", responses=("two words here in lower case",), tokens=(6,)),
+        Response("b", responses=("well, no",), tokens=(3,)),
     ]
     assert mean_score(score_rows(rows, questions, "each_instruction_strict", 99)) == pytest.approx(2 / 3)
     assert mean_score(score_rows(rows, questions, "instructions_strict", 99)) == pytest.approx(1 / 2)
@@ -211,10 +216,36 @@ def test_instruction_level_counts_instructions_not_prompts():
         ("The answer is (B) because of heat.", "B"),
         ("The answer is **D**.\nA and B are wrong.", "D"),
         ("Reasons:\nB. the ferry", "B"),
+        ("Let's evaluate each choice:\n\n(A) is wrong.\n(B) works.\n\nB", "B"),
+        ("Evaluate option:\nA\nThe answer is B.", "B"),
+        ("The answer is:\n\n**B**", "B"),
+        ("The best answer is\n\nB. the ferry", "B"),
+        ("**Final Answer**\n\n(C)", "C"),
+        ("Answer: D\n\n\\boxed{B(t) = 3t}", "D"),
+        ("\\boxed{3x} hence\nAnswer: D", "D"),
+        ("\\boxed{A} no wait. \\boxed{B}", "B"),
+        ("\\boxed{A, C}", None),
+        ("\\boxed{A \\text{ and } C}", None),
+        ("\\boxed{B(t) = 3t}", None),
+        ("\\boxed{D = 5}", None),
+        ("The figure:\n  D\nso\n\\boxed{32}", None),  # a letter in the working
+        ("so \\boxed{32}\nD", "D"),
+        ("The answer is A and B.", None),
+        ("Answer: A, B", None),
+        ("Answer: A, because it is.", "A"),
     ],
 )
 def test_letters_that_models_settle_on(response, letter):
     assert read_choice(response) == letter
+
+
+@given(
+    st.text(alphabet="ABD x1=.:\n*()\\{}answer is choice boxed", max_size=80),
+    st.sampled_from(["The answer is B.", "**Answer:** C", "Answer: (D)", "So \\boxed{A}."]),
+)
+@settings(max_examples=200, deadline=None)
+def test_text_before_the_final_letter_does_not_change_the_reading(before, statement):
+    assert read_choice(f"{before}\n{statement}") == read_choice(statement)
 
 
 @pytest.mark.parametrize(
@@ -244,13 +275,13 @@ def test_program_is_the_last_block_of_python():
 
 
 def test_thinking_that_the_template_opened_is_thinking():
-    row = {"question_id": "a", "responses": ["First \\boxed{5}, but", "so</think>\\boxed{5}"], "tokens": [9, 3]}
+    row = Response("a", responses=("First \\boxed{5}, but", "so</think>\\boxed{5}"), tokens=(9, 3))
     questions = [Question("a", {}, "5")]
-    assert [r["outcome"] for r in score_rows([row | {"opens_thinking": True}], questions, "boxed", 9)] == [
+    assert [r.outcome for r in score_rows([replace(row, opens_thinking=True)], questions, "boxed", 9)] == [
         "truncated",
         "correct",
     ]
-    assert [r["outcome"] for r in score_rows([row], questions, "boxed", 9)] == ["correct", "correct"]
+    assert [r.outcome for r in score_rows([row], questions, "boxed", 9)] == ["correct", "correct"]
 
 
 def test_readers_do_not_take_a_letter_of_a_word():

@@ -10,16 +10,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from launch.planning.fit import model_shape
-from launch.planning.needs import checkpoint_seconds, gpu_hours_of_run
+from launch.planning.hours import checkpoint_seconds, setting_of, update_seconds
 from launch.run import check_site
+from launch.site_file import SiteSpec, find_site, load_site
 from launch.slurm.jobs import Needed, make_jobs, tasks_of_study
 from launch.slurm.script import render, signal_seconds
-from launch.slurm.site_file import SiteSpec, find_site, load_site
 from launch.slurm.vllm_server import server_command
 from launch.stages import build_stages
 from recipes.errors import UserError
 from recipes.loading import load_recipe
+from train.accounting.cost import model_shape
 
 RECIPES = Path(__file__).resolve().parent.parent / "recipes"
 SMOKE = RECIPES / "pocket" / "smoke.yaml"
@@ -150,9 +150,10 @@ def test_how_long_before_its_limit_a_job_is_told():
     big = RECIPES / "qwen3-14b" / "matched.yaml"
     recipe = load_recipe(big)
     shape = model_shape(recipe)
+    setting = setting_of(recipe, shape)
     jobs = jobs_of(recipe=big)
-    assert checkpoint_seconds(recipe, "grpo", shape) == pytest.approx(14 * shape.parameters() / 1e9)
-    update = gpu_hours_of_run(recipe, "grpo", shape) * 3600 / 8 / 140
+    assert checkpoint_seconds(setting, "grpo") == pytest.approx(14 * shape.parameters() / 1e9)
+    update = update_seconds(setting, "grpo")
     wanted = round(update + 14 * shape.parameters() / 1e9 + 30)
     assert 600 < wanted < 1800
     assert signal_seconds(jobs["arms/grpo"], SiteSpec()) == wanted
@@ -177,6 +178,8 @@ def test_the_server_of_a_job_uses_all_gpus_of_its_node():
     assert words["--tensor-parallel-size"] == "2"
     assert words["--data-parallel-size"] == "4"
     assert words["--max-model-len"] == str(2048 + 14336)
+    assert words["--gpu-memory-utilization"] == "0.9"
+    assert words["--max-num-seqs"] == str(256 * 8 // 4)  # every copy answers a quarter of the batch
     assert words["--port"] == "8000"
     assert server_command(recipe, Path("/a"), "grpo", 8000, 3)[9:11] == ["--data-parallel-size", "1"]
     with pytest.raises(UserError, match=r"tensor_parallel is 2 and the server's node has 1 GPU\(s\); lower it"):
@@ -254,8 +257,8 @@ def test_secrets_and_yaml_times_are_refused_with_a_sentence(tmp_path):
     for text, message in (
         ("environment: {WANDB_API_KEY: x}", "WANDB_API_KEY looks like a secret"),
         ("time_limit: 24:00:00", "write it in quotes, such as '24:00:00'"),
-        ("time_limit: soon", "'soon' is not a time as Slurm writes it"),
-        ("directives: [--nodes=3]", "is decided by the recipe and the stage"),
+        ("time_limit: soon", "'soon' is not a time in Slurm's format"),
+        ("directives: [--nodes=3]", "is set from the recipe"),
         ("directives: ['--comment=a b']", "is not an option such as"),
         ("partitoin: gpu", "did you mean `partition`"),
         ("- a", "site file"),

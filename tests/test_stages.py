@@ -202,17 +202,17 @@ def test_study_without_a_suite_trains_and_scores_nothing():
         "arms/grpo/seed-0",
     ]  # fmt: skip
     plan = build_plan(recipe, stages, Path("runs/x"), "transfer run R")
-    by_name = {stage["name"]: stage for stage in plan["stages"]}
-    assert by_name["corpus"]["command"] == "transfer run R --until corpus"
-    assert by_name["corpus"]["reads"] == ["runs/x/base"]
+    by_name = {stage.name: stage for stage in plan.stages}
+    assert by_name["corpus"].command == "transfer run R --until corpus"
+    assert by_name["corpus"].reads == ("runs/x/base",)
     grpo, sft = by_name["arms/grpo/seed-0"], by_name["arms/sft_think/seed-0"]
-    assert grpo["command"] == (
+    assert grpo.command == (
         "python -m accelerate.commands.launch --config_file runs/x/arms/grpo/seed-0/ranks/accelerate.json "
         "-m launch.execution.ranks runs/x arms/grpo/seed-0 0"
     )
-    assert grpo["topology"] == "8 ranks, DeepSpeed ZeRO-3, vLLM colocate (65% of each GPU, tensor parallel 1)"
-    assert sft["topology"] == "8 ranks, DeepSpeed ZeRO-3"
-    assert grpo["files"]["runs/x/arms/grpo/seed-0/ranks/deepspeed.json"]["zero_optimization"]["stage"] == 3
+    assert grpo.topology == "8 ranks, DeepSpeed ZeRO-3, vLLM colocate (70% of each GPU, tensor parallel 1)"
+    assert sft.topology == "8 ranks, DeepSpeed ZeRO-3"
+    assert grpo.files["runs/x/arms/grpo/seed-0/ranks/deepspeed.json"]["zero_optimization"]["stage"] == 3
     assert "writes runs/x/arms/grpo/seed-0: final/" in format_plan(plan, commands=True)
 
 

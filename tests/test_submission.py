@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from launch.site_file import SiteSpec
 from launch.slurm import submit as slurm
 from launch.slurm.jobs import tasks_of_study
-from launch.slurm.site_file import SiteSpec
 from launch.slurm.step import _no_progress
 from launch.slurm.submit import active_ids, ask_queue, known_jobs, read_jobs, submit
 from launch.stages import Stage, build_stages
@@ -61,7 +61,7 @@ def state(root):
 
 def test_a_refusal_takes_back_what_this_call_submitted(study):
     root, tasks = study
-    with pytest.raises(UserError, match="sbatch refused: sbatch: error: invalid partition specified: gpu"):
+    with pytest.raises(UserError, match="sbatch failed: sbatch: error: invalid partition specified: gpu"):
         submit(root, tasks, SiteSpec())
     assert state(root)["cancelled"] == ["101", "102"]
     assert state(root)["queue"] == {}
@@ -102,7 +102,7 @@ def test_replicas_that_start_again_together_are_not_taken_for_one_that_makes_no_
             assert _no_progress(tmp_path, stage) is None
     monkeypatch.setenv("SLURM_JOB_ID", "1")
     monkeypatch.setenv("SLURM_RESTART_COUNT", "2")
-    assert "no chunk of responses was completed in the last two starts" in _no_progress(tmp_path, stage)
+    assert "no response was completed in the last two starts" in _no_progress(tmp_path, stage)
     (tmp_path / "eval" / "base" / "sum-native").mkdir(parents=True)
     (tmp_path / "eval" / "base" / "sum-native" / "chunk-0000-ab.jsonl.zst").touch()
     monkeypatch.setenv("SLURM_RESTART_COUNT", "3")

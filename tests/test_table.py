@@ -1,7 +1,8 @@
 """The terminal table: known numbers in, the words a reader must see out."""
 
 from eval.report.schema import ArmResult
-from eval.report.table import format_report, index_text
+from eval.report.table import format_report
+from eval.report.wording import index_text
 from tests.reports import arm_values, base_values, estimate, make_transfer, reading
 
 
@@ -19,9 +20,9 @@ FLAT = arm(estimate(1.0, -3.0, 5.0), estimate(9.0, 5.0, 13.0), None, "not identi
 
 
 def test_index_is_shown_only_where_math_rose():
-    assert index_text(ArmResult.model_validate(GAINED), "points", "other") == "+50 [+25, +80]"
-    assert index_text(ArmResult.model_validate(FELL), "points", "other") == "math fell"
-    assert index_text(ArmResult.model_validate(FLAT), "points", "other") == "not identified"
+    assert index_text(ArmResult.model_validate(GAINED), "points", "other", "math") == "+50 [+25, +80]"
+    assert index_text(ArmResult.model_validate(FELL), "points", "other", "math") == "math fell"
+    assert index_text(ArmResult.model_validate(FLAT), "points", "other", "math") == "not identified"
 
 
 def test_table_lines():
@@ -43,14 +44,13 @@ def test_table_lines():
         base=base,
         arms={"a": GAINED, "an_arm_with_a_rather_long_name": FELL},
         readings={"robust": reading(base, {}), "paper": reading(base, {"a": FELL})},
-        warnings=["sum: cut off"],
-        warning_codes=["many_truncated"],
+        warnings=[{"code": "many_truncated", "message": "sum: cut off"}],
         analysis={"sha256": "", "before": [], "after": ["definition"], "claims": [claim]},
     )
     lines = [line.split() for line in format_report(transfer).splitlines()]
-    assert lines[0][:4] == ["s:", "UNMATCHED;", "2", "seed(s);"]
+    assert lines[0][:4] == ["s:", "UNMATCHED;", "2", "seeds;"]
     assert ["a", "+20.0", "[+15.0,", "+25.0]", "+10.0", "[+5.0,", "+15.0]"] in lines
-    assert ["an_arm_with_a_rather_long_name", "100", "math", "fell"] in lines
+    assert ["an_arm_with_a_rather_long_name", "math", "fell", "math", "fell"] in lines
     assert ["sort", "50.0", "40.0", "40.0"] in lines
     assert lines[-2][0] == "UNMATCHED"
     assert lines[-1] == ["warning", "sum:", "cut", "off"]

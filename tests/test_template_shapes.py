@@ -282,7 +282,10 @@ def test_training_and_evaluation_see_the_same_ids(shape, name, tmp_path):
     """An SFT row is the ids of the prompt and of the completion; the harness renders and tokenizes the same prompt."""
     from lm_eval.models.huggingface import HFLM
 
-    from eval.responses.engines import render_chat
+    from eval.questions.records import Question
+    from eval.responses.harness import render
+    from recipes.loading import load_recipe
+    from tests.conftest import SMOKE
     from train.sft import _dataset
 
     tokenizer = prepared(shape(name))
@@ -292,7 +295,9 @@ def test_training_and_evaluation_see_the_same_ids(shape, name, tmp_path):
     assert row["input_ids"] == asked + completion_ids(tokenizer, ["It is \\boxed{12}."])[0]
     assert row["input_ids"] == tokenizer(prompt + "It is \\boxed{12}." + tokenizer.eos_token)["input_ids"]
     assert row["completion_mask"] == [0] * len(asked) + [1] * (len(row["input_ids"]) - len(asked))
-    text = render_chat(tokenizer, [{"role": "user", "content": PROBLEM}], True, {})
+    recipe = load_recipe(SMOKE, [])
+    question = Question("q", {"problem": PROBLEM}, "12")
+    text = render(recipe, tokenizer, recipe.suite.benchmarks[0], "native", [question])[0].text
     assert text == prompt
     torch.manual_seed(0)
     size = {"vocab_size": len(tokenizer), "hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1}

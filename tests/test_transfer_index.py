@@ -97,6 +97,18 @@ def test_bootstrap_standard_error_is_the_analytic_one():
     assert drawn.mean() == pytest.approx(accuracy.mean(), abs=0.1)
 
 
+@pytest.fixture
+def plain_resampling(monkeypatch):
+    """Without the pseudo-clusters of samples that hardly vary."""
+    without_pseudo_clusters(monkeypatch)
+
+
+def without_pseudo_clusters(patch):
+    patch.setattr("eval.statistics.bootstrap.PSEUDO_CLUSTERS", 0.0)
+    patch.setattr("eval.statistics.bootstrap.PSEUDO_PAIRS", 0.0)
+
+
+@pytest.mark.usefixtures("plain_resampling")
 def test_clusters_of_one_are_questions_and_whole_clusters_are_drawn():
     accuracy = np.array([[0.0], [100.0], [0.0], [100.0]])
     alone = bootstrap_scores(Answers("a", MATH, accuracy, np.arange(4)), 500, np.random.default_rng(2))
@@ -106,12 +118,73 @@ def test_clusters_of_one_are_questions_and_whole_clusters_are_drawn():
     np.testing.assert_array_equal(pairs, np.full((500, 1), 50.0))  # every cluster scores 50
 
 
+@pytest.mark.usefixtures("plain_resampling")
 def test_models_share_each_draw():
     """A model that answers like the base gains exactly nothing in every draw."""
     accuracy = np.repeat(100 * np.random.default_rng(3).integers(0, 2, (50, 1)).astype(float), 2, axis=1)
     drawn = bootstrap_scores(Answers("a", MATH, accuracy), 200, np.random.default_rng(3))
     np.testing.assert_array_equal(drawn[:, 0], drawn[:, 1])
     assert drawn[:, 0].std() > 0
+
+
+def interval_of(scores, column=0, base=None):
+    """Percentile interval of a model's score, or of its gain over another column."""
+    drawn = bootstrap_scores(Answers("a", MATH, np.array(scores, dtype=float)), 40000, np.random.default_rng(8))
+    values = drawn[:, column] - (0 if base is None else drawn[:, base])
+    return np.percentile(values, [2.5, 97.5])
+
+
+def test_floors_ceilings_and_equal_answers_have_a_width():
+    """0 of 200: at most two pseudo-successes of two, 2 / 202; Jeffreys' interval of 0 of 200 ends at 1.24."""
+    low, high = interval_of(np.zeros((200, 1)))
+    assert low == 0
+    assert high == pytest.approx(100 * stats.beta.ppf(0.975, 0.5, 200.5), abs=0.3)
+    low, high = interval_of(np.full((200, 1), 100.0))
+    assert high == 100
+    assert low == pytest.approx(100 - 1.24, abs=0.3)
+    both = np.zeros((200, 2))
+    assert interval_of(both, 1, 0) == pytest.approx([-0.5, 0.5], abs=0.2)  # either may be the better one
+    answers = np.repeat(100.0 * (np.arange(200) < 120)[:, None], 2, axis=1)
+    # Agresti and Min: of two further pairs half differ, a standard error of 1 / 202.
+    assert interval_of(answers, 1, 0) == pytest.approx([-0.97, 0.97], abs=0.2)
+    few = interval_of(np.zeros((10, 1)))
+    assert 15 < few[1] < 100 * stats.beta.ppf(0.975, 0.5, 10.5) + 5
+
+
+def test_away_from_the_edges_the_interval_is_that_of_plain_resampling(monkeypatch):
+    """With twenty and more departing questions in a hundred and eighty nothing is added."""
+    rng = np.random.default_rng(9)
+    for share, departing in ((0.5, 90), (0.8, 36), (0.12, 22)):
+        base = rng.random(180) < share
+        arm = np.where(rng.random(180) < 0.3, ~base, base)
+        scores = 100.0 * np.stack([base, arm], axis=1)
+        found = interval_of(scores), interval_of(scores, 1, 0)
+        with monkeypatch.context() as plain:
+            without_pseudo_clusters(plain)
+            expected = interval_of(scores), interval_of(scores, 1, 0)
+        np.testing.assert_allclose(found, expected, atol=0.15, err_msg=str(departing))
+
+
+@pytest.mark.parametrize(
+    ("questions", "samples", "rates"),
+    [(200, 1, (0.0, 0.03)), (40, 1, (0.0, 0.1)), (40, 2, (0.02, 0.1)), (40, 1, (0.9, 0.98))],
+)
+def test_intervals_at_extreme_rates_keep_their_level(questions, samples, rates):
+    """Studies at rates drawn from a range, as in the table of docs/statistics.md, with fewer of them."""
+    rng = np.random.default_rng(10)
+    studies, covered = 400, np.zeros(2)
+    for number in range(studies):
+        rate, gain = rng.uniform(*rates), rng.uniform(0, 0.02)
+        chance = np.array([rate, rate + (1 - rate) * gain])
+        scores = 100 * rng.binomial(samples, np.tile(chance, (questions, 1))) / samples
+        drawn = bootstrap_scores(Answers("a", MATH, scores), 300, np.random.default_rng(number))
+        for place, (values, truth) in enumerate(
+            ((drawn[:, 0], chance[0]), (drawn[:, 1] - drawn[:, 0], np.diff(chance)[0]))
+        ):
+            low, high = np.percentile(values, [2.5, 97.5])
+            covered[place] += low <= 100 * truth <= high
+    assert np.all(covered / studies > 0.92), covered / studies  # plain resampling: 0.75 to 0.9
+    assert np.all(covered / studies < 0.99), covered / studies
 
 
 def test_seed_noise_has_student_quantiles_of_the_seed_mean():

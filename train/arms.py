@@ -47,6 +47,11 @@ class ResolvedArm(MethodSpec, TrainSpec):
         """Format in which weights are loaded for training: float32, unless DeepSpeed keeps float32 copies itself."""
         return self.dtype if deepspeed else "float32"
 
+    def tokens_per_micro_batch(self, ranks: int) -> int:
+        """Most tokens of a micro-batch: those of the recipe, or of `micro_batch_size` rows at the length limits."""
+        rows = self.micro_batch_size or max(1, self.problems_per_step * self.completions_per_problem // ranks)
+        return self.micro_batch_tokens or rows * (self.prompt.max_prompt_tokens + self.prompt.max_completion_tokens)
+
     def require_problems(self, available: int) -> None:
         """Raise UserError if an update presents more problems than there are."""
         if available < self.problems_per_step:
@@ -119,6 +124,12 @@ def _require_trainable(recipe: Recipe, name: str, arm: ResolvedArm) -> None:
             raise UserError(
                 f"arm {name!r}: {setting} {value} must be a multiple of updates_per_batch {arm.updates_per_batch}"
             )
+    longest = arm.prompt.max_prompt_tokens + arm.prompt.max_completion_tokens
+    if arm.micro_batch_tokens is not None and arm.micro_batch_tokens < longest:
+        raise UserError(
+            f"arm {name!r}: train.micro_batch_tokens is {arm.micro_batch_tokens} but must be at least {longest}, a row "
+            "at the length limits (prompt.max_prompt_tokens + prompt.max_completion_tokens)"
+        )
     if arm.overlong_tokens >= arm.prompt.max_completion_tokens:
         raise UserError(
             f"train.overlong_tokens is {arm.overlong_tokens} but must be below prompt.max_completion_tokens "

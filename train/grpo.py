@@ -20,6 +20,7 @@ from data.prompts.prompt import render_prompt
 from data.prompts.thinking import strip_thinking
 from recipes.resource_schema import VllmSpec
 from recipes.schema import Recipe
+from train.accounting.memory import settle_vllm
 from train.arms import ResolvedArm
 from train.models.directory import adapter_config
 from train.rewards import RecordedReward
@@ -33,7 +34,7 @@ from train.weighted_grpo import WeightedGRPOTrainer, read_rollouts
 def run(recipe: Recipe, study_dir: Path, stage_dir: Path, resume: bool, arm: str, seed: int) -> None:
     """Train one arm with one seed by GRPO; writes `final/`, metrics, ledger and manifest."""
     run = Run(recipe, study_dir, stage_dir, arm, seed)
-    trl_arguments = arguments(run.settings, run.tokenizer, stage_dir, seed, recipe.resources.vllm)
+    trl_arguments = arguments(run.settings, run.tokenizer, stage_dir, seed, settle_vllm(recipe, run.settings))
     run.load(trl_arguments, resume)
     rows = _rows(run, run.order)
     rollouts: Rollouts | None = _stored_rollouts(run, rows)
@@ -63,9 +64,8 @@ def arguments(
     vllm: VllmSpec | None = None,
 ) -> GRPOConfig:
     """TRL's arguments of one run."""
-    shared = shared_arguments(settings, directory, seed, on_cpu())
     return GRPOConfig(
-        **shared,
+        **shared_arguments(settings, directory, seed, on_cpu()),
         **_vllm_arguments(settings, tokenizer, vllm if settings.sampling != "teacher" else None),
         num_generations=settings.completions_per_problem,
         max_completion_length=settings.prompt.max_completion_tokens,
@@ -73,7 +73,7 @@ def arguments(
         top_p=1.0,
         top_k=0,
         beta=settings.beta,
-        steps_per_generation=shared["gradient_accumulation_steps"] * settings.updates_per_batch,
+        steps_per_generation=settings.updates_per_batch,
         epsilon=settings.clip_low,
         epsilon_high=settings.clip_high,
         loss_type="dapo",  # one division for the whole update, as in SFT

@@ -6,7 +6,7 @@
 from pathlib import Path
 from typing import Any
 
-from transformers import PreTrainedTokenizerBase, Trainer, TrainerCallback, TrainingArguments
+from transformers import PreTrainedTokenizerBase, TrainerCallback, TrainingArguments
 
 from data.attention import usable_attention
 from data.corpus.rows import Demonstration, Problem, presented_order, read_demonstrations, read_problems
@@ -17,22 +17,23 @@ from recipes.schema import Recipe
 from recipes.training_schema import PromptSpec
 from train.accounting.ledger import LEDGER, Ledger
 from train.arms import ResolvedArm, resolve_arm
+from train.micro_batches import Work
 from train.models.directory import Snapshots, count_parameters, record_attention, save_final
 from train.runtime.checkpoints import CheckpointMarker, keep_complete_checkpoints, remove_checkpoints
 from train.runtime.heartbeat import Heartbeat
 from train.runtime.preemption import PaceKeeper, StopOnSignal
 from train.runtime.ranks import (
     device_arguments,
-    gradient_accumulation_steps,
     rank,
     require_deepspeed,
+    rows_per_rank,
     topology,
     with_deepspeed,
-    world_size,
 )
 from train.runtime.recorder import RunRecorder
 from train.runtime.sampler import engine_facts, released_engine, require_vllm
 from train.runtime.tracking import Tracker
+from train.token_budget import TokenBudgetTrainer
 
 
 class Run:
@@ -96,13 +97,14 @@ class Run:
             self.recorder, self._snapshots, self._pace, self._stop, CheckpointMarker(),
         ]  # fmt: skip
 
-    def train(self, trainer: Trainer) -> None:
+    def train(self, trainer: TokenBudgetTrainer) -> None:
         """Train from the newest checkpoint, write `final/` and the manifest.
 
         Raises:
             PreemptedError: a signal stopped the run.
         """
         self._snapshots.trainer = trainer
+        trainer.on_work = self._enter_work
         Heartbeat(self.stage_dir, self._pace).follow(trainer)
         require_deepspeed(trainer)
         with released_engine(trainer):
@@ -119,6 +121,7 @@ class Run:
             "contributed_problems": self.ledger.contributed(),
             "matched_on": self.settings.matched_on(),
             "totals": self.ledger.totals,
+            "skipped_tokens": self.ledger.skipped_tokens,
             "topology": topology(trainer),
             "attention": self._attention,
             "engine": engine,
@@ -127,18 +130,20 @@ class Run:
         finish_stage(self.stage_dir, outputs | hash_files(self.stage_dir, [LEDGER]), facts)
         remove_checkpoints(self.stage_dir)
 
+    def _enter_work(self, work: Work) -> None:
+        self.ledger.skipped_tokens += work.skipped
+
 
 def shared_arguments(settings: ResolvedArm, stage_dir: Path, seed: int, use_cpu: bool) -> dict[str, Any]:
     """The arguments that both TRL trainers take, the same for every arm."""
-    rows = settings.problems_per_step * settings.completions_per_problem
-    micro_batch_size = settings.micro_batch_size or max(1, rows // world_size())
     return {
         "output_dir": str(stage_dir),
         "seed": seed,
         "max_steps": settings.steps,
         "num_train_epochs": 1,
-        "per_device_train_batch_size": micro_batch_size,
-        "gradient_accumulation_steps": gradient_accumulation_steps(rows, micro_batch_size),
+        # All rows of an update; `train/token_budget.py` deals them into micro-batches.
+        "per_device_train_batch_size": rows_per_rank(settings.problems_per_step * settings.completions_per_problem),
+        "gradient_accumulation_steps": 1,
         "learning_rate": settings.learning_rate,
         # transformers' `constant` ignores warm-up.
         "lr_scheduler_type": "constant_with_warmup" if settings.schedule == "constant" else settings.schedule,

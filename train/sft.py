@@ -13,6 +13,7 @@ import pyarrow as pa
 from datasets import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
 from trl import SFTConfig, SFTTrainer
+from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
 from data.corpus.rows import demonstrations_by_update
 from data.language_model import on_cpu
@@ -23,6 +24,8 @@ from train.accounting.cost import train_flops
 from train.arms import ResolvedArm
 from train.models.directory import adapter_config
 from train.run import Run, shared_arguments
+from train.runtime.ranks import gathered
+from train.token_budget import IDLE_TOKENS, Batch, TokenBudgetTrainer
 
 
 def run(recipe: Recipe, study_dir: Path, stage_dir: Path, resume: bool, arm: str, seed: int) -> None:
@@ -41,23 +44,48 @@ def arguments(settings: ResolvedArm, directory: Path, seed: int) -> SFTConfig:
         **shared_arguments(settings, directory, seed, on_cpu()),
         max_length=None,
         packing=False,  # it would change the number of problems in an update
-        padding_free=settings.padding_free,
         completion_only_loss=True,
         shuffle_dataset=False,
         train_sampling_strategy="sequential",
     )
 
 
-class DemonstrationTrainer(SFTTrainer):
-    """SFTTrainer whose logged means leave out micro-batches that hold only fillers."""
+class DemonstrationTrainer(TokenBudgetTrainer, SFTTrainer):
+    """SFTTrainer in micro-batches by length; fillers are not computed."""
+
+    _total_train_tokens: int
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        padding = self.processing_class.pad_token_id
+        self.data_collator = DataCollatorForLanguageModeling(pad_token_id=padding)  # of all rows of an update
+        self._collate = DataCollatorForLanguageModeling(pad_token_id=padding, padding_free=self.joins_rows)
+
+    def rows_of(self, inputs: Batch) -> tuple[list[int], list[bool]]:
+        """Tokens of each row, and whether it has a token with a loss; fillers have neither."""
+        trained = (inputs["labels"] != -100).any(dim=1)
+        return (inputs["attention_mask"].sum(dim=1) * trained).tolist(), trained.tolist()
+
+    def micro_batch(self, inputs: Batch, rows: Sequence[int]) -> Batch:
+        """These rows, padded to the longest among them or joined; of none, tokens without a loss."""
+        lengths = inputs["attention_mask"].sum(dim=1).tolist()
+        examples = [
+            {name: inputs[name][index, : lengths[index]].tolist() for name in ("input_ids", "labels")} for index in rows
+        ]
+        idle = {"input_ids": inputs["input_ids"][0, :IDLE_TOKENS].tolist(), "labels": [-100] * IDLE_TOKENS}
+        return self._prepare_inputs(self._collate(examples or [idle]))
+
+    def trained_tokens(self, inputs: Batch) -> int:
+        """Tokens of a micro-batch with a loss."""
+        return int((inputs["labels"][:, 1:] != -100).sum())
 
     def compute_loss(self, *args: Any, **kwargs: Any) -> Any:
-        """TRL's loss; drops the metrics that TRL logged for a micro-batch without a trained token."""
+        """The loss of an update; the logged number of tokens read so far is that of all ranks."""
+        before = self._total_train_tokens
         result = super().compute_loss(*args, **kwargs)
-        metrics = self._metrics["train" if self.model.training else "eval"]
-        if metrics["entropy"][-1] == 0:  # TRL's value where no rank had a token with a loss
-            for name in ("entropy", "mean_token_accuracy"):
-                metrics[name].pop()
+        if self.model.training:
+            self._total_train_tokens = before + sum(gathered([self._total_train_tokens - before]))
+            self._metrics["train"]["num_tokens"] = [self._total_train_tokens]
         return result
 
 
@@ -80,6 +108,7 @@ def build_trainer(
         train_dataset=_dataset(tokenizer, rows),
         processing_class=tokenizer,
         callbacks=list(callbacks),
+        arm=settings,
     )
 
 

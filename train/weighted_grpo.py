@@ -1,6 +1,7 @@
 """What TRL's GRPOTrainer lacks for the arms: their weights, one normalisation, and stored completions."""
 
 import math
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -13,11 +14,13 @@ from train.arms import ResolvedArm
 from train.rollouts import DynamicSampling, PolicyRollouts, Rollouts, TeacherRollouts
 from train.runtime.ranks import gathered
 from train.runtime.sampler import engine_options, engine_seed, rank_variables
+from train.token_budget import Batch, TokenBudgetTrainer
+from train.token_log_probs import token_log_probs
 from train.weights import completion_weights, is_divided_by
 
 
-class WeightedGRPOTrainer(GRPOTrainer):
-    """GRPOTrainer with the loss of `train/weights.py`.
+class WeightedGRPOTrainer(TokenBudgetTrainer, GRPOTrainer):
+    """GRPOTrainer with the loss of `train/weights.py`, in micro-batches by length.
 
     TRL divides by all completion tokens. GRPO's update would then shrink with every group without a weight, and that of
     on-policy SFT with the share of incorrect samples, while SFT's stays the same. With several updates per batch the
@@ -33,33 +36,112 @@ class WeightedGRPOTrainer(GRPOTrainer):
     def __init__(self, *args: Any, arm: ResolvedArm, rollouts: Rollouts | None = None, **kwargs: Any) -> None:
         self.environment_before = rank_variables()
         with engine_options(arm.dtype):
-            super().__init__(*args, **kwargs)
+            super().__init__(*args, arm=arm, **kwargs)
+        self.rollouts = rollouts
         if self.use_vllm:  # TRL has seeded every generator with the rank alone, whatever the training seed
             seed_everything(self._engine_seed(self.args.seed))
-        self.arm, self.rollouts = arm, rollouts
+            self.vllm_generation.sync_weights = self.clock.timed("weight_sync", self.vllm_generation.sync_weights)
 
     def _engine_seed(self, seed: int) -> int:
         return engine_seed(seed, self.accelerator.process_index, self.args.vllm_tensor_parallel_size)
 
     def _calculate_rewards(self, *args: Any, **kwargs: Any) -> torch.Tensor:
         """TRL's rewards, [completions of all ranks, 1]; nan, which TRL leaves out of a group, for surplus rows."""
-        rewards = super()._calculate_rewards(*args, **kwargs)
+        with self.clock.section("rewards"):
+            rewards = super()._calculate_rewards(*args, **kwargs)
         if isinstance(self.rollouts, TeacherRollouts):
             rewards[torch.tensor(self.rollouts.surplus(self.state.global_step), device=rewards.device)] = torch.nan
         self._gathered_rewards = rewards
         return rewards
 
+    def _generate(self, *args: Any, **kwargs: Any) -> Any:
+        with self.clock.section("generation"):
+            return super()._generate(*args, **kwargs)
+
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
         if self.use_vllm and isinstance(self.rollouts, PolicyRollouts):
             self._last_loaded_step = self.state.global_step  # vLLM needs new weights only where `draw` samples
         if isinstance(self.rollouts, DynamicSampling):
-            rows = self.rollouts.choose(self.state.global_step, partial(draw, self, self.processing_class))
+            with self.clock.section("generation"):
+                rows = self.rollouts.choose(self.state.global_step, partial(draw, self, self.processing_class))
             first = self.accelerator.process_index * len(inputs)
             inputs = [row for row in rows for _ in range(self.num_generations)][first : first + len(inputs)]
         batch = super()._generate_and_score_completions(inputs)
         self._log_mismatch(batch)
         self._set_weights(batch)
         return batch
+
+    def rows_of(self, inputs: Batch) -> tuple[list[int], list[bool]]:
+        """Tokens of each row, 0 for surplus ones, and whether its weight or the KL term gives it a gradient."""
+        mask, weights = inputs["completion_mask"], inputs["advantages"]
+        if "importance_sampling_ratio" in inputs:
+            weights = weights * inputs["importance_sampling_ratio"].any(dim=1)
+        reached = mask.any(dim=1) & ((weights != 0) | (self.beta != 0))
+        return inputs["row_tokens"].tolist(), reached.tolist()
+
+    def micro_batch(self, inputs: Batch, rows: Sequence[int]) -> Batch:
+        """These rows, cut to the longest prompt and completion among them; of none, a token of a prompt alone."""
+        chosen = list(rows) or [0]
+        prompt, completion = (
+            int(inputs[name][chosen].sum(dim=1).max()) if rows else 1 for name in ("prompt_mask", "completion_mask")
+        )
+        width = inputs["completion_ids"].size(1)
+        part: Batch = {}
+        for name, values in inputs.items():
+            if values is None or values.dim() == 0:
+                part[name] = values
+            elif name.startswith("prompt_"):
+                part[name] = values[chosen, -prompt:]
+            else:
+                part[name] = (
+                    values[chosen, :completion] if values.dim() == 2 and values.size(1) == width else values[chosen]
+                )
+        if not rows:
+            part["completion_mask"] = torch.zeros_like(part["completion_mask"])
+        return part
+
+    def trained_tokens(self, inputs: Batch) -> int:
+        """Completion tokens of a micro-batch that the loss counts."""
+        return int(inputs["completion_mask"].sum())
+
+    def _get_per_token_logps_and_entropies(
+        self,
+        model: Any,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor,
+        logits_to_keep: int,
+        batch_size: int | None = None,
+        compute_entropy: bool = False,
+        **unused: Any,
+    ) -> tuple[torch.Tensor, torch.Tensor | None, None]:
+        """TRL's function, whose rows are all padded to the longest one, in micro-batches by length.
+
+        Args:
+            model: whose log-probabilities.
+            input_ids: prompts padded on the left and completions padded on the right, [rows, tokens].
+            attention_mask: 1 for tokens, same shape.
+            logits_to_keep: tokens of `input_ids` that are the completions'.
+            batch_size: None: the rows are one micro-batch already, else they are dealt into micro-batches.
+            compute_entropy: TRL asks for entropies of single micro-batches only.
+            unused: what TRL passes for images and mixtures of experts, which no arm has.
+
+        Returns:
+            Log-probabilities and entropies of the completions, [rows, logits_to_keep] each, 0 for padding; None.
+        """
+        if batch_size is None:
+            with self.accelerator.autocast():
+                return *token_log_probs(model, input_ids, attention_mask, logits_to_keep, self.joins_rows), None
+        assert not compute_entropy
+        logps = torch.zeros(len(input_ids), logits_to_keep, device=input_ids.device)
+        with self.clock.section("log_probs"), self.accelerator.autocast():
+            tokens = attention_mask.sum(dim=1)
+            for rows in self.deal(tokens.tolist()):
+                read = rows or [int(tokens.argmin())]
+                found, _ = token_log_probs(
+                    model, input_ids[read], attention_mask[read], logits_to_keep, self.joins_rows
+                )
+                logps[rows] = found[: len(rows)].to(logps.dtype)
+        return logps, None, None
 
     def _set_weights(self, batch: dict[str, Any]) -> None:
         """Put the arm's weights in place of TRL's advantages, and set what the loss is divided by."""
@@ -71,6 +153,9 @@ class WeightedGRPOTrainer(GRPOTrainer):
         own = slice(first, first + len(advantages))
         batch["advantages"] = torch.tensor(weights[own], dtype=advantages.dtype, device=advantages.device)
         counted_rows = torch.tensor(counted[own], dtype=mask.dtype, device=mask.device)
+        # Taken before the mask of completions that the loss leaves out becomes 0
+        present = torch.tensor([reward is not None for reward in rewards[own]], device=mask.device)
+        batch["row_tokens"] = (batch["prompt_mask"].sum(dim=1) + mask.sum(dim=1)) * present
         batch["completion_mask"] = mask * counted_rows.unsqueeze(1)
         # A batch without any weight has no gradient; 1 avoids dividing by zero.
         tokens = self.accelerator.gather(batch["completion_mask"].sum()).sum()

@@ -1,22 +1,25 @@
-r"""Compare two final answers, given as trees of `answer_tree.py`.
+r"""Compare two final answers, given as trees of `tree.py`.
 
-Leaves are compared by `latex_value.py` and sets of real numbers by `real_sets.py`. What these cannot decide goes to an
-algebra system in another process.
+Values are compared by `values.py` and sets of real numbers by `real_sets.py`. Integrals, limits and infinite sums go to
+an algebra system in another process. What is not read as mathematics equals the same text only.
 
-Conventions (examples in tests/golden/grading.jsonl, reasons in docs/grading.md): a unit on one side only is ignored; a
-bare number is read in the other side's unit, so 10 equals 10 % and 0.1 does not; a numeral with a base equals only the
-same numeral in the same base; several answers are a set; a decimal is exact, so 0.33 is not 1/3; a row or column of a
-matrix is the tuple of its entries.
+The conventions are listed in docs/grading.md; the debatable ones are switches of `policy.py`.
 """
 
 import re
+from collections import Counter
 from collections.abc import Callable
+from contextlib import suppress
 
-from data.grading.answer_tree import INEQUALITY, Collection, Equation, Leaf, Node, read_answer
 from data.grading.arithmetic import NotReadableError, OutOfRangeError
-from data.grading.latex_value import evaluate, proportional, same_value
+from data.grading.clock import check
+from data.grading.names import is_quantity, named_apart, renamed, same_but_for_name
+from data.grading.policy import Policy, rounds_to
 from data.grading.real_sets import same_set
-from data.grading.units import without_symbol
+from data.grading.statements import NAME, states_value
+from data.grading.tree import NO_LETTER, SETS, Collection, Leaf, Node, Relation, canonical
+from data.grading.units import converted, spaced_symbol
+from data.grading.values import evaluate, is_formula, proportional, same_value
 from data.grading.words import canonical_words
 
 Algebra = Callable[[str, str], bool]
@@ -24,87 +27,331 @@ Algebra = Callable[[str, str], bool]
 
 _NUMBER = re.compile(r"-?(\d+\.?\d*|\.\d+)$")
 _SINGLE_NAME = re.compile(r"\\?[A-Za-z](?:_\S+)?(?:\(.*\))?$")
-_QUANTITY = re.compile(rf"(?:{_SINGLE_NAME.pattern[:-1]}|[A-Z]{{2,3}}|m?\s*\\(?:measured)?angle.*|\\overline.*|\|.*)$")
-_INTEGER_NAMES = frozenset("nkm")
-_SETS = ("union", "difference")
+_CALCULUS = re.compile(rf"\\(?:i?int|oint|lim|sum|prod){NO_LETTER}")
+_ONLY_FORMULA = re.compile(r"[\x20-\x7e]+")
+_DEGREE = r"*\pi/180"
+_UNORDERED = ("several", "set", "union")
 
 
-def same(answer: Node, reference: Node, algebra: Algebra) -> bool:
-    """Whether two answers are equal. `algebra` compares leaves that need it; its exceptions pass through."""
-    if isinstance(answer, Equation) or isinstance(reference, Equation):
-        return _same_equation(answer, reference, algebra)
-    if isinstance(answer, Leaf) and isinstance(reference, Leaf):
-        return _same_leaf(answer, reference, algebra)
-    if isinstance(answer, Leaf) or isinstance(reference, Leaf):
-        leaf, other = (answer, reference) if isinstance(answer, Leaf) else (reference, answer)
-        assert isinstance(leaf, Leaf)
-        assert isinstance(other, Collection)
+class Comparison:
+    """One comparison of two trees.
+
+    Args:
+        algebra: compares what needs an algebra system; its exceptions pass through.
+        policy: the switches.
+        note: called with the rule that decided a comparison, for explanations.
+    """
+
+    def __init__(self, algebra: Algebra, policy: Policy, note: Callable[[str], None] = lambda rule: None) -> None:
+        self.algebra, self.policy, self.note = algebra, policy, note
+
+    def same(self, answer: Node, reference: Node) -> bool:
+        """Whether two answers are equal."""
+        check()
+        if isinstance(answer, Relation) or isinstance(reference, Relation):
+            return self._same_relation(answer, reference)
+        if isinstance(answer, Leaf) and isinstance(reference, Leaf):
+            return self._same_leaf(answer, reference)
+        if isinstance(answer, Leaf):
+            assert isinstance(reference, Collection)
+            return self._leaf_and_collection(answer, reference)
+        if isinstance(reference, Leaf):
+            return self._leaf_and_collection(reference, answer)
+        return self._same_collection(answer, reference)
+
+    def _leaf_and_collection(self, leaf: Leaf, other: Collection) -> bool:
         if other.kind == "congruence":  # 3 (mod 5) for 3
-            return same(leaf, other.items[0], algebra)
-        if other.kind in _SETS and (equal := same_set(answer, reference)) is not None:
+            value, modulus = other.items
+            number, whole = _whole(leaf), _whole(modulus)
+            self.note("a residue")
+            return (
+                number is not None
+                and whole is not None
+                and abs(number) < whole
+                and _residues(leaf, whole) == _residues(value, whole)
+            )
+        if other.kind in SETS and (equal := same_set(leaf, other)) is not None:
+            self.note("sets of real numbers")
             return equal
-        if other.kind in ("several", "set"):
-            return all(same(item, leaf, algebra) for item in other.items)  # the same value written twice
-        intervals = other.kind == "union" or (other.kind == "ordered" and len(other.items) == 2)
-        return intervals and bool(INEQUALITY.search(leaf.text)) and algebra(_text(answer), _text(reference))
-    return _same_collection(answer, reference, algebra)
+        if other.kind == "ratio" and len(other.items) == 2 and not leaf.name:
+            first, second = (item.text if isinstance(item, Leaf) else "" for item in other.items)
+            return same_value(leaf.text, f"({first})/({second})") is True
+        if other.kind in ("several", "set") and leaf.text != "\\emptyset":  # the same value written twice
+            return all(self.same(item, leaf) for item in other.items)
+        self.note("one value against something of several parts")
+        return False
 
+    def _same_collection(self, answer: Collection, reference: Collection) -> bool:
+        kinds = {answer.kind, reference.kind}
+        if answer.name and reference.name and self._names_differ(answer.name, reference.name):
+            self.note("names of different quantities")
+            return False  # x > 2 is not y > 2
+        if kinds & set(SETS) and (equal := same_set(answer, reference)) is not None:
+            self.note("sets of real numbers")
+            return equal
+        if kinds == {"congruence"}:
+            return self._same_congruence(answer, reference)
+        if kinds == {"ratio"}:
+            return self._same_ratio(answer, reference)
+        if kinds == {"cases"}:
+            return self._same_cases(answer, reference)
+        if (names := named_apart(answer)) and names == named_apart(reference):
+            pairs = [
+                (item, other)
+                for item in answer.items
+                for other in reference.items
+                if isinstance(item, Leaf)
+                and isinstance(other, Leaf)
+                and canonical_words(item.name) == canonical_words(other.name)
+            ]
+            return all(self.same(item, other) for item, other in pairs)
+        if kinds == {"matrix", "ordered"}:
+            answer, reference = _entries(answer), _entries(reference)
+        if kinds == {"several", "ordered"}:
+            answer, reference = _solution(answer), _solution(reference)
+            if self.policy.list_for_tuple and {answer.kind, reference.kind} == {"several", "ordered"}:
+                answer, reference = (Collection("ordered", node.items, "()") for node in (answer, reference))
+        if answer.kind in _UNORDERED and reference.kind in _UNORDERED:
+            if "several" in kinds and len(answer.items) == len(reference.items):
+                return self._same_numbers_of_each(answer.items, reference.items)
+            return self._same_items(answer.items, reference.items)
+        if {answer.kind, reference.kind} <= {"sequence", *_UNORDERED} and "sequence" in kinds:
+            return len(answer.items) == len(reference.items) and self._in_order(answer, reference)
+        if answer.kind in _UNORDERED or reference.kind in _UNORDERED:  # a set of one pair is that pair
+            several, one = (answer, reference) if answer.kind in _UNORDERED else (reference, answer)
+            return all(self.same(item, one) for item in several.items)
+        if kinds == {"intersection"}:
+            return self._same_items(answer.items, reference.items)
+        self.note("the same parts in the same order")
+        return (
+            (answer.kind, answer.brackets, len(answer.items))
+            == (reference.kind, reference.brackets, len(reference.items))
+        ) and self._in_order(answer, reference)
 
-def _same_collection(answer: Collection, reference: Collection, algebra: Algebra) -> bool:
-    unordered = ("several", "set", "union")
-    kinds = {answer.kind, reference.kind}
-    if kinds & set(_SETS) and (equal := same_set(answer, reference)) is not None:
-        return equal
-    if kinds == {"congruence"}:
-        return _same_congruence(answer, reference, algebra)
-    if answer.name and reference.name and _names_differ(answer.name, reference.name):
-        return False  # x > 2 is not y > 2
-    if (names := _named_apart(answer)) and names == _named_apart(reference):
-        pairs = [
-            (item, other)
-            for item in answer.items
-            for other in reference.items
-            if isinstance(item, Leaf)
-            and isinstance(other, Leaf)
-            and canonical_words(item.name) == canonical_words(other.name)
-        ]
-        return all(same(item, other, algebra) for item, other in pairs)
-    if kinds == {"matrix", "ordered"}:
-        answer, reference = _entries(answer), _entries(reference)
-    if kinds == {"several", "ordered"}:
-        answer, reference = _solution(answer), _solution(reference)
-    if answer.kind in unordered and reference.kind in unordered:
-        return all(any(same(item, other, algebra) for other in reference.items) for item in answer.items) and all(
-            any(same(item, other, algebra) for item in answer.items) for other in reference.items
+    def _in_order(self, answer: Collection, reference: Collection) -> bool:
+        return all(self.same(item, other) for item, other in zip(answer.items, reference.items, strict=True))
+
+    def _same_items(self, left: tuple[Node, ...], right: tuple[Node, ...]) -> bool:
+        """Whether two collections have the same members, however often and in whatever order."""
+        self.note("the same members in any order")
+        common = set(left) & set(right)
+        return all(item in common or any(self._same_member(item, other) for other in right) for item in left) and all(
+            other in common or any(self._same_member(item, other) for item in left) for other in right
         )
-    if answer.kind in unordered or reference.kind in unordered:  # a set of one pair is that pair
-        several, one = (answer, reference) if answer.kind in unordered else (reference, answer)
-        return all(same(item, one, algebra) for item in several.items)
-    if (answer.kind, answer.brackets, len(answer.items)) != (reference.kind, reference.brackets, len(reference.items)):
-        return False
-    return all(same(item, other, algebra) for item, other in zip(answer.items, reference.items, strict=True))
+
+    def _same_member(self, left: Node, right: Node) -> bool:
+        """Whether two members are equal; the set of 1 is not 1."""
+        sets = [isinstance(node, Collection) and node.kind == "set" for node in (left, right)]
+        return sets[0] == sets[1] and self.same(left, right)
+
+    def _same_numbers_of_each(self, left: tuple[Node, ...], right: tuple[Node, ...]) -> bool:
+        """Whether two lists of the same length are permutations of each other: 2, 2, 3 is not 2, 3, 3."""
+        self.note("the same members in any order")
+        missing = Counter(right)
+        missing.subtract(left)
+        rest = list((-missing).elements())
+        for other in missing.elements():
+            equal = next((item for item in rest if self.same(item, other)), None)
+            if equal is None:
+                return False
+            rest.remove(equal)
+        return True
+
+    def _names_differ(self, left: str, right: str) -> bool:
+        """Whether two names denote different quantities, such as x and y, AB and BC; words such as "area" do not."""
+        names = [re.sub(r"\\(?:measuredangle|angle|overline)|[\s{}|]|^m(?=\s*\\)", "", name) for name in (left, right)]
+        if names[0] == names[1] or not all(is_quantity(name) for name in (left, right)):
+            return False
+        return same_value(left, right) is not True
+
+    def _same_congruence(self, answer: Collection, reference: Collection) -> bool:
+        (value, modulus), (other_value, other_modulus) = answer.items, reference.items
+        if not self.same(modulus, other_modulus):
+            return False
+        self.note("residues")
+        number = _whole(modulus)
+        residues = [_residues(node, number) for node in (value, other_value)]
+        if residues[0] is not None and residues[1] is not None:
+            return residues[0] == residues[1]
+        return self.same(value, other_value)
+
+    def _same_ratio(self, answer: Collection, reference: Collection) -> bool:
+        if len(answer.items) != len(reference.items):
+            return False
+        self.note("ratios")
+        (first, *rest), (other, *others) = (
+            [item.text if isinstance(item, Leaf) else "" for item in node.items] for node in (answer, reference)
+        )
+        return all(
+            same_value(f"({a})*({other})", f"({b})*({first})") is True for a, b in zip(rest, others, strict=True)
+        )
+
+    def _same_cases(self, answer: Collection, reference: Collection) -> bool:
+        """Branches in any order; an "otherwise" stands for the one condition that is left."""
+        self.note("branches of a function by cases")
+        left = list(answer.items)
+        if len(left) != len(reference.items):
+            return False
+        for branch in reference.items:
+            assert isinstance(branch, Collection)
+            value, condition = branch.items
+            fits = [
+                other
+                for other in left
+                if isinstance(other, Collection)
+                and (self.same(condition, other.items[1]) or (len(left) == 1 and _else_in(condition, other)))
+                and self.same(other.items[0], value)
+            ]
+            if not fits:
+                return False
+            left.remove(fits[0])
+        return True
+
+    def _same_leaf(self, answer: Leaf, reference: Leaf) -> bool:
+        if answer.is_words or reference.is_words:
+            self.note("words")
+            if answer.is_words and reference.is_words:
+                return answer.text == reference.text
+            same_words = canonical_words(answer.text) == canonical_words(reference.text)
+            return same_words and not (answer.unit or reference.unit)
+        if answer.name and reference.name and (answer.name, answer.text) != (reference.name, reference.text):
+            decided = self._same_named(answer, reference)
+            if decided is not None:
+                return decided
+        elif answer.name != reference.name and not states_value(answer if answer.name else reference):
+            self.note("an equation to be solved is no value")
+            return False
+        if (answer.base or reference.base) and not (self.policy.missing_base and not (answer.base and reference.base)):
+            self.note("numerals with a base")
+            return (answer.base, answer.text) == (reference.base, reference.text)
+        if answer.unit and reference.unit and answer.unit != reference.unit:
+            self.note("units that differ")
+            factor = converted(answer.unit, reference.unit) if self.policy.convert_units else None
+            return factor is not None and same_value(f"({answer.text})*{factor}", reference.text) is True
+        if bool(answer.unit) != bool(reference.unit) and not self.policy.missing_unit:
+            self.note("a unit on one side only")
+            return False
+        if "deg" in (answer.unit, reference.unit) and "" in (answer.unit, reference.unit):
+            left, right = (f"({leaf.text}){_DEGREE if leaf.unit == 'deg' else ''}" for leaf in (answer, reference))
+            if "pi" in answer.text + reference.text or same_value(left, right):
+                self.note("degrees and radians")  # 120 degrees are 2 pi/3
+                return same_value(left, right) is True
+        return self._same_number(answer, reference)
+
+    def _same_named(self, answer: Leaf, reference: Leaf) -> bool | None:
+        """Two statements about values; None if they are about the same quantity, so that the values decide."""
+        if not (is_quantity(answer.name) and is_quantity(reference.name)):
+            return None  # "the area" may be x
+        if not self._names_differ(answer.name, reference.name):
+            return None
+        if (text := renamed(answer, reference)) is not None:
+            self.note("the variable of a function has another name")
+            return same_value(text, reference.text) is True
+        self.note("equations up to a constant factor")
+        first, second = (f"({leaf.name})-({leaf.text})" for leaf in (answer, reference))
+        return (
+            not ({"("} & set(answer.name + reference.name) and NAME.match(answer.name))
+            and proportional(first, second) is True
+        )
+
+    def _same_number(self, answer: Leaf, reference: Leaf) -> bool:
+        left, right = answer.text, reference.text
+        if not (answer.unit and reference.unit) and {answer.unit, reference.unit} & {"am", "pm"}:
+            left, right = left.removesuffix(":00"), right.removesuffix(":00")  # 7 AM for 7
+        if canonical(left) == canonical(right) and answer.percent == reference.percent:
+            self.note("the same formula")
+            return _can_equal_itself(left)
+        if len(right) == 1 and right.isalpha() and left.casefold() == right.casefold():
+            self.note("a letter")  # of an option, or the name of a quantity
+            return True
+        equal = same_value(left, right)
+        self.note("values")
+        if answer.percent != reference.percent:
+            equal = self._same_percent(answer, reference, equal)
+        if equal is None and self._for_algebra(left, right):
+            self.note("math-verify and numbers")
+            return self.algebra(left, right)
+        if not equal and self.policy.rounded and rounds_to(left, right):
+            self.note("rounded")
+            return True
+        if equal is False:
+            spaced = [spaced_symbol(text) for text in (left, right)]
+            if (spaced[0] is None) != (spaced[1] is None):  # 2 s for 2
+                number, unit = spaced[0] or spaced[1] or ("", "")
+                other = reference if spaced[0] else answer
+                return other.unit in ("", unit) and same_value(number, other.text) is True
+            return same_but_for_name(left, right)
+        return equal is True
+
+    def _same_percent(self, answer: Leaf, reference: Leaf, equal: bool | None) -> bool | None:
+        """A bare number is read in the unit of the reference; 10 % is also 0.1."""
+        hundredth = same_value(f"({answer.text})/100", reference.text)
+        if answer.percent:  # a reference below 1 is no percentage
+            return hundredth or (equal if self.policy.bare_percent and not _is_small(reference.text) else False)
+        if self.policy.fraction_for_percent and same_value(answer.text, f"({reference.text})/100"):
+            return True
+        return equal if self.policy.bare_percent else False
+
+    def _for_algebra(self, left: str, right: str) -> bool:
+        """Whether math-verify may decide: calculus on one side, and on both nothing but formulas."""
+        calculus = [_CALCULUS.search(text) is not None for text in (left, right)]
+        return any(calculus) and all(
+            (has or is_formula(text)) and _ONLY_FORMULA.fullmatch(text) is not None
+            for has, text in zip(calculus, (left, right), strict=True)
+        )
+
+    def _same_relation(self, answer: Node, reference: Node) -> bool:
+        self.note("equations and inequalities up to a factor")
+        sides = [_as_relation(node) for node in (answer, reference)]
+        first, second = sides
+        if first is None or second is None or first.sign != second.sign:
+            return False
+        if (canonical(first.left), canonical(first.right)) == (canonical(second.left), canonical(second.right)):
+            return True
+        left, right = (f"({side.left})-({side.right})" for side in (first, second))
+        return proportional(left, right, positive=first.sign in ("<", "\\le")) is True
 
 
-def _names_differ(left: str, right: str) -> bool:
-    """Whether two names denote different quantities, such as x and y or AB and BC; words such as "the area" do not."""
-    names = [re.sub(r"\\(?:measuredangle|angle|overline)|[\s{}|]|^m(?=\s*\\)", "", name) for name in (left, right)]
-    return names[0] != names[1] and all(_QUANTITY.match(name) for name in (left, right))
+def _is_small(text: str) -> bool:
+    """Whether a text is a number between -1 and 1."""
+    with suppress(NotReadableError, OutOfRangeError):
+        value = evaluate(text)
+        return not value.names and abs(value.value) < 1
+    return False
 
 
-def _named_apart(node: Collection) -> set[str]:
-    """The names of the items, if each has its own (Alice = 7, Bob = 5); else the empty set."""
-    names = [canonical_words(item.name) for item in node.items if isinstance(item, Leaf) and item.name]
-    return set(names) if len(set(names)) == len(node.items) > 1 else set()
+def _can_equal_itself(text: str) -> bool:
+    """Whether a text has a value or is not a formula at all: 1/0 equals nothing."""
+    return not re.search(r"(?:/\s*|\\frac\s*(?:\{[^{}]*\}|\w)\s*)\{?0+\}?\s*$", text)
 
 
-def _same_congruence(answer: Collection, reference: Collection, algebra: Algebra) -> bool:
-    (value, modulus), (other_value, other_modulus) = answer.items, reference.items
-    if not same(modulus, other_modulus, algebra):
-        return False
-    texts = [node.text for node in (value, other_value, modulus) if isinstance(node, Leaf)]
-    if len(texts) == 3 and all(re.fullmatch(r"-?\d{1,300}", text) for text in texts) and int(texts[2]):
-        return (int(texts[0]) - int(texts[1])) % int(texts[2]) == 0
-    return same(value, other_value, algebra)
+def _else_in(condition: Node, branch: Collection) -> bool:
+    return any(isinstance(node, Leaf) and node.text == "otherwise" for node in (condition, branch.items[1]))
+
+
+def _as_relation(node: Node) -> Relation | None:
+    if isinstance(node, Relation):
+        return node
+    if isinstance(node, Leaf) and node.name and not node.is_words:
+        return Relation(node.name, "=", node.text)
+    if isinstance(node, Collection) and node.kind == "ordered" and node.name and len(node.items) == 2:
+        low, high = (item.text if isinstance(item, Leaf) else "" for item in node.items)
+        if low == "-\\infty":
+            return Relation(node.name, "\\le" if node.brackets[1] == "]" else "<", high)
+        if high == "\\infty":
+            return Relation(low, "\\le" if node.brackets[0] == "[" else "<", node.name)
+    return None
+
+
+def _whole(node: Node) -> int | None:
+    text = node.text.replace(" ", "") if isinstance(node, Leaf) else ""
+    return int(text) if re.fullmatch(r"-?\d{1,300}", text) else None
+
+
+def _residues(node: Node, modulus: int | None) -> set[int] | None:
+    items = node.items if isinstance(node, Collection) and node.kind in ("several", "set") else (node,)
+    numbers = [_whole(item) for item in items]
+    return {number % modulus for number in numbers if number is not None} if modulus and None not in numbers else None
 
 
 def _entries(node: Collection) -> Collection:
@@ -125,100 +372,3 @@ def _solution(node: Collection) -> Collection:
     items = sorted(node.items, key=lambda item: item.name if isinstance(item, Leaf) else "")
     unnamed = tuple(Leaf(**(vars(item) | {"name": ""})) for item in items)
     return Collection("ordered", unnamed, "()")
-
-
-def _same_leaf(answer: Leaf, reference: Leaf, algebra: Algebra) -> bool:
-    if answer.is_words or reference.is_words:
-        if answer.is_words and reference.is_words:
-            return answer.text == reference.text
-        same_words = canonical_words(answer.text) == canonical_words(reference.text)
-        return same_words and not (answer.unit or reference.unit)
-    if _names_differ(answer.name, reference.name):
-        # Different quantities, unless both are the same equation, such as y = x and x = y.
-        sides = [f"({leaf.name})-({leaf.text})" for leaf in (answer, reference)]
-        return "(" not in answer.name + reference.name and proportional(*sides) is True
-    if answer.base or reference.base:
-        return (answer.base, answer.text) == (reference.base, reference.text)
-    if answer.unit and reference.unit and answer.unit != reference.unit:
-        return False
-    if answer.text.replace(" ", "") == reference.text.replace(" ", ""):
-        return True
-    if _NUMBER.match(answer.text) and _NUMBER.match(reference.text) and not answer.percent:
-        return same_value(answer.text, reference.text) is True
-    if len(reference.text) == 1 and reference.text.isalpha():  # an option letter, or the name of a quantity
-        return answer.text.casefold() == reference.text.casefold()
-    equal = same_value(answer.text, reference.text)
-    if answer.percent and not reference.percent and equal is not True:
-        equal = same_value(f"({answer.text})/100", reference.text)
-    if equal is False:
-        numbers = [without_symbol(leaf.text) for leaf in (answer, reference)]
-        if (numbers[0] is None) != (numbers[1] is None):  # 2 s for 2
-            return same_value(numbers[0] or answer.text, numbers[1] or reference.text) is True
-        return _same_but_for_integer_name(answer.text, reference.text)
-    return algebra(answer.text, reference.text) if equal is None else equal
-
-
-def _same_but_for_integer_name(left: str, right: str) -> bool:
-    """Whether two periodic solutions differ only in the name of the integer, such as `2k\\pi` and `2n\\pi`."""
-    try:
-        names = [evaluate(text)[1] for text in (left, right)]
-    except (NotReadableError, OutOfRangeError):
-        return False
-    own, other = names[0] - names[1], names[1] - names[0]
-    if len(own) != 1 or len(other) != 1 or not own | other <= _INTEGER_NAMES or "pi" not in left:
-        return False
-    renamed = re.sub(rf"(?<![A-Za-z\\]){min(own)}(?![A-Za-z])", min(other), left)
-    return same_value(renamed, right) is True
-
-
-def _same_equation(answer: Node, reference: Node, algebra: Algebra) -> bool:
-    sides = []
-    for node in (answer, reference):
-        if isinstance(node, Equation):
-            sides.append((node.left, node.right))
-        elif isinstance(node, Leaf) and node.name:
-            sides.append((node.name, node.text))
-        else:
-            return False
-    (left, right), (other_left, other_right) = sides
-    if sides[0] == sides[1]:
-        return True
-    equal = proportional(f"({left})-({right})", f"({other_left})-({other_right})")
-    return algebra(f"{left}={right}", f"{other_left}={other_right}") if equal is None else equal
-
-
-def _text(node: Node) -> str:
-    """A node as LaTeX, for the algebra system."""
-    if isinstance(node, Leaf):
-        return node.text
-    if isinstance(node, Equation):
-        return f"{node.left}={node.right}"
-    items = [_text(item) for item in node.items]
-    if node.kind == "union":
-        return " \\cup ".join(items)
-    return node.brackets[:1] + ", ".join(items) + node.brackets[1:]
-
-
-def is_readable_reference(reference: str) -> bool | None:
-    """Whether answers can be graded against a reference; None if only the algebra system can tell.
-
-    Raises:
-        UnparseableError: see `read_answer`.
-    """
-    return _readable(read_answer(reference))
-
-
-def _readable(node: Node) -> bool | None:
-    if isinstance(node, Collection):
-        items = [_readable(item) for item in node.items]
-        return None if None in items else all(items)
-    text = node.text if isinstance(node, Leaf) else f"({node.left})-({node.right})"
-    if isinstance(node, Leaf) and (node.is_words or node.base):
-        return True
-    try:
-        evaluate(text)
-    except OutOfRangeError:
-        return True
-    except NotReadableError:
-        return None
-    return True

@@ -3,12 +3,13 @@ r"""Compare sets of real numbers that are written as unions and differences of i
 `(-1, 2) \cup (1, 3)` is `(-1, 3)`, and `[-1, 1] \setminus \{0\}` is `[-1, 0) \cup (0, 1]`.
 """
 
+from fractions import Fraction
 from functools import cmp_to_key
 from typing import Any, NamedTuple
 
-from data.grading.answer_tree import Collection, Leaf, Node
-from data.grading.arithmetic import NotReadableError, OutOfRangeError
-from data.grading.latex_value import close, evaluate
+from data.grading.arithmetic import MATH, NotReadableError, OutOfRangeError, close, real
+from data.grading.tree import Collection, Leaf, Node
+from data.grading.values import evaluate
 
 
 class _Interval(NamedTuple):
@@ -37,19 +38,19 @@ def same_set(left: Node, right: Node) -> bool | None:
 
 def _order(left: Any, right: Any) -> int:
     """-1, 0 or 1; values that agree to a thousand digits are equal."""
-    return 0 if close(left, right) else -1 if left < right else 1
+    return 0 if close(left, right) else -1 if real(left) < real(right) else 1
 
 
 def _real(node: Node) -> Any:
     if not isinstance(node, Leaf) or node.is_words or node.base or node.percent:
         raise _NotASetError
     try:
-        value, names = evaluate(node.text)
+        value, names, _ = evaluate(node.text)
     except (NotReadableError, OutOfRangeError):
         raise _NotASetError from None
-    if names or value.imag:
+    if names or real(value).imag:
         raise _NotASetError
-    return value.real
+    return value if isinstance(value, Fraction) else value.real
 
 
 def _intervals(node: Node) -> list[_Interval]:
@@ -65,12 +66,29 @@ def _intervals(node: Node) -> list[_Interval]:
         return [_Interval(low, node.brackets[0] == "[", high, node.brackets[1] == "]")]
     if node.kind in ("union", "set", "several"):
         return [interval for item in node.items for interval in _intervals(item)]
+    if node.kind == "intersection":
+        parts = [_merged(_intervals(item)) for item in node.items]
+        common = parts[0]
+        for part in parts[1:]:
+            outside = _complement(part)
+            for hole in outside:
+                common = [rest for interval in common for rest in _without(interval, hole)]
+        # "x < 2 and x > 5" is written for the union, as nothing is in both.
+        return common or ([interval for part in parts for interval in part] if node.name else [])
     if node.kind == "difference":
         kept, removed = _intervals(node.items[0]), _intervals(node.items[1])
         for hole in removed:
             kept = [part for interval in kept for part in _without(interval, hole)]
         return kept
     raise _NotASetError
+
+
+def _complement(intervals: list[_Interval]) -> list[_Interval]:
+    """All real numbers outside disjoint ascending intervals."""
+    rest = [_Interval(-MATH.inf, False, MATH.inf, False)]
+    for hole in intervals:
+        rest = [part for interval in rest for part in _without(interval, hole)]
+    return rest
 
 
 def _without(interval: _Interval, hole: _Interval) -> list[_Interval]:

@@ -1,6 +1,6 @@
 """Worker process of `grader.py`: compares answers with math-verify, one JSON line in, one JSON line out.
 
-A request is {"answer": ..., "reference": ...}, or {"reference": ...} for whether a reference parses. It is a separate
+A request is {"answer": ..., "reference": ...}. It is a separate
 process because symbolic algebra on model-written text can run forever or exhaust the memory.
 """
 
@@ -9,22 +9,41 @@ import resource
 import sys
 import time
 import warnings
+from typing import Any
 
 _MEMORY_BYTES = 2 << 30
 _ORPHAN_CPU_SECONDS = 60
+_POINTS = 3
+_TOLERANCE = 1e-12
 
 
-def compare(answer: str | None, reference: str) -> str:
-    """Name of the outcome of one pair; with `answer=None`, "correct" if the reference parses."""
+def compare(answer: str, reference: str) -> str:
+    """Name of the outcome of one pair: correct if math-verify calls it so and the values agree as numbers."""
     from math_verify import parse, verify
 
     # No timeouts here: the parent process enforces the limit, and math-verify's own need signals.
     gold = parse(f"${reference}$", fallback_mode="no_fallback", parsing_timeout=None)
-    if not gold:
-        return "gold_unparseable"
-    if answer is None:
-        return "correct"
-    return "correct" if verify(gold, parse(f"${answer}$", parsing_timeout=None), timeout_seconds=None) else "wrong"
+    given = parse(f"${answer}$", fallback_mode="no_fallback", parsing_timeout=None)
+    if not gold or not given or not verify(gold, given, timeout_seconds=None):
+        return "wrong"
+    return "correct" if _agree(gold[0], given[0]) else "wrong"
+
+
+def _agree(gold: Any, given: Any) -> bool:
+    """Whether two expressions have the same variables and, at some values of these, the same values."""
+    import sympy  # type: ignore[import-untyped]
+
+    if not isinstance(gold, sympy.Expr) or not isinstance(given, sympy.Expr):
+        return False
+    symbols = sorted(gold.free_symbols | given.free_symbols, key=str)
+    for point in range(_POINTS):
+        values = {symbol: sympy.Rational(7 * place + 11 * point + 3, 13) for place, symbol in enumerate(symbols)}
+        difference = [complex(sympy.N(side.subs(values).doit(), 20)) for side in (gold, given)]
+        if not abs(difference[0] - difference[1]) <= _TOLERANCE * max(1e-300, *map(abs, difference)):
+            return False
+        if not symbols:
+            break
+    return True
 
 
 def main() -> None:
@@ -42,7 +61,7 @@ def main() -> None:
         # The parent enforces the limit; this one ends a comparison whose parent was killed.
         resource.setrlimit(resource.RLIMIT_CPU, (int(time.process_time()) + _ORPHAN_CPU_SECONDS, hard_limit))
         try:
-            outcome = compare(request.get("answer"), request["reference"])
+            outcome = compare(request["answer"], request["reference"])
         except (Exception, RecursionError, MemoryError):  # untrusted text: every failure is an outcome
             outcome = "crash"
         print(json.dumps({"outcome": outcome}), flush=True)

@@ -1,6 +1,6 @@
-"""Forgetting curves: what every checkpoint gained on math and lost elsewhere, with joint bootstrap draws.
+"""Forgetting curves: what every checkpoint gained in the trained group and lost elsewhere, with joint bootstrap draws.
 
-Equal math gain is located on held-out problems of the corpus and everything is reported on the suite's slice, which are
+Equal gain is located on held-out problems of the corpus and everything is reported on the suite's slice, which are
 other questions. Shapes: D draws, T checkpoints (the base first, with gain 0), G groups.
 """
 
@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow.parquet as pq
 
 from eval.forgetting.schema import (
     EqualGain,
@@ -24,9 +23,10 @@ from eval.forgetting.schema import (
 )
 from eval.forgetting.trajectory import HELDOUT, checkpoints_of, scores_file, slice_parts
 from eval.responses.readings import answers_of
+from eval.scorers.records import read_scores
 from eval.statistics.bootstrap import Answers, bootstrap_scores, seed_deviations, seed_noise
+from eval.statistics.decisions import comparable
 from eval.statistics.inference import percentile_interval
-from eval.statistics.transfer_index import MATH
 from eval.statistics.values import Estimate, PartialEstimate
 from recipes.schema import Recipe
 from train.accounting.ledger import LEDGER, read_rows
@@ -86,14 +86,12 @@ def read_slice(recipe: Recipe, study_dir: Path) -> Slice:
     answers, halves = [], []
     for part in slice_parts(recipe, study_dir):
         tables = {
-            f"{arm} seed {seed} update {step}": pq.read_table(
-                scores_file(folders[arm, seed], step, part.benchmark.name)
-            ).to_pydict()
+            f"{arm} seed {seed} update {step}": read_scores(scores_file(folders[arm, seed], step, part.benchmark.name))
             for arm, seed, step in [("base", 0, 0), *models]
         }
         answers.append(answers_of(part.benchmark.name, part.benchmark.group, tables))
         first = tables["base seed 0 update 0"]
-        contexts = dict(zip(first["question_id"], first["cluster"], strict=True))
+        contexts = {row.question_id: row.cluster for row in first}
         halves.append(np.array([sha256(str(context).encode()).digest()[0] % 2 == 0 for context in contexts.values()]))
     return Slice(answers, models, halves)
 
@@ -231,13 +229,15 @@ def common_reach(curves: Mapping[str, Curve]) -> float:
     return min(float(curve.of(HELDOUT)[0].max()) for curve in curves.values())
 
 
-def mean_loss(curve: Curve) -> tuple[Array, Array]:
-    """Forgetting: the mean loss over all groups but math, in points, [checkpoints] and [draws, checkpoints]."""
-    others = [curve.groups.index(group) for group in curve.groups if group not in (MATH, HELDOUT)]
+def mean_loss(curve: Curve, trained: str) -> tuple[Array, Array]:
+    """Forgetting: the mean loss over the other groups in points, [checkpoints] and [draws, checkpoints]."""
+    others = [curve.groups.index(group) for group in curve.groups if group not in (trained, HELDOUT)]
     return -curve.gain_TG[:, others].mean(axis=1), -curve.gain_DTG[:, :, others].mean(axis=2)
 
 
-def razor_fit(curves: Mapping[str, Curve], kl: Mapping[str, Sequence[float]], confidence: float) -> RazorFit:
+def razor_fit(
+    curves: Mapping[str, Curve], kl: Mapping[str, Sequence[float]], confidence: float, trained: str
+) -> RazorFit:
     """Forgetting as a quadratic of KL(base || model) on the training task, and what each arm adds to it.
 
     The predictor and the form are those of RL's Razor (Shenfeld et al. 2025, arXiv 2509.04259). Least squares over the
@@ -248,10 +248,11 @@ def razor_fit(curves: Mapping[str, Curve], kl: Mapping[str, Sequence[float]], co
         curves: of the arms.
         kl: at each checkpoint but the base, in nats a token.
         confidence: coverage of the intervals.
+        trained: the group whose gain is no forgetting.
     """
     x = np.concatenate([np.asarray(kl[arm], dtype=float) for arm in curves])
-    y = np.concatenate([mean_loss(curve)[0][1:] for curve in curves.values()])
-    y_D = np.concatenate([mean_loss(curve)[1][:, 1:] for curve in curves.values()], axis=1)
+    y = np.concatenate([mean_loss(curve, trained)[0][1:] for curve in curves.values()])
+    y_D = np.concatenate([mean_loss(curve, trained)[1][:, 1:] for curve in curves.values()], axis=1)
     if len(x) < 4:
         return RazorFit(points=len(x), r2=None)
     design = np.stack([np.ones_like(x), x, x**2], axis=1)
@@ -325,6 +326,7 @@ def summarise(recipe: Recipe, study_dir: Path) -> tuple[Trajectory, dict[str, li
         )
     groups = [group for group in next(iter(curves.values())).groups if group != HELDOUT]
     reach = common_reach(curves)
+    best_gains = [max(arm.gains[HELDOUT], key=lambda gain: gain.low) for arm in arms.values()]
     kl = {arm: values.axes["kl_from_base"][1:] for arm, values in arms.items() if "kl_from_base" in values.axes}
     best = {arm: round(float(curve.of(HELDOUT)[0].max()), 3) for arm, curve in curves.items()}
     trajectory = Trajectory(
@@ -332,7 +334,11 @@ def summarise(recipe: Recipe, study_dir: Path) -> tuple[Trajectory, dict[str, li
         groups=groups,
         arms=arms,
         best_heldout_gain=best,
-        equal_gain=[equal_gain(curves, confidence, share * reach) for share in FRACTIONS] if reach > 0 else [],
-        razor=razor_fit(curves, kl, confidence) if len(kl) == len(curves) and len(groups) > 1 else None,
+        equal_gain=[equal_gain(curves, confidence, share * reach) for share in FRACTIONS]
+        if reach > 0 and comparable(best_gains)
+        else [],
+        razor=razor_fit(curves, kl, confidence, recipe.analysis.trained_group)
+        if len(kl) == len(curves) and len(groups) > 1
+        else None,
     )
     return trajectory, clock

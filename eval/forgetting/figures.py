@@ -7,28 +7,32 @@ from eval.drawing import INK, PALETTE, STYLE, Drawing, draw, label
 from eval.forgetting.curves import AXES
 from eval.forgetting.schema import Trajectory
 
-MATH_AXIS = "math"
-AXIS_NAMES = {MATH_AXIS: "math gain on the slice (points)"} | AXES
+GAIN_AXIS = "trained_gain"
 
 
-def axes_of(trajectory: Trajectory) -> list[str]:
-    """The axes that every arm has, math gain first."""
+def axis_names(trained: str) -> dict[str, str]:
+    """Axis -> its name in words."""
+    return {GAIN_AXIS: f"gain on {label(trained)}, on the slice (points)"} | AXES
+
+
+def axes_of(trajectory: Trajectory, trained: str) -> list[str]:
+    """The axes that every arm has, the trained gain first."""
     shared = [name for name in AXES if all(name in found.axes for found in trajectory.arms.values())]
-    alone = trajectory.groups == [MATH_AXIS]  # then there is nothing to draw against it
-    return shared if alone else [MATH_AXIS, *shared]
+    alone = trajectory.groups == [trained]  # then there is nothing to draw against it
+    return shared if alone else [GAIN_AXIS, *shared]
 
 
-def forgetting_figure(trajectory: Trajectory, axis_name: str) -> Drawing:
+def forgetting_figure(trajectory: Trajectory, axis_name: str, trained: str) -> Drawing:
     """Gains of every checkpoint along an axis, one panel for each group of benchmarks, a line for each arm."""
-    groups = [group for group in trajectory.groups if not (axis_name == MATH_AXIS and group == "math")]
+    groups = [group for group in trajectory.groups if not (axis_name == GAIN_AXIS and group == trained)]
     with plt.rc_context(STYLE):
         figure, axes = plt.subplots(1, len(groups), figsize=(3.9 * len(groups), 3.5), sharey=True, squeeze=False)
         for axis, group in zip(axes[0], groups, strict=True):
             for number, (arm, found) in enumerate(trajectory.arms.items()):
                 gains = found.gains[group]
                 middle = [gain.estimate for gain in gains]
-                if axis_name == MATH_AXIS:
-                    places = [gain.estimate for gain in found.gains["math"]]
+                if axis_name == GAIN_AXIS:
+                    places = [gain.estimate for gain in found.gains[trained]]
                 else:
                     places = found.axes[axis_name]
                 errors = [
@@ -45,18 +49,18 @@ def forgetting_figure(trajectory: Trajectory, axis_name: str) -> Drawing:
             axis.axhline(0, color=INK, lw=1)
             axis.set_title(label(group), loc="left", fontsize=11)
         axes[0][0].set_ylabel("gain over the base (points)")
-        figure.supxlabel(AXIS_NAMES[axis_name], fontsize=10)
+        figure.supxlabel(axis_names(trained)[axis_name], fontsize=10)
         handles, names = axes[0][0].get_legend_handles_labels()
         figure.legend(handles, names, loc="upper center", ncols=len(names), frameon=False, bbox_to_anchor=(0.5, 1.08))
         figure.tight_layout()
         return draw(figure)
 
 
-def razor_figure(trajectory: Trajectory) -> Drawing:
+def razor_figure(trajectory: Trajectory, trained: str) -> Drawing:
     """Forgetting of every checkpoint against KL(base || model) on the training task, with the common quadratic."""
     fit = trajectory.razor
     assert fit is not None and fit.coefficients is not None
-    others = [group for group in trajectory.groups if group != "math"]
+    others = [group for group in trajectory.groups if group != trained]
     with plt.rc_context(STYLE):
         figure, axis = plt.subplots(figsize=(6.2, 3.8))
         largest = 0.0
@@ -69,7 +73,7 @@ def razor_figure(trajectory: Trajectory) -> Drawing:
         constant, linear, square = fit.coefficients
         axis.plot(grid, constant + linear * grid + square * grid**2, color=INK, lw=1, ls="--")
         axis.set_xlabel(AXES["kl_from_base"])
-        axis.set_ylabel("mean loss outside math (points)")
+        axis.set_ylabel("mean loss in the other groups (points)")
         r2 = "" if fit.r2 is None else f"one quadratic for all arms, R² = {fit.r2:.2f}"
         axis.set_title(r2, loc="left", fontsize=10)
         axis.legend(frameon=False)

@@ -1,75 +1,174 @@
-"""Which checkpoint to ship: chosen on one half of the trajectory's questions, reported on the other."""
+"""Which checkpoint to ship: chosen on one half of the trajectory's questions, checked on the other."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
-from eval.forgetting.curves import Array, read_slice, shown
+from eval.forgetting.curves import Array, Slice, read_slice
 from eval.forgetting.schema import Candidate, Pick
 from eval.forgetting.trajectory import HELDOUT
 from eval.statistics.bootstrap import Answers, bootstrap_scores
-from eval.statistics.transfer_index import MATH
+from eval.statistics.decisions import gained, preferred, refused_groups, safe_limit, worst_group
+from eval.statistics.inference import Interval, percentile_interval
+from eval.statistics.values import Estimate
 from recipes.errors import UserError
 from recipes.schema import Recipe
+from recipes.suite_schema import StatisticsSpec
 
 
 def pick(recipe: Recipe, study_dir: Path, max_drop: float) -> Pick:
-    """The checkpoint to ship: the largest math gain whose worst other group lost at most `max_drop` points.
+    """The checkpoint to ship, by the rules of `eval/statistics/decisions.py`.
 
-    Chosen, with the frontier of gain against the worst group's loss, on one half of the slice's questions; reported
-    with intervals on the other half, because the best of many is flattered by the questions it was chosen on. Every
-    candidate is one model; the base is one, with gain 0, and is chosen where no other qualifies.
+    Every candidate is one model, the base among them. One half of the slice's questions proposes: of the candidates
+    with a gain in the trained group that stay within the limit, the preferred one. The other half and the whole slice
+    must agree, else the base is kept; no second candidate is tried, because that would choose on the check.
 
     Raises:
-        UserError: the suite has no group but math.
+        UserError: the suite has no group but the trained one.
     """
-    found = read_slice(recipe, study_dir)
     assert recipe.trajectory is not None
-    chosen_on, reported_on = _model_gains(found.half(True)), found.half(False)
-    others = [group for group in chosen_on if group not in (MATH, HELDOUT)]
-    if not others:
-        raise UserError("the suite has no group but math, so there is nothing a checkpoint could have lost")
-    rows: list[Candidate] = []
-    points = []
-    for column in range(1 + len(found.models)):
-        worst = min(others, key=lambda group: chosen_on[group][column])
-        math, loss = float(chosen_on[MATH][column]), max(0.0, -float(chosen_on[worst][column]))
-        points.append((round(math, 3), worst, round(loss, 3)))
-    for (math, worst, loss), (arm, seed, update) in zip(points, [(None, None, 0), *found.models], strict=True):
-        dominated = any(
-            other >= math and other_loss <= loss and (other, other_loss) != (math, loss)
-            for other, _, other_loss in points
-        )
-        rows.append(
-            Candidate(
-                arm=arm,
-                seed=seed,
-                update=update,
-                math_gain=math,
-                worst_group=worst,
-                worst_loss=loss,
-                on_frontier=not dominated,
-            )
-        )
-    allowed = [row for row in rows if row.worst_loss <= max_drop]
-    choice = max(allowed, key=lambda row: (row.math_gain, -row.worst_loss))
-    column = rows.index(choice)
-    rng = np.random.default_rng([recipe.trajectory.seed, 2])
-    confidence = recipe.statistics.confidence
-    drawn = [bootstrap_scores(item, recipe.trajectory.draws, rng, confidence) for item in reported_on]
-    reported = {}
-    for group, gain_M in _model_gains(reported_on).items():
-        members = [drawn[index] for index, item in enumerate(reported_on) if item.group == group]
-        draws_D = np.mean([score[:, column] - score[:, 0] for score in members], axis=0)
-        reported[group] = shown(float(gain_M[column]), draws_D, confidence)
-    return Pick(max_drop=max_drop, choice=choice, reported=reported, candidates=rows)
+    found = read_slice(recipe, study_dir)
+    settings = recipe.statistics.model_copy(update={"draws": recipe.trajectory.draws, "seed": recipe.trajectory.seed})
+    return choose(found, recipe.analysis.trained_group, max_drop, settings)
 
 
-def _model_gains(answers: Sequence[Answers]) -> dict[str, Array]:
+class _Gains(NamedTuple):
+    """Gains of all models over the base on some questions, by group, with their joint draws."""
+
+    estimate: dict[str, Array]
+    """[models]"""
+    drawn: dict[str, Array]
+    """[draws, models]"""
+    confidence: float
+
+    def of(self, model: int) -> dict[str, Interval]:
+        """Gains of one model with intervals."""
+        return {group: self._interval(group, model, None) for group in self.estimate}
+
+    def difference(self, group: str, first: int, second: int) -> Interval:
+        """How much more one model gained in a group than another."""
+        return self._interval(group, first, second)
+
+    def limit(self, model: int, rng: np.random.Generator) -> float:
+        """The smallest limit at which a model can be expected to pass on further questions, in points."""
+        groups = [group for group in self.estimate if group != HELDOUT]
+        estimate_G = np.array([self.estimate[group][model] for group in groups])
+        drawn_DG = np.stack([self.drawn[group][:, model] for group in groups], axis=1)
+        return safe_limit(estimate_G, drawn_DG, self.confidence, rng)
+
+    def _interval(self, group: str, model: int, other: int | None) -> Interval:
+        estimate, drawn = self.estimate[group], self.drawn[group]
+        if other is None:
+            return percentile_interval(estimate[model], drawn[:, model], self.confidence)
+        return percentile_interval(
+            estimate[model] - estimate[other], drawn[:, model] - drawn[:, other], self.confidence
+        )
+
+
+def choose(found: Slice, trained: str, max_drop: float, settings: StatisticsSpec) -> Pick:
+    """The checkpoint to ship from the scores of all checkpoints; see `pick`."""
+    rng = np.random.default_rng([settings.seed, 2])
+    proposing, checking, whole = (
+        _gains(answers, settings, rng) for answers in (found.half(True), found.half(False), found.answers)
+    )
+    if not set(proposing.estimate) - {trained, HELDOUT}:
+        raise UserError(f"the suite has no group but {trained}, so there is nothing a checkpoint could have lost")
+    models = range(1 + len(found.models))
+    rows, limits = [], {}
+    for model, (arm, seed, update) in zip(models, [(None, None, 0), *found.models], strict=True):
+        gains = _without_heldout(proposing.of(model))
+        worst = worst_group(gains, trained)
+        assert worst is not None
+        limits[model] = 0.0 if arm is None else proposing.limit(model, rng)
+        row = Candidate(
+            arm=arm,
+            seed=seed,
+            update=update,
+            trained_gain=Estimate.of(gains[trained]),
+            worst_group=worst,
+            worst_gain=Estimate.of(gains[worst]),
+            safe_limit=round(limits[model], 3),
+            on_frontier=False,
+        )
+        rows.append(row)
+    rows = [row.model_copy(update={"on_frontier": not any(_dominates(other, row) for other in rows)}) for row in rows]
+    within = [model for model in models if limits[model] <= max_drop and rows[model].arm is not None]
+    proposed = preferred(
+        {model: rows[model].trained_gain for model in within},
+        limits,
+        lambda first, second: proposing.difference(trained, first, second),
+    )
+    if proposed is None:
+        return Pick(
+            max_drop=max_drop,
+            choice=rows[0],
+            proposed=None,
+            refused=[_nothing_to_propose(rows, max_drop, trained)],
+            reported={group: Estimate.of(gain) for group, gain in checking.of(0).items()},
+            candidates=rows,
+        )
+    check = checking.of(proposed)
+    against = _contradictions(check, checking.limit(proposed, rng), max_drop, trained, "the other half")
+    against += _contradictions(whole.of(proposed), 0.0, max_drop, trained, "all questions of the slice")
+    return Pick(
+        max_drop=max_drop,
+        choice=rows[0] if against else rows[proposed],
+        proposed=rows[proposed],
+        refused=against,
+        reported={group: Estimate.of(gain) for group, gain in check.items()},
+        candidates=rows,
+    )
+
+
+def _contradictions(
+    gains: Mapping[str, Interval], limit: float, max_drop: float, trained: str, where: str
+) -> list[str]:
+    """Why a proposed model is not shipped, by the gains on some questions."""
+    found = []
+    if not gained(gains[trained]):
+        low, high = gains[trained].low, gains[trained].high
+        found.append(f"on {where} its gain on {trained} cannot be told from zero [{low:+.1f}, {high:+.1f}]")
+    for group in refused_groups(_without_heldout(gains), max_drop):
+        found.append(f"on {where} it may have lost {-gains[group].low:.1f} points on {group}")
+    if not found and limit > max_drop:
+        found.append(f"by {where} it can be expected to pass on further questions from --max-drop {limit:.1f} on")
+    return found
+
+
+def _nothing_to_propose(rows: Sequence[Candidate], max_drop: float, trained: str) -> str:
+    gaining = [row for row in rows if row.arm is not None and gained(row.trained_gain)]
+    if not gaining:
+        return f"no checkpoint has a gain on {trained} that can be told from zero"
+    least = min(row.safe_limit for row in gaining)
+    return (
+        f"none of the {len(gaining)} checkpoints that gained on {trained} can be expected to stay within {max_drop:g} "
+        f"points; the first would from --max-drop {least:.1f} on (more questions lower this: trajectory.questions)"
+    )
+
+
+def _dominates(other: Candidate, row: Candidate) -> bool:
+    """Whether another candidate has no lower bound of its gain, no higher limit, and one of the two is better."""
+    no_worse = other.trained_gain.low >= row.trained_gain.low and other.safe_limit <= row.safe_limit
+    return no_worse and (other.trained_gain.low, other.safe_limit) != (row.trained_gain.low, row.safe_limit)
+
+
+def _without_heldout(gains: Mapping[str, Interval]) -> dict[str, Interval]:
+    return {group: gain for group, gain in gains.items() if group != HELDOUT}
+
+
+def _gains(answers: Sequence[Answers], settings: StatisticsSpec, rng: np.random.Generator) -> _Gains:
     """Gain of every model over the base in every group, in points; the base's own is zero."""
-    by_group: dict[str, list[Array]] = {}
+    estimates: dict[str, list[Array]] = {}
+    draws: dict[str, list[Array]] = {}
     for item in answers:
-        means_M = item.means()
-        by_group.setdefault(item.group, []).append(means_M - means_M[0])
-    return {group: np.mean(parts, axis=0) for group, parts in by_group.items()}
+        mean_M = item.means()
+        drawn_DM = bootstrap_scores(item, settings.draws, rng, settings.confidence)
+        estimates.setdefault(item.group, []).append(mean_M - mean_M[0])
+        draws.setdefault(item.group, []).append(drawn_DM - drawn_DM[:, :1])
+    return _Gains(
+        {group: np.mean(parts, axis=0) for group, parts in estimates.items()},
+        {group: np.mean(parts, axis=0) for group, parts in draws.items()},
+        settings.confidence,
+    )

@@ -40,7 +40,7 @@ class EqualGain(Values):
 
 
 class RazorFit(Values):
-    """Loss outside math as a quadratic of KL(base || model). Without coefficients there were too few checkpoints."""
+    """Loss outside the trained group as a quadratic of KL(base || model). None without enough checkpoints."""
 
     points: int
     coefficients: list[float] | None = None
@@ -68,21 +68,31 @@ class Trajectory(Values):
 
 
 class Candidate(Values):
-    """A checkpoint that could be shipped; the base has neither arm nor seed. Gain and loss in points."""
+    """A checkpoint that could be shipped, by the half it is chosen on; the base has neither arm nor seed."""
 
     arm: str | None
     seed: int | None
     update: int
-    math_gain: float
+    trained_gain: Estimate
+    """Gain in the trained group, in points."""
     worst_group: str
-    worst_loss: float
+    """The other group that may have lost most."""
+    worst_gain: Estimate
+    safe_limit: float
+    """Smallest `max_drop` with which it can be expected to pass `transfer gate` on as many further questions."""
     on_frontier: bool
 
 
 class Pick(Values):
-    """The checkpoint to ship, chosen on one half of the slice's questions and reported on the other."""
+    """The checkpoint to ship, chosen on one half of the slice's questions and checked on the other."""
 
     max_drop: float
     choice: Candidate
+    """What to ship; the base where nothing is shipped."""
+    proposed: Candidate | None
+    """What the first half proposed."""
+    refused: list[str]
+    """Why nothing is shipped; empty where something is."""
     reported: dict[str, Estimate]
+    """Gains of the proposed model on the half it was not chosen on."""
     candidates: list[Candidate]

@@ -6,15 +6,17 @@ the name `heldout`. One table of scores per checkpoint and benchmark, each writt
 
 import json
 import zlib
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
+from data.prompts.prompt import load_tokenizer
 from eval.questions.build import load_questions, read_source_questions
-from eval.questions.forms import Question, sample_questions
-from eval.questions.task_files import task_folder
-from eval.responses.engines import EngineOnDemand, engine_facts
-from eval.responses.generate import write_table
-from eval.scorers.rules import RULES, score_rows
+from eval.questions.forms import sample_questions
+from eval.questions.records import Question
+from eval.responses.engines import EngineOnDemand, engine_facts, server_errors
+from eval.scorers.records import ScoreRow, write_scores
+from eval.scorers.rules import score_rows
 from recipes.manifest import Progress, finish_stage, hash_files
 from recipes.schema import Recipe
 from recipes.suite_schema import BenchmarkSpec, Scoring
@@ -87,11 +89,11 @@ def run(
     progress = Progress(stage_dir, len(checkpoints) * len(parts), "checkpoints on benchmarks")
     done = 0
     for step, weights in checkpoints.items():
+        missing = [part for part in parts if not scores_file(stage_dir, step, part.benchmark.name).exists()]
+        done += len(parts) - len(missing)
         with EngineOnDemand(asked, weights, stage_dir.parent.name, stage_dir) as engine:
-            for part in parts:
-                path = scores_file(stage_dir, step, part.benchmark.name)
-                if not path.exists():
-                    write_table(path, _scores(asked, engine(), part, f"{arm} {seed} {step}"))
+            for part, table in _scores(asked, weights, engine, missing, f"{arm} {seed} {step}"):
+                write_scores(scores_file(stage_dir, step, part.benchmark.name), table)
                 done += 1
                 progress.update(done, f"update {step}, {part.benchmark.name}")
     names = [scores_file(stage_dir, step, part.benchmark.name).name for step in checkpoints for part in parts]
@@ -100,18 +102,23 @@ def run(
     )
 
 
-def _scores(recipe: Recipe, engine: Any, part: Part, label: str) -> list[dict[str, Any]]:
-    from eval.responses.harness import ask, build_task
+def _scores(
+    recipe: Recipe, weights: Path, engine: EngineOnDemand, parts: list[Part], label: str
+) -> Iterator[tuple[Part, list[ScoreRow]]]:
+    """The scores of one checkpoint on these parts, each as soon as all its questions are answered."""
+    if not parts:
+        return
+    from eval.responses.harness import ask_batches, render, require_lengths
 
     assert recipe.suite is not None and recipe.trajectory is not None
-    task, chat = build_task(recipe, task_folder(recipe.suite), part.benchmark, part.prompting, part.questions)
-    seed = zlib.crc32(f"{recipe.trajectory.seed} {label} {part.benchmark.name}".encode())
-    rows = ask(recipe, engine, task, chat, part.questions, seed)
-    sandboxed = not recipe.suite.allow_unsandboxed_code
-    if RULES[part.rule].runs_code and sandboxed:
-        from eval.scorers.sandbox import require_sandbox
-
-        require_sandbox()
-    table = score_rows(rows, part.questions, part.rule, recipe.suite.max_response_tokens, sandboxed)
-    kept = ("question_id", "sample_index", "cluster", "weight", "value", "outcome")
-    return [{key: row[key] for key in kept} for row in table]
+    tokenizer, batches = load_tokenizer(str(weights)), []
+    for part in parts:
+        prompts = render(recipe, tokenizer, part.benchmark, part.prompting, part.questions)
+        require_lengths(recipe, weights, prompts)
+        seed = zlib.crc32(f"{recipe.trajectory.seed} {label} {part.benchmark.name}".encode())
+        batches.append((prompts, seed))
+    limit, sandboxed = recipe.suite.max_response_tokens, not recipe.suite.allow_unsandboxed_code
+    with server_errors(recipe.suite.engine):
+        for place, rows in ask_batches(engine(), tokenizer, batches):
+            part = parts[place]
+            yield part, score_rows(rows, part.questions, part.rule, limit, sandboxed)

@@ -1,8 +1,8 @@
 """The published comparison as data, and what can be recomputed from it.
 
 The printed indices do not follow from the printed formula; they follow from one scale per group for all models
-(`paper` in `transfer_index.py`, whose two constants are fitted). `recompute` says for which models even that
-does not give what is printed: then a score or an index in the paper is wrong.
+(`paper` in `transfer_index.py`, whose two constants are fitted). `recompute` lists the models for which even that
+does not give the printed index: then a score or an index in the paper is wrong.
 """
 
 from dataclasses import dataclass
@@ -66,8 +66,8 @@ def published_models() -> list[PublishedModel]:
 
 def replications() -> dict[str, dict[str, list[float]]]:
     """Scores that others measured for released models: model -> benchmark -> lowest and highest."""
-    found: dict[str, dict[str, list[float]]] = _values()["replications"]
-    return found
+    scores: dict[str, dict[str, list[float]]] = _values()["replications"]
+    return scores
 
 
 def group_index(model: PublishedModel, definition: Any, group: str) -> float:
@@ -83,7 +83,7 @@ def group_index(model: PublishedModel, definition: Any, group: str) -> float:
 def rounding_range(model: PublishedModel, group: str) -> tuple[float, float]:
     """Lowest and highest index (definition `paper`) among scores that would be printed as these are.
 
-    Drawn, not searched: 4,000 sets of scores, each within 0.05 of the printed one.
+    Monte Carlo: 4,000 sets of scores, each within 0.05 of the printed one.
     """
     rng = np.random.default_rng(0)
     gains = {}
@@ -102,7 +102,7 @@ def recompute() -> list[dict[str, Any]]:
     """
     rows = []
     for model in published_models():
-        found = {
+        recomputed = {
             definition: {group: _rounded(group_index(model, definition, group)) for group in model.index}
             for definition in DEFINITIONS
         }
@@ -115,7 +115,7 @@ def recompute() -> list[dict[str, Any]]:
                 "size": model.size,
                 "method": model.method,
                 "published": model.index,
-                "recomputed": found,
+                "recomputed": recomputed,
                 "rounding_range": {group: [round(value, 2) for value in ends] for group, ends in ranges.items()},
                 "reproduces": not off,
                 "off": off,
@@ -149,6 +149,6 @@ def format_published(rows: list[dict[str, Any]]) -> str:
         "gives other values (--json has all definitions).",
         f"{len(rows) - len(off)} of {len(rows)} models reproduce, rounding of scores allowed for. These do not (*):",
         f"{', '.join(off)}.",
-        "There a printed score or index is wrong; which, the paper does not tell.",
+        "For these a printed score or index is wrong; the paper does not show which.",
     ]
     return "\n".join(lines)

@@ -1,4 +1,4 @@
-"""The audited models as a picture: what each method carried over to the other two groups, by size."""
+"""Figure of the audited models: transfer of each to the other two groups, by method and size."""
 
 from typing import Any
 

@@ -13,6 +13,7 @@ from recipes.corpus_schema import Spec
 from recipes.errors import UserError
 from recipes.manifest import hash_file, hash_json, write_json
 from recipes.schema import Recipe, without_later_defaults
+from recipes.suite_schema import AnalysisSpec
 
 LOCK = "analysis.lock"
 _DECODING = {"split", "questions", "top_p", "top_k", "max_response_tokens", "max_prompt_tokens", "thinking", "seed"}
@@ -34,6 +35,8 @@ def declared(recipe: Recipe) -> dict[str, Any]:
         "lock of benchmarks": hash_json(recipe.lock.get("benchmarks", {})),
         **{f"suite {name}": value for name, value in recipe.suite.model_dump(mode="json", include=_DECODING).items()},
     }
+    if recipe.analysis.trained_group != AnalysisSpec().trained_group:  # locks from before the setting do not have it
+        values["trained group"] = recipe.analysis.trained_group
     folder = task_folder(recipe.suite)
     for benchmark in recipe.suite.benchmarks:
         prompting, scoring = benchmark.cell(recipe.analysis.reading)
@@ -58,7 +61,7 @@ def write_lock(recipe: Recipe, study_dir: Path) -> None:
     path = study_dir / LOCK
     if path.exists():
         return
-    asked = any((study_dir / "eval").glob("*/*/chunk-*")) if (study_dir / "eval").exists() else False
+    asked = any(path for name in ("chunk-*", "answers-*") for path in (study_dir / "eval").glob(f"*/*/{name}"))
     values = declared(recipe)
     write_json(path, {"declared": values, "sha256": hash_json(values), "before": not asked})
 

@@ -5,20 +5,18 @@ against the lock file first. Of a benchmark whose publisher asks not to spread i
 written; the questions are read from their source each time and must hash to what was fixed.
 """
 
-import json
 from pathlib import Path
 from typing import Any
-
-import zstandard
 
 from data.corpus.rows import problem_id, read_problems
 from data.corpus.sources import read_rows
 from data.hub import chosen
 from data.pocket_world import TASKS, benchmark_questions
 from eval.questions.analysis_lock import write_lock
-from eval.questions.forms import FORMS, LETTERS, Question, form_columns, questions_of
+from eval.questions.forms import FORMS, LETTERS, form_columns, questions_of
+from eval.questions.records import Question, json_line, read_questions, write_questions
 from recipes.errors import UserError
-from recipes.manifest import Progress, finish_stage, hash_files, hash_json, read_manifest, write_atomic
+from recipes.manifest import Progress, finish_stage, hash_files, hash_json, read_manifest
 from recipes.schema import Recipe
 from recipes.suite_schema import BenchmarkData, BenchmarkSpec
 
@@ -37,22 +35,28 @@ def run(recipe: Recipe, study_dir: Path, stage_dir: Path, resume: bool) -> None:
     facts: dict[str, Any] = {}
     for number, benchmark in enumerate(recipe.suite.benchmarks, start=1):
         questions = read_source_questions(recipe, benchmark, study_dir)
-        rows = [question.dump() for question in questions]
-        restricted = benchmark.data is not None and benchmark.data.restricted
         facts[benchmark.name] = {
             "questions": len(questions),
             "clusters": len({question.cluster or question.question_id for question in questions}),
-            "restricted": restricted,
-            "content": hash_json(rows),
+            "restricted": benchmark.restricted,
+            "content": content_hash(questions),
         }
-        if restricted:
-            rows = [{"question_id": question.question_id} for question in questions]
-        text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-        write_atomic(stage_dir / f"{benchmark.name}.jsonl.zst", zstandard.compress(text.encode()))
+        write_questions(stage_dir / f"{benchmark.name}.jsonl.zst", questions, benchmark.restricted)
         progress.update(number, benchmark.name)
     names = [f"{benchmark.name}.jsonl.zst" for benchmark in recipe.suite.benchmarks]
     contents = {f"content of {name}": fact["content"] for name, fact in facts.items()}
     finish_stage(stage_dir, hash_files(stage_dir, names) | contents, {"benchmarks": facts})
+
+
+def content_hash(questions: list[Question]) -> str:
+    """sha256 of questions: what must not change while a study lasts. Raises UserError like `json_line`."""
+    rows = [question.dump() for question in questions]
+    try:
+        return hash_json(rows)
+    except UnicodeEncodeError:
+        for row in rows:
+            json_line(row)  # names the question
+        raise
 
 
 def read_source_questions(recipe: Recipe, benchmark: BenchmarkSpec, study_dir: Path) -> list[Question]:
@@ -120,10 +124,9 @@ def load_questions(recipe: Recipe, benchmark: BenchmarkSpec, study_dir: Path) ->
         raise UserError(f"{study_dir} has no questions of {benchmark.name}; `transfer run` fixes them")
     fixed = manifest["facts"]["benchmarks"][benchmark.name]
     if not fixed["restricted"]:
-        content = zstandard.decompress((study_dir / FOLDER / f"{benchmark.name}.jsonl.zst").read_bytes())
-        return [Question(**json.loads(line)) for line in content.decode().splitlines()]
+        return read_questions(study_dir / FOLDER / f"{benchmark.name}.jsonl.zst")
     questions = read_source_questions(recipe, benchmark, study_dir)
-    if hash_json([question.dump() for question in questions]) != fixed["content"]:
+    if content_hash(questions) != fixed["content"]:
         raise UserError(
             f"benchmark {benchmark.name} is not what it was when this study fixed its questions; restore its files, or "
             "use a new --out"

@@ -10,40 +10,17 @@ import json
 import pickletools
 import zlib
 from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, replace
 from hashlib import sha256
 from itertools import zip_longest
 from typing import Any
 
+from eval.questions.records import Question, Row
 from recipes.errors import UserError
 from recipes.manifest import hash_json
 from recipes.suite_schema import BenchmarkData
 
-Row = dict[str, Any]
 LETTERS = "ABCDEFGHIJ"
-
-
-@dataclass(frozen=True)
-class Question:
-    """One question of a benchmark."""
-
-    question_id: str
-    fields: dict[str, Any]
-    """What task files may use."""
-    reference: Any
-    """What a response is compared with, as JSON: a text, or what the scoring of this form needs."""
-    cluster: str = ""
-    """Identity of the context it shares with others; empty: it stands alone."""
-    unit: str = ""
-    """Identity of the question whose parts are judged together (MC-TACO's candidate answers); empty: itself."""
-    stratum: str = ""
-    """Part of the benchmark that a sample of rows takes equally from."""
-    extra: dict[str, Any] = field(default_factory=dict)
-    """What is written for the reader alone."""
-
-    def dump(self) -> Row:
-        """As JSON values."""
-        return asdict(self)
 
 
 def short_hash(*parts: Any) -> str:

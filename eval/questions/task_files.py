@@ -3,29 +3,46 @@
 from pathlib import Path
 
 from recipes.errors import UserError
+from recipes.manifest import hash_file
 from recipes.suite_schema import SuiteSpec
 
 TASKS_DIR = Path(__file__).parent.parent / "tasks"
 
 
 def task_folder(suite: SuiteSpec) -> Path:
-    """The folder of task files of a suite. Raises UserError if it or one of its files is missing."""
+    """The folder of task files of a suite. Raises UserError if it or one of the suite's task files is missing."""
     folder = Path(suite.tasks) if "/" in suite.tasks else TASKS_DIR / suite.tasks
     if not folder.is_dir():
         known = sorted(path.name for path in TASKS_DIR.iterdir() if path.is_dir() and path.name[0] not in "_.")
         raise UserError(f"suite.tasks {suite.tasks!r} is not a folder; shipped are {', '.join(known)}")
-    known = sorted(path.stem for path in folder.glob("*.yaml"))
-    for benchmark in suite.benchmarks:
-        for prompting in benchmark.promptings:
-            path = task_path(folder, benchmark.name, prompting)
-            if not path.is_file():
-                raise UserError(
-                    f"benchmark {benchmark.name!r} has no task file {path.name} in {folder}; "
-                    f"there are {', '.join(known)}"
-                )
+    for path, benchmark in _task_paths(folder, suite).items():
+        if not path.is_file():
+            known = sorted(path.stem for path in folder.glob("*.yaml"))
+            raise UserError(
+                f"benchmark {benchmark!r} has no task file {path.name} in {folder}; there are {', '.join(known)}"
+            )
     return folder
 
 
 def task_path(folder: Path, benchmark: str, prompting: str) -> Path:
-    """The task file of a benchmark's prompting."""
-    return folder / (f"{benchmark}.yaml" if prompting == "native" else f"{benchmark}-{prompting}.yaml")
+    """The task file of a benchmark's prompting. A folder of the user adds to the shipped task files."""
+    name = f"{benchmark}.yaml" if prompting == "native" else f"{benchmark}-{prompting}.yaml"
+    own = folder / name
+    if own.is_file() or folder.parent == TASKS_DIR:
+        return own
+    return next(iter(sorted(TASKS_DIR.glob(f"*/{name}"), reverse=True)), own)
+
+
+def task_hashes(suite: SuiteSpec) -> dict[str, str]:
+    """sha256 by name of every file in the suite's folder, and of the shipped task files that it uses besides."""
+    folder = task_folder(suite)
+    files = [path for path in folder.iterdir() if path.is_file()]  # not __pycache__
+    shipped = [path for path in _task_paths(folder, suite) if path.parent != folder]
+    return {path.name: hash_file(path) for path in [*files, *shipped]}
+
+
+def _task_paths(folder: Path, suite: SuiteSpec) -> dict[Path, str]:
+    """Task file -> benchmark, of all promptings of a suite."""
+    return {
+        task_path(folder, item.name, prompting): item.name for item in suite.benchmarks for prompting in item.promptings
+    }

@@ -22,7 +22,7 @@ def template_warnings(study_dir: Path, externals: list[str]) -> list[ReportWarni
                 f"{label}: its tokenizer names {named} as bos and as eos token; its responses end at {used}, with "
                 "which its chat template ends a turn"
             )
-            warnings.append(ReportWarning("shared_bos_eos", message))
+            warnings.append(ReportWarning(code="shared_bos_eos", message=message, model=label))
         if label == "base":
             continue
         if _template(folder) != _template(study_dir / "base"):
@@ -30,10 +30,10 @@ def template_warnings(study_dir: Path, externals: list[str]) -> list[ReportWarni
                 f"{label} is asked with a chat template of its own, not with the base's, so a part of its gains may be "
                 "the format"
             )
-            warnings.append(ReportWarning("other_template", message))
+            warnings.append(ReportWarning(code="other_template", message=message, model=label))
         elif used != base.get("eos_token", used):
             message = f"{label}: its responses end at {used}, those of the base at {base['eos_token']}"
-            warnings.append(ReportWarning("other_eos", message))
+            warnings.append(ReportWarning(code="other_eos", message=message, model=label))
     return warnings
 
 

@@ -1,4 +1,7 @@
-"""Decisions that rest on a finished report: does it agree with the published one, may a model be released."""
+"""Decisions that rest on a finished report: does it agree with the published one, may a model be released.
+
+The rules are those of `eval/statistics/decisions.py`.
+"""
 
 from math import sqrt
 
@@ -6,6 +9,8 @@ from scipy import stats
 
 from eval.published.audit import PublishedModel, published_models, replications
 from eval.report.schema import ArmResult, Base, Transfer
+from eval.report.wording import points
+from eval.statistics.decisions import Agreement, agreement, refused_groups
 from eval.statistics.values import Estimate, Values
 
 ROWS = {"sft_think": "UniReason SFT-think", "sft_no_think": "UniReason SFT-no-think", "rl": "UniReason RL"}
@@ -22,7 +27,7 @@ class Comparison(Values):
     published: float
     difference: float
     half_width: float
-    verdict: str
+    verdict: Agreement
     replications: list[float] | None
     """Lowest and highest score that others measured."""
 
@@ -31,8 +36,7 @@ def compare_with_published(transfer: Transfer, rows: dict[str, str]) -> list[Com
     """Every score of a report in the reading `paper` beside the published one.
 
     `rows`: arm -> name of the published model. The published score gets the standard error of a proportion over the
-    benchmark's questions, because the paper prints none. With d = ours - theirs and its interval: `differs` if it
-    excludes 0, `agrees` if it lies within the margin (two one-sided tests, Schuirmann 1987), else `too uncertain`.
+    benchmark's questions, because the paper prints none; at 0 and 100 with the prior of Jeffreys, as ours.
     """
     models = {model.name: model for model in published_models()}
     quantile = float(stats.norm.ppf((1 + transfer.confidence) / 2))
@@ -48,13 +52,9 @@ def compare_with_published(transfer: Transfer, rows: dict[str, str]) -> list[Com
                 continue
             ours = source.benchmarks[benchmark].score
             own_error = (ours.high - ours.low) / (2 * quantile)
-            their_error = sqrt(max(theirs * (100 - theirs), 0) / transfer.clusters[benchmark])
+            their_error = proportion_error(theirs, transfer.clusters[benchmark])
             half = quantile * sqrt(own_error**2 + their_error**2)
             difference = ours.estimate - theirs
-            if abs(difference) > half:
-                verdict = "differs"
-            else:
-                verdict = "agrees" if abs(difference) + half <= MARGIN else "too uncertain"
             others = replications().get(label, {}).get(benchmark)
             cells.append(
                 Comparison(
@@ -65,11 +65,18 @@ def compare_with_published(transfer: Transfer, rows: dict[str, str]) -> list[Com
                     published=theirs,
                     difference=round(difference, 2),
                     half_width=round(half, 2),
-                    verdict=verdict,
+                    verdict=agreement(difference, half, MARGIN),
                     replications=others,
                 )
             )
     return cells
+
+
+def proportion_error(score: float, questions: int) -> float:
+    """Standard error of a printed score in points; half a success and half a failure are added near 0 and 100."""
+    least = 50 / (questions + 1)
+    inside = min(max(score, least), 100 - least)
+    return sqrt(inside * (100 - inside) / questions)
 
 
 def format_comparison(cells: list[Comparison]) -> str:
@@ -110,18 +117,18 @@ def gate(transfer: Transfer, arm: str, max_drop: float) -> tuple[bool, list[str]
     Returns the verdict and a sentence for each group that fails, or one that says what holds.
     """
     percent = f"{100 * transfer.confidence:.0f} %"
+    gains = transfer.arms[arm].groups
     # A score that says nothing cannot show that nothing was lost.
-    lost = transfer.warnings_of("all_truncated")
-    for group, gain in transfer.arms[arm].groups.items():
-        if gain.low < -max_drop:
-            lost.append(
-                f"{arm} may have lost up to {-gain.low:.1f} points on {group} ({gain.estimate:+.1f} "
-                f"[{gain.low:+.1f}, {gain.high:+.1f}], {percent}); allowed are {max_drop:g}"
-            )
+    lost = [warning.message for warning in transfer.warnings_of("all_truncated", arm)]
+    for group in refused_groups(gains, max_drop):
+        lost.append(
+            f"{arm} may have lost up to {-gains[group].low:.1f} points on {group} ({points(gains[group])}, {percent}); "
+            f"allowed are {max_drop:g}"
+        )
     if lost:
         return False, lost
-    worst = min(transfer.arms[arm].groups.items(), key=lambda item: item[1].low)
+    group = min(gains, key=lambda name: gains[name].low)
     return True, [
-        f"{arm} keeps every group within {max_drop:g} points of the base; the least certain is {worst[0]} with "
-        f"{worst[1].estimate:+.1f} [{worst[1].low:+.1f}, {worst[1].high:+.1f}] ({percent})"
+        f"{arm} keeps every group within {max_drop:g} points of the base; the least certain is {group} with "
+        f"{points(gains[group])} ({percent})"
     ]

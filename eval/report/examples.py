@@ -12,8 +12,9 @@ from data.prompts.thinking import THINK_CLOSE, THINK_OPEN
 from eval.forgetting.trajectory import HELDOUT
 from eval.questions.build import load_questions
 from eval.report.schema import Example, Response
-from eval.responses.generate import read_chunk
 from eval.responses.readings import read_scores, unit_dir
+from eval.scorers.records import Response as StoredResponse
+from eval.scorers.records import read_responses
 from recipes.manifest import read_manifest
 from recipes.schema import Recipe
 from recipes.suite_schema import BenchmarkSpec
@@ -26,8 +27,7 @@ def sample_responses(recipe: Recipe, study_dir: Path) -> list[Example]:
     assert recipe.suite is not None
     examples: list[Example] = []
     for benchmark in recipe.suite.benchmarks:
-        restricted = benchmark.data is not None and benchmark.data.restricted
-        if not restricted and benchmark.name != HELDOUT:
+        if not benchmark.restricted and benchmark.name != HELDOUT:
             examples += _of_benchmark(recipe, study_dir, benchmark)
     return examples
 
@@ -52,14 +52,14 @@ def _of_benchmark(recipe: Recipe, study_dir: Path, benchmark: BenchmarkSpec) -> 
     examples = []
     for identity, why in chosen.items():
         rows = {who: _row(folder, positions[identity], identity) for who, folder in folders.items()}
-        responses = {who: _response(row["responses"][0], values[who][identity][1]) for who, row in rows.items()}
+        responses = {who: _response(row.responses[0], values[who][identity][1]) for who, row in rows.items()}
         examples.append(
             Example(
                 benchmark=benchmark.name,
                 group=benchmark.group,
                 question_id=identity,
                 why=why,
-                prompt=_cut(rows["base"]["prompt"]),
+                prompt=_cut(rows["base"].prompt or ""),
                 reference=_reference(questions[positions[identity]].reference),
                 responses=responses,
             )
@@ -72,17 +72,16 @@ def _first_scores(
 ) -> dict[str, tuple[float, str]]:
     """Value and outcome of the first response to every question."""
     table = read_scores(study_dir, label, benchmark, prompting, scoring)
-    columns = (table[name] for name in ("question_id", "sample_index", "value", "outcome"))
-    return {i: (float(value), str(outcome)) for i, index, value, outcome in zip(*columns, strict=True) if index == 0}
+    return {row.question_id: (row.value, row.outcome) for row in table if row.sample_index == 0}
 
 
-def _row(directory: Path, position: int, identity: str) -> dict[str, Any]:
-    """A model's stored row of one question; only the chunk it is in is read."""
+def _row(directory: Path, position: int, identity: str) -> StoredResponse:
+    """What a model answered to one question; only the chunk it is in is read."""
     manifest = read_manifest(directory)
     assert manifest is not None
     chunk = f"chunk-{position // manifest['inputs']['chunk_questions']:04}-"
     (name,) = (name for name in manifest["outputs"] if name.startswith(chunk))
-    return next(row for row in read_chunk(directory / name) if row["question_id"] == identity)
+    return next(row for row in read_responses(directory / name) if row.question_id == identity)
 
 
 def _reference(reference: Any) -> str | None:

@@ -7,7 +7,8 @@ from matplotlib.axes import Axes
 
 from eval.drawing import BASE_COLOUR, INK, PALETTE, STYLE, Drawing, draw, label
 from eval.report.schema import Transfer
-from eval.report.table import index_text
+from eval.report.wording import index_text
+from eval.statistics.decisions import fell, worst_group
 from eval.statistics.values import Estimate
 
 
@@ -30,7 +31,7 @@ def scores_figure(transfer: Transfer) -> Drawing:
                     width * 0.92,
                     yerr=_errors(values),
                     color=BASE_COLOUR if who == "base" else PALETTE[(place - 1) % len(PALETTE)],
-                    error_kw={"elinewidth": 1, "capsize": 2},
+                    error_kw={"elinewidth": 1, "capsize": 2, "ecolor": INK},
                     label=label(who),
                 )
             axis.set_xticks(range(len(names)), [label(name) for name in names])
@@ -51,6 +52,30 @@ def _errors(values: list[Estimate]) -> list[list[float]]:
     ]
 
 
+def tradeoff_figure(transfer: Transfer) -> Drawing:
+    """Every arm's gain in the trained group against the other group that may have lost most, with intervals."""
+    trained = transfer.trained_group
+    with plt.rc_context(STYLE | {"font.size": 11}):
+        figure, axis = plt.subplots(figsize=(6.4, 4.4))
+        axis.axhline(0, color=INK, lw=1)
+        axis.axvline(0, color=INK, lw=1)
+        axis.plot(0, 0, "D", color=BASE_COLOUR, ms=7, label="base")
+        for number, (arm, result) in enumerate(transfer.arms.items()):
+            group = worst_group(result.groups, trained)
+            gain, worst = result.groups[trained], result.groups[group or trained]
+            x_errors, y_errors = (_errors([value]) for value in (gain, worst))
+            name = label(arm) if group is None else f"{label(arm)} ({label(group)})"
+            axis.errorbar(
+                gain.estimate, worst.estimate, y_errors, x_errors, color=PALETTE[number % len(PALETTE)], marker="o",
+                ms=8, lw=0, elinewidth=1.6, label=name,
+            )  # fmt: skip
+        axis.set_xlabel(f"gain on {label(trained)} (points)")
+        axis.set_ylabel("change in the worst other group (points)")
+        figure.legend(loc="upper center", ncols=2, frameon=False, bbox_to_anchor=(0.5, 1.12), fontsize=10)
+        figure.tight_layout()
+        return draw(figure)
+
+
 def gains_figure(transfer: Transfer) -> Drawing:
     """Forest plot of the mean gain of each group, in points."""
     cells: dict[str, dict[str, tuple[Estimate | None, str]]] = {
@@ -60,18 +85,19 @@ def gains_figure(transfer: Transfer) -> Drawing:
 
 
 def index_figure(transfer: Transfer) -> Drawing:
-    """Forest plot of the transfer index (definition points), in percent of the math gain."""
+    """Forest plot of the transfer index (definition points), in percent of the trained gain."""
+    trained = transfer.trained_group
     cells = {
         arm: {
             # Where there is no index to draw, the words of the table stand in its place.
-            group: (cell.interval if result.groups["math"].high >= 0 else None, text)
+            group: (None if fell(result.groups[trained]) else cell.interval, text)
             for group, cell in result.index["points"].items()
-            for text in [index_text(result, "points", group)]
+            for text in [index_text(result, "points", group, trained)]
         }
         for arm, result in transfer.arms.items()
     }
-    groups = [group for group in transfer.groups if group != "math"]
-    return _forest(cells, groups, "transfer index (% of the math gain)")
+    groups = [group for group in transfer.groups if group != trained]
+    return _forest(cells, groups, f"transfer index (% of the gain on {label(trained)})")
 
 
 def _forest(cells: dict[str, dict[str, tuple[Estimate | None, str]]], groups: list[str], title: str) -> Drawing:

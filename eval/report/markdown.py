@@ -5,10 +5,9 @@ from collections.abc import Sequence
 from eval.drawing import label
 from eval.forgetting.schema import Trajectory
 from eval.report.schema import Transfer
-from eval.report.table import bounded_text, index_text, interval_text
 from eval.report.verdict import certainty, headline, method_of
+from eval.report.wording import bounded_text, index_text, interval_text, points
 from eval.shifts.schema import Shifts
-from eval.statistics.transfer_index import MATH
 
 
 def render_summary(transfer: Transfer) -> str:
@@ -16,28 +15,40 @@ def render_summary(transfer: Transfer) -> str:
     groups, arms = list(transfer.groups), transfer.arms
     lines = [f"# {transfer.title or transfer.study}", ""]
     lines += [f"Study `{transfer.study}`, {transfer.status}. {' '.join(certainty(transfer))}", ""]
-    lines += [f"- {text}" for text in [*headline(transfer), *transfer.differences, *transfer.warnings]]
-    lines += ["", "## Arms", "", *_table(["arm", "method"], [[a, method_of(transfer.settings[a])] for a in arms])]
-    gains = [[arm, *(interval_text(result.groups[g], "+.1f") for g in groups)] for arm, result in arms.items()]
+    lines += [f"- {text}" for text in [*headline(transfer), *transfer.differences]]
+    lines += [f"- {found.message}" for found in transfer.warnings]
+    lines += [
+        "",
+        "## Arms",
+        "",
+        *_table(["arm", "method"], [[label(a), method_of(transfer.settings[a])] for a in arms]),
+    ]
+    gains = [[label(arm), *(points(result.groups[g]) for g in groups)] for arm, result in arms.items()]
     gains += [
-        [f"{pair.first} − {pair.second}", *(interval_text(pair.groups[g], "+.1f") for g in groups)]
+        [f"{label(pair.first)} − {label(pair.second)}", *(points(pair.groups[g]) for g in groups)]
         for pair in transfer.contrasts
     ]
-    lines += ["", "## Gains over the base, and their differences, in points", "", *_table(["arm", *groups], gains)]
+    lines += [
+        "",
+        "## Gains over the base, and their differences, in points",
+        "",
+        *_table(["arm", *map(label, groups)], gains),
+    ]
     scores = [
         [name, f"{transfer.base.benchmarks[name].score.estimate:.1f}"]
         + [interval_text(result.benchmarks[name].score, ".1f") for result in arms.values()]
         for names in transfer.groups.values()
         for name in names
     ]
-    lines += ["", "## Scores", "", *_table(["benchmark", "base", *arms], scores)]
-    others = [group for group in groups if group != MATH]
-    index = [[arm, *(index_text(r, transfer.definition, g) for g in others)] for arm, r in arms.items()]
+    lines += ["", "## Scores", "", *_table(["benchmark", "base", *map(label, arms)], scores)]
+    trained = transfer.trained_group
+    others = [group for group in groups if group != trained]
+    index = [[label(arm), *(index_text(r, transfer.definition, g, trained) for g in others)] for arm, r in arms.items()]
     lines += [
         "",
-        f"## Transfer index ({transfer.definition}), % of the math gain",
+        f"## Transfer index ({transfer.definition}), % of the gain on {label(trained)}",
         "",
-        *_table(["arm", *others], index),
+        *_table(["arm", *map(label, others)], index),
     ]
     if transfer.trajectory is not None:
         lines += _equal_gain(transfer.trajectory)
@@ -45,7 +56,7 @@ def render_summary(transfer: Transfer) -> str:
         lines += _shifts(transfer.diagnostics)
     if transfer.budget:
         rows = [
-            [arm]
+            [label(arm)]
             + [f"{getattr(rows[0], key):,}" for key in ("exposures", "generated_tokens", "trained_tokens")]
             + [f"{rows[0].flops / 1e12:.2f}"]
             for arm, rows in transfer.budget.items()
@@ -64,15 +75,15 @@ def render_summary(transfer: Transfer) -> str:
 
 def _equal_gain(trajectory: Trajectory) -> list[str]:
     groups = trajectory.groups
-    lines = ["", "## At equal held-out math gain, in points", ""]
+    lines = ["", "## At equal held-out gain, in points", ""]
     if not trajectory.equal_gain:
-        return [*lines, "The arms have no held-out gain in common."]
+        return [*lines, "The arms have no held-out gain in common that can be told from zero."]
     rows = []
     for target in trajectory.equal_gain:
         for arm, found in target.arms.items():
             cells = [bounded_text(found.groups[g]) for g in groups] if found.groups is not None else ["–"] * len(groups)
-            rows.append([arm, f"{target.heldout_gain:+.1f}", *cells])
-    lines += _table(["arm", "held-out gain", *groups], rows)
+            rows.append([label(arm), f"{target.heldout_gain:+.1f}", *cells])
+    lines += _table(["arm", "held-out gain", *map(label, groups)], rows)
     fit = trajectory.razor
     if fit is not None and fit.r2 is not None:
         lines += [
@@ -84,7 +95,7 @@ def _equal_gain(trajectory: Trajectory) -> list[str]:
 
 def _shifts(shifts: Shifts) -> list[str]:
     rows = [
-        [arm, label(group)]
+        [label(arm), label(group)]
         + [interval_text(measures[name].per_token, ".3f") for name in ("kl_to_base", "rank_shift")]
         + [f"{100 * found.shifted.tokens / max(1, found.own_tokens):.1f} %"]
         for arm, found in shifts.arms.items()

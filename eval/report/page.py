@@ -7,14 +7,14 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from eval.drawing import Drawing, label
-from eval.forgetting.figures import AXIS_NAMES, axes_of, forgetting_figure, razor_figure
+from eval.forgetting.figures import axes_of, axis_names, forgetting_figure, razor_figure
 from eval.forgetting.schema import Trajectory
-from eval.report.figures import curves_figure, gains_figure, index_figure, scores_figure
+from eval.report.figures import curves_figure, gains_figure, index_figure, scores_figure, tradeoff_figure
 from eval.report.schema import Transfer
-from eval.report.table import bounded_text, index_cell, index_text, interval_text
-from eval.report.verdict import cards, certainty, headline
+from eval.report.verdict import cards, certainty, verdict
+from eval.report.wording import bounded_text, index_cell, index_text, interval_text, p_text, points
 from eval.shifts.figures import histograms_figure, kl_figure, layers_figure, visible_token, words_figure
-from eval.statistics.transfer_index import DEFINITIONS, MATH
+from eval.statistics.transfer_index import DEFINITIONS
 from eval.statistics.values import Estimate
 from recipes.schema import Recipe
 
@@ -23,14 +23,20 @@ def draw_figures(
     transfer: Transfer, curves: dict[str, list[list[dict[str, Any]]]], clock: dict[str, Any]
 ) -> dict[str, Drawing]:
     """The figures of a report by name."""
-    figures = {"gains": gains_figure(transfer), "index": index_figure(transfer), "scores": scores_figure(transfer)}
+    trained = transfer.trained_group
+    figures = {
+        "tradeoff": tradeoff_figure(transfer),
+        "gains": gains_figure(transfer),
+        "index": index_figure(transfer),
+        "scores": scores_figure(transfer),
+    }
     if curves:
         figures["curves"] = curves_figure(curves)
     if (trajectory := with_clock(transfer.trajectory, clock)) is not None:
-        for axis in axes_of(trajectory):
-            figures[f"forgetting-{axis}"] = forgetting_figure(trajectory, axis)
+        for axis in axes_of(trajectory, trained):
+            figures[f"forgetting-{axis}"] = forgetting_figure(trajectory, axis, trained)
         if trajectory.razor is not None and trajectory.razor.r2 is not None:
-            figures["razor"] = razor_figure(trajectory)
+            figures["razor"] = razor_figure(trajectory, trained)
     if (shifts := transfer.diagnostics) is not None:
         figures |= {
             "layers": layers_figure(shifts),
@@ -58,7 +64,8 @@ def render_page(transfer: Transfer, recipe: Recipe, figures: dict[str, Drawing],
     )
     environment.filters |= {
         "label": label,
-        "points": lambda value: interval_text(value, "+.1f"),
+        "points": points,
+        "p_value": p_text,
         "nats": lambda value: interval_text(value, ".3f"),
         "reached": bounded_text,
         "level": _level,
@@ -75,12 +82,12 @@ def render_page(transfer: Transfer, recipe: Recipe, figures: dict[str, Drawing],
         recipe=recipe,
         figures=safe,
         definitions=DEFINITIONS,
-        math=MATH,
+        trained=transfer.trained_group,
         clock=clock,
         clock_unit="GPU-hours" if recipe.resources.gpu else "process-hours",
-        axes=[] if trajectory is None else axes_of(trajectory),
-        axis_names=AXIS_NAMES,
-        headline=headline(transfer),
+        axes=[] if trajectory is None else axes_of(trajectory, transfer.trained_group),
+        axis_names=axis_names(transfer.trained_group),
+        verdict=verdict(transfer),
         certainty=certainty(transfer),
         cards=cards(transfer),
     )

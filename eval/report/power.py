@@ -127,7 +127,8 @@ def measured_spreads(recipe: Recipe, study_dir: Path) -> dict[str, Spread]:
 
 def evaluation_cost(recipe: Recipe) -> dict[str, Any] | None:
     """What one response per question costs for one model: responses, tokens, and GPU-hours where the GPU is known."""
-    from train.accounting.cost import GPUS, KNOWN_SHAPES, generation_hours
+    from train.accounting.cost import GPUS, KNOWN_SHAPES, expected_tokens
+    from train.accounting.rates import generation_hours
 
     assert recipe.suite is not None
     sizes = suite_sizes(recipe).values()
@@ -135,10 +136,14 @@ def evaluation_cost(recipe: Recipe) -> dict[str, Any] | None:
         return None
     promptings = [len(b.promptings) - len(b.likelihood) for b in recipe.suite.benchmarks]
     responses = sum((size.questions or 0) * number for size, number in zip(sizes, promptings, strict=True))
-    length = min(recipe.suite.max_response_tokens, recipe.resources.expected_completion_tokens or 1 << 60)
+    length = expected_tokens(recipe, recipe.suite.max_response_tokens)
     shape = KNOWN_SHAPES.get(str(recipe.model.path)) if recipe.model is not None else None
     gpu = recipe.resources.gpu
-    hours = None if shape is None or gpu is None else generation_hours(shape, GPUS[gpu], responses, length)
+    hours = (
+        None
+        if shape is None or gpu is None
+        else generation_hours(shape, GPUS[gpu], responses, length, recipe.suite.engine.memory_share)
+    )
     return {
         "responses": responses,
         "tokens_at_most": responses * length,

@@ -1,17 +1,20 @@
-"""What an ablation says: gains along each axis with intervals, and points of equal math gain.
+"""What an ablation says: gains along each axis with intervals, and points of equal gain.
 
 Its inputs are the finished reports of all points (`transfer.json`), each with the recipe it was made from.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from matplotlib import pyplot as plt
+from pydantic import TypeAdapter
 
 from eval.drawing import PALETTE, STYLE, label, to_svg
 from eval.report.schema import Transfer
-from eval.statistics.transfer_index import MATH
+from eval.report.wording import points as points_text
+from eval.statistics.decisions import comparable, gained
+from eval.statistics.values import Estimate
 from recipes.errors import UserError
 
 
@@ -52,88 +55,143 @@ def require_comparable(points: Sequence[PointResult], axes: Sequence[str]) -> No
         )
 
 
-def response_curves(points: Sequence[PointResult], axes: Sequence[str], paired: bool) -> dict[str, Any]:
-    """Curves of all arms along all axes, as JSON values.
+@dataclass(frozen=True)
+class CurvePoint:
+    """Gains of all arms at one point."""
 
-    A curve holds everything but its axis fixed; paired axes move together and are one. Each arm's `matched` point is
-    the one whose math gain is nearest to what every arm reaches: the smallest of the arms' largest math gains. It is
-    marked only if that lies within the point's interval.
+    point: str
+    values: dict[str, Any]
+    status: str
+    arms: dict[str, dict[str, Estimate]]
+    """Arm -> group -> gain."""
+
+
+@dataclass(frozen=True)
+class Curve:
+    """Points along one axis with the others fixed, in the order they were declared in."""
+
+    axis: str
+    fixed: dict[str, Any]
+    points: list[str]
+
+
+@dataclass(frozen=True)
+class Matched:
+    """The point of an arm whose trained gain is nearest to the common one."""
+
+    point: str
+    within: bool
+    """Whether its interval holds that gain."""
+    gains: dict[str, Estimate]
+
+
+@dataclass(frozen=True)
+class ResponseCurves:
+    """What an ablation found."""
+
+    axes: list[str]
+    paired: bool
+    groups: list[str]
+    trained_group: str
+    confidence: float
+    points: list[CurvePoint]
+    curves: list[Curve]
+    matched_gain: float | None
+    """The gain in the trained group that every arm reaches; None where an arm has no gain, so nothing is matched."""
+    matched: dict[str, Matched]
+
+    @property
+    def arms(self) -> list[str]:
+        """The arms that every point has."""
+        return [arm for arm in self.points[0].arms if all(arm in row.arms for row in self.points)]
+
+    def dump(self) -> dict[str, Any]:
+        """The curves as JSON values."""
+        return dict(TypeAdapter(ResponseCurves).dump_python(self, mode="json"))
+
+    def row(self, point: str) -> CurvePoint:
+        """A point by its name."""
+        return next(row for row in self.points if row.point == point)
+
+
+def response_curves(points: Sequence[PointResult], axes: Sequence[str], paired: bool) -> ResponseCurves:
+    """Curves of all arms along all axes.
+
+    A curve holds everything but its axis fixed; paired axes move together and are one. Arms are compared at the
+    largest trained gain that every arm reaches, each at its nearest point, where that point's interval holds it. An
+    arm without a gain whose interval lies above zero has no such point, and then nothing is compared.
     """
     require_comparable(points, axes)
-    names = list(dict.fromkeys(arm for point in points for arm in point.transfer.arms))
-    rows: list[dict[str, Any]] = [
-        {
-            "point": point.name,
-            "values": dict(point.values),
-            "status": point.transfer.status,
-            "arms": {
-                arm: {group: value.dump() for group, value in result.groups.items()}
-                for arm, result in point.transfer.arms.items()
-            },
-        }
+    trained = points[0].transfer.trained_group
+    rows = [
+        CurvePoint(
+            point.name,
+            dict(point.values),
+            point.transfer.status,
+            {arm: dict(result.groups) for arm, result in point.transfer.arms.items()},
+        )
         for point in points
     ]
-    arms = [arm for arm in names if all(arm in row["arms"] for row in rows)]
-    best = {arm: max(row["arms"][arm][MATH]["estimate"] for row in rows) for arm in arms}
-    target = min(best.values())
-    matched = {}
-    for arm in arms:
-        nearest = min(rows, key=lambda row: abs(row["arms"][arm][MATH]["estimate"] - target))
-        gain = nearest["arms"][arm][MATH]
-        matched[arm] = {
-            "point": nearest["point"],
-            "within": gain["low"] <= target <= gain["high"],
-            "gains": nearest["arms"][arm],
-        }
-    return {
-        "axes": list(axes),
-        "paired": paired,
-        "groups": list(points[0].transfer.groups),
-        "confidence": points[0].transfer.confidence,
-        "points": rows,
-        "curves": _curves(rows, axes, paired),
-        "matched_gain": target,
-        "matched": matched,
-    }
+    found = ResponseCurves(
+        axes=list(axes),
+        paired=paired,
+        groups=list(points[0].transfer.groups),
+        trained_group=trained,
+        confidence=points[0].transfer.confidence,
+        points=rows,
+        curves=_curves(rows, axes, paired),
+        matched_gain=None,
+        matched={},
+    )
+    best = [max((row.arms[arm][trained] for row in rows), key=lambda gain: gain.estimate) for arm in found.arms]
+    if not comparable(best):
+        return found
+    target = min(gain.estimate for gain in best)
+    return replace(
+        found, matched_gain=target, matched={arm: _matched(rows, arm, trained, target) for arm in found.arms}
+    )
 
 
-def _curves(rows: list[dict[str, Any]], axes: Sequence[str], paired: bool) -> list[dict[str, Any]]:
-    """Points along one axis with the others fixed, in the order they were declared in."""
+def _matched(rows: Sequence[CurvePoint], arm: str, trained: str, target: float) -> Matched:
+    nearest = min(rows, key=lambda row: abs(row.arms[arm][trained].estimate - target))
+    gain = nearest.arms[arm][trained]
+    return Matched(nearest.point, gained(gain) and gain.low <= target <= gain.high, nearest.arms[arm])
+
+
+def _curves(rows: Sequence[CurvePoint], axes: Sequence[str], paired: bool) -> list[Curve]:
     if paired:
-        return [{"axis": axes[0], "fixed": {}, "points": [row["point"] for row in rows]}]
-    found: dict[tuple[str, str], dict[str, Any]] = {}
+        return [Curve(axes[0], {}, [row.point for row in rows])]
+    found: dict[tuple[str, str], Curve] = {}
     for axis in axes:
         for row in rows:
-            fixed = {key: value for key, value in row["values"].items() if key != axis}
-            curve = found.setdefault((axis, repr(fixed)), {"axis": axis, "fixed": fixed, "points": []})
-            curve["points"].append(row["point"])
-    return [curve for curve in found.values() if len(curve["points"]) > 1]
+            fixed = {key: value for key, value in row.values.items() if key != axis}
+            found.setdefault((axis, repr(fixed)), Curve(axis, fixed, [])).points.append(row.point)
+    return [curve for curve in found.values() if len(curve.points) > 1]
 
 
-def curves_figure(curves: Mapping[str, Any], number: int) -> str:
+def curves_figure(curves: ResponseCurves, number: int) -> str:
     """One curve as SVG: a panel for each group of benchmarks, a line for each arm, matched points ringed."""
-    curve = curves["curves"][number]
-    rows = {row["point"]: row for row in curves["points"]}
-    members = [rows[name] for name in curve["points"]]
-    values = [row["values"][curve["axis"]] for row in members]
+    curve = curves.curves[number]
+    members = [curves.row(name) for name in curve.points]
+    values = [row.values[curve.axis] for row in members]
     numbers = all(isinstance(value, int | float) and not isinstance(value, bool) for value in values)
     places = [float(value) for value in values] if numbers else [float(place) for place in range(len(values))]
-    groups = curves["groups"]
+    groups = curves.groups
     with plt.rc_context(STYLE):
         figure, axes = plt.subplots(1, len(groups), figsize=(3.8 * len(groups), 3.4), squeeze=False)
         for axis, group in zip(axes[0], groups, strict=True):
-            for place, arm in enumerate(curves["matched"]):
-                gains = [row["arms"][arm][group] for row in members]
-                middle = [gain["estimate"] for gain in gains]
+            for place, arm in enumerate(curves.arms):
+                gains = [row.arms[arm][group] for row in members]
+                middle = [gain.estimate for gain in gains]
                 errors = [
-                    [max(0.0, gain["estimate"] - gain["low"]) for gain in gains],
-                    [max(0.0, gain["high"] - gain["estimate"]) for gain in gains],
+                    [max(0.0, gain.estimate - gain.low) for gain in gains],
+                    [max(0.0, gain.high - gain.estimate) for gain in gains],
                 ]
                 colour = PALETTE[place % len(PALETTE)]
                 axis.errorbar(places, middle, errors, color=colour, marker="o", ms=4, capsize=3, label=label(arm))
-                chosen = curves["matched"][arm]
-                if chosen["within"] and chosen["point"] in curve["points"]:
-                    at = curve["points"].index(chosen["point"])
+                chosen = curves.matched.get(arm)
+                if chosen is not None and chosen.within and chosen.point in curve.points:
+                    at = curve.points.index(chosen.point)
                     axis.plot(places[at], middle[at], "o", ms=12, mfc="none", mec=colour, mew=1.6)
             if numbers and min(places) > 0 and max(places) / min(places) > 8:
                 axis.set_xscale("log")
@@ -141,7 +199,7 @@ def curves_figure(curves: Mapping[str, Any], number: int) -> str:
                 axis.set_xticks(places, [str(value) for value in values])
             axis.axhline(0, color="#444", lw=1)
             axis.set_title(label(group), loc="left", fontsize=11)
-            axis.set_xlabel(curve["axis"])
+            axis.set_xlabel(curve.axis)
         axes[0][0].set_ylabel("mean gain over the base (points)")
         handles, names = axes[0][0].get_legend_handles_labels()
         figure.legend(handles, names, loc="upper center", ncols=len(names), frameon=False, bbox_to_anchor=(0.5, 1.08))
@@ -149,37 +207,45 @@ def curves_figure(curves: Mapping[str, Any], number: int) -> str:
         return to_svg(figure)
 
 
-def format_curves(curves: Mapping[str, Any]) -> str:
+def format_curves(curves: ResponseCurves) -> str:
     """The curves as text."""
-    groups, rows = curves["groups"], {row["point"]: row for row in curves["points"]}
-    width = max(24, *(len(name) + 2 for name in (*rows, *curves["matched"])))
+    groups = curves.groups
+    width = max(24, *(len(name) + 2 for name in (*(row.point for row in curves.points), *curves.arms)))
     lines = []
-    for curve in curves["curves"]:
-        fixed = ", ".join(f"{key}={value}" for key, value in curve["fixed"].items())
-        lines += ["", f"gains along {curve['axis']}" + (f" at {fixed}" if fixed else "") + ", in points"]
+    for curve in curves.curves:
+        fixed = ", ".join(f"{key}={value}" for key, value in curve.fixed.items())
+        lines += ["", f"gains along {curve.axis}" + (f" at {fixed}" if fixed else "") + ", in points"]
         lines.append(" " * width + "".join(f"{label(group):>26}" for group in groups))
-        for arm in curves["matched"]:
+        for arm in curves.arms:
             lines.append(f"{arm}")
-            for name in curve["points"]:
-                cells = "".join(f"{_gain(rows[name]['arms'][arm][group]):>26}" for group in groups)
-                chosen = curves["matched"][arm]
-                mark = " *" if chosen["point"] == name and chosen["within"] else ""
-                lines.append(f"  {rows[name]['values'][curve['axis']]!s:<{width - 2}}{cells}{mark}")
-    lines += [
-        "",
-        f"at equal math gain, {curves['matched_gain']:+.1f} (the most that every arm reaches): points marked *",
-    ]
-    for arm, chosen in curves["matched"].items():
-        if chosen["within"]:
-            cells = "".join(f"{_gain(chosen['gains'][group]):>26}" for group in groups)
-            lines.append(f"{arm:<{width}}{cells}")
-        else:
-            lines.append(f"{arm:<{width}}no point there; the nearest is {chosen['point']}")
-    stamped = [name for name, row in rows.items() if row["status"] == "UNMATCHED"]
+            for name in curve.points:
+                row, chosen = curves.row(name), curves.matched.get(arm)
+                cells = "".join(f"{points_text(row.arms[arm][group]):>26}" for group in groups)
+                mark = " *" if chosen is not None and chosen.point == name and chosen.within else ""
+                lines.append(f"  {row.values[curve.axis]!s:<{width - 2}}{cells}{mark}")
+    lines += ["", *_conclusion(curves, width)]
+    stamped = [row.point for row in curves.points if row.status == "UNMATCHED"]
     if stamped:
         lines += ["", f"UNMATCHED arms within: {', '.join(stamped)}"]
     return "\n".join(lines)
 
 
-def _gain(gain: Mapping[str, float]) -> str:
-    return f"{gain['estimate']:+.1f} [{gain['low']:+.1f}, {gain['high']:+.1f}]"
+def _conclusion(curves: ResponseCurves, width: int) -> list[str]:
+    """The arms at an equal gain, or why they are not compared."""
+    trained = label(curves.trained_group)
+    if curves.matched_gain is None:
+        rest = [arm for arm in curves.arms if not any(gained(r.arms[arm][curves.trained_group]) for r in curves.points)]
+        who = ", ".join(rest or curves.arms)
+        return [
+            f"no comparison at equal gain: no gain on {trained} that can be told from zero at the best point of {who}"
+        ]
+    lines = [
+        f"at an equal gain on {trained}, {curves.matched_gain:+.1f} (the most that every arm reaches): points marked *"
+    ]
+    for arm, chosen in curves.matched.items():
+        if chosen.within:
+            cells = "".join(f"{points_text(chosen.gains[group]):>26}" for group in curves.groups)
+            lines.append(f"{arm:<{width}}{cells}")
+        else:
+            lines.append(f"{arm:<{width}}no point there; the nearest is {chosen.point}")
+    return lines

@@ -46,7 +46,6 @@ from eval.statistics.inference import (
 )
 from eval.statistics.transfer_index import (
     DEFINITIONS,
-    MATH,
     Definition,
     Index,
     group_gain,
@@ -86,7 +85,7 @@ def compute_transfer(recipe: Recipe, study_dir: Path) -> tuple[Transfer, dict[st
         *_toy_warning(recipe),
         *first.warnings(),
         *template_warnings(study_dir, list(recipe.external)),
-        *(ReportWarning("empty_samples", text) for text in empty_samples(shifts)),
+        *(ReportWarning(code="empty_samples", message=text) for text in empty_samples(shifts)),
     ]
     results = first.results(full=True)
     return Transfer(
@@ -101,6 +100,7 @@ def compute_transfer(recipe: Recipe, study_dir: Path) -> tuple[Transfer, dict[st
         confidence=recipe.statistics.confidence,
         draws=recipe.statistics.draws,
         groups={group: [first.answers[b].name for b in members] for group, members in first.groups.items()},
+        trained_group=first.trained,
         questions={item.name: len(item.score_QM) for item in first.answers},
         clusters={item.name: item.clusters for item in first.answers},
         pocket=bool(recipe.model and recipe.model.pocket),
@@ -113,8 +113,7 @@ def compute_transfer(recipe: Recipe, study_dir: Path) -> tuple[Transfer, dict[st
         readings={name: reading.results(full=False) for name, reading in readings.items()},
         cells=_cells(recipe, study_dir, arms),
         pass_at_k=_pass_curves(recipe, study_dir, arms),
-        warnings=[warning.message for warning in warnings],
-        warning_codes=[warning.code for warning in warnings],
+        warnings=warnings,
         trajectory=trajectory,
         diagnostics=shifts,
         examples=sample_responses(recipe, study_dir),
@@ -128,7 +127,7 @@ def compute_transfer(recipe: Recipe, study_dir: Path) -> tuple[Transfer, dict[st
 
 def _toy_warning(recipe: Recipe) -> list[ReportWarning]:
     message = "REHEARSAL: the models are tiny and random; no number here is a result"
-    return [ReportWarning("rehearsal", message)] if recipe.rehearsal else []
+    return [ReportWarning(code="rehearsal", message=message)] if recipe.rehearsal else []
 
 
 class Reading:
@@ -139,7 +138,7 @@ class Reading:
         self.recipe, self.arms, self.labels = recipe, arms, labels
         self.cells = reading_cells(recipe, name)
         self.answers, self.outcomes = read_answers(recipe, study_dir, labels, self.cells)
-        self.confidence = recipe.statistics.confidence
+        self.confidence, self.trained = recipe.statistics.confidence, recipe.analysis.trained_group
         self.groups: dict[str, list[int]] = {}
         for number, item in enumerate(self.answers):
             self.groups.setdefault(item.group, []).append(number)
@@ -185,7 +184,9 @@ class Reading:
                 change=outcome_change(self._totals(["base"], item.name), outcomes),
             )
         index = self._indices(
-            lambda definition, group: index_with_interval(definition, scores, self.groups, group, self.confidence)
+            lambda definition, group: index_with_interval(
+                definition, scores, self.groups, group, self.confidence, self.trained
+            )
         )
         groups = {
             name: Estimate.of(group_gain(scores, members, self.confidence)) for name, members in self.groups.items()
@@ -195,8 +196,8 @@ class Reading:
         return ArmResult(groups=groups, benchmarks=benchmarks, index=index, without=self._without(scores))
 
     def _indices(self, compute: Callable[[Definition, str], Index]) -> dict[str, dict[str, IndexValue]]:
-        """Every definition for every group but math."""
-        others = [group for group in self.groups if group != MATH]
+        """Every definition for every group but the trained one."""
+        others = [group for group in self.groups if group != self.trained]
         return {
             definition: {group: index_value(compute(definition, group)) for group in others}
             for definition in DEFINITIONS
@@ -208,10 +209,12 @@ class Reading:
         return {
             group: {
                 self.answers[b].name: index_value(index)
-                for b, index in without_each(definition, scores, self.groups, group, self.confidence).items()
+                for b, index in without_each(
+                    definition, scores, self.groups, group, self.confidence, self.trained
+                ).items()
             }
             for group in self.groups
-            if group != MATH
+            if group != self.trained
         }
 
     def _contrast(self, first: str, second: str) -> Contrast:
@@ -233,7 +236,9 @@ class Reading:
                 for b, item in enumerate(self.answers)
             },
             index=self._indices(
-                lambda definition, group: index_difference(definition, one, two, self.groups, group, self.confidence)
+                lambda definition, group: index_difference(
+                    definition, one, two, self.groups, group, self.confidence, self.trained
+                )
             ),
         )
 
@@ -249,17 +254,17 @@ class Reading:
                         f"{item.name}: every response of {who} was cut off at suite.max_response_tokens; its score "
                         "says nothing"
                     )
-                    warnings.append(ReportWarning("all_truncated", message))
+                    warnings.append(ReportWarning(code="all_truncated", message=message, model=who))
                 elif cut > 0.1 * total:
                     message = f"{item.name}: {cut / total:.0%} of the responses of {who} were cut off unfinished"
-                    warnings.append(ReportWarning("many_truncated", message))
+                    warnings.append(ReportWarning(code="many_truncated", message=message, model=who))
             if item.means()[0] == 0:
                 message = f"{item.name}: the base scores zero, so gains relative to it are undefined"
-                warnings.append(ReportWarning("base_scores_zero", message))
+                warnings.append(ReportWarning(code="base_scores_zero", message=message))
         few = [f"{item.name} ({item.clusters})" for item in self.answers if item.clusters < 50]
         if few:
             message = f"few independent questions, so intervals of their own are approximate: {', '.join(few)}"
-            warnings.append(ReportWarning("few_questions", message))
+            warnings.append(ReportWarning(code="few_questions", message=message))
         return warnings
 
     def _totals(self, labels: list[str], benchmark: str) -> dict[str, int]:

@@ -1,13 +1,13 @@
 """The types of `transfer.json`, and the only code that writes and reads it.
 
-Scores and gains are in points (0 to 100), indices in percent of the math gain.
+Scores and gains are in points (0 to 100), indices in percent of the trained gain.
 """
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal
 
-from pydantic import JsonValue, ValidationError, model_validator
+from pydantic import JsonValue, ValidationError
 
 from eval.forgetting.schema import Trajectory
 from eval.shifts.schema import Shifts
@@ -18,7 +18,7 @@ from recipes.manifest import write_json
 if TYPE_CHECKING:
     import pandas as pd
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 TRANSFER = "transfer.json"
 REHEARSAL = "REHEARSAL"  # the status of a study whose models are tiny and random
 
@@ -35,11 +35,13 @@ WarningCode = Literal[
 ]
 
 
-class ReportWarning(NamedTuple):
+class ReportWarning(Values):
     """What a reader must know before relying on a value."""
 
     code: WarningCode
     message: str
+    model: str | None = None
+    """`base` or the arm that it concerns; none where it concerns all."""
 
 
 class IndexValue(Values):
@@ -228,6 +230,8 @@ class Transfer(Values):
     confidence: float
     draws: int
     groups: dict[str, list[str]]
+    trained_group: str
+    """The group of the domain that was trained on."""
     questions: dict[str, int]
     clusters: dict[str, int]
     pocket: bool
@@ -241,9 +245,7 @@ class Transfer(Values):
     cells: list[CellScore]
     pass_at_k: dict[str, dict[str, list[tuple[float, float]]]]
     """Benchmark -> model -> [k, pass@k in points]."""
-    warnings: list[str]
-    warning_codes: list[WarningCode]
-    """The code of every warning, in the order of `warnings`."""
+    warnings: list[ReportWarning]
     trajectory: Trajectory | None
     diagnostics: Shifts | None
     examples: list[Example]
@@ -253,15 +255,18 @@ class Transfer(Values):
     settings: dict[str, dict[str, JsonValue]]
     models: dict[str, ModelHashes]
 
-    @model_validator(mode="after")
-    def _a_code_for_every_warning(self) -> "Transfer":
-        if len(self.warnings) != len(self.warning_codes):
-            raise ValueError(f"{len(self.warnings)} warnings have {len(self.warning_codes)} codes")
-        return self
+    def warnings_of(self, code: WarningCode, arm: str) -> list[ReportWarning]:
+        """The warnings with a code that concern the gains of an arm: its own, the base's, and those of all."""
+        return [found for found in self.warnings if found.code == code and found.model in (None, "base", arm)]
 
-    def warnings_of(self, code: WarningCode) -> list[str]:
-        """The messages of all warnings with a code."""
-        return [text for text, own in zip(self.warnings, self.warning_codes, strict=True) if own == code]
+    def difference(self, first: str, second: str, group: str) -> Estimate:
+        """Gain of one arm in a group minus that of another."""
+        for pair in self.contrasts:
+            if (pair.first, pair.second) == (first, second):
+                return pair.groups[group]
+            if (pair.first, pair.second) == (second, first):
+                return -pair.groups[group]
+        raise ValueError(f"{first} and {second} are not compared")
 
     def gains_frame(self) -> "pd.DataFrame":
         """Gains over the base in points: columns `model`, `group`, `benchmark`, `estimate`, `low`, `high`.

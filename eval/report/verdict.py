@@ -1,14 +1,17 @@
-"""The first screen of a report: which method, what gain, what cost, what was lost, how sure. From `transfer.json`."""
+"""The first screen of a report: which method, by how much, what it lost, how sure, ship or not.
 
-from collections.abc import Mapping
+From `transfer.json`, by the rules of `eval/statistics/decisions.py`.
+"""
+
+from math import ceil
 from typing import Any, NamedTuple
 
 from eval.drawing import label
 from eval.forgetting.schema import EqualGain
 from eval.report.schema import Budget, Transfer
-from eval.report.table import interval_text
-from eval.statistics.transfer_index import MATH
-from eval.statistics.values import Estimate, PartialEstimate
+from eval.report.wording import bounded_text, points
+from eval.statistics.decisions import fell, gained, may_lose, preferred, worst_group
+from eval.statistics.values import Estimate
 
 
 class Card(NamedTuple):
@@ -39,23 +42,136 @@ def method_of(settings: dict[str, Any]) -> str:
     return f"{who}, {weight}" + (f", KL {settings['beta']:g}" if settings.get("beta") else "")
 
 
-def worst_group(groups: Mapping[str, Estimate | PartialEstimate]) -> str | None:
-    """The group other than math with the smallest gain; None where there is none."""
-    others = {name: gain for name, gain in groups.items() if name != MATH}
-    return min(others, key=lambda name: others[name].estimate, default=None)
+class Number(NamedTuple):
+    """One of the numbers of the first screen."""
+
+    value: str
+    interval: str
+    meaning: str
+
+
+class Verdict(NamedTuple):
+    """What a reader who has to decide needs."""
+
+    answer: str
+    sentences: list[str]
+    numbers: list[Number]
+    arm: str | None
+    """The arm that the answer is about."""
+
+
+def verdict(transfer: Transfer) -> Verdict:
+    """The answer of a study, made from its bounds by fixed rules.
+
+    The arm is the one that passes `transfer gate` with the smallest limit; of equals the preferred one. An arm that
+    gained more is named with the limit it needs.
+    """
+    trained = transfer.trained_group
+    if transfer.status == "REHEARSAL":
+        text = "Every stage up to this report ran. The models are tiny and random, so nothing is concluded."
+        return Verdict(text, [], [], None)
+    gain = {arm: result.groups[trained] for arm, result in transfer.arms.items()}
+    risk = {arm: _limit(transfer, arm) for arm in gain if gained(gain[arm])}
+    if not risk:
+        text = f"Keep the base: no method has a gain on {label(trained)} that can be told from zero."
+        return Verdict(text, ["Without a gain nothing can be said about what it costs elsewhere."], [], None)
+
+    def take(arms: list[str]) -> str:
+        chosen = preferred(
+            {arm: gain[arm] for arm in arms},
+            {arm: risk[arm] for arm in arms},
+            lambda first, second: transfer.difference(first, second, trained),
+        )
+        assert chosen is not None
+        return chosen
+
+    arm = take([name for name in risk if risk[name] == min(risk.values())])
+    group = worst_group(transfer.arms[arm].groups, trained)
+    numbers = [_number(gain[arm], f"gain of {label(arm)} on {label(trained)}, points")]
+    sentences = [f"{_start(arm)} gained {points(gain[arm])} points on {label(trained)}."]
+    if group is None:
+        return Verdict(f"Ship {label(arm)}. No other group was measured.", sentences, numbers, arm)
+    worst = transfer.arms[arm].groups[group]
+    numbers += [
+        _number(worst, f"change on {label(group)}, the group that may have lost most"),
+        Number(f"{risk[arm]:.1f}", "", "smallest loss to allow for `transfer gate` to pass it, points"),
+    ]
+    sentences.append(f"Of the other groups {label(group)} may have lost most: {_change(worst)}.")
+    sentences += _others(transfer, arm, risk, take(list(risk)))
+    if risk[arm] == 0:
+        answer = f"Ship {label(arm)}: it gained on {label(trained)} and no group lost anything."
+    else:
+        answer = (
+            f"Ship {label(arm)} if a loss of {risk[arm]:.1f} points in a group of benchmarks is acceptable; otherwise "
+            "keep the base."
+        )
+    return Verdict(answer, sentences, numbers, arm)
+
+
+def headline(transfer: Transfer) -> list[str]:
+    """The verdict as sentences."""
+    found = verdict(transfer)
+    return [found.answer, *found.sentences]
+
+
+def _limit(transfer: Transfer, arm: str) -> float:
+    """What an arm may have lost in its worst group, rounded up to a tenth of a point."""
+    return max((ceil(10 * may_lose(gain) - 1e-9) / 10 for gain in transfer.arms[arm].groups.values()), default=0.0)
+
+
+def _others(transfer: Transfer, arm: str, risk: dict[str, float], most: str) -> list[str]:
+    """What sets the other arms with a gain apart: more of it, or a worse loss."""
+    trained = transfer.trained_group
+    sentences = []
+    for other in sorted(set(risk) - {arm}, key=lambda name: risk[name]):
+        group = worst_group(transfer.arms[other].groups, trained)
+        assert group is not None
+        more = f" It gained more on {label(trained)}, {_pair(transfer, other, arm, trained)}." if other == most else ""
+        sentences.append(
+            f"{_start(other)} may have lost {risk[other]:.1f} points: on {label(group)} "
+            f"{_change(transfer.arms[other].groups[group])}; {_pair(transfer, other, arm, group)}.{more}"
+        )
+    silent = [label(name) for name in transfer.arms if name not in risk]
+    if silent:
+        sentences.append(f"No gain that can be told from zero: {', '.join(silent)}.")
+    return sentences
+
+
+def _pair(transfer: Transfer, first: str, second: str, group: str) -> str:
+    """A difference of two arms in the direction of the table of differences."""
+    for pair in transfer.contrasts:
+        if {pair.first, pair.second} == {first, second}:
+            return f"{label(pair.first)} − {label(pair.second)} is {points(pair.groups[group])} there"
+    raise ValueError(f"{first} and {second} are not compared")
+
+
+def _change(gain: Estimate) -> str:
+    if fell(gain):
+        return f"it lost, {points(gain)}"
+    return f"it gained too, {points(gain)}" if gained(gain) else f"no change that can be told from zero, {points(gain)}"
+
+
+def _start(arm: str) -> str:
+    text = label(arm)
+    return text[:1].upper() + text[1:]
+
+
+def _number(gain: Estimate, meaning: str) -> Number:
+    value, interval = points(gain).split(" ", 1)
+    return Number(value, interval, meaning)
 
 
 def cards(transfer: Transfer) -> list[Card]:
     """One card for each arm."""
     found = []
     for arm, result in transfer.arms.items():
-        worst = worst_group(result.groups)
+        worst = worst_group(result.groups, transfer.trained_group)
         lost = "no other group" if worst is None else f"{label(worst)} {points(result.groups[worst])}"
         found.append(
             Card(
                 arm,
                 method_of(transfer.settings[arm]),
-                points(result.groups[MATH]),
+                points(result.groups[transfer.trained_group]),
                 lost,
                 _cost(transfer.budget.get(arm)),
                 _moved(transfer, arm),
@@ -88,54 +204,11 @@ def _moved(transfer: Transfer, arm: str) -> str:
     return f"{distance:.3f} nats a token from the base on {label(group)} prompts"
 
 
-def headline(transfer: Transfer) -> list[str]:
-    """Sentences that answer the question of the study, made from its intervals by fixed rules."""
-    arms = transfer.arms
-    if transfer.status == "REHEARSAL":
-        return ["Every stage up to this report ran. The models are tiny and random, so nothing is concluded."]
-    gaining = [arm for arm, result in arms.items() if result.groups[MATH].low > 0]
-    if not gaining:
-        return ["No arm has a math gain that can be told from zero, so nothing can be said about transfer."]
-    worst = {arm: group for arm in gaining if (group := worst_group(arms[arm].groups)) is not None}
-    if not worst:
-        return [f"{label(arm)} gained {points(arms[arm].groups[MATH])} points on math." for arm in gaining]
-    kept = {arm: arms[arm].groups[group].estimate for arm, group in worst.items()}
-    best, least = max(kept, key=kept.__getitem__), min(kept, key=kept.__getitem__)
-    lost = "lost least" if kept[best] < 0 else "lost nothing on average"
-    among = f"Of the {len(gaining)} arms that gained on math, " if len(gaining) > 1 else ""
-    sentences = [
-        f"{among}{label(best)} {lost} elsewhere: math {points(arms[best].groups[MATH])}, its worst group, "
-        f"{label(worst[best])}, {points(arms[best].groups[worst[best]])} points."
-    ]
-    if least != best:
-        group = worst[least]
-        sentences.append(
-            f"{label(least)} gained {points(arms[least].groups[MATH])} on math and has "
-            f"{points(arms[least].groups[group])} on {label(group)}; there the two differ by "
-            f"{_difference(transfer, best, least, group)}."
-        )
-    return sentences
-
-
-def points(value: Estimate) -> str:
-    """An interval in points."""
-    return interval_text(value, "+.1f")
-
-
-def _difference(transfer: Transfer, first: str, second: str, group: str) -> str:
-    for pair in transfer.contrasts:
-        if (pair.first, pair.second) == (first, second):
-            return interval_text(pair.groups[group], "+.1f")
-        if (pair.first, pair.second) == (second, first):
-            return interval_text(-pair.groups[group], "+.1f")
-    raise ValueError(f"{first} and {second} are not compared")
-
-
 def certainty(transfer: Transfer) -> list[str]:
     """What the intervals know and what they do not."""
     sentences = []
     if transfer.status == "UNMATCHED":
-        sentences.append(f"UNMATCHED: the arms differ in {len(transfer.differences)} further point(s), listed below.")
+        sentences.append(f"UNMATCHED: the arms differ in {len(transfer.differences)} further settings, listed below.")
     elif transfer.status == "unknown lineage":
         sentences.append("An arm was trained elsewhere; what it was trained on is unknown.")
     seeds = len(transfer.seeds)
@@ -143,20 +216,23 @@ def certainty(transfer: Transfer) -> list[str]:
     if seeds > 1:
         sentences.append(f"{percent} over questions and {seeds} training seeds.")
     elif seeds == 1:
-        sentences.append(f"{percent} over questions; one training seed, so they know nothing of another one.")
+        sentences.append(f"{percent} over questions. One training seed: another may differ by more than they say.")
     else:
         sentences.append(f"{percent} over questions.")
     if transfer.trajectory is not None and transfer.trajectory.equal_gain:
-        sentences += _at_equal_gain(transfer.trajectory.equal_gain[-1])
+        sentences += _at_equal_gain(transfer.trajectory.equal_gain[-1], transfer.trained_group)
     return sentences
 
 
-def _at_equal_gain(target: EqualGain) -> list[str]:
-    """The worst group of every arm that reaches the held-out gain and has a group besides math."""
+def _at_equal_gain(target: EqualGain, trained: str) -> list[str]:
+    """The worst group of every arm that reaches the held-out gain with an interval and has another group."""
     parts = []
     for arm, result in target.arms.items():
-        group = None if result.groups is None else worst_group(result.groups)
-        if result.groups is not None and group is not None:
-            parts.append(f"{label(arm)} {result.groups[group].estimate:+.1f} ({label(group)})")
-    start = f"At an equal held-out gain of {target.heldout_gain:+.1f}, worst groups on the slice:"
+        others = {
+            name: gain for name, gain in (result.groups or {}).items() if name != trained and gain.low is not None
+        }
+        if others:
+            group = min(others, key=lambda name: others[name].low or 0.0)
+            parts.append(f"{label(arm)} {bounded_text(others[group])} on {label(group)}")
+    start = f"At an equal held-out gain of {target.heldout_gain:+.1f} the worst groups are"
     return [f"{start} {', '.join(parts)}."] if parts else []

@@ -1,8 +1,8 @@
 """What generates: transformers, vLLM or a server, as language models of lm-evaluation-harness.
 
-The harness repeats a request to get several responses. Under transformers the repeats differ because one generator
-draws them in turn. vLLM and servers take a seed per request, and with one seed for all of them the repeats would be
-copies; here each request gets a seed of its own, made from the chunk's seed, the prompt and the number of the repeat.
+transformers generates fixed batches from one random generator, so a chunk is asked as a whole. vLLM and servers take
+requests one by one (`continuous.py`), each with a seed of its own: made from the chunk's seed, the prompt and the
+number of the repeat, so a response does not depend on when it is asked for, or beside what.
 
 An engine is loaded when it is first asked for and released where its `with` ends (`EngineOnDemand`): vLLM runs in
 processes of its own, which would hold a GPU's memory, and keep the command from ending, until they are told to stop.
@@ -10,19 +10,16 @@ processes of its own, which would hold a GPU's memory, and keep the command from
 
 import json
 import os
-from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
-from hashlib import sha256
 from importlib import metadata
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from data.language_model import load_model, on_cpu
-from data.prompts.prompt import load_tokenizer, render_messages
+from data.prompts.prompt import load_tokenizer
 from data.sampling.server import require_served, server_version
-from eval.responses.process_guard import ProcessGuard
 from recipes.errors import UserError
 from recipes.manifest import write_json
 from recipes.schema import Recipe
@@ -33,30 +30,6 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 ENGINE_FILE = "engine.json"
-_STOP_SECONDS = 60.0  # for the processes of a vLLM that is told to stop; then they are killed
-
-
-def render_chat(tokenizer: Any, messages: Any, add_generation_prompt: bool, template: dict[str, Any]) -> str:
-    """Messages as the prompt text, as training renders them."""
-    return render_messages(tokenizer, messages, add_generation_prompt, **template)
-
-
-class Seeds:
-    """Seeds of the requests of one chunk: equal prompts get different ones, and a rerun the same again.
-
-    A request that a server failed and that is sent again counts as a further one.
-    """
-
-    def __init__(self, chunk_seed: int) -> None:
-        self.chunk_seed = chunk_seed
-        self._asked: Counter[str] = Counter()
-
-    def draw(self, prompt: Any) -> int:
-        """The seed of the next request with this prompt (text or token ids), 31 bits."""
-        key = repr(prompt)
-        number = self._asked[key]
-        self._asked[key] += 1
-        return int.from_bytes(sha256(f"{self.chunk_seed} {number} {key}".encode()).digest()[:4], "big") >> 1
 
 
 def thinking_mode(recipe: Recipe) -> bool | None:
@@ -164,29 +137,22 @@ def load_engine(recipe: Recipe, model_dir: Path, label: str) -> "LM":
     thinking = thinking_mode(recipe)
     tokenizer = load_tokenizer(str(model_dir))
     require_thinking(tokenizer, thinking, label)
-    template: dict[str, Any] = {} if thinking is None else {"enable_thinking": thinking}
     if engine.kind == "vllm":
-        return _vllm(recipe, model_dir, template)
+        return _vllm(recipe, model_dir)
     if engine.kind == "endpoint":
-        return _server(recipe, model_dir, label, template)
+        return _server(recipe, model_dir, label)
     from lm_eval.models.huggingface import HFLM
 
-    class TrainedRendering(HFLM):
-        # The harness's own leaves out a system message that the template refuses.
-        def apply_chat_template(self, chat_history: Any, add_generation_prompt: bool = True) -> str:
-            return render_chat(self.tokenizer, chat_history, add_generation_prompt, template)
-
-    return TrainedRendering(
+    return HFLM(
         pretrained=load_model(model_dir, recipe.model.dtype),
         tokenizer=tokenizer,
         batch_size=engine.batch_size,
-        chat_template_args=template,
         device="cpu" if on_cpu() else "cuda",
         max_length=suite.max_prompt_tokens + suite.max_response_tokens,
     )
 
 
-def _vllm(recipe: Recipe, model_dir: Path, template: dict[str, Any]) -> "LM":
+def _vllm(recipe: Recipe, model_dir: Path) -> "LM":
     from importlib.util import find_spec
 
     if find_spec("vllm") is None:
@@ -196,67 +162,24 @@ def _vllm(recipe: Recipe, model_dir: Path, template: dict[str, Any]) -> "LM":
         )
     # A forked process cannot use a GPU that this one has initialised; read when vLLM is imported.
     os.environ["VLLM_WORKER_MULTIPROC_METHOD"] = "spawn"
-    from lm_eval.models.vllm_causallms import VLLM
-    from vllm import SamplingParams, TokensPrompt
-
-    class SeededVLLM(VLLM):
-        seeds = Seeds(0)
-
-        def _model_generate(self, requests: Any, generate: bool = False, sampling_params: Any = None) -> Any:
-            if generate:
-                for ids, parameters in zip(requests, sampling_params, strict=True):
-                    parameters.seed = self.seeds.draw(ids)
-            else:
-                sampling_params = SamplingParams(temperature=0, prompt_logprobs=1, max_tokens=1, detokenize=False)
-            # The harness asks for vLLM's progress bar, which divides by zero where bars are switched off.
-            prompts = [TokensPrompt(prompt_token_ids=ids) for ids in requests]
-            return self.model.generate(prompts, sampling_params=sampling_params, use_tqdm=False)
-
-        # The harness's own loses `enable_thinking` when it is given among the template's arguments.
-        def apply_chat_template(self, chat_history: Any, add_generation_prompt: bool = True) -> str:
-            return render_chat(self.tokenizer, chat_history, add_generation_prompt, template)
-
-        def close(self) -> None:
-            """Stop vLLM's processes and wait for their end."""
-            try:
-                self.model.llm_engine.engine_core.shutdown(timeout=_STOP_SECONDS)
-            finally:
-                self.guard.close()
+    from eval.responses.vllm_engine import ContinuousVLLM
 
     assert recipe.suite is not None and recipe.model is not None
     engine, suite = recipe.suite.engine, recipe.suite
-    guard = ProcessGuard()
-    try:
-        model = SeededVLLM(
-            pretrained=str(model_dir),
-            dtype=recipe.model.dtype,
-            tensor_parallel_size=engine.tensor_parallel,
-            gpu_memory_utilization=engine.memory_share,
-            enforce_eager=engine.eager,
-            max_model_len=suite.max_prompt_tokens + suite.max_response_tokens,
-            seed=suite.seed,
-            batch_size="auto",
-        )
-    except BaseException:  # also Ctrl-C: an engine that was loading would keep its memory
-        guard.close()
-        raise
-    guard.started()
-    model.guard = guard
-    return model
+    return ContinuousVLLM(
+        pretrained=str(model_dir),
+        dtype=recipe.model.dtype,
+        tensor_parallel_size=engine.tensor_parallel,
+        gpu_memory_utilization=engine.memory_share,
+        enforce_eager=engine.eager,
+        max_model_len=suite.max_prompt_tokens + suite.max_response_tokens,
+        seed=suite.seed,
+        batch_size="auto",
+    )
 
 
-def _server(recipe: Recipe, model_dir: Path, label: str, template: dict[str, Any]) -> "LM":
-    from lm_eval.models.openai_completions import LocalCompletionsAPI
-
-    class SeededServer(LocalCompletionsAPI):
-        seeds = Seeds(0)
-
-        def _create_payload(self, messages: Any, generate: bool = False, **arguments: Any) -> dict[str, Any]:
-            arguments["seed"] = self.seeds.draw(messages) if generate else arguments.get("seed", 0)
-            return dict(super()._create_payload(messages, generate=generate, **arguments))
-
-        def apply_chat_template(self, chat_history: Any, add_generation_prompt: bool = True) -> str:
-            return render_chat(self.tokenizer, chat_history, add_generation_prompt, template)
+def _server(recipe: Recipe, model_dir: Path, label: str) -> "LM":
+    from eval.responses.server_engine import ContinuousServer
 
     assert recipe.suite is not None
     engine, suite = recipe.suite.engine, recipe.suite
@@ -264,7 +187,7 @@ def _server(recipe: Recipe, model_dir: Path, label: str, template: dict[str, Any
     name, length = engine.model.replace("{label}", label), suite.max_prompt_tokens + suite.max_response_tokens
     limits = "suite.max_prompt_tokens and suite.max_response_tokens"
     require_served(engine.base_url, _headers(), name, "suite.engine.model", length, limits)
-    return SeededServer(
+    return ContinuousServer(
         model=name,
         base_url=engine.base_url,
         tokenizer=str(model_dir),
@@ -296,7 +219,8 @@ def server_errors(engine: EngineSpec) -> Iterator[None]:
         yield
     except (aiohttp.ClientError, requests.RequestException, TimeoutError, OSError) as error:
         what = str(error).split(", url=")[0] or type(error).__name__
-        if 400 <= getattr(error, "status", 0) < 500:
+        status = getattr(error, "status", None) or getattr(getattr(error, "response", None), "status_code", None)
+        if status is not None and 400 <= status < 500:
             raise UserError(
                 f"the server at {engine.base_url} refused a request ({what}); its reason is in the log of this stage, "
                 "most often another model or a shorter --max-model-len than the suite needs"

@@ -1,35 +1,70 @@
-"""One chunk of questions to one model, through lm-evaluation-harness: task files in, prompts and responses out."""
+"""Questions as a model is asked them, through lm-evaluation-harness: task files in, prompts and requests out."""
 
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from datasets import Dataset
+from lm_eval.api.instance import Instance
 from lm_eval.api.model import LM
 from lm_eval.api.task import Task
-from lm_eval.evaluator import evaluate
 from lm_eval.tasks import TaskManager
 from lm_eval.tasks._yaml_loader import load_yaml
-from transformers import set_seed
+from transformers import AutoConfig, set_seed
 
+from data.prompts.prompt import load_tokenizer, render_messages
 from data.prompts.thinking import THINK_OPEN
-from eval.questions.forms import Question
-from eval.questions.task_files import task_path
-from eval.responses.engines import Seeds, render_chat, thinking_mode
+from eval.questions.records import Question
+from eval.questions.task_files import task_folder, task_path
+from eval.responses.continuous import Continuous, Seeds
+from eval.responses.engines import thinking_mode
+from eval.scorers.records import Response
 from recipes.errors import UserError
 from recipes.manifest import hash_json
 from recipes.schema import Recipe
 from recipes.suite_schema import BenchmarkSpec
 
 
-def build_task(
-    recipe: Recipe, folder: Path, benchmark: BenchmarkSpec, prompting: str, questions: list[Question]
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """One question as a model is asked it."""
+
+    question_id: str
+    text: str
+    requests: tuple[Instance, ...]
+    """The harness's: one to generate from, or one for each given answer."""
+
+    @property
+    def decoding(self) -> dict[str, Any]:
+        """The harness's arguments of generation."""
+        return dict(self.requests[0].args[1])
+
+    @property
+    def samples(self) -> int:
+        """Texts to generate."""
+        return int(self.requests[0].repeats or 1)
+
+    @property
+    def likelihoods(self) -> bool:
+        """Whether likelihoods of given answers are wanted instead of texts."""
+        return str(self.requests[0].request_type) == "loglikelihood"
+
+
+class _Rows(list[dict[str, Any]]):
+    """What the harness reads of a data set. Arrow's would give all rows the types and keys of the first ones."""
+
+    @property
+    def features(self) -> dict[str, None]:
+        return dict.fromkeys(self[0])
+
+
+def _build_task(
+    recipe: Recipe, folder: Path, benchmark: BenchmarkSpec, prompting: str, questions: Sequence[Question]
 ) -> tuple[Task, bool]:
     """A benchmark's task over the given questions, and whether it is asked through the chat template.
 
-    What the task file says stands; what is the same for all files (data, samples, decoding, what is kept) is added.
-
-    Raises:
-        UserError: the file is no task, or stores text where the recipe expects likelihoods, or the reverse.
+    What the task file says stands; what is the same for all files (data, samples, decoding) is added.
     """
     assert recipe.suite is not None
     path = task_path(folder, benchmark.name, prompting)
@@ -44,9 +79,9 @@ def build_task(
             + ("does not list" if stores_likelihood else "lists")
             + f" {prompting!r} under `likelihood` of {benchmark.name}"
         )
-    rows = Dataset.from_list(
-        [{"question_id": q.question_id, "suffix": recipe.prompt.suffix, **q.fields} for q in questions]
-    )
+    if "process_docs" in values:
+        raise UserError(f"{path} has process_docs, but rows come from the recipe; write it into doc_to_text")
+    rows = _Rows({"question_id": q.question_id, "suffix": recipe.prompt.suffix, **q.fields} for q in questions)
     values |= {
         "custom_dataset": lambda **_: {"test": rows},
         "dataset_kwargs": None,
@@ -67,49 +102,72 @@ def build_task(
             elif recipe.suite.top_k:
                 decoding["top_k"] = recipe.suite.top_k
         until = (values.get("generation_kwargs") or {}).get("until", [])
-        values |= {
-            "generation_kwargs": {"until": until, **decoding},
-            "repeats": recipe.suite.samples(benchmark),
-            "filter_list": [
-                {"name": "all_samples", "filter": [{"function": "custom", "filter_fn": lambda texts, documents: texts}]}
-            ],
-        }
+        values |= {"generation_kwargs": {"until": until, **decoding}, "repeats": recipe.suite.samples(benchmark)}
     return TaskManager(include_path=str(folder), include_defaults=False).load([values])["tasks"][values["task"]], chat
 
 
-def build_requests(recipe: Recipe, task: Task, chat: bool, apply_chat_template: Any, tokenizer_name: str) -> None:
-    """Make the harness render a task's prompts, into `task.instances`."""
+def render(
+    recipe: Recipe,
+    tokenizer: Any,
+    benchmark: BenchmarkSpec,
+    prompting: str,
+    questions: Sequence[Question],
+    folder: Path | None = None,
+) -> list[Prompt]:
+    """The questions of a benchmark as a model with this tokenizer is asked them. Needs no model.
+
+    A prompt depends on its question alone, not on those it is rendered with. `folder`: of the task files; None: the
+    suite's.
+
+    Raises:
+        UserError: the file is no task, or stores text where the recipe expects likelihoods, or the reverse.
+    """
+    assert recipe.suite is not None
+    task, chat = _build_task(recipe, folder or task_folder(recipe.suite), benchmark, prompting, questions)
+    mode = thinking_mode(recipe)
+    template: dict[str, Any] = {} if mode is None else {"enable_thinking": mode}
+
+    # The harness's own leaves out a system message that the template refuses, and loses `enable_thinking` under vLLM.
+    def apply(messages: Any, add_generation_prompt: bool = True) -> str:
+        return render_messages(tokenizer, messages, add_generation_prompt, **template)
+
     task.build_all_requests(
         rank=0,
         world_size=1,
         system_instruction=recipe.prompt.system,
         apply_chat_template=chat,
-        chat_template=apply_chat_template if chat else None,
-        tokenizer_name=tokenizer_name if chat else "",
+        chat_template=apply if chat else None,
+        tokenizer_name=str(tokenizer.name_or_path) if chat else "",
     )
+    requests: dict[int, list[Instance]] = {}
+    for instance in task.instances:
+        requests.setdefault(int(instance.doc_id or 0), []).append(instance)
+    return [
+        Prompt(question.question_id, requests[number][0].args[0], tuple(requests[number]))
+        for number, question in enumerate(questions)
+    ]
 
 
-def render_prompts(
-    recipe: Recipe,
-    tokenizer: Any,
-    folder: Path,
-    benchmark: BenchmarkSpec,
-    prompting: str,
-    questions: list[Question],
-) -> list[str]:
-    """The prompts of a benchmark as a model with this tokenizer is asked, without the model."""
-    task, chat = build_task(recipe, folder, benchmark, prompting, questions)
-    mode = thinking_mode(recipe)
-    template: dict[str, Any] = {} if mode is None else {"enable_thinking": mode}
+def require_lengths(recipe: Recipe, model_dir: Path, prompts: Iterable[Prompt]) -> None:
+    """Refuse prompts that would be cut, which the harness does from the left without a word, or fill the context.
 
-    def apply(messages: Any, add_generation_prompt: bool = True) -> str:
-        return render_chat(tokenizer, messages, add_generation_prompt, template)
-
-    build_requests(recipe, task, chat, apply, str(tokenizer.name_or_path))
-    prompts: dict[int, str] = {}
-    for instance in task.instances:  # several for one question where answers are given or responses repeated
-        prompts.setdefault(instance.doc_id, instance.args[0])
-    return [prompts[number] for number in range(len(questions))]
+    Raises:
+        UserError: a prompt is longer than `suite.max_prompt_tokens`, or leaves no room in the model's context.
+    """
+    tokenizer, config = load_tokenizer(str(model_dir)), AutoConfig.from_pretrained(model_dir)
+    assert recipe.suite is not None
+    longest = recipe.suite.max_prompt_tokens
+    context = None if recipe.model is None or recipe.model.pocket else _context(config)
+    for prompt in prompts:
+        length = len(tokenizer(prompt.text)["input_ids"])
+        asked = f"the prompt of question {prompt.question_id} of {prompt.requests[0].task_name} has {length} tokens"
+        if length > longest:
+            raise UserError(f"{asked} but suite.max_prompt_tokens is {longest}; raise it")
+        if context is not None and length >= context:
+            raise UserError(
+                f"{asked} and the model's context is {context:g}, which leaves none for a response; leave this "
+                "benchmark out, or that question"
+            )
 
 
 def _context(config: Any) -> float | None:
@@ -119,68 +177,96 @@ def _context(config: Any) -> float | None:
     return None if longest is None else longest * max(1, scaling.get("factor") or 1)
 
 
-def _require_lengths(recipe: Recipe, model: Any, task: Task, chat: bool, questions: list[Question]) -> None:
-    """Refuse prompts that would be cut, which the harness does from the left without a word, or fill the context."""
-    assert recipe.suite is not None
-    build_requests(recipe, task, chat, model.apply_chat_template, model.tokenizer_name)
-    longest = recipe.suite.max_prompt_tokens
-    context = None if recipe.model is None or recipe.model.pocket else _context(getattr(model, "config", None))
-    for instance in task.instances:
-        length = len(model.tokenizer(instance.args[0])["input_ids"])
-        if length > longest:
-            question = questions[instance.doc_id].question_id
-            raise UserError(
-                f"the prompt of question {question} of {task.task_name} has {length} tokens but "
-                f"suite.max_prompt_tokens is {longest}; raise it"
-            )
-        if context is not None and length >= context:
-            question = questions[instance.doc_id].question_id
-            raise UserError(
-                f"the prompt of question {question} of {task.task_name} has {length} tokens and the model's context is "
-                f"{context:g}, which leaves none for a response; leave this benchmark out, or that question"
-            )
-
-
-def ask(
-    recipe: Recipe, model: LM, task: Task, chat: bool, questions: list[Question], chunk_seed: int
-) -> list[dict[str, Any]]:
-    """What the model said to each question: prompt, responses (or likelihoods of the answers) and their lengths.
-
-    Raises:
-        UserError: a prompt is longer than `suite.max_prompt_tokens`, or leaves no room in the model's context.
-    """
-    set_seed(chunk_seed)
-    if hasattr(model, "seeds"):
-        model.seeds = Seeds(chunk_seed)
-    name = str(task.task_name)
-    _require_lengths(recipe, model, task, chat, questions)
-    result = evaluate(
-        lm=model,
-        task_dict={"tasks": {name: task}, "groups": {}, "group_map": {}},
-        system_instruction=recipe.prompt.system,
-        apply_chat_template=chat,
-        log_samples=True,
-        bootstrap_iters=0,
+def response_of(prompt: Prompt, tokenizer: Any, texts: Sequence[str], tokens: Sequence[int] | None = None) -> Response:
+    """The record of generated texts. `tokens`: their lengths, if they are known."""
+    return Response(
+        question_id=prompt.question_id,
+        prompt=prompt.text,
+        prompt_hash=hash_json(prompt.text),
+        # The template begins the thinking, so the response does not.
+        opens_thinking=prompt.text.rstrip().endswith(THINK_OPEN),
+        responses=tuple(texts),
+        tokens=tuple(text_length(tokenizer, text) for text in texts) if tokens is None else tuple(tokens),
     )
-    tokenizer: Any = model.tokenizer
-    rows = []
-    assert result is not None
-    for sample in sorted(result["samples"][name], key=lambda sample: sample["doc_id"]):
-        question = questions[sample["doc_id"]]
-        prompt = sample["arguments"][0][0]
-        row = {"question_id": question.question_id, "prompt": prompt, "prompt_hash": hash_json(prompt)}
-        if prompt.rstrip().endswith(THINK_OPEN):  # the template begins the thinking, so the response does not
-            row["opens_thinking"] = True
-        if sample["arguments"][0][1:] and task.OUTPUT_TYPE == "multiple_choice":
-            answers = [arguments[1] for arguments in sample["arguments"]]
-            likelihoods = [float(response[0][0]) for response in sample["resps"]]
-            row |= {"answers": answers, "likelihoods": likelihoods}
+
+
+def text_length(tokenizer: Any, text: str) -> int:
+    """Tokens of a response. The harness returns text; its length is that of the text tokenized again."""
+    return len(tokenizer(text, add_special_tokens=False)["input_ids"])
+
+
+def request_seeds(engine: Continuous, prompts: Sequence[Prompt], chunk_seed: int) -> list[list[int]]:
+    """The seed of every sample of the prompts of one chunk, whatever the order they are asked in."""
+    seeds = Seeds(chunk_seed)
+    keys = [engine.seed_key(prompt.text) for prompt in prompts]
+    return [[seeds.draw(key) for _ in range(prompt.samples)] for key, prompt in zip(keys, prompts, strict=True)]
+
+
+Batch = tuple[Sequence[Prompt], int]
+"""The questions of one chunk, and its seed."""
+
+
+def ask(model: LM, tokenizer: Any, prompts: Sequence[Prompt], chunk_seed: int) -> list[Response]:
+    """What a model says to the questions of one chunk."""
+    ((_, responses),) = ask_batches(model, tokenizer, [(prompts, chunk_seed)])
+    return responses
+
+
+def ask_batches(model: LM, tokenizer: Any, batches: Sequence[Batch]) -> Iterator[tuple[int, list[Response]]]:
+    """The same for several chunks, each with its place in `batches` once it is complete.
+
+    An engine that takes requests at any time gets all of them at once; another is asked one chunk after the other.
+    """
+    together: list[tuple[int, int, int]] = []
+    """Chunk, question and seed of requests that run together."""
+    for place, (prompts, seed) in enumerate(batches):
+        if prompts[0].likelihoods:
+            yield place, _likelihoods(model, prompts)
+        elif isinstance(model, Continuous):
+            seeds = request_seeds(model, prompts, seed)
+            together += [(place, question, one) for question, own in enumerate(seeds) for one in own]
         else:
-            responses = list(sample["resps"][0])
-            # The harness returns text; its length is that of the text tokenized again.
-            row |= {
-                "responses": responses,
-                "tokens": [len(tokenizer(text, add_special_tokens=False)["input_ids"]) for text in responses],
-            }
-        rows.append(row)
-    return rows
+            set_seed(seed)
+            clones = [prompt.requests[0] for prompt in prompts for _ in range(prompt.samples)]
+            texts = iter(model.generate_until(clones))
+            said = [[next(texts) for _ in range(prompt.samples)] for prompt in prompts]
+            yield place, [response_of(prompt, tokenizer, own) for prompt, own in zip(prompts, said, strict=True)]
+    if isinstance(model, Continuous):
+        yield from _ask_together(model, tokenizer, batches, together)
+
+
+def _ask_together(
+    model: Continuous, tokenizer: Any, batches: Sequence[Batch], requests: Sequence[tuple[int, int, int]]
+) -> Iterator[tuple[int, list[Response]]]:
+    for identity, (place, question, seed) in enumerate(requests):
+        prompt = batches[place][0][question]
+        model.submit(identity, prompt.text, prompt.decoding, seed)
+    left = Counter(place for place, _, _ in requests)
+    said: dict[int, str] = {}
+    while model.pending:
+        ended = model.collect()
+        said |= ended
+        for place, count in Counter(requests[identity][0] for identity in ended).items():
+            left[place] -= count
+            if not left[place]:
+                texts: list[list[str]] = [[] for _ in batches[place][0]]
+                for identity, (own, question, _) in enumerate(requests):
+                    if own == place:
+                        texts[question].append(said.pop(identity))
+                pairs = zip(batches[place][0], texts, strict=True)
+                yield place, [response_of(prompt, tokenizer, own) for prompt, own in pairs]
+
+
+def _likelihoods(model: LM, prompts: Sequence[Prompt]) -> list[Response]:
+    values = iter(model.loglikelihood([request for prompt in prompts for request in prompt.requests]))
+    return [
+        Response(
+            question_id=prompt.question_id,
+            prompt=prompt.text,
+            prompt_hash=hash_json(prompt.text),
+            opens_thinking=prompt.text.rstrip().endswith(THINK_OPEN),
+            answers=tuple(request.args[1] for request in prompt.requests),
+            likelihoods=tuple(float(next(values)[0]) for _ in prompt.requests),
+        )
+        for prompt in prompts
+    ]

@@ -4,9 +4,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow.parquet as pq
 
-from eval.responses.generate import count_outcomes, scores_path
+from eval.responses.generate import scores_path
+from eval.scorers.records import ScoreRow, count_outcomes
+from eval.scorers.records import read_scores as read_table
 from eval.statistics.bootstrap import Answers
 from recipes.errors import UserError
 from recipes.manifest import read_manifest
@@ -48,17 +49,12 @@ def require_same_asking(study_dir: Path, labels: list[str], benchmark: str, prom
                 )
 
 
-def read_scores(study_dir: Path, label: str, benchmark: str, prompting: str, scoring: str) -> dict[str, list[Any]]:
-    """One score table as columns. Raises UserError if it is missing or has an identity twice."""
+def read_scores(study_dir: Path, label: str, benchmark: str, prompting: str, scoring: str) -> list[ScoreRow]:
+    """One score table. Raises UserError if it is missing, damaged, or has a response twice."""
     path = scores_path(unit_dir(study_dir, label, benchmark, prompting), scoring)
     if not path.is_file():
         raise UserError(f"{path} does not exist; `transfer score` or `transfer run` makes it")
-    table: dict[str, list[Any]] = pq.read_table(path).to_pydict()
-    pairs = list(zip(table["question_id"], table["sample_index"], strict=True))
-    if len(set(pairs)) != len(pairs):
-        twice = next(pair for pair in pairs if pairs.count(pair) > 1)
-        raise UserError(f"{path} has question {twice[0]} twice; delete it, and `transfer run` scores again")
-    return table
+    return read_table(path)
 
 
 def read_answers(
@@ -86,14 +82,12 @@ def read_cell(
     """The same for one benchmark in one prompting by one scoring."""
     require_same_asking(study_dir, labels, benchmark.name, prompting)
     tables = {label: read_scores(study_dir, label, benchmark.name, prompting, scoring) for label in labels}
-    counts = {
-        label: count_outcomes([{"outcome": name} for name in table["outcome"]]) for label, table in tables.items()
-    }
+    counts = {label: count_outcomes(table) for label, table in tables.items()}
     return answers_of(benchmark.name, benchmark.group, tables), counts
 
 
-def answers_of(name: str, group: str, tables: dict[str, dict[str, list[Any]]]) -> Answers:
-    """Score tables of several models on one benchmark, as columns, as one array in the order of the models.
+def answers_of(name: str, group: str, tables: dict[str, list[ScoreRow]]) -> Answers:
+    """Score tables of several models on one benchmark as one array in the order of the models.
 
     Raises:
         UserError: a model answered other questions than the first.
@@ -102,17 +96,17 @@ def answers_of(name: str, group: str, tables: dict[str, dict[str, list[Any]]]) -
     first_ids: list[str] = []
     clusters = weights = np.zeros(0)
     for label, table in tables.items():
-        ids = list(dict.fromkeys(table["question_id"]))
+        ids = list(dict.fromkeys(row.question_id for row in table))
         first_ids = first_ids or ids
         if ids != first_ids:
             raise UserError(f"{label} answered other questions of {name} than {next(iter(tables))}; evaluate again")
         position = {identity: number for number, identity in enumerate(ids)}
-        rows = np.array([position[identity] for identity in table["question_id"]])
+        rows = np.array([position[row.question_id] for row in table])
         counts = np.bincount(rows, minlength=len(ids))
-        columns.append(100 * np.bincount(rows, np.array(table["value"], dtype=float), len(ids)) / counts)
+        columns.append(100 * np.bincount(rows, np.array([row.value for row in table]), len(ids)) / counts)
         first_rows = np.unique(rows, return_index=True)[1]
-        clusters = np.array(table["cluster"])[first_rows]
-        weights = np.array(table["weight"], dtype=float)[first_rows]
+        clusters = np.array([row.cluster for row in table])[first_rows]
+        weights = np.array([row.weight for row in table])[first_rows]
     alone = len(np.unique(clusters)) == len(clusters)
     equal = bool((weights == weights[0]).all())
     return Answers(
@@ -143,9 +137,9 @@ def pass_curve(study_dir: Path, labels: list[str], benchmark: str, prompting: st
     curves: dict[int, list[float]] = {}
     for label in labels:
         table = read_scores(study_dir, label, benchmark, prompting, scoring)
-        _, question = np.unique(table["question_id"], return_inverse=True)
+        _, question = np.unique([row.question_id for row in table], return_inverse=True)
         samples_Q = np.bincount(question)
-        correct_Q = np.bincount(question, np.array(table["value"]) == 1)
+        correct_Q = np.bincount(question, np.array([row.value for row in table]) == 1)
         most = int(samples_Q.min())
         for k in sorted({*(2**power for power in range(most.bit_length()) if 2**power <= most), most}):
             curves.setdefault(k, []).append(pass_at_k(correct_Q, samples_Q, k))

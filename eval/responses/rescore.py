@@ -4,9 +4,11 @@ from pathlib import Path
 from typing import Any, get_args
 
 from eval.questions.build import load_questions
-from eval.responses.generate import Unit, count_outcomes, open_units, require_answers, scores_path, write_table
+from eval.responses.generate import scores_path
 from eval.responses.readings import read_scores
-from eval.scorers.rules import RULES, mean_score, score_rows
+from eval.responses.units import Unit, open_units, require_answers
+from eval.scorers.records import count_outcomes, mean_score, write_scores
+from eval.scorers.rules import score_rows
 from recipes.errors import UserError
 from recipes.manifest import read_manifest
 from recipes.schema import Recipe
@@ -67,16 +69,15 @@ def rescore(recipe: Recipe, study_dir: Path, new: dict[str, tuple[str, Scoring]]
                 continue
             if new:
                 name, rule = new[benchmark.name]
-                if ("likelihood" in rule) != (unit.prompting in benchmark.likelihood):
+                if ("likelihood" in rule) != unit.likelihoods:
                     continue
                 wanted = benchmark.cell(recipe.analysis.reading)[1]
                 fitting = [s for p, s in benchmark.cells() if p == unit.prompting]
                 against = wanted if wanted in fitting else fitting[0]
                 changes.append(_judge_again(recipe, study_dir, unit, name, rule, against, keep=True))
             else:
-                for scoring, rule in benchmark.scorings.items():
-                    if benchmark.fits(unit.prompting, scoring):
-                        changes.append(_judge_again(recipe, study_dir, unit, scoring, rule, scoring, keep=False))
+                for scoring, rule in unit.rules.items():
+                    changes.append(_judge_again(recipe, study_dir, unit, scoring, rule, scoring, keep=False))
     return changes
 
 
@@ -88,27 +89,17 @@ def _judge_again(
     rows = unit.rows()
     require_answers(unit, rows, questions)
     sandboxed = not unit.suite.allow_unsandboxed_code
-    if RULES[rule].runs_code and sandboxed:
-        from eval.scorers.sandbox import require_sandbox
-
-        require_sandbox()
     table = score_rows(rows, questions, rule, unit.suite.max_response_tokens, sandboxed)
     if keep:
-        write_table(scores_path(unit.directory, name), table)
+        write_scores(scores_path(unit.directory, name), table)
     old = read_scores(study_dir, unit.label, unit.benchmark.name, unit.prompting, against)
-    before = {
-        (identity, index): (value, outcome)
-        for identity, index, value, outcome in zip(
-            old["question_id"], old["sample_index"], old["value"], old["outcome"], strict=True
-        )
-    }
+    before = {(row.question_id, row.sample_index): (row.value, row.outcome) for row in old}
     moves: dict[str, int] = {}
     for row in table:
-        place = (row["question_id"], row["sample_index"])
-        if place in before and before[place] != (row["value"], row["outcome"]):
-            move = f"{before[place][1]} -> {row['outcome']}"
+        key = (row.question_id, row.sample_index)
+        if key in before and before[key] != (row.value, row.outcome):
+            move = f"{before[key][1]} -> {row.outcome}"
             moves[move] = moves.get(move, 0) + 1
-    weights = sum(old["weight"])
     return {
         "model": unit.label,
         "benchmark": unit.benchmark.name,
@@ -116,7 +107,7 @@ def _judge_again(
         "against": against,
         "scoring": name,
         "rule": rule,
-        "before": round(100 * sum(v * w for v, w in zip(old["value"], old["weight"], strict=True)) / weights, 3),
+        "before": round(100 * mean_score(old), 3),
         "after": round(100 * mean_score(table), 3),
         "responses": len(table),
         "moved": dict(sorted(moves.items())),

@@ -3,48 +3,14 @@
 import re
 from collections.abc import Sequence
 
-from data.grading.grader import last_boxed
+from data.grading.extraction import last_boxed
 from data.prompts.thinking import answer_text
 from eval.questions.forms import LETTERS
+from eval.scorers.letters import read_choice
 from eval.scorers.score import NO_ANSWER, Reference, Score, first_line, judged
 
-# What may stand around a letter: emphasis, dollar signs, quotes, brackets, LaTeX's text commands.
-_OPEN, _CLOSE = r"[\s*_$`\"'({\[]*(?:\\(?:text|textbf|mathbf|mathrm|boxed)\s*\{)?[\s*({]*", r"[\s*_$`\"')}\]]*"
-_LETTER = rf"{_OPEN}(?:[Oo]ption|[Cc]hoice|[Aa]nswer:?)?{_OPEN}([{LETTERS}])(?![A-Za-z]){_CLOSE}"
-_SAID = re.compile(
-    r"(?i:\b(?:answer|choice|option)\b)[\s*_]*(?:(?i:is|would be|should be|must be)[\s*_]*:?|:)"
-    rf"{_LETTER}(?=[.,;:!)]|\n|$)"
-    rf"|(?:(?i:\boption|\bchoice|\banswer))\s+{_LETTER}(?=(?i:is|would be|must be)\b)(?i:is|would be|must be)"
-    r"\s+(?i:the\s+)?(?i:correct|right|best)"
-    rf"|(?i:\b(?:go with|choose|pick|select))\s+{_LETTER}(?=[.,;:!)]|\n|$)",
-)
 _YES_NO = re.compile(r"\b(yes|no)\b", re.IGNORECASE)
 _SAID_YES_NO = re.compile(r"(?:answer|judge?ment)\**\s*(?:is|:)\**\s*:?\s*\W*(yes|no)\b", re.IGNORECASE)
-
-
-def read_choice(response: str) -> str | None:
-    """The letter a response settles on, after its thinking.
-
-    What is boxed counts, else what is last said to be the answer, else a letter alone on a line, else the letter that
-    the last line begins with ("B. the ferry"). Letters are capitals: an article is no choice.
-    """
-    text = answer_text(response)
-    if text is None:
-        return None
-    boxed = last_boxed(text)
-    if boxed is not None:
-        match = re.match(rf"{_LETTER}(?:$|[.):(,])", boxed.strip()) or re.fullmatch(_LETTER, boxed.strip())
-        return match[1] if match else None
-    said = list(_SAID.finditer(text))
-    if said:
-        return next(letter for letter in said[-1].groups() if letter)
-    lines = [line.strip() for line in text.strip().splitlines() if line.strip()]
-    for line in reversed(lines):
-        match = re.fullmatch(rf"{_LETTER}[.):]*{_CLOSE}", line)
-        if match:
-            return match[1]
-    match = re.match(rf"{_OPEN}([{LETTERS}]){_CLOSE}[.):]\s+\S", lines[-1]) if lines else None
-    return match[1] if match else None
 
 
 def score_choice(response: str, reference: Reference) -> Score:
@@ -82,7 +48,7 @@ def read_yes_no(response: str) -> str | None:
     said = _SAID_YES_NO.findall(text)
     if said:
         return str(said[-1]).lower()
-    lines = [line.strip("*\"'. ") for line in text.strip().splitlines() if line.strip()]
+    lines = [line.strip("*\"'. ") for line in text.strip().split("\n") if line.strip()]
     for part in (lines[-1], re.split(r"[\s,.;:!]", lines[0])[0]) if lines else ():
         if part.strip("*\"'. ").lower() in ("yes", "no"):
             return part.strip("*\"'. ").lower()

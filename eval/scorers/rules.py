@@ -9,15 +9,14 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 from data.prompts.thinking import THINK_OPEN
-from eval.questions.forms import Question
+from eval.questions.records import Question
 from eval.scorers import answers, choices, instructions, programs, spans
+from eval.scorers.records import Response, ScoreRow
+from eval.scorers.sandbox import require_sandbox
 from eval.scorers.score import TRUNCATED, Reference, Score
 from recipes.suite_schema import Scoring
-
-Row = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -74,35 +73,40 @@ def score(
 
 
 def score_rows(
-    rows: Sequence[Row], questions: Sequence[Question], scoring: Scoring, limit: int, sandboxed: bool = True
-) -> list[Row]:
-    """The scores of stored rows, which are in the order of the questions; one for each response of each question.
+    rows: Sequence[Response], questions: Sequence[Question], scoring: Scoring, limit: int, sandboxed: bool = True
+) -> list[ScoreRow]:
+    """The scores of stored responses, which are in the order of the questions; one for each text of each question.
 
     Args:
-        rows: what a model answered, as `eval/responses/harness.py` stores it.
+        rows: what a model answered.
         questions: the same questions in the same order.
         scoring: the rule.
         limit: tokens from which a response was cut off.
         sandboxed: whether code runs in a sandbox.
+
+    Raises:
+        UserError: the rule runs code in a sandbox, and there is none.
     """
     rule = RULES[scoring]
+    if rule.runs_code and sandboxed:
+        require_sandbox()
 
-    def judge(pair: tuple[Row, Question]) -> list[Score]:
-        row, question = pair
-        if "likelihoods" in row:
-            return [rule.judge(row["answers"], row["likelihoods"], question.reference)]
-        opening = THINK_OPEN if row.get("opens_thinking") else ""
-        lengths = zip(row["responses"], row["tokens"], strict=True)
+    def judge(row: Response, question: Question) -> list[Score]:
+        if row.likelihoods:
+            return [rule.judge(row.answers, row.likelihoods, question.reference)]
+        opening = THINK_OPEN if row.opens_thinking else ""
+        lengths = zip(row.responses, row.tokens, strict=True)
         return [
             score(opening + text, question.reference, scoring, tokens >= limit, sandboxed) for text, tokens in lengths
         ]
 
-    pairs = list(zip(rows, questions, strict=True))
+    if len(rows) != len(questions):
+        raise ValueError(f"{len(rows)} rows for {len(questions)} questions")
     if rule.runs_code:
         with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
-            judged = list(pool.map(judge, pairs))
+            judged = list(pool.map(judge, rows, questions))
     else:
-        judged = list(map(judge, pairs))
+        judged = list(map(judge, rows, questions))
     if rule.combine is None:
         return [
             _row(question.question_id, question, index, item)
@@ -125,18 +129,6 @@ def score_rows(
     return combined
 
 
-def _row(identity: str, question: Question, index: int, item: Score) -> Row:
-    return {
-        "question_id": identity,
-        "cluster": question.cluster or identity,
-        "sample_index": index,
-        "value": item.value,
-        "outcome": item.outcome,
-        "answer": item.answer,
-        "weight": item.weight,
-    }
-
-
-def mean_score(scores: Sequence[Row]) -> float:
-    """The benchmark's score, 0 to 1: the mean over responses, weighted."""
-    return float(sum(row["value"] * row["weight"] for row in scores) / sum(row["weight"] for row in scores))
+def _row(identity: str, question: Question, index: int, item: Score) -> ScoreRow:
+    cluster = question.cluster or identity
+    return ScoreRow(identity, cluster, index, item.value, item.outcome, item.answer, item.weight)

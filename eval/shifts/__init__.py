@@ -1,4 +1,5 @@
-"""How a tuned model differs from its base inside: PCA shift of hidden states and token shift, per final checkpoint.
+"""Representation shift (PCA shift of hidden states) and token shift between a final checkpoint and the base.
 
-`diagnostics.py` is the stage; the measures are in `pca_shift.py` and `token_shift.py`; `summary.py` puts them together.
+`diagnostics.py` is the stage; the measures are in `pca_shift.py` and `token_shift.py`; `summary.py` aggregates them
+for the report.
 """

@@ -1,9 +1,9 @@
 """Stages `diagnostics/base` and `diagnostics/<model>`: representation shift and token shift of a final checkpoint.
 
-One model is in memory at a time. The base first writes its samples and pooled states. A tuned model then samples, and
-writes its own states: pooled ones of prompts, and the last layer's at every token of every completion. Then the base
-reads the same completions; with both models' last states and both output layers the distributions are exact. Every set
-of prompts is written once, so a killed stage loses the one it was at.
+One model is in memory at a time. The base writes its samples and pooled states. A tuned model then samples and writes
+its states: pooled ones of prompts, and those of the last layer at every token of every completion. Then the base reads
+the same completions; with both models' last states and both output layers the distributions are exact. Each set of
+prompts is written when it is complete, so a killed stage loses one set at most.
 """
 
 import io
@@ -56,12 +56,11 @@ if TYPE_CHECKING:
 Ids = list[int]
 OWN, BASE, REFERENCE, GREEDY = "own_samples", "base_samples", "references", "greedy"
 AVERAGED = ("kl_to_base", "kl_from_base", "entropy_tuned", "entropy_base", "rank_shift", "log_ratio")
-_PAPER_TEXTS = 100  # as many as the authors' script takes
+_PAPER_TEXTS = 100  # as in the authors' script
 
 
 def run(recipe: Recipe, study_dir: Path, stage_dir: Path, resume: bool, model_dir: str) -> None:
-    """Measure the model in `study_dir / model_dir`; the base writes only what the others are compared with."""
-    assert recipe.diagnostics is not None and recipe.model is not None
+    """Measure the model in `study_dir / model_dir`. The base only writes what other models are compared with."""
     sets = prompt_sets(recipe, study_dir)
     stage = _Stage(recipe, study_dir, stage_dir, model_dir)
     if model_dir == "base":
@@ -72,8 +71,7 @@ def run(recipe: Recipe, study_dir: Path, stage_dir: Path, resume: bool, model_di
 
 class _Stage:
     def __init__(self, recipe: Recipe, study_dir: Path, stage_dir: Path, model_dir: str) -> None:
-        assert recipe.diagnostics is not None and recipe.model is not None
-        self.recipe, self.spec, self.model_spec = recipe, recipe.diagnostics, recipe.model
+        self.recipe, self.spec, self.model_spec = recipe, recipe.require_diagnostics(), recipe.require_model()
         self.study_dir, self.stage_dir = study_dir, stage_dir
         self.model_dir, self.label = study_dir / model_dir, stage_dir.name
         self.base_dir = stage_dir.parent / "base"
@@ -86,9 +84,9 @@ class _Stage:
         """Samples and pooled states of the base."""
         progress = Progress(self.stage_dir, len(sets), "sets of prompts")
         model = self.load(self.model_dir)
-        for number, item in enumerate(sets, start=1):
+        for done, item in enumerate(sets, start=1):
             self.sample_and_pool(model, item, {OWN})
-            progress.update(number, item.name)
+            progress.update(done, item.name)
         names = [path.name for item in sets for path in self.kept_of_base(item)]
         facts = {"shape": shape_of(model, self.tokenizer), "sets": [item.name for item in sets]}
         finish_stage(self.stage_dir, hash_files(self.stage_dir, names), facts)
@@ -98,7 +96,7 @@ class _Stage:
         return [self.stage_dir / f"samples-{item.name}.json", self.stage_dir / f"states-{item.name}.npy", *paper]
 
     def sample_and_pool(self, model: "PreTrainedModel", item: PromptSet, kinds: set[str]) -> dict[str, list[Ids]]:
-        """A model's completions of a set by kind, and files of its pooled states."""
+        """A model's completions of a set by kind; writes files of them and of its pooled states."""
         spec = self.spec
         require_context(model, [len(ids) for ids in item.prompt_ids], spec.max_completion_tokens, item.name)
         path = self.stage_dir / f"samples-{item.name}.json"
@@ -136,7 +134,7 @@ class _Stage:
         done = len(sets) - len(waiting)
         read = [item for item in waiting if not self.hidden_marker(item).exists()]
 
-        # The tuned model writes
+        # The tuned model writes its samples and states.
         head_path = self.stage_dir / "head.safetensors"
         if read or (waiting and not head_path.exists()):
             model = self.load(self.model_dir)
@@ -150,14 +148,14 @@ class _Stage:
                 progress.update(2 * done + len(waiting) - len(read) + number, item.name)
             del model
 
-        # The base reads
+        # The base reads the same completions.
         base = self.load(self.study_dir / "base") if waiting else None
         for number, item in enumerate(waiting, start=1):
             assert base is not None
             self.compare(base, item, head_path)
             progress.update(2 * done + len(waiting) + number, item.name)
         for path in [head_path, *self.stage_dir.glob("hidden-*"), *self.stage_dir.glob("states-*")]:
-            path.unlink(missing_ok=True)  # also what a kill left between a result and its end
+            path.unlink(missing_ok=True)  # also those left by a kill after the result was written
         names = [name for item in sets for name in self.outputs(item)]
         finish_stage(self.stage_dir, hash_files(self.stage_dir, names), {"sets": [item.name for item in sets]})
 
@@ -171,7 +169,7 @@ class _Stage:
         return self.stage_dir / f"hidden-{item.name}.complete"
 
     def completions(self, item: PromptSet, own: Mapping[str, list[Ids]]) -> dict[str, list[Ids]]:
-        """The texts that both models read."""
+        """The completions that both models read, by kind."""
         base = json.loads((self.base_dir / f"samples-{item.name}.json").read_text())
         texts = {OWN: own[OWN], BASE: base[OWN]}
         texts |= {} if item.references is None else {REFERENCE: item.references}
@@ -184,18 +182,18 @@ class _Stage:
             ends = np.cumsum([len(row) for row in rows])
             path = self.stage_dir / f"hidden-{item.name}-{kind}.npy"
             stored = None
-            for place, states in completion_states(model, pairs, self.spec.batch_tokens, f"{self.label}, {item.name}"):
+            for row, states in completion_states(model, pairs, self.spec.batch_tokens, f"{self.label}, {item.name}"):
                 values = _as_numpy(states)
                 if stored is None:
                     shape = (int(ends[-1]), values.shape[1])
                     stored = np.lib.format.open_memmap(path, mode="w+", dtype=values.dtype, shape=shape)
-                stored[ends[place] - len(values) : ends[place]] = values
+                stored[ends[row] - len(values) : ends[row]] = values
             assert stored is not None
             stored.flush()
         write_atomic(self.hidden_marker(item), "")
 
     def compare(self, base: "PreTrainedModel", item: PromptSet, head_path: Path) -> None:
-        """Both models' states to measures, of one set; then the stored states are removed."""
+        """Compute the measures of one set from both models' states, then remove the stored states."""
         own = json.loads((self.stage_dir / f"samples-{item.name}.json").read_text())
         count = len(item.prompts)
         draw_DR = prompt_draws(count, self.spec.draws, (self.spec.seed, zlib.crc32(item.name.encode())))
@@ -237,14 +235,14 @@ class _Stage:
         device = device_of(base)
         hidden = np.load(self.stage_dir / f"hidden-{item.name}-{kind}.npy", mmap_mode="r", allow_pickle=False)
         ends = np.cumsum([len(row) for row in rows])
-        found_TM = np.empty((int(ends[-1]), len(MEASURES)))
+        measures_TM = np.empty((int(ends[-1]), len(MEASURES)))
         pairs = list(zip(item.prompt_ids, rows, strict=True))
-        for place, states in completion_states(base, pairs, self.spec.batch_tokens, f"base, {item.name}"):
-            part = slice(ends[place] - len(rows[place]), ends[place])
+        for row, states in completion_states(base, pairs, self.spec.batch_tokens, f"base, {item.name}"):
+            part = slice(ends[row] - len(rows[row]), ends[row])
             tuned = _as_torch(np.array(hidden[part]), states.dtype).to(device)
-            ids = torch.tensor(rows[place], device=device)
-            found_TM[part] = chunked_measures(tuned, states, tuned_head, base_head, ids)
-        return found_TM, np.repeat(np.arange(len(rows)), [len(row) for row in rows])
+            ids = torch.tensor(rows[row], device=device)
+            measures_TM[part] = chunked_measures(tuned, states, tuned_head, base_head, ids)
+        return measures_TM, np.repeat(np.arange(len(rows)), [len(row) for row in rows])
 
     def summarise(
         self,
@@ -256,15 +254,15 @@ class _Stage:
         kind: str,
     ) -> dict[str, Any]:
         """Averages and histograms of one kind of text; their draws go into `draws`."""
-        column = {name: measures_TM[:, place] for place, name in enumerate(MEASURES)}
+        column = {name: measures_TM[:, index] for index, name in enumerate(MEASURES)}
         column["rank_shift"] = column["rank_base"] - column["rank_tuned"]
         column["log_ratio"] = column["logprob_tuned"] - column["logprob_base"]
         averages = {}
         for name in AVERAGED:
-            found = average(column[name], response_T, draw_DR)
-            averages[name] = {"per_token": found.per_token, "per_response": found.per_response}
-            draws[f"{kind}/{name}/per_token"] = found.per_token_D
-            draws[f"{kind}/{name}/per_response"] = found.per_response_D
+            averaged = average(column[name], response_T, draw_DR)
+            averages[name] = {"per_token": averaged.per_token, "per_response": averaged.per_response}
+            draws[f"{kind}/{name}/per_token"] = averaged.per_token_D
+            draws[f"{kind}/{name}/per_response"] = averaged.per_response_D
         result: dict[str, Any] = {
             "tokens": len(response_T),
             "responses": len(rows),
@@ -275,7 +273,7 @@ class _Stage:
         }
         if kind == GREEDY:
             first, second = (
-                [column[name][response_T == number] for number in range(len(rows))]
+                [column[name][response_T == response] for response in range(len(rows))]
                 for name in ("logprob_tuned", "logprob_base")
             )
             result["paper_kl"] = paper_kl(first, second)
@@ -285,35 +283,35 @@ class _Stage:
         """Layer measures by pooling, and their draws, [poolings, draws, levels, measures]."""
         base, tuned = (read_pooled_states(f / f"states-{item.name}.npy") for f in (self.base_dir, self.stage_dir))
         rng = np.random.default_rng([self.spec.seed, zlib.crc32(item.name.encode()), 1])
-        found: dict[str, Any] = {}
+        measures: dict[str, Any] = {}
         drawn = []
-        for place, pooling in enumerate(POOLINGS):
+        for index, pooling in enumerate(POOLINGS):
             levels = [
-                representation_shift(base[level, place], tuned[level, place], draw_DN, self.spec.components)
+                representation_shift(base[level, index], tuned[level, index], draw_DN, self.spec.components)
                 for level in range(len(base))
             ]
-            found[pooling] = {
-                name: [_number(estimate[number]) for estimate, _ in levels]
-                for number, name in enumerate(LAYER_MEASURES)
+            measures[pooling] = {
+                name: [_or_none(estimate[column]) for estimate, _ in levels]
+                for column, name in enumerate(LAYER_MEASURES)
             }
-            found[pooling]["shuffled_cka"] = [
-                _number(shuffled_cka(np.array(base[level, place]), np.array(tuned[level, place]), rng))
+            measures[pooling]["shuffled_cka"] = [
+                _or_none(shuffled_cka(np.array(base[level, index]), np.array(tuned[level, index]), rng))
                 for level in range(len(base))
             ]
             drawn.append(np.stack([draws for _, draws in levels], axis=1))
-        return found, np.stack(drawn)
+        return measures, np.stack(drawn)
 
 
 OUTPUTS = (("shift", "json"), ("draws", "safetensors"), ("tokens", "parquet"), ("samples", "json"))
 
 
-def _number(value: float) -> float | None:
-    """A number for JSON, which has no nan."""
+def _or_none(value: float) -> float | None:
+    """A value for JSON, which has no NaN."""
     return float(value) if np.isfinite(value) else None
 
 
 def _as_numpy(states: "torch.Tensor") -> np.ndarray:
-    """A tensor's numbers; bfloat16, which numpy does not know, as the bits of 16-bit integers."""
+    """A tensor as an array; bfloat16, which numpy lacks, as 16-bit integers with the same bits."""
     import torch
 
     states = states.cpu().contiguous()
@@ -339,9 +337,9 @@ def _table(kind: str, measures_TM: np.ndarray, response_T: np.ndarray, ids_T: np
         "response": pa.array(response_T, pa.int32()),
         "token": pa.array(ids_T, pa.int32()),
     }
-    for place, name in enumerate(MEASURES):
+    for index, name in enumerate(MEASURES):
         whole = name.startswith("rank")
-        columns[name] = pa.array(measures_TM[:, place].astype(np.int64 if whole else np.float32))
+        columns[name] = pa.array(measures_TM[:, index].astype(np.int64 if whole else np.float32))
     return pa.table(columns)
 
 

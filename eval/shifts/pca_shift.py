@@ -1,7 +1,7 @@
 """Representation shift: how a tuned model's hidden states of the same prompts differ from its base's, layer by layer.
 
 All measures are free of the signs of principal components and of the scale of a layer. `paper_shift` is the published
-distance (arXiv 2507.00432, Sec. 4), which is neither; it is there for comparison. Shapes: N prompts, D width.
+distance (arXiv 2507.00432, Sec. 4), which depends on both; it is computed for comparison. Shapes: N prompts, D width.
 """
 
 from collections.abc import Sequence
@@ -64,8 +64,8 @@ def representation_shift(base_ND: Array, tuned_ND: Array, draw_BN: Array, compon
     cka_B = linear_cka(base_gram_NN, tuned_centred_ND @ tuned_centred_ND.T, weight_BN)
 
     angle_B = _angles(centred_ND, tuned_centred_ND, weight_BN, components)
-    found_BM = np.stack([pca_B, centroid_B, cka_B, angle_B], axis=1)
-    return found_BM[0], found_BM[1:]
+    measures_BM = np.stack([pca_B, centroid_B, cka_B, angle_B], axis=1)
+    return measures_BM[0], measures_BM[1:]
 
 
 def has_spread(states_ND: Array) -> bool:
@@ -91,7 +91,7 @@ def linear_cka(first_NN: Array, second_NN: Array, weight_BN: Array) -> Array:
 
 
 def shuffled_cka(base_ND: Array, tuned_ND: Array, rng: np.random.Generator, times: int = 10) -> float:
-    """Linear CKA with the prompts of one model in random order: what unrelated states of these sizes would give."""
+    """Linear CKA with the prompts of one model in random order: the value for unrelated states of these sizes."""
     if not has_spread(base_ND):
         return float("nan")
     base_ND, tuned_ND = base_ND - base_ND.mean(axis=0), tuned_ND - tuned_ND.mean(axis=0)
@@ -166,9 +166,9 @@ def paper_states(
         part = rows[start : start + size]
         ids = torch.full((len(part), width), int(tokenizer.pad_token_id))
         mask = torch.zeros(len(part), width, dtype=torch.long)
-        for number, row in enumerate(part):
-            ids[number, width - len(row) :] = torch.tensor(row)
-            mask[number, width - len(row) :] = 1
+        for index, row in enumerate(part):
+            ids[index, width - len(row) :] = torch.tensor(row)
+            mask[index, width - len(row) :] = 1
         with torch.no_grad():
             hidden = model.get_decoder()(
                 input_ids=ids.to(device), attention_mask=mask.to(device), output_hidden_states=True, use_cache=False

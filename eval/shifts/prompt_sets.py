@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 from data.corpus.rows import read_demonstrations, read_problems
 from data.prompts.prompt import completion_ids, load_tokenizer, render_prompt
 from eval.questions.build import load_questions
-from eval.questions.forms import Question, sample_questions
-from eval.questions.task_files import task_folder
-from eval.responses.harness import render_prompts
+from eval.questions.forms import sample_questions
+from eval.questions.records import Question
+from eval.responses.harness import render
 from recipes.schema import Recipe
 
 if TYPE_CHECKING:
@@ -38,14 +38,14 @@ class PromptSet:
 
 def prompt_sets(recipe: Recipe, study_dir: Path) -> list[PromptSet]:
     """The sets of a study, rendered with the base's tokenizer and template: the corpus first, where there is one."""
-    assert recipe.suite is not None and recipe.diagnostics is not None
-    tokenizer, count = load_tokenizer(str(study_dir / "base")), recipe.diagnostics.prompts
+    suite = recipe.require_suite()
+    tokenizer, count = load_tokenizer(str(study_dir / "base")), recipe.require_diagnostics().prompts
     sets = [_training(recipe, study_dir, tokenizer, count)] if recipe.corpus.sources else []
-    for benchmark in recipe.suite.benchmarks:
+    for benchmark in suite.benchmarks:
         questions = load_questions(recipe, benchmark, study_dir)
         questions = sample_questions(questions, min(count, len(questions)), benchmark.name)
         prompting, _ = benchmark.cell(recipe.analysis.reading)
-        prompts = render_prompts(recipe, tokenizer, task_folder(recipe.suite), benchmark, prompting, questions)
+        prompts = [prompt.text for prompt in render(recipe, tokenizer, benchmark, prompting, questions)]
         references = [reference_text(question) for question in questions]
         texts = [
             "  ".join([*(str(value) for value in question.fields.values()), reference or ""]).strip()

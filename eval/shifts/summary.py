@@ -1,4 +1,4 @@
-"""What the stages `diagnostics/` measured, put together by arm: layers, averages and histograms, shifted words."""
+"""The results of the stages `diagnostics/` by arm: layers, averages and histograms, shifted words."""
 
 import json
 from collections.abc import Sequence
@@ -39,7 +39,6 @@ def summarise(recipe: Recipe, study_dir: Path) -> Shifts:
     A group is the mean over its benchmarks, an arm the mean over its seeds. Draws resample prompts, the same for all
     models; the spread between seeds is added as for scores.
     """
-    assert recipe.diagnostics is not None
     measured = {arm: _read(recipe, study_dir, arm) for arm in recipe.arms}
     arms = {arm: _summarise_arm(recipe, items) for arm, items in measured.items()}
     first = next(iter(measured.values()))
@@ -80,10 +79,9 @@ def _read(recipe: Recipe, study_dir: Path, arm: str) -> _Measured:
 
 
 def _summarise_arm(recipe: Recipe, measured: _Measured) -> ArmShifts:
-    assert recipe.diagnostics is not None
     # With several seeds the intervals depend on the order in which this generator is used: layers before tokens, each
     # in the order of the loops below.
-    rng = np.random.default_rng([recipe.diagnostics.seed, 2])
+    rng = np.random.default_rng([recipe.require_diagnostics().seed, 2])
     confidence = recipe.statistics.confidence
     first = next(iter(measured.rows.values()))
     everything = [row for rows in measured.rows.values() for row in rows]

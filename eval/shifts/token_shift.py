@@ -1,8 +1,8 @@
 """Token shift: how a tuned model's distribution over the next token differs from its base's, exactly.
 
 Both models read the same token ids. At every token of a completion: KL over the whole vocabulary in both directions
-and both entropies, in nats, and the rank of the token that stands there, in each model. docs/shifts.md says on which
-texts, and how tokens become averages.
+and both entropies, in nats, and the rank of the observed token in each model. The texts and the averages over tokens
+are described in docs/shifts.md.
 """
 
 import math
@@ -23,7 +23,7 @@ MEASURES = (
     "kl_from_base",  # KL(base || tuned)
     "entropy_tuned",
     "entropy_base",
-    "logprob_tuned",  # of the token that stands there
+    "logprob_tuned",  # of the observed token
     "logprob_base",
     "rank_tuned",  # 1: the most probable token
     "rank_base",
@@ -39,7 +39,7 @@ def token_measures(tuned: "torch.Tensor", base: "torch.Tensor", ids: "torch.Tens
     Args:
         tuned: logits in float32, [tokens, vocabulary].
         base: the same of the base.
-        ids: the tokens that stand there, [tokens].
+        ids: the observed tokens, [tokens].
 
     Returns:
         [tokens, measures], float64.
@@ -48,18 +48,18 @@ def token_measures(tuned: "torch.Tensor", base: "torch.Tensor", ids: "torch.Tens
 
     left, right = tuned.log_softmax(-1), base.log_softmax(-1)
     p, q = left.exp(), right.exp()
-    place = ids.unsqueeze(-1)
-    # Equal logits share the better rank, so that the order of the vocabulary does not matter.
-    rank_tuned = 1 + (tuned > tuned.gather(-1, place)).sum(-1)
-    rank_base = 1 + (base > base.gather(-1, place)).sum(-1)
+    observed = ids.unsqueeze(-1)
+    # Equal logits have the better rank, so that ranks do not depend on the order of the vocabulary.
+    rank_tuned = 1 + (tuned > tuned.gather(-1, observed)).sum(-1)
+    rank_base = 1 + (base > base.gather(-1, observed)).sum(-1)
     return torch.stack(
         [
             (p * (left - right)).sum(-1),
             (q * (right - left)).sum(-1),
             -(p * left).sum(-1),
             -(q * right).sum(-1),
-            left.gather(-1, place)[:, 0],
-            right.gather(-1, place)[:, 0],
+            left.gather(-1, observed)[:, 0],
+            right.gather(-1, observed)[:, 0],
             rank_tuned,
             rank_base,
         ],
@@ -70,7 +70,7 @@ def token_measures(tuned: "torch.Tensor", base: "torch.Tensor", ids: "torch.Tens
 def chunked_measures(
     tuned_states: "torch.Tensor", base_states: "torch.Tensor", tuned_head: Any, base_head: Any, ids: "torch.Tensor"
 ) -> Array:
-    """The same from last hidden states, `CHUNK` tokens at a time: [tokens, measures]."""
+    """`token_measures` from last hidden states, `CHUNK` tokens at a time: [tokens, measures]."""
     import torch
 
     parts = []
@@ -83,7 +83,7 @@ def chunked_measures(
 
 
 class Averages(NamedTuple):
-    """One number in the two ways of averaging it, with bootstrap draws of the prompts."""
+    """A measure averaged in two ways, with bootstrap draws of the prompts."""
 
     per_token: float
     """Mean over all tokens: long responses count more."""
@@ -98,7 +98,7 @@ def average(values_T: Array, response_T: Array, draw_DR: Array) -> Averages:
 
     Args:
         values_T: of every token.
-        response_T: number of the response each token belongs to, 0 to R - 1; every response has a token.
+        response_T: index of the response of each token, 0 to R - 1; every response has a token.
         draw_DR: how often each response occurs in each draw, [draws, responses].
     """
     tokens_R = np.bincount(response_T, minlength=draw_DR.shape[1]).astype(float)
@@ -138,15 +138,15 @@ RANK_EDGES = (1, 2, 3, 4, 11, 101, 1001, 1 << 40)
 
 def histogram(values: Array, edges: Sequence[float]) -> list[int]:
     """How many values lie in each bin [edge, next edge); values below the first edge, by rounding, are in the first."""
-    places = np.searchsorted(np.asarray(edges[1:-1], dtype=float), values, side="right")
-    return np.bincount(places, minlength=len(edges) - 1).tolist()
+    bins = np.searchsorted(np.asarray(edges[1:-1], dtype=float), values, side="right")
+    return np.bincount(bins, minlength=len(edges) - 1).tolist()
 
 
 def shifted(rank_tuned: Array, rank_base: Array) -> Array:
     """Which tokens are shifted: among the tuned model's three most probable, and not among the base's.
 
     Ranks above 3 are what Lin et al. 2024 (arXiv 2312.01552, Sec. 2) call shifted, for greedy responses; the first
-    condition is for sampled ones, where an improbable token may just have been drawn.
+    condition is for sampled ones, where a token may be improbable in both models.
     """
     return (rank_tuned <= SHIFTED_RANK) & (rank_base > SHIFTED_RANK)
 
@@ -167,7 +167,7 @@ def kind_of_token(text: str) -> str:
 
 
 def shifted_tokens(measures_TM: Array, ids_T: Array, texts: Mapping[int, str]) -> list[dict[str, Any]]:
-    """The tokens that are shifted somewhere, most often shifted first.
+    """The tokens that are shifted at least once, most frequent first.
 
     Args:
         measures_TM: `MEASURES` of every token of the tuned model's own samples.
@@ -178,7 +178,7 @@ def shifted_tokens(measures_TM: Array, ids_T: Array, texts: Mapping[int, str]) -
         For each token: how often it is shifted and how often it occurs, the mean rise of its log-probability where it
         is shifted, in nats, and the median of its rank in the base there.
     """
-    columns = {name: measures_TM[:, place] for place, name in enumerate(MEASURES)}
+    columns = {name: measures_TM[:, index] for index, name in enumerate(MEASURES)}
     moved_T = shifted(columns["rank_tuned"], columns["rank_base"])
     rise_T = columns["logprob_tuned"] - columns["logprob_base"]
     rows = []
@@ -199,15 +199,15 @@ def shifted_tokens(measures_TM: Array, ids_T: Array, texts: Mapping[int, str]) -
 
 
 def merge_shifted(tables: Iterable[Sequence[Mapping[str, Any]]]) -> list[dict[str, Any]]:
-    """Shifted tokens of several tables together; ranks are averaged by how often a token is shifted."""
-    found: dict[int, dict[str, Any]] = {}
+    """Merge tables of shifted tokens; rises and ranks are averaged, weighted by how often a token is shifted."""
+    merged: dict[int, dict[str, Any]] = {}
     for table in tables:
         for row in table:
-            into = found.setdefault(
+            into = merged.setdefault(
                 row["token"], dict(row) | {"shifted": 0, "occurs": 0, "rise": 0.0, "base_rank": 0.0}
             )
             both = into["shifted"] + row["shifted"]
             for key in ("rise", "base_rank"):
                 into[key] = (into[key] * into["shifted"] + row[key] * row["shifted"]) / both
             into["shifted"], into["occurs"] = both, into["occurs"] + row["occurs"]
-    return sorted(found.values(), key=lambda row: (-row["shifted"], row["token"]))
+    return sorted(merged.values(), key=lambda row: (-row["shifted"], row["token"]))

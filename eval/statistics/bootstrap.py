@@ -2,6 +2,12 @@
 
 Every benchmark is resampled on its own (the benchmarks are fixed: a claim is about these), and all models share each
 draw, so what makes a question hard for all cancels in their differences. Per-sample scores go in and nothing else.
+
+At a floor or ceiling, or where two models answer alike, resampling repeats one value and would claim certainty. There
+each draw is mixed with pseudo-clusters on which a model does well or badly by chance: on average one for a score, the
+weight of the prior of Jeffreys (Brown, Cai and DasGupta 2001, Stat. Sci. 16, 101), and two for a difference (Agresti
+and Min 2005, Stat. Med. 24, 729). They fade out with the number of clusters that depart from the common value, so
+intervals away from the edges are those of plain resampling.
 """
 
 from collections.abc import Sequence
@@ -12,6 +18,8 @@ from scipy import stats
 
 Array = np.ndarray
 _CHUNK_DRAWS = 500  # draws x patterns of the largest benchmark must fit in memory
+PSEUDO_CLUSTERS, PSEUDO_PAIRS = 1.0, 2.0  # added to a draw on average, for scores and for differences to the base
+FADE = 5.0  # departing clusters at which the weight has fallen to 1 / e; checked by tests/bench/coverage.py
 
 
 @dataclass(frozen=True)
@@ -61,6 +69,7 @@ def bootstrap_scores(answers: Answers, draws: int, rng: np.random.Generator, con
     """
     sums_CM, sizes_C = answers.clustered()
     number = len(sizes_C)
+    (own,) = rng.spawn(1)  # of the pseudo-clusters, so that the resampled questions do not depend on them
     patterns, counts_P = np.unique(np.column_stack([sums_CM, sizes_C]), axis=0, return_counts=True)
     share_P = counts_P / number
     parts = []
@@ -68,12 +77,42 @@ def bootstrap_scores(answers: Answers, draws: int, rng: np.random.Generator, con
         drawn_DP = rng.multinomial(number, share_P, size=min(_CHUNK_DRAWS, draws - start)).astype(float)
         totals = drawn_DP @ patterns
         parts.append(totals[:, :-1] / totals[:, -1:])
-    if number == 1:
-        return np.concatenate(parts)
-    widening = np.sqrt(number / (number - 1)) * student_factor(number, confidence)
+    drawn_DM = _with_pseudo_clusters(np.concatenate(parts), answers.means(), sums_CM, sizes_C, own)
+    widening = np.sqrt(number / max(1, number - 1)) * student_factor(number, confidence)
     mean_M = answers.means()
     # A score knows bounds, which the widening does not.
-    return np.clip(mean_M + (np.concatenate(parts) - mean_M) * widening, 0, 100)
+    return np.clip(mean_M + (drawn_DM - mean_M) * widening, 0, 100)
+
+
+def _with_pseudo_clusters(
+    drawn_DM: Array, mean_M: Array, sums_CM: Array, sizes_C: Array, rng: np.random.Generator
+) -> Array:
+    """Draws in which models whose scores hardly vary answer a few further clusters of average size.
+
+    A model that scores alike on nearly all clusters answers each of them all right or all wrong, at even chances. One
+    that differs from the base by the same on nearly all, but whose own scores vary, does better or worse than the base
+    on each at a chance of a quarter.
+    """
+    draws, models = drawn_DM.shape
+    number = len(sizes_C)
+    score_CM = sums_CM / sizes_C[:, None]
+    edge_M = _lack_of_variation(score_CM)
+    alike_M = _lack_of_variation(score_CM - score_CM[:, :1]) * (1 - np.maximum(edge_M, edge_M[0]))
+    alike_M[0] = 0.0  # the base itself
+    added_D1 = rng.poisson(PSEUDO_CLUSTERS, (draws, 1))
+    right_DM = rng.binomial(added_D1, 0.5, (draws, models))
+    at_edge_DM = edge_M * (100 * right_DM - added_D1 * drawn_DM) / (number + added_D1)
+    pairs_D1 = rng.poisson(PSEUDO_PAIRS, (draws, 1))
+    better_DM, worse_DM = rng.binomial(pairs_D1, 0.5, (2, draws, models))
+    apart_DM = alike_M * 100 * (better_DM - worse_DM) / (number + pairs_D1)
+    return drawn_DM + at_edge_DM + apart_DM
+
+
+def _lack_of_variation(value_CM: Array) -> Array:
+    """1 where all clusters have one value, falling to 0 with the number of clusters that have another."""
+    counts = [np.unique(column.round(9), return_counts=True)[1].max() for column in value_CM.T]
+    departed_M = len(value_CM) - np.array(counts)
+    return np.asarray(np.exp(-departed_M / FADE) * (1 - departed_M / len(value_CM)))
 
 
 def student_factor(clusters: int, confidence: float) -> float:

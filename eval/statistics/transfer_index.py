@@ -1,7 +1,7 @@
-"""Transfer scores: gains on math, on other reasoning and on the rest, and the transferability index.
+"""Transfer scores: gains of groups of benchmarks, and the transferability index.
 
-A transferability index is a ratio, TI_g = 100 * D_g / D_math, and the four definitions differ in D. With R0_b
-and R_b the scores of base and tuned model on benchmark b in points (0 to 100), d_b = R_b - R0_b, and the mean
+A transferability index is a ratio, TI_g = 100 * D_g / D_t with t the trained group; the definitions differ in D. With
+R0_b and R_b the scores of base and tuned model on benchmark b in points (0 to 100), d_b = R_b - R0_b, and the mean
 taken over the benchmarks of group g:
 
     points    D_g = mean d_b
@@ -17,7 +17,7 @@ the published scale is unknown.
 
 Intervals: joint cluster bootstrap over questions (each benchmark resampled on its own, the same draw for base
 and all arms), plus training-seed variance as a multivariate t term, since a handful of seeds is too few to
-resample. An index whose math gain is not distinguishable from zero is "not identified": a ratio then has no
+resample. An index whose trained gain is not distinguishable from zero is "not identified": a ratio then has no
 bounded interval with the promised coverage (Fieller 1954). For `points` and `relative`, ratios of means, the interval
 is Fieller's, for the others the percentiles of the draws.
 """
@@ -33,10 +33,9 @@ from eval.statistics.inference import Interval, linear_interval, percentile_inte
 Definition = Literal["points", "relative", "literal", "paper"]
 DEFINITIONS: tuple[Definition, ...] = ("points", "relative", "literal", "paper")
 LINEAR = ("points", "relative")
-MATH = "math"
+MATH = "math"  # the trained group of the published comparison, and the default
 PAPER_SCALES = {MATH: 1.0, "other_reasoning": 0.9384, "non_reasoning": 0.8855}  # fitted, see the docstring
 NOT_IDENTIFIED, UNDEFINED = "not identified", "undefined"
-_MATH_UNKNOWN = "the interval of the math gain contains zero"
 
 
 class Index(NamedTuple):
@@ -71,11 +70,11 @@ def transfer_gain(definition: Definition, base_B: Array, model_B: Array) -> Arra
         return np.asarray((weight_B * np.sign(gain_B) * np.sqrt(np.abs(gain_B))).sum(axis=-1))
 
 
-def transfer_index(definition: Definition, group: str, gain_group: Array, gain_math: Array) -> Array:
-    """TI_g in percent from D_g and D_math; NaN where it is undefined, or for `paper` in a group without constant."""
+def transfer_index(definition: Definition, group: str, gain_group: Array, gain_trained: Array) -> Array:
+    """TI_g in percent from D_g and D_t; NaN where it is undefined, or for `paper` in a group without constant."""
     scale = PAPER_SCALES.get(group, np.nan) if definition == "paper" else 1.0
     with np.errstate(divide="ignore", invalid="ignore"):
-        return np.asarray(np.where(gain_math == 0, np.nan, 100 * scale * gain_group / gain_math))
+        return np.asarray(np.where(gain_trained == 0, np.nan, 100 * scale * gain_group / gain_trained))
 
 
 def fieller_interval(
@@ -102,21 +101,26 @@ def group_gain(scores: ArmScores, members: list[int], confidence: float) -> Inte
 
 
 def index_with_interval(
-    definition: Definition, scores: ArmScores, groups: dict[str, list[int]], group: str, confidence: float
+    definition: Definition,
+    scores: ArmScores,
+    groups: dict[str, list[int]],
+    group: str,
+    confidence: float,
+    trained: str = MATH,
 ) -> Index:
     """TI of one group with its interval, or the reason why it is not identified."""
-    members, math_members = groups[group], groups[MATH]
-    if not group_gain(scores, math_members, confidence).excludes_zero:
-        return Index(None, None, None, NOT_IDENTIFIED, _MATH_UNKNOWN)
-    estimate = float(_index(definition, group, scores.base_B, scores.arm_B, members, math_members))
+    members, trained_members = groups[group], groups[trained]
+    if not group_gain(scores, trained_members, confidence).excludes_zero:
+        return Index(None, None, None, NOT_IDENTIFIED, _unknown(trained))
+    estimate = float(_index(definition, group, scores.base_B, scores.arm_B, members, trained_members))
     if not np.isfinite(estimate):
-        return Index(None, None, None, UNDEFINED, _why_undefined(definition, group, scores, members, math_members))
+        return Index(None, None, None, UNDEFINED, _why_undefined(definition, group, scores, members, trained_members))
     if definition in LINEAR:
-        bounds = _fieller(definition, scores, members, math_members, confidence)
+        bounds = _fieller(definition, scores, members, trained_members, confidence)
         if bounds is None:
             return Index(estimate, None, None, NOT_IDENTIFIED, "Fieller's set is unbounded")
         return Index(estimate, Interval(estimate, *bounds), "Fieller")
-    drawn = _index(definition, group, scores.base_DB, scores.arm_DB, members, math_members)
+    drawn = _index(definition, group, scores.base_DB, scores.arm_DB, members, trained_members)
     finite = drawn[np.isfinite(drawn)]
     if len(finite) < 0.95 * len(drawn):
         return Index(estimate, None, None, NOT_IDENTIFIED, "undefined in more than 5 % of the draws")
@@ -130,13 +134,14 @@ def index_difference(
     groups: dict[str, list[int]],
     group: str,
     confidence: float,
+    trained: str = MATH,
 ) -> Index:
     """TI of one arm minus TI of another, taken inside each draw: the arms share base and questions."""
-    members, math_members = groups[group], groups[MATH]
-    if not all(group_gain(scores, math_members, confidence).excludes_zero for scores in (first, second)):
-        return Index(None, None, None, NOT_IDENTIFIED, _MATH_UNKNOWN)
-    points = [_index(definition, group, s.base_B, s.arm_B, members, math_members) for s in (first, second)]
-    drawn = [_index(definition, group, s.base_DB, s.arm_DB, members, math_members) for s in (first, second)]
+    members, trained_members = groups[group], groups[trained]
+    if not all(group_gain(scores, trained_members, confidence).excludes_zero for scores in (first, second)):
+        return Index(None, None, None, NOT_IDENTIFIED, _unknown(trained))
+    points = [_index(definition, group, s.base_B, s.arm_B, members, trained_members) for s in (first, second)]
+    drawn = [_index(definition, group, s.base_DB, s.arm_DB, members, trained_members) for s in (first, second)]
     estimate, difference = float(points[0] - points[1]), drawn[0] - drawn[1]
     finite = difference[np.isfinite(difference)]
     if not np.isfinite(estimate) or len(finite) < 0.95 * len(difference):
@@ -145,22 +150,31 @@ def index_difference(
 
 
 def without_each(
-    definition: Definition, scores: ArmScores, groups: dict[str, list[int]], group: str, confidence: float
+    definition: Definition,
+    scores: ArmScores,
+    groups: dict[str, list[int]],
+    group: str,
+    confidence: float,
+    trained: str = MATH,
 ) -> dict[int, Index]:
-    """The index with each benchmark of the group or of math left out; where a group has one alone it stays."""
+    """The index with each benchmark of the group or of the trained one left out; one that is alone stays."""
     result = {}
-    for left_out in [*groups[MATH], *groups[group]]:
-        if len(groups[MATH] if left_out in groups[MATH] else groups[group]) == 1:
+    for left_out in [*groups[trained], *groups[group]]:
+        if len(groups[trained] if left_out in groups[trained] else groups[group]) == 1:
             continue
         rest = {name: [b for b in members if b != left_out] for name, members in groups.items()}
-        result[left_out] = index_with_interval(definition, scores, rest, group, confidence)
+        result[left_out] = index_with_interval(definition, scores, rest, group, confidence, trained)
     return result
 
 
+def _unknown(trained: str) -> str:
+    return f"the interval of the gain on {trained} contains zero"
+
+
 def _why_undefined(
-    definition: Definition, group: str, scores: ArmScores, members: list[int], math_members: list[int]
+    definition: Definition, group: str, scores: ArmScores, members: list[int], trained_members: list[int]
 ) -> str:
-    if definition == "relative" and not scores.base_B[[*members, *math_members]].all():
+    if definition == "relative" and not scores.base_B[[*members, *trained_members]].all():
         return "the base scores zero on a benchmark, and a relative gain divides by it"
     if definition == "paper" and group not in PAPER_SCALES:
         return f"the published tables have no constant for the group {group}"
@@ -168,29 +182,29 @@ def _why_undefined(
 
 
 def _index(
-    definition: Definition, group: str, base: Array, arm: Array, members: list[int], math_members: list[int]
+    definition: Definition, group: str, base: Array, arm: Array, members: list[int], trained_members: list[int]
 ) -> Array:
     gain = transfer_gain(definition, base[..., members], arm[..., members])
     return transfer_index(
-        definition, group, gain, transfer_gain(definition, base[..., math_members], arm[..., math_members])
+        definition, group, gain, transfer_gain(definition, base[..., trained_members], arm[..., trained_members])
     )
 
 
 def _fieller(
-    definition: Definition, scores: ArmScores, members: list[int], math_members: list[int], confidence: float
+    definition: Definition, scores: ArmScores, members: list[int], trained_members: list[int], confidence: float
 ) -> tuple[float, float] | None:
     """Fieller's bounds of a ratio of means in percent.
 
     The covariance is that of the question draws plus that of the seed mean, and the quantile is Student's with
-    Satterthwaite's degrees of freedom for the math gain (the normal one for a single seed).
+    Satterthwaite's degrees of freedom for the trained gain (the normal one for a single seed).
     """
     size = len(scores.base_B)
-    weights_GB = np.stack([weights_of(members, size), weights_of(math_members, size)])
+    weights_GB = np.stack([weights_of(members, size), weights_of(trained_members, size)])
     if definition == "relative":
         weights_GB = np.divide(weights_GB, scores.base_B, out=np.zeros_like(weights_GB), where=weights_GB != 0)
     gain_G = weights_GB @ (scores.arm_B - scores.base_B)
     drawn_GD = np.stack(
-        [transfer_gain(definition, scores.base_DB[:, m], scores.question_DB[:, m]) for m in (members, math_members)]
+        [transfer_gain(definition, scores.base_DB[:, m], scores.question_DB[:, m]) for m in (members, trained_members)]
     )
     drawn_GD = drawn_GD[:, np.isfinite(drawn_GD).all(axis=0)]
     if drawn_GD.shape[1] < 0.95 * len(scores.base_DB):

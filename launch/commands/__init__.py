@@ -1,5 +1,5 @@
-"""The `transfer` command: parsers and handlers, one module per group of subcommands. `main.py` is the entrance.
+"""The `transfer` command, one module per group of subcommands. A subcommand is a function under `@command`.
 
-Nothing else of the project imports this package. Handlers import what they need when they are called, so that `--help`
-stays instant.
+Only the entry point imports this package. Subcommands import what they need when they run, so that `--help` stays
+instant.
 """

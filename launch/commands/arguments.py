@@ -1,60 +1,142 @@
-"""Arguments that several subcommands share."""
+"""How subcommands are declared, and the arguments that several of them share."""
 
 import argparse
+import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from recipes.errors import UserError
 
-Handler = Callable[[argparse.Namespace], int]
+if TYPE_CHECKING:
+    from recipes.schema import Recipe
+
+SHIPPED = Path(__file__).resolve().parents[2]
+"""The folder above the shipped recipes/."""
 
 
-def add_command(commands: Any, name: str, short: str, description: str, handler: Handler) -> argparse.ArgumentParser:
-    """Add a subcommand with --json; `handler` runs it and returns the exit status."""
-    parser: argparse.ArgumentParser = commands.add_parser(name, help=short, description=description)
-    parser.add_argument("--json", action="store_true", help="print JSON instead of text")
-    parser.set_defaults(handler=handler, rest=None)
-    return parser
+class Argument(NamedTuple):
+    """One call of argparse's `add_argument`."""
+
+    names: tuple[str, ...]
+    settings: dict[str, Any]
 
 
-def add_overrides(parser: argparse.ArgumentParser, text: str = "settings to change") -> None:
-    """Add `key=value`, before options and after them."""
-    parser.add_argument("overrides", metavar="key=value", nargs="*", help=text)
-    parser.set_defaults(rest="overrides")
+class Command(NamedTuple):
+    """A subcommand."""
+
+    name: str
+    summary: str
+    description: str
+    arguments: tuple[Argument, ...]
+    run: Callable[[argparse.Namespace], int]
+    """Runs it and returns the exit status."""
 
 
-def add_recipe(parser: argparse.ArgumentParser, out: bool = True) -> argparse.ArgumentParser:
-    """Add RECIPE and its overrides; `out`: also the study directory."""
-    parser.add_argument("recipe", metavar="RECIPE", help="YAML file, for instance recipes/pocket/study.yaml")
-    add_overrides(parser, "settings to change, for instance train.steps=10 seeds=[0,1]")
-    if out:
-        parser.add_argument("--out", metavar="DIR", type=Path, help="study directory (default: runs/<study>)")
-    return parser
+def argument(*names: str, **settings: Any) -> Argument:
+    """An argument of a subcommand, as argparse's `add_argument` takes it."""
+    return Argument(names, settings)
 
 
-def add_study_dir(
-    parser: argparse.ArgumentParser, text: str = "study directory, for instance runs/pocket"
-) -> argparse.ArgumentParser:
-    """Add RUN, the directory of a study."""
-    parser.add_argument("study_dir", metavar="RUN", type=Path, help=text)
-    return parser
+def command(summary: str, *arguments: Argument) -> Callable[[Callable[[argparse.Namespace], int]], Command]:
+    """Make a function the subcommand of its name. Its docstring is the description that --help prints."""
+
+    def declare(run: Callable[[argparse.Namespace], int]) -> Command:
+        description = " ".join((run.__doc__ or "").split())
+        return Command(run.__name__.rstrip("_"), summary, description, (*arguments, _JSON), run)
+
+    return declare
 
 
-def add_cluster(parser: argparse.ArgumentParser) -> None:
-    """Add the options that decide where stages run: this machine or a Slurm cluster."""
-    parser.add_argument(
-        "--on", choices=("local", "slurm"), default="local", help="this machine (default), or a Slurm cluster"
-    )
-    parser.add_argument(
+def input_file(text: str) -> Path:
+    """A path given on the command line. A path such as recipes/pocket/study.yaml also works from other folders."""
+    path = Path(text)
+    shipped = SHIPPED / path
+    return shipped if path.parts[:1] == ("recipes",) and not path.exists() and shipped.exists() else path
+
+
+_JSON = argument("--json", action="store_true", help="print JSON instead of text")
+STUDY = argument(
+    "study",
+    metavar="RECIPE|RUN",
+    type=input_file,
+    help="a recipe, for instance recipes/pocket/study.yaml, or the folder of a study, for instance runs/pocket",
+)
+OVERRIDES = argument(
+    "overrides",
+    metavar="key=value",
+    nargs="*",
+    help="settings to change, for instance train.steps=10 'seeds=[0,1]'",
+)
+OUT = argument("--out", metavar="DIR", type=Path, help="folder of the study (default: runs/<study>)")
+DRY_RUN = argument("--dry-run", action="store_true", help="print what would run, run nothing")
+UNTIL = argument(
+    "--until", metavar="STAGE", help="stop after a kind of stage (base, corpus, arms, ..., report) or a stage by name"
+)
+STAGE = argument("stage", metavar="STAGE", nargs="?", help="for instance arms/grpo/seed-0")
+FIGURE = argument("--figure", metavar="FILE.svg", type=Path, help="draw the figure into this file")
+CLUSTER = (
+    argument("--on", choices=("local", "slurm"), default="local", help="this machine (default) or a Slurm cluster"),
+    argument(
         "--site",
         metavar="FILE",
         type=Path,
         help="settings of the cluster (default: $TRANSFER_SITE, or ~/.config/transfer/site.yaml)",
-    )
+    ),
+)
+
+
+def read_study(options: argparse.Namespace) -> "tuple[Recipe, Path]":
+    """The recipe of RECIPE|RUN with the overrides, and the folder of the study."""
+    from recipes.loading import load_recipe
+
+    recipe = load_recipe(options.study, getattr(options, "overrides", []))
+    default = options.study if options.study.is_dir() else Path("runs") / recipe.study
+    return recipe, getattr(options, "out", None) or default
+
+
+def study_folder(options: argparse.Namespace) -> Path:
+    """The folder of RECIPE|RUN, which must exist: RUN itself, or runs/<study> of a recipe or an ablation file.
+
+    Raises:
+        UserError: it does not exist.
+    """
+    from recipes.loading import read_yaml
+
+    path: Path = options.study
+    if path.is_file():
+        values = read_yaml(path)
+        name = values.get("name", path.stem) if "recipe" in values else values.get("study")
+        path = Path("runs") / str(name)
+    if not path.is_dir():
+        hint = "`transfer run` makes it" if path == options.study else f"`transfer run {options.study}` makes it"
+        raise UserError(f"{path} does not exist; {hint}, or name the folder of another study")
+    return path
+
+
+def print_result(options: argparse.Namespace, values: Any, text: str) -> None:
+    """Print a result: `values` with --json, else `text`."""
+    print(json.dumps(values, indent=1) if options.json else text)
+
+
+def write_figure(options: argparse.Namespace, draw: Callable[[], str]) -> None:
+    """Write the SVG text of `draw` into the file of --figure, if there is one."""
+    import sys
+
+    from recipes.manifest import write_atomic
+
+    if options.figure is not None:
+        write_atomic(options.figure, draw())
+        print(f"figure: {options.figure}", file=sys.stderr)
 
 
 def require_max_drop(value: float) -> None:
     """Raise UserError for a negative --max-drop."""
     if not value >= 0:
         raise UserError(f"--max-drop is {value:g} but must be 0 or more points")
+
+
+def refuse_rehearsal(rehearsal: bool, study_dir: Path) -> None:
+    """Raise UserError for a study of toy models, whose numbers are no results."""
+    if rehearsal:
+        raise UserError(f"{study_dir} is a rehearsal: its models are tiny and random; name a study that was run")

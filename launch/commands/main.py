@@ -1,69 +1,108 @@
-"""The `transfer` command. Handlers import what they need when they are called, so that --help stays instant."""
+"""The `transfer` command line: all subcommands, their parser, and the exit status."""
 
 import argparse
+import difflib
 import sys
+from typing import Any
 
-from launch.commands import ablate, evaluation, forgetting, recipe, rehearse, study
+from launch.commands import ablate, completion, config, evaluation, forgetting, grading, recipe, rehearse, study
 from recipes.errors import UserError
 
+COMMANDS = (
+    *(recipe.run, recipe.plan, rehearse.rehearse, recipe.check, recipe.report, recipe.fetch, recipe.lineage),
+    *(study.status, study.logs, study.cancel, study.resume, study.doctor, ablate.ablate),
+    *(evaluation.eval_, evaluation.gate, evaluation.compare, evaluation.audit),
+    *(evaluation.score, evaluation.work, evaluation.power),
+    *(forgetting.trajectory, forgetting.pick, forgetting.sync),
+    *(grading.grade, config.config, completion.completion),
+)
+_INTERRUPTED = 130  # as shells report Ctrl-C
 _EPILOG = """examples:
   transfer run recipes/pocket/study.yaml                    the whole comparison on a CPU
-  transfer run recipes/pocket/study.yaml seeds=[0,1,2]      the same with three training seeds
+  transfer run recipes/pocket/study.yaml 'seeds=[0,1,2]'    the same with three training seeds
   transfer plan recipes/pocket/study.yaml                   what would run, and what it would cost
   transfer rehearse recipes/pocket/study.yaml               every stage at toy size, before it costs anything
   transfer check recipes/pocket/study.yaml                  do the arms differ only in the method?
-  transfer report recipes/pocket/study.yaml                 show the transfer report of a finished study
+  transfer report runs/pocket                               show the transfer report of a finished study
   transfer lineage runs/pocket                              were all arms presented the same problems?
   transfer eval --base A --model B                          score any pair of models, with intervals
   transfer gate --base A --model B --max-drop 2             may B be released? exit status 0 or 1
   transfer trajectory recipes/pocket/study.yaml             what every checkpoint gained and lost
   transfer pick runs/pocket --max-drop 5                    the checkpoint to ship
+  transfer grade --gold 7 --response out.txt --explain      is an answer correct, and by which rule?
   transfer audit --published                                recompute the published transfer indices
   transfer fetch recipes/qwen3-14b/corpus.yaml              download and pin what a recipe names
 
-A rerun skips finished stages, resumes an interrupted one, and makes again what depends on a changed input.
-Exit status: 0 done, 1 a stage failed, 2 a mistake in recipe, files or command, 75 stopped by a signal after saving."""
+Wherever a command takes a recipe it also takes the folder of a study, which holds its recipe, and the other way round.
+A rerun skips finished stages, resumes an interrupted one, and runs again what depends on a changed input.
+Exit status: 0 done, 1 a stage failed, 2 a mistake in recipe, files or command, 75 stopped by a signal after saving,
+130 interrupted."""
+
+
+class _Version(argparse.Action):
+    """Print the version. It is looked up only then."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *arguments: Any, **settings: Any) -> None:
+        from importlib import metadata
+
+        try:
+            print(f"transfer-lab {metadata.version('transfer-lab')}")
+        except metadata.PackageNotFoundError:
+            print("transfer-lab, not installed")
+        parser.exit()
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """The command line."""
+    """The parser of all subcommands."""
     parser = argparse.ArgumentParser(
         prog="transfer",
-        description="Train one base model on one math corpus by SFT, GRPO and the methods between, and measure what "
+        description="Train one base model on one corpus by SFT, GRPO and the methods between, and measure what "
         "each does to everything the corpus was not about.",
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for add in (
-        *(recipe.add_run, recipe.add_plan, recipe.add_check, recipe.add_report, recipe.add_fetch, recipe.add_lineage),
-        *(study.add_status, study.add_logs, study.add_cancel, study.add_resume, study.add_doctor),
-        *(rehearse.add_rehearse, ablate.add_ablate),
-        *(evaluation.add_eval, evaluation.add_gate, evaluation.add_compare, evaluation.add_audit),
-        *(evaluation.add_score, evaluation.add_work, evaluation.add_power),
-        *(forgetting.add_trajectory, forgetting.add_pick, forgetting.add_sync),
-    ):
-        add(commands)
+    parser.add_argument("--version", nargs=0, action=_Version, help="print the version")
+    subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for command in COMMANDS:
+        subparser = subparsers.add_parser(command.name, help=command.summary, description=command.description)
+        lists = [item.names[0] for item in command.arguments if item.settings.get("nargs") == "*"]
+        subparser.set_defaults(run=command.run, rest=lists[0] if lists else None)
+        for item in command.arguments:
+            subparser.add_argument(*item.names, **item.settings)
     return parser
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Entry point of the console command; returns the exit status."""
+    words = sys.argv[1:] if arguments is None else arguments
     parser = build_parser()
-    # argparse takes positionals up to the first option only; overrides and rules may also come after one.
-    options, rest = parser.parse_known_args(arguments)
-    if any(word.startswith("-") for word in rest):
-        parser.error(f"unknown option {next(word for word in rest if word.startswith('-'))}; see transfer --help")
+    _suggest(parser, words)
+    # argparse takes positionals up to the first option only; lists of them may continue after one.
+    options, rest = parser.parse_known_args(words)
+    if unknown := [word for word in rest if word.startswith("-")]:
+        parser.error(f"unknown option {unknown[0]}; see transfer {options.command} --help")
     if rest and options.rest is None:
-        parser.error(f"{options.command} takes one study directory, not also {rest[0]!r}")
+        parser.error(f"{options.command} takes one study, not also {rest[0]!r}")
     if rest:
         setattr(options, options.rest, [*getattr(options, options.rest), *rest])
     try:
-        status: int = options.handler(options)
+        status: int = options.run(options)
         return status
     except UserError as error:
         print(f"transfer: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("\ntransfer: interrupted; finished work is kept, the same command continues", file=sys.stderr)
+        return _INTERRUPTED
     except BrokenPipeError:  # the reader of the output closed it, as `| head` does
         sys.stderr.close()
         return 0
+
+
+def _suggest(parser: argparse.ArgumentParser, words: list[str]) -> None:
+    """End with the nearest command if the first word is none."""
+    names = [command.name for command in COMMANDS]
+    if words and not words[0].startswith("-") and words[0] not in names:
+        near = difflib.get_close_matches(words[0], names, n=1)
+        hint = f"did you mean `transfer {near[0]}`?" if near else f"there are {', '.join(names)}"
+        parser.error(f"{words[0]!r} is not a command; {hint}")

@@ -6,35 +6,33 @@ import shlex
 import sys
 from contextlib import redirect_stdout
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from launch.commands.arguments import add_cluster, add_command, add_recipe, add_study_dir
+from launch.commands.arguments import (
+    CLUSTER,
+    DRY_RUN,
+    OUT,
+    OVERRIDES,
+    STUDY,
+    UNTIL,
+    argument,
+    command,
+    print_result,
+    read_study,
+    study_folder,
+)
 from recipes.errors import UserError
 
 if TYPE_CHECKING:
-    from launch.slurm.site_file import SiteSpec
+    from launch.site_file import SiteSpec
     from launch.stages import Stage
     from recipes.schema import Recipe
 
 
-def add_run(commands: Any) -> None:
-    """Add `transfer run`."""
-    parser = add_command(
-        commands, "run", "run a study, or continue it", "Run the stages of a recipe that are not done yet.", _run
-    )
-    add_recipe(parser)
-    parser.add_argument("--dry-run", action="store_true", help="print the resolved recipe and the plan, run nothing")
-    parser.add_argument(
-        "--until",
-        metavar="STAGE",
-        help="stop after a kind of stage (base, corpus, arms, ... report), or one by name",
-    )
-    add_cluster(parser)
-
-
-def _run(options: argparse.Namespace) -> int:
+@command("run a study, or continue it", STUDY, OVERRIDES, OUT, DRY_RUN, UNTIL, *CLUSTER)
+def run(options: argparse.Namespace) -> int:
+    """Run the stages of a recipe that are not done yet."""
     from launch.planning.preflight import check_before_running
-    from launch.run import run_stages
     from launch.stages import build_stages, select_until
 
     recipe, study_dir = read_study(options)
@@ -44,23 +42,24 @@ def _run(options: argparse.Namespace) -> int:
         return _submit(recipe, study_dir, stages, options)
     if options.dry_run:
         return _show_plan(recipe, study_dir, stages, options, dry_run=True)
-    status = run_stages(recipe, study_dir, stages, options.json, options.until)
+    return run_and_report(recipe, study_dir, stages, options.json, options.until)
+
+
+def run_and_report(
+    recipe: "Recipe", study_dir: Path, stages: "list[Stage]", as_json: bool, until: str | None = None
+) -> int:
+    """Run stages on this machine, then print the report if it is one of them; returns the exit status."""
+    from launch.run import run_stages
+
+    status = run_stages(recipe, study_dir, stages, as_json, until)
     if status == 0 and stages[-1].kind == "report":
-        return show_report(recipe, study_dir, options.json)
+        return show_report(recipe, study_dir, as_json)
     return status
-
-
-def read_study(options: argparse.Namespace) -> "tuple[Recipe, Path]":
-    """The recipe of a command line and its study directory."""
-    from recipes.loading import load_recipe
-
-    recipe = load_recipe(options.recipe, options.overrides)
-    return recipe, getattr(options, "out", None) or Path("runs") / recipe.study
 
 
 def read_site(options: argparse.Namespace) -> "SiteSpec | None":
     """The cluster to run on; None: this machine."""
-    from launch.slurm.site_file import find_site, load_site
+    from launch.site_file import find_site, load_site
 
     return load_site(find_site(options.site)) if options.on == "slurm" else None
 
@@ -69,6 +68,7 @@ def _submit(recipe: "Recipe", study_dir: Path, stages: "list[Stage]", options: a
     """`transfer run --on slurm` for one study."""
     from launch.execution.local import check_study_dir
     from launch.run import check_site, refuse_if_queued, require_runnable, run_on_slurm, show_jobs
+    from launch.site_file import find_site, load_site
     from launch.slurm.jobs import tasks_of_study
     from launch.slurm.submit import ask_queue
     from recipes.loading import STUDY_FILE, read_study_file
@@ -76,8 +76,7 @@ def _submit(recipe: "Recipe", study_dir: Path, stages: "list[Stage]", options: a
 
     if not options.dry_run:
         require_runnable(recipe)
-    site = read_site(options)
-    assert site is not None
+    site = load_site(find_site(options.site))
     tasks = tasks_of_study(recipe, study_dir, stages)
     check_study_dir(recipe, study_dir)
     if options.dry_run:
@@ -90,21 +89,18 @@ def _submit(recipe: "Recipe", study_dir: Path, stages: "list[Stage]", options: a
     return run_on_slurm(study_dir, tasks, site, options.until)
 
 
-def add_plan(commands: Any) -> None:
-    """Add `transfer plan`."""
-    parser = add_command(
-        commands,
-        "plan",
-        "show what a recipe would do",
-        "Stages with their state, updates, samples, tokens, FLOPs, and what is missing: on this machine, or with "
-        "--on slurm on the cluster of the site file.",
-        _plan,
-    )
-    add_recipe(parser)
-    add_cluster(parser)
-
-
-def _plan(options: argparse.Namespace) -> int:
+@command(
+    "show what a recipe would do",
+    STUDY,
+    OVERRIDES,
+    OUT,
+    argument("--stages", action="store_true", help="a line for every stage instead of one for each kind"),
+    *CLUSTER,
+)
+def plan(options: argparse.Namespace) -> int:
+    """Stages with their state, hours, memory and disk, updates, samples, tokens, FLOPs, and what is missing: on this
+    machine, or with --on slurm on the cluster of the site file. What finished stages took corrects the rest.
+    """
     from launch.planning.preflight import check_before_running
     from launch.stages import build_stages
 
@@ -119,69 +115,51 @@ def _show_plan(
 ) -> int:
     """Print the plan; `dry_run`: with the resolved recipe and the commands of ranks."""
     from launch.planning.plan import build_plan
+    from launch.planning.plan_schema import as_json
     from launch.planning.plan_text import format_plan
 
     out = ["--out", str(options.out)] if options.out else []
-    invocation = shlex.join(["transfer", "run", options.recipe, *options.overrides, *out])
+    invocation = shlex.join(["transfer", "run", str(options.study), *options.overrides, *out])
     plan = build_plan(recipe, stages, study_dir, invocation, read_site(options))
     if options.json:
-        print(json.dumps({"recipe": recipe.dump()} | plan if dry_run else plan, indent=1))
+        print(json.dumps(({"recipe": recipe.dump()} if dry_run else {}) | as_json(plan), indent=1))
     else:
         if dry_run:
             print(json.dumps(recipe.dump(), indent=1))
-        print(format_plan(plan, commands=dry_run))
-    return 2 if plan["obstacles"] else 0
+        print(format_plan(plan, commands=dry_run, stages=getattr(options, "stages", False)))
+    return 2 if plan.obstacles else 0
 
 
-def add_check(commands: Any) -> None:
-    """Add `transfer check`."""
-    parser = add_command(
-        commands,
-        "check",
-        "check that the arms are matched",
-        "Compare the arms of a recipe, and of its runs if there are any. Exit status 2 if they differ in more than "
-        "the recipe declares under `varies`.",
-        _check,
-    )
-    add_recipe(parser)
-
-
-def _check(options: argparse.Namespace) -> int:
-    from launch.planning.needs import attention_of_runs
+@command("check that the arms are matched", STUDY, OVERRIDES, OUT)
+def check(options: argparse.Namespace) -> int:
+    """Compare the arms of a recipe, and of its runs if there are any. Exit status 2 if they differ in more than the
+    recipe declares under `varies`.
+    """
+    from launch.planning.plan import attention_of_runs
     from train.accounting.matching import recipe_differences, recorded_differences
 
     recipe, study_dir = read_study(options)
     attention = {name: used for name in recipe.trained if (used := attention_of_runs(recipe, name, study_dir))}
     by_source = {"recipe": recipe_differences(recipe), "runs": recorded_differences(recipe, study_dir)}
     differences = [*by_source["recipe"], *by_source["runs"]]
-    if options.json:
-        values = {"study": recipe.study, "matched": not differences, "differences": by_source, "attention": attention}
-        print(json.dumps(values, indent=1))
-        return 2 if differences else 0
     if differences:
-        print(f"{recipe.study} is UNMATCHED:")
-        for text in differences:
-            print(f"  {text}")
+        lines = [f"{recipe.study} is UNMATCHED:", *(f"  {text}" for text in differences)]
     elif not recipe.arms:
-        print(f"{recipe.study} has no arms to compare")
+        lines = [f"{recipe.study} has no arms to compare"]
     else:
-        print(f"{recipe.study} is matched: {', '.join(recipe.arms)} differ only in {', '.join(recipe.varies)}")
+        lines = [f"{recipe.study} is matched: {', '.join(recipe.arms)} differ only in {', '.join(recipe.varies)}"]
     if attention:
         kinds = sorted({kind for used in attention.values() for kind in used})
-        print(f"attention of finished runs: {', '.join(kinds)}")
+        lines.append(f"attention of finished runs: {', '.join(kinds)}")
+    values = {"study": recipe.study, "matched": not differences, "differences": by_source, "attention": attention}
+    print_result(options, values, "\n".join(lines))
     return 2 if differences else 0
 
 
-def add_report(commands: Any) -> None:
-    """Add `transfer report`."""
-    parser = add_command(
-        commands,
-        "report",
-        "show the transfer report",
-        "Print the table of a finished study and where its page is.",
-        lambda options: show_report(*read_study(options), options.json),
-    )
-    add_recipe(parser)
+@command("show the transfer report", STUDY, OVERRIDES, OUT)
+def report(options: argparse.Namespace) -> int:
+    """Print the table of a finished study and the path of its page."""
+    return show_report(*read_study(options), options.json)
 
 
 def show_report(recipe: "Recipe", study_dir: Path, as_json: bool) -> int:
@@ -201,70 +179,53 @@ def show_report(recipe: "Recipe", study_dir: Path, as_json: bool) -> int:
     state = stage_states(build_stages(recipe), study_dir).get("report")
     if state is None or state.state != "done":
         reasons = "; ".join(state.reasons) if state is not None else "the recipe has no report"
-        print(f"transfer: this report is not of the recipe as it is now ({reasons})", file=sys.stderr)
+        print(f"transfer: the recipe has changed since this report was made ({reasons})", file=sys.stderr)
     if as_json:
         print(path.read_text(encoding="utf-8"), end="")
         return 0
     from eval.report.schema import read_transfer
     from eval.report.table import format_report
 
-    print()
-    print(format_report(read_transfer(path)))
-    print(f"\nreport: {path.with_name('index.html')}")
+    print(f"\n{format_report(read_transfer(path))}\n\nreport: {path.with_name('index.html')}")
     return 0
 
 
-def add_fetch(commands: Any) -> None:
-    """Add `transfer fetch`."""
-    parser = add_command(
-        commands,
-        "fetch",
-        "download and pin what a recipe names",
-        "Resolve every source, benchmark and model of a recipe: commit, sha256 and number of rows go into RECIPE's "
-        ".lock.json, and every later build checks them. Run it on a machine with a network.",
-        _fetch,
-    )
-    add_recipe(parser, out=False)
-
-
-def _fetch(options: argparse.Namespace) -> int:
+@command("download and pin what a recipe names", STUDY, OVERRIDES)
+def fetch(options: argparse.Namespace) -> int:
+    """Resolve every source, benchmark and model of a recipe: commit, sha256 and number of rows go into RECIPE's
+    .lock.json, and every later build checks them. Run it on a machine with a network.
+    """
     from launch.fetch import Fetched, fetch, format_lock, remarks, write_lock
     from launch.pairs import audit_recipes, is_audit
     from recipes.loading import load_recipe, lock_path
 
-    recipe_path = Path(options.recipe)
+    if options.study.is_dir():
+        raise UserError(f"{options.study} is a folder, and the lock is written beside a recipe; name the recipe's file")
     with redirect_stdout(sys.stderr if options.json else sys.stdout):
-        if is_audit(recipe_path):
+        if is_audit(options.study):
             fetched = Fetched()
-            for recipe, _ in audit_recipes(recipe_path, options.overrides):
+            for recipe, _ in audit_recipes(options.study, options.overrides):
                 fetched.add(fetch(recipe, None))
-            write_lock(fetched, recipe_path)
+            write_lock(fetched, options.study)
         else:
-            fetched = fetch(load_recipe(recipe_path, options.overrides), recipe_path)
-    path = lock_path(recipe_path)
-    print(json.dumps(fetched.lock, indent=1) if options.json else format_lock(fetched.lock, path), flush=True)
+            fetched = fetch(load_recipe(options.study, options.overrides), options.study)
+    path = lock_path(options.study)
+    print_result(options, fetched.lock, format_lock(fetched.lock, path))
+    sys.stdout.flush()
     for text in remarks(fetched, path):
         print(f"transfer: {text}", file=sys.stderr)
     return 2 if fetched.problems else 0
 
 
-def add_lineage(commands: Any) -> None:
-    """Add `transfer lineage`."""
-    parser = add_command(
-        commands,
-        "lineage",
-        "prove that the arms were presented the same problems",
-        "Compare the problem ids in the ledgers of a study: which were presented how often to each arm, and which had "
-        "a gradient. Exit status 2 if the arms differ.",
-        _lineage,
-    )
-    add_study_dir(parser)
-
-
-def _lineage(options: argparse.Namespace) -> int:
+@command("prove that the arms were presented the same problems", STUDY)
+def lineage(options: argparse.Namespace) -> int:
+    """Compare the problem ids in the ledgers of a study: how often each was presented to each arm, and which had a
+    gradient. Exit status 2 if the arms differ.
+    """
     from recipes.loading import load_study
     from train.accounting.lineage import format_lineage, study_lineage
 
-    lineage = study_lineage(load_study(options.study_dir), options.study_dir)
-    print(json.dumps(lineage, indent=1) if options.json else format_lineage(lineage))
+    study_dir = study_folder(options)
+    lineage = study_lineage(load_study(study_dir), study_dir)
+    print_result(options, lineage, format_lineage(lineage))
     return 0 if lineage["equal"] else 2

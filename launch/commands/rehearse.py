@@ -1,49 +1,41 @@
-"""The subcommand `transfer rehearse`."""
+"""`transfer rehearse`: a recipe's own stages at toy size."""
 
 import argparse
-import json
 import os
 import sys
 from contextlib import redirect_stdout
 from pathlib import Path
-from typing import Any
 
-from launch.commands.arguments import add_cluster, add_command, add_recipe
+from launch.commands.arguments import CLUSTER, OUT, OVERRIDES, STUDY, argument, command, print_result
 from launch.commands.recipe import read_site
 from recipes.errors import UserError
 
 
-def add_rehearse(commands: Any) -> None:
-    """Add `transfer rehearse`."""
-    parser = add_command(
-        commands,
-        "rehearse",
-        "run every stage at toy size before it costs anything",
-        "Run the recipe's own stages, arms, engines and ranks with a small random-weight model of its architecture, a "
-        "few rows of each source and two updates. Prints what was scaled, a table of the stages, what this machine "
-        "could not show, and whether the recipe was rehearsed. Exit status 1 if a stage failed.",
-        _rehearse,
-    )
-    add_recipe(parser)
-    add_cluster(parser)
-    parser.add_argument(
+@command(
+    "run every stage at toy size before it costs anything",
+    STUDY,
+    OVERRIDES,
+    OUT,
+    *CLUSTER,
+    argument(
         "--ranks",
         metavar="N",
         type=int,
         help="processes that train an arm (default: the recipe's, or as many as there are GPUs, or 2 on a CPU)",
-    )
-    parser.add_argument(
+    ),
+    argument(
         "--synthetic-data",
         action="store_true",
         help="generate rows in the publishers' columns, for a machine without the locked data",
-    )
-    parser.add_argument(
-        "--faults", action="store_true", help="kill and continue every training stage once, on this machine"
-    )
-
-
-def _rehearse(options: argparse.Namespace) -> int:
-    # A rehearsal reads local or generated files; a missing file must not become a download.
+    ),
+    argument("--faults", action="store_true", help="kill every training stage once and resume it, on this machine"),
+)
+def rehearse(options: argparse.Namespace) -> int:
+    """Run the recipe's own stages, arms, engines and ranks with a small random-weight model of its architecture, a
+    few rows of each source and two updates. Prints what was scaled, a table of the stages, what could not be rehearsed
+    on this machine, and the verdict. Exit status 1 if a stage failed.
+    """
+    # Rows and models are local or generated; a missing file must not become a download.
     os.environ["HF_HUB_OFFLINE"] = "1"
     from launch.execution.worker import worker_environment
 
@@ -55,13 +47,13 @@ def _rehearse(options: argparse.Namespace) -> int:
     from launch.run import require_possible
     from recipes.loading import load_recipe
 
-    recipe = load_recipe(options.recipe, options.overrides)
+    recipe = load_recipe(options.study, options.overrides)
     if options.ranks is not None and options.ranks < 1:
         raise UserError(f"--ranks {options.ranks} must be 1 or more")
     if options.faults and options.on == "slurm":
-        raise UserError("--faults kills stages on this machine; leave out --on slurm, or leave out --faults")
+        raise UserError("--faults kills stages on this machine; leave out --on slurm or --faults")
     if recipe.model is None:
-        raise UserError(f"{options.recipe} has no model, so it has no stage that needs a rehearsal; `transfer run` it")
+        raise UserError(f"{options.study} has no model, so no stage needs a rehearsal; `transfer run` it")
     check_before_running(recipe)
     if not options.synthetic_data:
         try:
@@ -73,10 +65,10 @@ def _rehearse(options: argparse.Namespace) -> int:
     out = options.out or Path("runs") / "rehearsals" / recipe.study
     try:
         with redirect_stdout(sys.stderr if options.json else sys.stdout):
-            result = rehearse(recipe, out, options.ranks, site, options.synthetic_data, options.faults)
+            outcome = rehearse(recipe, out, options.ranks, site, options.synthetic_data, options.faults)
     except KeyboardInterrupt:
-        print(f"\nstopped; nothing of a rehearsal is kept for later, {out} may be deleted", file=sys.stderr)
+        print(f"\nstopped; a rehearsal starts over, {out} may be deleted", file=sys.stderr)
         return 130
-    print(json.dumps(result, indent=1) if options.json else f"\n{format_outcome(result)}")
+    print_result(options, outcome, f"\n{format_outcome(outcome)}")
     print(f"details: {out / OUTCOME}", file=sys.stderr if options.json else sys.stdout)
-    return 0 if result["passed"] else 1
+    return 0 if outcome["passed"] else 1

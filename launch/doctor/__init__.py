@@ -1,1 +1,1 @@
-"""`transfer doctor`: checks of a machine, each the real thing in miniature in a process of its own."""
+"""`transfer doctor`: checks of a machine or cluster before a study is run on it."""

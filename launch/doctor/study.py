@@ -1,9 +1,10 @@
-"""Checks of `transfer doctor` about where this machine is: hub, cluster, driver, attention, one recipe."""
+"""Checks of the surroundings: hub, cluster, driver, attention, and the needs of one recipe."""
 
 import os
 import re
 import shutil
 import urllib.request
+from contextlib import suppress
 from importlib import metadata
 from pathlib import Path
 
@@ -12,19 +13,19 @@ from launch.doctor.verdict import Verdict
 from recipes.errors import UserError
 from recipes.schema import ModelSpec
 
-_DRIVER_OF_CUDA = {12: 525, 13: 580}
-"""Oldest driver that runs programs of a major version of CUDA, by NVIDIA's table of minor version compatibility."""
+_OLDEST_DRIVER = {12: 525, 13: 580}
+"""Major version of CUDA -> oldest driver that runs its programs (NVIDIA's table of minor version compatibility)."""
 
 
 def hub() -> Verdict:
-    """The hub, or the cache that stands in for it."""
+    """Whether the hub answers, or with HF_HUB_OFFLINE whether its cache holds anything."""
     cache = Path(os.environ.get("HF_HUB_CACHE") or Path(os.environ.get("HF_HOME", "~/.cache/huggingface")) / "hub")
     cache = cache.expanduser()
-    there = sorted(path.name for path in cache.glob("*--*")) if cache.is_dir() else []
-    kept = f"{len(there)} repositories in {cache}"
+    cached = len(list(cache.glob("*--*")))
+    kept = f"{cached} repositories in {cache}"
     if os.environ.get("HF_HUB_OFFLINE", "").lower() in ("1", "true", "yes", "on"):
         remedy = "run `transfer fetch RECIPE` where there is a network, with the same HF_HOME"
-        return Verdict("ok" if there else "warn", f"offline; {kept}", "" if there else remedy)
+        return Verdict("ok" if cached else "warn", f"offline; {kept}", "" if cached else remedy)
     endpoint = os.environ.get("HF_ENDPOINT", "https://huggingface.co").rstrip("/")
     try:
         with urllib.request.urlopen(f"{endpoint}/api/models?limit=1", timeout=10):
@@ -37,34 +38,34 @@ def hub() -> Verdict:
 
 
 def cluster() -> Verdict:
-    """What Slurm says about itself, as far as a study depends on it."""
-    from launch.slurm.site_file import find_site, load_site
+    """Whether Slurm answers, and the settings that a study depends on."""
+    from launch.site_file import find_site, load_site
     from launch.slurm.submit import slurm
 
     if shutil.which("sbatch") is None:
-        return Verdict("skipped", "no sbatch here", "run it on a login node to check the cluster")
+        return Verdict("skipped", "sbatch is not installed", "run this command on a login node to check the cluster")
     try:
         config = dict(re.findall(r"^(\w+)\s*=\s*(.*)$", slurm("scontrol", "show", "config"), re.MULTILINE))
         slurm("squeue", "--me", "--noheader")
     except UserError as error:
         return Verdict("warn", str(error)[:200], "ask the cluster's support, unless this machine is not part of one")
-    found = f"Slurm {config.get('SLURM_VERSION', '?')}, KillWait {config.get('KillWait', '?')}"
+    text = f"Slurm {config.get('SLURM_VERSION', '?')}, KillWait {config.get('KillWait', '?')}"
     if config.get("JobRequeue", "1").strip() == "0":
-        return Verdict("warn", f"{found}, JobRequeue is off", "jobs ask for --requeue themselves; some sites refuse it")
+        return Verdict("warn", f"{text}, JobRequeue is off", "jobs ask for --requeue themselves; some sites refuse it")
     try:
         load_site(find_site(None))
     except UserError as error:
-        return Verdict("warn", f"{found}; {error}", "see docs/slurm.md")
-    return Verdict("ok", f"{found}; the site file is in order")
+        return Verdict("warn", f"{text}; {error}", "see docs/slurm.md")
+    return Verdict("ok", f"{text}; the site file is valid")
 
 
 def driver_version(path: Path = Path("/proc/driver/nvidia/version")) -> str | None:
     """Version of the NVIDIA driver of this machine; None without one."""
     try:
-        found = re.search(r"Module\s+(?:for \S+\s+)?(\d+(?:\.\d+)+)", path.read_text())
+        match = re.search(r"Module\s+(?:for \S+\s+)?(\d+(?:\.\d+)+)", path.read_text())
     except OSError:
         return None
-    return found[1] if found else None
+    return match[1] if match else None
 
 
 def driver_mismatch(cuda: str | None, driver: str | None, library_path: str) -> str | None:
@@ -72,10 +73,10 @@ def driver_mismatch(cuda: str | None, driver: str | None, library_path: str) -> 
     if cuda is None:
         return "torch is built without CUDA"
     major = int(cuda.split(".")[0])
-    needed = _DRIVER_OF_CUDA.get(major)
+    needed = _OLDEST_DRIVER.get(major)
     if driver is not None and needed is not None and int(driver.split(".")[0]) < needed:
         return f"the driver is {driver} and torch is built for CUDA {cuda}, which needs {needed} or newer"
-    others = [int(found) for found in re.findall(r"(?i)cuda(?:toolkit)?[-_/](\d+)", library_path)]
+    others = [int(version) for version in re.findall(r"(?i)cuda(?:toolkit)?[-_/](\d+)", library_path)]
     wrong = next((other for other in others if other != major), None)
     if wrong is not None:
         return f"torch brings the libraries of CUDA {cuda} and LD_LIBRARY_PATH puts those of CUDA {wrong} before them"
@@ -95,45 +96,38 @@ def check_driver(cuda: str | None) -> str | None:
 
 
 def attention(gpus: list[str]) -> Verdict:
-    """Whether flash attention can be used: what is installed, and on a GPU whether its kernel loads."""
+    """Whether flash attention is installed, and on a GPU whether its kernel loads."""
     spec = ModelSpec(path="any/model", dtype="bfloat16", attention="flash_attention_2")
     if reason := missing(spec):
         return Verdict(
             "warn" if gpus else "skipped", f"no flash attention: {reason}",
-            "pip install -e '.[flash]' and `transfer fetch RECIPE`; recipes with attention: sdpa need none",
+            "pip install -e '.[flash]' and `transfer fetch RECIPE`; recipes with attention: sdpa do not need it",
         )  # fmt: skip
     if not gpus:
-        return Verdict("skipped", "flash attention is installed; whether it loads a GPU shows")
+        return Verdict("skipped", "flash attention is installed; only a GPU shows whether it loads")
     from data.attention import usable_attention
 
     try:
         usable_attention(spec)
     except UserError as error:
-        return Verdict("fail", str(error)[:300], "see the reason; or model.attention=sdpa")
-    names = ("flash-attn", "kernels")
-    found = next((f"{name} {metadata.version(name)}" for name in names if _installed(name)), "a local kernel")
-    return Verdict("ok", f"{FLASH['flash_attention_2'].kernel if found.startswith('kernels') else 'package'}: {found}")
-
-
-def _installed(name: str) -> bool:
-    try:
-        metadata.version(name)
-    except metadata.PackageNotFoundError:
-        return False
-    return True
+        return Verdict("fail", str(error)[:300], "fix the reason above, or use model.attention=sdpa")
+    for package, source in (("flash-attn", "package"), ("kernels", FLASH["flash_attention_2"].kernel)):
+        with suppress(metadata.PackageNotFoundError):
+            return Verdict("ok", f"{source}: {package} {metadata.version(package)}")
+    return Verdict("ok", "package: a local kernel")
 
 
 def study(path: str, site_file: Path | None) -> Verdict:
-    """What a recipe would lack on this machine, or on the cluster of a site file."""
+    """What a recipe lacks on this machine, or on the cluster of a site file."""
     from launch.planning.findings import findings
-    from launch.slurm.site_file import load_site
+    from launch.site_file import load_site
     from launch.stages import build_stages
     from recipes.loading import load_recipe
 
     recipe = load_recipe(path, [])
     site = load_site(site_file) if site_file is not None else None
-    found = findings(recipe, build_stages(recipe), Path("runs") / recipe.study, site)
-    worst = next((word for word in ("error", "warning") if any(item.severity == word for item in found)), None)
-    sentences = "; ".join(item.sentence for item in found) or f"{recipe.study} has what it needs here"
-    remedies = "; ".join(item.remedy for item in found if item.remedy)
-    return Verdict({"error": "fail", "warning": "warn"}.get(worst or "", "ok"), sentences, remedies)  # type: ignore[arg-type]
+    lacking = findings(recipe, build_stages(recipe), Path("runs") / recipe.study, site)
+    severities = {item.severity for item in lacking}
+    text = "; ".join(item.sentence for item in lacking) or f"{recipe.study} has what it needs here"
+    remedies = "; ".join(item.remedy for item in lacking if item.remedy)
+    return Verdict("fail" if "error" in severities else "warn" if severities else "ok", text, remedies)

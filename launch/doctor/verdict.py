@@ -1,11 +1,11 @@
-"""What a check of `transfer doctor` found."""
+"""The result of a check of `transfer doctor`."""
 
 from typing import Literal, NamedTuple
 
 
 class Verdict(NamedTuple):
-    """What a check found."""
+    """The result of a check, in words, with what to do about it."""
 
     state: Literal["ok", "warn", "fail", "skipped"]
-    found: str
+    text: str
     remedy: str = ""

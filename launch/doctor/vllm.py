@@ -1,4 +1,4 @@
-"""The check of vLLM by `transfer doctor`, on GPUs or, with its CPU build, on a CPU."""
+"""The check of vLLM, on GPUs or, with its CPU build, on a CPU."""
 
 import json
 import os
@@ -10,7 +10,7 @@ from launch.doctor.process import last_line, run_smoke
 from launch.doctor.verdict import Verdict
 
 _COLD_SECONDS = 600.0  # vLLM compiles kernels when it is started for the first time
-# The attention kernels of vLLM take these everywhere: bfloat16 and head_dim 64. The smoke study has float32 and 16.
+# All attention kernels of vLLM support bfloat16 and head_dim 64; the smoke study's model has float32 and 16.
 _MODEL = [
     "model.pocket={hidden_size: 256, num_layers: 2, documents: 6000, learning_rate: 3.0e-3}",
     "model.dtype=bfloat16",
@@ -18,18 +18,18 @@ _MODEL = [
 _ON_CPU = {"VLLM_CPU_KVCACHE_SPACE": "1", "TORCH_COMPILE_DISABLE": "1"}
 
 
-def vllm(gpus: list[str], wanted: bool) -> Verdict:
-    """Two updates of GRPO that sample from a colocated vLLM: loading, stop ids, weight sync, equal probabilities."""
+def vllm(gpus: list[str], required: bool) -> Verdict:
+    """Updates of GRPO with a colocated vLLM: loading, stop tokens, weight sync, sampler/trainer mismatch."""
     try:
         version = metadata.version("vllm")
     except metadata.PackageNotFoundError:
         return Verdict(
-            "fail" if wanted else "skipped", "vllm is not installed",
+            "fail" if required else "skipped", "vllm is not installed",
             "pip install -r requirements-gpu.lock; for a CPU: make setup-engines",
         )  # fmt: skip
     if not gpus and "cpu" not in version:
-        return Verdict("fail" if wanted else "skipped", f"vllm {version} needs a GPU")
-    # Sleep mode gives GPU memory back, which a CPU has none of.
+        return Verdict("fail" if required else "skipped", f"vllm {version} needs a GPU")
+    # Sleep mode frees GPU memory; the CPU build does not have it.
     engine = "{mode: colocate, memory_share: 0.3}" if gpus else "{mode: colocate, memory_share: 0.3, sleep: false}"
     if not gpus:
         for name, value in _ON_CPU.items():
@@ -40,15 +40,15 @@ def vllm(gpus: list[str], wanted: bool) -> Verdict:
         code, output = run_smoke(Path(folder) / "study", settings, "arms", _COLD_SECONDS)
         if code:
             lock = "requirements-gpu.lock" if gpus else "requirements-engines.lock"
-            return Verdict("fail", f"vllm {version}: {last_line(output)}", f"versions that go together: {lock}")
+            return Verdict("fail", f"vllm {version}: {last_line(output)}", f"install the versions of {lock}")
         run = Path(folder) / "study" / "arms/grpo/seed-0"
         rows = [json.loads(row) for row in (run / "metrics.jsonl").read_text().splitlines()]
-    cut = max(row.get("mismatch/clipped_share", 0.0) for row in rows)
-    endless = min(row.get("completions/clipped_ratio", 0.0) for row in rows)
+    clipped = max(row.get("mismatch/clipped_share", 0.0) for row in rows)
+    truncated = min(row.get("completions/clipped_ratio", 0.0) for row in rows)
     where = "" if gpus else " on the CPU"
-    found = f"vllm {version}{where}: {cut:.1%} of the importance ratios cut, {endless:.0%} of completions never end"
-    if cut > 0.05:
-        return Verdict("fail", found, "vLLM computes something else than the trainer: same dtype and attention?")
-    if endless == 1.0:
-        return Verdict("fail", found, "vLLM does not stop at the end of a turn: check model.eos_token")
-    return Verdict("ok", found)
+    text = f"vllm {version}{where}: {clipped:.1%} of ratios clipped, {truncated:.0%} of completions truncated"
+    if clipped > 0.05:
+        return Verdict("fail", text, "vLLM and the trainer disagree: compare their dtype and attention")
+    if truncated == 1.0:
+        return Verdict("fail", text, "vLLM does not stop at the end of a turn; check model.eos_token")
+    return Verdict("ok", text)

@@ -15,7 +15,7 @@ _LINE_EVERY_SECONDS = 15.0  # between progress lines where the output is not a t
 
 
 class Display:
-    """Prints what happens to the stages of a study."""
+    """Prints the start, progress and end of stages."""
 
     def __init__(self, study_dir: Path) -> None:
         self.study_dir = study_dir
@@ -23,11 +23,11 @@ class Display:
         self._shown = time.monotonic()
 
     def line(self, text: str) -> None:
-        """Print a line that stays."""
+        """Print a permanent line."""
         print(("\r\033[K" if self.terminal else "") + text, flush=True)
 
     def ended(self, stage: str, failure: Failure | None, seconds: float) -> None:
-        """Print how a stage ended, with its notes, and with the end of its log if it crashed."""
+        """Print how a stage ended, with its notes, and with the last lines of its log if it crashed."""
         if failure is None:
             self.line(f"  finished {stage} in {seconds:.0f} s")
             self._notes(stage)

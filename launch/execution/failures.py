@@ -4,6 +4,7 @@ import errno
 import json
 import re
 import traceback
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,13 +15,13 @@ from recipes.manifest import read_manifest, write_json
 from recipes.schema import Recipe
 
 _FOLDER = ".failures"
-_RESERVE_BYTES = 1 << 16  # freed before a failure is recorded, in case the disk is full
-CRASHED, MISTAKE, STOPPED = 1, 2, 75  # 75 is sysexits' "try again"
+_RESERVE_BYTES = 1 << 16  # freed before a failure is recorded, so that it can be on a full disk
+CRASHED, MISTAKE, STOPPED = 1, 2, 75  # 75: EX_TEMPFAIL of sysexits.h
 INTERRUPTED = 130  # as shells report Ctrl-C
 
 
 class RanksEndedError(Exception):
-    """The ranks of a stage ended without finishing; the message is complete."""
+    """The ranks of a stage ended without finishing; the message is for the user."""
 
 
 class Failure(NamedTuple):
@@ -32,7 +33,7 @@ class Failure(NamedTuple):
 
 
 def lost_connection(error: BaseException) -> bool:
-    """Whether an error of one rank only says that another rank is gone.
+    """Whether an error of a rank is a lost connection to another rank.
 
     NCCL's errors have a class; those of gloo are plain RuntimeErrors, recognised by the name of its source folder.
     """
@@ -42,7 +43,7 @@ def lost_connection(error: BaseException) -> bool:
 
 
 def explain(error: Exception, recipe: Recipe, study_dir: Path, stage: Stage) -> Failure:
-    """The failure behind an exception; prints the traceback of errors that are not meant for the user."""
+    """The failure of an exception; prints the traceback of unexpected errors."""
     import torch
 
     from train.runtime.ranks import PreemptedError
@@ -53,7 +54,8 @@ def explain(error: Exception, recipe: Recipe, study_dir: Path, stage: Stage) -> 
         return Failure(str(error), MISTAKE)
     if isinstance(error, RanksEndedError):
         return Failure(str(error), CRASHED)
-    traceback.print_exc()
+    with suppress(OSError):  # the log may be on a full disk
+        traceback.print_exc()
     if isinstance(error, torch.OutOfMemoryError):
         return Failure(out_of_memory(recipe, stage), MISTAKE)
     if isinstance(error, OSError) and error.errno == errno.ENOSPC:
@@ -62,7 +64,7 @@ def explain(error: Exception, recipe: Recipe, study_dir: Path, stage: Stage) -> 
 
 
 def _first_line(message: str) -> str:
-    """The first informative line of an error; pydantic's first line only counts the errors."""
+    """The first line of an error, with the second one if the first only counts validation errors (pydantic)."""
     lines = [line.strip() for line in message.splitlines() if line.strip()]
     if len(lines) > 1 and re.match(r"\d+ validation errors? for ", lines[0]):
         return f"{lines[0]}: {lines[1]}"
@@ -70,7 +72,7 @@ def _first_line(message: str) -> str:
 
 
 def record(study_dir: Path, stage: str, failure: Failure | None) -> None:
-    """Record why a stage ended, for `transfer status`; None: it is starting."""
+    """Record why a stage failed; None: it is starting, an earlier record is removed."""
     path, reserve = _path(study_dir, stage), _path(study_dir, stage).with_suffix(".reserve")
     if failure is None:
         path.unlink(missing_ok=True)
@@ -86,7 +88,7 @@ def _path(study_dir: Path, stage: str) -> Path:
 
 
 def recorded(study_dir: Path, stage: str) -> dict[str, Any] | None:
-    """The failure of the last attempt at a stage (message, status, at); None if it did not fail or is finished."""
+    """The recorded failure of a stage (message, status, at); None if there is none or the stage has finished since."""
     manifest = read_manifest(study_dir / stage)
     if manifest is not None and manifest["completed"]:
         return None
@@ -98,21 +100,23 @@ def recorded(study_dir: Path, stage: str) -> dict[str, Any] | None:
 
 
 def out_of_memory(recipe: Recipe, stage: Stage) -> str:
-    """Message for a stage that ran out of GPU memory: settings that would help, with the predicted memory."""
+    """Message for a stage that ran out of GPU memory, with settings that need less and their predicted memory."""
     if stage.kind != "arms":
         return f"{stage.name} ran out of GPU memory; lower suite.batch_size or the length limits"
-    from launch.planning.fit import memory_of_arm, model_shape
+    from train.accounting.cost import model_shape
+    from train.accounting.memory import memory_of_arm
     from train.arms import resolve_arm
 
     arm, shape = resolve_arm(recipe, str(stage.arguments["arm"])), model_shape(recipe)
     now = memory_of_arm(recipe, arm, shape)
     if now is None:
-        return f"{stage.name} ran out of GPU memory; lower train.micro_batch_size or the length limits"
+        return f"{stage.name} ran out of GPU memory; lower train.micro_batch_tokens or the length limits"
     resources = recipe.resources
-    rows = arm.micro_batch_size or arm.problems_per_step * arm.completions_per_problem // resources.ranks
+    tokens = arm.tokens_per_micro_batch(resources.ranks)
+    fewer = max(tokens // 2, arm.prompt.max_prompt_tokens + arm.prompt.max_completion_tokens)
     changes: dict[str, dict[str, object]] = {}
-    if rows > 1:
-        changes[f"train.micro_batch_size={max(1, rows // 2)}"] = {"train": {"micro_batch_size": max(1, rows // 2)}}
+    if fewer < tokens:
+        changes[f"train.micro_batch_tokens={fewer}"] = {"train": {"micro_batch_tokens": fewer}}
     if resources.zero_stage < 3:
         changes["resources.zero_stage=3"] = {"resources": {"zero_stage": 3}}
     if not resources.offload:
@@ -124,7 +128,7 @@ def out_of_memory(recipe: Recipe, stage: Stage) -> str:
             update={key: getattr(recipe, key).model_copy(update=value) for key, value in change.items()}
         )
         predicted = memory_of_arm(changed, resolve_arm(changed, str(stage.arguments["arm"])), shape)
-        if predicted is not None and predicted["total"] < now["total"]:
-            advice.append(f"{text} would need about {predicted['total'] / 1e9:.1f} GB")
-    need = f"the cost model expects {now['total'] / 1e9:.1f} GB per rank, not counting what the libraries take"
+        if predicted is not None and predicted.total < now.total:
+            advice.append(f"{text} would need about {predicted.total / 1e9:.1f} GB")
+    need = f"the cost model expects {now.total / 1e9:.1f} GB per rank, without the memory of libraries"
     return f"{stage.name} ran out of GPU memory; {need}. " + "; ".join(advice)

@@ -1,4 +1,4 @@
-"""Which stages run at the same time on this machine, and on which of its GPUs."""
+"""Assign the GPUs of this machine to stages."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -8,35 +8,35 @@ from launch.stages import Stage
 from recipes.schema import Recipe
 
 
-class Wish(NamedTuple):
-    """A stage that could start now."""
+class Request(NamedTuple):
+    """A stage that is ready to start."""
 
     name: str
     gpus: int
     shared: str | None = None
-    """What it would share with others of the same word, which therefore run one after another."""
+    """A resource that one stage uses at a time; stages with the same name wait for each other."""
 
 
-def wish_of(recipe: Recipe, stage: Stage, gpus: Sequence[str]) -> Wish:
-    """What a stage asks for on a machine with these GPUs."""
-    wanted, shared = gpus_wanted(recipe, stage.kind), None
+def request_of(recipe: Recipe, stage: Stage, gpus: Sequence[str]) -> Request:
+    """The resources of a stage on a machine with these GPUs."""
+    count, shared = gpus_wanted(recipe, stage.kind), None
     if stage.kind == "corpus" and teacher_on(recipe):
-        wanted = len(gpus)  # the server has them; a model loaded beside it would find no memory
+        count = len(gpus)  # the teacher's server occupies them
     vllm = recipe.resources.vllm
     if stage.module == "train.grpo" and vllm is not None and vllm.mode == "server":
         shared = "vLLM server"  # every arm sends it weights
-    return Wish(stage.name, min(wanted, len(gpus)), shared)
+    return Request(stage.name, min(count, len(gpus)), shared)
 
 
 class Pool:
-    """Which stages run at the same time on one machine, and on which of its GPUs.
+    """Decides which stages run at the same time on one machine, and on which of its GPUs.
 
-    A stage gets GPUs of its own. The first one in order that has to wait for GPUs keeps later ones from taking them, so
-    that a run on all GPUs is not put off for ever by evaluations of one each.
+    A stage has its GPUs to itself. Once a stage has to wait for GPUs, later ones do not get any, so that stages on one
+    GPU cannot delay a stage on all GPUs for ever.
 
     Args:
-        gpus: names, as CUDA_VISIBLE_DEVICES has them; none on a CPU.
-        workers: stages at the same time, at most. None: with GPUs as many as find theirs, without two.
+        gpus: as in CUDA_VISIBLE_DEVICES; empty on a CPU.
+        workers: most stages at the same time. None: with GPUs as many as there are free ones for, on a CPU two.
     """
 
     def __init__(self, gpus: Sequence[str], workers: int | None) -> None:
@@ -47,35 +47,35 @@ class Pool:
 
     @property
     def size(self) -> int:
-        """Stages that can run at the same time, at most."""
+        """Most stages at the same time."""
         return self.workers or (len(self.gpus) + CPU_STAGES if self.gpus else CPU_STAGES)
 
-    def start(self, wishes: Sequence[Wish]) -> list[tuple[str, tuple[str, ...]]]:
-        """Place what can start now, in order: names of stages, each with its GPUs."""
-        placed = []
+    def start(self, requests: Sequence[Request]) -> list[tuple[str, tuple[str, ...]]]:
+        """The stages that can start now, in order, each with its GPUs."""
+        started = []
         waiting_for_gpus = False
-        for wish in wishes:
+        for request in requests:
             if len(self._taken) >= self.size:
                 break
-            if wish.shared is not None and wish.shared in self._shared.values():
+            if request.shared is not None and request.shared in self._shared.values():
                 continue
             gpus: tuple[str, ...] = ()
-            if wish.gpus:
+            if request.gpus:
                 free = [gpu for gpu in self.gpus if not any(gpu in taken for taken in self._taken.values())]
-                if waiting_for_gpus or len(free) < wish.gpus:
+                if waiting_for_gpus or len(free) < request.gpus:
                     waiting_for_gpus = True
                     continue
-                gpus = tuple(free[: wish.gpus])
+                gpus = tuple(free[: request.gpus])
             elif self.gpus and self.workers is None and self._without_gpus() >= CPU_STAGES:
                 continue
-            self._taken[wish.name] = gpus
-            if wish.shared is not None:
-                self._shared[wish.name] = wish.shared
-            placed.append((wish.name, gpus))
-        return placed
+            self._taken[request.name] = gpus
+            if request.shared is not None:
+                self._shared[request.name] = request.shared
+            started.append((request.name, gpus))
+        return started
 
     def end(self, name: str) -> None:
-        """Give back what a stage had."""
+        """Release the resources of a stage."""
         self._taken.pop(name, None)
         self._shared.pop(name, None)
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from launch.execution.display import Display
 from launch.execution.failures import CRASHED, INTERRUPTED, MISTAKE, STOPPED, Failure
-from launch.execution.gpus import Pool, wish_of
+from launch.execution.gpus import Pool, request_of
 from launch.execution.processes import local_run, note_run
 from launch.execution.signals import ForwardedSignals
 from launch.execution.worker import prepare_worker, run_in_worker
@@ -32,7 +32,7 @@ OTHER_CODE = "by an earlier version of the code; delete the folder or use a new 
 
 
 def check_study_dir(recipe: Recipe, study_dir: Path) -> None:
-    """Refuse a directory that a study must not be written to. Writes nothing.
+    """Check that a study can be written to a directory. Writes nothing.
 
     Raises:
         UserError: the directory belongs to another study, holds other files, or the disk is full.
@@ -46,9 +46,7 @@ def check_study_dir(recipe: Recipe, study_dir: Path) -> None:
             raise UserError(
                 f"{study_dir} holds the study {previous.get('study')!r}, not {recipe.study!r}; choose another --out"
             )
-    elif study_dir.is_file() or (
-        study_dir.exists() and {path.name for path in study_dir.iterdir()} - {".lock", "slurm"}
-    ):
+    elif study_dir.is_file() or (study_dir.exists() and not all(map(_left_by_a_start, study_dir.iterdir()))):
         raise UserError(f"{study_dir} is not empty and is not a study directory; choose another --out")
     parent = next(folder for folder in (study_dir, *study_dir.resolve().parents) if folder.exists())
     free = shutil.disk_usage(parent).free
@@ -59,11 +57,16 @@ def check_study_dir(recipe: Recipe, study_dir: Path) -> None:
         )
 
 
+def _left_by_a_start(path: Path) -> bool:
+    """Whether a run that was killed before its study file was in place may have left `path`."""
+    return path.name in (".lock", "slurm") or path.match(f".{STUDY_FILE}.*.tmp")
+
+
 def run_local(recipe: Recipe, study_dir: Path, stages: list[Stage], until: str | None = None) -> int:
     """Write `study.json` and run what is not done yet; returns the process exit status.
 
     Raises:
-        UserError: the directory cannot take this study (see `check_study_dir`), another process writes it, or flash
+        UserError: the study cannot be written there (see `check_study_dir`), another process writes it, or flash
             attention does not load on this machine.
     """
     check_study_dir(recipe, study_dir)
@@ -113,7 +116,7 @@ class _Scheduler:
     def run(self) -> int:
         """Run all stages; returns the exit status."""
         started = time.monotonic()
-        # A process with GPUs sees its own and keeps their memory, so the next stage gets a process of its own.
+        # A process holds the memory of its GPUs until it ends, so with GPUs every stage gets a new one.
         tasks_per_child = 1 if self.gpus else None
         with (
             self.signals,
@@ -124,7 +127,7 @@ class _Scheduler:
             try:
                 self._loop(executor)
             except (KeyboardInterrupt, BrokenProcessPool) as error:
-                # Workers ignore the terminal's interrupt and would finish their stage first; a killed stage resumes.
+                # Workers ignore Ctrl-C and would finish their stages first; killed stages resume.
                 for worker in active_children():
                     worker.kill()
                 executor.shutdown(wait=True, cancel_futures=True)
@@ -132,12 +135,12 @@ class _Scheduler:
         return self._ended(time.monotonic() - started)
 
     def _loop(self, executor: ProcessPoolExecutor) -> None:
-        """Start what can start and collect what has ended, until nothing is left or a signal has arrived."""
+        """Start and collect stages until none is left or a signal arrives."""
         while (self.waiting and self.signals.received is None) or self.running:
             if self.signals.received is None:
                 self._start(executor)
             elif not any(stage.kind == "arms" for stage, _ in self.running.values()):
-                raise KeyboardInterrupt  # only training has something to save; other stages resume from their files
+                raise KeyboardInterrupt  # only training has a state to save; other stages resume from their files
             if self.running:
                 self._collect()
                 self.display.progress([stage.name for stage, _ in self.running.values()], len(self.waiting))
@@ -155,8 +158,8 @@ class _Scheduler:
             if stage_state(self.study_dir / stage.name, stage_inputs(stage, self.study_dir)).state == "done":
                 del self.waiting[stage.name]
                 self.display.line(f"  done     {stage.name} (made again with the same result)")
-        wishes = [wish_of(self.recipe, stage, self.gpus) for stage in ready if stage.name in self.waiting]
-        for name, gpus in self.gpu_pool.start(wishes):
+        requests = [request_of(self.recipe, stage, self.gpus) for stage in ready if stage.name in self.waiting]
+        for name, gpus in self.gpu_pool.start(requests):
             stage = self.waiting.pop(name)
             future = executor.submit(
                 run_in_worker, self.recipe.dump(), str(self.study_dir), stage, gpus if self.gpus else None
@@ -165,7 +168,7 @@ class _Scheduler:
             self.display.line(f"  start    {name}" + (f" (GPU {', '.join(gpus)})" if gpus else ""))
 
     def _collect(self) -> None:
-        """Wait a moment for stages to end and note how they ended."""
+        """Wait a moment for stages to end, and record how they ended."""
         ended, _ = wait(self.running, timeout=_POLL_SECONDS, return_when=FIRST_COMPLETED)
         self.signals.forward()
         for future in ended:
@@ -177,12 +180,14 @@ class _Scheduler:
             self.display.ended(stage.name, failure, time.monotonic() - begun)
 
     def _interrupted(self, error: BaseException) -> int:
-        """Print what was interrupted; returns the exit status."""
-        names = ", ".join(stage.name for stage, _ in self.running.values())
+        """Print what was interrupted and how to continue; returns the exit status."""
+        names = ", ".join(stage.name for stage, _ in self.running.values()) or "no stage"
+        kept = "Finished stages are kept, training resumes from its last checkpoint, other stages from their last file"
+        advice = f"{kept}. To continue: the same command, or `transfer resume {self.study_dir}`"
         if isinstance(error, KeyboardInterrupt):
-            print(f"\nstopped while running {names}; the same command continues", file=sys.stderr)
+            print(f"\nstopped while running {names}. {advice}", file=sys.stderr)
             return INTERRUPTED if self.signals.received is None else STOPPED
-        print(f"a worker process died while running {names}; the same command continues", file=sys.stderr)
+        print(f"a worker process died while running {names}. {advice}", file=sys.stderr)
         return CRASHED if self.signals.received is None else STOPPED
 
     def _ended(self, seconds: float) -> int:

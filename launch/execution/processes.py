@@ -1,4 +1,4 @@
-"""What the processes of a study share: none outlives a killed command; GPUs, logs, and who began the study."""
+"""Processes of a study: their end with the parent, their logs, and the record of how the study was started."""
 
 import json
 import os
@@ -10,11 +10,11 @@ from typing import Any
 
 from recipes.manifest import write_json
 
-RUN_FILE = "run.json"  # how a study was started, for `resume` and `cancel`
+RUN_FILE = "run.json"  # read by `transfer resume` and `transfer cancel`
 
 
 def die_with_parent() -> None:
-    """Ask the kernel for SIGKILL when the parent dies (Linux); elsewhere the lock still prevents two writers."""
+    """Let the kernel kill this process when its parent dies (Linux). Elsewhere locks still prevent two writers."""
     if sys.platform != "linux":
         return
     import ctypes
@@ -24,17 +24,17 @@ def die_with_parent() -> None:
 
 
 def log_path(study_dir: Path, stage: str) -> Path:
-    """Where a stage's output goes."""
+    """Log of a stage."""
     return study_dir / "logs" / f"{stage.replace('/', '--')}.log"
 
 
 def rank_log_path(study_dir: Path, stage: str, rank: int) -> Path:
-    """Where the output of one rank of a stage goes; the first writes to the stage's own log."""
+    """Log of one rank of a stage; rank 0 writes to the stage's log."""
     return log_path(study_dir, stage).with_suffix(f".rank-{rank}.log")
 
 
 def last_lines(path: Path, count: int) -> list[str]:
-    """The last lines of a log that say something; of a large one, only its end is read."""
+    """The last lines of a log that are not empty."""
     try:
         with path.open("rb") as file:
             file.seek(max(0, path.stat().st_size - 64_000))
@@ -45,18 +45,18 @@ def last_lines(path: Path, count: int) -> list[str]:
 
 
 def note_run(root: Path, how: dict[str, Any]) -> None:
-    """Keep how a study was started."""
+    """Record how a study was started."""
     write_json(root / RUN_FILE, how)
 
 
 def local_run(until: str | None) -> dict[str, Any]:
-    """How this process runs a study, and who it is."""
-    who = {"host": socket.gethostname(), "pid": os.getpid(), "began": process_start(os.getpid())}
-    return {"on": "local", "until": until} | who
+    """The record of a study that runs in this process."""
+    process = {"host": socket.gethostname(), "pid": os.getpid(), "began": process_start(os.getpid())}
+    return {"on": "local", "until": until} | process
 
 
 def process_start(pid: int) -> str | None:
-    """When the kernel started a process, in its own ticks: tells it from a later one of the same number."""
+    """Start time of a process in clock ticks, which distinguishes it from a later one with the same id."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
     except (OSError, IndexError):
@@ -64,7 +64,7 @@ def process_start(pid: int) -> str | None:
 
 
 def read_run(root: Path) -> dict[str, Any]:
-    """How a study was started; on this machine and to its end, where nothing was kept."""
+    """How a study was started. Without a record: on this machine, to its end."""
     try:
         how = json.loads((root / RUN_FILE).read_text(encoding="utf-8"))
     except (OSError, ValueError):

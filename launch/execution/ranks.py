@@ -2,9 +2,9 @@
 
     python -m launch.execution.ranks STUDY_DIR STAGE RESUME
 
-is what every rank runs. Accelerate's and DeepSpeed's configuration files are kept beside the stage. A rank that fails
-writes `ranks/failure-<rank>.json`, and its launcher then ends the others. On several nodes every node has its own
-launcher (`launch/slurm/step.py` runs on each): the first node decides, the others join it.
+is the command of a rank. The configuration files of accelerate and DeepSpeed are kept beside the stage. A rank that
+fails writes `ranks/failure-<rank>.json`, and its launcher then ends the others. On several nodes every node has its own
+launcher (`launch/slurm/step.py` runs on each); the first node starts the ranks, the others join them.
 """
 
 import json
@@ -50,12 +50,12 @@ def _free_port() -> int:
 
 
 def launch_ranks(resources: ResourceSpec, study_dir: Path, stage: Stage, resume: bool) -> None:
-    """Run a stage on all its ranks; their output goes where this process's does.
+    """Run a stage on all its ranks, with their output in that of this process.
 
     Raises:
-        UserError: a rank stopped for a mistake the user can fix.
-        PreemptedError: they were stopped on a signal.
-        RanksEndedError: a rank failed otherwise, made no progress, or lost its vLLM server.
+        UserError: a rank failed because of a mistake of the user.
+        PreemptedError: the ranks were stopped by a signal.
+        RanksEndedError: a rank failed otherwise, sent no heartbeat, or lost its vLLM server.
     """
     directory = study_dir / stage.name / "ranks"
     directory.mkdir(exist_ok=True)
@@ -82,21 +82,21 @@ def launch_ranks(resources: ResourceSpec, study_dir: Path, stage: Stage, resume:
         return
     failure = _first_failure(directory)
     if failure is None:
-        raise RanksEndedError(f"a rank of {resources.ranks} was ended from outside (status {code})")
+        raise RanksEndedError(f"one of {resources.ranks} ranks was killed (status {code})")
     if failure["status"] == STOPPED:
         raise PreemptedError(failure["message"])
     if failure["status"] == MISTAKE:
         raise UserError(failure["message"])
     if failure["lost_connection"]:
-        failure["message"] = "another rank was lost; its reason is in the log, the same command continues"
+        failure["message"] = "another rank was lost, see the log; the same command continues"
     raise RanksEndedError(f"rank {failure['rank']} of {resources.ranks} ended: {failure['message']}")
 
 
 def _first_failure(directory: Path) -> dict[str, Any] | None:
-    """The failure that ended the other ranks: the earliest one that is not itself a consequence, if there is one."""
+    """The failure that ended the other ranks: the earliest one, after those that are its consequences."""
 
     def order(failure: dict[str, Any]) -> tuple[bool, float]:
-        # When a rank fails, the others lose their connection or get a SIGTERM that this process did not receive.
+        # After a failure the other ranks lose their connection, or the launcher sends them SIGTERM.
         stopped_by_launcher = failure["status"] == STOPPED and noted_signal() is None
         return failure["lost_connection"] or stopped_by_launcher, failure["at"]
 
@@ -108,7 +108,7 @@ def _first_failure(directory: Path) -> dict[str, Any] | None:
 
 
 def join_ranks(resources: ResourceSpec, study_dir: Path, stage: Stage) -> int:
-    """Run this node's ranks of a stage that the first node has started; 0 also if a signal stopped them."""
+    """Run this node's ranks of a stage that the first node starts; returns the exit status, 0 after a signal."""
     directory, rendezvous = study_dir / stage.name / "ranks", Rendezvous.here()
     deadline = time.monotonic() + _JOIN_SECONDS
     while True:
@@ -128,17 +128,17 @@ def join_ranks(resources: ResourceSpec, study_dir: Path, stage: Stage) -> int:
         print(f"node {rendezvous.node}: {error}", flush=True)
         return 0
     if code and not noted_signal():
-        # A non-zero status ends the whole job step; the first node needs time to record the reason.
+        # A non-zero status ends the job step; the first node needs time to record the reason.
         time.sleep(_FIRST_NODE_RECORDS_SECONDS)
         return code
     return 0
 
 
 def _run_launcher(command: list[str], study_dir: Path, stage: Stage, watch: Watch | None) -> tuple[int, str | None]:
-    """Run a launcher on this node to its end: its exit status, and why the watch ended it, if it did.
+    """Run a launcher on this node; its exit status, and why the watchdog killed it, if it did.
 
     Raises:
-        PreemptedError: it was ended on a signal because the ranks could not have saved in time.
+        PreemptedError: it was killed after a signal, because the ranks could not save in time.
     """
     from data.language_model import on_cpu
 
@@ -149,26 +149,26 @@ def _run_launcher(command: list[str], study_dir: Path, stage: Stage, watch: Watc
     environment["TRANSFER_LOG"] = str(rank_log_path(study_dir, stage.name, 0))
     if on_cpu():
         environment["DS_ACCELERATOR"] = "cpu"
-    # Slurm signals every process of a job step. The launcher must ignore the signal: ranks save and end first.
+    # Slurm signals every process of a job step. The launcher ignores the signal, so that ranks can save and end.
     environment["PET_SIGNALS_TO_HANDLE"] = "SIGINT,SIGHUP,SIGQUIT"
     launcher = subprocess.Popen([sys.executable, *command], env=environment, preexec_fn=_ignore_signals)
     signalled: set[str] = set()
     while (code := launcher.poll()) is None:
-        if name := noted_signal():  # to each rank, once; the launcher would soon kill those it forwards to
+        if name := noted_signal():  # once to each rank; the launcher would kill ranks soon after forwarding it
             signalled |= _signal_ranks(name, directory, signalled)
             if why := cut_short(read_pace(directory)):
                 launcher.kill()
                 launcher.wait()
                 raise PreemptedError(why)
         if watch is not None and (complaint := watch.complaint()):
-            launcher.kill()  # its ranks die with it, also hung ones
+            launcher.kill()  # its ranks die with it
             return launcher.wait(), complaint
         time.sleep(0.2)
     return code, None
 
 
 def _ignore_signals() -> None:
-    """Runs in the launcher before it starts: it ignores the signals of ranks and does not outlive this process."""
+    """In the launcher, before it starts: ignore the signals meant for ranks, and end with this process."""
     die_with_parent()
     for number in SIGNALS:
         signal.signal(number, signal.SIG_IGN)
@@ -180,13 +180,13 @@ def _signal_ranks(name: str, directory: Path, signalled: set[str]) -> set[str]:
     for path in paths:
         with suppress(OSError, ValueError):
             host, pid = path.read_text().split()
-            if host == socket.gethostname():  # ranks of other nodes learn of it after the update
+            if host == socket.gethostname():  # ranks of other nodes stop after the same update
                 os.kill(int(pid), signal.Signals[name])
     return {path.name for path in paths}
 
 
 def main(arguments: list[str]) -> int:
-    """One rank: do the stage's work. The launching process has written the manifest."""
+    """Run a stage in one rank. The launching process has written the manifest."""
     die_with_parent()
     study_dir, name, resume = Path(arguments[0]), arguments[1], bool(int(arguments[2]))
     from train.runtime.ranks import leave, prepare, rank, world_size
@@ -204,12 +204,12 @@ def main(arguments: list[str]) -> int:
         import torch
 
         if world_size() != recipe.resources.ranks:
-            raise RuntimeError(f"{recipe.resources.ranks} ranks were asked for but {world_size()} started")
+            raise RuntimeError(f"{recipe.resources.ranks} ranks were requested but {world_size()} started")
         torch.set_num_threads(stage.threads)
         prepare()
         import_module(stage.module).run(recipe, study_dir, directory, resume, **stage.arguments)
         leave()
-    except Exception as error:  # any library may fail; the launcher reads the message, the log has the rest
+    except Exception as error:  # any library may fail; the launcher reads the message, the log has the traceback
         failure = explain(error, recipe, study_dir, stage)
         values = {"rank": rank(), **failure._asdict(), "lost_connection": lost_connection(error), "at": time.time()}
         write_json(directory / "ranks" / _FAILURES.replace("*", str(rank())), values)

@@ -1,10 +1,10 @@
-"""`transfer work`: more processes for the evaluations of a study, on this machine or another that shares its folder."""
+"""`transfer work`: further processes for the evaluations of a study, on machines that share its folder."""
 
 import os
 import time
 from pathlib import Path
 
-from eval.responses.generate import generate, open_units
+from eval.responses.units import open_units
 from launch.execution.worker import worker_environment
 from launch.stages import Stage, build_stages, stage_inputs
 from recipes.errors import UserError
@@ -15,43 +15,53 @@ _POLL_SECONDS = 5.0
 
 
 def work(recipe: Recipe, study_dir: Path, wait: bool, only: str | None = None) -> int:
-    """Generate chunks of every evaluation that has begun and is not complete; returns the exit status.
+    """Generate missing responses of every evaluation that has started; returns the exit status.
 
-    `wait`: also for evaluations that have not begun, until all of the recipe's are done. `only`: for the one stage.
+    When all responses of one model are claimed it continues with the next model, without waiting for the last ones.
+
+    Args:
+        recipe: of the study.
+        study_dir: folder of the study.
+        wait: wait for evaluations that have not started, until all are done.
+        only: the one stage to work on. None: all.
 
     Raises:
         UserError: the recipe evaluates nothing, or there is no such study.
     """
-    if recipe.suite is None:
-        raise UserError(f"{recipe.study} has no suite, so there is nothing to evaluate")
+    recipe.require_suite()
     if not study_dir.is_dir() and not wait:
-        raise UserError(f"{study_dir} does not exist; start `transfer run` first, or say --wait")
+        raise UserError(f"{study_dir} does not exist; start `transfer run` first, or use --wait")
     os.environ.update(worker_environment())
     made = 0
     while True:
         stages = [stage for stage in build_stages(recipe) if stage.kind == "eval" and only in (None, stage.name)]
         states = {stage.name: stage_state(study_dir / stage.name, stage_inputs(stage, study_dir)) for stage in stages}
-        here = 0
-        for stage in stages:
-            if states[stage.name].state == "resume":
-                here += _help(recipe, study_dir, stage)
-        made += here
+        generated = sum(_generate(recipe, study_dir, stage) for stage in stages if states[stage.name].state == "resume")
+        made += generated
         finished = all(state.state == "done" for state in states.values())
-        if finished or (not wait and here == 0):
-            print(f"{made} chunk(s) answered here; " + ("all evaluations are done" if finished else "nothing is open"))
+        if finished or (not wait and generated == 0):
+            left = "all evaluations are done" if finished else "no response is missing"
+            print(f"{made} response(s) generated; {left}")
             return 0
-        if here == 0:
+        if generated == 0:
             time.sleep(_POLL_SECONDS)
 
 
-def _help(recipe: Recipe, study_dir: Path, stage: Stage) -> int:
+def _generate(recipe: Recipe, study_dir: Path, stage: Stage) -> int:
+    """Generate missing responses of one evaluation; returns their number."""
     manifest = read_manifest(study_dir / stage.name) or {}
     if manifest.get("code") != stage.code or manifest["environment"]["packages"] != environment()["packages"]:
-        raise UserError(f"{stage.name} was begun by other code or packages than are installed here; use the same ones")
+        raise UserError(f"{stage.name} was started with another version of the code or packages; use the same ones")
     model_dir = str(stage.arguments["model_dir"])
     units = open_units(recipe, study_dir, study_dir / stage.name, model_dir)
-    # Only what the stage has opened: its own process makes the folders and decides what is asked again.
+    # Only units that the stage has started: its own process makes the folders and discards outdated chunks.
     ready = [unit for unit in units if stage_state(unit.directory, unit.inputs).state == "resume" and unit.missing()]
-    if ready:
-        print(f"{stage.name}: {sum(len(unit.missing()) for unit in ready)} chunk(s) open", flush=True)
-    return generate(recipe, study_dir, study_dir / model_dir, ready, lambda: None)
+    if not ready:
+        return 0
+    from eval.responses.asking import Asking
+
+    with Asking(recipe, study_dir, study_dir / model_dir, ready) as asking:
+        missing = sum(unit.questions * unit.samples for unit in ready) - asking.done()
+        print(f"{stage.name}: {missing} response(s) missing", flush=True)
+        asking.work()
+        return asking.answered

@@ -1,4 +1,4 @@
-"""Signals of `transfer run`: they are forwarded to the worker processes, which save and stop."""
+"""Forward the signals of `transfer run` to the worker processes, which save and stop."""
 
 import os
 import signal
@@ -24,10 +24,10 @@ class ForwardedSignals:
         self.forward()
 
     def forward(self) -> None:
-        """Send the received signal to all children again: a worker that was just starting forgets earlier ones."""
+        """Send the received signal to all children again, because a worker that is starting ignores it."""
         for worker in active_children():
             if self.received is not None and worker.pid is not None:
-                with suppress(ProcessLookupError):  # it has just ended
+                with suppress(ProcessLookupError):  # it has ended
                     os.kill(worker.pid, signal.Signals[self.received])
 
     def __exit__(self, *error: object) -> None:

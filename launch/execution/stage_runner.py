@@ -1,4 +1,4 @@
-"""Run one stage in this process: its lock, its manifest, its usage, its ranks."""
+"""Run one stage: lock, manifest, usage, and its function or its ranks."""
 
 from importlib import import_module
 from pathlib import Path
@@ -12,7 +12,7 @@ from recipes.schema import Recipe
 
 
 def run_stage(recipe: Recipe, study_dir: Path, stage: Stage) -> None:
-    """Execute one stage in this process, or in ranks that this process launches.
+    """Run one stage in this process, or in ranks that it launches.
 
     Raises:
         LockedError: another process runs the stage.

@@ -1,4 +1,4 @@
-"""Whether the ranks of a stage are getting on, and whether the vLLM server they sample from answers."""
+"""Watchdog of a training stage: heartbeats of the ranks, and health of their vLLM server."""
 
 import time
 import urllib.request
@@ -8,29 +8,28 @@ from recipes.resource_schema import ResourceSpec
 from train.runtime.ranks import server_address
 
 SERVER_SILENT_SECONDS = 60.0
-_ASK_EVERY_SECONDS = 10.0
+_CHECK_EVERY_SECONDS = 10.0
 
 
 class Watch:
-    """Asked several times a second while ranks run; looks every ten seconds.
+    """Checks ranks and server every ten seconds.
 
     Args:
-        resources: how long ranks may be silent, and where the server is.
-        directory: `ranks/` of the stage; a rank touches its file there with every forward pass and every step of
-            vLLM's engine, once a second at most (`train/runtime/heartbeat.py`).
+        resources: how long ranks may be without a heartbeat, and the address of the server.
+        directory: `ranks/` of the stage, with the heartbeat files (`train/runtime/heartbeat.py`).
     """
 
     def __init__(self, resources: ResourceSpec, directory: Path) -> None:
         self.silence_seconds = 60.0 * resources.silence_minutes
         self.directory = directory
         self.url = server_address(resources.vllm)
-        self._looked = self._answered = time.monotonic()
+        self._checked = self._answered = time.monotonic()
 
     def complaint(self) -> str | None:
-        """Why the ranks must be ended, as a sentence; None while all is well."""
-        if time.monotonic() - self._looked < _ASK_EVERY_SECONDS:
+        """Why the ranks must be ended; None if they need not be."""
+        if time.monotonic() - self._checked < _CHECK_EVERY_SECONDS:
             return None
-        self._looked = time.monotonic()
+        self._checked = time.monotonic()
         return self._silent_ranks() or self._silent_server()
 
     def _silent_ranks(self) -> str | None:
@@ -40,9 +39,9 @@ class Watch:
         first = min(beats, key=lambda rank: beats[rank])
         minutes = (time.time() - beats[first]) / 60
         return (
-            f"no rank has sampled a token or begun a micro-batch for {self.silence_seconds / 60:g} minutes; rank "
-            f"{first} was the first to fall silent, {minutes:.0f} minutes ago: a hung node or a lost connection. The "
-            "same command continues from the last checkpoint; resources.silence_minutes is the limit"
+            f"no rank has sent a heartbeat for {self.silence_seconds / 60:g} minutes, rank {first} not for "
+            f"{minutes:.0f}: a hung node or a lost connection. The same command continues from the last checkpoint; "
+            "resources.silence_minutes is the limit"
         )
 
     def _silent_server(self) -> str | None:

@@ -1,4 +1,4 @@
-"""A worker process of the local scheduler: it runs stages one after another, each with its output in its own log."""
+"""A worker process of the local scheduler: runs one stage after another, each with its own log."""
 
 import os
 import signal
@@ -17,11 +17,11 @@ from train.runtime.ranks import listen
 
 
 def prepare_worker() -> None:
-    """Settings of a worker process, before anything heavy is imported."""
+    """Set up a worker process."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     listen()
     os.environ.update(worker_environment())
-    # A worker that outlived a killed parent would go on writing while a rerun starts.
+    # A worker that outlives its parent would write the same files as a rerun.
     die_with_parent()
 
 
@@ -33,7 +33,7 @@ def worker_environment() -> dict[str, str]:
         "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",
         "TQDM_DISABLE": "1",
         "TRL_EXPERIMENTAL_SILENCE": "1",
-        "VLLM_WORKER_MULTIPROC_METHOD": "spawn",  # a forked process cannot use a GPU that this one has initialised
+        "VLLM_WORKER_MULTIPROC_METHOD": "spawn",  # CUDA cannot be used in a forked process
         "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1"),
     }
 
@@ -41,17 +41,17 @@ def worker_environment() -> dict[str, str]:
 def run_in_worker(
     values: dict[str, object], study_dir: str, stage: Stage, gpus: tuple[str, ...] | None = None
 ) -> Failure | None:
-    """Run one stage with its output in the stage's log. None if it finished.
+    """Run one stage with its output in the stage's log; returns why it failed, None if it finished.
 
     Args:
         values: the recipe as JSON values.
         study_dir: folder of the study.
-        stage: what to run.
-        gpus: the GPUs the stage may use; None if the machine has none.
+        stage: the stage.
+        gpus: its GPUs; None if the machine has none.
     """
     if gpus is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(gpus)
-    listen()  # forget signals that were meant for an earlier stage
+    listen()  # forget signals of an earlier stage
     log = log_path(Path(study_dir), stage.name)
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("ab") as file:
@@ -70,9 +70,9 @@ def run_in_worker(
         require_on_this_node(recipe, stage)
         run_stage(recipe, Path(study_dir), stage)
         return None
-    except Exception as error:  # any library may fail; the log gets the traceback, the user the message
+    except Exception as error:  # any library may fail; the traceback goes to the log, the message to the user
         failure = explain(error, validate_recipe(values, "study.json"), Path(study_dir), stage)
-        with suppress(OSError):  # a full disk, perhaps; the message is shown in any case
+        with suppress(OSError):  # for example a full disk; the message is printed in any case
             record(Path(study_dir), stage.name, failure)
         return failure
     finally:

@@ -7,21 +7,22 @@ know. What only a GPU node can tell, `launch/planning/node.py` asks there.
 import re
 import shutil
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Literal
 
 from data.attention import FLASH, REMEDY, missing
 from data.prompts.prompt import chat_template
 from launch.hardware import gpu_models, gpus_wanted, teacher_on, visible_gpus
-from launch.planning.fit import model_shape
-from launch.planning.needs import Disk, checkpoint_hours, disk_needed, gpus_of_node, stage_hours
+from launch.planning.disk import Disk, disk_needed, gpus_of_node
+from launch.planning.hours import checkpoint_hours, setting_of, stage_hours
 from launch.planning.node import free_bytes, needs_vllm
-from launch.slurm.site_file import SiteSpec, hours_of
+from launch.site_file import SiteSpec, hours_of
 from launch.stages import Stage, build_stages, stage_states
 from recipes.errors import UserError
 from recipes.schema import Recipe
-from train.accounting.cost import ModelShape
+from train.accounting.cost import ModelShape, model_shape
 
 _FAMILY = re.compile(
     r"(?i)(?<![a-z0-9])(v100|t4|a10g?|a30|a40|l4|l40s?|a100|h100|h200|h800|h20|gh200|b200|gb200|mi\d+\w*)(?![0-9])"
@@ -32,7 +33,8 @@ LOADS_MODELS = {"arms", "drift", "diagnostics"}
 """Kinds of stages that load a model with the recipe's attention."""
 
 
-class Finding(NamedTuple):
+@dataclass(frozen=True)
+class Finding:
     """One thing that was found."""
 
     severity: Literal["error", "warning", "note"]
@@ -234,15 +236,17 @@ def _time_limits(
 ) -> Iterator[Finding]:
     """Time limits of jobs against hours; a longer stage continues itself if a job reaches its first checkpoint."""
     told: set[str] = set()
+    setting = setting_of(recipe, shape, site.gpus_per_node) if recipe.resources.gpu is not None else None
     for stage in waiting:
         limit = site.job(stage.kind).time_limit
-        hours = stage_hours(recipe, stage, shape)
+        planned = stage_hours(setting, stage)
+        hours = None if planned is None else planned.hours
         group = f"{stage.kind}/{stage.arguments['arm']}" if stage.kind == "arms" else stage.kind
         if limit is None or hours is None or group in told:
             continue
         told.add(group)
         allowed = hours_of(limit)
-        first = checkpoint_hours(recipe, str(stage.arguments["arm"]), shape) if stage.kind == "arms" else None
+        first = checkpoint_hours(setting, str(stage.arguments["arm"])) if stage.kind == "arms" else None
         if first is not None and allowed < first:
             yield Finding(
                 "error",

@@ -1,94 +1,16 @@
 """Whether a recipe fits on its GPUs, and which settings would make it fit. Needs no torch."""
 
-import json
 from collections.abc import Iterator
-from dataclasses import asdict
 from itertools import combinations
 from typing import Any
 
-from data.hub import locate_model
-from recipes.errors import UserError
+from launch.planning.analysis_plan import analysis_plan
+from launch.stages import Stage
 from recipes.loading import apply_override
 from recipes.schema import Recipe
-from train.accounting.cost import GPUS, KNOWN_SHAPES, ModelShape, pocket_shape, shape_from_config, training_memory
+from train.accounting.cost import GPUS, ModelShape, bytes_per_weight
+from train.accounting.memory import USABLE, memory_of_arm, settle_vllm
 from train.arms import ResolvedArm, resolve_arm
-
-USABLE = 0.94  # of a GPU's memory; the rest is a margin for the driver, the libraries and fragmentation
-
-
-def model_shape(recipe: Recipe) -> ModelShape | None:
-    """Shape of the recipe's model: the pocket model's, from `config.json`, or a published one; None if unknown."""
-    model = recipe.model
-    if model is None:
-        return None
-    if model.pocket is not None:
-        return pocket_shape(model.pocket)
-    try:
-        folder = locate_model(str(model.path), recipe.lock.get("models", {}).get(model.path), model.revision)
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    except (UserError, OSError, ValueError):
-        return KNOWN_SHAPES.get(str(model.path))
-    return shape_from_config(config)
-
-
-def bytes_per_weight(recipe: Recipe) -> int:
-    """Bytes of a weight as it is stored and loaded."""
-    return 2 if recipe.model is not None and recipe.model.dtype == "bfloat16" else 4
-
-
-def expected_tokens(recipe: Recipe, limit: int) -> int:
-    """Tokens that a plan assumes for a text of at most `limit`: the expected length if the recipe states it."""
-    return min(limit, recipe.resources.expected_completion_tokens or limit)
-
-
-def memory_of_arm(recipe: Recipe, arm: ResolvedArm, shape: ModelShape | None) -> dict[str, int] | None:
-    """Bytes on one rank while an arm trains, by component, for the longest micro-batch that its limits allow.
-
-    `total` is the sum of the components; `margin` is what is kept free on the recipe's GPU.
-    """
-    if shape is None or recipe.model is None:
-        return None
-    resources = recipe.resources
-    rows = arm.micro_batch_size or max(1, arm.problems_per_step * arm.completions_per_problem // resources.ranks)
-    memory = training_memory(
-        shape,
-        ranks=resources.ranks,
-        zero_stage=resources.zero_stage,
-        offload=resources.offload,
-        bfloat16=recipe.model.dtype == "bfloat16",
-        checkpointing=recipe.model.pocket is None,
-        tokens=rows * (arm.prompt.max_prompt_tokens + arm.prompt.max_completion_tokens),
-        adapter_rank=arm.lora.rank if arm.lora is not None else None,
-    )
-    reference = 0
-    if arm.beta > 0 and arm.lora is None:  # with adapters, the reference is the model without them
-        bytes_each = 2 if arm.weights_dtype_with(resources.zero_stage > 0) == "bfloat16" else 4
-        reference = bytes_each * shape.parameters() // (resources.ranks if resources.zero_stage == 3 else 1)
-    margin = 0 if resources.gpu is None else round((1 - USABLE) * GPUS[resources.gpu].memory_bytes)
-    return asdict(memory) | {"reference_model": reference, "total": memory.total + reference, "margin": margin}
-
-
-def sampling_memory(recipe: Recipe, arm: ResolvedArm, shape: ModelShape | None) -> dict[str, int] | None:
-    """Bytes of a colocated vLLM on one GPU while an arm samples, and the tokens and sequences its cache has room for.
-
-    `sequences_at_once` have the expected length, and prompts of a quarter of their limit; `sequences_asked` is what one
-    copy of the model generates for a batch. None: the arm uses no such vLLM, or the model or the GPU is unknown.
-    """
-    vllm, gpu = recipe.resources.vllm, recipe.resources.gpu
-    if shape is None or vllm is None or gpu is None or vllm.mode != "colocate" or arm.sampling == "teacher":
-        return None
-    weights = 2 * shape.parameters() // vllm.tensor_parallel
-    cache = max(0, round(vllm.memory_share * GPUS[gpu].memory_bytes) - weights)
-    tokens = cache // (shape.kv_cache_bytes_per_token() // vllm.tensor_parallel)
-    sequence = arm.prompt.max_prompt_tokens // 4 + expected_tokens(recipe, arm.prompt.max_completion_tokens)
-    sampled = arm.problems_per_step * arm.completions_per_problem * arm.updates_per_batch
-    return {
-        "weights": weights,
-        "kv_cache": cache,
-        "cached_tokens": tokens,
-        "sequences_at_once": tokens // sequence,
-        "sequences_asked": sampled * vllm.tensor_parallel // recipe.resources.ranks,
-    }
 
 
 def obstacles(recipe: Recipe, shape: ModelShape | None) -> list[str]:
@@ -111,10 +33,7 @@ def problems(recipe: Recipe, shape: ModelShape | None) -> list[str]:
 
 def _not_divided(recipe: Recipe, arm: ResolvedArm) -> list[str]:
     rows, ranks = arm.problems_per_step * arm.completions_per_problem, recipe.resources.ranks
-    micro = arm.micro_batch_size or max(1, rows // ranks)
-    if rows % (ranks * micro) == 0:
-        return []
-    return [f"an update has {rows} completions, which {ranks} ranks with micro-batches of {micro} do not divide"]
+    return [f"an update has {rows} completions, which {ranks} ranks do not divide"] if rows % ranks else []
 
 
 def _too_long(recipe: Recipe, arms: list[ResolvedArm], shape: ModelShape) -> list[str]:
@@ -137,36 +56,65 @@ def _too_large(recipe: Recipe, arms: list[ResolvedArm], shape: ModelShape) -> li
     While vLLM samples, weights, gradients and optimizer states stay on the GPU, as DeepSpeed keeps them; activations
     are gone. While the arm trains, a vLLM with sleep mode has freed its weights and cache.
     """
-    resources, vllm = recipe.resources, recipe.resources.vllm
-    if resources.gpu is None:
+    gpu = recipe.resources.gpu
+    if gpu is None:
         return []
     sentences = []
-    gpu_bytes = GPUS[resources.gpu].memory_bytes
+    gpu_bytes, size = GPUS[gpu].memory_bytes, bytes_per_weight(recipe)
     usable = USABLE * gpu_bytes
-    sampling = [arm for arm in arms if arm.sampling != "teacher"]
-    share = vllm.memory_share * gpu_bytes if vllm is not None and vllm.mode == "colocate" and sampling else 0.0
-    if vllm is not None and share:
-        longest = max(arm.prompt.max_prompt_tokens + arm.prompt.max_completion_tokens for arm in sampling)
-        weights = 2 * shape.parameters() / vllm.tensor_parallel
-        cache = longest * shape.kv_cache_bytes_per_token() / vllm.tensor_parallel
-        if weights + cache > share:
-            sentences.append(
-                f"vLLM's share of {share / 1e9:.0f} GB cannot hold {weights / 1e9:.1f} GB of weights and the cache of "
-                f"one sequence of {longest:,} tokens ({cache / 1e9:.1f} GB)"
-            )
     for arm in arms:
-        memory = memory_of_arm(recipe, arm, shape)
+        memory, vllm = memory_of_arm(recipe, arm, shape), settle_vllm(recipe, arm, shape)
         assert memory is not None
-        engine = share if arm in sampling else 0.0
-        training = memory["total"] + (engine if vllm is not None and not vllm.sleep else 0)
-        needed = max(training, memory["total"] - memory["activations"] + engine)
+        engine = 0.0
+        if vllm is not None and vllm.mode == "colocate":
+            assert vllm.memory_share is not None
+            engine = vllm.memory_share * gpu_bytes
+            longest = arm.prompt.max_prompt_tokens + arm.prompt.max_completion_tokens
+            weights = size * shape.parameters() / vllm.tensor_parallel
+            cache = longest * shape.kv_cache_bytes_per_token(size) / vllm.tensor_parallel
+            if weights + cache > engine:
+                sentences.append(
+                    f"vLLM's share of {engine / 1e9:.0f} GB cannot hold {weights / 1e9:.1f} GB of weights and the "
+                    f"cache of one sequence of {longest:,} tokens ({cache / 1e9:.1f} GB)"
+                )
+        training = memory.total + (engine if vllm is not None and not vllm.sleep else 0)
+        needed = max(training, memory.states + engine)
         if needed > usable:
             when = "while training" if training > usable else f"beside vLLM's {engine / 1e9:.0f} GB"
             sentences.append(
                 f"an arm with sampling {arm.sampling} needs {needed / 1e9:.0f} GB per rank {when}, "
-                f"a {resources.gpu} has about {usable / 1e9:.0f}"
+                f"a {gpu} has about {usable / 1e9:.0f}"
             )
     return sentences
+
+
+def stage_memory(recipe: Recipe, stage: Stage, shape: ModelShape | None) -> int | None:
+    """Bytes that a stage needs at its peak on one GPU, or of the host without one; libraries are not counted."""
+    if shape is None or recipe.model is None:
+        return None
+    size, gpu = bytes_per_weight(recipe), recipe.resources.gpu
+    weights = size * shape.parameters()
+    if stage.kind == "arms":
+        arm = resolve_arm(recipe, str(stage.arguments["arm"]))
+        memory, vllm = memory_of_arm(recipe, arm, shape), settle_vllm(recipe, arm, shape)
+        assert memory is not None
+        if vllm is None or vllm.mode == "server" or vllm.memory_share is None or gpu is None:
+            return memory.total
+        engine = round(vllm.memory_share * GPUS[gpu].memory_bytes)
+        return max(memory.total + (0 if vllm.sleep else engine), memory.states + engine)
+    if stage.kind in ("eval", "trajectory"):
+        suite = recipe.require_suite()
+        if suite.engine.kind == "vllm" and gpu is not None:
+            return round(suite.engine.memory_share * GPUS[gpu].memory_bytes)
+        longest = suite.max_prompt_tokens + suite.max_response_tokens
+        return weights + suite.engine.batch_size * longest * shape.kv_cache_bytes_per_token(size)
+    plan = analysis_plan(recipe, shape)
+    if stage.kind == "drift":
+        return plan.drift.memory.peak if plan.drift is not None and plan.drift.memory is not None else None
+    if stage.kind == "diagnostics":
+        found = plan.diagnostics
+        return found.memory.peak if found is not None and found.memory is not None else None
+    return weights if stage.kind in ("base", "external") else None
 
 
 def nearest_setting(recipe: Recipe, shape: ModelShape | None) -> str | None:

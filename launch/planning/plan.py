@@ -1,43 +1,48 @@
 """What a recipe will do, before anything is spent: stages, updates, samples, tokens, memory, hours. Needs no torch."""
 
 import shlex
-from dataclasses import asdict
+from collections.abc import Mapping, Sequence
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
 from eval.questions.suite_size import evaluation_responses
 from launch.hardware import visible_gpus
-from launch.planning.analysis_plan import analysis_obstacles, diagnostics_plan, drift_plan, trajectory_plan
+from launch.planning.analysis_plan import analysis_obstacles, analysis_plan
+from launch.planning.calibration import Calibration, Rehearsed, group_of, rehearsed, taken, with_rehearsed_start
+from launch.planning.disk import disk_needed, gpus_of_node
 from launch.planning.findings import findings
-from launch.planning.fit import memory_of_arm, model_shape, obstacles, sampling_memory
-from launch.planning.needs import (
-    attention_of_runs,
-    disk_needed,
+from launch.planning.fit import obstacles, stage_memory
+from launch.planning.hours import (
+    PACKED_ROW_TOKENS,
+    Setting,
+    StageHours,
     gpu_hours_of_run,
-    gpus_of_node,
     hours_between_checkpoints,
-    wall_clock,
+    setting_of,
+    stage_hours,
 )
+from launch.planning.plan_schema import CHANGE, ArmPlan, Assumption, Certainty, GpuCounts, Plan, StagePlan, Totals
 from launch.planning.preflight import completions_of_problem, unresolved_sentences, warnings
+from launch.planning.schedule import on_one_machine, with_endless_nodes
+from launch.planning.teacher import teacher_plan
 from launch.rank_command import Rendezvous, launch_command, launch_files
-from launch.slurm.site_file import SiteSpec
+from launch.site_file import SiteSpec, hours_of
 from launch.stages import Stage, stage_states
-from recipes.manifest import read_manifest
+from recipes.manifest import StageState, read_manifest
 from recipes.schema import Recipe
-from train.accounting.cost import (
-    GENERATE_UTILISATION,
-    GPUS,
-    ModelShape,
+from train.accounting.cost import ModelShape, forward_flops, model_shape, train_flops
+from train.accounting.matching import attention_of, recipe_differences
+from train.accounting.memory import (
     checkpoint_bytes,
-    forward_flops,
-    generation_hours,
-    train_flops,
+    memory_of_arm,
+    sampling_memory,
+    settle_vllm,
 )
-from train.accounting.matching import recipe_differences
+from train.accounting.rates import Rates
 from train.arms import resolve_arm
 
-_MEAN_ROW_TOKENS = 125  # of the 128 of a packed pre-training row
-
+_LENGTH = "resources.expected_completion_tokens"
 
 _WRITES = {
     "base": "weights (*.safetensors), config.json, generation_config.json, tokenizer, chat template",
@@ -59,79 +64,185 @@ def build_plan(
     study_dir: Path,
     invocation: str = "transfer run RECIPE",
     site: SiteSpec | None = None,
-) -> dict[str, Any]:
-    """The plan as JSON values. Token counts are upper bounds from the length limits.
+) -> Plan:
+    """The plan of a study.
 
-    `invocation`: the command that runs the study, to say how a single stage is run. `site`: the cluster it is planned
-    for; None: this machine.
+    Args:
+        recipe: of the study.
+        stages: of it, all or those that are meant to run.
+        study_dir: its folder, which need not exist; what its stages took calibrates the hours of the rest.
+        invocation: the command that runs the study, to say how a single stage is run.
+        site: the cluster it is planned for. None: this machine.
     """
     gpus = visible_gpus()
     elsewhere = site is None and not gpus and recipe.resources.gpu is not None
-    node = gpus_of_node(recipe, site, gpus)
+    node, shape = gpus_of_node(recipe, site, gpus), model_shape(recipe)
     found = findings(recipe, stages, study_dir, site, gpus, elsewhere)
     states = stage_states(stages, study_dir)
-    pocket = recipe.model.pocket if recipe.model else None
-    shape = model_shape(recipe)
-    suite = recipe.suite
-    labels = [label for arm in ("base", *recipe.arms) for label in recipe.labels(arm)]
     waiting = [stage for stage in stages if states[stage.name].state != "done"]
-    disk = disk_needed(recipe, shape, waiting, node, site)
-    analysis = {
-        "drift": drift_plan(recipe, shape),
-        "trajectory": trajectory_plan(recipe, shape),
-        "diagnostics": diagnostics_plan(recipe, shape),
+    setting = setting_of(recipe, shape, node)
+    if setting is not None and site is not None:
+        setting = replace(setting, time_limit_hours=lambda kind: _limit(site, kind))
+    rehearsal, not_used = rehearsed(study_dir, recipe.study, recipe.resources.gpu is not None)
+    hours = _hours(setting, stages, rehearsal)
+    measured = {
+        stage.name: item
+        for stage in stages
+        if (item := taken(recipe, stage, states[stage.name], study_dir)) is not None
     }
-    arms = {name: _arm_plan(recipe, name, shape, study_dir) for name in recipe.trained}
-    return {
-        "study": recipe.study,
-        "directory": str(study_dir),
-        "stages": [
-            {
-                "name": stage.name,
-                "state": states[stage.name].state,
-                "reasons": list(states[stage.name].reasons),
-                **how_it_runs(recipe, study_dir, stage, states[stage.name].state == "resume", invocation),
-            }
-            for stage in stages
-        ],
-        "parameters": shape.parameters() if shape else None,
-        "pretraining_tokens": None if pocket is None else pocket.documents // 4 * _MEAN_ROW_TOKENS,
-        "arms": arms,
-        "teacher": teacher_plan(recipe, study_dir),
-        "gpu": recipe.resources.gpu,
-        "gpus": gpus_of(recipe),
-        "dropped_problems": dropped_problems(study_dir),
-        "certainty": what_certainty_costs(recipe, shape, labels),
-        "responses_at_most": None if suite is None else evaluation_responses(recipe, len(labels)),
-        "evaluation_gpu_hours": evaluation_hours(recipe, shape, len(labels)),
-        **analysis,
-        "obstacles": obstacles(recipe, shape)
-        + analysis_obstacles(analysis, recipe.resources.gpu)
-        + [str(finding) for finding in found if finding.severity == "error"],
-        "findings": [finding._asdict() for finding in found],
-        "disk": None if disk is None else asdict(disk) | {"total": disk.total},
-        "wall_clock": {"gpus": node, "hours": wall_clock(recipe, stages, shape, node)},
-        "notes": [str(finding) for finding in found if finding.severity == "note"],
-        "warnings": warnings(recipe) + [str(finding) for finding in found if finding.severity == "warning"],
-        "unresolved": unresolved_sentences(recipe),
-        "differences": recipe_differences(recipe),
-    }
+    calibration = Calibration(recipe, stages, hours, measured)
+    rows = tuple(
+        _stage_plan(recipe, study_dir, stage, states[stage.name], calibration, shape, invocation) for stage in stages
+    )
+    analyses = analysis_plan(recipe, shape)
+    labels = [label for arm in ("base", *recipe.arms) for label in recipe.labels(arm)]
+    arms = {name: _arm_plan(recipe, name, setting, study_dir, node) for name in recipe.trained}
+    pocket = recipe.model.pocket if recipe.model else None
+    notes = [str(finding) for finding in found if finding.severity == "note"]
+    return Plan(
+        study=recipe.study,
+        directory=str(study_dir),
+        gpu=recipe.resources.gpu,
+        gpus=gpus_of(recipe),
+        parameters=shape.parameters() if shape else None,
+        pretraining_tokens=None if pocket is None else pocket.documents // 4 * PACKED_ROW_TOKENS,
+        stages=rows,
+        totals=_totals(recipe, waiting, rows, node, arms),
+        assumptions=_assumptions(recipe, setting, waiting, rehearsal, calibration),
+        calibration=calibration.factors(),
+        rehearsed=rehearsal,
+        arms=arms,
+        teacher=teacher_plan(recipe, study_dir),
+        dropped_problems=dropped_problems(study_dir),
+        certainty=what_certainty_costs(recipe, setting, len(labels)),
+        responses_at_most=None if recipe.suite is None else evaluation_responses(recipe, len(labels)),
+        analyses=analyses,
+        disk=disk_needed(recipe, shape, waiting, node, site),
+        findings=tuple(found),
+        obstacles=(
+            *obstacles(recipe, shape),
+            *analysis_obstacles(analyses, recipe.resources.gpu),
+            *(str(finding) for finding in found if finding.severity == "error"),
+        ),
+        unresolved=tuple(unresolved_sentences(recipe)),
+        warnings=(*warnings(recipe), *(str(finding) for finding in found if finding.severity == "warning")),
+        notes=tuple(notes if not_used is None else [*notes, not_used]),
+        differences=tuple(recipe_differences(recipe)),
+    )
 
 
-def evaluation_hours(recipe: Recipe, shape: ModelShape | None, models: int) -> float | None:
-    """GPU-hours of all responses, each as long as `expected_completion_tokens` or the limit; None where unknown."""
-    if recipe.suite is None or shape is None or recipe.resources.gpu is None:
-        return None
-    responses = evaluation_responses(recipe, models)
-    length = min(recipe.suite.max_response_tokens, recipe.resources.expected_completion_tokens or 1 << 60)
-    return None if responses is None else generation_hours(shape, GPUS[recipe.resources.gpu], responses, length)
+def _limit(site: SiteSpec, kind: str) -> float | None:
+    limit = site.job(kind).time_limit
+    return None if limit is None else hours_of(limit)
 
 
-def gpus_of(recipe: Recipe) -> dict[str, int]:
-    """GPUs that one training run and one evaluation occupy, where there are any."""
+def _hours(
+    setting: Setting | None, stages: Sequence[Stage], rehearsal: Sequence[Rehearsed]
+) -> dict[str, StageHours | None]:
+    """Hours of every stage by the assumptions; those of the seeds of an arm are the same and computed once."""
+    found: dict[tuple[str, bool], StageHours | None] = {}
+    for stage in stages:
+        key = (_alike(stage), bool(stage.arguments.get("arm")))
+        if key not in found:
+            found[key] = with_rehearsed_start(stage_hours(setting, stage), stage.kind, rehearsal)
+    return {stage.name: found[_alike(stage), bool(stage.arguments.get("arm"))] for stage in stages}
+
+
+def _alike(stage: Stage) -> str:
+    return f"{stage.kind}/{stage.arguments['arm']}" if "arm" in stage.arguments else stage.name
+
+
+def _stage_plan(
+    recipe: Recipe,
+    study_dir: Path,
+    stage: Stage,
+    state: StageState,
+    calibration: Calibration,
+    shape: ModelShape | None,
+    invocation: str,
+) -> StagePlan:
+    planned, expected = calibration.planned[stage.name], calibration.expected(stage)
+    spent = calibration.measured.get(stage.name)
+    on_gpu = recipe.resources.gpu is not None
+    left = None if expected is None else expected.hours * (1.0 - (spent.share if spent is not None else 0.0))
+    peak = None if spent is None else spent.gpu_bytes if on_gpu else spent.host_bytes
+    return StagePlan(
+        name=stage.name,
+        group=group_of(stage),
+        state=state.state,
+        reasons=tuple(state.reasons),
+        **_how_it_runs(recipe, study_dir, stage, state.state == "resume", invocation),
+        gpus=0 if planned is None else planned.gpus,
+        planned_hours=None if planned is None else planned.hours,
+        expected_hours=None if expected is None else expected.hours,
+        taken_hours=None if spent is None else spent.hours,
+        left_hours=0.0 if state.state == "done" else left,
+        seconds={} if expected is None else {part: value for part, value in expected.seconds.items() if value},
+        memory_bytes=calibration.memory(stage, lambda other: stage_memory(recipe, other, shape), on_gpu),
+        peak_bytes=peak or None,
+    )
+
+
+def _totals(
+    recipe: Recipe, waiting: Sequence[Stage], rows: Sequence[StagePlan], node: int, arms: Mapping[str, ArmPlan]
+) -> Totals:
+    on_gpu = recipe.resources.gpu is not None
+
+    def summed(hours: Mapping[str, float | None]) -> float:
+        return sum((row.gpus if on_gpu else 1) * (hours[row.name] or 0.0) for row in rows)
+
+    spent, left = {row.name: row.taken_hours for row in rows}, {row.name: row.left_hours for row in rows}
+    flops = [None if arm.flops_at_most is None else arm.runs * arm.flops_at_most for arm in arms.values()]
+    return Totals(
+        unit="GPU-hours" if on_gpu else "stage-hours",
+        hours=summed(spent) + summed(left),
+        taken_hours=summed(spent),
+        left_hours=summed(left),
+        node_gpus=node,
+        on_one_machine=on_one_machine(recipe, waiting, left, node),
+        with_endless_nodes=with_endless_nodes(waiting, left),
+        flops=None if None in flops or not flops else sum(value for value in flops if value is not None),
+    )
+
+
+def _assumptions(
+    recipe: Recipe,
+    setting: Setting | None,
+    waiting: Sequence[Stage],
+    rehearsal: Sequence[Rehearsed],
+    calibration: Calibration,
+) -> tuple[Assumption, ...]:
+    """What each assumption moves, of the hours that no measured stage tells about."""
+    guessed = [stage for stage in waiting if calibration.factor_of(stage) is None]
+    if setting is None or not guessed:
+        return ()
+    on_gpu = recipe.resources.gpu is not None
+
+    def total(changed: Setting) -> float:
+        found = _hours(changed, guessed, rehearsal).values()
+        return sum(hours.gpu_hours if on_gpu else hours.hours for hours in found if hours is not None)
+
+    before = total(setting)
+    if not before:
+        return ()
+    made = []
+    for item in fields(Rates):
+        value = float(getattr(setting.rates, item.name))
+        raised = replace(setting, rates=replace(setting.rates, **{item.name: value * (1 + CHANGE)}))
+        made.append(Assumption(item.name, value, total(raised) / before - 1))
+    expected = recipe.resources.expected_completion_tokens
+    if expected is not None:
+        longer = recipe.resources.model_copy(update={"expected_completion_tokens": round(expected * (1 + CHANGE))})
+        raised = replace(setting, recipe=recipe.model_copy(update={"resources": longer}))
+        made.append(Assumption(_LENGTH, float(expected), total(raised) / before - 1))
+    return tuple(sorted(made, key=lambda item: -abs(item.change)))
+
+
+def gpus_of(recipe: Recipe) -> GpuCounts:
+    """GPUs that one training run and one evaluation occupy."""
     resources = recipe.resources
     server = resources.vllm.server_nodes * resources.ranks // resources.nodes if resources.vllm else 0
-    return {"train": resources.ranks + server, "nodes": resources.nodes, "evaluate": resources.evaluation_replicas}
+    return GpuCounts(resources.ranks + server, resources.nodes, resources.evaluation_replicas)
 
 
 def dropped_problems(study_dir: Path) -> dict[str, int] | None:
@@ -142,93 +253,74 @@ def dropped_problems(study_dir: Path) -> dict[str, int] | None:
     return dict(manifest["facts"].get("rejected", {}))
 
 
-def what_certainty_costs(recipe: Recipe, shape: ModelShape | None, labels: list[str]) -> dict[str, float] | None:
-    """GPU-hours of one more training seed of every arm, and of one more response to every question of every model."""
-    if shape is None or recipe.resources.gpu is None or not recipe.trained:
+def what_certainty_costs(recipe: Recipe, setting: Setting | None, models: int) -> Certainty | None:
+    """GPU-hours of more certainty; None where they are not known."""
+    if setting is None or recipe.resources.gpu is None or not recipe.trained:
         return None
-    hours = [_arm_plan(recipe, name, shape)["gpu_hours"] for name in recipe.trained]
-    seed = sum(value for value in hours if value is not None)
-    evaluated = evaluation_hours(recipe, shape, len(recipe.trained))
-    found = {"seed": seed + (evaluated or 0.0)}
-    if recipe.suite is not None:
-        once = recipe.model_copy(update={"suite": _asked_once(recipe)})
-        more = evaluation_hours(once, shape, len(labels))
-        found |= {} if more is None else {"response": more}
-    return {name: round(value, 1) for name, value in found.items()}
+    seed = sum(gpu_hours_of_run(setting, name) or 0.0 for name in recipe.trained)
+    evaluation = Stage("eval/base", "", {})
+    asked = None if recipe.suite is None else stage_hours(setting, evaluation)
+    response = None
+    if recipe.suite is not None and asked is not None:
+        once = stage_hours(replace(setting, recipe=_asked_once(recipe)), evaluation)
+        again = 0.0 if once is None else once.seconds["generation"] / 3600 * once.gpus
+        seed, response = seed + asked.gpu_hours * len(recipe.trained), models * again
+    return Certainty(seed, response)
 
 
-def _asked_once(recipe: Recipe) -> Any:
-    assert recipe.suite is not None
-    benchmarks = [item.model_copy(update={"samples_per_question": 1}) for item in recipe.suite.benchmarks]
-    return recipe.suite.model_copy(update={"samples_per_question": 1, "benchmarks": tuple(benchmarks)})
+def _asked_once(recipe: Recipe) -> Recipe:
+    suite = recipe.require_suite()
+    benchmarks = [item.model_copy(update={"samples": 1}) for item in suite.benchmarks]
+    changed = suite.model_copy(update={"samples_per_question": 1, "benchmarks": tuple(benchmarks)})
+    return recipe.model_copy(update={"suite": changed})
 
 
-def _arm_plan(recipe: Recipe, name: str, shape: ModelShape | None, study_dir: Path | None = None) -> dict[str, Any]:
+def _arm_plan(
+    recipe: Recipe, name: str, setting: Setting | None, study_dir: Path | None = None, node: int = 0
+) -> ArmPlan:
     """Updates, tokens, FLOPs, memory, hours and disk of one run of an arm."""
-    arm = resolve_arm(recipe, name)
+    arm, shape = resolve_arm(recipe, name), setting.shape if setting is not None else None
     exposures = arm.steps * arm.problems_per_step
     completions = exposures * completions_of_problem(recipe, arm)
     completion_tokens = completions * arm.prompt.max_completion_tokens
     tokens = completion_tokens + completions * arm.prompt.max_prompt_tokens
     sampled = arm.sampling != "teacher"
-    flops = hours = disk = None
+    flops = disk = None
     if shape is not None:
         parameters = shape.parameters()
         flops = train_flops(parameters, tokens) + (forward_flops(parameters, tokens) if sampled else 0)
         disk = checkpoint_bytes(shape, arm.snapshots, arm.dtype == "bfloat16")
-        hours = gpu_hours_of_run(recipe, name, shape)
-    return {
-        "updates": arm.steps,
-        "problems_presented": exposures,
-        "completions": completions,
-        "generated_tokens_at_most": completion_tokens if sampled else 0,
-        "train_tokens_at_most": tokens,
-        "teraflops_at_most": None if flops is None else round(flops / 1e12, 1),
-        "gpu_hours": None if hours is None else round(hours, 1),
-        "hours_between_checkpoints": hours_between_checkpoints(recipe, name, shape),
-        "save_every_steps": arm.save_every_steps,
-        "updates_per_batch": arm.updates_per_batch,
-        "disk_bytes": disk,
-        "learning_rate": arm.learning_rate,
-        "runs": len(recipe.seeds),
-        "memory_per_rank": memory_of_arm(recipe, arm, shape),
-        "sampling_memory": sampling_memory(recipe, arm, shape),
-        "attention": attention_of_runs(recipe, name, study_dir),
-    }
+    return ArmPlan(
+        runs=len(recipe.seeds),
+        updates=arm.steps,
+        problems_presented=exposures,
+        completions=completions,
+        generated_tokens_at_most=completion_tokens if sampled else 0,
+        train_tokens_at_most=tokens,
+        flops_at_most=flops,
+        gpu_hours=gpu_hours_of_run(setting, name),
+        hours_between_checkpoints=hours_between_checkpoints(setting, name),
+        save_every_steps=arm.save_every_steps,
+        updates_per_batch=arm.updates_per_batch,
+        disk_bytes=disk,
+        learning_rate=arm.learning_rate,
+        memory_per_rank=memory_of_arm(recipe, arm, shape),
+        sampling_memory=sampling_memory(recipe, arm, shape, node),
+        attention=tuple(attention_of_runs(recipe, name, study_dir)),
+    )
 
 
-def teacher_plan(recipe: Recipe, study_dir: Path) -> dict[str, Any] | None:
-    """What the demonstrations cost: what was spent once they are there, else an upper bound; None without a sampler.
-
-    Numbers are None where the problems are not counted yet or the teacher's parameters are not given.
-    """
-    teacher = recipe.corpus.teacher
-    if teacher is None or teacher.kind not in ("endpoint", "transformers"):
-        return None
-    manifest = read_manifest(study_dir / "corpus")
-    facts = manifest["facts"] if manifest is not None and manifest["completed"] else {}
-    spent = next((row for row in facts.get("sampling", []) if row["phase"] == "teacher"), None)
-    problems = facts.get("train_problems") or recipe.corpus.train_problems
-    samples = spent["samples"] if spent else None if problems is None else problems * teacher.samples_per_problem
-    limit = teacher.max_completion_tokens or recipe.prompt.max_completion_tokens
-    tokens = spent["generated_tokens"] if spent else None if samples is None else samples * limit
-    flops = None if tokens is None or not teacher.parameters else forward_flops(round(teacher.parameters), tokens)
-    gpu = GPUS[recipe.resources.gpu] if recipe.resources.gpu else None
-    hours = None if flops is None or gpu is None else flops / (gpu.peak_flops * GENERATE_UTILISATION) / 3600
-    return {
-        "model": teacher.model,
-        "spent": spent is not None,
-        "samples": samples,
-        "generated_tokens": tokens,
-        "teraflops": None if flops is None else round(flops / 1e12, 1),
-        "gpu_hours": None if hours is None else round(hours, 1),
-    }
+def attention_of_runs(recipe: Recipe, name: str, study_dir: Path | None) -> list[str]:
+    """What the finished runs of an arm computed attention with."""
+    folders = [] if study_dir is None else [study_dir / "arms" / name / f"seed-{seed}" for seed in recipe.seeds]
+    manifests = [manifest for folder in folders if (manifest := read_manifest(folder)) and manifest["completed"]]
+    return sorted({attention_of(manifest["facts"]) for manifest in manifests if "matched_on" in manifest["facts"]})
 
 
-def how_it_runs(recipe: Recipe, study_dir: Path, stage: Stage, resume: bool, invocation: str) -> dict[str, Any]:
-    """The command of a stage, the files it is given, what it reads and writes, and the processes it runs on."""
+def _how_it_runs(recipe: Recipe, study_dir: Path, stage: Stage, resume: bool, invocation: str) -> dict[str, Any]:
+    """The fields of a StagePlan about its command: files it is given, what it reads and writes, and its processes."""
     folders = {
-        "reads": [str(study_dir / name) for name in stage.needs],
+        "reads": tuple(str(study_dir / name) for name in stage.needs),
         "writes": f"{study_dir / stage.name}: {_WRITES[stage.kind]}, manifest.json",
     }
     if stage.kind == "arms" and recipe.resources.launched:
@@ -255,10 +347,10 @@ def topology_text(recipe: Recipe, stage: Stage) -> str:
     parts = [f"{resources.ranks} rank{'s' * (resources.ranks > 1)}"]
     parts += [f"DeepSpeed ZeRO-{resources.zero_stage}"] if resources.zero_stage else ["no DeepSpeed"]
     parts += ["offload to the CPU"] if resources.offload else []
-    arm = resolve_arm(recipe, str(stage.arguments["arm"]))
-    if resources.vllm is not None and arm.sampling != "teacher":
-        where = resources.vllm.server_url or (
-            "a node of its own" if resources.vllm.server_nodes else f"{resources.vllm.memory_share:.0%} of each GPU"
+    vllm = settle_vllm(recipe, resolve_arm(recipe, str(stage.arguments["arm"])))
+    if vllm is not None:
+        where = vllm.server_url or (
+            "a node of its own" if vllm.server_nodes else f"{vllm.memory_share:.0%} of each GPU"
         )
-        parts.append(f"vLLM {resources.vllm.mode} ({where}, tensor parallel {resources.vllm.tensor_parallel})")
+        parts.append(f"vLLM {vllm.mode} ({where}, tensor parallel {vllm.tensor_parallel})")
     return ", ".join(parts)

@@ -1,160 +1,272 @@
-"""A plan as text, from the JSON values of `launch/planning/plan.py`."""
+"""A plan as text."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from launch.planning.analysis_plan import analysis_lines
 from launch.planning.findings import disk_text
-from launch.planning.needs import Disk
-from train.accounting.cost import GENERATE_UTILISATION, TRAIN_UTILISATION
+from launch.planning.plan_schema import CHANGE, ArmPlan, Plan, StagePlan
+from launch.planning.schedule import Schedule
+from launch.planning.teacher import TeacherPlan
+
+_DOMINATING = 3  # assumptions that are named
+_NAMES = {
+    "train_utilisation": "share of the peak while training",
+    "decode_bandwidth": "share of the memory's bandwidth while decoding",
+    "padding": "tokens computed for each one needed",
+    "layer_seconds": "seconds a layer of a decoding step with transformers",
+    "start_seconds": "seconds to start a stage",
+    "engine_seconds": "seconds to start vLLM",
+    "sync_bandwidth": "bytes a second from the trainer to vLLM",
+    "disk_bandwidth": "bytes a second of the file system",
+    "hours_between_failures": "GPU-hours between failures",
+}
 
 
-def format_plan(plan: dict[str, Any], commands: bool = False) -> str:
-    """The plan as text. `commands`: with the exact command, files and processes of every stage."""
-    lines = [f"{plan['study']} -> {plan['directory']}", ""]
-    shown: set[str] = set()
-    for stage in plan["stages"]:
-        reasons = f"  ({'; '.join(stage['reasons'])})" if stage["reasons"] else ""
-        lines.append(f"  {stage['state']:<8} {stage['name']}{reasons}")
-        if commands:
-            lines += [f"           {stage['topology']}", f"           {stage['command']}"]
-            for path, content in stage["files"].items():
-                text = json.dumps({key: value for key, value in content.items() if key != "main_process_port"})
-                lines.append(f"           {path}" + ("" if Path(path).name in shown else f": {text}"))
-                shown.add(Path(path).name)
-            lines += [f"           reads {', '.join(stage['reads'])}"] if stage["reads"] else []
-            lines.append(f"           writes {stage['writes']}")
-    if plan["parameters"]:
-        tokens = plan["pretraining_tokens"]
-        pretraining = "" if tokens is None else f", {tokens:,} pre-training tokens"
-        lines += ["", f"base: about {plan['parameters']:,} parameters{pretraining}"]
-    width = max([20, *(len(name) + 2 for name in plan["arms"])])
-    if plan["arms"]:
-        lines += [
-            "",
-            f"{'arm':<{width}}{'runs':>6}{'updates':>9}{'problems':>10}{'completions':>13}{'generated tokens':>20}"
-            f"{'TFLOPs':>16}{'lr':>10}" + (f"{'GPU-hours':>12}{'disk, GB':>10}" if plan["gpu"] else ""),
-        ]
-    for name, arm in plan["arms"].items():
-        flops = "?" if arm["teraflops_at_most"] is None else f"{arm['teraflops_at_most']:,.1f}"
-        lines.append(
-            f"{name:<{width}}{arm['runs']:>6}{arm['updates']:>9,}{arm['problems_presented']:>10,}{arm['completions']:>13,}"
-            f"{arm['generated_tokens_at_most']:>20,}{flops:>16}{arm['learning_rate']:>10.1e}"
-            + _hours_and_disk(plan, arm)
-        )
-    if plan["arms"]:
-        lines.append("tokens and FLOPs are upper bounds from the length limits, for one run")
-        if plan["gpu"]:
-            hours = [arm["gpu_hours"] and arm["gpu_hours"] * arm["runs"] for arm in plan["arms"].values()]
-            if None not in hours:
-                lines.append(f"all runs: {sum(hours):,.0f} GPU-hours")
-            lines.append(
-                f"GPU-hours of one run on {plan['gpu']}, assuming {TRAIN_UTILISATION:.0%} of its peak while training "
-                f"and {GENERATE_UTILISATION:.0%} while generating, and completions as long as "
-                "resources.expected_completion_tokens"
-            )
-            lines += _comparison_lines(plan)
-            between = {n: arm["hours_between_checkpoints"] for n, arm in plan["arms"].items()}
-            if None not in between.values():
-                each = ", ".join(f"{name} {value:.1f}" for name, value in between.items())
-                lines.append(f"hours of work between two checkpoints, on all GPUs of a run: {each}")
-        lines += ["", *_memory_lines(plan)]
-    if plan["teacher"]:
-        lines.append(_teacher_line(plan["teacher"], recipe_gpu=plan["gpu"]))
-    if plan["responses_at_most"]:
-        hours = plan["evaluation_gpu_hours"]
-        cost = "" if hours is None else f", {hours:,.0f} GPU-hours if they are as long as completions"
-        lines.append(f"evaluation: at most {plan['responses_at_most']:,} responses" + cost)
-    lines += analysis_lines(plan)
-    lines += _whole_study_lines(plan)
-    if plan["certainty"]:
-        more = plan["certainty"]
-        text = f"certainty: one more training seed of every arm {more['seed']:,.0f} GPU-hours"
-        if "response" in more:
-            text += f", one more response to every question {more['response']:,.0f}"
+def format_plan(plan: Plan, commands: bool = False, stages: bool = False) -> str:
+    """The plan as text.
+
+    Args:
+        plan: of a study.
+        commands: with the exact command, files and processes of every stage.
+        stages: with a line for every stage, not one for every kind.
+    """
+    lines = [f"{plan.study} -> {plan.directory}", ""]
+    lines += _stage_lines(plan, commands) if commands or stages else _group_lines(plan)
+    lines += _hours_lines(plan)
+    if plan.parameters:
+        tokens = plan.pretraining_tokens
+        lines += ["", f"base: about {plan.parameters:,} parameters"]
+        lines[-1] += "" if tokens is None else f", {tokens:,} pre-training tokens"
+    lines += _arm_lines(plan)
+    lines += _teacher_lines(plan.teacher, plan.gpu)
+    if plan.responses_at_most:
+        lines.append(f"evaluation: at most {plan.responses_at_most:,} responses")
+    lines += analysis_lines(plan.analyses)
+    if plan.disk is not None and plan.disk.total:
+        lines.append(f"the study at its fullest: up to {disk_text(plan.disk)}")
+    if plan.certainty:
+        text = f"certainty: one more training seed of every arm {plan.certainty.seed:,.0f} GPU-hours"
+        if plan.certainty.response is not None:
+            text += f", one more response to every question {plan.certainty.response:,.0f}"
         lines.append(f"{text}; transfer power says what differences they let you see")
-    if plan["dropped_problems"]:
-        reasons = ", ".join(f"{count:,} {reason}" for reason, count in plan["dropped_problems"].items() if count)
+    if plan.dropped_problems:
+        reasons = ", ".join(f"{count:,} {reason}" for reason, count in plan.dropped_problems.items() if count)
         lines.append(f"problems left out: {reasons}")
-    used = {kind for arm in plan["arms"].values() for kind in arm["attention"]}
+    used = {kind for arm in plan.arms.values() for kind in arm.attention}
     lines += [f"attention of finished runs: {', '.join(sorted(used))}"] if used else []
-    if plan["arms"]:
+    if plan.arms:
         matched = "matched: the arms differ only in what the study varies"
-        lines += ["", "UNMATCHED:" if plan["differences"] else matched]
-    lines += [f"  {text}" for text in plan["differences"]]
-    lines += [f"cannot work: {text}" for text in plan["obstacles"]]
-    lines += [f"before it can run: {text}" for text in plan["unresolved"]]
-    lines += [f"warning: {text}" for text in plan["warnings"]]
-    lines += [f"note: {text}" for text in plan["notes"]]
+        lines += ["", "UNMATCHED:" if plan.differences else matched]
+    lines += [f"  {text}" for text in plan.differences]
+    lines += [f"cannot work: {text}" for text in plan.obstacles]
+    lines += [f"before it can run: {text}" for text in plan.unresolved]
+    lines += [f"warning: {text}" for text in plan.warnings]
+    lines += [f"note: {text}" for text in plan.notes]
     return "\n".join(lines)
 
 
-def _whole_study_lines(plan: dict[str, Any]) -> list[str]:
-    """Disk and hours of all stages together."""
+def duration(hours: float) -> str:
+    """Hours as people say them."""
+    if hours >= 48:
+        return f"{hours / 24:,.1f} days"
+    return f"{hours:.1f} h" if hours >= 1 else f"{hours * 60:.0f} min" if hours >= 1 / 30 else f"{hours * 3600:.0f} s"
+
+
+def flops_text(flops: float) -> str:
+    """FLOPs in the unit that leaves one to three digits before the point."""
+    for unit, size in (("EFLOPs", 1e18), ("PFLOPs", 1e15), ("TFLOPs", 1e12)):
+        if flops >= size:
+            return f"{flops / size:,.1f} {unit}"
+    return f"{flops / 1e9:,.1f} GFLOPs"
+
+
+def _stage_lines(plan: Plan, commands: bool) -> list[str]:
     lines = []
-    if plan["gpu"] and plan["disk"] is not None:
-        need = {name: value for name, value in plan["disk"].items() if name != "total"}
-        lines.append(f"the study at its fullest: up to {disk_text(Disk(**need))}")
-    clock = plan["wall_clock"]
-    if clock["hours"]:
-        parts = ", ".join(f"{phase} {hours:,.0f} h" for phase, hours in clock["hours"].items())
-        lines.append(f"wall clock on one node with {clock['gpus']} GPU(s), stages of one GPU side by side: {parts}")
+    shown: set[str] = set()
+    for stage in plan.stages:
+        reasons = f"  ({'; '.join(stage.reasons)})" if stage.reasons else ""
+        hours = stage.taken_hours if stage.state == "done" else stage.expected_hours
+        took = "" if hours is None else f"  {duration(hours)}" + (f" on {stage.gpus} GPU(s)" if stage.gpus else "")
+        lines.append(f"  {stage.state:<8} {stage.name}{took}{reasons}")
+        if commands:
+            lines += [f"           {stage.topology}", f"           {stage.command}"]
+            for path, content in stage.files.items():
+                text = json.dumps({key: value for key, value in content.items() if key != "main_process_port"})
+                lines.append(f"           {path}" + ("" if Path(path).name in shown else f": {text}"))
+                shown.add(Path(path).name)
+            lines += [f"           reads {', '.join(stage.reads)}"] if stage.reads else []
+            lines.append(f"           writes {stage.writes}")
     return lines
 
 
-def _teacher_line(teacher: dict[str, Any], recipe_gpu: str | None) -> str:
-    if teacher["samples"] is None:
-        return f"teacher {teacher['model']}: its samples are known once the corpus has counted its problems"
-    how = "spent" if teacher["spent"] else "at most"
-    text = f"teacher {teacher['model']}, {how}: {teacher['samples']:,} samples, {teacher['generated_tokens']:,} tokens"
-    text += "" if teacher["teraflops"] is None else f", {teacher['teraflops']:,.1f} TFLOPs"
-    return text + ("" if teacher["gpu_hours"] is None else f", {teacher['gpu_hours']:,.0f} GPU-hours on {recipe_gpu}")
+def _group_lines(plan: Plan) -> list[str]:
+    """A row for every arm and every other kind of stage, and why stages change."""
+    groups: dict[str, list[StagePlan]] = {}
+    for stage in plan.stages:
+        groups.setdefault(stage.group, []).append(stage)
+    width = max([5, *(len(name) for name in groups)])
+    head = f"  {'stage':<{width}}{'stages':>8}{'GPUs':>6}{'each':>11}{plan.totals.unit:>13}{'memory, GB':>12}  state"
+    lines = [head]
+    for name, members in groups.items():
+        known = [stage for stage in members if stage.expected_hours is not None]
+        hours = [stage.expected_hours or 0.0 for stage in known]
+        each = "?" if not known else duration(max(hours))
+        held = [max(stage.gpus, 0 if plan.gpu else 1) for stage in known]
+        total = sum(count * hour for count, hour in zip(held, hours, strict=True))
+        memory = max((stage.memory_bytes or 0 for stage in members), default=0)
+        gpus = max((stage.gpus for stage in members), default=0)
+        lines.append(
+            f"  {name:<{width}}{len(members):>8}{gpus or '-':>6}{each:>11}{_count(total) if known else '?':>13}"
+            f"{f'{memory / 1e9:.1f}' if memory else '-':>12}  {_states(members)}"
+        )
+        for reason in dict.fromkeys(reason for stage in members for reason in stage.reasons):
+            lines.append(f"      {reason}")
+    return lines
 
 
-def _hours_and_disk(plan: dict[str, Any], arm: dict[str, Any]) -> str:
-    if not plan["gpu"]:
+def _count(hours: float) -> str:
+    return f"{hours:,.0f}" if hours >= 10 or not hours else f"{hours:,.2f}"
+
+
+def _states(members: Sequence[StagePlan]) -> str:
+    counts: dict[str, int] = {}
+    for stage in members:
+        counts[stage.state] = counts.get(stage.state, 0) + 1
+    return ", ".join(state if count == len(members) else f"{count} {state}" for state, count in counts.items())
+
+
+def _hours_lines(plan: Plan) -> list[str]:
+    """Hours of the whole study, what they rest on, and how far earlier ones were off."""
+    totals = plan.totals
+    if not totals.hours:
+        return []
+    said = f"in all about {_count(totals.hours)} {totals.unit}"
+    said += f", of which {_count(totals.taken_hours)} are spent" if totals.taken_hours else ""
+    lines = ["", said + (f" (hours of {plan.gpu}, which a stage holds busy or not)" if plan.gpu else "")]
+    if totals.left_hours:
+        where = f"one node with {totals.node_gpus} GPU(s)" if plan.gpu else "this machine"
+        lines.append(f"wall clock on {where}: {_path(totals.on_one_machine)}")
+        if plan.gpu:
+            lines.append(f"with a free node for every job: {_path(totals.with_endless_nodes)}")
+    unknown = sorted({stage.group for stage in plan.stages if stage.state != "done" and stage.expected_hours is None})
+    lines += [f"not counted, because it is not known yet: {', '.join(unknown)}"] if unknown else []
+    if plan.assumptions:
+        named = [
+            f"{_NAMES.get(item.name, item.name)} ({item.value:g}) {item.change:+.0%}"
+            for item in plan.assumptions[:_DOMINATING]
+        ]
+        lines.append(
+            f"what an assumption raised by {CHANGE:.0%} does to the hours that are assumed: {', '.join(named)}"
+        )
+    for factor in plan.calibration:
+        lines.append(
+            f"measured: {factor.group} took {duration(factor.taken_hours)} where {duration(factor.planned_hours)} were "
+            f"planned ({factor.ratio:.2f} times, {factor.stages} stage(s)); the rest is corrected by it"
+        )
+    if plan.rehearsed:
+        starts = ", ".join(f"{item.kind} {item.seconds:.0f} s" for item in plan.rehearsed)
+        lines.append(f"start of a stage by the rehearsal, which says nothing about work at full size: {starts}")
+    return lines
+
+
+def _path(schedule: Schedule) -> str:
+    path = schedule.path if len(schedule.path) <= 6 else (*schedule.path[:3], "...", *schedule.path[-2:])
+    return f"{duration(schedule.hours)} ({' -> '.join(path)})"
+
+
+def _arm_lines(plan: Plan) -> list[str]:
+    if not plan.arms:
+        return []
+    width = max([20, *(len(name) + 2 for name in plan.arms)])
+    lines = [
+        "",
+        f"{'arm':<{width}}{'runs':>6}{'updates':>9}{'problems':>10}{'completions':>13}{'generated tokens':>20}"
+        f"{'FLOPs':>16}{'lr':>10}" + (f"{'GPU-hours':>12}{'disk, GB':>10}" if plan.gpu else ""),
+    ]
+    for name, arm in plan.arms.items():
+        flops = "?" if arm.flops_at_most is None else flops_text(arm.flops_at_most)
+        lines.append(
+            f"{name:<{width}}{arm.runs:>6}{arm.updates:>9,}{arm.problems_presented:>10,}{arm.completions:>13,}"
+            f"{arm.generated_tokens_at_most:>20,}{flops:>16}{arm.learning_rate:>10.1e}" + _hours_and_disk(plan, arm)
+        )
+    lines.append("tokens and FLOPs are upper bounds from the length limits, for one run")
+    if plan.gpu:
+        lines += _comparison_lines(plan)
+        between = {name: arm.hours_between_checkpoints for name, arm in plan.arms.items()}
+        if None not in between.values():
+            each = ", ".join(f"{name} {value:.1f}" for name, value in between.items())
+            lines.append(f"hours of work between two checkpoints, on all GPUs of a run: {each}")
+    return [*lines, "", *_memory_lines(plan)]
+
+
+def _hours_and_disk(plan: Plan, arm: ArmPlan) -> str:
+    if not plan.gpu:
         return ""
-    hours = "?" if arm["gpu_hours"] is None else f"{arm['gpu_hours']:,.0f}"
-    return f"{hours:>12}" + (f"{arm['disk_bytes'] / 1e9:>10,.0f}" if arm["disk_bytes"] else f"{'?':>10}")
+    hours = "?" if arm.gpu_hours is None else f"{arm.gpu_hours:,.0f}"
+    return f"{hours:>12}" + (f"{arm.disk_bytes / 1e9:>10,.0f}" if arm.disk_bytes else f"{'?':>10}")
 
 
-def _comparison_lines(plan: dict[str, Any]) -> list[str]:
+def _teacher_lines(teacher: TeacherPlan | None, gpu: str | None) -> list[str]:
+    if teacher is None:
+        return []
+    if teacher.samples is None or teacher.tokens is None:
+        text = f"teacher {teacher.model}: its samples are known once the corpus has counted its problems"
+        if teacher.gpu_hours_per_thousand_problems is not None:
+            text += f"; {teacher.gpu_hours_per_thousand_problems:,.1f} GPU-hours for every thousand of them"
+        return [text]
+    how = "spent" if teacher.spent else "at most"
+    text = f"teacher {teacher.model}, {how}: {teacher.samples:,} samples, {teacher.tokens:,} tokens"
+    text += "" if teacher.flops is None else f", {flops_text(teacher.flops)}"
+    return [text + ("" if teacher.gpu_hours is None else f"; about {teacher.gpu_hours:,.0f} GPU-hours on {gpu}")]
+
+
+def _comparison_lines(plan: Plan) -> list[str]:
     """What the arms cost beside the cheapest, with the teacher's samples on the arms that read them."""
-    teacher = (plan["teacher"] or {}).get("gpu_hours")
+    teacher = plan.teacher.gpu_hours if plan.teacher is not None else None
     hours = {
-        name: arm["gpu_hours"] * arm["runs"] + (teacher or 0.0) * (arm["generated_tokens_at_most"] == 0)
-        for name, arm in plan["arms"].items()
-        if arm["gpu_hours"]
+        name: arm.gpu_hours * arm.runs + (teacher or 0.0) * (arm.generated_tokens_at_most == 0)
+        for name, arm in plan.arms.items()
+        if arm.gpu_hours
     }
     if len(hours) < 2:
         return []
     least = min(hours.values())
     each = ", ".join(f"{name} {value / least:.1f}" for name, value in hours.items())
     told = "with the teacher's samples" if teacher else "without the teacher's samples"
-    gpus = plan["gpus"]
     return [
         f"cost beside the cheapest, all seeds, {told}: {each}",
-        f"a run occupies {gpus['train']} GPU(s) on {gpus['nodes']} node(s), the evaluation of a model "
-        f"{gpus['evaluate']}",
+        f"a run occupies {plan.gpus.train} GPU(s) on {plan.gpus.nodes} node(s), the evaluation of a model "
+        f"{plan.gpus.evaluate}",
     ]
 
 
-def _memory_lines(plan: dict[str, Any]) -> list[str]:
+def _memory_lines(plan: Plan) -> list[str]:
     """Memory per rank, one line for all arms that need the same."""
     by_need: dict[str, list[str]] = {}
-    for name, arm in plan["arms"].items():
-        memory = arm["memory_per_rank"]
+    for name, arm in plan.arms.items():
+        memory = arm.memory_per_rank
         if memory is None:
             return ["memory: unknown until `transfer fetch` has brought the model's config.json to this machine"]
-        parts = ", ".join(f"{part.replace('_', ' ')} {value / 1e9:.2f}" for part, value in memory.items() if value)
-        text = f"memory per rank, GB: {parts}"
-        if sampling := arm["sampling_memory"]:
-            text += (
-                f"; while sampling, vLLM: weights {sampling['weights'] / 1e9:.2f}, KV cache "
-                f"{sampling['kv_cache'] / 1e9:.2f} ({sampling['cached_tokens']:,} tokens), so "
-                f"{min(sampling['sequences_at_once'], sampling['sequences_asked']):,} of "
-                f"{sampling['sequences_asked']:,} sequences of the expected length at a time"
-            )
-        by_need.setdefault(text, []).append(name)
+        components = {
+            "weights": memory.weights, "gradients": memory.gradients, "optimizer": memory.optimizer,
+            "activations": memory.activations, "reference model": memory.reference_model, "total": memory.total,
+            "margin": memory.margin,
+        }  # fmt: skip
+        parts = ", ".join(f"{part} {value / 1e9:.2f}" for part, value in components.items() if value)
+        by_need.setdefault(f"memory per rank, GB: {parts}{_sampling_text(arm)}", []).append(name)
     return [text if len(by_need) == 1 else f"{text}  ({', '.join(names)})" for text, names in by_need.items()]
+
+
+def _sampling_text(arm: ArmPlan) -> str:
+    sampling = arm.sampling_memory
+    if sampling is None:
+        return ""
+    given = "" if not sampling.derived else f" ({' and '.join(sampling.derived)} derived)"
+    return (
+        f"; while sampling, vLLM with {sampling.memory_share:.0%} of a GPU, {'asleep' if sampling.sleep else 'awake'} "
+        f"while training{given}: weights {sampling.weights / 1e9:.2f}, KV cache {sampling.kv_cache / 1e9:.2f} "
+        f"({sampling.cached_tokens:,} tokens), so {min(sampling.sequences_at_once, sampling.sequences_asked):,} of "
+        f"{sampling.sequences_asked:,} sequences of the expected length at a time"
+    )

@@ -1,6 +1,6 @@
 """`transfer rehearse`: a recipe's own stages with its own engines at toy size, before it costs anything.
 
-`scale.py` is the one place that says what is scaled; `hardware.py` what this machine cannot show; `rows.py`,
-`synthetic.py`, `toy_model.py` and `teacher.py` make what the scaled recipe reads; `run.py` runs it; `outcome.py` says
-what came of it. Nothing outside this package behaves differently in a rehearsal, but for the mark on every report.
+`scale.py` scales the recipe; `hardware.py` says what this machine cannot rehearse; `rows.py`, `synthetic.py`,
+`toy_model.py` and `teacher.py` make the data, models and teacher that the scaled recipe reads; `run.py` runs it;
+`outcome.py` reports. Outside this package only the reports know that a study is a rehearsal: they are marked.
 """

@@ -1,4 +1,4 @@
-"""Killing a training stage behind its first checkpoint, and checking that it went on from there."""
+"""Kill a training stage after its first checkpoint, and check that it resumed from there."""
 
 import os
 import signal
@@ -18,10 +18,10 @@ _POLL_SECONDS = 0.02
 
 
 def kill_after_checkpoint(study_dir: Path, stage: Stage) -> list[dict[str, float]] | None:
-    """Run a training stage until a checkpoint is complete and end all of its processes with SIGKILL.
+    """Run a training stage until a checkpoint is complete, then kill all its processes with SIGKILL.
 
     Returns:
-        The rows of its clock up to the checkpoint; None if the stage ended before it could be killed.
+        The rows of `clock.jsonl` up to the checkpoint; None if the stage ended before it could be killed.
     """
     root = Path(__file__).resolve().parents[2]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(root), *sys.path[1:]])}
@@ -42,15 +42,15 @@ def kill_after_checkpoint(study_dir: Path, stage: Stage) -> list[dict[str, float
         else:
             return None
     finally:
-        for number in reversed(descendants(process.pid)):
+        for pid in reversed(descendants(process.pid)):
             with suppress(ProcessLookupError):
-                os.kill(number, signal.SIGKILL)
+                os.kill(pid, signal.SIGKILL)
         process.wait()
     return [row for row in read_rows(directory / CLOCK) if row["step"] <= max(steps)]
 
 
 def continuation_fault(study_dir: Path, stage: Stage, before: list[dict[str, float]] | None, steps: int) -> str | None:
-    """Why a killed stage was not continued as it should be; None if it was.
+    """Why a killed stage did not resume correctly; None if it did.
 
     Args:
         study_dir: of the rehearsal.
@@ -59,12 +59,12 @@ def continuation_fault(study_dir: Path, stage: Stage, before: list[dict[str, flo
         steps: updates of the run.
     """
     if before is None:
-        return "it ended before it could be killed behind its first checkpoint; its log says how"
+        return "it ended before it could be killed after its first checkpoint; see its log"
     directory = study_dir / stage.name
     after = read_rows(directory / CLOCK)
     if after[: len(before)] != before:
-        return f"it did not continue from its checkpoint after update {len(before)} but began again"
+        return f"it did not resume from its checkpoint after update {len(before)} but started over"
     logged = [row["step"] for row in read_rows(directory / METRICS)]
     if logged != list(range(1, steps + 1)):
-        return f"metrics.jsonl has the updates {logged} and not each of {steps} once"
+        return f"metrics.jsonl has the updates {logged}, not each of {steps} once"
     return None

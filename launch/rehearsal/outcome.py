@@ -1,4 +1,4 @@
-"""What came of a rehearsal: a row for each stage, what was scaled, what was not rehearsed, and one sentence."""
+"""The outcome of a rehearsal: a row for each stage, what was scaled, what was not rehearsed, and a verdict."""
 
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -10,7 +10,8 @@ from launch.stages import Stage
 from recipes.manifest import read_manifest
 
 MARK = "REHEARSAL"
-_PLACE = (".kind", ".dataset", ".files", ".columns", ".alternatives", ".revision")  # the path says the same
+_LOCATION = (".kind", ".dataset", ".files", ".columns", ".alternatives", ".revision")
+"""Settings that are not shown as scaled: they only say that rows and models are local files."""
 
 
 class Row(NamedTuple):
@@ -21,50 +22,47 @@ class Row(NamedTuple):
     host_bytes: int | None
     gpu_bytes: int | None
     engine: str
-    """What really ran: trainer and ranks, sampler, attention; empty where there is nothing to choose."""
+    """What it ran on: trainer and ranks, sampler, attention; empty where there is no choice."""
     verdict: str
     """passed, failed or not run."""
     reason: str | None = None
-    """Why it failed and what to do, or what it waits for."""
+    """Why it failed and what to do, or which failed stage it needs."""
     resumed: bool | None = None
-    """Whether it was killed and continued; None: it was not killed."""
+    """Whether it was killed and resumed correctly; None: it was not killed."""
 
 
 def rows_of(study_dir: Path, stages: list[Stage], resumed: dict[str, str | None]) -> list[Row]:
-    """What became of each stage.
+    """The outcome of each stage.
 
     Args:
         study_dir: of the rehearsal.
         stages: in their order.
-        resumed: stage that was killed -> why its continuation is not right; None: it is.
+        resumed: stage that was killed -> why it did not resume correctly; None: it did.
     """
     rows: list[Row] = []
-    bad: set[str] = set()
+    unfinished: set[str] = set()
     for stage in stages:
-        manifest, usage = read_manifest(study_dir / stage.name), read_usage(study_dir / stage.name) or {}
+        manifest, usage = read_manifest(study_dir / stage.name) or {}, read_usage(study_dir / stage.name) or {}
         measured = (usage.get("seconds"), usage.get("host_bytes"), usage.get("gpu_bytes"))
-        engine = engine_text((manifest or {}).get("facts") or {})
-        killed = None if stage.name not in resumed else resumed[stage.name] is None
-        blocked = [name for name in stage.needs if name in bad]
-        if manifest is not None and manifest["completed"] and killed is not False:
-            rows.append(Row(stage.name, *measured, engine, "passed", None, killed))
-            continue
-        bad.add(stage.name)
-        failure = recorded(study_dir, stage.name)
-        reason = resumed.get(stage.name) or (failure["message"] if failure else None)
-        if reason is not None:
-            rows.append(Row(stage.name, *measured, engine, "failed", reason, killed))
-        elif blocked:
-            rows.append(Row(stage.name, None, None, None, "", "not run", f"needs {', '.join(blocked)}"))
+        failure = recorded(study_dir, stage.name) or {}
+        reason = resumed.get(stage.name) or failure.get("message")
+        needs = [name for name in stage.needs if name in unfinished]
+        if manifest.get("completed") and not resumed.get(stage.name):
+            verdict, reason = "passed", None
+        elif reason is None and needs:
+            verdict, reason, measured = "not run", f"needs {', '.join(needs)}", (None, None, None)
         else:
-            rows.append(
-                Row(stage.name, *measured, engine, "failed", "it ended without a word; its log has more", killed)
-            )
+            verdict, reason = "failed", reason or "it ended without a message; see its log"
+        if verdict != "passed":
+            unfinished.add(stage.name)
+        engine = engine_text(manifest.get("facts") or {}) if verdict != "not run" else ""
+        killed = resumed[stage.name] is None if stage.name in resumed else None
+        rows.append(Row(stage.name, *measured, engine, verdict, reason, killed))
     return rows
 
 
 def engine_text(facts: dict[str, Any]) -> str:
-    """What a stage's manifest says it ran on."""
+    """What a stage ran on, from the facts of its manifest."""
     parts = []
     if topology := facts.get("topology"):
         zero = f" ZeRO-{topology['zero_stage']}" if topology["zero_stage"] else ""
@@ -85,10 +83,10 @@ def sentence(rows: list[Row], missing: list[str] | tuple[str, ...]) -> str:
     """The verdict of the whole rehearsal."""
     failed = first_failure(rows)
     if failed is None:
-        left = f"; {len(missing)} thing(s) could not be rehearsed here" if missing else ""
+        not_rehearsed = f"; {len(missing)} thing(s) could not be rehearsed here" if missing else ""
         killed = sum(row.resumed is True for row in rows)
-        again = f", {killed} of them killed and continued" if killed else ""
-        return f"rehearsed: all {len(rows)} stages passed{again}{left}"
+        resumed = f", {killed} of them killed and resumed" if killed else ""
+        return f"rehearsed: all {len(rows)} stages passed{resumed}{not_rehearsed}"
     passed = sum(row.verdict == "passed" for row in rows)
     return f"not rehearsed: {failed.stage} failed after {passed} of {len(rows)} stages: {failed.reason}"
 
@@ -107,12 +105,8 @@ def as_json(rows: list[Row], changes: tuple[Scaled, ...], missing: tuple[str, ..
 
 
 def format_scaled(changes: tuple[Scaled, ...]) -> str:
-    """What was scaled, a line each; where rows and models lie is left out."""
-    shown = [
-        change
-        for change in changes
-        if not change.key.endswith((".kind", ".dataset", ".files", ".columns", ".alternatives", ".revision"))
-    ]
+    """What was scaled, a line each."""
+    shown = [change for change in changes if not change.key.endswith(_LOCATION)]
     width = max((len(change.key) for change in shown), default=0)
     return "\n".join(f"  {c.key:<{width}}  {_short(c.recipe)} -> {_short(c.rehearsal)}" for c in shown)
 
@@ -123,21 +117,16 @@ def _short(value: Any) -> str:
 
 
 def format_outcome(outcome: dict[str, Any]) -> str:
-    """The table and the sentence."""
+    """The table of the stages and the verdict."""
     rows = [Row(**row) for row in outcome["stages"]]
     width = max((len(row.stage) for row in rows), default=5)
     engines = max([len("engine"), *(len(row.engine) for row in rows)])
     lines = [f"{'stage':<{width}}  {'seconds':>7}  {'host GB':>7}  {'GPU GB':>6}  {'engine':<{engines}}  verdict"]
     for row in rows:
-        cells = (
-            "-" if row.seconds is None else f"{row.seconds:.0f}",
-            "-" if not row.host_bytes else f"{row.host_bytes / 1e9:.1f}",
-            "-" if not row.gpu_bytes else f"{row.gpu_bytes / 1e9:.1f}",
-        )
-        verdict = row.verdict + (", killed and continued" if row.resumed else "")
-        lines.append(
-            f"{row.stage:<{width}}  {cells[0]:>7}  {cells[1]:>7}  {cells[2]:>6}  {row.engine:<{engines}}  {verdict}"
-        )
+        seconds = "-" if row.seconds is None else f"{row.seconds:.0f}"
+        host, gpu = (f"{size / 1e9:.1f}" if size else "-" for size in (row.host_bytes, row.gpu_bytes))
+        verdict = row.verdict + (", killed and resumed" if row.resumed else "")
+        lines.append(f"{row.stage:<{width}}  {seconds:>7}  {host:>7}  {gpu:>6}  {row.engine:<{engines}}  {verdict}")
     if outcome["not_rehearsed"]:
         lines += ["", "not rehearsed here:", *(f"  {text}" for text in outcome["not_rehearsed"])]
     lines += ["", f"{MARK} of {outcome['seconds']} s: {outcome['sentence']}"]

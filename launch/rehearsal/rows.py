@@ -1,11 +1,11 @@
-"""The few rows that a rehearsal reads of every source and benchmark: the locked ones, or made-up ones.
+"""The few rows of every source and benchmark that a rehearsal reads: locked ones, or generated ones.
 
-Every file is written as JSONL in the columns of its publisher, so that the field mapping, the forms and the filters of
-the recipe do their work on it.
+Files are JSONL in the publishers' columns, so that the recipe's field mappings, forms and filters are rehearsed too.
 """
 
 import json
 from collections.abc import Iterable, Sequence
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,22 +25,25 @@ Row = dict[str, Any]
 
 
 class Rows(NamedTuple):
-    """What was written."""
+    """The files that were written."""
 
     files: dict[str, str]
-    """Key of a section of the recipe -> its file."""
+    """Key of a section of the recipe, such as `corpus.sources.0` -> its file."""
     settings: dict[str, Row]
-    """Key of a section -> what the locked alternative says otherwise than the section."""
+    """Key of a section -> settings of the locked alternative that differ from the section's."""
     problems: dict[str, str]
     """Problem -> reference answer, of all sources."""
-    made_up: tuple[str, ...]
-    """Names of what has made-up rows."""
+    generated: tuple[str, ...]
+    """Names of the sources and benchmarks with generated rows."""
 
 
-def write_rows(recipe: Recipe, folder: Path, made_up: bool) -> Rows:
-    """Write a few rows of everything a recipe reads into `folder`.
+def write_rows(recipe: Recipe, folder: Path, generate: bool) -> Rows:
+    """Write a few rows of everything that a recipe reads into `folder`.
 
-    Questions of restricted benchmarks are made up in any case: their publishers ask not to copy them.
+    Args:
+        recipe: at full size.
+        folder: where the files go.
+        generate: generate all rows. Otherwise they are read, except questions that their publisher asks not to copy.
 
     Raises:
         UserError: a source is not resolved, cannot be read, or has too few rows that pass its filters.
@@ -48,72 +51,68 @@ def write_rows(recipe: Recipe, folder: Path, made_up: bool) -> Rows:
     files: dict[str, str] = {}
     settings: dict[str, Row] = {}
     problems: dict[str, str] = {}
-    invented: list[str] = []
-    locks = recipe.lock.get("sources", {})
+    generated: list[str] = []
+    locks, lock_of_suite = recipe.lock.get("sources", {}), recipe.lock.get("benchmarks", {})
 
     def write(key: str, name: str, rows: Iterable[Row]) -> None:
         path = folder / f"{key.replace('.', '-')}-{name}.jsonl"
         write_atomic(path, "".join(json.dumps(row, default=str) + "\n" for row in rows))
         files[key] = str(path)
 
-    each = -(-SOURCE_ROWS // max(1, len(recipe.corpus.sources)))
-    for number, source in enumerate(recipe.corpus.sources):
+    def locked(key: str, spec: Any, lock: Row | None) -> Any:
+        """The alternative of a section that the lock pins; its settings that differ go into `settings`."""
+        place, own = chosen(spec, lock), spec.model_dump(mode="json")
+        settings[key] = {name: value for name, value in place.model_dump(mode="json").items() if value != own[name]}
+        return place
+
+    count = -(-SOURCE_ROWS // max(1, len(recipe.corpus.sources)))
+    for index, source in enumerate(recipe.corpus.sources):
         if source.kind == "pocket":
             continue
-        key = f"corpus.sources.{number}"
-        if made_up:
-            rows = synthetic.source_rows(source, each, number * each)
-            invented.append(source.name)
+        key, lock = f"corpus.sources.{index}", locks.get(source.name)
+        if generate:
+            rows = synthetic.source_rows(source, count, index * count)
+            generated.append(source.name)
         else:
-            settings[key] = _otherwise(source, locks.get(source.name))
-            source = chosen(source, locks.get(source.name))
-            rows = _source_slice(source, recipe.corpus.seed, locks.get(source.name), each)
+            source = locked(key, source, lock)
+            rows = _source_slice(source, recipe.corpus.seed, lock, count)
         write(key, source.name, rows)
         local = source.model_copy(update={"kind": "file", "path": files[key], "columns": (), "alternatives": ()})
         problems |= {
             row.problem: row.reference_answer for row in read_source(local, recipe.corpus.seed) if not row.reject
         }
-    for number, texts in enumerate(recipe.corpus.decontamination.benchmarks):
-        key = f"corpus.decontamination.benchmarks.{number}"
-        if made_up or texts.restricted:
+    for index, texts in enumerate(recipe.corpus.decontamination.benchmarks):
+        key, lock = f"corpus.decontamination.benchmarks.{index}", locks.get(texts.name)
+        if generate or texts.restricted:
             rows = synthetic.text_rows(texts, QUESTIONS)
-            invented.append(texts.name)
+            generated.append(texts.name)
         else:
-            settings[key] = _otherwise(texts, locks.get(texts.name))
-            place = chosen(texts, locks.get(texts.name))
-            rows = _spread(_raw_rows(place, place.text_fields, locks.get(texts.name)), 4 * QUESTIONS)
+            place = locked(key, texts, lock)
+            rows = _spread(_raw_rows(place, place.text_fields, lock), 4 * QUESTIONS)
         write(key, texts.name, rows)
     teacher = recipe.corpus.teacher
     if teacher is not None and teacher.stored is not None:
-        # Published completions are found by their problem, so those of the few problems are made up.
-        write(
-            "corpus.teacher.stored", teacher.stored.name, synthetic.stored_rows(teacher.stored, list(problems.items()))
-        )
-        invented.append(teacher.stored.name)
-    for number, benchmark in enumerate(recipe.suite.benchmarks if recipe.suite is not None else ()):
+        # Stored completions are matched to problems by text, so those of these few problems must be generated.
+        rows = synthetic.stored_rows(teacher.stored, list(problems.items()))
+        write("corpus.teacher.stored", teacher.stored.name, rows)
+        generated.append(teacher.stored.name)
+    for index, benchmark in enumerate(recipe.suite.benchmarks if recipe.suite is not None else ()):
         if benchmark.data is None:
             continue
-        key = f"suite.benchmarks.{number}.data"
-        if made_up or benchmark.data.restricted:
+        key = f"suite.benchmarks.{index}.data"
+        if generate or benchmark.data.restricted:
             rows = synthetic.benchmark_rows(benchmark, QUESTIONS)
-            invented.append(benchmark.name)
+            generated.append(benchmark.name)
         else:
             data = benchmark_files(benchmark)
-            lock = recipe.lock.get("benchmarks", {}).get(data.name)
-            settings[key] = _otherwise(data, lock)
-            rows = _benchmark_slice(benchmark.name, chosen(data, lock), lock)
+            lock = lock_of_suite.get(data.name)
+            rows = _benchmark_slice(benchmark.name, locked(key, data, lock), lock)
         write(key, benchmark.name, rows)
-    return Rows(files, settings, problems, tuple(dict.fromkeys(invented)))
-
-
-def _otherwise(files: DataFiles, lock: Row | None) -> Row:
-    """Settings of the locked alternative that differ from the section's own."""
-    own, place = files.model_dump(mode="json"), chosen(files, lock).model_dump(mode="json")
-    return {key: value for key, value in place.items() if value != own[key]}
+    return Rows(files, settings, problems, tuple(dict.fromkeys(generated)))
 
 
 def _raw_rows(files: DataFiles, fields: Sequence[str], lock: Row | None) -> list[Row]:
-    """Rows as they are published, with the columns that `fields` step into."""
+    """Rows as published, with the columns of the dotted `fields`."""
     columns = {field.split(".")[0] for field in fields}
     return [
         {name: value for name, value in row.items() if name in columns}
@@ -123,7 +122,7 @@ def _raw_rows(files: DataFiles, fields: Sequence[str], lock: Row | None) -> list
 
 
 def _spread(rows: Sequence[Any], count: int) -> list[Any]:
-    """`count` rows, evenly spread over all."""
+    """At most `count` rows, evenly spaced."""
     if len(rows) <= count:
         return list(rows)
     return [rows[index * len(rows) // count] for index in range(count)]
@@ -132,28 +131,27 @@ def _spread(rows: Sequence[Any], count: int) -> list[Any]:
 def _source_slice(source: SourceSpec, seed: int, lock: Row | None, count: int) -> list[Row]:
     fields = [source.problem_field, source.answer_field, *([source.level_field] if source.level_field else [])]
     rows = _raw_rows(source, [*fields, *source.where], lock)
-    good = [row.row_number for row in read_source(source, seed, lock) if row.reject is None and len(row.problem) < 600]
-    if len(good) < HELDOUT + 2:
+    usable = [row.row_number for row in read_source(source, seed, lock) if not row.reject and len(row.problem) < 600]
+    if len(usable) < HELDOUT + 2:
         raise UserError(
-            f"source {source.name} has {len(good)} rows that pass its mapping and are short enough for a rehearsal; "
-            "check problem_field, answer_field, levels and where, or say --synthetic-data"
+            f"source {source.name} has {len(usable)} rows that pass its mapping and are short enough for a rehearsal; "
+            "check problem_field, answer_field, levels and where, or use --synthetic-data"
         )
-    return [rows[number] for number in _spread(good, count)]
+    return [rows[index] for index in _spread(usable, count)]
 
 
 def _benchmark_slice(name: str, data: BenchmarkData, lock: Row | None) -> list[Row]:
-    """Rows of whole units, of every stratum in turn."""
+    """Rows of whole units, taken from the strata in turn."""
     fields = [*form_columns(data), *FORMS[data.form].optional]
     rows = _raw_rows(data, fields, lock)
     questions = questions_of(name, data.model_copy(update={"rows": None}), read_benchmark_rows(data, lock))
-    units: dict[str, dict[str, list[int]]] = {}
-    for number, question in enumerate(questions):
-        stratum = units.setdefault(question.stratum, {})
-        stratum.setdefault(question.unit or question.question_id, []).append(number)
-    numbers: list[int] = []
-    turns = [list(stratum.values()) for _, stratum in sorted(units.items())]
-    for turn in range(max(map(len, turns))):
-        for parts in turns:
-            if len(numbers) < QUESTIONS and turn < len(parts):
-                numbers += parts[turn]
-    return [rows[number] for number in sorted(numbers)]
+    strata: dict[str, dict[str, list[int]]] = {}
+    for index, question in enumerate(questions):
+        units = strata.setdefault(question.stratum, {})
+        units.setdefault(question.unit or question.question_id, []).append(index)
+    taken: list[int] = []
+    for units_of_turn in zip_longest(*(strata[name].values() for name in sorted(strata)), fillvalue=[]):
+        for unit in units_of_turn:
+            if len(taken) < QUESTIONS:
+                taken += unit
+    return [rows[index] for index in sorted(taken)]

@@ -1,26 +1,26 @@
-"""Rehearse a recipe: make what the scaled recipe reads, run its stages, say what came of them."""
+"""Rehearse a recipe: write data and models for the scaled recipe, run its stages, report the outcome."""
 
 import json
 import os
 import shutil
 import socket
 import time
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from launch.execution.failures import INTERRUPTED, STOPPED
-from launch.planning.findings import findings, refuse
 from launch.rehearsal import outcome
 from launch.rehearsal.faults import continuation_fault, kill_after_checkpoint
 from launch.rehearsal.hardware import Hardware, find_hardware
 from launch.rehearsal.rows import Rows, write_rows
-from launch.rehearsal.scale import Places, scale
+from launch.rehearsal.scale import Replacements, scale
 from launch.rehearsal.teacher import serving_teacher
 from launch.rehearsal.toy_model import write_toy_model
-from launch.run import refuse_if_queued, run_on_slurm
-from launch.slurm.site_file import SiteSpec
+from launch.run import refuse_if_queued, require_ready, run_on_slurm
+from launch.site_file import SiteSpec
 from launch.stages import Stage, build_stages, select_until
 from recipes.errors import UserError
 from recipes.loading import STUDY_FILE
@@ -34,52 +34,53 @@ _CPU_ENGINE = {"VLLM_CPU_KVCACHE_SPACE": "1", "TORCH_COMPILE_DISABLE": "1"}
 
 
 def rehearse(
-    recipe: Recipe, out: Path, ranks: int | None = None, site: SiteSpec | None = None, made_up: bool = False,
+    recipe: Recipe,
+    out: Path,
+    ranks: int | None = None,
+    site: SiteSpec | None = None,
+    generate: bool = False,
     faults: bool = False,
-) -> dict[str, Any]:  # fmt: skip
-    """Run every stage of a recipe at toy size; prints what is scaled, progress and the table.
+) -> dict[str, Any]:
+    """Run every stage of a recipe at toy size; prints what is scaled and the progress.
 
     Args:
         recipe: at full size, valid and matched.
         out: folder of the rehearsal; an earlier rehearsal in it is replaced.
-        ranks: processes that train an arm; None: as many as the recipe has, at most one a GPU, or two on a CPU.
-        site: cluster to run on; None: this machine.
-        made_up: make up all rows in place of reading the locked ones.
-        faults: kill and continue every training stage once.
+        ranks: processes that train an arm; None: those of the recipe, at most one per GPU, or two on a CPU.
+        site: the cluster to run on; None: this machine.
+        generate: generate all rows instead of reading the locked ones.
+        faults: kill every training stage once and resume it.
 
     Returns:
         The outcome as JSON values, which is also in `rehearsal.json`.
 
     Raises:
-        UserError: something of the recipe or of the command cannot be rehearsed; nothing has run then.
+        UserError: the recipe cannot be rehearsed; no stage has run.
     """
     begun = time.monotonic()
     out = out.resolve()
     hardware = find_hardware(recipe, ranks, site)
     _clear(out)
-    write_json(out / OUTCOME, {"rehearsal": True, "passed": None})  # what tells a rehearsal from any other folder
-    rows = write_rows(recipe, out / ASSETS / "rows", made_up)
-    models, made_tokenizers = _write_models(recipe, out / ASSETS / "models", rows, hardware, faults)
+    write_json(out / OUTCOME, {"rehearsal": True, "passed": None})  # marks the folder as a rehearsal
+    rows = write_rows(recipe, out / ASSETS / "rows", generate)
+    models, trained_tokenizers = _write_models(recipe, out / ASSETS / "models", rows, hardware, faults)
     with _teacher(recipe, rows, faults, site is not None) as address, _environment(hardware, out):
-        scaled = scale(recipe, hardware, Places(models, rows.files, address, rows.settings))
-        missing = (*scaled.not_rehearsed, *_not_shown(recipe, rows, made_tokenizers, address))
+        scaled = scale(recipe, hardware, Replacements(models, rows.files, address, rows.settings))
+        missing = (*scaled.not_rehearsed, *_replaced(rows, trained_tokenizers, address))
         print("scaled for the rehearsal; everything else is as in the recipe:")
         print(outcome.format_scaled(scaled.changes))
-        print("  model                weights are random; width, depth and number of heads are small")
-        print("", flush=True)
-        found = findings(scaled.recipe, build_stages(scaled.recipe), out / STUDY, site)
-        refuse(found)
-        for finding in found:
-            print(f"{finding.severity}: {finding}", flush=True)
-        resumed = _run(scaled.recipe, out / STUDY, site, faults)
-    rows_found = outcome.rows_of(out / STUDY, build_stages(scaled.recipe), resumed)
-    result = outcome.as_json(rows_found, scaled.changes, missing, time.monotonic() - begun)
+        print("  model                weights are random; width, depth and number of heads are small\n", flush=True)
+        stages = build_stages(scaled.recipe)
+        require_ready(scaled.recipe, stages, out / STUDY, site)
+        resumed = _run(scaled.recipe, stages, out / STUDY, site, faults)
+    rows_of_stages = outcome.rows_of(out / STUDY, stages, resumed)
+    result = outcome.as_json(rows_of_stages, scaled.changes, missing, time.monotonic() - begun)
     write_json(out / OUTCOME, result)
     return result
 
 
 def _clear(out: Path) -> None:
-    """Remove an earlier rehearsal. Raises UserError for a folder that is something else, or still runs."""
+    """Remove an earlier rehearsal. Raises UserError if the folder is something else or in use."""
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return
     try:
@@ -87,7 +88,7 @@ def _clear(out: Path) -> None:
     except (OSError, ValueError):
         marked = None
     if not isinstance(marked, dict) or marked.get("rehearsal") is not True:
-        raise UserError(f"{out} is no rehearsal, which would be replaced; choose another --out")
+        raise UserError(f"{out} is not empty and is not a rehearsal; choose another --out")
     if is_locked(out / STUDY):
         raise UserError(f"{out} is being rehearsed by another process; wait for it or choose another --out")
     refuse_if_queued(out / STUDY)
@@ -97,10 +98,10 @@ def _clear(out: Path) -> None:
 def _write_models(
     recipe: Recipe, folder: Path, rows: Rows, hardware: Hardware, faults: bool
 ) -> tuple[dict[str, str], list[str]]:
-    """A small model for every model of the recipe; their folders by key, and models whose tokenizer is made up."""
+    """Write a small model for every model of the recipe; their folders by key, and those with a tokenizer made here."""
     texts = list(rows.problems) or [f"What is {n} plus {n + 1}?" for n in range(10)]
     short = sorted({answer for answer in rows.problems.values() if len(answer) < 5})[:10]
-    answers = short or [str(number) for number in range(10)]
+    answers = short or [str(digit) for digit in range(10)]
     suite, vllm = recipe.suite, recipe.resources.vllm
     parallel = max([1, *([suite.engine.tensor_parallel] if suite else []), *([vllm.tensor_parallel] if vllm else [])])
     specs: dict[str, Any] = {}
@@ -112,28 +113,28 @@ def _write_models(
         specs["corpus.teacher.model"] = recipe.model.model_copy(
             update={"path": teacher.model, "revision": teacher.revision}
         )
-    models, made_up = {}, []
-    for number, (key, spec) in enumerate(specs.items()):
-        target = folder / f"{number}-{Path(str(spec.path)).name}"
+    models, trained_tokenizers = {}, []
+    for index, (key, spec) in enumerate(specs.items()):
+        target = folder / f"{index}-{Path(str(spec.path)).name}"
         print(f"making a small model like {spec.path}", flush=True)
         own = write_toy_model(
-            target, recipe, spec, texts, answers, recipe.seeds[0] + number, parallel if hardware.gpus else 1, faults
+            target, recipe, spec, texts, answers, recipe.seeds[0] + index, parallel if hardware.gpus else 1, faults
         )
         models[key] = str(target)
-        made_up += [] if own else [str(spec.path)]
-    return models, made_up
+        trained_tokenizers += [] if own else [str(spec.path)]
+    return models, trained_tokenizers
 
 
-def _not_shown(recipe: Recipe, rows: Rows, tokenizers: list[str], teacher: str | None) -> list[str]:
-    """What stood in for something that the recipe names."""
-    found = []
-    if rows.made_up:
-        found.append(f"the data of {', '.join(rows.made_up)}: made-up rows in their columns")
+def _replaced(rows: Rows, tokenizers: list[str], teacher: str | None) -> list[str]:
+    """Data, tokenizers and servers of the recipe that were replaced."""
+    replaced = []
+    if rows.generated:
+        replaced.append(f"the data of {', '.join(rows.generated)}: generated rows in the publishers' columns")
     if tokenizers:
-        found.append(f"the tokenizer of {', '.join(tokenizers)}: one of that template, made here")
+        replaced.append(f"the tokenizer of {', '.join(tokenizers)}: one trained here, with the same template")
     if teacher is not None:
-        found.append("the teacher's server: a stand-in on this machine wrote the reference answers")
-    return found
+        replaced.append("the teacher's server: a stand-in on this machine wrote the reference answers")
+    return replaced
 
 
 @contextmanager
@@ -148,7 +149,7 @@ def _teacher(recipe: Recipe, rows: Rows, faults: bool, cluster: bool) -> Iterato
 
 @contextmanager
 def _environment(hardware: Hardware, out: Path) -> Iterator[None]:
-    """Samples of the stand-in teacher apart from real ones, and on a CPU a vLLM that starts quickly."""
+    """Keep samples of the stand-in teacher apart from real ones; on a CPU, let vLLM start quickly."""
     added = {} if hardware.gpus else {key: value for key, value in _CPU_ENGINE.items() if key not in os.environ}
     added["TRANSFER_SAMPLES"] = str(out / "samples")
     before = {key: os.environ.get(key) for key in added}
@@ -161,9 +162,10 @@ def _environment(hardware: Hardware, out: Path) -> Iterator[None]:
             os.environ |= {} if value is None else {key: value}
 
 
-def _run(recipe: Recipe, study_dir: Path, site: SiteSpec | None, faults: bool) -> dict[str, str | None]:
-    """Run all stages; killed stages with what is wrong with their continuation."""
-    stages = build_stages(recipe)
+def _run(
+    recipe: Recipe, stages: list[Stage], study_dir: Path, site: SiteSpec | None, faults: bool
+) -> dict[str, str | None]:
+    """Run all stages. Returns stages that were killed -> why they did not resume correctly; None: they did."""
     if site is not None:
         _run_on_slurm(recipe, study_dir, stages, site)
         return {}
@@ -171,18 +173,18 @@ def _run(recipe: Recipe, study_dir: Path, site: SiteSpec | None, faults: bool) -
 
     resumed: dict[str, str | None] = {}
     if faults and recipe.trained:
-        _require_going_on(run_local(recipe, study_dir, select_until(stages, "corpus")))
+        _require_uninterrupted(run_local(recipe, study_dir, select_until(stages, "corpus")))
         for stage in (stage for stage in stages if stage.kind == "arms"):
-            print(f"  killing  {stage.name} behind its first checkpoint", flush=True)
+            print(f"  kill     {stage.name} after its first checkpoint", flush=True)
             before = kill_after_checkpoint(study_dir, stage)
-            _require_going_on(run_local(recipe, study_dir, select_until(stages, stage.name)))
+            _require_uninterrupted(run_local(recipe, study_dir, select_until(stages, stage.name)))
             steps = resolve_arm(recipe, str(stage.arguments["arm"])).steps
             resumed[stage.name] = continuation_fault(study_dir, stage, before, steps)
-    _require_going_on(run_local(recipe, study_dir, stages))
+    _require_uninterrupted(run_local(recipe, study_dir, stages))
     return resumed
 
 
-def _require_going_on(status: int) -> None:
+def _require_uninterrupted(status: int) -> None:
     if status in (INTERRUPTED, STOPPED):
         raise KeyboardInterrupt
 
@@ -192,7 +194,7 @@ def _run_on_slurm(recipe: Recipe, study_dir: Path, stages: list[Stage], site: Si
     from launch.execution.local import check_study_dir
     from launch.slurm.jobs import tasks_of_study
     from launch.slurm.submit import cancel
-    from launch.status import standings
+    from launch.status import State, standings
 
     check_study_dir(recipe, study_dir)
     tasks = tasks_of_study(recipe, study_dir, stages)
@@ -201,15 +203,12 @@ def _run_on_slurm(recipe: Recipe, study_dir: Path, stages: list[Stage], site: Si
     shown = ""
     try:
         while True:
-            found = standings(study_dir, tasks)
-            counts: dict[str, int] = {}
-            for standing in found:
-                counts[standing.state] = counts.get(standing.state, 0) + 1
+            counts = Counter(standing.state for standing in standings(study_dir, tasks))
             text = ", ".join(f"{count} {state}" for state, count in sorted(counts.items()))
             if text != shown:
                 print(f"  …        {text}", flush=True)
             shown = text
-            if not counts.keys() & {"running", "queued", "waiting"}:
+            if not counts.keys() & {State.RUNNING, State.QUEUED, State.WAITING}:
                 return
             time.sleep(_POLL_SECONDS)
     except KeyboardInterrupt:

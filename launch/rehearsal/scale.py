@@ -1,4 +1,4 @@
-"""The one place that says what a rehearsal scales down. What is not named here stays as the recipe has it."""
+"""What a rehearsal scales down. Settings that are not named here stay as in the recipe."""
 
 from copy import deepcopy
 from math import lcm
@@ -8,12 +8,12 @@ from launch.rehearsal.hardware import Hardware
 from recipes.loading import validate_recipe
 from recipes.schema import Recipe
 
-UPDATES = 2  # samplings, where several updates share one
+UPDATES = 2  # of samplings, if several updates share one
 COMPLETIONS = 4
 QUESTIONS = 4
 SOURCE_ROWS = 48
 HELDOUT = 8
-LEARNING_RATE = 1e-3  # two updates at a large model's rate would be rounded away in bfloat16
+LEARNING_RATE = 1e-3  # in bfloat16, two updates at a large model's learning rate would be rounded away
 PROMPT_TOKENS, COMPLETION_TOKENS, RESPONSE_TOKENS = 1024, 48, 32
 
 
@@ -35,57 +35,57 @@ class Scale(NamedTuple):
     not_rehearsed: tuple[str, ...]
 
 
-class Places(NamedTuple):
-    """What a rehearsal reads in place of what the recipe names, by the key of the recipe."""
+class Replacements(NamedTuple):
+    """What a rehearsal reads instead of the data and models of the recipe."""
 
     models: dict[str, str]
-    """Key of a path (`model.path`) -> folder of a small model."""
+    """Key of a model, such as `model.path` -> folder of a small one."""
     files: dict[str, str]
-    """Key of a section of files (`corpus.sources.0`) -> JSONL file of a few rows."""
+    """Key of a section, such as `corpus.sources.0` -> JSONL file of a few rows."""
     teacher: str | None
     """Address of the stand-in teacher."""
     settings: dict[str, dict[str, Any]]
-    """Key of a section of files -> what the alternative says that the lock has taken."""
+    """Key of a section -> settings of the locked alternative that differ from the section's."""
 
 
 class _Values:
-    """The nested values of a recipe, with a record of every change."""
+    """The nested values of a recipe, and every change to them."""
 
     def __init__(self, values: dict[str, Any]) -> None:
         self.values = deepcopy(values)
         self.changes: list[Scaled] = []
 
     def set(self, key: str, value: Any) -> None:
-        """Set a dotted key; nothing happens where its section is off or its value is the same."""
+        """Set a dotted key, unless its section is off or its value is the same."""
         section, last = self._section(key)
         if section is not None and section[last] != value:
             self.changes.append(Scaled(key, section[last], value))
             section[last] = value
 
     def lower(self, key: str, most: int) -> None:
-        """Set a number to at most `most`."""
+        """Set a number to `most` if it is larger."""
         section, last = self._section(key)
         if section is not None and section.get(last) is not None and section[last] > most:
             self.set(key, most)
 
     def _section(self, key: str) -> tuple[Any, str]:
-        """The mapping that holds a dotted key, None where a section on the way is off; and the last part of the key."""
+        """The mapping that holds a dotted key (None if a section is off), and the last part of the key."""
         *path, last = key.split(".")
         section: Any = self.values
-        for step in path:
-            section = section[int(step)] if isinstance(section, list) else section.get(step)
+        for part in path:
+            section = section[int(part)] if isinstance(section, list) else section.get(part)
             if section is None:
                 break
         return section, last
 
 
-def scale(recipe: Recipe, hardware: Hardware, places: Places) -> Scale:
+def scale(recipe: Recipe, hardware: Hardware, replacements: Replacements) -> Scale:
     """A recipe at toy size for this hardware.
 
     Args:
         recipe: at full size.
-        hardware: what there is.
-        places: what it reads.
+        hardware: of the rehearsal.
+        replacements: of its data, models and teacher.
     """
     values, missing = _Values(recipe.dump()), list(hardware.missing)
     values.values["rehearsal"] = True
@@ -95,7 +95,7 @@ def scale(recipe: Recipe, hardware: Hardware, places: Places) -> Scale:
     _training(values, recipe, hardware)
     _corpus(values, recipe)
     _evaluation(values, recipe, hardware, missing)
-    _places(values, recipe, places)
+    _replace(values, recipe, replacements)
     if recipe.wandb is not None:
         values.set("wandb.mode", "offline")
         values.set("wandb.project", f"{recipe.wandb.project}-rehearsal")
@@ -108,35 +108,35 @@ def _resources(values: _Values, recipe: Recipe, hardware: Hardware, missing: lis
     values.set("resources.nodes", hardware.nodes)
     vllm = recipe.resources.vllm
     if not hardware.gpus:
-        # Memory and hours of a card that is not there would only be compared with nothing.
+        # The plan's checks of GPU memory do not apply.
         values.set("resources.gpu", None)
         if recipe.model is not None and recipe.model.attention.startswith("flash"):
             values.set("model.attention", "sdpa")
-            missing.append(f"model.attention {recipe.model.attention}: sdpa ran, because there is no GPU")
+            missing.append(f"model.attention {recipe.model.attention}: sdpa is used, because there is no GPU")
         values.set("resources.workers", 1)
     if vllm is None or not any(arm.sampling != "teacher" for arm in recipe.trained.values()):
         return
     if vllm.mode == "server" and (vllm.server_url is not None or not hardware.gpus):
-        why = "it serves another model" if vllm.server_url else "NCCL and a GPU carry the weights to it"
+        why = "the server has another model" if vllm.server_url else "sending it weights needs NCCL and GPUs"
         values.set("resources.vllm", None)
-        missing.append(f"resources.vllm server: transformers sampled while training, because {why}")
+        missing.append(f"resources.vllm server: transformers samples during training, because {why}")
     elif hardware.vllm is None:
         values.set("resources.vllm", None)
-        missing.append("resources.vllm: transformers sampled while training, because vLLM is not installed")
+        missing.append("resources.vllm: transformers samples during training, because vLLM is not installed")
     else:
-        if not hardware.gpus and vllm.sleep:
+        if not hardware.gpus and vllm.sleep is not False:
             values.set("resources.vllm.sleep", False)
-            missing.append("resources.vllm.sleep: vLLM kept its memory while training, because there is no GPU")
+            missing.append("resources.vllm.sleep: vLLM keeps its memory during training, because there is no GPU")
         if vllm.tensor_parallel > hardware.ranks or (not hardware.gpus and vllm.tensor_parallel > 1):
             values.set("resources.vllm.tensor_parallel", 1)
-            missing.append(f"resources.vllm.tensor_parallel {vllm.tensor_parallel}: each rank had a whole model")
+            missing.append(f"resources.vllm.tensor_parallel {vllm.tensor_parallel}: each rank has a whole model")
 
 
 def _training(values: _Values, recipe: Recipe, hardware: Hardware) -> None:
     if recipe.train is None:
         return
     train = recipe.train
-    # As many updates as share one sampling in any arm, twice; so a checkpoint lies between two samplings.
+    # Two samplings of every arm, with a checkpoint between them.
     shared = lcm(*(arm.updates_per_batch for arm in recipe.trained.values()))
     steps = UPDATES * shared
     completions = min(train.completions_per_problem, COMPLETIONS)
@@ -151,8 +151,10 @@ def _training(values: _Values, recipe: Recipe, hardware: Hardware) -> None:
     values.set("train.problems_per_step", problems)
     if train.micro_batch_size is not None:
         values.set("train.micro_batch_size", micro)
+    if train.micro_batch_tokens is not None:
+        values.set("train.micro_batch_tokens", micro * (PROMPT_TOKENS + COMPLETION_TOKENS))
     values.set("train.save_every_steps", shared)
-    values.lower("train.warmup_steps", 0)  # at the first update of a warm-up the rate is 0
+    values.lower("train.warmup_steps", 0)  # the learning rate of a warm-up starts at 0
     values.lower("train.decay_steps", 1)
     values.lower("train.snapshots", 2)
     values.lower("train.overlong_tokens", COMPLETION_TOKENS // 4)
@@ -171,12 +173,12 @@ def _training(values: _Values, recipe: Recipe, hardware: Hardware) -> None:
 
 
 def _own_settings(train: dict[str, Any], problems: int, completions: int, micro: int, shared: int) -> dict[str, Any]:
-    """What an arm that has settings of its own gets for them; its updates have as many rows as the others'."""
+    """Scaled `train` settings of an arm that has its own. Its updates have as many rows as the other arms'."""
     most = {"warmup_steps": 0, "decay_steps": 1, "snapshots": 2, "overlong_tokens": COMPLETION_TOKENS // 4}
     own: dict[str, Any] = {key: min(train[key], limit) for key, limit in most.items() if train.get(key) is not None}
-    own |= {
-        key: value for key, value in {"save_every_steps": shared, "micro_batch_size": micro}.items() if key in train
-    }
+    fixed = {"save_every_steps": shared, "micro_batch_size": micro}
+    fixed |= {"micro_batch_tokens": micro * (PROMPT_TOKENS + COMPLETION_TOKENS)}
+    own |= {key: value for key, value in fixed.items() if key in train}
     if "completions_per_problem" in train or "problems_per_step" in train:
         each = min(train.get("completions_per_problem", completions), completions)
         while problems * completions % each:
@@ -195,7 +197,7 @@ def _corpus(values: _Values, recipe: Recipe) -> None:
     values.lower("model.pocket.documents", 4000)
     for sampler in ("teacher", "pass_rate.sampler"):
         values.lower(f"corpus.{sampler}.max_completion_tokens", COMPLETION_TOKENS)
-    if recipe.corpus.pass_rate is not None:  # a toy base solves some problems by luck; none may be filtered for it
+    if recipe.corpus.pass_rate is not None:  # the pass rates of a toy base must not filter problems
         values.set("corpus.pass_rate.low", 0.0)
         values.set("corpus.pass_rate.high", 1.0)
 
@@ -210,10 +212,10 @@ def _evaluation(values: _Values, recipe: Recipe, hardware: Hardware, missing: li
     values.lower("suite.max_response_tokens", RESPONSE_TOKENS)
     values.lower("suite.chunk_questions", QUESTIONS // 2)
     values.lower("suite.engine.batch_size", 16)
-    for number, benchmark in enumerate(suite.benchmarks):
-        values.lower(f"suite.benchmarks.{number}.samples", 2)
+    for index, benchmark in enumerate(suite.benchmarks):
+        values.lower(f"suite.benchmarks.{index}.samples", 2)
         if benchmark.data is not None:
-            values.set(f"suite.benchmarks.{number}.data.rows", None)
+            values.set(f"suite.benchmarks.{index}.data.rows", None)
     values.lower("trajectory.questions", QUESTIONS)
     values.lower("trajectory.heldout_problems", QUESTIONS)
     values.lower("trajectory.draws", 100)
@@ -223,35 +225,34 @@ def _evaluation(values: _Values, recipe: Recipe, hardware: Hardware, missing: li
     engine = suite.engine
     if engine.kind == "endpoint":
         values.set("suite.engine", {**engine.model_dump(mode="json"), "kind": "hf", "base_url": None, "model": None})
-        missing.append("suite.engine endpoint: transformers answered, because the server serves another model")
+        missing.append("suite.engine endpoint: transformers generates, because the server has another model")
     if engine.kind == "vllm" and hardware.vllm is None:
         values.set("suite.engine.kind", "hf")
-        missing.append("suite.engine vllm: transformers answered, because vLLM is not installed")
+        missing.append("suite.engine vllm: transformers generates, because vLLM is not installed")
     elif engine.kind == "vllm":
         if engine.tensor_parallel > max(1, hardware.gpus):
             values.set("suite.engine.tensor_parallel", 1)
-            missing.append(f"suite.engine.tensor_parallel {engine.tensor_parallel}: one process had the whole model")
+            missing.append(f"suite.engine.tensor_parallel {engine.tensor_parallel}: one process has the whole model")
         if not hardware.gpus:
             values.set("suite.engine.eager", True)
 
 
-def _places(values: _Values, recipe: Recipe, places: Places) -> None:
-    """Point the recipe at small models, few rows and the stand-in teacher."""
-    for key, folder in places.models.items():
+def _replace(values: _Values, recipe: Recipe, replacements: Replacements) -> None:
+    """Use small models, the files of a few rows and the stand-in teacher."""
+    for key, folder in replacements.models.items():
         values.set(key, folder)
         values.set(f"{key.rpartition('.')[0]}.revision", None)
-    for key, file in places.files.items():
-        # The columns of a headerless file are keys of the rows now.
+    for key, file in replacements.files.items():
+        # `columns` names those of a file without a header; JSONL rows have keys.
         section: dict[str, Any] = {"kind": "file", "path": file, "dataset": None, "files": [], "columns": []}
         section |= {"alternatives": [], "revision": None}
-        for name, value in (places.settings.get(key, {}) | section).items():
+        for name, value in (replacements.settings.get(key, {}) | section).items():
             values.set(f"{key}.{name}", value)
-    for sampler in ("teacher", "pass_rate.sampler"):
-        spec = recipe.corpus.teacher if sampler == "teacher" else None
-        if sampler != "teacher" and recipe.corpus.pass_rate is not None:
-            spec = recipe.corpus.pass_rate.sampler
-        if spec is not None and spec.kind == "endpoint" and places.teacher is not None:
-            values.set(f"corpus.{sampler}.base_url", places.teacher)
+    pass_rate = recipe.corpus.pass_rate
+    samplers = {"teacher": recipe.corpus.teacher, "pass_rate.sampler": pass_rate.sampler if pass_rate else None}
+    for sampler, spec in samplers.items():
+        if spec is not None and spec.kind == "endpoint" and replacements.teacher is not None:
+            values.set(f"corpus.{sampler}.base_url", replacements.teacher)
             values.set(f"corpus.{sampler}.api_key_variable", None)
             values.lower(f"corpus.{sampler}.concurrency", 8)
     values.values["lock"] = {}

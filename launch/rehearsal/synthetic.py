@@ -1,12 +1,11 @@
-"""Made-up rows in the columns that publishers use, for a rehearsal without a network or without a lock.
+"""Generated rows in the publishers' columns, for a rehearsal without a network or a lock.
 
-Problems are one-step sums over names and things, worded so that no two read nearly alike: the filters of the corpus
-(duplicates, near-duplicates, questions of benchmarks) see rows they should keep. Answers are single digits.
+Problems are one-step sums over names and things, worded so that no two are near-duplicates and the filters of the
+corpus keep them. Answers are single digits.
 """
 
 import json
 from collections.abc import Callable
-from itertools import count, islice
 from typing import Any
 
 from eval.questions.forms import FORMS
@@ -27,10 +26,10 @@ _ENDINGS = (
 )  # fmt: skip
 
 
-def problems(number: int, offset: int = 0) -> list[tuple[str, str]]:
-    """`number` word problems with their answers; another `offset` gives others."""
+def problems(count: int, offset: int = 0) -> list[tuple[str, str]]:
+    """`count` word problems with their answers; problems of disjoint ranges from `offset` differ."""
     made = []
-    for index in range(offset, offset + number):
+    for index in range(offset, offset + count):
         first, second = index % 5, (index // 5) % 5
         name, other = _NAMES[index % 16], _NAMES[(3 * index + 7) % 16]
         thing, where = _THINGS[(5 * index) % 12], _PLACES[(index // 3) % 8]
@@ -40,7 +39,7 @@ def problems(number: int, offset: int = 0) -> list[tuple[str, str]]:
 
 
 def put(row: Row, field: str, value: Any) -> Row:
-    """`row` with a value at a dotted field; a step that is a number makes a list."""
+    """Set a dotted field of `row`, in place; a part that is a number makes a list."""
     first, _, rest = field.partition(".")
     if not rest:
         row[first] = value
@@ -52,10 +51,10 @@ def put(row: Row, field: str, value: Any) -> Row:
     return row
 
 
-def source_rows(spec: SourceSpec, number: int, offset: int) -> list[Row]:
+def source_rows(spec: SourceSpec, count: int, offset: int) -> list[Row]:
     """Rows of a source of problems, with the columns of its mapping."""
     rows = []
-    for index, (problem, answer) in enumerate(problems(number, offset)):
+    for index, (problem, answer) in enumerate(problems(count, offset)):
         value = {
             "value": answer,
             "boxed": f"The two numbers are added, which gives \\boxed{{{answer}}}.",
@@ -71,22 +70,22 @@ def source_rows(spec: SourceSpec, number: int, offset: int) -> list[Row]:
     return rows
 
 
-def stored_rows(spec: StoredCompletions, asked: list[tuple[str, str]]) -> list[Row]:
-    """A published completion for each (problem, answer) that the corpus asks."""
+def stored_rows(spec: StoredCompletions, pairs: list[tuple[str, str]]) -> list[Row]:
+    """A stored completion for each (problem, answer)."""
     return [
         put(
             put({}, spec.problem_field, spec.problem_prefix + problem + spec.problem_suffix),
             spec.completion_field,
             f"<think>\nAdd them.\n</think>\n\nIt is \\boxed{{{answer}}}.",
         )
-        for problem, answer in asked
+        for problem, answer in pairs
     ]
 
 
-def text_rows(spec: BenchmarkTexts, number: int) -> list[Row]:
-    """Questions of a benchmark to compare the corpus with; none is near a synthetic problem."""
+def text_rows(spec: BenchmarkTexts, count: int) -> list[Row]:
+    """Questions of a benchmark for decontamination; none overlaps with a generated problem."""
     rows = []
-    for index in range(number):
+    for index in range(count):
         row: Row = {}
         for field in spec.text_fields:
             put(row, field, f"{spec.name} asks in its {field} about case {index}, which no problem here mentions.")
@@ -94,14 +93,13 @@ def text_rows(spec: BenchmarkTexts, number: int) -> list[Row]:
     return rows
 
 
-def benchmark_rows(benchmark: BenchmarkSpec, number: int) -> list[Row]:
-    """Rows of a benchmark in the columns its form reads; parts that are judged together are whole."""
-    assert benchmark.data is not None
-    data = benchmark.data
+def benchmark_rows(benchmark: BenchmarkSpec, count: int) -> list[Row]:
+    """Rows of a benchmark in the columns of its form; units are complete."""
+    data = benchmark.require_data()
     if data.form == "fields":
-        rows = [_plain_row(benchmark, index) for index in range(number)]
+        rows = [_plain_row(benchmark, index) for index in range(count)]
     else:
-        rows = list(islice(map(_FORMS[data.form], count()), number))
+        rows = list(map(_FORMS[data.form], range(count)))
     for index, row in enumerate(rows):
         for field in filter(None, (data.id_field, data.cluster_field)):
             put(row, field, f"{benchmark.name}-{index}")
@@ -109,14 +107,14 @@ def benchmark_rows(benchmark: BenchmarkSpec, number: int) -> list[Row]:
 
 
 def _plain_row(benchmark: BenchmarkSpec, index: int) -> Row:
-    assert benchmark.data is not None
+    data = benchmark.require_data()
     rules = " ".join(benchmark.scorings.values())
     ((problem, answer),) = problems(1, 1000 + index)
     reference = ("yes", "no")[index % 2] if "yes_no" in rules else "AB"[index % 2] if "choice" in rules else answer
     row: Row = {}
-    for column in benchmark.data.fields.values():
+    for column in data.fields.values():
         put(row, column, f"{benchmark.name}: {problem}")
-    return put(row, benchmark.data.reference_field, reference)
+    return put(row, data.reference_field, reference)
 
 
 def _gpqa(index: int) -> Row:

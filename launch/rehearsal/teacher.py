@@ -1,4 +1,4 @@
-"""A stand-in for the teacher's server: it speaks the protocol and writes the reference answer of each problem."""
+"""A stand-in for the teacher's server: it serves the same protocol and writes the reference answer of each problem."""
 
 import json
 import threading
@@ -11,7 +11,7 @@ from data.prompts.thinking import THINK_CLOSE, THINK_OPEN
 
 
 def completion(answer: str, thinking: bool) -> str:
-    """A right demonstration, as short as one can be."""
+    """A correct demonstration, as short as possible."""
     thought = f"{THINK_OPEN}\nAdd.\n{THINK_CLOSE}\n\n" if thinking else ""
     return f"{thought}It is \\boxed{{{answer}}}."
 
@@ -20,8 +20,8 @@ def completion(answer: str, thinking: bool) -> str:
 def serving_teacher(answers: Mapping[str, str], faults: bool = False, host: str = "127.0.0.1") -> Iterator[str]:
     """Serve chat completions for the problems of `answers` (text -> reference answer); yields the base URL.
 
-    Every fourth sample is wrong. With `faults`, the first request meets an overloaded server and the first sample is
-    cut by the length limit.
+    Every fourth sample is wrong. With `faults`, the first request fails with status 503 and the first sample is
+    truncated.
     """
     state = {"requests": 0}
     lock = threading.Lock()
@@ -31,23 +31,23 @@ def serving_teacher(answers: Mapping[str, str], faults: bool = False, host: str 
         protocol_version = "HTTP/1.1"
 
         def log_message(self, *arguments: Any) -> None:
-            """Say nothing; the stage's log has what the client met."""
+            """Log nothing; errors are in the log of the stage, the client."""
 
         def do_POST(self) -> None:
             body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
             with lock:
-                number = state["requests"]
+                request = state["requests"]
                 state["requests"] += 1
-            if faults and number == 0:
+            if faults and request == 0:
                 return self._reply({"error": "overloaded"}, 503)
-            asked = body["messages"][-1]["content"]
-            problem = next((text for text in by_length if text in asked), None)
+            prompt = body["messages"][-1]["content"]
+            problem = next((text for text in by_length if text in prompt), None)
             if problem is None:
                 return self._reply({"error": "the rehearsal's teacher does not know this problem"}, 400)
             thinking = bool(body.get("chat_template_kwargs", {}).get("enable_thinking"))
             choices = []
             for index in range(body["n"]):
-                cut = faults and number == 1 and index == 0
+                cut = faults and request == 1 and index == 0
                 answer = answers[problem] if index % 4 != 3 else f"{answers[problem]}1"
                 text = completion(answer, thinking)
                 choices.append(

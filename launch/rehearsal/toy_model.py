@@ -1,14 +1,13 @@
 """A random-weight model of a recipe's own architecture and head geometry, small enough for a CPU, with its tokenizer.
 
-What kernels look at stays: the architecture, the size of a head, how many query heads share a key head, tied or untied
-embeddings, the vocabulary of the tokenizer. Width, depth and the number of heads shrink. A few updates teach the model
-to end its turn after a boxed answer, so that completions have rewards, gradients and an end like those of a real base.
+What kernels depend on stays: architecture, head size, query heads per key head, tied or untied embeddings, vocabulary.
+Width, depth and the number of heads shrink. A few updates teach the model to end its turn after a boxed answer, so that
+completions have rewards, gradients and ends like those of a real base.
 """
 
 import json
 import re
 import shutil
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +26,7 @@ _CONTROL = re.compile(r"<\|[a-z0-9_]+\|>")
 
 
 def locked_model(name: str, recipe: Recipe, revision: str | None) -> Path | None:
-    """Directory of a model that is on this machine; None if it is not."""
+    """Directory of a model on this machine; None if it is not there."""
     try:
         return locate_model(name, recipe.lock.get("models", {}).get(name), revision)
     except UserError:
@@ -35,18 +34,18 @@ def locked_model(name: str, recipe: Recipe, revision: str | None) -> Path | None
 
 
 def toy_config(source: Path | None, name: str, tensor_parallel: int) -> dict[str, Any]:
-    """`config.json` of a model, shrunk; from the shapes this project knows where the model is not on this machine.
+    """`config.json` of a model, shrunk; without `source`, from the shapes that this project knows.
 
     Raises:
-        UserError: nothing is known of the model, or its configuration cannot be read.
+        UserError: the model is unknown, or its configuration cannot be read.
     """
     if source is None:
         base = next((known for known in KNOWN_SHAPES if name == known or name == known.removesuffix("-Base")), None)
         shape = KNOWN_SHAPES.get(base or "", _like(name))
         if shape is None:
             raise UserError(
-                f"nothing is known of the architecture of {name}; run `transfer fetch RECIPE` on a machine with a "
-                "network, which brings its config.json, or give model.path a local directory"
+                f"the architecture of {name} is unknown; run `transfer fetch RECIPE` where there is a network, which "
+                "downloads its config.json, or set model.path to a local directory"
             )
         config = _config_of(shape)
     else:
@@ -58,7 +57,7 @@ def toy_config(source: Path | None, name: str, tensor_parallel: int) -> dict[str
 
 
 def _like(name: str) -> ModelShape | None:
-    """A known shape of the same family: a released model is named after the base it was trained from."""
+    """A known shape of the same family; released models are named after their base."""
     for family in ("Qwen3-14B", "Qwen3-8B", "Qwen3-1.7B", "Llama-3.1-8B"):
         if family.lower() in name.lower():
             return next(shape for known, shape in KNOWN_SHAPES.items() if family in known)
@@ -66,21 +65,20 @@ def _like(name: str) -> ModelShape | None:
 
 
 def _config_of(shape: ModelShape) -> dict[str, Any]:
-    """A configuration in transformers' words."""
-    values = asdict(shape)
+    """A shape as transformers' configuration."""
     kind, architecture = ("qwen3", "Qwen3ForCausalLM") if shape.head_norms else ("llama", "LlamaForCausalLM")
     return {
         "model_type": kind,
         "architectures": [architecture],
-        "vocab_size": values["vocab_size"],
-        "hidden_size": values["hidden_size"],
-        "intermediate_size": values["intermediate_size"],
-        "num_hidden_layers": values["num_layers"],
-        "num_attention_heads": values["num_heads"],
-        "num_key_value_heads": values["num_kv_heads"],
-        "head_dim": values["head_dim"],
-        "tie_word_embeddings": values["tied_embeddings"],
-        "max_position_embeddings": values["context"],
+        "vocab_size": shape.vocab_size,
+        "hidden_size": shape.hidden_size,
+        "intermediate_size": shape.intermediate_size,
+        "num_hidden_layers": shape.num_layers,
+        "num_attention_heads": shape.num_heads,
+        "num_key_value_heads": shape.num_kv_heads,
+        "head_dim": shape.head_dim,
+        "tie_word_embeddings": shape.tied_embeddings,
+        "max_position_embeddings": shape.context,
     }
 
 
@@ -112,7 +110,7 @@ def shrunk(config: dict[str, Any], tensor_parallel: int = 1) -> dict[str, Any]:
 
 
 def write_tokenizer(target: Path, source: Path | None, spec: ModelSpec | ExternalSpec, texts: list[str]) -> bool:
-    """Put the model's own tokenizer into `target`, or one made from `texts`; whether it is the model's own."""
+    """Write the tokenizer of `source` to `target`, or one trained on `texts`; returns whether it is the model's own."""
     if source is not None:
         for pattern in _TOKENIZER_FILES:
             for path in source.glob(pattern):
@@ -123,7 +121,7 @@ def write_tokenizer(target: Path, source: Path | None, spec: ModelSpec | Externa
 
     eos, pad = spec.eos_token or EOS_TOKEN, spec.pad_token or PAD_TOKEN
     template = chat_template(spec.chat_template or "qwen3")
-    begin = "<|begin_of_text|>" if "bos_token" in template else None  # Llama 3's tokenizer puts it before every text
+    begin = "<|begin_of_text|>" if "bos_token" in template else None  # Llama 3's tokenizer prepends it to every text
     control = list(dict.fromkeys([pad, *([begin] if begin else []), *_CONTROL.findall(template), eos]))
     bpe = Tokenizer(models.BPE())
     bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -162,17 +160,17 @@ def write_toy_model(
     tensor_parallel: int = 1,
     endless: bool = False,
 ) -> bool:
-    """Write a small model of a recipe's base, or of a checkpoint trained elsewhere; whether its tokenizer is its own.
+    """Write a small model of a recipe's base or of an external checkpoint; returns whether the tokenizer is its own.
 
     Args:
         target: its directory.
-        recipe: as it is run at full size, with its lock.
-        spec: which of its models.
-        texts: what a tokenizer is made from where the model's own is not here.
-        answers: what the model learns to box.
+        recipe: at full size, with its lock.
+        spec: the model in the recipe.
+        texts: to train a tokenizer on, if the model's own is not on this machine.
+        answers: to teach it.
         seed: of the weights.
-        tensor_parallel: GPUs that vLLM divides it among.
-        endless: teach it to go on without an end now and then, so that completions reach the length limit.
+        tensor_parallel: GPUs of one copy in vLLM.
+        endless: also teach it a completion without end, so that some reach the length limit.
     """
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
@@ -186,18 +184,17 @@ def write_toy_model(
         config["vocab_size"] = -(-len(tokenizer) // 64) * 64
     config |= {"eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
     torch.manual_seed(seed)
-    torch.set_num_threads(recipe.resources.threads)  # more would wait for one another on a busy machine
+    torch.set_num_threads(recipe.resources.threads)  # more would be slower on a busy machine
     kind = str(config.pop("model_type"))
     config[TOY] = True
     model = AutoModelForCausalLM.from_config(AutoConfig.for_model(kind, **config))
     _teach(model, tokenizer, recipe, texts, answers, endless)
-    assert recipe.model is not None
-    model.to(getattr(torch, recipe.model.dtype)).save_pretrained(target)
+    model.to(getattr(torch, recipe.require_model().dtype)).save_pretrained(target)
     return own
 
 
 def _teach(model: Any, tokenizer: Any, recipe: Recipe, texts: list[str], answers: list[str], endless: bool) -> None:
-    """A few updates on prompts of the recipe followed by a boxed answer and the end of the turn."""
+    """Train on prompts of the recipe, each followed by a boxed answer and the end of the turn."""
     import torch
 
     boxed = completion_ids(tokenizer, [f"\\boxed{{{answer}}}" for answer in answers])
@@ -208,7 +205,7 @@ def _teach(model: Any, tokenizer: Any, recipe: Recipe, texts: list[str], answers
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
     model.train()
     for update in range(_UPDATES):
-        # One prompt with several answers: all rows of a batch have the same length before the answer.
+        # One prompt with several answers, so that all rows of a batch have the same prompt length.
         prompt = tokenizer(render_prompt(tokenizer, texts[update % len(texts)], recipe.prompt))["input_ids"]
         chosen = [boxed[(update * _COPIES + copy) % len(boxed)] for copy in range(_COPIES)]
         rows = torch.tensor([[*prompt, *answer, *([pad] * (longest - len(answer)))] for answer in chosen])

@@ -1,14 +1,14 @@
-"""From stages to cluster jobs: what is one array, what waits for what, how many nodes and GPUs. Starts nothing.
+"""From stages to cluster jobs: which stages are one array, which job waits for which, how many nodes and GPUs.
 
-Stages that differ only in their seed, or in the point of an ablation, are tasks of one array. Dependencies are as fine
-as Slurm can say them, so that a failed run takes down only what really needs it: a task waits for the task of the same
-number where two arrays run in step (`aftercorr`), else for single tasks (`afterok`); an array whose tasks would wait
-for different ones is split into jobs.
+Stages that differ only in their seed, or in the point of an ablation, are tasks of one array. A failed run should take
+down only what needs it, so dependencies are as fine as Slurm allows: where task i of an array needs task i of another
+array, the whole array waits task by task (`aftercorr`); otherwise it waits for single tasks (`afterok`). An array whose
+tasks need different things is split into one job per task.
 """
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,6 +17,9 @@ from launch.stages import Stage, build_stages, stage_states
 from recipes.manifest import StageState
 from recipes.schema import Recipe
 
+TaskKey = tuple[str, str]
+"""Study folder and stage name."""
+
 
 class Task(NamedTuple):
     """One stage of one study."""
@@ -24,12 +27,12 @@ class Task(NamedTuple):
     study_dir: Path
     recipe: Recipe
     stage: Stage
-    needs: tuple[tuple[str, str], ...]
-    """Keys of the tasks it waits for."""
+    needs: tuple[TaskKey, ...]
+    """The tasks it waits for."""
 
     @property
-    def key(self) -> tuple[str, str]:
-        """What tells tasks apart."""
+    def key(self) -> TaskKey:
+        """Identifies the task among those of all studies."""
         return str(self.study_dir), self.stage.name
 
 
@@ -42,8 +45,9 @@ class Needed(NamedTuple):
     """A task of an earlier job that must have succeeded."""
 
     job: int
-    """Place of the job in the list of jobs."""
+    """Index in the list of jobs."""
     task: int
+    """Index in the job's array."""
 
 
 @dataclass(frozen=True)
@@ -54,22 +58,22 @@ class Job:
     kind: str
     tasks: tuple[Task, ...]
     corresponding: tuple[int, ...] = ()
-    """Jobs (their places) whose task of the same number each task waits for."""
+    """Indices of jobs whose task i must have succeeded before task i of this one (`aftercorr`)."""
     after: tuple[Needed, ...] = ()
-    """Tasks that all of this job waits for."""
+    """Tasks of new jobs that every task of this one waits for (`afterok`)."""
     running: tuple[str, ...] = ()
-    """The same for tasks submitted earlier, by Slurm's id."""
+    """The same for tasks that are already in the queue, by Slurm's ids."""
     replica: int = 0
-    """Copies of a job share its work: evaluations are answered by all of them."""
+    """Index among the copies of a job. The copies of an evaluation share its questions."""
 
     @property
     def recipe(self) -> Recipe:
-        """Recipe of its tasks, as far as their resources go."""
+        """Recipe of its tasks; their resources are equal."""
         return self.tasks[0].recipe
 
     @property
     def nodes(self) -> int:
-        """Nodes that train or evaluate, without a server's."""
+        """Nodes that train or evaluate, without those of the vLLM server."""
         resources = self.recipe.resources
         return resources.nodes if self.kind == "arms" and resources.launched else 1
 
@@ -82,83 +86,78 @@ class Job:
 
     @property
     def gpus_per_node(self) -> int:
-        """GPUs of a node, where nodes have any."""
+        """GPUs that the job uses on each node, where nodes have any."""
         return gpus_wanted(self.recipe, self.kind)
 
-    @property
-    def ranks_per_node(self) -> int:
-        """Training processes of a node."""
-        resources = self.recipe.resources
-        return resources.ranks // resources.nodes if self.kind == "arms" and resources.launched else 1
 
-
-def states_of(tasks: Sequence[Task]) -> dict[tuple[str, str], StageState]:
-    """What would happen to each task now; stages of other folders are seen through their links."""
-    found: dict[tuple[str, str], StageState] = {}
+def states_of(tasks: Sequence[Task]) -> dict[TaskKey, StageState]:
+    """Whether each task is done, to be resumed, changed or new. Stages shared with another study are seen as links."""
+    states: dict[TaskKey, StageState] = {}
     for task in tasks:
-        if task.key not in found:
-            states = stage_states(build_stages(task.recipe), task.study_dir)
-            found |= {(str(task.study_dir), name): state for name, state in states.items()}
-    return found
+        if task.key not in states:
+            of_study = stage_states(build_stages(task.recipe), task.study_dir)
+            states |= {(str(task.study_dir), name): state for name, state in of_study.items()}
+    return states
 
 
-def group_of(stage: Stage) -> str:
+def array_name(stage: Stage) -> str:
     """Name of the array a stage belongs to: its own without the seed."""
     return re.sub(r"/seed-\d+$|-seed\d+-final$", "", stage.name)
 
 
-def make_jobs(tasks: Sequence[Task], submitted: Mapping[tuple[str, str], Sequence[str]]) -> list[Job]:
+def make_jobs(tasks: Sequence[Task], submitted: Mapping[TaskKey, Sequence[str]]) -> list[Job]:
     """Jobs for tasks that are to be submitted, each after those it waits for.
 
     Args:
         tasks: what is not done, in an order in which each comes after those it needs.
         submitted: Slurm's ids of tasks that are waiting or running already.
     """
-    groups: dict[tuple[str, str], list[Task]] = {}
+    arrays: dict[tuple[str, str], list[Task]] = {}
     for task in tasks:
-        alike = (group_of(task.stage), task.recipe.resources.model_dump_json())
-        groups.setdefault(alike, []).append(task)
+        array = (array_name(task.stage), task.recipe.resources.model_dump_json())
+        arrays.setdefault(array, []).append(task)
     jobs: list[Job] = []
-    places: dict[tuple[str, str], list[Needed]] = {}
-    for (name, _), members in groups.items():
-        needs = [_needs(task, places, submitted) for task in members]
-        shared = [sorted(set.intersection(*(set(part) for part in parts))) for parts in zip(*needs, strict=True)]
-        own = [[item for item in before if item not in shared[0]] for before, _ in needs]
-        aligned = _aligned(own, jobs, len(members))
-        uniform = all(set(ids) == set(shared[1]) for _, ids in needs)
-        if len(members) > 1 and (aligned is None or not uniform):
-            parts = [(f"{name}/{number}", [task], before, ids) for number, (task, (before, ids)) in
-                     enumerate(zip(members, needs, strict=True))]  # fmt: skip
-            made = [Job(label, task[0].stage.kind, tuple(task), (), tuple(before), tuple(ids))
-                    for label, task, before, ids in parts]  # fmt: skip
-        else:
-            after = shared[0] if len(members) > 1 else needs[0][0]
-            corresponding = tuple(aligned or ()) if len(members) > 1 else ()
-            ids = tuple(shared[1])
-            made = [Job(name, members[0].stage.kind, tuple(members), corresponding, tuple(after), ids)]
-        for job in made:
+    new: dict[TaskKey, list[Needed]] = {}
+    for (name, _), members in arrays.items():
+        after = [{needed for key in task.needs for needed in new.get(key, ())} for task in members]
+        running = [{slurm_id for key in task.needs for slurm_id in submitted.get(key, ())} for task in members]
+        for job in _jobs_of_array(name, members, after, running, jobs):
             copies = job.recipe.resources.evaluation_replicas if job.kind == "eval" else 1
             for replica in range(copies):
-                for number, task in enumerate(job.tasks):
-                    places.setdefault(task.key, []).append(Needed(len(jobs), number))
-                jobs.append(Job(job.name, job.kind, job.tasks, job.corresponding, job.after, job.running, replica))
+                for index, task in enumerate(job.tasks):
+                    new.setdefault(task.key, []).append(Needed(len(jobs), index))
+                jobs.append(replace(job, replica=replica))
     return jobs
 
 
-def _needs(
-    task: Task, places: Mapping[tuple[str, str], list[Needed]], submitted: Mapping[tuple[str, str], Sequence[str]]
-) -> tuple[list[Needed], list[str]]:
-    """Tasks of new jobs, and ids of old ones, that a task waits for."""
-    before = sorted(needed for key in task.needs for needed in places.get(key, ()))
-    return before, [identifier for key in task.needs for identifier in submitted.get(key, ())]
+def _jobs_of_array(
+    name: str, members: list[Task], after: list[set[Needed]], running: list[set[str]], jobs: Sequence[Job]
+) -> list[Job]:
+    """One job, if its dependencies can be expressed for the whole array; else a job for each member.
+
+    Args:
+        name: of the array.
+        members: its tasks.
+        after: tasks of `jobs` that each member needs.
+        running: Slurm's ids of queued tasks that each member needs.
+        jobs: made so far.
+    """
+    kind = members[0].stage.kind
+    common = set.intersection(*after)
+    corresponding = _corresponding_jobs([needed - common for needed in after], jobs)
+    if corresponding is not None and all(ids == running[0] for ids in running):
+        return [Job(name, kind, tuple(members), corresponding, tuple(sorted(common)), tuple(sorted(running[0])))]
+    return [
+        Job(f"{name}/{index}", kind, (task,), (), tuple(sorted(after[index])), tuple(sorted(running[index])))
+        for index, task in enumerate(members)
+    ]
 
 
-def _aligned(own: list[list[Needed]], jobs: list[Job], size: int) -> list[int] | None:
-    """Jobs that run in step with an array whose task i needs `own[i]` besides what all need; None: there is no such."""
-    wanted = [sorted({needed.job for needed in before}) for before in own]
-    if any(row != wanted[0] for row in wanted):
-        return None
-    for number, before in enumerate(own):
-        if any(needed.task != number or len(jobs[needed.job].tasks) != size for needed in before):
+def _corresponding_jobs(needs: list[set[Needed]], jobs: Sequence[Job]) -> tuple[int, ...] | None:
+    """The jobs whose task i is what member i of an array needs, `needs[i]`; None if the needs do not pair up so."""
+    arrays = {needed.job for needed in needs[0]}
+    for index, needed_by_member in enumerate(needs):
+        paired = all(needed.task == index and len(jobs[needed.job].tasks) == len(needs) for needed in needed_by_member)
+        if not paired or {needed.job for needed in needed_by_member} != arrays:
             return None
-    return wanted[0]
+    return tuple(sorted(arrays))

@@ -1,147 +1,111 @@
-"""The batch script of a job. Everything that comes from a user is either checked (`site_file.py`) or quoted."""
+"""The batch script of a job, from `job.sh.j2`. Values of the user are either checked (`site_file.py`) or quoted."""
 
 import re
 import sys
+from functools import lru_cache
 from pathlib import Path
 from shlex import join, quote
+from typing import TYPE_CHECKING
 
-from launch.planning.fit import model_shape
-from launch.planning.needs import checkpoint_seconds, update_seconds
+from launch.execution.failures import STOPPED
+from launch.planning.hours import checkpoint_seconds, setting_of, update_seconds
+from launch.site_file import ContainerSpec, JobSpec, SiteSpec
 from launch.slurm.jobs import Job
-from launch.slurm.site_file import ContainerSpec, JobSpec, SiteSpec
+from train.accounting.cost import model_shape
+
+if TYPE_CHECKING:
+    from jinja2 import Template
 
 ROOT = Path(__file__).resolve().parents[2]
 SERVER_PORT = 8000
 
-_LEAD_SECONDS = 30  # before the time limit, for Slurm to requeue what has not stopped by itself
-_SIGNAL_SECONDS = (120, 1800)  # what is derived stays between these
-_UNKNOWN_SECONDS = 300
-
-_BODY = r"""
-# The stage of this task. Every node runs `launch.slurm.step`; the first one decides, the others join its ranks.
-task=${SLURM_ARRAY_TASK_ID:-0}
-study=${studies[$task]} stage=${stages[$task]}
-mapfile -t nodes < <(scontrol show hostnames "$SLURM_JOB_NODELIST")
-address() { scontrol show node --oneliner "$1" | grep -o ' NodeAddr=[^ ]*' | cut -d= -f2; }
-TRANSFER_HEAD=$(address "${nodes[0]}")
-export TRANSFER_HEAD
-@SERVER@
-srun "${where[@]}" "${run[@]}" -m launch.slurm.step "$study" "$stage" &
-child=$!
-
-# USR1 comes before the time limit, TERM with a preemption or cancellation: both mean to save. Then, unless it was
-# cancelled, the job goes back to the queue under the same number, so that what depends on it still does. (Slurm itself
-# requeues a preempted job only if it has to kill it; one that ends by itself in time would count as failed. One that is
-# killed by its time limit counts as failed too: so what has not stopped shortly before is requeued as it stands, which
-# kills it, and goes on from its last checkpoint. launch.slurm.step gives up after two without a new one.)
-again=
-trap 'again=yes; kill -USR1 "$child" 2> /dev/null || true' USR1
-trap 'kill -TERM "$child" 2> /dev/null || true' TERM
-status=
-deadline=
-while [ -z "$status" ]; do
-  wait "$child" && status=0 || status=$?
-  # A signal ends `wait` before the child has ended.
-  if [ "$status" -gt 128 ] && kill -0 "$child" 2> /dev/null; then status=; fi
-  if [ -z "$status" ] && [ -n "$again" ] && [ -z "$deadline" ]; then
-    {
-      sleep @LAST@
-      echo "not saved in time before the time limit; requeued, to go on from the last checkpoint"
-      scontrol requeue "$SLURM_JOB_ID"
-    } &
-    deadline=$!
-  fi
-done
-if [ -n "$deadline" ]; then kill "$deadline" 2> /dev/null || true; fi
-preempted() { scontrol show job --oneliner "$SLURM_JOB_ID" | grep -q ' PreemptTime=[0-9]'; }
-# srun's own status is that of whichever task ended worst, so the stage's record says whether it saved and stopped.
-saved() { grep -q '"status": @STOPPED@' "$study/.failures/${stage//\//--}.json" 2> /dev/null; }
-if [ "$status" -ne 0 ] && saved && { [ -n "$again" ] || preempted; }; then
-  scontrol requeue "$SLURM_JOB_ID" && sleep 60
-fi
-exit "$status"
-"""
-
-_SERVER = """
-# The vLLM server has the last node to itself and lives as long as this job.
-TRANSFER_VLLM_URL="http://$(address "${nodes[-1]}"):@PORT@"
-TRANSFER_SERVER_ENDED="$jobs/server-$SLURM_JOB_ID.ended"
-export TRANSFER_VLLM_URL TRANSFER_SERVER_ENDED
-rm -f "$TRANSFER_SERVER_ENDED"
-{
-  srun --nodes=1 --ntasks=1 --relative=@TRAIN@ @GPUS@"${run[@]}" -m launch.slurm.vllm_server "$study" "$stage" @PORT@ \\
-    >> "$jobs/$SLURM_JOB_NAME.server.log" 2>&1 || true
-  touch "$TRANSFER_SERVER_ENDED"
-} &
-"""
+_REQUEUE_SECONDS = 30  # before the time limit; a job still running then is requeued by force
+_MIN_SIGNAL_SECONDS, _MAX_SIGNAL_SECONDS = 120, 1800
+_UNKNOWN_SIGNAL_SECONDS = 300  # where the plan cannot predict the time of an update
+_OPTIONS = {
+    "partition": "partition",
+    "account": "account",
+    "qos": "qos",
+    "time_limit": "time",
+    "memory": "mem",
+    "cpus_per_task": "cpus-per-task",
+}
+"""Setting of the site file -> option of sbatch."""
 
 
 def render(job: Job, site: SiteSpec, comment: str, dependency: str) -> str:
-    """The script of a job. `comment` is how it is found again, `dependency` what sbatch's --dependency takes."""
-    wanted = site.job(job.kind, job.gpus_per_node)
+    """The script of a job.
+
+    Args:
+        job: what it runs.
+        site: the cluster.
+        comment: identifies the job in Slurm's queue.
+        dependency: value of sbatch's --dependency; empty: none.
+    """
+    request = site.job(job.kind, job.gpus_per_node)
     seconds = signal_seconds(job, site)
-    total = job.nodes + job.server_nodes
-    lines = [
-        "#!/bin/bash",
-        f"# {job.name} of the study {job.recipe.study}. Written by `transfer run --on slurm`.",
-        *(f"#SBATCH {option}" for option in options(job, site, wanted, comment, dependency)),
-        "set -eo pipefail",
-        *(["jobs=$PWD"] if job.server_nodes else []),
-        f"cd {quote(str(ROOT))}",
-    ]
-    if site.modules:
-        lines.append(f"module load {' '.join(site.modules)}")
-    lines += site.setup
-    lines.append("set -u  # only now: modules and environments read variables that are not set")
-    environment = {"PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"} | site.environment
-    if site.offline:
-        environment = {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"} | environment
-    lines += [f"export {name}={quote(value)}" for name, value in environment.items()]
-    lines.append(f"export TRANSFER_SIGNAL_SECONDS={seconds}  # between USR1 and the time limit")
-    if wanted.cpus_per_task:
-        lines.append(f"export SRUN_CPUS_PER_TASK={wanted.cpus_per_task}  # srun does not take it from sbatch")
-    studies = " ".join(quote(str(task.study_dir.resolve())) for task in job.tasks)
-    stages = " ".join(quote(task.stage.name) for task in job.tasks)
-    folders = {str(ROOT), *(str(task.study_dir.resolve()) for task in job.tasks)}
-    steps = [f"--nodes={job.nodes}", f"--ntasks={job.nodes}", "--ntasks-per-node=1", "--kill-on-bad-exit=1"]
-    lines += [
-        f"studies=({studies})",
-        f"stages=({stages})",
-        f"where=({join([*steps, *_pyxis(site.container)])})",
-        f"run=({join([*_apptainer(site.container, sorted(folders)), _python(site.container)])})",
-    ]
-    server = ""
-    if job.server_nodes:
-        gpus = _gpu_option(site, job.gpus_per_node)
-        server = _SERVER.replace("@PORT@", str(SERVER_PORT)).replace("@TRAIN@", str(job.nodes))
-        server = server.replace("@GPUS@", f"{gpus} " if gpus else "")
-    body = _BODY.replace("@SERVER@\n", server.lstrip("\n")).replace("@STOPPED@", "75")
-    body = body.replace("@LAST@", str(seconds - min(_LEAD_SECONDS, seconds // 3)))
-    assert total >= 1
-    return "\n".join(lines) + body
+    environment = {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"} if site.offline else {}
+    environment |= {"PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"} | site.environment
+    study_dirs = [str(task.study_dir.resolve()) for task in job.tasks]
+    step_options = [f"--nodes={job.nodes}", f"--ntasks={job.nodes}", "--ntasks-per-node=1", "--kill-on-bad-exit=1"]
+    return _template().render(
+        job=job,
+        site=site,
+        root=str(ROOT),
+        options=_sbatch_options(job, site, request, comment, dependency),
+        environment=environment,
+        signal_seconds=seconds,
+        requeue_after_seconds=seconds - min(_REQUEUE_SECONDS, seconds // 3),
+        cpus_per_task=request.cpus_per_task,
+        studies=study_dirs,
+        stages=[task.stage.name for task in job.tasks],
+        step_options=[*step_options, *_pyxis(site.container)],
+        interpreter=_interpreter(site.container, sorted({str(ROOT), *study_dirs})),
+        server_port=SERVER_PORT,
+        gpu_option=_gpu_option(site, job.gpus_per_node),
+        stopped_status=STOPPED,
+    )
+
+
+@lru_cache(maxsize=1)
+def _template() -> "Template":
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+        autoescape=False,
+    )
+    environment.filters |= {"quote": quote, "join_quoted": join}
+    return environment.get_template("job.sh.j2")
 
 
 def signal_seconds(job: Job, site: SiteSpec) -> int:
-    """How long before its time limit a job is told to save: the site's word, or what the slowest of its tasks needs."""
+    """Seconds before its time limit at which a job is told to save.
+
+    From the site file, or as long as the slowest of its tasks needs for an update and a checkpoint.
+    """
     if site.signal_seconds is not None:
         return site.signal_seconds
-    if job.kind != "arms":
-        return _SIGNAL_SECONDS[0]  # what is there is kept
-    shape = model_shape(job.recipe)
-    needed = []
+    if job.kind != "arms":  # these stages write as they go and have nothing to save
+        return _MIN_SIGNAL_SECONDS
+    setting = setting_of(job.recipe, model_shape(job.recipe), site.gpus_per_node)
+    longest = 0.0
     for arm in {str(task.stage.arguments["arm"]) for task in job.tasks}:
-        update = update_seconds(job.recipe, arm, shape)
-        if update is None or shape is None:
-            return _UNKNOWN_SECONDS
-        needed.append(update + checkpoint_seconds(job.recipe, arm, shape) + _LEAD_SECONDS)
-    return min(max(round(max(needed)), _SIGNAL_SECONDS[0]), _SIGNAL_SECONDS[1])
+        update = update_seconds(setting, arm)
+        if update is None or setting is None:
+            return _UNKNOWN_SIGNAL_SECONDS
+        longest = max(longest, update + checkpoint_seconds(setting, arm) + _REQUEUE_SECONDS)
+    return min(max(round(longest), _MIN_SIGNAL_SECONDS), _MAX_SIGNAL_SECONDS)
 
 
-def options(job: Job, site: SiteSpec, wanted: JobSpec, comment: str, dependency: str) -> list[str]:
-    """What sbatch is told about a job."""
+def _sbatch_options(job: Job, site: SiteSpec, request: JobSpec, comment: str, dependency: str) -> list[str]:
     label = re.sub(r"[^A-Za-z0-9_.-]+", "-", f"{job.recipe.study}-{job.name}")
     label += f"-{job.replica}" if job.replica else ""
-    found = [
+    options = [
         f"--job-name={label}",
         f"--comment={comment}",
         f"--output={label}-%{'A_%a' if len(job.tasks) > 1 else 'j'}.log",
@@ -154,14 +118,12 @@ def options(job: Job, site: SiteSpec, wanted: JobSpec, comment: str, dependency:
     ]
     if len(job.tasks) > 1:
         limit = f"%{site.max_running}" if site.max_running else ""
-        found.append(f"--array=0-{len(job.tasks) - 1}{limit}")
+        options.append(f"--array=0-{len(job.tasks) - 1}{limit}")
     if dependency:
-        found.append(f"--dependency={dependency}")
-    names = {"partition": "partition", "account": "account", "qos": "qos", "time_limit": "time", "memory": "mem",
-             "cpus_per_task": "cpus-per-task"}  # fmt: skip
-    found += [f"--{option}={value}" for name, option in names.items() if (value := getattr(wanted, name)) is not None]
-    gpus = _gpu_option(site, job.gpus_per_node)
-    return [*found, *([gpus] if gpus else []), *wanted.directives]
+        options.append(f"--dependency={dependency}")
+    values = {option: getattr(request, setting) for setting, option in _OPTIONS.items()}
+    options += [f"--{option}={value}" for option, value in values.items() if value is not None]
+    return [*options, *filter(None, [_gpu_option(site, job.gpus_per_node)]), *request.directives]
 
 
 def _gpu_option(site: SiteSpec, count: int) -> str:
@@ -171,16 +133,14 @@ def _gpu_option(site: SiteSpec, count: int) -> str:
     return f"--gres=gpu:{kind}{count}" if site.gpu_request == "gres" else f"--gpus-per-node={kind}{count}"
 
 
-def _python(container: ContainerSpec | None) -> str:
-    """The interpreter: this one, or the image's own."""
-    return sys.executable if container is None else "python3"
-
-
-def _apptainer(container: ContainerSpec | None, folders: list[str]) -> list[str]:
-    if container is None or container.runtime != "apptainer":
-        return []
-    binds = [part for folder in (*folders, *container.binds) for part in ("--bind", folder)]
-    return ["apptainer", "exec", *(["--nv"] if container.gpu else []), *binds, container.image]
+def _interpreter(container: ContainerSpec | None, folders: list[str]) -> list[str]:
+    """The command that starts Python: this interpreter, or the one of the container's image."""
+    if container is None:
+        return [sys.executable]
+    if container.runtime == "pyxis":
+        return ["python3"]
+    binds = [word for folder in (*folders, *container.binds) for word in ("--bind", folder)]
+    return ["apptainer", "exec", *(["--nv"] if container.gpu else []), *binds, container.image, "python3"]
 
 
 def _pyxis(container: ContainerSpec | None) -> list[str]:

@@ -1,9 +1,9 @@
-"""What a cluster job runs, on each of its nodes: one stage of a study.
+"""The program of a cluster job, on each of its nodes: one stage of a study.
 
     python -m launch.slurm.step STUDY_DIR STAGE
 
-The first node takes the stage's lock and does the work, or starts the ranks; the others join them. If another job has
-the lock of an evaluation, this one answers chunks of questions beside it.
+The first node takes the stage's lock and does the work, or starts the ranks; the others join them. If another job
+holds the lock of an evaluation, this one generates responses beside it.
 """
 
 import json
@@ -50,8 +50,8 @@ def main(arguments: list[str]) -> int:
         if not rendezvous.node:
             record(study_dir, name, None)
         listen()
-        if stage.kind != "arms":  # only training has something to save; the rest goes on from what is there
-            _stop_at_once(study_dir, name)
+        if stage.kind != "arms":  # only training has a state to save; other stages resume from their files
+            _exit_on_signal(study_dir, name)
         if rendezvous.node:
             return join_ranks(recipe.resources, study_dir, stage)
         failure = _first_node(recipe, study_dir, stages, stage)
@@ -59,15 +59,19 @@ def main(arguments: list[str]) -> int:
         failure = Failure(str(error), MISTAKE)
     except OSError as error:
         failure = Failure(
-            f"{study_dir} cannot be read or written: {error.strerror}; put that right and resume", MISTAKE
+            f"{study_dir} cannot be read or written: {error.strerror}; fix that and run `transfer resume`", MISTAKE
         )
     if failure is None:
         return 0
-    print(f"{name}: {failure.message}", file=sys.stderr, flush=True)
+    lost = None
     try:
         record(study_dir, name, failure)
     except OSError as error:
-        print(f"and that could not be recorded: {error}", file=sys.stderr, flush=True)
+        lost = error
+    with suppress(OSError):  # the log may be on a full disk
+        print(f"{name}: {failure.message}", file=sys.stderr, flush=True)
+        if lost is not None:
+            print(f"and that could not be recorded: {lost}", file=sys.stderr, flush=True)
     return failure.status
 
 
@@ -79,8 +83,8 @@ def _first_node(recipe: Recipe, study_dir: Path, stages: list[Stage], stage: Sta
     missing = [name for name in stage.needs if states[name].state != "done"]
     if missing:
         return Failure(f"not run, because {', '.join(missing)} is not done", MISTAKE)
-    if without := _no_progress(study_dir, stage):
-        return Failure(without, MISTAKE)
+    if message := _no_progress(study_dir, stage):
+        return Failure(message, MISTAKE)
     try:
         import torch
 
@@ -91,14 +95,14 @@ def _first_node(recipe: Recipe, study_dir: Path, stages: list[Stage], stage: Sta
         _wait_for_server()
         run_stage(recipe, study_dir, stage)
     except LockedError:
-        return _help(recipe, study_dir, stage)
-    except Exception as error:  # any library may fail; the log has the traceback, the record the sentence
+        return _share(recipe, study_dir, stage)
+    except Exception as error:  # any library may fail; the log has the traceback, the record the message
         return explain(error, recipe, study_dir, stage)
     return None
 
 
-def _help(recipe: Recipe, study_dir: Path, stage: Stage) -> Failure | None:
-    """Share an evaluation that another job has; anything else is a mistake."""
+def _share(recipe: Recipe, study_dir: Path, stage: Stage) -> Failure | None:
+    """Take part in an evaluation that another job runs; no other stage can be shared."""
     from launch.execution.replicas import work
 
     if stage.kind != "eval":
@@ -108,12 +112,12 @@ def _help(recipe: Recipe, study_dir: Path, stage: Stage) -> Failure | None:
 
 
 def _wait_for_server() -> None:
-    """Wait until a vLLM server that this job has started answers."""
+    """Wait until the vLLM server of this job answers, if it has one."""
     url, ended = os.environ.get("TRANSFER_VLLM_URL"), os.environ.get("TRANSFER_SERVER_ENDED", "")
     begun = time.monotonic()
     while url:
         if ended and Path(ended).exists():
-            raise UserError(f"the vLLM server of this job ended while it started; its log is beside {ended}")
+            raise UserError(f"the vLLM server of this job ended during its start; its log is beside {ended}")
         try:
             with urllib.request.urlopen(f"{url}/health", timeout=5):
                 return
@@ -121,34 +125,37 @@ def _wait_for_server() -> None:
             if time.monotonic() - begun > _SERVER_START_SECONDS:
                 raise UserError(f"the vLLM server at {url} does not answer after half an hour ({error})") from None
         if noted_signal():
-            raise PreemptedError("stopped while the vLLM server was starting; the same job continues")
+            raise PreemptedError("stopped while the vLLM server was starting; the job is requeued")
         time.sleep(2)
 
 
 def _no_progress(study_dir: Path, stage: Stage) -> str | None:
-    """Why a job that was started again must not go on: two starts in a row completed nothing."""
-    told = {"arms": "checkpoint", "eval": "chunk of responses"}.get(stage.kind)
-    job = os.environ.get("SLURM_JOB_ID", "0")  # the same at every start of a job; replicas have their own
+    """Why a requeued job must not run again: its last two starts completed nothing. None: it may.
+
+    Every start records the checkpoints and responses that exist; equal records of two starts and now mean no progress.
+    """
+    unit = {"arms": "checkpoint", "eval": "response"}.get(stage.kind)
+    job = os.environ.get("SLURM_JOB_ID", "0")  # the same at every start of a job; each replica has its own
     path = study_dir / ".starts" / f"{stage.name.replace('/', '--')}.{job}.json"
     directory = study_dir / stage.name
-    patterns = ("checkpoint-*/COMPLETE", "**/chunk-*")
-    there = sorted(str(found.relative_to(directory)) for pattern in patterns for found in directory.glob(pattern))
-    before: list[list[str]] = []
+    patterns = ("checkpoint-*/COMPLETE", "**/chunk-*", "**/answers-*")
+    completed = sorted(str(done.relative_to(directory)) for pattern in patterns for done in directory.glob(pattern))
+    earlier: list[list[str]] = []
     if os.environ.get("SLURM_RESTART_COUNT", "0") != "0":
         with suppress(OSError, ValueError):
-            before = json.loads(path.read_text(encoding="utf-8"))
-    write_json(path, [*before[-2:], there])
-    if told is None or len(before) < 2 or any(milestones != there for milestones in before[-2:]):
+            earlier = json.loads(path.read_text(encoding="utf-8"))
+    write_json(path, [*earlier[-2:], completed])
+    if unit is None or len(earlier) < 2 or any(start != completed for start in earlier[-2:]):
         return None
     return (
-        f"no {told} was completed in the last two starts of this job, so it would never end; give it a longer "
-        "time_limit in the site file, or a lower train.save_every_steps"
+        f"no {unit} was completed in the last two starts of this job, so it would never end; set a longer time_limit "
+        "in the site file, or a lower train.save_every_steps"
     )
 
 
-def _stop_at_once(study_dir: Path, name: str) -> None:
+def _exit_on_signal(study_dir: Path, name: str) -> None:
     def end(number: int, frame: FrameType | None) -> None:
-        message = f"stopped by {signal.Signals(number).name}; what is there is kept"
+        message = f"stopped by {signal.Signals(number).name}; finished parts are kept"
         print(message, flush=True)
         with suppress(OSError):
             record(study_dir, name, Failure(message, STOPPED))
@@ -159,7 +166,7 @@ def _stop_at_once(study_dir: Path, name: str) -> None:
 
 
 def _write_to_log(study_dir: Path, name: str, node: int) -> None:
-    """Send output to the stage's log; a further node's to one of its own."""
+    """Send output to the stage's log; that of further nodes to logs of their own."""
     log = log_path(study_dir, name)
     log = log.with_suffix(f".node-{node}.log") if node else log
     log.parent.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""The vLLM server of a cluster job: `vllm serve` with what TRL needs to send it weights.
+"""The vLLM server of a cluster job: `vllm serve` with the options TRL needs to send it weights.
 
 python -m launch.slurm.vllm_server STUDY_DIR STAGE PORT
 """
@@ -12,20 +12,23 @@ from launch.hardware import visible_gpus
 from recipes.errors import UserError
 from recipes.loading import load_study
 from recipes.schema import Recipe
+from train.accounting.memory import sequences_of_copy, settle_vllm
 from train.arms import resolve_arm
 
 
 def server_command(recipe: Recipe, study_dir: Path, arm: str, port: int, gpus: int) -> list[str]:
-    """The command line. The weights it starts with are the base's; every update sends it the arm's.
+    """The command line. The server starts with the base's weights; the trainer sends it new ones at every update.
 
-    All `gpus` of the node serve: as many copies of the model as fit at its tensor parallelism, which answer
-    independently of each other. Every copy gets the weights; the trainer asks how many workers there are.
+    All `gpus` of the node serve, as data-parallel copies of the model at the recipe's tensor parallelism.
 
     Raises:
         UserError: a copy needs more GPUs than there are.
     """
-    settings, vllm = resolve_arm(recipe, arm), recipe.resources.vllm
-    assert vllm is not None and recipe.model is not None
+    recipe.resources.require_vllm()
+    settings = resolve_arm(recipe, arm)
+    vllm = settle_vllm(recipe, settings)
+    if vllm is None:
+        raise UserError(f"{arm} trains on the teacher's demonstrations and needs no vLLM server")
     copies = max(1, gpus) // vllm.tensor_parallel
     if not copies:
         raise UserError(
@@ -37,15 +40,17 @@ def server_command(recipe: Recipe, study_dir: Path, arm: str, port: int, gpus: i
         "vllm", "serve", str(study_dir / "base"), "--host", "0.0.0.0", "--port", str(port),
         "--tensor-parallel-size", str(vllm.tensor_parallel), "--data-parallel-size", str(copies),
         "--max-model-len", str(length),
-        "--dtype", recipe.model.dtype,  # a float32 checkpoint would be served as bfloat16
-        # By NCCL from the first rank; probabilities as sampled, which the importance ratio is about.
+        "--gpu-memory-utilization", str(vllm.memory_share),
+        "--max-num-seqs", str(sequences_of_copy(recipe, settings, copies * vllm.tensor_parallel)),
+        "--dtype", recipe.require_model().dtype,  # by default a float32 checkpoint is served as bfloat16
+        # Weights come by NCCL from the first rank. The importance ratio needs the probabilities that were sampled from.
         "--weight-transfer-config", '{"backend":"nccl"}',
         "--logprobs-mode", "processed_logprobs", "--max-logprobs", "-1",
     ]  # fmt: skip
 
 
 def main(arguments: list[str]) -> int:
-    """Become the server; the exit status if that is not possible."""
+    """Replace this process by the server; returns the exit status if that fails."""
     study_dir, stage, port = Path(arguments[0]), arguments[1], int(arguments[2])
     try:
         command = server_command(load_study(study_dir), study_dir, stage.split("/")[1], port, len(visible_gpus()))

@@ -7,9 +7,9 @@ import torch
 from data.language_model import load_model
 from data.pocket_world import benchmark_questions
 from data.prompts.prompt import load_tokenizer
-from eval.questions.forms import Question
-from eval.questions.task_files import task_folder
-from eval.responses.harness import ask, build_task
+from eval.questions.records import Question
+from eval.responses.harness import ask, render
+from eval.scorers.records import Response
 from recipes.loading import load_recipe
 from recipes.schema import Recipe
 from recipes.suite_schema import BenchmarkSpec
@@ -17,6 +17,7 @@ from tests.engines.conftest import SMOKE
 
 # Two logits of one model in float32, computed by two libraries, may change places if they are closer than this.
 TIE = 1e-3
+Said = dict[str, list[Response]]
 HF, VLLM = "suite.engine={kind: hf, batch_size: 32}", "suite.engine={kind: vllm, eager: true, memory_share: 0.5}"
 
 
@@ -32,26 +33,26 @@ def pocket_questions(recipe: Recipe, name: str, count: int) -> list[Question]:
     return [Question(f"{name}-{n}", {"problem": q.problem}, q.reference_answer) for n, q in enumerate(drawn)]
 
 
-def answers(engine, recipe: Recipe, names=("sum", "sort", "copy"), count=8, seed=7) -> dict[str, list[dict]]:
+def answers(engine, recipe: Recipe, names=("sum", "sort", "copy"), count=8, seed=7) -> dict[str, list[Response]]:
     """What an engine says to questions of some benchmarks."""
     found = {}
     for name in names:
         benchmark = next((item for item in recipe.suite.benchmarks if item.name == name), None)
         assert isinstance(benchmark, BenchmarkSpec)
         questions = pocket_questions(recipe, name, count)
-        task, chat = build_task(recipe, task_folder(recipe.suite), benchmark, "native", questions)
-        found[name] = ask(recipe, engine, task, chat, questions, seed)
+        prompts = render(recipe, engine.tokenizer, benchmark, "native", questions)
+        found[name] = ask(engine, engine.tokenizer, prompts, seed)
     return found
 
 
-def differing(first: dict[str, list[dict]], second: dict[str, list[dict]]) -> list[tuple[str, str, str]]:
+def differing(first: Said, second: Said) -> list[tuple[str, str, str]]:
     """Prompt and both responses where two engines said something else; the prompts must be the same."""
     found = []
     for name, rows in first.items():
         for one, other in zip(rows, second[name], strict=True):
-            assert one["prompt"] == other["prompt"]
-            pairs = zip(one["responses"], other["responses"], strict=True)
-            found += [(one["prompt"], a, b) for a, b in pairs if a != b]
+            assert one.prompt == other.prompt
+            pairs = zip(one.responses, other.responses, strict=True)
+            found += [(one.prompt, a, b) for a, b in pairs if a != b]
     return found
 
 
@@ -70,10 +71,12 @@ def logit_gap(model_dir: Path, prompt: str, one: str, other: str) -> float:
     return float((logits[first[place]] - logits[second[place]]).abs())
 
 
-def assert_equal_up_to_ties(model_dir: Path, first: dict[str, list[dict]], second: dict[str, list[dict]]) -> None:
+def assert_equal_up_to_ties(
+    model_dir: Path, first: dict[str, list[Response]], second: dict[str, list[Response]]
+) -> None:
     """Equal greedy responses, except where the two tokens were a tie; at most one response in twenty is."""
     others = differing(first, second)
-    total = sum(len(row["responses"]) for rows in first.values() for row in rows)
+    total = sum(len(row.responses) for rows in first.values() for row in rows)
     assert len(others) <= total // 20, others
     for prompt, one, other in others:
         assert logit_gap(model_dir, prompt, one, other) < TIE, (prompt, one, other)

@@ -9,7 +9,7 @@ import time
 import psutil
 import pytest
 
-from eval.responses.generate import open_units
+from eval.responses.units import open_units
 from recipes.loading import load_study
 from recipes.manifest import read_manifest
 from tests.engines.conftest import ROOT, SMOKE
@@ -90,4 +90,4 @@ def test_two_models_by_one_worker_killed_and_continued(pocket_study, other_model
     for label in ("base", "other"):
         assert rows(out, label) == rows(whole, label)
     assert rows(out, "base") != rows(out, "other")
-    assert any(len(set(row["responses"])) == 3 for row in rows(out, "base"))
+    assert any(len(set(row.responses)) == 3 for row in rows(out, "base"))

@@ -7,7 +7,7 @@ import pytest
 
 from data.prompts.prompt import load_tokenizer, render_prompt
 from eval.responses.engines import EngineOnDemand, engine_facts
-from eval.responses.harness import ask, build_task
+from eval.responses.harness import ask, render
 from eval.scorers.rules import TRUNCATED, score_rows
 from recipes.suite_schema import BenchmarkSpec
 from recipes.training_schema import PromptSpec
@@ -27,8 +27,8 @@ doc_to_choice: ["\\\\boxed{1}", "\\\\boxed{12}", "\\\\boxed{true}"]
 
 def likelihoods(engine, recipe, folder):
     benchmark = BenchmarkSpec(name="choice", group="math", likelihood=("native",), scorings={"robust": "likelihood"})
-    task, chat = build_task(recipe, folder, benchmark, "native", pocket_questions(recipe, "sum", 4))
-    return ask(recipe, engine, task, chat, pocket_questions(recipe, "sum", 4), 7)
+    questions = pocket_questions(recipe, "sum", 4)
+    return ask(engine, engine.tokenizer, render(recipe, engine.tokenizer, benchmark, "native", questions, folder), 7)
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +61,7 @@ def base_said(pocket_study, tmp_path_factory):
 
 def test_greedy_answers_equal_those_of_transformers(base_said):
     assert_equal_up_to_ties(base_said.study / "base", base_said.hf.greedy, base_said.vllm.greedy)
-    said = [text for rows in base_said.hf.greedy.values() for row in rows for text in row["responses"]]
+    said = [text for rows in base_said.hf.greedy.values() for row in rows for text in row.responses]
     assert len(said) == 24
     assert sum("\\boxed{" in text for text in said) > 12  # it answers, so that equality says something
     assert len(set(said)) > 5
@@ -69,15 +69,15 @@ def test_greedy_answers_equal_those_of_transformers(base_said):
 
 def test_likelihoods_equal_those_of_transformers(base_said):
     for one, other in zip(base_said.hf.likelihoods, base_said.vllm.likelihoods, strict=True):
-        assert one["answers"] == other["answers"] == ["\\boxed{1}", "\\boxed{12}", "\\boxed{true}"]
-        assert one["likelihoods"] == pytest.approx(other["likelihoods"], abs=2e-3)
-        assert len(set(one["likelihoods"])) == 3
+        assert one.answers == other.answers == ("\\boxed{1}", "\\boxed{12}", "\\boxed{true}")
+        assert one.likelihoods == pytest.approx(other.likelihoods, abs=2e-3)
+        assert len(set(one.likelihoods)) == 3
 
 
 def test_each_response_is_sampled_by_a_seed_of_its_own_and_again_the_same(base_said):
-    sampled = [tuple(row["responses"]) for rows in base_said.vllm.sampled.values() for row in rows]
-    assert [tuple(row["responses"]) for rows in base_said.vllm.again.values() for row in rows] == sampled
-    assert [tuple(row["responses"]) for rows in base_said.vllm.other_seed.values() for row in rows] != sampled
+    sampled = [tuple(row.responses) for rows in base_said.vllm.sampled.values() for row in rows]
+    assert [tuple(row.responses) for rows in base_said.vllm.again.values() for row in rows] == sampled
+    assert [tuple(row.responses) for rows in base_said.vllm.other_seed.values() for row in rows] != sampled
     assert {len(texts) for texts in sampled} == {4}
     # One seed for all would make the four of a question copies; a few questions have one likely answer.
     assert Counter(len(set(texts)) > 1 for texts in sampled)[True] >= 18
@@ -86,10 +86,10 @@ def test_each_response_is_sampled_by_a_seed_of_its_own_and_again_the_same(base_s
 def test_a_response_ends_at_the_limit_and_counts_as_truncated(base_said):
     assert base_said.vllm.max_length == 104 + 24
     assert base_said.vllm.short == base_said.hf.short
-    assert [row["tokens"][0] for row in base_said.vllm.short["sort"]] == [3] * 8
+    assert [row.tokens[0] for row in base_said.vllm.short["sort"]] == [3] * 8
     scores = score_rows(base_said.vllm.short["sort"], pocket_questions(recipe_for(), "sort", 8), "boxed", 3)
-    assert {row["outcome"] for row in scores} == {TRUNCATED}
-    longest = [row["tokens"][0] for rows in base_said.vllm.greedy.values() for row in rows]
+    assert {row.outcome for row in scores} == {TRUNCATED}
+    longest = [row.tokens[0] for rows in base_said.vllm.greedy.values() for row in rows]
     assert max(longest) <= 24
 
 
@@ -120,12 +120,12 @@ def test_another_model_in_the_same_process_without_thinking_stops_at_the_pad_tok
     asked = pocket_questions(recipe_for(), "sum", 8)
     tokenizer = load_tokenizer(str(other_model))
     plain = PromptSpec(thinking=False)
-    assert [row["prompt"] for row in found["vllm"]["sum"]] == [
+    assert [row.prompt for row in found["vllm"]["sum"]] == [
         render_prompt(tokenizer, question.fields["problem"], plain) for question in asked
     ]
-    ended = [row for rows in found["vllm"].values() for row in rows if row["tokens"][0] < 24]
+    ended = [row for rows in found["vllm"].values() for row in rows if row.tokens[0] < 24]
     assert len(ended) > 8  # by the pad token, as the end of the turn is never likely here
-    assert not any("<|" in text for rows in found["vllm"].values() for row in rows for text in row["responses"])
+    assert not any("<|" in text for rows in found["vllm"].values() for row in rows for text in row.responses)
 
 
 def test_an_engine_is_released_when_asking_fails(base_said, pocket_study, tmp_path):

@@ -13,7 +13,8 @@ import pytest
 
 from data.sampling.completions import SampleStore, sample_from_endpoint
 from eval.responses.engines import EngineOnDemand, engine_facts
-from eval.scorers.rules import mean_score, score_rows
+from eval.scorers.records import mean_score
+from eval.scorers.rules import score_rows
 from recipes.corpus_schema import SamplerSpec
 from recipes.errors import UserError
 from recipes.training_schema import PromptSpec
@@ -94,8 +95,8 @@ def test_greedy_scores_equal_those_of_this_process_and_samples_repeat(server, po
     assert engine_facts(tmp_path / "endpoint") == {
         "name": "endpoint", "version": "0.31.0", "device": None, "dtype": None, "model": "pocket",
     }  # fmt: skip
-    texts = [row["responses"] for rows in first.values() for row in rows]
-    assert [row["responses"] for rows in again.values() for row in rows] == texts
+    texts = [row.responses for rows in first.values() for row in rows]
+    assert [row.responses for rows in again.values() for row in rows] == texts
     assert sum(len(set(four)) > 1 for four in texts) >= 12
 
 

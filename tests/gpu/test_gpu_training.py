@@ -12,8 +12,9 @@ from data.prompts.prompt import load_tokenizer
 from recipes.loading import load_study
 from recipes.manifest import read_manifest
 from tests.integration.test_deepspeed import SMOKE, final, study_of, weights
-from tests.trainers import gradient_of, replace, sft_trainer
-from train.accounting.cost import shape_from_config, training_memory
+from tests.trainers import gradient_of, grpo_trainer, replace, sft_trainer
+from train.accounting.cost import shape_from_config
+from train.accounting.memory import training_memory
 from train.arms import resolve_arm
 
 pytestmark = [
@@ -50,6 +51,35 @@ def test_padding_free_with_flash_attention_has_the_gradient_of_padded_rows(smoke
         gradients.append(
             gradient_of(sft_trainer(changed, model, tokenizer, rows, tmp_path / attention, 0)).float().cpu()
         )
+    assert float((gradients[0] - gradients[1]).norm() / gradients[0].norm()) < 0.05  # bfloat16
+
+
+class Stored:
+    """Completions of unequal lengths, for one update."""
+
+    def completions(self, step, draw):
+        return [[5 + n] * (3 + 5 * n) for n in range(8)]
+
+
+@pytest.mark.skipif(importlib.util.find_spec("flash_attn") is None, reason="flash_attn is not installed")
+def test_padding_free_grpo_with_flash_attention_has_the_gradient_of_padded_rows(smoke_study, tmp_path):
+    tokenizer = load_tokenizer(str(smoke_study / "base"))
+    settings = replace(
+        resolve_arm(load_study(smoke_study), "grpo"), steps=1, problems_per_step=2, completions_per_problem=4,
+        micro_batch_size=8, dtype="bfloat16",
+    )  # fmt: skip
+
+    def reward(prompts, completions, **columns):
+        return [float(number % 3 == 0) for number in range(len(completions))]
+
+    gradients = []
+    for attention, free in (("sdpa", False), ("flash_attention_2", True)):
+        model = load_model(smoke_study / "base", "float32", attention)
+        trainer = grpo_trainer(
+            replace(settings, padding_free=free), model, tokenizer, [{"prompt": f"{n} = "} for n in range(2)],
+            tmp_path / attention, 0, reward, rollouts=Stored(),
+        )  # fmt: skip
+        gradients.append(gradient_of(trainer).float().cpu())
     assert float((gradients[0] - gradients[1]).norm() / gradients[0].norm()) < 0.05  # bfloat16
 
 

@@ -273,6 +273,15 @@ def trained(trainer, directory):
     return history, torch.cat([p.detach().flatten() for p in trainer.model.parameters()])
 
 
+def assert_same(results, model):
+    """Same losses, rewards and weights but for rounding: rows of similar length share a micro-batch in ours alone."""
+    (ours, own), (plain, theirs) = results
+    for left, right in zip(ours, plain, strict=True):
+        assert left == pytest.approx(right, rel=1e-5, abs=1e-6)
+    start = torch.cat([p.detach().flatten() for p in model.parameters()])
+    assert float((own - theirs).norm() / (theirs - start).norm()) < 1e-3
+
+
 @pytest.mark.parametrize("updates_per_batch", [1, 2])
 def test_grpo_divided_by_all_tokens_is_plain_trl_step_for_step(base, problems, tmp_path, updates_per_batch):
     tokenizer, model = base
@@ -302,8 +311,7 @@ def test_grpo_divided_by_all_tokens_is_plain_trl_step_for_step(base, problems, t
             )  # fmt: skip
         results.append(trained(trainer, tmp_path / name))
     assert len(results[0][0]) >= 3
-    assert results[0][0] == results[1][0]
-    assert torch.equal(results[0][1], results[1][1])
+    assert_same(results, model)
 
 
 def test_sft_is_plain_trl_step_for_step(base, problems, smoke_study, tmp_path):
@@ -327,9 +335,7 @@ def test_sft_is_plain_trl_step_for_step(base, problems, smoke_study, tmp_path):
         ),
         train_dataset=Dataset.from_list(rows), processing_class=tokenizer,
     )  # fmt: skip
-    results = [trained(trainer, tmp_path) for trainer in (ours, plain)]
-    assert results[0][0] == results[1][0]
-    assert torch.equal(results[0][1], results[1][1])
+    assert_same([trained(trainer, tmp_path) for trainer in (ours, plain)], model)
 
 
 ARMS = list(load_recipe(RECIPES / "ablation.yaml").arms)

@@ -10,9 +10,9 @@ import torch
 import zstandard
 from transformers import AutoTokenizer, GemmaConfig, GemmaForCausalLM, LlamaConfig, LlamaForCausalLM
 
+from data.prompts.prompt import load_tokenizer
 from eval.questions.build import load_questions
-from eval.responses.engines import load_engine
-from eval.responses.harness import ask, build_task
+from eval.responses.harness import render, require_lengths
 from launch.pairs import evaluation_recipe
 from recipes.errors import UserError
 from tests.template_shapes import SHAPES
@@ -101,7 +101,7 @@ def test_each_family_is_asked_with_its_own_template(two_families):
     generation = json.loads((folder / "study" / "external" / "gemma" / "generation_config.json").read_text())
     ids = AutoTokenizer.from_pretrained(folder / "gemma").convert_tokens_to_ids(["<end_of_turn>", "<pad>", "<eos>"])
     assert generation["eos_token_id"] == ids  # the end of a turn, the padding, and its own end of a text
-    ours = [text for text in found["warnings"] if "template" in text or "responses end" in text]
+    ours = [warning["message"] for warning in found["warnings"] if warning["code"] in ("other_template", "other_eos")]
     assert ours == [
         "gemma is asked with a chat template of its own, not with the base's, so a part of its gains may be the format"
     ]
@@ -153,11 +153,11 @@ def test_prompt_that_fills_the_context_is_refused(two_families):
     recipe = evaluation_recipe(str(folder / "llama"), models, folder / "suite.yaml", "tiny", overrides)
     benchmark = recipe.suite.benchmarks[0]
     questions = load_questions(recipe, benchmark, folder / "study")
-    engine = load_engine(recipe, folder / "study" / "base", "base")
-    task, chat = build_task(recipe, folder, benchmark, "native", questions)
+    tokenizer = load_tokenizer(str(folder / "study" / "base"))
+    prompts = render(recipe, tokenizer, benchmark, "native", questions)
     with pytest.raises(UserError) as caught:
-        ask(recipe, engine, task, chat, questions, 0)
-    length = len(engine.tok_encode(task.instances[0].args[0]))
+        require_lengths(recipe, folder / "study" / "base", prompts)
+    length = len(tokenizer(prompts[0].text)["input_ids"])
     assert length > 256
     assert str(caught.value) == (
         f"the prompt of question {questions[0].question_id} of sums-native has {length} tokens and the model's context "
@@ -170,7 +170,7 @@ def test_bos_that_is_eos_is_said(transfer, tmp_path):
     command = ["eval", "--base", base, "--model", base, "--suite", write_suite(tmp_path), "--out", tmp_path / "study"]
     result = transfer(*command, "--json")
     assert result.returncode == 0, result.stderr
-    said = [text for text in json.loads(result.stdout)["warnings"] if "responses end" in text]
+    said = [w["message"] for w in json.loads(result.stdout)["warnings"] if w["code"] == "shared_bos_eos"]
     assert said == [
         f"{label}: its tokenizer names <|im_start|> as bos and as eos token; its responses end at <|im_end|>, with "
         "which its chat template ends a turn"

@@ -45,13 +45,13 @@ def shift_of(study, name, label=GRPO):
 
 def test_sets_are_the_corpus_and_every_benchmark_with_the_prompts_of_the_evaluation(analysed_study, sets):
     assert list(sets) == ["training", "sum", "story", "sort", "logic", "copy", "fact"]
-    from eval.responses.generate import open_units
+    from eval.responses.units import open_units
 
     recipe = load_study(analysed_study)
     stage = analysed_study / "eval" / "base"
     stored = {unit.benchmark.name: unit.rows() for unit in open_units(recipe, analysed_study, stage, "base")}
     for name, rows in stored.items():
-        asked = {row["question_id"]: row["prompt"] for row in rows}
+        asked = {row.question_id: row.prompt for row in rows}
         assert len(sets[name].prompts) == 8
         assert [asked[identity] for identity in sets[name].question_ids] == sets[name].prompts
     tokenizer = load_tokenizer(str(analysed_study / "base"))
@@ -300,6 +300,6 @@ def test_mistakes_end_a_stage_with_one_sentence(analysed_study, smoke_study, tra
     ],
 )
 def test_references_that_are_texts(reference, text):
-    from eval.questions.forms import Question
+    from eval.questions.records import Question
 
     assert reference_text(Question("q", {}, reference)) == text

@@ -12,7 +12,6 @@ import shutil
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import pytest
 
@@ -115,8 +114,8 @@ def test_every_other_command_exists_and_its_files_do(page):
                 assert (ROOT / word).exists(), f"{page.name}: {line}"
         options, rest = build_parser().parse_known_args(words[1:])
         assert not [word for word in rest if word.startswith("-")], f"{page.name}: {line}"
-        if getattr(options, "recipe", None) and Path(options.recipe).suffix == ".yaml" and options.command == "run":
-            load_recipe(ROOT / options.recipe, [*options.overrides, *rest])
+        if options.command == "run" and options.study.suffix == ".yaml":
+            load_recipe(ROOT / options.study, [*options.overrides, *rest])
 
 
 @pytest.mark.slow

@@ -1,5 +1,6 @@
 """A server that generates: the bytes it is sent, one seed for each response, and what happens when it fails."""
 
+import json
 from collections import Counter
 from pathlib import Path
 
@@ -8,9 +9,11 @@ import pytest
 from data.pocket_world import benchmark_questions
 from data.prompts.prompt import load_tokenizer, render_prompt
 from eval.questions import build as questions
+from eval.questions.records import Question
 from eval.responses import generate
-from eval.responses.engines import Seeds, render_chat
-from eval.responses.generate import open_units
+from eval.responses.continuous import Seeds
+from eval.responses.harness import render
+from eval.responses.units import open_units
 from recipes.loading import load_recipe
 from recipes.manifest import start_stage
 from recipes.training_schema import PromptSpec
@@ -47,15 +50,16 @@ def test_server_gets_the_training_prompt_and_a_seed_for_each_response(smoke_stud
     assert len({body["seed"] for body in bodies[:15]}) == 15  # the harness would send 1234 each time
     assert {body["model"] for body in bodies} == {"served-base"}
     assert {(body["temperature"], body["top_p"], body["max_tokens"]) for body in bodies} == {(0.7, 0.9, 32)}
-    assert all(len(set(row["responses"])) == 3 for row in rows)
-    assert [sorted(row["responses"]) for row in rows] == [sorted(row["responses"]) for row in again]
+    assert all(len(set(row.responses)) == 3 for row in rows)
+    assert [row.responses for row in rows] == [row.responses for row in again]
 
 
 @pytest.mark.parametrize("thinking", [True, False, None])
-def test_thinking_mode_reaches_the_prompt_of_servers_and_vllm(smoke_study, thinking):
+def test_thinking_mode_reaches_the_prompt(smoke_study, thinking):
     tokenizer = load_tokenizer(str(smoke_study / "base"))
-    template = {} if thinking is None else {"enable_thinking": thinking}
-    found = render_chat(tokenizer, [{"role": "user", "content": "1+1=?"}], True, template)
+    recipe = load_recipe(SMOKE, [f"suite.thinking={json.dumps(thinking)}"])
+    question = Question("q", {"problem": "1+1=?"}, "2")
+    found = render(recipe, tokenizer, recipe.suite.benchmarks[0], "native", [question])[0].text
     assert found == render_prompt(tokenizer, "1+1=?", PromptSpec(thinking=thinking))
     assert ("<think>" in found) == (thinking is False)  # an empty block, which is Qwen3's way to switch it off
 

@@ -7,13 +7,13 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import zstandard
-from filelock import FileLock
 
 from data.corpus.rows import read_problems
 from data.pocket_world import benchmark_questions
@@ -22,10 +22,12 @@ from eval.questions import build as questions
 from eval.questions.build import load_questions
 from eval.questions.task_files import task_folder
 from eval.responses import generate
-from eval.responses.generate import chunk_seed, open_units
+from eval.responses.claims import Claims
 from eval.responses.readings import read_answers, reading_cells
 from eval.responses.rescore import parse_rescorings, rescore
-from eval.scorers.rules import mean_score, score_rows
+from eval.responses.units import chunk_seed, open_units, weights_hash
+from eval.scorers.records import mean_score, read_scores, write_scores
+from eval.scorers.rules import score_rows
 from launch.execution.replicas import work
 from launch.stages import build_stages, stage_inputs
 from recipes.errors import UserError
@@ -85,10 +87,10 @@ def test_prompt_is_byte_for_byte_the_training_prompt(smoke_study):
     tokenizer = load_tokenizer(str(smoke_study / "base"))
     asked = benchmark_questions(recipe.suite.seed, "sum", "test", recipe.suite.questions)
     rows = units_of(smoke_study, GRPO)["sum-native"].rows()
-    assert [row["prompt"] for row in rows] == [render_prompt(tokenizer, q.problem, recipe.prompt) for q in asked]
+    assert [row.prompt for row in rows] == [render_prompt(tokenizer, q.problem, recipe.prompt) for q in asked]
     fixed = load_questions(recipe, recipe.suite.benchmarks[0], smoke_study)
     assert [q.reference for q in fixed] == [q.reference_answer for q in asked]
-    assert [row["question_id"] for row in rows] == [q.question_id for q in fixed]
+    assert [row.question_id for row in rows] == [q.question_id for q in fixed]
 
 
 def test_stored_samples_give_the_stored_scores(smoke_study):
@@ -98,16 +100,17 @@ def test_stored_samples_give_the_stored_scores(smoke_study):
         fixed = load_questions(recipe, benchmark, smoke_study)
         for name, rule in benchmark.scorings.items():
             again = score_rows(unit.rows(), fixed, rule, recipe.suite.max_response_tokens)
-            stored = pq.read_table(unit.directory / f"scores-{name}.parquet").to_pylist()
-            assert stored == again
+            assert read_scores(unit.directory / f"scores-{name}.parquet") == again
+            columns = pq.read_table(unit.directory / f"scores-{name}.parquet").to_pylist()
+            assert [row["value"] for row in columns] == [row.value for row in again]
             facts = read_manifest(unit.directory)["facts"]
             assert facts["scores"][name] == pytest.approx(mean_score(again))
-            assert facts["scores"][name] == pytest.approx(np.mean([row["value"] for row in again]))
+            assert facts["scores"][name] == pytest.approx(np.mean([row.value for row in again]))
 
 
 def test_samples_of_a_question_differ_and_every_chunk_has_its_own_seed(smoke_study):
     rows = units_of(smoke_study)["sum-native"].rows()
-    assert any(len(set(row["responses"])) > 1 for row in rows)
+    assert any(len(set(row.responses)) > 1 for row in rows)
     suite = load_study(smoke_study).suite
     seeds = {chunk_seed(suite, model, unit, n) for model in ("base", "grpo") for unit in ("a", "b") for n in (0, 1)}
     assert len(seeds) == 8
@@ -139,8 +142,8 @@ def test_suffix_and_system_message_of_the_recipe_are_asked_too(smoke_study, tmp_
         else:
             problems = [q.problem for q in benchmark_questions(recipe.suite.seed, name, "test", 2)]
         prompt = recipe.prompt if suffix else recipe.prompt.model_copy(update={"suffix": ""})
-        assert [row["prompt"] for row in rows] == [render_prompt(tokenizer, text, prompt) for text in problems]
-        assert all("Be brief." in row["prompt"] for row in rows)
+        assert [row.prompt for row in rows] == [render_prompt(tokenizer, text, prompt) for text in problems]
+        assert all("Be brief." in row.prompt for row in rows)
 
 
 CHUNKED = ["suite.chunk_questions=4", "suite.questions=10", "arms={}", "train=null"]
@@ -175,27 +178,39 @@ def test_another_scoring_asks_nothing_and_more_questions_ask_anew(smoke_study, t
     assert list((study / "replaced").glob("eval--base--sum-native-1/chunk-*"))  # nothing is deleted
 
 
-def test_chunk_that_another_process_holds_is_left_to_it(smoke_study, tmp_path):
+HELPER = """
+import sys
+from pathlib import Path
+
+sys.path.insert(0, sys.argv[1])
+from eval.responses.asking import Asking
+from eval.responses.units import open_units
+from recipes.loading import load_recipe
+
+recipe, study = load_recipe(sys.argv[2], sys.argv[4:]), Path(sys.argv[3])
+with Asking(recipe, study, study / "base", open_units(recipe, study, study / "eval" / "base", "base")) as asking:
+    asking.work()
+    print(asking.answered)
+"""
+
+
+def test_chunk_that_another_process_has_claimed_is_left_to_it_until_it_dies(smoke_study, tmp_path):
     recipe = load_recipe(SMOKE, [*CHUNKED, TWO])
     study = tmp_path / "study"
     units = evaluate(recipe, smoke_study, study)
     unit = units["sum-native"]
-    with generate._claimed(unit, 1) as mine:
-        assert not mine  # another process wrote it after this one had listed what is missing
+    stored = unit.path(1).read_bytes(), unit.path(2).read_bytes()
     unit.path(1).unlink()
     unit.path(2).unlink()
-    with FileLock(unit.directory / ".chunk-0001.lock"):
-        script = (
-            "import sys; from pathlib import Path; sys.path.insert(0, sys.argv[1]);"
-            "from recipes.loading import load_recipe; from eval.responses.generate import generate, open_units;"
-            "recipe = load_recipe(sys.argv[2], sys.argv[4:]); study = Path(sys.argv[3]);"
-            "units = open_units(recipe, study, study / 'eval' / 'base', 'base');"
-            "print(generate(recipe, study, study / 'base', units, lambda: None))"
-        )
-        command = [sys.executable, "-c", script, str(ROOT), str(SMOKE), str(study), *CHUNKED, TWO]
+    command = [sys.executable, "-c", HELPER, str(ROOT), str(SMOKE), str(study), *CHUNKED, TWO]
+    with Claims(unit.directory.parent / ".queue") as claims:
+        assert claims.take(iter([(f"{unit.name}-{unit.version}", 1)]), 1)
         result = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert result.stdout.strip() == "1", result.stderr
-    assert unit.missing() == [1]
+        assert result.stdout.strip() == "4", result.stderr  # two questions, two responses each
+        assert unit.missing() == [1]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert result.stdout.strip() == "8", result.stderr
+    assert (unit.path(1).read_bytes(), unit.path(2).read_bytes()) == stored
 
 
 def test_work_helps_a_stage_that_has_begun(smoke_study, tmp_path, capsys):
@@ -207,12 +222,12 @@ def test_work_helps_a_stage_that_has_begun(smoke_study, tmp_path, capsys):
         unit.path(0).unlink()
         start_stage(unit.directory, "x", unit.inputs, in_place=True)  # begun, not complete
     start_stage(study / "eval" / "base", "eval/base", stage_inputs(stage, study), "other", in_place=True)
-    with pytest.raises(UserError, match="eval/base was begun by other code or packages"):
+    with pytest.raises(UserError, match="eval/base was started with another version of the code or packages"):
         work(recipe, study, wait=False)
     manifest = read_manifest(study / "eval" / "base")
     write_json(study / "eval" / "base" / "manifest.json", manifest | {"code": stage.code})
     assert work(recipe, study, wait=False) == 0
-    assert "2 chunk(s) answered here" in capsys.readouterr().out
+    assert "16 response(s) generated" in capsys.readouterr().out
     assert not any(unit.missing() for unit in open_units(recipe, study, study / "eval" / "base", "base"))
     with pytest.raises(UserError, match="does not exist; start `transfer run` first"):
         work(recipe, tmp_path / "nowhere", wait=False)
@@ -273,7 +288,7 @@ def test_stored_rows_that_do_not_fit_the_questions_are_refused(smoke_study, tmp_
     unit = units_of(study)["sum-native"]
     damaged_rows(unit, change)
     with pytest.raises(UserError, match=message):
-        generate.write_scores(load_study(study), study, unit)
+        generate.score_unit(load_study(study), study, unit)
 
 
 def test_damaged_chunk_is_a_sentence(smoke_study, tmp_path):
@@ -288,13 +303,13 @@ def test_weights_are_identified_by_the_completed_stage_that_wrote_them(tmp_path)
     model_dir = tmp_path / "arms" / "grpo" / "seed-0" / "final"
     model_dir.mkdir(parents=True)
     with pytest.raises(UserError, match="belongs to no completed stage; `transfer run` makes it"):
-        generate._weights_hash(model_dir)
+        weights_hash(model_dir)
     start_stage(model_dir.parent, "arms/grpo/seed-0", {}, in_place=True)
     with pytest.raises(UserError, match="is not complete; `transfer run` continues it"):
-        generate._weights_hash(model_dir)
+        weights_hash(model_dir)
     finish_stage(model_dir.parent, {"final": "x"})
-    assert generate._weights_hash(model_dir) == read_manifest(model_dir.parent)["output_hash"]
-    assert generate._weights_hash(model_dir.parent) == read_manifest(model_dir.parent)["output_hash"]  # as for a base
+    assert weights_hash(model_dir) == read_manifest(model_dir.parent)["output_hash"]
+    assert weights_hash(model_dir.parent) == read_manifest(model_dir.parent)["output_hash"]  # as for a base
 
 
 def test_models_asked_differently_are_not_compared(smoke_study, tmp_path):
@@ -313,12 +328,12 @@ def test_models_asked_differently_are_not_compared(smoke_study, tmp_path):
 def test_models_that_answered_other_questions_are_not_compared(smoke_study, tmp_path):
     study = copy_of(smoke_study, tmp_path / "study")
     path = study / "eval" / GRPO / "sum-native" / "scores-robust.parquet"
-    rows = pq.read_table(path).to_pylist()
+    rows = read_scores(path)
     recipe, cells = load_study(study), reading_cells(load_study(study), "robust")
-    generate.write_table(path, [row | {"question_id": row["question_id"][::-1]} for row in rows])
+    write_scores(path, [replace(row, question_id=row.question_id[::-1]) for row in rows])
     with pytest.raises(UserError, match=f"{GRPO} answered other questions of sum than base"):
         read_answers(recipe, study, ["base", GRPO], cells)
-    generate.write_table(path, [*rows, rows[0]])
+    write_scores(path, [*rows, rows[0]])
     with pytest.raises(UserError, match=r"has question .* twice"):
         read_answers(recipe, study, ["base", GRPO], cells)
 
@@ -330,7 +345,7 @@ def test_rescoring_says_what_changed_and_writes_beside_the_old(smoke_study, tmp_
     fixed = load_questions(recipe, recipe.suite.benchmarks[0], study)
     answer = fixed[0].reference
     damaged_rows(unit, lambda rows: [rows[0] | {"responses": [answer, "no"], "tokens": [2, 2]}, *rows[1:]])
-    generate.write_scores(recipe, study, unit)
+    generate.score_unit(recipe, study, unit)
     changes = rescore(recipe, study, parse_rescorings(recipe, ["sum.loose=plain"]))
     (base,) = [change for change in changes if change["model"] == "base"]
     assert base["moved"]["no_answer -> correct"] >= 1
@@ -371,9 +386,9 @@ def test_template_without_thinking_is_refused(smoke_study, tmp_path):
 def test_greedy_benchmark_asks_once(smoke_study, tmp_path):
     greedy = TWO.replace("name: fact,", "name: fact, temperature: 0,").replace("name: sum,", "name: sum, samples: 3,")
     units = evaluate(load_recipe(SMOKE, [*CHUNKED, greedy]), smoke_study, tmp_path / "study")
-    assert {len(row["responses"]) for row in units["fact-native"].rows()} == {1}
-    assert {len(row["responses"]) for row in units["sum-native"].rows()} == {3}
+    assert {len(row.responses) for row in units["fact-native"].rows()} == {1}
+    assert {len(row.responses) for row in units["sum-native"].rows()} == {3}
     again = evaluate(load_recipe(SMOKE, [*CHUNKED, greedy, "suite.seed=5"]), smoke_study, tmp_path / "other")
-    first = {row["prompt"]: row["responses"] for row in units["fact-native"].rows()}
-    shared = [row for row in again["fact-native"].rows() if row["prompt"] in first]
-    assert all(row["responses"] == first[row["prompt"]] for row in shared)
+    first = {row.prompt: row.responses for row in units["fact-native"].rows()}
+    shared = [row for row in again["fact-native"].rows() if row.prompt in first]
+    assert all(row.responses == first[row.prompt] for row in shared)

@@ -187,7 +187,7 @@ def test_failed_fetch_is_a_sentence_and_pins_the_rest(tmp_path, repositories, ru
     recipe, before = tmp_path / "recipe.yaml", lock_of(tmp_path)
     repositories["datasets/org/gated"] = {"sha": SHA, "gated": "auto", "files": {"a.jsonl": b"{}"}}
     first = "corpus.sources.0"
-    same = "kept as they were in the lock before: squares"
+    same = "kept from the previous lock: squares"
     gone = "not resolved: squares; the other 1 are in"
     cases = [
         (
@@ -223,7 +223,7 @@ def test_fetch_without_a_network_leaves_the_lock(tmp_path, repositories, run):
     result = run("fetch", tmp_path / "recipe.yaml", address="http://127.0.0.1:9")
     assert result.returncode == 2
     assert result.stderr.count("cannot be reached") == 2
-    assert "kept as they were in the lock before: squares, bench" in result.stderr
+    assert "kept from the previous lock: squares, bench" in result.stderr
     assert "not resolved" not in result.stderr
     assert (tmp_path / "recipe.lock.json").read_bytes() == before
     assert run("run", tmp_path / "recipe.yaml", "--out", tmp_path / "study").returncode == 0
@@ -289,7 +289,7 @@ def test_every_problem_is_told_at_once_and_the_rest_is_pinned(tmp_path, many, ru
     assert half.startswith("transfer: half: dataset org/good has no file that matches b.jsonl; it has a.jsonl")
     assert left == (
         f"transfer: not resolved: moved, script, gated, half; the other 1 are in {tmp_path / 'recipe.lock.json'}; "
-        "when that is mended, the same command does the rest"
+        "after fixing that, run the same command again"
     )
     assert list(lock_of(tmp_path)["sources"]) == ["good"]
     refused = run("run", recipe, "--out", tmp_path / "study")
@@ -303,7 +303,7 @@ def test_every_problem_is_told_at_once_and_the_rest_is_pinned(tmp_path, many, ru
     many["datasets/org/gated"]["gated"] = False
     with hub(many) as address:
         second = run("fetch", recipe, *several, address=address)
-    assert "kept as they were in the lock before: good" in second.stderr
+    assert "kept from the previous lock: good" in second.stderr
     assert "not resolved: half; the other 4 are in" in second.stderr
     assert lock_of(tmp_path)["sources"]["good"] == lock["sources"]["good"]
     rows = {name: entry["rows"] for name, entry in lock_of(tmp_path)["sources"].items()}
@@ -381,8 +381,8 @@ def test_missing_access_is_no_reason_to_take_another_place(tmp_path, many, run):
 @pytest.mark.parametrize(
     ("alternatives", "message"),
     [
-        ("[{answer_field: gold}]", "alternatives.0 is no other place: set its `dataset`, `files` or `revision`"),
-        ("[{files: [a], kind: file}]", "alternatives.0 sets `kind`, which all places of a source share"),
+        ("[{answer_field: gold}]", "alternatives.0 is the same location: set its `dataset`, `files` or `revision`"),
+        ("[{files: [a], kind: file}]", "alternatives.0 sets `kind`, which all alternatives of a source share"),
         ("[{files: [a], answer: gold}]", "`alternatives.0.answer`: Extra inputs are not permitted"),
         ("[{files: []}]", "a source of kind `hub` needs `dataset` and `files`"),
     ],
@@ -491,9 +491,8 @@ def test_coqa_of_either_publisher(tmp_path, run):
         with hub(repositories) as address:
             result = run("fetch", suite, address=address)
         assert result.returncode == 0, result.stderr
-        expected = (
-            "other numbers of questions than the recipe's published_rows (in brackets): math500 1 (500), coqa 1 (500)"
-        )
+        expected = "the number of questions differs from the recipe's published_rows (in brackets): "
+        expected += "math500 1 (500), coqa 1 (500)"
         assert said(result) == [f"transfer: warning: {expected}"]
         script = (
             "from recipes.loading import load_recipe; from eval.questions.build import read_source_questions\n"

@@ -9,7 +9,8 @@ import pytest
 
 from tests.accumulated import SIZE
 from tests.integration.test_deepspeed import ROOT
-from train.accounting.cost import ModelShape, training_memory
+from train.accounting.cost import ModelShape
+from train.accounting.memory import training_memory
 
 pytestmark = pytest.mark.slow
 MICRO_BATCHES = 65

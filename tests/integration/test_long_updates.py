@@ -106,4 +106,4 @@ def test_a_rank_that_hangs_is_ended_and_one_that_works_is_not(smoke_study, tmp_p
     _, _, process = start(study, tmp_path / "two", "pass", *two)
     output, _ = process.communicate(timeout=120)
     assert process.returncode == 1, output
-    assert "no rank has sampled a token or begun a micro-batch for 0.5 minutes" in output
+    assert "no rank has sent a heartbeat for 0.5 minutes" in output

@@ -145,5 +145,5 @@ def test_unknown_template_is_a_sentence(foreign_base, tmp_path):
     start_stage(tmp_path / "study" / "base", "base", {})
     with pytest.raises(UserError, match=r"'quen3' is neither a \.jinja file nor one of .*qwen3"):
         prepared_base.run(recipe, tmp_path / "study", tmp_path / "study" / "base", resume=False)
-    with pytest.raises(UserError, match="are both '<a>'; a model could not tell them apart"):
+    with pytest.raises(UserError, match="are both '<a>'; they must differ"):
         load_recipe(SMOKE, [f"model={{path: {foreign_base}, eos_token: <a>, pad_token: <a>}}"])

@@ -166,18 +166,18 @@ def test_the_certificate_says_what_was_shared(tables, analysed_transfer, analyse
 
 
 def test_examples_are_stored_responses(analysed_study, analysed_transfer):
-    from eval.responses.generate import open_units
+    from eval.responses.units import open_units
 
     recipe = load_study(analysed_study)
     stage = analysed_study / "eval" / "grpo-seed0-final"
     stored = {u.benchmark.name: u.rows() for u in open_units(recipe, analysed_study, stage, "arms/grpo/seed-0/final")}
     assert {e["benchmark"] for e in analysed_transfer["examples"]} == set(stored)
     for example in analysed_transfer["examples"]:
-        (row,) = (r for r in stored[example["benchmark"]] if r["question_id"] == example["question_id"])
-        assert example["responses"]["grpo"]["text"] == row["responses"][0]
-        assert example["prompt"] == row["prompt"]
+        (row,) = (r for r in stored[example["benchmark"]] if r.question_id == example["question_id"])
+        assert example["responses"]["grpo"]["text"] == row.responses[0]
+        assert example["prompt"] == row.prompt
     first = [e["question_id"] for e in analysed_transfer["examples"] if e["why"] == "the first by its hash"]
-    assert first == [min(r["question_id"] for r in rows) for rows in stored.values()]
+    assert first == [min(r.question_id for r in rows) for rows in stored.values()]
 
 
 def result(math, other, non):
@@ -333,7 +333,7 @@ def test_sync_without_a_key_says_what_is_missing(analysed_study, transfer, monke
     assert result.stderr == (
         "transfer: there is no key for Weights & Biases; set WANDB_API_KEY or run `wandb login`, or say --offline\n"
     )
-    assert "is not a study" in transfer("sync", Path("/nonexistent")).stderr
+    assert "does not exist; `transfer run` makes it" in transfer("sync", Path("/nonexistent")).stderr
 
 
 MATH_ALONE = "suite.benchmarks=[{name: sum, group: math, scorings: {paper: last_box_text, robust: boxed}}]"

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -11,7 +12,7 @@ from eval.questions.analysis_lock import write_lock
 from eval.report.build import training_curves
 from eval.report.page import draw_figures, render_page
 from eval.report.results import compute_transfer as compute
-from eval.responses.generate import write_table
+from eval.scorers.records import read_scores, write_scores
 from recipes.errors import UserError
 from recipes.loading import load_study, validate_recipe
 
@@ -103,9 +104,9 @@ def test_claims_are_tested_together_and_get_a_verdict(study):
     for label, value in (("base", 0.0), (GRPO, 1.0)):  # a gain that nobody could doubt
         for name in ("copy", "fact"):
             path = study / "eval" / label / f"{name}-native" / "scores-robust.parquet"
-            rows = pq.read_table(path).to_pylist()
+            rows = read_scores(path)
             outcome = "correct" if value else "wrong"
-            write_table(path, [row | {"value": value, "outcome": outcome} for row in rows])
+            write_scores(path, [replace(row, value=value, outcome=outcome) for row in rows])
     claims = [
         {"group": "non_reasoning", "first": "grpo"},
         {"group": "non_reasoning", "first": "off_policy_sft", "second": "grpo"},
@@ -127,20 +128,21 @@ def test_claims_are_tested_together_and_get_a_verdict(study):
 
 def test_everything_truncated_and_a_base_of_zero_are_said(study):
     path = study / "eval" / GRPO / "fact-native" / "scores-robust.parquet"
-    rows = pq.read_table(path).to_pylist()
-    write_table(path, [row | {"value": 0.0, "outcome": "truncated"} for row in rows])
+    rows = read_scores(path)
+    write_scores(path, [replace(row, value=0.0, outcome="truncated") for row in rows])
     path = study / "eval" / "base" / "story-native" / "scores-robust.parquet"
-    rows = pq.read_table(path).to_pylist()
-    write_table(path, [row | {"value": 0.0, "outcome": "wrong"} for row in rows])
+    rows = read_scores(path)
+    write_scores(path, [replace(row, value=0.0, outcome="wrong") for row in rows])
     recipe = load_study(study)
     transfer = compute_transfer(recipe, study)
-    said = "\n".join(transfer.warnings)
+    said = "\n".join(found.message for found in transfer.warnings)
     assert "fact: every response of grpo was cut off at suite.max_response_tokens; its score says nothing" in said
     assert "story: the base scores zero, so gains relative to it are undefined" in said
-    assert transfer.warnings_of("all_truncated") == [
-        text for text in transfer.warnings if text.startswith("fact: every")
-    ]
-    zero = [text for text in transfer.warnings if "the base scores zero" in text]
-    assert transfer.warnings_of("base_scores_zero") == zero
+    (cut,) = transfer.warnings_of("all_truncated", "grpo")
+    assert cut.model == "grpo"
+    assert cut.message.startswith("fact: every")
+    assert transfer.warnings_of("all_truncated", "off_policy_sft") == []
+    zero = [found for found in transfer.warnings if "the base scores zero" in found.message]
+    assert transfer.warnings_of("base_scores_zero", "grpo") == zero
     page = render_page(transfer, recipe, draw_figures(transfer, training_curves(recipe, study), {}), {})
     assert "every response of grpo was cut off" in page

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from launch.site_file import SiteSpec
 from launch.slurm.jobs import make_jobs, tasks_of_study
 from launch.slurm.script import render
-from launch.slurm.site_file import SiteSpec
 from launch.stages import build_stages
 from recipes.loading import load_recipe
 from tests.slurm_cluster import SlurmCluster, why_not
@@ -71,5 +71,5 @@ def test_an_update_longer_than_the_warning_sends_the_job_back_and_cancels_nothin
     ]  # fmt: skip
     assert [re.search(r"JobState=(\w+)", text)[1] for text in shown] == ["COMPLETED", "COMPLETED"]
     assert re.search(r"Restarts=(\d+)", shown[0])[1] == "1"
-    assert "not saved in time before the time limit; requeued, to go on from the last checkpoint" in output
+    assert "not saved in time before the time limit; requeued, resumes from the last checkpoint" in output
     assert "heard 10" in output

@@ -221,6 +221,19 @@ def test_directory_of_another_study_or_of_something_else(smoke_study, transfer, 
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
 
 
+def test_directory_of_a_run_killed_before_its_study_file_was_in_place(tmp_path):
+    from launch.execution.local import check_study_dir
+    from recipes.errors import UserError
+    from recipes.loading import load_recipe
+
+    (tmp_path / ".lock").touch()
+    (tmp_path / ".study.json.7067.tmp").write_text("{")
+    check_study_dir(load_recipe(SMOKE), tmp_path)
+    (tmp_path / "notes.tmp").touch()
+    with pytest.raises(UserError, match="is not a study directory"):
+        check_study_dir(load_recipe(SMOKE), tmp_path)
+
+
 def test_stage_that_fails_for_bad_data_is_a_sentence(transfer, tmp_path):
     source = tmp_path / "rows.jsonl"
     source.write_text('{"question": "1+1?", "answer": "2"}\n')
@@ -271,7 +284,7 @@ def test_refused_second_command_changes_nothing(smoke_study, transfer):
 def test_report_says_when_it_is_not_of_this_recipe(smoke_study, transfer):
     result = transfer("report", SMOKE, "seeds=[0,1]", "--out", smoke_study)
     assert result.returncode == 0
-    assert "this report is not of the recipe as it is now (" in result.stderr
+    assert "the recipe has changed since this report was made (" in result.stderr
     assert transfer("report", SMOKE, "--out", smoke_study).stderr == ""
 
 
@@ -299,7 +312,8 @@ def test_interrupt_stops_at_once_and_names_the_stage(tmp_path):
     finally:
         process.kill()
     assert process.returncode == 130
-    assert "stopped while running base; the same command continues" in errors
+    assert "stopped while running base. Finished stages are kept" in errors
+    assert f"To continue: the same command, or `transfer resume {study}`" in errors
     with locked(study / ".locks" / "base"):  # no worker is left that writes there
         pass
 

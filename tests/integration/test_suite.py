@@ -4,6 +4,7 @@ The model is the pocket base, which cannot answer; the responses that are scored
 """
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,8 +14,9 @@ import zstandard
 from eval.questions import build as questions
 from eval.questions.build import load_questions, read_source_questions
 from eval.responses import generate
-from eval.responses.generate import open_units
 from eval.responses.readings import read_cell
+from eval.responses.units import open_units
+from eval.scorers.records import write_responses
 from eval.scorers.sandbox import require_sandbox
 from recipes.errors import UserError
 from recipes.loading import load_recipe
@@ -171,7 +173,7 @@ def test_every_prompting_is_asked(suite):
     units = units_of(recipe, study)
     assert set(units) == {f"{b.name}-{p}" for b in recipe.suite.benchmarks for p in b.promptings}
     assert len(units) == 25
-    prompts = {name: unit.rows()[0].get("prompt", "") for name, unit in units.items()}
+    prompts = {name: unit.rows()[0].prompt or "" for name, unit in units.items()}
     assert "What is 0+1? Box it.<|im_end|>" in prompts["math500-robust"]
     assert (
         "\nWhat is 0+1?\n\nPlease reason step by step, and put your final answer within \\boxed."
@@ -189,19 +191,19 @@ def test_every_prompting_is_asked(suite):
     assert prompts["headqa-paper"].endswith("<|im_start|>assistant\n")
     assert "Plausible:<|im_end|>" in prompts["mctaco-paper"]
     assert "#Question#: q\n#Answer#: a\n#Your Judgement#:" in prompts["halueval-paper"]
-    assert "Dialogue: h\nResponse: r" in units["halueval-robust"].rows()[1]["prompt"]
-    assert "#Document#: d\n#Summary#: s" in units["halueval-paper"].rows()[2]["prompt"]
-    assert {len(row["responses"]) for row in units["aime24-robust"].rows()} == {16}
-    assert {len(row["responses"]) for row in units["math500-robust"].rows()} == {2}
-    assert {len(row["responses"]) for row in units["coqa-robust"].rows()} == {1}
+    assert "Dialogue: h\nResponse: r" in units["halueval-robust"].rows()[1].prompt
+    assert "#Document#: d\n#Summary#: s" in units["halueval-paper"].rows()[2].prompt
+    assert {len(row.responses) for row in units["aime24-robust"].rows()} == {16}
+    assert {len(row.responses) for row in units["math500-robust"].rows()} == {2}
+    assert {len(row.responses) for row in units["coqa-robust"].rows()} == {1}
 
 
 def test_likelihoods_are_stored_and_judged(suite):
     recipe, study = suite
     for name in ("headqa-paper", "mctaco-paper"):
         for row in units_of(recipe, study)[name].rows():
-            assert len(row["likelihoods"]) == len(row["answers"]) == 2
-            assert all(value < 0 for value in row["likelihoods"])
+            assert len(row.likelihoods) == len(row.answers) == 2
+            assert all(value < 0 for value in row.likelihoods)
     facts = read_manifest(units_of(recipe, study)["mctaco-paper"].directory)["facts"]
     assert set(facts["scores"]) == {"paper", "paper_strict", "paper_f1"}
     facts = read_manifest(units_of(recipe, study)["mctaco-robust"].directory)["facts"]
@@ -215,7 +217,7 @@ def test_restricted_questions_are_nowhere_on_disk(suite):
         text = zstandard.decompress(content) if path.suffix == ".zst" else content
         assert b"SECRET" not in text, path
         assert b"right of" not in text, path
-    assert "prompt" not in units_of(recipe, study)["gpqa-robust"].rows()[0]
+    assert units_of(recipe, study)["gpqa-robust"].rows()[0].prompt is None
     benchmark = next(item for item in recipe.suite.benchmarks if item.name == "gpqa")
     loaded = load_questions(recipe, benchmark, study)
     assert loaded[0].fields["question"] == "SECRET question a?"  # read from its source again
@@ -244,10 +246,9 @@ def test_scores_of_known_responses(suite, name):
             continue
         unit = units_of(recipe, study)[f"{name}-{prompting}"]
         original = unit.path(0).read_bytes()
-        rows = [row | {"responses": [text], "tokens": [1]} for row, text in zip(unit.rows(), responses, strict=True)]
-        text = "".join(json.dumps(row) + "\n" for row in rows)
-        unit.path(0).write_bytes(zstandard.compress(text.encode()))
-        generate.write_scores(recipe, study, unit)
+        pairs = zip(unit.rows(), responses, strict=True)
+        write_responses(unit.path(0), [replace(row, responses=(text,), tokens=(1,)) for row, text in pairs])
+        generate.score_unit(recipe, study, unit)
         for scoring, mean in expected.items():
             wanted = scoring if scoring in benchmark.scorings else benchmark.cell(scoring)[1]
             answers, _ = read_cell(study, ["base"], benchmark, prompting, wanted)
@@ -285,7 +286,7 @@ def test_a_benchmark_of_ones_own_needs_a_recipe_and_a_task_file(smoke_study, tmp
     start_stage(study / "eval" / "base", "eval/base", {}, in_place=True)
     generate.run(recipe, study, study / "eval" / "base", False, "base")
     rows = units_of(recipe, study)["statutes-native"].rows()
-    assert "Case 3.\nIs it lawful? Answer yes or no.<|im_end|>" in rows[3]["prompt"]
+    assert "Case 3.\nIs it lawful? Answer yes or no.<|im_end|>" in rows[3].prompt
     answers, _ = read_cell(study, ["base"], recipe.suite.benchmarks[1], "native", "robust")
     assert answers.clusters == 2
     law = recipe.suite.benchmarks[1]

@@ -62,8 +62,8 @@ def test_padding_free_batches_have_the_gradient_of_padded_ones(base, rows, tmp_p
     for free in (False, True):
         settings = settings_for(padding_free=free)
         trainer = sft_trainer(settings, copy.deepcopy(model), tokenizer, rows, tmp_path / str(free), 1)
-        shape = next(iter(trainer.get_train_dataloader()))["input_ids"].shape
-        assert shape[0] == (1 if free else settings.micro_batch_size)
+        update = next(iter(trainer.get_train_dataloader()))
+        assert len(trainer.micro_batch(update, [0, 1, 2])["input_ids"]) == (1 if free else 3)
         gradients.append(gradient_of(trainer))
     assert float(gradients[0].norm()) > 0
     assert float((gradients[0] - gradients[1]).norm() / gradients[0].norm()) < 1e-5
@@ -226,7 +226,8 @@ def test_out_of_memory_names_the_knobs_and_their_effect(tmp_path):
     assert failure.status == MISTAKE
     assert "arms/grpo/seed-0 ran out of GPU memory; the cost model expects" in failure.message
     numbers = [float(part.split(" GB")[0].rpartition(" ")[2]) for part in failure.message.split(";")[1:]]
-    assert "train.micro_batch_size=4 would need about" in failure.message
+    # Half of 8 rows of 1,024 + 3,072 tokens
+    assert "train.micro_batch_tokens=16384 would need about" in failure.message
     assert all(number < numbers[0] for number in numbers[1:])
 
 

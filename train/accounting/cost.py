@@ -1,23 +1,20 @@
-"""Parameters, FLOPs and memory of a decoder, without torch: used by the ledger and by `transfer plan`.
+"""Parameters and FLOPs of a decoder, and what a GPU has, without torch: used by the ledger and by `transfer plan`.
 
 FLOPs follow the usual count of 2 N per token for a forward pass and 6 N for forward and backward, with N the
 parameters that take part in a matrix product (Kaplan et al. 2020, arXiv 2001.08361, Sec. 2.1). The ledger leaves
 attention scores out, which at the lengths of the pocket study are below 5 %; the plan's hours count them.
-
-Memory follows Rajbhandari et al. 2020, arXiv 1910.02054, Sec. 3: model states per parameter, of which ZeRO divides
-the optimizer's (stage 1), also the gradients (2), also the weights (3) among the ranks. Gradients add up in float32, so
-with bfloat16 weights there are 18 bytes a parameter in place of the paper's 16.
 """
 
+import json
 from dataclasses import dataclass
 from typing import Any
 
+from data.hub import locate_model
 from recipes.errors import UserError
-from recipes.schema import PocketModelSpec
+from recipes.schema import PocketModelSpec, Recipe
 
 FORWARD_FLOPS_PER_PARAMETER = 2
 TRAIN_FLOPS_PER_PARAMETER = 6
-_ADAM_BYTES = 8  # two moments in float32
 
 
 @dataclass(frozen=True)
@@ -96,7 +93,9 @@ def pocket_shape(spec: PocketModelSpec) -> ModelShape:
 KNOWN_SHAPES = {
     "Qwen/Qwen3-1.7B-Base": ModelShape(151936, 2048, 6144, 28, 16, 8, 128, True, True, context=32768),
     "Qwen/Qwen3-8B-Base": ModelShape(151936, 4096, 12288, 36, 32, 8, 128, False, True, context=32768),
+    "Qwen/Qwen3-8B": ModelShape(151936, 4096, 12288, 36, 32, 8, 128, False, True, context=40960),
     "Qwen/Qwen3-14B-Base": ModelShape(151936, 5120, 17408, 40, 40, 8, 128, False, True, context=32768),
+    "Qwen/Qwen3-32B": ModelShape(151936, 5120, 25600, 64, 64, 8, 128, False, True, context=40960),
     "meta-llama/Llama-3.1-8B": ModelShape(128256, 4096, 14336, 32, 32, 8, 128, False, False, context=131072),
 }
 """Shapes of published configurations, to plan before anything is downloaded."""
@@ -109,16 +108,44 @@ class Gpu:
     memory_bytes: int
     peak_flops: float
     """Dense bfloat16, per second."""
+    bandwidth: float
+    """Of its memory, bytes per second."""
 
 
 GPUS = {
-    "A100-40GB": Gpu(40 << 30, 312e12),
-    "A100-80GB": Gpu(80 << 30, 312e12),
-    "H100-80GB": Gpu(80 << 30, 989e12),
-    "H200-141GB": Gpu(141_000_000_000, 989e12),
+    "A100-40GB": Gpu(40 << 30, 312e12, 1.555e12),
+    "A100-80GB": Gpu(80 << 30, 312e12, 2.039e12),
+    "H100-80GB": Gpu(80 << 30, 989e12, 3.35e12),
+    "H200-141GB": Gpu(141_000_000_000, 989e12, 4.8e12),
 }
-TRAIN_UTILISATION = 0.40  # of the peak; assumed, common for long sequences with flash attention
-GENERATE_UTILISATION = 0.10  # assumed; decoding waits for memory
+CPU_CORE = Gpu(0, 6e10, 1e10)
+"""A core in float32: what the pocket study reached on one, so hours elsewhere are a guess until a run has calibrated
+them."""
+
+
+def model_shape(recipe: Recipe) -> ModelShape | None:
+    """Shape of the recipe's model: the pocket model's, from `config.json`, or a published one; None if unknown."""
+    model = recipe.model
+    if model is None:
+        return None
+    if model.pocket is not None:
+        return pocket_shape(model.pocket)
+    try:
+        folder = locate_model(str(model.path), recipe.lock.get("models", {}).get(model.path), model.revision)
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except (UserError, OSError, ValueError):
+        return KNOWN_SHAPES.get(str(model.path))
+    return shape_from_config(config)
+
+
+def bytes_per_weight(recipe: Recipe) -> int:
+    """Bytes of a weight as it is stored and loaded."""
+    return 2 if recipe.model is not None and recipe.model.dtype == "bfloat16" else 4
+
+
+def expected_tokens(recipe: Recipe, limit: int) -> int:
+    """Tokens that a plan assumes for a text of at most `limit`: the expected length if the recipe states it."""
+    return min(limit, recipe.resources.expected_completion_tokens or limit)
 
 
 def shape_from_config(config: dict[str, Any]) -> ModelShape:
@@ -146,91 +173,6 @@ def shape_from_config(config: dict[str, Any]) -> ModelShape:
         attention_bias=bias,
         context=config.get("max_position_embeddings"),
     )
-
-
-def run_hours(
-    shape: ModelShape, gpu: Gpu, prompt_tokens: int, completion_tokens: int, length: int, sampled: bool, reference: bool
-) -> float:
-    """GPU-hours of one run at the assumed utilisations: generation, old and reference log-probabilities, training.
-
-    Args:
-        shape: of the model.
-        gpu: what it runs on.
-        prompt_tokens: of all updates together.
-        completion_tokens: likewise.
-        length: tokens of a sequence.
-        sampled: whether the policy writes the completions; they are then read once more for their log-probabilities.
-        reference: whether a reference model reads them.
-    """
-    read = shape.forward_flops(prompt_tokens + completion_tokens, length)
-    generated = shape.forward_flops(completion_tokens, length) if sampled else 0
-    trained = read * (3 + (1 if sampled else 0) + (1 if reference else 0))
-    seconds = trained / (gpu.peak_flops * TRAIN_UTILISATION) + generated / (gpu.peak_flops * GENERATE_UTILISATION)
-    return seconds / 3600
-
-
-def generation_hours(shape: ModelShape, gpu: Gpu, responses: int, length: int) -> float:
-    """GPU-hours of `responses` responses of `length` tokens at the assumed utilisation."""
-    return shape.forward_flops(responses * length, length) / (gpu.peak_flops * GENERATE_UTILISATION) / 3600
-
-
-def checkpoint_bytes(shape: ModelShape, snapshots: int, bfloat16: bool) -> int:
-    """Disk of one run at its fullest: two resumable checkpoints, one being written, the snapshots and the end."""
-    parameters, weights = shape.parameters(), (2 if bfloat16 else 4)
-    resumable = parameters * (weights + _ADAM_BYTES + 4)
-    return 3 * resumable + (snapshots + 1) * parameters * weights
-
-
-@dataclass(frozen=True)
-class TrainingMemory:
-    """Bytes on one rank while training, by component."""
-
-    weights: int
-    gradients: int
-    optimizer: int
-    activations: int
-
-    @property
-    def total(self) -> int:
-        """Sum of the components, without fragmentation and what the libraries need."""
-        return self.weights + self.gradients + self.optimizer + self.activations
-
-
-def training_memory(
-    shape: ModelShape,
-    *,
-    ranks: int,
-    zero_stage: int,
-    offload: bool,
-    bfloat16: bool,
-    checkpointing: bool,
-    tokens: int,
-    adapter_rank: int | None = None,
-) -> TrainingMemory:
-    """Memory of one rank for micro-batches of `tokens` tokens; with adapters, only they have gradients.
-
-    Model states: without DeepSpeed the weights stay in float32 (bfloat16 only in autocast), 4 + 4 + 8 bytes a
-    parameter; with DeepSpeed in bfloat16 2 + 4, and 12 for the optimizer with its float32 copy; at stage 1 each rank
-    also keeps the bfloat16 gradients of a micro-batch, 2 bytes more. Activations with checkpointing: one hidden state
-    per layer and token (Chen et al. 2016, arXiv 1604.06174) and one layer whole; without it every layer whole. All are
-    checked against the tensors of real models on a CPU; what a GPU's allocator and kernels add was not measured.
-    """
-    parameters = shape.parameters()
-    mixed = bfloat16 and zero_stage > 0
-    trained = parameters if adapter_rank is None else shape.adapter_parameters(adapter_rank)
-    weights = (2 if mixed else 4) * (parameters if adapter_rank is None else parameters + trained)
-    gradients = (6 if mixed and zero_stage == 1 else 4) * trained
-    optimizer = (_ADAM_BYTES + (4 if mixed else 0)) * trained
-    optimizer //= ranks if zero_stage >= 1 else 1
-    gradients //= ranks if zero_stage >= 2 else 1
-    weights //= ranks if zero_stage >= 3 else 1
-    if offload:
-        optimizer = 0
-        weights = 0 if zero_stage == 3 else weights
-    whole_layer = tokens * shape.layer_activation_bytes(bfloat16)
-    kept = (2 if bfloat16 else 4) * tokens * shape.hidden_size * shape.num_layers
-    activations = kept + whole_layer if checkpointing else whole_layer * shape.num_layers
-    return TrainingMemory(weights, gradients, optimizer, activations)
 
 
 def forward_flops(parameters: int, tokens: int) -> int:

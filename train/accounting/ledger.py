@@ -23,7 +23,7 @@ COUNTERS = (
     "trained_tokens",  # completion tokens with a gradient, see train/weights.py
     "generate_flops",
     "reference_flops",  # forward passes of the base model, for the KL term
-    "train_flops",
+    "train_flops",  # of all completions, also those without a gradient (see `skipped_tokens`)
 )
 
 
@@ -36,6 +36,9 @@ class Ledger:
         write: False on all ranks but the first.
 
     Attributes:
+        totals: the counters so far.
+        skipped_tokens: tokens, prompts included, of completions without a gradient, for which no forward and backward
+            pass was made, so far.
         last_step: the last update whose row was written.
         last_presented: ids of the problems it was presented.
 
@@ -45,7 +48,7 @@ class Ledger:
 
     def __init__(self, directory: Path, resumed_step: int = 0, write: bool = True) -> None:
         self.path = directory / LEDGER
-        self.totals = dict.fromkeys(COUNTERS, 0)
+        self.totals, self.skipped_tokens = dict.fromkeys(COUNTERS, 0), 0
         self.last_step = resumed_step
         self._presented: list[str] = []
         self._contributed: list[str] = []
@@ -59,6 +62,7 @@ class Ledger:
             )
         if rows:
             self.totals = {name: rows[-1][name] for name in COUNTERS}
+            self.skipped_tokens = rows[-1].get("skipped_tokens", 0)
 
     def spend(self, presented: Iterable[str] = (), contributed: Iterable[str] = (), **counts: int) -> None:
         """Add to the totals of the current update; `contributed` are the ids with a non-zero gradient."""
@@ -77,7 +81,8 @@ class Ledger:
 
     def close_step(self, step: int) -> None:
         """Write the row of a finished update."""
-        row = {"step": step, **self.totals, "presented": self._presented, "contributed": self._contributed}
+        row: dict[str, Any] = {"step": step, **self.totals, "skipped_tokens": self.skipped_tokens}
+        row |= {"presented": self._presented, "contributed": self._contributed}
         if self.write:
             with self.path.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(row) + "\n")

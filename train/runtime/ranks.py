@@ -86,19 +86,19 @@ def prepare() -> None:
         training_args.is_torch_bf16_gpu_available = lambda: True
 
 
-def gradient_accumulation_steps(rows: int, micro_batch_size: int) -> int:
-    """Micro-batches of one update on each rank.
+def rows_per_rank(rows: int) -> int:
+    """Completions of an update on each rank.
 
     Raises:
-        UserError: the completions of an update are not a multiple of ranks times micro-batch size.
+        UserError: the ranks do not divide the completions of an update.
     """
     ranks = world_size()
-    if rows % (ranks * micro_batch_size):
+    if rows % ranks:
         raise UserError(
-            f"an update has {rows} completions, which {ranks} ranks with micro-batches of {micro_batch_size} do not "
-            f"divide; choose train.micro_batch_size and resources.ranks so that their product divides {rows}"
+            f"an update has {rows} completions, which {ranks} ranks do not divide; choose resources.ranks so that it "
+            f"divides {rows} (train.problems_per_step x train.completions_per_problem)"
         )
-    return rows // (ranks * micro_batch_size)
+    return rows // ranks
 
 
 def device_arguments(use_cpu: bool) -> dict[str, Any]:

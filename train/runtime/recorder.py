@@ -33,6 +33,21 @@ def alarms(logs: dict[str, float]) -> list[str]:
     ]
 
 
+def pace(logs: dict[str, float]) -> str:
+    """Tokens per second of an update and where its seconds went, for people."""
+    seconds = {name.partition("/")[2]: value for name, value in logs.items() if name.startswith("seconds/")}
+    total = sum(seconds.values())
+    shares = sorted(seconds.items(), key=lambda item: -item[1])
+    spent = ", ".join(
+        f"{name.replace('_', ' ')} {value / total:.0%}" for name, value in shares if value >= 0.01 * total
+    )
+    used = f", MFU {logs['throughput/mfu']:.0%}" if "throughput/mfu" in logs else ""
+    return (
+        f"{logs['throughput/tokens_per_second']:,.0f} tokens/s ({spent}{used}, "
+        f"padding {logs['throughput/padding_share']:.0%})"
+    )
+
+
 class RunRecorder(TrainerCallback):
     """Appends every logged metric to `metrics.jsonl`, closes the ledger's step and records the time.
 
@@ -106,6 +121,8 @@ class RunRecorder(TrainerCallback):
         # The loss of a policy-gradient update is not a measure of progress; the reward is.
         shown = "reward" if "reward" in logs else "loss"
         self.note = f"{shown} {float(logs[shown]):.3g}" if shown in logs else ""
+        if "throughput/tokens_per_second" in logs:
+            self.note += f", {pace(logs)}"
         if self.warnings:
             self.note += f"; warning: {self.warnings[-1]}"
 
@@ -125,10 +142,6 @@ class RunRecorder(TrainerCallback):
 
     def on_step_begin(self, *args: object, **kwargs: object) -> None:
         """Send a heartbeat."""
-        beat(self.path.parent)
-
-    def on_substep_end(self, *args: object, **kwargs: object) -> None:
-        """Send a heartbeat after every micro-batch: an update of a large model may take half an hour."""
         beat(self.path.parent)
 
     def on_step_end(

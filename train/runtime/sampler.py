@@ -41,7 +41,7 @@ def require_vllm(vllm: VllmSpec | None) -> None:
 
 def can_sleep(vllm: VllmSpec) -> bool:
     """Whether a colocated vLLM sleeps during training; prints a note where `sleep` is set but impossible."""
-    wanted = vllm.sleep and vllm.mode == "colocate"
+    wanted = bool(vllm.sleep) and vllm.mode == "colocate"
     if wanted and on_cpu():
         print("vLLM cannot sleep on a CPU and stays awake; this takes memory and does not change results", flush=True)
     return wanted and not on_cpu()

@@ -1,0 +1,93 @@
+r"""Extract the final answer of a completion.
+
+Extraction reads the text after the last `</think>`; a completion that opens `<think>` and never closes it has no
+answer. Form "boxed" takes the last `\boxed{...}` with balanced braces. Form "plain" takes that box if there is one,
+else what follows the last statement of an answer ("The answer is", "Answer:", GSM8K's `#### 42`), else the last
+non-empty line.
+"""
+
+import re
+from typing import Literal
+
+from data.prompts.thinking import answer_text
+
+AnswerForm = Literal["boxed", "plain"]
+
+_BOX = re.compile(r"\\(?:boxed|fbox)(?![A-Za-z])\s*(?=\S)")
+_OPTION = re.compile(r"\(?([A-Z])(?:[).:]|,(?!\s*(?:and\s+|or\s+)?\(?[A-Z]\b)|\s*$)")
+_STATEMENT = re.compile(
+    r"\banswers?\b[\s*_]*(?:\bis\b|\bare\b|[:：=])[\s*_:：]*"  # The answer is: **42**, also over a line break
+    r"|^[#>\s*_]*(?:final\s+)?answer[\s*_]*$"  # a heading of its own line
+    r"|^####[ \t]*(?=(?:[$€£]?[ ]?[-+]?(?:\d|\.\d)[-\d.,/ ]*%?|\(?[A-Z]\)?|\$[^$\n]+\$)\.?[ \t]*$)",
+    re.IGNORECASE | re.MULTILINE,
+)
+_VALUE = re.compile(r"[\s*_`]*(?:[-+−]?[$€£¥]?\s?[-+−]?[\d.]*\d|[-+−]?\s?\$?\\[A-Za-z([{]|\$|[(\[{]|[A-Z](?![A-Za-z]))")
+_SHORT = 5  # words of an answer that is a text
+_SENTENCE_END = re.compile(r"(?:(?<=[\d)}\]$*])|(?<=[a-z]{4}))[.!?][*_]*\s+(?=[A-Z])")
+_FORMULA = re.compile(r"\$\$(.+?)\$\$|\$([^$]+)\$|\\\((.+?)\\\)|\\\[(.+?)\\\]", re.DOTALL)
+
+
+def last_boxed(text: str) -> str | None:
+    r"""Content of the last `\boxed{...}`, braces balanced; None if there is none or it never closes."""
+    boxes = list(_BOX.finditer(text))
+    if not boxes:
+        return None
+    opening = boxes[-1].end()
+    if text[opening] != "{":  # TeX takes the next character or command: \boxed 7
+        argument = re.match(r"\d+(?:\.\d+)?|\\[A-Za-z]+|[^\s{}]", text[opening:])
+        return argument.group() if argument else None
+    depth = 0
+    for position in range(opening, len(text)):
+        # `\\{` is a literal set brace, not a group; `\\\\{` is an escaped backslash and a group.
+        if text[position] in "{}" and not _escaped(text, position):
+            depth += 1 if text[position] == "{" else -1
+            if depth == 0:
+                return text[opening + 1 : position]
+    return None
+
+
+def _escaped(text: str, position: int) -> bool:
+    backslashes = 0
+    while position - backslashes > 0 and text[position - backslashes - 1] == "\\":
+        backslashes += 1
+    return backslashes % 2 == 1
+
+
+def extract_answer(completion: str, form: AnswerForm = "boxed") -> str | None:
+    """The final answer of a completion, or None. See the module docstring for the two forms."""
+    text = answer_text(completion)
+    if text is None:
+        return None
+    answer = last_boxed(text) if form == "boxed" else _plain_answer(text)
+    answer = answer.strip() if answer is not None else None
+    return answer or None
+
+
+def _plain_answer(text: str) -> str | None:
+    """The last box or the last statement of an answer, whichever is later; else the last line.
+
+    Behind a box only a statement of a value or letter counts: "the answer is expected as a fraction" does not.
+    """
+    box = text.rfind("\\boxed")
+    statements = [text[match.end() :] for match in _STATEMENT.finditer(text) if match.end() > box]
+    values = [rest for rest in statements if _VALUE.match(rest)]
+    if box >= 0 and not values:
+        return last_boxed(text)
+    short = [rest for rest in statements if _VALUE.match(rest) or len(rest.strip().split("\n", 1)[0].split()) <= _SHORT]
+    if chosen := values if box >= 0 else short or statements:
+        rest = chosen[-1].strip()
+        return _SENTENCE_END.split(_plain_value(rest))[0] if rest else None
+    lines = [line.strip() for line in text.strip().split("\n") if line.strip()]
+    return _plain_value(lines[-1]) if lines else None
+
+
+def _plain_value(rest: str) -> str:
+    """The answer at the start of a text: an option letter, a formula in delimiters, or the sentence without marks."""
+    bare = rest.lstrip("*_ \t")
+    if formula := _FORMULA.match(bare):
+        return next(group for group in formula.groups() if group is not None)
+    line = bare.split("\n", 1)[0].replace("**", "").replace("</answer>", "").strip("*_` \t\r")
+    if option := _OPTION.match(line):
+        return option.group(1)
+    formula = _FORMULA.match(line)
+    return next(group for group in formula.groups() if group is not None) if formula else line

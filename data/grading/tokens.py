@@ -1,0 +1,63 @@
+"""The tokens of a formula, and a cursor over them."""
+
+import re
+from fractions import Fraction
+
+from data.grading.arithmetic import NotReadableError, OutOfRangeError
+
+MAX_CHARS = 2000
+_MAX_DIGITS = 4000  # of one number; Python refuses to convert more
+
+_TOKEN = re.compile(
+    r"\s+"
+    r"|(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+(?![\d.A-Za-z^]))?"  # number
+    r"|\\(?:[A-Za-z]+|.)"  # command
+    r"|[A-Za-z]+"  # name
+    r"|.",  # sign
+    re.DOTALL,
+)
+GREEK = frozenset(
+    "alpha beta gamma delta epsilon varepsilon zeta eta theta vartheta kappa lambda mu nu xi rho sigma tau phi varphi "
+    "chi psi omega Gamma Delta Theta Lambda Sigma Phi Psi Omega ell".split()
+)
+ALL_WHOLE = frozenset("*")
+"""Of `whole_names`: all variables."""
+
+
+class Cursor:
+    """A position in the tokens of a formula: numbers, commands, names and signs."""
+
+    def __init__(self, text: str) -> None:
+        if len(text) > MAX_CHARS:
+            raise NotReadableError("too long")
+        self.tokens = [token for match in _TOKEN.finditer(text) if (token := match.group().strip())]
+        self.position = 0
+
+    def peek(self, ahead: int = 0) -> str:
+        """The next token, or one further ahead; empty at the end."""
+        place = self.position + ahead
+        return self.tokens[place] if place < len(self.tokens) else ""
+
+    def take(self, expected: str | None = None) -> str:
+        """The next token, which must be `expected` if given; moves on."""
+        token = self.peek()
+        if not token or (expected is not None and token != expected):
+            raise NotReadableError(f"expected {expected or 'a token'}, got {token!r}")
+        self.position += 1
+        return token
+
+
+def number_of(text: str) -> Fraction:
+    """The value of the token of a number."""
+    mantissa, _, exponent = text.lower().partition("e")
+    if len(mantissa) > _MAX_DIGITS or (exponent and abs(int(exponent[:8])) > _MAX_DIGITS):
+        raise OutOfRangeError("a number of too many digits")
+    return Fraction(text) if not text.endswith(".") else Fraction(text[:-1])
+
+
+def whole_names(text: str) -> frozenset[str]:
+    """The variables that stand for whole numbers: those in bounds of sums; all, where there is a factorial."""
+    if re.search(r"!|\\[dt]?binom|\\choose|C_", text):
+        return ALL_WHOLE
+    bounds = re.findall(r"\\(?:sum|prod)_\{[A-Za-z]=([^{}]*)\}\^(?:\{([^{}]*)\}|(\w))", text.replace(" ", ""))
+    return frozenset(letter for parts in bounds for part in parts for letter in re.findall(r"[A-Za-z]", part))

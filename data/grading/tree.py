@@ -1,0 +1,108 @@
+"""The tree that an answer is read into, and how its text is split."""
+
+import re
+from dataclasses import dataclass
+
+from data.grading.clock import check
+from data.grading.marks import SET_CLOSE, SET_OPEN, TEXT_CLOSE, TEXT_OPEN
+
+
+class UnparseableError(ValueError):
+    """The text is not an answer: it is empty, unbalanced, too long, or has no letter, digit or symbol."""
+
+
+@dataclass(frozen=True)
+class Leaf:
+    """One value. `text` is the value without unit, percent sign, base and name.
+
+    name: the left side of `x = 5` or `m + n = 5`.
+    """
+
+    text: str
+    is_words: bool = False
+    unit: str = ""
+    percent: bool = False
+    base: str = ""
+    name: str = ""
+
+
+@dataclass(frozen=True)
+class Collection:
+    """Several values.
+
+    kind: "ordered" (tuple or interval, by `brackets`), "sequence" (a list with an ellipsis), "several" (answers),
+        "set", "union", "intersection", "difference" (of two sets), "product" (of sets), "ratio", "matrix" (items are
+        rows), "row", "cases" (items are branches), "branch" (value, condition), "congruence" (value, modulus) or
+        "compound" (3 hours 30 minutes).
+    name: the variable of an interval that was written as an inequality.
+    """
+
+    kind: str
+    items: tuple["Node", ...]
+    brackets: str = ""
+    name: str = ""
+
+
+@dataclass(frozen=True)
+class Relation:
+    """An equation or inequality other than those read as a value or an interval; `sign` is =, <, \\le or \\ne."""
+
+    left: str
+    sign: str
+    right: str
+
+
+Node = Leaf | Collection | Relation
+
+_MARKS = re.compile(rf"[{TEXT_OPEN}{TEXT_CLOSE}]|(?<![\d.])\s+|\s+(?![\d.])")  # 1 2 is not 12
+OPENING, CLOSING = "([{" + SET_OPEN, ")]}" + SET_CLOSE
+SETS = ("union", "difference", "intersection")
+NO_LETTER = "(?![A-Za-z])"
+
+
+def balanced(text: str) -> bool:
+    """Whether braces come in pairs."""
+    return text.count("{") == text.count("}") and text.count(SET_OPEN) == text.count(SET_CLOSE)
+
+
+def split(text: str, separators: str) -> list[str]:
+    """Parts of `text` between the matches of the regular expression `separators` that are outside all brackets."""
+    pattern = re.compile(separators)
+    check()
+    if not pattern.search(text):
+        return [text]
+    parts, depth, start, position = [], 0, 0, 0
+    while position < len(text):
+        letter = text[position]
+        if letter in OPENING:
+            depth += 1
+        elif letter in CLOSING:
+            depth = max(0, depth - 1)
+        elif text.startswith("\\begin{", position):
+            depth += 1
+        elif text.startswith("\\end{", position):
+            depth = max(0, depth - 1)
+        if depth == 0 and letter not in CLOSING and (separator := pattern.match(text, position)):
+            parts.append(text[start:position])
+            start = position = separator.end()
+            continue
+        position += 1
+    return [*parts, text[start:]]
+
+
+def enclosed(text: str, opening: str, closing: str) -> bool:
+    """Whether the first character of `text` is a bracket that its last character closes."""
+    if len(text) < 2 or text[0] not in opening or text[-1] not in closing:
+        return False
+    depth = 0
+    for position, letter in enumerate(text):
+        depth += letter in OPENING
+        depth -= letter in CLOSING
+        if depth == 0:
+            return position == len(text) - 1
+    return False
+
+
+def canonical(text: str) -> str:
+    """A text without spaces, marks of words, and braces around single characters, for comparison as text."""
+    return re.sub(r"\{(\w)\}(?!\w)", r"\1", _MARKS.sub("", text))

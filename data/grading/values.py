@@ -1,0 +1,160 @@
+r"""Whether two formulas are equal: exactly, or to 1,000 digits where they are irrational.
+
+Closed forms (`\frac{1}{\sqrt2}`, `2^{10}`, `\binom52`) have one value. Formulas with variables are evaluated at a few
+fixed pseudo-random points, where different polynomials do not agree by chance (Schwartz 1980, J. ACM 27, 701).
+"""
+
+import re
+from fractions import Fraction
+from functools import lru_cache
+from typing import Any
+from zlib import crc32
+
+from data.grading import arithmetic
+from data.grading.arithmetic import NotReadableError, OutOfRangeError, close
+from data.grading.formula import Value, compute
+from data.grading.tokens import ALL_WHOLE, whole_names
+
+_IMAGINARY = re.compile(r"(?<![A-Za-z\\])i(?![A-Za-z])|cis")
+_POINTS = range(6)
+_FAR = 4  # from this point on the variables are large: |x + 1| is not x + 1, and x mod 3 is not x
+
+
+class _Points(dict[str, Any]):
+    """Fixed values of the variables at one point, computed on first use; negative at odd points: |x| is not x."""
+
+    def __init__(self, point: int, whole: frozenset[str]) -> None:
+        super().__init__()
+        self.point, self.whole = point, whole
+
+    def __missing__(self, name: str) -> Any:
+        seed = crc32(f"{name} {self.point}".encode())
+        if name in self.whole or self.whole == ALL_WHOLE:
+            value = Fraction(3 + seed % 150)
+        else:
+            size = Fraction(3, 10) + Fraction(2 * (crc32(name.encode(), seed) >> 1) + 1, 1 << 32)
+            size *= 1 if self.point < _FAR else 400
+            value = -size if self.point % 2 else size
+        self[name] = value
+        return value
+
+
+@lru_cache(maxsize=16384)
+def evaluate(text: str, point: int = 0, whole: frozenset[str] = frozenset(), odd_roots: bool = False) -> Value:
+    """Value of a formula at evaluation point `point`.
+
+    Args:
+        text: the formula.
+        point: which values the variables have.
+        whole: variables that stand for whole numbers.
+        odd_roots: see `compute`.
+
+    Raises:
+        NotReadableError: the formula is not supported.
+        OutOfRangeError: its value is too large, too small or too costly to compute.
+    """
+    try:
+        return compute(text, _Points(point, whole), odd_roots)
+    except (OverflowError, MemoryError):
+        raise OutOfRangeError("overflow") from None
+    except (NotReadableError, OutOfRangeError):
+        raise
+    except (TypeError, ValueError, ArithmeticError, RecursionError, AttributeError) as error:
+        raise NotReadableError(str(error)) from None
+
+
+def is_number(text: str) -> bool:
+    """Whether a text is a formula without variables."""
+    try:
+        return not evaluate(text).names
+    except OutOfRangeError:
+        return True
+    except NotReadableError:
+        return False
+
+
+def is_formula(text: str) -> bool:
+    """Whether a text can be read as a formula."""
+    try:
+        evaluate(text)
+    except OutOfRangeError:
+        return True
+    except NotReadableError:
+        return False
+    return True
+
+
+def same_value(left: str, right: str) -> bool | None:
+    """Whether two formulas are equal; None if one of them cannot be read or computed."""
+    whole = _whole_names(left, right)
+    for odd_roots in (False, True):
+        try:
+            ambiguous = False
+            equal = True
+            for point in _POINTS:
+                try:
+                    first, second = (evaluate(text, point, whole, odd_roots) for text in (left, right))
+                except OutOfRangeError:
+                    if point < _FAR:
+                        raise
+                    continue
+                ambiguous |= first.has_odd_root or second.has_odd_root
+                equal = close(first.value, second.value)
+                if not equal or not (first.names or second.names):
+                    break
+        except (OutOfRangeError, NotReadableError):
+            return None
+        if equal or not (ambiguous or _has_root(left, right)):
+            break
+    return equal or _equal_where_real(left, right, whole)
+
+
+def _equal_where_real(left: str, right: str, whole: frozenset[str]) -> bool:
+    r"""Whether two formulas are real at the same points, and equal there: `\sqrt{1/n}` and `1/\sqrt n`."""
+    if _IMAGINARY.search(left) or _IMAGINARY.search(right):
+        return False
+    compared = 0
+    for point in _POINTS:
+        try:
+            first, second = (arithmetic.real(evaluate(text, point, whole).value) for text in (left, right))
+        except OutOfRangeError:
+            continue
+        except NotReadableError:
+            return False
+        if bool(first.imag) != bool(second.imag):
+            return False
+        if not first.imag:
+            compared += 1
+            if not close(first, second):
+                return False
+    return 1 < compared < len(_POINTS)
+
+
+def _has_root(left: str, right: str) -> bool:
+    return "\\sqrt[" in left + right and "^" in left + right
+
+
+def _whole_names(left: str, right: str) -> frozenset[str]:
+    names = whole_names(left) | whole_names(right)
+    return ALL_WHOLE if names >= ALL_WHOLE else names
+
+
+def proportional(left: str, right: str, *, positive: bool = False) -> bool | None:
+    """Whether two formulas differ by a constant factor, which is above zero if `positive`; None if unknown.
+
+    Equations are compared as left side minus right side, which is defined up to such a factor.
+    """
+    whole = _whole_names(left, right)
+    ratios = []
+    names = set()
+    try:
+        for point in range(_FAR):
+            first, second = evaluate(left, point, whole), evaluate(right, point, whole)
+            names |= {first.names, second.names}
+            ratios.append(arithmetic.divide(first.value, second.value))
+    except (OutOfRangeError, NotReadableError):
+        return None
+    if len(names) != 1 or not names.pop() or not all(close(ratio, ratios[0]) for ratio in ratios):
+        return False
+    ratio = arithmetic.real(ratios[0])
+    return ratio != 0 and (not positive or (not ratio.imag and ratio.real > 0))

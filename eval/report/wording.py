@@ -1,0 +1,51 @@
+"""How numbers are written in every table and sentence of a report."""
+
+from eval.drawing import label
+from eval.report.schema import ArmResult, IndexValue
+from eval.statistics.decisions import fell, gained
+from eval.statistics.values import Estimate, PartialEstimate
+
+
+def interval_text(value: Estimate, form: str) -> str:
+    """An estimate with its interval, each number in the format `form`."""
+    return f"{_number(value.estimate, form)} [{_number(value.low, form)}, {_number(value.high, form)}]"
+
+
+def _number(value: float, form: str) -> str:
+    text = f"{value:{form}}"
+    return text.replace("-", "+" if "+" in form else "", 1) if float(text) == 0 else text  # never -0.0
+
+
+def points(value: Estimate) -> str:
+    """A gain in points with its interval."""
+    return interval_text(value, "+.1f")
+
+
+def bounded_text(value: PartialEstimate) -> str:
+    """A gain in points with its interval, or alone where it has no bounds."""
+    if value.low is None or value.high is None:
+        return f"{value.estimate:+.1f}"
+    return points(Estimate(estimate=value.estimate, low=value.low, high=value.high))
+
+
+def p_text(value: float) -> str:
+    """A p-value with four digits; below what they show, the bound."""
+    return "< 0.0001" if value < 0.0001 else f"{value:.4f}"
+
+
+def index_cell(cell: IndexValue) -> str:
+    """An index with its interval, or why it has none."""
+    return interval_text(cell.interval, "+.0f") if cell.interval else cell.status
+
+
+def index_text(result: ArmResult, definition: str, group: str, trained: str) -> str:
+    """One cell of the index of an arm, or why it has none.
+
+    The trained group is 100 by definition, where it has a gain at all. Where it fell, the ratio exists but would read
+    as transfer what is a common loss; it stays in `transfer.json`.
+    """
+    if fell(result.groups[trained]):
+        return f"{label(trained)} fell"
+    if group == trained:
+        return "100" if gained(result.groups[trained]) else "not identified"
+    return index_cell(result.index[definition][group])

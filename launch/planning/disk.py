@@ -1,0 +1,103 @@
+"""Disk of a study at its fullest, and how many stages run at the same time. Needs no torch."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from eval.questions.suite_size import evaluation_responses
+from launch.hardware import CPU_STAGES, gpus_wanted
+from launch.planning.analysis_plan import diagnostics_plan
+from launch.site_file import SiteSpec
+from launch.stages import Stage
+from recipes.schema import Recipe
+from train.accounting.cost import ModelShape, bytes_per_weight, expected_tokens
+from train.accounting.memory import checkpoint_bytes
+from train.arms import resolve_arm
+
+_BYTES_PER_TOKEN = 5  # of text, before compression
+
+
+@dataclass(frozen=True)
+class Disk:
+    """Bytes of a study at its fullest, by what takes them."""
+
+    base: int
+    corpus: int
+    runs: int
+    """Snapshots and final weights of all runs: what stays."""
+    while_training: int
+    """Resumable checkpoints of the runs that train at the same time."""
+    responses: int
+    while_diagnosing: int
+    """Hidden states of the models that are diagnosed at the same time."""
+
+    @property
+    def total(self) -> int:
+        """At the fullest moment; checkpoints are gone when diagnostics begin."""
+        kept = self.base + self.corpus + self.runs + self.responses
+        return kept + max(self.while_training, self.while_diagnosing)
+
+
+def disk_needed(
+    recipe: Recipe, shape: ModelShape | None, waiting: Sequence[Stage], gpus: int, site: SiteSpec | None = None
+) -> Disk | None:
+    """What stages that are not done will write, at most; None for an unknown model.
+
+    Args:
+        recipe: of the study.
+        shape: of its model.
+        waiting: the stages.
+        gpus: of this machine, which decide how many run at the same time.
+        site: the cluster it runs on, where whole arrays run at the same time; None: this machine.
+    """
+    if shape is None or recipe.model is None:
+        return None
+    kinds = [stage.kind for stage in waiting]
+    weights = shape.parameters() * bytes_per_weight(recipe)
+    kept, temporary = 0, []
+    for stage in waiting:
+        if stage.kind == "arms":
+            arm = resolve_arm(recipe, str(stage.arguments["arm"]))
+            stays = (arm.snapshots + 1) * weights
+            kept += stays
+            temporary.append(checkpoint_bytes(shape, arm.snapshots, arm.dtype == "bfloat16") - stays)
+    corpus = 0
+    if "corpus" in kinds:
+        samplers = [recipe.corpus.teacher, recipe.corpus.pass_rate.sampler if recipe.corpus.pass_rate else None]
+        problems = recipe.corpus.train_problems or 0
+        for sampler in samplers:
+            if sampler is not None:
+                limit = sampler.max_completion_tokens or recipe.prompt.max_completion_tokens
+                corpus += problems * sampler.samples_per_problem * limit * _BYTES_PER_TOKEN
+    responses = 0
+    if recipe.suite is not None:
+        asked = evaluation_responses(recipe, kinds.count("eval")) or 0
+        responses = asked * expected_tokens(recipe, recipe.suite.max_response_tokens) * _BYTES_PER_TOKEN
+    diagnosed = diagnostics_plan(recipe, shape) if "diagnostics" in kinds else None
+    each = (diagnosed.disk_bytes if diagnosed is not None else None) or 0
+    return Disk(
+        base=weights * (kinds.count("base") + kinds.count("external")),
+        corpus=corpus,
+        runs=kept,
+        while_training=sum(sorted(temporary)[-side_by_side(recipe, "arms", gpus, site, len(temporary)) :]),
+        responses=responses,
+        while_diagnosing=each * side_by_side(recipe, "diagnostics", gpus, site, kinds.count("diagnostics")),
+    )
+
+
+def side_by_side(recipe: Recipe, kind: str, gpus: int, site: SiteSpec | None, count: int) -> int:
+    """Stages of a kind that run at the same time: on `gpus` GPUs (0: a CPU), or as tasks of arrays, one an arm."""
+    if site is not None:
+        seeds = len(recipe.seeds)
+        arrays = -(-count // seeds)
+        return max(1, min(count, arrays * min(seeds, site.max_running or seeds)))
+    wanted, workers = gpus_wanted(recipe, kind), recipe.resources.workers
+    places = gpus // wanted if gpus and wanted else workers or CPU_STAGES
+    return max(1, min(count, places, workers or places))
+
+
+def gpus_of_node(recipe: Recipe, site: SiteSpec | None, gpus: Sequence[str]) -> int:
+    """GPUs of the machine that a plan is for; 0: none."""
+    if site is not None:
+        return site.gpus_per_node
+    training = recipe.resources.ranks // recipe.resources.nodes
+    return len(gpus) or (training if recipe.resources.gpu is not None else 0)

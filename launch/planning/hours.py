@@ -1,0 +1,373 @@
+"""How long each stage takes on the GPUs it gets, by what it does. Needs no torch.
+
+Hours rest on `train/accounting/rates.py` and on `resources.expected_completion_tokens`. None stands for what nobody can
+know yet, such as an unknown model or uncounted questions.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from math import ceil
+
+from data.sampling.engine import ENGINE_SHARE
+from eval.questions.suite_size import evaluation_responses
+from launch.hardware import gpus_wanted
+from launch.planning.analysis_plan import diagnostics_plan, trajectory_plan
+from launch.planning.preflight import completions_of_problem
+from launch.planning.teacher import teacher_plan
+from launch.stages import Stage
+from recipes.schema import Recipe
+from train.accounting.cost import GPUS, Gpu, ModelShape, bytes_per_weight, expected_tokens, train_flops
+from train.accounting.memory import resumable_bytes, sampling_memory
+from train.accounting.rates import Rates, Sampling, batches_seconds, engine_seconds, rates_for, reading_seconds
+from train.arms import ResolvedArm, resolve_arm
+
+_BOOKKEEPING_SECONDS = {"corpus": 60.0, "questions": 10.0, "report": 60.0}
+"""Of stages that read and write tables; assumed."""
+_POCKET_BOOKKEEPING_SECONDS = {"corpus": 8.0, "questions": 0.0, "report": 4.0}
+"""The same without a GPU, where data are made up and small."""
+PACKED_ROW_TOKENS = 125  # of the 128 of a packed pre-training row
+
+
+@dataclass(frozen=True)
+class StageHours:
+    """What a stage takes."""
+
+    gpus: int
+    """That it holds all the while; 0 on a CPU."""
+    seconds: dict[str, float]
+    """Of the clock, by what is done."""
+
+    @property
+    def hours(self) -> float:
+        """Of the clock."""
+        return sum(self.seconds.values()) / 3600
+
+    @property
+    def gpu_hours(self) -> float:
+        """Of the GPUs it holds, busy or not."""
+        return self.gpus * self.hours
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What all stages of a plan share."""
+
+    recipe: Recipe
+    shape: ModelShape
+    gpu: Gpu
+    rates: Rates
+    node: int
+    """GPUs of a node; 0: none."""
+    time_limit_hours: Callable[[str], float | None] = lambda kind: None
+    """Time limit of a job of a kind of stage; None: there is none."""
+
+    @property
+    def weights(self) -> int:
+        """Bytes of the model's weights."""
+        return self.shape.parameters() * bytes_per_weight(self.recipe)
+
+    @property
+    def loading(self) -> float:
+        """Seconds of reading the weights."""
+        return self.weights / self.rates.disk_bandwidth
+
+    def cache(self, share: float, gpus: int = 1) -> float:
+        """Bytes for keys and values in an engine with this share of the memory of each of its GPUs."""
+        return max(1.0, gpus * share * self.gpu.memory_bytes - self.weights)
+
+    def reading(self, tokens: float, length: int) -> float:
+        """Seconds of a forward pass on one GPU."""
+        return reading_seconds(self.shape, self.gpu, self.rates, tokens, length)
+
+
+def setting_of(recipe: Recipe, shape: ModelShape | None, node: int = 0, rates: Rates | None = None) -> Setting | None:
+    """The setting at the default assumptions, or at `rates`; None for an unknown model."""
+    if shape is None:
+        return None
+    gpu, usual = rates_for(GPUS[recipe.resources.gpu] if recipe.resources.gpu else None)
+    return Setting(recipe, shape, gpu, rates or usual, node)
+
+
+def stage_hours(setting: Setting | None, stage: Stage) -> StageHours | None:
+    """Hours of one stage; None where they are not known."""
+    if setting is None:
+        return None
+    made = _PARTS[stage.kind](setting, stage)
+    if made is None:
+        return None
+    held, seconds = made
+    if stage.kind != "arms":
+        seconds = {"start": setting.rates.start_seconds, **seconds}
+    found = StageHours(held if setting.recipe.resources.gpu is not None else 0, seconds)
+    return StageHours(found.gpus, {**seconds, "restarts": _restart_seconds(setting, stage, found)})
+
+
+_Made = tuple[int, dict[str, float]]
+"""GPUs held and seconds by part, the start left out except for arms."""
+
+
+def run_parts(setting: Setting, name: str) -> dict[str, float]:
+    """Seconds of one run of an arm by what is done, without restarts."""
+    recipe, shape, rates = setting.recipe, setting.shape, setting.rates
+    arm = resolve_arm(recipe, name)
+    ranks, prompt = recipe.resources.ranks, arm.prompt.max_prompt_tokens // 4  # limits are rarely reached
+    completions = arm.steps * arm.problems_per_step * completions_of_problem(recipe, arm)
+    mean = expected_tokens(recipe, arm.prompt.max_completion_tokens)
+    padding = 1.0 if arm.padding_free and arm.module == "train.sft" else rates.padding
+    forward = setting.reading(completions * (prompt + mean) * padding, prompt + mean) / ranks
+    backward = 2.0 if arm.lora is None else 1.0  # with adapters no gradients of the weights
+    checkpointing = recipe.resources.gpu is not None  # as train/run.py sets it
+    parts = {
+        "start": rates.start_seconds + setting.loading,
+        "generation": _generation_seconds(setting, arm, completions, prompt, mean),
+        "old log-probabilities": forward * _reads_before_training(recipe, arm),
+        "reference model": forward * (arm.beta > 0),
+        "forward and backward": forward * (1 + backward),
+        "recomputation": forward * checkpointing,
+        "weight synchronisation": _samplings(arm) * setting.weights / rates.sync_bandwidth
+        if recipe.resources.vllm is not None
+        else 0.0,
+    }
+    if arm.sampling != "teacher" and recipe.resources.vllm is not None and recipe.resources.vllm.mode == "colocate":
+        parts["start"] += rates.engine_seconds
+    working = sum(parts.values()) - parts["start"]
+    saves = max(1, int(arm.steps / _steps_between(arm, working / arm.steps)))
+    saved = saves * resumable_bytes(shape, arm.dtype == "bfloat16") + (arm.snapshots + 1) * setting.weights
+    return parts | {"checkpoints": saved / rates.disk_bandwidth}
+
+
+def _samplings(arm: ResolvedArm) -> int:
+    """How often an arm samples with other weights than before."""
+    if arm.sampling == "current":
+        return arm.steps // arm.updates_per_batch
+    return {"teacher": 0, "base_once": 1, "round": ceil(arm.steps / (arm.round_steps or arm.steps))}[str(arm.sampling)]
+
+
+def _generation_seconds(setting: Setting, arm: ResolvedArm, completions: int, prompt: int, mean: int) -> float:
+    """Seconds in which an arm waits for its samples. Dynamic sampling draws further batches, which are not counted."""
+    samplings, recipe = _samplings(arm), setting.recipe
+    if not samplings:
+        return 0.0
+    vllm, ranks = recipe.resources.vllm, recipe.resources.ranks
+    limit, size = arm.prompt.max_completion_tokens, bytes_per_weight(recipe)
+    each = completions / samplings
+    if vllm is None or recipe.resources.gpu is None:
+        batch = ceil(each / ranks) if arm.sampling == "current" else arm.problems_per_step * arm.completions_per_problem
+        own = Sampling(each / ranks, prompt, mean, limit)
+        return samplings * batches_seconds(setting.shape, setting.gpu, setting.rates, own, max(1, batch), size)
+    held = sampling_memory(recipe, arm, setting.shape)
+    assert held is not None
+    gpus = ranks if vllm.mode == "colocate" else max(vllm.tensor_parallel, server_gpus(setting))
+    asked = Sampling(each * vllm.tensor_parallel / gpus, prompt, mean, limit)
+    return samplings * engine_seconds(
+        setting.shape, setting.gpu, setting.rates, asked, held.kv_cache * vllm.tensor_parallel, vllm.tensor_parallel,
+        size,
+    )  # fmt: skip
+
+
+def server_gpus(setting: Setting) -> int:
+    """GPUs of the node that a job keeps for its vLLM server; 0: it has none of its own."""
+    resources = setting.recipe.resources
+    nodes = resources.vllm.server_nodes if resources.vllm is not None else 0
+    return nodes * (setting.node or resources.ranks // resources.nodes)
+
+
+def _reads_before_training(recipe: Recipe, arm: ResolvedArm) -> bool:
+    """Whether TRL reads completions for their log-probabilities before it trains on them.
+
+    It does where several updates share a sampling, or to correct for the sampler/trainer mismatch of vLLM.
+    """
+    if arm.module == "train.sft":
+        return False
+    own = arm.sampling == "current" and not arm.dynamic_sampling
+    corrected = recipe.resources.vllm is not None and own and arm.importance_sampling != "off"
+    return corrected or arm.updates_per_batch > 1
+
+
+def _steps_between(arm: ResolvedArm, update_seconds: float) -> float:
+    """Updates between two resumable checkpoints: so many, or the first batch to end that late."""
+    batch = max(1e-9, update_seconds * arm.updates_per_batch)
+    batches = min(arm.save_every_steps / arm.updates_per_batch, ceil(arm.save_every_minutes * 60 / batch))
+    return min(arm.steps, max(1.0, batches * arm.updates_per_batch))
+
+
+def _arm(setting: Setting, stage: Stage) -> _Made | None:
+    resources = setting.recipe.resources
+    served = server_gpus(setting) if stage.module == "train.grpo" else 0
+    return resources.ranks + served, run_parts(setting, str(stage.arguments["arm"]))
+
+
+def _prepared(setting: Setting, stage: Stage) -> _Made | None:
+    recipe = setting.recipe
+    pocket = recipe.model.pocket if recipe.model is not None and stage.kind == "base" else None
+    if pocket is None:
+        return 0, {"reading and writing": 2 * setting.loading}
+    tokens = pocket.documents // 4 * PACKED_ROW_TOKENS
+    flops = train_flops(setting.shape.parameters(), tokens)
+    threads = 1 if recipe.resources.gpu is not None else recipe.resources.base_threads
+    return 1, {"forward and backward": flops / (setting.gpu.peak_flops * setting.rates.train_utilisation * threads)}
+
+
+def _corpus(setting: Setting, stage: Stage) -> _Made | None:
+    teacher, seconds = teacher_plan(setting.recipe, None, setting.gpu, setting.rates), _bookkeeping(setting, "corpus")
+    if teacher is None:
+        return 0, {"tables": seconds}
+    if teacher.gpu_hours is None or setting.recipe.resources.gpu is None:
+        return None
+    held = 1 if teacher.kind == "transformers" else max(1, setting.node)  # its server has a node
+    return held, {"tables": seconds, "teacher": teacher.gpu_hours * 3600 / held}
+
+
+def _tables(setting: Setting, stage: Stage) -> _Made | None:
+    return 0, {"tables": _bookkeeping(setting, stage.kind)}
+
+
+def _bookkeeping(setting: Setting, kind: str) -> float:
+    on_gpu = setting.recipe.resources.gpu is not None
+    return (_BOOKKEEPING_SECONDS if on_gpu else _POCKET_BOOKKEEPING_SECONDS)[kind]
+
+
+def _answers(setting: Setting, responses: float, mean: int) -> tuple[int, float, float] | None:
+    """GPUs, seconds of starting, and seconds of answering for one model; None: a server of its own answers."""
+    recipe, suite = setting.recipe, setting.recipe.require_suite()
+    asked = Sampling(responses, suite.max_prompt_tokens // 4, mean, suite.max_response_tokens)
+    engine, size = suite.engine, bytes_per_weight(recipe)
+    if engine.kind == "endpoint":
+        return None
+    if engine.kind == "hf" or recipe.resources.gpu is None:
+        seconds = batches_seconds(setting.shape, setting.gpu, setting.rates, asked, engine.batch_size, size)
+        return 1, setting.loading, seconds
+    gpus = engine.tensor_parallel
+    cache = setting.cache(engine.memory_share, gpus)
+    seconds = engine_seconds(setting.shape, setting.gpu, setting.rates, asked, cache, gpus, size)
+    return gpus, setting.rates.engine_seconds + setting.loading, seconds
+
+
+def response_tokens(recipe: Recipe) -> int:
+    """Tokens of a response that hours and bytes assume."""
+    return expected_tokens(recipe, recipe.require_suite().max_response_tokens)
+
+
+def _evaluation(setting: Setting, stage: Stage) -> _Made | None:
+    recipe = setting.recipe
+    responses, copies = evaluation_responses(recipe, 1), recipe.resources.evaluation_replicas
+    made = None if responses is None else _answers(setting, responses / copies, response_tokens(recipe))
+    return None if made is None else (made[0] * copies, {"start": setting.rates.start_seconds + made[1],
+                                                         "generation": made[2]})  # fmt: skip
+
+
+def checkpoints_of_stage(setting: Setting, stage: Stage) -> int:
+    """Checkpoints that a probe or a trajectory looks at: the base alone, or those of a run."""
+    return len(resolve_arm(setting.recipe, stage.arguments["arm"]).snapshot_steps()) + 1 if stage.arguments else 1
+
+
+def _trajectory(setting: Setting, stage: Stage) -> _Made | None:
+    plan = trajectory_plan(setting.recipe)
+    assert plan is not None
+    made = _answers(setting, plan.responses_at_most / plan.checkpoints, response_tokens(setting.recipe))
+    models = checkpoints_of_stage(setting, stage)
+    return None if made is None else (made[0], {"loading": models * made[1], "generation": models * made[2]})
+
+
+def _probe(setting: Setting, stage: Stage) -> _Made | None:
+    recipe, spec = setting.recipe, setting.recipe.probe
+    assert spec is not None
+    problems, models = min(spec.problems, recipe.corpus.heldout_problems), checkpoints_of_stage(setting, stage)
+    prompt, limit = recipe.prompt.max_prompt_tokens // 4, recipe.prompt.max_completion_tokens
+    asked = Sampling(problems, prompt, expected_tokens(recipe, limit), limit)
+    size, loads = bytes_per_weight(recipe), setting.loading * (1 + models)
+    if recipe.resources.vllm is None or recipe.resources.gpu is None:
+        drawn = batches_seconds(setting.shape, setting.gpu, setting.rates, asked, spec.batch_size, size)
+    else:
+        drawn = engine_seconds(
+            setting.shape, setting.gpu, setting.rates, asked, setting.cache(ENGINE_SHARE), value_bytes=size
+        )
+        loads += models * (setting.rates.engine_seconds + setting.loading)
+    # Both models read their own completions and the base's; of the base there are only its own.
+    length = prompt + asked.mean
+    read = setting.reading(problems * length * (4 if stage.arguments else 2), length)
+    return max(1, gpus_wanted(recipe, "drift")), {"loading": loads, "generation": models * drawn,
+                                                  "reading": models * read}  # fmt: skip
+
+
+def _diagnostics(setting: Setting, stage: Stage) -> _Made | None:
+    recipe, spec, plan = setting.recipe, setting.recipe.diagnostics, diagnostics_plan(setting.recipe, setting.shape)
+    assert spec is not None and plan is not None
+    base = stage.name == "diagnostics/base"
+    asked = Sampling(plan.prompts_per_model, plan.prompt_tokens, spec.max_completion_tokens, spec.max_completion_tokens)
+    drawn = batches_seconds(setting.shape, setting.gpu, setting.rates, asked, spec.batch_size, bytes_per_weight(recipe))
+    tokens = plan.prompts_per_model * plan.prompt_tokens if base else plan.tokens_per_model_at_most
+    return 1, {
+        "loading": setting.loading * (1 if base else 2),
+        "generation": drawn * (1 if base else 1 + spec.paper),
+        "reading": setting.reading(tokens, plan.prompt_tokens + spec.max_completion_tokens),
+    }
+
+
+_PARTS: dict[str, Callable[[Setting, Stage], _Made | None]] = {
+    "base": _prepared,
+    "external": _prepared,
+    "corpus": _corpus,
+    "questions": _tables,
+    "report": _tables,
+    "arms": _arm,
+    "eval": _evaluation,
+    "trajectory": _trajectory,
+    "drift": _probe,
+    "diagnostics": _diagnostics,
+}
+
+
+def _restart_seconds(setting: Setting, stage: Stage, found: StageHours) -> float:
+    """Seconds that failures and time limits are expected to cost: starting again, and half of what is lost on average.
+
+    A time limit loses nothing else, because a run saves before it.
+    """
+    again = found.seconds.get("start", 0.0)
+    lost = 0.0
+    if stage.kind == "arms":
+        arm = resolve_arm(setting.recipe, str(stage.arguments["arm"]))
+        update = (found.hours * 3600 - again) / arm.steps
+        lost = update * _steps_between(arm, update) / 2
+    limit = setting.time_limit_hours(stage.kind)
+    queued = int(found.hours / limit) * again if limit else 0.0
+    return found.gpu_hours / setting.rates.hours_between_failures * (again + lost) + queued
+
+
+def gpu_hours_of_run(setting: Setting | None, name: str) -> float | None:
+    """GPU-hours of one run of an arm, restarts left out; None for an unknown model or without a GPU."""
+    if setting is None or setting.recipe.resources.gpu is None:
+        return None
+    served = server_gpus(setting) if resolve_arm(setting.recipe, name).module == "train.grpo" else 0
+    return sum(run_parts(setting, name).values()) / 3600 * (setting.recipe.resources.ranks + served)
+
+
+def update_seconds(setting: Setting | None, name: str) -> float | None:
+    """Seconds of the updates of an arm after which it can stop: those of one sampling. None without a GPU."""
+    if setting is None or setting.recipe.resources.gpu is None:
+        return None
+    parts, arm = run_parts(setting, name), resolve_arm(setting.recipe, name)
+    working = sum(parts.values()) - parts["start"] - parts["checkpoints"]
+    return working / arm.steps * arm.updates_per_batch
+
+
+def checkpoint_seconds(setting: Setting, name: str) -> float:
+    """Seconds of writing a resumable checkpoint of an arm."""
+    bfloat16 = resolve_arm(setting.recipe, name).dtype == "bfloat16"
+    return resumable_bytes(setting.shape, bfloat16) / setting.rates.disk_bandwidth
+
+
+def hours_between_checkpoints(setting: Setting | None, name: str) -> float | None:
+    """Hours of a run between two resumable checkpoints of an arm; None without a GPU."""
+    batch = update_seconds(setting, name)
+    if setting is None or batch is None:
+        return None
+    arm = resolve_arm(setting.recipe, name)
+    update = batch / arm.updates_per_batch
+    return update * _steps_between(arm, update) / 3600
+
+
+def checkpoint_hours(setting: Setting | None, name: str) -> float | None:
+    """Hours from a job's start to its first checkpoint; None without a GPU."""
+    between = hours_between_checkpoints(setting, name)
+    return None if setting is None or between is None else between + run_parts(setting, name)["start"] / 3600

@@ -1,0 +1,159 @@
+"""What `transfer plan` says, as frozen dataclasses, and their JSON."""
+
+from dataclasses import dataclass, fields, is_dataclass
+from typing import Any
+
+from launch.planning.analysis_plan import AnalysisPlan
+from launch.planning.calibration import Factor, Rehearsed
+from launch.planning.disk import Disk
+from launch.planning.findings import Finding
+from launch.planning.schedule import Schedule
+from launch.planning.teacher import TeacherPlan
+from train.accounting.memory import RankMemory, SamplingMemory
+
+CHANGE = 0.2
+"""By how much an assumption is changed to see what it moves."""
+
+
+@dataclass(frozen=True)
+class StagePlan:
+    """One stage."""
+
+    name: str
+    group: str
+    """Its row of the table: an arm, or a kind of stage."""
+    state: str
+    """done, resume, changed or new."""
+    reasons: tuple[str, ...]
+    command: str
+    files: dict[str, dict[str, Any]]
+    """Files that its ranks are given, by path."""
+    topology: str
+    reads: tuple[str, ...]
+    writes: str
+    gpus: int
+    planned_hours: float | None
+    """Of the clock, by the assumptions; None: unknown."""
+    expected_hours: float | None
+    """Of the clock as a whole; corrected by what stages like it took."""
+    taken_hours: float | None
+    """None: not begun, or not known."""
+    left_hours: float | None
+    seconds: dict[str, float]
+    """Expected, by what is done."""
+    memory_bytes: int | None
+    """Expected at the peak, on one GPU; without GPUs of the host."""
+    peak_bytes: int | None
+    """Measured."""
+
+
+@dataclass(frozen=True)
+class Assumption:
+    """What total hours would be with one assumption raised by 20 %."""
+
+    name: str
+    value: float
+    change: float
+    """Of the hours that are left, as a fraction."""
+
+
+@dataclass(frozen=True)
+class Totals:
+    """Of the whole study. GPU-hours are those of the GPUs that stages hold; without GPUs they are stage-hours."""
+
+    unit: str
+    hours: float
+    """Taken, and expected of what is left."""
+    taken_hours: float
+    left_hours: float
+    node_gpus: int
+    """GPUs of the machine that `on_one_machine` is about."""
+    on_one_machine: Schedule
+    """Of what is left."""
+    with_endless_nodes: Schedule
+    flops: int | None
+    """Of training and sampling all arms, at most."""
+
+
+@dataclass(frozen=True)
+class ArmPlan:
+    """One run of an arm; tokens and FLOPs are upper bounds from the length limits."""
+
+    runs: int
+    updates: int
+    problems_presented: int
+    completions: int
+    generated_tokens_at_most: int
+    train_tokens_at_most: int
+    flops_at_most: int | None
+    gpu_hours: float | None
+    """By the assumptions; None for an unknown model or without a GPU."""
+    hours_between_checkpoints: float | None
+    save_every_steps: int
+    updates_per_batch: int
+    disk_bytes: int | None
+    learning_rate: float
+    memory_per_rank: RankMemory | None
+    sampling_memory: SamplingMemory | None
+    attention: tuple[str, ...]
+    """Of finished runs."""
+
+
+@dataclass(frozen=True)
+class GpuCounts:
+    """GPUs that one training run and one evaluation occupy, where there are any."""
+
+    train: int
+    nodes: int
+    evaluate: int
+
+
+@dataclass(frozen=True)
+class Certainty:
+    """GPU-hours of one more training seed of every arm, and of one more response to every question of every model."""
+
+    seed: float
+    response: float | None
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What `transfer plan` says."""
+
+    study: str
+    directory: str
+    gpu: str | None
+    gpus: GpuCounts
+    parameters: int | None
+    pretraining_tokens: int | None
+    stages: tuple[StagePlan, ...]
+    totals: Totals
+    assumptions: tuple[Assumption, ...]
+    """The largest change first."""
+    calibration: tuple[Factor, ...]
+    rehearsed: tuple[Rehearsed, ...]
+    arms: dict[str, ArmPlan]
+    teacher: TeacherPlan | None
+    dropped_problems: dict[str, int] | None
+    """Problems the corpus left out, by reason; None until it is built."""
+    certainty: Certainty | None
+    responses_at_most: int | None
+    analyses: AnalysisPlan
+    disk: Disk | None
+    findings: tuple[Finding, ...]
+    obstacles: tuple[str, ...]
+    unresolved: tuple[str, ...]
+    warnings: tuple[str, ...]
+    notes: tuple[str, ...]
+    differences: tuple[str, ...]
+
+
+def as_json(value: Any) -> Any:
+    """JSON values of a plan: fields of dataclasses, then their properties."""
+    if is_dataclass(value):
+        names = [field.name for field in fields(value)]
+        names += [name for name, item in vars(type(value)).items() if isinstance(item, property)]
+        return {name: as_json(getattr(value, name)) for name in names}
+    if isinstance(value, dict):
+        return {key: as_json(inner) for key, inner in value.items()}
+    return [as_json(inner) for inner in value] if isinstance(value, tuple | list) else value

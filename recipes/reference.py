@@ -1,0 +1,193 @@
+"""The reference of all recipe keys, read off the schema: `transfer config` prints it, docs/recipe-keys.md holds it."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from types import UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
+
+from annotated_types import Ge, Gt, Le, Lt, MinLen
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+
+from recipes.corpus_schema import Spec
+from recipes.errors import UserError
+from recipes.schema import Recipe
+
+_WRITTEN_BY_COMMANDS = {"lock", "rehearsal"}
+_KINDS: dict[Any, str] = {
+    str: "text",
+    int: "integer",
+    float: "number",
+    bool: "true or false",
+    Any: "any value",
+    type(None): "null",
+}
+_HEADER = """# Recipe keys
+
+Every key of a recipe, by section. `transfer config` prints this page, `transfer config train` one section and
+`transfer config train.steps` one key. On the command line a key is written with dots, and lists count from 0:
+`transfer run RECIPE train.steps=300 'corpus.sources.0.path=my.jsonl'`. `<name>` is a name of your choice.
+
+"""
+
+
+@dataclass(frozen=True)
+class Key:
+    """A key of a section: its name, the values it takes, its default as JSON (None: required) and its docstring."""
+
+    name: str
+    values: str
+    default: str | None
+    meaning: str
+
+
+@dataclass(frozen=True)
+class Section:
+    """A section of a recipe.
+
+    `paths` are the keys that hold it, with dots as on the command line: `<name>` is a name of the user's choice, `0`
+    any position of a list. The recipe itself has the path "".
+    """
+
+    paths: tuple[str, ...]
+    meaning: str
+    keys: tuple[Key, ...]
+
+
+def recipe_sections() -> list[Section]:
+    """All sections of a recipe, outer ones before inner ones."""
+    paths: dict[type[Spec], list[str]] = {}
+
+    def visit(section: type[Spec], path: str) -> None:
+        known = section in paths
+        paths.setdefault(section, []).append(path)
+        if known:
+            return
+        for name, field in _fields(section):
+            for inner, step in _inner_sections(field.annotation):
+                visit(inner, f"{path}.{name}{step}" if path else f"{name}{step}")
+
+    visit(Recipe, "")
+    return [
+        Section(tuple(places), _one_line(section.__doc__), tuple(_key(*item) for item in _fields(section)))
+        for section, places in paths.items()
+    ]
+
+
+def reference_page() -> str:
+    """docs/recipe-keys.md: every key of a recipe."""
+    return _HEADER + reference_text()
+
+
+def reference_text(prefix: str = "") -> str:
+    """Sections and keys at and below the key `prefix`, as Markdown; all for "".
+
+    Raises:
+        UserError: recipes have no such key.
+    """
+    return "\n".join(map(_section_text, chosen_sections(prefix)))
+
+
+def chosen_sections(prefix: str) -> list[Section]:
+    """Sections at and below the key `prefix`, or one section with that key alone.
+
+    Raises:
+        UserError: recipes have no such key.
+    """
+    chosen = [
+        section
+        for section in recipe_sections()
+        if not prefix or any((path + ".").startswith(prefix + ".") for path in section.paths)
+    ]
+    if not chosen:
+        outer, _, name = prefix.rpartition(".")
+        holders = [section for section in recipe_sections() if outer in section.paths]
+        chosen = [
+            Section(section.paths, section.meaning, (key,))
+            for section in holders
+            for key in section.keys
+            if key.name == name
+        ]
+    if not chosen:
+        names = ", ".join(name for name, _ in _fields(Recipe))
+        raise UserError(f"recipes have no key {prefix!r}; the outermost are {names}")
+    return chosen
+
+
+def _section_text(section: Section) -> str:
+    title = ", ".join(f"`{path}`" for path in section.paths if path) or "Top level"
+    lines = [f"## {title}", "", section.meaning, "", "| Key | Values | Default | Meaning |", "|---|---|---|---|"]
+    for key in section.keys:
+        default = "required" if key.default is None else f"`{_cell(key.default)}`"
+        lines.append(f"| `{key.name}` | {_cell(key.values)} | {default} | {_cell(key.meaning)} |")
+    return "\n".join([*lines, ""])
+
+
+def _fields(section: type[Spec]) -> list[tuple[str, FieldInfo]]:
+    return [item for item in section.model_fields.items() if item[0] not in _WRITTEN_BY_COMMANDS]
+
+
+def _key(name: str, field: FieldInfo) -> Key:
+    values = ", ".join([_values(field.annotation), *_bounds(field.metadata)])
+    default = None
+    if not field.is_required():
+        default = json.dumps(_plain(field.get_default(call_default_factory=True)), ensure_ascii=False)
+    return Key(name, values, default, _one_line(field.description))
+
+
+def _inner_sections(annotation: Any, step: str = "") -> Iterator[tuple[type[Spec], str]]:
+    """The sections that values of a type hold, each with the path to it from the key."""
+    if isinstance(annotation, type) and issubclass(annotation, Spec):
+        yield annotation, step
+        return
+    steps = {tuple: ".0", list: ".0", dict: ".<name>"}
+    for inner in get_args(annotation):
+        yield from _inner_sections(inner, step + steps.get(get_origin(annotation), ""))
+
+
+def _values(annotation: Any) -> str:
+    if annotation in _KINDS:
+        return _KINDS[annotation]
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return "section"
+    origin, inner = get_origin(annotation), get_args(annotation)
+    if origin is Literal:
+        return ", ".join(f"`{value}`" for value in inner)
+    if origin in (Union, UnionType):
+        return " or ".join(dict.fromkeys(_values(item) for item in inner))
+    if origin is Annotated:
+        metadata = [part for item in inner[1:] for part in (item.metadata if isinstance(item, FieldInfo) else [item])]
+        return ", ".join([_values(inner[0]), *_bounds(metadata)])
+    if origin in (tuple, list):
+        return f"list of {_values(inner[0])}"
+    if origin is dict:
+        return f"{_values(inner[0])} → {_values(inner[1])}"
+    raise TypeError(f"recipe keys of the type {annotation} cannot be described yet")
+
+
+def _bounds(metadata: list[Any]) -> list[str]:
+    words = []
+    for item in metadata:
+        for kind, word in ((Ge, "at least"), (Gt, "above"), (Le, "at most"), (Lt, "below")):
+            if isinstance(item, kind):
+                limit = getattr(item, kind.__name__.lower())
+                words.append(f"{word} {'2**32' if limit == 2**32 else limit}")
+        if isinstance(item, MinLen):
+            words.append("not empty")
+    return words
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, BaseModel):
+        # A section whose default differs from that of its class shows how.
+        return value.model_dump(mode="json", exclude_defaults=True)
+    return list(value) if isinstance(value, tuple) else value
+
+
+def _one_line(text: str | None) -> str:
+    return " ".join((text or "").split())
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|")

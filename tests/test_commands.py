@@ -1,0 +1,152 @@
+"""The command line: suggestions, version, completion, RECIPE or RUN, and paths of a recipe from any folder."""
+
+import argparse
+import json
+import shutil
+import subprocess
+import sys
+from importlib import metadata
+from pathlib import Path
+
+import pytest
+import yaml
+
+from eval.questions.task_files import TASKS_DIR, task_folder, task_hashes, task_path
+from launch.commands.arguments import input_file, read_study, study_folder
+from launch.commands.main import COMMANDS, main
+from recipes.errors import UserError
+from recipes.loading import load_recipe
+from recipes.manifest import hash_file, write_json
+
+ROOT = Path(__file__).resolve().parent.parent
+SMOKE = ROOT / "recipes" / "pocket" / "smoke.yaml"
+
+
+def ended(words, capsys):
+    with pytest.raises(SystemExit) as end:
+        main(words)
+    printed = capsys.readouterr()
+    return end.value.code, printed.out, printed.err
+
+
+def test_a_mistyped_command_gets_a_suggestion(capsys):
+    code, _, error = ended(["rnu"], capsys)
+    assert code == 2
+    assert "'rnu' is not a command; did you mean `transfer run`?" in error
+    assert "there are run, plan," in ended(["xyzzy"], capsys)[2]
+
+
+def test_the_version_is_that_of_the_installed_package(capsys):
+    assert ended(["--version"], capsys) == (0, f"transfer-lab {metadata.version('transfer-lab')}\n", "")
+
+
+def test_an_interrupted_command_says_that_it_can_be_repeated(capsys, monkeypatch):
+    def interrupted(*arguments):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("recipes.loading.load_recipe", interrupted)
+    assert main(["plan", str(SMOKE)]) == 130
+    assert "finished work is kept, the same command continues" in capsys.readouterr().err
+
+
+def test_every_command_describes_itself_and_starts_without_the_libraries():
+    assert all(command.summary and command.description.endswith(".") for command in COMMANDS)
+    script = "import sys; from launch.commands.main import build_parser; build_parser(); print(*sys.modules)"
+    loaded = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert not {"torch", "numpy", "pydantic", "yaml", "jinja2"} & set(loaded.split())
+
+
+def test_bash_completes_commands_and_options(capsys, tmp_path):
+    assert main(["completion", "bash"]) == 0
+    (tmp_path / "script").write_text(capsys.readouterr().out)
+    complete = "COMP_WORDS=({words}); COMP_CWORD={index}; _transfer; echo ${{COMPREPLY[*]}}"
+    lines = [
+        complete.format(words="transfer ga", index=1),
+        complete.format(words="transfer gate --ma", index=2),
+        complete.format(words="transfer gate rec", index=2),
+    ]
+    result = subprocess.run(
+        ["bash", "-c", "\n".join([f". {tmp_path / 'script'}", *lines])], capture_output=True, text=True, check=True
+    )
+    assert result.stdout == "gate\n--max-drop\n\n"  # files are left to bash
+    assert main(["completion", "zsh"]) == 0
+    assert "bashcompinit" in capsys.readouterr().out
+
+
+def test_a_recipe_and_a_run_name_the_same_study(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    by_recipe = argparse.Namespace(study=SMOKE, overrides=["train.steps=3"])
+    recipe, folder = read_study(by_recipe)
+    assert (recipe.study, recipe.train.steps, folder) == ("smoke", 3, Path("runs/smoke"))
+    with pytest.raises(UserError, match=r"runs/smoke does not exist; `transfer run .*smoke.yaml` makes it"):
+        study_folder(by_recipe)
+    write_json(folder / "study.json", recipe.dump())
+    by_run = argparse.Namespace(study=folder, overrides=["train.save_every_steps=2"])
+    again, same = read_study(by_run)
+    assert same == folder == study_folder(by_recipe) == study_folder(by_run)
+    assert (again.train.steps, again.train.save_every_steps) == (3, 2)
+    assert load_recipe(folder) == recipe
+    ablation = argparse.Namespace(study=ROOT / "recipes" / "ablations" / "pocket_learning_rate.yaml")
+    (tmp_path / "runs" / "pocket-learning-rate").mkdir()
+    assert study_folder(ablation) == Path("runs/pocket-learning-rate")
+
+
+def test_shipped_recipes_are_found_from_other_folders(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert input_file("recipes/pocket/smoke.yaml") == SMOKE
+    (tmp_path / "recipes" / "pocket").mkdir(parents=True)
+    (tmp_path / "recipes" / "pocket" / "smoke.yaml").touch()
+    assert input_file("recipes/pocket/smoke.yaml") == Path("recipes/pocket/smoke.yaml")
+    assert input_file("mine.yaml") == Path("mine.yaml")
+
+
+@pytest.fixture
+def own_study(tmp_path):
+    """A recipe with local files beside it: rows of its corpus and a task file of its own."""
+    values = yaml.safe_load((ROOT / "recipes" / "corpora" / "gsm8k_train_file.yaml").read_text())
+    suite = {"tasks": "./tasks", "benchmarks": [
+        {"name": "mine", "group": "math", "scorings": {"paper": "plain"},
+         "data": {"kind": "file", "path": "bench.jsonl", "fields": {"problem": "problem"}}},
+        {"name": "ifeval", "group": "other", "scorings": {"paper": "instructions_strict"},
+         "data": {"kind": "hub", "dataset": "google/IFEval", "files": ["x.jsonl"], "form": "ifeval"}},
+    ]}  # fmt: skip
+    folder = tmp_path / "project"
+    (folder / "tasks").mkdir(parents=True)
+    for name in ("gsm8k_train.jsonl", "bench.jsonl"):
+        (folder / name).touch()
+    shutil.copy(TASKS_DIR / "pocket" / "sum.yaml", folder / "tasks" / "mine.yaml")
+    (folder / "recipe.yaml").write_text(yaml.safe_dump(values | {"suite": suite}))
+    return folder
+
+
+def test_paths_of_a_recipe_are_relative_to_its_file_and_overrides_to_the_working_directory(own_study, monkeypatch):
+    elsewhere = own_study.parent / "elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / "other.jsonl").touch()
+    monkeypatch.chdir(elsewhere)
+    recipe = load_recipe(own_study / "recipe.yaml", ["suite.benchmarks.0.data.path=other.jsonl"])
+    assert recipe.corpus.sources[0].path == str(own_study / "gsm8k_train.jsonl")
+    assert recipe.suite.tasks == str(own_study / "tasks")
+    assert recipe.suite.benchmarks[0].data.path == str(elsewhere / "other.jsonl")
+    assert load_recipe(own_study / "recipe.yaml", ["corpus.sources.0.path=absent"]).corpus.sources[0].path == "absent"
+
+
+def test_task_files_of_a_user_add_to_the_shipped_ones(own_study):
+    suite = load_recipe(own_study / "recipe.yaml").suite
+    folder = task_folder(suite)
+    assert folder == own_study / "tasks"
+    shipped = TASKS_DIR / "twelve" / "ifeval.yaml"
+    assert task_path(folder, "ifeval", "native") == shipped
+    assert task_hashes(suite) == {"mine.yaml": hash_file(folder / "mine.yaml"), "ifeval.yaml": hash_file(shipped)}
+    (folder / "ifeval.yaml").write_text("task: ifeval\n")
+    assert task_path(folder, "ifeval", "native") == folder / "ifeval.yaml"
+    assert task_path(TASKS_DIR / "pocket", "ifeval", "native") == TASKS_DIR / "pocket" / "ifeval.yaml"  # is missing
+
+
+def test_a_lock_file_is_not_rewritten_by_an_override(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "x.jsonl").touch()
+    shutil.copy(ROOT / "recipes" / "corpora" / "gsm8k_train_file.yaml", tmp_path / "recipe.yaml")
+    entry = {"path": "x.jsonl", "revision": None, "files": {"x.jsonl": "00"}}
+    (tmp_path / "recipe.lock.json").write_text(json.dumps({"sources": {"gsm8k-train": entry}}))
+    assert load_recipe(tmp_path / "recipe.yaml", ["seeds=[1]"]).lock["sources"]["gsm8k-train"] == entry

@@ -1,0 +1,124 @@
+"""The rules of every decision by hand, and over simulated studies: what `pick` ships, `gate` does not refuse."""
+
+import re
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from eval.report.markdown import render_summary
+from eval.report.table import format_report
+from eval.report.verdict import verdict
+from eval.statistics.decisions import agreement, comparable, may_lose, preferred, refused_groups, safe_limit
+from eval.statistics.inference import Interval
+from tests.bench.shipping import Study, simulate
+from tests.reports import arm_values, base_values, estimate, make_transfer, reading
+
+
+def around(middle, half=1.0):
+    return Interval(middle, middle - half, middle + half)
+
+
+def test_bounds_decide_and_not_estimates():
+    gains = {"law": around(20), "logic": around(-4.5), "facts": around(-3, 3)}
+    assert refused_groups(gains, 6.0) == []
+    assert refused_groups(gains, 5.4) == ["logic", "facts"]
+    assert refused_groups(gains, 5.8) == ["facts"]
+    assert [may_lose(gain) for gain in gains.values()] == [0, 5.5, 6]
+    assert not comparable([around(20), around(0.5)])
+    assert not comparable([])
+    assert comparable([around(20), around(1.5)])
+
+
+@pytest.mark.parametrize(
+    ("apart", "chosen"),
+    [(around(0.3), "safe"), (around(3.0), "bold")],  # 40.4 against 40.1 is a tie; 3 points more are not
+)
+def test_ties_go_to_the_safer_model(apart, chosen):
+    gain = {"bold": around(40.4), "safe": around(40.1), "flat": around(0.9)}
+    risk = {"bold": 9.5, "safe": 0.0, "flat": 0.0}
+    assert preferred(gain, risk, lambda first, second: apart if first == "bold" else -apart) == chosen
+    assert preferred({"flat": around(0.9)}, risk, lambda *_: apart) is None
+
+
+def test_the_safe_limit_of_a_normal_gain_is_known():
+    """Fresh lower ends lie around -2 - 1.96 s with a deviation of sqrt(2) s; 5 % are 1.645 of those below."""
+    rng = np.random.default_rng(1)
+    drawn = rng.normal(-2, 3, (200_000, 1))
+    expected = 2 + 3 * (stats.norm.ppf(0.975) + stats.norm.ppf(0.95) * np.sqrt(2))
+    assert safe_limit(np.array([-2.0]), drawn, 0.95, rng) == pytest.approx(expected, abs=0.1)
+    assert safe_limit(np.array([50.0]), drawn + 52, 0.95, rng) == 0
+
+
+def test_agreement_is_two_one_sided_tests():
+    assert agreement(3.0, 1.9, 5.0) == "differs"
+    assert agreement(1.0, 3.9, 5.0) == "agrees"
+    assert agreement(1.0, 4.1, 5.0) == "too uncertain"
+
+
+@pytest.mark.parametrize(
+    "study",
+    [
+        Study("losses up to the limit", questions=200, losses=(-0.02, 0.4), max_drop=40.0),
+        Study("base near the floor", questions=200, base=0.08, losses=(0.0, 0.08), max_drop=15.0),
+    ],
+    ids=lambda study: study.name,
+)
+def test_gate_passes_what_pick_ships(study):
+    """On the same questions always, on fresh ones with an error of 5 %; docs/statistics.md has longer simulations."""
+    shipped = [found for found in simulate(study, 25, 200, 3) if found.shipped]
+    assert len(shipped) >= 5
+    assert not any(found.refused_same for found in shipped)
+    refused = sum(found.refused_fresh for found in shipped)
+    assert stats.binom.sf(refused - 1, len(shipped), 0.05) > 0.01
+
+
+def law_report(grpo=(20, 15, 25), sft=(24, 19, 29), sft_facts=(-9.5, -12.6, -6.7)):
+    """A report on a model that was trained on law."""
+    cell = {"estimate": None, "interval": None, "method": None, "status": "not identified",
+            "reason": "the interval of the gain on law contains zero"}  # fmt: skip
+    scores = {"bar": estimate(70, 65, 75), "facts": estimate(40, 35, 45)}
+    arms = {
+        "grpo": arm_values({"law": estimate(*grpo), "facts": estimate(0.2, -0.4, 0.8)}, scores, {"facts": cell}),
+        "off_policy_sft": arm_values({"law": estimate(*sft), "facts": estimate(*sft_facts)}, scores, {"facts": cell}),
+    }
+    pair = {
+        "first": "grpo",
+        "second": "off_policy_sft",
+        "groups": {"law": estimate(-4, -9, 1), "facts": estimate(9.7, 6, 13)},
+        "benchmarks": {},
+        "index": {},
+    }
+    base = base_values(dict.fromkeys(scores, estimate(50, 45, 55)))
+    settings = {"grpo": {"external": "a"}, "off_policy_sft": {"external": "b"}}
+    return make_transfer(
+        trained_group="law",
+        groups={"law": ["bar"], "facts": ["facts"]},
+        base=base,
+        arms=arms,
+        contrasts=[pair],
+        settings=settings,
+        readings={"robust": reading(base, arms), "paper": reading(base, arms)},
+    )
+
+
+def test_the_first_screen_names_the_safe_arm_and_what_it_may_cost():
+    found = verdict(law_report())
+    assert found.arm == "grpo"
+    assert found.answer == (
+        "Ship GRPO if a loss of 0.4 points in a group of benchmarks is acceptable; otherwise keep the base."
+    )
+    assert [number.value for number in found.numbers] == ["+20.0", "+0.2", "0.4"]
+    (other,) = (text for text in found.sentences if text.startswith("Off-policy SFT"))
+    assert other.startswith("Off-policy SFT may have lost 12.6 points: on facts it lost, -9.5 [-12.6, -6.7]")
+    assert "GRPO − off-policy SFT is +9.7 [+6.0, +13.0] there" in other
+    nothing = verdict(law_report(grpo=(1, -3, 5), sft=(2, -1, 5)))
+    assert nothing.arm is None
+    assert nothing.answer == "Keep the base: no method has a gain on law that can be told from zero."
+
+
+def test_a_report_on_another_domain_says_no_word_about_math():
+    transfer = law_report()
+    for text in (format_report(transfer), render_summary(transfer)):
+        assert not re.search("math", text, re.IGNORECASE)
+        assert "law" in text

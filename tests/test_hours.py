@@ -1,0 +1,170 @@
+"""Hours of a plan by hand: formulas, critical path, calibration by finished stages, and the costs in recipe headers."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from launch.execution.usage import USAGE
+from launch.planning import plan as module
+from launch.planning.calibration import rehearsed
+from launch.planning.hours import run_parts, setting_of, stage_hours
+from launch.planning.plan import build_plan
+from launch.planning.plan_schema import as_json
+from launch.planning.plan_text import duration, flops_text
+from launch.planning.schedule import on_one_machine, with_endless_nodes
+from launch.stages import Stage, build_stages, stage_inputs
+from recipes.loading import load_recipe
+from recipes.manifest import finish_stage, start_stage, write_json
+from train.accounting.cost import Gpu, ModelShape, model_shape
+from train.accounting.rates import Rates, Sampling, batches_seconds, engine_seconds, reading_seconds
+
+SMOKE, MATCHED = "recipes/pocket/smoke.yaml", "recipes/qwen3-14b/matched.yaml"
+# Two layers: 2 x (8 x (2 x 8 + 2 x 4) + 3 x 8 x 16 + 2 x 8) + 8 + 10 x 8 = 1,272 parameters, tied.
+TINY = ModelShape(10, 8, 16, 2, 2, 1, 4, tied_embeddings=True, head_norms=False)
+GPU, RATES = Gpu(10**6, 1e6, 1e5), Rates(train_utilisation=0.5, decode_bandwidth=0.5, layer_seconds=0.001)
+
+
+def test_reading_by_hand():
+    assert TINY.parameters() == 1272
+    # 2 x 1,272, and scores and values of half a square: 2 x 2 layers x 2 heads x 4 x 20.
+    assert TINY.forward_flops(1, 20) == 2544 + 640
+    assert reading_seconds(TINY, GPU, RATES, 100, 20) == pytest.approx(100 * 3184 / 5e5)
+
+
+def test_decoding_is_bound_by_memory_by_hand():
+    """Prompts of 4 and completions of 10: 9 tokens kept of 2 x 2 x 1 x 4 x 2 = 32 bytes each."""
+    assert TINY.kv_cache_bytes_per_token() == 32
+    asked = Sampling(sequences=6, prompt=4, mean=10, limit=30)
+    slow = Gpu(10**6, 1e9, 1e5)  # arithmetic is free
+    step = (2544 + 3 * 9 * 32) / 5e4  # a cache of 864 bytes holds three
+    tail, prefill = 20 * 2544 / 5e4, 24 * TINY.forward_flops(1, 4) / 5e8
+    assert engine_seconds(TINY, slow, RATES, asked, 864) == pytest.approx(20 * step + tail + prefill)
+    batch = max((2544 + 3 * 19 * 32) / 5e4, 0.002) + 3 * TINY.forward_flops(1, 19) / 5e8
+    assert batches_seconds(TINY, slow, RATES, asked, 4) == pytest.approx(2 * 30 * batch + prefill)
+    assert engine_seconds(TINY, slow, RATES, Sampling(0, 4, 10, 30), 864) == 0
+
+
+def test_parts_of_a_run_by_hand():
+    recipe = load_recipe(MATCHED)
+    shape = model_shape(recipe)
+    parts = run_parts(setting_of(recipe, shape, 8), "grpo")
+    # 140 updates of 256 x 8 sequences of 512 + 5,000 tokens on eight GPUs at 40 % of 989e12, padded by 15 %.
+    forward = shape.forward_flops(1, 5512) * 140 * 2048 * 5512 * 1.15 / 8 / (0.4 * 989e12)
+    assert parts["forward and backward"] == pytest.approx(3 * forward)
+    assert parts["recomputation"] == parts["old log-probabilities"] == pytest.approx(forward)
+    assert parts["reference model"] == 0
+    assert parts["weight synchronisation"] == pytest.approx(140 * 2 * shape.parameters() / 5e9)
+    # A checkpoint every four updates of 14 bytes a parameter; eight snapshots and the end of 2.
+    assert parts["checkpoints"] == pytest.approx((35 * 14 + 9 * 2) * shape.parameters() / 1e9)
+    sft = run_parts(setting_of(recipe, shape, 8), "sft_think")  # padding-free, four demonstrations a problem
+    assert sft["forward and backward"] == pytest.approx(3 * forward / 1.15 / 2)
+    assert (sft["generation"], sft["old log-probabilities"], sft["weight synchronisation"]) == (0, 0, 0)
+
+
+def stages(**needs):
+    return [Stage(name.replace("_", "/"), "m", {}, tuple(need.replace("_", "/") for need in before))
+            for name, before in needs.items()]  # fmt: skip
+
+
+def test_critical_path_by_hand():
+    """Two on a CPU at a time. a 1, b 3, c 2 after a, d 1 after a, report after all."""
+    graph = stages(base=(), questions=(), eval_c=("base",), eval_d=("base",), report=("questions", "eval_c", "eval_d"))
+    hours = {"base": 1.0, "questions": 3.0, "eval/c": 2.0, "eval/d": 1.0, "report": 0.5}
+    here = on_one_machine(load_recipe(SMOKE), graph, hours, 0)
+    # base 0-1, questions 0-3, c 1-3, d 3-4, report 4-4.5
+    assert here.hours == 4.5
+    assert here.path[-2:] == ("eval/d", "report")
+    endless = with_endless_nodes(graph, hours)
+    assert endless.hours == 3.5
+    assert set(endless.path[-1:]) == {"report"}
+    one = on_one_machine(load_recipe(SMOKE, ["resources.workers=1"]), graph, hours | {"eval/c": None}, 0)
+    assert (one.hours, one.unknown) == (5.5, ("eval/c",))
+
+
+def done(recipe, folder, names, seconds, peak=0):
+    for stage in build_stages(recipe):
+        if stage.name in names:
+            start_stage(folder / stage.name, stage.name, stage_inputs(stage, folder), stage.code)
+            finish_stage(folder / stage.name, {})
+            write_json(folder / stage.name / USAGE, {"seconds": seconds, "host_bytes": peak, "gpu_bytes": 0})
+
+
+def test_finished_stages_calibrate_the_rest_by_hand(tmp_path):
+    """Seed 0 of SFT took twice what was planned, so seed 1 is expected to; GRPO is not SFT."""
+    recipe = load_recipe(SMOKE, ["seeds=[0,1]"])
+    shape, folder = model_shape(recipe), tmp_path / "study"
+    setting = setting_of(recipe, shape)
+    by_name = {stage.name: stage for stage in build_stages(recipe)}
+    sft = stage_hours(setting, by_name["arms/off_policy_sft/seed-0"]).hours
+    done(recipe, folder, ("base", "corpus", "arms/off_policy_sft/seed-0"), round(2 * sft * 3600, 3), 700_000_000)
+    plan = build_plan(recipe, list(by_name.values()), folder)
+    rows = {stage.name: stage for stage in plan.stages}
+    first, second = rows["arms/off_policy_sft/seed-0"], rows["arms/off_policy_sft/seed-1"]
+    assert (first.state, first.left_hours) == ("done", 0.0)
+    assert second.planned_hours == pytest.approx(sft)
+    assert second.expected_hours == second.left_hours == pytest.approx(2 * sft, rel=1e-3)
+    assert second.memory_bytes == 700_000_000  # what the libraries took beside the planned memory is added again
+    factor = next(item for item in plan.calibration if item.group == "arms/off_policy_sft")
+    assert factor.ratio == pytest.approx(2, rel=1e-3)
+    grpo = rows["arms/grpo/seed-1"]
+    assert grpo.expected_hours == grpo.planned_hours
+    left = sum(stage.left_hours for stage in plan.stages)
+    assert plan.totals.left_hours == pytest.approx(left)
+    assert json.loads(json.dumps(as_json(plan)))["calibration"][0]["ratio"] == pytest.approx(plan.calibration[0].ratio)
+
+
+def test_a_run_in_progress_calibrates_by_its_clock(tmp_path):
+    recipe = load_recipe(SMOKE, ["train.steps=10"])
+    done(recipe, tmp_path, ("base", "corpus"), 1.0)
+    stage = next(stage for stage in build_stages(recipe) if stage.name == "arms/grpo/seed-0")
+    start_stage(tmp_path / stage.name, stage.name, stage_inputs(stage, tmp_path), stage.code)
+    (tmp_path / stage.name / "clock.jsonl").write_text('{"step": 4, "process_seconds": 72.0}\n')
+    row = next(row for row in build_plan(recipe, build_stages(recipe), tmp_path).stages if row.name == stage.name)
+    assert (row.state, row.taken_hours) == ("resume", 0.02)
+    assert row.expected_hours == pytest.approx(0.05)
+    assert row.left_hours == pytest.approx(0.03)
+
+
+def test_a_rehearsal_tells_the_start_of_stages_on_the_same_sort_of_machine(tmp_path):
+    rows = [{"stage": f"eval/{name}", "seconds": seconds, "verdict": "passed", "gpu_bytes": 5}
+            for name, seconds in (("base", 90.0), ("a", 70.0), ("b", 80.0))]  # fmt: skip
+    folder = tmp_path / "rehearsals" / "s"
+    write_json(folder / "rehearsal.json", {"rehearsal": True, "stages": rows})
+    (found,), why = rehearsed(tmp_path / "s", "s", True)
+    assert (found.kind, found.stages, found.seconds, why) == ("eval", 3, 80.0, None)
+    refused = f"{folder} ran on a GPU, which says nothing about the hours of this study"
+    assert rehearsed(tmp_path / "s", "s", False) == ((), refused)
+    assert rehearsed(tmp_path / "other", "other", True) == ((), None)
+
+
+def test_the_plan_names_what_dominates(tmp_path):
+    recipe = load_recipe(MATCHED)
+    plan = build_plan(recipe, build_stages(recipe), tmp_path / "x")
+    assert plan.assumptions[0].name == "resources.expected_completion_tokens"
+    assert 0.2 < plan.assumptions[0].change < 0.25
+    changes = [abs(item.change) for item in plan.assumptions]
+    assert changes == sorted(changes, reverse=True)
+
+
+def test_durations_and_flops_are_readable():
+    assert [duration(hours) for hours in (0.01, 0.5, 3.25, 60)] == ["36 s", "30 min", "3.2 h", "2.5 days"]
+    assert [flops_text(flops) for flops in (5.5e20, 2e15, 6.6e12)] == ["550.0 EFLOPs", "2.0 PFLOPs", "6.6 TFLOPs"]
+
+
+@pytest.mark.parametrize("path", sorted(Path("recipes").glob("*/*.yaml")), ids=str)
+def test_headers_of_recipes_carry_what_the_plan_says(path, tmp_path, monkeypatch):
+    stated = re.search(
+        r"# Cost: about ([\d,]+) H\d+-hours in all by `transfer plan`, (.+) on one node, ([\d.]+) TB", path.read_text()
+    )
+    if stated is None:
+        assert "# Cost" not in path.read_text()
+        return
+    monkeypatch.setattr(module, "visible_gpus", list)
+    recipe = load_recipe(path)
+    plan = build_plan(recipe, build_stages(recipe), tmp_path / "x")
+    totals = plan.totals
+    assert f"{totals.hours:,.0f}" == stated[1]
+    assert duration(totals.on_one_machine.hours) == stated[2]
+    assert f"{plan.disk.total / 1e12:.1f}" == stated[3]

@@ -1,0 +1,48 @@
+"""The reference of recipe keys says what the schema says, and the page in docs/ is that reference."""
+
+from pathlib import Path
+
+import pytest
+
+from launch.commands.main import main
+from recipes.errors import UserError
+from recipes.reference import chosen_sections, recipe_sections, reference_page
+from recipes.schema import Recipe
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def test_page_in_docs_is_the_reference():
+    page = ROOT / "docs" / "recipe-keys.md"
+    assert page.read_text() == reference_page(), "run: transfer config > docs/recipe-keys.md"
+
+
+def test_keys_have_the_values_defaults_and_meanings_of_the_schema():
+    (section,) = chosen_sections("suite.temperature")
+    (key,) = section.keys
+    assert (key.values, key.default) == ("number, at least 0", "1.0")
+    assert key.meaning.startswith("Sampling temperature. 0: greedy")
+    (train,) = chosen_sections("train.steps")
+    assert [(key.name, key.values, key.default) for key in train.keys] == [("steps", "integer, at least 1", None)]
+    sections = {path: section for section in recipe_sections() for path in section.paths}
+    keys = {key.name: key for key in sections["model"].keys}
+    assert keys["dtype"].values == "`float32`, `bfloat16`"
+    seeds = {key.name: key for key in sections[""].keys}["seeds"]
+    assert (seeds.values, seeds.default) == ("list of integer, at least 0, below 2**32", "[0]")
+
+
+def test_every_section_is_there_once_and_every_key_is_explained():
+    sections = recipe_sections()
+    paths = [path for section in sections for path in section.paths]
+    assert len(set(paths)) == len(paths)
+    assert {"prompt", "arms.<name>", "corpus.sources.0", "suite.benchmarks.0.data", "train.lora"} <= set(paths)
+    assert {"prompt", "arms.<name>.prompt"} in [set(section.paths) for section in sections]
+    assert {key.name for key in sections[0].keys} == Recipe.model_fields.keys() - {"lock", "rehearsal"}
+    assert [key.name for section in sections for key in section.keys if not key.meaning] == []
+
+
+def test_unknown_key_names_the_outermost_ones(capsys):
+    with pytest.raises(UserError, match="no key 'trian'; the outermost are study, title, seeds, model"):
+        chosen_sections("trian")
+    assert main(["config", "train.stpes"]) == 2
+    assert "Traceback" not in capsys.readouterr().err

@@ -1,0 +1,112 @@
+"""How long training, sampling and reading take, from what a GPU has and a few named assumptions. Needs no torch.
+
+Every assumption is a field of `Rates`; `transfer plan` says which of them moves the total most. None was measured on a
+GPU (docs/not-run.md); a plan replaces them by what finished stages took.
+"""
+
+from dataclasses import dataclass
+
+from train.accounting.cost import CPU_CORE, Gpu, ModelShape
+
+
+@dataclass(frozen=True)
+class Rates:
+    """Assumptions behind the hours of a plan."""
+
+    train_utilisation: float = 0.40
+    """Share of the peak that training and reading reach, communication included; common for long sequences."""
+    decode_bandwidth: float = 0.60
+    """Share of the memory's bandwidth that decoding reaches; it reads all weights and the cache for every token."""
+    padding: float = 1.15
+    """Tokens computed for each token that is needed, where rows are padded: micro-batches with a token budget."""
+    layer_seconds: float = 0.0007
+    """Of a decoding step of transformers, for each layer: its kernels are launched one by one."""
+    start_seconds: float = 60.0
+    """Of a stage: importing, checking, compiling kernels."""
+    engine_seconds: float = 120.0
+    """Starting vLLM: profiling and CUDA graphs."""
+    sync_bandwidth: float = 5e9
+    """Bytes a second from the trainer's weights to vLLM's."""
+    disk_bandwidth: float = 1e9
+    """Bytes a second of a file system, by all ranks together."""
+    hours_between_failures: float = 50_000.0
+    """GPU-hours between two failures: 419 in 54 days of 16,384 GPUs (Llama 3, arXiv 2407.21783, Sec. 3.3.4)."""
+
+
+CPU_RATES = Rates(padding=1.3, start_seconds=2.0)
+"""Without a GPU: workers have imported their libraries before, and rows are padded to the longest of a batch."""
+
+
+def rates_for(gpu: Gpu | None) -> tuple[Gpu, Rates]:
+    """The device and the assumptions; None: a core."""
+    return (CPU_CORE, CPU_RATES) if gpu is None else (gpu, Rates())
+
+
+def reading_seconds(shape: ModelShape, gpu: Gpu, rates: Rates, tokens: float, length: int) -> float:
+    """Seconds of one GPU for one forward pass over `tokens` tokens of sequences of `length`."""
+    return shape.forward_flops(1, length) * tokens / (gpu.peak_flops * rates.train_utilisation)
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """Sequences that one copy of a model continues."""
+
+    sequences: float
+    prompt: int
+    """Tokens of a prompt."""
+    mean: int
+    """Tokens of a completion."""
+    limit: int
+    """Tokens of the longest completion."""
+
+
+def engine_seconds(
+    shape: ModelShape, gpu: Gpu, rates: Rates, asked: Sampling, cache_bytes: float, gpus: int = 1, value_bytes: int = 2
+) -> float:
+    """Seconds until an engine with continuous batching has answered everything.
+
+    As many sequences run at the same time as the cache holds at their mean length while they grow. A step reads the
+    weights and all their keys and values; where there are many it is bound by arithmetic. When the queue is empty the
+    longest completion goes on alone (the bound of Graham 1969, SIAM J. Appl. Math. 17(2), for list scheduling).
+
+    Args:
+        shape: of the model.
+        gpu: what it runs on.
+        rates: assumptions.
+        asked: sequences, of which there may be any number.
+        cache_bytes: for keys and values, of all `gpus` together.
+        gpus: that hold the copy.
+        value_bytes: of a weight, a key or a value.
+    """
+    if not asked.sequences:
+        return 0.0
+    growing = asked.prompt + asked.mean / 2
+    kept = growing * shape.kv_cache_bytes_per_token(value_bytes)
+    at_once = min(asked.sequences, max(1.0, cache_bytes / kept))
+    bandwidth, weights = gpus * gpu.bandwidth * rates.decode_bandwidth, shape.parameters() * value_bytes
+    arithmetic = at_once * shape.forward_flops(1, round(growing)) / (gpus * gpu.peak_flops * rates.train_utilisation)
+    step = max((weights + at_once * kept) / bandwidth, arithmetic)
+    tail = (asked.limit - asked.mean) * weights / bandwidth
+    prefill = reading_seconds(shape, gpu, rates, asked.sequences * asked.prompt, asked.prompt) / gpus
+    return asked.sequences * asked.mean / at_once * step + tail + prefill
+
+
+def batches_seconds(
+    shape: ModelShape, gpu: Gpu, rates: Rates, asked: Sampling, batch: int, value_bytes: int = 2
+) -> float:
+    """Seconds of transformers' `generate`: batches one after another, each as long as its longest completion."""
+    batches = -(-asked.sequences // batch)
+    size = asked.sequences / max(1.0, batches)
+    growing = asked.prompt + asked.limit / 2
+    read = shape.parameters() * value_bytes + size * growing * shape.kv_cache_bytes_per_token(value_bytes)
+    launched = shape.num_layers * rates.layer_seconds
+    arithmetic = size * shape.forward_flops(1, round(growing)) / (gpu.peak_flops * rates.train_utilisation)
+    step = max(read / (gpu.bandwidth * rates.decode_bandwidth), launched) + arithmetic
+    prefill = reading_seconds(shape, gpu, rates, asked.sequences * asked.prompt, asked.prompt)
+    return batches * asked.limit * step + prefill
+
+
+def generation_hours(shape: ModelShape, gpu: Gpu, responses: int, length: int, memory_share: float) -> float:
+    """GPU-hours of an engine on one GPU for so many responses of one length, prompts left out, at the usual rates."""
+    cache = memory_share * gpu.memory_bytes - 2 * shape.parameters()
+    return engine_seconds(shape, gpu, Rates(), Sampling(responses, 0, length, length), cache) / 3600

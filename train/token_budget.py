@@ -1,0 +1,201 @@
+"""Training in micro-batches by length, under TRL's two trainers: the update is the same, the padding is not computed.
+
+transformers asks the trainer for one batch an update, all rows of this rank (`gradient_accumulation_steps` is 1), and
+`compute_loss` runs forward and backward for all its micro-batches but the last, whose backward transformers runs. So
+the number of micro-batches may differ from update to update. Gradients are exchanged between ranks with the last one,
+as in transformers' own accumulation.
+"""
+
+import contextlib
+import math
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import torch
+from transformers import Trainer
+
+from train.arms import ResolvedArm
+from train.micro_batches import Work, micro_batches, split_to
+from train.runtime.ranks import gathered, world_size
+from train.runtime.throughput import UpdateClock, device_peak, throughput
+
+Batch = dict[str, Any]
+IDLE_TOKENS = 2
+"""Tokens that a rank without rows reads, to stay in step with the others; the fewest that predict one."""
+
+
+class OwnRank:
+    """An accelerator whose collectives return what they are given: TRL's metrics of a micro-batch, of this rank alone.
+
+    TRL exchanges about six numbers between the ranks for every micro-batch. Here they are exchanged once an update,
+    weighted by the tokens of each micro-batch.
+    """
+
+    def __init__(self, accelerator: Any) -> None:
+        self._accelerator = accelerator
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._accelerator, name)
+
+    def gather(self, tensor: torch.Tensor) -> torch.Tensor:
+        """The tensor itself."""
+        return tensor
+
+    def gather_for_metrics(self, tensor: torch.Tensor) -> torch.Tensor:
+        """The tensor itself."""
+        return tensor
+
+    def reduce(self, tensor: torch.Tensor, reduction: str = "sum") -> torch.Tensor:
+        """The tensor itself."""
+        return tensor
+
+
+class TokenBudgetTrainer(Trainer):
+    """What both trainers share. A subclass says which rows an update has and how a micro-batch of them looks.
+
+    Attributes:
+        arm: gives the limit of tokens.
+        clock: of the update.
+        on_work: called once an update with the tokens that all ranks computed, if set.
+    """
+
+    arm: ResolvedArm
+    accelerator: Any
+    on_work: Callable[[Work], None] | None = None
+    _work = Work()
+
+    def __init__(self, *args: Any, arm: ResolvedArm, **kwargs: Any) -> None:
+        self.arm, self.clock = arm, UpdateClock()
+        super().__init__(*args, **kwargs)
+
+    def rows_of(self, inputs: Batch) -> tuple[list[int], list[bool]]:
+        """Tokens of each row of an update, prompt included, and whether its gradient is needed."""
+        raise NotImplementedError
+
+    def micro_batch(self, inputs: Batch, rows: Sequence[int]) -> Batch:
+        """The micro-batch of these rows; of none, the first `IDLE_TOKENS` tokens of some row, without a loss."""
+        raise NotImplementedError
+
+    def trained_tokens(self, inputs: Batch) -> int:
+        """Tokens of a micro-batch that the loss counts, by which its metrics are weighted."""
+        raise NotImplementedError
+
+    @property
+    def joins_rows(self) -> bool:
+        """Whether the rows of a micro-batch are concatenated into one sequence."""
+        return self.arm.padding_free
+
+    def deal(self, lengths: Sequence[int]) -> list[list[int]]:
+        """Rows of each micro-batch; as many micro-batches on every rank, at least one."""
+        own = micro_batches(lengths, self.arm.tokens_per_micro_batch(world_size()), self.joins_rows)
+        return split_to(own, max(1, *gathered([len(own)])))
+
+    def compute_loss(self, model: Any, inputs: Batch, *args: Any, **kwargs: Any) -> Any:
+        """The loss of an update. Its value is of all micro-batches, its graph of the last one; the others' gradients
+        are already added up.
+        """
+        if not self.model.training:
+            return super().compute_loss(model, inputs, *args, **kwargs)
+        lengths, needed = self.rows_of(inputs)
+        chosen = [index for index, need in enumerate(needed) if need]
+        dealt = [[chosen[index] for index in rows] for rows in self.deal([lengths[index] for index in chosen])]
+        self._report_work(lengths, dealt)
+        total: Any = 0.0
+        with self._own_metrics() as note:
+            for number, rows in enumerate(dealt):
+                part, last = self.micro_batch(inputs, rows), number == len(dealt) - 1
+                with contextlib.nullcontext() if last else self._without_exchange(model):
+                    tokens = self.trained_tokens(part)
+                    loss = super().compute_loss(model, part, *args, **kwargs)
+                    note(tokens)
+                    if not last:
+                        self._backward(loss)
+                        total = total + loss.detach()
+        return loss + total
+
+    def _backward(self, loss: torch.Tensor) -> None:
+        # As transformers calls it: the loss is divided already.
+        kwargs = {"scale_wrt_gas": False} if self.is_deepspeed_enabled else {}
+        self._accelerator_of_all().backward(loss, **kwargs)
+
+    def _accelerator_of_all(self) -> Any:
+        return self.accelerator._accelerator if isinstance(self.accelerator, OwnRank) else self.accelerator
+
+    @contextlib.contextmanager
+    def _without_exchange(self, model: Any) -> Iterator[None]:
+        """Context of a micro-batch that is not the last of its update."""
+        accelerator = self._accelerator_of_all()
+        accelerator.gradient_state._set_sync_gradients(False)
+        # DeepSpeed has no such context; accelerate tells it from `sync_gradients` whether an update ends.
+        with contextlib.nullcontext() if self.is_deepspeed_enabled else accelerator.no_sync(model=model):
+            yield
+        accelerator.gradient_state._set_sync_gradients(True)
+
+    @contextlib.contextmanager
+    def _own_metrics(self) -> Iterator[Callable[[int], None]]:
+        """Context that collects TRL's metrics of the micro-batches and logs one value of each for the update.
+
+        Means are weighted by the tokens of the micro-batches of all ranks; TRL takes the mean of their means.
+        """
+        logged, accelerator = self._metrics["train"], self.accelerator
+        seen: list[tuple[int, dict[str, list[float]]]] = []
+
+        def note(tokens: int) -> None:
+            seen.append((tokens, self._metrics["train"]))
+            self._metrics["train"] = defaultdict(list)
+
+        self._metrics["train"], self.accelerator = defaultdict(list), OwnRank(accelerator)
+        try:
+            yield note
+        finally:
+            self._metrics["train"], self.accelerator = logged, accelerator
+        for name, value in merged(gathered(seen)).items():
+            logged[name].append(value)
+
+    def _report_work(self, lengths: Sequence[int], dealt: list[list[int]]) -> None:
+        """Add up the work of all ranks."""
+        computed = needed = squares = 0
+        for rows in dealt:
+            tokens = [lengths[index] for index in rows]
+            needed += sum(tokens)
+            squares += sum(count * count for count in tokens)
+            read = tokens or [IDLE_TOKENS]
+            computed += sum(read) if self.joins_rows else len(read) * max(read)
+        own = Work(computed, computed - needed, sum(lengths) - needed, squares)
+        self._work = Work(*map(sum, zip(*gathered([own]), strict=True)))
+        if self.on_work is not None:
+            self.on_work(self._work)
+
+    def training_step(self, *args: Any, **kwargs: Any) -> Any:
+        """Transformers' training step, timed until `log`."""
+        self.clock.begin()
+        return super().training_step(*args, **kwargs)
+
+    def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
+        """Log an update's metrics with those of `throughput`."""
+        if seconds := self.clock.end():
+            peak = device_peak(self.arm.dtype)
+            logs |= throughput(seconds, self._work, self.model.config, world_size(), peak)
+        super().log(logs, *args, **kwargs)
+
+
+def merged(seen: Sequence[tuple[int, dict[str, list[float]]]]) -> dict[str, float]:
+    """One value of each metric from those of micro-batches, each with the number of its tokens.
+
+    Names that end in `_min` and `_max` are extremes, all others means over tokens. nan is left out.
+    """
+    values: dict[str, list[tuple[int, float]]] = {}
+    for tokens, metrics in seen:
+        for name, entries in metrics.items():
+            values.setdefault(name, []).extend((tokens, value) for value in entries if not math.isnan(value))
+    result = {}
+    for name, pairs in values.items():
+        counted = [(tokens, value) for tokens, value in pairs if tokens > 0]
+        if not counted:
+            continue
+        if name.endswith(("_min", "_max")):
+            result[name] = (min if name.endswith("_min") else max)(value for _, value in counted)
+        else:
+            result[name] = sum(tokens * value for tokens, value in counted) / sum(tokens for tokens, _ in counted)
+    return result
