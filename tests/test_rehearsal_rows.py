@@ -161,8 +161,7 @@ def test_rows_of_the_alternative_that_was_locked_are_read_by_its_mapping(tmp_pat
     def located(files, lock):
         return [published] if files.kind == "hub" else locate(files, lock)
 
-    for module in ("launch.rehearsal.rows", "data.corpus.sources"):
-        monkeypatch.setattr(f"{module}.locate", located)
+    monkeypatch.setattr("data.corpus.sources.locate", located)
     full = validate_recipe(values, "test")
     rows = write_rows(full, tmp_path / "rows", generate=False)
     assert rows.settings["corpus.sources.0"] == other | {"alternatives": []}

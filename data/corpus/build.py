@@ -2,7 +2,8 @@
 
 Writes `problems.parquet` (training and held-out problems), `demonstrations.parquet` (every sample of the teacher,
 right or wrong), `rejects.jsonl` (each unused row with its reason), `contamination.jsonl` (problems removed for being
-close to a benchmark question, beside that question), `ledger.jsonl` (what sampling cost) and `README.md` (the card).
+close to a benchmark question, beside that question), `figures.jsonl` (problems that need a figure, if there are any),
+`ledger.jsonl` (what sampling cost) and `README.md` (the card). The console shows the count of every reason.
 All arms read their problems from here.
 """
 
@@ -18,7 +19,7 @@ import pyarrow.parquet as pq
 
 from data.corpus.card import render_card
 from data.corpus.demonstrations import draw_samples, write_demonstrations
-from data.corpus.funnel import WITHHELD, Funnel
+from data.corpus.funnel import WITHHELD, Funnel, figure_rows
 from data.corpus.rows import (
     CARD,
     CONTAMINATION,
@@ -59,7 +60,8 @@ def run(recipe: Recipe, study_dir: Path, stage_dir: Path, resume: bool) -> None:
         _write_lines(stage_dir / REJECTS, funnel.rejects)
         raise
     finally:
-        write_notes(stage_dir, funnel.report())
+        if funnel.total:
+            write_notes(stage_dir, funnel.report())
 
 
 def _build(recipe: Recipe, study_dir: Path, stage_dir: Path, funnel: Funnel) -> None:
@@ -141,17 +143,19 @@ def _build(recipe: Recipe, study_dir: Path, stage_dir: Path, funnel: Funnel) -> 
     if spec.teacher is not None:
         _write_parquet(stage_dir / DEMONSTRATIONS, demonstrations, _DEMONSTRATION_COLUMNS)
     _write_lines(stage_dir / REJECTS, funnel.rejects)
-    figures = _figures(train + heldout)
+    figures = figure_rows(train + heldout)
+    others = [REJECTS, CONTAMINATION, TEACHER_LEDGER, CARD]
     if figures:
         _write_lines(stage_dir / FIGURES, figures)
+        others.append(FIGURES)
     _write_lines(stage_dir / CONTAMINATION, contamination)
     _write_lines(stage_dir / TEACHER_LEDGER, costs)
     outputs = hash_files(stage_dir, [PROBLEMS, *([DEMONSTRATIONS] if spec.teacher is not None else [])])
     facts = _facts(recipe, funnel, problems, demonstrations, len(contamination), figures)
     card = render_card(recipe, facts, outputs, problems, demonstrations, tokenizer)
     write_atomic(stage_dir / CARD, card)
-    others = {name: hash_file(stage_dir / name) for name in (REJECTS, CONTAMINATION, TEACHER_LEDGER, CARD)}
-    finish_stage(stage_dir, outputs, facts | {"seconds": seconds, "other_files": others, "sampling": costs})
+    hashes = {name: hash_file(stage_dir / name) for name in others}
+    finish_stage(stage_dir, outputs, facts | {"seconds": seconds, "other_files": hashes, "sampling": costs})
 
 
 def _tokenizer(recipe: Recipe, study_dir: Path) -> "PreTrainedTokenizerBase":
@@ -339,16 +343,6 @@ def _split(funnel: Funnel, recipe: Recipe, rejects: Path) -> tuple[list[RawRow],
     chosen = taken | set(train)
     funnel.drop("sampling", {n: "not_sampled" for n in range(len(funnel.kept)) if n not in chosen})
     return parts
-
-
-def _figures(rows: list[RawRow]) -> list[dict[str, Any]]:
-    """The problems that need a figure, or give one as drawing code, for a person to read."""
-    marked = [(row, figure_mark(row.problem)) for row in rows]
-    return [
-        {"problem_id": problem_id(row.problem), "source": row.source, "row": row.row_number, "figure": mark,
-         "problem": row.problem}
-        for row, mark in marked if mark is not None
-    ]  # fmt: skip
 
 
 def _facts(

@@ -70,11 +70,7 @@ def read_file(path: Path, columns: Collection[str], names: Sequence[str] = ()) -
             if kind == ".tsv":
                 rows = _tsv_rows(text, names, columns)
             else:
-                rows = (
-                    {".jsonl": _jsonl_rows, ".json": _json_rows}[kind](text)
-                    if kind != ".csv"
-                    else _csv_rows(text, columns)
-                )
+                rows = _csv_rows(text, columns) if kind == ".csv" else _JSON[kind](text)
         for row in rows:
             row.file = path.name
             yield row
@@ -168,6 +164,9 @@ def _json_rows(text: str) -> Iterator[Row]:
         yield _row(value, f"row {number}")
 
 
+_JSON = {".json": _json_rows, ".jsonl": _jsonl_rows}
+
+
 def _csv_rows(text: str, columns: Collection[str]) -> Iterator[Row]:
     csv.field_size_limit(sys.maxsize)
     reader = csv.reader(io.StringIO(text, newline=""), strict=True)
@@ -233,7 +232,25 @@ def _parquet_rows(path: Path, columns: Collection[str]) -> Iterator[Row]:
     # Without a wanted column the caller must still learn which there are.
     wanted = [name for name in there if name in columns] or None
     for batch in table.iter_batches(columns=wanted):
-        yield from (Row({name: json_value(value) for name, value in row.items()}) for row in batch.to_pylist())
+        kinds = {field.name: field.type for field in batch.schema if "float" in str(field.type)}
+        for row in batch.to_pylist():
+            yield Row({name: json_value(_short_floats(row[name], kinds.get(name))) for name in row})
+
+
+def _short_floats(value: Any, kind: Any) -> Any:
+    """Floats of 16 and 32 bits, also in lists and structures, with the digits they were written with: 0.1."""
+    import numpy as np
+    from pyarrow import types
+
+    if value is None or kind is None:
+        return value
+    if types.is_float16(kind) or types.is_float32(kind):
+        return float(str((np.float16 if types.is_float16(kind) else np.float32)(value)))
+    if isinstance(value, dict) and types.is_struct(kind):
+        return {name: _short_floats(inner, kind.field(name).type) for name, inner in value.items()}
+    if isinstance(value, list) and hasattr(kind, "value_type"):
+        return [_short_floats(inner, kind.value_type) for inner in value]
+    return value
 
 
 def json_value(value: Any) -> Any:

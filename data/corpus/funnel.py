@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Collection
 from typing import Any
 
+from data.corpus.rows import problem_id
 from data.corpus.sources import RawRow
 from data.corpus.values import figure_mark
 
@@ -96,3 +97,13 @@ class Funnel:
             text = first if len(first) <= _SHOWN_ON_CONSOLE else f"{first[: _SHOWN_ON_CONSOLE - 3]}..."
             lines.append(f"{count:,} {reason} (the first: {text})")
         return lines
+
+
+def figure_rows(rows: list[RawRow]) -> list[dict[str, Any]]:
+    """The problems that need a figure, or give one as drawing code, for a person to read."""
+    marked = [(row, figure_mark(row.problem)) for row in rows]
+    return [
+        {"problem_id": problem_id(row.problem), "source": row.source, "row": row.row_number, "figure": mark,
+         "problem": row.problem}
+        for row, mark in marked if mark is not None
+    ]  # fmt: skip

@@ -94,7 +94,7 @@ def check_first_row(spec: SourceSpec) -> None:
     if spec.kind != "file":
         return
     fields = source_fields(spec)
-    first = next(_published_rows(spec, fields, None))
+    first = next(_published_rows(spec, fields, None))  # raises if there is none
     for field in fields:
         try:
             value = field_value(first, field)
@@ -150,15 +150,28 @@ class _Everything(frozenset[str]):
         return True
 
 
+def raw_rows(files: DataFiles, fields: Sequence[str], lock: dict[str, Any] | None) -> list[Row]:
+    """The rows of all files of a source as they are published, with the columns that `fields` read."""
+    columns = _columns(files, fields)
+    rows = [row for path in locate(files, lock) for row in read_file(path, columns, files.columns)]
+    for row in rows:
+        for name in [name for name in row if name not in columns]:
+            del row[name]
+    return rows
+
+
+def _columns(files: DataFiles, fields: Sequence[str]) -> Collection[str]:
+    try:
+        return _Everything() if reads_whole_row(fields) else columns_of(fields)
+    except TemplateFailedError as error:
+        raise UserError(f"source {files.name}: {error}") from None
+
+
 def _published_rows(
     files: DataFiles, fields: Sequence[str], lock: dict[str, Any] | None, optional: Sequence[str] = ()
 ) -> Iterator[Row]:
     """The rows of all files as they are published. The checks of all rows together are made after the last one."""
-    try:
-        wanted = [*fields, *optional]
-        columns = _Everything() if reads_whole_row(wanted) else columns_of(wanted)
-    except TemplateFailedError as error:
-        raise UserError(f"source {files.name}: {error}") from None
+    columns = _columns(files, [*fields, *optional])
     names: set[str] = set()
     paths = [field for field in fields if "." in field and not is_template(field)]
     count = 0
@@ -224,13 +237,12 @@ def _joined(value: Any) -> str:
 
 
 def _map_row(spec: SourceSpec, number: int, row: Row) -> RawRow:
-    level = field_value(row, spec.level_field) if spec.level_field else None
-    level_text = None if level is None else re.sub(r"\.0$", "", str(level))
-    raw = RawRow(spec.name, number, "", "", level_text, file=row.file, line=row.line)
+    raw = RawRow(spec.name, number, "", "", None, file=row.file, line=row.line)
     try:
         raw = raw._replace(problem=str(field_value(row, spec.problem_field) or ""))
+        raw = raw._replace(level=_level(spec, row))
         raw = raw._replace(problem=_problem(spec, row))
-        if spec.levels is not None and level_text not in spec.levels:
+        if spec.levels is not None and raw.level not in spec.levels:
             raise _UnusableError("level_excluded")
         for field, allowed in spec.where.items():
             if not _is_one_of(field_value(row, field), allowed):
@@ -242,6 +254,11 @@ def _map_row(spec: SourceSpec, number: int, row: Row) -> RawRow:
         reason, detail = "template_failed", str(error)
     shown = _writable(" ".join(raw.problem.split()))
     return raw._replace(problem=shown, reject=reason, detail=None if detail is None else _writable(detail))
+
+
+def _level(spec: SourceSpec, row: Row) -> str | None:
+    level = field_value(row, spec.level_field) if spec.level_field else None
+    return None if level is None else _writable(re.sub(r"\.0$", "", str(level)))
 
 
 def _writable(text: str) -> str:
@@ -257,7 +274,7 @@ def _problem(spec: SourceSpec, row: Row) -> str:
     value, answer = field_value(row, spec.problem_field), field_value(row, spec.answer_field)
     for field, given in ((spec.problem_field, value), (spec.answer_field, answer)):
         if given is None:
-            raise _UnusableError("missing_field", _why_missing(field, row))
+            raise _missing(field, row)
     if value == "":
         raise _UnusableError("empty_problem")
     try:
@@ -274,11 +291,11 @@ def _problem(spec: SourceSpec, row: Row) -> str:
     return text
 
 
-def _why_missing(field: str, row: Row) -> str | None:
+def _missing(field: str, row: Row) -> _UnusableError:
     column = field.split(".")[0]
     if field in row or column in row:
-        return f"{field} is null"
-    return f"no column {column!r}; the row has {_listed(row)}"
+        return _UnusableError("missing_field", f"{field} is null")
+    return _UnusableError("missing_column", f"no column {column!r}; the row has {_listed(row)}")
 
 
 def _which_is_the_user(field: str, role: str, row: Row) -> str:

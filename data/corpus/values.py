@@ -128,8 +128,9 @@ def _lost_escapes(text: str) -> str:
 
 def _doubled_escapes(text: str) -> str:
     """Commands with two backslashes, where every one has two; TeX's line break stands beside single ones."""
-    runs = re.findall(r"(\\+)[A-Za-z]", text)
-    return text.replace("\\\\", "\\") if runs and all(len(run) % 2 == 0 for run in runs) else text
+    commands = re.findall(r"(\\+)([A-Za-z]+)", text)
+    doubled = commands and all(len(run) % 2 == 0 and len(name) > 1 for run, name in commands)
+    return text.replace("\\\\", "\\") if doubled else text
 
 
 def _entities(text: str) -> str:
@@ -207,6 +208,8 @@ def is_non_answer(answer: str) -> bool:
     """Whether a reference answer says only that there is none: `N/A`, `QED`, `see the solution`."""
     bare = re.sub(r"\\(?:text(?:bf|it|rm)?|mathrm|mbox|boxed)\b|[{}$\\]", " ", answer).casefold()
     words = " ".join(re.sub(r"[^\w\s]", " ", bare).split())
+    if answer.strip() == "Na":  # sodium
+        return False
     known = words in _NON_ANSWERS or answer.strip().casefold() in _MARKS_OF_NOTHING
     return known or _REFERRED.match(words) is not None
 
