@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from data.corpus.build import run as build_corpus
 from data.corpus.files import read_file
+from data.corpus.rows import read_demonstrations
 from data.corpus.sources import check_first_row, read_source
 from data.corpus.values import figure_mark, is_non_answer, repaired
 from launch.planning.preflight import check_before_running
@@ -270,7 +271,7 @@ def test_every_reason_has_a_count_and_its_first_row_on_the_console(tmp_path):
     assert console == [
         "9 rows read, 2 kept",
         "1 repaired: lost escape",
-        "1 need a figure (asy 1); they are in figures.jsonl, and corpus.figures=reject removes them",
+        "1 kept with a figure (asy 1), listed in figures.jsonl; corpus.figures=reject removes them",
         "2 conflicting_reference (the first: s, rows.jsonl line 1: '42' in s, rows.jsonl line 1, '43' in s, "
         "rows.jsonl line 9; 2 rows have this problem)",
         "1 empty_problem (the first: s, rows.jsonl line 5: it has no words besides images, drawing code or "
@@ -325,7 +326,8 @@ def test_most_rows_with_one_text_are_explained(tmp_path):
         ("r.csv", b'problem,answer\na,1\n"never closed,2\nb,3\n', "line 3: a quote that is opened there is never"),
         ("r.csv", b"answer,answer,problem\n1,2,a\n", "line 1 has the column 'answer' twice; rename one"),
         ("r.tsv", b"problem\tanswer\na\tb\tc\n", "line 2 has 3 values for 2 columns"),
-        ("r.jsonl", b'{"problem": "a", "answer": "1"}\n{"problem": "cut\n', "line 2: "),
+        ("r.jsonl", b'{"problem": "a", "answer": "1"}\n{"problem": "cut\n',
+         "line 2: Unterminated string starting at column 13"),
         ("r.jsonl", b'{"problem": "a", "answer": "1"}\n[1]\n', "line 2 is no object"),
         ("r.jsonl", '{"problem": "caf\xe9"}\n'.encode("latin-1"), "line 1 is not UTF-8 (byte 0xe9); convert the file"),
         ("r.jsonl", '{"problem": "a"}\n'.encode("utf-16"), "its encoding is UTF-16, not UTF-8; convert it with `iconv"),
@@ -418,3 +420,15 @@ def test_the_first_row_is_checked_with_the_recipe(tmp_path):
     recipe = validate_recipe({"study": "c", "corpus": {"sources": [spec], "problem_set": "all"}}, "test")
     with pytest.raises(UserError, match="has no column 'problem'; it has answer, question"):
         check_before_running(recipe)
+
+
+def test_stored_completions_meet_repaired_problems_and_are_whole_texts(tmp_path):
+    rows = [{"problem": "Is 1 &lt; 2? Answer 1 for yes.", "answer": "1"}]
+    stored = written(tmp_path, "stored.jsonl", [rows[0] | {"completion": "\ud835 \\boxed{1}"}])
+    files = {"kind": "file", "name": "t", "path": str(stored)}
+    build(tmp_path, rows, teacher={"kind": "stored", "stored": files})
+    ((demonstration,),) = read_demonstrations(tmp_path / "corpus").values()
+    assert (demonstration.completion, demonstration.grade) == ("\ufffd \\boxed{1}", "correct")
+    written(tmp_path, "stored.jsonl", [rows[0] | {"completion": [{"role": "assistant", "content": "1"}]}])
+    with pytest.raises(UserError, match=r"is a dict, not text; name the field with its text, as in completion\.0\."):
+        build(tmp_path, rows, teacher={"kind": "stored", "stored": files})

@@ -128,7 +128,9 @@ def _jsonl_rows(text: str) -> Iterator[Row]:
         try:
             value = json.loads(line, object_pairs_hook=_object)
         except (ValueError, RecursionError) as error:
-            reason = error.msg if isinstance(error, json.JSONDecodeError) else str(error)
+            reason = str(error)
+            if isinstance(error, json.JSONDecodeError):
+                reason = f"{error.msg.removesuffix(' at')} at column {error.colno}"
             raise _BadLineError(f"line {number}: {reason}") from None
         yield _row(value, f"line {number}", number)
 

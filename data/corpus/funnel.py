@@ -89,8 +89,9 @@ class Funnel:
         lines += [f"{count:,} repaired: {kind}" for kind, count in self.repaired.items()]
         if marks := Counter(mark for row in self.kept if (mark := figure_mark(row.problem)) is not None):
             lines.append(
-                f"{sum(marks.values()):,} need a figure ({', '.join(f'{mark} {n:,}' for mark, n in marks.items())}); "
-                "they are in figures.jsonl, and corpus.figures=reject removes them"
+                f"{sum(marks.values()):,} kept with a figure "
+                f"({', '.join(f'{mark} {count:,}' for mark, count in marks.items())}), "
+                "listed in figures.jsonl; corpus.figures=reject removes them"
             )
         for reason, count in self.rejected().items():
             first = self._first[reason]
