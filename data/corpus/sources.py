@@ -196,7 +196,7 @@ def _require_columns(files: DataFiles, fields: Sequence[str], names: set[str]) -
     for field in fields:
         column = field.split(".")[0]
         if not is_template(field) and field not in names and column not in names:
-            near = difflib.get_close_matches(column.casefold(), [name.casefold().strip() for name in names], n=1)
+            near = difflib.get_close_matches(column.casefold(), [name.casefold().strip() for name in names], 1, 0.75)
             meant = next((name for name in sorted(names) if near and name.casefold().strip() == near[0]), None)
             raise UserError(
                 f"source {files.name}: {files.path or files.dataset} has no column {column!r}; it has "
