@@ -18,6 +18,8 @@ from data.corpus.files import read_file
 from data.corpus.rows import read_demonstrations
 from data.corpus.sources import check_first_row, read_source
 from data.corpus.values import figure_mark, is_non_answer, repaired
+from launch.execution.display import Display
+from launch.execution.failures import MISTAKE, Failure
 from launch.planning.preflight import check_before_running
 from recipes.corpus_schema import SourceSpec
 from recipes.errors import UserError
@@ -291,7 +293,7 @@ def test_every_reason_has_a_count_and_its_first_row_on_the_console(tmp_path):
     assert not (tmp_path / "strict" / "corpus" / "figures.jsonl").exists()
 
 
-def test_a_failed_stage_leaves_its_rejects_and_their_counts(tmp_path):
+def test_a_failed_stage_leaves_its_rejects_and_shows_their_counts(tmp_path, capsys):
     rows = [{"problem": f"Prove statement {n}.", "answer": "proof"} for n in range(3)]
     with pytest.raises(UserError, match="no problem of 3 rows is left for training; of 3 rows the filters removed 3 "
                                         r"gold_placeholder \(the first: s, rows.jsonl line 1: 'proof'\)"):  # fmt: skip
@@ -300,6 +302,13 @@ def test_a_failed_stage_leaves_its_rejects_and_their_counts(tmp_path):
     notes = (tmp_path / "corpus" / "notes.txt").read_text()
     assert notes == "3 rows read, 0 kept\n3 gold_placeholder (the first: s, rows.jsonl line 1: 'proof')\n"
     assert not (tmp_path / "corpus" / "problems.parquet").exists()
+    capsys.readouterr()
+    Display(tmp_path).ended("corpus", Failure("too few problems", MISTAKE), 2.0)
+    assert capsys.readouterr().out.splitlines()[:3] == [
+        "  FAILED   corpus after 2 s: too few problems",
+        "           3 rows read, 0 kept",
+        "           3 gold_placeholder (the first: s, rows.jsonl line 1: 'proof')",
+    ]
 
 
 @pytest.mark.parametrize(("problem", "mark"), [

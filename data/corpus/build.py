@@ -40,7 +40,7 @@ from data.hub import locate_model
 from data.pocket_world import TASKS, benchmark_questions
 from data.prompts.prompt import control_tokens, load_tokenizer, prepare_tokenizer, render_prompt
 from recipes.errors import UserError
-from recipes.manifest import Progress, finish_stage, hash_file, hash_files, write_atomic, write_notes
+from recipes.manifest import NOTES, Progress, finish_stage, hash_file, hash_files, write_atomic, write_notes
 from recipes.schema import Recipe
 
 if TYPE_CHECKING:
@@ -53,6 +53,8 @@ def run(recipe: Recipe, study_dir: Path, stage_dir: Path, resume: bool) -> None:
     An interrupted build starts over, but for the samples of teacher and base, which are kept beside the studies. A
     failed one leaves the rejects so far and the counts of their reasons.
     """
+    for name in (NOTES, REJECTS, FIGURES):  # of an interrupted build
+        (stage_dir / name).unlink(missing_ok=True)
     funnel = Funnel()
     try:
         _build(recipe, study_dir, stage_dir, funnel)

@@ -94,7 +94,7 @@ class Funnel:
                 "listed in figures.jsonl; corpus.figures=reject removes them"
             )
         for reason, count in self.rejected().items():
-            first = self._first[reason]
+            first = " ".join(self._first[reason].split())
             text = first if len(first) <= _SHOWN_ON_CONSOLE else f"{first[: _SHOWN_ON_CONSOLE - 3]}..."
             lines.append(f"{count:,} {reason} (the first: {text})")
         return lines
