@@ -5,7 +5,7 @@ import difflib
 import sys
 from typing import Any
 
-from launch.commands import ablate, completion, config, evaluation, forgetting, grading, recipe, rehearse, study
+from launch.commands import ablate, completion, config, diff, evaluation, forgetting, grading, recipe, rehearse, study
 from recipes.errors import UserError
 
 COMMANDS = (
@@ -14,7 +14,7 @@ COMMANDS = (
     *(evaluation.eval_, evaluation.gate, evaluation.compare, evaluation.audit),
     *(evaluation.score, evaluation.work, evaluation.power),
     *(forgetting.trajectory, forgetting.pick, forgetting.sync),
-    *(grading.grade, config.config, completion.completion),
+    *(diff.diff, grading.grade, config.config, completion.completion),
 )
 _INTERRUPTED = 130  # as shells report Ctrl-C
 _EPILOG = """examples:

@@ -1,0 +1,122 @@
+"""How two studies differ: settings, versions, gains."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from eval.report.schema import Transfer, read_transfer
+from eval.report.wording import points
+from eval.statistics.values import Estimate, Values
+from recipes.manifest import read_manifest
+
+
+class Change(Values):
+    """One setting or version that differs. A side without it has None."""
+
+    name: str
+    first: Any
+    second: Any
+
+
+class GainPair(Values):
+    """The gain of an arm on a group in two studies, in points over each study's base."""
+
+    arm: str
+    group: str
+    first: Estimate
+    second: Estimate
+
+
+class Differences(Values):
+    """What differs between two studies."""
+
+    settings: list[Change]
+    """By dotted key of the recipe. A setting that only one recipe has shows None for the other."""
+    versions: list[Change]
+    """Commit, Python and packages of the stages that both studies have finished."""
+    gains: list[GainPair] | None
+    """Of the arms and groups that both reports have. None: a study has no report."""
+
+
+def differences(first: Path, second: Path, settings: tuple[dict[str, Any], dict[str, Any]]) -> Differences:
+    """Compare two studies.
+
+    Args:
+        first: folder of a study; it need not exist.
+        second: that of the other.
+        settings: the recipes as nested mappings.
+
+    Raises:
+        UserError: a report is of another schema version or damaged.
+    """
+    reports = [read_transfer(folder) if (folder / "report" / "transfer.json").is_file() else None
+               for folder in (first, second)]  # fmt: skip
+    return Differences(
+        settings=list(_changes(*settings)),
+        versions=list(_changes(_versions(first), _versions(second))),
+        gains=None if reports[0] is None or reports[1] is None else list(_gains(reports[0], reports[1])),
+    )
+
+
+def _changes(first: Any, second: Any, name: str = "") -> Iterator[Change]:
+    """The values that differ in two nested mappings, by dotted key; a section that one side lacks is one change."""
+    first, second = _named(first), _named(second)
+    if isinstance(first, dict) and isinstance(second, dict):
+        for key in sorted(first.keys() | second.keys()):
+            yield from _changes(first.get(key), second.get(key), f"{name}.{key}".removeprefix("."))
+    elif first != second:
+        yield Change(name=name, first=first, second=second)
+
+
+def _named(value: Any) -> Any:
+    """A list whose items have names, as a mapping of them."""
+    if isinstance(value, list) and value and all(isinstance(item, dict) and "name" in item for item in value):
+        return {str(item["name"]): item for item in value}
+    return value
+
+
+def _versions(folder: Path) -> dict[str, Any]:
+    """Versions that a study was made with; those of several commits are joined."""
+    found: dict[str, set[str]] = {}
+    for path in sorted(folder.glob("**/manifest.json")):
+        manifest = read_manifest(path.parent)
+        if manifest is None or not manifest["completed"]:
+            continue
+        made = manifest["environment"]
+        commit = f"{made['git_commit'] or 'unknown'}{' with changes' if made['git_dirty'] else ''}"
+        for name, version in {"commit": commit, "python": made["python"], **made["packages"]}.items():
+            found.setdefault(name, set()).add(version)
+    return {name: ", ".join(sorted(versions)) for name, versions in found.items()}
+
+
+def _gains(first: Transfer, second: Transfer) -> Iterator[GainPair]:
+    for arm in first.arms.keys() & second.arms.keys():
+        for group in first.groups.keys() & second.groups.keys():
+            yield GainPair(
+                arm=arm, group=group, first=first.arms[arm].groups[group], second=second.arms[arm].groups[group]
+            )
+
+
+def differences_text(found: Differences) -> str:
+    """The differences as plain text."""
+    lines = []
+    for title, changes in (("settings", found.settings), ("versions", found.versions)):
+        lines.append(f"{title}: {'equal' if not changes else f'{len(changes)} differ'}")
+        width = max((len(change.name) for change in changes), default=0)
+        lines += [f"  {change.name:<{width}}  {_short(change.first)} -> {_short(change.second)}" for change in changes]
+    if found.gains is None:
+        lines.append("gains: no report of both studies")
+    elif not found.gains:
+        lines.append("gains: the reports have no arm and group in common")
+    else:
+        lines.append("gains in points, with the intervals of each study")
+        width = max(len(f"{pair.arm}, {pair.group}") for pair in found.gains)
+        for pair in sorted(found.gains, key=lambda pair: (pair.arm, pair.group)):
+            name = f"{pair.arm}, {pair.group}"
+            lines.append(f"  {name:<{width}}  {points(pair.first):>24} -> {points(pair.second):>24}")
+    return "\n".join(lines)
+
+
+def _short(value: Any) -> str:
+    text = "none" if value is None else str(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
