@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from data.attention import fetch_kernel
-from data.corpus.sources import read_rows
+from data.corpus.sources import read_rows, read_source
 from data.hub import HubError, chosen, fetch_dataset, fetch_model, locate, lock_mismatch
 from eval.questions.build import benchmark_files, read_benchmark_rows
 from eval.questions.forms import questions_of
@@ -62,7 +62,7 @@ def fetch(recipe: Recipe, recipe_path: Path | None) -> Fetched:
     fetched = Fetched()
     for files in recipe.corpus.all_files():
         if files.kind != "pocket":
-            _resolve(fetched, recipe, "sources", files, lambda item, entry: len(read_rows(item, _fields(item), entry)))
+            _resolve(fetched, recipe, "sources", files, _count_rows)
     for benchmark in recipe.suite.benchmarks if recipe.suite is not None else ():
         if benchmark.data is not None:
             data = benchmark_files(benchmark)
@@ -167,13 +167,15 @@ def _count(name: str, data: BenchmarkData, entry: Entry | None) -> int:
     return len(questions_of(name, data.model_copy(update={"rows": None}), read_benchmark_rows(data, entry)))
 
 
-def _fields(files: DataFiles) -> list[str]:
-    if isinstance(files, BenchmarkTexts):
-        return list(files.text_fields)
+def _count_rows(files: DataFiles, entry: Entry | None) -> int:
+    """Number of rows of a source of the corpus."""
+    if isinstance(files, SourceSpec):
+        return len(read_source(files.model_copy(update={"alternatives": ()}), 0, entry))
+    fields = files.text_fields if isinstance(files, BenchmarkTexts) else None
     if isinstance(files, StoredCompletions):
-        return [files.problem_field, files.completion_field]
-    assert isinstance(files, SourceSpec)
-    return [files.problem_field, files.answer_field, *([files.level_field] if files.level_field else []), *files.where]
+        fields = (files.problem_field, files.completion_field)
+    assert fields is not None
+    return len(read_rows(files, fields, entry))
 
 
 def _models(recipe: Recipe) -> list[tuple[str, str | None]]:

@@ -21,7 +21,7 @@ class DataFiles(Spec):
     """Source of rows: a local file, or files of a Hugging Face dataset that `transfer fetch` resolved."""
 
     kind: Literal["pocket", "file", "hub"]
-    """pocket: the synthetic world. file: a JSON, JSONL, CSV or Parquet file. hub: such files of a hub dataset."""
+    """pocket: the synthetic world. file: a JSON, JSONL, CSV, TSV or Parquet file. hub: such files of a hub dataset."""
     name: str = Field(min_length=1)
     """Value of the `source` column; also its name in the lock file."""
     path: str | None = None
@@ -78,16 +78,20 @@ class DataFiles(Spec):
 
 
 class SourceSpec(DataFiles):
-    """One source of problems, with the mapping of its fields. A dot in a field name selects inside a value."""
+    """One source of problems, with the mapping of its fields.
+
+    A field is a column, a dotted path into its value, or a jinja template over columns with `{{`.
+    """
 
     problem_field: str = "problem"
-    """Field with the problem text, for instance question or prompt.0.content."""
+    """Field with the problem text, for instance question, prompt.0.content or "{{ passage }} {{ question }}"."""
     problem_prefix: str = ""
     """Text before every problem in the source; it is removed."""
     problem_suffix: str = ""
     """Text after every problem in the source; it is removed."""
     answer_field: str = "answer"
-    """Field with the reference answer, or with the solution that contains it."""
+    """Field with the reference answer, or with the solution that contains it, for instance answer or
+    "{{ 'ABCD'[label | int] }}"."""
     answer_in: Literal["value", "boxed", "after_hashes"] = "value"
     """Position of the reference answer in `answer_field`: the whole value, the last \\boxed{}, or after ####."""
     level_field: str | None = None
@@ -108,7 +112,7 @@ class BenchmarkTexts(DataFiles):
     """Questions of a benchmark, for decontamination."""
 
     kind: Literal["file", "hub"]
-    """file: a JSON, JSONL, CSV or Parquet file. hub: such files of a hub dataset."""
+    """file: a JSON, JSONL, CSV, TSV or Parquet file. hub: such files of a hub dataset."""
     text_fields: tuple[str, ...] = ("problem",)
     """Fields whose texts, joined, are the question."""
     restricted: bool = False
@@ -132,7 +136,7 @@ class StoredCompletions(DataFiles):
     """Published completions, matched to problems by the problem's text."""
 
     kind: Literal["file", "hub"]
-    """file: a JSON, JSONL, CSV or Parquet file. hub: such files of a hub dataset."""
+    """file: a JSON, JSONL, CSV, TSV or Parquet file. hub: such files of a hub dataset."""
     problem_field: str = "problem"
     """Field with the problem text."""
     problem_prefix: str = ""
@@ -232,6 +236,8 @@ class CorpusSpec(Spec):
     """Sources of the problems, in order; of duplicates the first is kept. Empty: nothing is trained."""
     answer_form: Literal["boxed", "plain"] = "boxed"
     """The form of a final answer for the grader (`data/grading/grader.py`)."""
+    figures: Literal["keep", "reject"] = "keep"
+    """Problems that show or name a figure, or give one as [asy] code. Kept ones are listed in figures.jsonl."""
     near_duplicate: float | None = Field(0.8, gt=0, le=1)
     """Problems with equal answers are duplicates from this Jaccard similarity of three-word sequences. null: off."""
     decontamination: DecontaminationSpec = DecontaminationSpec()

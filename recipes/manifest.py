@@ -22,6 +22,7 @@ from recipes.errors import UserError
 
 MANIFEST = "manifest.json"
 PROGRESS = "progress.json"
+NOTES = "notes.txt"
 _PACKAGES = ("torch", "transformers", "trl", "accelerate", "datasets", "tokenizers", "lm_eval", "math-verify", "numpy")
 _PROGRESS_EVERY_SECONDS = 0.5
 
@@ -206,6 +207,12 @@ def finish_stage(directory: Path, outputs: dict[str, str], facts: dict[str, Any]
     manifest.update(outputs=outputs, output_hash=hash_json(outputs), facts=facts or {}, completed=_now())
     write_json(directory / MANIFEST, manifest)
     (directory / PROGRESS).unlink(missing_ok=True)
+
+
+def write_notes(directory: Path, lines: list[str]) -> None:
+    """Write what the console shows when a stage ends, finished or not; the log gets it too."""
+    write_atomic(directory / NOTES, "".join(f"{line}\n" for line in lines))
+    print("\n".join(lines), flush=True)
 
 
 def _now() -> str:

@@ -318,6 +318,7 @@ class Recipe(Spec):
 _LATER_DEFAULTS: tuple[tuple[str, Any], ...] = (
     ("alternatives", []),
     ("eager", False),
+    ("figures", "keep"),
     ("micro_batch_tokens", None),
     ("rehearsal", False),
     ("save_every_minutes", 60.0),

@@ -307,7 +307,12 @@ def test_odd_but_valid_files_are_read_and_odd_values_rejected(tmp_path):
     facts = build(
         validate_recipe({"study": "c", "corpus": {"sources": [source], "problem_set": "all"}}, "test"), tmp_path
     )
-    assert facts["rejected"] == {"empty_problem": 1, "invalid_text": 1, "reference_is_no_text": 2}
+    assert facts["rejected"] == {
+        "empty_problem": 1,
+        "invalid_text": 1,
+        "reference_is_no_text": 1,
+        "several_references": 1,
+    }
     assert facts["train_problems"] == 1
 
 

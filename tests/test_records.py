@@ -7,8 +7,8 @@ import zstandard
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from data.sampling.store import whole_characters
 from eval.questions.records import Question, read_questions, write_questions
-from eval.responses.server_engine import whole_characters
 from eval.scorers.records import (
     Response,
     ScoreRow,

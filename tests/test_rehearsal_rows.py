@@ -161,8 +161,7 @@ def test_rows_of_the_alternative_that_was_locked_are_read_by_its_mapping(tmp_pat
     def located(files, lock):
         return [published] if files.kind == "hub" else locate(files, lock)
 
-    for module in ("launch.rehearsal.rows", "data.corpus.sources"):
-        monkeypatch.setattr(f"{module}.locate", located)
+    monkeypatch.setattr("data.corpus.sources.locate", located)
     full = validate_recipe(values, "test")
     rows = write_rows(full, tmp_path / "rows", generate=False)
     assert rows.settings["corpus.sources.0"] == other | {"alternatives": []}
@@ -172,3 +171,20 @@ def test_rows_of_the_alternative_that_was_locked_are_read_by_its_mapping(tmp_pat
     ).recipe.corpus.sources[0]
     assert (small.kind, small.problem_field, small.dataset, small.alternatives) == ("file", "q", None, ())
     assert len(list(read_source(small, 0))) == SOURCE_ROWS
+
+
+def test_rows_of_templates_are_generated_under_their_names_or_keep_their_columns(tmp_path):
+    path = tmp_path / "rows.jsonl"
+    rows = [{"stem": f"What is {n} plus 1?", "options": [str(n), str(n + 1)], "label": 1, "x": 0} for n in range(80)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    source = {
+        "kind": "file", "name": "s", "path": str(path), "problem_field": "{{ stem }} (A) {{ options[0] }}",
+        "answer_field": "{{ options[label] }}",
+    }  # fmt: skip
+    recipe = validate_recipe({"study": "c", "corpus": {"sources": [source], "problem_set": "all"}}, "test")
+    made = write_rows(recipe, tmp_path / "made", generate=True)
+    assert len(made.problems) >= SOURCE_ROWS
+    kept = write_rows(recipe, tmp_path / "kept", generate=False)
+    assert kept.problems["What is 5 plus 1? (A) 5"] == "6"
+    (first, *_) = Path(kept.files["corpus.sources.0"]).read_text().split("\n")
+    assert json.loads(first).keys() == {"stem", "options", "label"}

@@ -2,7 +2,8 @@
 
 Writes `problems.parquet` (training and held-out problems), `demonstrations.parquet` (every sample of the teacher,
 right or wrong), `rejects.jsonl` (each unused row with its reason), `contamination.jsonl` (problems removed for being
-close to a benchmark question, beside that question), `ledger.jsonl` (what sampling cost) and `README.md` (the card).
+close to a benchmark question, beside that question), `figures.jsonl` (problems that need a figure, if there are any),
+`ledger.jsonl` (what sampling cost) and `README.md` (the card). The console shows the count of every reason.
 All arms read their problems from here.
 """
 
@@ -18,11 +19,12 @@ import pyarrow.parquet as pq
 
 from data.corpus.card import render_card
 from data.corpus.demonstrations import draw_samples, write_demonstrations
-from data.corpus.funnel import WITHHELD, Funnel
+from data.corpus.funnel import WITHHELD, Funnel, figure_rows
 from data.corpus.rows import (
     CARD,
     CONTAMINATION,
     DEMONSTRATIONS,
+    FIGURES,
     PROBLEMS,
     REJECTS,
     TEACHER_LEDGER,
@@ -32,13 +34,13 @@ from data.corpus.rows import (
 )
 from data.corpus.sources import RawRow, not_compared, read_benchmark, read_source
 from data.corpus.text_match import BenchmarkIndex, near_duplicates
+from data.corpus.values import figure_mark, is_non_answer
 from data.grading.grader import Grader
-from data.grading.words import is_placeholder
 from data.hub import locate_model
 from data.pocket_world import TASKS, benchmark_questions
 from data.prompts.prompt import control_tokens, load_tokenizer, prepare_tokenizer, render_prompt
 from recipes.errors import UserError
-from recipes.manifest import Progress, finish_stage, hash_file, hash_files, write_atomic
+from recipes.manifest import NOTES, Progress, finish_stage, hash_file, hash_files, write_atomic, write_notes
 from recipes.schema import Recipe
 
 if TYPE_CHECKING:
@@ -48,8 +50,23 @@ if TYPE_CHECKING:
 def run(recipe: Recipe, study_dir: Path, stage_dir: Path, resume: bool) -> None:
     """Build the corpus of a recipe into `stage_dir`.
 
-    An interrupted build starts over, but for the samples of teacher and base, which are kept beside the studies.
+    An interrupted build starts over, but for the samples of teacher and base, which are kept beside the studies. A
+    failed one leaves the rejects so far and the counts of their reasons.
     """
+    for name in (NOTES, REJECTS, FIGURES):  # of an interrupted build
+        (stage_dir / name).unlink(missing_ok=True)
+    funnel = Funnel()
+    try:
+        _build(recipe, study_dir, stage_dir, funnel)
+    except Exception:
+        _write_lines(stage_dir / REJECTS, funnel.rejects)
+        raise
+    finally:
+        if funnel.total:
+            write_notes(stage_dir, funnel.report())
+
+
+def _build(recipe: Recipe, study_dir: Path, stage_dir: Path, funnel: Funnel) -> None:
     spec, locks = recipe.corpus, recipe.lock.get("sources", {})
     begun = time.monotonic()
     progress = Progress(stage_dir, 9, "steps")
@@ -60,21 +77,22 @@ def run(recipe: Recipe, study_dir: Path, stage_dir: Path, resume: bool) -> None:
         progress.total, progress.unit = 9, "steps"
         progress.update(number, f"{name}, {len(funnel.kept):,} problems left")
 
-    with_model = recipe.model is not None
-    tokenizer = _tokenizer(recipe, study_dir) if with_model else None
+    tokenizer = _tokenizer(recipe, study_dir) if recipe.model is not None else None
     grader = Grader(workers=recipe.resources.workers or 2)
 
     # Rows of all sources.
-    funnel = Funnel([row for source in spec.sources for row in read_source(source, spec.seed, locks.get(source.name))])
-    total = len(funnel.kept)
-    funnel.drop("mapped", {n: row.reject for n, row in enumerate(funnel.kept) if row.reject})
+    funnel.take([row for source in spec.sources for row in read_source(source, spec.seed, locks.get(source.name))])
+    if spec.figures == "reject":
+        marks = {n: mark for n, row in enumerate(funnel.kept) if (mark := figure_mark(row.problem)) is not None}
+        funnel.drop("figures", dict.fromkeys(marks, "needs_figure"), marks)
     step_done("read", 1)
 
     # References the grader can compare with.
     gradable = grader.are_gradable([row.reference_answer for row in funnel.kept])
     unusable = {n: "gold_unparseable" for n, good in enumerate(gradable) if not good}
-    unusable |= {n: "gold_placeholder" for n, row in enumerate(funnel.kept) if is_placeholder(row.reference_answer)}
-    funnel.drop("reference answer", unusable)
+    unusable |= {n: "gold_placeholder" for n, row in enumerate(funnel.kept) if is_non_answer(row.reference_answer)}
+    golds = {n: repr(funnel.kept[n].reference_answer) for n in unusable}
+    funnel.drop("reference answer", unusable, golds)
     step_done("reference answers", 2)
 
     # Duplicates, exact and near.
@@ -97,7 +115,7 @@ def run(recipe: Recipe, study_dir: Path, stage_dir: Path, resume: bool) -> None:
     step_done("pass rate", 6)
 
     # Held-out and training problems; what is left over is a reject too, so that every row is accounted for.
-    heldout, train = _split(funnel, recipe, total)
+    heldout, train = _split(funnel, recipe, stage_dir / REJECTS)
     step_done("split", 7)
 
     # Demonstrations for the training problems.
@@ -126,15 +144,20 @@ def run(recipe: Recipe, study_dir: Path, stage_dir: Path, resume: bool) -> None:
     _write_parquet(stage_dir / PROBLEMS, problems, _PROBLEM_COLUMNS)
     if spec.teacher is not None:
         _write_parquet(stage_dir / DEMONSTRATIONS, demonstrations, _DEMONSTRATION_COLUMNS)
-    _write_lines(stage_dir / REJECTS, funnel.rejects())
+    _write_lines(stage_dir / REJECTS, funnel.rejects)
+    figures = figure_rows(train + heldout)
+    others = [REJECTS, CONTAMINATION, TEACHER_LEDGER, CARD]
+    if figures:
+        _write_lines(stage_dir / FIGURES, figures)
+        others.append(FIGURES)
     _write_lines(stage_dir / CONTAMINATION, contamination)
     _write_lines(stage_dir / TEACHER_LEDGER, costs)
     outputs = hash_files(stage_dir, [PROBLEMS, *([DEMONSTRATIONS] if spec.teacher is not None else [])])
-    facts = _facts(recipe, funnel, total, problems, demonstrations, len(contamination))
+    facts = _facts(recipe, funnel, problems, demonstrations, len(contamination), figures)
     card = render_card(recipe, facts, outputs, problems, demonstrations, tokenizer)
     write_atomic(stage_dir / CARD, card)
-    others = {name: hash_file(stage_dir / name) for name in (REJECTS, CONTAMINATION, TEACHER_LEDGER, CARD)}
-    finish_stage(stage_dir, outputs, facts | {"seconds": seconds, "other_files": others, "sampling": costs})
+    hashes = {name: hash_file(stage_dir / name) for name in others}
+    finish_stage(stage_dir, outputs, facts | {"seconds": seconds, "other_files": hashes, "sampling": costs})
 
 
 def _tokenizer(recipe: Recipe, study_dir: Path) -> "PreTrainedTokenizerBase":
@@ -149,18 +172,31 @@ def _tokenizer(recipe: Recipe, study_dir: Path) -> "PreTrainedTokenizerBase":
 
 def _drop_exact_duplicates(funnel: Funnel, grader: Grader) -> None:
     """Keep the first of equal texts; if their reference answers contradict each other, none can be trusted."""
-    places: dict[str, list[int]] = {}
-    for number, row in enumerate(funnel.kept):
-        places.setdefault(problem_id(row.problem), []).append(number)
-    repeated = [numbers for numbers in places.values() if len(numbers) > 1]
-    agree = _agreeing(funnel, grader, [(later, numbers[0]) for numbers in repeated for later in numbers[1:]])
-    reasons = {}
-    for numbers in repeated:
-        if all((later, numbers[0]) in agree for later in numbers[1:]):
-            reasons.update(dict.fromkeys(numbers[1:], "duplicate"))
+    copies: dict[str, list[int]] = {}
+    for index, row in enumerate(funnel.kept):
+        copies.setdefault(problem_id(row.problem), []).append(index)
+    repeated = [indices for indices in copies.values() if len(indices) > 1]
+    agree = _agreeing(funnel, grader, [(later, indices[0]) for indices in repeated for later in indices[1:]])
+    reasons: dict[int, str] = {}
+    details: dict[int, str] = {}
+    for indices in repeated:
+        if other := [later for later in indices[1:] if (later, indices[0]) not in agree]:
+            reasons.update(dict.fromkeys(indices, "conflicting_reference"))
+            details.update(dict.fromkeys(indices, _conflict(funnel, indices, other[0])))
         else:
-            reasons.update(dict.fromkeys(numbers, "conflicting_reference"))
-    funnel.drop("exact duplicates", reasons)
+            reasons.update(dict.fromkeys(indices[1:], "duplicate"))
+    funnel.drop("exact duplicates", reasons, details)
+
+
+def _conflict(funnel: Funnel, copies: list[int], other: int) -> str:
+    """What contradicts what, and a guess at the cause where most of a corpus is one text."""
+    first, second = funnel.kept[copies[0]], funnel.kept[other]
+    text = (
+        f"{first.reference_answer[:60]!r} in {first.at}, {second.reference_answer[:60]!r} in {second.at}; "
+        f"{len(copies)} rows have this problem"
+    )
+    constant = len(copies) > max(2, len(funnel.kept) // 2)
+    return f"{text}, so its field may not hold the problem: {first.problem[:60]!r}" if constant else text
 
 
 def _drop_near_duplicates(funnel: Funnel, grader: Grader, threshold: float) -> None:
@@ -279,24 +315,31 @@ def _drop_by_pass_rate(
     return rates, [cost.row()]
 
 
-def _split(funnel: Funnel, recipe: Recipe, total: int) -> tuple[list[RawRow], list[RawRow]]:
-    """Held-out and training rows; seeded, and the source's own split is respected."""
+def _split(funnel: Funnel, recipe: Recipe, rejects: Path) -> tuple[list[RawRow], list[RawRow]]:
+    """Held-out and training rows; seeded, and the source's own split is respected.
+
+    Raises:
+        UserError: too few rows are left; it says what removed the others. `rejects`: where they will be listed.
+    """
     spec = recipe.corpus
-    shuffled = sorted(range(len(funnel.kept)), key=lambda number: problem_id(funnel.kept[number].problem))
+    shuffled = sorted(range(len(funnel.kept)), key=lambda index: problem_id(funnel.kept[index].problem))
     random.Random(f"split {spec.seed}").shuffle(shuffled)
     heldout = [n for n in shuffled if funnel.kept[n].heldout is not False][: spec.heldout_problems]
+    removed = f"of {funnel.total:,} rows the filters removed {funnel.reasons_text()}; each is in {rejects}"
     if len(heldout) < spec.heldout_problems:
         raise UserError(
-            f"corpus.heldout_problems is {spec.heldout_problems} but only {len(heldout)} problems are available for it"
+            f"corpus.heldout_problems is {spec.heldout_problems} but only {len(heldout)} problems are available for "
+            f"it; {removed}"
         )
     taken = set(heldout)
     available = [n for n in shuffled if n not in taken and not funnel.kept[n].heldout]
     if not available:
-        counts = dict(Counter(row["reason"] for row in funnel.rejects()))
-        raise UserError(f"no problem of {total} rows is left for training; removed by reason: {counts}")
+        raise UserError(f"no problem of {funnel.total} rows is left for training; {removed}")
     count = spec.train_problems or len(available)
     if count > len(available):
-        raise UserError(f"corpus.train_problems is {count} but only {len(available)} problems passed the filters")
+        raise UserError(
+            f"corpus.train_problems is {count} but only {len(available)} problems passed the filters; {removed}"
+        )
     train = available[:count]
     parts = [funnel.kept[n] for n in heldout], [funnel.kept[n] for n in train]
     chosen = taken | set(train)
@@ -307,19 +350,20 @@ def _split(funnel: Funnel, recipe: Recipe, total: int) -> tuple[list[RawRow], li
 def _facts(
     recipe: Recipe,
     funnel: Funnel,
-    total: int,
     problems: list[Problem],
     demonstrations: list[Demonstration],
     contaminated: int,
+    figures: list[dict[str, Any]],
 ) -> dict[str, Any]:
     """What the manifest and the card say about the corpus."""
     train = [row for row in problems if row.split == "train"]
     unsolved = [row for row in train if row.teacher_solvable is False]
     pocket = [] if recipe.suite is None else [b.name for b in recipe.suite.benchmarks if b.name in TASKS]
+    seldom = {"repaired": funnel.repaired, "figures": dict(sorted(Counter(row["figure"] for row in figures).items()))}
     return {
-        "rows": total,
+        "rows": funnel.total,
         "funnel": funnel.steps,
-        "rejected": dict(sorted(Counter(row["reason"] for row in funnel.rejects()).items())),
+        "rejected": funnel.rejected(),
         "train_problems": len(train),
         "heldout_problems": len(problems) - len(train),
         "teacher_solvable": sum(row.teacher_solvable is True for row in train),
@@ -331,6 +375,7 @@ def _facts(
         "decontaminated_against": sorted([*pocket, *(b.name for b in recipe.corpus.decontamination.benchmarks)]),
         "not_compared": not_compared(recipe),
         "licences": {source.name: source.licence for source in recipe.corpus.sources},
+        **{name: counts for name, counts in seldom.items() if counts},
     }
 
 

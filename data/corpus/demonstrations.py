@@ -8,13 +8,22 @@ from typing import TYPE_CHECKING, Any
 
 from data.corpus.rows import Demonstration, problem_id
 from data.corpus.sources import RawRow, bare_problem, read_rows
+from data.corpus.values import repaired
 from data.grading.grader import Grader
 from data.hub import chosen, locate_model
 from data.pocket_world import corpus_problems, teacher_completion
 from data.prompts.prompt import completion_ids
 from data.prompts.thinking import THINK_CLOSE, THINK_OPEN, strip_thinking
 from data.sampling.completions import sample_from_endpoint, sample_locally
-from data.sampling.store import Sample, SampleStore, asking, own_path, shared_folder, store_path
+from data.sampling.store import (
+    Sample,
+    SampleStore,
+    asking,
+    own_path,
+    shared_folder,
+    store_path,
+    whole_characters,
+)
 from recipes.corpus_schema import SamplerSpec
 from recipes.errors import UserError
 from recipes.manifest import Progress, read_manifest
@@ -157,12 +166,18 @@ def _stored(recipe: Recipe, identities: list[str]) -> dict[str, list[Sample]]:
     spec = chosen(teacher.stored, lock)
     found: dict[str, list[Sample]] = {identity: [] for identity in identities}
     for row in read_rows(spec, [spec.problem_field, spec.completion_field], lock):
-        text = str(row[spec.problem_field] or "").replace("\r\n", "\n").strip()
-        identity = problem_id(bare_problem(text, spec.problem_prefix, spec.problem_suffix))
+        text, _ = repaired(str(row[spec.problem_field] or "").replace("\r\n", "\n"))  # as in sources of problems
+        identity = problem_id(bare_problem(text.strip(), spec.problem_prefix, spec.problem_suffix))
         value = row[spec.completion_field]
         for text in value if isinstance(value, list) else [value]:
             if identity in found and text and len(found[identity]) < teacher.samples_per_problem:
-                kept = strip_thinking(str(text)) if teacher.thinking == "stripped" else str(text)
+                if not isinstance(text, str):
+                    raise UserError(
+                        f"corpus.teacher.stored {spec.name!r}: a completion at {spec.completion_field!r} is a "
+                        f"{type(text).__name__}, not text; name the field with its text, as in "
+                        f"{spec.completion_field}.0.content"
+                    )
+                kept = whole_characters(strip_thinking(text) if teacher.thinking == "stripped" else text)
                 # Nobody says whether a published completion was cut; one without a final answer is graded so.
                 found[identity].append(Sample(identity, len(found[identity]), kept, True, 0.0))
     if not any(found.values()):

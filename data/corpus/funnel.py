@@ -4,24 +4,44 @@ from collections import Counter
 from collections.abc import Collection
 from typing import Any
 
+from data.corpus.rows import problem_id
 from data.corpus.sources import RawRow
+from data.corpus.values import figure_mark
 
 _SHOWN_CHARS = 300
+_SHOWN_ON_CONSOLE = 160
 WITHHELD = "(not copied: too close to a restricted benchmark)"
 
 
 class Funnel:
-    """Rows that are still in, and a record of every step.
+    """Rows that passed every filter so far, and a record of what each filter removed.
+
+    A filter names rows by their index in `kept`.
 
     Attributes:
-        kept: the rows that passed every step so far, in their first order.
-        steps: per step its name, the rows left after it, and the removed rows by reason.
+        total: rows that were read.
+        kept: the rows that passed every filter so far, in their first order.
+        steps: per filter its name, the rows left after it, and the removed rows by reason.
+        repaired: rows by the kind of damage that was undone in them, among those that were not rejected.
+        rejects: every removed row with source, row number and reason, in the order of the filters.
     """
 
-    def __init__(self, rows: list[RawRow]) -> None:
-        self.kept = rows
+    def __init__(self) -> None:
+        self.total = 0
+        self.kept: list[RawRow] = []
         self.steps: list[dict[str, Any]] = []
-        self._rejects: list[dict[str, Any]] = []
+        self.repaired: dict[str, int] = {}
+        self.rejects: list[dict[str, Any]] = []
+        self._first: dict[str, str] = {}
+
+    def take(self, rows: list[RawRow]) -> None:
+        """Add rows and remove those that their source rejected; the first filter, called `mapped`."""
+        self.total = len(rows)
+        self.kept = rows
+        rejected = {index: row for index, row in enumerate(rows) if row.reject}
+        details = {index: row.detail for index, row in rejected.items() if row.detail is not None}
+        self.repaired = dict(sorted(Counter(kind for row in rows if not row.reject for kind in row.repairs).items()))
+        self.drop("mapped", {index: str(row.reject) for index, row in rejected.items()}, details)
 
     def drop(
         self,
@@ -30,19 +50,61 @@ class Funnel:
         details: dict[int, str] | None = None,
         withheld: Collection[int] = (),
     ) -> None:
-        """Remove the rows numbered in `reasons`; `details` says more about some, texts of `withheld` are left out."""
-        for number, reason in sorted(reasons.items()):
-            row = self.kept[number]
-            reject = {"source": row.source, "row": row.row_number, "reason": reason}
-            if details and number in details:
-                reject["detail"] = details[number]
+        """Remove rows.
+
+        Args:
+            step: name of the filter.
+            reasons: index in `kept` -> why the row is removed.
+            details: more about some of them.
+            withheld: rows whose texts must not be written.
+        """
+        for index, reason in sorted(reasons.items()):
+            row = self.kept[index]
+            reject: dict[str, Any] = {"source": row.source, "row": row.row_number, "reason": reason}
+            if row.line is not None:
+                reject["line"] = row.line
+            if details and index in details:
+                reject["detail"] = details[index]
             texts = {"problem": row.problem, "reference_answer": row.reference_answer}
-            shown = {key: WITHHELD if number in withheld else text[:_SHOWN_CHARS] for key, text in texts.items()}
-            self._rejects.append(reject | shown)
-        self.kept = [row for number, row in enumerate(self.kept) if number not in reasons]
+            shown = {key: WITHHELD if index in withheld else text[:_SHOWN_CHARS] for key, text in texts.items()}
+            self.rejects.append(reject | shown)
+            self._first.setdefault(reason, f"{row.at}: {reject['detail']}" if "detail" in reject else row.at)
+        self.kept = [row for index, row in enumerate(self.kept) if index not in reasons]
         counts = dict(sorted(Counter(reasons.values()).items()))
         self.steps.append({"step": step, "left": len(self.kept), "removed": counts})
 
-    def rejects(self) -> list[dict[str, Any]]:
-        """Every removed row with source, row number and reason, in the order of the steps."""
-        return self._rejects
+    def rejected(self) -> dict[str, int]:
+        """Removed rows by reason."""
+        return dict(sorted(Counter(row["reason"] for row in self.rejects).items()))
+
+    def reasons_text(self) -> str:
+        """Removed rows by reason, for a sentence: the most frequent first, with the first row that has it."""
+        counts = sorted(self.rejected().items(), key=lambda item: -item[1])
+        texts = [f"{count:,} {reason}" for reason, count in counts]
+        return ", ".join([f"{texts[0]} (the first: {self._first[counts[0][0]]})", *texts[1:]]) if texts else "none"
+
+    def report(self) -> list[str]:
+        """Lines for the console: repairs, and each reason with its count and the first row that has it."""
+        lines = [f"{self.total:,} rows read, {len(self.kept):,} kept"]
+        lines += [f"{count:,} repaired: {kind}" for kind, count in self.repaired.items()]
+        if marks := Counter(mark for row in self.kept if (mark := figure_mark(row.problem)) is not None):
+            lines.append(
+                f"{sum(marks.values()):,} kept with a figure "
+                f"({', '.join(f'{mark} {count:,}' for mark, count in marks.items())}), "
+                "listed in figures.jsonl; corpus.figures=reject removes them"
+            )
+        for reason, count in self.rejected().items():
+            first = " ".join(self._first[reason].split())
+            text = first if len(first) <= _SHOWN_ON_CONSOLE else f"{first[: _SHOWN_ON_CONSOLE - 3]}..."
+            lines.append(f"{count:,} {reason} (the first: {text})")
+        return lines
+
+
+def figure_rows(rows: list[RawRow]) -> list[dict[str, Any]]:
+    """The problems that need a figure, or give one as drawing code, for a person to read."""
+    marked = [(row, figure_mark(row.problem)) for row in rows]
+    return [
+        {"problem_id": problem_id(row.problem), "source": row.source, "row": row.row_number, "figure": mark,
+         "problem": row.problem}
+        for row, mark in marked if mark is not None
+    ]  # fmt: skip

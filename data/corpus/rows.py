@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 from recipes.errors import UserError
 
 PROBLEMS, DEMONSTRATIONS, REJECTS = "problems.parquet", "demonstrations.parquet", "rejects.jsonl"
-CONTAMINATION, CARD, TEACHER_LEDGER = "contamination.jsonl", "README.md", "ledger.jsonl"
+CONTAMINATION, FIGURES, CARD, TEACHER_LEDGER = "contamination.jsonl", "figures.jsonl", "README.md", "ledger.jsonl"
 
 
 def problem_id(problem: str) -> str:
@@ -143,9 +143,9 @@ def demonstrations_by_update(
     for start in range(0, len(order), problems_per_step):
         # Where one pass over the set ends and the next begins, a problem may be presented twice in one update.
         read: dict[tuple[str, int], tuple[Problem, Demonstration]] = {}
-        for place in range(start, min(start + problems_per_step, len(order))):
-            problem = order[place]
-            exposure = place // passes_over
+        for index in range(start, min(start + problems_per_step, len(order))):
+            problem = order[index]
+            exposure = index // passes_over
             for row in demonstrations_to_read(demonstrations, problem.problem_id, count, exposure, policy, seed):
                 read.setdefault((problem.problem_id, row.sample_index), (problem, row))
         updates.append([*read.values()])

@@ -1,12 +1,20 @@
 """Raw rows from the sources of a recipe: (problem, reference answer, level), or the reason a row has none."""
 
-import csv
-import json
+import difflib
 import re
-from collections.abc import Iterator, Sequence
-from pathlib import Path
-from typing import Any, NamedTuple
+from collections.abc import Collection, Iterator, Sequence
+from typing import Any, NamedTuple, TypeGuard
 
+from data.corpus.fields import (
+    TemplateFailedError,
+    columns_of,
+    field_value,
+    is_template,
+    passed_over,
+    reads_whole_row,
+)
+from data.corpus.files import Row, read_file
+from data.corpus.values import NoTextError, as_text, from_json_text, has_words, repaired, require_whole
 from data.grading.grader import last_boxed
 from data.hub import chosen, locate
 from data.pocket_world import TASKS, Question, corpus_problems
@@ -15,6 +23,7 @@ from recipes.errors import UserError
 from recipes.schema import Recipe
 
 POCKET_POOL = {"train": 4000, "heldout": 400}  # drawn from the world; the recipe's counts select from these
+_SHOWN_COLUMNS = 20
 
 
 class RawRow(NamedTuple):
@@ -31,72 +40,187 @@ class RawRow(NamedTuple):
     """The question of the synthetic world, which the scripted teacher needs."""
     heldout: bool | None = None
     """Fixed by the source (synthetic world); None if the corpus stage may choose."""
+    detail: str | None = None
+    """More about the reason."""
+    file: str = ""
+    line: int | None = None
+    """Line of the file where the row begins, from 1; None where the format has no lines."""
+    repairs: tuple[str, ...] = ()
+    """Kinds of damage that were undone in problem and reference answer."""
+
+    @property
+    def at(self) -> str:
+        """Where the row is, for messages."""
+        where = f"{self.file} line {self.line}" if self.line is not None else f"row {self.row_number + 1}"
+        return f"{self.source}, {where}"
 
 
-def read_source(spec: SourceSpec, seed: int, lock: dict[str, Any] | None = None) -> Iterator[RawRow]:
+class _UnusableError(Exception):
+    """A row cannot become a problem."""
+
+    def __init__(self, reason: str, detail: str | None = None) -> None:
+        super().__init__(reason)
+        self.reason, self.detail = reason, detail
+
+
+def read_source(spec: SourceSpec, seed: int, lock: dict[str, Any] | None = None) -> list[RawRow]:
     """Rows of one source, checked against its lock entry.
 
     Raises:
-        UserError: the source is missing, unreadable, empty, changed, or lacks a field of the mapping.
+        UserError: the source is missing, unreadable, empty, changed, lacks a field of the mapping, or has no row that
+            fills its templates.
     """
     if spec.kind == "pocket":
-        for split, pool in POCKET_POOL.items():
-            for number, question in enumerate(corpus_problems(seed, split, pool)):
-                yield RawRow(
-                    spec.name,
-                    number,
-                    question.problem,
-                    question.reference_answer,
-                    str(question.level),
-                    question=question,
-                    heldout=split == "heldout",
-                )
-        return
+        return list(_pocket_rows(spec, seed))
     spec = chosen(spec, lock)
+    rows = [_map_row(spec, number, row) for number, row in enumerate(_published_rows(spec, source_fields(spec), lock))]
+    if all(row.reject == "template_failed" for row in rows):
+        raise UserError(f"source {spec.name}: no row fills its templates; the first, {rows[0].at}: {rows[0].detail}")
+    return rows
+
+
+def source_fields(spec: SourceSpec) -> list[str]:
+    """The fields of a source that its rows are read by."""
     level = [spec.level_field] if spec.level_field else []
-    for number, row in enumerate(read_rows(spec, [spec.problem_field, spec.answer_field, *level, *spec.where], lock)):
-        yield _map_row(spec, number, row)
+    return [spec.problem_field, spec.answer_field, *level, *spec.where]
+
+
+def check_first_row(spec: SourceSpec) -> None:
+    """Read the first row of a local file by its mapping, before anything is spent. `transfer fetch` reads hub files.
+
+    Raises:
+        UserError: the file cannot be read, a column does not exist, or a template does not fit the row.
+    """
+    if spec.kind != "file":
+        return
+    fields = source_fields(spec)
+    first = next(_published_rows(spec, fields, None))  # raises if there is none
+    for field in fields:
+        try:
+            value = field_value(first, field)
+        except TemplateFailedError as error:
+            raise UserError(
+                f"source {spec.name}: the template {_short(field)!r} does not fit the first row: {error}; the row has "
+                f"the columns {_listed(first)}"
+            ) from None
+        if value is None:  # later rows may have it
+            list(_published_rows(spec, [field], None))
+
+
+def _pocket_rows(spec: SourceSpec, seed: int) -> Iterator[RawRow]:
+    for split, pool in POCKET_POOL.items():
+        for number, question in enumerate(corpus_problems(seed, split, pool)):
+            yield RawRow(
+                spec.name,
+                number,
+                question.problem,
+                question.reference_answer,
+                str(question.level),
+                question=question,
+                heldout=split == "heldout",
+            )
 
 
 def read_rows(
-    files: DataFiles, fields: list[str], lock: dict[str, Any] | None, optional: Sequence[str] = ()
+    files: DataFiles, fields: Sequence[str], lock: dict[str, Any] | None, optional: Sequence[str] = ()
 ) -> list[dict[str, Any]]:
-    """The rows of all files of a source with the values of `fields`, which may step into values with dots.
+    """The rows of all files of a source with the values of `fields`; see `fields.py` for what a field can be.
 
     A field of `optional` that a row does not have is None.
 
     Raises:
-        UserError: a file is missing, unreadable, empty or changed, or no row has one of the fields.
+        UserError: a file is missing, unreadable, empty or changed, no row has one of the fields, or a template does not
+            fit a row.
     """
+    wanted = [*fields, *optional]
     rows = []
-    names: set[str] = set()
-    for path in locate(files, lock):
-        for row in read_file(path, {field.split(".")[0] for field in [*fields, *optional]}, files.columns):
-            # A CSV row with too many values keeps the rest under None.
-            names.update(name for name in row if name is not None)
-            rows.append({field: _value(row, field) for field in [*fields, *optional]})
-    if not rows:
-        raise UserError(f"source {files.name}: {files.path or files.dataset} is empty")
-    for field in fields:
-        if field.split(".")[0] not in names:
-            raise UserError(
-                f"source {files.name}: {files.path or files.dataset} has no column {field.split('.')[0]!r}; "
-                f"it has {', '.join(sorted(names))}"
-            )
-        if "." in field and all(row[field] is None for row in rows):
-            raise UserError(f"source {files.name}: no row has a value at {field!r}")
-    if lock is not None and lock["rows"] is not None and lock["rows"] != len(rows):
-        raise UserError(
-            f"source {files.name} has {len(rows)} rows, {lock['rows']} were locked; run `transfer fetch` to accept this"
-        )
+    for number, row in enumerate(_published_rows(files, fields, lock, optional), start=1):
+        try:
+            rows.append({field: field_value(row, field) for field in wanted})
+        except TemplateFailedError as error:
+            at = f"{row.file} line {row.line}" if row.line is not None else f"row {number}"
+            raise UserError(f"source {files.name}, {at}: a template cannot be filled: {error}") from None
     return rows
+
+
+class _Everything(frozenset[str]):
+    """Contains every name."""
+
+    def __contains__(self, name: object) -> bool:
+        return True
+
+
+def raw_rows(files: DataFiles, fields: Sequence[str], lock: dict[str, Any] | None) -> list[Row]:
+    """The rows of all files of a source as they are published, with the columns that `fields` read."""
+    columns = _columns(files, fields)
+    rows = [row for path in locate(files, lock) for row in read_file(path, columns, files.columns)]
+    for row in rows:
+        for name in [name for name in row if name not in columns]:
+            del row[name]
+    return rows
+
+
+def _columns(files: DataFiles, fields: Sequence[str]) -> Collection[str]:
+    try:
+        return _Everything() if reads_whole_row(fields) else columns_of(fields)
+    except TemplateFailedError as error:
+        raise UserError(f"source {files.name}: {error}") from None
+
+
+def _published_rows(
+    files: DataFiles, fields: Sequence[str], lock: dict[str, Any] | None, optional: Sequence[str] = ()
+) -> Iterator[Row]:
+    """The rows of all files as they are published. The checks of all rows together are made after the last one."""
+    columns = _columns(files, [*fields, *optional])
+    names: set[str] = set()
+    paths = [field for field in fields if "." in field and not is_template(field)]
+    count = 0
+    for path in locate(files, lock):
+        for row in read_file(path, columns, files.columns):
+            names.update(row)
+            count += 1
+            paths = [field for field in paths if field_value(row, field) is None]
+            yield row
+    if not count:
+        raise UserError(f"source {files.name}: {files.path or files.dataset} is empty")
+    _require_columns(files, fields, names)
+    if paths:
+        raise UserError(f"source {files.name}: no row has a value at {paths[0]!r}")
+    if lock is not None and lock["rows"] is not None and lock["rows"] != count:
+        raise UserError(
+            f"source {files.name} has {count} rows, {lock['rows']} were locked; run `transfer fetch` to accept this"
+        )
+
+
+def _require_columns(files: DataFiles, fields: Sequence[str], names: set[str]) -> None:
+    for field in fields:
+        column = field.split(".")[0]
+        if not is_template(field) and field not in names and column not in names:
+            near = difflib.get_close_matches(column.casefold(), [name.casefold().strip() for name in names], 1, 0.75)
+            meant = next((name for name in sorted(names) if near and name.casefold().strip() == near[0]), None)
+            raise UserError(
+                f"source {files.name}: {files.path or files.dataset} has no column {column!r}; it has "
+                f"{_listed(names)}" + (f"; did you mean {meant!r}?" if meant is not None else "")
+            )
+
+
+def _listed(names: Collection[str]) -> str:
+    """Names of columns, with quotes where blanks at an edge would not be seen."""
+    shown = [name if name and name == name.strip() else repr(name) for name in sorted(names)]
+    more = len(shown) - _SHOWN_COLUMNS
+    return ", ".join(shown[:_SHOWN_COLUMNS]) + (f" and {more} more" if more > 0 else "")
+
+
+def _short(text: str) -> str:
+    line = " ".join(text.split())
+    return line if len(line) <= 60 else f"{line[:57]}..."
 
 
 def read_benchmark(spec: BenchmarkTexts, lock: dict[str, Any] | None) -> list[str]:
     """The questions of a benchmark, as texts to compare with. Raises UserError like `read_rows`."""
     spec = chosen(spec, lock)
     rows = read_rows(spec, list(spec.text_fields), lock)
-    return ["\n".join(_as_text(row[field]) for field in spec.text_fields if row[field]) for row in rows]
+    return ["\n".join(_joined(row[field]) for field in spec.text_fields if row[field]) for row in rows]
 
 
 def not_compared(recipe: Recipe) -> list[str]:
@@ -105,54 +229,109 @@ def not_compared(recipe: Recipe) -> list[str]:
     return sorted({item.name for item in recipe.suite.benchmarks} - known) if recipe.suite is not None else []
 
 
-def _as_text(value: Any) -> str:
+def _joined(value: Any) -> str:
+    """All texts in a value, for comparison."""
     if isinstance(value, dict):
-        return " ".join(_as_text(inner) for inner in value.values())
-    return " ".join(map(_as_text, value)) if isinstance(value, list) else str(value)
+        return " ".join(_joined(inner) for inner in value.values())
+    return " ".join(map(_joined, value)) if isinstance(value, list) else str(value)
 
 
-def _value(row: dict[str, Any], field: str) -> Any:
-    """The value at a dotted path; None if a step is missing. Numbers step into lists, also into JSON texts' values."""
-    value: Any = row
-    for step in field.split("."):
-        if isinstance(value, dict):
-            value = value.get(step)
-        elif isinstance(value, list) and step.isdigit() and int(step) < len(value):
-            value = value[int(step)]
-        else:
-            return None
-    return value
-
-
-def _map_row(spec: SourceSpec, number: int, row: dict[str, Any]) -> RawRow:
-    problem, answer = row[spec.problem_field], row[spec.answer_field]
-    level = row[spec.level_field] if spec.level_field else None
-    level_text = None if level is None else re.sub(r"\.0$", "", str(level))
-    raw = RawRow(spec.name, number, " ".join(str(problem or "").split()), "", level_text)
-    if problem is None or answer is None:
-        return raw._replace(reject="missing_field")
-    if not raw.problem:
-        return raw._replace(reject="empty_problem")
-    if spec.levels is not None and level_text not in spec.levels:
-        return raw._replace(reject="level_excluded")
-    if any(str(row[field]) not in allowed for field, allowed in spec.where.items()):
-        return raw._replace(reject="excluded_by_where")
-    # Line breaks matter in some problems (tables, code), so only the emptiness test above collapses them.
-    text = str(problem).replace("\r\n", "\n").strip()
-    text = bare_problem(text, spec.problem_prefix, spec.problem_suffix)
-    raw = raw._replace(problem=text)
-    if not text:
-        return raw._replace(reject="empty_problem")
-    if not isinstance(answer, str | int | float) or isinstance(answer, bool) or answer != answer:
-        return raw._replace(reject="reference_is_no_text")
+def _map_row(spec: SourceSpec, number: int, row: Row) -> RawRow:
+    raw = RawRow(spec.name, number, "", "", None, file=row.file, line=row.line)
     try:
-        (text + str(answer)).encode()
-    except UnicodeEncodeError:  # half of a surrogate pair
-        return raw._replace(problem=ascii(text), reject="invalid_text")
-    found = _reference(spec, str(answer).strip())
-    if found is None or not found.strip():
-        return raw._replace(reject="no_reference_answer")
-    return raw._replace(reference_answer=found.strip())
+        raw = raw._replace(problem=str(field_value(row, spec.problem_field) or ""))
+        raw = raw._replace(level=_level(spec, row))
+        raw = raw._replace(problem=_problem(spec, row))
+        if spec.levels is not None and raw.level not in spec.levels:
+            raise _UnusableError("level_excluded")
+        for field, allowed in spec.where.items():
+            if not _is_one_of(field_value(row, field), allowed):
+                raise _UnusableError("excluded_by_where")
+        return _checked(spec, raw, row)
+    except _UnusableError as error:
+        reason, detail = error.reason, error.detail
+    except TemplateFailedError as error:
+        reason, detail = "template_failed", str(error)
+    shown = _writable(" ".join(raw.problem.split()))
+    return raw._replace(problem=shown, reject=reason, detail=None if detail is None else _writable(detail))
+
+
+def _level(spec: SourceSpec, row: Row) -> str | None:
+    level = field_value(row, spec.level_field) if spec.level_field else None
+    return None if level is None else _writable(re.sub(r"\.0$", "", str(level)))
+
+
+def _writable(text: str) -> str:
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
+def _problem(spec: SourceSpec, row: Row) -> str:
+    """The text of the problem field, as published.
+
+    Raises:
+        _UnusableError: problem or answer are missing, or the problem is empty or no text.
+    """
+    value, answer = field_value(row, spec.problem_field), field_value(row, spec.answer_field)
+    for field, given in ((spec.problem_field, value), (spec.answer_field, answer)):
+        if given is None:
+            raise _missing(field, row)
+    if value == "":
+        raise _UnusableError("empty_problem")
+    try:
+        text = as_text(value)
+    except NoTextError as error:
+        hint = f"; name one message, as in `problem_field: {spec.problem_field}.0.content`" if _is_chat(value) else ""
+        raise _UnusableError("problem_is_no_text", f"{error}{hint}") from None
+    if not text.strip():
+        raise _UnusableError("empty_problem")
+    if spec.problem_field.endswith(".content"):
+        role = field_value(row, f"{spec.problem_field.removesuffix('content')}role")
+        if role in ("system", "developer", "assistant"):
+            raise _UnusableError("not_the_user", _which_is_the_user(spec.problem_field, str(role), row))
+    return text
+
+
+def _missing(field: str, row: Row) -> _UnusableError:
+    column = field.split(".")[0]
+    if field in row or column in row:
+        return _UnusableError("missing_field", f"{field} is null")
+    return _UnusableError("missing_column", f"no column {column!r}; the row has {_listed(row)}")
+
+
+def _which_is_the_user(field: str, role: str, row: Row) -> str:
+    chat, _, _ = field.removesuffix(".content").rpartition(".")
+    messages = field_value(row, chat) if chat else None
+    users = [n for n, one in enumerate(messages) if one.get("role") == "user"] if _is_chat(messages) else []
+    return f"{field} is the message of the {role}" + (f"; {chat}.{users[0]}.content is the user's" if users else "")
+
+
+def _is_chat(value: Any) -> TypeGuard[list[dict[str, Any]]]:
+    return isinstance(value, list) and bool(value) and all(isinstance(one, dict) and "content" in one for one in value)
+
+
+def _is_one_of(value: Any, allowed: Sequence[str]) -> bool:
+    texts = {str(value), str(value).lower() if isinstance(value, bool) else str(value)}
+    if isinstance(value, float) and value.is_integer():
+        texts.add(str(int(value)))
+    return not texts.isdisjoint(allowed)
+
+
+def _checked(spec: SourceSpec, raw: RawRow, row: Row) -> RawRow:
+    """The row with its problem and reference answer repaired and checked. Raises _UnusableError."""
+    # Line breaks matter in some problems (tables, code), so blanks within a text stay.
+    problem, repairs = repaired(raw.problem.replace("\r\n", "\n"))
+    problem = bare_problem(problem.strip(), spec.problem_prefix, spec.problem_suffix)
+    if not problem:
+        raise _UnusableError("empty_problem")
+    if not has_words(problem):
+        raise _UnusableError("empty_problem", "it has no words besides images, drawing code or punctuation")
+    answer, more = _reference(spec, row)
+    try:
+        require_whole(problem)
+        require_whole(answer)
+    except NoTextError as error:
+        raise _UnusableError(error.reason, str(error)) from None
+    return raw._replace(problem=problem, reference_answer=answer, repairs=tuple(dict.fromkeys([*repairs, *more])))
 
 
 def bare_problem(text: str, prefix: str, suffix: str) -> str:
@@ -160,58 +339,40 @@ def bare_problem(text: str, prefix: str, suffix: str) -> str:
     return text.removeprefix(prefix.strip()).removesuffix(suffix.strip()).strip()
 
 
-def _reference(spec: SourceSpec, text: str) -> str | None:
+def _reference(spec: SourceSpec, row: Row) -> tuple[str, tuple[str, ...]]:
+    """The reference answer and the kinds of damage that were undone in it. Raises _UnusableError."""
+    value = field_value(row, spec.answer_field)
+    try:
+        as_text(passed_over(row, spec.answer_field) or "")  # one element of several would cut the answer
+        if spec.answer_in == "value":
+            value = from_json_text(value)
+        text, repairs = repaired(as_text(value))
+    except NoTextError as error:
+        if error.reason == "several_values":
+            raise _UnusableError("several_references", f"{error}{_how_to_join(spec.answer_field, row)}") from None
+        raise _UnusableError("reference_is_no_text", str(error)) from None
     if spec.answer_in == "boxed":
-        return last_boxed(text)
-    if spec.answer_in == "after_hashes":
-        return text.rpartition("####")[2] if "####" in text else None
-    return text
+        answer = last_boxed(text)
+    elif spec.answer_in == "after_hashes":
+        answer = text.rpartition("####")[2] if "####" in text else None
+    else:
+        answer = text
+    if answer is None or not answer.strip():
+        raise _UnusableError("no_reference_answer", None if answer is not None else _where_looked(spec))
+    answer, more = repaired(answer, answer=True)
+    if not answer.strip():
+        raise _UnusableError("no_reference_answer")
+    return answer.strip(), (*repairs, *more)
 
 
-def read_file(path: Path, columns: set[str], names: Sequence[str] = ()) -> Iterator[dict[str, Any]]:
-    """Rows of a JSON (list of objects), JSONL, CSV, TSV or Parquet file, by its extension.
-
-    `names`: of the columns of a TSV file without a header.
-    """
-    kind = path.suffix.lower()
-    try:
-        if kind == ".jsonl":
-            rows = [json.loads(line) for line in path.read_text(encoding="utf-8-sig").split("\n") if line.strip()]
-        elif kind == ".json":
-            rows = _json_rows(path.read_text(encoding="utf-8-sig"))
-        elif kind == ".csv":
-            csv.field_size_limit(10_000_000)
-            with path.open(encoding="utf-8-sig", newline="") as file:
-                rows = list(csv.DictReader(file))
-        elif kind == ".tsv":
-            lines = path.read_text(encoding="utf-8-sig").splitlines()
-            header = names or lines.pop(0).split("\t")
-            rows = [dict(zip(header, line.split("\t"), strict=False)) for line in lines if line.strip()]
-        elif kind == ".parquet":
-            import pyarrow.parquet as pq
-
-            table = pq.ParquetFile(path)
-            wanted = [name for name in table.schema_arrow.names if name in columns]
-            # Without a wanted column the caller must still learn which there are.
-            rows = table.read(columns=wanted or None).to_pylist()
-        else:
-            raise UserError(
-                f"source file {path} has extension {kind!r}; allowed are .json, .jsonl, .csv, .tsv and .parquet"
-            )
-    except (OSError, ValueError, RecursionError, csv.Error) as error:
-        raise UserError(f"source file {path} cannot be read as {kind[1:]}: {str(error).splitlines()[0]}") from None
-    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
-        raise UserError(f"source file {path} must hold a list of objects, one per problem")
-    yield from rows
+def _how_to_join(field: str, row: Row) -> str:
+    """How a recipe can ask for all of several answers; empty where they are not in one list."""
+    column = field.split(".")[0]
+    if not column.isidentifier() or not isinstance(from_json_text(row.get(column)), list):
+        return ""
+    read = " | from_json" if isinstance(row.get(column), str) else ""
+    return f"; a template can join them: {{{{ {column}{read} | join(', ') }}}}"
 
 
-def _json_rows(text: str) -> Any:
-    """A list of objects; some files called .json hold one object a line."""
-    try:
-        rows = json.loads(text)
-    except json.JSONDecodeError:
-        lines = [line for line in text.split("\n") if line.strip()]
-        if len(lines) < 2 or not lines[0].lstrip().startswith("{"):
-            raise
-        return [json.loads(line) for line in lines]
-    return rows
+def _where_looked(spec: SourceSpec) -> str:
+    return f"{spec.answer_field} has no {'box' if spec.answer_in == 'boxed' else '####'}"

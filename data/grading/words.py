@@ -28,7 +28,6 @@ _NOTHING = {
 _EVERYTHING = {"all real number", "all real", "every real number", "any real number", "real number", "real"}
 MATH_WORDS = set("sqrt pi sin cos tan cot sec csc log ln exp mod infinity arcsin arccos arctan binom or and".split())
 """Names of functions and constants, which are no words."""
-_PLACEHOLDERS = {"na", "none", "null", "nan", "unknown", "proof", "no answer", "not available"}
 _OPTION = re.compile(r"(?:\(([A-J])\)\s+|([A-J])(?:[.)]\s+|:\s*|\s+-\s+(?=[A-Za-z]{2})))(.+)", re.DOTALL)
 _DATE = re.compile(r"\d{4}-\d{1,2}-\d{1,2}|\d{1,2}/\d{1,2}/\d{4}")
 
@@ -166,16 +165,6 @@ def part_of(word: str) -> int | None:
 def without_adverbs(text: str) -> str:
     """A text without "altogether", "in total" and the like at its end."""
     return _ADVERBS.sub("", text)
-
-
-def is_placeholder(answer: str) -> bool:
-    """Whether a reference answer is a placeholder for a missing one, such as `N/A` or `see the solution`."""
-    words = canonical_words(
-        re.sub(r"\\(?:text|mathrm)\s*|[{}$\\]", " ", answer).replace("n/a", "na").replace("N/A", "na")
-    )
-    return words in _PLACEHOLDERS or bool(
-        re.match(r"(?:see|refer to) (?:the )?(?:figure|solution|explanation|above)", words)
-    )
 
 
 def is_nothing(words: str) -> bool:

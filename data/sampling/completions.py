@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 from data.prompts.thinking import THINK_CLOSE, THINK_OPEN, strip_thinking
 from data.sampling.server import require_served
-from data.sampling.store import Sample, SampleStore, asking, sample_seed, thinking_mode
+from data.sampling.store import Sample, SampleStore, asking, sample_seed, thinking_mode, whole_characters
 from recipes.corpus_schema import SamplerSpec
 from recipes.errors import UserError
 from recipes.manifest import Progress
@@ -267,6 +267,7 @@ def parse_reply(answer: dict[str, Any], count: int, stripped: bool) -> Answered:
             text = f"{THINK_OPEN}\n{thinking.strip()}\n{THINK_CLOSE}\n\n{text.lstrip()}"
         if not isinstance(text, str):
             raise TypeError("content is no text")
+        text = whole_characters(text)
         completions.append((strip_thinking(text) if stripped else text, choice["finish_reason"] in _FINISHED))
     usage = answer.get("usage") or {}
     return Answered(completions, int(usage.get("completion_tokens", 0)), int(usage.get("prompt_tokens", 0)))

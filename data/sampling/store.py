@@ -87,6 +87,11 @@ def sample_seed(seed: int, problem_id: str, index: int) -> int:
     return int.from_bytes(digest[:4], "big") >> 1
 
 
+def whole_characters(text: str) -> str:
+    """A text whose surrogate pairs are characters; half of a pair, which no file can hold, becomes U+FFFD."""
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+
+
 class SampleStore:
     """The samples on disk of one way of asking, as they are under a length limit, and appending to them.
 

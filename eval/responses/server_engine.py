@@ -11,6 +11,7 @@ from lm_eval.models.openai_completions import LocalCompletionsAPI
 from tenacity import retry, stop_after_attempt, wait_exponential
 from typing_extensions import override
 
+from data.sampling.store import whole_characters
 from eval.responses.continuous import Continuous
 
 _WAIT_SECONDS = 1.0
@@ -95,8 +96,3 @@ class ContinuousServer(Continuous, LocalCompletionsAPI):
             task.cancel()
         await asyncio.gather(*others, return_exceptions=True)
         await self._session.close()
-
-
-def whole_characters(text: str) -> str:
-    """A text whose surrogate pairs are characters; half of a pair, which no file can hold, becomes U+FFFD."""
-    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")

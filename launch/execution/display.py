@@ -9,7 +9,7 @@ from pathlib import Path
 
 from launch.execution.failures import CRASHED, STOPPED, Failure
 from launch.execution.processes import last_lines, log_path
-from recipes.manifest import PROGRESS
+from recipes.manifest import NOTES, PROGRESS
 
 _LINE_EVERY_SECONDS = 15.0  # between progress lines where the output is not a terminal
 
@@ -27,16 +27,23 @@ class Display:
         print(("\r\033[K" if self.terminal else "") + text, flush=True)
 
     def ended(self, stage: str, failure: Failure | None, seconds: float) -> None:
-        """Print how a stage ended, with the last lines of its log if it crashed."""
+        """Print how a stage ended, with its notes, and with the last lines of its log if it crashed."""
         if failure is None:
             self.line(f"  finished {stage} in {seconds:.0f} s")
+            self._notes(stage)
             return
         word = "stopped " if failure.status == STOPPED else "FAILED  "
         self.line(f"  {word} {stage} after {seconds:.0f} s: {failure.message}")
         log = log_path(self.study_dir, stage)
         if failure.status == CRASHED:
             self.line("\n".join(f"           | {text}" for text in last_lines(log, 8)))
+        self._notes(stage)
         self.line(f"           log: {log}")
+
+    def _notes(self, stage: str) -> None:
+        notes = self.study_dir / stage / NOTES
+        if notes.exists():
+            self.line("\n".join(f"           {text}" for text in notes.read_text(encoding="utf-8").split("\n") if text))
 
     def progress(self, running: Iterable[str], waiting: int) -> None:
         """Show the progress of the running stages and how many are waiting."""

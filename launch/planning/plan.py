@@ -46,7 +46,8 @@ _LENGTH = "resources.expected_completion_tokens"
 
 _WRITES = {
     "base": "weights (*.safetensors), config.json, generation_config.json, tokenizer, chat template",
-    "corpus": "problems.parquet, demonstrations.parquet, rejects.jsonl, contamination.jsonl, ledger.jsonl, README.md",
+    "corpus": "problems.parquet, demonstrations.parquet, rejects.jsonl, contamination.jsonl, figures.jsonl, "
+    "ledger.jsonl, README.md",
     "arms": "final/, snapshots/, checkpoint-*/ (while it runs), metrics.jsonl, ledger.jsonl",
     "drift": "drift.jsonl",
     "external": "as base",

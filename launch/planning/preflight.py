@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from data.corpus.sources import POCKET_POOL, not_compared
+from data.corpus.sources import POCKET_POOL, check_first_row, not_compared
 from data.hub import chosen, lock_mismatch
 from data.pocket_world import TASKS
 from eval.questions.build import benchmark_files
@@ -28,6 +28,8 @@ def check_before_running(recipe: Recipe) -> None:
     for key, files in named.items():
         if files.kind == "file" and not Path(str(files.path)).is_file():
             raise UserError(f"source file {files.path} of {files.name} does not exist; set corpus.{key}.path=FILE")
+    for source in corpus.sources:
+        check_first_row(source)
     for sampler in _samplers(recipe):
         if sampler.kind == "endpoint" and sampler.api_key_variable and not os.environ.get(sampler.api_key_variable):
             raise UserError(f"the environment variable {sampler.api_key_variable} with the server's key is not set")

@@ -9,13 +9,13 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from data.corpus.sources import read_file, read_source
-from data.hub import chosen, locate
+from data.corpus.sources import raw_rows, read_source, source_fields
+from data.hub import chosen
 from eval.questions.build import benchmark_files, read_benchmark_rows
 from eval.questions.forms import FORMS, form_columns, questions_of
 from launch.rehearsal import synthetic
 from launch.rehearsal.scale import HELDOUT, QUESTIONS, SOURCE_ROWS
-from recipes.corpus_schema import DataFiles, SourceSpec
+from recipes.corpus_schema import SourceSpec
 from recipes.errors import UserError
 from recipes.manifest import write_atomic
 from recipes.schema import Recipe
@@ -88,7 +88,7 @@ def write_rows(recipe: Recipe, folder: Path, generate: bool) -> Rows:
             generated.append(texts.name)
         else:
             place = locked(key, texts, lock)
-            rows = _spread(_raw_rows(place, place.text_fields, lock), 4 * QUESTIONS)
+            rows = _spread(raw_rows(place, place.text_fields, lock), 4 * QUESTIONS)
         write(key, texts.name, rows)
     teacher = recipe.corpus.teacher
     if teacher is not None and teacher.stored is not None:
@@ -111,16 +111,6 @@ def write_rows(recipe: Recipe, folder: Path, generate: bool) -> Rows:
     return Rows(files, settings, problems, tuple(dict.fromkeys(generated)))
 
 
-def _raw_rows(files: DataFiles, fields: Sequence[str], lock: Row | None) -> list[Row]:
-    """Rows as published, with the columns of the dotted `fields`."""
-    columns = {field.split(".")[0] for field in fields}
-    return [
-        {name: value for name, value in row.items() if name in columns}
-        for path in locate(files, lock)
-        for row in read_file(path, columns, files.columns)
-    ]
-
-
 def _spread(rows: Sequence[Any], count: int) -> list[Any]:
     """At most `count` rows, evenly spaced."""
     if len(rows) <= count:
@@ -129,8 +119,7 @@ def _spread(rows: Sequence[Any], count: int) -> list[Any]:
 
 
 def _source_slice(source: SourceSpec, seed: int, lock: Row | None, count: int) -> list[Row]:
-    fields = [source.problem_field, source.answer_field, *([source.level_field] if source.level_field else [])]
-    rows = _raw_rows(source, [*fields, *source.where], lock)
+    rows = raw_rows(source, source_fields(source), lock)
     usable = [row.row_number for row in read_source(source, seed, lock) if not row.reject and len(row.problem) < 600]
     if len(usable) < HELDOUT + 2:
         raise UserError(
@@ -143,7 +132,7 @@ def _source_slice(source: SourceSpec, seed: int, lock: Row | None, count: int) -
 def _benchmark_slice(name: str, data: BenchmarkData, lock: Row | None) -> list[Row]:
     """Rows of whole units, taken from the strata in turn."""
     fields = [*form_columns(data), *FORMS[data.form].optional]
-    rows = _raw_rows(data, fields, lock)
+    rows = raw_rows(data, fields, lock)
     questions = questions_of(name, data.model_copy(update={"rows": None}), read_benchmark_rows(data, lock))
     strata: dict[str, dict[str, list[int]]] = {}
     for index, question in enumerate(questions):

@@ -8,6 +8,7 @@ import json
 from collections.abc import Callable
 from typing import Any
 
+from data.corpus.fields import is_template
 from eval.questions.forms import FORMS
 from recipes.corpus_schema import BenchmarkTexts, SourceSpec, StoredCompletions
 from recipes.suite_schema import BenchmarkSpec
@@ -39,7 +40,13 @@ def problems(count: int, offset: int = 0) -> list[tuple[str, str]]:
 
 
 def put(row: Row, field: str, value: Any) -> Row:
-    """Set a dotted field of `row`, in place; a part that is a number makes a list."""
+    """Set a dotted field of `row`, in place; a part that is a number makes a list.
+
+    The text of a template becomes the name of a column, which is read in its place.
+    """
+    if is_template(field):
+        row[field] = value
+        return row
     first, _, rest = field.partition(".")
     if not rest:
         row[first] = value

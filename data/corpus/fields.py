@@ -1,0 +1,134 @@
+"""What a recipe calls a field of a row: a column, a dotted path into a column's value, or a template over columns.
+
+A template is recognised by its braces: `{{ question }} (A) {{ options.A }}`. It is rendered in jinja's sandbox. A
+column it names that a row lacks, a null, and a list or object it would print are errors, not text.
+"""
+
+import json
+from collections.abc import Iterable, Mapping
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+from data.corpus.files import json_value
+from data.corpus.values import NoTextError, as_text, from_json_text
+
+if TYPE_CHECKING:
+    from jinja2 import Environment, Template
+
+WHOLE_ROW = "row"  # in templates: `row["Correct Answer"]`, for columns whose names are no identifiers
+
+
+class TemplateFailedError(ValueError):
+    """A template cannot be rendered for a row; the message says why."""
+
+
+def is_template(field: str) -> bool:
+    """Whether a field is a template over columns."""
+    return "{{" in field or "{%" in field
+
+
+def columns_of(fields: Iterable[str]) -> set[str]:
+    """Names of the columns that fields may read. A column may have a dot or braces in its name."""
+    names: set[str] = set()
+    for field in fields:
+        names |= {field} | (_variables(field) if is_template(field) else {field.split(".")[0]})
+    return names
+
+
+def reads_whole_row(fields: Iterable[str]) -> bool:
+    """Whether a template among them uses `row`, so that every column must be read."""
+    return any(is_template(field) and WHOLE_ROW in _variables(field) for field in fields)
+
+
+def field_value(row: Mapping[str, Any], field: str) -> Any:
+    """The value of a field in a row; None if a step of a path is missing.
+
+    Steps of a path are keys, or places of lists from 0; they also step into a text that is a JSON object or list.
+
+    Raises:
+        TemplateFailedError: the field is a template that this row does not fill.
+    """
+    if field in row:
+        return row[field]
+    if is_template(field):
+        return _rendered(row, field)
+    value: Any = row
+    for step in field.split("."):
+        value = _parsed(value) if value is not row else value
+        if isinstance(value, dict):
+            value = value.get(step)
+        elif isinstance(value, list) and step.isdecimal() and int(step) < len(value):
+            value = value[int(step)]
+        else:
+            return None
+    return value
+
+
+def _parsed(value: Any) -> Any:
+    """A JSON text of an object or list as that; other values as they are."""
+    if isinstance(value, str) and value.lstrip()[:1] in ("{", "["):
+        try:
+            return json.loads(value)
+        except (ValueError, RecursionError):
+            return value
+    return value
+
+
+def passed_over(row: Mapping[str, Any], field: str) -> list[Any]:
+    """The list that a path takes one scalar from (`answers.0`); empty if the field is something else."""
+    parent, _, last = field.rpartition(".")
+    if not parent or not last.isdecimal() or field in row or is_template(field):
+        return []
+    values = _parsed(field_value(row, parent))
+    scalar = isinstance(values, list) and not any(isinstance(value, dict | list) for value in values)
+    return values if scalar else []
+
+
+def _rendered(row: Mapping[str, Any], field: str) -> str:
+    from jinja2 import TemplateError
+
+    try:
+        return _template(field).render({WHOLE_ROW: row} | dict(row))
+    except (TemplateError, TypeError, ValueError, ArithmeticError, LookupError) as error:
+        raise TemplateFailedError(str(error) or type(error).__name__) from None
+
+
+@lru_cache(maxsize=64)
+def _template(text: str) -> "Template":
+    return _environment().from_string(text)
+
+
+@lru_cache(maxsize=64)
+def _variables(text: str) -> set[str]:
+    from jinja2 import TemplateSyntaxError, meta
+
+    try:
+        return meta.find_undeclared_variables(_environment().parse(text))
+    except TemplateSyntaxError as error:
+        raise TemplateFailedError(f"line {error.lineno} of the template: {error.message}") from None
+
+
+def _printed(value: Any) -> Any:
+    """What a template prints for a value: its text, as in a source's columns."""
+    from jinja2 import Undefined
+
+    if isinstance(value, Undefined):
+        return value  # printing it raises
+    if value is None:
+        raise TemplateFailedError("a value it prints is null; ask with {% if ... %}")
+    try:
+        return as_text(json_value(value))
+    except NoTextError as error:
+        raise TemplateFailedError(f"a value it prints is no text: {error}") from None
+
+
+@lru_cache(maxsize=1)
+def _environment() -> "Environment":
+    from jinja2 import StrictUndefined
+    from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+    environment = ImmutableSandboxedEnvironment(
+        undefined=StrictUndefined, finalize=_printed, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters["from_json"] = from_json_text
+    return environment
