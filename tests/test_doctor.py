@@ -162,7 +162,7 @@ def test_vllm_on_a_cpu_runs_without_sleep_mode_in_bfloat16(monkeypatch):
     assert (recipe.resources.vllm.sleep, recipe.model.dtype, asked["seconds"]) == (False, "bfloat16", 600.0)
     assert recipe.model.pocket.hidden_size // 4 == 64  # head_dim
     assert doctor_vllm.vllm(["0"], True).state == "ok"
-    assert load_recipe(doctor_run._SMOKE, asked["settings"]).resources.vllm.sleep is True
+    assert load_recipe(doctor_run._SMOKE, asked["settings"]).resources.vllm.sleep is None  # derived from the GPU
 
 
 @pytest.mark.parametrize(

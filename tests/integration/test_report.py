@@ -73,7 +73,9 @@ def nats(value):
 
 
 def words(name):
-    return name.replace("_", " ")
+    """Names as the page writes them: the recipe's, with the field's own spelling."""
+    spelling = {"off_policy_sft": "off-policy SFT", "on_policy_sft": "on-policy SFT", "grpo": "GRPO"}
+    return spelling.get(name, name.replace("_", " "))
 
 
 def test_gains_scores_and_differences_are_those_of_transfer_json(tables, analysed_transfer):
@@ -145,12 +147,12 @@ def test_shifts_are_those_of_transfer_json(tables, analysed_transfer):
 def test_the_budget_is_that_of_transfer_json(tables, analysed_transfer, analysed_study):
     hours = json.loads((analysed_study / "report" / "hours.json").read_text())
     (rows,) = tables["Budget"]
-    for row, (arm, (b, *_)) in zip(rows[1:], analysed_transfer["budget"].items(), strict=True):
-        assert row[0] == words(arm)
-        keys = ("presented_problems", "contributed_problems", "exposures", "completions", "correct_completions",
-                "generated_tokens", "trained_tokens")  # fmt: skip
-        assert row[1:8] == [f"{b[key]:,}" for key in keys]
-        assert row[-1] == f"{hours[arm]['hours']:.3f}"
+    budget = analysed_transfer["budget"]
+    assert rows[0][1:] == [words(arm) for arm in budget]
+    keys = ("presented_problems", "contributed_problems", "exposures", "completions", "correct_completions",
+            "generated_tokens", "trained_tokens")  # fmt: skip
+    assert [row[1:] for row in rows[1:8]] == [[f"{b[key]:,}" for b, *_ in budget.values()] for key in keys]
+    assert rows[-1][1:] == [f"{hours[arm]['hours']:.3f}" for arm in budget]
 
 
 def test_the_certificate_says_what_was_shared(tables, analysed_transfer, analysed_study):
@@ -209,26 +211,31 @@ def study_of(arms, **more):
 
 def test_the_headline_by_hand():
     arms = {"sft": result(36, -48, -81), "grpo": result(39, 8, -3), "random": result(0.5, -1, -1)}
-    first, second = headline(study_of(arms))
-    assert first == (
-        "Of the 2 arms that gained on math, grpo lost least elsewhere: math +39.0 [+38.0, +40.0], its worst group, "
-        "non reasoning, -3.0 [-4.0, -2.0] points."
-    )
-    # The stored contrast is sft - grpo; read the other way round its bounds change places.
-    assert second.endswith("-81.0 [-82.0, -80.0] on non reasoning; there the two differ by +78.0 [+76.0, +79.0].")
-    assert headline(study_of({"random": result(0.5, 0, 0)})) == [
-        "No arm has a math gain that can be told from zero, so nothing can be said about transfer."
+    assert headline(study_of(arms)) == [
+        # The limit is what the worst group may have lost, by the lower bound.
+        "Ship GRPO if a loss of 4.0 points in a group of benchmarks is acceptable; otherwise keep the base.",
+        "GRPO gained +39.0 [+38.0, +40.0] points on math.",
+        "Of the other groups non-reasoning may have lost most: it lost, -3.0 [-4.0, -2.0].",
+        "SFT may have lost 82.0 points: on non-reasoning it lost, -81.0 [-82.0, -80.0]; "
+        "SFT − GRPO is -78.0 [-79.0, -76.0] there.",
+        "No gain that can be told from zero: random.",
     ]
-    (alone,) = headline(study_of({"grpo": result(39, 8, 3)}))
-    assert alone.startswith("grpo lost nothing on average elsewhere: math +39.0")
+    assert headline(study_of({"random": result(0.5, 0, 0)}))[0] == (
+        "Keep the base: no method has a gain on math that can be told from zero."
+    )
+    assert headline(study_of({"grpo": result(39, 8, 3)}))[0] == (
+        "Ship GRPO: it gained on math and no group lost anything."
+    )
 
 
 def test_certainty_names_what_the_intervals_do_not_know():
     arms = {"grpo": result(39, 8, -3)}
-    assert "one training seed, so they know nothing of another one" in certainty(study_of(arms))[0]
+    assert certainty(study_of(arms)) == [
+        "95 % intervals over questions. One training seed: another may differ by more than they say."
+    ]
     assert certainty(study_of(arms, seeds=[0, 1, 2]))[0] == "95 % intervals over questions and 3 training seeds."
     unmatched = certainty(study_of(arms, status="UNMATCHED", differences=["a", "b"]))
-    assert unmatched[0] == "UNMATCHED: the arms differ in 2 further point(s), listed below."
+    assert unmatched[0] == "UNMATCHED: the arms differ in 2 further settings, listed below."
 
 
 @pytest.mark.parametrize(
@@ -260,10 +267,18 @@ def test_the_cards_and_the_summary_say_the_same_numbers(analysed_transfer, analy
 
 def test_every_figure_is_written_in_both_formats(analysed_study, page):
     figures = {path.name for path in (analysed_study / "report" / "figures").iterdir()}
-    names = {"gains", "index", "scores", "curves", "razor", "layers", "kl", "histograms", "words"}
+    names = {"tradeoff", "gains", "index", "scores", "curves", "razor", "layers", "kl", "histograms", "words"}
     names |= {
         f"forgetting-{axis}"
-        for axis in ("math", "kl_from_base", "kl_to_base", "generated_tokens", "trained_tokens", "flops", "gpu_hours")
+        for axis in (
+            "trained_gain",
+            "kl_from_base",
+            "kl_to_base",
+            "generated_tokens",
+            "trained_tokens",
+            "flops",
+            "gpu_hours",
+        )
     }
     assert figures == {f"{name}.{end}" for name in names for end in ("svg", "png")}
     assert page.count("<svg") == len(names)

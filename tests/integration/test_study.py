@@ -72,7 +72,7 @@ def test_untrained_miniature_is_not_identified_and_says_so(smoke_transfer):
 
 def test_page_is_self_contained_and_escaped(smoke_study, smoke_transfer):
     page = (smoke_study / "report" / "index.html").read_text()
-    assert page.count("<svg") == 4
+    assert page.count("<svg") == 5
     # Nothing is loaded from anywhere: no source, import or link to another file. (SVG namespaces are only names.)
     assert not re.search(r"<(script|link|img|iframe)|@import|url\((?!#)|(src|href)=\"(?!#)", page)
     for arm, result in smoke_transfer["arms"].items():

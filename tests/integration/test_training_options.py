@@ -125,7 +125,7 @@ def test_snapshot_steps_are_even_in_the_logarithm():
 def test_vllm_gets_stop_ids_lengths_and_the_importance_mode(base, tmp_path, monkeypatch):
     monkeypatch.setattr("train.runtime.sampler.on_cpu", lambda: False)  # where vLLM can sleep
     tokenizer, _ = base
-    vllm = VllmSpec(mode="colocate", memory_share=0.4, tensor_parallel=1)
+    vllm = VllmSpec(mode="colocate", memory_share=0.4, tensor_parallel=1, sleep=True)
     found = grpo._vllm_arguments(settings_for("grpo", importance_clip=3.0), tokenizer, vllm)
     assert found["generation_kwargs"] == {"stop_token_ids": [tokenizer.eos_token_id, tokenizer.pad_token_id]}
     assert (found["vllm_max_model_length"], found["vllm_gpu_memory_utilization"]) == (128, 0.4)
