@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from eval.questions.records import Question, read_questions, write_questions
-from eval.responses.server_engine import whole_characters
+from eval.responses.server_engine import replace_lone_surrogates
 from eval.scorers.records import (
     Response,
     ScoreRow,
@@ -110,10 +110,10 @@ def test_half_of_a_surrogate_pair_is_refused_or_replaced(tmp_path, half):
     assert not list(tmp_path.iterdir())  # nothing half-written
 
 
-def test_what_a_server_says_becomes_whole_characters():
-    assert whole_characters("a\ud83d\ude00b") == "a\U0001f600b"  # JSON's two halves of one character
-    assert whole_characters("a\ud83db\udc00") == "a\ufffdb\ufffd"
-    assert whole_characters("\ufeffa\u2028") == "\ufeffa\u2028"
+def test_surrogates_in_a_servers_text_are_joined_or_replaced():
+    assert replace_lone_surrogates("a\ud83d\ude00b") == "a\U0001f600b"  # JSON's two halves of one character
+    assert replace_lone_surrogates("a\ud83db\udc00") == "a\ufffdb\ufffd"
+    assert replace_lone_surrogates("\ufeffa\u2028") == "\ufeffa\u2028"
 
 
 def test_records_are_frozen_and_means_are_weighted():
