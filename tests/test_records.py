@@ -110,7 +110,7 @@ def test_half_of_a_surrogate_pair_is_refused_or_replaced(tmp_path, half):
     assert not list(tmp_path.iterdir())  # nothing half-written
 
 
-def test_what_a_server_says_becomes_whole_characters():
+def test_surrogates_in_a_servers_text_are_joined_or_replaced():
     assert whole_characters("a\ud83d\ude00b") == "a\U0001f600b"  # JSON's two halves of one character
     assert whole_characters("a\ud83db\udc00") == "a\ufffdb\ufffd"
     assert whole_characters("\ufeffa\u2028") == "\ufeffa\u2028"

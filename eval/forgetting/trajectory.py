@@ -108,17 +108,17 @@ def _scores(
     """The scores of one checkpoint on these parts, each as soon as all its questions are answered."""
     if not parts:
         return
-    from eval.responses.harness import ask_batches, render, require_lengths
+    from eval.responses.harness import generate_chunks, render, require_lengths
 
     assert recipe.suite is not None and recipe.trajectory is not None
-    tokenizer, batches = load_tokenizer(str(weights)), []
+    tokenizer, chunks = load_tokenizer(str(weights)), []
     for part in parts:
         prompts = render(recipe, tokenizer, part.benchmark, part.prompting, part.questions)
         require_lengths(recipe, weights, prompts)
         seed = zlib.crc32(f"{recipe.trajectory.seed} {label} {part.benchmark.name}".encode())
-        batches.append((prompts, seed))
+        chunks.append((prompts, seed))
     limit, sandboxed = recipe.suite.max_response_tokens, not recipe.suite.allow_unsandboxed_code
     with server_errors(recipe.suite.engine):
-        for place, rows in ask_batches(engine(), tokenizer, batches):
-            part = parts[place]
+        for index, rows in generate_chunks(engine(), tokenizer, chunks):
+            part = parts[index]
             yield part, score_rows(rows, part.questions, part.rule, limit, sandboxed)

@@ -1,11 +1,11 @@
-"""What generates: transformers, vLLM or a server, as language models of lm-evaluation-harness.
+"""Engines: transformers, vLLM or a server, as language models of lm-evaluation-harness.
 
-transformers generates fixed batches from one random generator, so a chunk is asked as a whole. vLLM and servers take
-requests one by one (`continuous.py`), each with a seed of its own: made from the chunk's seed, the prompt and the
-number of the repeat, so a response does not depend on when it is asked for, or beside what.
+transformers generates fixed batches from one random generator, so it generates a chunk at a time. vLLM and servers take
+single requests (`request_engine.py`), each with its own seed, derived from the chunk's seed, the prompt and the index
+of the repeat. So a response does not depend on when its request runs, or beside which others.
 
-An engine is loaded when it is first asked for and released where its `with` ends (`EngineOnDemand`): vLLM runs in
-processes of its own, which would hold a GPU's memory, and keep the command from ending, until they are told to stop.
+An engine is loaded on first use and released at the end of a `with` (`EngineOnDemand`). vLLM runs in processes of its
+own, which hold a GPU's memory, and keep the command from exiting, until they are shut down.
 """
 
 import json
@@ -39,7 +39,7 @@ def thinking_mode(recipe: Recipe) -> bool | None:
 
 
 def require_thinking(tokenizer: "PreTrainedTokenizerBase", thinking: bool | None, label: str) -> None:
-    """Refuse a thinking mode that the model's template knows nothing of.
+    """Refuse a thinking mode that the chat template does not support.
 
     Raises:
         UserError: the template renders the same with and without thinking.
@@ -59,21 +59,21 @@ def require_thinking(tokenizer: "PreTrainedTokenizerBase", thinking: bool | None
 
 
 class EngineOnDemand:
-    """The engine of one checkpoint for the length of a `with`: loaded by the first call, released at the end.
+    """The engine of one checkpoint: loaded by the first call, released at the end of the `with`.
 
-    What was loaded is recorded in `stage_dir`, for `engine_facts`.
+    Its name, version, device and dtype are written to `stage_dir`, for `engine_facts`.
     """
 
     def __init__(self, recipe: Recipe, model_dir: Path, label: str, stage_dir: Path) -> None:
-        self._asked = recipe, model_dir, label
+        self._arguments = recipe, model_dir, label
         self._stage_dir = stage_dir
         self._engine: LM | None = None
 
     def __call__(self) -> "LM":
         """The engine. Raises what `load_engine` raises."""
         if self._engine is None:
-            self._engine = load_engine(*self._asked)
-            write_json(self._stage_dir / ENGINE_FILE, describe_engine(self._asked[0], self._engine))
+            self._engine = load_engine(*self._arguments)
+            write_json(self._stage_dir / ENGINE_FILE, describe_engine(self._arguments[0], self._engine))
         return self._engine
 
     def __enter__(self) -> "EngineOnDemand":
@@ -95,13 +95,13 @@ def _free_memory() -> None:
 
     import torch
 
-    gc.collect()  # the next model must find the memory where one model fills a GPU
+    gc.collect()  # where one model fills a GPU, the next needs its memory
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
 
 
 def describe_engine(recipe: Recipe, engine: Any) -> dict[str, Any]:
-    """What an engine is, for the record: name, version, device, dtype; of a server, device and dtype are not known."""
+    """Name, version, device and dtype of an engine; None where a server does not say."""
     assert recipe.suite is not None
     spec = recipe.suite.engine
     if spec.kind == "vllm":
@@ -118,7 +118,7 @@ def describe_engine(recipe: Recipe, engine: Any) -> dict[str, Any]:
 
 
 def engine_facts(stage_dir: Path) -> dict[str, Any] | None:
-    """The engine that answered in a stage, the last one if it was resumed with another; None if none was recorded."""
+    """What `describe_engine` said of the last engine a stage loaded; None if it has loaded none."""
     try:
         return dict(json.loads((stage_dir / ENGINE_FILE).read_text(encoding="utf-8")))
     except (OSError, ValueError):
@@ -126,11 +126,11 @@ def engine_facts(stage_dir: Path) -> dict[str, Any] | None:
 
 
 def load_engine(recipe: Recipe, model_dir: Path, label: str) -> "LM":
-    """The language model of a checkpoint. Its user closes it; `EngineOnDemand` does.
+    """Load a checkpoint as a language model of the harness. The caller closes it, as `EngineOnDemand` does.
 
     Raises:
-        UserError: vLLM is wanted and not installed, the template lacks the thinking mode, or a server serves another
-            model or shorter texts.
+        UserError: vLLM is not installed, the template lacks the thinking mode, or the server has another model or a
+            shorter context.
     """
     assert recipe.suite is not None and recipe.model is not None
     engine, suite = recipe.suite.engine, recipe.suite
@@ -160,13 +160,13 @@ def _vllm(recipe: Recipe, model_dir: Path) -> "LM":
             "suite.engine.kind is vllm, which is not installed; run pip install -r requirements-gpu.lock on a GPU "
             "machine, or use the environment of make setup-engines on a CPU"
         )
-    # A forked process cannot use a GPU that this one has initialised; read when vLLM is imported.
+    # A forked process cannot use a GPU that this one has initialised. vLLM reads this on import.
     os.environ["VLLM_WORKER_MULTIPROC_METHOD"] = "spawn"
-    from eval.responses.vllm_engine import ContinuousVLLM
+    from eval.responses.vllm_engine import VLLMEngine
 
     assert recipe.suite is not None and recipe.model is not None
     engine, suite = recipe.suite.engine, recipe.suite
-    return ContinuousVLLM(
+    return VLLMEngine(
         pretrained=str(model_dir),
         dtype=recipe.model.dtype,
         tensor_parallel_size=engine.tensor_parallel,
@@ -179,7 +179,7 @@ def _vllm(recipe: Recipe, model_dir: Path) -> "LM":
 
 
 def _server(recipe: Recipe, model_dir: Path, label: str) -> "LM":
-    from eval.responses.server_engine import ContinuousServer
+    from eval.responses.server_engine import ServerEngine
 
     assert recipe.suite is not None
     engine, suite = recipe.suite.engine, recipe.suite
@@ -187,7 +187,7 @@ def _server(recipe: Recipe, model_dir: Path, label: str) -> "LM":
     name, length = engine.model.replace("{label}", label), suite.max_prompt_tokens + suite.max_response_tokens
     limits = "suite.max_prompt_tokens and suite.max_response_tokens"
     require_served(engine.base_url, _headers(), name, "suite.engine.model", length, limits)
-    return ContinuousServer(
+    return ServerEngine(
         model=name,
         base_url=engine.base_url,
         tokenizer=str(model_dir),
@@ -208,7 +208,7 @@ def _headers() -> dict[str, str]:
 
 @contextmanager
 def server_errors(engine: EngineSpec) -> Iterator[None]:
-    """Turn what a server that fails raises, after the harness's retries, into a sentence."""
+    """Turn the exceptions of a failing server, raised after the harness's retries, into a UserError."""
     if engine.kind != "endpoint":
         yield
         return

@@ -1,8 +1,8 @@
-"""Stage `eval/<model>`: one checkpoint answers every question of the suite.
+"""Stage `eval/<model>`: generate and score one checkpoint's responses to every question of the suite.
 
-Responses are kept as they come; an answer that is stored is never asked for again, so a killed stage loses at most what
-it was generating. `transfer work` lets other processes and machines share the work. Random numbers are seeded so that a
-response does not depend on who drew it. When all questions are answered, the responses are scored.
+Responses are stored as they finish and never generated again, so a killed stage loses only the requests that were
+running. Other processes and machines can share the work (`transfer work`). Seeds depend on model, benchmark, prompting,
+chunk and prompt, so a response does not depend on which worker generates it. Scoring follows the last response.
 """
 
 import time
@@ -18,8 +18,8 @@ from recipes.manifest import Progress, finish_stage, hash_files, read_manifest, 
 from recipes.schema import Recipe
 
 _POLL_SECONDS = 2.0
-_SHOW_SECONDS = 1.0
-_ASSEMBLE_SECONDS = 10.0
+_PROGRESS_SECONDS = 1.0
+_WRITE_SECONDS = 10.0  # between two looks for chunks that are complete
 
 
 def run(recipe: Recipe, study_dir: Path, stage_dir: Path, resume: bool, model_dir: str) -> None:
@@ -44,37 +44,37 @@ def run(recipe: Recipe, study_dir: Path, stage_dir: Path, resume: bool, model_di
         outputs |= {f"{unit.name}/{file}": digest for file, digest in manifest["outputs"].items()}
         facts[unit.name] = manifest["facts"]
     accuracy = _accuracies(recipe, facts)
-    answered = {"accuracy": accuracy, "model": model_dir, "units": facts, "engine": engine_facts(stage_dir)}
-    finish_stage(stage_dir, outputs, answered)
+    stage_facts = {"accuracy": accuracy, "model": model_dir, "units": facts, "engine": engine_facts(stage_dir)}
+    finish_stage(stage_dir, outputs, stage_facts)
 
 
 def _generate(recipe: Recipe, study_dir: Path, stage_dir: Path, model_dir: Path, units: list[Unit]) -> None:
-    """Ask until every chunk is written; others may ask a part."""
-    from eval.responses.asking import Asking
+    """Generate until every chunk file is written, together with other workers."""
+    from eval.responses.scheduling import ResponseScheduler
 
     progress = Progress(stage_dir, sum(unit.questions * unit.samples for unit in units), "responses")
-    with Asking(recipe, study_dir, model_dir, units) as asking:
-        started, before = time.monotonic(), asking.done()
-        shown, assembled = 0.0, started
+    with ResponseScheduler(recipe, study_dir, model_dir, units) as scheduler:
+        started, stored_before = time.monotonic(), scheduler.stored()
+        next_update, next_write = started, started + _WRITE_SECONDS
 
-        def show() -> None:
-            nonlocal shown, assembled
+        def on_progress() -> None:
+            nonlocal next_update, next_write
             now = time.monotonic()
-            if now > shown + _SHOW_SECONDS:
-                shown, done = now, asking.done()
-                left = (now - started) / (done - before) * (progress.total - done) if done > before else None
-                progress.update(done, "" if left is None or done == progress.total else f"{_duration(left)} left")
-            if now > assembled + _ASSEMBLE_SECONDS:
-                assembled = now
-                asking.assemble()
+            if now >= next_update:
+                next_update, stored = now + _PROGRESS_SECONDS, scheduler.stored()
+                new, left = stored - stored_before, progress.total - stored
+                progress.update(stored, f"{_duration((now - started) / new * left)} left" if new and left else "")
+            if now >= next_write:
+                next_write = now + _WRITE_SECONDS
+                scheduler.write_complete_chunks()
 
         while True:
-            show()
-            asking.work(show)
-            asking.assemble()
+            on_progress()
+            scheduler.run(on_progress)
+            scheduler.write_complete_chunks()
             if not any(unit.missing() for unit in units):
                 break
-            time.sleep(_POLL_SECONDS)  # others are generating the rest
+            time.sleep(_POLL_SECONDS)  # other workers are generating the rest
     progress.update(progress.total)
 
 
@@ -102,8 +102,8 @@ def scores_path(directory: Path, scoring: str) -> Path:
 def _scored(unit: Unit) -> bool:
     """Whether the scores on disk are by the rules the recipe names now."""
     manifest = read_manifest(unit.directory)
-    there = all(scores_path(unit.directory, name).is_file() for name in unit.rules)
-    return there and manifest is not None and manifest.get("facts", {}).get("rules") == unit.rules
+    exist = all(scores_path(unit.directory, name).is_file() for name in unit.rules)
+    return exist and manifest is not None and manifest.get("facts", {}).get("rules") == unit.rules
 
 
 def score_unit(recipe: Recipe, study_dir: Path, unit: Unit) -> None:

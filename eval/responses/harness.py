@@ -17,8 +17,8 @@ from data.prompts.prompt import load_tokenizer, render_messages
 from data.prompts.thinking import THINK_OPEN
 from eval.questions.records import Question
 from eval.questions.task_files import task_folder, task_path
-from eval.responses.continuous import Continuous, Seeds
 from eval.responses.engines import thinking_mode
+from eval.responses.request_engine import RequestEngine, RequestSeeds
 from eval.scorers.records import Response
 from recipes.errors import UserError
 from recipes.manifest import hash_json
@@ -36,8 +36,8 @@ class Prompt:
     """The harness's: one to generate from, or one for each given answer."""
 
     @property
-    def decoding(self) -> dict[str, Any]:
-        """The harness's arguments of generation."""
+    def gen_kwargs(self) -> dict[str, Any]:
+        """The harness's keyword arguments of generation: stop sequences, sampling parameters, token limit."""
         return dict(self.requests[0].args[1])
 
     @property
@@ -177,84 +177,84 @@ def _context(config: Any) -> float | None:
     return None if longest is None else longest * max(1, scaling.get("factor") or 1)
 
 
-def response_of(prompt: Prompt, tokenizer: Any, texts: Sequence[str], tokens: Sequence[int] | None = None) -> Response:
-    """The record of generated texts. `tokens`: their lengths, if they are known."""
+def build_response(
+    prompt: Prompt, tokenizer: Any, texts: Sequence[str], tokens: Sequence[int] | None = None
+) -> Response:
+    """The record of the responses to one prompt. `tokens`: their lengths; None: they are counted."""
     return Response(
         question_id=prompt.question_id,
         prompt=prompt.text,
         prompt_hash=hash_json(prompt.text),
-        # The template begins the thinking, so the response does not.
-        opens_thinking=prompt.text.rstrip().endswith(THINK_OPEN),
+        opens_thinking=_opens_thinking(prompt),
         responses=tuple(texts),
-        tokens=tuple(text_length(tokenizer, text) for text in texts) if tokens is None else tuple(tokens),
+        tokens=tuple(count_tokens(tokenizer, text) for text in texts) if tokens is None else tuple(tokens),
     )
 
 
-def text_length(tokenizer: Any, text: str) -> int:
-    """Tokens of a response. The harness returns text; its length is that of the text tokenized again."""
+def _opens_thinking(prompt: Prompt) -> bool:
+    """Whether the template begins the thinking, so that the response does not."""
+    return prompt.text.rstrip().endswith(THINK_OPEN)
+
+
+def count_tokens(tokenizer: Any, text: str) -> int:
+    """Tokens of a response. The harness returns text, so this is the length of the text tokenized again."""
     return len(tokenizer(text, add_special_tokens=False)["input_ids"])
 
 
-def request_seeds(engine: Continuous, prompts: Sequence[Prompt], chunk_seed: int) -> list[list[int]]:
-    """The seed of every sample of the prompts of one chunk, whatever the order they are asked in."""
-    seeds = Seeds(chunk_seed)
+def request_seeds(engine: RequestEngine, prompts: Sequence[Prompt], chunk_seed: int) -> list[list[int]]:
+    """The seed of each request of a chunk, by question and sample. It does not depend on the order of requests."""
+    seeds = RequestSeeds(chunk_seed)
     keys = [engine.seed_key(prompt.text) for prompt in prompts]
     return [[seeds.draw(key) for _ in range(prompt.samples)] for key, prompt in zip(keys, prompts, strict=True)]
 
 
-Batch = tuple[Sequence[Prompt], int]
-"""The questions of one chunk, and its seed."""
+Chunk = tuple[Sequence[Prompt], int]
+"""The prompts of a chunk, and its seed."""
 
 
-def ask(model: LM, tokenizer: Any, prompts: Sequence[Prompt], chunk_seed: int) -> list[Response]:
-    """What a model says to the questions of one chunk."""
-    ((_, responses),) = ask_batches(model, tokenizer, [(prompts, chunk_seed)])
+def generate_chunk(model: LM, tokenizer: Any, prompts: Sequence[Prompt], seed: int) -> list[Response]:
+    """A model's responses to the prompts of one chunk."""
+    ((_, responses),) = generate_chunks(model, tokenizer, [(prompts, seed)])
     return responses
 
 
-def ask_batches(model: LM, tokenizer: Any, batches: Sequence[Batch]) -> Iterator[tuple[int, list[Response]]]:
-    """The same for several chunks, each with its place in `batches` once it is complete.
+def generate_chunks(model: LM, tokenizer: Any, chunks: Sequence[Chunk]) -> Iterator[tuple[int, list[Response]]]:
+    """The index of each chunk and its responses, as chunks are completed.
 
-    An engine that takes requests at any time gets all of them at once; another is asked one chunk after the other.
+    A `RequestEngine` runs the requests of all chunks together; another model takes one chunk after the other.
     """
-    together: list[tuple[int, int, int]] = []
-    """Chunk, question and seed of requests that run together."""
-    for place, (prompts, seed) in enumerate(batches):
+    requests: list[tuple[int, int, int, int]] = []
+    """Chunk, question, sample and seed of each request."""
+    for index, (prompts, seed) in enumerate(chunks):
         if prompts[0].likelihoods:
-            yield place, _likelihoods(model, prompts)
-        elif isinstance(model, Continuous):
-            seeds = request_seeds(model, prompts, seed)
-            together += [(place, question, one) for question, own in enumerate(seeds) for one in own]
+            yield index, _likelihoods(model, prompts)
+        elif isinstance(model, RequestEngine):
+            for question, seeds in enumerate(request_seeds(model, prompts, seed)):
+                requests += [(index, question, sample, one) for sample, one in enumerate(seeds)]
         else:
             set_seed(seed)
-            clones = [prompt.requests[0] for prompt in prompts for _ in range(prompt.samples)]
-            texts = iter(model.generate_until(clones))
-            said = [[next(texts) for _ in range(prompt.samples)] for prompt in prompts]
-            yield place, [response_of(prompt, tokenizer, own) for prompt, own in zip(prompts, said, strict=True)]
-    if isinstance(model, Continuous):
-        yield from _ask_together(model, tokenizer, batches, together)
+            texts = iter(model.generate_until([p.requests[0] for p in prompts for _ in range(p.samples)]))
+            yield index, [build_response(p, tokenizer, [next(texts) for _ in range(p.samples)]) for p in prompts]
+    if isinstance(model, RequestEngine):
+        yield from _run_requests(model, tokenizer, chunks, requests)
 
 
-def _ask_together(
-    model: Continuous, tokenizer: Any, batches: Sequence[Batch], requests: Sequence[tuple[int, int, int]]
+def _run_requests(
+    engine: RequestEngine, tokenizer: Any, chunks: Sequence[Chunk], requests: Sequence[tuple[int, int, int, int]]
 ) -> Iterator[tuple[int, list[Response]]]:
-    for identity, (place, question, seed) in enumerate(requests):
-        prompt = batches[place][0][question]
-        model.submit(identity, prompt.text, prompt.decoding, seed)
-    left = Counter(place for place, _, _ in requests)
-    said: dict[int, str] = {}
-    while model.pending:
-        ended = model.collect()
-        said |= ended
-        for place, count in Counter(requests[identity][0] for identity in ended).items():
-            left[place] -= count
-            if not left[place]:
-                texts: list[list[str]] = [[] for _ in batches[place][0]]
-                for identity, (own, question, _) in enumerate(requests):
-                    if own == place:
-                        texts[question].append(said.pop(identity))
-                pairs = zip(batches[place][0], texts, strict=True)
-                yield place, [response_of(prompt, tokenizer, own) for prompt, own in pairs]
+    texts = {index: [[""] * prompt.samples for prompt in chunks[index][0]] for index, *_ in requests}
+    for request_id, (index, question, _, seed) in enumerate(requests):
+        prompt = chunks[index][0][question]
+        engine.add_request(request_id, prompt.text, prompt.gen_kwargs, seed)
+    unfinished = Counter(index for index, *_ in requests)
+    while texts:
+        for request_id, text in engine.step().items():
+            index, question, sample, _ = requests[request_id]
+            texts[index][question][sample] = text
+            unfinished[index] -= 1
+            if not unfinished[index]:
+                pairs = zip(chunks[index][0], texts.pop(index), strict=True)
+                yield index, [build_response(prompt, tokenizer, own) for prompt, own in pairs]
 
 
 def _likelihoods(model: LM, prompts: Sequence[Prompt]) -> list[Response]:
@@ -264,7 +264,7 @@ def _likelihoods(model: LM, prompts: Sequence[Prompt]) -> list[Response]:
             question_id=prompt.question_id,
             prompt=prompt.text,
             prompt_hash=hash_json(prompt.text),
-            opens_thinking=prompt.text.rstrip().endswith(THINK_OPEN),
+            opens_thinking=_opens_thinking(prompt),
             answers=tuple(request.args[1] for request in prompt.requests),
             likelihoods=tuple(float(next(values)[0]) for _ in prompt.requests),
         )

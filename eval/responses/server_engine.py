@@ -1,4 +1,4 @@
-"""A completions server as engine: requests run in an event loop in a thread of its own."""
+"""A completions server as engine: requests run in an event loop, in a thread of their own."""
 
 import asyncio
 import queue
@@ -12,19 +12,21 @@ from tenacity import retry, stop_after_attempt, wait_exponential
 from typing_extensions import override
 
 from data.sampling.store import whole_characters
-from eval.responses.continuous import Continuous
+from eval.responses.request_engine import RequestEngine
 
 _WAIT_SECONDS = 1.0
 
 
-class ContinuousServer(Continuous, LocalCompletionsAPI):
-    """The harness's client, whose requests are added while others run. Payload and parsing are the harness's."""
+class ServerEngine(RequestEngine, LocalCompletionsAPI):
+    """The harness's client of a server, with requests that are added while others run.
+
+    Payload and parsing are the harness's.
+    """
 
     def __init__(self, **arguments: Any) -> None:
         LocalCompletionsAPI.__init__(self, **arguments)
-        self.capacity = self._concurrent
-        self._pending = 0
-        self._ended: queue.SimpleQueue[tuple[int, Future[str]]] = queue.SimpleQueue()
+        self.max_num_seqs = self._concurrent
+        self._finished: queue.SimpleQueue[tuple[int, Future[str]]] = queue.SimpleQueue()
         self._failure: BaseException | None = None
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
@@ -36,55 +38,48 @@ class ContinuousServer(Continuous, LocalCompletionsAPI):
         session = ClientSession(connector=TCPConnector(limit=self._concurrent), timeout=timeout)
         return session, asyncio.Semaphore(self._concurrent)
 
-    @property
-    @override
-    def pending(self) -> int:
-        return self._pending
-
     @override
     def seed_key(self, prompt: str) -> str:
         return repr(prompt)
 
     @override
-    def submit(self, identity: int, prompt: str, decoding: dict[str, Any], seed: int) -> None:
-        self._pending += 1
-        request = asyncio.run_coroutine_threadsafe(self._request(prompt, decoding | {"seed": seed}), self._loop)
-        request.add_done_callback(lambda ended: self._ended.put((identity, ended)))
+    def add_request(self, request_id: int, prompt: str, gen_kwargs: dict[str, Any], seed: int) -> None:
+        request = asyncio.run_coroutine_threadsafe(self._request(prompt, gen_kwargs | {"seed": seed}), self._loop)
+        request.add_done_callback(lambda finished: self._finished.put((request_id, finished)))
 
-    async def _request(self, prompt: str, decoding: dict[str, Any]) -> str:
-        again = retry(
+    async def _request(self, prompt: str, gen_kwargs: dict[str, Any]) -> str:
+        with_retries = retry(
             stop=stop_after_attempt(self.max_retries),
             wait=wait_exponential(multiplier=0.5, min=1, max=10),
             reraise=True,
         )
-        (text,) = await again(self.amodel_call)(self._session, self._slots, [prompt], gen_kwargs=decoding)
+        (text,) = await with_retries(self.amodel_call)(self._session, self._slots, [prompt], gen_kwargs=gen_kwargs)
         return whole_characters(str(text))
 
     def _create_payload(self, messages: Any, generate: bool = False, **arguments: Any) -> dict[str, Any]:
-        if generate:  # each request has its own; the harness would send one for all
+        if generate:  # the harness would send one seed for all requests
             arguments["seed"] = arguments["gen_kwargs"].pop("seed")
         return dict(super()._create_payload(messages, generate=generate, **arguments))
 
     @override
-    def collect(self) -> dict[int, str]:
+    def step(self) -> dict[int, str]:
         if self._failure is not None:
             raise self._failure
         texts: dict[int, str] = {}
         try:
             while True:
-                identity, request = self._ended.get(timeout=0 if texts else _WAIT_SECONDS)
-                self._pending -= 1
-                texts[identity] = request.result()
+                request_id, request = self._finished.get(timeout=0 if texts else _WAIT_SECONDS)
+                texts[request_id] = request.result()
         except queue.Empty:
             pass
         except Exception as error:
             if not texts:
                 raise
-            self._failure = error  # after what was answered has been kept
+            self._failure = error  # raised by the next call, after the caller has stored these texts
         return texts
 
     def close(self) -> None:
-        """Cancel what is running and end the thread."""
+        """Cancel running requests and end the thread."""
         asyncio.run_coroutine_threadsafe(self._stop(), self._loop).result()
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()

@@ -17,7 +17,8 @@ _POLL_SECONDS = 5.0
 def work(recipe: Recipe, study_dir: Path, wait: bool, only: str | None = None) -> int:
     """Generate missing responses of every evaluation that has started; returns the exit status.
 
-    When all responses of one model are claimed it continues with the next model, without waiting for the last ones.
+    When every response of one model is stored or claimed it continues with the next model, without waiting for other
+    workers.
 
     Args:
         recipe: of the study.
@@ -40,7 +41,7 @@ def work(recipe: Recipe, study_dir: Path, wait: bool, only: str | None = None) -
         made += generated
         finished = all(state.state == "done" for state in states.values())
         if finished or (not wait and generated == 0):
-            left = "all evaluations are done" if finished else "no response is missing"
+            left = "all evaluations are done" if finished else "other workers are generating the rest, if any"
             print(f"{made} response(s) generated; {left}")
             return 0
         if generated == 0:
@@ -58,10 +59,10 @@ def _generate(recipe: Recipe, study_dir: Path, stage: Stage) -> int:
     ready = [unit for unit in units if stage_state(unit.directory, unit.inputs).state == "resume" and unit.missing()]
     if not ready:
         return 0
-    from eval.responses.asking import Asking
+    from eval.responses.scheduling import ResponseScheduler
 
-    with Asking(recipe, study_dir, study_dir / model_dir, ready) as asking:
-        missing = sum(unit.questions * unit.samples for unit in ready) - asking.done()
+    with ResponseScheduler(recipe, study_dir, study_dir / model_dir, ready) as scheduler:
+        missing = sum(unit.questions * unit.samples for unit in ready) - scheduler.stored()
         print(f"{stage.name}: {missing} response(s) missing", flush=True)
-        asking.work()
-        return asking.answered
+        scheduler.run()
+        return scheduler.generated

@@ -8,7 +8,7 @@ from data.language_model import load_model
 from data.pocket_world import benchmark_questions
 from data.prompts.prompt import load_tokenizer
 from eval.questions.records import Question
-from eval.responses.harness import ask, render
+from eval.responses.harness import generate_chunk, render
 from eval.scorers.records import Response
 from recipes.loading import load_recipe
 from recipes.schema import Recipe
@@ -41,7 +41,7 @@ def answers(engine, recipe: Recipe, names=("sum", "sort", "copy"), count=8, seed
         assert isinstance(benchmark, BenchmarkSpec)
         questions = pocket_questions(recipe, name, count)
         prompts = render(recipe, engine.tokenizer, benchmark, "native", questions)
-        found[name] = ask(engine, engine.tokenizer, prompts, seed)
+        found[name] = generate_chunk(engine, engine.tokenizer, prompts, seed)
     return found
 
 

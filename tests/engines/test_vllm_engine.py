@@ -7,7 +7,7 @@ import pytest
 
 from data.prompts.prompt import load_tokenizer, render_prompt
 from eval.responses.engines import EngineOnDemand, engine_facts
-from eval.responses.harness import ask, render
+from eval.responses.harness import generate_chunk, render
 from eval.scorers.rules import TRUNCATED, score_rows
 from recipes.suite_schema import BenchmarkSpec
 from recipes.training_schema import PromptSpec
@@ -28,7 +28,8 @@ doc_to_choice: ["\\\\boxed{1}", "\\\\boxed{12}", "\\\\boxed{true}"]
 def likelihoods(engine, recipe, folder):
     benchmark = BenchmarkSpec(name="choice", group="math", likelihood=("native",), scorings={"robust": "likelihood"})
     questions = pocket_questions(recipe, "sum", 4)
-    return ask(engine, engine.tokenizer, render(recipe, engine.tokenizer, benchmark, "native", questions, folder), 7)
+    prompts = render(recipe, engine.tokenizer, benchmark, "native", questions, folder)
+    return generate_chunk(engine, engine.tokenizer, prompts, 7)
 
 
 @pytest.fixture(scope="module")

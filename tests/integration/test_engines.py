@@ -11,8 +11,8 @@ from data.prompts.prompt import load_tokenizer, render_prompt
 from eval.questions import build as questions
 from eval.questions.records import Question
 from eval.responses import generate
-from eval.responses.continuous import Seeds
 from eval.responses.harness import render
+from eval.responses.request_engine import RequestSeeds
 from eval.responses.units import open_units
 from recipes.loading import load_recipe
 from recipes.manifest import start_stage
@@ -65,11 +65,11 @@ def test_thinking_mode_reaches_the_prompt(smoke_study, thinking):
 
 
 def test_seeds_depend_on_chunk_prompt_and_repeat():
-    first, second = Seeds(1), Seeds(1)
+    first, second = RequestSeeds(1), RequestSeeds(1)
     drawn = [first.draw("a"), first.draw("a"), first.draw("b")]
     assert len(set(drawn)) == 3
     assert [second.draw("b"), second.draw("a"), second.draw("a")] == [drawn[2], drawn[0], drawn[1]]
-    assert Seeds(2).draw("a") != drawn[0]
+    assert RequestSeeds(2).draw("a") != drawn[0]
     assert all(0 <= seed < 2**31 for seed in drawn)
 
 

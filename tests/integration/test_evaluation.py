@@ -183,14 +183,15 @@ import sys
 from pathlib import Path
 
 sys.path.insert(0, sys.argv[1])
-from eval.responses.asking import Asking
+from eval.responses.scheduling import ResponseScheduler
 from eval.responses.units import open_units
 from recipes.loading import load_recipe
 
 recipe, study = load_recipe(sys.argv[2], sys.argv[4:]), Path(sys.argv[3])
-with Asking(recipe, study, study / "base", open_units(recipe, study, study / "eval" / "base", "base")) as asking:
-    asking.work()
-    print(asking.answered)
+units = open_units(recipe, study, study / "eval" / "base", "base")
+with ResponseScheduler(recipe, study, study / "base", units) as scheduler:
+    scheduler.run()
+    print(scheduler.generated)
 """
 
 
@@ -204,7 +205,7 @@ def test_chunk_that_another_process_has_claimed_is_left_to_it_until_it_dies(smok
     unit.path(2).unlink()
     command = [sys.executable, "-c", HELPER, str(ROOT), str(SMOKE), str(study), *CHUNKED, TWO]
     with Claims(unit.directory.parent / ".queue") as claims:
-        assert claims.take(iter([(f"{unit.name}-{unit.version}", 1)]), 1)
+        assert claims.claim(iter([(f"{unit.name}-{unit.version}", 1)]), 1)
         result = subprocess.run(command, capture_output=True, text=True, check=False)
         assert result.stdout.strip() == "4", result.stderr  # two questions, two responses each
         assert unit.missing() == [1]
