@@ -31,6 +31,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from datasets import Dataset
 from lm_eval import simple_evaluate
 from lm_eval.models.vllm_causallms import VLLM
 from tokenizers import Tokenizer, models, pre_tokenizers
@@ -189,7 +190,7 @@ def lm_eval(rows: dict[str, list[dict[str, str]]], engine: VLLMEngine) -> dict[s
     plain.__class__ = VLLM
     tasks = [
         {
-            "task": name, "custom_dataset": lambda *, own=rows[name], **_: {"test": own}, "test_split": "test",
+            "task": name, "custom_dataset": lambda *, own=rows[name], **_: {"test": Dataset.from_list(own)}, "test_split": "test",
             "output_type": "generate_until", "doc_to_text": "{{problem}}", "doc_to_target": "{{answer}}",
             "num_fewshot": 0, "generation_kwargs": {"until": [], "do_sample": False, "max_gen_toks": LIMIT},
             "metric_list": [{"metric": "exact_match", "aggregation": "mean", "higher_is_better": True}],

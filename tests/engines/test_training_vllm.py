@@ -244,7 +244,7 @@ def test_rewards_rise_as_with_transformers(prepared, sixteen, tmp_path):
         starts.append(sum(found[:2]) / 2)
         ends.append(sum(found[-4:]) / 4)
     assert min(end - start for start, end in zip(starts, ends, strict=True)) > 0.1
-    assert min(ends) > 0.93
+    assert min(ends) > 0.9
     assert abs(ends[0] - ends[1]) < 0.05  # two draws of the same experiment
 
 

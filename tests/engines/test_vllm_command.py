@@ -1,5 +1,6 @@
 """The command with vLLM as engine: it ends, leaves nothing running, and goes on after kill -9."""
 
+import json
 import os
 import signal
 import subprocess
@@ -17,6 +18,7 @@ from tests.engines.conftest import ROOT, SMOKE
 pytestmark = pytest.mark.engines
 
 BENCHMARKS = "suite.benchmarks=[{name: sum, group: math, scorings: {robust: boxed}}]"
+QUESTIONS = 20
 ENGINE = "suite.engine={kind: vllm, eager: true, memory_share: 0.5}"
 
 
@@ -34,8 +36,14 @@ def alive(processes):
     return [child for child in processes if child.is_running() and child.status() != psutil.STATUS_ZOMBIE]
 
 
-def chunks(out):
-    return {path: path.stat().st_mtime_ns for path in out.glob("eval/*/*/chunk-*")}
+def journal(out):
+    """The whole lines of the journals: (model, question, sample) -> text."""
+    found = {}
+    for path in out.glob("eval/*/*/answers-*.jsonl"):
+        for line in path.read_bytes().split(b"\n")[:-1]:
+            entry = json.loads(line)
+            found[path.parts[-3], entry["question"], entry["sample"]] = entry["text"]
+    return found
 
 
 def rows(out, label):
@@ -48,37 +56,38 @@ def test_two_models_by_one_worker_killed_and_continued(pocket_study, other_model
     """One worker process asks both models. The first run is killed in the middle; the second ends by itself."""
     out = tmp_path / "killed"
     arguments = ["--base", pocket_study / "base", "--model", other_model, "--suite", SMOKE, ENGINE, BENCHMARKS]
-    settings = ["model.dtype=float32", "suite.questions=8", "suite.samples_per_question=3", "suite.chunk_questions=2"]
-    settings += ["resources.workers=1", "suite.max_response_tokens=16", "suite.max_prompt_tokens=104"]
+    settings = ["model.dtype=float32", f"suite.questions={QUESTIONS}", "suite.samples_per_question=3"]
+    settings += ["suite.chunk_questions=5", "resources.workers=1", "suite.max_prompt_tokens=96"]
 
     def command(folder, *more):
         asked = [sys.executable, "-m", "launch", "eval", *map(str, arguments), "--out", str(folder), *settings, *more]
         environment = {**os.environ, "PYTHONPATH": str(ROOT)}
         return subprocess.Popen(asked, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True)
 
-    # Killed at the first chunk; the engine's processes notice and end.
+    # Killed at the first response; the engine's processes notice and end.
     process = command(out)
-    while not chunks(out):
+    while not journal(out):
         assert process.poll() is None, process.communicate()
-        time.sleep(0.02)
+        time.sleep(0.005)
     started = descendants(process)
     process.send_signal(signal.SIGKILL)
     process.wait()
     assert len(engines(started)) == 2  # the engine's core and its worker
     _, left = psutil.wait_procs(started, timeout=60)
     assert alive(left) == []
-    before = chunks(out)
-    assert 1 <= len(before) < 8
+    before = journal(out)
+    assert 1 <= len(before) < 2 * QUESTIONS * 3
 
-    # Continued: it ends by itself, and its own record says what answered.
+    # Continued: it ends by itself, keeps what was stored, and its own record says what generated the rest.
     process = command(out)
-    while process.poll() is None and not any("eval/" in path.as_posix() for path in set(chunks(out)) - set(before)):
+    while process.poll() is None and not any(label == "other" for label, *_ in journal(out)):
         time.sleep(0.02)
     started = descendants(process) if process.poll() is None else []
     text, _ = process.communicate(timeout=300)
     assert process.returncode == 0, text
     assert alive(started) == []
-    assert {path: chunks(out)[path] for path in before} == before
+    kept = {label: rows(out, label) for label in ("base", "other")}
+    assert {key: kept[key[0]][key[1]].responses[key[2]] for key in before} == before
     for label in ("base", "other"):
         facts = read_manifest(out / "eval" / label)["facts"]["engine"]
         assert (facts["name"], facts["device"], facts["dtype"], facts["eager"]) == ("vllm", "cpu", "float32", True)

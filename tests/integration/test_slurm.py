@@ -44,7 +44,8 @@ def on_slurm(cluster, tmp_path):
 
     def call(*arguments, check=True, more=""):
         site.write_text(SITE + more)
-        environment = {**os.environ, **cluster.environment, "PYTHONPATH": str(ROOT), "TRANSFER_SITE": str(site)}
+        packages = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("EXTRA_PACKAGES"))))
+        environment = {**os.environ, **cluster.environment, "PYTHONPATH": packages, "TRANSFER_SITE": str(site)}
         command = [sys.executable, "-m", "launch", *map(str, arguments)]
         result = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
         assert "Traceback" not in result.stderr, result.stderr
@@ -355,6 +356,10 @@ def test_a_dead_vllm_server_is_named(cluster, on_slurm, smoke_study, tmp_path, m
     )
     fake.chmod(0o755)
     monkeypatch.setenv("PATH", f"{programs}:{os.environ['PATH']}")
+    # The submission asks whether vLLM is installed; an empty package is enough for that.
+    (tmp_path / "packages" / "vllm").mkdir(parents=True)
+    (tmp_path / "packages" / "vllm" / "__init__.py").touch()
+    monkeypatch.setenv("EXTRA_PACKAGES", str(tmp_path / "packages"))
     study = study_of(smoke_study, tmp_path / "study")
     settings = ["arms.off_policy_sft=null", "arms.on_policy_sft=null", "resources.zero_stage=3"]
     settings += ["resources.vllm={mode: server, server_nodes: 1}"]
@@ -362,7 +367,7 @@ def test_a_dead_vllm_server_is_named(cluster, on_slurm, smoke_study, tmp_path, m
     found = drained(cluster, on_slurm, study, 200)["arms/grpo/seed-0"]
     assert found["state"] == "failed"
     if lives == 0:
-        assert "the vLLM server of this job ended while it started" in found["reason"]
+        assert "the vLLM server of this job ended during its start" in found["reason"]
     else:  # it served; what is missing on this machine is the package the trainer talks to it with
         assert (tmp_path / "asked").exists()
         assert re.search("vllm is not (available|installed)", found["reason"].lower()), found["reason"]
