@@ -190,7 +190,8 @@ def lm_eval(rows: dict[str, list[dict[str, str]]], engine: VLLMEngine) -> dict[s
     plain.__class__ = VLLM
     tasks = [
         {
-            "task": name, "custom_dataset": lambda *, own=rows[name], **_: {"test": Dataset.from_list(own)}, "test_split": "test",
+            "task": name, "custom_dataset": lambda *, own=rows[name], **_: {"test": Dataset.from_list(own)},
+            "test_split": "test",
             "output_type": "generate_until", "doc_to_text": "{{problem}}", "doc_to_target": "{{answer}}",
             "num_fewshot": 0, "generation_kwargs": {"until": [], "do_sample": False, "max_gen_toks": LIMIT},
             "metric_list": [{"metric": "exact_match", "aggregation": "mean", "higher_is_better": True}],
