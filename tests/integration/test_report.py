@@ -74,7 +74,12 @@ def nats(value):
 
 def words(name):
     """Names as the page writes them: the recipe's, with the field's own spelling."""
-    spelling = {"off_policy_sft": "off-policy SFT", "on_policy_sft": "on-policy SFT", "grpo": "GRPO"}
+    spelling = {
+        "non_reasoning": "non-reasoning",
+        "off_policy_sft": "off-policy SFT",
+        "on_policy_sft": "on-policy SFT",
+        "grpo": "GRPO",
+    }
     return spelling.get(name, name.replace("_", " "))
 
 

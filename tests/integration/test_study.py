@@ -13,6 +13,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+from eval.drawing import label
 from recipes.manifest import locked
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -78,7 +79,7 @@ def test_page_is_self_contained_and_escaped(smoke_study, smoke_transfer):
     for arm, result in smoke_transfer["arms"].items():
         value = result["groups"]["math"]
         assert f"{value['estimate']:+.1f} [{value['low']:+.1f}, {value['high']:+.1f}]" in page
-        assert arm.replace("_", " ") in page
+        assert label(arm) in page
 
 
 def test_title_cannot_become_markup(smoke_study, smoke_transfer):
@@ -241,7 +242,7 @@ def test_stage_that_fails_for_bad_data_is_a_sentence(transfer, tmp_path):
     recipe = ROOT / "recipes" / "corpora" / "math_train_file.yaml"
     result = transfer("run", recipe, "--until", "corpus", f"corpus.sources.0.path={source}", "--out", study)
     assert result.returncode == 2
-    assert "has no column 'problem'; it has answer, question" in result.stdout
+    assert "has no column 'problem'; it has answer, question" in result.stderr
     assert "Traceback" not in result.stdout + result.stderr
     assert not (study / "corpus" / "problems.parquet").exists()
 
