@@ -63,7 +63,7 @@ def read_answers(
     """Per-question scores of the models `labels`, and counts of outcomes by model and benchmark.
 
     Raises:
-        UserError: a model was asked other questions than the first, or in another way.
+        UserError: the questions or requests of a model are not those of the first.
     """
     assert recipe.suite is not None
     answers = []
