@@ -10,7 +10,6 @@ from launch.execution.local import run_local
 from launch.execution.processes import note_run
 from launch.planning.findings import findings, refuse
 from launch.planning.fit import obstacles
-from launch.planning.lengths import check_lengths
 from launch.planning.preflight import check_resolved, warnings
 from launch.site_file import SiteSpec
 from launch.slurm.jobs import Task, states_of
@@ -34,7 +33,6 @@ def require_possible(recipe: Recipe) -> None:
     require_matched(recipe)
     for text in obstacles(recipe, model_shape(recipe)):
         raise UserError(f"cannot work: {text}")
-    check_lengths(recipe)
     for text in warnings(recipe):
         print(f"transfer: warning: {text}", file=sys.stderr)
 

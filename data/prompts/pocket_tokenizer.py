@@ -1,5 +1,6 @@
 """The pocket model's tokenizer: a byte-level BPE trained on the synthetic world's text, which needs no torch."""
 
+from functools import lru_cache
 from itertools import islice
 from typing import TYPE_CHECKING
 
@@ -68,6 +69,7 @@ def pocket_tokenizer(spec: PocketModelSpec) -> "PreTrainedTokenizerFast":
     return build_tokenizer(_documents(spec), spec.vocab_size)
 
 
+@lru_cache(maxsize=2)
 def counting_tokenizer(spec: PocketModelSpec) -> CountingTokenizer:
     """The same, without transformers."""
     bpe = train_bpe(_documents(spec), spec.vocab_size)

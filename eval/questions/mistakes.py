@@ -2,6 +2,7 @@
 
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 from data.corpus.first_row import field_mistakes
 from data.corpus.sources import iterate_rows
@@ -56,23 +57,31 @@ def _first_question(recipe: Recipe, benchmark: BenchmarkSpec) -> Question | None
     if benchmark.data is None:
         return _world_question(recipe, benchmark)
     data = benchmark_files(benchmark)
-    if data.form == "fields" and not data.fields:
-        raise UserError(
-            f"benchmark {benchmark.name!r} has no `data.fields`, so its task file could not use any column; name them, "
-            "for instance data.fields={problem: question}"
-        )
+    lock = recipe.lock.get("benchmarks", {}).get(data.name)
+    if sentences := benchmark_mistakes(benchmark, lock):
+        raise UserError("\n".join(sentences))
     if data.kind != "file":
         return None
-    if not Path(str(data.path)).is_file():
-        raise UserError(f"benchmark {benchmark.name}: its file {data.path} does not exist; set its data.path")
-    lock = recipe.lock.get("benchmarks", {}).get(data.name)
-    columns, optional = form_columns(data), FORMS[data.form].optional
-    if sentences := field_mistakes(data, columns, lock, optional):
-        raise UserError("\n".join(f"benchmark {benchmark.name!r}: {sentence}" for sentence in sentences))
     if Path(str(data.path)).stat().st_size <= WHOLE_FILE_BYTES:
         return read_source_questions(recipe, benchmark, Path())[0]
-    first = islice(iterate_rows(data, columns, lock, optional), 1)
+    first = islice(iterate_rows(data, form_columns(data), lock, FORMS[data.form].optional), 1)
     return questions_of(benchmark.name, data.model_copy(update={"rows": None}), first)[0]
+
+
+def benchmark_mistakes(benchmark: BenchmarkSpec, lock: dict[str, Any] | None) -> list[str]:
+    """What is wrong with the file and columns of a benchmark that has `data`. Of a file of the hub nothing is read."""
+    data = benchmark_files(benchmark)
+    if data.form == "fields" and not data.fields:
+        return [
+            f"benchmark {benchmark.name!r} has no `data.fields`, so its task file could not use any column; name them, "
+            "for instance data.fields={problem: question}"
+        ]
+    if data.kind == "file" and not Path(str(data.path)).is_file():
+        return [f"benchmark {benchmark.name!r}: its file {data.path} does not exist; set its data.path"]
+    sentences: list[str] = []
+    if data.kind == "file":
+        sentences = field_mistakes(data, form_columns(data), lock, FORMS[data.form].optional)
+    return [f"benchmark {benchmark.name!r}: {sentence}" for sentence in sentences]
 
 
 def _world_question(recipe: Recipe, benchmark: BenchmarkSpec) -> Question:

@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from recipes.errors import UserError
+from recipes.errors import UserError, collected
 
 OF_EVERY_QUESTION = ("question_id", "suffix")
 """What task files may use besides a question's own fields."""
@@ -49,23 +49,36 @@ def task_values(path: Path, depth: int = 0) -> dict[str, Any]:
 
 def wording_mistakes(path: Path, fields: Mapping[str, Any]) -> list[str]:
     """Why a task file cannot be filled with a question of these fields, a sentence for each template of it."""
-    from jinja2 import BaseLoader, Environment, StrictUndefined, TemplateError
-
     values = task_values(path)
     if not values.get("doc_to_text"):
         return [f"task file {path} has no doc_to_text, the wording of its questions"]
+    found: list[str] = []
+    for key, template in _templates(values):
+        with collected(found):
+            _render(path, key, template, fields)
+    return found
+
+
+def filled(path: Path, fields: Mapping[str, Any]) -> str:
+    """The wording of one question, without the chat template. Raises UserError if it cannot be filled."""
+    texts = [text for key, text in _templates(task_values(path)) if key == "doc_to_text"]
+    return _render(path, "doc_to_text", texts[0], fields) if texts else ""
+
+
+def _render(path: Path, key: str, template: str, fields: Mapping[str, Any]) -> str:
+    from jinja2 import BaseLoader, Environment, StrictUndefined, TemplateError
+
+    question = dict.fromkeys(OF_EVERY_QUESTION, "") | dict(fields)
+    if template in question:  # a name alone is that field
+        return str(question[template])
     environment = Environment(loader=BaseLoader(), undefined=StrictUndefined, keep_trailing_newline=True)
     environment.filters["regex_replace"] = lambda text, *_, **__: text  # lm-evaluation-harness has it
-    question = dict.fromkeys(OF_EVERY_QUESTION, "") | dict(fields)
-    found = []
-    for key, template in _templates(values):
-        if template in question:
-            continue
-        try:
-            environment.from_string(template).render(**question)
-        except (TemplateError, TypeError, ValueError, ArithmeticError, LookupError) as error:
-            found.append(f"task file {path}, {key}: {error}; a question has {', '.join(sorted(question))}")
-    return found
+    try:
+        return environment.from_string(template).render(**question)
+    except (TemplateError, TypeError, ValueError, ArithmeticError, LookupError) as error:
+        raise UserError(
+            f"task file {path}, {key}: {' '.join(str(error).split())}; a question has {', '.join(sorted(question))}"
+        ) from None
 
 
 def unknown_names(path: Path, names: Collection[str]) -> list[str]:

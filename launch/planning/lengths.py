@@ -23,7 +23,7 @@ class Lengths(NamedTuple):
     """Token lengths of some texts against their limit."""
 
     name: str
-    count: int
+    texts: int
     median: float
     p95: int
     longest: int
@@ -31,7 +31,7 @@ class Lengths(NamedTuple):
     """The recipe's key of the limit."""
     limit: int
     over: int
-    """How many are longer."""
+    """How many of them are longer."""
 
 
 def lengths_of(name: str, tokens: Sequence[int], setting: str, limit: int) -> Lengths:

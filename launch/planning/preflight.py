@@ -12,6 +12,7 @@ from data.hub import chosen, lock_mismatch
 from eval.questions.build import benchmark_files
 from eval.questions.mistakes import WHOLE_FILE_BYTES, suite_mistakes
 from eval.scorers.sandbox import require_sandbox
+from launch.planning.lengths import check_lengths
 from launch.planning.templates import check_templates
 from recipes.corpus_schema import BenchmarkTexts, CorpusSpec, DataFiles, SamplerSpec, SourceSpec, StoredCompletions
 from recipes.errors import UserError, collected
@@ -25,15 +26,19 @@ def check_before_running(recipe: Recipe) -> None:
         raise UserError("\n".join(found))
 
 
-def mistakes(recipe: Recipe) -> list[str]:
+def mistakes(recipe: Recipe, counts: bool = True) -> list[str]:
     """Every mistake that the recipe and local files show in a fraction of a second, a sentence each.
 
     Files and models that are not there, columns and templates that do not fit the first row, more problems than there
-    are, unusable chat templates, task files that a question does not fill.
+    are, unusable chat templates, task files that a question does not fill, length limits that drop everything.
+    Without `counts`, neither lengths nor the number of problems are looked at.
     """
-    found = [*_corpus_mistakes(recipe), *_model_mistakes(recipe)]
+    found = [*_corpus_mistakes(recipe, counts), *_model_mistakes(recipe)]
     if recipe.suite is not None:
         found += suite_mistakes(recipe)
+    if counts and not found:  # what is missing above could not be read
+        with collected(found):
+            check_lengths(recipe)
     return list(dict.fromkeys(found))
 
 
@@ -56,7 +61,7 @@ def fields_read(files: DataFiles) -> list[str]:
     return [files.problem_field, files.completion_field] if isinstance(files, StoredCompletions) else []
 
 
-def _corpus_mistakes(recipe: Recipe) -> list[str]:
+def _corpus_mistakes(recipe: Recipe, counts: bool) -> list[str]:
     corpus = recipe.corpus
     found = []
     for key, files in files_of_corpus(corpus).items():
@@ -72,7 +77,7 @@ def _corpus_mistakes(recipe: Recipe) -> list[str]:
             wanted, there = getattr(corpus, setting) or 0, POCKET_POOL[split]
             if wanted > there:
                 found.append(f"corpus.{setting} is {wanted} but the synthetic world draws {there}; ask for fewer")
-    elif not found and corpus.sources and all(source.kind == "file" for source in corpus.sources):
+    elif counts and not found and corpus.sources and all(source.kind == "file" for source in corpus.sources):
         with collected(found):
             _check_counts(recipe)
     return found
