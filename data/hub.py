@@ -272,12 +272,9 @@ def _cached(kind: str, name: str, revision: str) -> Path | None:
 
 def _snapshot(kind: str, name: str, revision: str, patterns: list[str]) -> Path:
     """The cached snapshot of a commit, downloaded if it is not there and the hub can be reached."""
-    from huggingface_hub import errors, snapshot_download
+    from huggingface_hub import snapshot_download
 
-    arguments: dict[str, Any] = {"repo_type": kind, "revision": revision, "allow_patterns": patterns}
-    try:
-        return Path(snapshot_download(name, local_files_only=True, **arguments))
-    except errors.LocalEntryNotFoundError:
-        pass
+    if (there := _cached(kind, name, revision)) is not None:
+        return there
     with _hub_errors(*_describe(kind, name)):
-        return Path(snapshot_download(name, **arguments))
+        return Path(snapshot_download(name, repo_type=kind, revision=revision, allow_patterns=patterns))

@@ -1,6 +1,7 @@
 """What the first row of a file shows about the fields a recipe reads, before anything is spent."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from data.corpus.fields import TemplateFailedError, field_value
@@ -40,6 +41,12 @@ def field_mistakes(
             if value is None:  # later rows may have it
                 list(published_rows(files, [field], lock))
     return list(dict.fromkeys(found))
+
+
+def not_there(files: DataFiles) -> str:
+    """How to say that a file does not exist: where a relative path was looked for."""
+    absolute = Path(str(files.path)).is_absolute()
+    return "does not exist" if absolute else "is neither beside the recipe nor in the working directory"
 
 
 def _short(text: str) -> str:

@@ -39,7 +39,7 @@ def train_bpe(documents: list[tuple[str, str]], vocab_size: int) -> "Tokenizer":
     bpe.train_from_iterator(
         (f"{problem}\n{completion}\nuser\nassistant\n" for problem, completion in documents),
         trainers.BpeTrainer(
-            vocab_size=vocab_size - len(_THINKING),
+            vocab_size=max(0, vocab_size - len(_THINKING)),
             special_tokens=[PAD_TOKEN, _START, EOS_TOKEN],
             initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
             show_progress=False,
@@ -72,7 +72,16 @@ def pocket_tokenizer(spec: PocketModelSpec) -> "PreTrainedTokenizerFast":
 @lru_cache(maxsize=2)
 def counting_tokenizer(spec: PocketModelSpec) -> CountingTokenizer:
     """The same, without transformers."""
-    bpe = train_bpe(_documents(spec), spec.vocab_size)
+    return _counting(train_bpe(_documents(spec), spec.vocab_size))
+
+
+@lru_cache(maxsize=1)
+def byte_tokenizer() -> CountingTokenizer:
+    """The same with one token for each byte, which is made at once: no text has more tokens in any pocket model."""
+    return _counting(train_bpe([], 0))
+
+
+def _counting(bpe: "Tokenizer") -> CountingTokenizer:
     bpe.add_tokens(list(_THINKING))
     tokens: dict[str, str | None] = {"eos_token": EOS_TOKEN, "pad_token": PAD_TOKEN}
     return CountingTokenizer(TokenizerFiles(chat_template("qwen3"), tokens, bpe.get_vocab()), bpe)

@@ -4,7 +4,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from data.corpus.first_row import field_mistakes
+from data.corpus.first_row import field_mistakes, not_there
 from data.corpus.sources import iterate_rows
 from data.pocket_world import TASKS, benchmark_questions
 from eval.questions.build import benchmark_files, read_source_questions
@@ -77,7 +77,7 @@ def benchmark_mistakes(benchmark: BenchmarkSpec, lock: dict[str, Any] | None) ->
             "for instance data.fields={problem: question}"
         ]
     if data.kind == "file" and not Path(str(data.path)).is_file():
-        return [f"benchmark {benchmark.name!r}: its file {data.path} does not exist; set its data.path"]
+        return [f"benchmark {benchmark.name!r}: its file {data.path} {not_there(data)}; set its data.path"]
     sentences: list[str] = []
     if data.kind == "file":
         sentences = field_mistakes(data, form_columns(data), lock, FORMS[data.form].optional)

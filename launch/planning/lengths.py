@@ -1,6 +1,7 @@
 """Length limits that would drop every row, found before the base is made. Tokenizes without transformers."""
 
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from itertools import chain, islice
 from pathlib import Path
 from statistics import median
@@ -9,7 +10,7 @@ from typing import NamedTuple
 from data.corpus.filters import prompt_lengths
 from data.corpus.sources import iterate_rows, mapped_rows
 from data.hub import cached_model
-from data.prompts.pocket_tokenizer import counting_tokenizer
+from data.prompts.pocket_tokenizer import byte_tokenizer, counting_tokenizer
 from data.prompts.prompt import settle
 from data.prompts.thinking import strip_thinking
 from data.prompts.tokenizer_files import CountingTokenizer, TokenizerFiles
@@ -50,11 +51,17 @@ def check_lengths(recipe: Recipe) -> None:
     sources = recipe.corpus.sources
     if not recipe.trained or not sources or any(source.kind == "hub" for source in sources):
         return
+    if recipe.model is not None and recipe.model.pocket is not None:
+        with suppress(UserError):  # what fits in bytes fits in tokens, and most limits need no tokenizer
+            _check(recipe, byte_tokenizer())
+            return
     tokenizer = _tokenizer(recipe)
-    if tokenizer is None:
-        return
-    seed = recipe.corpus.seed
-    rows = chain.from_iterable(mapped_rows(source, seed) for source in sources)
+    if tokenizer is not None:
+        _check(recipe, tokenizer)
+
+
+def _check(recipe: Recipe, tokenizer: CountingTokenizer) -> None:
+    rows = chain.from_iterable(mapped_rows(source, recipe.corpus.seed) for source in recipe.corpus.sources)
     problems = (row.problem for row in rows if row.reject is None)
     prompts = (length for batch in _batches(problems) for length in prompt_lengths(tokenizer, batch, recipe.prompt))
     _require_one("problem", prompts, "prompt.max_prompt_tokens", recipe.prompt.max_prompt_tokens)

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from data.corpus.filters import split_problems
-from data.corpus.first_row import field_mistakes
+from data.corpus.first_row import field_mistakes, not_there
 from data.corpus.funnel import Funnel
 from data.corpus.sources import POCKET_POOL, not_compared, read_source, source_fields
 from data.hub import chosen, lock_mismatch
@@ -66,7 +66,8 @@ def _corpus_mistakes(recipe: Recipe, counts: bool) -> list[str]:
     found = []
     for key, files in files_of_corpus(corpus).items():
         if files.kind == "file" and not Path(str(files.path)).is_file():
-            found.append(f"source file {files.path} of {files.name} does not exist; set corpus.{key}.path=FILE")
+            where = not_there(files)
+            found.append(f"source file {files.path} of {files.name} {where}; set corpus.{key}.path=FILE")
         elif files.kind == "file":
             found += field_mistakes(files, fields_read(files))
     for sampler in _samplers(recipe):
