@@ -128,8 +128,8 @@ def test_a_source_without_a_lock_is_a_mistake_and_the_rest_is_checked(law):
         "source gsm8k is not resolved; run `transfer fetch RECIPE` on a connected machine",
     ]
     assert found.not_checked == [
-        "source gsm8k: it is not resolved",
         "whether there are enough problems: a source is missing",
+        "source gsm8k: not resolved",
     ]
     assert found.corpus["rows"] == 24
     lock = {"sources": {"gsm8k": {"dataset": "openai/gsm8k", "revision": "0" * 40, "rows": 9,
@@ -137,7 +137,7 @@ def test_a_source_without_a_lock_is_a_mistake_and_the_rest_is_checked(law):
     law.with_suffix(".lock.json").write_text(json.dumps(lock))
     found = validate(load_recipe(law), Path("runs/none"))
     assert found.mistakes == []
-    assert found.not_checked[0] == "source gsm8k: its files are not in the cache of this machine"
+    assert found.not_checked[1] == "source gsm8k: not in the cache of this machine"
 
 
 def test_texts_are_those_of_training_and_evaluation_and_lengths_are_counted(law):

@@ -53,6 +53,8 @@ class Validation:
     mistakes: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
     not_checked: list[str] = field(default_factory=list)
+    absent: dict[tuple[str, str], list[str]] = field(default_factory=dict)
+    """(Kind of files, why they are not here) -> their names."""
     corpus: dict[str, Any] | None = None
     """Rows that were read, problems for training and held out, teacher-solvable ones, and removed rows by reason."""
     groups: dict[str, list[str]] = field(default_factory=dict)
@@ -76,6 +78,9 @@ def validate(recipe: Recipe, study_dir: Path) -> Validation:
     if recipe.suite is not None:
         _suite(recipe, study_dir, tokenizer, heldout, found)
     found.mistakes = list(dict.fromkeys(found.mistakes))
+    found.not_checked += [
+        f"{what}{'s' * (len(names) > 1)} {', '.join(names)}: {why}" for (what, why), names in found.absent.items()
+    ]
     return found
 
 
@@ -113,9 +118,9 @@ def _readable(what: str, files: DataFiles, lock: dict[str, Any] | None, found: V
     if files.kind == "file":
         return Path(str(files.path)).is_file()
     if lock is None:
-        found.not_checked.append(f"{what} {files.name}: it is not resolved")
+        found.absent.setdefault((what, "not resolved"), []).append(files.name)
     elif not cached_files(chosen(files, lock), lock):
-        found.not_checked.append(f"{what} {files.name}: its files are not in the cache of this machine")
+        found.absent.setdefault((what, "not in the cache of this machine"), []).append(files.name)
     else:
         with collected(found.mistakes):
             locate(chosen(files, lock), lock)
