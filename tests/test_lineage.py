@@ -3,6 +3,9 @@
 import json
 import shutil
 
+import pytest
+
+from recipes.errors import UserError
 from recipes.loading import load_study
 from train.accounting.ledger import read_rows
 from train.accounting.lineage import format_lineage, study_lineage
@@ -60,3 +63,13 @@ def test_study_without_finished_arms(tmp_path, smoke_study, transfer):
     assert result.returncode == 2
     assert "has no finished arm" in result.stderr
     assert "does not exist; `transfer run` makes it" in transfer("lineage", tmp_path / "nowhere").stderr
+
+
+def test_rows_end_at_a_line_feed_a_cut_line_is_none_and_a_damaged_one_is_named(tmp_path):
+    path = tmp_path / "rows.jsonl"
+    assert read_rows(path) == []
+    path.write_text('{"text": "one\u2028row\u0085"}\n{"step": 2}\n{"ste', encoding="utf-8")
+    assert read_rows(path) == [{"text": "one\u2028row\u0085"}, {"step": 2}]
+    path.write_text('{"step": 1}\n{"ste\n{"step": 3}\n')
+    with pytest.raises(UserError, match=r"rows\.jsonl is damaged"):
+        read_rows(path)

@@ -19,6 +19,7 @@ from data.prompts.prompt import load_tokenizer, render_prompt
 from data.sampling.engine import sample_with_engine
 from recipes.manifest import Progress, finish_stage, hash_files, write_atomic, write_json
 from recipes.schema import Recipe
+from train.accounting.ledger import read_rows
 from train.models.directory import complete_snapshots
 
 if TYPE_CHECKING:
@@ -55,7 +56,7 @@ def run(
     final = json.loads((run_dir / "manifest.json").read_text())["facts"]["matched_on"]["steps"]
     checkpoints = complete_snapshots(run_dir) | {final: run_dir / "final"}
     progress = Progress(stage_dir, len(checkpoints), "checkpoints")
-    rows = _read(stage_dir / DRIFT) if resume else []
+    rows = read_rows(stage_dir / DRIFT) if resume else []
     engine: dict[str, str | None] | None = None
     for step, directory in checkpoints.items():
         if step not in {row["step"] for row in rows}:
@@ -185,10 +186,6 @@ def _logprobs(model: "PreTrainedModel", prompt: list[int], completion: list[int]
         with torch.no_grad():  # left before every yield: a suspended generator would keep gradients off elsewhere
             logprobs = model.get_output_embeddings()(hidden[start : start + _CHUNK]).float().log_softmax(-1)
         yield logprobs
-
-
-def _read(path: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
 
 def _write(path: Path, rows: list[dict[str, Any]]) -> None:

@@ -19,7 +19,12 @@ from train.accounting.ledger import LEDGER, Ledger
 from train.arms import ResolvedArm, resolve_arm
 from train.micro_batches import Work
 from train.models.directory import Snapshots, count_parameters, record_attention, save_final
-from train.runtime.checkpoints import CheckpointMarker, keep_complete_checkpoints, remove_checkpoints
+from train.runtime.checkpoints import (
+    CheckpointMarker,
+    accept_indexed_cpu,
+    keep_complete_checkpoints,
+    remove_checkpoints,
+)
 from train.runtime.heartbeat import Heartbeat
 from train.runtime.preemption import PaceKeeper, StopOnSignal
 from train.runtime.ranks import (
@@ -107,6 +112,7 @@ class Run:
         trainer.on_work = self._enter_work
         Heartbeat(self.stage_dir, self._pace).follow(trainer)
         require_deepspeed(trainer)
+        accept_indexed_cpu()
         with released_engine(trainer):
             trainer.train(resume_from_checkpoint=str(self._checkpoint.path) if self._checkpoint else None)
             self._stop.require_finished(self.settings.steps)

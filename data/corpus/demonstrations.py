@@ -18,8 +18,8 @@ from data.sampling.completions import sample_from_endpoint, sample_locally
 from data.sampling.store import (
     Sample,
     SampleStore,
-    asking,
     own_path,
+    sampling_config,
     shared_folder,
     store_path,
     whole_characters,
@@ -78,10 +78,10 @@ def draw_samples(
             lock = recipe.lock.get("models", {}).get(spec.model)
             model_dir = str(locate_model(model_dir, lock, spec.revision))
             weights = lock["revision"] if lock else None
-    asked = asking(spec, recipe.prompt, weights)
-    store = SampleStore(store_path(shared_folder(study_dir), asked), asked["max_completion_tokens"])
+    config = sampling_config(spec, recipe.prompt, weights)
+    store = SampleStore(store_path(shared_folder(study_dir), config), config["max_completion_tokens"])
     try:
-        store.adopt(own_path(study_dir, asked))
+        store.adopt(own_path(study_dir, config))
         if spec.kind == "endpoint":
             sample_from_endpoint(spec, recipe.prompt, problems, store, progress)
         else:

@@ -1,4 +1,4 @@
 """Completions written before training, by a server or a local model, and the store that keeps every one of them.
 
-The store is keyed by what was asked; a key that leaves something out would reuse wrong samples.
+The store is keyed by the sampling configuration; a key that leaves something out would reuse wrong samples.
 """

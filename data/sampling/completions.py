@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 from data.prompts.thinking import THINK_CLOSE, THINK_OPEN, strip_thinking
 from data.sampling.server import require_served
-from data.sampling.store import Sample, SampleStore, asking, sample_seed, thinking_mode, whole_characters
+from data.sampling.store import Sample, SampleStore, sample_seed, sampling_config, thinking_mode, whole_characters
 from recipes.corpus_schema import SamplerSpec
 from recipes.errors import UserError
 from recipes.manifest import Progress
@@ -140,7 +140,7 @@ async def _ask_all(
         if not key:
             raise UserError(f"the environment variable {spec.api_key_variable} with the server's key is not set")
         headers["Authorization"] = f"Bearer {key}"
-    longest = asking(spec, prompt)["max_completion_tokens"]
+    longest = sampling_config(spec, prompt)["max_completion_tokens"]
     room = prompt.max_prompt_tokens + longest
     lowered = "max_completion_tokens of the sampler"
     require_served(spec.base_url, headers, str(spec.model), "its `model`", room, lowered, least=longest + 1)
@@ -149,7 +149,7 @@ async def _ask_all(
     failed_in_a_row = 0
     timeout = httpx.Timeout(spec.timeout_seconds, connect=min(30.0, spec.timeout_seconds))
     limits = httpx.Limits(max_connections=spec.concurrency)
-    longest = asking(spec, prompt)["max_completion_tokens"]
+    longest = sampling_config(spec, prompt)["max_completion_tokens"]
 
     async def ask(client: httpx.AsyncClient, identity: str, text: str) -> int:
         """Ask for what one problem lacks; the tokens that were generated."""
@@ -202,17 +202,17 @@ async def _ask_all(
 
 def request_body(spec: SamplerSpec, prompt: PromptSpec, problem: str, count: int, seed: int) -> dict[str, Any]:
     """The JSON of one chat completion request."""
-    asked = asking(spec, prompt)
-    messages = [{"role": "user", "content": problem + asked["suffix"]}]
-    if asked["system"] is not None:
-        messages.insert(0, {"role": "system", "content": asked["system"]})
+    config = sampling_config(spec, prompt)
+    messages = [{"role": "user", "content": problem + config["suffix"]}]
+    if config["system"] is not None:
+        messages.insert(0, {"role": "system", "content": config["system"]})
     body: dict[str, Any] = {
         "model": spec.model,
         "messages": messages,
         "n": count,
         "temperature": spec.temperature,
         "top_p": spec.top_p,
-        "max_tokens": asked["max_completion_tokens"],
+        "max_tokens": config["max_completion_tokens"],
         "seed": seed,
     }
     # These two are vLLM's; a server that does not know them would refuse the request, so defaults are left out.
@@ -306,13 +306,13 @@ def sample_locally(
     from data.language_model import generate, load_model
     from data.prompts.prompt import load_tokenizer, render_prompt
 
-    asked = asking(spec, prompt)
-    shown = PromptSpec(system=asked["system"], suffix=asked["suffix"], thinking=thinking_mode(spec, prompt))
+    config = sampling_config(spec, prompt)
+    shown = PromptSpec(system=config["system"], suffix=config["suffix"], thinking=thinking_mode(spec, prompt))
     count = spec.samples_per_problem
     problems = sorted(problems)
     batches = [problems[start : start + spec.concurrency] for start in range(0, len(problems), spec.concurrency)]
     todo = [batch for batch in batches if any(store.missing(identity, count) for identity, _ in batch)]
-    longest = asked["max_completion_tokens"]
+    longest = config["max_completion_tokens"]
     meter = _Meter(progress, len(problems) - sum(map(len, todo)), len(problems))
     if not todo:
         return

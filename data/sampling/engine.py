@@ -13,6 +13,17 @@ ENGINE_SHARE = 0.85  # of the GPU's memory: nothing else is on it meanwhile
 _STOP_SECONDS = 60.0
 
 
+def scheduling_arguments() -> dict[str, Any]:
+    """Arguments of a vLLM engine whose requests have seeds. Imports vLLM.
+
+    Its CPU build fails with "CPU Generator does not use offset" once it computes only a part of a prompt with a seed in
+    a step, which it does as soon as the prompts of a step exceed `max_num_batched_tokens`. So it takes whole prompts.
+    """
+    from vllm.platforms import current_platform
+
+    return {"enable_chunked_prefill": False} if current_platform.is_cpu() else {}
+
+
 def sample_with_engine(
     directory: Path,
     prompts: Sequence[Sequence[int]],
@@ -62,6 +73,7 @@ def sample_with_engine(
         max_model_len=max_prompt_tokens + max_new_tokens,
         enforce_eager=current_platform.is_cpu(),
         disable_log_stats=True,
+        **scheduling_arguments(),
     )
     try:
         parameters = [
@@ -71,8 +83,8 @@ def sample_with_engine(
             )
             for seed in seeds
         ]  # fmt: skip
-        asked: list[Any] = [{"prompt_token_ids": list(ids)} for ids in prompts]
-        outputs = engine.generate(asked, parameters, use_tqdm=False)  # bars that are switched off divide by zero
+        requests: list[Any] = [{"prompt_token_ids": list(ids)} for ids in prompts]
+        outputs = engine.generate(requests, parameters, use_tqdm=False)  # bars that are switched off divide by zero
         config = engine.llm_engine.vllm_config
         facts: dict[str, str | None] = {
             "name": "vllm",

@@ -1,7 +1,7 @@
-"""The samples that models were asked for before training: one store for all studies beside each other.
+"""The samples that models generated before training: one store for all studies beside each other.
 
-A file holds what one way of asking brought: model, prompt, decoding, seed. The length limit is no part of it, because a
-sample that finished within a limit is the sample of every longer one. Several studies may append at the same time.
+A file holds the samples of one configuration: model, prompt, decoding, seed. The length limit is no part of it, because
+a sample that finished within a limit is the sample of every longer one. Several studies may append at the same time.
 """
 
 import hashlib
@@ -32,7 +32,7 @@ class Sample(NamedTuple):
     generated_tokens: float
     """Tokens the model generated for it; where the server tells only the sum of a request, its share by characters."""
     limit: int | None = None
-    """Longest completion that was asked for, in tokens. null: that of the reader."""
+    """Longest completion of the request, in tokens. null: that of the reader."""
     seed: int | None = None
     """Seed of the request that brought it. null: it came in a batch of a local model."""
     choices: int = 1
@@ -41,8 +41,8 @@ class Sample(NamedTuple):
     """Its place among them."""
 
 
-def asking(spec: SamplerSpec, prompt: PromptSpec, weights: str | None = None) -> dict[str, Any]:
-    """Everything that decides what a sampler would answer, as JSON values. `weights`: hash of a local model."""
+def sampling_config(spec: SamplerSpec, prompt: PromptSpec, weights: str | None = None) -> dict[str, Any]:
+    """Everything that decides what a sampler would generate, as JSON values. `weights`: hash of a local model."""
     values = spec.model_dump(
         mode="json", include={"model", "revision", "thinking", "temperature", "top_p", "top_k", "seed"}
     )
@@ -66,14 +66,16 @@ def shared_folder(study_dir: Path) -> Path:
     return Path(os.environ.get(FOLDER_VARIABLE) or study_dir.parent / "samples")
 
 
-def store_path(folder: Path, asked: dict[str, Any]) -> Path:
-    """The file of one way of asking, whatever the length limit."""
-    return _path(folder, {key: value for key, value in asked.items() if key != "max_completion_tokens"}, asked["model"])
+def store_path(folder: Path, config: dict[str, Any]) -> Path:
+    """The file of one configuration, whatever the length limit."""
+    return _path(
+        folder, {key: value for key, value in config.items() if key != "max_completion_tokens"}, config["model"]
+    )
 
 
-def own_path(study_dir: Path, asked: dict[str, Any]) -> Path:
+def own_path(study_dir: Path, config: dict[str, Any]) -> Path:
     """The file that earlier versions kept in the study itself, for one length limit."""
-    return _path(study_dir / "samples", asked, asked["model"])
+    return _path(study_dir / "samples", config, config["model"])
 
 
 def _path(folder: Path, key: dict[str, Any], model: Any) -> Path:
@@ -93,7 +95,7 @@ def whole_characters(text: str) -> str:
 
 
 class SampleStore:
-    """The samples on disk of one way of asking, as they are under a length limit, and appending to them.
+    """The samples on disk of one configuration, as they are under a length limit, and appending to them.
 
     A file lock is held while lines are appended, and what others appended is read before; a sample that two processes
     drew at the same time is kept once, the first of them. A line that a kill cut off is dropped by the next writer.

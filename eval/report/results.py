@@ -10,7 +10,6 @@ from typing import Literal
 
 from eval.forgetting.curves import summarise as summarise_trajectories
 from eval.questions.analysis_lock import decided
-from eval.report.asked_with import template_warnings
 from eval.report.certificate import certificate
 from eval.report.examples import sample_responses
 from eval.report.schema import (
@@ -32,6 +31,7 @@ from eval.report.schema import (
     ReportWarning,
     Transfer,
 )
+from eval.report.token_warnings import template_warnings
 from eval.responses.readings import pass_curve, read_answers, read_cell, reading_cells
 from eval.shifts.summary import empty_samples
 from eval.shifts.summary import summarise as summarise_shifts

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from data.language_model import load_model, on_cpu
 from data.prompts.prompt import load_tokenizer
+from data.sampling.engine import scheduling_arguments
 from data.sampling.server import require_served, server_version
 from recipes.errors import UserError
 from recipes.manifest import write_json
@@ -175,6 +176,7 @@ def _vllm(recipe: Recipe, model_dir: Path) -> "LM":
         max_model_len=suite.max_prompt_tokens + suite.max_response_tokens,
         seed=suite.seed,
         batch_size="auto",
+        **scheduling_arguments(),
     )
 
 

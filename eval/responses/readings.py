@@ -28,8 +28,8 @@ def unit_dir(study_dir: Path, label: str, benchmark: str, prompting: str) -> Pat
     return study_dir / "eval" / label / f"{benchmark}-{prompting}"
 
 
-def require_same_asking(study_dir: Path, labels: list[str], benchmark: str, prompting: str) -> None:
-    """Refuse to compare models that were asked differently.
+def require_same_requests(study_dir: Path, labels: list[str], benchmark: str, prompting: str) -> None:
+    """Refuse to compare models whose requests differ.
 
     Raises:
         UserError: their questions, task file, budget, decoding or thinking mode differ, or a model was not asked.
@@ -39,13 +39,13 @@ def require_same_asking(study_dir: Path, labels: list[str], benchmark: str, prom
         manifest = read_manifest(unit_dir(study_dir, label, benchmark, prompting))
         if manifest is None or not manifest["completed"]:
             raise UserError(f"{label} has not answered {benchmark}-{prompting}; `transfer run` asks it")
-        asked = {key: value for key, value in manifest["inputs"].items() if key != "model"}
-        first = first or asked
-        for key in sorted(first.keys() | asked.keys()):
-            if first.get(key) != asked.get(key):
+        inputs = {key: value for key, value in manifest["inputs"].items() if key != "model"}
+        first = first or inputs
+        for key in sorted(first.keys() | inputs.keys()):
+            if first.get(key) != inputs.get(key):
                 raise UserError(
                     f"{label} and {labels[0]} cannot be compared on {benchmark}-{prompting}: {key} was "
-                    f"{asked.get(key)!r} and {first.get(key)!r}; evaluate both with one suite"
+                    f"{inputs.get(key)!r} and {first.get(key)!r}; evaluate both with one suite"
                 )
 
 
@@ -63,7 +63,7 @@ def read_answers(
     """Per-question scores of the models `labels`, and counts of outcomes by model and benchmark.
 
     Raises:
-        UserError: a model was asked other questions than the first, or in another way.
+        UserError: the questions or requests of a model are not those of the first.
     """
     assert recipe.suite is not None
     answers = []
@@ -80,7 +80,7 @@ def read_cell(
     study_dir: Path, labels: list[str], benchmark: BenchmarkSpec, prompting: str, scoring: str
 ) -> tuple[Answers, dict[str, dict[str, int]]]:
     """The same for one benchmark in one prompting by one scoring."""
-    require_same_asking(study_dir, labels, benchmark.name, prompting)
+    require_same_requests(study_dir, labels, benchmark.name, prompting)
     tables = {label: read_scores(study_dir, label, benchmark.name, prompting, scoring) for label in labels}
     counts = {label: count_outcomes(table) for label, table in tables.items()}
     return answers_of(benchmark.name, benchmark.group, tables), counts

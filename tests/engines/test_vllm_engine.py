@@ -11,8 +11,8 @@ from eval.responses.harness import generate_chunk, render
 from eval.scorers.rules import TRUNCATED, score_rows
 from recipes.suite_schema import BenchmarkSpec
 from recipes.training_schema import PromptSpec
-from tests.engines.asked import HF, VLLM, answers, assert_equal_up_to_ties, pocket_questions, recipe_for
 from tests.engines.conftest import engine_processes
+from tests.engines.outputs import HF, VLLM, assert_equal_up_to_ties, generate, pocket_questions, recipe_for
 
 pytestmark = pytest.mark.engines
 
@@ -33,91 +33,102 @@ def likelihoods(engine, recipe, folder):
 
 
 @pytest.fixture(scope="module")
-def base_said(pocket_study, tmp_path_factory):
-    """What the base says through both engines; each is loaded once."""
+def base_outputs(pocket_study, tmp_path_factory):
+    """The outputs of the base in both engines; each is loaded once."""
     folder = tmp_path_factory.mktemp("tasks")
     (folder / "choice.yaml").write_text(CHOICE)
-    said = SimpleNamespace(before=engine_processes(), study=pocket_study)
+    outputs = SimpleNamespace(before=engine_processes(), study=pocket_study)
     for name, kind in (("hf", HF), ("vllm", VLLM)):
         recipe, sampled = recipe_for(kind), recipe_for(kind, *SAMPLED)
         stage = tmp_path_factory.mktemp(name)
         with EngineOnDemand(recipe, pocket_study / "base", "base", stage) as engine:
             found = SimpleNamespace(
-                greedy=answers(engine(), recipe),
-                short=answers(engine(), recipe_for(kind, "suite.max_response_tokens=3"), ("sort",)),
+                greedy=generate(engine(), recipe),
+                short=generate(engine(), recipe_for(kind, "suite.max_response_tokens=3"), ("sort",)),
                 likelihoods=likelihoods(engine(), recipe, folder),
             )
             if name == "vllm":
-                found.sampled = answers(engine(), sampled)
-                found.again = answers(engine(), sampled)
-                found.other_seed = answers(engine(), sampled, seed=8)
+                found.sampled = generate(engine(), sampled)
+                found.again = generate(engine(), sampled)
+                found.other_seed = generate(engine(), sampled, seed=8)
+                found.many = generate(engine(), sampled, ("story",), count=128)["story"]
+                found.batched_tokens = engine().model.llm_engine.vllm_config.scheduler_config.max_num_batched_tokens
                 found.running = engine_processes()
                 found.max_length = engine().max_length
                 found.eager = engine().model.llm_engine.model_config.enforce_eager
         found.facts = engine_facts(stage)
-        setattr(said, name, found)
-    said.after = engine_processes()
-    return said
+        setattr(outputs, name, found)
+    outputs.after = engine_processes()
+    return outputs
 
 
-def test_greedy_answers_equal_those_of_transformers(base_said):
-    assert_equal_up_to_ties(base_said.study / "base", base_said.hf.greedy, base_said.vllm.greedy)
-    said = [text for rows in base_said.hf.greedy.values() for row in rows for text in row.responses]
-    assert len(said) == 24
-    assert sum("\\boxed{" in text for text in said) > 12  # it answers, so that equality says something
-    assert len(set(said)) > 5
+def test_greedy_answers_equal_those_of_transformers(base_outputs):
+    assert_equal_up_to_ties(base_outputs.study / "base", base_outputs.hf.greedy, base_outputs.vllm.greedy)
+    texts = [text for rows in base_outputs.hf.greedy.values() for row in rows for text in row.responses]
+    assert len(texts) == 24
+    assert sum("\\boxed{" in text for text in texts) > 12  # it answers, so that equality says something
+    assert len(set(texts)) > 5
 
 
-def test_likelihoods_equal_those_of_transformers(base_said):
-    for one, other in zip(base_said.hf.likelihoods, base_said.vllm.likelihoods, strict=True):
+def test_likelihoods_equal_those_of_transformers(base_outputs):
+    for one, other in zip(base_outputs.hf.likelihoods, base_outputs.vllm.likelihoods, strict=True):
         assert one.answers == other.answers == ("\\boxed{1}", "\\boxed{12}", "\\boxed{true}")
         assert one.likelihoods == pytest.approx(other.likelihoods, abs=2e-3)
         assert len(set(one.likelihoods)) == 3
 
 
-def test_each_response_is_sampled_by_a_seed_of_its_own_and_again_the_same(base_said):
-    sampled = [tuple(row.responses) for rows in base_said.vllm.sampled.values() for row in rows]
-    assert [tuple(row.responses) for rows in base_said.vllm.again.values() for row in rows] == sampled
-    assert [tuple(row.responses) for rows in base_said.vllm.other_seed.values() for row in rows] != sampled
+def test_each_response_is_sampled_by_a_seed_of_its_own_and_again_the_same(base_outputs):
+    sampled = [tuple(row.responses) for rows in base_outputs.vllm.sampled.values() for row in rows]
+    assert [tuple(row.responses) for rows in base_outputs.vllm.again.values() for row in rows] == sampled
+    assert [tuple(row.responses) for rows in base_outputs.vllm.other_seed.values() for row in rows] != sampled
     assert {len(texts) for texts in sampled} == {4}
     # One seed for all would make the four of a question copies; a few questions have one likely answer.
     assert Counter(len(set(texts)) > 1 for texts in sampled)[True] >= 18
 
 
-def test_a_response_ends_at_the_limit_and_counts_as_truncated(base_said):
-    assert base_said.vllm.max_length == 104 + 24
-    assert base_said.vllm.short == base_said.hf.short
-    assert [row.tokens[0] for row in base_said.vllm.short["sort"]] == [3] * 8
-    scores = score_rows(base_said.vllm.short["sort"], pocket_questions(recipe_for(), "sort", 8), "boxed", 3)
+def test_prompts_with_seeds_may_be_more_than_one_step_takes(base_outputs):
+    """The CPU build fails on a prompt with a seed that it computes in parts."""
+    many = base_outputs.vllm.many
+    assert sum(len(row.responses) for row in many) == 512
+    tokenizer = load_tokenizer(str(base_outputs.study / "base"))
+    tokens = [len(tokenizer(row.prompt)["input_ids"]) for row in many]
+    assert 4 * sum(tokens) > base_outputs.vllm.batched_tokens
+
+
+def test_a_response_ends_at_the_limit_and_counts_as_truncated(base_outputs):
+    assert base_outputs.vllm.max_length == 104 + 24
+    assert base_outputs.vllm.short == base_outputs.hf.short
+    assert [row.tokens[0] for row in base_outputs.vllm.short["sort"]] == [3] * 8
+    scores = score_rows(base_outputs.vllm.short["sort"], pocket_questions(recipe_for(), "sort", 8), "boxed", 3)
     assert {row.outcome for row in scores} == {TRUNCATED}
-    longest = [row.tokens[0] for rows in base_said.vllm.greedy.values() for row in rows]
+    longest = [row.tokens[0] for rows in base_outputs.vllm.greedy.values() for row in rows]
     assert max(longest) <= 24
 
 
-def test_nothing_is_left_running_and_the_record_names_the_engine(base_said):
-    assert len(base_said.vllm.running) > len(base_said.before)
-    assert base_said.after == base_said.before
-    assert base_said.vllm.eager is True
-    facts = base_said.vllm.facts
+def test_nothing_is_left_running_and_the_record_names_the_engine(base_outputs):
+    assert len(base_outputs.vllm.running) > len(base_outputs.before)
+    assert base_outputs.after == base_outputs.before
+    assert base_outputs.vllm.eager is True
+    facts = base_outputs.vllm.facts
     assert {key: facts[key] for key in ("name", "version", "device", "dtype", "tensor_parallel", "eager")} == {
         "name": "vllm", "version": "0.31.0+cpu", "device": "cpu", "dtype": "float32",
         "tensor_parallel": 1, "eager": True,
     }  # fmt: skip
-    assert base_said.hf.facts == {
+    assert base_outputs.hf.facts == {
         "name": "transformers", "version": "5.17.0", "device": "cpu", "dtype": "float32", "batch_size": 32,
     }  # fmt: skip
 
 
-def test_another_model_in_the_same_process_without_thinking_stops_at_the_pad_token(base_said, other_model, tmp_path):
+def test_another_model_in_the_same_process_without_thinking_stops_at_the_pad_token(base_outputs, other_model, tmp_path):
     """A second engine after the first; its model ends a turn with the other stop id, and is asked without thinking."""
     found = {}
     for name, kind in (("hf", HF), ("vllm", VLLM)):
         recipe = recipe_for(kind, "suite.thinking=false")
         with EngineOnDemand(recipe, other_model, "other", tmp_path / name) as engine:
-            found[name] = answers(engine(), recipe)
-    assert engine_processes() == base_said.before
+            found[name] = generate(engine(), recipe)
+    assert engine_processes() == base_outputs.before
     assert_equal_up_to_ties(other_model, found["hf"], found["vllm"])
-    assert found["vllm"]["sum"] != base_said.vllm.greedy["sum"]
+    assert found["vllm"]["sum"] != base_outputs.vllm.greedy["sum"]
     asked = pocket_questions(recipe_for(), "sum", 8)
     tokenizer = load_tokenizer(str(other_model))
     plain = PromptSpec(thinking=False)
@@ -129,7 +140,7 @@ def test_another_model_in_the_same_process_without_thinking_stops_at_the_pad_tok
     assert not any("<|" in text for rows in found["vllm"].values() for row in rows for text in row.responses)
 
 
-def test_an_engine_is_released_when_asking_fails(base_said, pocket_study, tmp_path):
+def test_an_engine_is_released_when_asking_fails(base_outputs, pocket_study, tmp_path):
     recipe = recipe_for(VLLM)
 
     def fail():
@@ -139,7 +150,7 @@ def test_an_engine_is_released_when_asking_fails(base_said, pocket_study, tmp_pa
 
     with pytest.raises(RuntimeError, match="in the middle"):
         fail()
-    assert engine_processes() == base_said.before
+    assert engine_processes() == base_outputs.before
 
 
 def test_an_engine_that_was_never_asked_for_is_not_loaded(tmp_path):

@@ -18,8 +18,8 @@ from eval.scorers.rules import score_rows
 from recipes.corpus_schema import SamplerSpec
 from recipes.errors import UserError
 from recipes.training_schema import PromptSpec
-from tests.engines.asked import HF, answers, assert_equal_up_to_ties, pocket_questions, recipe_for
 from tests.engines.conftest import ROOT, SMOKE
+from tests.engines.outputs import HF, assert_equal_up_to_ties, generate, pocket_questions, recipe_for
 
 pytestmark = pytest.mark.engines
 
@@ -79,18 +79,18 @@ def server(pocket_study, tmp_path_factory):
 
 
 def test_greedy_scores_equal_those_of_this_process_and_samples_repeat(server, pocket_study, tmp_path):
-    said = {}
+    outputs = {}
     for name, kind in (("hf", HF), ("endpoint", server.engine())):
         recipe = recipe_for(kind)
         with EngineOnDemand(recipe, pocket_study / "base", "base", tmp_path / name) as engine:
-            said[name] = answers(engine(), recipe)
+            outputs[name] = generate(engine(), recipe)
             if name == "endpoint":
                 sampled = recipe_for(kind, "suite.temperature=1.0", "suite.samples_per_question=4")
-                first, again = (answers(engine(), sampled, ("sum", "story")) for _ in range(2))
-    assert_equal_up_to_ties(pocket_study / "base", said["hf"], said["endpoint"])
-    for benchmark in (item for item in recipe.suite.benchmarks if item.name in said["hf"]):
+                first, again = (generate(engine(), sampled, ("sum", "story")) for _ in range(2))
+    assert_equal_up_to_ties(pocket_study / "base", outputs["hf"], outputs["endpoint"])
+    for benchmark in (item for item in recipe.suite.benchmarks if item.name in outputs["hf"]):
         asked, rule = pocket_questions(recipe, benchmark.name, 8), benchmark.scorings["robust"]
-        scores = [mean_score(score_rows(said[name][benchmark.name], asked, rule, 24)) for name in said]
+        scores = [mean_score(score_rows(outputs[name][benchmark.name], asked, rule, 24)) for name in outputs]
         assert scores[0] == pytest.approx(scores[1], abs=1 / 8)
     assert engine_facts(tmp_path / "endpoint") == {
         "name": "endpoint", "version": "0.31.0", "device": None, "dtype": None, "model": "pocket",

@@ -182,6 +182,11 @@ def test_other_topologies_give_the_same(smoke_study, transfer, tmp_path, setting
         metrics(smoke_study, "off_policy_sft", "loss"), metrics(study, "off_policy_sft", "loss"), strict=True
     ):
         assert right == pytest.approx(left, rel=1e-5)
+    stored, expected = (
+        load_file(directory / "arms/off_policy_sft/seed-0/final/model.safetensors")
+        for directory in (study, smoke_study)
+    )
+    assert stored.keys() == expected.keys()  # the tied embedding once
 
 
 @pytest.mark.slow

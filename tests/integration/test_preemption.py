@@ -97,6 +97,13 @@ def test_signal_before_the_first_update_is_not_lost(smoke_study, tmp_path):
 
 
 @pytest.mark.slow
+def test_two_ranks_without_deepspeed_stop_and_continue(smoke_study, tmp_path):
+    ranks = ("resources.zero_stage=0", "resources.ranks=2")
+    found = stopped_and_resumed(smoke_study, tmp_path, signal.SIGTERM, "off_policy_sft", *ranks)
+    check(*found, "off_policy_sft", "SIGTERM")
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("arm", ["off_policy_sft", "grpo"])
 @pytest.mark.faults
 def test_two_ranks_stop_at_the_same_update(smoke_study, tmp_path, arm):

@@ -16,7 +16,7 @@ from data.corpus.rows import read_demonstrations, read_problems
 from data.prompts.thinking import strip_thinking
 from data.sampling import completions as sampling
 from data.sampling.completions import sample_from_endpoint
-from data.sampling.store import Sample, SampleStore, asking, own_path, sample_seed, store_path
+from data.sampling.store import Sample, SampleStore, own_path, sample_seed, sampling_config, store_path
 from recipes.corpus_schema import SamplerSpec
 from recipes.errors import UserError
 from recipes.training_schema import PromptSpec
@@ -164,14 +164,14 @@ def test_thinking_beside_the_content_and_stripped():
     assert strip_thinking("no thinking") == "no thinking"
 
 
-def test_another_way_of_asking_has_another_file(tmp_path):
+def test_another_sampling_configuration_has_another_file(tmp_path):
     one = spec("http://a/v1")
     same = [one, spec("http://b/v1", concurrency=9, attempts=2), spec("http://a/v1", samples_per_problem=99)]
     other = [spec("http://a/v1", thinking="off"), spec("http://a/v1", temperature=0.1), spec("http://a/v1", seed=1)]
-    paths = [store_path(tmp_path, asking(item, PROMPT)) for item in (*same, *other)]
+    paths = [store_path(tmp_path, sampling_config(item, PROMPT)) for item in (*same, *other)]
     assert len(set(paths[:3])) == 1
     assert len(set(paths)) == 4
-    assert store_path(tmp_path, asking(one, PromptSpec(suffix="?"))) not in paths
+    assert store_path(tmp_path, sampling_config(one, PromptSpec(suffix="?"))) not in paths
 
 
 # One store for all studies
@@ -179,7 +179,8 @@ def test_another_way_of_asking_has_another_file(tmp_path):
 
 def test_length_limit_has_no_file_of_its_own(tmp_path):
     paths = {
-        store_path(tmp_path, asking(spec("http://a/v1", max_completion_tokens=n), PROMPT)) for n in (None, 10, 1000)
+        store_path(tmp_path, sampling_config(spec("http://a/v1", max_completion_tokens=n), PROMPT))
+        for n in (None, 10, 1000)
     }
     assert len(paths) == 1
 
@@ -281,12 +282,12 @@ def test_killed_writer_loses_only_the_line_it_was_writing(tmp_path):
 
 
 def test_file_in_the_study_of_an_earlier_version_is_taken_over(tmp_path):
-    asked = asking(spec("http://a/v1"), PROMPT)
-    assert own_path(tmp_path / "study", asked).parent == tmp_path / "study" / "samples"
-    old = own_path(tmp_path / "study", asked)
+    config = sampling_config(spec("http://a/v1"), PROMPT)
+    assert own_path(tmp_path / "study", config).parent == tmp_path / "study" / "samples"
+    old = own_path(tmp_path / "study", config)
     old.parent.mkdir(parents=True)
     old.write_text('["id0", 0, "done", true, 7.0]\n["id0", 1, "cut", false, 99.0]\n')
-    path = store_path(tmp_path / "samples", asked)
+    path = store_path(tmp_path / "samples", config)
     for _ in range(2):  # the second time there is nothing new
         store = SampleStore(path, 99)
         store.adopt(old)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 
 from tests.integration.test_deepspeed import SMOKE, study_of
 from train.runtime.tracking import run_id, wandb_mode
@@ -18,15 +19,14 @@ def test_wandb_is_offline_without_a_key_and_a_run_keeps_its_id(monkeypatch, tmp_
     assert wandb_mode("auto") == "online"
     monkeypatch.setenv("WANDB_MODE", "disabled")
     assert wandb_mode("auto") == "disabled"
-    one, two = (tmp_path / "runs" / "s" / "arms" / "grpo" / f"seed-{n}" for n in (0, 1))
-    for directory, key in ((one, "a"), (two, "a")):
-        directory.mkdir(parents=True)
-        (directory / "manifest.json").write_text(json.dumps({"input_hash": key}))
-    assert run_id(one) == run_id(one)
-    assert run_id(one) != run_id(two)
+    # Two studies of one recipe in folders of the same name; and one of them moved.
+    one, two = (tmp_path / place / "runs/s/arms/grpo/seed-0" for place in ("here", "there"))
     before = run_id(one)
-    (one / "manifest.json").write_text(json.dumps({"input_hash": "b"}))
-    assert run_id(one) != before
+    assert re.fullmatch(r"[0-9a-f]{16}", before)
+    assert run_id(one) == before
+    assert run_id(two) != before
+    (tmp_path / "here").rename(tmp_path / "moved")
+    assert run_id(tmp_path / "moved/runs/s/arms/grpo/seed-0") == before
 
 
 def history_of(path):

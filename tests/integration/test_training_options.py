@@ -9,6 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from peft import PeftModel
+from safetensors.torch import load_file
 
 from data.corpus.rows import read_demonstrations, read_problems
 from data.language_model import load_model
@@ -97,6 +98,19 @@ def test_saving_in_bfloat16_leaves_the_trained_weights_alone(base, rows, smoke_s
     for (name, parameter), (_, kept) in zip(saved.named_parameters(), trainer.model.named_parameters(), strict=True):
         assert kept.dtype == torch.float32
         assert torch.equal(parameter, kept.to(torch.bfloat16)), name
+
+
+@pytest.mark.parametrize("shared", [True, False])
+def test_a_tied_embedding_is_stored_once(base, rows, smoke_study, tmp_path, monkeypatch, shared):
+    """Also where the gathered tensors no longer share storage, as DeepSpeed's clones do under ZeRO-1 and 2."""
+    tokenizer, model = base
+    trainer = sft_trainer(settings_for(), copy.deepcopy(model), tokenizer, rows, tmp_path / "run", 1)
+    gathered = {k: v if shared else v.clone() for k, v in trainer.model.state_dict().items()}
+    monkeypatch.setattr(trainer.accelerator, "get_state_dict", lambda model: gathered)
+    save_weights(trainer, tokenizer, tmp_path / "final", "float32", smoke_study / "base")
+    assert gathered.keys() - load_file(tmp_path / "final" / "model.safetensors").keys() == {"lm_head.weight"}
+    saved = load_model(tmp_path / "final", "float32")
+    assert saved.get_output_embeddings().weight is saved.get_input_embeddings().weight
 
 
 def test_warmup_stable_decay_by_hand(base, rows, tmp_path):

@@ -93,16 +93,18 @@ class Ledger:
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:
-    """Rows of a JSON-lines file; a last line cut off by a kill is ignored. Empty if the file does not exist."""
+    """Rows of a JSON-lines file; a last line cut off by a kill is ignored. Empty if the file does not exist.
+
+    Raises:
+        UserError: a line that was written whole is no JSON.
+    """
     if not path.exists():
         return []
-    rows = []
-    for line in path.read_text(encoding="utf-8").splitlines():
-        try:
-            rows.append(json.loads(line))
-        except json.JSONDecodeError:
-            break
-    return rows
+    *lines, _cut_off = path.read_bytes().split(b"\n")
+    try:
+        return [json.loads(line) for line in lines]
+    except ValueError as error:
+        raise UserError(f"{path} is damaged ({error}); restore it, or delete its folder and run again") from None
 
 
 def truncate_rows(path: Path, last_step: int) -> list[dict[str, Any]]:

@@ -73,11 +73,12 @@ def save_weights(
             with _loaded_whole():
                 merged: Any = PeftModel.from_pretrained(load_model(start_dir, dtype), adapter).merge_and_unload()
             merged.save_pretrained(directory)
-    elif trainer.is_deepspeed_enabled:  # its engine holds the weights, in the training format
-        trainer.save_model(str(directory))
-    elif rank() == 0:
-        model = trainer.model
-        model.save_pretrained(directory, state_dict=_cast(model.state_dict(), getattr(torch, dtype)))
+    else:
+        state = trainer.accelerator.get_state_dict(trainer.model_wrapped)  # ZeRO-3 gathers it on all ranks
+        if rank() == 0:
+            model = trainer.model
+            stored = _tensors_to_store(state, model.all_tied_weights_keys, getattr(torch, dtype))
+            model.save_pretrained(directory, state_dict=stored)
     if rank() == 0:
         tokenizer.save_pretrained(directory)
     barrier()
@@ -96,13 +97,22 @@ def _loaded_whole() -> Iterator[None]:
         integration._hf_deepspeed_config_weak_ref = reference
 
 
-def _cast(state: dict[str, torch.Tensor], dtype: torch.dtype) -> dict[str, torch.Tensor]:
-    """The tensors in another format; tied tensors, such as embeddings, stay tied."""
-    made: dict[int, torch.Tensor] = {}
-    for tensor in state.values():
-        if tensor.data_ptr() not in made:
-            made[tensor.data_ptr()] = tensor.to(dtype) if tensor.is_floating_point() else tensor
-    return {name: made[tensor.data_ptr()] for name, tensor in state.items()}
+def _tensors_to_store(
+    state: dict[str, torch.Tensor], tied: dict[str, str], dtype: torch.dtype
+) -> dict[str, torch.Tensor]:
+    """The tensors in another format. A tied one, such as the output embedding, is left out: loading ties it again.
+
+    Args:
+        state: name -> tensor.
+        tied: name of a tied parameter -> name of the one it shares. DeepSpeed clones both, so that they no longer share
+            storage and `save_pretrained` would write both.
+        dtype: of floating-point tensors.
+    """
+    return {
+        name: tensor.to(dtype) if tensor.is_floating_point() else tensor
+        for name, tensor in state.items()
+        if tied.get(name) not in state
+    }
 
 
 def save_final(

@@ -5,9 +5,11 @@ from. Here a checkpoint counts only if it holds a marker, which is written last.
 """
 
 import shutil
+from functools import cache
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from recipes.manifest import write_atomic
@@ -30,6 +32,20 @@ class CheckpointMarker(TrainerCallback):
         """Write the marker into the checkpoint of this step."""
         if state.is_world_process_zero:
             write_atomic(Path(str(args.output_dir)) / f"checkpoint-{state.global_step}" / _MARKER, "")
+
+
+@cache
+def accept_indexed_cpu() -> None:
+    """Let `torch.load` restore tensors to devices such as `cpu:1`.
+
+    Without DeepSpeed, the Trainer loads the optimizer to its own device, which on a CPU is `cpu:<local rank>`. torch
+    knows only `cpu`, and ends with "don't know how to restore data location".
+    """
+
+    def deserialize(storage: Any, location: str) -> Any:
+        return storage if location.startswith("cpu:") else None
+
+    torch.serialization.register_package(100, lambda storage: None, deserialize)  # after torch's own
 
 
 def keep_complete_checkpoints(directory: Path) -> Checkpoint | None:

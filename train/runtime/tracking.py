@@ -1,18 +1,20 @@
 """Mirroring a run's metrics to Weights & Biases; `metrics.jsonl` stays the source of truth.
 
-One group per study, one job type per arm, one run per arm and seed. A run's id follows from the inputs of its stage, so
-that a resumed run and its offline segments are the same run.
+One group per study, one job type per arm, one run per arm and seed. A run's id is kept in its stage directory, so that
+a resumed run and its offline segments are the same run.
 """
 
 import netrc
 import os
+import secrets
 from pathlib import Path
 from typing import Any
 
-from recipes.manifest import hash_json, read_manifest
+from recipes.manifest import write_atomic
 from recipes.schema import Recipe
 from train.runtime.ranks import rank
 
+_ID_FILE = "wandb-id"
 _SHOWN_COMPLETIONS = 8
 
 
@@ -69,9 +71,14 @@ class Tracker:
 
 
 def run_id(stage_dir: Path) -> str:
-    """Id of the run in a stage directory, from its path and the hash of its inputs."""
-    manifest = read_manifest(stage_dir)
-    return hash_json([stage_dir.parts[-4:], manifest and manifest["input_hash"]])[:16]
+    """Id of the run in a stage directory: drawn once and kept beside its files.
+
+    A resumed run, or one whose study was moved, keeps its id. No two runs share one, whatever their folders are called.
+    """
+    path = stage_dir / _ID_FILE
+    if not path.exists():
+        write_atomic(path, secrets.token_hex(8))
+    return path.read_text(encoding="utf-8").strip()
 
 
 def wandb_mode(mode: str) -> Any:

@@ -1,4 +1,4 @@
-"""Asking one model in one engine, and comparing what two engines said."""
+"""What one engine generates, and comparing the outputs of two engines."""
 
 from pathlib import Path
 
@@ -17,7 +17,7 @@ from tests.engines.conftest import SMOKE
 
 # Two logits of one model in float32, computed by two libraries, may change places if they are closer than this.
 TIE = 1e-3
-Said = dict[str, list[Response]]
+Outputs = dict[str, list[Response]]
 HF, VLLM = "suite.engine={kind: hf, batch_size: 32}", "suite.engine={kind: vllm, eager: true, memory_share: 0.5}"
 
 
@@ -33,8 +33,8 @@ def pocket_questions(recipe: Recipe, name: str, count: int) -> list[Question]:
     return [Question(f"{name}-{n}", {"problem": q.problem}, q.reference_answer) for n, q in enumerate(drawn)]
 
 
-def answers(engine, recipe: Recipe, names=("sum", "sort", "copy"), count=8, seed=7) -> dict[str, list[Response]]:
-    """What an engine says to questions of some benchmarks."""
+def generate(engine, recipe: Recipe, names=("sum", "sort", "copy"), count=8, seed=7) -> Outputs:
+    """Responses of an engine to questions of some benchmarks."""
     found = {}
     for name in names:
         benchmark = next((item for item in recipe.suite.benchmarks if item.name == name), None)
@@ -45,8 +45,8 @@ def answers(engine, recipe: Recipe, names=("sum", "sort", "copy"), count=8, seed
     return found
 
 
-def differing(first: Said, second: Said) -> list[tuple[str, str, str]]:
-    """Prompt and both responses where two engines said something else; the prompts must be the same."""
+def differing(first: Outputs, second: Outputs) -> list[tuple[str, str, str]]:
+    """Prompt and both responses where two engines differ; the prompts must be the same."""
     found = []
     for name, rows in first.items():
         for one, other in zip(rows, second[name], strict=True):
@@ -71,9 +71,7 @@ def logit_gap(model_dir: Path, prompt: str, one: str, other: str) -> float:
     return float((logits[first[place]] - logits[second[place]]).abs())
 
 
-def assert_equal_up_to_ties(
-    model_dir: Path, first: dict[str, list[Response]], second: dict[str, list[Response]]
-) -> None:
+def assert_equal_up_to_ties(model_dir: Path, first: Outputs, second: Outputs) -> None:
     """Equal greedy responses, except where the two tokens were a tie; at most one response in twenty is."""
     others = differing(first, second)
     total = sum(len(row.responses) for rows in first.values() for row in rows)
