@@ -5,11 +5,25 @@ import difflib
 import sys
 from typing import Any
 
-from launch.commands import ablate, completion, config, diff, evaluation, forgetting, grading, recipe, rehearse, study
+from launch.commands import (
+    ablate,
+    completion,
+    config,
+    diff,
+    evaluation,
+    forgetting,
+    grading,
+    init,
+    recipe,
+    rehearse,
+    study,
+    validate,
+)
 from recipes.errors import UserError
 
 COMMANDS = (
-    *(recipe.run, recipe.plan, rehearse.rehearse, recipe.check, recipe.report, recipe.fetch, recipe.lineage),
+    *(init.init, validate.validate, recipe.run, recipe.plan, rehearse.rehearse),
+    *(recipe.check, recipe.report, recipe.fetch, recipe.lineage),
     *(study.status, study.logs, study.cancel, study.resume, study.doctor, ablate.ablate),
     *(evaluation.eval_, evaluation.gate, evaluation.compare, evaluation.audit),
     *(evaluation.score, evaluation.work, evaluation.power),
@@ -18,6 +32,8 @@ COMMANDS = (
 )
 _INTERRUPTED = 130  # as shells report Ctrl-C
 _EPILOG = """examples:
+  transfer init study my-study/study.yaml                   a commented recipe with example data, to change
+  transfer validate my-study/study.yaml                     open and render everything it reads
   transfer run recipes/pocket/study.yaml                    the whole comparison on a CPU
   transfer run recipes/pocket/study.yaml 'seeds=[0,1,2]'    the same with three training seeds
   transfer plan recipes/pocket/study.yaml                   what would run, and what it would cost
