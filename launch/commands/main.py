@@ -14,6 +14,7 @@ from launch.commands import (
     forgetting,
     grading,
     init,
+    push,
     recipe,
     rehearse,
     study,
@@ -27,7 +28,7 @@ COMMANDS = (
     *(study.status, study.logs, study.cancel, study.resume, study.doctor, ablate.ablate),
     *(evaluation.eval_, evaluation.gate, evaluation.compare, evaluation.audit),
     *(evaluation.score, evaluation.work, evaluation.power),
-    *(forgetting.trajectory, forgetting.pick, forgetting.sync),
+    *(forgetting.trajectory, forgetting.pick, push.push, forgetting.sync),
     *(diff.diff, grading.grade, config.config, completion.completion),
 )
 _INTERRUPTED = 130  # as shells report Ctrl-C
@@ -45,6 +46,7 @@ _EPILOG = """examples:
   transfer gate --base A --model B --max-drop 2             may B be released? exit status 0 or 1
   transfer trajectory recipes/pocket/study.yaml             what every checkpoint gained and lost
   transfer pick runs/pocket --max-drop 5                    the checkpoint to ship
+  transfer push runs/pocket grpo --to ME/MODEL --dry-run    a model and its card for the hub
   transfer grade --gold 7 --response out.txt --explain      is an answer correct, and by which rule?
   transfer audit --published                                recompute the published transfer indices
   transfer fetch recipes/qwen3-14b/corpus.yaml              download and pin what a recipe names
