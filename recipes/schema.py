@@ -334,6 +334,7 @@ _LATER_DEFAULTS: tuple[tuple[str, Any], ...] = (
     ("micro_batch_tokens", None),
     ("rehearsal", False),
     ("save_every_minutes", 60.0),
+    ("tracking", []),
     ("trained_group", "math"),
 )
 
