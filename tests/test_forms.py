@@ -4,10 +4,14 @@ import base64
 import json
 import pickle
 import zlib
+from collections import Counter
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from eval.questions.forms import acpbench_shots, code_tests, questions_of, sample_questions, unpack_text
+from eval.questions.forms import acpbench_shots, code_tests, questions_of, sample_questions, sample_slice, unpack_text
+from eval.questions.records import Question
 from recipes.errors import UserError
 from recipes.suite_schema import BenchmarkData
 
@@ -180,6 +184,28 @@ def test_sample_is_fixed_and_takes_equally_from_each_stratum():
     assert len({q.unit for q in whole}) == 3
     with pytest.raises(UserError, match="has 20 questions, `rows` asks for 21"):
         sample_questions(chosen, 21, "b")
+
+
+@settings(max_examples=200, deadline=None)
+@given(sizes=st.lists(st.integers(1, 9), min_size=1, max_size=12), strata=st.integers(1, 3), count=st.integers(1, 40))
+def test_samples_are_whole_units_and_never_empty(sizes, strata, count):
+    questions = [
+        Question(f"{unit}-{part}", {}, "a", unit=f"u{unit}", stratum=f"s{unit % strata}")
+        for unit, size in enumerate(sizes)
+        for part in range(size)
+    ]
+    members = {f"u{unit}": size for unit, size in enumerate(sizes)}
+    try:
+        found = sample_questions(questions, min(count, len(questions)), "b")
+    except UserError as error:
+        assert "none would be asked" in str(error)
+        found = []
+    part = sample_slice(questions, count)
+    for chosen in (found, part):
+        assert {unit: members[unit] for unit in {q.unit for q in chosen}} == Counter(q.unit for q in chosen)
+        assert chosen == [q for q in questions if q in chosen]
+    assert len(found) <= count
+    assert part == found if found else len({q.unit for q in part}) == 1 and len(part) > min(count, len(questions))
 
 
 @pytest.mark.parametrize(

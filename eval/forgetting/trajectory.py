@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from data.prompts.prompt import load_tokenizer
 from eval.questions.build import load_questions, read_source_questions
-from eval.questions.forms import sample_questions
+from eval.questions.forms import sample_slice
 from eval.questions.records import Question
 from eval.responses.engines import EngineOnDemand, engine_facts, server_errors
 from eval.scorers.records import ScoreRow, write_scores
@@ -53,7 +53,7 @@ def slice_parts(recipe: Recipe, study_dir: Path) -> list[Part]:
             read_source_questions(recipe, benchmark, study_dir) if own else load_questions(recipe, benchmark, study_dir)
         )
         count = recipe.trajectory.heldout_problems if own else recipe.trajectory.questions
-        questions = sample_questions(questions, min(count, len(questions)), benchmark.name)
+        questions = sample_slice(questions, count)
         prompting, scoring = benchmark.cell(recipe.analysis.reading)
         parts.append(Part(benchmark, prompting, benchmark.scorings[scoring], questions))
     return parts

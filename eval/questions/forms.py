@@ -65,26 +65,41 @@ def sample_questions(questions: list[Question], count: int, name: str) -> list[Q
     """
     if count > len(questions):
         raise UserError(f"benchmark {name} has {len(questions)} questions, `rows` asks for {count}")
-    strata: dict[str, list[str]] = {}
-    sizes: dict[str, int] = {}
-    for question in sorted(questions, key=lambda item: sha256(_unit(item).encode()).digest()):
-        if _unit(question) not in sizes:
-            strata.setdefault(question.stratum, []).append(_unit(question))
-        sizes[_unit(question)] = sizes.get(_unit(question), 0) + 1
-    turns = zip_longest(*(strata[key] for key in sorted(strata)))
-    chosen: set[str] = set()
-    left = count
-    for unit in (unit for turn in turns for unit in turn if unit is not None):
-        if sizes[unit] > left:
-            break
-        chosen.add(unit)
-        left -= sizes[unit]
+    chosen, sizes = _choose_units(questions, count)
     if not chosen and sizes:
         raise UserError(
             f"benchmark {name}: `rows` is {count}, but its questions are judged together in parts of up to "
             f"{max(sizes.values())}, so none would be asked; set data.rows={max(sizes.values())} or more, or to null"
         )
     return [question for question in questions if _unit(question) in chosen]
+
+
+def sample_slice(questions: list[Question], count: int) -> list[Question]:
+    """At most `count` questions, chosen like those of `sample_questions`, but never none: a first part that is larger
+    is taken whole.
+    """
+    chosen, sizes = _choose_units(questions, count)
+    chosen = chosen or set(list(sizes)[:1])
+    return [question for question in questions if _unit(question) in chosen]
+
+
+def _choose_units(questions: list[Question], count: int) -> tuple[set[str], dict[str, int]]:
+    """The units that together have at most `count` questions, and the sizes of all, in the order of the choice."""
+    strata: dict[str, list[str]] = {}
+    members: dict[str, int] = {}
+    for question in sorted(questions, key=lambda item: sha256(_unit(item).encode()).digest()):
+        if _unit(question) not in members:
+            strata.setdefault(question.stratum, []).append(_unit(question))
+        members[_unit(question)] = members.get(_unit(question), 0) + 1
+    turns = zip_longest(*(strata[key] for key in sorted(strata)))
+    sizes = {unit: members[unit] for turn in turns for unit in turn if unit is not None}
+    chosen: set[str] = set()
+    for unit, size in sizes.items():
+        if size > count:
+            break
+        chosen.add(unit)
+        count -= size
+    return chosen, sizes
 
 
 def _unit(question: Question) -> str:

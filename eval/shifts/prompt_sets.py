@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from data.corpus.rows import read_demonstrations, read_problems
 from data.prompts.prompt import completion_ids, load_tokenizer, render_prompt
 from eval.questions.build import load_questions
-from eval.questions.forms import sample_questions
+from eval.questions.forms import sample_slice
 from eval.questions.records import Question
 from eval.responses.harness import render
 from recipes.schema import Recipe
@@ -43,7 +43,7 @@ def prompt_sets(recipe: Recipe, study_dir: Path) -> list[PromptSet]:
     sets = [_training(recipe, study_dir, tokenizer, count)] if recipe.corpus.sources else []
     for benchmark in suite.benchmarks:
         questions = load_questions(recipe, benchmark, study_dir)
-        questions = sample_questions(questions, min(count, len(questions)), benchmark.name)
+        questions = sample_slice(questions, count)
         prompting, _ = benchmark.cell(recipe.analysis.reading)
         prompts = [prompt.text for prompt in render(recipe, tokenizer, benchmark, prompting, questions)]
         references = [reference_text(question) for question in questions]
