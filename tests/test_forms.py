@@ -195,17 +195,16 @@ def test_samples_are_whole_units_and_never_empty(sizes, strata, count):
         for part in range(size)
     ]
     members = {f"u{unit}": size for unit, size in enumerate(sizes)}
-    try:
-        found = sample_questions(questions, min(count, len(questions)), "b")
-    except UserError as error:
-        assert "none would be asked" in str(error)
-        found = []
     part = sample_slice(questions, count)
-    for chosen in (found, part):
-        assert {unit: members[unit] for unit in {q.unit for q in chosen}} == Counter(q.unit for q in chosen)
-        assert chosen == [q for q in questions if q in chosen]
-    assert len(found) <= count
-    assert part == found if found else len({q.unit for q in part}) == 1 and len(part) > min(count, len(questions))
+    assert {unit: members[unit] for unit in {q.unit for q in part}} == Counter(q.unit for q in part)
+    assert part == [q for q in questions if q in part]
+    limit = min(count, len(questions))
+    if len(part) <= limit:
+        assert part == sample_questions(questions, limit, "b") != []
+    else:
+        assert len({q.unit for q in part}) == 1
+        with pytest.raises(UserError, match="so none would be asked"):
+            sample_questions(questions, limit, "b")
 
 
 @pytest.mark.parametrize(
