@@ -5,14 +5,26 @@ import difflib
 import sys
 from typing import Any
 
-from launch.commands import ablate, completion, config, diff, evaluation, forgetting, grading, recipe, rehearse, study
+from launch.commands import (
+    ablate,
+    completion,
+    config,
+    diff,
+    evaluation,
+    forgetting,
+    grading,
+    recipe,
+    rehearse,
+    study,
+    view,
+)
 from recipes.errors import UserError
 
 COMMANDS = (
     *(recipe.run, recipe.plan, rehearse.rehearse, recipe.check, recipe.report, recipe.fetch, recipe.lineage),
     *(study.status, study.logs, study.cancel, study.resume, study.doctor, ablate.ablate),
     *(evaluation.eval_, evaluation.gate, evaluation.compare, evaluation.audit),
-    *(evaluation.score, evaluation.work, evaluation.power),
+    *(evaluation.score, evaluation.work, evaluation.power, view.view),
     *(forgetting.trajectory, forgetting.pick, forgetting.sync),
     *(diff.diff, grading.grade, config.config, completion.completion),
 )
@@ -24,6 +36,7 @@ _EPILOG = """examples:
   transfer rehearse recipes/pocket/study.yaml               every stage at toy size, before it costs anything
   transfer check recipes/pocket/study.yaml                  do the arms differ only in the method?
   transfer report runs/pocket                               show the transfer report of a finished study
+  transfer view runs/pocket                                 read the responses of all models side by side
   transfer lineage runs/pocket                              were all arms presented the same problems?
   transfer eval --base A --model B                          score any pair of models, with intervals
   transfer gate --base A --model B --max-drop 2             may B be released? exit status 0 or 1
