@@ -1,6 +1,7 @@
 """`transfer view`: what the server and the exported page hold, against the stored files read without this package."""
 
 import base64
+import contextlib
 import hashlib
 import http.client
 import json
@@ -19,8 +20,9 @@ import zstandard
 
 from eval.questions.records import Question, write_jsonl
 from eval.scorers.records import ScoreRow
+from eval.viewer.cell import Cell, Filters
 from eval.viewer.server import ViewServer
-from eval.viewer.study import Cell, Filters, StudyView
+from eval.viewer.study import StudyView
 from launch.commands.main import main
 from recipes.loading import load_study
 
@@ -46,14 +48,23 @@ def table_of(study, model, benchmark, scoring="robust"):
     return table
 
 
-@pytest.fixture(scope="module")
-def port(smoke_study):
-    with ViewServer(StudyView(smoke_study)) as server:
+@contextlib.contextmanager
+def serving(study):
+    """The port of a server of this study."""
+    with ViewServer(StudyView(study)) as server:
         thread = threading.Thread(target=server.serve_forever)
         thread.start()
-        yield server.server_address[1]
-        server.shutdown()
-        thread.join()
+        try:
+            yield server.server_address[1]
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+@pytest.fixture(scope="module")
+def port(smoke_study):
+    with serving(smoke_study) as port:
+        yield port
 
 
 def ask(port, path, method="GET", **headers):
@@ -266,6 +277,25 @@ def test_an_unfinished_evaluation_shows_what_is_there(smoke_study, tmp_path):
     assert list(view.details(view.summary(*view.find(Filters(benchmark="story"))[0])["id"])["responses"]) == MODELS[:3]
 
 
+def test_a_damaged_chunk_is_named_and_the_rest_is_shown(smoke_study, tmp_path):
+    study = copy_of(smoke_study, tmp_path)
+    (chunk,) = (study / "eval" / GRPO / "sum-native").glob("chunk-*.zst")
+    first, second, *rest = rows_of(study, GRPO, "sum")
+    write_jsonl(chunk, [second, first, *rest])
+    with serving(study) as port:
+        status, answer = api(port, "question", id=f"sum/native/{first['question_id']}")
+        wrong = f"{second['question_id']} stands in the place of {first['question_id']}"
+        assert (status, answer["error"]) == (
+            500,
+            f"{chunk} is damaged ({wrong}); delete it, and `transfer run` asks its questions again",
+        )
+        assert api(port, "question", id=f"sum/native/{rest[0]['question_id']}")[0] == 200
+    chunk.write_bytes(b"x")
+    with serving(study) as port:
+        assert api(port, "questions", search="no model ever wrote this")[0] == 500
+        assert api(port, "questions")[1]["total"] == 60
+
+
 def test_a_study_without_responses_is_one_sentence(smoke_study, tmp_path, capsys):
     study = copy_of(smoke_study, tmp_path)
     for folder in (study / "eval", study / "questions"):
@@ -308,6 +338,36 @@ def test_a_restricted_benchmark_is_never_exported(smoke_study, tmp_path, capsys)
     assert main(["view", str(study), "--export", str(page)]) == 0
     assert capsys.readouterr().out.startswith(f"{page}: 50 of 50 questions, ")
     assert {question["benchmark"] for question in data_of(page)["questions"]} == set(BENCHMARKS[1:])
+
+
+def test_likelihoods_are_shown_beside_the_given_answers(smoke_study, tmp_path):
+    study = copy_of(smoke_study, tmp_path)
+    (chunk,) = (study / "eval" / GRPO / "fact-native").glob("chunk-*.zst")
+    rows = rows_of(study, GRPO, "fact")
+    row = {
+        "question_id": rows[0]["question_id"],
+        "prompt_hash": "0",
+        "answers": ["yes", "no"],
+        "likelihoods": [-1, -2.5],
+    }
+    write_jsonl(chunk, [row, *rows[1:]])
+    view = StudyView(study)
+    (shown,) = view.details(f"fact/native/{row['question_id']}")["responses"][GRPO]
+    assert shown["likelihoods"] == [["yes", -1], ["no", -2.5]]
+    assert list(shown["scores"]) == ["paper", "robust"]
+
+
+def test_thinking_stands_apart_from_the_answer(smoke_study, tmp_path):
+    study = copy_of(smoke_study, tmp_path)
+    (chunk,) = (study / "eval" / GRPO / "copy-native").glob("chunk-*.zst")
+    rows = rows_of(study, GRPO, "copy")
+    rows[0] |= {"responses": ["<think>Hm.</think>\n7", "no thinking"]}
+    rows[1] |= {"responses": ["Hm.</think>7", "never ends"], "opens_thinking": True}
+    write_jsonl(chunk, rows)
+    view = StudyView(study)
+    shown = [view.details(f"copy/native/{row['question_id']}")["responses"][GRPO] for row in rows[:2]]
+    parts = [(one["thinking"], one["text"]) for responses in shown for one in responses]
+    assert parts == [("Hm.", "7"), (None, "no thinking"), ("Hm.", "7"), ("never ends", "")]
 
 
 def test_a_rehearsal_says_so(smoke_study, tmp_path, port):

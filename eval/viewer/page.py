@@ -10,7 +10,8 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from eval.viewer.study import Filters, StudyView
+from eval.viewer.cell import Filters
+from eval.viewer.study import StudyView
 from recipes.errors import UserError
 from recipes.manifest import write_atomic
 

@@ -11,8 +11,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
+from eval.viewer.cell import FilterError, NoQuestionError, filters_from
 from eval.viewer.page import content_policy, render_page
-from eval.viewer.study import StudyView, filters_from
+from eval.viewer.study import StudyView
 from recipes.errors import UserError
 
 ADDRESS = "127.0.0.1"
@@ -73,26 +74,22 @@ class _Handler(BaseHTTPRequestHandler):
             elif address.path == "/api/questions":
                 self._json(HTTPStatus.OK, self._questions(query))
             elif address.path == "/api/question":
-                self._json(HTTPStatus.OK, self._question(query.get("id", "")))
+                self._json(HTTPStatus.OK, study.details(query.get("id", "")))
             else:
                 there = "/, /api/index, /api/questions, /api/question"
                 self._json(HTTPStatus.NOT_FOUND, {"error": f"{address.path} does not exist; there are {there}"})
-        except _NoQuestionError as error:
+        except NoQuestionError as error:
             self._json(HTTPStatus.NOT_FOUND, {"error": str(error)})
-        except UserError as error:
+        except FilterError as error:
             self._json(HTTPStatus.BAD_REQUEST, {"error": str(error)})
+        except UserError as error:  # a damaged file
+            self._json(HTTPStatus.INTERNAL_SERVER_ERROR, {"error": str(error)})
 
     def _questions(self, query: dict[str, str]) -> dict[str, Any]:
         offset, limit = _number(query, "offset", 0), min(_number(query, "limit", 100), _PAGE_LIMIT)
         found = self.server.study.find(filters_from(query))
         items = [self.server.study.summary(cell, position) for cell, position in found[offset : offset + limit]]
         return {"total": len(found), "offset": offset, "items": items}
-
-    def _question(self, identity: str) -> dict[str, Any]:
-        try:
-            return self.server.study.details(identity)
-        except KeyError:
-            raise _NoQuestionError(f"there is no question {identity!r}") from None
 
     def _json(self, status: HTTPStatus, value: dict[str, Any]) -> None:
         # A text of a model may be any; JSON's escapes hold what UTF-8 cannot.
@@ -127,12 +124,8 @@ class _Handler(BaseHTTPRequestHandler):
         """No line for each request."""
 
 
-class _NoQuestionError(Exception):
-    """An id that names nothing."""
-
-
 def _number(query: dict[str, str], name: str, default: int) -> int:
     text = query.get(name) or str(default)
     if not (text.isascii() and text.isdecimal()):
-        raise UserError(f"{name} is {text!r} but must be a whole number, 0 or more")
+        raise FilterError(f"{name} is {text!r} but must be a whole number, 0 or more")
     return int(text)

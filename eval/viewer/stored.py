@@ -6,6 +6,7 @@ Everything follows from the unit's own manifest, so neither the model nor the ta
 import json
 import threading
 from collections import OrderedDict
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,15 +32,12 @@ class ChunkCache:
         self._lock = threading.Lock()
 
     def lines(self, path: Path) -> list[bytes]:
-        """The lines of a chunk. Raises UserError if it is damaged."""
+        """The lines of a chunk. Raises FileNotFoundError, or ValueError if it is damaged."""
         with self._lock:
             if path in self._chunks:
                 self._chunks.move_to_end(path)
                 return self._chunks[path]
-        try:
-            lines = read_lines(path)
-        except ValueError as error:
-            raise _damaged(path, error) from None
+        lines = read_lines(path)
         with self._lock:
             self._chunks[path] = lines
             self._sizes[path] = sum(map(len, lines))
@@ -87,7 +85,8 @@ class StoredAnswers:
         if self.finished:
             return None
         index = JournalIndex(self)
-        index.refresh()
+        with suppress(FileNotFoundError):  # a worker has just replaced its journal by the last chunk
+            index.refresh()
         return index
 
     def tables(self) -> dict[str, Path]:
@@ -114,30 +113,31 @@ class StoredAnswers:
         """What was answered to the question with this position; None if nothing is stored.
 
         Raises:
-            UserError: the chunk is damaged.
+            UserError: the chunk is damaged or missing.
         """
+        if journal is not None and not self.path(self.chunk_of(position)).exists():
+            samples = range(self.manifest["inputs"]["samples"])
+            try:
+                entries = journal.read((position, sample) for sample in samples if (position, sample) in journal)
+            except FileNotFoundError:  # a worker has just replaced its journal by the last chunk
+                return self._from_chunk(position, identity)
+            texts, tokens = tuple(entry.text for entry in entries), tuple(entry.tokens for entry in entries)
+            return Response(identity, responses=texts, tokens=tokens) if entries else None
+        return self._from_chunk(position, identity)
+
+    def _from_chunk(self, position: int, identity: str) -> Response:
         path = self.path(self.chunk_of(position))
-        if path.exists():
+        try:
             lines = self.cache.lines(path)
             first = self.chunk_of(position) * self.manifest["inputs"]["chunk_questions"]
-            try:
-                response = Response.load(json.loads(lines[position - first]))
-            except (IndexError, ValueError, TypeError) as error:
-                raise _damaged(path, error) from None
-            if response.question_id != identity:
-                raise _damaged(path, f"{response.question_id} stands in the place of {identity}")
-            return response
-        if journal is None:
-            raise UserError(f"{path} is missing; `transfer run` asks its questions again")
-        samples = range(self.manifest["inputs"]["samples"])
-        entries = journal.read((position, sample) for sample in samples if (position, sample) in journal)
-        if not entries:
-            return None
-        return Response(
-            identity,
-            responses=tuple(entry.text for entry in entries),
-            tokens=tuple(entry.tokens for entry in entries),
-        )
+            response = Response.load(json.loads(lines[position - first]))
+        except FileNotFoundError:
+            raise UserError(f"{path} is missing; `transfer run` asks its questions again") from None
+        except (IndexError, ValueError, TypeError) as error:
+            raise _damaged(path, error) from None
+        if response.question_id != identity:
+            raise _damaged(path, f"{response.question_id} stands in the place of {identity}")
+        return response
 
     def has(self, position: int, journal: JournalIndex | None) -> bool:
         """Whether a response to this question is stored."""

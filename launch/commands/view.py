@@ -10,7 +10,8 @@ from launch.commands.arguments import STUDY, argument, command, study_folder
 from recipes.errors import UserError
 
 if TYPE_CHECKING:
-    from eval.viewer.study import Filters, StudyView
+    from eval.viewer.cell import Filters
+    from eval.viewer.study import StudyView
 
 _EXPORTED = 200
 
@@ -34,7 +35,8 @@ def view(options: argparse.Namespace) -> int:
     answer was read; Ctrl-C ends it. --export writes the page as one file that opens without a server. The filters
     are those of the page.
     """
-    from eval.viewer.study import StudyView, filters_from
+    from eval.viewer.cell import filters_from
+    from eval.viewer.study import StudyView
 
     if options.limit < 1:
         raise UserError(f"--limit is {options.limit} but must be 1 or more")

@@ -1,19 +1,17 @@
 """The browser of responses in a real browser: list, keyboard, filters, links, widths, themes; texts that cannot act."""
 
-import contextlib
 import shutil
-import threading
 import time
 
 import pytest
 
 from eval.questions.records import write_jsonl
-from eval.viewer.server import ViewServer
-from eval.viewer.study import Filters, StudyView
+from eval.viewer.cell import Filters
+from eval.viewer.study import StudyView
 from launch.commands.main import main
 from tests.browser import BROWSER, open_browser
 from tests.integration.test_report_in_a_browser import CONTRAST, HOSTILE
-from tests.test_viewer import GRPO, copy_of, rows_of
+from tests.test_viewer import GRPO, copy_of, rows_of, serving
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(BROWSER is None, reason="no Chromium on this machine")]
 
@@ -48,18 +46,6 @@ def complaints(browser):
     return [problem for problem in browser.problems if not problem.startswith("request: http://127.0.0.1:")]
 
 
-@contextlib.contextmanager
-def served(study):
-    with ViewServer(StudyView(study)) as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        try:
-            yield server.url
-        finally:
-            server.shutdown()
-            thread.join()
-
-
 def title_of(identity):
     return identity.replace("/", " · ", 2)
 
@@ -69,9 +55,9 @@ def test_the_served_page(smoke_study, tmp_path):
     ids = [cell.identity(position) for cell, position in view.find(Filters())]
     lost = [cell.identity(position) for cell, position in view.find(Filters(model=GRPO, change="lost"))]
     assert 2 <= len(lost) < len(ids) == 60
-    with served(smoke_study) as url, open_browser() as browser:
+    with serving(smoke_study) as port, open_browser() as browser:
         browser.resize(1280, 900)
-        browser.call("Page.navigate", url=url)
+        browser.call("Page.navigate", url=f"http://127.0.0.1:{port}/")
         until(browser, COUNT, "60 questions")
         until(browser, TITLE, title_of(ids[0]))
         assert browser.evaluate(CARDS) == view.labels
