@@ -247,14 +247,34 @@ def locate_model(name: str, lock: dict[str, Any] | None, revision: str | None = 
     return _snapshot("model", name, pinned, list((lock or {}).get("files", MODEL_FILES)))
 
 
-def _snapshot(kind: str, name: str, revision: str, patterns: list[str]) -> Path:
-    """The cached snapshot of a commit, downloaded if it is not there and the hub can be reached."""
+def cached_model(name: str, lock: dict[str, Any] | None, revision: str | None = None) -> Path | None:
+    """Directory of a model that is on this machine; None if it is not. Never downloads."""
+    if Path(name).is_dir():
+        return Path(name)
+    pinned = (lock or {}).get("revision") or revision
+    return None if pinned is None else _cached("model", name, pinned)
+
+
+def cached_files(files: DataFiles, lock: dict[str, Any]) -> bool:
+    """Whether the files that a lock entry names are on this machine. Never downloads."""
+    folder = _cached("dataset", str(files.dataset), lock["revision"])
+    return folder is not None and all((folder / name).is_file() for name in lock["files"])
+
+
+def _cached(kind: str, name: str, revision: str) -> Path | None:
     from huggingface_hub import errors, snapshot_download
 
-    arguments: dict[str, Any] = {"repo_type": kind, "revision": revision, "allow_patterns": patterns}
     try:
-        return Path(snapshot_download(name, local_files_only=True, **arguments))
-    except errors.LocalEntryNotFoundError:
-        pass
+        return Path(snapshot_download(name, repo_type=kind, revision=revision, local_files_only=True))
+    except (errors.LocalEntryNotFoundError, errors.HFValidationError):
+        return None
+
+
+def _snapshot(kind: str, name: str, revision: str, patterns: list[str]) -> Path:
+    """The cached snapshot of a commit, downloaded if it is not there and the hub can be reached."""
+    from huggingface_hub import snapshot_download
+
+    if (there := _cached(kind, name, revision)) is not None:
+        return there
     with _hub_errors(*_describe(kind, name)):
-        return Path(snapshot_download(name, **arguments))
+        return Path(snapshot_download(name, repo_type=kind, revision=revision, allow_patterns=patterns))

@@ -24,6 +24,7 @@ import yaml
 
 from eval.questions.analysis_lock import write_lock
 from launch.execution.failures import INTERRUPTED, STOPPED
+from launch.execution.local import kept_workers
 from launch.run import run_stages
 from launch.slurm.jobs import Task, TaskKey
 from launch.stages import Stage, build_stages, select_until
@@ -119,8 +120,11 @@ class Ablation:
 
         A failed point does not stop the others; a failure in `shared/` or a signal ends the ablation.
         """
+        with kept_workers():
+            return self._run(self.tasks(until), until)
+
+    def _run(self, tasks: list[Task], until: str | None) -> int:
         worst = 0
-        tasks = self.tasks(until)
         for study_dir in dict.fromkeys(task.study_dir for task in tasks):
             members = [task for task in tasks if task.study_dir == study_dir]
             print(f"{study_dir}:")

@@ -1,4 +1,7 @@
-"""The exception for mistakes of the user."""
+"""The exception for mistakes of the user, and how several are told at once."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 
 class UserError(Exception):
@@ -6,3 +9,12 @@ class UserError(Exception):
 
     The command line prints it without a traceback and exits with status 2.
     """
+
+
+@contextmanager
+def collected(found: list[str]) -> Iterator[None]:
+    """Add the sentences of a UserError that is raised inside to `found`, and go on after the block."""
+    try:
+        yield
+    except UserError as error:
+        found += [line for line in str(error).split("\n") if line not in found]

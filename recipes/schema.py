@@ -120,7 +120,9 @@ class Recipe(Spec):
     resources: ResourceSpec = ResourceSpec()
     """Where the study runs."""
     wandb: WandbSpec | None = None
-    """Tracking with Weights & Biases. null: none."""
+    """Settings of Weights & Biases; giving them turns it on. null: its defaults, if `tracking` names it."""
+    tracking: tuple[Literal["wandb", "tensorboard"], ...] = ()
+    """Where metrics are mirrored: one name or a list. tensorboard: event files in each run's folder."""
     rehearsal: bool = False
     """Set by `transfer rehearse`: models are tiny and random, and the study has no results."""
 
@@ -128,6 +130,16 @@ class Recipe(Spec):
     @classmethod
     def _leave_out_null_arms(cls, arms: Any) -> Any:
         return {name: arm for name, arm in arms.items() if arm is not None} if isinstance(arms, dict) else arms
+
+    @field_validator("tracking", mode="before")
+    @classmethod
+    def _one_or_several(cls, value: Any) -> Any:
+        return [value] if isinstance(value, str) else value or []
+
+    @property
+    def wandb_settings(self) -> WandbSpec | None:
+        """Settings of Weights & Biases; None where it is off."""
+        return WandbSpec() if self.wandb is None and "wandb" in self.tracking else self.wandb
 
     @model_validator(mode="after")
     def _complete(self) -> "Recipe":

@@ -33,7 +33,7 @@ def test_a_mistyped_command_gets_a_suggestion(capsys):
     code, _, error = ended(["rnu"], capsys)
     assert code == 2
     assert "'rnu' is not a command; did you mean `transfer run`?" in error
-    assert "there are run, plan," in ended(["xyzzy"], capsys)[2]
+    assert "there are init, validate, run, plan," in ended(["xyzzy"], capsys)[2]
 
 
 def test_the_version_is_that_of_the_installed_package(capsys):

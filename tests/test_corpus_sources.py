@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 
 from data.corpus.build import run as build_corpus
 from data.corpus.files import read_file
+from data.corpus.first_row import field_mistakes
 from data.corpus.rows import read_demonstrations
-from data.corpus.sources import check_first_row, read_source
+from data.corpus.sources import read_source
 from data.corpus.values import figure_mark, is_non_answer, repaired
 from launch.execution.display import Display
 from launch.execution.failures import MISTAKE, Failure
@@ -410,13 +411,11 @@ def test_a_problem_may_be_a_template_over_columns(tmp_path):
 def test_a_template_that_does_not_fit_the_first_row_is_refused_before_anything_runs(tmp_path, template, message):
     rows = [{"question": "Which?", "options": {"a": "1", "b": "2"}, "label": 0}]
     spec = source(written(tmp_path, "r.jsonl", rows), problem_field=template, answer_field="label")
-    for check in (check_first_row, lambda spec: read_source(spec, 0)):
-        with pytest.raises(UserError) as caught:
-            check(spec)
-        assert "source s: " in str(caught.value)
-    with pytest.raises(UserError) as caught:
-        check_first_row(spec)
-    assert message in str(caught.value)
+    with pytest.raises(UserError, match="source s: "):
+        read_source(spec, 0)
+    (sentence,) = field_mistakes(spec, [template, "label"])
+    assert sentence.startswith("source s: ")
+    assert message in sentence
 
 
 def test_the_first_row_is_checked_with_the_recipe(tmp_path):

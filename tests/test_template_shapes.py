@@ -306,3 +306,21 @@ def test_training_and_evaluation_see_the_same_ids(shape, name, tmp_path):
     assert harness.tok_encode(text) == asked
     ids, mask = harness.tok_batch_encode([text, text + "12"])
     assert ids[0][mask[0].bool()].tolist() == asked
+
+
+def test_the_template_of_a_task_file_is_compiled_once(shape, monkeypatch):
+    """The harness alone compiles it for every question, which takes longer than answering with a small model."""
+    from eval.questions.records import Question
+    from eval.responses.harness import harness_templates, render
+    from recipes.loading import load_recipe
+    from tests.conftest import SMOKE
+
+    compiled, compile_ = [], harness_templates.compile
+    monkeypatch.setattr(harness_templates, "compile", lambda text: compiled.append(text) or compile_(text))
+    harness_templates.from_string.cache_clear()
+    recipe, tokenizer = load_recipe(SMOKE, []), prepared(shape("llama3"))
+    problems = [f"{number} + 1 = ?" for number in range(5)]
+    questions = [Question(problem, {"problem": problem}, "2") for problem in problems]
+    prompts = render(recipe, tokenizer, recipe.suite.benchmarks[0], "native", questions)
+    assert [prompt.text for prompt in prompts] == [render_prompt(tokenizer, p, PromptSpec()) for p in problems]
+    assert len(compiled) == len(set(compiled)) == 2  # of the prompt and of the target

@@ -121,6 +121,8 @@ def probe(
     `base_samples`: None for the base. `drawn`: the checkpoint's completions, if an engine has sampled them.
     """
     assert recipe.probe is not None
+    for model in (policy, base):
+        model.to("cpu" if on_cpu() else "cuda").eval()
     samples: list[list[int]] = [] if drawn is None else drawn
     for start in range(0, len(prompts) if drawn is None else 0, recipe.probe.batch_size):
         samples += generate_ids(
@@ -176,12 +178,9 @@ def _logprobs(model: "PreTrainedModel", prompt: list[int], completion: list[int]
     """Log-probabilities of all tokens at each position of the completion, [positions, vocabulary], in chunks."""
     import torch
 
-    device = "cpu" if on_cpu() else "cuda"
-    model.to(device)
-    model.eval()
     with torch.no_grad():
-        ids = torch.tensor([prompt + completion], device=device)
-        hidden = model.get_decoder()(input_ids=ids).last_hidden_state[0, len(prompt) - 1 : -1]
+        ids = torch.tensor([prompt + completion], device=model.device)
+        hidden = model.get_decoder()(input_ids=ids, use_cache=False).last_hidden_state[0, len(prompt) - 1 : -1]
     for start in range(0, len(hidden), _CHUNK):
         with torch.no_grad():  # left before every yield: a suspended generator would keep gradients off elsewhere
             logprobs = model.get_output_embeddings()(hidden[start : start + _CHUNK]).float().log_softmax(-1)

@@ -8,7 +8,6 @@ All arms read their problems from here.
 """
 
 import json
-import random
 import time
 from collections import Counter
 from pathlib import Path
@@ -19,7 +18,8 @@ import pyarrow.parquet as pq
 
 from data.corpus.card import render_card
 from data.corpus.demonstrations import draw_samples, write_demonstrations
-from data.corpus.funnel import WITHHELD, Funnel, figure_rows
+from data.corpus.filters import apply_filters, split_problems
+from data.corpus.funnel import Funnel, figure_rows
 from data.corpus.rows import (
     CARD,
     CONTAMINATION,
@@ -32,14 +32,11 @@ from data.corpus.rows import (
     Problem,
     problem_id,
 )
-from data.corpus.sources import RawRow, not_compared, read_benchmark, read_source
-from data.corpus.text_match import BenchmarkIndex, near_duplicates
-from data.corpus.values import figure_mark, is_non_answer
+from data.corpus.sources import not_compared
 from data.grading.grader import Grader
 from data.hub import locate_model
-from data.pocket_world import TASKS, benchmark_questions
-from data.prompts.prompt import control_tokens, load_tokenizer, prepare_tokenizer, render_prompt
-from recipes.errors import UserError
+from data.pocket_world import TASKS
+from data.prompts.prompt import load_tokenizer, prepare_tokenizer
 from recipes.manifest import NOTES, Progress, finish_stage, hash_file, hash_files, write_atomic, write_notes
 from recipes.schema import Recipe
 
@@ -67,7 +64,7 @@ def run(recipe: Recipe, study_dir: Path, stage_dir: Path, resume: bool) -> None:
 
 
 def _build(recipe: Recipe, study_dir: Path, stage_dir: Path, funnel: Funnel) -> None:
-    spec, locks = recipe.corpus, recipe.lock.get("sources", {})
+    spec = recipe.corpus
     begun = time.monotonic()
     progress = Progress(stage_dir, 9, "steps")
     seconds: dict[str, float] = {}
@@ -80,42 +77,15 @@ def _build(recipe: Recipe, study_dir: Path, stage_dir: Path, funnel: Funnel) -> 
     tokenizer = _tokenizer(recipe, study_dir) if recipe.model is not None else None
     grader = Grader(workers=recipe.resources.workers or 2)
 
-    # Rows of all sources.
-    funnel.take([row for source in spec.sources for row in read_source(source, spec.seed, locks.get(source.name))])
-    if spec.figures == "reject":
-        marks = {n: mark for n, row in enumerate(funnel.kept) if (mark := figure_mark(row.problem)) is not None}
-        funnel.drop("figures", dict.fromkeys(marks, "needs_figure"), marks)
-    step_done("read", 1)
-
-    # References the grader can compare with.
-    gradable = grader.are_gradable([row.reference_answer for row in funnel.kept])
-    unusable = {n: "gold_unparseable" for n, good in enumerate(gradable) if not good}
-    unusable |= {n: "gold_placeholder" for n, row in enumerate(funnel.kept) if is_non_answer(row.reference_answer)}
-    golds = {n: repr(funnel.kept[n].reference_answer) for n in unusable}
-    funnel.drop("reference answer", unusable, golds)
-    step_done("reference answers", 2)
-
-    # Duplicates, exact and near.
-    _drop_exact_duplicates(funnel, grader)
-    if spec.near_duplicate is not None:
-        _drop_near_duplicates(funnel, grader, spec.near_duplicate)
-    step_done("duplicates", 3)
-
-    # Benchmark questions.
-    contamination = _drop_contaminated(funnel, recipe)
-    step_done("decontamination", 4)
-
-    # Length, with the tokenizer and template every arm uses.
-    if tokenizer is not None:
-        _drop_by_tokens(funnel, recipe, tokenizer)
-    step_done("length", 5)
+    # Rows that a model can be asked and a grader can judge.
+    contamination = apply_filters(funnel, recipe, grader, tokenizer, step_done)
 
     # What the base can do already, if the recipe asks for it.
     pass_rates, costs = _drop_by_pass_rate(funnel, recipe, study_dir, grader, progress)
     step_done("pass rate", 6)
 
     # Held-out and training problems; what is left over is a reject too, so that every row is accounted for.
-    heldout, train = _split(funnel, recipe, stage_dir / REJECTS)
+    heldout, train = split_problems(funnel, recipe, f"; each is in {stage_dir / REJECTS}")
     step_done("split", 7)
 
     # Demonstrations for the training problems.
@@ -170,128 +140,6 @@ def _tokenizer(recipe: Recipe, study_dir: Path) -> "PreTrainedTokenizerBase":
     return prepare_tokenizer(locate_model(name, lock, recipe.model.revision), recipe.model)
 
 
-def _drop_exact_duplicates(funnel: Funnel, grader: Grader) -> None:
-    """Keep the first of equal texts; if their reference answers contradict each other, none can be trusted."""
-    copies: dict[str, list[int]] = {}
-    for index, row in enumerate(funnel.kept):
-        copies.setdefault(problem_id(row.problem), []).append(index)
-    repeated = [indices for indices in copies.values() if len(indices) > 1]
-    agree = _agreeing(funnel, grader, [(later, indices[0]) for indices in repeated for later in indices[1:]])
-    reasons: dict[int, str] = {}
-    details: dict[int, str] = {}
-    for indices in repeated:
-        if other := [later for later in indices[1:] if (later, indices[0]) not in agree]:
-            reasons.update(dict.fromkeys(indices, "conflicting_reference"))
-            details.update(dict.fromkeys(indices, _conflict(funnel, indices, other[0])))
-        else:
-            reasons.update(dict.fromkeys(indices[1:], "duplicate"))
-    funnel.drop("exact duplicates", reasons, details)
-
-
-def _conflict(funnel: Funnel, copies: list[int], other: int) -> str:
-    """What contradicts what, and a guess at the cause where most of a corpus is one text."""
-    first, second = funnel.kept[copies[0]], funnel.kept[other]
-    text = (
-        f"{first.reference_answer[:60]!r} in {first.at}, {second.reference_answer[:60]!r} in {second.at}; "
-        f"{len(copies)} rows have this problem"
-    )
-    constant = len(copies) > max(2, len(funnel.kept) // 2)
-    return f"{text}, so its field may not hold the problem: {first.problem[:60]!r}" if constant else text
-
-
-def _drop_near_duplicates(funnel: Funnel, grader: Grader, threshold: float) -> None:
-    """Drop what reads nearly like an earlier problem and has the same answer; with another answer it is another one."""
-    pairs = list(near_duplicates([row.problem for row in funnel.kept], threshold))
-    agree = _agreeing(funnel, grader, [(later, earlier) for later, earlier, _ in pairs])
-    reasons: dict[int, str] = {}
-    details: dict[int, str] = {}
-    for later, earlier, similarity in pairs:
-        if (later, earlier) in agree and earlier not in reasons:
-            reasons[later] = "near_duplicate"
-            details[later] = f"{similarity:.2f} like {problem_id(funnel.kept[earlier].problem)}"
-    funnel.drop("near-duplicates", reasons, details)
-
-
-def _agreeing(funnel: Funnel, grader: Grader, pairs: list[tuple[int, int]]) -> set[tuple[int, int]]:
-    """The pairs of rows whose reference answers are the same, read either way: 10 is right where 10\\% is asked."""
-    golds = [row.reference_answer for row in funnel.kept]
-    both = [*pairs, *((first, later) for later, first in pairs)]
-    grades = grader.grade_many([f"\\boxed{{{golds[left]}}}" for left, _ in both], [golds[right] for _, right in both])
-    correct = [grade.correct for grade in grades]
-    return {pair for number, pair in enumerate(pairs) if correct[number] or correct[number + len(pairs)]}
-
-
-def _drop_contaminated(funnel: Funnel, recipe: Recipe) -> list[dict[str, Any]]:
-    """Drop problems that are close to a benchmark question; each with that question, for a person to read."""
-    spec, locks = recipe.corpus.decontamination, recipe.lock.get("sources", {})
-    benchmarks = {item.name: read_benchmark(item, locks.get(item.name)) for item in spec.benchmarks}
-    restricted = {item.name for item in spec.benchmarks if item.restricted}
-    index = BenchmarkIndex(benchmarks, spec.ngram_words)
-    world = _world_questions(recipe)
-    reasons, found = {}, []
-    withheld = set()
-    for number, row in enumerate(funnel.kept):
-        identity = problem_id(row.problem)
-        problem = row.problem
-        if row.question is not None:
-            # Questions of the synthetic world are a few numbers in a fixed wording: only equal ones are the same.
-            if identity not in world:
-                continue
-            name, question, coverage, similarity = world[identity], row.problem, 1.0, 1.0
-        else:
-            match = index.find(row.problem, spec.coverage, spec.similarity)
-            if match is None:
-                continue
-            name, question = match.benchmark, benchmarks[match.benchmark][match.question]
-            coverage, similarity = match.coverage, match.similarity
-            if name in restricted:  # a near-copy in the corpus would give the question away as well
-                withheld.add(number)
-                question, problem = f"question {match.question}, not copied", WITHHELD
-        reasons[number] = "benchmark_overlap"
-        found.append(
-            {
-                "problem_id": identity,
-                "source": row.source,
-                "benchmark": name,
-                "coverage": coverage,
-                "similarity": similarity,
-                "problem": problem,
-                "question": question,
-            }
-        )
-    funnel.drop("benchmark questions", reasons, withheld=withheld)
-    return found
-
-
-def _world_questions(recipe: Recipe) -> dict[str, str]:
-    """Problem id -> benchmark, for the suite's questions of the synthetic world, on either side of dev and test."""
-    suite = recipe.suite
-    if suite is None or suite.tasks != "pocket":
-        return {}
-    return {
-        problem_id(question.problem): benchmark.name
-        for benchmark in suite.benchmarks
-        if benchmark.name in TASKS
-        for split in ("dev", "test")
-        for question in benchmark_questions(suite.seed, benchmark.name, split, suite.questions)
-    }
-
-
-def _drop_by_tokens(funnel: Funnel, recipe: Recipe, tokenizer: "PreTrainedTokenizerBase") -> None:
-    """Drop problems that contain a control token or whose rendered prompt is too long."""
-    control = control_tokens(tokenizer)
-    reasons = {
-        n: "control_token" for n, row in enumerate(funnel.kept) if any(token in row.problem for token in control)
-    }
-    for start in range(0, len(funnel.kept), 1000):
-        rows = funnel.kept[start : start + 1000]
-        prompts = [render_prompt(tokenizer, row.problem, recipe.prompt) for row in rows]
-        for place, ids in enumerate(tokenizer(prompts)["input_ids"]):
-            if len(ids) > recipe.prompt.max_prompt_tokens:
-                reasons.setdefault(start + place, "too_long")
-    funnel.drop("length", reasons)
-
-
 def _drop_by_pass_rate(
     funnel: Funnel, recipe: Recipe, study_dir: Path, grader: Grader, progress: Progress
 ) -> tuple[dict[str, float], list[dict[str, Any]]]:
@@ -313,38 +161,6 @@ def _drop_by_pass_rate(
             reasons[number] = "pass_rate_too_low" if rates[identity] < spec.low else "pass_rate_too_high"
     funnel.drop("pass rate of the base", reasons)
     return rates, [cost.row()]
-
-
-def _split(funnel: Funnel, recipe: Recipe, rejects: Path) -> tuple[list[RawRow], list[RawRow]]:
-    """Held-out and training rows; seeded, and the source's own split is respected.
-
-    Raises:
-        UserError: too few rows are left; it says what removed the others. `rejects`: where they will be listed.
-    """
-    spec = recipe.corpus
-    shuffled = sorted(range(len(funnel.kept)), key=lambda index: problem_id(funnel.kept[index].problem))
-    random.Random(f"split {spec.seed}").shuffle(shuffled)
-    heldout = [n for n in shuffled if funnel.kept[n].heldout is not False][: spec.heldout_problems]
-    removed = f"of {funnel.total:,} rows the filters removed {funnel.reasons_text()}; each is in {rejects}"
-    if len(heldout) < spec.heldout_problems:
-        raise UserError(
-            f"corpus.heldout_problems is {spec.heldout_problems} but only {len(heldout)} problems are available for "
-            f"it; {removed}"
-        )
-    taken = set(heldout)
-    available = [n for n in shuffled if n not in taken and not funnel.kept[n].heldout]
-    if not available:
-        raise UserError(f"no problem of {funnel.total} rows is left for training; {removed}")
-    count = spec.train_problems or len(available)
-    if count > len(available):
-        raise UserError(
-            f"corpus.train_problems is {count} but only {len(available)} problems passed the filters; {removed}"
-        )
-    train = available[:count]
-    parts = [funnel.kept[n] for n in heldout], [funnel.kept[n] for n in train]
-    chosen = taken | set(train)
-    funnel.drop("sampling", {n: "not_sampled" for n in range(len(funnel.kept)) if n not in chosen})
-    return parts
 
 
 def _facts(

@@ -103,9 +103,11 @@ def write_demonstrations(
     rows: list[tuple[str, RawRow]],
     grader: Grader,
     tokenizer: "PreTrainedTokenizerBase | None",
-    progress: Progress,
+    progress: Progress | None,
 ) -> tuple[list[Demonstration], SamplingCost | None]:
     """Let the recipe's teacher answer `rows`, (problem id, row) pairs, and grade every sample.
+
+    `progress`: of the stage; None where the teacher is a script or a file.
 
     Raises:
         UserError: the teacher cannot be reached or cannot answer, or a scripted demonstration is too long.
@@ -119,6 +121,7 @@ def write_demonstrations(
     elif spec.kind == "stored":
         samples = _stored(recipe, [identity for identity, _ in rows])
     else:
+        assert progress is not None
         texts = [(identity, row.problem) for identity, row in rows]
         samples, cost = draw_samples(spec, recipe, study_dir, texts, progress, "teacher")
     flat = [(row, sample) for identity, row in rows for sample in samples[identity]]

@@ -23,6 +23,7 @@ class Funnel:
         kept: the rows that passed every filter so far, in their first order.
         steps: per filter its name, the rows left after it, and the removed rows by reason.
         repaired: rows by the kind of damage that was undone in them, among those that were not rejected.
+        prompt_tokens: tokens of the prompts that the length filter looked at, before it removed any.
         rejects: every removed row with source, row number and reason, in the order of the filters.
     """
 
@@ -31,6 +32,7 @@ class Funnel:
         self.kept: list[RawRow] = []
         self.steps: list[dict[str, Any]] = []
         self.repaired: dict[str, int] = {}
+        self.prompt_tokens: list[int] = []
         self.rejects: list[dict[str, Any]] = []
         self._first: dict[str, str] = {}
 

@@ -6,8 +6,6 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import pyarrow.parquet as pq
-
 from recipes.errors import UserError
 
 PROBLEMS, DEMONSTRATIONS, REJECTS = "problems.parquet", "demonstrations.parquet", "rejects.jsonl"
@@ -60,6 +58,8 @@ class Demonstration(NamedTuple):
 
 def read_problems(corpus_dir: Path, split: str, problem_set: str = "all") -> list[Problem]:
     """Problems of one split in file order, for `problem_set` "all" or "teacher_solvable"."""
+    import pyarrow.parquet as pq  # not with every command
+
     rows = [Problem(**row) for row in pq.read_table(corpus_dir / PROBLEMS).to_pylist()]
     chosen = [row for row in rows if row.split == split and (problem_set == "all" or row.teacher_solvable)]
     if not chosen:
@@ -69,6 +69,8 @@ def read_problems(corpus_dir: Path, split: str, problem_set: str = "all") -> lis
 
 def read_demonstrations(corpus_dir: Path) -> dict[str, list[Demonstration]]:
     """All demonstrations by problem id, in sample order."""
+    import pyarrow.parquet as pq
+
     by_problem: dict[str, list[Demonstration]] = defaultdict(list)
     rows: list[dict[str, Any]] = pq.read_table(corpus_dir / DEMONSTRATIONS).to_pylist()
     for row in rows:

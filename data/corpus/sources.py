@@ -70,41 +70,26 @@ def read_source(spec: SourceSpec, seed: int, lock: dict[str, Any] | None = None)
         UserError: the source is missing, unreadable, empty, changed, lacks a field of the mapping, or has no row that
             fills its templates.
     """
-    if spec.kind == "pocket":
-        return list(_pocket_rows(spec, seed))
-    spec = chosen(spec, lock)
-    rows = [_map_row(spec, number, row) for number, row in enumerate(_published_rows(spec, source_fields(spec), lock))]
+    rows = list(mapped_rows(spec, seed, lock))
     if all(row.reject == "template_failed" for row in rows):
         raise UserError(f"source {spec.name}: no row fills its templates; the first, {rows[0].at}: {rows[0].detail}")
     return rows
+
+
+def mapped_rows(spec: SourceSpec, seed: int, lock: dict[str, Any] | None = None) -> Iterator[RawRow]:
+    """The rows of `read_source`, one after the other."""
+    if spec.kind == "pocket":
+        yield from _pocket_rows(spec, seed)
+    else:
+        spec = chosen(spec, lock)
+        for number, row in enumerate(published_rows(spec, source_fields(spec), lock)):
+            yield _map_row(spec, number, row)
 
 
 def source_fields(spec: SourceSpec) -> list[str]:
     """The fields of a source that its rows are read by."""
     level = [spec.level_field] if spec.level_field else []
     return [spec.problem_field, spec.answer_field, *level, *spec.where]
-
-
-def check_first_row(spec: SourceSpec) -> None:
-    """Read the first row of a local file by its mapping, before anything is spent. `transfer fetch` reads hub files.
-
-    Raises:
-        UserError: the file cannot be read, a column does not exist, or a template does not fit the row.
-    """
-    if spec.kind != "file":
-        return
-    fields = source_fields(spec)
-    first = next(_published_rows(spec, fields, None))  # raises if there is none
-    for field in fields:
-        try:
-            value = field_value(first, field)
-        except TemplateFailedError as error:
-            raise UserError(
-                f"source {spec.name}: the template {_short(field)!r} does not fit the first row: {error}; the row has "
-                f"the columns {_listed(first)}"
-            ) from None
-        if value is None:  # later rows may have it
-            list(_published_rows(spec, [field], None))
 
 
 def _pocket_rows(spec: SourceSpec, seed: int) -> Iterator[RawRow]:
@@ -132,15 +117,20 @@ def read_rows(
         UserError: a file is missing, unreadable, empty or changed, no row has one of the fields, or a template does not
             fit a row.
     """
+    return list(iterate_rows(files, fields, lock, optional))
+
+
+def iterate_rows(
+    files: DataFiles, fields: Sequence[str], lock: dict[str, Any] | None, optional: Sequence[str] = ()
+) -> Iterator[dict[str, Any]]:
+    """The rows of `read_rows`, one after the other; what concerns all rows is raised after the last."""
     wanted = [*fields, *optional]
-    rows = []
-    for number, row in enumerate(_published_rows(files, fields, lock, optional), start=1):
+    for number, row in enumerate(published_rows(files, fields, lock, optional), start=1):
         try:
-            rows.append({field: field_value(row, field) for field in wanted})
+            yield {field: field_value(row, field) for field in wanted}
         except TemplateFailedError as error:
             at = f"{row.file} line {row.line}" if row.line is not None else f"row {number}"
             raise UserError(f"source {files.name}, {at}: a template cannot be filled: {error}") from None
-    return rows
 
 
 class _Everything(frozenset[str]):
@@ -167,7 +157,7 @@ def _columns(files: DataFiles, fields: Sequence[str]) -> Collection[str]:
         raise UserError(f"source {files.name}: {error}") from None
 
 
-def _published_rows(
+def published_rows(
     files: DataFiles, fields: Sequence[str], lock: dict[str, Any] | None, optional: Sequence[str] = ()
 ) -> Iterator[Row]:
     """The rows of all files as they are published. The checks of all rows together are made after the last one."""
@@ -200,20 +190,15 @@ def _require_columns(files: DataFiles, fields: Sequence[str], names: set[str]) -
             meant = next((name for name in sorted(names) if near and name.casefold().strip() == near[0]), None)
             raise UserError(
                 f"source {files.name}: {files.path or files.dataset} has no column {column!r}; it has "
-                f"{_listed(names)}" + (f"; did you mean {meant!r}?" if meant is not None else "")
+                f"{listed(names)}" + (f"; did you mean {meant!r}?" if meant is not None else "")
             )
 
 
-def _listed(names: Collection[str]) -> str:
+def listed(names: Collection[str]) -> str:
     """Names of columns, with quotes where blanks at an edge would not be seen."""
     shown = [name if name and name == name.strip() else repr(name) for name in sorted(names)]
     more = len(shown) - _SHOWN_COLUMNS
     return ", ".join(shown[:_SHOWN_COLUMNS]) + (f" and {more} more" if more > 0 else "")
-
-
-def _short(text: str) -> str:
-    line = " ".join(text.split())
-    return line if len(line) <= 60 else f"{line[:57]}..."
 
 
 def read_benchmark(spec: BenchmarkTexts, lock: dict[str, Any] | None) -> list[str]:
@@ -295,7 +280,7 @@ def _missing(field: str, row: Row) -> _UnusableError:
     column = field.split(".")[0]
     if field in row or column in row:
         return _UnusableError("missing_field", f"{field} is null")
-    return _UnusableError("missing_column", f"no column {column!r}; the row has {_listed(row)}")
+    return _UnusableError("missing_column", f"no column {column!r}; the row has {listed(row)}")
 
 
 def _which_is_the_user(field: str, role: str, row: Row) -> str:

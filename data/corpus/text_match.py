@@ -10,7 +10,6 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import xxhash
-from datasketch import MinHash, MinHashLSH
 
 _TYPESETTING = re.compile(
     r"\\(?:left|right|text(?:bf|it|rm)?|mathrm|mathbf|displaystyle|quad|qquad|big|Big|[,;!:> ])(?![a-z])"
@@ -62,6 +61,8 @@ def near_duplicates(texts: Sequence[str], threshold: float) -> Iterator[tuple[in
     """
     # Hashing misses some pairs near its own threshold, so that is set lower, and missing counts more than a candidate
     # too many, which costs one exact comparison.
+    from datasketch import MinHash, MinHashLSH  # with scipy, which takes half a second that a plan does not have
+
     index = MinHashLSH(threshold=max(0.1, threshold - 0.15), num_perm=_PERMUTATIONS, weights=(0.2, 0.8))
     # Sets are made again for the few candidates: those of a quarter of a million problems would need gigabytes.
     sets = (shingles(words(text)) for text in texts)

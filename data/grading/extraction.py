@@ -26,6 +26,9 @@ _SHORT = 5  # words of an answer that is a text
 _SENTENCE_END = re.compile(r"(?:(?<=[\d)}\]$*])|(?<=[a-z]{4}))[.!?][*_]*\s+(?=[A-Z])")
 _FORMULA = re.compile(r"\$\$(.+?)\$\$|\$([^$]+)\$|\\\((.+?)\\\)|\\\[(.+?)\\\]", re.DOTALL)
 
+# TeX boxes the next character or command: \boxed 7. Of a word, of 3/4 and of 1,000 it would box a part: no answer.
+_BARE_ARGUMENT = re.compile(r"(?:[-+−]?\d+(?:\.\d+)?|\\[A-Za-z]+|[^\s{}\\])(?=$|[.,](?!\d)|[\s;:!?$)\]*_}\\])")
+
 
 def last_boxed(text: str) -> str | None:
     r"""Content of the last `\boxed{...}`, braces balanced; None if there is none or it never closes."""
@@ -33,8 +36,8 @@ def last_boxed(text: str) -> str | None:
     if not boxes:
         return None
     opening = boxes[-1].end()
-    if text[opening] != "{":  # TeX takes the next character or command: \boxed 7
-        argument = re.match(r"\d+(?:\.\d+)?|\\[A-Za-z]+|[^\s{}]", text[opening:])
+    if text[opening] != "{":
+        argument = _BARE_ARGUMENT.match(text, opening)
         return argument.group() if argument else None
     depth = 0
     for position in range(opening, len(text)):

@@ -6,8 +6,13 @@ It renders templates as transformers does and knows the vocabulary; it does not 
 import json
 import re
 from datetime import datetime
+from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from jinja2 import Template
+    from tokenizers import Tokenizer
 
 _MASKS = re.compile(r"\{%-?\s*generation\b")  # marks assistant tokens for training: an extension of transformers
 _TOKENS = ("bos_token", "eos_token", "unk_token", "pad_token")
@@ -65,7 +70,7 @@ class TokenizerFiles:
         """The tokens that were added to the model's own."""
         return self._added
 
-    def __call__(self, text: str) -> dict[str, list[int]]:
+    def __call__(self, text: str | list[str], add_special_tokens: bool = True) -> dict[str, list[Any]]:
         """Nothing: whether a text begins with a token of its own is not known here, and changes no check of text."""
         return {"input_ids": []}
 
@@ -77,22 +82,43 @@ class TokenizerFiles:
         Raises:
             jinja2.TemplateError: the template is wrong, or refuses them.
         """
-        from jinja2 import TemplateError
-        from jinja2.ext import loopcontrols
-        from jinja2.sandbox import ImmutableSandboxedEnvironment
-
-        def raise_exception(message: str) -> None:
-            raise TemplateError(message)
-
-        environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols])
-        environment.filters["tojson"] = lambda value, **how: json.dumps(value, ensure_ascii=False, **how)
-        environment.globals |= {
-            "raise_exception": raise_exception,
-            "strftime_now": lambda form: datetime.now().strftime(form),
-        }
         named = {name: value for name in _TOKENS if (value := getattr(self, name)) is not None}
         given = {"messages": messages, "add_generation_prompt": add_generation_prompt, "tools": None, "documents": None}
-        return environment.from_string(str(self.chat_template)).render(**(named | given | variables))
+        return _compiled(str(self.chat_template)).render(**(named | given | variables))
+
+
+@lru_cache(maxsize=8)
+def _compiled(template: str) -> "Template":
+    """A chat template with what transformers gives it. Compiling takes longer than rendering."""
+    from jinja2 import TemplateError
+    from jinja2.ext import loopcontrols
+    from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+    def raise_exception(message: str) -> None:
+        raise TemplateError(message)
+
+    environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols])
+    environment.filters["tojson"] = lambda value, **how: json.dumps(value, ensure_ascii=False, **how)
+    environment.globals |= {
+        "raise_exception": raise_exception,
+        "strftime_now": lambda form: datetime.now().strftime(form),
+    }
+    return environment.from_string(template)
+
+
+class CountingTokenizer(TokenizerFiles):
+    """A directory's files with the tokenizer in them, so that lengths are known; still without transformers."""
+
+    def __init__(self, files: TokenizerFiles, tokenizer: "Tokenizer") -> None:
+        super().__init__(files.chat_template, {name: getattr(files, name) for name in _TOKENS}, files.get_vocab())
+        self._added = files.get_added_vocab()
+        self._tokenizer = tokenizer
+
+    def __call__(self, text: str | list[str], add_special_tokens: bool = True) -> dict[str, list[Any]]:
+        """The ids of one text, or of each of several."""
+        if isinstance(text, str):
+            return {"input_ids": self._tokenizer.encode(text, add_special_tokens=add_special_tokens).ids}
+        return {"input_ids": [self(one, add_special_tokens)["input_ids"] for one in text]}
 
 
 def _text(value: Any) -> str | None:

@@ -8,7 +8,7 @@ import json
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from data.prompts.prompt import load_tokenizer
 from eval.questions.build import load_questions, read_source_questions
@@ -21,6 +21,9 @@ from recipes.manifest import Progress, finish_stage, hash_files
 from recipes.schema import Recipe
 from recipes.suite_schema import BenchmarkSpec, Scoring
 from train.models.directory import complete_snapshots
+
+if TYPE_CHECKING:
+    from eval.responses.harness import Prompt
 
 HELDOUT = "heldout"
 
@@ -87,12 +90,13 @@ def run(
     parts, asked = slice_parts(recipe, study_dir), slice_recipe(recipe)
     checkpoints = checkpoints_of(study_dir, arm, seed)
     progress = Progress(stage_dir, len(checkpoints) * len(parts), "checkpoints on benchmarks")
+    prompts: dict[str, list[Prompt]] = {}
     done = 0
     for step, weights in checkpoints.items():
         missing = [part for part in parts if not scores_file(stage_dir, step, part.benchmark.name).exists()]
         done += len(parts) - len(missing)
         with EngineOnDemand(asked, weights, stage_dir.parent.name, stage_dir) as engine:
-            for part, table in _scores(asked, weights, engine, missing, f"{arm} {seed} {step}"):
+            for part, table in _scores(asked, weights, engine, missing, prompts, f"{arm} {seed} {step}"):
                 write_scores(scores_file(stage_dir, step, part.benchmark.name), table)
                 done += 1
                 progress.update(done, f"update {step}, {part.benchmark.name}")
@@ -103,9 +107,17 @@ def run(
 
 
 def _scores(
-    recipe: Recipe, weights: Path, engine: EngineOnDemand, parts: list[Part], label: str
+    recipe: Recipe,
+    weights: Path,
+    engine: EngineOnDemand,
+    parts: list[Part],
+    prompts: dict[str, "list[Prompt]"],
+    label: str,
 ) -> Iterator[tuple[Part, list[ScoreRow]]]:
-    """The scores of one checkpoint on these parts, each as soon as all its questions are answered."""
+    """The scores of one checkpoint on these parts, each as soon as all its questions are answered.
+
+    `prompts`: by benchmark; those that are missing are added, because all checkpoints of a run have one tokenizer.
+    """
     if not parts:
         return
     from eval.responses.harness import generate_chunks, render, require_lengths
@@ -113,10 +125,11 @@ def _scores(
     assert recipe.suite is not None and recipe.trajectory is not None
     tokenizer, chunks = load_tokenizer(str(weights)), []
     for part in parts:
-        prompts = render(recipe, tokenizer, part.benchmark, part.prompting, part.questions)
-        require_lengths(recipe, weights, prompts)
-        seed = zlib.crc32(f"{recipe.trajectory.seed} {label} {part.benchmark.name}".encode())
-        chunks.append((prompts, seed))
+        name = part.benchmark.name
+        if name not in prompts:
+            prompts[name] = render(recipe, tokenizer, part.benchmark, part.prompting, part.questions)
+            require_lengths(recipe, weights, prompts[name])
+        chunks.append((prompts[name], zlib.crc32(f"{recipe.trajectory.seed} {label} {name}".encode())))
     limit, sandboxed = recipe.suite.max_response_tokens, not recipe.suite.allow_unsandboxed_code
     with server_errors(recipe.suite.engine):
         for index, rows in generate_chunks(engine(), tokenizer, chunks):

@@ -61,7 +61,7 @@ def sample_questions(questions: list[Question], count: int, name: str) -> list[Q
     Parts that are judged together are taken together or not at all, so there may be a few fewer.
 
     Raises:
-        UserError: there are fewer.
+        UserError: there are fewer, or `count` is less than the first part has.
     """
     if count > len(questions):
         raise UserError(f"benchmark {name} has {len(questions)} questions, `rows` asks for {count}")
@@ -79,6 +79,11 @@ def sample_questions(questions: list[Question], count: int, name: str) -> list[Q
             break
         chosen.add(unit)
         left -= sizes[unit]
+    if not chosen and sizes:
+        raise UserError(
+            f"benchmark {name}: `rows` is {count}, but its questions are judged together in parts of up to "
+            f"{max(sizes.values())}, so none would be asked; set data.rows={max(sizes.values())} or more, or to null"
+        )
     return [question for question in questions if _unit(question) in chosen]
 
 

@@ -11,17 +11,32 @@ TASKS_DIR = Path(__file__).parent.parent / "tasks"
 
 def task_folder(suite: SuiteSpec) -> Path:
     """The folder of task files of a suite. Raises UserError if it or one of the suite's task files is missing."""
+    folder = suite_folder(suite)
+    if absent := missing_task_files(folder, suite):
+        raise UserError("\n".join(absent.values()))
+    return folder
+
+
+def suite_folder(suite: SuiteSpec) -> Path:
+    """The folder of task files of a suite. Raises UserError if there is no such folder."""
     folder = Path(suite.tasks) if "/" in suite.tasks else TASKS_DIR / suite.tasks
     if not folder.is_dir():
         known = sorted(path.name for path in TASKS_DIR.iterdir() if path.is_dir() and path.name[0] not in "_.")
-        raise UserError(f"suite.tasks {suite.tasks!r} is not a folder; shipped are {', '.join(known)}")
-    for path, benchmark in _task_paths(folder, suite).items():
-        if not path.is_file():
-            known = sorted(path.stem for path in folder.glob("*.yaml"))
-            raise UserError(
-                f"benchmark {benchmark!r} has no task file {path.name} in {folder}; there are {', '.join(known)}"
-            )
+        raise UserError(
+            f"suite.tasks {suite.tasks!r} is not a folder; shipped are {', '.join(known)}, and one of your own is "
+            "written with a slash, as in ./tasks"
+        )
     return folder
+
+
+def missing_task_files(folder: Path, suite: SuiteSpec) -> dict[Path, str]:
+    """The task files of a suite that do not exist, each with a sentence."""
+    known = sorted(path.stem for path in folder.glob("*.yaml"))
+    return {
+        path: f"benchmark {benchmark!r} has no task file {path.name} in {folder}; there are {', '.join(known)}"
+        for path, benchmark in _task_paths(folder, suite).items()
+        if not path.is_file()
+    }
 
 
 def task_path(folder: Path, benchmark: str, prompting: str) -> Path:

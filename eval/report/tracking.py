@@ -32,20 +32,21 @@ _PARTS = (("estimate", ""), ("low", "/low"), ("high", "/high"))
 
 
 def track_study(recipe: Recipe, stage_dir: Path, transfer: Transfer) -> None:
-    """Write the study's run, where the recipe has `wandb`."""
-    if recipe.wandb is None:
+    """Write the study's run in wandb, where the recipe has it."""
+    spec = recipe.wandb_settings
+    if spec is None:
         return
     import wandb
 
     run = wandb.init(
-        project=recipe.wandb.project,
-        entity=recipe.wandb.entity,
+        project=spec.project,
+        entity=spec.entity,
         group=recipe.study,
         job_type="report",
         name=f"{recipe.study} report",
         id=run_id(stage_dir),
         resume="allow",
-        mode=wandb_mode(recipe.wandb.mode),
+        mode=wandb_mode(spec.mode),
         dir=str(stage_dir),
         config={"study": recipe.study, "status": transfer.status, "reading": transfer.reading},
         settings=wandb.Settings(silent=True, console="off"),
@@ -67,13 +68,13 @@ def sync_study(recipe: Recipe, study_dir: Path, transfer: Transfer | None, onlin
     Raises:
         UserError: `online` without a key.
     """
-    spec = recipe.wandb or WandbSpec()
+    spec = recipe.wandb_settings or WandbSpec()
     if online and wandb_mode("auto") != "online":
         raise UserError(
             "there is no key for Weights & Biases; set WANDB_API_KEY or run `wandb login`, or say --offline"
         )
     mode = "online" if online else "offline"
-    recipe = recipe.model_copy(update={"wandb": spec.model_copy(update={"mode": mode})})
+    recipe = recipe.model_copy(update={"wandb": spec.model_copy(update={"mode": mode}), "tracking": ()})
     made = []
     for arm in recipe.trained:
         for seed in recipe.seeds:

@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from lm_eval.api.model import LM
 from lm_eval.api.task import Task
 from lm_eval.tasks import TaskManager
 from lm_eval.tasks._yaml_loader import load_yaml
+from lm_eval.utils import env as harness_templates
 from transformers import AutoConfig, set_seed
 
 from data.prompts.prompt import load_tokenizer, render_messages
@@ -24,6 +26,9 @@ from recipes.errors import UserError
 from recipes.manifest import hash_json
 from recipes.schema import Recipe
 from recipes.suite_schema import BenchmarkSpec
+
+# The harness compiles the templates of a task file again for every question.
+harness_templates.from_string = lru_cache(harness_templates.from_string)
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,23 +13,29 @@ from launch.commands import (
     evaluation,
     forgetting,
     grading,
+    init,
+    push,
     recipe,
     rehearse,
     study,
+    validate,
     view,
 )
 from recipes.errors import UserError
 
 COMMANDS = (
-    *(recipe.run, recipe.plan, rehearse.rehearse, recipe.check, recipe.report, recipe.fetch, recipe.lineage),
+    *(init.init, validate.validate, recipe.run, recipe.plan, rehearse.rehearse),
+    *(recipe.check, recipe.report, recipe.fetch, recipe.lineage),
     *(study.status, study.logs, study.cancel, study.resume, study.doctor, ablate.ablate),
     *(evaluation.eval_, evaluation.gate, evaluation.compare, evaluation.audit),
     *(evaluation.score, evaluation.work, evaluation.power, view.view),
-    *(forgetting.trajectory, forgetting.pick, forgetting.sync),
+    *(forgetting.trajectory, forgetting.pick, push.push, forgetting.sync),
     *(diff.diff, grading.grade, config.config, completion.completion),
 )
 _INTERRUPTED = 130  # as shells report Ctrl-C
 _EPILOG = """examples:
+  transfer init study my-study/study.yaml                   a commented recipe with example data, to change
+  transfer validate my-study/study.yaml                     open and render everything it reads
   transfer run recipes/pocket/study.yaml                    the whole comparison on a CPU
   transfer run recipes/pocket/study.yaml 'seeds=[0,1,2]'    the same with three training seeds
   transfer plan recipes/pocket/study.yaml                   what would run, and what it would cost
@@ -42,6 +48,7 @@ _EPILOG = """examples:
   transfer gate --base A --model B --max-drop 2             may B be released? exit status 0 or 1
   transfer trajectory recipes/pocket/study.yaml             what every checkpoint gained and lost
   transfer pick runs/pocket --max-drop 5                    the checkpoint to ship
+  transfer push runs/pocket grpo --to ME/MODEL --dry-run    a model and its card for the hub
   transfer grade --gold 7 --response out.txt --explain      is an answer correct, and by which rule?
   transfer audit --published                                recompute the published transfer indices
   transfer fetch recipes/qwen3-14b/corpus.yaml              download and pin what a recipe names

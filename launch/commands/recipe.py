@@ -36,8 +36,8 @@ def run(options: argparse.Namespace) -> int:
     from launch.stages import build_stages, select_until
 
     recipe, study_dir = read_study(options)
-    stages = select_until(build_stages(recipe), options.until)
     check_before_running(recipe)
+    stages = select_until(build_stages(recipe), options.until)
     if options.on == "slurm":
         return _submit(recipe, study_dir, stages, options)
     if options.dry_run:
@@ -105,9 +105,8 @@ def plan(options: argparse.Namespace) -> int:
     from launch.stages import build_stages
 
     recipe, study_dir = read_study(options)
-    stages = build_stages(recipe)
     check_before_running(recipe)
-    return _show_plan(recipe, study_dir, stages, options)
+    return _show_plan(recipe, study_dir, build_stages(recipe), options)
 
 
 def _show_plan(

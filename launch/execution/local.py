@@ -1,14 +1,17 @@
 """Run the stages of a study on this machine: persistent worker processes, one log per stage, live progress.
 
-Workers are processes that stay alive between stages, so the libraries are imported once. Each stage's output
-goes to `logs/<stage>.log`. A failing stage stops nothing that does not depend on it.
+Workers are processes that stay alive between stages, and between studies in `kept_workers`, so that each imports the
+libraries once. Each stage's output goes to `logs/<stage>.log`. A failing stage stops nothing that does not depend on
+it.
 """
 
 import shutil
 import sys
 import time
+from collections.abc import Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import ExitStack, contextmanager
 from multiprocessing import active_children, get_context
 from pathlib import Path
 
@@ -98,6 +101,23 @@ def _unfinished(stages: list[Stage], study_dir: Path) -> dict[str, Stage]:
     return waiting
 
 
+_kept: dict[int, ProcessPoolExecutor] | None = None
+"""By their number, the workers that wait for the next study; None outside of `kept_workers`."""
+
+
+@contextmanager
+def kept_workers() -> Iterator[None]:
+    """Within the block, workers that finished a study on a CPU wait for the next one."""
+    global _kept
+    _kept = {}
+    try:
+        yield
+    finally:
+        while _kept:
+            _kept.popitem()[1].shutdown()
+        _kept = None
+
+
 class _Scheduler:
     """Runs stages in worker processes, each as soon as its needs are met and its GPUs are free."""
 
@@ -116,14 +136,8 @@ class _Scheduler:
     def run(self) -> int:
         """Run all stages; returns the exit status."""
         started = time.monotonic()
-        # A process holds the memory of its GPUs until it ends, so with GPUs every stage gets a new one.
-        tasks_per_child = 1 if self.gpus else None
-        with (
-            self.signals,
-            ProcessPoolExecutor(
-                self.gpu_pool.size, get_context("spawn"), prepare_worker, max_tasks_per_child=tasks_per_child
-            ) as executor,
-        ):
+        with self.signals, ExitStack() as stack:
+            executor = stack.enter_context(self._workers())
             try:
                 self._loop(executor)
             except (KeyboardInterrupt, BrokenProcessPool) as error:
@@ -132,7 +146,19 @@ class _Scheduler:
                     worker.kill()
                 executor.shutdown(wait=True, cancel_futures=True)
                 return self._interrupted(error)
+            if _kept is not None and not self.gpus:
+                _kept[self.gpu_pool.size] = executor
+                stack.pop_all()
         return self._ended(time.monotonic() - started)
+
+    def _workers(self) -> ProcessPoolExecutor:
+        if executor := (_kept or {}).pop(self.gpu_pool.size, None):
+            return executor
+        # A process holds the memory of its GPUs until it ends, so with GPUs every stage gets a new one.
+        tasks_per_child = 1 if self.gpus else None
+        return ProcessPoolExecutor(
+            self.gpu_pool.size, get_context("spawn"), prepare_worker, max_tasks_per_child=tasks_per_child
+        )
 
     def _loop(self, executor: ProcessPoolExecutor) -> None:
         """Start and collect stages until none is left or a signal arrives."""

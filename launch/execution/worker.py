@@ -35,6 +35,8 @@ def worker_environment() -> dict[str, str]:
         "TRL_EXPERIMENTAL_SILENCE": "1",
         "VLLM_WORKER_MULTIPROC_METHOD": "spawn",  # CUDA cannot be used in a forked process
         "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1"),
+        # Threads that wait for each other sleep. By default they spin, several times slower beside other processes.
+        "OMP_WAIT_POLICY": os.environ.get("OMP_WAIT_POLICY", "passive"),
     }
 
 

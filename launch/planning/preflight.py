@@ -4,58 +4,107 @@ import os
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from data.corpus.sources import POCKET_POOL, check_first_row, not_compared
+from data.corpus.filters import split_problems
+from data.corpus.first_row import field_mistakes, not_there
+from data.corpus.funnel import Funnel
+from data.corpus.sources import POCKET_POOL, not_compared, read_source, source_fields
 from data.hub import chosen, lock_mismatch
-from data.pocket_world import TASKS
 from eval.questions.build import benchmark_files
-from eval.questions.task_files import task_folder
+from eval.questions.mistakes import WHOLE_FILE_BYTES, suite_mistakes
 from eval.scorers.sandbox import require_sandbox
+from launch.planning.lengths import check_lengths
 from launch.planning.templates import check_templates
-from recipes.corpus_schema import DataFiles, SamplerSpec
-from recipes.errors import UserError
+from recipes.corpus_schema import BenchmarkTexts, CorpusSpec, DataFiles, SamplerSpec, SourceSpec, StoredCompletions
+from recipes.errors import UserError, collected
 from recipes.schema import Recipe
 from train.arms import ResolvedArm, resolve_arm
 
 
 def check_before_running(recipe: Recipe) -> None:
-    """Raise UserError for a file or model that is not there, an unusable chat template, or too large a wish."""
-    corpus = recipe.corpus
+    """Raise UserError with a sentence for every mistake that `mistakes` finds."""
+    if found := mistakes(recipe):
+        raise UserError("\n".join(found))
+
+
+def mistakes(recipe: Recipe, counts: bool = True) -> list[str]:
+    """Every mistake that the recipe and local files show in a fraction of a second, a sentence each.
+
+    Files and models that are not there, columns and templates that do not fit the first row, more problems than there
+    are, unusable chat templates, task files that a question does not fill, length limits that drop everything.
+    Without `counts`, neither lengths nor the number of problems are looked at.
+    """
+    found = [*_corpus_mistakes(recipe, counts), *_model_mistakes(recipe)]
+    if recipe.suite is not None:
+        found += suite_mistakes(recipe)
+    if counts and not found:  # what is missing above could not be read
+        with collected(found):
+            check_lengths(recipe)
+    return list(dict.fromkeys(found))
+
+
+def files_of_corpus(corpus: CorpusSpec) -> dict[str, DataFiles]:
+    """Everything the corpus reads, by its key in the recipe below `corpus`."""
     named: dict[str, DataFiles] = {f"sources.{index}": source for index, source in enumerate(corpus.sources)}
     named |= {f"decontamination.benchmarks.{index}": texts
               for index, texts in enumerate(corpus.decontamination.benchmarks)}  # fmt: skip
     if corpus.teacher is not None and corpus.teacher.stored is not None:
         named["teacher.stored"] = corpus.teacher.stored
-    for key, files in named.items():
+    return named
+
+
+def fields_read(files: DataFiles) -> list[str]:
+    """The fields that a part of the corpus reads of its rows."""
+    if isinstance(files, SourceSpec):
+        return source_fields(files)
+    if isinstance(files, BenchmarkTexts):
+        return list(files.text_fields)
+    return [files.problem_field, files.completion_field] if isinstance(files, StoredCompletions) else []
+
+
+def _corpus_mistakes(recipe: Recipe, counts: bool) -> list[str]:
+    corpus = recipe.corpus
+    found = []
+    for key, files in files_of_corpus(corpus).items():
         if files.kind == "file" and not Path(str(files.path)).is_file():
-            raise UserError(f"source file {files.path} of {files.name} does not exist; set corpus.{key}.path=FILE")
-    for source in corpus.sources:
-        check_first_row(source)
+            where = not_there(files)
+            found.append(f"source file {files.path} of {files.name} {where}; set corpus.{key}.path=FILE")
+        elif files.kind == "file":
+            found += field_mistakes(files, fields_read(files))
     for sampler in _samplers(recipe):
         if sampler.kind == "endpoint" and sampler.api_key_variable and not os.environ.get(sampler.api_key_variable):
-            raise UserError(f"the environment variable {sampler.api_key_variable} with the server's key is not set")
-    if all(source.kind == "pocket" for source in corpus.sources):
+            found.append(f"the environment variable {sampler.api_key_variable} with the server's key is not set")
+    if corpus.sources and all(source.kind == "pocket" for source in corpus.sources):
         for setting, split in (("train_problems", "train"), ("heldout_problems", "heldout")):
             wanted, there = getattr(corpus, setting) or 0, POCKET_POOL[split]
             if wanted > there:
-                raise UserError(f"corpus.{setting} is {wanted} but the synthetic world draws {there}; ask for fewer")
+                found.append(f"corpus.{setting} is {wanted} but the synthetic world draws {there}; ask for fewer")
+    elif counts and not found and corpus.sources and all(source.kind == "file" for source in corpus.sources):
+        with collected(found):
+            _check_counts(recipe)
+    return found
+
+
+def _check_counts(recipe: Recipe) -> None:
+    """Raise UserError if small local files hold fewer problems than are asked for, whatever the filters leave."""
+    sources = recipe.corpus.sources
+    if sum(Path(str(source.path)).stat().st_size for source in sources) > WHOLE_FILE_BYTES:
+        return
+    funnel = Funnel()
+    funnel.take([row for source in sources for row in read_source(source, recipe.corpus.seed)])
+    split_problems(funnel, recipe)
+
+
+def _model_mistakes(recipe: Recipe) -> list[str]:
+    found = []
     places = {"model.path": recipe.model.path} if recipe.model is not None and recipe.model.path is not None else {}
     places |= {f"arms.{name}.external": external.path for name, external in recipe.external.items()}
     for key, path in places.items():
         # A hub id is "owner/name"; whether it exists only the hub knows.
         if not Path(path).is_dir() and (path.count("/") != 1 or path[0] in "./~"):
-            raise UserError(f"{key} {path} is neither a directory nor a Hugging Face id such as Qwen/Qwen3-14B-Base")
-    check_templates(recipe)
-    if recipe.suite is not None:
-        task_folder(recipe.suite)
-        for benchmark in recipe.suite.benchmarks:
-            data = benchmark.data
-            if data is not None and data.kind == "file" and not Path(str(data.path)).is_file():
-                raise UserError(f"benchmark {benchmark.name}: its file {data.path} does not exist; set its data.path")
-            if data is None and benchmark.name not in (*TASKS, "heldout"):
-                raise UserError(
-                    f"benchmark {benchmark.name!r} has no `data` and is no task of the synthetic world "
-                    f"({', '.join(TASKS)})"
-                )
+            found.append(f"{key} {path} is neither a directory nor a Hugging Face id such as Qwen/Qwen3-14B-Base")
+    with collected(found):
+        check_templates(recipe)
+    return found
 
 
 class Unresolved(NamedTuple):

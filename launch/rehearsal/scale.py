@@ -96,9 +96,9 @@ def scale(recipe: Recipe, hardware: Hardware, replacements: Replacements) -> Sca
     _corpus(values, recipe)
     _evaluation(values, recipe, hardware, missing)
     _replace(values, recipe, replacements)
-    if recipe.wandb is not None:
+    if (tracked := recipe.wandb_settings) is not None:
         values.set("wandb.mode", "offline")
-        values.set("wandb.project", f"{recipe.wandb.project}-rehearsal")
+        values.set("wandb.project", f"{tracked.project}-rehearsal")
     scaled = validate_recipe(values.values, "the rehearsal")
     return Scale(scaled, tuple(values.changes), tuple(dict.fromkeys(missing)))
 

@@ -114,7 +114,7 @@ def test_every_other_command_exists_and_its_files_do(page):
                 assert (ROOT / word).exists(), f"{page.name}: {line}"
         options, rest = build_parser().parse_known_args(words[1:])
         assert not [word for word in rest if word.startswith("-")], f"{page.name}: {line}"
-        if options.command == "run" and options.study.suffix == ".yaml":
+        if options.command == "run" and options.study.suffix == ".yaml" and options.study.parts[0] == "recipes":
             load_recipe(ROOT / options.study, [*options.overrides, *rest])
 
 

@@ -10,14 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch.utils.data import Dataset
 from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM, Trainer, TrainingArguments
 
 from data.corpus.demonstrations import check_scripted_demonstrations
 from data.language_model import on_cpu, seed_everything
 from data.pocket_world import pretraining_documents
-from data.prompts.prompt import EOS_TOKEN, PAD_TOKEN, chat_template, render_prompt
+from data.prompts.pocket_tokenizer import TOKENIZER_DOCUMENTS, build_tokenizer
+from data.prompts.prompt import EOS_TOKEN, render_prompt
 from recipes.manifest import finish_stage, hash_files
 from recipes.schema import PocketModelSpec, Recipe
 from recipes.training_schema import PromptSpec
@@ -27,39 +27,6 @@ from train.runtime.recorder import RunRecorder
 
 ROW_TOKENS = 128
 _IGNORE = -100
-# Qwen2's pre-tokenisation rule: contractions, words with one leading mark, single digits, punctuation, spaces.
-_QWEN_SPLIT = (
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*"
-    r"|\s*[\r\n]+|\s+(?!\S)|\s+"
-)
-
-
-def build_tokenizer(documents: list[tuple[str, str]], vocab_size: int) -> PreTrainedTokenizerFast:
-    """A byte-level BPE trained on the documents, with Qwen3's control tokens and chat template."""
-    bpe = Tokenizer(models.BPE())
-    bpe.pre_tokenizer = pre_tokenizers.Sequence(
-        [
-            pre_tokenizers.Split(Regex(_QWEN_SPLIT), "isolated"),
-            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
-        ]
-    )
-    bpe.decoder = decoders.ByteLevel()
-    bpe.train_from_iterator(
-        (f"{problem}\n{completion}\nuser\nassistant\n" for problem, completion in documents),
-        trainers.BpeTrainer(
-            vocab_size=vocab_size - 2,
-            special_tokens=[PAD_TOKEN, "<|im_start|>", EOS_TOKEN],
-            initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-            show_progress=False,
-        ),
-    )
-    tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=bpe, eos_token=EOS_TOKEN, pad_token=PAD_TOKEN, extra_special_tokens=["<|im_start|>"]
-    )
-    # As in Qwen3 these are single tokens but not special: decoding a completion keeps them.
-    tokenizer.add_tokens(["<think>", "</think>"])
-    tokenizer.chat_template = chat_template("qwen3")
-    return tokenizer
 
 
 def build_model(spec: PocketModelSpec, tokenizer: PreTrainedTokenizerFast) -> Qwen3ForCausalLM:
@@ -131,7 +98,7 @@ def run(recipe: Recipe, study_dir: Path, stage_dir: Path, resume: bool) -> None:
 
     # Text and tokenizer follow from the seed, so a resumed run rebuilds them.
     documents = list(pretraining_documents(spec.seed, spec.documents))
-    tokenizer = build_tokenizer(documents[:20000], spec.vocab_size)
+    tokenizer = build_tokenizer(documents[:TOKENIZER_DOCUMENTS], spec.vocab_size)
     check_scripted_demonstrations(recipe, tokenizer)  # now, not after the minutes of pre-training
     dataset = PackedDocuments(documents, tokenizer, PromptSpec())
 

@@ -1,7 +1,7 @@
-"""Mirroring a run's metrics to Weights & Biases; `metrics.jsonl` stays the source of truth.
+"""Mirroring a run's metrics to Weights & Biases and TensorBoard; `metrics.jsonl` stays the source of truth.
 
-One group per study, one job type per arm, one run per arm and seed. A run's id is kept in its stage directory, so that
-a resumed run and its offline segments are the same run.
+wandb has one group per study, one job type per arm, one run per arm and seed. A run's id is kept in its stage
+directory, so that a resumed run and its offline segments are the same run.
 """
 
 import netrc
@@ -14,12 +14,14 @@ from recipes.manifest import write_atomic
 from recipes.schema import Recipe
 from train.runtime.ranks import rank
 
+EVENTS = "tensorboard"
+"""Folder of a run's event files."""
 _ID_FILE = "wandb-id"
 _SHOWN_COMPLETIONS = 8
 
 
 class Tracker:
-    """A run of wandb; does nothing where the recipe has no `wandb` section, and on all ranks but the first.
+    """Mirrors of a run's metrics; does nothing where the recipe has none, and on all ranks but the first.
 
     Args:
         recipe: of the study.
@@ -30,20 +32,23 @@ class Tracker:
 
     def __init__(self, recipe: Recipe, settings: dict[str, Any], stage_dir: Path, arm: str, seed: int) -> None:
         self._run: Any = None
-        if recipe.wandb is None or rank() != 0:
+        self._events: Any = None
+        self._event_dir = stage_dir / EVENTS if "tensorboard" in recipe.tracking and rank() == 0 else None
+        spec = recipe.wandb_settings
+        if spec is None or rank() != 0:
             return
         import wandb
 
-        self.every = recipe.wandb.completions_every_steps
+        self.every = spec.completions_every_steps
         self._run = wandb.init(
-            project=recipe.wandb.project,
-            entity=recipe.wandb.entity,
+            project=spec.project,
+            entity=spec.entity,
             group=recipe.study,
             job_type=arm,
             name=f"{arm}-seed{seed}",
             id=run_id(stage_dir),
             resume="allow",
-            mode=wandb_mode(recipe.wandb.mode),
+            mode=wandb_mode(spec.mode),
             dir=str(stage_dir),
             config=settings | {"seed": seed},
             settings=wandb.Settings(silent=True, console="off"),
@@ -53,9 +58,17 @@ class Tracker:
         """Metrics of an update."""
         if self._run is not None:
             self._run.log(values, step=step)
+        if self._event_dir is not None:
+            if self._events is None:
+                from tensorboardX import SummaryWriter
+
+                # A resumed run writes the updates after its checkpoint again: TensorBoard drops the earlier ones.
+                self._events = SummaryWriter(str(self._event_dir), purge_step=step)
+            for name, value in values.items():
+                self._events.add_scalar(name, value, step)
 
     def completions(self, step: int, rows: list[dict[str, Any]]) -> None:
-        """A table of sampled completions, every `completions_every_steps` updates."""
+        """A table of sampled completions in wandb, every `completions_every_steps` updates."""
         if self._run is None or step % self.every:
             return
         import wandb
@@ -68,6 +81,8 @@ class Tracker:
         """Finish the run."""
         if self._run is not None:
             self._run.finish()
+        if self._events is not None:
+            self._events.close()
 
 
 def run_id(stage_dir: Path) -> str:

@@ -1,0 +1,244 @@
+"""The filters of the corpus that need no model: from the rows of all sources to the problems of a study.
+
+The stage `corpus` and `transfer validate` apply them alike.
+"""
+
+import random
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from data.corpus.funnel import WITHHELD, Funnel
+from data.corpus.rows import problem_id
+from data.corpus.sources import RawRow, read_benchmark, read_source
+from data.corpus.text_match import BenchmarkIndex, near_duplicates
+from data.corpus.values import figure_mark, is_non_answer
+from data.grading.grader import Grader
+from data.pocket_world import TASKS, benchmark_questions
+from data.prompts.prompt import control_tokens, render_prompt
+from recipes.errors import UserError
+from recipes.schema import Recipe
+from recipes.training_schema import PromptSpec
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from data.prompts.prompt import AnyTokenizer
+
+
+def apply_filters(
+    funnel: Funnel,
+    recipe: Recipe,
+    grader: Grader,
+    tokenizer: "PreTrainedTokenizerBase | None",
+    done: Callable[[str, int], None] = lambda name, number: None,
+) -> list[dict[str, Any]]:
+    """Read all sources into an empty funnel and drop what cannot be a problem.
+
+    Args:
+        funnel: filled, row by row.
+        recipe: with the sources and the settings of the filters.
+        grader: judges whether references can be compared with.
+        tokenizer: every arm's, for the length filter. None: lengths are not looked at.
+        done: called after each filter with its name and number.
+
+    Returns:
+        The problems that are close to a benchmark question, each with that question.
+
+    Raises:
+        UserError: a source or benchmark cannot be read.
+    """
+    spec, locks = recipe.corpus, recipe.lock.get("sources", {})
+
+    # Rows of all sources.
+    funnel.take([row for source in spec.sources for row in read_source(source, spec.seed, locks.get(source.name))])
+    if spec.figures == "reject":
+        marks = {n: mark for n, row in enumerate(funnel.kept) if (mark := figure_mark(row.problem)) is not None}
+        funnel.drop("figures", dict.fromkeys(marks, "needs_figure"), marks)
+    done("read", 1)
+
+    # References the grader can compare with.
+    gradable = grader.are_gradable([row.reference_answer for row in funnel.kept])
+    unusable = {n: "gold_unparseable" for n, good in enumerate(gradable) if not good}
+    unusable |= {n: "gold_placeholder" for n, row in enumerate(funnel.kept) if is_non_answer(row.reference_answer)}
+    golds = {n: repr(funnel.kept[n].reference_answer) for n in unusable}
+    funnel.drop("reference answer", unusable, golds)
+    done("reference answers", 2)
+
+    # Duplicates, exact and near.
+    _drop_exact_duplicates(funnel, grader)
+    if spec.near_duplicate is not None:
+        _drop_near_duplicates(funnel, grader, spec.near_duplicate)
+    done("duplicates", 3)
+
+    # Benchmark questions.
+    contamination = _drop_contaminated(funnel, recipe)
+    done("decontamination", 4)
+
+    # Length, with the tokenizer and template every arm uses.
+    if tokenizer is not None:
+        _drop_by_tokens(funnel, recipe, tokenizer)
+    done("length", 5)
+    return contamination
+
+
+def _drop_exact_duplicates(funnel: Funnel, grader: Grader) -> None:
+    """Keep the first of equal texts; if their reference answers contradict each other, none can be trusted."""
+    copies: dict[str, list[int]] = {}
+    for index, row in enumerate(funnel.kept):
+        copies.setdefault(problem_id(row.problem), []).append(index)
+    repeated = [indices for indices in copies.values() if len(indices) > 1]
+    agree = _agreeing(funnel, grader, [(later, indices[0]) for indices in repeated for later in indices[1:]])
+    reasons: dict[int, str] = {}
+    details: dict[int, str] = {}
+    for indices in repeated:
+        if other := [later for later in indices[1:] if (later, indices[0]) not in agree]:
+            reasons.update(dict.fromkeys(indices, "conflicting_reference"))
+            details.update(dict.fromkeys(indices, _conflict(funnel, indices, other[0])))
+        else:
+            reasons.update(dict.fromkeys(indices[1:], "duplicate"))
+    funnel.drop("exact duplicates", reasons, details)
+
+
+def _conflict(funnel: Funnel, copies: list[int], other: int) -> str:
+    """What contradicts what, and a guess at the cause where most of a corpus is one text."""
+    first, second = funnel.kept[copies[0]], funnel.kept[other]
+    text = (
+        f"{first.reference_answer[:60]!r} in {first.at}, {second.reference_answer[:60]!r} in {second.at}; "
+        f"{len(copies)} rows have this problem"
+    )
+    constant = len(copies) > max(2, len(funnel.kept) // 2)
+    return f"{text}, so its field may not hold the problem: {first.problem[:60]!r}" if constant else text
+
+
+def _drop_near_duplicates(funnel: Funnel, grader: Grader, threshold: float) -> None:
+    """Drop what reads nearly like an earlier problem and has the same answer; with another answer it is another one."""
+    pairs = list(near_duplicates([row.problem for row in funnel.kept], threshold))
+    agree = _agreeing(funnel, grader, [(later, earlier) for later, earlier, _ in pairs])
+    reasons: dict[int, str] = {}
+    details: dict[int, str] = {}
+    for later, earlier, similarity in pairs:
+        if (later, earlier) in agree and earlier not in reasons:
+            reasons[later] = "near_duplicate"
+            details[later] = f"{similarity:.2f} like {problem_id(funnel.kept[earlier].problem)}"
+    funnel.drop("near-duplicates", reasons, details)
+
+
+def _agreeing(funnel: Funnel, grader: Grader, pairs: list[tuple[int, int]]) -> set[tuple[int, int]]:
+    """The pairs of rows whose reference answers are the same, read either way: 10 is right where 10\\% is asked."""
+    golds = [row.reference_answer for row in funnel.kept]
+    both = [*pairs, *((first, later) for later, first in pairs)]
+    grades = grader.grade_many([f"\\boxed{{{golds[left]}}}" for left, _ in both], [golds[right] for _, right in both])
+    correct = [grade.correct for grade in grades]
+    return {pair for number, pair in enumerate(pairs) if correct[number] or correct[number + len(pairs)]}
+
+
+def _drop_contaminated(funnel: Funnel, recipe: Recipe) -> list[dict[str, Any]]:
+    """Drop problems that are close to a benchmark question; each with that question, for a person to read."""
+    spec, locks = recipe.corpus.decontamination, recipe.lock.get("sources", {})
+    benchmarks = {item.name: read_benchmark(item, locks.get(item.name)) for item in spec.benchmarks}
+    restricted = {item.name for item in spec.benchmarks if item.restricted}
+    index = BenchmarkIndex(benchmarks, spec.ngram_words)
+    world = _world_questions(recipe)
+    reasons, found = {}, []
+    withheld = set()
+    for number, row in enumerate(funnel.kept):
+        identity = problem_id(row.problem)
+        problem = row.problem
+        if row.question is not None:
+            # Questions of the synthetic world are a few numbers in a fixed wording: only equal ones are the same.
+            if identity not in world:
+                continue
+            name, question, coverage, similarity = world[identity], row.problem, 1.0, 1.0
+        else:
+            match = index.find(row.problem, spec.coverage, spec.similarity)
+            if match is None:
+                continue
+            name, question = match.benchmark, benchmarks[match.benchmark][match.question]
+            coverage, similarity = match.coverage, match.similarity
+            if name in restricted:  # a near-copy in the corpus would give the question away as well
+                withheld.add(number)
+                question, problem = f"question {match.question}, not copied", WITHHELD
+        reasons[number] = "benchmark_overlap"
+        found.append(
+            {
+                "problem_id": identity,
+                "source": row.source,
+                "benchmark": name,
+                "coverage": coverage,
+                "similarity": similarity,
+                "problem": problem,
+                "question": question,
+            }
+        )
+    funnel.drop("benchmark questions", reasons, withheld=withheld)
+    return found
+
+
+def _world_questions(recipe: Recipe) -> dict[str, str]:
+    """Problem id -> benchmark, for the suite's questions of the synthetic world, on either side of dev and test."""
+    suite = recipe.suite
+    if suite is None or suite.tasks != "pocket":
+        return {}
+    return {
+        problem_id(question.problem): benchmark.name
+        for benchmark in suite.benchmarks
+        if benchmark.name in TASKS
+        for split in ("dev", "test")
+        for question in benchmark_questions(suite.seed, benchmark.name, split, suite.questions)
+    }
+
+
+def _drop_by_tokens(funnel: Funnel, recipe: Recipe, tokenizer: "PreTrainedTokenizerBase") -> None:
+    """Drop problems that contain a control token or whose rendered prompt is too long."""
+    control, limit = control_tokens(tokenizer), recipe.prompt.max_prompt_tokens
+    funnel.prompt_tokens = prompt_lengths(tokenizer, [row.problem for row in funnel.kept], recipe.prompt)
+    details = {
+        n: f"{tokens} tokens, prompt.max_prompt_tokens is {limit}"
+        for n, tokens in enumerate(funnel.prompt_tokens)
+        if tokens > limit
+    }
+    reasons = dict.fromkeys(details, "too_long") | {
+        n: "control_token" for n, row in enumerate(funnel.kept) if any(token in row.problem for token in control)
+    }
+    funnel.drop("length", reasons, {n: text for n, text in details.items() if reasons[n] == "too_long"})
+
+
+def prompt_lengths(tokenizer: "AnyTokenizer", problems: Sequence[str], prompt: PromptSpec) -> list[int]:
+    """Tokens of each problem's prompt, rendered as every arm is asked."""
+    lengths: list[int] = []
+    for start in range(0, len(problems), 1000):  # a batch at a time: token lists are larger than texts
+        prompts = [render_prompt(tokenizer, problem, prompt) for problem in problems[start : start + 1000]]
+        lengths += map(len, tokenizer(prompts)["input_ids"])
+    return lengths
+
+
+def split_problems(funnel: Funnel, recipe: Recipe, where: str = "") -> tuple[list[RawRow], list[RawRow]]:
+    """Held-out and training rows; seeded, and the source's own split is respected.
+
+    Raises:
+        UserError: too few rows are left; it says what removed the others. `where`: where they are listed.
+    """
+    spec = recipe.corpus
+    shuffled = sorted(range(len(funnel.kept)), key=lambda index: problem_id(funnel.kept[index].problem))
+    random.Random(f"split {spec.seed}").shuffle(shuffled)
+    heldout = [n for n in shuffled if funnel.kept[n].heldout is not False][: spec.heldout_problems]
+    removed = f"of {funnel.total:,} rows the filters removed {funnel.reasons_text()}{where}"
+    if len(heldout) < spec.heldout_problems:
+        raise UserError(
+            f"corpus.heldout_problems is {spec.heldout_problems} but only {len(heldout)} problems are available for "
+            f"it; {removed}"
+        )
+    taken = set(heldout)
+    available = [n for n in shuffled if n not in taken and not funnel.kept[n].heldout]
+    if not available:
+        raise UserError(f"no problem of {funnel.total} rows is left for training; {removed}")
+    count = spec.train_problems or len(available)
+    if count > len(available):
+        raise UserError(
+            f"corpus.train_problems is {count} but only {len(available)} problems passed the filters; {removed}"
+        )
+    train = available[:count]
+    parts = [funnel.kept[n] for n in heldout], [funnel.kept[n] for n in train]
+    chosen = taken | set(train)
+    funnel.drop("sampling", {n: "not_sampled" for n in range(len(funnel.kept)) if n not in chosen})
+    return parts

@@ -1,0 +1,96 @@
+"""Mistakes in a suite that its files show before anything runs: a sentence each. Needs no lm-evaluation-harness."""
+
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from data.corpus.first_row import field_mistakes, not_there
+from data.corpus.sources import iterate_rows
+from data.pocket_world import TASKS, benchmark_questions
+from eval.questions.build import benchmark_files, read_source_questions
+from eval.questions.forms import FORMS, form_columns, questions_of
+from eval.questions.records import Question
+from eval.questions.task_files import missing_task_files, suite_folder, task_path
+from eval.questions.wording import unknown_names, wording_mistakes
+from recipes.errors import UserError, collected
+from recipes.schema import Recipe
+from recipes.suite_schema import BenchmarkSpec
+
+WHOLE_FILE_BYTES = 4_000_000
+"""Files up to this size are read whole in a plan; of larger ones the first row."""
+
+
+def suite_mistakes(recipe: Recipe) -> list[str]:
+    """Mistakes of all benchmarks: files, columns, rows, task files and the names in them."""
+    assert recipe.suite is not None
+    found: list[str] = []
+    folder = None
+    with collected(found):
+        folder = suite_folder(recipe.suite)
+    absent = {} if folder is None else missing_task_files(folder, recipe.suite)
+    found += absent.values()
+    for benchmark in recipe.suite.benchmarks:
+        question = None
+        with collected(found):
+            question = _first_question(recipe, benchmark)
+        for prompting in benchmark.promptings if folder is not None else ():
+            assert folder is not None
+            path = task_path(folder, benchmark.name, prompting)
+            if path in absent:
+                continue
+            sentences: list[str] = []
+            with collected(sentences):
+                if question is not None:
+                    sentences = wording_mistakes(path, question.fields)
+                elif benchmark.data is not None and benchmark.data.form == "fields" and benchmark.data.fields:
+                    sentences = unknown_names(path, benchmark.data.fields)
+            found += [f"benchmark {benchmark.name!r}: {sentence}" for sentence in sentences]
+    return found
+
+
+def _first_question(recipe: Recipe, benchmark: BenchmarkSpec) -> Question | None:
+    """The first question of a benchmark whose rows are on this machine and need no lock; None for others.
+
+    Raises:
+        UserError: the benchmark has no questions, or they cannot be read.
+    """
+    if benchmark.data is None:
+        return _world_question(recipe, benchmark)
+    data = benchmark_files(benchmark)
+    lock = recipe.lock.get("benchmarks", {}).get(data.name)
+    if sentences := benchmark_mistakes(benchmark, lock):
+        raise UserError("\n".join(sentences))
+    if data.kind != "file":
+        return None
+    if Path(str(data.path)).stat().st_size <= WHOLE_FILE_BYTES:
+        return read_source_questions(recipe, benchmark, Path())[0]
+    first = islice(iterate_rows(data, form_columns(data), lock, FORMS[data.form].optional), 1)
+    return questions_of(benchmark.name, data.model_copy(update={"rows": None}), first)[0]
+
+
+def benchmark_mistakes(benchmark: BenchmarkSpec, lock: dict[str, Any] | None) -> list[str]:
+    """What is wrong with the file and columns of a benchmark that has `data`. Of a file of the hub nothing is read."""
+    data = benchmark_files(benchmark)
+    if data.form == "fields" and not data.fields:
+        return [
+            f"benchmark {benchmark.name!r} has no `data.fields`, so its task file could not use any column; name them, "
+            "for instance data.fields={problem: question}"
+        ]
+    if data.kind == "file" and not Path(str(data.path)).is_file():
+        return [f"benchmark {benchmark.name!r}: its file {data.path} {not_there(data)}; set its data.path"]
+    sentences: list[str] = []
+    if data.kind == "file":
+        sentences = field_mistakes(data, form_columns(data), lock, FORMS[data.form].optional)
+    return [f"benchmark {benchmark.name!r}: {sentence}" for sentence in sentences]
+
+
+def _world_question(recipe: Recipe, benchmark: BenchmarkSpec) -> Question:
+    assert recipe.suite is not None
+    if benchmark.name == "heldout":
+        return Question("0", {"problem": "a problem of the corpus"}, "")
+    if benchmark.name not in TASKS:
+        raise UserError(
+            f"benchmark {benchmark.name!r} has no `data` and is no task of the synthetic world ({', '.join(TASKS)})"
+        )
+    (drawn,) = benchmark_questions(recipe.suite.seed, benchmark.name, recipe.suite.split, 1)
+    return Question("0", {"problem": drawn.problem}, drawn.reference_answer)

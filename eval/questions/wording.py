@@ -1,0 +1,110 @@
+"""Whether task files can be filled with a benchmark's questions. Needs no lm-evaluation-harness.
+
+The harness renders with the same environment; here a mistake is a sentence, and it is found before anything runs.
+"""
+
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from recipes.errors import UserError, collected
+
+OF_EVERY_QUESTION = ("question_id", "suffix")
+"""What task files may use besides a question's own fields."""
+_TEMPLATES = ("doc_to_text", "doc_to_choice", "doc_to_target")
+_DEEPEST_INCLUDE = 10
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML in which `!function` names stand for themselves."""
+
+
+_Loader.add_constructor("!function", lambda loader, node: {"function": node.value})
+
+
+def task_values(path: Path, depth: int = 0) -> dict[str, Any]:
+    """The settings of a task file with those of the files it includes.
+
+    Raises:
+        UserError: a file cannot be read or is not a YAML mapping.
+    """
+    try:
+        values = yaml.load(path.read_text(encoding="utf-8"), _Loader)
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"task file {path} cannot be read: {error}") from None
+    except yaml.YAMLError as error:
+        raise UserError(f"task file {path} is not valid YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(values, dict):
+        raise UserError(f"task file {path} holds no settings; it must be a YAML mapping with doc_to_text")
+    names = values.pop("include", None) or []
+    included: dict[str, Any] = {}
+    for name in [names] if isinstance(names, str) else names:
+        if depth == _DEEPEST_INCLUDE:
+            raise UserError(f"task file {path} includes files without end")
+        included |= task_values(path.parent / name, depth + 1)
+    return included | values
+
+
+def wording_mistakes(path: Path, fields: Mapping[str, Any]) -> list[str]:
+    """Why a task file cannot be filled with a question of these fields, a sentence for each template of it."""
+    values = task_values(path)
+    if not values.get("doc_to_text"):
+        return [f"task file {path} has no doc_to_text, the wording of its questions"]
+    found: list[str] = []
+    for key, template in _templates(values):
+        with collected(found):
+            _render(path, key, template, fields)
+    return found
+
+
+def filled(path: Path, fields: Mapping[str, Any]) -> str:
+    """The wording of one question, without the chat template. Raises UserError if it cannot be filled."""
+    texts = [text for key, text in _templates(task_values(path)) if key == "doc_to_text"]
+    return _render(path, "doc_to_text", texts[0], fields) if texts else ""
+
+
+def _render(path: Path, key: str, template: str, fields: Mapping[str, Any]) -> str:
+    from jinja2 import BaseLoader, Environment, StrictUndefined, TemplateError
+
+    question = dict.fromkeys(OF_EVERY_QUESTION, "") | dict(fields)
+    if template in question:  # a name alone is that field
+        return str(question[template])
+    environment = Environment(loader=BaseLoader(), undefined=StrictUndefined, keep_trailing_newline=True)
+    environment.filters["regex_replace"] = lambda text, *_, **__: text  # lm-evaluation-harness has it
+    try:
+        return environment.from_string(template).render(**question)
+    except (TemplateError, TypeError, ValueError, ArithmeticError, LookupError) as error:
+        raise UserError(
+            f"task file {path}, {key}: {' '.join(str(error).split())}; a question has {', '.join(sorted(question))}"
+        ) from None
+
+
+def unknown_names(path: Path, names: Collection[str]) -> list[str]:
+    """A sentence for each template of a task file that uses a name no question has; for questions not at hand."""
+    from jinja2 import Environment, TemplateSyntaxError, meta
+
+    environment = Environment()
+    environment.filters["regex_replace"] = str
+    known = {*names, *OF_EVERY_QUESTION, *environment.globals}
+    found = []
+    for key, template in _templates(task_values(path)):
+        try:
+            unknown = meta.find_undeclared_variables(environment.parse(template)) - known
+        except TemplateSyntaxError as error:
+            found.append(f"task file {path}, {key}: line {error.lineno}: {error.message}")
+            continue
+        if unknown:
+            there = ", ".join(sorted({*names, *OF_EVERY_QUESTION}))
+            found.append(f"task file {path}, {key}: {', '.join(sorted(unknown))} undefined; a question has {there}")
+    return found
+
+
+def _templates(values: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """The templates of a task file: key and text. Functions and numbers are none."""
+    found = []
+    for key in _TEMPLATES:
+        value = values.get(key)
+        found += [(key, text) for text in (value if isinstance(value, list) else [value]) if isinstance(text, str)]
+    return found

@@ -1,0 +1,100 @@
+"""The model card of a trained model: the README.md that the hub shows, made from recipe and report."""
+
+from typing import NamedTuple
+
+import yaml
+
+from eval.drawing import label
+from eval.report.decisions import gate
+from eval.report.schema import Transfer
+from eval.report.verdict import method_of
+from eval.report.wording import points
+from recipes.schema import Recipe
+
+_MAX_DROP = 5.0  # points, as `transfer gate --max-drop`
+_TITLE_OF_STATUS = {"UNMATCHED": "The arms of the study differ in more than the method."}
+
+
+class PushedModel(NamedTuple):
+    """Which model of a study a card is about."""
+
+    arm: str
+    seed: int
+    update: int | None
+    """Update of a checkpoint; None: the final model."""
+
+
+def model_card(recipe: Recipe, transfer: Transfer, model: PushedModel, licence: str | None) -> str:
+    """The card as Markdown with the hub's metadata on top.
+
+    Args:
+        recipe: of the study.
+        transfer: its report.
+        model: which model.
+        licence: licence id of the hub; None: the card names none.
+    """
+    settings, result = transfer.settings[model.arm], transfer.arms[model.arm]
+    name = label(model.arm)
+    what = f"{name}, seed {model.seed}" + ("" if model.update is None else f", update {model.update}")
+    sources = [source.dataset or source.name for source in recipe.corpus.sources]
+    assert recipe.model is not None
+    base = recipe.model.path or "A miniature pre-trained from nothing on a synthetic world"
+    lines = [
+        f"# {transfer.title or transfer.study}: {what}",
+        "",
+        f"{base}, trained on {', '.join(sources)} by {name}: {method_of(settings)}. One model of the study "
+        f"`{transfer.study}`, which trains one base on one corpus by several methods and measures what each does to "
+        f"everything else.",
+        "",
+        "## Gains over the base",
+        "",
+        f"In points, mean over {len(transfer.seeds)} training seed{'s' * (len(transfer.seeds) > 1)}, with "
+        f"{100 * transfer.confidence:.0f} % intervals; reading `{transfer.reading}`, {transfer.split} questions.",
+        "",
+        "| benchmarks | base | this method | gain |",
+        "|---|---|---|---|",
+    ]
+    for group, names in transfer.groups.items():
+        lines.append(f"| **{label(group)}** | | | **{points(result.groups[group])}** |")
+        for benchmark in names:
+            row = result.benchmarks[benchmark]
+            before = transfer.base.benchmarks[benchmark].score.estimate
+            lines.append(f"| {benchmark} | {before:.1f} | {row.score.estimate:.1f} | {points(row.gain)} |")
+    kept, reasons = gate(transfer, model.arm, _MAX_DROP)
+    verdict = "Keeps" if kept else "Does not keep"
+    lines += ["", f"{verdict} every group within {_MAX_DROP:g} points of the base:", "", *(f"- {it}" for it in reasons)]
+    if model.update is not None:
+        lines += ["", f"The scores are those of the final model. This is the checkpoint after update {model.update}."]
+    found = [warning.message for warning in transfer.warnings if warning.model in (None, "base", model.arm)]
+    found += [_TITLE_OF_STATUS[transfer.status]] if transfer.status in _TITLE_OF_STATUS else []
+    if found:
+        lines += ["", "## Before relying on a number", "", *(f"- {text}" for text in found)]
+    lines += ["", "## Training", "", "| setting | value |", "|---|---|"]
+    lines += [f"| {key} | {value} |" for key, value in _training(transfer, model.arm).items()]
+    versions = ", ".join(f"{package} {version}" for package, version in transfer.versions.items())
+    lines += ["", f"Versions: {versions}.", ""]
+    return _metadata(recipe, model, licence, sources) + "\n".join(lines)
+
+
+def _training(transfer: Transfer, arm: str) -> dict[str, object]:
+    """The settings of an arm: those it shares with the others, then its own."""
+    if transfer.certificate is None:
+        return dict(transfer.settings[arm])
+    own = {key: values[arm] for key, values in transfer.certificate.differs.items() if arm in values}
+    return {k: v for k, v in {**transfer.certificate.shared, **own}.items() if v is not None}
+
+
+def _metadata(recipe: Recipe, model: PushedModel, licence: str | None, sources: list[str]) -> str:
+    """The YAML block; only ids of the hub are named as base and datasets."""
+    assert recipe.model is not None
+    path = recipe.model.path
+    values = {
+        "license": licence,
+        "library_name": "transformers",
+        "pipeline_tag": "text-generation",
+        "base_model": path if recipe.model.revision is not None else None,
+        "datasets": [source.dataset for source in recipe.corpus.sources if source.dataset] or None,
+        "tags": ["transfer-lab", model.arm.replace("_", "-")],
+    }
+    dumped = yaml.safe_dump({k: v for k, v in values.items() if v is not None}, sort_keys=False, allow_unicode=True)
+    return f"---\n{dumped}---\n\n"

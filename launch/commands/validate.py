@@ -1,0 +1,28 @@
+"""`transfer validate`: everything a recipe reads, checked before anything is spent."""
+
+import argparse
+import logging
+import os
+
+from launch.commands.arguments import OUT, OVERRIDES, STUDY, command, print_result, read_study
+
+
+@command("open and render everything a recipe reads, before it costs anything", STUDY, OVERRIDES, OUT)
+def validate(options: argparse.Namespace) -> int:
+    """Open every source and benchmark that is on this machine, apply the filters of the corpus, and show one problem,
+    one demonstration and one question of every benchmark and prompting as the model will see them, with token lengths
+    against the limits. Nothing is trained, generated or downloaded. Exit status 2 and a sentence for each mistake.
+    """
+    os.environ["HF_HUB_OFFLINE"] = "1"  # a missing file must not become a download
+    os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = os.environ["TQDM_DISABLE"] = "1"
+    from launch.planning.validation import validate
+    from launch.planning.validation_text import as_json, format_validation
+
+    recipe, study_dir = read_study(options)
+    logging.disable(logging.WARNING)  # the libraries' remarks are no findings
+    try:
+        found = validate(recipe, study_dir)
+    finally:
+        logging.disable(logging.NOTSET)
+    print_result(options, as_json(found), format_validation(found))
+    return 2 if found.mistakes else 0

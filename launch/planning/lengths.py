@@ -1,0 +1,121 @@
+"""Length limits that would drop every row, found before the base is made. Tokenizes without transformers."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
+from itertools import chain, islice
+from pathlib import Path
+from statistics import median
+from typing import NamedTuple
+
+from data.corpus.filters import prompt_lengths
+from data.corpus.sources import iterate_rows, mapped_rows
+from data.hub import cached_model
+from data.prompts.pocket_tokenizer import byte_tokenizer, counting_tokenizer
+from data.prompts.prompt import settle
+from data.prompts.thinking import strip_thinking
+from data.prompts.tokenizer_files import CountingTokenizer, TokenizerFiles
+from recipes.errors import UserError
+from recipes.schema import Recipe
+
+_BATCH = 200
+
+
+class Lengths(NamedTuple):
+    """Token lengths of some texts against their limit."""
+
+    name: str
+    texts: int
+    median: float
+    p95: int
+    longest: int
+    setting: str
+    """The recipe's key of the limit."""
+    limit: int
+    over: int
+    """How many of them are longer."""
+
+
+def lengths_of(name: str, tokens: Sequence[int], setting: str, limit: int) -> Lengths:
+    """Token lengths, of which there is at least one, against a limit."""
+    ordered = sorted(tokens)
+    p95 = ordered[max(0, -(-95 * len(ordered) // 100) - 1)]  # the smallest that 95 % do not exceed
+    over = sum(length > limit for length in ordered)
+    return Lengths(name, len(ordered), median(ordered), p95, ordered[-1], setting, limit, over)
+
+
+def check_lengths(recipe: Recipe) -> None:
+    """Raise UserError if a limit drops every problem or every stored demonstration of a study that trains arms.
+
+    Looks until one fits. What is not on this machine is left to the stage that reads it.
+    """
+    sources = recipe.corpus.sources
+    if not recipe.trained or not sources or any(source.kind == "hub" for source in sources):
+        return
+    if recipe.model is not None and recipe.model.pocket is not None:
+        with suppress(UserError):  # what fits in bytes fits in tokens, and most limits need no tokenizer
+            _check(recipe, byte_tokenizer())
+            return
+    tokenizer = _tokenizer(recipe)
+    if tokenizer is not None:
+        _check(recipe, tokenizer)
+
+
+def _check(recipe: Recipe, tokenizer: CountingTokenizer) -> None:
+    rows = chain.from_iterable(mapped_rows(source, recipe.corpus.seed) for source in recipe.corpus.sources)
+    problems = (row.problem for row in rows if row.reject is None)
+    prompts = (length for batch in _batches(problems) for length in prompt_lengths(tokenizer, batch, recipe.prompt))
+    _require_one("problem", prompts, "prompt.max_prompt_tokens", recipe.prompt.max_prompt_tokens)
+    limit = recipe.prompt.max_completion_tokens
+    _require_one("demonstration", _stored(recipe, tokenizer), "prompt.max_completion_tokens", limit)
+
+
+def _require_one(what: str, lengths: Iterable[int], setting: str, limit: int) -> None:
+    """Raise UserError if there are lengths and all of them are above the limit."""
+    shortest = None
+    for length in lengths:
+        if length <= limit:
+            return
+        shortest = length if shortest is None else min(length, shortest)
+    if shortest is not None:
+        raise UserError(
+            f"{setting} is {limit} and drops every {what}: the shortest has {shortest} tokens; raise it, "
+            "`transfer validate` shows the lengths"
+        )
+
+
+def _tokenizer(recipe: Recipe) -> CountingTokenizer | None:
+    """The tokenizer of a recipe's base; None where this machine does not have it, or its files do not tell."""
+    model = recipe.model
+    if model is None:
+        return None
+    if model.pocket is not None:
+        return counting_tokenizer(model.pocket)
+    folder = cached_model(str(model.path), recipe.lock.get("models", {}).get(model.path), model.revision)
+    files = TokenizerFiles.read(folder) if folder is not None else None
+    if folder is None or files is None:
+        return None
+    from tokenizers import Tokenizer
+
+    settle(files, model)
+    return CountingTokenizer(files, Tokenizer.from_file(str(folder / "tokenizer.json")))
+
+
+def _stored(recipe: Recipe, tokenizer: CountingTokenizer) -> Iterator[int]:
+    """Tokens of the stored demonstrations, end-of-turn token included, if arms learn from a local file of them."""
+    teacher = recipe.corpus.teacher
+    if teacher is None or teacher.stored is None or teacher.stored.kind != "file":
+        return
+    if not Path(str(teacher.stored.path)).is_file():
+        return
+    field = teacher.stored.completion_field
+    for row in iterate_rows(teacher.stored, [field], None):
+        for text in row[field] if isinstance(row[field], list) else [row[field]]:
+            if isinstance(text, str) and text:
+                kept = strip_thinking(text) if teacher.thinking == "stripped" else text
+                yield len(tokenizer(kept, add_special_tokens=False)["input_ids"]) + 1
+
+
+def _batches(texts: Iterable[str]) -> Iterator[list[str]]:
+    iterator = iter(texts)
+    while batch := list(islice(iterator, _BATCH)):
+        yield batch

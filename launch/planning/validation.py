@@ -1,0 +1,350 @@
+"""`transfer validate`: everything a study reads, opened and rendered before anything is spent.
+
+It applies the corpus stage's own filters and the evaluation's own prompts, and collects every mistake. What is not on
+this machine is named as not checked; nothing is downloaded.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from data.corpus.demonstrations import write_demonstrations
+from data.corpus.filters import apply_filters, split_problems
+from data.corpus.first_row import field_mistakes
+from data.corpus.funnel import Funnel
+from data.corpus.rows import Demonstration, problem_id
+from data.corpus.sources import RawRow
+from data.grading.grader import Grader
+from data.hub import cached_files, cached_model, chosen, locate
+from data.prompts.prompt import load_tokenizer, prepare_tokenizer, render_prompt
+from data.prompts.template_contract import check_contract, prompts_of
+from eval.questions.build import benchmark_files, read_source_questions
+from eval.questions.mistakes import benchmark_mistakes
+from eval.questions.records import Question
+from eval.questions.task_files import suite_folder, task_path
+from eval.questions.wording import filled
+from launch.planning.fit import obstacles
+from launch.planning.lengths import Lengths, lengths_of
+from launch.planning.preflight import fields_read, files_of_corpus, mistakes, unresolved_sentences, warnings
+from recipes.corpus_schema import DataFiles
+from recipes.errors import UserError, collected
+from recipes.schema import Recipe
+from recipes.suite_schema import BenchmarkSpec
+from train.accounting.cost import model_shape
+from train.accounting.matching import recipe_differences
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+
+class Sample(NamedTuple):
+    """One text as a model will see it."""
+
+    name: str
+    text: str
+
+
+@dataclass
+class Validation:
+    """What was found. A study is valid if there are no mistakes."""
+
+    study: str
+    mistakes: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+    not_checked: list[str] = field(default_factory=list)
+    absent: dict[tuple[str, str], list[str]] = field(default_factory=dict)
+    """(Kind of files, why they are not here) -> their names."""
+    corpus: dict[str, Any] | None = None
+    """Rows that were read, problems for training and held out, teacher-solvable ones, and removed rows by reason."""
+    groups: dict[str, list[str]] = field(default_factory=dict)
+    """Group -> its benchmarks."""
+    trained_group: str = ""
+    lengths: list[Lengths] = field(default_factory=list)
+    samples: list[Sample] = field(default_factory=list)
+
+
+def validate(recipe: Recipe, study_dir: Path) -> Validation:
+    """Check a recipe and everything it reads. Trains, generates and downloads nothing."""
+    found = Validation(recipe.study, mistakes(recipe, counts=False), warnings(recipe))
+    found.mistakes += unresolved_sentences(recipe)
+    if recipe.unmatched == "refuse":
+        found.mistakes += [f"the arms are unmatched in {text}" for text in recipe_differences(recipe)]
+    found.mistakes += [f"cannot work: {text}" for text in obstacles(recipe, model_shape(recipe))]
+    tokenizer = _tokenizer(recipe, study_dir, found)
+    heldout: list[RawRow] | None = None
+    if recipe.corpus.sources:
+        heldout = _corpus(recipe, study_dir, tokenizer, found)
+    if recipe.suite is not None:
+        _suite(recipe, study_dir, tokenizer, heldout, found)
+    found.mistakes = list(dict.fromkeys(found.mistakes))
+    found.not_checked += [
+        f"{what}{'s' * (len(names) > 1)} {', '.join(names)}: {why}" for (what, why), names in found.absent.items()
+    ]
+    return found
+
+
+def _tokenizer(recipe: Recipe, study_dir: Path, found: Validation) -> "PreTrainedTokenizerBase | None":
+    """The tokenizer of the base with the recipe's template, if it can be had here."""
+    model = recipe.model
+    if model is None:
+        found.not_checked.append("the chat template and token lengths: the recipe has no `model`")
+        return None
+    with collected(found.mistakes):
+        if (study_dir / "base" / "tokenizer.json").is_file():
+            return load_tokenizer(str(study_dir / "base"))
+        if model.pocket is not None:
+            from data.prompts.pocket_tokenizer import pocket_tokenizer
+
+            return pocket_tokenizer(model.pocket)
+        folder = cached_model(str(model.path), recipe.lock.get("models", {}).get(model.path), model.revision)
+        if folder is None:
+            found.not_checked.append(
+                f"the chat template and token lengths: the tokenizer of {model.path} is not on this machine"
+            )
+            return None
+        tokenizer = prepare_tokenizer(folder, model)
+        for prompt in prompts_of(recipe):
+            check_contract(tokenizer, prompt, str(model.path), training=bool(recipe.trained))
+        return tokenizer
+    found.not_checked.append("the chat template and token lengths: the tokenizer cannot be used")
+    return None
+
+
+def _readable(what: str, files: DataFiles, lock: dict[str, Any] | None, found: Validation) -> bool:
+    """Whether files can be read here; of hub files, says why not."""
+    if files.kind == "pocket":
+        return True
+    if files.kind == "file":
+        return Path(str(files.path)).is_file()
+    if lock is None:
+        found.absent.setdefault((what, "not resolved"), []).append(files.name)
+    elif not cached_files(chosen(files, lock), lock):
+        found.absent.setdefault((what, "not in the cache of this machine"), []).append(files.name)
+    else:
+        with collected(found.mistakes):
+            locate(chosen(files, lock), lock)
+            return True
+    return False
+
+
+def _corpus(
+    recipe: Recipe, study_dir: Path, tokenizer: "PreTrainedTokenizerBase | None", found: Validation
+) -> list[RawRow] | None:
+    """Build the corpus as far as it needs no model; the held-out rows, None if they cannot be told."""
+    corpus, locks = recipe.corpus, recipe.lock.get("sources", {})
+    usable, complete = set(), True
+    for key, files in files_of_corpus(corpus).items():
+        lock = locks.get(files.name)
+        sentences = ["not here"]
+        if _readable("source", files, lock, found):
+            sentences = [] if files.kind == "pocket" else field_mistakes(chosen(files, lock), fields_read(files), lock)
+            found.mistakes += sentences
+        if not sentences:
+            usable.add(key)
+        elif key.startswith("sources."):
+            complete = False
+    texts = corpus.decontamination.benchmarks
+    there = recipe.model_copy(update={"corpus": corpus.model_copy(update={
+        "sources": tuple(s for n, s in enumerate(corpus.sources) if f"sources.{n}" in usable),
+        "decontamination": corpus.decontamination.model_copy(update={
+            "benchmarks": tuple(b for n, b in enumerate(texts) if f"decontamination.benchmarks.{n}" in usable)}),
+    })})  # fmt: skip
+    if not there.corpus.sources:
+        return None
+    funnel, split = Funnel(), None
+    grader = Grader(workers=recipe.resources.workers or 2)
+    try:
+        sentences = []
+        with collected(sentences):
+            close = apply_filters(funnel, there, grader, tokenizer)
+            found.corpus = {
+                "rows": funnel.total,
+                "problems": len(funnel.kept),
+                "close_to_a_benchmark": len(close),
+                "removed": funnel.rejected(),
+                "first_removed": funnel.reasons_text() if funnel.rejects else "",
+            }
+            if funnel.prompt_tokens:
+                limit = recipe.prompt.max_prompt_tokens
+                name = "prompts of problems"
+                found.lengths.append(lengths_of(name, funnel.prompt_tokens, "prompt.max_prompt_tokens", limit))
+            if complete:
+                split = split_problems(funnel, there)
+        found.mistakes += sentences
+        if not complete:
+            found.not_checked.append("whether there are enough problems: a source is missing")
+        if recipe.corpus.pass_rate is not None:
+            found.not_checked.append("the pass rate of the base, which removes more problems")
+        heldout, train = split or ([], funnel.kept)
+        if train:
+            _problem_samples(recipe, train[0].problem, tokenizer, found)
+            if split is not None:
+                _demonstrations(there, study_dir, train, grader, tokenizer, "teacher.stored" in usable, found)
+        return heldout if split is not None else None
+    finally:
+        grader.close()
+
+
+def _problem_samples(
+    recipe: Recipe, problem: str, tokenizer: "PreTrainedTokenizerBase | None", found: Validation
+) -> None:
+    if tokenizer is None:
+        found.samples.append(Sample("one problem (without the chat template)", problem + recipe.prompt.suffix))
+        return
+    found.samples.append(Sample("one problem", render_prompt(tokenizer, problem, recipe.prompt)))
+    for name, arm in recipe.trained.items():
+        if arm.prompt is not None and arm.prompt != recipe.prompt:
+            found.samples.append(Sample(f"the same for arm {name}", render_prompt(tokenizer, problem, arm.prompt)))
+
+
+def _demonstrations(
+    recipe: Recipe,
+    study_dir: Path,
+    train: list[RawRow],
+    grader: Grader,
+    tokenizer: "PreTrainedTokenizerBase | None",
+    stored_is_here: bool,
+    found: Validation,
+) -> None:
+    """Grade the demonstrations that need no model, as the corpus stage does."""
+    teacher = recipe.corpus.teacher
+    if teacher is None:
+        return
+    if teacher.kind not in ("scripted", "stored") or (teacher.kind == "stored" and not stored_is_here):
+        why = "its files are not here" if teacher.kind == "stored" else f"{teacher.model} writes them in the run"
+        found.not_checked.append(f"demonstrations of the teacher: {why}")
+        return
+    rows: list[Demonstration] = []
+    with collected(found.mistakes):
+        identified = [(problem_id(row.problem), row) for row in train]
+        rows, _ = write_demonstrations(recipe, study_dir, identified, grader, tokenizer, None)
+    if not rows:
+        return
+    assert found.corpus is not None
+    solved = {row.problem_id for row in rows if row.usable}
+    found.corpus |= {"demonstrations": len(rows), "usable_demonstrations": sum(row.usable for row in rows),
+                     "teacher_solvable": len(solved)}  # fmt: skip
+    limit = recipe.prompt.max_completion_tokens
+    if tokenizer is not None:
+        tokens = [row.tokens for row in rows]
+        found.lengths.append(lengths_of("demonstrations", tokens, "prompt.max_completion_tokens", limit))
+    if not solved:
+        grades = {row.grade for row in rows}
+        found.mistakes.append(
+            f"no demonstration is correct and within prompt.max_completion_tokens {limit} (grades: "
+            f"{', '.join(sorted(grades))}), so no problem is teacher-solvable"
+        )
+        return
+    text = next(row.completion for row in rows if row.usable)
+    end = "" if tokenizer is None else str(tokenizer.eos_token)
+    found.samples.append(Sample("one demonstration, after that prompt", text + end))
+
+
+def _suite(
+    recipe: Recipe,
+    study_dir: Path,
+    tokenizer: "PreTrainedTokenizerBase | None",
+    heldout: list[RawRow] | None,
+    found: Validation,
+) -> None:
+    suite = recipe.require_suite()
+    for benchmark in suite.benchmarks:
+        found.groups.setdefault(benchmark.group, []).append(benchmark.name)
+    found.trained_group = recipe.analysis.trained_group
+    if recipe.arms and set(found.groups) == {found.trained_group}:
+        found.warnings.append(
+            f"every benchmark is in the trained group {found.trained_group}, so the report cannot show what was "
+            "forgotten; add benchmarks of another group"
+        )
+    try:
+        folder = suite_folder(suite)
+    except UserError:  # among the mistakes already
+        return
+    for benchmark in suite.benchmarks:
+        questions = _questions(recipe, benchmark, study_dir, heldout, found)
+        for prompting in benchmark.promptings if questions else ():
+            path = task_path(folder, benchmark.name, prompting)
+            if path.is_file():
+                _ask(recipe, benchmark, prompting, path, questions, tokenizer, found)
+
+
+def _questions(
+    recipe: Recipe, benchmark: BenchmarkSpec, study_dir: Path, heldout: list[RawRow] | None, found: Validation
+) -> list[Question]:
+    """The questions of a benchmark; none where they cannot be had here, or are wrong."""
+    if benchmark.data is not None:
+        data = benchmark_files(benchmark)
+        lock = recipe.lock.get("benchmarks", {}).get(data.name)
+        if not _readable("benchmark", data, lock, found):
+            return []
+        sentences = benchmark_mistakes(benchmark, lock)
+        found.mistakes += sentences
+        if sentences:
+            return []
+    elif benchmark.name == "heldout":
+        if heldout is None:
+            found.not_checked.append("the questions of heldout: the corpus cannot be built here")
+        rows = heldout or []
+        return [Question(problem_id(row.problem), {"problem": row.problem}, row.reference_answer) for row in rows]
+    with collected(found.mistakes):
+        return read_source_questions(recipe, benchmark, study_dir)
+    return []
+
+
+def _ask(
+    recipe: Recipe,
+    benchmark: BenchmarkSpec,
+    prompting: str,
+    path: Path,
+    questions: list[Question],
+    tokenizer: "PreTrainedTokenizerBase | None",
+    found: Validation,
+) -> None:
+    """Render all questions of a benchmark in one prompting, and compare their lengths with the limit."""
+    name = benchmark.name if prompting == "native" else f"{benchmark.name}, {prompting}"
+    sentences: list[str] = []
+    texts: Iterator[str] | list[str] = []
+    with collected(sentences):
+        if tokenizer is None:
+            # A question later in the file may not fill what the first one does.
+            texts = [filled(path, question.fields | {"suffix": recipe.prompt.suffix}) for question in questions]
+        else:
+            texts = _rendered(recipe, benchmark, prompting, questions, tokenizer)
+    found.mistakes += [
+        text if text.startswith("benchmark") else f"benchmark {benchmark.name!r}: {text}" for text in sentences
+    ]
+    if not texts:
+        return
+    how = "" if tokenizer is not None else " (without the chat template)"
+    shown = "(restricted: not shown)" if benchmark.restricted else texts[0]
+    found.samples.append(Sample(f"one question of {name}{how}", shown))
+    if tokenizer is None:
+        return
+    assert recipe.suite is not None
+    limit = recipe.suite.max_prompt_tokens
+    row = lengths_of(name, [len(ids) for ids in tokenizer(texts)["input_ids"]], "suite.max_prompt_tokens", limit)
+    found.lengths.append(row)
+    if row.over:
+        found.mistakes.append(
+            f"benchmark {benchmark.name!r}: {row.over} of {row.texts} prompts of {path.stem} are longer than "
+            f"suite.max_prompt_tokens {limit}, the longest has {row.longest}; raise it"
+        )
+
+
+def _rendered(
+    recipe: Recipe,
+    benchmark: BenchmarkSpec,
+    prompting: str,
+    questions: list[Question],
+    tokenizer: "PreTrainedTokenizerBase",
+) -> list[str]:
+    """The prompts that the evaluation sends, from the evaluation's own code."""
+    from jinja2 import TemplateError
+
+    from eval.responses.harness import render
+
+    try:
+        return [prompt.text for prompt in render(recipe, tokenizer, benchmark, prompting, questions)]
+    except TemplateError as error:
+        raise UserError(f"a question does not fill its task file for {prompting!r}: {error}") from None

@@ -1,0 +1,125 @@
+"""`transfer push` against a hub on the loopback: what arrives there, and what is refused before anything is sent."""
+
+import base64
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from recipes.manifest import hash_file
+from tests.servers import _Handler, serving
+
+ROOT = Path(__file__).resolve().parent.parent
+TOKEN = "hf_" + "x" * 34
+
+
+@pytest.fixture
+def hub():
+    """A hub that accepts commits of whoever has the token; `received` is what it was sent."""
+    received = {"files": {}, "created": []}
+
+    class Hub(_Handler):
+        def do_POST(self):  # noqa: N802 (the name http.server looks for)
+            body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+            if self.path == "/api/validate-yaml":
+                return self.reply_json({"errors": [], "warnings": []})
+            if self.headers.get("Authorization") != f"Bearer {TOKEN}":
+                return self.reply_json({"error": "Invalid credentials"}, 401)
+            if self.path == "/api/repos/create":
+                received["created"].append(json.loads(body))
+                return self.reply_json({"url": f"{received['address']}/me/model"})
+            if self.path.endswith("/preupload/main"):
+                files = [{"path": row["path"], "uploadMode": "regular", "shouldIgnore": False, "oid": None}
+                         for row in json.loads(body)["files"]]  # fmt: skip
+                return self.reply_json({"files": files})
+            assert self.path == "/api/models/me/model/commit/main"
+            for line in body.decode().splitlines():
+                row = json.loads(line)
+                if row["key"] == "file":
+                    received["files"][row["value"]["path"]] = base64.b64decode(row["value"]["content"])
+            return self.reply_json({"commitUrl": f"{received['address']}/me/model/commit/1", "commitOid": "1"})
+
+    with serving(Hub) as received["address"]:
+        yield received
+
+
+def push(tmp_path, *arguments, address="http://127.0.0.1:9", token=TOKEN):
+    environment = {**os.environ, "HF_ENDPOINT": address, "HF_HUB_OFFLINE": "0", "HF_HOME": str(tmp_path / "hub")}
+    environment |= {"HF_HUB_DISABLE_XET": "1", "HF_HUB_DISABLE_TELEMETRY": "1", "PYTHONPATH": str(ROOT)}
+    environment |= {"HF_TOKEN": token} if token else {}
+    return subprocess.run(
+        [sys.executable, "-m", "launch", "push", *map(str, arguments)],
+        cwd=ROOT, capture_output=True, text=True, check=False, env=environment,
+    )  # fmt: skip
+
+
+def test_the_hub_gets_the_trained_files_and_a_card_with_the_gains(analysed_study, analysed_transfer, hub, tmp_path):
+    result = push(tmp_path, analysed_study, "grpo", "--to", "me/model", "--licence", "mit", address=hub["address"])
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert TOKEN not in result.stdout + result.stderr
+    assert hub["created"][0]["name"] == "model"
+    assert hub["created"][0].get("private") is True or hub["created"][0].get("visibility") == "private"
+    final = analysed_study / "arms/grpo/seed-0/final"
+    card = hub["files"].pop("README.md").decode()
+    assert hub["files"] == {path.name: path.read_bytes() for path in final.iterdir()}
+    _, metadata, text = card.split("---\n", 2)
+    assert yaml.safe_load(metadata) == {
+        "license": "mit",
+        "library_name": "transformers",
+        "pipeline_tag": "text-generation",
+        "tags": ["transfer-lab", "grpo"],
+    }
+    arm = analysed_transfer["arms"]["grpo"]
+    gain = arm["groups"]["math"]
+    assert f"| **math** | | | **{gain['estimate']:+.1f} [{gain['low']:+.1f}, {gain['high']:+.1f}]** |" in text
+    row, before = arm["benchmarks"]["sum"], analysed_transfer["base"]["benchmarks"]["sum"]
+    assert f"| sum | {before['score']['estimate']:.1f} | {row['score']['estimate']:.1f} | " in text
+    assert "None" not in text
+
+
+def test_a_dry_run_shows_card_and_files_and_sends_nothing(analysed_study, tmp_path):
+    result = push(tmp_path, analysed_study, "grpo", "--to", "me/model", "--update", "2", "--dry-run", token=None)
+    assert result.returncode == 0, result.stderr
+    assert "This is the checkpoint after update 2." in result.stdout
+    size = (analysed_study / "arms/grpo/seed-0/snapshots/step-2/model.safetensors").stat().st_size
+    assert f"{size:,} bytes  model.safetensors" in result.stdout
+    assert result.stdout.endswith("nothing was uploaded to me/model (--dry-run)\n")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["ppo", "--to", "me/model"], "trains no arm 'ppo'; it trains off_policy_sft, on_policy_sft, grpo"),
+        (["grpo", "--to", "me/model", "--seed", "7"], "has no seed 7; it has 0"),
+        (["grpo", "--to", "me/model", "--update", "99"], "has no checkpoint of update 99; there are "),
+        (["grpo", "--to", "a/b/c"], "'a/b/c' is no name of a repository; it has the form owner/name"),
+    ],
+)
+def test_mistakes_are_told_in_a_sentence(analysed_study, tmp_path, arguments, message):
+    result = push(tmp_path, analysed_study, *arguments)
+    assert result.returncode == 2
+    assert message in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_what_the_hub_says_and_what_is_missing(analysed_study, hub, tmp_path):
+    to = ["grpo", "--to", "me/model"]
+    refused = push(tmp_path, analysed_study, *to, address=hub["address"], token="hf_wrong")
+    assert (refused.returncode, hub["files"]) == (2, {})
+    assert "refused the upload to me/model with status 401: the token may not write there" in refused.stderr
+    assert "hf_wrong" not in refused.stderr
+    assert (
+        "there is no token of the Hugging Face hub; set HF_TOKEN"
+        in push(tmp_path, analysed_study, *to, token=None).stderr
+    )
+    changed = tmp_path / "study"
+    shutil.copytree(analysed_study, changed)
+    weights = changed / "arms/grpo/seed-0/final/config.json"
+    weights.write_text(weights.read_text() + "\n")
+    assert hash_file(weights) != hash_file(analysed_study / "arms/grpo/seed-0/final/config.json")
+    assert "is not the file that was trained and scored; restore it" in push(tmp_path, changed, *to).stderr

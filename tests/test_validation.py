@@ -1,0 +1,265 @@
+"""`transfer validate` and `transfer init`: every mistake at once, texts as models see them, starters that are valid."""
+
+import json
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+import yaml
+
+from data.prompts.pocket_tokenizer import counting_tokenizer, pocket_tokenizer
+from data.prompts.prompt import render_prompt
+from eval.questions.wording import unknown_names, wording_mistakes
+from launch.commands.main import main
+from launch.planning.lengths import check_lengths, lengths_of
+from launch.planning.preflight import check_before_running, mistakes
+from launch.planning.validation import validate
+from recipes.errors import UserError
+from recipes.loading import load_recipe
+from recipes.schema import PocketModelSpec
+
+ROOT = Path(__file__).resolve().parent.parent
+LAW = "corpus.sources.0"
+STATUTES = "suite.benchmarks.0"
+
+
+@pytest.fixture
+def law(tmp_path, monkeypatch):
+    """The recipe that `transfer init study` writes, used from another folder."""
+    assert main(["init", "study", str(tmp_path / "law" / "law.yaml")]) == 0
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    return tmp_path / "law" / "law.yaml"
+
+
+def edit(path, **changes):
+    """Change values of a recipe by dotted keys, written with two underscores."""
+    values = yaml.safe_load(path.read_text())
+    for key, value in changes.items():
+        node = values
+        *before, last = [int(part) if part.isdigit() else part for part in key.split("__")]
+        for part in before:
+            node = node[part]
+        node[last] = value
+    path.write_text(yaml.safe_dump(values))
+
+
+def test_all_mistakes_of_a_recipe_are_told_in_one_run_of_plan_and_run(law, capsys):
+    (law.parent / "tasks" / "rulings.yaml").write_text("task: rulings\ndoc_to_text: '{{case}} (A) {{a}}'\n")
+    edit(
+        law,
+        corpus__sources__0__answer_field="lable",
+        corpus__sources__0__problem_field="{{ question }} {{ optoin_a }}",
+        corpus__decontamination__benchmarks__0__path="absent.csv",
+        corpus__teacher__stored__completion_field="solved",
+    )
+    more = yaml.safe_load(law.read_text())
+    more["suite"]["benchmarks"] += [
+        {"name": "asked", "group": "law", "scorings": {"robust": "choice"},
+         "data": {"kind": "file", "path": "questions.csv", "reference_field": "answer"}},
+        {"name": "sum", "group": "law", "promptings": ["short"], "scorings": {"robust": "boxed"}},
+    ]  # fmt: skip
+    law.write_text(yaml.safe_dump(more))
+    expected = (
+        "source my-problems: the template '{{ question }} {{ optoin_a }}' does not fit the first row: 'optoin_a' is "
+        "undefined",
+        f"source my-problems: {law.parent}/problems.csv has no column 'lable'; it has label, option_a, option_b, "
+        "option_c, question, solution; did you mean 'label'?",
+        "source file absent.csv of rulings is neither beside the recipe nor in the working directory; "
+        "set corpus.decontamination.benchmarks.0.path=FILE",
+        "has no column 'solved'",
+        "benchmark 'rulings': task file",
+        "'case' is undefined; a question has a, b, c, question, question_id, suffix",
+        "benchmark 'asked' has no `data.fields`, so its task file could not use any column",
+        "benchmark 'asked' has no task file asked.yaml",
+        "benchmark 'sum' has no task file sum-short.yaml",
+    )
+    for command in ("plan", "run", "rehearse", "validate"):
+        assert main([command, str(law)]) == 2
+        printed = capsys.readouterr()
+        for text in expected:
+            assert text in printed.out + printed.err, (command, text)
+    assert not Path("runs").exists()
+
+
+def test_counts_and_limits_are_refused_before_the_base_is_made(law, capsys):
+    for override, text in (
+        ("corpus.heldout_problems=30", "corpus.heldout_problems is 30 but only 24 problems are available for it"),
+        ("corpus.train_problems=21", "corpus.train_problems is 21 but only 20 problems passed the filters"),
+        (
+            "prompt.max_prompt_tokens=60",
+            "prompt.max_prompt_tokens is 60 and drops every problem: the shortest has 96 tokens; raise it",
+        ),
+        (
+            "prompt.max_completion_tokens=3",
+            "prompt.max_completion_tokens is 3 and drops every demonstration: the shortest has 5 tokens; raise it",
+        ),
+        (f"{STATUTES}.data.id_field=court", "has no column 'court'"),
+        (f"{STATUTES}.data.rows=40", "benchmark rulings has 12 questions, `rows` asks for 40"),
+        (f"{STATUTES}.data.reference_field=question", "but 'choice' compares with A, B, C"),
+    ):
+        for command in ("plan", "run"):
+            assert main([command, str(law), override]) == 2
+            assert text in capsys.readouterr().err, (command, override)
+    assert not Path("runs").exists()
+
+
+def test_a_sample_smaller_than_what_is_judged_together_is_refused(law):
+    rows = [
+        {"sentence": "He ate.", "question": "How long?", "answer": f"{n} hours", "label": "no"} for n in range(15)
+    ] + [{"sentence": "She ran.", "question": "How long?", "answer": f"{n} hours", "label": "no"} for n in range(15)]
+    (law.parent / "taco.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    taco = {"kind": "file", "path": "taco.jsonl", "form": "mc_taco", "rows": 12}
+    edit(law, suite__benchmarks__0={"name": "mctaco", "group": "law", "promptings": ["robust"],
+                                    "scorings": {"robust": "yes_no"}, "data": taco})  # fmt: skip
+    with pytest.raises(UserError, match=r"`rows` is 12, but .* parts of up to 15, so none .*; set data\.rows=15 or mo"):
+        check_before_running(load_recipe(law))
+    check_before_running(load_recipe(law, [f"{STATUTES}.data.rows=15"]))
+
+
+def test_a_source_without_a_lock_is_a_mistake_and_the_rest_is_checked(law):
+    hub = "{kind: hub, name: gsm8k, dataset: openai/gsm8k, files: [main/train-*.parquet], problem_field: question}"
+    values = yaml.safe_load(law.read_text())
+    values["corpus"]["sources"].append(yaml.safe_load(hub))
+    law.write_text(yaml.safe_dump(values))
+    found = validate(load_recipe(law), Path("runs/none"))
+    assert found.mistakes == [
+        "source gsm8k is not resolved; run `transfer fetch RECIPE` on a connected machine",
+    ]
+    assert found.not_checked == [
+        "whether there are enough problems: a source is missing",
+        "source gsm8k: not resolved",
+    ]
+    assert found.corpus["rows"] == 24
+    lock = {"sources": {"gsm8k": {"dataset": "openai/gsm8k", "revision": "0" * 40, "rows": 9,
+                                  "files": {"main/train-0.parquet": "00"}}}}  # fmt: skip
+    law.with_suffix(".lock.json").write_text(json.dumps(lock))
+    found = validate(load_recipe(law), Path("runs/none"))
+    assert found.mistakes == []
+    assert found.not_checked[1] == "source gsm8k: not in the cache of this machine"
+
+
+def test_texts_are_those_of_training_and_evaluation_and_lengths_are_counted(law):
+    found = validate(load_recipe(law), Path("runs/none"))
+    assert (found.mistakes, found.warnings, found.not_checked) == ([], [], [])
+    assert found.groups == {"law": ["rulings"], "general": ["repeat", "fact"]}
+    texts = dict(found.samples)
+    tokenizer = pocket_tokenizer(load_recipe(law).model.pocket)
+    assert texts["one question of rulings"] == (
+        "<|im_start|>user\nA court follows what a higher court decided in a like case. What does it follow?\n"
+        "(A) a precedent\n(B) a petition\n(C) a subpoena\n\n"
+        "Put the letter of the right answer into \\boxed{}.<|im_end|>\n<|im_start|>assistant\n"
+    )
+    assert texts["one problem"].startswith("<|im_start|>user\n")
+    assert "\n(A) " in texts["one problem"]
+    assert texts["one demonstration, after that prompt"].endswith("}<|im_end|>")
+    lengths = {row.name: row for row in found.lengths}
+    assert (lengths["prompts of problems"].texts, lengths["rulings"].texts, lengths["fact"].texts) == (24, 12, 40)
+    assert lengths["rulings"].over == 0
+    first = len(tokenizer(texts["one question of rulings"])["input_ids"])
+    assert lengths["rulings"].median <= first <= lengths["rulings"].longest
+    # The limit of 120 drops some problems and refuses the benchmark, which may not be cut.
+    short = ["prompt.max_prompt_tokens=110", "suite.max_prompt_tokens=120", "corpus.train_problems=null"]
+    found = validate(load_recipe(law, short), Path("runs/none"))
+    over = {row.name: row.over for row in found.lengths}
+    assert 0 < over["prompts of problems"] < 24
+    assert found.corpus["removed"]["too_long"] == over["prompts of problems"]
+    assert any(
+        text.startswith(f"benchmark 'rulings': {over['rulings']} of 12 prompts of rulings are longer than "
+                        "suite.max_prompt_tokens 120, the longest has") for text in found.mistakes
+    )  # fmt: skip
+
+
+def test_two_ways_to_count_agree():
+    spec = PocketModelSpec(documents=500)
+    light, whole = counting_tokenizer(spec), pocket_tokenizer(spec)
+    recipe = load_recipe(ROOT / "recipes" / "pocket" / "smoke.yaml")
+    for text in ("1+2=?", "tom has 3 cards. <think> how many?", "Ünïcode\n\n\\boxed{3}"):
+        prompt = render_prompt(whole, text, recipe.prompt)
+        assert render_prompt(light, text, recipe.prompt) == prompt
+        assert light(prompt)["input_ids"] == whole(prompt)["input_ids"]
+    assert lengths_of("x", [1, 2, 3, 4, 5, 6, 7, 8, 9, 30], "limit", 8)[1:] == (10, 5.5, 30, 30, "limit", 8, 2)
+    assert lengths_of("x", list(range(1, 101)), "limit", 100)[2:5] == (50.5, 95, 100)
+    check_lengths(recipe)
+
+
+def test_task_files_are_filled_as_the_harness_does(tmp_path):
+    (tmp_path / "_base.yaml").write_text("doc_to_choice: ['{{a}}', '{{b}}']\ndoc_to_text: unused\n")
+    (tmp_path / "x.yaml").write_text(
+        "include: _base.yaml\ndoc_to_text: '{% if more is defined %}{{more}}{% endif %}{{q}}{{suffix}}'\n"
+        "process_results: !function utils.f\n"
+    )
+    assert wording_mistakes(tmp_path / "x.yaml", {"q": 1, "a": 2, "b": 3}) == []
+    (sentence,) = wording_mistakes(tmp_path / "x.yaml", {"q": 1, "a": 2})
+    assert sentence == (
+        f"task file {tmp_path / 'x.yaml'}, doc_to_choice: 'b' is undefined; a question has a, q, question_id, suffix"
+    )
+    (sentence,) = unknown_names(tmp_path / "x.yaml", ["q", "a", "more"])
+    assert "doc_to_choice: b undefined; a question has a, more, q, question_id, suffix" in sentence
+    (tmp_path / "y.yaml").write_text("doc_to_text: '{{q'\n")
+    assert "unexpected end of template" in wording_mistakes(tmp_path / "y.yaml", {"q": 1})[0]
+    (tmp_path / "z.yaml").write_text("task: z\n")
+    assert "has no doc_to_text" in wording_mistakes(tmp_path / "z.yaml", {"q": 1})[0]
+    (tmp_path / "z.yaml").write_text("include: z.yaml\n")
+    with pytest.raises(UserError, match="includes files without end"):
+        wording_mistakes(tmp_path / "z.yaml", {})
+
+
+def test_shipped_recipes_have_no_mistakes_that_files_here_can_show():
+    paths = sorted((ROOT / "recipes").rglob("*.yaml"))
+    shipped = [path for path in paths if path.parent.name not in ("audit", "ablations")]
+    assert len(shipped) > 15
+    for path in shipped:
+        found = mistakes(load_recipe(path))
+        assert [text for text in found if "gsm8k_train" not in text and "math_train" not in text] == [], path
+
+
+@pytest.mark.parametrize("kind", ["study", "corpus", "benchmark"])
+def test_init_writes_a_commented_recipe_that_is_valid_and_overwrites_nothing(kind, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(["init", kind]) == 0
+    recipe = tmp_path / f"{kind}.yaml"
+    assert f"next: transfer validate {kind}.yaml" in capsys.readouterr().out
+    settings = re.findall(r"^ *(?:- )?[a-z_]+: .*$", recipe.read_text(), re.MULTILINE)
+    assert len(settings) > 10
+    settings = [line for line in settings if "{{" not in line and not line.endswith("|-")]
+    without = [line.split(":")[0].strip() for line in settings if " # " not in line]
+    assert set(without) <= {"pocket", "grpo"}  # two long ones have a line above them
+    assert main(["validate", f"{kind}.yaml"]) == 0
+    assert f"my-{kind} is valid" in capsys.readouterr().out
+    assert main(["init", kind, str(tmp_path)]) == 2
+    assert f"{tmp_path}/{kind}.yaml already exist; choose another folder" in capsys.readouterr().err
+    recipe.unlink()
+    before = sorted(tmp_path.rglob("*"))
+    assert main(["init", kind]) == 2  # the example files are still there
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_the_study_of_init_can_be_planned_and_its_parts_are_used_by_others(law, capsys):
+    assert main(["plan", str(law)]) == 0
+    assert "arms/sft" in capsys.readouterr().out
+    folder = law.parent
+    assert main(["init", "corpus", str(folder / "mine.yaml")]) == 0
+    assert main(["init", "benchmark", str(folder / "bench.yaml")]) == 0
+    assert "`suite: bench.yaml`" in (folder / "bench.yaml").read_text()
+    edit(law, suite="bench.yaml", analysis__trained_group="mine", corpus="mine.yaml", arms={
+        "grpo": {"sampling": "current", "credit": "advantage", "negatives": True},
+    })  # fmt: skip
+    found = validate(load_recipe(law), Path("runs/none"))
+    assert found.mistakes == []
+    assert found.groups == {"mine": ["my_benchmark"]}
+    assert any("every benchmark is in the trained group mine" in text for text in found.warnings)
+
+
+def test_json_has_every_text_whole(law, capsys):
+    assert main(["validate", str(law), "--json"]) == 0
+    values = json.loads(capsys.readouterr().out)
+    assert values["valid"] is True
+    assert [row["name"] for row in values["lengths"]] == [
+        "prompts of problems", "demonstrations", "rulings", "repeat", "fact"
+    ]  # fmt: skip
+    assert values["corpus"]["teacher_solvable"] == 20
+    shutil.rmtree(law.parent / "tasks")
+    assert main(["validate", str(law), "--json"]) == 2
+    assert "suite.tasks './tasks' is not a folder" in json.loads(capsys.readouterr().out)["mistakes"][0]

@@ -1,0 +1,89 @@
+"""The worker processes of the local scheduler: how long they live, and what surrounds a stage in them."""
+
+import os
+import subprocess
+import sys
+from multiprocessing import active_children
+from pathlib import Path
+
+import pytest
+
+from launch.execution import local
+from launch.stages import build_stages, stage_inputs
+from recipes.errors import UserError
+from recipes.loading import load_recipe
+from recipes.manifest import finish_stage, start_stage
+
+RECIPE = load_recipe("recipes/pocket/smoke.yaml")
+STAGES = [stage for stage in build_stages(RECIPE) if stage.name in ("base", "corpus")]
+
+
+def _note_process(values, study_dir, stage, gpus):
+    """Stands in for a stage: writes the id of the process it runs in."""
+    folder = Path(study_dir) / stage.name
+    start_stage(folder, stage.name, stage_inputs(stage, Path(study_dir)))
+    (folder / "pid").write_text(str(os.getpid()))
+    finish_stage(folder, {"pid": "x"})
+
+
+def _die(values, study_dir, stage, gpus):
+    os._exit(9)
+
+
+def processes(study: Path) -> set[int]:
+    return {int((study / stage.name / "pid").read_text()) for stage in STAGES}
+
+
+@pytest.fixture
+def scheduler(monkeypatch):
+    monkeypatch.setattr(local, "visible_gpus", list)
+    monkeypatch.setattr(local, "run_in_worker", _note_process)
+    return local
+
+
+def test_workers_stay_for_the_next_study_only_within_the_block(scheduler, tmp_path):
+    with scheduler.kept_workers():
+        assert scheduler.run_local(RECIPE, tmp_path / "first", STAGES) == 0
+        assert {worker.pid for worker in active_children()} >= processes(tmp_path / "first")
+        assert scheduler.run_local(RECIPE, tmp_path / "second", STAGES) == 0
+        assert len(processes(tmp_path / "first") | processes(tmp_path / "second")) <= 2
+    assert active_children() == []
+    assert scheduler.run_local(RECIPE, tmp_path / "third", STAGES) == 0
+    assert not processes(tmp_path / "third") & processes(tmp_path / "first")
+    assert active_children() == []
+
+
+def test_a_worker_that_died_is_not_kept(scheduler, tmp_path, monkeypatch, capsys):
+    with scheduler.kept_workers():
+        monkeypatch.setattr(local, "run_in_worker", _die)
+        assert scheduler.run_local(RECIPE, tmp_path / "first", STAGES) == 1
+        assert "a worker process died while running base" in capsys.readouterr().err
+        assert active_children() == []
+        monkeypatch.setattr(local, "run_in_worker", _note_process)
+        assert scheduler.run_local(RECIPE, tmp_path / "second", STAGES) == 0
+
+
+def test_an_error_of_the_caller_ends_the_kept_workers(scheduler, tmp_path):
+    def run_one_of_two():
+        with scheduler.kept_workers():
+            assert scheduler.run_local(RECIPE, tmp_path / "first", STAGES) == 0
+            raise UserError("another point cannot run")
+
+    with pytest.raises(UserError):
+        run_one_of_two()
+    assert active_children() == []
+
+
+@pytest.mark.parametrize(("own", "spins"), [({}, "0"), ({"OMP_WAIT_POLICY": "active"}, "30000000000")])
+def test_waiting_threads_of_a_stage_sleep_unless_the_user_says_otherwise(own, spins):
+    """What OpenMP itself says: it reads the setting when torch is imported, so a worker imports torch after it."""
+    result = subprocess.run(
+        [sys.executable, "-c", "from launch.execution.worker import prepare_worker; prepare_worker(); import torch"],
+        env={key: value for key, value in os.environ.items() if key != "OMP_WAIT_POLICY"}
+        | {"OMP_DISPLAY_ENV": "verbose"}
+        | own,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert f"GOMP_SPINCOUNT = '{spins}'" in result.stderr  # 300000 without a setting
