@@ -11,7 +11,7 @@ from eval.viewer.study import StudyView
 from launch.commands.main import main
 from tests.browser import BROWSER, open_browser
 from tests.integration.test_report_in_a_browser import CONTRAST, HOSTILE
-from tests.test_viewer import GRPO, copy_of, rows_of, serving
+from tests.viewing import GRPO, copy_of, rows_of, serving
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(BROWSER is None, reason="no Chromium on this machine")]
 
