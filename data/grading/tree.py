@@ -106,3 +106,18 @@ def enclosed(text: str, opening: str, closing: str) -> bool:
 def canonical(text: str) -> str:
     """A text without spaces, marks of words, and braces around single characters, for comparison as text."""
     return re.sub(r"\{(\w)\}(?!\w)", r"\1", _MARKS.sub("", text))
+
+
+def described(node: Node | str) -> str:
+    """A tree in one line; a sentence stays as it is."""
+    if isinstance(node, Leaf):
+        kind = "words" if node.is_words else "value"
+        details = [("name", node.name), ("unit", node.unit), ("base", node.base), ("percent", "yes" * node.percent)]
+        return f"{kind} {node.text}" + "".join(f", {name} {detail}" for name, detail in details if detail)
+    if isinstance(node, Relation):
+        return f"relation {node.left} {node.sign} {node.right}"
+    if isinstance(node, Collection):
+        items = "; ".join(map(described, node.items))
+        about = f" {node.brackets}" * bool(node.brackets) + f" in {node.name}" * bool(node.name)
+        return f"{node.kind}{about} of [{items}]"
+    return f"unreadable: {node}"

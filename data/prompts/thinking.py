@@ -17,3 +17,16 @@ def strip_thinking(text: str) -> str:
     if closed:
         return tail.lstrip()
     return "" if THINK_OPEN in text else text
+
+
+def split_thinking(completion: str, opened: bool = False) -> tuple[str | None, str]:
+    """The thinking, None where there is none, and what follows it.
+
+    Args:
+        completion: the text.
+        opened: whether the prompt opened the thinking. Thinking that never ended is then all there is.
+    """
+    before, closed, after = completion.rpartition(THINK_CLOSE)
+    if closed:
+        return before.replace(THINK_OPEN, "", 1).strip(), after.lstrip()
+    return (completion, "") if opened else (None, completion)

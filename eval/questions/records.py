@@ -77,8 +77,12 @@ def json_line(row: Row) -> bytes:
 
 def read_jsonl(path: Path) -> list[Row]:
     """Rows that `write_jsonl` wrote. Raises ValueError if the file is damaged."""
+    return [json.loads(line) for line in read_lines(path)]
+
+
+def read_lines(path: Path) -> list[bytes]:
+    """The lines that `write_jsonl` wrote. Raises ValueError if the file is damaged."""
     try:
-        text = zstandard.decompress(path.read_bytes()).decode()
+        return [line for line in zstandard.decompress(path.read_bytes()).split(b"\n") if line]
     except zstandard.ZstdError as error:
         raise ValueError(error) from None
-    return [json.loads(line) for line in text.split("\n") if line]

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from data.prompts.thinking import THINK_CLOSE, THINK_OPEN
+from data.prompts.thinking import split_thinking
 from eval.forgetting.trajectory import HELDOUT
 from eval.questions.build import load_questions
 from eval.report.schema import Example, Response
@@ -92,11 +92,8 @@ def _reference(reference: Any) -> str | None:
 
 def _response(text: str, outcome: str) -> Response:
     """A response, its thinking apart from the rest."""
-    before, closed, after = text.rpartition(THINK_CLOSE)
-    if not closed:
-        return Response(thinking=None, text=_cut(text), outcome=outcome)
-    thinking = _cut(before.replace(THINK_OPEN, "", 1).strip())
-    return Response(thinking=thinking, text=_cut(after.lstrip()), outcome=outcome)
+    thinking, rest = split_thinking(text)
+    return Response(thinking=None if thinking is None else _cut(thinking), text=_cut(rest), outcome=outcome)
 
 
 def _cut(text: str) -> str:

@@ -8,6 +8,7 @@ import os
 from collections.abc import Container, Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Protocol
 
 from eval.questions.records import json_line
 from eval.responses.units import Unit
@@ -56,10 +57,25 @@ class Journal:
             self._file = None
 
 
+class StoredUnit(Protocol):
+    """What an index needs to know of a unit: `Unit`, or one that is only read."""
+
+    @property
+    def directory(self) -> Path:
+        """Its folder."""
+
+    @property
+    def version(self) -> str:
+        """In the names of its files."""
+
+    def chunk_of(self, question: int) -> int:
+        """The chunk a question is in."""
+
+
 class JournalIndex:
     """Where each response to a unit is in the journals of all workers. Texts stay on disk."""
 
-    def __init__(self, unit: Unit) -> None:
+    def __init__(self, unit: StoredUnit) -> None:
         self._unit = unit
         self._bytes_read: dict[Path, int] = {}
         self._lines: dict[tuple[int, int], tuple[Path, int, int]] = {}

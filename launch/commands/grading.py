@@ -42,6 +42,7 @@ def grade(options: argparse.Namespace) -> int:
     Exit status: 0 for a correct answer, 1 for any other outcome, 2 for a mistake in the command.
     """
     from data.grading.grader import Grader
+    from data.grading.tree import described
 
     grader = Grader(policy=_policy(options.switch))
     explained = grader.explain(_response(options.response), options.gold, options.form)
@@ -65,23 +66,6 @@ def grade(options: argparse.Namespace) -> int:
     else:
         print(shown["outcome"])
     return 0 if explained.grade.correct else 1
-
-
-def described(node: Any) -> str:
-    """A tree of the grader in one line; a sentence stays as it is."""
-    from data.grading.tree import Collection, Leaf, Relation
-
-    if isinstance(node, Leaf):
-        kind = "words" if node.is_words else "value"
-        details = [("name", node.name), ("unit", node.unit), ("base", node.base), ("percent", "yes" * node.percent)]
-        return f"{kind} {node.text}" + "".join(f", {name} {detail}" for name, detail in details if detail)
-    if isinstance(node, Relation):
-        return f"relation {node.left} {node.sign} {node.right}"
-    if isinstance(node, Collection):
-        items = "; ".join(map(described, node.items))
-        about = f" {node.brackets}" * bool(node.brackets) + f" in {node.name}" * bool(node.name)
-        return f"{node.kind}{about} of [{items}]"
-    return f"unreadable: {node}"
 
 
 def _response(name: str) -> str:

@@ -19,6 +19,7 @@ from launch.commands import (
     rehearse,
     study,
     validate,
+    view,
 )
 from recipes.errors import UserError
 
@@ -27,7 +28,7 @@ COMMANDS = (
     *(recipe.check, recipe.report, recipe.fetch, recipe.lineage),
     *(study.status, study.logs, study.cancel, study.resume, study.doctor, ablate.ablate),
     *(evaluation.eval_, evaluation.gate, evaluation.compare, evaluation.audit),
-    *(evaluation.score, evaluation.work, evaluation.power),
+    *(evaluation.score, evaluation.work, evaluation.power, view.view),
     *(forgetting.trajectory, forgetting.pick, push.push, forgetting.sync),
     *(diff.diff, grading.grade, config.config, completion.completion),
 )
@@ -41,6 +42,7 @@ _EPILOG = """examples:
   transfer rehearse recipes/pocket/study.yaml               every stage at toy size, before it costs anything
   transfer check recipes/pocket/study.yaml                  do the arms differ only in the method?
   transfer report runs/pocket                               show the transfer report of a finished study
+  transfer view runs/pocket                                 read the responses of all models side by side
   transfer lineage runs/pocket                              were all arms presented the same problems?
   transfer eval --base A --model B                          score any pair of models, with intervals
   transfer gate --base A --model B --max-drop 2             may B be released? exit status 0 or 1

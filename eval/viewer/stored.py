@@ -1,0 +1,150 @@
+"""What one model answered to one benchmark in one prompting, as far as it is on disk: chunks, journals, score tables.
+
+Everything follows from the unit's own manifest, so neither the model nor the task files have to be there.
+"""
+
+import json
+import threading
+from collections import OrderedDict
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from eval.questions.records import read_lines
+from eval.responses.generate import scores_path
+from eval.responses.journal import JournalIndex
+from eval.scorers.records import Response, ScoreRow, read_scores
+from recipes.errors import UserError
+from recipes.manifest import hash_json
+
+_CACHED_BYTES = 256 * 2**20
+_SCORES = scores_path(Path(), "*").name
+
+
+class ChunkCache:
+    """Lines of the chunks that were read last, so that the next question of a chunk is there at once."""
+
+    def __init__(self, limit: int = _CACHED_BYTES) -> None:
+        self._limit = limit
+        self._chunks: OrderedDict[Path, list[bytes]] = OrderedDict()
+        self._sizes: dict[Path, int] = {}
+        self._lock = threading.Lock()
+
+    def lines(self, path: Path) -> list[bytes]:
+        """The lines of a chunk. Raises FileNotFoundError, or ValueError if it is damaged."""
+        with self._lock:
+            if path in self._chunks:
+                self._chunks.move_to_end(path)
+                return self._chunks[path]
+        lines = read_lines(path)
+        with self._lock:
+            self._chunks[path] = lines
+            self._sizes[path] = sum(map(len, lines))
+            while sum(self._sizes.values()) > self._limit and len(self._chunks) > 1:
+                oldest, _ = self._chunks.popitem(last=False)
+                del self._sizes[oldest]
+        return lines
+
+
+@dataclass(frozen=True)
+class StoredAnswers:
+    """The stored responses of one model to one benchmark in one prompting."""
+
+    directory: Path
+    manifest: dict[str, Any]
+    cache: ChunkCache
+
+    @property
+    def version(self) -> str:
+        """In the names of its chunks and journals."""
+        return hash_json(self.manifest["inputs"])[:8]
+
+    @property
+    def finished(self) -> bool:
+        """Whether all responses are there and scored."""
+        return bool(self.manifest["completed"])
+
+    @property
+    def rules(self) -> dict[str, str]:
+        """The rule of each scoring the recipe names; empty before the responses are scored."""
+        rules: dict[str, str] = (self.manifest.get("facts") or {}).get("rules", {})
+        return rules
+
+    def chunk_of(self, question: int) -> int:
+        """The chunk a question is in."""
+        size: int = self.manifest["inputs"]["chunk_questions"]
+        return question // size
+
+    def path(self, chunk: int) -> Path:
+        """File of a chunk."""
+        return self.directory / f"chunk-{chunk:04}-{self.version}.jsonl.zst"
+
+    def journal(self) -> JournalIndex | None:
+        """The responses that are in no chunk yet; None once all are."""
+        if self.finished:
+            return None
+        index = JournalIndex(self)
+        with suppress(FileNotFoundError):  # a worker has just replaced its journal by the last chunk
+            index.refresh()
+        return index
+
+    def tables(self) -> dict[str, Path]:
+        """Scoring -> its table, those of the recipe first; also the ones that `transfer score` has kept."""
+        if not self.finished:
+            return {}
+        prefix, suffix = _SCORES.split("*")
+        found = {path.name.removeprefix(prefix).removesuffix(suffix): path for path in self.directory.glob(_SCORES)}
+        names = [name for name in self.rules if name in found]
+        return {name: found[name] for name in (*names, *sorted(found.keys() - set(names)))}
+
+    def scores(self) -> dict[str, dict[str, list[ScoreRow]]]:
+        """Scoring -> question -> the score of each response. Raises UserError if a table is damaged."""
+        tables: dict[str, dict[str, list[ScoreRow]]] = {}
+        for name, path in self.tables().items():
+            table = tables.setdefault(name, {})
+            for row in read_scores(path):
+                table.setdefault(row.question_id, []).append(row)
+            for rows in table.values():
+                rows.sort(key=lambda row: row.sample_index)
+        return tables
+
+    def response(self, position: int, identity: str, journal: JournalIndex | None) -> Response | None:
+        """What was answered to the question with this position; None if nothing is stored.
+
+        Raises:
+            UserError: the chunk is damaged or missing.
+        """
+        if journal is not None and not self.path(self.chunk_of(position)).exists():
+            samples = range(self.manifest["inputs"]["samples"])
+            try:
+                entries = journal.read((position, sample) for sample in samples if (position, sample) in journal)
+            except FileNotFoundError:  # a worker has just replaced its journal by the last chunk
+                return self._from_chunk(position, identity)
+            texts, tokens = tuple(entry.text for entry in entries), tuple(entry.tokens for entry in entries)
+            return Response(identity, responses=texts, tokens=tokens) if entries else None
+        return self._from_chunk(position, identity)
+
+    def _from_chunk(self, position: int, identity: str) -> Response:
+        path = self.path(self.chunk_of(position))
+        try:
+            lines = self.cache.lines(path)
+            first = self.chunk_of(position) * self.manifest["inputs"]["chunk_questions"]
+            response = Response.load(json.loads(lines[position - first]))
+        except FileNotFoundError:
+            raise UserError(f"{path} is missing; `transfer run` asks its questions again") from None
+        except (IndexError, ValueError, TypeError) as error:
+            raise _damaged(path, error) from None
+        if response.question_id != identity:
+            raise _damaged(path, f"{response.question_id} stands in the place of {identity}")
+        return response
+
+    def has(self, position: int, journal: JournalIndex | None) -> bool:
+        """Whether a response to this question is stored."""
+        if journal is None or self.path(self.chunk_of(position)).exists():
+            return True
+        return any((position, sample) in journal for sample in range(self.manifest["inputs"]["samples"]))
+
+
+def _damaged(path: Path, why: object) -> UserError:
+    return UserError(f"{path} is damaged ({why}); delete it, and `transfer run` asks its questions again")
