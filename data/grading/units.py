@@ -155,7 +155,7 @@ def _without_introduction(text: str) -> tuple[str, str]:
     """A text without what only introduces its value, and the currency in front of it ("" without one)."""
     unit = ""
     for _ in range(3):
-        if (match := _INTRODUCTION.match(text)) and introduces(match.group(1) or match.group(2)):
+        if (match := _INTRODUCTION.match(text)) and introduces(match.group(1) or match.group(2) or ""):
             text = text[match.end() :]
         elif (match := _MARKED_SIGN.match(text)) and match.group(1).casefold() in ("minus", "negative"):
             text = "-" + text[match.end() :]

@@ -138,6 +138,8 @@ def denies(words: str) -> bool:
 def introduces(words: str) -> bool:
     """Whether words in front of a value only introduce it: "The answer is", "Total:", "so"."""
     bare = words.strip()
+    if not bare:  # \text{}
+        return True
     parts = re.findall(r"[^\W\d_]+", bare.casefold())
     if not parts or re.search(r"[^\w\s:=,.'\u2019()-]", bare):
         return False
