@@ -79,6 +79,8 @@ def test_the_hub_gets_the_trained_files_and_a_card_with_the_gains(analysed_study
     assert f"| **math** | | | **{gain['estimate']:+.1f} [{gain['low']:+.1f}, {gain['high']:+.1f}]** |" in text
     row, before = arm["benchmarks"]["sum"], analysed_transfer["base"]["benchmarks"]["sum"]
     assert f"| sum | {before['score']['estimate']:.1f} | {row['score']['estimate']:.1f} | " in text
+    assert "| learning_rate | 0.001 |\n" in text  # shared with the other arms
+    assert "| sampling | current |\n" in text  # its own
     assert "None" not in text
 
 
