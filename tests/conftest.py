@@ -77,6 +77,18 @@ def _copy_when_made(factory: pytest.TempPathFactory, name: str) -> Path:
     return Path(shutil.copytree(_shared(factory) / name, factory.mktemp(name) / "study"))
 
 
+@pytest.fixture(autouse=True)
+def one_thread() -> None:
+    """One arithmetic thread in every test, as the smoke studies were made with.
+
+    A stage that runs inside the test process sets its own number, which later tests would inherit. Sums in another
+    order differ in the last bits, and so would every hash.
+    """
+    torch = sys.modules.get("torch")
+    if torch is not None:
+        torch.set_num_threads(1)
+
+
 @pytest.fixture(scope="session")
 def transfer() -> Iterator[Callable[..., subprocess.CompletedProcess[str]]]:
     """Run `python -m launch` with arguments and wait for it."""
