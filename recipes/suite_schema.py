@@ -18,7 +18,8 @@ Scoring = Literal[
     "likelihood", "likelihood_per_byte", "strict_likelihood", "f1_likelihood",
 ]  # fmt: skip
 Form = Literal[
-    "fields", "gpqa", "coqa", "halueval", "mc_taco", "acpbench", "headqa", "ifeval", "olympiadbench", "livecodebench"
+    "fields", "gpqa", "coqa", "halueval", "mc_taco", "acpbench", "headqa", "ifeval", "olympiadbench", "livecodebench",
+    "humaneval",
 ]  # fmt: skip
 
 
@@ -48,8 +49,8 @@ class BenchmarkData(DataFiles):
     reports show no responses."""
 
 
-# Form -> words in the names of the rules that can read its references; other rules cannot.
-_FORM_OF_RULE = {"ifeval": ("instruction",), "livecodebench": ("code",), "coqa": ("span",)}
+# Form -> a word in the names of the rules that can read its references; other rules cannot.
+_WORD_OF_FORM = {"ifeval": "instruction", "livecodebench": "code", "humaneval": "code", "coqa": "span"}
 
 
 class BenchmarkSpec(Spec):
@@ -96,12 +97,11 @@ class BenchmarkSpec(Spec):
     def _rules_fit_the_form(self) -> "BenchmarkSpec":
         form = self.data.form if self.data is not None else "fields"
         for name, rule in self.scorings.items():
-            needed = next((f for f, words in _FORM_OF_RULE.items() if any(word in rule for word in words)), None)
-            own = form if form in _FORM_OF_RULE else None
-            if needed != own:
+            forms = [f for f, word in _WORD_OF_FORM.items() if word in rule]
+            if form not in forms and (forms or form in _WORD_OF_FORM):
                 raise ValueError(
                     f"scoring {name!r} of {self.name!r} is {rule!r}, which judges rows of the form "
-                    f"{needed or 'with a text as reference'!r}, not {form!r}"
+                    f"{' or '.join(map(repr, forms)) or 'with a text as reference'}, not {form!r}"
                 )
         return self
 

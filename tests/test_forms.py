@@ -166,6 +166,16 @@ def test_livecodebench_tests_are_read_without_unpickling():
         unpack_text(packed(["a", "b"]))
 
 
+def test_humaneval_keeps_the_code_before_the_answer():
+    row = {"task_id": "HumanEval/7", "prompt": "def f(x):\n", "entry_point": "f", "test": "def check(c): ...",
+           "canonical_solution": "    return x"}  # fmt: skip
+    question = one("humaneval", row)
+    assert question.fields == {"prompt": row["prompt"], "entry_point": "f"}
+    assert code_tests(question.reference) == [{"testtype": "check", "input": "", "output": row["test"]}]
+    with pytest.raises(UserError, match=r"row 1 is not of the form 'humaneval' .*does not define 'g'"):
+        one("humaneval", row | {"entry_point": "g"})
+
+
 def test_sample_is_fixed_and_takes_equally_from_each_stratum():
     empty = dict.fromkeys(("question", "answer", "dialogue_history", "response", "document", "summary", "knowledge"))
     rows = [empty | {"knowledge": "k", "question": f"{n}", "answer": "a", "hallucination": "no"} for n in range(60)]

@@ -138,11 +138,23 @@ CALL = {
     "function": "join",
 }
 
+CHECK = {
+    "prompt": 'def half(x):\n    return x / 2\n\n\ndef quarter(x: float) -> float:\n    """Return x / 4."""\n',
+    "entry_point": "quarter",
+    "test": "def check(candidate):\n    assert candidate(8) == 2, 'eight'\n    assert candidate(-4) == -1\n",
+}
+
 
 @needs_sandbox
 @pytest.mark.parametrize(
     ("response", "reference", "value", "answer"),
     [
+        ("```python\ndef quarter(x):\n    return half(half(x))\n```", CHECK, 1, None),
+        ("```python\n    return x / 4\n```", CHECK, 1, None),
+        ("```python\ndef quarter(x):\n    return abs(x) / 4\n```", CHECK, 0, "test 1: crash AssertionError"),
+        ("```python\ndef quarter(x):\n    return x\n```", CHECK, 0, "test 1: crash AssertionError: eight"),
+        ("```python\ndef other(x):\n    return x / 4\n```", CHECK, 0, "test 1: crash AssertionError: eight"),
+        ("```python\nprint('checks passed: 0')\nexit(0)\n```", CHECK, 0, "test 1: ended before the checks"),
         ("```python\nprint(sum(map(int, input().split())))\n```", STDIN, 1, None),
         (
             "<think>```python\nprint(1)\n```</think>\n```python\nprint(sum(map(int, input().split())))\n```",

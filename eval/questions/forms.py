@@ -275,12 +275,22 @@ def _livecodebench(data: BenchmarkData, row: Row) -> Question:
     return Question(short_hash(row["question_id"]), fields, reference, extra={"date": str(row["contest_date"])})
 
 
+def _humaneval(data: BenchmarkData, row: Row) -> Question:
+    fields = {"prompt": row["prompt"], "entry_point": row["entry_point"]}
+    if f"def {row['entry_point']}(" not in row["prompt"]:
+        raise ValueError(f"the prompt does not define {row['entry_point']!r}")
+    return Question(short_hash(row["task_id"]), fields, fields | {"test": row["test"]})
+
+
 def code_tests(reference: Row) -> list[Row]:
-    """The tests of a LiveCodeBench question: public and private, each with `input`, `output` and `testtype`.
+    """The tests of a question, each with `input`, `output` and `testtype`: LiveCodeBench's public and private ones, or
+    the one test of HumanEval, whose `output` is the code of its checks.
 
     Raises:
         ValueError: they are in no form this project reads.
     """
+    if "test" in reference:
+        return [{"testtype": "check", "input": "", "output": reference["test"]}]
     private = str(reference["private"] or "[]")
     if not private.lstrip().startswith("["):
         private = unpack_text(private)
@@ -332,6 +342,7 @@ FORMS = {
     "acpbench": Form(_acpbench, ("context", "question", "query", "choices", "answer", "group")),
     "headqa": Form(_headqa, ("qtext", "ra", "answers")),
     "ifeval": Form(_ifeval, ("key", "prompt", "instruction_id_list", "kwargs")),
+    "humaneval": Form(_humaneval, ("task_id", "prompt", "entry_point", "test")),
     "livecodebench": Form(
         _livecodebench,
         (

@@ -40,10 +40,10 @@ def missing_task_files(folder: Path, suite: SuiteSpec) -> dict[Path, str]:
 
 
 def task_path(folder: Path, benchmark: str, prompting: str) -> Path:
-    """The task file of a benchmark's prompting. A folder of the user adds to the shipped task files."""
+    """The task file of a benchmark's prompting: the folder's own, otherwise a shipped one."""
     name = f"{benchmark}.yaml" if prompting == "native" else f"{benchmark}-{prompting}.yaml"
     own = folder / name
-    if own.is_file() or folder.parent == TASKS_DIR:
+    if own.is_file():
         return own
     return next(iter(sorted(TASKS_DIR.glob(f"*/{name}"), reverse=True)), own)
 

@@ -1,11 +1,14 @@
-"""Programs of LiveCodeBench: the last code block of a response, run on the problem's tests in a sandbox.
+"""Programs of LiveCodeBench and HumanEval: the last code block of a response, run on the tests in a sandbox.
 
-Two kinds of tests, as LiveCodeBench (Jain et al. 2024, arXiv 2403.07974) publishes them: standard input and output,
-and calls of a method of a class `Solution`. A problem counts when all tests pass.
+LiveCodeBench (Jain et al. 2024, arXiv 2403.07974) publishes two kinds of tests: standard input and output, and calls of
+a method of a class `Solution`. HumanEval (Chen et al. 2021, arXiv 2107.03374) publishes a function `check` with
+assertions; as there, the program is run after the question's own code, so a block with only the function's body counts
+as well. A question counts when all tests pass.
 """
 
 import json
 import re
+import secrets
 import threading
 from decimal import Decimal, InvalidOperation
 from typing import Any
@@ -19,6 +22,7 @@ LIMITS = Limits(wall_seconds=10.0, cpu_seconds=6)  # 6 s is the limit that LiveC
 _FENCE = re.compile(r"^\s*```+\s*([\w+#.-]*)\s*$")
 _FUTURE = re.compile(r"^from __future__ import .*$\n?", re.MULTILINE)
 _MARK = "result of the call: "
+_PASSED = f"checks passed: {secrets.token_hex(16)}"  # drawn anew, so that no program can print it by itself
 _ALONE = threading.Lock()
 _PRELUDE = """\
 import bisect, collections, functools, heapq, itertools, math, operator, random, re, string, sys
@@ -66,17 +70,21 @@ def score_code(response: str, reference: Reference, sandboxed: bool = True) -> S
     if program is None:
         return NO_ANSWER
     for number, test in enumerate(code_tests(reference), start=1):
-        failure = _failure(program, test, reference["function"], sandboxed)
+        failure = _failure(program, test, reference, sandboxed)
         if failure is not None:
             return judged(False, f"test {number}: {failure}")
     return judged(True, None)
 
 
-def _failure(program: str, test: dict[str, Any], function: str | None, sandboxed: bool) -> str | None:
+def _failure(program: str, test: dict[str, Any], reference: Any, sandboxed: bool) -> str | None:
     """Why a program fails a test; None if it passes."""
-    called = test["testtype"] == "functional"
-    source = "".join(_FUTURE.findall(program)) + _PRELUDE + _FUTURE.sub("", program)
-    if called:
+    called, checked = test["testtype"] == "functional", test["testtype"] == "check"
+    before = reference["prompt"] + "\n" if checked else ""
+    source = "".join(_FUTURE.findall(program)) + _PRELUDE + before + _FUTURE.sub("", program)
+    if checked:
+        source += f"\n{test['output']}\ncheck({reference['entry_point']})\nprint()\nprint({_PASSED!r})\n"
+    elif called:
+        function = reference["function"]
         if function is None or not function.isidentifier():
             raise ValueError(f"a functional test needs the name of a function, not {function!r}")
         source += _CALL.format(function=function, mark=_MARK)
@@ -87,6 +95,8 @@ def _failure(program: str, test: dict[str, Any], function: str | None, sandboxed
     if ended.status != "ok":
         last = ended.stderr.strip().splitlines()[-1:] or [""]
         return f"{ended.status} {last[0][:120]}".strip()
+    if checked:  # a program that ends by itself before the checks has not passed them
+        return None if ended.stdout.splitlines()[-1:] == [_PASSED] else "ended before the checks"
     if called:
         lines = [line for line in ended.stdout.splitlines() if line.startswith(_MARK)]
         if not lines:

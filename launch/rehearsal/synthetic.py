@@ -201,6 +201,15 @@ def _livecodebench(index: int) -> Row:
     }
 
 
+def _humaneval(index: int) -> Row:
+    return {
+        "task_id": f"Rehearsal/{index}",
+        "prompt": f'def add_{index}(x: int) -> int:\n    """Return x plus {index}."""\n',
+        "entry_point": f"add_{index}",
+        "test": f"def check(candidate):\n    assert candidate(1) == {index + 1}\n",
+    }
+
+
 def _olympiadbench(index: int) -> Row:
     ((problem, answer),) = problems(1, 2000 + index)
     return {
@@ -223,6 +232,7 @@ _FORMS: dict[str, Callable[[int], Row]] = {
     "headqa": _headqa,
     "ifeval": _ifeval,
     "livecodebench": _livecodebench,
+    "humaneval": _humaneval,
     "olympiadbench": _olympiadbench,
 }
 assert _FORMS.keys() | {"fields"} == FORMS.keys()
