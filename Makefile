@@ -11,7 +11,7 @@ export HF_HUB_DISABLE_TELEMETRY := 1
 ENGINES := .venv-engines
 ENGINES_STAMP := $(ENGINES)/.installed
 
-.PHONY: setup setup-engines study smoke test test-slow rehearse-all test-gpu test-engines check docs bench clean
+.PHONY: setup setup-engines study smoke real test test-slow rehearse-all test-gpu test-engines check docs bench clean
 
 setup: $(STAMP)
 
@@ -53,6 +53,17 @@ study: setup
 
 smoke: setup
 	$(BIN)/transfer run recipes/pocket/smoke.yaml
+
+# The comparison on a real language model (docs/smollm2.md): hours on two CPU cores.
+#   make real MODEL=DIR DATA=FOLDER       without a network: a local model, and its data under their publishers' names
+MODEL ?= HuggingFaceTB/SmolLM2-135M-Instruct
+DATA ?=
+SMOLLM2 := recipes/smollm2-135m
+real: setup
+	$(BIN)/python $(SMOLLM2)/prepare.py $(if $(DATA),--from $(DATA))
+	test -d $(MODEL) || $(BIN)/transfer fetch $(SMOLLM2)/warm_start.yaml model.path=$(MODEL)
+	$(BIN)/transfer run $(SMOLLM2)/warm_start.yaml model.path=$(MODEL)
+	$(BIN)/transfer run $(SMOLLM2)/matched.yaml
 
 # Processes that run tests. The files that need no finished study come first: the studies are made meanwhile.
 TEST_PROCESSES ?= 2
