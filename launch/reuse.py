@@ -77,7 +77,7 @@ def _missing(stages: Sequence[Stage], study_dir: Path) -> Iterator[Stage]:
 
 
 def _sources(stage: Stage, study_dir: Path, needs: dict[str, dict[str, Any] | None]) -> Iterator[Source]:
-    """Where the stage is finished with the same inputs, code and packages; the latest first.
+    """Where the stage is finished with the same inputs, code and packages: first where it was made, the latest first.
 
     Args:
         stage: the stage.
@@ -101,7 +101,9 @@ def _sources(stage: Stage, study_dir: Path, needs: dict[str, dict[str, Any] | No
                 }
                 if (manifest["input_hash"], manifest["code"], made_by) == wanted:
                     found.append(Source(study, manifest))
-    yield from sorted(found, key=lambda source: source.manifest["completed"], reverse=True)
+    yield from sorted(
+        found, key=lambda one: ("reused_from" not in one.manifest, one.manifest["completed"]), reverse=True
+    )
 
 
 def _studies_beside(study_dir: Path) -> list[Path]:

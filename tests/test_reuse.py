@@ -64,6 +64,13 @@ def test_stages_with_the_same_inputs_are_taken_over_with_equal_hashes(tmp_path, 
     assert "arm grpo" in lock["declared"]
 
 
+def test_a_third_study_takes_from_the_one_that_made_the_stages(tmp_path):
+    make(tmp_path / "old")
+    for name in ("between", "new"):
+        assert take(tmp_path / name) == dict.fromkeys(FILES, "done")
+        assert {read_manifest(tmp_path / name / stage)["reused_from"] for stage in FILES} == {"../old"}
+
+
 def test_what_may_be_written_into_again_is_copied(tmp_path):
     old, new = make(tmp_path / "old"), tmp_path / "new"
     take(new)

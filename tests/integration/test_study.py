@@ -327,14 +327,14 @@ def test_help(arguments, transfer):
 
 
 def test_a_study_beside_another_takes_over_what_both_share(smoke_study, transfer, tmp_path):
-    """The arms are made again, and from the same base and corpus they would be the same; only the base is asked for."""
+    """Up to the base's evaluation nothing is left to do; the corpus, which that does not need, is in the plan."""
     shutil.copytree(smoke_study, tmp_path / "old")
     arguments = ["run", SMOKE, "arms.grpo.beta=0.04", "--out", tmp_path / "new", "--until", "eval/base"]
     result = transfer(*arguments)
     assert result.returncode == 0, result.stdout + result.stderr
-    assert f"reused   base, corpus, questions, eval/base of {tmp_path / 'old'} (--no-reuse" in result.stdout
+    assert f"reused   base, questions, eval/base of {tmp_path / 'old'} (--no-reuse" in result.stdout
     assert "start " not in result.stdout
-    for name in ("base", "corpus", "questions", "eval/base"):
+    for name in ("base", "questions", "eval/base"):
         before, after = (read_manifest(tmp_path / study / name) for study in ("old", "new"))
         assert after == before | {"reused_from": "../old"}
     assert "reused" not in transfer(*arguments).stdout
