@@ -71,6 +71,7 @@ def page_templates() -> Environment:
         "level": _level,
         "token": visible_token,
         "index_cell": index_cell,
+        "setting": _setting,
         "thousands": lambda number: f"{number:,}",
     }
     return environment
@@ -97,6 +98,11 @@ def render_page(transfer: Transfer, recipe: Recipe, figures: dict[str, Drawing],
         certainty=certainty(transfer),
         cards=cards(transfer),
     )
+
+
+def _setting(value: Any) -> Any:
+    """A value of a recipe as people write it."""
+    return "none" if value is None else {True: "yes", False: "no"}[value] if isinstance(value, bool) else value
 
 
 def _level(value: Estimate | float | None) -> str:
