@@ -44,6 +44,11 @@ def label(name: str) -> str:
     return " ".join(_WRITTEN.get(word, word) for word in words)
 
 
+def tick_text(text: str) -> str:
+    """A user's text in a figure: shortened, and never read as a formula."""
+    return (text if len(text) <= 24 else f"{text[:23]}…").replace("$", r"\$")
+
+
 _watermarks: list[str] = []
 
 

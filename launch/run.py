@@ -52,7 +52,15 @@ def check_site(tasks: Sequence[Task], site: SiteSpec) -> None:
         require_ready(members[0].recipe, [task.stage for task in members], study_dir, site)
 
 
-def run_stages(recipe: Recipe, study_dir: Path, stages: list[Stage], as_json: bool, until: str | None = None) -> int:
+def run_stages(
+    recipe: Recipe,
+    study_dir: Path,
+    stages: list[Stage],
+    as_json: bool,
+    until: str | None = None,
+    *,
+    with_reuse: bool = False,
+) -> int:
     """Check a recipe, then run its unfinished stages on this machine; returns the exit status."""
     require_runnable(recipe)
     require_ready(recipe, stages, study_dir)
@@ -63,7 +71,7 @@ def run_stages(recipe: Recipe, study_dir: Path, stages: list[Stage], as_json: bo
     refuse_if_queued(study_dir)
     # With --json, standard output carries the report alone and progress goes to standard error.
     with redirect_stdout(sys.stderr if as_json else sys.stdout):
-        return run_local(recipe, study_dir, stages, until)
+        return run_local(recipe, study_dir, stages, until, with_reuse=with_reuse)
 
 
 def run_on_slurm(root: Path, tasks: Sequence[Task], site: SiteSpec, until: str | None) -> int:

@@ -219,20 +219,27 @@ def _now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
-def environment() -> dict[str, Any]:
-    """Versions, commit and hardware; no host name, path or environment variable."""
-    versions = {}
+def package_versions() -> dict[str, str]:
+    """Versions of Python and of the packages that results depend on, and the processor's architecture."""
+    versions = {"python": platform.python_version(), "machine": platform.machine()}
     for package in _PACKAGES:
         try:
             versions[package] = metadata.version(package)
         except metadata.PackageNotFoundError:
             versions[package] = "absent"
+    return versions
+
+
+def environment() -> dict[str, Any]:
+    """Versions, commit and hardware; no host name, path or environment variable."""
+    versions = package_versions()
+    python, machine = versions.pop("python"), versions.pop("machine")
     return {
         "git_commit": _git("rev-parse", "HEAD"),
         "git_dirty": bool(_git("status", "--porcelain", "--untracked-files=no")),
-        "python": platform.python_version(),
+        "python": python,
         "packages": versions,
-        "machine": platform.machine(),
+        "machine": machine,
         "cpu_count": os.cpu_count(),
     }
 

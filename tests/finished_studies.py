@@ -28,7 +28,7 @@ def main(folder: Path, wanted: list[str]) -> None:
 
 
 def _make(study: Path, *settings: str) -> None:
-    result = run_fresh(["run", str(SMOKE), "--out", str(study), *settings])
+    result = run_fresh(["run", str(SMOKE), "--out", str(study), "--no-reuse", *settings])
     written = study.with_suffix(".tmp")
     written.write_text(json.dumps([result.returncode, result.stdout + result.stderr]))
     os.replace(written, study.with_suffix(".json"))

@@ -1,5 +1,8 @@
 """Small transfer reports for tests: what a test does not set has an empty or neutral value."""
 
+from eval.report.ablation_page import draw_ablation, render_ablation
+from eval.report.ablation_verdict import conclude
+from eval.report.response_curves import PointResult, response_curves
 from eval.report.schema import SCHEMA_VERSION, ArmResult, Transfer
 
 
@@ -56,3 +59,57 @@ def make_transfer(**parts) -> Transfer:
 
 def reading(base, arms):
     return {"base": base, "arms": arms, "contrasts": [], "cells": {}}
+
+
+RUN = {
+    "presented_problems": 8,
+    "contributed_problems": 6,
+    "exposures": 16,
+    "completions": 64,
+    "correct_completions": 32,
+    "prompt_tokens": 900,
+    "generated_tokens": 12_000,
+    "trained_tokens": 9_000,
+    "generate_flops": 1e12,
+    "reference_flops": 0.0,
+    "train_flops": 2e12,
+}
+
+
+def ablation_point(rate, gains, *, key="train.learning_rate", warnings=(), hours=None, status="matched"):
+    """A finished point of an ablation with one axis. `gains`: arm -> gain of every group, ±3 points."""
+    groups = {"math": [], "other_reasoning": [], "non_reasoning": []}
+    arms = {
+        arm: arm_values({group: estimate(v, v - 3, v + 3) for group, v in zip(groups, values, strict=True)})
+        for arm, values in gains.items()
+    }
+    budget = {arm: [RUN, RUN | {"generated_tokens": 14_000}] for arm in gains}
+    transfer = make_transfer(
+        arms=arms, groups=groups, seeds=[0, 1], budget=budget, warnings=list(warnings), status=status
+    )
+    return PointResult(f"lr-{rate}", {key: rate}, {key: rate, "seeds": [0, 1]}, {"base": "1"}, transfer, hours or {})
+
+
+RATES = [
+    ablation_point(1e-4, {"off_policy_sft": (8.0, -6.0, -2.0), "grpo": (5.0, 1.0, 0.5), "rejection": (1.0, -1.0, 0.0)}),
+    ablation_point(
+        2e-4,
+        {"off_policy_sft": (20.0, -9.0, -4.0), "grpo": (14.0, 0.5, 4.0), "rejection": (2.0, -2.0, 0.0)},
+        hours={"grpo": 0.25},
+        warnings=[{"code": "few_questions", "message": "few independent questions: <b>aime</b> (30)"}],
+    ),
+    ablation_point(
+        4e-4, {"off_policy_sft": (21.0, -30.0, -20.0), "grpo": (15.0, -8.0, 1.0), "rejection": (-9.0, -9.0, -9.0)}
+    ),
+]
+"""Off-policy SFT gains most at 2e-4 and 4e-4, which cannot be told apart; rejection gains nowhere."""
+
+
+def ablation_page(path, points, missing=(), title="Gains along the learning rate"):
+    """Write the page of an ablation over one axis and return its path."""
+    curves = response_curves(points, list(points[0].values), paired=False)
+    found = conclude(curves, missing)
+    figures = draw_ablation(curves, found)
+    page = render_ablation(curves, found, missing, figures, name="made-up", title=title, clock_unit="GPU-hours")
+    path.write_text(page)
+    return path

@@ -184,10 +184,10 @@ def test_points_that_differ_elsewhere_are_refused_with_the_list():
 
 def test_the_figure_has_a_panel_for_each_group_and_rings():
     curves = response_curves(POINTS, ["train.learning_rate"], paired=False)
-    svg = curves_figure(curves, 0)
+    svg = curves_figure(curves, 0).svg
     ringed = svg.count("stroke-width: 1.6")
     nowhere = {arm: replace(chosen, within=False) for arm, chosen in curves.matched.items()}
-    assert ringed > curves_figure(replace(curves, matched=nowhere), 0).count("stroke-width: 1.6")
+    assert ringed > curves_figure(replace(curves, matched=nowhere), 0).svg.count("stroke-width: 1.6")
     assert svg.count("mean gain over the base") == 1
     assert "other reasoning" in svg
     assert "train.learning_rate" in svg
@@ -230,6 +230,10 @@ def test_a_smoke_ablation_shares_its_base_and_draws_its_curve(smoke_study, trans
         assert math.isfinite(row["arms"]["grpo"]["math"]["estimate"])
     assert "gains along arms.grpo.learning_rate" in result.stdout
     assert (made.root / "report" / "arms-grpo-learning_rate.svg").exists()
+    page = (made.root / "report" / "index.html").read_text()
+    for row in curves["points"]:
+        gain = row["arms"]["grpo"]["math"]
+        assert f"{gain['estimate']:+.1f} [{gain['low']:+.1f}, {gain['high']:+.1f}]".replace("-0.0", "+0.0") in page
     again = transfer(*arguments)
     assert "start " not in again.stdout
     assert transfer("status", made.root).returncode == 0

@@ -111,7 +111,9 @@ def _forest(cells: dict[str, dict[str, tuple[Estimate | None, str]]], groups: li
                 value, reason = cells[arm][group]
                 colour = PALETTE[number % len(PALETTE)]
                 if value is None:
-                    axis.annotate(reason, (0, row), color=colour, va="center", fontsize=9)
+                    axis.annotate(
+                        reason, (0, row), (6, 0), textcoords="offset points", color=colour, va="center", fontsize=9
+                    )
                 else:
                     low, high = value.low, value.high
                     axis.plot([low, high], [row, row], color=colour, lw=2)
@@ -121,6 +123,9 @@ def _forest(cells: dict[str, dict[str, tuple[Estimate | None, str]]], groups: li
                 row -= 1.0
             row -= 0.5
         axis.axvline(0, color=INK, lw=1)
+        axis.set_ylim(row + 0.9, 0.6)  # also where rows have no mark
+        if not any(value for groups_ in cells.values() for value, _ in groups_.values()):
+            axis.set_xticks([0])
         axis.set_yticks(ticks, names)
         axis.grid(axis="y", visible=False)
         axis.set_xlabel(title)

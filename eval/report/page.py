@@ -53,8 +53,8 @@ def with_clock(trajectory: Trajectory | None, clock: dict[str, Any]) -> Trajecto
     return None if trajectory is None else trajectory.with_hours(hours)
 
 
-def render_page(transfer: Transfer, recipe: Recipe, figures: dict[str, Drawing], clock: dict[str, Any]) -> str:
-    """The page. Everything but the figures is escaped, and its policy forbids scripts and requests."""
+def page_templates() -> Environment:
+    """The templates of pages, which escape everything that is not marked as safe."""
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent / "templates"),
         autoescape=True,
@@ -71,12 +71,19 @@ def render_page(transfer: Transfer, recipe: Recipe, figures: dict[str, Drawing],
         "level": _level,
         "token": visible_token,
         "index_cell": index_cell,
+        "setting": _setting,
         "thousands": lambda number: f"{number:,}",
     }
-    environment.globals["index_text"] = index_text
+    return environment
+
+
+def render_page(transfer: Transfer, recipe: Recipe, figures: dict[str, Drawing], clock: dict[str, Any]) -> str:
+    """The page. Everything but the figures is escaped, and its policy forbids scripts and requests."""
     trajectory = with_clock(transfer.trajectory, clock)
     # The SVG text comes from matplotlib, which escapes labels, also those with tokens of models in them.
     safe = {name: Markup(drawing.svg) for name, drawing in figures.items()}
+    environment = page_templates()
+    environment.globals["index_text"] = index_text
     return environment.get_template("report.html.j2").render(
         t=transfer,
         recipe=recipe,
@@ -91,6 +98,11 @@ def render_page(transfer: Transfer, recipe: Recipe, figures: dict[str, Drawing],
         certainty=certainty(transfer),
         cards=cards(transfer),
     )
+
+
+def _setting(value: Any) -> Any:
+    """A value of a recipe as people write it."""
+    return "none" if value is None else {True: "yes", False: "no"}[value] if isinstance(value, bool) else value
 
 
 def _level(value: Estimate | float | None) -> str:

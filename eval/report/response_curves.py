@@ -4,14 +4,14 @@ Its inputs are the finished reports of all points (`transfer.json`), each with t
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from matplotlib import pyplot as plt
 from pydantic import TypeAdapter
 
-from eval.drawing import PALETTE, STYLE, label, to_svg
-from eval.report.schema import Transfer
+from eval.drawing import INK, PALETTE, STYLE, Drawing, draw, label, tick_text
+from eval.report.schema import Budget, Transfer
 from eval.report.wording import points as points_text
 from eval.statistics.decisions import comparable, gained
 from eval.statistics.values import Estimate
@@ -30,6 +30,8 @@ class PointResult:
     made_by: Mapping[str, Any]
     """Version of the code and of the packages behind every stage."""
     transfer: Transfer
+    hours: Mapping[str, float] = field(default_factory=dict)
+    """Arm -> hours of all processes of one run, mean over seeds."""
 
 
 def require_comparable(points: Sequence[PointResult], axes: Sequence[str]) -> None:
@@ -56,14 +58,30 @@ def require_comparable(points: Sequence[PointResult], axes: Sequence[str]) -> No
 
 
 @dataclass(frozen=True)
+class Cost:
+    """What one run of an arm took, mean over seeds."""
+
+    generated_tokens: float
+    trained_tokens: float
+    flops: float
+    hours: float | None
+
+
+@dataclass(frozen=True)
 class CurvePoint:
     """Gains of all arms at one point."""
 
     point: str
     values: dict[str, Any]
     status: str
+    seeds: int
     arms: dict[str, dict[str, Estimate]]
     """Arm -> group -> gain."""
+    costs: dict[str, Cost]
+    """Of the arms that the point trained."""
+    warnings: list[str]
+    cut_off: list[str]
+    """Arms with a score that says nothing: every response to a benchmark was cut off, theirs or the base's."""
 
 
 @dataclass(frozen=True)
@@ -128,7 +146,11 @@ def response_curves(points: Sequence[PointResult], axes: Sequence[str], paired: 
             point.name,
             dict(point.values),
             point.transfer.status,
+            len(point.transfer.seeds),
             {arm: dict(result.groups) for arm, result in point.transfer.arms.items()},
+            {arm: _cost(rows, point.hours.get(arm)) for arm, rows in point.transfer.budget.items() if rows},
+            [warning.message for warning in point.transfer.warnings],
+            [arm for arm in point.transfer.arms if point.transfer.warnings_of("all_truncated", arm)],
         )
         for point in points
     ]
@@ -152,6 +174,14 @@ def response_curves(points: Sequence[PointResult], axes: Sequence[str], paired: 
     )
 
 
+def _cost(seeds: Sequence[Budget], hours: float | None) -> Cost:
+    generated, trained, flops = (
+        sum(getattr(row, name) for row in seeds) / len(seeds)
+        for name in ("generated_tokens", "trained_tokens", "flops")
+    )
+    return Cost(generated, trained, flops, hours)
+
+
 def _matched(rows: Sequence[CurvePoint], arm: str, trained: str, target: float) -> Matched:
     nearest = min(rows, key=lambda row: abs(row.arms[arm][trained].estimate - target))
     gain = nearest.arms[arm][trained]
@@ -169,8 +199,8 @@ def _curves(rows: Sequence[CurvePoint], axes: Sequence[str], paired: bool) -> li
     return [curve for curve in found.values() if len(curve.points) > 1]
 
 
-def curves_figure(curves: ResponseCurves, number: int) -> str:
-    """One curve as SVG: a panel for each group of benchmarks, a line for each arm, matched points ringed."""
+def curves_figure(curves: ResponseCurves, number: int) -> Drawing:
+    """One curve: a panel for each group of benchmarks, a line for each arm, matched points ringed."""
     curve = curves.curves[number]
     members = [curves.row(name) for name in curve.points]
     values = [row.values[curve.axis] for row in members]
@@ -196,15 +226,15 @@ def curves_figure(curves: ResponseCurves, number: int) -> str:
             if numbers and min(places) > 0 and max(places) / min(places) > 8:
                 axis.set_xscale("log")
             else:
-                axis.set_xticks(places, [str(value) for value in values])
-            axis.axhline(0, color="#444", lw=1)
+                axis.set_xticks(places, [tick_text(str(value)) for value in values])
+            axis.axhline(0, color=INK, lw=1)
             axis.set_title(label(group), loc="left", fontsize=11)
             axis.set_xlabel(curve.axis)
         axes[0][0].set_ylabel("mean gain over the base (points)")
         handles, names = axes[0][0].get_legend_handles_labels()
         figure.legend(handles, names, loc="upper center", ncols=len(names), frameon=False, bbox_to_anchor=(0.5, 1.08))
         figure.tight_layout()
-        return to_svg(figure)
+        return draw(figure)
 
 
 def format_curves(curves: ResponseCurves) -> str:
@@ -223,14 +253,14 @@ def format_curves(curves: ResponseCurves) -> str:
                 cells = "".join(f"{points_text(row.arms[arm][group]):>26}" for group in groups)
                 mark = " *" if chosen is not None and chosen.point == name and chosen.within else ""
                 lines.append(f"  {row.values[curve.axis]!s:<{width - 2}}{cells}{mark}")
-    lines += ["", *_conclusion(curves, width)]
+    lines += ["", *_equal_gain(curves, width)]
     stamped = [row.point for row in curves.points if row.status == "UNMATCHED"]
     if stamped:
         lines += ["", f"UNMATCHED arms within: {', '.join(stamped)}"]
     return "\n".join(lines)
 
 
-def _conclusion(curves: ResponseCurves, width: int) -> list[str]:
+def _equal_gain(curves: ResponseCurves, width: int) -> list[str]:
     """The arms at an equal gain, or why they are not compared."""
     trained = label(curves.trained_group)
     if curves.matched_gain is None:

@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 from eval.drawing import label
 from eval.forgetting.schema import EqualGain
 from eval.report.schema import Budget, Transfer
-from eval.report.wording import bounded_text, points
-from eval.statistics.decisions import fell, gained, may_lose, preferred, worst_group
+from eval.report.wording import bounded_text, change_text, intervals_text, points, sentence_start
+from eval.statistics.decisions import gained, may_lose, preferred, worst_group
 from eval.statistics.values import Estimate
 
 
@@ -88,7 +88,7 @@ def verdict(transfer: Transfer) -> Verdict:
     arm = take([name for name in risk if risk[name] == min(risk.values())])
     group = worst_group(transfer.arms[arm].groups, trained)
     numbers = [_number(gain[arm], f"gain of {label(arm)} on {label(trained)}, points")]
-    sentences = [f"{_start(arm)} gained {points(gain[arm])} points on {label(trained)}."]
+    sentences = [f"{sentence_start(arm)} gained {points(gain[arm])} points on {label(trained)}."]
     if group is None:
         return Verdict(f"Ship {label(arm)}. No other group was measured.", sentences, numbers, arm)
     worst = transfer.arms[arm].groups[group]
@@ -96,7 +96,7 @@ def verdict(transfer: Transfer) -> Verdict:
         _number(worst, f"change on {label(group)}, the group that may have lost most"),
         Number(f"{risk[arm]:.1f}", "", "smallest loss to allow for `transfer gate` to pass it, points"),
     ]
-    sentences.append(f"Of the other groups {label(group)} may have lost most: {_change(worst)}.")
+    sentences.append(f"Of the other groups {label(group)} may have lost most: {change_text(worst)}.")
     sentences += _others(transfer, arm, risk, take(list(risk)))
     if risk[arm] == 0:
         answer = f"Ship {label(arm)}: it gained on {label(trained)} and no group lost anything."
@@ -128,8 +128,8 @@ def _others(transfer: Transfer, arm: str, risk: dict[str, float], most: str) -> 
         assert group is not None
         more = f" It gained more on {label(trained)}, {_pair(transfer, other, arm, trained)}." if other == most else ""
         sentences.append(
-            f"{_start(other)} may have lost {risk[other]:.1f} points: on {label(group)} "
-            f"{_change(transfer.arms[other].groups[group])}; {_pair(transfer, other, arm, group)}.{more}"
+            f"{sentence_start(other)} may have lost {risk[other]:.1f} points: on {label(group)} "
+            f"{change_text(transfer.arms[other].groups[group])}; {_pair(transfer, other, arm, group)}.{more}"
         )
     silent = [label(name) for name in transfer.arms if name not in risk]
     if silent:
@@ -143,17 +143,6 @@ def _pair(transfer: Transfer, first: str, second: str, group: str) -> str:
         if {pair.first, pair.second} == {first, second}:
             return f"{label(pair.first)} − {label(pair.second)} is {points(pair.groups[group])} there"
     raise ValueError(f"{first} and {second} are not compared")
-
-
-def _change(gain: Estimate) -> str:
-    if fell(gain):
-        return f"it lost, {points(gain)}"
-    return f"it gained too, {points(gain)}" if gained(gain) else f"no change that can be told from zero, {points(gain)}"
-
-
-def _start(arm: str) -> str:
-    text = label(arm)
-    return text[:1].upper() + text[1:]
 
 
 def _number(gain: Estimate, meaning: str) -> Number:
@@ -211,14 +200,7 @@ def certainty(transfer: Transfer) -> list[str]:
         sentences.append(f"UNMATCHED: the arms differ in {len(transfer.differences)} further settings, listed below.")
     elif transfer.status == "unknown lineage":
         sentences.append("An arm was trained elsewhere; what it was trained on is unknown.")
-    seeds = len(transfer.seeds)
-    percent = f"{100 * transfer.confidence:.0f} % intervals"
-    if seeds > 1:
-        sentences.append(f"{percent} over questions and {seeds} training seeds.")
-    elif seeds == 1:
-        sentences.append(f"{percent} over questions. One training seed: another may differ by more than they say.")
-    else:
-        sentences.append(f"{percent} over questions.")
+    sentences.append(intervals_text(transfer.confidence, len(transfer.seeds)))
     if transfer.trajectory is not None and transfer.trajectory.equal_gain:
         sentences += _at_equal_gain(transfer.trajectory.equal_gain[-1], transfer.trained_group)
     return sentences

@@ -28,6 +28,27 @@ def bounded_text(value: PartialEstimate) -> str:
     return points(Estimate(estimate=value.estimate, low=value.low, high=value.high))
 
 
+def change_text(gain: Estimate) -> str:
+    """What became of a group: it lost, gained, or neither can be told."""
+    if fell(gain):
+        return f"it lost, {points(gain)}"
+    return f"it gained too, {points(gain)}" if gained(gain) else f"no change that can be told from zero, {points(gain)}"
+
+
+def intervals_text(confidence: float, seeds: int) -> str:
+    """What intervals of a study with so many training seeds cover."""
+    text = f"{100 * confidence:.0f} % intervals over questions"
+    if seeds > 1:
+        return f"{text} and {seeds} training seeds."
+    return f"{text}. One training seed: another may differ by more than they say." if seeds == 1 else f"{text}."
+
+
+def sentence_start(name: str) -> str:
+    """A name at the start of a sentence."""
+    text = label(name)
+    return text[:1].upper() + text[1:]
+
+
 def p_text(value: float) -> str:
     """A p-value with four digits; below what they show, the bound."""
     return "< 0.0001" if value < 0.0001 else f"{value:.4f}"

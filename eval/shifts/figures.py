@@ -8,7 +8,12 @@ from eval.drawing import INK, PALETTE, STYLE, Drawing, draw, label
 from eval.shifts.schema import Shifts
 from eval.statistics.values import Estimate
 
-_KIND_COLOURS = {"connective": PALETTE[1], "content": PALETTE[0], "format": PALETTE[6]}
+_KIND_FILLS: dict[str, dict[str, Any]] = {
+    "connective": {"fill": False, "hatch": "////"},
+    "content": {},
+    "format": {"alpha": 0.4},
+}
+"""Kinds of tokens by their filling, because colours are the arms'."""
 _LAYERS = (("pca_shift", "PCA shift (base's spread)"), ("cka", "linear CKA"))
 _WORDS = 12
 
@@ -109,15 +114,18 @@ def _bins(edges: list[float], form: str, whole: bool = False) -> list[str]:
 
 
 def words_figure(shifts: Shifts) -> Drawing:
-    """The tokens that each arm shifts most often, by kind."""
+    """The tokens that each arm shifts most often, by kind, on one axis."""
     arms = shifts.arms
     with plt.rc_context(STYLE):
-        figure, axes = plt.subplots(1, len(arms), figsize=(3.8 * len(arms), 0.8 + 0.28 * _WORDS), squeeze=False)
-        for axis, (arm, found) in zip(axes[0], arms.items(), strict=True):
+        figure, axes = plt.subplots(
+            1, len(arms), figsize=(3.8 * len(arms), 0.8 + 0.28 * _WORDS), sharex=True, squeeze=False
+        )
+        for number, (axis, (arm, found)) in enumerate(zip(axes[0], arms.items(), strict=True)):
+            colour = PALETTE[number % len(PALETTE)]
             words = found.shifted.words[:_WORDS]
             per = 1000 / max(1, found.own_tokens)
             for place, word in enumerate(words):
-                axis.barh(-place, word.shifted * per, color=_KIND_COLOURS[word.kind], height=0.75)
+                axis.barh(-place, word.shifted * per, color=colour, height=0.75, **_KIND_FILLS[word.kind])
             # A dollar sign would begin mathematics.
             names = [visible_token(word.text).replace("$", r"\$") for word in words]
             axis.set_yticks([-place for place in range(len(words))], names, family="monospace", fontsize=9)
@@ -126,9 +134,9 @@ def words_figure(shifts: Shifts) -> Drawing:
             axis.set_xlabel("shifted, of 1000 tokens")
             if not words:
                 axis.text(0.5, 0.5, "none", transform=axis.transAxes, ha="center", color=INK)
-        handles = [plt.Rectangle((0, 0), 1, 1, color=colour) for colour in _KIND_COLOURS.values()]
+        handles = [plt.Rectangle((0, 0), 1, 1, color=INK, **fill) for fill in _KIND_FILLS.values()]
         figure.legend(
-            handles, list(_KIND_COLOURS), loc="upper center", ncols=3, frameon=False, bbox_to_anchor=(0.5, 1.06)
+            handles, list(_KIND_FILLS), loc="upper center", ncols=3, frameon=False, bbox_to_anchor=(0.5, 1.06)
         )
         figure.tight_layout()
         return draw(figure)

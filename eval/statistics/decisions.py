@@ -80,12 +80,15 @@ def preferred(
         risk: the largest loss that each model may have had elsewhere.
         difference: gain of one model minus that of another.
     """
+    equals = ties(gain, difference)
+    return min(equals, key=lambda key: (risk[key], -gain[key].low)) if equals else None
+
+
+def ties(gain: Mapping[Key, Bounded], difference: Callable[[Key, Key], Bounded]) -> list[Key]:
+    """The models with a gain that cannot be told from the one with the highest lower end, that one among them."""
     gaining = [key for key in gain if gained(gain[key])]
-    if not gaining:
-        return None
-    best = max(gaining, key=lambda key: gain[key].low)
-    ties = [key for key in gaining if key == best or not differs(difference(best, key))]
-    return min(ties, key=lambda key: (risk[key], -gain[key].low))
+    best = max(gaining, key=lambda key: gain[key].low, default=None)
+    return [key for key in gaining if best is not None and (key == best or not differs(difference(best, key)))]
 
 
 def comparable(gains: Collection[Bounded]) -> bool:

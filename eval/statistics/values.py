@@ -1,5 +1,6 @@
 """Estimates as they are stored in `transfer.json`: rounded, immutable, checked when read."""
 
+from math import hypot
 from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ConfigDict
@@ -32,6 +33,18 @@ class Estimate(Values):
 
     def __neg__(self) -> "Estimate":
         return Estimate(estimate=-self.estimate, low=-self.high, high=-self.low)
+
+    def minus(self, other: "Estimate") -> "Estimate":
+        """The difference as if the two were independent (MOVER, Zou and Donner 2008, Stat. Med. 27, 1693).
+
+        Where they share questions it is as a rule too wide.
+        """
+        difference = self.estimate - other.estimate
+        below = hypot(self.estimate - self.low, other.high - other.estimate)
+        above = hypot(self.high - self.estimate, other.estimate - other.low)
+        return Estimate(
+            estimate=round(difference, 3), low=round(difference - below, 3), high=round(difference + above, 3)
+        )
 
 
 class PartialEstimate(Values):

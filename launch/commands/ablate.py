@@ -1,9 +1,9 @@
-"""`transfer ablate`: run a recipe at several points, draw the curves, or choose learning rates."""
+"""`transfer ablate`: run a recipe at several points and write their page, or choose learning rates."""
 
 import argparse
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +13,8 @@ from launch.execution.processes import read_run
 from recipes.errors import UserError
 
 if TYPE_CHECKING:
+    from eval.report.ablation_verdict import Missing
+    from eval.report.response_curves import PointResult
     from launch.ablation import Ablation
 
 Frontier = Mapping[str, Mapping[str, Mapping[str, float]]]
@@ -38,7 +40,8 @@ Frontier = Mapping[str, Mapping[str, Mapping[str, float]]]
 )
 def ablate(options: argparse.Namespace) -> int:
     """Run a recipe, or a file of recipes/ablations/, at every combination of the given values, with everything the
-    points share run once, and draw the gains along each axis. With the folder of a finished ablation: draw them again.
+    points share run once, and write a page: the value to take, what it costs, how sure. With the folder of an ablation:
+    write the page again from the points that are finished. Exit status 1 if one is not.
     """
     from launch.ablation import ABLATION_FILE, load_ablation, read_ablation
     from launch.planning.preflight import check_before_running
@@ -74,20 +77,39 @@ def _run(ablation: "Ablation", options: argparse.Namespace) -> int:
     if site is not None:
         return run_on_slurm(ablation.root, tasks, site, options.until)
     note_run(ablation.root, local_run(options.until))
-    return ablation.run(options.until) or conclude(ablation, options)
+    return run_and_conclude(ablation, options.until, options)
+
+
+def run_and_conclude(ablation: "Ablation", until: str | None, options: argparse.Namespace) -> int:
+    """Run an ablation here and print its result, also where a point failed; returns the exit status."""
+    from launch.execution.failures import INTERRUPTED, STOPPED
+
+    status = ablation.run(until)
+    if status in (STOPPED, INTERRUPTED) or (status and until not in (None, "report")):
+        return status
+    if status and not finished_points(ablation):
+        return status
+    return conclude(ablation, options) or status
 
 
 def conclude(ablation: "Ablation", options: argparse.Namespace) -> int:
-    """Print the result of a finished ablation: its curves, or the choice of learning rates; returns the exit status."""
+    """Print the result of an ablation: its conclusion, or the choice of learning rates. Exit status 1: points lack."""
     until = read_run(ablation.root).get("until")
     if until in (None, "report"):
-        curves, text = report(ablation)
+        values, text, unfinished = report(ablation)
     elif until == "eval":
-        curves, text = show_rates(ablation)
+        (values, text), unfinished = show_rates(ablation), []
     else:
         return 0
-    print_result(options, curves, text)
-    return 0
+    print_result(options, values, text)
+    for one in unfinished:
+        print(f"transfer: point {one.point} is not finished: {one.reason}", file=sys.stderr)
+    if unfinished:
+        print(
+            f"transfer: `transfer status {ablation.root}` shows the state, `transfer resume {ablation.root}` continues",
+            file=sys.stderr,
+        )
+    return 1 if unfinished else 0
 
 
 def describe(ablation: "Ablation") -> str:
@@ -105,28 +127,49 @@ def describe(ablation: "Ablation") -> str:
     return "\n".join(lines)
 
 
-def report(ablation: "Ablation") -> tuple[dict[str, Any], str]:
-    """Draw the curves of a finished ablation; their values and text.
+def report(ablation: "Ablation") -> tuple[dict[str, Any], str, "list[Missing]"]:
+    """Write the page of an ablation from its finished points; its values, its text, and the points that lack.
 
     Raises:
-        UserError: a point is not finished, or points differ in more than the axes.
+        UserError: no point is finished, or points differ in more than the axes.
     """
-    from eval.report.response_curves import curves_figure, format_curves, response_curves
+    from eval.report.ablation_page import draw_ablation, render_ablation
+    from eval.report.ablation_verdict import conclude, conclusion_text
+    from eval.report.build import PAGE
+    from eval.report.response_curves import format_curves, response_curves
     from recipes.manifest import write_atomic, write_json
 
-    curves = response_curves(results(ablation), list(ablation.axes), ablation.paired)
+    finished = finished_points(ablation)
+    unfinished = missing_points(ablation, [point.name for point in finished])
+    if not finished:
+        one = unfinished[0]
+        raise UserError(
+            f"no point has a finished report ({one.point}: {one.reason}); `transfer status {ablation.root}` shows the "
+            f"state, `transfer resume {ablation.root}` continues"
+        )
+    curves = response_curves(finished, list(ablation.axes), ablation.paired)
+    found = conclude(curves, unfinished)
+    figures = draw_ablation(curves, found)
     folder = ablation.root / "report"
-    write_json(folder / "ablation.json", curves.dump())
-    for index, curve in enumerate(curves.curves):
-        name = curve.axis.replace(".", "-") + (f"-{index}" if index else "")
-        write_atomic(folder / f"{name}.svg", curves_figure(curves, index))
-    return curves.dump(), f"{format_curves(curves)}\n\nreport: {folder}"
+    values = curves.dump() | {"conclusion": found.dump(), "missing": [one.dump() for one in unfinished]}
+    write_json(folder / "ablation.json", values)
+    for name, drawing in figures.items():
+        write_atomic(folder / f"{name}.svg", drawing.svg)
+        write_atomic(folder / f"{name}.png", drawing.png)
+    gpu = ablation.points[0].recipe.resources.gpu
+    page = render_ablation(
+        curves, found, unfinished, figures, name=ablation.name, title=ablation.title,
+        clock_unit="GPU-hours" if gpu else "process-hours",
+    )  # fmt: skip
+    write_atomic(folder / PAGE, page)
+    return values, f"{format_curves(curves)}\n\n{conclusion_text(found)}\n\nreport: {folder / PAGE}", unfinished
 
 
-def results(ablation: "Ablation") -> list[Any]:
-    """The finished points. Raises UserError if one is not finished."""
+def finished_points(ablation: "Ablation") -> "list[PointResult]":
+    """The points with a finished report."""
+    from eval.report.build import HOURS
     from eval.report.response_curves import PointResult
-    from eval.report.schema import read_transfer
+    from eval.report.schema import TRANSFER, read_transfer
     from launch.stages import build_stages, flatten
     from recipes.manifest import read_manifest
 
@@ -135,18 +178,38 @@ def results(ablation: "Ablation") -> list[Any]:
         folder = ablation.folder(point)
         manifest = read_manifest(folder / "report")
         if manifest is None or not manifest["completed"]:
-            raise UserError(
-                f"point {point.name} has no finished report; `transfer status {ablation.root}` shows the reason, "
-                f"`transfer resume {ablation.root}` continues"
-            )
+            continue
         made_by = {}
         for stage in build_stages(point.recipe):
             made = read_manifest(folder / stage.name) or {}
             made_by[stage.name] = [made.get("code"), made.get("environment", {}).get("packages")]
         settings = flatten(json.loads((folder / "study.json").read_text(encoding="utf-8")))
-        transfer = read_transfer(folder / "report" / "transfer.json")
-        points.append(PointResult(point.name, point.values, settings, made_by, transfer))
+        transfer = read_transfer(folder / "report" / TRANSFER)
+        clock = json.loads((folder / "report" / HOURS).read_text(encoding="utf-8"))
+        hours = {arm: spent["hours"] for arm, spent in clock.items()}
+        points.append(PointResult(point.name, point.values, settings, made_by, transfer, hours))
     return points
+
+
+def missing_points(ablation: "Ablation", finished: Collection[str]) -> "list[Missing]":
+    """The points besides the finished ones, each with the state of the first stage that explains it."""
+    from eval.report.ablation_verdict import Missing
+    from launch.slurm.jobs import tasks_of_study
+    from launch.stages import build_stages
+    from launch.status import standings
+
+    rank = ("failed", "stopped", "running", "queued", "waiting", "open")
+    missing = []
+    for point in ablation.points:
+        if point.name not in finished:
+            folder = ablation.folder(point)
+            stages = standings(ablation.root, tasks_of_study(point.recipe, folder, build_stages(point.recipe)))
+            lacking = sorted((one for one in stages if one.state in rank), key=lambda one: rank.index(one.state))
+            first = lacking[0]
+            state = "has not started" if first.state == "open" else f"{first.state}"
+            reason = f"{first.stage} {state}" + (f" ({first.reason})" if first.reason else "")
+            missing.append(Missing(point=point.name, values=point.values, reason=reason))
+    return missing
 
 
 def _choose_rates(options: argparse.Namespace) -> int:

@@ -70,6 +70,12 @@ OVERRIDES = argument(
 )
 OUT = argument("--out", metavar="DIR", type=Path, help="folder of the study (default: runs/<study>)")
 DRY_RUN = argument("--dry-run", action="store_true", help="print what would run, run nothing")
+NO_REUSE = argument(
+    "--no-reuse",
+    action="store_true",
+    help="make everything again, also where a study beside this one has the same base, corpus, questions or scores of "
+    "the base",
+)
 UNTIL = argument(
     "--until", metavar="STAGE", help="stop after a kind of stage (base, corpus, arms, ..., report) or a stage by name"
 )

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from launch.commands.arguments import (
     CLUSTER,
     DRY_RUN,
+    NO_REUSE,
     OUT,
     OVERRIDES,
     STUDY,
@@ -29,9 +30,11 @@ if TYPE_CHECKING:
     from recipes.schema import Recipe
 
 
-@command("run a study, or continue it", STUDY, OVERRIDES, OUT, DRY_RUN, UNTIL, *CLUSTER)
+@command("run a study, or continue it", STUDY, OVERRIDES, OUT, NO_REUSE, DRY_RUN, UNTIL, *CLUSTER)
 def run(options: argparse.Namespace) -> int:
-    """Run the stages of a recipe that are not done yet."""
+    """Run the stages of a recipe that are not done yet. Base, corpus, questions and the base's evaluation are taken
+    over from a study in the same folder if it made them from the same inputs by the same code.
+    """
     from launch.planning.preflight import check_before_running
     from launch.stages import build_stages, select_until
 
@@ -42,16 +45,22 @@ def run(options: argparse.Namespace) -> int:
         return _submit(recipe, study_dir, stages, options)
     if options.dry_run:
         return _show_plan(recipe, study_dir, stages, options, dry_run=True)
-    return run_and_report(recipe, study_dir, stages, options.json, options.until)
+    return run_and_report(recipe, study_dir, stages, options.json, options.until, with_reuse=not options.no_reuse)
 
 
 def run_and_report(
-    recipe: "Recipe", study_dir: Path, stages: "list[Stage]", as_json: bool, until: str | None = None
+    recipe: "Recipe",
+    study_dir: Path,
+    stages: "list[Stage]",
+    as_json: bool,
+    until: str | None = None,
+    *,
+    with_reuse: bool = False,
 ) -> int:
     """Run stages on this machine, then print the report if it is one of them; returns the exit status."""
     from launch.run import run_stages
 
-    status = run_stages(recipe, study_dir, stages, as_json, until)
+    status = run_stages(recipe, study_dir, stages, as_json, until, with_reuse=with_reuse)
     if status == 0 and stages[-1].kind == "report":
         return show_report(recipe, study_dir, as_json)
     return status
@@ -67,12 +76,13 @@ def read_site(options: argparse.Namespace) -> "SiteSpec | None":
 def _submit(recipe: "Recipe", study_dir: Path, stages: "list[Stage]", options: argparse.Namespace) -> int:
     """`transfer run --on slurm` for one study."""
     from launch.execution.local import check_study_dir
+    from launch.reuse import reuse
     from launch.run import check_site, refuse_if_queued, require_runnable, run_on_slurm, show_jobs
     from launch.site_file import find_site, load_site
     from launch.slurm.jobs import tasks_of_study
     from launch.slurm.submit import ask_queue
     from recipes.loading import STUDY_FILE, read_study_file
-    from recipes.manifest import write_json
+    from recipes.manifest import locked, write_json
 
     if not options.dry_run:
         require_runnable(recipe)
@@ -86,6 +96,9 @@ def _submit(recipe: "Recipe", study_dir: Path, stages: "list[Stage]", options: a
     if (study_dir / STUDY_FILE).exists() and read_study_file(study_dir) != recipe.dump():
         refuse_if_queued(study_dir)
     write_json(study_dir / STUDY_FILE, recipe.dump())
+    if not options.no_reuse:
+        with locked(study_dir):
+            reuse(recipe, study_dir, stages)
     return run_on_slurm(study_dir, tasks, site, options.until)
 
 
@@ -94,12 +107,14 @@ def _submit(recipe: "Recipe", study_dir: Path, stages: "list[Stage]", options: a
     STUDY,
     OVERRIDES,
     OUT,
+    NO_REUSE,
     argument("--stages", action="store_true", help="a line for every stage instead of one for each kind"),
     *CLUSTER,
 )
 def plan(options: argparse.Namespace) -> int:
     """Stages with their state, hours, memory and disk, updates, samples, tokens, FLOPs, and what is missing: on this
-    machine, or with --on slurm on the cluster of the site file. What finished stages took corrects the rest.
+    machine, or with --on slurm on the cluster of the site file. What finished stages took corrects the rest. A stage
+    that a study in the same folder has made already is `reused`.
     """
     from launch.planning.preflight import check_before_running
     from launch.stages import build_stages
@@ -118,8 +133,9 @@ def _show_plan(
     from launch.planning.plan_text import format_plan
 
     out = ["--out", str(options.out)] if options.out else []
+    out += ["--no-reuse"] if options.no_reuse else []
     invocation = shlex.join(["transfer", "run", str(options.study), *options.overrides, *out])
-    plan = build_plan(recipe, stages, study_dir, invocation, read_site(options))
+    plan = build_plan(recipe, stages, study_dir, invocation, read_site(options), with_reuse=not options.no_reuse)
     if options.json:
         print(json.dumps(({"recipe": recipe.dump()} if dry_run else {}) | as_json(plan), indent=1))
     else:

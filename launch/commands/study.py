@@ -172,7 +172,7 @@ def cancel(options: argparse.Namespace) -> int:
 def resume(options: argparse.Namespace) -> int:
     """Run again what is not done, where and how it was started, with the recipe kept in the study."""
     from launch.ablation import ABLATION_FILE, load_ablation
-    from launch.commands.ablate import conclude
+    from launch.commands.ablate import run_and_conclude
     from launch.commands.recipe import run_and_report
     from launch.run import check_site, run_on_slurm
     from launch.site_file import load_site_copy
@@ -186,6 +186,5 @@ def resume(options: argparse.Namespace) -> int:
         check_site(tasks, site)
         return run_on_slurm(root, tasks, site, until)
     if (root / ABLATION_FILE).exists():
-        ablation = load_ablation(root)
-        return ablation.run(until) or conclude(ablation, options)
+        return run_and_conclude(load_ablation(root), until, options)
     return run_and_report(tasks[0].recipe, root, [task.stage for task in tasks], options.json, until)

@@ -23,6 +23,7 @@ from launch.execution.signals import ForwardedSignals
 from launch.execution.worker import prepare_worker, run_in_worker
 from launch.hardware import visible_gpus
 from launch.planning.node import require_attention
+from launch.reuse import reuse
 from launch.stages import Stage, flatten, made_by_other_code, stage_inputs, stage_states
 from recipes.errors import UserError
 from recipes.loading import STUDY_FILE, read_study_file
@@ -65,8 +66,12 @@ def _left_by_a_start(path: Path) -> bool:
     return path.name in (".lock", "slurm") or path.match(f".{STUDY_FILE}.*.tmp")
 
 
-def run_local(recipe: Recipe, study_dir: Path, stages: list[Stage], until: str | None = None) -> int:
+def run_local(
+    recipe: Recipe, study_dir: Path, stages: list[Stage], until: str | None = None, *, with_reuse: bool = False
+) -> int:
     """Write `study.json` and run what is not done yet; returns the process exit status.
+
+    `with_reuse`: take over from studies beside this one what they have made already.
 
     Raises:
         UserError: the study cannot be written there (see `check_study_dir`), another process writes it, or flash
@@ -82,6 +87,8 @@ def run_local(recipe: Recipe, study_dir: Path, stages: list[Stage], until: str |
                 print(f"  recipe   {change}")
         write_json(path, recipe.dump())
         note_run(study_dir, local_run(until))
+        if with_reuse:
+            reuse(recipe, study_dir, stages)
         waiting = _unfinished(stages, study_dir)
         return _Scheduler(recipe, study_dir, waiting).run() if waiting else 0
 

@@ -27,6 +27,7 @@ from launch.planning.preflight import completions_of_problem, unresolved_sentenc
 from launch.planning.schedule import on_one_machine, with_endless_nodes
 from launch.planning.teacher import teacher_plan
 from launch.rank_command import Rendezvous, launch_command, launch_files
+from launch.reuse import expected
 from launch.site_file import SiteSpec, hours_of
 from launch.stages import Stage, stage_states
 from recipes.manifest import StageState, read_manifest
@@ -65,6 +66,8 @@ def build_plan(
     study_dir: Path,
     invocation: str = "transfer run RECIPE",
     site: SiteSpec | None = None,
+    *,
+    with_reuse: bool = False,
 ) -> Plan:
     """The plan of a study.
 
@@ -74,13 +77,15 @@ def build_plan(
         study_dir: its folder, which need not exist; what its stages took calibrates the hours of the rest.
         invocation: the command that runs the study, to say how a single stage is run.
         site: the cluster it is planned for. None: this machine.
+        with_reuse: count what studies beside this one have made already as reused.
     """
     gpus = visible_gpus()
     elsewhere = site is None and not gpus and recipe.resources.gpu is not None
     node, shape = gpus_of_node(recipe, site, gpus), model_shape(recipe)
     found = findings(recipe, stages, study_dir, site, gpus, elsewhere)
     states = stage_states(stages, study_dir)
-    waiting = [stage for stage in stages if states[stage.name].state != "done"]
+    reused = expected(stages, study_dir) if with_reuse else {}
+    waiting = [stage for stage in stages if states[stage.name].state != "done" and stage.name not in reused]
     setting = setting_of(recipe, shape, node)
     if setting is not None and site is not None:
         setting = replace(setting, time_limit_hours=lambda kind: _limit(site, kind))
@@ -94,6 +99,12 @@ def build_plan(
     calibration = Calibration(recipe, stages, hours, measured)
     rows = tuple(
         _stage_plan(recipe, study_dir, stage, states[stage.name], calibration, shape, invocation) for stage in stages
+    )
+    rows = tuple(
+        replace(row, state="reused", reasons=(f"of {reused[row.name].study}",), left_hours=0.0)
+        if row.name in reused
+        else row
+        for row in rows
     )
     analyses = analysis_plan(recipe, shape)
     labels = [label for arm in ("base", *recipe.arms) for label in recipe.labels(arm)]

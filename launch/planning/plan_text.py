@@ -150,7 +150,7 @@ def _hours_lines(plan: Plan) -> list[str]:
         lines.append(f"wall clock on {where}: {_path(totals.on_one_machine)}")
         if plan.gpu:
             lines.append(f"with a free node for every job: {_path(totals.with_endless_nodes)}")
-    unknown = sorted({stage.group for stage in plan.stages if stage.state != "done" and stage.expected_hours is None})
+    unknown = sorted({stage.group for stage in plan.stages if stage.left_hours is None})
     lines += [f"not counted, because it is not known yet: {', '.join(unknown)}"] if unknown else []
     if plan.assumptions:
         named = [

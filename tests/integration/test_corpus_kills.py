@@ -38,7 +38,7 @@ def command(tmp_path_factory):
         "problem_set": "all",
     }
     recipe.write_text(json.dumps({"study": "kills", "corpus": corpus}))
-    return [sys.executable, "-m", "launch", "run", str(recipe)]
+    return [sys.executable, "-m", "launch", "run", "--no-reuse", str(recipe)]
 
 
 def hashes(study):

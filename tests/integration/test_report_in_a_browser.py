@@ -6,11 +6,13 @@ from itertools import pairwise
 
 import pytest
 
+from eval.report.ablation_verdict import Missing
 from eval.report.build import training_curves
 from eval.report.page import draw_figures, render_page
 from eval.report.schema import Transfer
 from recipes.loading import load_study
 from tests.browser import BROWSER, open_browser
+from tests.reports import RATES, ablation_page
 
 needs_browser = pytest.mark.skipif(BROWSER is None, reason="no Chromium on this machine")
 
@@ -149,3 +151,25 @@ def test_it_prints_every_axis_and_no_navigation(analysed_study):
         assert browser.evaluate(shown)
         assert browser.evaluate("getComputedStyle(document.querySelector('nav')).display") == "none"
         assert len(browser.call("Page.printToPDF")["data"]) > 50_000
+
+
+@pytest.mark.slow
+@needs_browser
+def test_the_page_of_an_ablation_reads_well_at_every_width(tmp_path):
+    late = Missing(point="late", values={"train.learning_rate": 8e-4}, reason=HOSTILE[1])
+    page = ablation_page(tmp_path / "index.html", RATES, [late], title=HOSTILE[0])
+    with open_browser() as browser:
+        browser.resize(1280, 900)
+        browser.open(page)
+        assert browser.problems == []
+        assert browser.evaluate("window.hacked") is None
+        assert browser.evaluate("document.querySelector('.missing').textContent").endswith(HOSTILE[1])
+        assert browser.evaluate("document.querySelector('.answer').getBoundingClientRect().bottom") < 900
+        for width in (1280, 390):
+            browser.resize(width, 900)
+            assert browser.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth") <= 0
+            tables = "[...document.querySelectorAll('.scroll')].map(e => e.scrollWidth - e.clientWidth)"
+            assert max(browser.evaluate(tables)) <= 0
+            for scheme in ("light", "dark"):
+                browser.media(prefers_color_scheme=scheme)
+                assert browser.evaluate(CONTRAST) == [], scheme

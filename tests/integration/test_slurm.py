@@ -100,7 +100,7 @@ def test_a_study_on_two_nodes_is_the_study_on_one_machine(cluster, on_slurm, smo
     assert "would run with the changed recipe" in changed.stderr
     local = study_of(smoke_study, tmp_path / "local")
     ranks = ["resources.ranks=2", "resources.zero_stage=3", "resources.workers=1"]
-    reference = transfer("run", SMOKE, "--out", local, *ranks, *TWO_ARMS)
+    reference = transfer("run", SMOKE, "--out", local, "--no-reuse", *ranks, *TWO_ARMS)
     assert reference.returncode == 0, reference.stdout + reference.stderr
     found = drained(cluster, on_slurm, study)
     assert {row["state"] for row in found.values()} == {"done"}, found

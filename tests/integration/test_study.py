@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from eval.drawing import label
-from recipes.manifest import locked
+from recipes.manifest import locked, read_manifest
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 SMOKE = ROOT / "recipes" / "pocket" / "smoke.yaml"
@@ -324,3 +324,22 @@ def test_help(arguments, transfer):
     result = transfer(*arguments)
     assert result.returncode == 0
     assert "recipe" in result.stdout.lower()
+
+
+def test_a_study_beside_another_takes_over_what_both_share(smoke_study, transfer, tmp_path):
+    """Up to the base's evaluation nothing is left to do; the corpus, which that does not need, is in the plan."""
+    shutil.copytree(smoke_study, tmp_path / "old")
+    arguments = ["run", SMOKE, "arms.grpo.beta=0.04", "--out", tmp_path / "new", "--until", "eval/base"]
+    result = transfer(*arguments)
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert f"reused   base, questions, eval/base of {tmp_path / 'old'} (--no-reuse" in result.stdout
+    assert "start " not in result.stdout
+    for name in ("base", "questions", "eval/base"):
+        before, after = (read_manifest(tmp_path / study / name) for study in ("old", "new"))
+        assert after == before | {"reused_from": "../old"}
+    assert "reused" not in transfer(*arguments).stdout
+    kept = transfer("plan", SMOKE, "--out", tmp_path / "third", "--no-reuse", "--json")
+    assert {stage["state"] for stage in json.loads(kept.stdout)["stages"]} == {"new"}
+    planned = transfer("plan", SMOKE, "--out", tmp_path / "third", "--json")
+    states = {stage["name"]: stage["state"] for stage in json.loads(planned.stdout)["stages"]}
+    assert [name for name, state in states.items() if state == "reused"] == ["base", "corpus", "questions", "eval/base"]

@@ -312,7 +312,7 @@ def corpus_command(tmp_path, url, *more):
         "corpus.teacher.parameters=1.0e+6",
     ]  # fmt: skip
     recipe = ROOT / "recipes" / "corpora" / "math_train_file.yaml"
-    return [sys.executable, "-m", "launch", "run", str(recipe), "--until", "corpus", *settings, *more]
+    return [sys.executable, "-m", "launch", "run", str(recipe), "--no-reuse", "--until", "corpus", *settings, *more]
 
 
 def whole_answer(problem, seed, index):

@@ -1,0 +1,161 @@
+"""A new study takes over what studies beside it have made: base, corpus, questions, and the base's evaluation.
+
+A stage is taken over if its inputs are equal by hash and the same code, packages and Python made it. Its outputs must
+match the hashes that its manifest recorded. A stage is put together in `<study>/.reuse` and moved into place as a
+whole, so that a kill leaves no half of one.
+"""
+
+import os
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from eval.questions.analysis_lock import write_lock
+from launch.stages import Stage
+from recipes.errors import UserError
+from recipes.loading import STUDY_FILE, read_study_file
+from recipes.manifest import MANIFEST, hash_file, hash_json, package_versions, read_manifest, write_json
+from recipes.schema import Recipe
+
+REUSED = ("base", "corpus", "questions", "eval/base")
+"""The stages that studies of different arms share, by name."""
+_FOLDER = ".reuse"
+_LEFT_OUT = (".lock", "*.lock", ".*.tmp")
+
+
+class Source(NamedTuple):
+    """A finished stage of another study."""
+
+    study: Path
+    manifest: dict[str, Any]
+
+
+class _DamagedError(Exception):
+    """A stage does not hold what its manifest says; the message names the file."""
+
+
+def expected(stages: Sequence[Stage], study_dir: Path) -> dict[str, Source]:
+    """What a run would take over, by name of the stage, where the outputs are what they should be. Writes nothing."""
+    found: dict[str, Source] = {}
+    for stage in _missing(stages, study_dir):
+        manifests = {name: found[name].manifest if name in found else read_manifest(study_dir / name)
+                     for name in stage.needs}  # fmt: skip
+        source = next(_sources(stage, study_dir, manifests), None)
+        if source is not None:
+            found[stage.name] = source
+    return found
+
+
+def reuse(recipe: Recipe, study_dir: Path, stages: Sequence[Stage]) -> None:
+    """Take over what other studies have made, and print what and from where. The study must be locked.
+
+    A source that is damaged is named and left alone.
+    """
+    shutil.rmtree(study_dir / _FOLDER, ignore_errors=True)  # of a run that was killed
+    taken: dict[Path, list[str]] = {}
+    for stage in _missing(stages, study_dir):
+        manifests = {name: read_manifest(study_dir / name) for name in stage.needs}
+        for source in _sources(stage, study_dir, manifests):
+            try:
+                _take_over(recipe, study_dir, stage, source)
+            except (_DamagedError, OSError) as error:
+                reason = error.args[0][0][2] if isinstance(error, shutil.Error) else error  # of the first file
+                print(f"  not reused {stage.name} of {source.study}: {reason}")
+                continue
+            taken.setdefault(source.study, []).append(stage.name)
+            break
+    shutil.rmtree(study_dir / _FOLDER, ignore_errors=True)
+    for study, names in taken.items():
+        print(f"  reused   {', '.join(names)} of {study} (--no-reuse makes them again)")
+
+
+def _missing(stages: Sequence[Stage], study_dir: Path) -> Iterator[Stage]:
+    """The stages to take over that have no folder."""
+    return (stage for stage in stages if stage.name in REUSED and not os.path.lexists(study_dir / stage.name))
+
+
+def _sources(stage: Stage, study_dir: Path, needs: dict[str, dict[str, Any] | None]) -> Iterator[Source]:
+    """Where the stage is finished with the same inputs, code and packages: first where it was made, the latest first.
+
+    Args:
+        stage: the stage.
+        study_dir: the study that lacks it.
+        needs: manifests of the stages that it needs.
+    """
+    if not all(manifest is not None and manifest["completed"] for manifest in needs.values()):
+        return
+    outputs = {f"output of {name}": (manifest or {}).get("output_hash") for name, manifest in needs.items()}
+    wanted = (hash_json(stage.reads | outputs), stage.code, package_versions())
+    found = []
+    for study in _studies_beside(study_dir):
+        with suppress(UserError, KeyError):  # an unreadable or foreign manifest is no source
+            manifest = read_manifest(study / stage.name)
+            if manifest is not None and manifest["completed"]:
+                environment = manifest["environment"]
+                made_by = {
+                    "python": environment["python"],
+                    "machine": environment["machine"],
+                    **environment["packages"],
+                }
+                if (manifest["input_hash"], manifest["code"], made_by) == wanted:
+                    found.append(Source(study, manifest))
+    yield from sorted(
+        found, key=lambda one: ("reused_from" not in one.manifest, one.manifest["completed"]), reverse=True
+    )
+
+
+def _studies_beside(study_dir: Path) -> list[Path]:
+    """The other studies in the same folder, without rehearsals."""
+    found = []
+    with suppress(OSError):
+        for path in sorted(study_dir.parent.iterdir()):
+            with suppress(OSError, UserError):
+                if (path / STUDY_FILE).is_file() and not (study_dir.exists() and path.samefile(study_dir)):
+                    found += [] if read_study_file(path).get("rehearsal") else [path]
+    return found
+
+
+def _take_over(recipe: Recipe, study_dir: Path, stage: Stage, source: Source) -> None:
+    """Put a copy of a stage in place.
+
+    Raises:
+        _DamagedError: the outputs do not match the manifest.
+        OSError: files vanished or cannot be read, or there is no room.
+    """
+    outputs = source.manifest["outputs"]
+    made = study_dir / _FOLDER / stage.name.replace("/", "--")
+    shutil.rmtree(made, ignore_errors=True)
+    _copy(source.study / stage.name, made, () if stage.in_place else tuple(outputs))
+    if source.manifest["output_hash"] != hash_json(outputs):
+        raise _DamagedError("its manifest does not match its hash")
+    for name, digest in outputs.items():
+        if name.startswith("content of "):  # of questions, which their file's hash covers
+            continue
+        if not (made / name).is_file():
+            raise _DamagedError(f"{name} is missing")
+        if hash_file(made / name) != digest:
+            raise _DamagedError(f"{name} does not match its hash")
+    write_json(made / MANIFEST, source.manifest | {"reused_from": os.path.relpath(source.study, study_dir)})
+    if recipe.suite is not None and stage.name != "base":
+        write_lock(recipe, study_dir)  # before the study holds an answer
+    target = study_dir / stage.name
+    target.parent.mkdir(parents=True, exist_ok=True)
+    made.rename(target)
+
+
+def _copy(source: Path, target: Path, linked: Sequence[str]) -> None:
+    """Copy a folder; by hard links what nothing writes into again, the outputs of stages that are made as a whole.
+
+    A stage whose folder stays when inputs change (`in_place`) may append to its files, so it gets copies.
+    """
+
+    def put(path: str, place: str) -> None:
+        if Path(place).relative_to(target).as_posix() in linked:
+            with suppress(OSError):  # another file system, or one without links
+                os.link(os.path.realpath(path), place)
+                return
+        shutil.copy2(path, place)
+
+    shutil.copytree(source, target, copy_function=put, ignore=shutil.ignore_patterns(*_LEFT_OUT))
