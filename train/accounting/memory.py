@@ -114,7 +114,7 @@ def memory_of_arm(recipe: Recipe, arm: ResolvedArm, shape: ModelShape | None) ->
         zero_stage=resources.zero_stage,
         offload=resources.offload,
         bfloat16=recipe.model.dtype == "bfloat16",
-        checkpointing=recipe.model.pocket is None,
+        checkpointing=resources.gpu is not None,  # as the trainer does: none on a CPU
         tokens=arm.tokens_per_micro_batch(resources.ranks),
         adapter_rank=arm.lora.rank if arm.lora is not None else None,
     )
