@@ -296,6 +296,8 @@ def test_program_is_the_last_block_of_python():
     assert last_program(f"{fence}\nprint(2)\n{fence}") == "print(2)\n"
     assert last_program(f"{fence}cpp\nint x;\n{fence}") is None
     assert last_program(f"{fence}python\nprint(2)") is None
+    odd = "print('a\u2028b\x0c\x85')"  # a line ends at a line feed only
+    assert last_program(f"{fence}python\r\n{odd}\r\n{fence}") == f"{odd}\n"
 
 
 def test_thinking_that_the_template_opened_is_thinking():

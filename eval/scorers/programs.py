@@ -47,7 +47,7 @@ def last_program(response: str) -> str | None:
     """
     blocks: dict[bool, str] = {}
     opened: tuple[str, list[str]] | None = None
-    for line in (answer_text(response) or "").splitlines():
+    for line in (answer_text(response) or "").replace("\r\n", "\n").split("\n"):
         fence = _FENCE.match(line)
         if fence is None and opened is not None:
             opened[1].append(line)
@@ -88,7 +88,7 @@ def _failure(program: str, test: dict[str, Any], function: str | None, sandboxed
         last = ended.stderr.strip().splitlines()[-1:] or [""]
         return f"{ended.status} {last[0][:120]}".strip()
     if called:
-        lines = [line for line in ended.stdout.splitlines() if line.startswith(_MARK)]
+        lines = [line for line in ended.stdout.split("\n") if line.startswith(_MARK)]
         if not lines:
             return "no result"
         try:
