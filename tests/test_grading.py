@@ -246,7 +246,7 @@ def test_explanation(grader):
         ("Thus the answer should be $42$.\nLet me see", "42"),
         ("The answer is 42.\nThe answer should be a whole number.", "42."),
         ('The answer to "What is a saying?" is:\n\nB', "B"),
-        ("For the answer to be a prime, n is 3\n7", "7"),
+        ("For the answer to be a prime n is 3.\n7", "7"),
         ("The answer is given by\n$$42$$", "42"),
         ("<answer>42</answer>", "42"),
         ("The answer is <answer>\\boxed{42}</answer>", "42"),
