@@ -1,6 +1,7 @@
 """The grader: extraction, comparison, outcomes, and the wall clock that holds off the main thread."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -103,6 +104,15 @@ def test_last_boxed(text, expected):
 )
 def test_extract_answer(completion, form, expected):
     assert extract_answer(completion, form) == expected
+
+
+def test_what_the_page_calls_missed_is_missed(grader):
+    """docs/grading.md lists correct answers that are called wrong; one that became correct leaves the list."""
+    page = (Path(__file__).parent.parent / "docs" / "grading.md").read_text()
+    rows = re.findall(r"^\| .+ \| `(.+)` \| `(.+)` \|$", page.partition("## What it gets wrong")[2], re.MULTILINE)
+    assert len(rows) == 24
+    assert [row for row in rows if grader.grade(f"\\boxed{{{row[1]}}}", row[0]).outcome is not Outcome.WRONG] == []
+    assert all(grader.are_gradable([reference for reference, _ in rows]))
 
 
 def test_golden_file_is_large_and_hard_enough():
@@ -219,6 +229,32 @@ def test_explanation(grader):
         ("\\boxed{7}\nThe answer is expected as a fraction.", "7"),
         ("\\boxed{7}\nThe answer is 8.", "8."),
         ("The answer is 3, so \\boxed{", None),
+        # a check or a verdict of the answer is no statement of it
+        ("\\boxed{44}\nWe may check our answer: $17\\cdot 44=748$, so our answer is correct.", "44"),
+        ("The answer is 42.\n\nVerifying the answer: 42/7 = 6.", "42."),
+        ("The answer is 42.\nThis answer is correct because 6*7=42.", "42."),
+        ("The answer is correct.", "correct."),
+        ("The answer is right triangle", "right triangle"),
+        ("The answer is 42.\nIf the answer is 41, 7 is no divisor.", "42."),
+        # nor is the heading of a list, or of another part
+        ("Here are the answers:\n1. First\n2. Second\n\n42", "42"),
+        ("The answers are:\n- 3\n- 5", "- 5"),
+        ("Summary of Answers:\n\n### Step 1\nso 7", "so 7"),
+        ("The answer is 1. I need to confirm.", "1"),
+        # further ways of stating it
+        ("The answer to part (a) is 42.", "42."),
+        ("Thus the answer should be $42$.\nLet me see", "42"),
+        ("The answer is 42.\nThe answer should be a whole number.", "42."),
+        ('The answer to "What is a saying?" is:\n\nB', "B"),
+        ("For the answer to be a prime n is 3.\n7", "7"),
+        ("The answer is given by\n$$42$$", "42"),
+        ("<answer>42</answer>", "42"),
+        ("The answer is <answer>\\boxed{42}</answer>", "42"),
+        ("Answer:\n---\n42", "42"),
+        ("Answer:\n```\n42\n```", "42"),
+        ("So:\n```\n42\n```", "42"),
+        ("The answer is `42`.", "42."),
+        ("I have this problem:\n\n**", None),
     ],
 )
 def test_statements_of_a_plain_answer(completion, answer):
@@ -226,9 +262,17 @@ def test_statements_of_a_plain_answer(completion, answer):
 
 
 @given(
-    st.text(alphabet="ABx1 2=.:\n#*$\\{}answer is boxed", max_size=80),
+    st.text(alphabet="ABx1 2=.:\n#*$\\{}<>-answer is to correct if check boxed", max_size=80),
     st.sampled_from(
-        ["The answer is 42", "**Answer:** $\\frac12$", "The answer is:\n(B)", "So \\boxed{x=5}.", "#### 18"]
+        (
+            "The answer is 42",
+            "**Answer:** $\\frac12$",
+            "The answer is:\n(B)",
+            "So \\boxed{x=5}.",
+            "#### 18",
+            "<answer>7</answer>",
+            "The answer to (a) should be 3/4.",
+        )
     ),
 )
 @settings(max_examples=300, deadline=None)

@@ -1,5 +1,6 @@
 """Every scoring rule on small items written for it, with scores worked out by hand."""
 
+import time
 from dataclasses import replace
 from typing import get_args
 
@@ -7,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from data.grading.extraction import extract_answer
 from eval.questions.records import Question
 from eval.scorers.choices import read_yes_no
 from eval.scorers.letters import read_choice
@@ -209,6 +211,12 @@ def test_instruction_level_counts_instructions_not_prompts():
         ("\\boxed{\\textbf{(C)}}", "C"),
         ("\\boxed{12}", None),
         ("The answer is $B$", "B"),
+        ("Final answer: \\(B\\)", "B"),
+        ("So it is heat.\n\n\\[B\\]", "B"),
+        ("So it is heat.\n\n\\[\n\\text{B}\n\\]", "B"),
+        ("\\(B = 3\\)", None),
+        ("If it is heat:\n\\[ A", None),  # cut off
+        ("The answer is (A) and (B).", None),
         ("The correct answer is `B`", "B"),
         ("Option B is correct.", "B"),
         ("I would go with B.", "B"),
@@ -263,6 +271,22 @@ def test_words_that_models_settle_on(response, word):
     assert read_yes_no(response) == word
 
 
+@pytest.mark.parametrize(
+    "unit", ["(", "*", "\n", "answer is ", "answer: (", "choice $", "\\(A", "<answer>", "- ", "`", "\\boxed{"]
+)
+def test_degenerate_responses_are_read_in_linear_time(unit):
+    """A model that repeats itself to its limit: 400 brackets once took the reader of letters 20 seconds."""
+    started = time.perf_counter()
+    for text in (unit * 20_000, f"The answer is {unit * 20_000}", f"\\boxed{{{unit * 20_000}}}"):
+        read_choice(text)
+        read_yes_no(text)
+        extract_answer(text, "plain")
+        extract_answer(text, "boxed")
+        last_program(text)
+        score(text, ["x"], "span_em")
+    assert time.perf_counter() - started < 10
+
+
 def test_program_is_the_last_block_of_python():
     fence = "```"
     other = f"{fence}text\nout\n{fence}\nThe program:\n{fence}python\nprint(3)\n{fence}"
@@ -272,6 +296,8 @@ def test_program_is_the_last_block_of_python():
     assert last_program(f"{fence}\nprint(2)\n{fence}") == "print(2)\n"
     assert last_program(f"{fence}cpp\nint x;\n{fence}") is None
     assert last_program(f"{fence}python\nprint(2)") is None
+    odd = "print('a\u2028b\x0c\x85')"  # a line ends at a line feed only
+    assert last_program(f"{fence}python\r\n{odd}\r\n{fence}") == f"{odd}\n"
 
 
 def test_thinking_that_the_template_opened_is_thinking():

@@ -15,13 +15,28 @@ AnswerForm = Literal["boxed", "plain"]
 
 _BOX = re.compile(r"\\(?:boxed|fbox)(?![A-Za-z])\s*(?=\S)")
 _OPTION = re.compile(r"\(?([A-Z])(?:[).:]|,(?!\s*(?:and\s+|or\s+)?\(?[A-Z]\b)|\s*$)")
+_MARKS = r"(?:[\s*_:：`]|-{3,}(?=\s))*"
 _STATEMENT = re.compile(
-    r"\banswers?\b[\s*_]*(?:\bis\b|\bare\b|[:：=])[\s*_:：]*"  # The answer is: **42**, also over a line break
-    r"|^[#>\s*_]*(?:final\s+)?answer[\s*_]*$"  # a heading of its own line
+    # no statement: "We check our answer: 6 * 7 = 42", "if the answer is 41"
+    r"(?P<aside>\b(?:check|verify|confirm)(?:ing)?[ \t]+(?:\w+[ \t]+){0,2}answers?[ \t*_]*[:：]"
+    r"|\b(?:if|whether)[ \t]+(?:\w+[ \t]+){0,3}answers?[ \t]+(?:is|are)\b)"
+    # The answer is: **42**, also over a line break; the answer to part (a) must be 42
+    r"|\banswers?\b(?:[ \t]+to(?![ \t]+be\b)[^\n.,:;?!\"“]{1,60}?)?[\s*_]*"
+    rf"(?:\b(?:is|are|(?P<modal>(?:would|should|must|will)[ \t]+be))\b(?:[ \t]+given[ \t]+by\b)?|[:：=]){_MARKS}"
+    r"|^[#> \t*_]*(?:final\s+)?answer[\s*_]*$"  # a heading of its own line
+    r"|<answer>\s*"
     r"|^####[ \t]*(?=(?:[$€£]?[ ]?[-+]?(?:\d|\.\d)[-\d.,/ ]*%?|\(?[A-Z]\)?|\$[^$\n]+\$)\.?[ \t]*$)",
     re.IGNORECASE | re.MULTILINE,
 )
+# "Answers:" and a line break before a heading or a list: the statement has no value of its own.
+_LIST = re.compile(r"[^\n]*\n\s*(?:#|\d{1,3}[.)][ \t]+\S|[-+*•][ \t])")
+_RULER = re.compile(r"`{3,}\w*|-{3,}|\*{3,}")  # a code fence or a line between paragraphs
+_VERDICT = re.compile(
+    r"(?:(?:indeed|also|thus|therefore|not)[ ])?(?:correct|incorrect|right|wrong|accurate|valid|consistent|reasonable"
+    r"|verified|confirmed)(?=[ *_]*(?:[.,;!\n]|$|(?:and|as|because|since|based|given)\b))"
+)  # of an answer that was stated before
 _VALUE = re.compile(r"[\s*_`]*(?:[-+−]?[$€£¥]?\s?[-+−]?[\d.]*\d|[-+−]?\s?\$?\\[A-Za-z([{]|\$|[(\[{]|[A-Z](?![A-Za-z]))")
+_LINE = re.compile(r"\s*([^\n]*)")
 _SHORT = 5  # words of an answer that is a text
 _SENTENCE_END = re.compile(r"(?:(?<=[\d)}\]$*])|(?<=[a-z]{4}))[.!?][*_]*\s+(?=[A-Z])")
 _FORMULA = re.compile(r"\$\$(.+?)\$\$|\$([^$]+)\$|\\\((.+?)\\\)|\\\[(.+?)\\\]", re.DOTALL)
@@ -72,16 +87,30 @@ def _plain_answer(text: str) -> str | None:
     Behind a box only a statement of a value or letter counts: "the answer is expected as a fraction" does not.
     """
     box = text.rfind("\\boxed")
-    statements = [text[match.end() :] for match in _STATEMENT.finditer(text) if match.end() > box]
-    values = [rest for rest in statements if _VALUE.match(rest)]
-    if box >= 0 and not values:
+    places = [match.end() for match in _STATEMENT.finditer(text) if match.end() > box and _states(match)]
+    places = [place for place in places if not _VERDICT.match(text, place)] or places
+    value = next((place for place in reversed(places) if _VALUE.match(text, place)), None)
+    if box >= 0 and value is None:
         return last_boxed(text)
-    short = [rest for rest in statements if _VALUE.match(rest) or len(rest.strip().split("\n", 1)[0].split()) <= _SHORT]
-    if chosen := values if box >= 0 else short or statements:
-        rest = chosen[-1].strip()
+    if places:
+        short = (place for place in reversed(places) if _VALUE.match(text, place) or _is_short(text, place))
+        chosen = value if box >= 0 else next(short, places[-1])
+        rest = text[chosen:].strip()
         return _SENTENCE_END.split(_plain_value(rest))[0] if rest else None
-    lines = [line.strip() for line in text.strip().split("\n") if line.strip()]
+    lines = [line.strip() for line in text.strip().split("\n") if line.strip() and not _RULER.fullmatch(line.strip())]
     return _plain_value(lines[-1]) if lines else None
+
+
+def _states(match: re.Match[str]) -> bool:
+    """Whether the words of a statement are followed by an answer, not by a check, a heading, a list or a wish."""
+    if match["aside"] or ("\n" in match.group() and _LIST.match(match.string, match.start())):
+        return False
+    return not match["modal"] or _VALUE.match(match.string, match.end()) is not None
+
+
+def _is_short(text: str, place: int) -> bool:
+    line = _LINE.match(text, place)
+    return line is None or len(line[1].split()) <= _SHORT
 
 
 def _plain_value(rest: str) -> str:
@@ -89,7 +118,7 @@ def _plain_value(rest: str) -> str:
     bare = rest.lstrip("*_ \t")
     if formula := _FORMULA.match(bare):
         return next(group for group in formula.groups() if group is not None)
-    line = bare.split("\n", 1)[0].replace("**", "").replace("</answer>", "").strip("*_` \t\r")
+    line = bare.split("\n", 1)[0].split("</answer>", 1)[0].replace("**", "").replace("`", "").strip("*_ \t\r")
     if option := _OPTION.match(line):
         return option.group(1)
     formula = _FORMULA.match(line)

@@ -10,7 +10,7 @@ from eval.scorers.letters import read_choice
 from eval.scorers.score import NO_ANSWER, Reference, Score, first_line, judged
 
 _YES_NO = re.compile(r"\b(yes|no)\b", re.IGNORECASE)
-_SAID_YES_NO = re.compile(r"(?:answer|judge?ment)\**\s*(?:is|:)\**\s*:?\s*\W*(yes|no)\b", re.IGNORECASE)
+_SAID_YES_NO = re.compile(r"(?:answer|judge?ment)\**\s*(?:is|:)\W*+(yes|no)\b", re.IGNORECASE)
 
 
 def score_choice(response: str, reference: Reference) -> Score:

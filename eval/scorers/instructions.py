@@ -6,7 +6,9 @@ accuracy to within one prompt. Two of the 541 prompts draw random numbers while 
 seeded by the prompt's key: a response always gets the same score.
 """
 
+import io
 import random
+from contextlib import redirect_stdout
 from functools import lru_cache
 from typing import Any
 
@@ -21,7 +23,8 @@ def _checkers() -> Any:
     download = nltk.download
     nltk.download = lambda *arguments, **options: True
     try:
-        from lm_eval.tasks.ifeval import instructions_util, utils
+        with redirect_stdout(io.StringIO()):  # it says that it has downloaded something, which it has not
+            from lm_eval.tasks.ifeval import instructions_util, utils
     finally:
         nltk.download = download
     from langdetect import DetectorFactory
@@ -46,13 +49,24 @@ def _checkers() -> Any:
 
 
 def score_instructions(response: str, reference: Reference, loose: bool, each: bool) -> Score:
-    """Whether all instructions of a prompt are followed, or (`each`) what share, weighted by their number.
+    """Whether all instructions of a prompt are followed; `each` counts the share that is, weighted by their number.
 
     `loose`: also without first and last line and without asterisks. Thinking is not part of the response.
     """
+    followed = followed_instructions(response, reference, loose)
+    if followed is None:
+        return NO_ANSWER._replace(weight=float(len(reference["instructions"])) if each else 1.0)
+    failed = ", ".join(name for name, met in zip(reference["instructions"], followed, strict=True) if not met) or None
+    if each:
+        return fraction(sum(followed) / len(followed), failed, float(len(followed)))
+    return judged(all(followed), failed)
+
+
+def followed_instructions(response: str, reference: Reference, loose: bool) -> list[bool] | None:
+    """Of each instruction whether it is followed; None if there is no response after the thinking."""
     text = answer_text(response)
     if text is None or not text.strip():
-        return NO_ANSWER._replace(weight=float(len(reference["instructions"])) if each else 1.0)
+        return None
     checkers = _checkers()
     state = random.getstate()
     random.seed(reference["key"])
@@ -61,10 +75,6 @@ def score_instructions(response: str, reference: Reference, loose: bool, each: b
             reference["key"], reference["instructions"], reference["prompt"], reference["arguments"]
         )
         check = checkers.test_instruction_following_loose if loose else checkers.test_instruction_following_strict
-        followed = check(example, text).follow_instruction_list
+        return list(check(example, text).follow_instruction_list)
     finally:
         random.setstate(state)
-    failed = ", ".join(name for name, met in zip(reference["instructions"], followed, strict=True) if not met) or None
-    if each:
-        return fraction(sum(followed) / len(followed), failed, float(len(followed)))
-    return judged(all(followed), failed)

@@ -6,30 +6,43 @@ from data.grading.extraction import last_boxed
 from data.prompts.thinking import answer_text
 from eval.questions.forms import LETTERS
 
-# What may stand around a letter on its line: emphasis, dollar signs, quotes, brackets, LaTeX's text commands.
+# What may stand around a letter on its line: emphasis, dollar signs, quotes, brackets, LaTeX's text commands. The
+# repetitions are possessive: a degenerate response of thousands of brackets or asterisks is read in linear time.
 _SPACE = r"[ \t]"
-_OPEN = r"[ \t*_$`\"'({\[]*(?:\\(?:text|textbf|mathbf|mathrm|boxed)\s*\{)?[ \t*({]*"
-_CLOSE = r"[ \t*_$`\"')}\]]*"
-_NAMED = rf"{_OPEN}(?:(?i:option|choice|answer):?)?"
-_LETTER = rf"{_NAMED}{_OPEN}([{LETTERS}])(?![A-Za-z]){_CLOSE}"
+_OPEN = r"[ \t*_$`\"'({\[]*+(?:\\(?:text|textbf|mathbf|mathrm|boxed)\s*\{)?+[ \t*({]*+"
+_NO_BRACKET = r"[ \t*_$`\"'}\]]*+"
+_CLOSE = r"[ \t*_$`\"')}\]]*+"
 _ANOTHER = rf"(?:,|/|&|\band\b|\bor\b){_SPACE}*(?:\band\b|\bor\b)?{_OPEN}[{LETTERS}](?![A-Za-z'])"
-_ALONE = rf"{_LETTER}(?!{_SPACE}*{_ANOTHER})"
+_LETTER = rf"{_OPEN}(?:(?i:option|choice|answer):?)?{_OPEN}([{LETTERS}])(?![A-Za-z])"
+_ALONE = rf"{_LETTER}(?!{_CLOSE}{_ANOTHER})"
 _BREAK = r"[ \t*_:]*\n\s*"  # between a statement and its letter
+
+
+def _ends(stops: str) -> str:
+    """A letter's end: a bracket, or one of `stops`, the end of the line or of the text."""
+    return rf"{_NO_BRACKET}(?:\){_CLOSE}|(?=[{stops}\n]|$))"
+
 
 _SAID = re.compile(
     # "The answer is B", "Answer: **B**", "the correct option is (B)", on one line
     rf"(?i:\b(?:answer|choice|option)\b)[ \t*_]*"
-    rf"(?:(?i:is|would be|should be|must be)[ \t*_]*:?|:){_ALONE}(?=[.,;:!)]|\n|$)"
+    rf"(?:(?i:is|would be|should be|must be)[ \t*_]*:?|:){_ALONE}{_ends('.,;:!')}"
     # "The answer is:", then a line with the letter and nothing else, or with the letter and its text
-    rf"|(?i:\banswer\b)[ \t*_]*(?i:is){_BREAK}{_ALONE}(?:[.:)]|\n|$)"
-    rf"|(?:^|(?<=\n))[ \t#>*_]*(?i:(?:the )?(?:final |correct |best )*answer)[ \t*_]*:?{_BREAK}{_ALONE}(?:[.:)]|\n|$)"
+    rf"|(?i:\banswer\b)[ \t*_]*(?i:is){_BREAK}{_ALONE}{_ends('.:')}"
+    rf"|(?:^|(?<=\n))[ \t#>*_]*(?i:(?:the )?(?:final |correct |best )*answer)[ \t*_]*:?{_BREAK}{_ALONE}{_ends('.:')}"
     # "Option B is correct", "I go with B"
-    rf"|(?i:\boption|\bchoice|\banswer){_SPACE}+{_LETTER}(?=(?i:is|would be|must be)\b)(?i:is|would be|must be)"
+    rf"|(?i:\boption|\bchoice|\banswer){_SPACE}+{_LETTER}{_CLOSE}\b(?i:is|would be|must be)"
     rf"{_SPACE}+(?i:the\s+)?(?i:correct|right|best)"
-    rf"|(?i:\b(?:go with|choose|pick|select)){_SPACE}+{_ALONE}(?=[.,;:!)]|\n|$)",
+    rf"|(?i:\b(?:go with|choose|pick|select)){_SPACE}+{_ALONE}{_ends('.,;:!')}",
 )
-_BOXED = re.compile(rf"{_ALONE}(?:[.:)]\s*[^=]*|{_SPACE}+\([^)]*\)\s*)?$", re.DOTALL)
-_BEGINS = re.compile(rf"{_OPEN}([{LETTERS}]){_CLOSE}[.):]\s+\S")
+_BOXED = re.compile(
+    rf"{_ALONE}(?:{_NO_BRACKET}[).:][^=]*|[*_$`\"'}}\]]*+{_SPACE}+\([^)]*\)\s*|{_CLOSE})$",
+)
+_LINE = re.compile(rf"{_LETTER}[ \t*_$`\"')}}\].:]*+")
+_BEGINS = re.compile(rf"{_OPEN}([{LETTERS}])[*_$`\"'}}\]]*+[.):][*_$`\"')}}\].:]*+\s+\S")
+_SEVERAL = re.compile(rf"{_LETTER}(?:{_CLOSE}\s*{_ANOTHER})+{_CLOSE}")
+# \(B\) and \[B\] are $B$
+_FORMULA = re.compile(r"\\\(([^\n]{1,60}?)\\\)|\\\[\s*([^\n]{1,60}?)\s*\\\]")
 
 
 def read_choice(response: str) -> str | None:
@@ -43,24 +56,20 @@ def read_choice(response: str) -> str | None:
     text = answer_text(response)
     if text is None:
         return None
+    text = _FORMULA.sub(lambda match: f"${match[1] or match[2]}$", text)
     statements = [(match.end(), next(filter(None, match.groups()))) for match in _SAID.finditer(text)]
     boxed = last_boxed(text)
     if boxed is not None and (match := _BOXED.match(boxed.strip())):
         statements.append((text.rindex(boxed) + len(boxed) + 1, match[1]))
     if statements:
         return max(statements)[1]
-    if boxed is not None and _is_letters(boxed):
+    if boxed is not None and _SEVERAL.fullmatch(boxed.strip()):
         return None
     if boxed is not None:  # a letter in front of a box with a value is part of the working
         text = text[text.rindex(boxed) + len(boxed) + 1 :]
     lines = [line.strip() for line in text.strip().split("\n") if line.strip()]
     for line in reversed(lines):
-        if match := re.fullmatch(rf"{_LETTER}[.):]*{_CLOSE}", line):
+        if match := _LINE.fullmatch(line):
             return match[1]
     found = _BEGINS.match(lines[-1]) if lines else None
     return found[1] if found else None
-
-
-def _is_letters(text: str) -> bool:
-    """Whether a text is several letters of options and nothing else."""
-    return re.fullmatch(rf"{_LETTER}(?:\s*{_ANOTHER}{_CLOSE})+", text.strip()) is not None

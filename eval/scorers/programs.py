@@ -51,7 +51,7 @@ def last_program(response: str) -> str | None:
     """
     blocks: dict[bool, str] = {}
     opened: tuple[str, list[str]] | None = None
-    for line in (answer_text(response) or "").splitlines():
+    for line in (answer_text(response) or "").replace("\r\n", "\n").split("\n"):
         fence = _FENCE.match(line)
         if fence is None and opened is not None:
             opened[1].append(line)
@@ -98,7 +98,7 @@ def _failure(program: str, test: dict[str, Any], reference: Any, sandboxed: bool
     if checked:  # a program that ends by itself before the checks has not passed them
         return None if ended.stdout.splitlines()[-1:] == [_PASSED] else "ended before the checks"
     if called:
-        lines = [line for line in ended.stdout.splitlines() if line.startswith(_MARK)]
+        lines = [line for line in ended.stdout.split("\n") if line.startswith(_MARK)]
         if not lines:
             return "no result"
         try:

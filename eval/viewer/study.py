@@ -12,7 +12,7 @@ from eval.questions.records import Question, read_jsonl, read_questions
 from eval.responses.readings import unit_dir
 from eval.scorers.records import Response
 from eval.viewer.cell import BASE, CHANGES, NOT_SCORED, OUTCOMES, Cell, FilterError, Filters, NoQuestionError, passing
-from eval.viewer.explain import explain, rule_text
+from eval.viewer.explain import answer_name, explain, reference_text, rule_text
 from eval.viewer.stored import ChunkCache, StoredAnswers
 from recipes.errors import UserError
 from recipes.loading import load_study
@@ -213,10 +213,15 @@ class StudyView:
             "group": cell.benchmark.group,
             "restricted": cell.benchmark.restricted,
             "unit": question.unit,
-            "rules": {name: {"rule": rule, "text": rule_text(rule)} for name, rule in rules.items()},
+            "other_parts": sum(other.unit == question.unit for other in cell.questions) - 1 if question.unit else 0,
+            "rules": {
+                name: {"rule": rule, "text": rule_text(rule), "answer": answer_name(rule)}
+                for name, rule in rules.items()
+            },
             "prompt": prompts[0] if prompts else None,
             "fields": question.fields,
             "reference": question.reference,
+            "reference_text": reference_text(question.reference),
             "responses": {
                 label: _responses(cell, label, question, response, rules, reasons)
                 for label, response in stored.items()
@@ -241,8 +246,10 @@ def _responses(
         for scoring, rows in judged.items():
             if sample < len(rows):
                 row, rule = rows[sample], rules.get(scoring, "")
-                if (key := (rule, row.answer)) not in reasons:
-                    reasons[key] = explain(rule, response, sample, question.reference)
+                # The parts of a question have one score, and an answer each.
+                key = (rule, f"{label} {sample}" if question.unit else row.answer)
+                if key not in reasons:
+                    reasons[key] = explain(rule, response, sample, question.reference, row.answer)
                 found[scoring] = {
                     "score": _rounded(100 * row.value),
                     "outcome": row.outcome,
@@ -269,4 +276,6 @@ def _snippet(question: Question) -> str:
     named = [question.fields[key] for key in _QUESTION_FIELDS if isinstance(question.fields.get(key), str)]
     texts = named or [value for value in question.fields.values() if isinstance(value, str)]
     text = " ".join(texts[0].split()) if texts else ""
-    return text if len(text) <= _SNIPPET else text[: _SNIPPET - 1] + "…"
+    text = text if len(text) <= _SNIPPET else text[: _SNIPPET - 1] + "…"
+    candidate = question.fields.get("answer") if question.unit else None  # what tells the parts of a question apart
+    return f"{candidate} · {text}" if candidate else text

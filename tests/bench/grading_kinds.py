@@ -20,7 +20,10 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 CASES = ROOT / "tests" / "golden" / "grading_reports.jsonl"
 _GRADE = """
 import json, sys
-from data.grading.grader import Grader
+try:
+    from data.grading.grader import Grader
+except ImportError:  # an older checkout
+    from data.grading import Grader
 grader = Grader(workers=2)
 cases = [json.loads(line) for line in sys.stdin.read().split("\\n") if line]
 print(json.dumps([grader.grade(c["response"], c["gold"], c["form"]).correct for c in cases]))

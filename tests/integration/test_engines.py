@@ -54,6 +54,23 @@ def test_server_gets_the_training_prompt_and_a_seed_for_each_response(smoke_stud
     assert [row.responses for row in rows] == [row.responses for row in again]
 
 
+def test_a_prompt_depends_on_its_question_alone(smoke_study, tmp_path):
+    """Whole numbers beside decimals and texts, and objects with other keys: no value changes with its neighbours."""
+    (tmp_path / "sum.yaml").write_text('doc_to_text: "{{value}} of {{extra}}"\n')
+    recipe = load_recipe(
+        SMOKE, [f"suite.tasks={tmp_path}", "suite.benchmarks=[{name: sum, group: math, scorings: {robust: boxed}}]"]
+    )
+    benchmark, tokenizer = recipe.suite.benchmarks[0], load_tokenizer(str(smoke_study / "base"))
+    values = [(1, {"a": 1}), (2.5, {}), ("three", {"b": [2, "c"]}), (True, {"a": {"d": None}}), (10**30, {"a": "1"})]
+    questions = [Question(f"q{n}", {"value": value, "extra": extra}, "2") for n, (value, extra) in enumerate(values)]
+    together = [prompt.text for prompt in render(recipe, tokenizer, benchmark, "native", questions)]
+    assert together == [render(recipe, tokenizer, benchmark, "native", [one])[0].text for one in questions]
+    assert [text.split("user\n")[1].split("<|im_end|>")[0] for text in together] == [
+        *("1 of {'a': 1}", "2.5 of {}", "three of {'b': [2, 'c']}", "True of {'a': {'d': None}}"),
+        f"{10**30} of {{'a': '1'}}",
+    ]
+
+
 @pytest.mark.parametrize("thinking", [True, False, None])
 def test_thinking_mode_reaches_the_prompt(smoke_study, thinking):
     tokenizer = load_tokenizer(str(smoke_study / "base"))

@@ -157,10 +157,11 @@
     for (const [scoring, one] of Object.entries(found)) {
       const item = make("li");
       const rule = rules[scoring] ? ` (${rules[scoring].rule})` : "";
+      const name = rules[scoring] ? rules[scoring].answer : "answer";
       item.append(badge(one.score, "", rules[scoring] ? rules[scoring].text : scoring),
         ` ${scoring}${rule}: ${one.outcome.replaceAll("_", " ")}`,
-        one.answer === null ? "" : `, answer ${one.answer}`);
-      if (one.why.length) item.append(make("span", "why", one.why.join("; ")));
+        one.answer === null || name === null ? "" : `, ${name} ${one.answer}`);
+      item.append(...one.why.map(line => make("span", "why", line)));
       items.append(item);
     }
     return items;
@@ -199,10 +200,8 @@
   const render = question => {
     const facts = make("dl");
     const fact = (name, text) => facts.append(make("dt", "", name), make("dd", "", text));
-    if (question.reference !== null) {
-      fact("reference", typeof question.reference === "string" ? question.reference : JSON.stringify(question.reference));
-    }
-    if (question.unit) fact("judged with", `the other parts of ${question.unit}`);
+    if (question.reference_text !== null) fact("reference", question.reference_text);
+    if (question.unit) fact("judged with", `its ${question.other_parts} other parts (${question.unit})`);
     for (const [scoring, { rule, text }] of Object.entries(question.rules)) fact(scoring, `${rule}. ${text}`);
     const prompt = question.prompt ?? Object.entries(question.fields).map(([name, value]) => `${name}: ${value}`).join("\n");
     const models = make("div", "models");
