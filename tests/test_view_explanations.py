@@ -59,6 +59,9 @@ def test_a_failed_program_shows_its_test():
     assert judged.answer.startswith("test 1: ")
     assert explain("code", said("x"), 0, CODE, judged.answer) == ["test 1: input '1\\n2', expected '3'"]
     assert explain("code", said("x"), 0, CODE, None) == []
+    checks = {"prompt": "def add(a, b):\n", "entry_point": "add", "test": "def check(f):\n    assert f(1, 2) == 3\n"}
+    failed = "test 1: crash AssertionError: "
+    assert explain("code", said("x"), 0, checks, failed) == ["test 1: def check(f):\n    assert f(1, 2) == 3"]
     assert answer_name("code") == "failed"
 
 
