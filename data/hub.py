@@ -178,7 +178,8 @@ def locate(files: DataFiles, lock: dict[str, Any] | None) -> list[Path]:
     else:
         if lock is None:
             raise UserError(f"source {files.name} is not resolved; run `transfer fetch RECIPE` on a connected machine")
-        _require_same(files, lock)
+        if wrong := lock_mismatch(files, lock):
+            raise UserError(f"source {files.name}: {wrong}; run `transfer fetch` again")
         folder = _snapshot("dataset", str(files.dataset), lock["revision"], list(lock["files"]))
         paths = {name: folder / name for name in lock["files"]}
     for name, digest in (lock or {}).get("files", {}).items():
@@ -190,12 +191,6 @@ def locate(files: DataFiles, lock: dict[str, Any] | None) -> list[Path]:
                 "restore it, or run `transfer fetch` to accept the new one"
             )
     return list(paths.values())
-
-
-def _require_same(files: DataFiles, lock: dict[str, Any]) -> None:
-    """Refuse a lock entry that was made for another dataset, other files or another commit than the recipe names."""
-    if wrong := lock_mismatch(files, lock):
-        raise UserError(f"source {files.name}: {wrong}; run `transfer fetch` again")
 
 
 def lock_mismatch(files: DataFiles, lock: dict[str, Any]) -> str | None:

@@ -63,7 +63,7 @@ def fetch(recipe: Recipe, recipe_path: Path | None) -> Fetched:
     for files in recipe.corpus.all_files():
         if files.kind != "pocket":
             _resolve(fetched, recipe, "sources", files, _count_rows)
-    for benchmark in recipe.suite.benchmarks if recipe.suite is not None else ():
+    for benchmark in recipe.benchmarks:
         if benchmark.data is not None:
             data = benchmark_files(benchmark)
             _resolve(fetched, recipe, "benchmarks", data, partial(_count, benchmark.name))
@@ -185,9 +185,8 @@ def _models(recipe: Recipe) -> list[tuple[str, str | None]]:
         models[recipe.model.path] = recipe.model.revision
     for external in recipe.external.values():
         models[external.path] = external.revision
-    samplers = [recipe.corpus.teacher, recipe.corpus.pass_rate.sampler if recipe.corpus.pass_rate else None]
-    for sampler in samplers:
-        if sampler is not None and sampler.kind == "transformers" and sampler.model != "base":
+    for sampler in recipe.corpus.samplers.values():
+        if sampler.kind == "transformers" and sampler.model != "base":
             models[str(sampler.model)] = sampler.revision
     return list(models.items())
 

@@ -262,6 +262,12 @@ class CorpusSpec(Spec):
         stored = [self.teacher.stored] if self.teacher is not None and self.teacher.stored is not None else []
         return [*self.sources, *self.decontamination.benchmarks, *stored]
 
+    @property
+    def samplers(self) -> dict[str, SamplerSpec]:
+        """The samplers of the corpus, by their key below `corpus`."""
+        both = {"teacher": self.teacher, "pass_rate.sampler": self.pass_rate.sampler if self.pass_rate else None}
+        return {key: sampler for key, sampler in both.items() if sampler is not None}
+
     @model_validator(mode="after")
     def _names_differ(self) -> "CorpusSpec":
         names = [files.name for files in self.all_files()]

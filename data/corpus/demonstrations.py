@@ -18,7 +18,6 @@ from data.sampling.completions import sample_from_endpoint, sample_locally
 from data.sampling.store import (
     Sample,
     SampleStore,
-    own_path,
     sampling_config,
     shared_folder,
     store_path,
@@ -81,7 +80,6 @@ def draw_samples(
     config = sampling_config(spec, recipe.prompt, weights)
     store = SampleStore(store_path(shared_folder(study_dir), config), config["max_completion_tokens"])
     try:
-        store.adopt(own_path(study_dir, config))
         if spec.kind == "endpoint":
             sample_from_endpoint(spec, recipe.prompt, problems, store, progress)
         else:

@@ -34,12 +34,7 @@ def apply_filters(
 ) -> list[dict[str, Any]]:
     """Read all sources into an empty funnel and drop what cannot be a problem.
 
-    Args:
-        funnel: filled, row by row.
-        recipe: with the sources and the settings of the filters.
-        grader: judges whether references can be compared with.
-        tokenizer: every arm's, for the length filter. None: lengths are not looked at.
-        done: called after each filter with its name and number.
+    Without `tokenizer` lengths are not looked at. `done` is called after each filter with its name and number.
 
     Returns:
         The problems that are close to a benchmark question, each with that question.

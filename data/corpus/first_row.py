@@ -18,11 +18,7 @@ def field_mistakes(
 ) -> list[str]:
     """A sentence for every column that does not exist and every template that does not fit the first row.
 
-    Args:
-        files: a file on this machine.
-        fields: what is read of its rows.
-        lock: its lock entry, if it is a file of the hub.
-        optional: fields that a row may lack.
+    `optional`: fields that a row may lack.
     """
     found: list[str] = []
     first: Row | None = None

@@ -37,12 +37,8 @@ def check_contract(
 ) -> None:
     """Refuse a tokenizer and template with which training and inference would see different tokens.
 
-    Args:
-        tokenizer: with eos, pad and template settled.
-        prompt: how the study asks.
-        name: the checkpoint, for messages.
-        key: the recipe's section with its settings, for messages.
-        training: whether completions are trained on with it, or only evaluated.
+    `tokenizer` has eos, pad and template settled. `name` (the checkpoint) and `key` (the recipe's section) are for
+    messages. `training`: whether completions are trained on with it, or only evaluated.
 
     Raises:
         UserError: as `check_template` and `check_ids` say.

@@ -18,7 +18,7 @@ from data.sampling.server import require_served
 from data.sampling.store import Sample, SampleStore, sample_seed, sampling_config, thinking_mode, whole_characters
 from recipes.corpus_schema import SamplerSpec
 from recipes.errors import UserError
-from recipes.manifest import Progress
+from recipes.manifest import Progress, duration
 from recipes.training_schema import PromptSpec
 
 _FIRST_WAIT_SECONDS = 1.0
@@ -70,13 +70,7 @@ class _Meter:
         left = seconds * (self.total - self.done) / max(1, self.done - self._at_start)
         if self.progress is not None:
             self.progress.total, self.progress.unit = self.total, "problems sampled"
-            self.progress.update(self.done, f"{self.tokens / seconds:,.0f} tokens/s, {_duration(left)} left")
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+            self.progress.update(self.done, f"{self.tokens / seconds:,.0f} tokens/s, {duration(left)} left")
 
 
 def sample_from_endpoint(

@@ -68,19 +68,9 @@ def shared_folder(study_dir: Path) -> Path:
 
 def store_path(folder: Path, config: dict[str, Any]) -> Path:
     """The file of one configuration, whatever the length limit."""
-    return _path(
-        folder, {key: value for key, value in config.items() if key != "max_completion_tokens"}, config["model"]
-    )
-
-
-def own_path(study_dir: Path, config: dict[str, Any]) -> Path:
-    """The file that earlier versions kept in the study itself, for one length limit."""
-    return _path(study_dir / "samples", config, config["model"])
-
-
-def _path(folder: Path, key: dict[str, Any], model: Any) -> Path:
-    name = "".join(letter if letter.isalnum() else "-" for letter in str(model).rpartition("/")[2])
-    return folder / f"{name}-{hash_json(key)[:12]}.jsonl"
+    key = {name: value for name, value in config.items() if name != "max_completion_tokens"}
+    stem = "".join(letter if letter.isalnum() else "-" for letter in str(config["model"]).rpartition("/")[2])
+    return folder / f"{stem}-{hash_json(key)[:12]}.jsonl"
 
 
 def sample_seed(seed: int, problem_id: str, index: int) -> int:
@@ -169,14 +159,6 @@ class SampleStore:
             self._file.write(lines)
             self._file.flush()
             self._read += len(lines)
-
-    def adopt(self, path: Path) -> None:
-        """Take over what a file of an earlier version holds for this limit, if there is one."""
-        if not path.is_file():
-            return
-        older = SampleStore(path)
-        older.close()
-        self.add([s._replace(limit=s.limit or self.limit) for rows in older._samples.values() for s in rows.values()])
 
     def of(self, problem_id: str, count: int) -> list[Sample]:
         """The first `count` samples of a problem, by index, as they are under the limit."""

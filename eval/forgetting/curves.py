@@ -113,9 +113,8 @@ class Curve:
 
 def gain_curves(found: Slice, recipe: Recipe) -> dict[str, Curve]:
     """The curves of all arms, with draws that resample the questions of each benchmark for all models together."""
-    assert recipe.trajectory is not None
-    draws, confidence = recipe.trajectory.draws, recipe.statistics.confidence
-    rng = np.random.default_rng([recipe.trajectory.seed, 1])
+    spec, confidence = recipe.require_trajectory(), recipe.statistics.confidence
+    draws, rng = spec.draws, np.random.default_rng([spec.seed, 1])
     drawn = [bootstrap_scores(item, draws, rng, confidence) for item in found.answers]
     points = [item.means() for item in found.answers]
     groups = list(dict.fromkeys(item.group for item in found.answers))
@@ -244,11 +243,7 @@ def razor_fit(
     checkpoints of all arms but the base; residuals are means over an arm's checkpoints, with intervals from draws of
     the questions (the KL is taken as known).
 
-    Args:
-        curves: of the arms.
-        kl: at each checkpoint but the base, in nats a token.
-        confidence: coverage of the intervals.
-        trained: the group whose gain is no forgetting.
+    `kl`: at each checkpoint but the base, in nats a token. `trained`: the group whose gain is no forgetting.
     """
     x = np.concatenate([np.asarray(kl[arm], dtype=float) for arm in curves])
     y = np.concatenate([mean_loss(curve, trained)[0][1:] for curve in curves.values()])

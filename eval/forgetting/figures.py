@@ -3,7 +3,7 @@
 import numpy as np
 from matplotlib import pyplot as plt
 
-from eval.drawing import INK, PALETTE, STYLE, Drawing, draw, label
+from eval.drawing import INK, PALETTE, STYLE, Drawing, draw, error_bars, label, legend
 from eval.forgetting.curves import AXES
 from eval.forgetting.schema import Trajectory
 
@@ -35,11 +35,7 @@ def forgetting_figure(trajectory: Trajectory, axis_name: str, trained: str) -> D
                     places = [gain.estimate for gain in found.gains[trained]]
                 else:
                     places = found.axes[axis_name]
-                errors = [
-                    [max(0.0, gain.estimate - gain.low) for gain in gains],
-                    [max(0.0, gain.high - gain.estimate) for gain in gains],
-                ]
-                colour = PALETTE[number % len(PALETTE)]
+                colour, errors = PALETTE[number % len(PALETTE)], error_bars(gains)
                 axis.errorbar(
                     places, middle, errors, color=colour, marker="o", ms=4, lw=1.4, elinewidth=0.7, label=label(arm)
                 )
@@ -50,8 +46,7 @@ def forgetting_figure(trajectory: Trajectory, axis_name: str, trained: str) -> D
             axis.set_title(label(group), loc="left", fontsize=11)
         axes[0][0].set_ylabel("gain over the base (points)")
         figure.supxlabel(axis_names(trained)[axis_name], fontsize=10)
-        handles, names = axes[0][0].get_legend_handles_labels()
-        figure.legend(handles, names, loc="upper center", ncols=len(names), frameon=False, bbox_to_anchor=(0.5, 1.08))
+        legend(figure, axes[0][0], 1.08)
         figure.tight_layout()
         return draw(figure)
 

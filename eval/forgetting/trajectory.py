@@ -44,16 +44,14 @@ def heldout_benchmark(recipe: Recipe) -> BenchmarkSpec:
 
 def slice_parts(recipe: Recipe, study_dir: Path) -> list[Part]:
     """The slice of a study, held-out problems first."""
-    assert recipe.suite is not None and recipe.trajectory is not None
-    heldout = heldout_benchmark(recipe)
+    spec, heldout = recipe.require_trajectory(), heldout_benchmark(recipe)
     parts = []
-    for benchmark in [heldout, *(item for item in recipe.suite.benchmarks if item.name != HELDOUT)]:
+    for benchmark in [heldout, *(item for item in recipe.require_suite().benchmarks if item.name != HELDOUT)]:
         own = benchmark is heldout
         questions = (
             read_source_questions(recipe, benchmark, study_dir) if own else load_questions(recipe, benchmark, study_dir)
         )
-        count = recipe.trajectory.heldout_problems if own else recipe.trajectory.questions
-        questions = sample_slice(questions, count)
+        questions = sample_slice(questions, spec.heldout_problems if own else spec.questions)
         prompting, scoring = benchmark.cell(recipe.analysis.reading)
         parts.append(Part(benchmark, prompting, benchmark.scorings[scoring], questions))
     return parts
@@ -61,11 +59,10 @@ def slice_parts(recipe: Recipe, study_dir: Path) -> list[Part]:
 
 def slice_recipe(recipe: Recipe) -> Recipe:
     """The recipe with as many responses per question as the slice has."""
-    assert recipe.suite is not None and recipe.trajectory is not None
-    count = recipe.trajectory.samples
-    benchmarks = [item.model_copy(update={"samples": count}) for item in recipe.suite.benchmarks]
-    suite = recipe.suite.model_copy(update={"samples_per_question": count, "benchmarks": tuple(benchmarks)})
-    return recipe.model_copy(update={"suite": suite})
+    suite, count = recipe.require_suite(), recipe.require_trajectory().samples
+    benchmarks = tuple(item.model_copy(update={"samples": count}) for item in suite.benchmarks)
+    changed = suite.model_copy(update={"samples_per_question": count, "benchmarks": benchmarks})
+    return recipe.model_copy(update={"suite": changed})
 
 
 def checkpoints_of(study_dir: Path, arm: str | None, seed: int | None) -> dict[int, Path]:
@@ -86,7 +83,6 @@ def run(
     recipe: Recipe, study_dir: Path, stage_dir: Path, resume: bool, arm: str | None = None, seed: int | None = None
 ) -> None:
     """Ask and score what is missing of every checkpoint."""
-    assert recipe.suite is not None and recipe.trajectory is not None
     parts, asked = slice_parts(recipe, study_dir), slice_recipe(recipe)
     checkpoints = checkpoints_of(study_dir, arm, seed)
     progress = Progress(stage_dir, len(checkpoints) * len(parts), "checkpoints on benchmarks")
@@ -122,16 +118,16 @@ def _scores(
         return
     from eval.responses.harness import generate_chunks, render, require_lengths
 
-    assert recipe.suite is not None and recipe.trajectory is not None
+    suite, seed = recipe.require_suite(), recipe.require_trajectory().seed
     tokenizer, chunks = load_tokenizer(str(weights)), []
     for part in parts:
         name = part.benchmark.name
         if name not in prompts:
             prompts[name] = render(recipe, tokenizer, part.benchmark, part.prompting, part.questions)
             require_lengths(recipe, weights, prompts[name])
-        chunks.append((prompts[name], zlib.crc32(f"{recipe.trajectory.seed} {label} {name}".encode())))
-    limit, sandboxed = recipe.suite.max_response_tokens, not recipe.suite.allow_unsandboxed_code
-    with server_errors(recipe.suite.engine):
+        chunks.append((prompts[name], zlib.crc32(f"{seed} {label} {name}".encode())))
+    limit, sandboxed = suite.max_response_tokens, not suite.allow_unsandboxed_code
+    with server_errors(suite.engine):
         for index, rows in generate_chunks(engine(), tokenizer, chunks):
             part = parts[index]
             yield part, score_rows(rows, part.questions, part.rule, limit, sandboxed)

@@ -71,7 +71,7 @@ def _build_task(
 
     What the task file says stands; what is the same for all files (data, samples, decoding) is added.
     """
-    assert recipe.suite is not None
+    suite = recipe.require_suite()
     path = task_path(folder, benchmark.name, prompting)
     values = load_yaml(path)
     values.setdefault("task", path.stem)
@@ -98,16 +98,16 @@ def _build_task(
     }
     values.setdefault("doc_to_target", "{{question_id}}")
     if not stores_likelihood:
-        temperature = recipe.suite.temperature_of(benchmark)
-        decoding: dict[str, Any] = {"do_sample": temperature > 0, "max_gen_toks": recipe.suite.max_response_tokens}
+        temperature = suite.temperature_of(benchmark)
+        decoding: dict[str, Any] = {"do_sample": temperature > 0, "max_gen_toks": suite.max_response_tokens}
         if temperature > 0:
-            decoding |= {"temperature": temperature, "top_p": recipe.suite.top_p}
-            if recipe.suite.engine.kind == "hf":
-                decoding["top_k"] = recipe.suite.top_k  # 0 means all here, and must be said: the default is 50
-            elif recipe.suite.top_k:
-                decoding["top_k"] = recipe.suite.top_k
+            decoding |= {"temperature": temperature, "top_p": suite.top_p}
+            if suite.engine.kind == "hf":
+                decoding["top_k"] = suite.top_k  # 0 means all here, and must be said: the default is 50
+            elif suite.top_k:
+                decoding["top_k"] = suite.top_k
         until = (values.get("generation_kwargs") or {}).get("until", [])
-        values |= {"generation_kwargs": {"until": until, **decoding}, "repeats": recipe.suite.samples(benchmark)}
+        values |= {"generation_kwargs": {"until": until, **decoding}, "repeats": suite.samples(benchmark)}
     return TaskManager(include_path=str(folder), include_defaults=False).load([values])["tasks"][values["task"]], chat
 
 
@@ -127,8 +127,7 @@ def render(
     Raises:
         UserError: the file is no task, or stores text where the recipe expects likelihoods, or the reverse.
     """
-    assert recipe.suite is not None
-    task, chat = _build_task(recipe, folder or task_folder(recipe.suite), benchmark, prompting, questions)
+    task, chat = _build_task(recipe, folder or task_folder(recipe.require_suite()), benchmark, prompting, questions)
     mode = thinking_mode(recipe)
     template: dict[str, Any] = {} if mode is None else {"enable_thinking": mode}
 
@@ -160,8 +159,7 @@ def require_lengths(recipe: Recipe, model_dir: Path, prompts: Iterable[Prompt]) 
         UserError: a prompt is longer than `suite.max_prompt_tokens`, or leaves no room in the model's context.
     """
     tokenizer, config = load_tokenizer(str(model_dir)), AutoConfig.from_pretrained(model_dir)
-    assert recipe.suite is not None
-    longest = recipe.suite.max_prompt_tokens
+    longest = recipe.require_suite().max_prompt_tokens
     context = None if recipe.model is None or recipe.model.pocket else _context(config)
     for prompt in prompts:
         length = len(tokenizer(prompt.text)["input_ids"])

@@ -21,8 +21,7 @@ def parse_rescorings(recipe: Recipe, texts: list[str]) -> dict[str, tuple[str, S
     Raises:
         UserError: the text has another form, or names no benchmark or rule.
     """
-    assert recipe.suite is not None
-    known = {benchmark.name: benchmark for benchmark in recipe.suite.benchmarks}
+    known = {benchmark.name: benchmark for benchmark in recipe.require_suite().benchmarks}
     found: dict[str, tuple[str, Scoring]] = {}
     for text in texts:
         place, _, rule = text.partition("=")
@@ -52,9 +51,7 @@ def rescore(recipe: Recipe, study_dir: Path, new: dict[str, tuple[str, Scoring]]
     Raises:
         UserError: nothing is stored, or what is stored does not fit its questions.
     """
-    assert recipe.suite is not None
-    labels = ["base", *(label for arm in recipe.arms for label in recipe.labels(arm))]
-    stages = [label for label in labels if (study_dir / "eval" / label / "manifest.json").is_file()]
+    stages = [label for label in recipe.all_labels if (study_dir / "eval" / label / "manifest.json").is_file()]
     if not stages:
         raise UserError(f"{study_dir} has no stored responses; `transfer run` asks for them")
     changes = []

@@ -196,9 +196,8 @@ class ResponseScheduler:
 
         `on_progress` is called after every chunk and every step of the engine, several times a second.
         """
-        assert self._recipe.suite is not None
         with (
-            server_errors(self._recipe.suite.engine),
+            server_errors(self._recipe.require_suite().engine),
             EngineOnDemand(self._recipe, self._model_dir, self._stage_dir.name, self._stage_dir) as engine,
         ):
             self._run_chunks(engine, on_progress)

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 
 from eval.questions.records import Row, read_jsonl, write_jsonl
 from recipes.errors import UserError
-from recipes.manifest import write_atomic
+from recipes.manifest import write_parquet
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,9 +100,7 @@ _SCHEMA = pa.schema(
 def write_scores(path: Path, rows: Sequence[ScoreRow]) -> None:
     """Write scores as Parquet, atomically."""
     columns: dict[str, list[Any]] = {name: [getattr(row, name) for row in rows] for name in _SCHEMA.names}
-    sink = pa.BufferOutputStream()
-    pq.write_table(pa.table(columns, schema=_SCHEMA), sink)
-    write_atomic(path, sink.getvalue().to_pybytes())
+    write_parquet(path, pa.table(columns, schema=_SCHEMA))
 
 
 def read_scores(path: Path) -> list[ScoreRow]:

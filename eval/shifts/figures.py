@@ -1,10 +1,8 @@
 """Figures of representation and token shift. Each function takes `transfer.json`'s part `diagnostics`."""
 
-from typing import Any
-
 from matplotlib import pyplot as plt
 
-from eval.drawing import INK, PALETTE, STYLE, Drawing, draw, label
+from eval.drawing import INK, PALETTE, STYLE, Drawing, draw, forest, label, legend
 from eval.shifts.schema import Shifts
 from eval.statistics.values import Estimate
 
@@ -40,34 +38,19 @@ def layers_figure(shifts: Shifts) -> Drawing:
         for axis in axes[-1]:
             axis.set_xlabel("level (0: embeddings)")
             axis.xaxis.get_major_locator().set_params(integer=True)
-        _legend(figure, axes[0][0])
+        legend(figure, axes[0][0])
         figure.tight_layout()
         return draw(figure)
 
 
 def kl_figure(shifts: Shifts) -> Drawing:
     """KL(model || base) on the model's own samples by group of prompts, in nats a token, on a log axis."""
-    groups = list(next(iter(shifts.arms.values())).tokens["own_samples"])
-    arms = list(shifts.arms)
-    with plt.rc_context(STYLE):
-        figure, axis = plt.subplots(figsize=(7.2, 0.8 + 0.32 * len(groups) * len(arms)))
-        ticks, names, row = [], [], 0.0
-        for group in groups:
-            for number, arm in enumerate(arms):
-                value = shifts.arms[arm].tokens["own_samples"][group]["kl_to_base"].per_token
-                colour = PALETTE[number % len(PALETTE)]
-                axis.plot([max(value.low, 1e-6), max(value.high, 1e-6)], [row, row], color=colour, lw=2)
-                axis.plot([max(value.estimate, 1e-6)], [row], "o", color=colour, ms=6)
-                ticks.append(row)
-                names.append(f"{label(group)} · {label(arm)}")
-                row -= 1
-            row -= 0.5
-        axis.set_xscale("log")
-        axis.set_yticks(ticks, names)
-        axis.grid(axis="y", visible=False)
-        axis.set_xlabel("KL(model || base) on its own samples (nats a token)")
-        figure.tight_layout()
-        return draw(figure)
+    cells: dict[str, dict[str, tuple[Estimate | None, str]]] = {
+        arm: {group: (values["kl_to_base"].per_token, "") for group, values in found.tokens["own_samples"].items()}
+        for arm, found in shifts.arms.items()
+    }
+    groups = list(next(iter(cells.values())))
+    return forest(cells, groups, "KL(model || base) on its own samples (nats a token)", log=True)
 
 
 def histograms_figure(shifts: Shifts) -> Drawing:
@@ -90,7 +73,7 @@ def histograms_figure(shifts: Shifts) -> Drawing:
             axis.grid(axis="x", visible=False)
             axis.set_xlabel(title)
         axes[0].set_ylabel("share of its tokens (%)")
-        _legend(figure, axes[0])
+        legend(figure, axes[0])
         figure.tight_layout()
         return draw(figure)
 
@@ -139,8 +122,3 @@ def visible_token(text: str) -> str:
     shown = text.replace(" ", "␣").replace("\n", "⏎").replace("\t", "⇥")
     shown = "".join(character if character.isprintable() else "�" for character in shown)
     return shown if len(shown) <= 16 else shown[:15] + "…"
-
-
-def _legend(figure: Any, axis: Any) -> None:
-    handles, names = axis.get_legend_handles_labels()
-    figure.legend(handles, names, loc="upper center", ncols=len(names), frameon=False, bbox_to_anchor=(0.5, 1.06))

@@ -121,18 +121,6 @@ def student_factor(clusters: int, confidence: float) -> float:
     return float(stats.t.ppf(tail, clusters - 1) / stats.norm.ppf(tail)) if clusters > 1 else 1.0
 
 
-def standard_errors(answers: Answers) -> Array:
-    """Clustered standard error of each model's score, in points (Miller 2024, arXiv 2411.00640, Sec. 2.2).
-
-    With the correction C / (C - 1); for clusters of one and equal weights the standard error of a mean.
-    """
-    sums_CM, sizes_C = answers.clustered()
-    number = len(sizes_C)
-    residual_CM = sums_CM - sizes_C[:, None] * answers.means()
-    variance_M = number / (number - 1) * (residual_CM**2).sum(axis=0) / sizes_C.sum() ** 2
-    return np.sqrt(variance_M)
-
-
 def seed_deviations(answers: Sequence[Answers], columns: list[int]) -> Array:
     """How far each training seed's scores lie from their mean, without what question sampling explains.
 

@@ -90,11 +90,6 @@ def remedy_of_driver(cuda: str | None) -> str:
     return "a newer driver, or torch and vLLM wheels built for the driver's CUDA; no cuda module in the site file"
 
 
-def check_driver(cuda: str | None) -> str | None:
-    """`driver_mismatch` of this machine."""
-    return driver_mismatch(cuda, driver_version(), os.environ.get("LD_LIBRARY_PATH", ""))
-
-
 def attention(gpus: list[str]) -> Verdict:
     """Whether flash attention is installed, and on a GPU whether its kernel loads."""
     spec = ModelSpec(path="any/model", dtype="bfloat16", attention="flash_attention_2")

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from launch.stages import Stage
 from recipes.errors import UserError
-from recipes.manifest import read_manifest, write_json
+from recipes.manifest import finished_manifest, write_json
 from recipes.schema import Recipe
 
 _FOLDER = ".failures"
@@ -89,8 +89,7 @@ def _path(study_dir: Path, stage: str) -> Path:
 
 def recorded(study_dir: Path, stage: str) -> dict[str, Any] | None:
     """The recorded failure of a stage (message, status, at); None if there is none or the stage has finished since."""
-    manifest = read_manifest(study_dir / stage)
-    if manifest is not None and manifest["completed"]:
+    if finished_manifest(study_dir / stage) is not None:
         return None
     try:
         failure = json.loads(_path(study_dir, stage).read_text(encoding="utf-8"))

@@ -27,7 +27,7 @@ from launch.rank_command import Rendezvous, launch_command, launch_files
 from launch.stages import Stage, build_stages
 from recipes.errors import UserError
 from recipes.loading import load_study
-from recipes.manifest import read_manifest, write_atomic, write_json
+from recipes.manifest import finished_manifest, write_atomic, write_json
 from recipes.resource_schema import ResourceSpec
 from train.runtime.pace import cut_short, read_pace
 from train.runtime.ranks import SIGNALS, PreemptedError, listen, noted_signal
@@ -75,8 +75,7 @@ def launch_ranks(resources: ResourceSpec, study_dir: Path, stage: Stage, resume:
         print(f"the launcher ended with status {code} before a rank had started; starting it again", flush=True)
     if complaint:
         raise RanksEndedError(complaint)
-    manifest = read_manifest(study_dir / stage.name)
-    if code == 0 or (manifest is not None and manifest["completed"]):
+    if code == 0 or finished_manifest(study_dir / stage.name) is not None:
         if code:
             print(f"all work was done and recorded; the launcher ended with status {code} after that", flush=True)
         return

@@ -102,11 +102,7 @@ def taken(recipe: Recipe, stage: Stage, state: StageState, study_dir: Path) -> T
 class Calibration:
     """Corrections from what the stages of a study took.
 
-    Args:
-        recipe: of the study.
-        stages: all of it.
-        planned: hours of each stage by the assumptions; None where unknown.
-        measured: what stages took, by name.
+    `planned`: hours of each stage by the assumptions, None where unknown. `measured`: what stages took, by name.
     """
 
     def __init__(
@@ -168,10 +164,8 @@ class Calibration:
 def rehearsed(study_dir: Path, study: str, on_gpu: bool) -> tuple[tuple[Rehearsed, ...], str | None]:
     """Seconds to start a stage of each kind by the study's rehearsal, and a sentence about why they are not used.
 
-    Args:
-        study_dir: of the study; its rehearsal is beside it, where `transfer rehearse` puts it.
-        study: its name.
-        on_gpu: whether the study is planned for GPUs.
+    The rehearsal is beside the study, where `transfer rehearse` puts it. `on_gpu`: whether the study is planned for
+    GPUs.
     """
     folder = study_dir.parent / "rehearsals" / study
     try:

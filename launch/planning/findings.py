@@ -56,14 +56,9 @@ def findings(
 ) -> list[Finding]:
     """What the stages that are not done will lack.
 
-    Args:
-        recipe: of the study.
-        stages: of the study, or those that are meant to run.
-        study_dir: its folder, which need not exist.
-        site: the cluster it will run on. None: this machine.
-        gpus: of this machine, as `visible_gpus` names them (the default).
-        elsewhere: the plan is made on a machine without the recipe's GPUs, where it will not run; what is missing here
-            is a warning then.
+    `stages` are those that are meant to run, and the folder need not exist. `site`: the cluster; None: this machine,
+    whose GPUs are `gpus`. `elsewhere`: the plan is made on a machine without the recipe's GPUs, where it will not run;
+    what is missing here is a warning then.
     """
     shape, gpus = model_shape(recipe), visible_gpus() if gpus is None else gpus
     states = stage_states(build_stages(recipe), study_dir)  # all: some of `stages` may need others
@@ -109,7 +104,7 @@ def _software(recipe: Recipe, waiting: Sequence[Stage], offline: bool) -> Iterat
             f"vllm is not installed, which {' and '.join(with_vllm)} use",
             "run pip install -r requirements-gpu.lock",
         )
-    benchmarks = recipe.suite.benchmarks if recipe.suite is not None and kinds & {"eval", "trajectory"} else ()
+    benchmarks = recipe.benchmarks if kinds & {"eval", "trajectory"} else ()
     with_code = [item.name for item in benchmarks if "code" in item.scorings.values()]
     allowed = recipe.suite is not None and recipe.suite.allow_unsandboxed_code
     if with_code and not allowed and shutil.which("bwrap") is None:

@@ -29,7 +29,7 @@ from launch.planning.teacher import teacher_plan
 from launch.rank_command import Rendezvous, launch_command, launch_files
 from launch.site_file import SiteSpec, hours_of
 from launch.stages import Stage, stage_states
-from recipes.manifest import StageState, read_manifest
+from recipes.manifest import StageState, finished_manifest
 from recipes.schema import Recipe
 from train.accounting.cost import ModelShape, forward_flops, model_shape, train_flops
 from train.accounting.matching import attention_of, recipe_differences
@@ -68,12 +68,8 @@ def build_plan(
 ) -> Plan:
     """The plan of a study.
 
-    Args:
-        recipe: of the study.
-        stages: of it, all or those that are meant to run.
-        study_dir: its folder, which need not exist; what its stages took calibrates the hours of the rest.
-        invocation: the command that runs the study, to say how a single stage is run.
-        site: the cluster it is planned for. None: this machine.
+    `stages`: those that are meant to run. What finished stages in `study_dir` took calibrates the rest. `invocation`:
+    the command that runs the study. `site`: the cluster it is planned for; None: this machine.
     """
     gpus = visible_gpus()
     elsewhere = site is None and not gpus and recipe.resources.gpu is not None
@@ -96,7 +92,7 @@ def build_plan(
         _stage_plan(recipe, study_dir, stage, states[stage.name], calibration, shape, invocation) for stage in stages
     )
     analyses = analysis_plan(recipe, shape)
-    labels = [label for arm in ("base", *recipe.arms) for label in recipe.labels(arm)]
+    labels = recipe.all_labels
     arms = {name: _arm_plan(recipe, name, setting, study_dir, node) for name in recipe.trained}
     pocket = recipe.model.pocket if recipe.model else None
     notes = [str(finding) for finding in found if finding.severity == "note"]
@@ -248,10 +244,8 @@ def gpus_of(recipe: Recipe) -> GpuCounts:
 
 def dropped_problems(study_dir: Path) -> dict[str, int] | None:
     """Problems the corpus left out, by reason; None until it is built."""
-    manifest = read_manifest(study_dir / "corpus")
-    if manifest is None or not manifest["completed"]:
-        return None
-    return dict(manifest["facts"].get("rejected", {}))
+    manifest = finished_manifest(study_dir / "corpus")
+    return None if manifest is None else dict(manifest["facts"].get("rejected", {}))
 
 
 def what_certainty_costs(recipe: Recipe, setting: Setting | None, models: int) -> Certainty | None:
@@ -314,7 +308,7 @@ def _arm_plan(
 def attention_of_runs(recipe: Recipe, name: str, study_dir: Path | None) -> list[str]:
     """What the finished runs of an arm computed attention with."""
     folders = [] if study_dir is None else [study_dir / "arms" / name / f"seed-{seed}" for seed in recipe.seeds]
-    manifests = [manifest for folder in folders if (manifest := read_manifest(folder)) and manifest["completed"]]
+    manifests = [manifest for folder in folders if (manifest := finished_manifest(folder))]
     return sorted({attention_of(manifest["facts"]) for manifest in manifests if "matched_on" in manifest["facts"]})
 
 

@@ -27,10 +27,8 @@ _NAMES = {
 def format_plan(plan: Plan, commands: bool = False, stages: bool = False) -> str:
     """The plan as text.
 
-    Args:
-        plan: of a study.
-        commands: with the exact command, files and processes of every stage.
-        stages: with a line for every stage, not one for every kind.
+    `commands`: with the exact command, files and processes of every stage. `stages`: with a line for every stage, not
+    one for every kind.
     """
     lines = [f"{plan.study} -> {plan.directory}", ""]
     lines += _stage_lines(plan, commands) if commands or stages else _group_lines(plan)

@@ -26,11 +26,7 @@ class Schedule:
 def on_one_machine(recipe: Recipe, stages: Sequence[Stage], hours: Mapping[str, float | None], gpus: int) -> Schedule:
     """As `transfer run` starts them on a machine with so many GPUs (0: a CPU).
 
-    Args:
-        recipe: of the study.
-        stages: what is to run, in order; what else they need is done.
-        hours: of each.
-        gpus: of the machine.
+    `stages`: what is to run, in order; what else they need is done.
     """
     names = [str(index) for index in range(gpus)]
     pool, waiting = Pool(names, recipe.resources.workers), {stage.name: stage for stage in stages}

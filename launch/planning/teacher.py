@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from math import ceil, log
 from pathlib import Path
 
-from recipes.manifest import read_manifest
+from recipes.manifest import finished_manifest
 from recipes.schema import Recipe
 from train.accounting.cost import GPUS, KNOWN_SHAPES, Gpu, expected_tokens, forward_flops
 from train.accounting.rates import Rates, Sampling, engine_seconds, rates_for
@@ -38,17 +38,13 @@ def teacher_plan(
 ) -> TeacherPlan | None:
     """What the demonstrations cost; None without a sampler.
 
-    Args:
-        recipe: of the study.
-        study_dir: where the corpus may be finished; None: it is not looked at.
-        gpu: that the teacher runs on. None: the recipe's.
-        rates: assumptions. None: the usual ones.
+    `study_dir`: where the corpus may be finished. None for `gpu` and `rates`: the recipe's GPU, the usual assumptions.
     """
     teacher = recipe.corpus.teacher
     if teacher is None or teacher.kind not in ("endpoint", "transformers"):
         return None
-    manifest = read_manifest(study_dir / "corpus") if study_dir is not None else None
-    facts = manifest["facts"] if manifest is not None and manifest["completed"] else {}
+    manifest = finished_manifest(study_dir / "corpus") if study_dir is not None else None
+    facts = manifest["facts"] if manifest is not None else {}
     spent = next((row for row in facts.get("sampling", []) if row["phase"] == "teacher"), None)
     problems = facts.get("train_problems") or recipe.corpus.train_problems
     limit = teacher.max_completion_tokens or recipe.prompt.max_completion_tokens

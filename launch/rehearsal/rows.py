@@ -40,10 +40,7 @@ class Rows(NamedTuple):
 def write_rows(recipe: Recipe, folder: Path, generate: bool) -> Rows:
     """Write a few rows of everything that a recipe reads into `folder`.
 
-    Args:
-        recipe: at full size.
-        folder: where the files go.
-        generate: generate all rows. Otherwise they are read, except questions that their publisher asks not to copy.
+    `generate`: generate all rows. Otherwise they are read, except questions that their publisher asks not to copy.
 
     Raises:
         UserError: a source is not resolved, cannot be read, or has too few rows that pass its filters.
@@ -96,7 +93,7 @@ def write_rows(recipe: Recipe, folder: Path, generate: bool) -> Rows:
         rows = synthetic.stored_rows(teacher.stored, list(problems.items()))
         write("corpus.teacher.stored", teacher.stored.name, rows)
         generated.append(teacher.stored.name)
-    for index, benchmark in enumerate(recipe.suite.benchmarks if recipe.suite is not None else ()):
+    for index, benchmark in enumerate(recipe.benchmarks):
         if benchmark.data is None:
             continue
         key = f"suite.benchmarks.{index}.data"

@@ -139,8 +139,7 @@ def _replaced(rows: Rows, tokenizers: list[str], teacher: str | None) -> list[st
 
 @contextmanager
 def _teacher(recipe: Recipe, rows: Rows, faults: bool, cluster: bool) -> Iterator[str | None]:
-    samplers = [recipe.corpus.teacher, recipe.corpus.pass_rate.sampler if recipe.corpus.pass_rate else None]
-    if not any(sampler is not None and sampler.kind == "endpoint" for sampler in samplers):
+    if not any(sampler.kind == "endpoint" for sampler in recipe.corpus.samplers.values()):
         yield None
         return
     with serving_teacher(rows.problems, faults, socket.gethostname() if cluster else "127.0.0.1") as address:

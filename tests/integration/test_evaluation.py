@@ -371,19 +371,6 @@ def test_prompt_that_would_be_cut_is_refused_before_anything_is_asked(smoke_stud
     assert not list((tmp_path / "study" / "eval").glob("*/*/chunk-*"))
 
 
-def test_template_without_thinking_is_refused(smoke_study, tmp_path):
-    recipe = load_recipe(SMOKE, [*CHUNKED, TWO, "suite.thinking=true"])
-    study = tmp_path / "study"
-    shutil.copytree(smoke_study / "base", study / "base")
-    path = study / "base" / "chat_template.jinja"
-    assert "enable_thinking" in path.read_text()
-    evaluate(recipe, smoke_study, tmp_path / "with")  # the template of the pocket model has a thinking mode
-    path.write_text("{% for m in messages %}<|im_start|>{{ m.content }}<|im_end|>{% endfor %}<|im_start|>")
-    load_tokenizer.cache_clear()
-    with pytest.raises(UserError, match=r"suite\.thinking is true but the chat template of base has no thinking mode"):
-        evaluate(recipe, smoke_study, study)
-
-
 def test_greedy_benchmark_asks_once(smoke_study, tmp_path):
     greedy = TWO.replace("name: fact,", "name: fact, temperature: 0,").replace("name: sum,", "name: sum, samples: 3,")
     units = evaluate(load_recipe(SMOKE, [*CHUNKED, greedy]), smoke_study, tmp_path / "study")

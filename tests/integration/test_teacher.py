@@ -16,7 +16,7 @@ from data.corpus.rows import read_demonstrations, read_problems
 from data.prompts.thinking import strip_thinking
 from data.sampling import completions as sampling
 from data.sampling.completions import sample_from_endpoint
-from data.sampling.store import Sample, SampleStore, own_path, sample_seed, sampling_config, store_path
+from data.sampling.store import Sample, SampleStore, sample_seed, sampling_config, store_path
 from recipes.corpus_schema import SamplerSpec
 from recipes.errors import UserError
 from recipes.training_schema import PromptSpec
@@ -279,24 +279,6 @@ def test_killed_writer_loses_only_the_line_it_was_writing(tmp_path):
     rows = [json.loads(line) for line in path.read_text().splitlines()]
     assert len(rows) == known + 1
     assert rows[-1][0] == "new"
-
-
-def test_file_in_the_study_of_an_earlier_version_is_taken_over(tmp_path):
-    config = sampling_config(spec("http://a/v1"), PROMPT)
-    assert own_path(tmp_path / "study", config).parent == tmp_path / "study" / "samples"
-    old = own_path(tmp_path / "study", config)
-    old.parent.mkdir(parents=True)
-    old.write_text('["id0", 0, "done", true, 7.0]\n["id0", 1, "cut", false, 99.0]\n')
-    path = store_path(tmp_path / "samples", config)
-    for _ in range(2):  # the second time there is nothing new
-        store = SampleStore(path, 99)
-        store.adopt(old)
-        assert [(s.completion, s.finished, s.limit) for s in store.of("id0", 2)] == [
-            ("done", True, 99), ("cut", False, 99)
-        ]  # fmt: skip
-        store.close()
-    assert len(path.read_text().splitlines()) == 2
-    assert SampleStore(path, 100).missing("id0", 2) == [1]
 
 
 # The whole stage

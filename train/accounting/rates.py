@@ -69,14 +69,8 @@ def engine_seconds(
     weights and all their keys and values; where there are many it is bound by arithmetic. When the queue is empty the
     longest completion goes on alone (the bound of Graham 1969, SIAM J. Appl. Math. 17(2), for list scheduling).
 
-    Args:
-        shape: of the model.
-        gpu: what it runs on.
-        rates: assumptions.
-        asked: sequences, of which there may be any number.
-        cache_bytes: for keys and values, of all `gpus` together.
-        gpus: that hold the copy.
-        value_bytes: of a weight, a key or a value.
+    `cache_bytes`: for keys and values, on all `gpus` of the copy together. `value_bytes`: of a weight, a key or a
+    value.
     """
     if not asked.sequences:
         return 0.0

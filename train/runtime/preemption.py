@@ -23,11 +23,8 @@ from train.runtime.ranks import PreemptedError, gathered, noted_signal, rank, se
 class PaceKeeper(TrainerCallback):
     """Measures a run's pace; the first rank also writes it where the launching process reads it.
 
-    Args:
-        directory: of the run.
-        steps: updates of the run.
-        saved_step: update of the checkpoint it continues from.
-        updates_per_batch: updates that share a sampling; a run cannot stop between them.
+    `saved_step`: update of the checkpoint it continues from. A run cannot stop between `updates_per_batch` updates,
+    which share a sampling.
 
     Attributes:
         pace: the latest measurement.
@@ -76,10 +73,8 @@ class StopOnSignal(TrainerCallback):
 
     It also saves when the last checkpoint is old by the first rank's clock, which bounds what a killed run loses.
 
-    Args:
-        updates_per_batch: updates that share a sampling; a run resumed between them would sample again.
-        keeper: measures how long a checkpoint takes and when the last one was written; None: always save on a signal.
-        save_minutes: age of the last checkpoint at which another one is written.
+    A run resumed between the `updates_per_batch` updates that share a sampling would sample again. Without `keeper` it
+    always saves on a signal. `save_minutes`: age of the last checkpoint at which another one is written.
     """
 
     def __init__(

@@ -54,13 +54,8 @@ class RunRecorder(TrainerCallback):
     `clock.jsonl` has the summed seconds of all processes up to each update. It is not part of the ledger, because it
     differs from run to run. Updates that a resumed run repeats are counted once.
 
-    Args:
-        directory: of the run.
-        steps: optimizer updates of the run.
-        resumed_step: metrics after this step are dropped, because they are computed again.
-        ledger: closed after every update, if given.
-        before_close: called with the step number before the ledger's row is written.
-        tracker: gets the metrics too, if given.
+    Metrics after `resumed_step` are dropped, because they are computed again. `before_close` is called with the step
+    number before the ledger's row is written.
 
     Attributes:
         warnings: as sentences; the latest is shown with the progress.
