@@ -83,7 +83,7 @@ def _errors(name: str) -> Iterator[None]:
     try:
         yield
     except errors.HFValidationError:
-        raise UserError(f"{name!r} is no name of a repository; it has the form owner/name") from None
+        raise UserError(f"{name!r} is not the name of a repository, which has the form owner/name") from None
     except errors.HfHubHTTPError as error:
         status = error.response.status_code
         why = "the token may not write there" if status in (401, 403) else error.server_message or "no reason given"

@@ -20,7 +20,7 @@ _ENDED = {
     "CANCELLED": "its job was cancelled",
     "NODE_FAIL": "its node was lost",
     "TIMEOUT": "its job reached the time limit and could not continue itself",
-    "OUT_OF_MEMORY": "its job needed more memory than it asked for (`memory` in the site file)",
+    "OUT_OF_MEMORY": "its job needed more memory than it requested (`memory` in the site file)",
     "PREEMPTED": "its job was preempted and not started again",
     "FAILED": "its job failed before the stage recorded a reason",
     "BOOT_FAIL": "its node did not start",

@@ -41,7 +41,7 @@ class DataFiles(Spec):
     licence: str = "unknown"
     """Licence stated by the publisher."""
 
-    def places(self) -> list[Self]:
+    def locations(self) -> list[Self]:
         """This source and its alternatives, each with all its settings."""
         return [self, *(self._alternative(changes) for changes in self.alternatives)]
 

@@ -85,10 +85,10 @@ def _build(recipe: Recipe, study_dir: Path, stage_dir: Path, funnel: Funnel) -> 
     tokenizer = _tokenizer(recipe, study_dir) if recipe.model is not None else None
     grader = Grader(workers=recipe.resources.workers or 2)
 
-    # Rows that a model can be asked and a grader can judge.
+    # Rows with a usable problem and a gradable reference answer.
     contamination = apply_filters(funnel, recipe, grader, tokenizer, step_done)
 
-    # What the base can do already, if the recipe asks for it.
+    # The pass rate of the base, if the recipe filters by it.
     pass_rates, costs = _drop_by_pass_rate(funnel, recipe, study_dir, grader, progress)
     step_done("pass rate", 6)
 

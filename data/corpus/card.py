@@ -30,9 +30,9 @@ def render_card(
     by_source = Counter(row.source for row in problems)
     for source in recipe.corpus.sources:
         source = chosen(source, locks.get(source.name))
-        place = {"pocket": "synthetic world", "file": "local file", "hub": source.dataset}[source.kind]
+        origin = {"pocket": "synthetic world", "file": "local file", "hub": source.dataset}[source.kind]
         revision = locks.get(source.name, {}).get("revision") or "not locked"
-        lines.append(f"| {source.name} | {place} | {revision} | {source.licence} | {by_source[source.name]:,} |")
+        lines.append(f"| {source.name} | {origin} | {revision} | {source.licence} | {by_source[source.name]:,} |")
     lines += ["", "## Funnel", "", "| step | removed | left |", "|---|---|---|", f"| rows read | | {facts['rows']:,} |"]
     for step in facts["funnel"]:
         removed = ", ".join(f"{reason} {count:,}" for reason, count in step["removed"].items()) or "none"

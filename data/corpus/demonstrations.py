@@ -60,7 +60,7 @@ def draw_samples(
     progress: Progress,
     phase: str,
 ) -> tuple[dict[str, list[Sample]], SamplingCost]:
-    """The samples of `problems`, (problem id, text) pairs, by id, asking only for what is not on disk yet.
+    """The samples of `problems`, (problem id, text) pairs, by id; only what is not on disk yet is sampled.
 
     Raises:
         UserError: the model or the server is not there, or problems remain without an answer.
@@ -159,7 +159,7 @@ def _scripted(recipe: Recipe, identity: str, row: RawRow) -> list[Sample]:
 
 
 def _stored(recipe: Recipe, identities: list[str]) -> dict[str, list[Sample]]:
-    """Published completions of each problem, in file order; a problem nobody answered has none."""
+    """Published completions of each problem, in file order; a problem without one gets an empty list."""
     teacher = recipe.corpus.teacher
     assert teacher is not None
     assert teacher.stored is not None

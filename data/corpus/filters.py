@@ -199,7 +199,7 @@ def _drop_by_tokens(funnel: Funnel, recipe: Recipe, tokenizer: "PreTrainedTokeni
 
 
 def prompt_lengths(tokenizer: "AnyTokenizer", problems: Sequence[str], prompt: PromptSpec) -> list[int]:
-    """Tokens of each problem's prompt, rendered as every arm is asked."""
+    """Tokens of each problem's prompt, rendered as for every arm."""
     lengths: list[int] = []
     for start in range(0, len(problems), 1000):  # a batch at a time: token lists are larger than texts
         prompts = [render_prompt(tokenizer, problem, prompt) for problem in problems[start : start + 1000]]

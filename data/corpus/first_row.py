@@ -1,4 +1,4 @@
-"""What the first row of a file shows about the fields a recipe reads, before anything is spent."""
+"""Checks of the fields a recipe reads against the first row of a file, before anything is spent."""
 
 from collections.abc import Sequence
 from pathlib import Path

@@ -23,7 +23,7 @@ _TAIL = 40  # characters
 
 
 def prompts_of(recipe: Recipe, external: bool = False) -> list[PromptSpec]:
-    """Every prompt that a study asks a base with, or a checkpoint trained elsewhere, which is evaluated alone."""
+    """Every prompt of a study for its base, or for an external checkpoint, which is only evaluated."""
     prompts = [recipe.prompt]
     if not external:
         prompts += [arm.prompt for arm in recipe.arms.values() if arm.prompt is not None]

@@ -1,4 +1,4 @@
-"""Sampling with a vLLM engine that lives as long as one call, for stages that ask a checkpoint once and read it."""
+"""Sampling with a vLLM engine that lives as long as one call, for stages that sample a checkpoint once."""
 
 import os
 from collections.abc import Sequence

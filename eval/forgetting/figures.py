@@ -32,14 +32,14 @@ def forgetting_figure(trajectory: Trajectory, axis_name: str, trained: str) -> D
                 gains = found.gains[group]
                 middle = [gain.estimate for gain in gains]
                 if axis_name == GAIN_AXIS:
-                    places = [gain.estimate for gain in found.gains[trained]]
+                    xs = [gain.estimate for gain in found.gains[trained]]
                 else:
-                    places = found.axes[axis_name]
+                    xs = found.axes[axis_name]
                 colour, errors = PALETTE[number % len(PALETTE)], error_bars(gains)
                 axis.errorbar(
-                    places, middle, errors, color=colour, marker="o", ms=4, lw=1.4, elinewidth=0.7, label=label(arm)
+                    xs, middle, errors, color=colour, marker="o", ms=4, lw=1.4, elinewidth=0.7, label=label(arm)
                 )
-                axis.plot(places[-1], middle[-1], "s", color=colour, ms=7)
+                axis.plot(xs[-1], middle[-1], "s", color=colour, ms=7)
             if axis_name.startswith("kl"):
                 axis.set_xscale("symlog", linthresh=0.01)
             axis.axhline(0, color=INK, lw=1)
@@ -60,10 +60,10 @@ def razor_figure(trajectory: Trajectory, trained: str) -> Drawing:
         figure, axis = plt.subplots(figsize=(6.2, 3.8))
         largest = 0.0
         for number, (arm, found) in enumerate(trajectory.arms.items()):
-            places = found.axes["kl_from_base"][1:]
-            loss = [-np.mean([found.gains[group][t].estimate for group in others]) for t in range(1, len(places) + 1)]
-            axis.plot(places, loss, "o", color=PALETTE[number % len(PALETTE)], label=label(arm))
-            largest = max(largest, *places)
+            xs = found.axes["kl_from_base"][1:]
+            loss = [-np.mean([found.gains[group][t].estimate for group in others]) for t in range(1, len(xs) + 1)]
+            axis.plot(xs, loss, "o", color=PALETTE[number % len(PALETTE)], label=label(arm))
+            largest = max(largest, *xs)
         grid = np.linspace(0, largest, 100)
         constant, linear, square = fit.coefficients
         axis.plot(grid, constant + linear * grid + square * grid**2, color=INK, lw=1, ls="--")

@@ -82,8 +82,8 @@ def scores_file(stage_dir: Path, step: int, benchmark: str) -> Path:
 def run(
     recipe: Recipe, study_dir: Path, stage_dir: Path, resume: bool, arm: str | None = None, seed: int | None = None
 ) -> None:
-    """Ask and score what is missing of every checkpoint."""
-    parts, asked = slice_parts(recipe, study_dir), slice_recipe(recipe)
+    """Generate and score what is missing of every checkpoint."""
+    parts, sliced = slice_parts(recipe, study_dir), slice_recipe(recipe)
     checkpoints = checkpoints_of(study_dir, arm, seed)
     progress = Progress(stage_dir, len(checkpoints) * len(parts), "checkpoints on benchmarks")
     prompts: dict[str, list[Prompt]] = {}
@@ -91,8 +91,8 @@ def run(
     for step, weights in checkpoints.items():
         missing = [part for part in parts if not scores_file(stage_dir, step, part.benchmark.name).exists()]
         done += len(parts) - len(missing)
-        with EngineOnDemand(asked, weights, stage_dir.parent.name, stage_dir) as engine:
-            for part, table in _scores(asked, weights, engine, missing, prompts, f"{arm} {seed} {step}"):
+        with EngineOnDemand(sliced, weights, stage_dir.parent.name, stage_dir) as engine:
+            for part, table in _scores(sliced, weights, engine, missing, prompts, f"{arm} {seed} {step}"):
                 write_scores(scores_file(stage_dir, step, part.benchmark.name), table)
                 done += 1
                 progress.update(done, f"update {step}, {part.benchmark.name}")
@@ -110,7 +110,7 @@ def _scores(
     prompts: dict[str, "list[Prompt]"],
     label: str,
 ) -> Iterator[tuple[Part, list[ScoreRow]]]:
-    """The scores of one checkpoint on these parts, each as soon as all its questions are answered.
+    """The scores of one checkpoint on these parts, each as soon as all its responses are generated.
 
     `prompts`: by benchmark; those that are missing are added, because all checkpoints of a run have one tokenizer.
     """

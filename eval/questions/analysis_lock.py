@@ -1,6 +1,6 @@
-"""`analysis.lock`: what a study will conclude from, written down before the first question is asked.
+"""`analysis.lock`: what a study's conclusions rest on, written before the first response is generated.
 
-Primary reading, definition, claims, arms, and the way every benchmark is asked, judged and sampled. It is written once
+Primary reading, definition, claims, arms, and how every benchmark is prompted, scored and sampled. It is written once
 and never changed; whatever the recipe says differently later is reported as decided after the evaluation had begun.
 """
 
@@ -61,9 +61,9 @@ def write_lock(recipe: Recipe, study_dir: Path) -> None:
     path = study_dir / LOCK
     if path.exists():
         return
-    asked = any(path for name in ("chunk-*", "answers-*") for path in (study_dir / "eval").glob(f"*/*/{name}"))
+    stored = any(path for name in ("chunk-*", "answers-*") for path in (study_dir / "eval").glob(f"*/*/{name}"))
     values = declared(recipe)
-    write_json(path, {"declared": values, "sha256": hash_json(values), "before": not asked})
+    write_json(path, {"declared": values, "sha256": hash_json(values), "before": not stored})
 
 
 def decided(recipe: Recipe, study_dir: Path) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Stage `questions`: what every model of the study is asked, fixed once.
+"""Stage `questions`: the questions for every model of the study, fixed once.
 
 One file per benchmark, `<benchmark>.jsonl.zst`: identity, fields for the prompt, reference, cluster. Rows are checked
 against the lock file first. Of a benchmark whose publisher asks not to spread its questions only the identities are
@@ -72,7 +72,8 @@ def read_source_questions(recipe: Recipe, benchmark: BenchmarkSpec, study_dir: P
         suite = recipe.require_suite()
         if benchmark.name not in TASKS:
             raise UserError(
-                f"benchmark {benchmark.name!r} has no `data` and is no task of the synthetic world ({', '.join(TASKS)})"
+                f"benchmark {benchmark.name!r} has no `data` and is not a task of the synthetic world "
+                f"({', '.join(TASKS)})"
             )
         drawn = benchmark_questions(suite.seed, benchmark.name, suite.split, suite.questions)
         return [Question(problem_id(q.problem), {"problem": q.problem}, q.reference_answer) for q in drawn]

@@ -90,7 +90,7 @@ def _world_question(recipe: Recipe, benchmark: BenchmarkSpec) -> Question:
         return Question("0", {"problem": "a problem of the corpus"}, "")
     if benchmark.name not in TASKS:
         raise UserError(
-            f"benchmark {benchmark.name!r} has no `data` and is no task of the synthetic world ({', '.join(TASKS)})"
+            f"benchmark {benchmark.name!r} has no `data` and is not a task of the synthetic world ({', '.join(TASKS)})"
         )
     (drawn,) = benchmark_questions(suite.seed, benchmark.name, suite.split, 1)
     return Question("0", {"problem": drawn.problem}, drawn.reference_answer)

@@ -7,7 +7,7 @@ from recipes.suite_schema import BenchmarkSpec
 
 
 class BenchmarkSize(NamedTuple):
-    """Questions of a benchmark and what they cost to ask once."""
+    """Questions and responses of a benchmark."""
 
     questions: int | None
     """None: unknown until `transfer fetch` has counted the rows."""
@@ -16,7 +16,7 @@ class BenchmarkSize(NamedTuple):
 
 
 def question_count(recipe: Recipe, benchmark: BenchmarkSpec) -> int | None:
-    """Questions of a benchmark; None if nobody has counted them."""
+    """Questions of a benchmark; None if they were not counted."""
     if benchmark.data is None:
         return recipe.corpus.heldout_problems if benchmark.name == "heldout" else recipe.require_suite().questions
     entry = recipe.lock.get("benchmarks", {}).get(benchmark.data.name or benchmark.name, {})

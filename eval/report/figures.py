@@ -22,15 +22,15 @@ def scores_figure(transfer: Transfer) -> Drawing:
         )
         width = 0.8 / (len(arms) + 1)
         for axis, (group, names) in zip(axes[0], transfer.groups.items(), strict=True):
-            for place, who in enumerate(["base", *arms]):
+            for index, who in enumerate(["base", *arms]):
                 source = transfer.base if who == "base" else transfer.arms[who]
                 values = [source.benchmarks[name].score for name in names]
                 axis.bar(
-                    [number + (place - len(arms) / 2) * width for number in range(len(names))],
+                    [number + (index - len(arms) / 2) * width for number in range(len(names))],
                     [value.estimate for value in values],
                     width * 0.92,
                     yerr=error_bars(values),
-                    color=BASE_COLOUR if who == "base" else PALETTE[(place - 1) % len(PALETTE)],
+                    color=BASE_COLOUR if who == "base" else PALETTE[(index - 1) % len(PALETTE)],
                     error_kw={"elinewidth": 1, "capsize": 2, "ecolor": INK},
                     label=label(who),
                 )
@@ -81,7 +81,7 @@ def index_figure(transfer: Transfer) -> Drawing:
     trained = transfer.trained_group
     cells = {
         arm: {
-            # Where there is no index to draw, the words of the table stand in its place.
+            # Where there is no index to draw, the words of the table are drawn instead.
             group: (None if fell(result.groups[trained]) else cell.interval, text)
             for group, cell in result.index["points"].items()
             for text in [index_text(result, "points", group, trained)]
@@ -98,8 +98,8 @@ def curves_figure(curves: dict[str, list[list[dict[str, Any]]]]) -> Drawing:
         figure, axes = plt.subplots(1, 2, figsize=(11.5, 3.2))
         for number, (arm, seeds) in enumerate(curves.items()):
             colour = PALETTE[number % len(PALETTE)]
-            for place, rows in enumerate(seeds):
-                name = label(arm) if place == 0 else None
+            for index, rows in enumerate(seeds):
+                name = label(arm) if index == 0 else None
                 sampled = any("reward" in row for row in rows)
                 _line(axes[0] if sampled else axes[1], rows, "reward" if sampled else "loss", colour, name)
         axes[0].set_title("share of correct samples while training (reward)", loc="left", fontsize=11)

@@ -117,7 +117,7 @@ def measured_spreads(recipe: Recipe, study_dir: Path) -> dict[str, Spread]:
         within_M = (score_QM * (1 - score_QM)).mean(axis=0) * samples / (samples - 1) if samples > 1 else None
         difference_QA = score_QM[:, 1:] - score_QM[:, :1]
         observed = float(difference_QA.var(axis=0, ddof=1).mean())
-        # One response cannot tell luck from the question; then all that was observed counts once, as it will again.
+        # One response cannot separate sampling noise from the question; then all variance is that of the question.
         within = float(within_M.mean()) if within_M is not None else 0.0
         between = max(0.0, observed - 2 * within / samples)
         greedy = suite.temperature_of(benchmark) == 0

@@ -1,4 +1,4 @@
-"""Questions as a model is asked them, through lm-evaluation-harness: task files in, prompts and requests out."""
+"""Prompts and requests of lm-evaluation-harness, from questions and task files."""
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -33,7 +33,7 @@ harness_templates.from_string = lru_cache(harness_templates.from_string)
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """One question as a model is asked it."""
+    """One rendered question with its requests."""
 
     question_id: str
     text: str
@@ -67,7 +67,7 @@ class _Rows(list[dict[str, Any]]):
 def _build_task(
     recipe: Recipe, folder: Path, benchmark: BenchmarkSpec, prompting: str, questions: Sequence[Question]
 ) -> tuple[Task, bool]:
-    """A benchmark's task over the given questions, and whether it is asked through the chat template.
+    """A benchmark's task over the given questions, and whether it uses the chat template.
 
     What the task file says stands; what is the same for all files (data, samples, decoding) is added.
     """
@@ -119,13 +119,13 @@ def render(
     questions: Sequence[Question],
     folder: Path | None = None,
 ) -> list[Prompt]:
-    """The questions of a benchmark as a model with this tokenizer is asked them. Needs no model.
+    """The prompts of a benchmark for models with this tokenizer. Needs no model.
 
     A prompt depends on its question alone, not on those it is rendered with. `folder`: of the task files; None: the
     suite's.
 
     Raises:
-        UserError: the file is no task, or stores text where the recipe expects likelihoods, or the reverse.
+        UserError: the file is not a task, or stores text where the recipe expects likelihoods, or the reverse.
     """
     task, chat = _build_task(recipe, folder or task_folder(recipe.require_suite()), benchmark, prompting, questions)
     mode = thinking_mode(recipe)
@@ -163,18 +163,18 @@ def require_lengths(recipe: Recipe, model_dir: Path, prompts: Iterable[Prompt]) 
     context = None if recipe.model is None or recipe.model.pocket else _context(config)
     for prompt in prompts:
         length = len(tokenizer(prompt.text)["input_ids"])
-        asked = f"the prompt of question {prompt.question_id} of {prompt.requests[0].task_name} has {length} tokens"
+        subject = f"the prompt of question {prompt.question_id} of {prompt.requests[0].task_name} has {length} tokens"
         if length > longest:
-            raise UserError(f"{asked} but suite.max_prompt_tokens is {longest}; raise it")
+            raise UserError(f"{subject} but suite.max_prompt_tokens is {longest}; raise it")
         if context is not None and length >= context:
             raise UserError(
-                f"{asked} and the model's context is {context:g}, which leaves none for a response; leave this "
+                f"{subject} and the model's context is {context:g}, which leaves none for a response; leave this "
                 "benchmark out, or that question"
             )
 
 
 def _context(config: Any) -> float | None:
-    """Tokens a model was made for, generously where its positions are scaled; None where nobody says."""
+    """Tokens a model was made for, generously where its positions are scaled; None if the configuration has none."""
     longest = getattr(config, "max_position_embeddings", None)
     scaling = getattr(config, "rope_parameters", None) or getattr(config, "rope_scaling", None) or {}
     return None if longest is None else longest * max(1, scaling.get("factor") or 1)

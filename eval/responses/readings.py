@@ -31,13 +31,13 @@ def require_same_requests(study_dir: Path, labels: list[str], benchmark: str, pr
     """Refuse to compare models whose requests differ.
 
     Raises:
-        UserError: their questions, task file, budget, decoding or thinking mode differ, or a model was not asked.
+        UserError: their questions, task file, budget, decoding or thinking mode differ, or a model has no responses.
     """
     first: dict[str, Any] = {}
     for label in labels:
         manifest = finished_manifest(unit_dir(study_dir, label, benchmark, prompting))
         if manifest is None:
-            raise UserError(f"{label} has not answered {benchmark}-{prompting}; `transfer run` asks it")
+            raise UserError(f"{label} has no responses to {benchmark}-{prompting}; `transfer run` generates them")
         inputs = {key: value for key, value in manifest["inputs"].items() if key != "model"}
         first = first or inputs
         for key in sorted(first.keys() | inputs.keys()):

@@ -24,15 +24,15 @@ def parse_rescorings(recipe: Recipe, texts: list[str]) -> dict[str, tuple[str, S
     known = {benchmark.name: benchmark for benchmark in recipe.require_suite().benchmarks}
     found: dict[str, tuple[str, Scoring]] = {}
     for text in texts:
-        place, _, rule = text.partition("=")
-        benchmark, _, name = place.rpartition(".")
+        target, _, rule = text.partition("=")
+        benchmark, _, name = target.rpartition(".")
         if not rule or benchmark not in known or not name.replace("_", "").replace("-", "").isalnum():
             raise UserError(
                 f"{text!r} must have the form BENCHMARK.NAME=RULE, for instance math500.loose=plain; benchmarks are "
                 f"{', '.join(known)}"
             )
         if rule not in get_args(Scoring):
-            raise UserError(f"{rule!r} is no scoring rule; there are {', '.join(get_args(Scoring))}")
+            raise UserError(f"{rule!r} is not a scoring rule; there are {', '.join(get_args(Scoring))}")
         if name in known[benchmark].scorings:
             raise UserError(
                 f"the recipe's scoring {name!r} of {benchmark} is {known[benchmark].scorings[name]!r}; give the new "
@@ -53,7 +53,7 @@ def rescore(recipe: Recipe, study_dir: Path, new: dict[str, tuple[str, Scoring]]
     """
     stages = [label for label in recipe.all_labels if (study_dir / "eval" / label / "manifest.json").is_file()]
     if not stages:
-        raise UserError(f"{study_dir} has no stored responses; `transfer run` asks for them")
+        raise UserError(f"{study_dir} has no stored responses; `transfer run` generates them")
     changes = []
     for label in stages:
         manifest = read_manifest(study_dir / "eval" / label) or {}

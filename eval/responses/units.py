@@ -54,7 +54,7 @@ class Unit:
         }
 
     def of_model(self, directory: Path, inputs: dict[str, Any]) -> "Unit":
-        """The same questions asked of another model, whose responses are in `directory`."""
+        """The unit of another model, whose responses are in `directory`."""
         other = copy(self)
         other.directory, other.label, other.inputs = directory, directory.parent.name, inputs
         return other
@@ -135,7 +135,7 @@ def weights_hash(model_dir: Path) -> str:
 
 
 def _task_hash(folder: Path, path: Path) -> str:
-    """Hash of a task file and of everything in its folder that is no task, which it may include."""
+    """Hash of a task file and of the other files in its folder, which it may include."""
     shared = [p for p in folder.iterdir() if p.is_file() and (p.suffix != ".yaml" or p.name.startswith("_"))]
     return hash_json({p.name: hash_file(p) for p in sorted({path, *shared})})
 
@@ -158,5 +158,5 @@ def require_answers(unit: Unit, rows: Sequence[Response], questions: Sequence[Qu
     ] or ["another order"]
     raise UserError(
         f"{unit.directory} does not hold one row for each question: {', '.join(what)}; delete the folder, and the same "
-        "command asks again"
+        "command generates the responses again"
     )

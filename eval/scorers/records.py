@@ -53,7 +53,7 @@ class Response:
 
 
 def write_responses(path: Path, responses: Iterable[Response]) -> None:
-    """Store responses. Raises UserError if a text is none that a file can hold."""
+    """Store responses. Raises UserError if a text cannot be stored as UTF-8."""
     write_jsonl(path, (response.dump() for response in responses))
 
 
@@ -63,7 +63,7 @@ def read_responses(path: Path) -> list[Response]:
         return [Response.load(row) for row in read_jsonl(path)]
     except (ValueError, TypeError) as error:
         raise UserError(
-            f"{path} is damaged ({error}); delete it, and the same command asks its questions again"
+            f"{path} is damaged ({error}); delete it, and the same command generates its responses again"
         ) from None
 
 

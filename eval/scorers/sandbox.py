@@ -1,4 +1,4 @@
-"""Runs a program nobody has read: no network, no files but its own scratch, limits on everything.
+"""Runs a program that a model wrote: no network, no files but its own scratch, limits on everything.
 
 bubblewrap gives the program namespaces of its own with a read-only /usr, an empty scratch in memory and nothing else of
 the machine. Limits are those of the kernel per process, set inside before the program starts, and a wall clock outside

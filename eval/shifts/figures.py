@@ -26,11 +26,11 @@ def layers_figure(shifts: Shifts) -> Drawing:
                     points = [
                         (level, value) for level, value in enumerate(pooled[measure]) if isinstance(value, Estimate)
                     ]
-                    places = [level for level, _ in points]
+                    xs = [level for level, _ in points]
                     colour = PALETTE[number % len(PALETTE)]
-                    axis.plot(places, [v.estimate for _, v in points], color=colour, marker="o", ms=3, label=label(arm))
+                    axis.plot(xs, [v.estimate for _, v in points], color=colour, marker="o", ms=3, label=label(arm))
                     low, high = ([getattr(value, end) for _, value in points] for end in ("low", "high"))
-                    axis.fill_between(places, low, high, color=colour, alpha=0.15, lw=0)
+                    axis.fill_between(xs, low, high, color=colour, alpha=0.15, lw=0)
         for axis, group in zip(axes[0], groups, strict=True):
             axis.set_title(label(group), loc="left", fontsize=11)
         axes[0][0].set_ylim(bottom=0)
@@ -66,9 +66,9 @@ def histograms_figure(shifts: Shifts) -> Drawing:
         for axis, (kind, names, title) in zip(axes, panels, strict=True):
             for number, (arm, found) in enumerate(arms.items()):
                 counts = found.histograms[kind]
-                places = [place + (number - (len(arms) - 1) / 2) * width for place in range(len(counts))]
+                xs = [position + (number - (len(arms) - 1) / 2) * width for position in range(len(counts))]
                 shares = [100 * count / max(1, sum(counts)) for count in counts]
-                axis.bar(places, shares, width * 0.94, color=PALETTE[number % len(PALETTE)], label=label(arm))
+                axis.bar(xs, shares, width * 0.94, color=PALETTE[number % len(PALETTE)], label=label(arm))
             axis.set_xticks(range(len(names)), names, rotation=30, ha="right")
             axis.grid(axis="x", visible=False)
             axis.set_xlabel(title)
@@ -99,11 +99,11 @@ def words_figure(shifts: Shifts) -> Drawing:
         for axis, (arm, found) in zip(axes[0], arms.items(), strict=True):
             words = found.shifted.words[:_WORDS]
             per = 1000 / max(1, found.own_tokens)
-            for place, word in enumerate(words):
-                axis.barh(-place, word.shifted * per, color=_KIND_COLOURS[word.kind], height=0.75)
+            for position, word in enumerate(words):
+                axis.barh(-position, word.shifted * per, color=_KIND_COLOURS[word.kind], height=0.75)
             # A dollar sign would begin mathematics.
             names = [visible_token(word.text).replace("$", r"\$") for word in words]
-            axis.set_yticks([-place for place in range(len(words))], names, family="monospace", fontsize=9)
+            axis.set_yticks([-position for position in range(len(words))], names, family="monospace", fontsize=9)
             axis.grid(axis="y", visible=False)
             axis.set_title(label(arm), loc="left", fontsize=11)
             axis.set_xlabel("shifted, of 1000 tokens")

@@ -55,8 +55,8 @@ def _pair(options: argparse.Namespace) -> "tuple[Recipe, Path]":
 
 @command("score any pair of models", *_PAIR, DRY_RUN)
 def eval_(options: argparse.Namespace) -> int:
-    """Ask a base and one or more checkpoints (directories, or hub ids as owner/name@commit) the questions of a suite
-    and report gains, indices and their intervals. A rerun generates nothing twice.
+    """Evaluate a base and one or more checkpoints (directories, or hub ids as owner/name@commit) on a suite and report
+    gains, indices and their intervals. A rerun generates nothing twice.
     """
     from launch.commands.recipe import run_and_report, show_plan
     from launch.planning.preflight import check_before_running

@@ -51,7 +51,7 @@ def cluster() -> Verdict:
         return Verdict("warn", str(error)[:200], "ask the cluster's support, unless this machine is not part of one")
     text = f"Slurm {config.get('SLURM_VERSION', '?')}, KillWait {config.get('KillWait', '?')}"
     if config.get("JobRequeue", "1").strip() == "0":
-        return Verdict("warn", f"{text}, JobRequeue is off", "jobs ask for --requeue themselves; some sites refuse it")
+        return Verdict("warn", f"{text}, JobRequeue is off", "jobs request --requeue themselves; some sites refuse it")
     try:
         load_site(find_site(None))
     except UserError as error:

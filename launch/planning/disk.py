@@ -63,8 +63,8 @@ def disk_needed(
             corpus += problems * sampler.samples_per_problem * limit * _BYTES_PER_TOKEN
     responses = 0
     if recipe.suite is not None:
-        asked = evaluation_responses(recipe, kinds.count("eval")) or 0
-        responses = asked * expected_tokens(recipe, recipe.suite.max_response_tokens) * _BYTES_PER_TOKEN
+        count = evaluation_responses(recipe, kinds.count("eval")) or 0
+        responses = count * expected_tokens(recipe, recipe.suite.max_response_tokens) * _BYTES_PER_TOKEN
     diagnosed = diagnostics_plan(recipe, shape) if "diagnostics" in kinds else None
     each = (diagnosed.disk_bytes if diagnosed is not None else None) or 0
     return Disk(
@@ -84,8 +84,8 @@ def side_by_side(recipe: Recipe, kind: str, gpus: int, site: SiteSpec | None, co
         arrays = -(-count // seeds)
         return max(1, min(count, arrays * min(seeds, site.max_running or seeds)))
     wanted, workers = gpus_wanted(recipe, kind), recipe.resources.workers
-    places = gpus // wanted if gpus and wanted else workers or CPU_STAGES
-    return max(1, min(count, places, workers or places))
+    slots = gpus // wanted if gpus and wanted else workers or CPU_STAGES
+    return max(1, min(count, slots, workers or slots))
 
 
 def gpus_of_node(recipe: Recipe, site: SiteSpec | None, gpus: Sequence[str]) -> int:

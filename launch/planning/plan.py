@@ -254,12 +254,12 @@ def what_certainty_costs(recipe: Recipe, setting: Setting | None, models: int) -
         return None
     seed = sum(gpu_hours_of_run(setting, name) or 0.0 for name in recipe.trained)
     evaluation = Stage("eval/base", "", {})
-    asked = None if recipe.suite is None else stage_hours(setting, evaluation)
+    evaluated = None if recipe.suite is None else stage_hours(setting, evaluation)
     response = None
-    if recipe.suite is not None and asked is not None:
+    if recipe.suite is not None and evaluated is not None:
         once = stage_hours(replace(setting, recipe=_asked_once(recipe)), evaluation)
         again = 0.0 if once is None else once.seconds["generation"] / 3600 * once.gpus
-        seed, response = seed + asked.gpu_hours * len(recipe.trained), models * again
+        seed, response = seed + evaluated.gpu_hours * len(recipe.trained), models * again
     return Certainty(seed, response)
 
 

@@ -66,7 +66,7 @@ def format_plan(plan: Plan, commands: bool = False, stages: bool = False) -> str
 
 
 def duration(hours: float) -> str:
-    """Hours as people say them."""
+    """Hours in a readable unit."""
     if hours >= 48:
         return f"{hours / 24:,.1f} days"
     return f"{hours:.1f} h" if hours >= 1 else f"{hours * 60:.0f} min" if hours >= 1 / 30 else f"{hours * 3600:.0f} s"

@@ -77,7 +77,7 @@ def _corpus_mistakes(recipe: Recipe, counts: bool) -> list[str]:
         for setting, split in (("train_problems", "train"), ("heldout_problems", "heldout")):
             wanted, there = getattr(corpus, setting) or 0, POCKET_POOL[split]
             if wanted > there:
-                found.append(f"corpus.{setting} is {wanted} but the synthetic world draws {there}; ask for fewer")
+                found.append(f"corpus.{setting} is {wanted} but the synthetic world has {there}; lower it")
     elif counts and not found and corpus.sources and all(source.kind == "file" for source in corpus.sources):
         with collected(found):
             _check_counts(recipe)
@@ -85,7 +85,7 @@ def _corpus_mistakes(recipe: Recipe, counts: bool) -> list[str]:
 
 
 def _check_counts(recipe: Recipe) -> None:
-    """Raise UserError if small local files hold fewer problems than are asked for, whatever the filters leave."""
+    """Raise UserError if small local files hold fewer problems than the recipe needs, whatever the filters leave."""
     sources = recipe.corpus.sources
     if sum(Path(str(source.path)).stat().st_size for source in sources) > WHOLE_FILE_BYTES:
         return
@@ -96,9 +96,9 @@ def _check_counts(recipe: Recipe) -> None:
 
 def _model_mistakes(recipe: Recipe) -> list[str]:
     found = []
-    places = {"model.path": recipe.model.path} if recipe.model is not None and recipe.model.path is not None else {}
-    places |= {f"arms.{name}.external": external.path for name, external in recipe.external.items()}
-    for key, path in places.items():
+    paths = {"model.path": recipe.model.path} if recipe.model is not None and recipe.model.path is not None else {}
+    paths |= {f"arms.{name}.external": external.path for name, external in recipe.external.items()}
+    for key, path in paths.items():
         # A hub id is "owner/name"; whether it exists only the hub knows.
         if not Path(path).is_dir() and (path.count("/") != 1 or path[0] in "./~"):
             found.append(f"{key} {path} is neither a directory nor a Hugging Face id such as Qwen/Qwen3-14B-Base")

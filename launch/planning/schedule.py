@@ -41,7 +41,7 @@ def on_one_machine(recipe: Recipe, stages: Sequence[Stage], hours: Mapping[str, 
             began_after[name] = last
             heapq.heappush(running, (now + (hours[stage.name] or 0.0), len(began_after), name))
         if not running:
-            break  # more GPUs are asked for than there are, which is refused elsewhere
+            break  # more GPUs are needed than there are, which is refused elsewhere
         now, _, last = heapq.heappop(running)
         pool.end(last)
     return Schedule(now, _back(last, began_after), _unknown(stages, hours))

@@ -58,9 +58,9 @@ def write_rows(recipe: Recipe, folder: Path, generate: bool) -> Rows:
 
     def locked(key: str, spec: Any, lock: Row | None) -> Any:
         """The alternative of a section that the lock pins; its settings that differ go into `settings`."""
-        place, own = chosen(spec, lock), spec.model_dump(mode="json")
-        settings[key] = {name: value for name, value in place.model_dump(mode="json").items() if value != own[name]}
-        return place
+        location, own = chosen(spec, lock), spec.model_dump(mode="json")
+        settings[key] = {name: value for name, value in location.model_dump(mode="json").items() if value != own[name]}
+        return location
 
     count = -(-SOURCE_ROWS // max(1, len(recipe.corpus.sources)))
     for index, source in enumerate(recipe.corpus.sources):
@@ -84,8 +84,8 @@ def write_rows(recipe: Recipe, folder: Path, generate: bool) -> Rows:
             rows = synthetic.text_rows(texts, QUESTIONS)
             generated.append(texts.name)
         else:
-            place = locked(key, texts, lock)
-            rows = _spread(raw_rows(place, place.text_fields, lock), 4 * QUESTIONS)
+            location = locked(key, texts, lock)
+            rows = _spread(raw_rows(location, location.text_fields, lock), 4 * QUESTIONS)
         write(key, texts.name, rows)
     teacher = recipe.corpus.teacher
     if teacher is not None and teacher.stored is not None:

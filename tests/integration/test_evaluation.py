@@ -296,7 +296,7 @@ def test_damaged_chunk_is_a_sentence(smoke_study, tmp_path):
     study = copy_of(smoke_study, tmp_path / "study")
     unit = units_of(study)["sum-native"]
     unit.path(0).write_bytes(b"not zstandard")
-    with pytest.raises(UserError, match=r"is damaged .* delete it, and the same command asks its questions again"):
+    with pytest.raises(UserError, match=r"is damaged .* delete it, and the same command generates its responses again"):
         unit.rows()
 
 
@@ -355,7 +355,7 @@ def test_rescoring_says_what_changed_and_writes_beside_the_old(smoke_study, tmp_
     assert all(not change["moved"] for change in rescore(recipe, study, {}))  # the code still says what it said
     for text, message in (
         ("sum.robust=plain", "scoring 'robust' of sum is 'boxed'; give the new one another name"),
-        ("sum.loose=best", "'best' is no scoring rule"),
+        ("sum.loose=best", "'best' is not a scoring rule"),
         ("law.loose=plain", "must have the form BENCHMARK.NAME=RULE"),
     ):
         with pytest.raises(UserError, match=message):

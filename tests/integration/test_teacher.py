@@ -134,7 +134,7 @@ def test_server_that_is_gone_stops_soon_and_keeps_what_it_said(tmp_path):
     state = TeacherState(answer, [None] * 5 + [500] * 1000)
     with teacher(state) as url:
         store = SampleStore(tmp_path / "s.jsonl")
-        with pytest.raises(UserError, match=r"got no answer from .* status 500.*the same command asks for the rest"):
+        with pytest.raises(UserError, match=r"got no answer from .* status 500.*the same command requests the rest"):
             sample_from_endpoint(spec(url, attempts=2), PROMPT, many, store)
         assert len(state.bodies) < 60
         assert sum(not store.missing(identity, 3) for identity, _ in many) == 5

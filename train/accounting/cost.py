@@ -52,7 +52,7 @@ class ModelShape:
         return tokens * (FORWARD_FLOPS_PER_PARAMETER * (self.parameters() - embedding) + attention)
 
     def adapter_parameters(self, rank: int) -> int:
-        """Parameters of adapters of this rank on all linear layers (the head is none of them)."""
+        """Parameters of adapters of this rank on all linear layers (the head is not one)."""
         hidden, queries, keys = self.hidden_size, self.num_heads * self.head_dim, self.num_kv_heads * self.head_dim
         attention = 2 * (hidden + queries) + 2 * (hidden + keys)
         return self.num_layers * rank * (attention + 3 * (hidden + self.intermediate_size))

@@ -96,7 +96,7 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
     """Rows of a JSON-lines file; a last line cut off by a kill is ignored. Empty if the file does not exist.
 
     Raises:
-        UserError: a line that was written whole is no JSON.
+        UserError: a complete line is not JSON.
     """
     if not path.exists():
         return []

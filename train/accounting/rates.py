@@ -61,7 +61,13 @@ class Sampling:
 
 
 def engine_seconds(
-    shape: ModelShape, gpu: Gpu, rates: Rates, asked: Sampling, cache_bytes: float, gpus: int = 1, value_bytes: int = 2
+    shape: ModelShape,
+    gpu: Gpu,
+    rates: Rates,
+    load: Sampling,
+    cache_bytes: float,
+    gpus: int = 1,
+    value_bytes: int = 2,
 ) -> float:
     """Seconds until an engine with continuous batching has answered everything.
 
@@ -72,32 +78,32 @@ def engine_seconds(
     `cache_bytes`: for keys and values, on all `gpus` of the copy together. `value_bytes`: of a weight, a key or a
     value.
     """
-    if not asked.sequences:
+    if not load.sequences:
         return 0.0
-    growing = asked.prompt + asked.mean / 2
+    growing = load.prompt + load.mean / 2
     kept = growing * shape.kv_cache_bytes_per_token(value_bytes)
-    at_once = min(asked.sequences, max(1.0, cache_bytes / kept))
+    at_once = min(load.sequences, max(1.0, cache_bytes / kept))
     bandwidth, weights = gpus * gpu.bandwidth * rates.decode_bandwidth, shape.parameters() * value_bytes
     arithmetic = at_once * shape.forward_flops(1, round(growing)) / (gpus * gpu.peak_flops * rates.train_utilisation)
     step = max((weights + at_once * kept) / bandwidth, arithmetic)
-    tail = (asked.limit - asked.mean) * weights / bandwidth
-    prefill = reading_seconds(shape, gpu, rates, asked.sequences * asked.prompt, asked.prompt) / gpus
-    return asked.sequences * asked.mean / at_once * step + tail + prefill
+    tail = (load.limit - load.mean) * weights / bandwidth
+    prefill = reading_seconds(shape, gpu, rates, load.sequences * load.prompt, load.prompt) / gpus
+    return load.sequences * load.mean / at_once * step + tail + prefill
 
 
 def batches_seconds(
-    shape: ModelShape, gpu: Gpu, rates: Rates, asked: Sampling, batch: int, value_bytes: int = 2
+    shape: ModelShape, gpu: Gpu, rates: Rates, load: Sampling, batch: int, value_bytes: int = 2
 ) -> float:
     """Seconds of transformers' `generate`: batches one after another, each as long as its longest completion."""
-    batches = -(-asked.sequences // batch)
-    size = asked.sequences / max(1.0, batches)
-    growing = asked.prompt + asked.limit / 2
+    batches = -(-load.sequences // batch)
+    size = load.sequences / max(1.0, batches)
+    growing = load.prompt + load.limit / 2
     read = shape.parameters() * value_bytes + size * growing * shape.kv_cache_bytes_per_token(value_bytes)
     launched = shape.num_layers * rates.layer_seconds
     arithmetic = size * shape.forward_flops(1, round(growing)) / (gpu.peak_flops * rates.train_utilisation)
     step = max(read / (gpu.bandwidth * rates.decode_bandwidth), launched) + arithmetic
-    prefill = reading_seconds(shape, gpu, rates, asked.sequences * asked.prompt, asked.prompt)
-    return batches * asked.limit * step + prefill
+    prefill = reading_seconds(shape, gpu, rates, load.sequences * load.prompt, load.prompt)
+    return batches * load.limit * step + prefill
 
 
 def generation_hours(shape: ModelShape, gpu: Gpu, responses: int, length: int, memory_share: float) -> float:
