@@ -5,7 +5,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -58,9 +58,9 @@ def gpus_wanted(recipe: Recipe, kind: str) -> int:
     return by_kind.get(kind, 0)
 
 
-def teacher_on(recipe: Recipe, hosts: Sequence[str] = ()) -> str | None:
+def teacher_on(recipe: Recipe) -> str | None:
     """Address of a teacher's server on this machine, which occupies its GPUs; None: there is none."""
-    local = {"127.0.0.1", "localhost", "::1", "0.0.0.0", socket.gethostname(), *hosts}
+    local = {"127.0.0.1", "localhost", "::1", "0.0.0.0", socket.gethostname()}
     for sampler in recipe.corpus.samplers.values():
         if sampler.kind == "endpoint" and urlsplit(sampler.base_url).hostname in local:
             return sampler.base_url

@@ -110,8 +110,3 @@ def audit_recipes(path: Path, overrides: list[str]) -> list[tuple[Recipe, list[d
         joined = {kind: recipe.lock.get(kind, {}) | own.get(kind, {}) for kind in ("sources", "benchmarks", "models")}
         studies.append((recipe.model_copy(update={"lock": joined}), members))
     return studies
-
-
-def is_audit(path: Path) -> bool:
-    """Whether a file lists pairs to audit instead of one study."""
-    return path.is_file() and "pairs" in read_yaml(path)

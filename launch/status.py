@@ -1,6 +1,5 @@
 """The state of a study: state, progress and rate of every stage; of a failed one the reason and the end of its log."""
 
-import json
 import time
 from collections import Counter
 from collections.abc import Sequence
@@ -14,7 +13,7 @@ from launch.execution.processes import last_lines, log_path
 from launch.slurm.jobs import Task, states_of
 from launch.slurm.submit import Queue, Submitted, ask_queue, ended_state, known_jobs, read_jobs
 from recipes.errors import UserError
-from recipes.manifest import PROGRESS, duration, finished_manifest, is_locked, read_manifest
+from recipes.manifest import PROGRESS, duration, finished_manifest, is_locked, read_json, read_manifest
 
 _ENDED = {
     "CANCELLED": "its job was cancelled",
@@ -155,9 +154,7 @@ def _after_job(task: Task, job: str, never_started: bool, unreachable: str | Non
 
 
 def _add_progress(standing: Standing, path: Path) -> None:
-    try:
-        progress = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    if (progress := read_json(path)) is None:
         return
     standing.done, standing.total, standing.unit = progress["done"], progress["total"], progress["unit"]
     standing.note = progress["note"] or None

@@ -37,14 +37,11 @@ class Part(NamedTuple):
     questions: list[Question]
 
 
-def heldout_benchmark(recipe: Recipe) -> BenchmarkSpec:
-    """The held-out problems of the corpus as a benchmark, judged as the reward judges."""
-    return BenchmarkSpec(name=HELDOUT, group=HELDOUT, scorings={"robust": recipe.corpus.answer_form})
-
-
 def slice_parts(recipe: Recipe, study_dir: Path) -> list[Part]:
     """The slice of a study, held-out problems first."""
-    spec, heldout = recipe.require_trajectory(), heldout_benchmark(recipe)
+    spec = recipe.require_trajectory()
+    # Judged as the reward judges.
+    heldout = BenchmarkSpec(name=HELDOUT, group=HELDOUT, scorings={"robust": recipe.corpus.answer_form})
     parts = []
     for benchmark in [heldout, *(item for item in recipe.require_suite().benchmarks if item.name != HELDOUT)]:
         own = benchmark is heldout

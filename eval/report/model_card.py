@@ -68,7 +68,7 @@ def model_card(recipe: Recipe, transfer: Transfer, model: PushedModel, licence: 
     lines += [f"| {key} | {value} |" for key, value in _training(transfer, model.arm).items()]
     versions = ", ".join(f"{package} {version}" for package, version in transfer.versions.items())
     lines += ["", f"Versions: {versions}.", ""]
-    return _metadata(recipe, model, licence, sources) + "\n".join(lines)
+    return _metadata(recipe, model, licence) + "\n".join(lines)
 
 
 def _training(transfer: Transfer, arm: str) -> dict[str, object]:
@@ -79,7 +79,7 @@ def _training(transfer: Transfer, arm: str) -> dict[str, object]:
     return {k: v for k, v in {**transfer.certificate.shared, **own}.items() if v is not None}
 
 
-def _metadata(recipe: Recipe, model: PushedModel, licence: str | None, sources: list[str]) -> str:
+def _metadata(recipe: Recipe, model: PushedModel, licence: str | None) -> str:
     """The YAML block; only ids of the hub are named as base and datasets."""
     base = recipe.require_model()
     values = {

@@ -8,13 +8,11 @@ An engine is loaded on first use and released at the end of a `with` (`EngineOnD
 own, which hold a GPU's memory, and keep the command from exiting, until they are shut down.
 """
 
-import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from data.language_model import load_model, on_cpu
@@ -22,7 +20,7 @@ from data.prompts.prompt import load_tokenizer
 from data.sampling.engine import scheduling_arguments
 from data.sampling.server import require_served, server_version
 from recipes.errors import UserError
-from recipes.manifest import write_json
+from recipes.manifest import read_json, write_json
 from recipes.schema import Recipe
 from recipes.suite_schema import EngineSpec
 
@@ -59,9 +57,7 @@ class EngineOnDemand:
     def __enter__(self) -> "EngineOnDemand":
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         engine, self._engine = self._engine, None
         if engine is not None:
             if hasattr(engine, "close"):
@@ -98,10 +94,7 @@ def describe_engine(recipe: Recipe, engine: Any) -> dict[str, Any]:
 
 def engine_facts(stage_dir: Path) -> dict[str, Any] | None:
     """What `describe_engine` said of the last engine a stage loaded; None if it has loaded none."""
-    try:
-        return dict(json.loads((stage_dir / ENGINE_FILE).read_text(encoding="utf-8")))
-    except (OSError, ValueError):
-        return None
+    return read_json(stage_dir / ENGINE_FILE)
 
 
 def load_engine(recipe: Recipe, model_dir: Path, label: str) -> "LM":

@@ -25,7 +25,6 @@ from recipes.errors import UserError
 
 _FIRST_UID = 61001  # of the users that sandboxes started by root run as; one each, for the limit is per user
 _SCRATCH_BYTES = 64 << 20
-_MEBIBYTE = 1 << 20
 _user = threading.local()
 _users_taken = iter(range(_FIRST_UID, _FIRST_UID + 4096))
 

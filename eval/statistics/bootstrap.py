@@ -77,16 +77,14 @@ def bootstrap_scores(answers: Answers, draws: int, rng: np.random.Generator, con
         drawn_DP = rng.multinomial(number, share_P, size=min(_CHUNK_DRAWS, draws - start)).astype(float)
         totals = drawn_DP @ patterns
         parts.append(totals[:, :-1] / totals[:, -1:])
-    drawn_DM = _with_pseudo_clusters(np.concatenate(parts), answers.means(), sums_CM, sizes_C, own)
+    drawn_DM = _with_pseudo_clusters(np.concatenate(parts), sums_CM, sizes_C, own)
     widening = np.sqrt(number / max(1, number - 1)) * student_factor(number, confidence)
     mean_M = answers.means()
     # A score knows bounds, which the widening does not.
     return np.clip(mean_M + (drawn_DM - mean_M) * widening, 0, 100)
 
 
-def _with_pseudo_clusters(
-    drawn_DM: Array, mean_M: Array, sums_CM: Array, sizes_C: Array, rng: np.random.Generator
-) -> Array:
+def _with_pseudo_clusters(drawn_DM: Array, sums_CM: Array, sizes_C: Array, rng: np.random.Generator) -> Array:
     """Draws in which models whose scores hardly vary answer a few further clusters of average size.
 
     A model that scores alike on nearly all clusters answers each of them all right or all wrong, at even chances. One

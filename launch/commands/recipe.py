@@ -202,13 +202,13 @@ def fetch(options: argparse.Namespace) -> int:
     .lock.json, and every later build checks them. Run it on a machine with a network.
     """
     from launch.fetch import Fetched, fetch, format_lock, remarks, write_lock
-    from launch.pairs import audit_recipes, is_audit
-    from recipes.loading import load_recipe, lock_path
+    from launch.pairs import audit_recipes
+    from recipes.loading import load_recipe, lock_path, read_yaml
 
     if options.study.is_dir():
         raise UserError(f"{options.study} is a folder, and the lock is written beside a recipe; name the recipe's file")
     with redirect_stdout(sys.stderr if options.json else sys.stdout):
-        if is_audit(options.study):
+        if options.study.is_file() and "pairs" in read_yaml(options.study):  # an audit
             fetched = Fetched()
             for recipe, _ in audit_recipes(options.study, options.overrides):
                 fetched.add(fetch(recipe, None))

@@ -26,7 +26,7 @@ class ProbeMemory:
 
     @property
     def peak(self) -> int:
-        """Sampling and reading follow one another."""
+        """Sampling and forward passes follow one another."""
         return self.models + max(self.logits, self.sampling_cache)
 
 

@@ -6,7 +6,6 @@ take about as much whatever the model. A rehearsal at toy size can only tell how
 the same sort of machine.
 """
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +15,7 @@ from typing import Any
 from launch.execution.usage import read_usage
 from launch.planning.hours import StageHours
 from launch.stages import Stage
-from recipes.manifest import StageState, read_manifest
+from recipes.manifest import StageState, read_json, read_manifest
 from recipes.schema import Recipe
 from train.accounting.ledger import read_rows
 
@@ -168,10 +167,7 @@ def rehearsed(study_dir: Path, study: str, on_gpu: bool) -> tuple[tuple[Rehearse
     GPUs.
     """
     folder = study_dir.parent / "rehearsals" / study
-    try:
-        outcome = json.loads((folder / "rehearsal.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return (), None
+    outcome = read_json(folder / "rehearsal.json") or {}
     rows = [row for row in outcome.get("stages", []) if row["verdict"] == "passed" and row["seconds"] is not None]
     if not rows:
         return (), None

@@ -18,7 +18,7 @@ from launch.stages import Stage
 from recipes.schema import Recipe
 from train.accounting.cost import GPUS, Gpu, ModelShape, bytes_per_weight, expected_tokens, train_flops
 from train.accounting.memory import resumable_bytes, sampling_memory
-from train.accounting.rates import Rates, Sampling, batches_seconds, engine_seconds, rates_for, reading_seconds
+from train.accounting.rates import Rates, Sampling, batches_seconds, engine_seconds, forward_seconds, rates_for
 from train.arms import ResolvedArm, resolve_arm
 
 _BOOKKEEPING_SECONDS = {"corpus": 60.0, "questions": 10.0, "report": 60.0}
@@ -75,17 +75,17 @@ class Setting:
         """Bytes for keys and values in an engine with this share of the memory of each of its GPUs."""
         return max(1.0, gpus * share * self.gpu.memory_bytes - self.weights)
 
-    def reading(self, tokens: float, length: int) -> float:
+    def forward(self, tokens: float, length: int) -> float:
         """Seconds of a forward pass on one GPU."""
-        return reading_seconds(self.shape, self.gpu, self.rates, tokens, length)
+        return forward_seconds(self.shape, self.gpu, self.rates, tokens, length)
 
 
-def setting_of(recipe: Recipe, shape: ModelShape | None, node: int = 0, rates: Rates | None = None) -> Setting | None:
-    """The setting at the default assumptions, or at `rates`; None for an unknown model."""
+def setting_of(recipe: Recipe, shape: ModelShape | None, node: int = 0) -> Setting | None:
+    """The setting at the default assumptions; None for an unknown model."""
     if shape is None:
         return None
-    gpu, usual = rates_for(GPUS[recipe.resources.gpu] if recipe.resources.gpu else None)
-    return Setting(recipe, shape, gpu, rates or usual, node)
+    gpu, rates = rates_for(GPUS[recipe.resources.gpu] if recipe.resources.gpu else None)
+    return Setting(recipe, shape, gpu, rates, node)
 
 
 def stage_hours(setting: Setting | None, stage: Stage) -> StageHours | None:
@@ -114,7 +114,7 @@ def run_parts(setting: Setting, name: str) -> dict[str, float]:
     completions = arm.steps * arm.problems_per_step * completions_of_problem(recipe, arm)
     mean = expected_tokens(recipe, arm.prompt.max_completion_tokens)
     padding = 1.0 if arm.padding_free and arm.module == "train.sft" else rates.padding
-    forward = setting.reading(completions * (prompt + mean) * padding, prompt + mean) / ranks
+    forward = setting.forward(completions * (prompt + mean) * padding, prompt + mean) / ranks
     backward = 2.0 if arm.lora is None else 1.0  # with adapters no gradients of the weights
     checkpointing = recipe.resources.gpu is not None  # as train/run.py sets it
     parts = {
@@ -285,7 +285,7 @@ def _probe(setting: Setting, stage: Stage) -> _Made | None:
         loads += models * (setting.rates.engine_seconds + setting.loading)
     # Both models read their own completions and the base's; of the base there are only its own.
     length = prompt + load.mean
-    read = setting.reading(problems * length * (4 if stage.arguments else 2), length)
+    read = setting.forward(problems * length * (4 if stage.arguments else 2), length)
     return max(1, gpus_wanted(recipe, "drift")), {"loading": loads, "generation": models * drawn,
                                                   "reading": models * read}  # fmt: skip
 
@@ -300,7 +300,7 @@ def _diagnostics(setting: Setting, stage: Stage) -> _Made | None:
     return 1, {
         "loading": setting.loading * (1 if base else 2),
         "generation": drawn * (1 if base else 1 + spec.paper),
-        "reading": setting.reading(tokens, plan.prompt_tokens + spec.max_completion_tokens),
+        "reading": setting.forward(tokens, plan.prompt_tokens + spec.max_completion_tokens),
     }
 
 

@@ -1,4 +1,4 @@
-"""How long training, sampling and reading take, from what a GPU has and a few named assumptions. Needs no torch.
+"""How long training, sampling and forward passes take, from what a GPU has and a few named assumptions. Needs no torch.
 
 Every assumption is a field of `Rates`; `transfer plan` says which of them moves the total most. None was measured on a
 GPU (docs/not-run.md); a plan replaces them by what finished stages took.
@@ -14,7 +14,7 @@ class Rates:
     """Assumptions behind the hours of a plan."""
 
     train_utilisation: float = 0.40
-    """Share of the peak that training and reading reach, communication included; common for long sequences."""
+    """Share of the peak that training and forward passes reach, communication included; common for long sequences."""
     decode_bandwidth: float = 0.60
     """Share of the memory's bandwidth that decoding reaches; it reads all weights and the cache for every token."""
     padding: float = 1.15
@@ -42,7 +42,7 @@ def rates_for(gpu: Gpu | None) -> tuple[Gpu, Rates]:
     return (CPU_CORE, CPU_RATES) if gpu is None else (gpu, Rates())
 
 
-def reading_seconds(shape: ModelShape, gpu: Gpu, rates: Rates, tokens: float, length: int) -> float:
+def forward_seconds(shape: ModelShape, gpu: Gpu, rates: Rates, tokens: float, length: int) -> float:
     """Seconds of one GPU for one forward pass over `tokens` tokens of sequences of `length`."""
     return shape.forward_flops(1, length) * tokens / (gpu.peak_flops * rates.train_utilisation)
 
@@ -87,7 +87,7 @@ def engine_seconds(
     arithmetic = at_once * shape.forward_flops(1, round(growing)) / (gpus * gpu.peak_flops * rates.train_utilisation)
     step = max((weights + at_once * kept) / bandwidth, arithmetic)
     tail = (load.limit - load.mean) * weights / bandwidth
-    prefill = reading_seconds(shape, gpu, rates, load.sequences * load.prompt, load.prompt) / gpus
+    prefill = forward_seconds(shape, gpu, rates, load.sequences * load.prompt, load.prompt) / gpus
     return load.sequences * load.mean / at_once * step + tail + prefill
 
 
@@ -102,7 +102,7 @@ def batches_seconds(
     launched = shape.num_layers * rates.layer_seconds
     arithmetic = size * shape.forward_flops(1, round(growing)) / (gpu.peak_flops * rates.train_utilisation)
     step = max(read / (gpu.bandwidth * rates.decode_bandwidth), launched) + arithmetic
-    prefill = reading_seconds(shape, gpu, rates, load.sequences * load.prompt, load.prompt)
+    prefill = forward_seconds(shape, gpu, rates, load.sequences * load.prompt, load.prompt)
     return batches * load.limit * step + prefill
 
 
