@@ -64,18 +64,18 @@ def _describe(kind: str, name: str) -> tuple[str, str]:
 
 
 def fetch_dataset(files: DataFiles) -> tuple[dict[str, Any], list[str]]:
-    """Download the files of a hub dataset from the first of its places that has them.
+    """Download the files of a hub dataset from the first of its locations that has them.
 
-    Returns its lock entry without the number of rows, and why each place before the one taken was passed over.
+    Returns its lock entry without the number of rows, and why each location before the chosen one was skipped.
 
     Raises:
-        UserError: no place has the files, or one cannot be reached or needs access. That stops the search: which place
-            is taken depends on what the places hold, not on the network or the account of the day.
+        UserError: no location has the files, or one cannot be reached or needs access. That stops the search, so that
+            the choice depends on what the locations hold, not on the network or the account of the day.
     """
     passed: list[str] = []
-    for number, place in enumerate(files.places()):
+    for number, location in enumerate(files.locations()):
         try:
-            entry = _fetch_from(place)
+            entry = _fetch_from(location)
         except NotThereError as error:
             passed.append(str(error))
         else:
@@ -105,7 +105,7 @@ def _fetch_from(files: DataFiles) -> dict[str, Any]:
 
 
 def _wanted_names(files: DataFiles, there: list[str]) -> list[str]:
-    """The files that the patterns of a place ask for, of those in its repository.
+    """The files that the patterns of a location name, of those in its repository.
 
     Raises:
         NotThereError: a pattern matches none.
@@ -118,7 +118,7 @@ def _wanted_names(files: DataFiles, there: list[str]) -> list[str]:
 
 
 def _nothing_matches(files: DataFiles, missing: list[str], there: list[str]) -> str:
-    """The sentence about patterns without a file: what there is in their place, and what is nearest."""
+    """The sentence about patterns without a file: what there is there instead, and what is nearest."""
     at = f" at revision {files.revision}" if files.revision else ""
     text = f"dataset {files.dataset}{at} has no file that matches {', '.join(missing)}"
     data = sorted(name for name in there if PurePosixPath(name).suffix.lower() in _DATA_SUFFIXES)
@@ -147,7 +147,7 @@ def _parts_match(parts: list[str], patterns: list[str]) -> bool:
 
 
 def chosen(files: Place, lock: dict[str, Any] | None) -> Place:
-    """A source with the settings of the place its lock entry was made from; without a lock the source itself.
+    """A source with the settings of the location its lock entry was made from; without a lock the source itself.
 
     Raises:
         UserError: the lock names an alternative that the recipe no longer has.
@@ -155,13 +155,13 @@ def chosen(files: Place, lock: dict[str, Any] | None) -> Place:
     number = (lock or {}).get("alternative", 0)
     if not number or not files.alternatives:
         return files
-    places = files.places()
-    if number >= len(places):
+    locations = files.locations()
+    if number >= len(locations):
         raise UserError(
-            f"source {files.name}: the lock is for alternative {number}, the recipe has {len(places) - 1}; "
+            f"source {files.name}: the lock is for alternative {number}, the recipe has {len(locations) - 1}; "
             "run `transfer fetch` again"
         )
-    return places[number]
+    return locations[number]
 
 
 def locate(files: DataFiles, lock: dict[str, Any] | None) -> list[Path]:
@@ -178,7 +178,8 @@ def locate(files: DataFiles, lock: dict[str, Any] | None) -> list[Path]:
     else:
         if lock is None:
             raise UserError(f"source {files.name} is not resolved; run `transfer fetch RECIPE` on a connected machine")
-        _require_same(files, lock)
+        if wrong := lock_mismatch(files, lock):
+            raise UserError(f"source {files.name}: {wrong}; run `transfer fetch` again")
         folder = _snapshot("dataset", str(files.dataset), lock["revision"], list(lock["files"]))
         paths = {name: folder / name for name in lock["files"]}
     for name, digest in (lock or {}).get("files", {}).items():
@@ -192,14 +193,8 @@ def locate(files: DataFiles, lock: dict[str, Any] | None) -> list[Path]:
     return list(paths.values())
 
 
-def _require_same(files: DataFiles, lock: dict[str, Any]) -> None:
-    """Refuse a lock entry that was made for another dataset, other files or another commit than the recipe names."""
-    if wrong := lock_mismatch(files, lock):
-        raise UserError(f"source {files.name}: {wrong}; run `transfer fetch` again")
-
-
 def lock_mismatch(files: DataFiles, lock: dict[str, Any]) -> str | None:
-    """How a lock entry contradicts the place it is read for; None if it does not."""
+    """How a lock entry contradicts the location it is read for; None if it does not."""
     wrong = []
     if lock.get("dataset") != files.dataset:
         wrong.append(f"dataset {lock.get('dataset')}")
@@ -226,7 +221,7 @@ def fetch_model(name: str, revision: str | None) -> dict[str, Any]:
     paths = sorted(path for path in folder.rglob("*") if path.is_file())
     if not any(path.suffix == ".safetensors" for path in paths):
         raise NotThereError(f"{what} has no safetensors weights, and other formats are not loaded; see {page}")
-    # The hub's own digest for large files: hashing tens of gigabytes again would tell nothing new.
+    # The hub's own digest for large files: hashing tens of gigabytes again would add nothing.
     digests = {path: declared.get(str(path.relative_to(folder))) or hash_file(path) for path in paths}
     return {"revision": info.sha, "files": {str(path.relative_to(folder)): digest for path, digest in digests.items()}}
 

@@ -74,7 +74,7 @@ def generate_ids(
         output = model.generate(**inputs, do_sample=temperature > 0, max_new_tokens=max_new_tokens, **sampling)
     stops = set(model.generation_config.eos_token_id)
     rows = output[:, inputs["input_ids"].shape[1] :].tolist()
-    ends = [next((place for place, token in enumerate(row) if token in stops), len(row)) for row in rows]
+    ends = [next((index for index, token in enumerate(row) if token in stops), len(row)) for row in rows]
     return [row[: end + 1] for row, end in zip(rows, ends, strict=True)]
 
 

@@ -2,7 +2,7 @@
 
 import io
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -16,6 +16,7 @@ from matplotlib import pyplot as plt
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8C7BD8")
 INK, GRID = "#1c2230", "#e3e6ea"
 BASE_COLOUR = "#8a8f98"
+_LOG_FLOOR = 1e-6  # where 0 is drawn on a log axis
 STYLE = {
     "font.size": 10,
     "font.family": "sans-serif",
@@ -62,6 +63,18 @@ def watermark(text: str | None) -> Iterator[None]:
         _watermarks.clear()
 
 
+def error_bars(values: Sequence[Any]) -> list[list[float]]:
+    """Lengths of the bars below and above estimates, as matplotlib takes them."""
+    below = [max(0.0, value.estimate - value.low) for value in values]
+    return [below, [max(0.0, value.high - value.estimate) for value in values]]
+
+
+def legend(figure: Any, axis: Any, height: float = 1.06) -> None:
+    """One legend above all panels, with the names of one of them."""
+    handles, names = axis.get_legend_handles_labels()
+    figure.legend(handles, names, loc="upper center", ncols=len(names), frameon=False, bbox_to_anchor=(0.5, height))
+
+
 class Drawing(NamedTuple):
     """A figure in two formats."""
 
@@ -87,6 +100,46 @@ def draw(figure: Any) -> Drawing:
     figure.savefig(buffer, format="png", dpi=144, bbox_inches="tight", metadata={"Software": None})
     plt.close(figure)
     return Drawing(svg, buffer.getvalue())
+
+
+def forest(
+    cells: Mapping[str, Mapping[str, tuple[Any, str]]], groups: Sequence[str], title: str, log: bool = False
+) -> Drawing:
+    """Forest plot: arm -> group -> an estimate, or None and what stands in its place. `log`: on a log axis."""
+    arms = list(cells)
+    with plt.rc_context(STYLE):
+        figure, axis = plt.subplots(figsize=(7.2, 0.6 + 0.34 * len(groups) * len(arms)))
+        ticks, names = [], []
+        row = 0.0
+        for group in groups:
+            for number, arm in enumerate(arms):
+                value, reason = cells[arm][group]
+                colour = PALETTE[number % len(PALETTE)]
+                if value is None:
+                    axis.annotate(
+                        reason, (0, row), (6, 0), textcoords="offset points", color=colour, va="center", fontsize=9
+                    )
+                else:
+                    ends = (value.low, value.high, value.estimate)
+                    low, high, middle = (max(end, _LOG_FLOOR) for end in ends) if log else ends
+                    axis.plot([low, high], [row, row], color=colour, lw=2)
+                    axis.plot([middle], [row], "o", color=colour, ms=6)
+                ticks.append(row)
+                names.append(f"{label(group)} · {label(arm)}")
+                row -= 1.0
+            row -= 0.5
+        if log:
+            axis.set_xscale("log")
+        else:
+            axis.axvline(0, color=INK, lw=1)
+        axis.set_ylim(row + 0.9, 0.6)  # also where rows have no mark
+        if not any(value for of_groups in cells.values() for value, _ in of_groups.values()):
+            axis.set_xticks([0])
+        axis.set_yticks(ticks, names)
+        axis.grid(axis="y", visible=False)
+        axis.set_xlabel(title)
+        figure.tight_layout()
+        return draw(figure)
 
 
 def _svg(figure: Any, transparent: bool) -> str:

@@ -63,7 +63,7 @@ def fetch(recipe: Recipe, recipe_path: Path | None) -> Fetched:
     for files in recipe.corpus.all_files():
         if files.kind != "pocket":
             _resolve(fetched, recipe, "sources", files, _count_rows)
-    for benchmark in recipe.suite.benchmarks if recipe.suite is not None else ():
+    for benchmark in recipe.benchmarks:
         if benchmark.data is not None:
             data = benchmark_files(benchmark)
             _resolve(fetched, recipe, "benchmarks", data, partial(_count, benchmark.name))
@@ -93,12 +93,12 @@ def _resolve(
     try:
         if files.kind == "hub":
             entry, passed = fetch_dataset(files)
-            place = chosen(files, entry)
+            location = chosen(files, entry)
             if passed:
-                at = f"{place.dataset} at {place.revision}" if place.revision else place.dataset
-                taken = f"alternative {len(passed)} is taken ({at}: {', '.join(place.files)})"
+                at = f"{location.dataset} at {location.revision}" if location.revision else location.dataset
+                taken = f"alternative {len(passed)} is taken ({at}: {', '.join(location.files)})"
                 print(f"  {files.name}: {taken}, because {'; '.join(passed)}", flush=True)
-            entry["rows"] = count(place, entry | {"rows": None})
+            entry["rows"] = count(location, entry | {"rows": None})
         else:
             paths = locate(files, None)
             entry = {"path": files.path, "revision": None, "files": {path.name: hash_file(path) for path in paths}}
@@ -116,16 +116,16 @@ def _sentence(name: str, error: UserError) -> str:
 
 
 def _previous(recipe: Recipe, kind: str, files: Any, count: Count, error: UserError) -> Entry | None:
-    """The entry of the previous lock, if it is for the place the recipe names and its rows can be read."""
+    """The entry of the previous lock, if it is for what the recipe names and its rows can be read."""
     entry: Entry | None = recipe.lock.get(kind, {}).get(files.name)
     if entry is None or files.kind != "hub":
         return None
     try:
-        place = chosen(files, entry)
-        if lock_mismatch(place, entry):
+        location = chosen(files, entry)
+        if lock_mismatch(location, entry):
             return None
         if not isinstance(error, HubError):  # the newer commit has other rows; those of the older one may be readable
-            count(place, entry | {"rows": None})
+            count(location, entry | {"rows": None})
     except UserError:
         return None
     return entry
@@ -185,9 +185,8 @@ def _models(recipe: Recipe) -> list[tuple[str, str | None]]:
         models[recipe.model.path] = recipe.model.revision
     for external in recipe.external.values():
         models[external.path] = external.revision
-    samplers = [recipe.corpus.teacher, recipe.corpus.pass_rate.sampler if recipe.corpus.pass_rate else None]
-    for sampler in samplers:
-        if sampler is not None and sampler.kind == "transformers" and sampler.model != "base":
+    for sampler in recipe.corpus.samplers.values():
+        if sampler.kind == "transformers" and sampler.model != "base":
             models[str(sampler.model)] = sampler.revision
     return list(models.items())
 
@@ -196,13 +195,13 @@ def format_lock(lock: dict[str, Any], path: Path) -> str:
     """The entries of a lock as text."""
     lines = []
     for name, entry in [*lock["sources"].items(), *lock["benchmarks"].items()]:
-        place = entry.get("dataset") or entry.get("path")
+        origin = entry.get("dataset") or entry.get("path")
         revision = (entry["revision"] or "local file")[:12]
         other = f"  alternative {entry['alternative']}" if entry.get("alternative") else ""
         gated = "  gated: not to be published" if entry.get("gated") else ""
         lines.append(
             f"  {name:<24} {entry['rows']:>9,} rows  {revision:<12}  {len(entry['files'])} file(s)  "
-            f"{place}{other}{gated}"
+            f"{origin}{other}{gated}"
         )
     for name, entry in lock["models"].items():
         lines.append(f"  {name:<24} {'model':>14}  {entry['revision'][:12]:<12}  {len(entry['files'])} file(s)")

@@ -5,7 +5,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -47,10 +47,9 @@ def gpus_wanted(recipe: Recipe, kind: str) -> int:
     generation = 1
     if engine is not None and engine.kind != "hf":
         generation = engine.tensor_parallel if engine.kind == "vllm" else 0
-    samplers = [corpus.teacher, corpus.pass_rate.sampler if corpus.pass_rate else None]
     by_kind = {
         "base": int(recipe.model is not None and recipe.model.pocket is not None),
-        "corpus": int(any(sampler is not None and sampler.kind == "transformers" for sampler in samplers)),
+        "corpus": int(any(sampler.kind == "transformers" for sampler in corpus.samplers.values())),
         "drift": max(1, generation),
         "trajectory": generation,
         "eval": generation,
@@ -59,14 +58,12 @@ def gpus_wanted(recipe: Recipe, kind: str) -> int:
     return by_kind.get(kind, 0)
 
 
-def teacher_on(recipe: Recipe, hosts: Sequence[str] = ()) -> str | None:
+def teacher_on(recipe: Recipe) -> str | None:
     """Address of a teacher's server on this machine, which occupies its GPUs; None: there is none."""
-    local = {"127.0.0.1", "localhost", "::1", "0.0.0.0", socket.gethostname(), *hosts}
-    corpus = recipe.corpus
-    samplers = [corpus.teacher, corpus.pass_rate.sampler if corpus.pass_rate else None]
-    for sampler in samplers:
-        if sampler is not None and sampler.kind == "endpoint" and urlsplit(str(sampler.base_url)).hostname in local:
-            return str(sampler.base_url)
+    local = {"127.0.0.1", "localhost", "::1", "0.0.0.0", socket.gethostname()}
+    for sampler in recipe.corpus.samplers.values():
+        if sampler.kind == "endpoint" and urlsplit(sampler.base_url).hostname in local:
+            return sampler.base_url
     return None
 
 
@@ -97,9 +94,7 @@ def require_free_memory(
 ) -> None:
     """Wait until the visible GPUs are free, before a model is loaded.
 
-    Args:
-        query: returns free and total bytes of each GPU.
-        patience_seconds: how long to wait.
+    `query` returns free and total bytes of each GPU.
 
     Raises:
         UserError: more than half of a GPU's memory stays in use.

@@ -15,13 +15,8 @@ def evaluation_recipe(
 ) -> Recipe:
     """A recipe that scores checkpoints against a base.
 
-    Args:
-        base: path or hub id, optionally with @revision.
-        models: the same of each checkpoint, by the name of its arm.
-        suite: recipe whose suite, prompt, statistics, analysis, resources and lock are used.
-        study: name of the study.
-        overrides: settings to change.
-        title: of the report.
+    `base`: path or hub id, optionally with @revision; `models`: the same by the name of the arm. Of the recipe `suite`
+    the suite, prompt, statistics, analysis, resources and lock are used.
 
     Raises:
         UserError: a file is missing, or a value is not allowed.
@@ -115,8 +110,3 @@ def audit_recipes(path: Path, overrides: list[str]) -> list[tuple[Recipe, list[d
         joined = {kind: recipe.lock.get(kind, {}) | own.get(kind, {}) for kind in ("sources", "benchmarks", "models")}
         studies.append((recipe.model_copy(update={"lock": joined}), members))
     return studies
-
-
-def is_audit(path: Path) -> bool:
-    """Whether a file lists pairs to audit instead of one study."""
-    return path.is_file() and "pairs" in read_yaml(path)

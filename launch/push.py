@@ -8,7 +8,7 @@ from typing import NamedTuple
 from eval.report.model_card import PushedModel, model_card
 from eval.report.schema import read_transfer
 from recipes.errors import UserError
-from recipes.manifest import hash_file, read_manifest
+from recipes.manifest import finished_manifest, hash_file
 from recipes.schema import Recipe
 from train.models.directory import complete_snapshots, model_files
 
@@ -37,8 +37,8 @@ def prepare_upload(recipe: Recipe, study_dir: Path, model: PushedModel, licence:
     if model.seed not in recipe.seeds:
         raise UserError(f"{study_dir} has no seed {model.seed}; it has {', '.join(map(str, recipe.seeds))}")
     run_dir = study_dir / "arms" / model.arm / f"seed-{model.seed}"
-    manifest = read_manifest(run_dir)
-    if manifest is None or not manifest["completed"]:
+    manifest = finished_manifest(run_dir)
+    if manifest is None:
         raise UserError(f"{run_dir} is not finished; `transfer run` trains it")
     transfer = read_transfer(study_dir)
     directory = run_dir / "final"
@@ -83,7 +83,7 @@ def _errors(name: str) -> Iterator[None]:
     try:
         yield
     except errors.HFValidationError:
-        raise UserError(f"{name!r} is no name of a repository; it has the form owner/name") from None
+        raise UserError(f"{name!r} is not the name of a repository, which has the form owner/name") from None
     except errors.HfHubHTTPError as error:
         status = error.response.status_code
         why = "the token may not write there" if status in (401, 403) else error.server_message or "no reason given"

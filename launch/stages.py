@@ -138,9 +138,9 @@ def _evaluation(recipe: Recipe, values: dict[str, Any], models: dict[str, str]) 
     """The questions of the suite, and the evaluation of every model on them."""
     spec = recipe.require_suite()
     suite = values["suite"]
-    asked = {key: suite[key] for key in ("questions", "split", "seed")}
+    chosen = {key: suite[key] for key in ("questions", "split", "seed")}
     data = {item["name"]: item["data"] for item in suite["benchmarks"]}
-    reads = flatten({"suite": asked, "data": data, "lock": values["lock"].get("benchmarks", {})})
+    reads = flatten({"suite": chosen, "data": data, "lock": values["lock"].get("benchmarks", {})})
     for item in spec.benchmarks:
         if item.data is not None and item.data.path is not None:
             reads[f"content of {item.data.path}"] = _content(Path(item.data.path))
@@ -231,8 +231,8 @@ def _probes(recipe: Recipe, values: dict[str, Any], threads: int) -> list[Stage]
 def _needs_base(recipe: Recipe) -> bool:
     """Whether the base's weights are needed. A recipe that only builds a corpus needs at most its tokenizer."""
     rate = recipe.corpus.pass_rate
-    asked = rate is not None and rate.sampler.model == "base"
-    return bool(recipe.arms or recipe.suite or asked or (recipe.model and recipe.model.pocket))
+    samples_base = rate is not None and rate.sampler.model == "base"
+    return bool(recipe.arms or recipe.suite or samples_base or (recipe.model and recipe.model.pocket))
 
 
 def _content(path: Path) -> str | None:

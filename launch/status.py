@@ -1,27 +1,25 @@
 """The state of a study: state, progress and rate of every stage; of a failed one the reason and the end of its log."""
 
-import json
 import time
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
-from typing import Any
 
 from launch.execution.failures import STOPPED, recorded
 from launch.execution.processes import last_lines, log_path
 from launch.slurm.jobs import Task, states_of
 from launch.slurm.submit import Queue, Submitted, ask_queue, ended_state, known_jobs, read_jobs
 from recipes.errors import UserError
-from recipes.manifest import PROGRESS, is_locked, read_manifest
+from recipes.manifest import PROGRESS, duration, finished_manifest, is_locked, read_json, read_manifest
 
 _ENDED = {
     "CANCELLED": "its job was cancelled",
     "NODE_FAIL": "its node was lost",
     "TIMEOUT": "its job reached the time limit and could not continue itself",
-    "OUT_OF_MEMORY": "its job needed more memory than it asked for (`memory` in the site file)",
+    "OUT_OF_MEMORY": "its job needed more memory than it requested (`memory` in the site file)",
     "PREEMPTED": "its job was preempted and not started again",
     "FAILED": "its job failed before the stage recorded a reason",
     "BOOT_FAIL": "its node did not start",
@@ -147,7 +145,7 @@ def _after_job(task: Task, job: str, never_started: bool, unreachable: str | Non
     ended = ended_state(job)
     if ended in ("COMPLETED", "PENDING"):
         return State.OPEN, "its job has just ended"
-    unmet = [need for need in task.stage.needs if not (read_manifest(task.study_dir / need) or {}).get("completed")]
+    unmet = [need for need in task.stage.needs if finished_manifest(task.study_dir / need) is None]
     if never_started and ended == "CANCELLED" and unmet:
         return State.BLOCKED, f"needs {', '.join(unmet)}"
     return State.FAILED, _ENDED.get(
@@ -156,9 +154,7 @@ def _after_job(task: Task, job: str, never_started: bool, unreachable: str | Non
 
 
 def _add_progress(standing: Standing, path: Path) -> None:
-    try:
-        progress = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    if (progress := read_json(path)) is None:
         return
     standing.done, standing.total, standing.unit = progress["done"], progress["total"], progress["unit"]
     standing.note = progress["note"] or None
@@ -176,11 +172,6 @@ def _seconds_between(start: str | None, end: str | None) -> float | None:
         return None
     finish = datetime.fromisoformat(end) if end else datetime.now(UTC)
     return (finish - datetime.fromisoformat(start)).total_seconds()
-
-
-def as_json(stages: Sequence[Standing]) -> list[dict[str, Any]]:
-    """The standings as JSON values."""
-    return [asdict(standing) for standing in stages]
 
 
 def format_standings(stages: Sequence[Standing]) -> str:
@@ -217,13 +208,3 @@ def _details(one: Standing) -> str:
     if one.reason:
         parts.append(one.reason)
     return " · ".join(parts)
-
-
-def duration(seconds: float) -> str:
-    """Seconds in a readable unit."""
-    whole = round(seconds)
-    if whole < 90:
-        return f"{whole} s"
-    if whole < 5400:
-        return f"{whole / 60:.0f} min"
-    return f"{whole / 3600:.1f} h" if whole < 48 * 3600 else f"{whole / 86400:.1f} days"

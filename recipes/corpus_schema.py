@@ -41,7 +41,7 @@ class DataFiles(Spec):
     licence: str = "unknown"
     """Licence stated by the publisher."""
 
-    def places(self) -> list[Self]:
+    def locations(self) -> list[Self]:
         """This source and its alternatives, each with all its settings."""
         return [self, *(self._alternative(changes) for changes in self.alternatives)]
 
@@ -261,6 +261,12 @@ class CorpusSpec(Spec):
         """Everything read from files or the hub: sources, benchmarks, stored completions."""
         stored = [self.teacher.stored] if self.teacher is not None and self.teacher.stored is not None else []
         return [*self.sources, *self.decontamination.benchmarks, *stored]
+
+    @property
+    def samplers(self) -> dict[str, SamplerSpec]:
+        """The samplers of the corpus, by their key below `corpus`."""
+        both = {"teacher": self.teacher, "pass_rate.sampler": self.pass_rate.sampler if self.pass_rate else None}
+        return {key: sampler for key, sampler in both.items() if sampler is not None}
 
     @model_validator(mode="after")
     def _names_differ(self) -> "CorpusSpec":

@@ -1,4 +1,4 @@
-"""The exception for mistakes of the user, and how several are told at once."""
+"""The exception for mistakes of the user, and how several are reported at once."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

@@ -11,14 +11,17 @@ import os
 import platform
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from recipes.errors import UserError
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 MANIFEST = "manifest.json"
 PROGRESS = "progress.json"
@@ -46,6 +49,30 @@ def write_atomic(path: Path, content: str | bytes) -> None:
 def write_json(path: Path, value: Any) -> None:
     """Write `value` as indented JSON, atomically; keys keep their order."""
     write_atomic(path, json.dumps(value, indent=1, ensure_ascii=False) + "\n")
+
+
+def read_json(path: Path) -> dict[str, Any] | None:
+    """The JSON object in a file; None if there is no such file, or it is damaged."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return value if isinstance(value, dict) else None
+
+
+def write_json_lines(path: Path, rows: Iterable[Any]) -> None:
+    """Write one JSON value a line, atomically."""
+    write_atomic(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+
+
+def write_parquet(path: Path, table: "pa.Table") -> None:
+    """Write a table as Parquet, atomically."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    sink = pa.BufferOutputStream()
+    pq.write_table(table, sink)
+    write_atomic(path, sink.getvalue().to_pybytes())
 
 
 def hash_json(value: Any) -> str:
@@ -123,6 +150,12 @@ def read_manifest(directory: Path) -> dict[str, Any] | None:
     return manifest if isinstance(manifest, dict) else None
 
 
+def finished_manifest(directory: Path) -> dict[str, Any] | None:
+    """The manifest of a finished stage; None if the stage has not finished. Raises UserError like `read_manifest`."""
+    manifest = read_manifest(directory)
+    return manifest if manifest is not None and manifest["completed"] else None
+
+
 class StageState(NamedTuple):
     """Whether a stage must run, and why."""
 
@@ -162,12 +195,8 @@ def start_stage(directory: Path, name: str, inputs: dict[str, Any], code: str = 
 
     A directory with other inputs, or without a manifest, is moved to `<study>/replaced/`; nothing is deleted.
 
-    Args:
-        directory: of the stage.
-        name: of the stage.
-        inputs: flat mapping of key -> JSON value.
-        code: version of the code; if a stage is resumed by another version, both are recorded.
-        in_place: keep the directory when inputs change, because its parts have manifests of their own.
+    If a stage is resumed by another version of the `code`, both are recorded. `in_place`: keep the directory when
+    inputs change, because its parts have manifests of their own.
 
     Returns:
         Whether an interrupted run with the same inputs can be resumed.
@@ -253,6 +282,16 @@ def _git(*arguments: str) -> str | None:
     except (OSError, subprocess.SubprocessError):
         return None
     return result.stdout.strip()
+
+
+def duration(seconds: float) -> str:
+    """Seconds in a readable unit."""
+    whole = round(seconds)
+    if whole < 90:
+        return f"{whole} s"
+    if whole < 5400:
+        return f"{whole / 60:.0f} min"
+    return f"{whole / 3600:.1f} h" if whole < 48 * 3600 else f"{whole / 86400:.1f} days"
 
 
 class Progress:

@@ -70,8 +70,8 @@ def recipe_sections() -> list[Section]:
 
     visit(Recipe, "")
     return [
-        Section(tuple(places), _one_line(section.__doc__), tuple(_key(*item) for item in _fields(section)))
-        for section, places in paths.items()
+        Section(tuple(keys_of_section), _one_line(section.__doc__), tuple(_key(*item) for item in _fields(section)))
+        for section, keys_of_section in paths.items()
     ]
 
 

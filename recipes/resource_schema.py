@@ -16,7 +16,7 @@ class VllmSpec(Spec):
     `server_url` or, on a cluster, is started by every job on `server_nodes` further nodes."""
     memory_share: float | None = Field(None, gt=0, lt=1)
     """Share of a GPU's memory that vLLM takes for weights and cache. Beside a colocated one the training states must
-    fit; with `sleep`, without activations. null: derived from the batch it is asked for, see `transfer plan`."""
+    fit; with `sleep`, without activations. null: derived from the batch, see `transfer plan`."""
     tensor_parallel: int = Field(1, ge=1)
     """GPUs per copy of the model."""
     server_url: str | None = None

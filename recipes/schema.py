@@ -16,7 +16,7 @@ from recipes.corpus_schema import CorpusSpec, Spec
 from recipes.diagnostics_schema import DiagnosticsSpec, TrajectorySpec
 from recipes.errors import UserError
 from recipes.resource_schema import ResourceSpec, WandbSpec
-from recipes.suite_schema import AnalysisSpec, StatisticsSpec, SuiteSpec
+from recipes.suite_schema import AnalysisSpec, BenchmarkSpec, StatisticsSpec, SuiteSpec
 from recipes.training_schema import ArmSpec, ExternalSpec, ProbeSpec, PromptSpec, TrainSpec
 
 
@@ -190,15 +190,11 @@ class Recipe(Spec):
             raise ValueError(
                 f"`probe.problems` is {self.probe.problems} but `corpus.heldout_problems` is {corpus.heldout_problems}"
             )
-        samplers = {
-            "teacher": corpus.teacher,
-            "pass_rate.sampler": corpus.pass_rate.sampler if corpus.pass_rate else None,
-        }
-        for name, sampler in samplers.items():
-            of_base = sampler is not None and sampler.kind == "transformers" and sampler.model == "base"
+        for name, sampler in corpus.samplers.items():
+            of_base = sampler.kind == "transformers" and sampler.model == "base"
             if of_base and (self.model is None or (not self.arms and self.suite is None)):
                 raise ValueError(f"`corpus.{name}` has `model: base`, which needs `model` and arms or a suite")
-        for benchmark in self.suite.benchmarks if self.suite is not None else ():
+        for benchmark in self.benchmarks:
             if benchmark.name == "heldout" and not corpus.heldout_problems:
                 raise ValueError("benchmark `heldout` needs `corpus.heldout_problems` above 0")
             scored = benchmark.scorings[benchmark.cell(self.analysis.reading)[1]]
@@ -257,44 +253,33 @@ class Recipe(Spec):
         return self
 
     def require_model(self) -> ModelSpec:
-        """The base model.
-
-        Raises:
-            UserError: the recipe has none.
-        """
-        if self.model is None:
-            raise UserError(f"recipe {self.study!r} has no `model`; give one with `path` or `pocket`")
-        return self.model
+        """The base model. Raises UserError if there is none."""
+        return self._required("model", "give one with `path` or `pocket`")
 
     def require_train(self) -> TrainSpec:
-        """Budget and optimizer.
-
-        Raises:
-            UserError: the recipe has none.
-        """
-        if self.train is None:
-            raise UserError(f"recipe {self.study!r} has no `train`; it is needed to train arms")
-        return self.train
+        """Budget and optimizer. Raises UserError if there are none."""
+        return self._required("train", "it is needed to train arms")
 
     def require_suite(self) -> SuiteSpec:
-        """The evaluation suite.
+        """The evaluation suite. Raises UserError if there is none."""
+        return self._required("suite", "give one to evaluate models")
 
-        Raises:
-            UserError: the recipe has none.
-        """
-        if self.suite is None:
-            raise UserError(f"recipe {self.study!r} has no `suite`; give one to evaluate models")
-        return self.suite
+    def require_probe(self) -> ProbeSpec:
+        """The settings of the probe. Raises UserError if there are none."""
+        return self._required("probe", "give it to measure drift, for instance {}")
+
+    def require_trajectory(self) -> TrajectorySpec:
+        """The settings of trajectories. Raises UserError if there are none."""
+        return self._required("trajectory", "give it to evaluate every checkpoint, for instance {}")
 
     def require_diagnostics(self) -> DiagnosticsSpec:
-        """The settings of representation and token shift.
+        """The settings of representation and token shift. Raises UserError if there are none."""
+        return self._required("diagnostics", "give it to measure shifts, for instance {}")
 
-        Raises:
-            UserError: the recipe has none.
-        """
-        if self.diagnostics is None:
-            raise UserError(f"recipe {self.study!r} has no `diagnostics`; give it to measure shifts, for instance {{}}")
-        return self.diagnostics
+    def _required(self, section: str, remedy: str) -> Any:
+        if getattr(self, section) is None:
+            raise UserError(f"recipe {self.study!r} has no `{section}`; {remedy}")
+        return getattr(self, section)
 
     @property
     def with_trajectories(self) -> bool:
@@ -321,6 +306,16 @@ class Recipe(Spec):
         if arm == "base" or arm in self.external:
             return [arm]
         return [f"{arm}-seed{seed}-final" for seed in self.seeds]
+
+    @property
+    def all_labels(self) -> list[str]:
+        """Names of all models in the evaluation, the base first."""
+        return [label for arm in ("base", *self.arms) for label in self.labels(arm)]
+
+    @property
+    def benchmarks(self) -> tuple[BenchmarkSpec, ...]:
+        """The benchmarks of the suite; none without one."""
+        return self.suite.benchmarks if self.suite is not None else ()
 
     def dump(self) -> dict[str, Any]:
         """The resolved recipe as plain JSON values."""

@@ -152,7 +152,7 @@ class MethodSpec(Spec):
     start_from: str | None = None
     """Name of the arm whose final checkpoint this one starts from. null: the base model."""
     strip_thinking: bool = False
-    """Whether the thinking is removed from a teacher's completions: one of the two readings of no-think SFT."""
+    """Whether the thinking is removed from a teacher's completions: one of the two interpretations of no-think SFT."""
     dynamic_sampling: int = Field(0, ge=0)
     """DAPO's dynamic sampling: groups whose completions all have the same reward are replaced by groups of other
     problems, from at most this many further batches per update. 0: off. Makes the study unmatched, because samples then

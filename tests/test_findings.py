@@ -154,13 +154,12 @@ def test_what_is_done_needs_no_more_disk(machine, tmp_path):
 def test_gpus_of_this_machine(machine):
     (ranks,) = found(gpus=EIGHT[:4])
     assert str(ranks) == (
-        "arms ask for 8 GPUs (resources.ranks) and this machine has 4; set resources.ranks=4, "
-        "or use a machine with more"
+        "arms need 8 GPUs (resources.ranks) and this machine has 4; set resources.ranks=4, or use a machine with more"
     )
     two = ["resources.ranks=2", "train.save_every_steps=1"]
     parallel = found("suite.engine={kind: vllm, tensor_parallel: 4}", *two, gpus=EIGHT[:2])
     assert [finding.sentence for finding in parallel] == [
-        f"{kind} ask for 4 GPUs (suite.engine.tensor_parallel) and this machine has 2"
+        f"{kind} need 4 GPUs (suite.engine.tensor_parallel) and this machine has 2"
         for kind in ("drift", "trajectory", "eval")
     ]
     machine["models"] = ["NVIDIA H100 80GB HBM3"] * 8
@@ -178,11 +177,11 @@ def test_gpus_of_the_site(machine):
         return [(item.severity, item.sentence) for item in found(*overrides, site=SiteSpec(**site))]
 
     assert sentences(gpus_per_node=8, gpu_type="a100") == [
-        ("error", "the plan is for a H200-141GB and the site file asks for gpu_type a100")
+        ("error", "the plan is for a H200-141GB and the site file requests gpu_type a100")
     ]
     assert sentences(gpus_per_node=8, gpu_type="nvidia_h200_141gb") == []
     assert sentences(gpus_per_node=8, gpu_type="gh200") == [
-        ("error", "the plan is for a H200-141GB and the site file asks for gpu_type gh200")
+        ("error", "the plan is for a H200-141GB and the site file requests gpu_type gh200")
     ]
     assert sentences(gpus_per_node=8, gpu_type="big") == []
     assert sentences(gpus_per_node=0) == [
@@ -190,7 +189,7 @@ def test_gpus_of_the_site(machine):
     ]
     assert sentences(gpus_per_node=4) == [("error", "8 ranks on 1 node(s) are 8 GPUs a node, but the site has 4")]
     assert sentences("suite.engine={kind: vllm, tensor_parallel: 4}", "resources.nodes=4", gpus_per_node=2) == [
-        ("error", "an evaluation asks for 4 GPUs and a node of the site has 2")
+        ("error", "an evaluation needs 4 GPUs and a node of the site has 2")
     ]
 
 
@@ -258,6 +257,6 @@ def test_run_refuses_and_plan_says_cannot_work(transfer, tmp_path):
     site.write_text("gpus_per_node: 8\ngpu_type: a100\n")
     big = transfer("plan", BIG, "--on", "slurm", "--site", site)
     assert big.returncode == 2
-    assert "cannot work: the plan is for a H200-141GB and the site file asks for gpu_type a100" in big.stdout
+    assert "cannot work: the plan is for a H200-141GB and the site file requests gpu_type a100" in big.stdout
     assert "wall clock on one node with 8 GPU(s): " in big.stdout
     assert str(Finding("note", "a", "b")) == "a; b"

@@ -7,10 +7,10 @@ from eval.forgetting import pick as picking
 from eval.forgetting.curves import (
     Curve,
     Slice,
-    at_place,
     common_reach,
     crossings,
     equal_gain,
+    interpolate,
     mean_loss,
     razor_fit,
 )
@@ -49,8 +49,8 @@ def test_crossings_by_hand(gains, target, places):
 
 def test_values_between_checkpoints():
     values = np.array([[0.0, 0.0], [10.0, -4.0], [20.0, -8.0]])
-    assert at_place(values, 1.5).tolist() == [15.0, -6.0]
-    assert at_place(values, 2.0).tolist() == [20.0, -8.0]
+    assert interpolate(values, 1.5).tolist() == [15.0, -6.0]
+    assert interpolate(values, 2.0).tolist() == [20.0, -8.0]
 
 
 def test_arms_are_read_where_each_reaches_the_gain():

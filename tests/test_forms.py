@@ -192,7 +192,7 @@ def test_sample_is_fixed_and_takes_equally_from_each_stratum():
     whole = questions_of("b", data("mc_taco", rows=10), candidates)
     assert len(whole) == 9  # three questions with all their candidates, and no part of a fourth
     assert len({q.unit for q in whole}) == 3
-    with pytest.raises(UserError, match="has 20 questions, `rows` asks for 21"):
+    with pytest.raises(UserError, match="has 20 questions, but `rows` is 21"):
         sample_questions(chosen, 21, "b")
 
 
@@ -213,7 +213,7 @@ def test_samples_are_whole_units_and_never_empty(sizes, strata, count):
         assert part == sample_questions(questions, limit, "b") != []
     else:
         assert len({q.unit for q in part}) == 1
-        with pytest.raises(UserError, match="so none would be asked"):
+        with pytest.raises(UserError, match="so none would be selected"):
             sample_questions(questions, limit, "b")
 
 

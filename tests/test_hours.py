@@ -18,7 +18,7 @@ from launch.stages import Stage, build_stages, stage_inputs
 from recipes.loading import load_recipe
 from recipes.manifest import finish_stage, start_stage, write_json
 from train.accounting.cost import Gpu, ModelShape, model_shape
-from train.accounting.rates import Rates, Sampling, batches_seconds, engine_seconds, reading_seconds
+from train.accounting.rates import Rates, Sampling, batches_seconds, engine_seconds, forward_seconds
 
 SMOKE, MATCHED = "recipes/pocket/smoke.yaml", "recipes/qwen3-14b/matched.yaml"
 # Two layers: 2 x (8 x (2 x 8 + 2 x 4) + 3 x 8 x 16 + 2 x 8) + 8 + 10 x 8 = 1,272 parameters, tied.
@@ -30,7 +30,7 @@ def test_reading_by_hand():
     assert TINY.parameters() == 1272
     # 2 x 1,272, and scores and values of half a square: 2 x 2 layers x 2 heads x 4 x 20.
     assert TINY.forward_flops(1, 20) == 2544 + 640
-    assert reading_seconds(TINY, GPU, RATES, 100, 20) == pytest.approx(100 * 3184 / 5e5)
+    assert forward_seconds(TINY, GPU, RATES, 100, 20) == pytest.approx(100 * 3184 / 5e5)
 
 
 def test_decoding_is_bound_by_memory_by_hand():

@@ -99,7 +99,7 @@ def test_a_dry_run_shows_card_and_files_and_sends_nothing(analysed_study, tmp_pa
         (["ppo", "--to", "me/model"], "trains no arm 'ppo'; it trains off_policy_sft, on_policy_sft, grpo"),
         (["grpo", "--to", "me/model", "--seed", "7"], "has no seed 7; it has 0"),
         (["grpo", "--to", "me/model", "--update", "99"], "has no checkpoint of update 99; there are "),
-        (["grpo", "--to", "a/b/c"], "'a/b/c' is no name of a repository; it has the form owner/name"),
+        (["grpo", "--to", "a/b/c"], "'a/b/c' is not the name of a repository, which has the form owner/name"),
     ],
 )
 def test_mistakes_are_told_in_a_sentence(analysed_study, tmp_path, arguments, message):

@@ -10,7 +10,6 @@ from eval.statistics.bootstrap import (
     draw_scores,
     seed_deviations,
     seed_noise,
-    standard_errors,
 )
 from eval.statistics.transfer_index import (
     MATH,
@@ -297,22 +296,6 @@ def test_no_arm_loses_more_than_the_base_has():
     scores = draw_scores([Answers("a", MATH, accuracy)], {"arm": [1, 2, 3]}, 4000, 0)["arm"]
     assert scores.arm_DB.min() == 0.0
     assert group_gain(scores, [0], 0.95).low >= -scores.base_DB.max()
-
-
-def test_clustered_standard_error():
-    """Of clusters of one the textbook's; of pairs by hand; of weighted questions that of a ratio."""
-    accuracy = 100 * np.random.default_rng(8).integers(0, 2, (60, 1)).astype(float)
-    plain = accuracy.std(ddof=1) / np.sqrt(60)
-    assert standard_errors(Answers("a", MATH, accuracy))[0] == pytest.approx(plain)
-    assert standard_errors(Answers("a", MATH, accuracy, np.arange(60)))[0] == pytest.approx(plain)
-    # Three pairs with means 100, 50, 0: their standard deviation is 50, over sqrt(3).
-    pairs = np.array([[100.0], [100.0], [100.0], [0.0], [0.0], [0.0]])
-    found = standard_errors(Answers("a", MATH, pairs, np.array([0, 0, 1, 1, 2, 2])))[0]
-    assert found == pytest.approx(50 / np.sqrt(3))
-    # Weights 3 and 1 with scores 100 and 0: mean 75, residuals 3 * 25 and -75, so sqrt(2 * 11250) / 4.
-    weighted = Answers("a", MATH, np.array([[100.0], [0.0]]), None, np.array([3.0, 1.0]))
-    assert weighted.means()[0] == 75
-    assert standard_errors(weighted)[0] == pytest.approx(np.sqrt(2 * (75**2 + 75**2)) / 4)
 
 
 def test_bootstrap_counts_equal_clusters_together_without_changing_the_distribution():

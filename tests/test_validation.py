@@ -96,7 +96,7 @@ def test_counts_and_limits_are_refused_before_the_base_is_made(law, capsys):
             "prompt.max_completion_tokens is 3 and drops every demonstration: the shortest has 5 tokens; raise it",
         ),
         (f"{STATUTES}.data.id_field=court", "has no column 'court'"),
-        (f"{STATUTES}.data.rows=40", "benchmark rulings has 12 questions, `rows` asks for 40"),
+        (f"{STATUTES}.data.rows=40", "benchmark rulings has 12 questions, but `rows` is 40"),
         (f"{STATUTES}.data.reference_field=question", "but 'choice' compares with A, B, C"),
     ):
         for command in ("plan", "run"):

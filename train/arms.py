@@ -76,10 +76,10 @@ def resolve_arm(recipe: Recipe, name: str) -> ResolvedArm:
         raise UserError(
             f"{name!r} is not an arm that {recipe.study} trains; those are {', '.join(recipe.trained) or 'none'}"
         )
-    arm, model = recipe.arms[name], recipe.model
-    assert recipe.train is not None and model is not None
+    arm, model = recipe.arms[name], recipe.require_model()
     own = {"steps": arm.steps, "learning_rate": arm.learning_rate}
-    train = _own_train(name, recipe.train, arm.train | {key: value for key, value in own.items() if value is not None})
+    own = arm.train | {key: value for key, value in own.items() if value is not None}
+    train = _own_train(name, recipe.require_train(), own)
     resolved = ResolvedArm(
         **{field: getattr(arm, field) for field in MethodSpec.model_fields},
         **dict(train),

@@ -17,7 +17,7 @@ from data.grading.grader import Grader, Outcome
 from data.language_model import generate_ids, load_model, on_cpu
 from data.prompts.prompt import load_tokenizer, render_prompt
 from data.sampling.engine import sample_with_engine
-from recipes.manifest import Progress, finish_stage, hash_files, write_atomic, write_json
+from recipes.manifest import Progress, finish_stage, hash_files, write_json, write_json_lines
 from recipes.schema import Recipe
 from train.accounting.ledger import read_rows
 from train.models.directory import complete_snapshots
@@ -34,12 +34,11 @@ def run(
     recipe: Recipe, study_dir: Path, stage_dir: Path, resume: bool, arm: str | None = None, seed: int | None = None
 ) -> None:
     """Probe the base (without `arm`), or every checkpoint of a run; writes one row each to `drift.jsonl`."""
-    assert recipe.probe is not None and recipe.model is not None
-    spec, attention = recipe.probe, usable_attention(recipe.model)
-    tokenizer = load_tokenizer(str(study_dir / "base"))
+    spec, model = recipe.require_probe(), recipe.require_model()
+    attention, tokenizer = usable_attention(model), load_tokenizer(str(study_dir / "base"))
     problems = sorted(read_problems(study_dir / "corpus", "heldout"))[: spec.problems]
     prompts = [render_prompt(tokenizer, problem.problem, recipe.prompt) for problem in problems]
-    base = load_model(study_dir / "base", recipe.model.dtype, attention)
+    base = load_model(study_dir / "base", model.dtype, attention)
     grader = Grader()
 
     # The base's own answers, which all arms are scored on
@@ -62,11 +61,11 @@ def run(
         if step not in {row["step"] for row in rows}:
             _free_gpu(base)
             drawn, engine = draw(recipe, directory, tokenizer, prompts)
-            policy = load_model(directory, recipe.model.dtype, attention)
+            policy = load_model(directory, model.dtype, attention)
             row, _ = probe(recipe, policy, base, tokenizer, problems, prompts, grader, base_samples, drawn)
             del policy
             rows.append({"step": step} | row)
-            _write(stage_dir / DRIFT, rows)
+            write_json_lines(stage_dir / DRIFT, rows)
         progress.update(len(rows))
     grader.close()
     _finish(stage_dir, rows, [], engine)
@@ -79,11 +78,10 @@ def draw(
 
     Transformers keeps the cache of a whole batch at its longest; with long completions that is more than a GPU has.
     """
-    assert recipe.probe is not None and recipe.model is not None
+    dtype = recipe.require_model().dtype
     if recipe.resources.vllm is None:
         device = "cpu" if on_cpu() else "cuda"
-        how = {"name": "transformers", "version": version("transformers"), "device": device}
-        return None, {**how, "dtype": recipe.model.dtype}
+        return None, {"name": "transformers", "version": version("transformers"), "device": device, "dtype": dtype}
     return sample_with_engine(
         directory,
         tokenizer(prompts)["input_ids"],
@@ -91,8 +89,8 @@ def draw(
         max_new_tokens=recipe.prompt.max_completion_tokens,
         temperature=1.0,
         stop_ids=(tokenizer.eos_token_id, tokenizer.pad_token_id),
-        seeds=[recipe.probe.seed + index for index in range(len(prompts))],
-        dtype=recipe.model.dtype,
+        seeds=[recipe.require_probe().seed + index for index in range(len(prompts))],
+        dtype=dtype,
     )
 
 
@@ -120,20 +118,20 @@ def probe(
 
     `base_samples`: None for the base. `drawn`: the checkpoint's completions, if an engine has sampled them.
     """
-    assert recipe.probe is not None
+    spec = recipe.require_probe()
     for model in (policy, base):
         model.to("cpu" if on_cpu() else "cuda").eval()
     samples: list[list[int]] = [] if drawn is None else drawn
-    for start in range(0, len(prompts) if drawn is None else 0, recipe.probe.batch_size):
+    for start in range(0, len(prompts) if drawn is None else 0, spec.batch_size):
         samples += generate_ids(
             policy,
             tokenizer,
-            prompts[start : start + recipe.probe.batch_size],
+            prompts[start : start + spec.batch_size],
             max_new_tokens=recipe.prompt.max_completion_tokens,
             temperature=1.0,
             top_p=1.0,
             top_k=0,
-            seed=recipe.probe.seed + start,
+            seed=spec.seed + start,
         )
     stops = set(policy.generation_config.eos_token_id)
     grades = grader.grade_many(
@@ -187,13 +185,9 @@ def _logprobs(model: "PreTrainedModel", prompt: list[int], completion: list[int]
         yield logprobs
 
 
-def _write(path: Path, rows: list[dict[str, Any]]) -> None:
-    write_atomic(path, "".join(json.dumps(row) + "\n" for row in rows))
-
-
 def _finish(
     stage_dir: Path, rows: list[dict[str, Any]], others: list[str], engine: dict[str, str | None] | None
 ) -> None:
     """`engine`: what sampled the completions; None if all rows were read from disk."""
-    _write(stage_dir / DRIFT, rows)
+    write_json_lines(stage_dir / DRIFT, rows)
     finish_stage(stage_dir, hash_files(stage_dir, [DRIFT, *others]), {"checkpoints": len(rows), "engine": engine})

@@ -47,16 +47,9 @@ def reward_of(grade: Grade, kind: str, coin: random.Random) -> float:
 class RecordedReward:
     """Reward function for `GRPOTrainer` that also writes the ledger.
 
-    Args:
-        grader: the grader.
-        form: what counts as a final answer.
-        ledger: receives the counts of every batch.
-        parameters: of the policy, for FLOPs.
-        settings: of the arm. Batches arrive grouped by problem.
-        seed: of the random reward.
-        warn: called once if all completions of the first updates got the same reward, so that nothing was learned.
-        tracker: gets the completions of some updates, if given.
-        surplus: given an update, counted from 0: which rows of all ranks hold no completion; None: all hold one.
+    `parameters`: of the policy, for FLOPs. `warn` is called once if all completions of the first updates got the same
+    reward, so that nothing was learned. `surplus`: given an update, counted from 0, which rows of all ranks hold no
+    completion; None: all hold one.
     """
 
     __name__ = "reward"

@@ -63,12 +63,7 @@ class TeacherRollouts:
     No sample is used twice in an update. TRL needs `completions_per_problem` rows for every problem; rows for which
     there is no further sample hold an end-of-turn token alone, and `surplus` names them.
 
-    Args:
-        order: the problems in the order they are presented.
-        demonstrations: samples by problem id.
-        tokenizer: of the policy. The end-of-turn token is appended to every sample.
-        settings: of the arm.
-        text_of: turns a sample into the text to train on.
+    The end-of-turn token is appended to every sample. `text_of` turns a sample into the text to train on.
 
     Raises:
         UserError: a problem has no sample that was finished and fits the length limit.
@@ -124,15 +119,8 @@ class TeacherRollouts:
 class PolicyRollouts:
     """Samples of the policy as it was at the start of the run, or at the start of each round.
 
-    Args:
-        order: the problems in the order they are presented: id and rendered prompt.
-        tokenizer: of the policy.
-        directory: of the run.
-        ledger: the cost of sampling is entered here, in the update that samples.
-        parameters: of the policy, for FLOPs.
-        settings: of the arm. `round_steps` is the number of updates between refreshes; None: one group for every
-            problem, sampled once.
-        seed: of the random numbers.
+    `order` holds problem ids and rendered prompts. The cost of sampling is entered in the ledger in the update that
+    samples. Without `round_steps` in the arm's settings one group is sampled for every problem, once.
     """
 
     def __init__(
@@ -200,15 +188,8 @@ class DynamicSampling:
     If too few groups have a weight after all batches, others fill the update. Groups that were sampled and not used
     were presented too, and are in the ledger.
 
-    Args:
-        rows: of the dataset, one per presented problem, in order.
-        reserve: further rows, `dynamic_sampling` times as many.
-        judge: grades and rewards completions.
-        tokenizer: of the policy.
-        ledger: receives what was sampled and not used.
-        parameters: of the policy, for FLOPs.
-        settings: of the arm. `dynamic_sampling` is the largest number of further batches in an update.
-        seed: of the random numbers.
+    `reserve`: further rows, `dynamic_sampling` (the largest number of further batches in an update) times as many.
+    `parameters`: of the policy, for FLOPs.
     """
 
     def __init__(

@@ -69,10 +69,9 @@ class Run:
         self._open_records(resume)
 
     def _load_policy(self) -> None:
-        assert self.recipe.model is not None
         self._start_dir = self.settings.start_dir(self.study_dir, self.seed)
         dtype = self.settings.weights_dtype_with(with_deepspeed())
-        self.model = load_model(self._start_dir, dtype, usable_attention(self.recipe.model))
+        self.model = load_model(self._start_dir, dtype, usable_attention(self.recipe.require_model()))
         self._attention = record_attention(self.model, self.stage_dir)
         self.parameters = count_parameters(self.model)
 

@@ -7,14 +7,12 @@ close to a benchmark question, beside that question), `figures.jsonl` (problems 
 All arms read their problems from here.
 """
 
-import json
 import time
 from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from data.corpus.card import render_card
 from data.corpus.demonstrations import draw_samples, write_demonstrations
@@ -37,7 +35,17 @@ from data.grading.grader import Grader
 from data.hub import locate_model
 from data.pocket_world import TASKS
 from data.prompts.prompt import load_tokenizer, prepare_tokenizer
-from recipes.manifest import NOTES, Progress, finish_stage, hash_file, hash_files, write_atomic, write_notes
+from recipes.manifest import (
+    NOTES,
+    Progress,
+    finish_stage,
+    hash_file,
+    hash_files,
+    write_atomic,
+    write_json_lines,
+    write_notes,
+    write_parquet,
+)
 from recipes.schema import Recipe
 
 if TYPE_CHECKING:
@@ -56,7 +64,7 @@ def run(recipe: Recipe, study_dir: Path, stage_dir: Path, resume: bool) -> None:
     try:
         _build(recipe, study_dir, stage_dir, funnel)
     except Exception:
-        _write_lines(stage_dir / REJECTS, funnel.rejects)
+        write_json_lines(stage_dir / REJECTS, funnel.rejects)
         raise
     finally:
         if funnel.total:
@@ -77,10 +85,10 @@ def _build(recipe: Recipe, study_dir: Path, stage_dir: Path, funnel: Funnel) -> 
     tokenizer = _tokenizer(recipe, study_dir) if recipe.model is not None else None
     grader = Grader(workers=recipe.resources.workers or 2)
 
-    # Rows that a model can be asked and a grader can judge.
+    # Rows with a usable problem and a gradable reference answer.
     contamination = apply_filters(funnel, recipe, grader, tokenizer, step_done)
 
-    # What the base can do already, if the recipe asks for it.
+    # The pass rate of the base, if the recipe filters by it.
     pass_rates, costs = _drop_by_pass_rate(funnel, recipe, study_dir, grader, progress)
     step_done("pass rate", 6)
 
@@ -111,17 +119,17 @@ def _build(recipe: Recipe, study_dir: Path, stage_dir: Path, funnel: Funnel) -> 
         for split, part in (("train", train), ("heldout", heldout))
         for identity, row in ((problem_id(row.problem), row) for row in part)
     ]
-    _write_parquet(stage_dir / PROBLEMS, problems, _PROBLEM_COLUMNS)
+    write_parquet(stage_dir / PROBLEMS, _table(problems, _PROBLEM_COLUMNS))
     if spec.teacher is not None:
-        _write_parquet(stage_dir / DEMONSTRATIONS, demonstrations, _DEMONSTRATION_COLUMNS)
-    _write_lines(stage_dir / REJECTS, funnel.rejects)
+        write_parquet(stage_dir / DEMONSTRATIONS, _table(demonstrations, _DEMONSTRATION_COLUMNS))
+    write_json_lines(stage_dir / REJECTS, funnel.rejects)
     figures = figure_rows(train + heldout)
     others = [REJECTS, CONTAMINATION, TEACHER_LEDGER, CARD]
     if figures:
-        _write_lines(stage_dir / FIGURES, figures)
+        write_json_lines(stage_dir / FIGURES, figures)
         others.append(FIGURES)
-    _write_lines(stage_dir / CONTAMINATION, contamination)
-    _write_lines(stage_dir / TEACHER_LEDGER, costs)
+    write_json_lines(stage_dir / CONTAMINATION, contamination)
+    write_json_lines(stage_dir / TEACHER_LEDGER, costs)
     outputs = hash_files(stage_dir, [PROBLEMS, *([DEMONSTRATIONS] if spec.teacher is not None else [])])
     facts = _facts(recipe, funnel, problems, demonstrations, len(contamination), figures)
     card = render_card(recipe, facts, outputs, problems, demonstrations, tokenizer)
@@ -134,10 +142,10 @@ def _tokenizer(recipe: Recipe, study_dir: Path) -> "PreTrainedTokenizerBase":
     """That of the prepared base; of the model itself in a recipe that only builds a corpus."""
     if (study_dir / "base").is_dir():
         return load_tokenizer(str(study_dir / "base"))
-    assert recipe.model is not None
-    name = str(recipe.model.path)
+    model = recipe.require_model()
+    name = str(model.path)
     lock = recipe.lock.get("models", {}).get(name)
-    return prepare_tokenizer(locate_model(name, lock, recipe.model.revision), recipe.model)
+    return prepare_tokenizer(locate_model(name, lock, model.revision), model)
 
 
 def _drop_by_pass_rate(
@@ -174,7 +182,7 @@ def _facts(
     """What the manifest and the card say about the corpus."""
     train = [row for row in problems if row.split == "train"]
     unsolved = [row for row in train if row.teacher_solvable is False]
-    pocket = [] if recipe.suite is None else [b.name for b in recipe.suite.benchmarks if b.name in TASKS]
+    pocket = [benchmark.name for benchmark in recipe.benchmarks if benchmark.name in TASKS]
     seldom = {"repaired": funnel.repaired, "figures": dict(sorted(Counter(row["figure"] for row in figures).items()))}
     return {
         "rows": funnel.total,
@@ -205,11 +213,5 @@ _DEMONSTRATION_COLUMNS = pa.schema(
 )
 
 
-def _write_parquet(path: Path, rows: list[Any], columns: pa.Schema) -> None:
-    sink = pa.BufferOutputStream()
-    pq.write_table(pa.Table.from_pylist([row._asdict() for row in rows], schema=columns), sink)
-    write_atomic(path, sink.getvalue().to_pybytes())
-
-
-def _write_lines(path: Path, rows: list[dict[str, Any]]) -> None:
-    write_atomic(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+def _table(rows: list[Any], columns: pa.Schema) -> pa.Table:
+    return pa.Table.from_pylist([row._asdict() for row in rows], schema=columns)

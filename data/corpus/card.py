@@ -12,7 +12,7 @@ from recipes.schema import Recipe
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-_BAR_CHARS = 40
+_BINS, _BAR_CHARS = 10, 40
 
 
 def render_card(
@@ -30,9 +30,9 @@ def render_card(
     by_source = Counter(row.source for row in problems)
     for source in recipe.corpus.sources:
         source = chosen(source, locks.get(source.name))
-        place = {"pocket": "synthetic world", "file": "local file", "hub": source.dataset}[source.kind]
+        origin = {"pocket": "synthetic world", "file": "local file", "hub": source.dataset}[source.kind]
         revision = locks.get(source.name, {}).get("revision") or "not locked"
-        lines.append(f"| {source.name} | {place} | {revision} | {source.licence} | {by_source[source.name]:,} |")
+        lines.append(f"| {source.name} | {origin} | {revision} | {source.licence} | {by_source[source.name]:,} |")
     lines += ["", "## Funnel", "", "| step | removed | left |", "|---|---|---|", f"| rows read | | {facts['rows']:,} |"]
     for step in facts["funnel"]:
         removed = ", ".join(f"{reason} {count:,}" for reason, count in step["removed"].items()) or "none"
@@ -84,17 +84,17 @@ def _teacher_text(recipe: Recipe, facts: dict[str, Any], demonstrations: Sequenc
     )
 
 
-def _histogram(values: Sequence[int], bins: int = 10) -> list[str]:
+def _histogram(values: Sequence[int]) -> list[str]:
     """A histogram in text, its last row open so that a few long ones do not flatten it, with the quartiles."""
     if not values:
         return ["none"]
     ordered = sorted(values)
-    width = max(1, -(-(ordered[len(ordered) * 99 // 100] + 1) // bins))
-    counts = Counter(min(value // width, bins) for value in values)
+    width = max(1, -(-(ordered[len(ordered) * 99 // 100] + 1) // _BINS))
+    counts = Counter(min(value // width, _BINS) for value in values)
     most = max(counts.values())
     rows = []
-    for row in range(bins + (counts[bins] > 0)):
-        label = f"{row * width:>7,} to {(row + 1) * width - 1:>7,}" if row < bins else f"{row * width:>7,} and more  "
+    for row in range(_BINS + (counts[_BINS] > 0)):
+        label = f"{row * width:>7,} to {(row + 1) * width - 1:>7,}" if row < _BINS else f"{row * width:>7,} and more  "
         rows.append(f"{label}  {counts[row]:>8,}  {'#' * round(_BAR_CHARS * counts[row] / most)}".rstrip())
     quartiles = [f"{ordered[len(ordered) * part // 4]:,}" for part in (1, 2, 3)]
     return ["```", *rows, "```", "", f"Quartiles {', '.join(quartiles)}; longest {ordered[-1]:,}."]

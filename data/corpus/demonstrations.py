@@ -18,7 +18,6 @@ from data.sampling.completions import sample_from_endpoint, sample_locally
 from data.sampling.store import (
     Sample,
     SampleStore,
-    own_path,
     sampling_config,
     shared_folder,
     store_path,
@@ -61,7 +60,7 @@ def draw_samples(
     progress: Progress,
     phase: str,
 ) -> tuple[dict[str, list[Sample]], SamplingCost]:
-    """The samples of `problems`, (problem id, text) pairs, by id, asking only for what is not on disk yet.
+    """The samples of `problems`, (problem id, text) pairs, by id; only what is not on disk yet is sampled.
 
     Raises:
         UserError: the model or the server is not there, or problems remain without an answer.
@@ -81,7 +80,6 @@ def draw_samples(
     config = sampling_config(spec, recipe.prompt, weights)
     store = SampleStore(store_path(shared_folder(study_dir), config), config["max_completion_tokens"])
     try:
-        store.adopt(own_path(study_dir, config))
         if spec.kind == "endpoint":
             sample_from_endpoint(spec, recipe.prompt, problems, store, progress)
         else:
@@ -161,7 +159,7 @@ def _scripted(recipe: Recipe, identity: str, row: RawRow) -> list[Sample]:
 
 
 def _stored(recipe: Recipe, identities: list[str]) -> dict[str, list[Sample]]:
-    """Published completions of each problem, in file order; a problem nobody answered has none."""
+    """Published completions of each problem, in file order; a problem without one gets an empty list."""
     teacher = recipe.corpus.teacher
     assert teacher is not None
     assert teacher.stored is not None

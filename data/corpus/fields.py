@@ -1,4 +1,4 @@
-"""What a recipe calls a field of a row: a column, a dotted path into a column's value, or a template over columns.
+"""A field of a row in a recipe: a column, a dotted path into a column's value, or a template over columns.
 
 A template is recognised by its braces: `{{ question }} (A) {{ options.A }}`. It is rendered in jinja's sandbox. A
 column it names that a row lacks, a null, and a list or object it would print are errors, not text.
@@ -15,7 +15,7 @@ from data.corpus.values import NoTextError, as_text, from_json_text
 if TYPE_CHECKING:
     from jinja2 import Environment, Template
 
-WHOLE_ROW = "row"  # in templates: `row["Correct Answer"]`, for columns whose names are no identifiers
+WHOLE_ROW = "row"  # in templates: `row["Correct Answer"]`, for columns whose names are not identifiers
 
 
 class TemplateFailedError(ValueError):
@@ -119,7 +119,7 @@ def _printed(value: Any) -> Any:
     try:
         return as_text(json_value(value))
     except NoTextError as error:
-        raise TemplateFailedError(f"a value it prints is no text: {error}") from None
+        raise TemplateFailedError(f"a value it prints is not text: {error}") from None
 
 
 @lru_cache(maxsize=1)

@@ -1,4 +1,4 @@
-"""Rows of a source's files as they are published: bytes to mappings, with the line each row is on.
+"""Reads the files of a source: bytes to mappings, with the line each row is on.
 
 Lines of JSONL and TSV end at a newline and nowhere else: texts may contain U+2028, U+0085 and other line separators.
 """
@@ -137,7 +137,7 @@ def _jsonl_rows(text: str) -> Iterator[Row]:
 
 def _row(value: Any, at: str, line: int | None = None) -> Row:
     if not isinstance(value, dict):
-        raise _BadLineError(f"{at} is no object; it must hold a list of objects, one per problem")
+        raise _BadLineError(f"{at} is not an object; it must hold a list of objects, one per problem")
     row = Row(value)
     row.line = line
     return row

@@ -34,12 +34,7 @@ def apply_filters(
 ) -> list[dict[str, Any]]:
     """Read all sources into an empty funnel and drop what cannot be a problem.
 
-    Args:
-        funnel: filled, row by row.
-        recipe: with the sources and the settings of the filters.
-        grader: judges whether references can be compared with.
-        tokenizer: every arm's, for the length filter. None: lengths are not looked at.
-        done: called after each filter with its name and number.
+    Without `tokenizer` lengths are not looked at. `done` is called after each filter with its name and number.
 
     Returns:
         The problems that are close to a benchmark question, each with that question.
@@ -204,7 +199,7 @@ def _drop_by_tokens(funnel: Funnel, recipe: Recipe, tokenizer: "PreTrainedTokeni
 
 
 def prompt_lengths(tokenizer: "AnyTokenizer", problems: Sequence[str], prompt: PromptSpec) -> list[int]:
-    """Tokens of each problem's prompt, rendered as every arm is asked."""
+    """Tokens of each problem's prompt, rendered as for every arm."""
     lengths: list[int] = []
     for start in range(0, len(problems), 1000):  # a batch at a time: token lists are larger than texts
         prompts = [render_prompt(tokenizer, problem, prompt) for problem in problems[start : start + 1000]]

@@ -1,4 +1,4 @@
-"""What the first row of a file shows about the fields a recipe reads, before anything is spent."""
+"""Checks of the fields a recipe reads against the first row of a file, before anything is spent."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,11 +18,7 @@ def field_mistakes(
 ) -> list[str]:
     """A sentence for every column that does not exist and every template that does not fit the first row.
 
-    Args:
-        files: a file on this machine.
-        fields: what is read of its rows.
-        lock: its lock entry, if it is a file of the hub.
-        optional: fields that a row may lack.
+    `optional`: fields that a row may lack.
     """
     found: list[str] = []
     first: Row | None = None

@@ -54,11 +54,8 @@ class Funnel:
     ) -> None:
         """Remove rows.
 
-        Args:
-            step: name of the filter.
-            reasons: index in `kept` -> why the row is removed.
-            details: more about some of them.
-            withheld: rows whose texts must not be written.
+        `reasons`: index in `kept` -> why the row is removed. `details`: more about some of them. `withheld`: rows whose
+        texts must not be written.
         """
         for index, reason in sorted(reasons.items()):
             row = self.kept[index]

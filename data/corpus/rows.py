@@ -129,14 +129,8 @@ def demonstrations_by_update(
 ) -> list[list[tuple[Problem, Demonstration]]]:
     """What each update reads: the demonstrations of its problems, none of them twice in one update.
 
-    Args:
-        demonstrations: by problem id.
-        order: the problems in the order they are presented.
-        problems_per_step: problems of an update.
-        passes_over: size of the set that `order` passes over again and again.
-        count: demonstrations of a problem in one exposure, at most.
-        policy: which of them; see `demonstrations_to_read`.
-        seed: of policy "random".
+    `passes_over`: size of the set that `order` passes over again and again. `count`, `policy` and `seed`: see
+    `demonstrations_to_read`.
 
     Raises:
         UserError: a problem has no usable demonstration.

@@ -91,11 +91,11 @@ class BenchmarkIndex:
         self._words: list[list[str]] = []
         self._by_run: dict[int, list[int]] = {}
         for name, questions in benchmarks.items():
-            for place, question in enumerate(questions):
+            for index, question in enumerate(questions):
                 sequence = words(question)
                 for run in shingles(sequence, ngram_words):
                     self._by_run.setdefault(run, []).append(len(self._words))
-                self.questions.append((name, place))
+                self.questions.append((name, index))
                 self._words.append(sequence)
 
     def find(self, problem: str, coverage: float, similarity: float) -> Contamination | None:

@@ -1,4 +1,4 @@
-"""Values of rows as texts: what a person would write for them, repairs of known damage, and what says nothing.
+"""Values of rows as texts, repairs of known damage, and placeholders for missing answers.
 
 `as_text` is exact: it cuts nothing and invents nothing. `repaired` undoes damage that only one original explains.
 """
@@ -21,7 +21,7 @@ _MEANT_DIGITS = 12
 
 
 class NoTextError(ValueError):
-    """A value that is no text.
+    """A value that is not text.
 
     Attributes:
         reason: for the rejects file.

@@ -41,7 +41,7 @@ def load_tokenizer(directory: str) -> "PreTrainedTokenizerBase":
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(directory)
-    tokenizer.init_kwargs.pop("local_files_only", None)  # whether the hub was off is no part of what is saved
+    tokenizer.init_kwargs.pop("local_files_only", None)  # whether the hub was off does not belong to what is saved
     if not tokenizer.chat_template:
         raise UserError(f"the tokenizer in {directory} has no chat template; prepare the base model first")
     if tokenizer.eos_token_id is None or tokenizer.pad_token_id in (None, tokenizer.eos_token_id):
@@ -206,7 +206,7 @@ def completion_ids(tokenizer: "PreTrainedTokenizerBase", completions: list[str])
 
 @lru_cache(maxsize=8)
 def _anchor(tokenizer: "PreTrainedTokenizerBase") -> str:
-    """What must stand before a completion so that it is tokenized as behind a prompt; nothing for most tokenizers.
+    """Text to put before a completion so that it is tokenized as after a prompt; empty for most tokenizers.
 
     Tokenizers of the SentencePiece kind put a space before a text, which the middle of a text does not get.
     """
@@ -217,8 +217,8 @@ def _anchor(tokenizer: "PreTrainedTokenizerBase") -> str:
 
 def template_hash(tokenizer: "PreTrainedTokenizerBase", prompt: PromptSpec) -> str:
     """sha256 over everything that decides the prompt's bytes besides the problem."""
-    asked = (prompt.system or "", prompt.suffix, repr(prompt.thinking))
-    parts = (str(tokenizer.chat_template), *asked, str(tokenizer.eos_token))
+    settings = (prompt.system or "", prompt.suffix, repr(prompt.thinking))
+    parts = (str(tokenizer.chat_template), *settings, str(tokenizer.eos_token))
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()
 
 

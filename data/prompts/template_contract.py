@@ -23,7 +23,7 @@ _TAIL = 40  # characters
 
 
 def prompts_of(recipe: Recipe, external: bool = False) -> list[PromptSpec]:
-    """Every prompt that a study asks a base with, or a checkpoint trained elsewhere, which is evaluated alone."""
+    """Every prompt of a study for its base, or for an external checkpoint, which is only evaluated."""
     prompts = [recipe.prompt]
     if not external:
         prompts += [arm.prompt for arm in recipe.arms.values() if arm.prompt is not None]
@@ -37,12 +37,8 @@ def check_contract(
 ) -> None:
     """Refuse a tokenizer and template with which training and inference would see different tokens.
 
-    Args:
-        tokenizer: with eos, pad and template settled.
-        prompt: how the study asks.
-        name: the checkpoint, for messages.
-        key: the recipe's section with its settings, for messages.
-        training: whether completions are trained on with it, or only evaluated.
+    `tokenizer` has eos, pad and template settled. `name` (the checkpoint) and `key` (the recipe's section) are for
+    messages. `training`: whether completions are trained on with it, or only evaluated.
 
     Raises:
         UserError: as `check_template` and `check_ids` say.

@@ -22,9 +22,7 @@ def strip_thinking(text: str) -> str:
 def split_thinking(completion: str, opened: bool = False) -> tuple[str | None, str]:
     """The thinking, None where there is none, and what follows it.
 
-    Args:
-        completion: the text.
-        opened: whether the prompt opened the thinking. Thinking that never ended is then all there is.
+    `opened`: whether the prompt opened the thinking. Thinking that never ended is then all there is.
     """
     before, closed, after = completion.rpartition(THINK_CLOSE)
     if closed:

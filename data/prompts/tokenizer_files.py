@@ -1,4 +1,4 @@
-"""A tokenizer as far as its files tell, without transformers, whose import takes seconds: for checks of a plan.
+"""A tokenizer from its files alone, without transformers, whose import takes seconds; for the checks of a plan.
 
 It renders templates as transformers does and knows the vocabulary; it does not tokenize.
 """

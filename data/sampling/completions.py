@@ -1,7 +1,7 @@
 """Completions written before training: by a model behind an OpenAI-compatible server, or by a local model.
 
-Every answer is appended to the store (`data/sampling/store.py`) as it arrives and never asked for again: a killed run
-continues with what is missing, and so does another study that asks the same.
+Every answer is appended to the store (`data/sampling/store.py`) as it arrives and never requested again: a killed run
+continues with what is missing, and so does another study with the same requests.
 """
 
 import asyncio
@@ -18,7 +18,7 @@ from data.sampling.server import require_served
 from data.sampling.store import Sample, SampleStore, sample_seed, sampling_config, thinking_mode, whole_characters
 from recipes.corpus_schema import SamplerSpec
 from recipes.errors import UserError
-from recipes.manifest import Progress
+from recipes.manifest import Progress, duration
 from recipes.training_schema import PromptSpec
 
 _FIRST_WAIT_SECONDS = 1.0
@@ -36,14 +36,14 @@ class Answered(NamedTuple):
     prompt_tokens: int
 
     def token_shares(self) -> list[float]:
-        """Tokens of each completion: its share of the sum by characters, as servers tell only the sum."""
+        """Tokens of each completion: its share of the sum by characters, as servers report only the sum."""
         lengths = [len(text) for text, _ in self.completions]
         total = sum(lengths)
         return [self.generated_tokens * (n / total if total else 1 / len(lengths)) for n in lengths]
 
 
 class NotAnsweredError(Exception):
-    """A request failed in a way that another try may cure; `retry_after` is the wait the server asked for."""
+    """A request failed in a way that another try may cure; `retry_after` is the server's header."""
 
     def __init__(self, message: str, retry_after: str | None = None) -> None:
         super().__init__(message)
@@ -51,7 +51,7 @@ class NotAnsweredError(Exception):
 
 
 class _RefusedError(Exception):
-    """The server will refuse this problem however often it is asked."""
+    """The server refuses this problem; another try would not help."""
 
 
 class _Meter:
@@ -70,13 +70,7 @@ class _Meter:
         left = seconds * (self.total - self.done) / max(1, self.done - self._at_start)
         if self.progress is not None:
             self.progress.total, self.progress.unit = self.total, "problems sampled"
-            self.progress.update(self.done, f"{self.tokens / seconds:,.0f} tokens/s, {_duration(left)} left")
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+            self.progress.update(self.done, f"{self.tokens / seconds:,.0f} tokens/s, {duration(left)} left")
 
 
 def sample_from_endpoint(
@@ -90,12 +84,12 @@ def sample_from_endpoint(
 
     Raises:
         UserError: the server cannot be reached, refuses the request, or problems remain without an answer after all
-            attempts. What was answered is kept; the same command asks for the rest.
+            attempts. Completed samples are kept; the same command requests the rest.
     """
     todo = [(identity, text) for identity, text in problems if store.missing(identity, spec.samples_per_problem)]
     meter = _Meter(progress, len(problems) - len(todo), len(problems))
     if todo:
-        random.shuffle(todo)  # two studies that ask at the same time then rarely ask for the same
+        random.shuffle(todo)  # two studies that sample at the same time then rarely request the same
         asyncio.run(_ask_all(spec, prompt, todo, store, meter))
 
 
@@ -105,14 +99,14 @@ class _Request(NamedTuple):
     seed: int
     choices: int
     wanted: dict[int, int]
-    """Place among the choices -> sample index."""
+    """Index among the choices -> sample index."""
 
 
 def _requests(spec: SamplerSpec, identity: str, store: SampleStore) -> Iterator[_Request]:
-    """What has to be asked for one problem.
+    """The requests that one problem needs.
 
-    A sample that a shorter limit cut off is asked for by the request that brought it, with its seed and all choices: a
-    server whose seeds hold then writes the same text to its end. A new draw in its place would not do: texts that are
+    A sample that a shorter limit cut off is requested as before, with its seed and all choices: a
+    server whose seeds hold then writes the same text to its end. A new draw instead would not do: texts that are
     kept when they are short and drawn again when they are long are too short on average.
     """
     fresh = []
@@ -160,8 +154,10 @@ async def _ask_all(
             shares = answered.token_shares()
             store.add(
                 [
-                    Sample(identity, index, *answered.completions[place], shares[place], longest, *request[:2], place)
-                    for place, index in request.wanted.items()
+                    Sample(
+                        identity, index, *answered.completions[choice], shares[choice], longest, *request[:2], choice
+                    )
+                    for choice, index in request.wanted.items()
                 ]
             )
             tokens += answered.generated_tokens
@@ -172,7 +168,7 @@ async def _ask_all(
         for identity, text in queue:
             if failed_in_a_row >= _GIVE_UP_AFTER:
                 return
-            store.refresh()  # another study may have asked for it meanwhile
+            store.refresh()  # another study may have sampled it meanwhile
             try:
                 tokens = await ask(client, identity, text)
             except (NotAnsweredError, _RefusedError) as error:
@@ -195,8 +191,8 @@ async def _ask_all(
         unasked = sum(1 for _ in queue)
         raise UserError(
             f"{len(failures)} of {len(todo)} problems got no answer from {spec.base_url} (the first: {failures[0]})"
-            + (f", {unasked} were not asked any more; " if unasked else "; ")
-            + "what was answered is kept, the same command asks for the rest"
+            + (f", {unasked} were not requested; " if unasked else "; ")
+            + "completed samples are kept, the same command requests the rest"
         )
 
 
@@ -252,11 +248,11 @@ def parse_reply(answer: dict[str, Any], count: int, stripped: bool) -> Answered:
     """The completions of a chat completion answer.
 
     Raises:
-        ValueError, KeyError, TypeError: it has another form, or another number of choices than asked for.
+        ValueError, KeyError, TypeError: it has another form, or another number of choices than requested.
     """
     choices = answer["choices"]
     if len(choices) != count:
-        raise ValueError(f"{len(choices)} choices in place of {count}")
+        raise ValueError(f"{len(choices)} choices instead of {count}")
     completions = []
     for choice in choices:
         message = choice["message"]
@@ -266,7 +262,7 @@ def parse_reply(answer: dict[str, Any], count: int, stripped: bool) -> Answered:
         if thinking:
             text = f"{THINK_OPEN}\n{thinking.strip()}\n{THINK_CLOSE}\n\n{text.lstrip()}"
         if not isinstance(text, str):
-            raise TypeError("content is no text")
+            raise TypeError("content is not text")
         text = whole_characters(text)
         completions.append((strip_thinking(text) if stripped else text, choice["finish_reason"] in _FINISHED))
     usage = answer.get("usage") or {}
@@ -342,8 +338,8 @@ def sample_locally(
             seed=sample_seed(spec.seed, batch[0][0], first),
         )
         rows = []
-        for place, (text, tokens, finished) in enumerate(results):
-            identity, index = batch[place // len(wanted)][0], wanted[place % len(wanted)]
+        for position, (text, tokens, finished) in enumerate(results):
+            identity, index = batch[position // len(wanted)][0], wanted[position % len(wanted)]
             kept = strip_thinking(text) if spec.thinking == "stripped" else text
             rows.append(Sample(identity, index, kept, finished, float(tokens), longest))
         store.add(rows)

@@ -1,7 +1,8 @@
-"""Sampling with a vLLM engine that lives as long as one call, for stages that ask a checkpoint once and read it."""
+"""Sampling with a vLLM engine that lives as long as one call, for stages that sample a checkpoint once."""
 
 import os
 from collections.abc import Sequence
+from importlib.metadata import version
 from importlib.util import find_spec
 from multiprocessing import active_children
 from pathlib import Path
@@ -24,6 +25,21 @@ def scheduling_arguments() -> dict[str, Any]:
     return {"enable_chunked_prefill": False} if current_platform.is_cpu() else {}
 
 
+def require_installed() -> None:
+    """Raise UserError if vLLM is not installed."""
+    if find_spec("vllm") is None:
+        raise UserError(
+            "resources.vllm is set but vLLM is not installed; run pip install -r requirements-gpu.lock on a GPU "
+            "machine, or set resources.vllm=null"
+        )
+
+
+def engine_facts(config: Any) -> dict[str, str | None]:
+    """Name, version, device and dtype of an engine with this `VllmConfig`, for manifests."""
+    dtype, device = str(config.model_config.dtype).removeprefix("torch."), str(config.device_config.device_type)
+    return {"name": "vllm", "version": version("vllm"), "device": device, "dtype": dtype}
+
+
 def sample_with_engine(
     directory: Path,
     prompts: Sequence[Sequence[int]],
@@ -37,15 +53,8 @@ def sample_with_engine(
 ) -> tuple[list[list[int]], dict[str, str | None]]:
     """Continue each prompt once; the engine and its memory are gone when this returns.
 
-    Args:
-        directory: of the checkpoint.
-        prompts: token ids.
-        max_prompt_tokens: longest prompt there may be.
-        max_new_tokens: longest completion.
-        temperature: above 0.
-        stop_ids: tokens that end a completion and are part of it.
-        seeds: one for each prompt, so that a completion does not depend on what else is asked for.
-        dtype: of the weights.
+    Prompts are token ids and the temperature is above 0. `stop_ids` end a completion and are part of it. Each prompt
+    has a seed, so that its completion does not depend on the others.
 
     Returns:
         Token ids of the completions, in order; and name, version, device and dtype of the engine.
@@ -53,15 +62,9 @@ def sample_with_engine(
     Raises:
         UserError: vLLM is not installed.
     """
-    if find_spec("vllm") is None:
-        raise UserError(
-            "resources.vllm is set but vLLM is not installed; run pip install -r requirements-gpu.lock on a GPU "
-            "machine, or set resources.vllm=null"
-        )
+    require_installed()
     # A forked engine could not use CUDA, which this process may have initialised.
     os.environ["VLLM_WORKER_MULTIPROC_METHOD"] = "spawn"
-    from importlib.metadata import version
-
     from vllm import LLM, SamplingParams
     from vllm.platforms import current_platform
 
@@ -85,13 +88,7 @@ def sample_with_engine(
         ]  # fmt: skip
         requests: list[Any] = [{"prompt_token_ids": list(ids)} for ids in prompts]
         outputs = engine.generate(requests, parameters, use_tqdm=False)  # bars that are switched off divide by zero
-        config = engine.llm_engine.vllm_config
-        facts: dict[str, str | None] = {
-            "name": "vllm",
-            "version": version("vllm"),
-            "device": str(config.device_config.device_type),
-            "dtype": str(config.model_config.dtype).removeprefix("torch."),
-        }
+        facts = engine_facts(engine.llm_engine.vllm_config)
     finally:
         engine.llm_engine.engine_core.shutdown()
         for process in set(active_children()) - others:

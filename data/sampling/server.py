@@ -1,4 +1,4 @@
-"""What an OpenAI-compatible server says about itself, asked before it gets its first request."""
+"""What an OpenAI-compatible server says about itself, queried before its first request."""
 
 import urllib.parse
 from typing import Any

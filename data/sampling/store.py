@@ -1,7 +1,7 @@
 """The samples that models generated before training: one store for all studies beside each other.
 
-A file holds the samples of one configuration: model, prompt, decoding, seed. The length limit is no part of it, because
-a sample that finished within a limit is the sample of every longer one. Several studies may append at the same time.
+A file holds the samples of one configuration: model, prompt, decoding, seed. The length limit is left out, because a
+sample that finished within a limit is the sample of every longer one. Several studies may append at the same time.
 """
 
 import hashlib
@@ -30,7 +30,7 @@ class Sample(NamedTuple):
     finished: bool
     """False if it was cut off by the length limit."""
     generated_tokens: float
-    """Tokens the model generated for it; where the server tells only the sum of a request, its share by characters."""
+    """Tokens the model generated for it; where the server reports only a request's sum, its share by characters."""
     limit: int | None = None
     """Longest completion of the request, in tokens. null: that of the reader."""
     seed: int | None = None
@@ -38,7 +38,7 @@ class Sample(NamedTuple):
     choices: int = 1
     """Completions of that request."""
     choice: int = 0
-    """Its place among them."""
+    """Its index among them."""
 
 
 def sampling_config(spec: SamplerSpec, prompt: PromptSpec, weights: str | None = None) -> dict[str, Any]:
@@ -57,7 +57,7 @@ def sampling_config(spec: SamplerSpec, prompt: PromptSpec, weights: str | None =
 
 
 def thinking_mode(spec: SamplerSpec, prompt: PromptSpec) -> bool | None:
-    """Whether the template of a local model is asked for thinking; None: the template's default."""
+    """Thinking mode of a local model's template; None: the template's default."""
     return prompt.thinking if spec.thinking is None else spec.thinking != "off"
 
 
@@ -68,23 +68,13 @@ def shared_folder(study_dir: Path) -> Path:
 
 def store_path(folder: Path, config: dict[str, Any]) -> Path:
     """The file of one configuration, whatever the length limit."""
-    return _path(
-        folder, {key: value for key, value in config.items() if key != "max_completion_tokens"}, config["model"]
-    )
-
-
-def own_path(study_dir: Path, config: dict[str, Any]) -> Path:
-    """The file that earlier versions kept in the study itself, for one length limit."""
-    return _path(study_dir / "samples", config, config["model"])
-
-
-def _path(folder: Path, key: dict[str, Any], model: Any) -> Path:
-    name = "".join(letter if letter.isalnum() else "-" for letter in str(model).rpartition("/")[2])
-    return folder / f"{name}-{hash_json(key)[:12]}.jsonl"
+    key = {name: value for name, value in config.items() if name != "max_completion_tokens"}
+    stem = "".join(letter if letter.isalnum() else "-" for letter in str(config["model"]).rpartition("/")[2])
+    return folder / f"{stem}-{hash_json(key)[:12]}.jsonl"
 
 
 def sample_seed(seed: int, problem_id: str, index: int) -> int:
-    """Seed of a request, from what it asks for and nothing else: 31 bits."""
+    """Seed of a request, from its problem and sample index alone: 31 bits."""
     digest = hashlib.sha256(f"{seed} {problem_id} {index}".encode()).digest()
     return int.from_bytes(digest[:4], "big") >> 1
 
@@ -120,7 +110,7 @@ class SampleStore:
         """Read the lines that were appended since the last time.
 
         Raises:
-            UserError: one of them is no sample.
+            UserError: one of them is not a sample.
         """
         if os.fstat(self._file.fileno()).st_size <= self._read:
             return
@@ -169,14 +159,6 @@ class SampleStore:
             self._file.write(lines)
             self._file.flush()
             self._read += len(lines)
-
-    def adopt(self, path: Path) -> None:
-        """Take over what a file of an earlier version holds for this limit, if there is one."""
-        if not path.is_file():
-            return
-        older = SampleStore(path)
-        older.close()
-        self.add([s._replace(limit=s.limit or self.limit) for rows in older._samples.values() for s in rows.values()])
 
     def of(self, problem_id: str, count: int) -> list[Sample]:
         """The first `count` samples of a problem, by index, as they are under the limit."""

@@ -107,15 +107,14 @@ class Curve:
 
     def of(self, group: str) -> tuple[Array, Array]:
         """Gains of a group: [checkpoints] and [draws, checkpoints]."""
-        place = self.groups.index(group)
-        return self.gain_TG[:, place], self.gain_DTG[:, :, place]
+        position = self.groups.index(group)
+        return self.gain_TG[:, position], self.gain_DTG[:, :, position]
 
 
 def gain_curves(found: Slice, recipe: Recipe) -> dict[str, Curve]:
     """The curves of all arms, with draws that resample the questions of each benchmark for all models together."""
-    assert recipe.trajectory is not None
-    draws, confidence = recipe.trajectory.draws, recipe.statistics.confidence
-    rng = np.random.default_rng([recipe.trajectory.seed, 1])
+    spec, confidence = recipe.require_trajectory(), recipe.statistics.confidence
+    draws, rng = spec.draws, np.random.default_rng([spec.seed, 1])
     drawn = [bootstrap_scores(item, draws, rng, confidence) for item in found.answers]
     points = [item.means() for item in found.answers]
     groups = list(dict.fromkeys(item.group for item in found.answers))
@@ -146,28 +145,28 @@ def _start_columns(found: Slice, recipe: Recipe, arm: str) -> list[int]:
 
 
 def crossings(gain_T: Array, target: float) -> list[float]:
-    """Where the polygon through the gains passes the target, as fractional places, in order."""
+    """Where the polygon through the gains passes the target, as fractional positions, in order."""
     found = []
-    for place in range(len(gain_T) - 1):
-        low, high = gain_T[place] - target, gain_T[place + 1] - target
-        if low == 0 and place == 0:
+    for position in range(len(gain_T) - 1):
+        low, high = gain_T[position] - target, gain_T[position + 1] - target
+        if low == 0 and position == 0:
             found.append(0.0)
         if low * high < 0 or (high == 0 and low != 0):
-            found.append(place + low / (low - high))
+            found.append(position + low / (low - high))
     return found
 
 
-def at_place(values: Array, place: float) -> Any:
-    """Linear interpolation along the first axis at a fractional place."""
-    left = min(int(place), len(values) - 2)
-    share = place - left
+def interpolate(values: Array, position: float) -> Any:
+    """Linear interpolation along the first axis at a fractional position."""
+    left = min(int(position), len(values) - 2)
+    share = position - left
     return (1 - share) * values[left] + share * values[left + 1]
 
 
 def equal_gain(curves: Mapping[str, Curve], confidence: float, target: float) -> EqualGain:
     """What each arm has gained in every group where its held-out gain first passes `target`, in points.
 
-    In every draw the place is located again on the resampled held-out problems and the groups are read off the
+    In every draw the position is located again on the resampled held-out problems and the groups are read off the
     resampled slice. An arm whose draws pass the target less often than 90 % has no interval there.
     """
     groups = [group for group in next(iter(curves.values())).groups if group != HELDOUT]
@@ -176,22 +175,22 @@ def equal_gain(curves: Mapping[str, Curve], confidence: float, target: float) ->
     read: dict[str, Array] = {}
     for arm, curve in curves.items():
         heldout_T, heldout_DT = curve.of(HELDOUT)
-        places = crossings(heldout_T, target)
-        if not places:
+        positions = crossings(heldout_T, target)
+        if not positions:
             arms[arm] = EqualGainArm(crossings=0, reached=0.0)
             continue
         order = [curve.groups.index(group) for group in groups]
-        estimates[arm] = at_place(curve.gain_TG, places[0])[order]
+        estimates[arm] = interpolate(curve.gain_TG, positions[0])[order]
         drawn = [crossings(gain_T, target) for gain_T in heldout_DT]
         read[arm] = np.array(
             [
-                at_place(curve.gain_DTG[number], found[0])[order] if found else np.full(len(groups), np.nan)
+                interpolate(curve.gain_DTG[number], found[0])[order] if found else np.full(len(groups), np.nan)
                 for number, found in enumerate(drawn)
             ]
         )
-        left = min(int(places[0]), len(curve.steps) - 2)
+        left = min(int(positions[0]), len(curve.steps) - 2)
         arms[arm] = EqualGainArm(
-            crossings=len(places),
+            crossings=len(positions),
             reached=round(float(np.mean([bool(found) for found in drawn])), 3),
             between_updates=[curve.steps[left], curve.steps[left + 1]],
             groups=_intervals(groups, estimates[arm], read[arm], confidence),
@@ -244,11 +243,7 @@ def razor_fit(
     checkpoints of all arms but the base; residuals are means over an arm's checkpoints, with intervals from draws of
     the questions (the KL is taken as known).
 
-    Args:
-        curves: of the arms.
-        kl: at each checkpoint but the base, in nats a token.
-        confidence: coverage of the intervals.
-        trained: the group whose gain is no forgetting.
+    `kl`: at each checkpoint but the base, in nats a token. `trained`: the group that is left out of forgetting.
     """
     x = np.concatenate([np.asarray(kl[arm], dtype=float) for arm in curves])
     y = np.concatenate([mean_loss(curve, trained)[0][1:] for curve in curves.values()])

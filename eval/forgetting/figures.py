@@ -3,7 +3,7 @@
 import numpy as np
 from matplotlib import pyplot as plt
 
-from eval.drawing import INK, PALETTE, STYLE, Drawing, draw, label
+from eval.drawing import INK, PALETTE, STYLE, Drawing, draw, error_bars, label, legend
 from eval.forgetting.curves import AXES
 from eval.forgetting.schema import Trajectory
 
@@ -32,26 +32,21 @@ def forgetting_figure(trajectory: Trajectory, axis_name: str, trained: str) -> D
                 gains = found.gains[group]
                 middle = [gain.estimate for gain in gains]
                 if axis_name == GAIN_AXIS:
-                    places = [gain.estimate for gain in found.gains[trained]]
+                    xs = [gain.estimate for gain in found.gains[trained]]
                 else:
-                    places = found.axes[axis_name]
-                errors = [
-                    [max(0.0, gain.estimate - gain.low) for gain in gains],
-                    [max(0.0, gain.high - gain.estimate) for gain in gains],
-                ]
-                colour = PALETTE[number % len(PALETTE)]
+                    xs = found.axes[axis_name]
+                colour, errors = PALETTE[number % len(PALETTE)], error_bars(gains)
                 axis.errorbar(
-                    places, middle, errors, color=colour, marker="o", ms=4, lw=1.4, elinewidth=0.7, label=label(arm)
+                    xs, middle, errors, color=colour, marker="o", ms=4, lw=1.4, elinewidth=0.7, label=label(arm)
                 )
-                axis.plot(places[-1], middle[-1], "s", color=colour, ms=7)
+                axis.plot(xs[-1], middle[-1], "s", color=colour, ms=7)
             if axis_name.startswith("kl"):
                 axis.set_xscale("symlog", linthresh=0.01)
             axis.axhline(0, color=INK, lw=1)
             axis.set_title(label(group), loc="left", fontsize=11)
         axes[0][0].set_ylabel("gain over the base (points)")
         figure.supxlabel(axis_names(trained)[axis_name], fontsize=10)
-        handles, names = axes[0][0].get_legend_handles_labels()
-        figure.legend(handles, names, loc="upper center", ncols=len(names), frameon=False, bbox_to_anchor=(0.5, 1.08))
+        legend(figure, axes[0][0], 1.08)
         figure.tight_layout()
         return draw(figure)
 
@@ -65,10 +60,10 @@ def razor_figure(trajectory: Trajectory, trained: str) -> Drawing:
         figure, axis = plt.subplots(figsize=(6.2, 3.8))
         largest = 0.0
         for number, (arm, found) in enumerate(trajectory.arms.items()):
-            places = found.axes["kl_from_base"][1:]
-            loss = [-np.mean([found.gains[group][t].estimate for group in others]) for t in range(1, len(places) + 1)]
-            axis.plot(places, loss, "o", color=PALETTE[number % len(PALETTE)], label=label(arm))
-            largest = max(largest, *places)
+            xs = found.axes["kl_from_base"][1:]
+            loss = [-np.mean([found.gains[group][t].estimate for group in others]) for t in range(1, len(xs) + 1)]
+            axis.plot(xs, loss, "o", color=PALETTE[number % len(PALETTE)], label=label(arm))
+            largest = max(largest, *xs)
         grid = np.linspace(0, largest, 100)
         constant, linear, square = fit.coefficients
         axis.plot(grid, constant + linear * grid + square * grid**2, color=INK, lw=1, ls="--")

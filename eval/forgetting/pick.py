@@ -28,10 +28,9 @@ def pick(recipe: Recipe, study_dir: Path, max_drop: float) -> Pick:
     Raises:
         UserError: the suite has no group but the trained one.
     """
-    assert recipe.trajectory is not None
-    found = read_slice(recipe, study_dir)
-    settings = recipe.statistics.model_copy(update={"draws": recipe.trajectory.draws, "seed": recipe.trajectory.seed})
-    return choose(found, recipe.analysis.trained_group, max_drop, settings)
+    spec = recipe.require_trajectory()
+    settings = recipe.statistics.model_copy(update={"draws": spec.draws, "seed": spec.seed})
+    return choose(read_slice(recipe, study_dir), recipe.analysis.trained_group, max_drop, settings)
 
 
 class _Gains(NamedTuple):

@@ -37,23 +37,18 @@ class Part(NamedTuple):
     questions: list[Question]
 
 
-def heldout_benchmark(recipe: Recipe) -> BenchmarkSpec:
-    """The held-out problems of the corpus as a benchmark, judged as the reward judges."""
-    return BenchmarkSpec(name=HELDOUT, group=HELDOUT, scorings={"robust": recipe.corpus.answer_form})
-
-
 def slice_parts(recipe: Recipe, study_dir: Path) -> list[Part]:
     """The slice of a study, held-out problems first."""
-    assert recipe.suite is not None and recipe.trajectory is not None
-    heldout = heldout_benchmark(recipe)
+    spec = recipe.require_trajectory()
+    # Judged as the reward judges.
+    heldout = BenchmarkSpec(name=HELDOUT, group=HELDOUT, scorings={"robust": recipe.corpus.answer_form})
     parts = []
-    for benchmark in [heldout, *(item for item in recipe.suite.benchmarks if item.name != HELDOUT)]:
+    for benchmark in [heldout, *(item for item in recipe.require_suite().benchmarks if item.name != HELDOUT)]:
         own = benchmark is heldout
         questions = (
             read_source_questions(recipe, benchmark, study_dir) if own else load_questions(recipe, benchmark, study_dir)
         )
-        count = recipe.trajectory.heldout_problems if own else recipe.trajectory.questions
-        questions = sample_slice(questions, count)
+        questions = sample_slice(questions, spec.heldout_problems if own else spec.questions)
         prompting, scoring = benchmark.cell(recipe.analysis.reading)
         parts.append(Part(benchmark, prompting, benchmark.scorings[scoring], questions))
     return parts
@@ -61,11 +56,10 @@ def slice_parts(recipe: Recipe, study_dir: Path) -> list[Part]:
 
 def slice_recipe(recipe: Recipe) -> Recipe:
     """The recipe with as many responses per question as the slice has."""
-    assert recipe.suite is not None and recipe.trajectory is not None
-    count = recipe.trajectory.samples
-    benchmarks = [item.model_copy(update={"samples": count}) for item in recipe.suite.benchmarks]
-    suite = recipe.suite.model_copy(update={"samples_per_question": count, "benchmarks": tuple(benchmarks)})
-    return recipe.model_copy(update={"suite": suite})
+    suite, count = recipe.require_suite(), recipe.require_trajectory().samples
+    benchmarks = tuple(item.model_copy(update={"samples": count}) for item in suite.benchmarks)
+    changed = suite.model_copy(update={"samples_per_question": count, "benchmarks": benchmarks})
+    return recipe.model_copy(update={"suite": changed})
 
 
 def checkpoints_of(study_dir: Path, arm: str | None, seed: int | None) -> dict[int, Path]:
@@ -85,9 +79,8 @@ def scores_file(stage_dir: Path, step: int, benchmark: str) -> Path:
 def run(
     recipe: Recipe, study_dir: Path, stage_dir: Path, resume: bool, arm: str | None = None, seed: int | None = None
 ) -> None:
-    """Ask and score what is missing of every checkpoint."""
-    assert recipe.suite is not None and recipe.trajectory is not None
-    parts, asked = slice_parts(recipe, study_dir), slice_recipe(recipe)
+    """Generate and score what is missing of every checkpoint."""
+    parts, sliced = slice_parts(recipe, study_dir), slice_recipe(recipe)
     checkpoints = checkpoints_of(study_dir, arm, seed)
     progress = Progress(stage_dir, len(checkpoints) * len(parts), "checkpoints on benchmarks")
     prompts: dict[str, list[Prompt]] = {}
@@ -95,8 +88,8 @@ def run(
     for step, weights in checkpoints.items():
         missing = [part for part in parts if not scores_file(stage_dir, step, part.benchmark.name).exists()]
         done += len(parts) - len(missing)
-        with EngineOnDemand(asked, weights, stage_dir.parent.name, stage_dir) as engine:
-            for part, table in _scores(asked, weights, engine, missing, prompts, f"{arm} {seed} {step}"):
+        with EngineOnDemand(sliced, weights, stage_dir.parent.name, stage_dir) as engine:
+            for part, table in _scores(sliced, weights, engine, missing, prompts, f"{arm} {seed} {step}"):
                 write_scores(scores_file(stage_dir, step, part.benchmark.name), table)
                 done += 1
                 progress.update(done, f"update {step}, {part.benchmark.name}")
@@ -114,7 +107,7 @@ def _scores(
     prompts: dict[str, "list[Prompt]"],
     label: str,
 ) -> Iterator[tuple[Part, list[ScoreRow]]]:
-    """The scores of one checkpoint on these parts, each as soon as all its questions are answered.
+    """The scores of one checkpoint on these parts, each as soon as all its responses are generated.
 
     `prompts`: by benchmark; those that are missing are added, because all checkpoints of a run have one tokenizer.
     """
@@ -122,16 +115,16 @@ def _scores(
         return
     from eval.responses.harness import generate_chunks, render, require_lengths
 
-    assert recipe.suite is not None and recipe.trajectory is not None
+    suite, seed = recipe.require_suite(), recipe.require_trajectory().seed
     tokenizer, chunks = load_tokenizer(str(weights)), []
     for part in parts:
         name = part.benchmark.name
         if name not in prompts:
             prompts[name] = render(recipe, tokenizer, part.benchmark, part.prompting, part.questions)
             require_lengths(recipe, weights, prompts[name])
-        chunks.append((prompts[name], zlib.crc32(f"{recipe.trajectory.seed} {label} {name}".encode())))
-    limit, sandboxed = recipe.suite.max_response_tokens, not recipe.suite.allow_unsandboxed_code
-    with server_errors(recipe.suite.engine):
+        chunks.append((prompts[name], zlib.crc32(f"{seed} {label} {name}".encode())))
+    limit, sandboxed = suite.max_response_tokens, not suite.allow_unsandboxed_code
+    with server_errors(suite.engine):
         for index, rows in generate_chunks(engine(), tokenizer, chunks):
             part = parts[index]
             yield part, score_rows(rows, part.questions, part.rule, limit, sandboxed)

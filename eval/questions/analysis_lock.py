@@ -1,6 +1,6 @@
-"""`analysis.lock`: what a study will conclude from, written down before the first question is asked.
+"""`analysis.lock`: what a study's conclusions rest on, written before the first response is generated.
 
-Primary reading, definition, claims, arms, and the way every benchmark is asked, judged and sampled. It is written once
+Primary reading, definition, claims, arms, and how every benchmark is prompted, scored and sampled. It is written once
 and never changed; whatever the recipe says differently later is reported as decided after the evaluation had begun.
 """
 
@@ -21,7 +21,7 @@ _DECODING = {"split", "questions", "top_p", "top_k", "max_response_tokens", "max
 
 def declared(recipe: Recipe) -> dict[str, Any]:
     """What the analysis rests on, flat: name -> JSON value."""
-    assert recipe.suite is not None
+    suite = recipe.require_suite()
     values: dict[str, Any] = {
         "reading": recipe.analysis.reading,
         "definition": recipe.analysis.definition,
@@ -33,19 +33,19 @@ def declared(recipe: Recipe) -> dict[str, Any]:
         "statistics": recipe.statistics.model_dump(mode="json"),
         "prompt": recipe.prompt.model_dump(mode="json"),
         "lock of benchmarks": hash_json(recipe.lock.get("benchmarks", {})),
-        **{f"suite {name}": value for name, value in recipe.suite.model_dump(mode="json", include=_DECODING).items()},
+        **{f"suite {name}": value for name, value in suite.model_dump(mode="json", include=_DECODING).items()},
     }
     if recipe.analysis.trained_group != AnalysisSpec().trained_group:  # locks from before the setting do not have it
         values["trained group"] = recipe.analysis.trained_group
-    folder = task_folder(recipe.suite)
-    for benchmark in recipe.suite.benchmarks:
+    folder = task_folder(suite)
+    for benchmark in suite.benchmarks:
         prompting, scoring = benchmark.cell(recipe.analysis.reading)
         values[f"benchmark {benchmark.name}"] = {
             "group": benchmark.group,
             "prompting": prompting,
             "scoring": benchmark.scorings[scoring],
-            "samples": recipe.suite.samples(benchmark),
-            "temperature": recipe.suite.temperature_of(benchmark),
+            "samples": suite.samples(benchmark),
+            "temperature": suite.temperature_of(benchmark),
             "data": benchmark.data and _hash(benchmark.data),
             "task file": hash_file(task_path(folder, benchmark.name, prompting)),
         }
@@ -61,9 +61,9 @@ def write_lock(recipe: Recipe, study_dir: Path) -> None:
     path = study_dir / LOCK
     if path.exists():
         return
-    asked = any(path for name in ("chunk-*", "answers-*") for path in (study_dir / "eval").glob(f"*/*/{name}"))
+    stored = any(path for name in ("chunk-*", "answers-*") for path in (study_dir / "eval").glob(f"*/*/{name}"))
     values = declared(recipe)
-    write_json(path, {"declared": values, "sha256": hash_json(values), "before": not asked})
+    write_json(path, {"declared": values, "sha256": hash_json(values), "before": not stored})
 
 
 def decided(recipe: Recipe, study_dir: Path) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Stage `questions`: what every model of the study is asked, fixed once.
+"""Stage `questions`: the questions for every model of the study, fixed once.
 
 One file per benchmark, `<benchmark>.jsonl.zst`: identity, fields for the prompt, reference, cluster. Rows are checked
 against the lock file first. Of a benchmark whose publisher asks not to spread its questions only the identities are
@@ -16,7 +16,7 @@ from eval.questions.analysis_lock import write_lock
 from eval.questions.forms import FORMS, LETTERS, form_columns, questions_of
 from eval.questions.records import Question, json_line, read_questions, write_questions
 from recipes.errors import UserError
-from recipes.manifest import Progress, finish_stage, hash_files, hash_json, read_manifest
+from recipes.manifest import Progress, finish_stage, finished_manifest, hash_files, hash_json
 from recipes.schema import Recipe
 from recipes.suite_schema import BenchmarkData, BenchmarkSpec
 
@@ -29,11 +29,11 @@ def run(recipe: Recipe, study_dir: Path, stage_dir: Path, resume: bool) -> None:
     Raises:
         UserError: a benchmark is missing, changed, or not of the form the recipe says.
     """
-    assert recipe.suite is not None
+    suite = recipe.require_suite()
     write_lock(recipe, study_dir)
-    progress = Progress(stage_dir, len(recipe.suite.benchmarks), "benchmarks")
+    progress = Progress(stage_dir, len(suite.benchmarks), "benchmarks")
     facts: dict[str, Any] = {}
-    for number, benchmark in enumerate(recipe.suite.benchmarks, start=1):
+    for number, benchmark in enumerate(suite.benchmarks, start=1):
         questions = read_source_questions(recipe, benchmark, study_dir)
         facts[benchmark.name] = {
             "questions": len(questions),
@@ -43,7 +43,7 @@ def run(recipe: Recipe, study_dir: Path, stage_dir: Path, resume: bool) -> None:
         }
         write_questions(stage_dir / f"{benchmark.name}.jsonl.zst", questions, benchmark.restricted)
         progress.update(number, benchmark.name)
-    names = [f"{benchmark.name}.jsonl.zst" for benchmark in recipe.suite.benchmarks]
+    names = [f"{benchmark.name}.jsonl.zst" for benchmark in suite.benchmarks]
     contents = {f"content of {name}": fact["content"] for name, fact in facts.items()}
     finish_stage(stage_dir, hash_files(stage_dir, names) | contents, {"benchmarks": facts})
 
@@ -65,15 +65,15 @@ def read_source_questions(recipe: Recipe, benchmark: BenchmarkSpec, study_dir: P
     Raises:
         UserError: they cannot be read, or are not what was locked.
     """
-    assert recipe.suite is not None
     if benchmark.data is None and benchmark.name == "heldout":
         problems = read_problems(study_dir / "corpus", "heldout")
         return [Question(p.problem_id, {"problem": p.problem}, p.reference_answer) for p in problems]
     if benchmark.data is None:
-        suite = recipe.suite
+        suite = recipe.require_suite()
         if benchmark.name not in TASKS:
             raise UserError(
-                f"benchmark {benchmark.name!r} has no `data` and is no task of the synthetic world ({', '.join(TASKS)})"
+                f"benchmark {benchmark.name!r} has no `data` and is not a task of the synthetic world "
+                f"({', '.join(TASKS)})"
             )
         drawn = benchmark_questions(suite.seed, benchmark.name, suite.split, suite.questions)
         return [Question(problem_id(q.problem), {"problem": q.problem}, q.reference_answer) for q in drawn]
@@ -119,8 +119,8 @@ def load_questions(recipe: Recipe, benchmark: BenchmarkSpec, study_dir: Path) ->
     Raises:
         UserError: the stage has not run, or a restricted benchmark changed since.
     """
-    manifest = read_manifest(study_dir / FOLDER)
-    if manifest is None or not manifest["completed"] or benchmark.name not in manifest["facts"]["benchmarks"]:
+    manifest = finished_manifest(study_dir / FOLDER)
+    if manifest is None or benchmark.name not in manifest["facts"]["benchmarks"]:
         raise UserError(f"{study_dir} has no questions of {benchmark.name}; `transfer run` fixes them")
     fixed = manifest["facts"]["benchmarks"][benchmark.name]
     if not fixed["restricted"]:

@@ -1,8 +1,8 @@
 """From the rows a benchmark publishes to questions: one function for each form of row.
 
 A question keeps the columns its prompts use, the reference it is judged by, and two identities: its own, and that of
-the context it shares with others, which are resampled together. Whatever is a choice (the order of options, the sample
-of rows) is made from hashes of the content, so it is the same for every model, machine and run.
+the context it shares with others, which are resampled together. Choices (the order of options, the sample of rows) are
+made from hashes of the content, so they are the same for every model, machine and run.
 """
 
 import base64
@@ -64,12 +64,12 @@ def sample_questions(questions: list[Question], count: int, name: str) -> list[Q
         UserError: there are fewer, or `count` is less than the first part has.
     """
     if count > len(questions):
-        raise UserError(f"benchmark {name} has {len(questions)} questions, `rows` asks for {count}")
+        raise UserError(f"benchmark {name} has {len(questions)} questions, but `rows` is {count}")
     chosen, sizes = _choose_units(questions, count)
     if not chosen and sizes:
         raise UserError(
             f"benchmark {name}: `rows` is {count}, but its questions are judged together in parts of up to "
-            f"{max(sizes.values())}, so none would be asked; set data.rows={max(sizes.values())} or more, or to null"
+            f"{max(sizes.values())}, so none would be selected; set data.rows={max(sizes.values())} or more, or to null"
         )
     return [question for question in questions if _unit(question) in chosen]
 
@@ -245,9 +245,9 @@ def acpbench_shots(group: str) -> list[dict[str, str]]:
 
 def _headqa(data: BenchmarkData, row: Row) -> Question:
     options = [option["atext"].strip() for option in row["answers"]]
-    place = [int(option["aid"]) for option in row["answers"]].index(int(row["ra"]))
+    correct = [int(option["aid"]) for option in row["answers"]].index(int(row["ra"]))
     fields = {"question": row["qtext"].strip(), "options": options}
-    return Question(_identity(data, row, fields), fields, LETTERS[place])
+    return Question(_identity(data, row, fields), fields, LETTERS[correct])
 
 
 def _ifeval(data: BenchmarkData, row: Row) -> Question:

@@ -22,14 +22,14 @@ WHOLE_FILE_BYTES = 4_000_000
 
 def suite_mistakes(recipe: Recipe) -> list[str]:
     """Mistakes of all benchmarks: files, columns, rows, task files and the names in them."""
-    assert recipe.suite is not None
+    suite = recipe.require_suite()
     found: list[str] = []
     folder = None
     with collected(found):
-        folder = suite_folder(recipe.suite)
-    absent = {} if folder is None else missing_task_files(folder, recipe.suite)
+        folder = suite_folder(suite)
+    absent = {} if folder is None else missing_task_files(folder, suite)
     found += absent.values()
-    for benchmark in recipe.suite.benchmarks:
+    for benchmark in suite.benchmarks:
         question = None
         with collected(found):
             question = _first_question(recipe, benchmark)
@@ -85,12 +85,12 @@ def benchmark_mistakes(benchmark: BenchmarkSpec, lock: dict[str, Any] | None) ->
 
 
 def _world_question(recipe: Recipe, benchmark: BenchmarkSpec) -> Question:
-    assert recipe.suite is not None
+    suite = recipe.require_suite()
     if benchmark.name == "heldout":
         return Question("0", {"problem": "a problem of the corpus"}, "")
     if benchmark.name not in TASKS:
         raise UserError(
-            f"benchmark {benchmark.name!r} has no `data` and is no task of the synthetic world ({', '.join(TASKS)})"
+            f"benchmark {benchmark.name!r} has no `data` and is not a task of the synthetic world ({', '.join(TASKS)})"
         )
-    (drawn,) = benchmark_questions(recipe.suite.seed, benchmark.name, recipe.suite.split, 1)
+    (drawn,) = benchmark_questions(suite.seed, benchmark.name, suite.split, 1)
     return Question("0", {"problem": drawn.problem}, drawn.reference_answer)

@@ -70,7 +70,7 @@ def json_line(row: Row) -> bytes:
     except UnicodeEncodeError as error:
         where = next((str(row[key]) for key in ("question_id", "question") if key in row), "a row")
         raise UserError(
-            f"the text of {where!r} holds {error.object[error.start]!a}, half of a surrogate pair, which is no "
+            f"the text of {where!r} holds {error.object[error.start]!a}, half of a surrogate pair, which is not a "
             "character; repair it where it comes from"
         ) from None
 

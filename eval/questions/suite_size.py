@@ -7,7 +7,7 @@ from recipes.suite_schema import BenchmarkSpec
 
 
 class BenchmarkSize(NamedTuple):
-    """Questions of a benchmark and what they cost to ask once."""
+    """Questions and responses of a benchmark."""
 
     questions: int | None
     """None: unknown until `transfer fetch` has counted the rows."""
@@ -16,10 +16,9 @@ class BenchmarkSize(NamedTuple):
 
 
 def question_count(recipe: Recipe, benchmark: BenchmarkSpec) -> int | None:
-    """Questions of a benchmark; None if nobody has counted them."""
-    assert recipe.suite is not None
+    """Questions of a benchmark; None if they were not counted."""
     if benchmark.data is None:
-        return recipe.corpus.heldout_problems if benchmark.name == "heldout" else recipe.suite.questions
+        return recipe.corpus.heldout_problems if benchmark.name == "heldout" else recipe.require_suite().questions
     entry = recipe.lock.get("benchmarks", {}).get(benchmark.data.name or benchmark.name, {})
     rows: int | None = entry.get("rows") or benchmark.data.published_rows
     return rows if benchmark.data.rows is None else benchmark.data.rows
@@ -27,12 +26,12 @@ def question_count(recipe: Recipe, benchmark: BenchmarkSpec) -> int | None:
 
 def suite_sizes(recipe: Recipe) -> dict[str, BenchmarkSize]:
     """The sizes of all benchmarks of a recipe's suite."""
-    assert recipe.suite is not None
+    suite = recipe.require_suite()
     sizes = {}
-    for benchmark in recipe.suite.benchmarks:
+    for benchmark in suite.benchmarks:
         questions = question_count(recipe, benchmark)
         generating = len([p for p in benchmark.promptings if p not in benchmark.likelihood])
-        responses = None if questions is None else questions * recipe.suite.samples(benchmark) * generating
+        responses = None if questions is None else questions * suite.samples(benchmark) * generating
         sizes[benchmark.name] = BenchmarkSize(questions, responses)
     return sizes
 

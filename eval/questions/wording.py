@@ -18,7 +18,7 @@ _DEEPEST_INCLUDE = 10
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML in which `!function` names stand for themselves."""
+    """YAML in which `!function` names are kept as text."""
 
 
 _Loader.add_constructor("!function", lambda loader, node: {"function": node.value})

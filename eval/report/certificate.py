@@ -1,9 +1,9 @@
-"""The matched-arms certificate: what the arms shared, by hash and value, and what they were meant to differ in."""
+"""What manifests say of a study: the matched-arms certificate, versions, hashes, and what each run spent."""
 
 from pathlib import Path
 from typing import Any
 
-from eval.report.schema import Certificate, Presented
+from eval.report.schema import Budget, Certificate, ModelHashes, Presented
 from recipes.manifest import read_manifest
 from recipes.schema import Recipe
 from train.accounting.lineage import study_lineage
@@ -66,3 +66,41 @@ def certificate(recipe: Recipe, study_dir: Path) -> Certificate | None:
             with_gradient={arm: counts[arm]["problems_contributed"] for arm in counts},
         ),
     )
+
+
+def evaluation_differences(study_dir: Path, labels: list[str]) -> list[str]:
+    """Models that were evaluated by other code or other packages than the base."""
+    records = {}
+    for label in labels:
+        manifest = read_manifest(study_dir / "eval" / label)
+        assert manifest is not None
+        records[label] = (manifest.get("code"), manifest["environment"]["packages"])
+    others = [label for label in labels if records[label] != records["base"]]
+    return [f"evaluation: {', '.join(others)} by other code or packages than base"] if others else []
+
+
+def versions(study_dir: Path) -> dict[str, str]:
+    """What the base was evaluated with; models evaluated with anything else are in `differences`."""
+    manifest = read_manifest(study_dir / "eval" / "base")
+    assert manifest is not None
+    environment = manifest["environment"]
+    dirty = " with uncommitted changes" if environment["git_dirty"] else ""
+    commit = f"{environment['git_commit']}{dirty}" if environment["git_commit"] else "not in a repository"
+    return {"commit": commit, "python": environment["python"], **environment["packages"]}
+
+
+def model_hashes(study_dir: Path, label: str) -> ModelHashes:
+    """Hashes of what a score rests on: the weights the model answered with, and the stored responses."""
+    responses = read_manifest(study_dir / "eval" / label)
+    assert responses is not None
+    (trained,) = (key for key in responses["inputs"] if key.startswith("output of ") and key != "output of questions")
+    return ModelHashes(weights=responses["inputs"][trained], responses=responses["output_hash"])
+
+
+def budget(study_dir: Path, arm: str, seed: int) -> Budget:
+    """The ledger's totals, with the number of problems presented and of those that had a gradient."""
+    manifest = read_manifest(study_dir / "arms" / arm / f"seed-{seed}")
+    assert manifest is not None
+    facts = manifest["facts"]
+    counts = {name: len(facts[name]) for name in ("presented_problems", "contributed_problems")}
+    return Budget(**counts, **facts["totals"])

@@ -101,9 +101,11 @@ def format_comparison(cells: list[Comparison]) -> str:
 def default_rows(arms: list[str], given: dict[str, str]) -> tuple[dict[str, str], list[str]]:
     """Arm -> published model, from what was given and from the arms' names; and what is wrong with it."""
     known: dict[str, PublishedModel] = {model.name: model for model in published_models()}
-    wrong = [f"{arm!r} is no arm of this study" for arm in given if arm not in arms]
+    wrong = [f"{arm!r} is not an arm of this study" for arm in given if arm not in arms]
     wrong += [
-        f"{name!r} is no published model; there are {', '.join(known)}" for name in given.values() if name not in known
+        f"{name!r} is not a published model; there are {', '.join(known)}"
+        for name in given.values()
+        if name not in known
     ]
     rows = {arm: ROWS[arm] for arm in arms if arm in ROWS} | given
     if not rows:

@@ -7,7 +7,7 @@ from typing import Any
 from eval.report.schema import Transfer, read_transfer
 from eval.report.wording import points
 from eval.statistics.values import Estimate, Values
-from recipes.manifest import read_manifest
+from recipes.manifest import finished_manifest
 
 
 class Change(Values):
@@ -41,10 +41,7 @@ class Differences(Values):
 def differences(first: Path, second: Path, settings: tuple[dict[str, Any], dict[str, Any]]) -> Differences:
     """Compare two studies.
 
-    Args:
-        first: folder of a study; it need not exist.
-        second: that of the other.
-        settings: the recipes as nested mappings.
+    The folders need not exist. `settings`: the two recipes as nested mappings.
 
     Raises:
         UserError: a report is of another schema version or damaged.
@@ -79,8 +76,7 @@ def _versions(folder: Path) -> dict[str, Any]:
     """Versions that a study was made with; those of several commits are joined."""
     found: dict[str, set[str]] = {}
     for path in sorted(folder.glob("**/manifest.json")):
-        manifest = read_manifest(path.parent)
-        if manifest is None or not manifest["completed"]:
+        if (manifest := finished_manifest(path.parent)) is None:
             continue
         made = manifest["environment"]
         commit = f"{made['git_commit'] or 'unknown'}{' with changes' if made['git_dirty'] else ''}"

@@ -24,9 +24,8 @@ MAX_CHARACTERS = 3000  # of a response or a prompt
 
 def sample_responses(recipe: Recipe, study_dir: Path) -> list[Example]:
     """Examples of every benchmark in the primary reading; none of those whose questions must not be spread."""
-    assert recipe.suite is not None
     examples: list[Example] = []
-    for benchmark in recipe.suite.benchmarks:
+    for benchmark in recipe.require_suite().benchmarks:
         if not benchmark.restricted and benchmark.name != HELDOUT:
             examples += _of_benchmark(recipe, study_dir, benchmark)
     return examples

@@ -5,7 +5,7 @@ from typing import Any
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 
-from eval.drawing import BASE_COLOUR, INK, PALETTE, STYLE, Drawing, draw, label
+from eval.drawing import BASE_COLOUR, INK, PALETTE, STYLE, Drawing, draw, error_bars, forest, label, legend
 from eval.report.schema import Transfer
 from eval.report.wording import index_text
 from eval.statistics.decisions import fell, worst_group
@@ -22,15 +22,15 @@ def scores_figure(transfer: Transfer) -> Drawing:
         )
         width = 0.8 / (len(arms) + 1)
         for axis, (group, names) in zip(axes[0], transfer.groups.items(), strict=True):
-            for place, who in enumerate(["base", *arms]):
+            for index, who in enumerate(["base", *arms]):
                 source = transfer.base if who == "base" else transfer.arms[who]
                 values = [source.benchmarks[name].score for name in names]
                 axis.bar(
-                    [number + (place - len(arms) / 2) * width for number in range(len(names))],
+                    [number + (index - len(arms) / 2) * width for number in range(len(names))],
                     [value.estimate for value in values],
                     width * 0.92,
-                    yerr=_errors(values),
-                    color=BASE_COLOUR if who == "base" else PALETTE[(place - 1) % len(PALETTE)],
+                    yerr=error_bars(values),
+                    color=BASE_COLOUR if who == "base" else PALETTE[(index - 1) % len(PALETTE)],
                     error_kw={"elinewidth": 1, "capsize": 2, "ecolor": INK},
                     label=label(who),
                 )
@@ -39,17 +39,9 @@ def scores_figure(transfer: Transfer) -> Drawing:
             axis.grid(axis="x", visible=False)
         axes[0][0].set_ylabel("score (%)")
         axes[0][0].set_ylim(0, 105)
-        handles, names = axes[0][0].get_legend_handles_labels()
-        figure.legend(handles, names, loc="upper center", ncols=len(names), frameon=False, bbox_to_anchor=(0.5, 1.06))
+        legend(figure, axes[0][0])
         figure.tight_layout()
         return draw(figure)
-
-
-def _errors(values: list[Estimate]) -> list[list[float]]:
-    return [
-        [max(0.0, value.estimate - value.low) for value in values],
-        [max(0.0, value.high - value.estimate) for value in values],
-    ]
 
 
 def tradeoff_figure(transfer: Transfer) -> Drawing:
@@ -63,7 +55,7 @@ def tradeoff_figure(transfer: Transfer) -> Drawing:
         for number, (arm, result) in enumerate(transfer.arms.items()):
             group = worst_group(result.groups, trained)
             gain, worst = result.groups[trained], result.groups[group or trained]
-            x_errors, y_errors = (_errors([value]) for value in (gain, worst))
+            x_errors, y_errors = (error_bars([value]) for value in (gain, worst))
             name = label(arm) if group is None else f"{label(arm)} ({label(group)})"
             axis.errorbar(
                 gain.estimate, worst.estimate, y_errors, x_errors, color=PALETTE[number % len(PALETTE)], marker="o",
@@ -81,7 +73,7 @@ def gains_figure(transfer: Transfer) -> Drawing:
     cells: dict[str, dict[str, tuple[Estimate | None, str]]] = {
         arm: {g: (v, "") for g, v in result.groups.items()} for arm, result in transfer.arms.items()
     }
-    return _forest(cells, list(transfer.groups), "mean gain over the base (points)")
+    return forest(cells, list(transfer.groups), "mean gain over the base (points)")
 
 
 def index_figure(transfer: Transfer) -> Drawing:
@@ -89,7 +81,7 @@ def index_figure(transfer: Transfer) -> Drawing:
     trained = transfer.trained_group
     cells = {
         arm: {
-            # Where there is no index to draw, the words of the table stand in its place.
+            # Where there is no index to draw, the words of the table are drawn instead.
             group: (None if fell(result.groups[trained]) else cell.interval, text)
             for group, cell in result.index["points"].items()
             for text in [index_text(result, "points", group, trained)]
@@ -97,40 +89,7 @@ def index_figure(transfer: Transfer) -> Drawing:
         for arm, result in transfer.arms.items()
     }
     groups = [group for group in transfer.groups if group != trained]
-    return _forest(cells, groups, f"transfer index (% of the gain on {label(trained)})")
-
-
-def _forest(cells: dict[str, dict[str, tuple[Estimate | None, str]]], groups: list[str], title: str) -> Drawing:
-    arms = list(cells)
-    with plt.rc_context(STYLE):
-        figure, axis = plt.subplots(figsize=(7.2, 0.6 + 0.34 * len(groups) * len(arms)))
-        ticks, names = [], []
-        row = 0.0
-        for group in groups:
-            for number, arm in enumerate(arms):
-                value, reason = cells[arm][group]
-                colour = PALETTE[number % len(PALETTE)]
-                if value is None:
-                    axis.annotate(
-                        reason, (0, row), (6, 0), textcoords="offset points", color=colour, va="center", fontsize=9
-                    )
-                else:
-                    low, high = value.low, value.high
-                    axis.plot([low, high], [row, row], color=colour, lw=2)
-                    axis.plot([value.estimate], [row], "o", color=colour, ms=6)
-                ticks.append(row)
-                names.append(f"{label(group)} · {label(arm)}")
-                row -= 1.0
-            row -= 0.5
-        axis.axvline(0, color=INK, lw=1)
-        axis.set_ylim(row + 0.9, 0.6)  # also where rows have no mark
-        if not any(value for groups_ in cells.values() for value, _ in groups_.values()):
-            axis.set_xticks([0])
-        axis.set_yticks(ticks, names)
-        axis.grid(axis="y", visible=False)
-        axis.set_xlabel(title)
-        figure.tight_layout()
-        return draw(figure)
+    return forest(cells, groups, f"transfer index (% of the gain on {label(trained)})")
 
 
 def curves_figure(curves: dict[str, list[list[dict[str, Any]]]]) -> Drawing:
@@ -139,8 +98,8 @@ def curves_figure(curves: dict[str, list[list[dict[str, Any]]]]) -> Drawing:
         figure, axes = plt.subplots(1, 2, figsize=(11.5, 3.2))
         for number, (arm, seeds) in enumerate(curves.items()):
             colour = PALETTE[number % len(PALETTE)]
-            for place, rows in enumerate(seeds):
-                name = label(arm) if place == 0 else None
+            for index, rows in enumerate(seeds):
+                name = label(arm) if index == 0 else None
                 sampled = any("reward" in row for row in rows)
                 _line(axes[0] if sampled else axes[1], rows, "reward" if sampled else "loss", colour, name)
         axes[0].set_title("share of correct samples while training (reward)", loc="left", fontsize=11)

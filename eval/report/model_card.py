@@ -27,18 +27,13 @@ class PushedModel(NamedTuple):
 def model_card(recipe: Recipe, transfer: Transfer, model: PushedModel, licence: str | None) -> str:
     """The card as Markdown with the hub's metadata on top.
 
-    Args:
-        recipe: of the study.
-        transfer: its report.
-        model: which model.
-        licence: licence id of the hub; None: the card names none.
+    `licence`: an id of the hub; None: the card names none.
     """
     settings, result = transfer.settings[model.arm], transfer.arms[model.arm]
     name = label(model.arm)
     what = f"{name}, seed {model.seed}" + ("" if model.update is None else f", update {model.update}")
     sources = [source.dataset or source.name for source in recipe.corpus.sources]
-    assert recipe.model is not None
-    base = recipe.model.path or "A miniature pre-trained from nothing on a synthetic world"
+    base = recipe.require_model().path or "A miniature pre-trained from nothing on a synthetic world"
     lines = [
         f"# {transfer.title or transfer.study}: {what}",
         "",
@@ -73,7 +68,7 @@ def model_card(recipe: Recipe, transfer: Transfer, model: PushedModel, licence: 
     lines += [f"| {key} | {value} |" for key, value in _training(transfer, model.arm).items()]
     versions = ", ".join(f"{package} {version}" for package, version in transfer.versions.items())
     lines += ["", f"Versions: {versions}.", ""]
-    return _metadata(recipe, model, licence, sources) + "\n".join(lines)
+    return _metadata(recipe, model, licence) + "\n".join(lines)
 
 
 def _training(transfer: Transfer, arm: str) -> dict[str, object]:
@@ -84,15 +79,14 @@ def _training(transfer: Transfer, arm: str) -> dict[str, object]:
     return {k: v for k, v in {**transfer.certificate.shared, **own}.items() if v is not None}
 
 
-def _metadata(recipe: Recipe, model: PushedModel, licence: str | None, sources: list[str]) -> str:
+def _metadata(recipe: Recipe, model: PushedModel, licence: str | None) -> str:
     """The YAML block; only ids of the hub are named as base and datasets."""
-    assert recipe.model is not None
-    path = recipe.model.path
+    base = recipe.require_model()
     values = {
         "license": licence,
         "library_name": "transformers",
         "pipeline_tag": "text-generation",
-        "base_model": path if recipe.model.revision is not None else None,
+        "base_model": base.path if base.revision is not None else None,
         "datasets": [source.dataset for source in recipe.corpus.sources if source.dataset] or None,
         "tags": ["transfer-lab", model.arm.replace("_", "-")],
     }

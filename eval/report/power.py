@@ -88,11 +88,11 @@ def detectable(spreads: list[Spread], samples: int, seeds: int, seed_spread: flo
 
 
 def _spreads(recipe: Recipe, study_dir: Path) -> dict[str, Spread]:
-    assert recipe.suite is not None
+    suite = recipe.require_suite()
     if (study_dir / "report" / "transfer.json").is_file() and recipe.arms:
         return measured_spreads(recipe, study_dir)
     spreads = {}
-    greedy = {benchmark.name: recipe.suite.temperature_of(benchmark) == 0 for benchmark in recipe.suite.benchmarks}
+    greedy = {benchmark.name: suite.temperature_of(benchmark) == 0 for benchmark in suite.benchmarks}
     for name, size in suite_sizes(recipe).items():
         if size.questions is None:
             raise UserError(
@@ -106,21 +106,21 @@ def measured_spreads(recipe: Recipe, study_dir: Path) -> dict[str, Spread]:
     """The variances of a study that has been evaluated, averaged over its arms' first models."""
     from eval.responses.readings import read_answers, reading_cells
 
-    assert recipe.suite is not None
+    suite = recipe.require_suite()
     labels = ["base", *(recipe.labels(arm)[0] for arm in recipe.arms)]
     answers, _ = read_answers(recipe, study_dir, labels, reading_cells(recipe, recipe.analysis.reading))
     spreads = {}
-    for item, benchmark in zip(answers, recipe.suite.benchmarks, strict=True):
+    for item, benchmark in zip(answers, suite.benchmarks, strict=True):
         score_QM = item.score_QM / 100
-        samples = recipe.suite.samples(benchmark)
+        samples = suite.samples(benchmark)
         # Of k responses with mean p the variance of one is estimated by p (1 - p) k / (k - 1).
         within_M = (score_QM * (1 - score_QM)).mean(axis=0) * samples / (samples - 1) if samples > 1 else None
         difference_QA = score_QM[:, 1:] - score_QM[:, :1]
         observed = float(difference_QA.var(axis=0, ddof=1).mean())
-        # One response cannot tell luck from the question; then all that was observed counts once, as it will again.
+        # One response cannot separate sampling noise from the question; then all variance is that of the question.
         within = float(within_M.mean()) if within_M is not None else 0.0
         between = max(0.0, observed - 2 * within / samples)
-        greedy = recipe.suite.temperature_of(benchmark) == 0
+        greedy = suite.temperature_of(benchmark) == 0
         spreads[item.name] = Spread(item.clusters, between, within, samples > 1 or greedy, greedy)
     return spreads
 
@@ -130,19 +130,19 @@ def evaluation_cost(recipe: Recipe) -> dict[str, Any] | None:
     from train.accounting.cost import GPUS, KNOWN_SHAPES, expected_tokens
     from train.accounting.rates import generation_hours
 
-    assert recipe.suite is not None
+    suite = recipe.require_suite()
     sizes = suite_sizes(recipe).values()
     if any(size.questions is None for size in sizes):
         return None
-    promptings = [len(b.promptings) - len(b.likelihood) for b in recipe.suite.benchmarks]
+    promptings = [len(b.promptings) - len(b.likelihood) for b in suite.benchmarks]
     responses = sum((size.questions or 0) * number for size, number in zip(sizes, promptings, strict=True))
-    length = expected_tokens(recipe, recipe.suite.max_response_tokens)
+    length = expected_tokens(recipe, suite.max_response_tokens)
     shape = KNOWN_SHAPES.get(str(recipe.model.path)) if recipe.model is not None else None
     gpu = recipe.resources.gpu
     hours = (
         None
         if shape is None or gpu is None
-        else generation_hours(shape, GPUS[gpu], responses, length, recipe.suite.engine.memory_share)
+        else generation_hours(shape, GPUS[gpu], responses, length, suite.engine.memory_share)
     )
     return {
         "responses": responses,

@@ -10,7 +10,7 @@ from typing import Literal
 
 from eval.forgetting.curves import summarise as summarise_trajectories
 from eval.questions.analysis_lock import decided
-from eval.report.certificate import certificate
+from eval.report.certificate import budget, certificate, evaluation_differences, model_hashes, versions
 from eval.report.examples import sample_responses
 from eval.report.schema import (
     REHEARSAL,
@@ -21,12 +21,10 @@ from eval.report.schema import (
     Base,
     BaseBenchmark,
     BenchmarkContrast,
-    Budget,
     CellScore,
     Claim,
     Contrast,
     IndexValue,
-    ModelHashes,
     ReadingResult,
     ReportWarning,
     Transfer,
@@ -54,7 +52,6 @@ from eval.statistics.transfer_index import (
     without_each,
 )
 from eval.statistics.values import Estimate
-from recipes.manifest import read_manifest
 from recipes.schema import Recipe
 from train.accounting.matching import recipe_differences, recorded_differences
 
@@ -70,13 +67,12 @@ def compute_transfer(recipe: Recipe, study_dir: Path) -> tuple[Transfer, dict[st
     Raises:
         UserError: models cannot be compared, or the lock of the analysis is damaged.
     """
-    assert recipe.suite is not None
-    arms = {arm: recipe.labels(arm) for arm in recipe.arms}
-    labels = ["base", *(label for names in arms.values() for label in names)]
+    suite = recipe.require_suite()
+    labels = recipe.all_labels
     differences = recipe_differences(recipe) + recorded_differences(recipe, study_dir)
-    differences += _evaluation_differences(study_dir, labels)
+    differences += evaluation_differences(study_dir, labels)
     primary = recipe.analysis.reading
-    readings = {name: Reading(recipe, study_dir, arms, name) for name in dict.fromkeys([primary, *READINGS])}
+    readings = {name: Reading(recipe, study_dir, name) for name in dict.fromkeys([primary, *READINGS])}
     first = readings[primary]
     shifts = summarise_shifts(recipe, study_dir) if recipe.with_diagnostics else None
     unknown = "unknown lineage" if recipe.external else "matched"
@@ -95,8 +91,8 @@ def compute_transfer(recipe: Recipe, study_dir: Path) -> tuple[Transfer, dict[st
         status=REHEARSAL if recipe.rehearsal else "UNMATCHED" if differences else unknown,
         differences=differences,
         seeds=list(recipe.seeds) if recipe.trained else [],
-        split=recipe.suite.split,
-        samples={item.name: recipe.suite.samples(item) for item in recipe.suite.benchmarks},
+        split=suite.split,
+        samples={item.name: suite.samples(item) for item in suite.benchmarks},
         confidence=recipe.statistics.confidence,
         draws=recipe.statistics.draws,
         groups={group: [first.answers[b].name for b in members] for group, members in first.groups.items()},
@@ -111,17 +107,17 @@ def compute_transfer(recipe: Recipe, study_dir: Path) -> tuple[Transfer, dict[st
         arms=results.arms,
         contrasts=results.contrasts,
         readings={name: reading.results(full=False) for name, reading in readings.items()},
-        cells=_cells(recipe, study_dir, arms),
-        pass_at_k=_pass_curves(recipe, study_dir, arms),
+        cells=_cells(recipe, study_dir),
+        pass_at_k=_pass_curves(recipe, study_dir),
         warnings=warnings,
         trajectory=trajectory,
         diagnostics=shifts,
         examples=sample_responses(recipe, study_dir),
         certificate=certificate(recipe, study_dir),
-        versions=_versions(study_dir),
-        budget={arm: [_budget(study_dir, arm, seed) for seed in recipe.seeds] for arm in recipe.trained},
+        versions=versions(study_dir),
+        budget={arm: [budget(study_dir, arm, seed) for seed in recipe.seeds] for arm in recipe.trained},
         settings={name: arm.model_dump(mode="json", exclude_none=True) for name, arm in recipe.arms.items()},
-        models={label: _lineage(study_dir, label) for label in labels},
+        models={label: model_hashes(study_dir, label) for label in labels},
     ), hours
 
 
@@ -133,16 +129,16 @@ def _toy_warning(recipe: Recipe) -> list[ReportWarning]:
 class Reading:
     """A study's scores in one reading, with their joint draws."""
 
-    def __init__(self, recipe: Recipe, study_dir: Path, arms: dict[str, list[str]], name: str) -> None:
-        labels = ["base", *(label for names in arms.values() for label in names)]
-        self.recipe, self.arms, self.labels = recipe, arms, labels
+    def __init__(self, recipe: Recipe, study_dir: Path, name: str) -> None:
+        labels, self.recipe = recipe.all_labels, recipe
+        self.arms = {arm: recipe.labels(arm) for arm in recipe.arms}
         self.cells = reading_cells(recipe, name)
         self.answers, self.outcomes = read_answers(recipe, study_dir, labels, self.cells)
         self.confidence, self.trained = recipe.statistics.confidence, recipe.analysis.trained_group
         self.groups: dict[str, list[int]] = {}
         for number, item in enumerate(self.answers):
             self.groups.setdefault(item.group, []).append(number)
-        self.columns = {arm: [labels.index(label) for label in names] for arm, names in arms.items()}
+        self.columns = {arm: [labels.index(label) for label in names] for arm, names in self.arms.items()}
         statistics = recipe.statistics
         self.drawn = draw_scores(
             self.answers, {"base": [0]} | self.columns, statistics.draws, statistics.seed, self.confidence
@@ -327,79 +323,35 @@ def _verdict(estimate: float, p_value: float, level: float) -> Verdict:
     return "supported" if estimate > 0 else "contradicted"
 
 
-def _cells(recipe: Recipe, study_dir: Path, arms: dict[str, list[str]]) -> list[CellScore]:
+def _cells(recipe: Recipe, study_dir: Path) -> list[CellScore]:
     """The score of every model in every prompting by every scoring, for benchmarks that have more than one."""
-    assert recipe.suite is not None
-    labels = ["base", *(label for names in arms.values() for label in names)]
-    rows = []
-    for benchmark in recipe.suite.benchmarks:
+    labels, rows = recipe.all_labels, []
+    columns = {who: [labels.index(label) for label in recipe.labels(who)] for who in ("base", *recipe.arms)}
+    for benchmark in recipe.require_suite().benchmarks:
         for prompting, scoring in benchmark.cells():
             answers, _ = read_cell(study_dir, labels, benchmark, prompting, scoring)
             mean_M = answers.means()
-            scores = {"base": float(mean_M[0])}
-            scores |= {arm: float(mean_M[[labels.index(n) for n in names]].mean()) for arm, names in arms.items()}
             rows.append(
                 CellScore(
                     benchmark=benchmark.name,
                     prompting=prompting,
                     scoring=scoring,
                     rule=benchmark.scorings[scoring],
-                    scores={who: round(value, 3) for who, value in scores.items()},
+                    scores={who: round(float(mean_M[own].mean()), 3) for who, own in columns.items()},
                 )
             )
     return rows
 
 
-def _pass_curves(
-    recipe: Recipe, study_dir: Path, arms: dict[str, list[str]]
-) -> dict[str, dict[str, list[tuple[float, float]]]]:
+def _pass_curves(recipe: Recipe, study_dir: Path) -> dict[str, dict[str, list[tuple[float, float]]]]:
     """pass@k of every benchmark with several responses, in the primary reading."""
-    assert recipe.suite is not None
+    suite = recipe.require_suite()
     cells = reading_cells(recipe, recipe.analysis.reading)
-    several = [item.name for item in recipe.suite.benchmarks if recipe.suite.samples(item) > 1]
-    who = {"base": ["base"], **arms}
+    several = [item.name for item in suite.benchmarks if suite.samples(item) > 1]
     return {
         b: {
-            name: [(k, value) for k, value in pass_curve(study_dir, labels, b, *cells[b])]
-            for name, labels in who.items()
+            who: [(k, value) for k, value in pass_curve(study_dir, recipe.labels(who), b, *cells[b])]
+            for who in ("base", *recipe.arms)
         }
         for b in several
     }
-
-
-def _evaluation_differences(study_dir: Path, labels: list[str]) -> list[str]:
-    """Models that were evaluated by other code or other packages than the base."""
-    records = {}
-    for label in labels:
-        manifest = read_manifest(study_dir / "eval" / label)
-        assert manifest is not None
-        records[label] = (manifest.get("code"), manifest["environment"]["packages"])
-    others = [label for label in labels if records[label] != records["base"]]
-    return [f"evaluation: {', '.join(others)} by other code or packages than base"] if others else []
-
-
-def _versions(study_dir: Path) -> dict[str, str]:
-    """What the base was evaluated with; models evaluated with anything else are in `differences`."""
-    manifest = read_manifest(study_dir / "eval" / "base")
-    assert manifest is not None
-    environment = manifest["environment"]
-    dirty = " with uncommitted changes" if environment["git_dirty"] else ""
-    commit = f"{environment['git_commit']}{dirty}" if environment["git_commit"] else "not in a repository"
-    return {"commit": commit, "python": environment["python"], **environment["packages"]}
-
-
-def _lineage(study_dir: Path, label: str) -> ModelHashes:
-    """Hashes of what a score rests on: the weights the model answered with, and the stored responses."""
-    responses = read_manifest(study_dir / "eval" / label)
-    assert responses is not None
-    (trained,) = (key for key in responses["inputs"] if key.startswith("output of ") and key != "output of questions")
-    return ModelHashes(weights=responses["inputs"][trained], responses=responses["output_hash"])
-
-
-def _budget(study_dir: Path, arm: str, seed: int) -> Budget:
-    """The ledger's totals, with the number of problems presented and of those that had a gradient."""
-    manifest = read_manifest(study_dir / "arms" / arm / f"seed-{seed}")
-    assert manifest is not None
-    facts = manifest["facts"]
-    counts = {name: len(facts[name]) for name in ("presented_problems", "contributed_problems")}
-    return Budget(**counts, **facts["totals"])

@@ -291,8 +291,7 @@ def write_transfer(path: Path, transfer: Transfer) -> None:
 def read_transfer(path: Path | str) -> Transfer:
     """Read a report.
 
-    Args:
-        path: of `transfer.json`, or of a study directory with a finished report.
+    `path`: of `transfer.json`, or of a study directory with a finished report.
 
     Raises:
         UserError: there is no report, or the file is torn, not a report, or of another schema version.

@@ -1,4 +1,4 @@
-"""What must be said of the tokens and templates that models were asked with."""
+"""Warnings about the tokens and chat templates of the evaluated models."""
 
 from pathlib import Path
 from typing import Any
@@ -27,8 +27,7 @@ def template_warnings(study_dir: Path, externals: list[str]) -> list[ReportWarni
             continue
         if _template(folder) != _template(study_dir / "base"):
             message = (
-                f"{label} is asked with a chat template of its own, not with the base's, so a part of its gains may be "
-                "the format"
+                f"{label} has a chat template of its own, not the base's, so a part of its gains may be the format"
             )
             warnings.append(ReportWarning(code="other_template", message=message, model=label))
         elif used != base.get("eos_token", used):

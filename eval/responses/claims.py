@@ -10,7 +10,6 @@ import socket
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import TracebackType
 
 from filelock import FileLock, Timeout
 
@@ -38,9 +37,7 @@ class Claims:
                 self._file.unlink(missing_ok=True)  # claims of dead workers alone
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         with self._lock:
             self._worker_lock.release()
             (self._folder / f"{self.worker_id}.lock").unlink(missing_ok=True)

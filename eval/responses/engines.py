@@ -8,13 +8,11 @@ An engine is loaded on first use and released at the end of a `with` (`EngineOnD
 own, which hold a GPU's memory, and keep the command from exiting, until they are shut down.
 """
 
-import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from data.language_model import load_model, on_cpu
@@ -22,41 +20,20 @@ from data.prompts.prompt import load_tokenizer
 from data.sampling.engine import scheduling_arguments
 from data.sampling.server import require_served, server_version
 from recipes.errors import UserError
-from recipes.manifest import write_json
+from recipes.manifest import read_json, write_json
 from recipes.schema import Recipe
 from recipes.suite_schema import EngineSpec
 
 if TYPE_CHECKING:
     from lm_eval.api.model import LM
-    from transformers import PreTrainedTokenizerBase
 
 ENGINE_FILE = "engine.json"
 
 
 def thinking_mode(recipe: Recipe) -> bool | None:
     """The chat template's thinking mode in the evaluation."""
-    assert recipe.suite is not None
-    return recipe.prompt.thinking if recipe.suite.thinking is None else recipe.suite.thinking
-
-
-def require_thinking(tokenizer: "PreTrainedTokenizerBase", thinking: bool | None, label: str) -> None:
-    """Refuse a thinking mode that the chat template does not support.
-
-    Raises:
-        UserError: the template renders the same with and without thinking.
-    """
-    if thinking is None:
-        return
-    message: Any = [{"role": "user", "content": "?"}]
-    rendered = [
-        tokenizer.apply_chat_template(message, tokenize=False, add_generation_prompt=True, enable_thinking=mode)
-        for mode in (True, False)
-    ]
-    if rendered[0] == rendered[1]:
-        raise UserError(
-            f"suite.thinking is {str(thinking).lower()} but the chat template of {label} has no thinking mode; set it "
-            "to null, or give the model a template that has one"
-        )
+    suite = recipe.require_suite()
+    return recipe.prompt.thinking if suite.thinking is None else suite.thinking
 
 
 class EngineOnDemand:
@@ -80,9 +57,7 @@ class EngineOnDemand:
     def __enter__(self) -> "EngineOnDemand":
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         engine, self._engine = self._engine, None
         if engine is not None:
             if hasattr(engine, "close"):
@@ -103,8 +78,7 @@ def _free_memory() -> None:
 
 def describe_engine(recipe: Recipe, engine: Any) -> dict[str, Any]:
     """Name, version, device and dtype of an engine; None where a server does not say."""
-    assert recipe.suite is not None
-    spec = recipe.suite.engine
+    spec = recipe.require_suite().engine
     if spec.kind == "vllm":
         from vllm.platforms import current_platform
 
@@ -120,34 +94,26 @@ def describe_engine(recipe: Recipe, engine: Any) -> dict[str, Any]:
 
 def engine_facts(stage_dir: Path) -> dict[str, Any] | None:
     """What `describe_engine` said of the last engine a stage loaded; None if it has loaded none."""
-    try:
-        return dict(json.loads((stage_dir / ENGINE_FILE).read_text(encoding="utf-8")))
-    except (OSError, ValueError):
-        return None
+    return read_json(stage_dir / ENGINE_FILE)
 
 
 def load_engine(recipe: Recipe, model_dir: Path, label: str) -> "LM":
     """Load a checkpoint as a language model of the harness. The caller closes it, as `EngineOnDemand` does.
 
     Raises:
-        UserError: vLLM is not installed, the template lacks the thinking mode, or the server has another model or a
-            shorter context.
+        UserError: vLLM is not installed, or the server has another model or a shorter context.
     """
-    assert recipe.suite is not None and recipe.model is not None
-    engine, suite = recipe.suite.engine, recipe.suite
-    thinking = thinking_mode(recipe)
-    tokenizer = load_tokenizer(str(model_dir))
-    require_thinking(tokenizer, thinking, label)
-    if engine.kind == "vllm":
+    suite = recipe.require_suite()
+    if suite.engine.kind == "vllm":
         return _vllm(recipe, model_dir)
-    if engine.kind == "endpoint":
+    if suite.engine.kind == "endpoint":
         return _server(recipe, model_dir, label)
     from lm_eval.models.huggingface import HFLM
 
     return HFLM(
-        pretrained=load_model(model_dir, recipe.model.dtype),
-        tokenizer=tokenizer,
-        batch_size=engine.batch_size,
+        pretrained=load_model(model_dir, recipe.require_model().dtype),
+        tokenizer=load_tokenizer(str(model_dir)),
+        batch_size=suite.engine.batch_size,
         device="cpu" if on_cpu() else "cuda",
         max_length=suite.max_prompt_tokens + suite.max_response_tokens,
     )
@@ -165,11 +131,11 @@ def _vllm(recipe: Recipe, model_dir: Path) -> "LM":
     os.environ["VLLM_WORKER_MULTIPROC_METHOD"] = "spawn"
     from eval.responses.vllm_engine import VLLMEngine
 
-    assert recipe.suite is not None and recipe.model is not None
-    engine, suite = recipe.suite.engine, recipe.suite
+    suite = recipe.require_suite()
+    engine = suite.engine
     return VLLMEngine(
         pretrained=str(model_dir),
-        dtype=recipe.model.dtype,
+        dtype=recipe.require_model().dtype,
         tensor_parallel_size=engine.tensor_parallel,
         gpu_memory_utilization=engine.memory_share,
         enforce_eager=engine.eager,
@@ -183,8 +149,8 @@ def _vllm(recipe: Recipe, model_dir: Path) -> "LM":
 def _server(recipe: Recipe, model_dir: Path, label: str) -> "LM":
     from eval.responses.server_engine import ServerEngine
 
-    assert recipe.suite is not None
-    engine, suite = recipe.suite.engine, recipe.suite
+    suite = recipe.require_suite()
+    engine = suite.engine
     assert engine.model is not None and engine.base_url is not None
     name, length = engine.model.replace("{label}", label), suite.max_prompt_tokens + suite.max_response_tokens
     limits = "suite.max_prompt_tokens and suite.max_response_tokens"

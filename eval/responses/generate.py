@@ -14,7 +14,7 @@ from eval.responses.engines import engine_facts
 from eval.responses.units import Unit, open_units, require_answers
 from eval.scorers.records import count_outcomes, mean_score, write_scores
 from eval.scorers.rules import score_rows
-from recipes.manifest import Progress, finish_stage, hash_files, read_manifest, stage_state, start_stage
+from recipes.manifest import Progress, duration, finish_stage, hash_files, read_manifest, stage_state, start_stage
 from recipes.schema import Recipe
 
 _POLL_SECONDS = 2.0
@@ -63,7 +63,7 @@ def _generate(recipe: Recipe, study_dir: Path, stage_dir: Path, model_dir: Path,
             if now >= next_update:
                 next_update, stored = now + _PROGRESS_SECONDS, scheduler.stored()
                 new, left = stored - stored_before, progress.total - stored
-                progress.update(stored, f"{_duration((now - started) / new * left)} left" if new and left else "")
+                progress.update(stored, f"{duration((now - started) / new * left)} left" if new and left else "")
             if now >= next_write:
                 next_write = now + _WRITE_SECONDS
                 scheduler.write_complete_chunks()
@@ -79,19 +79,8 @@ def _generate(recipe: Recipe, study_dir: Path, stage_dir: Path, model_dir: Path,
 
 
 def _accuracies(recipe: Recipe, facts: dict[str, Any]) -> dict[str, float]:
-    assert recipe.suite is not None
-    cells = {benchmark.name: benchmark.cell(recipe.analysis.reading) for benchmark in recipe.suite.benchmarks}
+    cells = {benchmark.name: benchmark.cell(recipe.analysis.reading) for benchmark in recipe.require_suite().benchmarks}
     return {name: facts[f"{name}-{prompting}"]["scores"][scoring] for name, (prompting, scoring) in cells.items()}
-
-
-def _duration(seconds: float) -> str:
-    return (
-        f"{seconds:.0f} s"
-        if seconds < 90
-        else f"{seconds / 60:.0f} min"
-        if seconds < 5400
-        else f"{seconds / 3600:.1f} h"
-    )
 
 
 def scores_path(directory: Path, scoring: str) -> Path:

@@ -1,4 +1,4 @@
-"""Questions as a model is asked them, through lm-evaluation-harness: task files in, prompts and requests out."""
+"""Prompts and requests of lm-evaluation-harness, from questions and task files."""
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -33,7 +33,7 @@ harness_templates.from_string = lru_cache(harness_templates.from_string)
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """One question as a model is asked it."""
+    """One rendered question with its requests."""
 
     question_id: str
     text: str
@@ -67,11 +67,11 @@ class _Rows(list[dict[str, Any]]):
 def _build_task(
     recipe: Recipe, folder: Path, benchmark: BenchmarkSpec, prompting: str, questions: Sequence[Question]
 ) -> tuple[Task, bool]:
-    """A benchmark's task over the given questions, and whether it is asked through the chat template.
+    """A benchmark's task over the given questions, and whether it uses the chat template.
 
     What the task file says stands; what is the same for all files (data, samples, decoding) is added.
     """
-    assert recipe.suite is not None
+    suite = recipe.require_suite()
     path = task_path(folder, benchmark.name, prompting)
     values = load_yaml(path)
     values.setdefault("task", path.stem)
@@ -98,16 +98,16 @@ def _build_task(
     }
     values.setdefault("doc_to_target", "{{question_id}}")
     if not stores_likelihood:
-        temperature = recipe.suite.temperature_of(benchmark)
-        decoding: dict[str, Any] = {"do_sample": temperature > 0, "max_gen_toks": recipe.suite.max_response_tokens}
+        temperature = suite.temperature_of(benchmark)
+        decoding: dict[str, Any] = {"do_sample": temperature > 0, "max_gen_toks": suite.max_response_tokens}
         if temperature > 0:
-            decoding |= {"temperature": temperature, "top_p": recipe.suite.top_p}
-            if recipe.suite.engine.kind == "hf":
-                decoding["top_k"] = recipe.suite.top_k  # 0 means all here, and must be said: the default is 50
-            elif recipe.suite.top_k:
-                decoding["top_k"] = recipe.suite.top_k
+            decoding |= {"temperature": temperature, "top_p": suite.top_p}
+            if suite.engine.kind == "hf":
+                decoding["top_k"] = suite.top_k  # 0 means all here, and must be said: the default is 50
+            elif suite.top_k:
+                decoding["top_k"] = suite.top_k
         until = (values.get("generation_kwargs") or {}).get("until", [])
-        values |= {"generation_kwargs": {"until": until, **decoding}, "repeats": recipe.suite.samples(benchmark)}
+        values |= {"generation_kwargs": {"until": until, **decoding}, "repeats": suite.samples(benchmark)}
     return TaskManager(include_path=str(folder), include_defaults=False).load([values])["tasks"][values["task"]], chat
 
 
@@ -119,16 +119,15 @@ def render(
     questions: Sequence[Question],
     folder: Path | None = None,
 ) -> list[Prompt]:
-    """The questions of a benchmark as a model with this tokenizer is asked them. Needs no model.
+    """The prompts of a benchmark for models with this tokenizer. Needs no model.
 
     A prompt depends on its question alone, not on those it is rendered with. `folder`: of the task files; None: the
     suite's.
 
     Raises:
-        UserError: the file is no task, or stores text where the recipe expects likelihoods, or the reverse.
+        UserError: the file is not a task, or stores text where the recipe expects likelihoods, or the reverse.
     """
-    assert recipe.suite is not None
-    task, chat = _build_task(recipe, folder or task_folder(recipe.suite), benchmark, prompting, questions)
+    task, chat = _build_task(recipe, folder or task_folder(recipe.require_suite()), benchmark, prompting, questions)
     mode = thinking_mode(recipe)
     template: dict[str, Any] = {} if mode is None else {"enable_thinking": mode}
 
@@ -160,23 +159,22 @@ def require_lengths(recipe: Recipe, model_dir: Path, prompts: Iterable[Prompt]) 
         UserError: a prompt is longer than `suite.max_prompt_tokens`, or leaves no room in the model's context.
     """
     tokenizer, config = load_tokenizer(str(model_dir)), AutoConfig.from_pretrained(model_dir)
-    assert recipe.suite is not None
-    longest = recipe.suite.max_prompt_tokens
+    longest = recipe.require_suite().max_prompt_tokens
     context = None if recipe.model is None or recipe.model.pocket else _context(config)
     for prompt in prompts:
         length = len(tokenizer(prompt.text)["input_ids"])
-        asked = f"the prompt of question {prompt.question_id} of {prompt.requests[0].task_name} has {length} tokens"
+        subject = f"the prompt of question {prompt.question_id} of {prompt.requests[0].task_name} has {length} tokens"
         if length > longest:
-            raise UserError(f"{asked} but suite.max_prompt_tokens is {longest}; raise it")
+            raise UserError(f"{subject} but suite.max_prompt_tokens is {longest}; raise it")
         if context is not None and length >= context:
             raise UserError(
-                f"{asked} and the model's context is {context:g}, which leaves none for a response; leave this "
+                f"{subject} and the model's context is {context:g}, which leaves none for a response; leave this "
                 "benchmark out, or that question"
             )
 
 
 def _context(config: Any) -> float | None:
-    """Tokens a model was made for, generously where its positions are scaled; None where nobody says."""
+    """Tokens a model was made for, generously where its positions are scaled; None if the configuration has none."""
     longest = getattr(config, "max_position_embeddings", None)
     scaling = getattr(config, "rope_parameters", None) or getattr(config, "rope_scaling", None) or {}
     return None if longest is None else longest * max(1, scaling.get("factor") or 1)

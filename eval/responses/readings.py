@@ -10,7 +10,7 @@ from eval.scorers.records import ScoreRow, count_outcomes
 from eval.scorers.records import read_scores as read_table
 from eval.statistics.bootstrap import Answers
 from recipes.errors import UserError
-from recipes.manifest import read_manifest
+from recipes.manifest import finished_manifest
 from recipes.schema import Recipe
 from recipes.suite_schema import BenchmarkSpec
 
@@ -19,8 +19,7 @@ Cells = dict[str, tuple[str, str]]
 
 def reading_cells(recipe: Recipe, reading: str) -> Cells:
     """The prompting and scoring of each benchmark in a reading."""
-    assert recipe.suite is not None
-    return {benchmark.name: benchmark.cell(reading) for benchmark in recipe.suite.benchmarks}
+    return {benchmark.name: benchmark.cell(reading) for benchmark in recipe.require_suite().benchmarks}
 
 
 def unit_dir(study_dir: Path, label: str, benchmark: str, prompting: str) -> Path:
@@ -32,13 +31,13 @@ def require_same_requests(study_dir: Path, labels: list[str], benchmark: str, pr
     """Refuse to compare models whose requests differ.
 
     Raises:
-        UserError: their questions, task file, budget, decoding or thinking mode differ, or a model was not asked.
+        UserError: their questions, task file, budget, decoding or thinking mode differ, or a model has no responses.
     """
     first: dict[str, Any] = {}
     for label in labels:
-        manifest = read_manifest(unit_dir(study_dir, label, benchmark, prompting))
-        if manifest is None or not manifest["completed"]:
-            raise UserError(f"{label} has not answered {benchmark}-{prompting}; `transfer run` asks it")
+        manifest = finished_manifest(unit_dir(study_dir, label, benchmark, prompting))
+        if manifest is None:
+            raise UserError(f"{label} has no responses to {benchmark}-{prompting}; `transfer run` generates them")
         inputs = {key: value for key, value in manifest["inputs"].items() if key != "model"}
         first = first or inputs
         for key in sorted(first.keys() | inputs.keys()):
@@ -65,10 +64,9 @@ def read_answers(
     Raises:
         UserError: the questions or requests of a model are not those of the first.
     """
-    assert recipe.suite is not None
     answers = []
     outcomes: dict[str, dict[str, dict[str, int]]] = {label: {} for label in labels}
-    for benchmark in recipe.suite.benchmarks:
+    for benchmark in recipe.require_suite().benchmarks:
         found, counted = read_cell(study_dir, labels, benchmark, *cells[benchmark.name])
         answers.append(found)
         for label in labels:

@@ -21,19 +21,18 @@ def parse_rescorings(recipe: Recipe, texts: list[str]) -> dict[str, tuple[str, S
     Raises:
         UserError: the text has another form, or names no benchmark or rule.
     """
-    assert recipe.suite is not None
-    known = {benchmark.name: benchmark for benchmark in recipe.suite.benchmarks}
+    known = {benchmark.name: benchmark for benchmark in recipe.require_suite().benchmarks}
     found: dict[str, tuple[str, Scoring]] = {}
     for text in texts:
-        place, _, rule = text.partition("=")
-        benchmark, _, name = place.rpartition(".")
+        target, _, rule = text.partition("=")
+        benchmark, _, name = target.rpartition(".")
         if not rule or benchmark not in known or not name.replace("_", "").replace("-", "").isalnum():
             raise UserError(
                 f"{text!r} must have the form BENCHMARK.NAME=RULE, for instance math500.loose=plain; benchmarks are "
                 f"{', '.join(known)}"
             )
         if rule not in get_args(Scoring):
-            raise UserError(f"{rule!r} is no scoring rule; there are {', '.join(get_args(Scoring))}")
+            raise UserError(f"{rule!r} is not a scoring rule; there are {', '.join(get_args(Scoring))}")
         if name in known[benchmark].scorings:
             raise UserError(
                 f"the recipe's scoring {name!r} of {benchmark} is {known[benchmark].scorings[name]!r}; give the new "
@@ -52,11 +51,9 @@ def rescore(recipe: Recipe, study_dir: Path, new: dict[str, tuple[str, Scoring]]
     Raises:
         UserError: nothing is stored, or what is stored does not fit its questions.
     """
-    assert recipe.suite is not None
-    labels = ["base", *(label for arm in recipe.arms for label in recipe.labels(arm))]
-    stages = [label for label in labels if (study_dir / "eval" / label / "manifest.json").is_file()]
+    stages = [label for label in recipe.all_labels if (study_dir / "eval" / label / "manifest.json").is_file()]
     if not stages:
-        raise UserError(f"{study_dir} has no stored responses; `transfer run` asks for them")
+        raise UserError(f"{study_dir} has no stored responses; `transfer run` generates them")
     changes = []
     for label in stages:
         manifest = read_manifest(study_dir / "eval" / label) or {}

@@ -15,7 +15,6 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 from data.prompts.prompt import load_tokenizer
@@ -184,21 +183,18 @@ class ResponseScheduler:
             queue.load()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         for journal in self._journals.values():
             journal.close()
-        self._claims.__exit__(kind, error, trace)
+        self._claims.__exit__(*error)
 
     def run(self, on_progress: Callable[[], None] = lambda: None) -> None:
         """Generate until everything is stored or claimed by a live worker. The engine is loaded for the first item.
 
         `on_progress` is called after every chunk and every step of the engine, several times a second.
         """
-        assert self._recipe.suite is not None
         with (
-            server_errors(self._recipe.suite.engine),
+            server_errors(self._recipe.require_suite().engine),
             EngineOnDemand(self._recipe, self._model_dir, self._stage_dir.name, self._stage_dir) as engine,
         ):
             self._run_chunks(engine, on_progress)

@@ -28,8 +28,7 @@ class Unit:
     """One benchmark in one prompting, for one model."""
 
     def __init__(self, recipe: Recipe, stage_dir: Path, weights: str, benchmark: BenchmarkSpec, prompting: str) -> None:
-        assert recipe.suite is not None
-        self.benchmark, self.prompting, self.suite = benchmark, prompting, recipe.suite
+        self.benchmark, self.prompting, self.suite = benchmark, prompting, recipe.require_suite()
         self.name = f"{benchmark.name}-{prompting}"
         self.directory = stage_dir / self.name
         self.label = stage_dir.name
@@ -38,16 +37,16 @@ class Unit:
         facts = fixed["facts"]["benchmarks"][benchmark.name]
         self.questions: int = facts["questions"]
         """How many questions it has."""
-        folder = task_folder(recipe.suite)
-        suite = recipe.suite.model_dump(mode="json")
+        folder = task_folder(self.suite)
+        suite = self.suite.model_dump(mode="json")
         self.inputs: dict[str, Any] = {
             "model": weights,
             "questions": facts["content"],
             "task file": _task_hash(folder, task_path(folder, benchmark.name, prompting)),
             "dtype": recipe.model.dtype if recipe.model is not None else None,
-            "samples": recipe.suite.samples(benchmark),
+            "samples": self.suite.samples(benchmark),
             **{key: suite[key] for key in _GENERATION},
-            "temperature of the benchmark": recipe.suite.temperature_of(benchmark),
+            "temperature of the benchmark": self.suite.temperature_of(benchmark),
             **{f"engine.{key}": suite["engine"][key] for key in ("kind", "model", "batch_size", "tensor_parallel")},
             "system": recipe.prompt.system,
             "suffix": recipe.prompt.suffix,
@@ -55,7 +54,7 @@ class Unit:
         }
 
     def of_model(self, directory: Path, inputs: dict[str, Any]) -> "Unit":
-        """The same questions asked of another model, whose responses are in `directory`."""
+        """The unit of another model, whose responses are in `directory`."""
         other = copy(self)
         other.directory, other.label, other.inputs = directory, directory.parent.name, inputs
         return other
@@ -116,11 +115,10 @@ def chunk_seed(suite: SuiteSpec, label: str, unit: str, chunk: int) -> int:
 
 def open_units(recipe: Recipe, study_dir: Path, stage_dir: Path, model_dir: str) -> list[Unit]:
     """The units of a model's stage. Raises UserError if the stage that wrote its weights is not complete."""
-    assert recipe.suite is not None
     weights = weights_hash(study_dir / model_dir)
     return [
         Unit(recipe, stage_dir, weights, benchmark, prompting)
-        for benchmark in recipe.suite.benchmarks
+        for benchmark in recipe.require_suite().benchmarks
         for prompting in benchmark.promptings
     ]
 
@@ -137,7 +135,7 @@ def weights_hash(model_dir: Path) -> str:
 
 
 def _task_hash(folder: Path, path: Path) -> str:
-    """Hash of a task file and of everything in its folder that is no task, which it may include."""
+    """Hash of a task file and of the other files in its folder, which it may include."""
     shared = [p for p in folder.iterdir() if p.is_file() and (p.suffix != ".yaml" or p.name.startswith("_"))]
     return hash_json({p.name: hash_file(p) for p in sorted({path, *shared})})
 
@@ -160,5 +158,5 @@ def require_answers(unit: Unit, rows: Sequence[Response], questions: Sequence[Qu
     ] or ["another order"]
     raise UserError(
         f"{unit.directory} does not hold one row for each question: {', '.join(what)}; delete the folder, and the same "
-        "command asks again"
+        "command generates the responses again"
     )

@@ -78,7 +78,7 @@ def score_yes_no_first_line(response: str, reference: Reference) -> Score:
 
 def score_likelihood(answers: Sequence[str], likelihoods: Sequence[float], reference: Reference) -> Score:
     """By the likeliest of the given answers; the reference is one of them, or its letter."""
-    best = max(range(len(answers)), key=lambda place: likelihoods[place])
+    best = max(range(len(answers)), key=lambda index: likelihoods[index])
     return judged(reference in (answers[best].strip(), LETTERS[best]), answers[best].strip())
 
 

@@ -51,7 +51,7 @@ def read_choice(response: str) -> str | None:
     The last statement counts: a box that holds a letter, with or without the text of its option, or a sentence such as
     "The answer is B". A box with something else is working. Without a statement it is a letter alone on a line, behind
     the last box if there is one, else the letter that the last line begins with ("B. the ferry"). Letters are capitals:
-    an article is no choice. Several letters are no choice.
+    an article is not a choice, nor are several letters.
     """
     text = answer_text(response)
     if text is None:

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 
 from eval.questions.records import Row, read_jsonl, write_jsonl
 from recipes.errors import UserError
-from recipes.manifest import write_atomic
+from recipes.manifest import write_parquet
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +53,7 @@ class Response:
 
 
 def write_responses(path: Path, responses: Iterable[Response]) -> None:
-    """Store responses. Raises UserError if a text is none that a file can hold."""
+    """Store responses. Raises UserError if a text cannot be stored as UTF-8."""
     write_jsonl(path, (response.dump() for response in responses))
 
 
@@ -63,7 +63,7 @@ def read_responses(path: Path) -> list[Response]:
         return [Response.load(row) for row in read_jsonl(path)]
     except (ValueError, TypeError) as error:
         raise UserError(
-            f"{path} is damaged ({error}); delete it, and the same command asks its questions again"
+            f"{path} is damaged ({error}); delete it, and the same command generates its responses again"
         ) from None
 
 
@@ -100,9 +100,7 @@ _SCHEMA = pa.schema(
 def write_scores(path: Path, rows: Sequence[ScoreRow]) -> None:
     """Write scores as Parquet, atomically."""
     columns: dict[str, list[Any]] = {name: [getattr(row, name) for row in rows] for name in _SCHEMA.names}
-    sink = pa.BufferOutputStream()
-    pq.write_table(pa.table(columns, schema=_SCHEMA), sink)
-    write_atomic(path, sink.getvalue().to_pybytes())
+    write_parquet(path, pa.table(columns, schema=_SCHEMA))
 
 
 def read_scores(path: Path) -> list[ScoreRow]:

@@ -77,12 +77,7 @@ def score_rows(
 ) -> list[ScoreRow]:
     """The scores of stored responses, which are in the order of the questions; one for each text of each question.
 
-    Args:
-        rows: what a model answered.
-        questions: the same questions in the same order.
-        scoring: the rule.
-        limit: tokens from which a response was cut off.
-        sandboxed: whether code runs in a sandbox.
+    `limit`: tokens from which a response was cut off.
 
     Raises:
         UserError: the rule runs code in a sandbox, and there is none.

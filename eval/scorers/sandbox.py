@@ -1,4 +1,4 @@
-"""Runs a program nobody has read: no network, no files but its own scratch, limits on everything.
+"""Runs a program that a model wrote: no network, no files but its own scratch, limits on everything.
 
 bubblewrap gives the program namespaces of its own with a read-only /usr, an empty scratch in memory and nothing else of
 the machine. Limits are those of the kernel per process, set inside before the program starts, and a wall clock outside
@@ -25,7 +25,6 @@ from recipes.errors import UserError
 
 _FIRST_UID = 61001  # of the users that sandboxes started by root run as; one each, for the limit is per user
 _SCRATCH_BYTES = 64 << 20
-_MEBIBYTE = 1 << 20
 _user = threading.local()
 _users_taken = iter(range(_FIRST_UID, _FIRST_UID + 4096))
 

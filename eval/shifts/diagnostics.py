@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from safetensors.numpy import save
 
 from data.attention import usable_attention
@@ -46,7 +45,7 @@ from eval.shifts.token_shift import (
     prompt_draws,
     shifted_tokens,
 )
-from recipes.manifest import Progress, finish_stage, hash_files, read_manifest, write_atomic, write_json
+from recipes.manifest import Progress, finish_stage, hash_files, read_manifest, write_atomic, write_json, write_parquet
 from recipes.schema import Recipe
 
 if TYPE_CHECKING:
@@ -213,7 +212,7 @@ class _Stage:
         if self.spec.paper:
             pair = [read_pooled_states(folder / f"paper-{item.name}.npy") for folder in (self.base_dir, self.stage_dir)]
             paper = paper_shift(*pair) | {"kl": texts[GREEDY].pop("paper_kl")}
-        _write_parquet(self.stage_dir / f"tokens-{item.name}.parquet", pa.concat_tables(tables))
+        write_parquet(self.stage_dir / f"tokens-{item.name}.parquet", pa.concat_tables(tables).unify_dictionaries())
         arrays = {name: np.ascontiguousarray(values, dtype=np.float32) for name, values in draws.items()}
         write_atomic(self.stage_dir / f"draws-{item.name}.safetensors", save(arrays))
         write_json(
@@ -341,9 +340,3 @@ def _table(kind: str, measures_TM: np.ndarray, response_T: np.ndarray, ids_T: np
         whole = name.startswith("rank")
         columns[name] = pa.array(measures_TM[:, index].astype(np.int64 if whole else np.float32))
     return pa.table(columns)
-
-
-def _write_parquet(path: Path, table: pa.Table) -> None:
-    sink = pa.BufferOutputStream()
-    pq.write_table(table.unify_dictionaries(), sink)
-    write_atomic(path, sink.getvalue().to_pybytes())

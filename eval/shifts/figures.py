@@ -4,7 +4,7 @@ from typing import Any
 
 from matplotlib import pyplot as plt
 
-from eval.drawing import INK, PALETTE, STYLE, Drawing, draw, label
+from eval.drawing import INK, PALETTE, STYLE, Drawing, draw, forest, label, legend
 from eval.shifts.schema import Shifts
 from eval.statistics.values import Estimate
 
@@ -33,11 +33,11 @@ def layers_figure(shifts: Shifts) -> Drawing:
                     points = [
                         (level, value) for level, value in enumerate(pooled[measure]) if isinstance(value, Estimate)
                     ]
-                    places = [level for level, _ in points]
+                    xs = [level for level, _ in points]
                     colour = PALETTE[number % len(PALETTE)]
-                    axis.plot(places, [v.estimate for _, v in points], color=colour, marker="o", ms=3, label=label(arm))
+                    axis.plot(xs, [v.estimate for _, v in points], color=colour, marker="o", ms=3, label=label(arm))
                     low, high = ([getattr(value, end) for _, value in points] for end in ("low", "high"))
-                    axis.fill_between(places, low, high, color=colour, alpha=0.15, lw=0)
+                    axis.fill_between(xs, low, high, color=colour, alpha=0.15, lw=0)
         for axis, group in zip(axes[0], groups, strict=True):
             axis.set_title(label(group), loc="left", fontsize=11)
         axes[0][0].set_ylim(bottom=0)
@@ -45,34 +45,19 @@ def layers_figure(shifts: Shifts) -> Drawing:
         for axis in axes[-1]:
             axis.set_xlabel("level (0: embeddings)")
             axis.xaxis.get_major_locator().set_params(integer=True)
-        _legend(figure, axes[0][0])
+        legend(figure, axes[0][0])
         figure.tight_layout()
         return draw(figure)
 
 
 def kl_figure(shifts: Shifts) -> Drawing:
     """KL(model || base) on the model's own samples by group of prompts, in nats a token, on a log axis."""
-    groups = list(next(iter(shifts.arms.values())).tokens["own_samples"])
-    arms = list(shifts.arms)
-    with plt.rc_context(STYLE):
-        figure, axis = plt.subplots(figsize=(7.2, 0.8 + 0.32 * len(groups) * len(arms)))
-        ticks, names, row = [], [], 0.0
-        for group in groups:
-            for number, arm in enumerate(arms):
-                value = shifts.arms[arm].tokens["own_samples"][group]["kl_to_base"].per_token
-                colour = PALETTE[number % len(PALETTE)]
-                axis.plot([max(value.low, 1e-6), max(value.high, 1e-6)], [row, row], color=colour, lw=2)
-                axis.plot([max(value.estimate, 1e-6)], [row], "o", color=colour, ms=6)
-                ticks.append(row)
-                names.append(f"{label(group)} · {label(arm)}")
-                row -= 1
-            row -= 0.5
-        axis.set_xscale("log")
-        axis.set_yticks(ticks, names)
-        axis.grid(axis="y", visible=False)
-        axis.set_xlabel("KL(model || base) on its own samples (nats a token)")
-        figure.tight_layout()
-        return draw(figure)
+    cells: dict[str, dict[str, tuple[Estimate | None, str]]] = {
+        arm: {group: (values["kl_to_base"].per_token, "") for group, values in found.tokens["own_samples"].items()}
+        for arm, found in shifts.arms.items()
+    }
+    groups = list(next(iter(cells.values())))
+    return forest(cells, groups, "KL(model || base) on its own samples (nats a token)", log=True)
 
 
 def histograms_figure(shifts: Shifts) -> Drawing:
@@ -88,14 +73,14 @@ def histograms_figure(shifts: Shifts) -> Drawing:
         for axis, (kind, names, title) in zip(axes, panels, strict=True):
             for number, (arm, found) in enumerate(arms.items()):
                 counts = found.histograms[kind]
-                places = [place + (number - (len(arms) - 1) / 2) * width for place in range(len(counts))]
+                xs = [position + (number - (len(arms) - 1) / 2) * width for position in range(len(counts))]
                 shares = [100 * count / max(1, sum(counts)) for count in counts]
-                axis.bar(places, shares, width * 0.94, color=PALETTE[number % len(PALETTE)], label=label(arm))
+                axis.bar(xs, shares, width * 0.94, color=PALETTE[number % len(PALETTE)], label=label(arm))
             axis.set_xticks(range(len(names)), names, rotation=30, ha="right")
             axis.grid(axis="x", visible=False)
             axis.set_xlabel(title)
         axes[0].set_ylabel("share of its tokens (%)")
-        _legend(figure, axes[0])
+        legend(figure, axes[0])
         figure.tight_layout()
         return draw(figure)
 
@@ -124,11 +109,11 @@ def words_figure(shifts: Shifts) -> Drawing:
             colour = PALETTE[number % len(PALETTE)]
             words = found.shifted.words[:_WORDS]
             per = 1000 / max(1, found.own_tokens)
-            for place, word in enumerate(words):
-                axis.barh(-place, word.shifted * per, color=colour, height=0.75, **_KIND_FILLS[word.kind])
+            for position, word in enumerate(words):
+                axis.barh(-position, word.shifted * per, color=colour, height=0.75, **_KIND_FILLS[word.kind])
             # A dollar sign would begin mathematics.
             names = [visible_token(word.text).replace("$", r"\$") for word in words]
-            axis.set_yticks([-place for place in range(len(words))], names, family="monospace", fontsize=9)
+            axis.set_yticks([-position for position in range(len(words))], names, family="monospace", fontsize=9)
             axis.grid(axis="y", visible=False)
             axis.set_title(label(arm), loc="left", fontsize=11)
             axis.set_xlabel("shifted, of 1000 tokens")
@@ -147,8 +132,3 @@ def visible_token(text: str) -> str:
     shown = text.replace(" ", "␣").replace("\n", "⏎").replace("\t", "⇥")
     shown = "".join(character if character.isprintable() else "�" for character in shown)
     return shown if len(shown) <= 16 else shown[:15] + "…"
-
-
-def _legend(figure: Any, axis: Any) -> None:
-    handles, names = axis.get_legend_handles_labels()
-    figure.legend(handles, names, loc="upper center", ncols=len(names), frameon=False, bbox_to_anchor=(0.5, 1.06))

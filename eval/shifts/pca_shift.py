@@ -90,14 +90,14 @@ def linear_cka(first_NN: Array, second_NN: Array, weight_BN: Array) -> Array:
     return np.array(result)
 
 
-def shuffled_cka(base_ND: Array, tuned_ND: Array, rng: np.random.Generator, times: int = 10) -> float:
-    """Linear CKA with the prompts of one model in random order: the value for unrelated states of these sizes."""
+def shuffled_cka(base_ND: Array, tuned_ND: Array, rng: np.random.Generator) -> float:
+    """Linear CKA with the prompts of one model in random order, mean of ten: the value for unrelated states."""
     if not has_spread(base_ND):
         return float("nan")
     base_ND, tuned_ND = base_ND - base_ND.mean(axis=0), tuned_ND - tuned_ND.mean(axis=0)
     first, second = base_ND @ base_ND.T, tuned_ND @ tuned_ND.T
     equal = np.full((1, len(base_ND)), 1 / len(base_ND))
-    orders = [rng.permutation(len(base_ND)) for _ in range(times)]
+    orders = [rng.permutation(len(base_ND)) for _ in range(10)]
     return float(np.mean([linear_cka(first, second[np.ix_(order, order)], equal)[0] for order in orders]))
 
 

@@ -22,18 +22,13 @@ Ids = list[int]
 POOLINGS = ("masked_mean", "last_token")
 
 
-def context_of(model: "PreTrainedModel") -> int | None:
-    """Context length of the model, in tokens; None if its configuration has none."""
-    return getattr(model.config, "max_position_embeddings", None)
-
-
 def require_context(model: "PreTrainedModel", lengths: Sequence[int], longest_completion: int, name: str) -> None:
     """Check that prompts fit the model's context.
 
     Raises:
         UserError: a prompt and the longest completion are longer than the context.
     """
-    context = context_of(model)
+    context = getattr(model.config, "max_position_embeddings", None)  # in tokens
     longest = max(lengths)
     if context is not None and longest + longest_completion > context:
         raise UserError(

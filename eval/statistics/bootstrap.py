@@ -77,16 +77,14 @@ def bootstrap_scores(answers: Answers, draws: int, rng: np.random.Generator, con
         drawn_DP = rng.multinomial(number, share_P, size=min(_CHUNK_DRAWS, draws - start)).astype(float)
         totals = drawn_DP @ patterns
         parts.append(totals[:, :-1] / totals[:, -1:])
-    drawn_DM = _with_pseudo_clusters(np.concatenate(parts), answers.means(), sums_CM, sizes_C, own)
+    drawn_DM = _with_pseudo_clusters(np.concatenate(parts), sums_CM, sizes_C, own)
     widening = np.sqrt(number / max(1, number - 1)) * student_factor(number, confidence)
     mean_M = answers.means()
     # A score knows bounds, which the widening does not.
     return np.clip(mean_M + (drawn_DM - mean_M) * widening, 0, 100)
 
 
-def _with_pseudo_clusters(
-    drawn_DM: Array, mean_M: Array, sums_CM: Array, sizes_C: Array, rng: np.random.Generator
-) -> Array:
+def _with_pseudo_clusters(drawn_DM: Array, sums_CM: Array, sizes_C: Array, rng: np.random.Generator) -> Array:
     """Draws in which models whose scores hardly vary answer a few further clusters of average size.
 
     A model that scores alike on nearly all clusters answers each of them all right or all wrong, at even chances. One
@@ -119,18 +117,6 @@ def student_factor(clusters: int, confidence: float) -> float:
     """How much further Student's quantile of C - 1 degrees of freedom lies than the normal one."""
     tail = (1 + confidence) / 2
     return float(stats.t.ppf(tail, clusters - 1) / stats.norm.ppf(tail)) if clusters > 1 else 1.0
-
-
-def standard_errors(answers: Answers) -> Array:
-    """Clustered standard error of each model's score, in points (Miller 2024, arXiv 2411.00640, Sec. 2.2).
-
-    With the correction C / (C - 1); for clusters of one and equal weights the standard error of a mean.
-    """
-    sums_CM, sizes_C = answers.clustered()
-    number = len(sizes_C)
-    residual_CM = sums_CM - sizes_C[:, None] * answers.means()
-    variance_M = number / (number - 1) * (residual_CM**2).sum(axis=0) / sizes_C.sum() ** 2
-    return np.sqrt(variance_M)
 
 
 def seed_deviations(answers: Sequence[Answers], columns: list[int]) -> Array:

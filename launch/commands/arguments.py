@@ -143,6 +143,6 @@ def require_max_drop(value: float) -> None:
 
 
 def refuse_rehearsal(rehearsal: bool, study_dir: Path) -> None:
-    """Raise UserError for a study of toy models, whose numbers are no results."""
+    """Raise UserError for a study of toy models, whose numbers are not results."""
     if rehearsal:
         raise UserError(f"{study_dir} is a rehearsal: its models are tiny and random; name a study that was run")

@@ -55,31 +55,18 @@ def _pair(options: argparse.Namespace) -> "tuple[Recipe, Path]":
 
 @command("score any pair of models", *_PAIR, DRY_RUN)
 def eval_(options: argparse.Namespace) -> int:
-    """Ask a base and one or more checkpoints (directories, or hub ids as owner/name@commit) the questions of a suite
-    and report gains, indices and their intervals. A rerun generates nothing twice.
+    """Evaluate a base and one or more checkpoints (directories, or hub ids as owner/name@commit) on a suite and report
+    gains, indices and their intervals. A rerun generates nothing twice.
     """
-    from launch.commands.recipe import run_and_report
+    from launch.commands.recipe import run_and_report, show_plan
     from launch.planning.preflight import check_before_running
     from launch.stages import build_stages
 
     recipe, study_dir = _pair(options)
+    check_before_running(recipe)
     if options.dry_run:
-        return _show_plan(recipe, study_dir, options)
-    check_before_running(recipe)
+        return show_plan(recipe, study_dir, build_stages(recipe), options)
     return run_and_report(recipe, study_dir, build_stages(recipe), options.json)
-
-
-def _show_plan(recipe: "Recipe", study_dir: Path, options: argparse.Namespace) -> int:
-    from launch.planning.plan import build_plan
-    from launch.planning.plan_schema import as_json
-    from launch.planning.plan_text import format_plan
-    from launch.planning.preflight import check_before_running
-    from launch.stages import build_stages
-
-    check_before_running(recipe)
-    plan = build_plan(recipe, build_stages(recipe), study_dir)
-    print_result(options, as_json(plan), format_plan(plan))
-    return 2 if plan.obstacles else 0
 
 
 def _run(recipe: "Recipe", study_dir: Path) -> int:
@@ -179,12 +166,16 @@ def audit(options: argparse.Namespace) -> int:
         return 0
     if options.recipe is None:
         raise UserError("name an audit file, for instance recipes/audit/paper.yaml, or give --published")
+    from launch.commands.recipe import show_plan
     from launch.pairs import audit_recipes
+    from launch.planning.preflight import check_before_running
+    from launch.stages import build_stages
 
     studies = audit_recipes(options.recipe, options.overrides)
     if options.dry_run:
         for recipe, _ in studies:
-            _show_plan(recipe, options.out / recipe.study, options)
+            check_before_running(recipe)
+            show_plan(recipe, options.out / recipe.study, build_stages(recipe), options)
         return 0
     rows, failed = [], 0
     for recipe, pairs in studies:

@@ -144,14 +144,13 @@ def pick(options: argparse.Namespace) -> int:
 def _finished_trajectories(study_dir: Path) -> "Recipe":
     """The recipe of a study. Raises UserError if one of its trajectories is not finished."""
     from recipes.loading import load_study
-    from recipes.manifest import read_manifest
+    from recipes.manifest import finished_manifest
 
     recipe = load_study(study_dir)
     refuse_rehearsal(recipe.rehearsal, study_dir)
     runs = [f"{arm}/seed-{seed}" for arm in recipe.trained for seed in recipe.seeds]
     for name in ("base", *runs):
-        manifest = read_manifest(study_dir / "trajectory" / name)
-        if not recipe.with_trajectories or manifest is None or not manifest["completed"]:
+        if not recipe.with_trajectories or finished_manifest(study_dir / "trajectory" / name) is None:
             raise UserError(
                 f"{study_dir} has no finished trajectory of {name}; `transfer trajectory {study_dir}` makes it"
             )

@@ -44,7 +44,7 @@ def run(options: argparse.Namespace) -> int:
     if options.on == "slurm":
         return _submit(recipe, study_dir, stages, options)
     if options.dry_run:
-        return _show_plan(recipe, study_dir, stages, options, dry_run=True)
+        return show_plan(recipe, study_dir, stages, options, _invocation(options), read_site(options), True)
     return run_and_report(recipe, study_dir, stages, options.json, options.until, with_reuse=not options.no_reuse)
 
 
@@ -121,27 +121,36 @@ def plan(options: argparse.Namespace) -> int:
 
     recipe, study_dir = read_study(options)
     check_before_running(recipe)
-    return _show_plan(recipe, study_dir, build_stages(recipe), options)
+    return show_plan(recipe, study_dir, build_stages(recipe), options, _invocation(options), read_site(options))
 
 
-def _show_plan(
-    recipe: "Recipe", study_dir: Path, stages: "list[Stage]", options: argparse.Namespace, dry_run: bool = False
+def _invocation(options: argparse.Namespace) -> str:
+    """The command that runs the study of `options`."""
+    out = ["--out", str(options.out)] if options.out else []
+    out += ["--no-reuse"] if options.no_reuse else []
+    return shlex.join(["transfer", "run", str(options.study), *options.overrides, *out])
+
+
+def show_plan(
+    recipe: "Recipe",
+    study_dir: Path,
+    stages: "list[Stage]",
+    options: argparse.Namespace,
+    invocation: str = "transfer run RECIPE",
+    site: "SiteSpec | None" = None,
+    dry_run: bool = False,
 ) -> int:
-    """Print the plan; `dry_run`: with the resolved recipe and the commands of ranks."""
+    """Print the plan; `dry_run`: with the resolved recipe and the commands of ranks. Returns the exit status."""
     from launch.planning.plan import build_plan
     from launch.planning.plan_schema import as_json
     from launch.planning.plan_text import format_plan
 
-    out = ["--out", str(options.out)] if options.out else []
-    out += ["--no-reuse"] if options.no_reuse else []
-    invocation = shlex.join(["transfer", "run", str(options.study), *options.overrides, *out])
-    plan = build_plan(recipe, stages, study_dir, invocation, read_site(options), with_reuse=not options.no_reuse)
-    if options.json:
-        print(json.dumps(({"recipe": recipe.dump()} if dry_run else {}) | as_json(plan), indent=1))
-    else:
-        if dry_run:
-            print(json.dumps(recipe.dump(), indent=1))
-        print(format_plan(plan, commands=dry_run, stages=getattr(options, "stages", False)))
+    with_reuse = not getattr(options, "no_reuse", True)
+    plan = build_plan(recipe, stages, study_dir, invocation, site, with_reuse=with_reuse)
+    values = {"recipe": recipe.dump()} if dry_run else {}
+    text = f"{json.dumps(recipe.dump(), indent=1)}\n" if dry_run else ""
+    text += format_plan(plan, commands=dry_run, stages=getattr(options, "stages", False))
+    print_result(options, values | as_json(plan), text)
     return 2 if plan.obstacles else 0
 
 
@@ -181,15 +190,14 @@ def show_report(recipe: "Recipe", study_dir: Path, as_json: bool) -> int:
     """Print the report of a finished study; returns the exit status."""
     from launch.stages import build_stages, stage_states
     from recipes.loading import read_study_file
-    from recipes.manifest import read_manifest
+    from recipes.manifest import finished_manifest
 
     if study_dir.exists():
         study = read_study_file(study_dir).get("study")
         if study != recipe.study:
             raise UserError(f"{study_dir} holds the study {study!r}, not {recipe.study!r}; choose another --out")
     path = study_dir / "report" / "transfer.json"
-    manifest = read_manifest(study_dir / "report")
-    if manifest is None or not manifest["completed"]:
+    if finished_manifest(study_dir / "report") is None:
         raise UserError(f"{study_dir} has no finished report; `transfer run` makes it")
     state = stage_states(build_stages(recipe), study_dir).get("report")
     if state is None or state.state != "done":
@@ -211,13 +219,13 @@ def fetch(options: argparse.Namespace) -> int:
     .lock.json, and every later build checks them. Run it on a machine with a network.
     """
     from launch.fetch import Fetched, fetch, format_lock, remarks, write_lock
-    from launch.pairs import audit_recipes, is_audit
-    from recipes.loading import load_recipe, lock_path
+    from launch.pairs import audit_recipes
+    from recipes.loading import load_recipe, lock_path, read_yaml
 
     if options.study.is_dir():
         raise UserError(f"{options.study} is a folder, and the lock is written beside a recipe; name the recipe's file")
     with redirect_stdout(sys.stderr if options.json else sys.stdout):
-        if is_audit(options.study):
+        if options.study.is_file() and "pairs" in read_yaml(options.study):  # an audit
             fetched = Fetched()
             for recipe, _ in audit_recipes(options.study, options.overrides):
                 fetched.add(fetch(recipe, None))

@@ -7,6 +7,7 @@ import socket
 import sys
 import time
 from contextlib import suppress
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -40,14 +41,14 @@ def status(options: argparse.Namespace) -> int:
     """Every stage with its state, progress, rate and remaining time, and of a failed one the reason and the end of its
     log. Exit status 1 if a stage failed.
     """
-    from launch.status import as_json, format_standings, standings
+    from launch.status import format_standings, standings
 
     root = study_folder(options)
     tasks = tasks_of(root, read_run(root).get("until"))
     stages = standings(root, tasks)
     if any(task.recipe.rehearsal for task in tasks):
         print("REHEARSAL: the models are tiny and random", file=sys.stderr)
-    print_result(options, as_json(stages), format_standings(stages))
+    print_result(options, [asdict(standing) for standing in stages], format_standings(stages))
     return 1 if any(standing.state == "failed" for standing in stages) else 0
 
 

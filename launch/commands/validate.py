@@ -19,7 +19,7 @@ def validate(options: argparse.Namespace) -> int:
     from launch.planning.validation_text import as_json, format_validation
 
     recipe, study_dir = read_study(options)
-    logging.disable(logging.WARNING)  # the libraries' remarks are no findings
+    logging.disable(logging.WARNING)  # warnings of libraries are not findings
     try:
         found = validate(recipe, study_dir)
     finally:

@@ -19,7 +19,7 @@ from importlib import metadata
 from pathlib import Path
 
 from launch.doctor.process import last_line, run_limited, run_smoke
-from launch.doctor.study import attention, check_driver, cluster, hub, remedy_of_driver, study
+from launch.doctor.study import attention, cluster, driver_mismatch, driver_version, hub, remedy_of_driver, study
 from launch.doctor.verdict import Verdict
 from launch.hardware import visible_gpus
 from launch.slurm.script import ROOT
@@ -166,7 +166,8 @@ def driver(gpus: list[str], required: bool) -> Verdict:
         )
     import torch
 
-    mismatch, remedy = check_driver(torch.version.cuda), remedy_of_driver(torch.version.cuda)
+    mismatch = driver_mismatch(torch.version.cuda, driver_version(), os.environ.get("LD_LIBRARY_PATH", ""))
+    remedy = remedy_of_driver(torch.version.cuda)
     if not torch.cuda.is_available():
         reason = mismatch or "see the log of the driver (dmesg)"
         return Verdict("fail", f"{len(gpus)} GPU(s), but torch {torch.__version__} cannot use them: {reason}", remedy)
@@ -225,12 +226,7 @@ def examine(
 ) -> list[dict[str, str]]:
     """Run all checks and return their verdicts as JSON values.
 
-    Args:
-        folder: where studies are kept.
-        gpu: fail without a GPU.
-        show: prints a line.
-        recipe: a recipe to check for this machine.
-        site: site file of the cluster that the recipe is checked for instead.
+    `show` prints a line. `recipe` is checked for this machine, or for the cluster of `site`.
     """
     more = [("study", lambda: study(recipe, site))] if recipe is not None else []
     verdicts = []

@@ -51,7 +51,7 @@ def cluster() -> Verdict:
         return Verdict("warn", str(error)[:200], "ask the cluster's support, unless this machine is not part of one")
     text = f"Slurm {config.get('SLURM_VERSION', '?')}, KillWait {config.get('KillWait', '?')}"
     if config.get("JobRequeue", "1").strip() == "0":
-        return Verdict("warn", f"{text}, JobRequeue is off", "jobs ask for --requeue themselves; some sites refuse it")
+        return Verdict("warn", f"{text}, JobRequeue is off", "jobs request --requeue themselves; some sites refuse it")
     try:
         load_site(find_site(None))
     except UserError as error:
@@ -88,11 +88,6 @@ def remedy_of_driver(cuda: str | None) -> str:
     if cuda is None:
         return "make setup TORCH_INDEX=https://download.pytorch.org/whl/cu130"
     return "a newer driver, or torch and vLLM wheels built for the driver's CUDA; no cuda module in the site file"
-
-
-def check_driver(cuda: str | None) -> str | None:
-    """`driver_mismatch` of this machine."""
-    return driver_mismatch(cuda, driver_version(), os.environ.get("LD_LIBRARY_PATH", ""))
 
 
 def attention(gpus: list[str]) -> Verdict:

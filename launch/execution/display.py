@@ -1,6 +1,5 @@
 """Progress of the running stages: one rewritten line on a terminal, an occasional line elsewhere."""
 
-import json
 import shutil
 import sys
 import time
@@ -9,7 +8,7 @@ from pathlib import Path
 
 from launch.execution.failures import CRASHED, STOPPED, Failure
 from launch.execution.processes import last_lines, log_path
-from recipes.manifest import NOTES, PROGRESS
+from recipes.manifest import NOTES, PROGRESS, read_json
 
 _LINE_EVERY_SECONDS = 15.0  # between progress lines where the output is not a terminal
 
@@ -59,9 +58,7 @@ class Display:
             print(f"  …        {text}", flush=True)
 
     def _progress_of(self, stage: str) -> str:
-        try:
-            progress = json.loads((self.study_dir / stage / PROGRESS).read_text())
-        except (OSError, json.JSONDecodeError):
+        if (progress := read_json(self.study_dir / stage / PROGRESS)) is None:
             return f"{stage} starting"
         note = f", {progress['note']}" if progress["note"] else ""
         return f"{stage} {progress['done']}/{progress['total']} {progress['unit']}{note}"

@@ -1,7 +1,6 @@
 """How a stage failed: a message and an exit status, recorded beside the stage."""
 
 import errno
-import json
 import re
 import traceback
 from contextlib import suppress
@@ -11,7 +10,7 @@ from typing import Any, NamedTuple
 
 from launch.stages import Stage
 from recipes.errors import UserError
-from recipes.manifest import read_manifest, write_json
+from recipes.manifest import finished_manifest, read_json, write_json
 from recipes.schema import Recipe
 
 _FOLDER = ".failures"
@@ -89,14 +88,10 @@ def _path(study_dir: Path, stage: str) -> Path:
 
 def recorded(study_dir: Path, stage: str) -> dict[str, Any] | None:
     """The recorded failure of a stage (message, status, at); None if there is none or the stage has finished since."""
-    manifest = read_manifest(study_dir / stage)
-    if manifest is not None and manifest["completed"]:
+    if finished_manifest(study_dir / stage) is not None:
         return None
-    try:
-        failure = json.loads(_path(study_dir, stage).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    return failure if isinstance(failure, dict) and "message" in failure else None
+    failure = read_json(_path(study_dir, stage))
+    return failure if failure is not None and "message" in failure else None
 
 
 def out_of_memory(recipe: Recipe, stage: Stage) -> str:

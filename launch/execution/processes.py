@@ -1,6 +1,5 @@
 """Processes of a study: their end with the parent, their logs, and the record of how the study was started."""
 
-import json
 import os
 import signal
 import socket
@@ -8,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from recipes.manifest import write_json
+from recipes.manifest import read_json, write_json
 
 RUN_FILE = "run.json"  # read by `transfer resume` and `transfer cancel`
 
@@ -65,8 +64,5 @@ def process_start(pid: int) -> str | None:
 
 def read_run(root: Path) -> dict[str, Any]:
     """How a study was started. Without a record: on this machine, to its end."""
-    try:
-        how = json.loads((root / RUN_FILE).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        how = None
-    return how if isinstance(how, dict) and "on" in how else {"on": "local", "until": None}
+    how = read_json(root / RUN_FILE)
+    return how if how is not None and "on" in how else {"on": "local", "until": None}

@@ -7,7 +7,6 @@ fails writes `ranks/failure-<rank>.json`, and its launcher then ends the others.
 launcher (`launch/slurm/step.py` runs on each); the first node starts the ranks, the others join them.
 """
 
-import json
 import os
 import random
 import signal
@@ -27,7 +26,7 @@ from launch.rank_command import Rendezvous, launch_command, launch_files
 from launch.stages import Stage, build_stages
 from recipes.errors import UserError
 from recipes.loading import load_study
-from recipes.manifest import read_manifest, write_atomic, write_json
+from recipes.manifest import finished_manifest, read_json, write_atomic, write_json
 from recipes.resource_schema import ResourceSpec
 from train.runtime.pace import cut_short, read_pace
 from train.runtime.ranks import SIGNALS, PreemptedError, listen, noted_signal
@@ -75,8 +74,7 @@ def launch_ranks(resources: ResourceSpec, study_dir: Path, stage: Stage, resume:
         print(f"the launcher ended with status {code} before a rank had started; starting it again", flush=True)
     if complaint:
         raise RanksEndedError(complaint)
-    manifest = read_manifest(study_dir / stage.name)
-    if code == 0 or (manifest is not None and manifest["completed"]):
+    if code == 0 or finished_manifest(study_dir / stage.name) is not None:
         if code:
             print(f"all work was done and recorded; the launcher ended with status {code} after that", flush=True)
         return
@@ -100,10 +98,7 @@ def _first_failure(directory: Path) -> dict[str, Any] | None:
         stopped_by_launcher = failure["status"] == STOPPED and noted_signal() is None
         return failure["lost_connection"] or stopped_by_launcher, failure["at"]
 
-    failures = []
-    for path in directory.glob(_FAILURES):
-        with suppress(OSError, json.JSONDecodeError):
-            failures.append(json.loads(path.read_text()))
+    failures = [failure for path in directory.glob(_FAILURES) if (failure := read_json(path)) is not None]
     return min(failures, key=order, default=None)
 
 
@@ -112,10 +107,9 @@ def join_ranks(resources: ResourceSpec, study_dir: Path, stage: Stage) -> int:
     directory, rendezvous = study_dir / stage.name / "ranks", Rendezvous.here()
     deadline = time.monotonic() + _JOIN_SECONDS
     while True:
-        with suppress(OSError, json.JSONDecodeError):
-            start = json.loads((directory / _START).read_text())
-            if start["step"] == rendezvous.step:
-                break
+        start = read_json(directory / _START)
+        if start is not None and start["step"] == rendezvous.step:
+            break
         if noted_signal() or time.monotonic() > deadline:
             print(f"node {rendezvous.node}: the first node did not start the ranks", flush=True)
             return 0 if noted_signal() else CRASHED

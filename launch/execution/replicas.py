@@ -20,11 +20,7 @@ def work(recipe: Recipe, study_dir: Path, wait: bool, only: str | None = None) -
     When every response of one model is stored or claimed it continues with the next model, without waiting for other
     workers.
 
-    Args:
-        recipe: of the study.
-        study_dir: folder of the study.
-        wait: wait for evaluations that have not started, until all are done.
-        only: the one stage to work on. None: all.
+    `wait`: also for evaluations that have not started, until all are done. `only`: the one stage to work on; None: all.
 
     Raises:
         UserError: the recipe evaluates nothing, or there is no such study.

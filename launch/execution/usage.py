@@ -1,6 +1,5 @@
 """Resource usage of a stage: seconds, processor seconds, and peak host and GPU memory over all its processes."""
 
-import json
 import os
 import resource
 import shutil
@@ -12,7 +11,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from recipes.manifest import write_json
+from recipes.manifest import read_json, write_json
 
 USAGE = "usage.json"
 _EVERY_SECONDS = 0.5
@@ -97,8 +96,4 @@ def _gpu_bytes(nvidia_smi: str) -> int:
 
 def read_usage(stage_dir: Path) -> dict[str, Any] | None:
     """The usage of a stage; None if it was not measured."""
-    try:
-        usage = json.loads((stage_dir / USAGE).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    return usage if isinstance(usage, dict) else None
+    return read_json(stage_dir / USAGE)

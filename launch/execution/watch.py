@@ -14,9 +14,7 @@ _CHECK_EVERY_SECONDS = 10.0
 class Watch:
     """Checks ranks and server every ten seconds.
 
-    Args:
-        resources: how long ranks may be without a heartbeat, and the address of the server.
-        directory: `ranks/` of the stage, with the heartbeat files (`train/runtime/heartbeat.py`).
+    `directory`: `ranks/` of the stage, with the heartbeat files (`train/runtime/heartbeat.py`).
     """
 
     def __init__(self, resources: ResourceSpec, directory: Path) -> None:

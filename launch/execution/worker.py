@@ -45,11 +45,7 @@ def run_in_worker(
 ) -> Failure | None:
     """Run one stage with its output in the stage's log; returns why it failed, None if it finished.
 
-    Args:
-        values: the recipe as JSON values.
-        study_dir: folder of the study.
-        stage: the stage.
-        gpus: its GPUs; None if the machine has none.
+    `values`: the recipe as JSON values. `gpus`: those of the stage; None if the machine has none.
     """
     if gpus is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(gpus)

@@ -1,1 +1,1 @@
-"""What a recipe will need and what stands in its way, found before anything is spent. Needs no torch."""
+"""What a recipe needs, and what blocks it, before anything is spent. Needs no torch."""

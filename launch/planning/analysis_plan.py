@@ -26,7 +26,7 @@ class ProbeMemory:
 
     @property
     def peak(self) -> int:
-        """Sampling and reading follow one another."""
+        """Sampling and forward passes follow one another."""
         return self.models + max(self.logits, self.sampling_cache)
 
 
@@ -87,7 +87,7 @@ class DiagnosticsPlan:
 
 @dataclass(frozen=True)
 class AnalysisPlan:
-    """What the recipe asks for besides training and evaluation; None what it does not."""
+    """What the recipe has besides training and evaluation; None what it has not."""
 
     drift: ProbePlan | None
     trajectory: TrajectoryPlan | None
@@ -151,7 +151,7 @@ def diagnostics_plan(recipe: Recipe, shape: ModelShape | None) -> DiagnosticsPla
         return None
     sets = len(suite.benchmarks) + bool(recipe.corpus.sources)
     prompts, length = sets * spec.prompts, spec.max_completion_tokens
-    asked = max(1, max(suite.max_prompt_tokens, recipe.prompt.max_prompt_tokens) // 4)
+    prompt_tokens = max(1, max(suite.max_prompt_tokens, recipe.prompt.max_prompt_tokens) // 4)
     kinds = 4 if spec.paper else 3  # own, base's, references, greedy
     memory = disk = fits = None
     if shape is not None:
@@ -172,8 +172,8 @@ def diagnostics_plan(recipe: Recipe, shape: ModelShape | None) -> DiagnosticsPla
     return DiagnosticsPlan(
         models=sum(len(recipe.labels(arm)) for arm in recipe.arms),
         prompts_per_model=prompts,
-        prompt_tokens=asked,
-        tokens_per_model_at_most=prompts * (2 * kinds * (asked + length) + 2 * asked),
+        prompt_tokens=prompt_tokens,
+        tokens_per_model_at_most=prompts * (2 * kinds * (prompt_tokens + length) + 2 * prompt_tokens),
         memory=memory,
         disk_bytes=disk,
         fits=fits,

@@ -6,7 +6,6 @@ take about as much whatever the model. A rehearsal at toy size can only tell how
 the same sort of machine.
 """
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +15,7 @@ from typing import Any
 from launch.execution.usage import read_usage
 from launch.planning.hours import StageHours
 from launch.stages import Stage
-from recipes.manifest import StageState, read_manifest
+from recipes.manifest import StageState, read_json, read_manifest
 from recipes.schema import Recipe
 from train.accounting.ledger import read_rows
 
@@ -102,11 +101,7 @@ def taken(recipe: Recipe, stage: Stage, state: StageState, study_dir: Path) -> T
 class Calibration:
     """Corrections from what the stages of a study took.
 
-    Args:
-        recipe: of the study.
-        stages: all of it.
-        planned: hours of each stage by the assumptions; None where unknown.
-        measured: what stages took, by name.
+    `planned`: hours of each stage by the assumptions, None where unknown. `measured`: what stages took, by name.
     """
 
     def __init__(
@@ -168,16 +163,11 @@ class Calibration:
 def rehearsed(study_dir: Path, study: str, on_gpu: bool) -> tuple[tuple[Rehearsed, ...], str | None]:
     """Seconds to start a stage of each kind by the study's rehearsal, and a sentence about why they are not used.
 
-    Args:
-        study_dir: of the study; its rehearsal is beside it, where `transfer rehearse` puts it.
-        study: its name.
-        on_gpu: whether the study is planned for GPUs.
+    The rehearsal is beside the study, where `transfer rehearse` puts it. `on_gpu`: whether the study is planned for
+    GPUs.
     """
     folder = study_dir.parent / "rehearsals" / study
-    try:
-        outcome = json.loads((folder / "rehearsal.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return (), None
+    outcome = read_json(folder / "rehearsal.json") or {}
     rows = [row for row in outcome.get("stages", []) if row["verdict"] == "passed" and row["seconds"] is not None]
     if not rows:
         return (), None

@@ -42,12 +42,7 @@ def disk_needed(
 ) -> Disk | None:
     """What stages that are not done will write, at most; None for an unknown model.
 
-    Args:
-        recipe: of the study.
-        shape: of its model.
-        waiting: the stages.
-        gpus: of this machine, which decide how many run at the same time.
-        site: the cluster it runs on, where whole arrays run at the same time; None: this machine.
+    On the cluster of `site` whole arrays run at the same time; on this machine as many stages as its `gpus` allow.
     """
     if shape is None or recipe.model is None:
         return None
@@ -62,16 +57,14 @@ def disk_needed(
             temporary.append(checkpoint_bytes(shape, arm.snapshots, arm.dtype == "bfloat16") - stays)
     corpus = 0
     if "corpus" in kinds:
-        samplers = [recipe.corpus.teacher, recipe.corpus.pass_rate.sampler if recipe.corpus.pass_rate else None]
         problems = recipe.corpus.train_problems or 0
-        for sampler in samplers:
-            if sampler is not None:
-                limit = sampler.max_completion_tokens or recipe.prompt.max_completion_tokens
-                corpus += problems * sampler.samples_per_problem * limit * _BYTES_PER_TOKEN
+        for sampler in recipe.corpus.samplers.values():
+            limit = sampler.max_completion_tokens or recipe.prompt.max_completion_tokens
+            corpus += problems * sampler.samples_per_problem * limit * _BYTES_PER_TOKEN
     responses = 0
     if recipe.suite is not None:
-        asked = evaluation_responses(recipe, kinds.count("eval")) or 0
-        responses = asked * expected_tokens(recipe, recipe.suite.max_response_tokens) * _BYTES_PER_TOKEN
+        count = evaluation_responses(recipe, kinds.count("eval")) or 0
+        responses = count * expected_tokens(recipe, recipe.suite.max_response_tokens) * _BYTES_PER_TOKEN
     diagnosed = diagnostics_plan(recipe, shape) if "diagnostics" in kinds else None
     each = (diagnosed.disk_bytes if diagnosed is not None else None) or 0
     return Disk(
@@ -91,8 +84,8 @@ def side_by_side(recipe: Recipe, kind: str, gpus: int, site: SiteSpec | None, co
         arrays = -(-count // seeds)
         return max(1, min(count, arrays * min(seeds, site.max_running or seeds)))
     wanted, workers = gpus_wanted(recipe, kind), recipe.resources.workers
-    places = gpus // wanted if gpus and wanted else workers or CPU_STAGES
-    return max(1, min(count, places, workers or places))
+    slots = gpus // wanted if gpus and wanted else workers or CPU_STAGES
+    return max(1, min(count, slots, workers or slots))
 
 
 def gpus_of_node(recipe: Recipe, site: SiteSpec | None, gpus: Sequence[str]) -> int:

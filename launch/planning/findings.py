@@ -1,7 +1,7 @@
-"""What stands in the way of a study on the machines it will run on, found before anything is spent. Needs no torch.
+"""What blocks a study on the machines it will run on, checked before anything is spent. Needs no torch.
 
-`findings` is the one list behind `transfer plan`, `transfer run`, `transfer doctor --recipe` and whatever else wants to
-know. What only a GPU node can tell, `launch/planning/node.py` asks there.
+`findings` is used by `transfer plan`, `transfer run` and `transfer doctor --recipe`. `launch/planning/node.py` checks
+what only a GPU node can tell.
 """
 
 import re
@@ -56,14 +56,9 @@ def findings(
 ) -> list[Finding]:
     """What the stages that are not done will lack.
 
-    Args:
-        recipe: of the study.
-        stages: of the study, or those that are meant to run.
-        study_dir: its folder, which need not exist.
-        site: the cluster it will run on. None: this machine.
-        gpus: of this machine, as `visible_gpus` names them (the default).
-        elsewhere: the plan is made on a machine without the recipe's GPUs, where it will not run; what is missing here
-            is a warning then.
+    `stages` are those that are meant to run, and the folder need not exist. `site`: the cluster; None: this machine,
+    whose GPUs are `gpus`. `elsewhere`: the plan is made on a machine without the recipe's GPUs, where it will not run;
+    what is missing here is a warning then.
     """
     shape, gpus = model_shape(recipe), visible_gpus() if gpus is None else gpus
     states = stage_states(build_stages(recipe), study_dir)  # all: some of `stages` may need others
@@ -109,7 +104,7 @@ def _software(recipe: Recipe, waiting: Sequence[Stage], offline: bool) -> Iterat
             f"vllm is not installed, which {' and '.join(with_vllm)} use",
             "run pip install -r requirements-gpu.lock",
         )
-    benchmarks = recipe.suite.benchmarks if recipe.suite is not None and kinds & {"eval", "trajectory"} else ()
+    benchmarks = recipe.benchmarks if kinds & {"eval", "trajectory"} else ()
     with_code = [item.name for item in benchmarks if "code" in item.scorings.values()]
     allowed = recipe.suite is not None and recipe.suite.allow_unsandboxed_code
     if with_code and not allowed and shutil.which("bwrap") is None:
@@ -173,7 +168,7 @@ def _this_machine(recipe: Recipe, waiting: Sequence[Stage], gpus: Sequence[str])
         if wanted > len(gpus):
             setting = "resources.ranks" if kind == "arms" else "suite.engine.tensor_parallel"
             yield Finding(
-                "error", f"{kind} ask for {wanted} GPUs ({setting}) and this machine has {len(gpus)}",
+                "error", f"{kind} need {wanted} GPUs ({setting}) and this machine has {len(gpus)}",
                 f"set {setting}={len(gpus)}, or use a machine with more",
             )  # fmt: skip
     asked = recipe.resources.gpu
@@ -209,7 +204,7 @@ def _site(recipe: Recipe, site: SiteSpec) -> Iterator[Finding]:
         return
     if asked is not None and site.gpu_type is not None and _other_family(asked, site.gpu_type):
         yield Finding(
-            "error", f"the plan is for a {asked} and the site file asks for gpu_type {site.gpu_type}",
+            "error", f"the plan is for a {asked} and the site file requests gpu_type {site.gpu_type}",
             "set resources.gpu to what the cluster has, and look at the plan again",
         )  # fmt: skip
     resources = recipe.resources
@@ -226,7 +221,7 @@ def _site(recipe: Recipe, site: SiteSpec) -> Iterator[Finding]:
     parallel = max((gpus_wanted(recipe, kind) for kind in ("eval", "trajectory", "drift")), default=0)
     if recipe.suite is not None and parallel > site.gpus_per_node:
         yield Finding(
-            "error", f"an evaluation asks for {parallel} GPUs and a node of the site has {site.gpus_per_node}",
+            "error", f"an evaluation needs {parallel} GPUs and a node of the site has {site.gpus_per_node}",
             f"set suite.engine.tensor_parallel={site.gpus_per_node} or less",
         )  # fmt: skip
 

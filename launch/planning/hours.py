@@ -1,7 +1,7 @@
 """How long each stage takes on the GPUs it gets, by what it does. Needs no torch.
 
-Hours rest on `train/accounting/rates.py` and on `resources.expected_completion_tokens`. None stands for what nobody can
-know yet, such as an unknown model or uncounted questions.
+Hours rest on `train/accounting/rates.py` and on `resources.expected_completion_tokens`. None: not known yet, because
+the model is unknown or the questions are not counted.
 """
 
 from collections.abc import Callable
@@ -18,7 +18,7 @@ from launch.stages import Stage
 from recipes.schema import Recipe
 from train.accounting.cost import GPUS, Gpu, ModelShape, bytes_per_weight, expected_tokens, train_flops
 from train.accounting.memory import resumable_bytes, sampling_memory
-from train.accounting.rates import Rates, Sampling, batches_seconds, engine_seconds, rates_for, reading_seconds
+from train.accounting.rates import Rates, Sampling, batches_seconds, engine_seconds, forward_seconds, rates_for
 from train.arms import ResolvedArm, resolve_arm
 
 _BOOKKEEPING_SECONDS = {"corpus": 60.0, "questions": 10.0, "report": 60.0}
@@ -75,17 +75,17 @@ class Setting:
         """Bytes for keys and values in an engine with this share of the memory of each of its GPUs."""
         return max(1.0, gpus * share * self.gpu.memory_bytes - self.weights)
 
-    def reading(self, tokens: float, length: int) -> float:
+    def forward(self, tokens: float, length: int) -> float:
         """Seconds of a forward pass on one GPU."""
-        return reading_seconds(self.shape, self.gpu, self.rates, tokens, length)
+        return forward_seconds(self.shape, self.gpu, self.rates, tokens, length)
 
 
-def setting_of(recipe: Recipe, shape: ModelShape | None, node: int = 0, rates: Rates | None = None) -> Setting | None:
-    """The setting at the default assumptions, or at `rates`; None for an unknown model."""
+def setting_of(recipe: Recipe, shape: ModelShape | None, node: int = 0) -> Setting | None:
+    """The setting at the default assumptions; None for an unknown model."""
     if shape is None:
         return None
-    gpu, usual = rates_for(GPUS[recipe.resources.gpu] if recipe.resources.gpu else None)
-    return Setting(recipe, shape, gpu, rates or usual, node)
+    gpu, rates = rates_for(GPUS[recipe.resources.gpu] if recipe.resources.gpu else None)
+    return Setting(recipe, shape, gpu, rates, node)
 
 
 def stage_hours(setting: Setting | None, stage: Stage) -> StageHours | None:
@@ -114,7 +114,7 @@ def run_parts(setting: Setting, name: str) -> dict[str, float]:
     completions = arm.steps * arm.problems_per_step * completions_of_problem(recipe, arm)
     mean = expected_tokens(recipe, arm.prompt.max_completion_tokens)
     padding = 1.0 if arm.padding_free and arm.module == "train.sft" else rates.padding
-    forward = setting.reading(completions * (prompt + mean) * padding, prompt + mean) / ranks
+    forward = setting.forward(completions * (prompt + mean) * padding, prompt + mean) / ranks
     backward = 2.0 if arm.lora is None else 1.0  # with adapters no gradients of the weights
     checkpointing = recipe.resources.gpu is not None  # as train/run.py sets it
     parts = {
@@ -158,9 +158,9 @@ def _generation_seconds(setting: Setting, arm: ResolvedArm, completions: int, pr
     held = sampling_memory(recipe, arm, setting.shape)
     assert held is not None
     gpus = ranks if vllm.mode == "colocate" else max(vllm.tensor_parallel, server_gpus(setting))
-    asked = Sampling(each * vllm.tensor_parallel / gpus, prompt, mean, limit)
+    load = Sampling(each * vllm.tensor_parallel / gpus, prompt, mean, limit)
     return samplings * engine_seconds(
-        setting.shape, setting.gpu, setting.rates, asked, held.kv_cache * vllm.tensor_parallel, vllm.tensor_parallel,
+        setting.shape, setting.gpu, setting.rates, load, held.kv_cache * vllm.tensor_parallel, vllm.tensor_parallel,
         size,
     )  # fmt: skip
 
@@ -230,16 +230,16 @@ def _bookkeeping(setting: Setting, kind: str) -> float:
 def _answers(setting: Setting, responses: float, mean: int) -> tuple[int, float, float] | None:
     """GPUs, seconds of starting, and seconds of answering for one model; None: a server of its own answers."""
     recipe, suite = setting.recipe, setting.recipe.require_suite()
-    asked = Sampling(responses, suite.max_prompt_tokens // 4, mean, suite.max_response_tokens)
+    load = Sampling(responses, suite.max_prompt_tokens // 4, mean, suite.max_response_tokens)
     engine, size = suite.engine, bytes_per_weight(recipe)
     if engine.kind == "endpoint":
         return None
     if engine.kind == "hf" or recipe.resources.gpu is None:
-        seconds = batches_seconds(setting.shape, setting.gpu, setting.rates, asked, engine.batch_size, size)
+        seconds = batches_seconds(setting.shape, setting.gpu, setting.rates, load, engine.batch_size, size)
         return 1, setting.loading, seconds
     gpus = engine.tensor_parallel
     cache = setting.cache(engine.memory_share, gpus)
-    seconds = engine_seconds(setting.shape, setting.gpu, setting.rates, asked, cache, gpus, size)
+    seconds = engine_seconds(setting.shape, setting.gpu, setting.rates, load, cache, gpus, size)
     return gpus, setting.rates.engine_seconds + setting.loading, seconds
 
 
@@ -274,18 +274,18 @@ def _probe(setting: Setting, stage: Stage) -> _Made | None:
     assert spec is not None
     problems, models = min(spec.problems, recipe.corpus.heldout_problems), checkpoints_of_stage(setting, stage)
     prompt, limit = recipe.prompt.max_prompt_tokens // 4, recipe.prompt.max_completion_tokens
-    asked = Sampling(problems, prompt, expected_tokens(recipe, limit), limit)
+    load = Sampling(problems, prompt, expected_tokens(recipe, limit), limit)
     size, loads = bytes_per_weight(recipe), setting.loading * (1 + models)
     if recipe.resources.vllm is None or recipe.resources.gpu is None:
-        drawn = batches_seconds(setting.shape, setting.gpu, setting.rates, asked, spec.batch_size, size)
+        drawn = batches_seconds(setting.shape, setting.gpu, setting.rates, load, spec.batch_size, size)
     else:
         drawn = engine_seconds(
-            setting.shape, setting.gpu, setting.rates, asked, setting.cache(ENGINE_SHARE), value_bytes=size
+            setting.shape, setting.gpu, setting.rates, load, setting.cache(ENGINE_SHARE), value_bytes=size
         )
         loads += models * (setting.rates.engine_seconds + setting.loading)
     # Both models read their own completions and the base's; of the base there are only its own.
-    length = prompt + asked.mean
-    read = setting.reading(problems * length * (4 if stage.arguments else 2), length)
+    length = prompt + load.mean
+    read = setting.forward(problems * length * (4 if stage.arguments else 2), length)
     return max(1, gpus_wanted(recipe, "drift")), {"loading": loads, "generation": models * drawn,
                                                   "reading": models * read}  # fmt: skip
 
@@ -294,13 +294,13 @@ def _diagnostics(setting: Setting, stage: Stage) -> _Made | None:
     recipe, spec, plan = setting.recipe, setting.recipe.diagnostics, diagnostics_plan(setting.recipe, setting.shape)
     assert spec is not None and plan is not None
     base = stage.name == "diagnostics/base"
-    asked = Sampling(plan.prompts_per_model, plan.prompt_tokens, spec.max_completion_tokens, spec.max_completion_tokens)
-    drawn = batches_seconds(setting.shape, setting.gpu, setting.rates, asked, spec.batch_size, bytes_per_weight(recipe))
+    load = Sampling(plan.prompts_per_model, plan.prompt_tokens, spec.max_completion_tokens, spec.max_completion_tokens)
+    drawn = batches_seconds(setting.shape, setting.gpu, setting.rates, load, spec.batch_size, bytes_per_weight(recipe))
     tokens = plan.prompts_per_model * plan.prompt_tokens if base else plan.tokens_per_model_at_most
     return 1, {
         "loading": setting.loading * (1 if base else 2),
         "generation": drawn * (1 if base else 1 + spec.paper),
-        "reading": setting.reading(tokens, plan.prompt_tokens + spec.max_completion_tokens),
+        "reading": setting.forward(tokens, plan.prompt_tokens + spec.max_completion_tokens),
     }
 
 

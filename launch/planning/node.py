@@ -1,4 +1,4 @@
-"""What only the machine that runs a stage can tell, looked at before its models are loaded.
+"""Checks that only the machine that runs a stage can make, before its models are loaded.
 
 A login node has other GPUs and another driver than the nodes it submits to. So every job with a GPU begins with this,
 also an early one such as the evaluation of the base, and `transfer run` on this machine begins with it once.
@@ -20,14 +20,14 @@ _LOAD_SECONDS = 300.0  # importing from a cluster's file system
 
 
 def require_on_this_node(recipe: Recipe, stage: Stage) -> None:
-    """Refuse to begin a stage on GPUs that are too few or in use by somebody else, or without its engine.
+    """Refuse to begin a stage on GPUs that are too few or in use by another process, or without its engine.
 
     Raises:
         UserError: one of these.
     """
     gpus, wanted = visible_gpus(), gpus_wanted(recipe, stage.kind)
     if not gpus or not wanted:
-        return  # on a CPU, and of a stage that uses none, nothing of a GPU can be asked
+        return  # on a CPU, and of a stage that uses none, there is no GPU to check
     if len(gpus) < wanted:
         raise UserError(
             f"{stage.name} needs {wanted} GPUs and sees {len(gpus)} here; "
@@ -69,5 +69,5 @@ def needs_vllm(recipe: Recipe, kind: str) -> bool:
 
 def free_bytes(folder: Path) -> int:
     """Free space where a folder is, or will be."""
-    there = next(place for place in (folder, *folder.resolve().parents) if place.exists())
+    there = next(path for path in (folder, *folder.resolve().parents) if path.exists())
     return shutil.disk_usage(there).free

@@ -30,7 +30,7 @@ from launch.rank_command import Rendezvous, launch_command, launch_files
 from launch.reuse import expected
 from launch.site_file import SiteSpec, hours_of
 from launch.stages import Stage, stage_states
-from recipes.manifest import StageState, read_manifest
+from recipes.manifest import StageState, finished_manifest
 from recipes.schema import Recipe
 from train.accounting.cost import ModelShape, forward_flops, model_shape, train_flops
 from train.accounting.matching import attention_of, recipe_differences
@@ -107,7 +107,7 @@ def build_plan(
         for row in rows
     )
     analyses = analysis_plan(recipe, shape)
-    labels = [label for arm in ("base", *recipe.arms) for label in recipe.labels(arm)]
+    labels = recipe.all_labels
     arms = {name: _arm_plan(recipe, name, setting, study_dir, node) for name in recipe.trained}
     pocket = recipe.model.pocket if recipe.model else None
     notes = [str(finding) for finding in found if finding.severity == "note"]
@@ -259,10 +259,8 @@ def gpus_of(recipe: Recipe) -> GpuCounts:
 
 def dropped_problems(study_dir: Path) -> dict[str, int] | None:
     """Problems the corpus left out, by reason; None until it is built."""
-    manifest = read_manifest(study_dir / "corpus")
-    if manifest is None or not manifest["completed"]:
-        return None
-    return dict(manifest["facts"].get("rejected", {}))
+    manifest = finished_manifest(study_dir / "corpus")
+    return None if manifest is None else dict(manifest["facts"].get("rejected", {}))
 
 
 def what_certainty_costs(recipe: Recipe, setting: Setting | None, models: int) -> Certainty | None:
@@ -271,12 +269,12 @@ def what_certainty_costs(recipe: Recipe, setting: Setting | None, models: int) -
         return None
     seed = sum(gpu_hours_of_run(setting, name) or 0.0 for name in recipe.trained)
     evaluation = Stage("eval/base", "", {})
-    asked = None if recipe.suite is None else stage_hours(setting, evaluation)
+    evaluated = None if recipe.suite is None else stage_hours(setting, evaluation)
     response = None
-    if recipe.suite is not None and asked is not None:
+    if recipe.suite is not None and evaluated is not None:
         once = stage_hours(replace(setting, recipe=_asked_once(recipe)), evaluation)
         again = 0.0 if once is None else once.seconds["generation"] / 3600 * once.gpus
-        seed, response = seed + asked.gpu_hours * len(recipe.trained), models * again
+        seed, response = seed + evaluated.gpu_hours * len(recipe.trained), models * again
     return Certainty(seed, response)
 
 
@@ -325,7 +323,7 @@ def _arm_plan(
 def attention_of_runs(recipe: Recipe, name: str, study_dir: Path | None) -> list[str]:
     """What the finished runs of an arm computed attention with."""
     folders = [] if study_dir is None else [study_dir / "arms" / name / f"seed-{seed}" for seed in recipe.seeds]
-    manifests = [manifest for folder in folders if (manifest := read_manifest(folder)) and manifest["completed"]]
+    manifests = [manifest for folder in folders if (manifest := finished_manifest(folder))]
     return sorted({attention_of(manifest["facts"]) for manifest in manifests if "matched_on" in manifest["facts"]})
 
 

@@ -27,10 +27,8 @@ _NAMES = {
 def format_plan(plan: Plan, commands: bool = False, stages: bool = False) -> str:
     """The plan as text.
 
-    Args:
-        plan: of a study.
-        commands: with the exact command, files and processes of every stage.
-        stages: with a line for every stage, not one for every kind.
+    `commands`: with the exact command, files and processes of every stage. `stages`: with a line for every stage, not
+    one for every kind.
     """
     lines = [f"{plan.study} -> {plan.directory}", ""]
     lines += _stage_lines(plan, commands) if commands or stages else _group_lines(plan)
@@ -68,7 +66,7 @@ def format_plan(plan: Plan, commands: bool = False, stages: bool = False) -> str
 
 
 def duration(hours: float) -> str:
-    """Hours as people say them."""
+    """Hours in a readable unit."""
     if hours >= 48:
         return f"{hours / 24:,.1f} days"
     return f"{hours:.1f} h" if hours >= 1 else f"{hours * 60:.0f} min" if hours >= 1 / 30 else f"{hours * 3600:.0f} s"

@@ -14,7 +14,7 @@ from eval.questions.mistakes import WHOLE_FILE_BYTES, suite_mistakes
 from eval.scorers.sandbox import require_sandbox
 from launch.planning.lengths import check_lengths
 from launch.planning.templates import check_templates
-from recipes.corpus_schema import BenchmarkTexts, CorpusSpec, DataFiles, SamplerSpec, SourceSpec, StoredCompletions
+from recipes.corpus_schema import BenchmarkTexts, CorpusSpec, DataFiles, SourceSpec, StoredCompletions
 from recipes.errors import UserError, collected
 from recipes.schema import Recipe
 from train.arms import ResolvedArm, resolve_arm
@@ -70,14 +70,14 @@ def _corpus_mistakes(recipe: Recipe, counts: bool) -> list[str]:
             found.append(f"source file {files.path} of {files.name} {where}; set corpus.{key}.path=FILE")
         elif files.kind == "file":
             found += field_mistakes(files, fields_read(files))
-    for sampler in _samplers(recipe):
+    for sampler in corpus.samplers.values():
         if sampler.kind == "endpoint" and sampler.api_key_variable and not os.environ.get(sampler.api_key_variable):
             found.append(f"the environment variable {sampler.api_key_variable} with the server's key is not set")
     if corpus.sources and all(source.kind == "pocket" for source in corpus.sources):
         for setting, split in (("train_problems", "train"), ("heldout_problems", "heldout")):
             wanted, there = getattr(corpus, setting) or 0, POCKET_POOL[split]
             if wanted > there:
-                found.append(f"corpus.{setting} is {wanted} but the synthetic world draws {there}; ask for fewer")
+                found.append(f"corpus.{setting} is {wanted} but the synthetic world has {there}; lower it")
     elif counts and not found and corpus.sources and all(source.kind == "file" for source in corpus.sources):
         with collected(found):
             _check_counts(recipe)
@@ -85,7 +85,7 @@ def _corpus_mistakes(recipe: Recipe, counts: bool) -> list[str]:
 
 
 def _check_counts(recipe: Recipe) -> None:
-    """Raise UserError if small local files hold fewer problems than are asked for, whatever the filters leave."""
+    """Raise UserError if small local files hold fewer problems than the recipe needs, whatever the filters leave."""
     sources = recipe.corpus.sources
     if sum(Path(str(source.path)).stat().st_size for source in sources) > WHOLE_FILE_BYTES:
         return
@@ -96,9 +96,9 @@ def _check_counts(recipe: Recipe) -> None:
 
 def _model_mistakes(recipe: Recipe) -> list[str]:
     found = []
-    places = {"model.path": recipe.model.path} if recipe.model is not None and recipe.model.path is not None else {}
-    places |= {f"arms.{name}.external": external.path for name, external in recipe.external.items()}
-    for key, path in places.items():
+    paths = {"model.path": recipe.model.path} if recipe.model is not None and recipe.model.path is not None else {}
+    paths |= {f"arms.{name}.external": external.path for name, external in recipe.external.items()}
+    for key, path in paths.items():
         # A hub id is "owner/name"; whether it exists only the hub knows.
         if not Path(path).is_dir() and (path.count("/") != 1 or path[0] in "./~"):
             found.append(f"{key} {path} is neither a directory nor a Hugging Face id such as Qwen/Qwen3-14B-Base")
@@ -121,8 +121,7 @@ def unresolved(recipe: Recipe) -> list[Unresolved]:
     found = []
     items: list[tuple[Literal["source", "benchmark"], DataFiles]] = []
     items += [("source", files) for files in recipe.corpus.all_files()]
-    benchmarks = recipe.suite.benchmarks if recipe.suite is not None else ()
-    items += [("benchmark", benchmark_files(benchmark)) for benchmark in benchmarks if benchmark.data is not None]
+    items += [("benchmark", benchmark_files(item)) for item in recipe.benchmarks if item.data is not None]
     for kind, files in items:
         if files.kind == "hub":
             entry = recipe.lock.get(f"{kind}s", {}).get(files.name)
@@ -131,7 +130,8 @@ def unresolved(recipe: Recipe) -> list[Unresolved]:
                 found.append(Unresolved(kind, files.name, why))
     models = [(recipe.model.path, recipe.model.revision)] if recipe.model is not None else []
     models += [(external.path, external.revision) for external in recipe.external.values()]
-    models += [(s.model, s.revision) for s in _samplers(recipe) if s.kind == "transformers" and s.model != "base"]
+    samplers = recipe.corpus.samplers.values()
+    models += [(s.model, s.revision) for s in samplers if s.kind == "transformers" and s.model != "base"]
     for path, revision in dict(models).items():
         if path is None or Path(path).is_dir() or revision is not None or path in recipe.lock.get("models", {}):
             continue
@@ -170,11 +170,9 @@ def check_resolved(recipe: Recipe) -> None:
     """Raise UserError that lists every hub dataset and model that no lock pins."""
     if sentences := unresolved_sentences(recipe):
         raise UserError("\n".join(sentences))
-    benchmarks = recipe.suite.benchmarks if recipe.suite is not None else ()
-    if any("code" in benchmark.scorings.values() for benchmark in benchmarks):
-        assert recipe.suite is not None
-        if not recipe.suite.allow_unsandboxed_code:
-            require_sandbox()  # not after days of generation
+    with_code = any("code" in benchmark.scorings.values() for benchmark in recipe.benchmarks)
+    if with_code and not recipe.require_suite().allow_unsandboxed_code:
+        require_sandbox()  # not after days of generation
 
 
 def warnings(recipe: Recipe) -> list[str]:
@@ -216,9 +214,3 @@ def _fewer_demonstrations(recipe: Recipe) -> list[str]:
         f"{', '.join(fewer)}: an update reads at most {most} demonstration{'s' * (most > 1)} of a problem and none "
         f"twice, because {why}; train.completions_per_problem is {arm.completions_per_problem}"
     ]
-
-
-def _samplers(recipe: Recipe) -> list[SamplerSpec]:
-    pass_rate = recipe.corpus.pass_rate
-    found = [recipe.corpus.teacher, pass_rate.sampler if pass_rate is not None else None]
-    return [sampler for sampler in found if sampler is not None]

@@ -26,11 +26,7 @@ class Schedule:
 def on_one_machine(recipe: Recipe, stages: Sequence[Stage], hours: Mapping[str, float | None], gpus: int) -> Schedule:
     """As `transfer run` starts them on a machine with so many GPUs (0: a CPU).
 
-    Args:
-        recipe: of the study.
-        stages: what is to run, in order; what else they need is done.
-        hours: of each.
-        gpus: of the machine.
+    `stages`: what is to run, in order; what else they need is done.
     """
     names = [str(index) for index in range(gpus)]
     pool, waiting = Pool(names, recipe.resources.workers), {stage.name: stage for stage in stages}
@@ -45,7 +41,7 @@ def on_one_machine(recipe: Recipe, stages: Sequence[Stage], hours: Mapping[str, 
             began_after[name] = last
             heapq.heappush(running, (now + (hours[stage.name] or 0.0), len(began_after), name))
         if not running:
-            break  # more GPUs are asked for than there are, which is refused elsewhere
+            break  # more GPUs are needed than there are, which is refused elsewhere
         now, _, last = heapq.heappop(running)
         pool.end(last)
     return Schedule(now, _back(last, began_after), _unknown(stages, hours))

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from math import ceil, log
 from pathlib import Path
 
-from recipes.manifest import read_manifest
+from recipes.manifest import finished_manifest
 from recipes.schema import Recipe
 from train.accounting.cost import GPUS, KNOWN_SHAPES, Gpu, expected_tokens, forward_flops
 from train.accounting.rates import Rates, Sampling, engine_seconds, rates_for
@@ -38,17 +38,13 @@ def teacher_plan(
 ) -> TeacherPlan | None:
     """What the demonstrations cost; None without a sampler.
 
-    Args:
-        recipe: of the study.
-        study_dir: where the corpus may be finished; None: it is not looked at.
-        gpu: that the teacher runs on. None: the recipe's.
-        rates: assumptions. None: the usual ones.
+    `study_dir`: where the corpus may be finished. None for `gpu` and `rates`: the recipe's GPU, the usual assumptions.
     """
     teacher = recipe.corpus.teacher
     if teacher is None or teacher.kind not in ("endpoint", "transformers"):
         return None
-    manifest = read_manifest(study_dir / "corpus") if study_dir is not None else None
-    facts = manifest["facts"] if manifest is not None and manifest["completed"] else {}
+    manifest = finished_manifest(study_dir / "corpus") if study_dir is not None else None
+    facts = manifest["facts"] if manifest is not None else {}
     spent = next((row for row in facts.get("sampling", []) if row["phase"] == "teacher"), None)
     problems = facts.get("train_problems") or recipe.corpus.train_problems
     limit = teacher.max_completion_tokens or recipe.prompt.max_completion_tokens
@@ -60,18 +56,18 @@ def teacher_plan(
     hours = each = None
     if gpu is not None and known is not None and recipe.resources.gpu is not None:
         rates = rates or rates_for(gpu)[1]
-        asked = Sampling(_COUNTED * teacher.samples_per_problem, recipe.prompt.max_prompt_tokens // 4, mean, limit)
-        each = _hours(str(teacher.model), known, gpu, rates, asked)
+        load = Sampling(_COUNTED * teacher.samples_per_problem, recipe.prompt.max_prompt_tokens // 4, mean, limit)
+        each = _hours(str(teacher.model), known, gpu, rates, load)
         if tokens is not None and samples is not None:
             length = round(tokens / max(1, samples)) if spent else mean
-            hours = _hours(str(teacher.model), known, gpu, rates, Sampling(samples, asked.prompt, length, limit))
+            hours = _hours(str(teacher.model), known, gpu, rates, Sampling(samples, load.prompt, length, limit))
     flops = None if tokens is None or known is None else forward_flops(known, tokens)
     return TeacherPlan(
         str(teacher.model), teacher.kind, spent is not None, samples, tokens, flops, hours, each
     )  # fmt: skip
 
 
-def _hours(name: str, parameters: int, gpu: Gpu, rates: Rates, asked: Sampling) -> float:
+def _hours(name: str, parameters: int, gpu: Gpu, rates: Rates, load: Sampling) -> float:
     """GPU-hours of a copy that answers everything; for an unknown model those of the known one nearest in size."""
     near = min(KNOWN_SHAPES, key=lambda other: abs(log(KNOWN_SHAPES[other].parameters() / parameters)))
     shape = KNOWN_SHAPES.get(name, KNOWN_SHAPES[near])
@@ -79,4 +75,4 @@ def _hours(name: str, parameters: int, gpu: Gpu, rates: Rates, asked: Sampling) 
     weights = 2 * shape.parameters()
     gpus = ceil(weights / (0.6 * gpu.memory_bytes))  # leaves a third of the memory for the cache
     cache = gpus * _SERVER_SHARE * gpu.memory_bytes - weights
-    return scale * gpus * engine_seconds(shape, gpu, rates, asked, cache, gpus) / 3600
+    return scale * gpus * engine_seconds(shape, gpu, rates, load, cache, gpus) / 3600

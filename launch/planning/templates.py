@@ -12,7 +12,7 @@ from recipes.training_schema import ExternalSpec
 def check_templates(recipe: Recipe) -> None:
     """Raise UserError for a local checkpoint whose template or tokens the stage that prepares it would refuse.
 
-    What needs ids is left to that stage, and so is a checkpoint whose files do not tell all.
+    What needs ids is left to that stage, and so is a checkpoint whose files do not show everything.
     """
     if recipe.model is None or not (recipe.arms or recipe.suite):
         return

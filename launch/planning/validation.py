@@ -321,8 +321,7 @@ def _ask(
     found.samples.append(Sample(f"one question of {name}{how}", shown))
     if tokenizer is None:
         return
-    assert recipe.suite is not None
-    limit = recipe.suite.max_prompt_tokens
+    limit = recipe.require_suite().max_prompt_tokens
     row = lengths_of(name, [len(ids) for ids in tokenizer(texts)["input_ids"]], "suite.max_prompt_tokens", limit)
     found.lengths.append(row)
     if row.over:

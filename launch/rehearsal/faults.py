@@ -52,11 +52,7 @@ def kill_after_checkpoint(study_dir: Path, stage: Stage) -> list[dict[str, float
 def continuation_fault(study_dir: Path, stage: Stage, before: list[dict[str, float]] | None, steps: int) -> str | None:
     """Why a killed stage did not resume correctly; None if it did.
 
-    Args:
-        study_dir: of the rehearsal.
-        stage: the stage, finished.
-        before: what `kill_after_checkpoint` returned.
-        steps: updates of the run.
+    `before`: what `kill_after_checkpoint` returned. `steps`: updates of the run.
     """
     if before is None:
         return "it ended before it could be killed after its first checkpoint; see its log"

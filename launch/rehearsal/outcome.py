@@ -34,10 +34,7 @@ class Row(NamedTuple):
 def rows_of(study_dir: Path, stages: list[Stage], resumed: dict[str, str | None]) -> list[Row]:
     """The outcome of each stage.
 
-    Args:
-        study_dir: of the rehearsal.
-        stages: in their order.
-        resumed: stage that was killed -> why it did not resume correctly; None: it did.
+    `resumed`: stage that was killed -> why it did not resume correctly; None: it did.
     """
     rows: list[Row] = []
     unfinished: set[str] = set()

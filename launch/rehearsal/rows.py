@@ -40,10 +40,7 @@ class Rows(NamedTuple):
 def write_rows(recipe: Recipe, folder: Path, generate: bool) -> Rows:
     """Write a few rows of everything that a recipe reads into `folder`.
 
-    Args:
-        recipe: at full size.
-        folder: where the files go.
-        generate: generate all rows. Otherwise they are read, except questions that their publisher asks not to copy.
+    `generate`: generate all rows. Otherwise they are read, except questions that their publisher asks not to copy.
 
     Raises:
         UserError: a source is not resolved, cannot be read, or has too few rows that pass its filters.
@@ -61,9 +58,9 @@ def write_rows(recipe: Recipe, folder: Path, generate: bool) -> Rows:
 
     def locked(key: str, spec: Any, lock: Row | None) -> Any:
         """The alternative of a section that the lock pins; its settings that differ go into `settings`."""
-        place, own = chosen(spec, lock), spec.model_dump(mode="json")
-        settings[key] = {name: value for name, value in place.model_dump(mode="json").items() if value != own[name]}
-        return place
+        location, own = chosen(spec, lock), spec.model_dump(mode="json")
+        settings[key] = {name: value for name, value in location.model_dump(mode="json").items() if value != own[name]}
+        return location
 
     count = -(-SOURCE_ROWS // max(1, len(recipe.corpus.sources)))
     for index, source in enumerate(recipe.corpus.sources):
@@ -87,8 +84,8 @@ def write_rows(recipe: Recipe, folder: Path, generate: bool) -> Rows:
             rows = synthetic.text_rows(texts, QUESTIONS)
             generated.append(texts.name)
         else:
-            place = locked(key, texts, lock)
-            rows = _spread(raw_rows(place, place.text_fields, lock), 4 * QUESTIONS)
+            location = locked(key, texts, lock)
+            rows = _spread(raw_rows(location, location.text_fields, lock), 4 * QUESTIONS)
         write(key, texts.name, rows)
     teacher = recipe.corpus.teacher
     if teacher is not None and teacher.stored is not None:
@@ -96,7 +93,7 @@ def write_rows(recipe: Recipe, folder: Path, generate: bool) -> Rows:
         rows = synthetic.stored_rows(teacher.stored, list(problems.items()))
         write("corpus.teacher.stored", teacher.stored.name, rows)
         generated.append(teacher.stored.name)
-    for index, benchmark in enumerate(recipe.suite.benchmarks if recipe.suite is not None else ()):
+    for index, benchmark in enumerate(recipe.benchmarks):
         if benchmark.data is None:
             continue
         key = f"suite.benchmarks.{index}.data"

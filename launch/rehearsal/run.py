@@ -1,6 +1,5 @@
 """Rehearse a recipe: write data and models for the scaled recipe, run its stages, report the outcome."""
 
-import json
 import os
 import shutil
 import socket
@@ -24,7 +23,7 @@ from launch.site_file import SiteSpec
 from launch.stages import Stage, build_stages, select_until
 from recipes.errors import UserError
 from recipes.loading import STUDY_FILE
-from recipes.manifest import is_locked, write_json
+from recipes.manifest import is_locked, read_json, write_json
 from recipes.schema import Recipe
 from train.arms import resolve_arm
 
@@ -83,11 +82,7 @@ def _clear(out: Path) -> None:
     """Remove an earlier rehearsal. Raises UserError if the folder is something else or in use."""
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return
-    try:
-        marked = json.loads((out / OUTCOME).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        marked = None
-    if not isinstance(marked, dict) or marked.get("rehearsal") is not True:
+    if (read_json(out / OUTCOME) or {}).get("rehearsal") is not True:
         raise UserError(f"{out} is not empty and is not a rehearsal; choose another --out")
     if is_locked(out / STUDY):
         raise UserError(f"{out} is being rehearsed by another process; wait for it or choose another --out")
@@ -139,8 +134,7 @@ def _replaced(rows: Rows, tokenizers: list[str], teacher: str | None) -> list[st
 
 @contextmanager
 def _teacher(recipe: Recipe, rows: Rows, faults: bool, cluster: bool) -> Iterator[str | None]:
-    samplers = [recipe.corpus.teacher, recipe.corpus.pass_rate.sampler if recipe.corpus.pass_rate else None]
-    if not any(sampler is not None and sampler.kind == "endpoint" for sampler in samplers):
+    if not any(sampler.kind == "endpoint" for sampler in recipe.corpus.samplers.values()):
         yield None
         return
     with serving_teacher(rows.problems, faults, socket.gethostname() if cluster else "127.0.0.1") as address:

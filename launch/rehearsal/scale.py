@@ -80,13 +80,7 @@ class _Values:
 
 
 def scale(recipe: Recipe, hardware: Hardware, replacements: Replacements) -> Scale:
-    """A recipe at toy size for this hardware.
-
-    Args:
-        recipe: at full size.
-        hardware: of the rehearsal.
-        replacements: of its data, models and teacher.
-    """
+    """A recipe at toy size for this hardware."""
     values, missing = _Values(recipe.dump()), list(hardware.missing)
     values.values["rehearsal"] = True
     values.values["title"] = f"REHEARSAL of {recipe.title or recipe.study}"
@@ -248,10 +242,8 @@ def _replace(values: _Values, recipe: Recipe, replacements: Replacements) -> Non
         section |= {"alternatives": [], "revision": None}
         for name, value in (replacements.settings.get(key, {}) | section).items():
             values.set(f"{key}.{name}", value)
-    pass_rate = recipe.corpus.pass_rate
-    samplers = {"teacher": recipe.corpus.teacher, "pass_rate.sampler": pass_rate.sampler if pass_rate else None}
-    for sampler, spec in samplers.items():
-        if spec is not None and spec.kind == "endpoint" and replacements.teacher is not None:
+    for sampler, spec in recipe.corpus.samplers.items():
+        if spec.kind == "endpoint" and replacements.teacher is not None:
             values.set(f"corpus.{sampler}.base_url", replacements.teacher)
             values.set(f"corpus.{sampler}.api_key_variable", None)
             values.lower(f"corpus.{sampler}.concurrency", 8)

@@ -162,15 +162,8 @@ def write_toy_model(
 ) -> bool:
     """Write a small model of a recipe's base or of an external checkpoint; returns whether the tokenizer is its own.
 
-    Args:
-        target: its directory.
-        recipe: at full size, with its lock.
-        spec: the model in the recipe.
-        texts: to train a tokenizer on, if the model's own is not on this machine.
-        answers: to teach it.
-        seed: of the weights.
-        tensor_parallel: GPUs of one copy in vLLM.
-        endless: also teach it a completion without end, so that some reach the length limit.
+    `texts`: to train a tokenizer on, if the model's own is not on this machine. `answers`: to teach it. `endless`: also
+    teach it a completion without end, so that some reach the length limit.
     """
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM

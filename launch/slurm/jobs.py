@@ -108,9 +108,8 @@ def array_name(stage: Stage) -> str:
 def make_jobs(tasks: Sequence[Task], submitted: Mapping[TaskKey, Sequence[str]]) -> list[Job]:
     """Jobs for tasks that are to be submitted, each after those it waits for.
 
-    Args:
-        tasks: what is not done, in an order in which each comes after those it needs.
-        submitted: Slurm's ids of tasks that are waiting or running already.
+    `tasks` are in an order in which each comes after those it needs. `submitted`: Slurm's ids of tasks that are waiting
+    or running already.
     """
     arrays: dict[tuple[str, str], list[Task]] = {}
     for task in tasks:
@@ -135,12 +134,7 @@ def _jobs_of_array(
 ) -> list[Job]:
     """One job, if its dependencies can be expressed for the whole array; else a job for each member.
 
-    Args:
-        name: of the array.
-        members: its tasks.
-        after: tasks of `jobs` that each member needs.
-        running: Slurm's ids of queued tasks that each member needs.
-        jobs: made so far.
+    `after` and `running` are what each member needs: tasks of `jobs`, and Slurm's ids of queued tasks.
     """
     kind = members[0].stage.kind
     common = set.intersection(*after)

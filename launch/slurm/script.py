@@ -36,11 +36,7 @@ _OPTIONS = {
 def render(job: Job, site: SiteSpec, comment: str, dependency: str) -> str:
     """The script of a job.
 
-    Args:
-        job: what it runs.
-        site: the cluster.
-        comment: identifies the job in Slurm's queue.
-        dependency: value of sbatch's --dependency; empty: none.
+    `comment` identifies the job in Slurm's queue. `dependency`: value of sbatch's --dependency; empty: none.
     """
     request = site.job(job.kind, job.gpus_per_node)
     seconds = signal_seconds(job, site)

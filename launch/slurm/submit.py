@@ -188,7 +188,8 @@ def _submit_one(
     text = render(job, site, f"{identity(root)}/{token}", ",".join(dict.fromkeys(dependencies)))
     script = script_name(job)
     write_atomic(root / "slurm" / script, text)
-    folders = [(_relative(task.study_dir, root), task.stage.name) for task in job.tasks]
+    top = root.resolve()
+    folders = [(str(task.study_dir.resolve().relative_to(top)), task.stage.name) for task in job.tasks]
     now = datetime.now(UTC).isoformat(timespec="seconds")
     entry = Submitted(None, token, job.name, script, folders, now, job.replica)
     write_jobs(root, [*known, *made, entry])
@@ -196,10 +197,6 @@ def _submit_one(
     entry.job = answer.strip().split(";")[0]
     write_jobs(root, [*known, *made, entry])
     return entry
-
-
-def _relative(study_dir: Path, root: Path) -> str:
-    return str(study_dir.resolve().relative_to(root.resolve()))
 
 
 def ended_state(identifier: str) -> str | None:

@@ -32,7 +32,7 @@ from train import grpo, sft
 from train.accounting.cost import GPUS, shape_from_config
 from train.accounting.ledger import Ledger
 from train.arms import resolve_arm
-from train.runtime.preemption import StopOnSignal
+from train.runtime.preemption import PaceKeeper, StopOnSignal
 from train.runtime.recorder import RunRecorder
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -137,8 +137,8 @@ def builders(kind: str, shape: str, length: int, rows: int):
     }  # fmt: skip
 
     def ours(directory: Path):
-        books = Ledger(directory)
-        callbacks = [RunRecorder(directory, UPDATES, 0, books), StopOnSignal()]
+        ledger = Ledger(directory)
+        callbacks = [RunRecorder(directory, UPDATES, 0, ledger), StopOnSignal(1, PaceKeeper(directory, UPDATES))]
         made = model(shape, len(tok))
         if kind == "sft":
             return sft.build_trainer(settings, made, tok, pairs, sft.arguments(settings, directory, 0), callbacks)

@@ -102,9 +102,7 @@ def test_each_family_is_asked_with_its_own_template(two_families):
     ids = AutoTokenizer.from_pretrained(folder / "gemma").convert_tokens_to_ids(["<end_of_turn>", "<pad>", "<eos>"])
     assert generation["eos_token_id"] == ids  # the end of a turn, the padding, and its own end of a text
     ours = [warning["message"] for warning in found["warnings"] if warning["code"] in ("other_template", "other_eos")]
-    assert ours == [
-        "gemma is asked with a chat template of its own, not with the base's, so a part of its gains may be the format"
-    ]
+    assert ours == ["gemma has a chat template of its own, not the base's, so a part of its gains may be the format"]
     assert ours[0] in (folder / "study" / "report" / "index.html").read_text().replace("&#39;", "'")
     assert found["arms"]["copy"]["groups"]["math"]["estimate"] == 0
 

@@ -137,7 +137,7 @@ def test_compare_needs_to_know_who_is_who(scored, transfer):
     assert result.returncode == 2
     assert "has none of the twelve benchmarks of the published comparison" in result.stderr
     result = transfer("compare", out, "--as", "theirs=nobody")
-    assert "'nobody' is no published model" in result.stderr
+    assert "'nobody' is not a published model" in result.stderr
 
 
 def test_audit_makes_one_study_for_each_base(checkpoints, transfer, tmp_path):

@@ -161,7 +161,7 @@ BAD_INPUT = [
     (["report", str(SMOKE), "--out", "/absent"], "no finished report"),
     (["run", str(SMOKE), "--quick"], "unknown option --quick"),
     (["plan", str(SMOKE), "arms.grp.beta=0.1"], "arms.grp is not an arm of this recipe; did you mean arms.grpo?"),
-    (["plan", str(SMOKE), "corpus.train_problems=9000"], "train_problems is 9000 but the synthetic world draws 4000"),
+    (["plan", str(SMOKE), "corpus.train_problems=9000"], "train_problems is 9000 but the synthetic world has 4000"),
     (["run", str(SMOKE), "--dry-run", "model={path: ./nowhere}"], "./nowhere is neither a directory nor"),
 ]
 

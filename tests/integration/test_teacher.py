@@ -16,7 +16,7 @@ from data.corpus.rows import read_demonstrations, read_problems
 from data.prompts.thinking import strip_thinking
 from data.sampling import completions as sampling
 from data.sampling.completions import sample_from_endpoint
-from data.sampling.store import Sample, SampleStore, own_path, sample_seed, sampling_config, store_path
+from data.sampling.store import Sample, SampleStore, sample_seed, sampling_config, store_path
 from recipes.corpus_schema import SamplerSpec
 from recipes.errors import UserError
 from recipes.training_schema import PromptSpec
@@ -134,7 +134,7 @@ def test_server_that_is_gone_stops_soon_and_keeps_what_it_said(tmp_path):
     state = TeacherState(answer, [None] * 5 + [500] * 1000)
     with teacher(state) as url:
         store = SampleStore(tmp_path / "s.jsonl")
-        with pytest.raises(UserError, match=r"got no answer from .* status 500.*the same command asks for the rest"):
+        with pytest.raises(UserError, match=r"got no answer from .* status 500.*the same command requests the rest"):
             sample_from_endpoint(spec(url, attempts=2), PROMPT, many, store)
         assert len(state.bodies) < 60
         assert sum(not store.missing(identity, 3) for identity, _ in many) == 5
@@ -279,24 +279,6 @@ def test_killed_writer_loses_only_the_line_it_was_writing(tmp_path):
     rows = [json.loads(line) for line in path.read_text().splitlines()]
     assert len(rows) == known + 1
     assert rows[-1][0] == "new"
-
-
-def test_file_in_the_study_of_an_earlier_version_is_taken_over(tmp_path):
-    config = sampling_config(spec("http://a/v1"), PROMPT)
-    assert own_path(tmp_path / "study", config).parent == tmp_path / "study" / "samples"
-    old = own_path(tmp_path / "study", config)
-    old.parent.mkdir(parents=True)
-    old.write_text('["id0", 0, "done", true, 7.0]\n["id0", 1, "cut", false, 99.0]\n')
-    path = store_path(tmp_path / "samples", config)
-    for _ in range(2):  # the second time there is nothing new
-        store = SampleStore(path, 99)
-        store.adopt(old)
-        assert [(s.completion, s.finished, s.limit) for s in store.of("id0", 2)] == [
-            ("done", True, 99), ("cut", False, 99)
-        ]  # fmt: skip
-        store.close()
-    assert len(path.read_text().splitlines()) == 2
-    assert SampleStore(path, 100).missing("id0", 2) == [1]
 
 
 # The whole stage

@@ -222,7 +222,8 @@ def test_loss_that_is_no_number_stops_before_anything_is_saved(base, rows, tmp_p
             with torch.no_grad():
                 broken.get_input_embeddings().weight.fill_(float("nan"))
 
-    recorder = RunRecorder(tmp_path, 4, 0, ledger, enter)
+    recorder = RunRecorder(tmp_path, 4, 0, ledger)
+    recorder.before_close = enter
     trainer = sft_trainer(settings, broken, tokenizer, rows, tmp_path, 1, [recorder])
     with pytest.raises(DivergedError) as caught:
         trainer.train()

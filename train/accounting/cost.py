@@ -46,13 +46,13 @@ class ModelShape:
         return embeddings + self.num_layers * layer + hidden
 
     def forward_flops(self, tokens: int, length: int) -> int:
-        """FLOPs of reading `tokens` tokens of sequences of `length`: matrix products and causal attention scores."""
+        """FLOPs of a forward pass over `tokens` tokens of sequences of `length`, with causal attention scores."""
         embedding = 0 if self.tied_embeddings else self.vocab_size * self.hidden_size  # looked up, not multiplied
         attention = 2 * self.num_layers * self.num_heads * self.head_dim * length  # scores and values, half the square
         return tokens * (FORWARD_FLOPS_PER_PARAMETER * (self.parameters() - embedding) + attention)
 
     def adapter_parameters(self, rank: int) -> int:
-        """Parameters of adapters of this rank on all linear layers (the head is none of them)."""
+        """Parameters of adapters of this rank on all linear layers (the head is not one)."""
         hidden, queries, keys = self.hidden_size, self.num_heads * self.head_dim, self.num_kv_heads * self.head_dim
         attention = 2 * (hidden + queries) + 2 * (hidden + keys)
         return self.num_layers * rank * (attention + 3 * (hidden + self.intermediate_size))
@@ -176,7 +176,7 @@ def shape_from_config(config: dict[str, Any]) -> ModelShape:
 
 
 def forward_flops(parameters: int, tokens: int) -> int:
-    """FLOPs of reading or generating `tokens` tokens."""
+    """FLOPs of a forward pass over `tokens` tokens, or of generating them."""
     return FORWARD_FLOPS_PER_PARAMETER * parameters * tokens
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from recipes.errors import UserError
-from recipes.manifest import write_atomic
+from recipes.manifest import write_json_lines
 
 LEDGER = "ledger.jsonl"
 COUNTERS = (
@@ -96,7 +96,7 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
     """Rows of a JSON-lines file; a last line cut off by a kill is ignored. Empty if the file does not exist.
 
     Raises:
-        UserError: a line that was written whole is no JSON.
+        UserError: a complete line is not JSON.
     """
     if not path.exists():
         return []
@@ -110,5 +110,5 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
 def truncate_rows(path: Path, last_step: int) -> list[dict[str, Any]]:
     """Keep the rows up to `last_step` in a file of rows with a `step`; returns them."""
     rows = [row for row in read_rows(path) if row["step"] <= last_step]
-    write_atomic(path, "".join(json.dumps(row) + "\n" for row in rows))
+    write_json_lines(path, rows)
     return rows

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from recipes.errors import UserError
-from recipes.manifest import read_manifest
+from recipes.manifest import finished_manifest
 from recipes.schema import Recipe
 from train.accounting.ledger import LEDGER, read_rows
 
@@ -23,8 +23,7 @@ def study_lineage(recipe: Recipe, study_dir: Path) -> dict[str, Any]:
         unfinished = []
         for arm in recipe.trained:
             run_dir = study_dir / "arms" / arm / f"seed-{seed}"
-            manifest = read_manifest(run_dir)
-            if manifest is None or not manifest["completed"]:
+            if finished_manifest(run_dir) is None:
                 unfinished.append(arm)
                 continue
             rows = read_rows(run_dir / LEDGER)

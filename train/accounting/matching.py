@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from recipes.errors import UserError
-from recipes.manifest import read_manifest
+from recipes.manifest import finished_manifest
 from recipes.schema import Recipe
 from train.arms import resolve_arm
 
@@ -29,8 +29,8 @@ def recorded_differences(recipe: Recipe, study_dir: Path) -> list[str]:
         records: dict[str, dict[str, Any]] = {}
         presented: dict[str, set[str]] = {}
         for arm in recipe.trained:
-            manifest = read_manifest(study_dir / "arms" / arm / f"seed-{seed}")
-            if manifest is None or not manifest["completed"]:
+            manifest = finished_manifest(study_dir / "arms" / arm / f"seed-{seed}")
+            if manifest is None:
                 continue
             facts = manifest["facts"]
             presented[arm] = set(facts["presented_problems"])

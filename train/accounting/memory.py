@@ -5,7 +5,7 @@ optimizer's (stage 1), also the gradients (2), also the weights (3) among the ra
 with bfloat16 weights there are 18 bytes a parameter in place of the paper's 16.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from recipes.resource_schema import VllmSpec
 from recipes.schema import Recipe
@@ -29,18 +29,26 @@ def checkpoint_bytes(shape: ModelShape, snapshots: int, bfloat16: bool) -> int:
 
 
 @dataclass(frozen=True)
-class TrainingMemory:
-    """Bytes on one rank while training, by component."""
+class RankMemory:
+    """Bytes on one rank while an arm trains, for the longest micro-batch that its limits allow."""
 
     weights: int
     gradients: int
     optimizer: int
     activations: int
+    reference_model: int = 0
+    margin: int = 0
+    """Kept free on the recipe's GPU; no part of the total."""
+
+    @property
+    def states(self) -> int:
+        """What stays while the arm samples, as DeepSpeed keeps it."""
+        return self.weights + self.gradients + self.optimizer + self.reference_model
 
     @property
     def total(self) -> int:
         """Sum of the components, without fragmentation and what the libraries need."""
-        return self.weights + self.gradients + self.optimizer + self.activations
+        return self.states + self.activations
 
 
 def training_memory(
@@ -53,7 +61,7 @@ def training_memory(
     checkpointing: bool,
     tokens: int,
     adapter_rank: int | None = None,
-) -> TrainingMemory:
+) -> RankMemory:
     """Memory of one rank for micro-batches of `tokens` tokens; with adapters, only they have gradients.
 
     Model states: without DeepSpeed the weights stay in float32 (bfloat16 only in autocast), 4 + 4 + 8 bytes a
@@ -77,30 +85,7 @@ def training_memory(
     whole_layer = tokens * shape.layer_activation_bytes(bfloat16)
     kept = (2 if bfloat16 else 4) * tokens * shape.hidden_size * shape.num_layers
     activations = kept + whole_layer if checkpointing else whole_layer * shape.num_layers
-    return TrainingMemory(weights, gradients, optimizer, activations)
-
-
-@dataclass(frozen=True)
-class RankMemory:
-    """Bytes on one rank while an arm trains, for the longest micro-batch that its limits allow."""
-
-    weights: int
-    gradients: int
-    optimizer: int
-    activations: int
-    reference_model: int
-    margin: int
-    """Kept free on the recipe's GPU; no part of the total."""
-
-    @property
-    def states(self) -> int:
-        """What stays while the arm samples, as DeepSpeed keeps it."""
-        return self.weights + self.gradients + self.optimizer + self.reference_model
-
-    @property
-    def total(self) -> int:
-        """Sum of the components."""
-        return self.states + self.activations
+    return RankMemory(weights, gradients, optimizer, activations)
 
 
 def memory_of_arm(recipe: Recipe, arm: ResolvedArm, shape: ModelShape | None) -> RankMemory | None:
@@ -123,7 +108,7 @@ def memory_of_arm(recipe: Recipe, arm: ResolvedArm, shape: ModelShape | None) ->
         bytes_each = 2 if arm.weights_dtype_with(resources.zero_stage > 0) == "bfloat16" else 4
         reference = bytes_each * shape.parameters() // (resources.ranks if resources.zero_stage == 3 else 1)
     margin = 0 if resources.gpu is None else round((1 - USABLE) * GPUS[resources.gpu].memory_bytes)
-    return RankMemory(memory.weights, memory.gradients, memory.optimizer, memory.activations, reference, margin)
+    return replace(memory, reference_model=reference, margin=margin)
 
 
 @dataclass(frozen=True)
@@ -160,10 +145,7 @@ def settle_vllm(recipe: Recipe, arm: ResolvedArm, shape: ModelShape | None = Non
     beside the training states; it sleeps while training unless all of it fits beside that too. A server has its GPUs
     to itself. Values of the recipe win. For an unknown GPU or model vLLM gets 0.3 of the memory and sleeps.
 
-    Args:
-        recipe: of the study.
-        arm: that samples.
-        shape: of the model, to save reading it again.
+    `shape`: of the model, to save reading it again.
     """
     vllm = recipe.resources.vllm
     if vllm is None or arm.sampling == "teacher":

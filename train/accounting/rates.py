@@ -1,4 +1,4 @@
-"""How long training, sampling and reading take, from what a GPU has and a few named assumptions. Needs no torch.
+"""How long training, sampling and forward passes take, from what a GPU has and a few named assumptions. Needs no torch.
 
 Every assumption is a field of `Rates`; `transfer plan` says which of them moves the total most. None was measured on a
 GPU (docs/not-run.md); a plan replaces them by what finished stages took.
@@ -14,7 +14,7 @@ class Rates:
     """Assumptions behind the hours of a plan."""
 
     train_utilisation: float = 0.40
-    """Share of the peak that training and reading reach, communication included; common for long sequences."""
+    """Share of the peak that training and forward passes reach, communication included; common for long sequences."""
     decode_bandwidth: float = 0.60
     """Share of the memory's bandwidth that decoding reaches; it reads all weights and the cache for every token."""
     padding: float = 1.15
@@ -42,7 +42,7 @@ def rates_for(gpu: Gpu | None) -> tuple[Gpu, Rates]:
     return (CPU_CORE, CPU_RATES) if gpu is None else (gpu, Rates())
 
 
-def reading_seconds(shape: ModelShape, gpu: Gpu, rates: Rates, tokens: float, length: int) -> float:
+def forward_seconds(shape: ModelShape, gpu: Gpu, rates: Rates, tokens: float, length: int) -> float:
     """Seconds of one GPU for one forward pass over `tokens` tokens of sequences of `length`."""
     return shape.forward_flops(1, length) * tokens / (gpu.peak_flops * rates.train_utilisation)
 
@@ -61,7 +61,13 @@ class Sampling:
 
 
 def engine_seconds(
-    shape: ModelShape, gpu: Gpu, rates: Rates, asked: Sampling, cache_bytes: float, gpus: int = 1, value_bytes: int = 2
+    shape: ModelShape,
+    gpu: Gpu,
+    rates: Rates,
+    load: Sampling,
+    cache_bytes: float,
+    gpus: int = 1,
+    value_bytes: int = 2,
 ) -> float:
     """Seconds until an engine with continuous batching has answered everything.
 
@@ -69,41 +75,35 @@ def engine_seconds(
     weights and all their keys and values; where there are many it is bound by arithmetic. When the queue is empty the
     longest completion goes on alone (the bound of Graham 1969, SIAM J. Appl. Math. 17(2), for list scheduling).
 
-    Args:
-        shape: of the model.
-        gpu: what it runs on.
-        rates: assumptions.
-        asked: sequences, of which there may be any number.
-        cache_bytes: for keys and values, of all `gpus` together.
-        gpus: that hold the copy.
-        value_bytes: of a weight, a key or a value.
+    `cache_bytes`: for keys and values, on all `gpus` of the copy together. `value_bytes`: of a weight, a key or a
+    value.
     """
-    if not asked.sequences:
+    if not load.sequences:
         return 0.0
-    growing = asked.prompt + asked.mean / 2
+    growing = load.prompt + load.mean / 2
     kept = growing * shape.kv_cache_bytes_per_token(value_bytes)
-    at_once = min(asked.sequences, max(1.0, cache_bytes / kept))
+    at_once = min(load.sequences, max(1.0, cache_bytes / kept))
     bandwidth, weights = gpus * gpu.bandwidth * rates.decode_bandwidth, shape.parameters() * value_bytes
     arithmetic = at_once * shape.forward_flops(1, round(growing)) / (gpus * gpu.peak_flops * rates.train_utilisation)
     step = max((weights + at_once * kept) / bandwidth, arithmetic)
-    tail = (asked.limit - asked.mean) * weights / bandwidth
-    prefill = reading_seconds(shape, gpu, rates, asked.sequences * asked.prompt, asked.prompt) / gpus
-    return asked.sequences * asked.mean / at_once * step + tail + prefill
+    tail = (load.limit - load.mean) * weights / bandwidth
+    prefill = forward_seconds(shape, gpu, rates, load.sequences * load.prompt, load.prompt) / gpus
+    return load.sequences * load.mean / at_once * step + tail + prefill
 
 
 def batches_seconds(
-    shape: ModelShape, gpu: Gpu, rates: Rates, asked: Sampling, batch: int, value_bytes: int = 2
+    shape: ModelShape, gpu: Gpu, rates: Rates, load: Sampling, batch: int, value_bytes: int = 2
 ) -> float:
     """Seconds of transformers' `generate`: batches one after another, each as long as its longest completion."""
-    batches = -(-asked.sequences // batch)
-    size = asked.sequences / max(1.0, batches)
-    growing = asked.prompt + asked.limit / 2
+    batches = -(-load.sequences // batch)
+    size = load.sequences / max(1.0, batches)
+    growing = load.prompt + load.limit / 2
     read = shape.parameters() * value_bytes + size * growing * shape.kv_cache_bytes_per_token(value_bytes)
     launched = shape.num_layers * rates.layer_seconds
     arithmetic = size * shape.forward_flops(1, round(growing)) / (gpu.peak_flops * rates.train_utilisation)
     step = max(read / (gpu.bandwidth * rates.decode_bandwidth), launched) + arithmetic
-    prefill = reading_seconds(shape, gpu, rates, asked.sequences * asked.prompt, asked.prompt)
-    return batches * asked.limit * step + prefill
+    prefill = forward_seconds(shape, gpu, rates, load.sequences * load.prompt, load.prompt)
+    return batches * load.limit * step + prefill
 
 
 def generation_hours(shape: ModelShape, gpu: Gpu, responses: int, length: int, memory_share: float) -> float:

@@ -129,11 +129,6 @@ def save_final(
 class Snapshots(TrainerCallback):
     """Weights alone after the given updates, in `snapshots/step-<n>/`; complete ones hold a marker.
 
-    Args:
-        steps: the updates.
-        stage_dir: of the run.
-        tokenizer, dtype, start_dir: as for `save_weights`.
-
     Attributes:
         trainer: set once it exists.
     """

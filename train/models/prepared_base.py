@@ -35,8 +35,7 @@ def run(recipe: Recipe, study_dir: Path, stage_dir: Path, resume: bool, arm: str
         UserError: the model is not on this machine, has no safetensors weights or needs code of its own, its tokenizer
             lacks the recipe's tokens, or its template fails the contract of `data/prompts/template_contract.py`.
     """
-    assert recipe.model is not None
-    spec = recipe.model if arm is None else recipe.external[arm]
+    spec = recipe.require_model() if arm is None else recipe.external[arm]
     source = locate_model(str(spec.path), recipe.lock.get("models", {}).get(spec.path), spec.revision)
     weights = sorted(path for pattern in _WEIGHTS for path in source.glob(pattern))
     if not any(path.suffix == ".safetensors" for path in weights):

@@ -25,10 +25,6 @@ class Heartbeat:
     """Touches the rank's heartbeat file, at most once a second.
 
     In a process without ranks it also ends a run that cannot save before it is killed.
-
-    Args:
-        directory: of the run.
-        keeper: measures how long an update takes.
     """
 
     def __init__(self, directory: Path, keeper: PaceKeeper) -> None:

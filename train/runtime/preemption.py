@@ -23,11 +23,8 @@ from train.runtime.ranks import PreemptedError, gathered, noted_signal, rank, se
 class PaceKeeper(TrainerCallback):
     """Measures a run's pace; the first rank also writes it where the launching process reads it.
 
-    Args:
-        directory: of the run.
-        steps: updates of the run.
-        saved_step: update of the checkpoint it continues from.
-        updates_per_batch: updates that share a sampling; a run cannot stop between them.
+    `saved_step`: update of the checkpoint it continues from. A run cannot stop between `updates_per_batch` updates,
+    which share a sampling.
 
     Attributes:
         pace: the latest measurement.
@@ -76,15 +73,11 @@ class StopOnSignal(TrainerCallback):
 
     It also saves when the last checkpoint is old by the first rank's clock, which bounds what a killed run loses.
 
-    Args:
-        updates_per_batch: updates that share a sampling; a run resumed between them would sample again.
-        keeper: measures how long a checkpoint takes and when the last one was written; None: always save on a signal.
-        save_minutes: age of the last checkpoint at which another one is written.
+    A run resumed between the `updates_per_batch` updates that share a sampling would sample again. `save_minutes`: age
+    of the last checkpoint at which another one is written.
     """
 
-    def __init__(
-        self, updates_per_batch: int = 1, keeper: PaceKeeper | None = None, save_minutes: float = float("inf")
-    ) -> None:
+    def __init__(self, updates_per_batch: int, keeper: PaceKeeper, save_minutes: float = float("inf")) -> None:
         self.updates_per_batch, self.keeper, self.save_minutes = updates_per_batch, keeper, save_minutes
         self.received: str | None = None
         self.stopped_at: int | None = None
@@ -99,9 +92,9 @@ class StopOnSignal(TrainerCallback):
         """
         if state.global_step % self.updates_per_batch:
             return
-        left, save_seconds = seconds_left(), self.keeper.pace.save_seconds if self.keeper is not None else 0.0
-        late = left is not None and left < save_seconds
-        due = self.keeper is not None and time.time() - self.keeper.saved_at >= 60 * self.save_minutes
+        left = seconds_left()
+        late = left is not None and left < self.keeper.pace.save_seconds
+        due = time.time() - self.keeper.saved_at >= 60 * self.save_minutes
         answers = gathered([(noted_signal(), late, due)])
         signals = [(name, late) for name, late, _ in answers if name]
         control.should_save = control.should_save or answers[0][2]  # ranks' clocks differ; the first one decides
@@ -109,7 +102,7 @@ class StopOnSignal(TrainerCallback):
             return
         self.received = signals[0][0]
         if any(late for _, late in signals) and state.global_step < state.max_steps:
-            saved = self.keeper.pace.saved_step if self.keeper is not None else 0
+            saved = self.keeper.pace.saved_step
             raise PreemptedError(
                 f"stopped by {self.received} after update {state.global_step}, too late to save it; the same command "
                 f"continues from {f'update {saved}' if saved else 'the beginning'}"

@@ -60,7 +60,7 @@ def world_size() -> int:
 
 
 def with_deepspeed() -> bool:
-    """Whether the launcher asked for DeepSpeed."""
+    """Whether the launcher requested DeepSpeed."""
     return os.environ.get("ACCELERATE_USE_DEEPSPEED", "false").lower() == "true"
 
 
@@ -111,9 +111,9 @@ def device_arguments(use_cpu: bool) -> dict[str, Any]:
 
 
 def require_deepspeed(trainer: Any) -> None:
-    """Raise RuntimeError if the launcher asked for DeepSpeed but the trainer runs without it."""
+    """Raise RuntimeError if the launcher requested DeepSpeed but the trainer runs without it."""
     if with_deepspeed() and not trainer.is_deepspeed_enabled:
-        raise RuntimeError("DeepSpeed was asked for but the trainer does not use it")
+        raise RuntimeError("DeepSpeed was requested but the trainer does not use it")
 
 
 def topology(trainer: Any) -> dict[str, Any]:

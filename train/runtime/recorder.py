@@ -54,15 +54,10 @@ class RunRecorder(TrainerCallback):
     `clock.jsonl` has the summed seconds of all processes up to each update. It is not part of the ledger, because it
     differs from run to run. Updates that a resumed run repeats are counted once.
 
-    Args:
-        directory: of the run.
-        steps: optimizer updates of the run.
-        resumed_step: metrics after this step are dropped, because they are computed again.
-        ledger: closed after every update, if given.
-        before_close: called with the step number before the ledger's row is written.
-        tracker: gets the metrics too, if given.
+    Metrics after `resumed_step` are dropped, because they are computed again.
 
     Attributes:
+        before_close: called with the step number before the ledger's row is written, if set.
         warnings: as sentences; the latest is shown with the progress.
     """
 
@@ -72,13 +67,12 @@ class RunRecorder(TrainerCallback):
         steps: int,
         resumed_step: int = 0,
         ledger: Ledger | None = None,
-        before_close: Callable[[int], None] | None = None,
         tracker: Tracker | None = None,
     ) -> None:
         self.path = directory / METRICS
         self.progress = Progress(directory, steps, "steps")
         self.ledger = ledger
-        self.before_close = before_close
+        self.before_close: Callable[[int], None] | None = None
         self.tracker = tracker
         self.note = ""
         self.warnings: list[str] = []

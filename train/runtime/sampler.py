@@ -2,12 +2,13 @@
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from importlib.metadata import version
-from importlib.util import find_spec
 from typing import Any
 
 from data.language_model import on_cpu
+from data.sampling.engine import engine_facts as vllm_facts
+from data.sampling.engine import require_installed
 from recipes.errors import UserError
 from recipes.resource_schema import VllmSpec
 from train.runtime.ranks import barrier
@@ -27,11 +28,7 @@ def require_vllm(vllm: VllmSpec | None) -> None:
     """
     if vllm is None:
         return
-    if find_spec("vllm") is None:
-        raise UserError(
-            "resources.vllm is set but vLLM is not installed; run pip install -r requirements-gpu.lock on a GPU "
-            "machine, or set resources.vllm=null"
-        )
+    require_installed()
     if vllm.mode == "server" and on_cpu():
         raise UserError(
             "resources.vllm.mode is server but this machine has no GPU, and a vLLM server receives weights by NCCL "
@@ -71,15 +68,10 @@ def engine_options(dtype: str) -> Iterator[None]:
     options: dict[str, Any] = {"dtype": dtype} | ({"enforce_eager": True} if on_cpu() else {})
     vllm_generation.LLM = lambda **arguments: made(**arguments | options)
     try:
-        with _unpacked_weights() if on_cpu() else _nothing():
+        with _unpacked_weights() if on_cpu() else nullcontext():
             yield
     finally:
         vllm_generation.LLM = made
-
-
-@contextmanager
-def _nothing() -> Iterator[None]:
-    yield
 
 
 @contextmanager
@@ -119,9 +111,7 @@ def released_engine(trainer: Any) -> Iterator[None]:
 def engine_facts(trainer: Any, sampled: bool) -> dict[str, str | None]:
     """The engine that sampled a run's completions, for the manifest: name, version, device, dtype; None if unknown.
 
-    Args:
-        trainer: of the run.
-        sampled: whether the policy sampled them; otherwise they come from a teacher.
+    `sampled`: whether the policy sampled them; otherwise they come from a teacher.
     """
     if not sampled:
         return {"name": "stored", "version": None, "device": None, "dtype": None}
@@ -132,10 +122,4 @@ def engine_facts(trainer: Any, sampled: bool) -> dict[str, str | None]:
         return {"name": "transformers", "version": version("transformers"), "device": device, "dtype": dtype}
     if generation.mode == "server":
         return {"name": "vllm", "version": None, "device": "server", "dtype": None}
-    config = generation.llm.llm_engine.vllm_config
-    return {
-        "name": "vllm",
-        "version": version("vllm"),
-        "device": str(config.device_config.device_type),
-        "dtype": str(config.model_config.dtype).removeprefix("torch."),
-    }
+    return vllm_facts(generation.llm.llm_engine.vllm_config)

@@ -21,14 +21,7 @@ _SHOWN_COMPLETIONS = 8
 
 
 class Tracker:
-    """Mirrors of a run's metrics; does nothing where the recipe has none, and on all ranks but the first.
-
-    Args:
-        recipe: of the study.
-        settings: of the arm, as JSON values.
-        stage_dir: of the run.
-        arm, seed: of the run.
-    """
+    """Mirrors of a run's metrics; does nothing where the recipe has none, and on all ranks but the first."""
 
     def __init__(self, recipe: Recipe, settings: dict[str, Any], stage_dir: Path, arm: str, seed: int) -> None:
         self._run: Any = None
