@@ -63,7 +63,7 @@ class BenchmarkSpec(Spec):
     data: BenchmarkData | None = None
     """Its questions. null: a task of the synthetic world, or `heldout`, the held-out problems of the corpus."""
     promptings: tuple[Name, ...] = Field(("native",), min_length=1)
-    """Ways to ask the questions; responses are generated for each."""
+    """Wordings of the questions; responses are generated for each."""
     likelihood: tuple[Name, ...] = ()
     """Promptings that store likelihoods of the given answers instead of responses."""
     scorings: dict[Name, Scoring] = Field(min_length=1)
