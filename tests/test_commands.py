@@ -140,7 +140,8 @@ def test_task_files_of_a_user_add_to_the_shipped_ones(own_study):
     assert task_hashes(suite) == {"mine.yaml": hash_file(folder / "mine.yaml"), "ifeval.yaml": hash_file(shipped)}
     (folder / "ifeval.yaml").write_text("task: ifeval\n")
     assert task_path(folder, "ifeval", "native") == folder / "ifeval.yaml"
-    assert task_path(TASKS_DIR / "pocket", "ifeval", "native") == TASKS_DIR / "pocket" / "ifeval.yaml"  # is missing
+    assert task_path(TASKS_DIR / "smollm2", "ifeval", "native") == shipped
+    assert task_path(TASKS_DIR / "pocket", "absent", "native") == TASKS_DIR / "pocket" / "absent.yaml"
 
 
 def test_a_lock_file_is_not_rewritten_by_an_override(tmp_path, monkeypatch):
