@@ -210,9 +210,11 @@ def test_shipped_recipes_have_no_mistakes_that_files_here_can_show():
     paths = sorted((ROOT / "recipes").rglob("*.yaml"))
     shipped = [path for path in paths if path.parent.name not in ("audit", "ablations")]
     assert len(shipped) > 15
+    # Files that a user brings or that a script of the recipe makes, and a base that another recipe trains.
+    absent = ("gsm8k_train", "math_train", "file data/", "model.path runs/smollm2-135m-warm-start/")
     for path in shipped:
         found = mistakes(load_recipe(path))
-        assert [text for text in found if "gsm8k_train" not in text and "math_train" not in text] == [], path
+        assert [text for text in found if not any(name in text for name in absent)] == [], path
 
 
 @pytest.mark.parametrize("kind", ["study", "corpus", "benchmark"])

@@ -251,9 +251,15 @@ def test_a_taken_port_is_named(smoke_study, port, capsys):
     assert f"port {port} cannot be used: Address already in use" in capsys.readouterr().err
 
 
+def heed_interrupts():
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def test_ctrl_c_ends_it_with_status_0(smoke_study):
     command = [sys.executable, "-m", "launch", "view", str(smoke_study), "--model", GRPO, "--change", "lost"]
-    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    # A shell starts commands in the background with Ctrl-C ignored, and the tests may be one.
+    with subprocess.Popen(command, cwd=ROOT, preexec_fn=heed_interrupts, **pipes) as process:
         line = process.stdout.readline()
         url, _, chosen = line.split(" at ")[1].partition(" (")[0].partition("#")
         assert line.startswith("smoke: 4 models at http://127.0.0.1:")

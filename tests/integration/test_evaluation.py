@@ -121,7 +121,7 @@ def test_unknown_benchmark_and_folder(smoke_study):
     unknown = suite.benchmarks[0].model_copy(update={"name": "summ"})
     with pytest.raises(UserError, match=r"'summ' has no task file summ\.yaml in .*; there are copy, fact"):
         task_folder(suite.model_copy(update={"benchmarks": (unknown,)}))
-    with pytest.raises(UserError, match="not a folder; shipped are pocket, twelve"):
+    with pytest.raises(UserError, match="not a folder; shipped are pocket, smollm2, twelve"):
         task_folder(suite.model_copy(update={"tasks": "nowhere"}))
 
 
