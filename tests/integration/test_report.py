@@ -236,7 +236,8 @@ def test_the_headline_by_hand():
 def test_certainty_names_what_the_intervals_do_not_know():
     arms = {"grpo": result(39, 8, -3)}
     assert certainty(study_of(arms)) == [
-        "95 % intervals over questions. One training seed: another may differ by more than they say."
+        "95 % intervals over questions. One training seed: another, or another kind of CPU or GPU, may differ by more "
+        "than they say."
     ]
     assert certainty(study_of(arms, seeds=[0, 1, 2]))[0] == "95 % intervals over questions and 3 training seeds."
     unmatched = certainty(study_of(arms, status="UNMATCHED", differences=["a", "b"]))
