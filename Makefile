@@ -56,13 +56,13 @@ smoke: setup
 
 # The comparison on a real language model (docs/smollm2.md): hours on two CPU cores.
 #   make real MODEL=DIR DATA=FOLDER       without a network: a local model, and its data under their publishers' names
-MODEL ?= HuggingFaceTB/SmolLM2-135M-Instruct
+MODEL ?=
 DATA ?=
 SMOLLM2 := recipes/smollm2-135m
 real: setup
 	$(BIN)/python $(SMOLLM2)/prepare.py $(if $(DATA),--from $(DATA))
-	test -d $(MODEL) || $(BIN)/transfer fetch $(SMOLLM2)/warm_start.yaml model.path=$(MODEL)
-	$(BIN)/transfer run $(SMOLLM2)/warm_start.yaml model.path=$(MODEL)
+	$(if $(MODEL),,$(BIN)/transfer fetch $(SMOLLM2)/warm_start.yaml)
+	$(BIN)/transfer run $(SMOLLM2)/warm_start.yaml $(if $(MODEL),model.path=$(MODEL))
 	$(BIN)/transfer run $(SMOLLM2)/matched.yaml
 
 # Processes that run tests. The files that need no finished study come first: the studies are made meanwhile.
