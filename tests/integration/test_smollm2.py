@@ -27,7 +27,7 @@ ROWS = {1: 4, 2: 4, 3: 7, 4: 3, 5: 3, 6: 30}
 FEW_QUESTIONS = (
     *(f"suite.benchmarks.{index}.data.rows={rows}" for index, rows in ROWS.items()),
     "suite.max_response_tokens=32", "suite.samples_per_question=1", "probe.problems=4", "trajectory=null",
-    "diagnostics={prompts: 3, max_completion_tokens: 12, draws: 100}", "statistics.draws=200",
+    "diagnostics={prompts: 4, max_completion_tokens: 12, components: 2, draws: 100}", "statistics.draws=200",
 )  # fmt: skip
 
 
