@@ -1,6 +1,6 @@
 """Makes the data files of the SmolLM2 study from what their publishers have on GitHub.
 
-    python recipes/smollm2-135m/prepare.py                     downloads 12 files, 3 MB in all
+    python recipes/smollm2-135m/prepare.py                     downloads 13 files, 5 MB in all
     python recipes/smollm2-135m/prepare.py --from FOLDER       takes them from a folder, under their publishers' names
 
 Every file is pinned: its commit is in the address, its SHA-256 is compared. The word problems (MAWPS and ASDiv-A, as
