@@ -223,6 +223,18 @@ def test_what_cannot_work_is_refused_with_what_would(recipe, settings, message):
         assert obstacles(changed, model_shape(changed)) == []
 
 
+def test_without_a_gpu_no_layer_is_recomputed():
+    """A CPU keeps all 40 layers whole; a GPU one, and 40 hidden states of 5,120 values in bfloat16 for each token."""
+    found = {}
+    for gpu in ("null", "H200-141GB"):
+        recipe = load_recipe(RECIPES / "qwen3-14b" / "matched.yaml", [f"resources.gpu={gpu}"])
+        arm = resolve_arm(recipe, "grpo")
+        found[gpu] = memory_of_arm(recipe, arm, QWEN3_14B).activations
+    tokens = arm.tokens_per_micro_batch(recipe.resources.ranks)
+    whole = tokens * QWEN3_14B.layer_activation_bytes(True)
+    assert found == {"null": 40 * whole, "H200-141GB": whole + 2 * tokens * 5120 * 40}
+
+
 def test_no_proposal_where_three_changes_do_not_help():
     settings = ["resources.ranks=1", "resources.zero_stage=0", "resources.gpu=A100-40GB"]
     recipe = load_recipe(RECIPES / "qwen3-14b" / "matched.yaml", settings)

@@ -53,3 +53,11 @@ def test_another_file_than_the_pinned_one_is_refused(prepare, tmp_path, monkeypa
     assert prepare.main() == 2
     assert "word_problems.csv cannot be read" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+def test_a_folder_that_cannot_be_written_is_a_sentence(prepare, tmp_path, monkeypatch, capsys):
+    (tmp_path / "file").touch()
+    monkeypatch.setattr(prepare, "make", lambda folder, out: out.mkdir(parents=True))
+    monkeypatch.setattr(sys, "argv", ["prepare.py", "--out", str(tmp_path / "file" / "out")])
+    assert prepare.main() == 2
+    assert "cannot be written" in capsys.readouterr().err

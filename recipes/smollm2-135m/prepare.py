@@ -222,6 +222,9 @@ def main() -> int:
     except SourceError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except OSError as error:
+        print(f"error: {arguments.out} cannot be written ({error}); give another folder with --out", file=sys.stderr)
+        return 2
     return 0
 
 

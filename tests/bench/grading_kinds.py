@@ -60,7 +60,7 @@ def trl(case: dict[str, str]) -> bool:
     messages = [[{"role": "assistant", "content": case["response"]}]]
     try:
         return accuracy_reward(messages, [f"${case['gold']}$"]) == [1.0]
-    except Exception:
+    except Exception:  # of any kind from inside the library; an answer it cannot judge earns no reward
         return False
 
 
