@@ -8,7 +8,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from data.sampling import completions
 from data.sampling.completions import SampleStore, sample_from_endpoint
-from launch.execution.usage import USAGE, descendants, measured
+from launch.execution.usage import USAGE, descendants, host_bytes, measured
 from launch.rehearsal.faults import continuation_fault
 from launch.rehearsal.outcome import Row, as_json, engine_text, format_outcome, rows_of, sentence
 from launch.rehearsal.run import rehearse
@@ -225,3 +225,30 @@ def test_usage_counts_child_processes(tmp_path):
     alone = json.loads((tmp_path / USAGE).read_text())
     assert 190 << 20 < usage["host_bytes"] - alone["host_bytes"] < 260 << 20
     assert 2.0 <= usage["seconds"] < 20
+
+
+def test_what_processes_share_counts_once(tmp_path):
+    """Three processes map a file of 64 MB and have 32 MB of their own each, as their proportional set sizes say."""
+    import subprocess
+    import sys
+
+    file = tmp_path / "weights"
+    file.write_bytes(bytes(64 << 20))
+    code = (
+        "import mmap, sys; file = open(sys.argv[1], 'rb'); view = mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ)\n"
+        "sum(view[::4096]); own = bytearray(b'x') * (32 << 20); print(flush=True); input()"
+    )
+    start = [sys.executable, "-c", code, str(file)]
+    children = [subprocess.Popen(start, stdin=subprocess.PIPE, stdout=subprocess.PIPE) for _ in range(3)]
+    for child in children:
+        child.stdout.readline()
+    counted = host_bytes(child.pid for child in children)
+    rollups = [Path(f"/proc/{child.pid}/smaps_rollup").read_text() for child in children]
+    proportional = sum(
+        int(line.split()[1]) << 10 for text in rollups for line in text.split("\n") if line.startswith("Pss:")
+    )
+    for child in children:
+        child.communicate(b"\n")
+    assert 160 << 20 < counted < 200 << 20
+    assert abs(counted - proportional) < 24 << 20
+    assert host_bytes([children[0].pid]) == 0

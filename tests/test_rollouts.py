@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from recipes.loading import load_recipe
 from tests.trainers import replace
@@ -76,3 +77,34 @@ def test_rounds_hand_out_what_was_drawn_and_read_it_again(tmp_path):
     again = rollouts(Books())
     assert [again.completions(step, draw) for step in range(4)] == found
     assert asked == []
+
+
+def test_a_killed_round_keeps_the_batches_it_drew(tmp_path):
+    """Sampling of four batches dies in the third; the next process draws the last two and shows its progress."""
+    order = [(f"problem-{n}", "ask" * (n + 1)) for n in range(8)]
+    settings = settings_for(sampling="base_once", problems_per_step=2, completions_per_problem=3, round_steps=None)
+    asked = []
+
+    def draw(prompts, seed):
+        if len(asked) == fails_at:
+            raise KeyboardInterrupt
+        asked.append((prompts, seed))
+        return [[[len(prompt), seed % 1000, place] for place in range(3)] for prompt in prompts]
+
+    def sample(folder):
+        return PolicyRollouts(order, tokenizer, folder, Books(), 10, settings, 7).completions(3, draw)
+
+    fails_at = None
+    whole, batches = sample(tmp_path / "whole"), list(asked)
+    asked.clear()
+    fails_at = 2
+    with pytest.raises(KeyboardInterrupt):
+        sample(tmp_path / "killed")
+    assert json.loads((tmp_path / "killed" / "progress.json").read_text())["unit"] == "problems sampled"
+    fails_at = None
+    assert sample(tmp_path / "killed") == whole
+    assert asked == batches
+    files = [sorted(path.name for path in (tmp_path / name / "rollouts").iterdir()) for name in ("whole", "killed")]
+    assert files == [["round-0.json"], ["round-0.json"]]
+    stored = [(tmp_path / name / "rollouts" / "round-0.json").read_bytes() for name in ("whole", "killed")]
+    assert stored[0] == stored[1]

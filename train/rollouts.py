@@ -6,6 +6,7 @@ update, as token ids. Samples of the policy are written to `rollouts/`, so that 
 """
 
 import json
+import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from data.corpus.rows import Demonstration, Problem
 from data.grading.grader import Grade
 from data.prompts.prompt import completion_ids
 from recipes.errors import UserError
-from recipes.manifest import write_atomic
+from recipes.manifest import Progress, write_atomic
 from train.accounting.cost import forward_flops
 from train.accounting.ledger import Ledger
 from train.arms import ResolvedArm
@@ -167,6 +168,7 @@ class PolicyRollouts:
             groups = self._sample([prompt for _, prompt in prompts], current, draw)
             if rank() == 0:
                 write_groups(path, groups)
+                shutil.rmtree(self.directory / f"round-{current}.parts")
         if begins:
             tokens = sum(len(ids) for group in groups for ids in group)
             prompt_tokens = self.group * sum(len(self.tokenizer(prompt)["input_ids"]) for _, prompt in prompts)
@@ -175,10 +177,24 @@ class PolicyRollouts:
         return groups if self.round_steps is not None else dict(zip(dict(self.order), groups, strict=True))
 
     def _sample(self, prompts: list[str], current: int, draw: Draw) -> list[Stored]:
+        """One group per prompt, a batch of problems at a time; batches from before a kill are read from disk.
+
+        All ranks read the same batches, because a batch is written only after all of them have drawn it.
+        """
+        progress = Progress(self.directory.parent, len(prompts), "problems sampled")
+        parts = self.directory / f"round-{current}.parts"
         groups: list[Stored] = []
         for start in range(0, len(prompts), self.problems_per_step):
+            part = parts / f"{start}.json"
+            if part.exists():
+                groups += read_groups(part)
+                continue
             seed = (self.seed * 1_000_003 + current * 10_007 + start) % 2**31
-            groups += [store(group) for group in draw(prompts[start : start + self.problems_per_step], seed)]
+            drawn = [store(group) for group in draw(prompts[start : start + self.problems_per_step], seed)]
+            groups += drawn
+            if rank() == 0:
+                write_groups(part, drawn)
+                progress.update(len(groups))
         return groups
 
 

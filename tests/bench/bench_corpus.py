@@ -22,6 +22,7 @@ from pathlib import Path
 
 from data.corpus.rows import problem_id
 from data.corpus.text_match import jaccard, shingles, words
+from launch.execution.usage import descendants, host_bytes
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 LABELS = ROOT / "tests" / "golden" / "contamination_labels.jsonl"
@@ -70,19 +71,8 @@ def build(directory: Path, values: dict) -> tuple[dict, float, float]:
 
 
 def tree_gigabytes(root: int) -> float:
-    """Proportional memory of a process and its descendants."""
-    total, pending = 0, [root]
-    while pending:
-        pid = pending.pop()
-        try:
-            for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
-                if line.startswith("Pss:"):
-                    total += 1024 * int(line.split()[1])
-            for task in Path(f"/proc/{pid}/task").iterdir():
-                pending += map(int, (task / "children").read_text().split())
-        except OSError:
-            continue
-    return total / 1e9
+    """Memory of a process and its descendants, shared pages once."""
+    return host_bytes(descendants(root)) / 1e9
 
 
 def plain_eight_grams(problems: list[str], questions: list[str]) -> tuple[set[int], float]:

@@ -14,6 +14,8 @@ import tempfile
 import time
 from pathlib import Path
 
+from launch.execution.usage import descendants, host_bytes
+
 ROOT = Path(__file__).resolve().parent.parent.parent
 COMMAND = [str(Path(sys.executable).with_name("transfer"))]
 REPEATS = 5
@@ -30,19 +32,8 @@ def seconds(arguments: list[str], repeats: int = REPEATS) -> float:
 
 
 def tree_bytes(root: int) -> int:
-    """Proportional memory of a process and its descendants, which counts shared pages once."""
-    total, pending = 0, [root]
-    while pending:
-        pid = pending.pop()
-        try:
-            for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
-                if line.startswith("Pss:"):
-                    total += 1024 * int(line.split()[1])
-            for task in Path(f"/proc/{pid}/task").iterdir():
-                pending += map(int, (task / "children").read_text().split())
-        except OSError:  # the process ended while it was read
-            continue
-    return total
+    """Memory of a process and its descendants, shared pages once."""
+    return host_bytes(descendants(root))
 
 
 def study(recipe: str) -> tuple[float, float]:
