@@ -249,8 +249,8 @@ def _memory_lines(plan: Plan) -> list[str]:
             return ["memory: unknown until `transfer fetch` has brought the model's config.json to this machine"]
         components = {
             "weights": memory.weights, "gradients": memory.gradients, "optimizer": memory.optimizer,
-            "activations": memory.activations, "reference model": memory.reference_model, "total": memory.total,
-            "margin": memory.margin,
+            "activations": memory.activations, "output layer": memory.head, "reference model": memory.reference_model,
+            "total": memory.total, "margin": memory.margin,
         }  # fmt: skip
         parts = ", ".join(f"{part} {value / 1e9:.2f}" for part, value in components.items() if value)
         by_need.setdefault(f"memory per rank, GB: {parts}{_sampling_text(arm)}", []).append(name)

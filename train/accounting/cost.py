@@ -57,16 +57,22 @@ class ModelShape:
         attention = 2 * (hidden + queries) + 2 * (hidden + keys)
         return self.num_layers * rank * (attention + 3 * (hidden + self.intermediate_size))
 
-    def layer_activation_bytes(self, bfloat16: bool) -> int:
+    def layer_matrices(self) -> int:
+        """Parameters of a layer's linear projections."""
+        queries, keys = self.num_heads * self.head_dim, self.num_kv_heads * self.head_dim
+        return self.hidden_size * (2 * queries + 2 * keys + 3 * self.intermediate_size)
+
+    def layer_activation_bytes(self, bfloat16: bool, autocast: bool = False) -> int:
         """Bytes a layer keeps of one token for its backward pass, with fused attention.
 
         Inputs of the two norms (in float32 always) and of the projections, the parts of the gated product, queries,
-        keys and values before and after rotation; normalising them per head, as Qwen3 does, keeps more of them.
+        keys and values before and after rotation; normalising them per head, as Qwen3 does, keeps more of them, and
+        autocast, whose weights and hidden states are in float32, both formats of some.
         """
         queries, keys = self.num_heads * self.head_dim, self.num_kv_heads * self.head_dim
         if bfloat16:
             heads = 10 if self.head_norms else 4
-            return 16 * self.hidden_size + 8 * self.intermediate_size + heads * (queries + keys)
+            return (26 if autocast else 16) * self.hidden_size + 8 * self.intermediate_size + heads * (queries + keys)
         heads = 16 if self.head_norms else 8
         return 24 * self.hidden_size + 16 * self.intermediate_size + heads * (queries + keys)
 

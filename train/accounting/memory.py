@@ -16,6 +16,8 @@ _ADAM_BYTES = 8  # two moments in float32
 USABLE = 0.94  # of a GPU's memory; the rest is a margin for the driver, the libraries and fragmentation
 _SMALLEST_SHARE = 0.3  # what vLLM gets where the GPU is unknown, and at least where there is room: it also needs space
 _SERVER_SHARE = 0.9  # nothing else is on a server's GPUs
+HEAD_TOKENS, HEAD_WORDS = 4096, 32_768  # TRL's loss computes logits in tiles of so many tokens and words
+_TILE_BYTES_WITHOUT_TRITON = 29  # of float32 intermediates for a logit, where no GPU fuses them
 
 
 def resumable_bytes(shape: ModelShape, bfloat16: bool) -> int:
@@ -36,6 +38,8 @@ class RankMemory:
     gradients: int
     optimizer: int
     activations: int
+    head: int = 0
+    """The loss's own: a tile of logits, and the head's gradient in float32 before it is added."""
     reference_model: int = 0
     margin: int = 0
     """Kept free on the recipe's GPU; no part of the total."""
@@ -48,7 +52,7 @@ class RankMemory:
     @property
     def total(self) -> int:
         """Sum of the components, without fragmentation and what the libraries need."""
-        return self.states + self.activations
+        return self.states + self.activations + self.head
 
 
 def training_memory(
@@ -61,14 +65,16 @@ def training_memory(
     checkpointing: bool,
     tokens: int,
     adapter_rank: int | None = None,
+    on_gpu: bool = True,
 ) -> RankMemory:
     """Memory of one rank for micro-batches of `tokens` tokens; with adapters, only they have gradients.
 
-    Model states: without DeepSpeed the weights stay in float32 (bfloat16 only in autocast), 4 + 4 + 8 bytes a
-    parameter; with DeepSpeed in bfloat16 2 + 4, and 12 for the optimizer with its float32 copy; at stage 1 each rank
-    also keeps the bfloat16 gradients of a micro-batch, 2 bytes more. Activations with checkpointing: one hidden state
-    per layer and token (Chen et al. 2016, arXiv 1604.06174) and one layer whole; without it every layer whole. All are
-    checked against the tensors of real models on a CPU; what a GPU's allocator and kernels add was not measured.
+    Model states: without DeepSpeed the weights stay in float32, 4 + 4 + 8 bytes a parameter, and in bfloat16 autocast
+    copies the layers' for the time of a micro-batch; with DeepSpeed in bfloat16 2 + 4, and 12 for the optimizer with
+    its float32 copy; at stage 1 each rank also keeps the bfloat16 gradients of a micro-batch, 2 bytes more. Activations
+    with checkpointing: one hidden state per layer and token (Chen et al. 2016, arXiv 1604.06174) and one layer whole;
+    without it every layer whole. All are checked against the tensors of real models on a CPU; what an allocator and a
+    GPU's kernels add was not measured.
     """
     parameters = shape.parameters()
     mixed = bfloat16 and zero_stage > 0
@@ -82,10 +88,33 @@ def training_memory(
     if offload:
         optimizer = 0
         weights = 0 if zero_stage == 3 else weights
-    whole_layer = tokens * shape.layer_activation_bytes(bfloat16)
-    kept = (2 if bfloat16 else 4) * tokens * shape.hidden_size * shape.num_layers
+    autocast = bfloat16 and not mixed
+    whole_layer = tokens * shape.layer_activation_bytes(bfloat16, autocast)
+    kept = (2 if bfloat16 and not autocast else 4) * tokens * shape.hidden_size * shape.num_layers
     activations = kept + whole_layer if checkpointing else whole_layer * shape.num_layers
-    return RankMemory(weights, gradients, optimizer, activations)
+    if autocast and tokens:
+        activations += 2 * shape.layer_matrices() * shape.num_layers
+    head = _head_bytes(shape, tokens, adapter_rank is None, bfloat16, mixed, zero_stage == 3, on_gpu)
+    return RankMemory(weights, gradients, optimizer, activations, head)
+
+
+def _head_bytes(
+    shape: ModelShape, tokens: int, trained: bool, bfloat16: bool, mixed: bool, gathered: bool, on_gpu: bool
+) -> int:
+    """Peak of TRL's fused language-model head (`ChunkedLogProbFunction`), which holds no more than a tile of logits.
+
+    mixed: whether the weights themselves are in bfloat16. gathered: whether ZeRO-3 brings the head together for it.
+    """
+    if not tokens:
+        return 0
+    weights, words = shape.vocab_size * shape.hidden_size, min(shape.vocab_size, HEAD_WORDS)
+    per_logit = (2 if bfloat16 else 4) + (0 if on_gpu else _TILE_BYTES_WITHOUT_TRITON)
+    tile = per_logit * min(tokens, HEAD_TOKENS) * words
+    tile += 2 * words * shape.hidden_size if bfloat16 and not mixed else 0  # its words' weights in bfloat16
+    gradient = 4 * weights if trained else 0
+    cast = 2 * weights if trained and mixed else 0  # to the weights' format, when the last tile is done
+    whole = (2 if mixed else 4) * weights if gathered else 0
+    return whole + gradient + 4 * tokens * shape.hidden_size + max(tile, cast)
 
 
 def memory_of_arm(recipe: Recipe, arm: ResolvedArm, shape: ModelShape | None) -> RankMemory | None:
@@ -102,6 +131,7 @@ def memory_of_arm(recipe: Recipe, arm: ResolvedArm, shape: ModelShape | None) ->
         checkpointing=resources.gpu is not None,  # as the trainer does: none on a CPU
         tokens=arm.tokens_per_micro_batch(resources.ranks),
         adapter_rank=arm.lora.rank if arm.lora is not None else None,
+        on_gpu=resources.gpu is not None,
     )
     reference = 0
     if arm.beta > 0 and arm.lora is None:  # with adapters, the reference is the model without them
