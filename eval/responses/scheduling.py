@@ -157,6 +157,18 @@ class _UnitQueue:
                 path.unlink(missing_ok=True)
 
 
+class _BatchEnds:
+    """Takes the place of the harness's cache, to which a model gives every response when its batch has ended."""
+
+    def __init__(self, report: Callable[[], None]) -> None:
+        self.responses, self._report = 0, report
+
+    def add_partial(self, *_: object) -> None:
+        """Count a response."""
+        self.responses += 1
+        self._report()
+
+
 class ResponseScheduler:
     """Generates the missing responses of one model, together with any other workers of the same stage.
 
@@ -176,6 +188,7 @@ class ResponseScheduler:
         self._next_reclaim = {True: 0.0, False: 0.0}  # by `by_chunk`, on the monotonic clock
         self.generated = 0
         """Responses (of log-likelihoods: questions) that this worker stored."""
+        self._unwritten: _BatchEnds | None = None
 
     def __enter__(self) -> "ResponseScheduler":
         self._claims.__enter__()
@@ -191,7 +204,7 @@ class ResponseScheduler:
     def run(self, on_progress: Callable[[], None] = lambda: None) -> None:
         """Generate until everything is stored or claimed by a live worker. The engine is loaded for the first item.
 
-        `on_progress` is called after every chunk and every step of the engine, several times a second.
+        `on_progress` is called after every batch of a chunk and every step of the engine, several times a second.
         """
         with (
             server_errors(self._recipe.require_suite().engine),
@@ -208,8 +221,8 @@ class ResponseScheduler:
                 queue.write_complete_chunks(tokenizer)
 
     def stored(self) -> int:
-        """Number of stored responses, from all workers."""
-        count = 0
+        """Number of stored responses, from all workers, and of this worker's in the chunk it is generating."""
+        count = self._unwritten.responses if self._unwritten else 0
         for queue in self._queues.values():
             unit, missing = queue.unit, set(queue.unit.missing())
             complete = sum(len(unit.positions(chunk)) for chunk in range(unit.chunks) if chunk not in missing)
@@ -243,7 +256,11 @@ class ResponseScheduler:
             for queue, chunk in claimed:
                 if not queue.unit.path(chunk).exists():
                     prompts = queue.prompts(chunk)
+                    if not queue.unit.likelihoods:  # which it is given by candidate
+                        self._unwritten = _BatchEnds(on_progress)
+                        engine().set_cache_hook(self._unwritten)
                     queue.write_chunk(chunk, generate_chunk(engine(), tokenizer, prompts, queue.seed(chunk)))
+                    self._unwritten = None
                     self.generated += len(prompts) * queue.unit.samples
                 on_progress()
 

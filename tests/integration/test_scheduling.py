@@ -108,6 +108,17 @@ def test_the_engine_is_full_while_requests_remain_and_chunk_files_hold_all_respo
     assert not [path for unit in units for path in unit.directory.glob("answers-*")]
 
 
+def test_the_batches_of_a_chunk_are_progress(smoke_study, tmp_path):
+    """transformers on a chunk of 4 questions with 3 samples: its 12 responses count before the chunk is written."""
+    recipe, units = prepare(smoke_study, tmp_path / "study", "suite.engine={kind: hf, batch_size: 5}")
+    study, seen = tmp_path / "study", []
+    with ResponseScheduler(recipe, study, study / "base", units) as scheduler:
+        scheduler.run(lambda: seen.append(scheduler.stored()))
+    assert seen == sorted(seen)
+    assert [count for count in range(13) if count in seen] == list(range(1, 13))
+    assert seen[-1] == RESPONSES
+
+
 def test_a_worker_that_dies_loses_what_was_running_and_the_rest_is_the_same(smoke_study, tmp_path, monkeypatch):
     recipe, units = prepare(smoke_study, tmp_path / "whole")
     generate(monkeypatch, FakeEngine(), recipe, tmp_path / "whole", units)
