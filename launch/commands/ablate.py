@@ -288,7 +288,7 @@ def show_rates(ablation: "Ablation") -> tuple[dict[str, Any], str]:
 
 
 def heldout_frontier(ablation: "Ablation") -> dict[str, dict[str, dict[str, float]]]:
-    """Accuracy and standard error by arm and rate. The error is the larger of those over seeds and problems."""
+    """Accuracy and standard error in percent by arm and rate; the larger error of those over seeds and problems."""
     from recipes.manifest import read_manifest
 
     frontier: dict[str, dict[str, dict[str, float]]] = {}
@@ -300,7 +300,7 @@ def heldout_frontier(ablation: "Ablation") -> dict[str, dict[str, dict[str, floa
                 manifest = read_manifest(ablation.folder(point) / "eval" / label)
                 if manifest is None or not manifest["completed"]:
                     raise UserError(f"point {point.name} has no evaluation of {label}; `transfer resume` continues")
-                values.append(float(next(iter(manifest["facts"]["accuracy"].values()))))
+                values.append(100 * float(next(iter(manifest["facts"]["accuracy"].values()))))
             mean = sum(values) / len(values)
             over_seeds = (sum((v - mean) ** 2 for v in values) / max(len(values) - 1, 1) / len(values)) ** 0.5
             binomial = (mean * (100 - mean) / (recipe.corpus.heldout_problems * len(values))) ** 0.5
