@@ -11,12 +11,10 @@ import pytest
 
 from eval.report.response_curves import PointResult, curves_figure, format_curves, require_comparable, response_curves
 from launch.ablation import ABLATION_FILE, load_ablation, read_ablation
-from launch.commands.ablate import choose, common_rate, heldout_frontier, report
+from launch.commands.ablate import report
 from launch.execution.failures import INTERRUPTED, STOPPED
-from launch.execution.processes import note_run
 from launch.stages import flatten
 from recipes.errors import UserError
-from recipes.manifest import finish_stage, start_stage
 from tests.reports import arm_values, make_transfer
 
 RECIPES = Path(__file__).resolve().parent.parent / "recipes"
@@ -195,50 +193,6 @@ def test_the_figure_has_a_panel_for_each_group_and_rings():
     assert "train.learning_rate" in svg
 
 
-def test_the_rate_with_the_highest_accuracy_is_chosen_of_equals_the_lower():
-    row = {"1e-05": {"accuracy": 50.0, "error": 1}, "3e-05": {"accuracy": 60.0, "error": 1},
-           "0.0001": {"accuracy": 60.0, "error": 1}}  # fmt: skip
-    assert choose({"grpo": row}) == {"grpo": 3e-5}
-    other = {"1e-05": {"accuracy": 70.0, "error": 1}, "3e-05": {"accuracy": 55.0, "error": 1},
-             "0.0001": {"accuracy": 10.0, "error": 1}}  # fmt: skip
-    assert common_rate({"grpo": row, "sft": other}) == 1e-5  # 120, 115 and 70
-
-
-def rates_ablation(tmp_path, accuracies, seeds=(100,)):
-    """A choice of learning rates for GRPO and off-policy SFT on 40 held-out problems, as the command declares it.
-
-    `accuracies`: arm -> rate -> fraction of each seed; a rate that an arm lacks has not been evaluated.
-    """
-    overrides = ["arms.on_policy_sft=null", "corpus.heldout_problems=40", f"seeds={json.dumps(list(seeds))}"]
-    overrides.append("suite={benchmarks: [{name: heldout, group: math, scorings: {robust: boxed}}], questions: 40}")
-    axes = [f"arms.{arm}.learning_rate=1e-5,3e-5,1e-4" for arm in ("off_policy_sft", "grpo")]
-    made = ablation(tmp_path, paired=axes, overrides=overrides)
-    made.write()
-    note_run(made.root, {"on": "local", "until": "eval"})
-    for point_ in made.points:
-        for arm, row in accuracies.items():
-            for seed, accuracy in zip(seeds, row.get(point_.recipe.arms[arm].learning_rate, ()), strict=False):
-                finish_evaluation(made.folder(point_) / "eval" / f"{arm}-seed{seed}-final", accuracy)
-    return made
-
-
-def finish_evaluation(folder, accuracy):
-    """Write the finished evaluation of a checkpoint by hand."""
-    start_stage(folder, "eval", {})
-    finish_stage(folder, {}, {"accuracy": {"heldout": accuracy}})
-
-
-def test_accuracies_of_learning_rates_are_percent_with_the_larger_of_two_errors(tmp_path):
-    """40 problems, 2 seeds. 60 and 70 % differ by 5 standard errors over seeds; over problems it is the root of
-    65 * 35 / 80. 10 and 90 % differ by 40 and the root of 50 * 50 / 80."""
-    rows = {1e-5: (0.6, 0.7), 3e-5: (0.1, 0.9), 1e-4: (0.5, 0.5)}
-    made = rates_ablation(tmp_path, {"off_policy_sft": rows, "grpo": rows}, seeds=(100, 101))
-    found = heldout_frontier(made)["grpo"]
-    assert [(cell["accuracy"], round(cell["error"], 3)) for cell in found.values()] == [
-        (65.0, 5.333), (50.0, 40.0), (50.0, 5.590)
-    ]  # fmt: skip
-
-
 @pytest.mark.slow
 def test_a_smoke_ablation_shares_its_base_and_draws_its_curve(smoke_study, transfer, tmp_path):
     """Two rates of one arm from the base and corpus of the smoke study; the second run finds everything done."""
@@ -296,14 +250,3 @@ def test_a_stopped_point_stops_the_ablation_and_a_failed_one_does_not(tmp_path, 
     made = ablation(tmp_path, grid=["train.learning_rate=5e-4,1e-3"])
     assert made.run(None) == status
     assert len(done) == runs
-
-
-def test_learning_rates_are_chosen_on_heldout_problems_and_other_seeds(transfer, tmp_path):
-    refused = transfer("ablate", SMOKE, "--learning-rates", "1e-4,1e-3", "--seeds", "0,1", "--out", tmp_path / "r")
-    assert refused.returncode == 2
-    assert "seed 0 is one that the study reports" in refused.stderr
-    shown = transfer("ablate", SMOKE, "--learning-rates", "1e-4,1e-3", "--out", tmp_path / "r", "--dry-run")
-    assert shown.returncode == 0, shown.stderr
-    assert "arms/grpo/seed-100" in shown.stdout
-    assert "arms/grpo/seed-0" not in shown.stdout
-    assert not (tmp_path / "r").exists()
