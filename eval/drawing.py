@@ -69,6 +69,21 @@ def error_bars(values: Sequence[Any]) -> list[list[float]]:
     return [below, [max(0.0, value.high - value.estimate) for value in values]]
 
 
+def ringed_line(
+    axis: Any,
+    places: Sequence[float],
+    values: Sequence[float],
+    errors: Any,
+    colour: str,
+    name: str,
+    ringed: int | None,
+) -> None:
+    """A line with error bars, as matplotlib takes them; the point of index `ringed` has a ring around it."""
+    axis.errorbar(places, values, errors, color=colour, marker="o", ms=4, capsize=3, label=name)
+    if ringed is not None:
+        axis.plot(places[ringed], values[ringed], "o", ms=12, mfc="none", mec=colour, mew=1.6)
+
+
 def legend(figure: Any, axis: Any, height: float = 1.06) -> None:
     """One legend above all panels, with the names of one of them."""
     handles, names = axis.get_legend_handles_labels()

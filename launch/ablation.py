@@ -4,7 +4,7 @@
       ablation.json      axes and points
       shared/            a study folder with the stages that all points have in common (corpus, base, its evaluation)
       points/<point>/    a study folder each; a stage that runs in another folder is a link to it
-      report/            curves over all points (`eval/report/response_curves.py`)
+      report/            curves over all points (`eval/report/response_curves.py`), or the choice of learning rates
 
 Two stages are the same if they read the same recipe values and need the same stages.
 """

@@ -1,9 +1,15 @@
 """Small transfer reports for tests: what a test does not set has an empty or neutral value."""
 
+from pathlib import Path
+
 from eval.report.ablation_page import draw_ablation, render_ablation
 from eval.report.ablation_verdict import conclude
+from eval.report.learning_rates import Accuracy, choose_rates, rates_figure, render_rates
 from eval.report.response_curves import PointResult, response_curves
 from eval.report.schema import SCHEMA_VERSION, ArmResult, Transfer
+from recipes.loading import load_recipe
+
+SMOKE = Path(__file__).resolve().parent.parent / "recipes" / "pocket" / "smoke.yaml"
 
 
 def estimate(middle, low=None, high=None):
@@ -112,4 +118,21 @@ def ablation_page(path, points, missing=(), title="Gains along the learning rate
     figures = draw_ablation(curves, found)
     page = render_ablation(curves, found, missing, figures, name="made-up", title=title, clock_unit="GPU-hours")
     path.write_text(page)
+    return path
+
+
+def rates_page(path, missing=(), title="Word problems"):
+    """Write the page of a choice among three learning rates for two arms and return its path."""
+    rows = {"off_policy_sft": (40.0, 55.0, 30.0), "grpo": (45.0, 50.0)}
+    rates = (1e-5, 3e-5, 1e-4)
+    frontier = {
+        arm: {
+            str(rate): Accuracy(accuracy=value, error=4, seconds=5000, updates=64, completions=8192)
+            for rate, value in zip(rates, values, strict=False)
+        }
+        for arm, values in rows.items()
+    }
+    choice = choose_rates(frontier, rates, Accuracy(accuracy=42, error=4), missing, 1)
+    recipe = load_recipe(SMOKE, [])
+    path.write_text(render_rates(choice, rates_figure(choice), recipe=recipe, name="made-up", title=title))
     return path

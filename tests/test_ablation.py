@@ -11,7 +11,7 @@ import pytest
 
 from eval.report.response_curves import PointResult, curves_figure, format_curves, require_comparable, response_curves
 from launch.ablation import ABLATION_FILE, load_ablation, read_ablation
-from launch.commands.ablate import choose, common_rate, report
+from launch.commands.ablate import report
 from launch.execution.failures import INTERRUPTED, STOPPED
 from launch.stages import flatten
 from recipes.errors import UserError
@@ -193,15 +193,6 @@ def test_the_figure_has_a_panel_for_each_group_and_rings():
     assert "train.learning_rate" in svg
 
 
-def test_the_rate_with_the_highest_accuracy_is_chosen_of_equals_the_lower():
-    row = {"1e-05": {"accuracy": 50.0, "error": 1}, "3e-05": {"accuracy": 60.0, "error": 1},
-           "0.0001": {"accuracy": 60.0, "error": 1}}  # fmt: skip
-    assert choose({"grpo": row}) == {"grpo": 3e-5}
-    other = {"1e-05": {"accuracy": 70.0, "error": 1}, "3e-05": {"accuracy": 55.0, "error": 1},
-             "0.0001": {"accuracy": 10.0, "error": 1}}  # fmt: skip
-    assert common_rate({"grpo": row, "sft": other}) == 1e-5  # 120, 115 and 70
-
-
 @pytest.mark.slow
 def test_a_smoke_ablation_shares_its_base_and_draws_its_curve(smoke_study, transfer, tmp_path):
     """Two rates of one arm from the base and corpus of the smoke study; the second run finds everything done."""
@@ -259,14 +250,3 @@ def test_a_stopped_point_stops_the_ablation_and_a_failed_one_does_not(tmp_path, 
     made = ablation(tmp_path, grid=["train.learning_rate=5e-4,1e-3"])
     assert made.run(None) == status
     assert len(done) == runs
-
-
-def test_learning_rates_are_chosen_on_heldout_problems_and_other_seeds(transfer, tmp_path):
-    refused = transfer("ablate", SMOKE, "--learning-rates", "1e-4,1e-3", "--seeds", "0,1", "--out", tmp_path / "r")
-    assert refused.returncode == 2
-    assert "seed 0 is one that the study reports" in refused.stderr
-    shown = transfer("ablate", SMOKE, "--learning-rates", "1e-4,1e-3", "--out", tmp_path / "r", "--dry-run")
-    assert shown.returncode == 0, shown.stderr
-    assert "arms/grpo/seed-100" in shown.stdout
-    assert "arms/grpo/seed-0" not in shown.stdout
-    assert not (tmp_path / "r").exists()

@@ -11,7 +11,7 @@ from eval.drawing import GRID, INK, PALETTE, STYLE, Drawing, draw, label, tick_t
 from eval.report.ablation_verdict import Conclusion, Missing, setting_text, value_text
 from eval.report.page import page_templates
 from eval.report.response_curves import CurvePoint, ResponseCurves, curves_figure
-from eval.report.verdict import teraflops
+from eval.report.schema import REHEARSAL
 from eval.statistics.decisions import worst_group
 from eval.statistics.values import Estimate
 
@@ -121,18 +121,18 @@ def render_ablation(
     clock_unit: str,
 ) -> str:
     """The page. Everything but the figures is escaped, and its policy forbids scripts and requests."""
-    environment = page_templates()
-    environment.filters["teraflops"] = teraflops
     rows = [(row, value_text(row.values, curves.axes)) for row in _in_order(curves)]
     valued: list[CurvePoint | Missing] = [*curves.points, *missing]
     axes = {axis: dict.fromkeys(setting_text(one.values[axis]) for one in valued)
             for axis in curves.axes}  # fmt: skip
     matched = {} if curves.matched_gain is None else curves.matched
-    return environment.get_template("ablation.html.j2").render(
+    template = page_templates().get_template("ablation.html.j2")
+    return template.render(
         curves=curves,
         found=found,
         missing=[(one, value_text(one.values, curves.axes)) for one in missing],
         rows=rows,
+        rehearsal=any(row.status == REHEARSAL for row in curves.points),
         texts={row.point: text for row, text in rows},
         axes=axes,
         matched=matched,

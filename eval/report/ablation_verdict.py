@@ -120,16 +120,22 @@ def _answer(curves: ResponseCurves, choices: Mapping[str, Choice]) -> str:
         if any(choice.point is not None for choice in choices.values()):
             return "Not identified: no method with a gain has other results at another point."
         return f"Not identified: at no point has a method a gain on {trained} that can be told from zero."
-    arms_of: dict[str, list[str]] = {}
-    for arm, choice in found.items():
-        arms_of.setdefault(value_text(curves.row(str(choice.point)).values, curves.axes), []).append(arm)
-    parts = [f"{value} for {_join([label(arm) for arm in arms])}" for value, arms in arms_of.items()]
+    parts = {arm: value_text(curves.row(str(choice.point)).values, curves.axes) for arm, choice in found.items()}
     open_ = [label(arm) for arm, choice in choices.items() if choice.point is None]
-    rest = f" Not identified for {_join(open_)}." if open_ else ""
-    return f"Take {'; '.join(parts)}.{rest}"
+    rest = f" Not identified for {join_names(open_)}." if open_ else ""
+    return f"Take {take_text(parts)}.{rest}"
 
 
-def _join(names: Sequence[str]) -> str:
+def take_text(value_of: Mapping[str, str]) -> str:
+    """Arms with their values: `2 for GRPO and off-policy SFT; 4 for rejection`."""
+    arms_of: dict[str, list[str]] = {}
+    for arm, value in value_of.items():
+        arms_of.setdefault(value, []).append(label(arm))
+    return "; ".join(f"{value} for {join_names(arms)}" for value, arms in arms_of.items())
+
+
+def join_names(names: Sequence[str]) -> str:
+    """Names as an enumeration: `a, b and c`."""
     return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
 
 
@@ -138,7 +144,7 @@ def _reason(curves: ResponseCurves, arm: str, choice: Choice) -> str:
     trained = label(curves.trained_group)
     if choice.point is None or choice.gain is None:
         cut_off = [_name(curves, row.point) for row in curves.points if arm in row.cut_off]
-        return f"at {_join(cut_off)} every response to a benchmark was cut off." if cut_off else ""
+        return f"at {join_names(cut_off)} every response to a benchmark was cut off." if cut_off else ""
     name = _name(curves, choice.point)
     start = "the same at every point" if choice.untouched else name
     text = f"{start}: {points(choice.gain)} points on {trained}."
@@ -147,7 +153,7 @@ def _reason(curves: ResponseCurves, arm: str, choice: Choice) -> str:
     if choice.untouched:
         return text
     if choice.equals:
-        equals = _join([_name(curves, point) for point in choice.equals])
+        equals = join_names([_name(curves, point) for point in choice.equals])
         text += f" The gain cannot be told from that at {equals}; {name} is taken because none of these is safer."
     elif len(curves.points) > 1:
         text += f" {_next_best(curves, arm, choice.point, choice.gain)}"
@@ -170,12 +176,17 @@ def _edge(curves: ResponseCurves, taken: str) -> str:
         tried = [row.values[axis] for row in curves.points]
         if any(isinstance(value, bool) or not isinstance(value, int | float) for value in tried):
             continue
-        value, short = curves.row(taken).values[axis], axis.rpartition(".")[2]
-        if min(tried) < max(tried) and value in (min(tried), max(tried)):
-            end, beyond = ("lowest", "lower") if value == min(tried) else ("highest", "higher")
-            sentence = f" {setting_text(value)} is the {end} {short} tried; a {beyond} one may be better."
-            text += sentence if sentence not in text else ""
+        sentence = edge_text(curves.row(taken).values[axis], tried, axis.rpartition(".")[2])
+        text += sentence if sentence not in text else ""
     return text
+
+
+def edge_text(value: float, tried: Sequence[float], name: str) -> str:
+    """A warning where a value is the lowest or highest number tried, else nothing."""
+    if min(tried) == max(tried) or value not in (min(tried), max(tried)):
+        return ""
+    end, beyond = ("lowest", "lower") if value == min(tried) else ("highest", "higher")
+    return f" {setting_text(value)} is the {end} {name} tried; a {beyond} one may be better."
 
 
 def _name(curves: ResponseCurves, point: str) -> str:
@@ -185,14 +196,7 @@ def _name(curves: ResponseCurves, point: str) -> str:
 def _certainty(curves: ResponseCurves, missing: Sequence[Missing]) -> list[str]:
     """What the intervals know and what they do not."""
     rows: list[CurvePoint] = curves.points
-    total = len(rows) + len(missing)
-    sentences = []
-    if missing:
-        names = _join([value_text(one.values, curves.axes) for one in missing])
-        verb = "is" if len(missing) == 1 else "are"
-        sentences.append(
-            f"{len(missing)} of {total} points {verb} not finished ({names}), so the answer may still change."
-        )
+    sentences = missing_text(missing, len(rows) + len(missing), curves.axes)
     sentences.append(intervals_text(curves.confidence, min(row.seeds for row in rows)))
     if len(rows) > 1:
         sentences.append(
@@ -201,8 +205,17 @@ def _certainty(curves: ResponseCurves, missing: Sequence[Missing]) -> list[str]:
             "wide rather than too narrow."
         )
     if stamped := [row.point for row in rows if row.status == "UNMATCHED"]:
-        sentences.append(f"UNMATCHED: the arms differ in more than the method at {_join(stamped)}.")
+        sentences.append(f"UNMATCHED: the arms differ in more than the method at {join_names(stamped)}.")
     return sentences
+
+
+def missing_text(missing: Sequence[Missing], total: int, axes: Sequence[str]) -> list[str]:
+    """The sentence that names the unfinished points; none where all are finished."""
+    if not missing:
+        return []
+    names = join_names([value_text(one.values, axes) for one in missing])
+    verb = "is" if len(missing) == 1 else "are"
+    return [f"{len(missing)} of {total} points {verb} not finished ({names}), so the answer may still change."]
 
 
 def conclusion_text(found: Conclusion) -> str:

@@ -11,7 +11,7 @@ from eval.forgetting.figures import axes_of, axis_names, forgetting_figure, razo
 from eval.forgetting.schema import Trajectory
 from eval.report.figures import curves_figure, gains_figure, index_figure, scores_figure, tradeoff_figure
 from eval.report.schema import Transfer
-from eval.report.verdict import cards, certainty, verdict
+from eval.report.verdict import cards, certainty, teraflops, verdict
 from eval.report.wording import bounded_text, index_cell, index_text, interval_text, p_text, points
 from eval.shifts.figures import histograms_figure, kl_figure, layers_figure, visible_token, words_figure
 from eval.statistics.transfer_index import DEFINITIONS
@@ -70,6 +70,7 @@ def page_templates() -> Environment:
         "reached": bounded_text,
         "level": _level,
         "token": visible_token,
+        "teraflops": teraflops,
         "index_cell": index_cell,
         "setting": _setting,
         "thousands": lambda number: f"{number:,}",

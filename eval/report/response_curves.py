@@ -10,7 +10,7 @@ from typing import Any
 from matplotlib import pyplot as plt
 from pydantic import TypeAdapter
 
-from eval.drawing import INK, PALETTE, STYLE, Drawing, draw, label, tick_text
+from eval.drawing import INK, PALETTE, STYLE, Drawing, draw, error_bars, label, ringed_line, tick_text
 from eval.report.schema import Budget, Transfer
 from eval.report.wording import points as points_text
 from eval.statistics.decisions import comparable, gained
@@ -212,17 +212,11 @@ def curves_figure(curves: ResponseCurves, number: int) -> Drawing:
         for axis, group in zip(axes[0], groups, strict=True):
             for place, arm in enumerate(curves.arms):
                 gains = [row.arms[arm][group] for row in members]
-                middle = [gain.estimate for gain in gains]
-                errors = [
-                    [max(0.0, gain.estimate - gain.low) for gain in gains],
-                    [max(0.0, gain.high - gain.estimate) for gain in gains],
-                ]
-                colour = PALETTE[place % len(PALETTE)]
-                axis.errorbar(places, middle, errors, color=colour, marker="o", ms=4, capsize=3, label=label(arm))
                 chosen = curves.matched.get(arm)
-                if chosen is not None and chosen.within and chosen.point in curve.points:
-                    at = curve.points.index(chosen.point)
-                    axis.plot(places[at], middle[at], "o", ms=12, mfc="none", mec=colour, mew=1.6)
+                drawn = chosen is not None and chosen.within and chosen.point in curve.points
+                ringed = curve.points.index(chosen.point) if chosen is not None and drawn else None
+                middle, colour = [gain.estimate for gain in gains], PALETTE[place % len(PALETTE)]
+                ringed_line(axis, places, middle, error_bars(gains), colour, label(arm), ringed)
             if numbers and min(places) > 0 and max(places) / min(places) > 8:
                 axis.set_xscale("log")
             else:

@@ -4,6 +4,7 @@ import argparse
 import json
 import sys
 from collections.abc import Collection, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,12 +14,24 @@ from launch.execution.processes import read_run
 from recipes.errors import UserError
 
 if TYPE_CHECKING:
+    from eval.drawing import Drawing
     from eval.report.ablation_verdict import Missing
+    from eval.report.learning_rates import Accuracy
     from eval.report.response_curves import PointResult
     from launch.ablation import Ablation
 
-Frontier = Mapping[str, Mapping[str, Mapping[str, float]]]
-"""Arm -> learning rate -> `accuracy` and its standard `error`, in percent."""
+
+_RATES_UNTIL = "eval"  # the last kind of stage that a choice of learning rates runs
+
+
+class NothingFinishedError(UserError):
+    """No point of an ablation has a result; `one` is the first that lacks."""
+
+    def __init__(self, root: Path, one: "Missing", result: str) -> None:
+        super().__init__(
+            f"no point has a finished {result} ({one.point}: {one.reason}); `transfer status {root}` shows the state, "
+            f"`transfer resume {root}` continues"
+        )
 
 
 @command(
@@ -40,8 +53,9 @@ Frontier = Mapping[str, Mapping[str, Mapping[str, float]]]
 )
 def ablate(options: argparse.Namespace) -> int:
     """Run a recipe, or a file of recipes/ablations/, at every combination of the given values, with everything the
-    points share run once, and write a page: the value to take, what it costs, how sure. With the folder of an ablation:
-    write the page again from the points that are finished. Exit status 1 if one is not.
+    points share run once, and write a page: the value to take, what it costs, how sure; with --learning-rates, the rate
+    of each arm. With the folder of an ablation: write the page again from the points that are finished. Exit status 1
+    if one is not.
     """
     from launch.ablation import ABLATION_FILE, load_ablation, read_ablation
     from launch.planning.preflight import check_before_running
@@ -85,11 +99,11 @@ def run_and_conclude(ablation: "Ablation", until: str | None, options: argparse.
     from launch.execution.failures import INTERRUPTED, STOPPED
 
     status = ablation.run(until)
-    if status in (STOPPED, INTERRUPTED) or (status and until not in (None, "report")):
+    if status in (STOPPED, INTERRUPTED):
         return status
-    if status and not finished_points(ablation):
-        return status
-    return conclude(ablation, options) or status
+    with suppress(NothingFinishedError):  # the reason has been printed
+        status = conclude(ablation, options) or status
+    return status
 
 
 def conclude(ablation: "Ablation", options: argparse.Namespace) -> int:
@@ -97,8 +111,8 @@ def conclude(ablation: "Ablation", options: argparse.Namespace) -> int:
     until = read_run(ablation.root).get("until")
     if until in (None, "report"):
         values, text, unfinished = report(ablation)
-    elif until == "eval":
-        (values, text), unfinished = show_rates(ablation), []
+    elif until == _RATES_UNTIL and _chooses_rates(ablation):
+        values, text, unfinished = report_rates(ablation)
     else:
         return 0
     print_result(options, values, text)
@@ -135,34 +149,38 @@ def report(ablation: "Ablation") -> tuple[dict[str, Any], str, "list[Missing]"]:
     """
     from eval.report.ablation_page import draw_ablation, render_ablation
     from eval.report.ablation_verdict import conclude, conclusion_text
-    from eval.report.build import PAGE
     from eval.report.response_curves import format_curves, response_curves
-    from recipes.manifest import write_atomic, write_json
+    from recipes.manifest import write_json
 
     finished = finished_points(ablation)
-    unfinished = missing_points(ablation, [point.name for point in finished])
+    unfinished = missing_points(ablation, [point.name for point in finished], None)
     if not finished:
-        one = unfinished[0]
-        raise UserError(
-            f"no point has a finished report ({one.point}: {one.reason}); `transfer status {ablation.root}` shows the "
-            f"state, `transfer resume {ablation.root}` continues"
-        )
+        raise NothingFinishedError(ablation.root, unfinished[0], "report")
     curves = response_curves(finished, list(ablation.axes), ablation.paired)
     found = conclude(curves, unfinished)
     figures = draw_ablation(curves, found)
-    folder = ablation.root / "report"
     values = curves.dump() | {"conclusion": found.dump(), "missing": [one.dump() for one in unfinished]}
-    write_json(folder / "ablation.json", values)
-    for name, drawing in figures.items():
-        write_atomic(folder / f"{name}.svg", drawing.svg)
-        write_atomic(folder / f"{name}.png", drawing.png)
+    write_json(ablation.root / "report" / "ablation.json", values)
     gpu = ablation.points[0].recipe.resources.gpu
     page = render_ablation(
         curves, found, unfinished, figures, name=ablation.name, title=ablation.title,
         clock_unit="GPU-hours" if gpu else "process-hours",
     )  # fmt: skip
+    path = _write_page(ablation, page, figures)
+    return values, f"{format_curves(curves)}\n\n{conclusion_text(found)}\n\nreport: {path}", unfinished
+
+
+def _write_page(ablation: "Ablation", page: str, figures: "Mapping[str, Drawing]") -> Path:
+    """Write the page of an ablation and its figures; the path of the page."""
+    from eval.report.build import PAGE
+    from recipes.manifest import write_atomic
+
+    folder = ablation.root / "report"
+    for name, drawing in figures.items():
+        write_atomic(folder / f"{name}.svg", drawing.svg)
+        write_atomic(folder / f"{name}.png", drawing.png)
     write_atomic(folder / PAGE, page)
-    return values, f"{format_curves(curves)}\n\n{conclusion_text(found)}\n\nreport: {folder / PAGE}", unfinished
+    return folder / PAGE
 
 
 def finished_points(ablation: "Ablation") -> "list[PointResult]":
@@ -191,11 +209,11 @@ def finished_points(ablation: "Ablation") -> "list[PointResult]":
     return points
 
 
-def missing_points(ablation: "Ablation", finished: Collection[str]) -> "list[Missing]":
+def missing_points(ablation: "Ablation", finished: Collection[str], until: str | None) -> "list[Missing]":
     """The points besides the finished ones, each with the state of the first stage that explains it."""
     from eval.report.ablation_verdict import Missing
     from launch.slurm.jobs import tasks_of_study
-    from launch.stages import build_stages
+    from launch.stages import build_stages, select_until
     from launch.status import standings
 
     rank = ("failed", "stopped", "running", "queued", "waiting", "open")
@@ -203,7 +221,8 @@ def missing_points(ablation: "Ablation", finished: Collection[str]) -> "list[Mis
     for point in ablation.points:
         if point.name not in finished:
             folder = ablation.folder(point)
-            stages = standings(ablation.root, tasks_of_study(point.recipe, folder, build_stages(point.recipe)))
+            tasks = tasks_of_study(point.recipe, folder, select_until(build_stages(point.recipe), until))
+            stages = standings(ablation.root, tasks)
             lacking = sorted((one for one in stages if one.state in rank), key=lambda one: rank.index(one.state))
             first = lacking[0]
             state = "has not started" if first.state == "open" else f"{first.state}"
@@ -247,8 +266,15 @@ def _choose_rates(options: argparse.Namespace) -> int:
     settings += ["probe=null", "trajectory=null", "diagnostics=null"]
     axes = [f"arms.{arm}.learning_rate={','.join(map(repr, rates))}" for arm in recipe.trained]
     out = options.out or Path("runs") / f"{recipe.study}-rates"
-    options.until = "eval"
+    options.until = _RATES_UNTIL
     return _run(read_ablation(options.study, settings, [], axes, out), options)
+
+
+def _chooses_rates(ablation: "Ablation") -> bool:
+    """Whether an ablation was made by `--learning-rates`."""
+    benchmarks = [benchmark.name for benchmark in ablation.points[0].recipe.benchmarks]
+    rates = all(axis.endswith(".learning_rate") for axis in ablation.axes)
+    return ablation.paired and rates and benchmarks == ["heldout"]
 
 
 def _numbers(text: str, kind: type) -> list[Any]:
@@ -258,65 +284,34 @@ def _numbers(text: str, kind: type) -> list[Any]:
         raise UserError(f"{text!r} is not a list of numbers such as 1e-6,3e-6") from None
 
 
-def show_rates(ablation: "Ablation") -> tuple[dict[str, Any], str]:
-    """Held-out accuracy of every arm at every learning rate and the choice; their values and text."""
+def report_rates(ablation: "Ablation") -> tuple[dict[str, Any], str, "list[Missing]"]:
+    """Write the page of a choice of learning rates and `learning_rates.json`; values, text, and the points that lack.
+
+    Raises:
+        UserError: no arm is evaluated at any point.
+    """
+    from eval.report.learning_rates import choose_rates, rates_figure, rates_text, read_accuracy, render_rates
     from recipes.manifest import write_json
 
-    frontier = heldout_frontier(ablation)
-    chosen, common = choose(frontier), common_rate(frontier)
-    overrides = [f"arms.{arm}.learning_rate={rate:g}" for arm, rate in chosen.items()]
-    values = {"frontier": frontier, "chosen": chosen, "common": common, "overrides": overrides}
-    write_json(ablation.root / "learning_rates.json", values)
-    rates = list(next(iter(frontier.values())))
-    lines = [
-        "\naccuracy on held-out corpus problems, percent, with its standard error over seeds and problems",
-        f"{'arm':<28}" + "".join(f"{float(rate):>16g}" for rate in rates),
-    ]
-    for arm, row in frontier.items():
-        cells = "".join(
-            f"{cell['accuracy']:>8.1f} ± {cell['error']:<4.1f}{'*' if float(rate) == chosen[arm] else ' '}"
-            for rate, cell in row.items()
-        )
-        lines.append(f"{arm:<28}{cells}")
-    lines += [
-        f"\nchosen (*, the highest; of equals the lower rate):\n  {' '.join(overrides)}",
-        f"for a comparison at one rate (highest mean over the arms): {common:g}",
-    ]
-    if edge := [arm for arm, rate in chosen.items() if rate in (float(rates[0]), float(rates[-1]))]:
-        print(f"the best rate may lie outside the range tried: {', '.join(edge)}", file=sys.stderr)
-    return values, "\n".join(lines)
-
-
-def heldout_frontier(ablation: "Ablation") -> dict[str, dict[str, dict[str, float]]]:
-    """Accuracy and standard error by arm and rate. The error is the larger of those over seeds and problems."""
-    from recipes.manifest import read_manifest
-
-    frontier: dict[str, dict[str, dict[str, float]]] = {}
-    for point in ablation.points:
-        recipe = point.recipe
-        for arm in recipe.trained:
-            values = []
-            for label in recipe.labels(arm):
-                manifest = read_manifest(ablation.folder(point) / "eval" / label)
-                if manifest is None or not manifest["completed"]:
-                    raise UserError(f"point {point.name} has no evaluation of {label}; `transfer resume` continues")
-                values.append(float(next(iter(manifest["facts"]["accuracy"].values()))))
-            mean = sum(values) / len(values)
-            over_seeds = (sum((v - mean) ** 2 for v in values) / max(len(values) - 1, 1) / len(values)) ** 0.5
-            binomial = (mean * (100 - mean) / (recipe.corpus.heldout_problems * len(values))) ** 0.5
-            rate = str(recipe.arms[arm].learning_rate)
-            frontier.setdefault(arm, {})[rate] = {"accuracy": mean, "error": max(over_seeds, binomial)}
-    return frontier
-
-
-def common_rate(frontier: Frontier) -> float:
-    """The learning rate with the highest mean accuracy over the arms; of equal ones the lowest."""
-    rates = list(next(iter(frontier.values())))
-    return float(max(rates, key=lambda rate: (sum(row[rate]["accuracy"] for row in frontier.values()), -float(rate))))
-
-
-def choose(frontier: Frontier) -> dict[str, float]:
-    """The learning rate with the highest accuracy of each arm; of equal ones the lowest."""
-    return {
-        arm: float(max(row, key=lambda rate: (row[rate]["accuracy"], -float(rate)))) for arm, row in frontier.items()
-    }
+    recipe = ablation.points[0].recipe
+    frontier: dict[str, dict[str, Accuracy]] = {arm: {} for arm in recipe.trained}
+    unfinished: set[str] = set()
+    points = sorted(ablation.points, key=lambda point: min(point.values.values()))
+    for point in points:
+        for arm, row in frontier.items():
+            found = read_accuracy(point.recipe, ablation.folder(point), arm)
+            if found is None:
+                unfinished.add(point.name)
+            else:
+                row[str(point.recipe.arms[arm].learning_rate)] = found
+    missing = missing_points(ablation, {point.name for point in points} - unfinished, _RATES_UNTIL)
+    if not any(frontier.values()):
+        raise NothingFinishedError(ablation.root, missing[0], "evaluation")
+    rates = [float(next(iter(point.values.values()))) for point in points]
+    base = read_accuracy(recipe, ablation.folder(points[0]), "base")
+    choice = choose_rates(frontier, rates, base, missing, len(recipe.seeds))
+    write_json(ablation.root / "learning_rates.json", choice.dump())
+    figure = rates_figure(choice)
+    page = render_rates(choice, figure, recipe=recipe, name=ablation.name, title=ablation.title)
+    path = _write_page(ablation, page, {"learning_rates": figure})
+    return choice.dump(), f"{rates_text(choice)}\n\nreport: {path}", missing

@@ -12,7 +12,7 @@ from eval.report.page import draw_figures, render_page
 from eval.report.schema import Transfer
 from recipes.loading import load_study
 from tests.browser import BROWSER, open_browser
-from tests.reports import RATES, ablation_page
+from tests.reports import RATES, ablation_page, rates_page
 
 needs_browser = pytest.mark.skipif(BROWSER is None, reason="no Chromium on this machine")
 
@@ -155,9 +155,12 @@ def test_it_prints_every_axis_and_no_navigation(analysed_study):
 
 @pytest.mark.slow
 @needs_browser
-def test_the_page_of_an_ablation_reads_well_at_every_width(tmp_path):
+@pytest.mark.parametrize("rates", [False, True])
+def test_the_page_of_an_ablation_reads_well_at_every_width(tmp_path, rates):
+    """The page of gains, and that of a choice of learning rates."""
     late = Missing(point="late", values={"train.learning_rate": 8e-4}, reason=HOSTILE[1])
-    page = ablation_page(tmp_path / "index.html", RATES, [late], title=HOSTILE[0])
+    path = tmp_path / "index.html"
+    page = rates_page(path, [late], HOSTILE[0]) if rates else ablation_page(path, RATES, [late], title=HOSTILE[0])
     with open_browser() as browser:
         browser.resize(1280, 900)
         browser.open(page)
