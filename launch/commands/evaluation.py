@@ -226,7 +226,11 @@ def _audited(transfer: "Transfer", pairs: list[dict[str, Any]]) -> list[dict[str
     "score stored responses again, without a model",
     STUDY,
     argument(
-        "rules", metavar="BENCHMARK.NAME=RULE", nargs="*", help="for instance math500.loose=plain; kept as scores-loose"
+        "rules",
+        metavar="BENCHMARK.NAME=RULE",
+        nargs="*",
+        default=[],
+        help="for instance math500.loose=plain; kept as scores-loose",
     ),
 )
 def score(options: argparse.Namespace) -> int:
