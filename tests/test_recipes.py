@@ -71,11 +71,16 @@ def test_every_field_has_a_docstring():
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("train.stepz=3", "`train.stepz` is not a setting; did you mean `steps`?"),
-        ("arms.grpo.betta=0.1", "did you mean `beta`?"),
+        ("train.stepz=3", "`train.stepz` is not a setting; did you mean `train.steps`?"),
+        ("arms.grpo.betta=0.1", "did you mean `arms.grpo.beta`?"),
         ("nonsense=1", "`nonsense` is not a setting; allowed are"),
         ("train.steps=-1", "`train.steps` is -1, but input should be greater than or equal to 1"),
-        ("train.learning_rate=fast", "`train.learning_rate` is 'fast', but input should be a valid number"),
+        ("train.learning_rate=fast", "`train.learning_rate` is 'fast', but must be a number"),
+        ("train.steps=ten", "`train.steps` is 'ten', but must be an integer"),
+        ("train.steps=1.5", "`train.steps` is 1.5, but must be an integer"),
+        ("arms.grpo.negatives=maybe", "`arms.grpo.negatives` is 'maybe', but must be true or false"),
+        ("title=3", "`title` is 3, but must be text"),
+        ("train=3", "`train` is 3, but must be a section with keys"),
         ("arms.off_policy_sft.updates_per_batch=2", "`updates_per_batch` above 1 needs `sampling: current`"),
         ("arms.grpo.updates_per_batch=4", "steps 150 must be a multiple of updates_per_batch 4"),
         ("arms.grpo.updates_per_batch=2", "save_every_steps 25 must be a multiple of updates_per_batch 2"),
@@ -83,7 +88,7 @@ def test_every_field_has_a_docstring():
         ("arms.off_policy_sft.reward=random", "SFT on a teacher trains on the correct samples"),
         ("arms.off_policy_sft.beta=0.1", "SFT on a teacher has no KL term"),
         ("arms.grpo.start_from=grpo", "arm 'grpo' starts from itself"),
-        ("arms.grpo.start_from=nobody", "starts from 'nobody', which is not an arm"),
+        ("arms.grpo.start_from=nobody", "starts from 'nobody', which is not an arm this study trains; it trains off_"),
         ("arms.off_policy_sft.negatives=true", "needs `credit: advantage`"),
         ("seeds=[1,1]", "a seed is listed twice"),
         ("corpus.teacher=null", "samples from the teacher but `corpus.teacher` is missing"),
@@ -197,6 +202,39 @@ def test_unusable_recipe_file(tmp_path, content):
         load_recipe(path)
     with pytest.raises(UserError, match="does not exist"):
         load_recipe(tmp_path / "absent.yaml")
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("stdy.yaml", "recipe {folder}/stdy.yaml does not exist; did you mean {folder}/study.yaml?"),
+        ("xyz.json", "recipe {folder}/xyz.json does not exist; recipes are under recipes/"),
+        ("", "{folder} is not a study directory: it has no study.json; did you mean the recipe {folder}/study.yaml?"),
+        ("rates", "{folder}/rates is not a study directory: it has no study.json; it is an ablation: see `transfer "
+         "ablate {folder}/rates`, or name one of {folder}/rates/points/"),
+        ("none", "{folder}/none is not a study directory: it has no study.json; `transfer run` makes one"),
+        ("grid.yaml", "{folder}/grid.yaml is the file of an ablation, not a recipe; see `transfer ablate "
+         "{folder}/grid.yaml --dry-run`"),
+        ("audit.yaml", "{folder}/audit.yaml is an audit file, not a recipe; see `transfer audit {folder}/audit.yaml "
+         "--dry-run`"),
+    ],
+)  # fmt: skip
+def test_what_is_no_recipe_says_what_to_name(name, message, tmp_path):
+    (tmp_path / "none").mkdir()
+    (tmp_path / "rates").mkdir()
+    (tmp_path / "rates" / "ablation.json").write_text("{}")
+    (tmp_path / "study.yaml").write_text("study: mine\n")
+    if name in ("grid.yaml", "audit.yaml"):
+        (tmp_path / "grid.yaml").write_text("recipe: study.yaml\ngrid: {train.steps: [1, 2]}\n")
+        (tmp_path / "audit.yaml").write_text("pairs: []\n")
+    with pytest.raises(UserError) as error:
+        load_recipe(tmp_path / name)
+    assert str(error.value) == message.format(folder=tmp_path)
+
+
+def test_a_misspelt_shipped_recipe_gets_a_suggestion():
+    with pytest.raises(UserError, match=r"did you mean recipes/pocket/study.yaml\?"):
+        load_recipe(Path("recipes/pocket/studi.yaml"))
 
 
 def test_override_reaches_into_a_section_that_is_switched_off():
