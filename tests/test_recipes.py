@@ -6,7 +6,9 @@ from pathlib import Path
 import pytest
 import yaml
 
+from launch.commands.main import main
 from launch.pairs import audit_recipes
+from launch.planning.preflight import check_before_running, unresolved_sentences, warnings
 from launch.stages import build_stages
 from recipes.errors import UserError
 from recipes.loading import apply_override, load_recipe, validate_recipe
@@ -243,9 +245,30 @@ def test_override_reaches_into_a_section_that_is_switched_off():
     assert values == {"model": {"path": "/x"}}
 
 
-def test_benchmarks_the_corpus_is_not_compared_with_are_named(tmp_path):
-    from launch.planning.preflight import warnings
+def test_an_update_of_more_problems_than_there_are_is_named():
+    assert warnings(load_recipe(STUDY, ["train.problems_per_step=16", "corpus.train_problems=16"])) == []
+    (text,) = warnings(load_recipe(STUDY, ["train.problems_per_step=16", "corpus.train_problems=15"]))
+    assert text == (
+        "off_policy_sft, on_policy_sft, grpo: an update presents 16 problems (train.problems_per_step) and the corpus "
+        "has 15 (corpus.train_problems), so it presents some more than once"
+    )
 
+
+def test_a_path_that_does_not_exist_is_not_to_be_fetched():
+    absent = load_recipe(STUDY, ["model={path: ./absent}"])
+    assert unresolved_sentences(absent) == []
+    with pytest.raises(UserError) as error:
+        check_before_running(absent)
+    assert str(error.value).startswith("model.path ./absent is neither a directory nor a Hugging Face id")
+    assert len(unresolved_sentences(load_recipe(STUDY, ["model={path: Qwen/Qwen3-1.7B-Base}"]))) == 1
+
+
+def test_one_arm_has_nothing_to_match(capsys):
+    assert main(["check", str(STUDY), "arms.grpo=null", "arms.on_policy_sft=null"]) == 0
+    assert capsys.readouterr().out == "pocket has one arm, off_policy_sft, so there is nothing to match\n"
+
+
+def test_benchmarks_the_corpus_is_not_compared_with_are_named(tmp_path):
     assert warnings(load_recipe(STUDY)) == []
     law = ["suite.benchmarks.0.name=law_exam", "suite.benchmarks.1.name=law_essay"]
     (text,) = warnings(load_recipe(STUDY, law))

@@ -84,7 +84,7 @@ def _transfer(study_dir: Path) -> "Transfer":
 
     path = study_dir / "report" / "transfer.json"
     if not path.is_file():
-        raise UserError(f"{study_dir} has no finished report; `transfer run` makes it")
+        raise UserError(f"{study_dir} has no finished report; `transfer run {study_dir}` makes it")
     transfer = read_transfer(path)
     refuse_rehearsal(transfer.status == REHEARSAL, study_dir)
     return transfer
