@@ -13,6 +13,19 @@ from recipes.errors import UserError
 from recipes.schema import Recipe
 
 STUDY_FILE = "study.json"
+_SHIPPED = Path(__file__).resolve().parent
+_OTHER_FILES = {  # by a key that only they have
+    "recipe": "the file of an ablation, not a recipe; see `transfer ablate {path} --dry-run`",
+    "pairs": "an audit file, not a recipe; see `transfer audit {path} --dry-run`",
+}
+_WANTED = {  # pydantic's kinds of errors
+    "int": "an integer",
+    "float": "a number",
+    "bool": "true or false",
+    "string": "text",
+    "model": "a section with keys",
+    "dict": "a section with keys",
+}
 _LOCKED = ("sources", "benchmarks", "models")  # the parts of a lock file
 
 
@@ -34,6 +47,9 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     """
     path = Path(path)
     values = read_study_file(path) if path.is_dir() else read_recipe_file(path)
+    for key, what in _OTHER_FILES.items():
+        if key in values:
+            raise UserError(f"{path} is {what.format(path=path)}")
     arms_of_file = list(values.get("arms") or {}) if isinstance(values.get("arms"), dict | None) else []
     for override in overrides:
         apply_override(values, override)
@@ -76,7 +92,7 @@ def read_yaml(path: Path, what: str = "recipe") -> dict[str, Any]:
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise UserError(f"{what} {path} does not exist; recipes are under recipes/") from None
+        raise UserError(f"{what} {path} does not exist{_nearest(path) if what == 'recipe' else ''}") from None
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{what} {path} cannot be read: {error}") from None
     except yaml.YAMLError as error:
@@ -84,6 +100,14 @@ def read_yaml(path: Path, what: str = "recipe") -> dict[str, Any]:
     if not isinstance(values, dict):
         raise UserError(f"{what} {path} holds no settings; it must be a YAML mapping")
     return values
+
+
+def _nearest(path: Path) -> str:
+    """What to say about a recipe that does not exist: the nearest one beside it or shipped."""
+    beside = difflib.get_close_matches(path.name, [other.name for other in sorted(path.parent.glob("*.yaml"))], n=1)
+    shipped = [str(other.relative_to(_SHIPPED.parent)) for other in sorted(_SHIPPED.rglob("*.yaml"))]
+    near = [str(path.with_name(name)) for name in beside] or difflib.get_close_matches(str(path), shipped, n=1)
+    return f"; did you mean {near[0]}?" if near else "; recipes are under recipes/"
 
 
 def _section(path: Path, key: str) -> Any:
@@ -129,7 +153,7 @@ def read_study_file(study_dir: Path) -> dict[str, Any]:
     """The values in `study.json` of a study directory. Raises UserError if there is none or it is damaged."""
     path = study_dir / STUDY_FILE
     if not path.is_file():
-        raise UserError(f"{study_dir} is not a study directory: it has no {STUDY_FILE}; `transfer run` makes one")
+        raise UserError(f"{study_dir} is not a study directory: it has no {STUDY_FILE}; {_what_holds(study_dir)}")
     advice = "it is a copy of the recipe; restore or repair it, or choose another --out"
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
@@ -138,6 +162,14 @@ def read_study_file(study_dir: Path) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise UserError(f"{path} holds no settings: {advice}")
     return values
+
+
+def _what_holds(folder: Path) -> str:
+    """What to do with a folder that is no study."""
+    if (folder / "ablation.json").is_file():
+        return f"it is an ablation: see `transfer ablate {folder}`, or name one of {folder / 'points'}/"
+    recipes = sorted(folder.glob("*.yaml"))
+    return f"did you mean the recipe {' or '.join(map(str, recipes))}?" if recipes else "`transfer run` makes one"
 
 
 def load_study(study_dir: Path) -> Recipe:
@@ -187,13 +219,17 @@ def _sentence(error: dict[str, Any], model: type[BaseModel]) -> str:
     if error["type"] == "extra_forbidden":
         known = _known_keys(error["loc"][:-1], model)
         near = difflib.get_close_matches(str(error["loc"][-1]), known, n=1)
-        hint = f"did you mean `{near[0]}`?" if near else f"allowed are {', '.join(known)}"
+        meant = ".".join(map(str, [*error["loc"][:-1], *near]))
+        hint = f"did you mean `{meant}`?" if near else f"allowed are {', '.join(known)}"
         return f"`{key}` is not a setting; {hint}"
     if error["type"] == "missing":
         return f"`{key}` is missing"
     message = error["msg"].removeprefix("Value error, ").replace("valid tuple", "list in brackets")
     if error["type"] == "value_error":
         return f"{key}: {message}" if error["loc"] else message
+    kind = error["type"].partition("_")[0]
+    if kind in _WANTED and error["type"] in (f"{kind}_type", f"{kind}_parsing", "int_from_float"):
+        message = f"must be {_WANTED[kind]}"
     return f"`{key}` is {error['input']!r}, but {message[0].lower()}{message[1:]}"
 
 

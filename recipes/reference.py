@@ -1,5 +1,6 @@
 """The reference of all recipe keys, read off the schema: `transfer config` prints it, docs/recipe-keys.md holds it."""
 
+import difflib
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -26,8 +27,9 @@ _KINDS: dict[Any, str] = {
 _HEADER = """# Recipe keys
 
 Every key of a recipe, by section. `transfer config` prints this page, `transfer config train` one section and
-`transfer config train.steps` one key. On the command line a key is written with dots, and lists count from 0:
-`transfer run RECIPE train.steps=300 'corpus.sources.0.path=my.jsonl'`. `<name>` is a name of your choice.
+`transfer config train.steps` or `transfer config arms.grpo.beta` one key. On the command line a key is written with
+dots, and lists count from 0: `transfer run RECIPE train.steps=300 'corpus.sources.0.path=my.jsonl'`. `<name>` is a name
+of your choice.
 
 """
 
@@ -95,14 +97,11 @@ def chosen_sections(prefix: str) -> list[Section]:
     Raises:
         UserError: recipes have no such key.
     """
-    chosen = [
-        section
-        for section in recipe_sections()
-        if not prefix or any((path + ".").startswith(prefix + ".") for path in section.paths)
-    ]
+    sections = recipe_sections()
+    chosen = [section for section in sections if any(_begins(path, prefix) for path in section.paths)]
     if not chosen:
         outer, _, name = prefix.rpartition(".")
-        holders = [section for section in recipe_sections() if outer in section.paths]
+        holders = [section for section in sections if any(_same(path, outer) for path in section.paths)]
         chosen = [
             Section(section.paths, section.meaning, (key,))
             for section in holders
@@ -110,9 +109,37 @@ def chosen_sections(prefix: str) -> list[Section]:
             if key.name == name
         ]
     if not chosen:
-        names = ", ".join(name for name, _ in _fields(Recipe))
-        raise UserError(f"recipes have no key {prefix!r}; the outermost are {names}")
+        raise UserError(f"recipes have no key {prefix!r}; {_nearest_keys(prefix, sections)}")
     return chosen
+
+
+def _steps(path: str) -> list[str]:
+    return path.split(".") if path else []
+
+
+def _begins(path: str, prefix: str) -> bool:
+    """Whether the section at `path` is at or below the key `prefix`, which has the user's names and positions."""
+    ours, theirs = _steps(path), _steps(prefix)
+    return len(theirs) <= len(ours) and all(map(_fits, ours, theirs))
+
+
+def _same(path: str, key: str) -> bool:
+    return len(_steps(path)) == len(_steps(key)) and _begins(path, key)
+
+
+def _fits(step: str, given: str) -> bool:
+    return step == given or step == "<name>" or (step == "0" and given.isdigit())
+
+
+def _nearest_keys(key: str, sections: list[Section]) -> str:
+    """What to say about a key that does not exist: keys of the same or nearly the same name, or the outermost ones."""
+    pairs = [(path, item.name) for section in sections for path in section.paths for item in section.keys]
+    known = [f"{path}.{name}".lstrip(".") for path, name in pairs]
+    last = key.rpartition(".")[2]
+    near = [path for path in known if path.rpartition(".")[2] == last] or difflib.get_close_matches(key, known, n=1)
+    if near:
+        return f"did you mean {' or '.join(near[:3])}?"
+    return f"the outermost are {', '.join(name for name, _ in _fields(Recipe))}"
 
 
 def _section_text(section: Section) -> str:

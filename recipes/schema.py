@@ -159,7 +159,10 @@ class Recipe(Spec):
             if arm.sampling == "teacher" and self.corpus.teacher is None:
                 raise ValueError(f"arm {name!r} samples from the teacher but `corpus.teacher` is missing")
             if arm.start_from is not None and arm.start_from not in self.trained:
-                raise ValueError(f"arm {name!r} starts from {arm.start_from!r}, which is not an arm this study trains")
+                raise ValueError(
+                    f"arm {name!r} starts from {arm.start_from!r}, which is not an arm this study trains; it trains "
+                    f"{', '.join(self.trained)}"
+                )
             if self._starts_in_a_circle(name):
                 raise ValueError(f"arm {name!r} starts from itself, by `start_from` of {arm.start_from!r}")
         solvable_only = [self.corpus.problem_set, *(arm.problem_set for arm in self.trained.values())]

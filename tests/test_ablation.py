@@ -98,7 +98,7 @@ def test_one_rate_for_all_arms_is_one_label(tmp_path):
         ([], [], "an ablation needs axes"),
         (["train.steps=2"], ["train.steps=2,3"], "an ablation needs axes: either"),
         (["train.steps"], [], "is not of the form key=value,value"),
-        (["train.stepz=2,3"], [], "did you mean `steps`"),
+        (["train.stepz=2,3"], [], "did you mean `train.steps`"),
         (["train.steps=2,2"], [], "two points are called steps-2"),
         ([], ["train.steps=2,3", "train.warmup_steps=1"], "train.steps has 2, train.warmup_steps has 1"),
         (["train.steps=0,2"], [], "train.steps"),

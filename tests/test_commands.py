@@ -36,6 +36,27 @@ def test_a_mistyped_command_gets_a_suggestion(capsys):
     assert "there are init, validate, run, plan," in ended(["xyzzy"], capsys)[2]
 
 
+def test_a_mistyped_option_gets_a_suggestion(capsys):
+    assert "unknown option --dryrun; did you mean --dry-run?" in ended(["run", str(SMOKE), "--dryrun"], capsys)[2]
+    assert "unknown option --maxdrop=3; did you mean --max-drop?" in ended(["pick", "x", "--maxdrop=3"], capsys)[2]
+    assert "unknown option --quick; see transfer run --help" in ended(["run", str(SMOKE), "--quick"], capsys)[2]
+
+
+def test_help_is_also_a_command(capsys):
+    assert ended(["help"], capsys) == ended(["--help"], capsys)
+    assert ended(["help", "plan"], capsys) == ended(["plan", "--help"], capsys)
+
+
+@pytest.mark.parametrize(
+    ("words", "missing"),
+    [(["plan"], "RECIPE|RUN"), (["score"], "RECIPE|RUN"), (["init"], "study|corpus|benchmark")],
+)
+def test_only_what_is_required_is_called_so(words, missing, capsys):
+    code, _, error = ended(words, capsys)
+    assert code == 2
+    assert error.endswith(f"the following arguments are required: {missing}\n")
+
+
 def test_the_version_is_that_of_the_installed_package(capsys):
     assert ended(["--version"], capsys) == (0, f"transfer-lab {metadata.version('transfer-lab')}\n", "")
 

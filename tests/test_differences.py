@@ -45,8 +45,15 @@ def test_settings_versions_and_gains_that_differ_are_named(tmp_path):
 
 def test_equal_settings_without_reports(tmp_path):
     found = differences(tmp_path / "a", tmp_path / "b", (SETTINGS, SETTINGS))
-    assert (found.settings, found.versions, found.gains) == ([], [], None)
-    assert differences_text(found) == "settings: equal\nversions: equal\ngains: no report of both studies"
+    assert (found.settings, found.versions, found.gains) == ([], None, None)
+    assert differences_text(found) == (
+        "settings: equal\nversions: no finished stage of both studies\ngains: no report of both studies"
+    )
+
+
+def test_a_study_and_a_recipe_that_has_not_run_have_no_versions_to_compare(tmp_path):
+    found = differences(study(tmp_path / "a", 3.0, "2.12"), tmp_path / "b", (SETTINGS, SETTINGS))
+    assert (found.settings, found.versions, found.gains) == ([], None, None)
 
 
 def test_diff_of_a_recipe_with_itself_and_with_another(transfer):

@@ -90,12 +90,12 @@ def test_flash_attention_on_a_cpu_is_refused_also_where_its_package_is_installed
 def test_engines_and_sandbox(machine):
     machine |= {"vllm": False, "bwrap": False}
     assert [str(finding) for finding in found()] == [
-        "vllm is not installed, which arms and eval and trajectory use; run pip install -r requirements-gpu.lock",
+        "vllm is not installed; it is needed for arms, eval, trajectory; run pip install -r requirements-gpu.lock",
         "bubblewrap (bwrap) is not installed, in which the code of livecodebench is run; apt install bubblewrap, or "
         "suite.allow_unsandboxed_code=true",
     ]
     (only,) = found("suite.engine={kind: hf}", "suite.allow_unsandboxed_code=true")
-    assert only.sentence == "vllm is not installed, which arms use"
+    assert only.sentence == "vllm is not installed; it is needed for arms"
     assert found("suite.engine={kind: hf}", "suite.allow_unsandboxed_code=true", "resources.vllm=null") == []
     image = SiteSpec(gpus_per_node=8, container={"image": "lab.sif"})
     assert found(site=image) == [], "what is installed here says nothing about an image"

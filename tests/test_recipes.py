@@ -6,7 +6,9 @@ from pathlib import Path
 import pytest
 import yaml
 
+from launch.commands.main import main
 from launch.pairs import audit_recipes
+from launch.planning.preflight import check_before_running, unresolved_sentences, warnings
 from launch.stages import build_stages
 from recipes.errors import UserError
 from recipes.loading import apply_override, load_recipe, validate_recipe
@@ -71,11 +73,16 @@ def test_every_field_has_a_docstring():
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("train.stepz=3", "`train.stepz` is not a setting; did you mean `steps`?"),
-        ("arms.grpo.betta=0.1", "did you mean `beta`?"),
+        ("train.stepz=3", "`train.stepz` is not a setting; did you mean `train.steps`?"),
+        ("arms.grpo.betta=0.1", "did you mean `arms.grpo.beta`?"),
         ("nonsense=1", "`nonsense` is not a setting; allowed are"),
         ("train.steps=-1", "`train.steps` is -1, but input should be greater than or equal to 1"),
-        ("train.learning_rate=fast", "`train.learning_rate` is 'fast', but input should be a valid number"),
+        ("train.learning_rate=fast", "`train.learning_rate` is 'fast', but must be a number"),
+        ("train.steps=ten", "`train.steps` is 'ten', but must be an integer"),
+        ("train.steps=1.5", "`train.steps` is 1.5, but must be an integer"),
+        ("arms.grpo.negatives=maybe", "`arms.grpo.negatives` is 'maybe', but must be true or false"),
+        ("title=3", "`title` is 3, but must be text"),
+        ("train=3", "`train` is 3, but must be a section with keys"),
         ("arms.off_policy_sft.updates_per_batch=2", "`updates_per_batch` above 1 needs `sampling: current`"),
         ("arms.grpo.updates_per_batch=4", "steps 150 must be a multiple of updates_per_batch 4"),
         ("arms.grpo.updates_per_batch=2", "save_every_steps 25 must be a multiple of updates_per_batch 2"),
@@ -83,7 +90,7 @@ def test_every_field_has_a_docstring():
         ("arms.off_policy_sft.reward=random", "SFT on a teacher trains on the correct samples"),
         ("arms.off_policy_sft.beta=0.1", "SFT on a teacher has no KL term"),
         ("arms.grpo.start_from=grpo", "arm 'grpo' starts from itself"),
-        ("arms.grpo.start_from=nobody", "starts from 'nobody', which is not an arm"),
+        ("arms.grpo.start_from=nobody", "starts from 'nobody', which is not an arm this study trains; it trains off_"),
         ("arms.off_policy_sft.negatives=true", "needs `credit: advantage`"),
         ("seeds=[1,1]", "a seed is listed twice"),
         ("corpus.teacher=null", "samples from the teacher but `corpus.teacher` is missing"),
@@ -199,15 +206,69 @@ def test_unusable_recipe_file(tmp_path, content):
         load_recipe(tmp_path / "absent.yaml")
 
 
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("stdy.yaml", "recipe {folder}/stdy.yaml does not exist; did you mean {folder}/study.yaml?"),
+        ("xyz.json", "recipe {folder}/xyz.json does not exist; recipes are under recipes/"),
+        ("", "{folder} is not a study directory: it has no study.json; did you mean the recipe {folder}/study.yaml?"),
+        ("rates", "{folder}/rates is not a study directory: it has no study.json; it is an ablation: see `transfer "
+         "ablate {folder}/rates`, or name one of {folder}/rates/points/"),
+        ("none", "{folder}/none is not a study directory: it has no study.json; `transfer run` makes one"),
+        ("grid.yaml", "{folder}/grid.yaml is the file of an ablation, not a recipe; see `transfer ablate "
+         "{folder}/grid.yaml --dry-run`"),
+        ("audit.yaml", "{folder}/audit.yaml is an audit file, not a recipe; see `transfer audit {folder}/audit.yaml "
+         "--dry-run`"),
+    ],
+)  # fmt: skip
+def test_what_is_no_recipe_says_what_to_name(name, message, tmp_path):
+    (tmp_path / "none").mkdir()
+    (tmp_path / "rates").mkdir()
+    (tmp_path / "rates" / "ablation.json").write_text("{}")
+    (tmp_path / "study.yaml").write_text("study: mine\n")
+    if name in ("grid.yaml", "audit.yaml"):
+        (tmp_path / "grid.yaml").write_text("recipe: study.yaml\ngrid: {train.steps: [1, 2]}\n")
+        (tmp_path / "audit.yaml").write_text("pairs: []\n")
+    with pytest.raises(UserError) as error:
+        load_recipe(tmp_path / name)
+    assert str(error.value) == message.format(folder=tmp_path)
+
+
+def test_a_misspelt_shipped_recipe_gets_a_suggestion():
+    with pytest.raises(UserError, match=r"did you mean recipes/pocket/study.yaml\?"):
+        load_recipe(Path("recipes/pocket/studi.yaml"))
+
+
 def test_override_reaches_into_a_section_that_is_switched_off():
     values = {"model": None}
     apply_override(values, "model.path=/x")
     assert values == {"model": {"path": "/x"}}
 
 
-def test_benchmarks_the_corpus_is_not_compared_with_are_named(tmp_path):
-    from launch.planning.preflight import warnings
+def test_an_update_of_more_problems_than_there_are_is_named():
+    assert warnings(load_recipe(STUDY, ["train.problems_per_step=16", "corpus.train_problems=16"])) == []
+    (text,) = warnings(load_recipe(STUDY, ["train.problems_per_step=16", "corpus.train_problems=15"]))
+    assert text == (
+        "off_policy_sft, on_policy_sft, grpo: an update presents 16 problems (train.problems_per_step) and the corpus "
+        "has 15 (corpus.train_problems), so it presents some more than once"
+    )
 
+
+def test_a_path_that_does_not_exist_is_not_to_be_fetched():
+    absent = load_recipe(STUDY, ["model={path: ./absent}"])
+    assert unresolved_sentences(absent) == []
+    with pytest.raises(UserError) as error:
+        check_before_running(absent)
+    assert str(error.value).startswith("model.path ./absent is neither a directory nor a Hugging Face id")
+    assert len(unresolved_sentences(load_recipe(STUDY, ["model={path: Qwen/Qwen3-1.7B-Base}"]))) == 1
+
+
+def test_one_arm_has_nothing_to_match(capsys):
+    assert main(["check", str(STUDY), "arms.grpo=null", "arms.on_policy_sft=null"]) == 0
+    assert capsys.readouterr().out == "pocket has one arm, off_policy_sft, so there is nothing to match\n"
+
+
+def test_benchmarks_the_corpus_is_not_compared_with_are_named(tmp_path):
     assert warnings(load_recipe(STUDY)) == []
     law = ["suite.benchmarks.0.name=law_exam", "suite.benchmarks.1.name=law_essay"]
     (text,) = warnings(load_recipe(STUDY, law))

@@ -42,7 +42,36 @@ def test_every_section_is_there_once_and_every_key_is_explained():
 
 
 def test_unknown_key_names_the_outermost_ones(capsys):
-    with pytest.raises(UserError, match="no key 'trian'; the outermost are study, title, seeds, model"):
-        chosen_sections("trian")
+    with pytest.raises(UserError, match="no key 'xyzzy'; the outermost are study, title, seeds, model"):
+        chosen_sections("xyzzy")
     assert main(["config", "train.stpes"]) == 2
     assert "Traceback" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("key", "path", "name"),
+    [
+        ("arms.grpo.beta", "arms.<name>", "beta"),
+        ("corpus.sources.2.path", "corpus.sources.0", "path"),
+        ("arms.theirs.external.path", "arms.<name>.external", "path"),
+    ],
+)
+def test_a_key_is_found_as_the_command_line_writes_it(key, path, name):
+    (section,) = chosen_sections(key)
+    assert path in section.paths
+    assert [item.name for item in section.keys] == [name]
+
+
+@pytest.mark.parametrize(
+    ("key", "meant"),
+    [
+        ("trian", "train"),
+        ("beta", "arms.<name>.beta"),
+        ("train.step", "train.steps"),
+        ("suite.benchmarks.data.fields", "suite.benchmarks.0.data.fields"),
+    ],
+)
+def test_a_misspelt_key_gets_a_suggestion(key, meant):
+    with pytest.raises(UserError) as error:
+        chosen_sections(key)
+    assert str(error.value) == f"recipes have no key {key!r}; did you mean {meant}?"

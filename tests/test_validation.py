@@ -231,7 +231,8 @@ def test_init_writes_a_commented_recipe_that_is_valid_and_overwrites_nothing(kin
     assert main(["validate", f"{kind}.yaml"]) == 0
     assert f"my-{kind} is valid" in capsys.readouterr().out
     assert main(["init", kind, str(tmp_path)]) == 2
-    assert f"{tmp_path}/{kind}.yaml already exist; choose another folder" in capsys.readouterr().err
+    taken = f"{tmp_path}/{kind}.yaml already exist; choose another folder, or remove them"
+    assert taken in capsys.readouterr().err
     recipe.unlink()
     before = sorted(tmp_path.rglob("*"))
     assert main(["init", kind]) == 2  # the example files are still there

@@ -4,6 +4,8 @@ from typing import NamedTuple
 
 from recipes.schema import Recipe
 from recipes.suite_schema import BenchmarkSpec
+from train.accounting.cost import Gpu, ModelShape, bytes_per_weight, expected_tokens
+from train.accounting.rates import Rates, Sampling, batches_seconds, engine_seconds
 
 
 class BenchmarkSize(NamedTuple):
@@ -40,3 +42,19 @@ def evaluation_responses(recipe: Recipe, models: int) -> int | None:
     """Responses that all models give together; None if a benchmark is not counted yet."""
     found = [size.responses for size in suite_sizes(recipe).values()]
     return None if None in found else models * sum(size for size in found if size is not None)
+
+
+def answering_seconds(recipe: Recipe, shape: ModelShape, gpu: Gpu, rates: Rates, responses: float) -> float | None:
+    """Seconds in which one copy of the suite's engine gives so many responses; None: a server of its own gives them."""
+    suite, size = recipe.require_suite(), bytes_per_weight(recipe)
+    engine, gpus = suite.engine, suite.engine.tensor_parallel
+    mean = expected_tokens(recipe, suite.max_response_tokens)
+    load = Sampling(
+        responses, suite.max_prompt_tokens // 4, mean, suite.max_response_tokens
+    )  # limits are rarely reached
+    if engine.kind == "endpoint":
+        return None
+    if engine.kind == "hf" or recipe.resources.gpu is None:
+        return batches_seconds(shape, gpu, rates, load, engine.batch_size, size)
+    cache = max(1.0, gpus * engine.memory_share * gpu.memory_bytes - size * shape.parameters())
+    return engine_seconds(shape, gpu, rates, load, cache, gpus, size)

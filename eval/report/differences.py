@@ -32,8 +32,8 @@ class Differences(Values):
 
     settings: list[Change]
     """By dotted key of the recipe. A setting that only one recipe has shows None for the other."""
-    versions: list[Change]
-    """Commit, Python and packages of the stages that both studies have finished."""
+    versions: list[Change] | None
+    """Commit, Python and packages of the stages each has finished. None: a study has finished none."""
     gains: list[GainPair] | None
     """Of the arms and groups that both reports have. None: a study has no report."""
 
@@ -48,9 +48,10 @@ def differences(first: Path, second: Path, settings: tuple[dict[str, Any], dict[
     """
     reports = [read_transfer(folder) if (folder / "report" / "transfer.json").is_file() else None
                for folder in (first, second)]  # fmt: skip
+    versions = _versions(first), _versions(second)
     return Differences(
         settings=list(_changes(*settings)),
-        versions=list(_changes(_versions(first), _versions(second))),
+        versions=list(_changes(*versions)) if all(versions) else None,
         gains=None if reports[0] is None or reports[1] is None else list(_gains(reports[0], reports[1])),
     )
 
@@ -97,6 +98,9 @@ def differences_text(found: Differences) -> str:
     """The differences as plain text."""
     lines = []
     for title, changes in (("settings", found.settings), ("versions", found.versions)):
+        if changes is None:
+            lines.append(f"{title}: no finished stage of both studies")
+            continue
         lines.append(f"{title}: {'equal' if not changes else f'{len(changes)} differ'}")
         width = max((len(change.name) for change in changes), default=0)
         lines += [f"  {change.name:<{width}}  {_short(change.first)} -> {_short(change.second)}" for change in changes]

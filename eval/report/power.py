@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from scipy import stats
 
-from eval.questions.suite_size import suite_sizes
+from eval.questions.suite_size import answering_seconds, suite_sizes
 from recipes.errors import UserError
 from recipes.schema import Recipe
 
@@ -96,7 +96,7 @@ def _spreads(recipe: Recipe, study_dir: Path) -> dict[str, Spread]:
     for name, size in suite_sizes(recipe).items():
         if size.questions is None:
             raise UserError(
-                f"benchmark {name} is not counted yet; run `transfer fetch` on its recipe, or set data.published_rows"
+                f"benchmark {name} is not counted yet; run `transfer fetch RECIPE`, or set data.published_rows"
             )
         spreads[name] = Spread(size.questions, ASSUMED_BETWEEN, ASSUMED_WITHIN, False, greedy[name])
     return spreads
@@ -128,7 +128,7 @@ def measured_spreads(recipe: Recipe, study_dir: Path) -> dict[str, Spread]:
 def evaluation_cost(recipe: Recipe) -> dict[str, Any] | None:
     """What one response per question costs for one model: responses, tokens, and GPU-hours where the GPU is known."""
     from train.accounting.cost import GPUS, KNOWN_SHAPES, expected_tokens
-    from train.accounting.rates import generation_hours
+    from train.accounting.rates import rates_for
 
     suite = recipe.require_suite()
     sizes = suite_sizes(recipe).values()
@@ -139,11 +139,10 @@ def evaluation_cost(recipe: Recipe) -> dict[str, Any] | None:
     length = expected_tokens(recipe, suite.max_response_tokens)
     shape = KNOWN_SHAPES.get(str(recipe.model.path)) if recipe.model is not None else None
     gpu = recipe.resources.gpu
-    hours = (
-        None
-        if shape is None or gpu is None
-        else generation_hours(shape, GPUS[gpu], responses, length, suite.engine.memory_share)
-    )
+    seconds = None
+    if shape is not None and gpu is not None:
+        seconds = answering_seconds(recipe, shape, *rates_for(GPUS[gpu]), responses)
+    hours = None if seconds is None else suite.engine.tensor_parallel * seconds / 3600
     return {
         "responses": responses,
         "tokens_at_most": responses * length,

@@ -66,6 +66,7 @@ OVERRIDES = argument(
     "overrides",
     metavar="key=value",
     nargs="*",
+    default=[],  # without one argparse calls it required
     help="settings to change, for instance train.steps=10 'seeds=[0,1]'",
 )
 OUT = argument("--out", metavar="DIR", type=Path, help="folder of the study (default: runs/<study>)")

@@ -84,7 +84,7 @@ def _transfer(study_dir: Path) -> "Transfer":
 
     path = study_dir / "report" / "transfer.json"
     if not path.is_file():
-        raise UserError(f"{study_dir} has no finished report; `transfer run` makes it")
+        raise UserError(f"{study_dir} has no finished report; `transfer run {study_dir}` makes it")
     transfer = read_transfer(path)
     refuse_rehearsal(transfer.status == REHEARSAL, study_dir)
     return transfer
@@ -226,7 +226,11 @@ def _audited(transfer: "Transfer", pairs: list[dict[str, Any]]) -> list[dict[str
     "score stored responses again, without a model",
     STUDY,
     argument(
-        "rules", metavar="BENCHMARK.NAME=RULE", nargs="*", help="for instance math500.loose=plain; kept as scores-loose"
+        "rules",
+        metavar="BENCHMARK.NAME=RULE",
+        nargs="*",
+        default=[],
+        help="for instance math500.loose=plain; kept as scores-loose",
     ),
 )
 def score(options: argparse.Namespace) -> int:

@@ -6,12 +6,13 @@ from pathlib import Path
 from launch.commands.arguments import argument, command, print_result
 from recipes.errors import UserError
 
+_KINDS = ("study", "corpus", "benchmark")
 _STARTERS = Path(__file__).resolve().parents[1] / "starters"
 
 
 @command(
     "write a commented recipe with example data, to start from",
-    argument("kind", choices=("study", "corpus", "benchmark"), help="what to write"),
+    argument("kind", choices=_KINDS, metavar="|".join(_KINDS), help="what to write"),
     argument("path", metavar="PATH", nargs="?", type=Path, help="the recipe, or a folder for it (default: KIND.yaml)"),
 )
 def init(options: argparse.Namespace) -> int:
@@ -27,7 +28,10 @@ def init(options: argparse.Namespace) -> int:
     beside = [file for file in sorted(starter.rglob("*")) if file.is_file() and file.name != name]
     targets = {recipe.parent / file.relative_to(starter): file for file in beside} | {recipe: starter / name}
     if there := [str(target) for target in targets if target.exists()]:
-        raise UserError(f"{', '.join(there)} already exist{'s' * (len(there) == 1)}; choose another folder or remove")
+        raise UserError(
+            f"{', '.join(there)} already exist{'s' * (len(there) == 1)}; choose another folder, or remove "
+            f"{'it' if len(there) == 1 else 'them'}"
+        )
     for target, file in targets.items():
         write_atomic(target, file.read_text(encoding="utf-8").replace(name, recipe.name))
     files = [str(target) for target in targets]

@@ -96,11 +96,13 @@ def main(arguments: list[str] | None = None) -> int:
     """Entry point of the console command; returns the exit status."""
     words = sys.argv[1:] if arguments is None else arguments
     parser = build_parser()
+    if words[:1] == ["help"]:
+        words = [*words[1:2], "--help"]
     _suggest(parser, words)
     # argparse takes positionals up to the first option only; lists of them may continue after one.
     options, rest = parser.parse_known_args(words)
     if unknown := [word for word in rest if word.startswith("-")]:
-        parser.error(f"unknown option {unknown[0]}; see transfer {options.command} --help")
+        parser.error(f"unknown option {unknown[0]}; {_nearest_option(options.command, unknown[0])}")
     if rest and options.rest is None:
         parser.error(f"{options.command} takes one study, not also {rest[0]!r}")
     if rest:
@@ -117,6 +119,14 @@ def main(arguments: list[str] | None = None) -> int:
     except BrokenPipeError:  # the reader of the output closed it, as `| head` does
         sys.stderr.close()
         return 0
+
+
+def _nearest_option(name: str, word: str) -> str:
+    """What to say about an option that the command `name` does not have."""
+    command = next(command for command in COMMANDS if command.name == name)
+    known = [option for item in command.arguments for option in item.names if option.startswith("-")]
+    near = difflib.get_close_matches(word.partition("=")[0], known, n=1)
+    return f"did you mean {near[0]}?" if near else f"see transfer {name} --help"
 
 
 def _suggest(parser: argparse.ArgumentParser, words: list[str]) -> None:

@@ -170,6 +170,8 @@ def check(options: argparse.Namespace) -> int:
         lines = [f"{recipe.study} is UNMATCHED:", *(f"  {text}" for text in differences)]
     elif not recipe.arms:
         lines = [f"{recipe.study} has no arms to compare"]
+    elif len(recipe.arms) == 1:
+        lines = [f"{recipe.study} has one arm, {next(iter(recipe.arms))}, so there is nothing to match"]
     else:
         lines = [f"{recipe.study} is matched: {', '.join(recipe.arms)} differ only in {', '.join(recipe.varies)}"]
     if attention:
@@ -198,7 +200,8 @@ def show_report(recipe: "Recipe", study_dir: Path, as_json: bool) -> int:
             raise UserError(f"{study_dir} holds the study {study!r}, not {recipe.study!r}; choose another --out")
     path = study_dir / "report" / "transfer.json"
     if finished_manifest(study_dir / "report") is None:
-        raise UserError(f"{study_dir} has no finished report; `transfer run` makes it")
+        made = f"transfer run {study_dir}" if study_dir.exists() else "transfer run RECIPE"
+        raise UserError(f"{study_dir} has no finished report; `{made}` makes it")
     state = stage_states(build_stages(recipe), study_dir).get("report")
     if state is None or state.state != "done":
         reasons = "; ".join(state.reasons) if state is not None else "the recipe has no report"
@@ -243,7 +246,7 @@ def fetch(options: argparse.Namespace) -> int:
 @command("prove that the arms were presented the same problems", STUDY)
 def lineage(options: argparse.Namespace) -> int:
     """Compare the problem ids in the ledgers of a study: how often each was presented to each arm, and which had a
-    gradient. Exit status 2 if the arms differ.
+    gradient. Exit status 2 if the arms differ, or fewer than two of them have run.
     """
     from recipes.loading import load_study
     from train.accounting.lineage import format_lineage, study_lineage

@@ -101,7 +101,7 @@ def _software(recipe: Recipe, waiting: Sequence[Stage], offline: bool) -> Iterat
     if with_vllm and find_spec("vllm") is None:
         yield Finding(
             "error",
-            f"vllm is not installed, which {' and '.join(with_vllm)} use",
+            f"vllm is not installed; it is needed for {', '.join(with_vllm)}",
             "run pip install -r requirements-gpu.lock",
         )
     benchmarks = recipe.benchmarks if kinds & {"eval", "trajectory"} else ()

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from math import ceil
 
 from data.sampling.engine import ENGINE_SHARE
-from eval.questions.suite_size import evaluation_responses
+from eval.questions.suite_size import answering_seconds, evaluation_responses
 from launch.hardware import gpus_wanted
 from launch.planning.analysis_plan import diagnostics_plan, trajectory_plan
 from launch.planning.preflight import completions_of_problem
@@ -227,31 +227,21 @@ def _bookkeeping(setting: Setting, kind: str) -> float:
     return (_BOOKKEEPING_SECONDS if on_gpu else _POCKET_BOOKKEEPING_SECONDS)[kind]
 
 
-def _answers(setting: Setting, responses: float, mean: int) -> tuple[int, float, float] | None:
+def _answers(setting: Setting, responses: float) -> tuple[int, float, float] | None:
     """GPUs, seconds of starting, and seconds of answering for one model; None: a server of its own answers."""
-    recipe, suite = setting.recipe, setting.recipe.require_suite()
-    load = Sampling(responses, suite.max_prompt_tokens // 4, mean, suite.max_response_tokens)
-    engine, size = suite.engine, bytes_per_weight(recipe)
-    if engine.kind == "endpoint":
+    recipe, engine = setting.recipe, setting.recipe.require_suite().engine
+    seconds = answering_seconds(recipe, setting.shape, setting.gpu, setting.rates, responses)
+    if seconds is None:
         return None
     if engine.kind == "hf" or recipe.resources.gpu is None:
-        seconds = batches_seconds(setting.shape, setting.gpu, setting.rates, load, engine.batch_size, size)
         return 1, setting.loading, seconds
-    gpus = engine.tensor_parallel
-    cache = setting.cache(engine.memory_share, gpus)
-    seconds = engine_seconds(setting.shape, setting.gpu, setting.rates, load, cache, gpus, size)
-    return gpus, setting.rates.engine_seconds + setting.loading, seconds
-
-
-def response_tokens(recipe: Recipe) -> int:
-    """Tokens of a response that hours and bytes assume."""
-    return expected_tokens(recipe, recipe.require_suite().max_response_tokens)
+    return engine.tensor_parallel, setting.rates.engine_seconds + setting.loading, seconds
 
 
 def _evaluation(setting: Setting, stage: Stage) -> _Made | None:
     recipe = setting.recipe
     responses, copies = evaluation_responses(recipe, 1), recipe.resources.evaluation_replicas
-    made = None if responses is None else _answers(setting, responses / copies, response_tokens(recipe))
+    made = None if responses is None else _answers(setting, responses / copies)
     return None if made is None else (made[0] * copies, {"start": setting.rates.start_seconds + made[1],
                                                          "generation": made[2]})  # fmt: skip
 
@@ -264,7 +254,7 @@ def checkpoints_of_stage(setting: Setting, stage: Stage) -> int:
 def _trajectory(setting: Setting, stage: Stage) -> _Made | None:
     plan = trajectory_plan(setting.recipe)
     assert plan is not None
-    made = _answers(setting, plan.responses_at_most / plan.checkpoints, response_tokens(setting.recipe))
+    made = _answers(setting, plan.responses_at_most / plan.checkpoints)
     models = checkpoints_of_stage(setting, stage)
     return None if made is None else (made[0], {"loading": models * made[1], "generation": models * made[2]})
 

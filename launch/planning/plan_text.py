@@ -149,7 +149,9 @@ def _hours_lines(plan: Plan) -> list[str]:
         if plan.gpu:
             lines.append(f"with a free node for every job: {_path(totals.with_endless_nodes)}")
     unknown = sorted({stage.group for stage in plan.stages if stage.left_hours is None})
-    lines += [f"not counted, because it is not known yet: {', '.join(unknown)}"] if unknown else []
+    if unknown:
+        counts = " (`transfer fetch` counts the questions)" if "eval" in unknown else ""
+        lines.append(f"not counted, because it is not known yet: {', '.join(unknown)}{counts}")
     if plan.assumptions:
         named = [
             f"{_NAMES.get(item.name, item.name)} ({item.value:g}) {item.change:+.0%}"

@@ -99,12 +99,16 @@ def _model_mistakes(recipe: Recipe) -> list[str]:
     paths = {"model.path": recipe.model.path} if recipe.model is not None and recipe.model.path is not None else {}
     paths |= {f"arms.{name}.external": external.path for name, external in recipe.external.items()}
     for key, path in paths.items():
-        # A hub id is "owner/name"; whether it exists only the hub knows.
-        if not Path(path).is_dir() and (path.count("/") != 1 or path[0] in "./~"):
+        if not Path(path).is_dir() and not _may_be_hub_id(path):
             found.append(f"{key} {path} is neither a directory nor a Hugging Face id such as Qwen/Qwen3-14B-Base")
     with collected(found):
         check_templates(recipe)
     return found
+
+
+def _may_be_hub_id(path: str) -> bool:
+    """Whether a path can be "owner/name" of the hub; whether that exists only the hub knows."""
+    return path.count("/") == 1 and path[0] not in "./~"
 
 
 class Unresolved(NamedTuple):
@@ -149,10 +153,10 @@ def _contradiction(files: DataFiles, entry: dict[str, Any]) -> str | None:
 def unresolved_sentences(recipe: Recipe) -> list[str]:
     """What is not resolved, a sentence for each kind and one for each entry that contradicts the recipe."""
     sentences = []
-    found = unresolved(recipe)
+    found = [item for item in unresolved(recipe) if item.kind != "model" or _may_be_hub_id(item.name)]
     advice = {
         "source": "run `transfer fetch RECIPE` on a connected machine",
-        "benchmark": "run `transfer fetch` on its recipe on a connected machine",
+        "benchmark": "run `transfer fetch RECIPE` on a connected machine (`transfer eval`: of its --suite)",
         "model": "run `transfer fetch RECIPE` on a connected machine, or name a commit (`transfer eval`: MODEL@COMMIT)",
     }
     for kind, what in advice.items():
@@ -183,7 +187,7 @@ def warnings(recipe: Recipe) -> list[str]:
             f"the corpus is not compared with the questions of {', '.join(missing)}; list them under "
             "corpus.decontamination.benchmarks"
         )
-    return [*found, *_fewer_demonstrations(recipe)]
+    return [*found, *_fewer_demonstrations(recipe), *_fewer_problems(recipe)]
 
 
 def completions_of_problem(recipe: Recipe, arm: ResolvedArm) -> int:
@@ -193,6 +197,19 @@ def completions_of_problem(recipe: Recipe, arm: ResolvedArm) -> int:
         return arm.completions_per_problem
     there = teacher.samples_per_problem if recipe.corpus.demonstrations == "all" else 1
     return min(there, arm.completions_per_problem)
+
+
+def _fewer_problems(recipe: Recipe) -> list[str]:
+    """A sentence about arms whose updates present more problems than the corpus is to have."""
+    there = recipe.corpus.train_problems
+    arms = {name: resolve_arm(recipe, name).problems_per_step for name in recipe.trained}
+    more = {name: each for name, each in arms.items() if there is not None and each > there}
+    if not more:
+        return []
+    return [
+        f"{', '.join(more)}: an update presents {max(more.values())} problems (train.problems_per_step) and the corpus "
+        f"has {there} (corpus.train_problems), so it presents some more than once"
+    ]
 
 
 def _fewer_demonstrations(recipe: Recipe) -> list[str]:

@@ -452,7 +452,7 @@ def test_suite_is_pinned_and_changed_rows_are_refused(tmp_path, run, smoke_study
     evaluate += ["--out", tmp_path / "study", "suite.engine={kind: hf}", "suite.max_response_tokens=2"]
     unresolved = run(*evaluate)
     assert unresolved.returncode == 2
-    assert "benchmark math500 is not resolved; run `transfer fetch` on its recipe" in unresolved.stderr
+    assert "benchmark math500 is not resolved; run `transfer fetch RECIPE` on a connected" in unresolved.stderr
     with hub(repositories) as address:
         result = run("fetch", suite, address=address)
     assert result.returncode == 0, result.stderr

@@ -152,7 +152,7 @@ def test_dry_run_and_plan_write_nothing_and_import_no_torch(tmp_path):
 
 BAD_INPUT = [
     (["run", "recipes/pocket/absent.yaml"], "does not exist"),
-    (["run", str(SMOKE), "train.stepz=1"], "did you mean `steps`?"),
+    (["run", str(SMOKE), "train.stepz=1"], "did you mean `train.steps`?"),
     (["run", str(SMOKE), "suite.benchmarks.0.name=summ"], "has no task file"),
     (["run", "recipes/corpora/math_train_file.yaml", "corpus.sources.0.path=/absent.jsonl"], "does not exist"),
     (["run", str(SMOKE), "arms.grpo.steps=2"], "are unmatched"),
