@@ -104,9 +104,3 @@ def batches_seconds(
     step = max(read / (gpu.bandwidth * rates.decode_bandwidth), launched) + arithmetic
     prefill = forward_seconds(shape, gpu, rates, load.sequences * load.prompt, load.prompt)
     return batches * load.limit * step + prefill
-
-
-def generation_hours(shape: ModelShape, gpu: Gpu, responses: int, length: int, memory_share: float) -> float:
-    """GPU-hours of an engine on one GPU for so many responses of one length, prompts left out, at the usual rates."""
-    cache = memory_share * gpu.memory_bytes - 2 * shape.parameters()
-    return engine_seconds(shape, gpu, Rates(), Sampling(responses, 0, length, length), cache) / 3600
