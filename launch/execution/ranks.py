@@ -164,8 +164,8 @@ def _run_launcher(command: list[str], study_dir: Path, stage: Stage, watch: Watc
 def _ignore_signals() -> None:
     """In the launcher, before it starts: ignore the signals meant for ranks, and end with this process."""
     die_with_parent()
-    for number in SIGNALS:
-        signal.signal(number, signal.SIG_IGN)
+    for signal_number in SIGNALS:
+        signal.signal(signal_number, signal.SIG_IGN)
 
 
 def _signal_ranks(name: str, directory: Path, signalled: set[str]) -> set[str]:

@@ -138,10 +138,10 @@ def trajectory_plan(recipe: Recipe) -> TrajectoryPlan | None:
     if spec is None or suite is None or not recipe.with_trajectories:
         return None
     checkpoints = _checkpoints(recipe)
-    each = min(spec.heldout_problems, recipe.corpus.heldout_problems) * spec.samples
+    responses = min(spec.heldout_problems, recipe.corpus.heldout_problems) * spec.samples
     benchmarks = [item for item in suite.benchmarks if item.name != "heldout"]
-    each += sum(spec.questions * (spec.samples if suite.temperature_of(item) > 0 else 1) for item in benchmarks)
-    return TrajectoryPlan(checkpoints, checkpoints * each)
+    responses += sum(spec.questions * (spec.samples if suite.temperature_of(item) > 0 else 1) for item in benchmarks)
+    return TrajectoryPlan(checkpoints, checkpoints * responses)
 
 
 def diagnostics_plan(recipe: Recipe, shape: ModelShape | None) -> DiagnosticsPlan | None:
