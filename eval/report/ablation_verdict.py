@@ -115,18 +115,18 @@ def conclude(curves: ResponseCurves, missing: Sequence[Missing]) -> Conclusion:
 def _answer(curves: ResponseCurves, choices: Mapping[str, Choice]) -> str:
     """One sentence: the value of each arm that the axes concern."""
     trained = label(curves.trained_group)
-    found = {arm: choice for arm, choice in choices.items() if choice.point is not None and not choice.untouched}
-    if not found:
+    identified = {arm: choice for arm, choice in choices.items() if choice.point is not None and not choice.untouched}
+    if not identified:
         if any(choice.point is not None for choice in choices.values()):
             return "Not identified: no method with a gain has other results at another point."
         return f"Not identified: at no point has a method a gain on {trained} that can be told from zero."
     arms_of: dict[str, list[str]] = {}
-    for arm, choice in found.items():
+    for arm, choice in identified.items():
         arms_of.setdefault(value_text(curves.row(str(choice.point)).values, curves.axes), []).append(arm)
-    parts = [f"{value} for {_join([label(arm) for arm in arms])}" for value, arms in arms_of.items()]
+    texts = [f"{value} for {_join([label(arm) for arm in arms])}" for value, arms in arms_of.items()]
     open_ = [label(arm) for arm, choice in choices.items() if choice.point is None]
     rest = f" Not identified for {_join(open_)}." if open_ else ""
-    return f"Take {'; '.join(parts)}.{rest}"
+    return f"Take {'; '.join(texts)}.{rest}"
 
 
 def _join(names: Sequence[str]) -> str:
@@ -188,7 +188,7 @@ def _certainty(curves: ResponseCurves, missing: Sequence[Missing]) -> list[str]:
     total = len(rows) + len(missing)
     sentences = []
     if missing:
-        names = _join([value_text(one.values, curves.axes) for one in missing])
+        names = _join([value_text(point.values, curves.axes) for point in missing])
         verb = "is" if len(missing) == 1 else "are"
         sentences.append(
             f"{len(missing)} of {total} points {verb} not finished ({names}), so the answer may still change."
@@ -205,7 +205,7 @@ def _certainty(curves: ResponseCurves, missing: Sequence[Missing]) -> list[str]:
     return sentences
 
 
-def conclusion_text(found: Conclusion) -> str:
+def conclusion_text(conclusion: Conclusion) -> str:
     """The conclusion as text."""
-    lines = [found.answer, *(f"  {sentence_start(arm)}: {text}" for arm, text in found.arms.items())]
-    return "\n".join([*lines, *found.certainty])
+    lines = [conclusion.answer, *(f"  {sentence_start(arm)}: {text}" for arm, text in conclusion.arms.items())]
+    return "\n".join([*lines, *conclusion.certainty])
