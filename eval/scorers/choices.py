@@ -56,8 +56,8 @@ def read_yes_no(response: str) -> str | None:
 
 
 def _only_word(text: str) -> str | None:
-    found = {word.lower() for word in _YES_NO.findall(text)}
-    return found.pop() if len(found) == 1 else None
+    words = {word.lower() for word in _YES_NO.findall(text)}
+    return words.pop() if len(words) == 1 else None
 
 
 def score_yes_no(response: str, reference: Reference) -> Score:
@@ -72,8 +72,8 @@ def score_yes_no_first_line(response: str, reference: Reference) -> Score:
     HaluEval as the paper's authors judge it: a response that opens with its thinking is lost whatever it concludes.
     """
     line = first_line(response)
-    found = [word for word in ("Yes", "No") if word in line]
-    return judged(found[0].lower() == reference, found[0].lower()) if len(found) == 1 else NO_ANSWER
+    words = [word for word in ("Yes", "No") if word in line]
+    return judged(words[0].lower() == reference, words[0].lower()) if len(words) == 1 else NO_ANSWER
 
 
 def score_likelihood(answers: Sequence[str], likelihoods: Sequence[float], reference: Reference) -> Score:

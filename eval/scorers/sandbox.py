@@ -60,10 +60,10 @@ def python_for_sandbox() -> str:
     own = Path(sys.executable).resolve()
     if own.is_relative_to("/usr"):
         return str(own)
-    found = shutil.which("python3", path="/usr/bin:/usr/local/bin")
-    if found is None or not Path(found).resolve().is_relative_to("/usr"):
+    system_python = shutil.which("python3", path="/usr/bin:/usr/local/bin")
+    if system_python is None or not Path(system_python).resolve().is_relative_to("/usr"):
         raise UserError("running code of models needs a python3 under /usr, where its sandbox can see it")
-    return str(Path(found).resolve())
+    return str(Path(system_python).resolve())
 
 
 @lru_cache(maxsize=1)

@@ -87,9 +87,9 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _questions(self, query: dict[str, str]) -> dict[str, Any]:
         offset, limit = _number(query, "offset", 0), min(_number(query, "limit", 100), _PAGE_LIMIT)
-        found = self.server.study.find(filters_from(query))
-        items = [self.server.study.summary(cell, position) for cell, position in found[offset : offset + limit]]
-        return {"total": len(found), "offset": offset, "items": items}
+        hits = self.server.study.find(filters_from(query))
+        items = [self.server.study.summary(cell, position) for cell, position in hits[offset : offset + limit]]
+        return {"total": len(hits), "offset": offset, "items": items}
 
     def _json(self, status: HTTPStatus, value: dict[str, Any]) -> None:
         # A text of a model may be any; JSON's escapes hold what UTF-8 cannot.
