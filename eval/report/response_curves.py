@@ -20,7 +20,7 @@ from recipes.errors import UserError
 
 @dataclass(frozen=True)
 class PointResult:
-    """A finished point."""
+    """A point of an ablation with a finished report."""
 
     name: str
     values: Mapping[str, Any]

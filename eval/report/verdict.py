@@ -15,7 +15,7 @@ from eval.statistics.values import Estimate
 
 
 class Card(NamedTuple):
-    """One arm in five answers."""
+    """What the first screen says of one arm."""
 
     arm: str
     method: str
@@ -51,7 +51,7 @@ class Number(NamedTuple):
 
 
 class Verdict(NamedTuple):
-    """What a reader who has to decide needs."""
+    """The first screen of a report: the answer, its reasons and the numbers behind it."""
 
     answer: str
     sentences: list[str]

@@ -81,7 +81,10 @@ def rescore(recipe: Recipe, study_dir: Path, new: dict[str, tuple[str, Scoring]]
 def _judge_again(
     recipe: Recipe, study_dir: Path, unit: Unit, name: str, rule: Scoring, against: str, keep: bool
 ) -> dict[str, Any]:
-    """One table, what it says, and how it differs from the stored one called `against`."""
+    """Score a unit's responses by `rule`, and count what changes against the stored scoring `against`.
+
+    `keep`: write the table, as the scoring `name`.
+    """
     questions = load_questions(recipe, unit.benchmark, study_dir)
     rows = unit.rows()
     require_answers(unit, rows, questions)

@@ -189,7 +189,7 @@ class ArmScores:
         return np.array([student_factor(int(clusters), self.confidence) for clusters in self.clusters_B])
 
     def select(self, keep: list[int]) -> "ArmScores":
-        """The same with some of the benchmarks."""
+        """These scores, of the benchmarks at the positions `keep` only."""
         return ArmScores(
             self.base_B[keep],
             self.arm_B[keep],

@@ -121,7 +121,7 @@ class _Handler(BaseHTTPRequestHandler):
             self._json(HTTPStatus(code), {"error": message or HTTPStatus(code).phrase})
 
     def log_message(self, format: str, *arguments: Any) -> None:  # noqa: A002 (http.server's name)
-        """No line for each request."""
+        """Do not print a line for each request."""
 
 
 def _number(query: dict[str, str], name: str, default: int) -> int:

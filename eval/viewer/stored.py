@@ -57,7 +57,7 @@ class StoredAnswers:
 
     @property
     def version(self) -> str:
-        """In the names of its chunks and journals."""
+        """A hash of its inputs, which is part of the names of its chunks and journals."""
         return hash_json(self.manifest["inputs"])[:8]
 
     @property

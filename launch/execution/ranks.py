@@ -91,7 +91,7 @@ def launch_ranks(resources: ResourceSpec, study_dir: Path, stage: Stage, resume:
 
 
 def _first_failure(directory: Path) -> dict[str, Any] | None:
-    """The failure that ended the other ranks: the earliest one, after those that are its consequences."""
+    """The earliest failure that is no consequence of another; the earliest of all if each is one."""
 
     def order(failure: dict[str, Any]) -> tuple[bool, float]:
         # After a failure the other ranks lose their connection, or the launcher sends them SIGTERM.

@@ -47,7 +47,7 @@ class Factor:
 
     @property
     def ratio(self) -> float:
-        """Taken over planned."""
+        """Hours taken, divided by hours planned."""
         return self.taken_hours / self.planned_hours
 
 

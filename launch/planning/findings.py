@@ -35,7 +35,7 @@ LOADS_MODELS = {"arms", "drift", "diagnostics"}
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that was found."""
+    """An obstacle, a doubt or a remark about a planned study."""
 
     severity: Literal["error", "warning", "note"]
     """error: the study cannot end well. warning: probably not meant. note: good to know."""
@@ -187,7 +187,7 @@ def _this_machine(recipe: Recipe, waiting: Sequence[Stage], gpus: Sequence[str])
 
 
 def _other_family(asked: str, name: str) -> bool:
-    """Whether a name of a GPU says that it is another one than the recipe's; names that say nothing pass."""
+    """Whether the name of a GPU names another family than the recipe's GPU; False for a name without a family."""
     match = _FAMILY.search(name)
     return match is not None and match[1].lower() != asked.split("-")[0].lower()
 

@@ -30,21 +30,21 @@ PACKED_ROW_TOKENS = 125  # of the 128 of a packed pre-training row
 
 @dataclass(frozen=True)
 class StageHours:
-    """What a stage takes."""
+    """The time a stage takes and the GPUs it holds."""
 
     gpus: int
-    """That it holds all the while; 0 on a CPU."""
+    """GPUs that it holds from start to end; 0 on a CPU."""
     seconds: dict[str, float]
-    """Of the clock, by what is done."""
+    """Seconds of wall clock, by what is done."""
 
     @property
     def hours(self) -> float:
-        """Of the clock."""
+        """Hours of wall clock."""
         return sum(self.seconds.values()) / 3600
 
     @property
     def gpu_hours(self) -> float:
-        """Of the GPUs it holds, busy or not."""
+        """Hours of all GPUs it holds, busy or not."""
         return self.gpus * self.hours
 
 
