@@ -231,7 +231,7 @@ def _parquet_rows(path: Path, columns: Collection[str]) -> Iterator[Row]:
     there = table.schema_arrow.names
     if twice := [name for name in there if there.count(name) > 1 and name in columns]:
         raise ValueError(f"it has the column {twice[0]!r} twice")
-    # Without a wanted column the caller must still learn which there are.
+    # If no wanted column is there, all are read, so that the caller can name those that are.
     wanted = [name for name in there if name in columns] or None
     for batch in table.iter_batches(columns=wanted):
         kinds = {field.name: field.type for field in batch.schema if "float" in str(field.type)}

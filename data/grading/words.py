@@ -35,7 +35,7 @@ _DATE = re.compile(r"\d{4}-\d{1,2}-\d{1,2}|\d{1,2}/\d{1,2}/\d{4}")
 def is_prose(text: str) -> bool:
     """Whether a text is words or a date, without mathematics. Words may contain "v." or end in a number."""
     bare = text.replace(TEXT_OPEN, " ").replace(TEXT_CLOSE, " ").strip()
-    # Several single letters are options in order; other words start with two letters and are not functions.
+    # Several single letters are options in order. Else the first word has two letters or more and names no function.
     if re.fullmatch(r"[A-Za-z](?:\s+[A-Za-z])+", bare) or _DATE.fullmatch(bare):
         return True
     first = re.match(r"[^\W\d_]{2,}[\w'.-]*|[^\W\d_]\.", bare)

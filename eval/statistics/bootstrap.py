@@ -80,7 +80,7 @@ def bootstrap_scores(answers: Answers, draws: int, rng: np.random.Generator, con
     drawn_DM = _with_pseudo_clusters(np.concatenate(chunks), sums_CM, sizes_C, own)
     widening = np.sqrt(clusters / max(1, clusters - 1)) * student_factor(clusters, confidence)
     mean_M = answers.means()
-    # A score knows bounds, which the widening does not.
+    # The widening can carry a draw out of the range of a score.
     return np.clip(mean_M + (drawn_DM - mean_M) * widening, 0, 100)
 
 
@@ -225,7 +225,7 @@ def draw_scores(
             score_SB.mean(axis=0),
             base_DB,
             question_DB,
-            # The t noise of few seeds knows no bounds either.
+            # So can the noise of few seeds.
             np.clip(question_DB + seed_noise(deviation_SB, draws, rng), 0, 100),
             variance_BB,
             seeds,

@@ -92,7 +92,7 @@ class _Handler(BaseHTTPRequestHandler):
         return {"total": len(hits), "offset": offset, "items": items}
 
     def _json(self, status: HTTPStatus, value: dict[str, Any]) -> None:
-        # A text of a model may be any; JSON's escapes hold what UTF-8 cannot.
+        # A text of a model may hold lone surrogates: UTF-8 has no bytes for them, but JSON escapes them.
         self._send(status, "application/json", json.dumps(value).encode())
 
     def _send(self, status: HTTPStatus, kind: str, content: bytes) -> None:

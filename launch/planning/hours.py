@@ -289,7 +289,7 @@ def _probe(setting: Setting, stage: Stage) -> _Made | None:
             setting.shape, setting.gpu, setting.rates, load, setting.cache(ENGINE_SHARE), value_bytes=size
         )
         loads += models * (setting.rates.engine_seconds + setting.loading)
-    # Both models read their own completions and the base's; of the base there are only its own.
+    # Checkpoint and base both read the checkpoint's completions and the base's; for the base these are the same.
     length = prompt + load.mean
     read = setting.forward(problems * length * (4 if stage.arguments else 2), length)
     return max(1, gpus_wanted(recipe, "drift")), {"loading": loads, "generation": models * drawn,
