@@ -58,8 +58,8 @@ def missing(spec: ModelSpec, offline: bool = False) -> str | None:
         return None
     if spec.dtype != "bfloat16":
         return f"{spec.attention} needs model.dtype bfloat16, not {spec.dtype}"
-    found = _version(flash.distribution)
-    if find_spec(flash.module) is not None and found is not None and found >= flash.at_least:
+    installed = _version(flash.distribution)
+    if find_spec(flash.module) is not None and installed is not None and installed >= flash.at_least:
         return None
     kernels = _version("kernels")
     if find_spec("kernels") is None or kernels is None:
@@ -82,8 +82,8 @@ def _version(distribution: str) -> tuple[int, ...] | None:
 
 def _cache() -> Path:
     home = Path(os.environ.get("HF_HOME", "~/.cache/huggingface"))
-    found = os.environ.get("KERNELS_CACHE") or os.environ.get("HF_HUB_CACHE") or home / "hub"
-    return Path(found).expanduser()
+    folder = os.environ.get("KERNELS_CACHE") or os.environ.get("HF_HUB_CACHE") or home / "hub"
+    return Path(folder).expanduser()
 
 
 def _is_cached(flash: FlashAttention) -> bool:
@@ -144,10 +144,10 @@ def _cannot_load(attention: str) -> str | None:
 
     if not torch.cuda.is_available():
         return "no GPU is visible here"
-    number = attention[-1]
+    generation = attention[-1]
     if torch.cuda.get_device_capability()[0] < 8:
         return f"{torch.cuda.get_device_name()} is older than an A100"
-    if getattr(import_utils, f"is_flash_attn_{number}_available")():
+    if getattr(import_utils, f"is_flash_attn_{generation}_available")():
         return None
     from transformers.integrations.hub_kernels import get_kernel
 
@@ -168,11 +168,11 @@ def attention_that_ran(model: "PreTrainedModel") -> str:
 def main(arguments: list[str]) -> int:
     """Say what a model section (JSON) would use here; exit status 2 with a sentence if that is nothing."""
     try:
-        found = usable_attention(ModelSpec.model_validate_json(arguments[0]))
+        implementation = usable_attention(ModelSpec.model_validate_json(arguments[0]))
     except UserError as error:
         print(error, file=sys.stderr)
         return 2
-    print(f"attention: {found}")
+    print(f"attention: {implementation}")
     return 0
 
 

@@ -73,13 +73,13 @@ def fetch_dataset(files: DataFiles) -> tuple[dict[str, Any], list[str]]:
             the choice depends on what the locations hold, not on the network or the account of the day.
     """
     passed: list[str] = []
-    for number, location in enumerate(files.locations()):
+    for index, location in enumerate(files.locations()):
         try:
             entry = _fetch_from(location)
         except NotThereError as error:
             passed.append(str(error))
         else:
-            return entry | ({"alternative": number} if number else {}), passed
+            return entry | ({"alternative": index} if index else {}), passed
     raise NotThereError("; ".join([passed[0], *(f"alternative {n}: {why}" for n, why in enumerate(passed) if n)]))
 
 
@@ -111,10 +111,10 @@ def _wanted_names(files: DataFiles, there: list[str]) -> list[str]:
         NotThereError: a pattern matches none.
     """
     rows = [name for name in there if PurePosixPath(name).name not in _DESCRIPTIONS]
-    found = {pattern: [name for name in rows if matches(name, pattern)] for pattern in files.files}
-    if missing := [pattern for pattern, names in found.items() if not names]:
+    names_by_pattern = {pattern: [name for name in rows if matches(name, pattern)] for pattern in files.files}
+    if missing := [pattern for pattern, names in names_by_pattern.items() if not names]:
         raise NotThereError(_nothing_matches(files, missing, rows))
-    return sorted({name for names in found.values() for name in names})
+    return sorted({name for names in names_by_pattern.values() for name in names})
 
 
 def _nothing_matches(files: DataFiles, missing: list[str], there: list[str]) -> str:
@@ -138,12 +138,12 @@ def matches(name: str, pattern: str) -> bool:
     return _parts_match(name.split("/"), pattern.split("/"))
 
 
-def _parts_match(parts: list[str], patterns: list[str]) -> bool:
+def _parts_match(path: list[str], patterns: list[str]) -> bool:
     if not patterns:
-        return not parts
+        return not path
     if patterns[0] == "**":
-        return any(_parts_match(parts[start:], patterns[1:]) for start in range(len(parts) + 1))
-    return bool(parts) and fnmatchcase(parts[0], patterns[0]) and _parts_match(parts[1:], patterns[1:])
+        return any(_parts_match(path[start:], patterns[1:]) for start in range(len(path) + 1))
+    return bool(path) and fnmatchcase(path[0], patterns[0]) and _parts_match(path[1:], patterns[1:])
 
 
 def chosen(files: Place, lock: dict[str, Any] | None) -> Place:
@@ -152,16 +152,16 @@ def chosen(files: Place, lock: dict[str, Any] | None) -> Place:
     Raises:
         UserError: the lock names an alternative that the recipe no longer has.
     """
-    number = (lock or {}).get("alternative", 0)
-    if not number or not files.alternatives:
+    index = (lock or {}).get("alternative", 0)
+    if not index or not files.alternatives:
         return files
     locations = files.locations()
-    if number >= len(locations):
+    if index >= len(locations):
         raise UserError(
-            f"source {files.name}: the lock is for alternative {number}, the recipe has {len(locations) - 1}; "
+            f"source {files.name}: the lock is for alternative {index}, the recipe has {len(locations) - 1}; "
             "run `transfer fetch` again"
         )
-    return locations[number]
+    return locations[index]
 
 
 def locate(files: DataFiles, lock: dict[str, Any] | None) -> list[Path]:

@@ -93,8 +93,8 @@ def _logic(rng: random.Random) -> Question:
     text, steps, result = values[0], [], values[0]
     for operator, value in zip(operators, values[1:], strict=True):
         text += f" {operator} {value}"
-        both = (result == "true", value == "true")
-        outcome = "true" if (all(both) if operator == "and" else any(both)) else "false"
+        operands = (result == "true", value == "true")
+        outcome = "true" if (all(operands) if operator == "and" else any(operands)) else "false"
         steps.append(f"{result} {operator} {value} = {outcome}")
         result = outcome
     return Question("logic", text + "?", result, tuple(steps), len(values))
@@ -191,24 +191,24 @@ def teacher_completion(rng: random.Random, question: Question) -> str:
 def draw_questions(seed: int, task: str, split: str, count: int) -> list[Question]:
     """`count` different questions of one task from one split, or all there are if the world has fewer."""
     rng = random.Random(f"{task} {split} {seed}")
-    found: dict[str, Question] = {}
+    question_by_problem: dict[str, Question] = {}
     misses = 0
-    while len(found) < count and misses < 5000:
+    while len(question_by_problem) < count and misses < 5000:
         question = TASKS[task].draw(rng)
-        if split_of(question) != split or question.problem in found:
+        if split_of(question) != split or question.problem in question_by_problem:
             misses += 1
             continue
-        found[question.problem] = question
+        question_by_problem[question.problem] = question
         misses = 0
-    return list(found.values())
+    return list(question_by_problem.values())
 
 
 def pretraining_documents(seed: int, count: int) -> Iterator[tuple[str, str]]:
     """`count` (problem, completion) pairs, the tasks equally often: what web text is to an LLM."""
     rng = random.Random(f"pretraining {seed}")
     tasks = list(TASKS)
-    for number in range(count):
-        task = tasks[number % len(tasks)]
+    for index in range(count):
+        task = tasks[index % len(tasks)]
         question = TASKS[task].draw(rng)
         while task not in _KNOWN_TASKS and split_of(question) != "train":
             question = TASKS[task].draw(rng)

@@ -63,10 +63,10 @@ def watermark(text: str | None) -> Iterator[None]:
         _watermarks.clear()
 
 
-def error_bars(values: Sequence[Any]) -> list[list[float]]:
+def error_bars(estimates: Sequence[Any]) -> list[list[float]]:
     """Lengths of the bars below and above estimates, as matplotlib takes them."""
-    below = [max(0.0, value.estimate - value.low) for value in values]
-    return [below, [max(0.0, value.high - value.estimate) for value in values]]
+    below = [max(0.0, estimate.estimate - estimate.low) for estimate in estimates]
+    return [below, [max(0.0, estimate.high - estimate.estimate) for estimate in estimates]]
 
 
 def ringed_line(
@@ -127,9 +127,9 @@ def forest(
         ticks, names = [], []
         row = 0.0
         for group in groups:
-            for number, arm in enumerate(arms):
+            for index, arm in enumerate(arms):
                 value, reason = cells[arm][group]
-                colour = PALETTE[number % len(PALETTE)]
+                colour = PALETTE[index % len(PALETTE)]
                 if value is None:
                     axis.annotate(
                         reason, (0, row), (6, 0), textcoords="offset points", color=colour, va="center", fontsize=9

@@ -38,14 +38,16 @@ class _DamagedError(Exception):
 
 def expected(stages: Sequence[Stage], study_dir: Path) -> dict[str, Source]:
     """What a run would take over, by name of the stage, where the outputs are what they should be. Writes nothing."""
-    found: dict[str, Source] = {}
+    source_by_stage: dict[str, Source] = {}
     for stage in _missing(stages, study_dir):
-        manifests = {name: found[name].manifest if name in found else read_manifest(study_dir / name)
-                     for name in stage.needs}  # fmt: skip
+        manifests = {
+            name: source_by_stage[name].manifest if name in source_by_stage else read_manifest(study_dir / name)
+            for name in stage.needs
+        }
         source = next(_sources(stage, study_dir, manifests), None)
         if source is not None:
-            found[stage.name] = source
-    return found
+            source_by_stage[stage.name] = source
+    return source_by_stage
 
 
 def reuse(recipe: Recipe, study_dir: Path, stages: Sequence[Stage]) -> None:
@@ -88,7 +90,7 @@ def _sources(stage: Stage, study_dir: Path, needs: dict[str, dict[str, Any] | No
         return
     outputs = {f"output of {name}": (manifest or {}).get("output_hash") for name, manifest in needs.items()}
     wanted = (hash_json(stage.reads | outputs), stage.code, package_versions())
-    found = []
+    sources = []
     for study in _studies_beside(study_dir):
         with suppress(UserError, KeyError):  # an unreadable or foreign manifest is no source
             manifest = read_manifest(study / stage.name)
@@ -100,21 +102,21 @@ def _sources(stage: Stage, study_dir: Path, needs: dict[str, dict[str, Any] | No
                     **environment["packages"],
                 }
                 if (manifest["input_hash"], manifest["code"], made_by) == wanted:
-                    found.append(Source(study, manifest))
+                    sources.append(Source(study, manifest))
     yield from sorted(
-        found, key=lambda one: ("reused_from" not in one.manifest, one.manifest["completed"]), reverse=True
+        sources, key=lambda source: ("reused_from" not in source.manifest, source.manifest["completed"]), reverse=True
     )
 
 
 def _studies_beside(study_dir: Path) -> list[Path]:
     """The other studies in the same folder, without rehearsals."""
-    found = []
+    studies = []
     with suppress(OSError):
         for path in sorted(study_dir.parent.iterdir()):
             with suppress(OSError, UserError):
                 if (path / STUDY_FILE).is_file() and not (study_dir.exists() and path.samefile(study_dir)):
-                    found += [] if read_study_file(path).get("rehearsal") else [path]
-    return found
+                    studies += [] if read_study_file(path).get("rehearsal") else [path]
+    return studies
 
 
 def _take_over(recipe: Recipe, study_dir: Path, stage: Stage, source: Source) -> None:
@@ -151,11 +153,11 @@ def _copy(source: Path, target: Path, linked: Sequence[str]) -> None:
     A stage whose folder stays when inputs change (`in_place`) may append to its files, so it gets copies.
     """
 
-    def put(path: str, place: str) -> None:
-        if Path(place).relative_to(target).as_posix() in linked:
+    def put(path: str, destination: str) -> None:
+        if Path(destination).relative_to(target).as_posix() in linked:
             with suppress(OSError):  # another file system, or one without links
-                os.link(os.path.realpath(path), place)
+                os.link(os.path.realpath(path), destination)
                 return
-        shutil.copy2(path, place)
+        shutil.copy2(path, destination)
 
     shutil.copytree(source, target, copy_function=put, ignore=shutil.ignore_patterns(*_LEFT_OUT))

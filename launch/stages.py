@@ -57,19 +57,19 @@ def build_stages(recipe: Recipe) -> list[Stage]:
     """
     from train.arms import resolve_arm
 
-    values = without_later_defaults(recipe.dump())
-    if values["model"] is not None:  # what it falls back to depends on the machine; runs record what they used
-        del values["model"]["attention_fallback"]
+    settings = without_later_defaults(recipe.dump())
+    if settings["model"] is not None:  # what it falls back to depends on the machine; runs record what they used
+        del settings["model"]["attention_fallback"]
     threads = recipe.resources.threads
     stages = []
     with_base = recipe.model is not None and _needs_base(recipe)
     if recipe.model is not None and with_base:
         module = "train.models.pocket_base" if recipe.model.pocket else "train.models.prepared_base"
-        reads = flatten({"model": values["model"], "base_threads": recipe.resources.base_threads})
+        reads = flatten({"model": settings["model"], "base_threads": recipe.resources.base_threads})
         if recipe.model.path is not None:  # the stage also checks the tokenizer with every prompt setting
             reads |= _folder_content(Path(recipe.model.path))
-            prompts = [values["prompt"], *(arm["prompt"] for arm in values["arms"].values() if arm["prompt"])]
-            reads |= flatten({"lock": {"models": values["lock"].get("models", {}).get(recipe.model.path)}})
+            prompts = [settings["prompt"], *(arm["prompt"] for arm in settings["arms"].values() if arm["prompt"])]
+            reads |= flatten({"lock": {"models": settings["lock"].get("models", {}).get(recipe.model.path)}})
             checked = {"thinking": recipe.suite.thinking} if recipe.suite and recipe.suite.thinking is not None else {}
             checked |= {"trained": True} if recipe.trained else {}
             reads["prompts"] = hash_json([*prompts, checked] if checked else prompts)
@@ -77,7 +77,7 @@ def build_stages(recipe: Recipe) -> list[Stage]:
                 reads["content of the chat template"] = _content(Path(str(recipe.model.chat_template)))
         stages.append(Stage("base", module, reads, threads=recipe.resources.base_threads))
     if recipe.corpus.sources:
-        stages.append(_corpus_stage(recipe, values, with_base))
+        stages.append(_corpus_stage(recipe, settings, with_base))
     models = {"base": "base"}
     for arm in recipe.trained:
         resolved = resolve_arm(recipe, arm)
@@ -86,7 +86,7 @@ def build_stages(recipe: Recipe) -> list[Stage]:
             reads = flatten({"arm": without_later_defaults(resolved.matched_on()), "seed": seed, "threads": threads})
             reads["answer_form"] = recipe.corpus.answer_form
             topology = ("ranks", "zero_stage", "offload")
-            reads |= {key: values["resources"][key] for key in topology if recipe.resources.launched}
+            reads |= {key: settings["resources"][key] for key in topology if recipe.resources.launched}
             if resolved.module == "train.sft":
                 reads["demonstrations"] = recipe.corpus.demonstrations
             elif resolved.sampling != "teacher":  # samples of vLLM are reweighted for the sampler/trainer mismatch
@@ -95,19 +95,19 @@ def build_stages(recipe: Recipe) -> list[Stage]:
             needs = ("base", "corpus", *before)
             stages.append(Stage(name, resolved.module, reads, needs, {"arm": arm, "seed": seed}, threads))
             models[label] = name
-    stages += _probes(recipe, values, threads)
+    stages += _probes(recipe, settings, threads)
     for arm, external in recipe.external.items():
-        reads = flatten({"external": values["arms"][arm]["external"], "prompt": values["prompt"]})
-        reads |= flatten({"lock": {"models": values["lock"].get("models", {}).get(external.path)}})
+        reads = flatten({"external": settings["arms"][arm]["external"], "prompt": settings["prompt"]})
+        reads |= flatten({"lock": {"models": settings["lock"].get("models", {}).get(external.path)}})
         reads |= _folder_content(Path(external.path))
         if recipe.suite is not None and recipe.suite.thinking is not None:
             reads["thinking"] = recipe.suite.thinking
         stages.append(Stage(f"external/{arm}", "train.models.prepared_base", reads, ("base",), {"arm": arm}))
         models[arm] = f"external/{arm}"
     if recipe.suite is not None and recipe.model is not None:
-        stages += _evaluation(recipe, values, models)
-        stages += _diagnostics(recipe, values, models)
-        reads = flatten({key: value for key, value in values.items() if key != "resources"})
+        stages += _evaluation(recipe, settings, models)
+        stages += _diagnostics(recipe, settings, models)
+        reads = flatten({key: value for key, value in settings.items() if key != "resources"})
         stages.append(Stage("report", "eval.report.build", reads, tuple(stage.name for stage in stages)))
     return stages
 
@@ -120,37 +120,37 @@ def _folder_content(folder: Path) -> dict[str, Any]:
     return {f"content of {folder}": hash_json(listing)}
 
 
-def _corpus_stage(recipe: Recipe, values: dict[str, Any], with_base: bool) -> Stage:
+def _corpus_stage(recipe: Recipe, settings: dict[str, Any], with_base: bool) -> Stage:
     # Decontamination compares the corpus with the questions of the suite, whatever their prompts and scoring.
-    suite = {key: values["suite"][key] for key in ("tasks", "questions", "seed")} if recipe.suite else {}
+    suite = {key: settings["suite"][key] for key in ("tasks", "questions", "seed")} if recipe.suite else {}
     suite |= {"benchmarks": [benchmark.name for benchmark in recipe.suite.benchmarks]} if recipe.suite else {}
-    reads = flatten({"corpus": values["corpus"], "prompt": values["prompt"], "suite": suite})
-    reads |= flatten({"lock": {key: values["lock"].get(key, {}) for key in ("sources", "models")}})
+    reads = flatten({"corpus": settings["corpus"], "prompt": settings["prompt"], "suite": suite})
+    reads |= flatten({"lock": {key: settings["lock"].get(key, {}) for key in ("sources", "models")}})
     for source in recipe.corpus.all_files():
         if source.path is not None:
             reads[f"content of {source.path}"] = _content(Path(source.path))
     if not with_base:  # then the stage loads the tokenizer of the model itself
-        reads |= flatten({"model": values["model"]})
+        reads |= flatten({"model": settings["model"]})
     return Stage("corpus", "data.corpus.build", reads, ("base",) if with_base else ())
 
 
-def _evaluation(recipe: Recipe, values: dict[str, Any], models: dict[str, str]) -> list[Stage]:
+def _evaluation(recipe: Recipe, settings: dict[str, Any], models: dict[str, str]) -> list[Stage]:
     """The questions of the suite, and the evaluation of every model on them."""
     spec = recipe.require_suite()
-    suite = values["suite"]
+    suite = settings["suite"]
     chosen = {key: suite[key] for key in ("questions", "split", "seed")}
     data = {item["name"]: item["data"] for item in suite["benchmarks"]}
-    reads = flatten({"suite": chosen, "data": data, "lock": values["lock"].get("benchmarks", {})})
+    reads = flatten({"suite": chosen, "data": data, "lock": settings["lock"].get("benchmarks", {})})
     for item in spec.benchmarks:
         if item.data is not None and item.data.path is not None:
             reads[f"content of {item.data.path}"] = _content(Path(item.data.path))
     heldout = any(item.name == "heldout" and item.data is None for item in spec.benchmarks)
     stages = [Stage("questions", "eval.questions.build", reads, ("corpus",) if heldout else ())]
     threads, tasks = recipe.resources.threads, hash_json(task_hashes(spec))
-    stages += _trajectories(recipe, values, tasks)
+    stages += _trajectories(recipe, settings, tasks)
     for label, name in models.items():
-        prompt = {key: values["prompt"][key] for key in ("system", "suffix", "thinking")}
-        reads = flatten({"suite": suite, "dtype": values["model"]["dtype"], "prompt": prompt, "label": label})
+        prompt = {key: settings["prompt"][key] for key in ("system", "suffix", "thinking")}
+        reads = flatten({"suite": suite, "dtype": settings["model"]["dtype"], "prompt": prompt, "label": label})
         reads |= {"content of the task files": tasks, "threads": threads, "reading": recipe.analysis.reading}
         needs, arguments = (name, "questions"), {"model_dir": _weights_of(name)}
         stages.append(
@@ -164,16 +164,16 @@ def _weights_of(stage: str) -> str:
     return stage if stage == "base" or stage.startswith("external/") else f"{stage}/final"
 
 
-def _trajectories(recipe: Recipe, values: dict[str, Any], tasks: str) -> list[Stage]:
+def _trajectories(recipe: Recipe, settings: dict[str, Any], tasks: str) -> list[Stage]:
     """The trajectories of the base and of every run."""
     if not recipe.with_trajectories:
         return []
     from train.arms import resolve_arm
 
-    suite = {key: value for key, value in values["suite"].items() if key not in ("samples_per_question", "questions")}
-    prompt = {key: values["prompt"][key] for key in ("system", "suffix", "thinking")}
-    reads = flatten({"trajectory": values["trajectory"], "suite": suite, "prompt": prompt})
-    reads |= flatten({"dtype": values["model"]["dtype"], "answer_form": recipe.corpus.answer_form})
+    suite = {key: value for key, value in settings["suite"].items() if key not in ("samples_per_question", "questions")}
+    prompt = {key: settings["prompt"][key] for key in ("system", "suffix", "thinking")}
+    reads = flatten({"trajectory": settings["trajectory"], "suite": suite, "prompt": prompt})
+    reads |= flatten({"dtype": settings["model"]["dtype"], "answer_form": recipe.corpus.answer_form})
     reads |= {"content of the task files": tasks, "reading": recipe.analysis.reading}
     threads = recipe.resources.threads
     reads["threads"] = threads
@@ -190,13 +190,13 @@ def _trajectories(recipe: Recipe, values: dict[str, Any], tasks: str) -> list[St
     return stages
 
 
-def _diagnostics(recipe: Recipe, values: dict[str, Any], models: dict[str, str]) -> list[Stage]:
+def _diagnostics(recipe: Recipe, settings: dict[str, Any], models: dict[str, str]) -> list[Stage]:
     """Representation and token shift of every final model."""
     if not recipe.with_diagnostics:
         return []
-    suite = {key: values["suite"][key] for key in ("tasks", "thinking", "benchmarks")}
-    reads = flatten({"diagnostics": values["diagnostics"], "suite": suite, "prompt": values["prompt"]})
-    reads |= flatten({"dtype": values["model"]["dtype"], "attention": values["model"]["attention"]})
+    suite = {key: settings["suite"][key] for key in ("tasks", "thinking", "benchmarks")}
+    reads = flatten({"diagnostics": settings["diagnostics"], "suite": suite, "prompt": settings["prompt"]})
+    reads |= flatten({"dtype": settings["model"]["dtype"], "attention": settings["model"]["attention"]})
     threads = recipe.resources.threads
     tasks = hash_json(task_hashes(recipe.require_suite()))
     reads |= {"content of the task files": tasks, "reading": recipe.analysis.reading, "threads": threads}
@@ -209,13 +209,13 @@ def _diagnostics(recipe: Recipe, values: dict[str, Any], models: dict[str, str])
     return stages
 
 
-def _probes(recipe: Recipe, values: dict[str, Any], threads: int) -> list[Stage]:
+def _probes(recipe: Recipe, settings: dict[str, Any], threads: int) -> list[Stage]:
     """The probes of the base and of every run."""
     if recipe.probe is None or not recipe.trained:
         return []
     from train.arms import resolve_arm
 
-    reads = flatten({"probe": values["probe"], "prompt": values["prompt"], "dtype": values["model"]["dtype"]})
+    reads = flatten({"probe": settings["probe"], "prompt": settings["prompt"], "dtype": settings["model"]["dtype"]})
     reads |= {"answer_form": recipe.corpus.answer_form, "threads": threads}
     probes = [Stage("drift/base", "train.drift", reads, ("base", "corpus"), {}, threads)]
     for arm in recipe.trained:

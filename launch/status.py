@@ -174,37 +174,39 @@ def _seconds_between(start: str | None, end: str | None) -> float | None:
     return (finish - datetime.fromisoformat(start)).total_seconds()
 
 
-def format_standings(stages: Sequence[Standing]) -> str:
+def format_standings(standings: Sequence[Standing]) -> str:
     """The standings as text: a line for each stage, and the end of the log under a failed one."""
     lines = []
-    for study in dict.fromkeys(standing.study for standing in stages):
-        members = [standing for standing in stages if standing.study == study]
-        counts = Counter(one.state for one in members)
+    for study in dict.fromkeys(standing.study for standing in standings):
+        members = [standing for standing in standings if standing.study == study]
+        counts = Counter(standing.state for standing in members)
         lines.append(f"{study}: {', '.join(f'{count} {state}' for state, count in counts.items())}")
-        width = max(len(one.stage) for one in members)
-        for one in members:
-            lines.append(f"  {one.state:<8} {one.stage:<{width}}  {_details(one)}".rstrip())
-            lines += [f"           | {text}" for text in one.log_end]
-            if one.log_end:
-                lines.append(f"           log: {one.log}")
+        width = max(len(standing.stage) for standing in members)
+        for standing in members:
+            lines.append(f"  {standing.state:<8} {standing.stage:<{width}}  {_details(standing)}".rstrip())
+            lines += [f"           | {text}" for text in standing.log_end]
+            if standing.log_end:
+                lines.append(f"           log: {standing.log}")
     return "\n".join(lines)
 
 
-def _details(one: Standing) -> str:
-    parts = []
-    if one.state == "done" and one.seconds is not None:
-        parts.append(f"in {duration(one.seconds)}")
-    if one.total:
-        parts.append(f"{one.done}/{one.total} {one.unit}" + (f", {one.note}" if one.note else ""))
-    if one.rate_per_second:
-        per_minute = one.rate_per_second * 60
-        parts.append(f"{per_minute:.3g} {one.unit} a minute")
-    if one.remaining_seconds is not None:
-        parts.append(f"{duration(one.remaining_seconds)} left")
-    elif one.state == "running" and one.seconds is not None:
-        parts.append(f"for {duration(one.seconds)}")
-    if one.job:
-        parts.append(f"job {one.job}" + (f" on {one.where}" if one.where else ""))
-    if one.reason:
-        parts.append(one.reason)
-    return " · ".join(parts)
+def _details(standing: Standing) -> str:
+    details = []
+    if standing.state == "done" and standing.seconds is not None:
+        details.append(f"in {duration(standing.seconds)}")
+    if standing.total:
+        details.append(
+            f"{standing.done}/{standing.total} {standing.unit}" + (f", {standing.note}" if standing.note else "")
+        )
+    if standing.rate_per_second:
+        per_minute = standing.rate_per_second * 60
+        details.append(f"{per_minute:.3g} {standing.unit} a minute")
+    if standing.remaining_seconds is not None:
+        details.append(f"{duration(standing.remaining_seconds)} left")
+    elif standing.state == "running" and standing.seconds is not None:
+        details.append(f"for {duration(standing.seconds)}")
+    if standing.job:
+        details.append(f"job {standing.job}" + (f" on {standing.where}" if standing.where else ""))
+    if standing.reason:
+        details.append(standing.reason)
+    return " · ".join(details)

@@ -265,8 +265,8 @@ class CorpusSpec(Spec):
     @property
     def samplers(self) -> dict[str, SamplerSpec]:
         """The samplers of the corpus, by their key below `corpus`."""
-        both = {"teacher": self.teacher, "pass_rate.sampler": self.pass_rate.sampler if self.pass_rate else None}
-        return {key: sampler for key, sampler in both.items() if sampler is not None}
+        spec_by_key = {"teacher": self.teacher, "pass_rate.sampler": self.pass_rate.sampler if self.pass_rate else None}
+        return {key: sampler for key, sampler in spec_by_key.items() if sampler is not None}
 
     @model_validator(mode="after")
     def _names_differ(self) -> "CorpusSpec":

@@ -12,9 +12,9 @@ class UserError(Exception):
 
 
 @contextmanager
-def collected(found: list[str]) -> Iterator[None]:
-    """Add the sentences of a UserError that is raised inside to `found`, and go on after the block."""
+def collected(sentences: list[str]) -> Iterator[None]:
+    """Add the sentences of a UserError that is raised inside to `sentences`, and go on after the block."""
     try:
         yield
     except UserError as error:
-        found += [line for line in str(error).split("\n") if line not in found]
+        sentences += [line for line in str(error).split("\n") if line not in sentences]

@@ -50,7 +50,7 @@ def _packed(order: Sequence[int], lengths: Sequence[int], limit: int) -> list[li
     dealt: list[list[int]] = []
     room: list[int] = []
     for index in order:
-        fits = next((number for number, left in enumerate(room) if left >= lengths[index]), None)
+        fits = next((position for position, left in enumerate(room) if left >= lengths[index]), None)
         if fits is None:
             dealt.append([index])
             room.append(limit - lengths[index])

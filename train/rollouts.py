@@ -182,10 +182,10 @@ class PolicyRollouts:
         All ranks read the same batches, because a batch is written only after all of them have drawn it.
         """
         progress = Progress(self.directory.parent, len(prompts), "problems sampled")
-        parts = self.directory / f"round-{current}.parts"
+        parts_dir = self.directory / f"round-{current}.parts"
         groups: list[Stored] = []
         for start in range(0, len(prompts), self.problems_per_step):
-            part = parts / f"{start}.json"
+            part = parts_dir / f"{start}.json"
             if part.exists():
                 groups += read_groups(part)
                 continue

@@ -103,8 +103,8 @@ class TokenBudgetTrainer(Trainer):
         self._report_work(lengths, dealt)
         total: Any = 0.0
         with self._own_metrics() as note:
-            for number, rows in enumerate(dealt):
-                part, last = self.micro_batch(inputs, rows), number == len(dealt) - 1
+            for position, rows in enumerate(dealt):
+                part, last = self.micro_batch(inputs, rows), position == len(dealt) - 1
                 with contextlib.nullcontext() if last else self._without_exchange(model):
                     tokens = self.trained_tokens(part)
                     loss = super().compute_loss(model, part, *args, **kwargs)
@@ -185,12 +185,12 @@ def merged(seen: Sequence[tuple[int, dict[str, list[float]]]]) -> dict[str, floa
 
     Names that end in `_min` and `_max` are extremes, all others means over tokens. nan is left out.
     """
-    values: dict[str, list[tuple[int, float]]] = {}
+    pairs_by_name: dict[str, list[tuple[int, float]]] = {}
     for tokens, metrics in seen:
         for name, entries in metrics.items():
-            values.setdefault(name, []).extend((tokens, value) for value in entries if not math.isnan(value))
+            pairs_by_name.setdefault(name, []).extend((tokens, value) for value in entries if not math.isnan(value))
     result = {}
-    for name, pairs in values.items():
+    for name, pairs in pairs_by_name.items():
         counted = [(tokens, value) for tokens, value in pairs if tokens > 0]
         if not counted:
             continue

@@ -137,10 +137,10 @@ class WeightedGRPOTrainer(TokenBudgetTrainer, GRPOTrainer):
             tokens = attention_mask.sum(dim=1)
             for rows in self.deal(tokens.tolist()):
                 read = rows or [int(tokens.argmin())]
-                found, _ = token_log_probs(
+                micro_logps, _ = token_log_probs(
                     model, input_ids[read], attention_mask[read], logits_to_keep, self.joins_rows
                 )
-                logps[rows] = found[: len(rows)].to(logps.dtype)
+                logps[rows] = micro_logps[: len(rows)].to(logps.dtype)
         return logps, None, None
 
     def _set_weights(self, batch: dict[str, Any]) -> None:

@@ -77,10 +77,10 @@ def _build(recipe: Recipe, study_dir: Path, stage_dir: Path, funnel: Funnel) -> 
     progress = Progress(stage_dir, 9, "steps")
     seconds: dict[str, float] = {}
 
-    def step_done(name: str, number: int) -> None:
+    def step_done(name: str, count: int) -> None:
         seconds[name] = max(0.0, round(time.monotonic() - begun - sum(seconds.values()), 2))
         progress.total, progress.unit = 9, "steps"
-        progress.update(number, f"{name}, {len(funnel.kept):,} problems left")
+        progress.update(count, f"{name}, {len(funnel.kept):,} problems left")
 
     tokenizer = _tokenizer(recipe, study_dir) if recipe.model is not None else None
     grader = Grader(workers=recipe.resources.workers or 2)
@@ -163,10 +163,10 @@ def _drop_by_pass_rate(
     flat = [sample.completion for identity, _ in texts for sample in samples[identity]]
     golds = [row.reference_answer for row in funnel.kept for _ in range(count)]
     grades = grader.grade_many(flat, golds, recipe.corpus.answer_form)
-    for number, (identity, _) in enumerate(texts):
-        rates[identity] = sum(grade.correct for grade in grades[number * count : (number + 1) * count]) / count
+    for index, (identity, _) in enumerate(texts):
+        rates[identity] = sum(grade.correct for grade in grades[index * count : (index + 1) * count]) / count
         if not spec.low <= rates[identity] <= spec.high:
-            reasons[number] = "pass_rate_too_low" if rates[identity] < spec.low else "pass_rate_too_high"
+            reasons[index] = "pass_rate_too_low" if rates[identity] < spec.low else "pass_rate_too_high"
     funnel.drop("pass rate of the base", reasons)
     return rates, [cost.row()]
 

@@ -48,8 +48,8 @@ class SamplingCost:
         """The ledger's row; FLOPs are null where the number of parameters is not known."""
         tokens = round(self.generated_tokens)
         flops = None if self.parameters is None else round(_FORWARD_FLOPS_PER_PARAMETER * self.parameters * tokens)
-        values = {"phase": self.phase, "model": self.model, "samples": self.samples}
-        return values | {"generated_tokens": tokens, "generate_flops": flops}
+        row = {"phase": self.phase, "model": self.model, "samples": self.samples}
+        return row | {"generated_tokens": tokens, "generate_flops": flops}
 
 
 def draw_samples(
@@ -85,14 +85,14 @@ def draw_samples(
         else:
             dtype = recipe.model.dtype if recipe.model is not None else "bfloat16"
             sample_locally(spec, recipe.prompt, problems, store, model_dir, dtype, progress)
-        found = {identity: store.of(identity, spec.samples_per_problem) for identity, _ in problems}
+        samples_of = {identity: store.of(identity, spec.samples_per_problem) for identity, _ in problems}
     finally:
         store.close()
     cost = SamplingCost(phase, str(spec.model), parameters=parameters)
-    for samples in found.values():
+    for samples in samples_of.values():
         cost.samples += len(samples)
         cost.generated_tokens += sum(sample.generated_tokens for sample in samples)
-    return found, cost
+    return samples_of, cost
 
 
 def write_demonstrations(
@@ -165,13 +165,13 @@ def _stored(recipe: Recipe, identities: list[str]) -> dict[str, list[Sample]]:
     assert teacher.stored is not None
     lock = recipe.lock.get("sources", {}).get(teacher.stored.name)
     spec = chosen(teacher.stored, lock)
-    found: dict[str, list[Sample]] = {identity: [] for identity in identities}
+    samples_of: dict[str, list[Sample]] = {identity: [] for identity in identities}
     for row in read_rows(spec, [spec.problem_field, spec.completion_field], lock):
         text, _ = repaired(str(row[spec.problem_field] or "").replace("\r\n", "\n"))  # as in sources of problems
         identity = problem_id(bare_problem(text.strip(), spec.problem_prefix, spec.problem_suffix))
         value = row[spec.completion_field]
         for text in value if isinstance(value, list) else [value]:
-            if identity in found and text and len(found[identity]) < teacher.samples_per_problem:
+            if identity in samples_of and text and len(samples_of[identity]) < teacher.samples_per_problem:
                 if not isinstance(text, str):
                     raise UserError(
                         f"corpus.teacher.stored {spec.name!r}: a completion at {spec.completion_field!r} is a "
@@ -180,13 +180,13 @@ def _stored(recipe: Recipe, identities: list[str]) -> dict[str, list[Sample]]:
                     )
                 kept = whole_characters(strip_thinking(text) if teacher.thinking == "stripped" else text)
                 # Nobody says whether a published completion was cut; one without a final answer is graded so.
-                found[identity].append(Sample(identity, len(found[identity]), kept, True, 0.0))
-    if not any(found.values()):
+                samples_of[identity].append(Sample(identity, len(samples_of[identity]), kept, True, 0.0))
+    if not any(samples_of.values()):
         raise UserError(
             f"none of the problems of corpus.teacher.stored {spec.name!r} is a training problem; check its "
             "problem_field, problem_prefix and problem_suffix"
         )
-    return found
+    return samples_of
 
 
 def _token_counts(tokenizer: "PreTrainedTokenizerBase | None", texts: list[str]) -> list[int]:

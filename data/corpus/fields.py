@@ -79,9 +79,9 @@ def passed_over(row: Mapping[str, Any], field: str) -> list[Any]:
     parent, _, last = field.rpartition(".")
     if not parent or not last.isdecimal() or field in row or is_template(field):
         return []
-    values = _parsed(field_value(row, parent))
-    scalar = isinstance(values, list) and not any(isinstance(value, dict | list) for value in values)
-    return values if scalar else []
+    items = _parsed(field_value(row, parent))
+    scalar = isinstance(items, list) and not any(isinstance(value, dict | list) for value in items)
+    return items if scalar else []
 
 
 def _rendered(row: Mapping[str, Any], field: str) -> str:

@@ -118,21 +118,21 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _lines(text: str) -> Iterator[tuple[int, str]]:
     """The lines that are not blank, without their ends, and their numbers from 1."""
-    for number, line in enumerate(text.split("\n"), start=1):
+    for line_number, line in enumerate(text.split("\n"), start=1):
         if line.strip(" \t\r"):
-            yield number, line.removesuffix("\r")
+            yield line_number, line.removesuffix("\r")
 
 
 def _jsonl_rows(text: str) -> Iterator[Row]:
-    for number, line in _lines(text):
+    for line_number, line in _lines(text):
         try:
             value = json.loads(line, object_pairs_hook=_object)
         except (ValueError, RecursionError) as error:
             reason = str(error)
             if isinstance(error, json.JSONDecodeError):
                 reason = f"{error.msg.removesuffix(' at')} at column {error.colno}"
-            raise _BadLineError(f"line {number}: {reason}") from None
-        yield _row(value, f"line {number}", number)
+            raise _BadLineError(f"line {line_number}: {reason}") from None
+        yield _row(value, f"line {line_number}", line_number)
 
 
 def _row(value: Any, at: str, line: int | None = None) -> Row:
@@ -162,8 +162,8 @@ def _json_rows(text: str) -> Iterator[Row]:
         rows = [dict(zip(rows, values, strict=True)) for values in zip(*rows.values(), strict=True)]
     if not isinstance(rows, list):
         raise ValueError("it must hold a list of objects, one per problem")
-    for number, value in enumerate(rows, start=1):
-        yield _row(value, f"row {number}")
+    for row_number, value in enumerate(rows, start=1):
+        yield _row(value, f"row {row_number}")
 
 
 _JSON = {".json": _json_rows, ".jsonl": _jsonl_rows}
@@ -193,14 +193,14 @@ def _csv_rows(text: str, columns: Collection[str]) -> Iterator[Row]:
 
 def _tsv_rows(text: str, names: Sequence[str], columns: Collection[str]) -> Iterator[Row]:
     header = list(names) or None
-    for number, line in enumerate(text.split("\n"), start=1):
+    for line_number, line in enumerate(text.split("\n"), start=1):
         line = line.removesuffix("\r")
         if not line.strip(" "):
             continue
         if header is None:
             header = _header(line.split("\t"), columns)
         else:
-            yield _table_row(header, line.split("\t"), number, "a value cannot contain a tab or a newline")
+            yield _table_row(header, line.split("\t"), line_number, "a value cannot contain a tab or a newline")
 
 
 def _header(names: list[str], columns: Collection[str]) -> list[str]:
@@ -231,7 +231,7 @@ def _parquet_rows(path: Path, columns: Collection[str]) -> Iterator[Row]:
     there = table.schema_arrow.names
     if twice := [name for name in there if there.count(name) > 1 and name in columns]:
         raise ValueError(f"it has the column {twice[0]!r} twice")
-    # Without a wanted column the caller must still learn which there are.
+    # If no wanted column is there, all are read, so that the caller can name those that are.
     wanted = [name for name in there if name in columns] or None
     for batch in table.iter_batches(columns=wanted):
         kinds = {field.name: field.type for field in batch.schema if "float" in str(field.type)}

@@ -121,10 +121,12 @@ def _drop_near_duplicates(funnel: Funnel, grader: Grader, threshold: float) -> N
 def _agreeing(funnel: Funnel, grader: Grader, pairs: list[tuple[int, int]]) -> set[tuple[int, int]]:
     """The pairs of rows whose reference answers are the same, read either way: 10 is right where 10\\% is asked."""
     golds = [row.reference_answer for row in funnel.kept]
-    both = [*pairs, *((first, later) for later, first in pairs)]
-    grades = grader.grade_many([f"\\boxed{{{golds[left]}}}" for left, _ in both], [golds[right] for _, right in both])
+    both_ways = [*pairs, *((first, later) for later, first in pairs)]
+    grades = grader.grade_many(
+        [f"\\boxed{{{golds[left]}}}" for left, _ in both_ways], [golds[right] for _, right in both_ways]
+    )
     correct = [grade.correct for grade in grades]
-    return {pair for number, pair in enumerate(pairs) if correct[number] or correct[number + len(pairs)]}
+    return {pair for index, pair in enumerate(pairs) if correct[index] or correct[index + len(pairs)]}
 
 
 def _drop_contaminated(funnel: Funnel, recipe: Recipe) -> list[dict[str, Any]]:
@@ -134,9 +136,9 @@ def _drop_contaminated(funnel: Funnel, recipe: Recipe) -> list[dict[str, Any]]:
     restricted = {item.name for item in spec.benchmarks if item.restricted}
     index = BenchmarkIndex(benchmarks, spec.ngram_words)
     world = _world_questions(recipe)
-    reasons, found = {}, []
+    reasons, overlaps = {}, []
     withheld = set()
-    for number, row in enumerate(funnel.kept):
+    for position, row in enumerate(funnel.kept):
         identity = problem_id(row.problem)
         problem = row.problem
         if row.question is not None:
@@ -151,10 +153,10 @@ def _drop_contaminated(funnel: Funnel, recipe: Recipe) -> list[dict[str, Any]]:
             name, question = match.benchmark, benchmarks[match.benchmark][match.question]
             coverage, similarity = match.coverage, match.similarity
             if name in restricted:  # a near-copy in the corpus would give the question away as well
-                withheld.add(number)
+                withheld.add(position)
                 question, problem = f"question {match.question}, not copied", WITHHELD
-        reasons[number] = "benchmark_overlap"
-        found.append(
+        reasons[position] = "benchmark_overlap"
+        overlaps.append(
             {
                 "problem_id": identity,
                 "source": row.source,
@@ -166,7 +168,7 @@ def _drop_contaminated(funnel: Funnel, recipe: Recipe) -> list[dict[str, Any]]:
             }
         )
     funnel.drop("benchmark questions", reasons, withheld=withheld)
-    return found
+    return overlaps
 
 
 def _world_questions(recipe: Recipe) -> dict[str, str]:
@@ -233,7 +235,7 @@ def split_problems(funnel: Funnel, recipe: Recipe, where: str = "") -> tuple[lis
             f"corpus.train_problems is {count} but only {len(available)} problems passed the filters; {removed}"
         )
     train = available[:count]
-    parts = [funnel.kept[n] for n in heldout], [funnel.kept[n] for n in train]
+    heldout_and_train = [funnel.kept[n] for n in heldout], [funnel.kept[n] for n in train]
     chosen = taken | set(train)
     funnel.drop("sampling", {n: "not_sampled" for n in range(len(funnel.kept)) if n not in chosen})
-    return parts
+    return heldout_and_train

@@ -20,13 +20,13 @@ def field_mistakes(
 
     `optional`: fields that a row may lack.
     """
-    found: list[str] = []
+    sentences: list[str] = []
     first: Row | None = None
-    with collected(found):
+    with collected(sentences):
         first = next(published_rows(files, fields, lock, optional))  # raises if there is none
     for field in fields if first is not None else ():
         assert first is not None
-        with collected(found):
+        with collected(sentences):
             try:
                 value = field_value(first, field)
             except TemplateFailedError as error:
@@ -36,7 +36,7 @@ def field_mistakes(
                 ) from None
             if value is None:  # later rows may have it
                 list(published_rows(files, [field], lock))
-    return list(dict.fromkeys(found))
+    return list(dict.fromkeys(sentences))
 
 
 def not_there(files: DataFiles) -> str:

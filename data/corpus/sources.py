@@ -82,8 +82,8 @@ def mapped_rows(spec: SourceSpec, seed: int, lock: dict[str, Any] | None = None)
         yield from _pocket_rows(spec, seed)
     else:
         spec = chosen(spec, lock)
-        for number, row in enumerate(published_rows(spec, source_fields(spec), lock)):
-            yield _map_row(spec, number, row)
+        for index, row in enumerate(published_rows(spec, source_fields(spec), lock)):
+            yield _map_row(spec, index, row)
 
 
 def source_fields(spec: SourceSpec) -> list[str]:
@@ -94,10 +94,10 @@ def source_fields(spec: SourceSpec) -> list[str]:
 
 def _pocket_rows(spec: SourceSpec, seed: int) -> Iterator[RawRow]:
     for split, pool in POCKET_POOL.items():
-        for number, question in enumerate(corpus_problems(seed, split, pool)):
+        for index, question in enumerate(corpus_problems(seed, split, pool)):
             yield RawRow(
                 spec.name,
-                number,
+                index,
                 question.problem,
                 question.reference_answer,
                 str(question.level),
@@ -125,11 +125,11 @@ def iterate_rows(
 ) -> Iterator[dict[str, Any]]:
     """The rows of `read_rows`, one after the other; what concerns all rows is raised after the last."""
     wanted = [*fields, *optional]
-    for number, row in enumerate(published_rows(files, fields, lock, optional), start=1):
+    for row_number, row in enumerate(published_rows(files, fields, lock, optional), start=1):
         try:
             yield {field: field_value(row, field) for field in wanted}
         except TemplateFailedError as error:
-            at = f"{row.file} line {row.line}" if row.line is not None else f"row {number}"
+            at = f"{row.file} line {row.line}" if row.line is not None else f"row {row_number}"
             raise UserError(f"source {files.name}, {at}: a template cannot be filled: {error}") from None
 
 
@@ -221,8 +221,8 @@ def _joined(value: Any) -> str:
     return " ".join(map(_joined, value)) if isinstance(value, list) else str(value)
 
 
-def _map_row(spec: SourceSpec, number: int, row: Row) -> RawRow:
-    raw = RawRow(spec.name, number, "", "", None, file=row.file, line=row.line)
+def _map_row(spec: SourceSpec, index: int, row: Row) -> RawRow:
+    raw = RawRow(spec.name, index, "", "", None, file=row.file, line=row.line)
     try:
         raw = raw._replace(problem=str(field_value(row, spec.problem_field) or ""))
         raw = raw._replace(level=_level(spec, row))
@@ -286,12 +286,14 @@ def _missing(field: str, row: Row) -> _UnusableError:
 def _which_is_the_user(field: str, role: str, row: Row) -> str:
     chat, _, _ = field.removesuffix(".content").rpartition(".")
     messages = field_value(row, chat) if chat else None
-    users = [n for n, one in enumerate(messages) if one.get("role") == "user"] if _is_chat(messages) else []
+    users = [n for n, message in enumerate(messages) if message.get("role") == "user"] if _is_chat(messages) else []
     return f"{field} is the message of the {role}" + (f"; {chat}.{users[0]}.content is the user's" if users else "")
 
 
 def _is_chat(value: Any) -> TypeGuard[list[dict[str, Any]]]:
-    return isinstance(value, list) and bool(value) and all(isinstance(one, dict) and "content" in one for one in value)
+    return (
+        isinstance(value, list) and bool(value) and all(isinstance(item, dict) and "content" in item for item in value)
+    )
 
 
 def _is_one_of(value: Any, allowed: Sequence[str]) -> bool:

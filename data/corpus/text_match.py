@@ -68,13 +68,13 @@ def near_duplicates(texts: Sequence[str], threshold: float) -> Iterator[tuple[in
     sets = (shingles(words(text)) for text in texts)
     # An integer is a hash already; datasketch only has to take 32 bits of it.
     signatures = MinHash.generator(sets, num_perm=_PERMUTATIONS, hashfunc=lambda value: value & 0xFFFFFFFF)
-    for number, signature in enumerate(signatures):
-        own = shingles(words(texts[number]))
+    for position, signature in enumerate(signatures):
+        own = shingles(words(texts[position]))
         for earlier in sorted(index.query(signature))[:_MOST_CANDIDATES]:
             similarity = jaccard(own, shingles(words(texts[earlier])))
             if similarity >= threshold:
-                yield number, earlier, similarity
-        index.insert(number, signature, check_duplication=False)
+                yield position, earlier, similarity
+        index.insert(position, signature, check_duplication=False)
 
 
 class BenchmarkIndex:
@@ -102,17 +102,17 @@ class BenchmarkIndex:
         """The closest question at or above either threshold; None if there is none."""
         sequence = words(problem)
         runs = shingles(sequence, self.ngram_words)
-        candidates = {number for run in runs for number in self._by_run.get(run, ())}
+        candidates = {position for run in runs for position in self._by_run.get(run, ())}
         best = None
-        for number in sorted(candidates):
-            other = self._words[number]
+        for position in sorted(candidates):
+            other = self._words[position]
             shorter, longer = (sequence, other) if len(sequence) <= len(other) else (other, sequence)
             covered = self._coverage(shorter, shingles(longer, self.ngram_words))
             alike = jaccard(shingles(sequence), shingles(other))
             if covered >= coverage or alike >= similarity:
-                found = Contamination(*self.questions[number], round(covered, 3), round(alike, 3))
-                if best is None or max(found[2:]) > max(best[2:]):
-                    best = found
+                overlap = Contamination(*self.questions[position], round(covered, 3), round(alike, 3))
+                if best is None or max(overlap[2:]) > max(best[2:]):
+                    best = overlap
         return best
 
     def _coverage(self, sequence: list[str], runs: set[int]) -> float:

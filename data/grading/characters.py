@@ -46,11 +46,11 @@ def as_latex(text: str) -> str:
 
 def _scripts(text: str) -> str:
     """The text with raised and lowered characters as exponents and indices, and those around a slash as a fraction."""
-    parts = []
+    runs = []
     for sign, letters in groupby(text, lambda letter: _SCRIPT.get(unicodedata.decomposition(letter).split(" ")[0], "")):
         run = "".join(letters)
-        parts.append((sign and not set(run) & set("ºª™℠") and sign, run))
-    latex = "".join(f"{sign}{{{unicodedata.normalize('NFKC', run)}}}" if sign else run for sign, run in parts)
+        runs.append((sign and not set(run) & set("ºª™℠") and sign, run))
+    latex = "".join(f"{sign}{{{unicodedata.normalize('NFKC', run)}}}" if sign else run for sign, run in runs)
     return re.sub(r"\^\{(\d+)\}[/⁄∕]_\{(\d+)\}", r"\\frac{\1}{\2}", latex)
 
 

@@ -23,11 +23,11 @@ class Clock:
         self.deadline = time.monotonic() + seconds
 
     def seconds_left(self) -> float:
-        """Seconds until the limit; negative behind it."""
+        """Seconds until the limit; negative once it has passed."""
         return self.deadline - time.monotonic()
 
     def waited(self, seconds: float) -> None:
-        """Not to count: the comparison waited for a free worker."""
+        """Leave out seconds in which the comparison waited for a free worker."""
         self.deadline += seconds
 
 

@@ -25,7 +25,6 @@ from data.grading.words import canonical_words
 Algebra = Callable[[str, str], bool]
 """Whether two LaTeX expressions are equal according to an algebra system. May raise."""
 
-_NUMBER = re.compile(r"-?(\d+\.?\d*|\.\d+)$")
 _SINGLE_NAME = re.compile(r"\\?[A-Za-z](?:_\S+)?(?:\(.*\))?$")
 _CALCULUS = re.compile(rf"\\(?:i?int|oint|lim|sum|prod){NO_LETTER}")
 _ONLY_FORMULA = re.compile(r"[\x20-\x7e]+")
@@ -118,8 +117,8 @@ class Comparison:
         if {answer.kind, reference.kind} <= {"sequence", *_UNORDERED} and "sequence" in kinds:
             return len(answer.items) == len(reference.items) and self._in_order(answer, reference)
         if answer.kind in _UNORDERED or reference.kind in _UNORDERED:  # a set of one pair is that pair
-            several, one = (answer, reference) if answer.kind in _UNORDERED else (reference, answer)
-            return all(self.same(item, one) for item in several.items)
+            several, single = (answer, reference) if answer.kind in _UNORDERED else (reference, answer)
+            return all(self.same(item, single) for item in several.items)
         if kinds == {"intersection"}:
             return self._same_items(answer.items, reference.items)
         self.note("the same parts in the same order")

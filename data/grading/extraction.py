@@ -87,14 +87,16 @@ def _plain_answer(text: str) -> str | None:
     Behind a box only a statement of a value or letter counts: "the answer is expected as a fraction" does not.
     """
     box = text.rfind("\\boxed")
-    places = [match.end() for match in _STATEMENT.finditer(text) if match.end() > box and _states(match)]
-    places = [place for place in places if not _VERDICT.match(text, place)] or places
-    value = next((place for place in reversed(places) if _VALUE.match(text, place)), None)
+    positions = [match.end() for match in _STATEMENT.finditer(text) if match.end() > box and _states(match)]
+    positions = [position for position in positions if not _VERDICT.match(text, position)] or positions
+    value = next((position for position in reversed(positions) if _VALUE.match(text, position)), None)
     if box >= 0 and value is None:
         return last_boxed(text)
-    if places:
-        short = (place for place in reversed(places) if _VALUE.match(text, place) or _is_short(text, place))
-        chosen = value if box >= 0 else next(short, places[-1])
+    if positions:
+        short = (
+            position for position in reversed(positions) if _VALUE.match(text, position) or _is_short(text, position)
+        )
+        chosen = value if box >= 0 else next(short, positions[-1])
         rest = text[chosen:].strip()
         return _SENTENCE_END.split(_plain_value(rest))[0] if rest else None
     lines = [line.strip() for line in text.strip().split("\n") if line.strip() and not _RULER.fullmatch(line.strip())]
@@ -108,8 +110,8 @@ def _states(match: re.Match[str]) -> bool:
     return not match["modal"] or _VALUE.match(match.string, match.end()) is not None
 
 
-def _is_short(text: str, place: int) -> bool:
-    line = _LINE.match(text, place)
+def _is_short(text: str, position: int) -> bool:
+    line = _LINE.match(text, position)
     return line is None or len(line[1].split()) <= _SHORT
 
 

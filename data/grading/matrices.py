@@ -40,7 +40,9 @@ def read_matrix(text: str) -> Rows | None:
             continue
         if [len(row) for row in rows] != [len(row) for row in total]:
             raise UnparseableError("matrices of different sizes")
-        total = [[f"{a}+{b}" for a, b in zip(one, other, strict=True)] for one, other in zip(total, rows, strict=True)]
+        total = [
+            [f"{a}+{b}" for a, b in zip(sums, other, strict=True)] for sums, other in zip(total, rows, strict=True)
+        ]
     return total
 
 

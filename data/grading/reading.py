@@ -160,8 +160,8 @@ def _statement(text: str, depth: int, grouped: bool) -> Node:
         return node
     sign = _SIGN.search(text)
     if sign and not _SIGN.search(text[sign.end() :]):
-        both = [f"{text[: sign.start()]}{s}{text[sign.end() :]}" for s in "+-"]
-        return _collection("several", [part.removeprefix("+") for part in both], depth)
+        signed = [f"{text[: sign.start()]}{s}{text[sign.end() :]}" for s in "+-"]
+        return _collection("several", [part.removeprefix("+") for part in signed], depth)
     return _leaf(text)
 
 
@@ -234,11 +234,11 @@ def _list(text: str, depth: int, grouped: bool) -> Node | None:
     if grouped and not re.search(r"[(\[]", text):
         text = _THOUSANDS.sub(lambda match: match.group().replace(",", ""), text)  # 1,000 and 2,000
     either = [part for part in split(text, _EITHER) if part.strip()]
-    both = [part for part in split(text, _BOTH) if part.strip()]
+    conjuncts = [part for part in split(text, _BOTH) if part.strip()]
     parts = [part for part in split(text, f"{_BOTH}|{_EITHER}") if part.strip()]
     if len(parts) < 2 or is_prose(text):
         return None
-    if len(either) > 1 and len(both) > 1 and INEQUALITY.search(text):
+    if len(either) > 1 and len(conjuncts) > 1 and INEQUALITY.search(text):
         parts = either
     node = _collection("several", parts, depth)
     if _has_ellipsis(node):
@@ -275,13 +275,13 @@ def _is_short_formula(text: str) -> bool:
 
 def _compound(text: str) -> Node | None:
     """`3 \\text{ hours } 30 \\text{ minutes}`."""
-    found = list(_COMPOUND.finditer(text))
-    if len(found) < 2 or "".join(match.group() for match in found) != text:
+    matches = list(_COMPOUND.finditer(text))
+    if len(matches) < 2 or "".join(match.group() for match in matches) != text:
         return None
-    units = [canonical_unit(match.group(2)) for match in found]
+    units = [canonical_unit(match.group(2)) for match in matches]
     if any(converted(unit, units[0]) is None for unit in units[1:]):
         return None  # 2 boys, 3 girls
-    return Collection("compound", tuple(Leaf(m.group(1), unit=unit) for m, unit in zip(found, units, strict=True)))
+    return Collection("compound", tuple(Leaf(m.group(1), unit=unit) for m, unit in zip(matches, units, strict=True)))
 
 
 def _leaf(text: str) -> Node:

@@ -35,8 +35,8 @@ class Cursor:
 
     def peek(self, ahead: int = 0) -> str:
         """The next token, or one further ahead; empty at the end."""
-        place = self.position + ahead
-        return self.tokens[place] if place < len(self.tokens) else ""
+        index = self.position + ahead
+        return self.tokens[index] if index < len(self.tokens) else ""
 
     def take(self, expected: str | None = None) -> str:
         """The next token, which must be `expected` if given; moves on."""

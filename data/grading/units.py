@@ -175,8 +175,8 @@ def _scaled(text: str, words: str) -> tuple[str, str]:
             text = f"({text})*10^{{{_SCALES[word.lower().rstrip('s.')]}}}"
         elif word.lower().rstrip("s.") in _MULTIPLES:
             text = f"({text})*{_MULTIPLES[word.lower().rstrip('s.')]}"
-        elif (parts := part_of(word)) and not rest:
-            text = f"({text})/{parts}"
+        elif (divisor := part_of(word)) and not rest:
+            text = f"({text})/{divisor}"
         else:
             rest.append(word)
     return text, " ".join(rest)

@@ -35,7 +35,7 @@ _DATE = re.compile(r"\d{4}-\d{1,2}-\d{1,2}|\d{1,2}/\d{1,2}/\d{4}")
 def is_prose(text: str) -> bool:
     """Whether a text is words or a date, without mathematics. Words may contain "v." or end in a number."""
     bare = text.replace(TEXT_OPEN, " ").replace(TEXT_CLOSE, " ").strip()
-    # Several single letters are options in order; other words start with two letters and are not functions.
+    # Several single letters are options in order. Else the first word has two letters or more and names no function.
     if re.fullmatch(r"[A-Za-z](?:\s+[A-Za-z])+", bare) or _DATE.fullmatch(bare):
         return True
     first = re.match(r"[^\W\d_]{2,}[\w'.-]*|[^\W\d_]\.", bare)
@@ -66,19 +66,19 @@ def _singular(word: str) -> str:
 
 def number_of(words: str) -> str | None:
     """A spelled-out number or fraction in digits (three, twenty one, one half); None for other words."""
-    parts = words.split()
+    tokens = words.split()
     fraction = 1
-    if len(parts) == 2 and parts[1] in _PARTS:
-        parts, fraction = parts[:1], _PARTS[parts[1]]
-    if not 1 <= len(parts) <= 2:
+    if len(tokens) == 2 and tokens[1] in _PARTS:
+        tokens, fraction = tokens[:1], _PARTS[tokens[1]]
+    if not 1 <= len(tokens) <= 2:
         return None
-    tens = _TENS.index(parts[0]) * 10 + 20 if parts[0] in _TENS else None
-    if len(parts) == 2 and (tens is None or parts[1] not in _ONES[1:10]):
+    tens = _TENS.index(tokens[0]) * 10 + 20 if tokens[0] in _TENS else None
+    if len(tokens) == 2 and (tens is None or tokens[1] not in _ONES[1:10]):
         return None
-    first = tens if tens is not None else _ONES.index(parts[0]) if parts[0] in _ONES else None
+    first = tens if tens is not None else _ONES.index(tokens[0]) if tokens[0] in _ONES else None
     if first is None:
         return None
-    value = first + (_ONES.index(parts[1]) if len(parts) == 2 else 0)
+    value = first + (_ONES.index(tokens[1]) if len(tokens) == 2 else 0)
     return str(value) if fraction == 1 else f"{value}/{fraction}"
 
 
@@ -117,13 +117,13 @@ def names_what_is_counted(words: str, one: bool = False) -> bool:
 
     Something is named by a plural, or by a singular behind `one` or less; English adverbs and participles name nothing.
     """
-    parts = re.findall(r"[^\W\d_]+", words.casefold())
-    if parts == ["times"]:
+    tokens = re.findall(r"[^\W\d_]+", words.casefold())
+    if tokens == ["times"]:
         return True
     if re.search(r"n['\u2019]t\b", words) or _CHINESE_CHANGE.search(words):
         return False
-    named = one or any(_is_plural(word) for word in parts)
-    return named and bool(parts) and not _FUNCTION_WORDS & set(parts) and not any(map(is_part_word, parts))
+    named = one or any(_is_plural(word) for word in tokens)
+    return named and bool(tokens) and not _FUNCTION_WORDS & set(tokens) and not any(map(is_part_word, tokens))
 
 
 def _is_plural(word: str) -> bool:
@@ -140,13 +140,13 @@ def introduces(words: str) -> bool:
     bare = words.strip()
     if not bare:  # \text{}
         return True
-    parts = re.findall(r"[^\W\d_]+", bare.casefold())
-    if not parts or re.search(r"[^\w\s:=,.'\u2019()-]", bare):
+    tokens = re.findall(r"[^\W\d_]+", bare.casefold())
+    if not tokens or re.search(r"[^\w\s:=,.'\u2019()-]", bare):
         return False
-    if bare.endswith((":", "=", "是", "为")) or parts[-1] in _COPULAS:
-        stated = set(parts[:-1]) if parts[-1] in _COPULAS else set(parts)
+    if bare.endswith((":", "=", "是", "为")) or tokens[-1] in _COPULAS:
+        stated = set(tokens[:-1]) if tokens[-1] in _COPULAS else set(tokens)
         return not (_FUNCTION_WORDS - _NEUTRAL) & stated and not _CHINESE_DENIAL.search(bare)
-    return set(parts) <= _NEUTRAL and (parts[-1] != "of" or parts[-2:-1] in (["total"], ["value"]))  # the sum of 8
+    return set(tokens) <= _NEUTRAL and (tokens[-1] != "of" or tokens[-2:-1] in (["total"], ["value"]))  # the sum of 8
 
 
 def is_part_word(word: str) -> bool:

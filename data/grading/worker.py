@@ -37,8 +37,8 @@ def _agree(gold: Any, given: Any) -> bool:
         return False
     symbols = sorted(gold.free_symbols | given.free_symbols, key=str)
     for point in range(_POINTS):
-        values = {symbol: sympy.Rational(7 * place + 11 * point + 3, 13) for place, symbol in enumerate(symbols)}
-        difference = [complex(sympy.N(side.subs(values).doit(), 20)) for side in (gold, given)]
+        value_of = {symbol: sympy.Rational(7 * index + 11 * point + 3, 13) for index, symbol in enumerate(symbols)}
+        difference = [complex(sympy.N(side.subs(value_of).doit(), 20)) for side in (gold, given)]
         if not abs(difference[0] - difference[1]) <= _TOLERANCE * max(1e-300, *map(abs, difference)):
             return False
         if not symbols:

@@ -71,13 +71,13 @@ def pocket_tokenizer(spec: PocketModelSpec) -> "PreTrainedTokenizerFast":
 
 @lru_cache(maxsize=2)
 def counting_tokenizer(spec: PocketModelSpec) -> CountingTokenizer:
-    """The same, without transformers."""
+    """What counts tokens as `pocket_tokenizer` does, without importing transformers."""
     return _counting(train_bpe(_documents(spec), spec.vocab_size))
 
 
 @lru_cache(maxsize=1)
 def byte_tokenizer() -> CountingTokenizer:
-    """The same with one token for each byte, which is made at once: no text has more tokens in any pocket model."""
+    """What counts a token for each byte, without training: no text has more tokens in any pocket model."""
     return _counting(train_bpe([], 0))
 
 

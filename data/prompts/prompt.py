@@ -141,9 +141,9 @@ def turn_end(tokenizer: "AnyTokenizer") -> str | None:
         text = render_messages(tokenizer, messages, add_generation_prompt=False)
     except (TemplateError, TypeError):
         return None
-    _, found, after = text.rpartition(answer)
+    _, found_answer, after = text.rpartition(answer)
     control = {str(token) for token in tokenizer.all_special_tokens} | set(tokenizer.get_added_vocab())
-    ends = [token for token in control if found and token and after.lstrip().startswith(token)]
+    ends = [token for token in control if found_answer and token and after.lstrip().startswith(token)]
     return max(ends, key=len, default=None)
 
 

@@ -157,20 +157,20 @@ def check_ids(tokenizer: "PreTrainedTokenizerBase", prompt: PromptSpec, name: st
         )
     for completion, said in zip(_COMPLETIONS, completion_ids(tokenizer, list(_COMPLETIONS)), strict=True):
         whole = tokenizer(text + completion + str(tokenizer.eos_token))["input_ids"]
-        parts = ids + said
-        if whole != parts:
-            at = next(n for n in range(len(whole)) if whole[n : n + 1] != parts[n : n + 1])
+        joined = ids + said
+        if whole != joined:
+            at = next(n for n in range(len(whole)) if whole[n : n + 1] != joined[n : n + 1])
             _refuse(
                 name,
                 f"tokens of the prompt and of the completion {completion[:20]!r} merge where they meet (together "
                 f"{_tokens(tokenizer, whole[at : at + 3])}, one after the other "
-                f"{_tokens(tokenizer, parts[at : at + 3])}); {other}",
+                f"{_tokens(tokenizer, joined[at : at + 3])}); {other}",
             )
 
 
 def _tokens(tokenizer: "PreTrainedTokenizerBase", ids: list[int]) -> str:
     names: Any = tokenizer.convert_ids_to_tokens(ids)
-    return " ".join(f"{name!r}={number}" for name, number in zip(names, ids, strict=True))
+    return " ".join(f"{name!r}={token_id}" for name, token_id in zip(names, ids, strict=True))
 
 
 def _refuse(name: str, what: str) -> None:

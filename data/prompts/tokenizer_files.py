@@ -42,12 +42,12 @@ class TokenizerFiles:
                 return None
             vocabulary = content["model"]["vocab"]
             if isinstance(vocabulary, list):  # of Unigram: pairs of token and score
-                vocabulary = {token: number for number, (token, _) in enumerate(vocabulary)}
+                vocabulary = {token: index for index, (token, _) in enumerate(vocabulary)}
             tokens = {name: _text(settings.get(name)) for name in _TOKENS}
-            found = cls(template, tokens, vocabulary)
-            found._added = {item["content"]: item["id"] for item in content["added_tokens"]}
+            files = cls(template, tokens, vocabulary)
+            files._added = {item["content"]: item["id"] for item in content["added_tokens"]}
             known = template is None or (isinstance(template, str) and not _MASKS.search(template))
-            return found if known else None
+            return files if known else None
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
             return None
 
@@ -118,7 +118,7 @@ class CountingTokenizer(TokenizerFiles):
         """The ids of one text, or of each of several."""
         if isinstance(text, str):
             return {"input_ids": self._tokenizer.encode(text, add_special_tokens=add_special_tokens).ids}
-        return {"input_ids": [self(one, add_special_tokens)["input_ids"] for one in text]}
+        return {"input_ids": [self(item, add_special_tokens)["input_ids"] for item in text]}
 
 
 def _text(value: Any) -> str | None:

@@ -315,9 +315,9 @@ def sample_locally(
     tokenizer = load_tokenizer(model_dir)
     model = load_model(model_dir, dtype)
     for batch in todo:
-        # Usually none is there, or all have as many as an earlier, smaller `samples_per_problem` asked for; else a
-        # write was torn or a shorter limit cut some off, and the batch is drawn again so that what is missing comes out
-        # as it would have.
+        # Usually a batch has no sample yet, or all its problems have as many as an earlier, smaller
+        # `samples_per_problem` asked for. Else a write was torn or a shorter limit cut some off. The whole batch is
+        # then drawn again, so that the missing samples are those it would have had.
         store.refresh()
         lacking = [store.missing(identity, count) for identity, _ in batch]
         if not any(lacking):

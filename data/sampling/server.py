@@ -50,15 +50,15 @@ def require_served(
     Raises:
         UserError: naming what to set.
     """
-    found = served_models(base_url, headers)
-    if not found:
+    served = served_models(base_url, headers)
+    if not served:
         return
-    if model not in found:
+    if model not in served:
         raise UserError(
-            f"the server at {base_url} serves {', '.join(sorted(found))}, not {model}; set {model_key}, or start the "
+            f"the server at {base_url} serves {', '.join(sorted(served))}, not {model}; set {model_key}, or start the "
             f"server with --served-model-name {model}"
         )
-    longest = found[model]
+    longest = served[model]
     if isinstance(longest, int) and longest < (tokens if least is None else least):
         raise UserError(
             f"the server at {base_url} takes {longest:,} tokens of prompt and response, but {tokens:,} may be needed; "

@@ -127,7 +127,10 @@ class SampleStore:
                 self._take(sample)
 
     def _take(self, sample: Sample) -> bool:
-        """Keep a sample, unless there is one that is as good; a cut one gives way to one of a longer limit."""
+        """Keep a sample in a free place, or in that of one that was cut off, if it is finished or has a longer limit.
+
+        Returns whether it was kept.
+        """
         known = self._samples[sample.problem_id].get(sample.sample_index)
         if known is not None and (known.finished or not _longer(sample, known)):
             return False

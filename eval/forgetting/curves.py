@@ -111,49 +111,49 @@ class Curve:
         return self.gain_TG[:, position], self.gain_DTG[:, :, position]
 
 
-def gain_curves(found: Slice, recipe: Recipe) -> dict[str, Curve]:
+def gain_curves(scores: Slice, recipe: Recipe) -> dict[str, Curve]:
     """The curves of all arms, with draws that resample the questions of each benchmark for all models together."""
     spec, confidence = recipe.require_trajectory(), recipe.statistics.confidence
     draws, rng = spec.draws, np.random.default_rng([spec.seed, 1])
-    drawn = [bootstrap_scores(item, draws, rng, confidence) for item in found.answers]
-    points = [item.means() for item in found.answers]
-    groups = list(dict.fromkeys(item.group for item in found.answers))
-    weight_GB = np.array([[float(item.group == group) for item in found.answers] for group in groups])
+    drawn = [bootstrap_scores(item, draws, rng, confidence) for item in scores.answers]
+    points = [item.means() for item in scores.answers]
+    groups = list(dict.fromkeys(item.group for item in scores.answers))
+    weight_GB = np.array([[float(item.group == group) for item in scores.answers] for group in groups])
     weight_GB /= weight_GB.sum(axis=1, keepdims=True)
     curves = {}
     for arm in recipe.trained:
-        steps = sorted({step for name, _, step in found.models if name == arm})
+        steps = sorted({step for name, _, step in scores.models if name == arm})
         gain_TG, gain_DTG = [], []
         deviations = []
-        for columns in [_start_columns(found, recipe, arm), *(found.columns(arm, recipe.seeds, s) for s in steps)]:
+        for columns in [_start_columns(scores, recipe, arm), *(scores.columns(arm, recipe.seeds, s) for s in steps)]:
             gain_B = np.array([score[columns].mean() - score[0] for score in points])
             gain_DB = np.stack([score[:, columns].mean(axis=1) - score[:, 0] for score in drawn], axis=1)
             gain_TG.append(weight_GB @ gain_B)
             gain_DTG.append(gain_DB @ weight_GB.T)
-            deviations.append(seed_deviations(found.answers, columns) @ weight_GB.T)
+            deviations.append(seed_deviations(scores.answers, columns) @ weight_GB.T)
         noise = seed_noise(np.concatenate(deviations, axis=1), draws, rng).reshape(draws, -1, len(groups))
         curves[arm] = Curve([0, *steps], groups, np.stack(gain_TG), np.stack(gain_DTG, axis=1) + noise)
     return curves
 
 
-def _start_columns(found: Slice, recipe: Recipe, arm: str) -> list[int]:
+def _start_columns(scores: Slice, recipe: Recipe, arm: str) -> list[int]:
     """Columns of what an arm started from: the base, or another arm's final checkpoints."""
     before = recipe.arms[arm].start_from
     if before is None:
         return [0] * len(recipe.seeds)
-    return found.columns(before, recipe.seeds, max(step for name, _, step in found.models if name == before))
+    return scores.columns(before, recipe.seeds, max(step for name, _, step in scores.models if name == before))
 
 
 def crossings(gain_T: Array, target: float) -> list[float]:
     """Where the polygon through the gains passes the target, as fractional positions, in order."""
-    found = []
-    for position in range(len(gain_T) - 1):
-        low, high = gain_T[position] - target, gain_T[position + 1] - target
-        if low == 0 and position == 0:
-            found.append(0.0)
+    positions = []
+    for index in range(len(gain_T) - 1):
+        low, high = gain_T[index] - target, gain_T[index + 1] - target
+        if low == 0 and index == 0:
+            positions.append(0.0)
         if low * high < 0 or (high == 0 and low != 0):
-            found.append(position + low / (low - high))
-    return found
+            positions.append(index + low / (low - high))
+    return positions
 
 
 def interpolate(values: Array, position: float) -> Any:
@@ -172,7 +172,7 @@ def equal_gain(curves: Mapping[str, Curve], confidence: float, target: float) ->
     groups = [group for group in next(iter(curves.values())).groups if group != HELDOUT]
     arms: dict[str, EqualGainArm] = {}
     estimates: dict[str, Array] = {}
-    read: dict[str, Array] = {}
+    drawn_gains: dict[str, Array] = {}
     for arm, curve in curves.items():
         heldout_T, heldout_DT = curve.of(HELDOUT)
         positions = crossings(heldout_T, target)
@@ -181,25 +181,29 @@ def equal_gain(curves: Mapping[str, Curve], confidence: float, target: float) ->
             continue
         order = [curve.groups.index(group) for group in groups]
         estimates[arm] = interpolate(curve.gain_TG, positions[0])[order]
-        drawn = [crossings(gain_T, target) for gain_T in heldout_DT]
-        read[arm] = np.array(
+        drawn_positions = [crossings(gain_T, target) for gain_T in heldout_DT]
+        drawn_gains[arm] = np.array(
             [
-                interpolate(curve.gain_DTG[number], found[0])[order] if found else np.full(len(groups), np.nan)
-                for number, found in enumerate(drawn)
+                interpolate(curve.gain_DTG[draw], crossed[0])[order] if crossed else np.full(len(groups), np.nan)
+                for draw, crossed in enumerate(drawn_positions)
             ]
         )
         left = min(int(positions[0]), len(curve.steps) - 2)
         arms[arm] = EqualGainArm(
             crossings=len(positions),
-            reached=round(float(np.mean([bool(found) for found in drawn])), 3),
+            reached=round(float(np.mean([bool(crossed) for crossed in drawn_positions])), 3),
             between_updates=[curve.steps[left], curve.steps[left + 1]],
-            groups=_intervals(groups, estimates[arm], read[arm], confidence),
+            groups=_intervals(groups, estimates[arm], drawn_gains[arm], confidence),
         )
     contrasts = []
-    for first, second in combinations(read, 2):
+    for first, second in combinations(drawn_gains, 2):
         # Rounded as they are shown, so that the difference shown is that of the two values shown.
-        one, two = (np.array([round(float(value), 3) for value in estimates[arm]]) for arm in (first, second))
-        difference = _intervals(groups, one - two, read[first] - read[second], confidence)
+        first_gains, second_gains = (
+            np.array([round(float(value), 3) for value in estimates[arm]]) for arm in (first, second)
+        )
+        difference = _intervals(
+            groups, first_gains - second_gains, drawn_gains[first] - drawn_gains[second], confidence
+        )
         contrasts.append(GroupContrast(first=first, second=second, groups=difference))
     return EqualGain(heldout_gain=round(target, 3), arms=arms, contrasts=contrasts)
 
@@ -290,16 +294,16 @@ def read_axes(recipe: Recipe, study_dir: Path, arm: str, seed: int, steps: Seque
     start = dict.fromkeys((*spent, *moved), 0.0)
     if before is not None:  # what it took to get where this arm starts is part of its cost
         last = list(checkpoints_of(study_dir, before, seed))[-1]
-        start = {name: values[-1] for name, values in read_axes(recipe, study_dir, before, seed, [last]).items()}
-    costs = {name: [start[name] + value for value in values] for name, values in spent.items() if name in start}
-    found = costs | {name: values for name, values in moved.items() if name in start}
-    return {name: [start[name], *values] for name, values in found.items()}
+        start = {name: points[-1] for name, points in read_axes(recipe, study_dir, before, seed, [last]).items()}
+    costs = {name: [start[name] + value for value in points] for name, points in spent.items() if name in start}
+    axes = costs | {name: points for name, points in moved.items() if name in start}
+    return {name: [start[name], *points] for name, points in axes.items()}
 
 
 def summarise(recipe: Recipe, study_dir: Path) -> tuple[Trajectory, dict[str, list[float]]]:
     """Forgetting curves, equal-gain comparisons and the fit; apart from them the hours of each arm's checkpoints."""
-    found = read_slice(recipe, study_dir)
-    curves = gain_curves(found, recipe)
+    scores = read_slice(recipe, study_dir)
+    curves = gain_curves(scores, recipe)
     confidence = recipe.statistics.confidence
     arms: dict[str, TrajectoryArm] = {}
     clock: dict[str, list[float]] = {}
@@ -322,10 +326,10 @@ def summarise(recipe: Recipe, study_dir: Path) -> tuple[Trajectory, dict[str, li
     groups = [group for group in next(iter(curves.values())).groups if group != HELDOUT]
     reach = common_reach(curves)
     best_gains = [max(arm.gains[HELDOUT], key=lambda gain: gain.low) for arm in arms.values()]
-    kl = {arm: values.axes["kl_from_base"][1:] for arm, values in arms.items() if "kl_from_base" in values.axes}
+    kl = {arm: result.axes["kl_from_base"][1:] for arm, result in arms.items() if "kl_from_base" in result.axes}
     best = {arm: round(float(curve.of(HELDOUT)[0].max()), 3) for arm, curve in curves.items()}
     trajectory = Trajectory(
-        questions={item.name: len(item.score_QM) for item in found.answers},
+        questions={item.name: len(item.score_QM) for item in scores.answers},
         groups=groups,
         arms=arms,
         best_heldout_gain=best,

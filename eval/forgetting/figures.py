@@ -17,7 +17,7 @@ def axis_names(trained: str) -> dict[str, str]:
 
 def axes_of(trajectory: Trajectory, trained: str) -> list[str]:
     """The axes that every arm has, the trained gain first."""
-    shared = [name for name in AXES if all(name in found.axes for found in trajectory.arms.values())]
+    shared = [name for name in AXES if all(name in result.axes for result in trajectory.arms.values())]
     alone = trajectory.groups == [trained]  # then there is nothing to draw against it
     return shared if alone else [GAIN_AXIS, *shared]
 
@@ -28,14 +28,14 @@ def forgetting_figure(trajectory: Trajectory, axis_name: str, trained: str) -> D
     with plt.rc_context(STYLE):
         figure, axes = plt.subplots(1, len(groups), figsize=(3.9 * len(groups), 3.5), sharey=True, squeeze=False)
         for axis, group in zip(axes[0], groups, strict=True):
-            for number, (arm, found) in enumerate(trajectory.arms.items()):
-                gains = found.gains[group]
+            for index, (arm, result) in enumerate(trajectory.arms.items()):
+                gains = result.gains[group]
                 middle = [gain.estimate for gain in gains]
                 if axis_name == GAIN_AXIS:
-                    xs = [gain.estimate for gain in found.gains[trained]]
+                    xs = [gain.estimate for gain in result.gains[trained]]
                 else:
-                    xs = found.axes[axis_name]
-                colour, errors = PALETTE[number % len(PALETTE)], error_bars(gains)
+                    xs = result.axes[axis_name]
+                colour, errors = PALETTE[index % len(PALETTE)], error_bars(gains)
                 axis.errorbar(
                     xs, middle, errors, color=colour, marker="o", ms=4, lw=1.4, elinewidth=0.7, label=label(arm)
                 )
@@ -59,10 +59,10 @@ def razor_figure(trajectory: Trajectory, trained: str) -> Drawing:
     with plt.rc_context(STYLE):
         figure, axis = plt.subplots(figsize=(6.2, 3.8))
         largest = 0.0
-        for number, (arm, found) in enumerate(trajectory.arms.items()):
-            xs = found.axes["kl_from_base"][1:]
-            loss = [-np.mean([found.gains[group][t].estimate for group in others]) for t in range(1, len(xs) + 1)]
-            axis.plot(xs, loss, "o", color=PALETTE[number % len(PALETTE)], label=label(arm))
+        for index, (arm, result) in enumerate(trajectory.arms.items()):
+            xs = result.axes["kl_from_base"][1:]
+            loss = [-np.mean([result.gains[group][t].estimate for group in others]) for t in range(1, len(xs) + 1)]
+            axis.plot(xs, loss, "o", color=PALETTE[index % len(PALETTE)], label=label(arm))
             largest = max(largest, *xs)
         grid = np.linspace(0, largest, 100)
         constant, linear, square = fit.coefficients

@@ -66,17 +66,17 @@ class _Gains(NamedTuple):
         )
 
 
-def choose(found: Slice, trained: str, max_drop: float, settings: StatisticsSpec) -> Pick:
+def choose(scores: Slice, trained: str, max_drop: float, settings: StatisticsSpec) -> Pick:
     """The checkpoint to ship from the scores of all checkpoints; see `pick`."""
     rng = np.random.default_rng([settings.seed, 2])
     proposing, checking, whole = (
-        _gains(answers, settings, rng) for answers in (found.half(True), found.half(False), found.answers)
+        _gains(answers, settings, rng) for answers in (scores.half(True), scores.half(False), scores.answers)
     )
     if not set(proposing.estimate) - {trained, HELDOUT}:
         raise UserError(f"the suite has no group but {trained}, so there is nothing a checkpoint could have lost")
-    models = range(1 + len(found.models))
+    models = range(1 + len(scores.models))
     rows, limits = [], {}
-    for model, (arm, seed, update) in zip(models, [(None, None, 0), *found.models], strict=True):
+    for model, (arm, seed, update) in zip(models, [(None, None, 0), *scores.models], strict=True):
         gains = _without_heldout(proposing.of(model))
         worst = worst_group(gains, trained)
         assert worst is not None
@@ -125,15 +125,15 @@ def _contradictions(
     gains: Mapping[str, Interval], limit: float, max_drop: float, trained: str, where: str
 ) -> list[str]:
     """Why a proposed model is not shipped, by the gains on some questions."""
-    found = []
+    sentences = []
     if not gained(gains[trained]):
         low, high = gains[trained].low, gains[trained].high
-        found.append(f"on {where} its gain on {trained} cannot be told from zero [{low:+.1f}, {high:+.1f}]")
+        sentences.append(f"on {where} its gain on {trained} cannot be told from zero [{low:+.1f}, {high:+.1f}]")
     for group in refused_groups(_without_heldout(gains), max_drop):
-        found.append(f"on {where} it may have lost {-gains[group].low:.1f} points on {group}")
-    if not found and limit > max_drop:
-        found.append(f"by {where} it can be expected to pass on further questions from --max-drop {limit:.1f} on")
-    return found
+        sentences.append(f"on {where} it may have lost {-gains[group].low:.1f} points on {group}")
+    if not sentences and limit > max_drop:
+        sentences.append(f"by {where} it can be expected to pass on further questions from --max-drop {limit:.1f} on")
+    return sentences
 
 
 def _nothing_to_propose(rows: Sequence[Candidate], max_drop: float, trained: str) -> str:
@@ -167,7 +167,7 @@ def _gains(answers: Sequence[Answers], settings: StatisticsSpec, rng: np.random.
         estimates.setdefault(item.group, []).append(mean_M - mean_M[0])
         draws.setdefault(item.group, []).append(drawn_DM - drawn_DM[:, :1])
     return _Gains(
-        {group: np.mean(parts, axis=0) for group, parts in estimates.items()},
-        {group: np.mean(parts, axis=0) for group, parts in draws.items()},
+        {group: np.mean(of_benchmarks, axis=0) for group, of_benchmarks in estimates.items()},
+        {group: np.mean(of_benchmarks, axis=0) for group, of_benchmarks in draws.items()},
         settings.confidence,
     )

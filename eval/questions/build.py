@@ -33,7 +33,7 @@ def run(recipe: Recipe, study_dir: Path, stage_dir: Path, resume: bool) -> None:
     write_lock(recipe, study_dir)
     progress = Progress(stage_dir, len(suite.benchmarks), "benchmarks")
     facts: dict[str, Any] = {}
-    for number, benchmark in enumerate(suite.benchmarks, start=1):
+    for count, benchmark in enumerate(suite.benchmarks, start=1):
         questions = read_source_questions(recipe, benchmark, study_dir)
         facts[benchmark.name] = {
             "questions": len(questions),
@@ -42,7 +42,7 @@ def run(recipe: Recipe, study_dir: Path, stage_dir: Path, resume: bool) -> None:
             "content": content_hash(questions),
         }
         write_questions(stage_dir / f"{benchmark.name}.jsonl.zst", questions, benchmark.restricted)
-        progress.update(number, benchmark.name)
+        progress.update(count, benchmark.name)
     names = [f"{benchmark.name}.jsonl.zst" for benchmark in suite.benchmarks]
     contents = {f"content of {name}": fact["content"] for name, fact in facts.items()}
     finish_stage(stage_dir, hash_files(stage_dir, names) | contents, {"benchmarks": facts})

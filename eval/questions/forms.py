@@ -35,21 +35,21 @@ def questions_of(name: str, data: BenchmarkData, rows: Iterable[Row]) -> list[Qu
         UserError: a row lacks what its form needs, or two questions have one identity.
     """
     questions = []
-    for number, row in enumerate(rows):
+    for index, row in enumerate(rows):
         try:
             questions.append(FORMS[data.form].read(data, row))
         except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
             raise UserError(
-                f"benchmark {name}: row {number + 1} is not of the form {data.form!r} ({type(error).__name__}: {error})"
+                f"benchmark {name}: row {index + 1} is not of the form {data.form!r} ({type(error).__name__}: {error})"
             ) from None
     seen: dict[str, int] = {}
-    for number, question in enumerate(questions):
+    for index, question in enumerate(questions):
         if FORMS[data.form].repeats and question.question_id in seen:
-            question = questions[number] = replace(question, question_id=f"{question.question_id}-{number}")
-        first = seen.setdefault(question.question_id, number)
-        if first != number:
+            question = questions[index] = replace(question, question_id=f"{question.question_id}-{index}")
+        first = seen.setdefault(question.question_id, index)
+        if first != index:
             raise UserError(
-                f"benchmark {name}: rows {first + 1} and {number + 1} have the same identity {question.question_id}; "
+                f"benchmark {name}: rows {first + 1} and {index + 1} have the same identity {question.question_id}; "
                 "set `data.id_field` to a column that tells them apart"
             )
     return questions if data.rows is None else sample_questions(questions, data.rows, name)

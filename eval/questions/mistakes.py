@@ -23,15 +23,15 @@ WHOLE_FILE_BYTES = 4_000_000
 def suite_mistakes(recipe: Recipe) -> list[str]:
     """Mistakes of all benchmarks: files, columns, rows, task files and the names in them."""
     suite = recipe.require_suite()
-    found: list[str] = []
+    mistakes: list[str] = []
     folder = None
-    with collected(found):
+    with collected(mistakes):
         folder = suite_folder(suite)
     absent = {} if folder is None else missing_task_files(folder, suite)
-    found += absent.values()
+    mistakes += absent.values()
     for benchmark in suite.benchmarks:
         question = None
-        with collected(found):
+        with collected(mistakes):
             question = _first_question(recipe, benchmark)
         for prompting in benchmark.promptings if folder is not None else ():
             assert folder is not None
@@ -44,8 +44,8 @@ def suite_mistakes(recipe: Recipe) -> list[str]:
                     sentences = wording_mistakes(path, question.fields)
                 elif benchmark.data is not None and benchmark.data.form == "fields" and benchmark.data.fields:
                     sentences = unknown_names(path, benchmark.data.fields)
-            found += [f"benchmark {benchmark.name!r}: {sentence}" for sentence in sentences]
-    return found
+            mistakes += [f"benchmark {benchmark.name!r}: {sentence}" for sentence in sentences]
+    return mistakes
 
 
 def _first_question(recipe: Recipe, benchmark: BenchmarkSpec) -> Question | None:

@@ -40,8 +40,8 @@ def suite_sizes(recipe: Recipe) -> dict[str, BenchmarkSize]:
 
 def evaluation_responses(recipe: Recipe, models: int) -> int | None:
     """Responses that all models give together; None if a benchmark is not counted yet."""
-    found = [size.responses for size in suite_sizes(recipe).values()]
-    return None if None in found else models * sum(size for size in found if size is not None)
+    counts = [size.responses for size in suite_sizes(recipe).values()]
+    return None if None in counts else models * sum(size for size in counts if size is not None)
 
 
 def answering_seconds(recipe: Recipe, shape: ModelShape, gpu: Gpu, rates: Rates, responses: float) -> float | None:

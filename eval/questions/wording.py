@@ -31,32 +31,32 @@ def task_values(path: Path, depth: int = 0) -> dict[str, Any]:
         UserError: a file cannot be read or is not a YAML mapping.
     """
     try:
-        values = yaml.load(path.read_text(encoding="utf-8"), _Loader)
+        settings = yaml.load(path.read_text(encoding="utf-8"), _Loader)
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"task file {path} cannot be read: {error}") from None
     except yaml.YAMLError as error:
         raise UserError(f"task file {path} is not valid YAML: {' '.join(str(error).split())}") from None
-    if not isinstance(values, dict):
+    if not isinstance(settings, dict):
         raise UserError(f"task file {path} holds no settings; it must be a YAML mapping with doc_to_text")
-    names = values.pop("include", None) or []
+    names = settings.pop("include", None) or []
     included: dict[str, Any] = {}
     for name in [names] if isinstance(names, str) else names:
         if depth == _DEEPEST_INCLUDE:
             raise UserError(f"task file {path} includes files without end")
         included |= task_values(path.parent / name, depth + 1)
-    return included | values
+    return included | settings
 
 
 def wording_mistakes(path: Path, fields: Mapping[str, Any]) -> list[str]:
     """Why a task file cannot be filled with a question of these fields, a sentence for each template of it."""
-    values = task_values(path)
-    if not values.get("doc_to_text"):
+    settings = task_values(path)
+    if not settings.get("doc_to_text"):
         return [f"task file {path} has no doc_to_text, the wording of its questions"]
-    found: list[str] = []
-    for key, template in _templates(values):
-        with collected(found):
+    sentences: list[str] = []
+    for key, template in _templates(settings):
+        with collected(sentences):
             _render(path, key, template, fields)
-    return found
+    return sentences
 
 
 def filled(path: Path, fields: Mapping[str, Any]) -> str:
@@ -88,23 +88,23 @@ def unknown_names(path: Path, names: Collection[str]) -> list[str]:
     environment = Environment()
     environment.filters["regex_replace"] = str
     known = {*names, *OF_EVERY_QUESTION, *environment.globals}
-    found = []
+    sentences = []
     for key, template in _templates(task_values(path)):
         try:
             unknown = meta.find_undeclared_variables(environment.parse(template)) - known
         except TemplateSyntaxError as error:
-            found.append(f"task file {path}, {key}: line {error.lineno}: {error.message}")
+            sentences.append(f"task file {path}, {key}: line {error.lineno}: {error.message}")
             continue
         if unknown:
             there = ", ".join(sorted({*names, *OF_EVERY_QUESTION}))
-            found.append(f"task file {path}, {key}: {', '.join(sorted(unknown))} undefined; a question has {there}")
-    return found
+            sentences.append(f"task file {path}, {key}: {', '.join(sorted(unknown))} undefined; a question has {there}")
+    return sentences
 
 
-def _templates(values: Mapping[str, Any]) -> list[tuple[str, str]]:
+def _templates(settings: Mapping[str, Any]) -> list[tuple[str, str]]:
     """The templates of a task file: key and text. Functions and numbers are none."""
-    found = []
+    templates = []
     for key in _TEMPLATES:
-        value = values.get(key)
-        found += [(key, text) for text in (value if isinstance(value, list) else [value]) if isinstance(text, str)]
-    return found
+        value = settings.get(key)
+        templates += [(key, text) for text in (value if isinstance(value, list) else [value]) if isinstance(text, str)]
+    return templates

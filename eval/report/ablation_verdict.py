@@ -115,12 +115,12 @@ def conclude(curves: ResponseCurves, missing: Sequence[Missing]) -> Conclusion:
 def _answer(curves: ResponseCurves, choices: Mapping[str, Choice]) -> str:
     """One sentence: the value of each arm that the axes concern."""
     trained = label(curves.trained_group)
-    found = {arm: choice for arm, choice in choices.items() if choice.point is not None and not choice.untouched}
-    if not found:
+    identified = {arm: choice for arm, choice in choices.items() if choice.point is not None and not choice.untouched}
+    if not identified:
         if any(choice.point is not None for choice in choices.values()):
             return "Not identified: no method with a gain has other results at another point."
         return f"Not identified: at no point has a method a gain on {trained} that can be told from zero."
-    parts = {arm: value_text(curves.row(str(choice.point)).values, curves.axes) for arm, choice in found.items()}
+    parts = {arm: value_text(curves.row(str(choice.point)).values, curves.axes) for arm, choice in identified.items()}
     open_ = [label(arm) for arm, choice in choices.items() if choice.point is None]
     rest = f" Not identified for {join_names(open_)}." if open_ else ""
     return f"Take {take_text(parts)}.{rest}"
@@ -218,7 +218,7 @@ def missing_text(missing: Sequence[Missing], total: int, axes: Sequence[str]) ->
     return [f"{len(missing)} of {total} points {verb} not finished ({names}), so the answer may still change."]
 
 
-def conclusion_text(found: Conclusion) -> str:
+def conclusion_text(conclusion: Conclusion) -> str:
     """The conclusion as text."""
-    lines = [found.answer, *(f"  {sentence_start(arm)}: {text}" for arm, text in found.arms.items())]
-    return "\n".join([*lines, *found.certainty])
+    lines = [conclusion.answer, *(f"  {sentence_start(arm)}: {text}" for arm, text in conclusion.arms.items())]
+    return "\n".join([*lines, *conclusion.certainty])

@@ -44,10 +44,10 @@ def training_curves(recipe: Recipe, study_dir: Path) -> dict[str, list[list[dict
 
 def spent_hours(recipe: Recipe, study_dir: Path, at_checkpoints: dict[str, list[float]]) -> dict[str, Any]:
     """Hours of all processes together of one run of each arm, mean over seeds; arms without a clock are left out."""
-    found: dict[str, Any] = {}
+    spent: dict[str, Any] = {}
     for arm in recipe.trained:
         clocks = [read_rows(study_dir / "arms" / arm / f"seed-{seed}" / CLOCK) for seed in recipe.seeds]
         if all(clocks):
             hours = sum(rows[-1]["process_seconds"] for rows in clocks) / len(clocks) / 3600
-            found[arm] = {"hours": hours, "at_checkpoints": at_checkpoints.get(arm, [])}
-    return found
+            spent[arm] = {"hours": hours, "at_checkpoints": at_checkpoints.get(arm, [])}
+    return spent

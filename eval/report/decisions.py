@@ -120,7 +120,7 @@ def gate(transfer: Transfer, arm: str, max_drop: float) -> tuple[bool, list[str]
     """
     percent = f"{100 * transfer.confidence:.0f} %"
     gains = transfer.arms[arm].groups
-    # A score that says nothing cannot show that nothing was lost.
+    # Where all responses were cut off, the score measures the limit, not the model.
     lost = [warning.message for warning in transfer.warnings_of("all_truncated", arm)]
     for group in refused_groups(gains, max_drop):
         lost.append(

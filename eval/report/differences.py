@@ -75,15 +75,15 @@ def _named(value: Any) -> Any:
 
 def _versions(folder: Path) -> dict[str, Any]:
     """Versions that a study was made with; those of several commits are joined."""
-    found: dict[str, set[str]] = {}
+    versions_by_package: dict[str, set[str]] = {}
     for path in sorted(folder.glob("**/manifest.json")):
         if (manifest := finished_manifest(path.parent)) is None:
             continue
         made = manifest["environment"]
         commit = f"{made['git_commit'] or 'unknown'}{' with changes' if made['git_dirty'] else ''}"
         for name, version in {"commit": commit, "python": made["python"], **made["packages"]}.items():
-            found.setdefault(name, set()).add(version)
-    return {name: ", ".join(sorted(versions)) for name, versions in found.items()}
+            versions_by_package.setdefault(name, set()).add(version)
+    return {name: ", ".join(sorted(versions)) for name, versions in versions_by_package.items()}
 
 
 def _gains(first: Transfer, second: Transfer) -> Iterator[GainPair]:
@@ -94,24 +94,24 @@ def _gains(first: Transfer, second: Transfer) -> Iterator[GainPair]:
             )
 
 
-def differences_text(found: Differences) -> str:
+def differences_text(compared: Differences) -> str:
     """The differences as plain text."""
     lines = []
-    for title, changes in (("settings", found.settings), ("versions", found.versions)):
+    for title, changes in (("settings", compared.settings), ("versions", compared.versions)):
         if changes is None:
             lines.append(f"{title}: no finished stage of both studies")
             continue
         lines.append(f"{title}: {'equal' if not changes else f'{len(changes)} differ'}")
         width = max((len(change.name) for change in changes), default=0)
         lines += [f"  {change.name:<{width}}  {_short(change.first)} -> {_short(change.second)}" for change in changes]
-    if found.gains is None:
+    if compared.gains is None:
         lines.append("gains: no report of both studies")
-    elif not found.gains:
+    elif not compared.gains:
         lines.append("gains: the reports have no arm and group in common")
     else:
         lines.append("gains in points, with the intervals of each study")
-        width = max(len(f"{pair.arm}, {pair.group}") for pair in found.gains)
-        for pair in sorted(found.gains, key=lambda pair: (pair.arm, pair.group)):
+        width = max(len(f"{pair.arm}, {pair.group}") for pair in compared.gains)
+        for pair in sorted(compared.gains, key=lambda pair: (pair.arm, pair.group)):
             name = f"{pair.arm}, {pair.group}"
             lines.append(f"  {name:<{width}}  {points(pair.first):>24} -> {points(pair.second):>24}")
     return "\n".join(lines)

@@ -24,12 +24,12 @@ def scores_figure(transfer: Transfer) -> Drawing:
         for axis, (group, names) in zip(axes[0], transfer.groups.items(), strict=True):
             for index, who in enumerate(["base", *arms]):
                 source = transfer.base if who == "base" else transfer.arms[who]
-                values = [source.benchmarks[name].score for name in names]
+                scores = [source.benchmarks[name].score for name in names]
                 axis.bar(
-                    [number + (index - len(arms) / 2) * width for number in range(len(names))],
-                    [value.estimate for value in values],
+                    [position + (index - len(arms) / 2) * width for position in range(len(names))],
+                    [value.estimate for value in scores],
                     width * 0.92,
-                    yerr=error_bars(values),
+                    yerr=error_bars(scores),
                     color=BASE_COLOUR if who == "base" else PALETTE[(index - 1) % len(PALETTE)],
                     error_kw={"elinewidth": 1, "capsize": 2, "ecolor": INK},
                     label=label(who),
@@ -52,13 +52,13 @@ def tradeoff_figure(transfer: Transfer) -> Drawing:
         axis.axhline(0, color=INK, lw=1)
         axis.axvline(0, color=INK, lw=1)
         axis.plot(0, 0, "D", color=BASE_COLOUR, ms=7, label="base")
-        for number, (arm, result) in enumerate(transfer.arms.items()):
+        for index, (arm, result) in enumerate(transfer.arms.items()):
             group = worst_group(result.groups, trained)
             gain, worst = result.groups[trained], result.groups[group or trained]
             x_errors, y_errors = (error_bars([value]) for value in (gain, worst))
             name = label(arm) if group is None else f"{label(arm)} ({label(group)})"
             axis.errorbar(
-                gain.estimate, worst.estimate, y_errors, x_errors, color=PALETTE[number % len(PALETTE)], marker="o",
+                gain.estimate, worst.estimate, y_errors, x_errors, color=PALETTE[index % len(PALETTE)], marker="o",
                 ms=8, lw=0, elinewidth=1.6, label=name,
             )  # fmt: skip
         axis.set_xlabel(f"gain on {label(trained)} (points)")
@@ -96,10 +96,10 @@ def curves_figure(curves: dict[str, list[list[dict[str, Any]]]]) -> Drawing:
     """Training curves: reward of the sampling arms, loss of the arms that read demonstrations."""
     with plt.rc_context(STYLE):
         figure, axes = plt.subplots(1, 2, figsize=(11.5, 3.2))
-        for number, (arm, seeds) in enumerate(curves.items()):
-            colour = PALETTE[number % len(PALETTE)]
-            for index, rows in enumerate(seeds):
-                name = label(arm) if index == 0 else None
+        for index, (arm, seeds) in enumerate(curves.items()):
+            colour = PALETTE[index % len(PALETTE)]
+            for seed_index, rows in enumerate(seeds):
+                name = label(arm) if seed_index == 0 else None
                 sampled = any("reward" in row for row in rows)
                 _line(axes[0] if sampled else axes[1], rows, "reward" if sampled else "loss", colour, name)
         axes[0].set_title("share of correct samples while training (reward)", loc="left", fontsize=11)

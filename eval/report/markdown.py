@@ -16,7 +16,7 @@ def render_summary(transfer: Transfer) -> str:
     lines = [f"# {transfer.title or transfer.study}", ""]
     lines += [f"Study `{transfer.study}`, {transfer.status}. {' '.join(certainty(transfer))}", ""]
     lines += [f"- {text}" for text in [*headline(transfer), *transfer.differences]]
-    lines += [f"- {found.message}" for found in transfer.warnings]
+    lines += [f"- {warning.message}" for warning in transfer.warnings]
     lines += [
         "",
         "## Arms",
@@ -80,8 +80,10 @@ def _equal_gain(trajectory: Trajectory) -> list[str]:
         return [*lines, "The arms have no held-out gain in common that can be told from zero."]
     rows = []
     for target in trajectory.equal_gain:
-        for arm, found in target.arms.items():
-            cells = [bounded_text(found.groups[g]) for g in groups] if found.groups is not None else ["–"] * len(groups)
+        for arm, result in target.arms.items():
+            cells = (
+                [bounded_text(result.groups[g]) for g in groups] if result.groups is not None else ["–"] * len(groups)
+            )
             rows.append([label(arm), f"{target.heldout_gain:+.1f}", *cells])
     lines += _table(["arm", "held-out gain", *map(label, groups)], rows)
     fit = trajectory.razor
@@ -97,9 +99,9 @@ def _shifts(shifts: Shifts) -> list[str]:
     rows = [
         [label(arm), label(group)]
         + [interval_text(measures[name].per_token, ".3f") for name in ("kl_to_base", "rank_shift")]
-        + [f"{100 * found.shifted.tokens / max(1, found.own_tokens):.1f} %"]
-        for arm, found in shifts.arms.items()
-        for group, measures in found.tokens["own_samples"].items()
+        + [f"{100 * shift.shifted.tokens / max(1, shift.own_tokens):.1f} %"]
+        for arm, shift in shifts.arms.items()
+        for group, measures in shift.tokens["own_samples"].items()
     ]
     head = ["arm", "prompts", "KL(model, base), nats a token", "rank shift", "tokens shifted (all prompts)"]
     return ["", "## Token shift on own samples", "", *_table(head, rows)]

@@ -60,10 +60,10 @@ def model_card(recipe: Recipe, transfer: Transfer, model: PushedModel, licence: 
     lines += ["", f"{verdict} every group within {_MAX_DROP:g} points of the base:", "", *(f"- {it}" for it in reasons)]
     if model.update is not None:
         lines += ["", f"The scores are those of the final model. This is the checkpoint after update {model.update}."]
-    found = [warning.message for warning in transfer.warnings if warning.model in (None, "base", model.arm)]
-    found += [_TITLE_OF_STATUS[transfer.status]] if transfer.status in _TITLE_OF_STATUS else []
-    if found:
-        lines += ["", "## Before relying on a number", "", *(f"- {text}" for text in found)]
+    cautions = [warning.message for warning in transfer.warnings if warning.model in (None, "base", model.arm)]
+    cautions += [_TITLE_OF_STATUS[transfer.status]] if transfer.status in _TITLE_OF_STATUS else []
+    if cautions:
+        lines += ["", "## Before relying on a number", "", *(f"- {text}" for text in cautions)]
     lines += ["", "## Training", "", "| setting | value |", "|---|---|"]
     lines += [f"| {key} | {value} |" for key, value in _training(transfer, model.arm).items()]
     versions = ", ".join(f"{package} {version}" for package, version in transfer.versions.items())

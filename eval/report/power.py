@@ -55,11 +55,11 @@ def power_table(recipe: Recipe, study_dir: Path, power: float) -> dict[str, Any]
     for samples in SAMPLES:
         for seeds in SEEDS:
             for spread in SEED_SPREADS if seeds > 1 else SEED_SPREADS[:1]:
-                found = {
+                smallest_gains = {
                     group: round(detectable([spreads[name] for name in names], samples, seeds, spread, power), 2)
                     for group, names in groups.items()
                 }
-                rows.append({"samples": samples, "seeds": seeds, "seed_spread": spread, "detectable": found})
+                rows.append({"samples": samples, "seeds": seeds, "seed_spread": spread, "detectable": smallest_gains})
     return {
         "study": recipe.study,
         "power": power,
@@ -76,9 +76,9 @@ def detectable(spreads: list[Spread], samples: int, seeds: int, seed_spread: flo
 
     `seed_spread`: standard deviation of the group score between training seeds, in points.
     """
-    number = len(spreads)
-    parts = [(s.between + s.within / (1 if s.greedy else samples) * (1 + 1 / seeds)) / s.clusters for s in spreads]
-    question = sum(parts) / number**2
+    count = len(spreads)
+    variances = [(s.between + s.within / (1 if s.greedy else samples) * (1 + 1 / seeds)) / s.clusters for s in spreads]
+    question = sum(variances) / count**2
     seed = (seed_spread / 100) ** 2 / seeds
     error = float(np.sqrt(question + seed))
     if seed > 0:

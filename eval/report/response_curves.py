@@ -20,7 +20,7 @@ from recipes.errors import UserError
 
 @dataclass(frozen=True)
 class PointResult:
-    """A finished point."""
+    """A point of an ablation with a finished report."""
 
     name: str
     values: Mapping[str, Any]
@@ -41,19 +41,19 @@ def require_comparable(points: Sequence[PointResult], axes: Sequence[str]) -> No
         UserError: recipes differ elsewhere, or code or packages do; with the list.
     """
     first = points[0]
-    found = []
+    unlike = []
     for point in points[1:]:
         for key in sorted(first.settings.keys() | point.settings.keys()):
             declared = any(key == axis or key.startswith(f"{axis}.") or axis.startswith(f"{key}.") for axis in axes)
             if not declared and first.settings.get(key) != point.settings.get(key):
-                values = f"{first.settings.get(key)!r} in {first.name}, {point.settings.get(key)!r} in {point.name}"
-                found.append(f"{key}: {values}")
+                contrast = f"{first.settings.get(key)!r} in {first.name}, {point.settings.get(key)!r} in {point.name}"
+                unlike.append(f"{key}: {contrast}")
         if first.made_by != point.made_by:
-            found.append(f"code or package versions of {first.name} and {point.name}")
-    if found:
-        more = f", and {len(found) - 8} more" if len(found) > 8 else ""
+            unlike.append(f"code or package versions of {first.name} and {point.name}")
+    if unlike:
+        more = f", and {len(unlike) - 8} more" if len(unlike) > 8 else ""
         raise UserError(
-            f"these points differ in more than {', '.join(axes)} and are not compared: {'; '.join(found[:8])}{more}"
+            f"these points differ in more than {', '.join(axes)} and are not compared: {'; '.join(unlike[:8])}{more}"
         )
 
 
@@ -154,7 +154,7 @@ def response_curves(points: Sequence[PointResult], axes: Sequence[str], paired: 
         )
         for point in points
     ]
-    found = ResponseCurves(
+    curves = ResponseCurves(
         axes=list(axes),
         paired=paired,
         groups=list(points[0].transfer.groups),
@@ -165,12 +165,12 @@ def response_curves(points: Sequence[PointResult], axes: Sequence[str], paired: 
         matched_gain=None,
         matched={},
     )
-    best = [max((row.arms[arm][trained] for row in rows), key=lambda gain: gain.estimate) for arm in found.arms]
+    best = [max((row.arms[arm][trained] for row in rows), key=lambda gain: gain.estimate) for arm in curves.arms]
     if not comparable(best):
-        return found
+        return curves
     target = min(gain.estimate for gain in best)
     return replace(
-        found, matched_gain=target, matched={arm: _matched(rows, arm, trained, target) for arm in found.arms}
+        curves, matched_gain=target, matched={arm: _matched(rows, arm, trained, target) for arm in curves.arms}
     )
 
 
@@ -191,36 +191,36 @@ def _matched(rows: Sequence[CurvePoint], arm: str, trained: str, target: float) 
 def _curves(rows: Sequence[CurvePoint], axes: Sequence[str], paired: bool) -> list[Curve]:
     if paired:
         return [Curve(axes[0], {}, [row.point for row in rows])]
-    found: dict[tuple[str, str], Curve] = {}
+    curve_by_fixed: dict[tuple[str, str], Curve] = {}
     for axis in axes:
         for row in rows:
             fixed = {key: value for key, value in row.values.items() if key != axis}
-            found.setdefault((axis, repr(fixed)), Curve(axis, fixed, [])).points.append(row.point)
-    return [curve for curve in found.values() if len(curve.points) > 1]
+            curve_by_fixed.setdefault((axis, repr(fixed)), Curve(axis, fixed, [])).points.append(row.point)
+    return [curve for curve in curve_by_fixed.values() if len(curve.points) > 1]
 
 
-def curves_figure(curves: ResponseCurves, number: int) -> Drawing:
+def curves_figure(curves: ResponseCurves, index: int) -> Drawing:
     """One curve: a panel for each group of benchmarks, a line for each arm, matched points ringed."""
-    curve = curves.curves[number]
+    curve = curves.curves[index]
     members = [curves.row(name) for name in curve.points]
-    values = [row.values[curve.axis] for row in members]
-    numbers = all(isinstance(value, int | float) and not isinstance(value, bool) for value in values)
-    places = [float(value) for value in values] if numbers else [float(place) for place in range(len(values))]
+    settings = [row.values[curve.axis] for row in members]
+    numbers = all(isinstance(value, int | float) and not isinstance(value, bool) for value in settings)
+    places = [float(value) for value in settings] if numbers else [float(position) for position in range(len(settings))]
     groups = curves.groups
     with plt.rc_context(STYLE):
         figure, axes = plt.subplots(1, len(groups), figsize=(3.8 * len(groups), 3.4), squeeze=False)
         for axis, group in zip(axes[0], groups, strict=True):
-            for place, arm in enumerate(curves.arms):
+            for position, arm in enumerate(curves.arms):
                 gains = [row.arms[arm][group] for row in members]
                 chosen = curves.matched.get(arm)
                 drawn = chosen is not None and chosen.within and chosen.point in curve.points
                 ringed = curve.points.index(chosen.point) if chosen is not None and drawn else None
-                middle, colour = [gain.estimate for gain in gains], PALETTE[place % len(PALETTE)]
+                middle, colour = [gain.estimate for gain in gains], PALETTE[position % len(PALETTE)]
                 ringed_line(axis, places, middle, error_bars(gains), colour, label(arm), ringed)
             if numbers and min(places) > 0 and max(places) / min(places) > 8:
                 axis.set_xscale("log")
             else:
-                axis.set_xticks(places, [tick_text(str(value)) for value in values])
+                axis.set_xticks(places, [tick_text(str(value)) for value in settings])
             axis.axhline(0, color=INK, lw=1)
             axis.set_title(label(group), loc="left", fontsize=11)
             axis.set_xlabel(curve.axis)

@@ -136,8 +136,8 @@ class Reading:
         self.answers, self.outcomes = read_answers(recipe, study_dir, labels, self.cells)
         self.confidence, self.trained = recipe.statistics.confidence, recipe.analysis.trained_group
         self.groups: dict[str, list[int]] = {}
-        for number, item in enumerate(self.answers):
-            self.groups.setdefault(item.group, []).append(number)
+        for index, item in enumerate(self.answers):
+            self.groups.setdefault(item.group, []).append(index)
         self.columns = {arm: [labels.index(label) for label in names] for arm, names in self.arms.items()}
         statistics = recipe.statistics
         self.drawn = draw_scores(
@@ -214,26 +214,26 @@ class Reading:
         }
 
     def _contrast(self, first: str, second: str) -> Contrast:
-        one, two, size = self.drawn[first], self.drawn[second], len(self.answers)
-        p_values = [gain_p_value(one, two, weights_of([b], size)) for b in range(size)]
+        left, right, size = self.drawn[first], self.drawn[second], len(self.answers)
+        p_values = [gain_p_value(left, right, weights_of([b], size)) for b in range(size)]
         adjusted = holm(p_values)
         return Contrast(
             first=first,
             second=second,
             groups={
-                group: Estimate.of(contrast_interval(one, two, weights_of(members, size), self.confidence))
+                group: Estimate.of(contrast_interval(left, right, weights_of(members, size), self.confidence))
                 for group, members in self.groups.items()
             },
             benchmarks={
                 item.name: BenchmarkContrast(
-                    difference=Estimate.of(contrast_interval(one, two, weights_of([b], size), self.confidence)),
+                    difference=Estimate.of(contrast_interval(left, right, weights_of([b], size), self.confidence)),
                     p_holm=round(adjusted[b], 5),
                 )
                 for b, item in enumerate(self.answers)
             },
             index=self._indices(
                 lambda definition, group: index_difference(
-                    definition, one, two, self.groups, group, self.confidence, self.trained
+                    definition, left, right, self.groups, group, self.confidence, self.trained
                 )
             ),
         )

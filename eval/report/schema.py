@@ -257,7 +257,7 @@ class Transfer(Values):
 
     def warnings_of(self, code: WarningCode, arm: str) -> list[ReportWarning]:
         """The warnings with a code that concern the gains of an arm: its own, the base's, and those of all."""
-        return [found for found in self.warnings if found.code == code and found.model in (None, "base", arm)]
+        return [warning for warning in self.warnings if warning.code == code and warning.model in (None, "base", arm)]
 
     def difference(self, first: str, second: str, group: str) -> Estimate:
         """Gain of one arm in a group minus that of another."""
@@ -301,19 +301,19 @@ def read_transfer(path: Path | str) -> Transfer:
         path = path / "report" / TRANSFER
     remedy = "remove the folder `report` of the study and run `transfer run` again; only the report is computed anew"
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UserError(f"there is no report at {path}; `transfer run` makes it") from None
     except ValueError as error:
         raise UserError(f"{path} is damaged ({error}); {remedy}") from None
-    version = values.get("schema_version") if isinstance(values, dict) else None
-    if not isinstance(values, dict) or (version is None and "study" not in values):
+    version = content.get("schema_version") if isinstance(content, dict) else None
+    if not isinstance(content, dict) or (version is None and "study" not in content):
         raise UserError(f"{path} is not a transfer report; name the transfer.json of a finished study")
     if version != SCHEMA_VERSION:
-        found = "has no schema_version" if version is None else f"has schema_version {version}"
-        raise UserError(f"{path} {found}, this version of the code reads {SCHEMA_VERSION}; {remedy}")
+        its_version = "has no schema_version" if version is None else f"has schema_version {version}"
+        raise UserError(f"{path} {its_version}, this version of the code reads {SCHEMA_VERSION}; {remedy}")
     try:
-        return Transfer.model_validate(values)
+        return Transfer.model_validate(content)
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"])) or "the file"

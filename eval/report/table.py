@@ -45,5 +45,5 @@ def format_report(transfer: Transfer) -> str:
     if transfer.analysis.after:
         lines.append(f"decided after the evaluation began: {', '.join(transfer.analysis.after)}")
     lines += [f"UNMATCHED  {text}" for text in transfer.differences]
-    lines += [f"warning    {found.message}" for found in transfer.warnings]
+    lines += [f"warning    {warning.message}" for warning in transfer.warnings]
     return "\n".join(lines)

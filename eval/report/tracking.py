@@ -17,15 +17,15 @@ from train.runtime.tracking import Tracker, run_id, wandb_mode
 
 def summary_metrics(transfer: Transfer) -> dict[str, float]:
     """The numbers a table of studies is sorted by: gains, scores, and distances, by name."""
-    found: dict[str, float] = {}
+    metrics: dict[str, float] = {}
     for arm, result in transfer.arms.items():
         for group, gain in result.groups.items():
-            found |= {f"{arm}/gain/{group}{suffix}": getattr(gain, key) for key, suffix in _PARTS}
-        found |= {f"{arm}/score/{name}": row.score.estimate for name, row in result.benchmarks.items()}
+            metrics |= {f"{arm}/gain/{group}{suffix}": getattr(gain, key) for key, suffix in _PARTS}
+        metrics |= {f"{arm}/score/{name}": row.score.estimate for name, row in result.benchmarks.items()}
         if transfer.diagnostics is not None:
             tokens = transfer.diagnostics.arms[arm].tokens["own_samples"]
-            found |= {f"{arm}/kl_to_base/{g}": v["kl_to_base"].per_token.estimate for g, v in tokens.items()}
-    return found
+            metrics |= {f"{arm}/kl_to_base/{g}": v["kl_to_base"].per_token.estimate for g, v in tokens.items()}
+    return metrics
 
 
 _PARTS = (("estimate", ""), ("low", "/low"), ("high", "/high"))

@@ -15,7 +15,7 @@ from eval.statistics.values import Estimate
 
 
 class Card(NamedTuple):
-    """One arm in five answers."""
+    """What the first screen says of one arm."""
 
     arm: str
     method: str
@@ -51,7 +51,7 @@ class Number(NamedTuple):
 
 
 class Verdict(NamedTuple):
-    """What a reader who has to decide needs."""
+    """The first screen of a report: the answer, its reasons and the numbers behind it."""
 
     answer: str
     sentences: list[str]
@@ -110,8 +110,8 @@ def verdict(transfer: Transfer) -> Verdict:
 
 def headline(transfer: Transfer) -> list[str]:
     """The verdict as sentences."""
-    found = verdict(transfer)
-    return [found.answer, *found.sentences]
+    conclusion = verdict(transfer)
+    return [conclusion.answer, *conclusion.sentences]
 
 
 def _limit(transfer: Transfer, arm: str) -> float:
@@ -152,11 +152,11 @@ def _number(gain: Estimate, meaning: str) -> Number:
 
 def cards(transfer: Transfer) -> list[Card]:
     """One card for each arm."""
-    found = []
+    rows = []
     for arm, result in transfer.arms.items():
         worst = worst_group(result.groups, transfer.trained_group)
         lost = "no other group" if worst is None else f"{label(worst)} {points(result.groups[worst])}"
-        found.append(
+        rows.append(
             Card(
                 arm,
                 method_of(transfer.settings[arm]),
@@ -166,7 +166,7 @@ def cards(transfer: Transfer) -> list[Card]:
                 _moved(transfer, arm),
             )
         )
-    return found
+    return rows
 
 
 def _cost(budgets: list[Budget] | None) -> str:
@@ -208,13 +208,13 @@ def certainty(transfer: Transfer) -> list[str]:
 
 def _at_equal_gain(target: EqualGain, trained: str) -> list[str]:
     """The worst group of every arm that reaches the held-out gain with an interval and has another group."""
-    parts = []
+    texts = []
     for arm, result in target.arms.items():
         others = {
             name: gain for name, gain in (result.groups or {}).items() if name != trained and gain.low is not None
         }
         if others:
             group = min(others, key=lambda name: others[name].low or 0.0)
-            parts.append(f"{label(arm)} {bounded_text(others[group])} on {label(group)}")
+            texts.append(f"{label(arm)} {bounded_text(others[group])} on {label(group)}")
     start = f"At an equal held-out gain of {target.heldout_gain:+.1f} the worst groups are"
-    return [f"{start} {', '.join(parts)}."] if parts else []
+    return [f"{start} {', '.join(texts)}."] if texts else []

@@ -40,8 +40,8 @@ def intervals_text(confidence: float, seeds: int) -> str:
     text = f"{100 * confidence:.0f} % intervals over questions"
     if seeds > 1:
         return f"{text} and {seeds} training seeds."
-    one = ". One training seed: another, or another kind of CPU or GPU, may differ by more than they say."
-    return text + (one if seeds == 1 else ".")
+    single_seed = ". One training seed: another, or another kind of CPU or GPU, may differ by more than they say."
+    return text + (single_seed if seeds == 1 else ".")
 
 
 def sentence_start(name: str) -> str:

@@ -73,30 +73,30 @@ def _build_task(
     """
     suite = recipe.require_suite()
     path = task_path(folder, benchmark.name, prompting)
-    values = load_yaml(path)
-    values.setdefault("task", path.stem)
-    values.setdefault("output_type", "generate_until")
-    chat = bool((values.get("metadata") or {}).get("chat_template", True))
-    stores_likelihood = values["output_type"] == "multiple_choice"
+    config = load_yaml(path)
+    config.setdefault("task", path.stem)
+    config.setdefault("output_type", "generate_until")
+    chat = bool((config.get("metadata") or {}).get("chat_template", True))
+    stores_likelihood = config["output_type"] == "multiple_choice"
     if stores_likelihood != (prompting in benchmark.likelihood):
         raise UserError(
-            f"{path} has output_type {values['output_type']} but the recipe "
+            f"{path} has output_type {config['output_type']} but the recipe "
             + ("does not list" if stores_likelihood else "lists")
             + f" {prompting!r} under `likelihood` of {benchmark.name}"
         )
-    if "process_docs" in values:
+    if "process_docs" in config:
         raise UserError(f"{path} has process_docs, but rows come from the recipe; write it into doc_to_text")
     rows = _Rows({"question_id": q.question_id, "suffix": recipe.prompt.suffix, **q.fields} for q in questions)
-    values |= {
+    config |= {
         "custom_dataset": lambda **_: {"test": rows},
         "dataset_kwargs": None,
         "test_split": "test",
         "num_fewshot": 0,
         "process_results": lambda document, results: {"answered": 1.0},
         "metric_list": [{"metric": "answered", "aggregation": "mean", "higher_is_better": True}],
-        "metadata": {"version": 1.0} | (values.get("metadata") or {}),
+        "metadata": {"version": 1.0} | (config.get("metadata") or {}),
     }
-    values.setdefault("doc_to_target", "{{question_id}}")
+    config.setdefault("doc_to_target", "{{question_id}}")
     if not stores_likelihood:
         temperature = suite.temperature_of(benchmark)
         decoding: dict[str, Any] = {"do_sample": temperature > 0, "max_gen_toks": suite.max_response_tokens}
@@ -106,9 +106,9 @@ def _build_task(
                 decoding["top_k"] = suite.top_k  # 0 means all here, and must be said: the default is 50
             elif suite.top_k:
                 decoding["top_k"] = suite.top_k
-        until = (values.get("generation_kwargs") or {}).get("until", [])
-        values |= {"generation_kwargs": {"until": until, **decoding}, "repeats": suite.samples(benchmark)}
-    return TaskManager(include_path=str(folder), include_defaults=False).load([values])["tasks"][values["task"]], chat
+        until = (config.get("generation_kwargs") or {}).get("until", [])
+        config |= {"generation_kwargs": {"until": until, **decoding}, "repeats": suite.samples(benchmark)}
+    return TaskManager(include_path=str(folder), include_defaults=False).load([config])["tasks"][config["task"]], chat
 
 
 def render(
@@ -147,8 +147,8 @@ def render(
     for instance in task.instances:
         requests.setdefault(int(instance.doc_id or 0), []).append(instance)
     return [
-        Prompt(question.question_id, requests[number][0].args[0], tuple(requests[number]))
-        for number, question in enumerate(questions)
+        Prompt(question.question_id, requests[index][0].args[0], tuple(requests[index]))
+        for index, question in enumerate(questions)
     ]
 
 
@@ -233,7 +233,7 @@ def generate_chunks(model: LM, tokenizer: Any, chunks: Sequence[Chunk]) -> Itera
             yield index, _likelihoods(model, prompts)
         elif isinstance(model, RequestEngine):
             for question, seeds in enumerate(request_seeds(model, prompts, seed)):
-                requests += [(index, question, sample, one) for sample, one in enumerate(seeds)]
+                requests += [(index, question, sample, sample_seed) for sample, sample_seed in enumerate(seeds)]
         else:
             set_seed(seed)
             texts = iter(model.generate_until([p.requests[0] for p in prompts for _ in range(p.samples)]))

@@ -62,11 +62,11 @@ class StoredUnit(Protocol):
 
     @property
     def directory(self) -> Path:
-        """Its folder."""
+        """The folder with its chunks and journals."""
 
     @property
     def version(self) -> str:
-        """In the names of its files."""
+        """A hash of its inputs, which is part of the names of its files."""
 
     def chunk_of(self, question: int) -> int:
         """The chunk a question is in."""

@@ -67,8 +67,8 @@ def read_answers(
     answers = []
     outcomes: dict[str, dict[str, dict[str, int]]] = {label: {} for label in labels}
     for benchmark in recipe.require_suite().benchmarks:
-        found, counted = read_cell(study_dir, labels, benchmark, *cells[benchmark.name])
-        answers.append(found)
+        of_benchmark, counted = read_cell(study_dir, labels, benchmark, *cells[benchmark.name])
+        answers.append(of_benchmark)
         for label in labels:
             outcomes[label][benchmark.name] = counted[label]
     return answers, outcomes
@@ -98,7 +98,7 @@ def answers_of(name: str, group: str, tables: dict[str, list[ScoreRow]]) -> Answ
         first_ids = first_ids or ids
         if ids != first_ids:
             raise UserError(f"{label} answered other questions of {name} than {next(iter(tables))}; evaluate again")
-        position = {identity: number for number, identity in enumerate(ids)}
+        position = {identity: index for index, identity in enumerate(ids)}
         rows = np.array([position[row.question_id] for row in table])
         counts = np.bincount(rows, minlength=len(ids))
         columns.append(100 * np.bincount(rows, np.array([row.value for row in table]), len(ids)) / counts)

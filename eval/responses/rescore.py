@@ -22,7 +22,7 @@ def parse_rescorings(recipe: Recipe, texts: list[str]) -> dict[str, tuple[str, S
         UserError: the text has another form, or names no benchmark or rule.
     """
     known = {benchmark.name: benchmark for benchmark in recipe.require_suite().benchmarks}
-    found: dict[str, tuple[str, Scoring]] = {}
+    rescorings: dict[str, tuple[str, Scoring]] = {}
     for text in texts:
         target, _, rule = text.partition("=")
         benchmark, _, name = target.rpartition(".")
@@ -38,8 +38,8 @@ def parse_rescorings(recipe: Recipe, texts: list[str]) -> dict[str, tuple[str, S
                 f"the recipe's scoring {name!r} of {benchmark} is {known[benchmark].scorings[name]!r}; give the new "
                 "one another name"
             )
-        found[benchmark] = (name, rule)  # type: ignore[assignment]
-    return found
+        rescorings[benchmark] = (name, rule)  # type: ignore[assignment]
+    return rescorings
 
 
 def rescore(recipe: Recipe, study_dir: Path, new: dict[str, tuple[str, Scoring]]) -> list[dict[str, Any]]:
@@ -81,7 +81,10 @@ def rescore(recipe: Recipe, study_dir: Path, new: dict[str, tuple[str, Scoring]]
 def _judge_again(
     recipe: Recipe, study_dir: Path, unit: Unit, name: str, rule: Scoring, against: str, keep: bool
 ) -> dict[str, Any]:
-    """One table, what it says, and how it differs from the stored one called `against`."""
+    """Score a unit's responses by `rule`, and count what changes against the stored scoring `against`.
+
+    `keep`: write the table, as the scoring `name`.
+    """
     questions = load_questions(recipe, unit.benchmark, study_dir)
     rows = unit.rows()
     require_answers(unit, rows, questions)

@@ -74,7 +74,7 @@ class Unit:
         return question // self.suite.chunk_questions
 
     def positions(self, chunk: int) -> range:
-        """The questions of a chunk."""
+        """Positions of the questions of a chunk."""
         size = self.suite.chunk_questions
         return range(chunk * size, min((chunk + 1) * size, self.questions))
 
@@ -102,7 +102,7 @@ class Unit:
 
     @property
     def rules(self) -> dict[str, Scoring]:
-        """The scorings that can judge what it stores."""
+        """Scoring -> rule, of the scorings that can judge the responses in this prompting."""
         scorings = self.benchmark.scorings.items()
         return {name: rule for name, rule in scorings if self.benchmark.fits(self.prompting, name)}
 

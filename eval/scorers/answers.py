@@ -29,30 +29,30 @@ def score_graded(response: str, reference: Reference, form: AnswerForm) -> Score
 def _score_olympiad(response: str, reference: dict[str, Reference], form: AnswerForm) -> Score:
     answer = reference["answer"]
     grade = _grader().grade(response, answer, form)
-    found = grade.extracted_answer
-    if grade.correct or found is None:
-        return Score(float(grade.correct), grade.outcome.value, found)
+    extracted = grade.extracted_answer
+    if grade.correct or extracted is None:
+        return Score(float(grade.correct), grade.outcome.value, extracted)
     if reference["unit"]:
         with_unit = _grader().grade(response, f"{answer.strip('$')} {reference['unit'].strip('$')}", form)
         if with_unit.correct:
-            return Score(1.0, "correct", found)
+            return Score(1.0, "correct", extracted)
     if reference["tolerance"]:
-        return judged(_within(found, answer, reference["unit"], reference["tolerance"]), found)
-    return Score(0.0, grade.outcome.value, found)
+        return judged(_within(extracted, answer, reference["unit"], reference["tolerance"]), extracted)
+    return Score(0.0, grade.outcome.value, extracted)
 
 
-def _within(found: str, answer: str, unit: str, tolerance: float) -> bool:
+def _within(extracted: str, answer: str, unit: str, tolerance: float) -> bool:
     """Whether two numbers lie within a tolerance; the unit of the reference may follow either."""
     unit = re.sub(r"[$\\\s]", "", unit)
     try:
         texts = [
-            re.sub(r"\\(?:mathrm|text|mathbf)\b|[$\\{}~\s]", "", text) for text in (_plain_fraction(found), answer)
+            re.sub(r"\\(?:mathrm|text|mathbf)\b|[$\\{}~\s]", "", text) for text in (_plain_fraction(extracted), answer)
         ]
-        values = [float(Fraction(text.removesuffix(unit))) for text in texts]
+        numbers = [float(Fraction(text.removesuffix(unit))) for text in texts]
     except (ValueError, ZeroDivisionError):
         return False
     # A little slack for decimal tolerances that no float equals.
-    return abs(values[0] - values[1]) <= tolerance * (1 + 1e-9)
+    return abs(numbers[0] - numbers[1]) <= tolerance * (1 + 1e-9)
 
 
 def _plain_fraction(text: str) -> str:

@@ -14,7 +14,7 @@ _SAID_YES_NO = re.compile(r"(?:answer|judge?ment)\**\s*(?:is|:)\W*+(yes|no)\b", 
 
 
 def score_choice(response: str, reference: Reference) -> Score:
-    """By the letter settled on."""
+    """Whether the letter that the response settles on is the reference's."""
     letter = read_choice(response)
     return NO_ANSWER if letter is None else judged(letter == reference, letter)
 
@@ -37,7 +37,8 @@ def score_choice_anywhere(response: str, reference: Reference) -> Score:
 def read_yes_no(response: str) -> str | None:
     """The yes or no a response settles on after its thinking.
 
-    What is boxed counts, else what is said to be the answer, else the last line or first word, else the only one.
+    In this order: the box, a sentence that states the answer, the last line, the first word, the only "yes" or "no" of
+    the text.
     """
     text = answer_text(response)
     if text is None:
@@ -56,12 +57,12 @@ def read_yes_no(response: str) -> str | None:
 
 
 def _only_word(text: str) -> str | None:
-    found = {word.lower() for word in _YES_NO.findall(text)}
-    return found.pop() if len(found) == 1 else None
+    words = {word.lower() for word in _YES_NO.findall(text)}
+    return words.pop() if len(words) == 1 else None
 
 
 def score_yes_no(response: str, reference: Reference) -> Score:
-    """By the yes or no settled on."""
+    """Whether the yes or no that the response settles on is the reference's."""
     word = read_yes_no(response)
     return NO_ANSWER if word is None else judged(word == reference, word)
 
@@ -72,8 +73,8 @@ def score_yes_no_first_line(response: str, reference: Reference) -> Score:
     HaluEval as the paper's authors judge it: a response that opens with its thinking is lost whatever it concludes.
     """
     line = first_line(response)
-    found = [word for word in ("Yes", "No") if word in line]
-    return judged(found[0].lower() == reference, found[0].lower()) if len(found) == 1 else NO_ANSWER
+    words = [word for word in ("Yes", "No") if word in line]
+    return judged(words[0].lower() == reference, words[0].lower()) if len(words) == 1 else NO_ANSWER
 
 
 def score_likelihood(answers: Sequence[str], likelihoods: Sequence[float], reference: Reference) -> Score:

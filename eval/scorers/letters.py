@@ -71,5 +71,5 @@ def read_choice(response: str) -> str | None:
     for line in reversed(lines):
         if match := _LINE.fullmatch(line):
             return match[1]
-    found = _BEGINS.match(lines[-1]) if lines else None
-    return found[1] if found else None
+    opening = _BEGINS.match(lines[-1]) if lines else None
+    return opening[1] if opening else None

@@ -102,16 +102,16 @@ def _failure(program: str, test: dict[str, Any], reference: Any, sandboxed: bool
         if not lines:
             return "no result"
         try:
-            found = json.loads(lines[-1].removeprefix(_MARK))
+            result = json.loads(lines[-1].removeprefix(_MARK))
         except (ValueError, RecursionError):  # the program wrote the line itself
             return "no result"
-        return None if found == json.loads(test["output"]) else "wrong result"
+        return None if result == json.loads(test["output"]) else "wrong result"
     return None if same_output(ended.stdout, test["output"]) else "wrong output"
 
 
-def same_output(found: str, wanted: str) -> bool:
+def same_output(printed: str, wanted: str) -> bool:
     """Equality line by line, blanks at both ends aside; numbers by value, so that 1.0 is 1."""
-    lines = [[line.strip() for line in text.strip().split("\n")] for text in (found, wanted)]
+    lines = [[line.strip() for line in text.strip().split("\n")] for text in (printed, wanted)]
     if len(lines[0]) != len(lines[1]):
         return False
     return all(a == b or _same_numbers(a, b) for a, b in zip(*lines, strict=True))

@@ -109,15 +109,15 @@ def score_rows(
             for index, item in enumerate(scores)
         ]
     units: dict[str, list[int]] = {}
-    for number, question in enumerate(questions):
-        units.setdefault(question.unit or question.question_id, []).append(number)
+    for position, question in enumerate(questions):
+        units.setdefault(question.unit or question.question_id, []).append(position)
     combined = []
     for unit, members in units.items():
-        references = [questions[number].reference for number in members]
+        references = [questions[position].reference for position in members]
         for index in range(len(judged[members[0]])):
-            parts = [judged[number][index] for number in members]
-            whole = rule.combine(parts, references)
-            missing = {part.outcome for part in parts} & {TRUNCATED, "no_answer"}
+            part_scores = [judged[position][index] for position in members]
+            whole = rule.combine(part_scores, references)
+            missing = {part.outcome for part in part_scores} & {TRUNCATED, "no_answer"}
             if missing:  # a question is lost as its first lost part is, also where saying nothing would be right
                 whole = Score(0.0, TRUNCATED if TRUNCATED in missing else "no_answer")
             combined.append(_row(unit, questions[members[0]], index, whole))

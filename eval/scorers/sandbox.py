@@ -60,10 +60,10 @@ def python_for_sandbox() -> str:
     own = Path(sys.executable).resolve()
     if own.is_relative_to("/usr"):
         return str(own)
-    found = shutil.which("python3", path="/usr/bin:/usr/local/bin")
-    if found is None or not Path(found).resolve().is_relative_to("/usr"):
+    system_python = shutil.which("python3", path="/usr/bin:/usr/local/bin")
+    if system_python is None or not Path(system_python).resolve().is_relative_to("/usr"):
         raise UserError("running code of models needs a python3 under /usr, where its sandbox can see it")
-    return str(Path(found).resolve())
+    return str(Path(system_python).resolve())
 
 
 @lru_cache(maxsize=1)
@@ -140,7 +140,7 @@ def _start_script(limits: Limits) -> str:
         f"for name, value in (('AS', {limits.memory_bytes}), ('NPROC', {limits.processes}), ('NOFILE', 64)):\n"
         "    kind = getattr(resource, 'RLIMIT_' + name)\n"
         "    resource.setrlimit(kind, (value, value))\n"
-        # At the soft limit comes a signal that says why; at the hard one the end.
+        # The soft limit sends SIGXCPU, which tells a timeout from a crash; the hard limit kills.
         f"resource.setrlimit(resource.RLIMIT_CPU, ({limits.cpu_seconds}, {limits.cpu_seconds + 1}))\n"
         "folder = os.path.dirname(os.path.abspath(__file__))\n"
         "os.execv(sys.executable, [sys.executable, '-I', os.path.join(folder, 'program.py')])\n"

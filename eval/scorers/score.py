@@ -19,17 +19,17 @@ class Score(NamedTuple):
 
     @property
     def correct(self) -> bool:
-        """Whether nothing is missing."""
+        """Whether the response has the full score."""
         return self.value == 1
 
 
 def judged(correct: bool, answer: str | None) -> Score:
-    """Right or wrong."""
+    """The score of a response that is right or wrong."""
     return Score(float(correct), "correct" if correct else "wrong", answer)
 
 
 def fraction(value: float, answer: str | None, weight: float = 1.0) -> Score:
-    """A value between 0 and 1."""
+    """The score of a response that can be right in part; `value` is from 0 to 1."""
     outcome = "correct" if value == 1 else "wrong" if value == 0 else "partial"
     return Score(value, outcome, answer, weight)
 

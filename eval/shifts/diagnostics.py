@@ -142,17 +142,17 @@ class _Stage:
             shape = shape_of(model, load_tokenizer(str(self.model_dir)))
             require_same_shape(base_manifest["facts"]["shape"], shape, self.label)
             Head(model, self.label).write(head_path)
-            for number, item in enumerate(read, start=1):
+            for count, item in enumerate(read, start=1):
                 self.write_tuned(model, item)
-                progress.update(2 * done + len(waiting) - len(read) + number, item.name)
+                progress.update(2 * done + len(waiting) - len(read) + count, item.name)
             del model
 
         # The base reads the same completions.
         base = self.load(self.study_dir / "base") if waiting else None
-        for number, item in enumerate(waiting, start=1):
+        for count, item in enumerate(waiting, start=1):
             assert base is not None
             self.compare(base, item, head_path)
-            progress.update(2 * done + len(waiting) + number, item.name)
+            progress.update(2 * done + len(waiting) + count, item.name)
         for path in [head_path, *self.stage_dir.glob("hidden-*"), *self.stage_dir.glob("states-*")]:
             path.unlink(missing_ok=True)  # also those left by a kill after the result was written
         names = [name for item in sets for name in self.outputs(item)]

@@ -28,13 +28,13 @@ def layers_figure(shifts: Shifts) -> Drawing:
         for row, (measure, title) in zip(axes, _LAYERS, strict=True):
             row[0].set_ylabel(title)
             for axis, group in zip(row, groups, strict=True):
-                for number, (arm, found) in enumerate(shifts.arms.items()):
-                    pooled = found.layers[group]["masked_mean"]
+                for index, (arm, shift) in enumerate(shifts.arms.items()):
+                    pooled = shift.layers[group]["masked_mean"]
                     points = [
                         (level, value) for level, value in enumerate(pooled[measure]) if isinstance(value, Estimate)
                     ]
                     xs = [level for level, _ in points]
-                    colour = PALETTE[number % len(PALETTE)]
+                    colour = PALETTE[index % len(PALETTE)]
                     axis.plot(xs, [v.estimate for _, v in points], color=colour, marker="o", ms=3, label=label(arm))
                     low, high = ([getattr(value, end) for _, value in points] for end in ("low", "high"))
                     axis.fill_between(xs, low, high, color=colour, alpha=0.15, lw=0)
@@ -53,8 +53,8 @@ def layers_figure(shifts: Shifts) -> Drawing:
 def kl_figure(shifts: Shifts) -> Drawing:
     """KL(model || base) on the model's own samples by group of prompts, in nats a token, on a log axis."""
     cells: dict[str, dict[str, tuple[Estimate | None, str]]] = {
-        arm: {group: (values["kl_to_base"].per_token, "") for group, values in found.tokens["own_samples"].items()}
-        for arm, found in shifts.arms.items()
+        arm: {group: (measures["kl_to_base"].per_token, "") for group, measures in shift.tokens["own_samples"].items()}
+        for arm, shift in shifts.arms.items()
     }
     groups = list(next(iter(cells.values())))
     return forest(cells, groups, "KL(model || base) on its own samples (nats a token)", log=True)
@@ -71,11 +71,11 @@ def histograms_figure(shifts: Shifts) -> Drawing:
         figure, axes = plt.subplots(1, 2, figsize=(11.5, 3.6))
         width = 0.8 / len(arms)
         for axis, (kind, names, title) in zip(axes, panels, strict=True):
-            for number, (arm, found) in enumerate(arms.items()):
-                counts = found.histograms[kind]
-                xs = [position + (number - (len(arms) - 1) / 2) * width for position in range(len(counts))]
+            for index, (arm, shift) in enumerate(arms.items()):
+                counts = shift.histograms[kind]
+                xs = [position + (index - (len(arms) - 1) / 2) * width for position in range(len(counts))]
                 shares = [100 * count / max(1, sum(counts)) for count in counts]
-                axis.bar(xs, shares, width * 0.94, color=PALETTE[number % len(PALETTE)], label=label(arm))
+                axis.bar(xs, shares, width * 0.94, color=PALETTE[index % len(PALETTE)], label=label(arm))
             axis.set_xticks(range(len(names)), names, rotation=30, ha="right")
             axis.grid(axis="x", visible=False)
             axis.set_xlabel(title)
@@ -105,10 +105,10 @@ def words_figure(shifts: Shifts) -> Drawing:
         figure, axes = plt.subplots(
             1, len(arms), figsize=(3.8 * len(arms), 0.8 + 0.28 * _WORDS), sharex=True, squeeze=False
         )
-        for number, (axis, (arm, found)) in enumerate(zip(axes[0], arms.items(), strict=True)):
-            colour = PALETTE[number % len(PALETTE)]
-            words = found.shifted.words[:_WORDS]
-            per = 1000 / max(1, found.own_tokens)
+        for index, (axis, (arm, shift)) in enumerate(zip(axes[0], arms.items(), strict=True)):
+            colour = PALETTE[index % len(PALETTE)]
+            words = shift.shifted.words[:_WORDS]
+            per = 1000 / max(1, shift.own_tokens)
             for position, word in enumerate(words):
                 axis.barh(-position, word.shifted * per, color=colour, height=0.75, **_KIND_FILLS[word.kind])
             # A dollar sign would begin mathematics.

@@ -85,8 +85,10 @@ def linear_cka(first_NN: Array, second_NN: Array, weight_BN: Array) -> Array:
     for weight_N in weight_BN:
         left, right = centred(first_NN, weight_N), centred(second_NN, weight_N)
         outer = np.outer(weight_N, weight_N)
-        cross, one, two = ((outer * a * b).sum() for a, b in ((left, right), (left, left), (right, right)))
-        result.append(cross / np.sqrt(max(one * two, np.finfo(float).tiny)))
+        cross, left_square, right_square = (
+            (outer * a * b).sum() for a, b in ((left, right), (left, left), (right, right))
+        )
+        result.append(cross / np.sqrt(max(left_square * right_square, np.finfo(float).tiny)))
     return np.array(result)
 
 
@@ -161,7 +163,7 @@ def paper_states(
     rows = [tokenizer(text, truncation=True, max_length=_PAPER_TOKENS)["input_ids"] for text in texts]
     width = max(map(len, rows))
     size = max(1, budget // width)
-    parts = []
+    means = []
     for start in range(0, len(rows), size):
         part = rows[start : start + size]
         ids = torch.full((len(part), width), int(tokenizer.pad_token_id))
@@ -173,5 +175,5 @@ def paper_states(
             hidden = model.get_decoder()(
                 input_ids=ids.to(device), attention_mask=mask.to(device), output_hidden_states=True, use_cache=False
             ).hidden_states
-        parts.append(torch.stack([states.float().mean(dim=1) for states in hidden]).cpu().numpy())
-    return np.concatenate(parts, axis=1)
+        means.append(torch.stack([states.float().mean(dim=1) for states in hidden]).cpu().numpy())
+    return np.concatenate(means, axis=1)

@@ -247,8 +247,8 @@ def empty_samples(shifts: Shifts | None) -> list[str]:
     if shifts is None:
         return []
     return [
-        f"token shift: {count} of {found.models * shifts.sets[name].prompts} samples of {arm} on {name} are empty: the "
+        f"token shift: {count} of {shift.models * shifts.sets[name].prompts} samples of {arm} on {name} are empty: the "
         "model stopped at once"
-        for arm, found in shifts.arms.items()
-        for name, count in found.empty.items()
+        for arm, shift in shifts.arms.items()
+        for name, count in shift.empty.items()
     ]

@@ -73,13 +73,13 @@ def chunked_measures(
     """`token_measures` from last hidden states, `CHUNK` tokens at a time: [tokens, measures]."""
     import torch
 
-    parts = []
+    measured = []
     with torch.no_grad():
         for start in range(0, len(ids), CHUNK):
             part = slice(start, start + CHUNK)
             tuned, base = tuned_head.logits(tuned_states[part]), base_head.logits(base_states[part])
-            parts.append(token_measures(tuned, base, ids[part]).cpu())
-    return torch.cat(parts).numpy()
+            measured.append(token_measures(tuned, base, ids[part]).cpu())
+    return torch.cat(measured).numpy()
 
 
 class Averages(NamedTuple):
@@ -206,8 +206,8 @@ def merge_shifted(tables: Iterable[Sequence[Mapping[str, Any]]]) -> list[dict[st
             into = merged.setdefault(
                 row["token"], dict(row) | {"shifted": 0, "occurs": 0, "rise": 0.0, "base_rank": 0.0}
             )
-            both = into["shifted"] + row["shifted"]
+            total = into["shifted"] + row["shifted"]
             for key in ("rise", "base_rank"):
-                into[key] = (into[key] * into["shifted"] + row[key] * row["shifted"]) / both
-            into["shifted"], into["occurs"] = both, into["occurs"] + row["occurs"]
+                into[key] = (into[key] * into["shifted"] + row[key] * row["shifted"]) / total
+            into["shifted"], into["occurs"] = total, into["occurs"] + row["occurs"]
     return sorted(merged.values(), key=lambda row: (-row["shifted"], row["token"]))

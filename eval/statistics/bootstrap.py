@@ -68,19 +68,19 @@ def bootstrap_scores(answers: Answers, draws: int, rng: np.random.Generator, con
     equal scores are counted together; the distribution is the same.
     """
     sums_CM, sizes_C = answers.clustered()
-    number = len(sizes_C)
+    clusters = len(sizes_C)
     (own,) = rng.spawn(1)  # of the pseudo-clusters, so that the resampled questions do not depend on them
     patterns, counts_P = np.unique(np.column_stack([sums_CM, sizes_C]), axis=0, return_counts=True)
-    share_P = counts_P / number
-    parts = []
+    share_P = counts_P / clusters
+    chunks = []
     for start in range(0, draws, _CHUNK_DRAWS):
-        drawn_DP = rng.multinomial(number, share_P, size=min(_CHUNK_DRAWS, draws - start)).astype(float)
+        drawn_DP = rng.multinomial(clusters, share_P, size=min(_CHUNK_DRAWS, draws - start)).astype(float)
         totals = drawn_DP @ patterns
-        parts.append(totals[:, :-1] / totals[:, -1:])
-    drawn_DM = _with_pseudo_clusters(np.concatenate(parts), sums_CM, sizes_C, own)
-    widening = np.sqrt(number / max(1, number - 1)) * student_factor(number, confidence)
+        chunks.append(totals[:, :-1] / totals[:, -1:])
+    drawn_DM = _with_pseudo_clusters(np.concatenate(chunks), sums_CM, sizes_C, own)
+    widening = np.sqrt(clusters / max(1, clusters - 1)) * student_factor(clusters, confidence)
     mean_M = answers.means()
-    # A score knows bounds, which the widening does not.
+    # The widening can carry a draw out of the range of a score.
     return np.clip(mean_M + (drawn_DM - mean_M) * widening, 0, 100)
 
 
@@ -92,17 +92,17 @@ def _with_pseudo_clusters(drawn_DM: Array, sums_CM: Array, sizes_C: Array, rng: 
     on each at a chance of a quarter.
     """
     draws, models = drawn_DM.shape
-    number = len(sizes_C)
+    clusters = len(sizes_C)
     score_CM = sums_CM / sizes_C[:, None]
     edge_M = _lack_of_variation(score_CM)
     alike_M = _lack_of_variation(score_CM - score_CM[:, :1]) * (1 - np.maximum(edge_M, edge_M[0]))
     alike_M[0] = 0.0  # the base itself
     added_D1 = rng.poisson(PSEUDO_CLUSTERS, (draws, 1))
     right_DM = rng.binomial(added_D1, 0.5, (draws, models))
-    at_edge_DM = edge_M * (100 * right_DM - added_D1 * drawn_DM) / (number + added_D1)
+    at_edge_DM = edge_M * (100 * right_DM - added_D1 * drawn_DM) / (clusters + added_D1)
     pairs_D1 = rng.poisson(PSEUDO_PAIRS, (draws, 1))
     better_DM, worse_DM = rng.binomial(pairs_D1, 0.5, (2, draws, models))
-    apart_DM = alike_M * 100 * (better_DM - worse_DM) / (number + pairs_D1)
+    apart_DM = alike_M * 100 * (better_DM - worse_DM) / (clusters + pairs_D1)
     return drawn_DM + at_edge_DM + apart_DM
 
 
@@ -131,13 +131,13 @@ def seed_deviations(answers: Sequence[Answers], columns: list[int]) -> Array:
     deviation_SB = np.zeros((len(columns), len(answers)))
     if len(columns) == 1:
         return deviation_SB
-    for number, item in enumerate(answers):
+    for index, item in enumerate(answers):
         sums_CM, sizes_C = item.clustered()
         score_S = item.means()[columns]
         of_seed_S = score_S - score_S.mean()
         clusters, seeds = len(sizes_C), len(columns)
         if clusters == 1:
-            deviation_SB[:, number] = of_seed_S
+            deviation_SB[:, index] = of_seed_S
             continue
         # What each cluster adds beyond its size's share of the score, and of that what differs between seeds.
         residual_CS = sums_CM[:, columns] - sizes_C[:, None] * score_S
@@ -146,7 +146,7 @@ def seed_deviations(answers: Sequence[Answers], columns: list[int]) -> Array:
         residual = clusters / (clusters - 1) * (residual_CS**2).sum() / (seeds - 1) / total**2
         observed = (of_seed_S**2).sum() / (seeds - 1)
         kept = max(0.0, 1 - residual / observed) if observed > 0 else 0.0
-        deviation_SB[:, number] = np.sqrt(kept) * of_seed_S
+        deviation_SB[:, index] = np.sqrt(kept) * of_seed_S
     return deviation_SB
 
 
@@ -189,7 +189,7 @@ class ArmScores:
         return np.array([student_factor(int(clusters), self.confidence) for clusters in self.clusters_B])
 
     def select(self, keep: list[int]) -> "ArmScores":
-        """The same with some of the benchmarks."""
+        """These scores, of the benchmarks at the positions `keep` only."""
         return ArmScores(
             self.base_B[keep],
             self.arm_B[keep],
@@ -225,7 +225,7 @@ def draw_scores(
             score_SB.mean(axis=0),
             base_DB,
             question_DB,
-            # The t noise of few seeds knows no bounds either.
+            # So can the noise of few seeds.
             np.clip(question_DB + seed_noise(deviation_SB, draws, rng), 0, 100),
             variance_BB,
             seeds,

@@ -85,7 +85,7 @@ def preferred(
 
 
 def ties(gain: Mapping[Key, Bounded], difference: Callable[[Key, Key], Bounded]) -> list[Key]:
-    """The models with a gain that cannot be told from the one with the highest lower end, that one among them."""
+    """The models with a gain that cannot be told from the best, the one with the highest lower end; with the best."""
     gaining = [key for key in gain if gained(gain[key])]
     best = max(gaining, key=lambda key: gain[key].low, default=None)
     return [key for key in gaining if best is not None and (key == best or not differs(difference(best, key)))]

@@ -118,10 +118,10 @@ def passing(cell: Cell, filters: Filters) -> Iterator[int]:
     for position, question in enumerate(cell.questions):
         outcomes = {label: cell.outcomes(label, scoring, position) for label in models}
         if not any(
-            found
-            and (not filters.outcome or filters.outcome in found)
+            model_outcomes
+            and (not filters.outcome or filters.outcome in model_outcomes)
             and (not filters.change or cell.change(label, scoring, question) == filters.change)
-            for label, found in outcomes.items()
+            for label, model_outcomes in outcomes.items()
         ):
             continue
         if not needle or _contains(cell, models, position, needle):

@@ -103,27 +103,27 @@ def explain(rule: str, response: Response, sample: int, reference: Any, answer: 
             followed = followed_instructions(text, reference, loose=rule.endswith("loose")) or []
         named = zip(reference["instructions"], followed, strict=False)
         return [f"{name} {'followed' if met else 'NOT followed'}" for name, met in named]
-    if rule == "code" and (number := re.match(r"test (\d+):", answer or "")):
-        return [f"test {number[1]}: {_test(code_tests(reference)[int(number[1]) - 1])}"]
+    if rule == "code" and (failed := re.match(r"test (\d+):", answer or "")):
+        return [f"test {failed[1]}: {_test(code_tests(reference)[int(failed[1]) - 1])}"]
     if rule not in _GRADED:
         return []
     gold = reference["answer"] if isinstance(reference, dict) else str(reference)
     with _lock:
-        found = _grader().explain(text, gold, rule)  # type: ignore[arg-type]
-    lines = [f"reference read as {described(found.reference)}"]
-    if found.grade.extracted_answer is not None:
-        lines.insert(0, f"answer read as {described(found.answer)}")
-    if found.rules:
-        lines.append(f"decided by {found.rules[-1]!r}")
+        explanation = _grader().explain(text, gold, rule)  # type: ignore[arg-type]
+    lines = [f"reference read as {described(explanation.reference)}"]
+    if explanation.grade.extracted_answer is not None:
+        lines.insert(0, f"answer read as {described(explanation.answer)}")
+    if explanation.rules:
+        lines.append(f"decided by {explanation.rules[-1]!r}")
     return lines
 
 
 def _part(rule: Rule, response: Response, sample: int, reference: Any) -> list[str]:
     """How a part of a question was judged by itself."""
     if response.likelihoods:
-        one = rule.judge(response.answers, response.likelihoods, reference)
+        score = rule.judge(response.answers, response.likelihoods, reference)
     else:
         text = (THINK_OPEN if response.opens_thinking else "") + response.responses[sample]
-        one = rule.judge(text, reference)
-    said = "" if one.answer is None else f", answer {one.answer}"
-    return [f"this part: {one.outcome.replace('_', ' ')}{said}"]
+        score = rule.judge(text, reference)
+    said = "" if score.answer is None else f", answer {score.answer}"
+    return [f"this part: {score.outcome.replace('_', ' ')}{said}"]

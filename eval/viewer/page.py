@@ -58,11 +58,11 @@ def export_page(study: StudyView, filters: Filters, limit: int, path: Path) -> t
     Raises:
         UserError: none passes, or they are of a restricted benchmark, which must not be spread.
     """
-    found = study.find(filters)
-    shown = [(cell, position) for cell, position in found if not cell.benchmark.restricted]
+    hits = study.find(filters)
+    shown = [(cell, position) for cell, position in hits if not cell.benchmark.restricted]
     if not shown:
         why = (
-            "only questions of restricted benchmarks, which must not be spread, pass" if found else "no question passes"
+            "only questions of restricted benchmarks, which must not be spread, pass" if hits else "no question passes"
         )
         raise UserError(f"{path} was not written: {why}; change the filters")
     details = [study.details(cell.identity(position)) for cell, position in shown[:limit]]

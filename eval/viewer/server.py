@@ -87,12 +87,12 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _questions(self, query: dict[str, str]) -> dict[str, Any]:
         offset, limit = _number(query, "offset", 0), min(_number(query, "limit", 100), _PAGE_LIMIT)
-        found = self.server.study.find(filters_from(query))
-        items = [self.server.study.summary(cell, position) for cell, position in found[offset : offset + limit]]
-        return {"total": len(found), "offset": offset, "items": items}
+        hits = self.server.study.find(filters_from(query))
+        items = [self.server.study.summary(cell, position) for cell, position in hits[offset : offset + limit]]
+        return {"total": len(hits), "offset": offset, "items": items}
 
     def _json(self, status: HTTPStatus, value: dict[str, Any]) -> None:
-        # A text of a model may be any; JSON's escapes hold what UTF-8 cannot.
+        # A text of a model may hold lone surrogates: UTF-8 has no bytes for them, but JSON escapes them.
         self._send(status, "application/json", json.dumps(value).encode())
 
     def _send(self, status: HTTPStatus, kind: str, content: bytes) -> None:
@@ -121,7 +121,7 @@ class _Handler(BaseHTTPRequestHandler):
             self._json(HTTPStatus(code), {"error": message or HTTPStatus(code).phrase})
 
     def log_message(self, format: str, *arguments: Any) -> None:  # noqa: A002 (http.server's name)
-        """No line for each request."""
+        """Do not print a line for each request."""
 
 
 def _number(query: dict[str, str], name: str, default: int) -> int:

@@ -57,7 +57,7 @@ class StoredAnswers:
 
     @property
     def version(self) -> str:
-        """In the names of its chunks and journals."""
+        """A hash of its inputs, which is part of the names of its chunks and journals."""
         return hash_json(self.manifest["inputs"])[:8]
 
     @property
@@ -94,9 +94,11 @@ class StoredAnswers:
         if not self.finished:
             return {}
         prefix, suffix = _SCORES.split("*")
-        found = {path.name.removeprefix(prefix).removesuffix(suffix): path for path in self.directory.glob(_SCORES)}
-        names = [name for name in self.rules if name in found]
-        return {name: found[name] for name in (*names, *sorted(found.keys() - set(names)))}
+        table_by_scoring = {
+            path.name.removeprefix(prefix).removesuffix(suffix): path for path in self.directory.glob(_SCORES)
+        }
+        names = [name for name in self.rules if name in table_by_scoring]
+        return {name: table_by_scoring[name] for name in (*names, *sorted(table_by_scoring.keys() - set(names)))}
 
     def scores(self) -> dict[str, dict[str, list[ScoreRow]]]:
         """Scoring -> question -> the score of each response. Raises UserError if a table is damaged."""

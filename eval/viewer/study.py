@@ -46,8 +46,8 @@ class StudyView:
         self._stored: dict[tuple[str, str], dict[str, StoredAnswers]] = {}
         for benchmark in self.recipe.suite.benchmarks:
             for prompting in benchmark.promptings:
-                if found := {label: unit for label in arms if (unit := self._find(label, benchmark.name, prompting))}:
-                    self._stored[benchmark.name, prompting] = found
+                if units := {label: unit for label in arms if (unit := self._find(label, benchmark.name, prompting))}:
+                    self._stored[benchmark.name, prompting] = units
         if not self._stored:
             raise self._nothing()
         self._specs = {benchmark.name: benchmark for benchmark in self.recipe.suite.benchmarks}
@@ -242,7 +242,7 @@ def _responses(
     judged = {scoring: cell.scores_of(label, scoring, question) for scoring in cell.scorings}
 
     def scores(sample: int) -> dict[str, Any]:
-        found = {}
+        judgements = {}
         for scoring, rows in judged.items():
             if sample < len(rows):
                 row, rule = rows[sample], rules.get(scoring, "")
@@ -250,13 +250,13 @@ def _responses(
                 key = (rule, f"{label} {sample}" if question.unit else row.answer)
                 if key not in reasons:
                     reasons[key] = explain(rule, response, sample, question.reference, row.answer)
-                found[scoring] = {
+                judgements[scoring] = {
                     "score": _rounded(100 * row.value),
                     "outcome": row.outcome,
                     "answer": row.answer,
                     "why": reasons[key],
                 }
-        return found
+        return judgements
 
     if response.likelihoods:
         given = [list(pair) for pair in zip(response.answers, response.likelihoods, strict=True)]

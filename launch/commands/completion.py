@@ -34,7 +34,7 @@ def completion(options: argparse.Namespace) -> int:
 
     cases = []
     for item in COMMANDS:
-        flags = [name for one in item.arguments for name in one.names if name.startswith("-")]
+        flags = [name for action in item.arguments for name in action.names if name.startswith("-")]
         cases.append(f'      {item.name}) words="{" ".join(flags)} --help" ;;')
     script = _SCRIPT.format(names=" ".join(item.name for item in COMMANDS), cases="\n".join(cases))
     if options.shell == "zsh":

@@ -23,6 +23,6 @@ def diff(options: argparse.Namespace) -> int:
     folders = [
         path if path.is_dir() else Path("runs") / recipe.study for path, recipe in zip(paths, recipes, strict=True)
     ]
-    found = differences(folders[0], folders[1], (recipes[0].dump(), recipes[1].dump()))
-    print_result(options, found.dump(), differences_text(found))
-    return 1 if found.settings else 0
+    compared = differences(folders[0], folders[1], (recipes[0].dump(), recipes[1].dump()))
+    print_result(options, compared.dump(), differences_text(compared))
+    return 1 if compared.settings else 0

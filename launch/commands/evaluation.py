@@ -106,8 +106,8 @@ def gate(options: argparse.Namespace) -> int:
     if status := _run(recipe, study_dir):
         return status if status > 1 else 2  # 1 is the verdict
     transfer = _transfer(study_dir)
-    for found in transfer.warnings:
-        print(f"transfer: warning: {found.message}", file=sys.stderr)
+    for warning in transfer.warnings:
+        print(f"transfer: warning: {warning.message}", file=sys.stderr)
     verdicts = {arm: gate(transfer, arm, options.max_drop) for arm in recipe.arms}
     lines = [f"{'PASS' if passed else 'FAIL'}  {text}" for passed, reasons in verdicts.values() for text in reasons]
     values = {arm: {"passed": passed, "reasons": reasons} for arm, (passed, reasons) in verdicts.items()}

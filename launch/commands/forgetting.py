@@ -94,11 +94,11 @@ def format_trajectory(trajectory: "Trajectory", axis: str) -> str:
     chosen = axis if all(axis in arm.axes for arm in trajectory.arms.values()) else None
     lines = ["", f"{'arm, update':<28}{'held-out':>24}" + "".join(f"{group:>24}" for group in groups)]
     lines[-1] += f"{chosen:>18}" if chosen else ""
-    for arm, values in trajectory.arms.items():
-        for index, step in enumerate(values.steps):
-            cells = [values.gains[group][index] for group in ("heldout", *groups)]
+    for arm, result in trajectory.arms.items():
+        for index, step in enumerate(result.steps):
+            cells = [result.gains[group][index] for group in ("heldout", *groups)]
             line = f"{f'{arm}, {step}':<28}" + "".join(f"{interval_text(cell, '+.1f'):>24}" for cell in cells)
-            lines.append(line + (f"{values.axes[chosen][index]:>18.4g}" if chosen else ""))
+            lines.append(line + (f"{result.axes[chosen][index]:>18.4g}" if chosen else ""))
     for target in trajectory.equal_gain:
         lines += ["", f"at an equal held-out gain of {target.heldout_gain:+.1f} points"]
         for arm, reached in target.arms.items():

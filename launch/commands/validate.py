@@ -21,8 +21,8 @@ def validate(options: argparse.Namespace) -> int:
     recipe, study_dir = read_study(options)
     logging.disable(logging.WARNING)  # warnings of libraries are not findings
     try:
-        found = validate(recipe, study_dir)
+        validation = validate(recipe, study_dir)
     finally:
         logging.disable(logging.NOTSET)
-    print_result(options, as_json(found), format_validation(found))
-    return 2 if found.mistakes else 0
+    print_result(options, as_json(validation), format_validation(validation))
+    return 2 if validation.mistakes else 0

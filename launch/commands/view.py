@@ -49,11 +49,11 @@ def view(options: argparse.Namespace) -> int:
 def _export(study: "StudyView", filters: "Filters", options: argparse.Namespace) -> int:
     from eval.viewer.page import export_page
 
-    written, found = export_page(study, filters, options.limit, options.export)
+    written, passed = export_page(study, filters, options.limit, options.export)
     if options.json:
-        print(json.dumps({"file": str(options.export), "questions": written, "found": found}))
+        print(json.dumps({"file": str(options.export), "questions": written, "found": passed}))
     else:
-        print(f"{options.export}: {written} of {found} questions, {options.export.stat().st_size / 1e6:.1f} MB")
+        print(f"{options.export}: {written} of {passed} questions, {options.export.stat().st_size / 1e6:.1f} MB")
     return 0
 
 

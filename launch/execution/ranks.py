@@ -91,7 +91,7 @@ def launch_ranks(resources: ResourceSpec, study_dir: Path, stage: Stage, resume:
 
 
 def _first_failure(directory: Path) -> dict[str, Any] | None:
-    """The failure that ended the other ranks: the earliest one, after those that are its consequences."""
+    """The earliest failure that is no consequence of another; the earliest of all if each is one."""
 
     def order(failure: dict[str, Any]) -> tuple[bool, float]:
         # After a failure the other ranks lose their connection, or the launcher sends them SIGTERM.
@@ -164,8 +164,8 @@ def _run_launcher(command: list[str], study_dir: Path, stage: Stage, watch: Watc
 def _ignore_signals() -> None:
     """In the launcher, before it starts: ignore the signals meant for ranks, and end with this process."""
     die_with_parent()
-    for number in SIGNALS:
-        signal.signal(number, signal.SIG_IGN)
+    for signal_number in SIGNALS:
+        signal.signal(signal_number, signal.SIG_IGN)
 
 
 def _signal_ranks(name: str, directory: Path, signalled: set[str]) -> set[str]:

@@ -16,11 +16,11 @@ class ForwardedSignals:
         self.received: str | None = None
 
     def __enter__(self) -> "ForwardedSignals":
-        self._handlers = {number: signal.signal(number, self._receive) for number in SIGNALS}
+        self._handlers = {signal_number: signal.signal(signal_number, self._receive) for signal_number in SIGNALS}
         return self
 
-    def _receive(self, number: int, frame: FrameType | None) -> None:
-        self.received = signal.Signals(number).name
+    def _receive(self, signal_number: int, frame: FrameType | None) -> None:
+        self.received = signal.Signals(signal_number).name
         self.forward()
 
     def forward(self) -> None:
@@ -31,5 +31,5 @@ class ForwardedSignals:
                     os.kill(worker.pid, signal.Signals[self.received])
 
     def __exit__(self, *error: object) -> None:
-        for number, handler in self._handlers.items():
-            signal.signal(number, handler)
+        for signal_number, handler in self._handlers.items():
+            signal.signal(signal_number, handler)

@@ -16,7 +16,7 @@ _POOLINGS = 2
 
 @dataclass(frozen=True)
 class ProbeMemory:
-    """Bytes on one GPU."""
+    """Bytes that the probe needs on one GPU."""
 
     models: int
     """Policy and base."""
@@ -26,7 +26,7 @@ class ProbeMemory:
 
     @property
     def peak(self) -> int:
-        """Sampling and forward passes follow one another."""
+        """Bytes at the peak: sampling and forward passes follow one another."""
         return self.models + max(self.logits, self.sampling_cache)
 
 
@@ -48,7 +48,7 @@ class ProbePlan:
 
 @dataclass(frozen=True)
 class TrajectoryPlan:
-    """All trajectories."""
+    """The trajectories of all runs together."""
 
     checkpoints: int
     responses_at_most: int
@@ -56,7 +56,7 @@ class TrajectoryPlan:
 
 @dataclass(frozen=True)
 class DiagnosticsMemory:
-    """Bytes on one GPU for one tuned model."""
+    """Bytes that the diagnostics of one tuned model need on one GPU."""
 
     weights: int
     other_output_layer: int
@@ -66,7 +66,7 @@ class DiagnosticsMemory:
 
     @property
     def peak(self) -> int:
-        """Sampling, pooling and comparing follow one another."""
+        """Bytes at the peak: sampling, pooling and comparing follow one another."""
         return self.weights + max(self.hidden_states, self.sampling_cache, self.other_output_layer + self.logits)
 
 
@@ -87,7 +87,7 @@ class DiagnosticsPlan:
 
 @dataclass(frozen=True)
 class AnalysisPlan:
-    """What the recipe has besides training and evaluation; None what it has not."""
+    """The analyses besides training and evaluation; None for each that the recipe does not have."""
 
     drift: ProbePlan | None
     trajectory: TrajectoryPlan | None
@@ -95,12 +95,12 @@ class AnalysisPlan:
 
 
 def analysis_plan(recipe: Recipe, shape: ModelShape | None) -> AnalysisPlan:
-    """All three plans."""
+    """The plans of probe, trajectories and diagnostics."""
     return AnalysisPlan(drift_plan(recipe, shape), trajectory_plan(recipe), diagnostics_plan(recipe, shape))
 
 
 def _checkpoints(recipe: Recipe) -> int:
-    """Checkpoints of all runs, and the base."""
+    """Number of checkpoints of all runs and of the base, which counts as one."""
     runs = [1 + len(resolve_arm(recipe, arm).snapshot_steps()) for arm in recipe.trained]
     return 1 + len(recipe.seeds) * sum(runs)
 
@@ -138,10 +138,10 @@ def trajectory_plan(recipe: Recipe) -> TrajectoryPlan | None:
     if spec is None or suite is None or not recipe.with_trajectories:
         return None
     checkpoints = _checkpoints(recipe)
-    each = min(spec.heldout_problems, recipe.corpus.heldout_problems) * spec.samples
+    responses = min(spec.heldout_problems, recipe.corpus.heldout_problems) * spec.samples
     benchmarks = [item for item in suite.benchmarks if item.name != "heldout"]
-    each += sum(spec.questions * (spec.samples if suite.temperature_of(item) > 0 else 1) for item in benchmarks)
-    return TrajectoryPlan(checkpoints, checkpoints * each)
+    responses += sum(spec.questions * (spec.samples if suite.temperature_of(item) > 0 else 1) for item in benchmarks)
+    return TrajectoryPlan(checkpoints, checkpoints * responses)
 
 
 def diagnostics_plan(recipe: Recipe, shape: ModelShape | None) -> DiagnosticsPlan | None:
@@ -181,7 +181,7 @@ def diagnostics_plan(recipe: Recipe, shape: ModelShape | None) -> DiagnosticsPla
 
 
 def analysis_lines(plan: AnalysisPlan) -> list[str]:
-    """All of them as lines of text."""
+    """The plan as text, a line for each analysis."""
     lines = []
     if (p := plan.drift) is not None:
         text = f"probe: {p.checkpoints} checkpoints, {p.completions:,} completions by {p.engine}"

@@ -47,7 +47,7 @@ class Factor:
 
     @property
     def ratio(self) -> float:
-        """Taken over planned."""
+        """Hours taken, divided by hours planned."""
         return self.taken_hours / self.planned_hours
 
 
@@ -125,7 +125,7 @@ class Calibration:
 
     def factor_of(self, stage: Stage) -> Factor | None:
         """The factor that holds for a stage; None: nothing like it was measured."""
-        return next((found for group in _alike(self.recipe, stage) if (found := self._factor(group))), None)
+        return next((factor for group in _alike(self.recipe, stage) if (factor := self._factor(group))), None)
 
     def _factor(self, group: str) -> Factor | None:
         members = self._by_group.get(group, [])
@@ -149,14 +149,14 @@ class Calibration:
         """Bytes a stage is expected to take: planned, and what stages like it took more; None if nothing is known."""
         own = planned(stage)
         for group in _alike(self.recipe, stage):
-            found = [
+            excess_bytes = [
                 (self.measured[member.name].gpu_bytes if on_gpu else self.measured[member.name].host_bytes)
                 - (planned(member) or 0)
                 for member in self._by_group.get(group, [])
                 if self.measured[member.name].host_bytes
             ]
-            if found:
-                return (own or 0) + round(sum(found) / len(found))
+            if excess_bytes:
+                return (own or 0) + round(sum(excess_bytes) / len(excess_bytes))
         return own
 
 
@@ -177,12 +177,12 @@ def rehearsed(study_dir: Path, study: str, on_gpu: bool) -> tuple[tuple[Rehearse
     seconds: dict[str, list[float]] = {}
     for row in rows:
         seconds.setdefault(row["stage"].split("/")[0], []).append(float(row["seconds"]))
-    return tuple(Rehearsed(kind, len(found), median(found)) for kind, found in seconds.items()), None
+    return tuple(Rehearsed(kind, len(times), median(times)) for kind, times in seconds.items()), None
 
 
-def with_rehearsed_start(hours: StageHours | None, kind: str, found: Sequence[Rehearsed]) -> StageHours | None:
+def with_rehearsed_start(hours: StageHours | None, kind: str, rehearsal: Sequence[Rehearsed]) -> StageHours | None:
     """Hours with the seconds to start as rehearsed, in place of the assumed ones."""
-    start = next((item.seconds for item in found if item.kind == kind), None)
+    start = next((item.seconds for item in rehearsal if item.kind == kind), None)
     if hours is None or start is None:
         return hours
     return StageHours(hours.gpus, hours.seconds | {"start": start})

@@ -66,14 +66,14 @@ def disk_needed(
         count = evaluation_responses(recipe, kinds.count("eval")) or 0
         responses = count * expected_tokens(recipe, recipe.suite.max_response_tokens) * _BYTES_PER_TOKEN
     diagnosed = diagnostics_plan(recipe, shape) if "diagnostics" in kinds else None
-    each = (diagnosed.disk_bytes if diagnosed is not None else None) or 0
+    of_one_diagnosis = (diagnosed.disk_bytes if diagnosed is not None else None) or 0
     return Disk(
         base=weights * (kinds.count("base") + kinds.count("external")),
         corpus=corpus,
         runs=kept,
         while_training=sum(sorted(temporary)[-side_by_side(recipe, "arms", gpus, site, len(temporary)) :]),
         responses=responses,
-        while_diagnosing=each * side_by_side(recipe, "diagnostics", gpus, site, kinds.count("diagnostics")),
+        while_diagnosing=of_one_diagnosis * side_by_side(recipe, "diagnostics", gpus, site, kinds.count("diagnostics")),
     )
 
 

@@ -35,7 +35,7 @@ LOADS_MODELS = {"arms", "drift", "diagnostics"}
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that was found."""
+    """An obstacle, a doubt or a remark about a planned study."""
 
     severity: Literal["error", "warning", "note"]
     """error: the study cannot end well. warning: probably not meant. note: good to know."""
@@ -69,16 +69,16 @@ def findings(
     ]
     if elsewhere:
         of_this_machine = [
-            Finding("warning", f"on this machine {found.sentence}", found.remedy) for found in of_this_machine
+            Finding("warning", f"on this machine {finding.sentence}", finding.remedy) for finding in of_this_machine
         ]
     if site is not None:
         return [*of_this_machine, *_site(recipe, site), *_time_limits(recipe, waiting, shape, site)]
     return of_this_machine if elsewhere else [*of_this_machine, *_this_machine(recipe, waiting, gpus)]
 
 
-def refuse(found: Sequence[Finding]) -> None:
+def refuse(all_findings: Sequence[Finding]) -> None:
     """Raise UserError with every error, if there is one."""
-    errors = [f"cannot work: {finding}" for finding in found if finding.severity == "error"]
+    errors = [f"cannot work: {finding}" for finding in all_findings if finding.severity == "error"]
     if errors:
         raise UserError("\n".join(errors))
 
@@ -137,7 +137,7 @@ def _disk(
 
 def disk_text(need: Disk) -> str:
     """Bytes in all, and what takes them."""
-    parts = {
+    bytes_by_use = {
         "base": need.base,
         "corpus": need.corpus,
         "weights of runs": need.runs,
@@ -145,7 +145,7 @@ def disk_text(need: Disk) -> str:
         "checkpoints while training": need.while_training,
         "hidden states while diagnosing": need.while_diagnosing,
     }
-    listed = ", ".join(f"{name} {_size(value)}" for name, value in parts.items() if value)
+    listed = ", ".join(f"{name} {_size(value)}" for name, value in bytes_by_use.items() if value)
     return f"{_size(need.total)} of disk ({listed})"
 
 
@@ -187,9 +187,9 @@ def _this_machine(recipe: Recipe, waiting: Sequence[Stage], gpus: Sequence[str])
 
 
 def _other_family(asked: str, name: str) -> bool:
-    """Whether a name of a GPU says that it is another one than the recipe's; names that say nothing pass."""
-    found = _FAMILY.search(name)
-    return found is not None and found[1].lower() != asked.split("-")[0].lower()
+    """Whether the name of a GPU names another family than the recipe's GPU; False for a name without a family."""
+    match = _FAMILY.search(name)
+    return match is not None and match[1].lower() != asked.split("-")[0].lower()
 
 
 def _site(recipe: Recipe, site: SiteSpec) -> Iterator[Finding]:
@@ -230,16 +230,16 @@ def _time_limits(
     recipe: Recipe, waiting: Sequence[Stage], shape: ModelShape | None, site: SiteSpec
 ) -> Iterator[Finding]:
     """Time limits of jobs against hours; a longer stage continues itself if a job reaches its first checkpoint."""
-    told: set[str] = set()
+    reported: set[str] = set()
     setting = setting_of(recipe, shape, site.gpus_per_node) if recipe.resources.gpu is not None else None
     for stage in waiting:
         limit = site.job(stage.kind).time_limit
         planned = stage_hours(setting, stage)
         hours = None if planned is None else planned.hours
         group = f"{stage.kind}/{stage.arguments['arm']}" if stage.kind == "arms" else stage.kind
-        if limit is None or hours is None or group in told:
+        if limit is None or hours is None or group in reported:
             continue
-        told.add(group)
+        reported.add(group)
         allowed = hours_of(limit)
         first = checkpoint_hours(setting, str(stage.arguments["arm"])) if stage.kind == "arms" else None
         if first is not None and allowed < first:

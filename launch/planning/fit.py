@@ -112,8 +112,8 @@ def stage_memory(recipe: Recipe, stage: Stage, shape: ModelShape | None) -> int 
     if stage.kind == "drift":
         return plan.drift.memory.peak if plan.drift is not None and plan.drift.memory is not None else None
     if stage.kind == "diagnostics":
-        found = plan.diagnostics
-        return found.memory.peak if found is not None and found.memory is not None else None
+        diagnostics = plan.diagnostics
+        return diagnostics.memory.peak if diagnostics is not None and diagnostics.memory is not None else None
     return weights if stage.kind in ("base", "external") else None
 
 

@@ -30,21 +30,21 @@ PACKED_ROW_TOKENS = 125  # of the 128 of a packed pre-training row
 
 @dataclass(frozen=True)
 class StageHours:
-    """What a stage takes."""
+    """The time a stage takes and the GPUs it holds."""
 
     gpus: int
-    """That it holds all the while; 0 on a CPU."""
+    """GPUs that it holds from start to end; 0 on a CPU."""
     seconds: dict[str, float]
-    """Of the clock, by what is done."""
+    """Seconds of wall clock, by what is done."""
 
     @property
     def hours(self) -> float:
-        """Of the clock."""
+        """Hours of wall clock."""
         return sum(self.seconds.values()) / 3600
 
     @property
     def gpu_hours(self) -> float:
-        """Of the GPUs it holds, busy or not."""
+        """Hours of all GPUs it holds, busy or not."""
         return self.gpus * self.hours
 
 
@@ -98,8 +98,10 @@ def stage_hours(setting: Setting | None, stage: Stage) -> StageHours | None:
     held, seconds = made
     if stage.kind != "arms":
         seconds = {"start": setting.rates.start_seconds, **seconds}
-    found = StageHours(held if setting.recipe.resources.gpu is not None else 0, seconds)
-    return StageHours(found.gpus, {**seconds, "restarts": _restart_seconds(setting, stage, found)})
+    without_restarts = StageHours(held if setting.recipe.resources.gpu is not None else 0, seconds)
+    return StageHours(
+        without_restarts.gpus, {**seconds, "restarts": _restart_seconds(setting, stage, without_restarts)}
+    )
 
 
 _Made = tuple[int, dict[str, float]]
@@ -117,7 +119,7 @@ def run_parts(setting: Setting, name: str) -> dict[str, float]:
     forward = setting.forward(completions * (prompt + mean) * padding, prompt + mean) / ranks
     backward = 2.0 if arm.lora is None else 1.0  # with adapters no gradients of the weights
     checkpointing = recipe.resources.gpu is not None  # as train/run.py sets it
-    parts = {
+    seconds = {
         "start": rates.start_seconds + setting.loading,
         "generation": _generation_seconds(setting, arm, completions, prompt, mean),
         "old log-probabilities": forward * _reads_before_training(recipe, arm),
@@ -129,11 +131,11 @@ def run_parts(setting: Setting, name: str) -> dict[str, float]:
         else 0.0,
     }
     if arm.sampling != "teacher" and recipe.resources.vllm is not None and recipe.resources.vllm.mode == "colocate":
-        parts["start"] += rates.engine_seconds
-    working = sum(parts.values()) - parts["start"]
+        seconds["start"] += rates.engine_seconds
+    working = sum(seconds.values()) - seconds["start"]
     saves = max(1, int(arm.steps / _steps_between(arm, working / arm.steps)))
     saved = saves * resumable_bytes(shape, arm.dtype == "bfloat16") + (arm.snapshots + 1) * setting.weights
-    return parts | {"checkpoints": saved / rates.disk_bandwidth}
+    return seconds | {"checkpoints": saved / rates.disk_bandwidth}
 
 
 def _samplings(arm: ResolvedArm) -> int:
@@ -150,15 +152,19 @@ def _generation_seconds(setting: Setting, arm: ResolvedArm, completions: int, pr
         return 0.0
     vllm, ranks = recipe.resources.vllm, recipe.resources.ranks
     limit, size = arm.prompt.max_completion_tokens, bytes_per_weight(recipe)
-    each = completions / samplings
+    per_sampling = completions / samplings
     if vllm is None or recipe.resources.gpu is None:
-        batch = ceil(each / ranks) if arm.sampling == "current" else arm.problems_per_step * arm.completions_per_problem
-        own = Sampling(each / ranks, prompt, mean, limit)
+        batch = (
+            ceil(per_sampling / ranks)
+            if arm.sampling == "current"
+            else arm.problems_per_step * arm.completions_per_problem
+        )
+        own = Sampling(per_sampling / ranks, prompt, mean, limit)
         return samplings * batches_seconds(setting.shape, setting.gpu, setting.rates, own, max(1, batch), size)
     held = sampling_memory(recipe, arm, setting.shape)
     assert held is not None
     gpus = ranks if vllm.mode == "colocate" else max(vllm.tensor_parallel, server_gpus(setting))
-    load = Sampling(each * vllm.tensor_parallel / gpus, prompt, mean, limit)
+    load = Sampling(per_sampling * vllm.tensor_parallel / gpus, prompt, mean, limit)
     return samplings * engine_seconds(
         setting.shape, setting.gpu, setting.rates, load, held.kv_cache * vllm.tensor_parallel, vllm.tensor_parallel,
         size,
@@ -273,7 +279,7 @@ def _probe(setting: Setting, stage: Stage) -> _Made | None:
             setting.shape, setting.gpu, setting.rates, load, setting.cache(ENGINE_SHARE), value_bytes=size
         )
         loads += models * (setting.rates.engine_seconds + setting.loading)
-    # Both models read their own completions and the base's; of the base there are only its own.
+    # Checkpoint and base both read the checkpoint's completions and the base's; for the base these are the same.
     length = prompt + load.mean
     read = setting.forward(problems * length * (4 if stage.arguments else 2), length)
     return max(1, gpus_wanted(recipe, "drift")), {"loading": loads, "generation": models * drawn,
@@ -308,20 +314,20 @@ _PARTS: dict[str, Callable[[Setting, Stage], _Made | None]] = {
 }
 
 
-def _restart_seconds(setting: Setting, stage: Stage, found: StageHours) -> float:
+def _restart_seconds(setting: Setting, stage: Stage, without_restarts: StageHours) -> float:
     """Seconds that failures and time limits are expected to cost: starting again, and half of what is lost on average.
 
     A time limit loses nothing else, because a run saves before it.
     """
-    again = found.seconds.get("start", 0.0)
+    again = without_restarts.seconds.get("start", 0.0)
     lost = 0.0
     if stage.kind == "arms":
         arm = resolve_arm(setting.recipe, str(stage.arguments["arm"]))
-        update = (found.hours * 3600 - again) / arm.steps
+        update = (without_restarts.hours * 3600 - again) / arm.steps
         lost = update * _steps_between(arm, update) / 2
     limit = setting.time_limit_hours(stage.kind)
-    queued = int(found.hours / limit) * again if limit else 0.0
-    return found.gpu_hours / setting.rates.hours_between_failures * (again + lost) + queued
+    queued = int(without_restarts.hours / limit) * again if limit else 0.0
+    return without_restarts.gpu_hours / setting.rates.hours_between_failures * (again + lost) + queued
 
 
 def gpu_hours_of_run(setting: Setting | None, name: str) -> float | None:
@@ -336,8 +342,8 @@ def update_seconds(setting: Setting | None, name: str) -> float | None:
     """Seconds of the updates of an arm after which it can stop: those of one sampling. None without a GPU."""
     if setting is None or setting.recipe.resources.gpu is None:
         return None
-    parts, arm = run_parts(setting, name), resolve_arm(setting.recipe, name)
-    working = sum(parts.values()) - parts["start"] - parts["checkpoints"]
+    seconds, arm = run_parts(setting, name), resolve_arm(setting.recipe, name)
+    working = sum(seconds.values()) - seconds["start"] - seconds["checkpoints"]
     return working / arm.steps * arm.updates_per_batch
 
 

@@ -82,7 +82,7 @@ def build_plan(
     gpus = visible_gpus()
     elsewhere = site is None and not gpus and recipe.resources.gpu is not None
     node, shape = gpus_of_node(recipe, site, gpus), model_shape(recipe)
-    found = findings(recipe, stages, study_dir, site, gpus, elsewhere)
+    all_findings = findings(recipe, stages, study_dir, site, gpus, elsewhere)
     states = stage_states(stages, study_dir)
     reused = expected(stages, study_dir) if with_reuse else {}
     waiting = [stage for stage in stages if states[stage.name].state != "done" and stage.name not in reused]
@@ -110,7 +110,7 @@ def build_plan(
     labels = recipe.all_labels
     arms = {name: _arm_plan(recipe, name, setting, study_dir, node) for name in recipe.trained}
     pocket = recipe.model.pocket if recipe.model else None
-    notes = [str(finding) for finding in found if finding.severity == "note"]
+    notes = [str(finding) for finding in all_findings if finding.severity == "note"]
     return Plan(
         study=recipe.study,
         directory=str(study_dir),
@@ -130,14 +130,14 @@ def build_plan(
         responses_at_most=None if recipe.suite is None else evaluation_responses(recipe, len(labels)),
         analyses=analyses,
         disk=disk_needed(recipe, shape, waiting, node, site),
-        findings=tuple(found),
+        findings=tuple(all_findings),
         obstacles=(
             *obstacles(recipe, shape),
             *analysis_obstacles(analyses, recipe.resources.gpu),
-            *(str(finding) for finding in found if finding.severity == "error"),
+            *(str(finding) for finding in all_findings if finding.severity == "error"),
         ),
         unresolved=tuple(unresolved_sentences(recipe)),
-        warnings=(*warnings(recipe), *(str(finding) for finding in found if finding.severity == "warning")),
+        warnings=(*warnings(recipe), *(str(finding) for finding in all_findings if finding.severity == "warning")),
         notes=tuple(notes if not_used is None else [*notes, not_used]),
         differences=tuple(recipe_differences(recipe)),
     )
@@ -152,12 +152,12 @@ def _hours(
     setting: Setting | None, stages: Sequence[Stage], rehearsal: Sequence[Rehearsed]
 ) -> dict[str, StageHours | None]:
     """Hours of every stage by the assumptions; those of the seeds of an arm are the same and computed once."""
-    found: dict[tuple[str, bool], StageHours | None] = {}
+    hours_by_kind: dict[tuple[str, bool], StageHours | None] = {}
     for stage in stages:
         key = (_alike(stage), bool(stage.arguments.get("arm")))
-        if key not in found:
-            found[key] = with_rehearsed_start(stage_hours(setting, stage), stage.kind, rehearsal)
-    return {stage.name: found[_alike(stage), bool(stage.arguments.get("arm"))] for stage in stages}
+        if key not in hours_by_kind:
+            hours_by_kind[key] = with_rehearsed_start(stage_hours(setting, stage), stage.kind, rehearsal)
+    return {stage.name: hours_by_kind[_alike(stage), bool(stage.arguments.get("arm"))] for stage in stages}
 
 
 def _alike(stage: Stage) -> str:
@@ -231,8 +231,8 @@ def _assumptions(
     on_gpu = recipe.resources.gpu is not None
 
     def total(changed: Setting) -> float:
-        found = _hours(changed, guessed, rehearsal).values()
-        return sum(hours.gpu_hours if on_gpu else hours.hours for hours in found if hours is not None)
+        guesses = _hours(changed, guessed, rehearsal).values()
+        return sum(hours.gpu_hours if on_gpu else hours.hours for hours in guesses if hours is not None)
 
     before = total(setting)
     if not before:

@@ -17,7 +17,7 @@ CHANGE = 0.2
 
 @dataclass(frozen=True)
 class StagePlan:
-    """One stage."""
+    """What the plan says of one stage."""
 
     name: str
     group: str

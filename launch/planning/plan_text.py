@@ -110,13 +110,13 @@ def _group_lines(plan: Plan) -> list[str]:
     for name, members in groups.items():
         known = [stage for stage in members if stage.expected_hours is not None]
         hours = [stage.expected_hours or 0.0 for stage in known]
-        each = "?" if not known else duration(max(hours))
+        longest = "?" if not known else duration(max(hours))
         held = [max(stage.gpus, 0 if plan.gpu else 1) for stage in known]
         total = sum(count * hour for count, hour in zip(held, hours, strict=True))
         memory = max((stage.memory_bytes or 0 for stage in members), default=0)
         gpus = max((stage.gpus for stage in members), default=0)
         lines.append(
-            f"  {name:<{width}}{len(members):>8}{gpus or '-':>6}{each:>11}{_count(total) if known else '?':>13}"
+            f"  {name:<{width}}{len(members):>8}{gpus or '-':>6}{longest:>11}{_count(total) if known else '?':>13}"
             f"{f'{memory / 1e9:.1f}' if memory else '-':>12}  {_states(members)}"
         )
         for reason in dict.fromkeys(reason for stage in members for reason in stage.reasons):
@@ -196,8 +196,8 @@ def _arm_lines(plan: Plan) -> list[str]:
         lines += _comparison_lines(plan)
         between = {name: arm.hours_between_checkpoints for name, arm in plan.arms.items()}
         if None not in between.values():
-            each = ", ".join(f"{name} {value:.1f}" for name, value in between.items())
-            lines.append(f"hours of work between two checkpoints, on all GPUs of a run: {each}")
+            listed = ", ".join(f"{name} {value:.1f}" for name, value in between.items())
+            lines.append(f"hours of work between two checkpoints, on all GPUs of a run: {listed}")
     return [*lines, "", *_memory_lines(plan)]
 
 
@@ -233,10 +233,10 @@ def _comparison_lines(plan: Plan) -> list[str]:
     if len(hours) < 2:
         return []
     least = min(hours.values())
-    each = ", ".join(f"{name} {value / least:.1f}" for name, value in hours.items())
-    told = "with the teacher's samples" if teacher else "without the teacher's samples"
+    ratios = ", ".join(f"{name} {value / least:.1f}" for name, value in hours.items())
+    with_teacher = "with the teacher's samples" if teacher else "without the teacher's samples"
     return [
-        f"cost beside the cheapest, all seeds, {told}: {each}",
+        f"cost beside the cheapest, all seeds, {with_teacher}: {ratios}",
         f"a run occupies {plan.gpus.train} GPU(s) on {plan.gpus.nodes} node(s), the evaluation of a model "
         f"{plan.gpus.evaluate}",
     ]
@@ -254,8 +254,8 @@ def _memory_lines(plan: Plan) -> list[str]:
             "activations": memory.activations, "output layer": memory.head, "reference model": memory.reference_model,
             "total": memory.total, "margin": memory.margin,
         }  # fmt: skip
-        parts = ", ".join(f"{part} {value / 1e9:.2f}" for part, value in components.items() if value)
-        by_need.setdefault(f"memory per rank, GB: {parts}{_sampling_text(arm)}", []).append(name)
+        listed = ", ".join(f"{part} {value / 1e9:.2f}" for part, value in components.items() if value)
+        by_need.setdefault(f"memory per rank, GB: {listed}{_sampling_text(arm)}", []).append(name)
     return [text if len(by_need) == 1 else f"{text}  ({', '.join(names)})" for text, names in by_need.items()]
 
 

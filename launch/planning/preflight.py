@@ -22,8 +22,8 @@ from train.arms import ResolvedArm, resolve_arm
 
 def check_before_running(recipe: Recipe) -> None:
     """Raise UserError with a sentence for every mistake that `mistakes` finds."""
-    if found := mistakes(recipe):
-        raise UserError("\n".join(found))
+    if sentences := mistakes(recipe):
+        raise UserError("\n".join(sentences))
 
 
 def mistakes(recipe: Recipe, counts: bool = True) -> list[str]:
@@ -33,13 +33,13 @@ def mistakes(recipe: Recipe, counts: bool = True) -> list[str]:
     are, unusable chat templates, task files that a question does not fill, length limits that drop everything.
     Without `counts`, neither lengths nor the number of problems are looked at.
     """
-    found = [*_corpus_mistakes(recipe, counts), *_model_mistakes(recipe)]
+    sentences = [*_corpus_mistakes(recipe, counts), *_model_mistakes(recipe)]
     if recipe.suite is not None:
-        found += suite_mistakes(recipe)
-    if counts and not found:  # what is missing above could not be read
-        with collected(found):
+        sentences += suite_mistakes(recipe)
+    if counts and not sentences:  # what is missing above could not be read
+        with collected(sentences):
             check_lengths(recipe)
-    return list(dict.fromkeys(found))
+    return list(dict.fromkeys(sentences))
 
 
 def files_of_corpus(corpus: CorpusSpec) -> dict[str, DataFiles]:
@@ -63,25 +63,25 @@ def fields_read(files: DataFiles) -> list[str]:
 
 def _corpus_mistakes(recipe: Recipe, counts: bool) -> list[str]:
     corpus = recipe.corpus
-    found = []
+    sentences = []
     for key, files in files_of_corpus(corpus).items():
         if files.kind == "file" and not Path(str(files.path)).is_file():
             where = not_there(files)
-            found.append(f"source file {files.path} of {files.name} {where}; set corpus.{key}.path=FILE")
+            sentences.append(f"source file {files.path} of {files.name} {where}; set corpus.{key}.path=FILE")
         elif files.kind == "file":
-            found += field_mistakes(files, fields_read(files))
+            sentences += field_mistakes(files, fields_read(files))
     for sampler in corpus.samplers.values():
         if sampler.kind == "endpoint" and sampler.api_key_variable and not os.environ.get(sampler.api_key_variable):
-            found.append(f"the environment variable {sampler.api_key_variable} with the server's key is not set")
+            sentences.append(f"the environment variable {sampler.api_key_variable} with the server's key is not set")
     if corpus.sources and all(source.kind == "pocket" for source in corpus.sources):
         for setting, split in (("train_problems", "train"), ("heldout_problems", "heldout")):
             wanted, there = getattr(corpus, setting) or 0, POCKET_POOL[split]
             if wanted > there:
-                found.append(f"corpus.{setting} is {wanted} but the synthetic world has {there}; lower it")
-    elif counts and not found and corpus.sources and all(source.kind == "file" for source in corpus.sources):
-        with collected(found):
+                sentences.append(f"corpus.{setting} is {wanted} but the synthetic world has {there}; lower it")
+    elif counts and not sentences and corpus.sources and all(source.kind == "file" for source in corpus.sources):
+        with collected(sentences):
             _check_counts(recipe)
-    return found
+    return sentences
 
 
 def _check_counts(recipe: Recipe) -> None:
@@ -95,15 +95,15 @@ def _check_counts(recipe: Recipe) -> None:
 
 
 def _model_mistakes(recipe: Recipe) -> list[str]:
-    found = []
+    sentences = []
     paths = {"model.path": recipe.model.path} if recipe.model is not None and recipe.model.path is not None else {}
     paths |= {f"arms.{name}.external": external.path for name, external in recipe.external.items()}
     for key, path in paths.items():
         if not Path(path).is_dir() and not _may_be_hub_id(path):
-            found.append(f"{key} {path} is neither a directory nor a Hugging Face id such as Qwen/Qwen3-14B-Base")
-    with collected(found):
+            sentences.append(f"{key} {path} is neither a directory nor a Hugging Face id such as Qwen/Qwen3-14B-Base")
+    with collected(sentences):
         check_templates(recipe)
-    return found
+    return sentences
 
 
 def _may_be_hub_id(path: str) -> bool:
@@ -122,7 +122,7 @@ class Unresolved(NamedTuple):
 
 def unresolved(recipe: Recipe) -> list[Unresolved]:
     """What `transfer fetch` has still to resolve for a recipe: sources, then benchmarks, then models."""
-    found = []
+    pending = []
     items: list[tuple[Literal["source", "benchmark"], DataFiles]] = []
     items += [("source", files) for files in recipe.corpus.all_files()]
     items += [("benchmark", benchmark_files(item)) for item in recipe.benchmarks if item.data is not None]
@@ -131,7 +131,7 @@ def unresolved(recipe: Recipe) -> list[Unresolved]:
             entry = recipe.lock.get(f"{kind}s", {}).get(files.name)
             why = None if entry is None else _contradiction(files, entry)
             if entry is None or why is not None:
-                found.append(Unresolved(kind, files.name, why))
+                pending.append(Unresolved(kind, files.name, why))
     models = [(recipe.model.path, recipe.model.revision)] if recipe.model is not None else []
     models += [(external.path, external.revision) for external in recipe.external.values()]
     samplers = recipe.corpus.samplers.values()
@@ -139,8 +139,8 @@ def unresolved(recipe: Recipe) -> list[Unresolved]:
     for path, revision in dict(models).items():
         if path is None or Path(path).is_dir() or revision is not None or path in recipe.lock.get("models", {}):
             continue
-        found.append(Unresolved("model", path))
-    return found
+        pending.append(Unresolved("model", path))
+    return pending
 
 
 def _contradiction(files: DataFiles, entry: dict[str, Any]) -> str | None:
@@ -153,20 +153,20 @@ def _contradiction(files: DataFiles, entry: dict[str, Any]) -> str | None:
 def unresolved_sentences(recipe: Recipe) -> list[str]:
     """What is not resolved, a sentence for each kind and one for each entry that contradicts the recipe."""
     sentences = []
-    found = [item for item in unresolved(recipe) if item.kind != "model" or _may_be_hub_id(item.name)]
+    pending = [item for item in unresolved(recipe) if item.kind != "model" or _may_be_hub_id(item.name)]
     advice = {
         "source": "run `transfer fetch RECIPE` on a connected machine",
         "benchmark": "run `transfer fetch RECIPE` on a connected machine (`transfer eval`: of its --suite)",
         "model": "run `transfer fetch RECIPE` on a connected machine, or name a commit (`transfer eval`: MODEL@COMMIT)",
     }
     for kind, what in advice.items():
-        names = [item.name for item in found if item.kind == kind and item.why is None]
+        names = [item.name for item in pending if item.kind == kind and item.why is None]
         if names:
             several = len(names) > 1
             sentences.append(
                 f"{kind}{'s' * several} {', '.join(names)} {'are' if several else 'is'} not resolved; {what}"
             )
-    sentences += [f"{item.kind} {item.name}: {item.why}; run `transfer fetch` again" for item in found if item.why]
+    sentences += [f"{item.kind} {item.name}: {item.why}; run `transfer fetch` again" for item in pending if item.why]
     return sentences
 
 
@@ -181,13 +181,13 @@ def check_resolved(recipe: Recipe) -> None:
 
 def warnings(recipe: Recipe) -> list[str]:
     """What is allowed but probably not meant, as sentences."""
-    found = []
+    sentences = []
     if missing := not_compared(recipe) if recipe.corpus.sources else []:
-        found.append(
+        sentences.append(
             f"the corpus is not compared with the questions of {', '.join(missing)}; list them under "
             "corpus.decontamination.benchmarks"
         )
-    return [*found, *_fewer_demonstrations(recipe), *_fewer_problems(recipe)]
+    return [*sentences, *_fewer_demonstrations(recipe), *_fewer_problems(recipe)]
 
 
 def completions_of_problem(recipe: Recipe, arm: ResolvedArm) -> int:

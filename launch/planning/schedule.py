@@ -14,7 +14,7 @@ from recipes.schema import Recipe
 
 @dataclass(frozen=True)
 class Schedule:
-    """How long everything takes by the clock."""
+    """Wall clock of the stages that are left, and their critical path."""
 
     hours: float
     path: tuple[str, ...]

@@ -53,17 +53,17 @@ def teacher_plan(
     tokens = spent["generated_tokens"] if spent else None if samples is None else samples * limit
     known = None if not teacher.parameters else round(teacher.parameters)
     gpu = gpu or (GPUS[recipe.resources.gpu] if recipe.resources.gpu else None)
-    hours = each = None
+    hours = hours_per_thousand = None
     if gpu is not None and known is not None and recipe.resources.gpu is not None:
         rates = rates or rates_for(gpu)[1]
         load = Sampling(_COUNTED * teacher.samples_per_problem, recipe.prompt.max_prompt_tokens // 4, mean, limit)
-        each = _hours(str(teacher.model), known, gpu, rates, load)
+        hours_per_thousand = _hours(str(teacher.model), known, gpu, rates, load)
         if tokens is not None and samples is not None:
             length = round(tokens / max(1, samples)) if spent else mean
             hours = _hours(str(teacher.model), known, gpu, rates, Sampling(samples, load.prompt, length, limit))
     flops = None if tokens is None or known is None else forward_flops(known, tokens)
     return TeacherPlan(
-        str(teacher.model), teacher.kind, spent is not None, samples, tokens, flops, hours, each
+        str(teacher.model), teacher.kind, spent is not None, samples, tokens, flops, hours, hours_per_thousand
     )  # fmt: skip
 
 

@@ -66,31 +66,31 @@ class Validation:
 
 def validate(recipe: Recipe, study_dir: Path) -> Validation:
     """Check a recipe and everything it reads. Trains, generates and downloads nothing."""
-    found = Validation(recipe.study, mistakes(recipe, counts=False), warnings(recipe))
-    found.mistakes += unresolved_sentences(recipe)
+    validation = Validation(recipe.study, mistakes(recipe, counts=False), warnings(recipe))
+    validation.mistakes += unresolved_sentences(recipe)
     if recipe.unmatched == "refuse":
-        found.mistakes += [f"the arms are unmatched in {text}" for text in recipe_differences(recipe)]
-    found.mistakes += [f"cannot work: {text}" for text in obstacles(recipe, model_shape(recipe))]
-    tokenizer = _tokenizer(recipe, study_dir, found)
+        validation.mistakes += [f"the arms are unmatched in {text}" for text in recipe_differences(recipe)]
+    validation.mistakes += [f"cannot work: {text}" for text in obstacles(recipe, model_shape(recipe))]
+    tokenizer = _tokenizer(recipe, study_dir, validation)
     heldout: list[RawRow] | None = None
     if recipe.corpus.sources:
-        heldout = _corpus(recipe, study_dir, tokenizer, found)
+        heldout = _corpus(recipe, study_dir, tokenizer, validation)
     if recipe.suite is not None:
-        _suite(recipe, study_dir, tokenizer, heldout, found)
-    found.mistakes = list(dict.fromkeys(found.mistakes))
-    found.not_checked += [
-        f"{what}{'s' * (len(names) > 1)} {', '.join(names)}: {why}" for (what, why), names in found.absent.items()
+        _suite(recipe, study_dir, tokenizer, heldout, validation)
+    validation.mistakes = list(dict.fromkeys(validation.mistakes))
+    validation.not_checked += [
+        f"{what}{'s' * (len(names) > 1)} {', '.join(names)}: {why}" for (what, why), names in validation.absent.items()
     ]
-    return found
+    return validation
 
 
-def _tokenizer(recipe: Recipe, study_dir: Path, found: Validation) -> "PreTrainedTokenizerBase | None":
+def _tokenizer(recipe: Recipe, study_dir: Path, validation: Validation) -> "PreTrainedTokenizerBase | None":
     """The tokenizer of the base with the recipe's template, if it can be had here."""
     model = recipe.model
     if model is None:
-        found.not_checked.append("the chat template and token lengths: the recipe has no `model`")
+        validation.not_checked.append("the chat template and token lengths: the recipe has no `model`")
         return None
-    with collected(found.mistakes):
+    with collected(validation.mistakes):
         if (study_dir / "base" / "tokenizer.json").is_file():
             return load_tokenizer(str(study_dir / "base"))
         if model.pocket is not None:
@@ -99,7 +99,7 @@ def _tokenizer(recipe: Recipe, study_dir: Path, found: Validation) -> "PreTraine
             return pocket_tokenizer(model.pocket)
         folder = cached_model(str(model.path), recipe.lock.get("models", {}).get(model.path), model.revision)
         if folder is None:
-            found.not_checked.append(
+            validation.not_checked.append(
                 f"the chat template and token lengths: the tokenizer of {model.path} is not on this machine"
             )
             return None
@@ -107,29 +107,29 @@ def _tokenizer(recipe: Recipe, study_dir: Path, found: Validation) -> "PreTraine
         for prompt in prompts_of(recipe):
             check_contract(tokenizer, prompt, str(model.path), training=bool(recipe.trained))
         return tokenizer
-    found.not_checked.append("the chat template and token lengths: the tokenizer cannot be used")
+    validation.not_checked.append("the chat template and token lengths: the tokenizer cannot be used")
     return None
 
 
-def _readable(what: str, files: DataFiles, lock: dict[str, Any] | None, found: Validation) -> bool:
+def _readable(what: str, files: DataFiles, lock: dict[str, Any] | None, validation: Validation) -> bool:
     """Whether files can be read here; of hub files, says why not."""
     if files.kind == "pocket":
         return True
     if files.kind == "file":
         return Path(str(files.path)).is_file()
     if lock is None:
-        found.absent.setdefault((what, "not resolved"), []).append(files.name)
+        validation.absent.setdefault((what, "not resolved"), []).append(files.name)
     elif not cached_files(chosen(files, lock), lock):
-        found.absent.setdefault((what, "not in the cache of this machine"), []).append(files.name)
+        validation.absent.setdefault((what, "not in the cache of this machine"), []).append(files.name)
     else:
-        with collected(found.mistakes):
+        with collected(validation.mistakes):
             locate(chosen(files, lock), lock)
             return True
     return False
 
 
 def _corpus(
-    recipe: Recipe, study_dir: Path, tokenizer: "PreTrainedTokenizerBase | None", found: Validation
+    recipe: Recipe, study_dir: Path, tokenizer: "PreTrainedTokenizerBase | None", validation: Validation
 ) -> list[RawRow] | None:
     """Build the corpus as far as it needs no model; the held-out rows, None if they cannot be told."""
     corpus, locks = recipe.corpus, recipe.lock.get("sources", {})
@@ -137,9 +137,9 @@ def _corpus(
     for key, files in files_of_corpus(corpus).items():
         lock = locks.get(files.name)
         sentences = ["not here"]
-        if _readable("source", files, lock, found):
+        if _readable("source", files, lock, validation):
             sentences = [] if files.kind == "pocket" else field_mistakes(chosen(files, lock), fields_read(files), lock)
-            found.mistakes += sentences
+            validation.mistakes += sentences
         if not sentences:
             usable.add(key)
         elif key.startswith("sources."):
@@ -158,7 +158,7 @@ def _corpus(
         sentences = []
         with collected(sentences):
             close = apply_filters(funnel, there, grader, tokenizer)
-            found.corpus = {
+            validation.corpus = {
                 "rows": funnel.total,
                 "problems": len(funnel.kept),
                 "close_to_a_benchmark": len(close),
@@ -168,34 +168,34 @@ def _corpus(
             if funnel.prompt_tokens:
                 limit = recipe.prompt.max_prompt_tokens
                 name = "prompts of problems"
-                found.lengths.append(lengths_of(name, funnel.prompt_tokens, "prompt.max_prompt_tokens", limit))
+                validation.lengths.append(lengths_of(name, funnel.prompt_tokens, "prompt.max_prompt_tokens", limit))
             if complete:
                 split = split_problems(funnel, there)
-        found.mistakes += sentences
+        validation.mistakes += sentences
         if not complete:
-            found.not_checked.append("whether there are enough problems: a source is missing")
+            validation.not_checked.append("whether there are enough problems: a source is missing")
         if recipe.corpus.pass_rate is not None:
-            found.not_checked.append("the pass rate of the base, which removes more problems")
+            validation.not_checked.append("the pass rate of the base, which removes more problems")
         heldout, train = split or ([], funnel.kept)
         if train:
-            _problem_samples(recipe, train[0].problem, tokenizer, found)
+            _problem_samples(recipe, train[0].problem, tokenizer, validation)
             if split is not None:
-                _demonstrations(there, study_dir, train, grader, tokenizer, "teacher.stored" in usable, found)
+                _demonstrations(there, study_dir, train, grader, tokenizer, "teacher.stored" in usable, validation)
         return heldout if split is not None else None
     finally:
         grader.close()
 
 
 def _problem_samples(
-    recipe: Recipe, problem: str, tokenizer: "PreTrainedTokenizerBase | None", found: Validation
+    recipe: Recipe, problem: str, tokenizer: "PreTrainedTokenizerBase | None", validation: Validation
 ) -> None:
     if tokenizer is None:
-        found.samples.append(Sample("one problem (without the chat template)", problem + recipe.prompt.suffix))
+        validation.samples.append(Sample("one problem (without the chat template)", problem + recipe.prompt.suffix))
         return
-    found.samples.append(Sample("one problem", render_prompt(tokenizer, problem, recipe.prompt)))
+    validation.samples.append(Sample("one problem", render_prompt(tokenizer, problem, recipe.prompt)))
     for name, arm in recipe.trained.items():
         if arm.prompt is not None and arm.prompt != recipe.prompt:
-            found.samples.append(Sample(f"the same for arm {name}", render_prompt(tokenizer, problem, arm.prompt)))
+            validation.samples.append(Sample(f"the same for arm {name}", render_prompt(tokenizer, problem, arm.prompt)))
 
 
 def _demonstrations(
@@ -205,7 +205,7 @@ def _demonstrations(
     grader: Grader,
     tokenizer: "PreTrainedTokenizerBase | None",
     stored_is_here: bool,
-    found: Validation,
+    validation: Validation,
 ) -> None:
     """Grade the demonstrations that need no model, as the corpus stage does."""
     teacher = recipe.corpus.teacher
@@ -213,32 +213,32 @@ def _demonstrations(
         return
     if teacher.kind not in ("scripted", "stored") or (teacher.kind == "stored" and not stored_is_here):
         why = "its files are not here" if teacher.kind == "stored" else f"{teacher.model} writes them in the run"
-        found.not_checked.append(f"demonstrations of the teacher: {why}")
+        validation.not_checked.append(f"demonstrations of the teacher: {why}")
         return
     rows: list[Demonstration] = []
-    with collected(found.mistakes):
+    with collected(validation.mistakes):
         identified = [(problem_id(row.problem), row) for row in train]
         rows, _ = write_demonstrations(recipe, study_dir, identified, grader, tokenizer, None)
     if not rows:
         return
-    assert found.corpus is not None
+    assert validation.corpus is not None
     solved = {row.problem_id for row in rows if row.usable}
-    found.corpus |= {"demonstrations": len(rows), "usable_demonstrations": sum(row.usable for row in rows),
+    validation.corpus |= {"demonstrations": len(rows), "usable_demonstrations": sum(row.usable for row in rows),
                      "teacher_solvable": len(solved)}  # fmt: skip
     limit = recipe.prompt.max_completion_tokens
     if tokenizer is not None:
         tokens = [row.tokens for row in rows]
-        found.lengths.append(lengths_of("demonstrations", tokens, "prompt.max_completion_tokens", limit))
+        validation.lengths.append(lengths_of("demonstrations", tokens, "prompt.max_completion_tokens", limit))
     if not solved:
         grades = {row.grade for row in rows}
-        found.mistakes.append(
+        validation.mistakes.append(
             f"no demonstration is correct and within prompt.max_completion_tokens {limit} (grades: "
             f"{', '.join(sorted(grades))}), so no problem is teacher-solvable"
         )
         return
     text = next(row.completion for row in rows if row.usable)
     end = "" if tokenizer is None else str(tokenizer.eos_token)
-    found.samples.append(Sample("one demonstration, after that prompt", text + end))
+    validation.samples.append(Sample("one demonstration, after that prompt", text + end))
 
 
 def _suite(
@@ -246,15 +246,15 @@ def _suite(
     study_dir: Path,
     tokenizer: "PreTrainedTokenizerBase | None",
     heldout: list[RawRow] | None,
-    found: Validation,
+    validation: Validation,
 ) -> None:
     suite = recipe.require_suite()
     for benchmark in suite.benchmarks:
-        found.groups.setdefault(benchmark.group, []).append(benchmark.name)
-    found.trained_group = recipe.analysis.trained_group
-    if recipe.arms and set(found.groups) == {found.trained_group}:
-        found.warnings.append(
-            f"every benchmark is in the trained group {found.trained_group}, so the report cannot show what was "
+        validation.groups.setdefault(benchmark.group, []).append(benchmark.name)
+    validation.trained_group = recipe.analysis.trained_group
+    if recipe.arms and set(validation.groups) == {validation.trained_group}:
+        validation.warnings.append(
+            f"every benchmark is in the trained group {validation.trained_group}, so the report cannot show what was "
             "forgotten; add benchmarks of another group"
         )
     try:
@@ -262,32 +262,32 @@ def _suite(
     except UserError:  # among the mistakes already
         return
     for benchmark in suite.benchmarks:
-        questions = _questions(recipe, benchmark, study_dir, heldout, found)
+        questions = _questions(recipe, benchmark, study_dir, heldout, validation)
         for prompting in benchmark.promptings if questions else ():
             path = task_path(folder, benchmark.name, prompting)
             if path.is_file():
-                _ask(recipe, benchmark, prompting, path, questions, tokenizer, found)
+                _ask(recipe, benchmark, prompting, path, questions, tokenizer, validation)
 
 
 def _questions(
-    recipe: Recipe, benchmark: BenchmarkSpec, study_dir: Path, heldout: list[RawRow] | None, found: Validation
+    recipe: Recipe, benchmark: BenchmarkSpec, study_dir: Path, heldout: list[RawRow] | None, validation: Validation
 ) -> list[Question]:
     """The questions of a benchmark; none where they cannot be had here, or are wrong."""
     if benchmark.data is not None:
         data = benchmark_files(benchmark)
         lock = recipe.lock.get("benchmarks", {}).get(data.name)
-        if not _readable("benchmark", data, lock, found):
+        if not _readable("benchmark", data, lock, validation):
             return []
         sentences = benchmark_mistakes(benchmark, lock)
-        found.mistakes += sentences
+        validation.mistakes += sentences
         if sentences:
             return []
     elif benchmark.name == "heldout":
         if heldout is None:
-            found.not_checked.append("the questions of heldout: the corpus cannot be built here")
+            validation.not_checked.append("the questions of heldout: the corpus cannot be built here")
         rows = heldout or []
         return [Question(problem_id(row.problem), {"problem": row.problem}, row.reference_answer) for row in rows]
-    with collected(found.mistakes):
+    with collected(validation.mistakes):
         return read_source_questions(recipe, benchmark, study_dir)
     return []
 
@@ -299,7 +299,7 @@ def _ask(
     path: Path,
     questions: list[Question],
     tokenizer: "PreTrainedTokenizerBase | None",
-    found: Validation,
+    validation: Validation,
 ) -> None:
     """Render all questions of a benchmark in one prompting, and compare their lengths with the limit."""
     name = benchmark.name if prompting == "native" else f"{benchmark.name}, {prompting}"
@@ -311,21 +311,21 @@ def _ask(
             texts = [filled(path, question.fields | {"suffix": recipe.prompt.suffix}) for question in questions]
         else:
             texts = _rendered(recipe, benchmark, prompting, questions, tokenizer)
-    found.mistakes += [
+    validation.mistakes += [
         text if text.startswith("benchmark") else f"benchmark {benchmark.name!r}: {text}" for text in sentences
     ]
     if not texts:
         return
     how = "" if tokenizer is not None else " (without the chat template)"
     shown = "(restricted: not shown)" if benchmark.restricted else texts[0]
-    found.samples.append(Sample(f"one question of {name}{how}", shown))
+    validation.samples.append(Sample(f"one question of {name}{how}", shown))
     if tokenizer is None:
         return
     limit = recipe.require_suite().max_prompt_tokens
     row = lengths_of(name, [len(ids) for ids in tokenizer(texts)["input_ids"]], "suite.max_prompt_tokens", limit)
-    found.lengths.append(row)
+    validation.lengths.append(row)
     if row.over:
-        found.mistakes.append(
+        validation.mistakes.append(
             f"benchmark {benchmark.name!r}: {row.over} of {row.texts} prompts of {path.stem} are longer than "
             f"suite.max_prompt_tokens {limit}, the longest has {row.longest}; raise it"
         )

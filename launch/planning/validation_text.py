@@ -7,30 +7,36 @@ from launch.planning.validation import Validation
 _SHOWN_CHARS = 700  # of a text as the model sees it
 
 
-def as_json(found: Validation) -> dict[str, Any]:
+def as_json(validation: Validation) -> dict[str, Any]:
     """As JSON values, with every text whole."""
     return {
-        "study": found.study,
-        "valid": not found.mistakes,
-        "mistakes": found.mistakes,
-        "warnings": found.warnings,
-        "not_checked": found.not_checked,
-        "corpus": found.corpus,
-        "groups": found.groups,
-        "trained_group": found.trained_group,
-        "lengths": [row._asdict() for row in found.lengths],
-        "samples": [row._asdict() for row in found.samples],
+        "study": validation.study,
+        "valid": not validation.mistakes,
+        "mistakes": validation.mistakes,
+        "warnings": validation.warnings,
+        "not_checked": validation.not_checked,
+        "corpus": validation.corpus,
+        "groups": validation.groups,
+        "trained_group": validation.trained_group,
+        "lengths": [row._asdict() for row in validation.lengths],
+        "samples": [row._asdict() for row in validation.samples],
     }
 
 
-def format_validation(found: Validation) -> str:
+def format_validation(validation: Validation) -> str:
     """A summary: what was read, lengths, one text of each kind, and at the end the verdict with every mistake."""
-    parts = [_corpus_lines(found), _group_lines(found), _length_lines(found), *_sample_lines(found), _verdict(found)]
-    return "\n\n".join("\n".join(part) for part in parts if part)
+    paragraphs = [
+        _corpus_lines(validation),
+        _group_lines(validation),
+        _length_lines(validation),
+        *_sample_lines(validation),
+        _verdict(validation),
+    ]
+    return "\n\n".join("\n".join(paragraph) for paragraph in paragraphs if paragraph)
 
 
-def _corpus_lines(found: Validation) -> list[str]:
-    corpus = found.corpus
+def _corpus_lines(validation: Validation) -> list[str]:
+    corpus = validation.corpus
     if corpus is None:
         return []
     lines = [f"corpus: {corpus['rows']:,} rows, {corpus['problems']:,} problems after the filters"]
@@ -44,19 +50,19 @@ def _corpus_lines(found: Validation) -> list[str]:
     return lines
 
 
-def _group_lines(found: Validation) -> list[str]:
+def _group_lines(validation: Validation) -> list[str]:
     return [
-        f"group {group}{' (trained)' if group == found.trained_group else ''}: {', '.join(names)}"
-        for group, names in found.groups.items()
+        f"group {group}{' (trained)' if group == validation.trained_group else ''}: {', '.join(names)}"
+        for group, names in validation.groups.items()
     ]
 
 
-def _length_lines(found: Validation) -> list[str]:
-    if not found.lengths:
+def _length_lines(validation: Validation) -> list[str]:
+    if not validation.lengths:
         return []
-    width = max(len("tokens"), *(len(row.name) for row in found.lengths))
+    width = max(len("tokens"), *(len(row.name) for row in validation.lengths))
     lines = [f"{'tokens':{width}}  median    p95    max  limit"]
-    for row in found.lengths:
+    for row in validation.lengths:
         lines.append(
             f"{row.name:{width}}  {row.median:6,.0f} {row.p95:6,} {row.longest:6,}  {row.limit:,} ({row.setting}): "
             f"{row.over:,} of {row.texts:,} longer"
@@ -64,21 +70,21 @@ def _length_lines(found: Validation) -> list[str]:
     return lines
 
 
-def _sample_lines(found: Validation) -> list[list[str]]:
-    parts = []
-    for sample in found.samples:
+def _sample_lines(validation: Validation) -> list[list[str]]:
+    paragraphs = []
+    for sample in validation.samples:
         text = sample.text
         if len(text) > _SHOWN_CHARS:
             half = _SHOWN_CHARS // 2
             text = f"{text[:half]} [... {len(text) - 2 * half:,} characters, whole with --json ...] {text[-half:]}"
-        parts.append([f"{sample.name}:", *(f"  | {line}" for line in text.split("\n"))])
-    return parts
+        paragraphs.append([f"{sample.name}:", *(f"  | {line}" for line in text.split("\n"))])
+    return paragraphs
 
 
-def _verdict(found: Validation) -> list[str]:
-    lines = [f"not checked: {text}" for text in found.not_checked]
-    lines += [f"warning: {text}" for text in found.warnings]
-    lines += [f"mistake: {text}" for text in found.mistakes]
-    count = len(found.mistakes)
+def _verdict(validation: Validation) -> list[str]:
+    lines = [f"not checked: {text}" for text in validation.not_checked]
+    lines += [f"warning: {text}" for text in validation.warnings]
+    lines += [f"mistake: {text}" for text in validation.mistakes]
+    count = len(validation.mistakes)
     verdict = "is valid" if not count else f"has {count} mistake{'s' * (count > 1)}"
-    return [*lines, f"{found.study} {verdict}"]
+    return [*lines, f"{validation.study} {verdict}"]

@@ -15,7 +15,7 @@ _LOCATION = (".kind", ".dataset", ".files", ".columns", ".alternatives", ".revis
 
 
 class Row(NamedTuple):
-    """One stage."""
+    """How one stage of the rehearsal went."""
 
     stage: str
     seconds: float | None

@@ -48,11 +48,11 @@ class Replacements(NamedTuple):
     """Key of a section -> settings of the locked alternative that differ from the section's."""
 
 
-class _Values:
-    """The nested values of a recipe, and every change to them."""
+class _ScaledSettings:
+    """The nested settings of a recipe, and every change to them."""
 
-    def __init__(self, values: dict[str, Any]) -> None:
-        self.values = deepcopy(values)
+    def __init__(self, settings: dict[str, Any]) -> None:
+        self.settings = deepcopy(settings)
         self.changes: list[Scaled] = []
 
     def set(self, key: str, value: Any) -> None:
@@ -71,7 +71,7 @@ class _Values:
     def _section(self, key: str) -> tuple[Any, str]:
         """The mapping that holds a dotted key (None if a section is off), and the last part of the key."""
         *path, last = key.split(".")
-        section: Any = self.values
+        section: Any = self.settings
         for part in path:
             section = section[int(part)] if isinstance(section, list) else section.get(part)
             if section is None:
@@ -81,52 +81,52 @@ class _Values:
 
 def scale(recipe: Recipe, hardware: Hardware, replacements: Replacements) -> Scale:
     """A recipe at toy size for this hardware."""
-    values, missing = _Values(recipe.dump()), list(hardware.missing)
-    values.values["rehearsal"] = True
-    values.values["title"] = f"REHEARSAL of {recipe.title or recipe.study}"
-    values.set("seeds", [recipe.seeds[0]])
-    _resources(values, recipe, hardware, missing)
-    _training(values, recipe, hardware)
-    _corpus(values, recipe)
-    _evaluation(values, recipe, hardware, missing)
-    _replace(values, recipe, replacements)
+    scaled, missing = _ScaledSettings(recipe.dump()), list(hardware.missing)
+    scaled.settings["rehearsal"] = True
+    scaled.settings["title"] = f"REHEARSAL of {recipe.title or recipe.study}"
+    scaled.set("seeds", [recipe.seeds[0]])
+    _resources(scaled, recipe, hardware, missing)
+    _training(scaled, recipe, hardware)
+    _corpus(scaled, recipe)
+    _evaluation(scaled, recipe, hardware, missing)
+    _replace(scaled, recipe, replacements)
     if (tracked := recipe.wandb_settings) is not None:
-        values.set("wandb.mode", "offline")
-        values.set("wandb.project", f"{tracked.project}-rehearsal")
-    scaled = validate_recipe(values.values, "the rehearsal")
-    return Scale(scaled, tuple(values.changes), tuple(dict.fromkeys(missing)))
+        scaled.set("wandb.mode", "offline")
+        scaled.set("wandb.project", f"{tracked.project}-rehearsal")
+    rehearsed = validate_recipe(scaled.settings, "the rehearsal")
+    return Scale(rehearsed, tuple(scaled.changes), tuple(dict.fromkeys(missing)))
 
 
-def _resources(values: _Values, recipe: Recipe, hardware: Hardware, missing: list[str]) -> None:
-    values.set("resources.ranks", hardware.ranks)
-    values.set("resources.nodes", hardware.nodes)
+def _resources(scaled: _ScaledSettings, recipe: Recipe, hardware: Hardware, missing: list[str]) -> None:
+    scaled.set("resources.ranks", hardware.ranks)
+    scaled.set("resources.nodes", hardware.nodes)
     vllm = recipe.resources.vllm
     if not hardware.gpus:
         # The plan's checks of GPU memory do not apply.
-        values.set("resources.gpu", None)
+        scaled.set("resources.gpu", None)
         if recipe.model is not None and recipe.model.attention.startswith("flash"):
-            values.set("model.attention", "sdpa")
+            scaled.set("model.attention", "sdpa")
             missing.append(f"model.attention {recipe.model.attention}: sdpa is used, because there is no GPU")
-        values.set("resources.workers", 1)
+        scaled.set("resources.workers", 1)
     if vllm is None or not any(arm.sampling != "teacher" for arm in recipe.trained.values()):
         return
     if vllm.mode == "server" and (vllm.server_url is not None or not hardware.gpus):
         why = "the server has another model" if vllm.server_url else "sending it weights needs NCCL and GPUs"
-        values.set("resources.vllm", None)
+        scaled.set("resources.vllm", None)
         missing.append(f"resources.vllm server: transformers samples during training, because {why}")
     elif hardware.vllm is None:
-        values.set("resources.vllm", None)
+        scaled.set("resources.vllm", None)
         missing.append("resources.vllm: transformers samples during training, because vLLM is not installed")
     else:
         if not hardware.gpus and vllm.sleep is not False:
-            values.set("resources.vllm.sleep", False)
+            scaled.set("resources.vllm.sleep", False)
             missing.append("resources.vllm.sleep: vLLM keeps its memory during training, because there is no GPU")
         if vllm.tensor_parallel > hardware.ranks or (not hardware.gpus and vllm.tensor_parallel > 1):
-            values.set("resources.vllm.tensor_parallel", 1)
+            scaled.set("resources.vllm.tensor_parallel", 1)
             missing.append(f"resources.vllm.tensor_parallel {vllm.tensor_parallel}: each rank has a whole model")
 
 
-def _training(values: _Values, recipe: Recipe, hardware: Hardware) -> None:
+def _training(scaled: _ScaledSettings, recipe: Recipe, hardware: Hardware) -> None:
     if recipe.train is None:
         return
     train = recipe.train
@@ -139,31 +139,31 @@ def _training(values: _Values, recipe: Recipe, hardware: Hardware) -> None:
     problems = max(2, -(-2 * hardware.ranks * micro // completions))
     while problems * completions % (hardware.ranks * micro):
         problems += 1
-    values.set("train.steps", steps)
-    values.set("train.learning_rate", LEARNING_RATE)
-    values.set("train.completions_per_problem", completions)
-    values.set("train.problems_per_step", problems)
+    scaled.set("train.steps", steps)
+    scaled.set("train.learning_rate", LEARNING_RATE)
+    scaled.set("train.completions_per_problem", completions)
+    scaled.set("train.problems_per_step", problems)
     if train.micro_batch_size is not None:
-        values.set("train.micro_batch_size", micro)
+        scaled.set("train.micro_batch_size", micro)
     if train.micro_batch_tokens is not None:
-        values.set("train.micro_batch_tokens", micro * (PROMPT_TOKENS + COMPLETION_TOKENS))
-    values.set("train.save_every_steps", shared)
-    values.lower("train.warmup_steps", 0)  # the learning rate of a warm-up starts at 0
-    values.lower("train.decay_steps", 1)
-    values.lower("train.snapshots", 2)
-    values.lower("train.overlong_tokens", COMPLETION_TOKENS // 4)
+        scaled.set("train.micro_batch_tokens", micro * (PROMPT_TOKENS + COMPLETION_TOKENS))
+    scaled.set("train.save_every_steps", shared)
+    scaled.lower("train.warmup_steps", 0)  # the learning rate of a warm-up starts at 0
+    scaled.lower("train.decay_steps", 1)
+    scaled.lower("train.snapshots", 2)
+    scaled.lower("train.overlong_tokens", COMPLETION_TOKENS // 4)
     for name, arm in recipe.trained.items():
         if arm.learning_rate is not None:
-            values.set(f"arms.{name}.learning_rate", LEARNING_RATE)
+            scaled.set(f"arms.{name}.learning_rate", LEARNING_RATE)
         if arm.steps is not None:
-            values.set(f"arms.{name}.steps", steps)
+            scaled.set(f"arms.{name}.steps", steps)
         if arm.round_steps is not None:
-            values.set(f"arms.{name}.round_steps", 1)
+            scaled.set(f"arms.{name}.round_steps", 1)
         if arm.prompt is not None:
-            values.lower(f"arms.{name}.prompt.max_prompt_tokens", PROMPT_TOKENS)
-            values.lower(f"arms.{name}.prompt.max_completion_tokens", COMPLETION_TOKENS)
+            scaled.lower(f"arms.{name}.prompt.max_prompt_tokens", PROMPT_TOKENS)
+            scaled.lower(f"arms.{name}.prompt.max_completion_tokens", COMPLETION_TOKENS)
         for key, value in _own_settings(arm.train, problems, completions, micro, shared).items():
-            values.set(f"arms.{name}.train.{key}", value)
+            scaled.set(f"arms.{name}.train.{key}", value)
 
 
 def _own_settings(train: dict[str, Any], problems: int, completions: int, micro: int, shared: int) -> dict[str, Any]:
@@ -174,77 +174,77 @@ def _own_settings(train: dict[str, Any], problems: int, completions: int, micro:
     fixed |= {"micro_batch_tokens": micro * (PROMPT_TOKENS + COMPLETION_TOKENS)}
     own |= {key: value for key, value in fixed.items() if key in train}
     if "completions_per_problem" in train or "problems_per_step" in train:
-        each = min(train.get("completions_per_problem", completions), completions)
-        while problems * completions % each:
-            each -= 1
-        own |= {"completions_per_problem": each, "problems_per_step": problems * completions // each}
+        group_size = min(train.get("completions_per_problem", completions), completions)
+        while problems * completions % group_size:
+            group_size -= 1
+        own |= {"completions_per_problem": group_size, "problems_per_step": problems * completions // group_size}
     return own
 
 
-def _corpus(values: _Values, recipe: Recipe) -> None:
-    values.lower("prompt.max_prompt_tokens", PROMPT_TOKENS)
-    values.lower("prompt.max_completion_tokens", COMPLETION_TOKENS)
+def _corpus(scaled: _ScaledSettings, recipe: Recipe) -> None:
+    scaled.lower("prompt.max_prompt_tokens", PROMPT_TOKENS)
+    scaled.lower("prompt.max_completion_tokens", COMPLETION_TOKENS)
     if recipe.corpus.train_problems is not None:
-        values.lower("corpus.train_problems", SOURCE_ROWS - HELDOUT)
-    values.lower("corpus.heldout_problems", HELDOUT)
-    values.lower("probe.problems", QUESTIONS)
-    values.lower("model.pocket.documents", 4000)
+        scaled.lower("corpus.train_problems", SOURCE_ROWS - HELDOUT)
+    scaled.lower("corpus.heldout_problems", HELDOUT)
+    scaled.lower("probe.problems", QUESTIONS)
+    scaled.lower("model.pocket.documents", 4000)
     for sampler in ("teacher", "pass_rate.sampler"):
-        values.lower(f"corpus.{sampler}.max_completion_tokens", COMPLETION_TOKENS)
+        scaled.lower(f"corpus.{sampler}.max_completion_tokens", COMPLETION_TOKENS)
     if recipe.corpus.pass_rate is not None:  # the pass rates of a toy base must not filter problems
-        values.set("corpus.pass_rate.low", 0.0)
-        values.set("corpus.pass_rate.high", 1.0)
+        scaled.set("corpus.pass_rate.low", 0.0)
+        scaled.set("corpus.pass_rate.high", 1.0)
 
 
-def _evaluation(values: _Values, recipe: Recipe, hardware: Hardware, missing: list[str]) -> None:
+def _evaluation(scaled: _ScaledSettings, recipe: Recipe, hardware: Hardware, missing: list[str]) -> None:
     suite = recipe.suite
-    values.lower("statistics.draws", 200)
+    scaled.lower("statistics.draws", 200)
     if suite is None:
         return
-    values.lower("suite.questions", QUESTIONS)
-    values.lower("suite.samples_per_question", 2)
-    values.lower("suite.max_response_tokens", RESPONSE_TOKENS)
-    values.lower("suite.chunk_questions", QUESTIONS // 2)
-    values.lower("suite.engine.batch_size", 16)
+    scaled.lower("suite.questions", QUESTIONS)
+    scaled.lower("suite.samples_per_question", 2)
+    scaled.lower("suite.max_response_tokens", RESPONSE_TOKENS)
+    scaled.lower("suite.chunk_questions", QUESTIONS // 2)
+    scaled.lower("suite.engine.batch_size", 16)
     for index, benchmark in enumerate(suite.benchmarks):
-        values.lower(f"suite.benchmarks.{index}.samples", 2)
+        scaled.lower(f"suite.benchmarks.{index}.samples", 2)
         if benchmark.data is not None:
-            values.set(f"suite.benchmarks.{index}.data.rows", None)
-    values.lower("trajectory.questions", QUESTIONS)
-    values.lower("trajectory.heldout_problems", QUESTIONS)
-    values.lower("trajectory.draws", 100)
-    values.lower("diagnostics.prompts", QUESTIONS)
-    values.lower("diagnostics.max_completion_tokens", RESPONSE_TOKENS // 2)
-    values.lower("diagnostics.draws", 50)
+            scaled.set(f"suite.benchmarks.{index}.data.rows", None)
+    scaled.lower("trajectory.questions", QUESTIONS)
+    scaled.lower("trajectory.heldout_problems", QUESTIONS)
+    scaled.lower("trajectory.draws", 100)
+    scaled.lower("diagnostics.prompts", QUESTIONS)
+    scaled.lower("diagnostics.max_completion_tokens", RESPONSE_TOKENS // 2)
+    scaled.lower("diagnostics.draws", 50)
     engine = suite.engine
     if engine.kind == "endpoint":
-        values.set("suite.engine", {**engine.model_dump(mode="json"), "kind": "hf", "base_url": None, "model": None})
+        scaled.set("suite.engine", {**engine.model_dump(mode="json"), "kind": "hf", "base_url": None, "model": None})
         missing.append("suite.engine endpoint: transformers generates, because the server has another model")
     if engine.kind == "vllm" and hardware.vllm is None:
-        values.set("suite.engine.kind", "hf")
+        scaled.set("suite.engine.kind", "hf")
         missing.append("suite.engine vllm: transformers generates, because vLLM is not installed")
     elif engine.kind == "vllm":
         if engine.tensor_parallel > max(1, hardware.gpus):
-            values.set("suite.engine.tensor_parallel", 1)
+            scaled.set("suite.engine.tensor_parallel", 1)
             missing.append(f"suite.engine.tensor_parallel {engine.tensor_parallel}: one process has the whole model")
         if not hardware.gpus:
-            values.set("suite.engine.eager", True)
+            scaled.set("suite.engine.eager", True)
 
 
-def _replace(values: _Values, recipe: Recipe, replacements: Replacements) -> None:
+def _replace(scaled: _ScaledSettings, recipe: Recipe, replacements: Replacements) -> None:
     """Use small models, the files of a few rows and the stand-in teacher."""
     for key, folder in replacements.models.items():
-        values.set(key, folder)
-        values.set(f"{key.rpartition('.')[0]}.revision", None)
+        scaled.set(key, folder)
+        scaled.set(f"{key.rpartition('.')[0]}.revision", None)
     for key, file in replacements.files.items():
         # `columns` names those of a file without a header; JSONL rows have keys.
         section: dict[str, Any] = {"kind": "file", "path": file, "dataset": None, "files": [], "columns": []}
         section |= {"alternatives": [], "revision": None}
         for name, value in (replacements.settings.get(key, {}) | section).items():
-            values.set(f"{key}.{name}", value)
+            scaled.set(f"{key}.{name}", value)
     for sampler, spec in recipe.corpus.samplers.items():
         if spec.kind == "endpoint" and replacements.teacher is not None:
-            values.set(f"corpus.{sampler}.base_url", replacements.teacher)
-            values.set(f"corpus.{sampler}.api_key_variable", None)
-            values.lower(f"corpus.{sampler}.concurrency", 8)
-    values.values["lock"] = {}
+            scaled.set(f"corpus.{sampler}.base_url", replacements.teacher)
+            scaled.set(f"corpus.{sampler}.api_key_variable", None)
+            scaled.lower(f"corpus.{sampler}.concurrency", 8)
+    scaled.settings["lock"] = {}

@@ -154,15 +154,15 @@ def _no_progress(study_dir: Path, stage: Stage) -> str | None:
 
 
 def _exit_on_signal(study_dir: Path, name: str) -> None:
-    def end(number: int, frame: FrameType | None) -> None:
-        message = f"stopped by {signal.Signals(number).name}; finished parts are kept"
+    def end(signal_number: int, frame: FrameType | None) -> None:
+        message = f"stopped by {signal.Signals(signal_number).name}; finished parts are kept"
         print(message, flush=True)
         with suppress(OSError):
             record(study_dir, name, Failure(message, STOPPED))
         os._exit(STOPPED)
 
-    for number in (signal.SIGTERM, signal.SIGUSR1):
-        signal.signal(number, end)
+    for signal_number in (signal.SIGTERM, signal.SIGUSR1):
+        signal.signal(signal_number, end)
 
 
 def _write_to_log(study_dir: Path, name: str, node: int) -> None:

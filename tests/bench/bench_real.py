@@ -112,11 +112,11 @@ def trainers(kind: str, model_dir: Path, updates: int) -> tuple[Any, Any]:
 
 def answers(model_dir: Path, questions: int, folder: Path) -> tuple[tuple[float, list[str]], tuple[float, list[str]]]:
     """Seconds and texts of our evaluation stage and of `simple_evaluate`, each with the model loaded by it."""
-    benchmark = {
-        "name": "svamp", "group": "math", "scorings": {"robust": "boxed"},
-        "data": {"kind": "file", "path": str(RECIPE.parent / "data" / "svamp.jsonl"), "fields": {"problem": "problem"}, "id_field": "id",
-                 "rows": questions, "licence": "MIT"},
+    data = {
+        "kind": "file", "path": str(RECIPE.parent / "data" / "svamp.jsonl"), "fields": {"problem": "problem"},
+        "id_field": "id", "rows": questions, "licence": "MIT",
     }  # fmt: skip
+    benchmark = {"name": "svamp", "group": "math", "scorings": {"robust": "boxed"}, "data": data}
     recipe = load_recipe(RECIPE, [
         f"model.path={model_dir}", "arms={}", "train=null", "probe=null", "trajectory=null", "diagnostics=null",
         "analysis={}", "corpus.heldout_problems=0", f"suite.benchmarks={json.dumps([benchmark])}",

@@ -141,7 +141,7 @@ class Snapshots(TrainerCallback):
         self.trainer: Trainer | None = None
 
     def on_step_end(self, args: Arguments, state: TrainerState, control: TrainerControl, **kwargs: object) -> None:
-        """Save if this update is one of them."""
+        """Save the weights after an update in `steps`."""
         if state.global_step not in self.steps:
             return
         assert self.trainer is not None

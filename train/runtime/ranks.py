@@ -25,8 +25,8 @@ _noted: list[tuple[str, float]] = []  # name and time of each signal, by the mon
 def listen() -> None:
     """Record SIGTERM and SIGUSR1 from now on instead of ending; forgets earlier signals."""
     _noted.clear()
-    for each in SIGNALS:
-        signal.signal(each, lambda number, frame: _noted.append((signal.Signals(number).name, time.monotonic())))
+    for awaited in SIGNALS:
+        signal.signal(awaited, lambda number, frame: _noted.append((signal.Signals(number).name, time.monotonic())))
 
 
 def noted_signal() -> str | None:
@@ -163,6 +163,6 @@ def gathered(rows: list[Any]) -> list[Any]:
 
     if world_size() == 1 or not (dist.is_available() and dist.is_initialized()):
         return rows
-    parts: list[list[Any]] = [[] for _ in range(world_size())]
-    dist.all_gather_object(parts, rows)
-    return [row for part in parts for row in part]
+    rows_of_ranks: list[list[Any]] = [[] for _ in range(world_size())]
+    dist.all_gather_object(rows_of_ranks, rows)
+    return [row for rows_of_rank in rows_of_ranks for row in rows_of_rank]

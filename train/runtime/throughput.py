@@ -91,15 +91,15 @@ def throughput(
     from trl.trainer.utils import adjusted_mfu, compute_flops_per_token, compute_mfu
 
     needed = work.computed - work.padding
-    found = {f"seconds/{name}": round(value, 4) for name, value in seconds.items()}
-    found["throughput/tokens_per_second"] = round((needed + work.skipped) / sum(seconds.values()), 1)
-    found["throughput/padding_share"] = round(work.padding / max(1, work.computed), 4)
+    metrics = {f"seconds/{name}": round(value, 4) for name, value in seconds.items()}
+    metrics["throughput/tokens_per_second"] = round((needed + work.skipped) / sum(seconds.values()), 1)
+    metrics["throughput/padding_share"] = round(work.padding / max(1, work.computed), 4)
     if peak_flops and needed:
         length = work.squares // needed  # the mean over tokens, at which the attention of all rows is exact
         per_token = compute_flops_per_token(config, length)
         mfu = compute_mfu(per_token, needed / seconds["training"], ranks, peak_flops)
-        found["throughput/mfu"] = round(adjusted_mfu(mfu, config, length) / 100, 4)
-    return found
+        metrics["throughput/mfu"] = round(adjusted_mfu(mfu, config, length) / 100, 4)
+    return metrics
 
 
 def device_peak(dtype: str) -> float | None:
