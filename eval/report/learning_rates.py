@@ -87,12 +87,12 @@ def read_accuracy(recipe: Recipe, study_dir: Path, arm: str) -> Accuracy | None:
     mean = sum(values) / len(values)
     over_seeds = (sum((value - mean) ** 2 for value in values) / max(len(values) - 1, 1) / len(values)) ** 0.5
     binomial = (mean * (100 - mean) / (recipe.corpus.heldout_problems * len(values))) ** 0.5
-    found = Accuracy(accuracy=round(mean, 3), error=round(max(over_seeds, binomial), 3))
+    accuracy = Accuracy(accuracy=round(mean, 3), error=round(max(over_seeds, binomial), 3))
     if arm == "base":
-        return found
+        return accuracy
     runs = [study_dir / "arms" / arm / f"seed-{seed}" for seed in recipe.seeds]
     taken = {"seconds": (CLOCK, "process_seconds"), "updates": (LEDGER, "step"), "completions": (LEDGER, "completions")}
-    return found.model_copy(
+    return accuracy.model_copy(
         update={name: _mean_of_last([run / file for run in runs], key) for name, (file, key) in taken.items()}
     )
 
