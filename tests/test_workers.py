@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from launch.execution import local
+from launch.execution.worker import worker_environment
 from launch.stages import build_stages, stage_inputs
 from recipes.errors import UserError
 from recipes.loading import load_recipe
@@ -87,3 +88,23 @@ def test_waiting_threads_of_a_stage_sleep_unless_the_user_says_otherwise(own, sp
         check=True,
     )
     assert f"GOMP_SPINCOUNT = '{spins}'" in result.stderr  # 300000 without a setting
+
+
+def test_freed_memory_goes_back_to_the_system():
+    """300 MB of small objects below one that stays: the C library keeps their pages until it is asked for them."""
+    code = (
+        "from pathlib import Path; from launch.execution.worker import return_memory\n"
+        "def resident(): return int(Path('/proc/self/statm').read_text().split()[1]) * 4096 >> 20\n"
+        "parts = [b'x' * (60_000 + n % 2) for n in range(5_000)]; top = b'y' * 60_000; del parts; before = resident()\n"
+        "return_memory(); print(before - resident())"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert 250 < int(result.stdout) < 350
+
+
+@pytest.mark.parametrize(("own", "bound"), [({}, "nobind"), ({"VLLM_CPU_OMP_THREADS_BIND": "0-7"}, "0-7")])
+def test_engines_side_by_side_are_not_bound_to_the_same_cores(own, bound, monkeypatch):
+    monkeypatch.delenv("VLLM_CPU_OMP_THREADS_BIND", raising=False)
+    for name, value in own.items():
+        monkeypatch.setenv(name, value)
+    assert worker_environment()["VLLM_CPU_OMP_THREADS_BIND"] == bound

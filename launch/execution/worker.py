@@ -1,5 +1,7 @@
 """A worker process of the local scheduler: runs one stage after another, each with its own log."""
 
+import ctypes
+import gc
 import os
 import signal
 import sys
@@ -34,6 +36,8 @@ def worker_environment() -> dict[str, str]:
         "TQDM_DISABLE": "1",
         "TRL_EXPERIMENTAL_SILENCE": "1",
         "VLLM_WORKER_MULTIPROC_METHOD": "spawn",  # CUDA cannot be used in a forked process
+        # By default every engine of vLLM's CPU build takes the first cores, and two side by side share them.
+        "VLLM_CPU_OMP_THREADS_BIND": os.environ.get("VLLM_CPU_OMP_THREADS_BIND", "nobind"),
         "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1"),
         # Threads that wait for each other sleep. By default they spin, several times slower beside other processes.
         "OMP_WAIT_POLICY": os.environ.get("OMP_WAIT_POLICY", "passive"),
@@ -74,5 +78,13 @@ def run_in_worker(
             record(Path(study_dir), stage.name, failure)
         return failure
     finally:
+        return_memory()
         sys.stdout.flush()
         sys.stderr.flush()
+
+
+def return_memory() -> None:
+    """Give memory that was freed back to the system: the C library keeps it, and the next stage may be a small one."""
+    gc.collect()
+    with suppress(OSError, AttributeError):  # only glibc has it
+        ctypes.CDLL(None).malloc_trim(0)
