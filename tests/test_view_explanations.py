@@ -72,7 +72,7 @@ def test_a_part_of_a_question_is_judged_by_itself():
     assert explain("strict_likelihood", likely, 0, "yes") == ["this part: wrong, answer no"]
     assert explain("likelihood", likely, 0, "yes") == []
     assert rule_text("strict_yes_no").startswith("MC-TACO's strict accuracy of a question")
-    assert rule_text("yes_no") == "By the yes or no settled on."
+    assert rule_text("yes_no") == "Whether the yes or no that the response settles on is the reference's."
 
 
 def test_references_are_lines_that_a_person_reads():
