@@ -108,3 +108,27 @@ def test_a_killed_round_keeps_the_batches_it_drew(tmp_path):
     assert files == [["round-0.json"], ["round-0.json"]]
     stored = [(tmp_path / name / "rollouts" / "round-0.json").read_bytes() for name in ("whole", "killed")]
     assert stored[0] == stored[1]
+
+
+def test_batches_that_another_rank_cannot_see_are_drawn_again(tmp_path, monkeypatch):
+    """Three of four batches are on disk, and another rank sees one: both draw from the second on."""
+    order = [(f"problem-{n}", "ask" * (n + 1)) for n in range(8)]
+    settings = settings_for(sampling="base_once", problems_per_step=2, completions_per_problem=3, round_steps=None)
+    asked = []
+
+    def draw(prompts, seed):
+        asked.append(prompts)
+        return [[[len(prompt), seed % 1000, place] for place in range(3)] for prompt in prompts]
+
+    def sample():
+        return PolicyRollouts(order, tokenizer, tmp_path, Books(), 10, settings, 7).completions(3, draw)
+
+    whole = sample()
+    groups = read_groups(tmp_path / "rollouts" / "round-0.json")
+    (tmp_path / "rollouts" / "round-0.json").unlink()
+    for start in (0, 2, 4):
+        write_groups(tmp_path / "rollouts" / "round-0.parts" / f"{start}.json", groups[start : start + 2])
+    monkeypatch.setattr("train.rollouts.gathered", lambda rows: [*rows, 1])
+    asked.clear()
+    assert sample() == whole
+    assert len(asked) == 3

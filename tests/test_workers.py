@@ -108,3 +108,17 @@ def test_engines_side_by_side_are_not_bound_to_the_same_cores(own, bound, monkey
     for name, value in own.items():
         monkeypatch.setenv(name, value)
     assert worker_environment()["VLLM_CPU_OMP_THREADS_BIND"] == bound
+
+
+def test_processes_of_a_stage_get_its_threads(tmp_path):
+    """vLLM's workers read the variable: unbound, they would otherwise use one thread whatever the recipe says."""
+    code = (
+        "import os, sys; from launch.execution import worker; from launch.stages import Stage\n"
+        "from recipes.loading import load_recipe\n"
+        "def note(recipe, study, stage): (study / 'threads').write_text(os.environ['OMP_NUM_THREADS'])\n"
+        "worker.run_stage = note; recipe = load_recipe('recipes/pocket/smoke.yaml')\n"
+        "stage = Stage('base', 'm', {}, threads=3)\n"
+        "worker.run_in_worker(recipe.model_dump(mode='json'), sys.argv[1], stage)"
+    )
+    subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=True)
+    assert (tmp_path / "threads").read_text() == "3"

@@ -8,6 +8,7 @@ update, as token ids. Samples of the policy are written to `rollouts/`, so that 
 import json
 import shutil
 from collections.abc import Callable, Sequence
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from recipes.manifest import Progress, write_atomic
 from train.accounting.cost import forward_flops
 from train.accounting.ledger import Ledger
 from train.arms import ResolvedArm
-from train.runtime.ranks import rank
+from train.runtime.ranks import gathered, rank
 from train.weights import completion_weights
 
 Completions = list[list[int]]
@@ -177,16 +178,17 @@ class PolicyRollouts:
         return groups if self.round_steps is not None else dict(zip(dict(self.order), groups, strict=True))
 
     def _sample(self, prompts: list[str], current: int, draw: Draw) -> list[Stored]:
-        """One group per prompt, a batch of problems at a time; batches from before a kill are read from disk.
-
-        All ranks read the same batches, because a batch is written only after all of them have drawn it.
-        """
+        """One group per prompt, a batch of problems at a time; batches from before a kill are read from disk."""
         progress = Progress(self.directory.parent, len(prompts), "problems sampled")
         parts_dir = self.directory / f"round-{current}.parts"
         groups: list[Stored] = []
-        for start in range(0, len(prompts), self.problems_per_step):
+        starts = range(0, len(prompts), self.problems_per_step)
+        stored = sum(1 for _ in takewhile(lambda start: (parts_dir / f"{start}.json").exists(), starts))
+        # A shared file system may show a rank fewer batches than another, and all of them must draw the same ones.
+        known = min(gathered([stored]))
+        for batch, start in enumerate(starts):
             part = parts_dir / f"{start}.json"
-            if part.exists():
+            if batch < known:
                 groups += read_groups(part)
                 continue
             seed = (self.seed * 1_000_003 + current * 10_007 + start) % 2**31

@@ -63,7 +63,7 @@ def run(recipe: Recipe, study_dir: Path, stage_dir: Path, resume: bool) -> None:
     funnel = Funnel()
     try:
         _build(recipe, study_dir, stage_dir, funnel)
-    except Exception:
+    except Exception:  # whatever failed, the rejects so far help to find out why
         write_json_lines(stage_dir / REJECTS, funnel.rejects)
         raise
     finally:

@@ -49,9 +49,8 @@ def answering_seconds(recipe: Recipe, shape: ModelShape, gpu: Gpu, rates: Rates,
     suite, size = recipe.require_suite(), bytes_per_weight(recipe)
     engine, gpus = suite.engine, suite.engine.tensor_parallel
     mean = expected_tokens(recipe, suite.max_response_tokens)
-    load = Sampling(
-        responses, suite.max_prompt_tokens // 4, mean, suite.max_response_tokens
-    )  # limits are rarely reached
+    prompt = suite.max_prompt_tokens // 4  # the limit is rarely reached
+    load = Sampling(responses, prompt, mean, suite.max_response_tokens)
     if engine.kind == "endpoint":
         return None
     if engine.kind == "hf" or recipe.resources.gpu is None:

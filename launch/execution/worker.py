@@ -63,6 +63,7 @@ def run_in_worker(
         import torch
 
         torch.set_num_threads(stage.threads)
+        os.environ["OMP_NUM_THREADS"] = str(stage.threads)  # of the processes it starts, such as vLLM's
         if gpus and not torch.cuda.is_available():
             raise UserError(
                 f"this machine has GPU {', '.join(gpus)} but torch cannot use it; install a torch built for it, or set "

@@ -51,7 +51,7 @@ def rows_of(count: int, tokenizer: Any, prompt: Any) -> list[dict[str, str]]:
     return [
         {
             "prompt": render_prompt(tokenizer, row["problem"], prompt),
-            "completion": row["worded"],
+            "completion": row["worded"][0],
             "answer": row["answer"],
         }
         for row in found

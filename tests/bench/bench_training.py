@@ -22,7 +22,7 @@ from pathlib import Path
 import torch
 from datasets import Dataset
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import PreTrainedTokenizerFast, PrinterCallback, Qwen3Config, Qwen3ForCausalLM
+from transformers import PreTrainedTokenizerFast, PrinterCallback, Qwen3Config, Qwen3ForCausalLM, TrainerCallback
 from trl import GRPOConfig, GRPOTrainer, SFTConfig, SFTTrainer
 
 from data.language_model import on_cpu
@@ -66,20 +66,24 @@ def model(shape: str, vocabulary: int) -> Qwen3ForCausalLM:
         return Qwen3ForCausalLM(config)
 
 
+class Stamps(TrainerCallback):
+    """Notes when each update begins, whatever its micro-batches are."""
+
+    def __init__(self, stamps: list[float]) -> None:
+        self.stamps = stamps
+
+    def on_step_begin(self, *args, **kwargs):
+        if not on_cpu():
+            torch.cuda.synchronize()
+        self.stamps.append(time.perf_counter())
+
+
 def measured(build, directory: Path) -> tuple[float, float]:
     """Seconds of an update, the median without the first, and peak GB."""
     stamps = []
     trainer = build(directory)
     trainer.remove_callback(PrinterCallback)
-    step = trainer.training_step
-
-    def stamped(*args, **kwargs):
-        if not on_cpu():
-            torch.cuda.synchronize()
-        stamps.append(time.perf_counter())
-        return step(*args, **kwargs)
-
-    trainer.training_step = stamped
+    trainer.add_callback(Stamps(stamps))
     if not on_cpu():
         torch.cuda.reset_peak_memory_stats()
     trainer.train()

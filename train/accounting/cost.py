@@ -57,7 +57,7 @@ class ModelShape:
         attention = 2 * (hidden + queries) + 2 * (hidden + keys)
         return self.num_layers * rank * (attention + 3 * (hidden + self.intermediate_size))
 
-    def layer_matrices(self) -> int:
+    def projection_parameters(self) -> int:
         """Parameters of a layer's linear projections."""
         queries, keys = self.num_heads * self.head_dim, self.num_kv_heads * self.head_dim
         return self.hidden_size * (2 * queries + 2 * keys + 3 * self.intermediate_size)

@@ -93,7 +93,7 @@ def training_memory(
     kept = (2 if bfloat16 and not autocast else 4) * tokens * shape.hidden_size * shape.num_layers
     activations = kept + whole_layer if checkpointing else whole_layer * shape.num_layers
     if autocast and tokens:
-        activations += 2 * shape.layer_matrices() * shape.num_layers
+        activations += 2 * shape.projection_parameters() * shape.num_layers
     head = _head_bytes(shape, tokens, adapter_rank is None, bfloat16, mixed, zero_stage == 3, on_gpu)
     return RankMemory(weights, gradients, optimizer, activations, head)
 
