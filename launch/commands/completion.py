@@ -30,13 +30,11 @@ def completion(options: argparse.Namespace) -> int:
     """Print a script that completes commands, options and files. In bash: eval "$(transfer completion bash)"; in zsh:
     eval "$(transfer completion zsh)"; in ~/.bashrc or ~/.zshrc it works in every shell.
     """
-    from launch.commands.main import COMMANDS
-
     cases = []
-    for item in COMMANDS:
+    for item in options.commands:
         flags = [name for action in item.arguments for name in action.names if name.startswith("-")]
         cases.append(f'      {item.name}) words="{" ".join(flags)} --help" ;;')
-    script = _SCRIPT.format(names=" ".join(item.name for item in COMMANDS), cases="\n".join(cases))
+    script = _SCRIPT.format(names=" ".join(item.name for item in options.commands), cases="\n".join(cases))
     if options.shell == "zsh":
         script = f"autoload -U +X compinit bashcompinit\ncompinit -u\nbashcompinit\n{script}"
     print(script)

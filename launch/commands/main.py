@@ -86,7 +86,7 @@ def build_parser() -> argparse.ArgumentParser:
     for command in COMMANDS:
         subparser = subparsers.add_parser(command.name, help=command.summary, description=command.description)
         lists = [item.names[0] for item in command.arguments if item.settings.get("nargs") == "*"]
-        subparser.set_defaults(run=command.run, rest=lists[0] if lists else None)
+        subparser.set_defaults(run=command.run, commands=COMMANDS, rest=lists[0] if lists else None)
         for item in command.arguments:
             subparser.add_argument(*item.names, **item.settings)
     return parser
