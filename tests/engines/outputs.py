@@ -9,8 +9,10 @@ from data.pocket_world import benchmark_questions
 from data.prompts.prompt import load_tokenizer
 from eval.questions.records import Question
 from eval.responses.harness import generate_chunk, render
+from eval.responses.units import open_units
 from eval.scorers.records import Response
-from recipes.loading import load_recipe
+from recipes.loading import load_recipe, load_study
+from recipes.manifest import read_manifest
 from recipes.schema import Recipe
 from recipes.suite_schema import BenchmarkSpec
 from tests.engines.conftest import SMOKE
@@ -43,6 +45,13 @@ def generate(engine, recipe: Recipe, names=("sum", "sort", "copy"), count=8, see
         prompts = render(recipe, engine.tokenizer, benchmark, "native", questions)
         found[name] = generate_chunk(engine, engine.tokenizer, prompts, seed)
     return found
+
+
+def stored_responses(study: Path, label: str) -> list[Response]:
+    """What a study has stored of one model, whose suite is one benchmark with one prompting."""
+    model_dir = read_manifest(study / "eval" / label)["facts"]["model"]
+    (unit,) = open_units(load_study(study), study, study / "eval" / label, model_dir)
+    return unit.rows()
 
 
 def differing(first: Outputs, second: Outputs) -> list[tuple[str, str, str]]:

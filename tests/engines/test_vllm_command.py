@@ -10,10 +10,9 @@ import time
 import psutil
 import pytest
 
-from eval.responses.units import open_units
-from recipes.loading import load_study
 from recipes.manifest import read_manifest
 from tests.engines.conftest import ROOT, SMOKE
+from tests.engines.outputs import stored_responses
 
 pytestmark = pytest.mark.engines
 
@@ -44,12 +43,6 @@ def journal(out):
             entry = json.loads(line)
             found[path.parts[-3], entry["question"], entry["sample"]] = entry["text"]
     return found
-
-
-def rows(out, label):
-    model_dir = read_manifest(out / "eval" / label)["facts"]["model"]
-    (unit,) = open_units(load_study(out), out, out / "eval" / label, model_dir)
-    return unit.rows()
 
 
 def test_two_models_by_one_worker_killed_and_continued(pocket_study, other_model, tmp_path):
@@ -86,7 +79,7 @@ def test_two_models_by_one_worker_killed_and_continued(pocket_study, other_model
     text, _ = process.communicate(timeout=300)
     assert process.returncode == 0, text
     assert alive(started) == []
-    kept = {label: rows(out, label) for label in ("base", "other")}
+    kept = {label: stored_responses(out, label) for label in ("base", "other")}
     assert {key: kept[key[0]][key[1]].responses[key[2]] for key in before} == before
     for label in ("base", "other"):
         facts = read_manifest(out / "eval" / label)["facts"]["engine"]
@@ -97,6 +90,6 @@ def test_two_models_by_one_worker_killed_and_continued(pocket_study, other_model
     text, _ = (process := command(whole)).communicate(timeout=300)
     assert process.returncode == 0, text
     for label in ("base", "other"):
-        assert rows(out, label) == rows(whole, label)
-    assert rows(out, "base") != rows(out, "other")
-    assert any(len(set(row.responses)) == 3 for row in rows(out, "base"))
+        assert stored_responses(out, label) == stored_responses(whole, label)
+    assert stored_responses(out, "base") != stored_responses(out, "other")
+    assert any(len(set(row.responses)) == 3 for row in stored_responses(out, "base"))
