@@ -124,6 +124,9 @@ def test_every_other_command_exists_and_its_files_do(page):
 def test_longer_commands_of_the_docs_run(page, workspace):
     if not (workspace / "runs" / "pocket" / "report" / "transfer.json").exists():
         assert run("transfer run recipes/pocket/study.yaml", workspace).returncode == 0
+    for line in commands(page, "sh"):  # what the shorter commands write, where they have not run
+        if line.startswith("transfer init") and not (workspace / line.split()[-1]).exists():
+            assert run(line, workspace).returncode == 0
     for line in commands(page, "sh long"):
         result = run(line, workspace)
         assert result.returncode in statuses(line), (
