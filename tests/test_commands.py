@@ -108,8 +108,14 @@ def test_a_recipe_and_a_run_name_the_same_study(tmp_path, monkeypatch):
     assert (again.train.steps, again.train.save_every_steps) == (3, 2)
     assert load_recipe(folder) == recipe
     ablation = argparse.Namespace(study=ROOT / "recipes" / "ablations" / "pocket_learning_rate.yaml")
-    (tmp_path / "runs" / "pocket-learning-rate").mkdir()
+    with pytest.raises(
+        UserError, match=r"runs/ablations/pocket-learning-rate does not .*`transfer ablate .*` makes it"
+    ):
+        study_folder(ablation)
+    write_json(Path("runs/pocket-learning-rate/ablation.json"), {})  # of an earlier version
     assert study_folder(ablation) == Path("runs/pocket-learning-rate")
+    (tmp_path / "runs" / "ablations" / "pocket-learning-rate").mkdir(parents=True)
+    assert study_folder(ablation) == Path("runs/ablations/pocket-learning-rate")
 
 
 def test_shipped_recipes_are_found_from_other_folders(tmp_path, monkeypatch):
