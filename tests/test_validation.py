@@ -152,10 +152,7 @@ def test_a_source_without_a_lock_is_a_mistake_and_the_rest_is_checked(law):
     assert found.mistakes == [
         "source gsm8k is not resolved; run `transfer fetch RECIPE` on a connected machine",
     ]
-    assert found.not_checked == [
-        "whether there are enough problems: a source is missing",
-        "source gsm8k: not resolved",
-    ]
+    assert found.not_checked == ["whether there are enough problems: a source is missing"]
     assert found.corpus["rows"] == 24
     lock = {"sources": {"gsm8k": {"dataset": "openai/gsm8k", "revision": "0" * 40, "rows": 9,
                                   "files": {"main/train-0.parquet": "00"}}}}  # fmt: skip
@@ -163,6 +160,11 @@ def test_a_source_without_a_lock_is_a_mistake_and_the_rest_is_checked(law):
     found = validate(load_recipe(law), Path("runs/none"))
     assert found.mistakes == []
     assert found.not_checked[1] == "source gsm8k: not in the cache of this machine"
+    lock["sources"]["gsm8k"]["dataset"] = "openai/other"
+    law.with_suffix(".lock.json").write_text(json.dumps(lock))
+    found = validate(load_recipe(law), Path("runs/none"))
+    assert found.mistakes == ["source gsm8k: the lock is for dataset openai/other; run `transfer fetch` again"]
+    assert not any("gsm8k" in text for text in found.not_checked)
 
 
 def test_texts_are_those_of_training_and_evaluation_and_lengths_are_counted(law):
