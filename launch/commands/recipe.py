@@ -109,7 +109,7 @@ def _submit(recipe: "Recipe", study_dir: Path, stages: "list[Stage]", options: a
     write_json(study_dir / STUDY_FILE, recipe.dump())
     if not options.no_reuse:
         with locked(study_dir):
-            reuse(recipe, study_dir, stages)
+            reuse(recipe, study_dir, stages, on_cluster=True)
     return run_on_slurm(study_dir, tasks, site, options.until)
 
 
