@@ -1,6 +1,6 @@
 """Ablations: one recipe run at several points that differ on declared axes. Stages that points share run once.
 
-    runs/<ablation>/
+    runs/ablations/<name>/
       ablation.json      axes and points
       shared/            a study folder with the stages that all points have in common (corpus, base, its evaluation)
       points/<point>/    a study folder each; a stage that runs in another folder is a link to it
@@ -180,6 +180,18 @@ def _link(path: Path, target: Path) -> None:
         path.symlink_to(text)
 
 
+def default_root(kind: str, name: str, before: str) -> Path:
+    """The folder of an ablation, apart from the studies in `runs/`, whose names could be the same.
+
+    Args:
+        kind: ablations or rates, the folder in `runs/`.
+        name: of the recipe's study, or of the file of the ablation.
+        before: where in `runs/` earlier versions put it; one that is there is continued.
+    """
+    root, earlier = Path("runs") / kind / name, Path("runs") / before
+    return earlier if (earlier / ABLATION_FILE).exists() and not root.exists() else root
+
+
 def read_ablation(
     path: Path, overrides: Sequence[str], grid: Sequence[str], paired: Sequence[str], root: Path | None
 ) -> Ablation:
@@ -220,8 +232,9 @@ def read_ablation(
     repeated = {point.name for point in points if sum(other.name == point.name for other in points) > 1}
     if repeated:
         raise UserError(f"two points are called {sorted(repeated)[0]}; list every value once")
+    folder = name or base.study
     name = name or f"{base.study}-ablation"
-    return Ablation(root or Path("runs") / name, name, title or base.title, axes, is_paired, points)
+    return Ablation(root or default_root("ablations", folder, name), name, title or base.title, axes, is_paired, points)
 
 
 def _axes(texts: Sequence[str]) -> dict[str, list[Any]]:

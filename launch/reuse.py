@@ -1,8 +1,9 @@
 """A new study takes over what studies beside it have made: base, corpus, questions, and the base's evaluation.
 
-A stage is taken over if its inputs are equal by hash and the same code, packages and Python made it. Its outputs must
-match the hashes that its manifest recorded. A stage is put together in `<study>/.reuse` and moved into place as a
-whole, so that a kill leaves no half of one.
+A stage is taken over if its inputs are equal by hash and the same code, packages and Python made it; on a CPU also the
+same kernels, because others round differently (`recipes/processor.py`). Its outputs must match the hashes that its
+manifest recorded. A stage is put together in `<study>/.reuse` and moved into place as a whole, so that a kill leaves no
+half of one.
 """
 
 import os
@@ -17,6 +18,7 @@ from launch.stages import Stage
 from recipes.errors import UserError
 from recipes.loading import STUDY_FILE, read_study_file
 from recipes.manifest import MANIFEST, hash_file, hash_json, package_versions, read_manifest, write_json
+from recipes.processor import cpu_kernels, other_kernels
 from recipes.schema import Recipe
 
 REUSED = ("base", "corpus", "questions", "eval/base")
@@ -32,34 +34,50 @@ class Source(NamedTuple):
     manifest: dict[str, Any]
 
 
+class Expected(NamedTuple):
+    """What a run would take over."""
+
+    sources: dict[str, Source]
+    """By name of the stage."""
+    refused: list[str]
+    """What it would not, although inputs, code and packages are equal, as sentences."""
+
+
 class _DamagedError(Exception):
     """A stage does not hold what its manifest says; the message names the file."""
 
 
-def expected(stages: Sequence[Stage], study_dir: Path) -> dict[str, Source]:
-    """What a run would take over, by name of the stage, where the outputs are what they should be. Writes nothing."""
+def expected(recipe: Recipe, study_dir: Path, stages: Sequence[Stage], *, on_cluster: bool = False) -> Expected:
+    """What a run would take over where the outputs are what they should be. Writes nothing."""
+    kernels = _kernels(recipe, on_cluster)
     source_by_stage: dict[str, Source] = {}
+    refused: list[str] = []
     for stage in _missing(stages, study_dir):
         manifests = {
             name: source_by_stage[name].manifest if name in source_by_stage else read_manifest(study_dir / name)
             for name in stage.needs
         }
-        source = next(_sources(stage, study_dir, manifests), None)
-        if source is not None:
-            source_by_stage[stage.name] = source
-    return source_by_stage
+        sources, others = _sources(stage, study_dir, manifests, kernels)
+        refused += others
+        if sources:
+            source_by_stage[stage.name] = sources[0]
+    return Expected(source_by_stage, refused)
 
 
-def reuse(recipe: Recipe, study_dir: Path, stages: Sequence[Stage]) -> None:
+def reuse(recipe: Recipe, study_dir: Path, stages: Sequence[Stage], *, on_cluster: bool = False) -> None:
     """Take over what other studies have made, and print what and from where. The study must be locked.
 
-    A source that is damaged is named and left alone.
+    A source that is damaged, or was made with other CPU kernels, is named and left alone.
     """
+    kernels = _kernels(recipe, on_cluster)
     shutil.rmtree(study_dir / _FOLDER, ignore_errors=True)  # of a run that was killed
     taken: dict[Path, list[str]] = {}
     for stage in _missing(stages, study_dir):
         manifests = {name: read_manifest(study_dir / name) for name in stage.needs}
-        for source in _sources(stage, study_dir, manifests):
+        sources, others = _sources(stage, study_dir, manifests, kernels)
+        for text in others:
+            print(f"  {text}")
+        for source in sources:
             try:
                 _take_over(recipe, study_dir, stage, source)
             except (_DamagedError, OSError) as error:
@@ -73,24 +91,35 @@ def reuse(recipe: Recipe, study_dir: Path, stages: Sequence[Stage]) -> None:
         print(f"  reused   {', '.join(names)} of {study} (--no-reuse makes them again)")
 
 
+def _kernels(recipe: Recipe, on_cluster: bool) -> dict[str, str] | None:
+    """The CPU kernels that stages must have been made with; None if a GPU computes, or nodes that are not known yet."""
+    return None if recipe.resources.gpu is not None or on_cluster else cpu_kernels()
+
+
 def _missing(stages: Sequence[Stage], study_dir: Path) -> Iterator[Stage]:
     """The stages to take over that have no folder."""
     return (stage for stage in stages if stage.name in REUSED and not os.path.lexists(study_dir / stage.name))
 
 
-def _sources(stage: Stage, study_dir: Path, needs: dict[str, dict[str, Any] | None]) -> Iterator[Source]:
+def _sources(
+    stage: Stage, study_dir: Path, needs: dict[str, dict[str, Any] | None], kernels: dict[str, str] | None
+) -> tuple[list[Source], list[str]]:
     """Where the stage is finished with the same inputs, code and packages: first where it was made, the latest first.
 
     Args:
         stage: the stage.
         study_dir: the study that lacks it.
         needs: manifests of the stages that it needs.
+        kernels: the CPU kernels it must have been made with; None: any.
+
+    Returns:
+        The sources; if there are none, a sentence for each that was made with other kernels.
     """
     if not all(manifest is not None and manifest["completed"] for manifest in needs.values()):
-        return
+        return [], []
     outputs = {f"output of {name}": (manifest or {}).get("output_hash") for name, manifest in needs.items()}
     wanted = (hash_json(stage.reads | outputs), stage.code, package_versions())
-    sources = []
+    sources, others = [], []
     for study in _studies_beside(study_dir):
         with suppress(UserError, KeyError):  # an unreadable or foreign manifest is no source
             manifest = read_manifest(study / stage.name)
@@ -102,10 +131,13 @@ def _sources(stage: Stage, study_dir: Path, needs: dict[str, dict[str, Any] | No
                     **environment["packages"],
                 }
                 if (manifest["input_hash"], manifest["code"], made_by) == wanted:
-                    sources.append(Source(study, manifest))
-    yield from sorted(
-        sources, key=lambda source: ("reused_from" not in source.manifest, source.manifest["completed"]), reverse=True
-    )
+                    other = None if kernels is None else other_kernels(environment.get("cpu_kernels"), kernels)
+                    if other is None:
+                        sources.append(Source(study, manifest))
+                    else:
+                        others.append(f"not reused {stage.name} of {study}: {other}")
+    sources.sort(key=lambda source: ("reused_from" not in source.manifest, source.manifest["completed"]), reverse=True)
+    return sources, [] if sources else others
 
 
 def _studies_beside(study_dir: Path) -> list[Path]:

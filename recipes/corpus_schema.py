@@ -25,7 +25,8 @@ class DataFiles(Spec):
     name: str = Field(min_length=1)
     """Value of the `source` column; also its name in the lock file."""
     path: str | None = None
-    """The file, for kind `file`; relative to the recipe's file, or to the working directory if it is not there."""
+    """The file, for kind `file`; relative to the recipe's file, or to the working directory if it is not there. A
+    script `prepare.py` beside the recipe that makes it is named where it is missing."""
     dataset: str | None = None
     """Hugging Face dataset id, for kind `hub`."""
     files: tuple[str, ...] = ()

@@ -13,6 +13,8 @@ from recipes.errors import UserError
 from recipes.schema import Recipe
 
 STUDY_FILE = "study.json"
+PREPARE = "prepare.py"
+"""A script beside a recipe that makes its data files."""
 _SHIPPED = Path(__file__).resolve().parent
 _OTHER_FILES = {  # by a key that only they have
     "recipe": "the file of an ablation, not a recipe; see `transfer ablate {path} --dry-run`",
@@ -75,8 +77,14 @@ def read_recipe_file(path: Path) -> dict[str, Any]:
 
 
 def _with_absolute_paths(value: Any, folder: Path, key: str = "") -> Any:
-    """Values of a recipe in which relative paths to what exists in `folder` are absolute."""
+    """Values of a recipe in which relative paths to what exists in `folder` are absolute.
+
+    So are those to data files that a script in `folder` is to make.
+    """
     if isinstance(value, dict):
+        path = value.get("path") if value.get("kind") == "file" and (folder / PREPARE).is_file() else None
+        if path and not Path(str(path)).exists():
+            value = value | {"path": str((folder / str(path)).resolve())}
         return {
             name: inner if name == "lock" else _with_absolute_paths(inner, folder, str(name))
             for name, inner in value.items()

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from recipes.errors import UserError
+from recipes.processor import cpu_kernels
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -195,7 +196,8 @@ def start_stage(directory: Path, name: str, inputs: dict[str, Any], code: str = 
 
     A directory with other inputs, or without a manifest, is moved to `<study>/replaced/`; nothing is deleted.
 
-    If a stage is resumed by another version of the `code`, both are recorded. `in_place`: keep the directory when
+    If a stage is resumed by another version of the `code`, both are recorded; with other CPU kernels, none are.
+    `in_place`: keep the directory when
     inputs change, because its parts have manifests of their own.
 
     Returns:
@@ -203,9 +205,13 @@ def start_stage(directory: Path, name: str, inputs: dict[str, Any], code: str = 
     """
     state = stage_state(directory, inputs)
     resume = state.state == "resume"
+    made_with, manifest = environment(), read_manifest(directory)
     if resume:
-        before = str((read_manifest(directory) or {}).get("code", code))
+        before = str((manifest or {}).get("code", code))
         code = code if code == before.split("+")[-1] else f"{before}+{code}"
+    continued = manifest is not None and (resume or in_place)
+    if continued and (manifest or {}).get("environment", {}).get("cpu_kernels") != made_with["cpu_kernels"]:
+        made_with["cpu_kernels"] = None  # of what is kept and what is added there is not one kind
     if directory.exists() and not resume and not in_place:
         kept = directory.parents[len(Path(name).parts) - 1] / "replaced"
         kept.mkdir(parents=True, exist_ok=True)
@@ -222,7 +228,7 @@ def start_stage(directory: Path, name: str, inputs: dict[str, Any], code: str = 
             "started": _now(),
             "completed": None,
             "resumed": resume,
-            "environment": environment(),
+            "environment": made_with,
         },
     )
     return resume
@@ -260,7 +266,7 @@ def package_versions() -> dict[str, str]:
 
 
 def environment() -> dict[str, Any]:
-    """Versions, commit and hardware; no host name, path or environment variable."""
+    """Versions, commit and hardware; no host name, no path, and no variable but those that choose CPU kernels."""
     versions = package_versions()
     python, machine = versions.pop("python"), versions.pop("machine")
     return {
@@ -270,6 +276,7 @@ def environment() -> dict[str, Any]:
         "packages": versions,
         "machine": machine,
         "cpu_count": os.cpu_count(),
+        "cpu_kernels": cpu_kernels(),
     }
 
 

@@ -15,6 +15,7 @@ from launch.commands.ablate import report
 from launch.execution.failures import INTERRUPTED, STOPPED
 from launch.stages import flatten
 from recipes.errors import UserError
+from recipes.loading import load_recipe, read_yaml
 from tests.reports import arm_values, make_transfer
 
 RECIPES = Path(__file__).resolve().parent.parent / "recipes"
@@ -39,6 +40,27 @@ def test_a_grid_is_all_combinations_and_each_point_knows_its_axes(tmp_path):
 def test_paired_values_go_together(tmp_path):
     made = ablation(tmp_path, paired=["train.steps=2,4", "train.warmup_steps=0,1"])
     assert [(p.recipe.train.steps, p.recipe.train.warmup_steps) for p in made.points] == [(2, 0), (4, 1)]
+
+
+def test_no_default_folder_of_an_ablation_is_that_of_another_recipe(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    axes = ["seeds=[0],[1]"]
+    pocket = read_ablation(RECIPES / "pocket" / "study.yaml", [], axes, [], None)
+    methods = read_ablation(RECIPES / "pocket" / "ablation.yaml", [], axes, [], None)
+    assert (pocket.root, methods.root) == (Path("runs/ablations/pocket"), Path("runs/ablations/pocket-ablation"))
+    folders = [Path("runs") / load_recipe(path).study for path in RECIPES.glob("*/*.yaml") if is_recipe(path)]
+    folders += [read_ablation(path, [], axes, [], None).root for path in RECIPES.glob("*/*.yaml") if is_recipe(path)]
+    folders += [read_ablation(path, [], [], [], None).root for path in RECIPES.glob("ablations/*.yaml")]
+    assert len(set(folders)) == len(folders) > 40
+    # One that an earlier version began is continued where it is, unless there is one at the new place.
+    replace(pocket, root=Path("runs/pocket-ablation")).write()
+    assert read_ablation(RECIPES / "pocket" / "study.yaml", [], axes, [], None).root == Path("runs/pocket-ablation")
+    pocket.write()
+    assert read_ablation(RECIPES / "pocket" / "study.yaml", [], axes, [], None).root == pocket.root
+
+
+def is_recipe(path):
+    return "study" in read_yaml(path)
 
 
 def test_what_points_share_is_run_once(tmp_path):

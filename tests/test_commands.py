@@ -108,8 +108,37 @@ def test_a_recipe_and_a_run_name_the_same_study(tmp_path, monkeypatch):
     assert (again.train.steps, again.train.save_every_steps) == (3, 2)
     assert load_recipe(folder) == recipe
     ablation = argparse.Namespace(study=ROOT / "recipes" / "ablations" / "pocket_learning_rate.yaml")
-    (tmp_path / "runs" / "pocket-learning-rate").mkdir()
+    with pytest.raises(
+        UserError, match=r"runs/ablations/pocket-learning-rate does not .*`transfer ablate .*` makes it"
+    ):
+        study_folder(ablation)
+    write_json(Path("runs/pocket-learning-rate/ablation.json"), {})  # of an earlier version
     assert study_folder(ablation) == Path("runs/pocket-learning-rate")
+    (tmp_path / "runs" / "ablations" / "pocket-learning-rate").mkdir(parents=True)
+    assert study_folder(ablation) == Path("runs/ablations/pocket-learning-rate")
+
+
+def test_a_dry_run_is_the_plan_with_a_command_for_stages_that_run_alike(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    texts = {}
+    for arguments in (["plan"], ["run", "--dry-run"], ["run", "--dry-run", "--stages"]):
+        assert main([*arguments, str(SMOKE)]) == 0
+        texts[" ".join(arguments)] = capsys.readouterr().out
+    table, rest = texts["plan"].split("\n\nin all", 1)
+    dry = texts["run --dry-run"]
+    assert dry.startswith(table)
+    assert dry.endswith(rest)
+    run = f"transfer run {SMOKE} --until"
+    assert [line.strip() for line in dry.removeprefix(table).removesuffix(rest).splitlines() if run in line] == [
+        f"{run} {stage}"
+        for stage in ("base", "corpus", "arms/off_policy_sft/seed-0", "arms/on_policy_sft/seed-0", "questions",
+                      "eval/base", "report")
+    ]  # fmt: skip
+    assert "arms/on_policy_sft, arms/grpo: one process, train.grpo" in dry
+    assert texts["run --dry-run --stages"].count(run) == 11
+    assert '"study"' not in texts["run --dry-run --stages"]
+    assert main(["run", str(SMOKE), "--stages"]) == 2
+    assert "--stages shows more of a --dry-run" in capsys.readouterr().err
 
 
 def test_shipped_recipes_are_found_from_other_folders(tmp_path, monkeypatch):

@@ -208,3 +208,5 @@ def test_learning_rates_are_chosen_on_heldout_problems_and_other_seeds(transfer,
     assert "arms/grpo/seed-100" in shown.stdout
     assert "arms/grpo/seed-0" not in shown.stdout
     assert not (tmp_path / "r").exists()
+    named = transfer("ablate", SMOKE, "--learning-rates", "1e-4,1e-3", "--dry-run", cwd=tmp_path)
+    assert named.stdout.startswith("smoke-rates-ablation -> runs/rates/smoke\n")

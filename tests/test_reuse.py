@@ -131,6 +131,79 @@ def test_other_packages_are_another_stage(tmp_path):
     assert take(tmp_path / "new")["questions"] == "new"
 
 
+CPUINFO = "processor\t: 0\nvendor_id\t: GenuineIntel\nflags\t\t: fpu sse2 fma avx avx2{}\n"
+
+
+@pytest.fixture
+def processor(tmp_path, monkeypatch):
+    """Sets the vector instructions of this machine's processor, besides AVX2, and its variables."""
+    file = tmp_path / "cpuinfo"
+    monkeypatch.setattr("recipes.processor._CPUINFO", file)
+    monkeypatch.delenv("OPENBLAS_CORETYPE", raising=False)
+
+    def change(instructions="", **variables):
+        file.write_text(CPUINFO.format(instructions))
+        for name in ("ATEN_CPU_CAPABILITY", "ONEDNN_MAX_CPU_ISA"):
+            monkeypatch.delenv(name, raising=False)
+        for name, value in variables.items():
+            monkeypatch.setenv(name, value)
+
+    change()
+    return change
+
+
+def test_stages_with_other_cpu_kernels_are_not_taken_over_and_it_is_said(tmp_path, capsys, processor):
+    old = make(tmp_path / "old")
+    assert read_manifest(old / "base")["environment"]["cpu_kernels"] == {
+        "vendor": "GenuineIntel", "instructions": "avx avx2 fma"
+    }  # fmt: skip
+    recipe, stages = load_recipe(SMOKE), build_stages(load_recipe(SMOKE))
+    for number, (change, said) in enumerate(
+        [
+            ({"ATEN_CPU_CAPABILITY": "default"}, "ATEN_CPU_CAPABILITY not set there, default here"),
+            ({"ONEDNN_MAX_CPU_ISA": "AVX2"}, "ONEDNN_MAX_CPU_ISA not set there, AVX2 here"),
+            (
+                {"instructions": " avx512f avx512bw avx512vl amx_tile"},
+                "here only: amx_tile, avx512bw, avx512f and 1 more",
+            ),
+        ]
+    ):
+        processor(**change)
+        sentences = [
+            f"not reused {name} of {old}: made with other CPU kernels ({said})" for name in ("base", "questions")
+        ]
+        assert expected(recipe, tmp_path / f"new-{number}", stages) == ({}, sentences)
+        assert take(tmp_path / f"new-{number}") == dict.fromkeys(FILES, "new")
+        assert capsys.readouterr().out == "".join(f"  {text}\n" for text in sentences)
+        plan = build_plan(recipe, stages, tmp_path / f"new-{number}", with_reuse=True)
+        assert f"note: {sentences[0]}" in format_plan(plan)
+        # Not on a cluster, whose nodes are not known, and not where GPUs compute.
+        assert list(expected(recipe, tmp_path / "other", stages, on_cluster=True).sources) == list(FILES)
+        on_gpu = load_recipe(SMOKE, ["resources.gpu=H100-80GB"])
+        assert expected(on_gpu, tmp_path / "other", stages).refused == []
+    processor()
+    assert take(tmp_path / "same") == dict.fromkeys(FILES, "done")
+    assert "not reused" not in capsys.readouterr().out
+
+
+def test_stages_of_unknown_or_several_cpu_kernels_are_not_taken_over(tmp_path, capsys, processor):
+    old = make(tmp_path / "old")
+    manifest = read_manifest(old / "base")
+    del manifest["environment"]["cpu_kernels"]  # as an earlier version wrote it
+    write_json(old / "base" / "manifest.json", manifest)
+    stage = next(stage for stage in build_stages(load_recipe(SMOKE)) if stage.name == "questions")
+    write_json(old / "questions" / "manifest.json", read_manifest(old / "questions") | {"completed": None})
+    processor(ATEN_CPU_CAPABILITY="avx2")
+    assert start_stage(old / "questions", "questions", stage_inputs(stage, old), stage.code)
+    finish_stage(old / "questions", hash_files(old / "questions", list(FILES["questions"])))
+    processor()
+    take(tmp_path / "new")
+    why = "made with several kinds of CPU kernels, or before manifests recorded them"
+    assert capsys.readouterr().out == "".join(
+        f"  not reused {name} of {old}: {why}\n" for name in ("base", "questions")
+    )
+
+
 @pytest.mark.parametrize("damage", ["changed", "missing", "manifest"])
 def test_a_damaged_source_is_named_and_another_one_taken(tmp_path, capsys, damage):
     other, old, new = make(tmp_path / "another"), make(tmp_path / "old"), tmp_path / "new"
@@ -225,7 +298,7 @@ def test_the_plan_says_what_would_be_reused_and_writes_nothing(tmp_path):
     old, new = make(tmp_path / "old", until="questions"), tmp_path / "new"
     recipe = load_recipe(SMOKE, [])
     stages = build_stages(recipe)
-    assert list(expected(stages, new)) == ["base", "corpus", "questions"]
+    assert list(expected(recipe, new, stages).sources) == ["base", "corpus", "questions"]
     plan = build_plan(recipe, stages, new, with_reuse=True)
     assert {stage.name: stage.state for stage in plan.stages if stage.name in FILES} == {
         "base": "reused", "corpus": "reused", "questions": "reused", "eval/base": "new"

@@ -4,14 +4,17 @@ import json
 import random
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from recipes.loading import load_recipe
 from tests.trainers import replace
+from train.accounting.ledger import read_rows
 from train.arms import resolve_arm
 from train.rollouts import PolicyRollouts, read_groups, store, write_groups
+from train.runtime.recorder import RunRecorder
 
 RECIPE = Path(__file__).resolve().parent.parent / "recipes" / "pocket" / "smoke.yaml"
 
@@ -105,9 +108,60 @@ def test_a_killed_round_keeps_the_batches_it_drew(tmp_path):
     assert sample(tmp_path / "killed") == whole
     assert asked == batches
     files = [sorted(path.name for path in (tmp_path / name / "rollouts").iterdir()) for name in ("whole", "killed")]
-    assert files == [["round-0.json"], ["round-0.json"]]
+    assert files == [["round-0.json", "seconds-0.json"]] * 2
     stored = [(tmp_path / name / "rollouts" / "round-0.json").read_bytes() for name in ("whole", "killed")]
     assert stored[0] == stored[1]
+
+
+class Time:
+    """A clock that tests move."""
+
+    def __init__(self):
+        self.now = 1000.0
+
+    def monotonic(self):
+        return self.now
+
+
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_the_clock_of_a_resumed_run_has_the_seconds_of_samples_that_are_kept(tmp_path, monkeypatch, ranks):
+    """Two rounds of four batches, a minute each, and an update of 5 seconds; every attempt but the last is killed."""
+    order = [(f"problem-{n}", "ask") for n in range(16)]
+    settings = settings_for(sampling="round", problems_per_step=2, completions_per_problem=3, round_steps=4)
+    time = Time()
+    for module in ("train.rollouts", "train.runtime.recorder"):
+        monkeypatch.setattr(f"{module}.time", time)
+        monkeypatch.setattr(f"{module}.world_size", lambda: ranks)
+
+    def draw(prompts, seed):
+        if time.now >= dies_at:
+            raise KeyboardInterrupt
+        time.now += 60
+        return [[[1, 2]] * 3 for _ in prompts]
+
+    def attempt(saved, until, seconds=None):
+        """Continue from update `saved`; die in sampling after so many seconds, or after update `until`."""
+        nonlocal dies_at
+        time.now += 500  # the time that loading takes is not counted
+        recorder = RunRecorder(tmp_path, 8, saved)
+        recorder.on_train_begin()
+        dies_at = float("inf") if seconds is None else time.now + seconds
+        rollouts = PolicyRollouts(order, tokenizer, tmp_path, Books(), 10, settings, 7, recorder.count_earlier)
+        for step in range(saved, until):
+            rollouts.completions(step, draw)
+            time.now += 5
+            recorder.on_step_end(None, SimpleNamespace(global_step=step + 1, is_world_process_zero=True), None)
+        return [row["process_seconds"] / ranks for row in read_rows(tmp_path / "clock.jsonl")]
+
+    dies_at = 0.0
+    with pytest.raises(KeyboardInterrupt):
+        attempt(saved=0, until=1, seconds=120)  # after two batches
+    assert attempt(saved=0, until=1) == [245]  # draws the other two
+    assert attempt(saved=0, until=2) == [245, 250]  # killed before a checkpoint: samples are read, the update repeated
+    assert attempt(saved=2, until=3) == [245, 250, 255]  # within the round they are in the checkpoint's seconds already
+    assert attempt(saved=2, until=5) == [245, 250, 255, 260, 505]
+    assert attempt(saved=4, until=8) == [245, 250, 255, 260, 505, 510, 515, 520]
+    assert json.loads((tmp_path / "rollouts" / "seconds-0.json").read_text()) == dict.fromkeys("0246", 60.0 * ranks)
 
 
 def test_batches_that_another_rank_cannot_see_are_drawn_again(tmp_path, monkeypatch):

@@ -213,7 +213,16 @@ def test_study_without_a_suite_trains_and_scores_nothing():
     assert grpo.topology == "8 ranks, DeepSpeed ZeRO-3, vLLM colocate (70% of each GPU, tensor parallel 1)"
     assert sft.topology == "8 ranks, DeepSpeed ZeRO-3"
     assert grpo.files["runs/x/arms/grpo/seed-0/ranks/deepspeed.json"]["zero_optimization"]["stage"] == 3
-    assert "writes runs/x/arms/grpo/seed-0: final/" in format_plan(plan, commands=True)
+    assert "writes runs/x/arms/grpo/seed-0: final/" in format_plan(plan, commands=True, stages=True)
+    grouped = format_plan(plan, commands=True)
+    assert (
+        "\n  arms/sft_think, arms/sft_no_think: 8 ranks, DeepSpeed ZeRO-3\n"
+        f"      {sft.command}\n"
+        f"  arms/on_policy_sft, arms/grpo: {grpo.topology}\n"
+        f"      {by_name['arms/on_policy_sft/seed-0'].command}\n\n"
+    ) in grouped
+    assert "writes" not in grouped
+    assert grouped.startswith(format_plan(plan).partition("\n\nin all")[0])
 
 
 def test_inputs_of_the_pocket_study_are_those_of_earlier_versions():

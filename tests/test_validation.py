@@ -66,7 +66,7 @@ def test_all_mistakes_of_a_recipe_are_told_in_one_run_of_plan_and_run(law, capsy
         "undefined",
         f"source my-problems: {law.parent}/problems.csv has no column 'lable'; it has label, option_a, option_b, "
         "option_c, question, solution; did you mean 'label'?",
-        "source file absent.csv of rulings is neither beside the recipe nor in the working directory; "
+        "source rulings: its file absent.csv is neither beside the recipe nor in the working directory; "
         "set corpus.decontamination.benchmarks.0.path=FILE",
         "has no column 'solved'",
         "benchmark 'rulings': task file",
@@ -81,6 +81,31 @@ def test_all_mistakes_of_a_recipe_are_told_in_one_run_of_plan_and_run(law, capsy
         for text in expected:
             assert text in printed.out + printed.err, (command, text)
     assert not Path("runs").exists()
+
+
+def test_a_missing_file_is_said_with_the_script_beside_the_recipe_that_makes_it(law, capsys, monkeypatch):
+    edit(law, corpus__sources__0__path="made/problems.csv", suite__benchmarks__0__data__path="made/questions.csv")
+    script = law.with_name("prepare.py")
+    script.touch()
+
+    def said(*arguments):
+        assert main([*arguments]) == 2
+        printed = capsys.readouterr()
+        return printed.out + printed.err
+
+    made = "does not exist; `python {}` makes the recipe's data\n"
+    source = f"source my-problems: its file {{}}/made/problems.csv {made}"
+    benchmark = f"benchmark 'rulings': its file {{}}/made/questions.csv {made}"
+    for command in ("validate", "plan", "run"):
+        text = said(command, str(law))
+        assert source.format(law.parent, script) in text
+        assert benchmark.format(law.parent, script) in text
+    monkeypatch.chdir(law.parent.parent)
+    assert source.format("law", "law/prepare.py") in said("plan", "law/law.yaml")
+    other = said("plan", "law/law.yaml", "corpus.sources.0.path=other.csv")
+    assert "file other.csv is neither beside the recipe nor in the working directory; set corpus" in other
+    script.unlink()
+    assert "prepare.py" not in said("plan", "law/law.yaml")
 
 
 def test_counts_and_limits_are_refused_before_the_base_is_made(law, capsys):
@@ -127,10 +152,7 @@ def test_a_source_without_a_lock_is_a_mistake_and_the_rest_is_checked(law):
     assert found.mistakes == [
         "source gsm8k is not resolved; run `transfer fetch RECIPE` on a connected machine",
     ]
-    assert found.not_checked == [
-        "whether there are enough problems: a source is missing",
-        "source gsm8k: not resolved",
-    ]
+    assert found.not_checked == ["whether there are enough problems: a source is missing"]
     assert found.corpus["rows"] == 24
     lock = {"sources": {"gsm8k": {"dataset": "openai/gsm8k", "revision": "0" * 40, "rows": 9,
                                   "files": {"main/train-0.parquet": "00"}}}}  # fmt: skip
@@ -138,6 +160,11 @@ def test_a_source_without_a_lock_is_a_mistake_and_the_rest_is_checked(law):
     found = validate(load_recipe(law), Path("runs/none"))
     assert found.mistakes == []
     assert found.not_checked[1] == "source gsm8k: not in the cache of this machine"
+    lock["sources"]["gsm8k"]["dataset"] = "openai/other"
+    law.with_suffix(".lock.json").write_text(json.dumps(lock))
+    found = validate(load_recipe(law), Path("runs/none"))
+    assert found.mistakes == ["source gsm8k: the lock is for dataset openai/other; run `transfer fetch` again"]
+    assert not any("gsm8k" in text for text in found.not_checked)
 
 
 def test_texts_are_those_of_training_and_evaluation_and_lengths_are_counted(law):
@@ -211,7 +238,7 @@ def test_shipped_recipes_have_no_mistakes_that_files_here_can_show():
     shipped = [path for path in paths if path.parent.name not in ("audit", "ablations")]
     assert len(shipped) > 15
     # Files that a user brings or that a script of the recipe makes, and a base that another recipe trains.
-    absent = ("gsm8k_train", "math_train", "file data/", "model.path runs/smollm2-135m-warm-start/")
+    absent = ("gsm8k_train", "math_train", "smollm2-135m/prepare.py`", "model.path runs/smollm2-135m-warm-start/")
     for path in shipped:
         found = mistakes(load_recipe(path))
         assert [text for text in found if not any(name in text for name in absent)] == [], path

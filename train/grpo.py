@@ -150,7 +150,16 @@ def _stored_rollouts(run: Run, rows: list[Row]) -> TeacherRollouts | PolicyRollo
         text_of = strip_thinking if settings.strip_thinking else str
         return TeacherRollouts(run.order, run.demonstrations, run.tokenizer, settings, text_of)
     order = [(row["problem_id"], row["prompt"]) for row in rows]
-    return PolicyRollouts(order, run.tokenizer, run.stage_dir, run.ledger, run.parameters, settings, run.seed)
+    return PolicyRollouts(
+        order,
+        run.tokenizer,
+        run.stage_dir,
+        run.ledger,
+        run.parameters,
+        settings,
+        run.seed,
+        run.recorder.count_earlier,
+    )
 
 
 def _dynamic_sampling(run: Run, rows: list[Row], reward: RecordedReward) -> DynamicSampling:

@@ -7,6 +7,7 @@ update, as token ids. Samples of the policy are written to `rollouts/`, so that 
 
 import json
 import shutil
+import time
 from collections.abc import Callable, Sequence
 from itertools import takewhile
 from pathlib import Path
@@ -20,11 +21,11 @@ from data.corpus.rows import Demonstration, Problem
 from data.grading.grader import Grade
 from data.prompts.prompt import completion_ids
 from recipes.errors import UserError
-from recipes.manifest import Progress, write_atomic
+from recipes.manifest import Progress, read_json, write_atomic, write_json
 from train.accounting.cost import forward_flops
 from train.accounting.ledger import Ledger
 from train.arms import ResolvedArm
-from train.runtime.ranks import gathered, rank
+from train.runtime.ranks import gathered, rank, world_size
 from train.weights import completion_weights
 
 Completions = list[list[int]]
@@ -123,6 +124,9 @@ class PolicyRollouts:
 
     `order` holds problem ids and rendered prompts. The cost of sampling is entered in the ledger in the update that
     samples. Without `round_steps` in the arm's settings one group is sampled for every problem, once.
+
+    `count_earlier` is called in that update with the seconds, of all processes together, in which earlier attempts drew
+    the samples that are kept.
     """
 
     def __init__(
@@ -134,8 +138,9 @@ class PolicyRollouts:
         parameters: int,
         settings: ResolvedArm,
         seed: int,
+        count_earlier: Callable[[float], None] = lambda seconds: None,
     ) -> None:
-        self.order, self.tokenizer, self.ledger = order, tokenizer, ledger
+        self.order, self.tokenizer, self.ledger, self.count_earlier = order, tokenizer, ledger, count_earlier
         self.directory, self.parameters, self.seed = directory / "rollouts", parameters, seed
         self.problems_per_step, self.group = settings.problems_per_step, settings.completions_per_problem
         self.round_steps = settings.round_steps
@@ -164,9 +169,9 @@ class PolicyRollouts:
             first = current * self.round_steps * self.problems_per_step
             prompts = list(self.order[first : first + self.round_steps * self.problems_per_step])
         if path.exists():
-            groups = read_groups(path)
+            groups, earlier = read_groups(path), sum(self._seconds(current).values())
         else:
-            groups = self._sample([prompt for _, prompt in prompts], current, draw)
+            groups, earlier = self._sample([prompt for _, prompt in prompts], current, draw)
             if rank() == 0:
                 write_groups(path, groups)
                 shutil.rmtree(self.directory / f"round-{current}.parts")
@@ -175,10 +180,18 @@ class PolicyRollouts:
             prompt_tokens = self.group * sum(len(self.tokenizer(prompt)["input_ids"]) for _, prompt in prompts)
             flops = forward_flops(self.parameters, tokens + prompt_tokens)
             self.ledger.spend(generated_tokens=tokens, generate_flops=flops)
+            self.count_earlier(earlier)
         return groups if self.round_steps is not None else dict(zip(dict(self.order), groups, strict=True))
 
-    def _sample(self, prompts: list[str], current: int, draw: Draw) -> list[Stored]:
-        """One group per prompt, a batch of problems at a time; batches from before a kill are read from disk."""
+    def _seconds(self, current: int) -> dict[str, float]:
+        """Seconds, of all processes together, in which each batch of a round was drawn, by its first problem."""
+        return read_json(self.directory / f"seconds-{current}.json") or {}
+
+    def _sample(self, prompts: list[str], current: int, draw: Draw) -> tuple[list[Stored], float]:
+        """One group per prompt, a batch of problems at a time; batches from before a kill are read from disk.
+
+        Returns the groups, and the seconds in which those from the disk were drawn.
+        """
         progress = Progress(self.directory.parent, len(prompts), "problems sampled")
         parts_dir = self.directory / f"round-{current}.parts"
         groups: list[Stored] = []
@@ -186,18 +199,23 @@ class PolicyRollouts:
         stored = sum(1 for _ in takewhile(lambda start: (parts_dir / f"{start}.json").exists(), starts))
         # A shared file system may show a rank fewer batches than another, and all of them must draw the same ones.
         known = min(gathered([stored]))
+        seconds = self._seconds(current)
+        earlier = sum(seconds.get(str(start), 0.0) for start in starts[:known])
         for batch, start in enumerate(starts):
             part = parts_dir / f"{start}.json"
             if batch < known:
                 groups += read_groups(part)
                 continue
             seed = (self.seed * 1_000_003 + current * 10_007 + start) % 2**31
+            began = time.monotonic()
             drawn = [store(group) for group in draw(prompts[start : start + self.problems_per_step], seed)]
             groups += drawn
             if rank() == 0:
+                seconds[str(start)] = round((time.monotonic() - began) * world_size(), 3)
+                write_json(self.directory / f"seconds-{current}.json", seconds)
                 write_groups(part, drawn)
                 progress.update(len(groups))
-        return groups
+        return groups, earlier
 
 
 class DynamicSampling:

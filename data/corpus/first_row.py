@@ -1,5 +1,6 @@
 """Checks of the fields a recipe reads against the first row of a file, before anything is spent."""
 
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from data.corpus.files import Row
 from data.corpus.sources import listed, published_rows
 from recipes.corpus_schema import DataFiles
 from recipes.errors import UserError, collected
+from recipes.loading import PREPARE
 
 _SHOWN_CHARS = 60
 
@@ -39,10 +41,24 @@ def field_mistakes(
     return list(dict.fromkeys(sentences))
 
 
-def not_there(files: DataFiles) -> str:
-    """How to say that a file does not exist: where a relative path was looked for."""
-    absolute = Path(str(files.path)).is_absolute()
-    return "does not exist" if absolute else "is neither beside the recipe nor in the working directory"
+def not_there(files: DataFiles, setting: str) -> str:
+    """How to say that a file does not exist: its path, where it was looked for, and what makes it.
+
+    `setting`: what names another file, said where no script beside the recipe makes it.
+    """
+    path = Path(str(files.path))
+    if not path.is_absolute():
+        return f"{path} is neither beside the recipe nor in the working directory; set {setting}"
+    scripts = (folder / PREPARE for folder in path.parents if any(folder.glob("*.yaml")))
+    script = next((script for script in scripts if script.is_file()), None)
+    if script is None:
+        return f"{path} does not exist; set {setting}"
+    return f"{_from_here(path)} does not exist; `python {shlex.quote(str(_from_here(script)))}` makes the recipe's data"
+
+
+def _from_here(path: Path) -> Path:
+    """A path relative to the working directory, if it is in it."""
+    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
 
 
 def _short(text: str) -> str:

@@ -46,7 +46,12 @@ class NothingFinishedError(UserError):
         help="choose each arm's learning rate among these, on held-out corpus problems and on --seeds",
     ),
     argument("--seeds", metavar="S1,S2", default="100,101", help="training seeds of that choice; not the recipe's own"),
-    argument("--out", metavar="DIR", type=Path, help="folder of the ablation (default: runs/<name>)"),
+    argument(
+        "--out",
+        metavar="DIR",
+        type=Path,
+        help="folder of the ablation (default: runs/ablations/<study>, of --learning-rates runs/rates/<study>)",
+    ),
     DRY_RUN,
     UNTIL,
     *CLUSTER,
@@ -233,7 +238,7 @@ def missing_points(ablation: "Ablation", finished: Collection[str], until: str |
 
 def _choose_rates(options: argparse.Namespace) -> int:
     """Run the choice of learning rates: the same rates for every arm, scored on held-out problems, on other seeds."""
-    from launch.ablation import read_ablation
+    from launch.ablation import default_root, read_ablation
     from recipes.loading import load_recipe
 
     if options.grid or options.paired:
@@ -265,7 +270,7 @@ def _choose_rates(options: argparse.Namespace) -> int:
     settings += [f"study={recipe.study}-rates", "train.snapshots=0"]
     settings += ["probe=null", "trajectory=null", "diagnostics=null"]
     axes = [f"arms.{arm}.learning_rate={','.join(map(repr, rates))}" for arm in recipe.trained]
-    out = options.out or Path("runs") / f"{recipe.study}-rates"
+    out = options.out or default_root("rates", recipe.study, f"{recipe.study}-rates")
     options.until = _RATES_UNTIL
     return _run(read_ablation(options.study, settings, [], axes, out), options)
 

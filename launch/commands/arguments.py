@@ -103,20 +103,25 @@ def read_study(options: argparse.Namespace) -> "tuple[Recipe, Path]":
 
 
 def study_folder(options: argparse.Namespace) -> Path:
-    """The folder of RECIPE|RUN, which must exist: RUN itself, or runs/<study> of a recipe or an ablation file.
+    """The folder of RECIPE|RUN, which must exist: RUN itself, or the default one of a recipe or an ablation file.
 
     Raises:
         UserError: it does not exist.
     """
     from recipes.loading import read_yaml
 
-    path: Path = options.study
+    path, made_by = options.study, "run"
     if path.is_file():
         values = read_yaml(path)
-        name = values.get("name", path.stem) if "recipe" in values else values.get("study")
-        path = Path("runs") / str(name)
+        if "recipe" in values:
+            from launch.ablation import default_root
+
+            name, made_by = str(values.get("name") or path.stem), "ablate"
+            path = default_root("ablations", name, name)
+        else:
+            path = Path("runs") / str(values.get("study"))
     if not path.is_dir():
-        hint = "`transfer run` makes it" if path == options.study else f"`transfer run {options.study}` makes it"
+        hint = f"`transfer {made_by}{'' if path == options.study else f' {options.study}'}` makes it"
         raise UserError(f"{path} does not exist; {hint}, or name the folder of another study")
     return path
 

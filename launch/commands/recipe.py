@@ -1,7 +1,6 @@
 """The subcommands about a recipe: run, plan, check, report, fetch, lineage."""
 
 import argparse
-import json
 import shlex
 import sys
 from contextlib import redirect_stdout
@@ -30,7 +29,17 @@ if TYPE_CHECKING:
     from recipes.schema import Recipe
 
 
-@command("run a study, or continue it", STUDY, OVERRIDES, OUT, NO_REUSE, DRY_RUN, UNTIL, *CLUSTER)
+@command(
+    "run a study, or continue it",
+    STUDY,
+    OVERRIDES,
+    OUT,
+    NO_REUSE,
+    DRY_RUN,
+    argument("--stages", action="store_true", help="with --dry-run: every stage with its command, files and processes"),
+    UNTIL,
+    *CLUSTER,
+)
 def run(options: argparse.Namespace) -> int:
     """Run the stages of a recipe that are not done yet. Base, corpus, questions and the base's evaluation are taken
     over from a study in the same folder if it made them from the same inputs by the same code.
@@ -38,6 +47,8 @@ def run(options: argparse.Namespace) -> int:
     from launch.planning.preflight import check_before_running
     from launch.stages import build_stages, select_until
 
+    if options.stages and (not options.dry_run or options.on == "slurm"):
+        raise UserError("--stages shows more of a --dry-run on this machine; add --dry-run, or leave --stages out")
     recipe, study_dir = read_study(options)
     check_before_running(recipe)
     stages = select_until(build_stages(recipe), options.until)
@@ -98,7 +109,7 @@ def _submit(recipe: "Recipe", study_dir: Path, stages: "list[Stage]", options: a
     write_json(study_dir / STUDY_FILE, recipe.dump())
     if not options.no_reuse:
         with locked(study_dir):
-            reuse(recipe, study_dir, stages)
+            reuse(recipe, study_dir, stages, on_cluster=True)
     return run_on_slurm(study_dir, tasks, site, options.until)
 
 
@@ -140,7 +151,7 @@ def show_plan(
     site: "SiteSpec | None" = None,
     dry_run: bool = False,
 ) -> int:
-    """Print the plan; `dry_run`: with the resolved recipe and the commands of ranks. Returns the exit status."""
+    """Print the plan; `dry_run`: with commands and, as JSON, the resolved recipe. Returns the exit status."""
     from launch.planning.plan import build_plan
     from launch.planning.plan_schema import as_json
     from launch.planning.plan_text import format_plan
@@ -148,8 +159,7 @@ def show_plan(
     with_reuse = not getattr(options, "no_reuse", True)
     plan = build_plan(recipe, stages, study_dir, invocation, site, with_reuse=with_reuse)
     values = {"recipe": recipe.dump()} if dry_run else {}
-    text = f"{json.dumps(recipe.dump(), indent=1)}\n" if dry_run else ""
-    text += format_plan(plan, commands=dry_run, stages=getattr(options, "stages", False))
+    text = format_plan(plan, commands=dry_run, stages=getattr(options, "stages", False))
     print_result(options, values | as_json(plan), text)
     return 2 if plan.obstacles else 0
 

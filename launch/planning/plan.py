@@ -27,7 +27,7 @@ from launch.planning.preflight import completions_of_problem, unresolved_sentenc
 from launch.planning.schedule import on_one_machine, with_endless_nodes
 from launch.planning.teacher import teacher_plan
 from launch.rank_command import Rendezvous, launch_command, launch_files
-from launch.reuse import expected
+from launch.reuse import Expected, expected
 from launch.site_file import SiteSpec, hours_of
 from launch.stages import Stage, stage_states
 from recipes.manifest import StageState, finished_manifest
@@ -84,7 +84,8 @@ def build_plan(
     node, shape = gpus_of_node(recipe, site, gpus), model_shape(recipe)
     all_findings = findings(recipe, stages, study_dir, site, gpus, elsewhere)
     states = stage_states(stages, study_dir)
-    reused = expected(stages, study_dir) if with_reuse else {}
+    found = expected(recipe, study_dir, stages, on_cluster=site is not None) if with_reuse else Expected({}, [])
+    reused = found.sources
     waiting = [stage for stage in stages if states[stage.name].state != "done" and stage.name not in reused]
     setting = setting_of(recipe, shape, node)
     if setting is not None and site is not None:
@@ -110,7 +111,7 @@ def build_plan(
     labels = recipe.all_labels
     arms = {name: _arm_plan(recipe, name, setting, study_dir, node) for name in recipe.trained}
     pocket = recipe.model.pocket if recipe.model else None
-    notes = [str(finding) for finding in all_findings if finding.severity == "note"]
+    notes = [*(str(finding) for finding in all_findings if finding.severity == "note"), *found.refused]
     return Plan(
         study=recipe.study,
         directory=str(study_dir),

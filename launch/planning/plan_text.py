@@ -27,11 +27,12 @@ _NAMES = {
 def format_plan(plan: Plan, commands: bool = False, stages: bool = False) -> str:
     """The plan as text.
 
-    `commands`: with the exact command, files and processes of every stage. `stages`: with a line for every stage, not
-    one for every kind.
+    `commands`: with the processes of the stages that are left, and a command for those that run alike. `stages`: with a
+    line for every stage, not one for every kind; with `commands` also its command, files, inputs and outputs.
     """
     lines = [f"{plan.study} -> {plan.directory}", ""]
-    lines += _stage_lines(plan, commands) if commands or stages else _group_lines(plan)
+    lines += _stage_lines(plan, commands) if stages else _group_lines(plan)
+    lines += _command_lines(plan) if commands and not stages else []
     lines += _hours_lines(plan)
     if plan.parameters:
         tokens = plan.pretraining_tokens
@@ -122,6 +123,19 @@ def _group_lines(plan: Plan) -> list[str]:
         for reason in dict.fromkeys(reason for stage in members for reason in stage.reasons):
             lines.append(f"      {reason}")
     return lines
+
+
+def _command_lines(plan: Plan) -> list[str]:
+    """The processes of the stages that are left, and of those that run alike the first one's command."""
+    alike: dict[str, list[StagePlan]] = {}
+    for stage in plan.stages:
+        if stage.state not in ("done", "reused"):
+            alike.setdefault(stage.topology, []).append(stage)
+    lines = ["", "how they run, with the command of the first (--stages: of every stage, with files)"]
+    for topology, stages in alike.items():
+        groups = dict.fromkeys(stage.group for stage in stages)
+        lines += [f"  {', '.join(groups)}: {topology}", f"      {stages[0].command}"]
+    return lines if alike else []
 
 
 def _count(hours: float) -> str:

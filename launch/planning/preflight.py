@@ -66,8 +66,7 @@ def _corpus_mistakes(recipe: Recipe, counts: bool) -> list[str]:
     sentences = []
     for key, files in files_of_corpus(corpus).items():
         if files.kind == "file" and not Path(str(files.path)).is_file():
-            where = not_there(files)
-            sentences.append(f"source file {files.path} of {files.name} {where}; set corpus.{key}.path=FILE")
+            sentences.append(f"source {files.name}: its file {not_there(files, f'corpus.{key}.path=FILE')}")
         elif files.kind == "file":
             sentences += field_mistakes(files, fields_read(files))
     for sampler in corpus.samplers.values():

@@ -26,7 +26,7 @@ from eval.questions.task_files import suite_folder, task_path
 from eval.questions.wording import filled
 from launch.planning.fit import obstacles
 from launch.planning.lengths import Lengths, lengths_of
-from launch.planning.preflight import fields_read, files_of_corpus, mistakes, unresolved_sentences, warnings
+from launch.planning.preflight import fields_read, files_of_corpus, mistakes, unresolved, unresolved_sentences, warnings
 from recipes.corpus_schema import DataFiles
 from recipes.errors import UserError, collected
 from recipes.schema import Recipe
@@ -53,8 +53,10 @@ class Validation:
     mistakes: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
     not_checked: list[str] = field(default_factory=list)
-    absent: dict[tuple[str, str], list[str]] = field(default_factory=dict)
-    """(Kind of files, why they are not here) -> their names."""
+    unresolved: set[tuple[str, str]] = field(default_factory=set)
+    """Kind and name of files that no lock pins; they are among the mistakes."""
+    absent: dict[str, list[str]] = field(default_factory=dict)
+    """Kind of files -> names of those that are pinned and not here."""
     corpus: dict[str, Any] | None = None
     """Rows that were read, problems for training and held out, teacher-solvable ones, and removed rows by reason."""
     groups: dict[str, list[str]] = field(default_factory=dict)
@@ -68,6 +70,7 @@ def validate(recipe: Recipe, study_dir: Path) -> Validation:
     """Check a recipe and everything it reads. Trains, generates and downloads nothing."""
     validation = Validation(recipe.study, mistakes(recipe, counts=False), warnings(recipe))
     validation.mistakes += unresolved_sentences(recipe)
+    validation.unresolved = {(item.kind, item.name) for item in unresolved(recipe)}
     if recipe.unmatched == "refuse":
         validation.mistakes += [f"the arms are unmatched in {text}" for text in recipe_differences(recipe)]
     validation.mistakes += [f"cannot work: {text}" for text in obstacles(recipe, model_shape(recipe))]
@@ -79,7 +82,8 @@ def validate(recipe: Recipe, study_dir: Path) -> Validation:
         _suite(recipe, study_dir, tokenizer, heldout, validation)
     validation.mistakes = list(dict.fromkeys(validation.mistakes))
     validation.not_checked += [
-        f"{what}{'s' * (len(names) > 1)} {', '.join(names)}: {why}" for (what, why), names in validation.absent.items()
+        f"{what}{'s' * (len(names) > 1)} {', '.join(names)}: not in the cache of this machine"
+        for what, names in validation.absent.items()
     ]
     return validation
 
@@ -112,15 +116,15 @@ def _tokenizer(recipe: Recipe, study_dir: Path, validation: Validation) -> "PreT
 
 
 def _readable(what: str, files: DataFiles, lock: dict[str, Any] | None, validation: Validation) -> bool:
-    """Whether files can be read here; of hub files, says why not."""
+    """Whether files can be read here; of hub files that are pinned, says why not."""
     if files.kind == "pocket":
         return True
     if files.kind == "file":
         return Path(str(files.path)).is_file()
-    if lock is None:
-        validation.absent.setdefault((what, "not resolved"), []).append(files.name)
-    elif not cached_files(chosen(files, lock), lock):
-        validation.absent.setdefault((what, "not in the cache of this machine"), []).append(files.name)
+    if lock is None or (what, files.name) in validation.unresolved:
+        return False
+    if not cached_files(chosen(files, lock), lock):
+        validation.absent.setdefault(what, []).append(files.name)
     else:
         with collected(validation.mistakes):
             locate(chosen(files, lock), lock)

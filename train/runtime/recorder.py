@@ -52,7 +52,7 @@ class RunRecorder(TrainerCallback):
     """Appends every logged metric to `metrics.jsonl`, closes the ledger's step and records the time.
 
     `clock.jsonl` has the summed seconds of all processes up to each update. It is not part of the ledger, because it
-    differs from run to run. Updates that a resumed run repeats are counted once.
+    differs from run to run. Updates that a resumed run repeats are counted once, and so are samples that it keeps.
 
     Metrics after `resumed_step` are dropped, because they are computed again.
 
@@ -81,6 +81,10 @@ class RunRecorder(TrainerCallback):
             truncate_rows(self.path, resumed_step)
             rows = truncate_rows(self.clock, resumed_step)
             self._spent = rows[-1]["process_seconds"] if rows else 0.0
+
+    def count_earlier(self, process_seconds: float) -> None:
+        """Count seconds that an earlier attempt spent, after its last checkpoint, on work that is not repeated."""
+        self._spent += process_seconds
 
     def warn(self, text: str) -> None:
         """Show a warning once, in the log and with the progress."""
