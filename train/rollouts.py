@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from transformers import PreTrainedTokenizerBase
 
 from data.corpus.rows import Demonstration, Problem
@@ -149,6 +150,8 @@ class PolicyRollouts:
         if current != self._round or begins:
             self._groups = self._groups_of(current, draw, begins)
             self._round = current
+        if begins:  # the order of the rows must not depend on whether the samples were drawn or read from disk
+            torch.manual_seed(self._seed(current))
         positions = range(step * self.problems_per_step, (step + 1) * self.problems_per_step)
         if isinstance(self._groups, dict):
             return [ids.tolist() for position in positions for ids in self._groups[self.order[position][0]]]
@@ -177,6 +180,9 @@ class PolicyRollouts:
             self.ledger.spend(generated_tokens=tokens, generate_flops=flops)
         return groups if self.round_steps is not None else dict(zip(dict(self.order), groups, strict=True))
 
+    def _seed(self, current: int) -> int:
+        return (self.seed * 1_000_003 + current * 10_007) % 2**31
+
     def _sample(self, prompts: list[str], current: int, draw: Draw) -> list[Stored]:
         """One group per prompt, a batch of problems at a time; batches from before a kill are read from disk."""
         progress = Progress(self.directory.parent, len(prompts), "problems sampled")
@@ -191,8 +197,8 @@ class PolicyRollouts:
             if batch < known:
                 groups += read_groups(part)
                 continue
-            seed = (self.seed * 1_000_003 + current * 10_007 + start) % 2**31
-            drawn = [store(group) for group in draw(prompts[start : start + self.problems_per_step], seed)]
+            asked = prompts[start : start + self.problems_per_step]
+            drawn = [store(group) for group in draw(asked, (self._seed(current) + start) % 2**31)]
             groups += drawn
             if rank() == 0:
                 write_groups(part, drawn)

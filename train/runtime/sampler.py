@@ -52,6 +52,24 @@ def engine_seed(seed: int, process: int, tensor_parallel: int) -> int:
     return (seed * 1_000_003 + process // tensor_parallel) % 2**31
 
 
+def merged_weights(model: Any) -> Iterator[tuple[str, Any]]:
+    """Names and values of the weights with the adapters in them, one at a time, as vLLM loads them.
+
+    TRL adds the adapters to the weights and subtracts them again. In bfloat16 that leaves other weights every time, and
+    the saved ones are those of the start with the adapters.
+
+    Args:
+        model: a `PeftModel` that is whole on this rank.
+    """
+    for name, parameter in model.named_parameters():
+        if model.prefix in name:
+            continue
+        value, layer = parameter.detach(), name.removesuffix(".base_layer.weight")
+        if layer != name:
+            value = (value + model.get_submodule(layer).get_delta_weight("default").detach()).to(value.dtype)
+        yield name.removeprefix("base_model.model.").replace(".base_layer", ""), value
+
+
 @contextmanager
 def engine_options(dtype: str) -> Iterator[None]:
     """Context in which the engine that TRL makes samples in `dtype`; TRL leaves the choice to vLLM.
