@@ -11,13 +11,12 @@ from data.sampling.engine import engine_facts as vllm_facts
 from data.sampling.engine import require_installed
 from recipes.errors import UserError
 from recipes.resource_schema import VllmSpec
-from train.runtime.ranks import barrier
+from train.runtime.ranks import RANK_VARIABLES, barrier
 
 
 def rank_variables() -> dict[str, str | None]:
     """Environment variables that TRL sets for vLLM and that make a process consider itself a rank."""
-    names = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "VLLM_ENABLE_V1_MULTIPROCESSING")
-    return {name: os.environ.get(name) for name in names}
+    return {name: os.environ.get(name) for name in (*RANK_VARIABLES, "VLLM_ENABLE_V1_MULTIPROCESSING")}
 
 
 def require_vllm(vllm: VllmSpec | None) -> None:
