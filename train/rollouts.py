@@ -234,6 +234,7 @@ class DynamicSampling:
     def choose(self, step: int, draw: Draw) -> list[Row]:
         """Sample for update `step`, counted from 0; returns the rows it trains on, one per problem."""
         size, batches = self.settings.problems_per_step, self.settings.dynamic_sampling
+        each = self.settings.completions_per_problem
         weighted: list[tuple[Row, Completions, int]] = []
         others: list[tuple[Row, Completions, int]] = []
         for attempt in range(batches + 1):
@@ -242,12 +243,18 @@ class DynamicSampling:
                 first = (step * batches + attempt - 1) * size
                 batch = self.reserve[first : first + size]
             groups = draw([row["prompt"] for row in batch], (self.seed * 1_000_003 + step * 101 + attempt) % 2**31)
-            for row, group in zip(batch, groups, strict=True):
-                texts = self.tokenizer.batch_decode(group, skip_special_tokens=True)
-                references, ids = [row["reference_answer"]] * len(group), [row["problem_id"]] * len(group)
-                grades, rewards = self.judge(texts, group, references, ids)
-                correct = sum(grade.correct for grade in grades)
-                (weighted if any(completion_weights(rewards, self.settings)) else others).append((row, group, correct))
+            flat, repeated = [ids for group in groups for ids in group], [row for row in batch for _ in range(each)]
+            grades, rewards = self.judge(
+                self.tokenizer.batch_decode(flat, skip_special_tokens=True),
+                flat,
+                [row["reference_answer"] for row in repeated],
+                [row["problem_id"] for row in repeated],
+            )
+            for index, (row, group) in enumerate(zip(batch, groups, strict=True)):
+                own = slice(index * each, (index + 1) * each)
+                correct = sum(grade.correct for grade in grades[own])
+                found = weighted if any(completion_weights(rewards[own], self.settings)) else others
+                found.append((row, group, correct))
             if len(weighted) >= size:
                 break
         sampled = [*weighted, *others]

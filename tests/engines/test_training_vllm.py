@@ -125,6 +125,12 @@ def test_the_engine_samples_from_the_policy_of_every_update(prepared, tmp_path, 
     assert not {"RANK", "LOCAL_RANK", "WORLD_SIZE", "VLLM_ENABLE_V1_MULTIPROCESSING"} & set(os.environ)
 
 
+def test_the_engine_samples_from_the_policy_with_its_adapters(prepared, tmp_path, compared):
+    run_arm(prepared, tmp_path / "study", *FORMAT, "train.lora={rank: 4, alpha: 8}", "train.learning_rate=0.02")
+    assert max(compared["differences"]) < SAME
+    assert max(abs(a - b) for a, b in zip(compared["policy"][0], compared["policy"][3], strict=True)) > 0.05
+
+
 def test_without_synchronisation_the_comparison_fails(prepared, tmp_path, compared, monkeypatch):
     from trl.generation.vllm_generation import VLLMGeneration
 
