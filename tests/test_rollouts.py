@@ -8,6 +8,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 
 from recipes.loading import load_recipe
 from tests.trainers import replace
@@ -162,6 +163,27 @@ def test_the_clock_of_a_resumed_run_has_the_seconds_of_samples_that_are_kept(tmp
     assert attempt(saved=2, until=5) == [245, 250, 255, 260, 505]
     assert attempt(saved=4, until=8) == [245, 250, 255, 260, 505, 510, 515, 520]
     assert json.loads((tmp_path / "rollouts" / "seconds-0.json").read_text()) == dict.fromkeys("0246", 60.0 * ranks)
+
+
+def test_the_order_of_rows_does_not_depend_on_a_kill_after_sampling(tmp_path):
+    """TRL shuffles the rows of an update with torch's generator, which drawing moves and reading does not."""
+    order = [(f"problem-{n}", "ask" * (n + 1)) for n in range(8)]
+    settings = settings_for(sampling="round", problems_per_step=2, completions_per_problem=3, round_steps=2)
+
+    def draw(prompts, seed):
+        torch.manual_seed(seed)
+        return [[torch.randint(9, (4,)).tolist() for _ in range(3)] for _ in prompts]
+
+    shuffled = []
+    for _ in range(2):  # the second time the samples are on the disk
+        torch.manual_seed(1)
+        rollouts = PolicyRollouts(order, tokenizer, tmp_path, Books(), 10, settings, 7)
+        found = []
+        for step in range(4):
+            rows = rollouts.completions(step, draw)
+            found.append([rows[index] for index in torch.randperm(len(rows))])
+        shuffled.append(found)
+    assert shuffled[0] == shuffled[1]
 
 
 def test_batches_that_another_rank_cannot_see_are_drawn_again(tmp_path, monkeypatch):

@@ -5,15 +5,17 @@ import subprocess
 import sys
 from multiprocessing import active_children
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
-from launch.execution import local
+from launch.execution import local, stage_runner
 from launch.execution.worker import worker_environment
 from launch.stages import build_stages, stage_inputs
 from recipes.errors import UserError
 from recipes.loading import load_recipe
 from recipes.manifest import finish_stage, start_stage
+from train.runtime.ranks import rank, rows_per_rank, world_size
 
 RECIPE = load_recipe("recipes/pocket/smoke.yaml")
 STAGES = [stage for stage in build_stages(RECIPE) if stage.name in ("base", "corpus")]
@@ -108,6 +110,17 @@ def test_engines_side_by_side_are_not_bound_to_the_same_cores(own, bound, monkey
     for name, value in own.items():
         monkeypatch.setenv(name, value)
     assert worker_environment()["VLLM_CPU_OMP_THREADS_BIND"] == bound
+
+
+def test_a_stage_is_no_rank_of_a_surrounding_job(tmp_path, monkeypatch):
+    """With WORLD_SIZE=2 from a container, one process would train on half of the rows of every update."""
+    for name, value in {"WORLD_SIZE": "2", "RANK": "1", "LOCAL_RANK": "1", "MASTER_ADDR": "x"}.items():
+        monkeypatch.setenv(name, value)
+    seen = []
+    stage = SimpleNamespace(run=lambda *_: seen.append((rank(), world_size(), rows_per_rank(8))))
+    monkeypatch.setattr(stage_runner, "import_module", lambda name: stage)
+    stage_runner.run_stage(RECIPE, tmp_path, STAGES[0])
+    assert seen == [(0, 1, 8)]
 
 
 def test_processes_of_a_stage_get_its_threads(tmp_path):

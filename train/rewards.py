@@ -15,7 +15,7 @@ from train.runtime.ranks import gathered, rank
 from train.runtime.tracking import Tracker
 from train.weights import completion_weights, has_gradient
 
-_EARLY_UPDATES = 5
+_EARLY_BATCHES = 5
 _GRADE_SECONDS = 120.0  # per batch; the other ranks wait, and their collective times out after minutes
 
 
@@ -47,9 +47,9 @@ def reward_of(grade: Grade, kind: str, coin: random.Random) -> float:
 class RecordedReward:
     """Reward function for `GRPOTrainer` that also writes the ledger.
 
-    `parameters`: of the policy, for FLOPs. `warn` is called once if all completions of the first updates got the same
-    reward, so that nothing was learned. `surplus`: given an update, counted from 0, which rows of all ranks hold no
-    completion; None: all hold one.
+    `parameters`: of the policy, for FLOPs. `warn` is called once if no completion of the first batches has a weight, so
+    that nothing was learned. `surplus`: given an update, counted from 0, which rows of all ranks hold no completion;
+    None: all hold one.
     """
 
     __name__ = "reward"
@@ -67,8 +67,10 @@ class RecordedReward:
         surplus: Callable[[int], list[bool]] | None = None,
     ) -> None:
         self.grader, self.form, self.ledger, self.parameters = grader, form, ledger, parameters
-        self.settings, self.seed, self.warn, self.tracker, self.surplus = settings, seed, warn, tracker, surplus
-        self._uniform: list[float] = []  # the reward of each update so far, while all completions got the same one
+        self.settings, self.seed, self.tracker, self.surplus = settings, seed, tracker, surplus
+        self._warn = warn if ledger.last_step == 0 else None  # a resumed run is past its beginning
+        self._early: list[float] = []  # the rewards so far, while none has a weight
+        self._early_batches = 0
 
     def __call__(
         self,
@@ -91,7 +93,6 @@ class RecordedReward:
             missing = self.surplus(self.ledger.last_step)
             rows = [row._replace(reward=None) if none else row for row, none in zip(rows, missing, strict=True)]
         self._enter(rows)
-        self._warn_if_uniform([row.reward for row in rows if row.reward is not None])
         present = [index for index in range(len(rewards)) if not missing[first + index]]
         if log_metric is not None and present:  # TRL averages it over ranks and logs it with its own metrics
             for outcome in Outcome:
@@ -108,7 +109,7 @@ class RecordedReward:
                 }
                 for index in present
             ]
-            self.tracker.completions(self.ledger.last_step + 1, table)
+            self.tracker.completions(self.ledger.last_step + 1, table, self.settings.updates_per_batch)
         return rewards
 
     def judge(
@@ -129,25 +130,30 @@ class RecordedReward:
         punished = [overlong_punishment(len(ids), limit, buffer) for ids in completion_ids]
         return grades, [reward + punishment for reward, punishment in zip(rewards, punished, strict=True)]
 
-    def _warn_if_uniform(self, rewards: list[float]) -> None:
-        if self.warn is None or len(self._uniform) >= _EARLY_UPDATES:
+    def _warn_without_weights(self, rewards: list[float], weights: list[float]) -> None:
+        if self._warn is None:
             return
-        if len(set(rewards)) > 1:
-            self.warn = None
+        self._early += rewards
+        self._early_batches += 1
+        if not any(weights) and self._early_batches < _EARLY_BATCHES:
             return
-        self._uniform.append(rewards[0])
-        if len(self._uniform) == _EARLY_UPDATES:
-            self.warn(
-                f"every completion of the first {_EARLY_UPDATES} updates got the reward {rewards[0]:g}, so nothing is "
-                "learned; look at some completions: is the answer in the required form, are they truncated, is the "
-                "corpus far too hard or too easy?"
+        if not any(weights):
+            low, high = min(self._early), max(self._early)
+            self._warn(
+                f"no completion of the first {_EARLY_BATCHES * self.settings.updates_per_batch} updates has a weight "
+                f"(reward {low:g}{'' if low == high else f' to {high:g}'}), so nothing is learned; look at some "
+                "completions: is the answer in the required form, are they truncated, is the corpus far too hard or "
+                "too easy?"
             )
+        self._warn = None
 
     def _enter(self, rows: Sequence[Completion]) -> None:
         """Enter an update's completions of all ranks, grouped by problem."""
         settings = self.settings
         rewards = [row.reward for row in rows]
-        trained = has_gradient(rewards, completion_weights(rewards, settings), settings)
+        weights = completion_weights(rewards, settings)
+        trained = has_gradient(rewards, weights, settings)
+        self._warn_without_weights([reward for reward in rewards if reward is not None], weights)
         size = settings.completions_per_problem
         groups = range(0, len(rows), size)
         present = [row for row in rows if row.reward is not None]

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from transformers import PreTrainedTokenizerBase
 
 from data.corpus.rows import Demonstration, Problem
@@ -154,6 +155,8 @@ class PolicyRollouts:
         if current != self._round or begins:
             self._groups = self._groups_of(current, draw, begins)
             self._round = current
+        if begins:  # the order of the rows must not depend on whether the samples were drawn or read from disk
+            torch.manual_seed(self._seed(current))
         positions = range(step * self.problems_per_step, (step + 1) * self.problems_per_step)
         if isinstance(self._groups, dict):
             return [ids.tolist() for position in positions for ids in self._groups[self.order[position][0]]]
@@ -183,6 +186,9 @@ class PolicyRollouts:
             self.count_earlier(earlier)
         return groups if self.round_steps is not None else dict(zip(dict(self.order), groups, strict=True))
 
+    def _seed(self, current: int) -> int:
+        return (self.seed * 1_000_003 + current * 10_007) % 2**31
+
     def _seconds(self, current: int) -> dict[str, float]:
         """Seconds, of all processes together, in which each batch of a round was drawn, by its first problem."""
         return read_json(self.directory / f"seconds-{current}.json") or {}
@@ -206,9 +212,9 @@ class PolicyRollouts:
             if batch < known:
                 groups += read_groups(part)
                 continue
-            seed = (self.seed * 1_000_003 + current * 10_007 + start) % 2**31
+            asked = prompts[start : start + self.problems_per_step]
             began = time.monotonic()
-            drawn = [store(group) for group in draw(prompts[start : start + self.problems_per_step], seed)]
+            drawn = [store(group) for group in draw(asked, (self._seed(current) + start) % 2**31)]
             groups += drawn
             if rank() == 0:
                 seconds[str(start)] = round((time.monotonic() - began) * world_size(), 3)
@@ -246,6 +252,7 @@ class DynamicSampling:
     def choose(self, step: int, draw: Draw) -> list[Row]:
         """Sample for update `step`, counted from 0; returns the rows it trains on, one per problem."""
         size, batches = self.settings.problems_per_step, self.settings.dynamic_sampling
+        each = self.settings.completions_per_problem
         weighted: list[tuple[Row, Completions, int]] = []
         others: list[tuple[Row, Completions, int]] = []
         for attempt in range(batches + 1):
@@ -254,12 +261,18 @@ class DynamicSampling:
                 first = (step * batches + attempt - 1) * size
                 batch = self.reserve[first : first + size]
             groups = draw([row["prompt"] for row in batch], (self.seed * 1_000_003 + step * 101 + attempt) % 2**31)
-            for row, group in zip(batch, groups, strict=True):
-                texts = self.tokenizer.batch_decode(group, skip_special_tokens=True)
-                references, ids = [row["reference_answer"]] * len(group), [row["problem_id"]] * len(group)
-                grades, rewards = self.judge(texts, group, references, ids)
-                correct = sum(grade.correct for grade in grades)
-                (weighted if any(completion_weights(rewards, self.settings)) else others).append((row, group, correct))
+            flat, repeated = [ids for group in groups for ids in group], [row for row in batch for _ in range(each)]
+            grades, rewards = self.judge(
+                self.tokenizer.batch_decode(flat, skip_special_tokens=True),
+                flat,
+                [row["reference_answer"] for row in repeated],
+                [row["problem_id"] for row in repeated],
+            )
+            for index, (row, group) in enumerate(zip(batch, groups, strict=True)):
+                own = slice(index * each, (index + 1) * each)
+                correct = sum(grade.correct for grade in grades[own])
+                found = weighted if any(completion_weights(rewards[own], self.settings)) else others
+                found.append((row, group, correct))
             if len(weighted) >= size:
                 break
         sampled = [*weighted, *others]

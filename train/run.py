@@ -40,6 +40,10 @@ from train.runtime.sampler import engine_facts, released_engine, require_vllm
 from train.runtime.tracking import Tracker
 from train.token_budget import TokenBudgetTrainer
 
+_WAIT_SECONDS = 7 * 24 * 3600
+"""How long a rank waits for another, which may be sampling. `resources.silence_minutes` decides when that is too long,
+by heartbeats; the libraries' half hour would end a healthy run."""
+
 
 class Run:
     """One arm with one seed. Make it, `load`, build a trainer from its attributes, `train`.
@@ -164,6 +168,7 @@ def shared_arguments(settings: ResolvedArm, stage_dir: Path, seed: int, use_cpu:
         "save_strategy": "steps",
         "save_steps": settings.save_every_steps,
         "save_total_limit": 2,
+        "ddp_timeout": _WAIT_SECONDS,
         "logging_steps": 1,
         "logging_nan_inf_filter": False,  # it would log the mean of earlier losses in place of nan
         "disable_tqdm": True,

@@ -1,11 +1,12 @@
 """What TRL's GRPOTrainer lacks for the arms: their weights, one normalisation, and stored completions."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
 import torch
+from peft import PeftModel
 from transformers import PreTrainedTokenizerBase
 from trl import GRPOTrainer
 
@@ -13,7 +14,7 @@ from data.language_model import seed_everything
 from train.arms import ResolvedArm
 from train.rollouts import DynamicSampling, PolicyRollouts, Rollouts, TeacherRollouts
 from train.runtime.ranks import gathered
-from train.runtime.sampler import engine_options, engine_seed, rank_variables
+from train.runtime.sampler import engine_options, engine_seed, merged_weights, rank_variables
 from train.token_budget import Batch, TokenBudgetTrainer
 from train.token_log_probs import token_log_probs
 from train.weights import completion_weights, is_divided_by
@@ -31,7 +32,12 @@ class WeightedGRPOTrainer(TokenBudgetTrainer, GRPOTrainer):
     Args:
         arm: decides the weights and what the loss is divided by.
         rollouts: source of the completions; None: sampled from the current policy.
+
+    Attributes:
+        loaded_step: the update whose weights vLLM has; -1 before the first.
     """
+
+    loaded_step = -1
 
     def __init__(self, *args: Any, arm: ResolvedArm, rollouts: Rollouts | None = None, **kwargs: Any) -> None:
         self.environment_before = rank_variables()
@@ -40,7 +46,14 @@ class WeightedGRPOTrainer(TokenBudgetTrainer, GRPOTrainer):
         self.rollouts = rollouts
         if self.use_vllm:  # TRL has seeded every generator with the rank alone, whatever the training seed
             seed_everything(self._engine_seed(self.args.seed))
-            self.vllm_generation.sync_weights = self.clock.timed("weight_sync", self.vllm_generation.sync_weights)
+            self.vllm_generation.sync_weights = partial(self._load_weights, self.vllm_generation.sync_weights)
+            if isinstance(self.model, PeftModel) and not self._dist.is_zero3:
+                self.vllm_generation._iter_named_params = partial(merged_weights, self.model)
+
+    def _load_weights(self, sync_weights: Callable[[], None]) -> None:
+        with self.clock.section("weight_sync"):
+            sync_weights()
+        self.loaded_step = self.state.global_step
 
     def _engine_seed(self, seed: int) -> int:
         return engine_seed(seed, self.accelerator.process_index, self.args.vllm_tensor_parallel_size)
@@ -200,7 +213,7 @@ def mismatch(
 
 
 def read_rollouts(
-    rollouts: Rollouts, tokenizer: PreTrainedTokenizerBase, prompts: list[str], trainer: GRPOTrainer
+    rollouts: Rollouts, tokenizer: PreTrainedTokenizerBase, prompts: list[str], trainer: WeightedGRPOTrainer
 ) -> dict[str, Any]:
     """TRL's `rollout_func` for stored completions: those of this rank's rows of the update.
 
@@ -217,7 +230,7 @@ def read_rollouts(
 
 
 def draw(
-    trainer: GRPOTrainer, tokenizer: PreTrainedTokenizerBase, prompts: list[str], seed: int
+    trainer: WeightedGRPOTrainer, tokenizer: PreTrainedTokenizerBase, prompts: list[str], seed: int
 ) -> list[list[list[int]]]:
     """Sample a group of completions for each prompt from the current policy, on all ranks together."""
     ranks, own, group = trainer.accelerator.num_processes, trainer.accelerator.process_index, trainer.num_generations
@@ -228,6 +241,6 @@ def draw(
     parallel = trainer.args.vllm_tensor_parallel_size if trainer.use_vllm else 1
     seed_everything((seed + own // parallel) % 2**31)
     ids = tokenizer([prompt for prompt in mine for _ in range(group)])["input_ids"]
-    trainer._last_loaded_step = -1  # vLLM must load the current weights
+    trainer._last_loaded_step = trainer.loaded_step  # vLLM must have the current weights
     rows, _ = trainer._generate_single_turn(ids, None, {}, group)
     return gathered([rows[start : start + group] for start in range(0, len(rows), group)])[: len(prompts)]

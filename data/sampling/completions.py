@@ -143,7 +143,6 @@ async def _ask_all(
     failed_in_a_row = 0
     timeout = httpx.Timeout(spec.timeout_seconds, connect=min(30.0, spec.timeout_seconds))
     limits = httpx.Limits(max_connections=spec.concurrency)
-    longest = sampling_config(spec, prompt)["max_completion_tokens"]
 
     async def ask(client: httpx.AsyncClient, identity: str, text: str) -> int:
         """Ask for what one problem lacks; the tokens that were generated."""

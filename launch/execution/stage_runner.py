@@ -9,6 +9,7 @@ from launch.execution.usage import measured
 from launch.stages import Stage, stage_inputs
 from recipes.manifest import locked, start_stage
 from recipes.schema import Recipe
+from train.runtime.ranks import forget_ranks
 
 
 def run_stage(recipe: Recipe, study_dir: Path, stage: Stage) -> None:
@@ -17,6 +18,7 @@ def run_stage(recipe: Recipe, study_dir: Path, stage: Stage) -> None:
     Raises:
         LockedError: another process runs the stage.
     """
+    forget_ranks()
     with locked(study_dir / ".locks" / stage.name.replace("/", "--")):
         stage_dir = study_dir / stage.name
         resume = start_stage(stage_dir, stage.name, stage_inputs(stage, study_dir), stage.code, stage.in_place)

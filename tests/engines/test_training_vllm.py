@@ -125,6 +125,12 @@ def test_the_engine_samples_from_the_policy_of_every_update(prepared, tmp_path, 
     assert not {"RANK", "LOCAL_RANK", "WORLD_SIZE", "VLLM_ENABLE_V1_MULTIPROCESSING"} & set(os.environ)
 
 
+def test_the_engine_samples_from_the_policy_with_its_adapters(prepared, tmp_path, compared):
+    run_arm(prepared, tmp_path / "study", *FORMAT, "train.lora={rank: 4, alpha: 8}", "train.learning_rate=0.02")
+    assert max(compared["differences"]) < SAME
+    assert max(abs(a - b) for a, b in zip(compared["policy"][0], compared["policy"][3], strict=True)) > 0.05
+
+
 def test_without_synchronisation_the_comparison_fails(prepared, tmp_path, compared, monkeypatch):
     from trl.generation.vllm_generation import VLLMGeneration
 
@@ -175,9 +181,8 @@ def test_an_engine_with_other_weights_is_an_alarm(prepared, tmp_path, monkeypatc
     (row,) = read_rows(stage_dir / "metrics.jsonl")
     assert row["mismatch/clipped_share"] > 0.05
     assert row["mismatch/ratio_p99"] > 1.5
-    share = f"{row['mismatch/clipped_share']:.0%}"
     (warning,) = [text for text in facts(stage_dir)["warnings"] if "disagree" in text]
-    assert f"the importance ratio of {share} of the tokens was cut" in warning
+    assert "more than 5% of the importance ratios were cut" in warning
 
 
 @pytest.mark.parametrize(
@@ -198,8 +203,9 @@ def test_stored_samples_are_drawn_by_the_engine(prepared, tmp_path, monkeypatch,
     stage_dir = run_arm(prepared, tmp_path / "study", f"arms.stored={arm}", arm="stored")
     rounds = [json.loads(path.read_text()) for path in sorted((stage_dir / "rollouts").glob("round-*.json"))]
     assert len(rounds) == syncs
-    # A round draws all its problems with the weights of one update, eight at a time.
-    assert len(synced) == sum(-(-len(groups) // 8) for groups in rounds)
+    # A round draws all its problems with the weights of one update, eight at a time, and loads them once.
+    assert len(synced) == syncs
+    assert sum(-(-len(groups) // 8) for groups in rounds) > syncs
     drawn = sum(len(ids) for groups in rounds for group in groups for ids in group)
     assert read_rows(stage_dir / "ledger.jsonl")[-1]["generated_tokens"] == drawn
     assert {len(group) for groups in rounds for group in groups} == {4}

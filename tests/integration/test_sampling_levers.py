@@ -20,7 +20,7 @@ def test_dynamic_sampling_replaces_uniform_groups_and_books_what_it_drew(smoke_s
     def row(name):
         return {"prompt": name, "problem_id": name, "reference_answer": "1", "prompt_tokens": 3}
 
-    asked = []
+    asked, judged = [], []
 
     def draw(prompts, seed):
         asked.append((tuple(prompts), seed))
@@ -28,6 +28,7 @@ def test_dynamic_sampling_replaces_uniform_groups_and_books_what_it_drew(smoke_s
 
     def judge(texts, completion_ids, references, problem_ids):
         assert completion_ids == [ids[text] for text in texts]
+        judged.append("".join(problem_ids))
         return [Grade(Outcome.CORRECT if text == "yes" else Outcome.WRONG, text) for text in texts], [
             float(text == "yes") for text in texts
         ]
@@ -40,6 +41,7 @@ def test_dynamic_sampling_replaces_uniform_groups_and_books_what_it_drew(smoke_s
     assert [r["problem_id"] for r in sampler.choose(0, draw)] == ["b", "d"]
     assert sampler.completions(0, draw) == [ids["yes"], ids["no"]] * 2
     assert [prompts for prompts, _ in asked] == [("a", "b"), ("c", "d")]
+    assert judged == ["aabb", "ccdd"]  # a batch at once: the other ranks wait, and its time is limited
     uniform = 2 * len(ids["maybe so"])  # the groups of a and c
     assert ledger.totals["generated_tokens"] == 2 * uniform
     assert (ledger.totals["exposures"], ledger.totals["completions"]) == (2, 4)

@@ -169,7 +169,8 @@ def test_mismatch_by_hand():
     assert (found["ratio_median"], found["ratio_p01"]) == pytest.approx((1.0, 1.0))
     assert found["ratio_p99"] == pytest.approx(3.0)
     (text,) = alarms({"mismatch/clipped_share": 0.25})
-    assert "the importance ratio of 25% of the tokens was cut" in text
+    assert "more than 5% of the importance ratios were cut" in text
+    assert alarms({"mismatch/clipped_share": 0.26}) == [text]  # so that it is said once
     assert alarms({"mismatch/clipped_share": 0.01}) == []
 
 
@@ -190,23 +191,38 @@ class FixedGrader:
         return [Grade(outcome, "1") for _ in completions]
 
 
-def rewarded(grader, tmp_path, updates, **settings):
+def rewarded(grader, tmp_path, updates, begun=0, **settings):
     told = []
     arm = settings_for("grpo", problems_per_step=1, completions_per_problem=2, **settings)
-    reward = RecordedReward(grader, "boxed", Ledger(tmp_path), 10, arm, 0, told.append)
+    ledger = Ledger(tmp_path, write=False)
+    ledger.last_step = begun
+    reward = RecordedReward(grader, "boxed", ledger, 10, arm, 0, told.append)
     found = [reward(["p"] * 2, ["x"] * 2, [[1] * 3, [1] * 60], ["1"] * 2, ["id"] * 2, [4] * 2) for _ in range(updates)]
     return told, found
 
 
-def test_rewards_that_never_vary_are_said_early(tmp_path):
-    told, _ = rewarded(FixedGrader(False), tmp_path / "a", 9)
+class AlternatingGrader(FixedGrader):
+    def grade_many(self, *args):
+        self.correct = not self.correct
+        return super().grade_many(*args)
+
+
+def test_a_run_without_weights_says_so_early(tmp_path):
+    told, _ = rewarded(FixedGrader(False), tmp_path, 9)
     assert len(told) == 1
-    assert "every completion of the first 5 updates got the reward 0" in told[0]
-    told, _ = rewarded(FixedGrader(True), tmp_path / "b", 4)
-    assert told == []
+    assert "no completion of the first 5 updates has a weight (reward 0), so nothing is learned" in told[0]
+    (text,), _ = rewarded(AlternatingGrader(False), tmp_path, 9, updates_per_batch=2)
+    assert "no completion of the first 10 updates has a weight (reward 0 to 1)" in text
+    assert rewarded(FixedGrader(True), tmp_path, 4)[0] == []
     # With the punishment of 60 of 64 tokens the two completions differ, so there is something to learn.
-    told, found = rewarded(FixedGrader(True), tmp_path / "c", 9, overlong_tokens=8)
+    told, found = rewarded(FixedGrader(True), tmp_path, 9, overlong_tokens=8)
     assert (told, found[0]) == ([], [1.0, 0.5])
+    # Uniform weights learn from completions that are all correct.
+    uniform = {"credit": "uniform", "negatives": False}
+    assert rewarded(FixedGrader(True), tmp_path, 9, **uniform)[0] == []
+    assert len(rewarded(FixedGrader(False), tmp_path, 9, **uniform)[0]) == 1
+    # A resumed run is not at its beginning.
+    assert rewarded(FixedGrader(True), tmp_path, 9, begun=500)[0] == []
 
 
 def test_loss_that_is_no_number_stops_before_anything_is_saved(base, rows, tmp_path):

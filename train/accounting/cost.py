@@ -1,8 +1,9 @@
 """Parameters and FLOPs of a decoder, and what a GPU has, without torch: used by the ledger and by `transfer plan`.
 
-FLOPs follow the usual count of 2 N per token for a forward pass and 6 N for forward and backward, with N the
-parameters that take part in a matrix product (Kaplan et al. 2020, arXiv 2001.08361, Sec. 2.1). The ledger leaves
-attention scores out, which at the lengths of the pocket study are below 5 %; the plan's hours count them.
+FLOPs follow the usual count of 2 N per token for a forward pass and 6 N for forward and backward (Kaplan et al. 2020,
+arXiv 2001.08361, Sec. 2.1). In the ledger N is every parameter, also of an input embedding of its own, which is looked
+up and not multiplied (5 to 8 % of Qwen3-14B and 8B), and of weights that adapters leave frozen, which need 4 N. It
+leaves attention scores out, which at the lengths of the pocket study are below 5 %; the plan's hours count them.
 """
 
 import json

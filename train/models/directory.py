@@ -130,7 +130,7 @@ class Snapshots(TrainerCallback):
     """Weights alone after the given updates, in `snapshots/step-<n>/`; complete ones hold a marker.
 
     Attributes:
-        trainer: set once it exists.
+        trainer: a `TokenBudgetTrainer`, set once it exists.
     """
 
     def __init__(
@@ -138,18 +138,18 @@ class Snapshots(TrainerCallback):
     ) -> None:
         self.steps, self.directory = set(steps), stage_dir / SNAPSHOTS
         self.tokenizer, self.dtype, self.start_dir = tokenizer, dtype, start_dir
-        self.trainer: Trainer | None = None
+        self.trainer: Any = None
 
     def on_step_end(self, args: Arguments, state: TrainerState, control: TrainerControl, **kwargs: object) -> None:
         """Save the weights after an update in `steps`."""
         if state.global_step not in self.steps:
             return
-        assert self.trainer is not None
         target = self.directory / f"step-{state.global_step}"
         if rank() == 0:
             shutil.rmtree(target, ignore_errors=True)  # of a run that was killed after it
         barrier()
-        save_weights(self.trainer, self.tokenizer, target, self.dtype, self.start_dir)
+        with self.trainer.clock.section("snapshot"):
+            save_weights(self.trainer, self.tokenizer, target, self.dtype, self.start_dir)
         if rank() == 0:
             write_atomic(target / COMPLETE, "")
 

@@ -26,10 +26,11 @@ class Checkpoint(NamedTuple):
 
 
 class CheckpointMarker(TrainerCallback):
-    """Marks each checkpoint once the Trainer has finished writing it."""
+    """Marks each checkpoint once all ranks have finished writing it."""
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: object) -> None:
         """Write the marker into the checkpoint of this step."""
+        barrier()  # each rank writes its random state and, under ZeRO, its part of the optimizer's
         if state.is_world_process_zero:
             write_atomic(Path(str(args.output_dir)) / f"checkpoint-{state.global_step}" / _MARKER, "")
 

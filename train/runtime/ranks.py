@@ -17,7 +17,8 @@ from recipes.resource_schema import VllmSpec
 
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
 """What cluster schedulers send some time before they kill; see `train/runtime/preemption.py`."""
-
+RANK_VARIABLES = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+"""Environment variables with which a process considers itself a rank."""
 
 _noted: list[tuple[str, float]] = []  # name and time of each signal, by the monotonic clock
 
@@ -57,6 +58,15 @@ def rank() -> int:
 def world_size() -> int:
     """Number of processes of the stage."""
     return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def forget_ranks() -> None:
+    """Remove the variables of ranks, which job schedulers and containers also set, where a stage has none of its own.
+
+    With WORLD_SIZE=2 from outside, one process would train on half of the rows of every update.
+    """
+    for name in RANK_VARIABLES:
+        os.environ.pop(name, None)
 
 
 def with_deepspeed() -> bool:

@@ -9,13 +9,13 @@ from pathlib import Path
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from recipes.errors import UserError
-from recipes.manifest import Progress
+from recipes.manifest import Progress, read_json, write_json
 from train.accounting.ledger import Ledger, truncate_rows
 from train.runtime.ranks import beat, rank, world_size
 from train.runtime.tracking import Tracker
 
-METRICS, CLOCK = "metrics.jsonl", "clock.jsonl"
-_CLIPPED_ALARM = 0.05  # share of tokens; healthy runs are below 0.01
+METRICS, CLOCK, WARNINGS = "metrics.jsonl", "clock.jsonl", "warnings.json"
+_CLIPPED_ALARM = 0.05  # share of importance ratios; healthy runs are below 0.01
 
 
 class DivergedError(UserError):
@@ -24,12 +24,12 @@ class DivergedError(UserError):
 
 def alarms(logs: dict[str, float]) -> list[str]:
     """Warnings about the sampler/trainer mismatch in an update's metrics, as sentences."""
-    share = float(logs.get("mismatch/clipped_share", 0.0))
-    if share <= _CLIPPED_ALARM:
+    if float(logs.get("mismatch/clipped_share", 0.0)) <= _CLIPPED_ALARM:
         return []
     return [
-        f"vLLM and the trainer disagree about the completions: the importance ratio of {share:.0%} of the tokens was "
-        "cut (mismatch/ in metrics.jsonl); check that both run the same dtype and attention"
+        f"vLLM and the trainer disagree about the completions: in some update more than {_CLIPPED_ALARM:.0%} of the "
+        "importance ratios were cut (mismatch/clipped_share in metrics.jsonl); check that both run the same dtype and "
+        "attention"
     ]
 
 
@@ -58,7 +58,7 @@ class RunRecorder(TrainerCallback):
 
     Attributes:
         before_close: called with the step number before the ledger's row is written, if set.
-        warnings: as sentences; the latest is shown with the progress.
+        warnings: as sentences, also those of earlier attempts; the latest is shown with the progress.
     """
 
     def __init__(
@@ -75,7 +75,8 @@ class RunRecorder(TrainerCallback):
         self.before_close: Callable[[int], None] | None = None
         self.tracker = tracker
         self.note = ""
-        self.warnings: list[str] = []
+        self._warnings = directory / WARNINGS
+        self.warnings: list[str] = (read_json(self._warnings) or {}).get("warnings", []) if resumed_step else []
         self.clock, self._spent, self._started = directory / CLOCK, 0.0, time.monotonic()
         if rank() == 0:
             truncate_rows(self.path, resumed_step)
@@ -91,6 +92,8 @@ class RunRecorder(TrainerCallback):
         if text not in self.warnings:
             self.warnings.append(text)
             print(f"warning: {text}", flush=True)
+            if rank() == 0:
+                write_json(self._warnings, {"warnings": self.warnings})
 
     def on_log(
         self,

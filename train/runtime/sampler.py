@@ -11,13 +11,12 @@ from data.sampling.engine import engine_facts as vllm_facts
 from data.sampling.engine import require_installed
 from recipes.errors import UserError
 from recipes.resource_schema import VllmSpec
-from train.runtime.ranks import barrier
+from train.runtime.ranks import RANK_VARIABLES, barrier
 
 
 def rank_variables() -> dict[str, str | None]:
     """Environment variables that TRL sets for vLLM and that make a process consider itself a rank."""
-    names = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "VLLM_ENABLE_V1_MULTIPROCESSING")
-    return {name: os.environ.get(name) for name in names}
+    return {name: os.environ.get(name) for name in (*RANK_VARIABLES, "VLLM_ENABLE_V1_MULTIPROCESSING")}
 
 
 def require_vllm(vllm: VllmSpec | None) -> None:
@@ -50,6 +49,24 @@ def engine_seed(seed: int, process: int, tensor_parallel: int) -> int:
     Ranks that hold one copy of the model together must sample the same.
     """
     return (seed * 1_000_003 + process // tensor_parallel) % 2**31
+
+
+def merged_weights(model: Any) -> Iterator[tuple[str, Any]]:
+    """Names and values of the weights with the adapters in them, one at a time, as vLLM loads them.
+
+    TRL adds the adapters to the weights and subtracts them again. In bfloat16 that leaves other weights every time, and
+    the saved ones are those of the start with the adapters.
+
+    Args:
+        model: a `PeftModel` that is whole on this rank.
+    """
+    for name, parameter in model.named_parameters():
+        if model.prefix in name:
+            continue
+        value, layer = parameter.detach(), name.removesuffix(".base_layer.weight")
+        if layer != name:
+            value = (value + model.get_submodule(layer).get_delta_weight("default").detach()).to(value.dtype)
+        yield name.removeprefix("base_model.model.").replace(".base_layer", ""), value
 
 
 @contextmanager

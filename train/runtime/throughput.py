@@ -1,7 +1,7 @@
 """Where the seconds of an update go, tokens per second, and the share of the device's peak (MFU)."""
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -37,15 +37,6 @@ class UpdateClock:
         finally:
             self._count()
             self._open.pop()
-
-    def timed(self, name: str, function: Callable[..., Any]) -> Callable[..., Any]:
-        """The function as a section."""
-
-        def measured(*args: Any, **kwargs: Any) -> Any:
-            with self.section(name):
-                return function(*args, **kwargs)
-
-        return measured
 
     def end(self) -> dict[str, float]:
         """Seconds of each section of the update that ends now; empty if none has begun."""

@@ -7,6 +7,7 @@ directory, so that a resumed run and its offline segments are the same run.
 import netrc
 import os
 import secrets
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -47,10 +48,10 @@ class Tracker:
             settings=wandb.Settings(silent=True, console="off"),
         )
 
-    def log(self, step: int, values: dict[str, float]) -> None:
-        """Metrics of an update."""
+    def log(self, step: int, values: Mapping[str, float | None]) -> None:
+        """Metrics of an update; None is one that could not be computed, which TensorBoard cannot show."""
         if self._run is not None:
-            self._run.log(values, step=step)
+            self._run.log(dict(values), step=step)
         if self._event_dir is not None:
             if self._events is None:
                 from tensorboardX import SummaryWriter
@@ -58,11 +59,15 @@ class Tracker:
                 # A resumed run writes the updates after its checkpoint again: TensorBoard drops the earlier ones.
                 self._events = SummaryWriter(str(self._event_dir), purge_step=step)
             for name, value in values.items():
-                self._events.add_scalar(name, value, step)
+                if value is not None:
+                    self._events.add_scalar(name, value, step)
 
-    def completions(self, step: int, rows: list[dict[str, Any]]) -> None:
-        """A table of sampled completions in wandb, every `completions_every_steps` updates."""
-        if self._run is None or step % self.every:
+    def completions(self, step: int, rows: list[dict[str, Any]], updates: int = 1) -> None:
+        """A table of sampled completions in wandb, every `completions_every_steps` updates.
+
+        `updates`: that share these completions, of which `step` is the first.
+        """
+        if self._run is None or -step % self.every >= updates:
             return
         import wandb
 

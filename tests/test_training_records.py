@@ -1,0 +1,102 @@
+"""What a run writes beside its weights: markers of checkpoints, warnings, seconds of snapshots, mirrors of metrics."""
+
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+from recipes.loading import load_recipe
+from train.arms import resolve_arm
+from train.models import directory
+from train.run import shared_arguments
+from train.runtime.recorder import RunRecorder
+from train.runtime.throughput import UpdateClock
+from train.runtime.tracking import Tracker
+
+ROOT = Path(__file__).resolve().parent.parent
+SMOKE = ROOT / "recipes" / "pocket" / "smoke.yaml"
+SLOW_RANK = """
+import os, sys, time
+from pathlib import Path
+from types import SimpleNamespace
+import torch.distributed as dist
+from train.runtime.checkpoints import CheckpointMarker
+
+dist.init_process_group("gloo")
+checkpoint = Path(sys.argv[1]) / "checkpoint-1"
+if dist.get_rank() == 1:
+    time.sleep(1)
+    (checkpoint / "rng_state_1.pth").write_text("")
+state = SimpleNamespace(is_world_process_zero=dist.get_rank() == 0, global_step=1)
+CheckpointMarker().on_save(SimpleNamespace(output_dir=sys.argv[1]), state, None)
+if dist.get_rank() == 0:
+    assert (checkpoint / "COMPLETE").exists()
+    print("complete:", (checkpoint / "rng_state_1.pth").exists())
+dist.destroy_process_group()
+"""
+
+
+def test_a_checkpoint_is_complete_when_every_rank_has_written_it(tmp_path):
+    (tmp_path / "checkpoint-1").mkdir()
+    (tmp_path / "slow.py").write_text(SLOW_RANK)
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+    result = subprocess.run(
+        [*launch, str(tmp_path / "slow.py"), str(tmp_path)], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert result.returncode == 0, result.stderr
+    assert "complete: True" in result.stdout
+
+
+def test_a_resumed_run_keeps_its_warnings(tmp_path):
+    first = RunRecorder(tmp_path, 4)
+    first.warn("nothing is learned")
+    resumed = RunRecorder(tmp_path, 4, resumed_step=2)
+    assert resumed.warnings == ["nothing is learned"]
+    resumed.warn("nothing is learned")
+    resumed.warn("the engines disagree")
+    assert RunRecorder(tmp_path, 4, resumed_step=2).warnings == ["nothing is learned", "the engines disagree"]
+    assert RunRecorder(tmp_path, 4).warnings == []  # from the beginning again
+
+
+def test_seconds_of_a_snapshot_are_not_training(tmp_path, monkeypatch):
+    times = [0.0]
+    monkeypatch.setattr("train.runtime.throughput._now", lambda: times[0])
+
+    def save(trainer, tokenizer, target, dtype, start_dir):
+        target.mkdir(parents=True)
+        times[0] += 60
+
+    monkeypatch.setattr(directory, "save_weights", save)
+    snapshots = directory.Snapshots([1], tmp_path, None, "float32", tmp_path)
+    snapshots.trainer = SimpleNamespace(clock=UpdateClock())
+    snapshots.trainer.clock.begin()
+    times[0] += 2
+    snapshots.on_step_end(None, SimpleNamespace(global_step=1), None)
+    assert snapshots.trainer.clock.end() == {"training": 2.0, "snapshot": 60.0}
+    assert list(directory.complete_snapshots(tmp_path)) == [1]
+
+
+def test_a_metric_that_could_not_be_computed_is_left_out_of_tensorboard(tmp_path):
+    """TRL logs None, for instance the deviation of a single reward."""
+    tracker = Tracker(load_recipe(SMOKE, ["tracking=tensorboard"]), {}, tmp_path, "grpo", 0)
+    tracker.log(1, {"reward": 1.0, "reward_std": None})
+    tracker.close()
+
+
+def test_updates_that_share_completions_show_them_when_one_is_due():
+    tracker, shown = Tracker.__new__(Tracker), []
+    tracker._run, tracker.every = SimpleNamespace(log=lambda row, step: shown.append(step)), 20
+    for step in range(1, 101, 4):  # four updates a batch
+        tracker.completions(step, [{"completion": "x"}], 4)
+    assert shown == [17, 37, 57, 77, 97]
+    shown.clear()
+    for step in range(1, 101):
+        tracker.completions(step, [{"completion": "x"}])
+    assert shown == [20, 40, 60, 80, 100]
+
+
+def test_a_rank_waits_for_the_sampling_of_another(tmp_path):
+    """Longer than a recipe's limit of silence, which may be hours; a server's heartbeats come from one rank alone."""
+    recipe = load_recipe(SMOKE, ["resources.silence_minutes=600"])
+    waits = shared_arguments(resolve_arm(recipe, "grpo"), tmp_path, 0, True)["ddp_timeout"]
+    assert waits > 60 * recipe.resources.silence_minutes
