@@ -160,6 +160,9 @@ def shared_arguments(settings: ResolvedArm, stage_dir: Path, seed: int, use_cpu:
         "bf16": settings.dtype == "bfloat16",
         "gradient_checkpointing": not use_cpu,
         **device_arguments(use_cpu),
+        # While the first rank asks a vLLM server the others wait for it, longer than the default half hour. What hangs
+        # is ended by the watchdog (launch/execution/watch.py).
+        "ddp_timeout": 86_400,
         "dataloader_pin_memory": not use_cpu,
         "save_strategy": "steps",
         "save_steps": settings.save_every_steps,
