@@ -70,7 +70,7 @@ def fetch(recipe: Recipe, recipe_path: Path | None) -> Fetched:
             rows = fetched.lock["benchmarks"].get(data.name, {}).get("rows")
             if rows and data.published_rows and rows != data.published_rows:
                 fetched.counts.append(f"{data.name} {rows:,} ({data.published_rows:,})")
-    for model, revision in _models(recipe):
+    for model, revision in recipe.models_read():
         _resolve_model(fetched, recipe, model, revision)
     if recipe.model is not None:
         _resolve_kernel(fetched, recipe.model)
@@ -142,15 +142,16 @@ def _keep(fetched: Fetched, kind: str, name: str, entry: Entry | None) -> None:
 def _resolve_model(fetched: Fetched, recipe: Recipe, name: str, revision: str | None) -> None:
     if Path(name).is_dir():
         return
-    print(f"  fetching {name}", flush=True)
+    key = recipe.lock_key(name, revision)
+    print(f"  fetching {key}", flush=True)
     try:
-        fetched.lock["models"][name] = fetch_model(name, revision)
+        fetched.lock["models"][key] = fetch_model(name, revision)
         fetched.resolved += 1
     except UserError as error:
         fetched.problems.append(str(error))
-        entry = recipe.lock.get("models", {}).get(name)
+        entry = recipe.lock_of_model(name, revision)
         pinned = revision is not None and len(revision) == 40
-        _keep(fetched, "models", name, None if entry and pinned and entry["revision"] != revision else entry)
+        _keep(fetched, "models", key, None if entry and pinned and entry["revision"] != revision else entry)
 
 
 def _resolve_kernel(fetched: Fetched, model: ModelSpec) -> None:
@@ -176,19 +177,6 @@ def _count_rows(files: DataFiles, entry: Entry | None) -> int:
         fields = (files.problem_field, files.completion_field)
     assert fields is not None
     return len(read_rows(files, fields, entry))
-
-
-def _models(recipe: Recipe) -> list[tuple[str, str | None]]:
-    """Ids and revisions of the models a recipe loads from the hub."""
-    models: dict[str, str | None] = {}
-    if recipe.model is not None and recipe.model.path is not None:
-        models[recipe.model.path] = recipe.model.revision
-    for external in recipe.external.values():
-        models[external.path] = external.revision
-    for sampler in recipe.corpus.samplers.values():
-        if sampler.kind == "transformers" and sampler.model != "base":
-            models[str(sampler.model)] = sampler.revision
-    return list(models.items())
 
 
 def format_lock(lock: dict[str, Any], path: Path) -> str:

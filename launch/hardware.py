@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from itertools import takewhile
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -15,6 +16,7 @@ from recipes.schema import Recipe
 
 CPU_STAGES = 2
 """Stages without a GPU that run at the same time, if the recipe does not set `resources.workers`."""
+_NO_DEVICE = ("", "-1", "NoDevFiles")  # the last is what Slurm sets for a job without GPUs
 _IN_USE = 0.5  # share of a GPU's memory; a display takes far less
 _PATIENCE_SECONDS = 60.0  # the driver frees the memory of a process a little after its end
 
@@ -22,8 +24,8 @@ _PATIENCE_SECONDS = 60.0  # the driver frees the memory of a process a little af
 def visible_gpus(devices: Path = Path("/dev")) -> list[str]:
     """The NVIDIA GPUs this process may use, as in CUDA_VISIBLE_DEVICES. Does not load CUDA."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if visible is not None:
-        return [name for name in visible.split(",") if name.strip()]
+    if visible is not None:  # CUDA takes the names before the first one that is no device
+        return [*takewhile(lambda name: name not in _NO_DEVICE, map(str.strip, visible.split(",")))]
     gpus = [path for path in devices.glob("nvidia[0-9]*") if path.name.removeprefix("nvidia").isdigit()]
     return [str(index) for index in range(len(gpus))]  # CUDA counts from 0, also in a container with other devices
 

@@ -18,7 +18,7 @@ from recipes.loading import read_yaml, sentences
 Word = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_@%+=:,./\[\]*&|!-]*$")]
 """A value of an sbatch option."""
 _StageKind = Literal[
-    "base", "corpus", "arms", "drift", "external", "questions", "trajectory", "eval", "diagnostics", "report", "server"
+    "base", "corpus", "arms", "drift", "external", "questions", "trajectory", "eval", "diagnostics", "report"
 ]  # fmt: skip
 _DURATION = re.compile(r"^(\d+-)?\d+(:\d\d){0,2}$")
 
@@ -105,7 +105,8 @@ class SiteSpec(JobSpec):
     """Seconds before its time limit at which a job is told to save. null: as long as an update and a checkpoint of its
     arm take by the plan, between 2 and 30 minutes; 5 minutes where the plan cannot predict it."""
     requeue: bool = True
-    """Whether Slurm may requeue a job that was preempted or lost its node."""
+    """Whether Slurm may requeue a job that was preempted, lost its node or reached its time limit. false: such a job
+    has failed, and those that need it are cancelled."""
     stages: dict[_StageKind, JobSpec] = Field(default_factory=dict)
     """Resources of a kind of stage, for instance a CPU partition for `corpus`."""
 

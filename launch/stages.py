@@ -69,12 +69,11 @@ def build_stages(recipe: Recipe) -> list[Stage]:
         if recipe.model.path is not None:  # the stage also checks the tokenizer with every prompt setting
             reads |= _folder_content(Path(recipe.model.path))
             prompts = [settings["prompt"], *(arm["prompt"] for arm in settings["arms"].values() if arm["prompt"])]
-            reads |= flatten({"lock": {"models": settings["lock"].get("models", {}).get(recipe.model.path)}})
+            reads |= flatten({"lock": {"models": recipe.lock_of_model(recipe.model.path, recipe.model.revision)}})
             checked = {"thinking": recipe.suite.thinking} if recipe.suite and recipe.suite.thinking is not None else {}
             checked |= {"trained": True} if recipe.trained else {}
             reads["prompts"] = hash_json([*prompts, checked] if checked else prompts)
-            if str(recipe.model.chat_template).endswith(".jinja"):
-                reads["content of the chat template"] = _content(Path(str(recipe.model.chat_template)))
+            reads |= _template_content(recipe.model.chat_template)
         stages.append(Stage("base", module, reads, threads=recipe.resources.base_threads))
     if recipe.corpus.sources:
         stages.append(_corpus_stage(recipe, settings, with_base))
@@ -98,8 +97,8 @@ def build_stages(recipe: Recipe) -> list[Stage]:
     stages += _probes(recipe, settings, threads)
     for arm, external in recipe.external.items():
         reads = flatten({"external": settings["arms"][arm]["external"], "prompt": settings["prompt"]})
-        reads |= flatten({"lock": {"models": settings["lock"].get("models", {}).get(external.path)}})
-        reads |= _folder_content(Path(external.path))
+        reads |= flatten({"lock": {"models": recipe.lock_of_model(external.path, external.revision)}})
+        reads |= _folder_content(Path(external.path)) | _template_content(external.chat_template)
         if recipe.suite is not None and recipe.suite.thinking is not None:
             reads["thinking"] = recipe.suite.thinking
         stages.append(Stage(f"external/{arm}", "train.models.prepared_base", reads, ("base",), {"arm": arm}))
@@ -120,6 +119,11 @@ def _folder_content(folder: Path) -> dict[str, Any]:
     return {f"content of {folder}": hash_json(listing)}
 
 
+def _template_content(name: str | None) -> dict[str, Any]:
+    """The content of a chat template that is a file."""
+    return {"content of the chat template": _content(Path(str(name)))} if str(name).endswith(".jinja") else {}
+
+
 def _corpus_stage(recipe: Recipe, settings: dict[str, Any], with_base: bool) -> Stage:
     # Decontamination compares the corpus with the questions of the suite, whatever their prompts and scoring.
     suite = {key: settings["suite"][key] for key in ("tasks", "questions", "seed")} if recipe.suite else {}
@@ -131,6 +135,8 @@ def _corpus_stage(recipe: Recipe, settings: dict[str, Any], with_base: bool) -> 
             reads[f"content of {source.path}"] = _content(Path(source.path))
     if not with_base:  # then the stage loads the tokenizer of the model itself
         reads |= flatten({"model": settings["model"]})
+        if recipe.model is not None:
+            reads |= _folder_content(Path(str(recipe.model.path))) | _template_content(recipe.model.chat_template)
     return Stage("corpus", "data.corpus.build", reads, ("base",) if with_base else ())
 
 

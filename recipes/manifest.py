@@ -5,6 +5,7 @@ ends. With the current input hash a stage with a complete manifest is done, and 
 resumed. With another hash it is replaced, and the differing inputs are named.
 """
 
+import errno
 import hashlib
 import json
 import os
@@ -12,7 +13,7 @@ import platform
 import subprocess
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
@@ -102,16 +103,25 @@ def locked(directory: Path) -> Iterator[None]:
 
     Raises:
         LockedError: another process holds it.
+        UserError: the directory cannot be written, or its file system has no locks.
     """
     from filelock import FileLock, Timeout
 
-    directory.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(directory / ".lock")
+    # Where there are no locks, filelock would use a file instead, which stays when a node is lost.
+    lock = FileLock(directory / ".lock", fallback_to_soft=False)
     try:
-        lock.acquire(timeout=1)  # `transfer status` acquires it for a moment
-    except Timeout:
-        raise LockedError(
-            f"{directory} is being written by another process; wait for it or choose another directory"
+        directory.mkdir(parents=True, exist_ok=True)
+        lock.acquire(timeout=1)  # `transfer status` asks for it for a moment
+    except OSError as error:
+        if isinstance(error, Timeout):
+            raise LockedError(
+                f"{directory} is being written by another process; wait for it or choose another directory"
+            ) from None
+        if error.errno == errno.ENOSPC:
+            raise
+        raise UserError(
+            f"{directory} cannot be locked ({error.strerror or error}); make it writable, on a file system with locks "
+            "(Lustre: -o flock), or choose another directory"
         ) from None
     try:
         yield
@@ -120,19 +130,14 @@ def locked(directory: Path) -> Iterator[None]:
 
 
 def is_locked(directory: Path) -> bool:
-    """Whether another process holds the directory's lock now."""
-    from filelock import FileLock, Timeout
+    """Whether another process, perhaps of another user, holds the directory's lock now."""
+    import fcntl
 
-    if not (directory / ".lock").exists():
-        return False
-    lock = FileLock(directory / ".lock")
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        return True
-    except OSError:  # another user's file, which cannot be opened for writing
-        return False
-    lock.release()
+    with suppress(OSError), (directory / ".lock").open("rb") as file:  # a shared lock needs no right to write
+        try:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
     return False
 
 

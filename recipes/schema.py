@@ -304,6 +304,26 @@ class Recipe(Spec):
         """The checkpoints trained elsewhere, by the names of their arms."""
         return {name: arm.external for name, arm in self.arms.items() if arm.external is not None}
 
+    def models_read(self) -> list[tuple[str, str | None]]:
+        """Path or hub id, and revision, of the models that are loaded: the base, external checkpoints, samplers."""
+        models = [(external.path, external.revision) for external in self.external.values()]
+        if self.model is not None and self.model.path is not None:
+            models.insert(0, (self.model.path, self.model.revision))
+        for sampler in self.corpus.samplers.values():
+            if sampler.kind == "transformers" and sampler.model != "base":
+                models.append((str(sampler.model), sampler.revision))
+        return list(dict.fromkeys(models))
+
+    def lock_key(self, path: str | None, revision: str | None) -> str:
+        """The name of a model in the lock: with its revision if the recipe names several of one repository."""
+        several = sum(other == path for other, _ in self.models_read()) > 1
+        return f"{path}@{revision}" if several and revision is not None else str(path)
+
+    def lock_of_model(self, path: str | None, revision: str | None) -> dict[str, Any] | None:
+        """The lock's entry of a model; None: it is not resolved."""
+        entry: dict[str, Any] | None = self.lock.get("models", {}).get(self.lock_key(path, revision))
+        return entry
+
     def labels(self, arm: str) -> list[str]:
         """Names of an arm's models in the evaluation: one per training seed, or one if it is external."""
         if arm == "base" or arm in self.external:

@@ -29,6 +29,16 @@ def ended(words, capsys):
     return end.value.code, printed.out, printed.err
 
 
+def test_a_folder_that_cannot_be_made_is_a_sentence(tmp_path, capsys):
+    (tmp_path / "file").touch()
+    long = "x" * 300
+    for folder, reason in ((tmp_path / "file" / "a", "Not a directory"), (tmp_path / "file", "File exists"),
+                           (tmp_path / long, "File name too long")):  # fmt: skip
+        assert main(["init", "study", str(folder / "study.yaml")]) == 2
+        error = capsys.readouterr().err
+        assert error.startswith(f"transfer: {tmp_path}") and f"cannot be read or written: {reason}\n" in error, error
+
+
 def test_a_mistyped_command_gets_a_suggestion(capsys):
     code, _, error = ended(["rnu"], capsys)
     assert code == 2

@@ -1,5 +1,6 @@
 """The checks of `transfer doctor`: right on this machine, and able to fail where something is wrong."""
 
+import errno
 import json
 import os
 import subprocess
@@ -26,10 +27,10 @@ def test_free_space_and_locks_of_this_disk(tmp_path, monkeypatch):
     assert verdict.text.split(" GB free")[0].replace(",", "").isdigit()
     assert list(tmp_path.iterdir()) == []
 
-    def no_locks(self, *arguments, **options):
-        raise OSError(38, "Function not implemented")  # what Lustre answers when it is mounted without flock
+    def no_locks(file, operation):
+        raise OSError(errno.ENOSYS, "Function not implemented")  # what Lustre answers when it is mounted without flock
 
-    monkeypatch.setattr("filelock.FileLock.__enter__", no_locks)
+    monkeypatch.setattr("fcntl.flock", no_locks)
     assert doctor.disk(tmp_path).state == "fail"
     assert "Function not implemented" in doctor.disk(tmp_path).text
 

@@ -109,8 +109,8 @@ def test_disk_of_the_whole_study_by_hand(machine):
     weights = 2 * shape.parameters()
     need = disk_needed(recipe, shape, stages, 8)
     assert need.base == weights
-    assert need.runs == 12 * 9 * weights  # eight snapshots and the end; four arms, three seeds
-    assert need.while_training == checkpoint_bytes(shape, 8, True) - 9 * weights == 3 * 14 * shape.parameters()
+    assert need.runs == 12 * 8 * weights  # eight snapshots, of which `final` is the last; four arms, three seeds
+    assert need.while_training == checkpoint_bytes(shape, 0, True) == 3 * 14 * shape.parameters()
     assert need.responses == evaluation_responses(recipe, 13) * 5000 * 5  # the base and twelve runs
     assert need.total == need.base + need.corpus + need.runs + need.responses + need.while_training
     everywhere = disk_needed(recipe, shape, stages, 8, SiteSpec())
@@ -126,8 +126,8 @@ def test_disk_of_the_whole_study_by_hand(machine):
     machine["free"] = need.total - 1
     (error,) = found()
     assert error.severity == "error"
-    assert error.sentence.startswith("the study needs up to 3,853 GB of disk (base 30 GB, weights of runs 3,190 GB, ")
-    assert error.sentence.endswith("and /nowhere/study has 3,853 GB free")
+    assert error.sentence.startswith("the study needs up to 3,498 GB of disk (base 30 GB, weights of runs 2,836 GB, ")
+    assert error.sentence.endswith("and /nowhere/study has 3,498 GB free")
 
 
 def test_what_is_done_needs_no_more_disk(machine, tmp_path):
@@ -218,6 +218,13 @@ def test_time_limits_against_hours(machine):
     assert [note.severity for note in notes] == ["note", "note"]  # two arms that sample; SFT and the rest fit
     assert notes[1].sentence == (
         f"arms/grpo takes about {hours:,.0f} hours and a job has {minutes - 60}: it goes back to the queue 1 time"
+    )
+    ended = found(site=SiteSpec(gpus_per_node=8, time_limit=str(minutes - 60), stages={"eval": {"time_limit": "30-0"}},
+                                requeue=False))  # fmt: skip
+    assert [finding.severity for finding in ended] == ["error", "error"]
+    assert str(ended[1]) == (
+        f"arms/grpo takes about {hours:,.0f} hours, a job has {minutes - 60}, and requeue: false makes it fail "
+        "then; set requeue: true in the site file, or give stages.arms.time_limit more"
     )
     short = told("30-0", arms={"time_limit": str(int(60 * first) - 1)})
     assert ("error", "lower train.save_every_minutes") in [(f.severity, f.remedy.partition(", or ")[2]) for f in short]

@@ -8,7 +8,7 @@ import pytest
 from launch.execution import local, worker
 from launch.execution.failures import MISTAKE, Failure
 from launch.execution.gpus import Pool, Request, request_of
-from launch.hardware import gpus_wanted, require_free_memory, teacher_on
+from launch.hardware import gpus_wanted, require_free_memory, teacher_on, visible_gpus
 from launch.planning import node
 from launch.slurm import step
 from launch.stages import Stage, build_stages
@@ -92,6 +92,14 @@ def test_a_teachers_server_on_this_machine_has_its_gpus():
     assert teacher_on(elsewhere) is None
     assert request_of(elsewhere, by_kind["corpus"], EIGHT) == Request("corpus", 0)
     assert request_of(recipe, by_kind["arms"], EIGHT[:1]).gpus == 1
+
+
+def test_devices_that_are_none_hide_the_rest_as_for_cuda(monkeypatch):
+    for hidden in ("-1", "", "NoDevFiles"):
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", hidden)
+        assert visible_gpus() == []
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0, 1,-1,2")
+    assert visible_gpus() == ["0", "1"]
 
 
 def test_memory_that_somebody_else_uses_is_named_before_anything_is_loaded(monkeypatch):

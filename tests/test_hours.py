@@ -56,8 +56,8 @@ def test_parts_of_a_run_by_hand():
     assert parts["recomputation"] == parts["old log-probabilities"] == pytest.approx(forward)
     assert parts["reference model"] == 0
     assert parts["weight synchronisation"] == pytest.approx(140 * 2 * shape.parameters() / 5e9)
-    # A checkpoint every four updates of 14 bytes a parameter; eight snapshots and the end of 2.
-    assert parts["checkpoints"] == pytest.approx((35 * 14 + 9 * 2) * shape.parameters() / 1e9)
+    # A checkpoint every four updates of 14 bytes a parameter; eight snapshots, `final` among them, of 2.
+    assert parts["checkpoints"] == pytest.approx((35 * 14 + 8 * 2) * shape.parameters() / 1e9)
     sft = run_parts(setting_of(recipe, shape, 8), "sft_think")  # padding-free, four demonstrations a problem
     assert sft["forward and backward"] == pytest.approx(3 * forward / 1.15 / 2)
     assert (sft["generation"], sft["old log-probabilities"], sft["weight synchronisation"]) == (0, 0, 0)

@@ -1,5 +1,6 @@
 """Manifests: what is done, resumed, replaced and named; writes that a kill or a full disk cannot tear."""
 
+import errno
 import json
 import os
 import subprocess
@@ -12,6 +13,7 @@ from recipes.manifest import (
     describe_changes,
     finish_stage,
     hash_json,
+    is_locked,
     locked,
     read_manifest,
     stage_state,
@@ -114,3 +116,34 @@ def test_second_writer_is_refused_and_a_dead_one_forgotten(tmp_path):
     holder.wait()
     with locked(tmp_path):
         pass
+
+
+def test_a_folder_without_locks_is_refused_and_not_locked_by_a_file_that_stays(tmp_path, monkeypatch):
+    def no_locks(file, operation):
+        raise OSError(errno.ENOSYS, "Function not implemented")
+
+    monkeypatch.setattr("fcntl.flock", no_locks)
+    sentence = r"cannot be locked \(Function not implemented\); make it writable, on a file system with locks"
+    with pytest.raises(UserError, match=sentence), locked(tmp_path):
+        pass
+    assert not is_locked(tmp_path)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs a second user")
+def test_another_user_sees_that_a_folder_is_locked(tmp_path):
+    """`transfer status` of a colleague's study: the lock file can be read and not written."""
+
+    def asked():
+        folder = os.open(tmp_path, os.O_RDONLY)
+        pid = os.fork()
+        if pid == 0:  # a second user who cannot enter the folders above
+            os.fchdir(folder)
+            os.setuid(65534)
+            os._exit(int(is_locked(Path("."))))
+        os.close(folder)
+        return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 1
+
+    tmp_path.chmod(0o755)
+    with locked(tmp_path):
+        assert asked()
+    assert not asked()

@@ -89,6 +89,44 @@ def test_nodes_and_gpus_of_the_14b_study():
     assert "--gres" not in found["corpus"] + found["report"] + found["base"]
 
 
+def test_pyxis_mounts_the_study_and_its_server_runs_in_the_image_too():
+    overrides = ["resources.vllm={mode: server, server_nodes: 1}"]
+    jobs = jobs_of(*overrides, recipe=RECIPES / "qwen3-14b" / "matched.yaml", folder=Path("/data/my study"))
+    site = SiteSpec(gpus_per_node=8, container={"image": "lab", "runtime": "pyxis", "binds": ["/hf"]})
+    script = render(jobs["arms/grpo"], site, "c", "")
+    inside = f"--container-image=lab '--container-mounts=/data/my study,{RECIPES.parent},/hf'"
+    (where,) = [line for line in script.splitlines() if line.startswith("where=")]
+    assert where.endswith(f" {inside})")
+    assert f"  srun --nodes=1 --ntasks=1 --relative=1 --gres=gpu:8 {inside} " in script
+
+
+def chosen(script, tmp_path, **variables):
+    """The task, its id for scontrol, and the port of its server, as bash computes them from Slurm's variables."""
+    head = script.partition("# The stage of this task.")[2].partition("study=${studies")[0]
+    port = next((line for line in script.splitlines() if line.startswith("port=")), "port=")
+    (tmp_path / "head.sh").write_text(f'set -eu\n#{head}\n{port}\necho "$task $self $port"')
+    return subprocess.run(["bash", str(tmp_path / "head.sh")], capture_output=True, text=True, check=True,
+                          env={"PATH": "/usr/bin:/bin", **variables}).stdout.split()  # fmt: skip
+
+
+def test_a_task_names_itself_and_not_its_array(tmp_path):
+    """Slurm gives one task of an array the array's own id: `scontrol requeue` with it starts all tasks again."""
+    array = render(jobs_of("seeds=[0,1,2]")["arms/grpo"], SiteSpec(), "c", "")
+    variables = {"SLURM_JOB_ID": "70", "SLURM_ARRAY_JOB_ID": "70", "SLURM_ARRAY_TASK_ID": "2"}
+    assert chosen(array, tmp_path, **variables) == ["2", "70_2"]
+    single = render(jobs_of()["arms/grpo"], SiteSpec(), "c", "")
+    assert chosen(single, tmp_path, SLURM_JOB_ID="71") == ["0", "71"]
+    assert "SLURM_JOB_ID" not in array.partition("child=$!")[2]
+
+
+def test_servers_of_two_jobs_on_one_node_have_ports_of_their_own(tmp_path):
+    served = "resources={vllm: {mode: server, server_nodes: 1}}"
+    script = render(jobs_of(served)["arms/grpo"], SiteSpec(gpus_per_node=8), "c", "")
+    ports = [chosen(script, tmp_path, SLURM_JOB_ID=number)[2] for number in ("8123456", "8123457")]
+    assert ports == ["13456", "13457"]
+    assert '"$study" "$stage" "$port" \\\n' in script
+
+
 def test_a_node_with_too_few_gpus_is_refused_with_the_number_of_nodes():
     recipe = load_recipe(RECIPES / "qwen3-14b" / "matched.yaml")
     tasks = tasks_of_study(recipe, Path("/studies/a"), build_stages(recipe))
@@ -263,6 +301,7 @@ def test_secrets_and_yaml_times_are_refused_with_a_sentence(tmp_path):
         ("partitoin: gpu", "did you mean `partition`"),
         ("- a", "site file"),
         ("stages: {eval: {gpus: 2}}", "`stages.eval.gpus` is not a setting"),
+        ("stages: {server: {partition: gpu}}", "is 'server', but input should be 'base', 'corpus'"),
     ):
         path.write_text(text)
         with pytest.raises(UserError) as error:

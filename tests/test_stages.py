@@ -150,6 +150,30 @@ def test_corpus_alone_depends_on_the_tokenizer_it_reads():
     assert reads() != reads("lock={models: {Qwen/Qwen3-14B-Base: {revision: abc}}}")
 
 
+def test_files_of_a_model_are_inputs_of_what_reads_them(tmp_path):
+    """The template of an external checkpoint, and the tokenizer of a recipe that only builds a corpus."""
+    model, template = tmp_path / "model", tmp_path / "own.jinja"
+    model.mkdir()
+    (model / "tokenizer.json").write_text("{}")
+    template.write_text("{{ messages }}")
+    external = f"arms={{x: {{external: {{path: org/m, chat_template: {template}}}}}}}"
+    corpus = STUDY.parent.parent / "qwen3-14b" / "corpus.yaml"
+
+    def reads(path, name, *overrides):
+        return next(stage.reads for stage in build_stages(load_recipe(path, list(overrides))) if stage.name == name)
+
+    def both():
+        alone = reads(corpus, "corpus", f"model.path={model}", f"model.chat_template={template}")
+        return reads(STUDY, "external/x", external, "analysis.claims=[]"), alone
+
+    first = both()
+    template.write_text("{{ messages[0] }}")
+    second = both()
+    assert first[0] != second[0] and first[1] != second[1]
+    (model / "tokenizer.json").write_text("{ }")
+    assert both()[1] != second[1]
+
+
 def test_evaluation_that_lost_a_file_is_made_again_in_place(tmp_path):
     recipe = load_recipe(STUDY)
     finish_all(recipe, tmp_path)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from launch.commands.main import main
 from launch.site_file import SiteSpec
 from launch.slurm import submit as slurm
 from launch.slurm.jobs import tasks_of_study
@@ -14,6 +15,7 @@ from launch.slurm.submit import active_ids, ask_queue, known_jobs, read_jobs, su
 from launch.stages import Stage, build_stages
 from recipes.errors import UserError
 from recipes.loading import load_recipe
+from recipes.manifest import locked, write_json
 
 SMOKE = Path(__file__).resolve().parent.parent / "recipes" / "pocket" / "smoke.yaml"
 
@@ -25,6 +27,7 @@ path = os.path.join(folder, "state.json")
 state = json.load(open(path)) if os.path.exists(path) else {{"queue": {{}}, "cancelled": [], "calls": 0}}
 if name == "sbatch":
     state["calls"] += 1
+    state["variables"] = sorted(name for name in os.environ if name.startswith(("SLURM_", "SRUN_")))
     if state["calls"] == {refuse}:
         json.dump(state, open(path, "w"))
         sys.exit("sbatch: error: invalid partition specified: gpu")
@@ -68,6 +71,32 @@ def test_a_refusal_takes_back_what_this_call_submitted(study):
     assert known_jobs(root, ask_queue()) == []
     assert submit(root, tasks, SiteSpec()) == 7
     assert submit(root, tasks, SiteSpec()) == 0
+
+
+def test_a_submission_from_inside_a_job_does_not_hand_on_its_share(study, monkeypatch):
+    """In a shell of salloc, or from a job: srun would take SLURM_MEM_PER_CPU beside our --mem for a contradiction."""
+    root, tasks = study
+    inherited = {"SLURM_MEM_PER_CPU": "100", "SLURM_ARRAY_TASK_ID": "3", "SRUN_CPUS_PER_TASK": "7"}
+    for name, value in (inherited | {"SLURM_CONF": "/etc/slurm.conf", "SLURM_JWT": "x"}).items():
+        monkeypatch.setenv(name, value)
+    submit(root, tasks[:1], SiteSpec())
+    assert state(root)["variables"] == ["SLURM_CONF", "SLURM_JWT"]
+
+
+def test_a_study_that_runs_on_this_machine_keeps_its_recipe(study, capsys):
+    """Its ranks read the recipe when they start; a submission with another one waits until the run has ended."""
+    root, _ = study
+    site = root.parent / "site.yaml"
+    site.write_text("partition: gpu\n")
+    root.mkdir()
+    write_json(root / "study.json", load_recipe(SMOKE).dump())
+    words = ["run", str(SMOKE), "train.steps=7", "--on", "slurm", "--site", str(site), "--out", str(root)]
+    with locked(root):
+        assert main([*words, "--no-reuse"]) == 2
+        assert main(words) == 2
+    assert "is being written by another process" in capsys.readouterr().err
+    assert json.loads((root / "study.json").read_text()) == load_recipe(SMOKE).dump()
+    assert state(root)["calls"] == 0
 
 
 def test_an_interruption_loses_no_job(study, monkeypatch):

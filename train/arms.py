@@ -65,6 +65,11 @@ class ResolvedArm(MethodSpec, TrainSpec):
         count = self.snapshots
         return sorted({round(self.steps ** (index / count)) for index in range(1, count)} - {self.steps})
 
+    @property
+    def kept_weights(self) -> int:
+        """How often the run leaves its weights: the snapshots and `final`."""
+        return len(self.snapshot_steps()) + 1
+
 
 def resolve_arm(recipe: Recipe, name: str) -> ResolvedArm:
     """Fill in an arm from its study.

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from datasets import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
@@ -85,11 +86,13 @@ def _vllm_arguments(settings: ResolvedArm, tokenizer: PreTrainedTokenizerBase, v
     if vllm is None:
         return {}
     stored = settings.sampling != "current" or settings.dynamic_sampling > 0  # their log-probabilities are not kept
-    correction = settings.importance_sampling
+    correction, url = settings.importance_sampling, server_address(vllm)
     return {
         "use_vllm": True,
         "vllm_mode": vllm.mode,
-        "vllm_server_base_url": server_address(vllm),
+        "vllm_server_base_url": url,
+        # Where this process sends weights from; jobs on parts of one node have servers of their own.
+        "vllm_group_port": 20_000 + (urlsplit(url or "").port or 0) % 10_000,
         "vllm_gpu_memory_utilization": vllm.memory_share,
         "vllm_tensor_parallel_size": vllm.tensor_parallel,
         "vllm_enable_sleep_mode": can_sleep(vllm),

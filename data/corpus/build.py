@@ -143,9 +143,8 @@ def _tokenizer(recipe: Recipe, study_dir: Path) -> "PreTrainedTokenizerBase":
     if (study_dir / "base").is_dir():
         return load_tokenizer(str(study_dir / "base"))
     model = recipe.require_model()
-    name = str(model.path)
-    lock = recipe.lock.get("models", {}).get(name)
-    return prepare_tokenizer(locate_model(name, lock, model.revision), model)
+    lock = recipe.lock_of_model(model.path, model.revision)
+    return prepare_tokenizer(locate_model(str(model.path), lock, model.revision), model)
 
 
 def _drop_by_pass_rate(

@@ -74,7 +74,7 @@ def draw_samples(
             model_dir, weights = str(study_dir / "base"), manifest["output_hash"]
             parameters = parameters or manifest["facts"].get("parameters")
         else:
-            lock = recipe.lock.get("models", {}).get(spec.model)
+            lock = recipe.lock_of_model(spec.model, spec.revision)
             model_dir = str(locate_model(model_dir, lock, spec.revision))
             weights = lock["revision"] if lock else None
     config = sampling_config(spec, recipe.prompt, weights)

@@ -2,6 +2,7 @@
 
 import argparse
 import difflib
+import errno
 import sys
 from typing import Any
 
@@ -33,6 +34,11 @@ COMMANDS = (
     *(diff.diff, grading.grade, config.config, completion.completion),
 )
 _INTERRUPTED = 130  # as shells report Ctrl-C
+_REFUSED = {
+    *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT),
+    *(errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG),
+}
+"""What a file system refuses to a user."""
 _EPILOG = """examples:
   transfer init study my-study/study.yaml                   a commented recipe with example data, to change
   transfer validate my-study/study.yaml                     open and render everything it reads
@@ -119,6 +125,11 @@ def main(arguments: list[str] | None = None) -> int:
     except BrokenPipeError:  # the reader of the output closed it, as `| head` does
         sys.stderr.close()
         return 0
+    except OSError as error:
+        if error.errno not in _REFUSED or error.filename is None:
+            raise
+        print(f"transfer: {error.filename} cannot be read or written: {error.strerror}", file=sys.stderr)
+        return 2
 
 
 def _nearest_option(name: str, word: str) -> str:

@@ -104,11 +104,11 @@ def _submit(recipe: "Recipe", study_dir: Path, stages: "list[Stage]", options: a
         return show_jobs(study_dir, tasks, site)
     check_site(tasks, site)
     ask_queue()  # before anything is written
-    if (study_dir / STUDY_FILE).exists() and read_study_file(study_dir) != recipe.dump():
-        refuse_if_queued(study_dir)
-    write_json(study_dir / STUDY_FILE, recipe.dump())
-    if not options.no_reuse:
-        with locked(study_dir):
+    with locked(study_dir):  # stages that run read the recipe in it
+        if (study_dir / STUDY_FILE).exists() and read_study_file(study_dir) != recipe.dump():
+            refuse_if_queued(study_dir)
+        write_json(study_dir / STUDY_FILE, recipe.dump())
+        if not options.no_reuse:
             reuse(recipe, study_dir, stages, on_cluster=True)
     return run_on_slurm(study_dir, tasks, site, options.until)
 

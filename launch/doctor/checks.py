@@ -100,7 +100,7 @@ def disk(folder: Path) -> Verdict:
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f".doctor-{os.getpid()}.lock"
     try:
-        with FileLock(path, timeout=5):
+        with FileLock(path, timeout=5, fallback_to_soft=False):
             pass
     except OSError as error:
         return Verdict("fail", f"no file in {folder} can be locked ({error})", _MOUNT_WITH_LOCKS)

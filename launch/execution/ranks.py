@@ -33,7 +33,7 @@ from train.runtime.ranks import SIGNALS, PreemptedError, listen, noted_signal
 
 _FAILURES = "failure-*.json"  # one written by each rank that fails
 _START = "start.json"  # written by the first node for the others
-_JOIN_SECONDS = 600.0
+_JOIN_SECONDS = 3600.0  # the first node may wait half an hour for a vLLM server and load attention before it starts
 _FIRST_NODE_RECORDS_SECONDS = 20.0
 _ATTEMPTS = 3
 

@@ -101,7 +101,7 @@ def analysis_plan(recipe: Recipe, shape: ModelShape | None) -> AnalysisPlan:
 
 def _checkpoints(recipe: Recipe) -> int:
     """Number of checkpoints of all runs and of the base, which counts as one."""
-    runs = [1 + len(resolve_arm(recipe, arm).snapshot_steps()) for arm in recipe.trained]
+    runs = [resolve_arm(recipe, arm).kept_weights for arm in recipe.trained]
     return 1 + len(recipe.seeds) * sum(runs)
 
 

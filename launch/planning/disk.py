@@ -52,9 +52,8 @@ def disk_needed(
     for stage in waiting:
         if stage.kind == "arms":
             arm = resolve_arm(recipe, str(stage.arguments["arm"]))
-            stays = (arm.snapshots + 1) * weights
-            kept += stays
-            temporary.append(checkpoint_bytes(shape, arm.snapshots, arm.dtype == "bfloat16") - stays)
+            kept += arm.kept_weights * weights
+            temporary.append(checkpoint_bytes(shape, 0, arm.dtype == "bfloat16"))
     corpus = 0
     if "corpus" in kinds:
         problems = recipe.corpus.train_problems or 0

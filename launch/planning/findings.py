@@ -248,6 +248,12 @@ def _time_limits(
                 f"a job of {group} has {limit} and its first checkpoint comes after about {first:.1f} hours",
                 f"give stages.{stage.kind}.time_limit more in the site file, or lower train.save_every_minutes",
             )
+        elif allowed < hours and not site.requeue:
+            yield Finding(
+                "error",
+                f"{group} takes about {hours:,.0f} hours, a job has {limit}, and requeue: false makes it fail then",
+                f"set requeue: true in the site file, or give stages.{stage.kind}.time_limit more",
+            )
         elif allowed < hours:
             times = int(hours / allowed)
             yield Finding(

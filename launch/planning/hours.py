@@ -134,7 +134,7 @@ def run_parts(setting: Setting, name: str) -> dict[str, float]:
         seconds["start"] += rates.engine_seconds
     working = sum(seconds.values()) - seconds["start"]
     saves = max(1, int(arm.steps / _steps_between(arm, working / arm.steps)))
-    saved = saves * resumable_bytes(shape, arm.dtype == "bfloat16") + (arm.snapshots + 1) * setting.weights
+    saved = saves * resumable_bytes(shape, arm.dtype == "bfloat16") + arm.kept_weights * setting.weights
     return seconds | {"checkpoints": saved / rates.disk_bandwidth}
 
 
@@ -254,7 +254,7 @@ def _evaluation(setting: Setting, stage: Stage) -> _Made | None:
 
 def checkpoints_of_stage(setting: Setting, stage: Stage) -> int:
     """Checkpoints that a probe or a trajectory looks at: the base alone, or those of a run."""
-    return len(resolve_arm(setting.recipe, stage.arguments["arm"]).snapshot_steps()) + 1 if stage.arguments else 1
+    return resolve_arm(setting.recipe, stage.arguments["arm"]).kept_weights if stage.arguments else 1
 
 
 def _trajectory(setting: Setting, stage: Stage) -> _Made | None:

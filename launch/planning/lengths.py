@@ -90,7 +90,7 @@ def _tokenizer(recipe: Recipe) -> CountingTokenizer | None:
         return None
     if model.pocket is not None:
         return counting_tokenizer(model.pocket)
-    folder = cached_model(str(model.path), recipe.lock.get("models", {}).get(model.path), model.revision)
+    folder = cached_model(str(model.path), recipe.lock_of_model(model.path, model.revision), model.revision)
     files = TokenizerFiles.read(folder) if folder is not None else None
     if folder is None or files is None:
         return None

@@ -131,14 +131,9 @@ def unresolved(recipe: Recipe) -> list[Unresolved]:
             why = None if entry is None else _contradiction(files, entry)
             if entry is None or why is not None:
                 pending.append(Unresolved(kind, files.name, why))
-    models = [(recipe.model.path, recipe.model.revision)] if recipe.model is not None else []
-    models += [(external.path, external.revision) for external in recipe.external.values()]
-    samplers = recipe.corpus.samplers.values()
-    models += [(s.model, s.revision) for s in samplers if s.kind == "transformers" and s.model != "base"]
-    for path, revision in dict(models).items():
-        if path is None or Path(path).is_dir() or revision is not None or path in recipe.lock.get("models", {}):
-            continue
-        pending.append(Unresolved("model", path))
+    for path, revision in recipe.models_read():
+        if revision is None and not Path(path).is_dir() and recipe.lock_of_model(path, revision) is None:
+            pending.append(Unresolved("model", path))
     return pending
 
 

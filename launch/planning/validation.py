@@ -101,7 +101,7 @@ def _tokenizer(recipe: Recipe, study_dir: Path, validation: Validation) -> "PreT
             from data.prompts.pocket_tokenizer import pocket_tokenizer
 
             return pocket_tokenizer(model.pocket)
-        folder = cached_model(str(model.path), recipe.lock.get("models", {}).get(model.path), model.revision)
+        folder = cached_model(str(model.path), recipe.lock_of_model(model.path, model.revision), model.revision)
         if folder is None:
             validation.not_checked.append(
                 f"the chat template and token lengths: the tokenizer of {model.path} is not on this machine"

@@ -28,7 +28,7 @@ _CONTROL = re.compile(r"<\|[a-z0-9_]+\|>")
 def locked_model(name: str, recipe: Recipe, revision: str | None) -> Path | None:
     """Directory of a model on this machine; None if it is not there."""
     try:
-        return locate_model(name, recipe.lock.get("models", {}).get(name), revision)
+        return locate_model(name, recipe.lock_of_model(name, revision), revision)
     except UserError:
         return None
 

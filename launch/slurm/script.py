@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from jinja2 import Template
 
 ROOT = Path(__file__).resolve().parents[2]
-SERVER_PORT = 8000
 
 _REQUEUE_SECONDS = 30  # before the time limit; a job still running then is requeued by force
 _MIN_SIGNAL_SECONDS, _MAX_SIGNAL_SECONDS = 120, 1800
@@ -43,7 +42,10 @@ def render(job: Job, site: SiteSpec, comment: str, dependency: str) -> str:
     environment = {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"} if site.offline else {}
     environment |= {"PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"} | site.environment
     study_dirs = [str(task.study_dir.resolve()) for task in job.tasks]
+    folders = sorted({str(ROOT), *study_dirs})
+    inside = _pyxis(site.container, folders)
     step_options = [f"--nodes={job.nodes}", f"--ntasks={job.nodes}", "--ntasks-per-node=1", "--kill-on-bad-exit=1"]
+    server_options = ["--nodes=1", "--ntasks=1", f"--relative={job.nodes}", *_gpu_options(site, job.gpus_per_node)]
     return _template().render(
         job=job,
         site=site,
@@ -55,10 +57,9 @@ def render(job: Job, site: SiteSpec, comment: str, dependency: str) -> str:
         cpus_per_task=request.cpus_per_task,
         studies=study_dirs,
         stages=[task.stage.name for task in job.tasks],
-        step_options=[*step_options, *_pyxis(site.container)],
-        interpreter=_interpreter(site.container, sorted({str(ROOT), *study_dirs})),
-        server_port=SERVER_PORT,
-        gpu_option=_gpu_option(site, job.gpus_per_node),
+        step_options=[*step_options, *inside],
+        server_options=[*server_options, *inside],
+        interpreter=_interpreter(site.container, folders),
         stopped_status=STOPPED,
     )
 
@@ -119,14 +120,14 @@ def _sbatch_options(job: Job, site: SiteSpec, request: JobSpec, comment: str, de
         options.append(f"--dependency={dependency}")
     values = {option: getattr(request, setting) for setting, option in _OPTIONS.items()}
     options += [f"--{option}={value}" for option, value in values.items() if value is not None]
-    return [*options, *filter(None, [_gpu_option(site, job.gpus_per_node)]), *request.directives]
+    return [*options, *_gpu_options(site, job.gpus_per_node), *request.directives]
 
 
-def _gpu_option(site: SiteSpec, count: int) -> str:
+def _gpu_options(site: SiteSpec, count: int) -> list[str]:
     if not site.gpus_per_node or not count:
-        return ""
+        return []
     kind = f"{site.gpu_type}:" if site.gpu_type else ""
-    return f"--gres=gpu:{kind}{count}" if site.gpu_request == "gres" else f"--gpus-per-node={kind}{count}"
+    return [f"--gres=gpu:{kind}{count}" if site.gpu_request == "gres" else f"--gpus-per-node={kind}{count}"]
 
 
 def _interpreter(container: ContainerSpec | None, folders: list[str]) -> list[str]:
@@ -139,8 +140,8 @@ def _interpreter(container: ContainerSpec | None, folders: list[str]) -> list[st
     return ["apptainer", "exec", *(["--nv"] if container.gpu else []), *binds, container.image, "python3"]
 
 
-def _pyxis(container: ContainerSpec | None) -> list[str]:
+def _pyxis(container: ContainerSpec | None, folders: list[str]) -> list[str]:
     if container is None or container.runtime != "pyxis":
         return []
-    mounts = ",".join([str(ROOT), *container.binds])
+    mounts = ",".join([*folders, *container.binds])
     return [f"--container-image={container.image}", f"--container-mounts={mounts}"]

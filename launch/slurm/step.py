@@ -53,6 +53,8 @@ def main(arguments: list[str]) -> int:
         if stage.kind != "arms":  # only training has a state to save; other stages resume from their files
             _exit_on_signal(study_dir, name)
         if rendezvous.node:
+            if stage_states(stages, study_dir)[name].state == "done":  # then the first node starts no ranks either
+                return 0
             return join_ranks(recipe.resources, study_dir, stage)
         failure = _first_node(recipe, study_dir, stages, stage)
     except UserError as error:
@@ -89,6 +91,7 @@ def _first_node(recipe: Recipe, study_dir: Path, stages: list[Stage], stage: Sta
         import torch
 
         torch.set_num_threads(stage.threads)
+        os.environ["OMP_NUM_THREADS"] = str(stage.threads)  # of the processes it starts, such as vLLM's
         require_on_this_node(recipe, stage)
         if gpus_wanted(recipe, stage.kind):
             require_attention(recipe)

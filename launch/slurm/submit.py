@@ -7,6 +7,7 @@ neither loses a job nor submits one twice.
 
 import hashlib
 import json
+import os
 import secrets
 import shutil
 import subprocess
@@ -22,6 +23,7 @@ from recipes.errors import UserError
 from recipes.manifest import locked, write_atomic, write_json
 
 _TIMEOUT_SECONDS = 60.0
+_KEPT = ("SLURM_CONF", "SLURM_CLUSTERS", "SLURM_JWT")
 
 
 @dataclass
@@ -61,13 +63,23 @@ class Queue:
 def slurm(*command: str, cwd: Path | None = None) -> str:
     """Output of a Slurm command.
 
+    It does not see the variables of a job in which this process may run: sbatch would pass them on, and srun in the new
+    job would take its memory, cores and tasks from them.
+
     Raises:
         UserError: it is not installed, failed, or did not answer within a minute.
     """
     if shutil.which(command[0]) is None:
         raise UserError(f"{command[0]} is not installed here; run this on a login node of the cluster, or --on local")
+    ours = {
+        name: value
+        for name, value in os.environ.items()
+        if name.startswith(_KEPT) or not name.startswith(("SLURM_", "SRUN_"))
+    }
     try:
-        result = subprocess.run(command, capture_output=True, text=True, timeout=_TIMEOUT_SECONDS, check=False, cwd=cwd)
+        result = subprocess.run(
+            command, capture_output=True, text=True, timeout=_TIMEOUT_SECONDS, check=False, cwd=cwd, env=ours
+        )
     except subprocess.TimeoutExpired:
         raise UserError(f"{command[0]} did not answer within {_TIMEOUT_SECONDS:.0f} s; try again later") from None
     if result.returncode != 0:

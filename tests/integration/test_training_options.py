@@ -149,6 +149,11 @@ def test_vllm_gets_stop_ids_lengths_and_the_importance_mode(base, tmp_path, monk
     # TRL accepts them; it asks for vLLM only when a trainer is made.
     arguments = grpo.arguments(settings_for("grpo"), tokenizer, tmp_path, 0, vllm)
     assert (arguments.use_vllm, arguments.vllm_mode) == (True, "colocate")
+    assert arguments.ddp_timeout > 2 * 3600  # of a rank that waits while the first one asks a server
+    # Jobs on one node have servers with ports of their own, and so the senders of their weights.
+    served = [VllmSpec(mode="server", server_url=f"http://n1:{port}", memory_share=0.9) for port in (13456, 13457)]
+    ports = [grpo._vllm_arguments(settings_for("grpo"), tokenizer, one)["vllm_group_port"] for one in served]
+    assert ports == [23456, 23457]
     # Stored samples have no log-probabilities of their own, a teacher's are not drawn at all.
     stored = replace(settings_for("grpo"), sampling="base_once")
     assert grpo._vllm_arguments(stored, tokenizer, vllm)["vllm_importance_sampling_correction"] is False

@@ -138,7 +138,7 @@ def model_shape(recipe: Recipe) -> ModelShape | None:
     if model.pocket is not None:
         return pocket_shape(model.pocket)
     try:
-        folder = locate_model(str(model.path), recipe.lock.get("models", {}).get(model.path), model.revision)
+        folder = locate_model(str(model.path), recipe.lock_of_model(model.path, model.revision), model.revision)
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     except (UserError, OSError, ValueError):
         return KNOWN_SHAPES.get(str(model.path))

@@ -25,9 +25,9 @@ def resumable_bytes(shape: ModelShape, bfloat16: bool) -> int:
     return shape.parameters() * ((2 if bfloat16 else 4) + _ADAM_BYTES + 4)
 
 
-def checkpoint_bytes(shape: ModelShape, snapshots: int, bfloat16: bool) -> int:
-    """Disk of one run at its fullest: two resumable checkpoints, one being written, the snapshots and the end."""
-    return 3 * resumable_bytes(shape, bfloat16) + (snapshots + 1) * shape.parameters() * (2 if bfloat16 else 4)
+def checkpoint_bytes(shape: ModelShape, kept: int, bfloat16: bool) -> int:
+    """Disk of one run at its fullest: two resumable checkpoints, one being written, and the weights that are kept."""
+    return 3 * resumable_bytes(shape, bfloat16) + kept * shape.parameters() * (2 if bfloat16 else 4)
 
 
 @dataclass(frozen=True)

@@ -36,7 +36,7 @@ def run(recipe: Recipe, study_dir: Path, stage_dir: Path, resume: bool, arm: str
             lacks the recipe's tokens, or its template fails the contract of `data/prompts/template_contract.py`.
     """
     spec = recipe.require_model() if arm is None else recipe.external[arm]
-    source = locate_model(str(spec.path), recipe.lock.get("models", {}).get(spec.path), spec.revision)
+    source = locate_model(str(spec.path), recipe.lock_of_model(spec.path, spec.revision), spec.revision)
     weights = sorted(path for pattern in _WEIGHTS for path in source.glob(pattern))
     if not any(path.suffix == ".safetensors" for path in weights):
         raise UserError(f"no model with safetensors weights at {source}")
