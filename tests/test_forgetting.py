@@ -1,5 +1,8 @@
 """Forgetting curves: crossings, comparison at equal gain, the fit and the choice, by hand on made-up scores."""
 
+import re
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -16,6 +19,7 @@ from eval.forgetting.curves import (
 )
 from eval.forgetting.pick import pick
 from eval.statistics.bootstrap import Answers
+from recipes.errors import UserError
 from recipes.loading import load_recipe
 
 GROUPS = ["heldout", "math", "other", "non"]
@@ -170,6 +174,25 @@ def test_the_choice_by_hand(made_up, max_drop, chosen, worst):
     assert (choice["arm"], choice["seed"], choice["update"]) == chosen
     if worst:
         assert choice["worst_group"] == worst
+
+
+def test_the_limit_that_is_named_is_enough(made_up):
+    least = min(row.safe_limit for row in pick(*made_up, 1).candidates if row.arm is not None)
+    scores = picking.read_slice()
+    for item in scores.answers[1:]:  # so that the limit ends in 4 hundredths
+        item.score_QM[:, 1:] -= 0.04 - (least - np.floor(10 * least) / 10)
+    (refusal,) = pick(*made_up, 1).refused
+    needed = float(re.search(r"from --max-drop ([\d.]+) on", refusal)[1])
+    assert pick(*made_up, needed).proposed is not None
+    assert pick(*made_up, needed - 0.1).proposed is None
+
+
+def test_a_benchmark_in_one_half_of_the_slice_is_a_mistake(made_up, monkeypatch):
+    whole = picking.read_slice()
+    uneven = replace(whole, halves=[*whole.halves[:2], np.ones(2000, dtype=bool)])
+    monkeypatch.setattr(picking, "read_slice", lambda *_: uneven)
+    with pytest.raises(UserError, match=r"all 2000 questions of non_reasoning are in one half .*trajectory.questions"):
+        pick(*made_up, 10)
 
 
 def test_the_choice_is_reported_on_questions_it_was_not_chosen_on(made_up):

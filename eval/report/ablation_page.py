@@ -10,7 +10,7 @@ from matplotlib import pyplot as plt
 from eval.drawing import GRID, INK, PALETTE, STYLE, Drawing, draw, label, tick_text
 from eval.report.ablation_verdict import Conclusion, Missing, setting_text, value_text
 from eval.report.page import page_templates
-from eval.report.response_curves import CurvePoint, ResponseCurves, curves_figure
+from eval.report.response_curves import CurvePoint, ResponseCurves, curves_figure, is_number
 from eval.report.schema import REHEARSAL
 from eval.statistics.decisions import worst_group
 from eval.statistics.values import Estimate
@@ -88,13 +88,9 @@ def _worst(gains: dict[str, Estimate], trained: str) -> Estimate | None:
 
 def _in_order(curves: ResponseCurves) -> list[CurvePoint]:
     """The points in the order of their value on a single axis of numbers, else as declared."""
-    if len(curves.axes) > 1 or not all(_is_number(row.values[curves.axes[0]]) for row in curves.points):
+    if len(curves.axes) > 1 or not all(is_number(row.values[curves.axes[0]]) for row in curves.points):
         return list(curves.points)
     return sorted(curves.points, key=lambda row: row.values[curves.axes[0]])
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _tick(row: CurvePoint, axes: Sequence[str]) -> str:
