@@ -7,7 +7,7 @@ from typing import Any
 from markupsafe import Markup
 from matplotlib import pyplot as plt
 
-from eval.drawing import GRID, INK, PALETTE, STYLE, Drawing, draw, label, tick_text
+from eval.drawing import GRID, INK, STYLE, Drawing, colour_of, draw, label, tick_text
 from eval.report.ablation_verdict import Conclusion, Missing, setting_text, value_text
 from eval.report.page import page_templates
 from eval.report.response_curves import CurvePoint, ResponseCurves, curves_figure, is_number
@@ -40,7 +40,7 @@ def conclusion_figure(curves: ResponseCurves, found: Conclusion) -> Drawing:
             if place >= len(curves.arms):
                 panel.set_visible(False)
                 continue
-            arm, colour = curves.arms[place], PALETTE[place % len(PALETTE)]
+            arm, colour = curves.arms[place], colour_of(place)
             _panel(panel, curves, rows, arm, colour)
             choice = found.choices.get(arm)
             if choice is not None and choice.point is not None and not choice.untouched:

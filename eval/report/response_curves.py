@@ -10,7 +10,7 @@ from typing import Any
 from matplotlib import pyplot as plt
 from pydantic import TypeAdapter
 
-from eval.drawing import INK, PALETTE, STYLE, Drawing, draw, error_bars, label, ringed_line, tick_text
+from eval.drawing import INK, STYLE, Drawing, colour_of, draw, error_bars, label, legend, ringed_line, tick_text
 from eval.report.schema import Budget, Transfer
 from eval.report.wording import points as points_text
 from eval.statistics.decisions import gained
@@ -227,7 +227,7 @@ def curves_figure(curves: ResponseCurves, index: int) -> Drawing:
                 ringed = None
                 if chosen is not None and chosen.within and chosen.point in curve.points:
                     ringed = [row.point for row in members].index(chosen.point)
-                middle, colour = [gain.estimate for gain in gains], PALETTE[position % len(PALETTE)]
+                middle, colour = [gain.estimate for gain in gains], colour_of(position)
                 ringed_line(axis, places, middle, error_bars(gains), colour, label(arm), ringed)
             if numbers and min(places) > 0 and max(places) / min(places) > 8:
                 axis.set_xscale("log")
@@ -237,8 +237,7 @@ def curves_figure(curves: ResponseCurves, index: int) -> Drawing:
             axis.set_title(label(group), loc="left", fontsize=11)
             axis.set_xlabel(curve.axis)
         axes[0][0].set_ylabel("mean gain over the base (points)")
-        handles, names = axes[0][0].get_legend_handles_labels()
-        figure.legend(handles, names, loc="upper center", ncols=len(names), frameon=False, bbox_to_anchor=(0.5, 1.08))
+        legend(figure, axes[0][0], 1.08)
         figure.tight_layout()
         return draw(figure)
 
