@@ -2,6 +2,7 @@
 
 import re
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -18,9 +19,12 @@ from eval.forgetting.curves import (
     razor_fit,
 )
 from eval.forgetting.pick import pick
+from eval.forgetting.schema import Trajectory, TrajectoryArm
+from eval.report.page import page_templates
 from eval.statistics.bootstrap import Answers
 from recipes.errors import UserError
 from recipes.loading import load_recipe
+from tests.reports import estimate
 
 GROUPS = ["heldout", "math", "other", "non"]
 
@@ -78,6 +82,23 @@ def test_no_comparison_where_an_arm_does_not_reach():
     found = equal_gain({"a": curve([0, 10], [0, -1]), "b": curve([0, 30], [0, -3])}, 0.95, 20.0).dump()
     assert found["arms"]["a"] == {"crossings": 0, "reached": 0.0}
     assert found["contrasts"] == []
+
+
+def test_an_arm_that_began_above_the_gain_is_not_said_to_never_reach_it():
+    """The second arm starts from the end of another one, at 30; the third falls from there through 20."""
+    arms = {"a": curve([0, 40], [0, -1]), "b": curve([30, 40], [-1, -3]), "c": curve([30, 10], [-1, -3])}
+    shown = equal_gain(arms, 0.95, 20.0)
+    assert shown.dump()["arms"]["b"] == {"crossings": 0, "reached": 0.0, "began_above": True}
+    assert shown.arms["c"].between_updates == [0, 10]
+    gains = {arm: {group: [estimate(1)] for group in GROUPS} for arm in arms}
+    trajectory = Trajectory(
+        questions={"heldout": 1, "sum": 1}, groups=["math"], best_heldout_gain={}, equal_gain=[shown], razor=None,
+        arms={arm: TrajectoryArm(steps=[0], axes={}, gains=gains[arm]) for arm in arms},
+    )  # fmt: skip
+    template = page_templates().get_template("forgetting.html.j2")
+    page = template.render(t=SimpleNamespace(trajectory=trajectory), axes=[], figures={}, axis_names={}, clock_unit="")
+    assert page.count("<td>began above it</td>") == 1
+    assert "<td>never</td>" not in page
 
 
 def test_no_interval_where_few_draws_reach():
