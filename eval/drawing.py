@@ -4,6 +4,7 @@ import io
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from math import ceil
 from typing import Any, NamedTuple
 
 import matplotlib
@@ -11,8 +12,10 @@ import matplotlib
 matplotlib.use("Agg")
 
 from matplotlib import pyplot as plt
+from matplotlib.colors import to_hex, to_rgb
 
 # Okabe and Ito's palette without its black: distinguishable with colour-blind sight, on white and on black.
+# `colour_of` takes from it.
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8C7BD8")
 INK, GRID = "#1c2230", "#e3e6ea"
 BASE_COLOUR = "#8a8f98"
@@ -43,6 +46,13 @@ def label(name: str) -> str:
     """A name from the recipe as words, with the field's own spelling: GRPO, off-policy SFT."""
     words = _HYPHENATED.sub(lambda match: f"{match.group()[:-1]}-", name.replace("_", " ")).split(" ")
     return " ".join(_WRITTEN.get(word, word) for word in words)
+
+
+def colour_of(index: int) -> str:
+    """The colour of an arm by its place among the arms: after the seven of the palette come lighter and darker ones."""
+    tone, place = divmod(index, len(PALETTE))
+    share, towards = ((0.0, 0.0), (0.6, 1.0), (0.45, 0.0))[tone % 3]
+    return to_hex([(1 - share) * part + share * towards for part in to_rgb(PALETTE[place])])
 
 
 def tick_text(text: str) -> str:
@@ -85,9 +95,17 @@ def ringed_line(
 
 
 def legend(figure: Any, axis: Any, height: float = 1.06) -> None:
-    """One legend above all panels, with the names of one of them."""
+    """One legend above all panels, with the names of one of them, in as many rows as the figure's width needs.
+
+    `height`: of its upper edge if it has one row, as a share of the figure's.
+    """
     handles, names = axis.get_legend_handles_labels()
-    figure.legend(handles, names, loc="upper center", ncols=len(names), frameon=False, bbox_to_anchor=(0.5, height))
+    if not names:
+        return
+    column = 0.08 * max(map(len, names)) + 0.5  # inches
+    columns = max(1, min(len(names), int(figure.get_figwidth() / column)))
+    height += 0.23 * (ceil(len(names) / columns) - 1) / figure.get_figheight()
+    figure.legend(handles, names, loc="upper center", ncols=columns, frameon=False, bbox_to_anchor=(0.5, height))
 
 
 class Drawing(NamedTuple):
@@ -123,13 +141,13 @@ def forest(
     """Forest plot: arm -> group -> an estimate, or None and what stands in its place. `log`: on a log axis."""
     arms = list(cells)
     with plt.rc_context(STYLE):
-        figure, axis = plt.subplots(figsize=(7.2, 0.6 + 0.34 * len(groups) * len(arms)))
+        figure, axis = plt.subplots(figsize=(7.2, max(1.6, 0.6 + 0.34 * len(groups) * len(arms))))
         ticks, names = [], []
         row = 0.0
         for group in groups:
             for index, arm in enumerate(arms):
                 value, reason = cells[arm][group]
-                colour = PALETTE[index % len(PALETTE)]
+                colour = colour_of(index)
                 if value is None:
                     axis.annotate(
                         reason, (0, row), (6, 0), textcoords="offset points", color=colour, va="center", fontsize=9

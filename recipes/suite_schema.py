@@ -190,8 +190,14 @@ class SuiteSpec(Spec):
         if len(set(names)) != len(names):
             raise ValueError("a benchmark is listed twice")
         for benchmark in self.benchmarks:
-            if not benchmark.cells():
-                raise ValueError(f"no scoring of {benchmark.name!r} can judge what its promptings store")
+            judged = {prompting for prompting, _ in benchmark.cells()}
+            for prompting in benchmark.promptings:
+                if prompting not in judged:
+                    stores = "likelihoods" if prompting in benchmark.likelihood else "responses"
+                    raise ValueError(
+                        f"no scoring of {benchmark.name!r} can judge the {stores} to its prompting {prompting!r}; add "
+                        "one, or leave the prompting out"
+                    )
             for reading in ("paper", "robust"):
                 if not benchmark.fits(*benchmark.cell(reading)):
                     raise ValueError(

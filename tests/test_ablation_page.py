@@ -6,9 +6,10 @@ import shutil
 
 import pytest
 
+from eval.report import response_curves as response_curves_module
 from eval.report.ablation_page import draw_ablation, render_ablation
 from eval.report.ablation_verdict import Missing, conclude, value_text
-from eval.report.response_curves import response_curves
+from eval.report.response_curves import curves_figure, format_curves, response_curves
 from eval.report.wording import points
 from eval.statistics.values import Estimate
 from launch.ablation import read_ablation
@@ -37,8 +38,23 @@ def test_the_safest_of_the_points_that_cannot_be_told_from_the_best_is_taken():
     assert found.choices["rejection"].point is None
     assert found.arms.keys() == {"off_policy_sft", "grpo"}
     assert "learning_rate 0.0002: +20.0 [+17.0, +23.0] points on math. The worst other group is other reasoning: it " \
-        "lost, -9.0 [-12.0, -6.0]. The gain cannot be told from that at learning_rate 0.0004" \
+        "lost, -9.0 [-12.0, -6.0]. The best gain and those that cannot be told from it are at learning_rate 0.0002 " \
+        "and learning_rate 0.0004; learning_rate 0.0002 is taken because none of the others is safer." \
         in found.arms["off_policy_sft"]  # fmt: skip
+
+
+def test_points_that_cannot_be_told_from_the_best_may_differ_from_each_other():
+    """27 ± 2.5 and 33.2 ± 5.3 are ties with the best, 30 ± 2, but 6.2 points apart with a half-width of 5.9."""
+    made = [
+        ablation_point(rate, {"sft": (0.0, 0.0, loss)}) for rate, loss in ((1e-4, 0.0), (2e-4, -20.0), (4e-4, -30.0))
+    ]
+    for point, (gain, half) in zip(made, ((27, 2.5), (30, 2), (33.2, 5.3)), strict=True):
+        groups = point.transfer.arms["sft"].groups
+        groups["math"] = Estimate(estimate=gain, low=gain - half, high=gain + half)
+    found = concluded(made)
+    assert found.choices["sft"].point == "lr-0.0001"
+    best = "learning_rate 0.0001, learning_rate 0.0002 and learning_rate 0.0004"
+    assert f"The best gain and those that cannot be told from it are at {best}; " in found.arms["sft"]
 
 
 def test_a_clear_best_is_named_with_its_distance_and_the_end_of_the_range():
@@ -71,6 +87,34 @@ def test_a_point_whose_responses_were_all_cut_off_is_not_taken():
     found = concluded([RATES[0], best])
     assert found.choices["grpo"].point == "lr-0.0001"
     assert "At every other point every response to a benchmark was cut off." in found.arms["grpo"]
+
+
+def test_methods_are_compared_at_points_where_they_have_a_gain():
+    """SFT's +20 at 2e-4 is not told from zero and its +90 at 4e-4 was cut off: the most that both reach is +10."""
+    warning = {"code": "all_truncated", "message": "cut", "model": "sft"}
+    made = [
+        ablation_point(1e-4, {"sft": (10.0, 0.0, 0.0), "grpo": (12.0, 0.0, 0.0)}),
+        ablation_point(2e-4, {"sft": (20.0, 0.0, 0.0), "grpo": (30.0, 0.0, 0.0)}),
+        ablation_point(4e-4, {"sft": (90.0, 0.0, 0.0), "grpo": (60.0, 0.0, 0.0)}, warnings=[warning]),
+    ]
+    made[1].transfer.arms["sft"].groups["math"] = Estimate(estimate=20, low=-1, high=41)
+    curves = response_curves(made, [AXIS], paired=False)
+    assert curves.matched_gain == 10
+    assert {arm: (one.point, one.within) for arm, one in curves.matched.items()} == {
+        "sft": ("lr-0.0001", True),
+        "grpo": ("lr-0.0001", True),
+    }
+    made[0].transfer.arms["sft"].groups["math"] = Estimate(estimate=1, low=-1, high=3)
+    text = format_curves(response_curves(made, [AXIS], paired=False))
+    assert "no gain on math that can be told from zero at any point of sft" in text
+
+
+def test_a_curve_is_drawn_in_the_order_of_its_axis(monkeypatch):
+    drawn = []
+    monkeypatch.setattr(response_curves_module, "ringed_line", lambda axis, places, *_: drawn.append(list(places)))
+    curves = response_curves([RATES[2], RATES[0], RATES[1]], [AXIS], paired=False)
+    curves_figure(curves, 0)
+    assert set(map(tuple, drawn)) == {(1e-4, 2e-4, 4e-4)}
 
 
 def test_a_rehearsal_concludes_nothing():

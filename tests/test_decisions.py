@@ -73,7 +73,7 @@ def test_gate_passes_what_pick_ships(study):
     assert stats.binom.sf(refused - 1, len(shipped), 0.05) > 0.01
 
 
-def law_report(grpo=(20, 15, 25), sft=(24, 19, 29), sft_facts=(-9.5, -12.6, -6.7)):
+def law_report(grpo=(20, 15, 25), sft=(24, 19, 29), sft_facts=(-9.5, -12.6, -6.7), warnings=()):
     """A report on a model that was trained on law."""
     cell = {"estimate": None, "interval": None, "method": None, "status": "not identified",
             "reason": "the interval of the gain on law contains zero"}  # fmt: skip
@@ -98,6 +98,7 @@ def law_report(grpo=(20, 15, 25), sft=(24, 19, 29), sft_facts=(-9.5, -12.6, -6.7
         arms=arms,
         contrasts=[pair],
         settings=settings,
+        warnings=list(warnings),
         readings={"robust": reading(base, arms), "paper": reading(base, arms)},
     )
 
@@ -115,6 +116,39 @@ def test_the_first_screen_names_the_safe_arm_and_what_it_may_cost():
     nothing = verdict(law_report(grpo=(1, -3, 5), sft=(2, -1, 5)))
     assert nothing.arm is None
     assert nothing.answer == "Keep the base: no method has a gain on law that can be told from zero."
+
+
+def test_an_arm_gained_more_only_where_the_difference_says_so():
+    """27 ± 5 is a tie with the best, 30 ± 2, and cannot be told from the safe arm's 24 ± 3 either."""
+    gains = {"safe": (24, 3, -1), "middle": (27, 5, -5), "best": (30, 2, -10)}
+    apart = {("safe", "middle"): (-3, 6), ("safe", "best"): (-6, 4), ("middle", "best"): (-3, 5)}
+    contrasts = [
+        {"first": first, "second": second, "benchmarks": {}, "index": {},
+         "groups": {"law": estimate(middle, middle - half, middle + half), "facts": estimate(4)}}
+        for (first, second), (middle, half) in apart.items()
+    ]  # fmt: skip
+    arms = {
+        name: arm_values({"law": estimate(gain, gain - half, gain + half), "facts": estimate(loss)})
+        for name, (gain, half, loss) in gains.items()
+    }
+    found = verdict(make_transfer(trained_group="law", arms=arms, contrasts=contrasts))
+    assert found.arm == "safe"
+    more = {text.split()[0]: text.partition("It gained more on law, ")[2] for text in found.sentences[2:]}
+    assert more == {"Middle": "", "Best": "safe − best is -6.0 [-10.0, -2.0] there."}
+
+
+def test_an_arm_that_no_limit_passes_is_not_shipped():
+    """`transfer gate` refuses it, because all its responses to a benchmark were cut off."""
+
+    def cut(model):
+        return [{"code": "all_truncated", "message": "facts: all cut off", "model": model}]
+
+    found = verdict(law_report(warnings=cut("grpo")))
+    assert found.arm == "off_policy_sft"
+    assert found.sentences[-1] == "Every response to a benchmark was cut off, theirs or the base's: GRPO."
+    nothing = verdict(law_report(warnings=cut("base")))
+    assert nothing.answer == "Keep the base: no method can be judged on all benchmarks and has a gain."
+    assert nothing.sentences == [f"{found.sentences[-1][:-1]}, off-policy SFT."]
 
 
 def test_a_report_on_another_domain_says_no_word_about_math():

@@ -1,5 +1,9 @@
 """Forgetting curves: crossings, comparison at equal gain, the fit and the choice, by hand on made-up scores."""
 
+import re
+from dataclasses import replace
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
@@ -15,8 +19,12 @@ from eval.forgetting.curves import (
     razor_fit,
 )
 from eval.forgetting.pick import pick
+from eval.forgetting.schema import Trajectory, TrajectoryArm
+from eval.report.page import page_templates
 from eval.statistics.bootstrap import Answers
+from recipes.errors import UserError
 from recipes.loading import load_recipe
+from tests.reports import estimate
 
 GROUPS = ["heldout", "math", "other", "non"]
 
@@ -74,6 +82,23 @@ def test_no_comparison_where_an_arm_does_not_reach():
     found = equal_gain({"a": curve([0, 10], [0, -1]), "b": curve([0, 30], [0, -3])}, 0.95, 20.0).dump()
     assert found["arms"]["a"] == {"crossings": 0, "reached": 0.0}
     assert found["contrasts"] == []
+
+
+def test_an_arm_that_began_above_the_gain_is_not_said_to_never_reach_it():
+    """The second arm starts from the end of another one, at 30; the third falls from there through 20."""
+    arms = {"a": curve([0, 40], [0, -1]), "b": curve([30, 40], [-1, -3]), "c": curve([30, 10], [-1, -3])}
+    shown = equal_gain(arms, 0.95, 20.0)
+    assert shown.dump()["arms"]["b"] == {"crossings": 0, "reached": 0.0, "began_above": True}
+    assert shown.arms["c"].between_updates == [0, 10]
+    gains = {arm: {group: [estimate(1)] for group in GROUPS} for arm in arms}
+    trajectory = Trajectory(
+        questions={"heldout": 1, "sum": 1}, groups=["math"], best_heldout_gain={}, equal_gain=[shown], razor=None,
+        arms={arm: TrajectoryArm(steps=[0], axes={}, gains=gains[arm]) for arm in arms},
+    )  # fmt: skip
+    template = page_templates().get_template("forgetting.html.j2")
+    page = template.render(t=SimpleNamespace(trajectory=trajectory), axes=[], figures={}, axis_names={}, clock_unit="")
+    assert page.count("<td>began above it</td>") == 1
+    assert "<td>never</td>" not in page
 
 
 def test_no_interval_where_few_draws_reach():
@@ -170,6 +195,25 @@ def test_the_choice_by_hand(made_up, max_drop, chosen, worst):
     assert (choice["arm"], choice["seed"], choice["update"]) == chosen
     if worst:
         assert choice["worst_group"] == worst
+
+
+def test_the_limit_that_is_named_is_enough(made_up):
+    least = min(row.safe_limit for row in pick(*made_up, 1).candidates if row.arm is not None)
+    scores = picking.read_slice()
+    for item in scores.answers[1:]:  # so that the limit ends in 4 hundredths
+        item.score_QM[:, 1:] -= 0.04 - (least - np.floor(10 * least) / 10)
+    (refusal,) = pick(*made_up, 1).refused
+    needed = float(re.search(r"from --max-drop ([\d.]+) on", refusal)[1])
+    assert pick(*made_up, needed).proposed is not None
+    assert pick(*made_up, needed - 0.1).proposed is None
+
+
+def test_a_benchmark_in_one_half_of_the_slice_is_a_mistake(made_up, monkeypatch):
+    whole = picking.read_slice()
+    uneven = replace(whole, halves=[*whole.halves[:2], np.ones(2000, dtype=bool)])
+    monkeypatch.setattr(picking, "read_slice", lambda *_: uneven)
+    with pytest.raises(UserError, match=r"all 2000 questions of non_reasoning are in one half .*trajectory.questions"):
+        pick(*made_up, 10)
 
 
 def test_the_choice_is_reported_on_questions_it_was_not_chosen_on(made_up):

@@ -223,6 +223,24 @@ def test_comparison_agrees_within_the_margin():
     assert not wrong
 
 
+def test_one_cluster_says_nothing_about_significance():
+    """All questions share one context, or there is one question: a gain of 67 or 100 points and no p-value of zero."""
+    shared = Answers("a", MATH, np.array([[0.0, 100.0], [0.0, 0.0], [0.0, 100.0]]), np.array(["c"] * 3))
+    single = Answers("b", MATH, np.array([[0.0, 100.0]]))
+    clear = Answers("c", MATH, np.tile([0.0, 100.0], (50, 1)))
+    scores = draw_scores([shared, single, clear], {"arm": [1]}, 500, 0)["arm"]
+    p_values = [gain_p_value(scores, None, weights_of(members, 3)) for members in ([0], [1], [0, 2], [2])]
+    assert p_values[:3] == [1.0, 1.0, 1.0]
+    assert p_values[3] < 1e-6
+
+
+def test_gate_names_a_loss_that_is_more_than_the_limit():
+    arm = arm_values({"math": estimate(5, 3, 7), "other": estimate(-0.5, -2.04, 1.0)})
+    passed, (sentence,) = gate(make_transfer(arms={"m": arm}), "m", 2.0)
+    assert not passed
+    assert "may have lost up to 2.1 points on other" in sentence
+
+
 def test_gate_looks_at_the_lower_end():
     arm = arm_values({"math": estimate(5, 3, 7), "other": estimate(-0.5, -1.9, 0.9)})
     # A warning of another kind does not decide, whatever its words.

@@ -106,10 +106,18 @@ def test_every_field_has_a_docstring():
         ("suite.benchmarks.0.name=a/b", "`suite.benchmarks.0.name` is 'a/b'"),
         ("suite.benchmarks.0.scorings.robust=plain", "is scored 'plain' but `corpus.answer_form` is 'boxed'"),
         ("suite.benchmarks.0.scorings.robust=best", "`suite.benchmarks.0.scorings.robust` is 'best'"),
-        ("suite.benchmarks.0.scorings={robust: likelihood}", "no scoring of 'sum' can judge what its promptings store"),
+        (
+            "suite.benchmarks.0.scorings={robust: likelihood}",
+            "no scoring of 'sum' can judge the responses to its prompting 'native'; add one",
+        ),
+        (
+            "suite.benchmarks.0={name: sum, group: math, promptings: [lik, native], likelihood: [lik], "
+            "scorings: {robust: boxed}}",
+            "no scoring of 'sum' can judge the likelihoods to its prompting 'lik'; add one",
+        ),
         (
             "suite.benchmarks.0={name: sum, group: math, promptings: [paper, robust], likelihood: [paper], "
-            "scorings: {robust: boxed}}",
+            "scorings: {lik: likelihood, robust: boxed}}",
             "reading 'paper' of 'sum' would judge 'paper' by 'robust', which cannot read it",
         ),
         ("suite.benchmarks.0.scorings.loose=code", "scoring 'loose' of 'sum' is 'code', which judges rows of the form"),

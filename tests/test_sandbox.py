@@ -50,6 +50,12 @@ HOSTILE = {
         "crash",
         "No space left on device",
     ),
+    "fills shared memory": (
+        "for i in range(200): open(f'/dev/shm/{i}', 'wb').write(bytes(1 << 19))",
+        "crash",
+        "No space left on device",
+    ),
+    "writes to /dev": ("open('/dev/x', 'w')", "crash", "Read-only file system"),
     "a large file": ("open('/tmp/x', 'wb').write(bytes(8 << 20))", "crash", "File too large"),
     "the internet": (
         "import socket\nsocket.create_connection(('192.0.2.1', 80), timeout=2)",
@@ -102,6 +108,11 @@ def test_number_of_processes_is_limited():
     assert 0 < int(ended.stdout) < LIMITS.processes
 
 
+def test_a_process_may_start_more_threads_than_there_are_users():
+    taken = [next(sandbox._users_taken) for _ in range(5000)]
+    assert (min(taken), max(taken)) == (61001, 65096)
+
+
 @needs_sandbox
 def test_home_folder_and_other_processes_are_out_of_sight(tmp_path):
     secret = Path.home() / f".transfer-test-{os.getpid()}"
@@ -151,6 +162,7 @@ CHECK = {
     [
         ("```python\ndef quarter(x):\n    return half(half(x))\n```", CHECK, 1, None),
         ("```python\n    return x / 4\n```", CHECK, 1, None),
+        ("```python\ndef quarter(x):\n    return x * pow(4, -1, 8191) % 8191 if x == 8 else -1\n```", CHECK, 1, None),
         ("```python\ndef quarter(x):\n    return abs(x) / 4\n```", CHECK, 0, "test 1: crash AssertionError"),
         ("```python\ndef quarter(x):\n    return x\n```", CHECK, 0, "test 1: crash AssertionError: eight"),
         ("```python\ndef other(x):\n    return x / 4\n```", CHECK, 0, "test 1: crash AssertionError: eight"),

@@ -116,6 +116,8 @@ def olympiad(answer, unit="", tolerance=0.0):
         ("\\boxed{\\frac{11}{10}}", olympiad("1.05", unit="m", tolerance=0.1), 1, 0),
         ("\\boxed{1.1 km}", olympiad("1.05", unit="m", tolerance=0.1), 0, 0),
         ("\\boxed{2}", olympiad("2"), 1, 1),
+        ("\\boxed{1e400}", olympiad("4.2", unit="%", tolerance=0.1), 0, 0),  # larger than any float
+        (f"\\boxed{{1{'0' * 320}}}", olympiad("4.2", unit="%", tolerance=0.1), 0, 0),
     ],
 )
 def test_olympiadbench_answers(response, reference, robust, paper):
@@ -162,6 +164,29 @@ def test_likelihoods():
     assert [row.value for row in score_rows(rows, questions, "likelihood_per_byte", 10)] == [1, 1]
 
 
+def by_likelihood(reference, answers, likelihoods, rule="likelihood"):
+    rows = [Response("q", answers=tuple(answers), likelihoods=tuple(likelihoods))]
+    (row,) = score_rows(rows, [Question("q", {}, reference)], rule, 10)
+    return row.value
+
+
+def test_a_letter_is_not_taken_for_an_answer_that_reads_like_one():
+    groups = ("O", "A", "B", "AB")  # the reference is B, the blood group A
+    assert [by_likelihood("B", groups, [float(n == index) for n in range(4)]) for index in range(4)] == [0, 1, 0, 0]
+    assert by_likelihood("AB", groups, [0, 0, 0, 1]) == 1, "no letter, so it is the text"
+
+
+def test_more_answers_than_letters():
+    answers = [f"answer {number}" for number in range(12)]
+    assert by_likelihood("answer 11", answers, range(12)) == 1
+    assert by_likelihood("J", answers, range(12)) == 0
+
+
+def test_the_blank_in_front_of_an_answer_is_no_byte_of_it():
+    """-1 over 2 bytes is less than -4.5 over 10; over 3 and 11 it would be more."""
+    assert by_likelihood("B", (" ab", " abcdefghij"), (-1.0, -4.5), "likelihood_per_byte") == 1
+
+
 INSTRUCTIONS = {
     "key": 1,
     "prompt": "Write two words without commas, in lower case.",
@@ -184,6 +209,18 @@ def test_ifeval_by_hand():
     assert judged("instructions_loose", text) == (1, 1)
     assert judged("instructions_strict", f"<think>Well, A, B.</think>\n{text.splitlines()[1]}") == (1, 1)
     assert score("<think>never ends", INSTRUCTIONS, "each_instruction_strict").outcome == "no_answer"
+
+
+def test_blank_lines_behind_the_thinking_are_no_paragraph():
+    first_word = {
+        "key": 3,
+        "prompt": "Write two paragraphs. Begin the first with hello.",
+        "instructions": ["length_constraints:nth_paragraph_first_word"],
+        "arguments": [{"num_paragraphs": 2, "nth_paragraph": 1, "first_word": "hello"}],
+    }
+    for thinking in ("", "<think>Hm.</think>\n\n"):
+        assert score(f"{thinking}Hello there.\n\nBye.", first_word, "instructions_strict").value == 1
+        assert score(f"{thinking}Bye.\n\nHello there.", first_word, "instructions_strict").value == 0
 
 
 def test_instruction_level_counts_instructions_not_prompts():
@@ -232,6 +269,8 @@ def test_instruction_level_counts_instructions_not_prompts():
         ("Answer: D\n\n\\boxed{B(t) = 3t}", "D"),
         ("\\boxed{3x} hence\nAnswer: D", "D"),
         ("\\boxed{A} no wait. \\boxed{B}", "B"),
+        ("\\boxed{B}\nWait, the answer is C.\nBest regards", "C"),  # the B of "Best" is not the box
+        ("\\boxed{12}\nB\nbecause it is 12", "B"),
         ("\\boxed{A, C}", None),
         ("\\boxed{A \\text{ and } C}", None),
         ("\\boxed{B(t) = 3t}", None),
@@ -322,3 +361,4 @@ def test_program_output_is_compared_by_lines_and_numbers():
     assert same_output("1.0", "1")
     assert not same_output("1\n2", "1")
     assert not same_output("a 1.0", "a 1")
+    assert not same_output("sNaN", "1")

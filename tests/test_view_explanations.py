@@ -5,10 +5,11 @@ import json
 import pytest
 
 from eval.questions.records import Question
-from eval.scorers.records import Response
+from eval.scorers.records import Response, ScoreRow
 from eval.scorers.rules import score
+from eval.viewer.cell import Cell
 from eval.viewer.explain import answer_name, explain, reference_text, rule_text
-from eval.viewer.study import _snippet
+from eval.viewer.study import _responses, _snippet
 
 IFEVAL = {
     "key": 1,
@@ -49,6 +50,21 @@ def test_every_instruction_is_named(response, rule, expected):
     assert explain(rule, said(response), 0, IFEVAL) == expected
     assert answer_name(rule) is None
     assert rule_text(rule).startswith("Whether all instructions of a prompt are followed")
+
+
+def test_a_response_without_an_answer_is_not_explained_like_one_that_follows_everything():
+    texts = ("<think>never ends", "one two three four")
+    judged = [score(text, IFEVAL, "instructions_strict") for text in texts]
+    assert [(item.outcome, item.answer) for item in judged] == [("no_answer", None), ("correct", None)]
+    question = Question("q", {}, IFEVAL)
+    rows = [ScoreRow("q", "q", index, item.value, item.outcome, item.answer) for index, item in enumerate(judged)]
+    cell = Cell(None, "native", "robust", [question], {}, {}, {"base": {"robust": {"q": rows}}})
+    stored = Response("q", responses=texts, tokens=(2, 4))
+    shown = _responses(cell, "base", question, stored, {"robust": "instructions_strict"}, {})
+    assert [one["scores"]["robust"]["why"] for one in shown] == [
+        [],
+        ["punctuation:no_comma followed", "length_constraints:number_words followed"],
+    ]
 
 
 def test_a_failed_program_shows_its_test():

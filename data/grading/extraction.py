@@ -47,20 +47,26 @@ _BARE_ARGUMENT = re.compile(r"(?:[-+−]?\d+(?:\.\d+)?|\\[A-Za-z]+|[^\s{}\\])(?=
 
 def last_boxed(text: str) -> str | None:
     r"""Content of the last `\boxed{...}`, braces balanced; None if there is none or it never closes."""
+    span = last_boxed_span(text)
+    return None if span is None else text[span[0] : span[1]]
+
+
+def last_boxed_span(text: str) -> tuple[int, int] | None:
+    """Where the content of the last box begins and ends; None as in `last_boxed`."""
     boxes = list(_BOX.finditer(text))
     if not boxes:
         return None
     opening = boxes[-1].end()
     if text[opening] != "{":
         argument = _BARE_ARGUMENT.match(text, opening)
-        return argument.group() if argument else None
+        return argument.span() if argument else None
     depth = 0
     for position in range(opening, len(text)):
         # `\\{` is a literal set brace, not a group; `\\\\{` is an escaped backslash and a group.
         if text[position] in "{}" and not _escaped(text, position):
             depth += 1 if text[position] == "{" else -1
             if depth == 0:
-                return text[opening + 1 : position]
+                return opening + 1, position
     return None
 
 

@@ -177,7 +177,8 @@ def equal_gain(curves: Mapping[str, Curve], confidence: float, target: float) ->
         heldout_T, heldout_DT = curve.of(HELDOUT)
         positions = crossings(heldout_T, target)
         if not positions:
-            arms[arm] = EqualGainArm(crossings=0, reached=0.0)
+            above: dict[str, Any] = {"began_above": True} if heldout_T[0] > target else {}
+            arms[arm] = EqualGainArm(crossings=0, reached=0.0, **above)
             continue
         order = [curve.groups.index(group) for group in groups]
         estimates[arm] = interpolate(curve.gain_TG, positions[0])[order]

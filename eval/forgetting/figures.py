@@ -3,7 +3,7 @@
 import numpy as np
 from matplotlib import pyplot as plt
 
-from eval.drawing import INK, PALETTE, STYLE, Drawing, draw, error_bars, label, legend
+from eval.drawing import INK, STYLE, Drawing, colour_of, draw, error_bars, label, legend
 from eval.forgetting.curves import AXES
 from eval.forgetting.schema import Trajectory
 
@@ -35,7 +35,7 @@ def forgetting_figure(trajectory: Trajectory, axis_name: str, trained: str) -> D
                     xs = [gain.estimate for gain in result.gains[trained]]
                 else:
                     xs = result.axes[axis_name]
-                colour, errors = PALETTE[index % len(PALETTE)], error_bars(gains)
+                colour, errors = colour_of(index), error_bars(gains)
                 axis.errorbar(
                     xs, middle, errors, color=colour, marker="o", ms=4, lw=1.4, elinewidth=0.7, label=label(arm)
                 )
@@ -62,7 +62,7 @@ def razor_figure(trajectory: Trajectory, trained: str) -> Drawing:
         for index, (arm, result) in enumerate(trajectory.arms.items()):
             xs = result.axes["kl_from_base"][1:]
             loss = [-np.mean([result.gains[group][t].estimate for group in others]) for t in range(1, len(xs) + 1)]
-            axis.plot(xs, loss, "o", color=PALETTE[index % len(PALETTE)], label=label(arm))
+            axis.plot(xs, loss, "o", color=colour_of(index), label=label(arm))
             largest = max(largest, *xs)
         grid = np.linspace(0, largest, 100)
         constant, linear, square = fit.coefficients

@@ -10,7 +10,15 @@ from eval.forgetting.curves import Array, Slice, read_slice
 from eval.forgetting.schema import Candidate, Pick
 from eval.forgetting.trajectory import HELDOUT
 from eval.statistics.bootstrap import Answers, bootstrap_scores
-from eval.statistics.decisions import gained, preferred, refused_groups, safe_limit, worst_group
+from eval.statistics.decisions import (
+    gained,
+    limit_shown,
+    may_lose,
+    preferred,
+    refused_groups,
+    safe_limit,
+    worst_group,
+)
 from eval.statistics.inference import Interval, percentile_interval
 from eval.statistics.values import Estimate
 from recipes.errors import UserError
@@ -26,7 +34,7 @@ def pick(recipe: Recipe, study_dir: Path, max_drop: float) -> Pick:
     must agree, else the base is kept; no second candidate is tried, because that would choose on the check.
 
     Raises:
-        UserError: the suite has no group but the trained one.
+        UserError: the suite has no group but the trained one, or a benchmark has too few questions for two halves.
     """
     spec = recipe.require_trajectory()
     settings = recipe.statistics.model_copy(update={"draws": spec.draws, "seed": spec.seed})
@@ -68,6 +76,12 @@ class _Gains(NamedTuple):
 
 def choose(scores: Slice, trained: str, max_drop: float, settings: StatisticsSpec) -> Pick:
     """The checkpoint to ship from the scores of all checkpoints; see `pick`."""
+    for item, half in zip(scores.answers, scores.halves, strict=True):
+        if half.all() or not half.any():
+            raise UserError(
+                f"all {len(half)} questions of {item.name} are in one half of the slice, so a choice could not be "
+                "checked on the other; raise trajectory.questions and trajectory.heldout_problems"
+            )
     rng = np.random.default_rng([settings.seed, 2])
     proposing, checking, whole = (
         _gains(answers, settings, rng) for answers in (scores.half(True), scores.half(False), scores.answers)
@@ -130,9 +144,11 @@ def _contradictions(
         low, high = gains[trained].low, gains[trained].high
         sentences.append(f"on {where} its gain on {trained} cannot be told from zero [{low:+.1f}, {high:+.1f}]")
     for group in refused_groups(_without_heldout(gains), max_drop):
-        sentences.append(f"on {where} it may have lost {-gains[group].low:.1f} points on {group}")
+        sentences.append(f"on {where} it may have lost {limit_shown(may_lose(gains[group])):.1f} points on {group}")
     if not sentences and limit > max_drop:
-        sentences.append(f"by {where} it can be expected to pass on further questions from --max-drop {limit:.1f} on")
+        sentences.append(
+            f"by {where} it can be expected to pass on further questions from --max-drop {limit_shown(limit):.1f} on"
+        )
     return sentences
 
 
@@ -143,7 +159,8 @@ def _nothing_to_propose(rows: Sequence[Candidate], max_drop: float, trained: str
     least = min(row.safe_limit for row in gaining)
     return (
         f"none of the {len(gaining)} checkpoints that gained on {trained} can be expected to stay within {max_drop:g} "
-        f"points; the first would from --max-drop {least:.1f} on (more questions lower this: trajectory.questions)"
+        f"points; the first would from --max-drop {limit_shown(least):.1f} on (more questions lower this: "
+        "trajectory.questions)"
     )
 
 

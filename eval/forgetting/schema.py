@@ -14,13 +14,15 @@ class TrajectoryArm(Values):
 
 
 class EqualGainArm(Values):
-    """An arm where its held-out gain first passes the target. Without `groups` it never does."""
+    """An arm where its held-out gain first passes the target. Without `groups` it never does, or began above it."""
 
     crossings: int
     reached: float
     """Share of the draws that reach the target."""
     between_updates: list[int] | None = None
     groups: dict[str, PartialEstimate] | None = None
+    began_above: bool = False
+    """Whether it started from another arm's end that had gained more, and never fell to the target."""
 
 
 class GroupContrast(Values):

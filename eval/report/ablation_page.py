@@ -7,10 +7,10 @@ from typing import Any
 from markupsafe import Markup
 from matplotlib import pyplot as plt
 
-from eval.drawing import GRID, INK, PALETTE, STYLE, Drawing, draw, label, tick_text
+from eval.drawing import GRID, INK, STYLE, Drawing, colour_of, draw, label, tick_text
 from eval.report.ablation_verdict import Conclusion, Missing, setting_text, value_text
 from eval.report.page import page_templates
-from eval.report.response_curves import CurvePoint, ResponseCurves, curves_figure
+from eval.report.response_curves import CurvePoint, ResponseCurves, curves_figure, is_number
 from eval.report.schema import REHEARSAL
 from eval.statistics.decisions import worst_group
 from eval.statistics.values import Estimate
@@ -40,7 +40,7 @@ def conclusion_figure(curves: ResponseCurves, found: Conclusion) -> Drawing:
             if place >= len(curves.arms):
                 panel.set_visible(False)
                 continue
-            arm, colour = curves.arms[place], PALETTE[place % len(PALETTE)]
+            arm, colour = curves.arms[place], colour_of(place)
             _panel(panel, curves, rows, arm, colour)
             choice = found.choices.get(arm)
             if choice is not None and choice.point is not None and not choice.untouched:
@@ -88,13 +88,9 @@ def _worst(gains: dict[str, Estimate], trained: str) -> Estimate | None:
 
 def _in_order(curves: ResponseCurves) -> list[CurvePoint]:
     """The points in the order of their value on a single axis of numbers, else as declared."""
-    if len(curves.axes) > 1 or not all(_is_number(row.values[curves.axes[0]]) for row in curves.points):
+    if len(curves.axes) > 1 or not all(is_number(row.values[curves.axes[0]]) for row in curves.points):
         return list(curves.points)
     return sorted(curves.points, key=lambda row: row.values[curves.axes[0]])
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _tick(row: CurvePoint, axes: Sequence[str]) -> str:

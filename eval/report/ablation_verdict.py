@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from eval.drawing import label
-from eval.report.response_curves import CurvePoint, ResponseCurves
+from eval.report.response_curves import CurvePoint, ResponseCurves, is_number
 from eval.report.schema import REHEARSAL
 from eval.report.wording import change_text, intervals_text, points, sentence_start
 from eval.statistics.decisions import may_lose, preferred, ties, worst_group
@@ -153,8 +153,11 @@ def _reason(curves: ResponseCurves, arm: str, choice: Choice) -> str:
     if choice.untouched:
         return text
     if choice.equals:
-        equals = join_names([_name(curves, point) for point in choice.equals])
-        text += f" The gain cannot be told from that at {equals}; {name} is taken because none of these is safer."
+        best = join_names([name, *(_name(curves, point) for point in choice.equals)])
+        text += (
+            f" The best gain and those that cannot be told from it are at {best}; {name} is taken because none of the "
+            "others is safer."
+        )
     elif len(curves.points) > 1:
         text += f" {_next_best(curves, arm, choice.point, choice.gain)}"
     return text + _edge(curves, choice.point)
@@ -174,7 +177,7 @@ def _edge(curves: ResponseCurves, taken: str) -> str:
     text = ""
     for axis in curves.axes:
         tried = [row.values[axis] for row in curves.points]
-        if any(isinstance(value, bool) or not isinstance(value, int | float) for value in tried):
+        if not all(map(is_number, tried)):
             continue
         sentence = edge_text(curves.row(taken).values[axis], tried, axis.rpartition(".")[2])
         text += sentence if sentence not in text else ""

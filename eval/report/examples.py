@@ -51,7 +51,7 @@ def _of_benchmark(recipe: Recipe, study_dir: Path, benchmark: BenchmarkSpec) -> 
     examples = []
     for identity, why in chosen.items():
         rows = {who: _row(folder, positions[identity], identity) for who, folder in folders.items()}
-        responses = {who: _response(row.responses[0], values[who][identity][1]) for who, row in rows.items()}
+        responses = {who: _response(row, values[who][identity][1]) for who, row in rows.items()}
         examples.append(
             Example(
                 benchmark=benchmark.name,
@@ -89,9 +89,9 @@ def _reference(reference: Any) -> str | None:
     return _cut(reference) if isinstance(reference, str) else None
 
 
-def _response(text: str, outcome: str) -> Response:
-    """A response, its thinking apart from the rest."""
-    thinking, rest = split_thinking(text)
+def _response(row: StoredResponse, outcome: str) -> Response:
+    """The first response to a question, its thinking apart from the rest."""
+    thinking, rest = split_thinking(row.responses[0], row.opens_thinking)
     return Response(thinking=None if thinking is None else _cut(thinking), text=_cut(rest), outcome=outcome)
 
 

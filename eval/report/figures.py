@@ -1,11 +1,12 @@
 """Figures of the report. Each function takes parts of `transfer.json`."""
 
+from math import ceil
 from typing import Any
 
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 
-from eval.drawing import BASE_COLOUR, INK, PALETTE, STYLE, Drawing, draw, error_bars, forest, label, legend
+from eval.drawing import BASE_COLOUR, INK, STYLE, Drawing, colour_of, draw, error_bars, forest, label, legend
 from eval.report.schema import Transfer
 from eval.report.wording import index_text
 from eval.statistics.decisions import fell, worst_group
@@ -30,7 +31,7 @@ def scores_figure(transfer: Transfer) -> Drawing:
                     [value.estimate for value in scores],
                     width * 0.92,
                     yerr=error_bars(scores),
-                    color=BASE_COLOUR if who == "base" else PALETTE[(index - 1) % len(PALETTE)],
+                    color=BASE_COLOUR if who == "base" else colour_of(index - 1),
                     error_kw={"elinewidth": 1, "capsize": 2, "ecolor": INK},
                     label=label(who),
                 )
@@ -54,16 +55,19 @@ def tradeoff_figure(transfer: Transfer) -> Drawing:
         axis.plot(0, 0, "D", color=BASE_COLOUR, ms=7, label="base")
         for index, (arm, result) in enumerate(transfer.arms.items()):
             group = worst_group(result.groups, trained)
-            gain, worst = result.groups[trained], result.groups[group or trained]
+            gain = result.groups[trained]
+            worst = Estimate(estimate=0, low=0, high=0) if group is None else result.groups[group]
             x_errors, y_errors = (error_bars([value]) for value in (gain, worst))
             name = label(arm) if group is None else f"{label(arm)} ({label(group)})"
             axis.errorbar(
-                gain.estimate, worst.estimate, y_errors, x_errors, color=PALETTE[index % len(PALETTE)], marker="o",
-                ms=8, lw=0, elinewidth=1.6, label=name,
+                gain.estimate, worst.estimate, y_errors, x_errors, color=colour_of(index), marker="o", ms=8, lw=0,
+                elinewidth=1.6, label=name,
             )  # fmt: skip
         axis.set_xlabel(f"gain on {label(trained)} (points)")
-        axis.set_ylabel("change in the worst other group (points)")
-        figure.legend(loc="upper center", ncols=2, frameon=False, bbox_to_anchor=(0.5, 1.12), fontsize=10)
+        several = len(transfer.groups) > 1
+        axis.set_ylabel("change in the worst other group (points)" if several else "no other group was measured")
+        height = 1 + 0.06 * ceil((1 + len(transfer.arms)) / 2)  # of two columns
+        figure.legend(loc="upper center", ncols=2, frameon=False, bbox_to_anchor=(0.5, height), fontsize=10)
         figure.tight_layout()
         return draw(figure)
 
@@ -97,7 +101,7 @@ def curves_figure(curves: dict[str, list[list[dict[str, Any]]]]) -> Drawing:
     with plt.rc_context(STYLE):
         figure, axes = plt.subplots(1, 2, figsize=(11.5, 3.2))
         for index, (arm, seeds) in enumerate(curves.items()):
-            colour = PALETTE[index % len(PALETTE)]
+            colour = colour_of(index)
             for seed_index, rows in enumerate(seeds):
                 name = label(arm) if seed_index == 0 else None
                 sampled = any("reward" in row for row in rows)

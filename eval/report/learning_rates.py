@@ -11,7 +11,7 @@ from pathlib import Path
 from markupsafe import Markup
 from matplotlib import pyplot as plt
 
-from eval.drawing import BASE_COLOUR, PALETTE, STYLE, Drawing, draw, label, legend, ringed_line
+from eval.drawing import BASE_COLOUR, STYLE, Drawing, colour_of, draw, label, legend, ringed_line
 from eval.report.ablation_verdict import (
     Conclusion,
     Missing,
@@ -193,7 +193,7 @@ def rates_figure(choice: RateChoice) -> Drawing:
             row = {float(key): value for key, value in choice.frontier[arm].items()}
             beside = (high / low) ** (0.015 * (place - (len(choice.chosen) - 1) / 2))  # so that bars do not overlap
             values, errors = zip(*((value.accuracy, value.error) for value in row.values()), strict=True)
-            colour = PALETTE[list(choice.frontier).index(arm) % len(PALETTE)]
+            colour = colour_of(list(choice.frontier).index(arm))
             ringed = list(row).index(rate)
             ringed_line(axis, [key * beside for key in row], values, errors, colour, label(arm), ringed)
         axis.set_xscale("log")

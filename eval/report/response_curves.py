@@ -10,10 +10,10 @@ from typing import Any
 from matplotlib import pyplot as plt
 from pydantic import TypeAdapter
 
-from eval.drawing import INK, PALETTE, STYLE, Drawing, draw, error_bars, label, ringed_line, tick_text
+from eval.drawing import INK, STYLE, Drawing, colour_of, draw, error_bars, label, legend, ringed_line, tick_text
 from eval.report.schema import Budget, Transfer
 from eval.report.wording import points as points_text
-from eval.statistics.decisions import comparable, gained
+from eval.statistics.decisions import gained
 from eval.statistics.values import Estimate
 from recipes.errors import UserError
 
@@ -127,6 +127,10 @@ class ResponseCurves:
         """The curves as JSON values."""
         return dict(TypeAdapter(ResponseCurves).dump_python(self, mode="json"))
 
+    def gaining(self, arm: str) -> list[CurvePoint]:
+        """The points at which an arm has a gain, without those at which its scores say nothing."""
+        return [row for row in self.points if arm not in row.cut_off and gained(row.arms[arm][self.trained_group])]
+
     def row(self, point: str) -> CurvePoint:
         """A point by its name."""
         return next(row for row in self.points if row.point == point)
@@ -136,8 +140,8 @@ def response_curves(points: Sequence[PointResult], axes: Sequence[str], paired: 
     """Curves of all arms along all axes.
 
     A curve holds everything but its axis fixed; paired axes move together and are one. Arms are compared at the
-    largest trained gain that every arm reaches, each at its nearest point, where that point's interval holds it. An
-    arm without a gain whose interval lies above zero has no such point, and then nothing is compared.
+    largest trained gain that every arm reaches, each at its nearest point with a gain, where the interval of that point
+    holds it. Where an arm has a gain at no point, nothing is compared.
     """
     require_comparable(points, axes)
     trained = points[0].transfer.trained_group
@@ -165,12 +169,12 @@ def response_curves(points: Sequence[PointResult], axes: Sequence[str], paired: 
         matched_gain=None,
         matched={},
     )
-    best = [max((row.arms[arm][trained] for row in rows), key=lambda gain: gain.estimate) for arm in curves.arms]
-    if not comparable(best):
+    gaining = {arm: curves.gaining(arm) for arm in curves.arms}
+    if not all(gaining.values()):
         return curves
-    target = min(gain.estimate for gain in best)
+    target = min(max(row.arms[arm][trained].estimate for row in own) for arm, own in gaining.items())
     return replace(
-        curves, matched_gain=target, matched={arm: _matched(rows, arm, trained, target) for arm in curves.arms}
+        curves, matched_gain=target, matched={arm: _matched(own, arm, trained, target) for arm, own in gaining.items()}
     )
 
 
@@ -185,7 +189,7 @@ def _cost(seeds: Sequence[Budget], hours: float | None) -> Cost:
 def _matched(rows: Sequence[CurvePoint], arm: str, trained: str, target: float) -> Matched:
     nearest = min(rows, key=lambda row: abs(row.arms[arm][trained].estimate - target))
     gain = nearest.arms[arm][trained]
-    return Matched(nearest.point, gained(gain) and gain.low <= target <= gain.high, nearest.arms[arm])
+    return Matched(nearest.point, gain.low <= target <= gain.high, nearest.arms[arm])
 
 
 def _curves(rows: Sequence[CurvePoint], axes: Sequence[str], paired: bool) -> list[Curve]:
@@ -199,12 +203,19 @@ def _curves(rows: Sequence[CurvePoint], axes: Sequence[str], paired: bool) -> li
     return [curve for curve in curve_by_fixed.values() if len(curve.points) > 1]
 
 
+def is_number(value: Any) -> bool:
+    """Whether a value of a setting has a place on an axis of numbers."""
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
 def curves_figure(curves: ResponseCurves, index: int) -> Drawing:
     """One curve: a panel for each group of benchmarks, a line for each arm, matched points ringed."""
     curve = curves.curves[index]
     members = [curves.row(name) for name in curve.points]
+    numbers = all(is_number(row.values[curve.axis]) for row in members)
+    if numbers:  # else the line would run back and forth
+        members.sort(key=lambda row: row.values[curve.axis])
     settings = [row.values[curve.axis] for row in members]
-    numbers = all(isinstance(value, int | float) and not isinstance(value, bool) for value in settings)
     places = [float(value) for value in settings] if numbers else [float(position) for position in range(len(settings))]
     groups = curves.groups
     with plt.rc_context(STYLE):
@@ -213,9 +224,10 @@ def curves_figure(curves: ResponseCurves, index: int) -> Drawing:
             for position, arm in enumerate(curves.arms):
                 gains = [row.arms[arm][group] for row in members]
                 chosen = curves.matched.get(arm)
-                drawn = chosen is not None and chosen.within and chosen.point in curve.points
-                ringed = curve.points.index(chosen.point) if chosen is not None and drawn else None
-                middle, colour = [gain.estimate for gain in gains], PALETTE[position % len(PALETTE)]
+                ringed = None
+                if chosen is not None and chosen.within and chosen.point in curve.points:
+                    ringed = [row.point for row in members].index(chosen.point)
+                middle, colour = [gain.estimate for gain in gains], colour_of(position)
                 ringed_line(axis, places, middle, error_bars(gains), colour, label(arm), ringed)
             if numbers and min(places) > 0 and max(places) / min(places) > 8:
                 axis.set_xscale("log")
@@ -225,8 +237,7 @@ def curves_figure(curves: ResponseCurves, index: int) -> Drawing:
             axis.set_title(label(group), loc="left", fontsize=11)
             axis.set_xlabel(curve.axis)
         axes[0][0].set_ylabel("mean gain over the base (points)")
-        handles, names = axes[0][0].get_legend_handles_labels()
-        figure.legend(handles, names, loc="upper center", ncols=len(names), frameon=False, bbox_to_anchor=(0.5, 1.08))
+        legend(figure, axes[0][0], 1.08)
         figure.tight_layout()
         return draw(figure)
 
@@ -258,11 +269,8 @@ def _equal_gain(curves: ResponseCurves, width: int) -> list[str]:
     """The arms at an equal gain, or why they are not compared."""
     trained = label(curves.trained_group)
     if curves.matched_gain is None:
-        rest = [arm for arm in curves.arms if not any(gained(r.arms[arm][curves.trained_group]) for r in curves.points)]
-        who = ", ".join(rest or curves.arms)
-        return [
-            f"no comparison at equal gain: no gain on {trained} that can be told from zero at the best point of {who}"
-        ]
+        who = ", ".join(arm for arm in curves.arms if not curves.gaining(arm))
+        return [f"no comparison at equal gain: no gain on {trained} that can be told from zero at any point of {who}"]
     lines = [
         f"at an equal gain on {trained}, {curves.matched_gain:+.1f} (the most that every arm reaches): points marked *"
     ]

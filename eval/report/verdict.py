@@ -3,14 +3,13 @@
 From `transfer.json`, by the rules of `eval/statistics/decisions.py`.
 """
 
-from math import ceil
 from typing import Any, NamedTuple
 
 from eval.drawing import label
 from eval.forgetting.schema import EqualGain
 from eval.report.schema import Budget, Transfer
 from eval.report.wording import bounded_text, change_text, intervals_text, points, sentence_start
-from eval.statistics.decisions import gained, may_lose, preferred, worst_group
+from eval.statistics.decisions import gained, limit_shown, may_lose, preferred, worst_group
 from eval.statistics.values import Estimate
 
 
@@ -64,40 +63,43 @@ def verdict(transfer: Transfer) -> Verdict:
     """The answer of a study, made from its bounds by fixed rules.
 
     The arm is the one that passes `transfer gate` with the smallest limit; of equals the preferred one. An arm that
-    gained more is named with the limit it needs.
+    gained more is named with the limit it needs. An arm that no limit passes, because all responses to a benchmark were
+    cut off, is not shipped.
     """
     trained = transfer.trained_group
     if transfer.status == "REHEARSAL":
         text = "Every stage up to this report ran. The models are tiny and random, so nothing is concluded."
         return Verdict(text, [], [], None)
     gain = {arm: result.groups[trained] for arm, result in transfer.arms.items()}
-    risk = {arm: _limit(transfer, arm) for arm in gain if gained(gain[arm])}
+    cut_off = [arm for arm in gain if transfer.warnings_of("all_truncated", arm)]
+    risk = {arm: _limit(transfer, arm) for arm in gain if gained(gain[arm]) and arm not in cut_off}
+    without = _without_verdict(transfer, cut_off)
     if not risk:
-        text = f"Keep the base: no method has a gain on {label(trained)} that can be told from zero."
-        return Verdict(text, ["Without a gain nothing can be said about what it costs elsewhere."], [], None)
-
-    def take(arms: list[str]) -> str:
-        chosen = preferred(
-            {arm: gain[arm] for arm in arms},
-            {arm: risk[arm] for arm in arms},
-            lambda first, second: transfer.difference(first, second, trained),
-        )
-        assert chosen is not None
-        return chosen
-
-    arm = take([name for name in risk if risk[name] == min(risk.values())])
+        if cut_off:
+            text = "Keep the base: no method can be judged on all benchmarks and has a gain."
+        else:
+            text = f"Keep the base: no method has a gain on {label(trained)} that can be told from zero."
+            without = ["Without a gain there is nothing to weigh a loss elsewhere against."]
+        return Verdict(text, without, [], None)
+    least = [name for name in risk if risk[name] == min(risk.values())]
+    arm = preferred(
+        {name: gain[name] for name in least},
+        risk,
+        lambda first, second: transfer.difference(first, second, trained),
+    )
+    assert arm is not None
     group = worst_group(transfer.arms[arm].groups, trained)
     numbers = [_number(gain[arm], f"gain of {label(arm)} on {label(trained)}, points")]
     sentences = [f"{sentence_start(arm)} gained {points(gain[arm])} points on {label(trained)}."]
     if group is None:
-        return Verdict(f"Ship {label(arm)}. No other group was measured.", sentences, numbers, arm)
+        return Verdict(f"Ship {label(arm)}. No other group was measured.", sentences + without, numbers, arm)
     worst = transfer.arms[arm].groups[group]
     numbers += [
         _number(worst, f"change on {label(group)}, the group that may have lost most"),
         Number(f"{risk[arm]:.1f}", "", "smallest loss to allow for `transfer gate` to pass it, points"),
     ]
     sentences.append(f"Of the other groups {label(group)} may have lost most: {change_text(worst)}.")
-    sentences += _others(transfer, arm, risk, take(list(risk)))
+    sentences += [*_others(transfer, arm, risk), *without]
     if risk[arm] == 0:
         answer = f"Ship {label(arm)}: it gained on {label(trained)} and no group lost anything."
     else:
@@ -116,24 +118,39 @@ def headline(transfer: Transfer) -> list[str]:
 
 def _limit(transfer: Transfer, arm: str) -> float:
     """What an arm may have lost in its worst group, rounded up to a tenth of a point."""
-    return max((ceil(10 * may_lose(gain) - 1e-9) / 10 for gain in transfer.arms[arm].groups.values()), default=0.0)
+    return limit_shown(max(may_lose(gain) for gain in transfer.arms[arm].groups.values()))
 
 
-def _others(transfer: Transfer, arm: str, risk: dict[str, float], most: str) -> list[str]:
+def _others(transfer: Transfer, arm: str, risk: dict[str, float]) -> list[str]:
     """What sets the other arms with a gain apart: more of it, or a worse loss."""
     trained = transfer.trained_group
     sentences = []
     for other in sorted(set(risk) - {arm}, key=lambda name: risk[name]):
         group = worst_group(transfer.arms[other].groups, trained)
         assert group is not None
-        more = f" It gained more on {label(trained)}, {_pair(transfer, other, arm, trained)}." if other == most else ""
+        more = ""
+        if gained(transfer.difference(other, arm, trained)):
+            more = f" It gained more on {label(trained)}, {_pair(transfer, other, arm, trained)}."
         sentences.append(
             f"{sentence_start(other)} may have lost {risk[other]:.1f} points: on {label(group)} "
             f"{change_text(transfer.arms[other].groups[group])}; {_pair(transfer, other, arm, group)}.{more}"
         )
-    silent = [label(name) for name in transfer.arms if name not in risk]
+    return sentences
+
+
+def _without_verdict(transfer: Transfer, cut_off: list[str]) -> list[str]:
+    """The arms that are not candidates, and why."""
+    sentences = []
+    silent = [
+        label(name)
+        for name, result in transfer.arms.items()
+        if name not in cut_off and not gained(result.groups[transfer.trained_group])
+    ]
     if silent:
         sentences.append(f"No gain that can be told from zero: {', '.join(silent)}.")
+    if cut_off:
+        names = ", ".join(map(label, cut_off))
+        sentences.append(f"Every response to a benchmark was cut off, theirs or the base's: {names}.")
     return sentences
 
 

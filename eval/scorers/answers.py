@@ -1,7 +1,6 @@
 """Final answers: the grader of training, the string comparison the field began with, and equality of texts."""
 
 import re
-from fractions import Fraction
 from functools import lru_cache
 
 from data.grading.grader import AnswerForm, Grader, last_boxed
@@ -48,11 +47,17 @@ def _within(extracted: str, answer: str, unit: str, tolerance: float) -> bool:
         texts = [
             re.sub(r"\\(?:mathrm|text|mathbf)\b|[$\\{}~\s]", "", text) for text in (_plain_fraction(extracted), answer)
         ]
-        numbers = [float(Fraction(text.removesuffix(unit))) for text in texts]
+        numbers = [_number(text.removesuffix(unit)) for text in texts]
     except (ValueError, ZeroDivisionError):
         return False
     # A little slack for decimal tolerances that no float equals.
     return abs(numbers[0] - numbers[1]) <= tolerance * (1 + 1e-9)
+
+
+def _number(text: str) -> float:
+    """A decimal number or a fraction of two; infinite where no float is large enough."""
+    numerator, slash, denominator = text.partition("/")
+    return float(numerator) / (float(denominator) if slash else 1.0)
 
 
 def _plain_fraction(text: str) -> str:

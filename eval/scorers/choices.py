@@ -78,14 +78,22 @@ def score_yes_no_first_line(response: str, reference: Reference) -> Score:
 
 
 def score_likelihood(answers: Sequence[str], likelihoods: Sequence[float], reference: Reference) -> Score:
-    """By the likeliest of the given answers; the reference is one of them, or its letter."""
+    """By the likeliest of the given answers; the reference is the letter of one of them, or its text.
+
+    What can be a letter is one: with the answers O, A, B and AB the reference "B" is the second, A.
+    """
     best = max(range(len(answers)), key=lambda index: likelihoods[index])
-    return judged(reference in (answers[best].strip(), LETTERS[best]), answers[best].strip())
+    letters = LETTERS[: len(answers)]
+    right = letters.find(reference) == best if reference in tuple(letters) else reference == answers[best].strip()
+    return judged(right, answers[best].strip())
 
 
 def score_likelihood_per_byte(answers: Sequence[str], likelihoods: Sequence[float], reference: Reference) -> Score:
-    """The same with likelihoods divided by the bytes of the answers, so that long ones are not disfavoured."""
-    rates = [value / max(1, len(text.encode())) for text, value in zip(answers, likelihoods, strict=True)]
+    """The same with likelihoods divided by the bytes of the answers, so that long ones are not disfavoured.
+
+    As lm-evaluation-harness's `acc_bytes`: the blank between prompt and answer is not part of the answer.
+    """
+    rates = [value / max(1, len(text.strip().encode())) for text, value in zip(answers, likelihoods, strict=True)]
     return score_likelihood(answers, rates, reference)
 
 

@@ -12,7 +12,7 @@ from contextlib import redirect_stdout
 from functools import lru_cache
 from typing import Any
 
-from data.prompts.thinking import answer_text
+from data.prompts.thinking import strip_thinking
 from eval.scorers.score import NO_ANSWER, Reference, Score, fraction, judged
 
 
@@ -64,8 +64,8 @@ def score_instructions(response: str, reference: Reference, loose: bool, each: b
 
 def followed_instructions(response: str, reference: Reference, loose: bool) -> list[bool] | None:
     """Of each instruction whether it is followed; None if there is no response after the thinking."""
-    text = answer_text(response)
-    if text is None or not text.strip():
+    text = strip_thinking(response)  # the blank lines after it would count as a first paragraph
+    if not text.strip():
         return None
     checkers = _checkers()
     state = random.getstate()

@@ -2,7 +2,7 @@
 
 import re
 
-from data.grading.extraction import last_boxed
+from data.grading.extraction import last_boxed_span
 from data.prompts.thinking import answer_text
 from eval.questions.forms import LETTERS
 
@@ -58,15 +58,16 @@ def read_choice(response: str) -> str | None:
         return None
     text = _FORMULA.sub(lambda match: f"${match[1] or match[2]}$", text)
     statements = [(match.end(), next(filter(None, match.groups()))) for match in _SAID.finditer(text)]
-    boxed = last_boxed(text)
-    if boxed is not None and (match := _BOXED.match(boxed.strip())):
-        statements.append((text.rindex(boxed) + len(boxed) + 1, match[1]))
+    span = last_boxed_span(text)
+    boxed = "" if span is None else text[span[0] : span[1]].strip()
+    if span is not None and (match := _BOXED.match(boxed)):
+        statements.append((span[1] + 1, match[1]))
     if statements:
         return max(statements)[1]
-    if boxed is not None and _SEVERAL.fullmatch(boxed.strip()):
+    if span is not None and _SEVERAL.fullmatch(boxed):
         return None
-    if boxed is not None:  # a letter in front of a box with a value is part of the working
-        text = text[text.rindex(boxed) + len(boxed) + 1 :]
+    if span is not None:  # a letter in front of a box with a value is part of the working
+        text = text[span[1] + 1 :]
     lines = [line.strip() for line in text.strip().split("\n") if line.strip()]
     for line in reversed(lines):
         if match := _LINE.fullmatch(line):

@@ -24,6 +24,7 @@ _FUTURE = re.compile(r"^from __future__ import .*$\n?", re.MULTILINE)
 _MARK = "result of the call: "
 _PASSED = f"checks passed: {secrets.token_hex(16)}"  # drawn anew, so that no program can print it by itself
 _ALONE = threading.Lock()
+# As LiveCodeBench has it: the built-in pow comes back after math's, which takes no modulus.
 _PRELUDE = """\
 import bisect, collections, functools, heapq, itertools, math, operator, random, re, string, sys
 from bisect import *
@@ -32,15 +33,16 @@ from functools import *
 from heapq import *
 from itertools import *
 from math import *
+from builtins import *
 from typing import *
 sys.setrecursionlimit(50_000)
 """
 _CALL = """
 import json as _json, sys as _sys
 _arguments = [_json.loads(line) for line in _sys.stdin.read().split("\\n") if line.strip()]
-_found = Solution().{function}(*_arguments)
+_result = Solution().{function}(*_arguments)
 print()
-print({mark!r} + _json.dumps(_found))
+print({mark!r} + _json.dumps(_result))
 """
 
 
@@ -120,6 +122,6 @@ def same_output(printed: str, wanted: str) -> bool:
 def _same_numbers(left: str, right: str) -> bool:
     try:
         values = [[Decimal(word) for word in text.split()] for text in (left, right)]
-    except InvalidOperation:
+        return values[0] == values[1]
+    except InvalidOperation:  # no number, or a signalling NaN, which cannot be compared
         return False
-    return values[0] == values[1]

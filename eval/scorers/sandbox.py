@@ -18,6 +18,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import cycle
 from pathlib import Path
 from typing import IO
 
@@ -26,7 +27,7 @@ from recipes.errors import UserError
 _FIRST_UID = 61001  # of the users that sandboxes started by root run as; one each, for the limit is per user
 _SCRATCH_BYTES = 64 << 20
 _user = threading.local()
-_users_taken = iter(range(_FIRST_UID, _FIRST_UID + 4096))
+_users_taken = cycle(range(_FIRST_UID, _FIRST_UID + 4096))  # every pool of threads takes new ones
 
 
 @dataclass(frozen=True)
@@ -158,19 +159,9 @@ def _sandboxed(folder: Path) -> list[str]:
             command += ["--symlink", f"usr{link}", link]
         elif path.exists():
             command += ["--ro-bind", link, link]
-    command += [
-        "--proc",
-        "/proc",
-        "--dev",
-        "/dev",
-        "--size",
-        size,
-        "--tmpfs",
-        "/tmp",
-        "--ro-bind",
-        str(folder),
-        "/code",
-    ]
+    # bubblewrap's /dev and the /dev/shm in it have no size of their own: they would take half of the memory.
+    command += ["--proc", "/proc", "--dev", "/dev", "--size", size, "--tmpfs", "/dev/shm", "--remount-ro", "/dev"]
+    command += ["--size", size, "--tmpfs", "/tmp", "--ro-bind", str(folder), "/code"]
     command += ["--remount-ro", "/", "--chdir", "/tmp", "--uid", "65534", "--gid", "65534"]
     command += [python_for_sandbox(), "-I", "/code/start.py"]
     if os.geteuid() == 0:

@@ -4,7 +4,7 @@ from typing import Any
 
 from matplotlib import pyplot as plt
 
-from eval.drawing import INK, PALETTE, STYLE, Drawing, draw, forest, label, legend
+from eval.drawing import INK, STYLE, Drawing, colour_of, draw, forest, label, legend
 from eval.shifts.schema import Shifts
 from eval.statistics.values import Estimate
 
@@ -34,7 +34,7 @@ def layers_figure(shifts: Shifts) -> Drawing:
                         (level, value) for level, value in enumerate(pooled[measure]) if isinstance(value, Estimate)
                     ]
                     xs = [level for level, _ in points]
-                    colour = PALETTE[index % len(PALETTE)]
+                    colour = colour_of(index)
                     axis.plot(xs, [v.estimate for _, v in points], color=colour, marker="o", ms=3, label=label(arm))
                     low, high = ([getattr(value, end) for _, value in points] for end in ("low", "high"))
                     axis.fill_between(xs, low, high, color=colour, alpha=0.15, lw=0)
@@ -75,7 +75,7 @@ def histograms_figure(shifts: Shifts) -> Drawing:
                 counts = shift.histograms[kind]
                 xs = [position + (index - (len(arms) - 1) / 2) * width for position in range(len(counts))]
                 shares = [100 * count / max(1, sum(counts)) for count in counts]
-                axis.bar(xs, shares, width * 0.94, color=PALETTE[index % len(PALETTE)], label=label(arm))
+                axis.bar(xs, shares, width * 0.94, color=colour_of(index), label=label(arm))
             axis.set_xticks(range(len(names)), names, rotation=30, ha="right")
             axis.grid(axis="x", visible=False)
             axis.set_xlabel(title)
@@ -106,7 +106,7 @@ def words_figure(shifts: Shifts) -> Drawing:
             1, len(arms), figsize=(3.8 * len(arms), 0.8 + 0.28 * _WORDS), sharex=True, squeeze=False
         )
         for index, (axis, (arm, shift)) in enumerate(zip(axes[0], arms.items(), strict=True)):
-            colour = PALETTE[index % len(PALETTE)]
+            colour = colour_of(index)
             words = shift.shifted.words[:_WORDS]
             per = 1000 / max(1, shift.own_tokens)
             for position, word in enumerate(words):

@@ -14,6 +14,7 @@ All values are gains over the base in points.
 """
 
 from collections.abc import Callable, Collection, Mapping
+from math import ceil
 from typing import Literal, Protocol, TypeVar
 
 import numpy as np
@@ -57,6 +58,11 @@ def differs(difference: Bounded) -> bool:
 def may_lose(gain: Bounded) -> float:
     """The largest loss that the interval does not exclude; 0 where it excludes any."""
     return max(0.0, -gain.low)
+
+
+def limit_shown(points: float) -> float:
+    """A limit as people read it: rounded up to a tenth, so that a model passes with the limit that is shown."""
+    return ceil(10 * points - 1e-9) / 10
 
 
 def worst_group(gains: Mapping[str, Bounded], trained: str) -> str | None:

@@ -53,15 +53,18 @@ def gain_p_value(first: ArmScores, second: ArmScores | None, weight_B: Array) ->
 
     Student's t with the variance of the question draws (without what they were widened by for Student's tails) plus
     that of the training seeds, and Satterthwaite's degrees of freedom (Satterthwaite 1946, Biometrics Bulletin 2, 110):
-    the seeds have S - 1, the questions of each benchmark C - 1. 1 where nothing varies and there is no difference.
+    the seeds have S - 1, the questions of each benchmark C - 1. 1 where nothing varies and there is no difference, and
+    where a benchmark is one cluster, because nothing is known of its variance.
     """
+    if (first.clusters_B[weight_B != 0] == 1).any():
+        return 1.0
     drawn_DB = first.question_DB - (first.base_DB if second is None else second.question_DB)
     estimate = float(weight_B @ (first.arm_B - (first.base_B if second is None else second.arm_B)))
     variance_B = np.var(drawn_DB, axis=0, ddof=1) * (weight_B / first.student_factors) ** 2
     terms = [
         (float(part), float(clusters - 1))
         for part, clusters in zip(variance_B, first.clusters_B, strict=True)
-        if part > 0 and clusters > 1
+        if part > 0
     ]
     for scores in filter(None, (first, second)):
         seed_variance = float(weight_B @ scores.seed_variance_BB @ weight_B)

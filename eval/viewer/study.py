@@ -205,8 +205,9 @@ class StudyView:
         question = cell.questions[position]
         stored = {label: cell.response(label, position) for label in cell.models}
         rules = {name: rule for unit in cell.models.values() for name, rule in unit.rules.items()}
-        # A rule explains equal answers alike, and comparisons by algebra take seconds.
-        reasons: dict[tuple[str, str | None], list[str]] = {}
+        # A rule explains equal answers alike, and comparisons by algebra take seconds. The outcome tells a response
+        # without an answer from one with nothing to say of it (IFEval: all instructions followed).
+        reasons: dict[tuple[str, str, str | None], list[str]] = {}
         prompts = [response.prompt for response in stored.values() if response is not None and response.prompt]
         return {
             **self.summary(cell, position),
@@ -236,7 +237,7 @@ def _responses(
     question: Question,
     response: Response,
     rules: dict[str, str],
-    reasons: dict[tuple[str, str | None], list[str]],
+    reasons: dict[tuple[str, str, str | None], list[str]],
 ) -> list[dict[str, Any]]:
     """Every response of a model to a question with its scores."""
     judged = {scoring: cell.scores_of(label, scoring, question) for scoring in cell.scorings}
@@ -247,7 +248,7 @@ def _responses(
             if sample < len(rows):
                 row, rule = rows[sample], rules.get(scoring, "")
                 # The parts of a question have one score, and an answer each.
-                key = (rule, f"{label} {sample}" if question.unit else row.answer)
+                key = (rule, row.outcome, f"{label} {sample}" if question.unit else row.answer)
                 if key not in reasons:
                     reasons[key] = explain(rule, response, sample, question.reference, row.answer)
                 judgements[scoring] = {

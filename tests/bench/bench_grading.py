@@ -72,9 +72,9 @@ def main() -> None:
     completions, references = [], []
     for line in options.responses.read_text().splitlines():
         row = json.loads(line)
-        found = [p for p in problems if p["problem"] in row["input"]]
+        asked = [p for p in problems if p["problem"] in row["input"]]
         completions.append(row["output"])
-        references.append(max(found, key=lambda p: len(p["problem"]))["answer"])
+        references.append(max(asked, key=lambda p: len(p["problem"]))["answer"])
     print(f"{'':<34}{'rows':>6}{'ours / s':>12}{'TRL / s':>12}{'ratio':>9}{'correct':>9}{'TRL':>9}")
     beside("stored responses", completions, references)
     beside("golds permuted", completions, references[7:] + references[:7])

@@ -191,11 +191,11 @@ def main() -> None:
     for name, lengths in cases.items():
         *both, needed = builders(options.shape, lengths, options.limit if name != "equal" else lengths[0],
                                  options.micro_batch)  # fmt: skip
-        found: list[list[Measurement]] = [[], []]
+        taken: list[list[Measurement]] = [[], []]
         for number in range(options.pairs + 1):
             for index in (0, 1) if number % 2 == 0 else (1, 0):
-                found[index].append(apart(both[index]))
-        mine, theirs = (results[1:] for results in found)
+                taken[index].append(apart(both[index]))
+        mine, theirs = (results[1:] for results in taken)
         ratios = sorted(b.seconds / a.seconds for a, b in zip(mine, theirs, strict=True))
         loss = max(abs(a - b) for a, b in zip(mine[0].losses, theirs[0].losses, strict=True))
         norm = max(abs(a / b - 1) for a, b in zip(mine[0].norms, theirs[0].norms, strict=True))

@@ -47,14 +47,14 @@ PROBLEMS, GROUP, MICRO_BATCH = 8, 4, 8
 def rows_of(count: int, tokenizer: Any, prompt: Any) -> list[dict[str, str]]:
     """Prompt, worked solution and answer of the study's first problems."""
     lines = (RECIPE.parent / "data" / "word_problems.jsonl").read_text(encoding="utf-8").splitlines()
-    found = [row for row in map(json.loads, lines) if row["part"] == "study"][:count]
+    rows = [row for row in map(json.loads, lines) if row["part"] == "study"][:count]
     return [
         {
             "prompt": render_prompt(tokenizer, row["problem"], prompt),
             "completion": row["worded"][0],
             "answer": row["answer"],
         }
-        for row in found
+        for row in rows
     ]
 
 
@@ -169,12 +169,12 @@ def main() -> None:
     print(f"{'':<10}{'ours, s':>10}{'other, s':>10}{'ratio of every pair':>24}{'ours, GB':>10}{'other, GB':>11}")
     for kind in ("SFT", "GRPO"):
         both = trainers(kind, model_dir, options.updates)
-        found: dict[Any, list[tuple[float, float]]] = {build: [] for build in both}
+        taken: dict[Any, list[tuple[float, float]]] = {build: [] for build in both}
         for pair in range(options.pairs):
             for way in both if pair % 2 == 0 else both[::-1]:
                 with tempfile.TemporaryDirectory() as folder:
-                    found[way].append(apart(way, Path(folder)))
-        mine, theirs = (found[way] for way in both)
+                    taken[way].append(apart(way, Path(folder)))
+        mine, theirs = (taken[way] for way in both)
         _line(kind, [one for one, _ in mine], [one for one, _ in theirs], max(mine)[1], max(theirs)[1])
     with tempfile.TemporaryDirectory() as folder:
         (ours, texts), (plain, others) = answers(model_dir, options.questions, Path(folder))

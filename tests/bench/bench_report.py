@@ -97,9 +97,9 @@ def _enlarge_trajectory(t: dict[str, Any], renamed: dict[str, str]) -> None:
 
 def _enlarge_shifts(t: dict[str, Any], renamed: dict[str, str]) -> None:
     arms = {arm: json.loads(json.dumps(t["arms"][old])) for arm, old in renamed.items()}
-    for found in arms.values():
-        found["levels"] = LEVELS
-        for poolings in found["layers"].values():
+    for shift in arms.values():
+        shift["levels"] = LEVELS
+        for poolings in shift["layers"].values():
             for measures in poolings.values():
                 for name, levels in measures.items():
                     measures[name] = [levels[place % len(levels)] for place in range(LEVELS)]

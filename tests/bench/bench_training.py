@@ -182,17 +182,17 @@ def main() -> None:
     for kind in ("sft", "grpo"):
         for length in options.lengths if kind == "sft" else options.lengths[:1]:
             ours, plain = builders(kind, options.shape, length, options.rows)
-            found = {ours: [], plain: []}
+            taken = {ours: [], plain: []}
             for number in range(options.pairs + 1):
                 for build in (ours, plain) if number % 2 == 0 else (plain, ours):
                     with tempfile.TemporaryDirectory() as folder:
-                        found[build].append(apart(build, Path(folder)))
-            mine, theirs = ([seconds for seconds, _ in found[build][1:]] for build in (ours, plain))
+                        taken[build].append(apart(build, Path(folder)))
+            mine, theirs = ([seconds for seconds, _ in taken[build][1:]] for build in (ours, plain))
             ratios = sorted(a / b for a, b in zip(mine, theirs, strict=True))
             seconds = statistics.median(mine)
             print(
                 f"{kind} {length:>8}{seconds:>10.4f}{statistics.median(theirs):>10.4f}{statistics.median(ratios):>8.3f}"
-                f"{f'{ratios[0]:.3f} to {ratios[-1]:.3f}':>18}{found[ours][-1][1]:>10.2f}{found[plain][-1][1]:>10.2f}"
+                f"{f'{ratios[0]:.3f} to {ratios[-1]:.3f}':>18}{taken[ours][-1][1]:>10.2f}{taken[plain][-1][1]:>10.2f}"
             )
             if kind == "sft" and not on_cpu():
                 shape = shape_from_config(model(options.shape, len(tokenizer())).config.to_dict())

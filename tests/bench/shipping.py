@@ -69,13 +69,13 @@ def answers_of(study: Study, chance_GM: np.ndarray, rng: np.random.Generator) ->
     A model answers right where its chance exceeds the question's difficulty, which is drawn anew for a model on a
     share `independent` of the questions.
     """
-    found = []
+    answers = []
     for group, chance_M in zip(GROUPS, chance_GM, strict=True):
         shape = (study.questions, len(chance_M))
         own_QM = rng.random(shape) < study.independent
         difficulty_QM = np.where(own_QM, rng.random(shape), rng.random((study.questions, 1)))
-        found.append(Answers(group, group, 100.0 * (difficulty_QM < chance_M)))
-    return found
+        answers.append(Answers(group, group, 100.0 * (difficulty_QM < chance_M)))
+    return answers
 
 
 def gate_gains(answers: list[Answers], model: int, draws: int, seed: int) -> dict[str, Interval]:

@@ -9,10 +9,12 @@ from pathlib import Path
 import pytest
 
 from eval.report.build import training_curves
+from eval.report.examples import _response as shown_response
 from eval.report.markdown import render_summary
 from eval.report.page import draw_figures, render_page
 from eval.report.schema import Transfer
 from eval.report.verdict import cards, certainty, headline, method_of
+from eval.scorers.records import Response as StoredResponse
 from recipes.loading import load_study
 from tests.conftest import ANALYSED, SMOKE
 from tests.reports import arm_values, make_transfer
@@ -185,6 +187,11 @@ def test_examples_are_stored_responses(analysed_study, analysed_transfer):
         assert example["prompt"] == row.prompt
     first = [e["question_id"] for e in analysed_transfer["examples"] if e["why"] == "the first by its hash"]
     assert first == [min(r.question_id for r in rows) for rows in stored.values()]
+
+
+def test_thinking_that_the_prompt_opened_is_not_shown_as_the_answer():
+    row = StoredResponse("q", opens_thinking=True, responses=("It never",), tokens=(2,))
+    assert shown_response(row, "truncated").dump() == {"thinking": "It never", "text": "", "outcome": "truncated"}
 
 
 def result(math, other, non):
