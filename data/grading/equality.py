@@ -10,6 +10,7 @@ import re
 from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import replace
 
 from data.grading.arithmetic import NotReadableError, OutOfRangeError
 from data.grading.clock import check
@@ -17,7 +18,7 @@ from data.grading.names import is_quantity, named_apart, renamed, same_but_for_n
 from data.grading.policy import Policy, rounds_to
 from data.grading.real_sets import same_set
 from data.grading.statements import NAME, states_value
-from data.grading.tree import NO_LETTER, SETS, Collection, Leaf, Node, Relation, canonical
+from data.grading.tree import NO_LETTER, SETS, Collection, Leaf, Node, Relation, canonical, split
 from data.grading.units import converted, spaced_symbol
 from data.grading.values import evaluate, is_formula, proportional, same_value
 from data.grading.words import canonical_words
@@ -82,7 +83,9 @@ class Comparison:
 
     def _same_collection(self, answer: Collection, reference: Collection) -> bool:
         kinds = {answer.kind, reference.kind}
-        if answer.name and reference.name and self._names_differ(answer.name, reference.name):
+        if answer.name.startswith("(") or reference.name.startswith("("):
+            answer = _in_order_of(answer, reference)
+        elif answer.name and reference.name and self._names_differ(answer.name, reference.name):
             self.note("names of different quantities")
             return False  # x > 2 is not y > 2
         if kinds & set(SETS) and (equal := same_set(answer, reference)) is not None:
@@ -111,6 +114,9 @@ class Comparison:
             if self.policy.list_for_tuple and {answer.kind, reference.kind} == {"several", "ordered"}:
                 answer, reference = (Collection("ordered", node.items, "()") for node in (answer, reference))
         if answer.kind in _UNORDERED and reference.kind in _UNORDERED:
+            if kinds == {"several"} and len(answer.items) < len(reference.items):
+                self.note("fewer answers")
+                return False  # 2, 3 is not 2, 2, 3
             if "several" in kinds and len(answer.items) == len(reference.items):
                 return self._same_numbers_of_each(answer.items, reference.items)
             return self._same_items(answer.items, reference.items)
@@ -158,8 +164,13 @@ class Comparison:
 
     def _names_differ(self, left: str, right: str) -> bool:
         """Whether two names denote different quantities, such as x and y, AB and BC; words such as "area" do not."""
-        names = [re.sub(r"\\(?:measuredangle|angle|overline)|[\s{}|]|^m(?=\s*\\)", "", name) for name in (left, right)]
-        if names[0] == names[1] or not all(is_quantity(name) for name in (left, right)):
+        if not all(is_quantity(name) for name in (left, right)):
+            return False
+        bare = [re.sub(r"\\(?:measuredangle|angle|overline)|[\s{}]|^m(?=\s*\\)", "", name) for name in (left, right)]
+        names = [re.sub(r"\|([A-Z]{2})\|", r"\1", name) for name in bare]  # |AB| is AB, but |x| is not x
+        if names[0] == names[1] and (
+            re.fullmatch(r"\\?(?!frac|sqrt)[\w']+", names[0]) or canonical(left) == canonical(right)
+        ):
             return False
         return same_value(left, right) is not True
 
@@ -178,11 +189,15 @@ class Comparison:
         if len(answer.items) != len(reference.items):
             return False
         self.note("ratios")
-        (first, *rest), (other, *others) = (
+        terms, others = (
             [item.text if isinstance(item, Leaf) else "" for item in node.items] for node in (answer, reference)
         )
+        scale = next((n for n, text in enumerate(others) if same_value(text, "0") is False), None)
+        if scale is None or same_value(terms[scale], "0") is not False:  # 0:0 is no ratio
+            return False
         return all(
-            same_value(f"({a})*({other})", f"({b})*({first})") is True for a, b in zip(rest, others, strict=True)
+            same_value(f"({a})*({others[scale]})", f"({b})*({terms[scale]})") is True
+            for a, b in zip(terms, others, strict=True)
         )
 
     def _same_cases(self, answer: Collection, reference: Collection) -> bool:
@@ -227,6 +242,9 @@ class Comparison:
             self.note("units that differ")
             factor = converted(answer.unit, reference.unit) if self.policy.convert_units else None
             return factor is not None and same_value(f"({answer.text})*{factor}", reference.text) is True
+        if answer.percent != reference.percent and (answer.unit or reference.unit):
+            self.note("a percent sign and a unit")
+            return False
         if bool(answer.unit) != bool(reference.unit) and not self.policy.missing_unit:
             self.note("a unit on one side only")
             return False
@@ -260,7 +278,7 @@ class Comparison:
         if canonical(left) == canonical(right) and answer.percent == reference.percent:
             self.note("the same formula")
             return _can_equal_itself(left)
-        if len(right) == 1 and right.isalpha() and left.casefold() == right.casefold():
+        if len(right) == 1 and right.isalpha() and right not in "ei" and left.casefold() == right.casefold():
             self.note("a letter")  # of an option, or the name of a quantity
             return True
         equal = same_value(left, right)
@@ -361,6 +379,14 @@ def _entries(node: Collection) -> Collection:
     if len(rows) == 1:
         return Collection("ordered", rows[0], "()")
     return Collection("ordered", tuple(row[0] for row in rows), "()") if all(len(row) == 1 for row in rows) else node
+
+
+def _in_order_of(answer: Collection, reference: Collection) -> Collection:
+    """The pair of `(y, x) = (1, 2)` in the order of a reference `(x, y) = ...`; unchanged where the names differ."""
+    own, other = ([part.strip() for part in split(node.name[1:-1], ",")] for node in (answer, reference))
+    if own == other or sorted(own) != sorted(other) or not len(set(own)) == len(own) == len(answer.items):
+        return answer
+    return replace(answer, items=tuple(answer.items[own.index(name)] for name in other))
 
 
 def _solution(node: Collection) -> Collection:

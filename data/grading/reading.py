@@ -305,6 +305,8 @@ def _leaf(text: str) -> Node:
         radix = base.groups()[-1] or base.group(2)
         radix = _RADIXES.get(radix.strip(" ()").lower(), radix.strip(" ()"))
         digits = base.group(1)
+        if radix == "10" and digits.isdigit():
+            return Leaf(digits)
         if radix.isdigit() and (digits[0].isdigit() or len(digits) > 1):
             return Leaf(digits.lower().lstrip("0") or "0", base=radix)
     text, unit, percent = split_unit(text)

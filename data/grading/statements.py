@@ -51,9 +51,9 @@ def read_equation(text: str, read: Read) -> Node | None:
     if denies(label):
         raise UnparseableError("words that deny an equation")
     named = TEXT_OPEN in left or NAME.match(label) is not None
-    if enclosed(left, "(", ")") and "," in left:
-        return read(right)
     node = read(right)
+    if enclosed(left, "(", ")") and "," in left:
+        return replace(node, name=left) if isinstance(node, Collection) and node.kind == "ordered" else node
     if isinstance(node, Collection) and node.kind == "ratio" and re.search(r":|/|\\frac", left):
         return replace(node, name=left)
     if isinstance(node, Leaf) and not node.is_words:

@@ -21,7 +21,17 @@ GREEK = frozenset(
     "chi psi omega Gamma Delta Theta Lambda Sigma Phi Psi Omega ell".split()
 )
 ALL_WHOLE = frozenset("*")
-"""Of `whole_names`: all variables."""
+"""Of `whole_names`: all variables but x, y and z."""
+_ARGUMENT = r"(?:\{([^{}]*)\}|(\w))"
+_CHOICES = re.compile(
+    rf"C_\s*{_ARGUMENT}\s*\^\s*{_ARGUMENT}|(?<![\w)}}\]])(?:\{{\s*\}}\s*)?[\^_]\s*{_ARGUMENT}\s*C_\s*{_ARGUMENT}"
+)
+_WHOLE = (
+    re.compile(r"(\w)\s*!|\(([^()]*)\)\s*!"),
+    re.compile(rf"\\[dt]?binom\s*{_ARGUMENT}\s*{_ARGUMENT}|([^{{}}]*)\\choose([^{{}}]*)"),
+    _CHOICES,
+)
+"""Factorials and binomial coefficients with their arguments."""
 
 
 class Cursor:
@@ -56,8 +66,12 @@ def number_of(text: str) -> Fraction:
 
 
 def whole_names(text: str) -> frozenset[str]:
-    """The variables that stand for whole numbers: those in bounds of sums; all, where there is a factorial."""
-    if re.search(r"!|\\[dt]?binom|\\choose|C_", text):
-        return ALL_WHOLE
+    """The variables that stand for whole numbers: those in bounds of sums; nearly all, where there is a factorial.
+
+    Beside a factorial, x, y and z stay real numbers unless they are in its argument: |x| n! is not x n!.
+    """
+    parts = [group for pattern in _WHOLE for match in pattern.findall(text) for group in match]
+    counts = ALL_WHOLE if parts or re.search(r"!|binom|\\choose", text) else frozenset()
     bounds = re.findall(r"\\(?:sum|prod)_\{[A-Za-z]=([^{}]*)\}\^(?:\{([^{}]*)\}|(\w))", text.replace(" ", ""))
-    return frozenset(letter for parts in bounds for part in parts for letter in re.findall(r"[A-Za-z]", part))
+    parts += [part for bound in bounds for part in bound]
+    return counts | {letter for part in parts for letter in re.findall(r"[A-Za-z]", part)}

@@ -187,7 +187,7 @@ def canonical_unit(words: str) -> str:
     powers: dict[str, int] = {}
     sign, group_sign, next_power, last = 1, 1, 1, ""
     for token in _UNIT_TOKEN.finditer(
-        re.sub(r"\bkm?ph\b", "km/h", re.sub(r"\bdegrees? (?=[CcFf])", "deg", words))
+        re.sub(r"\bkm?ph\b", "km/h", re.sub(r"\bdegrees? (?=[CcFf])", "deg", re.sub(r"\bper cent\b", "%", words)))
         .replace("mph", "mi/h")
         .replace(".", " ")
         .replace("\\cdot", " ")

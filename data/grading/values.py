@@ -5,6 +5,7 @@ fixed pseudo-random points, where different polynomials do not agree by chance (
 """
 
 import re
+from collections.abc import Iterator
 from fractions import Fraction
 from functools import lru_cache
 from typing import Any
@@ -16,8 +17,9 @@ from data.grading.formula import Value, compute
 from data.grading.tokens import ALL_WHOLE, whole_names
 
 _IMAGINARY = re.compile(r"(?<![A-Za-z\\])i(?![A-Za-z])|cis")
-_POINTS = range(6)
-_FAR = 4  # from this point on the variables are large: |x + 1| is not x + 1, and x mod 3 is not x
+_SIZES = (1, 1, 1, 1, 400, 400, 40_000, 40_000)  # of the variables: |x - 2024| is not 2024 - x
+_FAR = 4  # from this point on values may be too large to compute
+_REAL_NAMES = tuple("xyz")
 
 
 class _Points(dict[str, Any]):
@@ -29,11 +31,11 @@ class _Points(dict[str, Any]):
 
     def __missing__(self, name: str) -> Any:
         seed = crc32(f"{name} {self.point}".encode())
-        if name in self.whole or self.whole == ALL_WHOLE:
+        if name in self.whole or (self.whole >= ALL_WHOLE and not name.startswith(_REAL_NAMES)):
             value = Fraction(3 + seed % 150)
         else:
             size = Fraction(3, 10) + Fraction(2 * (crc32(name.encode(), seed) >> 1) + 1, 1 << 32)
-            size *= 1 if self.point < _FAR else 400
+            size *= _SIZES[self.point]
             value = -size if self.point % 2 else size
         self[name] = value
         return value
@@ -84,20 +86,26 @@ def is_formula(text: str) -> bool:
     return True
 
 
+def _at_all_points(
+    left: str, right: str, whole: frozenset[str], odd_roots: bool = False
+) -> Iterator[tuple[Value, Value]]:
+    """The values of two formulas at every point; a far one at which they are too large is left out."""
+    for point in range(len(_SIZES)):
+        try:
+            yield evaluate(left, point, whole, odd_roots), evaluate(right, point, whole, odd_roots)
+        except OutOfRangeError:
+            if point < _FAR:
+                raise
+
+
 def same_value(left: str, right: str) -> bool | None:
     """Whether two formulas are equal; None if one of them cannot be read or computed."""
-    whole = _whole_names(left, right)
+    whole = whole_names(left) | whole_names(right)
     for odd_roots in (False, True):
         try:
             ambiguous = False
             equal = True
-            for point in _POINTS:
-                try:
-                    first, second = (evaluate(text, point, whole, odd_roots) for text in (left, right))
-                except OutOfRangeError:
-                    if point < _FAR:
-                        raise
-                    continue
+            for first, second in _at_all_points(left, right, whole, odd_roots):
                 ambiguous |= first.has_odd_root or second.has_odd_root
                 equal = close(first.value, second.value)
                 if not equal or not (first.names or second.names):
@@ -114,7 +122,7 @@ def _equal_where_real(left: str, right: str, whole: frozenset[str]) -> bool:
     if _IMAGINARY.search(left) or _IMAGINARY.search(right):
         return False
     compared = 0
-    for point in _POINTS:
+    for point in range(len(_SIZES)):
         try:
             first, second = (arithmetic.real(evaluate(text, point, whole).value) for text in (left, right))
         except OutOfRangeError:
@@ -127,16 +135,11 @@ def _equal_where_real(left: str, right: str, whole: frozenset[str]) -> bool:
             compared += 1
             if not close(first, second):
                 return False
-    return 1 < compared < len(_POINTS)
+    return 1 < compared < len(_SIZES)
 
 
 def _has_root(left: str, right: str) -> bool:
     return "\\sqrt[" in left + right and "^" in left + right
-
-
-def _whole_names(left: str, right: str) -> frozenset[str]:
-    names = whole_names(left) | whole_names(right)
-    return ALL_WHOLE if names >= ALL_WHOLE else names
 
 
 def proportional(left: str, right: str, *, positive: bool = False) -> bool | None:
@@ -144,12 +147,11 @@ def proportional(left: str, right: str, *, positive: bool = False) -> bool | Non
 
     Equations are compared as left side minus right side, which is defined up to such a factor.
     """
-    whole = _whole_names(left, right)
+    whole = whole_names(left) | whole_names(right)
     ratios = []
     names = set()
     try:
-        for point in range(_FAR):
-            first, second = evaluate(left, point, whole), evaluate(right, point, whole)
+        for first, second in _at_all_points(left, right, whole):
             names |= {first.names, second.names}
             ratios.append(arithmetic.divide(first.value, second.value))
     except (OutOfRangeError, NotReadableError):
