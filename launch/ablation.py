@@ -30,7 +30,7 @@ from launch.slurm.jobs import Task, TaskKey
 from launch.stages import Stage, build_stages, select_until
 from recipes.errors import UserError
 from recipes.loading import STUDY_FILE, load_recipe, read_yaml, validate_recipe
-from recipes.manifest import hash_json, write_json
+from recipes.manifest import hash_json, is_locked, write_json
 from recipes.schema import Recipe
 
 ABLATION_FILE = "ablation.json"
@@ -69,8 +69,11 @@ class Ablation:
         """Write `ablation.json`, the recipe of every point, and the links between their folders.
 
         Raises:
-            UserError: the folder holds something else.
+            UserError: the folder holds something else, or a point runs: its ranks read the recipe when they start.
         """
+        for folder in (self.root / SHARED, *map(self.folder, self.points)):
+            if is_locked(folder):
+                raise UserError(f"{folder} is being written by another process; wait for it or choose another --out")
         path = self.root / ABLATION_FILE
         content = self.dump()
         if path.exists():

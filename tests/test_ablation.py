@@ -16,6 +16,7 @@ from launch.execution.failures import INTERRUPTED, STOPPED
 from launch.stages import flatten
 from recipes.errors import UserError
 from recipes.loading import load_recipe, read_yaml
+from recipes.manifest import locked
 from tests.reports import arm_values, make_transfer
 
 RECIPES = Path(__file__).resolve().parent.parent / "recipes"
@@ -272,3 +273,16 @@ def test_a_stopped_point_stops_the_ablation_and_a_failed_one_does_not(tmp_path, 
     made = ablation(tmp_path, grid=["train.learning_rate=5e-4,1e-3"])
     assert made.run(None) == status
     assert len(done) == runs
+
+
+def test_a_point_that_runs_keeps_its_recipe(tmp_path):
+    axes = ["arms.grpo.beta=0,0.1"]
+    read_ablation(SMOKE, [], axes, [], tmp_path).write()
+    point = next((tmp_path / "points").iterdir())
+    before = (point / "study.json").read_text()
+    again = read_ablation(SMOKE, ["train.steps=7"], axes, [], tmp_path)
+    with locked(point), pytest.raises(UserError, match=f"{point.name} is being written by another process"):
+        again.write()
+    assert (point / "study.json").read_text() == before
+    again.write()
+    assert (point / "study.json").read_text() != before

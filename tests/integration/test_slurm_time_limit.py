@@ -34,6 +34,49 @@ pytestmark = [
 ]
 
 
+ARRAY = """
+import json, os, subprocess, sys, time
+from pathlib import Path
+study, stage = sys.argv[1:]
+start, number = int(os.environ.get("SLURM_RESTART_COUNT", "0")), os.environ["SLURM_JOB_ID"]
+with open(os.path.join(study, "starts"), "a") as file:
+    file.write(f"{stage} {start}\\n")
+if number == os.environ["SLURM_ARRAY_JOB_ID"] and start == 0:  # the task with the array's id stops before its limit
+    time.sleep(3)
+    Path(study, ".failures").mkdir()
+    Path(study, ".failures", stage.replace("/", "--") + ".json").write_text(json.dumps({"status": 75}, indent=1))
+    subprocess.run(["scancel", "--signal=USR1", "--batch", number], check=True)
+    time.sleep(1)
+    sys.exit(75)
+"""
+
+
+def test_a_task_that_goes_back_to_the_queue_leaves_its_array_alone(tmp_path, monkeypatch):
+    study = tmp_path / "study"
+    study.mkdir()
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "step.py").write_text(ARRAY)
+    recipe = load_recipe(SMOKE, ["arms.on_policy_sft=null", "arms.off_policy_sft=null", "seeds=[0,1]"])
+    runs = [task for task in tasks_of_study(recipe, study, build_stages(recipe)) if task.stage.kind == "arms"]
+    (job,) = make_jobs(runs, {})
+    text = render(job, SiteSpec(time_limit="5", signal_seconds=45), "transfer/test", "")
+    script = tmp_path / "arms.sh"
+    script.write_text(text.replace('"${run[@]}" -m launch.slurm.step', f'"${{run[@]}}" {tmp_path / "step.py"}'))
+    cluster = SlurmCluster(tmp_path / "slurm")
+    try:
+        cluster.start()
+        assert cluster.query("sbatch", "--parsable", str(script)).strip()
+        begun = time.monotonic()
+        while cluster.query("squeue", "--noheader"):
+            assert time.monotonic() - begun < 180, cluster.query("squeue")
+            time.sleep(1)
+    finally:
+        cluster.stop()
+    starts = (study / "starts").read_text().splitlines()
+    assert len(starts) == 3, starts
+    assert [line.split()[1] for line in starts].count("1") == 1
+
+
 @pytest.mark.faults
 def test_an_update_longer_than_the_warning_sends_the_job_back_and_cancels_nothing(tmp_path, monkeypatch):
     study = tmp_path / "study"
