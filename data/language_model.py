@@ -50,6 +50,12 @@ def on_cpu() -> bool:
     return not torch.cuda.is_available()
 
 
+def stop_ids(model: "PreTrainedModel") -> set[int]:
+    """The tokens at which a generation stops; a checkpoint of the hub may name one, several or none."""
+    named = model.generation_config.eos_token_id
+    return {named} if isinstance(named, int) else set(named or ())
+
+
 def generate_ids(
     model: "PreTrainedModel",
     tokenizer: "PreTrainedTokenizerBase",
@@ -72,7 +78,7 @@ def generate_ids(
     sampling = {"temperature": temperature, "top_p": top_p, "top_k": top_k} if temperature > 0 else {}
     with torch.no_grad():
         output = model.generate(**inputs, do_sample=temperature > 0, max_new_tokens=max_new_tokens, **sampling)
-    stops = set(model.generation_config.eos_token_id)
+    stops = stop_ids(model)
     rows = output[:, inputs["input_ids"].shape[1] :].tolist()
     ends = [next((index for index, token in enumerate(row) if token in stops), len(row)) for row in rows]
     return [row[: end + 1] for row, end in zip(rows, ends, strict=True)]
@@ -82,7 +88,7 @@ def generate(
     model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase", prompts: list[str], **decoding: Any
 ) -> list[tuple[str, int, bool]]:
     """The same as text: (text, generated tokens, finished) in order. `decoding`: see `generate_ids`."""
-    stops = set(model.generation_config.eos_token_id)
+    stops = stop_ids(model)
     results = []
     for ids in generate_ids(model, tokenizer, prompts, **decoding):
         finished = bool(ids) and ids[-1] in stops

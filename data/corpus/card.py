@@ -76,10 +76,10 @@ def _teacher_text(recipe: Recipe, facts: dict[str, Any], demonstrations: Sequenc
     mode = f", thinking {teacher.thinking}" if teacher.thinking else ""
     return (
         f"{len(demonstrations):,} samples of {demonstrations[0].teacher}{mode}, all kept with their grade: {grades}. "
-        f"{facts['demonstrations_that_fit']:,} are finished and within the length limit. "
-        f"The teacher solved {solved:,} of {train:,} problems, which are the set all arms are presented; "
-        f"{train - solved:,} are lost by it"
-        + (f" ({lost})." if lost else ".")
+        f"{facts['demonstrations_that_fit']:,} are finished, within the length limit and without control tokens. "
+        f"The teacher solved {solved:,} of {train:,} problems and not {train - solved:,}"
+        + (f" ({lost}). " if lost else ". ")
+        + f"Arms are presented the set `{recipe.corpus.problem_set}`, where they name no other."
         + f" SFT reads `{recipe.corpus.demonstrations}`."
     )
 

@@ -12,7 +12,7 @@ from data.corpus.values import repaired
 from data.grading.grader import Grader
 from data.hub import chosen, locate_model
 from data.pocket_world import corpus_problems, teacher_completion
-from data.prompts.prompt import completion_ids
+from data.prompts.prompt import completion_ids, control_tokens
 from data.prompts.thinking import THINK_CLOSE, THINK_OPEN, strip_thinking
 from data.sampling.completions import sample_from_endpoint, sample_locally
 from data.sampling.store import (
@@ -117,7 +117,8 @@ def write_demonstrations(
     if spec.kind == "scripted":
         samples = {identity: _scripted(recipe, identity, row) for identity, row in rows}
     elif spec.kind == "stored":
-        samples = _stored(recipe, [identity for identity, _ in rows])
+        end = str(tokenizer.eos_token) if tokenizer is not None else ""
+        samples = _stored(recipe, [identity for identity, _ in rows], end)
     else:
         assert progress is not None
         texts = [(identity, row.problem) for identity, row in rows]
@@ -130,6 +131,8 @@ def write_demonstrations(
     )
     lengths = _token_counts(tokenizer, [sample.completion for _, sample in flat])
     limit = recipe.prompt.max_completion_tokens
+    # As tokens they would end or forge a turn in the middle of a completion.
+    control = [] if tokenizer is None else [t for t in control_tokens(tokenizer) if t not in (THINK_OPEN, THINK_CLOSE)]
     if spec.kind == "scripted":
         check_longest(max(lengths, default=0), recipe)
     name = str(spec.model or spec.kind)
@@ -142,7 +145,7 @@ def write_demonstrations(
             sample.sample_index,
             grade.outcome.value,
             tokens,
-            sample.finished and tokens <= limit,
+            sample.finished and tokens <= limit and not any(token in sample.completion for token in control),
         )
         for (_, sample), grade, tokens in zip(flat, grades, lengths, strict=True)
     ], cost
@@ -158,8 +161,11 @@ def _scripted(recipe: Recipe, identity: str, row: RawRow) -> list[Sample]:
     return [Sample(identity, index, text, True, 0.0) for index, text in enumerate(texts)]
 
 
-def _stored(recipe: Recipe, identities: list[str]) -> dict[str, list[Sample]]:
-    """Published completions of each problem, in file order; a problem without one gets an empty list."""
+def _stored(recipe: Recipe, identities: list[str], end: str) -> dict[str, list[Sample]]:
+    """Published completions of each problem, in file order; a problem without one gets an empty list.
+
+    `end`: the end-of-turn token, which some publishers leave behind a completion; it is added again for training.
+    """
     teacher = recipe.corpus.teacher
     assert teacher is not None
     assert teacher.stored is not None
@@ -179,6 +185,8 @@ def _stored(recipe: Recipe, identities: list[str]) -> dict[str, list[Sample]]:
                         f"{spec.completion_field}.0.content"
                     )
                 kept = whole_characters(strip_thinking(text) if teacher.thinking == "stripped" else text)
+                if end and kept.rstrip().endswith(end):
+                    kept = kept.rstrip().removesuffix(end)
                 # Nobody says whether a published completion was cut; one without a final answer is graded so.
                 samples_of[identity].append(Sample(identity, len(samples_of[identity]), kept, True, 0.0))
     if not any(samples_of.values()):

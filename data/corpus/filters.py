@@ -107,7 +107,8 @@ def _conflict(funnel: Funnel, copies: list[int], other: int) -> str:
 
 def _drop_near_duplicates(funnel: Funnel, grader: Grader, threshold: float) -> None:
     """Drop what reads nearly like an earlier problem and has the same answer; with another answer it is another one."""
-    pairs = list(near_duplicates([row.problem for row in funnel.kept], threshold))
+    answers = [row.reference_answer for row in funnel.kept]
+    pairs = list(near_duplicates([row.problem for row in funnel.kept], threshold, answers))
     agree = _agreeing(funnel, grader, [(later, earlier) for later, earlier, _ in pairs])
     reasons: dict[int, str] = {}
     details: dict[int, str] = {}
@@ -141,13 +142,11 @@ def _drop_contaminated(funnel: Funnel, recipe: Recipe) -> list[dict[str, Any]]:
     for position, row in enumerate(funnel.kept):
         identity = problem_id(row.problem)
         problem = row.problem
-        if row.question is not None:
-            # Questions of the synthetic world are a few numbers in a fixed wording: only equal ones are the same.
-            if identity not in world:
-                continue
+        # Questions of the synthetic world are a few numbers in a fixed wording: only equal ones are the same.
+        if identity in world:
             name, question, coverage, similarity = world[identity], row.problem, 1.0, 1.0
         else:
-            match = index.find(row.problem, spec.coverage, spec.similarity)
+            match = index.find(row.problem, spec.coverage, spec.similarity) if row.question is None else None
             if match is None:
                 continue
             name, question = match.benchmark, benchmarks[match.benchmark][match.question]
@@ -167,6 +166,9 @@ def _drop_contaminated(funnel: Funnel, recipe: Recipe) -> list[dict[str, Any]]:
                 "question": question,
             }
         )
+    if restricted:  # what earlier filters removed may be close to a question too
+        closed = BenchmarkIndex({name: benchmarks[name] for name in restricted}, spec.ngram_words)
+        funnel.withhold(lambda text: closed.find(text, spec.coverage, spec.similarity) is not None)
     funnel.drop("benchmark questions", reasons, withheld=withheld)
     return overlaps
 

@@ -1,7 +1,7 @@
 """The rows of a corpus on their way through the filters: what is left, what was removed, when and why."""
 
 from collections import Counter
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from typing import Any
 
 from data.corpus.rows import problem_id
@@ -71,6 +71,14 @@ class Funnel:
         self.kept = [row for index, row in enumerate(self.kept) if index not in reasons]
         counts = dict(sorted(Counter(reasons.values()).items()))
         self.steps.append({"step": step, "left": len(self.kept), "removed": counts})
+
+    def withhold(self, is_close: Callable[[str], bool]) -> None:
+        """Take the texts out of the removed rows that are close to a question no file may hold."""
+        for reject in self.rejects:
+            if is_close(reject["problem"]):
+                reject |= dict.fromkeys(("problem", "reference_answer"), WITHHELD)
+                if reject.pop("detail", None) is not None:  # may quote them
+                    self._first[reject["reason"]] = f"{reject['source']}, row {reject['row'] + 1}"
 
     def rejected(self) -> dict[str, int]:
         """Removed rows by reason."""

@@ -48,7 +48,8 @@ class Demonstration(NamedTuple):
     tokens: int
     """Tokens of the completion, end-of-turn token included; 0 if no tokenizer was at hand."""
     fits: bool
-    """Whether it was finished and is within the length limit. A correct one that fits can be trained on."""
+    """Whether it was finished, is within the length limit and has no control token in it. A correct one that fits can
+    be trained on."""
 
     @property
     def usable(self) -> bool:

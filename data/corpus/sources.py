@@ -24,6 +24,8 @@ from recipes.schema import Recipe
 
 POCKET_POOL = {"train": 4000, "heldout": 400}  # drawn from the world; the recipe's counts select from these
 _SHOWN_COLUMNS = 20
+_ROLES = {"content": "role", "value": "from"}  # key of a message's text -> of its role: messages, ShareGPT
+_OTHER_ROLES = ("system", "developer", "assistant", "gpt", "tool", "function_call", "observation")
 
 
 class RawRow(NamedTuple):
@@ -265,14 +267,18 @@ def _problem(spec: SourceSpec, row: Row) -> str:
     try:
         text = as_text(value)
     except NoTextError as error:
-        hint = f"; name one message, as in `problem_field: {spec.problem_field}.0.content`" if _is_chat(value) else ""
+        hint = ""
+        if _is_chat(value):
+            key = next(key for key in _ROLES if key in value[0])
+            hint = f"; name one message, as in `problem_field: {spec.problem_field}.0.{key}`"
         raise _UnusableError("problem_is_no_text", f"{error}{hint}") from None
     if not text.strip():
         raise _UnusableError("empty_problem")
-    if spec.problem_field.endswith(".content"):
-        role = field_value(row, f"{spec.problem_field.removesuffix('content')}role")
-        if role in ("system", "developer", "assistant"):
-            raise _UnusableError("not_the_user", _which_is_the_user(spec.problem_field, str(role), row))
+    message, _, last = spec.problem_field.rpartition(".")
+    if message and last in _ROLES:
+        role = field_value(row, f"{message}.{_ROLES[last]}")
+        if role in _OTHER_ROLES:
+            raise _UnusableError("not_the_user", _which_is_the_user(message, last, str(role), row))
     return text
 
 
@@ -283,16 +289,20 @@ def _missing(field: str, row: Row) -> _UnusableError:
     return _UnusableError("missing_column", f"no column {column!r}; the row has {listed(row)}")
 
 
-def _which_is_the_user(field: str, role: str, row: Row) -> str:
-    chat, _, _ = field.removesuffix(".content").rpartition(".")
+def _which_is_the_user(message: str, text: str, role: str, row: Row) -> str:
+    chat, _, _ = message.rpartition(".")
     messages = field_value(row, chat) if chat else None
-    users = [n for n, message in enumerate(messages) if message.get("role") == "user"] if _is_chat(messages) else []
-    return f"{field} is the message of the {role}" + (f"; {chat}.{users[0]}.content is the user's" if users else "")
+    turns = messages if _is_chat(messages) else []
+    users = [n for n, turn in enumerate(turns) if turn.get(_ROLES[text]) in ("user", "human")]
+    hint = f"; {chat}.{users[0]}.{text} is the user's" if users else ""
+    return f"{message}.{text} is the message of the {role}{hint}"
 
 
 def _is_chat(value: Any) -> TypeGuard[list[dict[str, Any]]]:
     return (
-        isinstance(value, list) and bool(value) and all(isinstance(item, dict) and "content" in item for item in value)
+        isinstance(value, list)
+        and bool(value)
+        and all(isinstance(item, dict) and not _ROLES.keys().isdisjoint(item) for item in value)
     )
 
 

@@ -7,6 +7,8 @@ hashing (Broder 1997; the datasketch library) and every candidate is then compar
 
 import re
 from collections.abc import Iterator, Sequence
+from functools import lru_cache
+from itertools import islice
 from typing import NamedTuple
 
 import xxhash
@@ -38,14 +40,15 @@ def words(text: str) -> list[str]:
     return _WORD.findall(plain.casefold())
 
 
+def _runs(sequence: Sequence[str], length: int) -> list[int]:
+    """Hashes of all runs of `length` words, in order; of the whole sequence if it is shorter."""
+    starts = range(max(1, len(sequence) - length + 1))
+    return [xxhash.xxh3_64_intdigest(" ".join(sequence[start : start + length]).encode()) for start in starts]
+
+
 def shingles(sequence: Sequence[str], length: int = _SHINGLE_WORDS) -> set[int]:
-    """Hashes of all runs of `length` words; of the whole sequence if it is shorter."""
-    runs = range(max(1, len(sequence) - length + 1))
-    return {_hash(sequence[start : start + length]) for start in runs}
-
-
-def _hash(run: Sequence[str]) -> int:
-    return xxhash.xxh3_64_intdigest(" ".join(run).encode())
+    """The different hashes of all runs of `length` words."""
+    return set(_runs(sequence, length))
 
 
 def jaccard(left: set[int], right: set[int]) -> float:
@@ -54,27 +57,57 @@ def jaccard(left: set[int], right: set[int]) -> float:
     return len(left & right) / union if union else 0.0
 
 
-def near_duplicates(texts: Sequence[str], threshold: float) -> Iterator[tuple[int, int, float]]:
+def near_duplicates(
+    texts: Sequence[str], threshold: float, answers: Sequence[str] | None = None
+) -> Iterator[tuple[int, int, float]]:
     """Pairs (later, earlier, similarity) of texts at least `threshold` similar, by the number of the later one.
 
-    Of a text's candidates only the fifty earliest are compared.
+    Of a text's candidates only the fifty earliest are compared. `answers`: texts whose answers are two different whole
+    numbers are no candidates, as in thousands of problems made from one template.
     """
     # Hashing misses some pairs near its own threshold, so that is set lower, and missing counts more than a candidate
     # too many, which costs one exact comparison.
     from datasketch import MinHash, MinHashLSH  # with scipy, which takes half a second that a plan does not have
 
-    index = MinHashLSH(threshold=max(0.1, threshold - 0.15), num_perm=_PERMUTATIONS, weights=(0.2, 0.8))
+    bands = MinHashLSH(threshold=max(0.1, threshold - 0.15), num_perm=_PERMUTATIONS, weights=(0.2, 0.8))
+    # Only the earliest texts of a bucket are kept, so that alike texts cost no more than others: the earliest whatever
+    # their answers are, and behind these the earliest of each answer.
+    buckets: dict[int | tuple[int, str | None], list[int]] = {}
+    numbers = [_whole_number(answer) for answer in answers] if answers is not None else [None] * len(texts)
     # Sets are made again for the few candidates: those of a quarter of a million problems would need gigabytes.
     sets = (shingles(words(text)) for text in texts)
     # An integer is a hash already; datasketch only has to take 32 bits of it.
     signatures = MinHash.generator(sets, num_perm=_PERMUTATIONS, hashfunc=lambda value: value & 0xFFFFFFFF)
     for position, signature in enumerate(signatures):
-        own = shingles(words(texts[position]))
-        for earlier in sorted(index.query(signature))[:_MOST_CANDIDATES]:
+        own, number = shingles(words(texts[position])), numbers[position]
+        starts = range(0, bands.b * bands.r, bands.r)
+        keys = [xxhash.xxh3_64_intdigest(signature.hashvalues[n : n + bands.r].tobytes(), seed=n) for n in starts]
+        found = {n for key in keys for part in (key, (key, number), (key, None)) for n in buckets.get(part, ())}
+        alike = (n for n in sorted(found) if number is None or numbers[n] in (None, number))
+        for earlier in islice(alike, _MOST_CANDIDATES):
             similarity = jaccard(own, shingles(words(texts[earlier])))
             if similarity >= threshold:
                 yield position, earlier, similarity
-        index.insert(position, signature, check_duplication=False)
+        for key in keys:
+            bucket = buckets.setdefault(key, [])
+            if len(bucket) == _MOST_CANDIDATES:
+                bucket = buckets.setdefault((key, number), [])
+            if len(bucket) < _MOST_CANDIDATES:
+                bucket.append(position)
+
+
+def _whole_number(answer: str) -> str | None:
+    return str(int(answer)) if re.fullmatch(r"-?\d{1,18}", answer, re.ASCII) else None
+
+
+class _Read(NamedTuple):
+    """A text as it is compared."""
+
+    words: int
+    runs: list[int]
+    """Hashes of its runs of `ngram_words` words, in order."""
+    different_runs: set[int]
+    shingles: set[int]
 
 
 class BenchmarkIndex:
@@ -90,6 +123,8 @@ class BenchmarkIndex:
         self.questions: list[tuple[str, int]] = []
         self._words: list[list[str]] = []
         self._by_run: dict[int, list[int]] = {}
+        # Questions of one template are compared again and again; the sets of all would need gigabytes.
+        self._question = lru_cache(maxsize=4096)(lambda position: self._read(self._words[position]))
         for name, questions in benchmarks.items():
             for index, question in enumerate(questions):
                 sequence = words(question)
@@ -98,32 +133,34 @@ class BenchmarkIndex:
                 self.questions.append((name, index))
                 self._words.append(sequence)
 
+    def _read(self, sequence: list[str]) -> _Read:
+        runs = _runs(sequence, self.ngram_words)
+        return _Read(len(sequence), runs, set(runs), shingles(sequence))
+
     def find(self, problem: str, coverage: float, similarity: float) -> Contamination | None:
         """The closest question at or above either threshold; None if there is none."""
-        sequence = words(problem)
-        runs = shingles(sequence, self.ngram_words)
-        candidates = {position for run in runs for position in self._by_run.get(run, ())}
+        own = self._read(words(problem))
+        candidates = {position for run in own.different_runs for position in self._by_run.get(run, ())}
         best = None
         for position in sorted(candidates):
-            other = self._words[position]
-            shorter, longer = (sequence, other) if len(sequence) <= len(other) else (other, sequence)
-            covered = self._coverage(shorter, shingles(longer, self.ngram_words))
-            alike = jaccard(shingles(sequence), shingles(other))
+            other = self._question(position)
+            shorter, longer = (own, other) if own.words <= other.words else (other, own)
+            covered = self._coverage(shorter, longer.different_runs)
+            alike = jaccard(own.shingles, other.shingles)
             if covered >= coverage or alike >= similarity:
                 overlap = Contamination(*self.questions[position], round(covered, 3), round(alike, 3))
                 if best is None or max(overlap[2:]) > max(best[2:]):
                     best = overlap
         return best
 
-    def _coverage(self, sequence: list[str], runs: set[int]) -> float:
-        """Share of the words of `sequence` that lie in one of `runs`."""
-        length = self.ngram_words
-        if len(sequence) < length:
-            return float(shingles(sequence, length) <= runs)
+    def _coverage(self, text: _Read, runs: set[int]) -> float:
+        """Share of the words of a text that lie in one of `runs`."""
+        if text.words < self.ngram_words:
+            return float(text.different_runs <= runs)
         covered = 0
         end = 0
-        for start in range(len(sequence) - length + 1):
-            if _hash(sequence[start : start + length]) in runs:
-                covered += start + length - max(start, end)
-                end = start + length
-        return covered / len(sequence)
+        for start, run in enumerate(text.runs):
+            if run in runs:
+                covered += start + self.ngram_words - max(start, end)
+                end = start + self.ngram_words
+        return covered / text.words

@@ -104,7 +104,8 @@ _REMAINDERS = {
     "\a": "lpha|ngle|pprox|rccos|rcsin|rctan|st",
     "\v": "arepsilon|arphi|artheta|ec|ee|dots|ert",
     "\t": "an(?=[\\\\({^])|au|binom|ext(?:bf|it|rm|tt|sf)?|frac|heta|herefore|ilde|imes|riangle(?:left|right)?",
-    "\n": "abla|earrow|eg|eq|otin",
+    # but not "eg 2 and 3", "eq. 1" and "eq 1: x = 2" at the beginning of a line
+    "\n": "abla|earrow|eg(?=\\s*(?:[(\\\\]|[A-HJ-Zp-z](?![A-Za-z])))|eq(?!\\.|\\s*\\(?\\d+\\)?\\s*:)|otin",
     "\r": "ceil|floor|ight(?:arrow)?|ho|angle|brace|brack|m(?=\\{)",
 }
 _LETTER = {"\b": "b", "\f": "f", "\a": "a", "\v": "v", "\t": "t", "\n": "n", "\r": "r"}

@@ -223,5 +223,9 @@ def template_hash(tokenizer: "PreTrainedTokenizerBase", prompt: PromptSpec) -> s
 
 
 def control_tokens(tokenizer: "PreTrainedTokenizerBase") -> list[str]:
-    """Texts that the tokenizer reads as control tokens; a problem that contains one could forge a turn."""
-    return sorted(str(token) for token in tokenizer.all_special_tokens)
+    """Texts that the tokenizer reads as control tokens; a problem that contains one could forge a turn.
+
+    Those without a role of their own, such as Llama's <|start_header_id|>, are not in `all_special_tokens`.
+    """
+    special = {str(token) for token in tokenizer.added_tokens_decoder.values() if token.special}
+    return sorted(special | set(map(str, tokenizer.all_special_tokens)))

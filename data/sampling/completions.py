@@ -25,6 +25,7 @@ _FIRST_WAIT_SECONDS = 1.0
 _LONGEST_WAIT_SECONDS = 60.0
 _GIVE_UP_AFTER = 20  # problems in a row without an answer: the server is gone, not one problem difficult
 _FINISHED = ("stop", "eos")
+_BROKEN_OFF = (None, "abort", "error")  # the server stopped, not the model: another try brings the text
 
 
 class Answered(NamedTuple):
@@ -34,12 +35,13 @@ class Answered(NamedTuple):
     """Text and whether it was finished."""
     generated_tokens: int
     prompt_tokens: int
+    lengths: list[int]
+    """Characters of each completion as generated, with the thinking that `stripped` removes."""
 
     def token_shares(self) -> list[float]:
         """Tokens of each completion: its share of the sum by characters, as servers report only the sum."""
-        lengths = [len(text) for text, _ in self.completions]
-        total = sum(lengths)
-        return [self.generated_tokens * (n / total if total else 1 / len(lengths)) for n in lengths]
+        total = sum(self.lengths)
+        return [self.generated_tokens * (n / total if total else 1 / len(self.lengths)) for n in self.lengths]
 
 
 class NotAnsweredError(Exception):
@@ -252,8 +254,11 @@ def parse_reply(answer: dict[str, Any], count: int, stripped: bool) -> Answered:
     choices = answer["choices"]
     if len(choices) != count:
         raise ValueError(f"{len(choices)} choices instead of {count}")
-    completions = []
-    for choice in choices:
+    completions, lengths = [], []
+    # A seed's choices are told apart by their index: a server may list them as they finish.
+    for choice in sorted(choices, key=lambda choice: choice.get("index") or 0):
+        if choice["finish_reason"] in _BROKEN_OFF:
+            raise ValueError(f"finish_reason is {choice['finish_reason']}")
         message = choice["message"]
         text = message.get("content") or ""
         # A server with a reasoning parser hands the thinking over beside the content.
@@ -263,9 +268,11 @@ def parse_reply(answer: dict[str, Any], count: int, stripped: bool) -> Answered:
         if not isinstance(text, str):
             raise TypeError("content is not text")
         text = whole_characters(text)
+        lengths.append(len(text))
         completions.append((strip_thinking(text) if stripped else text, choice["finish_reason"] in _FINISHED))
     usage = answer.get("usage") or {}
-    return Answered(completions, int(usage.get("completion_tokens", 0)), int(usage.get("prompt_tokens", 0)))
+    generated, read = (int(usage.get(name) or 0) for name in ("completion_tokens", "prompt_tokens"))
+    return Answered(completions, generated, read, lengths)
 
 
 async def retried(call: Callable[[], Awaitable[Answered]], attempts: int) -> Answered:
