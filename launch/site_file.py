@@ -181,8 +181,8 @@ def find_site(option: Path | None) -> Path:
     path = option or Path(os.environ.get("TRANSFER_SITE") or default)
     if not path.is_file():
         raise UserError(
-            f"the site file {path} {'is a folder' if path.is_dir() else 'does not exist'}; copy launch/site.example.yaml, fill in your cluster, and name it "
-            "with --site FILE"
+            f"the site file {path} {'is a folder' if path.is_dir() else 'does not exist'}; copy "
+            "launch/site.example.yaml, fill in your cluster, and name it with --site FILE"
         )
     return path
 
