@@ -180,9 +180,10 @@ def find_site(option: Path | None) -> Path:
     default = Path.home() / ".config" / "transfer" / "site.yaml"
     path = option or Path(os.environ.get("TRANSFER_SITE") or default)
     if not path.is_file():
+        what = "is a folder" if path.is_dir() else "does not exist"
         raise UserError(
-            f"the site file {path} {'is a folder' if path.is_dir() else 'does not exist'}; copy "
-            "launch/site.example.yaml, fill in your cluster, and name it with --site FILE"
+            f"the site file {path} {what}; copy launch/site.example.yaml, fill in your cluster, and name it with "
+            "--site FILE"
         )
     return path
 
