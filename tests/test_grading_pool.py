@@ -88,7 +88,7 @@ def test_equal_pairs_are_compared_once(grader, monkeypatch):
 
 def test_closed_grader_leaves_no_process_and_no_zombie():
     before = set(children())
-    grader = Grader(workers=2, timeout_seconds=1)
+    grader = Grader(workers=2, timeout_seconds=3)  # a busy machine must not end the worker of HARD too
     grader.grade_many([HARD, HARD, ENDLESS[0]], ["6", "7", ENDLESS[1]])
     started = set(children()) - before
     assert 1 <= len(started) <= 2

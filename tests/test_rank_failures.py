@@ -6,7 +6,10 @@ import pytest
 from torch.distributed import DistBackendError
 
 from launch.execution import ranks
-from launch.execution.failures import CRASHED, STOPPED, lost_connection
+from launch.execution.failures import CRASHED, STOPPED, RanksEndedError, lost_connection
+from launch.stages import Stage
+from recipes.resource_schema import ResourceSpec
+from train.runtime.ranks import PreemptedError
 
 
 def write(directory, rank, at, status=CRASHED, lost=False):
@@ -36,6 +39,29 @@ def test_a_signal_to_the_whole_stage_is_a_stop(tmp_path, monkeypatch):
     write(tmp_path, 0, at=1.0, lost=True)
     write(tmp_path, 1, at=2.0, status=STOPPED)
     assert ranks._first_failure(tmp_path)["rank"] == 1
+
+
+@pytest.mark.parametrize("lost", [True, False])
+def test_a_signal_that_ends_a_rank_before_it_listens_is_a_stop(tmp_path, monkeypatch, lost):
+    """The other ranks lose their connection to it, or are gone as well."""
+    stage = Stage("arms/grpo/seed-0", "train.grpo", {})
+
+    def launcher(command, study_dir, stage, watch):
+        directory = study_dir / stage.name / "ranks"
+        (directory / "0.pid").write_text("node 1")
+        if lost:
+            write(directory, 1, at=1.0, lost=True)
+        return 1, None
+
+    monkeypatch.setattr(ranks, "_run_launcher", launcher)
+    (tmp_path / stage.name).mkdir(parents=True)
+    resources = ResourceSpec(ranks=2)
+    monkeypatch.setattr(ranks, "noted_signal", lambda: "SIGTERM")
+    with pytest.raises(PreemptedError, match="stopped by SIGTERM before all ranks could save"):
+        ranks.launch_ranks(resources, tmp_path, stage, resume=False)
+    monkeypatch.setattr(ranks, "noted_signal", lambda: None)
+    with pytest.raises(RanksEndedError, match="another rank was lost" if lost else "one of 2 ranks was killed"):
+        ranks.launch_ranks(resources, tmp_path, stage, resume=False)
 
 
 @pytest.mark.parametrize(

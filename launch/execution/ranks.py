@@ -79,6 +79,11 @@ def launch_ranks(resources: ResourceSpec, study_dir: Path, stage: Stage, resume:
             print(f"all work was done and recorded; the launcher ended with status {code} after that", flush=True)
         return
     failure = _first_failure(directory)
+    if (name := noted_signal()) and (failure is None or failure["lost_connection"]):
+        # A rank that was still loading its libraries ends by the signal itself, and the others lose it.
+        raise PreemptedError(
+            f"stopped by {name} before all ranks could save; the same command continues from the last checkpoint"
+        )
     if failure is None:
         raise RanksEndedError(f"one of {resources.ranks} ranks was killed (status {code})")
     if failure["status"] == STOPPED:
