@@ -5,7 +5,7 @@ import time
 from pathlib import Path
 
 from eval.responses.units import open_units
-from launch.execution.worker import worker_environment
+from launch.execution.worker import use_threads, worker_environment
 from launch.stages import Stage, build_stages, stage_inputs
 from recipes.errors import UserError
 from recipes.manifest import environment, read_manifest, stage_state
@@ -55,6 +55,7 @@ def _generate(recipe: Recipe, study_dir: Path, stage: Stage) -> int:
     ready = [unit for unit in units if stage_state(unit.directory, unit.inputs).state == "resume" and unit.missing()]
     if not ready:
         return 0
+    use_threads(stage.threads)
     from eval.responses.scheduling import ResponseScheduler
 
     with ResponseScheduler(recipe, study_dir, study_dir / model_dir, ready) as scheduler:

@@ -44,6 +44,14 @@ def worker_environment() -> dict[str, str]:
     }
 
 
+def use_threads(count: int) -> None:
+    """Arithmetic threads of this process, and of those it starts, such as vLLM's."""
+    import torch
+
+    torch.set_num_threads(count)
+    os.environ["OMP_NUM_THREADS"] = str(count)
+
+
 def run_in_worker(
     values: dict[str, object], study_dir: str, stage: Stage, gpus: tuple[str, ...] | None = None
 ) -> Failure | None:
@@ -62,8 +70,7 @@ def run_in_worker(
     try:
         import torch
 
-        torch.set_num_threads(stage.threads)
-        os.environ["OMP_NUM_THREADS"] = str(stage.threads)  # of the processes it starts, such as vLLM's
+        use_threads(stage.threads)
         if gpus and not torch.cuda.is_available():
             raise UserError(
                 f"this machine has GPU {', '.join(gpus)} but torch cannot use it; install a torch built for it, or set "

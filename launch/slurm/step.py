@@ -88,10 +88,9 @@ def _first_node(recipe: Recipe, study_dir: Path, stages: list[Stage], stage: Sta
     if message := _no_progress(study_dir, stage):
         return Failure(message, MISTAKE)
     try:
-        import torch
+        from launch.execution.worker import use_threads
 
-        torch.set_num_threads(stage.threads)
-        os.environ["OMP_NUM_THREADS"] = str(stage.threads)  # of the processes it starts, such as vLLM's
+        use_threads(stage.threads)
         require_on_this_node(recipe, stage)
         if gpus_wanted(recipe, stage.kind):
             require_attention(recipe)

@@ -214,8 +214,11 @@ def test_chunk_that_another_process_has_claimed_is_left_to_it_until_it_dies(smok
     assert (unit.path(1).read_bytes(), unit.path(2).read_bytes()) == stored
 
 
-def test_work_helps_a_stage_that_has_begun(smoke_study, tmp_path, capsys):
-    recipe = load_recipe(SMOKE, [*CHUNKED, TWO])
+def test_work_helps_a_stage_that_has_begun(smoke_study, tmp_path, capsys, monkeypatch):
+    threads = []
+    monkeypatch.setattr("torch.set_num_threads", threads.append)
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")  # restored after the test
+    recipe = load_recipe(SMOKE, [*CHUNKED, TWO, "resources.threads=3"])
     study = tmp_path / "study"
     evaluate(recipe, smoke_study, study)
     (stage,) = [stage for stage in build_stages(recipe) if stage.name == "eval/base"]
@@ -229,6 +232,7 @@ def test_work_helps_a_stage_that_has_begun(smoke_study, tmp_path, capsys):
     write_json(study / "eval" / "base" / "manifest.json", manifest | {"code": stage.code})
     assert work(recipe, study, wait=False) == 0
     assert "16 response(s) generated" in capsys.readouterr().out
+    assert (threads, os.environ["OMP_NUM_THREADS"]) == ([3], "3")  # as the stage itself
     assert not any(unit.missing() for unit in open_units(recipe, study, study / "eval" / "base", "base"))
     with pytest.raises(UserError, match="does not exist; start `transfer run` first"):
         work(recipe, tmp_path / "nowhere", wait=False)
