@@ -27,7 +27,7 @@ from eval.statistics.inference import (
 from eval.statistics.transfer_index import MATH, index_difference, index_with_interval, transfer_gain, transfer_index
 
 DOCS = Path(__file__).resolve().parent.parent.parent / "docs" / "statistics.md"
-BEGIN, END = "<!-- coverage table, written by tests/bench/coverage.py -->", "<!-- end -->"
+BEGIN, END = "<!-- coverage table, written by tests/bench/coverage.py -->", "<!-- end -->"  # the page has other tables
 DRAWS = 1000
 GROUPS = {MATH: [0, 1], "other": [2, 3]}
 
@@ -198,14 +198,15 @@ def main() -> None:
     lines += [
         "",
         f"{options.studies} simulated studies a row, {DRAWS} draws each; nominal 95 %, standard error of a cell "
-        f"{error:.1f}. In brackets: percent of studies in which the index is identified, where not all.",
+        f"{error:.1f}. In brackets: percent of\nstudies in which the index is identified, where not all.",
     ]
     table = "\n".join(lines)
     print(table)
     print(f"{time.monotonic() - started:.0f} s")
     if options.write:
         text = DOCS.read_text(encoding="utf-8")
-        before, after = text.split(BEGIN)[0], text.split(END)[1]
+        before, rest = text.split(BEGIN)
+        after = rest.split(END, 1)[1]
         DOCS.write_text(f"{before}{BEGIN}\n{table}\n{END}{after}", encoding="utf-8")
 
 
