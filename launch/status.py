@@ -83,8 +83,9 @@ def standings(root: Path, tasks: Sequence[Task]) -> list[Standing]:
     states = states_of(tasks)
     by_task: dict[tuple[str, str], Standing] = {}
     for task in tasks:
-        jobs = _jobs_of(task, root, submitted)
-        standing = _standing(task, states[task.key].state, jobs, queue, unreachable)
+        own = _jobs_of(task, root, submitted)
+        jobs, since = [identifier for identifier, _ in own], max((at for _, at in own), default="")
+        standing = _standing(task, states[task.key].state, jobs, since, queue, unreachable)
         broken = [key[1] for key in task.needs if key in by_task and by_task[key].state in ("failed", "blocked")]
         if broken and standing.state is State.OPEN:
             standing.state, standing.reason = State.BLOCKED, f"needs {', '.join(broken)}"
@@ -92,13 +93,16 @@ def standings(root: Path, tasks: Sequence[Task]) -> list[Standing]:
     return list(by_task.values())
 
 
-def _jobs_of(task: Task, root: Path, submitted: Sequence[Submitted]) -> list[str]:
+def _jobs_of(task: Task, root: Path, submitted: Sequence[Submitted]) -> list[tuple[str, str]]:
+    """Slurm's ids of a stage, and when each was submitted."""
     name = (str(task.study_dir.resolve().relative_to(root.resolve())), task.stage.name)
-    return [job.identifier(index) for job in submitted for index, other in enumerate(job.tasks) if other == name]
+    return [(job.identifier(n), job.at) for job in submitted for n, other in enumerate(job.tasks) if other == name]
 
 
-def _standing(task: Task, stage_state: str, jobs: list[str], queue: Queue, unreachable: str | None) -> Standing:
-    """One stage, from its files, the queue and what Slurm recorded of its jobs."""
+def _standing(
+    task: Task, stage_state: str, jobs: list[str], since: str, queue: Queue, unreachable: str | None
+) -> Standing:
+    """One stage, from its files, the queue and what Slurm recorded of its jobs, the last one submitted at `since`."""
     study_dir, name = task.study_dir, task.stage.name
     standing = Standing(str(study_dir), name)
     manifest = read_manifest(study_dir / name) or {}
@@ -112,6 +116,8 @@ def _standing(task: Task, stage_state: str, jobs: list[str], queue: Queue, unrea
     running = [row for row in active if row[1] in _RUNNING]
     locked = is_locked(study_dir / ".locks" / name.replace("/", "--"))
     failure = recorded(study_dir, name) or {}
+    if failure.get("at", "") < since:  # of an earlier job; the last one may have ended without a message
+        failure = {}
     message, pending = failure.get("message"), active[0][2] if active else None
     # The first row that applies is the state.
     table: tuple[tuple[bool, State, str | None], ...] = (

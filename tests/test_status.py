@@ -18,6 +18,7 @@ from recipes.manifest import Progress, finish_stage, locked, start_stage
 SMOKE = Path(__file__).resolve().parent.parent / "recipes" / "pocket" / "smoke.yaml"
 GRPO = "arms/grpo/seed-0"
 SCORED = "eval/grpo-seed0-final"
+EARLIER = "2026-01-01T00:00:00+00:00"
 
 
 @pytest.fixture
@@ -97,11 +98,11 @@ def test_rate_and_remaining_time(study, monkeypatch):
         assert "no progress for 15 minutes" in found(root, tasks)[GRPO].note
 
 
-def submitted(root, queue, monkeypatch, ended=None):
+def submitted(root, queue, monkeypatch, ended=None, at=EARLIER):
     """Jobs 10 (base, corpus as two tasks would never be, so one each) to 12; the queue and the fate of the others."""
     jobs = [
-        Submitted("10", "aa", "arms/grpo", "x.sh", [(".", GRPO)], "t"),
-        Submitted("11", "bb", "eval/grpo", "y.sh", [(".", "eval/grpo-seed0-final")], "t"),
+        Submitted("10", "aa", "arms/grpo", "x.sh", [(".", GRPO)], at),
+        Submitted("11", "bb", "eval/grpo", "y.sh", [(".", "eval/grpo-seed0-final")], at),
     ]
     write_jobs(root, jobs)
     monkeypatch.setattr(status, "ask_queue", lambda: queue)
@@ -140,6 +141,17 @@ def test_a_job_that_is_gone_says_why_as_far_as_slurm_knows(study, monkeypatch, e
         "blocked",
         f"needs {GRPO}",
     )
+
+
+@pytest.mark.parametrize(("at", "reason"), [(EARLIER, "grad_norm is nan"), ("2999", "its job was cancelled")])
+def test_a_failure_from_before_the_last_submission_is_not_that_of_its_job(study, monkeypatch, at, reason):
+    root, tasks = study
+    finish(tasks, "base", "corpus", "questions", "eval/base")
+    begin(tasks, GRPO)
+    record(root, GRPO, Failure("grad_norm is nan", CRASHED))
+    submitted(root, Queue(), monkeypatch, {"10": "CANCELLED"}, at)
+    stages = found(root, tasks)
+    assert (stages[GRPO].state, stages[GRPO].reason) == ("failed", reason)
 
 
 def test_slurm_that_does_not_answer_hides_nothing_that_is_on_the_disk(study, monkeypatch):
