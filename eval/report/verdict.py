@@ -96,7 +96,7 @@ def verdict(transfer: Transfer) -> Verdict:
     worst = transfer.arms[arm].groups[group]
     numbers += [
         _number(worst, f"change on {label(group)}, the group that may have lost most"),
-        Number(f"{risk[arm]:.1f}", "", "smallest loss to allow for `transfer gate` to pass it, points"),
+        Number(f"{risk[arm]:.1f}", "", "smallest loss to allow for transfer gate to pass it, points"),
     ]
     sentences.append(f"Of the other groups {label(group)} may have lost most: {change_text(worst)}.")
     sentences += [*_others(transfer, arm, risk), *without]
