@@ -94,7 +94,8 @@ def test_pyxis_mounts_the_study_and_its_server_runs_in_the_image_too():
     jobs = jobs_of(*overrides, recipe=RECIPES / "qwen3-14b" / "matched.yaml", folder=Path("/data/my study"))
     site = SiteSpec(gpus_per_node=8, container={"image": "lab", "runtime": "pyxis", "binds": ["/hf"]})
     script = render(jobs["arms/grpo"], site, "c", "")
-    inside = f"--container-image=lab '--container-mounts=/data/my study,{RECIPES.parent},/hf'"
+    folders = ",".join([*sorted(["/data/my study", str(RECIPES.parent)]), "/hf"])  # a folder before what is in it
+    inside = f"--container-image=lab '--container-mounts={folders}'"
     (where,) = [line for line in script.splitlines() if line.startswith("where=")]
     assert where.endswith(f" {inside})")
     assert f"  srun --nodes=1 --ntasks=1 --relative=1 --gres=gpu:8 {inside} " in script
