@@ -50,9 +50,9 @@ def label(name: str) -> str:
 
 def colour_of(index: int) -> str:
     """The colour of an arm by its place among the arms: after the seven of the palette come lighter and darker ones."""
-    tone, place = divmod(index, len(PALETTE))
+    tone, slot = divmod(index, len(PALETTE))
     share, towards = ((0.0, 0.0), (0.6, 1.0), (0.45, 0.0))[tone % 3]
-    return to_hex([(1 - share) * part + share * towards for part in to_rgb(PALETTE[place])])
+    return to_hex([(1 - share) * part + share * towards for part in to_rgb(PALETTE[slot])])
 
 
 def tick_text(text: str) -> str:

@@ -271,8 +271,8 @@ class DynamicSampling:
             for index, (row, group) in enumerate(zip(batch, groups, strict=True)):
                 own = slice(index * each, (index + 1) * each)
                 correct = sum(grade.correct for grade in grades[own])
-                found = weighted if any(completion_weights(rewards[own], self.settings)) else others
-                found.append((row, group, correct))
+                has_gradient = any(completion_weights(rewards[own], self.settings))
+                (weighted if has_gradient else others).append((row, group, correct))
             if len(weighted) >= size:
                 break
         sampled = [*weighted, *others]

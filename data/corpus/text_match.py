@@ -82,8 +82,8 @@ def near_duplicates(
         own, number = shingles(words(texts[position])), numbers[position]
         starts = range(0, bands.b * bands.r, bands.r)
         keys = [xxhash.xxh3_64_intdigest(signature.hashvalues[n : n + bands.r].tobytes(), seed=n) for n in starts]
-        found = {n for key in keys for part in (key, (key, number), (key, None)) for n in buckets.get(part, ())}
-        alike = (n for n in sorted(found) if number is None or numbers[n] in (None, number))
+        candidates = {n for key in keys for part in (key, (key, number), (key, None)) for n in buckets.get(part, ())}
+        alike = (n for n in sorted(candidates) if number is None or numbers[n] in (None, number))
         for earlier in islice(alike, _MOST_CANDIDATES):
             similarity = jaccard(own, shingles(words(texts[earlier])))
             if similarity >= threshold:

@@ -19,7 +19,7 @@ _ABREAST = 3
 """Methods up to this number are drawn one below the other, more of them in two columns."""
 
 
-def conclusion_figure(curves: ResponseCurves, found: Conclusion) -> Drawing:
+def conclusion_figure(curves: ResponseCurves, conclusion: Conclusion) -> Drawing:
     """A panel for each arm: gain in the trained group and worst other group at every point, the chosen one shaded."""
     rows = _in_order(curves)
     single = len(curves.axes) == 1
@@ -36,18 +36,18 @@ def conclusion_figure(curves: ResponseCurves, found: Conclusion) -> Drawing:
             sharey=True,
             squeeze=False,
         )
-        for place, panel in enumerate(panels.flat):
-            if place >= len(curves.arms):
+        for index, panel in enumerate(panels.flat):
+            if index >= len(curves.arms):
                 panel.set_visible(False)
                 continue
-            arm, colour = curves.arms[place], colour_of(place)
+            arm, colour = curves.arms[index], colour_of(index)
             _panel(panel, curves, rows, arm, colour)
-            choice = found.choices.get(arm)
+            choice = conclusion.choices.get(arm)
             if choice is not None and choice.point is not None and not choice.untouched:
                 at = [row.point for row in rows].index(choice.point)
                 panel.axvspan(at - 0.35, at + 0.35, color=GRID, lw=0, zorder=0)
             panel.set_title(label(arm), loc="left", fontsize=11)
-            panel.tick_params(labelbottom=place + columns >= len(curves.arms))
+            panel.tick_params(labelbottom=index + columns >= len(curves.arms))
             panel.set_xticks(range(len(rows)), names, **slant)
             panel.set_xlim(-0.6, len(rows) - 0.4)
         figure.supylabel("change against the base (points)", fontsize=11)
@@ -71,7 +71,7 @@ def _panel(panel: Any, curves: ResponseCurves, rows: Sequence[CurvePoint], arm: 
         (worst, {"marker": "s", "ls": "--", "mfc": "none"}, 0.06),
     ]
     for values, style, shift in lines:
-        drawn = [(place + shift, value) for place, value in enumerate(values) if value is not None]
+        drawn = [(index + shift, value) for index, value in enumerate(values) if value is not None]
         if drawn:
             errors = [
                 [max(0.0, value.estimate - value.low) for _, value in drawn],
@@ -98,9 +98,9 @@ def _tick(row: CurvePoint, axes: Sequence[str]) -> str:
     return tick_text(setting_text(row.values[axes[0]]) if len(axes) == 1 else value_text(row.values, axes))
 
 
-def draw_ablation(curves: ResponseCurves, found: Conclusion) -> dict[str, Drawing]:
+def draw_ablation(curves: ResponseCurves, conclusion: Conclusion) -> dict[str, Drawing]:
     """The figures by name: `conclusion`, and one for every curve."""
-    figures = {"conclusion": conclusion_figure(curves, found)}
+    figures = {"conclusion": conclusion_figure(curves, conclusion)}
     for index, curve in enumerate(curves.curves):
         figures[curve.axis.replace(".", "-") + (f"-{index}" if index else "")] = curves_figure(curves, index)
     return figures
@@ -108,7 +108,7 @@ def draw_ablation(curves: ResponseCurves, found: Conclusion) -> dict[str, Drawin
 
 def render_ablation(
     curves: ResponseCurves,
-    found: Conclusion,
+    conclusion: Conclusion,
     missing: Sequence[Missing],
     figures: dict[str, Drawing],
     *,
@@ -125,7 +125,7 @@ def render_ablation(
     template = page_templates().get_template("ablation.html.j2")
     return template.render(
         curves=curves,
-        found=found,
+        conclusion=conclusion,
         missing=[(one, value_text(one.values, curves.axes)) for one in missing],
         rows=rows,
         rehearsal=any(row.status == REHEARSAL for row in curves.points),

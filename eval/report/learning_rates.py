@@ -189,9 +189,9 @@ def rates_figure(choice: RateChoice) -> Drawing:
         figure, axis = plt.subplots(figsize=(6.4, 4.4))
         if choice.base is not None:
             axis.axhline(choice.base.accuracy, color=BASE_COLOUR, ls="--", lw=1.4, label="base")
-        for place, (arm, rate) in enumerate(choice.chosen.items()):
+        for index, (arm, rate) in enumerate(choice.chosen.items()):
             row = {float(key): value for key, value in choice.frontier[arm].items()}
-            beside = (high / low) ** (0.015 * (place - (len(choice.chosen) - 1) / 2))  # so that bars do not overlap
+            beside = (high / low) ** (0.015 * (index - (len(choice.chosen) - 1) / 2))  # so that bars do not overlap
             values, errors = zip(*((value.accuracy, value.error) for value in row.values()), strict=True)
             colour = colour_of(list(choice.frontier).index(arm))
             ringed = list(row).index(rate)
@@ -212,7 +212,7 @@ def render_rates(choice: RateChoice, figure: Drawing, *, recipe: Recipe, name: s
     template = page_templates().get_template("learning_rates.html.j2")
     return template.render(
         choice=choice,
-        found=choice.conclusion,
+        conclusion=choice.conclusion,
         missing=[(one, value_text(one.values, list(one.values))) for one in choice.missing],
         rate_text=setting_text,
         figure=Markup(figure.svg),

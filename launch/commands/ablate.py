@@ -162,17 +162,17 @@ def report(ablation: "Ablation") -> tuple[dict[str, Any], str, "list[Missing]"]:
     if not finished:
         raise NothingFinishedError(ablation.root, unfinished[0], "report")
     curves = response_curves(finished, list(ablation.axes), ablation.paired)
-    found = conclude(curves, unfinished)
-    figures = draw_ablation(curves, found)
-    values = curves.dump() | {"conclusion": found.dump(), "missing": [one.dump() for one in unfinished]}
+    conclusion = conclude(curves, unfinished)
+    figures = draw_ablation(curves, conclusion)
+    values = curves.dump() | {"conclusion": conclusion.dump(), "missing": [one.dump() for one in unfinished]}
     write_json(ablation.root / "report" / "ablation.json", values)
     gpu = ablation.points[0].recipe.resources.gpu
     page = render_ablation(
-        curves, found, unfinished, figures, name=ablation.name, title=ablation.title,
+        curves, conclusion, unfinished, figures, name=ablation.name, title=ablation.title,
         clock_unit="GPU-hours" if gpu else "process-hours",
     )  # fmt: skip
     path = _write_page(ablation, page, figures)
-    return values, f"{format_curves(curves)}\n\n{conclusion_text(found)}\n\nreport: {path}", unfinished
+    return values, f"{format_curves(curves)}\n\n{conclusion_text(conclusion)}\n\nreport: {path}", unfinished
 
 
 def _write_page(ablation: "Ablation", page: str, figures: "Mapping[str, Drawing]") -> Path:
@@ -304,11 +304,11 @@ def report_rates(ablation: "Ablation") -> tuple[dict[str, Any], str, "list[Missi
     points = sorted(ablation.points, key=lambda point: min(point.values.values()))
     for point in points:
         for arm, row in frontier.items():
-            found = read_accuracy(point.recipe, ablation.folder(point), arm)
-            if found is None:
+            accuracy = read_accuracy(point.recipe, ablation.folder(point), arm)
+            if accuracy is None:
                 unfinished.add(point.name)
             else:
-                row[str(point.recipe.arms[arm].learning_rate)] = found
+                row[str(point.recipe.arms[arm].learning_rate)] = accuracy
     missing = missing_points(ablation, {point.name for point in points} - unfinished, _RATES_UNTIL)
     if not any(frontier.values()):
         raise NothingFinishedError(ablation.root, missing[0], "evaluation")

@@ -84,8 +84,8 @@ def build_plan(
     node, shape = gpus_of_node(recipe, site, gpus), model_shape(recipe)
     all_findings = findings(recipe, stages, study_dir, site, gpus, elsewhere)
     states = stage_states(stages, study_dir)
-    found = expected(recipe, study_dir, stages, on_cluster=site is not None) if with_reuse else Expected({}, [])
-    reused = found.sources
+    reuse = expected(recipe, study_dir, stages, on_cluster=site is not None) if with_reuse else Expected({}, [])
+    reused = reuse.sources
     waiting = [stage for stage in stages if states[stage.name].state != "done" and stage.name not in reused]
     setting = setting_of(recipe, shape, node)
     if setting is not None and site is not None:
@@ -111,7 +111,7 @@ def build_plan(
     labels = recipe.all_labels
     arms = {name: _arm_plan(recipe, name, setting, study_dir, node) for name in recipe.trained}
     pocket = recipe.model.pocket if recipe.model else None
-    notes = [*(str(finding) for finding in all_findings if finding.severity == "note"), *found.refused]
+    notes = [*(str(finding) for finding in all_findings if finding.severity == "note"), *reuse.refused]
     return Plan(
         study=recipe.study,
         directory=str(study_dir),
