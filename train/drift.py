@@ -86,8 +86,8 @@ def draw(
     """
     dtype = recipe.require_model().dtype
     if recipe.resources.vllm is None:
-        engine = {"name": "transformers", "version": version("transformers"), "device": "cpu" if on_cpu() else "cuda"}
-        return None, engine | {"dtype": recipe.require_probe().dtype or dtype}
+        device, read = "cpu" if on_cpu() else "cuda", recipe.require_probe().dtype or dtype
+        return None, {"name": "transformers", "version": version("transformers"), "device": device, "dtype": read}
     return sample_with_engine(
         directory,
         tokenizer(prompts)["input_ids"],
