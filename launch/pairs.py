@@ -10,6 +10,9 @@ from recipes.loading import apply_override, read_recipe_file, read_yaml, validat
 from recipes.schema import Recipe
 
 
+_UNSPECIFIC = re.compile(r"final|snapshots|(seed|step|checkpoint)-\d+")  # folders that every run of a study has
+
+
 def evaluation_recipe(
     base: str, models: dict[str, str], suite: Path, study: str, overrides: list[str], title: str = ""
 ) -> Recipe:
@@ -61,13 +64,13 @@ def _dtype(path: str) -> str:
 
 
 def arm_names(models: list[str]) -> dict[str, str]:
-    """Arm name -> checkpoint. A name is made of as many last parts of the path as make it unique."""
+    """Arm name -> checkpoint: as many last parts of the path as make it unique and say more than seed and step."""
     names: dict[str, str] = {}
     for model in models:
         parts = [part for part in re.split(r"[/\\]", _at_revision(model)[0].rstrip("/")) if part not in ("", ".", "..")]
         for count in range(1, len(parts) + 1):
             name = re.sub(r"\W+", "_", "_".join(parts[-count:])).strip("_") or "model"
-            if name not in names and name not in ("base", "final"):
+            if name not in names and name != "base" and not all(map(_UNSPECIFIC.fullmatch, parts[-count:])):
                 break
         while name in names or name == "base":
             name += "_2"

@@ -29,9 +29,8 @@ if TYPE_CHECKING:
     from eval.report.schema import Transfer
     from recipes.schema import Recipe
 
-_PAIR = (
-    argument("--base", required=True, metavar="MODEL", help="directory or hub id of the base"),
-    argument("--model", required=True, metavar="MODEL", action="append", help="a checkpoint to score; may be repeated"),
+_BASE, _MODEL = "directory or hub id of the base", "a checkpoint to score; may be repeated"
+_SUITE = (
     argument(
         "--suite",
         metavar="FILE",
@@ -40,7 +39,6 @@ _PAIR = (
         help="recipe whose suite is used (default: recipes/suites/twelve.yaml)",
     ),
     argument("--out", metavar="DIR", type=Path, help="folder of the study (default: runs/eval-<model>)"),
-    OVERRIDES,
 )
 
 
@@ -53,7 +51,14 @@ def _pair(options: argparse.Namespace) -> "tuple[Recipe, Path]":
     return recipe, options.out or Path("runs") / study
 
 
-@command("score any pair of models", *_PAIR, DRY_RUN)
+@command(
+    "score any pair of models",
+    argument("--base", required=True, metavar="MODEL", help=_BASE),
+    argument("--model", required=True, metavar="MODEL", action="append", help=_MODEL),
+    *_SUITE,
+    OVERRIDES,
+    DRY_RUN,
+)
 def eval_(options: argparse.Namespace) -> int:
     """Evaluate a base and one or more checkpoints (directories, or hub ids as owner/name@commit) on a suite and report
     gains, indices and their intervals. A rerun generates nothing twice.
@@ -92,26 +97,50 @@ def _transfer(study_dir: Path) -> "Transfer":
 
 @command(
     "may this model be released?",
-    *_PAIR,
+    argument(
+        "words",
+        metavar="RUN [ARM ...] | key=value",
+        nargs="*",
+        default=[],
+        help="a finished study and its arms (default: all), whose stored scores are judged; with --base and --model "
+        "settings of the suite to change",
+    ),
+    argument("--base", metavar="MODEL", help=_BASE),
+    argument("--model", metavar="MODEL", action="append", default=[], help=_MODEL),
+    *_SUITE,
     argument("--max-drop", required=True, type=float, metavar="POINTS", help="largest loss allowed"),
 )
 def gate(options: argparse.Namespace) -> int:
-    """Score a base and checkpoints as `eval` does. Exit status 1 if a group of benchmarks may have lost more than
-    --max-drop points, by the lower end of its interval.
+    """Exit status 1 if a group of benchmarks may have lost more than --max-drop points, by the lower end of its
+    interval. Judges the scores of a finished study, or scores --base and --model as `eval` does, with new responses.
     """
     from eval.report.decisions import gate
 
     require_max_drop(options.max_drop)
-    recipe, study_dir = _pair(options)
-    if status := _run(recipe, study_dir):
-        return status if status > 1 else 2  # 1 is the verdict
-    transfer = _transfer(study_dir)
+    stored = bool(options.words) and not options.base and not options.model
+    if stored:
+        options.study = input_file(options.words[0])
+        study_dir = study_folder(options)
+        transfer = _transfer(study_dir)
+        arms = options.words[1:] or list(transfer.arms)
+        if unknown := [arm for arm in arms if arm not in transfer.arms]:
+            raise UserError(f"{study_dir} has no arm {', '.join(unknown)}; it has {', '.join(transfer.arms)}")
+    else:
+        if not options.base or not options.model:
+            raise UserError(
+                "name a finished study, as in `transfer gate runs/pocket grpo --max-drop 5`, or both --base and --model"
+            )
+        options.overrides = options.words
+        recipe, study_dir = _pair(options)
+        if status := _run(recipe, study_dir):
+            return status if status > 1 else 2  # 1 is the verdict
+        transfer, arms = _transfer(study_dir), list(recipe.arms)
     for warning in transfer.warnings:
         print(f"transfer: warning: {warning.message}", file=sys.stderr)
-    verdicts = {arm: gate(transfer, arm, options.max_drop) for arm in recipe.arms}
+    verdicts = {arm: gate(transfer, arm, options.max_drop) for arm in arms}
     lines = [f"{'PASS' if passed else 'FAIL'}  {text}" for passed, reasons in verdicts.values() for text in reasons]
     values = {arm: {"passed": passed, "reasons": reasons} for arm, (passed, reasons) in verdicts.items()}
-    print_result(options, values, "\n".join(lines))
+    print_result(options, values, "\n".join([*lines, f"report: {study_dir / 'report' / 'index.html'}"]))
     return 0 if all(passed for passed, _ in verdicts.values()) else 1
 
 

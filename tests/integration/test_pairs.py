@@ -81,6 +81,31 @@ def test_gate_is_an_exit_status_with_a_sentence(checkpoints, transfer, tmp_path)
     assert (wrong.returncode, wrong.stderr) == (2, "transfer: --max-drop is -1 but must be 0 or more points\n")
 
 
+def test_gate_of_a_finished_study_judges_its_stored_scores(smoke_study, transfer, smoke_transfer):
+    """The limit at which it passes follows from the report, and nothing is generated."""
+    before = {path: path.stat().st_mtime_ns for path in smoke_study.rglob("*") if path.is_file()}
+    low = min(gain["low"] for gain in smoke_transfer["arms"]["grpo"]["groups"].values())
+    passed = transfer("gate", smoke_study, "grpo", "--max-drop", str(-low + 0.01), "--json")
+    assert passed.returncode == 0, passed.stderr
+    assert list(json.loads(passed.stdout)) == ["grpo"]
+    failed = transfer("gate", smoke_study, "grpo", "--max-drop", str(max(0.0, -low - 0.01)))
+    assert failed.returncode == 1
+    assert failed.stdout.startswith("FAIL  grpo may have lost up to")
+    assert failed.stdout.endswith(f"report: {smoke_study}/report/index.html\n")
+    every = transfer("gate", smoke_study, "--max-drop", "100", "--json")
+    assert list(json.loads(every.stdout)) == ["off_policy_sft", "on_policy_sft", "grpo"]
+    after = {path: path.stat().st_mtime_ns for path in smoke_study.rglob("*") if path.is_file()}
+    assert {path: when for path, when in after.items() if ".locks" not in str(path)} == {
+        path: when for path, when in before.items() if ".locks" not in str(path)
+    }
+    wrong = transfer("gate", smoke_study, "gpro", "--max-drop", "1")
+    assert (wrong.returncode, wrong.stderr.count("\n")) == (2, 1)
+    assert "has no arm gpro; it has off_policy_sft, on_policy_sft, grpo" in wrong.stderr
+    neither = transfer("gate", "--base", "x", "--max-drop", "1")
+    assert neither.returncode == 2
+    assert neither.stderr.startswith("transfer: name a finished study, as in `transfer gate runs/pocket grpo")
+
+
 def test_external_arm_beside_trained_ones(checkpoints, smoke_study, tmp_path):
     recipe = load_recipe(SMOKE, [f"arms.theirs={{external: {checkpoints / 'theirs'}}}"])
     assert list(recipe.trained) == ["off_policy_sft", "on_policy_sft", "grpo"]
@@ -177,4 +202,6 @@ def test_arm_names_tell_checkpoints_apart():
     assert list(arm_names(["a/final", "b/final"])) == ["a_final", "b_final"]
     assert list(arm_names(["owner/Name-1.5B@abc"])) == ["Name_1_5B"]
     assert list(arm_names(["x/base"])) == ["x_base"]
+    finals = [f"runs/pocket/arms/{arm}/seed-0/final" for arm in ("sft", "grpo")]
+    assert list(arm_names(finals)) == ["sft_seed_0_final", "grpo_seed_0_final"]
     assert len(arm_names(["m", "m"])) == 2
