@@ -102,7 +102,7 @@ class SiteSpec(JobSpec):
     max_running: int | None = Field(None, ge=1)
     """Tasks of one array that run at the same time. null: no limit."""
     signal_seconds: int | None = Field(None, ge=10)
-    """Seconds before its time limit at which a job is told to save. null: as long as an update and a checkpoint of its
+    """Seconds before its time limit at which a job is told to save. null: as long as a step and a checkpoint of its
     arm take by the plan, between 2 and 30 minutes; 5 minutes where the plan cannot predict it."""
     requeue: bool = True
     """Whether Slurm may requeue a job that was preempted, lost its node or reached its time limit. false: such a job

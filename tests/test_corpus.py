@@ -9,7 +9,7 @@ from data.corpus.build import run as build_corpus
 from data.corpus.rows import (
     Demonstration,
     Problem,
-    demonstrations_by_update,
+    demonstrations_by_step,
     demonstrations_to_read,
     presented_order,
     problem_id,
@@ -199,10 +199,10 @@ def test_no_demonstration_twice_in_one_update():
     }
     a, b, c = problems
     order = [a, b, c, c, b, a]
-    updates = demonstrations_by_update(demonstrations, order, 2, 3, 2, "all", 0)
+    updates = demonstrations_by_step(demonstrations, order, 2, 3, 2, "all", 0)
     read = [[row.completion for _, row in update] for update in updates]
     assert read == [["a0", "b0", "b1"], ["c0", "c1", "c2", "c3"], ["b0", "b1", "a0"]]
-    first = demonstrations_by_update(demonstrations, order, 2, 3, 2, "first", 0)
+    first = demonstrations_by_step(demonstrations, order, 2, 3, 2, "first", 0)
     assert [[row.completion for _, row in update] for update in first] == [["a0", "b0"], ["c0"], ["b0", "a0"]]
     assert [problem for problem, _ in updates[0]] == [a, b, b]
 

@@ -112,7 +112,7 @@ RECIPES = Path(__file__).resolve().parent.parent / "recipes"
         (
             "qwen3-14b/matched.yaml",
             ["resources.ranks=7"],
-            "an update has 2048 completions, which 7 ranks do not divide; the nearest setting that works: "
+            "a step has 2048 completions, which 7 ranks do not divide; the nearest setting that works: "
             "resources.ranks=8",
         ),
         # 2,048 + 32,768 tokens; the model was made for 32,768.
@@ -289,11 +289,11 @@ def test_plan_says_how_many_demonstrations_an_update_reads():
     places = "train.completions_per_problem is 4"
     assert said() == []  # four samples for four places
     assert said("corpus.teacher.samples_per_problem=3") == [
-        "off_policy_sft: an update reads at most 3 demonstrations of a problem and none twice, because "
+        "off_policy_sft: a step reads at most 3 demonstrations of a problem and none twice, because "
         f"corpus.teacher.samples_per_problem is 3; {places}"
     ]
     assert said("corpus.demonstrations=first") == [
-        "off_policy_sft: an update reads at most 1 demonstration of a problem and none twice, because "
+        "off_policy_sft: a step reads at most 1 demonstration of a problem and none twice, because "
         f"corpus.demonstrations is first; {places}"
     ]
 

@@ -127,10 +127,10 @@ def test_a_continuation_is_checked_by_its_clock(tmp_path):
     assert continuation_fault(tmp_path, stage, before, 2) is None
     write([{"step": 1, "process_seconds": 2.6}, {"step": 2, "process_seconds": 4.0}], steps)
     assert continuation_fault(tmp_path, stage, before, 2) == (
-        "it did not resume from its checkpoint after update 1 but started over"
+        "it did not resume from its checkpoint after step 1 but started over"
     )
     write([*before, {"step": 2, "process_seconds": 4.0}], [*steps, steps[1]])
-    assert "has the updates [1, 2, 2], not each of 2 once" in continuation_fault(tmp_path, stage, before, 2)
+    assert "has the steps [1, 2, 2], not each of 2 once" in continuation_fault(tmp_path, stage, before, 2)
     assert "before it could be killed" in continuation_fault(tmp_path, stage, None, 2)
 
 

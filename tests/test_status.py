@@ -69,7 +69,7 @@ def test_states_of_a_study_on_one_machine(study):
     text = format_standings(list(stages.values()))
     assert "2 done, 1 failed, 2 open, 2 blocked" in text
     assert "           | the last line" in text
-    record(root, GRPO, Failure("stopped by SIGTERM after update 3 of 4", STOPPED))
+    record(root, GRPO, Failure("stopped by SIGTERM after step 3 of 4", STOPPED))
     assert found(root, tasks)[GRPO].state == "stopped"
     record(root, GRPO, None)
     finish(tasks, GRPO)

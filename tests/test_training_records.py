@@ -10,7 +10,7 @@ from train.arms import resolve_arm
 from train.models import directory
 from train.run import shared_arguments
 from train.runtime.recorder import RunRecorder
-from train.runtime.throughput import UpdateClock
+from train.runtime.throughput import StepClock
 from train.runtime.tracking import Tracker
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -68,7 +68,7 @@ def test_seconds_of_a_snapshot_are_not_training(tmp_path, monkeypatch):
 
     monkeypatch.setattr(directory, "save_weights", save)
     snapshots = directory.Snapshots([1], tmp_path, None, "float32", tmp_path)
-    snapshots.trainer = SimpleNamespace(clock=UpdateClock())
+    snapshots.trainer = SimpleNamespace(clock=StepClock())
     snapshots.trainer.clock.begin()
     times[0] += 2
     snapshots.on_step_end(None, SimpleNamespace(global_step=1), None)

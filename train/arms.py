@@ -53,15 +53,15 @@ class ResolvedArm(MethodSpec, TrainSpec):
         return self.micro_batch_tokens or rows * (self.prompt.max_prompt_tokens + self.prompt.max_completion_tokens)
 
     def require_problems(self, available: int) -> None:
-        """Raise UserError if an update presents more problems than there are."""
+        """Raise UserError if a step presents more problems than there are."""
         if available < self.problems_per_step:
             raise UserError(
-                f"an update presents train.problems_per_step={self.problems_per_step} problems but the set "
+                f"a step presents train.problems_per_step={self.problems_per_step} problems but the set "
                 f"{self.problem_set!r} has only {available}; lower it, or build a larger corpus"
             )
 
     def snapshot_steps(self) -> list[int]:
-        """Updates with a snapshot, evenly spaced in their logarithm; without the last one, which is `final`."""
+        """Steps with a snapshot, evenly spaced in their logarithm; without the last one, which is `final`."""
         count = self.snapshots
         return sorted({round(self.steps ** (index / count)) for index in range(1, count)} - {self.steps})
 

@@ -77,7 +77,7 @@ def arguments(
         steps_per_generation=settings.updates_per_batch,
         epsilon=settings.clip_low,
         epsilon_high=settings.clip_high,
-        loss_type="dapo",  # one division for the whole update, as in SFT
+        loss_type="dapo",  # one division for the whole step, as in SFT
         shuffle_dataset=False,
     )
 

@@ -48,7 +48,7 @@ class RecordedReward:
     """Reward function for `GRPOTrainer` that also writes the ledger.
 
     `parameters`: of the policy, for FLOPs. `warn` is called once if no completion of the first batches has a weight, so
-    that nothing was learned. `surplus`: given an update, counted from 0, which rows of all ranks hold no completion;
+    that nothing was learned. `surplus`: given a step, counted from 0, which rows of all ranks hold no completion;
     None: all hold one.
     """
 
@@ -121,7 +121,7 @@ class RecordedReward:
     ) -> tuple[list[Grade], list[float]]:
         """Grade and reward of each completion; nothing is entered in the ledger."""
         grades = self.grader.grade_many(completions, reference_answer, self.form, _GRADE_SECONDS)
-        # A coin depends on the update and on the completion's index among those of all ranks, not on the state of a
+        # A coin depends on the step and on the completion's index among those of all ranks, not on the state of a
         # generator: a resumed run gets the same coins, and no two ranks share them.
         first = rank() * len(grades)
         coins = [random.Random(f"reward {self.seed} {self.ledger.last_step} {first + n}") for n in range(len(grades))]
@@ -140,7 +140,7 @@ class RecordedReward:
         if not any(weights):
             low, high = min(self._early), max(self._early)
             self._warn(
-                f"no completion of the first {_EARLY_BATCHES * self.settings.updates_per_batch} updates has a weight "
+                f"no completion of the first {_EARLY_BATCHES * self.settings.updates_per_batch} steps has a weight "
                 f"(reward {low:g}{'' if low == high else f' to {high:g}'}), so nothing is learned; look at some "
                 "completions: is the answer in the required form, are they truncated, is the corpus far too hard or "
                 "too easy?"
@@ -148,7 +148,7 @@ class RecordedReward:
         self._warn = None
 
     def _enter(self, rows: Sequence[Completion]) -> None:
-        """Enter an update's completions of all ranks, grouped by problem."""
+        """Enter a step's completions of all ranks, grouped by problem."""
         settings = self.settings
         rewards = [row.reward for row in rows]
         weights = completion_weights(rewards, settings)

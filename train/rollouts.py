@@ -1,8 +1,8 @@
 """Completions that do not come from the current policy, and dynamic sampling.
 
 The stored sources of the unified loss (`train/weights.py`): a teacher's samples, right and wrong; the base model's
-samples, drawn once; the policy's samples, drawn again every round. Each gives the trainer one completion per row of an
-update, as token ids. Samples of the policy are written to `rollouts/`, so that a resumed run trains on the same ones.
+samples, drawn once; the policy's samples, drawn again every round. Each gives the trainer one completion per row of a
+step, as token ids. Samples of the policy are written to `rollouts/`, so that a resumed run trains on the same ones.
 """
 
 import json
@@ -64,7 +64,7 @@ def read_groups(path: Path) -> list[Stored]:
 class TeacherRollouts:
     """A teacher's graded samples, right and wrong, in turn; the same for every seed.
 
-    No sample is used twice in an update. TRL needs `completions_per_problem` rows for every problem; rows for which
+    No sample is used twice in a step. TRL needs `completions_per_problem` rows for every problem; rows for which
     there is no further sample hold an end-of-turn token alone, and `surplus` names them.
 
     The end-of-turn token is appended to every sample. `text_of` turns a sample into the text to train on.
@@ -96,18 +96,18 @@ class TeacherRollouts:
             seen[problem.problem_id] = self._exposures[-1] + 1
 
     def completions(self, step: int, draw: Draw) -> Completions:
-        """Token ids for the rows of update `step`, counted from 0. Nothing is drawn."""
+        """Token ids for the rows of step `step`, counted from 0. Nothing is drawn."""
         return [
             self._filler if index is None else self._samples[identity][index].tolist()
             for identity, index in self._rows(step)
         ]
 
     def surplus(self, step: int) -> list[bool]:
-        """Whether each row of update `step` lacks a sample: its weight is 0, and the ledger leaves it out."""
+        """Whether each row of step `step` lacks a sample: its weight is 0, and the ledger leaves it out."""
         return [index is None for _, index in self._rows(step)]
 
     def _rows(self, step: int) -> list[tuple[str, int | None]]:
-        """Problem id and sample of each row; None where all samples of the problem are in the update already."""
+        """Problem id and sample of each row; None where all samples of the problem are in the step already."""
         group, problems = self.settings.completions_per_problem, self.settings.problems_per_step
         rows: list[tuple[str, int | None]] = []
         used: set[tuple[str, int]] = set()
@@ -123,10 +123,10 @@ class TeacherRollouts:
 class PolicyRollouts:
     """Samples of the policy as it was at the start of the run, or at the start of each round.
 
-    `order` holds problem ids and rendered prompts. The cost of sampling is entered in the ledger in the update that
+    `order` holds problem ids and rendered prompts. The cost of sampling is entered in the ledger in the step that
     samples. Without `round_steps` in the arm's settings one group is sampled for every problem, once.
 
-    `count_earlier` is called in that update with the seconds, of all processes together, in which earlier attempts drew
+    `count_earlier` is called in that step with the seconds, of all processes together, in which earlier attempts drew
     the samples that are kept.
     """
 
@@ -149,7 +149,7 @@ class PolicyRollouts:
         self._groups: dict[str, Stored] | list[Stored] = []
 
     def completions(self, step: int, draw: Draw) -> Completions:
-        """Token ids for the rows of update `step`, counted from 0; samples them first where a round begins."""
+        """Token ids for the rows of step `step`, counted from 0; samples them first where a round begins."""
         current = 0 if self.round_steps is None else step // self.round_steps
         begins = step == current * (self.round_steps or 0)
         if current != self._round or begins:
@@ -227,10 +227,10 @@ class PolicyRollouts:
 class DynamicSampling:
     """DAPO's dynamic sampling (arXiv 2503.14476, Sec. 3.2): groups without any weight are replaced by other problems'.
 
-    If too few groups have a weight after all batches, others fill the update. Groups that were sampled and not used
+    If too few groups have a weight after all batches, others fill the step. Groups that were sampled and not used
     were presented too, and are in the ledger.
 
-    `reserve`: further rows, `dynamic_sampling` (the largest number of further batches in an update) times as many.
+    `reserve`: further rows, `dynamic_sampling` (the largest number of further batches in a step) times as many.
     `parameters`: of the policy, for FLOPs.
     """
 
@@ -250,7 +250,7 @@ class DynamicSampling:
         self._chosen: list[Completions] = []
 
     def choose(self, step: int, draw: Draw) -> list[Row]:
-        """Sample for update `step`, counted from 0; returns the rows it trains on, one per problem."""
+        """Sample for step `step`, counted from 0; returns the rows it trains on, one per problem."""
         size, batches = self.settings.problems_per_step, self.settings.dynamic_sampling
         each = self.settings.completions_per_problem
         weighted: list[tuple[Row, Completions, int]] = []
@@ -294,7 +294,7 @@ class DynamicSampling:
         )
 
     def completions(self, step: int, draw: Draw) -> Completions:
-        """Token ids for the rows that `choose` returned for this update."""
+        """Token ids for the rows that `choose` returned for this step."""
         return [ids for group in self._chosen for ids in group]
 
 

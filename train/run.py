@@ -150,7 +150,7 @@ def shared_arguments(settings: ResolvedArm, stage_dir: Path, seed: int, use_cpu:
         "seed": seed,
         "max_steps": settings.steps,
         "num_train_epochs": 1,
-        # All rows of an update; `train/token_budget.py` deals them into micro-batches.
+        # All rows of a step; `train/token_budget.py` deals them into micro-batches.
         "per_device_train_batch_size": rows_per_rank(settings.problems_per_step * settings.completions_per_problem),
         "gradient_accumulation_steps": 1,
         "learning_rate": settings.learning_rate,

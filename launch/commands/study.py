@@ -61,7 +61,7 @@ def status(options: argparse.Namespace) -> int:
 )
 def doctor(options: argparse.Namespace) -> int:
     """Check this machine for everything a study needs, in at most ten minutes: packages, disk, locks, hub, Slurm,
-    GPUs, ranks, a ZeRO-3 update, vLLM. Each line is a verdict with a remedy. Exit status 1 if one failed.
+    GPUs, ranks, a ZeRO-3 step, vLLM. Each line is a verdict with a remedy. Exit status 1 if one failed.
     """
     from launch.doctor.checks import examine
 

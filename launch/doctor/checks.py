@@ -201,7 +201,7 @@ def ranks(gpus: list[str]) -> Verdict:
 
 
 def zero_3(gpus: list[str]) -> Verdict:
-    """Two updates of SFT with DeepSpeed ZeRO-3 on all ranks, against the same updates of one process."""
+    """Two steps of SFT with DeepSpeed ZeRO-3 on all ranks, against the same steps of one process."""
     count = len(gpus) or 2
     tiny = ["arms.on_policy_sft=null", "arms.grpo=null", "train.steps=2", "model.pocket.documents=2000"]
     with tempfile.TemporaryDirectory(prefix="transfer-doctor-") as folder:
@@ -218,7 +218,7 @@ def zero_3(gpus: list[str]) -> Verdict:
     worst = max(abs(a - b) for a, b in zip(*losses, strict=True))
     if worst > 1e-3:
         return Verdict("fail", f"losses differ by {worst:.2g} from one process", "do not train on this machine")
-    return Verdict("ok", f"two updates on {count} rank(s), losses within {worst:.1g} of one process")
+    return Verdict("ok", f"two steps on {count} rank(s), losses within {worst:.1g} of one process")
 
 
 def examine(

@@ -19,7 +19,7 @@ _ON_CPU = {"VLLM_CPU_KVCACHE_SPACE": "1", "TORCH_COMPILE_DISABLE": "1"}
 
 
 def vllm(gpus: list[str], required: bool) -> Verdict:
-    """Updates of GRPO with a colocated vLLM: loading, stop tokens, weight sync, sampler/trainer mismatch."""
+    """Steps of GRPO with a colocated vLLM: loading, stop tokens, weight sync, sampler/trainer mismatch."""
     try:
         version = metadata.version("vllm")
     except metadata.PackageNotFoundError:

@@ -179,7 +179,7 @@ def _signal_ranks(name: str, directory: Path, signalled: set[str]) -> set[str]:
     for path in paths:
         with suppress(OSError, ValueError):
             host, pid = path.read_text().split()
-            if host == socket.gethostname():  # ranks of other nodes stop after the same update
+            if host == socket.gethostname():  # ranks of other nodes stop after the same step
                 os.kill(int(pid), signal.Signals[name])
     return {path.name for path in paths}
 

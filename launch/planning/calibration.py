@@ -77,7 +77,7 @@ def _alike(recipe: Recipe, stage: Stage) -> list[str]:
 def taken(recipe: Recipe, stage: Stage, state: StageState, study_dir: Path) -> Taken | None:
     """What a stage has taken; None where that is not known.
 
-    `usage.json` has only the last process of a stage that was interrupted, so the clock of its updates is taken for one
+    `usage.json` has only the last process of a stage that was interrupted, so the clock of its steps is taken for one
     that trains, and nothing for others.
     """
     folder = study_dir / stage.name

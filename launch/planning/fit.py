@@ -33,7 +33,7 @@ def problems(recipe: Recipe, shape: ModelShape | None) -> list[str]:
 
 def _not_divided(recipe: Recipe, arm: ResolvedArm) -> list[str]:
     rows, ranks = arm.problems_per_step * arm.completions_per_problem, recipe.resources.ranks
-    return [f"an update has {rows} completions, which {ranks} ranks do not divide"] if rows % ranks else []
+    return [f"a step has {rows} completions, which {ranks} ranks do not divide"] if rows % ranks else []
 
 
 def _too_long(recipe: Recipe, arms: list[ResolvedArm], shape: ModelShape) -> list[str]:

@@ -1,4 +1,4 @@
-"""What a recipe will do, before anything is spent: stages, updates, samples, tokens, memory, hours. Needs no torch."""
+"""What a recipe will do, before anything is spent: stages, steps, samples, tokens, memory, hours. Needs no torch."""
 
 import shlex
 from collections.abc import Mapping, Sequence
@@ -289,7 +289,7 @@ def _asked_once(recipe: Recipe) -> Recipe:
 def _arm_plan(
     recipe: Recipe, name: str, setting: Setting | None, study_dir: Path | None = None, node: int = 0
 ) -> ArmPlan:
-    """Updates, tokens, FLOPs, memory, hours and disk of one run of an arm."""
+    """Steps, tokens, FLOPs, memory, hours and disk of one run of an arm."""
     arm, shape = resolve_arm(recipe, name), setting.shape if setting is not None else None
     exposures = arm.steps * arm.problems_per_step
     completions = exposures * completions_of_problem(recipe, arm)

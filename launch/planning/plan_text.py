@@ -196,7 +196,7 @@ def _arm_lines(plan: Plan) -> list[str]:
     width = max([20, *(len(name) + 2 for name in plan.arms)])
     lines = [
         "",
-        f"{'arm':<{width}}{'runs':>6}{'updates':>9}{'problems':>10}{'completions':>13}{'generated tokens':>20}"
+        f"{'arm':<{width}}{'runs':>6}{'steps':>9}{'problems':>10}{'completions':>13}{'generated tokens':>20}"
         f"{'FLOPs':>16}{'lr':>10}" + (f"{'GPU-hours':>12}{'disk, GB':>10}" if plan.gpu else ""),
     ]
     for name, arm in plan.arms.items():

@@ -52,15 +52,15 @@ def kill_after_checkpoint(study_dir: Path, stage: Stage) -> list[dict[str, float
 def continuation_fault(study_dir: Path, stage: Stage, before: list[dict[str, float]] | None, steps: int) -> str | None:
     """Why a killed stage did not resume correctly; None if it did.
 
-    `before`: what `kill_after_checkpoint` returned. `steps`: updates of the run.
+    `before`: what `kill_after_checkpoint` returned. `steps`: of the run.
     """
     if before is None:
         return "it ended before it could be killed after its first checkpoint; see its log"
     directory = study_dir / stage.name
     after = read_rows(directory / CLOCK)
     if after[: len(before)] != before:
-        return f"it did not resume from its checkpoint after update {len(before)} but started over"
+        return f"it did not resume from its checkpoint after step {len(before)} but started over"
     logged = [row["step"] for row in read_rows(directory / METRICS)]
     if logged != list(range(1, steps + 1)):
-        return f"metrics.jsonl has the updates {logged}, not each of {steps} once"
+        return f"metrics.jsonl has the steps {logged}, not each of {steps} once"
     return None

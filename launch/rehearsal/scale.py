@@ -8,12 +8,12 @@ from launch.rehearsal.hardware import Hardware
 from recipes.loading import validate_recipe
 from recipes.schema import Recipe
 
-UPDATES = 2  # of samplings, if several updates share one
+STEPS = 2  # of samplings, if several steps share one
 COMPLETIONS = 4
 QUESTIONS = 4
 SOURCE_ROWS = 48
 HELDOUT = 8
-LEARNING_RATE = 1e-3  # in bfloat16, two updates at a large model's learning rate would be rounded away
+LEARNING_RATE = 1e-3  # in bfloat16, two steps at a large model's learning rate would be rounded away
 PROMPT_TOKENS, COMPLETION_TOKENS, RESPONSE_TOKENS = 1024, 48, 32
 
 
@@ -132,7 +132,7 @@ def _training(scaled: _ScaledSettings, recipe: Recipe, hardware: Hardware) -> No
     train = recipe.train
     # Two samplings of every arm, with a checkpoint between them.
     shared = lcm(*(arm.updates_per_batch for arm in recipe.trained.values()))
-    steps = UPDATES * shared
+    steps = STEPS * shared
     completions = min(train.completions_per_problem, COMPLETIONS)
     micro = min(train.micro_batch_size or COMPLETIONS, 2)
     # At least two micro-batches on every rank, so that gradients accumulate.
@@ -167,7 +167,7 @@ def _training(scaled: _ScaledSettings, recipe: Recipe, hardware: Hardware) -> No
 
 
 def _own_settings(train: dict[str, Any], problems: int, completions: int, micro: int, shared: int) -> dict[str, Any]:
-    """Scaled `train` settings of an arm that has its own. Its updates have as many rows as the other arms'."""
+    """Scaled `train` settings of an arm that has its own. Its steps have as many rows as the other arms'."""
     most = {"warmup_steps": 0, "decay_steps": 1, "snapshots": 2, "overlong_tokens": COMPLETION_TOKENS // 4}
     own: dict[str, Any] = {key: min(train[key], limit) for key, limit in most.items() if train.get(key) is not None}
     fixed = {"save_every_steps": shared, "micro_batch_size": micro}

@@ -17,7 +17,7 @@ from train.arms import resolve_arm
 
 
 def server_command(recipe: Recipe, study_dir: Path, arm: str, port: int, gpus: int) -> list[str]:
-    """The command line. The server starts with the base's weights; the trainer sends it new ones at every update.
+    """The command line. The server starts with the base's weights; the trainer sends it new ones at every step.
 
     All `gpus` of the node serve, as data-parallel copies of the model at the recipe's tensor parallelism.
 

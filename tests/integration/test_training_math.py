@@ -297,5 +297,5 @@ def test_ledger_that_lost_rows_is_refused(tmp_path):
     ledger = Ledger(tmp_path)
     ledger.spend(presented=["p1"], exposures=1)
     ledger.close_step(1)
-    with pytest.raises(UserError, match="has lost rows: it must reach update 2"):
+    with pytest.raises(UserError, match="has lost rows: it must reach step 2"):
         Ledger(tmp_path, resumed_step=2)

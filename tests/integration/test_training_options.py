@@ -215,9 +215,9 @@ class AlternatingGrader(FixedGrader):
 def test_a_run_without_weights_says_so_early(tmp_path):
     told, _ = rewarded(FixedGrader(False), tmp_path, 9)
     assert len(told) == 1
-    assert "no completion of the first 5 updates has a weight (reward 0), so nothing is learned" in told[0]
+    assert "no completion of the first 5 steps has a weight (reward 0), so nothing is learned" in told[0]
     (text,), _ = rewarded(AlternatingGrader(False), tmp_path, 9, updates_per_batch=2)
-    assert "no completion of the first 10 updates has a weight (reward 0 to 1)" in text
+    assert "no completion of the first 10 steps has a weight (reward 0 to 1)" in text
     assert rewarded(FixedGrader(True), tmp_path, 4)[0] == []
     # With the punishment of 60 of 64 tokens the two completions differ, so there is something to learn.
     told, found = rewarded(FixedGrader(True), tmp_path, 9, overlong_tokens=8)
@@ -249,7 +249,7 @@ def test_loss_that_is_no_number_stops_before_anything_is_saved(base, rows, tmp_p
     with pytest.raises(DivergedError) as caught:
         trainer.train()
     text = str(caught.value)
-    assert "loss is nan at update 3, on the problems problem-3-0, problem-3-1; the checkpoint before it is kept" in text
+    assert "loss is nan at step 3, on the problems problem-3-0, problem-3-1; the checkpoint before it is kept" in text
     assert sorted(p.name for p in tmp_path.glob("checkpoint-*")) == ["checkpoint-1", "checkpoint-2"]
 
 
