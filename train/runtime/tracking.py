@@ -67,7 +67,8 @@ class Tracker:
 
         `steps_per_generation`: steps that share these completions, of which `step` is the first.
         """
-        if self._run is None or -step % self.every >= steps_per_generation:
+        due = any((step + index) % self.every == 0 for index in range(steps_per_generation))
+        if self._run is None or not due:
             return
         import wandb
 
