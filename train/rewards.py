@@ -84,7 +84,7 @@ class RecordedReward:
         **kwargs: object,
     ) -> list[float]:
         """Rewards in [-1, 1], one per completion. Columns of the dataset arrive as keyword arguments."""
-        grades, rewards = self.judge(completions, completion_ids, reference_answer, problem_id)
+        grades, rewards = self.judge(completions, completion_ids, reference_answer)
         lengths = [len(ids) for ids in completion_ids]
         correct = [grade.correct for grade in grades]
         rows = gathered(list(map(Completion, problem_id, rewards, lengths, correct, prompt_tokens)))
@@ -117,7 +117,6 @@ class RecordedReward:
         completions: Sequence[str],
         completion_ids: Sequence[Sequence[int]],
         reference_answer: Sequence[str],
-        problem_id: Sequence[str],
     ) -> tuple[list[Grade], list[float]]:
         """Grade and reward of each completion; nothing is entered in the ledger."""
         grades = self.grader.grade_many(completions, reference_answer, self.form, _GRADE_SECONDS)
@@ -148,7 +147,7 @@ class RecordedReward:
         self._warn = None
 
     def _enter(self, rows: Sequence[Completion]) -> None:
-        """Enter a step's completions of all ranks, grouped by problem."""
+        """Enter the completions of all ranks in a generation batch, grouped by problem."""
         settings = self.settings
         rewards = [row.reward for row in rows]
         weights = completion_weights(rewards, settings)

@@ -30,14 +30,15 @@ from train.runtime.ranks import gathered, rank, world_size
 from train.weights import completion_weights
 
 Completions = list[list[int]]
+"""Token ids, [completions][tokens]."""
 Stored = list[npt.NDArray[np.int32]]
 """Completions that stay in memory: four bytes a token, a ninth of what Python's integers take."""
 Row = dict[str, Any]
 """A row of the trainer's dataset: prompt, reference_answer, problem_id, prompt_tokens."""
 Draw = Callable[[list[str], int], list[Completions]]
 """Samples from the current policy: prompts and a seed -> a group of completions per prompt, the same on every rank."""
-Judge = Callable[[list[str], Completions, list[str], list[str]], tuple[list[Grade], list[float]]]
-"""Grades and rewards of completions: texts, token ids, reference answers, problem ids."""
+Judge = Callable[[list[str], Completions, list[str]], tuple[list[Grade], list[float]]]
+"""Grades and rewards of completions: texts, token ids, reference answers."""
 
 
 def store(completions: Completions) -> Stored:
@@ -266,7 +267,6 @@ class DynamicSampling:
                 self.tokenizer.batch_decode(flat, skip_special_tokens=True),
                 flat,
                 [row["reference_answer"] for row in repeated],
-                [row["problem_id"] for row in repeated],
             )
             for index, (row, group) in enumerate(zip(batch, groups, strict=True)):
                 own = slice(index * each, (index + 1) * each)

@@ -21,6 +21,22 @@ from train.runtime.ranks import gathered, world_size
 from train.runtime.throughput import StepClock, device_peak, throughput
 
 Batch = dict[str, Any]
+"""Rows of a step, or of a micro-batch, on this rank: tensors by TRL's names.
+
+SFT:
+    input_ids, attention_mask, labels: [rows, tokens]; a label of -100 has no loss. The micro-batches of `padding_free`
+        are one row, [1, tokens], with position_ids in place of attention_mask.
+
+GRPO:
+    prompt_ids, prompt_mask: [rows, prompt tokens], padded on the left.
+    completion_ids, completion_mask: [rows, completion tokens], padded on the right; the mask is 0 for completions that
+        the loss leaves out.
+    advantages: [rows], the weights of `train/weights.py`.
+    row_tokens: [rows], prompt and completion; 0 for surplus rows.
+    num_items_in_batch: [], what the loss is divided by.
+    old_per_token_logps, ref_per_token_logps, sampling_per_token_logps: [rows, completion tokens], where TRL needs them.
+    importance_sampling_ratio: the same, or [rows, 1] where it is that of whole completions.
+"""
 IDLE_TOKENS = 2
 """Tokens that a rank without rows reads, to stay in step with the others; the fewest that predict one."""
 

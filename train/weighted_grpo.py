@@ -232,7 +232,11 @@ def read_rollouts(
 def draw(
     trainer: WeightedGRPOTrainer, tokenizer: PreTrainedTokenizerBase, prompts: list[str], seed: int
 ) -> list[list[list[int]]]:
-    """Sample a group of completions for each prompt from the current policy, on all ranks together."""
+    """Sample a group of completions for each prompt from the current policy, on all ranks together.
+
+    Returns:
+        Token ids, [prompts][group][tokens], the same on every rank.
+    """
     ranks, own, group = trainer.accelerator.num_processes, trainer.accelerator.process_index, trainer.num_generations
     share = -(-len(prompts) // ranks)
     # Every rank samples as many, because under ZeRO-3 they can only generate together; the surplus is dropped.

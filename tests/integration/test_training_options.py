@@ -362,7 +362,7 @@ def test_ranks_do_not_share_coins(tmp_path, monkeypatch):
     for number in range(8):
         monkeypatch.setenv("RANK", str(number))
         reward = RecordedReward(FixedGrader(True), "boxed", Ledger(tmp_path), 10, arm, 0)
-        tossed += reward.judge(["x"] * 4, [[1]] * 4, ["1"] * 4, ["same"] * 4)[1]
+        tossed += reward.judge(["x"] * 4, [[1]] * 4, ["1"] * 4)[1]
     assert 6 < sum(tossed) < 26
     assert tossed[:4] * 8 != tossed
 
