@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from data.corpus.card import render_card
-from data.corpus.demonstrations import draw_samples, write_demonstrations
+from data.corpus.demonstrations import draw_samples, graded_demonstrations
 from data.corpus.filters import apply_filters, split_problems
 from data.corpus.funnel import Funnel, figure_rows
 from data.corpus.rows import (
@@ -98,7 +98,7 @@ def _build(recipe: Recipe, study_dir: Path, stage_dir: Path, funnel: Funnel) -> 
 
     # Demonstrations for the training problems.
     identified = [(problem_id(row.problem), row) for row in train]
-    demonstrations, cost = write_demonstrations(recipe, study_dir, identified, grader, tokenizer, progress)
+    demonstrations, cost = graded_demonstrations(recipe, study_dir, identified, grader, tokenizer, progress)
     costs += [cost.row()] if cost is not None else []
     grader.close()
     step_done("demonstrations", 8)

@@ -95,7 +95,7 @@ def draw_samples(
     return samples_of, cost
 
 
-def write_demonstrations(
+def graded_demonstrations(
     recipe: Recipe,
     study_dir: Path,
     rows: list[tuple[str, RawRow]],

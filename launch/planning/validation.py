@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from data.corpus.demonstrations import write_demonstrations
+from data.corpus.demonstrations import graded_demonstrations
 from data.corpus.filters import apply_filters, split_problems
 from data.corpus.first_row import field_mistakes
 from data.corpus.funnel import Funnel
@@ -222,7 +222,7 @@ def _demonstrations(
     rows: list[Demonstration] = []
     with collected(validation.mistakes):
         identified = [(problem_id(row.problem), row) for row in train]
-        rows, _ = write_demonstrations(recipe, study_dir, identified, grader, tokenizer, None)
+        rows, _ = graded_demonstrations(recipe, study_dir, identified, grader, tokenizer, None)
     if not rows:
         return
     assert validation.corpus is not None
