@@ -7,7 +7,7 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM, Qwen3Config, Qwen3ForCausalLM
 from trl.trainer.utils import compute_flops_per_token
 
-from launch.planning.fit import obstacles
+from launch.planning.fit import fit_mistakes
 from launch.planning.hours import run_parts, setting_of
 from launch.planning.plan import _arm_plan
 from launch.planning.teacher import teacher_plan
@@ -125,7 +125,7 @@ RECIPES = Path(__file__).resolve().parent.parent / "recipes"
 )
 def test_what_cannot_work_is_refused_with_what_would(recipe, settings, message):
     resolved = load_recipe(RECIPES / recipe, settings)
-    found = obstacles(resolved, model_shape(resolved))
+    found = fit_mistakes(resolved, model_shape(resolved))
     if message is None:
         assert found == []
     else:
@@ -133,13 +133,13 @@ def test_what_cannot_work_is_refused_with_what_would(recipe, settings, message):
         proposed = found[-1].partition("the nearest setting that works: ")[2]
         assert proposed, "nothing was proposed"
         changed = load_recipe(RECIPES / recipe, [*settings, *proposed.split()])
-        assert obstacles(changed, model_shape(changed)) == []
+        assert fit_mistakes(changed, model_shape(changed)) == []
 
 
 def test_no_proposal_where_three_changes_do_not_help():
     settings = ["resources.ranks=1", "resources.zero_stage=0", "resources.gpu=A100-40GB"]
     recipe = load_recipe(RECIPES / "qwen3-14b" / "matched.yaml", settings)
-    (*_, last) = obstacles(recipe, model_shape(recipe))
+    (*_, last) = fit_mistakes(recipe, model_shape(recipe))
     assert "nearest setting" not in last
 
 
@@ -217,9 +217,9 @@ def test_states_and_vllm_share_a_gpu_while_sampling_by_hand(share):
     recipe = load_recipe(MATCHED, [f"resources.vllm.memory_share={share}"])
     fits = 18 * 14_768_307_200 / 8 + share * 141e9 <= 0.94 * 141e9
     assert fits == (share < 0.75)
-    assert (obstacles(recipe, QWEN3_14B) == []) == fits
+    assert (fit_mistakes(recipe, QWEN3_14B) == []) == fits
     awake = load_recipe(MATCHED, ["resources.vllm.memory_share=0.65", "resources.vllm.sleep=false"])
-    (text, *_) = obstacles(awake, QWEN3_14B)
+    (text, *_) = fit_mistakes(awake, QWEN3_14B)
     assert "needs 143 GB per rank while training, a H200-141GB has about 133" in text  # 51.1 + 91.7
     arm = resolve_arm(awake, "grpo")
     memory = memory_of_arm(awake, arm, QWEN3_14B)

@@ -231,7 +231,7 @@ def fetch(options: argparse.Namespace) -> int:
     """Resolve every source, benchmark and model of a recipe: commit, sha256 and number of rows go into RECIPE's
     .lock.json, and every later build checks them. Run it on a machine with a network.
     """
-    from launch.fetch import Fetched, fetch, format_lock, remarks, write_lock
+    from launch.fetch import Fetched, fetch, format_lock, messages, write_lock
     from launch.pairs import audit_recipes
     from recipes.loading import load_recipe, lock_path, read_yaml
 
@@ -248,9 +248,9 @@ def fetch(options: argparse.Namespace) -> int:
     path = lock_path(options.study)
     print_result(options, fetched.lock, format_lock(fetched.lock, path))
     sys.stdout.flush()
-    for text in remarks(fetched, path):
+    for text in messages(fetched, path):
         print(f"transfer: {text}", file=sys.stderr)
-    return 2 if fetched.problems else 0
+    return 2 if fetched.mistakes else 0
 
 
 @command("prove that the arms were presented the same problems", STUDY)

@@ -68,12 +68,12 @@ def launch_ranks(resources: ResourceSpec, study_dir: Path, stage: Stage, resume:
         if rendezvous.nodes > 1:
             write_json(directory / _START, {"step": rendezvous.step, "resume": resume, "port": rendezvous.port})
         command = launch_command(resources, study_dir, stage.name, resume, rendezvous)
-        code, complaint = _run_launcher(command, study_dir, stage, Watch(resources, directory))
-        if code == 0 or rendezvous.nodes > 1 or complaint or any(directory.glob("*.pid")) or attempt == _ATTEMPTS:
+        code, reason = _run_launcher(command, study_dir, stage, Watch(resources, directory))
+        if code == 0 or rendezvous.nodes > 1 or reason or any(directory.glob("*.pid")) or attempt == _ATTEMPTS:
             break
         print(f"the launcher ended with status {code} before a rank had started; starting it again", flush=True)
-    if complaint:
-        raise RanksEndedError(complaint)
+    if reason:
+        raise RanksEndedError(reason)
     if code == 0 or finished_manifest(study_dir / stage.name) is not None:
         if code:
             print(f"all work was done and recorded; the launcher ended with status {code} after that", flush=True)
@@ -159,9 +159,9 @@ def _run_launcher(command: list[str], study_dir: Path, stage: Stage, watch: Watc
                 launcher.kill()
                 launcher.wait()
                 raise PreemptedError(why)
-        if watch is not None and (complaint := watch.complaint()):
+        if watch is not None and (reason := watch.reason_to_end()):
             launcher.kill()  # its ranks die with it
-            return launcher.wait(), complaint
+            return launcher.wait(), reason
         time.sleep(0.2)
     return code, None
 

@@ -35,7 +35,7 @@ LOADS_MODELS = {"arms", "drift", "diagnostics"}
 
 @dataclass(frozen=True)
 class Finding:
-    """An obstacle, a doubt or a remark about a planned study."""
+    """An error, a warning or a note about a planned study."""
 
     severity: Literal["error", "warning", "note"]
     """error: the study cannot end well. warning: probably not meant. note: good to know."""

@@ -13,15 +13,15 @@ from train.accounting.memory import USABLE, memory_of_arm, settle_vllm
 from train.arms import ResolvedArm, resolve_arm
 
 
-def obstacles(recipe: Recipe, shape: ModelShape | None) -> list[str]:
+def fit_mistakes(recipe: Recipe, shape: ModelShape | None) -> list[str]:
     """Why a recipe cannot work, as sentences; the last one names settings under which it would, if any were found."""
-    sentences = problems(recipe, shape)
+    sentences = _mistakes(recipe, shape)
     if sentences and (settings := nearest_setting(recipe, shape)):
         sentences[-1] += f"; the nearest setting that works: {settings}"
     return sentences
 
 
-def problems(recipe: Recipe, shape: ModelShape | None) -> list[str]:
+def _mistakes(recipe: Recipe, shape: ModelShape | None) -> list[str]:
     """Batches that do not divide among the ranks, sequences beyond the model's context, and too little memory."""
     arms = [resolve_arm(recipe, name) for name in recipe.trained]
     sentences = [text for arm in arms for text in _not_divided(recipe, arm)]
@@ -118,12 +118,12 @@ def stage_memory(recipe: Recipe, stage: Stage, shape: ModelShape | None) -> int 
 
 
 def nearest_setting(recipe: Recipe, shape: ModelShape | None) -> str | None:
-    """The first one or two settings that leave no problem, as overrides; None if none do."""
+    """The first one or two settings that leave no mistake, as overrides; None if none do."""
     candidates = list(_remedies(recipe))
     for count in (1, 2):
         for overrides in combinations(candidates, count):
             changed = _changed(recipe, overrides)
-            if changed is not None and not problems(changed, shape):
+            if changed is not None and not _mistakes(changed, shape):
                 return " ".join(overrides)
     return None
 

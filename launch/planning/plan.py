@@ -12,7 +12,7 @@ from launch.planning.analysis_plan import analysis_obstacles, analysis_plan
 from launch.planning.calibration import Calibration, Rehearsed, group_of, rehearsed, taken, with_rehearsed_start
 from launch.planning.disk import disk_needed, gpus_of_node
 from launch.planning.findings import findings
-from launch.planning.fit import obstacles, stage_memory
+from launch.planning.fit import fit_mistakes, stage_memory
 from launch.planning.hours import (
     PACKED_ROW_TOKENS,
     Setting,
@@ -133,7 +133,7 @@ def build_plan(
         disk=disk_needed(recipe, shape, waiting, node, site),
         findings=tuple(all_findings),
         obstacles=(
-            *obstacles(recipe, shape),
+            *fit_mistakes(recipe, shape),
             *analysis_obstacles(analyses, recipe.resources.gpu),
             *(str(finding) for finding in all_findings if finding.severity == "error"),
         ),

@@ -1,4 +1,4 @@
-"""Adapters, padding-free batches, schedules, vLLM's arguments, alarms: each by value on the tiny model."""
+"""Adapters, padding-free batches, schedules, vLLM's arguments, warnings: each by value on the tiny model."""
 
 import copy
 import math
@@ -26,7 +26,7 @@ from train.accounting.ledger import Ledger
 from train.arms import resolve_arm
 from train.models.directory import save_weights
 from train.rewards import Completion, RecordedReward, overlong_punishment
-from train.runtime.recorder import DivergedError, RunRecorder, alarms
+from train.runtime.recorder import DivergedError, RunRecorder, mismatch_warnings
 from train.weighted_grpo import mismatch
 
 RECIPES = Path(__file__).resolve().parent.parent.parent / "recipes"
@@ -173,10 +173,10 @@ def test_mismatch_by_hand():
     assert mismatch(trained, sampled, mask * 0, 2.0)["clipped_share"] == 0
     assert (found["ratio_median"], found["ratio_p01"]) == pytest.approx((1.0, 1.0))
     assert found["ratio_p99"] == pytest.approx(3.0)
-    (text,) = alarms({"mismatch/clipped_share": 0.25})
+    (text,) = mismatch_warnings({"mismatch/clipped_share": 0.25})
     assert "more than 5% of the importance ratios were cut" in text
-    assert alarms({"mismatch/clipped_share": 0.26}) == [text]  # so that it is said once
-    assert alarms({"mismatch/clipped_share": 0.01}) == []
+    assert mismatch_warnings({"mismatch/clipped_share": 0.26}) == [text]  # so that it is said once
+    assert mismatch_warnings({"mismatch/clipped_share": 0.01}) == []
 
 
 def test_overlong_punishment_by_hand():

@@ -15,19 +15,19 @@ from train.runtime.ranks import beat, rank, world_size
 from train.runtime.tracking import Tracker
 
 METRICS, CLOCK, WARNINGS = "metrics.jsonl", "clock.jsonl", "warnings.json"
-_CLIPPED_ALARM = 0.05  # share of importance ratios; healthy runs are below 0.01
+_CLIPPED_LIMIT = 0.05  # share of importance ratios; healthy runs are below 0.01
 
 
 class DivergedError(UserError):
     """Loss or gradient is not finite."""
 
 
-def alarms(logs: dict[str, float]) -> list[str]:
+def mismatch_warnings(logs: dict[str, float]) -> list[str]:
     """Warnings about the sampler/trainer mismatch in a step's metrics, as sentences."""
-    if float(logs.get("mismatch/clipped_share", 0.0)) <= _CLIPPED_ALARM:
+    if float(logs.get("mismatch/clipped_share", 0.0)) <= _CLIPPED_LIMIT:
         return []
     return [
-        f"vLLM and the trainer disagree about the completions: in some step more than {_CLIPPED_ALARM:.0%} of the "
+        f"vLLM and the trainer disagree about the completions: in some step more than {_CLIPPED_LIMIT:.0%} of the "
         "importance ratios were cut (mismatch/clipped_share in metrics.jsonl); check that both run the same dtype and "
         "attention"
     ]
@@ -113,7 +113,7 @@ class RunRecorder(TrainerCallback):
         self._require_finite(state.global_step, logs)
         if not state.is_world_process_zero:
             return
-        for text in alarms(logs):
+        for text in mismatch_warnings(logs):
             self.warn(text)
         if self.tracker is not None:
             self.tracker.log(state.global_step, logs)
