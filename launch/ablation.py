@@ -26,8 +26,8 @@ from eval.questions.analysis_lock import write_lock
 from launch.execution.failures import INTERRUPTED, STOPPED
 from launch.execution.local import kept_workers
 from launch.run import run_stages
-from launch.slurm.jobs import Task, TaskKey
 from launch.stages import Stage, build_stages, select_until
+from launch.tasks import Task, TaskKey
 from recipes.errors import UserError
 from recipes.loading import STUDY_FILE, load_recipe, read_yaml, validate_recipe
 from recipes.manifest import hash_json, is_locked, write_json

@@ -12,9 +12,9 @@ from launch.planning.findings import findings, refuse
 from launch.planning.fit import fit_mistakes
 from launch.planning.preflight import check_resolved, warnings
 from launch.site_file import SiteSpec
-from launch.slurm.jobs import Task, states_of
 from launch.slurm.submit import active_ids, ask_queue, known_jobs, plan_submission, read_jobs, script_name, submit
 from launch.stages import Stage
+from launch.tasks import Task, states_of
 from recipes.errors import UserError
 from recipes.manifest import write_atomic, write_json
 from recipes.schema import Recipe

@@ -10,8 +10,8 @@ from pathlib import Path
 
 from launch.execution.failures import STOPPED, recorded
 from launch.execution.processes import last_lines, log_path
-from launch.slurm.jobs import Task, states_of
 from launch.slurm.submit import Queue, Submitted, ask_queue, ended_state, known_jobs, read_jobs
+from launch.tasks import Task, states_of
 from recipes.errors import UserError
 from recipes.manifest import PROGRESS, duration, finished_manifest, is_locked, read_json, read_manifest
 

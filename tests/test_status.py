@@ -7,10 +7,10 @@ import pytest
 
 from launch import status
 from launch.execution.failures import CRASHED, STOPPED, Failure, record
-from launch.slurm.jobs import tasks_of_study
 from launch.slurm.submit import Queue, Submitted, identity, known_jobs, write_jobs
 from launch.stages import build_stages, stage_inputs
 from launch.status import duration, format_standings, standings
+from launch.tasks import tasks_of_study
 from recipes.errors import UserError
 from recipes.loading import load_recipe
 from recipes.manifest import Progress, finish_stage, locked, start_stage

@@ -16,7 +16,7 @@ from launch.execution.processes import read_run
 from recipes.errors import UserError
 
 if TYPE_CHECKING:
-    from launch.slurm.jobs import Task
+    from launch.tasks import Task
 
 
 def tasks_of(root: Path, until: str | None = None) -> "list[Task]":
@@ -26,8 +26,8 @@ def tasks_of(root: Path, until: str | None = None) -> "list[Task]":
         UserError: the folder is neither.
     """
     from launch.ablation import ABLATION_FILE, load_ablation
-    from launch.slurm.jobs import tasks_of_study
     from launch.stages import build_stages, select_until
+    from launch.tasks import tasks_of_study
     from recipes.loading import load_study
 
     if (root / ABLATION_FILE).exists():

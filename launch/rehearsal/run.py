@@ -186,9 +186,9 @@ def _require_uninterrupted(status: int) -> None:
 def _run_on_slurm(recipe: Recipe, study_dir: Path, stages: list[Stage], site: SiteSpec) -> None:
     """Submit all stages and wait until none is queued or running."""
     from launch.execution.local import check_study_dir
-    from launch.slurm.jobs import tasks_of_study
     from launch.slurm.submit import cancel
     from launch.status import State, standings
+    from launch.tasks import tasks_of_study
 
     check_study_dir(recipe, study_dir)
     tasks = tasks_of_study(recipe, study_dir, stages)

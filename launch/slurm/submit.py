@@ -17,8 +17,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from launch.site_file import SiteSpec
-from launch.slurm.jobs import Job, Task, make_jobs
+from launch.slurm.jobs import Job, make_jobs
 from launch.slurm.script import render
+from launch.tasks import Task
 from recipes.errors import UserError
 from recipes.manifest import locked, write_atomic, write_json
 
