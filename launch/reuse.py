@@ -34,7 +34,7 @@ class Source(NamedTuple):
     manifest: dict[str, Any]
 
 
-class Expected(NamedTuple):
+class ReusePlan(NamedTuple):
     """What a run would take over."""
 
     sources: dict[str, Source]
@@ -47,7 +47,7 @@ class _DamagedError(Exception):
     """A stage does not hold what its manifest says; the message names the file."""
 
 
-def expected(recipe: Recipe, study_dir: Path, stages: Sequence[Stage], *, on_cluster: bool = False) -> Expected:
+def plan_reuse(recipe: Recipe, study_dir: Path, stages: Sequence[Stage], *, on_cluster: bool = False) -> ReusePlan:
     """What a run would take over where the outputs are what they should be. Writes nothing."""
     kernels = _kernels(recipe, on_cluster)
     source_by_stage: dict[str, Source] = {}
@@ -61,7 +61,7 @@ def expected(recipe: Recipe, study_dir: Path, stages: Sequence[Stage], *, on_clu
         refused += others
         if sources:
             source_by_stage[stage.name] = sources[0]
-    return Expected(source_by_stage, refused)
+    return ReusePlan(source_by_stage, refused)
 
 
 def reuse(recipe: Recipe, study_dir: Path, stages: Sequence[Stage], *, on_cluster: bool = False) -> None:

@@ -24,9 +24,9 @@ from train.accounting.cost import (
 from train.accounting.memory import (
     checkpoint_bytes,
     memory_of_arm,
+    resolve_vllm,
     sampling_memory,
     sequences_of_copy,
-    settle_vllm,
 )
 from train.accounting.rates import Rates, Sampling, engine_seconds
 from train.arms import resolve_arm
@@ -163,7 +163,7 @@ def test_cache_of_a_colocated_vllm_by_hand():
 
 def settled(*overrides, recipe=MATCHED):
     loaded = load_recipe(recipe, ["resources.vllm={mode: colocate}", *overrides])
-    found = settle_vllm(loaded, resolve_arm(loaded, "grpo"), QWEN3_14B)
+    found = resolve_vllm(loaded, resolve_arm(loaded, "grpo"), QWEN3_14B)
     return found.memory_share, found.sleep
 
 
@@ -182,14 +182,14 @@ def test_vllm_beside_the_training_is_derived_from_the_batch_by_hand():
     assert settled("train.problems_per_step=56", "train.micro_batch_size=2") == (0.56, True)
     assert settled("resources.gpu=null") == (0.3, True)
     recipe = load_recipe(MATCHED, ["resources.vllm=null"])
-    assert settle_vllm(recipe, resolve_arm(recipe, "grpo")) is None
+    assert resolve_vllm(recipe, resolve_arm(recipe, "grpo")) is None
 
 
 def test_a_server_uses_all_of_its_gpus():
     server = "resources.vllm={mode: server, server_nodes: 1, tensor_parallel: 2}"
     recipe = load_recipe(MATCHED, [server])
     arm = resolve_arm(recipe, "grpo")
-    assert (settle_vllm(recipe, arm).memory_share, settle_vllm(recipe, arm).sleep) == (0.9, False)
+    assert (resolve_vllm(recipe, arm).memory_share, resolve_vllm(recipe, arm).sleep) == (0.9, False)
     assert sequences_of_copy(recipe, arm, 8) == 256 * 8 / 4  # four copies of two GPUs answer 2,048
     assert sequences_of_copy(recipe, arm, 6) == 683  # three copies
 
@@ -203,7 +203,7 @@ def test_what_is_derived_is_what_the_trainer_uses(monkeypatch):
     shown = sampling_memory(recipe, arm, model_shape(recipe))
     monkeypatch.setattr("train.runtime.sampler.on_cpu", lambda: False)
     tokenizer = type("Tokenizer", (), {"eos_token_id": 1, "pad_token_id": 0})
-    used = grpo._vllm_arguments(arm, tokenizer, settle_vllm(recipe, arm))
+    used = grpo._vllm_arguments(arm, tokenizer, resolve_vllm(recipe, arm))
     assert used["vllm_gpu_memory_utilization"] == shown.memory_share == 0.70
     assert used["vllm_enable_sleep_mode"] is shown.sleep is True
     # TRL lets its engine run as many sequences as a rank has in a generation batch.

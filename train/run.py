@@ -18,7 +18,7 @@ from recipes.training_schema import PromptSpec
 from train.accounting.ledger import LEDGER, Ledger
 from train.arms import ResolvedArm, resolve_arm
 from train.micro_batches import Work
-from train.models.directory import Snapshots, count_parameters, record_attention, save_final
+from train.models.directory import Snapshots, parameters_of_model, record_attention, save_final
 from train.runtime.checkpoints import (
     CheckpointMarker,
     accept_indexed_cpu,
@@ -36,7 +36,7 @@ from train.runtime.ranks import (
     with_deepspeed,
 )
 from train.runtime.recorder import RunRecorder
-from train.runtime.sampler import engine_facts, released_engine, require_vllm
+from train.runtime.sampler import released_engine, require_vllm, sampler_facts
 from train.runtime.tracking import Tracker
 from train.token_budget import TokenBudgetTrainer
 
@@ -77,7 +77,7 @@ class Run:
         dtype = self.settings.weights_dtype_with(with_deepspeed())
         self.model = load_model(self._start_dir, dtype, usable_attention(self.recipe.require_model()))
         self._attention = record_attention(self.model, self.stage_dir)
-        self.parameters = count_parameters(self.model)
+        self.parameters = parameters_of_model(self.model)
 
     def _load_problems(self) -> None:
         settings, corpus = self.settings, self.study_dir / "corpus"
@@ -120,7 +120,7 @@ class Run:
             trainer.train(resume_from_checkpoint=str(self._checkpoint.path) if self._checkpoint else None)
             self._stop.require_finished(self.settings.steps)
             outputs = save_final(trainer, self.tokenizer, self.stage_dir, self.settings.dtype, self._start_dir)
-            engine = engine_facts(trainer, self.settings.sampling != "teacher")
+            engine = sampler_facts(trainer, self.settings.sampling != "teacher")
         self.tracker.close()
         if rank() != 0:
             return

@@ -41,15 +41,15 @@ def status(options: argparse.Namespace) -> int:
     """Every stage with its state, progress, rate and remaining time, and of a failed one the reason and the end of its
     log. Exit status 1 if a stage failed.
     """
-    from launch.status import format_standings, standings
+    from launch.status import format_statuses, stage_statuses
 
     root = study_folder(options)
     tasks = tasks_of(root, read_run(root).get("until"))
-    stages = standings(root, tasks)
+    stages = stage_statuses(root, tasks)
     if any(task.recipe.rehearsal for task in tasks):
         print("REHEARSAL: the models are tiny and random", file=sys.stderr)
-    print_result(options, [asdict(standing) for standing in stages], format_standings(stages))
-    return 1 if any(standing.state == "failed" for standing in stages) else 0
+    print_result(options, [asdict(status) for status in stages], format_statuses(stages))
+    return 1 if any(status.state == "failed" for status in stages) else 0
 
 
 @command(

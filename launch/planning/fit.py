@@ -9,7 +9,7 @@ from launch.stages import Stage
 from recipes.loading import apply_override
 from recipes.schema import Recipe
 from train.accounting.cost import GPUS, ModelShape, bytes_per_weight
-from train.accounting.memory import USABLE, memory_of_arm, settle_vllm
+from train.accounting.memory import USABLE, memory_of_arm, resolve_vllm
 from train.arms import ResolvedArm, resolve_arm
 
 
@@ -63,7 +63,7 @@ def _too_large(recipe: Recipe, arms: list[ResolvedArm], shape: ModelShape) -> li
     gpu_bytes, size = GPUS[gpu].memory_bytes, bytes_per_weight(recipe)
     usable = USABLE * gpu_bytes
     for arm in arms:
-        memory, vllm = memory_of_arm(recipe, arm, shape), settle_vllm(recipe, arm, shape)
+        memory, vllm = memory_of_arm(recipe, arm, shape), resolve_vllm(recipe, arm, shape)
         assert memory is not None
         engine = 0.0
         if vllm is not None and vllm.mode == "colocate":
@@ -96,7 +96,7 @@ def stage_memory(recipe: Recipe, stage: Stage, shape: ModelShape | None) -> int 
     weights = size * shape.parameters()
     if stage.kind == "arms":
         arm = resolve_arm(recipe, str(stage.arguments["arm"]))
-        memory, vllm = memory_of_arm(recipe, arm, shape), settle_vllm(recipe, arm, shape)
+        memory, vllm = memory_of_arm(recipe, arm, shape), resolve_vllm(recipe, arm, shape)
         assert memory is not None
         if vllm is None or vllm.mode == "server" or vllm.memory_share is None or gpu is None:
             return memory.total

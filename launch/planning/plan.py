@@ -27,7 +27,7 @@ from launch.planning.preflight import completions_of_problem, unresolved_sentenc
 from launch.planning.schedule import on_one_machine, with_endless_nodes
 from launch.planning.teacher import teacher_plan
 from launch.rank_command import Rendezvous, launch_command, launch_files
-from launch.reuse import Expected, expected
+from launch.reuse import ReusePlan, plan_reuse
 from launch.site_file import SiteSpec, hours_of
 from launch.stages import Stage, stage_states
 from recipes.manifest import StageState, finished_manifest
@@ -37,8 +37,8 @@ from train.accounting.matching import attention_of, recipe_differences
 from train.accounting.memory import (
     checkpoint_bytes,
     memory_of_arm,
+    resolve_vllm,
     sampling_memory,
-    settle_vllm,
 )
 from train.accounting.rates import Rates
 from train.arms import resolve_arm
@@ -84,7 +84,7 @@ def build_plan(
     node, shape = gpus_of_node(recipe, site, gpus), model_shape(recipe)
     all_findings = findings(recipe, stages, study_dir, site, gpus, elsewhere)
     states = stage_states(stages, study_dir)
-    reuse = expected(recipe, study_dir, stages, on_cluster=site is not None) if with_reuse else Expected({}, [])
+    reuse = plan_reuse(recipe, study_dir, stages, on_cluster=site is not None) if with_reuse else ReusePlan({}, [])
     reused = reuse.sources
     waiting = [stage for stage in stages if states[stage.name].state != "done" and stage.name not in reused]
     setting = setting_of(recipe, shape, node)
@@ -358,7 +358,7 @@ def topology_text(recipe: Recipe, stage: Stage) -> str:
     parts = [f"{resources.ranks} rank{'s' * (resources.ranks > 1)}"]
     parts += [f"DeepSpeed ZeRO-{resources.zero_stage}"] if resources.zero_stage else ["no DeepSpeed"]
     parts += ["offload to the CPU"] if resources.offload else []
-    vllm = settle_vllm(recipe, resolve_arm(recipe, str(stage.arguments["arm"])))
+    vllm = resolve_vllm(recipe, resolve_arm(recipe, str(stage.arguments["arm"])))
     if vllm is not None:
         where = vllm.server_url or (
             "a node of its own" if vllm.server_nodes else f"{vllm.memory_share:.0%} of each GPU"

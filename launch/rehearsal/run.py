@@ -187,7 +187,7 @@ def _run_on_slurm(recipe: Recipe, study_dir: Path, stages: list[Stage], site: Si
     """Submit all stages and wait until none is queued or running."""
     from launch.execution.local import check_study_dir
     from launch.slurm.submit import cancel
-    from launch.status import State, standings
+    from launch.status import State, stage_statuses
     from launch.tasks import tasks_of_study
 
     check_study_dir(recipe, study_dir)
@@ -197,7 +197,7 @@ def _run_on_slurm(recipe: Recipe, study_dir: Path, stages: list[Stage], site: Si
     shown = ""
     try:
         while True:
-            counts = Counter(standing.state for standing in standings(study_dir, tasks))
+            counts = Counter(status.state for status in stage_statuses(study_dir, tasks))
             text = ", ".join(f"{count} {state}" for state, count in sorted(counts.items()))
             if text != shown:
                 print(f"  …        {text}", flush=True)

@@ -76,14 +76,14 @@ def test_pickled_weights_are_refused(foreign_base, tmp_path):
 
 def test_sharded_weights_are_counted_and_copied_without_loading(foreign_base, smoke_study, tmp_path, monkeypatch):
     from data.language_model import load_model
-    from train.models.prepared_base import count_parameters
+    from train.models.prepared_base import parameters_of_checkpoint
 
     model = load_model(foreign_base, "float32")
     (foreign_base / "model.safetensors").unlink()
     model.save_pretrained(foreign_base, max_shard_size="200KB")
     shards = sorted(foreign_base.glob("model-*.safetensors"))
     assert len(shards) > 2
-    assert count_parameters(foreign_base) == model.num_parameters()
+    assert parameters_of_checkpoint(foreign_base) == model.num_parameters()
     monkeypatch.setattr("transformers.AutoModelForCausalLM.from_pretrained", None)  # weights must not be loaded
     prepare(foreign_base, tmp_path / "study" / "base")
     base = tmp_path / "study" / "base"

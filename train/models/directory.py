@@ -35,7 +35,7 @@ def model_files(directory: Path) -> list[str]:
     return sorted({path.name for pattern in _MODEL_FILE_PATTERNS for path in directory.glob(pattern)})
 
 
-def count_parameters(model: torch.nn.Module) -> int:
+def parameters_of_model(model: torch.nn.Module) -> int:
     """Number of parameters of a model, also if DeepSpeed keeps only a part of each on this rank."""
     return sum(getattr(parameter, "ds_numel", parameter.numel()) for parameter in model.parameters())
 

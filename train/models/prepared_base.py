@@ -40,7 +40,7 @@ def run(recipe: Recipe, study_dir: Path, stage_dir: Path, resume: bool, arm: str
     weights = sorted(path for pattern in _WEIGHTS for path in source.glob(pattern))
     if not any(path.suffix == ".safetensors" for path in weights):
         raise UserError(f"no model with safetensors weights at {source}")
-    config, parameters = _config(source), count_parameters(source)
+    config, parameters = _config(source), parameters_of_checkpoint(source)
     if config.get(TOY) and not recipe.rehearsal:
         raise UserError(f"{spec.path} is a tiny random model of `transfer rehearse`; name a model that was trained")
 
@@ -110,7 +110,7 @@ def _json(path: Path) -> dict[str, Any]:
         raise UserError(f"{path} cannot be read: {error}") from None
 
 
-def count_parameters(directory: Path) -> int:
+def parameters_of_checkpoint(directory: Path) -> int:
     """Parameters in a directory's safetensors files, from their headers alone; tied weights are stored once.
 
     Raises:
