@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from launch.stages import Stage
+from launch.stages import Stage, StageKind
 from recipes.errors import UserError
 from recipes.manifest import finished_manifest, read_json, write_json
 from recipes.schema import Recipe
@@ -134,7 +134,7 @@ def _less_memory(recipe: Recipe, stage: Stage) -> str:
     engine = recipe.suite.engine if recipe.suite is not None else None
     with_vllm = engine is not None and engine.kind == "vllm"
     samplers = [key for key, sampler in recipe.corpus.samplers.items() if sampler.kind == "transformers"]
-    remedies = {
+    remedies: dict[StageKind, str] = {
         "base": "lower model.pocket.batch_size" if recipe.model is not None and recipe.model.pocket else "",
         "corpus": "lower " + " or ".join(f"corpus.{key}.concurrency" for key in samplers) if samplers else "",
         "drift": "lower probe.batch_size or prompt.max_completion_tokens"

@@ -4,7 +4,7 @@ import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from eval.questions.suite_size import evaluation_responses
 from launch.hardware import visible_gpus
@@ -29,7 +29,7 @@ from launch.planning.teacher import teacher_plan
 from launch.rank_command import Rendezvous, launch_command, launch_files
 from launch.reuse import ReusePlan, plan_reuse
 from launch.site_file import SiteSpec, hours_of
-from launch.stages import Stage, stage_states
+from launch.stages import Stage, StageKind, stage_states
 from recipes.manifest import StageState, finished_manifest
 from recipes.schema import Recipe
 from train.accounting.cost import ModelShape, forward_flops, model_shape, train_flops
@@ -45,7 +45,7 @@ from train.arms import resolve_arm
 
 _LENGTH = "resources.expected_completion_tokens"
 
-_WRITES = {
+_WRITES: dict[StageKind, str] = {
     "base": "weights (*.safetensors), config.json, generation_config.json, tokenizer, chat template",
     "corpus": "problems.parquet, demonstrations.parquet, rejects.jsonl, contamination.jsonl, figures.jsonl, "
     "ledger.jsonl, README.md",
@@ -89,7 +89,7 @@ def build_plan(
     waiting = [stage for stage in stages if states[stage.name].state != "done" and stage.name not in reused]
     setting = setting_of(recipe, shape, node)
     if setting is not None and site is not None:
-        setting = replace(setting, time_limit_hours=lambda kind: _limit(site, kind))
+        setting = replace(setting, time_limit_hours=lambda kind: _limit(site, cast(StageKind, kind)))
     rehearsal, not_used = rehearsed(study_dir, recipe.study, recipe.resources.gpu is not None)
     hours = _hours(setting, stages, rehearsal)
     measured = {
@@ -144,7 +144,7 @@ def build_plan(
     )
 
 
-def _limit(site: SiteSpec, kind: str) -> float | None:
+def _limit(site: SiteSpec, kind: StageKind) -> float | None:
     limit = site.job(kind).time_limit
     return None if limit is None else hours_of(limit)
 

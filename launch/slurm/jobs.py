@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from launch.hardware import gpus_wanted
-from launch.stages import Stage
+from launch.stages import Stage, StageKind
 from launch.tasks import Task, TaskKey
 from launch.tasks import tasks_of_study as tasks_of_study  # launch/commands/ablate.py imports it from here
 from recipes.schema import Recipe
@@ -32,7 +32,7 @@ class Job:
     """One call of sbatch."""
 
     name: str
-    kind: str
+    kind: StageKind
     tasks: tuple[Task, ...]
     corresponding: tuple[int, ...] = ()
     """Indices of jobs whose task i must have succeeded before task i of this one (`aftercorr`)."""
