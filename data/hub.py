@@ -173,7 +173,7 @@ def locate(files: DataFiles, lock: dict[str, Any] | None) -> list[Path]:
     if files.kind == "file":
         path = Path(str(files.path))
         if not path.is_file():
-            raise UserError(f"source file {path} does not exist")
+            raise UserError(f"source file {path} does not exist; correct `path` of {files.name}")
         paths = {path.name: path}
     else:
         if lock is None:

@@ -297,9 +297,13 @@ def _read(path: Path) -> dict[str, Any]:
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise UserError(f"{path} cannot be read ({error})") from None
+        raise UserError(
+            f"{path} cannot be read ({error}); restore it, or run `transfer ablate` with another --out"
+        ) from None
     if not isinstance(values, dict) or not {"axes", "points", "paired"} <= values.keys():
-        raise UserError(f"{path} is not an ablation file of `transfer ablate`")
+        raise UserError(
+            f"{path} is not an ablation file of `transfer ablate`; restore it, or run that with another --out"
+        )
     return values
 
 

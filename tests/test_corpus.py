@@ -143,8 +143,16 @@ def test_binary_source_and_missing_file(tmp_path):
     path.write_bytes(b"\xff\xfe\x00")
     with pytest.raises(UserError, match="cannot be read"):
         build(recipe_for(path), tmp_path)
-    with pytest.raises(UserError, match="does not exist"):
+    with pytest.raises(UserError, match="does not exist; correct `path` of "):
         build(recipe_for(tmp_path / "absent.jsonl"), tmp_path)
+
+
+def test_a_split_without_problems_says_which_setting_brings_some(rows_file, tmp_path):
+    build(recipe_for(rows_file), tmp_path)
+    with pytest.raises(UserError, match=r"no heldout problems .*; set corpus\.heldout_problems above 0"):
+        read_problems(tmp_path / "corpus", "heldout")
+    with pytest.raises(UserError, match=r"no train problems .*; raise corpus\.teacher\.samples_per_problem, or set "):
+        read_problems(tmp_path / "corpus", "train", "teacher_solvable")
 
 
 def test_more_problems_wanted_than_there_are(rows_file, tmp_path):

@@ -88,7 +88,10 @@ class TeacherRollouts:
         for problem in set(order):
             texts = [text_of(row.completion) for row in demonstrations.get(problem.problem_id, []) if row.fits]
             if not texts:
-                raise UserError(f"problem {problem.problem_id} has no demonstration that was finished and fits")
+                raise UserError(
+                    f"problem {problem.problem_id} has no demonstration that was finished and fits; set "
+                    "corpus.problem_set=teacher_solvable, or raise prompt.max_completion_tokens"
+                )
             self._samples[problem.problem_id] = store(completion_ids(tokenizer, texts))
         seen: dict[str, int] = {}
         self._exposures = []  # by position in the order: how often its problem was presented before

@@ -64,7 +64,12 @@ def read_problems(corpus_dir: Path, split: str, problem_set: str = "all") -> lis
     rows = [Problem(**row) for row in pq.read_table(corpus_dir / PROBLEMS).to_pylist()]
     chosen = [row for row in rows if row.split == split and (problem_set == "all" or row.teacher_solvable)]
     if not chosen:
-        raise UserError(f"{corpus_dir / PROBLEMS} has no {split} problems in the set {problem_set!r}")
+        remedy = "set corpus.heldout_problems above 0"
+        if split == "train":
+            remedy = "add sources; rejects.jsonl beside it says why rows were removed"
+            if problem_set == "teacher_solvable":
+                remedy = "raise corpus.teacher.samples_per_problem, or set corpus.problem_set=all"
+        raise UserError(f"{corpus_dir / PROBLEMS} has no {split} problems in the set {problem_set!r}; {remedy}")
     return chosen
 
 
