@@ -97,6 +97,19 @@ def resolve_arm(recipe: Recipe, name: str) -> ResolvedArm:
     return resolved
 
 
+def completions_of_problem(recipe: Recipe, arm: ResolvedArm) -> int:
+    """Completions of a problem that a step of an arm learns from, at most.
+
+    `completions_per_problem`, the size of a group. SFT on a teacher reads no demonstration twice in a step, so not more
+    than the teacher has written, and one where `corpus.demonstrations` chooses one.
+    """
+    teacher = recipe.corpus.teacher
+    if arm.module != "train.sft" or teacher is None:
+        return arm.completions_per_problem
+    there = teacher.samples_per_problem if recipe.corpus.demonstrations == "all" else 1
+    return min(there, arm.completions_per_problem)
+
+
 def _own_train(name: str, train: TrainSpec, changes: dict[str, Any]) -> TrainSpec:
     """The study's training settings with the arm's own."""
     if not changes:

@@ -23,7 +23,7 @@ from launch.planning.hours import (
     stage_hours,
 )
 from launch.planning.plan_schema import CHANGE, ArmPlan, Assumption, Certainty, GpuCounts, Plan, StagePlan, Totals
-from launch.planning.preflight import completions_of_problem, unresolved_sentences, warnings
+from launch.planning.preflight import unresolved_sentences, warnings
 from launch.planning.schedule import on_one_machine, with_endless_nodes
 from launch.planning.teacher import teacher_plan
 from launch.rank_command import Rendezvous, launch_command, launch_files
@@ -41,7 +41,7 @@ from train.accounting.memory import (
     sampling_memory,
 )
 from train.accounting.rates import Rates
-from train.arms import resolve_arm
+from train.arms import completions_of_problem, resolve_arm
 
 _LENGTH = "resources.expected_completion_tokens"
 

@@ -17,7 +17,8 @@ from launch.planning.templates import check_templates
 from recipes.corpus_schema import BenchmarkTexts, CorpusSpec, DataFiles, SourceSpec, StoredCompletions
 from recipes.errors import UserError, collected
 from recipes.schema import Recipe
-from train.arms import ResolvedArm, resolve_arm
+from train.arms import completions_of_problem as completions_of_problem  # launch/planning/hours.py reads it here
+from train.arms import resolve_arm
 
 
 def check_before_running(recipe: Recipe) -> None:
@@ -182,15 +183,6 @@ def warnings(recipe: Recipe) -> list[str]:
             "corpus.decontamination.benchmarks"
         )
     return [*sentences, *_fewer_demonstrations(recipe), *_fewer_problems(recipe)]
-
-
-def completions_of_problem(recipe: Recipe, arm: ResolvedArm) -> int:
-    """Completions of a problem that a step of an arm learns from, at most: a demonstration is read once in it."""
-    teacher = recipe.corpus.teacher
-    if arm.module != "train.sft" or teacher is None:
-        return arm.completions_per_problem
-    there = teacher.samples_per_problem if recipe.corpus.demonstrations == "all" else 1
-    return min(there, arm.completions_per_problem)
 
 
 def _fewer_problems(recipe: Recipe) -> list[str]:
