@@ -128,20 +128,20 @@ def test_after_an_update_a_checkpoint_is_written_only_if_there_is_time(clock, to
     keeper = PaceKeeper(tmp_path, 20)
     keeper.pace = Pace(5, 20, 4, clock[0], 10.0, 30.0)
     arguments, state, control = trained(tmp_path, monkeypatch)
-    stop = StopOnSignal(1, keeper)
+    stop = StopOnSignal(keeper)
     state.global_step = 5
     told(clock[0] - 239)
     stop.on_step_end(arguments, state, control)
     assert (control.should_save, control.should_training_stop, stop.stopped_at) == (True, True, 5)
     told(clock[0] - 241)
     with pytest.raises(PreemptedError, match=r"SIGUSR1 after step 5, too late to save it; .* from step 4"):
-        StopOnSignal(1, keeper).on_step_end(arguments, state, TrainerControl())
+        StopOnSignal(keeper).on_step_end(arguments, state, TrainerControl())
 
 
 def test_a_checkpoint_is_due_by_the_first_ranks_clock_also_in_the_middle_of_many_updates(clock, tmp_path, monkeypatch):
-    keeper = PaceKeeper(tmp_path, 20)
+    keeper = PaceKeeper(tmp_path, 20, steps_per_generation=2)
     arguments, state, control = trained(tmp_path, monkeypatch)
-    stop = StopOnSignal(2, keeper, save_minutes=10)
+    stop = StopOnSignal(keeper, save_minutes=10)
     keeper.on_train_begin()
 
     def saves_at(step, seconds, rank_answers=lambda rows: rows):

@@ -100,7 +100,7 @@ class Run:
             settings.snapshot_steps(), stage_dir, self.tokenizer, settings.dtype, self._start_dir
         )
         self._pace = PaceKeeper(stage_dir, settings.steps, step, settings.updates_per_batch)
-        self._stop = StopOnSignal(settings.updates_per_batch, self._pace, settings.save_every_minutes)
+        self._stop = StopOnSignal(self._pace, settings.save_every_minutes)
         self.callbacks: list[TrainerCallback] = [
             self.recorder, self._snapshots, self._pace, self._stop, CheckpointMarker(),
         ]  # fmt: skip

@@ -89,7 +89,6 @@ def _submit(recipe: "Recipe", study_dir: Path, stages: "list[Stage]", options: a
     from launch.execution.local import check_study_dir
     from launch.reuse import reuse
     from launch.run import check_site, refuse_if_queued, require_runnable, run_on_slurm, show_jobs
-    from launch.site_file import find_site, load_site
     from launch.slurm.submit import ask_queue
     from launch.tasks import tasks_of_study
     from recipes.loading import STUDY_FILE, read_study_file
@@ -97,7 +96,8 @@ def _submit(recipe: "Recipe", study_dir: Path, stages: "list[Stage]", options: a
 
     if not options.dry_run:
         require_runnable(recipe)
-    site = load_site(find_site(options.site))
+    site = read_site(options)
+    assert site is not None
     tasks = tasks_of_study(recipe, study_dir, stages)
     check_study_dir(recipe, study_dir)
     if options.dry_run:

@@ -32,6 +32,14 @@ def rank_log_path(study_dir: Path, stage: str, rank: int) -> Path:
     return log_path(study_dir, stage).with_suffix(f".rank-{rank}.log")
 
 
+def write_output_to(log: Path) -> None:
+    """Append what this process and those it starts print to a log, errors too."""
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("ab") as file:
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+
+
 def last_lines(path: Path, count: int) -> list[str]:
     """The last lines of a log that are not empty."""
     try:

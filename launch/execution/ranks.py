@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from launch.execution.failures import CRASHED, MISTAKE, STOPPED, RanksEndedError, explain, lost_connection
-from launch.execution.processes import die_with_parent, rank_log_path
+from launch.execution.processes import die_with_parent, rank_log_path, write_output_to
 from launch.execution.watch import Watch
 from launch.rank_command import Rendezvous, launch_command, launch_files
 from launch.stages import Stage, build_stages
@@ -195,9 +195,7 @@ def main(arguments: list[str]) -> int:
     directory = study_dir / stage.name
     listen()
     if rank() > 0 and (log := os.environ.get("TRANSFER_LOG")):
-        with Path(log.removesuffix("0.log") + f"{rank()}.log").open("ab") as file:
-            os.dup2(file.fileno(), 1)
-            os.dup2(file.fileno(), 2)
+        write_output_to(Path(log.removesuffix("0.log") + f"{rank()}.log"))
     write_atomic(directory / "ranks" / f"{rank()}.pid", f"{socket.gethostname()} {os.getpid()}")
     try:
         import torch

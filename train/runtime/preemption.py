@@ -23,8 +23,8 @@ from train.runtime.ranks import PreemptedError, gathered, noted_signal, rank, se
 class PaceKeeper(TrainerCallback):
     """Measures a run's pace; the first rank also writes it where the launching process reads it.
 
-    `saved_step`: step of the checkpoint it continues from. A run cannot stop between `steps_per_generation` steps,
-    which share a sampling.
+    `saved_step`: step of the checkpoint it continues from. A run stops after whole generation batches, of
+    `steps_per_generation` steps: resumed within one, it would sample it again.
 
     Attributes:
         pace: the latest measurement.
@@ -73,12 +73,12 @@ class StopOnSignal(TrainerCallback):
 
     It also saves when the last checkpoint is old by the first rank's clock, which bounds what a killed run loses.
 
-    A run resumed between the `steps_per_generation` steps that share a sampling would sample again. `save_minutes`: age
-    of the last checkpoint at which another one is written.
+    `keeper`: of the run, before this one among the trainer's callbacks. `save_minutes`: age of the last checkpoint at
+    which another one is written.
     """
 
-    def __init__(self, steps_per_generation: int, keeper: PaceKeeper, save_minutes: float = float("inf")) -> None:
-        self.steps_per_generation, self.keeper, self.save_minutes = steps_per_generation, keeper, save_minutes
+    def __init__(self, keeper: PaceKeeper, save_minutes: float = float("inf")) -> None:
+        self.keeper, self.save_minutes = keeper, save_minutes
         self.received: str | None = None
         self.stopped_at: int | None = None
 
@@ -90,7 +90,7 @@ class StopOnSignal(TrainerCallback):
         Raises:
             PreemptedError: there is no time to save.
         """
-        if state.global_step % self.steps_per_generation:
+        if state.global_step % self.keeper.steps_per_generation:
             return
         left = seconds_left()
         late = left is not None and left < self.keeper.pace.save_seconds
