@@ -80,6 +80,7 @@ def test_a_metric_that_could_not_be_computed_is_left_out_of_tensorboard(tmp_path
     """TRL logs None, for instance the deviation of a single reward."""
     tracker = Tracker(load_recipe(SMOKE, ["tracking=tensorboard"]), {}, tmp_path, "grpo", 0)
     tracker.log(1, {"reward": 1.0, "reward_std": None})
+    tracker.completions(1, [{"completion": "shown by wandb alone"}])
     tracker.close()
 
 

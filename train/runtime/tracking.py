@@ -67,8 +67,9 @@ class Tracker:
 
         `steps_per_generation`: steps that share these completions, of which `step` is the first.
         """
-        due = any((step + index) % self.every == 0 for index in range(steps_per_generation))
-        if self._run is None or not due:
+        if self._run is None:
+            return
+        if not any((step + index) % self.every == 0 for index in range(steps_per_generation)):
             return
         import wandb
 
