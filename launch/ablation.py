@@ -29,8 +29,8 @@ from launch.run import run_stages
 from launch.stages import Stage, build_stages, select_until
 from launch.tasks import Task, TaskKey
 from recipes.errors import UserError
+from recipes.files import hash_json, is_locked, write_json
 from recipes.loading import STUDY_FILE, load_recipe, read_yaml, validate_recipe
-from recipes.manifest import hash_json, is_locked, write_json
 from recipes.schema import Recipe
 
 ABLATION_FILE = "ablation.json"

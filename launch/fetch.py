@@ -18,8 +18,8 @@ from eval.questions.build import benchmark_files, read_benchmark_rows
 from eval.questions.forms import questions_of
 from recipes.corpus_schema import BenchmarkTexts, DataFiles, SourceSpec, StoredCompletions
 from recipes.errors import UserError
+from recipes.files import hash_file, write_json
 from recipes.loading import lock_path
-from recipes.manifest import hash_file, write_json
 from recipes.schema import ModelSpec, Recipe
 from recipes.suite_schema import BenchmarkData
 

@@ -16,8 +16,9 @@ from typing import Any, NamedTuple
 from eval.questions.analysis_lock import write_lock
 from launch.stages import Stage
 from recipes.errors import UserError
+from recipes.files import hash_file, hash_json, write_json
 from recipes.loading import STUDY_FILE, read_study_file
-from recipes.manifest import MANIFEST, hash_file, hash_json, package_versions, read_manifest, write_json
+from recipes.manifest import MANIFEST, package_versions, read_manifest
 from recipes.processor import cpu_kernels, other_kernels
 from recipes.schema import Recipe
 

@@ -16,7 +16,7 @@ from launch.slurm.submit import active_ids, ask_queue, known_jobs, plan_submissi
 from launch.stages import Stage
 from launch.tasks import Task, states_of
 from recipes.errors import UserError
-from recipes.manifest import write_atomic, write_json
+from recipes.files import write_atomic, write_json
 from recipes.schema import Recipe
 from train.accounting.cost import model_shape
 from train.accounting.matching import require_matched

@@ -13,7 +13,8 @@ from typing import Any, Literal, cast, get_args
 from eval.questions.task_files import task_hashes
 from recipes.code_version import code_version
 from recipes.errors import UserError
-from recipes.manifest import StageState, hash_file, hash_json, read_manifest, stage_state
+from recipes.files import hash_file, hash_json
+from recipes.manifest import StageState, read_manifest, stage_state
 from recipes.schema import Recipe, without_later_defaults
 
 StageKind = Literal[

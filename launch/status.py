@@ -13,7 +13,9 @@ from launch.execution.processes import last_lines, log_path
 from launch.slurm.submit import Queue, Submitted, ask_queue, ended_state, known_jobs, read_jobs
 from launch.tasks import Task, states_of
 from recipes.errors import UserError
-from recipes.manifest import PROGRESS, duration, finished_manifest, is_locked, read_json, read_manifest
+from recipes.files import is_locked, read_json
+from recipes.manifest import finished_manifest, read_manifest
+from recipes.progress import PROGRESS, duration
 
 _ENDED = {
     "CANCELLED": "its job was cancelled",

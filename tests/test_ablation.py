@@ -15,8 +15,8 @@ from launch.commands.ablate import report
 from launch.execution.failures import INTERRUPTED, STOPPED
 from launch.stages import flatten
 from recipes.errors import UserError
+from recipes.files import locked
 from recipes.loading import load_recipe, read_yaml
-from recipes.manifest import locked
 from tests.reports import arm_values, make_transfer
 
 RECIPES = Path(__file__).resolve().parent.parent / "recipes"

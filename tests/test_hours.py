@@ -15,8 +15,9 @@ from launch.planning.plan_schema import as_json
 from launch.planning.plan_text import flops_text, hours_text
 from launch.planning.schedule import on_one_machine, with_endless_nodes
 from launch.stages import Stage, build_stages, stage_inputs
+from recipes.files import write_json
 from recipes.loading import load_recipe
-from recipes.manifest import finish_stage, start_stage, write_json
+from recipes.manifest import finish_stage, start_stage
 from train.accounting.cost import Gpu, ModelShape, model_shape
 from train.accounting.rates import Rates, Sampling, batches_seconds, engine_seconds, forward_seconds
 

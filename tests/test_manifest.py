@@ -9,18 +9,8 @@ from pathlib import Path
 import pytest
 
 from recipes.errors import UserError
-from recipes.manifest import (
-    describe_changes,
-    finish_stage,
-    hash_json,
-    is_locked,
-    locked,
-    read_manifest,
-    stage_state,
-    start_stage,
-    write_atomic,
-    write_json,
-)
+from recipes.files import hash_json, is_locked, locked, write_atomic, write_json
+from recipes.manifest import describe_changes, finish_stage, read_manifest, stage_state, start_stage
 
 
 def test_hash_is_independent_of_key_order_and_known():

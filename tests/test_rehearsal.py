@@ -17,8 +17,9 @@ from launch.rehearsal.toy_model import shrunk, toy_config, write_toy_model
 from launch.stages import Stage
 from recipes.corpus_schema import SamplerSpec
 from recipes.errors import UserError
+from recipes.files import write_json
 from recipes.loading import load_recipe
-from recipes.manifest import start_stage, write_json
+from recipes.manifest import start_stage
 from recipes.training_schema import PromptSpec
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -10,8 +10,9 @@ from launch.planning.plan import build_plan
 from launch.planning.plan_text import format_plan
 from launch.reuse import plan_reuse, reuse
 from launch.stages import build_stages, stage_inputs, stage_states
+from recipes.files import hash_files, write_json
 from recipes.loading import STUDY_FILE, load_recipe
-from recipes.manifest import finish_stage, hash_files, read_manifest, start_stage, write_json
+from recipes.manifest import finish_stage, read_manifest, start_stage
 
 SMOKE = Path(__file__).resolve().parent.parent / "recipes" / "pocket" / "smoke.yaml"
 FILES = {

@@ -8,8 +8,9 @@ import pytest
 from eval.questions.analysis_lock import declared
 from launch.stages import KINDS, build_stages, select_until, stage_inputs, stage_states
 from recipes.errors import UserError
+from recipes.files import hash_json
 from recipes.loading import load_recipe
-from recipes.manifest import finish_stage, hash_json, start_stage
+from recipes.manifest import finish_stage, start_stage
 
 STUDY = Path(__file__).resolve().parent.parent / "recipes" / "pocket" / "study.yaml"
 

@@ -12,8 +12,10 @@ from launch.stages import build_stages, stage_inputs
 from launch.status import duration, format_statuses, stage_statuses
 from launch.tasks import tasks_of_study
 from recipes.errors import UserError
+from recipes.files import locked
 from recipes.loading import load_recipe
-from recipes.manifest import Progress, finish_stage, locked, start_stage
+from recipes.manifest import finish_stage, start_stage
+from recipes.progress import Progress
 
 SMOKE = Path(__file__).resolve().parent.parent / "recipes" / "pocket" / "smoke.yaml"
 GRPO = "arms/grpo/seed-0"
@@ -82,8 +84,8 @@ def test_rate_and_remaining_time(study, monkeypatch):
     finish(tasks, "base", "corpus")
     directory = begin(tasks, GRPO)
     now = [1000.0]
-    monkeypatch.setattr("recipes.manifest.time.time", lambda: now[0])
-    monkeypatch.setattr("recipes.manifest.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("recipes.progress.time.time", lambda: now[0])
+    monkeypatch.setattr("recipes.progress.time.monotonic", lambda: now[0])
     monkeypatch.setattr("launch.status.time.time", lambda: now[0])
     progress = Progress(directory, 40, "steps")
     progress.update(10)

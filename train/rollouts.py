@@ -22,7 +22,8 @@ from data.corpus.rows import Demonstration, Problem
 from data.grading.grader import Grade
 from data.prompts.prompt import completion_ids
 from recipes.errors import UserError
-from recipes.manifest import Progress, read_json, write_atomic, write_json
+from recipes.files import read_json, write_atomic, write_json
+from recipes.progress import Progress
 from train.accounting.cost import forward_flops
 from train.accounting.ledger import Ledger
 from train.arms import ResolvedArm

@@ -12,7 +12,8 @@ from data.attention import usable_attention
 from data.corpus.rows import Demonstration, Problem, presented_order, read_demonstrations, read_problems
 from data.language_model import load_model, seed_everything
 from data.prompts.prompt import load_tokenizer, render_prompt, template_hash
-from recipes.manifest import finish_stage, hash_files
+from recipes.files import hash_files
+from recipes.manifest import finish_stage
 from recipes.schema import Recipe
 from recipes.training_schema import PromptSpec
 from train.accounting.ledger import LEDGER, Ledger

@@ -35,17 +35,9 @@ from data.grading.grader import Grader
 from data.hub import locate_model
 from data.pocket_world import TASKS
 from data.prompts.prompt import load_tokenizer, prepare_tokenizer
-from recipes.manifest import (
-    NOTES,
-    Progress,
-    finish_stage,
-    hash_file,
-    hash_files,
-    write_atomic,
-    write_json_lines,
-    write_notes,
-    write_parquet,
-)
+from recipes.files import hash_file, hash_files, write_atomic, write_json_lines, write_parquet
+from recipes.manifest import finish_stage
+from recipes.progress import NOTES, Progress, write_notes
 from recipes.schema import Recipe
 
 if TYPE_CHECKING:

@@ -18,7 +18,7 @@ from data.sampling.server import require_served
 from data.sampling.store import Sample, SampleStore, sample_seed, sampling_config, thinking_mode, whole_characters
 from recipes.corpus_schema import SamplerSpec
 from recipes.errors import UserError
-from recipes.manifest import Progress, duration
+from recipes.progress import Progress, duration
 from recipes.training_schema import PromptSpec
 
 _FIRST_WAIT_SECONDS = 1.0

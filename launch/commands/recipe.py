@@ -91,8 +91,8 @@ def _submit(recipe: "Recipe", study_dir: Path, stages: "list[Stage]", options: a
     from launch.run import check_site, refuse_if_queued, require_runnable, run_on_slurm, show_jobs
     from launch.slurm.submit import ask_queue
     from launch.tasks import tasks_of_study
+    from recipes.files import locked, write_json
     from recipes.loading import STUDY_FILE, read_study_file
-    from recipes.manifest import locked, write_json
 
     if not options.dry_run:
         require_runnable(recipe)

@@ -123,7 +123,7 @@ def _show_end(path: Path, count: int) -> None:
 
 
 def _follow(path: Path, task: "Task") -> None:
-    from recipes.manifest import is_locked
+    from recipes.files import is_locked
 
     lock = task.study_dir / ".locks" / task.stage.name.replace("/", "--")
     with path.open("rb") as file, suppress(KeyboardInterrupt):

@@ -24,8 +24,7 @@ from launch.doctor.verdict import Verdict
 from launch.hardware import visible_gpus
 from launch.slurm.script import ROOT
 from recipes.errors import UserError
-from recipes.manifest import write_atomic
-from train.accounting.ledger import read_rows
+from recipes.files import read_json_lines, write_atomic
 
 _MOUNT_WITH_LOCKS = "two jobs could write the same stage; mount the file system with locking (Lustre: -o flock)"
 
@@ -213,7 +212,7 @@ def zero_3(gpus: list[str]) -> Verdict:
             code, output = run_smoke(study, [*tiny, "resources.workers=1", *settings], "arms")
             if code:
                 return Verdict("fail", f"{name} rank(s): {last_line(output)}", "the reason is in the lines above")
-            rows = read_rows(study / "arms/off_policy_sft/seed-0/metrics.jsonl")
+            rows = read_json_lines(study / "arms/off_policy_sft/seed-0/metrics.jsonl")
             losses.append([row["loss"] for row in rows])
     worst = max(abs(a - b) for a, b in zip(*losses, strict=True))
     if worst > 1e-3:

@@ -10,7 +10,8 @@ from typing import Any, NamedTuple
 
 from launch.stages import Stage, StageKind
 from recipes.errors import UserError
-from recipes.manifest import finished_manifest, read_json, write_json
+from recipes.files import read_json, write_json
+from recipes.manifest import finished_manifest
 from recipes.schema import Recipe
 
 _FOLDER = ".failures"

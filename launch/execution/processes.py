@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from recipes.manifest import read_json, write_json
+from recipes.files import read_json, write_json
 
 RUN_FILE = "run.json"  # read by `transfer resume` and `transfer cancel`
 

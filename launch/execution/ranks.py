@@ -25,8 +25,9 @@ from launch.execution.watch import Watch
 from launch.rank_command import Rendezvous, launch_command, launch_files
 from launch.stages import Stage, build_stages
 from recipes.errors import UserError
+from recipes.files import read_json, write_atomic, write_json
 from recipes.loading import load_study
-from recipes.manifest import finished_manifest, read_json, write_atomic, write_json
+from recipes.manifest import finished_manifest
 from recipes.resource_schema import ResourceSpec
 from train.runtime.pace import cut_short, read_pace
 from train.runtime.ranks import SIGNALS, PreemptedError, listen, noted_signal

@@ -22,8 +22,8 @@ from launch.run import refuse_if_queued, require_ready, run_on_slurm
 from launch.site_file import SiteSpec
 from launch.stages import Stage, build_stages, select_until
 from recipes.errors import UserError
+from recipes.files import is_locked, read_json, write_json
 from recipes.loading import STUDY_FILE
-from recipes.manifest import is_locked, read_json, write_json
 from recipes.schema import Recipe
 from train.arms import resolve_arm
 

@@ -25,8 +25,8 @@ from launch.planning.node import require_attention, require_on_this_node
 from launch.rank_command import Rendezvous
 from launch.stages import Stage, build_stages, stage_states
 from recipes.errors import UserError
+from recipes.files import LockedError, write_json
 from recipes.loading import load_study
-from recipes.manifest import LockedError, write_json
 from recipes.schema import Recipe
 from train.runtime.ranks import PreemptedError, listen, noted_signal
 

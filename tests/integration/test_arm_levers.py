@@ -15,12 +15,13 @@ from data.language_model import generate_ids, load_model
 from data.prompts.prompt import load_tokenizer, render_prompt
 from launch.stages import build_stages
 from recipes.errors import UserError
+from recipes.files import read_json_lines as read_rows
 from recipes.loading import load_recipe
 from recipes.manifest import read_manifest, start_stage
 from recipes.training_schema import PromptSpec
 from tests.trainers import gradient_of, grpo_trainer, replace, sft_trainer
 from train import grpo, sft
-from train.accounting.ledger import Ledger, read_rows
+from train.accounting.ledger import Ledger
 from train.arms import resolve_arm
 from train.rewards import reward_of
 from train.rollouts import PolicyRollouts, TeacherRollouts

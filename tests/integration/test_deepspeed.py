@@ -14,9 +14,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from recipes.files import read_json_lines as read_rows
 from recipes.loading import load_recipe, load_study
 from recipes.manifest import read_manifest
-from train.accounting.ledger import read_rows
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 SMOKE = ROOT / "recipes" / "pocket" / "smoke.yaml"

@@ -4,10 +4,11 @@ import pytest
 
 from data.grading.grader import Grade, Outcome
 from data.prompts.prompt import load_tokenizer
+from recipes.files import read_json_lines as read_rows
 from recipes.loading import load_recipe
 from tests.integration.test_deepspeed import SMOKE, study_of
 from tests.trainers import replace
-from train.accounting.ledger import Ledger, read_rows
+from train.accounting.ledger import Ledger
 from train.arms import resolve_arm
 from train.rollouts import DynamicSampling
 

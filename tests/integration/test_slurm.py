@@ -13,10 +13,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from recipes.files import read_json_lines as read_rows
 from recipes.manifest import read_manifest
 from tests.integration.test_deepspeed import ROOT, SMOKE, final, study_of
 from tests.slurm_cluster import SlurmCluster, why_not
-from train.accounting.ledger import read_rows
 
 TWO_NODES = ["resources.ranks=2", "resources.nodes=2", "resources.zero_stage=3"]
 ONE_ARM = ["arms.on_policy_sft=null", "arms.grpo=null"]

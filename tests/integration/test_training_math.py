@@ -12,10 +12,11 @@ from data.grading.grader import Grader
 from data.language_model import load_model
 from data.prompts.prompt import load_tokenizer, render_prompt
 from recipes.errors import UserError
+from recipes.files import read_json_lines as read_rows
 from recipes.loading import load_recipe
 from recipes.training_schema import PromptSpec
 from tests.trainers import gradient_of, grpo_trainer, replace, sft_trainer
-from train.accounting.ledger import COUNTERS, Ledger, read_rows
+from train.accounting.ledger import COUNTERS, Ledger
 from train.arms import resolve_arm
 from train.rewards import RecordedReward
 

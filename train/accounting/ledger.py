@@ -1,8 +1,8 @@
 """The budget ledger of a run: what every step presented, generated, trained on and spent.
 
 TRL's own counters restart on resume (SFT) or stay zero (GRPO FLOPs), so the comparison of arms cannot use them.
-`ledger.jsonl` has one row per step with cumulative totals and the problem ids of that step; a
-resumed run continues from the row of its checkpoint.
+`ledger.jsonl` has one row per step with cumulative totals and the problem ids of that step; a resumed run continues
+from the row of its checkpoint.
 """
 
 import json
@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from recipes.errors import UserError
-from recipes.manifest import write_json_lines
+from recipes.files import read_json_lines, write_json_lines
 
 LEDGER = "ledger.jsonl"
 COUNTERS = (
@@ -73,11 +73,11 @@ class Ledger:
 
     def contributed(self) -> list[str]:
         """Ids of the problems that had a non-zero gradient in any finished step, sorted."""
-        return sorted({identity for row in read_rows(self.path) for identity in row["contributed"]})
+        return sorted({identity for row in read_json_lines(self.path) for identity in row["contributed"]})
 
     def presented(self) -> list[str]:
         """Ids of the problems that were presented in any finished step, sorted."""
-        return sorted({identity for row in read_rows(self.path) for identity in row["presented"]})
+        return sorted({identity for row in read_json_lines(self.path) for identity in row["presented"]})
 
     def close_step(self, step: int) -> None:
         """Write the row of a finished step."""
@@ -92,23 +92,8 @@ class Ledger:
         self.last_step = step
 
 
-def read_rows(path: Path) -> list[dict[str, Any]]:
-    """Rows of a JSON-lines file; a last line cut off by a kill is ignored. Empty if the file does not exist.
-
-    Raises:
-        UserError: a complete line is not JSON.
-    """
-    if not path.exists():
-        return []
-    *lines, _cut_off = path.read_bytes().split(b"\n")
-    try:
-        return [json.loads(line) for line in lines]
-    except ValueError as error:
-        raise UserError(f"{path} is damaged ({error}); restore it, or delete its folder and run again") from None
-
-
 def truncate_rows(path: Path, last_step: int) -> list[dict[str, Any]]:
     """Keep the rows up to `last_step` in a file of rows with a `step`; returns them."""
-    rows = [row for row in read_rows(path) if row["step"] <= last_step]
+    rows = [row for row in read_json_lines(path) if row["step"] <= last_step]
     write_json_lines(path, rows)
     return rows

@@ -14,7 +14,7 @@ from transformers import TrainingArguments as Arguments
 
 from data.attention import attention_that_ran
 from data.language_model import load_model
-from recipes.manifest import hash_files, write_atomic, write_json
+from recipes.files import hash_files, write_atomic, write_json
 from recipes.training_schema import LoraSpec
 from train.runtime.ranks import barrier, rank
 

@@ -17,7 +17,9 @@ from data.prompts.prompt import load_tokenizer, prepare_tokenizer, render_prompt
 from data.prompts.template_contract import check_contract, prompts_of
 from data.prompts.tokenizer_files import own_tokens
 from recipes.errors import UserError
-from recipes.manifest import Progress, finish_stage, hash_files, write_json
+from recipes.files import hash_files, write_json
+from recipes.manifest import finish_stage
+from recipes.progress import Progress
 from recipes.schema import Recipe
 from train.models.directory import model_files
 

@@ -15,7 +15,7 @@ from typing import Any
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from recipes.manifest import write_json
+from recipes.files import write_json
 from train.runtime.pace import PACE, Pace
 from train.runtime.ranks import PreemptedError, gathered, noted_signal, rank, seconds_left
 

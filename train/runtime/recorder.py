@@ -9,7 +9,8 @@ from pathlib import Path
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from recipes.errors import UserError
-from recipes.manifest import Progress, read_json, write_json
+from recipes.files import read_json, write_json
+from recipes.progress import Progress
 from train.accounting.ledger import Ledger, truncate_rows
 from train.runtime.ranks import beat, rank, world_size
 from train.runtime.tracking import Tracker

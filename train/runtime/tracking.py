@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from recipes.manifest import write_atomic
+from recipes.files import write_atomic
 from recipes.schema import Recipe
 from train.runtime.ranks import rank
 
