@@ -1,5 +1,7 @@
 """The sections of a recipe about representation and token shift, and about trajectories of checkpoints."""
 
+from typing import Literal
+
 from pydantic import Field
 
 from recipes.corpus_schema import Spec
@@ -26,6 +28,8 @@ class DiagnosticsSpec(Spec):
     """Whether to compute also the two measures of arXiv 2507.00432, as in its authors' code."""
     seed: int = Field(0, ge=0)
     """Seed of the samples and of the bootstrap."""
+    dtype: Literal["float32", "bfloat16"] | None = None
+    """Number format in which all models are loaded; null: `model.dtype`. See `probe.dtype`."""
 
 
 class TrajectorySpec(Spec):

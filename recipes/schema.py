@@ -347,6 +347,7 @@ class Recipe(Spec):
 
 _LATER_DEFAULTS: tuple[tuple[str, Any], ...] = (
     ("alternatives", []),
+    ("dtype", None),
     ("eager", False),
     ("figures", "keep"),
     ("micro_batch_tokens", None),

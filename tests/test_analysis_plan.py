@@ -94,6 +94,20 @@ def test_probe_of_14b_by_hand():
     ]
 
 
+def test_probe_in_float32_needs_twice_the_memory():
+    recipe = load_recipe(BIG, ["probe.dtype=float32"])
+    plan = drift_plan(recipe, model_shape(recipe))
+    assert plan.memory.models == 2 * 4 * model_shape(recipe).parameters()
+    assert plan.fits is True  # 121 GB on an H200; vLLM samples in bfloat16 before
+    diagnostics = [
+        diagnostics_plan(load_recipe(BIG, [f"diagnostics.dtype={dtype}"]), model_shape(recipe)).memory
+        for dtype in ("null", "float32")
+    ]
+    assert diagnostics[1].weights == 2 * diagnostics[0].weights
+    assert diagnostics[1].hidden_states == 2 * diagnostics[0].hidden_states
+    assert diagnostics[1].logits == diagnostics[0].logits
+
+
 def test_probe_without_an_engine_keeps_the_cache_of_a_batch_and_does_not_fit():
     """32 sequences of 16,384 tokens of 163,840 bytes are 85.9 GB beside 59 GB of models."""
     recipe = load_recipe(BIG, ["resources.vllm=null"])

@@ -24,7 +24,7 @@ from train.accounting.rates import Rates, Sampling, batches_seconds, engine_seco
 SMOKE, MATCHED = "recipes/pocket/smoke.yaml", "recipes/qwen3-14b/matched.yaml"
 # Two layers: 2 x (8 x (2 x 8 + 2 x 4) + 3 x 8 x 16 + 2 x 8) + 8 + 10 x 8 = 1,272 parameters, tied.
 TINY = ModelShape(10, 8, 16, 2, 2, 1, 4, tied_embeddings=True, head_norms=False)
-GPU, RATES = Gpu(10**6, 1e6, 1e5), Rates(train_utilisation=0.5, decode_bandwidth=0.5, layer_seconds=0.001)
+GPU, RATES = Gpu(10**6, 1e6, 1e5, 1e5), Rates(train_utilisation=0.5, decode_bandwidth=0.5, layer_seconds=0.001)
 
 
 def test_reading_by_hand():
@@ -38,7 +38,7 @@ def test_decoding_is_bound_by_memory_by_hand():
     """Prompts of 4 and completions of 10: 9 tokens kept of 2 x 2 x 1 x 4 x 2 = 32 bytes each."""
     assert TINY.kv_cache_bytes_per_token() == 32
     asked = Sampling(sequences=6, prompt=4, mean=10, limit=30)
-    slow = Gpu(10**6, 1e9, 1e5)  # arithmetic is free
+    slow = Gpu(10**6, 1e9, 1e5, 1e9)  # arithmetic is free
     step = (2544 + 3 * 9 * 32) / 5e4  # a cache of 864 bytes holds three
     tail, prefill = 20 * 2544 / 5e4, 24 * TINY.forward_flops(1, 4) / 5e8
     assert engine_seconds(TINY, slow, RATES, asked, 864) == pytest.approx(20 * step + tail + prefill)
@@ -62,6 +62,13 @@ def test_parts_of_a_run_by_hand():
     sft = run_parts(setting_of(recipe, shape, 8), "sft_think")  # padding-free, four demonstrations a problem
     assert sft["forward and backward"] == pytest.approx(3 * forward / 1.15 / 2)
     assert (sft["generation"], sft["old log-probabilities"], sft["weight synchronisation"]) == (0, 0, 0)
+
+
+def test_reading_in_float32_is_as_slow_as_the_gpu_is_in_it():
+    recipe = load_recipe("recipes/qwen3-1.7b/matched.yaml")
+    context = setting_of(recipe, model_shape(recipe))
+    assert context.forward(1000, 500, "float32") == pytest.approx(context.forward(1000, 500) * 989 / 67)
+    assert context.forward(1000, 500, "bfloat16") == context.forward(1000, 500)
 
 
 def stages(**needs):

@@ -96,7 +96,7 @@ def test_second_writer_is_refused_and_a_dead_one_forgotten(tmp_path):
 
     root = Path(__file__).resolve().parent.parent
     code = f"import sys; sys.path.insert(0, {str(root)!r})\n"
-    code += "from pathlib import Path\nfrom recipes.manifest import locked\n"
+    code += "from pathlib import Path\nfrom recipes.files import locked\n"
     code += f"with locked(Path({str(tmp_path)!r})): print('held', flush=True); sys.stdin.read()"
     holder = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     assert holder.stdout.readline() == "held\n"

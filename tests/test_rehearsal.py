@@ -198,7 +198,7 @@ def test_a_rehearsal_that_runs_is_not_replaced(tmp_path):
     import sys
 
     write_json(tmp_path / "rehearsal.json", {"rehearsal": True, "passed": None})
-    code = "import sys; from pathlib import Path; from recipes.manifest import locked\nwith locked(Path(sys.argv[1])):"
+    code = "import sys; from pathlib import Path; from recipes.files import locked\nwith locked(Path(sys.argv[1])):"
     holder = subprocess.Popen(
         [sys.executable, "-c", f"{code}\n print(flush=True); input()", str(tmp_path / "study")],
         cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE,

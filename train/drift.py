@@ -3,10 +3,14 @@
 One job for every arm, from saved weights alone, because SFT logs no KL term. Each checkpoint answers a fixed set of
 held-out problems, and both models score the answers: its own for KL(policy || base), the base's for KL(base || policy).
 KL and entropy are exact over the vocabulary, in nats, means over the tokens of the completions.
+
+Two models whose weights differ at all round differently. In bfloat16 that alone is a KL, which the base's row has as
+`rounding_kl`: the KL between the base and itself with a few weights moved by their last bit.
 """
 
 import json
 from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,9 +18,10 @@ from typing import TYPE_CHECKING, Any
 from data.attention import usable_attention
 from data.corpus.rows import Problem, read_problems
 from data.grading.grader import Grader, Outcome
-from data.language_model import generate_ids, load_model, on_cpu
+from data.language_model import generate_ids, load_model, on_cpu, stop_ids
 from data.prompts.prompt import load_tokenizer, render_prompt
 from data.sampling.engine import sample_with_engine
+from recipes.diagnostics_schema import LOGITS_TOKENS
 from recipes.files import hash_files, write_json, write_json_lines
 from recipes.files import read_json_lines as read_rows
 from recipes.manifest import finish_stage
@@ -29,7 +34,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 DRIFT, SAMPLES = "drift.jsonl", "samples.json"
-_CHUNK = 512  # positions whose logits exist at the same time
+_CHUNK = LOGITS_TOKENS
 
 
 def run(
@@ -37,10 +42,11 @@ def run(
 ) -> None:
     """Probe the base (without `arm`), or every checkpoint of a run; writes one row each to `drift.jsonl`."""
     spec, model = recipe.require_probe(), recipe.require_model()
-    attention, tokenizer = usable_attention(model), load_tokenizer(str(study_dir / "base"))
+    dtype = spec.dtype or model.dtype
+    attention, tokenizer = usable_attention(model, dtype), load_tokenizer(str(study_dir / "base"))
     problems = sorted(read_problems(study_dir / "corpus", "heldout"))[: spec.problems]
     prompts = [render_prompt(tokenizer, problem.problem, recipe.prompt) for problem in problems]
-    base = load_model(study_dir / "base", model.dtype, attention)
+    base = load_model(study_dir / "base", dtype, attention)
     grader = Grader()
 
     # The base's own answers, which all arms are scored on
@@ -63,7 +69,7 @@ def run(
         if step not in {row["step"] for row in rows}:
             _free_gpu(base)
             drawn, engine = draw(recipe, directory, tokenizer, prompts)
-            policy = load_model(directory, model.dtype, attention)
+            policy = load_model(directory, dtype, attention)
             row, _ = probe(recipe, policy, base, tokenizer, problems, prompts, grader, base_samples, drawn)
             del policy
             rows.append({"step": step} | row)
@@ -82,8 +88,8 @@ def draw(
     """
     dtype = recipe.require_model().dtype
     if recipe.resources.vllm is None:
-        device = "cpu" if on_cpu() else "cuda"
-        return None, {"name": "transformers", "version": version("transformers"), "device": device, "dtype": dtype}
+        device, read = "cpu" if on_cpu() else "cuda", recipe.require_probe().dtype or dtype
+        return None, {"name": "transformers", "version": version("transformers"), "device": device, "dtype": read}
     return sample_with_engine(
         directory,
         tokenizer(prompts)["input_ids"],
@@ -135,24 +141,25 @@ def probe(
             top_k=0,
             seed=spec.seed + start,
         )
-    stops = set(policy.generation_config.eos_token_id)
+    stops = stop_ids(policy)
     grades = grader.grade_many(
         [tokenizer.decode(ids, skip_special_tokens=True) for ids in samples],
         [problem.reference_answer for problem in problems],
         recipe.corpus.answer_form,
     )
     prompt_ids = [tokenizer(prompt)["input_ids"] for prompt in prompts]
-    own = [divergence(policy, base, *pair) for pair in zip(prompt_ids, samples, strict=True)]
-    read = samples if base_samples is None else base_samples
-    theirs = (
-        own
-        if base_samples is None
-        else [divergence(base, policy, *pair) for pair in zip(prompt_ids, read, strict=True)]
-    )
-    tokens, base_tokens = sum(map(len, samples)), sum(map(len, read))
-    return {
-        "kl_to_base": sum(kl for kl, _ in own) / tokens,
-        "kl_from_base": sum(kl for kl, _ in theirs) / base_tokens,
+    pairs, tokens = list(zip(prompt_ids, samples, strict=True)), sum(map(len, samples))
+    if base_samples is None:
+        own = [rounding_divergence(base, *pair) for pair in pairs]
+        kl = {"kl_to_base": 0.0, "kl_from_base": 0.0, "rounding_kl": sum(kl for kl, _ in own) / tokens}
+    else:
+        own = [divergence(policy, base, *pair) for pair in pairs]
+        theirs = [divergence(base, policy, *pair) for pair in zip(prompt_ids, base_samples, strict=True)]
+        kl = {
+            "kl_to_base": sum(kl for kl, _ in own) / tokens,
+            "kl_from_base": sum(kl for kl, _ in theirs) / sum(map(len, base_samples)),
+        }
+    return kl | {
         "entropy": sum(entropy for _, entropy in own) / tokens,
         "mean_tokens": tokens / len(samples),
         "truncated": sum(ids[-1] not in stops for ids in samples) / len(samples),
@@ -166,24 +173,60 @@ def divergence(
     model: "PreTrainedModel", other: "PreTrainedModel", prompt: list[int], completion: list[int]
 ) -> tuple[float, float]:
     """Sum over the tokens of a completion of KL(model || other) and of the model's entropy, in nats, exact."""
+    states, others = (_states(one, prompt, completion) for one in (model, other))
+    return _divergence(_logprobs(model, states), _logprobs(other, others))
+
+
+def rounding_divergence(model: "PreTrainedModel", prompt: list[int], completion: list[int]) -> tuple[float, float]:
+    """`divergence` of a model from itself when it rounds differently, and its entropy."""
+    states = _states(model, prompt, completion)
+    with _other_rounding(model):
+        others = _states(model, prompt, completion)
+    return _divergence(_logprobs(model, states), _logprobs(model, others))
+
+
+@contextmanager
+def _other_rounding(model: "PreTrainedModel") -> Iterator[None]:
+    """One weight in each row of a matrix of the first layer moved by its last bit, which no float32 model notices."""
+    import torch
+
+    layers = next(module for module in model.get_decoder().modules() if isinstance(module, torch.nn.ModuleList))
+    weight = [parameter for parameter in layers[0].parameters() if parameter.dim() > 1][-1].detach()
+    kept = weight.clone()
+    bits = weight.view(torch.int16 if weight.element_size() == 2 else torch.int32).flatten(0, -2)
+    rows = torch.arange(len(bits), device=bits.device)
+    bits[rows, rows % bits.shape[1]] ^= 1
+    try:
+        yield
+    finally:
+        weight.copy_(kept)
+
+
+def _divergence(left: "Iterator[torch.Tensor]", right: "Iterator[torch.Tensor]") -> tuple[float, float]:
     kl = entropy = 0.0
-    for left, right in zip(_logprobs(model, prompt, completion), _logprobs(other, prompt, completion), strict=True):
-        probabilities = left.exp()
-        kl += float((probabilities * (left - right)).sum())
-        entropy -= float((probabilities * left).sum())
+    for logprobs, others in zip(left, right, strict=True):
+        probabilities = logprobs.exp()
+        kl += float((probabilities * (logprobs - others)).sum())
+        entropy -= float((probabilities * logprobs).sum())
     return kl, entropy
 
 
-def _logprobs(model: "PreTrainedModel", prompt: list[int], completion: list[int]) -> Iterator["torch.Tensor"]:
-    """Log-probabilities of all tokens at each position of the completion, [positions, vocabulary], in chunks."""
+def _states(model: "PreTrainedModel", prompt: list[int], completion: list[int]) -> "torch.Tensor":
+    """The last layer's states that predict each token of the completion, [positions, width]."""
     import torch
 
     with torch.no_grad():
         ids = torch.tensor([prompt + completion], device=model.device)
-        hidden = model.get_decoder()(input_ids=ids, use_cache=False).last_hidden_state[0, len(prompt) - 1 : -1]
-    for start in range(0, len(hidden), _CHUNK):
+        return model.get_decoder()(input_ids=ids, use_cache=False).last_hidden_state[0, len(prompt) - 1 : -1]
+
+
+def _logprobs(model: "PreTrainedModel", states: "torch.Tensor") -> "Iterator[torch.Tensor]":
+    """Log-probabilities of all tokens at each position, [positions, vocabulary], in chunks."""
+    import torch
+
+    for start in range(0, len(states), _CHUNK):
         with torch.no_grad():  # left before every yield: a suspended generator would keep gradients off elsewhere
-            logprobs = model.get_output_embeddings()(hidden[start : start + _CHUNK]).float().log_softmax(-1)
+            logprobs = model.get_output_embeddings()(states[start : start + _CHUNK]).float().log_softmax(-1)
         yield logprobs
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 from eval.forgetting.curves import summarise as summarise_trajectories
+from eval.forgetting.rounding import near_rounding
 from eval.questions.analysis_lock import decided
 from eval.report.certificate import budget, certificate, evaluation_differences, model_hashes, versions
 from eval.report.examples import sample_responses
@@ -82,6 +83,10 @@ def compute_transfer(recipe: Recipe, study_dir: Path) -> tuple[Transfer, dict[st
         *first.warnings(),
         *template_warnings(study_dir, list(recipe.external)),
         *(ReportWarning(code="empty_samples", message=text) for text in empty_samples(shifts)),
+        *(
+            ReportWarning(code="kl_near_rounding", message=text, model=arm)
+            for arm, text in near_rounding(recipe, study_dir).items()
+        ),
     ]
     results = first.results(full=True)
     return Transfer(

@@ -32,6 +32,7 @@ WarningCode = Literal[
     "other_template",
     "other_eos",
     "empty_samples",
+    "kl_near_rounding",
 ]
 
 

@@ -79,7 +79,8 @@ class _Stage:
         self.tokenizer = load_tokenizer(str(study_dir / "base"))
 
     def load(self, directory: Path) -> "PreTrainedModel":
-        return load_model(directory, self.model_spec.dtype, usable_attention(self.model_spec))
+        dtype = self.spec.dtype or self.model_spec.dtype
+        return load_model(directory, dtype, usable_attention(self.model_spec, dtype))
 
     def measure_base(self, sets: Sequence[PromptSet]) -> None:
         """Samples and pooled states of the base."""

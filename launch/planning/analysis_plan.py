@@ -9,7 +9,6 @@ from train.accounting.cost import GPUS, ModelShape, bytes_per_weight
 from train.accounting.memory import USABLE
 from train.arms import resolve_arm
 
-DRIFT_POSITIONS = 512  # whose logits the probe has at the same time
 _LOGITS_COPIES = 6  # two models' logits, log-probabilities and probabilities of a chunk, in float32
 _POOLINGS = 2
 
@@ -118,14 +117,14 @@ def drift_plan(recipe: Recipe, shape: ModelShape | None) -> ProbePlan | None:
     with_engine = recipe.resources.vllm is not None
     memory = fits = None
     if shape is not None:
-        size = bytes_per_weight(recipe)
+        size = bytes_per_weight(recipe, spec.dtype)
         longest = recipe.prompt.max_prompt_tokens + recipe.prompt.max_completion_tokens
         cache = longest * shape.kv_cache_bytes_per_token(size)
-        logits = _LOGITS_COPIES * DRIFT_POSITIONS * shape.vocab_size * 4
+        logits = _LOGITS_COPIES * LOGITS_TOKENS * shape.vocab_size * 4
         memory = ProbeMemory(2 * shape.parameters() * size, logits, 0 if with_engine else spec.batch_size * cache)
         if recipe.resources.gpu is not None:
             gpu = GPUS[recipe.resources.gpu]
-            engine = shape.parameters() * size + cache if with_engine else 0
+            engine = (shape.parameters() * size + cache) * bytes_per_weight(recipe) // size if with_engine else 0
             fits = memory.peak <= USABLE * gpu.memory_bytes and engine <= ENGINE_SHARE * gpu.memory_bytes
     return ProbePlan(
         checkpoints, checkpoints * problems, "vllm" if with_engine else "transformers", memory, fits
@@ -155,7 +154,7 @@ def diagnostics_plan(recipe: Recipe, shape: ModelShape | None) -> DiagnosticsPla
     kinds = 4 if spec.paper else 3  # own, base's, references, greedy
     memory = disk = fits = None
     if shape is not None:
-        size = bytes_per_weight(recipe)
+        size = bytes_per_weight(recipe, spec.dtype)
         head = shape.vocab_size * shape.hidden_size * size
         longest = suite.max_prompt_tokens + length
         memory = DiagnosticsMemory(

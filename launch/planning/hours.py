@@ -5,7 +5,7 @@ the model is unknown or the questions are not counted.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import ceil
 
 from data.sampling.engine import ENGINE_SHARE
@@ -75,9 +75,10 @@ class Setting:
         """Bytes for keys and values in an engine with this share of the memory of a GPU."""
         return max(1.0, share * self.gpu.memory_bytes - self.weights)
 
-    def forward(self, tokens: float, length: int) -> float:
-        """Seconds of a forward pass on one GPU."""
-        return forward_seconds(self.shape, self.gpu, self.rates, tokens, length)
+    def forward(self, tokens: float, length: int, dtype: str | None = None) -> float:
+        """Seconds of a forward pass on one GPU. `dtype`: `float32` where the models are loaded in that on purpose."""
+        gpu = replace(self.gpu, peak_flops=self.gpu.float32_flops) if dtype == "float32" else self.gpu
+        return forward_seconds(self.shape, gpu, self.rates, tokens, length)
 
 
 def setting_of(recipe: Recipe, shape: ModelShape | None, node: int = 0) -> Setting | None:
@@ -271,17 +272,22 @@ def _probe(setting: Setting, stage: Stage) -> _Made | None:
     problems, models = min(spec.problems, recipe.corpus.heldout_problems), checkpoints_of_stage(setting, stage)
     prompt, limit = recipe.prompt.max_prompt_tokens // 4, recipe.prompt.max_completion_tokens
     load = Sampling(problems, prompt, expected_tokens(recipe, limit), limit)
-    size, loads = bytes_per_weight(recipe), setting.loading * (1 + models)
+    size, loads = bytes_per_weight(recipe, spec.dtype), setting.loading * (1 + models)
     if recipe.resources.vllm is None or recipe.resources.gpu is None:
         drawn = batches_seconds(setting.shape, setting.gpu, setting.rates, load, spec.batch_size, size)
     else:
         drawn = engine_seconds(
-            setting.shape, setting.gpu, setting.rates, load, setting.cache(ENGINE_SHARE), value_bytes=size
+            setting.shape,
+            setting.gpu,
+            setting.rates,
+            load,
+            setting.cache(ENGINE_SHARE),
+            value_bytes=bytes_per_weight(recipe),
         )
         loads += models * (setting.rates.engine_seconds + setting.loading)
     # Checkpoint and base both read the checkpoint's completions and the base's; for the base these are the same.
     length = prompt + load.mean
-    read = setting.forward(problems * length * (4 if stage.arguments else 2), length)
+    read = setting.forward(problems * length * (4 if stage.arguments else 2), length, spec.dtype)
     return max(1, gpus_wanted(recipe, "drift")), {"loading": loads, "generation": models * drawn,
                                                   "reading": models * read}  # fmt: skip
 
@@ -291,12 +297,13 @@ def _diagnostics(setting: Setting, stage: Stage) -> _Made | None:
     assert spec is not None and plan is not None
     base = stage.name == "diagnostics/base"
     load = Sampling(plan.prompts_per_model, plan.prompt_tokens, spec.max_completion_tokens, spec.max_completion_tokens)
-    drawn = batches_seconds(setting.shape, setting.gpu, setting.rates, load, spec.batch_size, bytes_per_weight(recipe))
+    size = bytes_per_weight(recipe, spec.dtype)
+    drawn = batches_seconds(setting.shape, setting.gpu, setting.rates, load, spec.batch_size, size)
     tokens = plan.prompts_per_model * plan.prompt_tokens if base else plan.tokens_per_model_at_most
     return 1, {
         "loading": setting.loading * (1 if base else 2),
         "generation": drawn * (1 if base else 1 + spec.paper),
-        "reading": setting.forward(tokens, plan.prompt_tokens + spec.max_completion_tokens),
+        "reading": setting.forward(tokens, plan.prompt_tokens + spec.max_completion_tokens, spec.dtype),
     }
 
 

@@ -6,10 +6,15 @@ import json
 import pytest
 import torch
 
+from data.attention import usable_attention
 from data.language_model import load_model
 from data.prompts.prompt import load_tokenizer
-from recipes.manifest import read_manifest
-from train.drift import _CHUNK, divergence
+from eval.forgetting.rounding import near_rounding
+from recipes.loading import load_recipe
+from recipes.manifest import read_manifest, start_stage
+from recipes.schema import ModelSpec
+from tests.conftest import SMOKE
+from train.drift import _CHUNK, divergence, rounding_divergence, run
 
 PROBED = ["probe={problems: 8, batch_size: 4}", "train.snapshots=3", "train.schedule=constant"]
 
@@ -46,6 +51,63 @@ def test_divergence_and_entropy_agree_with_torch_distributions(base):
     assert divergence(model, model, prompt, completion)[0] == pytest.approx(0, abs=1e-6)
 
 
+def test_rounding_is_the_divergence_from_a_model_with_a_few_last_bits_changed(smoke_study, base):
+    """Next to nothing in float32; in bfloat16 what two models of nearly equal weights differ by."""
+    tokenizer, model = base
+    prompt, completion = tokenizer("what is 3+4?")["input_ids"], tokenizer("3+4=7, so 7")["input_ids"]
+    kl, entropy = rounding_divergence(model, prompt, completion)
+    assert abs(kl) < 1e-7 * len(completion)
+    assert entropy == divergence(model, model, prompt, completion)[1]
+    coarse = load_model(smoke_study / "base", "bfloat16").eval()
+    before = {name: value.clone() for name, value in coarse.state_dict().items()}
+    kl, _ = rounding_divergence(coarse, prompt, completion)
+    assert all(torch.equal(before[name], value) for name, value in coarse.state_dict().items())
+    other = copy.deepcopy(coarse)
+    weight = other.model.layers[0].mlp.down_proj.weight.data
+    for row in range(len(weight)):
+        bits = weight[row].view(torch.int16)
+        bits[row % len(bits)] ^= 1
+    assert not torch.equal(weight, coarse.model.layers[0].mlp.down_proj.weight)
+    assert kl == divergence(coarse, other, prompt, completion)[0]
+    assert kl > 1e-5 * len(completion)
+
+
+def test_probe_reads_in_the_format_it_is_told(smoke_study, tmp_path):
+    """Models of bfloat16 read in float32: hardly any rounding, and attention that has that format."""
+    rounding = {}
+    for dtype in ("null", "float32"):
+        more = ["model.dtype=bfloat16", f"probe={{problems: 4, batch_size: 4, dtype: {dtype}}}"]
+        stage_dir = tmp_path / dtype / "drift" / "base"
+        start_stage(stage_dir, "drift/base", {})
+        run(load_recipe(SMOKE, more), smoke_study, stage_dir, False)
+        (row,) = rows_of(stage_dir)
+        rounding[dtype] = row["rounding_kl"]
+        assert read_manifest(stage_dir)["facts"]["engine"]["dtype"] == ("bfloat16" if dtype == "null" else dtype)
+    assert abs(rounding["float32"]) < 1e-7
+    assert rounding["null"] > 1e-5
+    flash = ModelSpec(path="x", dtype="bfloat16", attention="flash_attention_2")
+    assert usable_attention(flash, "float32") == "sdpa"
+
+
+def test_an_arm_as_near_as_rounding_is_named(tmp_path):
+    recipe = load_recipe(SMOKE, ["probe={problems: 4}", "model.dtype=bfloat16", "seeds=[0,1]"])
+    kls = {"off_policy_sft": (0.005, 0.009), "on_policy_sft": (0.005, 0.0075), "grpo": (0.004, 0.005)}
+    for folder, rows in [("base", [{"step": 0, "rounding_kl": 0.002}])] + [
+        (f"{arm}/seed-{seed}", [{"step": 2, "kl_from_base": 0.0, "kl_to_base": 0.0},
+                                {"step": 4, "kl_from_base": kls[arm][seed], "kl_to_base": 0.02}])
+        for arm in kls for seed in (0, 1)
+    ]:  # fmt: skip
+        (tmp_path / "drift" / folder).mkdir(parents=True)
+        (tmp_path / "drift" / folder / "drift.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    warnings = near_rounding(recipe, tmp_path)
+    assert list(warnings) == ["grpo"]  # 0.0045 of 3 * 0.002; the other means are not below that
+    assert warnings["grpo"].startswith(
+        "KL(base || grpo) is 0.0045 nats a token, and rounding to bfloat16 alone is 0.002"
+    )
+    (tmp_path / "drift" / "base" / "drift.jsonl").write_text('{"step": 0}\n')  # of an earlier version
+    assert near_rounding(recipe, tmp_path) == {}
+
+
 def test_chunks_do_not_change_it(base, monkeypatch):
     _, model = base
     other = moved(model)
@@ -58,7 +120,7 @@ def test_chunks_do_not_change_it(base, monkeypatch):
 
 @pytest.fixture(scope="module")
 def probed(smoke_study, transfer, tmp_path_factory):
-    from tests.integration.test_deepspeed import SMOKE, study_of
+    from tests.integration.test_deepspeed import study_of
 
     study = study_of(smoke_study, tmp_path_factory.mktemp("drift") / "study")
     arms = ["arms.on_policy_sft=null"]
@@ -95,8 +157,6 @@ def test_every_checkpoint_of_every_arm_is_probed_alike(probed, base):
 
 
 def test_interrupted_probe_reads_what_it_had(probed, transfer):
-    from tests.integration.test_deepspeed import SMOKE
-
     study, _ = probed
     directory = study / "drift" / "grpo" / "seed-0"
     before = rows_of(directory)
@@ -110,8 +170,6 @@ def test_interrupted_probe_reads_what_it_had(probed, transfer):
 
 
 def test_snapshots_need_a_schedule_without_a_shape(transfer):
-    from tests.integration.test_deepspeed import SMOKE
-
     result = transfer("plan", SMOKE, "train.snapshots=3", "train.schedule=cosine")
     assert result.returncode == 2
     assert "a checkpoint in the middle of a cosine schedule is not a shorter run" in result.stderr

@@ -117,15 +117,17 @@ class Gpu:
     """Dense bfloat16, per second."""
     bandwidth: float
     """Of its memory, bytes per second."""
+    float32_flops: float
+    """Of the ordinary cores, per second: torch does not use TF32 unless it is told to."""
 
 
 GPUS = {
-    "A100-40GB": Gpu(40 << 30, 312e12, 1.555e12),
-    "A100-80GB": Gpu(80 << 30, 312e12, 2.039e12),
-    "H100-80GB": Gpu(80 << 30, 989e12, 3.35e12),
-    "H200-141GB": Gpu(141_000_000_000, 989e12, 4.8e12),
+    "A100-40GB": Gpu(40 << 30, 312e12, 1.555e12, 19.5e12),
+    "A100-80GB": Gpu(80 << 30, 312e12, 2.039e12, 19.5e12),
+    "H100-80GB": Gpu(80 << 30, 989e12, 3.35e12, 67e12),
+    "H200-141GB": Gpu(141_000_000_000, 989e12, 4.8e12, 67e12),
 }
-CPU_CORE = Gpu(0, 6e10, 1e10)
+CPU_CORE = Gpu(0, 6e10, 1e10, 6e10)
 """A core in float32: what the pocket study reached on one, so hours elsewhere are a guess until a run has calibrated
 them."""
 
@@ -145,9 +147,9 @@ def model_shape(recipe: Recipe) -> ModelShape | None:
     return shape_from_config(config)
 
 
-def bytes_per_weight(recipe: Recipe) -> int:
-    """Bytes of a weight as it is stored and loaded."""
-    return 2 if recipe.model is not None and recipe.model.dtype == "bfloat16" else 4
+def bytes_per_weight(recipe: Recipe, dtype: str | None = None) -> int:
+    """Bytes of a weight as it is stored and loaded, or in another number format."""
+    return 2 if recipe.model is not None and (dtype or recipe.model.dtype) == "bfloat16" else 4
 
 
 def expected_tokens(recipe: Recipe, limit: int) -> int:
