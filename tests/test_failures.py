@@ -48,6 +48,9 @@ def test_stages_with_vllm_and_a_sampler_of_the_corpus():
         assert advice(recipe, stage) == "lower suite.engine.memory_share, or raise suite.engine.tensor_parallel"
     assert advice(recipe, "drift/base") == "lower prompt.max_completion_tokens"
     assert advice(recipe, "base") == "use a GPU with more memory"
+    wide = load_recipe(RECIPES / "qwen3-14b" / "matched.yaml", ["probe.dtype=float32", "diagnostics.dtype=float32"])
+    for section, stage in (("probe", "drift/base"), ("diagnostics", "diagnostics/base")):
+        assert advice(wide, stage).startswith(f"set {section}.dtype=null to load the models in bfloat16, or lower ")
     teacher = ["corpus.teacher.kind=transformers", "corpus.teacher.model=base"]
     recipe = load_recipe(RECIPES / "pocket" / "smoke.yaml", teacher)
     assert advice(recipe, "corpus") == "lower corpus.teacher.concurrency"

@@ -149,4 +149,10 @@ def _less_memory(recipe: Recipe, stage: Stage) -> str:
         if with_vllm
         else "lower suite.engine.batch_size or suite.max_response_tokens",
     )
-    return remedies.get(stage.kind) or "use a GPU with more memory"
+    remedy = remedies.get(stage.kind) or "use a GPU with more memory"
+    read_by = {"drift": ("probe", recipe.probe), "diagnostics": ("diagnostics", recipe.diagnostics)}
+    section, spec = read_by.get(stage.kind, ("", None))
+    model = recipe.model
+    if spec is not None and model is not None and spec.dtype == "float32" and model.dtype == "bfloat16":
+        return f"set {section}.dtype=null to load the models in bfloat16, or {remedy}"
+    return remedy
