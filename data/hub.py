@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 from recipes.corpus_schema import DataFiles
 from recipes.errors import UserError
-from recipes.manifest import hash_file
+from recipes.files import hash_file
 
 _DESCRIPTIONS = ("dataset_infos.json", "dataset_info.json", "dataset_dict.json", "state.json")  # no rows in them
 _DATA_SUFFIXES = (".json", ".jsonl", ".csv", ".tsv", ".parquet")
@@ -173,7 +173,7 @@ def locate(files: DataFiles, lock: dict[str, Any] | None) -> list[Path]:
     if files.kind == "file":
         path = Path(str(files.path))
         if not path.is_file():
-            raise UserError(f"source file {path} does not exist")
+            raise UserError(f"source file {path} does not exist; correct `path` of {files.name}")
         paths = {path.name: path}
     else:
         if lock is None:

@@ -28,9 +28,15 @@ def load_model(directory: str | Path, dtype: str, attention: str = "sdpa") -> "P
             trust_remote_code=False,
         )
     except ImportError as error:
-        raise UserError(f"model.attention={attention} needs a package: {str(error).splitlines()[0]}") from None
+        raise UserError(
+            f"model.attention={attention} needs a package: {str(error).splitlines()[0]}; install it, or set "
+            "model.attention=sdpa"
+        ) from None
     except OSError as error:
-        raise UserError(f"no model with safetensors weights at {directory}: {str(error).splitlines()[0]}") from None
+        raise UserError(
+            f"no model with safetensors weights at {directory}: {str(error).splitlines()[0]}; name a folder or model "
+            "that has them (`model.path`, or `model` of the sampler)"
+        ) from None
 
 
 def seed_everything(seed: int) -> None:

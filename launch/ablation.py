@@ -26,11 +26,11 @@ from eval.questions.analysis_lock import write_lock
 from launch.execution.failures import INTERRUPTED, STOPPED
 from launch.execution.local import kept_workers
 from launch.run import run_stages
-from launch.slurm.jobs import Task, TaskKey
 from launch.stages import Stage, build_stages, select_until
+from launch.tasks import Task, TaskKey
 from recipes.errors import UserError
+from recipes.files import hash_json, is_locked, write_json
 from recipes.loading import STUDY_FILE, load_recipe, read_yaml, validate_recipe
-from recipes.manifest import hash_json, is_locked, write_json
 from recipes.schema import Recipe
 
 ABLATION_FILE = "ablation.json"
@@ -297,9 +297,13 @@ def _read(path: Path) -> dict[str, Any]:
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise UserError(f"{path} cannot be read ({error})") from None
+        raise UserError(
+            f"{path} cannot be read ({error}); restore it, or run `transfer ablate` with another --out"
+        ) from None
     if not isinstance(values, dict) or not {"axes", "points", "paired"} <= values.keys():
-        raise UserError(f"{path} is not an ablation file of `transfer ablate`")
+        raise UserError(
+            f"{path} is not an ablation file of `transfer ablate`; restore it, or run that with another --out"
+        )
     return values
 
 

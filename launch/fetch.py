@@ -2,7 +2,7 @@
 
 It needs a network; afterwards stages run with the hub offline and check what they read against the lock. Every call
 resolves all entries again, at the commit that `revision` in the recipe says. An entry that fails does not stop the
-others: what was resolved is pinned, and every problem is printed at the end.
+others: what was resolved is pinned, and every mistake is printed at the end.
 """
 
 from collections.abc import Callable
@@ -18,8 +18,8 @@ from eval.questions.build import benchmark_files, read_benchmark_rows
 from eval.questions.forms import questions_of
 from recipes.corpus_schema import BenchmarkTexts, DataFiles, SourceSpec, StoredCompletions
 from recipes.errors import UserError
+from recipes.files import hash_file, write_json
 from recipes.loading import lock_path
-from recipes.manifest import hash_file, write_json
 from recipes.schema import ModelSpec, Recipe
 from recipes.suite_schema import BenchmarkData
 
@@ -33,7 +33,7 @@ class Fetched:
     """The result of one call."""
 
     lock: dict[str, dict[str, Entry]] = field(default_factory=lambda: {"sources": {}, "benchmarks": {}, "models": {}})
-    problems: list[str] = field(default_factory=list)
+    mistakes: list[str] = field(default_factory=list)
     """A sentence for each entry that could not be resolved."""
     unresolved: list[str] = field(default_factory=list)
     """Names without an entry."""
@@ -45,10 +45,10 @@ class Fetched:
     """Entries resolved by this call."""
 
     def add(self, other: "Fetched") -> None:
-        """Add the result of another call; equal problems are kept once."""
+        """Add the result of another call; equal mistakes are kept once."""
         for kind, entries in other.lock.items():
             self.lock[kind] |= entries
-        for name in ("problems", "unresolved", "kept", "counts"):
+        for name in ("mistakes", "unresolved", "kept", "counts"):
             setattr(self, name, [*dict.fromkeys([*getattr(self, name), *getattr(other, name)])])
         self.resolved += other.resolved
 
@@ -81,7 +81,7 @@ def fetch(recipe: Recipe, recipe_path: Path | None) -> Fetched:
 
 def write_lock(fetched: Fetched, recipe_path: Path) -> None:
     """Write a lock file beside its recipe, if anything was resolved or there is nothing to resolve."""
-    if fetched.resolved or not fetched.problems:
+    if fetched.resolved or not fetched.mistakes:
         write_json(lock_path(recipe_path), fetched.lock)
 
 
@@ -104,7 +104,7 @@ def _resolve(
             entry = {"path": files.path, "revision": None, "files": {path.name: hash_file(path) for path in paths}}
             entry["rows"] = count(files, None)
     except UserError as error:
-        fetched.problems.append(_sentence(files.name, error))
+        fetched.mistakes.append(_sentence(files.name, error))
         _keep(fetched, kind, files.name, _previous(recipe, kind, files, count, error))
     else:
         fetched.lock[kind][files.name] = entry
@@ -148,7 +148,7 @@ def _resolve_model(fetched: Fetched, recipe: Recipe, name: str, revision: str | 
         fetched.lock["models"][key] = fetch_model(name, revision)
         fetched.resolved += 1
     except UserError as error:
-        fetched.problems.append(str(error))
+        fetched.mistakes.append(str(error))
         entry = recipe.lock_of_model(name, revision)
         pinned = revision is not None and len(revision) == 40
         _keep(fetched, "models", key, None if entry and pinned and entry["revision"] != revision else entry)
@@ -159,7 +159,7 @@ def _resolve_kernel(fetched: Fetched, model: ModelSpec) -> None:
         if commit := fetch_kernel(model):
             print(f"  fetched the kernel of {model.attention}, commit {commit[:12]}", flush=True)
     except UserError as error:
-        fetched.problems.append(str(error))
+        fetched.mistakes.append(str(error))
         fetched.unresolved.append(model.attention)
 
 
@@ -196,9 +196,9 @@ def format_lock(lock: dict[str, Any], path: Path) -> str:
     return "\n".join([*(lines or ["  nothing to resolve"]), f"lock: {path}"])
 
 
-def remarks(fetched: Fetched, path: Path) -> list[str]:
-    """Lines for standard error: every problem, what is not resolved, and unexpected numbers of questions."""
-    lines = list(fetched.problems)
+def messages(fetched: Fetched, path: Path) -> list[str]:
+    """Lines for standard error: every mistake, what is not resolved, and unexpected numbers of questions."""
+    lines = list(fetched.mistakes)
     if fetched.counts:
         lines.append(
             f"warning: the number of questions differs from the recipe's published_rows (in brackets): "

@@ -11,6 +11,7 @@ from itertools import takewhile
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from launch.stages import StageKind
 from recipes.errors import UserError
 from recipes.schema import Recipe
 
@@ -40,7 +41,7 @@ def gpu_models(folder: Path = Path("/proc/driver/nvidia/gpus")) -> list[str]:
     return models
 
 
-def gpus_wanted(recipe: Recipe, kind: str) -> int:
+def gpus_wanted(recipe: Recipe, kind: StageKind) -> int:
     """GPUs that a stage of this kind uses on a node with GPUs."""
     resources, corpus = recipe.resources, recipe.corpus
     if kind == "arms":
@@ -49,7 +50,7 @@ def gpus_wanted(recipe: Recipe, kind: str) -> int:
     generation = 1
     if engine is not None and engine.kind != "hf":
         generation = engine.tensor_parallel if engine.kind == "vllm" else 0
-    by_kind = {
+    by_kind: dict[StageKind, int] = {
         "base": int(recipe.model is not None and recipe.model.pocket is not None),
         "corpus": int(any(sampler.kind == "transformers" for sampler in corpus.samplers.values())),
         "drift": max(1, generation),

@@ -8,7 +8,8 @@ from typing import NamedTuple
 from eval.report.model_card import PushedModel, model_card
 from eval.report.schema import read_transfer
 from recipes.errors import UserError
-from recipes.manifest import finished_manifest, hash_file
+from recipes.files import hash_file
+from recipes.manifest import finished_manifest
 from recipes.schema import Recipe
 from train.models.directory import complete_snapshots, model_files
 

@@ -16,8 +16,9 @@ from typing import Any, NamedTuple
 from eval.questions.analysis_lock import write_lock
 from launch.stages import Stage
 from recipes.errors import UserError
+from recipes.files import hash_file, hash_json, write_json
 from recipes.loading import STUDY_FILE, read_study_file
-from recipes.manifest import MANIFEST, hash_file, hash_json, package_versions, read_manifest, write_json
+from recipes.manifest import MANIFEST, package_versions, read_manifest
 from recipes.processor import cpu_kernels, other_kernels
 from recipes.schema import Recipe
 
@@ -34,7 +35,7 @@ class Source(NamedTuple):
     manifest: dict[str, Any]
 
 
-class Expected(NamedTuple):
+class ReusePlan(NamedTuple):
     """What a run would take over."""
 
     sources: dict[str, Source]
@@ -47,7 +48,7 @@ class _DamagedError(Exception):
     """A stage does not hold what its manifest says; the message names the file."""
 
 
-def expected(recipe: Recipe, study_dir: Path, stages: Sequence[Stage], *, on_cluster: bool = False) -> Expected:
+def plan_reuse(recipe: Recipe, study_dir: Path, stages: Sequence[Stage], *, on_cluster: bool = False) -> ReusePlan:
     """What a run would take over where the outputs are what they should be. Writes nothing."""
     kernels = _kernels(recipe, on_cluster)
     source_by_stage: dict[str, Source] = {}
@@ -61,7 +62,7 @@ def expected(recipe: Recipe, study_dir: Path, stages: Sequence[Stage], *, on_clu
         refused += others
         if sources:
             source_by_stage[stage.name] = sources[0]
-    return Expected(source_by_stage, refused)
+    return ReusePlan(source_by_stage, refused)
 
 
 def reuse(recipe: Recipe, study_dir: Path, stages: Sequence[Stage], *, on_cluster: bool = False) -> None:

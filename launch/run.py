@@ -9,14 +9,14 @@ from pathlib import Path
 from launch.execution.local import run_local
 from launch.execution.processes import note_run
 from launch.planning.findings import findings, refuse
-from launch.planning.fit import obstacles
+from launch.planning.fit import fit_mistakes
 from launch.planning.preflight import check_resolved, warnings
 from launch.site_file import SiteSpec
-from launch.slurm.jobs import Task, states_of
 from launch.slurm.submit import active_ids, ask_queue, known_jobs, plan_submission, read_jobs, script_name, submit
 from launch.stages import Stage
+from launch.tasks import Task, states_of
 from recipes.errors import UserError
-from recipes.manifest import write_atomic, write_json
+from recipes.files import write_atomic, write_json
 from recipes.schema import Recipe
 from train.accounting.cost import model_shape
 from train.accounting.matching import require_matched
@@ -31,7 +31,7 @@ def require_runnable(recipe: Recipe) -> None:
 def require_possible(recipe: Recipe) -> None:
     """As `require_runnable`, but data and models need not be resolved."""
     require_matched(recipe)
-    for text in obstacles(recipe, model_shape(recipe)):
+    for text in fit_mistakes(recipe, model_shape(recipe)):
         raise UserError(f"cannot work: {text}")
     for text in warnings(recipe):
         print(f"transfer: warning: {text}", file=sys.stderr)

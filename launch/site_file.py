@@ -11,15 +11,13 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError, field_validator
 
+from launch.stages import StageKind
 from recipes.corpus_schema import Spec
 from recipes.errors import UserError
 from recipes.loading import read_yaml, sentences
 
 Word = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_@%+=:,./\[\]*&|!-]*$")]
 """A value of an sbatch option."""
-_StageKind = Literal[
-    "base", "corpus", "arms", "drift", "external", "questions", "trajectory", "eval", "diagnostics", "report"
-]  # fmt: skip
 _DURATION = re.compile(r"^(\d+-)?\d+(:\d\d){0,2}$")
 
 
@@ -102,12 +100,12 @@ class SiteSpec(JobSpec):
     max_running: int | None = Field(None, ge=1)
     """Tasks of one array that run at the same time. null: no limit."""
     signal_seconds: int | None = Field(None, ge=10)
-    """Seconds before its time limit at which a job is told to save. null: as long as an update and a checkpoint of its
+    """Seconds before its time limit at which a job is told to save. null: as long as a step and a checkpoint of its
     arm take by the plan, between 2 and 30 minutes; 5 minutes where the plan cannot predict it."""
     requeue: bool = True
     """Whether Slurm may requeue a job that was preempted, lost its node or reached its time limit. false: such a job
     has failed, and those that need it are cancelled."""
-    stages: dict[_StageKind, JobSpec] = Field(default_factory=dict)
+    stages: dict[StageKind, JobSpec] = Field(default_factory=dict)
     """Resources of a kind of stage, for instance a CPU partition for `corpus`."""
 
     @field_validator("environment")
@@ -131,14 +129,14 @@ class SiteSpec(JobSpec):
                 raise ValueError(f"{value!r} is more than one line; list the lines one by one")
         return values
 
-    def job(self, kind: str, gpus: int | None = None) -> JobSpec:
+    def job(self, kind: StageKind, gpus: int | None = None) -> JobSpec:
         """Resources of a job of this kind: the top level of the site file, overridden by `stages`.
 
         `gpus`: GPUs of a node that the job uses. A job that uses fewer than the node has leaves the rest to others:
         no --exclusive and not all memory, but memory and cores per GPU (those of one GPU if it uses none).
         """
         common = {name: getattr(self, name) for name in JobSpec.model_fields}
-        of_kind = self.stages.get(kind)  # type: ignore[call-overload]
+        of_kind = self.stages.get(kind)
         own: dict[str, Any] = {}
         if of_kind is not None:
             own = {name: value for name in JobSpec.model_fields if (value := getattr(of_kind, name)) not in (None, ())}

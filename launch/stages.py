@@ -8,15 +8,20 @@ hash decides whether it must run.
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, cast, get_args
 
 from eval.questions.task_files import task_hashes
 from recipes.code_version import code_version
 from recipes.errors import UserError
-from recipes.manifest import StageState, hash_file, hash_json, read_manifest, stage_state
+from recipes.files import hash_file, hash_json
+from recipes.manifest import StageState, read_manifest, stage_state
 from recipes.schema import Recipe, without_later_defaults
 
-KINDS = ("base", "corpus", "arms", "drift", "external", "questions", "trajectory", "eval", "diagnostics", "report")
+StageKind = Literal[
+    "base", "corpus", "arms", "drift", "external", "questions", "trajectory", "eval", "diagnostics", "report"
+]
+KINDS: tuple[StageKind, ...] = get_args(StageKind)
+"""In the order of the stages. CONTRIBUTING.md lists the tables that a new kind must enter."""
 _ARM_MODULES = ("train.sft", "train.grpo")
 
 
@@ -39,9 +44,9 @@ class Stage:
     """Whether its folder stays when inputs change, because its parts know their own inputs."""
 
     @property
-    def kind(self) -> str:
-        """The first part of the name, one of `KINDS`."""
-        return self.name.split("/")[0]
+    def kind(self) -> StageKind:
+        """The first part of the name."""
+        return cast(StageKind, self.name.split("/")[0])
 
     @property
     def code(self) -> str:

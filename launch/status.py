@@ -10,10 +10,12 @@ from pathlib import Path
 
 from launch.execution.failures import STOPPED, recorded
 from launch.execution.processes import last_lines, log_path
-from launch.slurm.jobs import Task, states_of
 from launch.slurm.submit import Queue, Submitted, ask_queue, ended_state, known_jobs, read_jobs
+from launch.tasks import Task, states_of
 from recipes.errors import UserError
-from recipes.manifest import PROGRESS, duration, finished_manifest, is_locked, read_json, read_manifest
+from recipes.files import is_locked, read_json
+from recipes.manifest import finished_manifest, read_manifest
+from recipes.progress import PROGRESS, duration
 
 _ENDED = {
     "CANCELLED": "its job was cancelled",
@@ -49,7 +51,7 @@ class State(StrEnum):
 
 
 @dataclass
-class Standing:
+class StageStatus:
     """One stage as `transfer status` shows it."""
 
     study: str
@@ -70,7 +72,7 @@ class Standing:
     log_end: tuple[str, ...] = ()
 
 
-def standings(root: Path, tasks: Sequence[Task]) -> list[Standing]:
+def stage_statuses(root: Path, tasks: Sequence[Task]) -> list[StageStatus]:
     """The state of every stage; queries Slurm if something was submitted."""
     submitted = read_jobs(root)
     queue, unreachable = Queue(), None
@@ -81,16 +83,19 @@ def standings(root: Path, tasks: Sequence[Task]) -> list[Standing]:
             unreachable = str(error)
         submitted = known_jobs(root, queue)
     states = states_of(tasks)
-    by_task: dict[tuple[str, str], Standing] = {}
+    by_task: dict[tuple[str, str], StageStatus] = {}
     for task in tasks:
         own = _jobs_of(task, root, submitted)
         jobs, since = [identifier for identifier, _ in own], max((at for _, at in own), default="")
-        standing = _standing(task, states[task.key].state, jobs, since, queue, unreachable)
+        status = _status(task, states[task.key].state, jobs, since, queue, unreachable)
         broken = [key[1] for key in task.needs if key in by_task and by_task[key].state in ("failed", "blocked")]
-        if broken and standing.state is State.OPEN:
-            standing.state, standing.reason = State.BLOCKED, f"needs {', '.join(broken)}"
-        by_task[task.key] = standing
+        if broken and status.state is State.OPEN:
+            status.state, status.reason = State.BLOCKED, f"needs {', '.join(broken)}"
+        by_task[task.key] = status
     return list(by_task.values())
+
+
+standings = stage_statuses  # launch/commands/ablate.py imports it by this name
 
 
 def _jobs_of(task: Task, root: Path, submitted: Sequence[Submitted]) -> list[tuple[str, str]]:
@@ -99,19 +104,19 @@ def _jobs_of(task: Task, root: Path, submitted: Sequence[Submitted]) -> list[tup
     return [(job.identifier(n), job.at) for job in submitted for n, other in enumerate(job.tasks) if other == name]
 
 
-def _standing(
+def _status(
     task: Task, stage_state: str, jobs: list[str], since: str, queue: Queue, unreachable: str | None
-) -> Standing:
+) -> StageStatus:
     """One stage, from its files, the queue and what Slurm recorded of its jobs, the last one submitted at `since`."""
     study_dir, name = task.study_dir, task.stage.name
-    standing = Standing(str(study_dir), name)
+    status = StageStatus(str(study_dir), name)
     manifest = read_manifest(study_dir / name) or {}
     started, log = manifest.get("started"), log_path(study_dir, name)
     if stage_state == "done":
-        standing.state = State.DONE
-        standing.seconds = _seconds_between(started, manifest.get("completed"))
-        return standing
-    standing.log = str(log) if log.exists() else None
+        status.state = State.DONE
+        status.seconds = _seconds_between(started, manifest.get("completed"))
+        return status
+    status.log = str(log) if log.exists() else None
     active = [(job, *row) for job in jobs if (row := queue.active(job))]
     running = [row for row in active if row[1] in _RUNNING]
     locked = is_locked(study_dir / ".locks" / name.replace("/", "--"))
@@ -130,18 +135,18 @@ def _standing(
         (not jobs, State.OPEN, None),
     )
     rows = [(state, reason) for applies, state, reason in table if applies]
-    standing.state, standing.reason = rows[0] if rows else _after_job(task, jobs[-1], not started, unreachable)
-    if standing.state is State.RUNNING:
-        standing.job, standing.where = (running[0][0], running[0][2]) if running else (None, "this machine or another")
-        standing.seconds = _seconds_between(started, None)
-        _add_progress(standing, study_dir / name / PROGRESS)
+    status.state, status.reason = rows[0] if rows else _after_job(task, jobs[-1], not started, unreachable)
+    if status.state is State.RUNNING:
+        status.job, status.where = (running[0][0], running[0][2]) if running else (None, "this machine or another")
+        status.seconds = _seconds_between(started, None)
+        _add_progress(status, study_dir / name / PROGRESS)
     elif active:
-        standing.job = active[0][0]
+        status.job = active[0][0]
     elif not rows:
-        standing.job = jobs[-1]
-    if standing.state is State.FAILED and standing.log:
-        standing.log_end = tuple(last_lines(log, 6))
-    return standing
+        status.job = jobs[-1]
+    if status.state is State.FAILED and status.log:
+        status.log_end = tuple(last_lines(log, 6))
+    return status
 
 
 def _after_job(task: Task, job: str, never_started: bool, unreachable: str | None) -> tuple[State, str]:
@@ -159,18 +164,18 @@ def _after_job(task: Task, job: str, never_started: bool, unreachable: str | Non
     )
 
 
-def _add_progress(standing: Standing, path: Path) -> None:
+def _add_progress(status: StageStatus, path: Path) -> None:
     if (progress := read_json(path)) is None:
         return
-    standing.done, standing.total, standing.unit = progress["done"], progress["total"], progress["unit"]
-    standing.note = progress["note"] or None
+    status.done, status.total, status.unit = progress["done"], progress["total"], progress["unit"]
+    status.note = progress["note"] or None
     elapsed, made = progress.get("at", 0) - progress.get("first_at", 0), progress["done"] - progress.get("first", 0)
     if elapsed > 0 and made > 0:
-        standing.rate_per_second = made / elapsed
-        standing.remaining_seconds = (progress["total"] - progress["done"]) / standing.rate_per_second
+        status.rate_per_second = made / elapsed
+        status.remaining_seconds = (progress["total"] - progress["done"]) / status.rate_per_second
     silent = time.time() - progress.get("at", time.time())
     if silent > 600:
-        standing.note = f"{standing.note or ''} (no progress for {silent / 60:.0f} minutes)".strip()
+        status.note = f"{status.note or ''} (no progress for {silent / 60:.0f} minutes)".strip()
 
 
 def _seconds_between(start: str | None, end: str | None) -> float | None:
@@ -180,39 +185,37 @@ def _seconds_between(start: str | None, end: str | None) -> float | None:
     return (finish - datetime.fromisoformat(start)).total_seconds()
 
 
-def format_standings(standings: Sequence[Standing]) -> str:
-    """The standings as text: a line for each stage, and the end of the log under a failed one."""
+def format_statuses(statuses: Sequence[StageStatus]) -> str:
+    """The statuses of stages as text: a line for each stage, and the end of the log under a failed one."""
     lines = []
-    for study in dict.fromkeys(standing.study for standing in standings):
-        members = [standing for standing in standings if standing.study == study]
-        counts = Counter(standing.state for standing in members)
+    for study in dict.fromkeys(status.study for status in statuses):
+        members = [status for status in statuses if status.study == study]
+        counts = Counter(status.state for status in members)
         lines.append(f"{study}: {', '.join(f'{count} {state}' for state, count in counts.items())}")
-        width = max(len(standing.stage) for standing in members)
-        for standing in members:
-            lines.append(f"  {standing.state:<8} {standing.stage:<{width}}  {_details(standing)}".rstrip())
-            lines += [f"           | {text}" for text in standing.log_end]
-            if standing.log_end:
-                lines.append(f"           log: {standing.log}")
+        width = max(len(status.stage) for status in members)
+        for status in members:
+            lines.append(f"  {status.state:<8} {status.stage:<{width}}  {_details(status)}".rstrip())
+            lines += [f"           | {text}" for text in status.log_end]
+            if status.log_end:
+                lines.append(f"           log: {status.log}")
     return "\n".join(lines)
 
 
-def _details(standing: Standing) -> str:
+def _details(status: StageStatus) -> str:
     details = []
-    if standing.state == "done" and standing.seconds is not None:
-        details.append(f"in {duration(standing.seconds)}")
-    if standing.total:
-        details.append(
-            f"{standing.done}/{standing.total} {standing.unit}" + (f", {standing.note}" if standing.note else "")
-        )
-    if standing.rate_per_second:
-        per_minute = standing.rate_per_second * 60
-        details.append(f"{per_minute:.3g} {standing.unit} a minute")
-    if standing.remaining_seconds is not None:
-        details.append(f"{duration(standing.remaining_seconds)} left")
-    elif standing.state == "running" and standing.seconds is not None:
-        details.append(f"for {duration(standing.seconds)}")
-    if standing.job:
-        details.append(f"job {standing.job}" + (f" on {standing.where}" if standing.where else ""))
-    if standing.reason:
-        details.append(standing.reason)
+    if status.state == "done" and status.seconds is not None:
+        details.append(f"in {duration(status.seconds)}")
+    if status.total:
+        details.append(f"{status.done}/{status.total} {status.unit}" + (f", {status.note}" if status.note else ""))
+    if status.rate_per_second:
+        per_minute = status.rate_per_second * 60
+        details.append(f"{per_minute:.3g} {status.unit} a minute")
+    if status.remaining_seconds is not None:
+        details.append(f"{duration(status.remaining_seconds)} left")
+    elif status.state == "running" and status.seconds is not None:
+        details.append(f"for {duration(status.seconds)}")
+    if status.job:
+        details.append(f"job {status.job}" + (f" on {status.where}" if status.where else ""))
+    if status.reason:
+        details.append(status.reason)
     return " · ".join(details)

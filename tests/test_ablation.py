@@ -15,8 +15,8 @@ from launch.commands.ablate import report
 from launch.execution.failures import INTERRUPTED, STOPPED
 from launch.stages import flatten
 from recipes.errors import UserError
+from recipes.files import locked
 from recipes.loading import load_recipe, read_yaml
-from recipes.manifest import locked
 from tests.reports import arm_values, make_transfer
 
 RECIPES = Path(__file__).resolve().parent.parent / "recipes"
@@ -97,14 +97,14 @@ def test_links_lead_to_what_is_shared_and_the_folder_can_be_read_back(tmp_path):
 
 
 def test_a_damaged_ablation_is_a_sentence(tmp_path):
-    for text in (
-        "{",
-        "[]",
-        '{"axes": {}, "points": 3, "paired": false}',
-        '{"axes": {}, "points": [{}], "paired": false}',
+    for text, remedy in (
+        ("{", r"cannot be read .* restore it, or run `transfer ablate` with another --out"),
+        ("[]", r"is not an ablation file .* restore it, or run that with another --out"),
+        ('{"axes": {}, "points": 3, "paired": false}', "run `transfer ablate` with the same axes again"),
+        ('{"axes": {}, "points": [{}], "paired": false}', "run `transfer ablate` with the same axes again"),
     ):
         (tmp_path / ABLATION_FILE).write_text(text)
-        with pytest.raises(UserError, match=ABLATION_FILE):
+        with pytest.raises(UserError, match=f"{ABLATION_FILE} .*{remedy}"):
             load_ablation(tmp_path)
 
 

@@ -15,8 +15,9 @@ from eval.statistics.values import Estimate
 from launch.ablation import read_ablation
 from launch.commands.ablate import report
 from recipes.errors import UserError
+from recipes.files import write_json
 from recipes.loading import STUDY_FILE
-from recipes.manifest import finish_stage, start_stage, write_json
+from recipes.manifest import finish_stage, start_stage
 from tests.reports import RATES, ablation_page, ablation_point
 from tests.test_ablation import SMOKE
 

@@ -12,8 +12,8 @@ from launch.planning.plan import attention_of_runs, build_plan
 from launch.planning.plan_text import format_plan
 from launch.stages import build_stages
 from recipes.errors import UserError
+from recipes.files import hash_json
 from recipes.loading import load_recipe
-from recipes.manifest import hash_json
 from recipes.schema import ModelSpec
 from train.accounting.matching import recorded_differences
 from train.models.directory import record_attention

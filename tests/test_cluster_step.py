@@ -10,8 +10,9 @@ from launch.execution import ranks
 from launch.planning import node
 from launch.slurm import step
 from launch.stages import build_stages, stage_inputs
+from recipes.files import write_json
 from recipes.loading import load_recipe
-from recipes.manifest import finish_stage, start_stage, write_json
+from recipes.manifest import finish_stage, start_stage
 
 SMOKE = Path(__file__).resolve().parent.parent / "recipes" / "pocket" / "smoke.yaml"
 GRPO = "arms/grpo/seed-0"

@@ -15,8 +15,8 @@ from eval.questions.task_files import TASKS_DIR, task_folder, task_hashes, task_
 from launch.commands.arguments import input_file, read_study, study_folder
 from launch.commands.main import COMMANDS, main
 from recipes.errors import UserError
+from recipes.files import hash_file, write_json
 from recipes.loading import load_recipe
-from recipes.manifest import hash_file, write_json
 
 ROOT = Path(__file__).resolve().parent.parent
 SMOKE = ROOT / "recipes" / "pocket" / "smoke.yaml"

@@ -9,7 +9,7 @@ from data.corpus.build import run as build_corpus
 from data.corpus.rows import (
     Demonstration,
     Problem,
-    demonstrations_by_update,
+    demonstrations_by_step,
     demonstrations_to_read,
     presented_order,
     problem_id,
@@ -143,8 +143,16 @@ def test_binary_source_and_missing_file(tmp_path):
     path.write_bytes(b"\xff\xfe\x00")
     with pytest.raises(UserError, match="cannot be read"):
         build(recipe_for(path), tmp_path)
-    with pytest.raises(UserError, match="does not exist"):
+    with pytest.raises(UserError, match="does not exist; correct `path` of "):
         build(recipe_for(tmp_path / "absent.jsonl"), tmp_path)
+
+
+def test_a_split_without_problems_says_which_setting_brings_some(rows_file, tmp_path):
+    build(recipe_for(rows_file), tmp_path)
+    with pytest.raises(UserError, match=r"no heldout problems .*; set corpus\.heldout_problems above 0"):
+        read_problems(tmp_path / "corpus", "heldout")
+    with pytest.raises(UserError, match=r"no train problems .*; raise corpus\.teacher\.samples_per_problem, or set "):
+        read_problems(tmp_path / "corpus", "train", "teacher_solvable")
 
 
 def test_more_problems_wanted_than_there_are(rows_file, tmp_path):
@@ -199,10 +207,10 @@ def test_no_demonstration_twice_in_one_update():
     }
     a, b, c = problems
     order = [a, b, c, c, b, a]
-    updates = demonstrations_by_update(demonstrations, order, 2, 3, 2, "all", 0)
+    updates = demonstrations_by_step(demonstrations, order, 2, 3, 2, "all", 0)
     read = [[row.completion for _, row in update] for update in updates]
     assert read == [["a0", "b0", "b1"], ["c0", "c1", "c2", "c3"], ["b0", "b1", "a0"]]
-    first = demonstrations_by_update(demonstrations, order, 2, 3, 2, "first", 0)
+    first = demonstrations_by_step(demonstrations, order, 2, 3, 2, "first", 0)
     assert [[row.completion for _, row in update] for update in first] == [["a0", "b0"], ["c0"], ["b0", "a0"]]
     assert [problem for problem, _ in updates[0]] == [a, b, b]
 

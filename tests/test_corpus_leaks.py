@@ -8,7 +8,7 @@ import pytest
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from data.corpus.demonstrations import write_demonstrations
+from data.corpus.demonstrations import graded_demonstrations
 from data.corpus.filters import apply_filters
 from data.corpus.funnel import WITHHELD, Funnel
 from data.corpus.rows import problem_id
@@ -64,7 +64,7 @@ def test_completions_with_a_control_token_are_not_trained_on(tokenizer, tmp_path
     teacher = {"kind": "stored", "stored": {"kind": "file", "name": "t", "path": str(stored)}}
     recipe = corpus_recipe(tmp_path, teacher=teacher)
     rows = [(problem_id("What is 1+1?"), RawRow("s", 0, "What is 1+1?", "2", None))]
-    found, _ = write_demonstrations(recipe, tmp_path, rows, Grader(), tokenizer, None)
+    found, _ = graded_demonstrations(recipe, tmp_path, rows, Grader(), tokenizer, None)
     assert [row.usable for row in found] == [True, False, False, True]
     assert found[0].completion == "\\boxed{2}"  # its end is added for training, once
 

@@ -7,7 +7,7 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM, Qwen3Config, Qwen3ForCausalLM
 from trl.trainer.utils import compute_flops_per_token
 
-from launch.planning.fit import obstacles
+from launch.planning.fit import fit_mistakes
 from launch.planning.hours import run_parts, setting_of
 from launch.planning.plan import _arm_plan
 from launch.planning.teacher import teacher_plan
@@ -24,9 +24,9 @@ from train.accounting.cost import (
 from train.accounting.memory import (
     checkpoint_bytes,
     memory_of_arm,
+    resolve_vllm,
     sampling_memory,
     sequences_of_copy,
-    settle_vllm,
 )
 from train.accounting.rates import Rates, Sampling, engine_seconds
 from train.arms import resolve_arm
@@ -112,7 +112,7 @@ RECIPES = Path(__file__).resolve().parent.parent / "recipes"
         (
             "qwen3-14b/matched.yaml",
             ["resources.ranks=7"],
-            "an update has 2048 completions, which 7 ranks do not divide; the nearest setting that works: "
+            "a step has 2048 completions, which 7 ranks do not divide; the nearest setting that works: "
             "resources.ranks=8",
         ),
         # 2,048 + 32,768 tokens; the model was made for 32,768.
@@ -125,7 +125,7 @@ RECIPES = Path(__file__).resolve().parent.parent / "recipes"
 )
 def test_what_cannot_work_is_refused_with_what_would(recipe, settings, message):
     resolved = load_recipe(RECIPES / recipe, settings)
-    found = obstacles(resolved, model_shape(resolved))
+    found = fit_mistakes(resolved, model_shape(resolved))
     if message is None:
         assert found == []
     else:
@@ -133,13 +133,13 @@ def test_what_cannot_work_is_refused_with_what_would(recipe, settings, message):
         proposed = found[-1].partition("the nearest setting that works: ")[2]
         assert proposed, "nothing was proposed"
         changed = load_recipe(RECIPES / recipe, [*settings, *proposed.split()])
-        assert obstacles(changed, model_shape(changed)) == []
+        assert fit_mistakes(changed, model_shape(changed)) == []
 
 
 def test_no_proposal_where_three_changes_do_not_help():
     settings = ["resources.ranks=1", "resources.zero_stage=0", "resources.gpu=A100-40GB"]
     recipe = load_recipe(RECIPES / "qwen3-14b" / "matched.yaml", settings)
-    (*_, last) = obstacles(recipe, model_shape(recipe))
+    (*_, last) = fit_mistakes(recipe, model_shape(recipe))
     assert "nearest setting" not in last
 
 
@@ -163,7 +163,7 @@ def test_cache_of_a_colocated_vllm_by_hand():
 
 def settled(*overrides, recipe=MATCHED):
     loaded = load_recipe(recipe, ["resources.vllm={mode: colocate}", *overrides])
-    found = settle_vllm(loaded, resolve_arm(loaded, "grpo"), QWEN3_14B)
+    found = resolve_vllm(loaded, resolve_arm(loaded, "grpo"), QWEN3_14B)
     return found.memory_share, found.sleep
 
 
@@ -182,14 +182,14 @@ def test_vllm_beside_the_training_is_derived_from_the_batch_by_hand():
     assert settled("train.problems_per_step=56", "train.micro_batch_size=2") == (0.56, True)
     assert settled("resources.gpu=null") == (0.3, True)
     recipe = load_recipe(MATCHED, ["resources.vllm=null"])
-    assert settle_vllm(recipe, resolve_arm(recipe, "grpo")) is None
+    assert resolve_vllm(recipe, resolve_arm(recipe, "grpo")) is None
 
 
 def test_a_server_uses_all_of_its_gpus():
     server = "resources.vllm={mode: server, server_nodes: 1, tensor_parallel: 2}"
     recipe = load_recipe(MATCHED, [server])
     arm = resolve_arm(recipe, "grpo")
-    assert (settle_vllm(recipe, arm).memory_share, settle_vllm(recipe, arm).sleep) == (0.9, False)
+    assert (resolve_vllm(recipe, arm).memory_share, resolve_vllm(recipe, arm).sleep) == (0.9, False)
     assert sequences_of_copy(recipe, arm, 8) == 256 * 8 / 4  # four copies of two GPUs answer 2,048
     assert sequences_of_copy(recipe, arm, 6) == 683  # three copies
 
@@ -203,7 +203,7 @@ def test_what_is_derived_is_what_the_trainer_uses(monkeypatch):
     shown = sampling_memory(recipe, arm, model_shape(recipe))
     monkeypatch.setattr("train.runtime.sampler.on_cpu", lambda: False)
     tokenizer = type("Tokenizer", (), {"eos_token_id": 1, "pad_token_id": 0})
-    used = grpo._vllm_arguments(arm, tokenizer, settle_vllm(recipe, arm))
+    used = grpo._vllm_arguments(arm, tokenizer, resolve_vllm(recipe, arm))
     assert used["vllm_gpu_memory_utilization"] == shown.memory_share == 0.70
     assert used["vllm_enable_sleep_mode"] is shown.sleep is True
     # TRL lets its engine run as many sequences as a rank has in a generation batch.
@@ -217,9 +217,9 @@ def test_states_and_vllm_share_a_gpu_while_sampling_by_hand(share):
     recipe = load_recipe(MATCHED, [f"resources.vllm.memory_share={share}"])
     fits = 18 * 14_768_307_200 / 8 + share * 141e9 <= 0.94 * 141e9
     assert fits == (share < 0.75)
-    assert (obstacles(recipe, QWEN3_14B) == []) == fits
+    assert (fit_mistakes(recipe, QWEN3_14B) == []) == fits
     awake = load_recipe(MATCHED, ["resources.vllm.memory_share=0.65", "resources.vllm.sleep=false"])
-    (text, *_) = obstacles(awake, QWEN3_14B)
+    (text, *_) = fit_mistakes(awake, QWEN3_14B)
     assert "needs 143 GB per rank while training, a H200-141GB has about 133" in text  # 51.1 + 91.7
     arm = resolve_arm(awake, "grpo")
     memory = memory_of_arm(awake, arm, QWEN3_14B)
@@ -289,11 +289,11 @@ def test_plan_says_how_many_demonstrations_an_update_reads():
     places = "train.completions_per_problem is 4"
     assert said() == []  # four samples for four places
     assert said("corpus.teacher.samples_per_problem=3") == [
-        "off_policy_sft: an update reads at most 3 demonstrations of a problem and none twice, because "
+        "off_policy_sft: a step reads at most 3 demonstrations of a problem and none twice, because "
         f"corpus.teacher.samples_per_problem is 3; {places}"
     ]
     assert said("corpus.demonstrations=first") == [
-        "off_policy_sft: an update reads at most 1 demonstration of a problem and none twice, because "
+        "off_policy_sft: a step reads at most 1 demonstration of a problem and none twice, because "
         f"corpus.demonstrations is first; {places}"
     ]
 

@@ -12,11 +12,12 @@ from launch.planning.calibration import rehearsed
 from launch.planning.hours import run_parts, setting_of, stage_hours
 from launch.planning.plan import build_plan
 from launch.planning.plan_schema import as_json
-from launch.planning.plan_text import duration, flops_text
+from launch.planning.plan_text import flops_text, hours_text
 from launch.planning.schedule import on_one_machine, with_endless_nodes
 from launch.stages import Stage, build_stages, stage_inputs
+from recipes.files import write_json
 from recipes.loading import load_recipe
-from recipes.manifest import finish_stage, start_stage, write_json
+from recipes.manifest import finish_stage, start_stage
 from train.accounting.cost import Gpu, ModelShape, model_shape
 from train.accounting.rates import Rates, Sampling, batches_seconds, engine_seconds, forward_seconds
 
@@ -156,7 +157,7 @@ def test_the_plan_names_what_dominates(tmp_path):
 
 
 def test_durations_and_flops_are_readable():
-    assert [duration(hours) for hours in (0.01, 0.5, 3.25, 60)] == ["36 s", "30 min", "3.2 h", "2.5 days"]
+    assert [hours_text(hours) for hours in (0.01, 0.5, 3.25, 60)] == ["36 s", "30 min", "3.2 h", "2.5 days"]
     assert [flops_text(flops) for flops in (5.5e20, 2e15, 6.6e12)] == ["550.0 EFLOPs", "2.0 PFLOPs", "6.6 TFLOPs"]
 
 
@@ -173,5 +174,5 @@ def test_headers_of_recipes_carry_what_the_plan_says(path, tmp_path, monkeypatch
     plan = build_plan(recipe, build_stages(recipe), tmp_path / "x")
     totals = plan.totals
     assert f"{totals.hours:,.0f}" == stated[1]
-    assert duration(totals.on_one_machine.hours) == stated[2]
+    assert hours_text(totals.on_one_machine.hours) == stated[2]
     assert f"{plan.disk.total / 1e12:.1f}" == stated[3]

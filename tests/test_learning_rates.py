@@ -19,7 +19,8 @@ from launch.ablation import Ablation, load_ablation
 from launch.commands.ablate import conclude, report_rates, run_and_conclude
 from launch.execution.processes import note_run
 from recipes.errors import UserError
-from recipes.manifest import finish_stage, start_stage, write_json_lines
+from recipes.files import write_json_lines
+from recipes.manifest import finish_stage, start_stage
 from tests.test_ablation import SMOKE, ablation
 
 SFT = {1e-5: (0.2,), 3e-5: (0.8,), 1e-4: (0.64,)}

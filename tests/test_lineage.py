@@ -6,8 +6,8 @@ import shutil
 import pytest
 
 from recipes.errors import UserError
+from recipes.files import read_json_lines as read_rows
 from recipes.loading import load_study
-from train.accounting.ledger import read_rows
 from train.accounting.lineage import format_lineage, study_lineage
 
 

@@ -9,18 +9,8 @@ from pathlib import Path
 import pytest
 
 from recipes.errors import UserError
-from recipes.manifest import (
-    describe_changes,
-    finish_stage,
-    hash_json,
-    is_locked,
-    locked,
-    read_manifest,
-    stage_state,
-    start_stage,
-    write_atomic,
-    write_json,
-)
+from recipes.files import hash_json, is_locked, locked, write_atomic, write_json
+from recipes.manifest import describe_changes, finish_stage, read_manifest, stage_state, start_stage
 
 
 def test_hash_is_independent_of_key_order_and_known():
@@ -106,7 +96,7 @@ def test_second_writer_is_refused_and_a_dead_one_forgotten(tmp_path):
 
     root = Path(__file__).resolve().parent.parent
     code = f"import sys; sys.path.insert(0, {str(root)!r})\n"
-    code += "from pathlib import Path\nfrom recipes.manifest import locked\n"
+    code += "from pathlib import Path\nfrom recipes.files import locked\n"
     code += f"with locked(Path({str(tmp_path)!r})): print('held', flush=True); sys.stdin.read()"
     holder = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     assert holder.stdout.readline() == "held\n"

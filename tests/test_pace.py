@@ -71,8 +71,8 @@ def test_an_update_that_fits_is_waited_for_and_one_that_does_not_is_cut_short(cl
     told(clock[0])
     assert going.needed() == 350.0
     assert cut_short(going) == (
-        "stopped by SIGUSR1 in the middle of update 8 of 20, which cannot be finished and saved before the process is "
-        "killed; the same command continues from update 6"
+        "stopped by SIGUSR1 in the middle of step 8 of 20, which cannot be finished and saved before the process is "
+        "killed; the same command continues from step 6"
     )
     clock[0] += 81  # the same update, a signal that came later
     told(clock[0])
@@ -89,7 +89,7 @@ def test_before_the_first_update_the_deadline_alone_counts(clock, told):
     clock[0] += 269
     assert cut_short(None) is None
     clock[0] += 2
-    assert "before its first update" in cut_short(None)
+    assert "before its first step" in cut_short(None)
     assert "continues from the beginning" in cut_short(None)
 
 
@@ -102,7 +102,7 @@ def trained(directory, monkeypatch):
 def test_pace_is_measured_from_stop_to_stop(clock, tmp_path, monkeypatch):
     """Two updates share a sampling: 30 + 10 seconds, then a checkpoint of 5; then 34 + 12."""
     (tmp_path / "ranks").mkdir()
-    keeper = PaceKeeper(tmp_path, 20, saved_step=4, updates_per_batch=2)
+    keeper = PaceKeeper(tmp_path, 20, saved_step=4, steps_per_generation=2)
     arguments, state, control = trained(tmp_path, monkeypatch)
     clock[0] += 500  # loading
     keeper.on_train_begin(arguments, state, control)
@@ -128,20 +128,20 @@ def test_after_an_update_a_checkpoint_is_written_only_if_there_is_time(clock, to
     keeper = PaceKeeper(tmp_path, 20)
     keeper.pace = Pace(5, 20, 4, clock[0], 10.0, 30.0)
     arguments, state, control = trained(tmp_path, monkeypatch)
-    stop = StopOnSignal(1, keeper)
+    stop = StopOnSignal(keeper)
     state.global_step = 5
     told(clock[0] - 239)
     stop.on_step_end(arguments, state, control)
     assert (control.should_save, control.should_training_stop, stop.stopped_at) == (True, True, 5)
     told(clock[0] - 241)
-    with pytest.raises(PreemptedError, match=r"SIGUSR1 after update 5, too late to save it; .* from update 4"):
-        StopOnSignal(1, keeper).on_step_end(arguments, state, TrainerControl())
+    with pytest.raises(PreemptedError, match=r"SIGUSR1 after step 5, too late to save it; .* from step 4"):
+        StopOnSignal(keeper).on_step_end(arguments, state, TrainerControl())
 
 
 def test_a_checkpoint_is_due_by_the_first_ranks_clock_also_in_the_middle_of_many_updates(clock, tmp_path, monkeypatch):
-    keeper = PaceKeeper(tmp_path, 20)
+    keeper = PaceKeeper(tmp_path, 20, steps_per_generation=2)
     arguments, state, control = trained(tmp_path, monkeypatch)
-    stop = StopOnSignal(2, keeper, save_minutes=10)
+    stop = StopOnSignal(keeper, save_minutes=10)
     keeper.on_train_begin()
 
     def saves_at(step, seconds, rank_answers=lambda rows: rows):
@@ -178,7 +178,7 @@ def test_a_heartbeat_touches_the_file_once_a_second_and_ends_a_lone_process(cloc
     assert file.stat().st_mtime > 1
     told(clock[0] - 280)
     clock[0] += 1.1
-    with pytest.raises(PreemptedError, match="in the middle of update 1 of 20"):
+    with pytest.raises(PreemptedError, match="in the middle of step 1 of 20"):
         heart()
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from recipes.manifest import hash_file
+from recipes.files import hash_file
 from tests.servers import _Handler, serving
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -257,7 +257,7 @@ def test_an_update_of_more_problems_than_there_are_is_named():
     assert warnings(load_recipe(STUDY, ["train.problems_per_step=16", "corpus.train_problems=16"])) == []
     (text,) = warnings(load_recipe(STUDY, ["train.problems_per_step=16", "corpus.train_problems=15"]))
     assert text == (
-        "off_policy_sft, on_policy_sft, grpo: an update presents 16 problems (train.problems_per_step) and the corpus "
+        "off_policy_sft, on_policy_sft, grpo: a step presents 16 problems (train.problems_per_step) and the corpus "
         "has 15 (corpus.train_problems), so it presents some more than once"
     )
 

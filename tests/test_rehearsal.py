@@ -17,8 +17,9 @@ from launch.rehearsal.toy_model import shrunk, toy_config, write_toy_model
 from launch.stages import Stage
 from recipes.corpus_schema import SamplerSpec
 from recipes.errors import UserError
+from recipes.files import write_json
 from recipes.loading import load_recipe
-from recipes.manifest import start_stage, write_json
+from recipes.manifest import start_stage
 from recipes.training_schema import PromptSpec
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -127,10 +128,10 @@ def test_a_continuation_is_checked_by_its_clock(tmp_path):
     assert continuation_fault(tmp_path, stage, before, 2) is None
     write([{"step": 1, "process_seconds": 2.6}, {"step": 2, "process_seconds": 4.0}], steps)
     assert continuation_fault(tmp_path, stage, before, 2) == (
-        "it did not resume from its checkpoint after update 1 but started over"
+        "it did not resume from its checkpoint after step 1 but started over"
     )
     write([*before, {"step": 2, "process_seconds": 4.0}], [*steps, steps[1]])
-    assert "has the updates [1, 2, 2], not each of 2 once" in continuation_fault(tmp_path, stage, before, 2)
+    assert "has the steps [1, 2, 2], not each of 2 once" in continuation_fault(tmp_path, stage, before, 2)
     assert "before it could be killed" in continuation_fault(tmp_path, stage, None, 2)
 
 
@@ -197,7 +198,7 @@ def test_a_rehearsal_that_runs_is_not_replaced(tmp_path):
     import sys
 
     write_json(tmp_path / "rehearsal.json", {"rehearsal": True, "passed": None})
-    code = "import sys; from pathlib import Path; from recipes.manifest import locked\nwith locked(Path(sys.argv[1])):"
+    code = "import sys; from pathlib import Path; from recipes.files import locked\nwith locked(Path(sys.argv[1])):"
     holder = subprocess.Popen(
         [sys.executable, "-c", f"{code}\n print(flush=True); input()", str(tmp_path / "study")],
         cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE,

@@ -98,6 +98,17 @@ def test_updates_that_share_a_sampling_are_rehearsed_together():
     assert sft.train["schedule"] == "cosine"
 
 
+def test_an_arms_own_settings_have_the_limits_of_the_study():
+    own = "{completions_per_problem: 2, warmup_steps: 3, save_every_steps: 50, overlong_tokens: 99}"
+    full = recipe("qwen3-14b/matched", "train.warmup_steps=5", f"arms.grpo.train={own}", "unmatched=stamp")
+    small = scale(full, NODE, NOWHERE).recipe
+    assert small.train.warmup_steps == 0
+    assert small.arms["grpo"].train == {
+        "completions_per_problem": 2, "problems_per_step": 8, "warmup_steps": 0, "save_every_steps": 1,
+        "overlong_tokens": COMPLETION_TOKENS // 4,
+    }  # fmt: skip
+
+
 def test_what_a_laptop_cannot_show_is_named():
     missing = scale(recipe("qwen3-14b/matched"), LAPTOP, NOWHERE).not_rehearsed
     assert missing[0] == "no GPU"

@@ -8,10 +8,11 @@ import pytest
 
 from launch.planning.plan import build_plan
 from launch.planning.plan_text import format_plan
-from launch.reuse import expected, reuse
+from launch.reuse import plan_reuse, reuse
 from launch.stages import build_stages, stage_inputs, stage_states
+from recipes.files import hash_files, write_json
 from recipes.loading import STUDY_FILE, load_recipe
-from recipes.manifest import finish_stage, hash_files, read_manifest, start_stage, write_json
+from recipes.manifest import finish_stage, read_manifest, start_stage
 
 SMOKE = Path(__file__).resolve().parent.parent / "recipes" / "pocket" / "smoke.yaml"
 FILES = {
@@ -172,15 +173,15 @@ def test_stages_with_other_cpu_kernels_are_not_taken_over_and_it_is_said(tmp_pat
         sentences = [
             f"not reused {name} of {old}: made with other CPU kernels ({said})" for name in ("base", "questions")
         ]
-        assert expected(recipe, tmp_path / f"new-{number}", stages) == ({}, sentences)
+        assert plan_reuse(recipe, tmp_path / f"new-{number}", stages) == ({}, sentences)
         assert take(tmp_path / f"new-{number}") == dict.fromkeys(FILES, "new")
         assert capsys.readouterr().out == "".join(f"  {text}\n" for text in sentences)
         plan = build_plan(recipe, stages, tmp_path / f"new-{number}", with_reuse=True)
         assert f"note: {sentences[0]}" in format_plan(plan)
         # Not on a cluster, whose nodes are not known, and not where GPUs compute.
-        assert list(expected(recipe, tmp_path / "other", stages, on_cluster=True).sources) == list(FILES)
+        assert list(plan_reuse(recipe, tmp_path / "other", stages, on_cluster=True).sources) == list(FILES)
         on_gpu = load_recipe(SMOKE, ["resources.gpu=H100-80GB"])
-        assert expected(on_gpu, tmp_path / "other", stages).refused == []
+        assert plan_reuse(on_gpu, tmp_path / "other", stages).refused == []
     processor()
     assert take(tmp_path / "same") == dict.fromkeys(FILES, "done")
     assert "not reused" not in capsys.readouterr().out
@@ -298,7 +299,7 @@ def test_the_plan_says_what_would_be_reused_and_writes_nothing(tmp_path):
     old, new = make(tmp_path / "old", until="questions"), tmp_path / "new"
     recipe = load_recipe(SMOKE, [])
     stages = build_stages(recipe)
-    assert list(expected(recipe, new, stages).sources) == ["base", "corpus", "questions"]
+    assert list(plan_reuse(recipe, new, stages).sources) == ["base", "corpus", "questions"]
     plan = build_plan(recipe, stages, new, with_reuse=True)
     assert {stage.name: stage.state for stage in plan.stages if stage.name in FILES} == {
         "base": "reused", "corpus": "reused", "questions": "reused", "eval/base": "new"

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 import torch
 
+from recipes.files import read_json_lines as read_rows
 from recipes.loading import load_recipe
 from tests.trainers import replace
-from train.accounting.ledger import read_rows
 from train.arms import resolve_arm
 from train.rollouts import PolicyRollouts, read_groups, store, write_groups
 from train.runtime.recorder import RunRecorder

@@ -13,10 +13,11 @@ from hypothesis import strategies as st
 from launch.planning.hours import checkpoint_seconds, setting_of, update_seconds
 from launch.run import check_site
 from launch.site_file import SiteSpec, find_site, load_site
-from launch.slurm.jobs import Needed, make_jobs, tasks_of_study
+from launch.slurm.jobs import Needed, make_jobs
 from launch.slurm.script import render, signal_seconds
 from launch.slurm.vllm_server import server_command
 from launch.stages import build_stages
+from launch.tasks import tasks_of_study
 from recipes.errors import UserError
 from recipes.loading import load_recipe
 from train.accounting.cost import model_shape

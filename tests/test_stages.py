@@ -6,10 +6,11 @@ from pathlib import Path
 import pytest
 
 from eval.questions.analysis_lock import declared
-from launch.stages import build_stages, select_until, stage_inputs, stage_states
+from launch.stages import KINDS, build_stages, select_until, stage_inputs, stage_states
 from recipes.errors import UserError
+from recipes.files import hash_json
 from recipes.loading import load_recipe
-from recipes.manifest import finish_stage, hash_json, start_stage
+from recipes.manifest import finish_stage, start_stage
 
 STUDY = Path(__file__).resolve().parent.parent / "recipes" / "pocket" / "study.yaml"
 
@@ -33,6 +34,13 @@ def test_inputs_hold_the_output_of_everything_a_stage_needs(tmp_path):
         for name in stage.needs:
             expected = json.loads((tmp_path / name / "manifest.json").read_text())["output_hash"]
             assert inputs[f"output of {name}"] == expected
+
+
+def test_every_kind_has_hours_and_says_what_it_writes():
+    from launch.planning import hours, plan
+
+    assert set(hours._PARTS) == set(plan._WRITES) == set(KINDS)
+    assert {stage.kind for stage in build_stages(load_recipe(STUDY, ["probe={}"]))} < set(KINDS)
 
 
 def test_order_and_names():

@@ -7,13 +7,15 @@ import pytest
 
 from launch import status
 from launch.execution.failures import CRASHED, STOPPED, Failure, record
-from launch.slurm.jobs import tasks_of_study
 from launch.slurm.submit import Queue, Submitted, identity, known_jobs, write_jobs
 from launch.stages import build_stages, stage_inputs
-from launch.status import duration, format_standings, standings
+from launch.status import duration, format_statuses, stage_statuses
+from launch.tasks import tasks_of_study
 from recipes.errors import UserError
+from recipes.files import locked
 from recipes.loading import load_recipe
-from recipes.manifest import Progress, finish_stage, locked, start_stage
+from recipes.manifest import finish_stage, start_stage
+from recipes.progress import Progress
 
 SMOKE = Path(__file__).resolve().parent.parent / "recipes" / "pocket" / "smoke.yaml"
 GRPO = "arms/grpo/seed-0"
@@ -42,7 +44,7 @@ def finish(tasks, *names):
 
 
 def found(root, tasks):
-    return {one.stage: one for one in standings(root, tasks)}
+    return {one.stage: one for one in stage_statuses(root, tasks)}
 
 
 def test_states_of_a_study_on_one_machine(study):
@@ -66,10 +68,10 @@ def test_states_of_a_study_on_one_machine(study):
     )
     assert stages["report"].state == "blocked"
     assert stages["eval/base"].state == "open"
-    text = format_standings(list(stages.values()))
+    text = format_statuses(list(stages.values()))
     assert "2 done, 1 failed, 2 open, 2 blocked" in text
     assert "           | the last line" in text
-    record(root, GRPO, Failure("stopped by SIGTERM after update 3 of 4", STOPPED))
+    record(root, GRPO, Failure("stopped by SIGTERM after step 3 of 4", STOPPED))
     assert found(root, tasks)[GRPO].state == "stopped"
     record(root, GRPO, None)
     finish(tasks, GRPO)
@@ -82,8 +84,8 @@ def test_rate_and_remaining_time(study, monkeypatch):
     finish(tasks, "base", "corpus")
     directory = begin(tasks, GRPO)
     now = [1000.0]
-    monkeypatch.setattr("recipes.manifest.time.time", lambda: now[0])
-    monkeypatch.setattr("recipes.manifest.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("recipes.progress.time.time", lambda: now[0])
+    monkeypatch.setattr("recipes.progress.time.monotonic", lambda: now[0])
     monkeypatch.setattr("launch.status.time.time", lambda: now[0])
     progress = Progress(directory, 40, "steps")
     progress.update(10)
@@ -93,7 +95,7 @@ def test_rate_and_remaining_time(study, monkeypatch):
         one = found(root, tasks)[GRPO]
         assert one.rate_per_second == pytest.approx(0.2)
         assert one.remaining_seconds == pytest.approx(50.0)
-        assert "30/40 steps, reward 0.5 · 12 steps a minute · 50 s left" in format_standings([one])
+        assert "30/40 steps, reward 0.5 · 12 steps a minute · 50 s left" in format_statuses([one])
         now[0] = 1100.0 + 900
         assert "no progress for 15 minutes" in found(root, tasks)[GRPO].note
 
@@ -184,7 +186,7 @@ def test_a_damaged_list_of_jobs_is_a_sentence(study):
     (root / "slurm").mkdir()
     (root / "slurm" / "jobs.json").write_text(json.dumps([{"job": "1"}]))
     with pytest.raises(UserError, match=r"jobs.json cannot be read"):
-        standings(root, tasks)
+        stage_statuses(root, tasks)
 
 
 def test_durations():

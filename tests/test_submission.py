@@ -9,13 +9,13 @@ import pytest
 from launch.commands.main import main
 from launch.site_file import SiteSpec
 from launch.slurm import submit as slurm
-from launch.slurm.jobs import tasks_of_study
 from launch.slurm.step import _no_progress
 from launch.slurm.submit import active_ids, ask_queue, known_jobs, read_jobs, submit
 from launch.stages import Stage, build_stages
+from launch.tasks import tasks_of_study
 from recipes.errors import UserError
+from recipes.files import locked, write_json
 from recipes.loading import load_recipe
-from recipes.manifest import locked, write_json
 
 SMOKE = Path(__file__).resolve().parent.parent / "recipes" / "pocket" / "smoke.yaml"
 

@@ -6,7 +6,7 @@ from transformers import Qwen3Config
 from train.micro_batches import Work
 from train.runtime import throughput as module
 from train.runtime.recorder import pace
-from train.runtime.throughput import UpdateClock, throughput
+from train.runtime.throughput import StepClock, throughput
 
 
 @pytest.fixture
@@ -18,7 +18,7 @@ def times(monkeypatch):
 
 
 def test_a_section_is_not_part_of_the_one_around_it(times):
-    clock = UpdateClock()
+    clock = StepClock()
     with clock.section("generation"):  # before the first update
         pass
     assert clock.end() == {}

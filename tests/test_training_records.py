@@ -10,7 +10,7 @@ from train.arms import resolve_arm
 from train.models import directory
 from train.run import shared_arguments
 from train.runtime.recorder import RunRecorder
-from train.runtime.throughput import UpdateClock
+from train.runtime.throughput import StepClock
 from train.runtime.tracking import Tracker
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -68,7 +68,7 @@ def test_seconds_of_a_snapshot_are_not_training(tmp_path, monkeypatch):
 
     monkeypatch.setattr(directory, "save_weights", save)
     snapshots = directory.Snapshots([1], tmp_path, None, "float32", tmp_path)
-    snapshots.trainer = SimpleNamespace(clock=UpdateClock())
+    snapshots.trainer = SimpleNamespace(clock=StepClock())
     snapshots.trainer.clock.begin()
     times[0] += 2
     snapshots.on_step_end(None, SimpleNamespace(global_step=1), None)
@@ -80,6 +80,7 @@ def test_a_metric_that_could_not_be_computed_is_left_out_of_tensorboard(tmp_path
     """TRL logs None, for instance the deviation of a single reward."""
     tracker = Tracker(load_recipe(SMOKE, ["tracking=tensorboard"]), {}, tmp_path, "grpo", 0)
     tracker.log(1, {"reward": 1.0, "reward_std": None})
+    tracker.completions(1, [{"completion": "shown by wandb alone"}])
     tracker.close()
 
 

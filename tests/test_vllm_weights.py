@@ -10,7 +10,7 @@ from transformers import Qwen3Config, Qwen3ForCausalLM
 from trl.generation.vllm_generation import VLLMGeneration
 
 from train.runtime.sampler import merged_weights
-from train.runtime.throughput import UpdateClock
+from train.runtime.throughput import StepClock
 from train.weighted_grpo import WeightedGRPOTrainer, draw
 
 
@@ -50,7 +50,7 @@ def test_adapters_are_merged_for_vllm_without_a_change_of_the_weights(adapted):
 def test_weights_are_loaded_once_for_all_batches_of_an_update():
     trainer = WeightedGRPOTrainer.__new__(WeightedGRPOTrainer)
     trainer.accelerator = SimpleNamespace(num_processes=1, process_index=0)
-    trainer.num_generations, trainer.use_vllm, trainer.clock = 2, True, UpdateClock()
+    trainer.num_generations, trainer.use_vllm, trainer.clock = 2, True, StepClock()
     trainer.args, trainer.state = SimpleNamespace(vllm_tensor_parallel_size=1), SimpleNamespace(global_step=0)
     loaded = []
 

@@ -33,19 +33,19 @@ def test_ranks_are_silent_only_when_all_are(clock, tmp_path):
     beat(tmp_path, 0, clock[0])
     beat(tmp_path, 1, clock[0] - 30)
     clock[0] += 599
-    assert watched.complaint() is None
+    assert watched.reason_to_end() is None
     clock[0] += 11
-    said = watched.complaint()
+    said = watched.reason_to_end()
     assert "no rank has sent a heartbeat for 10 minutes, rank 1 not for 11" in said
     beat(tmp_path, 0, clock[0])
     clock[0] += 11
-    assert watched.complaint() is None
+    assert watched.reason_to_end() is None
 
 
 def test_no_rank_yet_is_no_silence(clock, tmp_path):
     watched = Watch(ResourceSpec(silence_minutes=0.1), tmp_path)
     clock[0] += 3600
-    assert watched.complaint() is None
+    assert watched.reason_to_end() is None
 
 
 class Healthy(BaseHTTPRequestHandler):
@@ -64,13 +64,13 @@ def test_a_server_that_stops_answering_is_named_after_a_minute(clock, tmp_path):
     watched = Watch(ResourceSpec(vllm={"mode": "server", "server_url": url}), tmp_path)
     for _ in range(10):
         clock[0] += 15
-        assert watched.complaint() is None
+        assert watched.reason_to_end() is None
     server.shutdown()
     server.server_close()
     clock[0] += 50
-    assert watched.complaint() is None
+    assert watched.reason_to_end() is None
     clock[0] += 15
-    assert f"the vLLM server at {url} has not answered for 65 s" in watched.complaint()
+    assert f"the vLLM server at {url} has not answered for 65 s" in watched.reason_to_end()
 
 
 def test_it_looks_every_ten_seconds(clock, tmp_path):
@@ -79,6 +79,6 @@ def test_it_looks_every_ten_seconds(clock, tmp_path):
         url = f"http://127.0.0.1:{nobody.getsockname()[1]}"
     watched = Watch(ResourceSpec(vllm={"mode": "server", "server_url": url}), tmp_path)
     clock[0] += 61
-    assert watched.complaint()
+    assert watched.reason_to_end()
     clock[0] += 9
-    assert watched.complaint() is None
+    assert watched.reason_to_end() is None

@@ -53,15 +53,15 @@ class ResolvedArm(MethodSpec, TrainSpec):
         return self.micro_batch_tokens or rows * (self.prompt.max_prompt_tokens + self.prompt.max_completion_tokens)
 
     def require_problems(self, available: int) -> None:
-        """Raise UserError if an update presents more problems than there are."""
+        """Raise UserError if a step presents more problems than there are."""
         if available < self.problems_per_step:
             raise UserError(
-                f"an update presents train.problems_per_step={self.problems_per_step} problems but the set "
+                f"a step presents train.problems_per_step={self.problems_per_step} problems but the set "
                 f"{self.problem_set!r} has only {available}; lower it, or build a larger corpus"
             )
 
     def snapshot_steps(self) -> list[int]:
-        """Updates with a snapshot, evenly spaced in their logarithm; without the last one, which is `final`."""
+        """Steps with a snapshot, evenly spaced in their logarithm; without the last one, which is `final`."""
         count = self.snapshots
         return sorted({round(self.steps ** (index / count)) for index in range(1, count)} - {self.steps})
 
@@ -95,6 +95,19 @@ def resolve_arm(recipe: Recipe, name: str) -> ResolvedArm:
     )
     _require_trainable(recipe, name, resolved)
     return resolved
+
+
+def completions_of_problem(recipe: Recipe, arm: ResolvedArm) -> int:
+    """Completions of a problem that a step of an arm learns from, at most.
+
+    `completions_per_problem`, the size of a group. SFT on a teacher reads no demonstration twice in a step, so not more
+    than the teacher has written, and one where `corpus.demonstrations` chooses one.
+    """
+    teacher = recipe.corpus.teacher
+    if arm.module != "train.sft" or teacher is None:
+        return arm.completions_per_problem
+    there = teacher.samples_per_problem if recipe.corpus.demonstrations == "all" else 1
+    return min(there, arm.completions_per_problem)
 
 
 def _own_train(name: str, train: TrainSpec, changes: dict[str, Any]) -> TrainSpec:

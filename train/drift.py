@@ -22,9 +22,11 @@ from data.language_model import generate_ids, load_model, on_cpu, stop_ids
 from data.prompts.prompt import load_tokenizer, render_prompt
 from data.sampling.engine import sample_with_engine
 from recipes.diagnostics_schema import LOGITS_TOKENS
-from recipes.manifest import Progress, finish_stage, hash_files, write_json, write_json_lines
+from recipes.files import hash_files, write_json, write_json_lines
+from recipes.files import read_json_lines as read_rows
+from recipes.manifest import finish_stage
+from recipes.progress import Progress
 from recipes.schema import Recipe
-from train.accounting.ledger import read_rows
 from train.models.directory import complete_snapshots
 
 if TYPE_CHECKING:

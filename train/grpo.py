@@ -21,7 +21,7 @@ from data.prompts.prompt import render_prompt
 from data.prompts.thinking import strip_thinking
 from recipes.resource_schema import VllmSpec
 from recipes.schema import Recipe
-from train.accounting.memory import settle_vllm
+from train.accounting.memory import resolve_vllm
 from train.arms import ResolvedArm
 from train.models.directory import adapter_config
 from train.rewards import RecordedReward
@@ -35,7 +35,7 @@ from train.weighted_grpo import WeightedGRPOTrainer, read_rollouts
 def run(recipe: Recipe, study_dir: Path, stage_dir: Path, resume: bool, arm: str, seed: int) -> None:
     """Train one arm with one seed by GRPO; writes `final/`, metrics, ledger and manifest."""
     run = Run(recipe, study_dir, stage_dir, arm, seed)
-    trl_arguments = arguments(run.settings, run.tokenizer, stage_dir, seed, settle_vllm(recipe, run.settings))
+    trl_arguments = arguments(run.settings, run.tokenizer, stage_dir, seed, resolve_vllm(recipe, run.settings))
     run.load(trl_arguments, resume)
     rows = _rows(run, run.order)
     rollouts: Rollouts | None = _stored_rollouts(run, rows)
@@ -77,7 +77,7 @@ def arguments(
         steps_per_generation=settings.updates_per_batch,
         epsilon=settings.clip_low,
         epsilon_high=settings.clip_high,
-        loss_type="dapo",  # one division for the whole update, as in SFT
+        loss_type="dapo",  # one division for the whole step, as in SFT
         shuffle_dataset=False,
     )
 

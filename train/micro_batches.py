@@ -1,8 +1,8 @@
-"""How the rows of an update are dealt into micro-batches, by their lengths. Needs no torch.
+"""How the rows of a step are dealt into micro-batches, by their lengths. Needs no torch.
 
 TRL pads a whole generation batch to its longest completion. Here rows of similar length share a micro-batch of at most
 so many tokens, and each is padded to its own longest row. Which rows share a micro-batch changes no gradient, because
-the loss of an update is a sum over its tokens with one divisor (`train/weights.py`).
+the loss of a step is a sum over its tokens with one divisor (`train/weights.py`).
 """
 
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ weights. Rows are split further only where that saves more padding than this."""
 
 
 class Work(NamedTuple):
-    """Tokens of the forward and backward passes of an update, prompts included."""
+    """Tokens of the forward and backward passes of a step, prompts included."""
 
     computed: int = 0
     """Tokens that went through the model, padding included."""

@@ -48,7 +48,7 @@ class RecordedReward:
     """Reward function for `GRPOTrainer` that also writes the ledger.
 
     `parameters`: of the policy, for FLOPs. `warn` is called once if no completion of the first batches has a weight, so
-    that nothing was learned. `surplus`: given an update, counted from 0, which rows of all ranks hold no completion;
+    that nothing was learned. `surplus`: given a step, counted from 0, which rows of all ranks hold no completion;
     None: all hold one.
     """
 
@@ -84,7 +84,7 @@ class RecordedReward:
         **kwargs: object,
     ) -> list[float]:
         """Rewards in [-1, 1], one per completion. Columns of the dataset arrive as keyword arguments."""
-        grades, rewards = self.judge(completions, completion_ids, reference_answer, problem_id)
+        grades, rewards = self.judge(completions, completion_ids, reference_answer)
         lengths = [len(ids) for ids in completion_ids]
         correct = [grade.correct for grade in grades]
         rows = gathered(list(map(Completion, problem_id, rewards, lengths, correct, prompt_tokens)))
@@ -117,11 +117,10 @@ class RecordedReward:
         completions: Sequence[str],
         completion_ids: Sequence[Sequence[int]],
         reference_answer: Sequence[str],
-        problem_id: Sequence[str],
     ) -> tuple[list[Grade], list[float]]:
         """Grade and reward of each completion; nothing is entered in the ledger."""
         grades = self.grader.grade_many(completions, reference_answer, self.form, _GRADE_SECONDS)
-        # A coin depends on the update and on the completion's index among those of all ranks, not on the state of a
+        # A coin depends on the step and on the completion's index among those of all ranks, not on the state of a
         # generator: a resumed run gets the same coins, and no two ranks share them.
         first = rank() * len(grades)
         coins = [random.Random(f"reward {self.seed} {self.ledger.last_step} {first + n}") for n in range(len(grades))]
@@ -140,7 +139,7 @@ class RecordedReward:
         if not any(weights):
             low, high = min(self._early), max(self._early)
             self._warn(
-                f"no completion of the first {_EARLY_BATCHES * self.settings.updates_per_batch} updates has a weight "
+                f"no completion of the first {_EARLY_BATCHES * self.settings.updates_per_batch} steps has a weight "
                 f"(reward {low:g}{'' if low == high else f' to {high:g}'}), so nothing is learned; look at some "
                 "completions: is the answer in the required form, are they truncated, is the corpus far too hard or "
                 "too easy?"
@@ -148,7 +147,7 @@ class RecordedReward:
         self._warn = None
 
     def _enter(self, rows: Sequence[Completion]) -> None:
-        """Enter an update's completions of all ranks, grouped by problem."""
+        """Enter the completions of all ranks in a generation batch, grouped by problem."""
         settings = self.settings
         rewards = [row.reward for row in rows]
         weights = completion_weights(rewards, settings)

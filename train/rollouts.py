@@ -1,8 +1,8 @@
 """Completions that do not come from the current policy, and dynamic sampling.
 
 The stored sources of the unified loss (`train/weights.py`): a teacher's samples, right and wrong; the base model's
-samples, drawn once; the policy's samples, drawn again every round. Each gives the trainer one completion per row of an
-update, as token ids. Samples of the policy are written to `rollouts/`, so that a resumed run trains on the same ones.
+samples, drawn once; the policy's samples, drawn again every round. Each gives the trainer one completion per row of a
+step, as token ids. Samples of the policy are written to `rollouts/`, so that a resumed run trains on the same ones.
 """
 
 import json
@@ -22,7 +22,8 @@ from data.corpus.rows import Demonstration, Problem
 from data.grading.grader import Grade
 from data.prompts.prompt import completion_ids
 from recipes.errors import UserError
-from recipes.manifest import Progress, read_json, write_atomic, write_json
+from recipes.files import read_json, write_atomic, write_json
+from recipes.progress import Progress
 from train.accounting.cost import forward_flops
 from train.accounting.ledger import Ledger
 from train.arms import ResolvedArm
@@ -30,14 +31,15 @@ from train.runtime.ranks import gathered, rank, world_size
 from train.weights import completion_weights
 
 Completions = list[list[int]]
+"""Token ids, [completions][tokens]."""
 Stored = list[npt.NDArray[np.int32]]
 """Completions that stay in memory: four bytes a token, a ninth of what Python's integers take."""
 Row = dict[str, Any]
 """A row of the trainer's dataset: prompt, reference_answer, problem_id, prompt_tokens."""
 Draw = Callable[[list[str], int], list[Completions]]
 """Samples from the current policy: prompts and a seed -> a group of completions per prompt, the same on every rank."""
-Judge = Callable[[list[str], Completions, list[str], list[str]], tuple[list[Grade], list[float]]]
-"""Grades and rewards of completions: texts, token ids, reference answers, problem ids."""
+Judge = Callable[[list[str], Completions, list[str]], tuple[list[Grade], list[float]]]
+"""Grades and rewards of completions: texts, token ids, reference answers."""
 
 
 def store(completions: Completions) -> Stored:
@@ -64,7 +66,7 @@ def read_groups(path: Path) -> list[Stored]:
 class TeacherRollouts:
     """A teacher's graded samples, right and wrong, in turn; the same for every seed.
 
-    No sample is used twice in an update. TRL needs `completions_per_problem` rows for every problem; rows for which
+    No sample is used twice in a step. TRL needs `completions_per_problem` rows for every problem; rows for which
     there is no further sample hold an end-of-turn token alone, and `surplus` names them.
 
     The end-of-turn token is appended to every sample. `text_of` turns a sample into the text to train on.
@@ -87,7 +89,10 @@ class TeacherRollouts:
         for problem in set(order):
             texts = [text_of(row.completion) for row in demonstrations.get(problem.problem_id, []) if row.fits]
             if not texts:
-                raise UserError(f"problem {problem.problem_id} has no demonstration that was finished and fits")
+                raise UserError(
+                    f"problem {problem.problem_id} has no demonstration that was finished and fits; set "
+                    "corpus.problem_set=teacher_solvable, or raise prompt.max_completion_tokens"
+                )
             self._samples[problem.problem_id] = store(completion_ids(tokenizer, texts))
         seen: dict[str, int] = {}
         self._exposures = []  # by position in the order: how often its problem was presented before
@@ -96,18 +101,18 @@ class TeacherRollouts:
             seen[problem.problem_id] = self._exposures[-1] + 1
 
     def completions(self, step: int, draw: Draw) -> Completions:
-        """Token ids for the rows of update `step`, counted from 0. Nothing is drawn."""
+        """Token ids for the rows of step `step`, counted from 0. Nothing is drawn."""
         return [
             self._filler if index is None else self._samples[identity][index].tolist()
             for identity, index in self._rows(step)
         ]
 
     def surplus(self, step: int) -> list[bool]:
-        """Whether each row of update `step` lacks a sample: its weight is 0, and the ledger leaves it out."""
+        """Whether each row of step `step` lacks a sample: its weight is 0, and the ledger leaves it out."""
         return [index is None for _, index in self._rows(step)]
 
     def _rows(self, step: int) -> list[tuple[str, int | None]]:
-        """Problem id and sample of each row; None where all samples of the problem are in the update already."""
+        """Problem id and sample of each row; None where all samples of the problem are in the step already."""
         group, problems = self.settings.completions_per_problem, self.settings.problems_per_step
         rows: list[tuple[str, int | None]] = []
         used: set[tuple[str, int]] = set()
@@ -123,10 +128,10 @@ class TeacherRollouts:
 class PolicyRollouts:
     """Samples of the policy as it was at the start of the run, or at the start of each round.
 
-    `order` holds problem ids and rendered prompts. The cost of sampling is entered in the ledger in the update that
+    `order` holds problem ids and rendered prompts. The cost of sampling is entered in the ledger in the step that
     samples. Without `round_steps` in the arm's settings one group is sampled for every problem, once.
 
-    `count_earlier` is called in that update with the seconds, of all processes together, in which earlier attempts drew
+    `count_earlier` is called in that step with the seconds, of all processes together, in which earlier attempts drew
     the samples that are kept.
     """
 
@@ -149,7 +154,7 @@ class PolicyRollouts:
         self._groups: dict[str, Stored] | list[Stored] = []
 
     def completions(self, step: int, draw: Draw) -> Completions:
-        """Token ids for the rows of update `step`, counted from 0; samples them first where a round begins."""
+        """Token ids for the rows of step `step`, counted from 0; samples them first where a round begins."""
         current = 0 if self.round_steps is None else step // self.round_steps
         begins = step == current * (self.round_steps or 0)
         if current != self._round or begins:
@@ -227,10 +232,10 @@ class PolicyRollouts:
 class DynamicSampling:
     """DAPO's dynamic sampling (arXiv 2503.14476, Sec. 3.2): groups without any weight are replaced by other problems'.
 
-    If too few groups have a weight after all batches, others fill the update. Groups that were sampled and not used
+    If too few groups have a weight after all batches, others fill the step. Groups that were sampled and not used
     were presented too, and are in the ledger.
 
-    `reserve`: further rows, `dynamic_sampling` (the largest number of further batches in an update) times as many.
+    `reserve`: further rows, `dynamic_sampling` (the largest number of further batches in a step) times as many.
     `parameters`: of the policy, for FLOPs.
     """
 
@@ -250,7 +255,7 @@ class DynamicSampling:
         self._chosen: list[Completions] = []
 
     def choose(self, step: int, draw: Draw) -> list[Row]:
-        """Sample for update `step`, counted from 0; returns the rows it trains on, one per problem."""
+        """Sample for step `step`, counted from 0; returns the rows it trains on, one per problem."""
         size, batches = self.settings.problems_per_step, self.settings.dynamic_sampling
         each = self.settings.completions_per_problem
         weighted: list[tuple[Row, Completions, int]] = []
@@ -266,7 +271,6 @@ class DynamicSampling:
                 self.tokenizer.batch_decode(flat, skip_special_tokens=True),
                 flat,
                 [row["reference_answer"] for row in repeated],
-                [row["problem_id"] for row in repeated],
             )
             for index, (row, group) in enumerate(zip(batch, groups, strict=True)):
                 own = slice(index * each, (index + 1) * each)
@@ -294,7 +298,7 @@ class DynamicSampling:
         )
 
     def completions(self, step: int, draw: Draw) -> Completions:
-        """Token ids for the rows that `choose` returned for this update."""
+        """Token ids for the rows that `choose` returned for this step."""
         return [ids for group in self._chosen for ids in group]
 
 

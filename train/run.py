@@ -12,13 +12,14 @@ from data.attention import usable_attention
 from data.corpus.rows import Demonstration, Problem, presented_order, read_demonstrations, read_problems
 from data.language_model import load_model, seed_everything
 from data.prompts.prompt import load_tokenizer, render_prompt, template_hash
-from recipes.manifest import finish_stage, hash_files
+from recipes.files import hash_files
+from recipes.manifest import finish_stage
 from recipes.schema import Recipe
 from recipes.training_schema import PromptSpec
 from train.accounting.ledger import LEDGER, Ledger
 from train.arms import ResolvedArm, resolve_arm
 from train.micro_batches import Work
-from train.models.directory import Snapshots, count_parameters, record_attention, save_final
+from train.models.directory import Snapshots, parameters_of_model, record_attention, save_final
 from train.runtime.checkpoints import (
     CheckpointMarker,
     accept_indexed_cpu,
@@ -36,7 +37,7 @@ from train.runtime.ranks import (
     with_deepspeed,
 )
 from train.runtime.recorder import RunRecorder
-from train.runtime.sampler import engine_facts, released_engine, require_vllm
+from train.runtime.sampler import released_engine, require_vllm, sampler_facts
 from train.runtime.tracking import Tracker
 from train.token_budget import TokenBudgetTrainer
 
@@ -77,7 +78,7 @@ class Run:
         dtype = self.settings.weights_dtype_with(with_deepspeed())
         self.model = load_model(self._start_dir, dtype, usable_attention(self.recipe.require_model()))
         self._attention = record_attention(self.model, self.stage_dir)
-        self.parameters = count_parameters(self.model)
+        self.parameters = parameters_of_model(self.model)
 
     def _load_problems(self) -> None:
         settings, corpus = self.settings, self.study_dir / "corpus"
@@ -100,7 +101,7 @@ class Run:
             settings.snapshot_steps(), stage_dir, self.tokenizer, settings.dtype, self._start_dir
         )
         self._pace = PaceKeeper(stage_dir, settings.steps, step, settings.updates_per_batch)
-        self._stop = StopOnSignal(settings.updates_per_batch, self._pace, settings.save_every_minutes)
+        self._stop = StopOnSignal(self._pace, settings.save_every_minutes)
         self.callbacks: list[TrainerCallback] = [
             self.recorder, self._snapshots, self._pace, self._stop, CheckpointMarker(),
         ]  # fmt: skip
@@ -120,7 +121,7 @@ class Run:
             trainer.train(resume_from_checkpoint=str(self._checkpoint.path) if self._checkpoint else None)
             self._stop.require_finished(self.settings.steps)
             outputs = save_final(trainer, self.tokenizer, self.stage_dir, self.settings.dtype, self._start_dir)
-            engine = engine_facts(trainer, self.settings.sampling != "teacher")
+            engine = sampler_facts(trainer, self.settings.sampling != "teacher")
         self.tracker.close()
         if rank() != 0:
             return
@@ -150,7 +151,7 @@ def shared_arguments(settings: ResolvedArm, stage_dir: Path, seed: int, use_cpu:
         "seed": seed,
         "max_steps": settings.steps,
         "num_train_epochs": 1,
-        # All rows of an update; `train/token_budget.py` deals them into micro-batches.
+        # All rows of a step; `train/token_budget.py` deals them into micro-batches.
         "per_device_train_batch_size": rows_per_rank(settings.problems_per_step * settings.completions_per_problem),
         "gradient_accumulation_steps": 1,
         "learning_rate": settings.learning_rate,

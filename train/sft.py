@@ -1,8 +1,8 @@
 """Stage `arms/<arm>/seed-<n>` for arms that learn from a teacher's correct solutions, with TRL's SFTTrainer.
 
-The loss is the mean negative log-likelihood of the completion tokens of an update: that of `train/weights.py` with
-every weight 1. No demonstration is trained on twice in an update. TRL needs the same number of rows in every update, so
-fillers, rows of two tokens without a loss, take the place of missing demonstrations at the end of the update.
+The loss is the mean negative log-likelihood of the completion tokens of a step: that of `train/weights.py` with
+every weight 1. No demonstration is trained on twice in a step. TRL needs the same number of rows in every step, so
+fillers, rows of two tokens without a loss, take the place of missing demonstrations at the end of the step.
 """
 
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallba
 from trl import SFTConfig, SFTTrainer
 from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
-from data.corpus.rows import demonstrations_by_update
+from data.corpus.rows import demonstrations_by_step
 from data.language_model import on_cpu
 from data.prompts.prompt import completion_ids, render_prompt
 from data.prompts.thinking import strip_thinking
@@ -43,7 +43,7 @@ def arguments(settings: ResolvedArm, directory: Path, seed: int) -> SFTConfig:
     return SFTConfig(
         **shared_arguments(settings, directory, seed, on_cpu()),
         max_length=None,
-        packing=False,  # it would change the number of problems in an update
+        packing=False,  # it would change the number of problems in a step
         completion_only_loss=True,
         shuffle_dataset=False,
         train_sampling_strategy="sequential",
@@ -58,7 +58,7 @@ class DemonstrationTrainer(TokenBudgetTrainer, SFTTrainer):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         padding = self.processing_class.pad_token_id
-        self.data_collator = DataCollatorForLanguageModeling(pad_token_id=padding)  # of all rows of an update
+        self.data_collator = DataCollatorForLanguageModeling(pad_token_id=padding)  # of all rows of a step
         self._collate = DataCollatorForLanguageModeling(pad_token_id=padding, padding_free=self.joins_rows)
 
     def rows_of(self, inputs: Batch) -> tuple[list[int], list[bool]]:
@@ -80,7 +80,7 @@ class DemonstrationTrainer(TokenBudgetTrainer, SFTTrainer):
         return int((inputs["labels"][:, 1:] != -100).sum())
 
     def compute_loss(self, *args: Any, **kwargs: Any) -> Any:
-        """The loss of an update; the logged number of tokens read so far is that of all ranks."""
+        """The loss of a step; the logged number of tokens read so far is that of all ranks."""
         before = self._total_train_tokens
         result = super().compute_loss(*args, **kwargs)
         if self.model.training:
@@ -113,13 +113,13 @@ def build_trainer(
 
 
 def _rows(run: Run) -> list[dict[str, Any]]:
-    """The rows of all updates: the demonstrations of the presented problems, then fillers."""
+    """The rows of all steps: the demonstrations of the presented problems, then fillers."""
     settings, tokenizer = run.settings, run.tokenizer
     prompts = {problem: render_prompt(tokenizer, problem.problem, settings.prompt) for problem in set(run.order)}
     prompt_tokens = {problem: len(tokenizer(prompt)["input_ids"]) for problem, prompt in prompts.items()}
     size = settings.problems_per_step * settings.completions_per_problem
     rows: list[dict[str, Any]] = []
-    for update in demonstrations_by_update(
+    for of_step in demonstrations_by_step(
         run.demonstrations,
         run.order,
         settings.problems_per_step,
@@ -128,7 +128,7 @@ def _rows(run: Run) -> list[dict[str, Any]]:
         run.recipe.corpus.demonstrations,
         run.seed,
     ):
-        for problem, demonstration in update:
+        for problem, demonstration in of_step:
             text, tokens = demonstration.completion, demonstration.tokens
             if settings.strip_thinking:
                 text = strip_thinking(text)
@@ -136,12 +136,12 @@ def _rows(run: Run) -> list[dict[str, Any]]:
             row = {"prompt": prompts[problem], "completion": text, "tokens": tokens}
             rows.append(row | {"prompt_tokens": prompt_tokens[problem]})
         filler = {"prompt": rows[0]["prompt"], "completion": None, "tokens": 0, "prompt_tokens": 0}
-        rows += [filler] * (size - len(update))
+        rows += [filler] * (size - len(of_step))
     return rows
 
 
 def _enter(run: Run, rows: list[dict[str, Any]], step: int) -> None:
-    """Enter update `step`, counted from 1, in the ledger."""
+    """Enter step `step`, counted from 1, in the ledger."""
     problems = run.settings.problems_per_step
     size = problems * run.settings.completions_per_problem
     ids = [problem.problem_id for problem in run.order[(step - 1) * problems : step * problems]]

@@ -1,8 +1,8 @@
 """Training in micro-batches by length, under TRL's two trainers: the update is the same, the padding is not computed.
 
-transformers asks the trainer for one batch an update, all rows of this rank (`gradient_accumulation_steps` is 1), and
+transformers asks the trainer for one batch a step, all rows of this rank (`gradient_accumulation_steps` is 1), and
 `compute_loss` runs forward and backward for all its micro-batches but the last, whose backward transformers runs. So
-the number of micro-batches may differ from update to update. Gradients are exchanged between ranks with the last one,
+the number of micro-batches may differ from step to step. Gradients are exchanged between ranks with the last one,
 as in transformers' own accumulation.
 """
 
@@ -18,9 +18,25 @@ from transformers import Trainer
 from train.arms import ResolvedArm
 from train.micro_batches import Work, micro_batches, split_to
 from train.runtime.ranks import gathered, world_size
-from train.runtime.throughput import UpdateClock, device_peak, throughput
+from train.runtime.throughput import StepClock, device_peak, throughput
 
 Batch = dict[str, Any]
+"""Rows of a step, or of a micro-batch, on this rank: tensors by TRL's names.
+
+SFT:
+    input_ids, attention_mask, labels: [rows, tokens]; a label of -100 has no loss. The micro-batches of `padding_free`
+        are one row, [1, tokens], with position_ids in place of attention_mask.
+
+GRPO:
+    prompt_ids, prompt_mask: [rows, prompt tokens], padded on the left.
+    completion_ids, completion_mask: [rows, completion tokens], padded on the right; the mask is 0 for completions that
+        the loss leaves out.
+    advantages: [rows], the weights of `train/weights.py`.
+    row_tokens: [rows], prompt and completion; 0 for surplus rows.
+    num_items_in_batch: [], what the loss is divided by.
+    old_per_token_logps, ref_per_token_logps, sampling_per_token_logps: [rows, completion tokens], where TRL needs them.
+    importance_sampling_ratio: the same, or [rows, 1] where it is that of whole completions.
+"""
 IDLE_TOKENS = 2
 """Tokens that a rank without rows reads, to stay in step with the others; the fewest that predict one."""
 
@@ -28,7 +44,7 @@ IDLE_TOKENS = 2
 class OwnRank:
     """An accelerator whose collectives return what they are given: TRL's metrics of a micro-batch, of this rank alone.
 
-    TRL exchanges about six numbers between the ranks for every micro-batch. Here they are exchanged once an update,
+    TRL exchanges about six numbers between the ranks for every micro-batch. Here they are exchanged once a step,
     weighted by the tokens of each micro-batch.
     """
 
@@ -52,12 +68,12 @@ class OwnRank:
 
 
 class TokenBudgetTrainer(Trainer):
-    """What both trainers share. A subclass says which rows an update has and how a micro-batch of them looks.
+    """What both trainers share. A subclass says which rows a step has and how a micro-batch of them looks.
 
     Attributes:
         arm: gives the limit of tokens.
-        clock: of the update.
-        on_work: called once an update with the tokens that all ranks computed, if set.
+        clock: of the step.
+        on_work: called once a step with the tokens that all ranks computed, if set.
     """
 
     arm: ResolvedArm
@@ -66,11 +82,11 @@ class TokenBudgetTrainer(Trainer):
     _work = Work()
 
     def __init__(self, *args: Any, arm: ResolvedArm, **kwargs: Any) -> None:
-        self.arm, self.clock = arm, UpdateClock()
+        self.arm, self.clock = arm, StepClock()
         super().__init__(*args, **kwargs)
 
     def rows_of(self, inputs: Batch) -> tuple[list[int], list[bool]]:
-        """Tokens of each row of an update, prompt included, and whether its gradient is needed."""
+        """Tokens of each row of a step, prompt included, and whether its gradient is needed."""
         raise NotImplementedError
 
     def micro_batch(self, inputs: Batch, rows: Sequence[int]) -> Batch:
@@ -92,7 +108,7 @@ class TokenBudgetTrainer(Trainer):
         return split_to(own, max(1, *gathered([len(own)])))
 
     def compute_loss(self, model: Any, inputs: Batch, *args: Any, **kwargs: Any) -> Any:
-        """The loss of an update. Its value is of all micro-batches, its graph of the last one; the others' gradients
+        """The loss of a step. Its value is of all micro-batches, its graph of the last one; the others' gradients
         are already added up.
         """
         if not self.model.training:
@@ -124,17 +140,17 @@ class TokenBudgetTrainer(Trainer):
 
     @contextlib.contextmanager
     def _without_exchange(self, model: Any) -> Iterator[None]:
-        """Context of a micro-batch that is not the last of its update."""
+        """Context of a micro-batch that is not the last of its step."""
         accelerator = self._accelerator_of_all()
         accelerator.gradient_state._set_sync_gradients(False)
-        # DeepSpeed has no such context; accelerate tells it from `sync_gradients` whether an update ends.
+        # DeepSpeed has no such context; accelerate tells it from `sync_gradients` whether a step ends.
         with contextlib.nullcontext() if self.is_deepspeed_enabled else accelerator.no_sync(model=model):
             yield
         accelerator.gradient_state._set_sync_gradients(True)
 
     @contextlib.contextmanager
     def _own_metrics(self) -> Iterator[Callable[[int], None]]:
-        """Context that collects TRL's metrics of the micro-batches and logs one value of each for the update.
+        """Context that collects TRL's metrics of the micro-batches and logs one value of each for the step.
 
         Means are weighted by the tokens of the micro-batches of all ranks; TRL takes the mean of their means.
         """
@@ -173,7 +189,7 @@ class TokenBudgetTrainer(Trainer):
         return super().training_step(*args, **kwargs)
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
-        """Log an update's metrics with those of `throughput`."""
+        """Log a step's metrics with those of `throughput`."""
         if seconds := self.clock.end():
             peak = device_peak(self.arm.dtype)
             logs |= throughput(seconds, self._work, self.model.config, world_size(), peak)

@@ -24,17 +24,17 @@ class WeightedGRPOTrainer(TokenBudgetTrainer, GRPOTrainer):
     """GRPOTrainer with the loss of `train/weights.py`, in micro-batches by length.
 
     TRL divides by all completion tokens. GRPO's update would then shrink with every group without a weight, and that of
-    on-policy SFT with the share of incorrect samples, while SFT's stays the same. With several updates per batch the
-    divisor is that of a mean update of the batch, as in TRL. With beta 0 and one update per batch the importance ratio
-    is 1, so with uniform weights the gradient is that of the mean negative log-likelihood of the correct samples; the
-    logged `loss` is not that likelihood.
+    on-policy SFT with the share of incorrect samples, while SFT's stays the same. With several steps per generation
+    batch the divisor is that of a mean step of the batch, as in TRL. With beta 0 and one step per batch the importance
+    ratio is 1, so with uniform weights the gradient is that of the mean negative log-likelihood of the correct samples;
+    the logged `loss` is not that likelihood.
 
     Args:
         arm: decides the weights and what the loss is divided by.
         rollouts: source of the completions; None: sampled from the current policy.
 
     Attributes:
-        loaded_step: the update whose weights vLLM has; -1 before the first.
+        loaded_step: the step whose weights vLLM has; -1 before the first.
     """
 
     loaded_step = -1
@@ -215,7 +215,7 @@ def mismatch(
 def read_rollouts(
     rollouts: Rollouts, tokenizer: PreTrainedTokenizerBase, prompts: list[str], trainer: WeightedGRPOTrainer
 ) -> dict[str, Any]:
-    """TRL's `rollout_func` for stored completions: those of this rank's rows of the update.
+    """TRL's `rollout_func` for stored completions: those of this rank's rows of the step.
 
     They have no log-probabilities, so the importance ratio is 1 and the loss is the weighted log-likelihood.
     """
@@ -232,7 +232,11 @@ def read_rollouts(
 def draw(
     trainer: WeightedGRPOTrainer, tokenizer: PreTrainedTokenizerBase, prompts: list[str], seed: int
 ) -> list[list[list[int]]]:
-    """Sample a group of completions for each prompt from the current policy, on all ranks together."""
+    """Sample a group of completions for each prompt from the current policy, on all ranks together.
+
+    Returns:
+        Token ids, [prompts][group][tokens], the same on every rank.
+    """
     ranks, own, group = trainer.accelerator.num_processes, trainer.accelerator.process_index, trainer.num_generations
     share = -(-len(prompts) // ranks)
     # Every rank samples as many, because under ZeRO-3 they can only generate together; the surplus is dropped.

@@ -1,6 +1,6 @@
-"""The weight of each completion in the loss. Only this module decides it, for the trainer and for the ledger.
+"""The weight of each completion in the loss of arms with rewards: decided here, for the trainer and for the ledger.
 
-Every arm minimises, over the completions i of an update,
+Every arm minimises, over the completions i of a step,
 
     L = - sum_i w_i * log p(completion_i | prompt_i) / T,      T = sum of tokens_i over the completions with w_i != 0
 
@@ -11,12 +11,15 @@ and in the weights, which follow from the rewards r_i of a group:
     credit: advantage                     w_i = max(0, A_i)        A_i = (r_i - mean(r)) / (std(r) + 1e-4)
     credit: advantage, negatives: true    w_i = A_i
 
-SFT on a teacher's correct solutions has w_i = 1 throughout. A_i is GRPO's group-normalised advantage (Shao et al. 2024,
-arXiv 2402.03300, Sec. 4.1.2), with the sample standard deviation and the epsilon of TRL's `scale_rewards: "group"`;
-Dr. GRPO (Liu et al. 2025, arXiv 2503.20783) would leave the deviation out. One division by the tokens of a whole update
-is DAPO's (Yu et al. 2025, arXiv 2503.14476, Sec. 3.3), but DAPO counts all tokens in T, also those without a weight:
-`loss_normalisation: all_tokens`. With `beta` above 0 the KL term, which every token has, is added with the same T,
-which then counts all tokens. Where several updates share a sampling, PPO's clipped importance ratio replaces log p.
+SFT on a teacher's correct solutions has w_i = 1 throughout. It has no rewards, so `train/sft.py` does not ask this
+module: its weight is the mask of its labels, and its T counts the tokens of that mask.
+
+A_i is GRPO's group-normalised advantage (Shao et al. 2024, arXiv 2402.03300, Sec. 4.1.2), with the sample standard
+deviation and the epsilon of TRL's `scale_rewards: "group"`; Dr. GRPO (Liu et al. 2025, arXiv 2503.20783) would leave
+the deviation out. One division by the tokens of a whole step is DAPO's (Yu et al. 2025, arXiv 2503.14476, Sec. 3.3),
+but DAPO counts all tokens in T, also those without a weight: `loss_normalisation: all_tokens`. With `beta` above 0 the
+KL term, which every token has, is added with the same T, which then counts all tokens. Where several steps share a
+generation batch, PPO's clipped importance ratio replaces log p.
 
 A reward of None marks a row that holds no completion to learn from (`TeacherRollouts.surplus`). It is left out of its
 group's mean and deviation, its weight is 0 and T does not count it.
@@ -40,7 +43,7 @@ def completion_weights(rewards: Rewards, arm: ResolvedArm, advantages: Sequence[
     """Weight w_i of each completion.
 
     Args:
-        rewards: one per completion of the update, of all ranks, [problems * completions_per_problem], grouped by
+        rewards: one per completion of the step, of all ranks, [problems * completions_per_problem], grouped by
             problem.
         arm: its credit, negatives and group size.
         advantages: TRL's group-normalised advantages of the same completions, if at hand: the trainer uses these, so

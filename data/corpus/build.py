@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from data.corpus.card import render_card
-from data.corpus.demonstrations import draw_samples, write_demonstrations
+from data.corpus.demonstrations import draw_samples, graded_demonstrations
 from data.corpus.filters import apply_filters, split_problems
 from data.corpus.funnel import Funnel, figure_rows
 from data.corpus.rows import (
@@ -35,17 +35,9 @@ from data.grading.grader import Grader
 from data.hub import locate_model
 from data.pocket_world import TASKS
 from data.prompts.prompt import load_tokenizer, prepare_tokenizer
-from recipes.manifest import (
-    NOTES,
-    Progress,
-    finish_stage,
-    hash_file,
-    hash_files,
-    write_atomic,
-    write_json_lines,
-    write_notes,
-    write_parquet,
-)
+from recipes.files import hash_file, hash_files, write_atomic, write_json_lines, write_parquet
+from recipes.manifest import finish_stage
+from recipes.progress import NOTES, Progress, write_notes
 from recipes.schema import Recipe
 
 if TYPE_CHECKING:
@@ -98,7 +90,7 @@ def _build(recipe: Recipe, study_dir: Path, stage_dir: Path, funnel: Funnel) -> 
 
     # Demonstrations for the training problems.
     identified = [(problem_id(row.problem), row) for row in train]
-    demonstrations, cost = write_demonstrations(recipe, study_dir, identified, grader, tokenizer, progress)
+    demonstrations, cost = graded_demonstrations(recipe, study_dir, identified, grader, tokenizer, progress)
     costs += [cost.row()] if cost is not None else []
     grader.close()
     step_done("demonstrations", 8)

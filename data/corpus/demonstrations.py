@@ -25,7 +25,8 @@ from data.sampling.store import (
 )
 from recipes.corpus_schema import SamplerSpec
 from recipes.errors import UserError
-from recipes.manifest import Progress, read_manifest
+from recipes.manifest import read_manifest
+from recipes.progress import Progress
 from recipes.schema import Recipe
 
 if TYPE_CHECKING:
@@ -95,7 +96,7 @@ def draw_samples(
     return samples_of, cost
 
 
-def write_demonstrations(
+def graded_demonstrations(
     recipe: Recipe,
     study_dir: Path,
     rows: list[tuple[str, RawRow]],

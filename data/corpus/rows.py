@@ -64,7 +64,12 @@ def read_problems(corpus_dir: Path, split: str, problem_set: str = "all") -> lis
     rows = [Problem(**row) for row in pq.read_table(corpus_dir / PROBLEMS).to_pylist()]
     chosen = [row for row in rows if row.split == split and (problem_set == "all" or row.teacher_solvable)]
     if not chosen:
-        raise UserError(f"{corpus_dir / PROBLEMS} has no {split} problems in the set {problem_set!r}")
+        remedy = "set corpus.heldout_problems above 0"
+        if split == "train":
+            remedy = "add sources; rejects.jsonl beside it says why rows were removed"
+            if problem_set == "teacher_solvable":
+                remedy = "raise corpus.teacher.samples_per_problem, or set corpus.problem_set=all"
+        raise UserError(f"{corpus_dir / PROBLEMS} has no {split} problems in the set {problem_set!r}; {remedy}")
     return chosen
 
 
@@ -119,7 +124,7 @@ def demonstrations_to_read(
     return [usable[(exposure * count + offset) % len(usable)] for offset in range(min(count, len(usable)))]
 
 
-def demonstrations_by_update(
+def demonstrations_by_step(
     demonstrations: dict[str, list[Demonstration]],
     order: list[Problem],
     problems_per_step: int,
@@ -128,7 +133,7 @@ def demonstrations_by_update(
     policy: str,
     seed: int,
 ) -> list[list[tuple[Problem, Demonstration]]]:
-    """What each update reads: the demonstrations of its problems, none of them twice in one update.
+    """What each step reads: the demonstrations of its problems, none of them twice in one step.
 
     `passes_over`: size of the set that `order` passes over again and again. `count`, `policy` and `seed`: see
     `demonstrations_to_read`.
@@ -136,14 +141,14 @@ def demonstrations_by_update(
     Raises:
         UserError: a problem has no usable demonstration.
     """
-    updates = []
+    steps = []
     for start in range(0, len(order), problems_per_step):
-        # Where one pass over the set ends and the next begins, a problem may be presented twice in one update.
+        # Where one pass over the set ends and the next begins, a problem may be presented twice in one step.
         read: dict[tuple[str, int], tuple[Problem, Demonstration]] = {}
         for index in range(start, min(start + problems_per_step, len(order))):
             problem = order[index]
             exposure = index // passes_over
             for row in demonstrations_to_read(demonstrations, problem.problem_id, count, exposure, policy, seed):
                 read.setdefault((problem.problem_id, row.sample_index), (problem, row))
-        updates.append([*read.values()])
-    return updates
+        steps.append([*read.values()])
+    return steps

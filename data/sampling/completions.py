@@ -18,7 +18,7 @@ from data.sampling.server import require_served
 from data.sampling.store import Sample, SampleStore, sample_seed, sampling_config, thinking_mode, whole_characters
 from recipes.corpus_schema import SamplerSpec
 from recipes.errors import UserError
-from recipes.manifest import Progress, duration
+from recipes.progress import Progress, duration
 from recipes.training_schema import PromptSpec
 
 _FIRST_WAIT_SECONDS = 1.0
@@ -34,7 +34,6 @@ class Answered(NamedTuple):
     completions: list[tuple[str, bool]]
     """Text and whether it was finished."""
     generated_tokens: int
-    prompt_tokens: int
     lengths: list[int]
     """Characters of each completion as generated, with the thinking that `stripped` removes."""
 
@@ -271,8 +270,7 @@ def parse_reply(answer: dict[str, Any], count: int, stripped: bool) -> Answered:
         lengths.append(len(text))
         completions.append((strip_thinking(text) if stripped else text, choice["finish_reason"] in _FINISHED))
     usage = answer.get("usage") or {}
-    generated, read = (int(usage.get(name) or 0) for name in ("completion_tokens", "prompt_tokens"))
-    return Answered(completions, generated, read, lengths)
+    return Answered(completions, int(usage.get("completion_tokens") or 0), lengths)
 
 
 async def retried(call: Callable[[], Awaitable[Answered]], attempts: int) -> Answered:

@@ -34,7 +34,7 @@ def require_installed() -> None:
         )
 
 
-def engine_facts(config: Any) -> dict[str, str | None]:
+def vllm_facts(config: Any) -> dict[str, str | None]:
     """Name, version, device and dtype of an engine with this `VllmConfig`, for manifests."""
     dtype, device = str(config.model_config.dtype).removeprefix("torch."), str(config.device_config.device_type)
     return {"name": "vllm", "version": version("vllm"), "device": device, "dtype": dtype}
@@ -88,7 +88,7 @@ def sample_with_engine(
         ]  # fmt: skip
         requests: list[Any] = [{"prompt_token_ids": list(ids)} for ids in prompts]
         outputs = engine.generate(requests, parameters, use_tqdm=False)  # bars that are switched off divide by zero
-        facts = engine_facts(engine.llm_engine.vllm_config)
+        facts = vllm_facts(engine.llm_engine.vllm_config)
     finally:
         engine.llm_engine.engine_core.shutdown()
         for process in set(active_children()) - others:

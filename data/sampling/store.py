@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from recipes.corpus_schema import SamplerSpec
 from recipes.errors import UserError
-from recipes.manifest import hash_json
+from recipes.files import hash_json
 from recipes.training_schema import PromptSpec
 
 FOLDER_VARIABLE = "TRANSFER_SAMPLES"

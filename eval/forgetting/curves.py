@@ -28,8 +28,9 @@ from eval.statistics.bootstrap import Answers, bootstrap_scores, seed_deviations
 from eval.statistics.decisions import comparable
 from eval.statistics.inference import percentile_interval
 from eval.statistics.values import Estimate, PartialEstimate
+from recipes.files import read_json_lines as read_rows
 from recipes.schema import Recipe
-from train.accounting.ledger import LEDGER, read_rows
+from train.accounting.ledger import LEDGER
 from train.drift import DRIFT
 from train.runtime.recorder import CLOCK
 

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import numpy as np
 
+from recipes.files import read_json_lines as read_rows
 from recipes.schema import Recipe
-from train.accounting.ledger import read_rows
 from train.drift import DRIFT
 
 _NEAR = 3.0  # times what rounding alone amounts to

@@ -17,7 +17,9 @@ from eval.questions.records import Question
 from eval.responses.engines import EngineOnDemand, engine_facts, server_errors
 from eval.scorers.records import ScoreRow, write_scores
 from eval.scorers.rules import score_rows
-from recipes.manifest import Progress, finish_stage, hash_files
+from recipes.files import hash_files
+from recipes.manifest import finish_stage
+from recipes.progress import Progress
 from recipes.schema import Recipe
 from recipes.suite_schema import BenchmarkSpec, Scoring
 from train.models.directory import complete_snapshots

@@ -16,7 +16,9 @@ from eval.questions.analysis_lock import write_lock
 from eval.questions.forms import FORMS, LETTERS, form_columns, questions_of
 from eval.questions.records import Question, json_line, read_questions, write_questions
 from recipes.errors import UserError
-from recipes.manifest import Progress, finish_stage, finished_manifest, hash_files, hash_json
+from recipes.files import hash_files, hash_json
+from recipes.manifest import finish_stage, finished_manifest
+from recipes.progress import Progress
 from recipes.schema import Recipe
 from recipes.suite_schema import BenchmarkData, BenchmarkSpec
 

@@ -17,7 +17,7 @@ from typing import Any
 
 from eval.questions.records import Question, Row
 from recipes.errors import UserError
-from recipes.manifest import hash_json
+from recipes.files import hash_json
 from recipes.suite_schema import BenchmarkData
 
 LETTERS = "ABCDEFGHIJ"

@@ -12,7 +12,7 @@ from typing import Any
 import zstandard
 
 from recipes.errors import UserError
-from recipes.manifest import write_atomic
+from recipes.files import write_atomic
 
 Row = dict[str, Any]
 

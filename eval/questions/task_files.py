@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from recipes.errors import UserError
-from recipes.manifest import hash_file
+from recipes.files import hash_file
 from recipes.suite_schema import SuiteSpec
 
 TASKS_DIR = Path(__file__).parent.parent / "tasks"

@@ -9,9 +9,10 @@ from eval.report.page import draw_figures, render_page
 from eval.report.results import compute_transfer
 from eval.report.schema import REHEARSAL, TRANSFER, write_transfer
 from eval.report.tracking import track_study
-from recipes.manifest import finish_stage, hash_files, write_atomic, write_json
+from recipes.files import hash_files, write_atomic, write_json
+from recipes.files import read_json_lines as read_rows
+from recipes.manifest import finish_stage
 from recipes.schema import Recipe
-from train.accounting.ledger import read_rows
 from train.runtime.recorder import CLOCK, METRICS
 
 PAGE, SUMMARY, HOURS = "index.html", "summary.md", "hours.json"

@@ -25,9 +25,10 @@ from eval.report.ablation_verdict import (
 )
 from eval.report.page import page_templates
 from eval.statistics.values import Values
+from recipes.files import read_json_lines as read_rows
 from recipes.manifest import read_manifest
 from recipes.schema import Recipe
-from train.accounting.ledger import LEDGER, read_rows
+from train.accounting.ledger import LEDGER
 from train.runtime.recorder import CLOCK
 
 _ERRORS = 2

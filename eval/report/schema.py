@@ -13,7 +13,7 @@ from eval.forgetting.schema import Trajectory
 from eval.shifts.schema import Shifts
 from eval.statistics.values import Estimate, Values
 from recipes.errors import UserError
-from recipes.manifest import write_json
+from recipes.files import write_json
 
 if TYPE_CHECKING:
     import pandas as pd

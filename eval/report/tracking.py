@@ -7,9 +7,9 @@ from pathlib import Path
 
 from eval.report.schema import Transfer
 from recipes.errors import UserError
+from recipes.files import read_json_lines as read_rows
 from recipes.resource_schema import WandbSpec
 from recipes.schema import Recipe
-from train.accounting.ledger import read_rows
 from train.arms import resolve_arm
 from train.runtime.recorder import METRICS
 from train.runtime.tracking import Tracker, run_id, wandb_mode

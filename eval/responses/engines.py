@@ -20,7 +20,7 @@ from data.prompts.prompt import load_tokenizer
 from data.sampling.engine import scheduling_arguments
 from data.sampling.server import require_served, server_version
 from recipes.errors import UserError
-from recipes.manifest import read_json, write_json
+from recipes.files import read_json, write_json
 from recipes.schema import Recipe
 from recipes.suite_schema import EngineSpec
 

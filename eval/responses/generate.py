@@ -14,7 +14,9 @@ from eval.responses.engines import engine_facts
 from eval.responses.units import Unit, open_units, require_answers
 from eval.scorers.records import count_outcomes, mean_score, write_scores
 from eval.scorers.rules import score_rows
-from recipes.manifest import Progress, duration, finish_stage, hash_files, read_manifest, stage_state, start_stage
+from recipes.files import hash_files
+from recipes.manifest import finish_stage, read_manifest, stage_state, start_stage
+from recipes.progress import Progress, duration
 from recipes.schema import Recipe
 
 _POLL_SECONDS = 2.0

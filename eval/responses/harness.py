@@ -23,7 +23,7 @@ from eval.responses.engines import thinking_mode
 from eval.responses.request_engine import RequestEngine, RequestSeeds
 from eval.scorers.records import Response
 from recipes.errors import UserError
-from recipes.manifest import hash_json
+from recipes.files import hash_json
 from recipes.schema import Recipe
 from recipes.suite_schema import BenchmarkSpec
 

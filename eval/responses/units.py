@@ -17,7 +17,8 @@ from eval.questions.task_files import task_folder, task_path
 from eval.responses.engines import thinking_mode
 from eval.scorers.records import Response, read_responses
 from recipes.errors import UserError
-from recipes.manifest import hash_file, hash_json, read_manifest
+from recipes.files import hash_file, hash_json
+from recipes.manifest import read_manifest
 from recipes.schema import Recipe
 from recipes.suite_schema import BenchmarkSpec, Scoring, SuiteSpec
 

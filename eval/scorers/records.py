@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 
 from eval.questions.records import Row, read_jsonl, write_jsonl
 from recipes.errors import UserError
-from recipes.manifest import write_parquet
+from recipes.files import write_parquet
 
 
 @dataclass(frozen=True, slots=True)

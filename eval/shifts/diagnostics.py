@@ -45,7 +45,9 @@ from eval.shifts.token_shift import (
     prompt_draws,
     shifted_tokens,
 )
-from recipes.manifest import Progress, finish_stage, hash_files, read_manifest, write_atomic, write_json, write_parquet
+from recipes.files import hash_files, write_atomic, write_json, write_parquet
+from recipes.manifest import finish_stage, read_manifest
+from recipes.progress import Progress
 from recipes.schema import Recipe
 
 if TYPE_CHECKING:

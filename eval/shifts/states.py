@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from recipes.errors import UserError
-from recipes.manifest import hash_json
+from recipes.files import hash_json
 
 if TYPE_CHECKING:
     import torch

@@ -13,7 +13,7 @@ from markupsafe import Markup
 from eval.viewer.cell import Filters
 from eval.viewer.study import StudyView
 from recipes.errors import UserError
-from recipes.manifest import write_atomic
+from recipes.files import write_atomic
 
 _TEMPLATES = Path(__file__).parent / "templates"
 

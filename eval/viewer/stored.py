@@ -16,7 +16,7 @@ from eval.responses.generate import scores_path
 from eval.responses.journal import JournalIndex
 from eval.scorers.records import Response, ScoreRow, read_scores
 from recipes.errors import UserError
-from recipes.manifest import hash_json
+from recipes.files import hash_json
 
 _CACHED_BYTES = 256 * 2**20
 _SCORES = scores_path(Path(), "*").name

@@ -155,7 +155,7 @@ def report(ablation: "Ablation") -> tuple[dict[str, Any], str, "list[Missing]"]:
     from eval.report.ablation_page import draw_ablation, render_ablation
     from eval.report.ablation_verdict import conclude, conclusion_text
     from eval.report.response_curves import format_curves, response_curves
-    from recipes.manifest import write_json
+    from recipes.files import write_json
 
     finished = finished_points(ablation)
     unfinished = missing_points(ablation, [point.name for point in finished], None)
@@ -178,7 +178,7 @@ def report(ablation: "Ablation") -> tuple[dict[str, Any], str, "list[Missing]"]:
 def _write_page(ablation: "Ablation", page: str, figures: "Mapping[str, Drawing]") -> Path:
     """Write the page of an ablation and its figures; the path of the page."""
     from eval.report.build import PAGE
-    from recipes.manifest import write_atomic
+    from recipes.files import write_atomic
 
     folder = ablation.root / "report"
     for name, drawing in figures.items():
@@ -296,7 +296,7 @@ def report_rates(ablation: "Ablation") -> tuple[dict[str, Any], str, "list[Missi
         UserError: no arm is evaluated at any point.
     """
     from eval.report.learning_rates import choose_rates, rates_figure, rates_text, read_accuracy, render_rates
-    from recipes.manifest import write_json
+    from recipes.files import write_json
 
     recipe = ablation.points[0].recipe
     frontier: dict[str, dict[str, Accuracy]] = {arm: {} for arm in recipe.trained}

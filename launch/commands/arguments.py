@@ -135,7 +135,7 @@ def write_figure(options: argparse.Namespace, draw: Callable[[], str]) -> None:
     """Write the SVG text of `draw` into the file of --figure, if there is one."""
     import sys
 
-    from recipes.manifest import write_atomic
+    from recipes.files import write_atomic
 
     if options.figure is not None:
         write_atomic(options.figure, draw())

@@ -19,7 +19,7 @@ def init(options: argparse.Namespace) -> int:
     """Write a recipe in which every key is explained, and small example files beside it. `transfer validate` accepts
     it as written. Nothing is overwritten.
     """
-    from recipes.manifest import write_atomic
+    from recipes.files import write_atomic
 
     name = f"{options.kind}.yaml"
     path = options.path or Path(name)

@@ -89,15 +89,15 @@ def _submit(recipe: "Recipe", study_dir: Path, stages: "list[Stage]", options: a
     from launch.execution.local import check_study_dir
     from launch.reuse import reuse
     from launch.run import check_site, refuse_if_queued, require_runnable, run_on_slurm, show_jobs
-    from launch.site_file import find_site, load_site
-    from launch.slurm.jobs import tasks_of_study
     from launch.slurm.submit import ask_queue
+    from launch.tasks import tasks_of_study
+    from recipes.files import locked, write_json
     from recipes.loading import STUDY_FILE, read_study_file
-    from recipes.manifest import locked, write_json
 
     if not options.dry_run:
         require_runnable(recipe)
-    site = load_site(find_site(options.site))
+    site = read_site(options)
+    assert site is not None
     tasks = tasks_of_study(recipe, study_dir, stages)
     check_study_dir(recipe, study_dir)
     if options.dry_run:
@@ -123,7 +123,7 @@ def _submit(recipe: "Recipe", study_dir: Path, stages: "list[Stage]", options: a
     *CLUSTER,
 )
 def plan(options: argparse.Namespace) -> int:
-    """Stages with their state, hours, memory and disk, updates, samples, tokens, FLOPs, and what is missing: on this
+    """Stages with their state, hours, memory and disk, steps, samples, tokens, FLOPs, and what is missing: on this
     machine, or with --on slurm on the cluster of the site file. What finished stages took corrects the rest. A stage
     that a study in the same folder has made already is `reused`.
     """
@@ -231,7 +231,7 @@ def fetch(options: argparse.Namespace) -> int:
     """Resolve every source, benchmark and model of a recipe: commit, sha256 and number of rows go into RECIPE's
     .lock.json, and every later build checks them. Run it on a machine with a network.
     """
-    from launch.fetch import Fetched, fetch, format_lock, remarks, write_lock
+    from launch.fetch import Fetched, fetch, format_lock, messages, write_lock
     from launch.pairs import audit_recipes
     from recipes.loading import load_recipe, lock_path, read_yaml
 
@@ -248,9 +248,9 @@ def fetch(options: argparse.Namespace) -> int:
     path = lock_path(options.study)
     print_result(options, fetched.lock, format_lock(fetched.lock, path))
     sys.stdout.flush()
-    for text in remarks(fetched, path):
+    for text in messages(fetched, path):
         print(f"transfer: {text}", file=sys.stderr)
-    return 2 if fetched.problems else 0
+    return 2 if fetched.mistakes else 0
 
 
 @command("prove that the arms were presented the same problems", STUDY)

@@ -32,7 +32,7 @@ from recipes.errors import UserError
 )
 def rehearse(options: argparse.Namespace) -> int:
     """Run the recipe's own stages, arms, engines and ranks with a small random-weight model of its architecture, a
-    few rows of each source and two updates. Prints what was scaled, a table of the stages, what could not be rehearsed
+    few rows of each source and two steps. Prints what was scaled, a table of the stages, what could not be rehearsed
     on this machine, and the verdict. Exit status 1 if a stage failed.
     """
     # Rows and models are local or generated; a missing file must not become a download.

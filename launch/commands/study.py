@@ -16,7 +16,7 @@ from launch.execution.processes import read_run
 from recipes.errors import UserError
 
 if TYPE_CHECKING:
-    from launch.slurm.jobs import Task
+    from launch.tasks import Task
 
 
 def tasks_of(root: Path, until: str | None = None) -> "list[Task]":
@@ -26,8 +26,8 @@ def tasks_of(root: Path, until: str | None = None) -> "list[Task]":
         UserError: the folder is neither.
     """
     from launch.ablation import ABLATION_FILE, load_ablation
-    from launch.slurm.jobs import tasks_of_study
     from launch.stages import build_stages, select_until
+    from launch.tasks import tasks_of_study
     from recipes.loading import load_study
 
     if (root / ABLATION_FILE).exists():
@@ -41,15 +41,15 @@ def status(options: argparse.Namespace) -> int:
     """Every stage with its state, progress, rate and remaining time, and of a failed one the reason and the end of its
     log. Exit status 1 if a stage failed.
     """
-    from launch.status import format_standings, standings
+    from launch.status import format_statuses, stage_statuses
 
     root = study_folder(options)
     tasks = tasks_of(root, read_run(root).get("until"))
-    stages = standings(root, tasks)
+    stages = stage_statuses(root, tasks)
     if any(task.recipe.rehearsal for task in tasks):
         print("REHEARSAL: the models are tiny and random", file=sys.stderr)
-    print_result(options, [asdict(standing) for standing in stages], format_standings(stages))
-    return 1 if any(standing.state == "failed" for standing in stages) else 0
+    print_result(options, [asdict(status) for status in stages], format_statuses(stages))
+    return 1 if any(status.state == "failed" for status in stages) else 0
 
 
 @command(
@@ -61,7 +61,7 @@ def status(options: argparse.Namespace) -> int:
 )
 def doctor(options: argparse.Namespace) -> int:
     """Check this machine for everything a study needs, in at most ten minutes: packages, disk, locks, hub, Slurm,
-    GPUs, ranks, a ZeRO-3 update, vLLM. Each line is a verdict with a remedy. Exit status 1 if one failed.
+    GPUs, ranks, a ZeRO-3 step, vLLM. Each line is a verdict with a remedy. Exit status 1 if one failed.
     """
     from launch.doctor.checks import examine
 
@@ -123,7 +123,7 @@ def _show_end(path: Path, count: int) -> None:
 
 
 def _follow(path: Path, task: "Task") -> None:
-    from recipes.manifest import is_locked
+    from recipes.files import is_locked
 
     lock = task.study_dir / ".locks" / task.stage.name.replace("/", "--")
     with path.open("rb") as file, suppress(KeyboardInterrupt):

@@ -24,8 +24,7 @@ from launch.doctor.verdict import Verdict
 from launch.hardware import visible_gpus
 from launch.slurm.script import ROOT
 from recipes.errors import UserError
-from recipes.manifest import write_atomic
-from train.accounting.ledger import read_rows
+from recipes.files import read_json_lines, write_atomic
 
 _MOUNT_WITH_LOCKS = "two jobs could write the same stage; mount the file system with locking (Lustre: -o flock)"
 
@@ -201,7 +200,7 @@ def ranks(gpus: list[str]) -> Verdict:
 
 
 def zero_3(gpus: list[str]) -> Verdict:
-    """Two updates of SFT with DeepSpeed ZeRO-3 on all ranks, against the same updates of one process."""
+    """Two steps of SFT with DeepSpeed ZeRO-3 on all ranks, against the same steps of one process."""
     count = len(gpus) or 2
     tiny = ["arms.on_policy_sft=null", "arms.grpo=null", "train.steps=2", "model.pocket.documents=2000"]
     with tempfile.TemporaryDirectory(prefix="transfer-doctor-") as folder:
@@ -213,12 +212,12 @@ def zero_3(gpus: list[str]) -> Verdict:
             code, output = run_smoke(study, [*tiny, "resources.workers=1", *settings], "arms")
             if code:
                 return Verdict("fail", f"{name} rank(s): {last_line(output)}", "the reason is in the lines above")
-            rows = read_rows(study / "arms/off_policy_sft/seed-0/metrics.jsonl")
+            rows = read_json_lines(study / "arms/off_policy_sft/seed-0/metrics.jsonl")
             losses.append([row["loss"] for row in rows])
     worst = max(abs(a - b) for a, b in zip(*losses, strict=True))
     if worst > 1e-3:
         return Verdict("fail", f"losses differ by {worst:.2g} from one process", "do not train on this machine")
-    return Verdict("ok", f"two updates on {count} rank(s), losses within {worst:.1g} of one process")
+    return Verdict("ok", f"two steps on {count} rank(s), losses within {worst:.1g} of one process")
 
 
 def examine(

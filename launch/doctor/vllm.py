@@ -7,7 +7,7 @@ from pathlib import Path
 
 from launch.doctor.process import last_line, run_smoke
 from launch.doctor.verdict import Verdict
-from train.accounting.ledger import read_rows
+from recipes.files import read_json_lines
 
 _COLD_SECONDS = 600.0  # vLLM compiles kernels when it is started for the first time
 # All attention kernels of vLLM support bfloat16 and head_dim 64; the smoke study's model has float32 and 16.
@@ -19,7 +19,7 @@ _ON_CPU = {"VLLM_CPU_KVCACHE_SPACE": "1", "TORCH_COMPILE_DISABLE": "1"}
 
 
 def vllm(gpus: list[str], required: bool) -> Verdict:
-    """Updates of GRPO with a colocated vLLM: loading, stop tokens, weight sync, sampler/trainer mismatch."""
+    """Steps of GRPO with a colocated vLLM: loading, stop tokens, weight sync, sampler/trainer mismatch."""
     try:
         version = metadata.version("vllm")
     except metadata.PackageNotFoundError:
@@ -42,7 +42,7 @@ def vllm(gpus: list[str], required: bool) -> Verdict:
             lock = "requirements-gpu.lock" if gpus else "requirements-engines.lock"
             return Verdict("fail", f"vllm {version}: {last_line(output)}", f"install the versions of {lock}")
         run = Path(folder) / "study" / "arms/grpo/seed-0"
-        rows = read_rows(run / "metrics.jsonl")
+        rows = read_json_lines(run / "metrics.jsonl")
     clipped = max(row.get("mismatch/clipped_share", 0.0) for row in rows)
     truncated = min(row.get("completions/clipped_ratio", 0.0) for row in rows)
     where = "" if gpus else " on the CPU"

@@ -8,7 +8,8 @@ from pathlib import Path
 
 from launch.execution.failures import CRASHED, STOPPED, Failure
 from launch.execution.processes import last_lines, log_path
-from recipes.manifest import NOTES, PROGRESS, read_json
+from recipes.files import read_json
+from recipes.progress import NOTES, PROGRESS
 
 _LINE_EVERY_SECONDS = 15.0  # between progress lines where the output is not a terminal
 

@@ -8,9 +8,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from launch.stages import Stage
+from launch.stages import Stage, StageKind
 from recipes.errors import UserError
-from recipes.manifest import finished_manifest, read_json, write_json
+from recipes.files import read_json, write_json
+from recipes.manifest import finished_manifest
 from recipes.schema import Recipe
 
 _FOLDER = ".failures"
@@ -97,7 +98,7 @@ def recorded(study_dir: Path, stage: str) -> dict[str, Any] | None:
 def out_of_memory(recipe: Recipe, stage: Stage) -> str:
     """Message for a stage that ran out of GPU memory, with settings that need less and their predicted memory."""
     if stage.kind != "arms":
-        return f"{stage.name} ran out of GPU memory; lower suite.batch_size or the length limits"
+        return f"{stage.name} ran out of GPU memory; {_less_memory(recipe, stage)}"
     from train.accounting.cost import model_shape
     from train.accounting.memory import memory_of_arm
     from train.arms import resolve_arm
@@ -105,7 +106,7 @@ def out_of_memory(recipe: Recipe, stage: Stage) -> str:
     arm, shape = resolve_arm(recipe, str(stage.arguments["arm"])), model_shape(recipe)
     now = memory_of_arm(recipe, arm, shape)
     if now is None:
-        return f"{stage.name} ran out of GPU memory; lower train.micro_batch_tokens or the length limits"
+        return f"{stage.name} ran out of GPU memory; lower train.micro_batch_tokens or prompt.max_completion_tokens"
     resources = recipe.resources
     tokens = arm.tokens_per_micro_batch(resources.ranks)
     fewer = max(tokens // 2, arm.prompt.max_prompt_tokens + arm.prompt.max_completion_tokens)
@@ -127,3 +128,31 @@ def out_of_memory(recipe: Recipe, stage: Stage) -> str:
             advice.append(f"{text} would need about {predicted.total / 1e9:.1f} GB")
     need = f"the cost model expects {now.total / 1e9:.1f} GB per rank, without the memory of libraries"
     return f"{stage.name} ran out of GPU memory; {need}. " + "; ".join(advice)
+
+
+def _less_memory(recipe: Recipe, stage: Stage) -> str:
+    """What to change so that a stage that trains no arm needs less memory, with the keys of the recipe."""
+    engine = recipe.suite.engine if recipe.suite is not None else None
+    with_vllm = engine is not None and engine.kind == "vllm"
+    samplers = [key for key, sampler in recipe.corpus.samplers.items() if sampler.kind == "transformers"]
+    remedies: dict[StageKind, str] = {
+        "base": "lower model.pocket.batch_size" if recipe.model is not None and recipe.model.pocket else "",
+        "corpus": "lower " + " or ".join(f"corpus.{key}.concurrency" for key in samplers) if samplers else "",
+        "drift": "lower probe.batch_size or prompt.max_completion_tokens"
+        if recipe.resources.vllm is None
+        else "lower prompt.max_completion_tokens",
+        "diagnostics": "lower diagnostics.batch_tokens or diagnostics.batch_size",
+    }
+    remedies |= dict.fromkeys(
+        ("eval", "trajectory"),
+        "lower suite.engine.memory_share, or raise suite.engine.tensor_parallel"
+        if with_vllm
+        else "lower suite.engine.batch_size or suite.max_response_tokens",
+    )
+    remedy = remedies.get(stage.kind) or "use a GPU with more memory"
+    read_by = {"drift": ("probe", recipe.probe), "diagnostics": ("diagnostics", recipe.diagnostics)}
+    section, spec = read_by.get(stage.kind, ("", None))
+    model = recipe.model
+    if spec is not None and model is not None and spec.dtype == "float32" and model.dtype == "bfloat16":
+        return f"set {section}.dtype=null to load the models in bfloat16, or {remedy}"
+    return remedy

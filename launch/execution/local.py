@@ -26,8 +26,9 @@ from launch.planning.node import require_attention
 from launch.reuse import reuse
 from launch.stages import Stage, flatten, made_by_other_code, stage_inputs, stage_states
 from recipes.errors import UserError
+from recipes.files import locked, write_json
 from recipes.loading import STUDY_FILE, read_study_file
-from recipes.manifest import describe_changes, locked, stage_state, write_json
+from recipes.manifest import describe_changes, stage_state
 from recipes.schema import Recipe
 
 _POLL_SECONDS = 0.5

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from recipes.manifest import read_json, write_json
+from recipes.files import read_json, write_json
 
 RUN_FILE = "run.json"  # read by `transfer resume` and `transfer cancel`
 
@@ -30,6 +30,14 @@ def log_path(study_dir: Path, stage: str) -> Path:
 def rank_log_path(study_dir: Path, stage: str, rank: int) -> Path:
     """Log of one rank of a stage; rank 0 writes to the stage's log."""
     return log_path(study_dir, stage).with_suffix(f".rank-{rank}.log")
+
+
+def write_output_to(log: Path) -> None:
+    """Append what this process and those it starts print to a log, errors too."""
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("ab") as file:
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
 
 
 def last_lines(path: Path, count: int) -> list[str]:

@@ -20,13 +20,14 @@ from pathlib import Path
 from typing import Any
 
 from launch.execution.failures import CRASHED, MISTAKE, STOPPED, RanksEndedError, explain, lost_connection
-from launch.execution.processes import die_with_parent, rank_log_path
+from launch.execution.processes import die_with_parent, rank_log_path, write_output_to
 from launch.execution.watch import Watch
 from launch.rank_command import Rendezvous, launch_command, launch_files
 from launch.stages import Stage, build_stages
 from recipes.errors import UserError
+from recipes.files import read_json, write_atomic, write_json
 from recipes.loading import load_study
-from recipes.manifest import finished_manifest, read_json, write_atomic, write_json
+from recipes.manifest import finished_manifest
 from recipes.resource_schema import ResourceSpec
 from train.runtime.pace import cut_short, read_pace
 from train.runtime.ranks import SIGNALS, PreemptedError, listen, noted_signal
@@ -68,12 +69,12 @@ def launch_ranks(resources: ResourceSpec, study_dir: Path, stage: Stage, resume:
         if rendezvous.nodes > 1:
             write_json(directory / _START, {"step": rendezvous.step, "resume": resume, "port": rendezvous.port})
         command = launch_command(resources, study_dir, stage.name, resume, rendezvous)
-        code, complaint = _run_launcher(command, study_dir, stage, Watch(resources, directory))
-        if code == 0 or rendezvous.nodes > 1 or complaint or any(directory.glob("*.pid")) or attempt == _ATTEMPTS:
+        code, reason = _run_launcher(command, study_dir, stage, Watch(resources, directory))
+        if code == 0 or rendezvous.nodes > 1 or reason or any(directory.glob("*.pid")) or attempt == _ATTEMPTS:
             break
         print(f"the launcher ended with status {code} before a rank had started; starting it again", flush=True)
-    if complaint:
-        raise RanksEndedError(complaint)
+    if reason:
+        raise RanksEndedError(reason)
     if code == 0 or finished_manifest(study_dir / stage.name) is not None:
         if code:
             print(f"all work was done and recorded; the launcher ended with status {code} after that", flush=True)
@@ -159,9 +160,9 @@ def _run_launcher(command: list[str], study_dir: Path, stage: Stage, watch: Watc
                 launcher.kill()
                 launcher.wait()
                 raise PreemptedError(why)
-        if watch is not None and (complaint := watch.complaint()):
+        if watch is not None and (reason := watch.reason_to_end()):
             launcher.kill()  # its ranks die with it
-            return launcher.wait(), complaint
+            return launcher.wait(), reason
         time.sleep(0.2)
     return code, None
 
@@ -179,7 +180,7 @@ def _signal_ranks(name: str, directory: Path, signalled: set[str]) -> set[str]:
     for path in paths:
         with suppress(OSError, ValueError):
             host, pid = path.read_text().split()
-            if host == socket.gethostname():  # ranks of other nodes stop after the same update
+            if host == socket.gethostname():  # ranks of other nodes stop after the same step
                 os.kill(int(pid), signal.Signals[name])
     return {path.name for path in paths}
 
@@ -195,9 +196,7 @@ def main(arguments: list[str]) -> int:
     directory = study_dir / stage.name
     listen()
     if rank() > 0 and (log := os.environ.get("TRANSFER_LOG")):
-        with Path(log.removesuffix("0.log") + f"{rank()}.log").open("ab") as file:
-            os.dup2(file.fileno(), 1)
-            os.dup2(file.fileno(), 2)
+        write_output_to(Path(log.removesuffix("0.log") + f"{rank()}.log"))
     write_atomic(directory / "ranks" / f"{rank()}.pid", f"{socket.gethostname()} {os.getpid()}")
     try:
         import torch

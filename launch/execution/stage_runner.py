@@ -7,7 +7,8 @@ from launch.execution.failures import record
 from launch.execution.ranks import launch_ranks
 from launch.execution.usage import measured
 from launch.stages import Stage, stage_inputs
-from recipes.manifest import locked, start_stage
+from recipes.files import locked
+from recipes.manifest import start_stage
 from recipes.schema import Recipe
 from train.runtime.ranks import forget_ranks
 

@@ -11,7 +11,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from recipes.manifest import read_json, write_json
+from recipes.files import read_json, write_json
 
 USAGE = "usage.json"
 _EVERY_SECONDS = 0.5

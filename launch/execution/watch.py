@@ -23,7 +23,7 @@ class Watch:
         self.url = server_address(resources.vllm)
         self._checked = self._answered = time.monotonic()
 
-    def complaint(self) -> str | None:
+    def reason_to_end(self) -> str | None:
         """Why the ranks must be ended; None if they need not be."""
         if time.monotonic() - self._checked < _CHECK_EVERY_SECONDS:
             return None

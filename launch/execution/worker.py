@@ -9,7 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from launch.execution.failures import Failure, explain, record
-from launch.execution.processes import die_with_parent, log_path
+from launch.execution.processes import die_with_parent, log_path, write_output_to
 from launch.execution.stage_runner import run_stage
 from launch.planning.node import require_on_this_node
 from launch.stages import Stage
@@ -62,11 +62,7 @@ def run_in_worker(
     if gpus is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(gpus)
     listen()  # forget signals of an earlier stage
-    log = log_path(Path(study_dir), stage.name)
-    log.parent.mkdir(parents=True, exist_ok=True)
-    with log.open("ab") as file:
-        os.dup2(file.fileno(), 1)
-        os.dup2(file.fileno(), 2)
+    write_output_to(log_path(Path(study_dir), stage.name))
     try:
         import torch
 

@@ -15,9 +15,9 @@ from typing import Any
 from launch.execution.usage import read_usage
 from launch.planning.hours import StageHours
 from launch.stages import Stage
-from recipes.manifest import StageState, read_json, read_manifest
+from recipes.files import read_json, read_json_lines
+from recipes.manifest import StageState, read_manifest
 from recipes.schema import Recipe
-from train.accounting.ledger import read_rows
 
 _CLOCK = "clock.jsonl"  # train/runtime/recorder.py, which needs torch
 _LEAST_SHARE = 0.02  # of a run, to be taken as measured
@@ -77,7 +77,7 @@ def _alike(recipe: Recipe, stage: Stage) -> list[str]:
 def taken(recipe: Recipe, stage: Stage, state: StageState, study_dir: Path) -> Taken | None:
     """What a stage has taken; None where that is not known.
 
-    `usage.json` has only the last process of a stage that was interrupted, so the clock of its updates is taken for one
+    `usage.json` has only the last process of a stage that was interrupted, so the clock of its steps is taken for one
     that trains, and nothing for others.
     """
     folder = study_dir / stage.name
@@ -88,7 +88,7 @@ def taken(recipe: Recipe, stage: Stage, state: StageState, study_dir: Path) -> T
     memory = int(usage.get("host_bytes", 0)), int(usage.get("gpu_bytes", 0))
     if state.state == "done" and not manifest.get("resumed") and usage:
         return Taken(stage.name, 1.0, float(usage["seconds"]) / 3600, *memory)
-    rows = read_rows(folder / _CLOCK) if stage.kind == "arms" else []
+    rows = read_json_lines(folder / _CLOCK) if stage.kind == "arms" else []
     if not rows:
         return None
     from train.arms import resolve_arm

@@ -7,7 +7,7 @@ from eval.questions.suite_size import evaluation_responses
 from launch.hardware import CPU_STAGES, gpus_wanted
 from launch.planning.analysis_plan import diagnostics_plan
 from launch.site_file import SiteSpec
-from launch.stages import Stage
+from launch.stages import Stage, StageKind
 from recipes.schema import Recipe
 from train.accounting.cost import ModelShape, bytes_per_weight, expected_tokens
 from train.accounting.memory import checkpoint_bytes
@@ -76,7 +76,7 @@ def disk_needed(
     )
 
 
-def side_by_side(recipe: Recipe, kind: str, gpus: int, site: SiteSpec | None, count: int) -> int:
+def side_by_side(recipe: Recipe, kind: StageKind, gpus: int, site: SiteSpec | None, count: int) -> int:
     """Stages of a kind that run at the same time: on `gpus` GPUs (0: a CPU), or as tasks of arrays, one an arm."""
     if site is not None:
         seeds = len(recipe.seeds)

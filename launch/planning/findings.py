@@ -15,11 +15,12 @@ from typing import Literal
 from data.attention import FLASH, REMEDY, missing
 from data.prompts.prompt import chat_template
 from launch.hardware import gpu_models, gpus_wanted, teacher_on, visible_gpus
+from launch.planning.calibration import group_of
 from launch.planning.disk import Disk, disk_needed, gpus_of_node
 from launch.planning.hours import checkpoint_hours, setting_of, stage_hours
 from launch.planning.node import free_bytes, needs_vllm
 from launch.site_file import SiteSpec, hours_of
-from launch.stages import Stage, build_stages, stage_states
+from launch.stages import Stage, StageKind, build_stages, stage_states
 from recipes.errors import UserError
 from recipes.schema import Recipe
 from train.accounting.cost import ModelShape, model_shape
@@ -29,13 +30,14 @@ _FAMILY = re.compile(
 )
 
 
-LOADS_MODELS = {"arms", "drift", "diagnostics"}
+LOADS_MODELS: set[StageKind] = {"arms", "drift", "diagnostics"}
 """Kinds of stages that load a model with the recipe's attention."""
+_EVALUATING: tuple[StageKind, ...] = ("eval", "trajectory", "drift")
 
 
 @dataclass(frozen=True)
 class Finding:
-    """An obstacle, a doubt or a remark about a planned study."""
+    """An error, a warning or a note about a planned study."""
 
     severity: Literal["error", "warning", "note"]
     """error: the study cannot end well. warning: probably not meant. note: good to know."""
@@ -218,7 +220,7 @@ def _site(recipe: Recipe, site: SiteSpec) -> Iterator[Finding]:
             f"{site.gpus_per_node}",
             f"set resources.nodes={nodes}",
         )
-    parallel = max((gpus_wanted(recipe, kind) for kind in ("eval", "trajectory", "drift")), default=0)
+    parallel = max((gpus_wanted(recipe, kind) for kind in _EVALUATING), default=0)
     if recipe.suite is not None and parallel > site.gpus_per_node:
         yield Finding(
             "error", f"an evaluation needs {parallel} GPUs and a node of the site has {site.gpus_per_node}",
@@ -236,7 +238,7 @@ def _time_limits(
         limit = site.job(stage.kind).time_limit
         planned = stage_hours(setting, stage)
         hours = None if planned is None else planned.hours
-        group = f"{stage.kind}/{stage.arguments['arm']}" if stage.kind == "arms" else stage.kind
+        group = group_of(stage)
         if limit is None or hours is None or group in reported:
             continue
         reported.add(group)

@@ -9,19 +9,19 @@ from launch.stages import Stage
 from recipes.loading import apply_override
 from recipes.schema import Recipe
 from train.accounting.cost import GPUS, ModelShape, bytes_per_weight
-from train.accounting.memory import USABLE, memory_of_arm, settle_vllm
+from train.accounting.memory import USABLE, memory_of_arm, resolve_vllm
 from train.arms import ResolvedArm, resolve_arm
 
 
-def obstacles(recipe: Recipe, shape: ModelShape | None) -> list[str]:
+def fit_mistakes(recipe: Recipe, shape: ModelShape | None) -> list[str]:
     """Why a recipe cannot work, as sentences; the last one names settings under which it would, if any were found."""
-    sentences = problems(recipe, shape)
+    sentences = _mistakes(recipe, shape)
     if sentences and (settings := nearest_setting(recipe, shape)):
         sentences[-1] += f"; the nearest setting that works: {settings}"
     return sentences
 
 
-def problems(recipe: Recipe, shape: ModelShape | None) -> list[str]:
+def _mistakes(recipe: Recipe, shape: ModelShape | None) -> list[str]:
     """Batches that do not divide among the ranks, sequences beyond the model's context, and too little memory."""
     arms = [resolve_arm(recipe, name) for name in recipe.trained]
     sentences = [text for arm in arms for text in _not_divided(recipe, arm)]
@@ -33,7 +33,7 @@ def problems(recipe: Recipe, shape: ModelShape | None) -> list[str]:
 
 def _not_divided(recipe: Recipe, arm: ResolvedArm) -> list[str]:
     rows, ranks = arm.problems_per_step * arm.completions_per_problem, recipe.resources.ranks
-    return [f"an update has {rows} completions, which {ranks} ranks do not divide"] if rows % ranks else []
+    return [f"a step has {rows} completions, which {ranks} ranks do not divide"] if rows % ranks else []
 
 
 def _too_long(recipe: Recipe, arms: list[ResolvedArm], shape: ModelShape) -> list[str]:
@@ -63,7 +63,7 @@ def _too_large(recipe: Recipe, arms: list[ResolvedArm], shape: ModelShape) -> li
     gpu_bytes, size = GPUS[gpu].memory_bytes, bytes_per_weight(recipe)
     usable = USABLE * gpu_bytes
     for arm in arms:
-        memory, vllm = memory_of_arm(recipe, arm, shape), settle_vllm(recipe, arm, shape)
+        memory, vllm = memory_of_arm(recipe, arm, shape), resolve_vllm(recipe, arm, shape)
         assert memory is not None
         engine = 0.0
         if vllm is not None and vllm.mode == "colocate":
@@ -96,7 +96,7 @@ def stage_memory(recipe: Recipe, stage: Stage, shape: ModelShape | None) -> int 
     weights = size * shape.parameters()
     if stage.kind == "arms":
         arm = resolve_arm(recipe, str(stage.arguments["arm"]))
-        memory, vllm = memory_of_arm(recipe, arm, shape), settle_vllm(recipe, arm, shape)
+        memory, vllm = memory_of_arm(recipe, arm, shape), resolve_vllm(recipe, arm, shape)
         assert memory is not None
         if vllm is None or vllm.mode == "server" or vllm.memory_share is None or gpu is None:
             return memory.total
@@ -118,12 +118,12 @@ def stage_memory(recipe: Recipe, stage: Stage, shape: ModelShape | None) -> int 
 
 
 def nearest_setting(recipe: Recipe, shape: ModelShape | None) -> str | None:
-    """The first one or two settings that leave no problem, as overrides; None if none do."""
+    """The first one or two settings that leave no mistake, as overrides; None if none do."""
     candidates = list(_remedies(recipe))
     for count in (1, 2):
         for overrides in combinations(candidates, count):
             changed = _changed(recipe, overrides)
-            if changed is not None and not problems(changed, shape):
+            if changed is not None and not _mistakes(changed, shape):
                 return " ".join(overrides)
     return None
 

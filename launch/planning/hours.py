@@ -71,9 +71,9 @@ class Setting:
         """Seconds of reading the weights."""
         return self.weights / self.rates.disk_bandwidth
 
-    def cache(self, share: float, gpus: int = 1) -> float:
-        """Bytes for keys and values in an engine with this share of the memory of each of its GPUs."""
-        return max(1.0, gpus * share * self.gpu.memory_bytes - self.weights)
+    def cache(self, share: float) -> float:
+        """Bytes for keys and values in an engine with this share of the memory of a GPU."""
+        return max(1.0, share * self.gpu.memory_bytes - self.weights)
 
     def forward(self, tokens: float, length: int, dtype: str | None = None) -> float:
         """Seconds of a forward pass on one GPU. `dtype`: `float32` where the models are loaded in that on purpose."""

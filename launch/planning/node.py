@@ -12,7 +12,7 @@ from pathlib import Path
 
 from data.attention import FLASH
 from launch.hardware import gpus_wanted, require_free_memory, visible_gpus
-from launch.stages import Stage
+from launch.stages import Stage, StageKind
 from recipes.errors import UserError
 from recipes.schema import Recipe
 
@@ -58,7 +58,7 @@ def require_attention(recipe: Recipe) -> None:
     print(answer.stdout.strip().splitlines()[-1], flush=True)
 
 
-def needs_vllm(recipe: Recipe, kind: str) -> bool:
+def needs_vllm(recipe: Recipe, kind: StageKind) -> bool:
     """Whether a stage of this kind loads vLLM itself."""
     vllm = recipe.resources.vllm
     samples = any(arm.sampling != "teacher" for arm in recipe.trained.values())

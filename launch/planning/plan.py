@@ -1,10 +1,10 @@
-"""What a recipe will do, before anything is spent: stages, updates, samples, tokens, memory, hours. Needs no torch."""
+"""What a recipe will do, before anything is spent: stages, steps, samples, tokens, memory, hours. Needs no torch."""
 
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from eval.questions.suite_size import evaluation_responses
 from launch.hardware import visible_gpus
@@ -12,7 +12,7 @@ from launch.planning.analysis_plan import analysis_obstacles, analysis_plan
 from launch.planning.calibration import Calibration, Rehearsed, group_of, rehearsed, taken, with_rehearsed_start
 from launch.planning.disk import disk_needed, gpus_of_node
 from launch.planning.findings import findings
-from launch.planning.fit import obstacles, stage_memory
+from launch.planning.fit import fit_mistakes, stage_memory
 from launch.planning.hours import (
     PACKED_ROW_TOKENS,
     Setting,
@@ -23,13 +23,13 @@ from launch.planning.hours import (
     stage_hours,
 )
 from launch.planning.plan_schema import CHANGE, ArmPlan, Assumption, Certainty, GpuCounts, Plan, StagePlan, Totals
-from launch.planning.preflight import completions_of_problem, unresolved_sentences, warnings
+from launch.planning.preflight import unresolved_sentences, warnings
 from launch.planning.schedule import on_one_machine, with_endless_nodes
 from launch.planning.teacher import teacher_plan
 from launch.rank_command import Rendezvous, launch_command, launch_files
-from launch.reuse import Expected, expected
+from launch.reuse import ReusePlan, plan_reuse
 from launch.site_file import SiteSpec, hours_of
-from launch.stages import Stage, stage_states
+from launch.stages import Stage, StageKind, stage_states
 from recipes.manifest import StageState, finished_manifest
 from recipes.schema import Recipe
 from train.accounting.cost import ModelShape, forward_flops, model_shape, train_flops
@@ -37,15 +37,15 @@ from train.accounting.matching import attention_of, recipe_differences
 from train.accounting.memory import (
     checkpoint_bytes,
     memory_of_arm,
+    resolve_vllm,
     sampling_memory,
-    settle_vllm,
 )
 from train.accounting.rates import Rates
-from train.arms import resolve_arm
+from train.arms import completions_of_problem, resolve_arm
 
 _LENGTH = "resources.expected_completion_tokens"
 
-_WRITES = {
+_WRITES: dict[StageKind, str] = {
     "base": "weights (*.safetensors), config.json, generation_config.json, tokenizer, chat template",
     "corpus": "problems.parquet, demonstrations.parquet, rejects.jsonl, contamination.jsonl, figures.jsonl, "
     "ledger.jsonl, README.md",
@@ -84,12 +84,12 @@ def build_plan(
     node, shape = gpus_of_node(recipe, site, gpus), model_shape(recipe)
     all_findings = findings(recipe, stages, study_dir, site, gpus, elsewhere)
     states = stage_states(stages, study_dir)
-    reuse = expected(recipe, study_dir, stages, on_cluster=site is not None) if with_reuse else Expected({}, [])
+    reuse = plan_reuse(recipe, study_dir, stages, on_cluster=site is not None) if with_reuse else ReusePlan({}, [])
     reused = reuse.sources
     waiting = [stage for stage in stages if states[stage.name].state != "done" and stage.name not in reused]
     setting = setting_of(recipe, shape, node)
     if setting is not None and site is not None:
-        setting = replace(setting, time_limit_hours=lambda kind: _limit(site, kind))
+        setting = replace(setting, time_limit_hours=lambda kind: _limit(site, cast(StageKind, kind)))
     rehearsal, not_used = rehearsed(study_dir, recipe.study, recipe.resources.gpu is not None)
     hours = _hours(setting, stages, rehearsal)
     measured = {
@@ -133,7 +133,7 @@ def build_plan(
         disk=disk_needed(recipe, shape, waiting, node, site),
         findings=tuple(all_findings),
         obstacles=(
-            *obstacles(recipe, shape),
+            *fit_mistakes(recipe, shape),
             *analysis_obstacles(analyses, recipe.resources.gpu),
             *(str(finding) for finding in all_findings if finding.severity == "error"),
         ),
@@ -144,7 +144,7 @@ def build_plan(
     )
 
 
-def _limit(site: SiteSpec, kind: str) -> float | None:
+def _limit(site: SiteSpec, kind: StageKind) -> float | None:
     limit = site.job(kind).time_limit
     return None if limit is None else hours_of(limit)
 
@@ -289,7 +289,7 @@ def _asked_once(recipe: Recipe) -> Recipe:
 def _arm_plan(
     recipe: Recipe, name: str, setting: Setting | None, study_dir: Path | None = None, node: int = 0
 ) -> ArmPlan:
-    """Updates, tokens, FLOPs, memory, hours and disk of one run of an arm."""
+    """Steps, tokens, FLOPs, memory, hours and disk of one run of an arm."""
     arm, shape = resolve_arm(recipe, name), setting.shape if setting is not None else None
     exposures = arm.steps * arm.problems_per_step
     completions = exposures * completions_of_problem(recipe, arm)
@@ -358,7 +358,7 @@ def topology_text(recipe: Recipe, stage: Stage) -> str:
     parts = [f"{resources.ranks} rank{'s' * (resources.ranks > 1)}"]
     parts += [f"DeepSpeed ZeRO-{resources.zero_stage}"] if resources.zero_stage else ["no DeepSpeed"]
     parts += ["offload to the CPU"] if resources.offload else []
-    vllm = settle_vllm(recipe, resolve_arm(recipe, str(stage.arguments["arm"])))
+    vllm = resolve_vllm(recipe, resolve_arm(recipe, str(stage.arguments["arm"])))
     if vllm is not None:
         where = vllm.server_url or (
             "a node of its own" if vllm.server_nodes else f"{vllm.memory_share:.0%} of each GPU"

@@ -66,7 +66,7 @@ def format_plan(plan: Plan, commands: bool = False, stages: bool = False) -> str
     return "\n".join(lines)
 
 
-def duration(hours: float) -> str:
+def hours_text(hours: float) -> str:
     """Hours in a readable unit."""
     if hours >= 48:
         return f"{hours / 24:,.1f} days"
@@ -87,7 +87,7 @@ def _stage_lines(plan: Plan, commands: bool) -> list[str]:
     for stage in plan.stages:
         reasons = f"  ({'; '.join(stage.reasons)})" if stage.reasons else ""
         hours = stage.taken_hours if stage.state == "done" else stage.expected_hours
-        took = "" if hours is None else f"  {duration(hours)}" + (f" on {stage.gpus} GPU(s)" if stage.gpus else "")
+        took = "" if hours is None else f"  {hours_text(hours)}" + (f" on {stage.gpus} GPU(s)" if stage.gpus else "")
         lines.append(f"  {stage.state:<8} {stage.name}{took}{reasons}")
         if commands:
             lines += [f"           {stage.topology}", f"           {stage.command}"]
@@ -111,7 +111,7 @@ def _group_lines(plan: Plan) -> list[str]:
     for name, members in groups.items():
         known = [stage for stage in members if stage.expected_hours is not None]
         hours = [stage.expected_hours or 0.0 for stage in known]
-        longest = "?" if not known else duration(max(hours))
+        longest = "?" if not known else hours_text(max(hours))
         held = [max(stage.gpus, 0 if plan.gpu else 1) for stage in known]
         total = sum(count * hour for count, hour in zip(held, hours, strict=True))
         memory = max((stage.memory_bytes or 0 for stage in members), default=0)
@@ -176,8 +176,8 @@ def _hours_lines(plan: Plan) -> list[str]:
         )
     for factor in plan.calibration:
         lines.append(
-            f"measured: {factor.group} took {duration(factor.taken_hours)} where {duration(factor.planned_hours)} were "
-            f"planned ({factor.ratio:.2f} times, {factor.stages} stage(s)); the rest is corrected by it"
+            f"measured: {factor.group} took {hours_text(factor.taken_hours)} where {hours_text(factor.planned_hours)} "
+            f"were planned ({factor.ratio:.2f} times, {factor.stages} stage(s)); the rest is corrected by it"
         )
     if plan.rehearsed:
         starts = ", ".join(f"{item.kind} {item.seconds:.0f} s" for item in plan.rehearsed)
@@ -187,7 +187,7 @@ def _hours_lines(plan: Plan) -> list[str]:
 
 def _path(schedule: Schedule) -> str:
     path = schedule.path if len(schedule.path) <= 6 else (*schedule.path[:3], "...", *schedule.path[-2:])
-    return f"{duration(schedule.hours)} ({' -> '.join(path)})"
+    return f"{hours_text(schedule.hours)} ({' -> '.join(path)})"
 
 
 def _arm_lines(plan: Plan) -> list[str]:
@@ -196,7 +196,7 @@ def _arm_lines(plan: Plan) -> list[str]:
     width = max([20, *(len(name) + 2 for name in plan.arms)])
     lines = [
         "",
-        f"{'arm':<{width}}{'runs':>6}{'updates':>9}{'problems':>10}{'completions':>13}{'generated tokens':>20}"
+        f"{'arm':<{width}}{'runs':>6}{'steps':>9}{'problems':>10}{'completions':>13}{'generated tokens':>20}"
         f"{'FLOPs':>16}{'lr':>10}" + (f"{'GPU-hours':>12}{'disk, GB':>10}" if plan.gpu else ""),
     ]
     for name, arm in plan.arms.items():

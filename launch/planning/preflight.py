@@ -17,7 +17,8 @@ from launch.planning.templates import check_templates
 from recipes.corpus_schema import BenchmarkTexts, CorpusSpec, DataFiles, SourceSpec, StoredCompletions
 from recipes.errors import UserError, collected
 from recipes.schema import Recipe
-from train.arms import ResolvedArm, resolve_arm
+from train.arms import completions_of_problem as completions_of_problem  # launch/planning/hours.py reads it here
+from train.arms import resolve_arm
 
 
 def check_before_running(recipe: Recipe) -> None:
@@ -184,30 +185,21 @@ def warnings(recipe: Recipe) -> list[str]:
     return [*sentences, *_fewer_demonstrations(recipe), *_fewer_problems(recipe)]
 
 
-def completions_of_problem(recipe: Recipe, arm: ResolvedArm) -> int:
-    """Completions of a problem that an update of an arm learns from, at most: a demonstration is read once in it."""
-    teacher = recipe.corpus.teacher
-    if arm.module != "train.sft" or teacher is None:
-        return arm.completions_per_problem
-    there = teacher.samples_per_problem if recipe.corpus.demonstrations == "all" else 1
-    return min(there, arm.completions_per_problem)
-
-
 def _fewer_problems(recipe: Recipe) -> list[str]:
-    """A sentence about arms whose updates present more problems than the corpus is to have."""
+    """A sentence about arms whose steps present more problems than the corpus is to have."""
     there = recipe.corpus.train_problems
     arms = {name: resolve_arm(recipe, name).problems_per_step for name in recipe.trained}
     more = {name: each for name, each in arms.items() if there is not None and each > there}
     if not more:
         return []
     return [
-        f"{', '.join(more)}: an update presents {max(more.values())} problems (train.problems_per_step) and the corpus "
+        f"{', '.join(more)}: a step presents {max(more.values())} problems (train.problems_per_step) and the corpus "
         f"has {there} (corpus.train_problems), so it presents some more than once"
     ]
 
 
 def _fewer_demonstrations(recipe: Recipe) -> list[str]:
-    """A sentence about the arms whose updates read fewer demonstrations of a problem than there is room for."""
+    """A sentence about the arms whose steps read fewer demonstrations of a problem than there is room for."""
     arms = {name: resolve_arm(recipe, name) for name in recipe.trained}
     fewer = {
         name: arm for name, arm in arms.items() if completions_of_problem(recipe, arm) < arm.completions_per_problem
@@ -222,6 +214,6 @@ def _fewer_demonstrations(recipe: Recipe) -> list[str]:
         why = f"corpus.demonstrations is {recipe.corpus.demonstrations}"
     most = completions_of_problem(recipe, arm)
     return [
-        f"{', '.join(fewer)}: an update reads at most {most} demonstration{'s' * (most > 1)} of a problem and none "
+        f"{', '.join(fewer)}: a step reads at most {most} demonstration{'s' * (most > 1)} of a problem and none "
         f"twice, because {why}; train.completions_per_problem is {arm.completions_per_problem}"
     ]

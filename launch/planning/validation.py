@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from data.corpus.demonstrations import write_demonstrations
+from data.corpus.demonstrations import graded_demonstrations
 from data.corpus.filters import apply_filters, split_problems
 from data.corpus.first_row import field_mistakes
 from data.corpus.funnel import Funnel
@@ -24,7 +24,7 @@ from eval.questions.mistakes import benchmark_mistakes
 from eval.questions.records import Question
 from eval.questions.task_files import suite_folder, task_path
 from eval.questions.wording import filled
-from launch.planning.fit import obstacles
+from launch.planning.fit import fit_mistakes
 from launch.planning.lengths import Lengths, lengths_of
 from launch.planning.preflight import fields_read, files_of_corpus, mistakes, unresolved, unresolved_sentences, warnings
 from recipes.corpus_schema import DataFiles
@@ -73,7 +73,7 @@ def validate(recipe: Recipe, study_dir: Path) -> Validation:
     validation.unresolved = {(item.kind, item.name) for item in unresolved(recipe)}
     if recipe.unmatched == "refuse":
         validation.mistakes += [f"the arms are unmatched in {text}" for text in recipe_differences(recipe)]
-    validation.mistakes += [f"cannot work: {text}" for text in obstacles(recipe, model_shape(recipe))]
+    validation.mistakes += [f"cannot work: {text}" for text in fit_mistakes(recipe, model_shape(recipe))]
     tokenizer = _tokenizer(recipe, study_dir, validation)
     heldout: list[RawRow] | None = None
     if recipe.corpus.sources:
@@ -222,7 +222,7 @@ def _demonstrations(
     rows: list[Demonstration] = []
     with collected(validation.mistakes):
         identified = [(problem_id(row.problem), row) for row in train]
-        rows, _ = write_demonstrations(recipe, study_dir, identified, grader, tokenizer, None)
+        rows, _ = graded_demonstrations(recipe, study_dir, identified, grader, tokenizer, None)
     if not rows:
         return
     assert validation.corpus is not None

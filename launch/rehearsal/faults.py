@@ -11,7 +11,7 @@ from pathlib import Path
 from launch.execution.processes import die_with_parent
 from launch.execution.usage import descendants
 from launch.stages import Stage
-from train.accounting.ledger import read_rows
+from recipes.files import read_json_lines
 from train.runtime.recorder import CLOCK, METRICS
 
 _POLL_SECONDS = 0.02
@@ -46,21 +46,21 @@ def kill_after_checkpoint(study_dir: Path, stage: Stage) -> list[dict[str, float
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
         process.wait()
-    return [row for row in read_rows(directory / CLOCK) if row["step"] <= max(steps)]
+    return [row for row in read_json_lines(directory / CLOCK) if row["step"] <= max(steps)]
 
 
 def continuation_fault(study_dir: Path, stage: Stage, before: list[dict[str, float]] | None, steps: int) -> str | None:
     """Why a killed stage did not resume correctly; None if it did.
 
-    `before`: what `kill_after_checkpoint` returned. `steps`: updates of the run.
+    `before`: what `kill_after_checkpoint` returned. `steps`: of the run.
     """
     if before is None:
         return "it ended before it could be killed after its first checkpoint; see its log"
     directory = study_dir / stage.name
-    after = read_rows(directory / CLOCK)
+    after = read_json_lines(directory / CLOCK)
     if after[: len(before)] != before:
-        return f"it did not resume from its checkpoint after update {len(before)} but started over"
-    logged = [row["step"] for row in read_rows(directory / METRICS)]
+        return f"it did not resume from its checkpoint after step {len(before)} but started over"
+    logged = [row["step"] for row in read_json_lines(directory / METRICS)]
     if logged != list(range(1, steps + 1)):
-        return f"metrics.jsonl has the updates {logged}, not each of {steps} once"
+        return f"metrics.jsonl has the steps {logged}, not each of {steps} once"
     return None

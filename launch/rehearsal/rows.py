@@ -17,7 +17,7 @@ from launch.rehearsal import synthetic
 from launch.rehearsal.scale import HELDOUT, QUESTIONS, SOURCE_ROWS
 from recipes.corpus_schema import SourceSpec
 from recipes.errors import UserError
-from recipes.manifest import write_atomic
+from recipes.files import write_atomic
 from recipes.schema import Recipe
 from recipes.suite_schema import BenchmarkData
 

@@ -22,8 +22,8 @@ from launch.run import refuse_if_queued, require_ready, run_on_slurm
 from launch.site_file import SiteSpec
 from launch.stages import Stage, build_stages, select_until
 from recipes.errors import UserError
+from recipes.files import is_locked, read_json, write_json
 from recipes.loading import STUDY_FILE
-from recipes.manifest import is_locked, read_json, write_json
 from recipes.schema import Recipe
 from train.arms import resolve_arm
 
@@ -186,9 +186,9 @@ def _require_uninterrupted(status: int) -> None:
 def _run_on_slurm(recipe: Recipe, study_dir: Path, stages: list[Stage], site: SiteSpec) -> None:
     """Submit all stages and wait until none is queued or running."""
     from launch.execution.local import check_study_dir
-    from launch.slurm.jobs import tasks_of_study
     from launch.slurm.submit import cancel
-    from launch.status import State, standings
+    from launch.status import State, stage_statuses
+    from launch.tasks import tasks_of_study
 
     check_study_dir(recipe, study_dir)
     tasks = tasks_of_study(recipe, study_dir, stages)
@@ -197,7 +197,7 @@ def _run_on_slurm(recipe: Recipe, study_dir: Path, stages: list[Stage], site: Si
     shown = ""
     try:
         while True:
-            counts = Counter(standing.state for standing in standings(study_dir, tasks))
+            counts = Counter(status.state for status in stage_statuses(study_dir, tasks))
             text = ", ".join(f"{count} {state}" for state, count in sorted(counts.items()))
             if text != shown:
                 print(f"  …        {text}", flush=True)

@@ -1,5 +1,6 @@
 """What a rehearsal scales down. Settings that are not named here stay as in the recipe."""
 
+from collections.abc import Collection
 from copy import deepcopy
 from math import lcm
 from typing import Any, NamedTuple
@@ -8,13 +9,20 @@ from launch.rehearsal.hardware import Hardware
 from recipes.loading import validate_recipe
 from recipes.schema import Recipe
 
-UPDATES = 2  # of samplings, if several updates share one
+STEPS = 2  # of samplings, if several steps share one
 COMPLETIONS = 4
 QUESTIONS = 4
 SOURCE_ROWS = 48
 HELDOUT = 8
-LEARNING_RATE = 1e-3  # in bfloat16, two updates at a large model's learning rate would be rounded away
+LEARNING_RATE = 1e-3  # in bfloat16, two steps at a large model's learning rate would be rounded away
 PROMPT_TOKENS, COMPLETION_TOKENS, RESPONSE_TOKENS = 1024, 48, 32
+_MOST_IN_TRAIN = {
+    "warmup_steps": 0,  # the learning rate of a warm-up starts at 0
+    "decay_steps": 1,
+    "snapshots": 2,
+    "overlong_tokens": COMPLETION_TOKENS // 4,
+}
+"""Largest values of settings of `train`, the study's or an arm's own."""
 
 
 class Scaled(NamedTuple):
@@ -58,8 +66,8 @@ class _ScaledSettings:
     def set(self, key: str, value: Any) -> None:
         """Set a dotted key, unless its section is off or its value is the same."""
         section, last = self._section(key)
-        if section is not None and section[last] != value:
-            self.changes.append(Scaled(key, section[last], value))
+        if section is not None and section.get(last) != value:
+            self.changes.append(Scaled(key, section.get(last), value))
             section[last] = value
 
     def lower(self, key: str, most: int) -> None:
@@ -132,7 +140,7 @@ def _training(scaled: _ScaledSettings, recipe: Recipe, hardware: Hardware) -> No
     train = recipe.train
     # Two samplings of every arm, with a checkpoint between them.
     shared = lcm(*(arm.updates_per_batch for arm in recipe.trained.values()))
-    steps = UPDATES * shared
+    steps = STEPS * shared
     completions = min(train.completions_per_problem, COMPLETIONS)
     micro = min(train.micro_batch_size or COMPLETIONS, 2)
     # At least two micro-batches on every rank, so that gradients accumulate.
@@ -143,15 +151,12 @@ def _training(scaled: _ScaledSettings, recipe: Recipe, hardware: Hardware) -> No
     scaled.set("train.learning_rate", LEARNING_RATE)
     scaled.set("train.completions_per_problem", completions)
     scaled.set("train.problems_per_step", problems)
-    if train.micro_batch_size is not None:
-        scaled.set("train.micro_batch_size", micro)
-    if train.micro_batch_tokens is not None:
-        scaled.set("train.micro_batch_tokens", micro * (PROMPT_TOKENS + COMPLETION_TOKENS))
-    scaled.set("train.save_every_steps", shared)
-    scaled.lower("train.warmup_steps", 0)  # the learning rate of a warm-up starts at 0
-    scaled.lower("train.decay_steps", 1)
-    scaled.lower("train.snapshots", 2)
-    scaled.lower("train.overlong_tokens", COMPLETION_TOKENS // 4)
+    fixed = {
+        "micro_batch_size": micro,
+        "micro_batch_tokens": micro * (PROMPT_TOKENS + COMPLETION_TOKENS),
+        "save_every_steps": shared,
+    }
+    _limits(scaled, "train", [key for key, value in train if value is not None], fixed)
     for name, arm in recipe.trained.items():
         if arm.learning_rate is not None:
             scaled.set(f"arms.{name}.learning_rate", LEARNING_RATE)
@@ -162,23 +167,23 @@ def _training(scaled: _ScaledSettings, recipe: Recipe, hardware: Hardware) -> No
         if arm.prompt is not None:
             scaled.lower(f"arms.{name}.prompt.max_prompt_tokens", PROMPT_TOKENS)
             scaled.lower(f"arms.{name}.prompt.max_completion_tokens", COMPLETION_TOKENS)
-        for key, value in _own_settings(arm.train, problems, completions, micro, shared).items():
-            scaled.set(f"arms.{name}.train.{key}", value)
+        own = f"arms.{name}.train"
+        _limits(scaled, own, arm.train, fixed)
+        if "completions_per_problem" in arm.train or "problems_per_step" in arm.train:  # as many rows as other arms
+            group_size = min(arm.train.get("completions_per_problem", completions), completions)
+            while problems * completions % group_size:
+                group_size -= 1
+            scaled.set(f"{own}.completions_per_problem", group_size)
+            scaled.set(f"{own}.problems_per_step", problems * completions // group_size)
 
 
-def _own_settings(train: dict[str, Any], problems: int, completions: int, micro: int, shared: int) -> dict[str, Any]:
-    """Scaled `train` settings of an arm that has its own. Its updates have as many rows as the other arms'."""
-    most = {"warmup_steps": 0, "decay_steps": 1, "snapshots": 2, "overlong_tokens": COMPLETION_TOKENS // 4}
-    own: dict[str, Any] = {key: min(train[key], limit) for key, limit in most.items() if train.get(key) is not None}
-    fixed = {"save_every_steps": shared, "micro_batch_size": micro}
-    fixed |= {"micro_batch_tokens": micro * (PROMPT_TOKENS + COMPLETION_TOKENS)}
-    own |= {key: value for key, value in fixed.items() if key in train}
-    if "completions_per_problem" in train or "problems_per_step" in train:
-        group_size = min(train.get("completions_per_problem", completions), completions)
-        while problems * completions % group_size:
-            group_size -= 1
-        own |= {"completions_per_problem": group_size, "problems_per_step": problems * completions // group_size}
-    return own
+def _limits(scaled: _ScaledSettings, section: str, given: Collection[str], fixed: dict[str, int]) -> None:
+    """Scale a `train` section, the study's or an arm's own, which has the keys `given`."""
+    for key, value in fixed.items():
+        if key in given:
+            scaled.set(f"{section}.{key}", value)
+    for key, most in _MOST_IN_TRAIN.items():
+        scaled.lower(f"{section}.{key}", most)
 
 
 def _corpus(scaled: _ScaledSettings, recipe: Recipe) -> None:

@@ -1,7 +1,7 @@
 """A random-weight model of a recipe's own architecture and head geometry, small enough for a CPU, with its tokenizer.
 
 What kernels depend on stays: architecture, head size, query heads per key head, tied or untied embeddings, vocabulary.
-Width, depth and the number of heads shrink. A few updates teach the model to end its turn after a boxed answer, so that
+Width, depth and the number of heads shrink. A few steps teach the model to end its turn after a boxed answer, so that
 completions have rewards, gradients and ends like those of a real base.
 """
 
@@ -20,7 +20,7 @@ from train.accounting.cost import KNOWN_SHAPES, ModelShape
 from train.models.prepared_base import TOY
 
 _HIDDEN, _LAYERS = 128, 2
-_UPDATES, _COPIES = 60, 8
+_STEPS, _COPIES = 60, 8
 _TOKENIZER_FILES = ("tokenizer*", "vocab.*", "merges.txt", "special_tokens_map.json", "added_tokens.json", "*.jinja")
 _CONTROL = re.compile(r"<\|[a-z0-9_]+\|>")
 
@@ -197,10 +197,10 @@ def _teach(model: Any, tokenizer: Any, recipe: Recipe, texts: list[str], answers
     pad = tokenizer.pad_token_id
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
     model.train()
-    for update in range(_UPDATES):
+    for step in range(_STEPS):
         # One prompt with several answers, so that all rows of a batch have the same prompt length.
-        prompt = tokenizer(render_prompt(tokenizer, texts[update % len(texts)], recipe.prompt))["input_ids"]
-        chosen = [boxed[(update * _COPIES + copy) % len(boxed)] for copy in range(_COPIES)]
+        prompt = tokenizer(render_prompt(tokenizer, texts[step % len(texts)], recipe.prompt))["input_ids"]
+        chosen = [boxed[(step * _COPIES + copy) % len(boxed)] for copy in range(_COPIES)]
         rows = torch.tensor([[*prompt, *answer, *([pad] * (longest - len(answer)))] for answer in chosen])
         labels = torch.tensor([[*answer, *([-100] * (longest - len(answer)))] for answer in chosen])
         logits = model(input_ids=rows, logits_to_keep=longest + 1).logits[:, :-1]

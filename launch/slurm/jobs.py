@@ -9,36 +9,13 @@ tasks need different things is split into one job per task.
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import NamedTuple
 
 from launch.hardware import gpus_wanted
-from launch.stages import Stage, build_stages, stage_states
-from recipes.manifest import StageState
+from launch.stages import Stage, StageKind
+from launch.tasks import Task, TaskKey
+from launch.tasks import tasks_of_study as tasks_of_study  # launch/commands/ablate.py imports it from here
 from recipes.schema import Recipe
-
-TaskKey = tuple[str, str]
-"""Study folder and stage name."""
-
-
-class Task(NamedTuple):
-    """One stage of one study."""
-
-    study_dir: Path
-    recipe: Recipe
-    stage: Stage
-    needs: tuple[TaskKey, ...]
-    """The tasks it waits for."""
-
-    @property
-    def key(self) -> TaskKey:
-        """Identifies the task among those of all studies."""
-        return str(self.study_dir), self.stage.name
-
-
-def tasks_of_study(recipe: Recipe, study_dir: Path, stages: Sequence[Stage]) -> list[Task]:
-    """The stages of one study as tasks."""
-    return [Task(study_dir, recipe, stage, tuple((str(study_dir), name) for name in stage.needs)) for stage in stages]
 
 
 class Needed(NamedTuple):
@@ -55,7 +32,7 @@ class Job:
     """One call of sbatch."""
 
     name: str
-    kind: str
+    kind: StageKind
     tasks: tuple[Task, ...]
     corresponding: tuple[int, ...] = ()
     """Indices of jobs whose task i must have succeeded before task i of this one (`aftercorr`)."""
@@ -88,16 +65,6 @@ class Job:
     def gpus_per_node(self) -> int:
         """GPUs that the job uses on each node, where nodes have any."""
         return gpus_wanted(self.recipe, self.kind)
-
-
-def states_of(tasks: Sequence[Task]) -> dict[TaskKey, StageState]:
-    """Whether each task is done, to be resumed, changed or new. Stages shared with another study are seen as links."""
-    states: dict[TaskKey, StageState] = {}
-    for task in tasks:
-        if task.key not in states:
-            of_study = stage_states(build_stages(task.recipe), task.study_dir)
-            states |= {(str(task.study_dir), name): state for name, state in of_study.items()}
-    return states
 
 
 def array_name(stage: Stage) -> str:

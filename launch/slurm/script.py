@@ -20,7 +20,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 _REQUEUE_SECONDS = 30  # before the time limit; a job still running then is requeued by force
 _MIN_SIGNAL_SECONDS, _MAX_SIGNAL_SECONDS = 120, 1800
-_UNKNOWN_SIGNAL_SECONDS = 300  # where the plan cannot predict the time of an update
+_UNKNOWN_SIGNAL_SECONDS = 300  # where the plan cannot predict the time of a step
 _OPTIONS = {
     "partition": "partition",
     "account": "account",
@@ -83,7 +83,7 @@ def _template() -> "Template":
 def signal_seconds(job: Job, site: SiteSpec) -> int:
     """Seconds before its time limit at which a job is told to save.
 
-    From the site file, or as long as the slowest of its tasks needs for an update and a checkpoint.
+    From the site file, or as long as the slowest of its tasks needs for a step and a checkpoint.
     """
     if site.signal_seconds is not None:
         return site.signal_seconds
@@ -92,10 +92,10 @@ def signal_seconds(job: Job, site: SiteSpec) -> int:
     setting = setting_of(job.recipe, model_shape(job.recipe), site.gpus_per_node)
     longest = 0.0
     for arm in {str(task.stage.arguments["arm"]) for task in job.tasks}:
-        update = update_seconds(setting, arm)
-        if update is None or setting is None:
+        seconds = update_seconds(setting, arm)
+        if seconds is None or setting is None:
             return _UNKNOWN_SIGNAL_SECONDS
-        longest = max(longest, update + checkpoint_seconds(setting, arm) + _REQUEUE_SECONDS)
+        longest = max(longest, seconds + checkpoint_seconds(setting, arm) + _REQUEUE_SECONDS)
     return min(max(round(longest), _MIN_SIGNAL_SECONDS), _MAX_SIGNAL_SECONDS)
 
 

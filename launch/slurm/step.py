@@ -17,7 +17,7 @@ from pathlib import Path
 from types import FrameType
 
 from launch.execution.failures import MISTAKE, STOPPED, Failure, explain, record
-from launch.execution.processes import log_path
+from launch.execution.processes import log_path, write_output_to
 from launch.execution.ranks import join_ranks
 from launch.execution.stage_runner import run_stage
 from launch.hardware import gpus_wanted
@@ -25,8 +25,8 @@ from launch.planning.node import require_attention, require_on_this_node
 from launch.rank_command import Rendezvous
 from launch.stages import Stage, build_stages, stage_states
 from recipes.errors import UserError
+from recipes.files import LockedError, write_json
 from recipes.loading import load_study
-from recipes.manifest import LockedError, write_json
 from recipes.schema import Recipe
 from train.runtime.ranks import PreemptedError, listen, noted_signal
 
@@ -170,11 +170,7 @@ def _exit_on_signal(study_dir: Path, name: str) -> None:
 def _write_to_log(study_dir: Path, name: str, node: int) -> None:
     """Send output to the stage's log; that of further nodes to logs of their own."""
     log = log_path(study_dir, name)
-    log = log.with_suffix(f".node-{node}.log") if node else log
-    log.parent.mkdir(parents=True, exist_ok=True)
-    with log.open("ab") as file:
-        os.dup2(file.fileno(), 1)
-        os.dup2(file.fileno(), 2)
+    write_output_to(log.with_suffix(f".node-{node}.log") if node else log)
 
 
 if __name__ == "__main__":

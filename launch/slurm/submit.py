@@ -17,10 +17,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from launch.site_file import SiteSpec
-from launch.slurm.jobs import Job, Task, make_jobs
+from launch.slurm.jobs import Job, make_jobs
 from launch.slurm.script import render
+from launch.tasks import Task
 from recipes.errors import UserError
-from recipes.manifest import locked, write_atomic, write_json
+from recipes.files import locked, write_atomic, write_json
 
 _TIMEOUT_SECONDS = 60.0
 _KEPT = ("SLURM_CONF", "SLURM_CLUSTERS", "SLURM_JWT")

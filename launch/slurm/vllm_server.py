@@ -12,12 +12,12 @@ from launch.hardware import visible_gpus
 from recipes.errors import UserError
 from recipes.loading import load_study
 from recipes.schema import Recipe
-from train.accounting.memory import sequences_of_copy, settle_vllm
+from train.accounting.memory import resolve_vllm, sequences_of_copy
 from train.arms import resolve_arm
 
 
 def server_command(recipe: Recipe, study_dir: Path, arm: str, port: int, gpus: int) -> list[str]:
-    """The command line. The server starts with the base's weights; the trainer sends it new ones at every update.
+    """The command line. The server starts with the base's weights; the trainer sends it new ones at every step.
 
     All `gpus` of the node serve, as data-parallel copies of the model at the recipe's tensor parallelism.
 
@@ -26,7 +26,7 @@ def server_command(recipe: Recipe, study_dir: Path, arm: str, port: int, gpus: i
     """
     recipe.resources.require_vllm()
     settings = resolve_arm(recipe, arm)
-    vllm = settle_vllm(recipe, settings)
+    vllm = resolve_vllm(recipe, settings)
     if vllm is None:
         raise UserError(f"{arm} trains on the teacher's demonstrations and needs no vLLM server")
     copies = max(1, gpus) // vllm.tensor_parallel

@@ -82,7 +82,7 @@ def trainers(kind: str, model_dir: Path, updates: int) -> tuple[Any, Any]:
 
     def ours(directory: Path) -> Any:
         ledger = Ledger(directory)
-        callbacks = [RunRecorder(directory, updates, 0, ledger), StopOnSignal(1, PaceKeeper(directory, updates))]
+        callbacks = [RunRecorder(directory, updates, 0, ledger), StopOnSignal(PaceKeeper(directory, updates))]
         model = load_model(model_dir, "float32")
         if kind == "SFT":
             return sft.build_trainer(

@@ -142,7 +142,7 @@ def builders(kind: str, shape: str, length: int, rows: int):
 
     def ours(directory: Path):
         ledger = Ledger(directory)
-        callbacks = [RunRecorder(directory, UPDATES, 0, ledger), StopOnSignal(1, PaceKeeper(directory, UPDATES))]
+        callbacks = [RunRecorder(directory, UPDATES, 0, ledger), StopOnSignal(PaceKeeper(directory, UPDATES))]
         made = model(shape, len(tok))
         if kind == "sft":
             return sft.build_trainer(settings, made, tok, pairs, sft.arguments(settings, directory, 0), callbacks)

@@ -5,8 +5,8 @@ import math
 
 import pytest
 
+from recipes.files import read_json_lines as read_rows
 from recipes.manifest import read_manifest
-from train.accounting.ledger import read_rows
 
 pytestmark = pytest.mark.engines
 

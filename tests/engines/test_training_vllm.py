@@ -11,11 +11,11 @@ from contextlib import suppress
 
 import pytest
 
+from recipes.files import read_json_lines as read_rows
 from recipes.loading import load_recipe
 from recipes.manifest import read_manifest, start_stage
 from tests.engines.conftest import POCKET, ROOT, SMOKE
 from tests.forked_command import run_fresh
-from train.accounting.ledger import read_rows
 
 pytestmark = pytest.mark.engines
 

@@ -15,12 +15,13 @@ from data.language_model import generate_ids, load_model
 from data.prompts.prompt import load_tokenizer, render_prompt
 from launch.stages import build_stages
 from recipes.errors import UserError
+from recipes.files import read_json_lines as read_rows
 from recipes.loading import load_recipe
 from recipes.manifest import read_manifest, start_stage
 from recipes.training_schema import PromptSpec
 from tests.trainers import gradient_of, grpo_trainer, replace, sft_trainer
 from train import grpo, sft
-from train.accounting.ledger import Ledger, read_rows
+from train.accounting.ledger import Ledger
 from train.arms import resolve_arm
 from train.rewards import reward_of
 from train.rollouts import PolicyRollouts, TeacherRollouts
@@ -153,7 +154,7 @@ def test_teacher_rollouts_go_on_where_the_exposure_before_stopped(base):
     twice = TeacherRollouts([one, one], stored, tokenizer, replace(settings, problems_per_step=2))
     texts = [tokenizer.decode(ids[:-1]) for ids in twice.completions(0, None)]
     assert (texts, twice.surplus(0)) == (["one 0", "one 1", "one 2", ""], [False, False, False, True])
-    with pytest.raises(UserError, match="problem one has no demonstration that was finished and fits"):
+    with pytest.raises(UserError, match=r"problem one has no demonstration .* set corpus\.problem_set="):
         TeacherRollouts([one], {}, tokenizer, settings)
 
 

@@ -14,9 +14,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from recipes.files import read_json_lines as read_rows
 from recipes.loading import load_recipe, load_study
 from recipes.manifest import read_manifest
-from train.accounting.ledger import read_rows
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 SMOKE = ROOT / "recipes" / "pocket" / "smoke.yaml"
@@ -148,7 +148,7 @@ def test_remainder_is_refused_with_the_numbers(smoke_study, transfer, tmp_path):
     settings = ["resources.ranks=3", "resources.workers=1"]
     result = transfer("run", SMOKE, "--out", study, *settings, "--until", "arms/grpo/seed-0")
     assert result.returncode == 2, result.stdout + result.stderr
-    assert "an update has 32 completions, which 3 ranks do not divide" in result.stdout + result.stderr
+    assert "a step has 32 completions, which 3 ranks do not divide" in result.stdout + result.stderr
     assert "Traceback" not in result.stdout + result.stderr
 
 

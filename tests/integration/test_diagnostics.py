@@ -26,8 +26,9 @@ from eval.shifts.states import (
 from eval.shifts.summary import empty_samples, summarise
 from launch.execution.usage import USAGE
 from recipes.errors import UserError
+from recipes.files import hash_files
 from recipes.loading import load_study
-from recipes.manifest import MANIFEST, hash_files, read_manifest
+from recipes.manifest import MANIFEST, read_manifest
 from tests.conftest import ANALYSED, SMOKE
 from train.drift import divergence
 

@@ -31,8 +31,9 @@ from eval.scorers.rules import score_rows
 from launch.execution.replicas import work
 from launch.stages import build_stages, stage_inputs
 from recipes.errors import UserError
+from recipes.files import write_json
 from recipes.loading import load_recipe, load_study
-from recipes.manifest import finish_stage, read_manifest, start_stage, write_json
+from recipes.manifest import finish_stage, read_manifest, start_stage
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 SMOKE = ROOT / "recipes" / "pocket" / "smoke.yaml"

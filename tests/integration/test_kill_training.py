@@ -10,9 +10,9 @@ import time
 import pytest
 import torch
 
+from recipes.files import read_json_lines as read_rows
 from recipes.manifest import read_manifest
 from tests.integration.test_deepspeed import ROOT, SMOKE, final, study_of
-from train.accounting.ledger import read_rows
 
 
 @pytest.mark.parametrize("arm", ["off_policy_sft", "grpo"])

@@ -12,9 +12,9 @@ import time
 import pytest
 import torch
 
+from recipes.files import read_json_lines as read_rows
 from recipes.manifest import read_manifest
 from tests.integration.test_deepspeed import ROOT, SMOKE, final, study_of
-from train.accounting.ledger import read_rows
 
 SLOW = """
 import pathlib, time
@@ -73,8 +73,8 @@ def test_a_signal_that_leaves_no_time_ends_the_run_from_its_last_checkpoint(smok
     output, _ = process.communicate(timeout=90)
     assert 50 < time.monotonic() - begun < 60  # the mean update would have fitted, so it was waited for
     assert process.returncode == 75, output
-    assert "stopped by SIGUSR1 in the middle of update 3 of 4" in output
-    assert "continues from update 2" in output
+    assert "stopped by SIGUSR1 in the middle of step 3 of 4" in output
+    assert "continues from step 2" in output
     assert [p.name for p in (study / "arms" / "grpo" / "seed-0").glob("checkpoint-*")] == ["checkpoint-2"]
     flag.unlink()
     env = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}

@@ -9,9 +9,9 @@ import time
 import pytest
 import torch
 
+from recipes.files import read_json_lines as read_rows
 from recipes.manifest import read_manifest
 from tests.integration.test_deepspeed import ROOT, SMOKE, final, study_of
-from train.accounting.ledger import read_rows
 
 STOPPED = 75
 
@@ -57,7 +57,7 @@ def stopped_and_resumed(smoke_study, tmp_path, number, arm, *settings):
 
 
 def check(study, output, reference, arm, name):
-    assert f"stopped by {name} after update" in output
+    assert f"stopped by {name} after step" in output
     assert "the same command continues" in output
     assert "Traceback" not in output
     assert torch.equal(final(study, arm), final(reference, arm))
@@ -93,7 +93,7 @@ def test_signal_before_the_first_update_is_not_lost(smoke_study, tmp_path):
     process.send_signal(signal.SIGTERM)
     output, _ = process.communicate(timeout=120)
     assert process.returncode == STOPPED, output
-    assert "stopped by SIGTERM after update 1 of 16" in output
+    assert "stopped by SIGTERM after step 1 of 16" in output
 
 
 @pytest.mark.slow

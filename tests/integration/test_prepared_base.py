@@ -70,20 +70,20 @@ def test_tokenizer_without_the_turn_tokens_is_refused(foreign_base, tmp_path):
 def test_pickled_weights_are_refused(foreign_base, tmp_path):
     torch.save(load_file(foreign_base / "model.safetensors"), foreign_base / "pytorch_model.bin")
     (foreign_base / "model.safetensors").unlink()
-    with pytest.raises(UserError, match="no model with safetensors weights"):
+    with pytest.raises(UserError, match=r"no model with safetensors weights at .*; name one .* in model\.path"):
         prepare(foreign_base, tmp_path / "study" / "base")
 
 
 def test_sharded_weights_are_counted_and_copied_without_loading(foreign_base, smoke_study, tmp_path, monkeypatch):
     from data.language_model import load_model
-    from train.models.prepared_base import count_parameters
+    from train.models.prepared_base import parameters_of_checkpoint
 
     model = load_model(foreign_base, "float32")
     (foreign_base / "model.safetensors").unlink()
     model.save_pretrained(foreign_base, max_shard_size="200KB")
     shards = sorted(foreign_base.glob("model-*.safetensors"))
     assert len(shards) > 2
-    assert count_parameters(foreign_base) == model.num_parameters()
+    assert parameters_of_checkpoint(foreign_base) == model.num_parameters()
     monkeypatch.setattr("transformers.AutoModelForCausalLM.from_pretrained", None)  # weights must not be loaded
     prepare(foreign_base, tmp_path / "study" / "base")
     base = tmp_path / "study" / "base"
@@ -113,7 +113,7 @@ def test_hub_blobs_are_linked_and_local_files_copied(foreign_base, tmp_path):
 def test_directory_without_tokenizer_or_of_unknown_kind_is_a_sentence(foreign_base, tmp_path):
     config = json.loads((foreign_base / "config.json").read_text())
     (foreign_base / "config.json").write_text(json.dumps(config | {"model_type": "nobody_knows"}))
-    with pytest.raises(UserError, match="has an unsupported model type"):
+    with pytest.raises(UserError, match=r"has an unsupported model type .*; name a model in model\.path"):
         prepare(foreign_base, tmp_path / "a" / "base")
     (foreign_base / "config.json").write_text(json.dumps(config))
     for path in foreign_base.glob("*token*"):

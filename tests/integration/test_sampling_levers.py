@@ -4,10 +4,11 @@ import pytest
 
 from data.grading.grader import Grade, Outcome
 from data.prompts.prompt import load_tokenizer
+from recipes.files import read_json_lines as read_rows
 from recipes.loading import load_recipe
 from tests.integration.test_deepspeed import SMOKE, study_of
 from tests.trainers import replace
-from train.accounting.ledger import Ledger, read_rows
+from train.accounting.ledger import Ledger
 from train.arms import resolve_arm
 from train.rollouts import DynamicSampling
 
@@ -18,7 +19,7 @@ def test_dynamic_sampling_replaces_uniform_groups_and_books_what_it_drew(smoke_s
     ids = {text: tokenizer(text)["input_ids"] for text in ("no", "yes", "maybe so")}
 
     def row(name):
-        return {"prompt": name, "problem_id": name, "reference_answer": "1", "prompt_tokens": 3}
+        return {"prompt": name, "problem_id": name, "reference_answer": name, "prompt_tokens": 3}
 
     asked, judged = [], []
 
@@ -26,9 +27,9 @@ def test_dynamic_sampling_replaces_uniform_groups_and_books_what_it_drew(smoke_s
         asked.append((tuple(prompts), seed))
         return [[ids["yes"], ids["no"]] if name in "bde" else [ids["maybe so"]] * 2 for name in prompts]
 
-    def judge(texts, completion_ids, references, problem_ids):
+    def judge(texts, completion_ids, references):
         assert completion_ids == [ids[text] for text in texts]
-        judged.append("".join(problem_ids))
+        judged.append("".join(references))
         return [Grade(Outcome.CORRECT if text == "yes" else Outcome.WRONG, text) for text in texts], [
             float(text == "yes") for text in texts
         ]

@@ -13,10 +13,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from recipes.files import read_json_lines as read_rows
 from recipes.manifest import read_manifest
 from tests.integration.test_deepspeed import ROOT, SMOKE, final, study_of
 from tests.slurm_cluster import SlurmCluster, why_not
-from train.accounting.ledger import read_rows
 
 TWO_NODES = ["resources.ranks=2", "resources.nodes=2", "resources.zero_stage=3"]
 ONE_ARM = ["arms.on_policy_sft=null", "arms.grpo=null"]
@@ -127,7 +127,7 @@ def test_a_failed_arm_takes_down_what_needs_it_and_nothing_else(cluster, on_slur
     on_slurm("run", SMOKE, "--on", "slurm", "--out", study, *rates, *TWO_ARMS)
     found = drained(cluster, on_slurm, study)
     assert found[SFT]["state"] == "failed"
-    assert re.search(r"grad_norm is (nan|inf) at update", found[SFT]["reason"])
+    assert re.search(r"grad_norm is (nan|inf) at step", found[SFT]["reason"])
     assert found["arms/grpo/seed-0"]["state"] == "done"
     assert found["eval/grpo-seed0-final"]["state"] == "done"
     for stage, needs in (("eval/off_policy_sft-seed0-final", SFT), ("report", SFT)):
@@ -167,7 +167,7 @@ def test_preempted_for_an_urgent_job_it_saves_and_starts_again(cluster, on_slurm
     shown = cluster.query("scontrol", "show", "job", "--oneliner", job)
     assert "Restarts=1" in shown
     log = (study / "logs" / "arms--off_policy_sft--seed-0.log").read_text()
-    assert re.search(r"stopped by SIGTERM after update \d+ of 900, which is saved", log)
+    assert re.search(r"stopped by SIGTERM after step \d+ of 900, which is saved", log)
     check_equal(study, reference)
 
 
@@ -187,7 +187,7 @@ def test_a_run_longer_than_the_time_limit_continues_itself(cluster, on_slurm, sm
     assert found[SFT]["state"] == "done"
     restarts = int(re.search(r"Restarts=(\d+)", cluster.query("scontrol", "show", "job", "--oneliner", job))[1])
     assert restarts >= 1
-    assert "stopped by SIGUSR1 after update" in (study / "logs" / "arms--off_policy_sft--seed-0.log").read_text()
+    assert "stopped by SIGUSR1 after step" in (study / "logs" / "arms--off_policy_sft--seed-0.log").read_text()
     check_equal(study, reference)
 
 

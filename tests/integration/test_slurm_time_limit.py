@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 
 from launch.site_file import SiteSpec
-from launch.slurm.jobs import make_jobs, tasks_of_study
+from launch.slurm.jobs import make_jobs
 from launch.slurm.script import render
 from launch.stages import build_stages
+from launch.tasks import tasks_of_study
 from recipes.loading import load_recipe
 from tests.slurm_cluster import SlurmCluster, why_not
 

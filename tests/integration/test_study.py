@@ -14,7 +14,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from eval.drawing import label
-from recipes.manifest import locked, read_manifest
+from recipes.files import locked
+from recipes.manifest import read_manifest
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 SMOKE = ROOT / "recipes" / "pocket" / "smoke.yaml"

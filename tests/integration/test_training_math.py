@@ -12,10 +12,11 @@ from data.grading.grader import Grader
 from data.language_model import load_model
 from data.prompts.prompt import load_tokenizer, render_prompt
 from recipes.errors import UserError
+from recipes.files import read_json_lines as read_rows
 from recipes.loading import load_recipe
 from recipes.training_schema import PromptSpec
 from tests.trainers import gradient_of, grpo_trainer, replace, sft_trainer
-from train.accounting.ledger import COUNTERS, Ledger, read_rows
+from train.accounting.ledger import COUNTERS, Ledger
 from train.arms import resolve_arm
 from train.rewards import RecordedReward
 
@@ -297,5 +298,5 @@ def test_ledger_that_lost_rows_is_refused(tmp_path):
     ledger = Ledger(tmp_path)
     ledger.spend(presented=["p1"], exposures=1)
     ledger.close_step(1)
-    with pytest.raises(UserError, match="has lost rows: it must reach update 2"):
+    with pytest.raises(UserError, match="has lost rows: it must reach step 2"):
         Ledger(tmp_path, resumed_step=2)

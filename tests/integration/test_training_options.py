@@ -1,4 +1,4 @@
-"""Adapters, padding-free batches, schedules, vLLM's arguments, alarms: each by value on the tiny model."""
+"""Adapters, padding-free batches, schedules, vLLM's arguments, warnings: each by value on the tiny model."""
 
 import copy
 import math
@@ -26,7 +26,7 @@ from train.accounting.ledger import Ledger
 from train.arms import resolve_arm
 from train.models.directory import save_weights
 from train.rewards import Completion, RecordedReward, overlong_punishment
-from train.runtime.recorder import DivergedError, RunRecorder, alarms
+from train.runtime.recorder import DivergedError, RunRecorder, mismatch_warnings
 from train.weighted_grpo import mismatch
 
 RECIPES = Path(__file__).resolve().parent.parent.parent / "recipes"
@@ -173,10 +173,10 @@ def test_mismatch_by_hand():
     assert mismatch(trained, sampled, mask * 0, 2.0)["clipped_share"] == 0
     assert (found["ratio_median"], found["ratio_p01"]) == pytest.approx((1.0, 1.0))
     assert found["ratio_p99"] == pytest.approx(3.0)
-    (text,) = alarms({"mismatch/clipped_share": 0.25})
+    (text,) = mismatch_warnings({"mismatch/clipped_share": 0.25})
     assert "more than 5% of the importance ratios were cut" in text
-    assert alarms({"mismatch/clipped_share": 0.26}) == [text]  # so that it is said once
-    assert alarms({"mismatch/clipped_share": 0.01}) == []
+    assert mismatch_warnings({"mismatch/clipped_share": 0.26}) == [text]  # so that it is said once
+    assert mismatch_warnings({"mismatch/clipped_share": 0.01}) == []
 
 
 def test_overlong_punishment_by_hand():
@@ -215,9 +215,9 @@ class AlternatingGrader(FixedGrader):
 def test_a_run_without_weights_says_so_early(tmp_path):
     told, _ = rewarded(FixedGrader(False), tmp_path, 9)
     assert len(told) == 1
-    assert "no completion of the first 5 updates has a weight (reward 0), so nothing is learned" in told[0]
+    assert "no completion of the first 5 steps has a weight (reward 0), so nothing is learned" in told[0]
     (text,), _ = rewarded(AlternatingGrader(False), tmp_path, 9, updates_per_batch=2)
-    assert "no completion of the first 10 updates has a weight (reward 0 to 1)" in text
+    assert "no completion of the first 10 steps has a weight (reward 0 to 1)" in text
     assert rewarded(FixedGrader(True), tmp_path, 4)[0] == []
     # With the punishment of 60 of 64 tokens the two completions differ, so there is something to learn.
     told, found = rewarded(FixedGrader(True), tmp_path, 9, overlong_tokens=8)
@@ -249,7 +249,7 @@ def test_loss_that_is_no_number_stops_before_anything_is_saved(base, rows, tmp_p
     with pytest.raises(DivergedError) as caught:
         trainer.train()
     text = str(caught.value)
-    assert "loss is nan at update 3, on the problems problem-3-0, problem-3-1; the checkpoint before it is kept" in text
+    assert "loss is nan at step 3, on the problems problem-3-0, problem-3-1; the checkpoint before it is kept" in text
     assert sorted(p.name for p in tmp_path.glob("checkpoint-*")) == ["checkpoint-1", "checkpoint-2"]
 
 
@@ -362,7 +362,7 @@ def test_ranks_do_not_share_coins(tmp_path, monkeypatch):
     for number in range(8):
         monkeypatch.setenv("RANK", str(number))
         reward = RecordedReward(FixedGrader(True), "boxed", Ledger(tmp_path), 10, arm, 0)
-        tossed += reward.judge(["x"] * 4, [[1]] * 4, ["1"] * 4, ["same"] * 4)[1]
+        tossed += reward.judge(["x"] * 4, [[1]] * 4, ["1"] * 4)[1]
     assert 6 < sum(tossed) < 26
     assert tossed[:4] * 8 != tossed
 

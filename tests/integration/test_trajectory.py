@@ -10,9 +10,9 @@ import pytest
 from eval.forgetting.curves import gain_curves, read_axes, read_slice, summarise
 from eval.forgetting.trajectory import checkpoints_of, slice_parts
 from recipes.errors import UserError
+from recipes.files import read_json_lines as read_rows
 from recipes.loading import load_recipe, load_study
 from tests.conftest import ANALYSED, SMOKE
-from train.accounting.ledger import read_rows
 
 
 def table(study, run, step, benchmark):

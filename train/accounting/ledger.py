@@ -1,8 +1,8 @@
 """The budget ledger of a run: what every step presented, generated, trained on and spent.
 
 TRL's own counters restart on resume (SFT) or stay zero (GRPO FLOPs), so the comparison of arms cannot use them.
-`ledger.jsonl` has one row per optimizer update with cumulative totals and the problem ids of that update; a
-resumed run continues from the row of its checkpoint.
+`ledger.jsonl` has one row per step with cumulative totals and the problem ids of that step; a resumed run continues
+from the row of its checkpoint.
 """
 
 import json
@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from recipes.errors import UserError
-from recipes.manifest import write_json_lines
+from recipes.files import read_json_lines, write_json_lines
 
 LEDGER = "ledger.jsonl"
 COUNTERS = (
@@ -39,7 +39,7 @@ class Ledger:
         totals: the counters so far.
         skipped_tokens: tokens, prompts included, of completions without a gradient, for which no forward and backward
             pass was made, so far.
-        last_step: the last update whose row was written.
+        last_step: the last step whose row was written.
         last_presented: ids of the problems it was presented.
 
     Raises:
@@ -57,7 +57,7 @@ class Ledger:
         rows = truncate_rows(self.path, resumed_step) if write else []
         if write and resumed_step and (not rows or rows[-1]["step"] != resumed_step):
             raise UserError(
-                f"{self.path} has lost rows: it must reach update {resumed_step} of the checkpoint to continue from; "
+                f"{self.path} has lost rows: it must reach step {resumed_step} of the checkpoint to continue from; "
                 f"delete {directory} to train this run again"
             )
         if rows:
@@ -65,50 +65,35 @@ class Ledger:
             self.skipped_tokens = rows[-1].get("skipped_tokens", 0)
 
     def spend(self, presented: Iterable[str] = (), contributed: Iterable[str] = (), **counts: int) -> None:
-        """Add to the totals of the current update; `contributed` are the ids with a non-zero gradient."""
+        """Add to the totals of the current step; `contributed` are the ids with a non-zero gradient."""
         self._presented += presented
         self._contributed += contributed
         for name, count in counts.items():
             self.totals[name] += count
 
     def contributed(self) -> list[str]:
-        """Ids of the problems that had a non-zero gradient in any finished update, sorted."""
-        return sorted({identity for row in read_rows(self.path) for identity in row["contributed"]})
+        """Ids of the problems that had a non-zero gradient in any finished step, sorted."""
+        return sorted({identity for row in read_json_lines(self.path) for identity in row["contributed"]})
 
     def presented(self) -> list[str]:
-        """Ids of the problems that were presented in any finished update, sorted."""
-        return sorted({identity for row in read_rows(self.path) for identity in row["presented"]})
+        """Ids of the problems that were presented in any finished step, sorted."""
+        return sorted({identity for row in read_json_lines(self.path) for identity in row["presented"]})
 
     def close_step(self, step: int) -> None:
-        """Write the row of a finished update."""
+        """Write the row of a finished step."""
         row: dict[str, Any] = {"step": step, **self.totals, "skipped_tokens": self.skipped_tokens}
         row |= {"presented": self._presented, "contributed": self._contributed}
         if self.write:
             with self.path.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(row) + "\n")
-        # Updates that share a sampling are entered with its first one.
+        # Steps that share a sampling are entered with its first one.
         self.last_presented = list(dict.fromkeys(self._presented)) or self.last_presented
         self._presented, self._contributed = [], []
         self.last_step = step
 
 
-def read_rows(path: Path) -> list[dict[str, Any]]:
-    """Rows of a JSON-lines file; a last line cut off by a kill is ignored. Empty if the file does not exist.
-
-    Raises:
-        UserError: a complete line is not JSON.
-    """
-    if not path.exists():
-        return []
-    *lines, _cut_off = path.read_bytes().split(b"\n")
-    try:
-        return [json.loads(line) for line in lines]
-    except ValueError as error:
-        raise UserError(f"{path} is damaged ({error}); restore it, or delete its folder and run again") from None
-
-
 def truncate_rows(path: Path, last_step: int) -> list[dict[str, Any]]:
     """Keep the rows up to `last_step` in a file of rows with a `step`; returns them."""
-    rows = [row for row in read_rows(path) if row["step"] <= last_step]
+    rows = [row for row in read_json_lines(path) if row["step"] <= last_step]
     write_json_lines(path, rows)
     return rows

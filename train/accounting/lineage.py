@@ -5,9 +5,10 @@ from pathlib import Path
 from typing import Any
 
 from recipes.errors import UserError
+from recipes.files import read_json_lines
 from recipes.manifest import finished_manifest
 from recipes.schema import Recipe
-from train.accounting.ledger import LEDGER, read_rows
+from train.accounting.ledger import LEDGER
 
 
 def study_lineage(recipe: Recipe, study_dir: Path) -> dict[str, Any]:
@@ -26,7 +27,7 @@ def study_lineage(recipe: Recipe, study_dir: Path) -> dict[str, Any]:
             if finished_manifest(run_dir) is None:
                 unfinished.append(arm)
                 continue
-            rows = read_rows(run_dir / LEDGER)
+            rows = read_json_lines(run_dir / LEDGER)
             presented[arm] = Counter(identity for row in rows for identity in row["presented"])
             contributed = {identity for row in rows for identity in row["contributed"]}
             arms[arm] = {

@@ -168,7 +168,7 @@ def sequences_of_copy(recipe: Recipe, arm: ResolvedArm, server_gpus: int | None 
     return -(-sampled * vllm.tensor_parallel // gpus)
 
 
-def settle_vllm(recipe: Recipe, arm: ResolvedArm, shape: ModelShape | None = None) -> VllmSpec | None:
+def resolve_vllm(recipe: Recipe, arm: ResolvedArm, shape: ModelShape | None = None) -> VllmSpec | None:
     """`resources.vllm` with the settings that the recipe leaves unset; None where an arm uses no vLLM.
 
     Colocated, vLLM gets the cache for all completions of a batch at their expected length, as far as there is room
@@ -216,7 +216,7 @@ def sampling_memory(
     recipe: Recipe, arm: ResolvedArm, shape: ModelShape | None, server_gpus: int | None = None
 ) -> SamplingMemory | None:
     """What vLLM has while an arm samples; None: the arm uses none, or the model or the GPU is unknown."""
-    vllm = settle_vllm(recipe, arm, shape)
+    vllm = resolve_vllm(recipe, arm, shape)
     if vllm is None or shape is None or recipe.resources.gpu is None or recipe.resources.vllm is None:
         return None
     assert vllm.memory_share is not None and vllm.sleep is not None

@@ -14,7 +14,7 @@ from transformers import TrainingArguments as Arguments
 
 from data.attention import attention_that_ran
 from data.language_model import load_model
-from recipes.manifest import hash_files, write_atomic, write_json
+from recipes.files import hash_files, write_atomic, write_json
 from recipes.training_schema import LoraSpec
 from train.runtime.ranks import barrier, rank
 
@@ -35,7 +35,7 @@ def model_files(directory: Path) -> list[str]:
     return sorted({path.name for pattern in _MODEL_FILE_PATTERNS for path in directory.glob(pattern)})
 
 
-def count_parameters(model: torch.nn.Module) -> int:
+def parameters_of_model(model: torch.nn.Module) -> int:
     """Number of parameters of a model, also if DeepSpeed keeps only a part of each on this rank."""
     return sum(getattr(parameter, "ds_numel", parameter.numel()) for parameter in model.parameters())
 
@@ -127,7 +127,7 @@ def save_final(
 
 
 class Snapshots(TrainerCallback):
-    """Weights alone after the given updates, in `snapshots/step-<n>/`; complete ones hold a marker.
+    """Weights alone after the given steps, in `snapshots/step-<n>/`; complete ones hold a marker.
 
     Attributes:
         trainer: a `TokenBudgetTrainer`, set once it exists.
@@ -141,7 +141,7 @@ class Snapshots(TrainerCallback):
         self.trainer: Any = None
 
     def on_step_end(self, args: Arguments, state: TrainerState, control: TrainerControl, **kwargs: object) -> None:
-        """Save the weights after an update in `steps`."""
+        """Save the weights after a step in `steps`."""
         if state.global_step not in self.steps:
             return
         target = self.directory / f"step-{state.global_step}"
@@ -155,6 +155,6 @@ class Snapshots(TrainerCallback):
 
 
 def complete_snapshots(stage_dir: Path) -> dict[int, Path]:
-    """Update -> directory of every complete snapshot, in order."""
+    """Step -> directory of every complete snapshot, in order."""
     directories = {int(p.name.removeprefix("step-")): p for p in (stage_dir / SNAPSHOTS).glob("step-*")}
     return {step: path for step, path in sorted(directories.items()) if (path / COMPLETE).exists()}

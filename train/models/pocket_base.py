@@ -18,7 +18,8 @@ from data.language_model import on_cpu, seed_everything
 from data.pocket_world import pretraining_documents
 from data.prompts.pocket_tokenizer import TOKENIZER_DOCUMENTS, build_tokenizer
 from data.prompts.prompt import EOS_TOKEN, render_prompt
-from recipes.manifest import finish_stage, hash_files
+from recipes.files import hash_files
+from recipes.manifest import finish_stage
 from recipes.schema import PocketModelSpec, Recipe
 from recipes.training_schema import PromptSpec
 from train.models.directory import model_files

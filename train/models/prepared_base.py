@@ -17,7 +17,9 @@ from data.prompts.prompt import load_tokenizer, prepare_tokenizer, render_prompt
 from data.prompts.template_contract import check_contract, prompts_of
 from data.prompts.tokenizer_files import own_tokens
 from recipes.errors import UserError
-from recipes.manifest import Progress, finish_stage, hash_files, write_json
+from recipes.files import hash_files, write_json
+from recipes.manifest import finish_stage
+from recipes.progress import Progress
 from recipes.schema import Recipe
 from train.models.directory import model_files
 
@@ -36,17 +38,20 @@ def run(recipe: Recipe, study_dir: Path, stage_dir: Path, resume: bool, arm: str
             lacks the recipe's tokens, or its template fails the contract of `data/prompts/template_contract.py`.
     """
     spec = recipe.require_model() if arm is None else recipe.external[arm]
+    key = "model" if arm is None else f"arms.{arm}.external"
     source = locate_model(str(spec.path), recipe.lock_of_model(spec.path, spec.revision), spec.revision)
     weights = sorted(path for pattern in _WEIGHTS for path in source.glob(pattern))
     if not any(path.suffix == ".safetensors" for path in weights):
-        raise UserError(f"no model with safetensors weights at {source}")
-    config, parameters = _config(source), count_parameters(source)
+        raise UserError(
+            f"no model with safetensors weights at {source}; name one that has them in {key}.path, or convert it with "
+            "transformers: save_pretrained writes them"
+        )
+    config, parameters = _config(source, key), parameters_of_checkpoint(source)
     if config.get(TOY) and not recipe.rehearsal:
         raise UserError(f"{spec.path} is a tiny random model of `transfer rehearse`; name a model that was trained")
 
     # Tokenizer, with the contract checked before gigabytes are copied
     base_template = None if arm is None else str(load_tokenizer(str(study_dir / "base")).chat_template)
-    key = "model" if arm is None else f"arms.{arm}.external"
     tokenizer = prepare_tokenizer(source, spec, base_template, key)
     for prompt in prompts_of(recipe, external=arm is not None):
         check_contract(tokenizer, prompt, str(spec.path), key, training=arm is None and bool(recipe.trained))
@@ -90,15 +95,19 @@ def _stop_ids(source: Path, tokenizer: "PreTrainedTokenizerBase") -> list[int]:
     return [*dict.fromkeys([tokenizer.eos_token_id, tokenizer.pad_token_id, *ends])]
 
 
-def _config(source: Path) -> dict[str, Any]:
-    """The checkpoint's configuration, if transformers supports its model type without remote code."""
+def _config(source: Path, key: str) -> dict[str, Any]:
+    """The checkpoint's configuration, if transformers supports its model type without remote code.
+
+    `key`: of the recipe, below which the checkpoint is named.
+    """
     from transformers import AutoConfig
 
     try:
         AutoConfig.from_pretrained(source, trust_remote_code=False)
     except (OSError, ValueError) as error:
         raise UserError(
-            f"{source} has an unsupported model type or configuration: {str(error).splitlines()[0]}"
+            f"{source} has an unsupported model type or configuration: {str(error).splitlines()[0]}; name a model in "
+            f"{key}.path that the installed transformers loads without code from its repository"
         ) from None
     return _json(source / "config.json")
 
@@ -107,10 +116,10 @@ def _json(path: Path) -> dict[str, Any]:
     try:
         return dict(json.loads(path.read_text(encoding="utf-8")))
     except (OSError, ValueError) as error:
-        raise UserError(f"{path} cannot be read: {error}") from None
+        raise UserError(f"{path} cannot be read: {error}; fetch or copy it again") from None
 
 
-def count_parameters(directory: Path) -> int:
+def parameters_of_checkpoint(directory: Path) -> int:
     """Parameters in a directory's safetensors files, from their headers alone; tied weights are stored once.
 
     Raises:

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from recipes.manifest import write_atomic
+from recipes.files import write_atomic
 from train.runtime.ranks import barrier, rank
 
 _MARKER = "COMPLETE"

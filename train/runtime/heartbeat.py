@@ -1,4 +1,4 @@
-"""Heartbeats from inside an update: every forward pass, every engine step of vLLM, a server's count of tokens.
+"""Heartbeats from inside a step: every forward pass, every engine step of vLLM, a server's count of tokens.
 
 Sampling from a large model takes longer than any sensible silence limit. Only finished work sends a heartbeat, so a
 rank that hangs in a collective, a kernel or a reward is silent, and the launcher ends the run.

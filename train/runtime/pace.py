@@ -1,4 +1,4 @@
-"""How long an update takes, and whether it can be finished before the process is killed. Needs no torch."""
+"""How long a step takes, and whether it can be finished before the process is killed. Needs no torch."""
 
 import json
 import time
@@ -11,13 +11,13 @@ PACE = "pace.json"
 
 
 class Pace(NamedTuple):
-    """Progress of a run between two points where it can stop: ends of updates, or of batches that share a sampling."""
+    """Progress of a run between two points where it can stop: ends of steps, or of batches that share a sampling."""
 
     step: int
-    """The last finished update."""
+    """The last finished step."""
     steps: int
     saved_step: int
-    """Update of the newest checkpoint; 0 without one."""
+    """Step of the newest checkpoint; 0 without one."""
     since: float
     """When the run last passed such a point; seconds since the epoch."""
     seconds: float | None
@@ -26,7 +26,7 @@ class Pace(NamedTuple):
     """Seconds that the last checkpoint took to write; 0 before the first."""
 
     def needed(self) -> float | None:
-        """Seconds until the current update can be finished and saved; None if not known yet."""
+        """Seconds until the current step can be finished and saved; None if not known yet."""
         if self.seconds is None:
             return None
         return max(0.0, self.since + self.seconds - time.time()) + self.save_seconds
@@ -37,10 +37,10 @@ def cut_short(pace: Pace | None) -> str | None:
     left, needed = seconds_left(), None if pace is None else pace.needed()
     if left is None or left > (needed or 0.0):
         return None
-    where, start = "before its first update", "the beginning"
+    where, start = "before its first step", "the beginning"
     if pace is not None:
-        where = f"in the middle of update {min(pace.step + 1, pace.steps)} of {pace.steps}"
-        start = f"update {pace.saved_step}" if pace.saved_step else "the beginning"
+        where = f"in the middle of step {min(pace.step + 1, pace.steps)} of {pace.steps}"
+        start = f"step {pace.saved_step}" if pace.saved_step else "the beginning"
     return (
         f"stopped by {noted_signal()} {where}, which cannot be finished and saved before the process is killed; "
         f"the same command continues from {start}"

@@ -63,7 +63,7 @@ def world_size() -> int:
 def forget_ranks() -> None:
     """Remove the variables of ranks, which job schedulers and containers also set, where a stage has none of its own.
 
-    With WORLD_SIZE=2 from outside, one process would train on half of the rows of every update.
+    With WORLD_SIZE=2 from outside, one process would train on half of the rows of every step.
     """
     for name in RANK_VARIABLES:
         os.environ.pop(name, None)
@@ -97,15 +97,15 @@ def prepare() -> None:
 
 
 def rows_per_rank(rows: int) -> int:
-    """Completions of an update on each rank.
+    """Completions of a step on each rank.
 
     Raises:
-        UserError: the ranks do not divide the completions of an update.
+        UserError: the ranks do not divide the completions of a step.
     """
     ranks = world_size()
     if rows % ranks:
         raise UserError(
-            f"an update has {rows} completions, which {ranks} ranks do not divide; choose resources.ranks so that it "
+            f"a step has {rows} completions, which {ranks} ranks do not divide; choose resources.ranks so that it "
             f"divides {rows} (train.problems_per_step x train.completions_per_problem)"
         )
     return rows // ranks

@@ -9,32 +9,33 @@ from pathlib import Path
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from recipes.errors import UserError
-from recipes.manifest import Progress, read_json, write_json
+from recipes.files import read_json, write_json
+from recipes.progress import Progress
 from train.accounting.ledger import Ledger, truncate_rows
 from train.runtime.ranks import beat, rank, world_size
 from train.runtime.tracking import Tracker
 
 METRICS, CLOCK, WARNINGS = "metrics.jsonl", "clock.jsonl", "warnings.json"
-_CLIPPED_ALARM = 0.05  # share of importance ratios; healthy runs are below 0.01
+_CLIPPED_LIMIT = 0.05  # share of importance ratios; healthy runs are below 0.01
 
 
 class DivergedError(UserError):
     """Loss or gradient is not finite."""
 
 
-def alarms(logs: dict[str, float]) -> list[str]:
-    """Warnings about the sampler/trainer mismatch in an update's metrics, as sentences."""
-    if float(logs.get("mismatch/clipped_share", 0.0)) <= _CLIPPED_ALARM:
+def mismatch_warnings(logs: dict[str, float]) -> list[str]:
+    """Warnings about the sampler/trainer mismatch in a step's metrics, as sentences."""
+    if float(logs.get("mismatch/clipped_share", 0.0)) <= _CLIPPED_LIMIT:
         return []
     return [
-        f"vLLM and the trainer disagree about the completions: in some update more than {_CLIPPED_ALARM:.0%} of the "
+        f"vLLM and the trainer disagree about the completions: in some step more than {_CLIPPED_LIMIT:.0%} of the "
         "importance ratios were cut (mismatch/clipped_share in metrics.jsonl); check that both run the same dtype and "
         "attention"
     ]
 
 
 def pace(logs: dict[str, float]) -> str:
-    """Tokens per second of an update and where its seconds went, for people."""
+    """Tokens per second of a step and where its seconds went, for people."""
     seconds = {name.partition("/")[2]: value for name, value in logs.items() if name.startswith("seconds/")}
     total = sum(seconds.values())
     shares = sorted(seconds.items(), key=lambda item: -item[1])
@@ -51,8 +52,8 @@ def pace(logs: dict[str, float]) -> str:
 class RunRecorder(TrainerCallback):
     """Appends every logged metric to `metrics.jsonl`, closes the ledger's step and records the time.
 
-    `clock.jsonl` has the summed seconds of all processes up to each update. It is not part of the ledger, because it
-    differs from run to run. Updates that a resumed run repeats are counted once, and so are samples that it keeps.
+    `clock.jsonl` has the summed seconds of all processes up to each step. It is not part of the ledger, because it
+    differs from run to run. Steps that a resumed run repeats are counted once, and so are samples that it keeps.
 
     Metrics after `resumed_step` are dropped, because they are computed again.
 
@@ -113,13 +114,13 @@ class RunRecorder(TrainerCallback):
         self._require_finite(state.global_step, logs)
         if not state.is_world_process_zero:
             return
-        for text in alarms(logs):
+        for text in mismatch_warnings(logs):
             self.warn(text)
         if self.tracker is not None:
             self.tracker.log(state.global_step, logs)
         with self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps({"step": state.global_step, **logs}) + "\n")
-        # The loss of a policy-gradient update is not a measure of progress; the reward is.
+        # The loss of a policy-gradient step is not a measure of progress; the reward is.
         shown = "reward" if "reward" in logs else "loss"
         self.note = f"{shown} {float(logs[shown]):.3g}" if shown in logs else ""
         if "throughput/tokens_per_second" in logs:
@@ -132,7 +133,7 @@ class RunRecorder(TrainerCallback):
             if name in logs and not math.isfinite(float(logs[name])):
                 ids = self.ledger.last_presented if self.ledger is not None else []
                 raise DivergedError(
-                    f"{name} is {float(logs[name])} at update {step}, on the problems {', '.join(ids[:8])}"
+                    f"{name} is {float(logs[name])} at step {step}, on the problems {', '.join(ids[:8])}"
                     f"{' and more' if len(ids) > 8 else ''}; the checkpoint before it is kept. A lower "
                     "train.learning_rate or train.max_grad_norm, or longer warm-up, usually helps"
                 )

@@ -7,8 +7,7 @@ from importlib.metadata import version
 from typing import Any
 
 from data.language_model import on_cpu
-from data.sampling.engine import engine_facts as vllm_facts
-from data.sampling.engine import require_installed
+from data.sampling.engine import require_installed, vllm_facts
 from recipes.errors import UserError
 from recipes.resource_schema import VllmSpec
 from train.runtime.ranks import RANK_VARIABLES, barrier
@@ -125,7 +124,7 @@ def released_engine(trainer: Any) -> Iterator[None]:
             os.environ |= {} if value is None else {name: value}
 
 
-def engine_facts(trainer: Any, sampled: bool) -> dict[str, str | None]:
+def sampler_facts(trainer: Any, sampled: bool) -> dict[str, str | None]:
     """The engine that sampled a run's completions, for the manifest: name, version, device, dtype; None if unknown.
 
     `sampled`: whether the policy sampled them; otherwise they come from a teacher.

@@ -1,4 +1,4 @@
-"""Where the seconds of an update go, tokens per second, and the share of the device's peak (MFU)."""
+"""Where the seconds of a step go, tokens per second, and the share of the device's peak (MFU)."""
 
 import time
 from collections.abc import Iterator
@@ -8,10 +8,10 @@ from typing import Any
 from train.micro_batches import Work
 
 
-class UpdateClock:
-    """Measures one update after another, on one rank.
+class StepClock:
+    """Measures one step after another, on one rank.
 
-    An update is divided into sections; a section inside another one is not part of it. `training` is what no section
+    A step is divided into sections; a section inside another one is not part of it. `training` is what no section
     takes: forward, backward, the optimizer's step. A GPU is waited for at both ends of every section.
     """
 
@@ -21,12 +21,12 @@ class UpdateClock:
         self._since: float | None = None
 
     def begin(self) -> None:
-        """Begin an update."""
+        """Begin a step."""
         self._seconds, self._open, self._since = {}, ["training"], _now()
 
     @contextmanager
     def section(self, name: str) -> Iterator[None]:
-        """Context of a section. Outside an update nothing is measured."""
+        """Context of a section. Outside a step nothing is measured."""
         if self._since is None:
             yield
             return
@@ -39,7 +39,7 @@ class UpdateClock:
             self._open.pop()
 
     def end(self) -> dict[str, float]:
-        """Seconds of each section of the update that ends now; empty if none has begun."""
+        """Seconds of each section of the step that ends now; empty if none has begun."""
         if self._since is None:
             return {}
         self._count()
@@ -64,7 +64,7 @@ def _now() -> float:
 def throughput(
     seconds: dict[str, float], work: Work, config: Any, ranks: int, peak_flops: float | None
 ) -> dict[str, float]:
-    """Metrics of an update.
+    """Metrics of a step.
 
     Args:
         seconds: of each section.
@@ -75,7 +75,7 @@ def throughput(
 
     Returns:
         `seconds/<section>`; `throughput/tokens_per_second`, the tokens of all rows, computed or not, in a second of the
-        whole update; `throughput/padding_share` of the computed tokens; with a known peak `throughput/mfu`, the model's
+        whole step; `throughput/padding_share` of the computed tokens; with a known peak `throughput/mfu`, the model's
         FLOPs of the needed tokens (6 a parameter and token, and the causal attention scores; what checkpointing
         computes twice is not counted) as a share of the peak during `training`.
     """

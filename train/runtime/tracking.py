@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from recipes.manifest import write_atomic
+from recipes.files import write_atomic
 from recipes.schema import Recipe
 from train.runtime.ranks import rank
 
@@ -49,25 +49,27 @@ class Tracker:
         )
 
     def log(self, step: int, values: Mapping[str, float | None]) -> None:
-        """Metrics of an update; None is one that could not be computed, which TensorBoard cannot show."""
+        """Metrics of a step; None is one that could not be computed, which TensorBoard cannot show."""
         if self._run is not None:
             self._run.log(dict(values), step=step)
         if self._event_dir is not None:
             if self._events is None:
                 from tensorboardX import SummaryWriter
 
-                # A resumed run writes the updates after its checkpoint again: TensorBoard drops the earlier ones.
+                # A resumed run writes the steps after its checkpoint again: TensorBoard drops the earlier ones.
                 self._events = SummaryWriter(str(self._event_dir), purge_step=step)
             for name, value in values.items():
                 if value is not None:
                     self._events.add_scalar(name, value, step)
 
-    def completions(self, step: int, rows: list[dict[str, Any]], updates: int = 1) -> None:
-        """A table of sampled completions in wandb, every `completions_every_steps` updates.
+    def completions(self, step: int, rows: list[dict[str, Any]], steps_per_generation: int = 1) -> None:
+        """A table of sampled completions in wandb, every `completions_every_steps` steps.
 
-        `updates`: that share these completions, of which `step` is the first.
+        `steps_per_generation`: steps that share these completions, of which `step` is the first.
         """
-        if self._run is None or -step % self.every >= updates:
+        if self._run is None:
+            return
+        if not any((step + index) % self.every == 0 for index in range(steps_per_generation)):
             return
         import wandb
 
