@@ -9,7 +9,6 @@ from recipes.errors import UserError
 from recipes.loading import apply_override, read_recipe_file, read_yaml, validate_recipe
 from recipes.schema import Recipe
 
-
 _UNSPECIFIC = re.compile(r"final|snapshots|(seed|step|checkpoint)-\d+")  # folders that every run of a study has
 
 
