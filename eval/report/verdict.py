@@ -9,7 +9,7 @@ from eval.drawing import label
 from eval.forgetting.schema import EqualGain
 from eval.report.schema import Budget, Transfer
 from eval.report.wording import bounded_text, change_text, intervals_text, points, sentence_start
-from eval.statistics.decisions import gained, limit_shown, may_lose, preferred, worst_group
+from eval.statistics.decisions import gained, limit_shown, may_lose, preferred, smallest_limit, worst_group
 from eval.statistics.values import Estimate
 
 
@@ -62,9 +62,9 @@ class Verdict(NamedTuple):
 def verdict(transfer: Transfer) -> Verdict:
     """The answer of a study, made from its bounds by fixed rules.
 
-    The arm is the one that passes `transfer gate` with the smallest limit; of equals the preferred one. An arm that
-    gained more is named with the limit it needs. An arm that no limit passes, because all responses to a benchmark were
-    cut off, is not shipped.
+    The arm is the preferred one of those that pass `transfer gate` with the smallest limit. An arm that gained more is
+    named with the limit it needs. An arm that no limit passes, because all responses to a benchmark were cut off, is
+    not shipped.
     """
     trained = transfer.trained_group
     if transfer.status == "REHEARSAL":
@@ -73,17 +73,17 @@ def verdict(transfer: Transfer) -> Verdict:
     gain = {arm: result.groups[trained] for arm, result in transfer.arms.items()}
     cut_off = [arm for arm in gain if transfer.warnings_of("all_truncated", arm)]
     risk = {arm: _limit(transfer, arm) for arm in gain if gained(gain[arm]) and arm not in cut_off}
+    limit = smallest_limit({arm: gain[arm] for arm in risk}, risk)
     without = _without_verdict(transfer, cut_off)
-    if not risk:
+    if limit is None:
         if cut_off:
             text = "Keep the base: no method can be judged on all benchmarks and has a gain."
         else:
             text = f"Keep the base: no method has a gain on {label(trained)} that can be told from zero."
             without = ["Without a gain there is nothing to weigh a loss elsewhere against."]
         return Verdict(text, without, [], None)
-    least = [name for name in risk if risk[name] == min(risk.values())]
     arm = preferred(
-        {name: gain[name] for name in least},
+        {name: gain[name] for name in risk if risk[name] <= limit},
         risk,
         lambda first, second: transfer.difference(first, second, trained),
     )
