@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from eval.drawing import BASE_COLOUR, INK, STYLE, Drawing, colour_of, draw, error_bars, forest, label, legend
 from eval.report.schema import Transfer
 from eval.report.wording import index_text
-from eval.statistics.decisions import fell, worst_group
+from eval.statistics.decisions import worst_group
 from eval.statistics.values import Estimate
 
 
@@ -86,9 +86,8 @@ def index_figure(transfer: Transfer) -> Drawing:
     cells = {
         arm: {
             # Where there is no index to draw, the words of the table are drawn instead.
-            group: (None if fell(result.groups[trained]) else cell.interval, text)
+            group: (cell.interval, index_text(result, "points", group, trained))
             for group, cell in result.index["points"].items()
-            for text in [index_text(result, "points", group, trained)]
         }
         for arm, result in transfer.arms.items()
     }
