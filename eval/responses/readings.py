@@ -77,7 +77,13 @@ def read_answers(
 def read_cell(
     study_dir: Path, labels: list[str], benchmark: BenchmarkSpec, prompting: str, scoring: str
 ) -> tuple[Answers, dict[str, dict[str, int]]]:
-    """The same for one benchmark in one prompting by one scoring."""
+    """Per-question scores of the models `labels` on one benchmark, and counts of outcomes by model.
+
+    Of one prompting by one scoring.
+
+    Raises:
+        UserError: the questions or requests of a model are not those of the first.
+    """
     require_same_requests(study_dir, labels, benchmark.name, prompting)
     tables = {label: read_scores(study_dir, label, benchmark.name, prompting, scoring) for label in labels}
     counts = {label: count_outcomes(table) for label, table in tables.items()}

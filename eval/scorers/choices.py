@@ -80,7 +80,7 @@ def score_yes_no_first_line(response: str, reference: Reference) -> Score:
 def score_likelihood(answers: Sequence[str], likelihoods: Sequence[float], reference: Reference) -> Score:
     """By the likeliest of the given answers; the reference is the letter of one of them, or its text.
 
-    What can be a letter is one: with the answers O, A, B and AB the reference "B" is the second, A.
+    A reference that can be a letter is read as one: with the answers O, A, B and AB, "B" is the second of them, A.
     """
     best = max(range(len(answers)), key=lambda index: likelihoods[index])
     letters = LETTERS[: len(answers)]
@@ -89,9 +89,10 @@ def score_likelihood(answers: Sequence[str], likelihoods: Sequence[float], refer
 
 
 def score_likelihood_per_byte(answers: Sequence[str], likelihoods: Sequence[float], reference: Reference) -> Score:
-    """The same with likelihoods divided by the bytes of the answers, so that long ones are not disfavoured.
+    """By the given answer with the highest likelihood per byte, so that long ones are not disfavoured.
 
-    As lm-evaluation-harness's `acc_bytes`: the blank between prompt and answer is not part of the answer.
+    The reference is the letter of one of them, or its text. As lm-evaluation-harness's `acc_bytes`: the blank between
+    prompt and answer is not part of the answer.
     """
     rates = [value / max(1, len(text.strip().encode())) for text, value in zip(answers, likelihoods, strict=True)]
     return score_likelihood(answers, rates, reference)
