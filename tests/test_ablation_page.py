@@ -13,7 +13,7 @@ from eval.report.response_curves import curves_figure, format_curves, response_c
 from eval.report.wording import points
 from eval.statistics.values import Estimate
 from launch.ablation import read_ablation
-from launch.commands.ablate import report
+from launch.ablation_report import report
 from recipes.errors import UserError
 from recipes.loading import STUDY_FILE
 from recipes.manifest import finish_stage, start_stage, write_json
