@@ -184,6 +184,11 @@ class SuiteSpec(Spec):
         """Sampling temperature of a benchmark."""
         return self.temperature if benchmark.temperature is None else benchmark.temperature
 
+    def with_samples(self, count: int) -> "SuiteSpec":
+        """The suite with so many responses to each question of every benchmark."""
+        benchmarks = tuple(item.model_copy(update={"samples": count}) for item in self.benchmarks)
+        return self.model_copy(update={"samples_per_question": count, "benchmarks": benchmarks})
+
     @model_validator(mode="after")
     def _groups(self) -> "SuiteSpec":
         names = [benchmark.name for benchmark in self.benchmarks]

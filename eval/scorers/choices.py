@@ -7,7 +7,7 @@ from data.grading.extraction import last_boxed
 from data.prompts.thinking import answer_text
 from eval.questions.forms import LETTERS
 from eval.scorers.letters import read_choice
-from eval.scorers.score import NO_ANSWER, Reference, Score, first_line, judged
+from eval.scorers.score import NO_ANSWER, Reference, Score, first_line, fraction, judged
 
 _YES_NO = re.compile(r"\b(yes|no)\b", re.IGNORECASE)
 _SAID_YES_NO = re.compile(r"(?:answer|judge?ment)\**\s*(?:is|:)\W*+(yes|no)\b", re.IGNORECASE)
@@ -110,5 +110,4 @@ def yes_f1(scores: Sequence[Score], references: Sequence[Reference]) -> Score:
     plausible = sum(reference == "yes" for reference in references)
     precision = right / sum(said) if any(said) else 1.0
     recall = right / plausible if plausible else 1.0
-    value = 2 * precision * recall / (precision + recall) if precision + recall > 0 else 0.0
-    return Score(value, "correct" if value == 1 else "wrong" if value == 0 else "partial")
+    return fraction(2 * precision * recall / (precision + recall) if precision + recall > 0 else 0.0, None)
