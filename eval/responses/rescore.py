@@ -5,7 +5,7 @@ from typing import Any, get_args
 
 from eval.questions.build import load_questions
 from eval.responses.generate import scores_path
-from eval.responses.readings import read_scores
+from eval.responses.readings import read_cell_scores
 from eval.responses.units import Unit, open_units, require_answers
 from eval.scorers.records import count_outcomes, mean_score, write_scores
 from eval.scorers.rules import score_rows
@@ -92,7 +92,7 @@ def _judge_again(
     table = score_rows(rows, questions, rule, unit.suite.max_response_tokens, sandboxed)
     if keep:
         write_scores(scores_path(unit.directory, name), table)
-    old = read_scores(study_dir, unit.label, unit.benchmark.name, unit.prompting, against)
+    old = read_cell_scores(study_dir, unit.label, unit.benchmark.name, unit.prompting, against)
     before = {(row.question_id, row.sample_index): (row.value, row.outcome) for row in old}
     moves: dict[str, int] = {}
     for row in table:

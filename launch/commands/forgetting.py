@@ -63,10 +63,10 @@ def trajectory(options: argparse.Namespace) -> int:
 
 
 def _show(recipe: "Recipe", study_dir: Path, options: argparse.Namespace) -> int:
-    from eval.forgetting.curves import equal_gain, gain_curves, read_slice, summarise
+    from eval.forgetting.curves import equal_gain, gain_curves, read_slice, summarise_trajectories
     from eval.report.checkpoints import format_trajectory
 
-    result, hours = summarise(recipe, study_dir)
+    result, hours = summarise_trajectories(recipe, study_dir)
     result = result.with_hours(hours)
     if options.gain is not None:
         curves = gain_curves(read_slice(recipe, study_dir), recipe)
