@@ -12,7 +12,7 @@ from eval.scorers.rules import score_rows
 from recipes.errors import UserError
 from recipes.manifest import read_manifest
 from recipes.schema import Recipe
-from recipes.suite_schema import Scoring
+from recipes.suite_schema import TRAITS, Scoring
 
 
 def parse_rescorings(recipe: Recipe, texts: list[str]) -> dict[str, tuple[str, Scoring]]:
@@ -66,7 +66,7 @@ def rescore(recipe: Recipe, study_dir: Path, new: dict[str, tuple[str, Scoring]]
                 continue
             if new:
                 name, rule = new[benchmark.name]
-                if ("likelihood" in rule) != unit.likelihoods:
+                if TRAITS[rule].likelihoods != unit.likelihoods:
                     continue
                 wanted = benchmark.cell(recipe.analysis.reading)[1]
                 fitting = [s for p, s in benchmark.cells() if p == unit.prompting]
