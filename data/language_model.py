@@ -56,6 +56,14 @@ def on_cpu() -> bool:
     return not torch.cuda.is_available()
 
 
+def to_device(model: "PreTrainedModel") -> str:
+    """Move a model to the accelerator, if there is one, and out of training mode; returns the device."""
+    device = "cpu" if on_cpu() else "cuda"
+    model.to(device)
+    model.eval()
+    return device
+
+
 def stop_ids(model: "PreTrainedModel") -> set[int]:
     """The tokens at which a generation stops; a checkpoint of the hub may name one, several or none."""
     named = model.generation_config.eos_token_id
@@ -77,9 +85,7 @@ def generate_ids(
     import torch
 
     seed_everything(seed)
-    device = "cpu" if on_cpu() else "cuda"
-    model.to(device)
-    model.eval()
+    device = to_device(model)
     inputs = tokenizer(prompts, return_tensors="pt", padding=True, padding_side="left").to(device)
     sampling = {"temperature": temperature, "top_p": top_p, "top_k": top_k} if temperature > 0 else {}
     with torch.no_grad():

@@ -124,7 +124,7 @@ def to_svg(figure: Any) -> str:
     return svg
 
 
-def draw(figure: Any) -> Drawing:
+def to_drawing(figure: Any) -> Drawing:
     """A figure in both formats, and the figure closed."""
     for text in _watermarks:
         figure.text(0.5, 0.5, text, fontsize=40, color="#D55E00", alpha=0.35, rotation=20, ha="center", va="center")
@@ -172,7 +172,7 @@ def forest(
         axis.grid(axis="y", visible=False)
         axis.set_xlabel(title)
         figure.tight_layout()
-        return draw(figure)
+        return to_drawing(figure)
 
 
 def _svg(figure: Any, transparent: bool) -> str:

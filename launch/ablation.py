@@ -35,6 +35,7 @@ from recipes.schema import Recipe
 
 ABLATION_FILE = "ablation.json"
 SHARED = "shared"
+RATES_UNTIL = "eval"  # the last kind of stage that a choice of learning rates runs
 _KEYS = {"recipe", "name", "title", "grid", "paired", "set"}
 
 
@@ -238,6 +239,49 @@ def read_ablation(
     folder = name or base.study
     name = name or f"{base.study}-ablation"
     return Ablation(root or default_root("ablations", folder, name), name, title or base.title, axes, is_paired, points)
+
+
+def read_rate_choice(
+    path: Path, overrides: Sequence[str], rates: Sequence[float], seeds: Sequence[int], root: Path | None
+) -> Ablation:
+    """The choice of learning rates: the same rates for every arm, scored on held-out problems, on other seeds.
+
+    Raises:
+        UserError: the study reports one of the seeds, or its corpus holds no problems out.
+    """
+    recipe = load_recipe(path, overrides)
+    if reported := sorted(set(seeds) & set(recipe.seeds)):
+        raise UserError(f"seed {reported[0]} is one that the study reports; choose rates on others, with --seeds")
+    if not recipe.corpus.heldout_problems:
+        raise UserError("learning rates are chosen on held-out problems; set corpus.heldout_problems")
+    scorings = {"paper": "last_box_text", "robust": recipe.corpus.answer_form}
+    heldout = {"name": "heldout", "group": recipe.analysis.trained_group, "scorings": scorings}
+    suite = {
+        "benchmarks": [heldout],
+        "questions": recipe.corpus.heldout_problems,
+        "max_prompt_tokens": recipe.prompt.max_prompt_tokens,
+        "max_response_tokens": recipe.prompt.max_completion_tokens,
+    }
+    if recipe.suite is not None:
+        suite["engine"] = recipe.suite.engine.model_dump(mode="json")
+    settings = [
+        *overrides,
+        f"seeds={json.dumps(seeds)}",
+        f"suite={json.dumps(suite)}",
+        f"analysis={{trained_group: {recipe.analysis.trained_group}}}",
+        f"study={recipe.study}-rates",
+        *("train.snapshots=0", "probe=null", "trajectory=null", "diagnostics=null"),
+    ]
+    axes = [f"arms.{arm}.learning_rate={','.join(map(repr, rates))}" for arm in recipe.trained]
+    root = root or default_root("rates", recipe.study, f"{recipe.study}-rates")
+    return read_ablation(path, settings, [], axes, root)
+
+
+def chooses_rates(ablation: Ablation) -> bool:
+    """Whether an ablation is a choice of learning rates."""
+    benchmarks = [benchmark.name for benchmark in ablation.points[0].recipe.benchmarks]
+    rates = all(axis.endswith(".learning_rate") for axis in ablation.axes)
+    return ablation.paired and rates and benchmarks == ["heldout"]
 
 
 def _axes(texts: Sequence[str]) -> dict[str, list[Any]]:

@@ -95,9 +95,6 @@ def stage_statuses(root: Path, tasks: Sequence[Task]) -> list[StageStatus]:
     return list(by_task.values())
 
 
-standings = stage_statuses  # launch/commands/ablate.py imports it by this name
-
-
 def _jobs_of(task: Task, root: Path, submitted: Sequence[Submitted]) -> list[tuple[str, str]]:
     """Slurm's ids of a stage, and when each was submitted."""
     name = (str(task.study_dir.resolve().relative_to(root.resolve())), task.stage.name)

@@ -1,6 +1,6 @@
 """The sections of a recipe about evaluation: benchmarks, decoding, statistics, analysis."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, NamedTuple
 
 from pydantic import Field, model_validator
 
@@ -17,6 +17,49 @@ Scoring = Literal[
     "instructions_strict", "instructions_loose", "each_instruction_strict", "each_instruction_loose", "code",
     "likelihood", "likelihood_per_byte", "strict_likelihood", "f1_likelihood",
 ]  # fmt: skip
+
+
+class RuleTraits(NamedTuple):
+    """What a scoring rule compares with, and what it judges. The functions are in `eval/scorers/rules.py`."""
+
+    references: Literal["text", "letter", "yes_no", "span", "instructions", "tests"] = "text"
+    """Kind of the references that it can find right."""
+    likelihoods: bool = False
+    """Whether it judges likelihoods of the given answers, not texts."""
+
+    @property
+    def runs_code(self) -> bool:
+        """Whether it runs what the model wrote."""
+        return self.references == "tests"
+
+
+TRAITS: dict[Scoring, RuleTraits] = {
+    "boxed": RuleTraits(),
+    "plain": RuleTraits(),
+    "exact": RuleTraits(),
+    "last_box_text": RuleTraits(),
+    "first_line": RuleTraits(),
+    "choice": RuleTraits("letter"),
+    "choice_box": RuleTraits("letter"),
+    "choice_anywhere": RuleTraits("letter"),
+    "yes_no": RuleTraits("yes_no"),
+    "yes_no_first_line": RuleTraits("yes_no"),
+    "strict_yes_no": RuleTraits("yes_no"),
+    "f1_yes_no": RuleTraits("yes_no"),
+    "span_em": RuleTraits("span"),
+    "span_f1": RuleTraits("span"),
+    "span_em_first_line": RuleTraits("span"),
+    "span_f1_first_line": RuleTraits("span"),
+    "instructions_strict": RuleTraits("instructions"),
+    "instructions_loose": RuleTraits("instructions"),
+    "each_instruction_strict": RuleTraits("instructions"),
+    "each_instruction_loose": RuleTraits("instructions"),
+    "code": RuleTraits("tests"),
+    "likelihood": RuleTraits(likelihoods=True),
+    "likelihood_per_byte": RuleTraits(likelihoods=True),
+    "strict_likelihood": RuleTraits(likelihoods=True),
+    "f1_likelihood": RuleTraits(likelihoods=True),
+}
 Form = Literal[
     "fields", "gpqa", "coqa", "halueval", "mc_taco", "acpbench", "headqa", "ifeval", "olympiadbench", "livecodebench",
     "humaneval",
@@ -49,8 +92,8 @@ class BenchmarkData(DataFiles):
     reports show no responses."""
 
 
-# Form -> a word in the names of the rules that can read its references; other rules cannot.
-_WORD_OF_FORM = {"ifeval": "instruction", "livecodebench": "code", "humaneval": "code", "coqa": "span"}
+# Form -> kind of its references, where only the rules for that kind can read them.
+_REFERENCES_OF_FORM = {"ifeval": "instructions", "livecodebench": "tests", "humaneval": "tests", "coqa": "span"}
 
 
 class BenchmarkSpec(Spec):
@@ -78,6 +121,11 @@ class BenchmarkSpec(Spec):
         """Whether the publisher asks not to spread the questions."""
         return self.data is not None and self.data.restricted
 
+    @property
+    def runs_code(self) -> bool:
+        """Whether a scoring runs what the model wrote."""
+        return any(TRAITS[rule].runs_code for rule in self.scorings.values())
+
     def require_data(self) -> BenchmarkData:
         """Its data. Raises UserError for a benchmark of the synthetic world or `heldout`, which has none."""
         if self.data is None:
@@ -97,8 +145,8 @@ class BenchmarkSpec(Spec):
     def _rules_fit_the_form(self) -> "BenchmarkSpec":
         form = self.data.form if self.data is not None else "fields"
         for name, rule in self.scorings.items():
-            forms = [f for f, word in _WORD_OF_FORM.items() if word in rule]
-            if form not in forms and (forms or form in _WORD_OF_FORM):
+            forms = [f for f, kind in _REFERENCES_OF_FORM.items() if kind == TRAITS[rule].references]
+            if form not in forms and (forms or form in _REFERENCES_OF_FORM):
                 raise ValueError(
                     f"scoring {name!r} of {self.name!r} is {rule!r}, which judges rows of the form "
                     f"{' or '.join(map(repr, forms)) or 'with a text as reference'}, not {form!r}"
@@ -107,7 +155,7 @@ class BenchmarkSpec(Spec):
 
     def fits(self, prompting: str, scoring: str) -> bool:
         """Whether a scoring can judge what a prompting stores: text, or likelihoods of given answers."""
-        return ("likelihood" in self.scorings[scoring]) == (prompting in self.likelihood)
+        return TRAITS[self.scorings[scoring]].likelihoods == (prompting in self.likelihood)
 
 
 class EngineSpec(Spec):
@@ -183,6 +231,11 @@ class SuiteSpec(Spec):
     def temperature_of(self, benchmark: BenchmarkSpec) -> float:
         """Sampling temperature of a benchmark."""
         return self.temperature if benchmark.temperature is None else benchmark.temperature
+
+    def with_samples(self, count: int) -> "SuiteSpec":
+        """The suite with so many responses to each question of every benchmark."""
+        benchmarks = tuple(item.model_copy(update={"samples": count}) for item in self.benchmarks)
+        return self.model_copy(update={"samples_per_question": count, "benchmarks": benchmarks})
 
     @model_validator(mode="after")
     def _groups(self) -> "SuiteSpec":

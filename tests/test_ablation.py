@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from eval.report.response_curves import PointResult, curves_figure, format_curves, require_comparable, response_curves
+from eval.report.response_curves import PointResult, curve_figure, format_curves, require_comparable, response_curves
 from launch.ablation import ABLATION_FILE, load_ablation, read_ablation
-from launch.commands.ablate import report
+from launch.ablation_report import report
 from launch.execution.failures import INTERRUPTED, STOPPED
 from launch.stages import flatten
 from recipes.errors import UserError
@@ -207,10 +207,10 @@ def test_points_that_differ_elsewhere_are_refused_with_the_list():
 
 def test_the_figure_has_a_panel_for_each_group_and_rings():
     curves = response_curves(POINTS, ["train.learning_rate"], paired=False)
-    svg = curves_figure(curves, 0).svg
+    svg = curve_figure(curves, 0).svg
     ringed = svg.count("stroke-width: 1.6")
     nowhere = {arm: replace(chosen, within=False) for arm, chosen in curves.matched.items()}
-    assert ringed > curves_figure(replace(curves, matched=nowhere), 0).svg.count("stroke-width: 1.6")
+    assert ringed > curve_figure(replace(curves, matched=nowhere), 0).svg.count("stroke-width: 1.6")
     assert svg.count("mean gain over the base") == 1
     assert "other reasoning" in svg
     assert "train.learning_rate" in svg

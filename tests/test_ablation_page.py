@@ -9,11 +9,11 @@ import pytest
 from eval.report import response_curves as response_curves_module
 from eval.report.ablation_page import draw_ablation, render_ablation
 from eval.report.ablation_verdict import Missing, conclude, value_text
-from eval.report.response_curves import curves_figure, format_curves, response_curves
+from eval.report.response_curves import curve_figure, format_curves, response_curves
 from eval.report.wording import points
 from eval.statistics.values import Estimate
 from launch.ablation import read_ablation
-from launch.commands.ablate import report
+from launch.ablation_report import report
 from recipes.errors import UserError
 from recipes.files import write_json
 from recipes.loading import STUDY_FILE
@@ -114,7 +114,7 @@ def test_a_curve_is_drawn_in_the_order_of_its_axis(monkeypatch):
     drawn = []
     monkeypatch.setattr(response_curves_module, "ringed_line", lambda axis, places, *_: drawn.append(list(places)))
     curves = response_curves([RATES[2], RATES[0], RATES[1]], [AXIS], paired=False)
-    curves_figure(curves, 0)
+    curve_figure(curves, 0)
     assert set(map(tuple, drawn)) == {(1e-4, 2e-4, 4e-4)}
 
 

@@ -9,7 +9,15 @@ from scipy import stats
 from eval.report.markdown import render_summary
 from eval.report.table import format_report
 from eval.report.verdict import verdict
-from eval.statistics.decisions import agreement, comparable, may_lose, preferred, refused_groups, safe_limit
+from eval.statistics.decisions import (
+    agreement,
+    comparable,
+    may_lose,
+    preferred,
+    refused_groups,
+    safe_limit,
+    smallest_limit,
+)
 from eval.statistics.inference import Interval
 from tests.bench.shipping import Study, simulate
 from tests.reports import arm_values, base_values, estimate, make_transfer, reading
@@ -39,6 +47,24 @@ def test_ties_go_to_the_safer_model(apart, chosen):
     risk = {"bold": 9.5, "safe": 0.0, "flat": 0.0}
     assert preferred(gain, risk, lambda first, second: apart if first == "bold" else -apart) == chosen
     assert preferred({"flat": around(0.9)}, risk, lambda *_: apart) is None
+
+
+def test_without_a_limit_the_smallest_one_that_a_gain_passes_decides():
+    gain = {"A": around(30), "B": around(5), "flat": around(0.9)}
+    risk = {"A": 3.0, "B": 1.0, "flat": 0.0}
+    assert smallest_limit(gain, risk) == 1.0
+    assert smallest_limit({"A": around(30)}, risk) == 3.0
+    assert smallest_limit({"flat": around(0.9)}, risk) is None
+    # Rule 3 alone takes A, which gained more; the first screen takes B and says what A would need.
+    assert preferred(gain, risk, lambda *_: around(25)) == "A"
+    values = {"grpo": (5, 4, 6), "sft": (30, 29, 31), "facts": (0, -1, 1), "apart": (-25, -27, -23)}
+    found = verdict(law_report(**values, sft_facts=(-2, -3, -1)))
+    assert found.arm == "grpo"
+    assert found.answer.startswith("Ship GRPO if a loss of 1.0 points in a group of benchmarks is acceptable")
+    (other,) = (text for text in found.sentences if text.startswith("Off-policy SFT"))
+    assert other.startswith("Off-policy SFT may have lost 3.0 points")
+    # Of two arms that pass the same limit, rule 3 takes the one with more gain.
+    assert verdict(law_report(**values, sft_facts=(0, -1, 1))).arm == "off_policy_sft"
 
 
 def test_the_safe_limit_of_a_normal_gain_is_known():
@@ -73,19 +99,26 @@ def test_gate_passes_what_pick_ships(study):
     assert stats.binom.sf(refused - 1, len(shipped), 0.05) > 0.01
 
 
-def law_report(grpo=(20, 15, 25), sft=(24, 19, 29), sft_facts=(-9.5, -12.6, -6.7), warnings=()):
+def law_report(
+    grpo=(20, 15, 25),
+    sft=(24, 19, 29),
+    facts=(0.2, -0.4, 0.8),
+    sft_facts=(-9.5, -12.6, -6.7),
+    apart=(-4, -9, 1),
+    warnings=(),
+):
     """A report on a model that was trained on law."""
     cell = {"estimate": None, "interval": None, "method": None, "status": "not identified",
             "reason": "the interval of the gain on law contains zero"}  # fmt: skip
     scores = {"bar": estimate(70, 65, 75), "facts": estimate(40, 35, 45)}
     arms = {
-        "grpo": arm_values({"law": estimate(*grpo), "facts": estimate(0.2, -0.4, 0.8)}, scores, {"facts": cell}),
+        "grpo": arm_values({"law": estimate(*grpo), "facts": estimate(*facts)}, scores, {"facts": cell}),
         "off_policy_sft": arm_values({"law": estimate(*sft), "facts": estimate(*sft_facts)}, scores, {"facts": cell}),
     }
     pair = {
         "first": "grpo",
         "second": "off_policy_sft",
-        "groups": {"law": estimate(-4, -9, 1), "facts": estimate(9.7, 6, 13)},
+        "groups": {"law": estimate(*apart), "facts": estimate(9.7, 6, 13)},
         "benchmarks": {},
         "index": {},
     }

@@ -9,7 +9,7 @@ import pytest
 
 from eval.forgetting import pick as picking
 from eval.forgetting.curves import (
-    Curve,
+    GainCurve,
     Slice,
     common_reach,
     crossings,
@@ -35,7 +35,7 @@ def curve(heldout, other, non=None, draws=100, noise=0.0, math=None):
     rng = np.random.default_rng(0)
     drawn = gain + noise * rng.normal(size=(draws, *gain.shape))
     drawn[:, 0] = gain[0]
-    return Curve(list(range(0, 10 * len(heldout), 10)), GROUPS, gain, drawn)
+    return GainCurve(list(range(0, 10 * len(heldout), 10)), GROUPS, gain, drawn)
 
 
 @pytest.mark.parametrize(
@@ -106,7 +106,7 @@ def test_no_interval_where_few_draws_reach():
     base = curve([0, 10, 20], [0, -1, -2])
     drawn = base.gain_DTG.copy()
     drawn[::3, 2, 0] = 15.0
-    found = equal_gain({"a": Curve(base.steps, GROUPS, base.gain_TG, drawn)}, 0.95, 18.0).dump()
+    found = equal_gain({"a": GainCurve(base.steps, GROUPS, base.gain_TG, drawn)}, 0.95, 18.0).dump()
     assert found["arms"]["a"]["reached"] == pytest.approx(0.66, abs=0.01)
     assert found["arms"]["a"]["groups"]["other"] == {"estimate": -1.8, "low": None, "high": None}
 
@@ -116,7 +116,7 @@ def test_the_place_is_located_again_in_every_draw():
     base = curve([0, 10, 20, 30], [0, -10, -20, -30])
     drawn = base.gain_DTG.copy()
     drawn[:, 1:, 0] += np.random.default_rng(1).normal(0, 2, size=(len(drawn), 1))
-    found = equal_gain({"a": Curve(base.steps, GROUPS, base.gain_TG, drawn)}, 0.95, 15.0).dump()
+    found = equal_gain({"a": GainCurve(base.steps, GROUPS, base.gain_TG, drawn)}, 0.95, 15.0).dump()
     read = found["arms"]["a"]["groups"]["other"]
     assert read["estimate"] == -15.0
     assert 5 < read["high"] - read["low"] < 10  # 2 x 1.96 x 2 points

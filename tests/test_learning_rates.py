@@ -16,7 +16,8 @@ from eval.report.learning_rates import (
     read_accuracy,
 )
 from launch.ablation import Ablation, load_ablation
-from launch.commands.ablate import conclude, report_rates, run_and_conclude
+from launch.ablation_report import report_rates
+from launch.commands.ablate import conclude, run_and_conclude
 from launch.execution.processes import note_run
 from recipes.errors import UserError
 from recipes.files import write_json_lines

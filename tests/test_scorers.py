@@ -15,11 +15,20 @@ from eval.scorers.letters import read_choice
 from eval.scorers.programs import last_program, same_output
 from eval.scorers.records import Response, mean_score
 from eval.scorers.rules import RULES, score, score_rows
-from recipes.suite_schema import Scoring
+from recipes.suite_schema import TRAITS, Scoring
 
 
 def test_every_rule_a_recipe_may_name_exists():
-    assert set(RULES) == set(get_args(Scoring))
+    assert set(RULES) == set(TRAITS) == set(get_args(Scoring))
+
+
+def test_traits_of_rules_by_name():
+    """What the names say, which is not what the code goes by."""
+    for rule, traits in TRAITS.items():
+        assert traits.likelihoods == ("likelihood" in rule)
+        assert traits.runs_code == (rule == "code")
+        words = {"choice": "letter", "yes_no": "yes_no", "span": "span", "instruction": "instructions", "code": "tests"}
+        assert traits.references == next((kind for word, kind in words.items() if word in rule), "text")
 
 
 def outcome(rule, response, reference, **options):

@@ -266,6 +266,33 @@ def test_index_is_identified_only_with_a_math_gain():
         assert (weak.status, weak.method) == ("not identified", None)
 
 
+def lossy(math, other, questions=400):
+    """Scores of an arm that changed math and another benchmark by so many points, from a base at 50."""
+    answers = []
+    for name, group, points in (("m", MATH, math), ("o", "other_reasoning", other)):
+        base, arm = (np.arange(questions) < share * questions // 100 for share in (50, 50 + points))
+        answers.append(Answers(name, group, 100.0 * np.stack([base, arm], axis=1)))
+    return draw_scores(answers, {"arm": [1]}, 2000, 0)["arm"]
+
+
+def test_a_common_loss_is_no_transfer():
+    """Math -20 and other reasoning -12.5 have a ratio of +62.5, which would read as transfer."""
+    groups = {MATH: [0], "other_reasoning": [1]}
+    fallen, risen = lossy(-20, -12.5), lossy(20, -12.5)
+    assert group_gain(fallen, [0], 0.95).high < 0
+    assert 100 * (fallen.arm_B - fallen.base_B)[1] / (fallen.arm_B - fallen.base_B)[0] == 62.5
+    for definition in ("points", "relative", "paper"):
+        found = index_with_interval(definition, fallen, groups, "other_reasoning", 0.95)
+        assert found == (None, None, None, "not identified", "math fell")
+        for pair in ((fallen, risen), (risen, fallen)):
+            found = index_difference(definition, *pair, groups, "other_reasoning", 0.95)
+            assert found == (None, None, None, "not identified", "math fell")
+    kept = index_with_interval("points", risen, groups, "other_reasoning", 0.95)
+    assert (kept.estimate, kept.status, kept.reason) == (-62.5, "identified", None)
+    flat = index_with_interval("points", lossy(0, -12.5), groups, "other_reasoning", 0.95)
+    assert flat.reason == "the interval of the gain on math contains zero"
+
+
 def test_fieller_and_percentile_agree_for_a_strong_math_gain():
     groups = {MATH: [0], "other_reasoning": [1]}
     scores = build(0.4, questions=2000)

@@ -28,7 +28,7 @@ from eval.statistics.bootstrap import Answers, bootstrap_scores, seed_deviations
 from eval.statistics.decisions import comparable
 from eval.statistics.inference import percentile_interval
 from eval.statistics.values import Estimate, PartialEstimate
-from recipes.files import read_json_lines as read_rows
+from recipes.files import read_json_lines
 from recipes.schema import Recipe
 from train.accounting.ledger import LEDGER
 from train.drift import DRIFT
@@ -98,7 +98,7 @@ def read_slice(recipe: Recipe, study_dir: Path) -> Slice:
 
 
 @dataclass(frozen=True)
-class Curve:
+class GainCurve:
     """Gains of one arm along its checkpoints, mean over seeds, in points; the first is what it started from."""
 
     steps: list[int]
@@ -112,7 +112,7 @@ class Curve:
         return self.gain_TG[:, position], self.gain_DTG[:, :, position]
 
 
-def gain_curves(scores: Slice, recipe: Recipe) -> dict[str, Curve]:
+def gain_curves(scores: Slice, recipe: Recipe) -> dict[str, GainCurve]:
     """The curves of all arms, with draws that resample the questions of each benchmark for all models together."""
     spec, confidence = recipe.require_trajectory(), recipe.statistics.confidence
     draws, rng = spec.draws, np.random.default_rng([spec.seed, 1])
@@ -133,7 +133,7 @@ def gain_curves(scores: Slice, recipe: Recipe) -> dict[str, Curve]:
             gain_DTG.append(gain_DB @ weight_GB.T)
             deviations.append(seed_deviations(scores.answers, columns) @ weight_GB.T)
         noise = seed_noise(np.concatenate(deviations, axis=1), draws, rng).reshape(draws, -1, len(groups))
-        curves[arm] = Curve([0, *steps], groups, np.stack(gain_TG), np.stack(gain_DTG, axis=1) + noise)
+        curves[arm] = GainCurve([0, *steps], groups, np.stack(gain_TG), np.stack(gain_DTG, axis=1) + noise)
     return curves
 
 
@@ -164,7 +164,7 @@ def interpolate(values: Array, position: float) -> Any:
     return (1 - share) * values[left] + share * values[left + 1]
 
 
-def equal_gain(curves: Mapping[str, Curve], confidence: float, target: float) -> EqualGain:
+def equal_gain(curves: Mapping[str, GainCurve], confidence: float, target: float) -> EqualGain:
     """What each arm has gained in every group where its held-out gain first passes `target`, in points.
 
     In every draw the position is located again on the resampled held-out problems and the groups are read off the
@@ -229,19 +229,19 @@ def shown(estimate: float, drawn_D: Array, confidence: float) -> Estimate:
     return Estimate.of(percentile_interval(estimate, drawn_D, confidence))
 
 
-def common_reach(curves: Mapping[str, Curve]) -> float:
+def common_reach(curves: Mapping[str, GainCurve]) -> float:
     """The held-out gain that every arm reaches at some checkpoint, in points."""
     return min(float(curve.of(HELDOUT)[0].max()) for curve in curves.values())
 
 
-def mean_loss(curve: Curve, trained: str) -> tuple[Array, Array]:
+def mean_loss(curve: GainCurve, trained: str) -> tuple[Array, Array]:
     """Forgetting: the mean loss over the other groups in points, [checkpoints] and [draws, checkpoints]."""
     others = [curve.groups.index(group) for group in curve.groups if group not in (trained, HELDOUT)]
     return -curve.gain_TG[:, others].mean(axis=1), -curve.gain_DTG[:, :, others].mean(axis=2)
 
 
 def razor_fit(
-    curves: Mapping[str, Curve], kl: Mapping[str, Sequence[float]], confidence: float, trained: str
+    curves: Mapping[str, GainCurve], kl: Mapping[str, Sequence[float]], confidence: float, trained: str
 ) -> RazorFit:
     """Forgetting as a quadratic of KL(base || model) on the training task, and what each arm adds to it.
 
@@ -279,17 +279,17 @@ def read_axes(recipe: Recipe, study_dir: Path, arm: str, seed: int, steps: Seque
     Axes that were not measured are left out.
     """
     run_dir = study_dir / "arms" / arm / f"seed-{seed}"
-    ledger = {row["step"]: row for row in read_rows(run_dir / LEDGER)}
+    ledger = {row["step"]: row for row in read_json_lines(run_dir / LEDGER)}
     spent: dict[str, list[float]] = {
         "generated_tokens": [ledger[step]["generated_tokens"] for step in steps],
         "trained_tokens": [ledger[step]["trained_tokens"] for step in steps],
         "flops": [sum(ledger[step][f"{part}_flops"] for part in ("generate", "reference", "train")) for step in steps],
     }
-    clock = {row["step"]: row for row in read_rows(run_dir / CLOCK)}
+    clock = {row["step"]: row for row in read_json_lines(run_dir / CLOCK)}
     if all(step in clock for step in steps):
         spent[CLOCKED] = [clock[step]["process_seconds"] / 3600 for step in steps]
     moved: dict[str, list[float]] = {}
-    drift = {row["step"]: row for row in read_rows(study_dir / "drift" / arm / f"seed-{seed}" / DRIFT)}
+    drift = {row["step"]: row for row in read_json_lines(study_dir / "drift" / arm / f"seed-{seed}" / DRIFT)}
     if all(step in drift for step in steps):
         moved = {name: [drift[step][name] for step in steps] for name in ("kl_from_base", "kl_to_base")}
     before = recipe.arms[arm].start_from
@@ -302,7 +302,7 @@ def read_axes(recipe: Recipe, study_dir: Path, arm: str, seed: int, steps: Seque
     return {name: [start[name], *points] for name, points in axes.items()}
 
 
-def summarise(recipe: Recipe, study_dir: Path) -> tuple[Trajectory, dict[str, list[float]]]:
+def summarise_trajectories(recipe: Recipe, study_dir: Path) -> tuple[Trajectory, dict[str, list[float]]]:
     """Forgetting curves, equal-gain comparisons and the fit; apart from them the hours of each arm's checkpoints."""
     scores = read_slice(recipe, study_dir)
     curves = gain_curves(scores, recipe)

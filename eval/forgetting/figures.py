@@ -3,7 +3,7 @@
 import numpy as np
 from matplotlib import pyplot as plt
 
-from eval.drawing import INK, STYLE, Drawing, colour_of, draw, error_bars, label, legend
+from eval.drawing import INK, STYLE, Drawing, colour_of, error_bars, label, legend, to_drawing
 from eval.forgetting.curves import AXES
 from eval.forgetting.schema import Trajectory
 
@@ -48,7 +48,7 @@ def forgetting_figure(trajectory: Trajectory, axis_name: str, trained: str) -> D
         figure.supxlabel(axis_names(trained)[axis_name], fontsize=10)
         legend(figure, axes[0][0], 1.08)
         figure.tight_layout()
-        return draw(figure)
+        return to_drawing(figure)
 
 
 def razor_figure(trajectory: Trajectory, trained: str) -> Drawing:
@@ -73,4 +73,4 @@ def razor_figure(trajectory: Trajectory, trained: str) -> Drawing:
         axis.set_title(r2, loc="left", fontsize=10)
         axis.legend(frameon=False)
         figure.tight_layout()
-        return draw(figure)
+        return to_drawing(figure)

@@ -165,7 +165,10 @@ def _nothing_to_propose(rows: Sequence[Candidate], max_drop: float, trained: str
 
 
 def _dominates(other: Candidate, row: Candidate) -> bool:
-    """Whether another candidate has no lower bound of its gain, no higher limit, and one of the two is better."""
+    """Whether `other` Pareto-dominates `row`.
+
+    Its gain's lower end is no lower and its limit no higher, and one of the two is better.
+    """
     no_worse = other.trained_gain.low >= row.trained_gain.low and other.safe_limit <= row.safe_limit
     return no_worse and (other.trained_gain.low, other.safe_limit) != (row.trained_gain.low, row.safe_limit)
 

@@ -61,7 +61,7 @@ class Trajectory(Values):
     razor: RazorFit | None
 
     def with_hours(self, hours: dict[str, list[float]]) -> "Trajectory":
-        """The same with hours as a further axis of some arms; `transfer.json` does not have it."""
+        """These curves with hours as a further axis of some arms; `transfer.json` does not have it."""
         arms = {
             arm: curve.model_copy(update={"axes": curve.axes | {"gpu_hours": hours[arm]}}) if hours.get(arm) else curve
             for arm, curve in self.arms.items()

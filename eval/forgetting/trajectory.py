@@ -56,14 +56,6 @@ def slice_parts(recipe: Recipe, study_dir: Path) -> list[Part]:
     return parts
 
 
-def slice_recipe(recipe: Recipe) -> Recipe:
-    """The recipe with as many responses per question as the slice has."""
-    suite, count = recipe.require_suite(), recipe.require_trajectory().samples
-    benchmarks = tuple(item.model_copy(update={"samples": count}) for item in suite.benchmarks)
-    changed = suite.model_copy(update={"samples_per_question": count, "benchmarks": benchmarks})
-    return recipe.model_copy(update={"suite": changed})
-
-
 def checkpoints_of(study_dir: Path, arm: str | None, seed: int | None) -> dict[int, Path]:
     """Update -> weights of every checkpoint of a run, the final one last; of the base, update 0, without `arm`."""
     if arm is None:
@@ -82,7 +74,9 @@ def run(
     recipe: Recipe, study_dir: Path, stage_dir: Path, resume: bool, arm: str | None = None, seed: int | None = None
 ) -> None:
     """Generate and score what is missing of every checkpoint."""
-    parts, sliced = slice_parts(recipe, study_dir), slice_recipe(recipe)
+    parts = slice_parts(recipe, study_dir)
+    suite = recipe.require_suite().with_samples(recipe.require_trajectory().samples)
+    sliced = recipe.model_copy(update={"suite": suite})
     checkpoints = checkpoints_of(study_dir, arm, seed)
     progress = Progress(stage_dir, len(checkpoints) * len(parts), "checkpoints on benchmarks")
     prompts: dict[str, list[Prompt]] = {}

@@ -20,9 +20,10 @@ from recipes.files import hash_files, hash_json
 from recipes.manifest import finish_stage, finished_manifest
 from recipes.progress import Progress
 from recipes.schema import Recipe
-from recipes.suite_schema import BenchmarkData, BenchmarkSpec
+from recipes.suite_schema import TRAITS, BenchmarkData, BenchmarkSpec
 
 FOLDER = "questions"
+_ALLOWED = {"letter": tuple(LETTERS), "yes_no": ("yes", "no")}  # kind of reference -> those that a rule can find right
 
 
 def run(recipe: Recipe, study_dir: Path, stage_dir: Path, resume: bool) -> None:
@@ -90,14 +91,9 @@ def read_source_questions(recipe: Recipe, benchmark: BenchmarkSpec, study_dir: P
 def _require_references(benchmark: BenchmarkSpec, questions: list[Question]) -> None:
     """Refuse references that a rule could never find right, which would read as a score of zero."""
     for rule in benchmark.scorings.values():
-        if rule.startswith("choice"):
-            allowed: tuple[str, ...] = tuple(LETTERS)
-        elif "yes_no" in rule:
-            allowed = ("yes", "no")
-        else:
-            continue
+        allowed = _ALLOWED.get(TRAITS[rule].references)
         for question in questions:
-            if question.reference not in allowed:
+            if allowed is not None and question.reference not in allowed:
                 raise UserError(
                     f"benchmark {benchmark.name}: the reference of question {question.question_id} is "
                     f"{str(question.reference)[:40]!r} but {rule!r} compares with {', '.join(allowed)}"

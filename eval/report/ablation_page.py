@@ -7,10 +7,10 @@ from typing import Any
 from markupsafe import Markup
 from matplotlib import pyplot as plt
 
-from eval.drawing import GRID, INK, STYLE, Drawing, colour_of, draw, label, tick_text
+from eval.drawing import GRID, INK, STYLE, Drawing, colour_of, label, tick_text, to_drawing
 from eval.report.ablation_verdict import Conclusion, Missing, setting_text, value_text
 from eval.report.page import page_templates
-from eval.report.response_curves import CurvePoint, ResponseCurves, curves_figure, is_number
+from eval.report.response_curves import CurvePoint, ResponseCurves, curve_figure, is_number
 from eval.report.schema import REHEARSAL
 from eval.statistics.decisions import worst_group
 from eval.statistics.values import Estimate
@@ -59,7 +59,7 @@ def conclusion_figure(curves: ResponseCurves, conclusion: Conclusion) -> Drawing
         ]
         figure.legend(handles=handles, loc="upper center", ncols=2, frameon=False, bbox_to_anchor=(0.5, 1.05))
         figure.tight_layout()
-        return draw(figure)
+        return to_drawing(figure)
 
 
 def _panel(panel: Any, curves: ResponseCurves, rows: Sequence[CurvePoint], arm: str, colour: str) -> None:
@@ -102,7 +102,7 @@ def draw_ablation(curves: ResponseCurves, conclusion: Conclusion) -> dict[str, D
     """The figures by name: `conclusion`, and one for every curve."""
     figures = {"conclusion": conclusion_figure(curves, conclusion)}
     for index, curve in enumerate(curves.curves):
-        figures[curve.axis.replace(".", "-") + (f"-{index}" if index else "")] = curves_figure(curves, index)
+        figures[curve.axis.replace(".", "-") + (f"-{index}" if index else "")] = curve_figure(curves, index)
     return figures
 
 

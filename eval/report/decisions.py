@@ -17,7 +17,7 @@ ROWS = {"sft_think": "UniReason SFT-think", "sft_no_think": "UniReason SFT-no-th
 MARGIN = 5.0  # points within which two scores are called the same
 
 
-class Comparison(Values):
+class PublishedComparison(Values):
     """A score of this study beside the published one, in points."""
 
     model: str
@@ -32,7 +32,7 @@ class Comparison(Values):
     """Lowest and highest score that others measured."""
 
 
-def compare_with_published(transfer: Transfer, rows: dict[str, str]) -> list[Comparison]:
+def compare_with_published(transfer: Transfer, rows: dict[str, str]) -> list[PublishedComparison]:
     """Every score of a report in the reading `paper` beside the published one.
 
     `rows`: arm -> name of the published model. The published score gets the standard error of a proportion over the
@@ -57,7 +57,7 @@ def compare_with_published(transfer: Transfer, rows: dict[str, str]) -> list[Com
             difference = ours.estimate - theirs
             others = replications().get(label, {}).get(benchmark)
             cells.append(
-                Comparison(
+                PublishedComparison(
                     model=who,
                     published_model=label,
                     benchmark=benchmark,
@@ -79,7 +79,7 @@ def proportion_error(score: float, questions: int) -> float:
     return sqrt(inside * (100 - inside) / questions)
 
 
-def format_comparison(cells: list[Comparison]) -> str:
+def format_comparison(cells: list[PublishedComparison]) -> str:
     """The comparison as text."""
     lines = [f"{'model':<16}{'benchmark':<16}{'ours (paper reading)':>26}{'published':>11}{'difference':>16}  verdict"]
     for cell in cells:

@@ -11,10 +11,9 @@ from typing import Any
 from data.prompts.thinking import split_thinking
 from eval.forgetting.trajectory import HELDOUT
 from eval.questions.build import load_questions
-from eval.report.schema import Example, Response
-from eval.responses.readings import read_scores, unit_dir
-from eval.scorers.records import Response as StoredResponse
-from eval.scorers.records import read_responses
+from eval.report.schema import Example, ShownResponse
+from eval.responses.readings import read_cell_scores, unit_dir
+from eval.scorers.records import Response, read_responses
 from recipes.manifest import read_manifest
 from recipes.schema import Recipe
 from recipes.suite_schema import BenchmarkSpec
@@ -70,11 +69,11 @@ def _first_scores(
     study_dir: Path, label: str, benchmark: str, prompting: str, scoring: str
 ) -> dict[str, tuple[float, str]]:
     """Value and outcome of the first response to every question."""
-    table = read_scores(study_dir, label, benchmark, prompting, scoring)
+    table = read_cell_scores(study_dir, label, benchmark, prompting, scoring)
     return {row.question_id: (row.value, row.outcome) for row in table if row.sample_index == 0}
 
 
-def _row(directory: Path, position: int, identity: str) -> StoredResponse:
+def _row(directory: Path, position: int, identity: str) -> Response:
     """What a model answered to one question; only the chunk it is in is read."""
     manifest = read_manifest(directory)
     assert manifest is not None
@@ -89,10 +88,10 @@ def _reference(reference: Any) -> str | None:
     return _cut(reference) if isinstance(reference, str) else None
 
 
-def _response(row: StoredResponse, outcome: str) -> Response:
+def _response(row: Response, outcome: str) -> ShownResponse:
     """The first response to a question, its thinking apart from the rest."""
     thinking, rest = split_thinking(row.responses[0], row.opens_thinking)
-    return Response(thinking=None if thinking is None else _cut(thinking), text=_cut(rest), outcome=outcome)
+    return ShownResponse(thinking=None if thinking is None else _cut(thinking), text=_cut(rest), outcome=outcome)
 
 
 def _cut(text: str) -> str:

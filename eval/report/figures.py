@@ -6,10 +6,10 @@ from typing import Any
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 
-from eval.drawing import BASE_COLOUR, INK, STYLE, Drawing, colour_of, draw, error_bars, forest, label, legend
+from eval.drawing import BASE_COLOUR, INK, STYLE, Drawing, colour_of, error_bars, forest, label, legend, to_drawing
 from eval.report.schema import Transfer
 from eval.report.wording import index_text
-from eval.statistics.decisions import fell, worst_group
+from eval.statistics.decisions import worst_group
 from eval.statistics.values import Estimate
 
 
@@ -42,7 +42,7 @@ def scores_figure(transfer: Transfer) -> Drawing:
         axes[0][0].set_ylim(0, 105)
         legend(figure, axes[0][0])
         figure.tight_layout()
-        return draw(figure)
+        return to_drawing(figure)
 
 
 def tradeoff_figure(transfer: Transfer) -> Drawing:
@@ -69,7 +69,7 @@ def tradeoff_figure(transfer: Transfer) -> Drawing:
         height = 1 + 0.06 * ceil((1 + len(transfer.arms)) / 2)  # of two columns
         figure.legend(loc="upper center", ncols=2, frameon=False, bbox_to_anchor=(0.5, height), fontsize=10)
         figure.tight_layout()
-        return draw(figure)
+        return to_drawing(figure)
 
 
 def gains_figure(transfer: Transfer) -> Drawing:
@@ -86,9 +86,8 @@ def index_figure(transfer: Transfer) -> Drawing:
     cells = {
         arm: {
             # Where there is no index to draw, the words of the table are drawn instead.
-            group: (None if fell(result.groups[trained]) else cell.interval, text)
+            group: (cell.interval, index_text(result, "points", group, trained))
             for group, cell in result.index["points"].items()
-            for text in [index_text(result, "points", group, trained)]
         }
         for arm, result in transfer.arms.items()
     }
@@ -96,7 +95,7 @@ def index_figure(transfer: Transfer) -> Drawing:
     return forest(cells, groups, f"transfer index (% of the gain on {label(trained)})")
 
 
-def curves_figure(curves: dict[str, list[list[dict[str, Any]]]]) -> Drawing:
+def training_figure(curves: dict[str, list[list[dict[str, Any]]]]) -> Drawing:
     """Training curves: reward of the sampling arms, loss of the arms that read demonstrations."""
     with plt.rc_context(STYLE):
         figure, axes = plt.subplots(1, 2, figsize=(11.5, 3.2))
@@ -115,7 +114,7 @@ def curves_figure(curves: dict[str, list[list[dict[str, Any]]]]) -> Drawing:
             if axis.get_legend_handles_labels()[0]:
                 axis.legend(frameon=False)
         figure.tight_layout()
-        return draw(figure)
+        return to_drawing(figure)
 
 
 def _line(axis: Axes, rows: list[dict[str, Any]], key: str, colour: str, name: str | None) -> None:

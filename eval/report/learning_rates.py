@@ -11,7 +11,7 @@ from pathlib import Path
 from markupsafe import Markup
 from matplotlib import pyplot as plt
 
-from eval.drawing import BASE_COLOUR, STYLE, Drawing, colour_of, draw, label, legend, ringed_line
+from eval.drawing import BASE_COLOUR, STYLE, Drawing, colour_of, label, legend, ringed_line, to_drawing
 from eval.report.ablation_verdict import (
     Conclusion,
     Missing,
@@ -205,7 +205,7 @@ def rates_figure(choice: RateChoice) -> Drawing:
         axis.set_ylabel("accuracy on held-out problems (%)")
         legend(figure, axis)
         figure.tight_layout()
-        return draw(figure)
+        return to_drawing(figure)
 
 
 def render_rates(choice: RateChoice, figure: Drawing, *, recipe: Recipe, name: str, title: str) -> str:

@@ -9,7 +9,7 @@ from markupsafe import Markup
 from eval.drawing import Drawing, label
 from eval.forgetting.figures import axes_of, axis_names, forgetting_figure, razor_figure
 from eval.forgetting.schema import Trajectory
-from eval.report.figures import curves_figure, gains_figure, index_figure, scores_figure, tradeoff_figure
+from eval.report.figures import gains_figure, index_figure, scores_figure, tradeoff_figure, training_figure
 from eval.report.schema import Transfer
 from eval.report.verdict import cards, certainty, teraflops, verdict
 from eval.report.wording import bounded_text, index_cell, index_text, interval_text, p_text, points
@@ -31,7 +31,7 @@ def draw_figures(
         "scores": scores_figure(transfer),
     }
     if curves:
-        figures["curves"] = curves_figure(curves)
+        figures["curves"] = training_figure(curves)
     if (trajectory := with_clock(transfer.trajectory, clock)) is not None:
         for axis in axes_of(trajectory, trained):
             figures[f"forgetting-{axis}"] = forgetting_figure(trajectory, axis, trained)

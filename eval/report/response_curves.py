@@ -10,7 +10,7 @@ from typing import Any
 from matplotlib import pyplot as plt
 from pydantic import TypeAdapter
 
-from eval.drawing import INK, STYLE, Drawing, colour_of, draw, error_bars, label, legend, ringed_line, tick_text
+from eval.drawing import INK, STYLE, Drawing, colour_of, error_bars, label, legend, ringed_line, tick_text, to_drawing
 from eval.report.schema import Budget, Transfer
 from eval.report.wording import points as points_text
 from eval.statistics.decisions import gained
@@ -208,7 +208,7 @@ def is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
-def curves_figure(curves: ResponseCurves, index: int) -> Drawing:
+def curve_figure(curves: ResponseCurves, index: int) -> Drawing:
     """One curve: a panel for each group of benchmarks, a line for each arm, matched points ringed."""
     curve = curves.curves[index]
     members = [curves.row(name) for name in curve.points]
@@ -239,7 +239,7 @@ def curves_figure(curves: ResponseCurves, index: int) -> Drawing:
         axes[0][0].set_ylabel("mean gain over the base (points)")
         legend(figure, axes[0][0], 1.08)
         figure.tight_layout()
-        return draw(figure)
+        return to_drawing(figure)
 
 
 def format_curves(curves: ResponseCurves) -> str:

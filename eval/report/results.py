@@ -8,7 +8,7 @@ from itertools import combinations
 from pathlib import Path
 from typing import Literal
 
-from eval.forgetting.curves import summarise as summarise_trajectories
+from eval.forgetting.curves import summarise_trajectories
 from eval.forgetting.rounding import near_rounding
 from eval.questions.analysis_lock import decided
 from eval.report.certificate import budget, certificate, evaluation_differences, model_hashes, versions
@@ -32,8 +32,7 @@ from eval.report.schema import (
 )
 from eval.report.token_warnings import template_warnings
 from eval.responses.readings import pass_curve, read_answers, read_cell, reading_cells
-from eval.shifts.summary import empty_samples
-from eval.shifts.summary import summarise as summarise_shifts
+from eval.shifts.summary import empty_samples, summarise_shifts
 from eval.statistics.bootstrap import ArmScores, draw_scores
 from eval.statistics.inference import (
     contrast_interval,
@@ -57,7 +56,7 @@ from recipes.schema import Recipe
 from train.accounting.matching import recipe_differences, recorded_differences
 
 READINGS = ("robust", "paper")
-Verdict = Literal["supported", "contradicted", "undecided"]
+ClaimVerdict = Literal["supported", "contradicted", "undecided"]
 
 
 def compute_transfer(recipe: Recipe, study_dir: Path) -> tuple[Transfer, dict[str, list[float]]]:
@@ -322,7 +321,7 @@ def _claims(recipe: Recipe, reading: Reading) -> list[Claim]:
     ]
 
 
-def _verdict(estimate: float, p_value: float, level: float) -> Verdict:
+def _verdict(estimate: float, p_value: float, level: float) -> ClaimVerdict:
     if p_value >= level:
         return "undecided"
     return "supported" if estimate > 0 else "contradicted"

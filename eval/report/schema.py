@@ -152,7 +152,7 @@ class CellScore(Values):
     scores: dict[str, float]
 
 
-class Response(Values):
+class ShownResponse(Values):
     """A response, its thinking apart."""
 
     thinking: str | None
@@ -169,7 +169,7 @@ class Example(Values):
     why: str
     prompt: str
     reference: str | None
-    responses: dict[str, Response]
+    responses: dict[str, ShownResponse]
 
 
 class Presented(Values):

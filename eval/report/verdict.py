@@ -9,7 +9,7 @@ from eval.drawing import label
 from eval.forgetting.schema import EqualGain
 from eval.report.schema import Budget, Transfer
 from eval.report.wording import bounded_text, change_text, intervals_text, points, sentence_start
-from eval.statistics.decisions import gained, limit_shown, may_lose, preferred, worst_group
+from eval.statistics.decisions import gained, limit_shown, may_lose, preferred, smallest_limit, worst_group
 from eval.statistics.values import Estimate
 
 
@@ -49,7 +49,7 @@ class Number(NamedTuple):
     meaning: str
 
 
-class Verdict(NamedTuple):
+class StudyVerdict(NamedTuple):
     """The first screen of a report: the answer, its reasons and the numbers behind it."""
 
     answer: str
@@ -59,31 +59,31 @@ class Verdict(NamedTuple):
     """The arm that the answer is about."""
 
 
-def verdict(transfer: Transfer) -> Verdict:
+def verdict(transfer: Transfer) -> StudyVerdict:
     """The answer of a study, made from its bounds by fixed rules.
 
-    The arm is the one that passes `transfer gate` with the smallest limit; of equals the preferred one. An arm that
-    gained more is named with the limit it needs. An arm that no limit passes, because all responses to a benchmark were
-    cut off, is not shipped.
+    The arm is the preferred one of those that pass `transfer gate` with the smallest limit. An arm that gained more is
+    named with the limit it needs. An arm that no limit passes, because all responses to a benchmark were cut off, is
+    not shipped.
     """
     trained = transfer.trained_group
     if transfer.status == "REHEARSAL":
         text = "Every stage up to this report ran. The models are tiny and random, so nothing is concluded."
-        return Verdict(text, [], [], None)
+        return StudyVerdict(text, [], [], None)
     gain = {arm: result.groups[trained] for arm, result in transfer.arms.items()}
     cut_off = [arm for arm in gain if transfer.warnings_of("all_truncated", arm)]
     risk = {arm: _limit(transfer, arm) for arm in gain if gained(gain[arm]) and arm not in cut_off}
+    limit = smallest_limit({arm: gain[arm] for arm in risk}, risk)
     without = _without_verdict(transfer, cut_off)
-    if not risk:
+    if limit is None:
         if cut_off:
             text = "Keep the base: no method can be judged on all benchmarks and has a gain."
         else:
             text = f"Keep the base: no method has a gain on {label(trained)} that can be told from zero."
             without = ["Without a gain there is nothing to weigh a loss elsewhere against."]
-        return Verdict(text, without, [], None)
-    least = [name for name in risk if risk[name] == min(risk.values())]
+        return StudyVerdict(text, without, [], None)
     arm = preferred(
-        {name: gain[name] for name in least},
+        {name: gain[name] for name in risk if risk[name] <= limit},
         risk,
         lambda first, second: transfer.difference(first, second, trained),
     )
@@ -92,7 +92,7 @@ def verdict(transfer: Transfer) -> Verdict:
     numbers = [_number(gain[arm], f"gain of {label(arm)} on {label(trained)}, points")]
     sentences = [f"{sentence_start(arm)} gained {points(gain[arm])} points on {label(trained)}."]
     if group is None:
-        return Verdict(f"Ship {label(arm)}. No other group was measured.", sentences + without, numbers, arm)
+        return StudyVerdict(f"Ship {label(arm)}. No other group was measured.", sentences + without, numbers, arm)
     worst = transfer.arms[arm].groups[group]
     numbers += [
         _number(worst, f"change on {label(group)}, the group that may have lost most"),
@@ -107,7 +107,7 @@ def verdict(transfer: Transfer) -> Verdict:
             f"Ship {label(arm)} if a loss of {risk[arm]:.1f} points in a group of benchmarks is acceptable; otherwise "
             "keep the base."
         )
-    return Verdict(answer, sentences, numbers, arm)
+    return StudyVerdict(answer, sentences, numbers, arm)
 
 
 def headline(transfer: Transfer) -> list[str]:

@@ -3,7 +3,7 @@
 from eval.drawing import label
 from eval.report.schema import ArmResult, IndexValue
 from eval.statistics.decisions import fell, gained
-from eval.statistics.values import Estimate, PartialEstimate
+from eval.statistics.values import NOT_IDENTIFIED, Estimate, PartialEstimate
 
 
 def interval_text(value: Estimate, form: str) -> str:
@@ -61,13 +61,10 @@ def index_cell(cell: IndexValue) -> str:
 
 
 def index_text(result: ArmResult, definition: str, group: str, trained: str) -> str:
-    """One cell of the index of an arm, or why it has none.
+    """One cell of the index of an arm, or why it has none. The trained group's own is 100 by definition.
 
-    The trained group is 100 by definition, where it has a gain at all. Where it fell, the ratio exists but would read
-    as transfer what is a common loss; it stays in `transfer.json`.
+    Without a gain in the trained group there is none, also where a report of an earlier version has a ratio of losses.
     """
-    if fell(result.groups[trained]):
-        return f"{label(trained)} fell"
-    if group == trained:
-        return "100" if gained(result.groups[trained]) else "not identified"
-    return index_cell(result.index[definition][group])
+    if not gained(result.groups[trained]):
+        return NOT_IDENTIFIED
+    return "100" if group == trained else index_cell(result.index[definition][group])

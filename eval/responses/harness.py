@@ -184,19 +184,14 @@ def build_response(
     prompt: Prompt, tokenizer: Any, texts: Sequence[str], tokens: Sequence[int] | None = None
 ) -> Response:
     """The record of the responses to one prompt. `tokens`: their lengths; None: they are counted."""
-    return Response(
-        question_id=prompt.question_id,
-        prompt=prompt.text,
-        prompt_hash=hash_json(prompt.text),
-        opens_thinking=_opens_thinking(prompt),
-        responses=tuple(texts),
-        tokens=tuple(count_tokens(tokenizer, text) for text in texts) if tokens is None else tuple(tokens),
-    )
+    lengths = tuple(count_tokens(tokenizer, text) for text in texts) if tokens is None else tuple(tokens)
+    return _response(prompt, responses=tuple(texts), tokens=lengths)
 
 
-def _opens_thinking(prompt: Prompt) -> bool:
-    """Whether the template begins the thinking, so that the response does not."""
-    return prompt.text.rstrip().endswith(THINK_OPEN)
+def _response(prompt: Prompt, **answered: Any) -> Response:
+    """The record of a prompt with what was answered to it."""
+    opens_thinking = prompt.text.rstrip().endswith(THINK_OPEN)  # the template does, so the response does not
+    return Response(prompt.question_id, hash_json(prompt.text), prompt.text, opens_thinking, **answered)
 
 
 def count_tokens(tokenizer: Any, text: str) -> int:
@@ -263,11 +258,8 @@ def _run_requests(
 def _likelihoods(model: LM, prompts: Sequence[Prompt]) -> list[Response]:
     values = iter(model.loglikelihood([request for prompt in prompts for request in prompt.requests]))
     return [
-        Response(
-            question_id=prompt.question_id,
-            prompt=prompt.text,
-            prompt_hash=hash_json(prompt.text),
-            opens_thinking=_opens_thinking(prompt),
+        _response(
+            prompt,
             answers=tuple(request.args[1] for request in prompt.requests),
             likelihoods=tuple(float(next(values)[0]) for _ in prompt.requests),
         )

@@ -8,10 +8,9 @@ import os
 from collections.abc import Container, Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Protocol
 
 from eval.questions.records import json_line
-from eval.responses.units import Unit
+from eval.responses.units import StoredUnit
 
 _PATTERN = "answers-{version}-{worker_id}.jsonl"
 
@@ -32,7 +31,7 @@ class JournalEntry:
 class Journal:
     """The journal of one worker for one unit. The first response creates the file."""
 
-    def __init__(self, unit: Unit, worker_id: str) -> None:
+    def __init__(self, unit: StoredUnit, worker_id: str) -> None:
         self._path = unit.directory / _PATTERN.format(version=unit.version, worker_id=worker_id)
         self._file: int | None = None
 
@@ -55,21 +54,6 @@ class Journal:
             os.fsync(self._file)
             os.close(self._file)
             self._file = None
-
-
-class StoredUnit(Protocol):
-    """What an index needs to know of a unit: `Unit`, or one that is only read."""
-
-    @property
-    def directory(self) -> Path:
-        """The folder with its chunks and journals."""
-
-    @property
-    def version(self) -> str:
-        """A hash of its inputs, which is part of the names of its files."""
-
-    def chunk_of(self, question: int) -> int:
-        """The chunk a question is in."""
 
 
 class JournalIndex:

@@ -6,8 +6,7 @@ from typing import Any
 import numpy as np
 
 from eval.responses.generate import scores_path
-from eval.scorers.records import ScoreRow, count_outcomes
-from eval.scorers.records import read_scores as read_table
+from eval.scorers.records import ScoreRow, count_outcomes, read_scores
 from eval.statistics.bootstrap import Answers
 from recipes.errors import UserError
 from recipes.manifest import finished_manifest
@@ -48,12 +47,12 @@ def require_same_requests(study_dir: Path, labels: list[str], benchmark: str, pr
                 )
 
 
-def read_scores(study_dir: Path, label: str, benchmark: str, prompting: str, scoring: str) -> list[ScoreRow]:
+def read_cell_scores(study_dir: Path, label: str, benchmark: str, prompting: str, scoring: str) -> list[ScoreRow]:
     """One score table. Raises UserError if it is missing, damaged, or has a response twice."""
     path = scores_path(unit_dir(study_dir, label, benchmark, prompting), scoring)
     if not path.is_file():
         raise UserError(f"{path} does not exist; `transfer score` or `transfer run` makes it")
-    return read_table(path)
+    return read_scores(path)
 
 
 def read_answers(
@@ -77,9 +76,15 @@ def read_answers(
 def read_cell(
     study_dir: Path, labels: list[str], benchmark: BenchmarkSpec, prompting: str, scoring: str
 ) -> tuple[Answers, dict[str, dict[str, int]]]:
-    """The same for one benchmark in one prompting by one scoring."""
+    """Per-question scores of the models `labels` on one benchmark, and counts of outcomes by model.
+
+    Of one prompting by one scoring.
+
+    Raises:
+        UserError: the questions or requests of a model are not those of the first.
+    """
     require_same_requests(study_dir, labels, benchmark.name, prompting)
-    tables = {label: read_scores(study_dir, label, benchmark.name, prompting, scoring) for label in labels}
+    tables = {label: read_cell_scores(study_dir, label, benchmark.name, prompting, scoring) for label in labels}
     counts = {label: count_outcomes(table) for label, table in tables.items()}
     return answers_of(benchmark.name, benchmark.group, tables), counts
 
@@ -134,7 +139,7 @@ def pass_curve(study_dir: Path, labels: list[str], benchmark: str, prompting: st
     """[k, pass@k in points] for k = 1, 2, 4, ... and the number of responses, averaged over an arm's models."""
     curves: dict[int, list[float]] = {}
     for label in labels:
-        table = read_scores(study_dir, label, benchmark, prompting, scoring)
+        table = read_cell_scores(study_dir, label, benchmark, prompting, scoring)
         _, question = np.unique([row.question_id for row in table], return_inverse=True)
         samples_Q = np.bincount(question)
         correct_Q = np.bincount(question, np.array([row.value for row in table]) == 1)

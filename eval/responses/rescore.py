@@ -5,14 +5,14 @@ from typing import Any, get_args
 
 from eval.questions.build import load_questions
 from eval.responses.generate import scores_path
-from eval.responses.readings import read_scores
+from eval.responses.readings import read_cell_scores
 from eval.responses.units import Unit, open_units, require_answers
 from eval.scorers.records import count_outcomes, mean_score, write_scores
 from eval.scorers.rules import score_rows
 from recipes.errors import UserError
 from recipes.manifest import read_manifest
 from recipes.schema import Recipe
-from recipes.suite_schema import Scoring
+from recipes.suite_schema import TRAITS, Scoring
 
 
 def parse_rescorings(recipe: Recipe, texts: list[str]) -> dict[str, tuple[str, Scoring]]:
@@ -66,7 +66,7 @@ def rescore(recipe: Recipe, study_dir: Path, new: dict[str, tuple[str, Scoring]]
                 continue
             if new:
                 name, rule = new[benchmark.name]
-                if ("likelihood" in rule) != unit.likelihoods:
+                if TRAITS[rule].likelihoods != unit.likelihoods:
                     continue
                 wanted = benchmark.cell(recipe.analysis.reading)[1]
                 fitting = [s for p, s in benchmark.cells() if p == unit.prompting]
@@ -92,7 +92,7 @@ def _judge_again(
     table = score_rows(rows, questions, rule, unit.suite.max_response_tokens, sandboxed)
     if keep:
         write_scores(scores_path(unit.directory, name), table)
-    old = read_scores(study_dir, unit.label, unit.benchmark.name, unit.prompting, against)
+    old = read_cell_scores(study_dir, unit.label, unit.benchmark.name, unit.prompting, against)
     before = {(row.question_id, row.sample_index): (row.value, row.outcome) for row in old}
     moves: dict[str, int] = {}
     for row in table:

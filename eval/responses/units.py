@@ -7,7 +7,7 @@ what random numbers are seeded by: per model, benchmark, prompting and chunk.
 import hashlib
 from collections import Counter
 from collections.abc import Sequence
-from copy import copy
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,40 +25,12 @@ from recipes.suite_schema import BenchmarkSpec, Scoring, SuiteSpec
 _GENERATION = ("temperature", "top_p", "top_k", "max_response_tokens", "max_prompt_tokens", "seed", "chunk_questions")
 
 
-class Unit:
-    """One benchmark in one prompting, for one model."""
+@dataclass(frozen=True)
+class StoredUnit:
+    """Where the responses of one model to one benchmark in one prompting are, and what they depend on."""
 
-    def __init__(self, recipe: Recipe, stage_dir: Path, weights: str, benchmark: BenchmarkSpec, prompting: str) -> None:
-        self.benchmark, self.prompting, self.suite = benchmark, prompting, recipe.require_suite()
-        self.name = f"{benchmark.name}-{prompting}"
-        self.directory = stage_dir / self.name
-        self.label = stage_dir.name
-        fixed = read_manifest(stage_dir.parent.parent / FOLDER)
-        assert fixed is not None
-        facts = fixed["facts"]["benchmarks"][benchmark.name]
-        self.questions: int = facts["questions"]
-        """How many questions it has."""
-        folder = task_folder(self.suite)
-        suite = self.suite.model_dump(mode="json")
-        self.inputs: dict[str, Any] = {
-            "model": weights,
-            "questions": facts["content"],
-            "task file": _task_hash(folder, task_path(folder, benchmark.name, prompting)),
-            "dtype": recipe.model.dtype if recipe.model is not None else None,
-            "samples": self.suite.samples(benchmark),
-            **{key: suite[key] for key in _GENERATION},
-            "temperature of the benchmark": self.suite.temperature_of(benchmark),
-            **{f"engine.{key}": suite["engine"][key] for key in ("kind", "model", "batch_size", "tensor_parallel")},
-            "system": recipe.prompt.system,
-            "suffix": recipe.prompt.suffix,
-            "thinking": thinking_mode(recipe),
-        }
-
-    def of_model(self, directory: Path, inputs: dict[str, Any]) -> "Unit":
-        """The unit of another model, whose responses are in `directory`."""
-        other = copy(self)
-        other.directory, other.label, other.inputs = directory, directory.parent.name, inputs
-        return other
+    directory: Path
+    inputs: dict[str, Any]
 
     @property
     def version(self) -> str:
@@ -66,22 +38,52 @@ class Unit:
         return hash_json(self.inputs)[:8]
 
     @property
-    def chunks(self) -> int:
-        """How many chunks there are."""
-        return -(-self.questions // self.suite.chunk_questions)
+    def chunk_questions(self) -> int:
+        """Questions in a chunk."""
+        return int(self.inputs["chunk_questions"])
 
     def chunk_of(self, question: int) -> int:
         """The chunk a question is in."""
-        return question // self.suite.chunk_questions
-
-    def positions(self, chunk: int) -> range:
-        """Positions of the questions of a chunk."""
-        size = self.suite.chunk_questions
-        return range(chunk * size, min((chunk + 1) * size, self.questions))
+        return question // self.chunk_questions
 
     def path(self, chunk: int) -> Path:
         """File of a chunk."""
         return self.directory / f"chunk-{chunk:04}-{self.version}.jsonl.zst"
+
+
+@dataclass(frozen=True)
+class Unit(StoredUnit):
+    """One benchmark in one prompting, for one model."""
+
+    benchmark: BenchmarkSpec
+    prompting: str
+    suite: SuiteSpec
+    questions: int
+    """How many questions it has."""
+
+    @property
+    def name(self) -> str:
+        """Benchmark and prompting."""
+        return f"{self.benchmark.name}-{self.prompting}"
+
+    @property
+    def label(self) -> str:
+        """The model's."""
+        return self.directory.parent.name
+
+    def of_model(self, directory: Path, inputs: dict[str, Any]) -> "Unit":
+        """The unit of another model, whose responses are in `directory`."""
+        return replace(self, directory=directory, inputs=inputs)
+
+    @property
+    def chunks(self) -> int:
+        """How many chunks there are."""
+        return -(-self.questions // self.chunk_questions)
+
+    def positions(self, chunk: int) -> range:
+        """Positions of the questions of a chunk."""
+        size = self.chunk_questions
+        return range(chunk * size, min((chunk + 1) * size, self.questions))
 
     def missing(self) -> list[int]:
         """Chunks that are not written."""
@@ -118,10 +120,33 @@ def open_units(recipe: Recipe, study_dir: Path, stage_dir: Path, model_dir: str)
     """The units of a model's stage. Raises UserError if the stage that wrote its weights is not complete."""
     weights = weights_hash(study_dir / model_dir)
     return [
-        Unit(recipe, stage_dir, weights, benchmark, prompting)
+        _open_unit(recipe, stage_dir, weights, benchmark, prompting)
         for benchmark in recipe.require_suite().benchmarks
         for prompting in benchmark.promptings
     ]
+
+
+def _open_unit(recipe: Recipe, stage_dir: Path, weights: str, benchmark: BenchmarkSpec, prompting: str) -> Unit:
+    suite = recipe.require_suite()
+    fixed = read_manifest(stage_dir.parent.parent / FOLDER)
+    assert fixed is not None
+    facts = fixed["facts"]["benchmarks"][benchmark.name]
+    folder, settings = task_folder(suite), suite.model_dump(mode="json")
+    inputs = {
+        "model": weights,
+        "questions": facts["content"],
+        "task file": _task_hash(folder, task_path(folder, benchmark.name, prompting)),
+        "dtype": recipe.model.dtype if recipe.model is not None else None,
+        "samples": suite.samples(benchmark),
+        **{key: settings[key] for key in _GENERATION},
+        "temperature of the benchmark": suite.temperature_of(benchmark),
+        **{f"engine.{key}": settings["engine"][key] for key in ("kind", "model", "batch_size", "tensor_parallel")},
+        "system": recipe.prompt.system,
+        "suffix": recipe.prompt.suffix,
+        "thinking": thinking_mode(recipe),
+    }
+    directory = stage_dir / f"{benchmark.name}-{prompting}"
+    return Unit(directory, inputs, benchmark, prompting, suite, facts["questions"])
 
 
 def weights_hash(model_dir: Path) -> str:

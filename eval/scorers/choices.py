@@ -7,7 +7,7 @@ from data.grading.extraction import last_boxed
 from data.prompts.thinking import answer_text
 from eval.questions.forms import LETTERS
 from eval.scorers.letters import read_choice
-from eval.scorers.score import NO_ANSWER, Reference, Score, first_line, judged
+from eval.scorers.score import NO_ANSWER, Reference, Score, first_line, fraction, judged
 
 _YES_NO = re.compile(r"\b(yes|no)\b", re.IGNORECASE)
 _SAID_YES_NO = re.compile(r"(?:answer|judge?ment)\**\s*(?:is|:)\W*+(yes|no)\b", re.IGNORECASE)
@@ -80,7 +80,7 @@ def score_yes_no_first_line(response: str, reference: Reference) -> Score:
 def score_likelihood(answers: Sequence[str], likelihoods: Sequence[float], reference: Reference) -> Score:
     """By the likeliest of the given answers; the reference is the letter of one of them, or its text.
 
-    What can be a letter is one: with the answers O, A, B and AB the reference "B" is the second, A.
+    A reference that can be a letter is read as one: with the answers O, A, B and AB, "B" is the second of them, A.
     """
     best = max(range(len(answers)), key=lambda index: likelihoods[index])
     letters = LETTERS[: len(answers)]
@@ -89,9 +89,10 @@ def score_likelihood(answers: Sequence[str], likelihoods: Sequence[float], refer
 
 
 def score_likelihood_per_byte(answers: Sequence[str], likelihoods: Sequence[float], reference: Reference) -> Score:
-    """The same with likelihoods divided by the bytes of the answers, so that long ones are not disfavoured.
+    """By the given answer with the highest likelihood per byte, so that long ones are not disfavoured.
 
-    As lm-evaluation-harness's `acc_bytes`: the blank between prompt and answer is not part of the answer.
+    The reference is the letter of one of them, or its text. As lm-evaluation-harness's `acc_bytes`: the blank between
+    prompt and answer is not part of the answer.
     """
     rates = [value / max(1, len(text.strip().encode())) for text, value in zip(answers, likelihoods, strict=True)]
     return score_likelihood(answers, rates, reference)
@@ -109,5 +110,4 @@ def yes_f1(scores: Sequence[Score], references: Sequence[Reference]) -> Score:
     plausible = sum(reference == "yes" for reference in references)
     precision = right / sum(said) if any(said) else 1.0
     recall = right / plausible if plausible else 1.0
-    value = 2 * precision * recall / (precision + recall) if precision + recall > 0 else 0.0
-    return Score(value, "correct" if value == 1 else "wrong" if value == 0 else "partial")
+    return fraction(2 * precision * recall / (precision + recall) if precision + recall > 0 else 0.0, None)

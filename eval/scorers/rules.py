@@ -16,7 +16,7 @@ from eval.scorers import answers, choices, instructions, programs, spans
 from eval.scorers.records import Response, ScoreRow
 from eval.scorers.sandbox import require_sandbox
 from eval.scorers.score import TRUNCATED, Reference, Score
-from recipes.suite_schema import Scoring
+from recipes.suite_schema import TRAITS, Scoring
 
 
 @dataclass(frozen=True)
@@ -29,8 +29,6 @@ class Rule:
     """Whether all of the text is the answer, so that a text that was cut off is unfinished whatever it says."""
     combine: Callable[[Sequence[Score], Sequence[Reference]], Score] | None = None
     """How the parts of a question are judged together; None: each on its own."""
-    runs_code: bool = False
-    """Whether it runs what the model wrote."""
 
 
 RULES: dict[Scoring, Rule] = {
@@ -52,7 +50,7 @@ RULES: dict[Scoring, Rule] = {
     "instructions_loose": Rule(partial(instructions.score_instructions, loose=True, each=False)),
     "each_instruction_strict": Rule(partial(instructions.score_instructions, loose=False, each=True)),
     "each_instruction_loose": Rule(partial(instructions.score_instructions, loose=True, each=True)),
-    "code": Rule(programs.score_code, runs_code=True),
+    "code": Rule(programs.score_code),
     "likelihood": Rule(choices.score_likelihood),
     "likelihood_per_byte": Rule(choices.score_likelihood_per_byte),
     "strict_yes_no": Rule(choices.score_yes_no, combine=choices.all_right),
@@ -67,7 +65,8 @@ def score(
 ) -> Score:
     """Score one response by the named rule; `cut_off` tells an unfinished answer from a missing or wrong one."""
     rule = RULES[scoring]
-    result = rule.judge(response, reference, sandboxed=sandboxed) if rule.runs_code else rule.judge(response, reference)
+    options = {"sandboxed": sandboxed} if TRAITS[scoring].runs_code else {}
+    result = rule.judge(response, reference, **options)
     unfinished = result.outcome == "no_answer" or (rule.whole_text and not result.correct)
     return Score(0.0, TRUNCATED, result.answer, result.weight) if cut_off and unfinished else result
 
@@ -82,8 +81,8 @@ def score_rows(
     Raises:
         UserError: the rule runs code in a sandbox, and there is none.
     """
-    rule = RULES[scoring]
-    if rule.runs_code and sandboxed:
+    rule, runs_code = RULES[scoring], TRAITS[scoring].runs_code
+    if runs_code and sandboxed:
         require_sandbox()
 
     def judge(row: Response, question: Question) -> list[Score]:
@@ -97,7 +96,7 @@ def score_rows(
 
     if len(rows) != len(questions):
         raise ValueError(f"{len(rows)} rows for {len(questions)} questions")
-    if rule.runs_code:
+    if runs_code:
         with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
             judged = list(pool.map(judge, rows, questions))
     else:

@@ -18,7 +18,7 @@ import pyarrow as pa
 from safetensors.numpy import save
 
 from data.attention import usable_attention
-from data.language_model import generate_ids, load_model
+from data.language_model import generate_ids, load_model, to_device
 from data.prompts.prompt import load_tokenizer
 from eval.shifts.pca_shift import MEASURES as LAYER_MEASURES
 from eval.shifts.pca_shift import paper_shift, paper_states, representation_shift, shuffled_cka
@@ -27,7 +27,6 @@ from eval.shifts.states import (
     POOLINGS,
     Head,
     completion_states,
-    device_of,
     read_pooled_states,
     require_context,
     require_same_shape,
@@ -199,7 +198,7 @@ class _Stage:
         own = json.loads((self.stage_dir / f"samples-{item.name}.json").read_text())
         count = len(item.prompts)
         draw_DR = prompt_draws(count, self.spec.draws, (self.spec.seed, zlib.crc32(item.name.encode())))
-        tuned_head, base_head = Head.read(head_path, device_of(base)), Head(base, "base")
+        tuned_head, base_head = Head.read(head_path, to_device(base)), Head(base, "base")
         draws: dict[str, np.ndarray] = {}
         tables, texts = [], {}
         for kind, rows in self.completions(item, own).items():
@@ -234,7 +233,7 @@ class _Stage:
         """Measures of every token, [tokens, measures], and the response each belongs to."""
         import torch
 
-        device = device_of(base)
+        device = to_device(base)
         hidden = np.load(self.stage_dir / f"hidden-{item.name}-{kind}.npy", mmap_mode="r", allow_pickle=False)
         ends = np.cumsum([len(row) for row in rows])
         measures_TM = np.empty((int(ends[-1]), len(MEASURES)))

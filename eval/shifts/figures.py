@@ -4,7 +4,7 @@ from typing import Any
 
 from matplotlib import pyplot as plt
 
-from eval.drawing import INK, STYLE, Drawing, colour_of, draw, forest, label, legend
+from eval.drawing import INK, STYLE, Drawing, colour_of, forest, label, legend, to_drawing
 from eval.shifts.schema import Shifts
 from eval.statistics.values import Estimate
 
@@ -47,7 +47,7 @@ def layers_figure(shifts: Shifts) -> Drawing:
             axis.xaxis.get_major_locator().set_params(integer=True)
         legend(figure, axes[0][0])
         figure.tight_layout()
-        return draw(figure)
+        return to_drawing(figure)
 
 
 def kl_figure(shifts: Shifts) -> Drawing:
@@ -82,7 +82,7 @@ def histograms_figure(shifts: Shifts) -> Drawing:
         axes[0].set_ylabel("share of its tokens (%)")
         legend(figure, axes[0])
         figure.tight_layout()
-        return draw(figure)
+        return to_drawing(figure)
 
 
 def _bins(edges: list[float], form: str, whole: bool = False) -> list[str]:
@@ -124,7 +124,7 @@ def words_figure(shifts: Shifts) -> Drawing:
             handles, list(_KIND_FILLS), loc="upper center", ncols=3, frameon=False, bbox_to_anchor=(0.5, 1.06)
         )
         figure.tight_layout()
-        return draw(figure)
+        return to_drawing(figure)
 
 
 def visible_token(text: str) -> str:

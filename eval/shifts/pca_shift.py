@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from data.language_model import to_device
+
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -157,9 +159,7 @@ def paper_states(
     """
     import torch
 
-    from eval.shifts.states import device_of
-
-    device = device_of(model)
+    device = to_device(model)
     rows = [tokenizer(text, truncation=True, max_length=_PAPER_TOKENS)["input_ids"] for text in texts]
     width = max(map(len, rows))
     size = max(1, budget // width)

@@ -46,7 +46,7 @@ def prompt_sets(recipe: Recipe, study_dir: Path) -> list[PromptSet]:
         questions = sample_slice(questions, count)
         prompting, _ = benchmark.cell(recipe.analysis.reading)
         prompts = [prompt.text for prompt in render(recipe, tokenizer, benchmark, prompting, questions)]
-        references = [reference_text(question) for question in questions]
+        references = [reference_completion(question) for question in questions]
         texts = [
             "  ".join([*(str(value) for value in question.fields.values()), reference or ""]).strip()
             for question, reference in zip(questions, references, strict=True)
@@ -85,7 +85,7 @@ def _training(recipe: Recipe, study_dir: Path, tokenizer: "PreTrainedTokenizerBa
     )
 
 
-def reference_text(question: Question) -> str | None:
+def reference_completion(question: Question) -> str | None:
     """The reference of a question as a text a model could have written; None where it is none."""
     reference: Any = question.reference
     if isinstance(reference, list):

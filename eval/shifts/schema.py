@@ -3,7 +3,7 @@
 from eval.statistics.values import Estimate, Values
 
 
-class PromptSet(Values):
+class PromptSetSize(Values):
     """The prompts of one benchmark."""
 
     group: str
@@ -67,7 +67,7 @@ class ArmShifts(Values):
 class Shifts(Values):
     """Representation shift and token shift of all arms."""
 
-    sets: dict[str, PromptSet]
+    sets: dict[str, PromptSetSize]
     levels: int
     kl_edges: list[float]
     rank_edges: list[float]

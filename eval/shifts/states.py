@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from data.language_model import to_device
 from recipes.errors import UserError
 from recipes.files import hash_json
 
@@ -52,24 +53,10 @@ def batches(lengths: Sequence[int], budget: int) -> Iterator[list[int]]:
 def _padded(rows: Sequence[Ids], device: str) -> "tuple[torch.Tensor, torch.Tensor]":
     """Rows padded on the right, which does not change the states of a causal model, and the mask of their tokens."""
     import torch
+    from torch.nn.utils.rnn import pad_sequence
 
-    width = max(map(len, rows))
-    ids = torch.zeros(len(rows), width, dtype=torch.long)
-    mask = torch.zeros(len(rows), width, dtype=torch.long)
-    for index, row in enumerate(rows):
-        ids[index, : len(row)] = torch.tensor(row)
-        mask[index, : len(row)] = 1
-    return ids.to(device), mask.to(device)
-
-
-def device_of(model: "PreTrainedModel") -> str:
-    """Move the model to the accelerator, if there is one; returns the device."""
-    from data.language_model import on_cpu
-
-    device = "cpu" if on_cpu() else "cuda"
-    model.to(device)
-    model.eval()
-    return device
+    tensors = [torch.tensor(row, device=device) for row in rows]
+    return pad_sequence(tensors, batch_first=True), pad_sequence(list(map(torch.ones_like, tensors)), batch_first=True)
 
 
 def write_pooled_states(model: "PreTrainedModel", prompts: Sequence[Ids], path: Path, budget: int, name: str) -> None:
@@ -82,7 +69,7 @@ def write_pooled_states(model: "PreTrainedModel", prompts: Sequence[Ids], path: 
     """
     import torch
 
-    device = device_of(model)
+    device = to_device(model)
     levels, width = model.config.num_hidden_layers + 1, model.config.hidden_size
     temporary = path.with_suffix(".tmp")
     stored = np.lib.format.open_memmap(
@@ -125,7 +112,7 @@ def completion_states(
     """
     import torch
 
-    device = device_of(model)
+    device = to_device(model)
     for batch in batches([len(prompt) + len(completion) for prompt, completion in pairs], budget):
         ids, mask = _padded([pairs[index][0] + pairs[index][1] for index in batch], device)
         with torch.no_grad():

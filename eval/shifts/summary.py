@@ -14,7 +14,7 @@ from eval.shifts.pca_shift import MEASURES as LAYER_MEASURES
 from eval.shifts.schema import (
     ArmShifts,
     PaperMeasures,
-    PromptSet,
+    PromptSetSize,
     ShiftedWord,
     ShiftedWords,
     Shifts,
@@ -33,7 +33,7 @@ _BOUNDS = {"pca_shift": (0.0, np.inf), "centroid_shift": (0.0, np.inf), "cka": (
 WORDS = 40  # shifted words kept for each arm
 
 
-def summarise(recipe: Recipe, study_dir: Path) -> Shifts:
+def summarise_shifts(recipe: Recipe, study_dir: Path) -> Shifts:
     """Representation and token shift of every arm.
 
     A group is the mean over its benchmarks, an arm the mean over its seeds. Draws resample prompts, the same for all
@@ -43,7 +43,9 @@ def summarise(recipe: Recipe, study_dir: Path) -> Shifts:
     arms = {arm: _summarise_arm(recipe, items) for arm, items in measured.items()}
     first = next(iter(measured.values()))
     return Shifts(
-        sets={name: PromptSet(group=rows[0]["group"], prompts=rows[0]["prompts"]) for name, rows in first.rows.items()},
+        sets={
+            name: PromptSetSize(group=rows[0]["group"], prompts=rows[0]["prompts"]) for name, rows in first.rows.items()
+        },
         levels=next(iter(arms.values())).levels,
         kl_edges=list(KL_EDGES[:-1]),
         rank_edges=list(RANK_EDGES[:-1]),

@@ -225,7 +225,7 @@ def draw_scores(
             score_SB.mean(axis=0),
             base_DB,
             question_DB,
-            # So can the noise of few seeds.
+            # Student's tails of few seeds reach beyond the scores that exist.
             np.clip(question_DB + seed_noise(deviation_SB, draws, rng), 0, 100),
             variance_BB,
             seeds,

@@ -8,6 +8,9 @@
    the one that may have lost least (`preferred`).
 4. A model chosen on some questions ships only if other questions agree. They must also make it likely that a further
    set of as many questions agrees (`safe_limit`).
+5. Where no limit was given, on the report's first screen, the limit is the smallest one that a model with a gain
+   passes (`smallest_limit`). Rule 3 decides between the models that pass it. `ablate` asks for the most gain and sets
+   no limit.
 
 `transfer gate`, `pick`, `compare` and `ablate` and the report's first screen use these and have no rules of their own.
 All values are gains over the base in points.
@@ -95,6 +98,16 @@ def ties(gain: Mapping[Key, Bounded], difference: Callable[[Key, Key], Bounded])
     gaining = [key for key in gain if gained(gain[key])]
     best = max(gaining, key=lambda key: gain[key].low, default=None)
     return [key for key in gaining if best is not None and (key == best or not differs(difference(best, key)))]
+
+
+def smallest_limit(gain: Mapping[Key, Bounded], risk: Mapping[Key, float]) -> float | None:
+    """The limit where none was given: the smallest one that a model with a gain passes; None where none has a gain.
+
+    Args:
+        gain: of each model in the trained group.
+        risk: the largest loss that each model may have had, which is the smallest limit that it passes.
+    """
+    return min((risk[key] for key in gain if gained(gain[key])), default=None)
 
 
 def comparable(gains: Collection[Bounded]) -> bool:

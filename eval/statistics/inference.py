@@ -16,11 +16,6 @@ class Interval(NamedTuple):
     low: float
     high: float
 
-    @property
-    def excludes_zero(self) -> bool:
-        """Whether zero lies outside."""
-        return self.low > 0 or self.high < 0
-
 
 def percentile_interval(estimate: float, drawn_D: Array, confidence: float) -> Interval:
     """The central interval of the draws around an estimate."""

@@ -17,9 +17,10 @@ the published scale is unknown.
 
 Intervals: joint cluster bootstrap over questions (each benchmark resampled on its own, the same draw for base
 and all arms), plus training-seed variance as a multivariate t term, since a handful of seeds is too few to
-resample. An index whose trained gain is not distinguishable from zero is "not identified": a ratio then has no
-bounded interval with the promised coverage (Fieller 1954). For `points` and `relative`, ratios of means, the interval
-is Fieller's, for the others the percentiles of the draws.
+resample. An index needs a trained gain above zero (rule 2 of `eval/statistics/decisions.py`), else it is "not
+identified". Where the gain cannot be told from zero, a ratio has no bounded interval with the promised coverage
+(Fieller 1954); where the trained group fell, the ratio would call a common loss transfer. For `points` and `relative`,
+ratios of means, the interval is Fieller's, for the others the percentiles of the draws.
 """
 
 from typing import Literal, NamedTuple
@@ -28,14 +29,15 @@ import numpy as np
 from scipy import stats
 
 from eval.statistics.bootstrap import ArmScores, Array
+from eval.statistics.decisions import fell, gained
 from eval.statistics.inference import Interval, linear_interval, percentile_interval, weights_of
+from eval.statistics.values import NOT_IDENTIFIED, UNDEFINED
 
 Definition = Literal["points", "relative", "literal", "paper"]
 DEFINITIONS: tuple[Definition, ...] = ("points", "relative", "literal", "paper")
 LINEAR = ("points", "relative")
 MATH = "math"  # the trained group of the published comparison, and the default
 PAPER_SCALES = {MATH: 1.0, "other_reasoning": 0.9384, "non_reasoning": 0.8855}  # fitted, see the docstring
-NOT_IDENTIFIED, UNDEFINED = "not identified", "undefined"
 
 
 class Index(NamedTuple):
@@ -110,8 +112,9 @@ def index_with_interval(
 ) -> Index:
     """TI of one group with its interval, or the reason why it is not identified."""
     members, trained_members = groups[group], groups[trained]
-    if not group_gain(scores, trained_members, confidence).excludes_zero:
-        return Index(None, None, None, NOT_IDENTIFIED, _unknown(trained))
+    trained_gain = group_gain(scores, trained_members, confidence)
+    if not gained(trained_gain):
+        return _without_gain(trained, trained_gain)
     estimate = float(_index(definition, group, scores.base_B, scores.arm_B, members, trained_members))
     if not np.isfinite(estimate):
         return Index(None, None, None, UNDEFINED, _why_undefined(definition, group, scores, members, trained_members))
@@ -138,8 +141,10 @@ def index_difference(
 ) -> Index:
     """TI of one arm minus TI of another, taken inside each draw: the arms share base and questions."""
     members, trained_members = groups[group], groups[trained]
-    if not all(group_gain(scores, trained_members, confidence).excludes_zero for scores in (first, second)):
-        return Index(None, None, None, NOT_IDENTIFIED, _unknown(trained))
+    for scores in (first, second):
+        trained_gain = group_gain(scores, trained_members, confidence)
+        if not gained(trained_gain):
+            return _without_gain(trained, trained_gain)
     points = [_index(definition, group, s.base_B, s.arm_B, members, trained_members) for s in (first, second)]
     drawn = [_index(definition, group, s.base_DB, s.arm_DB, members, trained_members) for s in (first, second)]
     estimate, difference = float(points[0] - points[1]), drawn[0] - drawn[1]
@@ -167,8 +172,10 @@ def without_each(
     return result
 
 
-def _unknown(trained: str) -> str:
-    return f"the interval of the gain on {trained} contains zero"
+def _without_gain(trained: str, gain: Interval) -> Index:
+    """The index of an arm without a gain in the trained group."""
+    reason = f"{trained} fell" if fell(gain) else f"the interval of the gain on {trained} contains zero"
+    return Index(None, None, None, NOT_IDENTIFIED, reason)
 
 
 def _why_undefined(

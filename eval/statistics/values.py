@@ -8,6 +8,8 @@ from pydantic import BaseModel, ConfigDict
 if TYPE_CHECKING:
     from eval.statistics.inference import Interval
 
+NOT_IDENTIFIED, UNDEFINED = "not identified", "undefined"  # statuses of a transfer index besides "identified"
+
 
 class Values(BaseModel):
     """A part of a report. Unknown keys are refused; a key that was never set is left out of the JSON."""

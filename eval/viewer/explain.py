@@ -13,9 +13,9 @@ from eval.questions.forms import code_tests
 from eval.scorers.instructions import followed_instructions
 from eval.scorers.records import Response
 from eval.scorers.rules import RULES, Rule
+from recipes.suite_schema import TRAITS
 
 _GRADED = ("boxed", "plain")
-_INSTRUCTIONS = ("instructions_strict", "instructions_loose", "each_instruction_strict", "each_instruction_loose")
 _TESTS = 20  # of a program that are shown
 _LONGEST = 200  # characters of an input, an output or an argument
 _lock = threading.Lock()
@@ -37,7 +37,8 @@ def rule_text(rule: str) -> str:
 
 def answer_name(rule: str) -> str | None:
     """What the answer of a score is called; None if the explanation says it all."""
-    return None if rule in _INSTRUCTIONS else "failed" if rule == "code" else "answer"
+    kind = TRAITS[rule].references if rule in TRAITS else "text"
+    return None if kind == "instructions" else "failed" if kind == "tests" else "answer"
 
 
 def reference_text(reference: Any) -> str | None:
@@ -98,12 +99,14 @@ def explain(rule: str, response: Response, sample: int, reference: Any, answer: 
     if response.likelihoods:
         return []
     text = (THINK_OPEN if response.opens_thinking else "") + response.responses[sample]
-    if rule in _INSTRUCTIONS:
+    judge, kind = RULES[rule].judge, TRAITS[rule].references
+    if kind == "instructions":
+        assert isinstance(judge, partial)
         with _lock:  # the checkers seed the generator of the process
-            followed = followed_instructions(text, reference, loose=rule.endswith("loose")) or []
+            followed = followed_instructions(text, reference, loose=judge.keywords["loose"]) or []
         named = zip(reference["instructions"], followed, strict=False)
         return [f"{name} {'followed' if met else 'NOT followed'}" for name, met in named]
-    if rule == "code" and (failed := re.match(r"test (\d+):", answer or "")):
+    if kind == "tests" and (failed := re.match(r"test (\d+):", answer or "")):
         return [f"test {failed[1]}: {_test(code_tests(reference)[int(failed[1]) - 1])}"]
     if rule not in _GRADED:
         return []

@@ -14,9 +14,9 @@ from typing import Any
 from eval.questions.records import read_lines
 from eval.responses.generate import scores_path
 from eval.responses.journal import JournalIndex
+from eval.responses.units import StoredUnit
 from eval.scorers.records import Response, ScoreRow, read_scores
 from recipes.errors import UserError
-from recipes.files import hash_json
 
 _CACHED_BYTES = 256 * 2**20
 _SCORES = scores_path(Path(), "*").name
@@ -48,37 +48,20 @@ class ChunkCache:
 
 
 @dataclass(frozen=True)
-class StoredAnswers:
+class StoredAnswers(StoredUnit):
     """The stored responses of one model to one benchmark in one prompting."""
 
-    directory: Path
-    manifest: dict[str, Any]
+    finished: bool
+    """Whether all responses are there and scored."""
+    facts: dict[str, Any]
+    """Of the manifest; empty before the responses are scored."""
     cache: ChunkCache
-
-    @property
-    def version(self) -> str:
-        """A hash of its inputs, which is part of the names of its chunks and journals."""
-        return hash_json(self.manifest["inputs"])[:8]
-
-    @property
-    def finished(self) -> bool:
-        """Whether all responses are there and scored."""
-        return bool(self.manifest["completed"])
 
     @property
     def rules(self) -> dict[str, str]:
         """The rule of each scoring the recipe names; empty before the responses are scored."""
-        rules: dict[str, str] = (self.manifest.get("facts") or {}).get("rules", {})
+        rules: dict[str, str] = self.facts.get("rules", {})
         return rules
-
-    def chunk_of(self, question: int) -> int:
-        """The chunk a question is in."""
-        size: int = self.manifest["inputs"]["chunk_questions"]
-        return question // size
-
-    def path(self, chunk: int) -> Path:
-        """File of a chunk."""
-        return self.directory / f"chunk-{chunk:04}-{self.version}.jsonl.zst"
 
     def journal(self) -> JournalIndex | None:
         """The responses that are in no chunk yet; None once all are."""
@@ -118,7 +101,7 @@ class StoredAnswers:
             UserError: the chunk is damaged or missing.
         """
         if journal is not None and not self.path(self.chunk_of(position)).exists():
-            samples = range(self.manifest["inputs"]["samples"])
+            samples = range(self.inputs["samples"])
             try:
                 entries = journal.read((position, sample) for sample in samples if (position, sample) in journal)
             except FileNotFoundError:  # a worker has just replaced its journal by the last chunk
@@ -131,7 +114,7 @@ class StoredAnswers:
         path = self.path(self.chunk_of(position))
         try:
             lines = self.cache.lines(path)
-            first = self.chunk_of(position) * self.manifest["inputs"]["chunk_questions"]
+            first = self.chunk_of(position) * self.chunk_questions
             response = Response.load(json.loads(lines[position - first]))
         except FileNotFoundError:
             raise UserError(f"{path} is missing; `transfer run` asks its questions again") from None
@@ -145,7 +128,7 @@ class StoredAnswers:
         """Whether a response to this question is stored."""
         if journal is None or self.path(self.chunk_of(position)).exists():
             return True
-        return any((position, sample) in journal for sample in range(self.manifest["inputs"]["samples"]))
+        return any((position, sample) in journal for sample in range(self.inputs["samples"]))
 
 
 def _damaged(path: Path, why: object) -> UserError:

@@ -62,8 +62,9 @@ class StudyView:
         manifest = read_manifest(directory)
         if manifest is None or benchmark not in self._facts:
             return None
-        unit = StoredAnswers(directory, manifest, self._cache)
-        if manifest["inputs"].get("questions") != self._facts[benchmark]["content"]:
+        inputs, facts = manifest["inputs"], manifest.get("facts") or {}
+        unit = StoredAnswers(directory, inputs, bool(manifest["completed"]), facts, self._cache)
+        if inputs.get("questions") != self._facts[benchmark]["content"]:
             self.notes.append(f"{label} was asked other questions of {benchmark} than this study has now")
             return None
         if not unit.finished:
@@ -81,8 +82,7 @@ class StudyView:
             scorings: dict[str, str] = {}
             for unit in units.values():
                 scorings |= {scoring: unit.rules.get(scoring, "") for scoring in unit.tables()}
-                facts = unit.manifest.get("facts") or {}
-                outcomes.update(facts.get("outcomes", {}).get(self._primary(spec, prompting), {}))
+                outcomes.update(unit.facts.get("outcomes", {}).get(self._primary(spec, prompting), {}))
                 outcomes[NOT_SCORED] += not unit.finished  # how many there are is known when their files are read
             benchmarks.append(
                 {

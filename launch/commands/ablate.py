@@ -1,9 +1,7 @@
 """`transfer ablate`: run a recipe at several points and write their page, or choose learning rates."""
 
 import argparse
-import json
 import sys
-from collections.abc import Collection, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,24 +12,7 @@ from launch.execution.processes import read_run
 from recipes.errors import UserError
 
 if TYPE_CHECKING:
-    from eval.drawing import Drawing
-    from eval.report.ablation_verdict import Missing
-    from eval.report.learning_rates import Accuracy
-    from eval.report.response_curves import PointResult
     from launch.ablation import Ablation
-
-
-_RATES_UNTIL = "eval"  # the last kind of stage that a choice of learning rates runs
-
-
-class NothingFinishedError(UserError):
-    """No point of an ablation has a result; `one` is the first that lacks."""
-
-    def __init__(self, root: Path, one: "Missing", result: str) -> None:
-        super().__init__(
-            f"no point has a finished {result} ({one.point}: {one.reason}); `transfer status {root}` shows the state, "
-            f"`transfer resume {root}` continues"
-        )
 
 
 @command(
@@ -106,6 +87,8 @@ def run_and_conclude(ablation: "Ablation", until: str | None, options: argparse.
     status = ablation.run(until)
     if status in (STOPPED, INTERRUPTED):
         return status
+    from launch.ablation_report import NothingFinishedError  # after the run, whose processes need no figures
+
     with suppress(NothingFinishedError):  # the reason has been printed
         status = conclude(ablation, options) or status
     return status
@@ -113,10 +96,13 @@ def run_and_conclude(ablation: "Ablation", until: str | None, options: argparse.
 
 def conclude(ablation: "Ablation", options: argparse.Namespace) -> int:
     """Print the result of an ablation: its conclusion, or the choice of learning rates. Exit status 1: points lack."""
+    from launch.ablation import RATES_UNTIL, chooses_rates
+    from launch.ablation_report import report, report_rates
+
     until = read_run(ablation.root).get("until")
     if until in (None, "report"):
         values, text, unfinished = report(ablation)
-    elif until == _RATES_UNTIL and _chooses_rates(ablation):
+    elif until == RATES_UNTIL and chooses_rates(ablation):
         values, text, unfinished = report_rates(ablation)
     else:
         return 0
@@ -146,140 +132,17 @@ def describe(ablation: "Ablation") -> str:
     return "\n".join(lines)
 
 
-def report(ablation: "Ablation") -> tuple[dict[str, Any], str, "list[Missing]"]:
-    """Write the page of an ablation from its finished points; its values, its text, and the points that lack.
-
-    Raises:
-        UserError: no point is finished, or points differ in more than the axes.
-    """
-    from eval.report.ablation_page import draw_ablation, render_ablation
-    from eval.report.ablation_verdict import conclude, conclusion_text
-    from eval.report.response_curves import format_curves, response_curves
-    from recipes.files import write_json
-
-    finished = finished_points(ablation)
-    unfinished = missing_points(ablation, [point.name for point in finished], None)
-    if not finished:
-        raise NothingFinishedError(ablation.root, unfinished[0], "report")
-    curves = response_curves(finished, list(ablation.axes), ablation.paired)
-    conclusion = conclude(curves, unfinished)
-    figures = draw_ablation(curves, conclusion)
-    values = curves.dump() | {"conclusion": conclusion.dump(), "missing": [one.dump() for one in unfinished]}
-    write_json(ablation.root / "report" / "ablation.json", values)
-    gpu = ablation.points[0].recipe.resources.gpu
-    page = render_ablation(
-        curves, conclusion, unfinished, figures, name=ablation.name, title=ablation.title,
-        clock_unit="GPU-hours" if gpu else "process-hours",
-    )  # fmt: skip
-    path = _write_page(ablation, page, figures)
-    return values, f"{format_curves(curves)}\n\n{conclusion_text(conclusion)}\n\nreport: {path}", unfinished
-
-
-def _write_page(ablation: "Ablation", page: str, figures: "Mapping[str, Drawing]") -> Path:
-    """Write the page of an ablation and its figures; the path of the page."""
-    from eval.report.build import PAGE
-    from recipes.files import write_atomic
-
-    folder = ablation.root / "report"
-    for name, drawing in figures.items():
-        write_atomic(folder / f"{name}.svg", drawing.svg)
-        write_atomic(folder / f"{name}.png", drawing.png)
-    write_atomic(folder / PAGE, page)
-    return folder / PAGE
-
-
-def finished_points(ablation: "Ablation") -> "list[PointResult]":
-    """The points with a finished report."""
-    from eval.report.build import HOURS
-    from eval.report.response_curves import PointResult
-    from eval.report.schema import TRANSFER, read_transfer
-    from launch.stages import build_stages, flatten
-    from recipes.manifest import read_manifest
-
-    points = []
-    for point in ablation.points:
-        folder = ablation.folder(point)
-        manifest = read_manifest(folder / "report")
-        if manifest is None or not manifest["completed"]:
-            continue
-        made_by = {}
-        for stage in build_stages(point.recipe):
-            made = read_manifest(folder / stage.name) or {}
-            made_by[stage.name] = [made.get("code"), made.get("environment", {}).get("packages")]
-        settings = flatten(json.loads((folder / "study.json").read_text(encoding="utf-8")))
-        transfer = read_transfer(folder / "report" / TRANSFER)
-        clock = json.loads((folder / "report" / HOURS).read_text(encoding="utf-8"))
-        hours = {arm: spent["hours"] for arm, spent in clock.items()}
-        points.append(PointResult(point.name, point.values, settings, made_by, transfer, hours))
-    return points
-
-
-def missing_points(ablation: "Ablation", finished: Collection[str], until: str | None) -> "list[Missing]":
-    """The points besides the finished ones, each with the state of the first stage that explains it."""
-    from eval.report.ablation_verdict import Missing
-    from launch.slurm.jobs import tasks_of_study
-    from launch.stages import build_stages, select_until
-    from launch.status import standings
-
-    rank = ("failed", "stopped", "running", "queued", "waiting", "open")
-    missing = []
-    for point in ablation.points:
-        if point.name not in finished:
-            folder = ablation.folder(point)
-            tasks = tasks_of_study(point.recipe, folder, select_until(build_stages(point.recipe), until))
-            stages = standings(ablation.root, tasks)
-            lacking = sorted((one for one in stages if one.state in rank), key=lambda one: rank.index(one.state))
-            first = lacking[0]
-            state = "has not started" if first.state == "open" else f"{first.state}"
-            reason = f"{first.stage} {state}" + (f" ({first.reason})" if first.reason else "")
-            missing.append(Missing(point=point.name, values=point.values, reason=reason))
-    return missing
-
-
 def _choose_rates(options: argparse.Namespace) -> int:
-    """Run the choice of learning rates: the same rates for every arm, scored on held-out problems, on other seeds."""
-    from launch.ablation import default_root, read_ablation
-    from recipes.loading import load_recipe
+    """Run the choice of learning rates."""
+    from launch.ablation import RATES_UNTIL, read_rate_choice
 
     if options.grid or options.paired:
         raise UserError("--learning-rates is an axis of its own; leave --grid and --paired out")
-    recipe = load_recipe(options.study, options.overrides)
     rates, seeds = _numbers(options.learning_rates, float), _numbers(options.seeds, int)
     if len(rates) < 2:
         raise UserError(f"--learning-rates {options.learning_rates!r} leaves nothing to choose; give at least two")
-    if reported := sorted(set(seeds) & set(recipe.seeds)):
-        raise UserError(f"seed {reported[0]} is one that the study reports; choose rates on others, with --seeds")
-    if not recipe.corpus.heldout_problems:
-        raise UserError("learning rates are chosen on held-out problems; set corpus.heldout_problems")
-    scorings = {"paper": "last_box_text", "robust": recipe.corpus.answer_form}
-    heldout = {"name": "heldout", "group": recipe.analysis.trained_group, "scorings": scorings}
-    suite = {
-        "benchmarks": [heldout],
-        "questions": recipe.corpus.heldout_problems,
-        "max_prompt_tokens": recipe.prompt.max_prompt_tokens,
-        "max_response_tokens": recipe.prompt.max_completion_tokens,
-    }
-    if recipe.suite is not None:
-        suite["engine"] = recipe.suite.engine.model_dump(mode="json")
-    settings = [
-        *options.overrides,
-        f"seeds={json.dumps(seeds)}",
-        f"suite={json.dumps(suite)}",
-        f"analysis={{trained_group: {recipe.analysis.trained_group}}}",
-    ]
-    settings += [f"study={recipe.study}-rates", "train.snapshots=0"]
-    settings += ["probe=null", "trajectory=null", "diagnostics=null"]
-    axes = [f"arms.{arm}.learning_rate={','.join(map(repr, rates))}" for arm in recipe.trained]
-    out = options.out or default_root("rates", recipe.study, f"{recipe.study}-rates")
-    options.until = _RATES_UNTIL
-    return _run(read_ablation(options.study, settings, [], axes, out), options)
-
-
-def _chooses_rates(ablation: "Ablation") -> bool:
-    """Whether an ablation was made by `--learning-rates`."""
-    benchmarks = [benchmark.name for benchmark in ablation.points[0].recipe.benchmarks]
-    rates = all(axis.endswith(".learning_rate") for axis in ablation.axes)
-    return ablation.paired and rates and benchmarks == ["heldout"]
+    options.until = RATES_UNTIL
+    return _run(read_rate_choice(options.study, options.overrides, rates, seeds, options.out), options)
 
 
 def _numbers(text: str, kind: type) -> list[Any]:
@@ -287,36 +150,3 @@ def _numbers(text: str, kind: type) -> list[Any]:
         return [kind(part) for part in text.split(",")]
     except ValueError:
         raise UserError(f"{text!r} is not a list of numbers such as 1e-6,3e-6") from None
-
-
-def report_rates(ablation: "Ablation") -> tuple[dict[str, Any], str, "list[Missing]"]:
-    """Write the page of a choice of learning rates and `learning_rates.json`; values, text, and the points that lack.
-
-    Raises:
-        UserError: no arm is evaluated at any point.
-    """
-    from eval.report.learning_rates import choose_rates, rates_figure, rates_text, read_accuracy, render_rates
-    from recipes.files import write_json
-
-    recipe = ablation.points[0].recipe
-    frontier: dict[str, dict[str, Accuracy]] = {arm: {} for arm in recipe.trained}
-    unfinished: set[str] = set()
-    points = sorted(ablation.points, key=lambda point: min(point.values.values()))
-    for point in points:
-        for arm, row in frontier.items():
-            accuracy = read_accuracy(point.recipe, ablation.folder(point), arm)
-            if accuracy is None:
-                unfinished.add(point.name)
-            else:
-                row[str(point.recipe.arms[arm].learning_rate)] = accuracy
-    missing = missing_points(ablation, {point.name for point in points} - unfinished, _RATES_UNTIL)
-    if not any(frontier.values()):
-        raise NothingFinishedError(ablation.root, missing[0], "evaluation")
-    rates = [float(next(iter(point.values.values()))) for point in points]
-    base = read_accuracy(recipe, ablation.folder(points[0]), "base")
-    choice = choose_rates(frontier, rates, base, missing, len(recipe.seeds))
-    write_json(ablation.root / "learning_rates.json", choice.dump())
-    figure = rates_figure(choice)
-    page = render_rates(choice, figure, recipe=recipe, name=ablation.name, title=ablation.title)
-    path = _write_page(ablation, page, {"learning_rates": figure})
-    return choice.dump(), f"{rates_text(choice)}\n\nreport: {path}", missing

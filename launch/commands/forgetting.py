@@ -22,7 +22,6 @@ from launch.commands.arguments import (
 from recipes.errors import UserError
 
 if TYPE_CHECKING:
-    from eval.forgetting.schema import Candidate, Pick, Trajectory
     from recipes.schema import Recipe
 
 AXES = ("trained_gain", "kl_from_base", "kl_to_base", "generated_tokens", "trained_tokens", "flops", "gpu_hours")
@@ -64,9 +63,10 @@ def trajectory(options: argparse.Namespace) -> int:
 
 
 def _show(recipe: "Recipe", study_dir: Path, options: argparse.Namespace) -> int:
-    from eval.forgetting.curves import equal_gain, gain_curves, read_slice, summarise
+    from eval.forgetting.curves import equal_gain, gain_curves, read_slice, summarise_trajectories
+    from eval.report.checkpoints import format_trajectory
 
-    result, hours = summarise(recipe, study_dir)
+    result, hours = summarise_trajectories(recipe, study_dir)
     result = result.with_hours(hours)
     if options.gain is not None:
         curves = gain_curves(read_slice(recipe, study_dir), recipe)
@@ -86,42 +86,6 @@ def _show(recipe: "Recipe", study_dir: Path, options: argparse.Namespace) -> int
     return 0
 
 
-def format_trajectory(trajectory: "Trajectory", axis: str) -> str:
-    """The curves and the comparison at equal gain as text."""
-    from eval.report.wording import bounded_text, interval_text
-
-    groups = trajectory.groups
-    chosen = axis if all(axis in arm.axes for arm in trajectory.arms.values()) else None
-    lines = ["", f"{'arm, update':<28}{'held-out':>24}" + "".join(f"{group:>24}" for group in groups)]
-    lines[-1] += f"{chosen:>18}" if chosen else ""
-    for arm, result in trajectory.arms.items():
-        for index, step in enumerate(result.steps):
-            cells = [result.gains[group][index] for group in ("heldout", *groups)]
-            line = f"{f'{arm}, {step}':<28}" + "".join(f"{interval_text(cell, '+.1f'):>24}" for cell in cells)
-            lines.append(line + (f"{result.axes[chosen][index]:>18.4g}" if chosen else ""))
-    for target in trajectory.equal_gain:
-        lines += ["", f"at an equal held-out gain of {target.heldout_gain:+.1f} points"]
-        for arm, reached in target.arms.items():
-            if reached.groups is None:
-                lines.append(f"{arm:<28}never reaches it")
-                continue
-            lines.append(f"{arm:<28}{'':>24}" + "".join(f"{bounded_text(reached.groups[g]):>24}" for g in groups))
-        for pair in target.contrasts:
-            name = f"{pair.first} - {pair.second}"
-            lines.append(f"{name:<52}" + "".join(f"{bounded_text(pair.groups[g]):>24}" for g in groups))
-    if not trajectory.equal_gain:
-        best = ", ".join(f"{arm} {gain:+.1f}" for arm, gain in trajectory.best_heldout_gain.items())
-        lines += ["", f"the arms have no held-out gain in common (at most {best}); nothing is compared at equal gain"]
-    fit = trajectory.razor
-    if fit is not None and fit.r2 is not None and fit.residuals is not None:
-        residuals = ", ".join(f"{arm} {interval_text(value, '+.1f')}" for arm, value in fit.residuals.items())
-        lines += [
-            "",
-            f"loss in the other groups on KL(base || model), one quadratic: R2 {fit.r2:.2f}; residuals {residuals}",
-        ]
-    return "\n".join(lines)
-
-
 @command(
     "the checkpoint to ship",
     STUDY,
@@ -133,6 +97,7 @@ def pick(options: argparse.Namespace) -> int:
     Exit status 1 if it is the base.
     """
     from eval.forgetting.pick import pick
+    from eval.report.checkpoints import format_pick
 
     require_max_drop(options.max_drop)
     study_dir = study_folder(options)
@@ -155,35 +120,6 @@ def _finished_trajectories(study_dir: Path) -> "Recipe":
                 f"{study_dir} has no finished trajectory of {name}; `transfer trajectory {study_dir}` makes it"
             )
     return recipe
-
-
-def format_pick(result: "Pick", study_dir: Path) -> str:
-    """The choice, how it does on questions it was not chosen on, and the frontier."""
-    from eval.report.wording import interval_text
-
-    proposed = result.proposed
-    frontier = sorted((row for row in result.candidates if row.on_frontier), key=lambda row: row.trained_gain.low)
-    lines = [f"{'':2}{'frontier (half of the slice)':<34}{'gain':>24}{'in the worst group':>26}{'passes from':>13}"]
-    for row in frontier:
-        mark = "> " if row == proposed else "  "
-        gain, worst = interval_text(row.trained_gain, "+.1f"), interval_text(row.worst_gain, "+.1f")
-        lines.append(f"{mark}{model_name(row):<34}{gain:>24}{worst:>26}{row.safe_limit:>13.1f}  {row.worst_group}")
-    lines.append("passes from: the smallest --max-drop that it can be expected to pass on as many other questions")
-    if proposed is None or proposed.arm is None:
-        return "\n".join([*lines, "", f"keep the base: {'; '.join(result.refused)}"])
-    reported = [f"  {group:<24}{interval_text(value, '+.1f')}" for group, value in result.reported.items()]
-    if result.refused:
-        lines += ["", f"keep the base: {model_name(proposed)} was proposed, but {'; '.join(result.refused)}"]
-    else:
-        weights = study_dir / "arms" / proposed.arm / f"seed-{proposed.seed}"
-        snapshot = weights / "snapshots" / f"step-{proposed.update}"
-        lines += ["", f"ship {model_name(proposed)}: {snapshot if snapshot.exists() else weights / 'final'}"]
-    return "\n".join([*lines, f"{model_name(proposed)} on the other half of the slice:", *reported])
-
-
-def model_name(row: "Candidate") -> str:
-    """A candidate in words."""
-    return "base" if row.arm is None else f"{row.arm}, seed {row.seed}, update {row.update}"
 
 
 @command(

@@ -107,7 +107,7 @@ def _software(recipe: Recipe, waiting: Sequence[Stage], offline: bool) -> Iterat
             "run pip install -r requirements-gpu.lock",
         )
     benchmarks = recipe.benchmarks if kinds & {"eval", "trajectory"} else ()
-    with_code = [item.name for item in benchmarks if "code" in item.scorings.values()]
+    with_code = [item.name for item in benchmarks if item.runs_code]
     allowed = recipe.suite is not None and recipe.suite.allow_unsandboxed_code
     if with_code and not allowed and shutil.which("bwrap") is None:
         yield Finding(

@@ -273,17 +273,11 @@ def what_certainty_costs(recipe: Recipe, setting: Setting | None, models: int) -
     evaluated = None if recipe.suite is None else stage_hours(setting, evaluation)
     response = None
     if recipe.suite is not None and evaluated is not None:
-        once = stage_hours(replace(setting, recipe=_asked_once(recipe)), evaluation)
+        asked_once = recipe.model_copy(update={"suite": recipe.suite.with_samples(1)})
+        once = stage_hours(replace(setting, recipe=asked_once), evaluation)
         again = 0.0 if once is None else once.seconds["generation"] / 3600 * once.gpus
         seed, response = seed + evaluated.gpu_hours * len(recipe.trained), models * again
     return Certainty(seed, response)
-
-
-def _asked_once(recipe: Recipe) -> Recipe:
-    suite = recipe.require_suite()
-    benchmarks = [item.model_copy(update={"samples": 1}) for item in suite.benchmarks]
-    changed = suite.model_copy(update={"samples_per_question": 1, "benchmarks": tuple(benchmarks)})
-    return recipe.model_copy(update={"suite": changed})
 
 
 def _arm_plan(

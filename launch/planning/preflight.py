@@ -169,7 +169,7 @@ def check_resolved(recipe: Recipe) -> None:
     """Raise UserError that lists every hub dataset and model that no lock pins."""
     if sentences := unresolved_sentences(recipe):
         raise UserError("\n".join(sentences))
-    with_code = any("code" in benchmark.scorings.values() for benchmark in recipe.benchmarks)
+    with_code = any(benchmark.runs_code for benchmark in recipe.benchmarks)
     if with_code and not recipe.require_suite().allow_unsandboxed_code:
         require_sandbox()  # not after days of generation
 

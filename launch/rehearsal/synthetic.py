@@ -11,7 +11,7 @@ from typing import Any
 from data.corpus.fields import is_template
 from eval.questions.forms import FORMS
 from recipes.corpus_schema import BenchmarkTexts, SourceSpec, StoredCompletions
-from recipes.suite_schema import BenchmarkSpec
+from recipes.suite_schema import TRAITS, BenchmarkSpec
 
 Row = dict[str, Any]
 
@@ -115,9 +115,9 @@ def benchmark_rows(benchmark: BenchmarkSpec, count: int) -> list[Row]:
 
 def _plain_row(benchmark: BenchmarkSpec, index: int) -> Row:
     data = benchmark.require_data()
-    rules = " ".join(benchmark.scorings.values())
+    kinds = {TRAITS[rule].references for rule in benchmark.scorings.values()}
     ((problem, answer),) = problems(1, 1000 + index)
-    reference = ("yes", "no")[index % 2] if "yes_no" in rules else "AB"[index % 2] if "choice" in rules else answer
+    reference = ("yes", "no")[index % 2] if "yes_no" in kinds else "AB"[index % 2] if "letter" in kinds else answer
     row: Row = {}
     for column in data.fields.values():
         put(row, column, f"{benchmark.name}: {problem}")

@@ -14,7 +14,7 @@ from data.corpus.rows import read_demonstrations, read_problems
 from data.language_model import load_model
 from data.prompts.prompt import completion_ids, load_tokenizer, render_prompt
 from eval.shifts import diagnostics
-from eval.shifts.prompt_sets import prompt_sets, reference_text
+from eval.shifts.prompt_sets import prompt_sets, reference_completion
 from eval.shifts.states import (
     Head,
     completion_states,
@@ -23,7 +23,7 @@ from eval.shifts.states import (
     shape_of,
     write_pooled_states,
 )
-from eval.shifts.summary import empty_samples, summarise
+from eval.shifts.summary import empty_samples, summarise_shifts
 from launch.execution.usage import USAGE
 from recipes.errors import UserError
 from recipes.files import hash_files
@@ -260,7 +260,7 @@ def test_empty_samples_are_counted_and_said(analysed_study, monkeypatch):
     found = stage.summarise(np.ones((3, 8)), np.arange(3), np.ones((2, 3)), [[stop], [stop], [5]], {}, "greedy")
     assert found["empty"] == 2
     assert found["paper_kl"] is None  # no response has a second token
-    shifts = summarise(recipe, analysed_study)
+    shifts = summarise_shifts(recipe, analysed_study)
     shifts.arms["grpo"].empty["sum"] = 3
     assert empty_samples(shifts)[-1] == (
         "token shift: 3 of 8 samples of grpo on sum are empty: the model stopped at once"
@@ -303,4 +303,4 @@ def test_mistakes_end_a_stage_with_one_sentence(analysed_study, smoke_study, tra
 def test_references_that_are_texts(reference, text):
     from eval.questions.records import Question
 
-    assert reference_text(Question("q", {}, reference)) == text
+    assert reference_completion(Question("q", {}, reference)) == text

@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from eval.forgetting.curves import gain_curves, read_axes, read_slice, summarise
+from eval.forgetting.curves import gain_curves, read_axes, read_slice, summarise_trajectories
 from eval.forgetting.trajectory import checkpoints_of, slice_parts
 from recipes.errors import UserError
 from recipes.files import read_json_lines as read_rows
@@ -178,4 +178,4 @@ def test_mistakes_of_pick_and_trajectory(smoke_study, transfer, tmp_path):
 
 def test_summaries_are_the_same_twice(analysed_study):
     recipe = load_study(analysed_study)
-    assert summarise(recipe, analysed_study) == summarise(recipe, analysed_study)
+    assert summarise_trajectories(recipe, analysed_study) == summarise_trajectories(recipe, analysed_study)
