@@ -6,7 +6,7 @@ import shutil
 import pytest
 
 from recipes.errors import UserError
-from recipes.files import read_json_lines as read_rows
+from recipes.files import read_json_lines
 from recipes.loading import load_study
 from train.accounting.lineage import format_lineage, study_lineage
 
@@ -17,7 +17,7 @@ def test_smoke_arms_were_presented_the_same(smoke_study, transfer):
     arms = lineage["seeds"]["0"]["arms"]
     assert {entry["exposures"] for entry in arms.values()} == {32}
     assert arms["off_policy_sft"]["problems_contributed"] == arms["off_policy_sft"]["problems_presented"]
-    rows = read_rows(smoke_study / "arms" / "grpo" / "seed-0" / "ledger.jsonl")
+    rows = read_json_lines(smoke_study / "arms" / "grpo" / "seed-0" / "ledger.jsonl")
     contributed = {identity for row in rows for identity in row["contributed"]}
     presented = {identity for row in rows for identity in row["presented"]}
     assert arms["grpo"]["without_gradient"] == sorted(presented - contributed)
@@ -31,7 +31,7 @@ def test_difference_is_printed_with_both_counts(smoke_study, transfer, tmp_path)
     study = tmp_path / "study"
     shutil.copytree(smoke_study, study)
     ledger = study / "arms" / "grpo" / "seed-0" / "ledger.jsonl"
-    rows = read_rows(ledger)
+    rows = read_json_lines(ledger)
     lost, twice = rows[0]["presented"][0], rows[0]["presented"][1]
     rows[0]["presented"][0] = twice
     ledger.write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -67,9 +67,9 @@ def test_study_without_finished_arms(tmp_path, smoke_study, transfer):
 
 def test_rows_end_at_a_line_feed_a_cut_line_is_none_and_a_damaged_one_is_named(tmp_path):
     path = tmp_path / "rows.jsonl"
-    assert read_rows(path) == []
+    assert read_json_lines(path) == []
     path.write_text('{"text": "one\u2028row\u0085"}\n{"step": 2}\n{"ste', encoding="utf-8")
-    assert read_rows(path) == [{"text": "one\u2028row\u0085"}, {"step": 2}]
+    assert read_json_lines(path) == [{"text": "one\u2028row\u0085"}, {"step": 2}]
     path.write_text('{"step": 1}\n{"ste\n{"step": 3}\n')
     with pytest.raises(UserError, match=r"rows\.jsonl is damaged"):
-        read_rows(path)
+        read_json_lines(path)

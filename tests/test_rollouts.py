@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from recipes.files import read_json_lines as read_rows
+from recipes.files import read_json_lines
 from recipes.loading import load_recipe
 from tests.trainers import replace
 from train.arms import resolve_arm
@@ -152,7 +152,7 @@ def test_the_clock_of_a_resumed_run_has_the_seconds_of_samples_that_are_kept(tmp
             rollouts.completions(step, draw)
             time.now += 5
             recorder.on_step_end(None, SimpleNamespace(global_step=step + 1, is_world_process_zero=True), None)
-        return [row["process_seconds"] / ranks for row in read_rows(tmp_path / "clock.jsonl")]
+        return [row["process_seconds"] / ranks for row in read_json_lines(tmp_path / "clock.jsonl")]
 
     dies_at = 0.0
     with pytest.raises(KeyboardInterrupt):

@@ -22,8 +22,7 @@ from data.language_model import generate_ids, load_model, on_cpu, stop_ids
 from data.prompts.prompt import load_tokenizer, render_prompt
 from data.sampling.engine import sample_with_engine
 from recipes.diagnostics_schema import LOGITS_TOKENS
-from recipes.files import hash_files, write_json, write_json_lines
-from recipes.files import read_json_lines as read_rows
+from recipes.files import hash_files, read_json_lines, write_json, write_json_lines
 from recipes.manifest import finish_stage
 from recipes.progress import Progress
 from recipes.schema import Recipe
@@ -63,7 +62,7 @@ def run(
     final = json.loads((run_dir / "manifest.json").read_text())["facts"]["matched_on"]["steps"]
     checkpoints = complete_snapshots(run_dir) | {final: run_dir / "final"}
     progress = Progress(stage_dir, len(checkpoints), "checkpoints")
-    rows = read_rows(stage_dir / DRIFT) if resume else []
+    rows = read_json_lines(stage_dir / DRIFT) if resume else []
     engine: dict[str, str | None] | None = None
     for step, directory in checkpoints.items():
         if step not in {row["step"] for row in rows}:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
-from recipes.files import read_json_lines as read_rows
+from recipes.files import read_json_lines
 from recipes.schema import Recipe
 from train.drift import DRIFT
 
@@ -16,13 +16,13 @@ def near_rounding(recipe: Recipe, study_dir: Path) -> dict[str, str]:
 
     Rounding is measured on the base (see `train.drift`); it adds about as much to every KL in the same number format.
     """
-    rows = read_rows(study_dir / "drift" / "base" / DRIFT) if recipe.probe is not None else []
+    rows = read_json_lines(study_dir / "drift" / "base" / DRIFT) if recipe.probe is not None else []
     rounding = rows[0].get("rounding_kl") if rows else None
     if rounding is None:
         return {}
     warnings = {}
     for arm in recipe.trained:
-        ends = [read_rows(study_dir / "drift" / arm / f"seed-{seed}" / DRIFT)[-1] for seed in recipe.seeds]
+        ends = [read_json_lines(study_dir / "drift" / arm / f"seed-{seed}" / DRIFT)[-1] for seed in recipe.seeds]
         for name, what in (("kl_from_base", f"KL(base || {arm})"), ("kl_to_base", f"KL({arm} || base)")):
             kl = float(np.mean([row[name] for row in ends]))
             if kl < _NEAR * rounding:

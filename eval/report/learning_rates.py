@@ -25,7 +25,7 @@ from eval.report.ablation_verdict import (
 )
 from eval.report.page import page_templates
 from eval.statistics.values import Values
-from recipes.files import read_json_lines as read_rows
+from recipes.files import read_json_lines
 from recipes.manifest import read_manifest
 from recipes.schema import Recipe
 from train.accounting.ledger import LEDGER
@@ -100,7 +100,7 @@ def read_accuracy(recipe: Recipe, study_dir: Path, arm: str) -> Accuracy | None:
 
 def _mean_of_last(files: Sequence[Path], key: str) -> float | None:
     """Mean of a value in the last rows of files; None where a file has none."""
-    rows = [read_rows(file)[-1:] for file in files]
+    rows = [read_json_lines(file)[-1:] for file in files]
     return sum(row[0][key] for row in rows) / len(rows) if all(rows) else None
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from eval.report.schema import Transfer
 from recipes.errors import UserError
-from recipes.files import read_json_lines as read_rows
+from recipes.files import read_json_lines
 from recipes.resource_schema import WandbSpec
 from recipes.schema import Recipe
 from train.arms import resolve_arm
@@ -79,7 +79,7 @@ def sync_study(recipe: Recipe, study_dir: Path, transfer: Transfer | None, onlin
     for arm in recipe.trained:
         for seed in recipe.seeds:
             run_dir = study_dir / "arms" / arm / f"seed-{seed}"
-            rows = read_rows(run_dir / METRICS)
+            rows = read_json_lines(run_dir / METRICS)
             if not rows:
                 continue
             tracker = Tracker(recipe, resolve_arm(recipe, arm).matched_on(), run_dir, arm, seed)

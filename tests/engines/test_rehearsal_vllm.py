@@ -5,7 +5,7 @@ import math
 
 import pytest
 
-from recipes.files import read_json_lines as read_rows
+from recipes.files import read_json_lines
 from recipes.manifest import read_manifest
 
 pytestmark = pytest.mark.engines
@@ -30,7 +30,7 @@ def test_vllm_samples_in_training_drift_trajectories_and_evaluation(transfer, tm
     assert not [text for text in outcome["not_rehearsed"] if "transformers" in text]
     assert any(text.startswith("resources.vllm.sleep") for text in outcome["not_rehearsed"])
     run = tmp_path / "out/study/arms/grpo/seed-0"
-    for row in read_rows(run / "metrics.jsonl"):  # sampler and trainer agree after every update
+    for row in read_json_lines(run / "metrics.jsonl"):  # sampler and trainer agree after every update
         assert math.isclose(row["mismatch/ratio_median"], 1.0, abs_tol=0.02), row
         assert row["mismatch/clipped_share"] < 0.05
     assert read_manifest(run)["facts"]["engine"]["name"] == "vllm"

@@ -11,7 +11,7 @@ from contextlib import suppress
 
 import pytest
 
-from recipes.files import read_json_lines as read_rows
+from recipes.files import read_json_lines
 from recipes.loading import load_recipe
 from recipes.manifest import read_manifest, start_stage
 from tests.engines.conftest import POCKET, ROOT, SMOKE
@@ -109,7 +109,7 @@ def test_the_engine_samples_from_the_policy_of_every_update(prepared, tmp_path, 
     assert max(compared["differences"]) < SAME
     # The policy moved, else agreement would mean nothing.
     assert max(abs(a - b) for a, b in zip(compared["policy"][0], compared["policy"][3], strict=True)) > 0.05
-    rows = read_rows(stage_dir / "metrics.jsonl")
+    rows = read_json_lines(stage_dir / "metrics.jsonl")
     for row in rows:
         assert 1 - SAME < row["mismatch/ratio_p01"] <= row["mismatch/ratio_p99"] < 1 + SAME
         assert row["mismatch/clipped_share"] == 0.0
@@ -178,7 +178,7 @@ def test_an_engine_with_other_weights_is_an_alarm(prepared, tmp_path, monkeypatc
 
     monkeypatch.setattr(VLLMGeneration, "sync_weights", spoil)
     stage_dir = run_arm(prepared, tmp_path / "study", "train.steps=1")
-    (row,) = read_rows(stage_dir / "metrics.jsonl")
+    (row,) = read_json_lines(stage_dir / "metrics.jsonl")
     assert row["mismatch/clipped_share"] > 0.05
     assert row["mismatch/ratio_p99"] > 1.5
     (warning,) = [text for text in facts(stage_dir)["warnings"] if "disagree" in text]
@@ -207,7 +207,7 @@ def test_stored_samples_are_drawn_by_the_engine(prepared, tmp_path, monkeypatch,
     assert len(synced) == syncs
     assert sum(-(-len(groups) // 8) for groups in rounds) > syncs
     drawn = sum(len(ids) for groups in rounds for group in groups for ids in group)
-    assert read_rows(stage_dir / "ledger.jsonl")[-1]["generated_tokens"] == drawn
+    assert read_json_lines(stage_dir / "ledger.jsonl")[-1]["generated_tokens"] == drawn
     assert {len(group) for groups in rounds for group in groups} == {4}
     assert facts(stage_dir)["engine"]["name"] == "vllm"
 
@@ -236,7 +236,7 @@ def sixteen(prepared, tmp_path_factory):
 
 
 def rewards(stage_dir):
-    return [row["reward"] for row in read_rows(stage_dir / "metrics.jsonl")]
+    return [row["reward"] for row in read_json_lines(stage_dir / "metrics.jsonl")]
 
 
 def test_rewards_rise_as_with_transformers(prepared, sixteen, tmp_path):
@@ -260,7 +260,7 @@ def test_kill_and_resume_give_the_same_rows_and_weights(prepared, sixteen, tmp_p
     command, how = command_line(study, VLLM)
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, start_new_session=True, **how)
     deadline = time.monotonic() + 240
-    while len(read_rows(stage_dir / "ledger.jsonl")) < 6:
+    while len(read_json_lines(stage_dir / "ledger.jsonl")) < 6:
         assert process.poll() is None
         assert time.monotonic() < deadline
         time.sleep(0.05)
@@ -271,7 +271,7 @@ def test_kill_and_resume_give_the_same_rows_and_weights(prepared, sixteen, tmp_p
     again = subprocess.run(command, capture_output=True, check=False, **how)
     assert again.returncode == 0, again.stdout + again.stderr
     assert "resume" in again.stdout
-    assert read_rows(stage_dir / "ledger.jsonl") == read_rows(sixteen / "ledger.jsonl")
+    assert read_json_lines(stage_dir / "ledger.jsonl") == read_json_lines(sixteen / "ledger.jsonl")
     outputs = [read_manifest(directory)["outputs"] for directory in (stage_dir, sixteen)]
     assert outputs[0]["final/model.safetensors"] == outputs[1]["final/model.safetensors"]
 
@@ -282,7 +282,7 @@ def test_two_ranks_with_an_engine_each(prepared, tmp_path):
     stage_dir = run_here(study, VLLM, "resources.ranks=2", "resources.zero_stage=3", "train.steps=3")
     assert facts(stage_dir)["topology"] == {"ranks": 2, "engine": "DeepSpeedEngine", "zero_stage": 3}
     assert facts(stage_dir)["engine"]["name"] == "vllm"
-    rows = read_rows(stage_dir / "metrics.jsonl")
+    rows = read_json_lines(stage_dir / "metrics.jsonl")
     assert len(rows) == 3
     for row in rows:
         assert 1 - SAME < row["mismatch/ratio_p01"] <= row["mismatch/ratio_p99"] < 1 + SAME
@@ -309,7 +309,7 @@ def test_the_probe_samples_with_an_engine_that_is_gone_afterwards(prepared, tmp_
     assert samples[0] == samples[1]
     assert len({tuple(ids) for ids in samples[0]}) > 4
     assert all(1 <= len(ids) <= 64 for ids in samples[0])
-    (row,) = read_rows(stage_dir / "drift.jsonl")
+    (row,) = read_json_lines(stage_dir / "drift.jsonl")
     assert (row["kl_to_base"], row["kl_from_base"], row["completions"]) == (0.0, 0.0, 8)
     assert facts(stage_dir)["engine"]["name"] == "vllm"
     assert facts(stage_dir)["engine"]["dtype"] == "float32"

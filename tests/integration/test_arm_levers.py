@@ -15,7 +15,7 @@ from data.language_model import generate_ids, load_model
 from data.prompts.prompt import load_tokenizer, render_prompt
 from launch.stages import build_stages
 from recipes.errors import UserError
-from recipes.files import read_json_lines as read_rows
+from recipes.files import read_json_lines
 from recipes.loading import load_recipe
 from recipes.manifest import read_manifest, start_stage
 from recipes.training_schema import PromptSpec
@@ -365,7 +365,7 @@ def test_every_arm_of_the_ablation_trains(ablation, smoke_study, arm):
     start_stage(directory, stage.name, {})
     module = {"train.sft": sft, "train.grpo": grpo}[stage.module]
     module.run(recipe, study, directory, False, **stage.arguments)
-    rows = read_rows(directory / "ledger.jsonl")
+    rows = read_json_lines(directory / "ledger.jsonl")
     assert [row["step"] for row in rows] == [1, 2, 3, 4]
     assert rows[-1]["exposures"] == 16
     facts = read_manifest(directory)["facts"]

@@ -14,7 +14,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from recipes.files import read_json_lines as read_rows
+from recipes.files import read_json_lines
 from recipes.loading import load_recipe, load_study
 from recipes.manifest import read_manifest
 
@@ -38,7 +38,7 @@ def study_of(smoke_study, directory):
 
 
 def metrics(study, arm, *names):
-    return [[row[name] for name in names] for row in read_rows(study / "arms" / arm / "seed-0" / "metrics.jsonl")]
+    return [[row[name] for name in names] for row in read_json_lines(study / "arms" / arm / "seed-0" / "metrics.jsonl")]
 
 
 def weights(directory):
@@ -97,10 +97,10 @@ def test_equal_to_one_rank_without_deepspeed(zero_3, one_rank, smoke_study, arm)
 @pytest.mark.slow
 def test_books_of_two_ranks_are_those_of_one(zero_3, one_rank, smoke_study):
     for arm, reference in (("off_policy_sft", smoke_study), ("off_policy_rl", one_rank)):
-        ledgers = [read_rows(study / "arms" / arm / "seed-0" / "ledger.jsonl") for study in (zero_3, reference)]
+        ledgers = [read_json_lines(study / "arms" / arm / "seed-0" / "ledger.jsonl") for study in (zero_3, reference)]
         assert ledgers[0] == ledgers[1]
-    rows = read_rows(zero_3 / "arms" / "grpo" / "seed-0" / "ledger.jsonl")
-    expected = read_rows(smoke_study / "arms" / "grpo" / "seed-0" / "ledger.jsonl")
+    rows = read_json_lines(zero_3 / "arms" / "grpo" / "seed-0" / "ledger.jsonl")
+    expected = read_json_lines(smoke_study / "arms" / "grpo" / "seed-0" / "ledger.jsonl")
     for name in ("presented", "exposures", "completions", "prompt_tokens"):  # samples differ, what is asked does not
         assert [row[name] for row in rows] == [row[name] for row in expected]
     assert float((final(zero_3, "grpo") - weights(smoke_study / "base")).abs().max()) > 1e-3
@@ -111,7 +111,7 @@ def test_ranks_draw_the_samples_of_a_round_together(zero_3, smoke_study):
     """Four updates of two rounds: every problem of a round has its group, drawn once, and both ranks read the same."""
     run_dir = zero_3 / "arms" / "rounds" / "seed-0"
     recipe = load_study(zero_3)
-    rows = read_rows(run_dir / "ledger.jsonl")
+    rows = read_json_lines(run_dir / "ledger.jsonl")
     tokens = 0
     for number in (0, 1):
         groups = json.loads((run_dir / "rollouts" / f"round-{number}.json").read_text())
@@ -248,7 +248,7 @@ def test_kill_and_resume_of_two_ranks(smoke_study, tmp_path, arm):
     assert again.returncode == 0, again.stdout + again.stderr
     assert "resume" in again.stdout
     assert torch.equal(final(study, arm), final(reference, arm))
-    ledgers = [read_rows(s / "arms" / arm / "seed-0" / "ledger.jsonl") for s in (study, reference)]
+    ledgers = [read_json_lines(s / "arms" / arm / "seed-0" / "ledger.jsonl") for s in (study, reference)]
     assert ledgers[0] == ledgers[1]
 
 

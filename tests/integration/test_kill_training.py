@@ -10,7 +10,7 @@ import time
 import pytest
 import torch
 
-from recipes.files import read_json_lines as read_rows
+from recipes.files import read_json_lines
 from recipes.manifest import read_manifest
 from tests.integration.test_deepspeed import ROOT, SMOKE, final, study_of
 
@@ -36,5 +36,5 @@ def test_killed_training_resumes_to_the_weights_of_a_run_without_a_kill(smoke_st
     assert again.returncode == 0, again.stdout + again.stderr
     assert f"resume   {run}" in again.stdout
     assert torch.equal(final(study, arm), final(smoke_study, arm))
-    ledgers = [read_rows(s / run / "ledger.jsonl") for s in (study, smoke_study)]
+    ledgers = [read_json_lines(s / run / "ledger.jsonl") for s in (study, smoke_study)]
     assert json.dumps(ledgers[0]) == json.dumps(ledgers[1])

@@ -12,7 +12,7 @@ import time
 import pytest
 import torch
 
-from recipes.files import read_json_lines as read_rows
+from recipes.files import read_json_lines
 from recipes.manifest import read_manifest
 from tests.integration.test_deepspeed import ROOT, SMOKE, final, study_of
 
@@ -51,7 +51,7 @@ def start(study, folder, inside, *settings, **environment):
 
 def wait_for_rows(study, process, count):
     ledger, deadline = study / "arms" / "grpo" / "seed-0" / "ledger.jsonl", time.monotonic() + 240
-    while len(read_rows(ledger)) < count:
+    while len(read_json_lines(ledger)) < count:
         assert process.poll() is None, process.stdout.read()
         assert time.monotonic() < deadline
         time.sleep(0.05)
@@ -84,7 +84,7 @@ def test_a_signal_that_leaves_no_time_ends_the_run_from_its_last_checkpoint(smok
     whole = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, check=False)
     assert whole.returncode == 0, whole.stdout + whole.stderr
     assert torch.equal(final(study, "grpo"), final(reference, "grpo"))
-    ledgers = [read_rows(s / "arms" / "grpo" / "seed-0" / "ledger.jsonl") for s in (study, reference)]
+    ledgers = [read_json_lines(s / "arms" / "grpo" / "seed-0" / "ledger.jsonl") for s in (study, reference)]
     assert ledgers[0] == ledgers[1]
     assert read_manifest(study / "arms" / "grpo" / "seed-0")["completed"]
 

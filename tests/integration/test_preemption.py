@@ -9,7 +9,7 @@ import time
 import pytest
 import torch
 
-from recipes.files import read_json_lines as read_rows
+from recipes.files import read_json_lines
 from recipes.manifest import read_manifest
 from tests.integration.test_deepspeed import ROOT, SMOKE, final, study_of
 
@@ -36,7 +36,7 @@ def stopped_and_resumed(smoke_study, tmp_path, number, arm, *settings):
     command, process = start(study, *settings)
     ledger = study / "arms" / arm / "seed-0" / "ledger.jsonl"
     deadline = time.monotonic() + 300
-    while len(read_rows(ledger)) < 2:
+    while len(read_json_lines(ledger)) < 2:
         assert process.poll() is None, process.stdout.read()
         assert time.monotonic() < deadline
         time.sleep(0.01)
@@ -61,7 +61,7 @@ def check(study, output, reference, arm, name):
     assert "the same command continues" in output
     assert "Traceback" not in output
     assert torch.equal(final(study, arm), final(reference, arm))
-    ledgers = [read_rows(s / "arms" / arm / "seed-0" / "ledger.jsonl") for s in (study, reference)]
+    ledgers = [read_json_lines(s / "arms" / arm / "seed-0" / "ledger.jsonl") for s in (study, reference)]
     assert ledgers[0] == ledgers[1]
     assert read_manifest(study / "arms" / arm / "seed-0")["completed"]
 

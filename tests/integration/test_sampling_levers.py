@@ -4,7 +4,7 @@ import pytest
 
 from data.grading.grader import Grade, Outcome
 from data.prompts.prompt import load_tokenizer
-from recipes.files import read_json_lines as read_rows
+from recipes.files import read_json_lines
 from recipes.loading import load_recipe
 from tests.integration.test_deepspeed import SMOKE, study_of
 from tests.trainers import replace
@@ -52,7 +52,7 @@ def test_dynamic_sampling_replaces_uniform_groups_and_books_what_it_drew(smoke_s
     assert [prompts for prompts, _ in asked[2:]] == [("a", "c"), ("c", "c"), ("c", "c")]
     assert len({seed for _, seed in asked}) == 5
     ledger.close_step(1)
-    assert read_rows(ledger.path)[0]["presented"] == ["a", "c", "c", "c", "c", "c"]
+    assert read_json_lines(ledger.path)[0]["presented"] == ["a", "c", "c", "c", "c", "c"]
 
 
 def test_dynamic_sampling_in_a_run(transfer, smoke_study, tmp_path):
@@ -60,8 +60,8 @@ def test_dynamic_sampling_in_a_run(transfer, smoke_study, tmp_path):
     lever = ["arms.grpo.dynamic_sampling=2", "unmatched=stamp"]
     result = transfer("run", SMOKE, "--out", study, *lever, "--until", "arms/grpo/seed-0")
     assert result.returncode == 0, result.stdout + result.stderr
-    rows = read_rows(study / "arms" / "grpo" / "seed-0" / "ledger.jsonl")
-    plain = read_rows(smoke_study / "arms" / "grpo" / "seed-0" / "ledger.jsonl")
+    rows = read_json_lines(study / "arms" / "grpo" / "seed-0" / "ledger.jsonl")
+    plain = read_json_lines(smoke_study / "arms" / "grpo" / "seed-0" / "ledger.jsonl")
     assert rows[-1]["exposures"] > plain[-1]["exposures"] == 32
     assert rows[-1]["exposures"] == sum(len(r["presented"]) for r in rows)
     assert sum(len(r["contributed"]) for r in rows) > sum(len(r["contributed"]) for r in plain)
@@ -79,13 +79,13 @@ def test_updates_that_share_a_batch_in_a_run(transfer, smoke_study, tmp_path):
     ]
     result = transfer("run", SMOKE, "--out", study, *lever, "--until", "arms/grpo/seed-0")
     assert result.returncode == 0, result.stdout + result.stderr
-    rows = read_rows(study / "arms" / "grpo" / "seed-0" / "ledger.jsonl")
-    plain = read_rows(smoke_study / "arms" / "grpo" / "seed-0" / "ledger.jsonl")
+    rows = read_json_lines(study / "arms" / "grpo" / "seed-0" / "ledger.jsonl")
+    plain = read_json_lines(smoke_study / "arms" / "grpo" / "seed-0" / "ledger.jsonl")
     assert [row["exposures"] for row in rows] == [16, 16, 32, 32]
     assert [row["exposures"] for row in plain] == [8, 16, 24, 32]
     for name in ("exposures", "completions", "prompt_tokens"):
         assert rows[-1][name] == plain[-1][name]
     presented = [[identity for row in part for identity in row["presented"]] for part in (rows, plain)]
     assert presented[0] == presented[1]
-    metrics = read_rows(study / "arms" / "grpo" / "seed-0" / "metrics.jsonl")
+    metrics = read_json_lines(study / "arms" / "grpo" / "seed-0" / "metrics.jsonl")
     assert all(sum(v for k, v in row.items() if k.startswith("outcomes/")) == pytest.approx(1) for row in metrics[::2])

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from recipes.files import read_json_lines as read_rows
+from recipes.files import read_json_lines
 from recipes.manifest import read_manifest
 from tests.integration.test_deepspeed import ROOT, SMOKE, final, study_of
 from tests.slurm_cluster import SlurmCluster, why_not
@@ -148,7 +148,7 @@ def uninterrupted(smoke_study, transfer, tmp_path, *settings):
 
 def check_equal(study, reference):
     assert torch.equal(final(study, "off_policy_sft"), final(reference, "off_policy_sft"))
-    assert read_rows(study / SFT / "ledger.jsonl") == read_rows(reference / SFT / "ledger.jsonl")
+    assert read_json_lines(study / SFT / "ledger.jsonl") == read_json_lines(reference / SFT / "ledger.jsonl")
 
 
 @pytest.mark.slow

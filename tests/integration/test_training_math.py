@@ -12,7 +12,7 @@ from data.grading.grader import Grader
 from data.language_model import load_model
 from data.prompts.prompt import load_tokenizer, render_prompt
 from recipes.errors import UserError
-from recipes.files import read_json_lines as read_rows
+from recipes.files import read_json_lines
 from recipes.loading import load_recipe
 from recipes.training_schema import PromptSpec
 from tests.trainers import gradient_of, grpo_trainer, replace, sft_trainer
@@ -217,7 +217,7 @@ def test_reward_and_books_of_one_batch_by_hand(tmp_path, levers, trained, contri
     books = Books(tmp_path, **levers)
     assert books.call() == [1.0, 0.0, 0.0, 0.0]
     books.ledger.close_step(1)
-    (row,) = read_rows(tmp_path / "ledger.jsonl")
+    (row,) = read_json_lines(tmp_path / "ledger.jsonl")
     assert row["presented"] == ["a", "b"]
     assert row["contributed"] == contributed == books.ledger.contributed()
     read = 60 + 18
@@ -254,14 +254,14 @@ def test_ledger_counts_what_the_smoke_arms_saw(smoke_study):
     """4 updates x 8 problems x 4 completions; ids as presented; tokens against the corpus."""
     presented = {}
     for arm in ("off_policy_sft", "on_policy_sft", "grpo"):
-        rows = read_rows(smoke_study / "arms" / arm / "seed-0" / "ledger.jsonl")
+        rows = read_json_lines(smoke_study / "arms" / arm / "seed-0" / "ledger.jsonl")
         assert [row["step"] for row in rows] == [1, 2, 3, 4]
         assert rows[-1]["exposures"] == 32
         assert rows[-1]["completions"] == 128 or arm == "off_policy_sft"
         presented[arm] = [row["presented"] for row in rows]
     assert presented["off_policy_sft"] == presented["on_policy_sft"] == presented["grpo"]
     demonstrations = read_demonstrations(smoke_study / "corpus")
-    sft = read_rows(smoke_study / "arms" / "off_policy_sft" / "seed-0" / "ledger.jsonl")
+    sft = read_json_lines(smoke_study / "arms" / "off_policy_sft" / "seed-0" / "ledger.jsonl")
     expected = read = 0
     for ids in presented["off_policy_sft"]:
         for identity in ids:
@@ -286,7 +286,7 @@ def test_ledger_continues_from_a_checkpoint(tmp_path):
     assert (resumed.totals["generated_tokens"], resumed.skipped_tokens) == (20, 6)
     resumed.spend(presented=["p3"], exposures=1, generated_tokens=7)
     resumed.close_step(3)
-    rows = read_rows(tmp_path / "ledger.jsonl")
+    rows = read_json_lines(tmp_path / "ledger.jsonl")
     assert [(row["step"], row["presented"], row["generated_tokens"]) for row in rows] == [
         (1, ["p1"], 10),
         (2, ["p2"], 20),

@@ -10,7 +10,7 @@ import pytest
 from eval.forgetting.curves import gain_curves, read_axes, read_slice, summarise_trajectories
 from eval.forgetting.trajectory import checkpoints_of, slice_parts
 from recipes.errors import UserError
-from recipes.files import read_json_lines as read_rows
+from recipes.files import read_json_lines
 from recipes.loading import load_recipe, load_study
 from tests.conftest import ANALYSED, SMOKE
 
@@ -46,11 +46,11 @@ def test_gains_and_axes_by_value(analysed_study, analysed_transfer):
             score = np.mean([table(analysed_study, "grpo/seed-0", step, name)["value"].mean() for name in names])
             assert found["gains"][group][place]["estimate"] == pytest.approx(100 * (score - base), abs=1e-3)
         assert found["gains"][group][0]["estimate"] == 0
-    ledger = {row["step"]: row for row in read_rows(analysed_study / "arms" / "grpo" / "seed-0" / "ledger.jsonl")}
+    ledger = {row["step"]: row for row in read_json_lines(analysed_study / "arms" / "grpo" / "seed-0" / "ledger.jsonl")}
     assert found["axes"]["generated_tokens"] == [0, *(ledger[step]["generated_tokens"] for step in (2, 3, 4))]
     flops = ledger[3]["train_flops"] + ledger[3]["generate_flops"] + ledger[3]["reference_flops"]
     assert found["axes"]["flops"][2] == flops
-    drift = {row["step"]: row for row in read_rows(analysed_study / "drift" / "grpo" / "seed-0" / "drift.jsonl")}
+    drift = {row["step"]: row for row in read_json_lines(analysed_study / "drift" / "grpo" / "seed-0" / "drift.jsonl")}
     assert found["axes"]["kl_from_base"][3] == pytest.approx(drift[4]["kl_from_base"], abs=1e-6)
     assert "gpu_hours" not in found["axes"]  # not in transfer.json: no two runs share it
 
@@ -59,7 +59,7 @@ def test_hours_are_apart_and_grow(analysed_study):
     hours = json.loads((analysed_study / "report" / "hours.json").read_text())
     assert list(hours) == ["off_policy_sft", "on_policy_sft", "grpo"]
     for arm, found in hours.items():
-        clock = read_rows(analysed_study / "arms" / arm / "seed-0" / "clock.jsonl")
+        clock = read_json_lines(analysed_study / "arms" / arm / "seed-0" / "clock.jsonl")
         assert [row["step"] for row in clock] == [1, 2, 3, 4]
         seconds = [row["process_seconds"] for row in clock]
         assert seconds == sorted(seconds)
