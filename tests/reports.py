@@ -63,8 +63,8 @@ def make_transfer(**parts) -> Transfer:
     return Transfer.model_validate(values | parts)
 
 
-def reading(base, arms):
-    return {"base": base, "arms": arms, "contrasts": [], "cells": {}}
+def reading(base, arms, cells=None):
+    return {"base": base, "arms": arms, "contrasts": [], "cells": cells or {}}
 
 
 RUN = {

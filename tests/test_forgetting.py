@@ -2,6 +2,7 @@
 
 import re
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -20,6 +21,7 @@ from eval.forgetting.curves import (
 )
 from eval.forgetting.pick import pick
 from eval.forgetting.schema import Trajectory, TrajectoryArm
+from eval.report.checkpoints import format_pick
 from eval.report.page import page_templates
 from eval.statistics.bootstrap import Answers
 from recipes.errors import UserError
@@ -97,8 +99,8 @@ def test_an_arm_that_began_above_the_gain_is_not_said_to_never_reach_it():
     )  # fmt: skip
     template = page_templates().get_template("forgetting.html.j2")
     page = template.render(t=SimpleNamespace(trajectory=trajectory), axes=[], figures={}, axis_names={}, clock_unit="")
-    assert page.count("<td>began above it</td>") == 1
-    assert "<td>never</td>" not in page
+    assert page.count(">began above it</td>") == 1
+    assert ">never</td>" not in page
 
 
 def test_no_interval_where_few_draws_reach():
@@ -195,6 +197,22 @@ def test_the_choice_by_hand(made_up, max_drop, chosen, worst):
     assert (choice["arm"], choice["seed"], choice["update"]) == chosen
     if worst:
         assert choice["worst_group"] == worst
+
+
+def test_what_gained_more_but_cannot_be_told_is_named(made_up):
+    """The second arm's first checkpoint gains half a point more, on questions that differ by thirty."""
+    scores = picking.read_slice()
+    differences = np.random.default_rng(0).normal(0, 30, 1000)
+    both_halves = np.tile(differences - differences.mean() + 0.5, 2)
+    scores.answers[0].score_QM[:, 3] = scores.answers[0].score_QM[:, 2] + both_halves
+    choice = pick(*made_up, 25)
+    assert (choice.proposed.arm, choice.proposed.update) == ("grpo", 2)
+    assert [(row.arm, row.update) for row in choice.tied] == [("off_policy_sft", 1)]
+    assert choice.questions == 3000
+    text = format_pick(choice, Path("runs/x"))
+    assert "off_policy_sft, seed 0, update 1 gained more, but not so much that it can be told; grpo, seed 0" in text
+    assert "Chosen on 3000 questions, half of the slice. `transfer gate runs/x ARM --max-drop 25` judges" in text
+    assert pick(*made_up, 10).tied == []
 
 
 def test_the_limit_that_is_named_is_enough(made_up):

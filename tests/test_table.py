@@ -44,7 +44,7 @@ def test_table_lines():
         groups={"math": ["sum"], "other": ["sort"]},
         base=base,
         arms={"a": GAINED, "an_arm_with_a_rather_long_name": FELL},
-        readings={"robust": reading(base, {}), "paper": reading(base, {"a": FELL})},
+        readings={"robust": reading(base, {}), "paper": reading(base, {"a": FELL}, {"sum": ["paper", "paper"]})},
         warnings=[{"code": "many_truncated", "message": "sum: cut off"}],
         analysis={"sha256": "", "before": [], "after": ["definition"], "claims": [claim]},
     )
@@ -56,5 +56,7 @@ def test_table_lines():
     assert lines[-2][0] == "UNMATCHED"
     assert lines[-1] == ["warning", "sum:", "cut", "off"]
     assert ["a", "-20.0", "[-25.0,", "-15.0]", "-10.0", "[-15.0,", "-5.0]"] in lines  # the other reading
+    alike = dict.fromkeys(("robust", "paper"), transfer.readings["paper"])
+    assert "in the reading" not in format_report(transfer.model_copy(update={"readings": alike}))
     assert ["decided", "after", "the", "evaluation", "began:", "definition"] in lines
     assert any(line[:7] == ["claim", "a", "above", "base", "on", "math:", "supported,"] for line in lines)

@@ -89,6 +89,7 @@ def choose(scores: Slice, trained: str, max_drop: float, settings: StatisticsSpe
     if not set(proposing.estimate) - {trained, HELDOUT}:
         raise UserError(f"the suite has no group but {trained}, so there is nothing a checkpoint could have lost")
     models = range(1 + len(scores.models))
+    questions = sum(int(half.sum()) for half in scores.halves)
     rows, limits = [], {}
     for model, (arm, seed, update) in zip(models, [(None, None, 0), *scores.models], strict=True):
         gains = _without_heldout(proposing.of(model))
@@ -120,6 +121,8 @@ def choose(scores: Slice, trained: str, max_drop: float, settings: StatisticsSpe
             proposed=None,
             refused=[_nothing_to_propose(rows, max_drop, trained)],
             reported={group: Estimate.of(gain) for group, gain in checking.of(0).items()},
+            tied=[],
+            questions=questions,
             candidates=rows,
         )
     check = checking.of(proposed)
@@ -131,6 +134,8 @@ def choose(scores: Slice, trained: str, max_drop: float, settings: StatisticsSpe
         proposed=rows[proposed],
         refused=against,
         reported={group: Estimate.of(gain) for group, gain in check.items()},
+        tied=[rows[m] for m in within if rows[m].trained_gain.estimate > rows[proposed].trained_gain.estimate],
+        questions=questions,
         candidates=rows,
     )
 

@@ -97,4 +97,8 @@ class Pick(Values):
     """Why nothing is shipped; empty where something is."""
     reported: dict[str, Estimate]
     """Gains of the proposed model on the half it was not chosen on."""
+    tied: list[Candidate]
+    """Candidates within the limit that gained more than the proposed one, but not so much that it can be told."""
+    questions: int
+    """Questions that the first half has."""
     candidates: list[Candidate]

@@ -50,8 +50,19 @@ def format_pick(result: Pick, study_dir: Path) -> str:
         gain, worst = interval_text(row.trained_gain, "+.1f"), interval_text(row.worst_gain, "+.1f")
         lines.append(f"{mark}{model_name(row):<34}{gain:>24}{worst:>26}{row.safe_limit:>13.1f}  {row.worst_group}")
     lines.append("passes from: the smallest --max-drop that it can be expected to pass on as many other questions")
+    scope = (
+        f"Chosen on {result.questions} questions, half of the slice. `transfer gate {study_dir} ARM --max-drop "
+        f"{result.max_drop:g}` judges the final model of an arm on the whole suite, with narrower intervals."
+    )
     if proposed is None or proposed.arm is None:
-        return "\n".join([*lines, "", f"keep the base: {'; '.join(result.refused)}"])
+        return "\n".join([*lines, "", f"keep the base: {'; '.join(result.refused)}", scope])
+    if result.tied:
+        best, others = max(result.tied, key=lambda row: row.trained_gain.estimate), len(result.tied) - 1
+        more = f" and {others} more" if others else ""
+        lines.append(
+            f"{model_name(best)}{more} gained more, but not so much that it can be told; "
+            f"{model_name(proposed)} is the safer"
+        )
     reported = [f"  {group:<24}{interval_text(value, '+.1f')}" for group, value in result.reported.items()]
     if result.refused:
         lines += ["", f"keep the base: {model_name(proposed)} was proposed, but {'; '.join(result.refused)}"]
@@ -59,7 +70,7 @@ def format_pick(result: Pick, study_dir: Path) -> str:
         weights = study_dir / "arms" / proposed.arm / f"seed-{proposed.seed}"
         snapshot = weights / "snapshots" / f"step-{proposed.update}"
         lines += ["", f"ship {model_name(proposed)}: {snapshot if snapshot.exists() else weights / 'final'}"]
-    return "\n".join([*lines, f"{model_name(proposed)} on the other half of the slice:", *reported])
+    return "\n".join([*lines, f"{model_name(proposed)} on the other half of the slice:", *reported, scope])
 
 
 def model_name(row: Candidate) -> str:

@@ -44,12 +44,9 @@ def render_summary(transfer: Transfer) -> str:
     trained = transfer.trained_group
     others = [group for group in groups if group != trained]
     index = [[label(arm), *(index_text(r, transfer.definition, g, trained) for g in others)] for arm, r in arms.items()]
-    lines += [
-        "",
-        f"## Transfer index ({transfer.definition}), % of the gain on {label(trained)}",
-        "",
-        *_table(["arm", *map(label, others)], index),
-    ]
+    if others:
+        heading = f"## Transfer index ({transfer.definition}), % of the gain on {label(trained)}"
+        lines += ["", heading, "", *_table(["arm", *map(label, others)], index)]
     if transfer.trajectory is not None:
         lines += _equal_gain(transfer.trajectory)
     if transfer.diagnostics is not None:
@@ -96,14 +93,14 @@ def _equal_gain(trajectory: Trajectory) -> list[str]:
 
 
 def _shifts(shifts: Shifts) -> list[str]:
-    rows = [
-        [label(arm), label(group)]
-        + [interval_text(measures[name].per_token, ".3f") for name in ("kl_to_base", "rank_shift")]
-        + [f"{100 * shift.shifted.tokens / max(1, shift.own_tokens):.1f} %"]
-        for arm, shift in shifts.arms.items()
-        for group, measures in shift.tokens["own_samples"].items()
-    ]
-    head = ["arm", "prompts", "KL(model, base), nats a token", "rank shift", "tokens shifted (all prompts)"]
+    rows = []
+    for arm, shift in shifts.arms.items():
+        share = f"{100 * shift.shifted.tokens / max(1, shift.own_tokens):.2f} %"
+        for group, measures in shift.tokens["own_samples"].items():
+            values = [interval_text(measures[name].per_token, ".3f") for name in ("kl_to_base", "rank_shift")]
+            rows.append([label(arm), label(group), *values, share])
+            share = ""  # of all prompts together
+    head = ["arm", "prompts", "KL(model, base), nats a token", "rank shift", "tokens shifted, of all prompts"]
     return ["", "## Token shift on own samples", "", *_table(head, rows)]
 
 

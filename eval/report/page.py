@@ -64,10 +64,10 @@ def page_templates() -> Environment:
     )
     environment.filters |= {
         "label": label,
-        "points": points,
+        "points": lambda value: _breakable(points(value)),
         "p_value": p_text,
-        "nats": lambda value: interval_text(value, ".3f"),
-        "reached": bounded_text,
+        "nats": lambda value: _breakable(interval_text(value, ".3f")),
+        "reached": lambda value: _breakable(bounded_text(value)),
         "level": _level,
         "token": visible_token,
         "teraflops": teraflops,
@@ -99,6 +99,12 @@ def render_page(transfer: Transfer, recipe: Recipe, figures: dict[str, Drawing],
         certainty=certainty(transfer),
         cards=cards(transfer),
     )
+
+
+def _breakable(text: str) -> Markup:
+    """An estimate with its interval that wraps between the two; inside of the interval only on a phone."""
+    estimate, _, interval = text.partition(" ")
+    return Markup('{} <span class="interval">{}</span>').format(estimate, interval) if interval else Markup(estimate)
 
 
 def _setting(value: Any) -> Any:

@@ -256,6 +256,12 @@ class Transfer(Values):
     settings: dict[str, dict[str, JsonValue]]
     models: dict[str, ModelHashes]
 
+    @property
+    def readings_differ(self) -> bool:
+        """Whether any benchmark is prompted or scored in another way in one reading than in another."""
+        first, *others = self.readings.values()
+        return any(other.cells != first.cells for other in others)
+
     def warnings_of(self, code: WarningCode, arm: str) -> list[ReportWarning]:
         """The warnings with a code that concern the gains of an arm: its own, the base's, and those of all."""
         return [warning for warning in self.warnings if warning.code == code and warning.model in (None, "base", arm)]

@@ -22,21 +22,23 @@ def format_report(transfer: Transfer) -> str:
     for arm, result in transfer.arms.items():
         cells = [points(result.groups[group]) for group in groups]
         lines.append(f"{arm:<{width}}" + "".join(f"{cell:>28}" for cell in cells))
-    lines += ["", f"transfer index, percent of the gain on {label(transfer.trained_group)} (definition: points)"]
-    for arm, result in transfer.arms.items():
-        cells = [index_text(result, "points", group, transfer.trained_group) for group in groups]
-        lines.append(f"{arm:<{width}}" + "".join(f"{cell:>28}" for cell in cells))
+    if len(groups) > 1:
+        lines += ["", f"transfer index, percent of the gain on {label(transfer.trained_group)} (definition: points)"]
+        for arm, result in transfer.arms.items():
+            cells = [index_text(result, "points", group, transfer.trained_group) for group in groups]
+            lines.append(f"{arm:<{width}}" + "".join(f"{cell:>28}" for cell in cells))
     lines += ["", f"{'benchmark':<14}{'base':>8}" + "".join(f"{arm:>{width}}" for arm in transfer.arms)]
     for names in transfer.groups.values():
         for name in names:
             values = [result.benchmarks[name].score.estimate for result in transfer.arms.values()]
             base = transfer.base.benchmarks[name].score.estimate
             lines.append(f"{name:<14}{base:>8.1f}" + "".join(f"{value:>{width}.1f}" for value in values))
-    other = next(name for name in transfer.readings if name != transfer.reading)
-    lines += ["", f"the same gains in the reading {other!r} (the first table: {transfer.reading!r})"]
-    for arm, result in transfer.readings[other].arms.items():
-        cells = [points(result.groups[group]) for group in groups]
-        lines.append(f"{arm:<{width}}" + "".join(f"{cell:>28}" for cell in cells))
+    if transfer.readings_differ:
+        other = next(name for name in transfer.readings if name != transfer.reading)
+        lines += ["", f"the same gains in the reading {other!r} (the first table: {transfer.reading!r})"]
+        for arm, result in transfer.readings[other].arms.items():
+            cells = [points(result.groups[group]) for group in groups]
+            lines.append(f"{arm:<{width}}" + "".join(f"{cell:>28}" for cell in cells))
     for claim in transfer.analysis.claims:
         lines.append(
             f"claim      {claim.first} above {claim.second} on {claim.group}: {claim.verdict}, "

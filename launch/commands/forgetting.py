@@ -93,8 +93,8 @@ def _show(recipe: "Recipe", study_dir: Path, options: argparse.Namespace) -> int
 )
 def pick(options: argparse.Namespace) -> int:
     """The checkpoint that gained most in the trained group and, by its bounds, lost at most --max-drop points in any
-    group; of equals the safer. Chosen on one half of the slice; the base is kept where the other half contradicts.
-    Exit status 1 if it is the base.
+    group; of those that cannot be told apart the safer. Chosen on one half of the slice; the base is kept where the
+    other half contradicts. Exit status 1 if it is the base.
     """
     from eval.forgetting.pick import pick
     from eval.report.checkpoints import format_pick
