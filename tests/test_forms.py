@@ -192,7 +192,7 @@ def test_sample_is_fixed_and_takes_equally_from_each_stratum():
     whole = questions_of("b", data("mc_taco", rows=10), candidates)
     assert len(whole) == 9  # three questions with all their candidates, and no part of a fourth
     assert len({q.unit for q in whole}) == 3
-    with pytest.raises(UserError, match="has 20 questions, but `rows` is 21"):
+    with pytest.raises(UserError, match=r"has 20 questions, but `rows` is 21; set data.rows to at most 20, or to null"):
         sample_questions(chosen, 21, "b")
 
 

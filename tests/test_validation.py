@@ -229,7 +229,7 @@ def test_task_files_are_filled_as_the_harness_does(tmp_path):
     (tmp_path / "z.yaml").write_text("task: z\n")
     assert "has no doc_to_text" in wording_mistakes(tmp_path / "z.yaml", {"q": 1})[0]
     (tmp_path / "z.yaml").write_text("include: z.yaml\n")
-    with pytest.raises(UserError, match="includes files without end"):
+    with pytest.raises(UserError, match="includes files without end; take out"):
         wording_mistakes(tmp_path / "z.yaml", {})
 
 

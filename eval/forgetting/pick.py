@@ -87,7 +87,10 @@ def choose(scores: Slice, trained: str, max_drop: float, settings: StatisticsSpe
         _gains(answers, settings, rng) for answers in (scores.half(True), scores.half(False), scores.answers)
     )
     if not set(proposing.estimate) - {trained, HELDOUT}:
-        raise UserError(f"the suite has no group but {trained}, so there is nothing a checkpoint could have lost")
+        raise UserError(
+            f"the suite has no group but {trained}, so there is nothing a checkpoint could have lost; add a benchmark "
+            "of another group to suite.benchmarks and run `transfer trajectory`"
+        )
     models = range(1 + len(scores.models))
     questions = sum(int(half.sum()) for half in scores.halves)
     rows, limits = [], {}

@@ -62,6 +62,15 @@ def content_hash(questions: list[Question]) -> str:
         raise
 
 
+def require_world_task(benchmark: BenchmarkSpec) -> None:
+    """Raise UserError if a benchmark without `data` is no task of the synthetic world."""
+    if benchmark.name not in TASKS:
+        raise UserError(
+            f"benchmark {benchmark.name!r} has no `data` and is not a task of the synthetic world; give it `data`, or "
+            f"the name of a task ({', '.join(TASKS)})"
+        )
+
+
 def read_source_questions(recipe: Recipe, benchmark: BenchmarkSpec, study_dir: Path) -> list[Question]:
     """The questions of a benchmark from where it is published, the synthetic world, or the corpus.
 
@@ -73,11 +82,7 @@ def read_source_questions(recipe: Recipe, benchmark: BenchmarkSpec, study_dir: P
         return [Question(p.problem_id, {"problem": p.problem}, p.reference_answer) for p in problems]
     if benchmark.data is None:
         suite = recipe.require_suite()
-        if benchmark.name not in TASKS:
-            raise UserError(
-                f"benchmark {benchmark.name!r} has no `data` and is not a task of the synthetic world "
-                f"({', '.join(TASKS)})"
-            )
+        require_world_task(benchmark)
         drawn = benchmark_questions(suite.seed, benchmark.name, suite.split, suite.questions)
         return [Question(problem_id(q.problem), {"problem": q.problem}, q.reference_answer) for q in drawn]
     data = benchmark_files(benchmark)
@@ -96,7 +101,8 @@ def _require_references(benchmark: BenchmarkSpec, questions: list[Question]) -> 
             if allowed is not None and question.reference not in allowed:
                 raise UserError(
                     f"benchmark {benchmark.name}: the reference of question {question.question_id} is "
-                    f"{str(question.reference)[:40]!r} but {rule!r} compares with {', '.join(allowed)}"
+                    f"{str(question.reference)[:40]!r} but {rule!r} compares with {', '.join(allowed)}; "
+                    "correct the references, name their column in data.reference_field, or choose another rule"
                 )
 
 

@@ -40,7 +40,8 @@ def questions_of(name: str, data: BenchmarkData, rows: Iterable[Row]) -> list[Qu
             questions.append(FORMS[data.form].read(data, row))
         except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
             raise UserError(
-                f"benchmark {name}: row {index + 1} is not of the form {data.form!r} ({type(error).__name__}: {error})"
+                f"benchmark {name}: row {index + 1} is not of the form {data.form!r} ({type(error).__name__}: "
+                f"{error}); repair the row, or set data.form and data.fields to what the rows are"
             ) from None
     seen: dict[str, int] = {}
     for index, question in enumerate(questions):
@@ -64,7 +65,10 @@ def sample_questions(questions: list[Question], count: int, name: str) -> list[Q
         UserError: there are fewer, or `count` is less than the first part has.
     """
     if count > len(questions):
-        raise UserError(f"benchmark {name} has {len(questions)} questions, but `rows` is {count}")
+        raise UserError(
+            f"benchmark {name} has {len(questions)} questions, but `rows` is {count}; set data.rows to at most "
+            f"{len(questions)}, or to null"
+        )
     chosen, sizes = _choose_units(questions, count)
     if not chosen and sizes:
         raise UserError(

@@ -6,8 +6,8 @@ from typing import Any
 
 from data.corpus.first_row import field_mistakes, not_there
 from data.corpus.sources import iterate_rows
-from data.pocket_world import TASKS, benchmark_questions
-from eval.questions.build import benchmark_files, read_source_questions
+from data.pocket_world import benchmark_questions
+from eval.questions.build import benchmark_files, read_source_questions, require_world_task
 from eval.questions.forms import FORMS, form_columns, questions_of
 from eval.questions.records import Question
 from eval.questions.task_files import missing_task_files, suite_folder, task_path
@@ -88,9 +88,6 @@ def _world_question(recipe: Recipe, benchmark: BenchmarkSpec) -> Question:
     suite = recipe.require_suite()
     if benchmark.name == "heldout":
         return Question("0", {"problem": "a problem of the corpus"}, "")
-    if benchmark.name not in TASKS:
-        raise UserError(
-            f"benchmark {benchmark.name!r} has no `data` and is not a task of the synthetic world ({', '.join(TASKS)})"
-        )
+    require_world_task(benchmark)
     (drawn,) = benchmark_questions(suite.seed, benchmark.name, suite.split, 1)
     return Question("0", {"problem": drawn.problem}, drawn.reference_answer)

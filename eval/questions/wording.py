@@ -33,16 +33,16 @@ def task_values(path: Path, depth: int = 0) -> dict[str, Any]:
     try:
         settings = yaml.load(path.read_text(encoding="utf-8"), _Loader)
     except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"task file {path} cannot be read: {error}") from None
+        raise UserError(f"task file {path} cannot be read ({error}); restore it as a text file") from None
     except yaml.YAMLError as error:
-        raise UserError(f"task file {path} is not valid YAML: {' '.join(str(error).split())}") from None
+        raise UserError(f"task file {path} is not valid YAML; correct it: {' '.join(str(error).split())}") from None
     if not isinstance(settings, dict):
         raise UserError(f"task file {path} holds no settings; it must be a YAML mapping with doc_to_text")
     names = settings.pop("include", None) or []
     included: dict[str, Any] = {}
     for name in [names] if isinstance(names, str) else names:
         if depth == _DEEPEST_INCLUDE:
-            raise UserError(f"task file {path} includes files without end")
+            raise UserError(f"task file {path} includes files without end; take out the `include` that leads back")
         included |= task_values(path.parent / name, depth + 1)
     return included | settings
 

@@ -46,7 +46,7 @@ def power_table(recipe: Recipe, study_dir: Path, power: float) -> dict[str, Any]
         UserError: the recipe has no suite, or its benchmarks are not counted yet.
     """
     if recipe.suite is None:
-        raise UserError(f"{recipe.study} has no suite, so there is nothing to detect")
+        raise UserError(f"{recipe.study} has no suite, so there is nothing to detect; name a recipe with one")
     spreads = _spreads(recipe, study_dir)
     groups: dict[str, list[str]] = {}
     for benchmark in recipe.suite.benchmarks:

@@ -53,7 +53,8 @@ def require_comparable(points: Sequence[PointResult], axes: Sequence[str]) -> No
     if unlike:
         more = f", and {len(unlike) - 8} more" if len(unlike) > 8 else ""
         raise UserError(
-            f"these points differ in more than {', '.join(axes)} and are not compared: {'; '.join(unlike[:8])}{more}"
+            f"these points differ in more than {', '.join(axes)} and are not compared: {'; '.join(unlike[:8])}{more}; "
+            "run all of them again with one recipe and one version, in another folder (--out)"
         )
 
 

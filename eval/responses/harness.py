@@ -82,7 +82,7 @@ def _build_task(
         raise UserError(
             f"{path} has output_type {config['output_type']} but the recipe "
             + ("does not list" if stores_likelihood else "lists")
-            + f" {prompting!r} under `likelihood` of {benchmark.name}"
+            + f" {prompting!r} under `likelihood` of {benchmark.name}; change the one or the other"
         )
     if "process_docs" in config:
         raise UserError(f"{path} has process_docs, but rows come from the recipe; write it into doc_to_text")

@@ -63,7 +63,10 @@ def python_for_sandbox() -> str:
         return str(own)
     system_python = shutil.which("python3", path="/usr/bin:/usr/local/bin")
     if system_python is None or not Path(system_python).resolve().is_relative_to("/usr"):
-        raise UserError("running code of models needs a python3 under /usr, where its sandbox can see it")
+        raise UserError(
+            "running code of models needs a python3 under /usr, where its sandbox can see it; install one "
+            "(apt install python3)"
+        )
     return str(Path(system_python).resolve())
 
 
