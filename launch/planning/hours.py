@@ -12,7 +12,6 @@ from data.sampling.engine import ENGINE_SHARE
 from eval.questions.suite_size import answering_seconds, evaluation_responses
 from launch.hardware import gpus_wanted
 from launch.planning.analysis_plan import diagnostics_plan, trajectory_plan
-from launch.planning.preflight import completions_of_problem
 from launch.planning.teacher import teacher_plan
 from launch.stages import Stage
 from recipes.schema import Recipe
@@ -20,7 +19,7 @@ from train.accounting.cost import GPUS, Gpu, ModelShape, bytes_per_weight, expec
 from train.accounting.memory import resumable_bytes, sampling_memory
 from train.accounting.rates import Rates, Sampling, batches_seconds, engine_seconds, forward_seconds, rates_for
 from train.arms import ResolvedArm, resolve_arm
-
+from train.arms import ResolvedArm, completions_of_problem, resolve_arm
 _BOOKKEEPING_SECONDS = {"corpus": 60.0, "questions": 10.0, "report": 60.0}
 """Of stages that read and write tables; assumed."""
 _POCKET_BOOKKEEPING_SECONDS = {"corpus": 8.0, "questions": 0.0, "report": 4.0}

@@ -17,8 +17,7 @@ from launch.planning.templates import check_templates
 from recipes.corpus_schema import BenchmarkTexts, CorpusSpec, DataFiles, SourceSpec, StoredCompletions
 from recipes.errors import UserError, collected
 from recipes.schema import Recipe
-from train.arms import completions_of_problem as completions_of_problem  # launch/planning/hours.py reads it here
-from train.arms import resolve_arm
+from train.arms import completions_of_problem, resolve_arm
 
 
 def check_before_running(recipe: Recipe) -> None:

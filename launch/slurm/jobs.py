@@ -14,7 +14,6 @@ from typing import NamedTuple
 from launch.hardware import gpus_wanted
 from launch.stages import Stage, StageKind
 from launch.tasks import Task, TaskKey
-from launch.tasks import tasks_of_study as tasks_of_study  # launch/commands/ablate.py imports it from here
 from recipes.schema import Recipe
 
 
