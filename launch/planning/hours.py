@@ -18,8 +18,8 @@ from recipes.schema import Recipe
 from train.accounting.cost import GPUS, Gpu, ModelShape, bytes_per_weight, expected_tokens, train_flops
 from train.accounting.memory import resumable_bytes, sampling_memory
 from train.accounting.rates import Rates, Sampling, batches_seconds, engine_seconds, forward_seconds, rates_for
-from train.arms import ResolvedArm, resolve_arm
 from train.arms import ResolvedArm, completions_of_problem, resolve_arm
+
 _BOOKKEEPING_SECONDS = {"corpus": 60.0, "questions": 10.0, "report": 60.0}
 """Of stages that read and write tables; assumed."""
 _POCKET_BOOKKEEPING_SECONDS = {"corpus": 8.0, "questions": 0.0, "report": 4.0}
