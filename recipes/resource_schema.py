@@ -54,7 +54,7 @@ class ResourceSpec(Spec):
     """Cluster jobs that share the evaluation of one model."""
     silence_minutes: float = Field(60.0, gt=0)
     """A training stage is ended if no rank has sent a heartbeat for this long: sampled a token, begun a micro-batch or
-    finished an update. The longest silence of a healthy run is a checkpoint written to a slow file system."""
+    finished a step. The longest silence of a healthy run is a checkpoint written to a slow file system."""
     zero_stage: Literal[0, 1, 2, 3] = 0
     """DeepSpeed's ZeRO stage: what is sharded over the ranks. 1: optimizer states; 2: and gradients; 3: and weights.
     0: no DeepSpeed."""

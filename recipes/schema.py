@@ -32,13 +32,13 @@ class PocketModelSpec(Spec):
     documents: int = Field(80000, ge=1)
     """Documents of the pre-training text, for one epoch."""
     batch_size: int = Field(16, ge=1)
-    """Rows of 128 tokens per optimizer update; a row holds about four documents."""
+    """Rows of 128 tokens per optimizer step; a row holds about four documents."""
     learning_rate: float = Field(3e-3, gt=0)
     """Peak of the cosine schedule (5 % warm-up)."""
     seed: int = Field(0, ge=0, lt=2**32)
     """Seed of the initial weights and of the pre-training text."""
     save_every_steps: int = Field(200, ge=1)
-    """Optimizer updates between resumable checkpoints."""
+    """Optimizer steps between resumable checkpoints."""
 
 
 class ModelSpec(Spec):

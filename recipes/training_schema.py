@@ -37,25 +37,25 @@ class TrainSpec(Spec):
     """Budget and optimizer, the same for all arms (learning rates may differ if the study `varies` them)."""
 
     steps: int = Field(ge=1)
-    """Optimizer updates."""
+    """Optimizer steps."""
     problems_per_step: int = Field(ge=1)
-    """Problems presented per optimizer update."""
+    """Problems presented per optimizer step."""
     completions_per_problem: int = Field(8, ge=1)
     """Completions per presented problem: GRPO's group size (at least 2), and the most demonstrations SFT trains on."""
     micro_batch_size: int | None = Field(None, ge=1)
     """Completions per forward and backward pass if all are as long as the limits allow; shorter ones are grouped up to
-    the same number of tokens. null: a whole update."""
+    the same number of tokens. null: a whole step."""
     micro_batch_tokens: int | None = Field(None, ge=1)
     """Most tokens per forward and backward pass, prompts and padding included. null: those of `micro_batch_size` rows
     at the length limits. It decides memory and speed; results differ by rounding."""
     learning_rate: float = Field(gt=0)
     """Peak learning rate of arms that do not set their own."""
     schedule: Literal["constant", "linear", "cosine", "warmup_stable_decay"] = "constant"
-    """Learning-rate schedule after warm-up. warmup_stable_decay: constant until the last `decay_steps` updates."""
+    """Learning-rate schedule after warm-up. warmup_stable_decay: constant until the last `decay_steps` steps."""
     decay_steps: int = Field(0, ge=0)
-    """Optimizer updates at the end in which warmup_stable_decay falls to zero."""
+    """Optimizer steps at the end in which warmup_stable_decay falls to zero."""
     warmup_steps: int = Field(0, ge=0)
-    """Optimizer updates of linear warm-up."""
+    """Optimizer steps of linear warm-up."""
     weight_decay: float = Field(0.0, ge=0)
     """AdamW weight decay."""
     adam_beta2: float = Field(0.999, gt=0, lt=1)
@@ -63,17 +63,17 @@ class TrainSpec(Spec):
     max_grad_norm: float = Field(1.0, gt=0)
     """Gradient clipping threshold (L2)."""
     loss_normalisation: Literal["weighted_tokens", "all_tokens"] = "weighted_tokens"
-    """Denominator of the loss of an update: its completion tokens with nonzero weight, as in SFT, or all its completion
+    """Denominator of the loss of a step: its completion tokens with nonzero weight, as in SFT, or all its completion
     tokens, as in TRL, where groups without weight make the update smaller."""
     temperature: float = Field(1.0, gt=0)
     """Sampling temperature during training."""
     save_every_steps: int = Field(50, ge=1)
-    """Optimizer updates between resumable checkpoints, of which the newest two are kept."""
+    """Optimizer steps between resumable checkpoints, of which the newest two are kept."""
     save_every_minutes: float = Field(60.0, gt=0)
-    """A checkpoint is also written after the first update that ends this long after the last one, so that a crash costs
-    at most this time and an update."""
+    """A checkpoint is also written after the first step that ends this long after the last one, so that a crash costs
+    at most this time and a step."""
     snapshots: int = Field(0, ge=0)
-    """Number of snapshots (weights only), evenly spaced in the logarithm of the update; the last one is `final`."""
+    """Number of snapshots (weights only), evenly spaced in the logarithm of the step; the last one is `final`."""
     lora: LoraSpec | None = None
     """Train adapters and merge them into the saved weights. null: train every weight."""
     padding_free: bool = False
@@ -82,7 +82,7 @@ class TrainSpec(Spec):
     """Soft overlong punishment (DAPO, arXiv 2503.14476, Eq. 13): the reward falls by up to 1 over this many tokens
     before the length limit. 0: off."""
     clip_low: float = Field(0.2, gt=0, lt=1)
-    """Lower clip of the importance ratio, 1 - clip_low, where several updates share a sampling."""
+    """Lower clip of the importance ratio, 1 - clip_low, where several steps share a sampling."""
     clip_high: float = Field(0.2, gt=0)
     """Upper clip, 1 + clip_high."""
     importance_sampling: Literal["token_truncate", "token_mask", "sequence_truncate", "sequence_mask", "off"] = (
@@ -148,17 +148,17 @@ class MethodSpec(Spec):
     """The reward. Negative controls: random (a coin flip) and format (a final answer in the required form, right or
     wrong)."""
     round_steps: int | None = Field(None, ge=1)
-    """Optimizer updates between resamplings, for `sampling: round`. null for the others."""
+    """Optimizer steps between resamplings, for `sampling: round`. null for the others."""
     start_from: str | None = None
     """Name of the arm whose final checkpoint this one starts from. null: the base model."""
     strip_thinking: bool = False
     """Whether the thinking is removed from a teacher's completions: one of the two interpretations of no-think SFT."""
     dynamic_sampling: int = Field(0, ge=0)
     """DAPO's dynamic sampling: groups whose completions all have the same reward are replaced by groups of other
-    problems, from at most this many further batches per update. 0: off. Makes the study unmatched, because samples then
+    problems, from at most this many further batches per step. 0: off. Makes the study unmatched, because samples then
     decide which problems are presented."""
     updates_per_batch: int = Field(1, ge=1)
-    """Optimizer updates that share one sampling, which then covers the problems of all of them. Above 1 the samples are
+    """Optimizer steps that share one sampling, which then covers the problems of all of them. Above 1 the samples are
     slightly off-policy, which the clipped importance ratio corrects."""
 
     @model_validator(mode="after")
@@ -200,7 +200,7 @@ class ArmSpec(MethodSpec):
     problem_set: Literal["all", "teacher_solvable"] | None = None
     """This arm's own problem set. null: the corpus's. Makes the study unmatched."""
     steps: int | None = Field(None, ge=1)
-    """This arm's own number of optimizer updates. null: `train.steps`. Makes the study unmatched."""
+    """This arm's own number of optimizer steps. null: `train.steps`. Makes the study unmatched."""
     train: dict[str, Any] = Field(default_factory=dict)
     """This arm's own values of other `train` settings, for instance {schedule: cosine}. Makes the study unmatched."""
 
