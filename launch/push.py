@@ -43,15 +43,15 @@ def prepare_upload(recipe: Recipe, study_dir: Path, model: PushedModel, licence:
         raise UserError(f"{run_dir} is not finished; `transfer run` trains it")
     transfer = read_transfer(study_dir)
     directory = run_dir / "final"
-    if model.update is not None:
+    if model.step is not None:
         snapshots = complete_snapshots(run_dir)
-        if model.update not in snapshots:
+        if model.step not in snapshots:
             there = ", ".join(map(str, snapshots)) or "none"
-            raise UserError(f"{run_dir} has no checkpoint of update {model.update}; there are {there}")
-        directory = snapshots[model.update]
+            raise UserError(f"{run_dir} has no checkpoint of step {model.step}; there are {there}")
+        directory = snapshots[model.step]
     files = model_files(directory)
     for name, digest in manifest["outputs"].items():
-        if model.update is None and name.startswith("final/") and hash_file(run_dir / name) != digest:
+        if model.step is None and name.startswith("final/") and hash_file(run_dir / name) != digest:
             raise UserError(f"{run_dir / name} is not the file that was trained and scored; restore it")
     return Upload(directory, files, model_card(recipe, transfer, model, licence))
 

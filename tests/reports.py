@@ -127,7 +127,7 @@ def rates_page(path, missing=(), title="Word problems"):
     rates = (1e-5, 3e-5, 1e-4)
     frontier = {
         arm: {
-            str(rate): Accuracy(accuracy=value, error=4, seconds=5000, updates=64, completions=8192)
+            str(rate): Accuracy(accuracy=value, error=4, seconds=5000, steps=64, completions=8192)
             for rate, value in zip(rates, values, strict=False)
         }
         for arm, values in rows.items()

@@ -194,7 +194,7 @@ def made_up(monkeypatch, tmp_path):
 def test_the_choice_by_hand(made_up, max_drop, chosen, worst):
     found = pick(*made_up, max_drop).dump()
     choice = found["choice"]
-    assert (choice["arm"], choice["seed"], choice["update"]) == chosen
+    assert (choice["arm"], choice["seed"], choice["step"]) == chosen
     if worst:
         assert choice["worst_group"] == worst
 
@@ -206,11 +206,11 @@ def test_what_gained_more_but_cannot_be_told_is_named(made_up):
     both_halves = np.tile(differences - differences.mean() + 0.5, 2)
     scores.answers[0].score_QM[:, 3] = scores.answers[0].score_QM[:, 2] + both_halves
     choice = pick(*made_up, 25)
-    assert (choice.proposed.arm, choice.proposed.update) == ("grpo", 2)
-    assert [(row.arm, row.update) for row in choice.tied] == [("off_policy_sft", 1)]
+    assert (choice.proposed.arm, choice.proposed.step) == ("grpo", 2)
+    assert [(row.arm, row.step) for row in choice.tied] == [("off_policy_sft", 1)]
     assert choice.questions == 3000
     text = format_pick(choice, Path("runs/x"))
-    assert "off_policy_sft, seed 0, update 1 gained more, but not so much that it can be told; grpo, seed 0" in text
+    assert "off_policy_sft, seed 0, step 1 gained more, but not so much that it can be told; grpo, seed 0" in text
     assert "Chosen on 3000 questions, half of the slice. `transfer gate runs/x ARM --max-drop 25` judges" in text
     assert pick(*made_up, 10).tied == []
 
@@ -242,5 +242,5 @@ def test_the_choice_is_reported_on_questions_it_was_not_chosen_on(made_up):
 
 def test_the_frontier_by_hand(made_up):
     found = pick(*made_up, 5).dump()
-    on = {(row["arm"], row["update"]) for row in found["candidates"] if row["on_frontier"]}
+    on = {(row["arm"], row["step"]) for row in found["candidates"] if row["on_frontier"]}
     assert on == {(None, 0), ("grpo", 1), ("grpo", 2), ("off_policy_sft", 1), ("off_policy_sft", 2)}

@@ -58,7 +58,7 @@ def finish_evaluation(folder, accuracy):
 
 
 def record_run(folder, seconds):
-    """Write the ledger and the clock of a run of 12 updates by hand."""
+    """Write the ledger and the clock of a run of 12 steps by hand."""
     folder.mkdir(parents=True)
     write_json_lines(folder / "ledger.jsonl", [{"step": step, "completions": 32 * step} for step in (11, 12)])
     write_json_lines(folder / "clock.jsonl", [{"step": 12, "process_seconds": seconds}])
@@ -84,8 +84,8 @@ def test_accuracies_are_percent_with_the_larger_of_two_errors_and_costs_the_mean
         record_run(made.folder(made.points[0]) / "arms" / "grpo" / f"seed-{seed}", 10.0 * seed)
     found = [read_accuracy(point.recipe, made.folder(point), "grpo") for point in made.points]
     assert [(one.accuracy, one.error) for one in found] == [(50.0, 5.59), (65.0, 5.333), (50.0, 40.0)]
-    assert (found[0].seconds, found[0].updates, found[0].completions) == (1005.0, 12.0, 384.0)
-    assert (found[1].seconds, found[1].updates) == (None, None)
+    assert (found[0].seconds, found[0].steps, found[0].completions) == (1005.0, 12.0, 384.0)
+    assert (found[1].seconds, found[1].steps) == (None, None)
     assert read_accuracy(made.points[0].recipe, made.folder(made.points[0]), "off_policy_sft") is None
 
 

@@ -85,9 +85,9 @@ def test_the_hub_gets_the_trained_files_and_a_card_with_the_gains(analysed_study
 
 
 def test_a_dry_run_shows_card_and_files_and_sends_nothing(analysed_study, tmp_path):
-    result = push(tmp_path, analysed_study, "grpo", "--to", "me/model", "--update", "2", "--dry-run", token=None)
+    result = push(tmp_path, analysed_study, "grpo", "--to", "me/model", "--step", "2", "--dry-run", token=None)
     assert result.returncode == 0, result.stderr
-    assert "This is the checkpoint after update 2." in result.stdout
+    assert "This is the checkpoint after step 2." in result.stdout
     size = (analysed_study / "arms/grpo/seed-0/snapshots/step-2/model.safetensors").stat().st_size
     assert f"{size:,} bytes  model.safetensors" in result.stdout
     assert result.stdout.endswith("nothing was uploaded to me/model (--dry-run)\n")
@@ -98,7 +98,7 @@ def test_a_dry_run_shows_card_and_files_and_sends_nothing(analysed_study, tmp_pa
     [
         (["ppo", "--to", "me/model"], "trains no arm 'ppo'; it trains off_policy_sft, on_policy_sft, grpo"),
         (["grpo", "--to", "me/model", "--seed", "7"], "has no seed 7; it has 0"),
-        (["grpo", "--to", "me/model", "--update", "99"], "has no checkpoint of update 99; there are "),
+        (["grpo", "--to", "me/model", "--step", "99"], "has no checkpoint of step 99; there are "),
         (["grpo", "--to", "a/b/c"], "'a/b/c' is not the name of a repository, which has the form owner/name"),
     ],
 )

@@ -54,7 +54,7 @@ class Slice:
 
     answers: list[Answers]
     models: list[tuple[str, int, int]]
-    """(arm, seed, update) of every column but the base's."""
+    """(arm, seed, step) of every column but the base's."""
     halves: list[Array]
     """For each benchmark, whether each question is in the half that choices are made on."""
 
@@ -87,11 +87,11 @@ def read_slice(recipe: Recipe, study_dir: Path) -> Slice:
     answers, halves = [], []
     for part in slice_parts(recipe, study_dir):
         tables = {
-            f"{arm} seed {seed} update {step}": read_scores(scores_file(folders[arm, seed], step, part.benchmark.name))
+            f"{arm} seed {seed} step {step}": read_scores(scores_file(folders[arm, seed], step, part.benchmark.name))
             for arm, seed, step in [("base", 0, 0), *models]
         }
         answers.append(answers_of(part.benchmark.name, part.benchmark.group, tables))
-        first = tables["base seed 0 update 0"]
+        first = tables["base seed 0 step 0"]
         contexts = {row.question_id: row.cluster for row in first}
         halves.append(np.array([sha256(str(context).encode()).digest()[0] % 2 == 0 for context in contexts.values()]))
     return Slice(answers, models, halves)

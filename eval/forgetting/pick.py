@@ -94,7 +94,7 @@ def choose(scores: Slice, trained: str, max_drop: float, settings: StatisticsSpe
     models = range(1 + len(scores.models))
     questions = sum(int(half.sum()) for half in scores.halves)
     rows, limits = [], {}
-    for model, (arm, seed, update) in zip(models, [(None, None, 0), *scores.models], strict=True):
+    for model, (arm, seed, step) in zip(models, [(None, None, 0), *scores.models], strict=True):
         gains = _without_heldout(proposing.of(model))
         worst = worst_group(gains, trained)
         assert worst is not None
@@ -102,7 +102,7 @@ def choose(scores: Slice, trained: str, max_drop: float, settings: StatisticsSpe
         row = Candidate(
             arm=arm,
             seed=seed,
-            update=update,
+            step=step,
             trained_gain=Estimate.of(gains[trained]),
             worst_group=worst,
             worst_gain=Estimate.of(gains[worst]),

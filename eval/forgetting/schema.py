@@ -74,7 +74,7 @@ class Candidate(Values):
 
     arm: str | None
     seed: int | None
-    update: int
+    step: int
     trained_gain: Estimate
     """Gain in the trained group, in points."""
     worst_group: str

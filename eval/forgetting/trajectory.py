@@ -57,7 +57,7 @@ def slice_parts(recipe: Recipe, study_dir: Path) -> list[Part]:
 
 
 def checkpoints_of(study_dir: Path, arm: str | None, seed: int | None) -> dict[int, Path]:
-    """Update -> weights of every checkpoint of a run, the final one last; of the base, update 0, without `arm`."""
+    """Step -> weights of every checkpoint of a run, the final one last; of the base, step 0, without `arm`."""
     if arm is None:
         return {0: study_dir / "base"}
     run_dir = study_dir / "arms" / arm / f"seed-{seed}"
@@ -88,7 +88,7 @@ def run(
             for part, table in _scores(sliced, weights, engine, missing, prompts, f"{arm} {seed} {step}"):
                 write_scores(scores_file(stage_dir, step, part.benchmark.name), table)
                 done += 1
-                progress.update(done, f"update {step}, {part.benchmark.name}")
+                progress.update(done, f"step {step}, {part.benchmark.name}")
     names = [scores_file(stage_dir, step, part.benchmark.name).name for step in checkpoints for part in parts]
     finish_stage(
         stage_dir, hash_files(stage_dir, names), {"steps": list(checkpoints), "engine": engine_facts(stage_dir)}

@@ -10,7 +10,7 @@ def format_trajectory(trajectory: Trajectory, axis: str) -> str:
     """The curves and the comparison at equal gain as text."""
     groups = trajectory.groups
     chosen = axis if all(axis in arm.axes for arm in trajectory.arms.values()) else None
-    lines = ["", f"{'arm, update':<28}{'held-out':>24}" + "".join(f"{group:>24}" for group in groups)]
+    lines = ["", f"{'arm, step':<28}{'held-out':>24}" + "".join(f"{group:>24}" for group in groups)]
     lines[-1] += f"{chosen:>18}" if chosen else ""
     for arm, result in trajectory.arms.items():
         for index, step in enumerate(result.steps):
@@ -68,11 +68,11 @@ def format_pick(result: Pick, study_dir: Path) -> str:
         lines += ["", f"keep the base: {model_name(proposed)} was proposed, but {'; '.join(result.refused)}"]
     else:
         weights = study_dir / "arms" / proposed.arm / f"seed-{proposed.seed}"
-        snapshot = weights / "snapshots" / f"step-{proposed.update}"
+        snapshot = weights / "snapshots" / f"step-{proposed.step}"
         lines += ["", f"ship {model_name(proposed)}: {snapshot if snapshot.exists() else weights / 'final'}"]
     return "\n".join([*lines, f"{model_name(proposed)} on the other half of the slice:", *reported, scope])
 
 
 def model_name(row: Candidate) -> str:
     """A candidate in words."""
-    return "base" if row.arm is None else f"{row.arm}, seed {row.seed}, update {row.update}"
+    return "base" if row.arm is None else f"{row.arm}, seed {row.seed}, step {row.step}"

@@ -110,7 +110,7 @@ def training_figure(curves: dict[str, list[list[dict[str, Any]]]]) -> Drawing:
         axes[0].set_ylim(0, 1.02)
         axes[1].set_ylim(bottom=0)
         for axis in axes:
-            axis.set_xlabel("optimizer updates")
+            axis.set_xlabel("optimizer steps")
             if axis.get_legend_handles_labels()[0]:
                 axis.legend(frameon=False)
         figure.tight_layout()

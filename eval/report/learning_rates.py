@@ -43,7 +43,7 @@ class Accuracy(Values):
     """Standard error: the larger of those over seeds and over problems."""
     seconds: float | None = None
     """Of training, all processes together."""
-    updates: float | None = None
+    steps: float | None = None
     completions: float | None = None
 
     def told_from(self, other: "Accuracy") -> bool:
@@ -92,7 +92,7 @@ def read_accuracy(recipe: Recipe, study_dir: Path, arm: str) -> Accuracy | None:
     if arm == "base":
         return accuracy
     runs = [study_dir / "arms" / arm / f"seed-{seed}" for seed in recipe.seeds]
-    taken = {"seconds": (CLOCK, "process_seconds"), "updates": (LEDGER, "step"), "completions": (LEDGER, "completions")}
+    taken = {"seconds": (CLOCK, "process_seconds"), "steps": (LEDGER, "step"), "completions": (LEDGER, "completions")}
     return accuracy.model_copy(
         update={name: _mean_of_last([run / file for run in runs], key) for name, (file, key) in taken.items()}
     )

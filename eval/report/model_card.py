@@ -20,7 +20,7 @@ class PushedModel(NamedTuple):
 
     arm: str
     seed: int
-    update: int | None
+    step: int | None
     """Update of a checkpoint; None: the final model."""
 
 
@@ -31,7 +31,7 @@ def model_card(recipe: Recipe, transfer: Transfer, model: PushedModel, licence: 
     """
     settings, result = transfer.settings[model.arm], transfer.arms[model.arm]
     name = label(model.arm)
-    what = f"{name}, seed {model.seed}" + ("" if model.update is None else f", update {model.update}")
+    what = f"{name}, seed {model.seed}" + ("" if model.step is None else f", step {model.step}")
     sources = [source.dataset or source.name for source in recipe.corpus.sources]
     base = recipe.require_model().path or "A miniature pre-trained from nothing on a synthetic world"
     lines = [
@@ -58,8 +58,8 @@ def model_card(recipe: Recipe, transfer: Transfer, model: PushedModel, licence: 
     kept, reasons = gate(transfer, model.arm, _MAX_DROP)
     verdict = "Keeps" if kept else "Does not keep"
     lines += ["", f"{verdict} every group within {_MAX_DROP:g} points of the base:", "", *(f"- {it}" for it in reasons)]
-    if model.update is not None:
-        lines += ["", f"The scores are those of the final model. This is the checkpoint after update {model.update}."]
+    if model.step is not None:
+        lines += ["", f"The scores are those of the final model. This is the checkpoint after step {model.step}."]
     cautions = [warning.message for warning in transfer.warnings if warning.model in (None, "base", model.arm)]
     cautions += [_TITLE_OF_STATUS[transfer.status]] if transfer.status in _TITLE_OF_STATUS else []
     if cautions:

@@ -100,7 +100,7 @@ def simulate(study: Study, studies: int, draws: int, seed: int) -> Iterator[Outc
         if choice.arm is None:
             yield Outcome(shipped=False)
             continue
-        column = 1 + models.index((choice.arm, choice.seed, choice.update))
+        column = 1 + models.index((choice.arm, choice.seed, choice.step))
         same = refused_groups(gate_gains(answers, column, draws, number + 1), study.max_drop)
         fresh = refused_groups(gate_gains(answers_of(study, chance_GM, rng), column, draws, number + 2), study.max_drop)
         yield Outcome(True, bool(same), bool(fresh))
