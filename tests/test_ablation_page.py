@@ -147,7 +147,8 @@ def test_the_page_has_every_value_and_names_the_missing_point(tmp_path):
         assert f'href="../points/{point.name}/report/index.html"' in page
         for result in point.transfer.arms.values():
             for gain in result.groups.values():
-                assert f"<td>{points(gain)}</td>" in page
+                estimate, _, interval = points(gain).partition(" ")
+                assert f'<td>{estimate} <span class="interval">{interval}</span></td>' in page
     assert "<td>12.0</td>" in page  # what off-policy SFT may have lost at 2e-4
     # 12,000 and 14,000 tokens of two seeds, and the hours of the one arm with a clock
     assert "<td>13,000</td><td>9,000</td><td>3 TFLOPs</td><td>0.250</td>" in page
