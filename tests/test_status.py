@@ -8,7 +8,7 @@ import pytest
 from launch import status
 from launch.execution.failures import CRASHED, STOPPED, Failure, record
 from launch.slurm.submit import Queue, Submitted, identity, known_jobs, write_jobs
-from launch.stages import build_stages, stage_inputs
+from launch.stages import build_stages, stage_inputs, stage_states
 from launch.status import duration, format_statuses, stage_statuses
 from launch.tasks import tasks_of_study
 from recipes.errors import UserError
@@ -191,3 +191,25 @@ def test_a_damaged_list_of_jobs_is_a_sentence(study):
 
 def test_durations():
     assert [duration(s) for s in (5, 89.6, 600, 7200, 300000)] == ["5 s", "2 min", "10 min", "2.0 h", "3.5 days"]
+
+
+def test_a_stage_whose_inputs_changed_is_out_of_date(study):
+    root, tasks = study
+    finish(tasks, *(task.stage.name for task in tasks))
+    recipe = tasks[0].recipe
+    spec = load_recipe(SMOKE, ["trajectory={questions: 4}"]).trajectory
+    more = recipe.model_copy(update={"trajectory": spec})
+    found_now = found(root, tasks_of_study(more, root, build_stages(more)))
+    assert {one.stage: one.state for one in found_now.values() if one.state != "done"} == {
+        "trajectory/base": "open",
+        "trajectory/grpo/seed-0": "open",
+        "report": "changed",
+    }
+    assert found_now["report"].reason.startswith("out of date: ")
+    reasons = stage_states(build_stages(more), root)["report"].reasons
+    (section,) = [text for text in reasons if text.startswith("trajectory")]
+    assert section == 'trajectory: null -> {"questions"…'
+    finish(tasks_of_study(more, root, build_stages(more)), "trajectory/base", "trajectory/grpo/seed-0")
+    assert format_statuses(list(found(root, tasks_of_study(more, root, build_stages(more))).values())).endswith(
+        "`transfer plan` lists why"
+    )

@@ -87,9 +87,11 @@ def read_site(options: argparse.Namespace) -> "SiteSpec | None":
 def _submit(recipe: "Recipe", study_dir: Path, stages: "list[Stage]", options: argparse.Namespace) -> int:
     """`transfer run --on slurm` for one study."""
     from launch.execution.local import check_study_dir
+    from launch.execution.processes import read_run
     from launch.reuse import reuse
     from launch.run import check_site, refuse_if_queued, require_runnable, run_on_slurm, show_jobs
     from launch.slurm.submit import ask_queue
+    from launch.stages import build_stages, furthest_until
     from launch.tasks import tasks_of_study
     from recipes.files import locked, write_json
     from recipes.loading import STUDY_FILE, read_study_file
@@ -110,7 +112,8 @@ def _submit(recipe: "Recipe", study_dir: Path, stages: "list[Stage]", options: a
         write_json(study_dir / STUDY_FILE, recipe.dump())
         if not options.no_reuse:
             reuse(recipe, study_dir, stages, on_cluster=True)
-    return run_on_slurm(study_dir, tasks, site, options.until)
+    until = furthest_until(build_stages(recipe), study_dir, read_run(study_dir).get("until"), options.until)
+    return run_on_slurm(study_dir, tasks, site, until)
 
 
 @command(
