@@ -1,0 +1,59 @@
+"""Recipes that the pages of docs/ show are valid with the files they name."""
+
+import json
+import re
+import textwrap
+from pathlib import Path
+
+import pytest
+import yaml
+
+from launch.commands.main import main
+from launch.planning.validation import validate
+from recipes.loading import load_recipe
+
+DOCS = Path(__file__).resolve().parent.parent / "docs"
+
+
+def shown(page, key):
+    """The YAML blocks of a page that have a key, as texts."""
+    fences = re.findall(r"^```yaml\n(.*?)^```", (DOCS / page).read_text(), re.MULTILINE | re.DOTALL)
+    return [text for text in map(textwrap.dedent, fences) if re.search(rf"^\s*{key}:", text, re.MULTILINE)]
+
+
+def write_rows(path, *rows):
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def checked(folder, text):
+    """The validation of a recipe of this text alone."""
+    (folder / "shown.yaml").write_text(yaml.safe_dump({"study": "shown"}) + text)
+    return validate(load_recipe(folder / "shown.yaml"), folder / "none")
+
+
+def test_demonstrations_of_ones_own(folder):
+    (text,) = shown("corpus.md", "completion_field")
+    write_rows(
+        folder / "problems.jsonl",
+        {"question": "What is two plus three?", "answer": "5", "solution": "They are \\boxed{5}."},
+        {"question": "Which symbol has the element iron?", "answer": "Fe", "solution": "\\boxed{Ir}"},
+    )
+    found = checked(folder, text)
+    assert found.mistakes == []
+    assert [found.corpus[key] for key in ("problems", "demonstrations", "usable_demonstrations")] == [2, 2, 1]
+
+
+def test_the_starter_of_a_corpus_with_its_demonstrations(folder):
+    assert main(["init", "corpus", "corpus.yaml"]) == 0
+    recipe = folder / "corpus.yaml"
+    before, _, after = recipe.read_text().partition('remove "# " from these lines.\n')
+    recipe.write_text(before + "\n" + re.sub("^  # ", "  ", after, flags=re.MULTILINE))
+    found = validate(load_recipe(recipe), folder / "none")
+    assert found.mistakes == []
+    assert [found.corpus[key] for key in ("problems", "demonstrations", "usable_demonstrations")] == [2, 2, 2]
