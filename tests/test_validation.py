@@ -272,7 +272,9 @@ def test_the_study_of_init_can_be_planned_and_its_parts_are_used_by_others(law, 
     folder = law.parent
     assert main(["init", "corpus", str(folder / "mine.yaml")]) == 0
     assert main(["init", "benchmark", str(folder / "bench.yaml")]) == 0
-    assert "`suite: bench.yaml`" in (folder / "bench.yaml").read_text()
+    written = (folder / "bench.yaml").read_text()
+    assert "`suite: bench.yaml`" in written and "transfer validate bench.yaml " in written
+    assert "asked as tasks/my_benchmark.yaml says" in written and (folder / "tasks" / "my_benchmark.yaml").is_file()
     edit(law, suite="bench.yaml", analysis__trained_group="mine", corpus="mine.yaml", arms={
         "grpo": {"sampling": "current", "credit": "advantage", "negatives": True},
     })  # fmt: skip
