@@ -10,7 +10,8 @@ from data.corpus.funnel import Funnel
 from data.corpus.sources import POCKET_POOL, not_compared, read_source, source_fields
 from data.hub import chosen, lock_mismatch
 from eval.questions.build import benchmark_files
-from eval.questions.mistakes import WHOLE_FILE_BYTES, suite_mistakes
+from eval.questions.mistakes import suite_mistakes
+from eval.questions.suite_size import WHOLE_FILE_BYTES
 from eval.scorers.sandbox import require_sandbox
 from launch.planning.lengths import check_lengths
 from launch.planning.templates import check_templates
