@@ -284,6 +284,21 @@ def test_the_study_of_init_can_be_planned_and_its_parts_are_used_by_others(law, 
     assert any("every benchmark is in the trained group mine" in text for text in found.warnings)
 
 
+def test_questions_and_clusters_are_counted(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(["init", "benchmark", "bench.yaml"]) == 0
+    rows = [{"id": str(n), "claim": f"{n} is even.", "answer": "yes", "pair": n // 2} for n in range(20)]
+    (tmp_path / "questions.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert main(["validate", "bench.yaml"]) == 0
+    assert "group mine (trained): my_benchmark\n  my_benchmark: 20 questions\n" in capsys.readouterr().out
+    edit(tmp_path / "bench.yaml", suite__benchmarks__0__data__cluster_field="pair")
+    assert main(["validate", "bench.yaml"]) == 0
+    assert "  my_benchmark: 20 questions, 10 clusters\n" in capsys.readouterr().out
+    assert main(["validate", "bench.yaml", "--json"]) == 0
+    counts = json.loads(capsys.readouterr().out)["benchmarks"]
+    assert counts == {"my_benchmark": {"questions": 20, "clusters": 10}}
+
+
 def test_json_has_every_text_whole(law, capsys):
     assert main(["validate", str(law), "--json"]) == 0
     values = json.loads(capsys.readouterr().out)

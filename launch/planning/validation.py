@@ -62,6 +62,8 @@ class Validation:
     groups: dict[str, list[str]] = field(default_factory=dict)
     """Group -> its benchmarks."""
     trained_group: str = ""
+    benchmarks: dict[str, dict[str, int]] = field(default_factory=dict)
+    """Benchmark that was read -> its questions and clusters."""
     lengths: list[Lengths] = field(default_factory=list)
     samples: list[Sample] = field(default_factory=list)
 
@@ -267,6 +269,9 @@ def _suite(
         return
     for benchmark in suite.benchmarks:
         questions = _questions(recipe, benchmark, study_dir, heldout, validation)
+        if questions:
+            clusters = len({question.cluster or question.question_id for question in questions})
+            validation.benchmarks[benchmark.name] = {"questions": len(questions), "clusters": clusters}
         for prompting in benchmark.promptings if questions else ():
             path = task_path(folder, benchmark.name, prompting)
             if path.is_file():
