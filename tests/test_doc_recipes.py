@@ -16,9 +16,9 @@ DOCS = Path(__file__).resolve().parent.parent / "docs"
 
 
 def shown(page, key):
-    """The YAML blocks of a page that have a key, as texts."""
+    """The YAML blocks of a page that have a key, at any depth, as texts."""
     fences = re.findall(r"^```yaml\n(.*?)^```", (DOCS / page).read_text(), re.MULTILINE | re.DOTALL)
-    return [text for text in map(textwrap.dedent, fences) if re.search(rf"^\s*{key}:", text, re.MULTILINE)]
+    return [text for text in map(textwrap.dedent, fences) if f"{key}:" in text]
 
 
 def write_rows(path, *rows):
@@ -57,3 +57,19 @@ def test_the_starter_of_a_corpus_with_its_demonstrations(folder):
     found = validate(load_recipe(recipe), folder / "none")
     assert found.mistakes == []
     assert [found.corpus[key] for key in ("problems", "demonstrations", "usable_demonstrations")] == [2, 2, 2]
+
+
+def test_a_benchmark_of_ones_own(folder):
+    (wording,) = shown("evaluation.md", "doc_to_text")
+    (text,) = shown("evaluation.md", "cluster_field")
+    (folder / "tasks").mkdir()
+    (folder / "tasks" / "statutes.yaml").write_text(wording)
+    write_rows(
+        folder / "law.jsonl",
+        {"facts": {"case": "A keeps B's lost purse."}, "ruling": "no", "court": "Ulm"},
+        {"facts": {"case": "A returns B's lost purse."}, "ruling": "yes", "court": "Ulm"},
+    )
+    found = checked(folder, text)
+    assert found.mistakes == []
+    assert found.benchmarks == {"statutes": {"questions": 2, "clusters": 1}}
+    assert found.samples[0].text == "A keeps B's lost purse.\nIs it lawful? Answer yes or no."
