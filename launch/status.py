@@ -15,7 +15,7 @@ from launch.tasks import Task, states_of
 from recipes.errors import UserError
 from recipes.files import is_locked, read_json
 from recipes.manifest import StageState, finished_manifest, read_manifest
-from recipes.progress import PROGRESS, duration
+from recipes.progress import PROGRESS, duration, remaining_seconds
 
 _ENDED = {
     "CANCELLED": "its job was cancelled",
@@ -177,7 +177,7 @@ def _add_progress(status: StageStatus, path: Path) -> None:
     elapsed, made = progress.get("at", 0) - progress.get("first_at", 0), progress["done"] - progress.get("first", 0)
     if elapsed > 0 and made > 0:
         status.rate_per_second = made / elapsed
-        status.remaining_seconds = (progress["total"] - progress["done"]) / status.rate_per_second
+        status.remaining_seconds = remaining_seconds(elapsed, made, progress["total"] - progress["done"])
     silent = time.time() - progress.get("at", time.time())
     if silent > 600:
         status.note = f"{status.note or ''} (no progress for {silent / 60:.0f} minutes)".strip()

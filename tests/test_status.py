@@ -15,7 +15,7 @@ from recipes.errors import UserError
 from recipes.files import locked
 from recipes.loading import load_recipe
 from recipes.manifest import finish_stage, start_stage
-from recipes.progress import Progress
+from recipes.progress import PROGRESS, Progress, remaining_seconds
 
 SMOKE = Path(__file__).resolve().parent.parent / "recipes" / "pocket" / "smoke.yaml"
 GRPO = "arms/grpo/seed-0"
@@ -98,6 +98,22 @@ def test_rate_and_remaining_time(study, monkeypatch):
         assert "30/40 steps, reward 0.5 · 12 steps a minute · 50 s left" in format_statuses([one])
         now[0] = 1100.0 + 900
         assert "no progress for 15 minutes" in found(root, tasks)[GRPO].note
+
+
+def test_no_remaining_time_from_a_few_units_or_seconds(study):
+    assert remaining_seconds(60.0, 1, 79) is None
+    assert remaining_seconds(60.0, 3, 77) == pytest.approx(1540.0)
+    assert remaining_seconds(4.0, 40, 40) is None
+    assert remaining_seconds(5.0, 40, 40) == pytest.approx(5.0)
+    root, tasks = study
+    finish(tasks, "base", "corpus")
+    directory = begin(tasks, GRPO)
+    values = {"done": 1, "total": 80, "unit": "steps", "note": "", "at": 160.0, "first": 0, "first_at": 100.0}
+    (directory / PROGRESS).write_text(json.dumps(values))
+    with locked(root / ".locks" / GRPO.replace("/", "--")):
+        one = found(root, tasks)[GRPO]
+    assert one.remaining_seconds is None
+    assert one.rate_per_second == pytest.approx(1 / 60)
 
 
 def submitted(root, queue, monkeypatch, ended=None, at=EARLIER):
