@@ -49,7 +49,7 @@ def test_demonstrations_of_ones_own(folder):
     assert [found.corpus[key] for key in ("problems", "demonstrations", "usable_demonstrations")] == [2, 2, 1]
 
 
-def test_the_starter_of_a_corpus_with_its_demonstrations(folder):
+def test_the_starter_of_a_corpus_with_its_demonstrations(folder, capsys):
     assert main(["init", "corpus", "corpus.yaml"]) == 0
     recipe = folder / "corpus.yaml"
     before, _, after = recipe.read_text().partition('remove "# " from these lines.\n')
@@ -57,6 +57,10 @@ def test_the_starter_of_a_corpus_with_its_demonstrations(folder):
     found = validate(load_recipe(recipe), folder / "none")
     assert found.mistakes == []
     assert [found.corpus[key] for key in ("problems", "demonstrations", "usable_demonstrations")] == [2, 2, 2]
+    assert main(["run", "corpus.yaml"]) == 0
+    assert capsys.readouterr().out.endswith("\ncorpus card: runs/my-corpus/corpus/README.md\n")
+    card = (folder / "runs" / "my-corpus" / "corpus" / "README.md").read_text()
+    assert "The teacher solved 2 of 2 problems. Arms are" in card
 
 
 def test_a_benchmark_of_ones_own(folder):

@@ -7,6 +7,7 @@ import pytest
 
 from launch import status
 from launch.execution.failures import CRASHED, STOPPED, Failure, record
+from launch.planning.plan import build_plan
 from launch.slurm.submit import Queue, Submitted, identity, known_jobs, write_jobs
 from launch.stages import build_stages, stage_inputs, stage_states
 from launch.status import duration, format_statuses, stage_statuses
@@ -47,6 +48,12 @@ def found(root, tasks):
     return {one.stage: one for one in stage_statuses(root, tasks)}
 
 
+def planned(root, tasks):
+    """The state of each stage as `transfer plan` shows it."""
+    plan = build_plan(tasks[0].recipe, [task.stage for task in tasks], root)
+    return {stage.name: stage.state for stage in plan.stages}
+
+
 def test_states_of_a_study_on_one_machine(study):
     root, tasks = study
     assert {one.state for one in found(root, tasks).values()} == {"open"}
@@ -56,6 +63,8 @@ def test_states_of_a_study_on_one_machine(study):
     assert "interrupted without a message" in found(root, tasks)[GRPO].reason
     with locked(root / ".locks" / GRPO.replace("/", "--")):
         assert found(root, tasks)[GRPO].state == "running"
+        assert planned(root, tasks)[GRPO] == "running"
+    assert planned(root, tasks)[GRPO] == "resume"
     (root / "logs").mkdir()
     (root / "logs" / "arms--grpo--seed-0.log").write_text("one\n\nthe last line\n")
     record(root, GRPO, Failure("grad_norm is nan", CRASHED))

@@ -69,11 +69,14 @@ def run_and_report(
     with_reuse: bool = False,
 ) -> int:
     """Run stages on this machine, then print the report if it is one of them; returns the exit status."""
+    from data.corpus.rows import CARD
     from launch.run import run_stages
 
     status = run_stages(recipe, study_dir, stages, as_json, until, with_reuse=with_reuse)
     if status == 0 and stages[-1].kind == "report":
         return show_report(recipe, study_dir, as_json)
+    if status == 0 and stages[-1].kind == "corpus" and not as_json:
+        print(f"\ncorpus card: {study_dir / 'corpus' / CARD}")
     return status
 
 
