@@ -315,3 +315,18 @@ def select_until(stages: list[Stage], until: str | None) -> list[Stage]:
         wanted.add(name)
         pending += by_name[name].needs
     return [stage for stage in stages if stage.name in wanted]
+
+
+def furthest_until(stages: list[Stage], study_dir: Path, before: str | None, until: str | None) -> str | None:
+    """The `until` to remember of a study that ran to `before` and is now run to `until`.
+
+    `before`, where that goes further and a stage beyond `until` has begun: a shorter run takes nothing of the study
+    away.
+    """
+    selected = {stage.name for stage in select_until(stages, until)}
+    try:
+        earlier = {stage.name for stage in select_until(stages, before)}
+    except UserError:  # the recipe no longer has that stage
+        return until
+    begun = any(read_manifest(study_dir / name) is not None for name in earlier - selected)
+    return before if selected < earlier and begun else until

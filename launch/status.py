@@ -14,8 +14,8 @@ from launch.slurm.submit import Queue, Submitted, ask_queue, ended_state, known_
 from launch.tasks import Task, states_of
 from recipes.errors import UserError
 from recipes.files import is_locked, read_json
-from recipes.manifest import finished_manifest, read_manifest
-from recipes.progress import PROGRESS, duration
+from recipes.manifest import StageState, finished_manifest, read_manifest
+from recipes.progress import PROGRESS, duration, remaining_seconds
 
 _ENDED = {
     "CANCELLED": "its job was cancelled",
@@ -46,6 +46,8 @@ class State(StrEnum):
     """Interrupted; it can be resumed."""
     BLOCKED = "blocked"
     """A stage that it needs failed."""
+    CHANGED = "changed"
+    """What it reads has changed since it was made."""
     OPEN = "open"
     """It has not started."""
 
@@ -87,9 +89,9 @@ def stage_statuses(root: Path, tasks: Sequence[Task]) -> list[StageStatus]:
     for task in tasks:
         own = _jobs_of(task, root, submitted)
         jobs, since = [identifier for identifier, _ in own], max((at for _, at in own), default="")
-        status = _status(task, states[task.key].state, jobs, since, queue, unreachable)
+        status = _status(task, states[task.key], jobs, since, queue, unreachable)
         broken = [key[1] for key in task.needs if key in by_task and by_task[key].state in ("failed", "blocked")]
-        if broken and status.state is State.OPEN:
+        if broken and status.state in (State.CHANGED, State.OPEN):
             status.state, status.reason = State.BLOCKED, f"needs {', '.join(broken)}"
         by_task[task.key] = status
     return list(by_task.values())
@@ -102,14 +104,14 @@ def _jobs_of(task: Task, root: Path, submitted: Sequence[Submitted]) -> list[tup
 
 
 def _status(
-    task: Task, stage_state: str, jobs: list[str], since: str, queue: Queue, unreachable: str | None
+    task: Task, on_disk: StageState, jobs: list[str], since: str, queue: Queue, unreachable: str | None
 ) -> StageStatus:
     """One stage, from its files, the queue and what Slurm recorded of its jobs, the last one submitted at `since`."""
     study_dir, name = task.study_dir, task.stage.name
     status = StageStatus(str(study_dir), name)
     manifest = read_manifest(study_dir / name) or {}
     started, log = manifest.get("started"), log_path(study_dir, name)
-    if stage_state == "done":
+    if on_disk.state == "done":
         status.state = State.DONE
         status.seconds = _seconds_between(started, manifest.get("completed"))
         return status
@@ -128,7 +130,8 @@ def _status(
         (pending is not None, State.QUEUED, f"Slurm says {pending}"),
         (failure.get("status") == STOPPED, State.STOPPED, message),
         (message is not None, State.FAILED, message),
-        (stage_state == "resume" and not jobs, State.STOPPED, _KILLED),
+        (on_disk.state == "resume" and not jobs, State.STOPPED, _KILLED),
+        (on_disk.state == "changed" and not jobs, State.CHANGED, _out_of_date(on_disk.reasons)),
         (not jobs, State.OPEN, None),
     )
     rows = [(state, reason) for applies, state, reason in table if applies]
@@ -144,6 +147,11 @@ def _status(
     if status.state is State.FAILED and status.log:
         status.log_end = tuple(last_lines(log, 6))
     return status
+
+
+def _out_of_date(reasons: Sequence[str]) -> str:
+    more = f" and {len(reasons) - 1} more" if len(reasons) > 1 else ""
+    return f"out of date: {reasons[0]}{more}; `transfer plan` lists why" if reasons else "out of date"
 
 
 def _after_job(task: Task, job: str, never_started: bool, unreachable: str | None) -> tuple[State, str]:
@@ -169,7 +177,7 @@ def _add_progress(status: StageStatus, path: Path) -> None:
     elapsed, made = progress.get("at", 0) - progress.get("first_at", 0), progress["done"] - progress.get("first", 0)
     if elapsed > 0 and made > 0:
         status.rate_per_second = made / elapsed
-        status.remaining_seconds = (progress["total"] - progress["done"]) / status.rate_per_second
+        status.remaining_seconds = remaining_seconds(elapsed, made, progress["total"] - progress["done"])
     silent = time.time() - progress.get("at", time.time())
     if silent > 600:
         status.note = f"{status.note or ''} (no progress for {silent / 60:.0f} minutes)".strip()

@@ -65,7 +65,11 @@ def stage_state(directory: Path, inputs: dict[str, Any]) -> StageState:
 
 
 def describe_changes(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
-    """`key: old -> new` for every key that differs, hashes shortened."""
+    """`key: old -> new` for every key that differs, hashes shortened. An added or removed section is one line."""
+    sections = [key for one, other in ((before, after), (after, before)) for key in one if one[key] is None
+                and key not in other and any(name.startswith(f"{key}.") for name in other)]  # fmt: skip
+    for section in sections:
+        before, after = (_folded(values, section) for values in (before, after))
 
     def short(value: Any) -> str:
         text = json.dumps(value, ensure_ascii=False)
@@ -78,6 +82,15 @@ def describe_changes(before: dict[str, Any], after: dict[str, Any]) -> list[str]
     # Values may differ although their shortened texts are equal.
     changed += [key for key in before.keys() & after.keys() if before[key] != after[key] and key not in changed]
     return [f"{key}: {show(before, key)} -> {show(after, key)}" for key in sorted(changed)]
+
+
+def _folded(values: dict[str, Any], section: str) -> dict[str, Any]:
+    """Flat values with the keys of a section as one mapping."""
+    inner = {key: value for key, value in values.items() if key.startswith(f"{section}.")}
+    outer = {key: value for key, value in values.items() if key not in inner}
+    return outer | (
+        {section: {key.removeprefix(f"{section}."): value for key, value in inner.items()}} if inner else {}
+    )
 
 
 def start_stage(directory: Path, name: str, inputs: dict[str, Any], code: str = "", in_place: bool = False) -> bool:

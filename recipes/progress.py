@@ -10,6 +10,7 @@ from recipes.files import write_atomic
 PROGRESS = "progress.json"
 NOTES = "notes.txt"
 _PROGRESS_EVERY_SECONDS = 0.5
+_TELLING_SECONDS, _TELLING_SHARE = 5.0, 0.03  # of the work; the first units wait for a model and for the longest texts
 
 
 def write_notes(directory: Path, lines: list[str]) -> None:
@@ -26,6 +27,13 @@ def duration(seconds: float) -> str:
     if whole < 5400:
         return f"{whole / 60:.0f} min"
     return f"{whole / 3600:.1f} h" if whole < 48 * 3600 else f"{whole / 86400:.1f} days"
+
+
+def remaining_seconds(seconds: float, made: float, left: float) -> float | None:
+    """How long the rest takes if `made` took `seconds`; None while that is too little to tell by."""
+    if seconds < _TELLING_SECONDS or made <= 0 or made < _TELLING_SHARE * (made + left):
+        return None
+    return seconds * left / made
 
 
 class Progress:

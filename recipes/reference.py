@@ -62,10 +62,7 @@ def recipe_sections() -> list[Section]:
     paths: dict[type[Spec], list[str]] = {}
 
     def visit(section: type[Spec], path: str) -> None:
-        known = section in paths
         paths.setdefault(section, []).append(path)
-        if known:
-            return
         for name, field in _fields(section):
             for inner, step in _inner_sections(field.annotation):
                 visit(inner, f"{path}.{name}{step}" if path else f"{name}{step}")

@@ -12,8 +12,11 @@ import pytest
 from eval.report.response_curves import PointResult, curve_figure, format_curves, require_comparable, response_curves
 from launch.ablation import ABLATION_FILE, load_ablation, read_ablation
 from launch.ablation_report import report
+from launch.commands.main import main
 from launch.execution.failures import INTERRUPTED, STOPPED
-from launch.stages import flatten
+from launch.planning.plan import build_plan
+from launch.planning.plan_text import count_text
+from launch.stages import build_stages, flatten
 from recipes.errors import UserError
 from recipes.files import locked
 from recipes.loading import load_recipe, read_yaml
@@ -286,3 +289,22 @@ def test_a_point_that_runs_keeps_its_recipe(tmp_path):
     assert (point / "study.json").read_text() == before
     again.write()
     assert (point / "study.json").read_text() != before
+
+
+def test_the_dry_run_ends_with_the_hours_of_all_points(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    study = SMOKE.with_name("study.yaml")
+    assert main(["ablate", str(study), "--grid", "train.steps=1000,3000", "--dry-run"]) == 0
+    shown = capsys.readouterr().out.splitlines()[-1]
+    plans = []
+    for steps in (1000, 3000):
+        recipe = load_recipe(study, [f"train.steps={steps}"])
+        plans.append(build_plan(recipe, build_stages(recipe), tmp_path / "none"))
+    apart = sum(plan.totals.hours for plan in plans)
+    shared = ("base", "corpus", "questions", "drift/base", "trajectory/base", "eval/base", "diagnostics/base")
+    once = sum(stage.planned_hours for stage in plans[0].stages if stage.name in shared)
+    assert shown == f"in all about {count_text(apart - once)} stage-hours"
+    assert apart - once > 1.2 * plans[1].totals.hours
+    unknown = SMOKE.parent.parent / "qwen3-14b" / "matched.yaml"
+    assert main(["ablate", str(unknown), "--grid", "train.learning_rate=1e-6,3e-6", "--dry-run"]) == 0
+    assert re.match(r"in all about [\d,.]+ GPU-hours", capsys.readouterr().out.splitlines()[-1])

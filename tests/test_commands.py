@@ -52,6 +52,22 @@ def test_a_mistyped_option_gets_a_suggestion(capsys):
     assert "unknown option --quick; see transfer run --help" in ended(["run", str(SMOKE), "--quick"], capsys)[2]
 
 
+@pytest.mark.parametrize(
+    ("words", "taken"),
+    [
+        (["diff", "a", "b"], "two studies"),
+        (["lineage", "a"], "one study"),
+        (["config", "train"], "KEY"),
+        (["logs", "a", "base"], "RECIPE|RUN and STAGE"),
+        (["completion", "bash"], "shell"),
+        (["doctor"], "only options"),
+    ],
+)
+def test_a_word_too_many(words, taken, capsys):
+    code, _, error = ended([*words, "extra"], capsys)
+    assert (code, error.splitlines()[-1]) == (2, f"transfer: error: {words[0]} takes {taken}, not also 'extra'")
+
+
 def test_help_is_also_a_command(capsys):
     assert ended(["help"], capsys) == ended(["--help"], capsys)
     assert ended(["help", "plan"], capsys) == ended(["plan", "--help"], capsys)

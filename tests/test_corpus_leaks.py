@@ -123,7 +123,10 @@ def test_the_card_says_which_set_the_arms_are_presented(tmp_path):
     teacher = {"kind": "stored", "stored": {"kind": "file", "name": "t", "path": str(stored)}}
     corpus_of(tmp_path, [(ROWS[0]["q"], "2"), ("Half of 6?", "3")], teacher=teacher)
     card = (tmp_path / "corpus" / "README.md").read_text()
-    assert "The teacher solved 1 of 2 problems and not 1 (level None: 1 of 2). Arms are presented the set `all`" in card
+    assert (
+        "The teacher solved 1 of 2 problems and left 1 unsolved (level None: 1 of 2). Arms are presented the set `all`"
+        in card
+    )
 
 
 def test_problems_of_one_template_cost_what_others_cost_and_late_copies_are_found():

@@ -68,6 +68,9 @@ def test_describe_changes_names_added_removed_and_changed():
         "b: 2 -> 3",
         "c: absent -> null",
     ]
+    section = {"a": 1, "b.c": 2, "b.d.e": 3}
+    assert describe_changes({"a": 1, "b": None}, section) == ['b: null -> {"c": 2, "d.e": 3}']
+    assert describe_changes(section, {"a": 1, "b": None}) == ['b: {"c": 2, "d.e": 3} -> null']
 
 
 def test_failed_write_leaves_the_old_file_and_no_rest(tmp_path, monkeypatch):

@@ -8,7 +8,7 @@ import yaml
 
 from launch.commands.main import main
 from launch.pairs import audit_recipes
-from launch.planning.preflight import check_before_running, unresolved_sentences, warnings
+from launch.planning.preflight import check_before_running, mistakes, unresolved_sentences, warnings
 from launch.stages import build_stages
 from recipes.errors import UserError
 from recipes.loading import apply_override, load_recipe, validate_recipe
@@ -254,12 +254,22 @@ def test_override_reaches_into_a_section_that_is_switched_off():
 
 
 def test_an_update_of_more_problems_than_there_are_is_named():
-    assert warnings(load_recipe(STUDY, ["train.problems_per_step=16", "corpus.train_problems=16"])) == []
-    (text,) = warnings(load_recipe(STUDY, ["train.problems_per_step=16", "corpus.train_problems=15"]))
+    assert mistakes(load_recipe(STUDY, ["train.problems_per_step=16", "corpus.train_problems=16"])) == []
+    (text,) = mistakes(load_recipe(STUDY, ["train.problems_per_step=16", "corpus.train_problems=15"]))
     assert text == (
-        "off_policy_sft, on_policy_sft, grpo: a step presents 16 problems (train.problems_per_step) and the corpus "
-        "has 15 (corpus.train_problems), so it presents some more than once"
+        "a step presents train.problems_per_step=16 problems but the set 'teacher_solvable' has only 15; lower it, or "
+        "build a larger corpus"
     )
+
+
+def test_a_warm_up_that_does_not_end_is_named():
+    assert warnings(load_recipe(STUDY, ["train.steps=6"])) == []
+    assert warnings(load_recipe(STUDY, ["train.steps=5", "arms.grpo.train={warmup_steps: 4}"])) == [
+        "off_policy_sft, on_policy_sft: the learning rate never reaches its full value, because train.warmup_steps is "
+        "5 and train.steps is 5"
+    ]
+    (text,) = warnings(load_recipe(STUDY, ["suite.benchmarks=[{name: sum, group: math, scorings: {robust: exact}}]"]))
+    assert text.startswith("every benchmark is in the trained group math, so the report cannot show what was forgotten")
 
 
 def test_a_path_that_does_not_exist_is_not_to_be_fetched():

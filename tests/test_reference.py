@@ -54,6 +54,8 @@ def test_unknown_key_names_the_outermost_ones(capsys):
         ("arms.grpo.beta", "arms.<name>", "beta"),
         ("corpus.sources.2.path", "corpus.sources.0", "path"),
         ("arms.theirs.external.path", "arms.<name>.external", "path"),
+        ("corpus.teacher.stored.path", "corpus.teacher.stored", "path"),
+        ("corpus.pass_rate.sampler.stored.path", "corpus.pass_rate.sampler.stored", "path"),
     ],
 )
 def test_a_key_is_found_as_the_command_line_writes_it(key, path, name):

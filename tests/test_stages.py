@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from eval.questions.analysis_lock import declared
-from launch.stages import KINDS, build_stages, select_until, stage_inputs, stage_states
+from launch.stages import KINDS, build_stages, furthest_until, select_until, stage_inputs, stage_states
 from recipes.errors import UserError
 from recipes.files import hash_json
 from recipes.loading import load_recipe
@@ -206,6 +206,18 @@ def test_until(tmp_path):
     corpus_only = build_stages(load_recipe(STUDY.parent.parent / "corpora" / "gsm8k_train_file.yaml"))
     with pytest.raises(UserError, match="this recipe has no such stage; it has corpus"):
         select_until(corpus_only, "base")
+
+
+def test_a_shorter_run_does_not_narrow_what_a_study_ran_to(tmp_path):
+    recipe = load_recipe(STUDY)
+    stages = build_stages(recipe)
+    assert furthest_until(stages, tmp_path, None, "corpus") == "corpus"  # nothing has begun
+    finish_all(recipe, tmp_path)
+    assert furthest_until(stages, tmp_path, None, "trajectory") is None
+    assert furthest_until(stages, tmp_path, "eval", "arms") == "eval"
+    assert furthest_until(stages, tmp_path, "arms", "eval") == "eval"
+    assert furthest_until(stages, tmp_path, "arms", None) is None
+    assert furthest_until(stages, tmp_path, "arms/gone/seed-0", "arms") == "arms"
 
 
 def test_gpus_are_found_without_cuda(tmp_path, monkeypatch):

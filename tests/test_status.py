@@ -7,15 +7,16 @@ import pytest
 
 from launch import status
 from launch.execution.failures import CRASHED, STOPPED, Failure, record
+from launch.planning.plan import build_plan
 from launch.slurm.submit import Queue, Submitted, identity, known_jobs, write_jobs
-from launch.stages import build_stages, stage_inputs
+from launch.stages import build_stages, stage_inputs, stage_states
 from launch.status import duration, format_statuses, stage_statuses
 from launch.tasks import tasks_of_study
 from recipes.errors import UserError
 from recipes.files import locked
 from recipes.loading import load_recipe
 from recipes.manifest import finish_stage, start_stage
-from recipes.progress import Progress
+from recipes.progress import PROGRESS, Progress, remaining_seconds
 
 SMOKE = Path(__file__).resolve().parent.parent / "recipes" / "pocket" / "smoke.yaml"
 GRPO = "arms/grpo/seed-0"
@@ -47,6 +48,12 @@ def found(root, tasks):
     return {one.stage: one for one in stage_statuses(root, tasks)}
 
 
+def planned(root, tasks):
+    """The state of each stage as `transfer plan` shows it."""
+    plan = build_plan(tasks[0].recipe, [task.stage for task in tasks], root)
+    return {stage.name: stage.state for stage in plan.stages}
+
+
 def test_states_of_a_study_on_one_machine(study):
     root, tasks = study
     assert {one.state for one in found(root, tasks).values()} == {"open"}
@@ -56,6 +63,8 @@ def test_states_of_a_study_on_one_machine(study):
     assert "interrupted without a message" in found(root, tasks)[GRPO].reason
     with locked(root / ".locks" / GRPO.replace("/", "--")):
         assert found(root, tasks)[GRPO].state == "running"
+        assert planned(root, tasks)[GRPO] == "running"
+    assert planned(root, tasks)[GRPO] == "resume"
     (root / "logs").mkdir()
     (root / "logs" / "arms--grpo--seed-0.log").write_text("one\n\nthe last line\n")
     record(root, GRPO, Failure("grad_norm is nan", CRASHED))
@@ -98,6 +107,22 @@ def test_rate_and_remaining_time(study, monkeypatch):
         assert "30/40 steps, reward 0.5 · 12 steps a minute · 50 s left" in format_statuses([one])
         now[0] = 1100.0 + 900
         assert "no progress for 15 minutes" in found(root, tasks)[GRPO].note
+
+
+def test_no_remaining_time_from_a_few_units_or_seconds(study):
+    assert remaining_seconds(60.0, 1, 79) is None
+    assert remaining_seconds(60.0, 3, 77) == pytest.approx(1540.0)
+    assert remaining_seconds(4.0, 40, 40) is None
+    assert remaining_seconds(5.0, 40, 40) == pytest.approx(5.0)
+    root, tasks = study
+    finish(tasks, "base", "corpus")
+    directory = begin(tasks, GRPO)
+    values = {"done": 1, "total": 80, "unit": "steps", "note": "", "at": 160.0, "first": 0, "first_at": 100.0}
+    (directory / PROGRESS).write_text(json.dumps(values))
+    with locked(root / ".locks" / GRPO.replace("/", "--")):
+        one = found(root, tasks)[GRPO]
+    assert one.remaining_seconds is None
+    assert one.rate_per_second == pytest.approx(1 / 60)
 
 
 def submitted(root, queue, monkeypatch, ended=None, at=EARLIER):
@@ -191,3 +216,25 @@ def test_a_damaged_list_of_jobs_is_a_sentence(study):
 
 def test_durations():
     assert [duration(s) for s in (5, 89.6, 600, 7200, 300000)] == ["5 s", "2 min", "10 min", "2.0 h", "3.5 days"]
+
+
+def test_a_stage_whose_inputs_changed_is_out_of_date(study):
+    root, tasks = study
+    finish(tasks, *(task.stage.name for task in tasks))
+    recipe = tasks[0].recipe
+    spec = load_recipe(SMOKE, ["trajectory={questions: 4}"]).trajectory
+    more = recipe.model_copy(update={"trajectory": spec})
+    found_now = found(root, tasks_of_study(more, root, build_stages(more)))
+    assert {one.stage: one.state for one in found_now.values() if one.state != "done"} == {
+        "trajectory/base": "open",
+        "trajectory/grpo/seed-0": "open",
+        "report": "changed",
+    }
+    assert found_now["report"].reason.startswith("out of date: ")
+    reasons = stage_states(build_stages(more), root)["report"].reasons
+    (section,) = [text for text in reasons if text.startswith("trajectory")]
+    assert section == 'trajectory: null -> {"questions"…'
+    finish(tasks_of_study(more, root, build_stages(more)), "trajectory/base", "trajectory/grpo/seed-0")
+    assert format_statuses(list(found(root, tasks_of_study(more, root, build_stages(more))).values())).endswith(
+        "`transfer plan` lists why"
+    )

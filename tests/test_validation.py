@@ -272,14 +272,33 @@ def test_the_study_of_init_can_be_planned_and_its_parts_are_used_by_others(law, 
     folder = law.parent
     assert main(["init", "corpus", str(folder / "mine.yaml")]) == 0
     assert main(["init", "benchmark", str(folder / "bench.yaml")]) == 0
-    assert "`suite: bench.yaml`" in (folder / "bench.yaml").read_text()
-    edit(law, suite="bench.yaml", analysis__trained_group="mine", corpus="mine.yaml", arms={
+    written = (folder / "bench.yaml").read_text()
+    assert "`suite: bench.yaml`" in written and "transfer validate bench.yaml " in written
+    assert "asked as tasks/my_benchmark.yaml says" in written and (folder / "tasks" / "my_benchmark.yaml").is_file()
+    edit(law, suite="bench.yaml", analysis__trained_group="mine", corpus="mine.yaml", train__problems_per_step=2, arms={
         "grpo": {"sampling": "current", "credit": "advantage", "negatives": True},
     })  # fmt: skip
     found = validate(load_recipe(law), Path("runs/none"))
     assert found.mistakes == []
     assert found.groups == {"mine": ["my_benchmark"]}
     assert any("every benchmark is in the trained group mine" in text for text in found.warnings)
+    assert main(["plan", str(law)]) == 0
+    assert "warning: every benchmark is in the trained group mine" in capsys.readouterr().out
+
+
+def test_questions_and_clusters_are_counted(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(["init", "benchmark", "bench.yaml"]) == 0
+    rows = [{"id": str(n), "claim": f"{n} is even.", "answer": "yes", "pair": n // 2} for n in range(20)]
+    (tmp_path / "questions.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert main(["validate", "bench.yaml"]) == 0
+    assert "group mine (trained): my_benchmark\n  my_benchmark: 20 questions\n" in capsys.readouterr().out
+    edit(tmp_path / "bench.yaml", suite__benchmarks__0__data__cluster_field="pair")
+    assert main(["validate", "bench.yaml"]) == 0
+    assert "  my_benchmark: 20 questions, 10 clusters\n" in capsys.readouterr().out
+    assert main(["validate", "bench.yaml", "--json"]) == 0
+    counts = json.loads(capsys.readouterr().out)["benchmarks"]
+    assert counts == {"my_benchmark": {"questions": 20, "clusters": 10}}
 
 
 def test_json_has_every_text_whole(law, capsys):
@@ -293,3 +312,18 @@ def test_json_has_every_text_whole(law, capsys):
     shutil.rmtree(law.parent / "tasks")
     assert main(["validate", str(law), "--json"]) == 2
     assert "suite.tasks './tasks' is not a folder" in json.loads(capsys.readouterr().out)["mistakes"][0]
+
+
+def test_a_step_of_more_problems_than_the_corpus_has_is_a_mistake(law, capsys):
+    edit(law, corpus__train_problems=None, train__problems_per_step=100)
+    sentence = (
+        "a step presents train.problems_per_step=100 problems but the set 'teacher_solvable' has only 20; lower it"
+    )
+    (found,) = validate(load_recipe(law), Path("runs/none")).mistakes
+    assert found.startswith(sentence)
+    assert main(["plan", str(law)]) == 2
+    assert capsys.readouterr().err.startswith(f"transfer: {sentence}")
+    edit(law, corpus__train_problems=20)
+    assert [text[: len(sentence)] for text in validate(load_recipe(law), Path("runs/none")).mistakes] == [sentence]
+    edit(law, train__problems_per_step=20)
+    assert validate(load_recipe(law), Path("runs/none")).mistakes == []

@@ -77,7 +77,8 @@ def _teacher_text(recipe: Recipe, facts: dict[str, Any], demonstrations: Sequenc
     return (
         f"{len(demonstrations):,} samples of {demonstrations[0].teacher}{mode}, all kept with their grade: {grades}. "
         f"{facts['demonstrations_that_fit']:,} are finished, within the length limit and without control tokens. "
-        f"The teacher solved {solved:,} of {train:,} problems and not {train - solved:,}"
+        f"The teacher solved {solved:,} of {train:,} problems"
+        + (f" and left {train - solved:,} unsolved" if solved < train else "")
         + (f" ({lost}). " if lost else ". ")
         + f"Arms are presented the set `{recipe.corpus.problem_set}`, where they name no other."
         + f" SFT reads `{recipe.corpus.demonstrations}`."

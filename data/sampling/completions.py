@@ -18,7 +18,7 @@ from data.sampling.server import require_served
 from data.sampling.store import Sample, SampleStore, sample_seed, sampling_config, thinking_mode, whole_characters
 from recipes.corpus_schema import SamplerSpec
 from recipes.errors import UserError
-from recipes.progress import Progress, duration
+from recipes.progress import Progress, duration, remaining_seconds
 from recipes.training_schema import PromptSpec
 
 _FIRST_WAIT_SECONDS = 1.0
@@ -68,10 +68,13 @@ class _Meter:
         self.done += problems
         self.tokens += tokens
         seconds = max(1e-3, time.monotonic() - self.begun)
-        left = seconds * (self.total - self.done) / max(1, self.done - self._at_start)
+        left = remaining_seconds(seconds, self.done - self._at_start, self.total - self.done)
         if self.progress is not None:
             self.progress.total, self.progress.unit = self.total, "problems sampled"
-            self.progress.update(self.done, f"{self.tokens / seconds:,.0f} tokens/s, {duration(left)} left")
+            self.progress.update(
+                self.done,
+                f"{self.tokens / seconds:,.0f} tokens/s" + ("" if left is None else f", {duration(left)} left"),
+            )
 
 
 def sample_from_endpoint(

@@ -78,7 +78,7 @@ def run(
     suite = recipe.require_suite().with_samples(recipe.require_trajectory().samples)
     sliced = recipe.model_copy(update={"suite": suite})
     checkpoints = checkpoints_of(study_dir, arm, seed)
-    progress = Progress(stage_dir, len(checkpoints) * len(parts), "checkpoints on benchmarks")
+    progress = Progress(stage_dir, len(checkpoints) * len(parts), "evaluations")  # of a checkpoint on a benchmark
     prompts: dict[str, list[Prompt]] = {}
     done = 0
     for step, weights in checkpoints.items():

@@ -10,14 +10,12 @@ from data.pocket_world import benchmark_questions
 from eval.questions.build import benchmark_files, read_source_questions, require_world_task
 from eval.questions.forms import FORMS, form_columns, questions_of
 from eval.questions.records import Question
+from eval.questions.suite_size import WHOLE_FILE_BYTES
 from eval.questions.task_files import missing_task_files, suite_folder, task_path
 from eval.questions.wording import unknown_names, wording_mistakes
 from recipes.errors import UserError, collected
 from recipes.schema import Recipe
 from recipes.suite_schema import BenchmarkSpec
-
-WHOLE_FILE_BYTES = 4_000_000
-"""Files up to this size are read whole in a plan; of larger ones the first row."""
 
 
 def suite_mistakes(recipe: Recipe) -> list[str]:

@@ -1,11 +1,19 @@
-"""How large a suite is, for plans and power: from the lock where it is resolved, else what its publisher states."""
+"""How large a suite is, for plans and power: from its local files, the lock, or else what its publisher states."""
 
+from functools import lru_cache
+from pathlib import Path
 from typing import NamedTuple
 
+from eval.questions.build import benchmark_files, read_benchmark_rows
+from eval.questions.forms import questions_of
+from recipes.errors import UserError
 from recipes.schema import Recipe
-from recipes.suite_schema import BenchmarkSpec
+from recipes.suite_schema import BenchmarkData, BenchmarkSpec
 from train.accounting.cost import Gpu, ModelShape, bytes_per_weight, expected_tokens
 from train.accounting.rates import Rates, Sampling, batches_seconds, engine_seconds
+
+WHOLE_FILE_BYTES = 4_000_000
+"""Files up to this size are read whole in a plan; of larger ones the first row, and the lines are counted."""
 
 
 class BenchmarkSize(NamedTuple):
@@ -18,12 +26,47 @@ class BenchmarkSize(NamedTuple):
 
 
 def question_count(recipe: Recipe, benchmark: BenchmarkSpec) -> int | None:
-    """Questions of a benchmark; None if they were not counted."""
+    """Questions of a benchmark; None if they were not counted. Of a large local file its lines, which may be more."""
     if benchmark.data is None:
         return recipe.corpus.heldout_problems if benchmark.name == "heldout" else recipe.require_suite().questions
     entry = recipe.lock.get("benchmarks", {}).get(benchmark.data.name or benchmark.name, {})
     rows: int | None = entry.get("rows") or benchmark.data.published_rows
+    if benchmark.data.kind == "file":
+        rows = _count_of_file(benchmark) or rows
     return rows if benchmark.data.rows is None else benchmark.data.rows
+
+
+def _count_of_file(benchmark: BenchmarkSpec) -> int | None:
+    """Questions of a local file; None if it cannot be counted in a moment."""
+    data = benchmark_files(benchmark)
+    try:
+        found = Path(str(data.path)).stat()
+    except OSError:
+        return None
+    return _count(benchmark.name, data.model_dump_json(), found.st_size, found.st_mtime_ns)
+
+
+@lru_cache(maxsize=64)
+def _count(name: str, data_json: str, size: int, changed_ns: int) -> int | None:
+    """The count of a file of this size and time; a plan asks for it once for every stage."""
+    data = BenchmarkData.model_validate_json(data_json)
+    path = Path(str(data.path))
+    if size <= WHOLE_FILE_BYTES:
+        try:
+            return len(questions_of(name, data, read_benchmark_rows(data, None)))
+        except UserError:  # told by the checks of the recipe
+            return None
+    if path.suffix == ".parquet":
+        from pyarrow import ArrowException, parquet
+
+        try:
+            return int(parquet.read_metadata(path).num_rows)
+        except (OSError, ArrowException):
+            return None
+    if path.suffix not in (".jsonl", ".csv", ".tsv"):
+        return None
+    with path.open("rb") as file:
+        return sum(block.count(b"\n") for block in iter(lambda: file.read(1 << 20), b""))
 
 
 def suite_sizes(recipe: Recipe) -> dict[str, BenchmarkSize]:

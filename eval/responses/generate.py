@@ -16,7 +16,7 @@ from eval.scorers.records import count_outcomes, mean_score, write_scores
 from eval.scorers.rules import score_rows
 from recipes.files import hash_files
 from recipes.manifest import finish_stage, read_manifest, stage_state, start_stage
-from recipes.progress import Progress, duration
+from recipes.progress import Progress, duration, remaining_seconds
 from recipes.schema import Recipe
 
 _POLL_SECONDS = 2.0
@@ -64,8 +64,8 @@ def _generate(recipe: Recipe, study_dir: Path, stage_dir: Path, model_dir: Path,
             now = time.monotonic()
             if now >= next_update:
                 next_update, stored = now + _PROGRESS_SECONDS, scheduler.stored()
-                new, left = stored - stored_before, progress.total - stored
-                progress.update(stored, f"{duration((now - started) / new * left)} left" if new and left else "")
+                left = remaining_seconds(now - started, stored - stored_before, progress.total - stored)
+                progress.update(stored, f"{duration(left)} left" if left else "")
             if now >= next_write:
                 next_write = now + _WRITE_SECONDS
                 scheduler.write_complete_chunks()

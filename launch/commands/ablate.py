@@ -12,7 +12,11 @@ from launch.execution.processes import read_run
 from recipes.errors import UserError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from launch.ablation import Ablation
+    from launch.site_file import SiteSpec
+    from launch.tasks import Task
 
 
 @command(
@@ -65,7 +69,7 @@ def _run(ablation: "Ablation", options: argparse.Namespace) -> int:
     tasks = ablation.tasks(options.until)
     if options.dry_run:
         points = [{"name": p.name, "values": p.values, "differs": list(p.differs)} for p in ablation.points]
-        print_result(options, points, describe(ablation))
+        print_result(options, points, f"{describe(ablation)}\n\n{hours_line(tasks, site)}")
         return show_jobs(ablation.root, tasks, site) if site is not None else 0
     for point in ablation.points:
         require_runnable(point.recipe)
@@ -130,6 +134,29 @@ def describe(ablation: "Ablation") -> str:
         names = [task.stage.name for task in tasks if task.study_dir == study_dir]
         lines.append(f"  {study_dir.relative_to(ablation.root)}: {', '.join(names)}")
     return "\n".join(lines)
+
+
+def hours_line(tasks: "Sequence[Task]", site: "SiteSpec | None" = None) -> str:
+    """The hours of all tasks together, by the assumptions of `transfer plan`."""
+    from launch.hardware import visible_gpus
+    from launch.planning.disk import gpus_of_node
+    from launch.planning.hours import setting_of, stage_hours
+    from launch.planning.plan_text import count_text
+    from train.accounting.cost import model_shape
+
+    total, unknown, on_gpu = 0.0, set(), tasks[0].recipe.resources.gpu is not None
+    for study_dir in dict.fromkeys(task.study_dir for task in tasks):
+        members = [task for task in tasks if task.study_dir == study_dir]
+        recipe = members[0].recipe
+        setting = setting_of(recipe, model_shape(recipe), gpus_of_node(recipe, site, visible_gpus()))
+        for task in members:
+            hours = stage_hours(setting, task.stage)
+            if hours is None:
+                unknown.add(task.stage.kind)
+            else:
+                total += hours.gpu_hours if on_gpu else hours.hours
+    line = f"in all about {count_text(total)} {'GPU' if on_gpu else 'stage'}-hours"
+    return f"{line}, without {', '.join(sorted(unknown))}, which is not known yet" if unknown else line
 
 
 def _choose_rates(options: argparse.Namespace) -> int:

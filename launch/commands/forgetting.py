@@ -113,6 +113,9 @@ def _finished_trajectories(study_dir: Path) -> "Recipe":
 
     recipe = load_study(study_dir)
     refuse_rehearsal(recipe.rehearsal, study_dir)
+    for there, lacking in ((recipe.trained, "trains no arms"), (recipe.suite, "has no suite")):
+        if not there:
+            raise UserError(f"{study_dir} {lacking}, so there is nothing to pick")
     runs = [f"{arm}/seed-{seed}" for arm in recipe.trained for seed in recipe.seeds]
     for name in ("base", *runs):
         if not recipe.with_trajectories or finished_manifest(study_dir / "trajectory" / name) is None:

@@ -1,6 +1,7 @@
 """`transfer init`: a commented recipe with example data, to change into one's own."""
 
 import argparse
+import re
 from pathlib import Path
 
 from launch.commands.arguments import argument, command, print_result
@@ -32,8 +33,9 @@ def init(options: argparse.Namespace) -> int:
             f"{', '.join(there)} already exist{'s' * (len(there) == 1)}; choose another folder, or remove "
             f"{'it' if len(there) == 1 else 'them'}"
         )
+    own_name = re.compile(rf"(?<![\w./-]){re.escape(name)}")  # not tasks/my_benchmark.yaml
     for target, file in targets.items():
-        write_atomic(target, file.read_text(encoding="utf-8").replace(name, recipe.name))
+        write_atomic(target, own_name.sub(lambda _: recipe.name, file.read_text(encoding="utf-8")))
     files = [str(target) for target in targets]
     print_result(
         options,

@@ -22,6 +22,7 @@ from launch.commands import (
     validate,
     view,
 )
+from launch.commands.arguments import STUDY
 from recipes.errors import UserError
 
 COMMANDS = (
@@ -110,7 +111,7 @@ def main(arguments: list[str] | None = None) -> int:
     if unknown := [word for word in rest if word.startswith("-")]:
         parser.error(f"unknown option {unknown[0]}; {_nearest_option(options.command, unknown[0])}")
     if rest and options.rest is None:
-        parser.error(f"{options.command} takes one study, not also {rest[0]!r}")
+        parser.error(f"{options.command} takes {_taken(options.command)}, not also {rest[0]!r}")
     if rest:
         setattr(options, options.rest, [*getattr(options, options.rest), *rest])
     try:
@@ -130,6 +131,15 @@ def main(arguments: list[str] | None = None) -> int:
             raise
         print(f"transfer: {error.filename} cannot be read or written: {error.strerror}", file=sys.stderr)
         return 2
+
+
+def _taken(name: str) -> str:
+    """The words, besides options, that the command `name` takes."""
+    command = next(command for command in COMMANDS if command.name == name)
+    words = [item.settings.get("metavar", item.names[0]) for item in command.arguments if item.names[0][0] != "-"]
+    if words and set(words) == {STUDY.settings["metavar"]}:
+        return "one study" if len(words) == 1 else "two studies"
+    return " and ".join(words) or "only options"
 
 
 def _nearest_option(name: str, word: str) -> str:

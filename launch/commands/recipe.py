@@ -69,11 +69,14 @@ def run_and_report(
     with_reuse: bool = False,
 ) -> int:
     """Run stages on this machine, then print the report if it is one of them; returns the exit status."""
+    from data.corpus.rows import CARD
     from launch.run import run_stages
 
     status = run_stages(recipe, study_dir, stages, as_json, until, with_reuse=with_reuse)
     if status == 0 and stages[-1].kind == "report":
         return show_report(recipe, study_dir, as_json)
+    if status == 0 and stages[-1].kind == "corpus" and not as_json:
+        print(f"\ncorpus card: {study_dir / 'corpus' / CARD}")
     return status
 
 
@@ -87,9 +90,11 @@ def read_site(options: argparse.Namespace) -> "SiteSpec | None":
 def _submit(recipe: "Recipe", study_dir: Path, stages: "list[Stage]", options: argparse.Namespace) -> int:
     """`transfer run --on slurm` for one study."""
     from launch.execution.local import check_study_dir
+    from launch.execution.processes import read_run
     from launch.reuse import reuse
     from launch.run import check_site, refuse_if_queued, require_runnable, run_on_slurm, show_jobs
     from launch.slurm.submit import ask_queue
+    from launch.stages import build_stages, furthest_until
     from launch.tasks import tasks_of_study
     from recipes.files import locked, write_json
     from recipes.loading import STUDY_FILE, read_study_file
@@ -110,7 +115,8 @@ def _submit(recipe: "Recipe", study_dir: Path, stages: "list[Stage]", options: a
         write_json(study_dir / STUDY_FILE, recipe.dump())
         if not options.no_reuse:
             reuse(recipe, study_dir, stages, on_cluster=True)
-    return run_on_slurm(study_dir, tasks, site, options.until)
+    until = furthest_until(build_stages(recipe), study_dir, read_run(study_dir).get("until"), options.until)
+    return run_on_slurm(study_dir, tasks, site, until)
 
 
 @command(

@@ -18,13 +18,13 @@ from pathlib import Path
 from launch.execution.display import Display
 from launch.execution.failures import CRASHED, INTERRUPTED, MISTAKE, STOPPED, Failure
 from launch.execution.gpus import Pool, request_of
-from launch.execution.processes import local_run, note_run
+from launch.execution.processes import local_run, note_run, read_run
 from launch.execution.signals import ForwardedSignals
 from launch.execution.worker import prepare_worker, run_in_worker
 from launch.hardware import visible_gpus
 from launch.planning.node import require_attention
 from launch.reuse import reuse
-from launch.stages import Stage, flatten, made_by_other_code, stage_inputs, stage_states
+from launch.stages import Stage, build_stages, flatten, furthest_until, made_by_other_code, stage_inputs, stage_states
 from recipes.errors import UserError
 from recipes.files import locked, write_json
 from recipes.loading import STUDY_FILE, read_study_file
@@ -87,6 +87,7 @@ def run_local(
             for change in describe_changes(flatten(read_study_file(study_dir)), flatten(recipe.dump())):
                 print(f"  recipe   {change}")
         write_json(path, recipe.dump())
+        until = furthest_until(build_stages(recipe), study_dir, read_run(study_dir).get("until"), until)
         note_run(study_dir, local_run(until))
         if with_reuse:
             reuse(recipe, study_dir, stages)

@@ -30,6 +30,7 @@ from launch.rank_command import Rendezvous, launch_command, launch_files
 from launch.reuse import ReusePlan, plan_reuse
 from launch.site_file import SiteSpec, hours_of
 from launch.stages import Stage, StageKind, stage_states
+from recipes.files import is_locked
 from recipes.manifest import StageState, finished_manifest
 from recipes.schema import Recipe
 from train.accounting.cost import ModelShape, forward_flops, model_shape, train_flops
@@ -177,12 +178,13 @@ def _stage_plan(
     planned, expected = calibration.planned[stage.name], calibration.expected(stage)
     spent = calibration.measured.get(stage.name)
     on_gpu = recipe.resources.gpu is not None
+    running = state.state == "resume" and is_locked(study_dir / ".locks" / stage.name.replace("/", "--"))
     left = None if expected is None else expected.hours * (1.0 - (spent.share if spent is not None else 0.0))
     peak = None if spent is None else spent.gpu_bytes if on_gpu else spent.host_bytes
     return StagePlan(
         name=stage.name,
         group=group_of(stage),
-        state=state.state,
+        state="running" if running else state.state,
         reasons=tuple(state.reasons),
         **_how_it_runs(recipe, study_dir, stage, state.state == "resume", invocation),
         gpus=0 if planned is None else planned.gpus,

@@ -23,7 +23,7 @@ class StagePlan:
     group: str
     """Its row of the table: an arm, or a kind of stage."""
     state: str
-    """done, reused (from another study), resume, changed or new."""
+    """done, reused (from another study), running, resume, changed or new."""
     reasons: tuple[str, ...]
     command: str
     files: dict[str, dict[str, Any]]

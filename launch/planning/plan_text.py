@@ -117,7 +117,7 @@ def _group_lines(plan: Plan) -> list[str]:
         memory = max((stage.memory_bytes or 0 for stage in members), default=0)
         gpus = max((stage.gpus for stage in members), default=0)
         lines.append(
-            f"  {name:<{width}}{len(members):>8}{gpus or '-':>6}{longest:>11}{_count(total) if known else '?':>13}"
+            f"  {name:<{width}}{len(members):>8}{gpus or '-':>6}{longest:>11}{count_text(total) if known else '?':>13}"
             f"{f'{memory / 1e9:.1f}' if memory else '-':>12}  {_states(members)}"
         )
         for reason in dict.fromkeys(reason for stage in members for reason in stage.reasons):
@@ -138,7 +138,8 @@ def _command_lines(plan: Plan) -> list[str]:
     return lines if alike else []
 
 
-def _count(hours: float) -> str:
+def count_text(hours: float) -> str:
+    """A number of hours: whole ones from ten on."""
     return f"{hours:,.0f}" if hours >= 10 or not hours else f"{hours:,.2f}"
 
 
@@ -154,8 +155,8 @@ def _hours_lines(plan: Plan) -> list[str]:
     totals = plan.totals
     if not totals.hours:
         return []
-    said = f"in all about {_count(totals.hours)} {totals.unit}"
-    said += f", of which {_count(totals.taken_hours)} are spent" if totals.taken_hours else ""
+    said = f"in all about {count_text(totals.hours)} {totals.unit}"
+    said += f", of which {count_text(totals.taken_hours)} are spent" if totals.taken_hours else ""
     lines = ["", said + (f" (hours of {plan.gpu}, which a stage holds busy or not)" if plan.gpu else "")]
     if totals.left_hours:
         where = f"one node with {totals.node_gpus} GPU(s)" if plan.gpu else "this machine"

@@ -10,7 +10,8 @@ from data.corpus.funnel import Funnel
 from data.corpus.sources import POCKET_POOL, not_compared, read_source, source_fields
 from data.hub import chosen, lock_mismatch
 from eval.questions.build import benchmark_files
-from eval.questions.mistakes import WHOLE_FILE_BYTES, suite_mistakes
+from eval.questions.mistakes import suite_mistakes
+from eval.questions.suite_size import WHOLE_FILE_BYTES
 from eval.scorers.sandbox import require_sandbox
 from launch.planning.lengths import check_lengths
 from launch.planning.templates import check_templates
@@ -72,6 +73,7 @@ def _corpus_mistakes(recipe: Recipe, counts: bool) -> list[str]:
     for sampler in corpus.samplers.values():
         if sampler.kind == "endpoint" and sampler.api_key_variable and not os.environ.get(sampler.api_key_variable):
             sentences.append(f"the environment variable {sampler.api_key_variable} with the server's key is not set")
+    sentences += too_few_problems(recipe, corpus.train_problems)
     if corpus.sources and all(source.kind == "pocket" for source in corpus.sources):
         for setting, split in (("train_problems", "train"), ("heldout_problems", "heldout")):
             wanted, there = getattr(corpus, setting) or 0, POCKET_POOL[split]
@@ -90,7 +92,9 @@ def _check_counts(recipe: Recipe) -> None:
         return
     funnel = Funnel()
     funnel.take([row for source in sources for row in read_source(source, recipe.corpus.seed)])
-    split_problems(funnel, recipe)
+    _, train = split_problems(funnel, recipe)
+    if sentences := too_few_problems(recipe, len(train)):
+        raise UserError("\n".join(sentences))
 
 
 def _model_mistakes(recipe: Recipe) -> list[str]:
@@ -181,19 +185,36 @@ def warnings(recipe: Recipe) -> list[str]:
             f"the corpus is not compared with the questions of {', '.join(missing)}; list them under "
             "corpus.decontamination.benchmarks"
         )
-    return [*sentences, *_fewer_demonstrations(recipe), *_fewer_problems(recipe)]
+    if recipe.arms and {benchmark.group for benchmark in recipe.benchmarks} == {recipe.analysis.trained_group}:
+        sentences.append(
+            f"every benchmark is in the trained group {recipe.analysis.trained_group}, so the report cannot show what "
+            "was forgotten; add benchmarks of another group"
+        )
+    return [*sentences, *_fewer_demonstrations(recipe), *_no_full_rate(recipe)]
 
 
-def _fewer_problems(recipe: Recipe) -> list[str]:
-    """A sentence about arms whose steps present more problems than the corpus is to have."""
-    there = recipe.corpus.train_problems
-    arms = {name: resolve_arm(recipe, name).problems_per_step for name in recipe.trained}
-    more = {name: each for name, each in arms.items() if there is not None and each > there}
-    if not more:
+def too_few_problems(recipe: Recipe, problems: int | None, solvable: int | None = None) -> list[str]:
+    """What keeps arms from training on so many problems of the set `all` and of `teacher_solvable`; None: unknown."""
+    sentences: list[str] = []
+    for name in recipe.trained:
+        arm = resolve_arm(recipe, name)
+        there = problems if arm.problem_set == "all" or solvable is None else solvable
+        if there is not None:
+            with collected(sentences):
+                arm.require_problems(there)
+    return list(dict.fromkeys(sentences))
+
+
+def _no_full_rate(recipe: Recipe) -> list[str]:
+    """A sentence about arms whose warm-up does not end before their training."""
+    arms = {name: resolve_arm(recipe, name) for name in recipe.trained}
+    never = {name: arm for name, arm in arms.items() if arm.warmup_steps >= arm.steps}
+    if not never:
         return []
+    arm = next(iter(never.values()))
     return [
-        f"{', '.join(more)}: a step presents {max(more.values())} problems (train.problems_per_step) and the corpus "
-        f"has {there} (corpus.train_problems), so it presents some more than once"
+        f"{', '.join(never)}: the learning rate never reaches its full value, because train.warmup_steps is "
+        f"{arm.warmup_steps} and train.steps is {arm.steps}"
     ]
 
 

@@ -26,7 +26,15 @@ from eval.questions.task_files import suite_folder, task_path
 from eval.questions.wording import filled
 from launch.planning.fit import fit_mistakes
 from launch.planning.lengths import Lengths, lengths_of
-from launch.planning.preflight import fields_read, files_of_corpus, mistakes, unresolved, unresolved_sentences, warnings
+from launch.planning.preflight import (
+    fields_read,
+    files_of_corpus,
+    mistakes,
+    too_few_problems,
+    unresolved,
+    unresolved_sentences,
+    warnings,
+)
 from recipes.corpus_schema import DataFiles
 from recipes.errors import UserError, collected
 from recipes.schema import Recipe
@@ -62,6 +70,8 @@ class Validation:
     groups: dict[str, list[str]] = field(default_factory=dict)
     """Group -> its benchmarks."""
     trained_group: str = ""
+    benchmarks: dict[str, dict[str, int]] = field(default_factory=dict)
+    """Benchmark that was read -> its questions and clusters."""
     lengths: list[Lengths] = field(default_factory=list)
     samples: list[Sample] = field(default_factory=list)
 
@@ -185,6 +195,9 @@ def _corpus(
             _problem_samples(recipe, train[0].problem, tokenizer, validation)
             if split is not None:
                 _demonstrations(there, study_dir, train, grader, tokenizer, "teacher.stored" in usable, validation)
+                if not too_few_problems(recipe, corpus.train_problems):  # that is among the mistakes already
+                    solvable = validation.corpus and validation.corpus.get("teacher_solvable")
+                    validation.mistakes += too_few_problems(recipe, len(train), solvable or None)
         return heldout if split is not None else None
     finally:
         grader.close()
@@ -256,17 +269,15 @@ def _suite(
     for benchmark in suite.benchmarks:
         validation.groups.setdefault(benchmark.group, []).append(benchmark.name)
     validation.trained_group = recipe.analysis.trained_group
-    if recipe.arms and set(validation.groups) == {validation.trained_group}:
-        validation.warnings.append(
-            f"every benchmark is in the trained group {validation.trained_group}, so the report cannot show what was "
-            "forgotten; add benchmarks of another group"
-        )
     try:
         folder = suite_folder(suite)
     except UserError:  # among the mistakes already
         return
     for benchmark in suite.benchmarks:
         questions = _questions(recipe, benchmark, study_dir, heldout, validation)
+        if questions:
+            clusters = len({question.cluster or question.question_id for question in questions})
+            validation.benchmarks[benchmark.name] = {"questions": len(questions), "clusters": clusters}
         for prompting in benchmark.promptings if questions else ():
             path = task_path(folder, benchmark.name, prompting)
             if path.is_file():

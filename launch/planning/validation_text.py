@@ -18,6 +18,7 @@ def as_json(validation: Validation) -> dict[str, Any]:
         "corpus": validation.corpus,
         "groups": validation.groups,
         "trained_group": validation.trained_group,
+        "benchmarks": validation.benchmarks,
         "lengths": [row._asdict() for row in validation.lengths],
         "samples": [row._asdict() for row in validation.samples],
     }
@@ -51,10 +52,18 @@ def _corpus_lines(validation: Validation) -> list[str]:
 
 
 def _group_lines(validation: Validation) -> list[str]:
-    return [
-        f"group {group}{' (trained)' if group == validation.trained_group else ''}: {', '.join(names)}"
-        for group, names in validation.groups.items()
-    ]
+    lines = []
+    for group, names in validation.groups.items():
+        trained = " (trained)" if group == validation.trained_group else ""
+        lines.append(f"group {group}{trained}: {', '.join(names)}")
+        lines += [f"  {_counted(name, **counts)}" for name in names if (counts := validation.benchmarks.get(name))]
+    return lines
+
+
+def _counted(name: str, questions: int, clusters: int) -> str:
+    """How many questions a benchmark has; clusters where questions share one."""
+    text = f"{name}: {questions:,} question{'s' * (questions != 1)}"
+    return text if clusters == questions else f"{text}, {clusters:,} cluster{'s' * (clusters != 1)}"
 
 
 def _length_lines(validation: Validation) -> list[str]:

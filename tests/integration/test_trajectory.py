@@ -119,6 +119,7 @@ def test_the_command_shows_and_draws_the_curves(analysed_study, transfer, tmp_pa
     assert "done     trajectory/grpo/seed-0" in result.stdout
     assert "start" not in result.stdout
     assert "eval/" not in result.stdout  # the whole suite is not asked for
+    assert "report" in transfer("status", analysed_study).stdout  # and the study stays the whole one
     assert "at an equal held-out gain of +1.0 points" in result.stdout
     assert figure.read_text().startswith("<svg")
     printed = json.loads(transfer("trajectory", SMOKE, *ANALYSED, "--out", analysed_study, "--json").stdout)
@@ -160,6 +161,14 @@ def test_mistakes_of_pick_and_trajectory(smoke_study, transfer, tmp_path):
     result = transfer("pick", smoke_study)
     assert result.returncode == 2
     assert f"has no finished trajectory of base; `transfer trajectory {smoke_study}` makes it" in result.stderr
+    for section, reason in (("arms", "trains no arms"), ("suite", "has no suite")):
+        kept = tmp_path / section
+        kept.mkdir()
+        values = json.loads((smoke_study / "study.json").read_text())
+        empty = {"suite": None, "probe": None} if section == "suite" else {"arms": {}}
+        (kept / "study.json").write_text(json.dumps(values | empty))
+        result = transfer("pick", kept)
+        assert (result.returncode, result.stderr) == (2, f"transfer: {kept} {reason}, so there is nothing to pick\n")
     assert transfer("pick", smoke_study, "--max-drop", "-1").stderr.startswith("transfer: --max-drop is -1")
     assert "is not a study" in transfer("pick", tmp_path).stderr
     assert "invalid choice: 'hours'" in transfer("trajectory", SMOKE, "--axis", "hours").stderr
