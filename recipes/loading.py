@@ -79,11 +79,12 @@ def read_recipe_file(path: Path) -> dict[str, Any]:
 def _with_absolute_paths(value: Any, folder: Path, key: str = "") -> Any:
     """Values of a recipe in which relative paths to what exists in `folder` are absolute.
 
-    So are those to data files that a script in `folder` is to make.
+    So are those to data files that a script in `folder` is to make, or whose name is nearly that of a file in it.
     """
     if isinstance(value, dict):
-        path = value.get("path") if value.get("kind") == "file" and (folder / PREPARE).is_file() else None
-        if path and not Path(str(path)).exists():
+        path = value.get("path") if value.get("kind") == "file" else None
+        absent = path and not Path(str(path)).exists()
+        if absent and ((folder / PREPARE).is_file() or similar_file(folder / str(path)) is not None):
             value = value | {"path": str((folder / str(path)).resolve())}
         return {
             name: inner if name == "lock" else _with_absolute_paths(inner, folder, str(name))
@@ -112,10 +113,19 @@ def read_yaml(path: Path, what: str = "recipe") -> dict[str, Any]:
 
 def _nearest(path: Path) -> str:
     """What to say about a recipe that does not exist: the nearest one beside it or shipped."""
-    beside = difflib.get_close_matches(path.name, [other.name for other in sorted(path.parent.glob("*.yaml"))], n=1)
+    beside = similar_file(path.with_suffix(".yaml"))
     shipped = [str(other.relative_to(_SHIPPED.parent)) for other in sorted(_SHIPPED.rglob("*.yaml"))]
-    near = [str(path.with_name(name)) for name in beside] or difflib.get_close_matches(str(path), shipped, n=1)
+    near = [str(beside)] if beside is not None else difflib.get_close_matches(str(path), shipped, n=1, cutoff=0.8)
     return f"; did you mean {near[0]}?" if near else "; recipes are under recipes/"
+
+
+def similar_file(path: Path) -> Path | None:
+    """The file beside one that does not exist whose name is nearly the same, with the same extension."""
+    by_stem = {
+        other.stem: other for other in sorted(path.parent.glob("*")) if other.suffix == path.suffix and other.is_file()
+    }
+    near = difflib.get_close_matches(path.stem, by_stem, n=1, cutoff=0.75)
+    return path.with_name(by_stem[near[0]].name) if near else None
 
 
 def _section(path: Path, key: str) -> Any:

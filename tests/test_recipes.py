@@ -218,6 +218,7 @@ def test_unusable_recipe_file(tmp_path, content):
     ("name", "message"),
     [
         ("stdy.yaml", "recipe {folder}/stdy.yaml does not exist; did you mean {folder}/study.yaml?"),
+        ("nosuch.yaml", "recipe {folder}/nosuch.yaml does not exist; recipes are under recipes/"),
         ("xyz.json", "recipe {folder}/xyz.json does not exist; recipes are under recipes/"),
         ("", "{folder} is not a study directory: it has no study.json; did you mean the recipe {folder}/study.yaml?"),
         ("rates", "{folder}/rates is not a study directory: it has no study.json; it is an ablation: see `transfer "
