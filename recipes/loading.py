@@ -2,7 +2,9 @@
 
 import difflib
 import json
+import re
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +12,8 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from recipes.errors import UserError
-from recipes.schema import Recipe
+from recipes.schema import STUDY_NAME, Recipe
+from recipes.suite_schema import NAME
 
 STUDY_FILE = "study.json"
 PREPARE = "prepare.py"
@@ -27,6 +30,10 @@ _WANTED = {  # pydantic's kinds of errors
     "string": "text",
     "model": "a section with keys",
     "dict": "a section with keys",
+}
+_NAMES = {  # by their patterns
+    STUDY_NAME: "it may have the letters a to z, digits, and . _ - behind a first letter or digit, such as my-study",
+    NAME: "it may have letters from A to Z and a to z, digits, and . _ - behind a first letter or digit",
 }
 _LOCKED = ("sources", "benchmarks", "models")  # the parts of a lock file
 
@@ -117,6 +124,15 @@ def _nearest(path: Path) -> str:
     shipped = [str(other.relative_to(_SHIPPED.parent)) for other in sorted(_SHIPPED.rglob("*.yaml"))]
     near = [str(beside)] if beside is not None else difflib.get_close_matches(str(path), shipped, n=1, cutoff=0.8)
     return f"; did you mean {near[0]}?" if near else "; recipes are under recipes/"
+
+
+def recipe_of_study(study: str) -> str | None:
+    """The recipe of a study of this name, of the working directory or shipped; None if there is none."""
+    for path in [*sorted(Path().glob("*.yaml")), *sorted(_SHIPPED.rglob("*.yaml"))]:
+        with suppress(OSError, UnicodeDecodeError):
+            if re.search(rf"^study: *['\"]?{re.escape(study)}['\"]? *(#.*)?$", path.read_text("utf-8"), re.MULTILINE):
+                return str(path.relative_to(_SHIPPED.parent) if path.is_absolute() else path)
+    return None
 
 
 def similar_file(path: Path) -> Path | None:
@@ -245,6 +261,8 @@ def _sentence(error: dict[str, Any], model: type[BaseModel]) -> str:
     message = error["msg"].removeprefix("Value error, ").replace("valid tuple", "list in brackets")
     if error["type"] == "value_error":
         return f"{key}: {message}" if error["loc"] else message
+    if error["type"] == "string_pattern_mismatch":
+        message = _NAMES[error["ctx"]["pattern"]]
     kind = error["type"].partition("_")[0]
     if kind in _WANTED and error["type"] in (f"{kind}_type", f"{kind}_parsing", "int_from_float"):
         message = f"must be {_WANTED[kind]}"
