@@ -43,6 +43,8 @@ class Fetched:
     """Benchmarks whose number of questions is not the recipe's `published_rows`."""
     resolved: int = 0
     """Entries resolved by this call."""
+    written: bool = False
+    """Whether the lock file was written."""
 
     def add(self, other: "Fetched") -> None:
         """Add the result of another call; equal mistakes are kept once."""
@@ -80,9 +82,11 @@ def fetch(recipe: Recipe, recipe_path: Path | None) -> Fetched:
 
 
 def write_lock(fetched: Fetched, recipe_path: Path) -> None:
-    """Write a lock file beside its recipe, if anything was resolved or there is nothing to resolve."""
-    if fetched.resolved or not fetched.mistakes:
-        write_json(lock_path(recipe_path), fetched.lock)
+    """Write a lock file beside its recipe, if anything was resolved, or an earlier lock has what is no longer read."""
+    path = lock_path(recipe_path)
+    if fetched.resolved or (not fetched.mistakes and path.exists()):
+        write_json(path, fetched.lock)
+        fetched.written = True
 
 
 def _resolve(
@@ -179,9 +183,9 @@ def _count_rows(files: DataFiles, entry: Entry | None) -> int:
     return len(read_rows(files, fields, entry))
 
 
-def format_lock(lock: dict[str, Any], path: Path) -> str:
-    """The entries of a lock as text."""
-    lines = []
+def format_lock(fetched: Fetched, path: Path) -> str:
+    """The entries of a lock as text, and where they were written."""
+    lines, lock = [], fetched.lock
     for name, entry in [*lock["sources"].items(), *lock["benchmarks"].items()]:
         origin = entry.get("dataset") or entry.get("path")
         revision = (entry["revision"] or "local file")[:12]
@@ -193,7 +197,10 @@ def format_lock(lock: dict[str, Any], path: Path) -> str:
         )
     for name, entry in lock["models"].items():
         lines.append(f"  {name:<24} {'model':>14}  {entry['revision'][:12]:<12}  {len(entry['files'])} file(s)")
-    return "\n".join([*(lines or ["  nothing to resolve"]), f"lock: {path}"])
+    if not lines and not fetched.mistakes:
+        lines = ["  nothing to resolve"]
+    unchanged = f"lock: {path}, unchanged" if path.exists() else "no lock was written"
+    return "\n".join([*lines, f"lock: {path}" if fetched.written else unchanged])
 
 
 def messages(fetched: Fetched, path: Path) -> list[str]:

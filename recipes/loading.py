@@ -2,7 +2,9 @@
 
 import difflib
 import json
+import re
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +12,8 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from recipes.errors import UserError
-from recipes.schema import Recipe
+from recipes.schema import STUDY_NAME, Recipe
+from recipes.suite_schema import NAME
 
 STUDY_FILE = "study.json"
 PREPARE = "prepare.py"
@@ -27,6 +30,10 @@ _WANTED = {  # pydantic's kinds of errors
     "string": "text",
     "model": "a section with keys",
     "dict": "a section with keys",
+}
+_NAMES = {  # by their patterns
+    STUDY_NAME: "it may have the letters a to z, digits, and . _ - behind a first letter or digit, such as my-study",
+    NAME: "it may have letters from A to Z and a to z, digits, and . _ - behind a first letter or digit",
 }
 _LOCKED = ("sources", "benchmarks", "models")  # the parts of a lock file
 
@@ -79,11 +86,12 @@ def read_recipe_file(path: Path) -> dict[str, Any]:
 def _with_absolute_paths(value: Any, folder: Path, key: str = "") -> Any:
     """Values of a recipe in which relative paths to what exists in `folder` are absolute.
 
-    So are those to data files that a script in `folder` is to make.
+    So are those to data files that a script in `folder` is to make, or whose name is nearly that of a file in it.
     """
     if isinstance(value, dict):
-        path = value.get("path") if value.get("kind") == "file" and (folder / PREPARE).is_file() else None
-        if path and not Path(str(path)).exists():
+        path = value.get("path") if value.get("kind") == "file" else None
+        absent = path and not Path(str(path)).exists()
+        if absent and ((folder / PREPARE).is_file() or similar_file(folder / str(path)) is not None):
             value = value | {"path": str((folder / str(path)).resolve())}
         return {
             name: inner if name == "lock" else _with_absolute_paths(inner, folder, str(name))
@@ -112,10 +120,28 @@ def read_yaml(path: Path, what: str = "recipe") -> dict[str, Any]:
 
 def _nearest(path: Path) -> str:
     """What to say about a recipe that does not exist: the nearest one beside it or shipped."""
-    beside = difflib.get_close_matches(path.name, [other.name for other in sorted(path.parent.glob("*.yaml"))], n=1)
+    beside = similar_file(path.with_suffix(".yaml"))
     shipped = [str(other.relative_to(_SHIPPED.parent)) for other in sorted(_SHIPPED.rglob("*.yaml"))]
-    near = [str(path.with_name(name)) for name in beside] or difflib.get_close_matches(str(path), shipped, n=1)
+    near = [str(beside)] if beside is not None else difflib.get_close_matches(str(path), shipped, n=1, cutoff=0.8)
     return f"; did you mean {near[0]}?" if near else "; recipes are under recipes/"
+
+
+def recipe_of_study(study: str) -> str | None:
+    """The recipe of a study of this name, of the working directory or shipped; None if there is none."""
+    for path in [*sorted(Path().glob("*.yaml")), *sorted(_SHIPPED.rglob("*.yaml"))]:
+        with suppress(OSError, UnicodeDecodeError):
+            if re.search(rf"^study: *['\"]?{re.escape(study)}['\"]? *(#.*)?$", path.read_text("utf-8"), re.MULTILINE):
+                return str(path.relative_to(_SHIPPED.parent) if path.is_absolute() else path)
+    return None
+
+
+def similar_file(path: Path) -> Path | None:
+    """The file beside one that does not exist whose name is nearly the same, with the same extension."""
+    by_stem = {
+        other.stem: other for other in sorted(path.parent.glob("*")) if other.suffix == path.suffix and other.is_file()
+    }
+    near = difflib.get_close_matches(path.stem, by_stem, n=1, cutoff=0.75)
+    return path.with_name(by_stem[near[0]].name) if near else None
 
 
 def _section(path: Path, key: str) -> Any:
@@ -235,6 +261,8 @@ def _sentence(error: dict[str, Any], model: type[BaseModel]) -> str:
     message = error["msg"].removeprefix("Value error, ").replace("valid tuple", "list in brackets")
     if error["type"] == "value_error":
         return f"{key}: {message}" if error["loc"] else message
+    if error["type"] == "string_pattern_mismatch":
+        message = _NAMES[error["ctx"]["pattern"]]
     kind = error["type"].partition("_")[0]
     if kind in _WANTED and error["type"] in (f"{kind}_type", f"{kind}_parsing", "int_from_float"):
         message = f"must be {_WANTED[kind]}"

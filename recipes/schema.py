@@ -80,10 +80,13 @@ Variable = Literal[
 ]  # fmt: skip
 
 
+STUDY_NAME = r"^[a-z0-9][a-z0-9._-]*$"
+
+
 class Recipe(Spec):
     """A study: one base, one corpus, several arms, one evaluation suite."""
 
-    study: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]*$")
+    study: str = Field(pattern=STUDY_NAME)
     """Name of the study and of its folder under `runs/`."""
     title: str = ""
     """One line for the report."""

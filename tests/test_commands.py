@@ -227,3 +227,24 @@ def test_a_lock_file_is_not_rewritten_by_an_override(tmp_path, monkeypatch):
     entry = {"path": "x.jsonl", "revision": None, "files": {"x.jsonl": "00"}}
     (tmp_path / "recipe.lock.json").write_text(json.dumps({"sources": {"gsm8k-train": entry}}))
     assert load_recipe(tmp_path / "recipe.yaml", ["seeds=[1]"]).lock["sources"]["gsm8k-train"] == entry
+
+
+def test_fetch_names_only_a_lock_that_it_wrote(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(["init", "benchmark", "bench.yaml"]) == 0
+    (tmp_path / "none.yaml").write_text("study: none\n")
+    lock = tmp_path / "bench.lock.json"
+
+    def last_line(status, *words):
+        capsys.readouterr()
+        assert main(["fetch", *words]) == status
+        return capsys.readouterr().out.splitlines()[-1]
+
+    assert last_line(0, "none.yaml") == "no lock was written"
+    assert last_line(2, "bench.yaml", "suite.benchmarks.0.data.path=gone.jsonl") == "no lock was written"
+    assert not list(tmp_path.glob("*.lock.json"))
+    assert last_line(0, "bench.yaml") == "lock: bench.lock.json"
+    before = lock.read_bytes()
+    assert json.loads(before)["benchmarks"]["my_benchmark"]["rows"] == 2
+    gone = last_line(2, "bench.yaml", "suite.benchmarks.0.data.path=gone.jsonl")
+    assert (gone, lock.read_bytes()) == ("lock: bench.lock.json, unchanged", before)

@@ -119,7 +119,14 @@ RECIPES = Path(__file__).resolve().parent.parent / "recipes"
         (
             "qwen3-14b/matched.yaml",
             ["prompt.max_completion_tokens=32768"],
-            "training allows sequences of 34,816 tokens (prompt and completion), the model's context is 32,768",
+            "training allows sequences of 34,816 tokens (prompt and completion), the model's context is 32,768; lower "
+            "prompt.max_completion_tokens to 30,720 or less",
+        ),
+        (
+            "qwen3-14b/matched.yaml",
+            ["suite.max_response_tokens=32768", "suite.max_prompt_tokens=4096"],
+            "the evaluation allows sequences of 36,864 tokens (prompt and completion), the model's context is 32,768; "
+            "lower suite.max_response_tokens to 28,672 or less",
         ),
     ],
 )

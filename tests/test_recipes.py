@@ -218,6 +218,7 @@ def test_unusable_recipe_file(tmp_path, content):
     ("name", "message"),
     [
         ("stdy.yaml", "recipe {folder}/stdy.yaml does not exist; did you mean {folder}/study.yaml?"),
+        ("nosuch.yaml", "recipe {folder}/nosuch.yaml does not exist; recipes are under recipes/"),
         ("xyz.json", "recipe {folder}/xyz.json does not exist; recipes are under recipes/"),
         ("", "{folder} is not a study directory: it has no study.json; did you mean the recipe {folder}/study.yaml?"),
         ("rates", "{folder}/rates is not a study directory: it has no study.json; it is an ablation: see `transfer "
@@ -303,3 +304,31 @@ def test_a_required_section_is_returned_or_its_absence_explained(section: str) -
         getattr(empty, f"require_{section}")()
     full = load_recipe("recipes/pocket/smoke.yaml")
     assert getattr(full, f"require_{section}")() is getattr(full, section)
+
+
+@pytest.mark.parametrize("name", ["Über", "My study", "-x", "a/b"])
+def test_a_name_that_cannot_be_a_folder_gets_a_sentence(name):
+    with pytest.raises(UserError) as error:
+        load_recipe(STUDY, [f"study={name}"])
+    assert str(error.value) == (
+        f"{STUDY}: `study` is {name!r}, but it may have the letters a to z, digits, and . _ - behind a first letter or "
+        "digit, such as my-study"
+    )
+    with pytest.raises(UserError, match=r"`suite.benchmarks.0.name` is 'a b', but it may have letters from A to Z and"):
+        load_recipe(STUDY, ["suite.benchmarks.0.name=a b"])
+
+
+def test_a_base_that_another_study_makes_is_said_with_its_recipe(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    absent = "runs/smollm2-135m-warm-start/arms/warm_start/seed-0/final"
+    (text,) = mistakes(load_recipe(STUDY, [f"model={{path: {absent}}}", "corpus.sources=[]", "arms={}", "probe=null",
+                                           "trajectory=null"]))  # fmt: skip
+    assert text == (f"model.path {absent} does not exist; `transfer run recipes/smollm2-135m/warm_start.yaml` makes it")
+    other = ["corpus.sources=[]", "arms={}", "probe=null", "trajectory=null", "model={path: runs/mine/base/x}"]
+    assert mistakes(load_recipe(STUDY, other)) == [
+        "model.path runs/mine/base/x does not exist; the study mine makes it"
+    ]
+    (tmp_path / "first.yaml").write_text("study: mine  # the base\n")
+    assert mistakes(load_recipe(STUDY, other)) == [
+        "model.path runs/mine/base/x does not exist; `transfer run first.yaml` makes it"
+    ]

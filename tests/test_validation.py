@@ -108,10 +108,51 @@ def test_a_missing_file_is_said_with_the_script_beside_the_recipe_that_makes_it(
     assert "prepare.py" not in said("plan", "law/law.yaml")
 
 
+def test_a_mistyped_file_or_path_gets_a_suggestion(law, capsys, monkeypatch):
+    edit(law, corpus__sources__0__path="problms.csv", suite__benchmarks__0__data__path="question.csv")
+    meant = "{0}/problms.csv does not exist; did you mean {0}/problems.csv? If not, set corpus.sources.0.path=FILE"
+    for command in ("validate", "plan"):
+        assert main([command, str(law)]) == 2
+        printed = "".join(capsys.readouterr())
+        assert f"source my-problems: its file {meant.format(law.parent)}\n" in printed
+        assert f"{law.parent}/question.csv does not exist; did you mean {law.parent}/questions.csv?" in printed
+    row = {"item": {"name": "What is right?", "id": 3}, "label": 0}
+    (law.parent / "nested.jsonl").write_text(json.dumps(row) + "\n")
+    nested = {"kind": "file", "name": "nested", "path": "nested.jsonl", "answer_field": "label"}
+    edit(law, corpus__sources__0=nested | {"problem_field": "item.nme"})
+    assert main(["plan", str(law)]) == 2
+    said = "source nested: no row has a value at 'item.nme'; item has name, id; did you mean 'item.name'?\n"
+    assert said in capsys.readouterr().err
+
+
+def test_limits_that_leave_nothing_are_explained_with_a_value_that_works(law):
+    def only(*overrides):
+        return validate(load_recipe(law, list(overrides)), Path("runs/none")).mistakes
+
+    assert only("prompt.max_prompt_tokens=20") == [
+        "prompt.max_prompt_tokens is 20 and drops every problem: the shortest has 96 tokens; raise it, `transfer "
+        "validate` shows the lengths"
+    ]
+    assert only("prompt.max_completion_tokens=3") == [
+        "no correct demonstration is within prompt.max_completion_tokens 3: all 20 are correct, the shortest of them "
+        "has 5 tokens; raise prompt.max_completion_tokens"
+    ]
+    (text,) = only("prompt.max_prompt_tokens=108")
+    kept = re.match(r"corpus.train_problems is 20 but only (\d+) are left to train on: (\d+) passed the filters and "
+                    r"4 are held out; of 24 rows the filters removed (\d+) too_long", text)  # fmt: skip
+    left, passed, removed = map(int, kept.groups())
+    assert (passed - 4, 24 - removed) == (left, passed)
+    assert text.endswith("; lower corpus.train_problems or corpus.heldout_problems, or add problems")
+
+
 def test_counts_and_limits_are_refused_before_the_base_is_made(law, capsys):
     for override, text in (
         ("corpus.heldout_problems=30", "corpus.heldout_problems is 30 but only 24 problems are available for it"),
-        ("corpus.train_problems=21", "corpus.train_problems is 21 but only 20 problems passed the filters"),
+        (
+            "corpus.train_problems=21",
+            "corpus.train_problems is 21 but only 20 are left to train on: 24 passed the filters and 4 are held out; "
+            "of 24 rows the filters removed none; lower corpus.train_problems or corpus.heldout_problems, or",
+        ),
         (
             "prompt.max_prompt_tokens=60",
             "prompt.max_prompt_tokens is 60 and drops every problem: the shortest has 96 tokens; raise it",
@@ -322,7 +363,7 @@ def test_a_step_of_more_problems_than_the_corpus_has_is_a_mistake(law, capsys):
     (found,) = validate(load_recipe(law), Path("runs/none")).mistakes
     assert found.startswith(sentence)
     assert main(["plan", str(law)]) == 2
-    assert capsys.readouterr().err.startswith(f"transfer: {sentence}")
+    assert f"transfer: {sentence}" in capsys.readouterr().err
     edit(law, corpus__train_problems=20)
     assert [text[: len(sentence)] for text in validate(load_recipe(law), Path("runs/none")).mistakes] == [sentence]
     edit(law, train__problems_per_step=20)

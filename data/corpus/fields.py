@@ -4,6 +4,7 @@ A template is recognised by its braces: `{{ question }} (A) {{ options.A }}`. It
 column it names that a row lacks, a null, and a list or object it would print are errors, not text.
 """
 
+import difflib
 import json
 from collections.abc import Iterable, Mapping
 from functools import lru_cache
@@ -62,6 +63,19 @@ def field_value(row: Mapping[str, Any], field: str) -> Any:
         else:
             return None
     return value
+
+
+def nearest_path(row: Mapping[str, Any], field: str) -> str:
+    """What to say about a path that steps nowhere: the keys where it ends, and the one that is nearly its own."""
+    steps = field.split(".")
+    for depth in range(len(steps) - 1, 0, -1):
+        there, missing = ".".join(steps[:depth]), steps[depth]
+        value = _parsed(field_value(row, there))
+        if isinstance(value, dict):
+            near = difflib.get_close_matches(missing, list(value), n=1, cutoff=0.6)
+            meant = f"; did you mean {f'{there}.{near[0]}'!r}?" if near else ""
+            return f"; {there} has {', '.join(map(str, value))}{meant}" if value and missing not in value else ""
+    return ""
 
 
 def _parsed(value: Any) -> Any:

@@ -234,7 +234,9 @@ def split_problems(funnel: Funnel, recipe: Recipe, where: str = "") -> tuple[lis
     count = spec.train_problems or len(available)
     if count > len(available):
         raise UserError(
-            f"corpus.train_problems is {count} but only {len(available)} problems passed the filters; {removed}"
+            f"corpus.train_problems is {count} but only {len(available)} are left to train on: {len(funnel.kept)} "
+            f"passed the filters and {len(funnel.kept) - len(available)} are held out; {removed}; lower "
+            f"corpus.train_problems{' or corpus.heldout_problems' if heldout else ''}, or add problems"
         )
     train = available[:count]
     heldout_and_train = [funnel.kept[n] for n in heldout], [funnel.kept[n] for n in train]

@@ -10,7 +10,7 @@ from data.corpus.files import Row
 from data.corpus.sources import listed, published_rows
 from recipes.corpus_schema import DataFiles
 from recipes.errors import UserError, collected
-from recipes.loading import PREPARE
+from recipes.loading import PREPARE, similar_file
 
 _SHOWN_CHARS = 60
 
@@ -47,13 +47,16 @@ def not_there(files: DataFiles, setting: str) -> str:
     `setting`: what names another file, said where no script beside the recipe makes it.
     """
     path = Path(str(files.path))
+    scripts = (folder / PREPARE for folder in path.parents if any(folder.glob("*.yaml")))
+    script = next((script for script in scripts if script.is_file()), None) if path.is_absolute() else None
+    if script is not None:
+        made = f"`python {shlex.quote(str(_from_here(script)))}` makes the recipe's data"
+        return f"{_from_here(path)} does not exist; {made}"
+    if (near := similar_file(path)) is not None:
+        return f"{_from_here(path)} does not exist; did you mean {_from_here(near)}? If not, set {setting}"
     if not path.is_absolute():
         return f"{path} is neither beside the recipe nor in the working directory; set {setting}"
-    scripts = (folder / PREPARE for folder in path.parents if any(folder.glob("*.yaml")))
-    script = next((script for script in scripts if script.is_file()), None)
-    if script is None:
-        return f"{path} does not exist; set {setting}"
-    return f"{_from_here(path)} does not exist; `python {shlex.quote(str(_from_here(script)))}` makes the recipe's data"
+    return f"{path} does not exist; set {setting}"
 
 
 def _from_here(path: Path) -> Path:

@@ -10,6 +10,7 @@ from data.corpus.fields import (
     columns_of,
     field_value,
     is_template,
+    nearest_path,
     passed_over,
     reads_whole_row,
 )
@@ -166,18 +167,18 @@ def published_rows(
     columns = _columns(files, [*fields, *optional])
     names: set[str] = set()
     paths = [field for field in fields if "." in field and not is_template(field)]
-    count = 0
+    count, last = 0, Row()
     for path in locate(files, lock):
         for row in read_file(path, columns, files.columns):
             names.update(row)
-            count += 1
+            count, last = count + 1, row
             paths = [field for field in paths if field_value(row, field) is None]
             yield row
     if not count:
         raise UserError(f"source {files.name}: {files.path or files.dataset} is empty")
     _require_columns(files, fields, names)
     if paths:
-        raise UserError(f"source {files.name}: no row has a value at {paths[0]!r}")
+        raise UserError(f"source {files.name}: no row has a value at {paths[0]!r}{nearest_path(last, paths[0])}")
     if lock is not None and lock["rows"] is not None and lock["rows"] != count:
         raise UserError(
             f"source {files.name} has {count} rows, {lock['rows']} were locked; run `transfer fetch` to accept this"

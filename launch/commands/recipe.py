@@ -252,7 +252,7 @@ def fetch(options: argparse.Namespace) -> int:
         else:
             fetched = fetch(load_recipe(options.study, options.overrides), options.study)
     path = lock_path(options.study)
-    print_result(options, fetched.lock, format_lock(fetched.lock, path))
+    print_result(options, fetched.lock, format_lock(fetched, path))
     sys.stdout.flush()
     for text in messages(fetched, path):
         print(f"transfer: {text}", file=sys.stderr)

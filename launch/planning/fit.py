@@ -37,17 +37,30 @@ def _not_divided(recipe: Recipe, arm: ResolvedArm) -> list[str]:
 
 
 def _too_long(recipe: Recipe, arms: list[ResolvedArm], shape: ModelShape) -> list[str]:
-    longest = {"training": max((arm.prompt.max_prompt_tokens + arm.prompt.max_completion_tokens for arm in arms),
-                               default=0)}  # fmt: skip
+    if shape.context is None:
+        return []
+    limits = [("training", _prompt_key(recipe, name), "completion", arm.prompt.max_prompt_tokens,
+               arm.prompt.max_completion_tokens) for name, arm in zip(recipe.trained, arms, strict=True)]  # fmt: skip
     suite = recipe.suite
     if suite is not None and suite.engine.kind == "vllm":  # other engines do not refuse longer sequences
-        longest["the evaluation"] = suite.max_prompt_tokens + suite.max_response_tokens
-    return [
-        f"{what} allows sequences of {tokens:,} tokens (prompt and completion), the model's context is "
-        f"{shape.context:,}; lower max_completion_tokens or max_response_tokens"
-        for what, tokens in longest.items()
-        if shape.context is not None and tokens > shape.context
-    ]
+        limits.append(("the evaluation", "suite", "response", suite.max_prompt_tokens, suite.max_response_tokens))
+    sentences = []
+    for what, section, answer, prompt, completion in limits:
+        if prompt + completion > shape.context:
+            room = shape.context - prompt
+            remedy = (
+                f"{section}.max_{answer}_tokens to {room:,} or less" if room > 0 else f"{section}.max_prompt_tokens"
+            )
+            sentences.append(
+                f"{what} allows sequences of {prompt + completion:,} tokens (prompt and completion), the model's "
+                f"context is {shape.context:,}; lower {remedy}"
+            )
+    return sentences
+
+
+def _prompt_key(recipe: Recipe, name: str) -> str:
+    """The section that sets the prompt of an arm."""
+    return f"arms.{name}.prompt" if recipe.trained[name].prompt is not None else "prompt"
 
 
 def _too_large(recipe: Recipe, arms: list[ResolvedArm], shape: ModelShape) -> list[str]:
@@ -119,7 +132,7 @@ def stage_memory(recipe: Recipe, stage: Stage, shape: ModelShape | None) -> int 
 
 def nearest_setting(recipe: Recipe, shape: ModelShape | None) -> str | None:
     """The first one or two settings that leave no mistake, as overrides; None if none do."""
-    candidates = list(_remedies(recipe))
+    candidates = [*_remedies(recipe), *_shorter(recipe, shape)]
     for count in (1, 2):
         for overrides in combinations(candidates, count):
             changed = _changed(recipe, overrides)
@@ -143,6 +156,16 @@ def _remedies(recipe: Recipe) -> Iterator[str]:
     yield from (f"resources.ranks={count}" for count in (ranks - 1, ranks + 1, 2 * ranks, 4 * ranks) if count > 0)
     yield from (f"prompt.max_completion_tokens={tokens}" for tokens in (16384, 8192, 4096, 2048)
                 if tokens < recipe.prompt.max_completion_tokens)  # fmt: skip
+
+
+def _shorter(recipe: Recipe, shape: ModelShape | None) -> Iterator[str]:
+    """The longest completions and responses that the model's context has room for."""
+    if shape is None or shape.context is None:
+        return
+    room = {"prompt.max_completion_tokens": shape.context - recipe.prompt.max_prompt_tokens}
+    if recipe.suite is not None:
+        room["suite.max_response_tokens"] = shape.context - recipe.suite.max_prompt_tokens
+    yield from (f"{key}={tokens}" for key, tokens in room.items() if tokens > 0)
 
 
 def _changed(recipe: Recipe, overrides: tuple[str, ...]) -> Recipe | None:

@@ -64,12 +64,12 @@ def _check(recipe: Recipe, tokenizer: CountingTokenizer) -> None:
     rows = chain.from_iterable(mapped_rows(source, recipe.corpus.seed) for source in recipe.corpus.sources)
     problems = (row.problem for row in rows if row.reject is None)
     prompts = (length for batch in _batches(problems) for length in prompt_lengths(tokenizer, batch, recipe.prompt))
-    _require_one("problem", prompts, "prompt.max_prompt_tokens", recipe.prompt.max_prompt_tokens)
+    require_one("problem", prompts, "prompt.max_prompt_tokens", recipe.prompt.max_prompt_tokens)
     limit = recipe.prompt.max_completion_tokens
-    _require_one("demonstration", _stored(recipe, tokenizer), "prompt.max_completion_tokens", limit)
+    require_one("demonstration", _stored(recipe, tokenizer), "prompt.max_completion_tokens", limit)
 
 
-def _require_one(what: str, lengths: Iterable[int], setting: str, limit: int) -> None:
+def require_one(what: str, lengths: Iterable[int], setting: str, limit: int) -> None:
     """Raise UserError if there are lengths and all of them are above the limit."""
     shortest = None
     for length in lengths:

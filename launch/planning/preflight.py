@@ -17,6 +17,7 @@ from launch.planning.lengths import check_lengths
 from launch.planning.templates import check_templates
 from recipes.corpus_schema import BenchmarkTexts, CorpusSpec, DataFiles, SourceSpec, StoredCompletions
 from recipes.errors import UserError, collected
+from recipes.loading import recipe_of_study
 from recipes.schema import Recipe
 from train.arms import completions_of_problem, resolve_arm
 
@@ -103,10 +104,23 @@ def _model_mistakes(recipe: Recipe) -> list[str]:
     paths |= {f"arms.{name}.external": external.path for name, external in recipe.external.items()}
     for key, path in paths.items():
         if not Path(path).is_dir() and not _may_be_hub_id(path):
-            sentences.append(f"{key} {path} is neither a directory nor a Hugging Face id such as Qwen/Qwen3-14B-Base")
+            study = _study_of(Path(path))
+            if study is None:
+                why = "is neither a directory nor a Hugging Face id such as Qwen/Qwen3-14B-Base"
+            else:
+                maker = recipe_of_study(study)
+                why = f"does not exist; {f'`transfer run {maker}`' if maker else f'the study {study}'} makes it"
+            sentences.append(f"{key} {path} {why}")
     with collected(sentences):
         check_templates(recipe)
     return sentences
+
+
+def _study_of(path: Path) -> str | None:
+    """The study that a missing folder would be a part of: the name below `runs`."""
+    parts = path.parts
+    below = parts.index("runs") + 1 if "runs" in parts else len(parts)
+    return parts[below] if below < len(parts) else None
 
 
 def _may_be_hub_id(path: str) -> bool:

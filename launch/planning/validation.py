@@ -25,7 +25,7 @@ from eval.questions.records import Question
 from eval.questions.task_files import suite_folder, task_path
 from eval.questions.wording import filled
 from launch.planning.fit import fit_mistakes
-from launch.planning.lengths import Lengths, lengths_of
+from launch.planning.lengths import Lengths, lengths_of, require_one
 from launch.planning.preflight import (
     fields_read,
     files_of_corpus,
@@ -183,6 +183,7 @@ def _corpus(
                 limit = recipe.prompt.max_prompt_tokens
                 name = "prompts of problems"
                 validation.lengths.append(lengths_of(name, funnel.prompt_tokens, "prompt.max_prompt_tokens", limit))
+                require_one("problem", funnel.prompt_tokens, "prompt.max_prompt_tokens", limit)
             if complete:
                 split = split_problems(funnel, there)
         validation.mistakes += sentences
@@ -247,15 +248,25 @@ def _demonstrations(
         tokens = [row.tokens for row in rows]
         validation.lengths.append(lengths_of("demonstrations", tokens, "prompt.max_completion_tokens", limit))
     if not solved:
-        grades = {row.grade for row in rows}
-        validation.mistakes.append(
-            f"no demonstration is correct and within prompt.max_completion_tokens {limit} (grades: "
-            f"{', '.join(sorted(grades))}), so no problem is teacher-solvable"
-        )
+        validation.mistakes.append(_none_usable(rows, limit))
         return
     text = next(row.completion for row in rows if row.usable)
     end = "" if tokenizer is None else str(tokenizer.eos_token)
     validation.samples.append(Sample("one demonstration, after that prompt", text + end))
+
+
+def _none_usable(rows: list[Demonstration], limit: int) -> str:
+    """Why no demonstration can be trained on."""
+    correct = [row.tokens for row in rows if row.grade == "correct"]
+    if correct and min(correct) > limit:
+        which = f"all {len(rows):,}" if len(correct) == len(rows) else f"{len(correct):,} of {len(rows):,}"
+        return (
+            f"no correct demonstration is within prompt.max_completion_tokens {limit}: {which} are correct, the "
+            f"shortest of them has {min(correct)} tokens; raise prompt.max_completion_tokens"
+        )
+    grades = ", ".join(sorted({row.grade for row in rows}))
+    why = "is finished and without a control token" if correct else f"is correct (grades: {grades})"
+    return f"no demonstration {why}, so no problem is teacher-solvable"
 
 
 def _suite(
