@@ -73,8 +73,8 @@ def run(line, folder, more=None):
 
 
 def statuses(line):
-    """What a command of the docs may end with: `pick` says by a 1 that the base is the one to keep."""
-    return (0, 1) if line.startswith("transfer pick") else (0,)
+    """What a command of the docs may end with: `pick` and `gate` say by a 1 that the base is the one to keep."""
+    return (0, 1) if line.startswith(("transfer pick", "transfer gate")) else (0,)
 
 
 def test_no_command_stands_in_a_fence_of_no_kind():
