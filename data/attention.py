@@ -122,12 +122,12 @@ def fetch_kernel(spec: ModelSpec) -> str | None:
 def usable_attention(spec: ModelSpec, dtype: str | None = None) -> str:
     """The attention this process will use: the recipe's if it can be loaded, else the recipe's fallback.
 
-    `dtype`: number format of a model that is only read; flash attention has no float32, so that sdpa takes its place.
+    `dtype`: number format of a model that is only read. Flash attention has no float32; sdpa takes its place.
 
     Raises:
         UserError: it cannot, and the recipe allows nothing else.
     """
-    if dtype not in (None, spec.dtype):
+    if dtype == "float32" and spec.attention in FLASH:
         return "sdpa"
     reason = missing(spec) or _cannot_load(spec.attention)
     if reason is None:

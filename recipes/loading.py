@@ -262,7 +262,7 @@ def _sentence(error: dict[str, Any], model: type[BaseModel]) -> str:
     if error["type"] == "value_error":
         return f"{key}: {message}" if error["loc"] else message
     if error["type"] == "string_pattern_mismatch":
-        message = _NAMES[error["ctx"]["pattern"]]
+        message = _NAMES.get(error["ctx"]["pattern"], message)
     kind = error["type"].partition("_")[0]
     if kind in _WANTED and error["type"] in (f"{kind}_type", f"{kind}_parsing", "int_from_float"):
         message = f"must be {_WANTED[kind]}"

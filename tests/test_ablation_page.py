@@ -13,7 +13,8 @@ from eval.report.response_curves import curve_figure, format_curves, response_cu
 from eval.report.wording import points
 from eval.statistics.values import Estimate
 from launch.ablation import read_ablation
-from launch.ablation_report import report
+from launch.ablation_report import missing_points, report
+from launch.status import StageStatus, State
 from recipes.errors import UserError
 from recipes.files import write_json
 from recipes.loading import STUDY_FILE
@@ -200,6 +201,14 @@ def finish_point(made, number, transfer):
     write_json(folder / "transfer.json", transfer.dump())
     write_json(folder / "hours.json", {"grpo": {"hours": 0.5, "at_checkpoints": []}})
     finish_stage(folder, {})
+
+
+def test_a_point_with_a_stage_that_is_out_of_date_is_missing_with_that_reason(monkeypatch, tmp_path):
+    made = read_ablation(SMOKE, [], ["train.learning_rate=5e-4,1e-3"], [], tmp_path / "a")
+    changed = StageStatus("a", "report", State.CHANGED, reason="out of date")
+    monkeypatch.setattr("launch.ablation_report.stage_statuses", lambda *_: [changed])
+    (missing,) = missing_points(made, [made.points[1].name], None)
+    assert (missing.point, missing.reason) == ("learning_rate-0.0005", "report changed (out of date)")
 
 
 def test_the_page_of_an_unfinished_ablation_is_written_from_its_finished_points(transfer, tmp_path):

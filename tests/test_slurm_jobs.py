@@ -301,6 +301,7 @@ def test_secrets_and_yaml_times_are_refused_with_a_sentence(tmp_path):
         ("directives: [--nodes=3]", "is set from the recipe"),
         ("directives: ['--comment=a b']", "is not an option such as"),
         ("partitoin: gpu", "did you mean `partition`"),
+        ("partition: a b", "`partition` is 'a b', but string should match pattern"),
         ("- a", "site file"),
         ("stages: {eval: {gpus: 2}}", "`stages.eval.gpus` is not a setting"),
         ("stages: {server: {partition: gpu}}", "is 'server', but input should be 'base', 'corpus'"),

@@ -35,7 +35,6 @@ _SUITE = (
         "--suite",
         metavar="FILE",
         type=input_file,
-        default=SHIPPED / "recipes" / "suites" / "twelve.yaml",
         help="recipe whose suite is used (default: recipes/suites/twelve.yaml)",
     ),
     argument("--out", metavar="DIR", type=Path, help="folder of the study (default: runs/eval-<model>)"),
@@ -47,7 +46,8 @@ def _pair(options: argparse.Namespace) -> "tuple[Recipe, Path]":
 
     names = arm_names(options.model)
     study = "eval-" + "-".join(name.lower().replace("_", "-") for name in names)[:80].strip("-")
-    recipe = evaluation_recipe(options.base, names, options.suite, study, options.overrides)
+    suite = options.suite or SHIPPED / "recipes" / "suites" / "twelve.yaml"
+    recipe = evaluation_recipe(options.base, names, suite, study, options.overrides)
     return recipe, options.out or Path("runs") / study
 
 
@@ -117,8 +117,9 @@ def gate(options: argparse.Namespace) -> int:
     from eval.report.decisions import gate
 
     require_max_drop(options.max_drop)
-    stored = bool(options.words) and not options.base and not options.model
-    if stored:
+    if options.words and not options.base and not options.model:
+        if options.suite or options.out:
+            raise UserError("a finished study is judged by its own scores; --suite and --out need --base and --model")
         options.study = input_file(options.words[0])
         study_dir = study_folder(options)
         transfer = _transfer(study_dir)

@@ -87,6 +87,8 @@ def test_probe_reads_in_the_format_it_is_told(smoke_study, tmp_path):
     assert rounding["null"] > 1e-5
     flash = ModelSpec(path="x", dtype="bfloat16", attention="flash_attention_2")
     assert usable_attention(flash, "float32") == "sdpa"
+    eager = ModelSpec(path="x", dtype="bfloat16", attention="eager")
+    assert usable_attention(eager, "float32") == "eager"
 
 
 def test_an_arm_as_near_as_rounding_is_named(tmp_path):
