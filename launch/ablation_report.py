@@ -87,7 +87,7 @@ def finished_points(ablation: Ablation) -> list[PointResult]:
 
 def missing_points(ablation: Ablation, finished: Collection[str], until: str | None) -> list[Missing]:
     """The points besides the finished ones, each with the state of the first stage that explains it."""
-    rank = ("failed", "stopped", "running", "queued", "waiting", "changed", "open")
+    rank = ("failed", "stopped", "running", "queued", "waiting", "open", "changed")
     missing = []
     for point in ablation.points:
         if point.name not in finished:
