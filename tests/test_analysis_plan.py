@@ -4,8 +4,8 @@ import pytest
 
 from launch.planning.analysis_plan import (
     AnalysisPlan,
+    analysis_errors,
     analysis_lines,
-    analysis_obstacles,
     diagnostics_plan,
     drift_plan,
     trajectory_plan,
@@ -64,7 +64,7 @@ def test_memory_and_disk_of_a_14b_model_by_hand():
     assert f"one model at a time, {memory.peak / 1e9:.1f} GB of memory" in line
 
 
-def test_what_does_not_fit_is_an_obstacle_with_a_way_out(transfer):
+def test_what_does_not_fit_is_an_error_with_a_way_out(transfer):
     result = transfer("plan", BIG, "resources.gpu=A100-40GB")
     assert result.returncode == 2
     assert (
@@ -73,8 +73,8 @@ def test_what_does_not_fit_is_an_obstacle_with_a_way_out(transfer):
     )
     recipe = load_recipe(BIG, ["resources.gpu=A100-40GB"])
     plan = AnalysisPlan(None, None, diagnostics_plan(recipe, model_shape(recipe)))
-    assert len(analysis_obstacles(plan, "A100-40GB")) == 1
-    assert analysis_obstacles(AnalysisPlan(None, None, None), None) == []
+    assert len(analysis_errors(plan, "A100-40GB")) == 1
+    assert analysis_errors(AnalysisPlan(None, None, None), None) == []
 
 
 def test_probe_of_14b_by_hand():
@@ -115,6 +115,6 @@ def test_probe_without_an_engine_keeps_the_cache_of_a_batch_and_does_not_fit():
     assert found.engine == "transformers"
     assert found.memory.sampling_cache == 32 * 16_384 * 163_840
     assert found.fits is False
-    (text,) = analysis_obstacles(AnalysisPlan(found, None, None), "H200-141GB")
+    (text,) = analysis_errors(AnalysisPlan(found, None, None), "H200-141GB")
     assert text == "the probe needs 145 GB and the H200-141GB has less; set resources.vllm or lower probe.batch_size"
     assert drift_plan(load_recipe("recipes/pocket/smoke.yaml"), None) is None

@@ -8,7 +8,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCau
 from trl.trainer.utils import compute_flops_per_token
 
 from launch.planning.fit import fit_mistakes
-from launch.planning.hours import run_parts, setting_of
+from launch.planning.hours import plan_context, run_parts
 from launch.planning.plan import _arm_plan
 from launch.planning.teacher import teacher_plan
 from recipes.errors import UserError
@@ -236,15 +236,15 @@ def test_states_and_vllm_share_a_gpu_while_sampling_by_hand(share):
 def test_work_between_checkpoints_is_bounded_in_hours_and_in_updates():
     def between(*overrides):
         recipe = load_recipe(PAPER, ["train.save_every_steps=20", *overrides])
-        setting = setting_of(recipe, model_shape(recipe), 8)
-        return {name: _arm_plan(recipe, name, setting) for name in recipe.trained}, setting
+        context = plan_context(recipe, model_shape(recipe), 8)
+        return {name: _arm_plan(recipe, name, context) for name in recipe.trained}, context
 
-    arms, setting = between()
-    parts = run_parts(setting, "grpo")
+    arms, context = between()
+    parts = run_parts(context, "grpo")
     update = (sum(parts.values()) - parts["start"] - parts["checkpoints"]) / 560 / 3600
     assert 0.2 < update < 0.3
     assert arms["grpo"].hours_between_checkpoints == pytest.approx(4 * update, abs=0.01)  # one batch of 4 takes an hour
-    parts = run_parts(setting, "sft_think")
+    parts = run_parts(context, "sft_think")
     sft = (sum(parts.values()) - parts["start"] - parts["checkpoints"]) / 117 / 3600
     assert arms["sft_think"].hours_between_checkpoints == pytest.approx(
         20 * sft, abs=0.01

@@ -9,7 +9,7 @@ from launch.hardware import gpu_models
 from launch.planning import findings as module
 from launch.planning.disk import disk_needed, side_by_side
 from launch.planning.findings import Finding, findings, refuse
-from launch.planning.hours import checkpoint_hours, run_parts, setting_of, stage_hours
+from launch.planning.hours import checkpoint_hours, plan_context, run_parts, stage_hours
 from launch.site_file import SiteSpec, hours_of
 from launch.stages import build_stages, stage_inputs
 from recipes.errors import UserError
@@ -203,10 +203,10 @@ def test_durations_as_slurm_writes_them(text, hours):
 
 def test_time_limits_against_hours(machine):
     recipe = load_recipe(BIG)
-    setting = setting_of(recipe, model_shape(recipe), 8)
+    context = plan_context(recipe, model_shape(recipe), 8)
     grpo = next(stage for stage in build_stages(recipe) if stage.name == "arms/grpo/seed-0")
-    hours, parts = stage_hours(setting, grpo).hours, run_parts(setting, "grpo")
-    first = checkpoint_hours(setting, "grpo")
+    hours, parts = stage_hours(context, grpo).hours, run_parts(context, "grpo")
+    first = checkpoint_hours(context, "grpo")
     working = sum(parts.values()) - parts["start"] - parts["checkpoints"]
     assert first == pytest.approx((parts["start"] + working * 4 / 140) / 3600)
 

@@ -9,7 +9,7 @@ import pytest
 from launch.execution.usage import USAGE
 from launch.planning import plan as module
 from launch.planning.calibration import rehearsed
-from launch.planning.hours import run_parts, setting_of, stage_hours
+from launch.planning.hours import plan_context, run_parts, stage_hours
 from launch.planning.plan import build_plan
 from launch.planning.plan_schema import as_json
 from launch.planning.plan_text import flops_text, hours_text
@@ -50,7 +50,7 @@ def test_decoding_is_bound_by_memory_by_hand():
 def test_parts_of_a_run_by_hand():
     recipe = load_recipe(MATCHED)
     shape = model_shape(recipe)
-    parts = run_parts(setting_of(recipe, shape, 8), "grpo")
+    parts = run_parts(plan_context(recipe, shape, 8), "grpo")
     # 140 updates of 256 x 8 sequences of 512 + 5,000 tokens on eight GPUs at 40 % of 989e12, padded by 15 %.
     forward = shape.forward_flops(1, 5512) * 140 * 2048 * 5512 * 1.15 / 8 / (0.4 * 989e12)
     assert parts["forward and backward"] == pytest.approx(3 * forward)
@@ -59,14 +59,14 @@ def test_parts_of_a_run_by_hand():
     assert parts["weight synchronisation"] == pytest.approx(140 * 2 * shape.parameters() / 5e9)
     # A checkpoint every four updates of 14 bytes a parameter; eight snapshots, `final` among them, of 2.
     assert parts["checkpoints"] == pytest.approx((35 * 14 + 8 * 2) * shape.parameters() / 1e9)
-    sft = run_parts(setting_of(recipe, shape, 8), "sft_think")  # padding-free, four demonstrations a problem
+    sft = run_parts(plan_context(recipe, shape, 8), "sft_think")  # padding-free, four demonstrations a problem
     assert sft["forward and backward"] == pytest.approx(3 * forward / 1.15 / 2)
     assert (sft["generation"], sft["old log-probabilities"], sft["weight synchronisation"]) == (0, 0, 0)
 
 
 def test_reading_in_float32_is_as_slow_as_the_gpu_is_in_it():
     recipe = load_recipe("recipes/qwen3-1.7b/matched.yaml")
-    context = setting_of(recipe, model_shape(recipe))
+    context = plan_context(recipe, model_shape(recipe))
     assert context.forward(1000, 500, "float32") == pytest.approx(context.forward(1000, 500) * 989 / 67)
     assert context.forward(1000, 500, "bfloat16") == context.forward(1000, 500)
 
@@ -103,9 +103,9 @@ def test_finished_stages_calibrate_the_rest_by_hand(tmp_path):
     """Seed 0 of SFT took twice what was planned, so seed 1 is expected to; GRPO is not SFT."""
     recipe = load_recipe(SMOKE, ["seeds=[0,1]"])
     shape, folder = model_shape(recipe), tmp_path / "study"
-    setting = setting_of(recipe, shape)
+    context = plan_context(recipe, shape)
     by_name = {stage.name: stage for stage in build_stages(recipe)}
-    sft = stage_hours(setting, by_name["arms/off_policy_sft/seed-0"]).hours
+    sft = stage_hours(context, by_name["arms/off_policy_sft/seed-0"]).hours
     done(recipe, folder, ("base", "corpus", "arms/off_policy_sft/seed-0"), round(2 * sft * 3600, 3), 700_000_000)
     plan = build_plan(recipe, list(by_name.values()), folder)
     rows = {stage.name: stage for stage in plan.stages}

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from launch.planning.hours import checkpoint_seconds, setting_of, update_seconds
+from launch.planning.hours import checkpoint_seconds, plan_context, update_seconds
 from launch.run import check_site
 from launch.site_file import SiteSpec, find_site, load_site
 from launch.slurm.jobs import Needed, make_jobs
@@ -190,10 +190,10 @@ def test_how_long_before_its_limit_a_job_is_told():
     big = RECIPES / "qwen3-14b" / "matched.yaml"
     recipe = load_recipe(big)
     shape = model_shape(recipe)
-    setting = setting_of(recipe, shape)
+    context = plan_context(recipe, shape)
     jobs = jobs_of(recipe=big)
-    assert checkpoint_seconds(setting, "grpo") == pytest.approx(14 * shape.parameters() / 1e9)
-    update = update_seconds(setting, "grpo")
+    assert checkpoint_seconds(context, "grpo") == pytest.approx(14 * shape.parameters() / 1e9)
+    update = update_seconds(context, "grpo")
     wanted = round(update + 14 * shape.parameters() / 1e9 + 30)
     assert 600 < wanted < 1800
     assert signal_seconds(jobs["arms/grpo"], SiteSpec()) == wanted

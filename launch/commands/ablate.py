@@ -140,7 +140,7 @@ def hours_line(tasks: "Sequence[Task]", site: "SiteSpec | None" = None) -> str:
     """The hours of all tasks together, by the assumptions of `transfer plan`."""
     from launch.hardware import visible_gpus
     from launch.planning.disk import gpus_of_node
-    from launch.planning.hours import setting_of, stage_hours
+    from launch.planning.hours import plan_context, stage_hours
     from launch.planning.plan_text import count_text
     from train.accounting.cost import model_shape
 
@@ -148,9 +148,9 @@ def hours_line(tasks: "Sequence[Task]", site: "SiteSpec | None" = None) -> str:
     for study_dir in dict.fromkeys(task.study_dir for task in tasks):
         members = [task for task in tasks if task.study_dir == study_dir]
         recipe = members[0].recipe
-        setting = setting_of(recipe, model_shape(recipe), gpus_of_node(recipe, site, visible_gpus()))
+        context = plan_context(recipe, model_shape(recipe), gpus_of_node(recipe, site, visible_gpus()))
         for task in members:
-            hours = stage_hours(setting, task.stage)
+            hours = stage_hours(context, task.stage)
             if hours is None:
                 unknown.add(task.stage.kind)
             else:

@@ -167,7 +167,7 @@ def show_plan(
     values = {"recipe": recipe.dump()} if dry_run else {}
     text = format_plan(plan, commands=dry_run, stages=getattr(options, "stages", False))
     print_result(options, values | as_json(plan), text)
-    return 2 if plan.obstacles else 0
+    return 2 if plan.errors else 0
 
 
 @command("check that the arms are matched", STUDY, OVERRIDES, OUT)

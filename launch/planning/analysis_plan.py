@@ -197,17 +197,17 @@ def analysis_lines(plan: AnalysisPlan) -> list[str]:
     return lines
 
 
-def analysis_obstacles(plan: AnalysisPlan, gpu: str | None) -> list[str]:
+def analysis_errors(plan: AnalysisPlan, gpu: str | None) -> list[str]:
     """Why the probe or the diagnostics cannot work."""
-    obstacles = []
+    errors = []
     probe, diagnostics = plan.drift, plan.diagnostics
     if probe is not None and probe.memory is not None and probe.fits is False:
         need = f"{probe.memory.peak / 1e9:.0f} GB and the {gpu} has less"
         way = "set resources.vllm or lower probe.batch_size" if probe.engine == "transformers" else "set probe=null"
-        obstacles.append(f"the probe needs {need}; {way}")
+        errors.append(f"the probe needs {need}; {way}")
     if diagnostics is not None and diagnostics.memory is not None and diagnostics.fits is False:
-        obstacles.append(
+        errors.append(
             f"the diagnostics need {diagnostics.memory.peak / 1e9:.0f} GB and the {gpu} has less; lower "
             "diagnostics.batch_tokens or diagnostics.batch_size"
         )
-    return obstacles
+    return errors

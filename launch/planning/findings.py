@@ -17,7 +17,7 @@ from data.prompts.prompt import chat_template
 from launch.hardware import gpu_models, gpus_wanted, teacher_on, visible_gpus
 from launch.planning.calibration import group_of
 from launch.planning.disk import Disk, disk_needed, gpus_of_node
-from launch.planning.hours import checkpoint_hours, setting_of, stage_hours
+from launch.planning.hours import checkpoint_hours, plan_context, stage_hours
 from launch.planning.node import free_bytes, needs_vllm
 from launch.site_file import SiteSpec, hours_of
 from launch.stages import Stage, StageKind, build_stages, stage_states
@@ -233,17 +233,17 @@ def _time_limits(
 ) -> Iterator[Finding]:
     """Time limits of jobs against hours; a longer stage continues itself if a job reaches its first checkpoint."""
     reported: set[str] = set()
-    setting = setting_of(recipe, shape, site.gpus_per_node) if recipe.resources.gpu is not None else None
+    context = plan_context(recipe, shape, site.gpus_per_node) if recipe.resources.gpu is not None else None
     for stage in waiting:
         limit = site.job(stage.kind).time_limit
-        planned = stage_hours(setting, stage)
+        planned = stage_hours(context, stage)
         hours = None if planned is None else planned.hours
         group = group_of(stage)
         if limit is None or hours is None or group in reported:
             continue
         reported.add(group)
         allowed = hours_of(limit)
-        first = checkpoint_hours(setting, str(stage.arguments["arm"])) if stage.kind == "arms" else None
+        first = checkpoint_hours(context, str(stage.arguments["arm"])) if stage.kind == "arms" else None
         if first is not None and allowed < first:
             yield Finding(
                 "error",

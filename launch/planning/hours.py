@@ -48,7 +48,7 @@ class StageHours:
 
 
 @dataclass(frozen=True)
-class Setting:
+class PlanContext:
     """What all stages of a plan share."""
 
     recipe: Recipe
@@ -80,27 +80,27 @@ class Setting:
         return forward_seconds(self.shape, gpu, self.rates, tokens, length)
 
 
-def setting_of(recipe: Recipe, shape: ModelShape | None, node: int = 0) -> Setting | None:
-    """The setting at the default assumptions; None for an unknown model."""
+def plan_context(recipe: Recipe, shape: ModelShape | None, node: int = 0) -> PlanContext | None:
+    """The context at the default assumptions; None for an unknown model."""
     if shape is None:
         return None
     gpu, rates = rates_for(GPUS[recipe.resources.gpu] if recipe.resources.gpu else None)
-    return Setting(recipe, shape, gpu, rates, node)
+    return PlanContext(recipe, shape, gpu, rates, node)
 
 
-def stage_hours(setting: Setting | None, stage: Stage) -> StageHours | None:
+def stage_hours(context: PlanContext | None, stage: Stage) -> StageHours | None:
     """Hours of one stage; None where they are not known."""
-    if setting is None:
+    if context is None:
         return None
-    made = _PARTS[stage.kind](setting, stage)
+    made = _PARTS[stage.kind](context, stage)
     if made is None:
         return None
     held, seconds = made
     if stage.kind != "arms":
-        seconds = {"start": setting.rates.start_seconds, **seconds}
-    without_restarts = StageHours(held if setting.recipe.resources.gpu is not None else 0, seconds)
+        seconds = {"start": context.rates.start_seconds, **seconds}
+    without_restarts = StageHours(held if context.recipe.resources.gpu is not None else 0, seconds)
     return StageHours(
-        without_restarts.gpus, {**seconds, "restarts": _restart_seconds(setting, stage, without_restarts)}
+        without_restarts.gpus, {**seconds, "restarts": _restart_seconds(context, stage, without_restarts)}
     )
 
 
@@ -108,25 +108,25 @@ _Made = tuple[int, dict[str, float]]
 """GPUs held and seconds by part, the start left out except for arms."""
 
 
-def run_parts(setting: Setting, name: str) -> dict[str, float]:
+def run_parts(context: PlanContext, name: str) -> dict[str, float]:
     """Seconds of one run of an arm by what is done, without restarts."""
-    recipe, shape, rates = setting.recipe, setting.shape, setting.rates
+    recipe, shape, rates = context.recipe, context.shape, context.rates
     arm = resolve_arm(recipe, name)
     ranks, prompt = recipe.resources.ranks, arm.prompt.max_prompt_tokens // 4  # limits are rarely reached
     completions = arm.steps * arm.problems_per_step * completions_of_problem(recipe, arm)
     mean = expected_tokens(recipe, arm.prompt.max_completion_tokens)
     padding = 1.0 if arm.padding_free and arm.module == "train.sft" else rates.padding
-    forward = setting.forward(completions * (prompt + mean) * padding, prompt + mean) / ranks
+    forward = context.forward(completions * (prompt + mean) * padding, prompt + mean) / ranks
     backward = 2.0 if arm.lora is None else 1.0  # with adapters no gradients of the weights
     checkpointing = recipe.resources.gpu is not None  # as train/run.py sets it
     seconds = {
-        "start": rates.start_seconds + setting.loading,
-        "generation": _generation_seconds(setting, arm, completions, prompt, mean),
+        "start": rates.start_seconds + context.loading,
+        "generation": _generation_seconds(context, arm, completions, prompt, mean),
         "old log-probabilities": forward * _reads_before_training(recipe, arm),
         "reference model": forward * (arm.beta > 0),
         "forward and backward": forward * (1 + backward),
         "recomputation": forward * checkpointing,
-        "weight synchronisation": _samplings(arm) * setting.weights / rates.sync_bandwidth
+        "weight synchronisation": _samplings(arm) * context.weights / rates.sync_bandwidth
         if recipe.resources.vllm is not None
         else 0.0,
     }
@@ -134,7 +134,7 @@ def run_parts(setting: Setting, name: str) -> dict[str, float]:
         seconds["start"] += rates.engine_seconds
     working = sum(seconds.values()) - seconds["start"]
     saves = max(1, int(arm.steps / _steps_between(arm, working / arm.steps)))
-    saved = saves * resumable_bytes(shape, arm.dtype == "bfloat16") + arm.kept_weights * setting.weights
+    saved = saves * resumable_bytes(shape, arm.dtype == "bfloat16") + arm.kept_weights * context.weights
     return seconds | {"checkpoints": saved / rates.disk_bandwidth}
 
 
@@ -145,9 +145,9 @@ def _samplings(arm: ResolvedArm) -> int:
     return {"teacher": 0, "base_once": 1, "round": ceil(arm.steps / (arm.round_steps or arm.steps))}[str(arm.sampling)]
 
 
-def _generation_seconds(setting: Setting, arm: ResolvedArm, completions: int, prompt: int, mean: int) -> float:
+def _generation_seconds(context: PlanContext, arm: ResolvedArm, completions: int, prompt: int, mean: int) -> float:
     """Seconds in which an arm waits for its samples. Dynamic sampling draws further batches, which are not counted."""
-    samplings, recipe = _samplings(arm), setting.recipe
+    samplings, recipe = _samplings(arm), context.recipe
     if not samplings:
         return 0.0
     vllm, ranks = recipe.resources.vllm, recipe.resources.ranks
@@ -160,22 +160,22 @@ def _generation_seconds(setting: Setting, arm: ResolvedArm, completions: int, pr
             else arm.problems_per_step * arm.completions_per_problem
         )
         own = Sampling(per_sampling / ranks, prompt, mean, limit)
-        return samplings * batches_seconds(setting.shape, setting.gpu, setting.rates, own, max(1, batch), size)
-    held = sampling_memory(recipe, arm, setting.shape)
+        return samplings * batches_seconds(context.shape, context.gpu, context.rates, own, max(1, batch), size)
+    held = sampling_memory(recipe, arm, context.shape)
     assert held is not None
-    gpus = ranks if vllm.mode == "colocate" else max(vllm.tensor_parallel, server_gpus(setting))
+    gpus = ranks if vllm.mode == "colocate" else max(vllm.tensor_parallel, server_gpus(context))
     load = Sampling(per_sampling * vllm.tensor_parallel / gpus, prompt, mean, limit)
     return samplings * engine_seconds(
-        setting.shape, setting.gpu, setting.rates, load, held.kv_cache * vllm.tensor_parallel, vllm.tensor_parallel,
+        context.shape, context.gpu, context.rates, load, held.kv_cache * vllm.tensor_parallel, vllm.tensor_parallel,
         size,
     )  # fmt: skip
 
 
-def server_gpus(setting: Setting) -> int:
+def server_gpus(context: PlanContext) -> int:
     """GPUs of the node that a job keeps for its vLLM server; 0: it has none of its own."""
-    resources = setting.recipe.resources
+    resources = context.recipe.resources
     nodes = resources.vllm.server_nodes if resources.vllm is not None else 0
-    return nodes * (setting.node or resources.ranks // resources.nodes)
+    return nodes * (context.node or resources.ranks // resources.nodes)
 
 
 def _reads_before_training(recipe: Recipe, arm: ResolvedArm) -> bool:
@@ -197,116 +197,116 @@ def _steps_between(arm: ResolvedArm, update_seconds: float) -> float:
     return min(arm.steps, max(1.0, batches * arm.updates_per_batch))
 
 
-def _arm(setting: Setting, stage: Stage) -> _Made | None:
-    resources = setting.recipe.resources
-    served = server_gpus(setting) if stage.module == "train.grpo" else 0
-    return resources.ranks + served, run_parts(setting, str(stage.arguments["arm"]))
+def _arm(context: PlanContext, stage: Stage) -> _Made | None:
+    resources = context.recipe.resources
+    served = server_gpus(context) if stage.module == "train.grpo" else 0
+    return resources.ranks + served, run_parts(context, str(stage.arguments["arm"]))
 
 
-def _prepared(setting: Setting, stage: Stage) -> _Made | None:
-    recipe = setting.recipe
+def _prepared(context: PlanContext, stage: Stage) -> _Made | None:
+    recipe = context.recipe
     pocket = recipe.model.pocket if recipe.model is not None and stage.kind == "base" else None
     if pocket is None:
-        return 0, {"reading and writing": 2 * setting.loading}
+        return 0, {"reading and writing": 2 * context.loading}
     tokens = pocket.documents // 4 * PACKED_ROW_TOKENS
-    flops = train_flops(setting.shape.parameters(), tokens)
+    flops = train_flops(context.shape.parameters(), tokens)
     threads = 1 if recipe.resources.gpu is not None else recipe.resources.base_threads
-    return 1, {"forward and backward": flops / (setting.gpu.peak_flops * setting.rates.train_utilisation * threads)}
+    return 1, {"forward and backward": flops / (context.gpu.peak_flops * context.rates.train_utilisation * threads)}
 
 
-def _corpus(setting: Setting, stage: Stage) -> _Made | None:
-    teacher, seconds = teacher_plan(setting.recipe, None, setting.gpu, setting.rates), _bookkeeping(setting, "corpus")
+def _corpus(context: PlanContext, stage: Stage) -> _Made | None:
+    teacher, seconds = teacher_plan(context.recipe, None, context.gpu, context.rates), _bookkeeping(context, "corpus")
     if teacher is None:
         return 0, {"tables": seconds}
-    if teacher.gpu_hours is None or setting.recipe.resources.gpu is None:
+    if teacher.gpu_hours is None or context.recipe.resources.gpu is None:
         return None
-    held = 1 if teacher.kind == "transformers" else max(1, setting.node)  # its server has a node
+    held = 1 if teacher.kind == "transformers" else max(1, context.node)  # its server has a node
     return held, {"tables": seconds, "teacher": teacher.gpu_hours * 3600 / held}
 
 
-def _tables(setting: Setting, stage: Stage) -> _Made | None:
-    return 0, {"tables": _bookkeeping(setting, stage.kind)}
+def _tables(context: PlanContext, stage: Stage) -> _Made | None:
+    return 0, {"tables": _bookkeeping(context, stage.kind)}
 
 
-def _bookkeeping(setting: Setting, kind: str) -> float:
-    on_gpu = setting.recipe.resources.gpu is not None
+def _bookkeeping(context: PlanContext, kind: str) -> float:
+    on_gpu = context.recipe.resources.gpu is not None
     return (_BOOKKEEPING_SECONDS if on_gpu else _POCKET_BOOKKEEPING_SECONDS)[kind]
 
 
-def _answers(setting: Setting, responses: float) -> tuple[int, float, float] | None:
+def _answers(context: PlanContext, responses: float) -> tuple[int, float, float] | None:
     """GPUs, seconds of starting, and seconds of answering for one model; None: a server of its own answers."""
-    recipe, engine = setting.recipe, setting.recipe.require_suite().engine
-    seconds = answering_seconds(recipe, setting.shape, setting.gpu, setting.rates, responses)
+    recipe, engine = context.recipe, context.recipe.require_suite().engine
+    seconds = answering_seconds(recipe, context.shape, context.gpu, context.rates, responses)
     if seconds is None:
         return None
     if engine.kind == "hf" or recipe.resources.gpu is None:
-        return 1, setting.loading, seconds
-    return engine.tensor_parallel, setting.rates.engine_seconds + setting.loading, seconds
+        return 1, context.loading, seconds
+    return engine.tensor_parallel, context.rates.engine_seconds + context.loading, seconds
 
 
-def _evaluation(setting: Setting, stage: Stage) -> _Made | None:
-    recipe = setting.recipe
+def _evaluation(context: PlanContext, stage: Stage) -> _Made | None:
+    recipe = context.recipe
     responses, copies = evaluation_responses(recipe, 1), recipe.resources.evaluation_replicas
-    made = None if responses is None else _answers(setting, responses / copies)
-    return None if made is None else (made[0] * copies, {"start": setting.rates.start_seconds + made[1],
+    made = None if responses is None else _answers(context, responses / copies)
+    return None if made is None else (made[0] * copies, {"start": context.rates.start_seconds + made[1],
                                                          "generation": made[2]})  # fmt: skip
 
 
-def checkpoints_of_stage(setting: Setting, stage: Stage) -> int:
+def checkpoints_of_stage(context: PlanContext, stage: Stage) -> int:
     """Checkpoints that a probe or a trajectory looks at: the base alone, or those of a run."""
-    return resolve_arm(setting.recipe, stage.arguments["arm"]).kept_weights if stage.arguments else 1
+    return resolve_arm(context.recipe, stage.arguments["arm"]).kept_weights if stage.arguments else 1
 
 
-def _trajectory(setting: Setting, stage: Stage) -> _Made | None:
-    plan = trajectory_plan(setting.recipe)
+def _trajectory(context: PlanContext, stage: Stage) -> _Made | None:
+    plan = trajectory_plan(context.recipe)
     assert plan is not None
-    made = _answers(setting, plan.responses_at_most / plan.checkpoints)
-    models = checkpoints_of_stage(setting, stage)
+    made = _answers(context, plan.responses_at_most / plan.checkpoints)
+    models = checkpoints_of_stage(context, stage)
     return None if made is None else (made[0], {"loading": models * made[1], "generation": models * made[2]})
 
 
-def _probe(setting: Setting, stage: Stage) -> _Made | None:
-    recipe, spec = setting.recipe, setting.recipe.probe
+def _probe(context: PlanContext, stage: Stage) -> _Made | None:
+    recipe, spec = context.recipe, context.recipe.probe
     assert spec is not None
-    problems, models = min(spec.problems, recipe.corpus.heldout_problems), checkpoints_of_stage(setting, stage)
+    problems, models = min(spec.problems, recipe.corpus.heldout_problems), checkpoints_of_stage(context, stage)
     prompt, limit = recipe.prompt.max_prompt_tokens // 4, recipe.prompt.max_completion_tokens
     load = Sampling(problems, prompt, expected_tokens(recipe, limit), limit)
-    size, loads = bytes_per_weight(recipe, spec.dtype), setting.loading * (1 + models)
+    size, loads = bytes_per_weight(recipe, spec.dtype), context.loading * (1 + models)
     if recipe.resources.vllm is None or recipe.resources.gpu is None:
-        drawn = batches_seconds(setting.shape, setting.gpu, setting.rates, load, spec.batch_size, size)
+        drawn = batches_seconds(context.shape, context.gpu, context.rates, load, spec.batch_size, size)
     else:
         drawn = engine_seconds(
-            setting.shape,
-            setting.gpu,
-            setting.rates,
+            context.shape,
+            context.gpu,
+            context.rates,
             load,
-            setting.cache(ENGINE_SHARE),
+            context.cache(ENGINE_SHARE),
             value_bytes=bytes_per_weight(recipe),
         )
-        loads += models * (setting.rates.engine_seconds + setting.loading)
+        loads += models * (context.rates.engine_seconds + context.loading)
     # Checkpoint and base both read the checkpoint's completions and the base's; for the base these are the same.
     length = prompt + load.mean
-    read = setting.forward(problems * length * (4 if stage.arguments else 2), length, spec.dtype)
+    read = context.forward(problems * length * (4 if stage.arguments else 2), length, spec.dtype)
     return max(1, gpus_wanted(recipe, "drift")), {"loading": loads, "generation": models * drawn,
                                                   "reading": models * read}  # fmt: skip
 
 
-def _diagnostics(setting: Setting, stage: Stage) -> _Made | None:
-    recipe, spec, plan = setting.recipe, setting.recipe.diagnostics, diagnostics_plan(setting.recipe, setting.shape)
+def _diagnostics(context: PlanContext, stage: Stage) -> _Made | None:
+    recipe, spec, plan = context.recipe, context.recipe.diagnostics, diagnostics_plan(context.recipe, context.shape)
     assert spec is not None and plan is not None
     base = stage.name == "diagnostics/base"
     load = Sampling(plan.prompts_per_model, plan.prompt_tokens, spec.max_completion_tokens, spec.max_completion_tokens)
     size = bytes_per_weight(recipe, spec.dtype)
-    drawn = batches_seconds(setting.shape, setting.gpu, setting.rates, load, spec.batch_size, size)
+    drawn = batches_seconds(context.shape, context.gpu, context.rates, load, spec.batch_size, size)
     tokens = plan.prompts_per_model * plan.prompt_tokens if base else plan.tokens_per_model_at_most
     return 1, {
-        "loading": setting.loading * (1 if base else 2),
+        "loading": context.loading * (1 if base else 2),
         "generation": drawn * (1 if base else 1 + spec.paper),
-        "reading": setting.forward(tokens, plan.prompt_tokens + spec.max_completion_tokens, spec.dtype),
+        "reading": context.forward(tokens, plan.prompt_tokens + spec.max_completion_tokens, spec.dtype),
     }
 
 
-_PARTS: dict[str, Callable[[Setting, Stage], _Made | None]] = {
+_PARTS: dict[str, Callable[[PlanContext, Stage], _Made | None]] = {
     "base": _prepared,
     "external": _prepared,
     "corpus": _corpus,
@@ -320,7 +320,7 @@ _PARTS: dict[str, Callable[[Setting, Stage], _Made | None]] = {
 }
 
 
-def _restart_seconds(setting: Setting, stage: Stage, without_restarts: StageHours) -> float:
+def _restart_seconds(context: PlanContext, stage: Stage, without_restarts: StageHours) -> float:
     """Seconds that failures and time limits are expected to cost: starting again, and half of what is lost on average.
 
     A time limit loses nothing else, because a run saves before it.
@@ -328,48 +328,48 @@ def _restart_seconds(setting: Setting, stage: Stage, without_restarts: StageHour
     again = without_restarts.seconds.get("start", 0.0)
     lost = 0.0
     if stage.kind == "arms":
-        arm = resolve_arm(setting.recipe, str(stage.arguments["arm"]))
+        arm = resolve_arm(context.recipe, str(stage.arguments["arm"]))
         update = (without_restarts.hours * 3600 - again) / arm.steps
         lost = update * _steps_between(arm, update) / 2
-    limit = setting.time_limit_hours(stage.kind)
+    limit = context.time_limit_hours(stage.kind)
     queued = int(without_restarts.hours / limit) * again if limit else 0.0
-    return without_restarts.gpu_hours / setting.rates.hours_between_failures * (again + lost) + queued
+    return without_restarts.gpu_hours / context.rates.hours_between_failures * (again + lost) + queued
 
 
-def gpu_hours_of_run(setting: Setting | None, name: str) -> float | None:
+def gpu_hours_of_run(context: PlanContext | None, name: str) -> float | None:
     """GPU-hours of one run of an arm, restarts left out; None for an unknown model or without a GPU."""
-    if setting is None or setting.recipe.resources.gpu is None:
+    if context is None or context.recipe.resources.gpu is None:
         return None
-    served = server_gpus(setting) if resolve_arm(setting.recipe, name).module == "train.grpo" else 0
-    return sum(run_parts(setting, name).values()) / 3600 * (setting.recipe.resources.ranks + served)
+    served = server_gpus(context) if resolve_arm(context.recipe, name).module == "train.grpo" else 0
+    return sum(run_parts(context, name).values()) / 3600 * (context.recipe.resources.ranks + served)
 
 
-def update_seconds(setting: Setting | None, name: str) -> float | None:
+def update_seconds(context: PlanContext | None, name: str) -> float | None:
     """Seconds of the updates of an arm after which it can stop: those of one sampling. None without a GPU."""
-    if setting is None or setting.recipe.resources.gpu is None:
+    if context is None or context.recipe.resources.gpu is None:
         return None
-    seconds, arm = run_parts(setting, name), resolve_arm(setting.recipe, name)
+    seconds, arm = run_parts(context, name), resolve_arm(context.recipe, name)
     working = sum(seconds.values()) - seconds["start"] - seconds["checkpoints"]
     return working / arm.steps * arm.updates_per_batch
 
 
-def checkpoint_seconds(setting: Setting, name: str) -> float:
+def checkpoint_seconds(context: PlanContext, name: str) -> float:
     """Seconds of writing a resumable checkpoint of an arm."""
-    bfloat16 = resolve_arm(setting.recipe, name).dtype == "bfloat16"
-    return resumable_bytes(setting.shape, bfloat16) / setting.rates.disk_bandwidth
+    bfloat16 = resolve_arm(context.recipe, name).dtype == "bfloat16"
+    return resumable_bytes(context.shape, bfloat16) / context.rates.disk_bandwidth
 
 
-def hours_between_checkpoints(setting: Setting | None, name: str) -> float | None:
+def hours_between_checkpoints(context: PlanContext | None, name: str) -> float | None:
     """Hours of a run between two resumable checkpoints of an arm; None without a GPU."""
-    batch = update_seconds(setting, name)
-    if setting is None or batch is None:
+    batch = update_seconds(context, name)
+    if context is None or batch is None:
         return None
-    arm = resolve_arm(setting.recipe, name)
+    arm = resolve_arm(context.recipe, name)
     update = batch / arm.updates_per_batch
     return update * _steps_between(arm, update) / 3600
 
 
-def checkpoint_hours(setting: Setting | None, name: str) -> float | None:
+def checkpoint_hours(context: PlanContext | None, name: str) -> float | None:
     """Hours from a job's start to its first checkpoint; None without a GPU."""
-    between = hours_between_checkpoints(setting, name)
-    return None if setting is None or between is None else between + run_parts(setting, name)["start"] / 3600
+    between = hours_between_checkpoints(context, name)
+    return None if context is None or between is None else between + run_parts(context, name)["start"] / 3600

@@ -8,18 +8,18 @@ from typing import Any, cast
 
 from eval.questions.suite_size import evaluation_responses
 from launch.hardware import visible_gpus
-from launch.planning.analysis_plan import analysis_obstacles, analysis_plan
+from launch.planning.analysis_plan import analysis_errors, analysis_plan
 from launch.planning.calibration import Calibration, Rehearsed, group_of, rehearsed, taken, with_rehearsed_start
 from launch.planning.disk import disk_needed, gpus_of_node
 from launch.planning.findings import findings
 from launch.planning.fit import fit_mistakes, stage_memory
 from launch.planning.hours import (
     PACKED_ROW_TOKENS,
-    Setting,
+    PlanContext,
     StageHours,
     gpu_hours_of_run,
     hours_between_checkpoints,
-    setting_of,
+    plan_context,
     stage_hours,
 )
 from launch.planning.plan_schema import CHANGE, ArmPlan, Assumption, Certainty, GpuCounts, Plan, StagePlan, Totals
@@ -88,11 +88,11 @@ def build_plan(
     reuse = plan_reuse(recipe, study_dir, stages, on_cluster=site is not None) if with_reuse else ReusePlan({}, [])
     reused = reuse.sources
     waiting = [stage for stage in stages if states[stage.name].state != "done" and stage.name not in reused]
-    setting = setting_of(recipe, shape, node)
-    if setting is not None and site is not None:
-        setting = replace(setting, time_limit_hours=lambda kind: _limit(site, cast(StageKind, kind)))
+    context = plan_context(recipe, shape, node)
+    if context is not None and site is not None:
+        context = replace(context, time_limit_hours=lambda kind: _limit(site, cast(StageKind, kind)))
     rehearsal, not_used = rehearsed(study_dir, recipe.study, recipe.resources.gpu is not None)
-    hours = _hours(setting, stages, rehearsal)
+    hours = _hours(context, stages, rehearsal)
     measured = {
         stage.name: item
         for stage in stages
@@ -110,7 +110,7 @@ def build_plan(
     )
     analyses = analysis_plan(recipe, shape)
     labels = recipe.all_labels
-    arms = {name: _arm_plan(recipe, name, setting, study_dir, node) for name in recipe.trained}
+    arms = {name: _arm_plan(recipe, name, context, study_dir, node) for name in recipe.trained}
     pocket = recipe.model.pocket if recipe.model else None
     notes = [*(str(finding) for finding in all_findings if finding.severity == "note"), *reuse.refused]
     return Plan(
@@ -122,20 +122,20 @@ def build_plan(
         pretraining_tokens=None if pocket is None else pocket.documents // 4 * PACKED_ROW_TOKENS,
         stages=rows,
         totals=_totals(recipe, waiting, rows, node, arms),
-        assumptions=_assumptions(recipe, setting, waiting, rehearsal, calibration),
+        assumptions=_assumptions(recipe, context, waiting, rehearsal, calibration),
         calibration=calibration.factors(),
         rehearsed=rehearsal,
         arms=arms,
         teacher=teacher_plan(recipe, study_dir),
         dropped_problems=dropped_problems(study_dir),
-        certainty=what_certainty_costs(recipe, setting, len(labels)),
+        certainty=what_certainty_costs(recipe, context, len(labels)),
         responses_at_most=None if recipe.suite is None else evaluation_responses(recipe, len(labels)),
         analyses=analyses,
         disk=disk_needed(recipe, shape, waiting, node, site),
         findings=tuple(all_findings),
-        obstacles=(
+        errors=(
             *fit_mistakes(recipe, shape),
-            *analysis_obstacles(analyses, recipe.resources.gpu),
+            *analysis_errors(analyses, recipe.resources.gpu),
             *(str(finding) for finding in all_findings if finding.severity == "error"),
         ),
         unresolved=tuple(unresolved_sentences(recipe)),
@@ -151,14 +151,14 @@ def _limit(site: SiteSpec, kind: StageKind) -> float | None:
 
 
 def _hours(
-    setting: Setting | None, stages: Sequence[Stage], rehearsal: Sequence[Rehearsed]
+    context: PlanContext | None, stages: Sequence[Stage], rehearsal: Sequence[Rehearsed]
 ) -> dict[str, StageHours | None]:
     """Hours of every stage by the assumptions; those of the seeds of an arm are the same and computed once."""
     hours_by_kind: dict[tuple[str, bool], StageHours | None] = {}
     for stage in stages:
         key = (_alike(stage), bool(stage.arguments.get("arm")))
         if key not in hours_by_kind:
-            hours_by_kind[key] = with_rehearsed_start(stage_hours(setting, stage), stage.kind, rehearsal)
+            hours_by_kind[key] = with_rehearsed_start(stage_hours(context, stage), stage.kind, rehearsal)
     return {stage.name: hours_by_kind[_alike(stage), bool(stage.arguments.get("arm"))] for stage in stages}
 
 
@@ -222,33 +222,33 @@ def _totals(
 
 def _assumptions(
     recipe: Recipe,
-    setting: Setting | None,
+    context: PlanContext | None,
     waiting: Sequence[Stage],
     rehearsal: Sequence[Rehearsed],
     calibration: Calibration,
 ) -> tuple[Assumption, ...]:
     """What each assumption moves, of the hours that no measured stage tells about."""
     guessed = [stage for stage in waiting if calibration.factor_of(stage) is None]
-    if setting is None or not guessed:
+    if context is None or not guessed:
         return ()
     on_gpu = recipe.resources.gpu is not None
 
-    def total(changed: Setting) -> float:
+    def total(changed: PlanContext) -> float:
         guesses = _hours(changed, guessed, rehearsal).values()
         return sum(hours.gpu_hours if on_gpu else hours.hours for hours in guesses if hours is not None)
 
-    before = total(setting)
+    before = total(context)
     if not before:
         return ()
     made = []
     for item in fields(Rates):
-        value = float(getattr(setting.rates, item.name))
-        raised = replace(setting, rates=replace(setting.rates, **{item.name: value * (1 + CHANGE)}))
+        value = float(getattr(context.rates, item.name))
+        raised = replace(context, rates=replace(context.rates, **{item.name: value * (1 + CHANGE)}))
         made.append(Assumption(item.name, value, total(raised) / before - 1))
     expected = recipe.resources.expected_completion_tokens
     if expected is not None:
         longer = recipe.resources.model_copy(update={"expected_completion_tokens": round(expected * (1 + CHANGE))})
-        raised = replace(setting, recipe=recipe.model_copy(update={"resources": longer}))
+        raised = replace(context, recipe=recipe.model_copy(update={"resources": longer}))
         made.append(Assumption(_LENGTH, float(expected), total(raised) / before - 1))
     return tuple(sorted(made, key=lambda item: -abs(item.change)))
 
@@ -266,27 +266,27 @@ def dropped_problems(study_dir: Path) -> dict[str, int] | None:
     return None if manifest is None else dict(manifest["facts"].get("rejected", {}))
 
 
-def what_certainty_costs(recipe: Recipe, setting: Setting | None, models: int) -> Certainty | None:
+def what_certainty_costs(recipe: Recipe, context: PlanContext | None, models: int) -> Certainty | None:
     """GPU-hours of more certainty; None where they are not known."""
-    if setting is None or recipe.resources.gpu is None or not recipe.trained:
+    if context is None or recipe.resources.gpu is None or not recipe.trained:
         return None
-    seed = sum(gpu_hours_of_run(setting, name) or 0.0 for name in recipe.trained)
+    seed = sum(gpu_hours_of_run(context, name) or 0.0 for name in recipe.trained)
     evaluation = Stage("eval/base", "", {})
-    evaluated = None if recipe.suite is None else stage_hours(setting, evaluation)
+    evaluated = None if recipe.suite is None else stage_hours(context, evaluation)
     response = None
     if recipe.suite is not None and evaluated is not None:
         asked_once = recipe.model_copy(update={"suite": recipe.suite.with_samples(1)})
-        once = stage_hours(replace(setting, recipe=asked_once), evaluation)
+        once = stage_hours(replace(context, recipe=asked_once), evaluation)
         again = 0.0 if once is None else once.seconds["generation"] / 3600 * once.gpus
         seed, response = seed + evaluated.gpu_hours * len(recipe.trained), models * again
     return Certainty(seed, response)
 
 
 def _arm_plan(
-    recipe: Recipe, name: str, setting: Setting | None, study_dir: Path | None = None, node: int = 0
+    recipe: Recipe, name: str, context: PlanContext | None, study_dir: Path | None = None, node: int = 0
 ) -> ArmPlan:
     """Steps, tokens, FLOPs, memory, hours and disk of one run of an arm."""
-    arm, shape = resolve_arm(recipe, name), setting.shape if setting is not None else None
+    arm, shape = resolve_arm(recipe, name), context.shape if context is not None else None
     exposures = arm.steps * arm.problems_per_step
     completions = exposures * completions_of_problem(recipe, arm)
     completion_tokens = completions * arm.prompt.max_completion_tokens
@@ -305,8 +305,8 @@ def _arm_plan(
         generated_tokens_at_most=completion_tokens if sampled else 0,
         train_tokens_at_most=tokens,
         flops_at_most=flops,
-        gpu_hours=gpu_hours_of_run(setting, name),
-        hours_between_checkpoints=hours_between_checkpoints(setting, name),
+        gpu_hours=gpu_hours_of_run(context, name),
+        hours_between_checkpoints=hours_between_checkpoints(context, name),
         save_every_steps=arm.save_every_steps,
         updates_per_batch=arm.updates_per_batch,
         disk_bytes=disk,

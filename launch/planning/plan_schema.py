@@ -141,7 +141,7 @@ class Plan:
     analyses: AnalysisPlan
     disk: Disk | None
     findings: tuple[Finding, ...]
-    obstacles: tuple[str, ...]
+    errors: tuple[str, ...]
     unresolved: tuple[str, ...]
     warnings: tuple[str, ...]
     notes: tuple[str, ...]

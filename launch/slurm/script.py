@@ -8,7 +8,7 @@ from shlex import join, quote
 from typing import TYPE_CHECKING
 
 from launch.execution.failures import STOPPED
-from launch.planning.hours import checkpoint_seconds, setting_of, update_seconds
+from launch.planning.hours import checkpoint_seconds, plan_context, update_seconds
 from launch.site_file import ContainerSpec, JobSpec, SiteSpec
 from launch.slurm.jobs import Job
 from train.accounting.cost import model_shape
@@ -89,13 +89,13 @@ def signal_seconds(job: Job, site: SiteSpec) -> int:
         return site.signal_seconds
     if job.kind != "arms":  # these stages write as they go and have nothing to save
         return _MIN_SIGNAL_SECONDS
-    setting = setting_of(job.recipe, model_shape(job.recipe), site.gpus_per_node)
+    context = plan_context(job.recipe, model_shape(job.recipe), site.gpus_per_node)
     longest = 0.0
     for arm in {str(task.stage.arguments["arm"]) for task in job.tasks}:
-        seconds = update_seconds(setting, arm)
-        if seconds is None or setting is None:
+        seconds = update_seconds(context, arm)
+        if seconds is None or context is None:
             return _UNKNOWN_SIGNAL_SECONDS
-        longest = max(longest, seconds + checkpoint_seconds(setting, arm) + _REQUEUE_SECONDS)
+        longest = max(longest, seconds + checkpoint_seconds(context, arm) + _REQUEUE_SECONDS)
     return min(max(round(longest), _MIN_SIGNAL_SECONDS), _MAX_SIGNAL_SECONDS)
 
 
@@ -118,7 +118,7 @@ def _sbatch_options(job: Job, site: SiteSpec, request: JobSpec, comment: str, de
         options.append(f"--array=0-{len(job.tasks) - 1}{limit}")
     if dependency:
         options.append(f"--dependency={dependency}")
-    values = {option: getattr(request, setting) for setting, option in _OPTIONS.items()}
+    values = {option: getattr(request, context) for context, option in _OPTIONS.items()}
     options += [f"--{option}={value}" for option, value in values.items() if value is not None]
     return [*options, *_gpu_options(site, job.gpus_per_node), *request.directives]
 
