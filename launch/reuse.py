@@ -18,7 +18,7 @@ from launch.stages import Stage
 from recipes.errors import UserError
 from recipes.files import hash_file, hash_json, write_json
 from recipes.loading import STUDY_FILE, read_study_file
-from recipes.manifest import MANIFEST, package_versions, read_manifest
+from recipes.manifest import MANIFEST, OUTPUT_OF, package_versions, read_manifest
 from recipes.processor import cpu_kernels, other_kernels
 from recipes.schema import Recipe
 
@@ -118,7 +118,7 @@ def _sources(
     """
     if not all(manifest is not None and manifest["completed"] for manifest in needs.values()):
         return [], []
-    outputs = {f"output of {name}": (manifest or {}).get("output_hash") for name, manifest in needs.items()}
+    outputs = {f"{OUTPUT_OF}{name}": (manifest or {}).get("output_hash") for name, manifest in needs.items()}
     wanted = (hash_json(stage.reads | outputs), stage.code, package_versions())
     sources, others = [], []
     for study in _studies_beside(study_dir):

@@ -14,7 +14,7 @@ from eval.questions.task_files import task_hashes
 from recipes.code_version import code_version
 from recipes.errors import UserError
 from recipes.files import hash_file, hash_json
-from recipes.manifest import StageState, read_manifest, stage_state
+from recipes.manifest import OUTPUT_OF, StageState, read_manifest, stage_state
 from recipes.schema import Recipe, without_later_defaults
 
 StageKind = Literal[
@@ -263,7 +263,7 @@ def stage_inputs(stage: Stage, study_dir: Path) -> dict[str, Any]:
     inputs = dict(stage.reads)
     for name in stage.needs:
         manifest = read_manifest(study_dir / name)
-        inputs[f"output of {name}"] = manifest.get("output_hash") if manifest else None
+        inputs[f"{OUTPUT_OF}{name}"] = manifest.get("output_hash") if manifest else None
     return inputs
 
 

@@ -150,7 +150,6 @@ def _status(
 
 
 def _out_of_date(reasons: Sequence[str]) -> str:
-    reasons = sorted(reasons, key=lambda text: text.startswith("output of "))  # what the user changed first
     more = f" and {len(reasons) - 1} more" if len(reasons) > 1 else ""
     return f"out of date: {reasons[0]}{more}; `transfer plan` lists why" if reasons else "out of date"
 

@@ -9,6 +9,7 @@ import json
 import os
 import platform
 import subprocess
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
@@ -20,6 +21,8 @@ from recipes.processor import cpu_kernels
 from recipes.progress import PROGRESS
 
 MANIFEST = "manifest.json"
+OUTPUT_OF = "output of "
+"""Begins the name of an input that is the output of another stage."""
 _PACKAGES = ("torch", "transformers", "trl", "accelerate", "datasets", "tokenizers", "lm_eval", "math-verify", "numpy")
 
 State = Literal["done", "resume", "changed", "new"]
@@ -51,7 +54,7 @@ class StageState(NamedTuple):
 
     state: State
     reasons: tuple[str, ...] = ()
-    """For "changed": each differing input as `key: old -> new`."""
+    """For "changed": each differing setting as `key: old -> new`, and in a line each the stages that it reads."""
 
 
 def stage_state(directory: Path, inputs: dict[str, Any]) -> StageState:
@@ -60,8 +63,29 @@ def stage_state(directory: Path, inputs: dict[str, Any]) -> StageState:
     if manifest is None:
         return StageState("new")
     if manifest["input_hash"] != hash_json(inputs):
-        return StageState("changed", tuple(describe_changes(manifest["inputs"], inputs)))
+        return StageState("changed", tuple(_reasons(manifest["inputs"], inputs)))
     return StageState("done" if manifest["completed"] else "resume")
+
+
+def _reasons(before: dict[str, Any], after: dict[str, Any]) -> Iterator[str]:
+    """What has changed: the settings, then the outputs of other stages by their names, because hashes tell nothing."""
+    outputs, settings = zip(*(_split_outputs(inputs) for inputs in (before, after)), strict=True)
+    yield from describe_changes(*settings)
+    read = [name for name in outputs[1] if name in outputs[0]]
+    for said, names in (
+        ("also reads", [name for name in outputs[1] if name not in outputs[0]]),
+        ("no longer reads", [name for name in outputs[0] if name not in outputs[1]]),
+        ("reads another output of", [name for name in read if outputs[0][name] != outputs[1][name]]),
+    ):
+        if names:
+            more = f" and {len(names) - 3} more stages" if len(names) > 3 else ""
+            yield f"{said} {', '.join(sorted(names)[:3])}{more}"
+
+
+def _split_outputs(inputs: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The outputs of other stages by their names, and the other inputs."""
+    outputs = {key.removeprefix(OUTPUT_OF): value for key, value in inputs.items() if key.startswith(OUTPUT_OF)}
+    return outputs, {key: value for key, value in inputs.items() if not key.startswith(OUTPUT_OF)}
 
 
 def describe_changes(before: dict[str, Any], after: dict[str, Any]) -> list[str]:

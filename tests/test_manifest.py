@@ -42,6 +42,21 @@ def test_life_of_a_stage(tmp_path):
     assert sorted(path.name for path in (tmp_path / "replaced").iterdir()) == ["arms--grpo-1", "arms--grpo-2"]
 
 
+def test_changed_outputs_of_other_stages_are_a_line_each_way(tmp_path):
+    before = {"seeds": [0], "output of base": "a", "output of corpus": "c", "output of eval/sft": "d"}
+    start_stage(tmp_path / "report", "report", before)
+    more = {f"output of eval/grpo-seed{seed}": None for seed in range(5)}
+    changed = stage_state(
+        tmp_path / "report", {"seeds": [0, 1], "output of base": None, "output of corpus": "c", **more}
+    )
+    assert changed.reasons == (
+        "seeds: [0] -> [0, 1]",
+        "also reads eval/grpo-seed0, eval/grpo-seed1, eval/grpo-seed2 and 2 more stages",
+        "no longer reads eval/sft",
+        "reads another output of base",
+    )
+
+
 def test_directory_without_a_readable_manifest_starts_over(tmp_path):
     stage = tmp_path / "base"
     stage.mkdir()

@@ -230,7 +230,7 @@ def test_a_stage_whose_inputs_changed_is_out_of_date(study):
         "trajectory/grpo/seed-0": "open",
         "report": "changed",
     }
-    reason = 'out of date: trajectory: null -> {"questions"… and 2 more; `transfer plan` lists why'
+    reason = 'out of date: trajectory: null -> {"questions"… and 1 more; `transfer plan` lists why'
     assert found_now["report"].reason == reason
     reasons = stage_states(build_stages(more), root)["report"].reasons
     (section,) = [text for text in reasons if text.startswith("trajectory")]

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from eval.report.schema import Budget, Certificate, ModelHashes, Presented
-from recipes.manifest import read_manifest
+from recipes.manifest import OUTPUT_OF, read_manifest
 from recipes.schema import Recipe
 from train.accounting.lineage import study_lineage
 from train.accounting.matching import attention_of
@@ -47,8 +47,8 @@ def certificate(recipe: Recipe, study_dir: Path) -> Certificate | None:
         assert manifest is not None
         settings = resolve_arm(recipe, arm).matched_on()
         records[arm] = {
-            "base weights (sha256)": str(manifest["inputs"]["output of base"])[:16],
-            "corpus (sha256)": str(manifest["inputs"]["output of corpus"])[:16],
+            "base weights (sha256)": str(manifest["inputs"][f"{OUTPUT_OF}base"])[:16],
+            "corpus (sha256)": str(manifest["inputs"][f"{OUTPUT_OF}corpus"])[:16],
             "prompt template (sha256)": manifest["facts"]["template_hash"][:16],
             "code": str(manifest.get("code"))[:16],
             "attention": attention_of(manifest["facts"]),
@@ -93,7 +93,7 @@ def model_hashes(study_dir: Path, label: str) -> ModelHashes:
     """Hashes of what a score rests on: the weights the model answered with, and the stored responses."""
     responses = read_manifest(study_dir / "eval" / label)
     assert responses is not None
-    (trained,) = (key for key in responses["inputs"] if key.startswith("output of ") and key != "output of questions")
+    (trained,) = (key for key in responses["inputs"] if key.startswith(OUTPUT_OF) and key != f"{OUTPUT_OF}questions")
     return ModelHashes(weights=responses["inputs"][trained], responses=responses["output_hash"])
 
 
