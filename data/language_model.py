@@ -56,6 +56,13 @@ def on_cpu() -> bool:
     return not torch.cuda.is_available()
 
 
+def device_name() -> str:
+    """Name of the GPU, as its driver has it, or `cpu`: what decides how results are rounded."""
+    import torch
+
+    return "cpu" if on_cpu() else torch.cuda.get_device_name()
+
+
 def to_device(model: "PreTrainedModel") -> str:
     """Move a model to the accelerator, if there is one, and out of training mode; returns the device."""
     device = "cpu" if on_cpu() else "cuda"

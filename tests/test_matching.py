@@ -8,6 +8,7 @@ import pytest
 
 from recipes.errors import UserError
 from recipes.loading import load_recipe
+from train.accounting.hardware import hardware_differences
 from train.accounting.matching import recipe_differences, recorded_differences, require_matched
 
 STUDY = Path(__file__).resolve().parent.parent / "recipes" / "pocket" / "study.yaml"
@@ -54,6 +55,44 @@ def edit_manifest(study: Path, arm: str, change) -> None:
     manifest = json.loads(path.read_text())
     change(manifest)
     path.write_text(json.dumps(manifest))
+
+
+def test_runs_on_other_hardware_are_told_apart(smoke_study, tmp_path):
+    recipe = load_recipe(STUDY.with_name("smoke.yaml"))
+    assert hardware_differences(recipe, smoke_study) == []
+    study = tmp_path / "study"
+    shutil.copytree(smoke_study / "arms", study / "arms")
+    kernels = {"vendor": "Maker", "instructions": "avx avx2"}
+    for arm in recipe.arms:
+        edit_manifest(study, arm, lambda m: m["environment"].update(cpu_kernels=kernels))
+    assert hardware_differences(recipe, study) == []
+    ending = "; its kernels round differently, and gains and differences include what that changes"
+
+    def training(**changes):
+        for arm, change in changes.items():
+            edit_manifest(study, arm, change)
+        (text,) = hardware_differences(recipe, study)
+        return text.removeprefix("training on different hardware (").removesuffix(f"){ending}")
+
+    wider = {"vendor": "Maker", "instructions": "avx avx2 avx512f"}
+    assert training(grpo=lambda m: m["environment"].update(cpu_kernels=wider)) == (
+        "Maker CPU: off_policy_sft/seed-0, on_policy_sft/seed-0; Maker CPU with avx512f: grpo/seed-0"
+    )
+    limited = wider | {"ATEN_CPU_CAPABILITY": "avx2"}
+    assert training(on_policy_sft=lambda m: m["environment"].update(cpu_kernels=limited)).endswith(
+        "; Maker CPU with avx512f ATEN_CPU_CAPABILITY=avx2: on_policy_sft/seed-0; Maker CPU with avx512f: grpo/seed-0"
+    )
+    assert (
+        training(
+            off_policy_sft=lambda m: m["facts"].update(device="H100"),
+            on_policy_sft=lambda m: m["facts"].update(device="A100"),
+            grpo=lambda m: m["environment"].update(cpu_kernels=None),  # resumed on another CPU
+        )
+        == "H100: off_policy_sft/seed-0; A100: on_policy_sft/seed-0; CPUs of several kinds: grpo/seed-0"
+    )
+    for arm in recipe.arms:
+        edit_manifest(study, arm, lambda m: m["facts"].update(device="H100"))
+    assert hardware_differences(recipe, study) == []
 
 
 def test_recorded_runs_are_compared(smoke_study, tmp_path):

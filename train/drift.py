@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from data.attention import usable_attention
 from data.corpus.rows import Problem, read_problems
 from data.grading.grader import Grader, Outcome
-from data.language_model import generate_ids, load_model, on_cpu, stop_ids
+from data.language_model import device_name, generate_ids, load_model, on_cpu, stop_ids
 from data.prompts.prompt import load_tokenizer, render_prompt
 from data.sampling.engine import sample_with_engine
 from recipes.diagnostics_schema import LOGITS_TOKENS
@@ -87,7 +87,7 @@ def draw(
     """
     dtype = recipe.require_model().dtype
     if recipe.resources.vllm is None:
-        device, read = "cpu" if on_cpu() else "cuda", recipe.require_probe().dtype or dtype
+        device, read = device_name(), recipe.require_probe().dtype or dtype
         return None, {"name": "transformers", "version": version("transformers"), "device": device, "dtype": read}
     return sample_with_engine(
         directory,

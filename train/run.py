@@ -10,7 +10,7 @@ from transformers import PreTrainedTokenizerBase, TrainerCallback, TrainingArgum
 
 from data.attention import usable_attention
 from data.corpus.rows import Demonstration, Problem, presented_order, read_demonstrations, read_problems
-from data.language_model import load_model, seed_everything
+from data.language_model import device_name, load_model, seed_everything
 from data.prompts.prompt import load_tokenizer, render_prompt, template_hash
 from recipes.files import hash_files
 from recipes.manifest import finish_stage
@@ -134,6 +134,7 @@ class Run:
             "skipped_tokens": self.ledger.skipped_tokens,
             "topology": topology(trainer),
             "attention": self._attention,
+            "device": device_name(),
             "engine": engine,
             "warnings": self.recorder.warnings,
         }

@@ -35,8 +35,10 @@ def require_installed() -> None:
 
 
 def vllm_facts(config: Any) -> dict[str, str | None]:
-    """Name, version, device and dtype of an engine with this `VllmConfig`, for manifests."""
-    dtype, device = str(config.model_config.dtype).removeprefix("torch."), str(config.device_config.device_type)
+    """Name, version, device and dtype of an engine with this `VllmConfig`, for manifests. Imports vLLM."""
+    from vllm.platforms import current_platform
+
+    dtype, device = str(config.model_config.dtype).removeprefix("torch."), current_platform.get_device_name()
     return {"name": "vllm", "version": version("vllm"), "device": device, "dtype": dtype}
 
 

@@ -53,6 +53,7 @@ from eval.statistics.transfer_index import (
 )
 from eval.statistics.values import Estimate
 from recipes.schema import Recipe
+from train.accounting.hardware import hardware_differences
 from train.accounting.matching import recipe_differences, recorded_differences
 
 READINGS = ("robust", "paper")
@@ -86,6 +87,7 @@ def compute_transfer(recipe: Recipe, study_dir: Path) -> tuple[Transfer, dict[st
             ReportWarning(code="kl_near_rounding", message=text, model=arm)
             for arm, text in near_rounding(recipe, study_dir).items()
         ),
+        *(ReportWarning(code="other_hardware", message=text) for text in hardware_differences(recipe, study_dir)),
     ]
     results = first.results(full=True)
     return Transfer(

@@ -33,6 +33,7 @@ WarningCode = Literal[
     "other_eos",
     "empty_samples",
     "kl_near_rounding",
+    "other_hardware",
 ]
 
 

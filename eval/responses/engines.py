@@ -15,7 +15,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from data.language_model import load_model, on_cpu
+from data.language_model import device_name, load_model, on_cpu
 from data.prompts.prompt import load_tokenizer
 from data.sampling.engine import scheduling_arguments
 from data.sampling.server import require_served, server_version
@@ -83,12 +83,12 @@ def describe_engine(recipe: Recipe, engine: Any) -> dict[str, Any]:
         from vllm.platforms import current_platform
 
         dtype = str(engine.model.llm_engine.model_config.dtype).removeprefix("torch.")
-        facts = {"name": "vllm", "version": metadata.version("vllm"), "device": current_platform.device_type}
+        facts = {"name": "vllm", "version": metadata.version("vllm"), "device": current_platform.get_device_name()}
         return facts | {"dtype": dtype, "tensor_parallel": spec.tensor_parallel, "eager": spec.eager}
     if spec.kind == "endpoint":
         version = server_version(str(spec.base_url), _headers())
         return {"name": "endpoint", "version": version, "device": None, "dtype": None, "model": spec.model}
-    facts = {"name": "transformers", "version": metadata.version("transformers"), "device": engine.device.type}
+    facts = {"name": "transformers", "version": metadata.version("transformers"), "device": device_name()}
     return facts | {"dtype": str(engine.model.dtype).removeprefix("torch."), "batch_size": spec.batch_size}
 
 

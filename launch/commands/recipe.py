@@ -176,6 +176,7 @@ def check(options: argparse.Namespace) -> int:
     recipe declares under `varies`.
     """
     from launch.planning.plan import attention_of_runs
+    from train.accounting.hardware import hardware_differences
     from train.accounting.matching import recipe_differences, recorded_differences
 
     recipe, study_dir = read_study(options)
@@ -193,7 +194,10 @@ def check(options: argparse.Namespace) -> int:
     if attention:
         kinds = sorted({kind for used in attention.values() for kind in used})
         lines.append(f"attention of finished runs: {', '.join(kinds)}")
+    hardware = hardware_differences(recipe, study_dir)
+    lines += [f"warning: {text}" for text in hardware]
     values = {"study": recipe.study, "matched": not differences, "differences": by_source, "attention": attention}
+    values["hardware"] = hardware
     print_result(options, values, "\n".join(lines))
     return 2 if differences else 0
 

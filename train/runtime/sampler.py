@@ -6,7 +6,7 @@ from contextlib import contextmanager, nullcontext
 from importlib.metadata import version
 from typing import Any
 
-from data.language_model import on_cpu
+from data.language_model import device_name, on_cpu
 from data.sampling.engine import require_installed, vllm_facts
 from recipes.errors import UserError
 from recipes.resource_schema import VllmSpec
@@ -134,8 +134,7 @@ def sampler_facts(trainer: Any, sampled: bool) -> dict[str, str | None]:
     generation = getattr(trainer, "vllm_generation", None)
     if generation is None:
         dtype = str(next(iter(trainer.model.parameters())).dtype).removeprefix("torch.")
-        device = trainer.accelerator.device.type
-        return {"name": "transformers", "version": version("transformers"), "device": device, "dtype": dtype}
+        return {"name": "transformers", "version": version("transformers"), "device": device_name(), "dtype": dtype}
     if generation.mode == "server":
         return {"name": "vllm", "version": None, "device": "server", "dtype": None}
     return vllm_facts(generation.llm.llm_engine.vllm_config)
