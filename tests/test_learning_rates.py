@@ -8,6 +8,7 @@ import pytest
 
 from eval.report.learning_rates import (
     Accuracy,
+    binomial_error,
     choose,
     choose_rates,
     common_rate,
@@ -87,6 +88,13 @@ def test_accuracies_are_percent_with_the_larger_of_two_errors_and_costs_the_mean
     assert (found[0].seconds, found[0].steps, found[0].completions) == (1005.0, 12.0, 384.0)
     assert (found[1].seconds, found[1].steps) == (None, None)
     assert read_accuracy(made.points[0].recipe, made.folder(made.points[0]), "off_policy_sft") is None
+
+
+def test_the_error_at_a_floor_or_ceiling_is_not_zero():
+    """2 of 104: the root of 2 * 102 / 104**2 / 100 is 0.013734."""
+    assert binomial_error(50, 100) == 5
+    assert binomial_error(4, 100) == pytest.approx(100 * (0.04 * 0.96 / 100) ** 0.5)
+    assert [binomial_error(0, 100), binomial_error(100, 100)] == pytest.approx([1.3734, 1.3734], abs=1e-4)
 
 
 def test_two_standard_errors_of_the_difference_decide():

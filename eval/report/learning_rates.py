@@ -87,8 +87,8 @@ def read_accuracy(recipe: Recipe, study_dir: Path, arm: str) -> Accuracy | None:
         values.append(100 * float(next(iter(manifest["facts"]["accuracy"].values()))))
     mean = sum(values) / len(values)
     over_seeds = (sum((value - mean) ** 2 for value in values) / max(len(values) - 1, 1) / len(values)) ** 0.5
-    binomial = (mean * (100 - mean) / (recipe.corpus.heldout_problems * len(values))) ** 0.5
-    accuracy = Accuracy(accuracy=round(mean, 3), error=round(max(over_seeds, binomial), 3))
+    error = max(over_seeds, binomial_error(mean, recipe.corpus.heldout_problems * len(values)))
+    accuracy = Accuracy(accuracy=round(mean, 3), error=round(error, 3))
     if arm == "base":
         return accuracy
     runs = [study_dir / "arms" / arm / f"seed-{seed}" for seed in recipe.seeds]
@@ -96,6 +96,15 @@ def read_accuracy(recipe: Recipe, study_dir: Path, arm: str) -> Accuracy | None:
     return accuracy.model_copy(
         update={name: _mean_of_last([run / file for run in runs], key) for name, (file, key) in taken.items()}
     )
+
+
+def binomial_error(percent: float, problems: int) -> float:
+    """Standard error of an accuracy, in percent. At a floor or ceiling it is that of two right (or wrong) answers to
+    four more problems, as in Agresti and Coull's interval (1998): twice it is then about the rule of three.
+    """
+    least = 2 / (problems + 4)
+    share = min(max(percent / 100, least), 1 - least)
+    return float(100 * (share * (1 - share) / problems) ** 0.5)
 
 
 def _mean_of_last(files: Sequence[Path], key: str) -> float | None:
