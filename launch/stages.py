@@ -13,7 +13,7 @@ from typing import Any, Literal, cast, get_args
 from eval.questions.task_files import task_hashes
 from recipes.code_version import code_version
 from recipes.errors import UserError
-from recipes.files import hash_file, hash_json
+from recipes.files import folder_state, hash_file, hash_json
 from recipes.manifest import OUTPUT_OF, StageState, read_manifest, stage_state
 from recipes.schema import Recipe, without_later_defaults
 
@@ -117,11 +117,8 @@ def build_stages(recipe: Recipe) -> list[Stage]:
 
 
 def _folder_content(folder: Path) -> dict[str, Any]:
-    """Names, sizes and times of a local checkpoint's files; hashing gigabytes of weights would be too slow."""
-    if not folder.is_dir():
-        return {}
-    listing = sorted((path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in folder.iterdir())
-    return {f"content of {folder}": hash_json(listing)}
+    """The state of a local checkpoint; nothing for a model of the hub."""
+    return {f"content of {folder}": folder_state(folder)} if folder.is_dir() else {}
 
 
 def _template_content(name: str | None) -> dict[str, Any]:
@@ -138,6 +135,9 @@ def _corpus_stage(recipe: Recipe, settings: dict[str, Any], with_base: bool) -> 
     for source in recipe.corpus.all_files():
         if source.path is not None:
             reads[f"content of {source.path}"] = _content(Path(source.path))
+    for sampler in recipe.corpus.samplers.values():
+        if sampler.kind == "transformers" and sampler.model != "base":
+            reads |= _folder_content(Path(str(sampler.model)))
     if not with_base:  # then the stage loads the tokenizer of the model itself
         reads |= flatten({"model": settings["model"]})
         if recipe.model is not None:

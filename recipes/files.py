@@ -89,6 +89,11 @@ def hash_files(directory: Path, names: list[str]) -> dict[str, str]:
     return {name: hash_file(directory / name) for name in sorted(names)}
 
 
+def folder_state(folder: Path) -> str:
+    """sha256 of names, sizes and times of a checkpoint's files; hashing gigabytes of weights would be too slow."""
+    return hash_json(sorted((path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in folder.iterdir()))
+
+
 class LockedError(UserError):
     """Another process holds the lock of a directory."""
 

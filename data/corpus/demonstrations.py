@@ -25,6 +25,7 @@ from data.sampling.store import (
 )
 from recipes.corpus_schema import SamplerSpec
 from recipes.errors import UserError
+from recipes.files import folder_state
 from recipes.manifest import read_manifest
 from recipes.progress import Progress
 from recipes.schema import Recipe
@@ -76,8 +77,11 @@ def draw_samples(
             parameters = parameters or manifest["facts"].get("parameters")
         else:
             lock = recipe.lock_of_model(spec.model, spec.revision)
-            model_dir = str(locate_model(model_dir, lock, spec.revision))
+            located = locate_model(model_dir, lock, spec.revision)
             weights = lock["revision"] if lock else None
+            if located == Path(model_dir):  # a local folder, which may be written again
+                weights = folder_state(located)
+            model_dir = str(located)
     config = sampling_config(spec, recipe.prompt, weights)
     store = SampleStore(store_path(shared_folder(study_dir), config), config["max_completion_tokens"])
     try:

@@ -42,7 +42,7 @@ class Sample(NamedTuple):
 
 
 def sampling_config(spec: SamplerSpec, prompt: PromptSpec, weights: str | None = None) -> dict[str, Any]:
-    """Everything that decides what a sampler would generate, as JSON values. `weights`: hash of a local model."""
+    """Everything that decides what a sampler would generate, as JSON values. `weights`: state of a local model."""
     values = spec.model_dump(
         mode="json", include={"model", "revision", "thinking", "temperature", "top_p", "top_k", "seed"}
     )

@@ -7,10 +7,13 @@ from pathlib import Path
 
 import pytest
 
+from data.corpus import demonstrations
 from data.corpus.build import run as build_corpus
 from data.corpus.rows import problem_id, read_demonstrations, read_problems
 from data.grading.grader import Grader
 from data.prompts.prompt import load_tokenizer
+from data.sampling.store import SampleStore
+from launch.stages import build_stages
 from recipes.loading import load_recipe
 from recipes.manifest import read_manifest, start_stage
 
@@ -125,7 +128,6 @@ def test_more_samples_later_draw_only_those(smoke_study, tmp_path, monkeypatch):
     """The first two of each problem stay as they are, and the model is asked for the other two alone."""
     import data.language_model as subject
     from data.sampling.completions import sample_locally
-    from data.sampling.store import SampleStore
     from recipes.corpus_schema import SamplerSpec
 
     asked = []
@@ -150,3 +152,29 @@ def test_more_samples_later_draw_only_those(smoke_study, tmp_path, monkeypatch):
     store.close()
     assert asked == [6, 4, 6, 4]  # batches of three problems and of two, twice two samples each; then nothing
     assert {identity: rows[:2] for identity, rows in drawn.items()} == first
+
+
+def test_a_local_sampler_that_was_written_again_is_another_sampler(tmp_path, monkeypatch):
+    """Its samples are kept apart, and the corpus that was made with the old one is out of date."""
+    folder = tmp_path / "teacher"
+    folder.mkdir()
+    (folder / "model.safetensors").write_bytes(b"1")
+    teacher = f"{{kind: transformers, model: {folder}, samples_per_problem: 4}}"
+    recipe = load_recipe(SMOKE, [f"corpus.teacher={teacher}"])
+    monkeypatch.setattr(demonstrations, "sample_locally", lambda *_: None)
+
+    def corpus_and_store():
+        (stage,) = [stage for stage in build_stages(recipe) if stage.name == "corpus"]
+        paths = []
+        monkeypatch.setattr(
+            demonstrations, "SampleStore", lambda path, longest: paths.append(path) or SampleStore(path)
+        )
+        demonstrations.draw_samples(recipe.corpus.teacher, recipe, tmp_path / "study", [], None, "demonstrations")
+        return stage.reads[f"content of {folder}"], paths[0]
+
+    before = corpus_and_store()
+    assert corpus_and_store() == before
+    (folder / "model.safetensors").write_bytes(b"22")
+    after = corpus_and_store()
+    assert after[0] != before[0]
+    assert after[1] != before[1]
