@@ -71,6 +71,17 @@ def python_for_sandbox() -> str:
 
 
 @lru_cache(maxsize=1)
+def without_user_namespaces() -> list[str]:
+    """Flags that forbid user namespaces of its own to a program, in which it would be root before the kernel's less
+    tested parts. bubblewrap has them from 0.8 on, and not where it is installed setuid or /proc/sys cannot be written.
+    """
+    flags = ["--unshare-user", "--disable-userns"]
+    probe = ["bwrap", "--unshare-all", *flags, "--ro-bind", "/", "/", "--proc", "/proc", "true"]
+    ended = subprocess.run([*_as_own_user(), *probe], capture_output=True, check=False)
+    return flags if ended.returncode == 0 else []
+
+
+@lru_cache(maxsize=1)
 def require_sandbox() -> None:
     """Raise UserError if bubblewrap is missing or does not work here."""
     advice = (
@@ -154,6 +165,7 @@ def _start_script(limits: Limits) -> str:
 def _sandboxed(folder: Path) -> list[str]:
     size = str(_SCRATCH_BYTES)
     command = ["bwrap", "--unshare-all", "--die-with-parent", "--new-session", "--cap-drop", "ALL", "--clearenv"]
+    command += without_user_namespaces()
     command += ["--setenv", "PATH", "/usr/bin:/bin", "--setenv", "HOME", "/tmp", "--setenv", "OMP_NUM_THREADS", "1"]
     command += ["--ro-bind", "/usr", "/usr", "--ro-bind-try", "/etc/ld.so.cache", "/etc/ld.so.cache"]
     for link in ("/lib", "/lib64", "/bin"):
@@ -167,12 +179,16 @@ def _sandboxed(folder: Path) -> list[str]:
     command += ["--size", size, "--tmpfs", "/tmp", "--ro-bind", str(folder), "/code"]
     command += ["--remount-ro", "/", "--chdir", "/tmp", "--uid", "65534", "--gid", "65534"]
     command += [python_for_sandbox(), "-I", "/code/start.py"]
-    if os.geteuid() == 0:
-        if not hasattr(_user, "uid"):
-            _user.uid = next(_users_taken)
-        user = ["setpriv", "--reuid", str(_user.uid), "--regid", str(_user.uid), "--clear-groups"]
-        command = [*user, *command]
-    return command
+    return [*_as_own_user(), *command]
+
+
+def _as_own_user() -> list[str]:
+    """What starts a command as the user of this thread, if this process is root."""
+    if os.geteuid() != 0:
+        return []
+    if not hasattr(_user, "uid"):
+        _user.uid = next(_users_taken)
+    return ["setpriv", "--reuid", str(_user.uid), "--regid", str(_user.uid), "--clear-groups"]
 
 
 def _kill(process: subprocess.Popen[bytes]) -> None:
