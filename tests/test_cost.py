@@ -128,6 +128,12 @@ RECIPES = Path(__file__).resolve().parent.parent / "recipes"
             "the evaluation allows sequences of 36,864 tokens (prompt and completion), the model's context is 32,768; "
             "lower suite.max_response_tokens to 28,672 or less",
         ),
+        (
+            "qwen3-14b/matched.yaml",
+            ["diagnostics.max_completion_tokens=32768"],
+            "the section diagnostics allows sequences of 34,816 tokens (prompt and completion), the model's context is "
+            "32,768; lower diagnostics.max_completion_tokens to 30,720 or less",
+        ),
     ],
 )
 def test_what_cannot_work_is_refused_with_what_would(recipe, settings, message):

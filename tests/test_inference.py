@@ -217,7 +217,11 @@ def test_comparison_agrees_within_the_margin():
     cells = compare_with_published(transfer, {"sft_think": "UniReason SFT-think"})
     assert cells[1].verdict == "agrees"
     rows, wrong = default_rows(["grpo"], {})
-    assert wrong == ["no arm is named like a published model (sft_think, sft_no_think, rl); say --as ARM=MODEL"]
+    assert wrong == [
+        "no arm is named like a published model (sft_think, sft_no_think or rl); say which one an arm is, as in "
+        "--as grpo=rl"
+    ]
+    assert default_rows(["grpo"], {"grpo": "rl"}) == ({"grpo": "UniReason RL"}, [])
     rows, wrong = default_rows(["grpo"], {"grpo": "UniReason RL"})
     assert rows == {"grpo": "UniReason RL"}
     assert not wrong

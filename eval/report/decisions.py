@@ -99,17 +99,23 @@ def format_comparison(cells: list[PublishedComparison]) -> str:
 
 
 def default_rows(arms: list[str], given: dict[str, str]) -> tuple[dict[str, str], list[str]]:
-    """Arm -> published model, from what was given and from the arms' names; and what is wrong with it."""
+    """Arm -> published model, from what was given (its name, or a key of `ROWS`) and from the arms' names; and what is
+    wrong with it.
+    """
     known: dict[str, PublishedModel] = {model.name: model for model in published_models()}
+    given = {arm: ROWS.get(name, name) for arm, name in given.items()}
     wrong = [f"{arm!r} is not an arm of this study" for arm in given if arm not in arms]
     wrong += [
-        f"{name!r} is not a published model; there are {', '.join(known)}"
+        f"{name!r} is not a published model; there are {', '.join(ROWS)}, {', '.join(known)}"
         for name in given.values()
         if name not in known
     ]
     rows = {arm: ROWS[arm] for arm in arms if arm in ROWS} | given
     if not rows:
-        wrong.append("no arm is named like a published model (sft_think, sft_no_think, rl); say --as ARM=MODEL")
+        some = "sft_think, sft_no_think or rl"
+        wrong.append(
+            f"no arm is named like a published model ({some}); say which one an arm is, as in --as {arms[0]}=rl"
+        )
     return rows, wrong
 
 

@@ -34,7 +34,9 @@ def require_context(model: "PreTrainedModel", lengths: Sequence[int], longest_co
     if context is not None and longest + longest_completion > context:
         raise UserError(
             f"a prompt of {name} has {longest} tokens, and with diagnostics.max_completion_tokens={longest_completion} "
-            f"that is more than the model's context of {context}; lower it, or leave the benchmark out"
+            f"that is more than the model's context of {context}; lower it to {context - longest} or less"
+            if longest < context
+            else f"a prompt of {name} has {longest} tokens, and the model's context is {context}; leave {name} out"
         )
 
 

@@ -39,18 +39,28 @@ def _not_divided(recipe: Recipe, arm: ResolvedArm) -> list[str]:
 def _too_long(recipe: Recipe, arms: list[ResolvedArm], shape: ModelShape) -> list[str]:
     if shape.context is None:
         return []
-    limits = [("training", _prompt_key(recipe, name), "completion", arm.prompt.max_prompt_tokens,
-               arm.prompt.max_completion_tokens) for name, arm in zip(recipe.trained, arms, strict=True)]  # fmt: skip
-    suite = recipe.suite
+    limits: list[tuple[str, int, int, str, str]] = []
+    """What reads the sequences, tokens of prompt and completion, keys of both."""
+    for name, arm in zip(recipe.trained, arms, strict=True):
+        of_prompt, of_completion = (
+            f"{_prompt_key(recipe, name)}.max_{part}_tokens" for part in ("prompt", "completion")
+        )
+        read = (arm.prompt.max_prompt_tokens, arm.prompt.max_completion_tokens)
+        limits.append(("training", *read, of_prompt, of_completion))
+    suite, diagnostics = recipe.suite, recipe.diagnostics if recipe.with_diagnostics else None
     if suite is not None and suite.engine.kind == "vllm":  # other engines do not refuse longer sequences
-        limits.append(("the evaluation", "suite", "response", suite.max_prompt_tokens, suite.max_response_tokens))
+        read = (suite.max_prompt_tokens, suite.max_response_tokens)
+        limits.append(("the evaluation", *read, "suite.max_prompt_tokens", "suite.max_response_tokens"))
+    if diagnostics is not None and recipe.corpus.sources:
+        read = (recipe.prompt.max_prompt_tokens, diagnostics.max_completion_tokens)
+        limits.append(
+            ("the section diagnostics", *read, "prompt.max_prompt_tokens", "diagnostics.max_completion_tokens")
+        )
     sentences = []
-    for what, section, answer, prompt, completion in limits:
+    for what, prompt, completion, prompt_key, completion_key in limits:
         if prompt + completion > shape.context:
             room = shape.context - prompt
-            remedy = (
-                f"{section}.max_{answer}_tokens to {room:,} or less" if room > 0 else f"{section}.max_prompt_tokens"
-            )
+            remedy = f"{completion_key} to {room:,} or less" if room > 0 else prompt_key
             sentences.append(
                 f"{what} allows sequences of {prompt + completion:,} tokens (prompt and completion), the model's "
                 f"context is {shape.context:,}; lower {remedy}"
@@ -165,6 +175,8 @@ def _shorter(recipe: Recipe, shape: ModelShape | None) -> Iterator[str]:
     room = {"prompt.max_completion_tokens": shape.context - recipe.prompt.max_prompt_tokens}
     if recipe.suite is not None:
         room["suite.max_response_tokens"] = shape.context - recipe.suite.max_prompt_tokens
+    if recipe.with_diagnostics:
+        room["diagnostics.max_completion_tokens"] = shape.context - recipe.prompt.max_prompt_tokens
     yield from (f"{key}={tokens}" for key, tokens in room.items() if tokens > 0)
 
 

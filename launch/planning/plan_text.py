@@ -59,10 +59,10 @@ def format_plan(plan: Plan, commands: bool = False, stages: bool = False) -> str
         matched = "matched: the arms differ only in what the study varies"
         lines += ["", "UNMATCHED:" if plan.differences else matched]
     lines += [f"  {text}" for text in plan.differences]
-    lines += [f"cannot work: {text}" for text in plan.errors]
-    lines += [f"before it can run: {text}" for text in plan.unresolved]
-    lines += [f"warning: {text}" for text in plan.warnings]
     lines += [f"note: {text}" for text in plan.notes]
+    lines += [f"warning: {text}" for text in plan.warnings]
+    lines += [f"before it can run: {text}" for text in plan.unresolved]
+    lines += [f"cannot work: {text}" for text in plan.errors]  # last, where it is seen
     return "\n".join(lines)
 
 

@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -10,7 +11,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from recipes.errors import UserError
 from recipes.files import read_json, write_json
-from recipes.progress import Progress
+from recipes.progress import NOTES, Progress, write_notes
 from train.accounting.ledger import Ledger, truncate_rows
 from train.runtime.ranks import beat, rank, world_size
 from train.runtime.tracking import Tracker
@@ -80,6 +81,8 @@ class RunRecorder(TrainerCallback):
         self.warnings: list[str] = (read_json(self._warnings) or {}).get("warnings", []) if resumed_step else []
         self.clock, self._spent, self._started = directory / CLOCK, 0.0, time.monotonic()
         if rank() == 0:
+            if not self.warnings:
+                (directory / NOTES).unlink(missing_ok=True)
             truncate_rows(self.path, resumed_step)
             rows = truncate_rows(self.clock, resumed_step)
             self._spent = rows[-1]["process_seconds"] if rows else 0.0
@@ -89,12 +92,12 @@ class RunRecorder(TrainerCallback):
         self._spent += process_seconds
 
     def warn(self, text: str) -> None:
-        """Show a warning once, in the log and with the progress."""
+        """Show a warning once in the log, begun with the progress, and whole when the stage ends."""
         if text not in self.warnings:
             self.warnings.append(text)
-            print(f"warning: {text}", flush=True)
             if rank() == 0:
                 write_json(self._warnings, {"warnings": self.warnings})
+                write_notes(self._warnings.parent, [f"warning: {warning}" for warning in self.warnings])
 
     def on_log(
         self,
@@ -126,7 +129,8 @@ class RunRecorder(TrainerCallback):
         if "throughput/tokens_per_second" in logs:
             self.note += f", {pace(logs)}"
         if self.warnings:
-            self.note += f"; warning: {self.warnings[-1]}"
+            begin, *rest = re.split(r"[,;:]| \(", self.warnings[-1], maxsplit=1)
+            self.note += f"; warning: {begin}{' …' if rest else ''}"
 
     def _require_finite(self, step: int, logs: dict[str, float]) -> None:
         for name in ("loss", "grad_norm"):
