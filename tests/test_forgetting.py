@@ -154,7 +154,24 @@ def test_forgetting_is_the_mean_loss_outside_math():
 
 
 def test_three_points_are_no_fit():
-    assert razor_fit({"a": curve([0, 1, 2, 3], [0, 1, 2, 3])}, {"a": [1, 2, 3]}, 0.95, "math").r2 is None
+    fit = razor_fit({"a": curve([0, 1, 2, 3], [0, 1, 2, 3])}, {"a": [1, 2, 3]}, 0.95, "math")
+    assert (fit.r2, fit.reason) == (None, "fewer than four checkpoints")
+
+
+def test_losses_that_cannot_be_told_from_zero_are_not_fitted():
+    """Four checkpoints, draws with a standard deviation of about 1: 2.50 of it are needed, and not 1.96."""
+    kl = {"a": [0.1, 0.2, 0.3, 0.4]}
+
+    def fit(loss):
+        steps, gains = [0, 1, 2, 3, 4], [0, 0.5, -1, 1, -loss]
+        base = curve(steps, gains, noise=1.0)
+        deviation = mean_loss(base, "math")[1][:, 4].std()
+        return razor_fit({"a": curve(steps, [*gains[:4], -loss * deviation], noise=1.0)}, kl, 0.95, "math")
+
+    found = fit(2.4)
+    assert (found.r2, found.coefficients) == (None, None)
+    assert found.reason == "no checkpoint has a loss that can be told from zero"
+    assert fit(2.6).r2 is not None
 
 
 @pytest.fixture

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from scipy.stats import norm
 
 from eval.forgetting.schema import (
     EqualGain,
@@ -249,13 +250,19 @@ def razor_fit(
     checkpoints of all arms but the base; residuals are means over an arm's checkpoints, with intervals from draws of
     the questions (the KL is taken as known).
 
+    Where no checkpoint's loss can be told from zero (Bonferroni over checkpoints), a curve would describe noise,
+    and there is none.
+
     `kl`: at each checkpoint but the base, in nats a token. `trained`: the group that is left out of forgetting.
     """
     x = np.concatenate([np.asarray(kl[arm], dtype=float) for arm in curves])
     y = np.concatenate([mean_loss(curve, trained)[0][1:] for curve in curves.values()])
     y_D = np.concatenate([mean_loss(curve, trained)[1][:, 1:] for curve in curves.values()], axis=1)
     if len(x) < 4:
-        return RazorFit(points=len(x), r2=None)
+        return RazorFit(points=len(x), r2=None, reason="fewer than four checkpoints")
+    quantile = norm.ppf(1 - (1 - confidence) / 2 / len(x))
+    if not (abs(y) > quantile * y_D.std(axis=0)).any():
+        return RazorFit(points=len(x), r2=None, reason="no checkpoint has a loss that can be told from zero")
     design = np.stack([np.ones_like(x), x, x**2], axis=1)
     solve = np.linalg.pinv(design)
     residual, residual_D = y - design @ (solve @ y), y_D - y_D @ solve.T @ design.T

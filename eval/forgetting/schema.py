@@ -42,9 +42,10 @@ class EqualGain(Values):
 
 
 class RazorFit(Values):
-    """Loss outside the trained group as a quadratic of KL(base || model). None without enough checkpoints."""
+    """Loss outside the trained group as a quadratic of KL(base || model), or the reason why there is none."""
 
     points: int
+    reason: str | None = None
     coefficients: list[float] | None = None
     r2: float | None
     residuals: dict[str, Estimate] | None = None
