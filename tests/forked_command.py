@@ -7,6 +7,7 @@ spawns them. The smoke study itself is run by a fresh interpreter (see conftest.
 """
 
 import atexit
+import gc
 import json
 import multiprocessing
 import os
@@ -14,10 +15,13 @@ import random
 import subprocess
 import sys
 import tempfile
+import threading
+import traceback
 import weakref
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
+from typing import NoReturn
 
 from launch.execution.processes import die_with_parent
 from launch.hardware import visible_gpus
@@ -92,13 +96,15 @@ def _import_libraries() -> None:
 
 
 def _serve() -> int:
-    """Fork a child for each request; in the child, the exit status of its command."""
+    """Fork a child for each request."""
     _import_libraries()
+    gc.collect()
+    gc.freeze()  # a collection in a fork would write to every object of the libraries, and so copy their pages
     for line in sys.stdin:
         request = json.loads(line)
         child = os.fork()
         if child == 0:
-            return _command(request)
+            _run_and_exit(request)
         _, status = os.waitpid(child, 0)
         print(os.waitstatus_to_exitcode(status), flush=True)
     return 0
@@ -110,6 +116,29 @@ def _keep_temporary_folders() -> None:
         finalizer.atexit = False
     if "wandb" in sys.modules:
         atexit.unregister(import_module("wandb.sdk.data_types._private").MEDIA_TMP.cleanup)
+
+
+def _run_and_exit(request: dict) -> NoReturn:
+    """Run a command and end as an interpreter does, but leave the modules alone.
+
+    Tearing them down copies all pages of the libraries, which takes longer than most commands (2 s).
+    """
+    status = 1
+    try:
+        status = _command(request)
+    except SystemExit as end:
+        if end.code is None or isinstance(end.code, int):
+            status = end.code or 0
+        else:
+            print(end.code, file=sys.stderr)
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        threading._shutdown()  # waits for other threads
+        atexit._run_exitfuncs()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
 
 
 def _command(request: dict) -> int:
