@@ -67,7 +67,8 @@ real: setup
 
 # Processes that run tests. The files that need no finished study come first: the studies are made meanwhile.
 TEST_PROCESSES ?= 2
-PYTEST := OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(BIN)/pytest -n $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder
+BY_FILE := -n $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder
+PYTEST := OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(BIN)/pytest $(BY_FILE)
 
 test: setup
 	$(PYTEST)
@@ -88,10 +89,10 @@ rehearse-all: setup
 test-gpu: setup
 	$(BIN)/pytest -m gpu
 
-# vLLM on a CPU: 1 GB of cache, no compilation.
+# vLLM on a CPU: 1 GB of cache, no compilation. An engine that is bound takes the first core, as the one beside it does.
 test-engines: setup-engines
 	VLLM_CPU_KVCACHE_SPACE=1 TORCH_COMPILE_DISABLE=1 OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 \
-	  $(ENGINES)/bin/python -m pytest -m engines tests/engines
+	  VLLM_CPU_OMP_THREADS_BIND=nobind $(ENGINES)/bin/python -m pytest -m engines $(BY_FILE) tests/engines
 
 check: setup
 	$(BIN)/ruff check .

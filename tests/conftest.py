@@ -91,7 +91,7 @@ def one_thread() -> None:
 
 @pytest.fixture(scope="session")
 def transfer() -> Iterator[Callable[..., subprocess.CompletedProcess[str]]]:
-    """Run `python -m launch` with arguments and wait for it."""
+    """Run `python -m launch` with arguments, or `python -c`, and wait for it."""
     command = ForkedCommand()
     yield lambda *arguments, cwd=ROOT: command.run(list(map(str, arguments)), cwd)
     command.close()

@@ -2,26 +2,22 @@
 
 import base64
 import json
-import os
 import shutil
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import yaml
 
 from recipes.files import hash_file
+from tests.forked_command import ForkedCommand
 from tests.servers import _Handler, serving
 
-ROOT = Path(__file__).resolve().parent.parent
 TOKEN = "hf_" + "x" * 34
 
 
-@pytest.fixture
-def hub():
-    """A hub that accepts commits of whoever has the token; `received` is what it was sent."""
-    received = {"files": {}, "created": []}
+@pytest.fixture(scope="module")
+def pushing(tmp_path_factory):
+    """A hub that accepts commits of whoever has the token, what it was sent, and commands with its address."""
+    received = {}
 
     class Hub(_Handler):
         def do_POST(self):  # noqa: N802 (the name http.server looks for)
@@ -44,22 +40,37 @@ def hub():
                     received["files"][row["value"]["path"]] = base64.b64decode(row["value"]["content"])
             return self.reply_json({"commitUrl": f"{received['address']}/me/model/commit/1", "commitOid": "1"})
 
+    home = tmp_path_factory.mktemp("hub")
     with serving(Hub) as received["address"]:
-        yield received
+        command = ForkedCommand({
+            "HF_ENDPOINT": received["address"], "HF_HUB_OFFLINE": "0", "HF_HOME": str(home),
+            "HF_HUB_DISABLE_XET": "1", "HF_HUB_DISABLE_TELEMETRY": "1",
+        })  # fmt: skip
+        yield received, command
+        command.close()
 
 
-def push(tmp_path, *arguments, address="http://127.0.0.1:9", token=TOKEN):
-    environment = {**os.environ, "HF_ENDPOINT": address, "HF_HUB_OFFLINE": "0", "HF_HOME": str(tmp_path / "hub")}
-    environment |= {"HF_HUB_DISABLE_XET": "1", "HF_HUB_DISABLE_TELEMETRY": "1", "PYTHONPATH": str(ROOT)}
-    environment |= {"HF_TOKEN": token} if token else {}
-    return subprocess.run(
-        [sys.executable, "-m", "launch", "push", *map(str, arguments)],
-        cwd=ROOT, capture_output=True, text=True, check=False, env=environment,
-    )  # fmt: skip
+@pytest.fixture
+def hub(pushing):
+    """What the hub has received in this test."""
+    received, _ = pushing
+    received |= {"files": {}, "created": []}
+    return received
 
 
-def test_the_hub_gets_the_trained_files_and_a_card_with_the_gains(analysed_study, analysed_transfer, hub, tmp_path):
-    result = push(tmp_path, analysed_study, "grpo", "--to", "me/model", "--licence", "mit", address=hub["address"])
+@pytest.fixture
+def push(pushing, hub, monkeypatch):
+    def push(*arguments, token=TOKEN):
+        monkeypatch.delenv("HF_TOKEN", raising=False)
+        if token:
+            monkeypatch.setenv("HF_TOKEN", token)
+        return pushing[1].run(["push", *map(str, arguments)])
+
+    return push
+
+
+def test_the_hub_gets_the_trained_files_and_a_card_with_the_gains(analysed_study, analysed_transfer, hub, push):
+    result = push(analysed_study, "grpo", "--to", "me/model", "--licence", "mit")
     assert result.returncode == 0, result.stdout + result.stderr
     assert TOKEN not in result.stdout + result.stderr
     assert hub["created"][0]["name"] == "model"
@@ -84,13 +95,14 @@ def test_the_hub_gets_the_trained_files_and_a_card_with_the_gains(analysed_study
     assert "None" not in text
 
 
-def test_a_dry_run_shows_card_and_files_and_sends_nothing(analysed_study, tmp_path):
-    result = push(tmp_path, analysed_study, "grpo", "--to", "me/model", "--step", "2", "--dry-run", token=None)
+def test_a_dry_run_shows_card_and_files_and_sends_nothing(analysed_study, hub, push):
+    result = push(analysed_study, "grpo", "--to", "me/model", "--step", "2", "--dry-run", token=None)
     assert result.returncode == 0, result.stderr
     assert "This is the checkpoint after step 2." in result.stdout
     size = (analysed_study / "arms/grpo/seed-0/snapshots/step-2/model.safetensors").stat().st_size
     assert f"{size:,} bytes  model.safetensors" in result.stdout
     assert result.stdout.endswith("nothing was uploaded to me/model (--dry-run)\n")
+    assert (hub["files"], hub["created"]) == ({}, [])
 
 
 @pytest.mark.parametrize(
@@ -102,26 +114,24 @@ def test_a_dry_run_shows_card_and_files_and_sends_nothing(analysed_study, tmp_pa
         (["grpo", "--to", "a/b/c"], "'a/b/c' is not the name of a repository, which has the form owner/name"),
     ],
 )
-def test_mistakes_are_told_in_a_sentence(analysed_study, tmp_path, arguments, message):
-    result = push(tmp_path, analysed_study, *arguments)
+def test_mistakes_are_told_in_a_sentence(analysed_study, hub, push, arguments, message):
+    result = push(analysed_study, *arguments)
     assert result.returncode == 2
     assert message in result.stderr
     assert "Traceback" not in result.stderr
+    assert (hub["files"], hub["created"]) == ({}, [])
 
 
-def test_what_the_hub_says_and_what_is_missing(analysed_study, hub, tmp_path):
+def test_what_the_hub_says_and_what_is_missing(analysed_study, hub, push, tmp_path):
     to = ["grpo", "--to", "me/model"]
-    refused = push(tmp_path, analysed_study, *to, address=hub["address"], token="hf_wrong")
+    refused = push(analysed_study, *to, token="hf_wrong")
     assert (refused.returncode, hub["files"]) == (2, {})
     assert "refused the upload to me/model with status 401: the token may not write there" in refused.stderr
     assert "hf_wrong" not in refused.stderr
-    assert (
-        "there is no token of the Hugging Face hub; set HF_TOKEN"
-        in push(tmp_path, analysed_study, *to, token=None).stderr
-    )
+    assert "there is no token of the Hugging Face hub; set HF_TOKEN" in push(analysed_study, *to, token=None).stderr
     changed = tmp_path / "study"
     shutil.copytree(analysed_study, changed)
     weights = changed / "arms/grpo/seed-0/final/config.json"
     weights.write_text(weights.read_text() + "\n")
     assert hash_file(weights) != hash_file(analysed_study / "arms/grpo/seed-0/final/config.json")
-    assert "is not the file that was trained and scored; restore it" in push(tmp_path, changed, *to).stderr
+    assert "is not the file that was trained and scored; restore it" in push(changed, *to).stderr

@@ -183,12 +183,11 @@ HELPER = """
 import sys
 from pathlib import Path
 
-sys.path.insert(0, sys.argv[1])
 from eval.responses.scheduling import ResponseScheduler
 from eval.responses.units import open_units
 from recipes.loading import load_recipe
 
-recipe, study = load_recipe(sys.argv[2], sys.argv[4:]), Path(sys.argv[3])
+recipe, study = load_recipe(sys.argv[1], sys.argv[3:]), Path(sys.argv[2])
 units = open_units(recipe, study, study / "eval" / "base", "base")
 with ResponseScheduler(recipe, study, study / "base", units) as scheduler:
     scheduler.run()
@@ -196,7 +195,7 @@ with ResponseScheduler(recipe, study, study / "base", units) as scheduler:
 """
 
 
-def test_chunk_that_another_process_has_claimed_is_left_to_it_until_it_dies(smoke_study, tmp_path):
+def test_chunk_that_another_process_has_claimed_is_left_to_it_until_it_dies(smoke_study, transfer, tmp_path):
     recipe = load_recipe(SMOKE, [*CHUNKED, TWO])
     study = tmp_path / "study"
     units = evaluate(recipe, smoke_study, study)
@@ -204,13 +203,13 @@ def test_chunk_that_another_process_has_claimed_is_left_to_it_until_it_dies(smok
     stored = unit.path(1).read_bytes(), unit.path(2).read_bytes()
     unit.path(1).unlink()
     unit.path(2).unlink()
-    command = [sys.executable, "-c", HELPER, str(ROOT), str(SMOKE), str(study), *CHUNKED, TWO]
+    command = ["-c", HELPER, SMOKE, study, *CHUNKED, TWO]
     with Claims(unit.directory.parent / ".queue") as claims:
         assert claims.claim(iter([(f"{unit.name}-{unit.version}", 1)]), 1)
-        result = subprocess.run(command, capture_output=True, text=True, check=False)
+        result = transfer(*command)
         assert result.stdout.strip() == "4", result.stderr  # two questions, two responses each
         assert unit.missing() == [1]
-    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    result = transfer(*command)
     assert result.stdout.strip() == "8", result.stderr
     assert (unit.path(1).read_bytes(), unit.path(2).read_bytes()) == stored
 

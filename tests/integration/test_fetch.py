@@ -3,15 +3,13 @@
 import hashlib
 import io
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from tests.forked_command import ForkedCommand, run_fresh
 from tests.servers import hub
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -68,20 +66,33 @@ def repositories():
     }
 
 
+SETTINGS = {"HF_HUB_DISABLE_XET": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}
+
+
+@pytest.fixture(scope="module")
+def offline(tmp_path_factory):
+    """Commands without a network, and the link to the hub cache of all of them, which each test sets."""
+    cache = tmp_path_factory.mktemp("home") / "hub"
+    command = ForkedCommand({**SETTINGS, "HF_HOME": str(cache)})
+    yield command, cache
+    command.close()
+
+
 @pytest.fixture
-def run(tmp_path):
+def run(tmp_path, offline):
     """Run the command with a hub cache of its own; `address=None` means offline."""
-    recipe = tmp_path / "recipe.yaml"
-    recipe.write_text(RECIPE)
+    (tmp_path / "recipe.yaml").write_text(RECIPE)
+    (tmp_path / "hub").mkdir()
+    command, cache = offline
+    cache.unlink(missing_ok=True)
+    cache.symlink_to(tmp_path / "hub")
 
     def run(*arguments, address=None):
-        network = {"HF_ENDPOINT": address, "HF_HUB_OFFLINE": "0"} if address else {"HF_HUB_OFFLINE": "1"}
-        settings = {"HF_HOME": str(tmp_path / "hub"), "HF_HUB_DISABLE_XET": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}
-        return subprocess.run(
-            [sys.executable, "-m", "launch", *map(str, arguments)],
-            cwd=ROOT, capture_output=True, text=True, check=False,
-            env={**os.environ, **settings, **network},
-        )  # fmt: skip
+        words = list(map(str, arguments))
+        if address is None:
+            return command.run(words)
+        network = {"HF_HOME": str(tmp_path / "hub"), "HF_ENDPOINT": address, "HF_HUB_OFFLINE": "0"}
+        return run_fresh(words, settings={**SETTINGS, **network})
 
     return run
 
@@ -500,10 +511,8 @@ def test_coqa_of_either_publisher(tmp_path, run):
             f"recipe = load_recipe({str(suite)!r}); from pathlib import Path; "
             "print(json.dumps([q.dump() for q in read_source_questions(recipe, recipe.suite.benchmarks[1], Path())]))"
         )
-        settings = {**os.environ, "HF_HOME": str(tmp_path / "hub"), "HF_HUB_OFFLINE": "1"}
-        printed = subprocess.run(
-            [sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, env=settings, check=True
-        )
+        printed = run("-c", script)
+        assert printed.returncode == 0, printed.stderr
         (found[publisher],) = json.loads(printed.stdout)
         entry = json.loads((tmp_path / "suite.lock.json").read_text())["benchmarks"]["coqa"]
         assert entry["dataset"] == f"{publisher}/coqa"

@@ -1,10 +1,7 @@
 """kill -9 in the middle of training, once per trainer: the same command reaches the weights of the smoke study."""
 
 import json
-import os
 import signal
-import subprocess
-import sys
 import time
 
 import pytest
@@ -12,24 +9,17 @@ import torch
 
 from recipes.files import read_json_lines
 from recipes.manifest import read_manifest
-from tests.integration.test_deepspeed import ROOT, SMOKE, final, study_of
+from tests.forked_command import killed_when
+from tests.integration.test_deepspeed import SMOKE, final, study_of
 
 
 @pytest.mark.parametrize("arm", ["off_policy_sft", "grpo"])
 def test_killed_training_resumes_to_the_weights_of_a_run_without_a_kill(smoke_study, transfer, tmp_path, arm):
     study, run = study_of(smoke_study, tmp_path / "study"), f"arms/{arm}/seed-0"
     arguments = ["run", str(SMOKE), "--out", str(study), "--until", run]
-    process = subprocess.Popen(
-        [sys.executable, "-m", "launch", *arguments],
-        cwd=ROOT, stdout=subprocess.DEVNULL, env={**os.environ, "PYTHONPATH": str(ROOT)},
-    )  # fmt: skip
-    deadline = time.monotonic() + 240
-    while not (study / run / "checkpoint-1" / "COMPLETE").exists():
-        assert process.poll() is None, "the study ended before it could be killed"
-        assert time.monotonic() < deadline
-        time.sleep(0.002)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    with killed_when(study, (study / run / "checkpoint-1" / "COMPLETE").exists):
+        killed = transfer(*arguments)
+    assert killed.returncode == -signal.SIGKILL, "the study ended before it could be killed"
     time.sleep(0.5)  # its workers die with it
     assert read_manifest(study / run)["completed"] is None, "the kill came too late to test anything"
     again = transfer(*arguments)

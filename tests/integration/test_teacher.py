@@ -1,7 +1,6 @@
 """Demonstrations from a server that speaks the chat completion protocol, also when it misbehaves."""
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -20,6 +19,7 @@ from data.sampling.store import Sample, SampleStore, sample_seed, sampling_confi
 from recipes.corpus_schema import SamplerSpec
 from recipes.errors import UserError
 from recipes.training_schema import PromptSpec
+from tests.forked_command import killed_when
 from tests.servers import TeacherState, teacher
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -294,7 +294,7 @@ def corpus_command(tmp_path, url, *more):
         "corpus.teacher.parameters=1.0e+6",
     ]  # fmt: skip
     recipe = ROOT / "recipes" / "corpora" / "math_train_file.yaml"
-    return [sys.executable, "-m", "launch", "run", str(recipe), "--no-reuse", "--until", "corpus", *settings, *more]
+    return ["run", recipe, "--no-reuse", "--until", "corpus", *settings, *more]
 
 
 def whole_answer(problem, seed, index):
@@ -306,12 +306,12 @@ def whole_answer(problem, seed, index):
     return answer(problem, seed, index)
 
 
-def run_corpus(tmp_path, url, out, *more):
-    command = [*corpus_command(tmp_path, url, *more), "--out", str(out)]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+@pytest.fixture
+def run_corpus(transfer):
+    return lambda tmp_path, url, out, *more: transfer(*corpus_command(tmp_path, url, *more), "--out", out)
 
 
-def test_corpus_with_an_endpoint_teacher(tmp_path):
+def test_corpus_with_an_endpoint_teacher(tmp_path, run_corpus):
     state = TeacherState(whole_answer)
     with teacher(state) as url:
         result = run_corpus(tmp_path, url, tmp_path / "study")
@@ -341,21 +341,16 @@ def test_corpus_with_an_endpoint_teacher(tmp_path):
     assert pq.read_table(corpus / "demonstrations.parquet")["thinking"].to_pylist().count("") < 120
 
 
-def test_kill_in_the_middle_asks_only_for_the_rest(tmp_path):
+def test_kill_in_the_middle_asks_only_for_the_rest(tmp_path, run_corpus):
     reference = TeacherState(whole_answer)
     with teacher(reference) as url:
         assert run_corpus(tmp_path, url, tmp_path / "elsewhere" / "reference").returncode == 0
     state = TeacherState(whole_answer, delay_seconds=0.2)
     with teacher(state) as url:
-        command = [*corpus_command(tmp_path, url), "--out", str(tmp_path / "study")]
-        process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, start_new_session=True)
-        deadline = time.monotonic() + 120
-        while sum(state.answered.values()) < 30:
-            assert time.monotonic() < deadline
-            time.sleep(0.02)
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-        time.sleep(0.5)
+        with killed_when(tmp_path / "study", lambda: sum(state.answered.values()) >= 30):
+            killed = run_corpus(tmp_path, url, tmp_path / "study")
+        assert killed.returncode == -signal.SIGKILL, "the study ended before it could be killed"
+        time.sleep(0.5)  # its worker dies with it
         assert 30 <= sum(state.answered.values()) < 120
         state.delay_seconds = 0.0
         again = run_corpus(tmp_path, url, tmp_path / "study")
@@ -370,7 +365,7 @@ def test_kill_in_the_middle_asks_only_for_the_rest(tmp_path):
 
 
 @pytest.mark.slow
-def test_another_study_asks_only_for_what_no_study_has(tmp_path, monkeypatch):
+def test_another_study_asks_only_for_what_no_study_has(tmp_path, monkeypatch, run_corpus):
     state = TeacherState(whole_answer)
     with teacher(state) as url:
         assert run_corpus(tmp_path, url, tmp_path / "first").returncode == 0
@@ -398,7 +393,7 @@ def test_another_study_asks_only_for_what_no_study_has(tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-def test_changed_filter_reuses_the_samples(tmp_path):
+def test_changed_filter_reuses_the_samples(tmp_path, run_corpus):
     state = TeacherState(whole_answer)
     with teacher(state) as url:
         assert run_corpus(tmp_path, url, tmp_path / "study").returncode == 0
