@@ -102,3 +102,5 @@ class Pick(Values):
     questions: int
     """Questions that the first half has."""
     candidates: list[Candidate]
+    learned_nothing: list[str]
+    """The runs without a gradient in any step, as sentences; none of their checkpoints is proposed."""

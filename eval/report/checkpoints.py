@@ -49,6 +49,7 @@ def format_pick(result: Pick, study_dir: Path) -> str:
         mark = "> " if row == proposed else "  "
         gain, worst = interval_text(row.trained_gain, "+.1f"), interval_text(row.worst_gain, "+.1f")
         lines.append(f"{mark}{model_name(row):<34}{gain:>24}{worst:>26}{row.safe_limit:>13.1f}  {row.worst_group}")
+    lines += [f"no candidate: {text}" for text in result.learned_nothing]
     lines.append("passes from: the smallest --max-drop that it can be expected to pass on as many other questions")
     scope = (
         f"Chosen on {result.questions} questions, half of the slice. `transfer gate {study_dir} ARM --max-drop "
