@@ -105,9 +105,7 @@ def audit_recipes(path: Path, overrides: list[str]) -> list[tuple[Recipe, list[d
         names = {re.sub(r"\W+", "_", pair["name"]).strip("_"): pair["model"] for pair in members}
         if len(names) < len(members):
             raise UserError(f"{path}: two pairs of {base} have names that differ only in punctuation; rename one")
-        study = "audit-" + re.sub(r"[^a-z0-9]+", "-", "-".join(at_revision(base)[0].split("/")[-2:]).lower()).strip(
-            "-"
-        )
+        study = "audit-" + re.sub(r"[^a-z0-9]+", "-", "-".join(at_revision(base)[0].split("/")[-2:]).lower()).strip("-")
         recipe = evaluation_recipe(base, names, suite, study, overrides, f"audit of {base}")
         own = read_recipe_file(path).get("lock", {})
         joined = {kind: recipe.lock.get(kind, {}) | own.get(kind, {}) for kind in ("sources", "benchmarks", "models")}
