@@ -99,6 +99,7 @@ def choose(
         )
     models = range(1 + len(scores.models))
     questions = sum(int(half.sum()) for half in scores.halves)
+    checked = sum(map(len, scores.halves)) - questions
     rows, limits = [], {}
     for model, (arm, seed, step) in zip(models, [(None, None, 0), *scores.models], strict=True):
         gains = _without_heldout(proposing.of(model))
@@ -133,6 +134,7 @@ def choose(
             reported={group: Estimate.of(gain) for group, gain in checking.of(0).items()},
             tied=[],
             questions=questions,
+            checked=checked,
             candidates=rows,
             learned_nothing=learned_nothing,
         )
@@ -147,6 +149,7 @@ def choose(
         reported={group: Estimate.of(gain) for group, gain in check.items()},
         tied=[rows[m] for m in within if rows[m].trained_gain.estimate > rows[proposed].trained_gain.estimate],
         questions=questions,
+        checked=checked,
         candidates=rows,
         learned_nothing=learned_nothing,
     )
