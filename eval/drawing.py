@@ -185,4 +185,7 @@ def _svg(figure: Any, transparent: bool) -> str:
         metadata={"Date": None, "Creator": None, "Format": None, "Type": None},
     )
     text = buffer.getvalue()
-    return text[text.index("<svg") :]
+    # For style sheets: a figure scales to its place, and a narrow one must not get larger letters than a wide one.
+    return re.sub(
+        r'<svg (?=[^>]*width="([\d.]+)pt")', r'<svg style="--points: \1" ', text[text.index("<svg") :], count=1
+    )

@@ -30,13 +30,13 @@ def evaluation_recipe(
     if "suite" not in values:
         raise UserError(f"{suite} has no section `suite`; name a recipe with one")
     kept["suite"] = values["suite"]
-    path, revision = _at_revision(base)
+    path, revision = at_revision(base)
     kept |= {
         "study": study,
         "title": title,
         "model": {"path": path, "revision": revision, "eos_token": None, "pad_token": None, "dtype": _dtype(path)},
         "arms": {
-            name: {"external": dict(zip(("path", "revision"), _at_revision(model), strict=True))}
+            name: {"external": dict(zip(("path", "revision"), at_revision(model), strict=True))}
             for name, model in models.items()
         },
     }
@@ -45,7 +45,8 @@ def evaluation_recipe(
     return validate_recipe(kept, str(suite))
 
 
-def _at_revision(text: str) -> tuple[str, str | None]:
+def at_revision(text: str) -> tuple[str, str | None]:
+    """Path or hub id of a model, and the revision after its @."""
     path, _, revision = text.partition("@")
     return path, revision or None
 
@@ -66,7 +67,7 @@ def arm_names(models: list[str]) -> dict[str, str]:
     """Arm name -> checkpoint: as many last parts of the path as make it unique and say more than seed and step."""
     names: dict[str, str] = {}
     for model in models:
-        parts = [part for part in re.split(r"[/\\]", _at_revision(model)[0].rstrip("/")) if part not in ("", ".", "..")]
+        parts = [part for part in re.split(r"[/\\]", at_revision(model)[0].rstrip("/")) if part not in ("", ".", "..")]
         for count in range(1, len(parts) + 1):
             name = re.sub(r"\W+", "_", "_".join(parts[-count:])).strip("_") or "model"
             if name not in names and name != "base" and not all(map(_UNSPECIFIC.fullmatch, parts[-count:])):
@@ -104,9 +105,7 @@ def audit_recipes(path: Path, overrides: list[str]) -> list[tuple[Recipe, list[d
         names = {re.sub(r"\W+", "_", pair["name"]).strip("_"): pair["model"] for pair in members}
         if len(names) < len(members):
             raise UserError(f"{path}: two pairs of {base} have names that differ only in punctuation; rename one")
-        study = "audit-" + re.sub(r"[^a-z0-9]+", "-", "-".join(_at_revision(base)[0].split("/")[-2:]).lower()).strip(
-            "-"
-        )
+        study = "audit-" + re.sub(r"[^a-z0-9]+", "-", "-".join(at_revision(base)[0].split("/")[-2:]).lower()).strip("-")
         recipe = evaluation_recipe(base, names, suite, study, overrides, f"audit of {base}")
         own = read_recipe_file(path).get("lock", {})
         joined = {kind: recipe.lock.get(kind, {}) | own.get(kind, {}) for kind in ("sources", "benchmarks", "models")}

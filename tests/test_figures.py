@@ -51,6 +51,15 @@ def test_without_another_group_the_trained_gain_is_not_drawn_as_its_change(monke
     assert "worst other group" not in figure.svg
 
 
+def test_a_figure_tells_its_width_to_the_style_sheet():
+    """The page limits by it how far a narrow figure is enlarged."""
+    (width, told) = re.match(
+        r'<svg style="--points: ([\d.]+)" .*?width="([\d.]+)pt"', scores_figure(study(2)).svg
+    ).groups()
+    assert width == told
+    assert float(width) > 100
+
+
 def test_names_are_text_and_nothing_else():
     name = '--><script>alert(1)</script> & "x"'
     svg = forest({name: {"g": (Estimate(estimate=1, low=0, high=2), "")}}, ["g"], name).svg

@@ -228,7 +228,10 @@ def test_what_gained_more_but_cannot_be_told_is_named(made_up):
     assert choice.questions == 3000
     text = format_pick(choice, Path("runs/x"))
     assert "off_policy_sft, seed 0, step 1 gained more, but not so much that it can be told; grpo, seed 0" in text
-    assert "Chosen on 3000 questions, half of the slice. `transfer gate runs/x ARM --max-drop 25` judges" in text
+    assert choice.checked == 3000
+    assert "Chosen on 3000 of the slice's 6000 questions, checked on the others. `transfer gate runs/x ARM" in text
+    assert "ARM --max-drop 25` judges the final model of an arm" in text
+    assert "it may pass where the base is kept here." in format_pick(pick(*made_up, 1), Path("runs/x"))
     assert pick(*made_up, 10).tied == []
 
 

@@ -5,15 +5,18 @@ import json
 import pickle
 import zlib
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from eval.questions.build import _require_references, content_hash
 from eval.questions.forms import acpbench_shots, code_tests, questions_of, sample_questions, sample_slice, unpack_text
-from eval.questions.records import Question
+from eval.questions.records import Question, json_line
 from recipes.errors import UserError
-from recipes.suite_schema import BenchmarkData
+from recipes.files import hash_json
+from recipes.suite_schema import BenchmarkData, BenchmarkSpec
 
 
 def data(form="fields", **settings):
@@ -33,6 +36,22 @@ def test_fields():
     assert [q.reference for q in questions] == ["1", "2", "3", "4"]
     assert len({q.question_id for q in questions}) == 4
     assert questions[0].cluster == questions[1].cluster != questions[2].cluster == questions[3].cluster
+
+
+def test_a_question_keeps_the_id_of_its_file_for_readers():
+    """Its content, and so every stored response, is that of a study from before the id was kept."""
+    row = {"q": "1+1", "answer": "x", "id": 17}
+    (question,) = questions_of("b", data(fields={"problem": "q"}, id_field="id"), [row])
+    assert (question.name, question.extra) == ("17", {"id": "17"})
+    assert content_hash([question]) == hash_json([replace(question, extra={}).dump()])
+    assert content_hash([question]) != content_hash([replace(question, extra={"type": "Numerical"})])
+    (without,) = questions_of("b", data(fields={"problem": "q"}), [row])
+    assert without.name == without.question_id
+    benchmark = BenchmarkSpec.model_validate({"name": "b", "group": "math", "scorings": {"robust": "choice"}})
+    with pytest.raises(UserError, match="benchmark b: the reference of question 17 is 'x' but"):
+        _require_references(benchmark, [question])
+    with pytest.raises(UserError, match=r"the text of '17' holds '\\ud800'"):
+        json_line(replace(question, fields={"problem": "\ud800"}).dump())
 
 
 def test_olympiadbench():

@@ -8,7 +8,7 @@ import yaml
 
 from launch.commands.main import main
 from launch.pairs import audit_recipes
-from launch.planning.preflight import check_before_running, mistakes, unresolved_sentences, warnings
+from launch.planning.preflight import check_before_running, mistakes, model_mistake, unresolved_sentences, warnings
 from launch.stages import build_stages
 from recipes.errors import UserError
 from recipes.loading import apply_override, load_recipe, validate_recipe
@@ -280,6 +280,29 @@ def test_a_path_that_does_not_exist_is_not_to_be_fetched():
         check_before_running(absent)
     assert str(error.value).startswith("model.path ./absent is neither a directory nor a Hugging Face id")
     assert len(unresolved_sentences(load_recipe(STUDY, ["model={path: Qwen/Qwen3-1.7B-Base}"]))) == 1
+
+
+def test_a_folder_without_weights_is_refused_before_anything_starts(tmp_path):
+    """The final weights are meant, not those of a snapshot."""
+    run = tmp_path / "arms" / "grpo" / "seed-0"
+    for part in ("final", "snapshots/step-2"):
+        (run / part).mkdir(parents=True)
+        (run / part / "model.safetensors").touch()
+    meant = f"has no safetensors weights; did you mean {run / 'final'}?"
+    assert model_mistake(str(run / "final")) is None
+    assert model_mistake(str(run)) == meant
+    assert model_mistake(str(run.parent)) == meant
+    assert model_mistake(str(run / "snapshots")) == meant.replace("final", "snapshots/step-2")
+    (tmp_path / "empty").mkdir()
+    assert "no safetensors weights; name a folder that has them, or convert" in str(model_mistake(f"{tmp_path}/empty"))
+    assert model_mistake("Qwen/Qwen3-14B-Base") is None
+    teacher = f"corpus.teacher={{kind: transformers, model: {run}}}"
+    for override, key in (
+        (f"model={{path: {run}}}", "model.path"),
+        (f"arms.x={{external: {run}}}", "arms.x.external"),
+        (teacher, "corpus.teacher.model"),
+    ):
+        assert f"{key} {run} {meant}" in mistakes(load_recipe(STUDY, [override]))
 
 
 def test_one_arm_has_nothing_to_match(capsys):

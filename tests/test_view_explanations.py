@@ -107,3 +107,7 @@ def test_the_list_tells_the_parts_of_a_question_apart():
     fields = {"sentence": "He ran.", "question": "How long?", "answer": "two days"}
     assert _snippet(Question("a", fields, "no", unit="u")) == "two days · How long?"
     assert _snippet(Question("a", fields, "no")) == "How long?"
+
+
+def test_the_list_shows_all_fields_of_a_question_that_none_of_them_is():
+    assert _snippet(Question("a", {"n": "109", "from": "kilo\ngrams", "to": 5}, "no")) == "109 · kilo grams · 5"

@@ -24,6 +24,7 @@ from eval.statistics.values import Estimate
 from recipes.errors import UserError
 from recipes.schema import Recipe
 from recipes.suite_schema import StatisticsSpec
+from train.no_gradient import NoGradient, runs_without_gradient
 
 
 def pick(recipe: Recipe, study_dir: Path, max_drop: float) -> Pick:
@@ -31,14 +32,16 @@ def pick(recipe: Recipe, study_dir: Path, max_drop: float) -> Pick:
 
     Every candidate is one model, the base among them. One half of the slice's questions proposes: of the candidates
     with a gain in the trained group that stay within the limit, the preferred one. The other half and the whole slice
-    must agree, else the base is kept; no second candidate is tried, because that would choose on the check.
+    must agree, else the base is kept; no second candidate is tried, because that would choose on the check. A run that
+    learned nothing proposes none, because its checkpoints are what it started from.
 
     Raises:
         UserError: the suite has no group but the trained one, or a benchmark has too few questions for two halves.
     """
     spec = recipe.require_trajectory()
     settings = recipe.statistics.model_copy(update={"draws": spec.draws, "seed": spec.seed})
-    return choose(read_slice(recipe, study_dir), recipe.analysis.trained_group, max_drop, settings)
+    idle = runs_without_gradient(recipe, study_dir)
+    return choose(read_slice(recipe, study_dir), recipe.analysis.trained_group, max_drop, settings, idle)
 
 
 class _Gains(NamedTuple):
@@ -74,8 +77,11 @@ class _Gains(NamedTuple):
         )
 
 
-def choose(scores: Slice, trained: str, max_drop: float, settings: StatisticsSpec) -> Pick:
-    """The checkpoint to ship from the scores of all checkpoints; see `pick`."""
+def choose(
+    scores: Slice, trained: str, max_drop: float, settings: StatisticsSpec, idle: Sequence[NoGradient] = ()
+) -> Pick:
+    """The checkpoint to ship from the scores of all checkpoints; see `pick`. `idle`: runs that learned nothing."""
+    learned_nothing, excluded = [str(run) for run in idle], {(run.arm, run.seed) for run in idle}
     for item, half in zip(scores.answers, scores.halves, strict=True):
         if half.all() or not half.any():
             raise UserError(
@@ -93,6 +99,7 @@ def choose(scores: Slice, trained: str, max_drop: float, settings: StatisticsSpe
         )
     models = range(1 + len(scores.models))
     questions = sum(int(half.sum()) for half in scores.halves)
+    checked = sum(map(len, scores.halves)) - questions
     rows, limits = [], {}
     for model, (arm, seed, step) in zip(models, [(None, None, 0), *scores.models], strict=True):
         gains = _without_heldout(proposing.of(model))
@@ -111,7 +118,8 @@ def choose(scores: Slice, trained: str, max_drop: float, settings: StatisticsSpe
         )
         rows.append(row)
     rows = [row.model_copy(update={"on_frontier": not any(_dominates(other, row) for other in rows)}) for row in rows]
-    within = [model for model in models if limits[model] <= max_drop and rows[model].arm is not None]
+    trained_rows = [m for m in models if rows[m].arm is not None and (rows[m].arm, rows[m].seed) not in excluded]
+    within = [model for model in trained_rows if limits[model] <= max_drop]
     proposed = preferred(
         {model: rows[model].trained_gain for model in within},
         limits,
@@ -122,11 +130,13 @@ def choose(scores: Slice, trained: str, max_drop: float, settings: StatisticsSpe
             max_drop=max_drop,
             choice=rows[0],
             proposed=None,
-            refused=[_nothing_to_propose(rows, max_drop, trained)],
+            refused=[_nothing_to_propose([rows[model] for model in trained_rows], max_drop, trained)],
             reported={group: Estimate.of(gain) for group, gain in checking.of(0).items()},
             tied=[],
             questions=questions,
+            checked=checked,
             candidates=rows,
+            learned_nothing=learned_nothing,
         )
     check = checking.of(proposed)
     against = _contradictions(check, checking.limit(proposed, rng), max_drop, trained, "the other half")
@@ -139,7 +149,9 @@ def choose(scores: Slice, trained: str, max_drop: float, settings: StatisticsSpe
         reported={group: Estimate.of(gain) for group, gain in check.items()},
         tied=[rows[m] for m in within if rows[m].trained_gain.estimate > rows[proposed].trained_gain.estimate],
         questions=questions,
+        checked=checked,
         candidates=rows,
+        learned_nothing=learned_nothing,
     )
 
 
@@ -161,7 +173,7 @@ def _contradictions(
 
 
 def _nothing_to_propose(rows: Sequence[Candidate], max_drop: float, trained: str) -> str:
-    gaining = [row for row in rows if row.arm is not None and gained(row.trained_gain)]
+    gaining = [row for row in rows if gained(row.trained_gain)]
     if not gaining:
         return f"no checkpoint has a gain on {trained} that can be told from zero"
     least = min(row.safe_limit for row in gaining)

@@ -102,4 +102,8 @@ class Pick(Values):
     """Candidates within the limit that gained more than the proposed one, but not so much that it can be told."""
     questions: int
     """Questions that the first half has."""
+    checked: int
+    """Questions that the other half has."""
     candidates: list[Candidate]
+    learned_nothing: list[str]
+    """The runs without a gradient in any step, as sentences; none of their checkpoints is proposed."""

@@ -52,10 +52,13 @@ def run(recipe: Recipe, study_dir: Path, stage_dir: Path, resume: bool) -> None:
 
 
 def content_hash(questions: list[Question]) -> str:
-    """sha256 of questions: what must not change while a study lasts. Raises UserError like `json_line`."""
+    """sha256 of questions: what must not change while a study lasts. Raises UserError like `json_line`.
+
+    Without the id in the file, of which the identity is a hash.
+    """
     rows = [question.dump() for question in questions]
     try:
-        return hash_json(rows)
+        return hash_json([row | {"extra": {k: v for k, v in row["extra"].items() if k != "id"}} for row in rows])
     except UnicodeEncodeError:
         for row in rows:
             json_line(row)  # names the question
@@ -100,7 +103,7 @@ def _require_references(benchmark: BenchmarkSpec, questions: list[Question]) -> 
         for question in questions:
             if allowed is not None and question.reference not in allowed:
                 raise UserError(
-                    f"benchmark {benchmark.name}: the reference of question {question.question_id} is "
+                    f"benchmark {benchmark.name}: the reference of question {question.name} is "
                     f"{str(question.reference)[:40]!r} but {rule!r} compares with {', '.join(allowed)}; "
                     "correct the references, name their column in data.reference_field, or choose another rule"
                 )

@@ -37,7 +37,10 @@ def questions_of(name: str, data: BenchmarkData, rows: Iterable[Row]) -> list[Qu
     questions = []
     for index, row in enumerate(rows):
         try:
-            questions.append(FORMS[data.form].read(data, row))
+            question = FORMS[data.form].read(data, row)
+            if data.id_field is not None:
+                question = replace(question, extra=question.extra | {"id": str(row[data.id_field])})
+            questions.append(question)
         except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
             raise UserError(
                 f"benchmark {name}: row {index + 1} is not of the form {data.form!r} ({type(error).__name__}: "

@@ -33,7 +33,12 @@ class Question:
     stratum: str = ""
     """Part of the benchmark that a sample of rows takes equally from."""
     extra: Row = field(default_factory=dict)
-    """What is written for the reader alone."""
+    """What is written for the reader alone; `id` is the one that the file gives it."""
+
+    @property
+    def name(self) -> str:
+        """What a reader finds it by: the id in its file, or its identity."""
+        return str(self.extra.get("id", self.question_id))
 
     def dump(self) -> Row:
         """As JSON values."""
@@ -68,7 +73,8 @@ def json_line(row: Row) -> bytes:
     try:
         return (json.dumps(row, ensure_ascii=False) + "\n").encode()
     except UnicodeEncodeError as error:
-        where = next((str(row[key]) for key in ("question_id", "question") if key in row), "a row")
+        own = row.get("extra", {}).get("id")
+        where = own or next((str(row[key]) for key in ("question_id", "question") if key in row), "a row")
         raise UserError(
             f"the text of {where!r} holds {error.object[error.start]!a}, half of a surrogate pair, which is not a "
             "character; repair it where it comes from"

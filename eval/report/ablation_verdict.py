@@ -75,7 +75,7 @@ def choose_points(curves: ResponseCurves) -> dict[str, Choice]:
 def _choice(curves: ResponseCurves, arm: str) -> Choice:
     trained = curves.trained_group
     rows = {row.point: row for row in curves.points}
-    gain = {name: row.arms[arm][trained] for name, row in rows.items() if arm not in row.cut_off}
+    gain = {name: row.arms[arm][trained] for name, row in rows.items() if row.judged(arm)}
     risk = {name: max(may_lose(value) for value in rows[name].arms[arm].values()) for name in gain}
 
     def difference(first: str, second: str) -> Estimate:
@@ -144,7 +144,8 @@ def _reason(curves: ResponseCurves, arm: str, choice: Choice) -> str:
     trained = label(curves.trained_group)
     if choice.point is None or choice.gain is None:
         cut_off = [_name(curves, row.point) for row in curves.points if arm in row.cut_off]
-        return f"at {join_names(cut_off)} every response to a benchmark was cut off." if cut_off else ""
+        text = f"at {join_names(cut_off)} every response to a benchmark was cut off." if cut_off else ""
+        return " ".join(filter(None, [text, _learned_nothing(curves, arm)]))
     name = _name(curves, choice.point)
     start = "the same at every point" if choice.untouched else name
     text = f"{start}: {points(choice.gain)} points on {trained}."
@@ -160,13 +161,21 @@ def _reason(curves: ResponseCurves, arm: str, choice: Choice) -> str:
         )
     elif len(curves.points) > 1:
         text += f" {_next_best(curves, arm, choice.point, choice.gain)}"
-    return text + _edge(curves, choice.point)
+    return " ".join(filter(None, [text + _edge(curves, choice.point), _learned_nothing(curves, arm)]))
+
+
+def _learned_nothing(curves: ResponseCurves, arm: str) -> str:
+    """Where an arm learned nothing; empty where it learned at every point."""
+    idle = [_name(curves, row.point) for row in curves.points if arm in row.learned_nothing]
+    return f"No step had a gradient at {join_names(idle)}, so nothing was learned." if idle else ""
 
 
 def _next_best(curves: ResponseCurves, arm: str, taken: str, gain: Estimate) -> str:
-    rows = [row for row in curves.points if row.point != taken and arm not in row.cut_off]
+    rows = [row for row in curves.points if row.point != taken and row.judged(arm)]
     if not rows:
-        return "At every other point every response to a benchmark was cut off."
+        if all(arm in row.cut_off for row in curves.points if row.point != taken):
+            return "At every other point every response to a benchmark was cut off."
+        return "No other point can be judged."
     others = {row.point: row.arms[arm][curves.trained_group] for row in rows}
     following = max(others, key=lambda point: others[point].low)
     return f"Next comes {_name(curves, following)}; the difference is {points(gain.minus(others[following]))}."

@@ -49,10 +49,15 @@ def format_pick(result: Pick, study_dir: Path) -> str:
         mark = "> " if row == proposed else "  "
         gain, worst = interval_text(row.trained_gain, "+.1f"), interval_text(row.worst_gain, "+.1f")
         lines.append(f"{mark}{model_name(row):<34}{gain:>24}{worst:>26}{row.safe_limit:>13.1f}  {row.worst_group}")
-    lines.append("passes from: the smallest --max-drop that it can be expected to pass on as many other questions")
+    lines += [f"no candidate: {text}" for text in result.learned_nothing]
+    lines += [
+        "passes from: the smallest --max-drop that it can be expected to pass on as many other questions; more than",
+        "             its interval allows, because other questions give another interval",
+    ]
     scope = (
-        f"Chosen on {result.questions} questions, half of the slice. `transfer gate {study_dir} ARM --max-drop "
-        f"{result.max_drop:g}` judges the final model of an arm on the whole suite, with narrower intervals."
+        f"Chosen on {result.questions} of the slice's {result.questions + result.checked} questions, checked on the "
+        f"others. `transfer gate {study_dir} ARM --max-drop {result.max_drop:g}` judges the final model of an arm, "
+        "which was not chosen among checkpoints, on the whole suite; it may pass where the base is kept here."
     )
     if proposed is None or proposed.arm is None:
         return "\n".join([*lines, "", f"keep the base: {'; '.join(result.refused)}", scope])

@@ -2,12 +2,21 @@
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from eval.report.schema import Transfer, read_transfer
 from eval.report.wording import points
 from eval.statistics.values import Estimate, Values
 from recipes.manifest import finished_manifest
+
+
+class Results(NamedTuple):
+    """Where the results of a study lie."""
+
+    stages: Path | None
+    """Its folder; None: it has not run."""
+    report: Path | None
+    """The folder that holds `report`; None: there is no report of its settings."""
 
 
 class Change(Values):
@@ -38,17 +47,14 @@ class Differences(Values):
     """Of the arms and groups that both reports have. None: a study has no report."""
 
 
-def differences(first: Path, second: Path, settings: tuple[dict[str, Any], dict[str, Any]]) -> Differences:
-    """Compare two studies.
-
-    The folders need not exist. `settings`: the two recipes as nested mappings.
+def differences(first: Results, second: Results, settings: tuple[dict[str, Any], dict[str, Any]]) -> Differences:
+    """Compare two studies. `settings`: the two recipes as nested mappings.
 
     Raises:
         UserError: a report is of another schema version or damaged.
     """
-    reports = [read_transfer(folder) if (folder / "report" / "transfer.json").is_file() else None
-               for folder in (first, second)]  # fmt: skip
-    versions = _versions(first), _versions(second)
+    reports = [None if report is None else read_transfer(report) for report in (first.report, second.report)]
+    versions = _versions(first.stages), _versions(second.stages)
     return Differences(
         settings=list(_changes(*settings)),
         versions=list(_changes(*versions)) if all(versions) else None,
@@ -73,10 +79,10 @@ def _named(value: Any) -> Any:
     return value
 
 
-def _versions(folder: Path) -> dict[str, Any]:
+def _versions(folder: Path | None) -> dict[str, Any]:
     """Versions that a study was made with; those of several commits are joined."""
     versions_by_package: dict[str, set[str]] = {}
-    for path in sorted(folder.glob("**/manifest.json")):
+    for path in [] if folder is None else sorted(folder.glob("**/manifest.json")):
         if (manifest := finished_manifest(path.parent)) is None:
             continue
         made = manifest["environment"]

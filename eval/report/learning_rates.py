@@ -7,6 +7,7 @@ independent. All rates answer the same ones, so this makes differences too uncer
 from collections.abc import Mapping, Sequence
 from math import hypot
 from pathlib import Path
+from typing import Any
 
 from markupsafe import Markup
 from matplotlib import pyplot as plt
@@ -29,6 +30,7 @@ from recipes.files import read_json_lines
 from recipes.manifest import read_manifest
 from recipes.schema import Recipe
 from train.accounting.ledger import LEDGER
+from train.no_gradient import runs_without_gradient
 from train.runtime.recorder import CLOCK
 
 _ERRORS = 2
@@ -45,6 +47,10 @@ class Accuracy(Values):
     """Of training, all processes together."""
     steps: float | None = None
     completions: float | None = None
+    no_gradient: tuple[str, ...] = ()
+    """A sentence for each seed in which no step had a gradient."""
+    learned: bool = True
+    """Whether any seed had a gradient; else the accuracy is that of the model it started from."""
 
     def told_from(self, other: "Accuracy") -> bool:
         """Whether the two differ by more than the errors."""
@@ -93,9 +99,12 @@ def read_accuracy(recipe: Recipe, study_dir: Path, arm: str) -> Accuracy | None:
         return accuracy
     runs = [study_dir / "arms" / arm / f"seed-{seed}" for seed in recipe.seeds]
     taken = {"seconds": (CLOCK, "process_seconds"), "steps": (LEDGER, "step"), "completions": (LEDGER, "completions")}
-    return accuracy.model_copy(
-        update={name: _mean_of_last([run / file for run in runs], key) for name, (file, key) in taken.items()}
-    )
+    measured: dict[str, Any] = {
+        name: _mean_of_last([run / file for run in runs], key) for name, (file, key) in taken.items()
+    }
+    if idle := runs_without_gradient(recipe, study_dir, [arm]):
+        measured |= {"no_gradient": tuple(map(str, idle)), "learned": len(idle) < len(recipe.seeds)}
+    return accuracy.model_copy(update=measured)
 
 
 def binomial_error(percent: float, problems: int) -> float:
@@ -114,18 +123,25 @@ def _mean_of_last(files: Sequence[Path], key: str) -> float | None:
 
 
 def choose(frontier: Frontier) -> dict[str, float]:
-    """The learning rate with the highest accuracy of each arm that has one; of equal ones the lowest."""
+    """The learning rate with the highest accuracy of each arm that has one; of equal ones the lowest. A rate at which
+    an arm learned nothing is not taken.
+    """
     return {
         arm: float(max(row, key=lambda rate: (row[rate].accuracy, -float(rate))))
-        for arm, row in frontier.items()
+        for arm, row in _learned(frontier).items()
         if row
     }
 
 
+def _learned(frontier: Frontier) -> Frontier:
+    return {arm: {rate: value for rate, value in row.items() if value.learned} for arm, row in frontier.items()}
+
+
 def common_rate(frontier: Frontier) -> float | None:
     """The learning rate with the highest mean accuracy over the arms; of equal ones the lowest. Only rates that all
-    arms have count.
+    arms have, and at which all learned something, count.
     """
+    frontier = _learned(frontier)
     shared = set.intersection(*(set(row) for row in frontier.values()))
     mean = {float(rate): sum(row[rate].accuracy for row in frontier.values()) for rate in shared}
     return max(mean, key=lambda rate: (mean[rate], -rate), default=None)
@@ -136,10 +152,13 @@ def choose_rates(
 ) -> RateChoice:
     """The choice. `rates`: all that are tried, ascending; `missing`: the unfinished points; `seeds`: their number."""
     chosen, common = choose(frontier), common_rate(frontier)
-    answer = f"Take learning rate {take_text({arm: setting_text(rate) for arm, rate in chosen.items()})}"
+    taken = take_text({arm: setting_text(rate) for arm, rate in chosen.items()})
+    answer = f"Take learning rate {taken}" if chosen else "Not identified: at no rate did a method learn anything"
     answer += "." if common is None else f"; {setting_text(common)} for a comparison at one rate."
-    if lacking := [label(arm) for arm in frontier if arm not in chosen]:
+    if lacking := [label(arm) for arm, row in frontier.items() if not row]:
         answer += f" Not finished for {join_names(lacking)}."
+    if chosen and (idle := [label(arm) for arm, row in frontier.items() if row and arm not in chosen]):
+        answer += f" Not identified for {join_names(idle)}."
     certainty = missing_text(missing, len(rates), list(missing[0].values)) if missing else []
     certainty.append(
         "± is one standard error, the larger of those over training seeds and over problems. A difference within "
@@ -147,7 +166,10 @@ def choose_rates(
         + (" One training seed: another may differ by more." if seeds == 1 else "")
         + " The highest of several accuracies is as a rule too high."
     )
-    reasons = {arm: _reason(frontier[arm], rate, rates, base) for arm, rate in chosen.items()}
+    reasons = {arm: _reason(_learned(frontier)[arm], rate, rates, base) for arm, rate in chosen.items()}
+    for arm, row in frontier.items():
+        if texts := [f"At {setting_text(float(key))}: {text}." for key in row for text in row[key].no_gradient]:
+            reasons[arm] = " ".join([*([reasons[arm]] if arm in reasons else []), *texts])
     return RateChoice(
         rates=list(rates),
         frontier={arm: dict(row) for arm, row in frontier.items()},
@@ -186,7 +208,8 @@ def rates_text(choice: RateChoice) -> str:
         marks = {rate: "*" if choice.chosen.get(arm) == rate else " " for rate in choice.rates}
         lines.append(f"{arm:<28}" + "".join(f"{row.get(str(rate), '–')!s:>15}{mark}" for rate, mark in marks.items()))
     lines += [] if choice.base is None else [f"{'base':<28}{choice.base!s:>15}"]
-    lines.append(f"\nchosen (*, the highest; of equals the lower rate):\n  {' '.join(choice.overrides)}")
+    if choice.overrides:
+        lines.append(f"\nchosen (*, the highest; of equals the lower rate):\n  {' '.join(choice.overrides)}")
     if choice.common is not None:
         lines.append(f"for a comparison at one rate (highest mean over the arms): {choice.common:g}")
     return "\n".join([*lines, "", conclusion_text(choice.conclusion)])

@@ -83,6 +83,12 @@ class CurvePoint:
     warnings: list[str]
     cut_off: list[str]
     """Arms with a score that says nothing: every response to a benchmark was cut off, theirs or the base's."""
+    learned_nothing: list[str]
+    """Arms without a gradient in any step."""
+
+    def judged(self, arm: str) -> bool:
+        """Whether the gains of an arm say something of its training."""
+        return arm not in self.cut_off and arm not in self.learned_nothing
 
 
 @dataclass(frozen=True)
@@ -130,7 +136,7 @@ class ResponseCurves:
 
     def gaining(self, arm: str) -> list[CurvePoint]:
         """The points at which an arm has a gain, without those at which its scores say nothing."""
-        return [row for row in self.points if arm not in row.cut_off and gained(row.arms[arm][self.trained_group])]
+        return [row for row in self.points if row.judged(arm) and gained(row.arms[arm][self.trained_group])]
 
     def row(self, point: str) -> CurvePoint:
         """A point by its name."""
@@ -156,6 +162,7 @@ def response_curves(points: Sequence[PointResult], axes: Sequence[str], paired: 
             {arm: _cost(rows, point.hours.get(arm)) for arm, rows in point.transfer.budget.items() if rows},
             [warning.message for warning in point.transfer.warnings],
             [arm for arm in point.transfer.arms if point.transfer.warnings_of("all_truncated", arm)],
+            [arm for arm in point.transfer.arms if point.transfer.learned_nothing(arm)],
         )
         for point in points
     ]

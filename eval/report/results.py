@@ -55,6 +55,7 @@ from eval.statistics.values import Estimate
 from recipes.schema import Recipe
 from train.accounting.hardware import hardware_differences
 from train.accounting.matching import recipe_differences, recorded_differences
+from train.no_gradient import runs_without_gradient
 
 READINGS = ("robust", "paper")
 ClaimVerdict = Literal["supported", "contradicted", "undecided"]
@@ -80,6 +81,10 @@ def compute_transfer(recipe: Recipe, study_dir: Path) -> tuple[Transfer, dict[st
     trajectory, hours = summarise_trajectories(recipe, study_dir) if recipe.with_trajectories else (None, {})
     warnings = [
         *_toy_warning(recipe),
+        *(
+            ReportWarning(code="nothing_learned", message=str(run), model=run.arm)
+            for run in runs_without_gradient(recipe, study_dir)
+        ),
         *first.warnings(),
         *template_warnings(study_dir, list(recipe.external)),
         *(ReportWarning(code="empty_samples", message=text) for text in empty_samples(shifts)),

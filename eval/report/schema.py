@@ -34,6 +34,7 @@ WarningCode = Literal[
     "empty_samples",
     "kl_near_rounding",
     "other_hardware",
+    "nothing_learned",
 ]
 
 
@@ -266,6 +267,11 @@ class Transfer(Values):
     def warnings_of(self, code: WarningCode, arm: str) -> list[ReportWarning]:
         """The warnings with a code that concern the gains of an arm: its own, the base's, and those of all."""
         return [warning for warning in self.warnings if warning.code == code and warning.model in (None, "base", arm)]
+
+    def learned_nothing(self, arm: str) -> bool:
+        """Whether no run of an arm had a gradient, so that what looks like a gain is chance or where it started."""
+        runs = [w for w in self.warnings if w.code == "nothing_learned" and w.model == arm]
+        return bool(runs) and len(runs) == len(self.seeds)
 
     def difference(self, first: str, second: str, group: str) -> Estimate:
         """Gain of one arm in a group minus that of another."""

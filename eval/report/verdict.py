@@ -64,7 +64,7 @@ def verdict(transfer: Transfer) -> StudyVerdict:
 
     The arm is the preferred one of those that pass `transfer gate` with the smallest limit. An arm that gained more is
     named with the limit it needs. An arm that no limit passes, because all responses to a benchmark were cut off, is
-    not shipped.
+    not shipped, and neither is one that learned nothing.
     """
     trained = transfer.trained_group
     if transfer.status == "REHEARSAL":
@@ -72,15 +72,17 @@ def verdict(transfer: Transfer) -> StudyVerdict:
         return StudyVerdict(text, [], [], None)
     gain = {arm: result.groups[trained] for arm, result in transfer.arms.items()}
     cut_off = [arm for arm in gain if transfer.warnings_of("all_truncated", arm)]
-    risk = {arm: _limit(transfer, arm) for arm in gain if gained(gain[arm]) and arm not in cut_off}
+    idle = [arm for arm in gain if transfer.learned_nothing(arm)]
+    judged = [arm for arm in gain if gained(gain[arm]) and arm not in cut_off and arm not in idle]
+    risk = {arm: _limit(transfer, arm) for arm in judged}
     limit = smallest_limit({arm: gain[arm] for arm in risk}, risk)
-    without = _without_verdict(transfer, cut_off)
+    without = _without_verdict(transfer, cut_off, idle)
     if limit is None:
         if cut_off:
             text = "Keep the base: no method can be judged on all benchmarks and has a gain."
         else:
             text = f"Keep the base: no method has a gain on {label(trained)} that can be told from zero."
-            without = ["Without a gain there is nothing to weigh a loss elsewhere against."]
+            without = ["Without a gain there is nothing to weigh a loss elsewhere against.", *_idle_text(idle)]
         return StudyVerdict(text, without, [], None)
     arm = preferred(
         {name: gain[name] for name in risk if risk[name] <= limit},
@@ -138,20 +140,24 @@ def _others(transfer: Transfer, arm: str, risk: dict[str, float]) -> list[str]:
     return sentences
 
 
-def _without_verdict(transfer: Transfer, cut_off: list[str]) -> list[str]:
+def _without_verdict(transfer: Transfer, cut_off: list[str], idle: list[str]) -> list[str]:
     """The arms that are not candidates, and why."""
     sentences = []
     silent = [
         label(name)
         for name, result in transfer.arms.items()
-        if name not in cut_off and not gained(result.groups[transfer.trained_group])
+        if name not in cut_off and name not in idle and not gained(result.groups[transfer.trained_group])
     ]
     if silent:
         sentences.append(f"No gain that can be told from zero: {', '.join(silent)}.")
     if cut_off:
         names = ", ".join(map(label, cut_off))
         sentences.append(f"Every response to a benchmark was cut off, theirs or the base's: {names}.")
-    return sentences
+    return sentences + _idle_text(idle)
+
+
+def _idle_text(idle: list[str]) -> list[str]:
+    return [f"Learned nothing, because no step had a gradient: {', '.join(map(label, idle))}."] if idle else []
 
 
 def _pair(transfer: Transfer, first: str, second: str, group: str) -> str:

@@ -36,6 +36,8 @@ class Prompt:
     """One rendered question with its requests."""
 
     question_id: str
+    name: str
+    """What a reader finds the question by."""
     text: str
     requests: tuple[Instance, ...]
     """The harness's: one to generate from, or one for each given answer."""
@@ -147,7 +149,7 @@ def render(
     for instance in task.instances:
         requests.setdefault(int(instance.doc_id or 0), []).append(instance)
     return [
-        Prompt(question.question_id, requests[index][0].args[0], tuple(requests[index]))
+        Prompt(question.question_id, question.name, requests[index][0].args[0], tuple(requests[index]))
         for index, question in enumerate(questions)
     ]
 
@@ -163,7 +165,7 @@ def require_lengths(recipe: Recipe, model_dir: Path, prompts: Iterable[Prompt]) 
     context = None if recipe.model is None or recipe.model.pocket else _context(config)
     for prompt in prompts:
         length = len(tokenizer(prompt.text)["input_ids"])
-        subject = f"the prompt of question {prompt.question_id} of {prompt.requests[0].task_name} has {length} tokens"
+        subject = f"the prompt of question {prompt.name} of {prompt.requests[0].task_name} has {length} tokens"
         if length > longest:
             raise UserError(f"{subject} but suite.max_prompt_tokens is {longest}; raise it")
         if context is not None and length >= context:

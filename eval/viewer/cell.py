@@ -130,7 +130,7 @@ def passing(cell: Cell, filters: Filters) -> Iterator[int]:
 
 def _contains(cell: Cell, models: list[str], position: int, needle: str) -> bool:
     question = cell.questions[position]
-    texts = [question.question_id, str(question.reference or ""), *map(str, question.fields.values())]
+    texts = [question.question_id, question.name, str(question.reference or ""), *map(str, question.fields.values())]
     if any(needle in text.casefold() for text in texts):
         return True
     for label in models:

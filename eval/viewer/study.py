@@ -185,6 +185,7 @@ class StudyView:
             "benchmark": cell.benchmark.name,
             "prompting": cell.prompting,
             "question": question.question_id,
+            "name": question.name,
             "primary": cell.primary,
             "text": _snippet(question),
             "models": models,
@@ -274,9 +275,10 @@ def _rounded(points: float | None) -> float | None:
 
 
 def _snippet(question: Question) -> str:
+    """The beginning of a question; of all its fields where none is called the question, since each may be a word."""
     named = [question.fields[key] for key in _QUESTION_FIELDS if isinstance(question.fields.get(key), str)]
-    texts = named or [value for value in question.fields.values() if isinstance(value, str)]
-    text = " ".join(texts[0].split()) if texts else ""
+    texts = named[:1] or [str(value) for value in question.fields.values() if isinstance(value, str | int | float)]
+    text = " · ".join(" ".join(text.split()) for text in texts)
     text = text if len(text) <= _SNIPPET else text[: _SNIPPET - 1] + "…"
     candidate = question.fields.get("answer") if question.unit else None  # what tells the parts of a question apart
     return f"{candidate} · {text}" if candidate else text

@@ -1,9 +1,15 @@
 """`transfer diff`: how two studies differ."""
 
 import argparse
+import sys
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from launch.commands.arguments import argument, command, input_file, print_result
+
+if TYPE_CHECKING:
+    from eval.report.differences import Results
+    from recipes.schema import Recipe
 
 
 @command(
@@ -12,17 +18,52 @@ from launch.commands.arguments import argument, command, input_file, print_resul
     argument("second", metavar="RECIPE|RUN", type=input_file, help="the other one"),
 )
 def diff(options: argparse.Namespace) -> int:
-    """Compare the settings of two recipes or studies and, where they have run, versions and gains. Exit status: 0 if
-    the settings are equal, 1 if they differ, 2 for a mistake in the command.
+    """Compare the settings of two recipes or studies and, where they have run, versions and gains. What was run with
+    other settings than a recipe now has is left out. Exit status: 0 if the settings are equal, 1 if they differ, 2 for
+    a mistake in the command.
     """
     from eval.report.differences import differences, differences_text
     from recipes.loading import load_recipe
 
     paths: list[Path] = [options.first, options.second]
     recipes = [load_recipe(path) for path in paths]
-    folders = [
-        path if path.is_dir() else Path("runs") / recipe.study for path, recipe in zip(paths, recipes, strict=True)
-    ]
-    compared = differences(folders[0], folders[1], (recipes[0].dump(), recipes[1].dump()))
+    results = [_results(path, recipe) for path, recipe in zip(paths, recipes, strict=True)]
+    compared = differences(results[0], results[1], (recipes[0].dump(), recipes[1].dump()))
     print_result(options, compared.dump(), differences_text(compared))
     return 1 if compared.settings else 0
+
+
+def _results(path: Path, recipe: "Recipe") -> "Results":
+    """What a study has made of a recipe: nothing from a folder in which other settings ran."""
+    from eval.report.differences import Results
+    from recipes.errors import UserError
+    from recipes.loading import STUDY_FILE, load_study
+    from recipes.manifest import finished_manifest
+
+    folder = path if path.is_dir() else Path("runs") / recipe.study
+    if not (folder / STUDY_FILE).is_file():
+        return Results(None, None)
+    try:
+        settings = _settings_of_report(recipe)
+        same = settings == _settings_of_report(load_study(folder))
+    except UserError:  # a file of the recipe is gone
+        return Results(folder, folder) if path.is_dir() else Results(None, None)
+    if not same:
+        print(f"transfer: {folder} ran with other settings than {path} now has; its results are left out",
+              file=sys.stderr)  # fmt: skip
+        return Results(None, None)
+    report = finished_manifest(folder / "report")
+    if report is None:
+        return Results(folder, None)
+    if any(key not in report["inputs"] or report["inputs"][key] != value for key, value in settings.items()):
+        print(f"transfer: the report in {folder} was made with other settings than {path} now has; its gains are left "
+              "out", file=sys.stderr)  # fmt: skip
+        return Results(folder, None)
+    return Results(folder, folder)
+
+
+def _settings_of_report(recipe: "Recipe") -> dict[str, Any]:
+    """The settings that a report rests on."""
+    from launch.stages import build_stages
+
+    return next((stage.reads for stage in build_stages(recipe) if stage.kind == "report"), {})

@@ -42,8 +42,13 @@ _SUITE = (
 
 
 def _pair(options: argparse.Namespace) -> "tuple[Recipe, Path]":
-    from launch.pairs import arm_names, evaluation_recipe
+    from launch.pairs import arm_names, at_revision, evaluation_recipe
+    from launch.planning.preflight import model_mistake
 
+    flags = {"--base": [options.base], "--model": options.model}
+    models = [(flag, at_revision(model)[0]) for flag, given in flags.items() for model in given]
+    if wrong := [f"{flag} {path} {why}" for flag, path in models if (why := model_mistake(path)) is not None]:
+        raise UserError("\n".join(wrong))
     names = arm_names(options.model)
     study = "eval-" + "-".join(name.lower().replace("_", "-") for name in names)[:80].strip("-")
     suite = options.suite or SHIPPED / "recipes" / "suites" / "twelve.yaml"

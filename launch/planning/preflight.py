@@ -103,17 +103,40 @@ def _model_mistakes(recipe: Recipe) -> list[str]:
     paths = {"model.path": recipe.model.path} if recipe.model is not None and recipe.model.path is not None else {}
     paths |= {f"arms.{name}.external": external.path for name, external in recipe.external.items()}
     for key, path in paths.items():
-        if not Path(path).is_dir() and not _may_be_hub_id(path):
-            study = _study_of(Path(path))
-            if study is None:
-                why = "is neither a directory nor a Hugging Face id such as Qwen/Qwen3-14B-Base"
-            else:
-                maker = recipe_of_study(study)
-                why = f"does not exist; {f'`transfer run {maker}`' if maker else f'the study {study}'} makes it"
+        if (why := model_mistake(path)) is not None:
             sentences.append(f"{key} {path} {why}")
+    sentences += [
+        f"corpus.{name}.model {sampler.model} {why}"
+        for name, sampler in recipe.corpus.samplers.items()
+        if sampler.kind == "transformers" and Path(str(sampler.model)).is_dir()
+        and (why := model_mistake(str(sampler.model))) is not None
+    ]  # fmt: skip
     with collected(sentences):
         check_templates(recipe)
     return sentences
+
+
+def model_mistake(path: str) -> str | None:
+    """Why no model can be loaded from a path or hub id, to follow its name; None if nothing speaks against it."""
+    folder = Path(path)
+    if folder.is_dir():
+        if any(folder.glob("*.safetensors")):
+            return None
+        within = [file.parent for depth in ("*", "*/*") for file in folder.glob(f"{depth}/*.safetensors")]
+        if within:
+            best = min(within, key=lambda part: (part.name != "final", len(part.parts), part))
+            return f"has no safetensors weights; did you mean {best}?"
+        return (
+            "has no safetensors weights; name a folder that has them, or convert it with transformers: "
+            "save_pretrained writes them"
+        )
+    if _may_be_hub_id(path):
+        return None
+    study = _study_of(folder)
+    if study is None:
+        return "is neither a directory nor a Hugging Face id such as Qwen/Qwen3-14B-Base"
+    maker = recipe_of_study(study)
+    return f"does not exist; {f'`transfer run {maker}`' if maker else f'the study {study}'} makes it"
 
 
 def _study_of(path: Path) -> str | None:

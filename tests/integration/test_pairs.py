@@ -126,9 +126,13 @@ def test_external_arm_beside_trained_ones(checkpoints, smoke_study, tmp_path):
     [
         (
             ["eval", "--base", "nowhere", "--model", "x"],
-            "model.path nowhere is neither a directory nor a Hugging Face id",
+            "--base nowhere is neither a directory nor a Hugging Face id",
         ),
-        (["eval", "--base", "{base}", "--model", "./x"], "arms.x.external ./x is neither a directory nor"),
+        (["eval", "--base", "{base}", "--model", "./x"], "--model ./x is neither a directory nor"),
+        (
+            ["eval", "--base", "{base}", "--model", "{base}/.."],
+            "--model {base}/.. has no safetensors weights; did you mean {base}/../base?",
+        ),
         (
             ["eval", "--base", "{base}", "--model", "owner/name"],
             "model owner/name is not resolved; run `transfer fetch",
@@ -152,7 +156,7 @@ def test_mistakes_are_a_sentence(arguments, message, checkpoints, transfer):
         filled += ["--suite", str(SMOKE)]
     result = transfer(*filled)
     assert result.returncode == 2
-    assert message in result.stderr
+    assert message.replace("{base}", str(checkpoints / "base")) in result.stderr
     assert "Traceback" not in result.stderr
 
 

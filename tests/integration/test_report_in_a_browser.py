@@ -5,13 +5,16 @@ import re
 from itertools import pairwise
 
 import pytest
+from matplotlib import pyplot as plt
 
+from eval.drawing import to_drawing
 from eval.report.ablation_verdict import Missing
 from eval.report.build import training_curves
 from eval.report.page import draw_figures, render_page
 from eval.report.schema import Transfer
 from recipes.loading import load_study
 from tests.browser import BROWSER, open_browser
+from tests.conftest import ROOT
 from tests.reports import RATES, ablation_page, rates_page
 
 needs_browser = pytest.mark.skipif(BROWSER is None, reason="no Chromium on this machine")
@@ -179,3 +182,26 @@ def test_the_page_of_an_ablation_reads_well_at_every_width(tmp_path, rates):
             for scheme in ("light", "dark"):
                 browser.media(prefers_color_scheme=scheme)
                 assert browser.evaluate(CONTRAST) == [], scheme
+
+
+@pytest.mark.slow
+@needs_browser
+def test_letters_of_one_panel_are_as_large_as_those_of_two(tmp_path):
+    """Three panels fill the page as two do; one is shown at the scale of two, also on a phone."""
+    css = (ROOT / "eval" / "report" / "templates" / "style.css").read_text()
+    figures = []
+    for panels in (1, 2, 3):
+        figure, _ = plt.subplots(1, panels, figsize=(3.9 * panels, 3.5))
+        figures.append(f'<figure class="wide">{to_drawing(figure).svg}</figure>')
+    path = tmp_path / "index.html"
+    path.write_text(f"<!doctype html><style>{css}</style><main>{''.join(figures)}</main>")
+    widths = "[...document.querySelectorAll('svg')].map(e => [e.getBoundingClientRect().width, e.width.baseVal.value])"
+    with open_browser() as browser:
+        for window, place in ((1280, 1072), (390, 760)):
+            browser.resize(window, 800)
+            browser.open(path)
+            shown = browser.evaluate(widths)
+            one, two, three = (now / drawn for now, drawn in shown)
+            assert one == pytest.approx(two, rel=0.05)
+            assert three < two
+            assert shown[2][0] == pytest.approx(place)

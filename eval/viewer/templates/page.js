@@ -69,7 +69,7 @@
     });
     if (!judged.length) return false;
     if (!needle) return true;
-    const texts = [question.question, String(question.reference ?? ""), ...Object.values(question.fields).map(String)];
+    const texts = [question.question, question.name, String(question.reference ?? ""), ...Object.values(question.fields).map(String)];
     for (const label of models) {
       for (const one of question.responses[label] || []) {
         texts.push(one.thinking || "", one.text || "", ...(one.likelihoods || []).map(pair => pair[0]));
@@ -98,7 +98,7 @@
     const button = make("button");
     button.type = "button";
     button.dataset.id = question.id;
-    button.append(make("span", "where", `${question.benchmark} · ${question.prompting}`),
+    button.append(make("span", "where", `${question.benchmark} · ${question.prompting} · ${question.name}`),
       make("span", "text", question.text || question.question));
     const badges = make("span", "badges");
     for (const label of labels) {
@@ -206,7 +206,7 @@
     const prompt = question.prompt ?? Object.entries(question.fields).map(([name, value]) => `${name}: ${value}`).join("\n");
     const models = make("div", "models");
     models.append(...labels.filter(label => question.models[label]).map(label => card(question, label)));
-    detail.replaceChildren(make("h2", "", `${question.benchmark} · ${question.prompting} · ${question.question}`),
+    detail.replaceChildren(make("h2", "", `${question.benchmark} · ${question.prompting} · ${question.name}`),
       make("div", "muted", question.group),
       question.restricted ? make("p", "note", "Its publisher asks not to spread the questions of this benchmark. They are not stored, and an exported page has none of it.") : "",
       prompt ? fold("prompt", prompt, true) : "", facts, models);

@@ -1,0 +1,53 @@
+"""Which finished runs of a study learned nothing, because no step had a gradient from a reward."""
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from recipes.files import read_json_lines
+from recipes.manifest import finished_manifest
+from recipes.schema import Recipe
+from train.runtime.recorder import METRICS
+
+
+class NoGradient(NamedTuple):
+    """A run that learned nothing; its model is the one it started from."""
+
+    arm: str
+    seed: int
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.arm}, seed {self.seed}: {self.reason}, so it learned nothing; look at some of its completions"
+
+
+def runs_without_gradient(recipe: Recipe, study_dir: Path, arms: Iterable[str] | None = None) -> list[NoGradient]:
+    """The finished runs of some arms (default: all that are trained) in which no completion ever had a weight."""
+    found = []
+    for arm in recipe.trained if arms is None else arms:
+        for seed in recipe.seeds:
+            run_dir = study_dir / "arms" / arm / f"seed-{seed}"
+            manifest = finished_manifest(run_dir)
+            if manifest is None or not _without_weights(manifest["facts"], run_dir):
+                continue
+            settings = manifest["facts"]["matched_on"]
+            uniform = settings["credit"] == "uniform"
+            why = "no completion had a reward above zero" if uniform else "every group's rewards were equal"
+            found.append(NoGradient(arm, seed, f"none of its {settings['steps']} steps had a gradient: {why}"))
+    return found
+
+
+def _without_weights(facts: dict[str, Any], run_dir: Path) -> bool:
+    """Whether no completion of a run had a weight.
+
+    The ledger also counts the gradient of the KL term, which is zero while the model is the base. There the metrics of
+    advantages tell; without advantages a completion has a weight if its reward is above zero.
+    """
+    if not facts["matched_on"].get("beta"):
+        return not facts["contributed_problems"]
+    rows = read_json_lines(run_dir / METRICS)
+    if facts["matched_on"]["credit"] == "uniform":
+        means = [row["reward"] for row in rows if "reward" in row]
+        return bool(means) and not any(means)
+    shares = [row["frac_reward_zero_std"] for row in rows if "frac_reward_zero_std" in row]
+    return bool(shares) and all(share == 1 for share in shares)
