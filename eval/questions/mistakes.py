@@ -12,7 +12,7 @@ from eval.questions.forms import FORMS, form_columns, questions_of
 from eval.questions.records import Question
 from eval.questions.suite_size import WHOLE_FILE_BYTES
 from eval.questions.task_files import missing_task_files, suite_folder, task_path
-from eval.questions.wording import unknown_names, wording_mistakes
+from eval.questions.wording import filled, unknown_names, uses_suffix, wording_mistakes
 from recipes.errors import UserError, collected
 from recipes.schema import Recipe
 from recipes.suite_schema import BenchmarkSpec
@@ -44,6 +44,41 @@ def suite_mistakes(recipe: Recipe) -> list[str]:
                     sentences = unknown_names(path, benchmark.data.fields)
             mistakes += [f"benchmark {benchmark.name!r}: {sentence}" for sentence in sentences]
     return mistakes
+
+
+def suffix_warnings(recipe: Recipe) -> list[str]:
+    """A sentence about the task files of benchmarks scored `boxed` or `plain` that ask without `prompt.suffix`."""
+    suffix = recipe.prompt.suffix
+    without: list[str] = []
+    if not suffix.strip() or recipe.suite is None:
+        return without
+    readings = dict.fromkeys(("paper", "robust", recipe.analysis.reading))
+    with collected([]):  # mistakes are `suite_mistakes`'
+        folder = suite_folder(recipe.suite)
+        for benchmark in recipe.suite.benchmarks:
+            cells = dict.fromkeys(benchmark.cell(reading) for reading in readings)
+            for prompting in dict.fromkeys(p for p, s in cells if benchmark.scorings[s] in ("boxed", "plain")):
+                path = task_path(folder, benchmark.name, prompting)
+                if path.is_file() and not _asks_with_suffix(recipe, benchmark, path):
+                    without.append(str(path))
+    if not without:
+        return []
+    return [
+        f"prompt.suffix is {suffix!r}, but the task file{'s' * (len(without) > 1)} {', '.join(without)} of benchmarks "
+        f"scored `boxed` or `plain` ask{'s' * (len(without) == 1)} without it; write {{{{suffix}}}} at the end of "
+        "doc_to_text"
+    ]
+
+
+def _asks_with_suffix(recipe: Recipe, benchmark: BenchmarkSpec, path: Path) -> bool:
+    """Whether the suffix is in the task file, or in the text of the question. True where a mistake is reported."""
+    suffix = recipe.prompt.suffix
+    if uses_suffix(path, suffix):
+        return True
+    with collected([]):
+        question = _first_question(recipe, benchmark)
+        return question is not None and suffix.strip() in filled(path, question.fields | {"suffix": suffix})
+    return True
 
 
 def _first_question(recipe: Recipe, benchmark: BenchmarkSpec) -> Question | None:

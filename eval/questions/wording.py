@@ -101,6 +101,24 @@ def unknown_names(path: Path, names: Collection[str]) -> list[str]:
     return sentences
 
 
+def uses_suffix(path: Path, suffix: str) -> bool:
+    """Whether the wording of a task file has the suffix, by its name or as text.
+
+    Raises:
+        UserError: the file cannot be read or parsed.
+    """
+    from jinja2 import Environment, TemplateSyntaxError, meta
+
+    texts = [text for key, text in _templates(task_values(path)) if key == "doc_to_text"]
+    try:
+        environment = Environment()
+        environment.filters["regex_replace"] = str
+        named = any("suffix" in meta.find_undeclared_variables(environment.parse(text)) for text in texts)
+        return named or any(suffix.strip() in text for text in texts)
+    except TemplateSyntaxError as error:
+        raise UserError(f"task file {path}, doc_to_text: line {error.lineno}: {error.message}") from None
+
+
 def _templates(settings: Mapping[str, Any]) -> list[tuple[str, str]]:
     """The templates of a task file: key and text. Functions and numbers are none."""
     templates = []
