@@ -10,7 +10,6 @@ import yaml
 
 from data.prompts.pocket_tokenizer import counting_tokenizer, pocket_tokenizer
 from data.prompts.prompt import render_prompt
-from eval.questions.mistakes import suffix_warnings
 from eval.questions.wording import unknown_names, wording_mistakes
 from launch.commands.main import main
 from launch.planning.lengths import check_lengths, lengths_of
@@ -19,31 +18,11 @@ from launch.planning.validation import validate
 from recipes.errors import UserError
 from recipes.loading import load_recipe
 from recipes.schema import PocketModelSpec
+from tests.starters import edit
 
 ROOT = Path(__file__).resolve().parent.parent
 LAW = "corpus.sources.0"
 STATUTES = "suite.benchmarks.0"
-
-
-@pytest.fixture
-def law(tmp_path, monkeypatch):
-    """The recipe that `transfer init study` writes, used from another folder."""
-    assert main(["init", "study", str(tmp_path / "law" / "law.yaml")]) == 0
-    (tmp_path / "elsewhere").mkdir()
-    monkeypatch.chdir(tmp_path / "elsewhere")
-    return tmp_path / "law" / "law.yaml"
-
-
-def edit(path, **changes):
-    """Change values of a recipe by dotted keys, written with two underscores."""
-    values = yaml.safe_load(path.read_text())
-    for key, value in changes.items():
-        node = values
-        *before, last = [int(part) if part.isdigit() else part for part in key.split("__")]
-        for part in before:
-            node = node[part]
-        node[last] = value
-    path.write_text(yaml.safe_dump(values, sort_keys=False))
 
 
 def test_all_mistakes_of_a_recipe_are_told_in_one_run_of_plan_and_run(law, capsys):
@@ -213,7 +192,7 @@ def test_texts_are_those_of_training_and_evaluation_and_lengths_are_counted(law)
     found = validate(load_recipe(law), Path("runs/none"))
     assert (found.mistakes, found.warnings, found.not_checked) == ([], [], [])
     assert found.groups == {"law": ["rulings"], "general": ["repeat", "fact"]}
-    texts = dict(found.samples)
+    texts = {sample.name: sample.text for sample in found.samples}
     tokenizer = pocket_tokenizer(load_recipe(law).model.pocket)
     assert texts["one question of rulings"] == (
         "<|im_start|>user\nA court follows what a higher court decided in a like case. What does it follow?\n"
@@ -254,7 +233,7 @@ def test_two_ways_to_count_agree():
 
 
 def test_task_files_are_filled_as_the_harness_does(tmp_path):
-    (tmp_path / "_base.yaml").write_text("doc_to_choice: ['{{a}}', '{{b}}']\ndoc_to_text: unused\n")
+    (tmp_path / "_base.yaml").write_text("doc_to_choice: '{{[a ~ 1, b ~ 2]}}'\ndoc_to_text: unused\n")
     (tmp_path / "x.yaml").write_text(
         "include: _base.yaml\ndoc_to_text: '{% if more is defined %}{{more}}{% endif %}{{q}}{{suffix}}'\n"
         "process_results: !function utils.f\n"
@@ -273,41 +252,6 @@ def test_task_files_are_filled_as_the_harness_does(tmp_path):
     (tmp_path / "z.yaml").write_text("include: z.yaml\n")
     with pytest.raises(UserError, match="includes files without end; take out"):
         wording_mistakes(tmp_path / "z.yaml", {})
-
-
-def test_a_task_file_without_the_suffix_is_warned_of_where_the_scoring_is_that_of_training(law, capsys):
-    def warned(*overrides):
-        return [text for text in validate(load_recipe(law, list(overrides)), Path("runs/none")).warnings
-                if "suffix" in text]  # fmt: skip
-
-    box = "prompt.suffix= Box it."
-    edit(law, suite__benchmarks__0__data__reference_field="answer", prompt__suffix=" Box it.")
-    assert warned() == []  # scored `choice`
-    edit(law, suite__benchmarks__0__scorings={"robust": "boxed"})
-    task = law.parent / "tasks" / "rulings.yaml"
-    sentence = (
-        f"prompt.suffix is ' Box it.', but the task file {task} of benchmarks scored `boxed` or `plain` asks without "
-        "it; write {{suffix}} at the end of doc_to_text"
-    )
-    assert warned() == [sentence]
-    assert warned("prompt.suffix=''") == []
-    assert main(["plan", str(law)]) == 0
-    assert f"warning: {sentence}" in "".join(capsys.readouterr())
-    task.write_text("task: rulings\ndoc_to_text: '{{question}} Box it.'\n")
-    assert warned() == []
-    task.write_text("task: rulings\ndoc_to_text: '{{question}}{{suffix}}'\n")
-    assert (warned(), warned(f"{box} Twice.")) == ([], [])
-    found = validate(load_recipe(law), Path("runs/none"))
-    assert "What does it follow? Box it.<|im_end|>" in dict(found.samples)["one question of rulings"]
-    task.write_text("task: rulings\ndoc_to_text: '{{question}}'\n")
-    (task.parent / "sum.yaml").write_text("task: sum\ndoc_to_text: '{{problem}}'\n")
-    edit(law, suite__benchmarks__1={"name": "sum", "group": "general", "scorings": {"robust": "plain"}})
-    (text,) = warned()
-    assert f"the task files {task}, {task.parent}/sum.yaml of benchmarks scored" in text
-    # Wordings that a publisher fixed, judged otherwise, are no mistake: `paper` of the twelve benchmarks.
-    for name in ("qwen3-14b/paper.yaml", "smollm2-135m/matched.yaml", "released/qwen3-14b.yaml"):
-        recipe = load_recipe(ROOT / "recipes" / name)
-        assert recipe.prompt.suffix and suffix_warnings(recipe) == []
 
 
 def test_shipped_recipes_have_no_mistakes_that_files_here_can_show():

@@ -8,11 +8,12 @@ from data.corpus.first_row import field_mistakes, not_there
 from data.corpus.sources import iterate_rows
 from data.pocket_world import benchmark_questions
 from eval.questions.build import benchmark_files, read_source_questions, require_world_task
+from eval.questions.choices import choice_reader, require_output_type
 from eval.questions.forms import FORMS, form_columns, questions_of
 from eval.questions.records import Question
 from eval.questions.suite_size import WHOLE_FILE_BYTES
 from eval.questions.task_files import missing_task_files, suite_folder, task_path
-from eval.questions.wording import filled, unknown_names, uses_suffix, wording_mistakes
+from eval.questions.wording import filled, task_values, unknown_names, uses_suffix, wording_mistakes
 from recipes.errors import UserError, collected
 from recipes.schema import Recipe
 from recipes.suite_schema import BenchmarkSpec
@@ -38,12 +39,25 @@ def suite_mistakes(recipe: Recipe) -> list[str]:
                 continue
             sentences: list[str] = []
             with collected(sentences):
+                sentences += choice_mistakes(path, benchmark, prompting, question)
                 if question is not None:
-                    sentences = wording_mistakes(path, question.fields)
+                    sentences += wording_mistakes(path, question.fields)
                 elif benchmark.data is not None and benchmark.data.form == "fields" and benchmark.data.fields:
-                    sentences = unknown_names(path, benchmark.data.fields)
-            mistakes += [f"benchmark {benchmark.name!r}: {sentence}" for sentence in sentences]
+                    sentences += unknown_names(path, benchmark.data.fields)
+            mistakes += [f"benchmark {benchmark.name!r}: {sentence}" for sentence in dict.fromkeys(sentences)]
     return mistakes
+
+
+def choice_mistakes(path: Path, benchmark: BenchmarkSpec, prompting: str, question: Question | None) -> list[str]:
+    """What is wrong with what a task file stores and with its given answers; `question`: one that fills them."""
+    sentences: list[str] = []
+    with collected(sentences):
+        require_output_type(path, task_values(path).get("output_type") or "generate_until", benchmark, prompting)
+    with collected(sentences):
+        read = choice_reader(path)
+        if read is not None and question is not None:
+            read(question.fields)
+    return sentences
 
 
 def suffix_warnings(recipe: Recipe) -> list[str]:

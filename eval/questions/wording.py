@@ -4,6 +4,7 @@ The harness renders with the same environment; here a mistake is a sentence, and
 """
 
 from collections.abc import Collection, Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -55,30 +56,38 @@ def wording_mistakes(path: Path, fields: Mapping[str, Any]) -> list[str]:
     sentences: list[str] = []
     for key, template in _templates(settings):
         with collected(sentences):
-            _render(path, key, template, fields)
+            rendered(path, key, template, fields)
     return sentences
 
 
 def filled(path: Path, fields: Mapping[str, Any]) -> str:
     """The wording of one question, without the chat template. Raises UserError if it cannot be filled."""
     texts = [text for key, text in _templates(task_values(path)) if key == "doc_to_text"]
-    return _render(path, "doc_to_text", texts[0], fields) if texts else ""
+    return rendered(path, "doc_to_text", texts[0], fields) if texts else ""
 
 
-def _render(path: Path, key: str, template: str, fields: Mapping[str, Any]) -> str:
-    from jinja2 import BaseLoader, Environment, StrictUndefined, TemplateError
+def rendered(path: Path, key: str, template: str, fields: Mapping[str, Any]) -> str:
+    """What a template of a task file gives for a question. Raises UserError if it cannot be filled."""
+    from jinja2 import TemplateError
 
     question = dict.fromkeys(OF_EVERY_QUESTION, "") | dict(fields)
     if template in question:  # a name alone is that field
         return str(question[template])
-    environment = Environment(loader=BaseLoader(), undefined=StrictUndefined, keep_trailing_newline=True)
-    environment.filters["regex_replace"] = lambda text, *_, **__: text  # lm-evaluation-harness has it
     try:
-        return environment.from_string(template).render(**question)
+        return str(_compiled(template).render(**question))
     except (TemplateError, TypeError, ValueError, ArithmeticError, LookupError) as error:
         raise UserError(
             f"task file {path}, {key}: {' '.join(str(error).split())}; a question has {', '.join(sorted(question))}"
         ) from None
+
+
+@lru_cache(maxsize=64)
+def _compiled(template: str) -> Any:
+    from jinja2 import BaseLoader, Environment, StrictUndefined
+
+    environment = Environment(loader=BaseLoader(), undefined=StrictUndefined, keep_trailing_newline=True)
+    environment.filters["regex_replace"] = lambda text, *_, **__: text  # lm-evaluation-harness has it
+    return environment.from_string(template)
 
 
 def unknown_names(path: Path, names: Collection[str]) -> list[str]:
@@ -120,9 +129,5 @@ def uses_suffix(path: Path, suffix: str) -> bool:
 
 
 def _templates(settings: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """The templates of a task file: key and text. Functions and numbers are none."""
-    templates = []
-    for key in _TEMPLATES:
-        value = settings.get(key)
-        templates += [(key, text) for text in (value if isinstance(value, list) else [value]) if isinstance(text, str)]
-    return templates
+    """The templates of a task file: key and text. Functions, numbers and lists, which are taken literally, are none."""
+    return [(key, value) for key in _TEMPLATES if isinstance(value := settings.get(key), str)]
