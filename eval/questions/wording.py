@@ -3,6 +3,7 @@
 The harness renders with the same environment; here a mistake is a sentence, and it is found before anything runs.
 """
 
+import re
 from collections.abc import Collection, Mapping
 from functools import lru_cache
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 
 import yaml
 
+from data.corpus.fields import printed_names
 from recipes.errors import UserError, collected
 
 OF_EVERY_QUESTION = ("question_id", "suffix")
@@ -78,7 +80,17 @@ def rendered(path: Path, key: str, template: str, fields: Mapping[str, Any]) -> 
     except (TemplateError, TypeError, ValueError, ArithmeticError, LookupError) as error:
         raise UserError(
             f"task file {path}, {key}: {' '.join(str(error).split())}; a question has {', '.join(sorted(question))}"
+            + _no_name(template, question)
         ) from None
+
+
+def _no_name(template: str, names: Collection[str]) -> str:
+    """What to do about a name in a template that is there but is none of jinja's; nothing if there is none."""
+    wrong = [name for name in printed_names(template) if name in names and not name.isidentifier()]
+    if not wrong:
+        return ""
+    other = re.sub(r"\W+", "_", wrong[0]).strip("_")
+    return f"; {wrong[0]!r} is no name for a template: call it for instance {other!r} under data.fields"
 
 
 @lru_cache(maxsize=64)
@@ -102,7 +114,9 @@ def unknown_names(path: Path, names: Collection[str]) -> list[str]:
         try:
             unknown = meta.find_undeclared_variables(environment.parse(template)) - known
         except TemplateSyntaxError as error:
-            sentences.append(f"task file {path}, {key}: line {error.lineno}: {error.message}")
+            sentences.append(
+                f"task file {path}, {key}: line {error.lineno}: {error.message}{_no_name(template, names)}"
+            )
             continue
         if unknown:
             there = ", ".join(sorted({*names, *OF_EVERY_QUESTION}))
