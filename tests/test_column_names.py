@@ -54,3 +54,45 @@ def test_a_task_file_gets_another_name_for_it(tmp_path):
     (sentence,) = unknown_names(path, ["How many"])
     assert sentence.endswith(f"got 'many'{advice}")
     assert "under data.fields" not in wording_mistakes(path, {"many": "3"})[0]
+
+
+SEPARATOR = "is its separator {!r}? A .csv file has commas between its values, and a .tsv file tabs: write it so"
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "field", "message"),
+    [
+        (
+            "t.csv",
+            "n;unit;gold\n3;cm;300\n",
+            "unit",
+            f"has no column 'unit'; it has n;unit;gold; {SEPARATOR.format(';')}",
+        ),
+        ("t.csv", "n\tunit\n3\tcm\n", "unit", f"has no column 'unit'; it has 'n\\tunit'; {SEPARATOR.format(chr(9))}"),
+        ("t.tsv", "n,unit\n3,cm\n", "unit", f"has no column 'unit'; it has n,unit; {SEPARATOR.format(',')}"),
+        (
+            "t.csv",
+            "n;my unit\n3;cm\n",
+            '{{ row["my unit"] }}',
+            "the template '{{ row[\"my unit\"] }}' does not fit the first row: the row has no column 'my unit'; the "
+            f"row has the columns n;my unit; {SEPARATOR.format(';')}",
+        ),
+        ("t.csv", "n;unit\n3,5;cm\n", "unit", f"line 2 has 2 values for 1 columns (n;unit); {SEPARATOR.format(';')}"),
+        ("t.csv", "n\n3,5\n", "n", "line 2 has 2 values for 1 columns (n); quote values that contain commas"),
+        ("t.csv", "a;b,c\n3,4\n", "d", "has no column 'd'; it has a;b, c"),
+    ],
+)
+def test_a_table_with_another_separator(tmp_path, name, text, field, message):
+    (tmp_path / name).write_text(text)
+    assert mistakes_of(tmp_path / name, field)[0].endswith(message)
+
+
+def test_a_missing_column_in_a_template_is_called_that(tmp_path):
+    (tmp_path / "t.csv").write_text(CSV)
+    (sentence,) = mistakes_of(tmp_path / "t.csv", '{{ row["To Unit"] }}')
+    assert sentence.endswith("the row has no column 'To Unit'; the row has the columns How many, To-Unit, gold")
+
+
+def test_one_column_with_such_a_name_is_read(tmp_path):
+    (tmp_path / "t.csv").write_text("a;b\n3\n")
+    assert mistakes_of(tmp_path / "t.csv", "a;b") == []

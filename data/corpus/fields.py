@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from jinja2 import Environment, Template
 
 _PRINTED = re.compile(r"""\{\{-?\s*([^{}|"'\[\]]+?)\s*(?:\|[^{}]*)?-?\}\}""")
+_NO_COLUMN = re.compile(r"^'[\w.]*\bRow object' has no attribute")  # jinja's words for row["x"] without a column x
 WHOLE_ROW = "row"  # in templates: `row["Correct Answer"]`, for columns whose names are not identifiers
 
 
@@ -106,7 +107,8 @@ def _rendered(row: Mapping[str, Any], field: str) -> str:
     try:
         return _template(field).render({WHOLE_ROW: row} | dict(row))
     except (TemplateError, TypeError, ValueError, ArithmeticError, LookupError) as error:
-        raise TemplateFailedError(str(error) or type(error).__name__) from None
+        text = _NO_COLUMN.sub("the row has no column", str(error))
+        raise TemplateFailedError(text or type(error).__name__) from None
 
 
 @lru_cache(maxsize=64)
