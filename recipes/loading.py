@@ -35,6 +35,7 @@ _NAMES = {  # by their patterns
     STUDY_NAME: "it may have the letters a to z, digits, and . _ - behind a first letter or digit, such as my-study",
     NAME: "it may have letters from A to Z and a to z, digits, and . _ - behind a first letter or digit",
 }
+_INDEX = re.compile(r"""\[["']?([^\[\]"']+)["']?\]""")  # a[0] and a["b"], in a key
 _LOCKED = ("sources", "benchmarks", "models")  # the parts of a lock file
 
 
@@ -216,6 +217,8 @@ def apply_override(values: dict[str, Any], override: str) -> None:
     key, separator, text = override.partition("=")
     if not separator or not key:
         raise UserError(f"override {override!r} must have the form key=value, for instance train.steps=10")
+    if (dotted := _INDEX.sub(r".\1", key)) != key:
+        raise UserError(f"override {override!r}: the steps of a key are joined by dots; did you mean `{dotted}`?")
     try:
         value = yaml.safe_load(text)
     except (yaml.YAMLError, ValueError):  # ValueError: an impossible date

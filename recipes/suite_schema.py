@@ -247,9 +247,13 @@ class SuiteSpec(Spec):
             for prompting in benchmark.promptings:
                 if prompting not in judged:
                     stores = "likelihoods" if prompting in benchmark.likelihood else "responses"
+                    remedy = "add one, or leave the prompting out"
+                    if stores == "responses" and any(TRAITS[rule].likelihoods for rule in benchmark.scorings.values()):
+                        listed = ", ".join((*benchmark.likelihood, prompting))
+                        remedy = f"add one, or `likelihood: [{listed}]` if it is to store likelihoods"
                     raise ValueError(
-                        f"no scoring of {benchmark.name!r} can judge the {stores} to its prompting {prompting!r}; add "
-                        "one, or leave the prompting out"
+                        f"no scoring of {benchmark.name!r} can judge the {stores} to its prompting {prompting!r}; "
+                        f"{remedy}"
                     )
             for reading in ("paper", "robust"):
                 if not benchmark.fits(*benchmark.cell(reading)):

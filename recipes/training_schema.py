@@ -13,8 +13,8 @@ class PromptSpec(Spec):
     system: str | None = None
     """System message. null: none."""
     suffix: str = ""
-    """Text after every corpus problem and after the questions of benchmarks scored `boxed` or `plain`, for instance a
-    request for a boxed answer."""
+    """Text after every corpus problem, for instance a request for a boxed answer. In the questions of benchmarks it
+    stands where the task file has `{{suffix}}`, as the shipped ones scored `boxed` or `plain` have."""
     thinking: bool | None = None
     """Thinking mode of the chat template. null: the template's default; false: Qwen3 puts an empty thinking block into
     the prompt."""

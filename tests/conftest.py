@@ -1,4 +1,4 @@
-"""Shared fixtures: finished studies, made once per session, and the command line."""
+"""Shared fixtures: finished studies, made once per session, the command line, and a recipe of `transfer init`."""
 
 import json
 import os
@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from launch.commands.main import main
 from launch.execution.processes import die_with_parent
 from tests.forked_command import ForkedCommand
 
@@ -126,3 +127,12 @@ def analysed_transfer(analysed_study: Path) -> dict:
 @pytest.fixture(scope="session")
 def smoke_transfer(smoke_study: Path) -> dict:
     return json.loads((smoke_study / "report" / "transfer.json").read_text())
+
+
+@pytest.fixture
+def law(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The recipe that `transfer init study` writes, used from another folder."""
+    assert main(["init", "study", str(tmp_path / "law" / "law.yaml")]) == 0
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    return tmp_path / "law" / "law.yaml"

@@ -64,7 +64,7 @@ def test_the_starter_of_a_corpus_with_its_demonstrations(folder, capsys):
 
 
 def test_a_benchmark_of_ones_own(folder):
-    (wording,) = shown("evaluation.md", "doc_to_text")
+    wording, choices = shown("evaluation.md", "doc_to_text")
     (text,) = shown("evaluation.md", "cluster_field")
     (folder / "tasks").mkdir()
     (folder / "tasks" / "statutes.yaml").write_text(wording)
@@ -77,3 +77,22 @@ def test_a_benchmark_of_ones_own(folder):
     assert found.mistakes == []
     assert found.benchmarks == {"statutes": {"questions": 2, "clusters": 1}}
     assert found.samples[0].text == "A keeps B's lost purse.\nIs it lawful? Answer yes or no."
+    # Multiple choice by likelihood, as a second one.
+    (folder / "tasks" / "units.yaml").write_text(choices)
+    (folder / "units.csv").write_text("stem,a,b,c,right\nWhat measures length?,litre,gram,metre,C\n")
+    (text,) = shown("evaluation.md", "likelihood")
+    text = textwrap.indent(text, "    ")
+    found = checked(folder, f"analysis: {{trained_group: other}}\nsuite:\n  tasks: ./tasks\n  benchmarks:\n{text}")
+    assert found.mistakes == []
+    assert found.samples[0][1:] == ("What measures length?\nAnswer:", "C", ["litre", "gram", "metre"])
+
+
+def test_the_starter_of_a_benchmark_by_likelihood(folder):
+    assert main(["init", "benchmark", "bench.yaml"]) == 0
+    recipe, task = folder / "bench.yaml", folder / "tasks" / "my_benchmark.yaml"
+    task.write_text(re.sub(r"^# (output_type|doc_to_choice)", r"\1", task.read_text(), flags=re.MULTILINE))
+    text = recipe.read_text().replace("      scorings: {robust: yes_no}", "      # yes_no")
+    recipe.write_text(re.sub(r"^      # (scorings|likelihood): ", r"      \1: ", text, flags=re.MULTILINE))
+    found = validate(load_recipe(recipe), folder / "none")
+    assert found.mistakes == []
+    assert found.samples[0][2:] == ("yes", ["no", "yes"])

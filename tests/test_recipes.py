@@ -168,6 +168,26 @@ def test_override_reaches_lists_and_new_keys():
     assert load_recipe(STUDY, ["train.learning_rate=1e-6"]).train.learning_rate == 1e-6
 
 
+@pytest.mark.parametrize(
+    ("key", "dotted"),
+    [
+        ("suite.benchmarks[0].group", "suite.benchmarks.0.group"),
+        ("arms['grpo'][\"beta\"]", "arms.grpo.beta"),
+        ("a[0][1]", "a.0.1"),
+    ],
+)
+def test_a_key_with_brackets_is_refused_with_its_form(key, dotted):
+    values = {"a": [[1, 2]]}
+    with pytest.raises(UserError) as caught:
+        apply_override(values, f"{key}=3")
+    assert str(caught.value) == (
+        f"override {f'{key}=3'!r}: the steps of a key are joined by dots; did you mean `{dotted}`?"
+    )
+    assert values == {"a": [[1, 2]]}
+    apply_override(values, "a.0.1=[3]")
+    assert values == {"a": [[1, [3]]]}
+
+
 def test_resolved_recipe_round_trips():
     recipe = load_recipe(STUDY)
     assert validate_recipe(recipe.dump(), "again") == recipe

@@ -18,31 +18,11 @@ from launch.planning.validation import validate
 from recipes.errors import UserError
 from recipes.loading import load_recipe
 from recipes.schema import PocketModelSpec
+from tests.starters import edit
 
 ROOT = Path(__file__).resolve().parent.parent
 LAW = "corpus.sources.0"
 STATUTES = "suite.benchmarks.0"
-
-
-@pytest.fixture
-def law(tmp_path, monkeypatch):
-    """The recipe that `transfer init study` writes, used from another folder."""
-    assert main(["init", "study", str(tmp_path / "law" / "law.yaml")]) == 0
-    (tmp_path / "elsewhere").mkdir()
-    monkeypatch.chdir(tmp_path / "elsewhere")
-    return tmp_path / "law" / "law.yaml"
-
-
-def edit(path, **changes):
-    """Change values of a recipe by dotted keys, written with two underscores."""
-    values = yaml.safe_load(path.read_text())
-    for key, value in changes.items():
-        node = values
-        *before, last = [int(part) if part.isdigit() else part for part in key.split("__")]
-        for part in before:
-            node = node[part]
-        node[last] = value
-    path.write_text(yaml.safe_dump(values))
 
 
 def test_all_mistakes_of_a_recipe_are_told_in_one_run_of_plan_and_run(law, capsys):
@@ -212,7 +192,7 @@ def test_texts_are_those_of_training_and_evaluation_and_lengths_are_counted(law)
     found = validate(load_recipe(law), Path("runs/none"))
     assert (found.mistakes, found.warnings, found.not_checked) == ([], [], [])
     assert found.groups == {"law": ["rulings"], "general": ["repeat", "fact"]}
-    texts = dict(found.samples)
+    texts = {sample.name: sample.text for sample in found.samples}
     tokenizer = pocket_tokenizer(load_recipe(law).model.pocket)
     assert texts["one question of rulings"] == (
         "<|im_start|>user\nA court follows what a higher court decided in a like case. What does it follow?\n"
@@ -253,7 +233,7 @@ def test_two_ways_to_count_agree():
 
 
 def test_task_files_are_filled_as_the_harness_does(tmp_path):
-    (tmp_path / "_base.yaml").write_text("doc_to_choice: ['{{a}}', '{{b}}']\ndoc_to_text: unused\n")
+    (tmp_path / "_base.yaml").write_text("doc_to_choice: '{{[a ~ 1, b ~ 2]}}'\ndoc_to_text: unused\n")
     (tmp_path / "x.yaml").write_text(
         "include: _base.yaml\ndoc_to_text: '{% if more is defined %}{{more}}{% endif %}{{q}}{{suffix}}'\n"
         "process_results: !function utils.f\n"

@@ -6,6 +6,7 @@ column it names that a row lacks, a null, and a list or object it would print ar
 
 import difflib
 import json
+import re
 from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
@@ -16,6 +17,8 @@ from data.corpus.values import NoTextError, as_text, from_json_text
 if TYPE_CHECKING:
     from jinja2 import Environment, Template
 
+_PRINTED = re.compile(r"""\{\{-?\s*([^{}|"'\[\]]+?)\s*(?:\|[^{}]*)?-?\}\}""")
+_NO_COLUMN = re.compile(r"^'[\w.]*\bRow object' has no attribute")  # jinja's words for row["x"] without a column x
 WHOLE_ROW = "row"  # in templates: `row["Correct Answer"]`, for columns whose names are not identifiers
 
 
@@ -104,7 +107,8 @@ def _rendered(row: Mapping[str, Any], field: str) -> str:
     try:
         return _template(field).render({WHOLE_ROW: row} | dict(row))
     except (TemplateError, TypeError, ValueError, ArithmeticError, LookupError) as error:
-        raise TemplateFailedError(str(error) or type(error).__name__) from None
+        text = _NO_COLUMN.sub("the row has no column", str(error))
+        raise TemplateFailedError(text or type(error).__name__) from None
 
 
 @lru_cache(maxsize=64)
@@ -119,7 +123,29 @@ def _variables(text: str) -> set[str]:
     try:
         return meta.find_undeclared_variables(_environment().parse(text))
     except TemplateSyntaxError as error:
-        raise TemplateFailedError(f"line {error.lineno} of the template: {error.message}") from None
+        meant = next((name for name in printed_names(text) if not _is_expression(name)), None)
+        hint = "" if meant is None else f"; if that is the column {meant!r}, write {by_name(meant)}"
+        raise TemplateFailedError(f"line {error.lineno} of the template: {error.message}{hint}") from None
+
+
+def printed_names(template: str) -> list[str]:
+    """What stands between the braces of a template, without filters, where it may be the name of a column."""
+    return _PRINTED.findall(template)
+
+
+def by_name(column: str) -> str:
+    """How a template reads a column whose name is not an identifier."""
+    return f"{{{{ {WHOLE_ROW}[{json.dumps(column, ensure_ascii=False)}] }}}}"
+
+
+def _is_expression(text: str) -> bool:
+    from jinja2 import TemplateSyntaxError
+
+    try:
+        _environment().compile_expression(text)
+    except TemplateSyntaxError:
+        return False
+    return True
 
 
 def _printed(value: Any) -> Any:

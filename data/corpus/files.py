@@ -210,11 +210,23 @@ def _header(names: list[str], columns: Collection[str]) -> list[str]:
     return [name if name in columns or name.strip() in names else name.strip() for name in names]
 
 
+def separator_hint(names: Collection[str]) -> str:
+    """What to say of a table whose only column looks like several; nothing otherwise."""
+    name = next(iter(names)) if len(names) == 1 else ""
+    for separator, parts in ((mark, name.split(mark)) for mark in (";", "\t", "|", ",")):
+        if len(parts) > 1 and all(part.strip() for part in parts):
+            return (
+                f"; is its separator {separator!r}? A .csv file has commas between its values, and a .tsv file tabs: "
+                "write it so"
+            )
+    return ""
+
+
 def _table_row(header: Sequence[str], values: list[str], line: int, advice: str) -> Row:
     if len(values) != len(header):
         raise _BadLineError(
             f"line {line} has {len(values)} value{'s' * (len(values) != 1)} for {len(header)} columns "
-            f"({', '.join(header[:8])}); {advice}"
+            f"({', '.join(header[:8])}){separator_hint(header) or f'; {advice}'}"
         )
     row = Row(zip(header, values, strict=True))
     row.line = line

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from data.corpus.fields import TemplateFailedError, field_value
-from data.corpus.files import Row
+from data.corpus.fields import TemplateFailedError, by_name, field_value, printed_names
+from data.corpus.files import Row, separator_hint
 from data.corpus.sources import listed, published_rows
 from recipes.corpus_schema import DataFiles
 from recipes.errors import UserError, collected
@@ -32,9 +32,11 @@ def field_mistakes(
             try:
                 value = field_value(first, field)
             except TemplateFailedError as error:
+                names = [name for name in printed_names(field) if name in first and not name.isidentifier()]
+                hint = f"; write {by_name(names[0])} for the column {names[0]!r}" if names else separator_hint(first)
                 raise UserError(
                     f"source {files.name}: the template {_short(field)!r} does not fit the first row: {error}; the "
-                    f"row has the columns {listed(first)}"
+                    f"row has the columns {listed(first)}{hint}"
                 ) from None
             if value is None:  # later rows may have it
                 list(published_rows(files, [field], lock))

@@ -14,7 +14,7 @@ from data.corpus.fields import (
     passed_over,
     reads_whole_row,
 )
-from data.corpus.files import Row, read_file
+from data.corpus.files import Row, read_file, separator_hint
 from data.corpus.values import NoTextError, as_text, from_json_text, has_words, repaired, require_whole
 from data.grading.grader import last_boxed
 from data.hub import chosen, locate
@@ -193,13 +193,14 @@ def _require_columns(files: DataFiles, fields: Sequence[str], names: set[str]) -
             meant = next((name for name in sorted(names) if near and name.casefold().strip() == near[0]), None)
             raise UserError(
                 f"source {files.name}: {files.path or files.dataset} has no column {column!r}; it has "
-                f"{listed(names)}" + (f"; did you mean {meant!r}?" if meant is not None else "")
+                f"{listed(names)}"
+                + (separator_hint(names) or (f"; did you mean {meant!r}?" if meant is not None else ""))
             )
 
 
 def listed(names: Collection[str]) -> str:
-    """Names of columns, with quotes where blanks at an edge would not be seen."""
-    shown = [name if name and name == name.strip() else repr(name) for name in sorted(names)]
+    """Names of columns, with quotes where blanks at an edge or tabs would not be seen."""
+    shown = [name if name and name == name.strip() and name.isprintable() else repr(name) for name in sorted(names)]
     more = len(shown) - _SHOWN_COLUMNS
     return ", ".join(shown[:_SHOWN_COLUMNS]) + (f" and {more} more" if more > 0 else "")
 

@@ -13,9 +13,11 @@ from data.corpus.sources import read_rows
 from data.hub import chosen
 from data.pocket_world import TASKS, benchmark_questions
 from eval.questions.analysis_lock import write_lock
+from eval.questions.choices import choice_reader, is_answer
 from eval.questions.forms import FORMS, LETTERS, form_columns, questions_of
 from eval.questions.records import Question, json_line, read_questions, write_questions
-from recipes.errors import UserError
+from eval.questions.task_files import suite_folder, task_path
+from recipes.errors import UserError, collected
 from recipes.files import hash_files, hash_json
 from recipes.manifest import finish_stage, finished_manifest
 from recipes.progress import Progress
@@ -23,6 +25,7 @@ from recipes.schema import Recipe
 from recipes.suite_schema import TRAITS, BenchmarkData, BenchmarkSpec
 
 FOLDER = "questions"
+_SHOWN_CHARS = 40
 _ALLOWED = {"letter": tuple(LETTERS), "yes_no": ("yes", "no")}  # kind of reference -> those that a rule can find right
 
 
@@ -93,7 +96,29 @@ def read_source_questions(recipe: Recipe, benchmark: BenchmarkSpec, study_dir: P
     data = chosen(data, lock)
     questions = questions_of(benchmark.name, data, read_benchmark_rows(data, lock))
     _require_references(benchmark, questions)
+    _require_choices(recipe, benchmark, questions)
     return questions
+
+
+def _require_choices(recipe: Recipe, benchmark: BenchmarkSpec, questions: list[Question]) -> None:
+    """Refuse references that are none of the answers whose likelihoods are compared."""
+    for prompting in benchmark.likelihood:
+        wrong = None
+        with collected([]):  # what is wrong with a task file is said by those who fill it
+            read = choice_reader(task_path(suite_folder(recipe.require_suite()), benchmark.name, prompting))
+            answers = ((question, read(question.fields)) for question in questions if read is not None)
+            wrong = next((item for item in answers if not is_answer(item[0].reference, item[1])), None)
+        if wrong is None:
+            continue
+        (question, choices), rules = wrong, benchmark.scorings.values()
+        rule = next(rule for rule in rules if TRAITS[rule].likelihoods)
+        shown = ", ".join(repr(choice.strip()[:_SHOWN_CHARS]) for choice in choices)
+        raise UserError(
+            f"benchmark {benchmark.name}: the reference of question {question.question_id} is "
+            f"{str(question.reference)[:_SHOWN_CHARS]!r} but {rule!r} compares with the letter of a choice "
+            f"({', '.join(LETTERS[: len(choices)])}) or its text ({shown}); correct the references or doc_to_choice, "
+            "or name their column in data.reference_field"
+        )
 
 
 def _require_references(benchmark: BenchmarkSpec, questions: list[Question]) -> None:
@@ -104,7 +129,7 @@ def _require_references(benchmark: BenchmarkSpec, questions: list[Question]) -> 
             if allowed is not None and question.reference not in allowed:
                 raise UserError(
                     f"benchmark {benchmark.name}: the reference of question {question.name} is "
-                    f"{str(question.reference)[:40]!r} but {rule!r} compares with {', '.join(allowed)}; "
+                    f"{str(question.reference)[:_SHOWN_CHARS]!r} but {rule!r} compares with {', '.join(allowed)}; "
                     "correct the references, name their column in data.reference_field, or choose another rule"
                 )
 

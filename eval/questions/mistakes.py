@@ -8,11 +8,12 @@ from data.corpus.first_row import field_mistakes, not_there
 from data.corpus.sources import iterate_rows
 from data.pocket_world import benchmark_questions
 from eval.questions.build import benchmark_files, read_source_questions, require_world_task
+from eval.questions.choices import choice_reader, require_output_type
 from eval.questions.forms import FORMS, form_columns, questions_of
 from eval.questions.records import Question
 from eval.questions.suite_size import WHOLE_FILE_BYTES
 from eval.questions.task_files import missing_task_files, suite_folder, task_path
-from eval.questions.wording import unknown_names, wording_mistakes
+from eval.questions.wording import filled, task_values, unknown_names, uses_suffix, wording_mistakes
 from recipes.errors import UserError, collected
 from recipes.schema import Recipe
 from recipes.suite_schema import BenchmarkSpec
@@ -38,12 +39,60 @@ def suite_mistakes(recipe: Recipe) -> list[str]:
                 continue
             sentences: list[str] = []
             with collected(sentences):
+                sentences += choice_mistakes(path, benchmark, prompting, question)
                 if question is not None:
-                    sentences = wording_mistakes(path, question.fields)
+                    sentences += wording_mistakes(path, question.fields)
                 elif benchmark.data is not None and benchmark.data.form == "fields" and benchmark.data.fields:
-                    sentences = unknown_names(path, benchmark.data.fields)
-            mistakes += [f"benchmark {benchmark.name!r}: {sentence}" for sentence in sentences]
+                    sentences += unknown_names(path, benchmark.data.fields)
+            mistakes += [f"benchmark {benchmark.name!r}: {sentence}" for sentence in dict.fromkeys(sentences)]
     return mistakes
+
+
+def choice_mistakes(path: Path, benchmark: BenchmarkSpec, prompting: str, question: Question | None) -> list[str]:
+    """What is wrong with what a task file stores and with its given answers; `question`: one that fills them."""
+    sentences: list[str] = []
+    with collected(sentences):
+        require_output_type(path, task_values(path).get("output_type") or "generate_until", benchmark, prompting)
+    with collected(sentences):
+        read = choice_reader(path)
+        if read is not None and question is not None:
+            read(question.fields)
+    return sentences
+
+
+def suffix_warnings(recipe: Recipe) -> list[str]:
+    """A sentence about the task files of benchmarks scored `boxed` or `plain` that ask without `prompt.suffix`."""
+    suffix = recipe.prompt.suffix
+    without: list[str] = []
+    if not suffix.strip() or recipe.suite is None:
+        return without
+    readings = dict.fromkeys(("paper", "robust", recipe.analysis.reading))
+    with collected([]):  # mistakes are `suite_mistakes`'
+        folder = suite_folder(recipe.suite)
+        for benchmark in recipe.suite.benchmarks:
+            cells = dict.fromkeys(benchmark.cell(reading) for reading in readings)
+            for prompting in dict.fromkeys(p for p, s in cells if benchmark.scorings[s] in ("boxed", "plain")):
+                path = task_path(folder, benchmark.name, prompting)
+                if path.is_file() and not _asks_with_suffix(recipe, benchmark, path):
+                    without.append(str(path))
+    if not without:
+        return []
+    return [
+        f"prompt.suffix is {suffix!r}, but the task file{'s' * (len(without) > 1)} {', '.join(without)} of benchmarks "
+        f"scored `boxed` or `plain` ask{'s' * (len(without) == 1)} without it; write {{{{suffix}}}} at the end of "
+        "doc_to_text"
+    ]
+
+
+def _asks_with_suffix(recipe: Recipe, benchmark: BenchmarkSpec, path: Path) -> bool:
+    """Whether the suffix is in the task file, or in the text of the question. True where a mistake is reported."""
+    suffix = recipe.prompt.suffix
+    if uses_suffix(path, suffix):
+        return True
+    with collected([]):
+        question = _first_question(recipe, benchmark)
+        return question is not None and suffix.strip() in filled(path, question.fields | {"suffix": suffix})
+    return True
 
 
 def _first_question(recipe: Recipe, benchmark: BenchmarkSpec) -> Question | None:

@@ -3,12 +3,15 @@
 The harness renders with the same environment; here a mistake is a sentence, and it is found before anything runs.
 """
 
+import re
 from collections.abc import Collection, Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from data.corpus.fields import printed_names
 from recipes.errors import UserError, collected
 
 OF_EVERY_QUESTION = ("question_id", "suffix")
@@ -55,30 +58,48 @@ def wording_mistakes(path: Path, fields: Mapping[str, Any]) -> list[str]:
     sentences: list[str] = []
     for key, template in _templates(settings):
         with collected(sentences):
-            _render(path, key, template, fields)
+            rendered(path, key, template, fields)
     return sentences
 
 
 def filled(path: Path, fields: Mapping[str, Any]) -> str:
     """The wording of one question, without the chat template. Raises UserError if it cannot be filled."""
     texts = [text for key, text in _templates(task_values(path)) if key == "doc_to_text"]
-    return _render(path, "doc_to_text", texts[0], fields) if texts else ""
+    return rendered(path, "doc_to_text", texts[0], fields) if texts else ""
 
 
-def _render(path: Path, key: str, template: str, fields: Mapping[str, Any]) -> str:
-    from jinja2 import BaseLoader, Environment, StrictUndefined, TemplateError
+def rendered(path: Path, key: str, template: str, fields: Mapping[str, Any]) -> str:
+    """What a template of a task file gives for a question. Raises UserError if it cannot be filled."""
+    from jinja2 import TemplateError
 
     question = dict.fromkeys(OF_EVERY_QUESTION, "") | dict(fields)
     if template in question:  # a name alone is that field
         return str(question[template])
-    environment = Environment(loader=BaseLoader(), undefined=StrictUndefined, keep_trailing_newline=True)
-    environment.filters["regex_replace"] = lambda text, *_, **__: text  # lm-evaluation-harness has it
     try:
-        return environment.from_string(template).render(**question)
+        return str(_compiled(template).render(**question))
     except (TemplateError, TypeError, ValueError, ArithmeticError, LookupError) as error:
         raise UserError(
             f"task file {path}, {key}: {' '.join(str(error).split())}; a question has {', '.join(sorted(question))}"
+            + _no_name(template, question)
         ) from None
+
+
+def _no_name(template: str, names: Collection[str]) -> str:
+    """What to do about a name in a template that is there but is none of jinja's; nothing if there is none."""
+    wrong = [name for name in printed_names(template) if name in names and not name.isidentifier()]
+    if not wrong:
+        return ""
+    other = re.sub(r"\W+", "_", wrong[0]).strip("_")
+    return f"; {wrong[0]!r} is no name for a template: call it for instance {other!r} under data.fields"
+
+
+@lru_cache(maxsize=64)
+def _compiled(template: str) -> Any:
+    from jinja2 import BaseLoader, Environment, StrictUndefined
+
+    environment = Environment(loader=BaseLoader(), undefined=StrictUndefined, keep_trailing_newline=True)
+    environment.filters["regex_replace"] = lambda text, *_, **__: text  # lm-evaluation-harness has it
+    return environment.from_string(template)
 
 
 def unknown_names(path: Path, names: Collection[str]) -> list[str]:
@@ -93,7 +114,9 @@ def unknown_names(path: Path, names: Collection[str]) -> list[str]:
         try:
             unknown = meta.find_undeclared_variables(environment.parse(template)) - known
         except TemplateSyntaxError as error:
-            sentences.append(f"task file {path}, {key}: line {error.lineno}: {error.message}")
+            sentences.append(
+                f"task file {path}, {key}: line {error.lineno}: {error.message}{_no_name(template, names)}"
+            )
             continue
         if unknown:
             there = ", ".join(sorted({*names, *OF_EVERY_QUESTION}))
@@ -101,10 +124,24 @@ def unknown_names(path: Path, names: Collection[str]) -> list[str]:
     return sentences
 
 
+def uses_suffix(path: Path, suffix: str) -> bool:
+    """Whether the wording of a task file has the suffix, by its name or as text.
+
+    Raises:
+        UserError: the file cannot be read or parsed.
+    """
+    from jinja2 import Environment, TemplateSyntaxError, meta
+
+    texts = [text for key, text in _templates(task_values(path)) if key == "doc_to_text"]
+    try:
+        environment = Environment()
+        environment.filters["regex_replace"] = str
+        named = any("suffix" in meta.find_undeclared_variables(environment.parse(text)) for text in texts)
+        return named or any(suffix.strip() in text for text in texts)
+    except TemplateSyntaxError as error:
+        raise UserError(f"task file {path}, doc_to_text: line {error.lineno}: {error.message}") from None
+
+
 def _templates(settings: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """The templates of a task file: key and text. Functions and numbers are none."""
-    templates = []
-    for key in _TEMPLATES:
-        value = settings.get(key)
-        templates += [(key, text) for text in (value if isinstance(value, list) else [value]) if isinstance(text, str)]
-    return templates
+    """The templates of a task file: key and text. Functions, numbers and lists, which are taken literally, are none."""
+    return [(key, value) for key in _TEMPLATES if isinstance(value := settings.get(key), str)]

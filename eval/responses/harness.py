@@ -17,6 +17,7 @@ from transformers import AutoConfig, set_seed
 
 from data.prompts.prompt import load_tokenizer, render_messages
 from data.prompts.thinking import THINK_OPEN
+from eval.questions.choices import require_output_type
 from eval.questions.records import Question
 from eval.questions.task_files import task_folder, task_path
 from eval.responses.engines import thinking_mode
@@ -80,12 +81,7 @@ def _build_task(
     config.setdefault("output_type", "generate_until")
     chat = bool((config.get("metadata") or {}).get("chat_template", True))
     stores_likelihood = config["output_type"] == "multiple_choice"
-    if stores_likelihood != (prompting in benchmark.likelihood):
-        raise UserError(
-            f"{path} has output_type {config['output_type']} but the recipe "
-            + ("does not list" if stores_likelihood else "lists")
-            + f" {prompting!r} under `likelihood` of {benchmark.name}; change the one or the other"
-        )
+    require_output_type(path, config["output_type"], benchmark, prompting)
     if "process_docs" in config:
         raise UserError(f"{path} has process_docs, but rows come from the recipe; write it into doc_to_text")
     rows = _Rows({"question_id": q.question_id, "suffix": recipe.prompt.suffix, **q.fields} for q in questions)

@@ -10,7 +10,7 @@ from data.corpus.funnel import Funnel
 from data.corpus.sources import POCKET_POOL, not_compared, read_source, source_fields
 from data.hub import chosen, lock_mismatch
 from eval.questions.build import benchmark_files
-from eval.questions.mistakes import suite_mistakes
+from eval.questions.mistakes import suffix_warnings, suite_mistakes
 from eval.questions.suite_size import WHOLE_FILE_BYTES
 from eval.scorers.sandbox import require_sandbox
 from launch.planning.lengths import check_lengths
@@ -227,7 +227,7 @@ def warnings(recipe: Recipe) -> list[str]:
             f"every benchmark is in the trained group {recipe.analysis.trained_group}, so the report cannot show what "
             "was forgotten; add benchmarks of another group"
         )
-    return [*sentences, *_fewer_demonstrations(recipe), *_no_full_rate(recipe)]
+    return [*sentences, *suffix_warnings(recipe), *_fewer_demonstrations(recipe), *_no_full_rate(recipe)]
 
 
 def too_few_problems(recipe: Recipe, problems: int | None, solvable: int | None = None) -> list[str]:

@@ -4,7 +4,7 @@ It applies the corpus stage's own filters and the evaluation's own prompts, and 
 this machine is named as not checked; nothing is downloaded.
 """
 
-from collections.abc import Iterator
+import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -20,6 +20,7 @@ from data.hub import cached_files, cached_model, chosen, locate
 from data.prompts.prompt import load_tokenizer, prepare_tokenizer, render_prompt
 from data.prompts.template_contract import check_contract, prompts_of
 from eval.questions.build import benchmark_files, read_source_questions
+from eval.questions.choices import choice_reader
 from eval.questions.mistakes import benchmark_mistakes
 from eval.questions.records import Question
 from eval.questions.task_files import suite_folder, task_path
@@ -47,10 +48,14 @@ if TYPE_CHECKING:
 
 
 class Sample(NamedTuple):
-    """One text as a model will see it."""
+    """One text as a model will see it, and what its responses are compared with."""
 
     name: str
     text: str
+    reference: str | None = None
+    """The reference answer; JSON where it is no text. None: there is none, or it is restricted."""
+    choices: list[str] | None = None
+    """The given answers whose likelihoods are compared; None where responses are generated."""
 
 
 @dataclass
@@ -193,7 +198,7 @@ def _corpus(
             validation.not_checked.append("the pass rate of the base, which removes more problems")
         heldout, train = split or ([], funnel.kept)
         if train:
-            _problem_samples(recipe, train[0].problem, tokenizer, validation)
+            _problem_samples(recipe, train[0], tokenizer, validation)
             if split is not None:
                 _demonstrations(there, study_dir, train, grader, tokenizer, "teacher.stored" in usable, validation)
                 if not too_few_problems(recipe, corpus.train_problems):  # that is among the mistakes already
@@ -205,15 +210,18 @@ def _corpus(
 
 
 def _problem_samples(
-    recipe: Recipe, problem: str, tokenizer: "PreTrainedTokenizerBase | None", validation: Validation
+    recipe: Recipe, row: RawRow, tokenizer: "PreTrainedTokenizerBase | None", validation: Validation
 ) -> None:
+    problem, reference = row.problem, row.reference_answer
     if tokenizer is None:
-        validation.samples.append(Sample("one problem (without the chat template)", problem + recipe.prompt.suffix))
+        text = problem + recipe.prompt.suffix
+        validation.samples.append(Sample("one problem (without the chat template)", text, reference))
         return
-    validation.samples.append(Sample("one problem", render_prompt(tokenizer, problem, recipe.prompt)))
+    validation.samples.append(Sample("one problem", render_prompt(tokenizer, problem, recipe.prompt), reference))
     for name, arm in recipe.trained.items():
         if arm.prompt is not None and arm.prompt != recipe.prompt:
-            validation.samples.append(Sample(f"the same for arm {name}", render_prompt(tokenizer, problem, arm.prompt)))
+            text = render_prompt(tokenizer, problem, arm.prompt)
+            validation.samples.append(Sample(f"the same for arm {name}", text))
 
 
 def _demonstrations(
@@ -330,8 +338,12 @@ def _ask(
     """Render all questions of a benchmark in one prompting, and compare their lengths with the limit."""
     name = benchmark.name if prompting == "native" else f"{benchmark.name}, {prompting}"
     sentences: list[str] = []
-    texts: Iterator[str] | list[str] = []
+    texts: list[str] = []
     with collected(sentences):
+        read = choice_reader(path)
+        for question in questions if read is not None else ():
+            assert read is not None
+            read(question.fields)
         if tokenizer is None:
             # A question later in the file may not fill what the first one does.
             texts = [filled(path, question.fields | {"suffix": recipe.prompt.suffix}) for question in questions]
@@ -343,8 +355,11 @@ def _ask(
     if not texts:
         return
     how = "" if tokenizer is not None else " (without the chat template)"
-    shown = "(restricted: not shown)" if benchmark.restricted else texts[0]
-    validation.samples.append(Sample(f"one question of {name}{how}", shown))
+    sample = Sample(f"one question of {name}{how}", "(restricted: not shown)")
+    if not benchmark.restricted:
+        choices = None if read is None or prompting not in benchmark.likelihood else read(questions[0].fields)
+        sample = Sample(sample.name, texts[0], _as_text(questions[0].reference), choices)
+    validation.samples.append(sample)
     if tokenizer is None:
         return
     limit = recipe.require_suite().max_prompt_tokens
@@ -355,6 +370,10 @@ def _ask(
             f"benchmark {benchmark.name!r}: {row.over} of {row.texts} prompts of {path.stem} are longer than "
             f"suite.max_prompt_tokens {limit}, the longest has {row.longest}; raise it"
         )
+
+
+def _as_text(reference: Any) -> str:
+    return reference if isinstance(reference, str) else json.dumps(reference, ensure_ascii=False)
 
 
 def _rendered(

@@ -1,10 +1,13 @@
 """A validation as text and as JSON."""
 
+from itertools import zip_longest
 from typing import Any
 
+from eval.questions.forms import LETTERS
 from launch.planning.validation import Validation
 
 _SHOWN_CHARS = 700  # of a text as the model sees it
+_REFERENCE_CHARS = 200  # of a reference answer
 
 
 def as_json(validation: Validation) -> dict[str, Any]:
@@ -82,12 +85,25 @@ def _length_lines(validation: Validation) -> list[str]:
 def _sample_lines(validation: Validation) -> list[list[str]]:
     paragraphs = []
     for sample in validation.samples:
-        text = sample.text
-        if len(text) > _SHOWN_CHARS:
-            half = _SHOWN_CHARS // 2
-            text = f"{text[:half]} [... {len(text) - 2 * half:,} characters, whole with --json ...] {text[-half:]}"
-        paragraphs.append([f"{sample.name}:", *(f"  | {line}" for line in text.split("\n"))])
+        lines = [f"{sample.name}:", *(f"  | {line}" for line in _shortened(sample.text, _SHOWN_CHARS).split("\n"))]
+        if sample.choices is not None:
+            listed = ", ".join(f"({letter}) {text}" for letter, text in zip_longest(LETTERS, sample.choices) if text)
+            lines.append(f"  choices: {_one_line(listed)}")
+        if sample.reference is not None:
+            lines.append(f"  reference: {_one_line(sample.reference)}")
+        paragraphs.append(lines)
     return paragraphs
+
+
+def _one_line(text: str) -> str:
+    return _shortened(" ".join(text.split()), _REFERENCE_CHARS)
+
+
+def _shortened(text: str, limit: int) -> str:
+    if len(text) <= limit:
+        return text
+    half = limit // 2
+    return f"{text[:half]} [... {len(text) - 2 * half:,} characters, whole with --json ...] {text[-half:]}"
 
 
 def _verdict(validation: Validation) -> list[str]:

@@ -1,0 +1,98 @@
+"""Columns whose names are no identifiers, and tables with another separator: what the message says to do."""
+
+import pytest
+
+from data.corpus.first_row import field_mistakes
+from eval.questions.wording import unknown_names, wording_mistakes
+from recipes.corpus_schema import SourceSpec
+
+CSV = "How many,To-Unit,gold\n3,cm,300\n"
+
+
+def mistakes_of(path, *fields):
+    spec = SourceSpec(kind="file", name="s", path=str(path), problem_field=fields[0], answer_field="gold")
+    return field_mistakes(spec, fields)
+
+
+@pytest.mark.parametrize(
+    ("template", "message"),
+    [
+        (
+            "Are {{ How many }}?",
+            "source s: line 1 of the template: expected token 'end of print statement', got 'many'; if that is the "
+            "column 'How many', write {{ row[\"How many\"] }}",
+        ),
+        (
+            "{{ gold }}\n{{- How many | trim -}}",
+            "source s: line 2 of the template: expected token 'end of print statement', got 'many'; if that is the "
+            "column 'How many', write {{ row[\"How many\"] }}",
+        ),
+        (
+            "Are {{To-Unit}}?",
+            "source s: the template 'Are {{To-Unit}}?' does not fit the first row: 'To' is undefined; the row has the "
+            "columns How many, To-Unit, gold; write {{ row[\"To-Unit\"] }} for the column 'To-Unit'",
+        ),
+        ("{{ gold", "source s: line 1 of the template: unexpected end of template, expected 'end of print statement'."),
+    ],
+)
+def test_a_column_with_a_blank_or_dash_is_read_by_row(tmp_path, template, message):
+    (tmp_path / "t.csv").write_text(CSV)
+    assert mistakes_of(tmp_path / "t.csv", template, "gold") == [message]
+
+
+def test_the_form_in_the_message_works(tmp_path):
+    (tmp_path / "t.csv").write_text(CSV)
+    assert mistakes_of(tmp_path / "t.csv", '{{ row["How many"] }} {{ row["To-Unit"] }}', "gold") == []
+
+
+def test_a_task_file_gets_another_name_for_it(tmp_path):
+    path = tmp_path / "t.yaml"
+    path.write_text("doc_to_text: 'Are {{ How many }}?'\n")
+    advice = "; 'How many' is no name for a template: call it for instance 'How_many' under data.fields"
+    (sentence,) = wording_mistakes(path, {"How many": "3"})
+    assert sentence.endswith(f"got 'many'; a question has How many, question_id, suffix{advice}")
+    (sentence,) = unknown_names(path, ["How many"])
+    assert sentence.endswith(f"got 'many'{advice}")
+    assert "under data.fields" not in wording_mistakes(path, {"many": "3"})[0]
+
+
+SEPARATOR = "is its separator {!r}? A .csv file has commas between its values, and a .tsv file tabs: write it so"
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "field", "message"),
+    [
+        (
+            "t.csv",
+            "n;unit;gold\n3;cm;300\n",
+            "unit",
+            f"has no column 'unit'; it has n;unit;gold; {SEPARATOR.format(';')}",
+        ),
+        ("t.csv", "n\tunit\n3\tcm\n", "unit", f"has no column 'unit'; it has 'n\\tunit'; {SEPARATOR.format(chr(9))}"),
+        ("t.tsv", "n,unit\n3,cm\n", "unit", f"has no column 'unit'; it has n,unit; {SEPARATOR.format(',')}"),
+        (
+            "t.csv",
+            "n;my unit\n3;cm\n",
+            '{{ row["my unit"] }}',
+            "the template '{{ row[\"my unit\"] }}' does not fit the first row: the row has no column 'my unit'; the "
+            f"row has the columns n;my unit; {SEPARATOR.format(';')}",
+        ),
+        ("t.csv", "n;unit\n3,5;cm\n", "unit", f"line 2 has 2 values for 1 columns (n;unit); {SEPARATOR.format(';')}"),
+        ("t.csv", "n\n3,5\n", "n", "line 2 has 2 values for 1 columns (n); quote values that contain commas"),
+        ("t.csv", "a;b,c\n3,4\n", "d", "has no column 'd'; it has a;b, c"),
+    ],
+)
+def test_a_table_with_another_separator(tmp_path, name, text, field, message):
+    (tmp_path / name).write_text(text)
+    assert mistakes_of(tmp_path / name, field)[0].endswith(message)
+
+
+def test_a_missing_column_in_a_template_is_called_that(tmp_path):
+    (tmp_path / "t.csv").write_text(CSV)
+    (sentence,) = mistakes_of(tmp_path / "t.csv", '{{ row["To Unit"] }}')
+    assert sentence.endswith("the row has no column 'To Unit'; the row has the columns How many, To-Unit, gold")
+
+
+def test_one_column_with_such_a_name_is_read(tmp_path):
+    (tmp_path / "t.csv").write_text("a;b\n3\n")
+    assert mistakes_of(tmp_path / "t.csv", "a;b") == []
