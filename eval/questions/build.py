@@ -114,7 +114,7 @@ def _require_choices(recipe: Recipe, benchmark: BenchmarkSpec, questions: list[Q
         rule = next(rule for rule in rules if TRAITS[rule].likelihoods)
         shown = ", ".join(repr(choice.strip()[:_SHOWN_CHARS]) for choice in choices)
         raise UserError(
-            f"benchmark {benchmark.name}: the reference of question {question.question_id} is "
+            f"benchmark {benchmark.name}: the reference of question {question.name} is "
             f"{str(question.reference)[:_SHOWN_CHARS]!r} but {rule!r} compares with the letter of a choice "
             f"({', '.join(LETTERS[: len(choices)])}) or its text ({shown}); correct the references or doc_to_choice, "
             "or name their column in data.reference_field"
