@@ -3,6 +3,7 @@
 import difflib
 import json
 import re
+import shlex
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -223,6 +224,11 @@ def apply_override(values: dict[str, Any], override: str) -> None:
         value = yaml.safe_load(text)
     except (yaml.YAMLError, ValueError):  # ValueError: an impossible date
         raise UserError(f"override {override!r}: {text!r} is not a YAML value") from None
+    if isinstance(value, str) and text != text.strip() and value == text.strip():
+        raise UserError(
+            f"override {override!r}: YAML drops blanks around a text; write {shlex.quote(f'{key}={json.dumps(text)}')} "
+            f"to keep them, or {shlex.quote(f'{key}={value}')}"
+        )
     node: Any = values
     parts = key.split(".")
     for depth, part in enumerate(parts, start=1):

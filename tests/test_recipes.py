@@ -1,6 +1,7 @@
 """Recipes: every shipped one loads, mistakes are sentences, the schema can express every arm of the unified loss."""
 
 import re
+import shlex
 from pathlib import Path
 
 import pytest
@@ -186,6 +187,24 @@ def test_a_key_with_brackets_is_refused_with_its_form(key, dotted):
     assert values == {"a": [[1, 2]]}
     apply_override(values, "a.0.1=[3]")
     assert values == {"a": [[1, [3]]]}
+
+
+@pytest.mark.parametrize("text", [" Box it.", "Box it. ", "\nBox it's é."])
+def test_blanks_around_a_text_are_not_dropped_silently(text):
+    values = {}
+    with pytest.raises(UserError) as caught:
+        apply_override(values, f"prompt.suffix={text}")
+    assert values == {}
+    said = r"override .*: YAML drops blanks around a text; write (.*) to keep them, or (.*)"
+    forms = re.fullmatch(said, str(caught.value))
+    assert forms is not None
+    for form, kept in zip(forms.groups(), (text, text.strip()), strict=True):
+        (word,) = shlex.split(form)  # as a shell reads it
+        apply_override(values, word)
+        assert values == {"prompt": {"suffix": kept}}
+    for same, value in (("x= 3", 3), ("x= [a, b] ", ["a", "b"]), ("x=' a'", " a"), ("x= true", True), ("x= ", None)):
+        apply_override(values, same)
+        assert values["x"] == value
 
 
 def test_resolved_recipe_round_trips():

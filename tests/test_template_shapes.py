@@ -211,7 +211,8 @@ def test_template_missing_or_several(shape, tmp_path):
         prepared(folder)
     assert str(caught.value) == (
         "the tokenizer of theirs has neither a chat template nor the token <|im_start|> of the default one (qwen3); "
-        "set model.chat_template to one made for it"
+        "set model.chat_template to one made for it, a .jinja file of yours or the name of one that TRL ships, such as "
+        "llama3"
     )
     assert turn_end(prepared(folder, chat_template="llama3")) == "<|eot_id|>"
     settings = json.loads((folder / "tokenizer_config.json").read_text())

@@ -18,7 +18,6 @@ def test_a_task_file_without_the_suffix_is_warned_of_where_the_scoring_is_that_o
         return [text for text in validate(load_recipe(law, list(overrides)), Path("runs/none")).warnings
                 if "suffix" in text]  # fmt: skip
 
-    box = "prompt.suffix= Box it."
     edit(law, suite__benchmarks__0__data__reference_field="answer", prompt__suffix=" Box it.")
     assert warned() == []  # scored `choice`
     edit(law, suite__benchmarks__0__scorings={"robust": "boxed"})
@@ -34,7 +33,7 @@ def test_a_task_file_without_the_suffix_is_warned_of_where_the_scoring_is_that_o
     task.write_text("task: rulings\ndoc_to_text: '{{question}} Box it.'\n")
     assert warned() == []
     task.write_text("task: rulings\ndoc_to_text: '{{question}}{{suffix}}'\n")
-    assert (warned(), warned(f"{box} Twice.")) == ([], [])
+    assert (warned(), warned("prompt.suffix=' Box it. Twice.'")) == ([], [])
     found = validate(load_recipe(law), Path("runs/none"))
     texts = {sample.name: sample.text for sample in found.samples}
     assert "What does it follow? Box it.<|im_end|>" in texts["one question of rulings"]

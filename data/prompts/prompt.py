@@ -94,7 +94,8 @@ def settle(
         if template is None and "<|im_start|>" not in vocabulary:
             raise UserError(
                 f"the tokenizer of {spec.path} has neither a chat template nor the token <|im_start|> of the default "
-                f"one ({DEFAULT_TEMPLATE}); set {key}.chat_template to one made for it"
+                f"one ({DEFAULT_TEMPLATE}); set {key}.chat_template to one made for it, a .jinja file of yours or the "
+                "name of one that TRL ships, such as llama3"
             )
         tokenizer.chat_template = template or chat_template(DEFAULT_TEMPLATE)
 

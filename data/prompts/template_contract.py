@@ -164,7 +164,8 @@ def check_ids(tokenizer: "PreTrainedTokenizerBase", prompt: PromptSpec, name: st
                 name,
                 f"tokens of the prompt and of the completion {completion[:20]!r} merge where they meet (together "
                 f"{_tokens(tokenizer, whole[at : at + 3])}, one after the other "
-                f"{_tokens(tokenizer, joined[at : at + 3])}); {other}",
+                f"{_tokens(tokenizer, joined[at : at + 3])}); the prompt ends with {text[-_TAIL:]!r}; let the template "
+                f"end with {{{{ '\\n' }}}} or a special token instead, or {other}",
             )
 
 

@@ -67,7 +67,7 @@ OVERRIDES = argument(
     metavar="key=value",
     nargs="*",
     default=[],  # without one argparse calls it required
-    help="settings to change, for instance train.steps=10 'seeds=[0,1]'",
+    help="settings to change, for instance train.steps=10 'seeds=[0,1]' 'prompt.suffix=\" Box it.\"'",
 )
 OUT = argument("--out", metavar="DIR", type=Path, help="folder of the study (default: runs/<study>)")
 DRY_RUN = argument("--dry-run", action="store_true", help="print what would run, run nothing")

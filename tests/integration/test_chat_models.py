@@ -146,7 +146,7 @@ def test_system_message_is_refused_before_anything_runs(two_families, transfer, 
 def test_prompt_that_fills_the_context_is_refused(two_families):
     """The models were made for 256 tokens; a longer prompt would be answered with noise."""
     folder, _, _ = two_families
-    overrides = ["suite.max_prompt_tokens=1000", f"prompt.suffix={'why ' * 80}"]
+    overrides = ["suite.max_prompt_tokens=1000", f"prompt.suffix='{'why ' * 80}'"]
     models = {"gemma": str(folder / "gemma")}
     recipe = evaluation_recipe(str(folder / "llama"), models, folder / "suite.yaml", "tiny", overrides)
     benchmark = recipe.suite.benchmarks[0]

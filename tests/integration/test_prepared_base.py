@@ -9,6 +9,8 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoTokenizer
 
+from data.prompts.prompt import prepare_tokenizer
+from data.prompts.template_contract import check_ids
 from recipes.errors import UserError
 from recipes.loading import load_recipe
 from recipes.manifest import read_manifest, start_stage
@@ -127,7 +129,10 @@ def test_directory_without_tokenizer_or_of_unknown_kind_is_a_sentence(foreign_ba
     [
         ("<|im_start|>user\n<|im_end|>\n<|im_start|>assistant\n", "the prompt does not contain the problem"),
         ("{{ messages[0].content }}<|im_end|>", "the prompt ends with <|im_end|>, so there is nothing to continue"),
-        ("{{ messages[0].content }} the answer is ", "merge where they meet"),
+        (
+            "{{ messages[0].content }} the answer is ",
+            "; let the template end with {{ '\\n' }} or a special token instead, or set model.chat_template to another",
+        ),
     ],
 )
 def test_template_that_fails_the_contract_is_refused(foreign_base, tmp_path, template, message):
@@ -138,6 +143,14 @@ def test_template_that_fails_the_contract_is_refused(foreign_base, tmp_path, tem
         prepared_base.run(recipe, tmp_path / "study", tmp_path / "study" / "base", resume=False)
     assert message in str(caught.value)
     assert not (tmp_path / "study" / "base" / "model.safetensors").exists()  # before anything large is copied
+
+
+@pytest.mark.parametrize("end", ["{{ '\\n' }}", "<|im_start|>"])
+def test_a_template_that_ends_as_the_message_says_is_accepted(foreign_base, end):
+    recipe = load_recipe(SMOKE, [f"model={{path: {foreign_base}}}"])
+    tokenizer = prepare_tokenizer(foreign_base, recipe.model)
+    tokenizer.chat_template = "{{ messages[0].content }} the answer is" + end
+    check_ids(tokenizer, recipe.prompt, "it")
 
 
 def test_unknown_template_is_a_sentence(foreign_base, tmp_path):
