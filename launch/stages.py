@@ -83,7 +83,7 @@ def build_stages(recipe: Recipe) -> list[Stage]:
     if recipe.corpus.sources:
         stages.append(_corpus_stage(recipe, settings, with_base))
     models = {"base": "base"}
-    for arm in recipe.trained:
+    for arm in _trained_in_order(recipe):
         resolved = resolve_arm(recipe, arm)
         for seed, label in zip(recipe.seeds, recipe.labels(arm), strict=True):
             name = f"arms/{arm}/seed-{seed}"
@@ -114,6 +114,22 @@ def build_stages(recipe: Recipe) -> list[Stage]:
         reads = flatten({key: value for key, value in settings.items() if key != "resources"})
         stages.append(Stage("report", "eval.report.build", reads, tuple(stage.name for stage in stages)))
     return stages
+
+
+def _trained_in_order(recipe: Recipe) -> list[str]:
+    """The arms as the recipe has them, but none before the arm it starts from."""
+    ordered: list[str] = []
+
+    def add(name: str) -> None:
+        before = recipe.trained[name].start_from
+        if before is not None:
+            add(before)
+        if name not in ordered:
+            ordered.append(name)
+
+    for name in recipe.trained:
+        add(name)
+    return ordered
 
 
 def _folder_content(folder: Path) -> dict[str, Any]:

@@ -36,6 +36,16 @@ def test_inputs_hold_the_output_of_everything_a_stage_needs(tmp_path):
             assert inputs[f"output of {name}"] == expected
 
 
+def test_an_arm_stands_after_the_arm_it_starts_from(tmp_path):
+    late = "arms={third: {sampling: current, credit: advantage, negatives: true, start_from: second}, " \
+           "second: {sampling: current, credit: uniform, start_from: first}, " \
+           "first: {sampling: teacher, credit: uniform}, free: {sampling: teacher, credit: uniform}}"  # fmt: skip
+    stages = build_stages(load_recipe(STUDY, [late, "varies=[sampling,credit,negatives,start_from]"]))
+    names = [stage.name for stage in stages if stage.kind == "arms"]
+    assert names == ["arms/first/seed-0", "arms/second/seed-0", "arms/third/seed-0", "arms/free/seed-0"]
+    assert set(stage_states(stages, tmp_path)) == {stage.name for stage in stages}
+
+
 def test_every_kind_has_hours_and_says_what_it_writes():
     from launch.planning import hours, plan
 
