@@ -9,8 +9,9 @@ import pytest
 from eval.report import response_curves as response_curves_module
 from eval.report.ablation_page import draw_ablation, render_ablation
 from eval.report.ablation_verdict import Missing, conclude, value_text
+from eval.report.decisions import gate
 from eval.report.response_curves import curve_figure, format_curves, response_curves
-from eval.report.wording import points
+from eval.report.wording import loss_text, points
 from eval.statistics.values import Estimate
 from launch.ablation import read_ablation
 from launch.ablation_report import missing_points, report
@@ -159,6 +160,20 @@ def test_the_page_has_every_value_and_names_the_missing_point(tmp_path):
     assert "0.0001, 0.0002, 0.0004, 0.0008" in page
     assert page.count("<strong>(taken)</strong>") == 2
     assert "a method has no gain on math that can be told from zero" in page
+
+
+def test_losses_are_rounded_up_as_gate_does(tmp_path):
+    """-14.32 is shown as -14.3 in its interval, and passes from 14.4."""
+    point = ablation_point(1e-4, {"grpo": (20.0, 0.0, 0.0)})
+    lost = Estimate(estimate=0.0, low=-14.32, high=14.3)
+    point.transfer.arms["grpo"].groups["non_reasoning"] = lost
+    _, (sentence,) = gate(point.transfer, "grpo", 5)
+    assert sentence.startswith("grpo may have lost up to 14.4 points on non_reasoning (+0.0 [-14.3, +14.3], 95 %)")
+    assert gate(point.transfer, "grpo", 14.4)[0]
+    page = ablation_page(tmp_path / "index.html", [point, ablation_point(2e-4, {"grpo": (21.0, 3.0, 3.0)})]).read_text()
+    assert "<td>14.4</td>" in page
+    assert "<td>14.3</td>" not in page
+    assert loss_text(Estimate(estimate=3, low=0.04, high=6)) == "0.0"  # -0.04 is no loss
 
 
 def test_equal_gain_is_shown_where_every_method_has_one(tmp_path):

@@ -229,6 +229,9 @@ def test_what_gained_more_but_cannot_be_told_is_named(made_up):
     text = format_pick(choice, Path("runs/x"))
     assert "off_policy_sft, seed 0, step 1 gained more, but not so much that it can be told; grpo, seed 0" in text
     assert choice.checked == 3000
+    row = choice.proposed.model_copy(update={"safe_limit": 14.31, "on_frontier": True})  # 14.3 would not let it pass
+    shown = format_pick(choice.model_copy(update={"proposed": row, "candidates": [row]}), Path("runs/x"))
+    assert [line.split()[-2] for line in shown.splitlines() if line.startswith("> ")] == ["14.4"]
     assert "Chosen on 3000 of the slice's 6000 questions, checked on the others. `transfer gate runs/x ARM" in text
     assert "ARM --max-drop 25` judges the final model of an arm" in text
     assert "it may pass where the base is kept here." in format_pick(pick(*made_up, 1), Path("runs/x"))

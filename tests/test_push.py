@@ -7,7 +7,10 @@ import shutil
 import pytest
 import yaml
 
+from eval.report.model_card import PushedModel, model_card
+from eval.report.schema import Transfer
 from recipes.files import hash_file
+from recipes.loading import load_study
 from tests.forked_command import ForkedCommand
 from tests.servers import _Handler, serving
 
@@ -93,6 +96,27 @@ def test_the_hub_gets_the_trained_files_and_a_card_with_the_gains(analysed_study
     assert "| learning_rate | 0.001 |\n" in text  # shared with the other arms
     assert "| sampling | current |\n" in text  # its own
     assert "None" not in text
+    assert f"commit {analysed_transfer['versions']['commit']}" in text
+
+
+def test_the_card_names_a_local_base_by_its_folder_alone(analysed_study, analysed_transfer, tmp_path):
+    """Readers elsewhere have no use for paths of the machine; ids of the hub are whole."""
+    (tmp_path / "my-base").mkdir()
+    paths = {
+        str(tmp_path / "my-base"): "A local checkpoint, `my-base`, trained on ",
+        "runs/gone/my-base": "A local checkpoint, `my-base`, trained on ",
+        "Qwen/Qwen3-14B-Base": "Qwen/Qwen3-14B-Base, trained on ",
+    }
+    recipe, transfer = load_study(analysed_study), Transfer.model_validate(analysed_transfer)
+    for path, said in paths.items():
+        model = recipe.require_model().model_copy(update={"path": path})
+        card = model_card(recipe.model_copy(update={"model": model}), transfer, PushedModel("grpo", 0, None), None)
+        assert f"\n{said}pocket-math by GRPO" in card
+        assert str(tmp_path) not in card
+    elsewhere = transfer.model_copy(update={"versions": {"commit": "not in a repository"}})
+    assert "| code | " in model_card(recipe, elsewhere, PushedModel("grpo", 0, None), None)
+    here = transfer.model_copy(update={"versions": {"commit": "abc"}})
+    assert "| code | " not in model_card(recipe, here, PushedModel("grpo", 0, None), None)
 
 
 def test_a_dry_run_shows_card_and_files_and_sends_nothing(analysed_study, hub, push):

@@ -10,6 +10,7 @@ from train.accounting.lineage import study_lineage
 from train.accounting.matching import attention_of
 from train.arms import resolve_arm
 
+NO_REPOSITORY = "not in a repository"
 _SHOWN = (
     "steps",
     "problems_per_step",
@@ -85,7 +86,7 @@ def versions(study_dir: Path) -> dict[str, str]:
     assert manifest is not None
     environment = manifest["environment"]
     dirty = " with uncommitted changes" if environment["git_dirty"] else ""
-    commit = f"{environment['git_commit']}{dirty}" if environment["git_commit"] else "not in a repository"
+    commit = f"{environment['git_commit']}{dirty}" if environment["git_commit"] else NO_REPOSITORY
     return {"commit": commit, "python": environment["python"], **environment["packages"]}
 
 

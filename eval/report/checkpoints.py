@@ -4,6 +4,7 @@ from pathlib import Path
 
 from eval.forgetting.schema import Candidate, Pick, Trajectory
 from eval.report.wording import bounded_text, interval_text
+from eval.statistics.decisions import limit_shown
 
 
 def format_trajectory(trajectory: Trajectory, axis: str) -> str:
@@ -48,7 +49,8 @@ def format_pick(result: Pick, study_dir: Path) -> str:
     for row in frontier:
         mark = "> " if row == proposed else "  "
         gain, worst = interval_text(row.trained_gain, "+.1f"), interval_text(row.worst_gain, "+.1f")
-        lines.append(f"{mark}{model_name(row):<34}{gain:>24}{worst:>26}{row.safe_limit:>13.1f}  {row.worst_group}")
+        limit = limit_shown(row.safe_limit)
+        lines.append(f"{mark}{model_name(row):<34}{gain:>24}{worst:>26}{limit:>13.1f}  {row.worst_group}")
     lines += [f"no candidate: {text}" for text in result.learned_nothing]
     lines += [
         "passes from: the smallest --max-drop that it can be expected to pass on as many other questions; more than",

@@ -9,8 +9,8 @@ from scipy import stats
 
 from eval.published.audit import PublishedModel, published_models, replications
 from eval.report.schema import ArmResult, Base, Transfer
-from eval.report.wording import points
-from eval.statistics.decisions import Agreement, agreement, limit_shown, may_lose, refused_groups
+from eval.report.wording import loss_text, points
+from eval.statistics.decisions import Agreement, agreement, refused_groups
 from eval.statistics.values import Estimate, Values
 
 ROWS = {"sft_think": "UniReason SFT-think", "sft_no_think": "UniReason SFT-no-think", "rl": "UniReason RL"}
@@ -130,7 +130,7 @@ def gate(transfer: Transfer, arm: str, max_drop: float) -> tuple[bool, list[str]
     lost = [warning.message for warning in transfer.warnings_of("all_truncated", arm)]
     for group in refused_groups(gains, max_drop):
         lost.append(
-            f"{arm} may have lost up to {limit_shown(may_lose(gains[group])):.1f} points on {group} "
+            f"{arm} may have lost up to {loss_text(gains[group])} points on {group} "
             f"({points(gains[group])}, {percent}); allowed are {max_drop:g}"
         )
     if lost:

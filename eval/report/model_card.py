@@ -1,10 +1,12 @@
 """The model card of a trained model: the README.md that the hub shows, made from recipe and report."""
 
+from pathlib import Path
 from typing import NamedTuple
 
 import yaml
 
 from eval.drawing import label
+from eval.report.certificate import NO_REPOSITORY
 from eval.report.decisions import gate
 from eval.report.schema import Transfer
 from eval.report.verdict import method_of
@@ -33,7 +35,7 @@ def model_card(recipe: Recipe, transfer: Transfer, model: PushedModel, licence: 
     name = label(model.arm)
     what = f"{name}, seed {model.seed}" + ("" if model.step is None else f", step {model.step}")
     sources = [source.dataset or source.name for source in recipe.corpus.sources]
-    base = recipe.require_model().path or "A miniature pre-trained from nothing on a synthetic world"
+    base = _base_name(recipe)
     lines = [
         f"# {transfer.title or transfer.study}: {what}",
         "",
@@ -71,12 +73,27 @@ def model_card(recipe: Recipe, transfer: Transfer, model: PushedModel, licence: 
     return _metadata(recipe, model, licence) + "\n".join(lines)
 
 
+def _base_name(recipe: Recipe) -> str:
+    """The base for readers elsewhere: of a local checkpoint the folder's name alone."""
+    path = recipe.require_model().path
+    if path is None:
+        return "A miniature pre-trained from nothing on a synthetic world"
+    on_hub = path.count("/") == 1 and path[0] not in "./~" and not Path(path).is_dir()
+    return path if on_hub else f"A local checkpoint, `{Path(path).resolve().name}`"
+
+
 def _training(transfer: Transfer, arm: str) -> dict[str, object]:
-    """The settings of an arm: those it shares with the others, then its own."""
+    """The settings of an arm: those it shares with the others, then its own.
+
+    Without the hash of the code where the versions name the commit.
+    """
     if transfer.certificate is None:
         return dict(transfer.settings[arm])
     own = {key: values[arm] for key, values in transfer.certificate.differs.items() if arm in values}
-    return {k: v for k, v in {**transfer.certificate.shared, **own}.items() if v is not None}
+    settings: dict[str, object] = {k: v for k, v in {**transfer.certificate.shared, **own}.items() if v is not None}
+    if transfer.versions.get("commit", NO_REPOSITORY) != NO_REPOSITORY:
+        settings.pop("code", None)
+    return settings
 
 
 def _metadata(recipe: Recipe, model: PushedModel, licence: str | None) -> str:

@@ -12,7 +12,7 @@ from eval.forgetting.schema import Trajectory
 from eval.report.figures import gains_figure, index_figure, scores_figure, tradeoff_figure, training_figure
 from eval.report.schema import Transfer
 from eval.report.verdict import cards, certainty, teraflops, verdict
-from eval.report.wording import bounded_text, index_cell, index_text, interval_text, p_text, points
+from eval.report.wording import bounded_text, index_cell, index_text, interval_text, loss_text, p_text, points
 from eval.shifts.figures import histograms_figure, kl_figure, layers_figure, visible_token, words_figure
 from eval.statistics.transfer_index import DEFINITIONS
 from eval.statistics.values import Estimate
@@ -69,6 +69,7 @@ def page_templates() -> Environment:
         "nats": lambda value: _breakable(interval_text(value, ".3f")),
         "reached": lambda value: _breakable(bounded_text(value)),
         "level": _level,
+        "may_have_lost": loss_text,
         "token": visible_token,
         "teraflops": teraflops,
         "index_cell": index_cell,

@@ -2,7 +2,7 @@
 
 from eval.drawing import label
 from eval.report.schema import ArmResult, IndexValue
-from eval.statistics.decisions import fell, gained
+from eval.statistics.decisions import fell, gained, limit_shown, may_lose
 from eval.statistics.values import NOT_IDENTIFIED, Estimate, PartialEstimate
 
 
@@ -19,6 +19,11 @@ def _number(value: float, form: str) -> str:
 def points(value: Estimate) -> str:
     """A gain in points with its interval."""
     return interval_text(value, "+.1f")
+
+
+def loss_text(gain: Estimate) -> str:
+    """What a group may have lost, rounded up as the limit that it passes."""
+    return f"{limit_shown(may_lose(gain)):.1f}"
 
 
 def bounded_text(value: PartialEstimate) -> str:
