@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from eval.drawing import colour_of
 from eval.forgetting import pick as picking
 from eval.forgetting.curves import (
     GainCurve,
@@ -19,8 +20,9 @@ from eval.forgetting.curves import (
     mean_loss,
     razor_fit,
 )
+from eval.forgetting.figures import razor_figure
 from eval.forgetting.pick import pick
-from eval.forgetting.schema import Trajectory, TrajectoryArm
+from eval.forgetting.schema import RazorFit, Trajectory, TrajectoryArm
 from eval.report.checkpoints import format_pick
 from eval.report.page import page_templates
 from eval.statistics.bootstrap import Answers
@@ -156,6 +158,18 @@ def test_forgetting_is_the_mean_loss_outside_math():
 def test_three_points_are_no_fit():
     fit = razor_fit({"a": curve([0, 1, 2, 3], [0, 1, 2, 3])}, {"a": [1, 2, 3]}, 0.95, "math")
     assert (fit.r2, fit.reason) == (None, "fewer than four checkpoints")
+
+
+def test_the_figure_of_the_fit_has_a_point_for_each_checkpoint_and_says_r2():
+    fit = RazorFit(points=4, coefficients=[1, 2, 3], r2=0.954, residuals={})
+    gains = {"math": [estimate(0)] * 3, "other": [estimate(0), estimate(-4), estimate(-9)]}
+    arms = {arm: TrajectoryArm(steps=[0, 1, 2], axes={"kl_from_base": [0, 0.1, 0.2]}, gains=gains) for arm in "ab"}
+    trajectory = Trajectory(
+        questions={}, groups=["math", "other"], arms=arms, best_heldout_gain={}, equal_gain=[], razor=fit
+    )
+    drawn = razor_figure(trajectory, "math").svg
+    assert "R² = 0.95" in drawn
+    assert [len(re.findall(f"<use [^>]*stroke: {colour_of(arm)}", drawn)) for arm in (0, 1)] == [3, 3]  # and the legend
 
 
 def test_losses_that_cannot_be_told_from_zero_are_not_fitted():

@@ -8,7 +8,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from data.sampling import completions
 from data.sampling.completions import SampleStore, sample_from_endpoint
-from launch.execution.usage import USAGE, descendants, host_bytes, measured
+from launch.execution.usage import USAGE, host_bytes
 from launch.rehearsal.faults import continuation_fault
 from launch.rehearsal.outcome import Row, as_json, engine_text, format_outcome, rows_of, sentence
 from launch.rehearsal.run import rehearse
@@ -215,15 +215,22 @@ def test_usage_counts_child_processes(tmp_path):
     import subprocess
     import sys
 
-    code = "import time; x = bytearray(200 << 20); time.sleep(2)"
-    with measured(tmp_path):
-        child = subprocess.Popen([sys.executable, "-c", code])
+    # In a process of its own: this one has other children, which come and go.
+    code = """
+import os, subprocess, sys
+from pathlib import Path
+from launch.execution.usage import descendants, measured
+large = "import time; x = bytearray(200 << 20); time.sleep(2)"
+for name, command in (("alone", "import time; time.sleep(1)"), ("usage", large)):
+    Path(name).mkdir()
+    with measured(Path(name)):
+        child = subprocess.Popen([sys.executable, "-c", command])
         assert child.pid in descendants(os.getpid())
         child.wait()
-    usage = json.loads((tmp_path / USAGE).read_text())
-    with measured(tmp_path):
-        pass
-    alone = json.loads((tmp_path / USAGE).read_text())
+"""
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=environment, check=True)
+    usage, alone = (json.loads((tmp_path / name / USAGE).read_text()) for name in ("usage", "alone"))
     assert 190 << 20 < usage["host_bytes"] - alone["host_bytes"] < 260 << 20
     assert 2.0 <= usage["seconds"] < 20
 
