@@ -105,7 +105,7 @@ def test_a_browser_shows_it_without_a_complaint(analysed_study, tmp_path):
         assert (tmp_path / "light.png").read_bytes() != (tmp_path / "dark.png").read_bytes()
         # Every figure says what it shows, headings are in order, and the answer is on the first screen.
         figures = browser.evaluate("[...document.querySelectorAll('figure')].map(e => e.getAttribute('aria-label'))")
-        assert len(figures) == 17
+        assert len(figures) == 16
         assert all(text and len(text) > 20 for text in figures)
         levels = browser.evaluate("[...document.querySelectorAll('h1, h2, h3, h4')].map(e => +e.tagName[1])")
         assert levels.count(1) == 1
