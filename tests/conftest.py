@@ -13,7 +13,7 @@ import pytest
 
 from launch.commands.main import main
 from launch.execution.processes import die_with_parent
-from tests.forked_command import ForkedCommand
+from tests.forked_command import ForkedCommand, read_on_import
 
 ROOT = Path(__file__).resolve().parent.parent
 SMOKE = ROOT / "recipes" / "pocket" / "smoke.yaml"
@@ -88,6 +88,19 @@ def one_thread() -> None:
     torch = sys.modules.get("torch")
     if torch is not None:
         torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def variables_read_on_import() -> Iterator[None]:
+    """Those of before the test: `validate`, `rehearse` and `work` set some in the process in which they run.
+
+    Later tests would inherit them, and `transfer` would give each of its commands an interpreter of its own.
+    """
+    before = read_on_import(os.environ)
+    yield
+    for name in read_on_import(os.environ).keys() - before.keys():
+        del os.environ[name]
+    os.environ.update(before)
 
 
 @pytest.fixture(scope="session")

@@ -57,7 +57,7 @@ class ForkedCommand:
     def run(self, arguments: list[str], cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
         """Run `python -m launch` with arguments, or `python -c` if the first of them is `-c`, and wait for it."""
         values = environment() | self._settings
-        if self._unfit or _read_on_import(values) != _read_on_import(self._first):
+        if self._unfit or read_on_import(values) != read_on_import(self._first):
             return run_fresh(arguments, cwd, self._settings)
         self.start()
         with tempfile.TemporaryDirectory() as folder:
@@ -118,7 +118,8 @@ def run_fresh(
     )  # fmt: skip
 
 
-def _read_on_import(values: Mapping[str, str]) -> dict[str, str]:
+def read_on_import(values: Mapping[str, str]) -> dict[str, str]:
+    """Variables that libraries read when they are imported."""
     return {name: value for name, value in values.items() if name.startswith(READ_ON_IMPORT) and name not in READ_LATER}
 
 
