@@ -93,6 +93,8 @@ def test_runs_on_other_hardware_are_told_apart(smoke_study, tmp_path):
     for arm in recipe.arms:
         edit_manifest(study, arm, lambda m: m["facts"].update(device="H100"))
     assert hardware_differences(recipe, study) == []
+    edit_manifest(study, "grpo", lambda m: m["facts"].update(device="cuda"))  # earlier manifests name no GPU
+    assert hardware_differences(recipe, study) == []
 
 
 def test_recorded_runs_are_compared(smoke_study, tmp_path):

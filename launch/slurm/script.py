@@ -118,7 +118,7 @@ def _sbatch_options(job: Job, site: SiteSpec, request: JobSpec, comment: str, de
         options.append(f"--array=0-{len(job.tasks) - 1}{limit}")
     if dependency:
         options.append(f"--dependency={dependency}")
-    values = {option: getattr(request, context) for context, option in _OPTIONS.items()}
+    values = {option: getattr(request, setting) for setting, option in _OPTIONS.items()}
     options += [f"--{option}={value}" for option, value in values.items() if value is not None]
     return [*options, *_gpu_options(site, job.gpus_per_node), *request.directives]
 

@@ -43,8 +43,10 @@ def _hardware(stage_dir: Path) -> dict[str, str] | None:
         return None
     facts: dict[str, Any] = manifest["facts"]
     device = facts.get("device") or (facts.get("engine") or {}).get("device")
+    if device in (None, "cuda", "server"):
+        return None
     if device != "cpu":
-        return {"GPU": str(device)} if device else None
+        return {"GPU": str(device)}
     environment = manifest["environment"]
     return (environment["cpu_kernels"] or _MIXED) if "cpu_kernels" in environment else None
 
