@@ -56,14 +56,23 @@ smoke: setup
 
 # The comparison on a real language model (docs/smollm2.md): hours on two CPU cores.
 #   make real MODEL=DIR DATA=FOLDER       without a network: a local model, and its data under their publishers' names
+#   make real ENGINE=vllm                 evaluated with the CPU build of vLLM, faster
 MODEL ?=
 DATA ?=
+ENGINE ?= hf
 SMOLLM2 := recipes/smollm2-135m
-real: setup
+ifeq ($(ENGINE),vllm)
+REAL := $(ENGINES)/bin/transfer run $(SMOLLM2)/matched.yaml suite.engine='{kind: vllm, eager: true}'
+else ifeq ($(ENGINE),hf)
+REAL := $(BIN)/transfer run $(SMOLLM2)/matched.yaml
+else
+$(error ENGINE is $(ENGINE); it can be hf or vllm)
+endif
+real: setup $(if $(filter vllm,$(ENGINE)),setup-engines)
 	$(BIN)/python $(SMOLLM2)/prepare.py $(if $(DATA),--from $(DATA))
 	$(if $(MODEL),,$(BIN)/transfer fetch $(SMOLLM2)/warm_start.yaml)
 	$(BIN)/transfer run $(SMOLLM2)/warm_start.yaml $(if $(MODEL),model.path=$(MODEL))
-	$(BIN)/transfer run $(SMOLLM2)/matched.yaml
+	$(REAL)
 
 # Processes that run tests. The files that need no finished study come first: the studies are made meanwhile.
 TEST_PROCESSES ?= 2
