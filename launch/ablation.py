@@ -23,9 +23,8 @@ from typing import Any
 import yaml
 
 from eval.questions.analysis_lock import write_lock
-from launch.execution.failures import INTERRUPTED, STOPPED
-from launch.execution.local import kept_workers
-from launch.run import run_stages
+from launch.execution.local import kept_workers, run_tasks
+from launch.run import require_ready_here
 from launch.stages import Stage, build_stages, select_until
 from launch.tasks import Task, TaskKey
 from recipes.errors import UserError
@@ -120,32 +119,20 @@ class Ablation:
         )
 
     def run(self, until: str | None) -> int:
-        """Run everything on this machine, point after point; returns the exit status.
+        """Run everything on this machine, what the points share first; returns the exit status.
 
-        A failed point does not stop the others; a failure in `shared/` or a signal ends the ablation.
+        Points run side by side: a core or GPU that one leaves idle works for the next. A failed point does not stop
+        the others; a failure in `shared/` or a signal ends the ablation.
+
+        Raises:
+            UserError: a point cannot run on this machine; nothing has been started.
         """
+        tasks = self.tasks(until)
+        require_ready_here(tasks)
+        shared = [task for task in tasks if task.study_dir.name == SHARED]
         with kept_workers():
-            return self._run(self.tasks(until), until)
-
-    def _run(self, tasks: list[Task], until: str | None) -> int:
-        worst = 0
-        for study_dir in dict.fromkeys(task.study_dir for task in tasks):
-            members = [task for task in tasks if task.study_dir == study_dir]
-            print(f"{study_dir}:")
-            # Stages linked from other folders are part of the study; they have run by now.
-            stages = select_until(build_stages(members[0].recipe), until)
-            if study_dir.name == SHARED:
-                names = {task.stage.name for task in members}
-                stages = [stage for stage in stages if stage.name in names]
-            try:
-                status = run_stages(members[0].recipe, study_dir, stages, False)
-            except UserError as error:
-                print(f"  {error}")
-                status = 2
-            if status and (study_dir.name == SHARED or status in (STOPPED, INTERRUPTED)):
-                return status
-            worst = worst or status
-        return worst
+            status = run_tasks(shared, self.root, until) if shared else 0
+            return status or run_tasks([task for task in tasks if task.study_dir.name != SHARED], self.root, until)
 
     def stages(self) -> list[tuple[Point, list[Stage], dict[str, str]]]:
         """Every point with its stages and their identities: equal ones are the same stage."""

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from contextlib import redirect_stdout
 from pathlib import Path
 
-from launch.execution.local import run_local
+from launch.execution.local import run_tasks
 from launch.execution.processes import note_run
 from launch.planning.findings import findings, refuse
 from launch.planning.fit import fit_mistakes
@@ -14,7 +14,7 @@ from launch.planning.preflight import check_resolved, warnings
 from launch.site_file import SiteSpec
 from launch.slurm.submit import active_ids, ask_queue, known_jobs, plan_submission, read_jobs, script_name, submit
 from launch.stages import Stage
-from launch.tasks import Task, states_of
+from launch.tasks import Task, states_of, tasks_of_study
 from recipes.errors import UserError
 from recipes.files import write_atomic, write_json
 from recipes.schema import Recipe
@@ -37,19 +37,29 @@ def require_possible(recipe: Recipe) -> None:
         print(f"transfer: warning: {text}", file=sys.stderr)
 
 
-def require_ready(recipe: Recipe, stages: list[Stage], study_dir: Path, site: SiteSpec | None = None) -> None:
-    """Print what the stages lack on the machine or cluster they will run on. Raises UserError for errors."""
-    lacking = findings(recipe, stages, study_dir, site)
-    refuse(lacking)
-    for finding in lacking:
-        print(f"transfer: {finding.severity}: {finding}", file=sys.stderr)
-
-
-def check_site(tasks: Sequence[Task], site: SiteSpec) -> None:
-    """`require_ready` for tasks of several studies on a cluster."""
+def require_ready(tasks: Sequence[Task], site: SiteSpec | None = None) -> None:
+    """Print, once each, what the tasks lack on the machine or cluster they will run on. Raises UserError for errors."""
+    shown = set()
     for study_dir in dict.fromkeys(task.study_dir for task in tasks):
         members = [task for task in tasks if task.study_dir == study_dir]
-        require_ready(members[0].recipe, [task.stage for task in members], study_dir, site)
+        lacking = findings(members[0].recipe, [task.stage for task in members], study_dir, site)
+        refuse(lacking)
+        for text in (f"transfer: {finding.severity}: {finding}" for finding in lacking):
+            if text not in shown:
+                print(text, file=sys.stderr)
+            shown.add(text)
+
+
+def require_ready_here(tasks: Sequence[Task]) -> None:
+    """As `require_ready` on this machine. Raises UserError also where a study needs several, or has jobs queued."""
+    require_ready(tasks)
+    for study_dir, recipe in {task.study_dir: task.recipe for task in tasks}.items():
+        if recipe.resources.nodes > 1:
+            raise UserError(
+                f"resources.nodes is {recipe.resources.nodes}; several machines need --on slurm, or set "
+                "resources.nodes=1"
+            )
+        refuse_if_queued(study_dir)
 
 
 def run_stages(
@@ -63,15 +73,11 @@ def run_stages(
 ) -> int:
     """Check a recipe, then run its unfinished stages on this machine; returns the exit status."""
     require_runnable(recipe)
-    require_ready(recipe, stages, study_dir)
-    if recipe.resources.nodes > 1:
-        raise UserError(
-            f"resources.nodes is {recipe.resources.nodes}; several machines need --on slurm, or set resources.nodes=1"
-        )
-    refuse_if_queued(study_dir)
+    tasks = tasks_of_study(recipe, study_dir, stages)
+    require_ready_here(tasks)
     # With --json, standard output carries the report alone and progress goes to standard error.
     with redirect_stdout(sys.stderr if as_json else sys.stdout):
-        return run_local(recipe, study_dir, stages, until, with_reuse=with_reuse)
+        return run_tasks(tasks, study_dir, until, with_reuse=with_reuse)
 
 
 def run_on_slurm(root: Path, tasks: Sequence[Task], site: SiteSpec, until: str | None) -> int:

@@ -4,7 +4,6 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
 
@@ -14,7 +13,7 @@ from launch.slurm.submit import Queue, Submitted, ask_queue, ended_state, known_
 from launch.tasks import Task, states_of
 from recipes.errors import UserError
 from recipes.files import is_locked, read_json
-from recipes.manifest import StageState, finished_manifest, read_manifest
+from recipes.manifest import StageState, finished_manifest, read_manifest, seconds_taken
 from recipes.progress import PROGRESS, duration, remaining_seconds
 
 _ENDED = {
@@ -110,10 +109,10 @@ def _status(
     study_dir, name = task.study_dir, task.stage.name
     status = StageStatus(str(study_dir), name)
     manifest = read_manifest(study_dir / name) or {}
-    started, log = manifest.get("started"), log_path(study_dir, name)
+    log = log_path(study_dir, name)
     if on_disk.state == "done":
         status.state = State.DONE
-        status.seconds = _seconds_between(started, manifest.get("completed"))
+        status.seconds = seconds_taken(manifest)
         return status
     status.log = str(log) if log.exists() else None
     active = [(job, *row) for job in jobs if (row := queue.active(job))]
@@ -135,10 +134,12 @@ def _status(
         (not jobs, State.OPEN, None),
     )
     rows = [(state, reason) for applies, state, reason in table if applies]
-    status.state, status.reason = rows[0] if rows else _after_job(task, jobs[-1], not started, unreachable)
+    status.state, status.reason = (
+        rows[0] if rows else _after_job(task, jobs[-1], manifest.get("started") is None, unreachable)
+    )
     if status.state is State.RUNNING:
         status.job, status.where = (running[0][0], running[0][2]) if running else (None, "this machine or another")
-        status.seconds = _seconds_between(started, None)
+        status.seconds = seconds_taken(manifest)
         _add_progress(status, study_dir / name / PROGRESS)
     elif active:
         status.job = active[0][0]
@@ -181,13 +182,6 @@ def _add_progress(status: StageStatus, path: Path) -> None:
     silent = time.time() - progress.get("at", time.time())
     if silent > 600:
         status.note = f"{status.note or ''} (no progress for {silent / 60:.0f} minutes)".strip()
-
-
-def _seconds_between(start: str | None, end: str | None) -> float | None:
-    if start is None:
-        return None
-    finish = datetime.fromisoformat(end) if end else datetime.now(UTC)
-    return (finish - datetime.fromisoformat(start)).total_seconds()
 
 
 def format_statuses(statuses: Sequence[StageStatus]) -> str:

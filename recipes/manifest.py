@@ -170,6 +170,14 @@ def finish_stage(directory: Path, outputs: dict[str, str], facts: dict[str, Any]
     (directory / PROGRESS).unlink(missing_ok=True)
 
 
+def seconds_taken(manifest: dict[str, Any]) -> float | None:
+    """Seconds from the last start of a stage to its end, or to now while it has none; None without a start."""
+    if manifest.get("started") is None:
+        return None
+    end = datetime.fromisoformat(manifest["completed"]) if manifest.get("completed") else datetime.now(UTC)
+    return (end - datetime.fromisoformat(manifest["started"])).total_seconds()
+
+
 def _now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
 

@@ -13,7 +13,6 @@ from eval.report.response_curves import PointResult, curve_figure, format_curves
 from launch.ablation import ABLATION_FILE, load_ablation, read_ablation
 from launch.ablation_report import report
 from launch.commands.main import main
-from launch.execution.failures import INTERRUPTED, STOPPED
 from launch.planning.plan import build_plan
 from launch.planning.plan_text import count_text
 from launch.stages import build_stages, flatten
@@ -261,21 +260,6 @@ def test_a_smoke_ablation_shares_its_base_and_draws_its_curve(smoke_study, trans
     study.write_text(json.dumps(values))
     with pytest.raises(UserError, match=r"prompt\.suffix"):
         report(made)
-
-
-@pytest.mark.parametrize(("status", "runs"), [(STOPPED, 2), (INTERRUPTED, 2), (1, 3), (0, 3)])
-def test_a_stopped_point_stops_the_ablation_and_a_failed_one_does_not(tmp_path, monkeypatch, status, runs):
-    """What all points share, then two points; the first of them ends with a status."""
-    done = []
-
-    def run_stages(recipe, study_dir, stages, as_json, until=None):
-        done.append(study_dir.name)
-        return 0 if study_dir.name == "shared" else status
-
-    monkeypatch.setattr("launch.ablation.run_stages", run_stages)
-    made = ablation(tmp_path, grid=["train.learning_rate=5e-4,1e-3"])
-    assert made.run(None) == status
-    assert len(done) == runs
 
 
 def test_a_point_that_runs_keeps_its_recipe(tmp_path):

@@ -304,7 +304,7 @@ def test_a_failed_stage_leaves_its_rejects_and_shows_their_counts(tmp_path, caps
     assert notes == "3 rows read, 0 kept\n3 gold_placeholder (the first: s, rows.jsonl line 1: 'proof')\n"
     assert not (tmp_path / "corpus" / "problems.parquet").exists()
     capsys.readouterr()
-    Display(tmp_path).ended("corpus", Failure("too few problems", MISTAKE), 2.0)
+    Display().ended("corpus", tmp_path, "corpus", Failure("too few problems", MISTAKE), 2.0)
     assert capsys.readouterr().out.splitlines()[:3] == [
         "  FAILED   corpus after 2 s: too few problems",
         "           3 rows read, 0 kept",

@@ -62,7 +62,7 @@ def ablate(options: argparse.Namespace) -> int:
 
 def _run(ablation: "Ablation", options: argparse.Namespace) -> int:
     from launch.execution.processes import local_run, note_run
-    from launch.run import check_site, refuse_if_queued, require_runnable, run_on_slurm, show_jobs
+    from launch.run import refuse_if_queued, require_ready, require_runnable, run_on_slurm, show_jobs
     from launch.slurm.submit import ask_queue
 
     site = read_site(options)
@@ -74,7 +74,7 @@ def _run(ablation: "Ablation", options: argparse.Namespace) -> int:
     for point in ablation.points:
         require_runnable(point.recipe)
     if site is not None:
-        check_site(tasks, site)
+        require_ready(tasks, site)
         ask_queue()  # before anything is written
     refuse_if_queued(ablation.root)
     ablation.write()

@@ -92,7 +92,7 @@ def _submit(recipe: "Recipe", study_dir: Path, stages: "list[Stage]", options: a
     from launch.execution.local import check_study_dir
     from launch.execution.processes import read_run
     from launch.reuse import reuse
-    from launch.run import check_site, refuse_if_queued, require_runnable, run_on_slurm, show_jobs
+    from launch.run import refuse_if_queued, require_ready, require_runnable, run_on_slurm, show_jobs
     from launch.slurm.submit import ask_queue
     from launch.stages import build_stages, furthest_until
     from launch.tasks import tasks_of_study
@@ -107,7 +107,7 @@ def _submit(recipe: "Recipe", study_dir: Path, stages: "list[Stage]", options: a
     check_study_dir(recipe, study_dir)
     if options.dry_run:
         return show_jobs(study_dir, tasks, site)
-    check_site(tasks, site)
+    require_ready(tasks, site)
     ask_queue()  # before anything is written
     with locked(study_dir):  # stages that run read the recipe in it
         if (study_dir / STUDY_FILE).exists() and read_study_file(study_dir) != recipe.dump():

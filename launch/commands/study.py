@@ -175,7 +175,7 @@ def resume(options: argparse.Namespace) -> int:
     from launch.ablation import ABLATION_FILE, load_ablation
     from launch.commands.ablate import run_and_conclude
     from launch.commands.recipe import run_and_report
-    from launch.run import check_site, run_on_slurm
+    from launch.run import require_ready, run_on_slurm
     from launch.site_file import load_site_copy
 
     root = study_folder(options)
@@ -184,7 +184,7 @@ def resume(options: argparse.Namespace) -> int:
     tasks = tasks_of(root, until)
     if how["on"] == "slurm":
         site = load_site_copy(root / "slurm" / "site.json")
-        check_site(tasks, site)
+        require_ready(tasks, site)
         return run_on_slurm(root, tasks, site, until)
     if (root / ABLATION_FILE).exists():
         return run_and_conclude(load_ablation(root), until, options)

@@ -3,7 +3,7 @@
 import shutil
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Mapping
 from pathlib import Path
 
 from launch.execution.failures import CRASHED, STOPPED, Failure
@@ -17,8 +17,7 @@ _LINE_EVERY_SECONDS = 15.0  # between progress lines where the output is not a t
 class Display:
     """Prints the start, progress and end of stages."""
 
-    def __init__(self, study_dir: Path) -> None:
-        self.study_dir = study_dir
+    def __init__(self) -> None:
         self.terminal = sys.stdout.isatty()
         self._shown = time.monotonic()
 
@@ -26,31 +25,33 @@ class Display:
         """Print a permanent line."""
         print(("\r\033[K" if self.terminal else "") + text, flush=True)
 
-    def ended(self, stage: str, failure: Failure | None, seconds: float) -> None:
-        """Print how a stage ended, with its notes, and with the last lines of its log if it crashed."""
+    def ended(self, name: str, study_dir: Path, stage: str, failure: Failure | None, seconds: float) -> None:
+        """Print how a stage ended, with its notes, and with the last lines of its log if it crashed.
+
+        `name`: the stage as it is shown, among those of several studies.
+        """
         if failure is None:
-            self.line(f"  finished {stage} in {seconds:.0f} s")
-            self._notes(stage)
+            self.line(f"  finished {name} in {seconds:.0f} s")
+            self._notes(study_dir / stage / NOTES)
             return
         word = "stopped " if failure.status == STOPPED else "FAILED  "
-        self.line(f"  {word} {stage} after {seconds:.0f} s: {failure.message}")
-        log = log_path(self.study_dir, stage)
+        self.line(f"  {word} {name} after {seconds:.0f} s: {failure.message}")
+        log = log_path(study_dir, stage)
         if failure.status == CRASHED:
             self.line("\n".join(f"           | {text}" for text in last_lines(log, 8)))
-        self._notes(stage)
+        self._notes(study_dir / stage / NOTES)
         self.line(f"           log: {log}")
 
-    def _notes(self, stage: str) -> None:
-        notes = self.study_dir / stage / NOTES
+    def _notes(self, notes: Path) -> None:
         if notes.exists():
             self.line("\n".join(f"           {text}" for text in notes.read_text(encoding="utf-8").split("\n") if text))
 
-    def progress(self, running: Iterable[str], waiting: int) -> None:
-        """Show the progress of the running stages and how many are waiting."""
+    def progress(self, running: Mapping[str, Path], waiting: int) -> None:
+        """Show the progress of the running stages, by name with their folders, and how many are waiting."""
         if not self.terminal and time.monotonic() - self._shown < _LINE_EVERY_SECONDS:
             return
         self._shown = time.monotonic()
-        parts = [self._progress_of(name) for name in sorted(running)]
+        parts = [_progress_of(name, running[name]) for name in sorted(running)]
         text = " | ".join(parts) + (f" | {waiting} waiting" if waiting else "")
         if self.terminal:
             width = shutil.get_terminal_size().columns - 1
@@ -58,8 +59,9 @@ class Display:
         elif parts:
             print(f"  …        {text}", flush=True)
 
-    def _progress_of(self, stage: str) -> str:
-        if (progress := read_json(self.study_dir / stage / PROGRESS)) is None:
-            return f"{stage} starting"
-        note = f", {progress['note']}" if progress["note"] else ""
-        return f"{stage} {progress['done']}/{progress['total']} {progress['unit']}{note}"
+
+def _progress_of(name: str, directory: Path) -> str:
+    if (progress := read_json(directory / PROGRESS)) is None:
+        return f"{name} starting"
+    note = f", {progress['note']}" if progress["note"] else ""
+    return f"{name} {progress['done']}/{progress['total']} {progress['unit']}{note}"

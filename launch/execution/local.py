@@ -1,4 +1,4 @@
-"""Run the stages of a study on this machine: persistent worker processes, one log per stage, live progress.
+"""Run the stages of one or several studies on this machine: worker processes, one log per stage, live progress.
 
 Workers are processes that stay alive between stages, and between studies in `kept_workers`, so that each imports the
 libraries once. Each stage's output goes to `logs/<stage>.log`. A failing stage stops nothing that does not depend on
@@ -8,7 +8,7 @@ it.
 import shutil
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import ExitStack, contextmanager
@@ -24,11 +24,12 @@ from launch.execution.worker import prepare_worker, run_in_worker
 from launch.hardware import visible_gpus
 from launch.planning.node import require_attention
 from launch.reuse import reuse
-from launch.stages import Stage, build_stages, flatten, furthest_until, made_by_other_code, stage_inputs, stage_states
+from launch.stages import Stage, build_stages, flatten, furthest_until, made_by_other_code, stage_inputs
+from launch.tasks import Task, TaskKey, states_of, tasks_of_study
 from recipes.errors import UserError
 from recipes.files import locked, write_json
 from recipes.loading import STUDY_FILE, read_study_file
-from recipes.manifest import describe_changes, stage_state
+from recipes.manifest import describe_changes, read_manifest, seconds_taken, stage_state
 from recipes.schema import Recipe
 
 _POLL_SECONDS = 0.5
@@ -70,43 +71,61 @@ def _left_by_a_start(path: Path) -> bool:
 def run_local(
     recipe: Recipe, study_dir: Path, stages: list[Stage], until: str | None = None, *, with_reuse: bool = False
 ) -> int:
-    """Write `study.json` and run what is not done yet; returns the process exit status.
+    """As `run_tasks`, for the stages of one study."""
+    return run_tasks(tasks_of_study(recipe, study_dir, stages), study_dir, until, with_reuse=with_reuse)
 
-    `with_reuse`: take over from studies beside this one what they have made already.
+
+def run_tasks(tasks: Sequence[Task], root: Path, until: str | None = None, *, with_reuse: bool = False) -> int:
+    """Write `study.json` of every study and run what is not done yet; returns the process exit status.
+
+    Tasks that are ready start in the order given, whichever study they are of, so no core waits for the last stage of
+    a study. `root`: what `transfer resume` continues. `with_reuse`: take over from studies beside theirs what those
+    have made already.
 
     Raises:
-        UserError: the study cannot be written there (see `check_study_dir`), another process writes it, or flash
-            attention does not load on this machine.
+        UserError: a study cannot be written (see `check_study_dir`), another process writes it, or flash attention
+            does not load on this machine.
     """
-    check_study_dir(recipe, study_dir)
-    if any(state.state != "done" for state in stage_states(stages, study_dir).values()):
+    studies = {task.study_dir: task.recipe for task in tasks}
+    for study_dir, recipe in studies.items():
+        check_study_dir(recipe, study_dir)
+    states = states_of(tasks)
+    for recipe in {task.study_dir: task.recipe for task in tasks if states[task.key].state != "done"}.values():
         require_attention(recipe)
-    with locked(study_dir):
-        path = study_dir / STUDY_FILE
-        if path.exists():
-            for change in describe_changes(flatten(read_study_file(study_dir)), flatten(recipe.dump())):
-                print(f"  recipe   {change}")
-        write_json(path, recipe.dump())
-        until = furthest_until(build_stages(recipe), study_dir, read_run(study_dir).get("until"), until)
-        note_run(study_dir, local_run(until))
-        if with_reuse:
-            reuse(recipe, study_dir, stages)
-        waiting = _unfinished(stages, study_dir)
-        return _Scheduler(recipe, study_dir, waiting).run() if waiting else 0
+    with ExitStack() as locks:
+        for study_dir, recipe in studies.items():
+            locks.enter_context(locked(study_dir))
+            _write_study(recipe, study_dir, until)
+            if with_reuse:
+                reuse(recipe, study_dir, [task.stage for task in tasks if task.study_dir == study_dir])
+        waiting = _unfinished(tasks, root)
+        return _Scheduler(waiting, root).run() if waiting else 0
 
 
-def _unfinished(stages: list[Stage], study_dir: Path) -> dict[str, Stage]:
-    """Print the state of every stage; those that must run, by name and in order."""
-    waiting = {}
-    states = stage_states(stages, study_dir)
-    for stage in stages:
-        state = states[stage.name]
-        if state.state == "done":
-            old = made_by_other_code(stage, study_dir)
-            print(f"  done     {stage.name}" + (f" ({OTHER_CODE})" if old else ""))
-            continue
-        print(f"  {state.state:<8} {stage.name}" + (f" ({'; '.join(state.reasons)})" if state.reasons else ""))
-        waiting[stage.name] = stage
+def _write_study(recipe: Recipe, study_dir: Path, until: str | None) -> None:
+    if (study_dir / STUDY_FILE).exists():
+        for change in describe_changes(flatten(read_study_file(study_dir)), flatten(recipe.dump())):
+            print(f"  recipe   {change}")
+    write_json(study_dir / STUDY_FILE, recipe.dump())
+    until = furthest_until(build_stages(recipe), study_dir, read_run(study_dir).get("until"), until)
+    note_run(study_dir, local_run(until))
+
+
+def _unfinished(tasks: Sequence[Task], root: Path) -> list[Task]:
+    """Print the state of every task; those that must run, in order."""
+    waiting = []
+    states = states_of(tasks)
+    for study_dir in dict.fromkeys(task.study_dir for task in tasks):
+        if study_dir != root:
+            print(f"{study_dir}:")
+        for task in (task for task in tasks if task.study_dir == study_dir):
+            state, name = states[task.key], task.stage.name
+            if state.state == "done":
+                old = made_by_other_code(task.stage, study_dir)
+                print(f"  done     {name}" + (f" ({OTHER_CODE})" if old else ""))
+                continue
+            print(f"  {state.state:<8} {name}" + (f" ({'; '.join(state.reasons)})" if state.reasons else ""))
+            waiting.append(task)
     return waiting
 
 
@@ -128,22 +147,29 @@ def kept_workers() -> Iterator[None]:
 
 
 class _Scheduler:
-    """Runs stages in worker processes, each as soon as its needs are met and its GPUs are free."""
+    """Runs tasks in worker processes, each as soon as its needs are met and its GPUs are free.
 
-    def __init__(self, recipe: Recipe, study_dir: Path, waiting: dict[str, Stage]) -> None:
-        self.recipe = recipe
-        self.study_dir = study_dir
-        self.waiting = waiting
-        self.running: dict[Future[Failure | None], tuple[Stage, float]] = {}
-        """Stages by their futures, with the start by the monotonic clock."""
-        self.failed: dict[str, Failure] = {}
+    `tasks`: those that must run; what else they need is done. `root`: what `transfer resume` continues.
+    """
+
+    def __init__(self, tasks: Sequence[Task], root: Path) -> None:
+        self.root = root
+        self.names = {
+            task.key: task.stage.name if task.study_dir == root else f"{task.study_dir.name}/{task.stage.name}"
+            for task in tasks
+        }
+        self.waiting = {task.key: task for task in tasks}
+        self.running: dict[Future[Failure | None], tuple[Task, float]] = {}
+        """Tasks by their futures, with the start by the monotonic clock."""
+        self.failed: dict[TaskKey, Failure] = {}
         self.gpus = visible_gpus()
-        self.gpu_pool = Pool(self.gpus, recipe.resources.workers)
-        self.display = Display(study_dir)
+        workers = [task.recipe.resources.workers for task in tasks if task.recipe.resources.workers is not None]
+        self.gpu_pool = Pool(self.gpus, min(workers, default=None))
+        self.display = Display()
         self.signals = ForwardedSignals()
 
     def run(self) -> int:
-        """Run all stages; returns the exit status."""
+        """Run all tasks; returns the exit status."""
         started = time.monotonic()
         with self.signals, ExitStack() as stack:
             executor = stack.enter_context(self._workers())
@@ -170,55 +196,60 @@ class _Scheduler:
         )
 
     def _loop(self, executor: ProcessPoolExecutor) -> None:
-        """Start and collect stages until none is left or a signal arrives."""
+        """Start and collect tasks until none is left or a signal arrives."""
         while (self.waiting and self.signals.received is None) or self.running:
             if self.signals.received is None:
                 self._start(executor)
-            elif not any(stage.kind == "arms" for stage, _ in self.running.values()):
+            elif not any(task.stage.kind == "arms" for task, _ in self.running.values()):
                 raise KeyboardInterrupt  # only training has a state to save; other stages resume from their files
             if self.running:
                 self._collect()
-                self.display.progress([stage.name for stage, _ in self.running.values()], len(self.waiting))
+                running = {self.names[task.key]: task.study_dir / task.stage.name for task, _ in self.running.values()}
+                self.display.progress(running, len(self.waiting))
             elif not self._ready():
                 return
 
-    def _ready(self) -> list[Stage]:
-        """Waiting stages whose needs are neither waiting, running nor failed."""
-        unmet = {*self.waiting, *self.failed, *(stage.name for stage, _ in self.running.values())}
-        return [stage for stage in self.waiting.values() if not unmet & set(stage.needs)]
+    def _ready(self) -> list[Task]:
+        """Waiting tasks whose needs are neither waiting, running nor failed."""
+        unmet = {*self.waiting, *self.failed, *(task.key for task, _ in self.running.values())}
+        return [task for task in self.waiting.values() if not unmet & set(task.needs)]
 
     def _start(self, executor: ProcessPoolExecutor) -> None:
-        ready = self._ready()
-        for stage in ready:
-            if stage_state(self.study_dir / stage.name, stage_inputs(stage, self.study_dir)).state == "done":
-                del self.waiting[stage.name]
-                self.display.line(f"  done     {stage.name} (made again with the same result)")
-        requests = [request_of(self.recipe, stage, self.gpus) for stage in ready if stage.name in self.waiting]
+        ready = {self.names[task.key]: task for task in self._ready()}
+        for name, task in list(ready.items()):
+            directory = task.study_dir / task.stage.name
+            if stage_state(directory, stage_inputs(task.stage, task.study_dir)).state == "done":
+                del self.waiting[task.key], ready[name]
+                self.display.line(f"  done     {name} (made again with the same result)")
+        requests = [request_of(t.recipe, t.stage, self.gpus)._replace(name=name) for name, t in ready.items()]
         for name, gpus in self.gpu_pool.start(requests):
-            stage = self.waiting.pop(name)
+            task = self.waiting.pop(ready[name].key)
             future = executor.submit(
-                run_in_worker, self.recipe.dump(), str(self.study_dir), stage, gpus if self.gpus else None
+                run_in_worker, task.recipe.dump(), str(task.study_dir), task.stage, gpus if self.gpus else None
             )
-            self.running[future] = (stage, time.monotonic())
+            self.running[future] = (task, time.monotonic())
             self.display.line(f"  start    {name}" + (f" (GPU {', '.join(gpus)})" if gpus else ""))
 
     def _collect(self) -> None:
-        """Wait a moment for stages to end, and record how they ended."""
+        """Wait a moment for tasks to end, and record how they ended."""
         ended, _ = wait(self.running, timeout=_POLL_SECONDS, return_when=FIRST_COMPLETED)
         self.signals.forward()
         for future in ended:
             failure = future.result()
-            stage, begun = self.running.pop(future)
-            self.gpu_pool.end(stage.name)
+            task, begun = self.running.pop(future)
+            name, seconds = self.names[task.key], time.monotonic() - begun
+            self.gpu_pool.end(name)
             if failure is not None:
-                self.failed[stage.name] = failure
-            self.display.ended(stage.name, failure, time.monotonic() - begun)
+                self.failed[task.key] = failure
+            elif (manifest := read_manifest(task.study_dir / task.stage.name)) is not None:
+                seconds = seconds_taken(manifest) or 0.0  # as `transfer status`: without starting and libraries
+            self.display.ended(name, task.study_dir, task.stage.name, failure, seconds)
 
     def _interrupted(self, error: BaseException) -> int:
         """Print what was interrupted and how to continue; returns the exit status."""
-        names = ", ".join(stage.name for stage, _ in self.running.values()) or "no stage"
+        names = ", ".join(self.names[task.key] for task, _ in self.running.values()) or "no stage"
         kept = "Finished stages are kept, training resumes from its last checkpoint, other stages from their last file"
-        advice = f"{kept}. To continue: the same command, or `transfer resume {self.study_dir}`"
+        advice = f"{kept}. To continue: the same command, or `transfer resume {self.root}`"
         if isinstance(error, KeyboardInterrupt):
             print(f"\nstopped while running {names}. {advice}", file=sys.stderr)
             return INTERRUPTED if self.signals.received is None else STOPPED
@@ -228,8 +259,9 @@ class _Scheduler:
     def _ended(self, seconds: float) -> int:
         """Print how the run ended; returns the exit status."""
         if self.failed:
-            skipped = f"; not run because of it: {', '.join(self.waiting)}" if self.waiting else ""
-            print(f"{len(self.failed)} stage(s) failed{skipped}", file=sys.stderr)
+            skipped = ", ".join(self.names[key] for key in self.waiting)
+            because = f"; not run because of it: {skipped}" if skipped else ""
+            print(f"{len(self.failed)} stage(s) failed{because}", file=sys.stderr)
             statuses = {failure.status for failure in self.failed.values()}
             return next(status for status in (CRASHED, MISTAKE, STOPPED) if status in statuses)
         if self.signals.received is not None:

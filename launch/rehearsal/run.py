@@ -21,6 +21,7 @@ from launch.rehearsal.toy_model import write_toy_model
 from launch.run import refuse_if_queued, require_ready, run_on_slurm
 from launch.site_file import SiteSpec
 from launch.stages import Stage, build_stages, select_until
+from launch.tasks import tasks_of_study
 from recipes.errors import UserError
 from recipes.files import is_locked, read_json, write_json
 from recipes.loading import STUDY_FILE
@@ -70,7 +71,7 @@ def rehearse(
         print(outcome.format_scaled(scaled.changes))
         print("  model                weights are random; width, depth and number of heads are small\n", flush=True)
         stages = build_stages(scaled.recipe)
-        require_ready(scaled.recipe, stages, out / STUDY, site)
+        require_ready(tasks_of_study(scaled.recipe, out / STUDY, stages), site)
         resumed = _run(scaled.recipe, stages, out / STUDY, site, faults)
     rows_of_stages = outcome.rows_of(out / STUDY, stages, resumed)
     result = outcome.as_json(rows_of_stages, scaled.changes, missing, time.monotonic() - begun)
@@ -188,7 +189,6 @@ def _run_on_slurm(recipe: Recipe, study_dir: Path, stages: list[Stage], site: Si
     from launch.execution.local import check_study_dir
     from launch.slurm.submit import cancel
     from launch.status import State, stage_statuses
-    from launch.tasks import tasks_of_study
 
     check_study_dir(recipe, study_dir)
     tasks = tasks_of_study(recipe, study_dir, stages)
