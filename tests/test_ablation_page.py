@@ -40,8 +40,8 @@ def test_the_safest_of_the_points_that_cannot_be_told_from_the_best_is_taken():
     assert choice.worst == Estimate(estimate=-9, low=-12, high=-6)
     assert found.choices["rejection"].point is None
     assert found.arms.keys() == {"off_policy_sft", "grpo"}
-    assert "learning_rate 0.0002: +20.0 [+17.0, +23.0] points on math. The worst other group is other reasoning: it " \
-        "lost, -9.0 [-12.0, -6.0]. The best gain and those that cannot be told from it are at learning_rate 0.0002 " \
+    assert "learning_rate 0.0002: +20.0 [+17.0, +23.0] points on math. The worst other group is other reasoning: " \
+        "-9.0 [-12.0, -6.0], a loss. The best gain and those that cannot be told from it are at learning_rate 0.0002 " \
         "and learning_rate 0.0004; learning_rate 0.0002 is taken because none of the others is safer." \
         in found.arms["off_policy_sft"]  # fmt: skip
 

@@ -62,7 +62,15 @@ def test_without_a_limit_the_smallest_one_that_a_gain_passes_decides():
     assert found.arm == "grpo"
     assert found.answer.startswith("Ship GRPO if a loss of 1.0 points in a group of benchmarks is acceptable")
     (other,) = (text for text in found.sentences if text.startswith("Off-policy SFT"))
-    assert other.startswith("Off-policy SFT may have lost 3.0 points")
+    assert other == (
+        "Off-policy SFT may have lost 3.0 points: it lost 2.0 [1.0, 3.0] on facts, 9.7 [6.0, 13.0] more than GRPO. "
+        "On law it gained 25.0 [23.0, 27.0] more than GRPO."
+    )
+    *_, other = verdict(law_report(**values, sft_facts=(-2, -3, 0.5))).sentences
+    assert other.startswith(
+        "Off-policy SFT may have lost 3.0 points: its change on facts is -2.0 [-3.0, +0.5], 9.7 [6.0, 13.0] below that "
+        "of GRPO. On law"
+    )
     # Of two arms that pass the same limit, rule 3 takes the one with more gain.
     assert verdict(law_report(**values, sft_facts=(0, -1, 1))).arm == "off_policy_sft"
 
@@ -144,8 +152,9 @@ def test_the_first_screen_names_the_safe_arm_and_what_it_may_cost():
     )
     assert [number.value for number in found.numbers] == ["+20.0", "+0.2", "0.4"]
     (other,) = (text for text in found.sentences if text.startswith("Off-policy SFT"))
-    assert other.startswith("Off-policy SFT may have lost 12.6 points: on facts it lost, -9.5 [-12.6, -6.7]")
-    assert "GRPO − off-policy SFT is +9.7 [+6.0, +13.0] there" in other
+    assert other.startswith(
+        "Off-policy SFT may have lost 12.6 points: it lost 9.5 [6.7, 12.6] on facts, 9.7 [6.0, 13.0] more than GRPO."
+    )
     nothing = verdict(law_report(grpo=(1, -3, 5), sft=(2, -1, 5)))
     assert nothing.arm is None
     assert nothing.answer == "Keep the base: no method has a gain on law that can be told from zero."
@@ -166,8 +175,8 @@ def test_an_arm_gained_more_only_where_the_difference_says_so():
     }
     found = verdict(make_transfer(trained_group="law", arms=arms, contrasts=contrasts))
     assert found.arm == "safe"
-    more = {text.split()[0]: text.partition("It gained more on law, ")[2] for text in found.sentences[2:]}
-    assert more == {"Middle": "", "Best": "safe − best is -6.0 [-10.0, -2.0] there."}
+    more = {text.split()[0]: text.partition(" On law it gained ")[2] for text in found.sentences[2:]}
+    assert more == {"Middle": "", "Best": "6.0 [2.0, 10.0] more than safe."}
 
 
 def test_an_arm_that_no_limit_passes_is_not_shipped():

@@ -8,8 +8,16 @@ from typing import Any, NamedTuple
 from eval.drawing import label
 from eval.forgetting.schema import EqualGain
 from eval.report.schema import Budget, Transfer
-from eval.report.wording import bounded_text, change_text, intervals_text, points, sentence_start
-from eval.statistics.decisions import gained, limit_shown, may_lose, preferred, smallest_limit, worst_group
+from eval.report.wording import (
+    apart_text,
+    bounded_text,
+    change_text,
+    interval_text,
+    intervals_text,
+    points,
+    sentence_start,
+)
+from eval.statistics.decisions import fell, gained, limit_shown, may_lose, preferred, smallest_limit, worst_group
 from eval.statistics.values import Estimate
 
 
@@ -100,7 +108,7 @@ def verdict(transfer: Transfer) -> StudyVerdict:
         _number(worst, f"change on {label(group)}, the group that may have lost most"),
         Number(f"{risk[arm]:.1f}", "", "smallest loss to allow for transfer gate to pass it, points"),
     ]
-    sentences.append(f"Of the other groups {label(group)} may have lost most: {change_text(worst)}.")
+    sentences.append(f"Of the other groups {label(group)} may have lost most: its change is {change_text(worst)}.")
     sentences += [*_others(transfer, arm, risk), *without]
     if risk[arm] == 0:
         answer = f"Ship {label(arm)}: it gained on {label(trained)} and no group lost anything."
@@ -130,13 +138,17 @@ def _others(transfer: Transfer, arm: str, risk: dict[str, float]) -> list[str]:
     for other in sorted(set(risk) - {arm}, key=lambda name: risk[name]):
         group = worst_group(transfer.arms[other].groups, trained)
         assert group is not None
-        more = ""
-        if gained(transfer.difference(other, arm, trained)):
-            more = f" It gained more on {label(trained)}, {_pair(transfer, other, arm, trained)}."
-        sentences.append(
-            f"{sentence_start(other)} may have lost {risk[other]:.1f} points: on {label(group)} "
-            f"{change_text(transfer.arms[other].groups[group])}; {_pair(transfer, other, arm, group)}.{more}"
-        )
+        change, difference = transfer.arms[other].groups[group], transfer.difference(other, arm, group)
+        if fell(change):
+            lost = f"it lost {interval_text(-change, '.1f')} on {label(group)}"
+            beside = f"{apart_text(difference, 'less', 'more')} than {label(arm)}"
+        else:
+            lost = f"its change on {label(group)} is {points(change)}"
+            beside = f"{apart_text(difference, 'above', 'below')} that of {label(arm)}"
+        sentence = f"{sentence_start(other)} may have lost {risk[other]:.1f} points: {lost}, {beside}."
+        if gained(more := transfer.difference(other, arm, trained)):
+            sentence += f" On {label(trained)} it gained {apart_text(more, 'more', 'less')} than {label(arm)}."
+        sentences.append(sentence)
     return sentences
 
 
@@ -158,14 +170,6 @@ def _without_verdict(transfer: Transfer, cut_off: list[str], idle: list[str]) ->
 
 def _idle_text(idle: list[str]) -> list[str]:
     return [f"Learned nothing, because no step had a gradient: {', '.join(map(label, idle))}."] if idle else []
-
-
-def _pair(transfer: Transfer, first: str, second: str, group: str) -> str:
-    """A difference of two arms in the direction of the table of differences."""
-    for pair in transfer.contrasts:
-        if {pair.first, pair.second} == {first, second}:
-            return f"{label(pair.first)} − {label(pair.second)} is {points(pair.groups[group])} there"
-    raise ValueError(f"{first} and {second} are not compared")
 
 
 def _number(gain: Estimate, meaning: str) -> Number:

@@ -34,10 +34,15 @@ def bounded_text(value: PartialEstimate) -> str:
 
 
 def change_text(gain: Estimate) -> str:
-    """What became of a group: it lost, gained, or neither can be told."""
-    if fell(gain):
-        return f"it lost, {points(gain)}"
-    return f"it gained too, {points(gain)}" if gained(gain) else f"no change that can be told from zero, {points(gain)}"
+    """The change of a group, and whether it is a loss, a gain or neither."""
+    word = "a loss" if fell(gain) else "a gain" if gained(gain) else "which cannot be told from zero"
+    return f"{points(gain)}, {word}"
+
+
+def apart_text(difference: Estimate, more: str, less: str) -> str:
+    """A difference without its sign, with the word for its direction."""
+    value, word = (difference, more) if difference.estimate >= 0 else (-difference, less)
+    return f"{interval_text(value, '.1f')} {word}"
 
 
 def intervals_text(confidence: float, seeds: int) -> str:

@@ -227,9 +227,8 @@ def test_the_headline_by_hand():
         # The limit is what the worst group may have lost, by the lower bound.
         "Ship GRPO if a loss of 4.0 points in a group of benchmarks is acceptable; otherwise keep the base.",
         "GRPO gained +39.0 [+38.0, +40.0] points on math.",
-        "Of the other groups non-reasoning may have lost most: it lost, -3.0 [-4.0, -2.0].",
-        "SFT may have lost 82.0 points: on non-reasoning it lost, -81.0 [-82.0, -80.0]; "
-        "SFT − GRPO is -78.0 [-79.0, -76.0] there.",
+        "Of the other groups non-reasoning may have lost most: its change is -3.0 [-4.0, -2.0], a loss.",
+        "SFT may have lost 82.0 points: it lost 81.0 [80.0, 82.0] on non-reasoning, 78.0 [76.0, 79.0] more than GRPO.",
         "No gain that can be told from zero: random.",
     ]
     assert headline(study_of({"random": result(0.5, 0, 0)}))[0] == (
