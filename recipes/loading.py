@@ -78,10 +78,8 @@ def read_recipe_file(path: Path) -> dict[str, Any]:
     lock = _read_lock(lock_path(path))
     for key in ("corpus", "suite"):
         if isinstance(values.get(key), str):
-            other = path.parent / values[key]
-            values[key] = _with_absolute_paths(_section(other, key), other.parent)
-            theirs = _read_lock(lock_path(other))
-            lock = {kind: theirs.get(kind, {}) | lock.get(kind, {}) for kind in _LOCKED}  # its own entries win
+            values[key], theirs = _section(path.parent / values[key], key, (path,))
+            lock = _merged(lock, theirs)
     return values | {"lock": lock}
 
 
@@ -146,12 +144,22 @@ def similar_file(path: Path) -> Path | None:
     return path.with_name(by_stem[near[0]].name) if near else None
 
 
-def _section(path: Path, key: str) -> Any:
-    """One section of another recipe."""
-    values = read_yaml(path)
-    if not isinstance(values.get(key), dict):
+def _section(path: Path, key: str, readers: tuple[Path, ...]) -> tuple[Any, dict[str, Any]]:
+    """One section of another recipe, which may take it from a third, with their lock. `readers`: who led here."""
+    section, lock = read_yaml(path).get(key), _read_lock(lock_path(path))
+    if isinstance(section, str) and any(path.samefile(reader) for reader in readers):
+        raise UserError(f"recipe {path} takes its section {key} from itself: {key} is {section}")
+    if isinstance(section, str):
+        section, theirs = _section(path.parent / section, key, (*readers, path))
+        return section, _merged(lock, theirs)
+    if not isinstance(section, dict):
         raise UserError(f"recipe {path} has no section {key} to take")
-    return values[key]
+    return _with_absolute_paths(section, path.parent), lock
+
+
+def _merged(lock: dict[str, Any], theirs: dict[str, Any]) -> dict[str, Any]:
+    """A lock with the entries of that of a recipe it takes a section from; its own win."""
+    return {kind: theirs.get(kind, {}) | lock.get(kind, {}) for kind in _LOCKED}
 
 
 def _read_lock(path: Path) -> dict[str, Any]:

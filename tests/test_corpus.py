@@ -350,39 +350,6 @@ def test_two_sources_of_one_name_are_refused(tmp_path):
         validate_recipe({"study": "c", "corpus": {"sources": [source, source]}}, "test")
 
 
-def test_corpus_of_another_recipe(tmp_path):
-    from recipes.loading import load_recipe
-
-    (tmp_path / "corpus.yaml").write_text("study: c\ncorpus:\n  sources: [{kind: file, name: x, path: a.jsonl}]\n")
-    (tmp_path / "study.yaml").write_text("study: s\ncorpus: corpus.yaml\n")
-    assert load_recipe(tmp_path / "study.yaml", ["corpus.seed=4"]).corpus.seed == 4
-    (tmp_path / "study.yaml").write_text("study: s\ncorpus: other.yaml\n")
-    with pytest.raises(UserError, match=r"other.yaml does not exist"):
-        load_recipe(tmp_path / "study.yaml")
-
-
-def test_lock_of_the_corpus_recipe_comes_with_it(tmp_path):
-    from recipes.loading import load_recipe
-
-    (tmp_path / "corpus.yaml").write_text("study: c\ncorpus:\n  sources: [{kind: file, name: x, path: a.jsonl}]\n")
-    (tmp_path / "study.yaml").write_text("study: s\ncorpus: corpus.yaml\n")
-    entry = {"revision": None, "files": {"a.jsonl": "0" * 64}, "rows": 1}
-    (tmp_path / "corpus.lock.json").write_text(json.dumps({"sources": {"x": entry}}))
-    assert load_recipe(tmp_path / "study.yaml").lock["sources"] == {"x": entry}
-    own = entry | {"rows": 2}
-    (tmp_path / "study.lock.json").write_text(json.dumps({"sources": {"x": own}, "models": {}}))
-    assert load_recipe(tmp_path / "study.yaml").lock["sources"] == {"x": own}
-    for damaged in (
-        {"sources": {"x": {}}},
-        {"sources": []},
-        {"models": {"m": "abc"}},
-        {"sources": {"x": {"files": 1}}},
-    ):
-        (tmp_path / "study.lock.json").write_text(json.dumps(damaged))
-        with pytest.raises(UserError, match="holds no lock as `transfer fetch` writes it"):
-            load_recipe(tmp_path / "study.yaml")
-
-
 def test_reference_answers_that_say_there_is_none_are_rejected(tmp_path):
     golds = ["5", "N/A", r"\text{None}", "See the solution.", "none of the above", "nan"]
     facts, rejects = corpus_of(tmp_path, [(f"Question number {n}?", gold) for n, gold in enumerate(golds)])
