@@ -98,9 +98,9 @@ rehearse-all: setup
 test-gpu: setup
 	$(BIN)/pytest -m gpu
 
-# vLLM on a CPU: 1 GB of cache, no compilation. An engine that is bound takes the first core, as the one beside it does.
+# vLLM on a CPU, without compilation. An engine that is bound takes the first core, as the one beside it does.
 test-engines: setup-engines
-	VLLM_CPU_KVCACHE_SPACE=1 TORCH_COMPILE_DISABLE=1 OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 \
+	TORCH_COMPILE_DISABLE=1 OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 \
 	  VLLM_CPU_OMP_THREADS_BIND=nobind $(ENGINES)/bin/python -m pytest -m engines $(BY_FILE) tests/engines
 
 check: setup

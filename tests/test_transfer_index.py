@@ -293,6 +293,26 @@ def test_a_common_loss_is_no_transfer():
     assert flat.reason == "the interval of the gain on math contains zero"
 
 
+def test_an_index_needs_a_gain_by_its_own_definition():
+    """Math +16 from 80 and -8 from 20 is +4 in points, but -0.1 in relative gains, and the weights of `paper` and
+    `literal` count the loss four times. Divided by it, a loss elsewhere would be transfer."""
+    answers = []
+    for name, group, questions, before, after in (("easy", MATH, 400, 80, 96), ("hard", MATH, 200, 20, 12),
+                                                  ("a", "other_reasoning", 400, 50, 40),
+                                                  ("b", "other_reasoning", 400, 50, 46)):  # fmt: skip
+        base, arm = (np.arange(questions) < share * questions // 100 for share in (before, after))
+        answers.append(Answers(name, group, 100.0 * np.stack([base, arm], axis=1)))
+    scores, groups = draw_scores(answers, {"arm": [1]}, 2000, 0)["arm"], {MATH: [0, 1], "other_reasoning": [2, 3]}
+    found = index_with_interval("points", scores, groups, "other_reasoning", 0.95)
+    assert (found.status, round(found.estimate)) == ("identified", -175)
+    for definition in ("relative", "literal", "paper"):
+        assert transfer_gain(definition, scores.base_B[:2], scores.arm_B[:2]) < 0
+        reason = f"the gain on math as `{definition}` counts it is not above zero"
+        expected = (None, None, None, "not identified", reason)
+        assert index_with_interval(definition, scores, groups, "other_reasoning", 0.95) == expected
+        assert index_difference(definition, scores, scores, groups, "other_reasoning", 0.95) == expected
+
+
 def test_fieller_and_percentile_agree_for_a_strong_math_gain():
     groups = {MATH: [0], "other_reasoning": [1]}
     scores = build(0.4, questions=2000)

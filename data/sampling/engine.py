@@ -12,17 +12,36 @@ from recipes.errors import UserError
 
 ENGINE_SHARE = 0.85  # of the GPU's memory: nothing else is on it meanwhile
 _STOP_SECONDS = 60.0
+_CPU_SEQUENCES = 16
 
 
-def scheduling_arguments() -> dict[str, Any]:
-    """Arguments of a vLLM engine whose requests have seeds. Imports vLLM.
+def cpu_arguments(model: str | Path, tokens: int) -> dict[str, Any]:
+    """Arguments of a vLLM engine whose requests have seeds that its CPU build needs; none on a GPU. Imports vLLM.
 
-    Its CPU build fails with "CPU Generator does not use offset" once it computes only a part of a prompt with a seed in
+    The CPU build fails with "CPU Generator does not use offset" once it computes only a part of a prompt with a seed in
     a step, which it does as soon as the prompts of a step exceed `max_num_batched_tokens`. So it takes whole prompts.
+
+    `tokens`: longest sequence.
     """
     from vllm.platforms import current_platform
 
-    return {"enable_chunked_prefill": False} if current_platform.is_cpu() else {}
+    if not current_platform.is_cpu():
+        return {}
+    return {"enable_chunked_prefill": False, "kv_cache_memory_bytes": cpu_cache_bytes(model, tokens)}
+
+
+def cpu_cache_bytes(model: str | Path, tokens: int) -> int:
+    """Size of vLLM's KV cache on a CPU: 16 sequences of `tokens` in float32, and at least 1 GB.
+
+    By itself vLLM takes a share of the memory of the whole machine, and does not start where another engine or a
+    training has some of it. VLLM_CPU_KVCACHE_SPACE, in GB, comes before this size.
+    """
+    from transformers import AutoConfig
+
+    config = AutoConfig.from_pretrained(model, trust_remote_code=False).get_text_config()
+    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+    head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    return max(1 << 30, _CPU_SEQUENCES * tokens * 2 * int(config.num_hidden_layers) * int(heads) * int(head_dim) * 4)
 
 
 def require_installed() -> None:
@@ -78,7 +97,7 @@ def sample_with_engine(
         max_model_len=max_prompt_tokens + max_new_tokens,
         enforce_eager=current_platform.is_cpu(),
         disable_log_stats=True,
-        **scheduling_arguments(),
+        **cpu_arguments(directory, max_prompt_tokens + max_new_tokens),
     )
     try:
         parameters = [

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from data.language_model import device_name, load_model, on_cpu
 from data.prompts.prompt import load_tokenizer
-from data.sampling.engine import scheduling_arguments
+from data.sampling.engine import cpu_arguments
 from data.sampling.server import require_served, server_version
 from recipes.errors import UserError
 from recipes.files import read_json, write_json
@@ -142,7 +142,7 @@ def _vllm(recipe: Recipe, model_dir: Path) -> "LM":
         max_model_len=suite.max_prompt_tokens + suite.max_response_tokens,
         seed=suite.seed,
         batch_size="auto",
-        **scheduling_arguments(),
+        **cpu_arguments(model_dir, suite.max_prompt_tokens + suite.max_response_tokens),
     )
 
 

@@ -17,10 +17,10 @@ the published scale is unknown.
 
 Intervals: joint cluster bootstrap over questions (each benchmark resampled on its own, the same draw for base
 and all arms), plus training-seed variance as a multivariate t term, since a handful of seeds is too few to
-resample. An index needs a trained gain above zero (rule 2 of `eval/statistics/decisions.py`), else it is "not
-identified". Where the gain cannot be told from zero, a ratio has no bounded interval with the promised coverage
-(Fieller 1954); where the trained group fell, the ratio would call a common loss transfer. For `points` and `relative`,
-ratios of means, the interval is Fieller's, for the others the percentiles of the draws.
+resample. An index needs a trained gain above zero, in points (rule 2 of `eval/statistics/decisions.py`) and by its own
+definition, else it is "not identified". Where the gain cannot be told from zero, a ratio has no bounded interval with
+the promised coverage (Fieller 1954); where the trained group fell, the ratio would call a common loss transfer. For
+`points` and `relative`, ratios of means, the interval is Fieller's, for the others the percentiles of the draws.
 """
 
 from typing import Literal, NamedTuple
@@ -118,6 +118,12 @@ def index_with_interval(
     estimate = float(_index(definition, group, scores.base_B, scores.arm_B, members, trained_members))
     if not np.isfinite(estimate):
         return Index(None, None, None, UNDEFINED, _why_undefined(definition, group, scores, members, trained_members))
+    if definition != "points":
+        divisor_D = transfer_gain(definition, scores.base_DB[:, trained_members], scores.arm_DB[:, trained_members])
+        divisor = float(transfer_gain(definition, scores.base_B[trained_members], scores.arm_B[trained_members]))
+        if not gained(percentile_interval(divisor, divisor_D[np.isfinite(divisor_D)], confidence)):
+            reason = f"the gain on {trained} as `{definition}` counts it is not above zero"
+            return Index(None, None, None, NOT_IDENTIFIED, reason)
     if definition in LINEAR:
         bounds = _fieller(definition, scores, members, trained_members, confidence)
         if bounds is None:
@@ -139,12 +145,15 @@ def index_difference(
     confidence: float,
     trained: str = MATH,
 ) -> Index:
-    """TI of one arm minus TI of another, taken inside each draw: the arms share base and questions."""
+    """TI of one arm minus TI of another, taken inside each draw: the arms share base and questions.
+
+    It needs the index of both.
+    """
     members, trained_members = groups[group], groups[trained]
     for scores in (first, second):
-        trained_gain = group_gain(scores, trained_members, confidence)
-        if not gained(trained_gain):
-            return _without_gain(trained, trained_gain)
+        index = index_with_interval(definition, scores, groups, group, confidence, trained)
+        if index.interval is None:
+            return Index(None, None, None, index.status, index.reason)
     points = [_index(definition, group, s.base_B, s.arm_B, members, trained_members) for s in (first, second)]
     drawn = [_index(definition, group, s.base_DB, s.arm_DB, members, trained_members) for s in (first, second)]
     estimate, difference = float(points[0] - points[1]), drawn[0] - drawn[1]

@@ -15,7 +15,6 @@ _MODEL = [
     "model.pocket={hidden_size: 256, num_layers: 2, documents: 6000, learning_rate: 3.0e-3}",
     "model.dtype=bfloat16",
 ]
-_ON_CPU = {"VLLM_CPU_KVCACHE_SPACE": "1", "TORCH_COMPILE_DISABLE": "1"}
 
 
 def vllm(gpus: list[str], required: bool) -> Verdict:
@@ -32,8 +31,7 @@ def vllm(gpus: list[str], required: bool) -> Verdict:
     # Sleep mode frees GPU memory; the CPU build does not have it.
     engine = "{mode: colocate, memory_share: 0.3}" if gpus else "{mode: colocate, memory_share: 0.3, sleep: false}"
     if not gpus:
-        for name, value in _ON_CPU.items():
-            os.environ.setdefault(name, value)
+        os.environ.setdefault("TORCH_COMPILE_DISABLE", "1")
     with tempfile.TemporaryDirectory(prefix="transfer-doctor-") as folder:
         settings = ["arms.on_policy_sft=null", "arms.off_policy_sft=null", "train.steps=3", "resources.workers=1"]
         settings += [f"resources.vllm={engine}", *_MODEL]

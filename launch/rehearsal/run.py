@@ -30,7 +30,7 @@ from train.arms import resolve_arm
 
 STUDY, ASSETS, OUTCOME = "study", "assets", "rehearsal.json"
 _POLL_SECONDS = 2.0
-_CPU_ENGINE = {"VLLM_CPU_KVCACHE_SPACE": "1", "TORCH_COMPILE_DISABLE": "1"}
+_CPU_ENGINE = {"TORCH_COMPILE_DISABLE": "1"}
 
 
 def rehearse(

@@ -1,6 +1,6 @@
 """The evaluation of a long-tailed suite with vLLM beside plain lm-evaluation-harness: seconds and engine steps.
 
-VLLM_CPU_KVCACHE_SPACE=1 TORCH_COMPILE_DISABLE=1 OMP_NUM_THREADS=1 python tests/bench/bench_evaluation.py
+TORCH_COMPILE_DISABLE=1 OMP_NUM_THREADS=1 python tests/bench/bench_evaluation.py
 
 It needs vLLM (on a CPU: make setup-engines).
 
@@ -227,6 +227,7 @@ def main() -> None:
         engine = VLLMEngine(
             pretrained=str(folder / "model"), dtype="float32", enforce_eager=True, gpu_memory_utilization=0.5,
             max_model_len=LIMIT + PROMPT_TOKENS, max_num_seqs=options.seqs, seed=0, batch_size="auto",
+            kv_cache_memory_bytes=1 << 30,
         )  # fmt: skip
         close, engine.close = engine.close, lambda: None  # type: ignore[method-assign]
         engines.load_engine = lambda *arguments: engine

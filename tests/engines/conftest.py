@@ -14,7 +14,6 @@ import pytest
 from tests.forked_command import run_fresh
 
 ENVIRONMENT = {
-    "VLLM_CPU_KVCACHE_SPACE": "1",  # GB
     "TORCH_COMPILE_DISABLE": "1",
     "OMP_NUM_THREADS": "1",
     "HF_HUB_OFFLINE": "1",

@@ -1,5 +1,6 @@
 """The evaluation with vLLM in this process, against transformers on the same weights in float32."""
 
+import os
 from collections import Counter
 from types import SimpleNamespace
 
@@ -52,7 +53,9 @@ def base_outputs(pocket_study, tmp_path_factory):
                 found.again = generate(engine(), sampled)
                 found.other_seed = generate(engine(), sampled, seed=8)
                 found.many = generate(engine(), sampled, ("story",), count=128)["story"]
-                found.batched_tokens = engine().model.llm_engine.vllm_config.scheduler_config.max_num_batched_tokens
+                config = engine().model.llm_engine.vllm_config
+                found.batched_tokens = config.scheduler_config.max_num_batched_tokens
+                found.cache_bytes = config.cache_config.kv_cache_memory_bytes
                 found.running = engine_processes()
                 found.max_length = engine().max_length
                 found.eager = engine().model.llm_engine.model_config.enforce_eager
@@ -93,6 +96,12 @@ def test_prompts_with_seeds_may_be_more_than_one_step_takes(base_outputs):
     tokenizer = load_tokenizer(str(base_outputs.study / "base"))
     tokens = [len(tokenizer(row.prompt)["input_ids"]) for row in many]
     assert 4 * sum(tokens) > base_outputs.vllm.batched_tokens
+
+
+def test_the_cache_is_of_the_size_it_needs_and_not_a_share_of_the_machine(base_outputs):
+    """With a share of all memory no engine starts beside another or a training."""
+    assert "VLLM_CPU_KVCACHE_SPACE" not in os.environ
+    assert base_outputs.vllm.cache_bytes == 1 << 30
 
 
 def test_a_response_ends_at_the_limit_and_counts_as_truncated(base_outputs):

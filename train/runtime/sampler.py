@@ -7,7 +7,7 @@ from importlib.metadata import version
 from typing import Any
 
 from data.language_model import device_name, on_cpu
-from data.sampling.engine import require_installed, vllm_facts
+from data.sampling.engine import cpu_cache_bytes, require_installed, vllm_facts
 from recipes.errors import UserError
 from recipes.resource_schema import VllmSpec
 from train.runtime.ranks import RANK_VARIABLES, barrier
@@ -81,8 +81,15 @@ def engine_options(dtype: str) -> Iterator[None]:
     if made is None:  # vLLM is not installed
         yield
         return
-    options: dict[str, Any] = {"dtype": dtype} | ({"enforce_eager": True} if on_cpu() else {})
-    vllm_generation.LLM = lambda **arguments: made(**arguments | options)
+
+    def make(**arguments: Any) -> Any:
+        options: dict[str, Any] = {"dtype": dtype}
+        if on_cpu():
+            cache = cpu_cache_bytes(arguments["model"], arguments["max_model_len"])
+            options |= {"enforce_eager": True, "kv_cache_memory_bytes": cache}
+        return made(**arguments | options)
+
+    vllm_generation.LLM = make
     try:
         with _unpacked_weights() if on_cpu() else nullcontext():
             yield
