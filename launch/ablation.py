@@ -23,7 +23,7 @@ from typing import Any
 import yaml
 
 from eval.questions.analysis_lock import write_lock
-from launch.execution.local import kept_workers, run_tasks
+from launch.execution.local import run_tasks
 from launch.run import require_ready_here
 from launch.stages import Stage, build_stages, select_until
 from launch.tasks import Task, TaskKey
@@ -119,20 +119,17 @@ class Ablation:
         )
 
     def run(self, until: str | None) -> int:
-        """Run everything on this machine, what the points share first; returns the exit status.
+        """Run everything on this machine; returns the exit status.
 
-        Points run side by side: a core or GPU that one leaves idle works for the next. A failed point does not stop
-        the others; a failure in `shared/` or a signal ends the ablation.
+        Points run side by side: a core or GPU that one leaves idle works for the next. A failed stage stops those that
+        need it; a signal ends the ablation.
 
         Raises:
             UserError: a point cannot run on this machine; nothing has been started.
         """
         tasks = self.tasks(until)
         require_ready_here(tasks)
-        shared = [task for task in tasks if task.study_dir.name == SHARED]
-        with kept_workers():
-            status = run_tasks(shared, self.root, until) if shared else 0
-            return status or run_tasks([task for task in tasks if task.study_dir.name != SHARED], self.root, until)
+        return run_tasks(tasks, self.root, until)
 
     def stages(self) -> list[tuple[Point, list[Stage], dict[str, str]]]:
         """Every point with its stages and their identities: equal ones are the same stage."""

@@ -28,12 +28,6 @@ class _AtOnce:
     def __init__(self, *_arguments, **_settings):
         pass
 
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *error):
-        return None
-
     def shutdown(self, **_settings):
         pass
 
@@ -108,11 +102,21 @@ def test_a_point_waits_for_a_stage_of_another_and_fails_with_it(tmp_path, preten
     assert sum(name.endswith("arms/on_policy_sft/seed-0") for name in pretended.ran) == 2
 
 
-def test_no_point_runs_without_what_all_share(tmp_path, pretended):
+def test_a_failure_in_what_all_share_stops_what_needs_it_alone(tmp_path, pretended, capsys):
+    """Arms do not need the scores of the base; reports do. Nothing needs no corpus but the base and the questions."""
     made = ablation(tmp_path, "train.learning_rate=5e-4,1e-3")
-    pretended.fails["shared/corpus"] = MISTAKE
+    pretended.fails["shared/eval/base"] = MISTAKE
     assert made.run(None) == MISTAKE
-    assert {name.split("/")[0] for name in pretended.ran} == {"shared"}
+    assert len(pretended.ran) == 16  # all but the two reports
+    assert capsys.readouterr().err == (
+        "1 stage(s) failed; not run because of it: learning_rate-0.0005/report, learning_rate-0.001/report\n"
+    )
+    other = ablation(tmp_path / "other", "train.learning_rate=5e-4,1e-3")
+    pretended.ran.clear()
+    pretended.fails["shared/corpus"] = MISTAKE
+    pretended.fails.pop("shared/eval/base")
+    assert other.run(None) == MISTAKE
+    assert sorted(pretended.ran) == ["shared/base", "shared/corpus", "shared/eval/base", "shared/questions"]
 
 
 def test_a_point_that_cannot_run_here_is_refused_before_any_starts(tmp_path, pretended):

@@ -1,8 +1,11 @@
 """The worker processes of the local scheduler: how long they live, and what surrounds a stage in them."""
 
 import os
+import re
+import signal
 import subprocess
 import sys
+import time
 from multiprocessing import active_children
 from pathlib import Path
 from types import SimpleNamespace
@@ -10,9 +13,9 @@ from types import SimpleNamespace
 import pytest
 
 from launch.execution import local, stage_runner
+from launch.execution.failures import CRASHED, recorded
 from launch.execution.worker import worker_environment
 from launch.stages import build_stages, stage_inputs
-from recipes.errors import UserError
 from recipes.loading import load_recipe
 from recipes.manifest import finish_stage, start_stage
 from train.runtime.ranks import rank, rows_per_rank, world_size
@@ -29,8 +32,11 @@ def _note_process(values, study_dir, stage, gpus):
     finish_stage(folder, {"pid": "x"})
 
 
-def _die(values, study_dir, stage, gpus):
-    os._exit(9)
+def _die_in_base(values, study_dir, stage, gpus):
+    if stage.name == "base":
+        os.kill(os.getpid(), signal.SIGKILL)
+    time.sleep(1)  # longer than the death of the other takes to be seen
+    _note_process(values, study_dir, stage, gpus)
 
 
 def processes(study: Path) -> set[int]:
@@ -44,37 +50,30 @@ def scheduler(monkeypatch):
     return local
 
 
-def test_workers_stay_for_the_next_study_only_within_the_block(scheduler, tmp_path):
-    with scheduler.kept_workers():
-        assert scheduler.run_local(RECIPE, tmp_path / "first", STAGES) == 0
-        assert {worker.pid for worker in active_children()} >= processes(tmp_path / "first")
-        assert scheduler.run_local(RECIPE, tmp_path / "second", STAGES) == 0
-        assert len(processes(tmp_path / "first") | processes(tmp_path / "second")) <= 2
+def test_a_worker_stays_for_the_next_stage_and_no_longer_than_the_run(scheduler, tmp_path):
+    """base and corpus, one after the other, in one process; the next run has another one."""
+    assert scheduler.run_local(RECIPE, tmp_path / "first", STAGES) == 0
+    assert len(processes(tmp_path / "first")) == 1
     assert active_children() == []
-    assert scheduler.run_local(RECIPE, tmp_path / "third", STAGES) == 0
-    assert not processes(tmp_path / "third") & processes(tmp_path / "first")
+    assert scheduler.run_local(RECIPE, tmp_path / "second", STAGES) == 0
+    assert not processes(tmp_path / "second") & processes(tmp_path / "first")
+
+
+def test_a_worker_that_died_ends_its_stage_alone(scheduler, tmp_path, monkeypatch, capsys):
+    """Killed, as the kernel does for lack of memory. The stage beside it goes on, what needs it is not run."""
+    stages = [stage for stage in build_stages(RECIPE) if stage.name in ("base", "corpus", "questions")]
+    monkeypatch.setattr(local, "run_in_worker", _die_in_base)
+    study = tmp_path / "study"
+    assert scheduler.run_local(RECIPE, study, stages) == CRASHED
+    shown = capsys.readouterr()
+    died = "its process died, perhaps for lack of memory; the same command continues from its last file or checkpoint"
+    assert re.search(rf"  FAILED   base after \d+ s: {died}\n", shown.out)
+    assert "finished questions" in shown.out
+    assert shown.err == "1 stage(s) failed; not run because of it: corpus\n"
+    assert recorded(study, "base")["message"] == died
     assert active_children() == []
-
-
-def test_a_worker_that_died_is_not_kept(scheduler, tmp_path, monkeypatch, capsys):
-    with scheduler.kept_workers():
-        monkeypatch.setattr(local, "run_in_worker", _die)
-        assert scheduler.run_local(RECIPE, tmp_path / "first", STAGES) == 1
-        assert "a worker process died while running base" in capsys.readouterr().err
-        assert active_children() == []
-        monkeypatch.setattr(local, "run_in_worker", _note_process)
-        assert scheduler.run_local(RECIPE, tmp_path / "second", STAGES) == 0
-
-
-def test_an_error_of_the_caller_ends_the_kept_workers(scheduler, tmp_path):
-    def run_one_of_two():
-        with scheduler.kept_workers():
-            assert scheduler.run_local(RECIPE, tmp_path / "first", STAGES) == 0
-            raise UserError("another point cannot run")
-
-    with pytest.raises(UserError):
-        run_one_of_two()
-    assert active_children() == []
+    monkeypatch.setattr(local, "run_in_worker", _note_process)
+    assert scheduler.run_local(RECIPE, study, stages) == 0
 
 
 @pytest.mark.parametrize(("own", "spins"), [({}, "0"), ({"OMP_WAIT_POLICY": "active"}, "30000000000")])

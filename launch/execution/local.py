@@ -1,22 +1,21 @@
 """Run the stages of one or several studies on this machine: worker processes, one log per stage, live progress.
 
-Workers are processes that stay alive between stages, and between studies in `kept_workers`, so that each imports the
-libraries once. Each stage's output goes to `logs/<stage>.log`. A failing stage stops nothing that does not depend on
-it.
+On a CPU a worker stays alive between stages, so that it imports the libraries once. Each stage's output goes to
+`logs/<stage>.log`. A failing stage stops nothing that does not depend on it.
 """
 
 import shutil
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from multiprocessing import active_children, get_context
 from pathlib import Path
 
 from launch.execution.display import Display
-from launch.execution.failures import CRASHED, INTERRUPTED, MISTAKE, STOPPED, Failure
+from launch.execution.failures import CRASHED, INTERRUPTED, MISTAKE, STOPPED, Failure, record
 from launch.execution.gpus import Pool, request_of
 from launch.execution.processes import local_run, note_run, read_run
 from launch.execution.signals import ForwardedSignals
@@ -34,6 +33,8 @@ from recipes.schema import Recipe
 
 _POLL_SECONDS = 0.5
 _MIN_FREE_BYTES = 200 << 20
+_DIED = "its process died, perhaps for lack of memory; the same command continues from its last file or checkpoint"
+_Result = Future[Failure | None]
 OTHER_CODE = "by an earlier version of the code; delete the folder or use a new --out to make it again"
 
 
@@ -129,21 +130,48 @@ def _unfinished(tasks: Sequence[Task], root: Path) -> list[Task]:
     return waiting
 
 
-_kept: dict[int, ProcessPoolExecutor] | None = None
-"""By their number, the workers that wait for the next study; None outside of `kept_workers`."""
+class _Workers:
+    """Worker processes, one for each task that runs: one that dies ends its task alone.
 
+    `once`: a process runs one task. Otherwise it waits for the next, so that the libraries are imported once.
+    """
 
-@contextmanager
-def kept_workers() -> Iterator[None]:
-    """Within the block, workers that finished a study on a CPU wait for the next one."""
-    global _kept
-    _kept = {}
-    try:
-        yield
-    finally:
-        while _kept:
-            _kept.popitem()[1].shutdown()
-        _kept = None
+    def __init__(self, once: bool) -> None:
+        self.tasks_per_child = 1 if once else None
+        self.idle: list[ProcessPoolExecutor] = []
+        self.busy: dict[_Result, ProcessPoolExecutor] = {}
+
+    def __enter__(self) -> "_Workers":
+        return self
+
+    def submit(self, recipe: Recipe, study_dir: Path, stage: Stage, gpus: tuple[str, ...] | None) -> _Result:
+        """Start a stage in a process that is free, or in a new one."""
+        executor = self.idle.pop() if self.idle else ProcessPoolExecutor(
+            1, get_context("spawn"), prepare_worker, max_tasks_per_child=self.tasks_per_child
+        )  # fmt: skip
+        future = executor.submit(run_in_worker, recipe.dump(), str(study_dir), stage, gpus)
+        self.busy[future] = executor
+        return future
+
+    def result(self, future: _Result) -> Failure | None:
+        """How a stage ended."""
+        executor = self.busy.pop(future)
+        try:
+            failure = future.result()
+        except BrokenProcessPool:
+            executor.shutdown()
+            return Failure(_DIED, CRASHED)
+        self.idle.append(executor)
+        return failure
+
+    def kill(self) -> None:
+        """End all processes at once; stages that run resume from their files."""
+        for worker in active_children():
+            worker.kill()
+
+    def __exit__(self, *error: object) -> None:
+        for executor in (*self.idle, *self.busy.values()):
+            executor.shutdown(wait=True, cancel_futures=True)
 
 
 class _Scheduler:
@@ -159,7 +187,7 @@ class _Scheduler:
             for task in tasks
         }
         self.waiting = {task.key: task for task in tasks}
-        self.running: dict[Future[Failure | None], tuple[Task, float]] = {}
+        self.running: dict[_Result, tuple[Task, float]] = {}
         """Tasks by their futures, with the start by the monotonic clock."""
         self.failed: dict[TaskKey, Failure] = {}
         self.gpus = visible_gpus()
@@ -167,39 +195,25 @@ class _Scheduler:
         self.gpu_pool = Pool(self.gpus, min(workers, default=None))
         self.display = Display()
         self.signals = ForwardedSignals()
+        # A process holds the memory of its GPUs until it ends, so with GPUs every stage gets a new one.
+        self.workers = _Workers(once=bool(self.gpus))
 
     def run(self) -> int:
         """Run all tasks; returns the exit status."""
         started = time.monotonic()
-        with self.signals, ExitStack() as stack:
-            executor = stack.enter_context(self._workers())
+        with self.signals, self.workers:
             try:
-                self._loop(executor)
-            except (KeyboardInterrupt, BrokenProcessPool) as error:
-                # Workers ignore Ctrl-C and would finish their stages first; killed stages resume.
-                for worker in active_children():
-                    worker.kill()
-                executor.shutdown(wait=True, cancel_futures=True)
-                return self._interrupted(error)
-            if _kept is not None and not self.gpus:
-                _kept[self.gpu_pool.size] = executor
-                stack.pop_all()
+                self._loop()
+            except KeyboardInterrupt:
+                self.workers.kill()  # they ignore Ctrl-C and would finish their stages first
+                return self._interrupted()
         return self._ended(time.monotonic() - started)
 
-    def _workers(self) -> ProcessPoolExecutor:
-        if executor := (_kept or {}).pop(self.gpu_pool.size, None):
-            return executor
-        # A process holds the memory of its GPUs until it ends, so with GPUs every stage gets a new one.
-        tasks_per_child = 1 if self.gpus else None
-        return ProcessPoolExecutor(
-            self.gpu_pool.size, get_context("spawn"), prepare_worker, max_tasks_per_child=tasks_per_child
-        )
-
-    def _loop(self, executor: ProcessPoolExecutor) -> None:
+    def _loop(self) -> None:
         """Start and collect tasks until none is left or a signal arrives."""
         while (self.waiting and self.signals.received is None) or self.running:
             if self.signals.received is None:
-                self._start(executor)
+                self._start()
             elif not any(task.stage.kind == "arms" for task, _ in self.running.values()):
                 raise KeyboardInterrupt  # only training has a state to save; other stages resume from their files
             if self.running:
@@ -214,7 +228,7 @@ class _Scheduler:
         unmet = {*self.waiting, *self.failed, *(task.key for task, _ in self.running.values())}
         return [task for task in self.waiting.values() if not unmet & set(task.needs)]
 
-    def _start(self, executor: ProcessPoolExecutor) -> None:
+    def _start(self) -> None:
         ready = {self.names[task.key]: task for task in self._ready()}
         for name, task in list(ready.items()):
             directory = task.study_dir / task.stage.name
@@ -224,9 +238,7 @@ class _Scheduler:
         requests = [request_of(t.recipe, t.stage, self.gpus)._replace(name=name) for name, t in ready.items()]
         for name, gpus in self.gpu_pool.start(requests):
             task = self.waiting.pop(ready[name].key)
-            future = executor.submit(
-                run_in_worker, task.recipe.dump(), str(task.study_dir), task.stage, gpus if self.gpus else None
-            )
+            future = self.workers.submit(task.recipe, task.study_dir, task.stage, gpus if self.gpus else None)
             self.running[future] = (task, time.monotonic())
             self.display.line(f"  start    {name}" + (f" (GPU {', '.join(gpus)})" if gpus else ""))
 
@@ -235,26 +247,25 @@ class _Scheduler:
         ended, _ = wait(self.running, timeout=_POLL_SECONDS, return_when=FIRST_COMPLETED)
         self.signals.forward()
         for future in ended:
-            failure = future.result()
+            failure = self.workers.result(future)
             task, begun = self.running.pop(future)
             name, seconds = self.names[task.key], time.monotonic() - begun
             self.gpu_pool.end(name)
             if failure is not None:
                 self.failed[task.key] = failure
+                if failure.message == _DIED:  # it could not record it itself
+                    record(task.study_dir, task.stage.name, failure)
             elif (manifest := read_manifest(task.study_dir / task.stage.name)) is not None:
                 seconds = seconds_taken(manifest) or 0.0  # as `transfer status`: without starting and libraries
             self.display.ended(name, task.study_dir, task.stage.name, failure, seconds)
 
-    def _interrupted(self, error: BaseException) -> int:
+    def _interrupted(self) -> int:
         """Print what was interrupted and how to continue; returns the exit status."""
         names = ", ".join(self.names[task.key] for task, _ in self.running.values()) or "no stage"
         kept = "Finished stages are kept, training resumes from its last checkpoint, other stages from their last file"
         advice = f"{kept}. To continue: the same command, or `transfer resume {self.root}`"
-        if isinstance(error, KeyboardInterrupt):
-            print(f"\nstopped while running {names}. {advice}", file=sys.stderr)
-            return INTERRUPTED if self.signals.received is None else STOPPED
-        print(f"a worker process died while running {names}. {advice}", file=sys.stderr)
-        return CRASHED if self.signals.received is None else STOPPED
+        print(f"\nstopped while running {names}. {advice}", file=sys.stderr)
+        return INTERRUPTED if self.signals.received is None else STOPPED
 
     def _ended(self, seconds: float) -> int:
         """Print how the run ended; returns the exit status."""
