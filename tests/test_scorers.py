@@ -294,6 +294,63 @@ def test_instruction_level_counts_instructions_not_prompts():
         ("The answer is A and B.", None),
         ("Answer: A, B", None),
         ("Answer: A, because it is.", "A"),
+        # The letter and what explains it
+        ("Answer: C (5 eV)", "C"),
+        ("**Answer: C** (5 eV)", "C"),
+        ("**Answer:** **C** — 5 eV", "C"),
+        ("Answer: C—5 eV", "C"),
+        ("Answer: C - 5 eV", "C"),
+        ("The correct answer is C – a ball", "C"),
+        ("The answer is $C$ (5 eV).", "C"),
+        ("The answer is C because B is too small.", "C"),
+        ("The answer is C since heat flows.", "C"),
+        ("The answer is C and not D.", "C"),
+        ("The answer is C rather than D.", "C"),
+        ("Answer: C → 5 eV", "C"),
+        ("The correct answer is therefore D.", "D"),
+        ("The answer is thus, most likely, (D).", "D"),
+        ("The correct statement is B.", "B"),
+        ("The answer can only be B.", "B"),
+        # The last statement, not the first
+        ("At first glance the answer is A. However, heat flows. Therefore, **C** is the correct answer.", "C"),
+        ("Option A is correct about the mass, but not about the charge. So the correct answer is C — 5 eV.", "C"),
+        ("The answer would be B. But it moves, so the correct answer is therefore D.", "D"),
+        ("The answer seems clear: the answer is A.\nBut heat flows.\n\n**C**", "C"),
+        ("Answer: A\n\nWait.\n\nC is correct.", "C"),
+        ("The answer is A? No, so C is right.", "C"),
+        ("We conclude that D is the best option.", "D"),
+        ("(B) is the correct choice because heat flows.", "B"),
+        ("If the answer is A, it flows. It does not.\n\nB", "B"),
+        ("Option A is correct in part.\n\nB. the ferry", "B"),
+        # Boxes with the text of an option
+        ("\\boxed{C. E = mc^2}", "C"),
+        ("\\boxed{C) x=3}", "C"),
+        ("\\boxed{(C)\\ E = mc^2}", "C"),
+        ("\\boxed{\\text{C. } E = mc^2}", "C"),
+        ("\\boxed{C: v = 3}", "C"),
+        ("\\boxed{C \\quad (5 eV)}", "C"),
+        ("\\boxed{C — E = mc^2}", "C"),
+        # No statement
+        ("\\boxed{(B) = 3}", None),
+        ("\\boxed{A.x=3}", None),
+        ("\\boxed{A - B}", None),
+        ("The answer is A (or B).", None),
+        ("The answer is A - B.", None),
+        ("Answer: C = 5", None),
+        ("Answer: B(t) (5 eV)", None),
+        ("The answer is C-14, which decays.", None),
+        ("Vitamin C is the correct answer to scurvy.", None),
+        ("If C is the correct answer, heat flows.", None),
+        ("Suppose that C is correct.", None),
+        ("If the answer is A, it flows. It does not.", None),
+        ("Check whether the correct answer is A.", None),
+        ("A is not the correct answer.", None),
+        ("The answer is not A because heat flows.", None),
+        ("A and B are the correct answer.", None),
+        ("A or B is the correct answer.", None),
+        ("A is the best conductor.", None),
+        ("Option A is correct about the mass.", None),
+        ("Is the answer A because heat flows?", None),
     ],
 )
 def test_letters_that_models_settle_on(response, letter):
@@ -449,7 +506,7 @@ def test_words_that_models_settle_on(response, word):
 
 
 @pytest.mark.parametrize(
-    "unit", ["(", "*", "\n", "answer is ", "answer: (", "choice $", "\\(A", "<answer>", "- ", "`", "\\boxed{"]
+    "unit", ["(", "*", "\n", "answer is ", "answer: (", "choice $", "\\(A", "<answer>", "- ", "`", "\\boxed{", " "]
 )
 def test_degenerate_responses_are_read_in_linear_time(unit):
     """A model that repeats itself to its limit: 400 brackets once took the reader of letters 20 seconds."""
