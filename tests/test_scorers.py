@@ -530,6 +530,11 @@ def test_program_is_the_last_block_of_python():
     assert last_program(f"{fence}\nprint(2)\n{fence}") == "print(2)\n"
     assert last_program(f"{fence}cpp\nint x;\n{fence}") is None
     assert last_program(f"{fence}python\nprint(2)") is None
+    # In a list: the indentation of the fence is not the program's.
+    assert last_program(f"1. So:\n\n   {fence}python\n   if x:\n       y\n\n   {fence}") == "if x:\n    y\n\n"
+    assert last_program(f"1. {fence}python\n   if x:\n       y\n   {fence}") == "if x:\n    y\n"
+    assert last_program(f"- {fence}python\nif x:\n  y\n{fence}") == "if x:\n  y\n"
+    assert last_program(f"{fence}python\n    return 1\n{fence}") == "    return 1\n"
     odd = "print('a\u2028b\x0c\x85')"  # a line ends at a line feed only
     assert last_program(f"{fence}python\r\n{odd}\r\n{fence}") == f"{odd}\n"
 
