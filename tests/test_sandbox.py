@@ -1,5 +1,6 @@
 """Hostile programs. Needs bubblewrap; where it is missing only the refusal is tested."""
 
+import json
 import os
 import socket
 import time
@@ -8,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from eval.report.certificate import evaluation_differences
 from eval.scorers import sandbox
 from eval.scorers.rules import score
 from eval.scorers.sandbox import Limits, run_program, without_user_namespaces
@@ -71,6 +73,30 @@ HOSTILE = {
     ),
     "reads /etc": ("print(open('/etc/passwd').read())", "crash", "No such file"),
 }
+
+
+@needs_sandbox
+def test_versions_are_those_that_programs_see():
+    versions = sandbox.sandbox_versions()
+    assert list(versions) == ["python", "numpy"]
+    seen = run_program("import sys\nprint('%d.%d.%d' % sys.version_info[:3])", "", LIMITS)
+    assert versions["python"] == seen.stdout.strip()
+    imported = run_program("import numpy\nprint(numpy.__version__)", "", LIMITS)
+    assert versions["numpy"] == (imported.stdout.strip() if imported.status == "ok" else "absent")
+
+
+def test_an_evaluation_with_another_python_in_the_sandbox_is_named(tmp_path):
+    def evaluated(label, **unit):
+        manifest = {"code": "c", "environment": {"packages": {"torch": "2"}}, "facts": {"units": {"lcb-native": unit}}}
+        (tmp_path / "eval" / label).mkdir(parents=True)
+        (tmp_path / "eval" / label / "manifest.json").write_text(json.dumps(manifest))
+
+    evaluated("base", sandbox={"python": "3.11.2", "numpy": "absent"})
+    evaluated("rl", sandbox={"python": "3.11.2", "numpy": "absent"})
+    assert evaluation_differences(tmp_path, ["base", "rl"]) == []
+    evaluated("sft", sandbox={"python": "3.12.3", "numpy": "absent"})
+    (said,) = evaluation_differences(tmp_path, ["base", "rl", "sft"])
+    assert said == "evaluation: sft by other code or packages than base"
 
 
 @needs_sandbox
