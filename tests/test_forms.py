@@ -88,7 +88,7 @@ def test_gpqa_order_is_frozen_and_spreads_the_right_letter():
     assert questions_of("b", data("gpqa"), [gpqa_row(7)])[0] == questions[7]
 
 
-def test_coqa_asks_the_last_turn_and_keeps_different_golds():
+def test_coqa_asks_the_last_turn_and_keeps_the_golds_of_all_annotators():
     row = {
         "story": "A cat sat.",
         "questions": {"input_text": ["Who?", "Did what?"]},
@@ -98,7 +98,7 @@ def test_coqa_asks_the_last_turn_and_keeps_different_golds():
     question = one("coqa", row)
     assert question.fields["history"] == [{"question": "Who?", "answer": "a cat"}]
     assert question.fields["question"] == "Did what?"
-    assert question.reference == ["sat", "it sat"]  # "Sat" says the same as "sat"
+    assert question.reference == {"question": "Did what?", "annotators": ["sat", "Sat", "it sat"]}
 
 
 def test_halueval_kinds_share_a_cluster_only_with_their_own_question():

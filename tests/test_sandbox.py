@@ -1,5 +1,6 @@
 """Hostile programs. Needs bubblewrap; where it is missing only the refusal is tested."""
 
+import json
 import os
 import socket
 import time
@@ -8,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from eval.report.certificate import evaluation_differences
 from eval.scorers import sandbox
 from eval.scorers.rules import score
 from eval.scorers.sandbox import Limits, run_program, without_user_namespaces
@@ -71,6 +73,30 @@ HOSTILE = {
     ),
     "reads /etc": ("print(open('/etc/passwd').read())", "crash", "No such file"),
 }
+
+
+@needs_sandbox
+def test_versions_are_those_that_programs_see():
+    versions = sandbox.sandbox_versions()
+    assert list(versions) == ["python", "numpy"]
+    seen = run_program("import sys\nprint('%d.%d.%d' % sys.version_info[:3])", "", LIMITS)
+    assert versions["python"] == seen.stdout.strip()
+    imported = run_program("import numpy\nprint(numpy.__version__)", "", LIMITS)
+    assert versions["numpy"] == (imported.stdout.strip() if imported.status == "ok" else "absent")
+
+
+def test_an_evaluation_with_another_python_in_the_sandbox_is_named(tmp_path):
+    def evaluated(label, **unit):
+        manifest = {"code": "c", "environment": {"packages": {"torch": "2"}}, "facts": {"units": {"lcb-native": unit}}}
+        (tmp_path / "eval" / label).mkdir(parents=True)
+        (tmp_path / "eval" / label / "manifest.json").write_text(json.dumps(manifest))
+
+    evaluated("base", sandbox={"python": "3.11.2", "numpy": "absent"})
+    evaluated("rl", sandbox={"python": "3.11.2", "numpy": "absent"})
+    assert evaluation_differences(tmp_path, ["base", "rl"]) == []
+    evaluated("sft", sandbox={"python": "3.12.3", "numpy": "absent"})
+    (said,) = evaluation_differences(tmp_path, ["base", "rl", "sft"])
+    assert said == "evaluation: sft by other code or packages than base"
 
 
 @needs_sandbox
@@ -203,6 +229,54 @@ def test_programs_are_judged_by_their_tests(response, reference, value, answer):
     assert result.value == value
     assert (result.answer or "").startswith(answer or "")
     assert (result.outcome == "no_answer") == (response == "print(5)")
+
+
+QUARTER = "def quarter(x):\n    return x / 4\n"
+JOIN = "class Solution:\n    def join(self, a, b): return a + [b]\n"
+SUM = "print(sum(map(int, input().split())))\n"
+UNITTEST = "import unittest\nclass T(unittest.TestCase):\n    def test(self): assert {0}\n"
+TAGGED = (
+    "from __future__ import annotations\nfrom dataclasses import dataclass\nfrom typing import ClassVar, NamedTuple\n"
+    "@dataclass\nclass Pair:\n    tag: ClassVar[int]\n    a: int\nclass Name(NamedTuple):\n    a: int\n"
+)
+GUARD = "if __name__ == '__main__':\n    {0}\n"
+
+
+@needs_sandbox
+@pytest.mark.parametrize(
+    ("program", "reference", "value"),
+    [
+        # A main guard runs where standard input is given, and not where a function is called.
+        (QUARTER + UNITTEST.format(True) + GUARD.format("unittest.main()"), CHECK, 1),
+        (QUARTER + UNITTEST.format(False) + GUARD.format("unittest.main()"), CHECK, 1),
+        (QUARTER + GUARD.format("print(quarter(int(input())))"), CHECK, 1),
+        (GUARD.format("quarter = lambda x: x / 4"), CHECK, 0),  # a function that only the guard would define
+        (QUARTER.replace("4", "3") + GUARD.format("pass"), CHECK, 0),
+        (QUARTER + "int(input())\n", CHECK, 0),
+        (JOIN + GUARD.format("print(Solution().join([int(input())], 1))"), CALL, 1),
+        (JOIN.replace("[b]", "[]") + GUARD.format("pass"), CALL, 0),
+        (f"def main():\n    {SUM}{GUARD.format('main()')}", STDIN, 1),
+        (f"def main():\n    {SUM.replace('sum', 'max')}{GUARD.format('main()')}", STDIN, 0),
+        # Classes that look their module up.
+        (TAGGED + QUARTER, CHECK, 1),
+        (TAGGED + JOIN, CALL, 1),
+        (TAGGED + SUM, STDIN, 1),
+    ],
+)
+def test_main_guards(program, reference, value):
+    assert score(f"```python\n{program}```", reference, "code").value == value
+
+
+@needs_sandbox
+@pytest.mark.parametrize("indented", ["   ", "    ", "\t"])
+@pytest.mark.parametrize(("program", "reference"), [(QUARTER, CHECK), (JOIN, CALL), (SUM, STDIN)])
+def test_blocks_of_a_list_and_blocks_with_a_margin(indented, program, reference):
+    block = "".join(f"{indented}{line}\n" for line in program.splitlines())
+    assert score(f"1. So:\n\n{indented}```python\n{block}{indented}```", reference, "code").value == 1
+    assert score(f"1. ```python\n{block}{indented}```", reference, "code").value == 1
+    assert score(f"```python\n{block}```", reference, "code").value == 1
+    wrong = block.replace("4", "3").replace("[b]", "[]").replace("sum", "max")
+    assert score(f"1. So:\n\n{indented}```python\n{wrong}{indented}```", reference, "code").value == 0
 
 
 def test_without_a_sandbox_code_is_refused_unless_the_user_insists(monkeypatch):

@@ -75,13 +75,18 @@ def outcome(rule, response, reference, **options):
         ("yes_no_first_line", "Yes or No?", "no", (0, "no_answer")),
         ("yes_no", "Yes and no, but \\boxed{yes}", "yes", (1, "correct")),
         ("yes_no", "It depends.", "yes", (0, "no_answer")),
-        # CoQA: "white" against golds white / it was white: each left out in turn, the best of the rest.
+        # Short answers: the best of several golds; in the paper's reading each is left out in turn.
         ("span_em", "A: White.", ["white"], (1, "correct")),
         ("span_em_first_line", "A: White.", ["white"], (1, "correct")),  # SQuAD drops articles, and this "A" as one
         ("span_em_first_line", "Answer: White.", ["white"], (0, "wrong")),
         ("span_em", "Answer: White.", ["white"], (1, "correct")),
-        ("span_em", "white", ["white", "it was white"], (0.5, "partial")),
-        ("span_f1", "white", ["white", "it was white"], (0.75, "partial")),  # (1/2 + 1) / 2, F1 of 1 word in 3 is 1/2
+        ("span_em", "white", ["white", "it was white"], (1, "correct")),
+        ("span_f1", "was white", ["grey", "it was white"], (0.8, "partial")),  # 2 of 2 words, 2 of 3: 2 (2/3) / (5/3)
+        ("span_em_first_line", "white", ["white", "it was white"], (0.5, "partial")),
+        # (1/2 + 1) / 2: F1 of 1 word in 3 is 1/2
+        ("span_f1_first_line", "white", ["white", "it was white"], (0.75, "partial")),
+        ("span_em", "white", "white", (1, "correct")),  # a gold that is no list
+        ("span_em_first_line", "white", "white", (1, "correct")),
         ("span_em_first_line", "<think>a</think>\nwhite\nbecause", ["white"], (1, "correct")),
         ("span_em_first_line", "<think>white", ["white"], (0, "wrong")),
         ("span_em", "<think>white", ["white"], (0, "no_answer")),
@@ -289,6 +294,63 @@ def test_instruction_level_counts_instructions_not_prompts():
         ("The answer is A and B.", None),
         ("Answer: A, B", None),
         ("Answer: A, because it is.", "A"),
+        # The letter and what explains it
+        ("Answer: C (5 eV)", "C"),
+        ("**Answer: C** (5 eV)", "C"),
+        ("**Answer:** **C** — 5 eV", "C"),
+        ("Answer: C—5 eV", "C"),
+        ("Answer: C - 5 eV", "C"),
+        ("The correct answer is C – a ball", "C"),
+        ("The answer is $C$ (5 eV).", "C"),
+        ("The answer is C because B is too small.", "C"),
+        ("The answer is C since heat flows.", "C"),
+        ("The answer is C and not D.", "C"),
+        ("The answer is C rather than D.", "C"),
+        ("Answer: C → 5 eV", "C"),
+        ("The correct answer is therefore D.", "D"),
+        ("The answer is thus, most likely, (D).", "D"),
+        ("The correct statement is B.", "B"),
+        ("The answer can only be B.", "B"),
+        # The last statement, not the first
+        ("At first glance the answer is A. However, heat flows. Therefore, **C** is the correct answer.", "C"),
+        ("Option A is correct about the mass, but not about the charge. So the correct answer is C — 5 eV.", "C"),
+        ("The answer would be B. But it moves, so the correct answer is therefore D.", "D"),
+        ("The answer seems clear: the answer is A.\nBut heat flows.\n\n**C**", "C"),
+        ("Answer: A\n\nWait.\n\nC is correct.", "C"),
+        ("The answer is A? No, so C is right.", "C"),
+        ("We conclude that D is the best option.", "D"),
+        ("(B) is the correct choice because heat flows.", "B"),
+        ("If the answer is A, it flows. It does not.\n\nB", "B"),
+        ("Option A is correct in part.\n\nB. the ferry", "B"),
+        # Boxes with the text of an option
+        ("\\boxed{C. E = mc^2}", "C"),
+        ("\\boxed{C) x=3}", "C"),
+        ("\\boxed{(C)\\ E = mc^2}", "C"),
+        ("\\boxed{\\text{C. } E = mc^2}", "C"),
+        ("\\boxed{C: v = 3}", "C"),
+        ("\\boxed{C \\quad (5 eV)}", "C"),
+        ("\\boxed{C — E = mc^2}", "C"),
+        # No statement
+        ("\\boxed{(B) = 3}", None),
+        ("\\boxed{A.x=3}", None),
+        ("\\boxed{A - B}", None),
+        ("The answer is A (or B).", None),
+        ("The answer is A - B.", None),
+        ("Answer: C = 5", None),
+        ("Answer: B(t) (5 eV)", None),
+        ("The answer is C-14, which decays.", None),
+        ("Vitamin C is the correct answer to scurvy.", None),
+        ("If C is the correct answer, heat flows.", None),
+        ("Suppose that C is correct.", None),
+        ("If the answer is A, it flows. It does not.", None),
+        ("Check whether the correct answer is A.", None),
+        ("A is not the correct answer.", None),
+        ("The answer is not A because heat flows.", None),
+        ("A and B are the correct answer.", None),
+        ("A or B is the correct answer.", None),
+        ("A is the best conductor.", None),
+        ("Option A is correct about the mass.", None),
+        ("Is the answer A because heat flows?", None),
     ],
 )
 def test_letters_that_models_settle_on(response, letter):
@@ -304,6 +366,87 @@ def test_text_before_the_final_letter_does_not_change_the_reading(before, statem
     assert read_choice(f"{before}\n{statement}") == read_choice(statement)
 
 
+def coqa(*golds, question="What colour?"):
+    return {"question": question, "annotators": list(golds)}
+
+
+@pytest.mark.parametrize(
+    ("rule", "response", "golds", "value"),
+    [
+        # All agree but one: without the odd one 1, without one of the others still 1.
+        ("span_em", "white", ["white", "white", "White", "It was white"], 1),
+        # "it was white" of one annotator in four: 0 where that one is left out.
+        ("span_em", "it was white", ["white", "white", "White", "It was white"], 3 / 4),
+        # F1 with "white" is 1 of 3 words, precision 1/3 and recall 1: 1/2 where the odd one is left out.
+        ("span_f1", "it was white", ["white", "white", "White", "It was white"], (3 + 1 / 2) / 4),
+        ("span_em", "grey", ["white", "white", "White", "It was white"], 0),
+        ("span_em", "white", ["white"], 1),
+        ("span_em", "white", ["white", "grey"], 1 / 2),
+        # The paper's reading: white and "It was white" count once each.
+        ("span_em_first_line", "white", ["white", "white", "White", "It was white"], 1 / 2),
+        ("span_f1_first_line", "white", ["white", "white", "White", "It was white"], 3 / 4),
+        ("span_em_first_line", "white", ["white", "White"], 1),
+    ],
+)
+def test_annotators_of_coqa(rule, response, golds, value):
+    assert score(response, coqa(*golds), rule).value == pytest.approx(value)
+
+
+def test_annotators_are_scored_as_the_harness_and_the_publishers_do():
+    """Against lm-evaluation-harness's own code: on the golds it makes of a row, and, for the publishers, on all."""
+    from lm_eval.tasks.coqa.utils import compute_scores, doc_to_target
+
+    for golds in (["a", "b", "b", "A b"], ["yes", "Yes", "Yes.", "yes it is"], ["x y", "y"], ["x"]):
+        texts = [{"input_text": ["first", gold]} for gold in golds]
+        row = {"questions": {"input_text": ["?", "?"]}, "answers": texts[0]}
+        row["additional_answers"] = {str(number): text for number, text in enumerate(texts[1:])}
+        for response in ("a b", "yes", "Yes it is", "y", "x y z"):
+            unique, all_golds = (compute_scores(some, response) for some in (doc_to_target(row), golds))
+            for metric in ("em", "f1"):
+                assert score(response, coqa(*golds), f"span_{metric}_first_line").value == unique[metric]
+                assert score(response, coqa(*golds), f"span_{metric}").value == all_golds[metric]
+
+
+@pytest.mark.parametrize(
+    ("response", "taken"),
+    [
+        ("\\boxed{\\text{white}}", "white"),
+        ("\\boxed{\\textbf{\\text{the white}}}", "the white"),
+        ("\\boxed{\\mathrm{white\\ house}}", "white house"),
+        ("\\boxed{\\text{in}~\\text{1984}}", "in 1984"),
+        ("\\boxed{\\text{Answer: white}}", "white"),
+        ("$\\text{white}$", "$white$"),
+        ("\\boxed{\\textwidth}", "\\textwidth"),  # no command that holds words
+        ("Answer:\nwhite", "white"),
+        ("**Answer:** white", "white"),
+        ("**Answer**: **white**\nbecause", "white"),
+        ("A: **white**", "white"),
+        ("Q: What colour?\n\nA: white", "white"),
+        ("Q: What colour?\nA: white\n\nQ: Who?\nA: the cat", "white"),
+        ("Q: Who?\nA: the cat\nQ: What colour?\nA: white", "white"),
+        ("**Q: what colour**\n\n**A: White.**", "White."),
+        ("Question: And what colour?\nAnswer:\nwhite", "white"),
+        ("Q: What colour is the cat? A: white", "white"),
+        ("Q: What colour is it?\nA: grey\nQ: What colour?\nA: white", "white"),
+        ("<think>Q: What colour?\nA: grey</think>Q: What colour?\nA: white", "white"),
+        ("Q: What colour?\n\nA: \\text{white}", "white"),
+        # An answer to a question that nobody asked is none, nor is a question without an answer.
+        ("Q: Who was it?\n\nA: white", "Q: Who was it?"),
+        ("Q: What colour?", "Q: What colour?"),
+        ("Q: What colour?\nQ: Who?\nA: white", "Q: What colour?"),
+        ("white\n\nQ: What colour?\nA: grey", "white"),
+        ("Queen A: white", "Queen A: white"),
+        ("A cat: white", "A cat: white"),
+    ],
+)
+def test_short_answers_behind_artefacts_of_format(response, taken):
+    assert score(response, coqa("white"), "span_em").answer == taken
+
+
+def test_a_question_that_is_not_known_may_be_any():
+    assert score("Q: Who was it?\n\nA: white", ["white"], "span_em").value == 1
+
+
 @pytest.mark.parametrize(
     ("response", "word"),
     [
@@ -313,6 +456,49 @@ def test_text_before_the_final_letter_does_not_change_the_reading(before, statem
         ("No, because it is not said.", "no"),
         ("\\boxed{maybe} yes", None),
         ("Judgement: No. Yes would be wrong.", "no"),
+        # "no" in front of a noun is no answer, wherever it stands
+        ("There is no mention of it in the document, so it is unsupported.", None),
+        ("It is plausible: there is no reason why it should take longer.", None),
+        ("There is **no** mention of it. So yes, this is made up.", "yes"),
+        ("No evidence in the document supports this.", None),
+        ("No mention of it is made.\n\nYes, it is hallucinated.", "yes"),
+        ("\\boxed{\\text{no mention}}", None),
+        ("The answer is no longer supported. Yes", "yes"),
+        ("Answer: No information is given on this.", None),
+        ("It is no more than a guess; nobody said so, and no one could. Yes.", "yes"),
+        ("The summary is faithful, and no-one would object: no", "no"),
+        ("See No. 5 of the list.", None),
+        # "no" that answers
+        ("No it is not plausible.", "no"),
+        ("No the summary does not hold up.", "no"),
+        ("**No** - the summary is faithful.", "no"),
+        ("No\n\nThe summary is faithful.", "no"),
+        ("I would say no because it takes longer.", "no"),
+        ("I would say no, it takes longer.", "no"),
+        ("No hallucination.", "no"),
+        ("\\boxed{\\text{No hallucination}}", "no"),
+        ("The answer is no, since there is no reason for it.", "no"),
+        # The last line, alone, is later than any statement
+        ('The candidate answer is "no". A dog can do so, so this is plausible.\n\nYes', "yes"),
+        ("The answer is no, one may think. But dogs can.\n\n**Yes.**", "yes"),
+        ("The answer seems to be: no.\nBut dogs can.\n- Yes", "yes"),
+        ("A dog can do so. Therefore, yes.", "yes"),
+        ("Is it plausible? No.", "no"),
+        ("Plausible (Yes/No): Yes", "yes"),
+        ("#Your Judgement#: Yes", "yes"),
+        ("The verdict is **no**.\nThe document says otherwise.", "no"),
+        ("**Judgement:**\n\nNo, all of it is said.", "no"),
+        ("The answer is yes.\n\nNo further explanation is needed.", "yes"),
+        ("The answer should be yes, as dogs can.", "yes"),
+        # No statement of the model's own
+        ('The candidate answer is "no". That is plausible.', None),
+        ("The given answer: no. It is plausible, and the answer is yes, dogs can.", "yes"),
+        ("We must say whether the answer is yes or no.", None),
+        ("If the answer is no, the dog is dead. It barks, so the answer is yes.", "yes"),
+        ("Yes, dogs can. If the answer is no, then no dog barks at all.", "yes"),
+        ("One may ask: dogs bark, no?\nYes, they can.", "yes"),
+        ("Yes or no?", None),
+        ("Yes/No", None),
     ],
 )
 def test_words_that_models_settle_on(response, word):
@@ -320,7 +506,7 @@ def test_words_that_models_settle_on(response, word):
 
 
 @pytest.mark.parametrize(
-    "unit", ["(", "*", "\n", "answer is ", "answer: (", "choice $", "\\(A", "<answer>", "- ", "`", "\\boxed{"]
+    "unit", ["(", "*", "\n", "answer is ", "answer: (", "choice $", "\\(A", "<answer>", "- ", "`", "\\boxed{", " "]
 )
 def test_degenerate_responses_are_read_in_linear_time(unit):
     """A model that repeats itself to its limit: 400 brackets once took the reader of letters 20 seconds."""
@@ -344,6 +530,11 @@ def test_program_is_the_last_block_of_python():
     assert last_program(f"{fence}\nprint(2)\n{fence}") == "print(2)\n"
     assert last_program(f"{fence}cpp\nint x;\n{fence}") is None
     assert last_program(f"{fence}python\nprint(2)") is None
+    # In a list: the indentation of the fence is not the program's.
+    assert last_program(f"1. So:\n\n   {fence}python\n   if x:\n       y\n\n   {fence}") == "if x:\n    y\n\n"
+    assert last_program(f"1. {fence}python\n   if x:\n       y\n   {fence}") == "if x:\n    y\n"
+    assert last_program(f"- {fence}python\nif x:\n  y\n{fence}") == "if x:\n  y\n"
+    assert last_program(f"{fence}python\n    return 1\n{fence}") == "    return 1\n"
     odd = "print('a\u2028b\x0c\x85')"  # a line ends at a line feed only
     assert last_program(f"{fence}python\r\n{odd}\r\n{fence}") == f"{odd}\n"
 

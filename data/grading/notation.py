@@ -9,10 +9,15 @@ from data.grading.units import is_symbol_behind_value
 from data.grading.words import introduces
 
 _AS_LATEX = str.maketrans({TEXT_OPEN: "", TEXT_CLOSE: "", SET_OPEN: "\\{", SET_CLOSE: "\\}", DOLLAR: "$"})
-_TEXT_COMMAND = re.compile(r"\\(?:text|textbf|textit|textrm|textsf|texttt|textnormal|mbox|hbox|emph)\s*\{([^{}]*)\}")
+_TEXTS = r"\\(?:text|textbf|textit|textrm|textsf|texttt|textnormal|mbox|hbox|emph)\s*"
+_TEXT_COMMAND = re.compile(rf"{_TEXTS}\{{([^{{}}]*)\}}")
+_NESTED = r"[^{}]*+"  # with braces nested up to five deep, as in \frac{\sqrt{2}}{2}
+for _level in range(5):
+    _NESTED = rf"(?:[^{{}}]++|\{{{_NESTED}\}})*+"
+_FORMULA_AS_TEXT = re.compile(rf"{_TEXTS}\{{({_NESTED})\}}")
 _FONT_COMMAND = re.compile(
     r"\\(?:mathrm|mathbf|mathit|mathsf|mathcal|mathbb|boldsymbol|bm|operatorname|underline|textcolor\{\w+\})"
-    r"\s*\{((?:[^{}]|\{[^{}]*\})*)\}"
+    rf"\s*\{{({_NESTED})\}}"
 )
 _SPACING = re.compile(
     r"\\(?:left|right|big|Big|bigg|Bigg|bigl|bigr|displaystyle|textstyle|limits|quad|qquad"
@@ -93,6 +98,7 @@ def undress(answer: str) -> str:
     text = _ELLIPSIS.sub(r"\\ldots ", text)
     text = re.sub(r"\\neq(?![A-Za-z])", r"\\ne", text)
     for _ in range(3):  # nested, as in \text{\textbf{(C)}}
+        text = _FORMULA_AS_TEXT.sub(_formula, text)
         text = _TEXT_COMMAND.sub(f"{TEXT_OPEN}\\1{TEXT_CLOSE}", _FONT_COMMAND.sub(_font, text))
     text = _MARKED_CURRENCY.sub(r"\1", text)
     text = _NUMBER_IN_WORDS.sub(_apart, text)
@@ -103,6 +109,15 @@ def undress(answer: str) -> str:
     text = re.sub(r"(?<!\\)\$", "", text) if text.count("$") > 1 else text.replace("$", DOLLAR)
     text = text.strip().removesuffix(ROW_END).removesuffix("\\").removesuffix(".").strip()
     return " ".join(text.split())
+
+
+def _formula(match: re.Match[str]) -> str:
+    """The content of a text command if it is a formula, as in \\textbf{\\frac{3}{4}} and \\text{(3,4]}."""
+    content = re.sub(r"\\[()]", "", match.group(1))
+    outside = _TEXT_COMMAND.sub("", content)
+    commands, letters = re.search(r"\\[A-Za-z]", outside), re.search("[A-Za-z]", outside)
+    dressed = outside != content or re.search(r"[(\[,_]", outside)
+    return content if commands or (letters is None and dressed) else match.group()
 
 
 def _recurring(text: str) -> str:

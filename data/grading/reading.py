@@ -73,11 +73,24 @@ def _collection(kind: str, parts: list[str], depth: int, brackets: str = "") -> 
     if len(parts) > _MAX_ITEMS:
         raise UnparseableError("too many parts")
     items: list[Node] = []
-    for node in (_read(part, depth + 1) for part in parts):
-        # One of several answers may itself be two, as in \\pm 1, 3.
-        flat = kind == "several" and isinstance(node, Collection) and node.kind == "several"
-        items += node.items if flat and isinstance(node, Collection) else [node]
+    for part in parts:
+        node = _read(part, depth + 1)
+        # One of several answers may itself be two, as in \\pm 1, 3, and so may a member of a set with \\pm.
+        flat = kind == "several" or (kind == "set" and _SIGN.search(part) is not None)
+        items += node.items if flat and isinstance(node, Collection) and node.kind == "several" else [node]
     return Collection(kind, tuple(items), brackets)
+
+
+def _points(point: Collection, text: str) -> Collection:
+    """A tuple with \\pm at one place, as in (\\pm 1, 0), as two; of several, how the signs go together is unknown."""
+    split_items = [i for i, item in enumerate(point.items) if isinstance(item, Collection) and item.kind == "several"]
+    if point.brackets != "()" or len(split_items) != 1 or len(_SIGN.findall(text)) != 1:
+        return point
+    (place,) = split_items
+    several = point.items[place]
+    assert isinstance(several, Collection)
+    items = ((*point.items[:place], value, *point.items[place + 1 :]) for value in several.items)
+    return Collection("several", tuple(replace(point, items=each) for each in items))
 
 
 def _read(text: str, depth: int = 0, grouped: bool = True) -> Node:
@@ -124,7 +137,7 @@ def _read(text: str, depth: int = 0, grouped: bool = True) -> Node:
     if enclosed(text, "([", ")]"):
         parts = split(text[1:-1], ",|;")
         if len(parts) > 1:
-            return _collection("ordered", parts, depth, text[0] + text[-1])
+            return _points(_collection("ordered", parts, depth, text[0] + text[-1]), text)
         if text[0] == "(" and text[-1] == ")":
             return _read(text[1:-1], depth + 1, grouped)
     if (point := re.fullmatch(r"([ABD-Z])\s*(\(.+\))", text)) and enclosed(point.group(2), "(", ")"):  # A(2, 3)

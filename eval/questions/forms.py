@@ -179,12 +179,9 @@ def _coqa(data: BenchmarkData, row: Row) -> Question:
     asked, answered = _texts(row["questions"]), _texts(row["answers"])
     history = [{"question": q, "answer": a} for q, a in zip(asked[:-1], answered[:-1], strict=True)]
     golds = [answered[-1]]
-    for other in (row["additional_answers"] or {}).values():
-        text = _texts(other)[len(asked) - 1]
-        if text.lower() not in (gold.lower() for gold in golds):
-            golds.append(text)
+    golds += [_texts(other)[len(asked) - 1] for other in (row["additional_answers"] or {}).values()]
     fields = {"story": row["story"], "history": history, "question": asked[-1]}
-    return Question(_identity(data, row, fields), fields, golds)
+    return Question(_identity(data, row, fields), fields, {"question": asked[-1], "annotators": golds})
 
 
 def _texts(turns: Any) -> list[str]:

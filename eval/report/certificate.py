@@ -70,12 +70,14 @@ def certificate(recipe: Recipe, study_dir: Path) -> Certificate | None:
 
 
 def evaluation_differences(study_dir: Path, labels: list[str]) -> list[str]:
-    """Models that were evaluated by other code or other packages than the base."""
+    """Models that were evaluated by other code or packages than the base, or whose programs ran on another Python."""
     records = {}
     for label in labels:
         manifest = read_manifest(study_dir / "eval" / label)
         assert manifest is not None
-        records[label] = (manifest.get("code"), manifest["environment"]["packages"])
+        units = (manifest.get("facts") or {}).get("units", {})
+        sandboxes = {name: unit["sandbox"] for name, unit in units.items() if "sandbox" in unit}
+        records[label] = (manifest.get("code"), manifest["environment"]["packages"], sandboxes)
     others = [label for label in labels if records[label] != records["base"]]
     return [f"evaluation: {', '.join(others)} by other code or packages than base"] if others else []
 

@@ -83,6 +83,8 @@ def _row(directory: Path, position: int, identity: str) -> Response:
 
 
 def _reference(reference: Any) -> str | None:
+    if isinstance(reference, dict):
+        reference = reference.get("annotators")
     if isinstance(reference, Sequence) and not isinstance(reference, str):
         reference = reference[0] if reference else None
     return _cut(reference) if isinstance(reference, str) else None

@@ -14,10 +14,12 @@ from eval.responses.engines import engine_facts
 from eval.responses.units import Unit, open_units, require_answers
 from eval.scorers.records import count_outcomes, mean_score, write_scores
 from eval.scorers.rules import score_rows
+from eval.scorers.sandbox import sandbox_versions
 from recipes.files import hash_files
 from recipes.manifest import finish_stage, read_manifest, stage_state, start_stage
 from recipes.progress import Progress, duration, remaining_seconds
 from recipes.schema import Recipe
+from recipes.suite_schema import TRAITS
 
 _POLL_SECONDS = 2.0
 _PROGRESS_SECONDS = 1.0
@@ -124,4 +126,6 @@ def score_unit(recipe: Recipe, study_dir: Path, unit: Unit) -> None:
         "tokens": sum(sum(row.tokens) for row in rows),
         "restricted": unit.benchmark.restricted,
     }
+    if any(TRAITS[rule].runs_code for rule in unit.rules.values()):
+        facts["sandbox"] = sandbox_versions(not unit.suite.allow_unsandboxed_code)
     finish_stage(unit.directory, hash_files(unit.directory, files), facts)

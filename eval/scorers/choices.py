@@ -9,8 +9,30 @@ from eval.questions.forms import LETTERS
 from eval.scorers.letters import read_choice
 from eval.scorers.score import NO_ANSWER, Reference, Score, first_line, fraction, judged
 
-_YES_NO = re.compile(r"\b(yes|no)\b", re.IGNORECASE)
-_SAID_YES_NO = re.compile(r"(?:answer|judge?ment)\**\s*(?:is|:)\W*+(yes|no)\b", re.IGNORECASE)
+# "No" is an answer in front of punctuation, the end of a line, a pronoun or a conjunction ("No it is not"). In front of
+# any other word it is a determiner ("no mention of it"), and the sentence may well mean yes.
+_PRONOUN = r"because|since|as|but|and|it|its|this|that|these|those|the|there|they|he|she|i|we|you"
+_NO = rf"no(?!\w|-\w|[*_]*[ \t]+[*_\"']*(?!(?:{_PRONOUN})\b)\w)"
+_YES_NO = re.compile(rf"\b(yes\b|{_NO})(?!\.\s*\d)", re.IGNORECASE)
+_ANOTHER = r"(?!\W{0,5}\b(?:or|and)\b\W{0,5}(?:yes|no)\b|\W{0,3}/\W{0,3}(?:yes|no)\b)"  # "yes or no"
+_QUOTED = re.compile(
+    r"\b(?:candidate|proposed|given|provided|suggested|possible|student's|model's)\s+(?:answer|response)\b"
+    r"[\s*_]*+(?:(?:is|was|says|reads)\b|:)[^\w\n]*+(?:yes|no)\b",
+    re.IGNORECASE,
+)  # the answer that is judged, not the judgement
+_SAID_YES_NO = re.compile(
+    r"(?P<aside>\b(?:if|whether)\s+(?:\w+\s+){0,3})?\b(?:answer|judge?ment|verdict|conclusion|decision)\b[\s*_#\"']*+"
+    rf"(?:(?:is|(?:would|should|must|will)\s+be)\b|:)\W*+(?P<word>yes\b|{_NO}|no(?=\s+hallucinations?\b)){_ANOTHER}",
+    re.IGNORECASE,
+)
+_ENDING = 200  # characters of the last line in which its last sentence is looked for
+_SO = r"(?:so|therefore|thus|hence|in\s+conclusion|overall|finally)\b[\s,:]*+"
+_ENDS_YES_NO = re.compile(
+    rf"(?:^\W*+|[.!?:;)→–—]|\s(?={_SO}))[\s*_\"'“]*+(?:{_SO})?[*_\"'“$`]*+(yes|no)\W*$", re.IGNORECASE
+)
+_BEGINS_YES_NO = re.compile(
+    rf"[\W_]*+(?:{_SO})?[*_\"'“$`]*+(yes\b|{_NO}|no(?=\s+hallucinations?\b)){_ANOTHER}", re.IGNORECASE
+)
 
 
 def score_choice(response: str, reference: Reference) -> Score:
@@ -37,22 +59,30 @@ def score_choice_anywhere(response: str, reference: Reference) -> Score:
 def read_yes_no(response: str) -> str | None:
     """The yes or no a response settles on after its thinking.
 
-    In this order: the box, a sentence that states the answer, the last line, the first word, the only "yes" or "no" of
-    the text.
+    In this order: the box, the last line or sentence if it is the word alone, the last sentence that states the answer
+    or judgement, the word that the first line begins with, the one that the last line begins with, the only "yes" or
+    "no" of the text. A "no" in front of a noun ("no mention of it") is no answer, nor is the answer that is judged
+    ("the candidate answer is no").
     """
     text = answer_text(response)
     if text is None:
         return None
     boxed = last_boxed(text)
     if boxed is not None:  # whatever it opened with, this is the answer
-        return _only_word(boxed)
-    said = _SAID_YES_NO.findall(text)
+        begins = _BEGINS_YES_NO.match(re.sub(r"\\[a-z]+\s*\{", "", boxed))
+        return _only_word(boxed) or (begins[1].lower() if begins else None)
+    text = _QUOTED.sub("", text.strip())
+    lines = [line.strip() for line in text.split("\n") if line.strip()]
+    if not lines:
+        return None
+    if ends := _ENDS_YES_NO.search(lines[-1][-_ENDING:]):
+        return ends[1].lower()
+    said = [match["word"] for match in _SAID_YES_NO.finditer(text) if match["aside"] is None]
     if said:
         return str(said[-1]).lower()
-    lines = [line.strip("*\"'. ") for line in text.strip().split("\n") if line.strip()]
-    for part in (lines[-1], re.split(r"[\s,.;:!]", lines[0])[0]) if lines else ():
-        if part.strip("*\"'. ").lower() in ("yes", "no"):
-            return part.strip("*\"'. ").lower()
+    for line in (lines[0], lines[-1]):
+        if begins := _BEGINS_YES_NO.match(line):
+            return begins[1].lower()
     return _only_word(text)
 
 

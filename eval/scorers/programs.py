@@ -9,6 +9,7 @@ as well. A question counts when all tests pass.
 import json
 import re
 import secrets
+import textwrap
 import threading
 from decimal import Decimal, InvalidOperation
 from typing import Any
@@ -19,7 +20,7 @@ from eval.scorers.sandbox import Limits, run_program
 from eval.scorers.score import NO_ANSWER, Reference, Score, judged
 
 LIMITS = Limits(wall_seconds=10.0, cpu_seconds=6)  # 6 s is the limit that LiveCodeBench sets for a test
-_FENCE = re.compile(r"^\s*```+\s*([\w+#.-]*)\s*$")
+_FENCE = re.compile(r"^(\s*)((?:[-*+]|\d{1,3}[.)])\s+)?```+\s*([\w+#.-]*)\s*$")  # also behind the mark of a list
 _FUTURE = re.compile(r"^from __future__ import .*$\n?", re.MULTILINE)
 _MARK = "result of the call: "
 _PASSED = f"checks passed: {secrets.token_hex(16)}"  # drawn anew, so that no program can print it by itself
@@ -37,6 +38,8 @@ from builtins import *
 from typing import *
 sys.setrecursionlimit(50_000)
 """
+# Where functions are called a main guard does not run: the publishers execute the program as a module, not as a script.
+_AS_MODULE = "sys.modules['solution'] = sys.modules[__name__]\n__name__ = 'solution'\n"
 _CALL = """
 import json as _json, sys as _sys
 _arguments = [_json.loads(line) for line in _sys.stdin.read().split("\\n") if line.strip()]
@@ -50,20 +53,28 @@ def last_program(response: str) -> str | None:
     """The last block of Python after the thinking, or the last one of no named language; None if there is none.
 
     Fences are paired line by line, so that a block of another language does not take the next one's fence for its own.
+    A block of a list loses the indentation of its fence.
     """
     blocks: dict[bool, str] = {}
-    opened: tuple[str, list[str]] | None = None
+    opened: tuple[str, int, list[str]] | None = None
     for line in (answer_text(response) or "").replace("\r\n", "\n").split("\n"):
         fence = _FENCE.match(line)
-        if fence is None and opened is not None:
-            opened[1].append(line)
+        if opened is not None and (fence is None or fence[2]):
+            opened[2].append(line)
         elif fence is not None and opened is None:
-            opened = (fence[1].lower(), [])
-        elif fence is not None and opened is not None:
+            opened = (fence[3].lower(), len(fence[1] + (fence[2] or "")), [])
+        elif opened is not None:
             if opened[0] in ("python", "python3", "py", ""):
-                blocks[opened[0] != ""] = "\n".join(opened[1]) + "\n"
+                blocks[opened[0] != ""] = _outdented(opened[2], opened[1])
             opened = None
     return blocks.get(True, blocks.get(False))
+
+
+def _outdented(lines: list[str], most: int) -> str:
+    """Lines without the indentation of the first, and without more than the `most` that their fence has."""
+    margins = [len(line) - len(line.lstrip()) for line in lines]
+    most = min(most, next((margin for margin, line in zip(margins, lines, strict=True) if line.strip()), 0))
+    return "\n".join(line[min(most, margin) :] for margin, line in zip(margins, lines, strict=True)) + "\n"
 
 
 def score_code(response: str, reference: Reference, sandboxed: bool = True) -> Score:
@@ -82,7 +93,9 @@ def _failure(program: str, test: dict[str, Any], reference: Any, sandboxed: bool
     """Why a program fails a test; None if it passes."""
     called, checked = test["testtype"] == "functional", test["testtype"] == "check"
     before = reference["prompt"] + "\n" if checked else ""
-    source = "".join(_FUTURE.findall(program)) + _PRELUDE + before + _FUTURE.sub("", program)
+    program = _without_margin(program, reference["entry_point"] if checked else None)
+    prelude = _PRELUDE + (_AS_MODULE if called or checked else "")
+    source = "".join(_FUTURE.findall(program)) + prelude + before + _FUTURE.sub("", program)
     if checked:
         source += f"\n{test['output']}\ncheck({reference['entry_point']})\nprint()\nprint({_PASSED!r})\n"
     elif called:
@@ -109,6 +122,16 @@ def _failure(program: str, test: dict[str, Any], reference: Any, sandboxed: bool
             return "no result"
         return None if result == json.loads(test["output"]) else "wrong result"
     return None if same_output(ended.stdout, test["output"]) else "wrong output"
+
+
+def _without_margin(program: str, function: str | None) -> str:
+    """A program that is indented as a whole, without it. A block with only the body of the `function` keeps its own."""
+    first = next((line for line in program.split("\n") if line.strip()), "")
+    if first == first.lstrip():
+        return program
+    dedented = textwrap.dedent(program)
+    whole = function is None or re.search(rf"^(?:async )?def {re.escape(function)}\b", dedented, re.MULTILINE)
+    return dedented if whole else program
 
 
 def same_output(printed: str, wanted: str) -> bool:

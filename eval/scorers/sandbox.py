@@ -25,6 +25,15 @@ from typing import IO
 from recipes.errors import UserError
 
 _FIRST_UID = 61001  # of the users that sandboxes started by root run as; one each, for the limit is per user
+_VERSIONS = """\
+import platform
+from importlib import metadata
+print(platform.python_version())
+try:
+    print(metadata.version("numpy"))
+except metadata.PackageNotFoundError:
+    print("absent")
+"""
 _SCRATCH_BYTES = 64 << 20
 _user = threading.local()
 _users_taken = cycle(range(_FIRST_UID, _FIRST_UID + 4096))  # every pool of threads takes new ones
@@ -95,6 +104,14 @@ def require_sandbox() -> None:
         raise UserError(
             f"code of models is run in a sandbox only, and bubblewrap fails ({ended.stderr[-200:]!r}): {advice}"
         )
+
+
+@lru_cache(maxsize=2)
+def sandbox_versions(sandboxed: bool = True) -> dict[str, str]:
+    """The Python that runs code of models, and its numpy, which some programs import."""
+    ended = run_program(_VERSIONS, "", Limits(), sandboxed)
+    names = ("python", "numpy")
+    return dict(zip(names, ended.stdout.split(), strict=False)) if ended.status == "ok" else dict.fromkeys(names, "?")
 
 
 def run_program(program: str, stdin: str, limits: Limits, sandboxed: bool = True) -> Ended:

@@ -88,10 +88,10 @@ def _training(recipe: Recipe, study_dir: Path, tokenizer: "PreTrainedTokenizerBa
 def reference_completion(question: Question) -> str | None:
     """The reference of a question as a text a model could have written; None where it is none."""
     reference: Any = question.reference
+    if isinstance(reference, dict):
+        reference = reference.get("answer", reference.get("annotators"))
     if isinstance(reference, list):
         reference = reference[0] if reference else None
-    if isinstance(reference, dict):
-        reference = reference.get("answer")
     return reference if isinstance(reference, str) else None
 
 

@@ -296,6 +296,7 @@ def test_mistakes_end_a_stage_with_one_sentence(analysed_study, smoke_study, tra
         ("B", "B"),
         (["white", "a white one"], "white"),
         ({"answer": "7", "unit": ""}, "7"),
+        ({"question": "What colour?", "annotators": ["white", "White"]}, "white"),
         ({"key": 3}, None),
         ([], None),
     ],

@@ -517,8 +517,8 @@ def test_coqa_of_either_publisher(tmp_path, run):
         entry = json.loads((tmp_path / "suite.lock.json").read_text())["benchmarks"]["coqa"]
         assert entry["dataset"] == f"{publisher}/coqa"
         repositories.pop("datasets/EleutherAI/coqa", None)
-    assert found["EleutherAI"]["reference"] == ["sat", "it sat"]
-    assert found["stanfordnlp"]["reference"] == ["sat"]
+    assert found["EleutherAI"]["reference"]["annotators"] == ["sat", "it sat"]
+    assert found["stanfordnlp"]["reference"]["annotators"] == ["sat"]
     assert found["EleutherAI"]["fields"] == found["stanfordnlp"]["fields"] == {
         "story": "A cat sat.", "history": [{"question": "Who?", "answer": "a cat"}], "question": "Did what?"
     }  # fmt: skip
