@@ -21,3 +21,11 @@ def test_the_parts_of_the_report_have_its_order_and_names():
     names = [name.rstrip(".") for part in parts for name in re.findall(r"(?:^|and \*\*)([^*]+)\*\*", part)]
     assert names == ["The first screen", *headings()]
     assert len(names) == 16
+
+
+def test_the_seeds_of_the_coverage_table_are_those_that_the_faq_names():
+    table = (DOCS / "statistics.md").read_text()
+    seeds = sorted({int(count) for count in re.findall(r"^\| (\d) seeds?\b", table, re.MULTILINE)})
+    words = {1: "one", 3: "three", 5: "five"}
+    assert seeds == list(words)
+    assert f"has the coverage\nwith {words[1]}, {words[3]} and {words[5]}." in (DOCS / "faq.md").read_text()
