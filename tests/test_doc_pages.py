@@ -29,3 +29,17 @@ def test_the_seeds_of_the_coverage_table_are_those_that_the_faq_names():
     words = {1: "one", 3: "three", 5: "five"}
     assert seeds == list(words)
     assert f"has the coverage\nwith {words[1]}, {words[3]} and {words[5]}." in (DOCS / "faq.md").read_text()
+
+
+def test_every_measured_time_of_the_pocket_study_is_within_what_readme_and_quickstart_promise():
+    text = (DOCS / "benchmarks.md").read_text()
+    here = re.search(r"^\| `recipes/pocket/study\.yaml` \| (\d+) \|", text, re.MULTILINE)
+    others = re.search(r"On other servers the pocket study took (\d+) s .*?\n?and (\d+) s", text, re.DOTALL)
+    seconds = [int(found) for found in (here[1], *others.groups())]
+    assert seconds == [250, 383, 277]
+    for page, words in (
+        (ROOT / "README.md", r"on two CPU cores: (\d) to (\d) minutes after installation"),
+        (DOCS / "quickstart.md", r"in (\d) to (\d) minutes on two cores"),
+    ):
+        low, high = (60 * int(minutes) for minutes in re.search(words, page.read_text()).groups())
+        assert low <= min(seconds) <= max(seconds) <= high, page.name
