@@ -43,3 +43,10 @@ def test_every_measured_time_of_the_pocket_study_is_within_what_readme_and_quick
     ):
         low, high = (60 * int(minutes) for minutes in re.search(words, page.read_text()).groups())
         assert low <= min(seconds) <= max(seconds) <= high, page.name
+
+
+def test_no_two_entries_of_the_site_menu_differ_by_a_plural():
+    names = re.findall(r"^ +- ([^:\n]+): [\w-]+\.md$", (ROOT / "mkdocs.yml").read_text(), re.MULTILINE)
+    assert len(names) > 20
+    assert {"My benchmark", "Speed"} <= set(names)
+    assert len({name.lower().rstrip("s") for name in names}) == len(names)
