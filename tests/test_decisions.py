@@ -7,6 +7,7 @@ import pytest
 from scipy import stats
 
 from eval.report.markdown import render_summary
+from eval.report.model_card import PushedModel, model_card
 from eval.report.table import format_report
 from eval.report.verdict import verdict
 from eval.statistics.decisions import (
@@ -19,8 +20,9 @@ from eval.statistics.decisions import (
     smallest_limit,
 )
 from eval.statistics.inference import Interval
+from recipes.loading import load_recipe
 from tests.bench.shipping import Study, simulate
-from tests.reports import arm_values, base_values, estimate, make_transfer, reading
+from tests.reports import SMOKE, arm_values, base_values, estimate, make_transfer, reading
 
 
 def around(middle, half=1.0):
@@ -191,6 +193,21 @@ def test_an_arm_that_no_limit_passes_is_not_shipped():
     nothing = verdict(law_report(warnings=cut("base")))
     assert nothing.answer == "Keep the base: no method can be judged on all benchmarks and has a gain."
     assert nothing.sentences == [f"{found.sentences[-1][:-1]}, off-policy SFT."]
+
+
+def test_the_model_card_says_what_may_have_been_lost_and_sets_no_limit():
+    """`facts` of SFT may have fallen by 12.6 points, of GRPO by 0.31: rounded up, so that the gate passes with it."""
+
+    def card(arm, **parts):
+        return model_card(load_recipe(SMOKE), law_report(**parts), PushedModel(arm, 0, None), None)
+
+    said = "By the lower ends of these intervals no group lost more than {} points; the least certain is facts.\n"
+    assert said.format("12.6") in card("off_policy_sft")
+    assert said.format("0.4") in card("grpo", facts=(0.2, -0.31, 0.8))
+    assert "No interval of a group contains a loss.\n" in card("grpo", facts=(1, 0, 2))
+    cut = card("grpo", warnings=[{"code": "all_truncated", "message": "facts: all cut off", "model": "base"}])
+    assert "What it may have lost cannot be said: every response to a benchmark was cut off.\n" in cut
+    assert "lost more than" not in cut
 
 
 def test_a_report_on_another_domain_says_no_word_about_math():

@@ -13,6 +13,7 @@ from eval.questions.forms import FORMS, questions_of
 from launch.rehearsal import synthetic
 from launch.rehearsal.hardware import Hardware
 from launch.rehearsal.rows import write_rows
+from launch.rehearsal.run import _replaced
 from launch.rehearsal.scale import QUESTIONS, SOURCE_ROWS, Replacements, scale
 from recipes.errors import UserError
 from recipes.loading import load_recipe, validate_recipe
@@ -117,6 +118,16 @@ def test_a_source_of_which_nothing_passes_is_named(tmp_path):
     problems = [{"problem": f"p{n}", "answer": n, "kept": "no"} for n in range(40)]
     with pytest.raises(UserError, match="source own has 0 rows that pass its mapping"):
         write_rows(local_recipe(tmp_path, taco(2), problems), tmp_path / "rows", generate=False)
+
+
+def test_made_up_rows_of_a_file_of_ones_own_are_not_called_a_publishers(tmp_path):
+    problems = [{"problem": f"p{n}", "answer": n, "kept": "yes"} for n in range(40)]
+    rows = write_rows(local_recipe(tmp_path, taco(5), problems), tmp_path / "rows", generate=True)
+    assert _replaced(rows, [], None) == [
+        "the data of own, math500, mctaco: generated rows in the columns that the recipe reads"
+    ]
+    made = [json.loads(line) for line in Path(rows.files["corpus.sources.0"]).read_text().splitlines()]
+    assert {tuple(sorted(row)) for row in made} == {("answer", "kept", "problem")}
 
 
 def test_restricted_questions_are_never_copied(tmp_path):

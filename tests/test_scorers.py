@@ -225,6 +225,26 @@ def test_ifeval_by_hand():
     assert score("<think>never ends", INSTRUCTIONS, "each_instruction_strict").outcome == "no_answer"
 
 
+@pytest.mark.parametrize(
+    ("rule", "text", "finished", "cut_off"),
+    [
+        ("instructions_strict", "two words in lower case", (1, "correct"), (1, "correct")),
+        ("instructions_strict", "Two words", (0, "wrong"), (0, "truncated")),
+        ("instructions_loose", "Two words", (0, "wrong"), (0, "truncated")),
+        ("each_instruction_strict", "two words in lower case", (1, "correct"), (1, "correct")),
+        ("each_instruction_strict", "Two words", (0.5, "partial"), (0.5, "truncated")),  # the metric counts the half
+        ("each_instruction_loose", "Two, words", (0, "wrong"), (0, "truncated")),
+        ("each_instruction_loose", "<think>never ends", (0, "no_answer"), (0, "truncated")),
+    ],
+)
+def test_a_cut_off_response_that_breaks_an_instruction_is_truncated_with_the_same_score(rule, text, finished, cut_off):
+    for limit, expected in ((9, finished), (8, cut_off)):
+        row = Response("a", responses=(text,), tokens=(8,))
+        (found,) = score_rows([row], [Question("a", {}, INSTRUCTIONS)], rule, limit)
+        assert (found.value, found.outcome) == expected
+        assert found.weight == (2 if rule.startswith("each") else 1)
+
+
 def test_blank_lines_behind_the_thinking_are_no_paragraph():
     first_word = {
         "key": 3,

@@ -58,4 +58,8 @@ def test_metrics_by_hand():
 def test_update_without_a_computed_row():
     found = throughput({"training": 2.0}, Work(skipped=10), None, 1, 1000.0)
     assert found["throughput/tokens_per_second"] == 5.0
-    assert found["throughput/padding_share"] == 0.0
+    assert pace(found) == "5 tokens/s (training 100%)"
+    idle = throughput(
+        {"training": 2.0}, Work(computed=8, padding=8, skipped=10), None, 1, 1000.0
+    )  # keeps ranks in step
+    assert idle == found

@@ -45,7 +45,8 @@ def format_pick(result: Pick, study_dir: Path) -> str:
     """The choice, how it does on questions it was not chosen on, and the frontier."""
     proposed = result.proposed
     frontier = sorted((row for row in result.candidates if row.on_frontier), key=lambda row: row.trained_gain.low)
-    lines = [f"{'':2}{'frontier (half of the slice)':<34}{'gain':>24}{'in the worst group':>26}{'passes from':>13}"]
+    name = "frontier (half of the slice)"
+    lines = [f"{'':2}{name:<34}{'gain':>24}{'in the worst group':>26}{'passes from':>13}  worst group"]
     for row in frontier:
         mark = "> " if row == proposed else "  "
         gain, worst = interval_text(row.trained_gain, "+.1f"), interval_text(row.worst_gain, "+.1f")

@@ -58,7 +58,7 @@ def render_summary(transfer: Transfer) -> str:
             + [f"{rows[0].flops / 1e12:.2f}"]
             for arm, rows in transfer.budget.items()
         ]
-        head = ["arm", "problems presented", "tokens generated", "tokens trained on", "TFLOPs"]
+        head = ["arm", "exposures", "tokens generated", "tokens trained on", "TFLOPs"]
         lines += ["", "## Budget of one run (first seed)", "", *_table(head, rows)]
     lines += [
         "",

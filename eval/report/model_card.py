@@ -7,13 +7,12 @@ import yaml
 
 from eval.drawing import label
 from eval.report.certificate import NO_REPOSITORY
-from eval.report.decisions import gate
 from eval.report.schema import Transfer
 from eval.report.verdict import method_of
-from eval.report.wording import points
+from eval.report.wording import loss_text, points
+from eval.statistics.decisions import may_lose
 from recipes.schema import Recipe
 
-_MAX_DROP = 5.0  # points, as `transfer gate --max-drop`
 _TITLE_OF_STATUS = {"UNMATCHED": "The arms of the study differ in more than the method."}
 
 
@@ -57,9 +56,7 @@ def model_card(recipe: Recipe, transfer: Transfer, model: PushedModel, licence: 
             row = result.benchmarks[benchmark]
             before = transfer.base.benchmarks[benchmark].score.estimate
             lines.append(f"| {benchmark} | {before:.1f} | {row.score.estimate:.1f} | {points(row.gain)} |")
-    kept, reasons = gate(transfer, model.arm, _MAX_DROP)
-    verdict = "Keeps" if kept else "Does not keep"
-    lines += ["", f"{verdict} every group within {_MAX_DROP:g} points of the base:", "", *(f"- {it}" for it in reasons)]
+    lines += ["", _may_have_lost(transfer, model.arm)]
     if model.step is not None:
         lines += ["", f"The scores are those of the final model. This is the checkpoint after step {model.step}."]
     cautions = [warning.message for warning in transfer.warnings if warning.model in (None, "base", model.arm)]
@@ -71,6 +68,18 @@ def model_card(recipe: Recipe, transfer: Transfer, model: PushedModel, licence: 
     versions = ", ".join(f"{package} {version}" for package, version in transfer.versions.items())
     lines += ["", f"Versions: {versions}.", ""]
     return _metadata(recipe, model, licence) + "\n".join(lines)
+
+
+def _may_have_lost(transfer: Transfer, arm: str) -> str:
+    """The smallest limit that `transfer gate` passes; which limit is acceptable is the reader's to say."""
+    if transfer.warnings_of("all_truncated", arm):
+        return "What it may have lost cannot be said: every response to a benchmark was cut off."
+    gains = transfer.arms[arm].groups
+    group = min(gains, key=lambda name: gains[name].low)
+    if may_lose(gains[group]) == 0:
+        return "No interval of a group contains a loss."
+    lost = f"no group lost more than {loss_text(gains[group])} points"
+    return f"By the lower ends of these intervals {lost}; the least certain is {label(group)}."
 
 
 def _base_name(recipe: Recipe) -> str:

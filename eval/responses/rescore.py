@@ -119,10 +119,21 @@ def format_rescored(changes: list[dict[str, Any]]) -> str:
     """What changed, as text."""
     lines = []
     for change in changes:
-        moved = ", ".join(f"{count} {move}" for move, count in change["moved"].items()) or "nothing"
         lines.append(
             f"{change['model']:<28}{change['benchmark']}-{change['prompting']:<10} "
             f"{change['against']} {change['before']:.1f} -> {change['scoring']} ({change['rule']}) "
-            f"{change['after']:.1f}  of {change['responses']:,} responses {moved} moved"
+            f"{change['after']:.1f}  {_moved_text(change['moved'], change['responses'])}"
         )
     return "\n".join(lines) if lines else "no stored responses fit this rule"
+
+
+def _moved_text(moved: dict[str, int], responses: int) -> str:
+    """How many judgements changed, and from which outcome to which."""
+    if not moved:
+        return f"none of {responses:,} responses changed"
+    texts = []
+    for move, count in moved.items():
+        before, _, after = move.partition(" -> ")
+        how = f"{after} as before, with another score" if before == after else f"from {before} to {after}"
+        texts.append(f"{count:,} {how}")
+    return f"{sum(moved.values()):,} of {responses:,} responses changed: {'; '.join(texts)}"

@@ -26,9 +26,13 @@ class Rule:
     judge: Callable[..., Score]
     """Of a response and a reference; of answers, their likelihoods and a reference where likelihoods are stored."""
     whole_text: bool = False
-    """Whether all of the text is the answer, so that a text that was cut off is unfinished whatever it says."""
+    """Whether all of the text is the answer, so that a text that was cut off and is not correct counts as truncated."""
     combine: Callable[[Sequence[Score], Sequence[Reference]], Score] | None = None
     """How the parts of a question are judged together; None: each on its own."""
+
+
+def _instructions(loose: bool, each: bool) -> Rule:
+    return Rule(partial(instructions.score_instructions, loose=loose, each=each), whole_text=True)
 
 
 RULES: dict[Scoring, Rule] = {
@@ -46,10 +50,10 @@ RULES: dict[Scoring, Rule] = {
     "span_f1": Rule(partial(spans.score_span, metric="f1")),
     "span_em_first_line": Rule(partial(spans.score_span_first_line, metric="em")),
     "span_f1_first_line": Rule(partial(spans.score_span_first_line, metric="f1")),
-    "instructions_strict": Rule(partial(instructions.score_instructions, loose=False, each=False)),
-    "instructions_loose": Rule(partial(instructions.score_instructions, loose=True, each=False)),
-    "each_instruction_strict": Rule(partial(instructions.score_instructions, loose=False, each=True)),
-    "each_instruction_loose": Rule(partial(instructions.score_instructions, loose=True, each=True)),
+    "instructions_strict": _instructions(loose=False, each=False),
+    "instructions_loose": _instructions(loose=True, each=False),
+    "each_instruction_strict": _instructions(loose=False, each=True),
+    "each_instruction_loose": _instructions(loose=True, each=True),
     "code": Rule(programs.score_code),
     "likelihood": Rule(choices.score_likelihood),
     "likelihood_per_byte": Rule(choices.score_likelihood_per_byte),
@@ -68,7 +72,8 @@ def score(
     options = {"sandboxed": sandboxed} if TRAITS[scoring].runs_code else {}
     result = rule.judge(response, reference, **options)
     unfinished = result.outcome == "no_answer" or (rule.whole_text and not result.correct)
-    return Score(0.0, TRUNCATED, result.answer, result.weight) if cut_off and unfinished else result
+    # The score stays as it is: instructions that an unfinished response follows count as in the published metric.
+    return result._replace(outcome=TRUNCATED) if cut_off and unfinished else result
 
 
 def score_rows(

@@ -26,7 +26,7 @@ from recipes.errors import UserError
     argument(
         "--synthetic-data",
         action="store_true",
-        help="generate rows in the publishers' columns, for a machine without the locked data",
+        help="generate rows in the columns that the recipe reads, for a machine without the locked data",
     ),
     argument("--faults", action="store_true", help="kill every training stage once and resume it, on this machine"),
 )

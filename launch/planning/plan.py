@@ -300,7 +300,7 @@ def _arm_plan(
     return ArmPlan(
         runs=len(recipe.seeds),
         updates=arm.steps,
-        problems_presented=exposures,
+        exposures=exposures,
         completions=completions,
         generated_tokens_at_most=completion_tokens if sampled else 0,
         train_tokens_at_most=tokens,

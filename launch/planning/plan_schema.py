@@ -81,7 +81,7 @@ class ArmPlan:
 
     runs: int
     updates: int
-    problems_presented: int
+    exposures: int
     completions: int
     generated_tokens_at_most: int
     train_tokens_at_most: int

@@ -197,13 +197,13 @@ def _arm_lines(plan: Plan) -> list[str]:
     width = max([20, *(len(name) + 2 for name in plan.arms)])
     lines = [
         "",
-        f"{'arm':<{width}}{'runs':>6}{'steps':>9}{'problems':>10}{'completions':>13}{'generated tokens':>20}"
+        f"{'arm':<{width}}{'runs':>6}{'steps':>9}{'exposures':>11}{'completions':>13}{'generated tokens':>20}"
         f"{'FLOPs':>16}{'lr':>10}" + (f"{'GPU-hours':>12}{'disk, GB':>10}" if plan.gpu else ""),
     ]
     for name, arm in plan.arms.items():
         flops = "?" if arm.flops_at_most is None else flops_text(arm.flops_at_most)
         lines.append(
-            f"{name:<{width}}{arm.runs:>6}{arm.updates:>9,}{arm.problems_presented:>10,}{arm.completions:>13,}"
+            f"{name:<{width}}{arm.runs:>6}{arm.updates:>9,}{arm.exposures:>11,}{arm.completions:>13,}"
             f"{arm.generated_tokens_at_most:>20,}{flops:>16}{arm.learning_rate:>10.1e}" + _hours_and_disk(plan, arm)
         )
     lines.append("tokens and FLOPs are upper bounds from the length limits, for one run")

@@ -1,6 +1,6 @@
 """The few rows of every source and benchmark that a rehearsal reads: locked ones, or generated ones.
 
-Files are JSONL in the publishers' columns, so that the recipe's field mappings, forms and filters are rehearsed too.
+Files are JSONL in the columns that the recipe reads, so that its field mappings, forms and filters are rehearsed too.
 """
 
 import json

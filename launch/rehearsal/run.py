@@ -125,7 +125,7 @@ def _replaced(rows: Rows, tokenizers: list[str], teacher: str | None) -> list[st
     """Data, tokenizers and servers of the recipe that were replaced."""
     replaced = []
     if rows.generated:
-        replaced.append(f"the data of {', '.join(rows.generated)}: generated rows in the publishers' columns")
+        replaced.append(f"the data of {', '.join(rows.generated)}: generated rows in the columns that the recipe reads")
     if tokenizers:
         replaced.append(f"the tokenizer of {', '.join(tokenizers)}: one trained here, with the same template")
     if teacher is not None:

@@ -1,4 +1,4 @@
-"""Generated rows in the publishers' columns, for a rehearsal without a network or a lock.
+"""Generated rows in the columns that a recipe reads, for a rehearsal without a network or a lock.
 
 Problems are one-step sums over names and things, worded so that no two are near-duplicates and the filters of the
 corpus keep them. Answers are single digits.

@@ -205,3 +205,24 @@ def test_letters_of_one_panel_are_as_large_as_those_of_two(tmp_path):
             assert one == pytest.approx(two, rel=0.05)
             assert three < two
             assert shown[2][0] == pytest.approx(place)
+
+
+@pytest.mark.slow
+@needs_browser
+def test_on_a_phone_an_interval_stands_on_one_line_and_gains_fit(tmp_path):
+    css = (ROOT / "eval" / "report" / "templates" / "style.css").read_text()
+    cell = '<td>+23.2 <span class="interval">[+18.8, +27.5]</span></td>'
+    row = "<tr><td>off-policy SFT</td>{}</tr>"
+    tables = [("", 3), ("wrap", 4)]  # gains of three groups; token shift by four measures, which has to wrap
+    body = "".join(
+        f'<div class="scroll"><table class="{kind}">{row.format(n * cell)}</table></div>' for kind, n in tables
+    )
+    (tmp_path / "page.html").write_text(f"<!doctype html><style>{css}</style><main>{body}</main>")
+    lines = "[...document.querySelectorAll('.interval')].map(e => e.getClientRects().length)"
+    wider = "[...document.querySelectorAll('.scroll')].map(e => e.scrollWidth - e.clientWidth)"
+    with open_browser() as browser:
+        for width, wrapped in ((390, 2), (1280, 1)):
+            browser.resize(width, 900)
+            browser.open(tmp_path / "page.html")
+            assert browser.evaluate(lines) == [1] * 3 + [wrapped] * 4
+            assert browser.evaluate(wider) == [0, 0]

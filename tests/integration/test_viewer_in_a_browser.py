@@ -19,6 +19,10 @@ COUNT = "document.getElementById('count')?.textContent"
 CHOSEN = "document.querySelector('#rows [aria-current]')?.dataset.id"
 TITLE = "document.querySelector('#detail h2')?.textContent"
 CARDS = "[...document.querySelectorAll('.model h3')].map(e => e.textContent)"
+BOXES = """[...document.querySelectorAll('.model')].map(e => e.getBoundingClientRect()).map(b => [b.top, b.right])"""
+LEGEND = (
+    """(e => [e.open, ...[...e.querySelectorAll('li')].map(i => i.textContent)])(document.getElementById('legend'))"""
+)
 SIDEWAYS = "document.documentElement.scrollWidth - document.documentElement.clientWidth"
 
 
@@ -61,6 +65,12 @@ def test_the_served_page(smoke_study, tmp_path):
         until(browser, COUNT, "60 questions")
         until(browser, TITLE, title_of(ids[0]))
         assert browser.evaluate(CARDS) == view.labels
+        # The badges are explained, and base and three arms stand side by side.
+        assert browser.evaluate(LEGEND) == [True, *view.labels]
+        boxes = browser.evaluate(BOXES)
+        assert len(boxes) == 4
+        assert len({top for top, _ in boxes}) == 1
+        assert max(right for _, right in boxes) <= 1280
         # The keyboard goes through the list and stays in it.
         for key, position in (("j", 1), ("ArrowDown", 2), ("k", 1), ("ArrowUp", 0), ("k", 0)):
             press(browser, key)

@@ -15,7 +15,7 @@ from recipes.files import read_json_lines, write_json_lines
 
 LEDGER = "ledger.jsonl"
 COUNTERS = (
-    "exposures",  # problems presented, with repetition
+    "exposures",  # problems presented, each as often as it was
     "completions",  # graded, or demonstrations trained on
     "correct_completions",
     "prompt_tokens",  # once per completion, as the model processes them

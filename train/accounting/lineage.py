@@ -66,8 +66,8 @@ def format_lineage(lineage: dict[str, Any]) -> str:
         lines.append(f"seed {seed}")
         for arm, counts in entry["arms"].items():
             lines.append(
-                f"  {arm:<20} {counts['problems_presented']:>7,} problems, {counts['exposures']:>8,} exposures; "
-                f"{counts['problems_contributed']:,} problems had a gradient"
+                f"  {arm:<20} {counts['problems_presented']:>7,} problems presented, "
+                f"{counts['exposures']:>8,} exposures; {counts['problems_contributed']:,} problems had a gradient"
             )
         for arm, difference in entry["differences"].items():
             times = difference["times"]

@@ -43,11 +43,9 @@ def pace(logs: dict[str, float]) -> str:
     spent = ", ".join(
         f"{name.replace('_', ' ')} {value / total:.0%}" for name, value in shares if value >= 0.01 * total
     )
-    used = f", MFU {logs['throughput/mfu']:.0%}" if "throughput/mfu" in logs else ""
-    return (
-        f"{logs['throughput/tokens_per_second']:,.0f} tokens/s ({spent}{used}, "
-        f"padding {logs['throughput/padding_share']:.0%})"
-    )
+    for name, key in (("MFU", "throughput/mfu"), ("padding", "throughput/padding_share")):
+        spent += f", {name} {logs[key]:.0%}" if key in logs else ""
+    return f"{logs['throughput/tokens_per_second']:,.0f} tokens/s ({spent})"
 
 
 class RunRecorder(TrainerCallback):

@@ -75,16 +75,17 @@ def throughput(
 
     Returns:
         `seconds/<section>`; `throughput/tokens_per_second`, the tokens of all rows, computed or not, in a second of the
-        whole step; `throughput/padding_share` of the computed tokens; with a known peak `throughput/mfu`, the model's
-        FLOPs of the needed tokens (6 a parameter and token, and the causal attention scores; what checkpointing
-        computes twice is not counted) as a share of the peak during `training`.
+        whole step; where a row had a gradient `throughput/padding_share` of the computed tokens; with a known peak,
+        too, `throughput/mfu`, the model's FLOPs of the needed tokens (6 a parameter and token, and the causal attention
+        scores; what checkpointing computes twice is not counted) as a share of the peak during `training`.
     """
     from trl.trainer.utils import adjusted_mfu, compute_flops_per_token, compute_mfu
 
     needed = work.computed - work.padding
     metrics = {f"seconds/{name}": round(value, 4) for name, value in seconds.items()}
     metrics["throughput/tokens_per_second"] = round((needed + work.skipped) / sum(seconds.values()), 1)
-    metrics["throughput/padding_share"] = round(work.padding / max(1, work.computed), 4)
+    if needed:  # what a step without a gradient computes only keeps the ranks in step
+        metrics["throughput/padding_share"] = round(work.padding / work.computed, 4)
     if peak_flops and needed:
         length = work.squares // needed  # the mean over tokens, at which the attention of all rows is exact
         per_token = compute_flops_per_token(config, length)

@@ -245,6 +245,7 @@
     if (by) { event.preventDefault(); step(by); }
     if (event.key === "/") { event.preventDefault(); form.elements.search.focus(); }
   });
+  document.getElementById("legend").open = matchMedia("(min-width: 761px)").matches;  // a phone has no room for it
   document.querySelector("#legend ol").append(...labels.map(label => make("li", "", label)));
   recall();
   refill();
