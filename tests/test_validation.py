@@ -265,6 +265,30 @@ def test_shipped_recipes_have_no_mistakes_that_files_here_can_show():
         assert [text for text in found if not any(name in text for name in absent)] == [], path
 
 
+@pytest.mark.parametrize(
+    ("path", "kind", "name"),
+    [
+        ("law/study.yaml", "study", "law"),
+        ("own/study.yaml", "study", "own"),
+        ("own/corpus.yaml", "corpus", "own-corpus"),
+        ("own/benchmark.yaml", "benchmark", "own-benchmark"),
+        ("My Tickets (2)/study.yaml", "study", "my-tickets-2"),
+        ("法律/study.yaml", "study", "my-study"),  # no letter that a name may have
+        ("", "study", "here"),  # the working directory
+    ],
+)
+def test_init_names_the_study_after_its_folder(path, kind, name, tmp_path, monkeypatch):
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    assert main(["init", kind, *([path] if path else [])]) == 0
+    recipe = Path(path or "study.yaml")
+    assert yaml.safe_load(recipe.read_text())["study"] == name
+    if kind != "benchmark":
+        assert load_recipe(recipe).study == name
+    (line,) = (line for line in recipe.read_text().splitlines() if line.startswith("study:"))
+    assert line.index("#") == 38  # in the column of the comments below it
+
+
 @pytest.mark.parametrize("kind", ["study", "corpus", "benchmark"])
 def test_init_writes_a_commented_recipe_that_is_valid_and_overwrites_nothing(kind, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
@@ -277,7 +301,8 @@ def test_init_writes_a_commented_recipe_that_is_valid_and_overwrites_nothing(kin
     without = [line.split(":")[0].strip() for line in settings if " # " not in line]
     assert set(without) <= {"pocket", "grpo"}  # two long ones have a line above them
     assert main(["validate", f"{kind}.yaml"]) == 0
-    assert f"my-{kind} is valid" in capsys.readouterr().out
+    name = tmp_path.name if kind == "study" else f"{tmp_path.name}-{kind}"
+    assert f"\n{name} is valid" in capsys.readouterr().out
     assert main(["init", kind, str(tmp_path)]) == 2
     taken = f"{tmp_path}/{kind}.yaml already exist; choose another folder, or remove them"
     assert taken in capsys.readouterr().err

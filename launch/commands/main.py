@@ -41,8 +41,8 @@ _REFUSED = {
 }
 """What a file system refuses to a user."""
 _EPILOG = """examples:
-  transfer init study my-study/study.yaml                   a commented recipe with example data, to change
-  transfer validate my-study/study.yaml                     open and render everything it reads
+  transfer init study own/study.yaml                        a commented recipe with example data, to change
+  transfer validate own/study.yaml                          open and render everything it reads
   transfer run recipes/pocket/study.yaml                    the whole comparison on a CPU
   transfer run recipes/pocket/study.yaml 'seeds=[0,1,2]'    the same with three training seeds
   transfer plan recipes/pocket/study.yaml                   what would run, and what it would cost
