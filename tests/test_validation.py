@@ -88,6 +88,25 @@ def test_a_missing_file_is_said_with_the_script_beside_the_recipe_that_makes_it(
     assert "prepare.py" not in said("plan", "law/law.yaml")
 
 
+def test_a_path_of_the_command_line_is_looked_up_here_and_then_beside_the_recipe(law, tmp_path):
+    (law.parent / "other.csv").write_text("beside")
+    (law.parent / "my_tasks").mkdir()
+    source, tasks = "corpus.sources.0.path=other.csv", "suite.tasks=./my_tasks"
+
+    def read(*overrides):
+        recipe = load_recipe(law, overrides)
+        return recipe.corpus.sources[0].path, recipe.suite.tasks
+
+    assert read(source, tasks) == (str(law.parent / "other.csv"), str(law.parent / "my_tasks"))
+    assert read("corpus.sources.0.path=othr.csv")[0] == str(law.parent / "othr.csv")  # for its suggestion
+    assert read("corpus.sources.0.path=absent.csv")[0] == "absent.csv"
+    Path("other.csv").write_text("here")  # the working directory is another folder
+    Path("my_tasks").mkdir()
+    here = tmp_path / "elsewhere"
+    assert read(source, tasks) == (str(here / "other.csv"), str(here / "my_tasks"))
+    assert read("train.steps=3") == (str(law.parent / "problems.csv"), str(law.parent / "tasks"))
+
+
 def test_a_mistyped_file_or_path_gets_a_suggestion(law, capsys, monkeypatch):
     edit(law, corpus__sources__0__path="problms.csv", suite__benchmarks__0__data__path="question.csv")
     meant = "{0}/problms.csv does not exist; did you mean {0}/problems.csv? If not, set corpus.sources.0.path=FILE"
