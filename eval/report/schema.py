@@ -213,9 +213,10 @@ class Budget(Values):
 
 
 class ModelHashes(Values):
-    """Hashes of a model's weights and of its stored responses."""
+    """Hashes of the files of a model's stage, and of its stored responses."""
 
     weights: str
+    """Over the hashes of weights, configurations and tokenizer, and of an arm's ledger: not of the weights alone."""
     responses: str
 
 
