@@ -52,7 +52,7 @@ _EPILOG = """examples:
   transfer view runs/pocket                                 read the responses of all models side by side
   transfer lineage runs/pocket                              were all arms presented the same problems?
   transfer eval --base A --model B                          score any pair of models, with intervals
-  transfer gate runs/pocket grpo --max-drop 5               may it be released? exit status 0 or 1
+  transfer gate runs/pocket grpo --max-drop 5               no loss above 5 points? exit status 0 or 1
   transfer trajectory recipes/pocket/study.yaml             what every checkpoint gained and lost
   transfer pick runs/pocket --max-drop 5                    the checkpoint to ship
   transfer push runs/pocket grpo --to ME/MODEL --dry-run    a model and its card for the hub
