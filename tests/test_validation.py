@@ -8,12 +8,14 @@ from pathlib import Path
 import pytest
 import yaml
 
+from data.corpus.rows import Demonstration
 from data.prompts.pocket_tokenizer import counting_tokenizer, pocket_tokenizer
 from data.prompts.prompt import render_prompt
 from eval.questions.wording import unknown_names, wording_mistakes
 from launch.commands.main import main
 from launch.planning.lengths import check_lengths, lengths_of
 from launch.planning.preflight import check_before_running, mistakes
+from launch.planning.unusable import none_usable
 from launch.planning.validation import validate
 from recipes.errors import UserError
 from recipes.loading import load_recipe
@@ -105,6 +107,19 @@ def test_a_path_of_the_command_line_is_looked_up_here_and_then_beside_the_recipe
     here = tmp_path / "elsewhere"
     assert read(source, tasks) == (str(here / "other.csv"), str(here / "my_tasks"))
     assert read("train.steps=3") == (str(law.parent / "problems.csv"), str(law.parent / "tasks"))
+
+
+def test_demonstrations_of_the_wrong_column_are_shown_with_what_the_grader_looked_for(law, capsys):
+    assert main(["validate", str(law), "corpus.teacher.stored.completion_field=label"]) == 2
+    told = (
+        "no demonstration is correct (grades: no_answer), so no problem is teacher-solvable; the first is '0', in "
+        "which the grader looks for 'A' in \\boxed{} (corpus.answer_form: boxed); is completion_field the column with "
+        "whole solutions?"
+    )
+    assert told in "".join(capsys.readouterr())
+    row = Demonstration("p", "word " * 40, "", "stored", 0, "wrong", 40, True)
+    text = none_usable([row], 10, {"p": "7"}, "plain")
+    assert f"the first is '{'word ' * 15}...', in which the grader looks for '7' as its last value" in text
 
 
 def test_a_mistyped_file_or_path_gets_a_suggestion(law, capsys, monkeypatch):
