@@ -146,7 +146,9 @@ def without_gain(transfer: Transfer, arm: str) -> str | None:
     """A sentence about an arm that has no gain to release it for, which `gate` does not judge; None if it has one."""
     trained = transfer.arms[arm].groups.get(transfer.trained_group)
     if transfer.learned_nothing(arm):
-        why = f"{arm} learned nothing: none of its steps had a gradient"
+        start = transfer.started_from(arm)
+        still = "" if start is None else f", and its model is still that of {start}"
+        why = f"{arm} learned nothing: none of its steps had a gradient{still}"
     elif trained is not None and not gained(trained):
         why = f"{arm} has no gain on {transfer.trained_group} that can be told from zero ({points(trained)})"
     else:

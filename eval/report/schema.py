@@ -274,6 +274,11 @@ class Transfer(Values):
         runs = [w for w in self.warnings if w.code == "nothing_learned" and w.model == arm]
         return bool(runs) and len(runs) == len(self.seeds)
 
+    def started_from(self, arm: str) -> str | None:
+        """The arm whose model another was trained from; None: the base."""
+        start = self.settings.get(arm, {}).get("start_from")
+        return None if start is None else str(start)
+
     def difference(self, first: str, second: str, group: str) -> Estimate:
         """Gain of one arm in a group minus that of another."""
         for pair in self.contrasts:
