@@ -13,6 +13,7 @@ from launch.planning.validation import validate
 from recipes.loading import load_recipe
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
+STARTERS = DOCS.parent / "launch" / "starters"
 
 
 def shown(page, key):
@@ -47,6 +48,9 @@ def test_demonstrations_of_ones_own(folder):
     found = checked(folder, text)
     assert found.mistakes == []
     assert [found.corpus[key] for key in ("problems", "demonstrations", "usable_demonstrations")] == [2, 2, 1]
+    # As in the starter of a study, no warning about a limit that one demonstration a problem does not reach.
+    for starter in (text, (STARTERS / "study" / "study.yaml").read_text()):
+        assert "samples_per_problem" not in starter
 
 
 def test_the_starter_of_a_corpus_with_its_demonstrations(folder, capsys):
