@@ -2,7 +2,7 @@
 
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import redirect_stdout
 from pathlib import Path
 
@@ -30,11 +30,26 @@ def require_runnable(recipe: Recipe) -> None:
 
 def require_possible(recipe: Recipe) -> None:
     """As `require_runnable`, but data and models need not be resolved."""
+    _refuse_impossible(recipe)
+    for text in warnings(recipe):
+        print(f"transfer: warning: {text}", file=sys.stderr)
+
+
+def require_possible_points(points: Mapping[str, Recipe]) -> None:
+    """As `require_possible` for every point of an ablation: errors name the point, and a warning is printed once."""
+    for name, recipe in points.items():
+        try:
+            _refuse_impossible(recipe)
+        except UserError as error:
+            raise UserError(f"point {name}: {error}") from None
+    for text in dict.fromkeys(text for recipe in points.values() for text in warnings(recipe)):
+        print(f"transfer: warning: {text}", file=sys.stderr)
+
+
+def _refuse_impossible(recipe: Recipe) -> None:
     require_matched(recipe)
     for text in fit_mistakes(recipe, model_shape(recipe)):
         raise UserError(f"cannot work: {text}")
-    for text in warnings(recipe):
-        print(f"transfer: warning: {text}", file=sys.stderr)
 
 
 def require_ready(tasks: Sequence[Task], site: SiteSpec | None = None) -> None:

@@ -50,8 +50,8 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
 
     Args:
         path: a YAML file with its lock file beside it, or the folder of a study, which holds its recipe.
-        overrides: settings to change. Local paths in them are relative to the working directory, those in a YAML file
-            to the file.
+        overrides: settings to change. Local paths in them are relative to the working directory, or to the recipe's
+            file if it is not there; those in a YAML file to the file.
 
     Raises:
         UserError: a file cannot be read, is not YAML, or a value is not allowed.
@@ -65,7 +65,9 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     for override in overrides:
         apply_override(values, override)
     _refuse_misspelt_arms(values, arms_of_file)
-    return validate_recipe(_with_absolute_paths(values, Path.cwd()) if overrides else values, str(path))
+    if overrides:
+        values = _with_absolute_paths(values, Path.cwd(), path if path.is_dir() else path.parent)
+    return validate_recipe(values, str(path))
 
 
 def read_recipe_file(path: Path) -> dict[str, Any]:
@@ -83,24 +85,29 @@ def read_recipe_file(path: Path) -> dict[str, Any]:
     return values | {"lock": lock}
 
 
-def _with_absolute_paths(value: Any, folder: Path, key: str = "") -> Any:
-    """Values of a recipe in which relative paths to what exists in `folder` are absolute.
+def _with_absolute_paths(value: Any, *folders: Path, key: str = "") -> Any:
+    """Values of a recipe in which relative paths to what exists in one of `folders` are absolute; the first wins.
 
-    So are those to data files that a script in `folder` is to make, or whose name is nearly that of a file in it.
+    So are those to data files that a script in the first folder is to make, or whose name is nearly that of a file.
     """
     if isinstance(value, dict):
-        path = value.get("path") if value.get("kind") == "file" else None
-        absent = path and not Path(str(path)).exists()
-        if absent and ((folder / PREPARE).is_file() or similar_file(folder / str(path)) is not None):
-            value = value | {"path": str((folder / str(path)).resolve())}
+        path = str(value.get("path") or "") if value.get("kind") == "file" else ""
+        if path and not any((folder / path).exists() for folder in (Path(), *folders)):
+            made_here = folders[:1] if (folders[0] / PREPARE).is_file() else ()
+            similar = (folder for folder in folders if similar_file(folder / path) is not None)
+            for folder in (*made_here, *similar)[:1]:
+                value = value | {"path": str((folder / path).resolve())}
         return {
-            name: inner if name == "lock" else _with_absolute_paths(inner, folder, str(name))
+            name: inner if name == "lock" else _with_absolute_paths(inner, *folders, key=str(name))
             for name, inner in value.items()
         }
     if isinstance(value, list):
-        return [_with_absolute_paths(inner, folder) for inner in value]
+        return [_with_absolute_paths(inner, *folders) for inner in value]
     is_path = key in ("path", "external") or (key == "tasks" and "/" in str(value)) or str(value).endswith(".jinja")
-    return str((folder / value).resolve()) if is_path and value and (folder / str(value)).exists() else value
+    if not is_path or not value:
+        return value
+    found = (folder / str(value) for folder in folders)
+    return next((str(path.resolve()) for path in found if path.exists()), value)
 
 
 def read_yaml(path: Path, what: str = "recipe") -> dict[str, Any]:

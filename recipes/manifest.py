@@ -8,10 +8,12 @@ resumed. With another hash it is replaced, and the differing inputs are named.
 import json
 import os
 import platform
+import re
 import subprocess
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from importlib import metadata
+from itertools import takewhile
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -24,6 +26,8 @@ MANIFEST = "manifest.json"
 OUTPUT_OF = "output of "
 """Begins the name of an input that is the output of another stage."""
 _PACKAGES = ("torch", "transformers", "trl", "accelerate", "datasets", "tokenizers", "lm_eval", "math-verify", "numpy")
+
+_ABSENT = object()
 
 State = Literal["done", "resume", "changed", "new"]
 
@@ -89,23 +93,61 @@ def _split_outputs(inputs: dict[str, Any]) -> tuple[dict[str, Any], dict[str, An
 
 
 def describe_changes(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
-    """`key: old -> new` for every key that differs, hashes shortened. An added or removed section is one line."""
+    """`key: old -> new` for every key that differs, long ones shortened. An added or removed section is one line."""
     sections = [key for one, other in ((before, after), (after, before)) for key in one if one[key] is None
                 and key not in other and any(name.startswith(f"{key}.") for name in other)]  # fmt: skip
     for section in sections:
         before, after = (_folded(values, section) for values in (before, after))
 
-    def short(value: Any) -> str:
-        text = json.dumps(value, ensure_ascii=False)
-        return text if len(text) <= 40 else text[:12] + "…"
+    def show(value: Any) -> str:
+        return "absent" if value is _ABSENT else json.dumps(value, ensure_ascii=False)
 
-    def show(values: dict[str, Any], key: str) -> str:
-        return short(values[key]) if key in values else "absent"
+    return [
+        f"{key}: {' -> '.join(shorten(show(first), show(second)))}"
+        for name in sorted(before.keys() | after.keys())
+        for key, first, second in changes(before.get(name, _ABSENT), after.get(name, _ABSENT), name, _ABSENT)
+    ]
 
-    changed = [key for key in sorted(before.keys() | after.keys()) if show(before, key) != show(after, key)]
-    # Values may differ although their shortened texts are equal.
-    changed += [key for key in before.keys() & after.keys() if before[key] != after[key] and key not in changed]
-    return [f"{key}: {show(before, key)} -> {show(after, key)}" for key in sorted(changed)]
+
+def changes(first: Any, second: Any, name: str = "", absent: Any = None) -> Iterator[tuple[str, Any, Any]]:
+    """The values that differ in two nested mappings, by dotted key; a section that one side lacks is one change.
+
+    Items of lists are compared by their names, where they have some; what a side lacks is `absent`.
+    """
+    ordered = isinstance(first, list) and isinstance(second, list)
+    first, second = _by_name(first), _by_name(second)
+    if not isinstance(first, dict) or not isinstance(second, dict):
+        if first != second:
+            yield name, first, second
+        return
+    for key in sorted(first.keys() | second.keys()):
+        yield from changes(first.get(key, absent), second.get(key, absent), f"{name}.{key}".removeprefix("."), absent)
+    if ordered and first.keys() == second.keys() and list(first) != list(second):
+        yield name, list(first), list(second)
+
+
+def _by_name(value: Any) -> Any:
+    """A list whose items have names of their own, as a mapping of them."""
+    if isinstance(value, list) and value and all(isinstance(item, dict) and "name" in item for item in value):
+        items = {str(item["name"]): item for item in value}
+        return items if len(items) == len(value) else value
+    return value
+
+
+def shorten(first: str, second: str) -> tuple[str, str]:
+    """Two texts that differ, short enough for one line, from where they differ if that is not at their beginning."""
+    limit, start = 60, 0
+    if max(len(first), len(second)) > limit:
+        same = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(first, second, strict=False)))
+        start = same - 12 if same > limit - 12 else 0
+
+    def cut(text: str) -> str:
+        hash_like = re.fullmatch(r'"?[0-9a-f]{40,}"?', text) is not None
+        part = text[start:]
+        kept = part[: 12 if hash_like and not start else limit]
+        return f"{'…' * (start > 0)}{kept}{'…' * (len(kept) < len(part))}"
+
+    return cut(first), cut(second)
 
 
 def _folded(values: dict[str, Any], section: str) -> dict[str, Any]:

@@ -45,7 +45,8 @@ class ModelSpec(Spec):
     """The base model every arm and the evaluation start from: a local or hub checkpoint, or the pocket model."""
 
     path: str | None = None
-    """Local directory or Hugging Face model id (safetensors). null: `pocket` is built instead."""
+    """Local directory, relative to the recipe's file, or to the working directory if it is not there; or Hugging Face
+    model id (safetensors). null: `pocket` is built instead."""
     revision: str | None = None
     """Commit of the hub repository. null for a local directory."""
     pocket: PocketModelSpec | None = None

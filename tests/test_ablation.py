@@ -275,6 +275,27 @@ def test_a_point_that_runs_keeps_its_recipe(tmp_path):
     assert (point / "study.json").read_text() != before
 
 
+def test_the_dry_run_refuses_a_point_that_the_run_refuses(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    arguments = ["ablate", str(SMOKE), "--grid", "arms.grpo.learning_rate=1e-3,2e-3"]
+    said = []
+    for mode in (["--dry-run"], []):
+        assert main([*arguments, *mode]) == 2
+        said.append(capsys.readouterr())
+    assert said[0].out == said[1].out == "" and said[0].err == said[1].err
+    assert said[0].err.startswith("transfer: point learning_rate-0.002: the arms of smoke are unmatched:\n  learn")
+    assert not Path("runs").exists()
+    assert main([*arguments, "varies=[sampling, credit, negatives, learning_rate]", "--dry-run"]) == 0
+    assert "learning_rate-0.002: differs from the recipe in" in capsys.readouterr().out
+
+
+def test_a_warning_about_all_points_is_printed_once(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("launch.run.warnings", lambda recipe: ["of all", f"of {recipe.train.steps}"])
+    assert main(["ablate", str(SMOKE), "--grid", "train.steps=2,3", "--dry-run"]) == 0
+    assert capsys.readouterr().err.splitlines() == [f"transfer: warning: {text}" for text in ("of all", "of 2", "of 3")]
+
+
 def test_the_dry_run_ends_with_the_hours_of_all_points(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     study = SMOKE.with_name("study.yaml")

@@ -303,11 +303,13 @@ def test_plan_says_how_many_demonstrations_an_update_reads():
     assert said() == []  # four samples for four places
     assert said("corpus.teacher.samples_per_problem=3") == [
         "off_policy_sft: a step reads at most 3 demonstrations of a problem and none twice, because "
-        f"corpus.teacher.samples_per_problem is 3; {places}"
+        f"corpus.teacher.samples_per_problem is 3; {places}; set corpus.teacher.samples_per_problem=4 if the "
+        "teacher has more, else leave it"
     ]
     assert said("corpus.demonstrations=first") == [
         "off_policy_sft: a step reads at most 1 demonstration of a problem and none twice, because "
-        f"corpus.demonstrations is first; {places}"
+        f"corpus.demonstrations is first; {places}; set corpus.demonstrations=all if the teacher has more, else "
+        "leave it"
     ]
 
 

@@ -13,6 +13,7 @@ from launch.planning.validation import validate
 from recipes.loading import load_recipe
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
+STARTERS = DOCS.parent / "launch" / "starters"
 
 
 def shown(page, key):
@@ -47,19 +48,22 @@ def test_demonstrations_of_ones_own(folder):
     found = checked(folder, text)
     assert found.mistakes == []
     assert [found.corpus[key] for key in ("problems", "demonstrations", "usable_demonstrations")] == [2, 2, 1]
+    # As in the starter of a study, no warning about a limit that one demonstration a problem does not reach.
+    for starter in (text, (STARTERS / "study" / "study.yaml").read_text()):
+        assert "samples_per_problem" not in starter
 
 
 def test_the_starter_of_a_corpus_with_its_demonstrations(folder, capsys):
-    assert main(["init", "corpus", "corpus.yaml"]) == 0
-    recipe = folder / "corpus.yaml"
+    assert main(["init", "corpus", "law/corpus.yaml"]) == 0
+    recipe = folder / "law" / "corpus.yaml"
     before, _, after = recipe.read_text().partition('remove "# " from these lines.\n')
     recipe.write_text(before + "\n" + re.sub("^  # ", "  ", after, flags=re.MULTILINE))
     found = validate(load_recipe(recipe), folder / "none")
     assert found.mistakes == []
     assert [found.corpus[key] for key in ("problems", "demonstrations", "usable_demonstrations")] == [2, 2, 2]
-    assert main(["run", "corpus.yaml"]) == 0
-    assert capsys.readouterr().out.endswith("\ncorpus card: runs/my-corpus/corpus/README.md\n")
-    card = (folder / "runs" / "my-corpus" / "corpus" / "README.md").read_text()
+    assert main(["run", "law/corpus.yaml"]) == 0
+    assert capsys.readouterr().out.endswith("\ncorpus card: runs/law-corpus/corpus/README.md\n")
+    card = (folder / "runs" / "law-corpus" / "corpus" / "README.md").read_text()
     assert "The teacher solved 2 of 2 problems. Arms are" in card
 
 

@@ -230,6 +230,18 @@ def test_the_choice_by_hand(made_up, max_drop, chosen, worst):
         assert choice["worst_group"] == worst
 
 
+def test_held_out_problems_are_not_counted_in_the_slice(made_up, monkeypatch):
+    scores = picking.read_slice()
+    before = pick(*made_up, 10)
+    name = picking.HELDOUT
+    scores.answers.append(replace(scores.answers[0], name=name, group=name))
+    scores.halves.append(scores.halves[0])
+    monkeypatch.setattr(picking, "read_slice", lambda *_: scores)
+    found = pick(*made_up, 10)
+    assert (found.questions, found.checked) == (before.questions, before.checked) == (3000, 3000)
+    assert name in found.reported  # shown all the same
+
+
 def test_what_gained_more_but_cannot_be_told_is_named(made_up):
     """The second arm's first checkpoint gains half a point more, on questions that differ by thirty."""
     scores = picking.read_slice()

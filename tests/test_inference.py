@@ -1,5 +1,6 @@
 """Tests, corrections, pass@k, power and the published audit: by hand and against other computations."""
 
+import json
 from itertools import combinations
 from math import comb
 
@@ -15,6 +16,7 @@ from eval.responses.readings import pass_at_k
 from eval.statistics.bootstrap import Answers, draw_scores
 from eval.statistics.inference import contrast_interval, gain_p_value, holm, linear_interval, weights_of
 from eval.statistics.transfer_index import MATH
+from launch.commands.main import main
 from tests.reports import arm_values, base_values, estimate, make_transfer, reading
 
 
@@ -243,6 +245,36 @@ def test_gate_names_a_loss_that_is_more_than_the_limit():
     passed, (sentence,) = gate(make_transfer(arms={"m": arm}), "m", 2.0)
     assert not passed
     assert "may have lost up to 2.1 points on other" in sentence
+
+
+def test_gate_says_where_there_is_no_gain_and_warns_about_the_arms_it_judges(tmp_path, capsys):
+    quiet = estimate(0, -2, 2)
+    arms = {
+        "good": arm_values({"math": estimate(5, 3, 7), "other": quiet}),
+        "none": arm_values({"math": estimate(1, -1, 3), "other": quiet}),
+        "idle": arm_values({"math": estimate(5, 3, 7), "other": quiet}),  # where it started
+    }
+    warnings = [
+        {"code": "nothing_learned", "message": "idle: seed 0", "model": "idle"},
+        {"code": "few_questions", "message": "none: few", "model": "none"},
+        {"code": "few_questions", "message": "all: few"},
+        {"code": "few_questions", "message": "all: few"},
+    ]
+    (tmp_path / "report").mkdir()
+    values = make_transfer(arms=arms, warnings=warnings, seeds=[0]).model_dump_json()
+    (tmp_path / "report" / "transfer.json").write_text(values)
+    none = "none has no gain on math that can be told from zero (+1.0 [-1.0, +3.0]); gate judges losses only"
+    idle = "idle learned nothing: none of its steps had a gradient; gate judges losses only"
+    for arm, note, warned in (("good", None, []), ("none", none, ["none: few"]), ("idle", idle, ["idle: seed 0"])):
+        for limit, status in (("2", 0), ("1.9", 1)):  # the note changes no verdict
+            assert main(["gate", str(tmp_path), arm, "--max-drop", limit]) == status
+            printed = capsys.readouterr()
+            assert [line[6:] for line in printed.out.splitlines() if line.startswith("note")] == [note][: bool(note)]
+            assert printed.err.splitlines() == [f"transfer: warning: {text}" for text in [*warned, "all: few"]]
+    assert main(["gate", str(tmp_path), "--max-drop", "2", "--json"]) == 0
+    assert {arm: said["note"] for arm, said in json.loads(capsys.readouterr().out).items()} == {
+        "good": None, "none": none, "idle": idle,
+    }  # fmt: skip
 
 
 def test_gate_looks_at_the_lower_end():

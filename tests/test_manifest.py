@@ -88,6 +88,27 @@ def test_describe_changes_names_added_removed_and_changed():
     assert describe_changes(section, {"a": 1, "b": None}) == ['b: {"c": 2, "d.e": 3} -> null']
 
 
+def test_changes_of_lists_are_told_by_the_names_of_their_items():
+    source = {"name": "a", "kind": "file", "path": "a.csv"}
+    other = {"name": "b", "kind": "hub", "path": None}
+
+    def told(before, after):
+        return describe_changes({"corpus.sources": before}, {"corpus.sources": after})
+
+    assert told([source, other], [source | {"path": "c.csv"}, other]) == ['corpus.sources.a.path: "a.csv" -> "c.csv"']
+    assert told([source], [source, other]) == ['corpus.sources.b: absent -> {"name": "b", "kind": "hub", "path": null}']
+    assert told([source, other], [other, source]) == ['corpus.sources: ["a", "b"] -> ["b", "a"]']
+    assert told([source, other], [source, other]) == []
+    twice = [source, source | {"path": "d.csv"}]  # names that do not tell the items apart
+    assert told([source], twice)[0].startswith("corpus.sources: ")
+    # Long texts are cut, but to what differs.
+    folder = "/a/long/folder" * 6
+    assert told([source | {"path": f"{folder}/one.csv"}], [source | {"path": f"{folder}/two.csv"}]) == [
+        'corpus.sources.a.path: …long/folder/one.csv" -> …long/folder/two.csv"'
+    ]
+    assert describe_changes({"h": "a" * 64}, {"h": "b" * 64}) == ['h: "aaaaaaaaaaa… -> "bbbbbbbbbbb…']
+
+
 def test_failed_write_leaves_the_old_file_and_no_rest(tmp_path, monkeypatch):
     path = tmp_path / "file.json"
     write_json(path, {"old": 1})

@@ -247,6 +247,7 @@ def test_resumed_run_reaches_the_same_weights(tok, tiny, tmp_path):
     whole.train()
     resumed.train(resume_from_checkpoint=str(tmp_path / "checkpoint-1"))
     assert torch.equal(weights_of(resumed), weights_of(whole))
+    assert list(tmp_path.rglob("README.md")) == []  # TRL's card knows neither the base nor the study
 
 
 @pytest.mark.parametrize("free", [False, True])

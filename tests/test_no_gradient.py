@@ -8,6 +8,7 @@ import pytest
 from eval.forgetting.pick import choose as choose_checkpoint
 from eval.report.ablation_verdict import conclude
 from eval.report.checkpoints import format_pick
+from eval.report.decisions import without_gain
 from eval.report.learning_rates import read_accuracy
 from eval.report.markdown import render_summary
 from eval.report.model_card import PushedModel, model_card
@@ -17,7 +18,7 @@ from eval.report.table import format_report
 from eval.report.verdict import verdict
 from launch.ablation_report import report_rates
 from recipes.files import write_json_lines
-from recipes.loading import load_study
+from recipes.loading import load_recipe, load_study
 from recipes.manifest import finish_stage, start_stage
 from tests.reports import ablation_point
 from tests.test_decisions import law_report
@@ -26,6 +27,7 @@ from tests.test_learning_rates import rates_ablation
 from tests.test_matching import edit_manifest
 from train.no_gradient import NoGradient, runs_without_gradient
 
+ABLATION = "recipes/pocket/ablation.yaml"
 SAID = (
     "grpo, seed 0: none of its 4 steps had a gradient: every group's rewards were equal, so it learned nothing; look "
     "at some of its completions"
@@ -91,6 +93,15 @@ def test_what_counts_as_no_gradient(idle_study, tmp_path, settings, rows, reason
     assert [run.reason for run in found] == expected
 
 
+def test_a_run_that_started_from_another_arm_says_whose_model_it_is(tmp_path):
+    recipe = load_recipe(ABLATION)
+    run = tmp_path / "arms" / "sft_then_grpo" / f"seed-{recipe.seeds[0]}"
+    finish_run(run, [])
+    (found,) = runs_without_gradient(recipe, tmp_path, ["sft_then_grpo"])
+    assert str(found).endswith("so it learned nothing and its model is still that of off_policy_sft; look at some of "
+                               "its completions")  # fmt: skip
+
+
 def test_the_first_screen_ships_no_arm_that_learned_nothing():
     def report(*arms):
         return law_report(warnings=unlearned(*arms)).model_copy(update={"seeds": [0]})
@@ -102,6 +113,14 @@ def test_the_first_screen_ships_no_arm_that_learned_nothing():
     nothing = verdict(report("grpo", "off_policy_sft"))
     assert nothing.answer == "Keep the base: no method has a gain on law that can be told from zero."
     assert nothing.sentences[-1] == "Learned nothing, because no step had a gradient: GRPO, off-policy SFT."
+    # Its gains are those of the arm it started from.
+    started = report("grpo").model_copy(update={"settings": {"grpo": {"start_from": "off_policy_sft"}}})
+    still = "GRPO (its model, and its gains, are still those of off-policy SFT)."
+    assert verdict(started).sentences[-1] == f"Learned nothing, because no step had a gradient: {still}"
+    assert without_gain(started, "grpo") == (
+        "grpo learned nothing: none of its steps had a gradient, and its model is still that of off_policy_sft; gate "
+        "judges losses only"
+    )
     # One idle seed of two is a warning; the mean gain is still of a trained model.
     assert verdict(law_report(warnings=unlearned("grpo")).model_copy(update={"seeds": [0, 1]})).arm == "grpo"
 

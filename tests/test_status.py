@@ -230,11 +230,11 @@ def test_a_stage_whose_inputs_changed_is_out_of_date(study):
         "trajectory/grpo/seed-0": "open",
         "report": "changed",
     }
-    reason = 'out of date: trajectory: null -> {"questions"… and 1 more; `transfer plan` lists why'
-    assert found_now["report"].reason == reason
+    change = 'trajectory: null -> {"questions": 4, "samples": 1, "heldout_problems": 100, "dra…'
+    assert found_now["report"].reason == f"out of date: {change} and 1 more; `transfer plan` lists why"
     reasons = stage_states(build_stages(more), root)["report"].reasons
     (section,) = [text for text in reasons if text.startswith("trajectory")]
-    assert section == 'trajectory: null -> {"questions"…'
+    assert section == change
     finish(tasks_of_study(more, root, build_stages(more)), "trajectory/base", "trajectory/grpo/seed-0")
     assert format_statuses(list(found(root, tasks_of_study(more, root, build_stages(more))).values())).endswith(
         "`transfer plan` lists why"

@@ -8,12 +8,14 @@ from pathlib import Path
 import pytest
 import yaml
 
+from data.corpus.rows import Demonstration
 from data.prompts.pocket_tokenizer import counting_tokenizer, pocket_tokenizer
 from data.prompts.prompt import render_prompt
 from eval.questions.wording import unknown_names, wording_mistakes
 from launch.commands.main import main
 from launch.planning.lengths import check_lengths, lengths_of
 from launch.planning.preflight import check_before_running, mistakes
+from launch.planning.unusable import none_usable
 from launch.planning.validation import validate
 from recipes.errors import UserError
 from recipes.loading import load_recipe
@@ -86,6 +88,38 @@ def test_a_missing_file_is_said_with_the_script_beside_the_recipe_that_makes_it(
     assert "file other.csv is neither beside the recipe nor in the working directory; set corpus" in other
     script.unlink()
     assert "prepare.py" not in said("plan", "law/law.yaml")
+
+
+def test_a_path_of_the_command_line_is_looked_up_here_and_then_beside_the_recipe(law, tmp_path):
+    (law.parent / "other.csv").write_text("beside")
+    (law.parent / "my_tasks").mkdir()
+    source, tasks = "corpus.sources.0.path=other.csv", "suite.tasks=./my_tasks"
+
+    def read(*overrides):
+        recipe = load_recipe(law, overrides)
+        return recipe.corpus.sources[0].path, recipe.suite.tasks
+
+    assert read(source, tasks) == (str(law.parent / "other.csv"), str(law.parent / "my_tasks"))
+    assert read("corpus.sources.0.path=othr.csv")[0] == str(law.parent / "othr.csv")  # for its suggestion
+    assert read("corpus.sources.0.path=absent.csv")[0] == "absent.csv"
+    Path("other.csv").write_text("here")  # the working directory is another folder
+    Path("my_tasks").mkdir()
+    here = tmp_path / "elsewhere"
+    assert read(source, tasks) == (str(here / "other.csv"), str(here / "my_tasks"))
+    assert read("train.steps=3") == (str(law.parent / "problems.csv"), str(law.parent / "tasks"))
+
+
+def test_demonstrations_of_the_wrong_column_are_shown_with_what_the_grader_looked_for(law, capsys):
+    assert main(["validate", str(law), "corpus.teacher.stored.completion_field=label"]) == 2
+    told = (
+        "no demonstration is correct (grades: no_answer), so no problem is teacher-solvable; the first is '0', in "
+        "which the grader looks for 'A' in \\boxed{} (corpus.answer_form: boxed); is completion_field the column with "
+        "whole solutions?"
+    )
+    assert told in "".join(capsys.readouterr())
+    row = Demonstration("p", "word " * 40, "", "stored", 0, "wrong", 40, True)
+    text = none_usable([row], 10, {"p": "7"}, "plain")
+    assert f"the first is '{'word ' * 15}...', in which the grader looks for '7' as its last value" in text
 
 
 def test_a_mistyped_file_or_path_gets_a_suggestion(law, capsys, monkeypatch):
@@ -265,6 +299,30 @@ def test_shipped_recipes_have_no_mistakes_that_files_here_can_show():
         assert [text for text in found if not any(name in text for name in absent)] == [], path
 
 
+@pytest.mark.parametrize(
+    ("path", "kind", "name"),
+    [
+        ("law/study.yaml", "study", "law"),
+        ("own/study.yaml", "study", "own"),
+        ("own/corpus.yaml", "corpus", "own-corpus"),
+        ("own/benchmark.yaml", "benchmark", "own-benchmark"),
+        ("My Tickets (2)/study.yaml", "study", "my-tickets-2"),
+        ("法律/study.yaml", "study", "my-study"),  # no letter that a name may have
+        ("", "study", "here"),  # the working directory
+    ],
+)
+def test_init_names_the_study_after_its_folder(path, kind, name, tmp_path, monkeypatch):
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    assert main(["init", kind, *([path] if path else [])]) == 0
+    recipe = Path(path or "study.yaml")
+    assert yaml.safe_load(recipe.read_text())["study"] == name
+    if kind != "benchmark":
+        assert load_recipe(recipe).study == name
+    (line,) = (line for line in recipe.read_text().splitlines() if line.startswith("study:"))
+    assert line.index("#") == 38  # in the column of the comments below it
+
+
 @pytest.mark.parametrize("kind", ["study", "corpus", "benchmark"])
 def test_init_writes_a_commented_recipe_that_is_valid_and_overwrites_nothing(kind, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
@@ -277,7 +335,8 @@ def test_init_writes_a_commented_recipe_that_is_valid_and_overwrites_nothing(kin
     without = [line.split(":")[0].strip() for line in settings if " # " not in line]
     assert set(without) <= {"pocket", "grpo"}  # two long ones have a line above them
     assert main(["validate", f"{kind}.yaml"]) == 0
-    assert f"my-{kind} is valid" in capsys.readouterr().out
+    name = tmp_path.name if kind == "study" else f"{tmp_path.name}-{kind}"
+    assert f"\n{name} is valid" in capsys.readouterr().out
     assert main(["init", kind, str(tmp_path)]) == 2
     taken = f"{tmp_path}/{kind}.yaml already exist; choose another folder, or remove them"
     assert taken in capsys.readouterr().err

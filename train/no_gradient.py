@@ -16,9 +16,13 @@ class NoGradient(NamedTuple):
     arm: str
     seed: int
     reason: str
+    start_from: str | None = None
+    """The arm it started from; None: the base."""
 
     def __str__(self) -> str:
-        return f"{self.arm}, seed {self.seed}: {self.reason}, so it learned nothing; look at some of its completions"
+        still = f" and its model is still that of {self.start_from}" if self.start_from else ""
+        why = f"{self.reason}, so it learned nothing{still}"
+        return f"{self.arm}, seed {self.seed}: {why}; look at some of its completions"
 
 
 def runs_without_gradient(recipe: Recipe, study_dir: Path, arms: Iterable[str] | None = None) -> list[NoGradient]:
@@ -33,7 +37,8 @@ def runs_without_gradient(recipe: Recipe, study_dir: Path, arms: Iterable[str] |
             settings = manifest["facts"]["matched_on"]
             uniform = settings["credit"] == "uniform"
             why = "no completion had a reward above zero" if uniform else "every group's rewards were equal"
-            found.append(NoGradient(arm, seed, f"none of its {settings['steps']} steps had a gradient: {why}"))
+            reason = f"none of its {settings['steps']} steps had a gradient: {why}"
+            found.append(NoGradient(arm, seed, reason, recipe.trained[arm].start_from))
     return found
 
 

@@ -85,6 +85,9 @@ class TokenBudgetTrainer(Trainer):
         self.arm, self.clock = arm, StepClock()
         super().__init__(*args, **kwargs)
 
+    def create_model_card(self, *args: Any, **kwargs: Any) -> None:
+        """Nothing: TRL would write a card at every checkpoint that does not know the study; `transfer push` has one."""
+
     def rows_of(self, inputs: Batch) -> tuple[list[int], list[bool]]:
         """Tokens of each row of a step, prompt included, and whether its gradient is needed."""
         raise NotImplementedError

@@ -98,8 +98,10 @@ def choose(
             "of another group to suite.benchmarks and run `transfer trajectory`"
         )
     models = range(1 + len(scores.models))
-    questions = sum(int(half.sum()) for half in scores.halves)
-    checked = sum(map(len, scores.halves)) - questions
+    # Held-out problems of the corpus are scored with the slice and are not part of it.
+    own = [half for item, half in zip(scores.answers, scores.halves, strict=True) if item.group != HELDOUT]
+    questions = sum(int(half.sum()) for half in own)
+    checked = sum(map(len, own)) - questions
     rows, limits = [], {}
     for model, (arm, seed, step) in zip(models, [(None, None, 0), *scores.models], strict=True):
         gains = _without_heldout(proposing.of(model))

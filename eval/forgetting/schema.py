@@ -101,9 +101,9 @@ class Pick(Values):
     tied: list[Candidate]
     """Candidates within the limit that gained more than the proposed one, but not so much that it can be told."""
     questions: int
-    """Questions that the first half has."""
+    """Questions that the first half has, without held-out problems."""
     checked: int
-    """Questions that the other half has."""
+    """Questions that the other half has, without held-out problems."""
     candidates: list[Candidate]
     learned_nothing: list[str]
     """The runs without a gradient in any step, as sentences; none of their checkpoints is proposed."""

@@ -48,7 +48,7 @@ def certificate(recipe: Recipe, study_dir: Path) -> Certificate | None:
         assert manifest is not None
         settings = resolve_arm(recipe, arm).matched_on()
         records[arm] = {
-            "base weights (sha256)": str(manifest["inputs"][f"{OUTPUT_OF}base"])[:16],
+            "base, all files (sha256)": str(manifest["inputs"][f"{OUTPUT_OF}base"])[:16],
             "corpus (sha256)": str(manifest["inputs"][f"{OUTPUT_OF}corpus"])[:16],
             "prompt template (sha256)": manifest["facts"]["template_hash"][:16],
             "code": str(manifest.get("code"))[:16],
@@ -93,7 +93,7 @@ def versions(study_dir: Path) -> dict[str, str]:
 
 
 def model_hashes(study_dir: Path, label: str) -> ModelHashes:
-    """Hashes of what a score rests on: the weights the model answered with, and the stored responses."""
+    """Hashes of what a score rests on: the files of the model that answered, and the stored responses."""
     responses = read_manifest(study_dir / "eval" / label)
     assert responses is not None
     (trained,) = (key for key in responses["inputs"] if key.startswith(OUTPUT_OF) and key != f"{OUTPUT_OF}questions")

@@ -1,4 +1,4 @@
-"""Decisions that rest on a finished report: does it agree with the published one, may a model be released.
+"""Decisions that rest on a finished report: does it agree with the published one, has a model lost too much.
 
 The rules are those of `eval/statistics/decisions.py`.
 """
@@ -10,7 +10,7 @@ from scipy import stats
 from eval.published.audit import PublishedModel, published_models, replications
 from eval.report.schema import ArmResult, Base, Transfer
 from eval.report.wording import loss_text, points
-from eval.statistics.decisions import Agreement, agreement, refused_groups
+from eval.statistics.decisions import Agreement, agreement, gained, refused_groups
 from eval.statistics.values import Estimate, Values
 
 ROWS = {"sft_think": "UniReason SFT-think", "sft_no_think": "UniReason SFT-no-think", "rl": "UniReason RL"}
@@ -140,3 +140,17 @@ def gate(transfer: Transfer, arm: str, max_drop: float) -> tuple[bool, list[str]
         f"{arm} keeps every group within {max_drop:g} points of the base; the least certain is {group} with "
         f"{points(gains[group])} ({percent})"
     ]
+
+
+def without_gain(transfer: Transfer, arm: str) -> str | None:
+    """A sentence about an arm that has no gain to release it for, which `gate` does not judge; None if it has one."""
+    trained = transfer.arms[arm].groups.get(transfer.trained_group)
+    if transfer.learned_nothing(arm):
+        start = transfer.started_from(arm)
+        still = "" if start is None else f", and its model is still that of {start}"
+        why = f"{arm} learned nothing: none of its steps had a gradient{still}"
+    elif trained is not None and not gained(trained):
+        why = f"{arm} has no gain on {transfer.trained_group} that can be told from zero ({points(trained)})"
+    else:
+        return None
+    return f"{why}; gate judges losses only"

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 from eval.report.schema import Transfer, read_transfer
 from eval.report.wording import points
 from eval.statistics.values import Estimate, Values
-from recipes.manifest import finished_manifest
+from recipes.manifest import changes, finished_manifest, shorten
 
 
 class Results(NamedTuple):
@@ -56,27 +56,14 @@ def differences(first: Results, second: Results, settings: tuple[dict[str, Any],
     reports = [None if report is None else read_transfer(report) for report in (first.report, second.report)]
     versions = _versions(first.stages), _versions(second.stages)
     return Differences(
-        settings=list(_changes(*settings)),
-        versions=list(_changes(*versions)) if all(versions) else None,
+        settings=_changes(*settings),
+        versions=_changes(*versions) if all(versions) else None,
         gains=None if reports[0] is None or reports[1] is None else list(_gains(reports[0], reports[1])),
     )
 
 
-def _changes(first: Any, second: Any, name: str = "") -> Iterator[Change]:
-    """The values that differ in two nested mappings, by dotted key; a section that one side lacks is one change."""
-    first, second = _named(first), _named(second)
-    if isinstance(first, dict) and isinstance(second, dict):
-        for key in sorted(first.keys() | second.keys()):
-            yield from _changes(first.get(key), second.get(key), f"{name}.{key}".removeprefix("."))
-    elif first != second:
-        yield Change(name=name, first=first, second=second)
-
-
-def _named(value: Any) -> Any:
-    """A list whose items have names, as a mapping of them."""
-    if isinstance(value, list) and value and all(isinstance(item, dict) and "name" in item for item in value):
-        return {str(item["name"]): item for item in value}
-    return value
+def _changes(first: dict[str, Any], second: dict[str, Any]) -> list[Change]:
+    return [Change(name=name, first=one, second=other) for name, one, other in changes(first, second)]
 
 
 def _versions(folder: Path | None) -> dict[str, Any]:
@@ -103,13 +90,16 @@ def _gains(first: Transfer, second: Transfer) -> Iterator[GainPair]:
 def differences_text(compared: Differences) -> str:
     """The differences as plain text."""
     lines = []
-    for title, changes in (("settings", compared.settings), ("versions", compared.versions)):
-        if changes is None:
+    for title, differing in (("settings", compared.settings), ("versions", compared.versions)):
+        if differing is None:
             lines.append(f"{title}: no finished stage of both studies")
             continue
-        lines.append(f"{title}: {'equal' if not changes else f'{len(changes)} differ'}")
-        width = max((len(change.name) for change in changes), default=0)
-        lines += [f"  {change.name:<{width}}  {_short(change.first)} -> {_short(change.second)}" for change in changes]
+        lines.append(f"{title}: {'equal' if not differing else f'{len(differing)} differ'}")
+        width = max((len(change.name) for change in differing), default=0)
+        lines += [
+            f"  {change.name:<{width}}  {' -> '.join(shorten(_text(change.first), _text(change.second)))}"
+            for change in differing
+        ]
     if compared.gains is None:
         lines.append("gains: no report of both studies")
     elif not compared.gains:
@@ -123,6 +113,5 @@ def differences_text(compared: Differences) -> str:
     return "\n".join(lines)
 
 
-def _short(value: Any) -> str:
-    text = "none" if value is None else str(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."
+def _text(value: Any) -> str:
+    return "none" if value is None else str(value)

@@ -213,9 +213,10 @@ class Budget(Values):
 
 
 class ModelHashes(Values):
-    """Hashes of a model's weights and of its stored responses."""
+    """Hashes of the files of a model's stage, and of its stored responses."""
 
     weights: str
+    """Over the hashes of weights, configurations and tokenizer, and of an arm's ledger: not of the weights alone."""
     responses: str
 
 
@@ -272,6 +273,11 @@ class Transfer(Values):
         """Whether no run of an arm had a gradient, so that what looks like a gain is chance or where it started."""
         runs = [w for w in self.warnings if w.code == "nothing_learned" and w.model == arm]
         return bool(runs) and len(runs) == len(self.seeds)
+
+    def started_from(self, arm: str) -> str | None:
+        """The arm whose model another was trained from; None: the base."""
+        start = self.settings.get(arm, {}).get("start_from")
+        return None if start is None else str(start)
 
     def difference(self, first: str, second: str, group: str) -> Estimate:
         """Gain of one arm in a group minus that of another."""

@@ -90,7 +90,10 @@ def verdict(transfer: Transfer) -> StudyVerdict:
             text = "Keep the base: no method can be judged on all benchmarks and has a gain."
         else:
             text = f"Keep the base: no method has a gain on {label(trained)} that can be told from zero."
-            without = ["Without a gain there is nothing to weigh a loss elsewhere against.", *_idle_text(idle)]
+            without = [
+                "Without a gain there is nothing to weigh a loss elsewhere against.",
+                *_idle_text(transfer, idle),
+            ]
         return StudyVerdict(text, without, [], None)
     arm = preferred(
         {name: gain[name] for name in risk if risk[name] <= limit},
@@ -165,11 +168,18 @@ def _without_verdict(transfer: Transfer, cut_off: list[str], idle: list[str]) ->
     if cut_off:
         names = ", ".join(map(label, cut_off))
         sentences.append(f"Every response to a benchmark was cut off, theirs or the base's: {names}.")
-    return sentences + _idle_text(idle)
+    return sentences + _idle_text(transfer, idle)
 
 
-def _idle_text(idle: list[str]) -> list[str]:
-    return [f"Learned nothing, because no step had a gradient: {', '.join(map(label, idle))}."] if idle else []
+def _idle_text(transfer: Transfer, idle: list[str]) -> list[str]:
+    if not idle:
+        return []
+    starts = {arm: transfer.started_from(arm) for arm in idle}
+    names = [
+        label(arm) if start is None else f"{label(arm)} (its model, and its gains, are still those of {label(start)})"
+        for arm, start in starts.items()
+    ]
+    return [f"Learned nothing, because no step had a gradient: {', '.join(names)}."]
 
 
 def _number(gain: Estimate, meaning: str) -> Number:

@@ -62,17 +62,19 @@ def ablate(options: argparse.Namespace) -> int:
 
 def _run(ablation: "Ablation", options: argparse.Namespace) -> int:
     from launch.execution.processes import local_run, note_run
-    from launch.run import refuse_if_queued, require_ready, require_runnable, run_on_slurm, show_jobs
+    from launch.planning.preflight import check_resolved
+    from launch.run import refuse_if_queued, require_possible_points, require_ready, run_on_slurm, show_jobs
     from launch.slurm.submit import ask_queue
 
     site = read_site(options)
     tasks = ablation.tasks(options.until)
+    require_possible_points({point.name: point.recipe for point in ablation.points})
     if options.dry_run:
         points = [{"name": p.name, "values": p.values, "differs": list(p.differs)} for p in ablation.points]
         print_result(options, points, f"{describe(ablation)}\n\n{hours_line(tasks, site)}")
         return show_jobs(ablation.root, tasks, site) if site is not None else 0
     for point in ablation.points:
-        require_runnable(point.recipe)
+        check_resolved(point.recipe)
     if site is not None:
         require_ready(tasks, site)
         ask_queue()  # before anything is written

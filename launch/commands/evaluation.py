@@ -101,7 +101,7 @@ def _transfer(study_dir: Path) -> "Transfer":
 
 
 @command(
-    "may this model be released?",
+    "has a model lost more than allowed?",
     argument(
         "words",
         metavar="RUN [ARM ...] | key=value",
@@ -117,9 +117,10 @@ def _transfer(study_dir: Path) -> "Transfer":
 )
 def gate(options: argparse.Namespace) -> int:
     """Exit status 1 if a group of benchmarks may have lost more than --max-drop points, by the lower end of its
-    interval. Judges the scores of a finished study, or scores --base and --model as `eval` does, with new responses.
+    interval. Losses alone decide; a model without a gain on what was trained gets a note. Judges the scores of a
+    finished study, or scores --base and --model as `eval` does, with new responses.
     """
-    from eval.report.decisions import gate
+    from eval.report.decisions import gate, without_gain
 
     require_max_drop(options.max_drop)
     if options.words and not options.base and not options.model:
@@ -141,11 +142,15 @@ def gate(options: argparse.Namespace) -> int:
         if status := _run(recipe, study_dir):
             return status if status > 1 else 2  # 1 is the verdict
         transfer, arms = _transfer(study_dir), list(recipe.arms)
-    for warning in transfer.warnings:
-        print(f"transfer: warning: {warning.message}", file=sys.stderr)
+    for text in dict.fromkeys(w.message for w in transfer.warnings if w.model in (None, "base", *arms)):
+        print(f"transfer: warning: {text}", file=sys.stderr)
     verdicts = {arm: gate(transfer, arm, options.max_drop) for arm in arms}
     lines = [f"{'PASS' if passed else 'FAIL'}  {text}" for passed, reasons in verdicts.values() for text in reasons]
-    values = {arm: {"passed": passed, "reasons": reasons} for arm, (passed, reasons) in verdicts.items()}
+    notes = {arm: without_gain(transfer, arm) for arm in arms}
+    lines += [f"note  {note}" for note in notes.values() if note]
+    values = {
+        arm: {"passed": passed, "reasons": reasons, "note": notes[arm]} for arm, (passed, reasons) in verdicts.items()
+    }
     print_result(options, values, "\n".join([*lines, f"report: {study_dir / 'report' / 'index.html'}"]))
     return 0 if all(passed for passed, _ in verdicts.values()) else 1
 

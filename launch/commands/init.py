@@ -18,7 +18,7 @@ _STARTERS = Path(__file__).resolve().parents[1] / "starters"
 )
 def init(options: argparse.Namespace) -> int:
     """Write a recipe in which every key is explained, and small example files beside it. `transfer validate` accepts
-    it as written. Nothing is overwritten.
+    it as written. Its study has the name of the recipe's folder. Nothing is overwritten.
     """
     from recipes.files import write_atomic
 
@@ -35,7 +35,8 @@ def init(options: argparse.Namespace) -> int:
         )
     own_name = re.compile(rf"(?<![\w./-]){re.escape(name)}")  # not tasks/my_benchmark.yaml
     for target, file in targets.items():
-        write_atomic(target, own_name.sub(lambda _: recipe.name, file.read_text(encoding="utf-8")))
+        text = own_name.sub(lambda _: recipe.name, file.read_text(encoding="utf-8"))
+        write_atomic(target, _named(text, _study_name(recipe, options.kind)) if target == recipe else text)
     files = [str(target) for target in targets]
     print_result(
         options,
@@ -43,3 +44,24 @@ def init(options: argparse.Namespace) -> int:
         "\n".join([*(f"wrote {file}" for file in files), f"next: transfer validate {recipe}"]),
     )
     return 0
+
+
+def _study_name(recipe: Path, kind: str) -> str | None:
+    """The study's name: that of the recipe's folder, so that recipes of two folders do not share their results.
+
+    A corpus or a benchmark adds its kind, since a study may stand beside it. None where the folder's name has no letter
+    or digit that a study's may have.
+    """
+    name = re.sub(r"[^a-z0-9._-]+", "-", recipe.resolve().parent.name.lower()).strip("._-")
+    return (name if kind == "study" else f"{name}-{kind}") if name else None
+
+
+def _named(text: str, name: str | None) -> str:
+    """The text of a recipe with another name of its study; the comment stays in its column."""
+    return re.sub(
+        r"^study: \S+( *)",
+        lambda old: f"study: {name} ".ljust(len(old[0])) if name else old[0],
+        text,
+        count=1,
+        flags=re.MULTILINE,
+    )

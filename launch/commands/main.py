@@ -41,8 +41,8 @@ _REFUSED = {
 }
 """What a file system refuses to a user."""
 _EPILOG = """examples:
-  transfer init study my-study/study.yaml                   a commented recipe with example data, to change
-  transfer validate my-study/study.yaml                     open and render everything it reads
+  transfer init study own/study.yaml                        a commented recipe with example data, to change
+  transfer validate own/study.yaml                          open and render everything it reads
   transfer run recipes/pocket/study.yaml                    the whole comparison on a CPU
   transfer run recipes/pocket/study.yaml 'seeds=[0,1,2]'    the same with three training seeds
   transfer plan recipes/pocket/study.yaml                   what would run, and what it would cost
@@ -52,7 +52,7 @@ _EPILOG = """examples:
   transfer view runs/pocket                                 read the responses of all models side by side
   transfer lineage runs/pocket                              were all arms presented the same problems?
   transfer eval --base A --model B                          score any pair of models, with intervals
-  transfer gate runs/pocket grpo --max-drop 5               may it be released? exit status 0 or 1
+  transfer gate runs/pocket grpo --max-drop 5               no loss above 5 points? exit status 0 or 1
   transfer trajectory recipes/pocket/study.yaml             what every checkpoint gained and lost
   transfer pick runs/pocket --max-drop 5                    the checkpoint to ship
   transfer push runs/pocket grpo --to ME/MODEL --dry-run    a model and its card for the hub

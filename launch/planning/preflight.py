@@ -267,10 +267,12 @@ def _fewer_demonstrations(recipe: Recipe) -> list[str]:
     teacher = recipe.corpus.teacher
     assert teacher is not None
     why = f"corpus.teacher.samples_per_problem is {teacher.samples_per_problem}"
+    action = f"corpus.teacher.samples_per_problem={arm.completions_per_problem}"
     if recipe.corpus.demonstrations != "all":
-        why = f"corpus.demonstrations is {recipe.corpus.demonstrations}"
+        why, action = f"corpus.demonstrations is {recipe.corpus.demonstrations}", "corpus.demonstrations=all"
     most = completions_of_problem(recipe, arm)
     return [
         f"{', '.join(fewer)}: a step reads at most {most} demonstration{'s' * (most > 1)} of a problem and none "
-        f"twice, because {why}; train.completions_per_problem is {arm.completions_per_problem}"
+        f"twice, because {why}; train.completions_per_problem is {arm.completions_per_problem}; set {action} if the "
+        "teacher has more, else leave it"
     ]

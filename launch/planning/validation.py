@@ -36,6 +36,7 @@ from launch.planning.preflight import (
     unresolved_sentences,
     warnings,
 )
+from launch.planning.unusable import none_usable
 from recipes.corpus_schema import DataFiles
 from recipes.errors import UserError, collected
 from recipes.schema import Recipe
@@ -256,25 +257,12 @@ def _demonstrations(
         tokens = [row.tokens for row in rows]
         validation.lengths.append(lengths_of("demonstrations", tokens, "prompt.max_completion_tokens", limit))
     if not solved:
-        validation.mistakes.append(_none_usable(rows, limit))
+        answers = {identity: row.reference_answer for identity, row in identified}
+        validation.mistakes.append(none_usable(rows, limit, answers, recipe.corpus.answer_form))
         return
     text = next(row.completion for row in rows if row.usable)
     end = "" if tokenizer is None else str(tokenizer.eos_token)
     validation.samples.append(Sample("one demonstration, after that prompt", text + end))
-
-
-def _none_usable(rows: list[Demonstration], limit: int) -> str:
-    """Why no demonstration can be trained on."""
-    correct = [row.tokens for row in rows if row.grade == "correct"]
-    if correct and min(correct) > limit:
-        which = f"all {len(rows):,}" if len(correct) == len(rows) else f"{len(correct):,} of {len(rows):,}"
-        return (
-            f"no correct demonstration is within prompt.max_completion_tokens {limit}: {which} are correct, the "
-            f"shortest of them has {min(correct)} tokens; raise prompt.max_completion_tokens"
-        )
-    grades = ", ".join(sorted({row.grade for row in rows}))
-    why = "is finished and without a control token" if correct else f"is correct (grades: {grades})"
-    return f"no demonstration {why}, so no problem is teacher-solvable"
 
 
 def _suite(

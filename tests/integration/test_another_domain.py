@@ -9,7 +9,7 @@ import pytest
 def test_a_study_of_law_ends_in_a_report_about_law(transfer, tmp_path):
     recipe = tmp_path / "law" / "study.yaml"
     assert transfer("init", "study", recipe).returncode == 0
-    small = ["model.pocket.documents=3000", "train.steps=20", "suite.questions=10", "study=law"]
+    small = ["model.pocket.documents=3000", "train.steps=20", "suite.questions=10"]
     result = transfer("run", recipe, *small, cwd=tmp_path)
     assert result.returncode == 0, result.stdout[-3000:] + result.stderr[-3000:]
     report = tmp_path / "runs" / "law" / "report"

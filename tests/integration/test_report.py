@@ -15,6 +15,7 @@ from eval.report.page import draw_figures, render_page
 from eval.report.schema import Transfer
 from eval.report.verdict import cards, certainty, headline, method_of
 from eval.scorers.records import Response as StoredResponse
+from recipes.files import hash_json
 from recipes.loading import load_study
 from tests.conftest import ANALYSED, SMOKE
 from tests.reports import arm_values, make_transfer
@@ -167,6 +168,14 @@ def test_the_certificate_says_what_was_shared(tables, analysed_transfer, analyse
     assert c["presented"]["equal"] is True
     assert c["shared"]["steps"] == 4
     manifest = json.loads((analysed_study / "arms" / "grpo" / "seed-0" / "manifest.json").read_text())
+    # Not of the weights: models of equal weights differ in their other files.
+    assert c["shared"]["base, all files (sha256)"] == manifest["inputs"]["output of base"][:16]
+    base = json.loads((analysed_study / "base" / "manifest.json").read_text())
+    assert hash_json(base["outputs"]) == manifest["inputs"]["output of base"]
+    assert {"model.safetensors", "config.json", "tokenizer.json"} < base["outputs"].keys()
+    (hashes,) = tables["Models and responses behind every score (sha256)"]
+    assert hashes[0] == ["model", "model, all files", "responses"]
+    assert hashes[1][:2] == ["base", manifest["inputs"]["output of base"][:16]]
     assert c["shared"]["corpus (sha256)"] == manifest["inputs"]["output of corpus"][:16]
     assert c["differs"]["sampling"] == {"off_policy_sft": "teacher", "on_policy_sft": "current", "grpo": "current"}
     rows = {row[0]: row[1:] for row in tables["Matched-arms certificate"][0][1:]}
