@@ -1,20 +1,30 @@
 """What a cluster job does on each of its nodes, without a cluster."""
 
 import os
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
 import torch
 
 from launch.execution import ranks
+from launch.execution.failures import recorded
 from launch.planning import node
+from launch.site_file import SiteSpec
 from launch.slurm import step
+from launch.slurm.jobs import make_jobs
+from launch.slurm.script import render
 from launch.stages import build_stages, stage_inputs
+from launch.tasks import tasks_of_study
 from recipes.files import write_json
 from recipes.loading import load_recipe
 from recipes.manifest import finish_stage, start_stage
 
-SMOKE = Path(__file__).resolve().parent.parent / "recipes" / "pocket" / "smoke.yaml"
+ROOT = Path(__file__).resolve().parent.parent
+SMOKE = ROOT / "recipes" / "pocket" / "smoke.yaml"
 GRPO = "arms/grpo/seed-0"
 OVERRIDES = ["arms.on_policy_sft=null", "arms.off_policy_sft=null", "resources.ranks=2", "resources.nodes=2",
              "resources.threads=3"]  # fmt: skip
@@ -62,3 +72,137 @@ def test_processes_of_a_job_get_the_threads_of_its_stage(study, monkeypatch):
     monkeypatch.setattr(step, "run_stage", lambda *_: seen.append(os.environ["OMP_NUM_THREADS"]))
     assert step.main([str(root), GRPO]) == 0
     assert seen == ["3"]
+
+
+def test_a_run_that_loses_its_server_to_a_signal_is_stopped_and_not_failed(study, monkeypatch):
+    """In the process of the step; only a job with the record of a stop is requeued."""
+    root, _ = study
+    monkeypatch.setenv("SLURM_PROCID", "0")
+
+    def lost(*_):
+        raise ConnectionError("connection refused")
+
+    monkeypatch.setattr(step, "run_stage", lost)
+    monkeypatch.setattr(step, "noted_signal", lambda: "SIGTERM")
+    assert step.main([str(root), GRPO]) == 75
+    assert recorded(root, GRPO)["message"] == (
+        "stopped by SIGTERM, and could not save: ConnectionError: connection refused"
+    )
+    monkeypatch.setattr(step, "noted_signal", lambda: None)
+    assert step.main([str(root), GRPO]) == 1
+    assert recorded(root, GRPO)["message"] == "ConnectionError: connection refused"
+
+
+SERVER = """
+import asyncio, multiprocessing, os, signal, sys, time
+
+folder = sys.argv[1]
+
+def engine(folder):  # a process of its own, as vLLM's engine, with a handler that would end it
+    signal.signal(signal.SIGTERM, lambda *_: os._exit(3))
+    with open(f"{folder}/engine", "w") as file:
+        file.write(str(os.getpid()))
+    time.sleep(600)
+
+async def serve():
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, os._exit, 3)
+    with open(f"{folder}/server", "w") as file:
+        file.write(str(os.getpid()))
+    await asyncio.sleep(600)
+
+if __name__ == "__main__":
+    from engine_of_the_test import engine
+    multiprocessing.get_context("spawn").Process(target=engine, args=(folder,)).start()
+    asyncio.run(serve())
+"""
+
+
+def running(pid):
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def until(condition):
+    for _ in range(600):
+        if condition():
+            return
+        time.sleep(0.1)
+    raise AssertionError("it did not happen within a minute")
+
+
+def test_the_server_of_a_job_outlives_a_preemption_until_the_ranks_have_ended(tmp_path):
+    """Slurm signals every process of every step: the server's, those that it starts, and the one that watches it."""
+    (tmp_path / "server.py").write_text(SERVER)
+    (tmp_path / "engine_of_the_test.py").write_text(SERVER.replace("folder = sys.argv[1]", ""))
+    command = [str(tmp_path / "server.py"), str(tmp_path)]
+    program = (
+        "import sys; from pathlib import Path; from launch.slurm.vllm_server import serve_until; "
+        f"sys.exit(serve_until(Path({str(tmp_path / 'stop')!r}), {command!r}))"
+    )
+    path = os.pathsep.join([str(ROOT), str(tmp_path)])
+    watching = subprocess.Popen([sys.executable, "-c", program], env={**os.environ, "PYTHONPATH": path})
+    files = [tmp_path / "server", tmp_path / "engine"]
+    until(lambda: all(path.exists() and path.read_text() for path in files))
+    pids = [watching.pid, *(int(path.read_text()) for path in files)]
+    for pid in pids:
+        os.kill(pid, signal.SIGTERM)
+    time.sleep(2)
+    assert [running(pid) for pid in pids] == [True, True, True]
+    (tmp_path / "stop").touch()
+    assert watching.wait(timeout=60) == 0
+    until(lambda: not any(running(pid) for pid in pids[1:]))
+
+
+def test_a_server_that_ends_itself_is_not_waited_for(tmp_path):
+    (tmp_path / "server.py").write_text("import sys\nsys.exit(7)\n")
+    program = (
+        "import sys; from pathlib import Path; from launch.slurm.vllm_server import serve_until; "
+        f"sys.exit(serve_until(Path('/nowhere/stop'), [{str(tmp_path / 'server.py')!r}]))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], check=False, timeout=60, cwd=ROOT)
+    assert done.returncode == 7
+
+
+SRUN = """#!/bin/bash
+# A stand-in for srun: the server's step ends at the stop file or by TERM, the other one a second after TERM.
+case "$*" in
+  *vllm_server*)
+    echo "server starts" >> events
+    trap 'echo "server is terminated" >> events; exit 1' TERM
+    while [ ! -e "$TRANSFER_SERVER_STOP" ]; do sleep 0.1; done
+    echo "server is stopped" >> events ;;
+  *)
+    trap 'sleep 1; echo "ranks have saved" >> events; exit 0' TERM
+    echo "ranks start" >> events
+    while true; do sleep 0.1; done ;;
+esac
+"""
+
+SCONTROL = """#!/bin/bash
+case "$2" in hostnames) printf 'n1\\nn2\\n' ;; node) echo "NodeName=n NodeAddr=127.0.0.1" ;; esac
+"""
+
+
+def test_the_batch_script_stops_the_server_after_the_ranks(tmp_path):
+    """All processes of a job get the signal of a preemption, those of the batch script too."""
+    programs = tmp_path / "bin"
+    programs.mkdir()
+    (programs / "srun").write_text(SRUN.replace("events", str(tmp_path / "events")))
+    (programs / "scontrol").write_text(SCONTROL)
+    for program in programs.iterdir():
+        program.chmod(0o755)
+    recipe = load_recipe(SMOKE, ["resources.vllm={mode: server, server_nodes: 1}"])
+    tasks = tasks_of_study(recipe, tmp_path / "study", build_stages(recipe))
+    (job,) = [job for job in make_jobs(tasks, {}) if job.name == "arms/grpo"]
+    (tmp_path / "job.sh").write_text(render(job, SiteSpec(), "c", ""))
+    environment = {"PATH": f"{programs}:/usr/bin:/bin", "SLURM_JOB_ID": "7", "SLURM_JOB_NAME": "j"}
+    environment |= {"SLURM_JOB_NODELIST": "n[1-2]"}
+    batch = subprocess.Popen(["bash", "job.sh"], cwd=tmp_path, env=environment, start_new_session=True)
+    events = tmp_path / "events"
+    until(lambda: events.exists() and len(events.read_text().splitlines()) == 2)
+    os.killpg(batch.pid, signal.SIGTERM)
+    assert batch.wait(timeout=60) == 0
+    until(lambda: (tmp_path / "server-7.ended").exists())
+    assert events.read_text().splitlines()[2:] == ["ranks have saved", "server is stopped"]

@@ -16,7 +16,7 @@ from contextlib import suppress
 from pathlib import Path
 from types import FrameType
 
-from launch.execution.failures import MISTAKE, STOPPED, Failure, explain, record
+from launch.execution.failures import CRASHED, MISTAKE, STOPPED, Failure, RanksEndedError, explain, record
 from launch.execution.processes import log_path, write_output_to
 from launch.execution.ranks import join_ranks
 from launch.execution.stage_runner import run_stage
@@ -99,7 +99,11 @@ def _first_node(recipe: Recipe, study_dir: Path, stages: list[Stage], stage: Sta
     except LockedError:
         return _share(recipe, study_dir, stage)
     except Exception as error:  # any library may fail; the log has the traceback, the record the message
-        return explain(error, recipe, study_dir, stage)
+        failure = explain(error, recipe, study_dir, stage)
+        if failure.status == CRASHED and not isinstance(error, RanksEndedError) and (name := noted_signal()):
+            # Such as a request to a server that the signal has ended too.
+            return Failure(f"stopped by {name}, and could not save: {failure.message}", STOPPED)
+        return failure
     return None
 
 
