@@ -5,13 +5,18 @@ import signal
 import subprocess
 import sys
 import time
+import urllib.request
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
+import httpx
 import pytest
+import requests
 import torch
 
 from launch.execution import ranks
 from launch.execution.failures import recorded
+from launch.execution.worker import worker_environment
 from launch.planning import node
 from launch.site_file import SiteSpec
 from launch.slurm import step
@@ -22,6 +27,7 @@ from launch.tasks import tasks_of_study
 from recipes.files import write_json
 from recipes.loading import load_recipe
 from recipes.manifest import finish_stage, start_stage
+from tests.servers import serving
 
 ROOT = Path(__file__).resolve().parent.parent
 SMOKE = ROOT / "recipes" / "pocket" / "smoke.yaml"
@@ -206,3 +212,59 @@ def test_the_batch_script_stops_the_server_after_the_ranks(tmp_path):
     assert batch.wait(timeout=60) == 0
     until(lambda: (tmp_path / "server-7.ended").exists())
     assert events.read_text().splitlines()[2:] == ["ranks have saved", "server is stopped"]
+
+
+def test_a_proxy_is_not_asked_for_the_nodes_of_a_job(tmp_path):
+    """`setup` sets one, as the example of a site file does; what it excludes already stays."""
+    recipe = load_recipe(SMOKE)
+    tasks = tasks_of_study(recipe, tmp_path, build_stages(recipe))
+    (job,) = [job for job in make_jobs(tasks, {}) if job.name == "arms/grpo"]
+    (tmp_path / "scontrol").write_text(SCONTROL.replace("NodeAddr=127.0.0.1", "NodeAddr=10.0.0.$4"))
+    (tmp_path / "srun").write_text('#!/bin/bash\necho "$no_proxy $NO_PROXY"\n')
+    for name in ("scontrol", "srun"):
+        (tmp_path / name).chmod(0o755)
+
+    def excluded(*setup, **variables):
+        (tmp_path / "job.sh").write_text(render(job, SiteSpec(setup=setup), "c", ""))
+        environment = {"PATH": f"{tmp_path}:/usr/bin:/bin", "SLURM_JOB_ID": "7", "SLURM_JOB_NODELIST": "n[1-2]"}
+        return subprocess.run(["bash", "job.sh"], cwd=tmp_path, env=environment | variables, check=True, text=True,
+                              capture_output=True).stdout.split()  # fmt: skip
+
+    nodes = "localhost,127.0.0.1,n1,10.0.0.n1,n2,10.0.0.n2"
+    assert excluded() == [nodes, nodes]
+    assert excluded("export http_proxy=http://proxy:3128 no_proxy=.site") == [f".site,{nodes}"] * 2
+    assert excluded(NO_PROXY=".site") == [f".site,{nodes}"] * 2
+    assert excluded(no_proxy="*") == ["*", "*"]
+
+
+def test_a_stage_asks_servers_on_its_machine_without_the_proxy(monkeypatch):
+    """With the clients that stages use, of which each reads the variables in its own way."""
+    asked = []
+
+    class Server(BaseHTTPRequestHandler):
+        def do_GET(self):
+            asked.append(self.path)
+            self.send_response(200)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+        def log_message(self, *_):
+            pass
+
+    for name in ("no_proxy", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    for name in ("http_proxy", "HTTP_PROXY", "all_proxy"):
+        monkeypatch.setenv(name, "http://127.0.0.1:1")  # nothing listens there
+    monkeypatch.setenv("NO_PROXY", ".site,127.0.0.1")
+    environment = worker_environment()
+    assert (environment["no_proxy"], environment["NO_PROXY"]) == (".site,127.0.0.1,localhost",) * 2
+    monkeypatch.delenv("NO_PROXY")
+    for name in ("no_proxy", "NO_PROXY"):
+        monkeypatch.setenv(name, worker_environment()[name])
+    with serving(Server) as url:
+        urllib.request.urlopen(f"{url}/urllib", timeout=20).close()
+        requests.get(f"{url}/requests", timeout=20)
+        httpx.get(f"{url}/httpx", timeout=20)
+    assert asked == ["/urllib", "/requests", "/httpx"]
+    monkeypatch.setenv("no_proxy", "*")
+    assert worker_environment()["NO_PROXY"] == "*"
