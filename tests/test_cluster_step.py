@@ -19,12 +19,12 @@ from launch.execution.failures import recorded
 from launch.execution.worker import worker_environment
 from launch.planning import node
 from launch.site_file import SiteSpec
-from launch.slurm import step
+from launch.slurm import step, vllm_server
 from launch.slurm.jobs import make_jobs
 from launch.slurm.script import render
 from launch.stages import build_stages, stage_inputs
 from launch.tasks import tasks_of_study
-from recipes.files import write_json
+from recipes.files import LockedError, write_json
 from recipes.loading import load_recipe
 from recipes.manifest import finish_stage, start_stage
 from tests.servers import serving
@@ -68,7 +68,7 @@ def test_a_second_node_of_a_finished_stage_ends_well(study, monkeypatch):
 
 
 def test_a_second_node_waits_longer_than_the_first_may_prepare():
-    assert ranks._JOIN_SECONDS > step._SERVER_START_SECONDS + node._LOAD_SECONDS
+    assert ranks._JOIN_SECONDS > step._SERVER_START_SECONDS + node._LOAD_SECONDS + step._LOST_LOCK_SECONDS
 
 
 def test_processes_of_a_job_get_the_threads_of_its_stage(study, monkeypatch):
@@ -268,3 +268,94 @@ def test_a_stage_asks_servers_on_its_machine_without_the_proxy(monkeypatch):
     assert asked == ["/urllib", "/requests", "/httpx"]
     monkeypatch.setenv("no_proxy", "*")
     assert worker_environment()["NO_PROXY"] == "*"
+
+
+def test_the_server_of_this_environment_is_used_where_it_is_not_activated(study, monkeypatch, tmp_path):
+    """Called as .venv/bin/transfer; another vllm on the PATH is not the one that was tested."""
+    root, _ = study
+    recipe = load_recipe(SMOKE, [*OVERRIDES, "resources.vllm={mode: server, server_nodes: 1}"])
+    write_json(root / "study.json", recipe.dump())
+    mine, other = tmp_path / "venv" / "bin", tmp_path / "other"
+    for folder in (mine, other):
+        folder.mkdir(parents=True)
+        (folder / "vllm").write_text("#!/bin/sh\n")
+        (folder / "vllm").chmod(0o755)
+    served = []
+    monkeypatch.setattr(vllm_server, "serve_until", lambda stop, command: served.append((stop, command[:3])) or 0)
+    monkeypatch.setattr(vllm_server.sys, "executable", str(mine / "python"))
+    monkeypatch.setenv("PATH", str(other))
+    monkeypatch.setenv("TRANSFER_SERVER_STOP", str(tmp_path / "stop"))
+    assert vllm_server.main([str(root), GRPO, "8000"]) == 0
+    (mine / "vllm").unlink()
+    assert vllm_server.main([str(root), GRPO, "8000"]) == 0
+    (other / "vllm").unlink()
+    assert vllm_server.main([str(root), GRPO, "8000"]) == 2
+    assert served == [
+        (tmp_path / "stop", [str(folder / "vllm"), "serve", str(root / "base")]) for folder in (mine, other)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("url", "address", "chosen", "expected"),
+    [
+        ("http://n2:8000", "10.1.2.3", None, "10.1.2.3"),
+        ("http://n2:8000", "10.1.2.3", "10.9.9.9", "10.9.9.9"),
+        ("http://n2:8000", "127.0.1.1", None, None),
+        (None, "10.1.2.3", None, None),
+    ],
+)
+def test_the_trainer_has_the_address_of_its_node(study, monkeypatch, url, address, chosen, expected):
+    """TRL sends the server what vLLM takes for this machine's address: 0.0.0.0 without a default route."""
+    root, _ = study
+    monkeypatch.setenv("SLURM_PROCID", "0")
+    for name, value in {"VLLM_HOST_IP": chosen, "TRANSFER_VLLM_URL": url}.items():
+        monkeypatch.setenv(name, value or "")
+        if value is None:
+            monkeypatch.delenv(name)
+    monkeypatch.setattr(step.socket, "gethostbyname", {"n1": address}.__getitem__)
+    monkeypatch.setattr(step, "_wait_for_server", lambda: None)
+    seen = []
+    monkeypatch.setattr(step, "run_stage", lambda *_: seen.append(os.environ.get("VLLM_HOST_IP")))
+    assert step.main([str(root), GRPO]) == 0
+    os.environ.pop("VLLM_HOST_IP", None)
+    assert seen == [expected]
+
+
+def test_a_restarted_job_waits_for_the_lock_of_its_lost_node(study, monkeypatch, capfd):
+    """A server of NFSv3 keeps the lock of a node that was lost; the first start of a job takes it for another job."""
+    root, stages = study
+    monkeypatch.setenv("SLURM_PROCID", "0")
+    monkeypatch.setattr(step, "_ASK_LOCK_SECONDS", 0.0)
+    monkeypatch.setattr(step, "_no_progress", lambda *_: None)  # these starts make none
+    attempts = []
+
+    def locked_twice(*_):
+        attempts.append(1)
+        if len(attempts) < 3:
+            raise LockedError("locked")
+
+    monkeypatch.setattr(step, "run_stage", locked_twice)
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "0")
+    assert step.main([str(root), GRPO]) == 2
+    assert recorded(root, GRPO)["message"] == f"another job is writing {GRPO}"
+    attempts.clear()
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
+    assert step.main([str(root), GRPO]) == 0
+    assert len(attempts) == 3
+    said = capfd.readouterr().out
+    assert said.count(f"{GRPO} is locked, perhaps by the node that this job ran on before; waiting up to 10 min") == 1
+    attempts.clear()
+    monkeypatch.setattr(step, "noted_signal", lambda: "SIGTERM")
+    assert step.main([str(root), GRPO]) == 75
+    monkeypatch.setattr(step, "noted_signal", lambda: None)
+    attempts.clear()
+    monkeypatch.setattr(step, "_LOST_LOCK_SECONDS", 0.0)
+    assert step.main([str(root), GRPO]) == 2
+    # Replicas share an evaluation: the lock is that of one at work.
+    recipe = load_recipe(SMOKE, ["resources.evaluation_replicas=2"])
+    monkeypatch.setattr(step, "_LOST_LOCK_SECONDS", 600.0)
+    attempts.clear()
+    with pytest.raises(LockedError):
+        step._run(recipe, root, stages["eval/base"])
+    step._run(load_recipe(SMOKE), root, stages["eval/base"])
+    assert len(attempts) == 3

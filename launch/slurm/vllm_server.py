@@ -83,7 +83,9 @@ def main(arguments: list[str]) -> int:
         print(error, file=sys.stderr)
         return 2
     print(" ".join(command), flush=True)
-    if (program := shutil.which(command[0])) is not None:
+    # Beside this interpreter first: the environment it belongs to need not be activated.
+    folders = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
+    if (program := shutil.which(command[0], path=folders)) is not None:
         return serve_until(Path(os.environ["TRANSFER_SERVER_STOP"]), [program, *command[1:]])
     print("vllm is not installed; run pip install -r requirements-gpu.lock on a GPU machine", file=sys.stderr)
     return 2
