@@ -18,12 +18,14 @@ from launch.execution import ranks
 from launch.execution.failures import recorded
 from launch.execution.worker import worker_environment
 from launch.planning import node
+from launch.run import require_runnable
 from launch.site_file import SiteSpec
 from launch.slurm import step, vllm_server
 from launch.slurm.jobs import make_jobs
 from launch.slurm.script import render
 from launch.stages import build_stages, stage_inputs
 from launch.tasks import tasks_of_study
+from recipes.errors import UserError
 from recipes.files import LockedError, write_json
 from recipes.loading import load_recipe
 from recipes.manifest import finish_stage, start_stage
@@ -359,3 +361,28 @@ def test_a_restarted_job_waits_for_the_lock_of_its_lost_node(study, monkeypatch,
         step._run(recipe, root, stages["eval/base"])
     step._run(load_recipe(SMOKE), root, stages["eval/base"])
     assert len(attempts) == 3
+
+
+def no_bubblewrap():
+    raise UserError("bubblewrap (bwrap) is not installed")
+
+
+def test_the_sandbox_is_looked_for_where_the_code_runs(study, monkeypatch):
+    """On a login node bubblewrap says nothing about an image; in the job it is needed before the first response."""
+    _, stages = study
+    monkeypatch.setattr(node, "require_sandbox", no_bubblewrap)
+    recipe = load_recipe(SMOKE)
+    require_runnable(recipe)
+    node.require_on_this_node(recipe, stages["eval/base"])
+    monkeypatch.setattr(type(recipe.benchmarks[0]), "runs_code", True)
+    with pytest.raises(UserError, match="bubblewrap"):
+        require_runnable(recipe)
+    with pytest.raises(UserError, match="bubblewrap"):
+        require_runnable(recipe, SiteSpec())
+    require_runnable(recipe, SiteSpec(container={"image": "lab.sif"}))
+    for name in ("eval/base", "eval/grpo-seed0-final"):
+        with pytest.raises(UserError, match="bubblewrap"):
+            node.require_on_this_node(recipe, stages[name])
+    for name in (GRPO, "report"):
+        node.require_on_this_node(recipe, stages[name])
+    node.require_on_this_node(load_recipe(SMOKE, ["suite.allow_unsandboxed_code=true"]), stages["eval/base"])

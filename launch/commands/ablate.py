@@ -72,7 +72,7 @@ def _run(ablation: "Ablation", options: argparse.Namespace) -> int:
         print_result(options, points, f"{describe(ablation)}\n\n{hours_line(tasks, site)}")
         return show_jobs(ablation.root, tasks, site) if site is not None else 0
     for point in ablation.points:
-        require_runnable(point.recipe)
+        require_runnable(point.recipe, site)
     if site is not None:
         require_ready(tasks, site)
         ask_queue()  # before anything is written
