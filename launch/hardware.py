@@ -17,6 +17,8 @@ from recipes.schema import Recipe
 
 CPU_STAGES = 2
 """Stages without a GPU that run at the same time, if the recipe does not set `resources.workers`."""
+LOOPBACK = ("127.0.0.1", "localhost", "::1", "0.0.0.0")
+"""Hosts of an address that are the machine that asks."""
 _NO_DEVICE = ("", "-1", "NoDevFiles")  # the last is what Slurm sets for a job without GPUs
 _IN_USE = 0.5  # share of a GPU's memory; a display takes far less
 _PATIENCE_SECONDS = 60.0  # the driver frees the memory of a process a little after its end
@@ -63,7 +65,7 @@ def gpus_wanted(recipe: Recipe, kind: StageKind) -> int:
 
 def teacher_on(recipe: Recipe) -> str | None:
     """Address of a teacher's server on this machine, which occupies its GPUs; None: there is none."""
-    local = {"127.0.0.1", "localhost", "::1", "0.0.0.0", socket.gethostname()}
+    local = {*LOOPBACK, socket.gethostname()}
     for sampler in recipe.corpus.samplers.values():
         if sampler.kind == "endpoint" and urlsplit(sampler.base_url).hostname in local:
             return sampler.base_url

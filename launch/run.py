@@ -10,6 +10,7 @@ from launch.execution.local import run_tasks
 from launch.execution.processes import note_run
 from launch.planning.findings import findings, refuse
 from launch.planning.fit import fit_mistakes
+from launch.planning.node import require_sandbox_of
 from launch.planning.preflight import check_resolved, warnings
 from launch.site_file import SiteSpec
 from launch.slurm.submit import active_ids, ask_queue, known_jobs, plan_submission, read_jobs, script_name, submit
@@ -22,10 +23,20 @@ from train.accounting.cost import model_shape
 from train.accounting.matching import require_matched
 
 
-def require_runnable(recipe: Recipe) -> None:
-    """Print warnings. Raises UserError if the recipe cannot run or its data or models are not resolved."""
-    check_resolved(recipe)
+def require_runnable(recipe: Recipe, site: SiteSpec | None = None) -> None:
+    """Print warnings. Raises UserError if the recipe cannot run, or for what `require_resolved` refuses."""
+    require_resolved(recipe, site)
     require_possible(recipe)
+
+
+def require_resolved(recipe: Recipe, site: SiteSpec | None = None) -> None:
+    """Raise UserError if data, models or the sandbox that the recipe needs are missing.
+
+    `site`: the cluster; None: this machine. What an image has installed, only its jobs can tell.
+    """
+    check_resolved(recipe)
+    if site is None or site.container is None:
+        require_sandbox_of(recipe)
 
 
 def require_possible(recipe: Recipe) -> None:

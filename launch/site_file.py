@@ -96,7 +96,8 @@ class SiteSpec(JobSpec):
     container: ContainerSpec | None = None
     """Image to run in; null: the Python environment of this command."""
     offline: bool = True
-    """Whether jobs run with the hub offline; `transfer fetch` has downloaded what they need."""
+    """Whether jobs run with the hub and Weights & Biases offline; `transfer fetch` has downloaded what they need, and
+    `transfer sync` sends the metrics. WANDB_MODE, exported or in `environment`, takes precedence."""
     max_running: int | None = Field(None, ge=1)
     """Tasks of one array that run at the same time. null: no limit."""
     signal_seconds: int | None = Field(None, ge=10)

@@ -172,6 +172,25 @@ def test_gpus_of_this_machine(machine):
     assert teacher.remedy == "make the corpus first (--until corpus), stop the server, then run the rest"
 
 
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "[::1]", "0.0.0.0"])
+def test_a_job_does_not_find_the_teacher_on_its_own_loopback(machine, host, tmp_path):
+    """The recipes of one node name it so; a job asks from a node of its own."""
+    address = f"http://{host}:8000/v1"
+    for gpus in (8, 0):
+        first, *_ = found(f"corpus.teacher.base_url={address}", "resources.gpu=null", site=SiteSpec(gpus_per_node=gpus))
+        assert str(first) == (
+            f"corpus.teacher.base_url is {address}, and no server is there on the node that a job runs on; "
+            "set corpus.teacher.base_url to the server's node, as http://NODE:8000/v1"
+        )
+        assert first.severity == "error"
+    assert found("resources.gpu=null", site=SiteSpec(gpus_per_node=8)) == []  # on another node
+    recipe = load_recipe(BIG, [f"corpus.teacher.base_url={address}"])
+    for stage in build_stages(recipe)[:2]:
+        start_stage(tmp_path / stage.name, stage.name, stage_inputs(stage, tmp_path))
+        finish_stage(tmp_path / stage.name, {})
+    assert found(f"corpus.teacher.base_url={address}", site=SiteSpec(gpus_per_node=8), folder=tmp_path) == []
+
+
 def test_gpus_of_the_site(machine):
     def sentences(*overrides, **site):
         return [(item.severity, item.sentence) for item in found(*overrides, site=SiteSpec(**site))]

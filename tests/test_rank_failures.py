@@ -1,15 +1,18 @@
 """Which rank's failure is reported when several ranks of a stage fail."""
 
 import json
+import time
 
 import pytest
 from torch.distributed import DistBackendError
 
 from launch.execution import ranks
-from launch.execution.failures import CRASHED, STOPPED, RanksEndedError, lost_connection
+from launch.execution.failures import CRASHED, MISTAKE, STOPPED, RanksEndedError, lost_connection
 from launch.stages import Stage
+from recipes.errors import UserError
 from recipes.resource_schema import ResourceSpec
-from train.runtime.ranks import PreemptedError
+from train.runtime import ranks as signals
+from train.runtime.ranks import PreemptedError, signalled_at
 
 
 def write(directory, rank, at, status=CRASHED, lost=False):
@@ -62,6 +65,52 @@ def test_a_signal_that_ends_a_rank_before_it_listens_is_a_stop(tmp_path, monkeyp
     monkeypatch.setattr(ranks, "noted_signal", lambda: None)
     with pytest.raises(RanksEndedError, match="another rank was lost" if lost else "one of 2 ranks was killed"):
         ranks.launch_ranks(resources, tmp_path, stage, resume=False)
+
+
+def ended(monkeypatch, tmp_path, signalled, at=None, status=CRASHED, reason=None):
+    """What `launch_ranks` raises when rank 0 fails at a time, or the watchdog has a reason, around a signal."""
+    stage = Stage("arms/grpo/seed-0", "train.grpo", {})
+
+    def launcher(command, study_dir, stage, watch):
+        if at is not None:
+            write(study_dir / stage.name / "ranks", 0, at, status)
+        return 1, reason
+
+    monkeypatch.setattr(ranks, "_run_launcher", launcher)
+    monkeypatch.setattr(ranks, "noted_signal", lambda: "SIGTERM" if signalled else None)
+    monkeypatch.setattr(ranks, "signalled_at", lambda: signalled)
+    (tmp_path / stage.name).mkdir(parents=True, exist_ok=True)
+    with pytest.raises(Exception) as caught:  # noqa: PT011 - the test compares it
+        ranks.launch_ranks(ResourceSpec(ranks=2, nodes=2), tmp_path, stage, resume=False)
+    return caught.type, str(caught.value)
+
+
+def test_a_rank_that_loses_its_server_to_the_same_signal_is_preempted(monkeypatch, tmp_path):
+    """Slurm signals the server's node too, and some seconds earlier or later; the job is then requeued."""
+    for node in ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS"):
+        monkeypatch.delenv(node, raising=False)
+    stopped = (
+        PreemptedError,
+        "stopped by SIGTERM, and rank 0 could not save: rank 0; the same command continues from the last checkpoint",
+    )
+    failed = (RanksEndedError, "rank 0 of 2 ended: rank 0")
+    assert ended(monkeypatch, tmp_path, signalled=1000.0, at=1030.0) == stopped
+    assert ended(monkeypatch, tmp_path, signalled=1000.0, at=998.0) == stopped
+    assert ended(monkeypatch, tmp_path, signalled=1000.0, at=980.0) == failed  # srun then ends the other nodes
+    assert ended(monkeypatch, tmp_path, signalled=None, at=1030.0) == failed
+    assert ended(monkeypatch, tmp_path, signalled=1000.0, at=1030.0, status=MISTAKE) == (UserError, "rank 0")
+    silent = "the vLLM server at http://n2:8000 has not answered for 65 s"
+    assert ended(monkeypatch, tmp_path, signalled=1000.0, reason=silent) == (
+        PreemptedError,
+        f"stopped by SIGTERM before the ranks could save: {silent}",
+    )
+    assert ended(monkeypatch, tmp_path, signalled=None, reason=silent) == (RanksEndedError, silent)
+
+
+def test_the_time_of_a_signal_is_that_of_the_first(monkeypatch):
+    assert signalled_at() is None
+    monkeypatch.setattr(signals, "_noted", [("SIGTERM", time.monotonic() - 40), ("SIGTERM", time.monotonic())])
+    assert signalled_at() == pytest.approx(time.time() - 40, abs=1)
 
 
 @pytest.mark.parametrize(

@@ -121,6 +121,22 @@ def test_a_task_names_itself_and_not_its_array(tmp_path):
     assert "SLURM_JOB_ID" not in array.partition("child=$!")[2]
 
 
+def test_offline_jobs_keep_wandb_offline_unless_it_is_chosen(tmp_path):
+    """A key in the environment would make every arm wait for a server that a compute node cannot reach."""
+
+    def mode(site, **variables):
+        script = render(jobs_of()["arms/grpo"], site, "c", "")
+        lines = [line for line in script.splitlines() if "WANDB_MODE" in line]
+        command = "\n".join(["set -eu", *lines, 'echo "${WANDB_MODE:-unset}"'])
+        return subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=True,
+                              env={"PATH": "/usr/bin:/bin", **variables}).stdout.strip()  # fmt: skip
+
+    assert mode(SiteSpec()) == "offline"
+    assert mode(SiteSpec(), WANDB_MODE="online") == "online"
+    assert mode(SiteSpec(environment={"WANDB_MODE": "disabled"}), WANDB_MODE="online") == "disabled"
+    assert mode(SiteSpec(offline=False)) == "unset"
+
+
 def test_servers_of_two_jobs_on_one_node_have_ports_of_their_own(tmp_path):
     served = "resources={vllm: {mode: server, server_nodes: 1}}"
     script = render(jobs_of(served)["arms/grpo"], SiteSpec(gpus_per_node=8), "c", "")

@@ -12,7 +12,7 @@ from recipes.resource_schema import WandbSpec
 from recipes.schema import Recipe
 from train.arms import resolve_arm
 from train.runtime.recorder import METRICS
-from train.runtime.tracking import Tracker, run_id, wandb_mode
+from train.runtime.tracking import Tracker, start_run, wandb_mode
 
 
 def summary_metrics(transfer: Transfer) -> dict[str, float]:
@@ -31,25 +31,21 @@ def summary_metrics(transfer: Transfer) -> dict[str, float]:
 _PARTS = (("estimate", ""), ("low", "/low"), ("high", "/high"))
 
 
-def track_study(recipe: Recipe, stage_dir: Path, transfer: Transfer) -> None:
-    """Write the study's run in wandb, where the recipe has it."""
+def track_study(recipe: Recipe, stage_dir: Path, transfer: Transfer, *, must_reach: bool = False) -> None:
+    """Write the study's run in wandb, where the recipe has it. `must_reach`: see `start_run`."""
     spec = recipe.wandb_settings
     if spec is None:
         return
     import wandb
 
-    run = wandb.init(
-        project=spec.project,
-        entity=spec.entity,
+    run = start_run(
+        spec,
+        stage_dir,
+        must_reach=must_reach,
         group=recipe.study,
         job_type="report",
         name=f"{recipe.study} report",
-        id=run_id(stage_dir),
-        resume="allow",
-        mode=wandb_mode(spec.mode),
-        dir=str(stage_dir),
         config={"study": recipe.study, "status": transfer.status, "reading": transfer.reading},
-        settings=wandb.Settings(silent=True, console="off"),
     )
     run.summary.update({"status": transfer.status, **summary_metrics(transfer)})
     figures = {f"figures/{p.stem}": wandb.Image(str(p)) for p in sorted((stage_dir / "figures").glob("*.png"))}
@@ -66,7 +62,7 @@ def sync_study(recipe: Recipe, study_dir: Path, transfer: Transfer | None, onlin
     are not made again.
 
     Raises:
-        UserError: `online` without a key.
+        UserError: `online` without a key, or where the server cannot be used.
     """
     spec = recipe.wandb_settings or WandbSpec()
     if online and wandb_mode("auto") != "online":
@@ -82,12 +78,13 @@ def sync_study(recipe: Recipe, study_dir: Path, transfer: Transfer | None, onlin
             rows = read_json_lines(run_dir / METRICS)
             if not rows:
                 continue
-            tracker = Tracker(recipe, resolve_arm(recipe, arm).matched_on(), run_dir, arm, seed)
+            matched = resolve_arm(recipe, arm).matched_on()
+            tracker = Tracker(recipe, matched, run_dir, arm, seed, must_reach=online)
             for row in rows:
                 tracker.log(row["step"], {key: value for key, value in row.items() if key != "step"})
             tracker.close()
             made.append(f"{arm}-seed{seed}")
     if transfer is not None:
-        track_study(recipe, study_dir / "report", transfer)
+        track_study(recipe, study_dir / "report", transfer, must_reach=online)
         made.append("report")
     return made

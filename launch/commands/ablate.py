@@ -62,8 +62,14 @@ def ablate(options: argparse.Namespace) -> int:
 
 def _run(ablation: "Ablation", options: argparse.Namespace) -> int:
     from launch.execution.processes import local_run, note_run
-    from launch.planning.preflight import check_resolved
-    from launch.run import refuse_if_queued, require_possible_points, require_ready, run_on_slurm, show_jobs
+    from launch.run import (
+        refuse_if_queued,
+        require_possible_points,
+        require_ready,
+        require_resolved,
+        run_on_slurm,
+        show_jobs,
+    )
     from launch.slurm.submit import ask_queue
 
     site = read_site(options)
@@ -74,7 +80,7 @@ def _run(ablation: "Ablation", options: argparse.Namespace) -> int:
         print_result(options, points, f"{describe(ablation)}\n\n{hours_line(tasks, site)}")
         return show_jobs(ablation.root, tasks, site) if site is not None else 0
     for point in ablation.points:
-        check_resolved(point.recipe)
+        require_resolved(point.recipe, site)
     if site is not None:
         require_ready(tasks, site)
         ask_queue()  # before anything is written

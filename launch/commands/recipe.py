@@ -99,10 +99,10 @@ def _submit(recipe: "Recipe", study_dir: Path, stages: "list[Stage]", options: a
     from recipes.files import locked, write_json
     from recipes.loading import STUDY_FILE, read_study_file
 
-    if not options.dry_run:
-        require_runnable(recipe)
     site = read_site(options)
     assert site is not None
+    if not options.dry_run:
+        require_runnable(recipe, site)
     tasks = tasks_of_study(recipe, study_dir, stages)
     check_study_dir(recipe, study_dir)
     if options.dry_run:

@@ -41,6 +41,7 @@ def rehearse(options: argparse.Namespace) -> int:
 
     os.environ.update(worker_environment())
     os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
+    from launch.planning.node import require_sandbox_of
     from launch.planning.preflight import check_before_running, check_resolved
     from launch.rehearsal.outcome import format_outcome
     from launch.rehearsal.run import OUTCOME, rehearse
@@ -62,6 +63,8 @@ def rehearse(options: argparse.Namespace) -> int:
             raise UserError(f"{error}; or rehearse without the data: --synthetic-data") from None
     require_possible(recipe)
     site = read_site(options)
+    if not options.synthetic_data and (site is None or site.container is None):
+        require_sandbox_of(recipe)
     out = options.out or Path("runs") / "rehearsals" / recipe.study
     try:
         with redirect_stdout(sys.stderr if options.json else sys.stdout):

@@ -30,13 +30,14 @@ from recipes.loading import load_study
 from recipes.manifest import finished_manifest
 from recipes.resource_schema import ResourceSpec
 from train.runtime.pace import cut_short, read_pace
-from train.runtime.ranks import SIGNALS, PreemptedError, listen, noted_signal
+from train.runtime.ranks import SIGNALS, PreemptedError, listen, noted_signal, signalled_at
 
 _FAILURES = "failure-*.json"  # one written by each rank that fails
 _START = "start.json"  # written by the first node for the others
 _JOIN_SECONDS = 3600.0  # the first node may wait half an hour for a vLLM server and load attention before it starts
 _FIRST_NODE_RECORDS_SECONDS = 20.0
 _ATTEMPTS = 3
+_SIGNAL_SPREAD_SECONDS = 5.0  # between the nodes of a job, which Slurm signals one after another
 
 
 def _free_port() -> int:
@@ -73,6 +74,8 @@ def launch_ranks(resources: ResourceSpec, study_dir: Path, stage: Stage, resume:
         if code == 0 or rendezvous.nodes > 1 or reason or any(directory.glob("*.pid")) or attempt == _ATTEMPTS:
             break
         print(f"the launcher ended with status {code} before a rank had started; starting it again", flush=True)
+    if reason and (name := noted_signal()):  # the server, or another node, was signalled too
+        raise PreemptedError(f"stopped by {name} before the ranks could save: {reason}")
     if reason:
         raise RanksEndedError(reason)
     if code == 0 or finished_manifest(study_dir / stage.name) is not None:
@@ -84,6 +87,13 @@ def launch_ranks(resources: ResourceSpec, study_dir: Path, stage: Stage, resume:
         # A rank that was still loading its libraries ends by the signal itself, and the others lose it.
         raise PreemptedError(
             f"stopped by {name} before all ranks could save; the same command continues from the last checkpoint"
+        )
+    signalled = signalled_at()
+    if failure and failure["status"] == CRASHED and signalled and failure["at"] > signalled - _SIGNAL_SPREAD_SECONDS:
+        # Such as a request to a server that the signal has ended. An error of the run's own comes again.
+        raise PreemptedError(
+            f"stopped by {name}, and rank {failure['rank']} could not save: {failure['message']}; the same command "
+            "continues from the last checkpoint"
         )
     if failure is None:
         raise RanksEndedError(f"one of {resources.ranks} ranks was killed (status {code})")

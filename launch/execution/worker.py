@@ -28,8 +28,13 @@ def prepare_worker() -> None:
 
 
 def worker_environment() -> dict[str, str]:
-    """Environment of a stage: no thread oversubscription, no telemetry, no progress bars in logs."""
+    """Environment of a stage: no thread oversubscription, telemetry or progress bars; no proxy to its own machine."""
+    direct = os.environ.get("no_proxy") or os.environ.get("NO_PROXY") or ""
+    if direct != "*":  # it is read only where it stands alone
+        direct = ",".join(dict.fromkeys([*filter(None, direct.split(",")), "localhost", "127.0.0.1"]))
     return {
+        "no_proxy": direct,  # of a teacher's or vLLM's server on this machine; programs read one name or the other
+        "NO_PROXY": direct,
         "TOKENIZERS_PARALLELISM": "false",
         "HF_HUB_DISABLE_TELEMETRY": "1",
         "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",

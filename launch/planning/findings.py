@@ -11,10 +11,11 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal
+from urllib.parse import urlsplit
 
 from data.attention import FLASH, REMEDY, missing
 from data.prompts.prompt import chat_template
-from launch.hardware import gpu_models, gpus_wanted, teacher_on, visible_gpus
+from launch.hardware import LOOPBACK, gpu_models, gpus_wanted, teacher_on, visible_gpus
 from launch.planning.calibration import group_of
 from launch.planning.disk import Disk, disk_needed, gpus_of_node
 from launch.planning.hours import checkpoint_hours, plan_context, stage_hours
@@ -74,7 +75,7 @@ def findings(
             Finding("warning", f"on this machine {finding.sentence}", finding.remedy) for finding in of_this_machine
         ]
     if site is not None:
-        return [*of_this_machine, *_site(recipe, site), *_time_limits(recipe, waiting, shape, site)]
+        return [*of_this_machine, *_site(recipe, waiting, site), *_time_limits(recipe, waiting, shape, site)]
     return of_this_machine if elsewhere else [*of_this_machine, *_this_machine(recipe, waiting, gpus)]
 
 
@@ -194,8 +195,17 @@ def _other_family(asked: str, name: str) -> bool:
     return match is not None and match[1].lower() != asked.split("-")[0].lower()
 
 
-def _site(recipe: Recipe, site: SiteSpec) -> Iterator[Finding]:
-    """GPUs of the cluster against those the recipe is for."""
+def _site(recipe: Recipe, waiting: Sequence[Stage], site: SiteSpec) -> Iterator[Finding]:
+    """GPUs of the cluster against those the recipe is for, and the teacher's address, which jobs must reach."""
+    if any(stage.kind == "corpus" for stage in waiting):
+        for key, sampler in recipe.corpus.samplers.items():
+            if sampler.kind == "endpoint" and urlsplit(sampler.base_url).hostname in LOOPBACK:
+                yield Finding(
+                    "error",
+                    f"corpus.{key}.base_url is {sampler.base_url}, and no server is there on the node that a job runs "
+                    "on",
+                    f"set corpus.{key}.base_url to the server's node, as http://NODE:8000/v1",
+                )
     asked = recipe.resources.gpu
     if not site.gpus_per_node:
         if asked is not None:

@@ -11,6 +11,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from data.attention import FLASH
+from eval.scorers.sandbox import require_sandbox
 from launch.hardware import gpus_wanted, require_free_memory, visible_gpus
 from launch.stages import Stage, StageKind
 from recipes.errors import UserError
@@ -23,8 +24,10 @@ def require_on_this_node(recipe: Recipe, stage: Stage) -> None:
     """Refuse to begin a stage on GPUs that are too few or in use by another process, or without its engine.
 
     Raises:
-        UserError: one of these.
+        UserError: one of these, or no sandbox for an evaluation that runs code, which is scored after all responses.
     """
+    if stage.kind in ("eval", "trajectory"):
+        require_sandbox_of(recipe)
     gpus, wanted = visible_gpus(), gpus_wanted(recipe, stage.kind)
     if not gpus or not wanted:
         return  # on a CPU, and of a stage that uses none, there is no GPU to check
@@ -36,6 +39,13 @@ def require_on_this_node(recipe: Recipe, stage: Stage) -> None:
     require_free_memory()
     if needs_vllm(recipe, stage.kind) and find_spec("vllm") is None:
         raise UserError(f"{stage.name} uses vLLM, which is not installed; run pip install -r requirements-gpu.lock")
+
+
+def require_sandbox_of(recipe: Recipe) -> None:
+    """Raise UserError if a benchmark runs code of models and there is no working sandbox on this machine."""
+    with_code = any(benchmark.runs_code for benchmark in recipe.benchmarks)
+    if with_code and not recipe.require_suite().allow_unsandboxed_code:
+        require_sandbox()
 
 
 def require_attention(recipe: Recipe) -> None:

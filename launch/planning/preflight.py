@@ -12,7 +12,6 @@ from data.hub import chosen, lock_mismatch
 from eval.questions.build import benchmark_files
 from eval.questions.mistakes import suffix_warnings, suite_mistakes
 from eval.questions.suite_size import WHOLE_FILE_BYTES
-from eval.scorers.sandbox import require_sandbox
 from launch.planning.lengths import check_lengths
 from launch.planning.templates import check_templates
 from recipes.corpus_schema import BenchmarkTexts, CorpusSpec, DataFiles, SourceSpec, StoredCompletions
@@ -209,9 +208,6 @@ def check_resolved(recipe: Recipe) -> None:
     """Raise UserError that lists every hub dataset and model that no lock pins."""
     if sentences := unresolved_sentences(recipe):
         raise UserError("\n".join(sentences))
-    with_code = any(benchmark.runs_code for benchmark in recipe.benchmarks)
-    if with_code and not recipe.require_suite().allow_unsandboxed_code:
-        require_sandbox()  # not after days of generation
 
 
 def warnings(recipe: Recipe) -> list[str]:

@@ -9,6 +9,7 @@ holds the lock of an evaluation, this one generates responses beside it.
 import json
 import os
 import signal
+import socket
 import sys
 import time
 import urllib.request
@@ -16,7 +17,7 @@ from contextlib import suppress
 from pathlib import Path
 from types import FrameType
 
-from launch.execution.failures import MISTAKE, STOPPED, Failure, explain, record
+from launch.execution.failures import CRASHED, MISTAKE, STOPPED, Failure, RanksEndedError, explain, record
 from launch.execution.processes import log_path, write_output_to
 from launch.execution.ranks import join_ranks
 from launch.execution.stage_runner import run_stage
@@ -31,6 +32,8 @@ from recipes.schema import Recipe
 from train.runtime.ranks import PreemptedError, listen, noted_signal
 
 _SERVER_START_SECONDS = 1800.0
+_LOST_LOCK_SECONDS = 600.0
+_ASK_LOCK_SECONDS = 5.0
 
 
 def main(arguments: list[str]) -> int:
@@ -95,12 +98,44 @@ def _first_node(recipe: Recipe, study_dir: Path, stages: list[Stage], stage: Sta
         if gpus_wanted(recipe, stage.kind):
             require_attention(recipe)
         _wait_for_server()
-        run_stage(recipe, study_dir, stage)
+        _name_trainer()
+        _run(recipe, study_dir, stage)
     except LockedError:
         return _share(recipe, study_dir, stage)
     except Exception as error:  # any library may fail; the log has the traceback, the record the message
-        return explain(error, recipe, study_dir, stage)
+        failure = explain(error, recipe, study_dir, stage)
+        if failure.status == CRASHED and not isinstance(error, RanksEndedError) and (name := noted_signal()):
+            # Such as a request to a server that the signal has ended too.
+            return Failure(f"stopped by {name}, and could not save: {failure.message}", STOPPED)
+        return failure
     return None
+
+
+def _run(recipe: Recipe, study_dir: Path, stage: Stage) -> None:
+    """Run the stage; after a restart wait for its lock.
+
+    Where a file server keeps locks (NFSv3), those of a lost node stay until it notices that the node is gone.
+    """
+    restarted = os.environ.get("SLURM_RESTART_COUNT", "0") != "0"
+    shared = stage.kind == "eval" and recipe.resources.evaluation_replicas > 1  # the holder is at work then
+    deadline = time.monotonic() + (_LOST_LOCK_SECONDS if restarted and not shared else 0.0)
+    said = False
+    while True:
+        try:
+            return run_stage(recipe, study_dir, stage)
+        except LockedError:
+            if time.monotonic() >= deadline:
+                raise
+        if noted_signal():
+            raise PreemptedError("stopped while waiting for the lock of an earlier start; the job is requeued")
+        if not said:
+            print(
+                f"{stage.name} is locked, perhaps by the node that this job ran on before; waiting up to "
+                f"{_LOST_LOCK_SECONDS / 60:.0f} minutes for it",
+                flush=True,
+            )
+        said = True
+        time.sleep(_ASK_LOCK_SECONDS)
 
 
 def _share(recipe: Recipe, study_dir: Path, stage: Stage) -> Failure | None:
@@ -111,6 +146,16 @@ def _share(recipe: Recipe, study_dir: Path, stage: Stage) -> Failure | None:
         return Failure(f"another job is writing {stage.name}", MISTAKE)
     work(recipe, study_dir, wait=False, only=stage.name)
     return None
+
+
+def _name_trainer() -> None:
+    """Set the address at which the job's vLLM server fetches weights; vLLM finds 0.0.0.0 without a default route."""
+    if not os.environ.get("TRANSFER_VLLM_URL"):
+        return
+    with suppress(OSError):
+        address = socket.gethostbyname(os.environ["TRANSFER_HEAD"])
+        if not address.startswith("127."):  # as some systems call themselves; no other node reaches that
+            os.environ.setdefault("VLLM_HOST_IP", address)
 
 
 def _wait_for_server() -> None:

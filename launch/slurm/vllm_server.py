@@ -1,13 +1,20 @@
 """The vLLM server of a cluster job: `vllm serve` with the options TRL needs to send it weights.
 
-python -m launch.slurm.vllm_server STUDY_DIR STAGE PORT
+    python -m launch.slurm.vllm_server STUDY_DIR STAGE PORT
+
+At a preemption Slurm signals every process of a job. The ranks then need the server for the step in progress, so it
+ignores the signal, and ends once the batch script has written the file TRANSFER_SERVER_STOP.
 """
 
 import os
 import shutil
+import signal
+import subprocess
 import sys
+import time
 from pathlib import Path
 
+from launch.execution.processes import die_with_parent
 from launch.hardware import visible_gpus
 from recipes.errors import UserError
 from recipes.loading import load_study
@@ -49,8 +56,26 @@ def server_command(recipe: Recipe, study_dir: Path, arm: str, port: int, gpus: i
     ]  # fmt: skip
 
 
+def serve_until(stop: Path, command: list[str]) -> int:
+    """Run a server, a Python program that never sees SIGTERM, until `stop` exists; its exit status, or 0 if stopped."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    server = subprocess.Popen(
+        [sys.executable, "-m", "launch.slurm.without_sigterm", *command],
+        env={**os.environ, "VLLM_SERVER_DEV_MODE": "1"},
+        start_new_session=True,
+        preexec_fn=die_with_parent,
+    )
+    while (code := server.poll()) is None:
+        if stop.exists():
+            os.killpg(server.pid, signal.SIGKILL)  # it has nothing to save
+            server.wait()
+            return 0
+        time.sleep(1)
+    return code
+
+
 def main(arguments: list[str]) -> int:
-    """Replace this process by the server; returns the exit status if that fails."""
+    """Run the server; returns its exit status."""
     study_dir, stage, port = Path(arguments[0]), arguments[1], int(arguments[2])
     try:
         command = server_command(load_study(study_dir), study_dir, stage.split("/")[1], port, len(visible_gpus()))
@@ -58,8 +83,10 @@ def main(arguments: list[str]) -> int:
         print(error, file=sys.stderr)
         return 2
     print(" ".join(command), flush=True)
-    if shutil.which(command[0]) is not None:
-        os.execvpe(command[0], command, {**os.environ, "VLLM_SERVER_DEV_MODE": "1"})
+    # Beside this interpreter first: the environment it belongs to need not be activated.
+    folders = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
+    if (program := shutil.which(command[0], path=folders)) is not None:
+        return serve_until(Path(os.environ["TRANSFER_SERVER_STOP"]), [program, *command[1:]])
     print("vllm is not installed; run pip install -r requirements-gpu.lock on a GPU machine", file=sys.stderr)
     return 2
 

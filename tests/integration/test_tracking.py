@@ -6,23 +6,91 @@ import re
 import time
 
 import pytest
+import wandb
+from wandb.sdk.lib.wbauth import write_netrc_auth
 
+from eval.report.tracking import sync_study
+from recipes.errors import UserError
 from recipes.loading import load_recipe
 from tests.integration.test_deepspeed import SMOKE, study_of
 from train.runtime.tracking import Tracker, run_id, wandb_mode
 
+KEY = "a" * 40
+UNREACHABLE = "http://127.0.0.1:1"  # no server has this port
 
-def test_wandb_is_offline_without_a_key_and_a_run_keeps_its_id(monkeypatch, tmp_path):
-    for name in ("WANDB_MODE", "WANDB_API_KEY"):
+
+@pytest.fixture
+def no_key(monkeypatch, tmp_path):
+    """A home without a login, and no variable of wandb; its settings are read anew."""
+    for name in [name for name in os.environ if name.startswith("WANDB_")] + ["NETRC"]:
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("HOME", str(tmp_path))
-    monkeypatch.delenv("NETRC", raising=False)
-    assert wandb_mode("auto") == "offline"
+    wandb.teardown()
+    yield monkeypatch
+    wandb.teardown()
+
+
+def auto():
+    """The mode that `auto` is, by what wandb's settings are now."""
+    wandb.teardown()
+    return wandb_mode("auto")
+
+
+def test_wandb_is_offline_without_a_key(no_key):
+    assert auto() == "offline"
     assert wandb_mode("online") == "online"
-    monkeypatch.setenv("WANDB_API_KEY", "k")
-    assert wandb_mode("auto") == "online"
-    monkeypatch.setenv("WANDB_MODE", "disabled")
-    assert wandb_mode("auto") == "disabled"
+    no_key.setenv("WANDB_API_KEY", KEY)
+    assert auto() == "online"
+    no_key.setenv("WANDB_MODE", "disabled")
+    assert auto() == "disabled"
+
+
+def test_a_login_counts_for_the_server_it_was_made_for(no_key, tmp_path):
+    """`wandb login` writes the key under the host of wandb's own settings, which changed between versions."""
+    write_netrc_auth(host=wandb.Settings().base_url, api_key=KEY)
+    assert "machine api.forge.coreweave.com" in (tmp_path / ".netrc").read_text()
+    assert auto() == "online"
+    (tmp_path / ".netrc").write_text(f"machine api.wandb.ai login user password {KEY}\n")  # of an earlier version
+    assert auto() == "online"
+    no_key.setenv("WANDB_BASE_URL", "https://wandb.example.org")
+    assert auto() == "offline"
+    write_netrc_auth(host="https://wandb.example.org", api_key=KEY)
+    assert auto() == "online"
+
+
+def test_a_run_is_offline_where_the_server_cannot_be_reached(no_key, tmp_path, capfd):
+    """A key and no network, as on a compute node: the metrics are on disk under the run's id, with a warning."""
+    no_key.setenv("WANDB_API_KEY", KEY)
+    no_key.setenv("WANDB_BASE_URL", UNREACHABLE)
+    no_key.setenv("WANDB_INIT_TIMEOUT", "2")
+    recipe = load_recipe(SMOKE, ["tracking=[wandb]"])
+    tracker = Tracker(recipe, {}, tmp_path, "grpo", 0)
+    tracker.log(1, {"loss": 0.25})
+    tracker.close()
+    wandb.teardown()  # as at the end of a process: its service writes the rest of the file
+    said = capfd.readouterr().err
+    assert "transfer: warning: Weights & Biases cannot be used (Failed to get resume status" in said
+    assert "connection refused); this run is written offline, and `transfer sync` sends it later" in said
+    (offline,) = (tmp_path / "wandb").glob("offline-run-*")
+    assert offline.name.endswith(run_id(tmp_path))
+    assert [items["loss"] for items in history_of(next(offline.glob("*.wandb")))] == ["0.25"]
+
+
+def test_sync_fails_where_the_server_cannot_be_reached(no_key, tmp_path):
+    """It must not say `sent` of what is on disk."""
+    no_key.setenv("WANDB_API_KEY", KEY)
+    no_key.setenv("WANDB_BASE_URL", UNREACHABLE)
+    no_key.setenv("WANDB_INIT_TIMEOUT", "2")
+    recipe = load_recipe(SMOKE, ["arms.on_policy_sft=null", "arms.off_policy_sft=null"])
+    run_dir = tmp_path / "arms" / "grpo" / "seed-0"
+    run_dir.mkdir(parents=True)
+    (run_dir / "metrics.jsonl").write_text('{"step": 1, "loss": 0.25}\n')
+    with pytest.raises(UserError, match=r"Weights & Biases cannot be used \(.*refused\); try again later"):
+        sync_study(recipe, tmp_path, None, online=True)
+    assert sync_study(recipe, tmp_path, None, online=False) == ["grpo-seed0"]
+
+
+def test_a_run_keeps_its_id(tmp_path):
     # Two studies of one recipe in folders of the same name; and one of them moved.
     one, two = (tmp_path / place / "runs/s/arms/grpo/seed-0" for place in ("here", "there"))
     before = run_id(one)

@@ -35,6 +35,11 @@ def noted_signal() -> str | None:
     return _noted[-1][0] if _noted else None
 
 
+def signalled_at() -> float | None:
+    """When the first signal came, as `time.time()`; None without one."""
+    return time.time() - (time.monotonic() - _noted[0][1]) if _noted else None
+
+
 def seconds_left() -> float | None:
     """Seconds within which a run must end, with a reserve of a tenth; None without a signal or without a limit.
 

@@ -4,14 +4,16 @@ wandb has one group per study, one job type per arm, one run per arm and seed. A
 directory, so that a resumed run and its offline segments are the same run.
 """
 
-import netrc
 import os
 import secrets
+import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
+from recipes.errors import UserError
 from recipes.files import write_atomic
+from recipes.resource_schema import WandbSpec
 from recipes.schema import Recipe
 from train.runtime.ranks import rank
 
@@ -19,33 +21,40 @@ EVENTS = "tensorboard"
 """Folder of a run's event files."""
 _ID_FILE = "wandb-id"
 _SHOWN_COMPLETIONS = 8
+_UPLOAD_SECONDS = 600.0  # at the end of a run, whose GPUs wait for it
 
 
 class Tracker:
-    """Mirrors of a run's metrics; does nothing where the recipe has none, and on all ranks but the first."""
+    """Mirrors of a run's metrics; does nothing where the recipe has none, and on all ranks but the first.
 
-    def __init__(self, recipe: Recipe, settings: dict[str, Any], stage_dir: Path, arm: str, seed: int) -> None:
+    `must_reach`: see `start_run`.
+    """
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        settings: dict[str, Any],
+        stage_dir: Path,
+        arm: str,
+        seed: int,
+        *,
+        must_reach: bool = False,
+    ) -> None:
         self._run: Any = None
         self._events: Any = None
         self._event_dir = stage_dir / EVENTS if "tensorboard" in recipe.tracking and rank() == 0 else None
         spec = recipe.wandb_settings
         if spec is None or rank() != 0:
             return
-        import wandb
-
         self.every = spec.completions_every_steps
-        self._run = wandb.init(
-            project=spec.project,
-            entity=spec.entity,
+        self._run = start_run(
+            spec,
+            stage_dir,
+            must_reach=must_reach,
             group=recipe.study,
             job_type=arm,
             name=f"{arm}-seed{seed}",
-            id=run_id(stage_dir),
-            resume="allow",
-            mode=wandb_mode(spec.mode),
-            dir=str(stage_dir),
             config=settings | {"seed": seed},
-            settings=wandb.Settings(silent=True, console="off"),
         )
 
     def log(self, step: int, values: Mapping[str, float | None]) -> None:
@@ -85,6 +94,48 @@ class Tracker:
             self._events.close()
 
 
+def start_run(spec: WandbSpec, stage_dir: Path, *, must_reach: bool = False, **values: Any) -> Any:
+    """Start or resume the wandb run of a stage directory; offline, with a warning, where its server cannot be used.
+
+    A mirror must not end a training: its data stay in the run's folder. `must_reach`: fail instead.
+
+    Raises:
+        UserError: `must_reach`, and the server cannot be used.
+    """
+    import wandb
+
+    def start(mode: str) -> Any:
+        # Only a run that must reach the server waits for it to the end; what is not sent is on disk.
+        wait = 0.0 if must_reach else _UPLOAD_SECONDS
+        return wandb.init(
+            project=spec.project,
+            entity=spec.entity,
+            id=run_id(stage_dir),
+            resume="allow",
+            mode=cast(Any, mode),
+            dir=str(stage_dir),
+            settings=wandb.Settings(silent=True, console="off", finish_timeout=wait),
+            **values,
+        )
+
+    try:
+        return start(wandb_mode(spec.mode))
+    except wandb.errors.AuthenticationError as error:  # a malformed key, found without the server
+        raise UserError(f"the key for Weights & Biases cannot be used ({error}); correct it, or unset it") from None
+    except wandb.errors.CommError as error:
+        wandb.teardown()  # its service holds the run's id, and would refuse the same one
+        reason = " ".join(str(error).split())
+        if must_reach:
+            raise UserError(f"Weights & Biases cannot be used ({reason}); try again later") from None
+        print(
+            f"transfer: warning: Weights & Biases cannot be used ({reason}); this run is written offline, and "
+            "`transfer sync` sends it later",
+            file=sys.stderr,
+            flush=True,
+        )
+        return start("offline")
+
+
 def run_id(stage_dir: Path) -> str:
     """Id of the run in a stage directory: drawn once and kept beside its files.
 
@@ -96,16 +147,28 @@ def run_id(stage_dir: Path) -> str:
     return path.read_text(encoding="utf-8").strip()
 
 
-def wandb_mode(mode: str) -> Any:
+def wandb_mode(mode: str) -> str:
     """Online or offline: WANDB_MODE takes precedence over the recipe, and `auto` is offline without a key."""
     if chosen := os.environ.get("WANDB_MODE"):
         return chosen
     if mode != "auto":
         return mode
-    if os.environ.get("WANDB_API_KEY"):
-        return "online"
+    return "online" if _has_key() else "offline"
+
+
+def _has_key() -> bool:
+    """Whether wandb itself would find a key: in the environment, its settings, or the netrc entry of its server.
+
+    The server is that of wandb's settings. Its default differs between versions.
+    """
+    from wandb.errors import AuthenticationError
+    from wandb.sdk import wandb_setup
+    from wandb.sdk.lib import wbauth
+
+    settings = wandb_setup.singleton().settings
+    if settings.api_key or settings.identity_token_file:
+        return True
     try:
-        host = os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai").partition("://")[2].split("/")[0]
-        return "online" if netrc.netrc().authenticators(host) else "offline"
-    except (OSError, netrc.NetrcParseError):
-        return "offline"
+        return wbauth.read_netrc_auth(host=settings.base_url) is not None
+    except AuthenticationError:  # a password that is no key
+        return False
