@@ -19,6 +19,7 @@ from tests.bench.bench_training import tokenizer
 from tests.trainers import gradient_of, grpo_trainer, replace, sft_trainer
 from train.arms import resolve_arm
 from train.micro_batches import micro_batches, split_to
+from train.runtime.checkpoints import CheckpointMarker
 from train.token_budget import merged
 
 SMOKE = Path(__file__).resolve().parent.parent / "recipes" / "pocket" / "smoke.yaml"
@@ -247,6 +248,32 @@ def test_resumed_run_reaches_the_same_weights(tok, tiny, tmp_path):
     whole.train()
     resumed.train(resume_from_checkpoint=str(tmp_path / "checkpoint-1"))
     assert torch.equal(weights_of(resumed), weights_of(whole))
+
+
+def test_run_resumes_with_other_micro_batches_and_saves(tok, tiny, tmp_path):
+    """What the out-of-memory message proposes: the checkpoint is restored, and the weights differ by rounding."""
+    texts = [{"prompt": f"{n} =", "completion": "x" * LENGTHS[n % 16]} for n in range(5 * 16)]
+    settings = replace(arm(steps=5, save_every_steps=1), problems_per_step=16, completions_per_problem=1)
+    other, passes, ends = replace(settings, micro_batch_tokens=500, save_every_steps=2), [], []
+
+    def made(settings, name):
+        trainer = sft_trainer(settings, tiny(), tok, texts, tmp_path / name, 0, [CheckpointMarker()])
+        trainer.args.save_total_limit = None
+        step = trainer.training_step
+        trainer.training_step = lambda *args, **kwargs: (passes.append(name), step(*args, **kwargs))[1]
+        return trainer
+
+    start = weights_of(made(settings, "unused"))
+    for settings_of, name, checkpoint in ((settings, "whole", None), (other, "resumed", "checkpoint-1")):
+        trainer = made(settings_of, name)
+        trainer.train(resume_from_checkpoint=checkpoint and str(tmp_path / "whole" / checkpoint))
+        ends.append(weights_of(trainer))
+    assert (passes.count("whole"), passes.count("resumed")) == (5, 4)
+    assert float((ends[0] - start).norm()) > 0.1
+    assert float((ends[1] - ends[0]).norm() / (ends[0] - start).norm()) < 1e-3
+    # Every second step, not every step as the checkpoint says; transformers saves the last one in any case.
+    saved = sorted(path.name for path in (tmp_path / "resumed").glob("checkpoint-*"))
+    assert saved == ["checkpoint-2", "checkpoint-4", "checkpoint-5"]
 
 
 @pytest.mark.parametrize("free", [False, True])
