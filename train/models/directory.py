@@ -153,8 +153,10 @@ class Snapshots(TrainerCallback):
         self.trainer: Any = None
 
     def on_step_end(self, args: Arguments, state: TrainerState, control: TrainerControl, **kwargs: object) -> None:
-        """Save the weights after a step in `steps`."""
+        """Save the weights after a step in `steps`, unless its loss or gradient is not finite."""
         if state.global_step not in self.steps:
+            return
+        if not self.trainer.is_finite():  # the recorder ends the run when the step is logged, after this
             return
         target = self.directory / f"step-{state.global_step}"
         if rank() == 0:
