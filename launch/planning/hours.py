@@ -187,7 +187,7 @@ def _reads_before_training(recipe: Recipe, arm: ResolvedArm) -> bool:
     """
     if arm.module == "train.sft":
         return False
-    own = arm.sampling == "current" and not arm.dynamic_sampling
+    own = arm.sampling == "current"
     corrected = recipe.resources.vllm is not None and own and arm.importance_sampling != "off"
     return corrected or arm.updates_per_batch > 1
 
