@@ -2,7 +2,8 @@
 
 A stage directory holds `manifest.json`, written with `completed: null` when the stage starts and again when it
 ends. With the current input hash a stage with a complete manifest is done, and one with an incomplete manifest is
-resumed. With another hash it is replaced, and the differing inputs are named.
+resumed. With another hash it is replaced, and the differing inputs are named. Inputs that `BOOKKEEPING` names may
+differ: they are recorded and not compared.
 """
 
 import json
@@ -25,6 +26,10 @@ from recipes.progress import PROGRESS
 MANIFEST = "manifest.json"
 OUTPUT_OF = "output of "
 """Begins the name of an input that is the output of another stage."""
+BOOKKEEPING = ("micro_batch_tokens", "micro_batch_size", "save_every_steps", "save_every_minutes")
+"""Settings of an arm that decide memory, speed and what is lost by a kill. The trained weights differ by rounding at
+most, so a run is continued with other values."""
+_NOT_COMPARED = {f"arm.{name}" for name in BOOKKEEPING}
 _PACKAGES = ("torch", "transformers", "trl", "accelerate", "datasets", "tokenizers", "lm_eval", "math-verify", "numpy")
 
 _ABSENT = object()
@@ -66,9 +71,16 @@ def stage_state(directory: Path, inputs: dict[str, Any]) -> StageState:
     manifest = read_manifest(directory)
     if manifest is None:
         return StageState("new")
-    if manifest["input_hash"] != hash_json(inputs):
-        return StageState("changed", tuple(_reasons(manifest["inputs"], inputs)))
+    # Compared key by key where the hashes differ, so that manifests from before `BOOKKEEPING` stay valid.
+    before, after = _compared(manifest["inputs"]), _compared(inputs)
+    if manifest["input_hash"] != hash_json(inputs) and hash_json(before) != hash_json(after):
+        return StageState("changed", tuple(_reasons(before, after)))
     return StageState("done" if manifest["completed"] else "resume")
+
+
+def _compared(inputs: dict[str, Any]) -> dict[str, Any]:
+    """The inputs that decide whether a stage must be made again."""
+    return {key: value for key, value in inputs.items() if key not in _NOT_COMPARED}
 
 
 def _reasons(before: dict[str, Any], after: dict[str, Any]) -> Iterator[str]:

@@ -12,6 +12,7 @@ from launch.stages import build_stages
 from recipes.loading import load_recipe
 from recipes.reference import chosen_sections
 from recipes.schema import Recipe
+from train.arms import resolve_arm
 
 RECIPES = Path(__file__).resolve().parent.parent / "recipes"
 KEY = re.compile(rf"\b(?:{'|'.join(Recipe.model_fields)})(?:\.[a-z_]+)+(?![(\w])")
@@ -54,6 +55,27 @@ def test_stages_with_vllm_and_a_sampler_of_the_corpus():
     teacher = ["corpus.teacher.kind=transformers", "corpus.teacher.model=base"]
     recipe = load_recipe(RECIPES / "pocket" / "smoke.yaml", teacher)
     assert advice(recipe, "corpus") == "lower corpus.teacher.concurrency"
+
+
+def test_arms():
+    """Smaller micro-batches continue the arm; where a row does not fit, the message says what stands in the way."""
+    matched = RECIPES / "qwen3-14b" / "matched.yaml"
+    keeps = "The arm resumes from its checkpoint with another train.micro_batch_tokens, and starts anew with another "
+    text = advice(load_recipe(matched, ["train.micro_batch_size=4"]), "arms/grpo/seed-0")
+    recipe = load_recipe(matched)
+    longest = recipe.prompt.max_prompt_tokens + recipe.prompt.max_completion_tokens
+    assert f". train.micro_batch_tokens={2 * longest} would need about " in text
+    assert "already" not in text and keeps in text
+    text = advice(recipe, "arms/grpo/seed-0")  # micro_batch_size: 1
+    assert "train.micro_batch_tokens=" not in text
+    assert f"A micro-batch has at most {longest} tokens already, a row at the length limits, so a lower " in text
+    assert keeps in text
+    own = f"arms.grpo.train={{micro_batch_tokens: {3 * longest}, steps: 64}}"
+    recipe = load_recipe(matched, [own])
+    (stage,) = [stage for stage in build_stages(recipe) if stage.name == "arms/grpo/seed-0"]
+    override = f"arms.grpo.train.micro_batch_tokens={3 * longest // 2}"
+    assert f". {override} would need about " in out_of_memory(recipe, stage)
+    assert resolve_arm(load_recipe(matched, [own, override]), "grpo").micro_batch_tokens == 3 * longest // 2
 
 
 def test_every_key_in_the_messages_is_a_key_of_recipes():

@@ -47,6 +47,19 @@ def test_decoding_is_bound_by_memory_by_hand():
     assert engine_seconds(TINY, slow, RATES, Sampling(0, 4, 10, 30), 864) == 0
 
 
+def test_a_step_takes_as_long_as_the_rank_with_the_most_rows():
+    """Ranks that a step has no rows for do not make it faster."""
+
+    def forward(*settings):
+        recipe = load_recipe(MATCHED, ["corpus.demonstrations=random", "train.problems_per_step=4", *settings])
+        context = plan_context(recipe, model_shape(recipe), 8)
+        return run_parts(context, "sft_think")["forward and backward"]
+
+    one = forward("resources.ranks=1")
+    assert forward("resources.ranks=2") == pytest.approx(one / 2)
+    assert forward("resources.ranks=4") == forward("resources.ranks=8") == pytest.approx(one / 4)
+
+
 def test_parts_of_a_run_by_hand():
     recipe = load_recipe(MATCHED)
     shape = model_shape(recipe)

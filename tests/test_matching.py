@@ -36,8 +36,10 @@ def test_one_arm_with_another_setting_is_unmatched(override, setting):
     assert len(require_matched(stamped)) == 1
 
 
-@pytest.mark.parametrize("setting", ["save_every_steps: 10", "save_every_minutes: 5"])
-def test_how_often_an_arm_saves_may_differ(setting):
+@pytest.mark.parametrize(
+    "setting", ["save_every_steps: 10", "save_every_minutes: 5", "micro_batch_tokens: 400", "micro_batch_size: 2"]
+)
+def test_how_often_an_arm_saves_and_its_micro_batches_may_differ(setting):
     assert recipe_differences(load_recipe(STUDY, [f"arms.grpo.train={{{setting}}}"])) == []
 
 

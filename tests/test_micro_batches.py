@@ -18,7 +18,9 @@ from recipes.training_schema import LoraSpec, PromptSpec
 from tests.bench.bench_training import tokenizer
 from tests.trainers import gradient_of, grpo_trainer, replace, sft_trainer
 from train.arms import resolve_arm
-from train.micro_batches import micro_batches, split_to
+from train.micro_batches import in_rank_order, micro_batches, split_to
+from train.runtime.checkpoints import CheckpointMarker
+from train.sft import rows_of_step
 from train.token_budget import merged
 
 SMOKE = Path(__file__).resolve().parent.parent / "recipes" / "pocket" / "smoke.yaml"
@@ -68,6 +70,27 @@ def test_dealing_by_hand():
     assert micro_batches([], 80) == []
     assert split_to([[0], [1, 2, 3, 4]], 3) == [[0], [1, 2], [3, 4]]
     assert split_to([[0], [1]], 3) == [[0], [1], []]
+
+
+def test_rows_of_ranks_by_hand():
+    lengths = [40, 6, 30, 8, 0, 0, 0, 0]  # four fillers
+    assert in_rank_order(lengths, 1) == list(range(8))
+    assert in_rank_order(lengths, 2) == [0, 1, 4, 6, 2, 3, 5, 7]  # 46 and 38 tokens; in order they were 84 and none
+    assert in_rank_order(lengths, 4) == [0, 4, 2, 5, 3, 6, 1, 7]
+    assert in_rank_order([9, 1, 1, 1], 2) == [0, 3, 1, 2]  # a rank has as many rows as another
+    assert in_rank_order([5] * 6, 3) == [0, 3, 1, 4, 2, 5]
+
+
+def test_fillers_are_shared_by_the_ranks(monkeypatch):
+    demonstrations = [
+        {"prompt": f"{n}", "completion": "x", "tokens": tokens, "prompt_tokens": 2}
+        for n, tokens in enumerate((40, 6, 30, 8))
+    ]
+    filler = {"prompt": "p", "completion": None, "tokens": 0, "prompt_tokens": 0}
+    assert rows_of_step(demonstrations, 8, "p") == demonstrations + [filler] * 4
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    (a, b, c, d), rows = demonstrations, rows_of_step(demonstrations, 8, "p")
+    assert rows == [a, b, filler, filler, c, d, filler, filler]
 
 
 def test_metrics_of_an_update_are_means_over_tokens():
@@ -248,6 +271,32 @@ def test_resumed_run_reaches_the_same_weights(tok, tiny, tmp_path):
     resumed.train(resume_from_checkpoint=str(tmp_path / "checkpoint-1"))
     assert torch.equal(weights_of(resumed), weights_of(whole))
     assert list(tmp_path.rglob("README.md")) == []  # TRL's card knows neither the base nor the study
+
+
+def test_run_resumes_with_other_micro_batches_and_saves(tok, tiny, tmp_path):
+    """What the out-of-memory message proposes: the checkpoint is restored, and the weights differ by rounding."""
+    texts = [{"prompt": f"{n} =", "completion": "x" * LENGTHS[n % 16]} for n in range(5 * 16)]
+    settings = replace(arm(steps=5, save_every_steps=1), problems_per_step=16, completions_per_problem=1)
+    other, passes, ends = replace(settings, micro_batch_tokens=500, save_every_steps=2), [], []
+
+    def made(settings, name):
+        trainer = sft_trainer(settings, tiny(), tok, texts, tmp_path / name, 0, [CheckpointMarker()])
+        trainer.args.save_total_limit = None
+        step = trainer.training_step
+        trainer.training_step = lambda *args, **kwargs: (passes.append(name), step(*args, **kwargs))[1]
+        return trainer
+
+    start = weights_of(made(settings, "unused"))
+    for settings_of, name, checkpoint in ((settings, "whole", None), (other, "resumed", "checkpoint-1")):
+        trainer = made(settings_of, name)
+        trainer.train(resume_from_checkpoint=checkpoint and str(tmp_path / "whole" / checkpoint))
+        ends.append(weights_of(trainer))
+    assert (passes.count("whole"), passes.count("resumed")) == (5, 4)
+    assert float((ends[0] - start).norm()) > 0.1
+    assert float((ends[1] - ends[0]).norm() / (ends[0] - start).norm()) < 1e-3
+    # Every second step, not every step as the checkpoint says; transformers saves the last one in any case.
+    saved = sorted(path.name for path in (tmp_path / "resumed").glob("checkpoint-*"))
+    assert saved == ["checkpoint-2", "checkpoint-4", "checkpoint-5"]
 
 
 @pytest.mark.parametrize("free", [False, True])

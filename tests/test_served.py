@@ -75,6 +75,6 @@ def test_the_line_of_an_error_that_says_what_is_wrong(message, line):
 def test_the_server_of_a_job_serves_the_dtype_that_is_trained():
     settings = ["resources.ranks=2", "resources.nodes=2", "resources.vllm={mode: server, server_nodes: 1}"]
     recipe = load_recipe(ROOT / "recipes" / "pocket" / "smoke.yaml", [*settings, "model.dtype=bfloat16"])
-    command = server_command(recipe, Path("study"), "grpo", 8000, gpus=1)
+    command = server_command(recipe, Path("study"), "grpo", 0, 8000, gpus=1)
     assert command[command.index("--dtype") + 1] == "bfloat16"
     assert command[command.index("--max-model-len") + 1] == "128"

@@ -228,7 +228,7 @@ def test_how_long_before_its_limit_a_job_is_told():
 def test_the_server_of_a_job_uses_all_gpus_of_its_node():
     recipe = load_recipe(RECIPES / "qwen3-14b" / "matched.yaml",
                          ["resources.vllm={mode: server, server_nodes: 1, tensor_parallel: 2}"])  # fmt: skip
-    command = server_command(recipe, Path("/studies/a"), "grpo", 8000, 8)
+    command = server_command(recipe, Path("/studies/a"), "grpo", 0, 8000, 8)
     words = dict(zip(command[3::2], command[4::2], strict=True))
     assert command[:3] == ["vllm", "serve", "/studies/a/base"]
     assert words["--tensor-parallel-size"] == "2"
@@ -237,9 +237,11 @@ def test_the_server_of_a_job_uses_all_gpus_of_its_node():
     assert words["--gpu-memory-utilization"] == "0.9"
     assert words["--max-num-seqs"] == str(256 * 8 // 4)  # every copy answers a quarter of the batch
     assert words["--port"] == "8000"
-    assert server_command(recipe, Path("/a"), "grpo", 8000, 3)[9:11] == ["--data-parallel-size", "1"]
+    seeds = [server_command(recipe, Path("/a"), "grpo", seed, 8000, 8) for seed in (0, 3)]
+    assert [words[words.index("--seed") + 1] for words in seeds] == ["0", "3000009"]  # as of a colocated first rank
+    assert server_command(recipe, Path("/a"), "grpo", 0, 8000, 3)[9:11] == ["--data-parallel-size", "1"]
     with pytest.raises(UserError, match=r"tensor_parallel is 2 and the server's node has 1 GPU\(s\); lower it"):
-        server_command(recipe, Path("/a"), "grpo", 8000, 1)
+        server_command(recipe, Path("/a"), "grpo", 0, 8000, 1)
 
 
 HOSTILE = [

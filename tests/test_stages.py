@@ -98,6 +98,11 @@ def test_change_of_one_arm_touches_that_arm_alone(tmp_path):
         ("diagnostics=null", {"report"}),
         ("statistics.draws=500", {"report"}),
         ("resources.workers=1", set()),
+        ("train.micro_batch_tokens=400", {"report"}),
+        ("train.micro_batch_size=4", {"report"}),
+        ("train.save_every_steps=5", {"report"}),
+        ("train.save_every_minutes=5", {"report"}),
+        ("arms.grpo.train={micro_batch_tokens: 400}", {"report"}),
         ("arms.grpo.learning_rate=0.5", {"report", *of_run("grpo", 0)}),
     ],
 )  # fmt: skip
@@ -105,6 +110,31 @@ def test_what_an_override_touches(tmp_path, override, touched):
     finish_all(load_recipe(STUDY), tmp_path)
     after = states(load_recipe(STUDY, [override]), tmp_path)
     assert {name for name, state in after.items() if state != "done"} == touched
+
+
+def test_an_interrupted_arm_resumes_with_other_micro_batches(tmp_path):
+    recipe = load_recipe(STUDY)
+    finish_all(recipe, tmp_path)
+    name = "arms/grpo/seed-0"
+    (stage,) = [stage for stage in build_stages(recipe) if stage.name == name]
+    with_size = stage_inputs(stage, tmp_path) | {"arm.micro_batch_size": 8}  # as the input hash of earlier versions
+    (tmp_path / name / "manifest.json").unlink()
+    start_stage(tmp_path / name, name, with_size)
+    kept = tmp_path / name / "checkpoint-25"
+    kept.mkdir()
+    smaller = load_recipe(
+        STUDY, ["train.micro_batch_size=2", "train.micro_batch_tokens=400", "train.save_every_steps=5"]
+    )
+    (stage,) = [stage for stage in build_stages(smaller) if stage.name == name]
+    assert states(smaller, tmp_path)[name] == "resume"
+    assert start_stage(tmp_path / name, name, stage_inputs(stage, tmp_path)) is True
+    assert kept.exists()
+    recorded = json.loads((tmp_path / name / "manifest.json").read_text())["inputs"]
+    assert (recorded["arm.micro_batch_size"], recorded["arm.micro_batch_tokens"]) == (2, 400)
+    # The reasons name what is compared, alone.
+    other = load_recipe(STUDY, ["train.micro_batch_tokens=500", "train.weight_decay=0.5"])
+    found = stage_states(build_stages(other), tmp_path)[name]
+    assert (found.state, found.reasons) == ("changed", ("arm.weight_decay: 0.0 -> 0.5",))
 
 
 def test_new_base_touches_everything(tmp_path):

@@ -5,12 +5,18 @@ import sys
 from pathlib import Path
 from types import SimpleNamespace
 
+import pytest
+import torch
+from transformers import Qwen3Config, Qwen3ForCausalLM, TrainerCallback
+
 from recipes.loading import load_recipe
 from recipes.progress import NOTES
+from tests.bench.bench_training import tokenizer
+from tests.trainers import sft_trainer
 from train.arms import resolve_arm
 from train.models import directory
 from train.run import shared_arguments
-from train.runtime.recorder import RunRecorder
+from train.runtime.recorder import DivergedError, RunRecorder
 from train.runtime.throughput import StepClock
 from train.runtime.tracking import Tracker
 
@@ -84,11 +90,54 @@ def test_seconds_of_a_snapshot_are_not_training(tmp_path, monkeypatch):
 
     monkeypatch.setattr(directory, "save_weights", save)
     snapshots = directory.Snapshots([1], tmp_path, None, "float32", tmp_path)
-    snapshots.trainer = SimpleNamespace(clock=StepClock())
+    snapshots.trainer = SimpleNamespace(clock=StepClock(), is_finite=lambda: True)
     snapshots.trainer.clock.begin()
     times[0] += 2
     snapshots.on_step_end(None, SimpleNamespace(global_step=1), None)
     assert snapshots.trainer.clock.end() == {"training": 2.0, "snapshot": 60.0}
+    assert list(directory.complete_snapshots(tmp_path)) == [1]
+
+
+class Broken(TrainerCallback):
+    """Makes the loss of the second step, or its gradient alone, infinite or nan."""
+
+    def __init__(self, what):
+        self.what = what
+
+    def on_step_begin(self, args, state, control, model=None, **kwargs):
+        if state.global_step != 1:
+            return
+        weight = model.get_input_embeddings().weight
+        if self.what == "loss":
+            with torch.no_grad():
+                weight.fill_(float("nan"))
+        else:
+            weight.register_hook(lambda gradient: gradient * float("inf"))
+
+
+@pytest.mark.parametrize("what", ["loss", "grad_norm"])
+def test_no_snapshot_of_a_step_that_is_not_finite(tmp_path, monkeypatch, what):
+    tok = tokenizer()
+    config = Qwen3Config(
+        vocab_size=len(tok), hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=1,
+        num_key_value_heads=1, head_dim=16, eos_token_id=1, pad_token_id=0,
+    )  # fmt: skip
+    changes = {"steps": 3, "problems_per_step": 2, "completions_per_problem": 1}
+    settings = resolve_arm(load_recipe(SMOKE), "off_policy_sft").model_copy(update=changes)
+    saved = []
+
+    def save(trainer, tokenizer, target, dtype, start_dir):
+        target.mkdir(parents=True)
+        saved.append(target.name)
+
+    monkeypatch.setattr(directory, "save_weights", save)
+    snapshots = directory.Snapshots([1, 2], tmp_path, tok, "float32", tmp_path)
+    callbacks = [Broken(what), RunRecorder(tmp_path, 3), snapshots]  # in the order of a run
+    rows = [{"prompt": f"{n} =", "completion": "x" * 5} for n in range(6)]
+    snapshots.trainer = sft_trainer(settings, Qwen3ForCausalLM(config), tok, rows, tmp_path, 0, callbacks)
+    with pytest.raises(DivergedError, match=rf"^{what} is (nan|inf) at step 2"):
+        snapshots.trainer.train()
+    assert saved == ["step-1"]
     assert list(directory.complete_snapshots(tmp_path)) == [1]
 
 

@@ -137,6 +137,11 @@ def _require_trainable(recipe: Recipe, name: str, arm: ResolvedArm) -> None:
             f"arm {name!r}: train.temperature is {arm.temperature} but must be 1; TRL divides the logits by it, so "
             "on-policy SFT would not optimise the likelihood that off-policy SFT does"
         )
+    if arm.sampling == "teacher" and arm.module == "train.grpo" and arm.temperature != 1:
+        raise UserError(
+            f"arm {name!r}: train.temperature is {arm.temperature} but must be 1; TRL divides the logits by it, and "
+            "the teacher's samples were not drawn from the policy at that temperature"
+        )
     for setting, value in (("steps", arm.steps), ("save_every_steps", arm.save_every_steps)):
         if value % arm.updates_per_batch:  # a run resumed within a batch would sample the rest of it again
             raise UserError(

@@ -85,7 +85,7 @@ def arguments(
 def _vllm_arguments(settings: ResolvedArm, tokenizer: PreTrainedTokenizerBase, vllm: VllmSpec | None) -> dict[str, Any]:
     if vllm is None:
         return {}
-    stored = settings.sampling != "current" or settings.dynamic_sampling > 0  # their log-probabilities are not kept
+    stored = settings.sampling != "current"  # their log-probabilities are not kept
     correction, url = settings.importance_sampling, server_address(vllm)
     return {
         "use_vllm": True,

@@ -79,6 +79,26 @@ def _cut(order: Sequence[int], lengths: Sequence[int], limit: int) -> list[list[
     return dealt[::-1]
 
 
+def in_rank_order(lengths: Sequence[int], ranks: int) -> list[int]:
+    """Order of the rows of a step in which every rank's share, as many consecutive rows, has about as many tokens.
+
+    Longest first, each row goes to the rank with the fewest tokens that has room. Rows keep their order within a rank,
+    so nothing changes on one.
+
+    Args:
+        lengths: tokens of each row; 0 for rows that are not computed.
+        ranks: a divisor of the number of rows.
+    """
+    shares: list[list[int]] = [[] for _ in range(ranks)]
+    tokens = [0] * ranks
+    for index in sorted(range(len(lengths)), key=lambda index: (-lengths[index], index)):
+        room = [number for number in range(ranks) if len(shares[number]) < len(lengths) // ranks]
+        least = min(room, key=lambda number: (tokens[number], len(shares[number]), number))
+        shares[least].append(index)
+        tokens[least] += lengths[index]
+    return [index for share in shares for index in sorted(share)]
+
+
 def split_to(dealt: list[list[int]], count: int) -> list[list[int]]:
     """The same rows in exactly `count` micro-batches, of which some are empty if there are too few rows.
 

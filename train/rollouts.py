@@ -38,6 +38,10 @@ Row = dict[str, Any]
 """A row of the trainer's dataset: prompt, reference_answer, problem_id, prompt_tokens."""
 Draw = Callable[[list[str], int], list[Completions]]
 """Samples from the current policy: prompts and a seed -> a group of completions per prompt, the same on every rank."""
+LogProbs = list[list[float | None]]
+"""Log-probabilities of a group's tokens by the engine that sampled them, [completions][tokens]; None: not known."""
+Sample = Callable[[list[str], int], tuple[list[Completions], list[LogProbs] | None]]
+"""As `Draw`, with the log-probabilities of each group; None where transformers samples, which are the trainer's own."""
 Judge = Callable[[list[str], Completions, list[str]], tuple[list[Grade], list[float]]]
 """Grades and rewards of completions: texts, token ids, reference answers."""
 
@@ -253,19 +257,22 @@ class DynamicSampling:
         self.rows, self.reserve, self.judge, self.tokenizer = rows, reserve, judge, tokenizer
         self.ledger, self.parameters, self.settings, self.seed = ledger, parameters, settings, seed
         self._chosen: list[Completions] = []
+        self._log_probs: list[LogProbs] | None = None
 
-    def choose(self, step: int, draw: Draw) -> list[Row]:
+    def choose(self, step: int, sample: Sample) -> list[Row]:
         """Sample for step `step`, counted from 0; returns the rows it trains on, one per problem."""
         size, batches = self.settings.problems_per_step, self.settings.dynamic_sampling
         each = self.settings.completions_per_problem
-        weighted: list[tuple[Row, Completions, int]] = []
-        others: list[tuple[Row, Completions, int]] = []
+        weighted: list[tuple[Row, Completions, int, LogProbs | None]] = []
+        others: list[tuple[Row, Completions, int, LogProbs | None]] = []
         for attempt in range(batches + 1):
             batch = self.rows[step * size : (step + 1) * size]
             if attempt:
                 first = (step * batches + attempt - 1) * size
                 batch = self.reserve[first : first + size]
-            groups = draw([row["prompt"] for row in batch], (self.seed * 1_000_003 + step * 101 + attempt) % 2**31)
+            groups, log_probs = sample(
+                [row["prompt"] for row in batch], (self.seed * 1_000_003 + step * 101 + attempt) % 2**31
+            )
             flat, repeated = [ids for group in groups for ids in group], [row for row in batch for _ in range(each)]
             grades, rewards = self.judge(
                 self.tokenizer.batch_decode(flat, skip_special_tokens=True),
@@ -276,12 +283,15 @@ class DynamicSampling:
                 own = slice(index * each, (index + 1) * each)
                 correct = sum(grade.correct for grade in grades[own])
                 has_gradient = any(completion_weights(rewards[own], self.settings))
-                (weighted if has_gradient else others).append((row, group, correct))
+                entry = (row, group, correct, None if log_probs is None else log_probs[index])
+                (weighted if has_gradient else others).append(entry)
             if len(weighted) >= size:
                 break
         sampled = [*weighted, *others]
-        self._chosen = [group for _, group, _ in sampled[:size]]
-        self._enter(sampled[size:])
+        self._chosen = [group for _, group, *_ in sampled[:size]]
+        kept = [known for *_, known in sampled[:size] if known is not None]
+        self._log_probs = kept if len(kept) == len(self._chosen) else None
+        self._enter([(row, group, correct) for row, group, correct, _ in sampled[size:]])
         return [row for row, *_ in sampled[:size]]
 
     def _enter(self, unused: list[tuple[Row, Completions, int]]) -> None:
@@ -300,6 +310,10 @@ class DynamicSampling:
     def completions(self, step: int, draw: Draw) -> Completions:
         """Token ids for the rows that `choose` returned for this step."""
         return [ids for group in self._chosen for ids in group]
+
+    def log_probs(self) -> LogProbs | None:
+        """The engine's log-probabilities of these completions, for the importance ratio of vLLM's samples."""
+        return None if self._log_probs is None else [values for group in self._log_probs for values in group]
 
 
 Rollouts = TeacherRollouts | PolicyRollouts | DynamicSampling

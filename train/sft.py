@@ -2,7 +2,8 @@
 
 The loss is the mean negative log-likelihood of the completion tokens of a step: that of `train/weights.py` with
 every weight 1. No demonstration is trained on twice in a step. TRL needs the same number of rows in every step, so
-fillers, rows of two tokens without a loss, take the place of missing demonstrations at the end of the step.
+fillers, rows of two tokens without a loss, take the place of missing demonstrations. The rows of a step are dealt to
+the ranks so that each has about as many tokens.
 """
 
 from collections.abc import Sequence
@@ -22,9 +23,10 @@ from data.prompts.thinking import strip_thinking
 from recipes.schema import Recipe
 from train.accounting.cost import train_flops
 from train.arms import ResolvedArm
+from train.micro_batches import in_rank_order
 from train.models.directory import adapter_config
 from train.run import Run, shared_arguments
-from train.runtime.ranks import gathered
+from train.runtime.ranks import gathered, world_size
 from train.token_budget import IDLE_TOKENS, Batch, TokenBudgetTrainer
 
 
@@ -113,13 +115,13 @@ def build_trainer(
 
 
 def _rows(run: Run) -> list[dict[str, Any]]:
-    """The rows of all steps: the demonstrations of the presented problems, then fillers."""
+    """The rows of all steps: the demonstrations of the presented problems and fillers."""
     settings, tokenizer = run.settings, run.tokenizer
     prompts = {problem: render_prompt(tokenizer, problem.problem, settings.prompt) for problem in set(run.order)}
     prompt_tokens = {problem: len(tokenizer(prompt)["input_ids"]) for problem, prompt in prompts.items()}
     size = settings.problems_per_step * settings.completions_per_problem
     rows: list[dict[str, Any]] = []
-    for of_step in demonstrations_by_step(
+    for demonstrations in demonstrations_by_step(
         run.demonstrations,
         run.order,
         settings.problems_per_step,
@@ -128,16 +130,23 @@ def _rows(run: Run) -> list[dict[str, Any]]:
         run.recipe.corpus.demonstrations,
         run.seed,
     ):
-        for problem, demonstration in of_step:
+        of_step = []
+        for problem, demonstration in demonstrations:
             text, tokens = demonstration.completion, demonstration.tokens
             if settings.strip_thinking:
                 text = strip_thinking(text)
                 tokens = len(completion_ids(tokenizer, [text])[0])
             row = {"prompt": prompts[problem], "completion": text, "tokens": tokens}
-            rows.append(row | {"prompt_tokens": prompt_tokens[problem]})
-        filler = {"prompt": rows[0]["prompt"], "completion": None, "tokens": 0, "prompt_tokens": 0}
-        rows += [filler] * (size - len(of_step))
+            of_step.append(row | {"prompt_tokens": prompt_tokens[problem]})
+        rows += rows_of_step(of_step, size, prompts[run.order[0]])
     return rows
+
+
+def rows_of_step(demonstrations: list[dict[str, Any]], size: int, prompt: str) -> list[dict[str, Any]]:
+    """The `size` rows of a step, those of the first rank first: its demonstrations, and fillers with a prompt."""
+    filler = {"prompt": prompt, "completion": None, "tokens": 0, "prompt_tokens": 0}
+    rows = [*demonstrations, *[filler] * (size - len(demonstrations))]
+    return [rows[index] for index in in_rank_order([r["tokens"] + r["prompt_tokens"] for r in rows], world_size())]
 
 
 def _enter(run: Run, rows: list[dict[str, Any]], step: int) -> None:

@@ -80,6 +80,8 @@ class TokenBudgetTrainer(Trainer):
     accelerator: Any
     on_work: Callable[[Work], None] | None = None
     _work = Work()
+    _tr_loss: torch.Tensor  # transformers': the sum of the losses that are not logged yet, one step's
+    _norm: Any = None
 
     def __init__(self, *args: Any, arm: ResolvedArm, **kwargs: Any) -> None:
         self.arm, self.clock = arm, StepClock()
@@ -190,6 +192,15 @@ class TokenBudgetTrainer(Trainer):
         """Transformers' training step, timed until `log`."""
         self.clock.begin()
         return super().training_step(*args, **kwargs)
+
+    def _get_grad_norm(self, *args: Any, **kwargs: Any) -> Any:
+        self._norm = super()._get_grad_norm(*args, **kwargs)
+        return self._norm
+
+    def is_finite(self) -> bool:
+        """Whether loss and gradient norm of the step are finite on every rank; all ranks must ask."""
+        values = [self._tr_loss] if self._norm is None else [self._tr_loss, self._norm]
+        return all(gathered([math.isfinite(float(value)) for value in values]))
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
         """Log a step's metrics with those of `throughput`."""

@@ -12,7 +12,7 @@ from trl import GRPOTrainer
 
 from data.language_model import seed_everything
 from train.arms import ResolvedArm
-from train.rollouts import DynamicSampling, PolicyRollouts, Rollouts, TeacherRollouts
+from train.rollouts import Completions, DynamicSampling, LogProbs, PolicyRollouts, Rollouts, TeacherRollouts
 from train.runtime.ranks import gathered
 from train.runtime.sampler import engine_options, engine_seed, merged_weights, rank_variables
 from train.token_budget import Batch, TokenBudgetTrainer
@@ -76,7 +76,7 @@ class WeightedGRPOTrainer(TokenBudgetTrainer, GRPOTrainer):
             self._last_loaded_step = self.state.global_step  # vLLM needs new weights only where `draw` samples
         if isinstance(self.rollouts, DynamicSampling):
             with self.clock.section("generation"):
-                rows = self.rollouts.choose(self.state.global_step, partial(draw, self, self.processing_class))
+                rows = self.rollouts.choose(self.state.global_step, partial(sample, self, self.processing_class))
             first = self.accelerator.process_index * len(inputs)
             inputs = [row for row in rows for _ in range(self.num_generations)][first : first + len(inputs)]
         batch = super()._generate_and_score_completions(inputs)
@@ -217,25 +217,34 @@ def read_rollouts(
 ) -> dict[str, Any]:
     """TRL's `rollout_func` for stored completions: those of this rank's rows of the step.
 
-    They have no log-probabilities, so the importance ratio is 1 and the loss is the weighted log-likelihood.
+    Those of dynamic sampling have the log-probabilities with which vLLM sampled them. All others have none, so the
+    importance ratio is 1 and the loss is the weighted log-likelihood.
     """
     completions = rollouts.completions(trainer.state.global_step, partial(draw, trainer, tokenizer))
     first = trainer.accelerator.process_index * len(prompts)
-    prompt_ids = tokenizer(prompts)["input_ids"]
+    own = slice(first, first + len(prompts))
+    log_probs = rollouts.log_probs() if isinstance(rollouts, DynamicSampling) else None
     return {
-        "prompt_ids": prompt_ids,
-        "completion_ids": completions[first : first + len(prompts)],
-        "logprobs": None,
+        "prompt_ids": tokenizer(prompts)["input_ids"],
+        "completion_ids": completions[own],
+        "logprobs": None if log_probs is None else log_probs[own],
     }
 
 
 def draw(
     trainer: WeightedGRPOTrainer, tokenizer: PreTrainedTokenizerBase, prompts: list[str], seed: int
-) -> list[list[list[int]]]:
+) -> list[Completions]:
+    """`sample` without the log-probabilities."""
+    return sample(trainer, tokenizer, prompts, seed)[0]
+
+
+def sample(
+    trainer: WeightedGRPOTrainer, tokenizer: PreTrainedTokenizerBase, prompts: list[str], seed: int
+) -> tuple[list[Completions], list[LogProbs] | None]:
     """Sample a group of completions for each prompt from the current policy, on all ranks together.
 
     Returns:
-        Token ids, [prompts][group][tokens], the same on every rank.
+        Token ids, [prompts][group][tokens], the same on every rank; vLLM's log-probabilities of them, same shape.
     """
     ranks, own, group = trainer.accelerator.num_processes, trainer.accelerator.process_index, trainer.num_generations
     share = -(-len(prompts) // ranks)
@@ -246,5 +255,9 @@ def draw(
     seed_everything((seed + own // parallel) % 2**31)
     ids = tokenizer([prompt for prompt in mine for _ in range(group)])["input_ids"]
     trainer._last_loaded_step = trainer.loaded_step  # vLLM must have the current weights
-    rows, _ = trainer._generate_single_turn(ids, None, {}, group)
-    return gathered([rows[start : start + group] for start in range(0, len(rows), group)])[: len(prompts)]
+    rows, log_probs = trainer._generate_single_turn(ids, None, {}, group)
+
+    def groups(of_rows: list[Any]) -> list[Any]:
+        return gathered([of_rows[start : start + group] for start in range(0, len(rows), group)])[: len(prompts)]
+
+    return groups(rows), None if log_probs is None else groups(log_probs)

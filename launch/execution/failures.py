@@ -13,9 +13,14 @@ from recipes.errors import UserError
 from recipes.files import read_json, write_json
 from recipes.manifest import finished_manifest
 from recipes.schema import Recipe
+from train.arms import ResolvedArm, resolve_arm
 
 _FOLDER = ".failures"
 _RESERVE_BYTES = 1 << 16  # freed before a failure is recorded, so that it can be on a full disk
+_KEEPS = (
+    "The arm resumes from its checkpoint with another train.micro_batch_tokens, and starts anew with another "
+    "resources.zero_stage, resources.offload or resources.ranks"
+)
 CRASHED, MISTAKE, STOPPED = 1, 2, 75  # 75: EX_TEMPFAIL of sysexits.h
 INTERRUPTED = 130  # as shells report Ctrl-C
 
@@ -101,33 +106,44 @@ def out_of_memory(recipe: Recipe, stage: Stage) -> str:
         return f"{stage.name} ran out of GPU memory; {_less_memory(recipe, stage)}"
     from train.accounting.cost import model_shape
     from train.accounting.memory import memory_of_arm
-    from train.arms import resolve_arm
 
-    arm, shape = resolve_arm(recipe, str(stage.arguments["arm"])), model_shape(recipe)
+    name = str(stage.arguments["arm"])
+    arm, shape = resolve_arm(recipe, name), model_shape(recipe)
     now = memory_of_arm(recipe, arm, shape)
     if now is None:
         return f"{stage.name} ran out of GPU memory; lower train.micro_batch_tokens or prompt.max_completion_tokens"
     resources = recipe.resources
     tokens = arm.tokens_per_micro_batch(resources.ranks)
-    fewer = max(tokens // 2, arm.prompt.max_prompt_tokens + arm.prompt.max_completion_tokens)
-    changes: dict[str, dict[str, object]] = {}
-    if fewer < tokens:
-        changes[f"train.micro_batch_tokens={fewer}"] = {"train": {"micro_batch_tokens": fewer}}
-    if resources.zero_stage < 3:
-        changes["resources.zero_stage=3"] = {"resources": {"zero_stage": 3}}
-    if not resources.offload:
-        changes["resources.zero_stage=3 resources.offload=true"] = {"resources": {"zero_stage": 3, "offload": True}}
-    changes[f"resources.ranks={2 * resources.ranks}"] = {"resources": {"ranks": 2 * resources.ranks}}
+    longest = arm.prompt.max_prompt_tokens + arm.prompt.max_completion_tokens
+    fewer = max(tokens // 2, longest)
     advice = []
-    for text, change in changes.items():
-        changed = recipe.model_copy(
-            update={key: getattr(recipe, key).model_copy(update=value) for key, value in change.items()}
-        )
-        predicted = memory_of_arm(changed, resolve_arm(changed, str(stage.arguments["arm"])), shape)
+
+    def propose(text: str, changed: Recipe, changed_arm: ResolvedArm) -> None:
+        predicted = memory_of_arm(changed, changed_arm, shape)
         if predicted is not None and predicted.total < now.total:
             advice.append(f"{text} would need about {predicted.total / 1e9:.1f} GB")
-    need = f"the cost model expects {now.total / 1e9:.1f} GB per rank, without the memory of libraries"
-    return f"{stage.name} ran out of GPU memory; {need}. " + "; ".join(advice)
+
+    if fewer < tokens:
+        own = "micro_batch_tokens" in recipe.arms[name].train
+        key = f"arms.{name}.train.micro_batch_tokens" if own else "train.micro_batch_tokens"
+        propose(f"{key}={fewer}", recipe, arm.model_copy(update={"micro_batch_tokens": fewer}))
+    changes: dict[str, dict[str, object]] = {}
+    if resources.zero_stage < 3:
+        changes["resources.zero_stage=3"] = {"zero_stage": 3}
+    if not resources.offload:
+        changes["resources.zero_stage=3 resources.offload=true"] = {"zero_stage": 3, "offload": True}
+    changes[f"resources.ranks={2 * resources.ranks}"] = {"ranks": 2 * resources.ranks}
+    for text, change in changes.items():
+        changed = recipe.model_copy(update={"resources": resources.model_copy(update=change)})
+        propose(text, changed, resolve_arm(changed, name))
+    parts = [f"the cost model expects {now.total / 1e9:.1f} GB per rank, without the memory of libraries"]
+    parts += ["; ".join(advice)] if advice else []
+    if fewer >= tokens:
+        parts.append(
+            f"A micro-batch has at most {longest} tokens already, a row at the length limits, so a lower "
+            "train.micro_batch_tokens needs a lower prompt.max_completion_tokens"
+        )
+    return f"{stage.name} ran out of GPU memory; {'. '.join([*parts, _KEEPS])}"
 
 
 def _less_memory(recipe: Recipe, stage: Stage) -> str:

@@ -113,10 +113,12 @@ def run_parts(context: PlanContext, name: str) -> dict[str, float]:
     recipe, shape, rates = context.recipe, context.shape, context.rates
     arm = resolve_arm(recipe, name)
     ranks, prompt = recipe.resources.ranks, arm.prompt.max_prompt_tokens // 4  # limits are rarely reached
-    completions = arm.steps * arm.problems_per_step * completions_of_problem(recipe, arm)
+    rows = arm.problems_per_step * completions_of_problem(recipe, arm)
+    completions = arm.steps * rows
     mean = expected_tokens(recipe, arm.prompt.max_completion_tokens)
     padding = 1.0 if arm.padding_free and arm.module == "train.sft" else rates.padding
-    forward = context.forward(completions * (prompt + mean) * padding, prompt + mean) / ranks
+    of_busiest = ceil(rows / ranks) / rows  # a step takes as long as the rank with the most rows
+    forward = context.forward(completions * (prompt + mean) * padding, prompt + mean) * of_busiest
     backward = 2.0 if arm.lora is None else 1.0  # with adapters no gradients of the weights
     checkpointing = recipe.resources.gpu is not None  # as train/run.py sets it
     seconds = {
@@ -185,7 +187,7 @@ def _reads_before_training(recipe: Recipe, arm: ResolvedArm) -> bool:
     """
     if arm.module == "train.sft":
         return False
-    own = arm.sampling == "current" and not arm.dynamic_sampling
+    own = arm.sampling == "current"
     corrected = recipe.resources.vllm is not None and own and arm.importance_sampling != "off"
     return corrected or arm.updates_per_batch > 1
 

@@ -21,11 +21,13 @@ from recipes.loading import load_study
 from recipes.schema import Recipe
 from train.accounting.memory import resolve_vllm, sequences_of_copy
 from train.arms import resolve_arm
+from train.runtime.sampler import engine_seed
 
 
-def server_command(recipe: Recipe, study_dir: Path, arm: str, port: int, gpus: int) -> list[str]:
-    """The command line. The server starts with the base's weights; the trainer sends it new ones at every step.
+def server_command(recipe: Recipe, study_dir: Path, arm: str, seed: int, port: int, gpus: int) -> list[str]:
+    """The command line for a run of an arm.
 
+    The server starts with the base's weights; the trainer sends it new ones at every step.
     All `gpus` of the node serve, as data-parallel copies of the model at the recipe's tensor parallelism.
 
     Raises:
@@ -48,6 +50,7 @@ def server_command(recipe: Recipe, study_dir: Path, arm: str, port: int, gpus: i
         "--tensor-parallel-size", str(vllm.tensor_parallel), "--data-parallel-size", str(copies),
         "--max-model-len", str(length),
         "--gpu-memory-utilization", str(vllm.memory_share),
+        "--seed", str(engine_seed(seed, 0, 1)),  # vLLM's own is 0, for every training seed
         "--max-num-seqs", str(sequences_of_copy(recipe, settings, copies * vllm.tensor_parallel)),
         "--dtype", recipe.require_model().dtype,  # by default a float32 checkpoint is served as bfloat16
         # Weights come by NCCL from the first rank. The importance ratio needs the probabilities that were sampled from.
@@ -78,7 +81,9 @@ def main(arguments: list[str]) -> int:
     """Run the server; returns its exit status."""
     study_dir, stage, port = Path(arguments[0]), arguments[1], int(arguments[2])
     try:
-        command = server_command(load_study(study_dir), study_dir, stage.split("/")[1], port, len(visible_gpus()))
+        _, arm, run = stage.split("/")
+        seed = int(run.removeprefix("seed-"))
+        command = server_command(load_study(study_dir), study_dir, arm, seed, port, len(visible_gpus()))
     except UserError as error:
         print(error, file=sys.stderr)
         return 2

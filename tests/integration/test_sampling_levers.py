@@ -25,7 +25,7 @@ def test_dynamic_sampling_replaces_uniform_groups_and_books_what_it_drew(smoke_s
 
     def draw(prompts, seed):
         asked.append((tuple(prompts), seed))
-        return [[ids["yes"], ids["no"]] if name in "bde" else [ids["maybe so"]] * 2 for name in prompts]
+        return [[ids["yes"], ids["no"]] if name in "bde" else [ids["maybe so"]] * 2 for name in prompts], None
 
     def judge(texts, completion_ids, references):
         assert completion_ids == [ids[text] for text in texts]
@@ -40,7 +40,7 @@ def test_dynamic_sampling_replaces_uniform_groups_and_books_what_it_drew(smoke_s
     rows, reserve = [row(n) for n in "abac"], [row(n) for n in "cdcecccc"]
     sampler = DynamicSampling(rows, reserve, judge, tokenizer, ledger, 1000, settings, seed=0)
     assert [r["problem_id"] for r in sampler.choose(0, draw)] == ["b", "d"]
-    assert sampler.completions(0, draw) == [ids["yes"], ids["no"]] * 2
+    assert (sampler.completions(0, draw), sampler.log_probs()) == ([ids["yes"], ids["no"]] * 2, None)
     assert [prompts for prompts, _ in asked] == [("a", "b"), ("c", "d")]
     assert judged == ["aabb", "ccdd"]  # a batch at once: the other ranks wait, and its time is limited
     uniform = 2 * len(ids["maybe so"])  # the groups of a and c

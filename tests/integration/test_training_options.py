@@ -1,6 +1,7 @@
 """Adapters, padding-free batches, schedules, vLLM's arguments, warnings: each by value on the tiny model."""
 
 import copy
+import json
 import math
 from pathlib import Path
 
@@ -98,6 +99,7 @@ def test_saving_in_bfloat16_leaves_the_trained_weights_alone(base, rows, smoke_s
     for (name, parameter), (_, kept) in zip(saved.named_parameters(), trainer.model.named_parameters(), strict=True):
         assert kept.dtype == torch.float32
         assert torch.equal(parameter, kept.to(torch.bfloat16)), name
+    assert json.loads((tmp_path / "final" / "config.json").read_text())["dtype"] == "bfloat16"
 
 
 @pytest.mark.parametrize("shared", [True, False])

@@ -8,23 +8,21 @@ from pathlib import Path
 from typing import Any
 
 from recipes.errors import UserError
-from recipes.manifest import finished_manifest
+from recipes.manifest import BOOKKEEPING, finished_manifest
 from recipes.schema import Recipe
 from train.arms import resolve_arm
-
-_BOOKKEEPING = {"save_every_steps", "save_every_minutes"}  # does not change the trained weights
 
 
 def recipe_differences(recipe: Recipe) -> list[str]:
     """Each undeclared difference between the arms, as `setting: arm value, arm value`; empty if matched."""
     settings = {name: resolve_arm(recipe, name).matched_on() for name in recipe.trained}
-    return _differences(settings, set(recipe.varies) | _BOOKKEEPING)
+    return _differences(settings, set(recipe.varies) | set(BOOKKEEPING))
 
 
 def recorded_differences(recipe: Recipe, study_dir: Path) -> list[str]:
     """The same for what finished arms recorded, per training seed. Arms that have not finished are left out."""
     differences = []
-    allowed = set(recipe.varies) | _BOOKKEEPING
+    allowed = set(recipe.varies) | set(BOOKKEEPING)
     for seed in recipe.seeds:
         records: dict[str, dict[str, Any]] = {}
         presented: dict[str, set[str]] = {}

@@ -79,9 +79,21 @@ def save_weights(
             model = trainer.model
             stored = _tensors_to_store(state, model.all_tied_weights_keys, getattr(torch, dtype))
             model.save_pretrained(directory, state_dict=stored)
+            _record_dtype(directory / "config.json", dtype)
     if rank() == 0:
         tokenizer.save_pretrained(directory)
     barrier()
+
+
+def _record_dtype(path: Path, dtype: str) -> None:
+    """Write the format of the stored weights to config.json; `save_pretrained` writes that of the trained ones."""
+    config = json.loads(path.read_text(encoding="utf-8"))
+    sections = [section for section in (config, *config.values()) if isinstance(section, dict)]
+    stale = [section for section in sections if section.get("dtype") not in (None, dtype)]
+    if stale:
+        for section in stale:
+            section["dtype"] = dtype
+        write_atomic(path, json.dumps(config, indent=2, sort_keys=True) + "\n")
 
 
 @contextmanager
@@ -141,8 +153,10 @@ class Snapshots(TrainerCallback):
         self.trainer: Any = None
 
     def on_step_end(self, args: Arguments, state: TrainerState, control: TrainerControl, **kwargs: object) -> None:
-        """Save the weights after a step in `steps`."""
+        """Save the weights after a step in `steps`, unless its loss or gradient is not finite."""
         if state.global_step not in self.steps:
+            return
+        if not self.trainer.is_finite():  # the recorder ends the run when the step is logged, after this
             return
         target = self.directory / f"step-{state.global_step}"
         if rank() == 0:

@@ -28,6 +28,12 @@ class Checkpoint(NamedTuple):
 class CheckpointMarker(TrainerCallback):
     """Marks each checkpoint once all ranks have finished writing it."""
 
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: object
+    ) -> None:
+        """Save as often as the recipe says now; transformers takes over what the resumed checkpoint says."""
+        state.compute_steps(args, state.max_steps)
+
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: object) -> None:
         """Write the marker into the checkpoint of this step."""
         barrier()  # each rank writes its random state and, under ZeRO, its part of the optimizer's
