@@ -75,8 +75,8 @@ def test_dealing_by_hand():
 def test_rows_of_ranks_by_hand():
     lengths = [40, 6, 30, 8, 0, 0, 0, 0]  # four fillers
     assert in_rank_order(lengths, 1) == list(range(8))
-    assert in_rank_order(lengths, 2) == [0, 1, 4, 6, 2, 3, 5, 7]  # 46 and 38 tokens; in order they were 84 and none
-    assert in_rank_order(lengths, 4) == [0, 4, 2, 5, 3, 6, 1, 7]
+    assert in_rank_order(lengths, 2) == [0, 4, 5, 6, 1, 2, 3, 7]  # 40 and 44 tokens; in order they were 84 and none
+    assert in_rank_order(lengths, 4) == [0, 7, 2, 6, 3, 5, 1, 4]
     assert in_rank_order([9, 1, 1, 1], 2) == [0, 3, 1, 2]  # a rank has as many rows as another
     assert in_rank_order([5] * 6, 3) == [0, 3, 1, 4, 2, 5]
 

@@ -153,7 +153,7 @@ def test_regrouped_benchmark_makes_a_new_report_even_from_equal_scores(tmp_path)
             finish_stage(tmp_path / stage.name, {"result": stage.name})
     after = stage_states(build_stages(regrouped), tmp_path)
     assert {name for name, state in after.items() if state.state != "done"} == {"report"}
-    assert after["report"].reasons[0].startswith("suite.benchmarks: ")
+    assert after["report"].reasons[0] == 'suite.benchmarks.subtract.group: "other_reasoning" -> "non_reasoning"'
 
 
 def test_edited_files_are_inputs(tmp_path):
