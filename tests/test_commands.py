@@ -248,3 +248,14 @@ def test_fetch_names_only_a_lock_that_it_wrote(tmp_path, monkeypatch, capsys):
     assert json.loads(before)["benchmarks"]["my_benchmark"]["rows"] == 2
     gone = last_line(2, "bench.yaml", "suite.benchmarks.0.data.path=gone.jsonl")
     assert (gone, lock.read_bytes()) == ("lock: bench.lock.json, unchanged", before)
+
+
+def test_running_benchmarks_alone_is_refused_with_the_command_that_asks_them(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(["init", "benchmark", "own/bench.yaml"]) == 0
+    capsys.readouterr()
+    assert main(["run", "own/bench.yaml"]) == 2
+    assert capsys.readouterr().err == (
+        "transfer: own-benchmark has nothing to run, neither a model nor a corpus; benchmarks alone are asked of any "
+        "model with `transfer eval --suite RECIPE`\n"
+    )

@@ -220,8 +220,8 @@ def test_comparison_agrees_within_the_margin():
     assert cells[1].verdict == "agrees"
     rows, wrong = default_rows(["grpo"], {})
     assert wrong == [
-        "no arm is named like a published model (sft_think, sft_no_think or rl); say which one an arm is, as in "
-        "--as grpo=rl"
+        "no arm is named like a published model (sft_think, sft_no_think or rl); say which one an arm is with "
+        "--as ARM=rl, where ARM is one of grpo"
     ]
     assert default_rows(["grpo"], {"grpo": "rl"}) == ({"grpo": "UniReason RL"}, [])
     rows, wrong = default_rows(["grpo"], {"grpo": "UniReason RL"})

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from launch import status
+from launch.commands.main import main
 from launch.execution.failures import CRASHED, STOPPED, Failure, record
 from launch.planning.plan import build_plan
 from launch.slurm.submit import Queue, Submitted, identity, known_jobs, write_jobs
@@ -13,8 +14,8 @@ from launch.stages import build_stages, stage_inputs, stage_states
 from launch.status import duration, format_statuses, stage_statuses
 from launch.tasks import tasks_of_study
 from recipes.errors import UserError
-from recipes.files import locked
-from recipes.loading import load_recipe
+from recipes.files import locked, write_json
+from recipes.loading import STUDY_FILE, load_recipe
 from recipes.manifest import finish_stage, start_stage
 from recipes.progress import PROGRESS, Progress, remaining_seconds
 
@@ -239,3 +240,13 @@ def test_a_stage_whose_inputs_changed_is_out_of_date(study):
     assert format_statuses(list(found(root, tasks_of_study(more, root, build_stages(more))).values())).endswith(
         "`transfer plan` lists why"
     )
+
+
+def test_logs_end_with_as_many_lines_as_asked_for_however_long(tmp_path, capsys):
+    study = tmp_path / "study"
+    write_json(study / STUDY_FILE, load_recipe("recipes/pocket/smoke.yaml").dump())
+    (study / "logs").mkdir()
+    lines = [f"{number} {'x' * 2000}" for number in range(9)]
+    (study / "logs" / "base.log").write_text("\n".join(lines) + "\n")
+    assert main(["logs", str(study), "base", "--lines", "5"]) == 0
+    assert capsys.readouterr().out.splitlines() == lines[-5:]

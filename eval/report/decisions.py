@@ -114,7 +114,8 @@ def default_rows(arms: list[str], given: dict[str, str]) -> tuple[dict[str, str]
     if not rows:
         some = "sft_think, sft_no_think or rl"
         wrong.append(
-            f"no arm is named like a published model ({some}); say which one an arm is, as in --as {arms[0]}=rl"
+            f"no arm is named like a published model ({some}); say which one an arm is with --as ARM=rl, where ARM is "
+            f"one of {', '.join(arms)}"
         )
     return rows, wrong
 

@@ -52,6 +52,11 @@ def run(options: argparse.Namespace) -> int:
     recipe, study_dir = read_study(options)
     check_before_running(recipe)
     stages = select_until(build_stages(recipe), options.until)
+    if not stages:
+        raise UserError(
+            f"{recipe.study} has nothing to run, neither a model nor a corpus; benchmarks alone are asked of any model "
+            "with `transfer eval --suite RECIPE`"
+        )
     if options.on == "slurm":
         return _submit(recipe, study_dir, stages, options)
     if options.dry_run:

@@ -6,6 +6,7 @@ import signal
 import socket
 import sys
 import time
+from collections import deque
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
@@ -116,10 +117,9 @@ def _one_task(root: Path, tasks: "list[Task]", stage: str) -> "Task":
 
 
 def _show_end(path: Path, count: int) -> None:
-    with path.open("rb") as file:
-        file.seek(max(0, path.stat().st_size - 400 * max(count, 1)))
-        lines = file.read().decode(errors="replace").splitlines()
-    print("\n".join(lines[-count:]) if count > 0 else "")
+    with path.open(encoding="utf-8", errors="replace") as file:
+        for line in deque(file, maxlen=max(count, 0)):
+            print(line.rstrip("\n"))
 
 
 def _follow(path: Path, task: "Task") -> None:

@@ -239,7 +239,9 @@ def _demonstrations(
     if teacher is None:
         return
     if teacher.kind not in ("scripted", "stored") or (teacher.kind == "stored" and not stored_is_here):
-        why = "its files are not here" if teacher.kind == "stored" else f"{teacher.model} writes them in the run"
+        why = f"{teacher.model} writes them in the run"
+        if teacher.kind == "stored":
+            why = "its file is missing or does not fit its keys"
         validation.not_checked.append(f"demonstrations of the teacher: {why}")
         return
     rows: list[Demonstration] = []
