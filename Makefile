@@ -56,10 +56,10 @@ smoke: setup
 
 # The comparison on a real language model (docs/smollm2.md): hours on two CPU cores.
 #   make real MODEL=DIR DATA=FOLDER       without a network: a local model, and its data under their publishers' names
-#   make real ENGINE=vllm                 evaluated with the CPU build of vLLM, faster
+#   make real ENGINE=hf                   evaluated with transformers in place of vLLM's CPU build, slower
 MODEL ?=
 DATA ?=
-ENGINE ?= hf
+ENGINE ?= vllm
 SMOLLM2 := recipes/smollm2-135m
 ifeq ($(ENGINE),vllm)
 REAL := $(ENGINES)/bin/transfer run $(SMOLLM2)/matched.yaml suite.engine='{kind: vllm, eager: true}'
