@@ -10,7 +10,7 @@ import time
 from collections.abc import Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from multiprocessing import active_children, get_context
 from pathlib import Path
 
@@ -254,7 +254,8 @@ class _Scheduler:
             if failure is not None:
                 self.failed[task.key] = failure
                 if failure.message == _DIED:  # it could not record it itself
-                    record(task.study_dir, task.stage.name, failure)
+                    with suppress(OSError):  # a full disk; the message is printed in any case
+                        record(task.study_dir, task.stage.name, failure)
             elif (manifest := read_manifest(task.study_dir / task.stage.name)) is not None:
                 seconds = seconds_taken(manifest) or 0.0  # as `transfer status`: without starting and libraries
             self.display.ended(name, task.study_dir, task.stage.name, failure, seconds)
