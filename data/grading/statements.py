@@ -43,7 +43,7 @@ def read_equation(text: str, read: Read) -> Node | None:
     if is_number(left) and not is_number(right) and len(sides) == 2:
         left, right = right, left  # -2 = x
     for side in sides[:-1] if len(sides) > 2 or is_number(left) else []:
-        if is_number(side) and is_number(right) and not close(evaluate(side).value, evaluate(right).value):
+        if is_number(side) and is_number(right) and not _agree(side, right):
             raise UnparseableError("an equation that is false")
     if is_number(left) and len(sides) == 2:
         return read(right)
@@ -61,6 +61,13 @@ def read_equation(text: str, read: Read) -> Node | None:
             replace(node, name=label) if named or is_number(node.text) or len(sides) > 2 else Relation(left, "=", right)
         )
     return node if named or len(sides) > 2 else Relation(left, "=", right)
+
+
+def _agree(left: str, right: str) -> bool:
+    try:
+        return close(evaluate(left).value, evaluate(right).value)
+    except OutOfRangeError:
+        raise UnparseableError("an equation of numbers too large to compare") from None
 
 
 def states_value(leaf: Leaf) -> bool:
