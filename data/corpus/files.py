@@ -8,6 +8,7 @@ import gzip
 import io
 import json
 import sys
+import zlib
 from collections.abc import Collection, Iterator, Sequence
 from datetime import date, datetime, time
 from decimal import Decimal
@@ -74,7 +75,7 @@ def read_file(path: Path, columns: Collection[str], names: Sequence[str] = ()) -
         for row in rows:
             row.file = path.name
             yield row
-    except (OSError, EOFError, ValueError, RecursionError) as error:
+    except (OSError, EOFError, ValueError, RecursionError, zlib.error) as error:
         raise UserError(
             f"source file {path} cannot be read as {kind[1:]}: {str(error).splitlines()[0] or type(error).__name__}"
         ) from None
