@@ -58,6 +58,18 @@ class Assumption:
 
 
 @dataclass(frozen=True)
+class AssumedLengths:
+    """How long texts are assumed to be, where the recipe does not say it and no measured stage tells."""
+
+    completion_share: float
+    """Of the limit, in training and for the analyses."""
+    response_share: float
+    """Of the limit, in the evaluation."""
+    hours_at_limits: float
+    """Of the whole study, if every text reached its limit."""
+
+
+@dataclass(frozen=True)
 class Totals:
     """Of the whole study. GPU-hours are those of the GPUs that stages hold; without GPUs they are stage-hours."""
 
@@ -130,6 +142,7 @@ class Plan:
     totals: Totals
     assumptions: tuple[Assumption, ...]
     """The largest change first."""
+    lengths: AssumedLengths | None
     calibration: tuple[Factor, ...]
     rehearsed: tuple[Rehearsed, ...]
     arms: dict[str, ArmPlan]

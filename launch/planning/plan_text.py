@@ -21,6 +21,10 @@ _NAMES = {
     "sync_bandwidth": "bytes a second from the trainer to vLLM",
     "disk_bandwidth": "bytes a second of the file system",
     "hours_between_failures": "GPU-hours between failures",
+    "completion_share": "share of its limit that a completion reaches",
+    "response_share": "share of its limit that a response reaches",
+    "question_share": "share of its limit that a question reaches",
+    "batch_longest": "longest completion of a batch, in mean lengths",
 }
 
 
@@ -174,6 +178,13 @@ def _hours_lines(plan: Plan) -> list[str]:
         ]
         lines.append(
             f"what an assumption raised by {CHANGE:.0%} does to the hours that are assumed: {', '.join(named)}"
+        )
+    if (lengths := plan.lengths) is not None:
+        lines.append(
+            f"assumed: completions of {lengths.completion_share:.0%} of their limit and responses of "
+            f"{lengths.response_share:.0%}, as in the measured studies; if all reached it, "
+            f"{count_text(lengths.hours_at_limits)} {totals.unit} in all (`resources.expected_completion_tokens` sets "
+            "another length)"
         )
     for factor in plan.calibration:
         lines.append(
