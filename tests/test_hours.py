@@ -10,6 +10,7 @@ import pytest
 from launch.execution.usage import USAGE
 from launch.planning import plan as module
 from launch.planning.calibration import rehearsed
+from launch.planning.fit import stage_memory
 from launch.planning.hours import plan_context, run_parts, stage_hours
 from launch.planning.plan import build_plan
 from launch.planning.plan_schema import as_json
@@ -168,7 +169,7 @@ def done(recipe, folder, names, seconds, peak=0):
 
 
 def test_finished_stages_calibrate_the_rest_by_hand(tmp_path):
-    """Seed 0 of SFT took twice what was planned, so seed 1 is expected to; GRPO is not SFT."""
+    """Seed 0 of SFT took twice what was planned, so seed 1 is expected to; of GRPO only the passes it shares."""
     recipe = load_recipe(SMOKE, ["seeds=[0,1]"])
     shape, folder = model_shape(recipe), tmp_path / "study"
     context = plan_context(recipe, shape)
@@ -184,11 +185,63 @@ def test_finished_stages_calibrate_the_rest_by_hand(tmp_path):
     assert second.memory_bytes == 700_000_000  # what the libraries took beside the planned memory is added again
     factor = next(item for item in plan.calibration if item.group == "arms/off_policy_sft")
     assert factor.ratio == pytest.approx(2, rel=1e-3)
-    grpo = rows["arms/grpo/seed-1"]
-    assert grpo.expected_hours == grpo.planned_hours
+    # Its passes through the model count double; sampling and the start stay as planned.
+    parts, grpo = stage_hours(context, by_name["arms/grpo/seed-1"]).seconds, rows["arms/grpo/seed-1"]
+    assert grpo.expected_hours * 3600 == pytest.approx(sum(parts.values()) + parts["forward and backward"], rel=1e-3)
+    assert grpo.seconds["generation"] == pytest.approx(parts["generation"])
+    # A stage with a model takes as much beside what is planned for it as the one that took most.
+    extra = 700_000_000 - stage_memory(recipe, by_name["base"], shape)
+    assert grpo.memory_bytes == stage_memory(recipe, by_name["arms/grpo/seed-1"], shape) + extra
+    assert rows["report"].memory_bytes is None
     left = sum(stage.left_hours for stage in plan.stages)
     assert plan.totals.left_hours == pytest.approx(left)
     assert json.loads(json.dumps(as_json(plan)))["calibration"][0]["ratio"] == pytest.approx(plan.calibration[0].ratio)
+
+
+def test_the_plan_says_which_rows_a_measured_stage_corrects(tmp_path):
+    """A base tells about nothing else, an arm about passes, an evaluation about sampling by its engine."""
+    recipe = load_recipe(SMOKE, [
+        "arms.once={sampling: base_once, credit: uniform}",
+        "arms.rounds={sampling: round, round_steps: 2, credit: uniform}", "varies=[sampling, credit, negatives, beta]",
+        "probe.problems=4", "diagnostics={}",
+    ])  # fmt: skip
+
+    def measured():
+        plan = build_plan(recipe, build_stages(recipe), tmp_path)
+        lines = [line for line in format_plan(plan).splitlines() if line.startswith("measured: ")]
+        found = (re.search(r"measured: (\S+) took .*?\)(?:; corrects (.*))?$", line) for line in lines)
+        return {match[1]: match[2] for match in found}, {stage.name: stage for stage in plan.stages}
+
+    done(recipe, tmp_path, ("base", "corpus"), 1.0)
+    assert measured()[0] == {"base": None, "corpus": None}
+    done(recipe, tmp_path, ("arms/off_policy_sft/seed-0",), 1.0)
+    sampled = "arms/on_policy_sft, arms/grpo, arms/once, arms/rounds, drift"
+    assert measured()[0]["arms/off_policy_sft"] == f"{sampled}, diagnostics"
+    done(recipe, tmp_path, ("questions", "eval/base"), 1.0)
+    found, rows = measured()
+    assert found["eval"] == f"{sampled}, eval, diagnostics"
+    # The evaluation took a second, so sampling took so much of what was planned for it, and passes of SFT likewise.
+    context = plan_context(recipe, model_shape(recipe))
+    planned = {stage.name: stage_hours(context, stage) for stage in build_stages(recipe)}
+    ratio = {name: 1 / 3600 / planned[name].hours for name in ("eval/base", "arms/off_policy_sft/seed-0")}
+    once = planned["arms/once/seed-0"].seconds
+    assert rows["arms/once/seed-0"].seconds["generation"] == pytest.approx(once["generation"] * ratio["eval/base"])
+    passes = once["forward and backward"] * ratio["arms/off_policy_sft/seed-0"]
+    assert rows["arms/once/seed-0"].seconds["forward and backward"] == pytest.approx(passes)
+    # An arm that samples says more about the others that do.
+    done(recipe, tmp_path, ("arms/grpo/seed-0",), 3.0)
+    found, rows = measured()
+    assert found["arms/grpo"] == f"{sampled}, diagnostics".replace("arms/grpo, ", "")
+    assert rows["arms/rounds/seed-0"].corrected_by == ("arms/grpo",)
+    factor = 3 / 3600 / planned["arms/grpo/seed-0"].hours
+    rounds = planned["arms/rounds/seed-0"].hours
+    assert rows["arms/rounds/seed-0"].expected_hours == pytest.approx(rounds * factor)
+    # Passes of the probe are corrected by those of both arms, by what was planned for each.
+    ratio["arms/grpo/seed-0"] = factor
+    passes = {name: planned[name].seconds["forward and backward"] for name in ratio if name.startswith("arms")}
+    mean = sum(seconds * ratio[name] for name, seconds in passes.items()) / sum(passes.values())
+    reading = planned["drift/base"].seconds["reading"]
+    assert rows["drift/base"].seconds["reading"] == pytest.approx(reading * mean)
 
 
 def test_a_run_in_progress_calibrates_by_its_clock(tmp_path):
@@ -225,7 +278,13 @@ def test_the_plan_names_what_dominates(tmp_path):
 
 
 def test_durations_and_flops_are_readable():
-    assert [hours_text(hours) for hours in (0.01, 0.5, 3.25, 60)] == ["36 s", "30 min", "3.2 h", "2.5 days"]
+    assert [hours_text(hours) for hours in (0.001, 0.01, 0.5, 3.25, 60)] == [
+        "3.6 s",
+        "36 s",
+        "30 min",
+        "3.2 h",
+        "2.5 days",
+    ]
     assert [flops_text(flops) for flops in (5.5e20, 2e15, 6.6e12)] == ["550.0 EFLOPs", "2.0 PFLOPs", "6.6 TFLOPs"]
 
 

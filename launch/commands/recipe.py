@@ -135,8 +135,8 @@ def _submit(recipe: "Recipe", study_dir: Path, stages: "list[Stage]", options: a
 )
 def plan(options: argparse.Namespace) -> int:
     """Stages with their state, hours, memory and disk, steps, samples, tokens, FLOPs, and what is missing: on this
-    machine, or with --on slurm on the cluster of the site file. What finished stages took corrects the rest. A stage
-    that a study in the same folder has made already is `reused`.
+    machine, or with --on slurm on the cluster of the site file. What finished stages took corrects those like them. A
+    stage that a study in the same folder has made already is `reused`.
     """
     from launch.planning.preflight import check_before_running
     from launch.stages import build_stages

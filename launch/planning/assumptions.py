@@ -41,7 +41,7 @@ class Guesses:
         calibration: Calibration,
     ) -> None:
         self.recipe, self.context, self._rehearsal = recipe, context, rehearsal
-        self._stages = [stage for stage in waiting if calibration.factor_of(stage) is None]
+        self._stages = [stage for stage in waiting if not calibration.corrected_by(stage)]
 
     def hours(self, **rates: float) -> float:
         """GPU-hours, or hours of the clock without a GPU, with some of the assumed rates changed."""

@@ -174,6 +174,7 @@ def _stage_plan(
         gpus=0 if planned is None else planned.gpus,
         planned_hours=None if planned is None else planned.hours,
         expected_hours=None if expected is None else expected.hours,
+        corrected_by=calibration.corrected_by(stage),
         taken_hours=None if spent is None else spent.hours,
         left_hours=0.0 if state.state == "done" else left,
         seconds={} if expected is None else {part: value for part, value in expected.seconds.items() if value},

@@ -36,6 +36,8 @@ class StagePlan:
     """Of the clock, by the assumptions; None: unknown."""
     expected_hours: float | None
     """Of the clock as a whole; corrected by what stages like it took."""
+    corrected_by: tuple[str, ...]
+    """Rows of the table whose measured stages correct it; empty where no stage like it was measured."""
     taken_hours: float | None
     """None: not begun, or not known."""
     left_hours: float | None
