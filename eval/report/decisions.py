@@ -12,6 +12,7 @@ from eval.report.schema import ArmResult, Base, Transfer
 from eval.report.wording import loss_text, points
 from eval.statistics.decisions import Agreement, agreement, gained, refused_groups
 from eval.statistics.values import Estimate, Values
+from recipes.suggestions import did_you_mean
 
 ROWS = {"sft_think": "UniReason SFT-think", "sft_no_think": "UniReason SFT-no-think", "rl": "UniReason RL"}
 MARGIN = 5.0  # points within which two scores are called the same
@@ -104,9 +105,9 @@ def default_rows(arms: list[str], given: dict[str, str]) -> tuple[dict[str, str]
     """
     known: dict[str, PublishedModel] = {model.name: model for model in published_models()}
     given = {arm: ROWS.get(name, name) for arm, name in given.items()}
-    wrong = [f"{arm!r} is not an arm of this study" for arm in given if arm not in arms]
+    wrong = [f"{arm!r} is not an arm of this study; {did_you_mean(arm, arms)}" for arm in given if arm not in arms]
     wrong += [
-        f"{name!r} is not a published model; there are {', '.join(ROWS)}, {', '.join(known)}"
+        f"{name!r} is not a published model; {did_you_mean(name, [*ROWS, *known])}"
         for name in given.values()
         if name not in known
     ]

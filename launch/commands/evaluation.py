@@ -24,6 +24,7 @@ from launch.commands.arguments import (
     write_figure,
 )
 from recipes.errors import UserError
+from recipes.suggestions import did_you_mean
 
 if TYPE_CHECKING:
     from eval.report.schema import Transfer
@@ -131,7 +132,7 @@ def gate(options: argparse.Namespace) -> int:
         transfer = _transfer(study_dir)
         arms = options.words[1:] or list(transfer.arms)
         if unknown := [arm for arm in arms if arm not in transfer.arms]:
-            raise UserError(f"{study_dir} has no arm {', '.join(unknown)}; it has {', '.join(transfer.arms)}")
+            raise UserError(f"{study_dir} has no arm {unknown[0]}; {did_you_mean(unknown[0], transfer.arms, 'it has')}")
     else:
         if not options.base or not options.model:
             raise UserError(
