@@ -357,6 +357,16 @@ def test_benchmarks_the_corpus_is_not_compared_with_are_named(tmp_path):
     bench = "corpus.decontamination.benchmarks=[{kind: file, name: law_exam, path: x}]"
     (text,) = warnings(load_recipe(STUDY, [*law, bench]))
     assert "the questions of law_essay;" in text
+    # A file is compared under any name, and named once where several benchmarks ask its questions.
+    own = [f"suite.benchmarks.{n}.data={{kind: file, path: {path}}}" for n, path in ((0, "x"), (1, "y"), (2, "y"))]
+    two = [*law, "suite.benchmarks.2.name=law_mc", *own]
+    (text,) = warnings(load_recipe(STUDY, two))
+    assert "the questions of law_essay, law_exam;" in text
+    bench = "corpus.decontamination.benchmarks=[{kind: file, name: law, path: ./x}]"
+    (text,) = warnings(load_recipe(STUDY, [*two, bench]))
+    assert "the questions of law_essay;" in text
+    bench = "corpus.decontamination.benchmarks=[{kind: file, name: law, path: ./x}, {kind: file, name: y, path: y}]"
+    assert warnings(load_recipe(STUDY, [*two, bench])) == []
 
 
 @pytest.mark.parametrize("section", ["model", "train", "suite"])

@@ -82,7 +82,14 @@ def proportion_error(score: float, questions: int) -> float:
 
 def format_comparison(cells: list[PublishedComparison]) -> str:
     """The comparison as text."""
-    lines = [f"{'model':<16}{'benchmark':<16}{'ours (paper reading)':>26}{'published':>11}{'difference':>16}  verdict"]
+    counts = {verdict: sum(cell.verdict == verdict for cell in cells) for verdict in ("agrees", "differs")}
+    lines = [
+        f"{counts['agrees']} of {len(cells)} scores agree with the published ones within {MARGIN:g} points, "
+        f"{counts['differs']} differ, {len(cells) - sum(counts.values())} have too wide intervals to say",
+        "scores in points, with intervals; ± is the half width of the difference's interval",
+        "",
+        f"{'model':<16}{'benchmark':<16}{'ours (paper reading)':>26}{'published':>11}{'difference':>16}  verdict",
+    ]
     for cell in cells:
         ours = f"{cell.ours.estimate:.1f} [{cell.ours.low:.1f}, {cell.ours.high:.1f}]"
         gap = f"{cell.difference:+.1f} ± {cell.half_width:.1f}"
@@ -91,11 +98,6 @@ def format_comparison(cells: list[PublishedComparison]) -> str:
         lines.append(
             f"{cell.model:<16}{cell.benchmark:<16}{ours:>26}{cell.published:>11.1f}{gap:>16}  {cell.verdict}{note}"
         )
-    counts = {verdict: sum(cell.verdict == verdict for cell in cells) for verdict in ("agrees", "differs")}
-    lines.append(
-        f"{counts['agrees']} of {len(cells)} agree within {MARGIN:g} points, {counts['differs']} differ, the rest is "
-        "too uncertain to say"
-    )
     return "\n".join(lines)
 
 

@@ -228,16 +228,17 @@ def show_report(recipe: "Recipe", study_dir: Path, as_json: bool) -> int:
         made = f"transfer run {study_dir}" if study_dir.exists() else "transfer run RECIPE"
         raise UserError(f"{study_dir} has no finished report; `{made}` makes it")
     state = stage_states(build_stages(recipe), study_dir).get("report")
-    if state is None or state.state != "done":
-        reasons = "; ".join(state.reasons) if state is not None else "the recipe has no report"
-        print(f"transfer: the recipe has changed since this report was made ({reasons})", file=sys.stderr)
     if as_json:
         print(path.read_text(encoding="utf-8"), end="")
-        return 0
-    from eval.report.schema import read_transfer
-    from eval.report.table import format_report
+    else:
+        from eval.report.schema import read_transfer
+        from eval.report.table import format_report
 
-    print(f"\n{format_report(read_transfer(path))}\n\nreport: {path.with_name('index.html')}")
+        print(f"\n{format_report(read_transfer(path))}\n\nreport: {path.with_name('index.html')}")
+    if state is None or state.state != "done":
+        sys.stdout.flush()
+        reasons = "; ".join(state.reasons) if state is not None else "the recipe has no report"
+        print(f"transfer: the recipe has changed since this report was made ({reasons})", file=sys.stderr)
     return 0
 
 
