@@ -76,12 +76,17 @@ def run_and_report(
     """Run stages on this machine, then print the report if it is one of them; returns the exit status."""
     from data.corpus.rows import CARD
     from launch.run import run_stages
+    from launch.status import wandb_text
+    from train.runtime.tracking import why_offline
 
     status = run_stages(recipe, study_dir, stages, as_json, until, with_reuse=with_reuse)
     if status == 0 and stages[-1].kind == "report":
-        return show_report(recipe, study_dir, as_json)
-    if status == 0 and stages[-1].kind == "corpus" and not as_json:
+        status = show_report(recipe, study_dir, as_json)
+    elif status == 0 and stages[-1].kind == "corpus" and not as_json:
         print(f"\ncorpus card: {study_dir / 'corpus' / CARD}")
+    if text := wandb_text(study_dir, [why_offline(study_dir / stage.name) for stage in stages]):
+        sys.stdout.flush()
+        print(f"transfer: warning: {text}", file=sys.stderr)
     return status
 
 
