@@ -18,7 +18,7 @@ from launch.stages import Stage
 from recipes.errors import UserError
 from recipes.files import hash_file, hash_json, write_json
 from recipes.loading import STUDY_FILE, read_study_file
-from recipes.manifest import MANIFEST, OUTPUT_OF, package_versions, read_manifest
+from recipes.manifest import MANIFEST, OUTPUT_OF, package_versions, read_manifest, stage_state
 from recipes.processor import cpu_kernels, other_kernels
 from recipes.schema import Recipe
 
@@ -26,6 +26,7 @@ REUSED = ("base", "corpus", "questions", "eval/base")
 """The stages that studies of different arms share, by name."""
 _FOLDER = ".reuse"
 _LEFT_OUT = (".lock", "*.lock", ".*.tmp")
+_NEAR = 2  # differences that are named; with more settings it is another study
 
 
 class Source(NamedTuple):
@@ -41,7 +42,17 @@ class ReusePlan(NamedTuple):
     sources: dict[str, Source]
     """By name of the stage."""
     refused: list[str]
-    """What it would not, although inputs, code and packages are equal, as sentences."""
+    """What it would not, although another study has nearly the same, as sentences with the reason."""
+
+
+class _Refused(NamedTuple):
+    """A finished stage of another study that is not taken over."""
+
+    distance: int
+    """How far it is from what is wanted; the nearest one is named."""
+    stage: str
+    study: Path
+    why: str
 
 
 class _DamagedError(Exception):
@@ -52,7 +63,7 @@ def plan_reuse(recipe: Recipe, study_dir: Path, stages: Sequence[Stage], *, on_c
     """What a run would take over where the outputs are what they should be. Writes nothing."""
     kernels = _kernels(recipe, on_cluster)
     source_by_stage: dict[str, Source] = {}
-    refused: list[str] = []
+    refused: list[_Refused] = []
     for stage in _missing(stages, study_dir):
         manifests = {
             name: source_by_stage[name].manifest if name in source_by_stage else read_manifest(study_dir / name)
@@ -62,22 +73,22 @@ def plan_reuse(recipe: Recipe, study_dir: Path, stages: Sequence[Stage], *, on_c
         refused += others
         if sources:
             source_by_stage[stage.name] = sources[0]
-    return ReusePlan(source_by_stage, refused)
+    return ReusePlan(source_by_stage, _as_sentences(refused))
 
 
 def reuse(recipe: Recipe, study_dir: Path, stages: Sequence[Stage], *, on_cluster: bool = False) -> None:
     """Take over what other studies have made, and print what and from where. The study must be locked.
 
-    A source that is damaged, or was made with other CPU kernels, is named and left alone.
+    A source that is damaged, or was made in nearly the same way, is named and left alone.
     """
     kernels = _kernels(recipe, on_cluster)
     shutil.rmtree(study_dir / _FOLDER, ignore_errors=True)  # of a run that was killed
     taken: dict[Path, list[str]] = {}
+    refused: list[_Refused] = []
     for stage in _missing(stages, study_dir):
         manifests = {name: read_manifest(study_dir / name) for name in stage.needs}
         sources, others = _sources(stage, study_dir, manifests, kernels)
-        for text in others:
-            print(f"  {text}")
+        refused += others
         for source in sources:
             try:
                 _take_over(recipe, study_dir, stage, source)
@@ -88,6 +99,8 @@ def reuse(recipe: Recipe, study_dir: Path, stages: Sequence[Stage], *, on_cluste
             taken.setdefault(source.study, []).append(stage.name)
             break
     shutil.rmtree(study_dir / _FOLDER, ignore_errors=True)
+    for text in _as_sentences(refused):
+        print(f"  {text}")
     for study, names in taken.items():
         print(f"  reused   {', '.join(names)} of {study} (--no-reuse makes them again)")
 
@@ -104,7 +117,7 @@ def _missing(stages: Sequence[Stage], study_dir: Path) -> Iterator[Stage]:
 
 def _sources(
     stage: Stage, study_dir: Path, needs: dict[str, dict[str, Any] | None], kernels: dict[str, str] | None
-) -> tuple[list[Source], list[str]]:
+) -> tuple[list[Source], list[_Refused]]:
     """Where the stage is finished with the same inputs, code and packages: first where it was made, the latest first.
 
     Args:
@@ -114,31 +127,56 @@ def _sources(
         kernels: the CPU kernels it must have been made with; None: any.
 
     Returns:
-        The sources; if there are none, a sentence for each that was made with other kernels.
+        The sources; if there are none, the nearest finished stage of another study, and why it is none.
     """
     if not all(manifest is not None and manifest["completed"] for manifest in needs.values()):
         return [], []
     outputs = {f"{OUTPUT_OF}{name}": (manifest or {}).get("output_hash") for name, manifest in needs.items()}
-    wanted = (hash_json(stage.reads | outputs), stage.code, package_versions())
     sources, others = [], []
     for study in _studies_beside(study_dir):
         with suppress(UserError, KeyError):  # an unreadable or foreign manifest is no source
             manifest = read_manifest(study / stage.name)
             if manifest is not None and manifest["completed"]:
-                environment = manifest["environment"]
-                made_by = {
-                    "python": environment["python"],
-                    "machine": environment["machine"],
-                    **environment["packages"],
-                }
-                if (manifest["input_hash"], manifest["code"], made_by) == wanted:
-                    other = None if kernels is None else other_kernels(environment.get("cpu_kernels"), kernels)
-                    if other is None:
-                        sources.append(Source(study, manifest))
-                    else:
-                        others.append(f"not reused {stage.name} of {study}: {other}")
+                unlike = _difference(study, manifest, stage, stage.reads | outputs, kernels)
+                if unlike is None:
+                    sources.append(Source(study, manifest))
+                else:
+                    others.append((unlike, manifest["completed"]))
     sources.sort(key=lambda source: ("reused_from" not in source.manifest, source.manifest["completed"]), reverse=True)
-    return sources, [] if sources else others
+    others.sort(key=lambda other: other[1], reverse=True)
+    nearest = min((unlike for unlike, _ in others), key=lambda unlike: unlike.distance, default=None)
+    return sources, [nearest] if nearest is not None and not sources and nearest.why else []
+
+
+def _difference(
+    study: Path, manifest: dict[str, Any], stage: Stage, inputs: dict[str, Any], kernels: dict[str, str] | None
+) -> _Refused | None:
+    """Why a finished stage of a study cannot be taken over, without words if it is another one; None: it can."""
+    if manifest["input_hash"] != hash_json(inputs):
+        keys = stage_state(study / stage.name, inputs).reasons
+        why = f"made from other inputs ({'; '.join(keys)})" if 0 < len(keys) <= _NEAR else ""
+        return _Refused(2 + len(keys), stage.name, study, why)
+    environment = manifest["environment"]
+    then = {"python": environment["python"], "machine": environment["machine"], **environment["packages"]}
+    now = package_versions()
+    if manifest["code"] != stage.code or then != now:
+        told = ["by other code"] * (manifest["code"] != stage.code)
+        told += [
+            f"with {name} {then.get(name, 'absent')}, here {now.get(name, 'absent')}"
+            for name in sorted(then.keys() | now.keys())
+            if then.get(name) != now.get(name)
+        ][:_NEAR]
+        return _Refused(1, stage.name, study, f"made {' and '.join(told)}")
+    other = None if kernels is None else other_kernels(environment.get("cpu_kernels"), kernels)
+    return None if other is None else _Refused(0, stage.name, study, other)
+
+
+def _as_sentences(refused: Sequence[_Refused]) -> list[str]:
+    """One sentence for the stages of a study that are not taken over for the same reason."""
+    together: dict[tuple[Path, str], list[str]] = {}
+    for item in refused:
+        together.setdefault((item.study, item.why), []).append(item.stage)
+    return [f"not reused {', '.join(names)} of {study}: {why}" for (study, why), names in together.items()]
 
 
 def _studies_beside(study_dir: Path) -> list[Path]:

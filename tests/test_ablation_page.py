@@ -10,6 +10,7 @@ from eval.report import response_curves as response_curves_module
 from eval.report.ablation_page import draw_ablation, render_ablation
 from eval.report.ablation_verdict import Missing, conclude, value_text
 from eval.report.decisions import gate
+from eval.report.page import page_templates
 from eval.report.response_curves import curve_figure, format_curves, response_curves
 from eval.report.wording import loss_text, points
 from eval.statistics.values import Estimate
@@ -141,6 +142,14 @@ def test_points_are_named_by_their_values():
         "arms.a.learning_rate 0.0001, arms.b.learning_rate 0.0002"
     )
     assert value_text({"train.pick": None, "x.y": True}, ["train.pick", "x.y"]) == "pick null, y true"
+
+
+def test_the_lines_of_a_sentence_do_not_end_inside_of_an_interval():
+    whole = page_templates().filters["whole_intervals"]
+    assert whole("sum: -69.2 [-72.7, -65.0], a loss; <b> +1.0 [0.5, 1.5].") == (
+        'sum: -69.2 <span class="interval">[-72.7, -65.0]</span>, a loss; '
+        '&lt;b&gt; +1.0 <span class="interval">[0.5, 1.5]</span>.'
+    )
 
 
 def test_the_page_has_every_value_and_names_the_missing_point(tmp_path):

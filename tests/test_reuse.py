@@ -124,12 +124,41 @@ def test_what_needs_a_stage_that_is_made_again_is_not_taken_over(tmp_path):
     assert take(tmp_path / "new") == {"base": "new", "corpus": "new", "questions": "done", "eval/base": "new"}
 
 
-def test_other_packages_are_another_stage(tmp_path):
+def test_other_packages_are_another_stage(tmp_path, capsys):
     old = make(tmp_path / "old")
     manifest = read_manifest(old / "questions")
+    here = manifest["environment"]["packages"]["datasets"]
     manifest["environment"]["packages"]["datasets"] = "0.0.1"
     write_json(old / "questions" / "manifest.json", manifest)
     assert take(tmp_path / "new")["questions"] == "new"
+    assert f"  not reused questions of {old}: made with datasets 0.0.1, here {here}\n" in capsys.readouterr().out
+
+
+def test_the_plan_says_why_a_study_of_the_same_recipe_is_not_reused(tmp_path):
+    recipe, new = load_recipe(SMOKE), tmp_path / "new"
+    stages = build_stages(recipe)
+
+    def notes():
+        text = format_plan(build_plan(recipe, stages, new, with_reuse=True))
+        return [line for line in text.splitlines() if "not reused" in line]
+
+    # Another study altogether is not named; of one that differs in a setting it is said which.
+    other = ("model.pocket.documents=23999", "model.pocket.seed=5", "model.pocket.hidden_size=16")
+    make(tmp_path / "far", *other, until="base")
+    assert notes() == []
+    near = make(tmp_path / "near", "model.pocket.documents=23999", "suite.questions=9")
+    documents, questions = recipe.model.pocket.documents, recipe.suite.questions
+    assert notes() == [
+        f"note: not reused base of {near}: made from other inputs (model.pocket.documents: 23999 -> {documents})",
+        f"note: not reused questions of {near}: made from other inputs (suite.questions: 9 -> {questions})",
+    ]
+    # The nearest one is named, and with one that can be reused, none.
+    old = make(tmp_path / "old")
+    for name in ("base", "questions"):
+        write_json(old / name / "manifest.json", read_manifest(old / name) | {"code": "0123456789ab"})
+    assert notes() == [f"note: not reused base, questions of {old}: made by other code"]
+    make(tmp_path / "same")
+    assert notes() == []
 
 
 CPUINFO = "processor\t: 0\nvendor_id\t: GenuineIntel\nflags\t\t: fpu sse2 fma avx avx2{}\n"
@@ -170,9 +199,7 @@ def test_stages_with_other_cpu_kernels_are_not_taken_over_and_it_is_said(tmp_pat
         ]
     ):
         processor(**change)
-        sentences = [
-            f"not reused {name} of {old}: made with other CPU kernels ({said})" for name in ("base", "questions")
-        ]
+        sentences = [f"not reused base, questions of {old}: made with other CPU kernels ({said})"]
         assert plan_reuse(recipe, tmp_path / f"new-{number}", stages) == ({}, sentences)
         assert take(tmp_path / f"new-{number}") == dict.fromkeys(FILES, "new")
         assert capsys.readouterr().out == "".join(f"  {text}\n" for text in sentences)
@@ -200,9 +227,7 @@ def test_stages_of_unknown_or_several_cpu_kernels_are_not_taken_over(tmp_path, c
     processor()
     take(tmp_path / "new")
     why = "made with several kinds of CPU kernels, or before manifests recorded them"
-    assert capsys.readouterr().out == "".join(
-        f"  not reused {name} of {old}: {why}\n" for name in ("base", "questions")
-    )
+    assert capsys.readouterr().out == f"  not reused base, questions of {old}: {why}\n"
 
 
 @pytest.mark.parametrize("damage", ["changed", "missing", "manifest"])

@@ -60,7 +60,7 @@ def test_the_explanation_is_that_of_the_grade_command(smoke_study, port, tmp_pat
     assert shown["responses"]["base"][0]["scores"]["robust"]["why"] == [
         f"answer read as {lines['answer read as'].strip()}",
         f"reference read as {lines['gold read as'].strip()}",
-        f"decided by {lines['decided by'].strip()!r}",
+        f'decided by the rule "{lines["decided by"].strip()}"',
     ]
     assert shown["responses"]["base"][0]["scores"]["paper"]["why"] == []
     assert shown["rules"]["paper"]["rule"] == "last_box_text"

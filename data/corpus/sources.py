@@ -3,6 +3,7 @@
 import difflib
 import re
 from collections.abc import Collection, Iterator, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple, TypeGuard
 
 from data.corpus.fields import (
@@ -196,9 +197,25 @@ def read_benchmark(spec: BenchmarkTexts, lock: dict[str, Any] | None) -> list[st
 
 
 def not_compared(recipe: Recipe) -> list[str]:
-    """Benchmarks of the suite whose questions the recipe does not compare the corpus with."""
-    known = {*TASKS, "heldout", *(item.name for item in recipe.corpus.decontamination.benchmarks)}
-    return sorted({item.name for item in recipe.suite.benchmarks} - known) if recipe.suite is not None else []
+    """Benchmarks of the suite whose questions the recipe does not compare the corpus with, one for each file.
+
+    A benchmark counts as compared if its name is listed, or its file under another name.
+    """
+    listed = recipe.corpus.decontamination.benchmarks
+    known: set[Any] = {*TASKS, "heldout", *(item.name for item in listed), *map(_place, listed)}
+    missing: dict[Any, str] = {}
+    for item in recipe.suite.benchmarks if recipe.suite is not None else ():
+        place = item.name if item.data is None else _place(item.data)
+        if item.name not in known and place not in known:
+            missing.setdefault(place, item.name)
+    return sorted(missing.values())
+
+
+def _place(files: DataFiles) -> tuple[str, ...]:
+    """Where rows come from, equal for two names of the same files."""
+    if files.kind == "file":
+        return (str(Path(str(files.path)).resolve()),)
+    return (files.kind, str(files.dataset), *files.files)
 
 
 def _joined(value: Any) -> str:

@@ -1,10 +1,11 @@
 """The report as one HTML file that needs no network: text and tables from `transfer.json`, figures inlined."""
 
+import re
 from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 from eval.drawing import Drawing, label
 from eval.forgetting.figures import axes_of, axis_names, forgetting_figure, razor_figure
@@ -64,6 +65,7 @@ def page_templates() -> Environment:
     )
     environment.filters |= {
         "label": label,
+        "whole_intervals": _whole_intervals,
         "points": lambda value: _breakable(points(value)),
         "p_value": p_text,
         "nats": lambda value: _breakable(interval_text(value, ".3f")),
@@ -106,6 +108,11 @@ def _breakable(text: str) -> Markup:
     """An estimate with its interval that wraps between the two; inside of the interval only on a phone."""
     estimate, _, interval = text.partition(" ")
     return Markup('{} <span class="interval">{}</span>').format(estimate, interval) if interval else Markup(estimate)
+
+
+def _whole_intervals(sentence: str) -> Markup:
+    """A sentence whose lines do not end inside of an interval."""
+    return Markup(re.sub(r"(\[[^]\[]*\])", r'<span class="interval">\1</span>', str(escape(sentence))))
 
 
 def _setting(value: Any) -> Any:

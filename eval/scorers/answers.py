@@ -14,7 +14,7 @@ def _grader() -> Grader:
 
 
 def score_graded(response: str, reference: Reference, form: AnswerForm) -> Score:
-    """By the final answer, as `data/grading/grader.py` judges it while training.
+    """By the final answer, judged as the reward judges it during training.
 
     OlympiadBench's references say more: a tolerance is absolute, and the unit of the reference may be repeated or left
     out. Several answers count in any order, as the grader reads any list of answers.

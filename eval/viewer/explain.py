@@ -117,7 +117,7 @@ def explain(rule: str, response: Response, sample: int, reference: Any, answer: 
     if explanation.grade.extracted_answer is not None:
         lines.insert(0, f"answer read as {described(explanation.answer)}")
     if explanation.rules:
-        lines.append(f"decided by {explanation.rules[-1]!r}")
+        lines.append(f'decided by the rule "{explanation.rules[-1]}"')
     return lines
 
 
