@@ -73,8 +73,7 @@ class Comparison:
             self.note("sets of real numbers")
             return equal
         if other.kind == "ratio" and len(other.items) == 2 and not leaf.name:
-            first, second = (item.text if isinstance(item, Leaf) else "" for item in other.items)
-            return same_value(leaf.text, f"({first})/({second})") is True
+            return same_value(leaf.text, f"({other.items[0].text})/({other.items[1].text})") is True
         if other.kind in ("several", "set") and leaf.text != "\\emptyset":  # the same value written twice
             return all(self.same(item, leaf) for item in other.items)
         self.note("one value against something of several parts")
@@ -137,8 +136,7 @@ class Comparison:
 
     def _same_member(self, left: Node, right: Node) -> bool:
         """Whether two members are equal; the set of 1 is not 1."""
-        sets = [isinstance(node, Collection) and node.kind == "set" for node in (left, right)]
-        return sets[0] == sets[1] and self.same(left, right)
+        return (left.kind == "set") == (right.kind == "set") and self.same(left, right)
 
     def _same_numbers_of_each(self, left: tuple[Node, ...], right: tuple[Node, ...]) -> bool:
         """Whether two lists of the same length are permutations of each other: 2, 2, 3 is not 2, 3, 3."""
@@ -171,18 +169,14 @@ class Comparison:
             return False
         self.note("residues")
         number = _whole(modulus)
-        residues = [_residues(node, number) for node in (value, other_value)]
-        if residues[0] is not None and residues[1] is not None:
-            return residues[0] == residues[1]
-        return self.same(value, other_value)
+        own, other = _residues(value, number), _residues(other_value, number)
+        return self.same(value, other_value) if own is None or other is None else own == other
 
     def _same_ratio(self, answer: Collection, reference: Collection) -> bool:
         if len(answer.items) != len(reference.items):
             return False
         self.note("ratios")
-        terms, others = (
-            [item.text if isinstance(item, Leaf) else "" for item in node.items] for node in (answer, reference)
-        )
+        terms, others = ([item.text for item in node.items] for node in (answer, reference))
         scale = next((n for n, text in enumerate(others) if same_value(text, "0") is False), None)
         if scale is None or same_value(terms[scale], "0") is not False:  # 0:0 is no ratio
             return False
@@ -198,14 +192,12 @@ class Comparison:
         if len(left) != len(reference.items):
             return False
         for branch in reference.items:
-            assert isinstance(branch, Collection)
             value, condition = branch.items
+            otherwise = len(left) == 1 and "otherwise" in (condition.text, left[0].items[1].text)
             fits = [
                 other
                 for other in left
-                if isinstance(other, Collection)
-                and (self.same(condition, other.items[1]) or (len(left) == 1 and _else_in(condition, other)))
-                and self.same(other.items[0], value)
+                if (self.same(condition, other.items[1]) or otherwise) and self.same(other.items[0], value)
             ]
             if not fits:
                 return False
@@ -257,10 +249,8 @@ class Comparison:
             return same_value(text, reference.text) is True
         self.note("equations up to a constant factor")
         first, second = (f"({leaf.name})-({leaf.text})" for leaf in (answer, reference))
-        return (
-            not ({"("} & set(answer.name + reference.name) and NAME.match(answer.name))
-            and proportional(first, second) is True
-        )
+        a_function = "(" in answer.name + reference.name and NAME.match(answer.name)
+        return not a_function and proportional(first, second) is True
 
     def _same_number(self, answer: Leaf, reference: Leaf) -> bool:
         left, right = answer.text, reference.text
@@ -310,8 +300,7 @@ class Comparison:
 
     def _same_relation(self, answer: Node, reference: Node) -> bool:
         self.note("equations and inequalities up to a factor")
-        sides = [_as_relation(node) for node in (answer, reference)]
-        first, second = sides
+        first, second = _as_relation(answer), _as_relation(reference)
         if first is None or second is None or first.sign != second.sign:
             return False
         if (canonical(first.left), canonical(first.right)) == (canonical(second.left), canonical(second.right)):
@@ -331,17 +320,13 @@ def _can_equal_itself(text: str) -> bool:
     return not re.search(r"(?:/\s*|\\frac\s*(?:\{[^{}]*\}|\w)\s*)\{?0+\}?\s*$", text)
 
 
-def _else_in(condition: Node, branch: Collection) -> bool:
-    return any(isinstance(node, Leaf) and node.text == "otherwise" for node in (condition, branch.items[1]))
-
-
 def _as_relation(node: Node) -> Relation | None:
     if isinstance(node, Relation):
         return node
     if isinstance(node, Leaf) and node.name and not node.is_words:
         return Relation(node.name, "=", node.text)
     if isinstance(node, Collection) and node.kind == "ordered" and node.name and len(node.items) == 2:
-        low, high = (item.text if isinstance(item, Leaf) else "" for item in node.items)
+        low, high = (item.text for item in node.items)
         if low == "-\\infty":
             return Relation(node.name, "\\le" if node.brackets[1] == "]" else "<", high)
         if high == "\\infty":
@@ -350,19 +335,19 @@ def _as_relation(node: Node) -> Relation | None:
 
 
 def _whole(node: Node) -> int | None:
-    text = node.text.replace(" ", "") if isinstance(node, Leaf) else ""
+    text = node.text.replace(" ", "")
     return int(text) if re.fullmatch(r"-?\d{1,300}", text) else None
 
 
 def _residues(node: Node, modulus: int | None) -> set[int] | None:
-    items = node.items if isinstance(node, Collection) and node.kind in ("several", "set") else (node,)
+    items = node.items if node.kind in ("several", "set") else (node,)
     numbers = [_whole(item) for item in items]
     return {number % modulus for number in numbers if number is not None} if modulus and None not in numbers else None
 
 
 def _entries(node: Collection) -> Collection:
     """A matrix of one row or one column as the tuple of its entries; other nodes unchanged."""
-    rows = [row.items for row in node.items if isinstance(row, Collection)]
+    rows = [row.items for row in node.items]
     if node.kind != "matrix" or (len(rows) > 1 and any(len(row) > 1 for row in rows)):
         return node
     return Collection("ordered", tuple(item for row in rows for item in row), "()")

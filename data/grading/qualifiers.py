@@ -19,6 +19,7 @@ _WORDS = frozenset(
     "for all any every each some where with and is are be a an arbitrary constant constants real reals number "
     "numbers integer integers variable parameter value values of the in".split()
 )
+_SIGNS = frozenset(r"\in \forall , ; ( ) . : \alpha \beta \gamma \lambda \theta \mu \t".split())
 _DOMAINS = frozenset("natural positive nonnegative rational rationals complex ^ + * _".split())
 _DEFINES = re.compile(r"\\?[A-Za-z]+'*\s*(?:\([A-Za-z]\)|_\{?[A-Za-z]\}?)\s*=")
 _INTEGERS = re.compile(r"integer|\\in\s*[ZN]\b|natural")
@@ -31,12 +32,8 @@ def without_qualifiers(text: str) -> str:
     """A text without a qualifier at its end that restricts nothing."""
     for match in _START.finditer(text):
         body, qualifier = text[: match.start()].strip(), text[match.start() :]
-        if (
-            body
-            and body.count("(") == body.count(")")
-            and body.count("{") == body.count("}")
-            and _is_empty(qualifier, body)
-        ):
+        whole = body.count("(") == body.count(")") and body.count("{") == body.count("}")
+        if body and whole and _is_empty(qualifier, body):
             return body
     return text
 
@@ -52,13 +49,5 @@ def _is_empty(qualifier: str, body: str) -> bool:
     bare = re.sub(rf"[{TEXT_OPEN}{TEXT_CLOSE}]", " ", qualifier)
     bare = re.sub(r"\(-\\infty,\s*\\infty\)", " Z ", bare)
     tokens = _TOKEN.findall(bare)
-    return (
-        all(
-            token.lower() in words
-            or token in ("\\in", "\\forall", ",", ";", "(", ")", ".", ":")
-            or (len(token) == 1 and token.isalpha())
-            or (token[0] == "\\" and token[1:] in ("alpha", "beta", "gamma", "lambda", "theta", "mu", "t"))
-            for token in tokens
-        )
-        and len(tokens) > 1
-    )
+    empty = ((len(token) == 1 and token.isalpha()) or token in _SIGNS or token.lower() in words for token in tokens)
+    return len(tokens) > 1 and all(empty)

@@ -60,19 +60,17 @@ def _collection(kind: str, parts: list[str], depth: int, brackets: str = "") -> 
         node = _read(part, depth + 1)
         # One of several answers may itself be two, as in \\pm 1, 3, and so may a member of a set with \\pm.
         flat = kind == "several" or (kind == "set" and _SIGN.search(part) is not None)
-        items += node.items if flat and isinstance(node, Collection) and node.kind == "several" else [node]
+        items += node.items if flat and node.kind == "several" else [node]
     return Collection(kind, tuple(items), brackets)
 
 
 def _points(point: Collection, text: str) -> Collection:
     """A tuple with \\pm at one place, as in (\\pm 1, 0), as two; of several, how the signs go together is unknown."""
-    split_items = [i for i, item in enumerate(point.items) if isinstance(item, Collection) and item.kind == "several"]
+    split_items = [i for i, item in enumerate(point.items) if item.kind == "several"]
     if point.brackets != "()" or len(split_items) != 1 or len(_SIGN.findall(text)) != 1:
         return point
     (place,) = split_items
-    several = point.items[place]
-    assert isinstance(several, Collection)
-    items = ((*point.items[:place], value, *point.items[place + 1 :]) for value in several.items)
+    items = ((*point.items[:place], value, *point.items[place + 1 :]) for value in point.items[place].items)
     return Collection("several", tuple(replace(point, items=each) for each in items))
 
 
@@ -199,7 +197,7 @@ def _set(text: str, depth: int) -> Node:
 
 
 def _has_ellipsis(node: Collection) -> bool:
-    return any(isinstance(item, Leaf) and item.text == "\\ldots" for item in node.items)
+    return any(item.text == "\\ldots" for item in node.items)
 
 
 def _list(text: str, depth: int, grouped: bool) -> Node | None:

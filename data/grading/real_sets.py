@@ -53,7 +53,7 @@ def _real(node: Node) -> Any:
 
 
 def _intervals(node: Node) -> list[_Interval]:
-    if isinstance(node, Leaf) and node.text == "\\emptyset":
+    if node.text == "\\emptyset":
         return []
     if not isinstance(node, Collection):
         value = _real(node)

@@ -2,6 +2,7 @@
 
 import re
 from dataclasses import dataclass
+from typing import ClassVar
 
 from data.grading.clock import check
 from data.grading.marks import SET_CLOSE, SET_OPEN, TEXT_CLOSE, TEXT_OPEN
@@ -18,6 +19,8 @@ class Leaf:
     name: the left side of `x = 5` or `m + n = 5`.
     """
 
+    kind: ClassVar[str] = "value"
+    items: ClassVar[tuple["Node", ...]] = ()
     text: str
     is_words: bool = False
     unit: str = ""
@@ -37,6 +40,7 @@ class Collection:
     name: the variable of an interval that was written as an inequality.
     """
 
+    text: ClassVar[str] = ""
     kind: str
     items: tuple["Node", ...]
     brackets: str = ""
@@ -47,6 +51,9 @@ class Collection:
 class Relation:
     """An equation or inequality other than those read as a value or an interval; `sign` is =, <, \\le or \\ne."""
 
+    kind: ClassVar[str] = "relation"
+    text: ClassVar[str] = ""
+    items: ClassVar[tuple["Node", ...]] = ()
     left: str
     sign: str
     right: str
