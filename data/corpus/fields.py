@@ -9,13 +9,13 @@ import json
 import re
 from collections.abc import Iterable, Mapping
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+from jinja2 import StrictUndefined, Template, TemplateError, TemplateSyntaxError, Undefined, meta
+from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from data.corpus.files import json_value
 from data.corpus.values import NoTextError, RowError, as_text, from_json_text
-
-if TYPE_CHECKING:
-    from jinja2 import Environment, Template
 
 _PRINTED = re.compile(r"""\{\{-?\s*([^{}|"'\[\]]+?)\s*(?:\|[^{}]*)?-?\}\}""")
 _NO_COLUMN = re.compile(r"^'[\w.]*\bRow object' has no attribute")  # jinja's words for row["x"] without a column x
@@ -105,8 +105,6 @@ def passed_over(row: Mapping[str, Any], field: str) -> list[Any]:
 
 
 def _rendered(row: Mapping[str, Any], field: str) -> str:
-    from jinja2 import TemplateError
-
     try:
         return _template(field).render({WHOLE_ROW: row} | dict(row))
     except (TemplateError, TypeError, ValueError, ArithmeticError, LookupError) as error:
@@ -115,16 +113,14 @@ def _rendered(row: Mapping[str, Any], field: str) -> str:
 
 
 @lru_cache(maxsize=64)
-def _template(text: str) -> "Template":
-    return _environment().from_string(text)
+def _template(text: str) -> Template:
+    return _ENVIRONMENT.from_string(text)
 
 
 @lru_cache(maxsize=64)
 def _variables(text: str) -> set[str]:
-    from jinja2 import TemplateSyntaxError, meta
-
     try:
-        return meta.find_undeclared_variables(_environment().parse(text))
+        return meta.find_undeclared_variables(_ENVIRONMENT.parse(text))
     except TemplateSyntaxError as error:
         meant = next((name for name in printed_names(text) if not _is_expression(name)), None)
         hint = "" if meant is None else f"; if that is the column {meant!r}, write {by_name(meant)}"
@@ -142,10 +138,8 @@ def by_name(column: str) -> str:
 
 
 def _is_expression(text: str) -> bool:
-    from jinja2 import TemplateSyntaxError
-
     try:
-        _environment().compile_expression(text)
+        _ENVIRONMENT.compile_expression(text)
     except TemplateSyntaxError:
         return False
     return True
@@ -153,8 +147,6 @@ def _is_expression(text: str) -> bool:
 
 def _printed(value: Any) -> Any:
     """What a template prints for a value: its text, as in a source's columns."""
-    from jinja2 import Undefined
-
     if isinstance(value, Undefined):
         return value  # printing it raises
     if value is None:
@@ -165,13 +157,7 @@ def _printed(value: Any) -> Any:
         raise TemplateFailedError(f"a value it prints is not text: {error}") from None
 
 
-@lru_cache(maxsize=1)
-def _environment() -> "Environment":
-    from jinja2 import StrictUndefined
-    from jinja2.sandbox import ImmutableSandboxedEnvironment
-
-    environment = ImmutableSandboxedEnvironment(
-        undefined=StrictUndefined, finalize=_printed, trim_blocks=True, lstrip_blocks=True
-    )
-    environment.filters["from_json"] = from_json_text
-    return environment
+_ENVIRONMENT = ImmutableSandboxedEnvironment(
+    undefined=StrictUndefined, finalize=_printed, trim_blocks=True, lstrip_blocks=True
+)
+_ENVIRONMENT.filters["from_json"] = from_json_text

@@ -120,6 +120,7 @@ _ENTITY = re.compile(
     r"&(?:lt|gt|amp|quot|apos|nbsp|le|ge|ne|times|divide|minus|plusmn|deg|pi|radic|infin|frac\d\d|sup[123]"
     r"|#\d{1,7}|#x[0-9a-fA-F]{1,6});"
 )
+_SIGN = {"sup": "^", "sub": "_"}
 _SCRIPT = re.compile(r"<(sup|sub)>([^<>]*)</\1>", re.IGNORECASE)
 _MOJIBAKE = re.compile(
     "[\u00c2-\u00f4][\u0080-\u00bf\u0152\u0153\u0160\u0161\u0178\u017d\u017e\u0192\u02c6\u02dc\u2013-\u2122]"
@@ -127,23 +128,11 @@ _MOJIBAKE = re.compile(
 _NOISE = re.compile(r"-?\d+\.\d{14,}")
 
 
-def _lost_escapes(text: str) -> str:
-    return _LOST.sub(lambda match: "\\" + _LETTER[match.group()], text)
-
-
 def _doubled_escapes(text: str) -> str:
     """Commands with two backslashes, where every one has two; TeX's line break stands beside single ones."""
     commands = re.findall(r"(\\+)([A-Za-z]+)", text)
     doubled = commands and all(len(run) % 2 == 0 and len(name) > 1 for run, name in commands)
     return text.replace("\\\\", "\\") if doubled else text
-
-
-def _entities(text: str) -> str:
-    return _ENTITY.sub(lambda match: html.unescape(match.group()), text)
-
-
-def _scripts(text: str) -> str:
-    return _SCRIPT.sub(lambda match: f"{'^' if match[1].lower() == 'sup' else '_'}{{{match[2]}}}", text)
 
 
 def _encoding(text: str) -> str:
@@ -157,20 +146,18 @@ def _encoding(text: str) -> str:
     return text
 
 
-def _float_noise(text: str) -> str:
-    return _number(float(text)) if _NOISE.fullmatch(text) else text
-
-
 _IN_ALL: dict[str, Callable[[str], str]] = {
-    "lost escape": _lost_escapes,
-    "HTML entity": _entities,
-    "HTML sub- or superscript": _scripts,
+    "lost escape": lambda text: _LOST.sub(lambda match: "\\" + _LETTER[match[0]], text),
+    "HTML entity": lambda text: _ENTITY.sub(lambda match: html.unescape(match[0]), text),
+    "HTML sub- or superscript": lambda text: _SCRIPT.sub(
+        lambda match: f"{_SIGN[match[1].lower()]}{{{match[2]}}}", text
+    ),
     "wrong encoding": _encoding,
 }
 _IN_ANSWERS: dict[str, Callable[[str], str]] = {
     "doubled escape": _doubled_escapes,
     "invisible character": lambda text: _INVISIBLE.sub("", text),
-    "float noise": _float_noise,
+    "float noise": lambda text: _number(float(text)) if _NOISE.fullmatch(text) else text,
 }
 
 

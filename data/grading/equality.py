@@ -18,7 +18,7 @@ from data.grading.real_sets import same_set
 from data.grading.statements import NAME, states_value
 from data.grading.tree import NO_LETTER, SETS, Collection, Leaf, Node, Relation, canonical, split
 from data.grading.units import converted, spaced_symbol
-from data.grading.values import is_formula, number, proportional, same_value
+from data.grading.values import is_formula, proportional, same_value, size
 from data.grading.words import canonical_words
 
 Algebra = Callable[[str, str], bool]
@@ -285,7 +285,7 @@ class Comparison:
         """A bare number is read in the unit of the reference; 10 % is also 0.1."""
         hundredth = same_value(f"({answer.text})/100", reference.text)
         if answer.percent:  # a reference below 1 is no percentage
-            return hundredth or (equal if self.policy.bare_percent and not _is_small(reference.text) else False)
+            return hundredth or (equal if self.policy.bare_percent and size(reference.text) >= 1 else False)
         if self.policy.fraction_for_percent and same_value(answer.text, f"({reference.text})/100"):
             return True
         return equal if self.policy.bare_percent else False
@@ -307,12 +307,6 @@ class Comparison:
             return True
         left, right = (f"({side.left})-({side.right})" for side in (first, second))
         return proportional(left, right, positive=first.sign in ("<", "\\le")) is True
-
-
-def _is_small(text: str) -> bool:
-    """Whether a text is a number between -1 and 1."""
-    value = number(text)
-    return value is not None and abs(value) < 1
 
 
 def _can_equal_itself(text: str) -> bool:

@@ -6,7 +6,7 @@ Words from `\text{}` are marked (`marks.py`): `5\text{m}` has a unit, `5m` is a 
 import re
 
 from data.grading.marks import DOLLAR, TEXT_CLOSE, TEXT_OPEN
-from data.grading.values import is_number, number
+from data.grading.values import is_number, size
 from data.grading.words import MATH_WORDS, canonical_words, introduces, names_what_is_counted, number_of, part_of
 
 _SCALES = {
@@ -14,7 +14,8 @@ _SCALES = {
     "milliard": 9, "milliarden": 9, "mil": 3, "mille": 3, "tausend": 3, "тысяч": 3, "тысячи": 3, "миллион": 6,
     "миллиона": 6, "миллионов": 6, "миллиард": 9, "миллиардов": 9,
 }  # fmt: skip
-_MULTIPLES = {"dozen": 12, "gro": 144}  # without a final s
+_FACTORS_IN_WORDS = {word: f"10^{{{power}}}" for word, power in _SCALES.items()} | {"dozen": "12", "gro": "144"}
+"""Without a final s."""
 _CHINESE_SCALES = {"百": 2, "千": 3, "万": 4, "萬": 4, "亿": 8, "億": 8}
 _CHINESE_SCALE = re.compile("[万萬亿億]|百(?![分帕])|千(?![克米瓦焦卡赫帕伏安升])")  # 千米 is a kilometre
 _SPELLINGS = {
@@ -118,7 +119,7 @@ def split_unit(text: str) -> tuple[str, str, bool]:
             text, words = _scaled(rest, words)
             # "n prime" says what n is; "5 apples" and "5 primes" count.
             known = all(_is_unit(word) for word in re.split(r"[\s-]+", words) if word)
-            counts = names_what_is_counted(words, known or _is_one_or_less(text)) and (known or is_number(text))
+            counts = names_what_is_counted(words, known or size(text) <= 1) and (known or is_number(text))
             if (spelled := number_of(canonical_words(words))) is not None:  # 5 (five)
                 counts, words = spelled == text, words if spelled != text else ""
             if words and not _UNIT_SIGNS.fullmatch(words) and not counts:
@@ -133,11 +134,6 @@ def _is_unit(word: str) -> bool:
     """Whether a word of several letters is a unit, a quotient of units, or goes with one."""
     names = re.split(r"[ ^]", canonical_unit(word)) if len(word) > 1 else []
     return word.casefold() in _UNIT_WORDS or any(name in _SPELLINGS.values() for name in names if name)
-
-
-def _is_one_or_less(text: str) -> bool:
-    value = number(text)
-    return value is not None and abs(value) <= 1
 
 
 def _first_match(text: str) -> re.Match[str] | None:
@@ -167,10 +163,8 @@ def _scaled(text: str, words: str) -> tuple[str, str]:
     while scale := _CHINESE_SCALE.match(words):
         text, words = f"({text})*10^{{{_CHINESE_SCALES[scale.group()]}}}", words[1:]
     for word in words.split():
-        if word.lower().rstrip("s.") in _SCALES:
-            text = f"({text})*10^{{{_SCALES[word.lower().rstrip('s.')]}}}"
-        elif word.lower().rstrip("s.") in _MULTIPLES:
-            text = f"({text})*{_MULTIPLES[word.lower().rstrip('s.')]}"
+        if factor := _FACTORS_IN_WORDS.get(word.lower().rstrip("s.")):
+            text = f"({text})*{factor}"
         elif (divisor := part_of(word)) and not rest:
             text = f"({text})/{divisor}"
         else:

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from zlib import crc32
 
 from data.grading import arithmetic
-from data.grading.arithmetic import FormulaError, NotReadableError, OutOfRangeError, close
+from data.grading.arithmetic import MATH, FormulaError, NotReadableError, OutOfRangeError, close
 from data.grading.formula import Formula
 from data.grading.tokens import ALL_WHOLE, whole_names
 
@@ -85,6 +85,12 @@ def number(text: str) -> Any:
     """The value of a formula without variables; None for other texts, and where it cannot be computed."""
     value = _at_first_point(text)
     return value.value if isinstance(value, Value) and not value.names else None
+
+
+def size(text: str) -> Any:
+    """The absolute value of a formula without variables; infinite for other texts, and where it cannot be computed."""
+    value = number(text)
+    return MATH.inf if value is None else abs(value)
 
 
 def variables(text: str) -> frozenset[str] | None:

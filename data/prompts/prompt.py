@@ -12,6 +12,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from jinja2 import TemplateError
+
 from recipes.errors import UserError
 from recipes.schema import ModelSpec
 from recipes.training_schema import ExternalSpec, PromptSpec
@@ -134,8 +136,6 @@ def _unused_token(tokenizer: "AnyTokenizer") -> str | None:
 
 def turn_end(tokenizer: "AnyTokenizer") -> str | None:
     """The token with which the chat template ends the assistant's turn; None if it writes none."""
-    from jinja2 import TemplateError
-
     answer = "Eleven and one."
     messages = [{"role": "user", "content": "What is 7 + 5?"}, {"role": "assistant", "content": answer}]
     try:

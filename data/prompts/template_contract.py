@@ -6,6 +6,8 @@ sentence says what was looked at and which setting to change.
 
 from typing import TYPE_CHECKING, Any
 
+from jinja2 import TemplateError
+
 from data.prompts.prompt import completion_ids, render_prompt, turn_end
 from data.prompts.thinking import THINK_OPEN
 from recipes.errors import UserError
@@ -113,8 +115,6 @@ def _fault_of_template(tokenizer: "AnyTokenizer", prompt: PromptSpec, key: str, 
 
 def _rendered(tokenizer: "AnyTokenizer", prompt: PromptSpec) -> tuple[str, Exception | None]:
     """The text of a prompt, or why the template refuses its messages."""
-    from jinja2 import TemplateError
-
     try:
         return render_prompt(tokenizer, _PROBLEM, prompt), None
     except (TemplateError, TypeError) as error:

@@ -10,8 +10,11 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from jinja2 import Template, TemplateError
+from jinja2.ext import loopcontrols
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+
 if TYPE_CHECKING:
-    from jinja2 import Template
     from tokenizers import Tokenizer
 
 _MASKS = re.compile(r"\{%-?\s*generation\b")  # marks assistant tokens for training: an extension of transformers
@@ -97,11 +100,8 @@ class TokenizerFiles:
 
 
 @lru_cache(maxsize=8)
-def _compiled(template: str) -> "Template":
+def _compiled(template: str) -> Template:
     """A chat template with what transformers gives it. Compiling takes longer than rendering."""
-    from jinja2 import TemplateError
-    from jinja2.ext import loopcontrols
-    from jinja2.sandbox import ImmutableSandboxedEnvironment
 
     def raise_exception(message: str) -> None:
         raise TemplateError(message)
