@@ -14,7 +14,7 @@ from launch.ablation import ABLATION_FILE, load_ablation, read_ablation
 from launch.ablation_report import report
 from launch.commands.main import main
 from launch.planning.plan import build_plan
-from launch.planning.plan_text import count_text
+from launch.planning.plan_text import hours_text
 from launch.stages import build_stages, flatten
 from recipes.errors import UserError
 from recipes.files import locked
@@ -308,7 +308,7 @@ def test_the_dry_run_ends_with_the_hours_of_all_points(tmp_path, monkeypatch, ca
     apart = sum(plan.totals.hours for plan in plans)
     shared = ("base", "corpus", "questions", "drift/base", "trajectory/base", "eval/base", "diagnostics/base")
     once = sum(stage.planned_hours for stage in plans[0].stages if stage.name in shared)
-    assert shown == f"in all about {count_text(apart - once)} stage-hours"
+    assert shown == f"in all about {hours_text(apart - once)} of stage time"
     assert apart - once > 1.2 * plans[1].totals.hours
     unknown = SMOKE.parent.parent / "qwen3-14b" / "matched.yaml"
     assert main(["ablate", str(unknown), "--grid", "train.learning_rate=1e-6,3e-6", "--dry-run"]) == 0

@@ -115,7 +115,7 @@ def _drop_near_duplicates(funnel: Funnel, grader: Grader, threshold: float) -> N
     for later, earlier, similarity in pairs:
         if (later, earlier) in agree and earlier not in reasons:
             reasons[later] = "near_duplicate"
-            details[later] = f"{similarity:.2f} like {problem_id(funnel.kept[earlier].problem)}"
+            details[later] = f"similarity {similarity:.2f} to {problem_id(funnel.kept[earlier].problem)}"
     funnel.drop("near-duplicates", reasons, details)
 
 
