@@ -4,10 +4,10 @@ import difflib
 import json
 import re
 import shlex
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, ValidationError
@@ -175,18 +175,11 @@ def _read_lock(path: Path) -> dict[str, Any]:
         lock = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise UserError(f"{path} cannot be read ({error}); delete it and run `transfer fetch` again") from None
-    if not isinstance(lock, dict) or not all(map(_is_entry, _entries(lock))):
+    parts = [lock.get(kind, {}) for kind in _LOCKED] if isinstance(lock, dict) else [None]
+    entries = [entry for part in parts for entry in (part.values() if isinstance(part, dict) else [None])]
+    if not all(isinstance(e, dict) and "revision" in e and isinstance(e.get("files"), dict) for e in entries):
         raise UserError(f"{path} holds no lock as `transfer fetch` writes it; delete it and run `transfer fetch` again")
-    return lock
-
-
-def _entries(lock: dict[str, Any]) -> list[Any]:
-    parts = [lock.get(kind, {}) for kind in _LOCKED]
-    return [entry for part in parts for entry in (part.values() if isinstance(part, dict) else [None])]
-
-
-def _is_entry(entry: Any) -> bool:
-    return isinstance(entry, dict) and "revision" in entry and isinstance(entry.get("files"), dict)
+    return dict(lock)
 
 
 def _refuse_misspelt_arms(values: dict[str, Any], known: list[str]) -> None:
@@ -204,14 +197,11 @@ def read_study_file(study_dir: Path) -> dict[str, Any]:
     path = study_dir / STUDY_FILE
     if not path.is_file():
         raise UserError(f"{study_dir} is not a study directory: it has no {STUDY_FILE}; {_what_holds(study_dir)}")
-    advice = "it is a copy of the recipe; restore or repair it, or choose another --out"
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        return dict(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError) as error:
+        advice = "it is a copy of the recipe; restore or repair it, or choose another --out"
         raise UserError(f"{path} cannot be read ({error}): {advice}") from None
-    if not isinstance(values, dict):
-        raise UserError(f"{path} holds no settings: {advice}")
-    return values
 
 
 def _what_holds(folder: Path) -> str:
@@ -311,13 +301,15 @@ def _known_keys(location: tuple[str | int, ...], top: type[BaseModel]) -> list[s
     for part in location:
         field = model.model_fields.get(str(part))
         if field is not None:
-            model = _inner_model(field.annotation) or model
+            model, _ = next(inner_sections(field.annotation), (model, ""))
     return sorted(model.model_fields)
 
 
-def _inner_model(annotation: Any) -> type[BaseModel] | None:
-    """The recipe section inside `X | None`, `tuple[X, ...]` or `dict[str, X]`; None if there is none."""
+def inner_sections(annotation: Any, step: str = "") -> Iterator[tuple[type[BaseModel], str]]:
+    """The sections that values of a type hold, each with the path to it from the key."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return annotation
-    models = (_inner_model(inner) for inner in getattr(annotation, "__args__", ()))
-    return next((model for model in models if model is not None), None)
+        yield annotation, step
+        return
+    steps = {tuple: ".0", list: ".0", dict: ".<name>"}
+    for inner in get_args(annotation):
+        yield from inner_sections(inner, step + steps.get(get_origin(annotation), ""))

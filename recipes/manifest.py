@@ -45,7 +45,7 @@ def read_manifest(directory: Path) -> dict[str, Any] | None:
     """
     try:
         manifest = json.loads((directory / MANIFEST).read_text(encoding="utf-8"))
-    except (FileNotFoundError, NotADirectoryError, json.JSONDecodeError, UnicodeDecodeError):
+    except (FileNotFoundError, NotADirectoryError, ValueError):
         return None
     except OSError as error:
         raise UserError(f"{directory / MANIFEST} cannot be read: {error.strerror}; nothing was changed") from None
@@ -85,31 +85,26 @@ def _compared(inputs: dict[str, Any]) -> dict[str, Any]:
 
 def _reasons(before: dict[str, Any], after: dict[str, Any]) -> Iterator[str]:
     """What has changed: the settings, then the outputs of other stages by their names, because hashes tell nothing."""
-    outputs, settings = zip(*(_split_outputs(inputs) for inputs in (before, after)), strict=True)
-    yield from describe_changes(*settings)
-    read = [name for name in outputs[1] if name in outputs[0]]
+    both = (before, after)
+    yield from describe_changes(*({k: v for k, v in one.items() if not k.startswith(OUTPUT_OF)} for one in both))
+    old, new = ({k.removeprefix(OUTPUT_OF): v for k, v in one.items() if k.startswith(OUTPUT_OF)} for one in both)
     for said, names in (
-        ("also reads", [name for name in outputs[1] if name not in outputs[0]]),
-        ("no longer reads", [name for name in outputs[0] if name not in outputs[1]]),
-        ("reads another output of", [name for name in read if outputs[0][name] != outputs[1][name]]),
+        ("also reads", new.keys() - old.keys()),
+        ("no longer reads", old.keys() - new.keys()),
+        ("reads another output of", {name for name in new.keys() & old.keys() if old[name] != new[name]}),
     ):
         if names:
             more = f" and {len(names) - 3} more stages" if len(names) > 3 else ""
             yield f"{said} {', '.join(sorted(names)[:3])}{more}"
 
 
-def _split_outputs(inputs: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The outputs of other stages by their names, and the other inputs."""
-    outputs = {key.removeprefix(OUTPUT_OF): value for key, value in inputs.items() if key.startswith(OUTPUT_OF)}
-    return outputs, {key: value for key, value in inputs.items() if not key.startswith(OUTPUT_OF)}
-
-
 def describe_changes(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
     """`key: old -> new` for every key that differs, long ones shortened. An added or removed section is one line."""
-    sections = [key for one, other in ((before, after), (after, before)) for key in one if one[key] is None
-                and key not in other and any(name.startswith(f"{key}.") for name in other)]  # fmt: skip
-    for section in sections:
-        before, after = (_folded(values, section) for values in (before, after))
+    before, after = dict(before), dict(after)
+    for one, other in ((before, after), (after, before)):
+        for key in [key for key, value in one.items() if value is None and key not in other]:
+            if inner := [name for name in other if name.startswith(f"{key}.")]:
+                other[key] = {name.removeprefix(f"{key}."): other.pop(name) for name in inner}
 
     def show(value: Any) -> str:
         return "absent" if value is _ABSENT else json.dumps(value, ensure_ascii=False)
@@ -162,15 +157,6 @@ def shorten(first: str, second: str) -> tuple[str, str]:
     return cut(first), cut(second)
 
 
-def _folded(values: dict[str, Any], section: str) -> dict[str, Any]:
-    """Flat values with the keys of a section as one mapping."""
-    inner = {key: value for key, value in values.items() if key.startswith(f"{section}.")}
-    outer = {key: value for key, value in values.items() if key not in inner}
-    return outer | (
-        {section: {key.removeprefix(f"{section}."): value for key, value in inner.items()}} if inner else {}
-    )
-
-
 def start_stage(directory: Path, name: str, inputs: dict[str, Any], code: str = "", in_place: bool = False) -> bool:
     """Prepare the directory of a stage and write its incomplete manifest.
 
@@ -182,17 +168,16 @@ def start_stage(directory: Path, name: str, inputs: dict[str, Any], code: str = 
     Returns:
         Whether an interrupted run with the same inputs can be resumed.
     """
-    state = stage_state(directory, inputs)
-    resume = state.state == "resume"
-    made_with, manifest = environment(), read_manifest(directory)
-    if resume:
-        before = str((manifest or {}).get("code", code))
-        code = code if code == before.split("+")[-1] else f"{before}+{code}"
-    continued = manifest is not None and (resume or in_place)
-    if continued and (manifest or {}).get("environment", {}).get("cpu_kernels") != made_with["cpu_kernels"]:
-        # Kept and new outputs were computed with different CPU kernels, so none is recorded.
-        made_with["cpu_kernels"] = None
-    if directory.exists() and not resume and not in_place:
+    resume = stage_state(directory, inputs).state == "resume"
+    made_with, before = environment(), read_manifest(directory)
+    if before is not None and resume:
+        made_by = before.get("code", code)
+        code = made_by if made_by.split("+")[-1] == code else f"{made_by}+{code}"
+    if before is not None and (resume or in_place):
+        # Where kept and new outputs were computed with different CPU kernels, none is recorded.
+        if before.get("environment", {}).get("cpu_kernels") != made_with["cpu_kernels"]:
+            made_with["cpu_kernels"] = None
+    elif directory.exists() and not in_place:
         kept = directory.parents[len(Path(name).parts) - 1] / "replaced"
         kept.mkdir(parents=True, exist_ok=True)
         stem = name.replace("/", "--")

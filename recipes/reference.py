@@ -2,8 +2,7 @@
 
 import difflib
 import json
-from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass, replace
 from types import UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
@@ -11,8 +10,8 @@ from annotated_types import Ge, Gt, Le, Lt, MinLen
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from recipes.corpus_schema import Spec
 from recipes.errors import UserError
+from recipes.loading import inner_sections
 from recipes.schema import Recipe
 
 _WRITTEN_BY_COMMANDS = {"lock", "rehearsal"}
@@ -24,6 +23,7 @@ _KINDS: dict[Any, str] = {
     Any: "any value",
     type(None): "null",
 }
+_BOUNDS = {Ge: "at least {}", Gt: "above {}", Le: "at most {}", Lt: "below {}", MinLen: "not empty"}
 _HEADER = """# Recipe keys
 
 Every key of a recipe, by section. `transfer config` prints this page, `transfer config train` one section and
@@ -59,12 +59,12 @@ class Section:
 
 def recipe_sections() -> list[Section]:
     """All sections of a recipe, outer ones before inner ones."""
-    paths: dict[type[Spec], list[str]] = {}
+    paths: dict[type[BaseModel], list[str]] = {}
 
-    def visit(section: type[Spec], path: str) -> None:
+    def visit(section: type[BaseModel], path: str) -> None:
         paths.setdefault(section, []).append(path)
         for name, field in _fields(section):
-            for inner, step in _inner_sections(field.annotation):
+            for inner, step in inner_sections(field.annotation):
                 visit(inner, f"{path}.{name}{step}" if path else f"{name}{step}")
 
     visit(Recipe, "")
@@ -74,18 +74,13 @@ def recipe_sections() -> list[Section]:
     ]
 
 
-def reference_page() -> str:
-    """docs/recipe-keys.md: every key of a recipe."""
-    return _HEADER + reference_text()
-
-
 def reference_text(prefix: str = "") -> str:
-    """Sections and keys at and below the key `prefix`, as Markdown; all for "".
+    """Sections and keys at and below the key `prefix`, as Markdown; for "" docs/recipe-keys.md, which has all.
 
     Raises:
         UserError: recipes have no such key.
     """
-    return "\n".join(map(_section_text, chosen_sections(prefix)))
+    return ("" if prefix else _HEADER) + "\n".join(map(_section_text, chosen_sections(prefix)))
 
 
 def chosen_sections(prefix: str) -> list[Section]:
@@ -95,37 +90,23 @@ def chosen_sections(prefix: str) -> list[Section]:
         UserError: recipes have no such key.
     """
     sections = recipe_sections()
-    chosen = [section for section in sections if any(_begins(path, prefix) for path in section.paths)]
+    chosen = [section for section in sections if any(_is_at(path, prefix, below=True) for path in section.paths)]
     if not chosen:
         outer, _, name = prefix.rpartition(".")
-        holders = [section for section in sections if any(_same(path, outer) for path in section.paths)]
-        chosen = [
-            Section(section.paths, section.meaning, (key,))
-            for section in holders
-            for key in section.keys
-            if key.name == name
-        ]
+        holders = [section for section in sections if any(_is_at(path, outer) for path in section.paths)]
+        chosen = [replace(holder, keys=(key,)) for holder in holders for key in holder.keys if key.name == name]
     if not chosen:
         raise UserError(f"recipes have no key {prefix!r}; {_nearest_keys(prefix, sections)}")
     return chosen
 
 
-def _steps(path: str) -> list[str]:
-    return path.split(".") if path else []
-
-
-def _begins(path: str, prefix: str) -> bool:
-    """Whether the section at `path` is at or below the key `prefix`, which has the user's names and positions."""
-    ours, theirs = _steps(path), _steps(prefix)
-    return len(theirs) <= len(ours) and all(map(_fits, ours, theirs))
-
-
-def _same(path: str, key: str) -> bool:
-    return len(_steps(path)) == len(_steps(key)) and _begins(path, key)
-
-
-def _fits(step: str, given: str) -> bool:
-    return step == given or step == "<name>" or (step == "0" and given.isdigit())
+def _is_at(path: str, key: str, below: bool = False) -> bool:
+    """Whether the section at `path` is at a key, or below it, which has the user's names and positions."""
+    steps, given = (text.split(".") if text else [] for text in (path, key))
+    if len(steps) != len(given) and not (below and len(steps) > len(given)):
+        return False
+    pairs = zip(steps, given, strict=False)
+    return all(step in (own, "<name>") or (step == "0" and own.isdigit()) for step, own in pairs)
 
 
 def _nearest_keys(key: str, sections: list[Section]) -> str:
@@ -148,7 +129,7 @@ def _section_text(section: Section) -> str:
     return "\n".join([*lines, ""])
 
 
-def _fields(section: type[Spec]) -> list[tuple[str, FieldInfo]]:
+def _fields(section: type[BaseModel]) -> list[tuple[str, FieldInfo]]:
     return [item for item in section.model_fields.items() if item[0] not in _WRITTEN_BY_COMMANDS]
 
 
@@ -158,16 +139,6 @@ def _key(name: str, field: FieldInfo) -> Key:
     if not field.is_required():
         default = json.dumps(_plain(field.get_default(call_default_factory=True)), ensure_ascii=False)
     return Key(name, values, default, _one_line(field.description))
-
-
-def _inner_sections(annotation: Any, step: str = "") -> Iterator[tuple[type[Spec], str]]:
-    """The sections that values of a type hold, each with the path to it from the key."""
-    if isinstance(annotation, type) and issubclass(annotation, Spec):
-        yield annotation, step
-        return
-    steps = {tuple: ".0", list: ".0", dict: ".<name>"}
-    for inner in get_args(annotation):
-        yield from _inner_sections(inner, step + steps.get(get_origin(annotation), ""))
 
 
 def _values(annotation: Any) -> str:
@@ -191,15 +162,8 @@ def _values(annotation: Any) -> str:
 
 
 def _bounds(metadata: list[Any]) -> list[str]:
-    words = []
-    for item in metadata:
-        for kind, word in ((Ge, "at least"), (Gt, "above"), (Le, "at most"), (Lt, "below")):
-            if isinstance(item, kind):
-                limit = getattr(item, kind.__name__.lower())
-                words.append(f"{word} {'2**32' if limit == 2**32 else limit}")
-        if isinstance(item, MinLen):
-            words.append("not empty")
-    return words
+    limits = [(_BOUNDS[type(item)], *astuple(item)) for item in metadata if type(item) in _BOUNDS]
+    return [words.format("2**32" if limit == 2**32 else limit) for words, limit in limits]
 
 
 def _plain(value: Any) -> Any:

@@ -176,14 +176,11 @@ class Recipe(Spec):
         return self
 
     def _starts_in_a_circle(self, name: str) -> bool:
-        seen = {name}
-        before = self.arms[name].start_from
-        while before is not None and before in self.arms:
-            if before in seen:
-                return True
-            seen.add(before)
-            before = self.arms[before].start_from
-        return False
+        seen: set[str] = set()
+        while name in self.arms and name not in seen:
+            seen.add(name)
+            name = self.arms[name].start_from or ""
+        return name in seen
 
     @model_validator(mode="after")
     def _corpus_fits(self) -> "Recipe":

@@ -33,33 +33,18 @@ class RuleTraits(NamedTuple):
         return self.references == "tests"
 
 
-TRAITS: dict[Scoring, RuleTraits] = {
-    "boxed": RuleTraits(),
-    "plain": RuleTraits(),
-    "exact": RuleTraits(),
-    "last_box_text": RuleTraits(),
-    "first_line": RuleTraits(),
-    "choice": RuleTraits("letter"),
-    "choice_box": RuleTraits("letter"),
-    "choice_anywhere": RuleTraits("letter"),
-    "yes_no": RuleTraits("yes_no"),
-    "yes_no_first_line": RuleTraits("yes_no"),
-    "strict_yes_no": RuleTraits("yes_no"),
-    "f1_yes_no": RuleTraits("yes_no"),
-    "span_em": RuleTraits("span"),
-    "span_f1": RuleTraits("span"),
-    "span_em_first_line": RuleTraits("span"),
-    "span_f1_first_line": RuleTraits("span"),
-    "instructions_strict": RuleTraits("instructions"),
-    "instructions_loose": RuleTraits("instructions"),
-    "each_instruction_strict": RuleTraits("instructions"),
-    "each_instruction_loose": RuleTraits("instructions"),
-    "code": RuleTraits("tests"),
-    "likelihood": RuleTraits(likelihoods=True),
-    "likelihood_per_byte": RuleTraits(likelihoods=True),
-    "strict_likelihood": RuleTraits(likelihoods=True),
-    "f1_likelihood": RuleTraits(likelihoods=True),
-}
+_RULES: dict[RuleTraits, tuple[Scoring, ...]] = {
+    RuleTraits(): ("boxed", "plain", "exact", "last_box_text", "first_line"),
+    RuleTraits("letter"): ("choice", "choice_box", "choice_anywhere"),
+    RuleTraits("yes_no"): ("yes_no", "yes_no_first_line", "strict_yes_no", "f1_yes_no"),
+    RuleTraits("span"): ("span_em", "span_f1", "span_em_first_line", "span_f1_first_line"),
+    RuleTraits("instructions"): (
+        "instructions_strict", "instructions_loose", "each_instruction_strict", "each_instruction_loose",
+    ),
+    RuleTraits("tests"): ("code",),
+    RuleTraits(likelihoods=True): ("likelihood", "likelihood_per_byte", "strict_likelihood", "f1_likelihood"),
+}  # fmt: skip
+TRAITS: dict[Scoring, RuleTraits] = {rule: traits for traits, rules in _RULES.items() for rule in rules}
 Form = Literal[
     "fields", "gpqa", "coqa", "halueval", "mc_taco", "acpbench", "headqa", "ifeval", "olympiadbench", "livecodebench",
     "humaneval",

@@ -42,6 +42,12 @@ def test_life_of_a_stage(tmp_path):
     assert sorted(path.name for path in (tmp_path / "replaced").iterdir()) == ["arms--grpo-1", "arms--grpo-2"]
 
 
+def test_every_version_of_the_code_that_worked_on_a_stage_is_recorded(tmp_path):
+    for code, recorded in (("a", "a"), ("b", "a+b"), ("b", "a+b"), ("a", "a+b+a")):
+        start_stage(tmp_path / "base", "base", {}, code)
+        assert read_manifest(tmp_path / "base")["code"] == recorded
+
+
 def test_changed_outputs_of_other_stages_are_a_line_each_way(tmp_path):
     before = {"seeds": [0], "output of base": "a", "output of corpus": "c", "output of eval/sft": "d"}
     start_stage(tmp_path / "report", "report", before)

@@ -6,7 +6,7 @@ import pytest
 
 from launch.commands.main import main
 from recipes.errors import UserError
-from recipes.reference import chosen_sections, recipe_sections, reference_page
+from recipes.reference import chosen_sections, recipe_sections, reference_text
 from recipes.schema import Recipe
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -14,7 +14,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 def test_page_in_docs_is_the_reference():
     page = ROOT / "docs" / "recipe-keys.md"
-    assert page.read_text() == reference_page(), "run: transfer config > docs/recipe-keys.md"
+    assert page.read_text() == reference_text(), "run: transfer config > docs/recipe-keys.md"
 
 
 def test_keys_have_the_values_defaults_and_meanings_of_the_schema():

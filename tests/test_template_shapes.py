@@ -295,7 +295,7 @@ def test_training_and_evaluation_see_the_same_ids(shape, name, tmp_path):
     asked = tokenizer(prompt)["input_ids"]
     assert row["input_ids"] == asked + completion_ids(tokenizer, ["It is \\boxed{12}."])[0]
     assert row["input_ids"] == tokenizer(prompt + "It is \\boxed{12}." + tokenizer.eos_token)["input_ids"]
-    assert row["completion_mask"] == [0] * len(asked) + [1] * (len(row["input_ids"]) - len(asked))
+    assert row["labels"] == [-100] * len(asked) + row["input_ids"][len(asked) :]
     recipe = load_recipe(SMOKE, [])
     question = Question("q", {"problem": PROBLEM}, "12")
     text = render(recipe, tokenizer, recipe.suite.benchmarks[0], "native", [question])[0].text

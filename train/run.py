@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from transformers import PreTrainedTokenizerBase, TrainerCallback, TrainingArguments
+from transformers.trainer_pt_utils import get_model_param_count
 
 from data.attention import usable_attention
 from data.corpus.rows import Demonstration, Problem, presented_order, read_demonstrations, read_problems
@@ -19,7 +20,7 @@ from recipes.training_schema import PromptSpec
 from train.accounting.ledger import LEDGER, Ledger
 from train.arms import ResolvedArm, resolve_arm
 from train.micro_batches import Work
-from train.models.directory import Snapshots, parameters_of_model, record_attention, save_final
+from train.models.directory import Snapshots, record_attention, save_final
 from train.runtime.checkpoints import (
     CheckpointMarker,
     accept_indexed_cpu,
@@ -69,19 +70,16 @@ class Run:
 
     def load(self, arguments: TrainingArguments, resume: bool) -> None:
         """Load policy and problems, open the records. Under ZeRO-3 `arguments` must exist before the model does."""
-        self._load_policy()
-        self._load_problems()
-        self._open_records(resume)
+        settings, stage_dir, corpus = self.settings, self.stage_dir, self.study_dir / "corpus"
 
-    def _load_policy(self) -> None:
-        self._start_dir = self.settings.start_dir(self.study_dir, self.seed)
-        dtype = self.settings.weights_dtype_with(with_deepspeed())
+        # Policy
+        self._start_dir = settings.start_dir(self.study_dir, self.seed)
+        dtype = settings.weights_dtype_with(with_deepspeed())
         self.model = load_model(self._start_dir, dtype, usable_attention(self.recipe.require_model()))
-        self._attention = record_attention(self.model, self.stage_dir)
-        self.parameters = parameters_of_model(self.model)
+        self._attention = record_attention(self.model, stage_dir)
+        self.parameters = get_model_param_count(self.model)
 
-    def _load_problems(self) -> None:
-        settings, corpus = self.settings, self.study_dir / "corpus"
+        # Problems
         problems = read_problems(corpus, "train", settings.problem_set)
         demonstrations = read_demonstrations(corpus) if settings.sampling == "teacher" else {}
         self.problems, self.demonstrations = within_own_limits(
@@ -90,8 +88,7 @@ class Run:
         settings.require_problems(len(self.problems))
         self.order = presented_order(self.problems, settings.steps * settings.problems_per_step, self.seed)
 
-    def _open_records(self, resume: bool) -> None:
-        settings, stage_dir = self.settings, self.stage_dir
+        # Records
         self._checkpoint = keep_complete_checkpoints(stage_dir) if resume else None
         step = self._checkpoint.step if self._checkpoint else 0
         self.ledger = Ledger(stage_dir, step, write=rank() == 0)

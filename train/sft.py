@@ -7,10 +7,10 @@ the ranks so that each has about as many tokens.
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
 from datasets import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
 from trl import SFTConfig, SFTTrainer
@@ -46,7 +46,6 @@ def arguments(settings: ResolvedArm, directory: Path, seed: int) -> SFTConfig:
         **shared_arguments(settings, directory, seed, on_cpu()),
         max_length=None,
         packing=False,  # it would change the number of problems in a step
-        completion_only_loss=True,
         shuffle_dataset=False,
         train_sampling_strategy="sequential",
     )
@@ -55,13 +54,8 @@ def arguments(settings: ResolvedArm, directory: Path, seed: int) -> SFTConfig:
 class DemonstrationTrainer(TokenBudgetTrainer, SFTTrainer):
     """SFTTrainer in micro-batches by length; fillers are not computed."""
 
+    data_collator: DataCollatorForLanguageModeling  # of all rows of a step
     _total_train_tokens: int
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        padding = self.processing_class.pad_token_id
-        self.data_collator = DataCollatorForLanguageModeling(pad_token_id=padding)  # of all rows of a step
-        self._collate = DataCollatorForLanguageModeling(pad_token_id=padding, padding_free=self.joins_rows)
 
     def rows_of(self, inputs: Batch) -> tuple[list[int], list[bool]]:
         """Tokens of each row, and whether it has a token with a loss; fillers have neither."""
@@ -75,7 +69,8 @@ class DemonstrationTrainer(TokenBudgetTrainer, SFTTrainer):
             {name: inputs[name][index, : lengths[index]].tolist() for name in ("input_ids", "labels")} for index in rows
         ]
         idle = {"input_ids": inputs["input_ids"][0, :IDLE_TOKENS].tolist(), "labels": [-100] * IDLE_TOKENS}
-        return self._prepare_inputs(self._collate(examples or [idle]))
+        collate = replace(self.data_collator, padding_free=self.joins_rows)
+        return self._prepare_inputs(collate(examples or [idle]))
 
     def trained_tokens(self, inputs: Batch) -> int:
         """Tokens of a micro-batch with a loss."""
@@ -169,26 +164,25 @@ def _enter(run: Run, rows: list[dict[str, Any]], step: int) -> None:
 
 
 def _dataset(tokenizer: PreTrainedTokenizerBase, rows: list[dict[str, Any]]) -> Dataset:
-    """Token ids of each row: prompt and completion are tokenized apart, as those of a sample are, so none merge.
+    """Token ids and labels of each row, with a loss on completions alone.
 
-    Each demonstration is tokenized once, however often it is trained on.
+    Prompt and completion are tokenized apart, as those of a sample are, so none merge. Each demonstration is tokenized
+    once, however often it is trained on.
     """
+
+    def tokenize(texts: dict[str, list[Any]]) -> dict[str, list[list[int]]]:
+        prompts = tokenizer(texts["prompt"])["input_ids"]
+        completions = completion_ids(tokenizer, [text or "" for text in texts["completion"]])
+        for index, text in enumerate(texts["completion"]):
+            if text is None:
+                prompts[index], completions[index] = prompts[index][:IDLE_TOKENS], []
+        pairs = list(zip(prompts, completions, strict=True))
+        return {
+            "input_ids": [prompt + completion for prompt, completion in pairs],
+            "labels": [[-100] * len(prompt) + completion for prompt, completion in pairs],
+        }
+
     indices: dict[tuple[str, str | None], int] = {}
     order = [indices.setdefault((row["prompt"], row["completion"]), len(indices)) for row in rows]
-    pairs = list(indices)
-    tables = []
-    for start in range(0, len(pairs), 1000):
-        part = pairs[start : start + 1000]
-        prompts = tokenizer([prompt for prompt, _ in part])["input_ids"]
-        completions = completion_ids(tokenizer, [completion or "" for _, completion in part])
-        for index, (_, completion) in enumerate(part):
-            if completion is None:
-                prompts[index], completions[index] = prompts[index][:2], []
-        ids = [[*prompt, *completion] for prompt, completion in zip(prompts, completions, strict=True)]
-        mask = [[0] * len(prompt) + [1] * len(text) for prompt, text in zip(prompts, completions, strict=True)]
-        columns = {
-            "input_ids": pa.array(ids, pa.list_(pa.int32())),
-            "completion_mask": pa.array(mask, pa.list_(pa.int8())),
-        }
-        tables.append(pa.table(columns))
-    return Dataset(pa.concat_tables(tables)).select(order)
+    texts = Dataset.from_list([{"prompt": prompt, "completion": completion} for prompt, completion in indices])
+    return texts.map(tokenize, batched=True, remove_columns=texts.column_names).select(order)

@@ -13,10 +13,10 @@ from launch.commands.arguments import argument, command
 )
 def config(options: argparse.Namespace) -> int:
     """Print the reference of recipe keys as Markdown: all of them, or those at and below KEY."""
-    from recipes.reference import chosen_sections, reference_page, reference_text
+    from recipes.reference import chosen_sections, reference_text
 
     if options.json:
         print(json.dumps([asdict(section) for section in chosen_sections(options.key)], indent=1, ensure_ascii=False))
     else:
-        print(reference_text(options.key) if options.key else reference_page(), end="")
+        print(reference_text(options.key), end="")
     return 0

@@ -25,6 +25,15 @@ from typing import Any
 ROOT = "https://raw.githubusercontent.com"
 SVAMP = f"{ROOT}/arkilpatel/SVAMP/689d7ccac74b9983a2ac7cc3b264f441b99e7c53"
 ACPBENCH = f"{ROOT}/IBM/ACPBench/2ed9c925962d57b275bf8c4e7b5d6f564aac9d6d/dataset"
+ACPBENCH_HASHES = {  # by task
+    "app": "45d676dcf505de50e99ec8315141fc0da408d74fb2abca8228133e4684874ffb",
+    "areach": "a38cc2eff01bd6214d313d0abc4a15bd9b862212a61d0748d2841f0f43cb686f",
+    "just": "32294c39ff9a99b31655526806fd92f709b9bda2780edbf31e6c2645d56e8233",
+    "land": "654f0f81b609233d9df71fb2a8fe78536ed4c7542cdd53330b8c1304997ce3a0",
+    "prog": "037a042229a51d4747f291d01e41cc4e4433f6ec70b230ed1076b2816a512b17",
+    "reach": "3533b5622f30a137eadcf64c426035bbb35e049f40aa29eced38726ae6977247",
+    "val": "0b2cbf4e8bfb67ba1d3f68792e52d58d5ceadc21b1d3a8644c61985ea9974b18",
+}
 GRADE_SCHOOL = f"{ROOT}/openai/grade-school-math/3101c7d5072418e28b9008a6636bde82a006892c/grade_school_math/data"
 SOURCES = {  # name in the folder of --from: address and SHA-256
     "word_problems.csv": (
@@ -49,34 +58,7 @@ SOURCES = {  # name in the folder of --from: address and SHA-256
         f"{ROOT}/CogComp/MCTACO/0ba9b790ad5a87ab3eef0f0cb7819408192f9729/dataset/test_9442.tsv",
         "47e12f88559eb0735eeca2af2d0a3ed48efb3bb2742ff31de9fcfc9a76094354",
     ),
-    "acpbench_app.json": (
-        f"{ACPBENCH}/app/dev.mcq.json",
-        "45d676dcf505de50e99ec8315141fc0da408d74fb2abca8228133e4684874ffb",
-    ),
-    "acpbench_areach.json": (
-        f"{ACPBENCH}/areach/dev.mcq.json",
-        "a38cc2eff01bd6214d313d0abc4a15bd9b862212a61d0748d2841f0f43cb686f",
-    ),
-    "acpbench_just.json": (
-        f"{ACPBENCH}/just/dev.mcq.json",
-        "32294c39ff9a99b31655526806fd92f709b9bda2780edbf31e6c2645d56e8233",
-    ),
-    "acpbench_land.json": (
-        f"{ACPBENCH}/land/dev.mcq.json",
-        "654f0f81b609233d9df71fb2a8fe78536ed4c7542cdd53330b8c1304997ce3a0",
-    ),
-    "acpbench_prog.json": (
-        f"{ACPBENCH}/prog/dev.mcq.json",
-        "037a042229a51d4747f291d01e41cc4e4433f6ec70b230ed1076b2816a512b17",
-    ),
-    "acpbench_reach.json": (
-        f"{ACPBENCH}/reach/dev.mcq.json",
-        "3533b5622f30a137eadcf64c426035bbb35e049f40aa29eced38726ae6977247",
-    ),
-    "acpbench_val.json": (
-        f"{ACPBENCH}/val/dev.mcq.json",
-        "0b2cbf4e8bfb67ba1d3f68792e52d58d5ceadc21b1d3a8644c61985ea9974b18",
-    ),
+    **{f"acpbench_{task}.json": (f"{ACPBENCH}/{task}/dev.mcq.json", sha) for task, sha in ACPBENCH_HASHES.items()},
 }
 SIGNS = {"+": "+", "-": "-", "*": "×", "/": "÷"}
 WORDED = {

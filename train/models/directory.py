@@ -35,11 +35,6 @@ def model_files(directory: Path) -> list[str]:
     return sorted({path.name for pattern in _MODEL_FILE_PATTERNS for path in directory.glob(pattern)})
 
 
-def parameters_of_model(model: torch.nn.Module) -> int:
-    """Number of parameters of a model, also if DeepSpeed keeps only a part of each on this rank."""
-    return sum(getattr(parameter, "ds_numel", parameter.numel()) for parameter in model.parameters())
-
-
 def record_attention(model: torch.nn.Module, stage_dir: Path) -> str:
     """Attention implementation of the run; if it was resumed with another one, all of them in order."""
     path, now = stage_dir / ATTENTION, attention_that_ran(model)
