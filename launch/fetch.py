@@ -180,7 +180,7 @@ def _count_rows(files: DataFiles, entry: Entry | None) -> int:
     if isinstance(files, StoredCompletions):
         fields = (files.problem_field, files.completion_field)
     assert fields is not None
-    return len(read_rows(files, fields, entry))
+    return sum(1 for _ in read_rows(files, fields, entry))
 
 
 def format_lock(fetched: Fetched, path: Path) -> str:

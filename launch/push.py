@@ -11,6 +11,7 @@ from recipes.errors import UserError
 from recipes.files import hash_file
 from recipes.manifest import finished_manifest
 from recipes.schema import Recipe
+from recipes.suggestions import did_you_mean
 from train.models.directory import complete_snapshots, model_files
 
 
@@ -34,7 +35,9 @@ def prepare_upload(recipe: Recipe, study_dir: Path, model: PushedModel, licence:
         UserError: the study trains no such arm, seed or checkpoint, is not finished, or a file was changed.
     """
     if model.arm not in recipe.trained:
-        raise UserError(f"{study_dir} trains no arm {model.arm!r}; it trains {', '.join(recipe.trained)}")
+        raise UserError(
+            f"{study_dir} trains no arm {model.arm!r}; {did_you_mean(model.arm, recipe.trained, 'it trains')}"
+        )
     if model.seed not in recipe.seeds:
         raise UserError(f"{study_dir} has no seed {model.seed}; it has {', '.join(map(str, recipe.seeds))}")
     run_dir = study_dir / "arms" / model.arm / f"seed-{model.seed}"

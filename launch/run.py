@@ -21,6 +21,7 @@ from recipes.files import write_atomic, write_json
 from recipes.schema import Recipe
 from train.accounting.cost import model_shape
 from train.accounting.matching import require_matched
+from train.runtime.tracking import require_usable_key
 
 
 def require_runnable(recipe: Recipe, site: SiteSpec | None = None) -> None:
@@ -35,6 +36,8 @@ def require_resolved(recipe: Recipe, site: SiteSpec | None = None) -> None:
     `site`: the cluster; None: this machine. What an image has installed, only its jobs can tell.
     """
     check_resolved(recipe)
+    if site is None or not site.offline:  # jobs of an offline site do not use the key
+        require_usable_key(recipe)
     if site is None or site.container is None:
         require_sandbox_of(recipe)
 

@@ -15,6 +15,7 @@ from launch.stages import StageKind
 from recipes.corpus_schema import Spec
 from recipes.errors import UserError
 from recipes.loading import read_yaml, sentences
+from recipes.suggestions import similar_file
 
 Word = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_@%+=:,./\[\]*&|!-]*$")]
 """A value of an sbatch option."""
@@ -180,6 +181,8 @@ def find_site(option: Path | None) -> Path:
     path = option or Path(os.environ.get("TRANSFER_SITE") or default)
     if not path.is_file():
         what = "is a folder" if path.is_dir() else "does not exist"
+        if option is not None and (near := similar_file(path)) is not None:
+            raise UserError(f"the site file {path} {what}; did you mean {near}?")
         raise UserError(
             f"the site file {path} {what}; copy launch/site.example.yaml, fill in your cluster, and name it with "
             "--site FILE"

@@ -16,6 +16,7 @@ from recipes.errors import UserError
 from recipes.files import folder_state, hash_file, hash_json
 from recipes.manifest import OUTPUT_OF, StageState, read_manifest, stage_state
 from recipes.schema import Recipe, without_later_defaults
+from recipes.suggestions import nearest
 
 StageKind = Literal[
     "base", "corpus", "arms", "drift", "external", "questions", "trajectory", "eval", "diagnostics", "report"
@@ -322,9 +323,10 @@ def select_until(stages: list[Stage], until: str | None) -> list[Stage]:
         return selected
     by_name = {stage.name: stage for stage in stages}
     if until not in by_name:
-        raise UserError(
-            f"--until {until!r} is neither a stage kind ({', '.join(KINDS)}) nor one of {', '.join(by_name)}"
-        )
+        kinds = [kind for kind in KINDS if any(stage.kind == kind for stage in stages)]
+        near = nearest(until, [*kinds, *by_name])
+        hint = f"did you mean {near}?" if near else f"there are {', '.join(dict.fromkeys([*kinds, *by_name]))}"
+        raise UserError(f"--until {until!r} is neither a kind of stage nor a stage of this recipe; {hint}")
     wanted, pending = set(), [until]
     while pending:
         name = pending.pop()

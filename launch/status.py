@@ -15,6 +15,7 @@ from recipes.errors import UserError
 from recipes.files import is_locked, read_json
 from recipes.manifest import StageState, finished_manifest, read_manifest, seconds_taken
 from recipes.progress import PROGRESS, duration, remaining_seconds
+from train.runtime.tracking import why_offline
 
 _ENDED = {
     "CANCELLED": "its job was cancelled",
@@ -70,6 +71,8 @@ class StageStatus:
     """How long it took, or has been running."""
     reason: str | None = None
     log: str | None = None
+    not_on_wandb: str | None = None
+    """Why its run is not on the server of Weights & Biases, where the recipe wants it."""
     log_end: tuple[str, ...] = ()
 
 
@@ -92,6 +95,8 @@ def stage_statuses(root: Path, tasks: Sequence[Task]) -> list[StageStatus]:
         broken = [key[1] for key in task.needs if key in by_task and by_task[key].state in ("failed", "blocked")]
         if broken and status.state in (State.CHANGED, State.OPEN):
             status.state, status.reason = State.BLOCKED, f"needs {', '.join(broken)}"
+        if task.stage.kind in ("arms", "report"):
+            status.not_on_wandb = why_offline(task.study_dir / task.stage.name)
         by_task[task.key] = status
     return list(by_task.values())
 
@@ -197,7 +202,18 @@ def format_statuses(statuses: Sequence[StageStatus]) -> str:
             lines += [f"           | {text}" for text in status.log_end]
             if status.log_end:
                 lines.append(f"           log: {status.log}")
+        if text := wandb_text(study, [status.not_on_wandb for status in members]):
+            lines.append(f"  {text}")
     return "\n".join(lines)
+
+
+def wandb_text(study: str | Path, reasons: Sequence[str | None]) -> str | None:
+    """That runs are not on the server of Weights & Biases, with the last reason; None: all that should are."""
+    there = [reason for reason in reasons if reason is not None]
+    if not there:
+        return None
+    runs = "a run" if len(there) == 1 else f"{len(there)} runs"
+    return f"Weights & Biases lacks {runs} of this study ({there[-1]}); `transfer sync {study}` sends all"
 
 
 def _details(status: StageStatus) -> str:

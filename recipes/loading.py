@@ -14,6 +14,7 @@ from pydantic import BaseModel, ValidationError
 
 from recipes.errors import UserError
 from recipes.schema import STUDY_NAME, Recipe
+from recipes.suggestions import did_you_mean, holds_study, nearest, similar_file, similar_study
 from recipes.suite_schema import NAME
 
 STUDY_FILE = "study.json"
@@ -37,6 +38,8 @@ _NAMES = {  # by their patterns
     NAME: "it may have letters from A to Z and a to z, digits, and . _ - behind a first letter or digit",
 }
 _INDEX = re.compile(r"""\[["']?([^\[\]"']+)["']?\]""")  # a[0] and a["b"], in a key
+_QUOTED = re.compile(r"'([^']+)'")
+_STUDIES_SHOWN = 3
 _LOCKED = ("sources", "benchmarks", "models")  # the parts of a lock file
 
 
@@ -115,7 +118,11 @@ def read_yaml(path: Path, what: str = "recipe") -> dict[str, Any]:
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise UserError(f"{what} {path} does not exist{_nearest(path) if what == 'recipe' else ''}") from None
+        if what != "recipe":
+            raise UserError(f"{what} {path} does not exist") from None
+        # A path without an extension may have been meant as the folder of a study.
+        named = f"recipe {path}" if path.suffix in (".yaml", ".yml", ".json") else str(path)
+        raise UserError(f"{named} does not exist{_nearest(path)}") from None
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{what} {path} cannot be read: {error}") from None
     except yaml.YAMLError as error:
@@ -126,11 +133,12 @@ def read_yaml(path: Path, what: str = "recipe") -> dict[str, Any]:
 
 
 def _nearest(path: Path) -> str:
-    """What to say about a recipe that does not exist: the nearest one beside it or shipped."""
-    beside = similar_file(path.with_suffix(".yaml"))
-    shipped = [str(other.relative_to(_SHIPPED.parent)) for other in sorted(_SHIPPED.rglob("*.yaml"))]
-    near = [str(beside)] if beside is not None else difflib.get_close_matches(str(path), shipped, n=1, cutoff=0.8)
-    return f"; did you mean {near[0]}?" if near else "; recipes are under recipes/"
+    """What to say about a recipe that does not exist: the nearest one beside it or shipped, or the nearest study."""
+    near = similar_file(path.with_suffix(".yaml")) or similar_study(path)
+    if near is None:
+        shipped = [str(other.relative_to(_SHIPPED.parent)) for other in sorted(_SHIPPED.rglob("*.yaml"))]
+        near = next(map(Path, difflib.get_close_matches(str(path), shipped, n=1, cutoff=0.8)), None)
+    return f"; did you mean {near}?" if near is not None else "; recipes are under recipes/"
 
 
 def recipe_of_study(study: str) -> str | None:
@@ -140,15 +148,6 @@ def recipe_of_study(study: str) -> str | None:
             if re.search(rf"^study: *['\"]?{re.escape(study)}['\"]? *(#.*)?$", path.read_text("utf-8"), re.MULTILINE):
                 return str(path.relative_to(_SHIPPED.parent) if path.is_absolute() else path)
     return None
-
-
-def similar_file(path: Path) -> Path | None:
-    """The file beside one that does not exist whose name is nearly the same, with the same extension."""
-    by_stem = {
-        other.stem: other for other in sorted(path.parent.glob("*")) if other.suffix == path.suffix and other.is_file()
-    }
-    near = difflib.get_close_matches(path.stem, by_stem, n=1, cutoff=0.75)
-    return path.with_name(by_stem[near[0]].name) if near else None
 
 
 def _section(path: Path, key: str, readers: tuple[Path, ...]) -> tuple[Any, dict[str, Any]]:
@@ -188,9 +187,9 @@ def _refuse_misspelt_arms(values: dict[str, Any], known: list[str]) -> None:
     arms = values.get("arms")
     for name, arm in arms.items() if isinstance(arms, dict) else ():
         unfinished = isinstance(arm, dict) and not {"sampling", "external"} & arm.keys()
-        near = difflib.get_close_matches(str(name), known, n=1) if name not in known else []
+        near = nearest(str(name), known) if name not in known else None
         if unfinished and near:
-            raise UserError(f"arms.{name} is not an arm of this recipe; did you mean arms.{near[0]}?")
+            raise UserError(f"arms.{name} is not an arm of this recipe; did you mean arms.{near}?")
 
 
 def read_study_file(study_dir: Path) -> dict[str, Any]:
@@ -209,8 +208,14 @@ def _what_holds(folder: Path) -> str:
     """What to do with a folder that is no study."""
     if (folder / "ablation.json").is_file():
         return f"it is an ablation: see `transfer ablate {folder}`, or name one of {folder / 'points'}/"
-    recipes = sorted(folder.glob("*.yaml"))
-    return f"did you mean the recipe {' or '.join(map(str, recipes))}?" if recipes else "`transfer run` makes one"
+    if recipes := sorted(folder.glob("*.yaml")):
+        return f"did you mean the recipe {' or '.join(map(str, recipes))}?"
+    within = [path for path in sorted(folder.iterdir()) if holds_study(path)] if folder.is_dir() else []
+    if within:
+        more = f" or one of {len(within) - _STUDIES_SHOWN} others" if len(within) > _STUDIES_SHOWN else ""
+        return f"did you mean {' or '.join(map(str, within[:_STUDIES_SHOWN]))}{more}?"
+    above = next((path for path in folder.parents if holds_study(path)), None)
+    return f"did you mean {above}?" if above is not None else "`transfer run` makes one"
 
 
 def load_study(study_dir: Path) -> Recipe:
@@ -266,13 +271,20 @@ def _sentence(error: dict[str, Any], model: type[BaseModel]) -> str:
     key = ".".join(map(str, error["loc"])) or "recipe"
     if error["type"] == "extra_forbidden":
         known = _known_keys(error["loc"][:-1], model)
-        near = difflib.get_close_matches(str(error["loc"][-1]), known, n=1)
-        meant = ".".join(map(str, [*error["loc"][:-1], *near]))
+        near = nearest(str(error["loc"][-1]), known)
+        meant = ".".join(map(str, [*error["loc"][:-1], near]))
         hint = f"did you mean `{meant}`?" if near else f"allowed are {', '.join(known)}"
         return f"`{key}` is not a setting; {hint}"
+    if error["type"] == "literal_error" and isinstance(value := error["input"], str):
+        of_mapping = error["loc"][-1] == "[key]"
+        key = ".".join(map(str, error["loc"][:-2])) if of_mapping else key
+        allowed = _QUOTED.findall(error["ctx"]["expected"]) or [error["ctx"]["expected"]]  # of numbers
+        hint = did_you_mean(value, allowed, "allowed are")
+        return f"`{key}` {'has the key' if of_mapping else 'is'} {value!r}; {hint}"
     if error["type"] == "missing":
         return f"`{key}` is missing"
     message = error["msg"].removeprefix("Value error, ").replace("valid tuple", "list in brackets")
+    message = message.replace("Input should be ", "must be ")
     if error["type"] == "value_error":
         return f"{key}: {message}" if error["loc"] else message
     if error["type"] == "string_pattern_mismatch":

@@ -63,9 +63,10 @@ class ResourceSpec(Spec):
     vllm: VllmSpec | None = None
     """vLLM for sampling during training and in the probe. null: transformers generates."""
     gpu: Literal["A100-40GB", "A100-80GB", "H100-80GB", "H200-141GB"] | None = None
-    """GPU for the plan's memory and hours. null: no GPU, no hours."""
+    """GPU for the plan's memory and hours. null: no GPU; hours are those of CPU cores."""
     expected_completion_tokens: int | None = Field(None, ge=1)
-    """Mean completion length that the plan's hours assume, in tokens. null: the length limit."""
+    """Mean length of completions and responses that the plan's hours assume, in tokens. null: half of the limit in
+    training, a quarter of it in the evaluation."""
 
     @model_validator(mode="after")
     def _offload_needs_deepspeed(self) -> "ResourceSpec":

@@ -16,6 +16,7 @@ from recipes.corpus_schema import CorpusSpec, Spec
 from recipes.diagnostics_schema import DiagnosticsSpec, TrajectorySpec
 from recipes.errors import UserError
 from recipes.resource_schema import ResourceSpec, WandbSpec
+from recipes.suggestions import did_you_mean
 from recipes.suite_schema import AnalysisSpec, BenchmarkSpec, StatisticsSpec, SuiteSpec
 from recipes.training_schema import ArmSpec, ExternalSpec, ProbeSpec, PromptSpec, TrainSpec
 
@@ -164,8 +165,8 @@ class Recipe(Spec):
                 raise ValueError(f"arm {name!r} samples from the teacher but `corpus.teacher` is missing")
             if arm.start_from is not None and arm.start_from not in self.trained:
                 raise ValueError(
-                    f"arm {name!r} starts from {arm.start_from!r}, which is not an arm this study trains; it trains "
-                    f"{', '.join(self.trained)}"
+                    f"arm {name!r} starts from {arm.start_from!r}, which is not an arm this study trains; "
+                    f"{did_you_mean(arm.start_from, self.trained, 'it trains')}"
                 )
             if self._starts_in_a_circle(name):
                 raise ValueError(f"arm {name!r} starts from itself, by `start_from` of {arm.start_from!r}")
@@ -249,7 +250,10 @@ class Recipe(Spec):
         for claim in self.analysis.claims:
             for arm in (claim.first, claim.second):
                 if arm != "base" and arm not in self.arms:
-                    raise ValueError(f"analysis.claims names {arm!r}, which is neither base nor an arm of this study")
+                    raise ValueError(
+                        f"analysis.claims names {arm!r}, which is neither base nor an arm of this study; "
+                        f"{did_you_mean(arm, ['base', *self.arms], 'those are')}"
+                    )
             if claim.group not in groups:
                 raise ValueError(
                     f"analysis.claims names the group {claim.group!r}; there are {', '.join(sorted(groups))}"

@@ -1,6 +1,8 @@
 """The rules of every decision by hand, and over simulated studies: what `pick` ships, `gate` does not refuse."""
 
 import re
+from contextlib import redirect_stderr, redirect_stdout
+from io import StringIO
 
 import numpy as np
 import pytest
@@ -8,6 +10,7 @@ from scipy import stats
 
 from eval.report.markdown import render_summary
 from eval.report.model_card import PushedModel, model_card
+from eval.report.schema import write_transfer
 from eval.report.table import format_report
 from eval.report.verdict import verdict
 from eval.statistics.decisions import (
@@ -20,6 +23,7 @@ from eval.statistics.decisions import (
     smallest_limit,
 )
 from eval.statistics.inference import Interval
+from launch.commands.main import main
 from recipes.loading import load_recipe
 from tests.bench.shipping import Study, simulate
 from tests.reports import SMOKE, arm_values, base_values, estimate, make_transfer, reading
@@ -193,6 +197,20 @@ def test_an_arm_that_no_limit_passes_is_not_shipped():
     nothing = verdict(law_report(warnings=cut("base")))
     assert nothing.answer == "Keep the base: no method can be judged on all benchmarks and has a gain."
     assert nothing.sentences == [f"{found.sentences[-1][:-1]}, off-policy SFT."]
+
+
+def test_gate_answers_before_it_warns(tmp_path):
+    """Standard output and errors in one stream, as a terminal shows them."""
+    warning = {"code": "few_questions", "message": "few independent questions: bar (30)"}
+    (tmp_path / "report").mkdir()
+    (tmp_path / "study.json").write_text(load_recipe(SMOKE).model_dump_json())
+    write_transfer(tmp_path / "report" / "transfer.json", law_report(warnings=[warning]))
+    with redirect_stdout(StringIO()) as shown, redirect_stderr(shown):
+        assert main(["gate", str(tmp_path), "grpo", "--max-drop", "5"]) == 0
+    lines = shown.getvalue().splitlines()
+    assert [line.split("  ")[0] for line in lines] == [
+        "PASS", f"report: {tmp_path}/report/index.html", "transfer: warning: few independent questions: bar (30)"
+    ]  # fmt: skip
 
 
 def test_the_model_card_says_what_may_have_been_lost_and_sets_no_limit():

@@ -51,4 +51,4 @@ def test_mistakes_are_sentences(response, capsys):
         "transfer: --switch rounded=maybe must be NAME=on or NAME=off with one of "
     )
     assert main(["grade", "--gold", "7", "--response", str(response) + "x"]) == 2
-    assert "cannot be read as a UTF-8 text file" in capsys.readouterr().err
+    assert f"{response}x does not exist; did you mean {response}?" in capsys.readouterr().err

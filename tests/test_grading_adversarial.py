@@ -218,6 +218,12 @@ def test_nested_collections_are_bounded():
     assert compare(tuples, "5", _needs_algebra) is Outcome.WRONG
 
 
+def test_an_equation_of_numbers_too_large_to_compute_is_not_readable():
+    for equation in ("9^{9^{9}}=5", "100001!=5", "5=9^{9^{9}}", "9^{9^{9}}=100001!"):
+        assert compare(equation, "5", _needs_algebra) is Outcome.WRONG
+        assert compare("5", equation, _needs_algebra) is Outcome.GOLD_UNPARSEABLE
+
+
 def test_five_hundred_strings():
     try_strings(500, seed=1, limit_seconds=0.1)
 

@@ -9,7 +9,7 @@ import pytest
 from scipy import stats
 
 from eval.published.audit import published_models, recompute
-from eval.report.decisions import compare_with_published, default_rows, gate
+from eval.report.decisions import compare_with_published, default_rows, format_comparison, gate
 from eval.report.power import Spread, detectable
 from eval.report.results import outcome_change
 from eval.responses.readings import pass_at_k
@@ -217,7 +217,12 @@ def test_comparison_with_the_published_score(score, verdict):
 def test_comparison_agrees_within_the_margin():
     transfer = report(52.3, 52.0, 52.6, questions=10**5)
     cells = compare_with_published(transfer, {"sft_think": "UniReason SFT-think"})
-    assert cells[1].verdict == "agrees"
+    assert [cell.verdict for cell in cells] == ["agrees", "agrees"]
+    first, unit, empty, head, *rows = format_comparison(cells).splitlines()
+    agree = "2 of 2 scores agree with the published ones within 5 points"
+    assert first == f"{agree}, 0 differ, 0 have too wide intervals to say"
+    assert (unit.startswith("scores in points"), empty, head.split()[:2]) == (True, "", ["model", "benchmark"])
+    assert [row.split()[:2] for row in rows] == [["base", "aime24"], ["sft_think", "aime24"]]
     rows, wrong = default_rows(["grpo"], {})
     assert wrong == [
         "no arm is named like a published model (sft_think, sft_no_think or rl); say which one an arm is with "

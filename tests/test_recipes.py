@@ -77,7 +77,7 @@ def test_every_field_has_a_docstring():
         ("train.stepz=3", "`train.stepz` is not a setting; did you mean `train.steps`?"),
         ("arms.grpo.betta=0.1", "did you mean `arms.grpo.beta`?"),
         ("nonsense=1", "`nonsense` is not a setting; allowed are"),
-        ("train.steps=-1", "`train.steps` is -1, but input should be greater than or equal to 1"),
+        ("train.steps=-1", "`train.steps` is -1, but must be greater than or equal to 1"),
         ("train.learning_rate=fast", "`train.learning_rate` is 'fast', but must be a number"),
         ("train.steps=ten", "`train.steps` is 'ten', but must be an integer"),
         ("train.steps=1.5", "`train.steps` is 1.5, but must be an integer"),
@@ -99,7 +99,7 @@ def test_every_field_has_a_docstring():
         ("study=Bad Name", "`study` is 'Bad Name'"),
         ("seeds=[-1]", "`seeds.0` is -1"),
         ("seeds=[]", "`seeds` is empty"),
-        ("seeds=0", "`seeds` is 0, but input should be a list"),
+        ("seeds=0", "`seeds` is 0, but must be a list"),
         ("statistics.seed=-1", "`statistics.seed` is -1"),
         ("model=null", "a study with arms needs `model`"),
         ("train=null", "a study that trains arms needs `train`"),
@@ -357,6 +357,16 @@ def test_benchmarks_the_corpus_is_not_compared_with_are_named(tmp_path):
     bench = "corpus.decontamination.benchmarks=[{kind: file, name: law_exam, path: x}]"
     (text,) = warnings(load_recipe(STUDY, [*law, bench]))
     assert "the questions of law_essay;" in text
+    # A file is compared under any name, and named once where several benchmarks ask its questions.
+    own = [f"suite.benchmarks.{n}.data={{kind: file, path: {path}}}" for n, path in ((0, "x"), (1, "y"), (2, "y"))]
+    two = [*law, "suite.benchmarks.2.name=law_mc", *own]
+    (text,) = warnings(load_recipe(STUDY, two))
+    assert "the questions of law_essay, law_exam;" in text
+    bench = "corpus.decontamination.benchmarks=[{kind: file, name: law, path: ./x}]"
+    (text,) = warnings(load_recipe(STUDY, [*two, bench]))
+    assert "the questions of law_essay;" in text
+    bench = "corpus.decontamination.benchmarks=[{kind: file, name: law, path: ./x}, {kind: file, name: y, path: y}]"
+    assert warnings(load_recipe(STUDY, [*two, bench])) == []
 
 
 @pytest.mark.parametrize("section", ["model", "train", "suite"])

@@ -322,7 +322,7 @@ def test_secrets_and_yaml_times_are_refused_with_a_sentence(tmp_path):
         ("partition: a b", "`partition` is 'a b', but string should match pattern"),
         ("- a", "site file"),
         ("stages: {eval: {gpus: 2}}", "`stages.eval.gpus` is not a setting"),
-        ("stages: {server: {partition: gpu}}", "is 'server', but input should be 'base', 'corpus'"),
+        ("stages: {server: {partition: gpu}}", "`stages` has the key 'server'; allowed are base, corpus"),
     ):
         path.write_text(text)
         with pytest.raises(UserError) as error:

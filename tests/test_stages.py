@@ -241,7 +241,7 @@ def test_until(tmp_path):
         "questions",
         "eval/grpo-seed0-final",
     ]
-    with pytest.raises(UserError, match="neither a stage kind"):
+    with pytest.raises(UserError, match="neither a kind of stage nor a stage of this recipe; did you mean eval"):
         select_until(stages, "evaluation")
     corpus_only = build_stages(load_recipe(STUDY.parent.parent / "corpora" / "gsm8k_train_file.yaml"))
     with pytest.raises(UserError, match="this recipe has no such stage; it has corpus"):

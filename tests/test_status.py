@@ -250,3 +250,18 @@ def test_logs_end_with_as_many_lines_as_asked_for_however_long(tmp_path, capsys)
     (study / "logs" / "base.log").write_text("\n".join(lines) + "\n")
     assert main(["logs", str(study), "base", "--lines", "5"]) == 0
     assert capsys.readouterr().out.splitlines() == lines[-5:]
+
+
+def test_status_says_once_that_runs_are_not_on_wandb(study):
+    root, tasks = study
+    assert "Weights & Biases" not in format_statuses(stage_statuses(root, tasks))
+    for name, why in ((GRPO, "there is no key"), ("report", "connection refused")):
+        (root / name).mkdir(parents=True)
+        (root / name / "wandb-offline").write_text(why)
+    statuses = stage_statuses(root, tasks)
+    assert format_statuses(statuses).splitlines()[-1] == (
+        f"  Weights & Biases lacks 2 runs of this study (connection refused); `transfer sync {root}` sends all"
+    )
+    assert {one.stage: one.not_on_wandb for one in statuses if one.not_on_wandb} == {
+        GRPO: "there is no key", "report": "connection refused"
+    }  # fmt: skip

@@ -9,6 +9,7 @@ from pydantic import ValidationError
 
 from recipes.errors import UserError
 from recipes.schema import Recipe
+from recipes.suggestions import did_you_mean
 from recipes.training_schema import MethodSpec, PromptSpec, TrainSpec
 
 
@@ -79,7 +80,7 @@ def resolve_arm(recipe: Recipe, name: str) -> ResolvedArm:
     """
     if name not in recipe.trained:
         raise UserError(
-            f"{name!r} is not an arm that {recipe.study} trains; those are {', '.join(recipe.trained) or 'none'}"
+            f"{name!r} is not an arm that {recipe.study} trains; {did_you_mean(name, recipe.trained, 'those are')}"
         )
     arm, model = recipe.arms[name], recipe.require_model()
     own = {"steps": arm.steps, "learning_rate": arm.learning_rate}

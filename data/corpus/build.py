@@ -17,7 +17,7 @@ import pyarrow as pa
 from data.corpus.card import render_card
 from data.corpus.demonstrations import draw_samples, graded_demonstrations
 from data.corpus.filters import apply_filters, split_problems
-from data.corpus.funnel import Funnel, figure_rows
+from data.corpus.funnel import Funnel, Reason, figure_rows
 from data.corpus.rows import (
     CARD,
     CONTAMINATION,
@@ -69,10 +69,10 @@ def _build(recipe: Recipe, study_dir: Path, stage_dir: Path, funnel: Funnel) -> 
     progress = Progress(stage_dir, 9, "steps")
     seconds: dict[str, float] = {}
 
-    def step_done(name: str, count: int) -> None:
+    def step_done(name: str) -> None:
         seconds[name] = max(0.0, round(time.monotonic() - begun - sum(seconds.values()), 2))
         progress.total, progress.unit = 9, "steps"
-        progress.update(count, f"{name}, {len(funnel.kept):,} problems left")
+        progress.update(len(seconds), f"{name}, {len(funnel.kept):,} problems left")
 
     tokenizer = _tokenizer(recipe, study_dir) if recipe.model is not None else None
     grader = Grader(workers=recipe.resources.workers or 2)
@@ -82,18 +82,18 @@ def _build(recipe: Recipe, study_dir: Path, stage_dir: Path, funnel: Funnel) -> 
 
     # The pass rate of the base, if the recipe filters by it.
     pass_rates, costs = _drop_by_pass_rate(funnel, recipe, study_dir, grader, progress)
-    step_done("pass rate", 6)
+    step_done("pass rate")
 
     # Held-out and training problems; what is left over is a reject too, so that every row is accounted for.
     heldout, train = split_problems(funnel, recipe, f"; each is in {stage_dir / REJECTS}")
-    step_done("split", 7)
+    step_done("split")
 
     # Demonstrations for the training problems.
     identified = [(problem_id(row.problem), row) for row in train]
-    demonstrations, cost = graded_demonstrations(recipe, study_dir, identified, grader, tokenizer, progress)
-    costs += [cost.row()] if cost is not None else []
+    demonstrations, teacher_costs = graded_demonstrations(recipe, study_dir, identified, grader, tokenizer, progress)
+    costs += teacher_costs
     grader.close()
-    step_done("demonstrations", 8)
+    step_done("demonstrations")
 
     # Files
     solved = {row.problem_id for row in demonstrations if row.usable}
@@ -149,7 +149,7 @@ def _drop_by_pass_rate(
     texts = [(problem_id(row.problem), row.problem) for row in funnel.kept]
     samples, cost = draw_samples(spec.sampler, recipe, study_dir, texts, progress, "pass_rate")
     rates: dict[str, float] = {}
-    reasons = {}
+    reasons: dict[int, Reason] = {}
     count = spec.sampler.samples_per_problem
     flat = [sample.completion for identity, _ in texts for sample in samples[identity]]
     golds = [row.reference_answer for row in funnel.kept for _ in range(count)]
@@ -157,9 +157,9 @@ def _drop_by_pass_rate(
     for index, (identity, _) in enumerate(texts):
         rates[identity] = sum(grade.correct for grade in grades[index * count : (index + 1) * count]) / count
         if not spec.low <= rates[identity] <= spec.high:
-            reasons[index] = "pass_rate_too_low" if rates[identity] < spec.low else "pass_rate_too_high"
+            reasons[index] = "pass_rate_too_low" if rates[identity] < spec.low else "pass_rate_too_high", None
     funnel.drop("pass rate of the base", reasons)
-    return rates, [cost.row()]
+    return rates, [cost]
 
 
 def _facts(

@@ -4,9 +4,9 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from data.corpus.filters import prompt_lengths
 from data.corpus.rows import Demonstration, Problem
 from data.hub import chosen
-from data.prompts.prompt import render_prompt
 from recipes.schema import Recipe
 
 if TYPE_CHECKING:
@@ -48,12 +48,7 @@ def render_card(
     if demonstrations:
         lines += ["", "## Demonstrations", "", _teacher_text(recipe, facts, demonstrations)]
     if tokenizer is not None:
-        prompts = [render_prompt(tokenizer, row.problem, recipe.prompt) for row in problems]
-        lengths = [
-            len(ids)
-            for start in range(0, len(prompts), 1000)
-            for ids in tokenizer(prompts[start : start + 1000])["input_ids"]
-        ]
+        lengths = prompt_lengths(tokenizer, [row.problem for row in problems], recipe.prompt)
         lines += ["", "## Tokens of the prompts", "", *_histogram(lengths)]
     else:
         lines += ["", "## Characters of the problems", "", *_histogram([len(row.problem) for row in problems])]

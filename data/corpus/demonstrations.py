@@ -2,7 +2,6 @@
 
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -36,24 +35,6 @@ if TYPE_CHECKING:
 _FORWARD_FLOPS_PER_PARAMETER = 2  # a multiplication and an addition (Kaplan et al. 2020, arXiv 2001.08361)
 
 
-@dataclass
-class SamplingCost:
-    """What a sampler spent. Prompt tokens are left out: they are read once per problem and are few."""
-
-    phase: str
-    model: str
-    samples: int = 0
-    generated_tokens: float = 0.0
-    parameters: float | None = field(default=None, repr=False)
-
-    def row(self) -> dict[str, Any]:
-        """The ledger's row; FLOPs are null where the number of parameters is not known."""
-        tokens = round(self.generated_tokens)
-        flops = None if self.parameters is None else round(_FORWARD_FLOPS_PER_PARAMETER * self.parameters * tokens)
-        row = {"phase": self.phase, "model": self.model, "samples": self.samples}
-        return row | {"generated_tokens": tokens, "generate_flops": flops}
-
-
 def draw_samples(
     spec: SamplerSpec,
     recipe: Recipe,
@@ -61,8 +42,11 @@ def draw_samples(
     problems: Sequence[tuple[str, str]],
     progress: Progress,
     phase: str,
-) -> tuple[dict[str, list[Sample]], SamplingCost]:
+) -> tuple[dict[str, list[Sample]], dict[str, Any]]:
     """The samples of `problems`, (problem id, text) pairs, by id; only what is not on disk yet is sampled.
+
+    Also the row of the ledger: what they cost. Prompt tokens are left out, as they are read once per problem and are
+    few; FLOPs are null where the number of parameters is not known.
 
     Raises:
         UserError: the model or the server is not there, or problems remain without an answer.
@@ -93,11 +77,11 @@ def draw_samples(
         samples_of = {identity: store.of(identity, spec.samples_per_problem) for identity, _ in problems}
     finally:
         store.close()
-    cost = SamplingCost(phase, str(spec.model), parameters=parameters)
-    for samples in samples_of.values():
-        cost.samples += len(samples)
-        cost.generated_tokens += sum(sample.generated_tokens for sample in samples)
-    return samples_of, cost
+    drawn = [sample for samples in samples_of.values() for sample in samples]
+    tokens = round(sum(sample.generated_tokens for sample in drawn))
+    flops = None if parameters is None else round(_FORWARD_FLOPS_PER_PARAMETER * parameters * tokens)
+    cost = {"phase": phase, "model": str(spec.model), "samples": len(drawn), "generated_tokens": tokens}
+    return samples_of, cost | {"generate_flops": flops}
 
 
 def graded_demonstrations(
@@ -107,8 +91,8 @@ def graded_demonstrations(
     grader: Grader,
     tokenizer: "PreTrainedTokenizerBase | None",
     progress: Progress | None,
-) -> tuple[list[Demonstration], SamplingCost | None]:
-    """Let the recipe's teacher answer `rows`, (problem id, row) pairs, and grade every sample.
+) -> tuple[list[Demonstration], list[dict[str, Any]]]:
+    """Let the recipe's teacher answer `rows`, (problem id, row) pairs, and grade every sample; also what it cost.
 
     `progress`: of the stage; None where the teacher is a script or a file.
 
@@ -117,24 +101,22 @@ def graded_demonstrations(
     """
     spec = recipe.corpus.teacher
     if spec is None:
-        return [], None
-    cost = None
+        return [], []
+    costs = []
     if spec.kind == "scripted":
-        samples = {identity: _scripted(recipe, identity, row) for identity, row in rows}
+        samples = {identity: _scripted(spec, recipe.corpus.seed, identity, row) for identity, row in rows}
     elif spec.kind == "stored":
         end = str(tokenizer.eos_token) if tokenizer is not None else ""
         samples = _stored(recipe, [identity for identity, _ in rows], end)
     else:
         assert progress is not None
-        texts = [(identity, row.problem) for identity, row in rows]
-        samples, cost = draw_samples(spec, recipe, study_dir, texts, progress, "teacher")
-    flat = [(row, sample) for identity, row in rows for sample in samples[identity]]
-    grades = grader.grade_many(
-        [sample.completion for _, sample in flat],
-        [row.reference_answer for row, _ in flat],
-        recipe.corpus.answer_form,
-    )
-    lengths = _token_counts(tokenizer, [sample.completion for _, sample in flat])
+        problems = [(identity, row.problem) for identity, row in rows]
+        samples, cost = draw_samples(spec, recipe, study_dir, problems, progress, "teacher")
+        costs.append(cost)
+    flat = [sample for identity, _ in rows for sample in samples[identity]]
+    texts, golds = [sample.completion for sample in flat], {identity: row.reference_answer for identity, row in rows}
+    grades = grader.grade_many(texts, [golds[sample.problem_id] for sample in flat], recipe.corpus.answer_form)
+    lengths = _token_counts(tokenizer, texts)
     limit = recipe.prompt.max_completion_tokens
     # As tokens they would end or forge a turn in the middle of a completion.
     control = [] if tokenizer is None else [t for t in control_tokens(tokenizer) if t not in (THINK_OPEN, THINK_CLOSE)]
@@ -152,16 +134,14 @@ def graded_demonstrations(
             tokens,
             sample.finished and tokens <= limit and not any(token in sample.completion for token in control),
         )
-        for (_, sample), grade, tokens in zip(flat, grades, lengths, strict=True)
-    ], cost
+        for sample, grade, tokens in zip(flat, grades, lengths, strict=True)
+    ], costs
 
 
-def _scripted(recipe: Recipe, identity: str, row: RawRow) -> list[Sample]:
-    spec = recipe.corpus.teacher
-    assert spec is not None
+def _scripted(spec: SamplerSpec, seed: int, identity: str, row: RawRow) -> list[Sample]:
     if row.question is None:
         raise UserError(f"the scripted teacher cannot solve source {row.source!r}; it knows the synthetic world only")
-    rng = random.Random(f"teacher {recipe.corpus.seed} {identity}")
+    rng = random.Random(f"teacher {seed} {identity}")
     texts = [teacher_completion(rng, row.question) for _ in range(spec.samples_per_problem)]
     return [Sample(identity, index, text, True, 0.0) for index, text in enumerate(texts)]
 
@@ -204,12 +184,11 @@ def _stored(recipe: Recipe, identities: list[str], end: str) -> dict[str, list[S
 
 def _token_counts(tokenizer: "PreTrainedTokenizerBase | None", texts: list[str]) -> list[int]:
     """Tokens of each text plus the end-of-turn token; 0 without a tokenizer."""
-    if tokenizer is None or not texts:
+    if tokenizer is None:
         return [0] * len(texts)
-    counts: list[int] = []
-    for start in range(0, len(texts), 1000):  # a batch at a time: token lists are larger than texts
-        counts += [len(ids) for ids in completion_ids(tokenizer, texts[start : start + 1000])]
-    return counts
+    # A batch at a time: token lists are larger than texts.
+    batches = (completion_ids(tokenizer, texts[start : start + 1000]) for start in range(0, len(texts), 1000))
+    return [len(ids) for batch in batches for ids in batch]
 
 
 def check_longest(tokens: int, recipe: Recipe) -> None:

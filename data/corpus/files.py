@@ -8,7 +8,8 @@ import gzip
 import io
 import json
 import sys
-from collections.abc import Collection, Iterator, Sequence
+import zlib
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from datetime import date, datetime, time
 from decimal import Decimal
 from pathlib import Path
@@ -19,7 +20,6 @@ from recipes.errors import UserError
 FORMATS = (".json", ".jsonl", ".csv", ".tsv", ".parquet")
 _COMPRESSED = (".gz", ".zst")
 _LFS_POINTER = b"version https://git-lfs.github.com/spec/"
-_OTHER_ENCODINGS = {b"\xff\xfe": "UTF-16", b"\xfe\xff": "UTF-16"}
 
 
 class Row(dict[str, Any]):
@@ -38,10 +38,6 @@ class Repeated(NamedTuple):
     """The values of a key that a JSON object has more than once, where they differ."""
 
     values: tuple[Any, ...]
-
-
-class _BadLineError(ValueError):
-    """A line that cannot be read; the message names it."""
 
 
 def read_file(path: Path, columns: Collection[str], names: Sequence[str] = ()) -> Iterator[Row]:
@@ -63,26 +59,29 @@ def read_file(path: Path, columns: Collection[str], names: Sequence[str] = ()) -
             f"{' or '.join(_COMPRESSED)} behind it, and {FORMATS[-1]}"
         )
     try:
+        with path.open("rb") as file:
+            if file.read(len(_LFS_POINTER)) == _LFS_POINTER:
+                raise ValueError("it is a pointer of Git LFS, not the data; run `git lfs pull` in its repository")
+        text = _text(path.read_bytes(), suffix) if kind != ".parquet" else ""
         if kind == ".parquet":
             rows = _parquet_rows(path, columns)
+        elif kind == ".csv":
+            rows = _table_rows(_csv_lines(text), (), columns, "quote values that contain commas")
+        elif kind == ".tsv":
+            lines = ((number, line.split("\t")) for number, line in _lines(text, " "))
+            rows = _table_rows(lines, names, columns, "a value cannot contain a tab or a newline")
         else:
-            text = _text(path.read_bytes(), suffix)
-            if kind == ".tsv":
-                rows = _tsv_rows(text, names, columns)
-            else:
-                rows = _csv_rows(text, columns) if kind == ".csv" else _JSON[kind](text)
+            rows = _json_rows(text) if kind == ".json" else _jsonl_rows(text)
         for row in rows:
             row.file = path.name
             yield row
-    except (OSError, EOFError, ValueError, RecursionError) as error:
+    except (OSError, EOFError, ValueError, RecursionError, zlib.error) as error:
         raise UserError(
             f"source file {path} cannot be read as {kind[1:]}: {str(error).splitlines()[0] or type(error).__name__}"
         ) from None
 
 
 def _text(content: bytes, suffix: str) -> str:
-    if content.startswith(_LFS_POINTER):
-        raise ValueError("it is a pointer of Git LFS, not the data; run `git lfs pull` in its repository")
     if suffix == ".gz":
         content = gzip.decompress(content)
     elif suffix == ".zst":
@@ -93,16 +92,23 @@ def _text(content: bytes, suffix: str) -> str:
                 content = stream.read()
         except zstandard.ZstdError as error:
             raise ValueError(str(error)) from None
-    if encoding := _OTHER_ENCODINGS.get(content[:2]):
-        raise ValueError(f"its encoding is {encoding}, not UTF-8; convert it with `iconv -f {encoding} -t UTF-8`")
+    if content[:2] in (b"\xff\xfe", b"\xfe\xff"):
+        raise ValueError("its encoding is UTF-16, not UTF-8; convert it with `iconv -f UTF-16 -t UTF-8`")
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         # The position counts from behind a byte order mark; the line does not.
         line = content.count(b"\n", 0, error.start) + 1
-        raise _BadLineError(
+        raise ValueError(
             f"line {line} is not UTF-8 (byte 0x{error.object[error.start]:02x}); convert the file to UTF-8"
         ) from None
+
+
+def _lines(text: str, blank: str = " \t\r") -> Iterator[tuple[int, str]]:
+    """The lines that do not consist of characters of `blank`, without their ends, and their numbers from 1."""
+    for number, line in enumerate(text.split("\n"), start=1):
+        if (line := line.removesuffix("\r")).strip(blank):
+            yield number, line
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -116,31 +122,23 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return made
 
 
-def _lines(text: str) -> Iterator[tuple[int, str]]:
-    """The lines that are not blank, without their ends, and their numbers from 1."""
-    for line_number, line in enumerate(text.split("\n"), start=1):
-        if line.strip(" \t\r"):
-            yield line_number, line.removesuffix("\r")
-
-
-def _jsonl_rows(text: str) -> Iterator[Row]:
-    for line_number, line in _lines(text):
-        try:
-            value = json.loads(line, object_pairs_hook=_object)
-        except (ValueError, RecursionError) as error:
-            reason = str(error)
-            if isinstance(error, json.JSONDecodeError):
-                reason = f"{error.msg.removesuffix(' at')} at column {error.colno}"
-            raise _BadLineError(f"line {line_number}: {reason}") from None
-        yield _row(value, f"line {line_number}", line_number)
-
-
 def _row(value: Any, at: str, line: int | None = None) -> Row:
     if not isinstance(value, dict):
-        raise _BadLineError(f"{at} is not an object; it must hold a list of objects, one per problem")
+        raise ValueError(f"{at} is not an object; it must hold a list of objects, one per problem")
     row = Row(value)
     row.line = line
     return row
+
+
+def _jsonl_rows(text: str) -> Iterator[Row]:
+    for number, line in _lines(text):
+        try:
+            value = json.loads(line, object_pairs_hook=_object)
+        except json.JSONDecodeError as error:
+            raise ValueError(f"line {number}: {error.msg.removesuffix(' at')} at column {error.colno}") from None
+        except (ValueError, RecursionError) as error:
+            raise ValueError(f"line {number}: {error}") from None
+        yield _row(value, f"line {number}", number)
 
 
 def _json_rows(text: str) -> Iterator[Row]:
@@ -162,52 +160,42 @@ def _json_rows(text: str) -> Iterator[Row]:
         rows = [dict(zip(rows, values, strict=True)) for values in zip(*rows.values(), strict=True)]
     if not isinstance(rows, list):
         raise ValueError("it must hold a list of objects, one per problem")
-    for row_number, value in enumerate(rows, start=1):
-        yield _row(value, f"row {row_number}")
+    for number, value in enumerate(rows, start=1):
+        yield _row(value, f"row {number}")
 
 
-_JSON = {".json": _json_rows, ".jsonl": _jsonl_rows}
-
-
-def _csv_rows(text: str, columns: Collection[str]) -> Iterator[Row]:
+def _csv_lines(text: str) -> Iterator[tuple[int, list[str]]]:
     csv.field_size_limit(sys.maxsize)
     reader = csv.reader(io.StringIO(text, newline=""), strict=True)
-    header: list[str] | None = None
-    while True:
-        line = reader.line_num + 1
-        try:
-            values = next(reader, None)
-        except csv.Error as error:
-            ended = "unexpected end" in str(error)
-            reason = "a quote that is opened there is never closed" if ended else str(error)
-            raise _BadLineError(f"line {line}: {reason}; a quote inside a quoted value is written twice") from None
-        if values is None:
-            return
-        if not values:  # a blank line
+    line = 1
+    try:
+        for values in reader:
+            if values:  # not a blank line
+                yield line, values
+            line = reader.line_num + 1
+    except csv.Error as error:
+        ended = "unexpected end" in str(error)
+        reason = "a quote that is opened there is never closed" if ended else str(error)
+        raise ValueError(f"line {line}: {reason}; a quote inside a quoted value is written twice") from None
+
+
+def _table_rows(
+    lines: Iterable[tuple[int, list[str]]], names: Sequence[str], columns: Collection[str], advice: str
+) -> Iterator[Row]:
+    """Rows of a table whose first line has the names of the columns, if `names` has none."""
+    for line, values in lines:
+        if not names:
+            if twice := [name for name in values if values.count(name) > 1 and name in columns]:
+                raise ValueError(f"line 1 has the column {twice[0]!r} twice; rename one")
+            # Without blanks around them unless a recipe or another column has the name as it is.
+            names = [name if name in columns or name.strip() in values else name.strip() for name in values]
             continue
-        if header is None:
-            header = _header(values, columns)
-            continue
-        yield _table_row(header, values, line, "quote values that contain commas")
-
-
-def _tsv_rows(text: str, names: Sequence[str], columns: Collection[str]) -> Iterator[Row]:
-    header = list(names) or None
-    for line_number, line in enumerate(text.split("\n"), start=1):
-        line = line.removesuffix("\r")
-        if not line.strip(" "):
-            continue
-        if header is None:
-            header = _header(line.split("\t"), columns)
-        else:
-            yield _table_row(header, line.split("\t"), line_number, "a value cannot contain a tab or a newline")
-
-
-def _header(names: list[str], columns: Collection[str]) -> list[str]:
-    """Names of columns, without blanks around them unless a recipe or another column has the name as it is."""
-    if twice := [name for name in names if names.count(name) > 1 and name in columns]:
-        raise _BadLineError(f"line 1 has the column {twice[0]!r} twice; rename one")
-    return [name if name in columns or name.strip() in names else name.strip() for name in names]
+        if len(values) != len(names):
+            raise ValueError(
+                f"line {line} has {len(values)} value{'s' * (len(values) != 1)} for {len(names)} columns "
+                f"({', '.join(names[:8])}){separator_hint(names) or f'; {advice}'}"
+            )
+        yield _row(dict(zip(names, values, strict=True)), "", line)
 
 
 def separator_hint(names: Collection[str]) -> str:
@@ -222,23 +210,9 @@ def separator_hint(names: Collection[str]) -> str:
     return ""
 
 
-def _table_row(header: Sequence[str], values: list[str], line: int, advice: str) -> Row:
-    if len(values) != len(header):
-        raise _BadLineError(
-            f"line {line} has {len(values)} value{'s' * (len(values) != 1)} for {len(header)} columns "
-            f"({', '.join(header[:8])}){separator_hint(header) or f'; {advice}'}"
-        )
-    row = Row(zip(header, values, strict=True))
-    row.line = line
-    return row
-
-
 def _parquet_rows(path: Path, columns: Collection[str]) -> Iterator[Row]:
     import pyarrow.parquet as pq
 
-    with path.open("rb") as file:
-        if file.read(len(_LFS_POINTER)) == _LFS_POINTER:
-            raise ValueError("it is a pointer of Git LFS, not the data; run `git lfs pull` in its repository")
     table = pq.ParquetFile(path)
     there = table.schema_arrow.names
     if twice := [name for name in there if there.count(name) > 1 and name in columns]:

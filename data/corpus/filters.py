@@ -7,10 +7,10 @@ import random
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from data.corpus.funnel import WITHHELD, Funnel
+from data.corpus.funnel import WITHHELD, Funnel, Reason
 from data.corpus.rows import problem_id
 from data.corpus.sources import RawRow, read_benchmark, read_source
-from data.corpus.text_match import BenchmarkIndex, near_duplicates
+from data.corpus.text_match import BenchmarkIndex, Contamination, near_duplicates
 from data.corpus.values import figure_mark, is_non_answer
 from data.grading.grader import Grader
 from data.pocket_world import TASKS, benchmark_questions
@@ -30,11 +30,11 @@ def apply_filters(
     recipe: Recipe,
     grader: Grader,
     tokenizer: "PreTrainedTokenizerBase | None",
-    done: Callable[[str, int], None] = lambda name, number: None,
+    done: Callable[[str], None] = lambda name: None,
 ) -> list[dict[str, Any]]:
     """Read all sources into an empty funnel and drop what cannot be a problem.
 
-    Without `tokenizer` lengths are not looked at. `done` is called after each filter with its name and number.
+    Without `tokenizer` lengths are not looked at. `done` is called after each filter with its name.
 
     Returns:
         The problems that are close to a benchmark question, each with that question.
@@ -47,32 +47,32 @@ def apply_filters(
     # Rows of all sources.
     funnel.take([row for source in spec.sources for row in read_source(source, spec.seed, locks.get(source.name))])
     if spec.figures == "reject":
-        marks = {n: mark for n, row in enumerate(funnel.kept) if (mark := figure_mark(row.problem)) is not None}
-        funnel.drop("figures", dict.fromkeys(marks, "needs_figure"), marks)
-    done("read", 1)
+        marks = ((n, figure_mark(row.problem)) for n, row in enumerate(funnel.kept))
+        funnel.drop("figures", {n: ("needs_figure", mark) for n, mark in marks if mark is not None})
+    done("read")
 
     # References the grader can compare with.
-    gradable = grader.are_gradable([row.reference_answer for row in funnel.kept])
+    golds = [row.reference_answer for row in funnel.kept]
+    gradable = grader.are_gradable(golds)
     unusable = {n: "gold_unparseable" for n, good in enumerate(gradable) if not good}
-    unusable |= {n: "gold_placeholder" for n, row in enumerate(funnel.kept) if is_non_answer(row.reference_answer)}
-    golds = {n: repr(funnel.kept[n].reference_answer) for n in unusable}
-    funnel.drop("reference answer", unusable, golds)
-    done("reference answers", 2)
+    unusable |= {n: "gold_placeholder" for n, gold in enumerate(golds) if is_non_answer(gold)}
+    funnel.drop("reference answer", {n: (reason, repr(golds[n])) for n, reason in unusable.items()})
+    done("reference answers")
 
     # Duplicates, exact and near.
     _drop_exact_duplicates(funnel, grader)
     if spec.near_duplicate is not None:
         _drop_near_duplicates(funnel, grader, spec.near_duplicate)
-    done("duplicates", 3)
+    done("duplicates")
 
     # Benchmark questions.
     contamination = _drop_contaminated(funnel, recipe)
-    done("decontamination", 4)
+    done("decontamination")
 
     # Length, with the tokenizer and template every arm uses.
     if tokenizer is not None:
         _drop_by_tokens(funnel, recipe, tokenizer)
-    done("length", 5)
+    done("length")
     return contamination
 
 
@@ -83,15 +83,13 @@ def _drop_exact_duplicates(funnel: Funnel, grader: Grader) -> None:
         copies.setdefault(problem_id(row.problem), []).append(index)
     repeated = [indices for indices in copies.values() if len(indices) > 1]
     agree = _agreeing(funnel, grader, [(later, indices[0]) for indices in repeated for later in indices[1:]])
-    reasons: dict[int, str] = {}
-    details: dict[int, str] = {}
+    reasons: dict[int, Reason] = {}
     for indices in repeated:
         if other := [later for later in indices[1:] if (later, indices[0]) not in agree]:
-            reasons.update(dict.fromkeys(indices, "conflicting_reference"))
-            details.update(dict.fromkeys(indices, _conflict(funnel, indices, other[0])))
+            reasons |= dict.fromkeys(indices, ("conflicting_reference", _conflict(funnel, indices, other[0])))
         else:
-            reasons.update(dict.fromkeys(indices[1:], "duplicate"))
-    funnel.drop("exact duplicates", reasons, details)
+            reasons |= dict.fromkeys(indices[1:], ("duplicate", None))
+    funnel.drop("exact duplicates", reasons)
 
 
 def _conflict(funnel: Funnel, copies: list[int], other: int) -> str:
@@ -110,13 +108,11 @@ def _drop_near_duplicates(funnel: Funnel, grader: Grader, threshold: float) -> N
     answers = [row.reference_answer for row in funnel.kept]
     pairs = list(near_duplicates([row.problem for row in funnel.kept], threshold, answers))
     agree = _agreeing(funnel, grader, [(later, earlier) for later, earlier, _ in pairs])
-    reasons: dict[int, str] = {}
-    details: dict[int, str] = {}
+    reasons: dict[int, Reason] = {}
     for later, earlier, similarity in pairs:
         if (later, earlier) in agree and earlier not in reasons:
-            reasons[later] = "near_duplicate"
-            details[later] = f"{similarity:.2f} like {problem_id(funnel.kept[earlier].problem)}"
-    funnel.drop("near-duplicates", reasons, details)
+            reasons[later] = "near_duplicate", f"{similarity:.2f} like {problem_id(funnel.kept[earlier].problem)}"
+    funnel.drop("near-duplicates", reasons)
 
 
 def _agreeing(funnel: Funnel, grader: Grader, pairs: list[tuple[int, int]]) -> set[tuple[int, int]]:
@@ -137,40 +133,33 @@ def _drop_contaminated(funnel: Funnel, recipe: Recipe) -> list[dict[str, Any]]:
     restricted = {item.name for item in spec.benchmarks if item.restricted}
     index = BenchmarkIndex(benchmarks, spec.ngram_words)
     world = _world_questions(recipe)
-    reasons, overlaps = {}, []
-    withheld = set()
+    overlaps: dict[int, dict[str, Any]] = {}
     for position, row in enumerate(funnel.kept):
         identity = problem_id(row.problem)
-        problem = row.problem
         # Questions of the synthetic world are a few numbers in a fixed wording: only equal ones are the same.
         if identity in world:
-            name, question, coverage, similarity = world[identity], row.problem, 1.0, 1.0
+            match, question = Contamination(world[identity], 0, 1.0, 1.0), row.problem
+        elif row.question is None and (found := index.find(row.problem, spec.coverage, spec.similarity)):
+            match, question = found, benchmarks[found.benchmark][found.question]
         else:
-            match = index.find(row.problem, spec.coverage, spec.similarity) if row.question is None else None
-            if match is None:
-                continue
-            name, question = match.benchmark, benchmarks[match.benchmark][match.question]
-            coverage, similarity = match.coverage, match.similarity
-            if name in restricted:  # a near-copy in the corpus would give the question away as well
-                withheld.add(position)
-                question, problem = f"question {match.question}, not copied", WITHHELD
-        reasons[position] = "benchmark_overlap"
-        overlaps.append(
-            {
-                "problem_id": identity,
-                "source": row.source,
-                "benchmark": name,
-                "coverage": coverage,
-                "similarity": similarity,
-                "problem": problem,
-                "question": question,
-            }
-        )
+            continue
+        # A near-copy in the corpus would give a restricted question away as well.
+        secret = match.benchmark in restricted
+        overlaps[position] = {
+            "problem_id": identity,
+            "source": row.source,
+            "benchmark": match.benchmark,
+            "coverage": match.coverage,
+            "similarity": match.similarity,
+            "problem": WITHHELD if secret else row.problem,
+            "question": f"question {match.question}, not copied" if secret else question,
+        }
     if restricted:  # what earlier filters removed may be close to a question too
         closed = BenchmarkIndex({name: benchmarks[name] for name in restricted}, spec.ngram_words)
         funnel.withhold(lambda text: closed.find(text, spec.coverage, spec.similarity) is not None)
-    funnel.drop("benchmark questions", reasons, withheld=withheld)
-    return overlaps
+    withheld = {position for position, overlap in overlaps.items() if overlap["problem"] == WITHHELD}
+    funnel.drop("benchmark questions", dict.fromkeys(overlaps, ("benchmark_overlap", None)), withheld)
+    return [*overlaps.values()]
 
 
 def _world_questions(recipe: Recipe) -> dict[str, str]:
@@ -191,15 +180,13 @@ def _drop_by_tokens(funnel: Funnel, recipe: Recipe, tokenizer: "PreTrainedTokeni
     """Drop problems that contain a control token or whose rendered prompt is too long."""
     control, limit = control_tokens(tokenizer), recipe.prompt.max_prompt_tokens
     funnel.prompt_tokens = prompt_lengths(tokenizer, [row.problem for row in funnel.kept], recipe.prompt)
-    details = {
-        n: f"{tokens} tokens, prompt.max_prompt_tokens is {limit}"
-        for n, tokens in enumerate(funnel.prompt_tokens)
-        if tokens > limit
-    }
-    reasons = dict.fromkeys(details, "too_long") | {
-        n: "control_token" for n, row in enumerate(funnel.kept) if any(token in row.problem for token in control)
-    }
-    funnel.drop("length", reasons, {n: text for n, text in details.items() if reasons[n] == "too_long"})
+    reasons: dict[int, Reason] = {}
+    for n, (row, tokens) in enumerate(zip(funnel.kept, funnel.prompt_tokens, strict=True)):
+        if any(token in row.problem for token in control):
+            reasons[n] = "control_token", None
+        elif tokens > limit:
+            reasons[n] = "too_long", f"{tokens} tokens, prompt.max_prompt_tokens is {limit}"
+    funnel.drop("length", reasons)
 
 
 def prompt_lengths(tokenizer: "AnyTokenizer", problems: Sequence[str], prompt: PromptSpec) -> list[int]:
@@ -239,7 +226,7 @@ def split_problems(funnel: Funnel, recipe: Recipe, where: str = "") -> tuple[lis
             f"corpus.train_problems{' or corpus.heldout_problems' if heldout else ''}, or add problems"
         )
     train = available[:count]
-    heldout_and_train = [funnel.kept[n] for n in heldout], [funnel.kept[n] for n in train]
-    chosen = taken | set(train)
-    funnel.drop("sampling", {n: "not_sampled" for n in range(len(funnel.kept)) if n not in chosen})
-    return heldout_and_train
+    rows = [funnel.kept[n] for n in heldout], [funnel.kept[n] for n in train]
+    left_over = {*range(len(funnel.kept))} - taken - {*train}
+    funnel.drop("sampling", dict.fromkeys(left_over, ("not_sampled", None)))
+    return rows

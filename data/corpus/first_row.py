@@ -10,7 +10,8 @@ from data.corpus.files import Row, separator_hint
 from data.corpus.sources import listed, published_rows
 from recipes.corpus_schema import DataFiles
 from recipes.errors import UserError, collected
-from recipes.loading import PREPARE, similar_file
+from recipes.loading import PREPARE
+from recipes.suggestions import similar_file
 
 _SHOWN_CHARS = 60
 

@@ -11,6 +11,8 @@ from data.corpus.values import figure_mark
 _SHOWN_CHARS = 300
 _SHOWN_ON_CONSOLE = 160
 WITHHELD = "(not copied: too close to a restricted benchmark)"
+Reason = tuple[str, str | None]
+"""Why a row is removed, and more about it."""
 
 
 class Funnel:
@@ -40,36 +42,27 @@ class Funnel:
         """Add rows and remove those that their source rejected; the first filter, called `mapped`."""
         self.total = len(rows)
         self.kept = rows
-        rejected = {index: row for index, row in enumerate(rows) if row.reject}
-        details = {index: row.detail for index, row in rejected.items() if row.detail is not None}
         self.repaired = dict(sorted(Counter(kind for row in rows if not row.reject for kind in row.repairs).items()))
-        self.drop("mapped", {index: str(row.reject) for index, row in rejected.items()}, details)
+        self.drop("mapped", {index: (row.reject, row.detail) for index, row in enumerate(rows) if row.reject})
 
-    def drop(
-        self,
-        step: str,
-        reasons: dict[int, str],
-        details: dict[int, str] | None = None,
-        withheld: Collection[int] = (),
-    ) -> None:
+    def drop(self, step: str, reasons: dict[int, Reason], withheld: Collection[int] = ()) -> None:
         """Remove rows.
 
-        `reasons`: index in `kept` -> why the row is removed. `details`: more about some of them. `withheld`: rows whose
-        texts must not be written.
+        `reasons`: index in `kept` -> why the row is removed. `withheld`: rows whose texts must not be written.
         """
-        for index, reason in sorted(reasons.items()):
+        for index, (reason, detail) in sorted(reasons.items()):
             row = self.kept[index]
             reject: dict[str, Any] = {"source": row.source, "row": row.row_number, "reason": reason}
             if row.line is not None:
                 reject["line"] = row.line
-            if details and index in details:
-                reject["detail"] = details[index]
+            if detail is not None:
+                reject["detail"] = detail
             texts = {"problem": row.problem, "reference_answer": row.reference_answer}
             shown = {key: WITHHELD if index in withheld else text[:_SHOWN_CHARS] for key, text in texts.items()}
             self.rejects.append(reject | shown)
-            self._first.setdefault(reason, f"{row.at}: {reject['detail']}" if "detail" in reject else row.at)
+            self._first.setdefault(reason, row.at if detail is None else f"{row.at}: {detail}")
         self.kept = [row for index, row in enumerate(self.kept) if index not in reasons]
-        counts = dict(sorted(Counter(reasons.values()).items()))
+        counts = dict(sorted(Counter(reason for reason, _ in reasons.values()).items()))
         self.steps.append({"step": step, "left": len(self.kept), "removed": counts})
 
     def withhold(self, is_close: Callable[[str], bool]) -> None:

@@ -3,6 +3,7 @@
 import difflib
 import re
 from collections.abc import Collection, Iterator, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple, TypeGuard
 
 from data.corpus.fields import (
@@ -98,35 +99,21 @@ def source_fields(spec: SourceSpec) -> list[str]:
 def _pocket_rows(spec: SourceSpec, seed: int) -> Iterator[RawRow]:
     for split, pool in POCKET_POOL.items():
         for index, question in enumerate(corpus_problems(seed, split, pool)):
-            yield RawRow(
-                spec.name,
-                index,
-                question.problem,
-                question.reference_answer,
-                str(question.level),
-                question=question,
-                heldout=split == "heldout",
-            )
+            row = RawRow(spec.name, index, question.problem, question.reference_answer, str(question.level))
+            yield row._replace(question=question, heldout=split == "heldout")
 
 
 def read_rows(
     files: DataFiles, fields: Sequence[str], lock: dict[str, Any] | None, optional: Sequence[str] = ()
-) -> list[dict[str, Any]]:
+) -> Iterator[dict[str, Any]]:
     """The rows of all files of a source with the values of `fields`; see `fields.py` for what a field can be.
 
     A field of `optional` that a row does not have is None.
 
     Raises:
-        UserError: a file is missing, unreadable, empty or changed, no row has one of the fields, or a template does not
-            fit a row.
+        UserError: a file is missing, unreadable, empty or changed, or a template does not fit a row; after the last
+            row, if none has one of the fields.
     """
-    return list(iterate_rows(files, fields, lock, optional))
-
-
-def iterate_rows(
-    files: DataFiles, fields: Sequence[str], lock: dict[str, Any] | None, optional: Sequence[str] = ()
-) -> Iterator[dict[str, Any]]:
-    """The rows of `read_rows`, one after the other; what concerns all rows is raised after the last."""
     wanted = [*fields, *optional]
     for row_number, row in enumerate(published_rows(files, fields, lock, optional), start=1):
         try:
@@ -143,14 +130,11 @@ class _Everything(frozenset[str]):
         return True
 
 
-def raw_rows(files: DataFiles, fields: Sequence[str], lock: dict[str, Any] | None) -> list[Row]:
+def raw_rows(files: DataFiles, fields: Sequence[str], lock: dict[str, Any] | None) -> list[dict[str, Any]]:
     """The rows of all files of a source as they are published, with the columns that `fields` read."""
     columns = _columns(files, fields)
-    rows = [row for path in locate(files, lock) for row in read_file(path, columns, files.columns)]
-    for row in rows:
-        for name in [name for name in row if name not in columns]:
-            del row[name]
-    return rows
+    rows = (row for path in locate(files, lock) for row in read_file(path, columns, files.columns))
+    return [{name: value for name, value in row.items() if name in columns} for row in rows]
 
 
 def _columns(files: DataFiles, fields: Sequence[str]) -> Collection[str]:
@@ -189,12 +173,12 @@ def _require_columns(files: DataFiles, fields: Sequence[str], names: set[str]) -
     for field in fields:
         column = field.split(".")[0]
         if not is_template(field) and field not in names and column not in names:
-            near = difflib.get_close_matches(column.casefold(), [name.casefold().strip() for name in names], 1, 0.75)
-            meant = next((name for name in sorted(names) if near and name.casefold().strip() == near[0]), None)
+            known = {name.casefold().strip(): name for name in sorted(names, reverse=True)}
+            near = difflib.get_close_matches(column.casefold(), known, 1, 0.75)
+            meant = f"; did you mean {known[near[0]]!r}?" if near else ""
             raise UserError(
                 f"source {files.name}: {files.path or files.dataset} has no column {column!r}; it has "
-                f"{listed(names)}"
-                + (separator_hint(names) or (f"; did you mean {meant!r}?" if meant is not None else ""))
+                f"{listed(names)}{separator_hint(names) or meant}"
             )
 
 
@@ -208,14 +192,30 @@ def listed(names: Collection[str]) -> str:
 def read_benchmark(spec: BenchmarkTexts, lock: dict[str, Any] | None) -> list[str]:
     """The questions of a benchmark, as texts to compare with. Raises UserError like `read_rows`."""
     spec = chosen(spec, lock)
-    rows = read_rows(spec, list(spec.text_fields), lock)
+    rows = read_rows(spec, spec.text_fields, lock)
     return ["\n".join(_joined(row[field]) for field in spec.text_fields if row[field]) for row in rows]
 
 
 def not_compared(recipe: Recipe) -> list[str]:
-    """Benchmarks of the suite whose questions the recipe does not compare the corpus with."""
-    known = {*TASKS, "heldout", *(item.name for item in recipe.corpus.decontamination.benchmarks)}
-    return sorted({item.name for item in recipe.suite.benchmarks} - known) if recipe.suite is not None else []
+    """Benchmarks of the suite whose questions the recipe does not compare the corpus with, one for each file.
+
+    A benchmark counts as compared if its name is listed, or its file under another name.
+    """
+    listed = recipe.corpus.decontamination.benchmarks
+    known: set[Any] = {*TASKS, "heldout", *(item.name for item in listed), *map(_place, listed)}
+    missing: dict[Any, str] = {}
+    for item in recipe.suite.benchmarks if recipe.suite is not None else ():
+        place = item.name if item.data is None else _place(item.data)
+        if item.name not in known and place not in known:
+            missing.setdefault(place, item.name)
+    return sorted(missing.values())
+
+
+def _place(files: DataFiles) -> tuple[str, ...]:
+    """Where rows come from, equal for two names of the same files."""
+    if files.kind == "file":
+        return (str(Path(str(files.path)).resolve()),)
+    return (files.kind, str(files.dataset), *files.files)
 
 
 def _joined(value: Any) -> str:
@@ -229,7 +229,8 @@ def _map_row(spec: SourceSpec, index: int, row: Row) -> RawRow:
     raw = RawRow(spec.name, index, "", "", None, file=row.file, line=row.line)
     try:
         raw = raw._replace(problem=str(field_value(row, spec.problem_field) or ""))
-        raw = raw._replace(level=_level(spec, row))
+        level = field_value(row, spec.level_field) if spec.level_field else None
+        raw = raw._replace(level=None if level is None else _writable(re.sub(r"\.0$", "", str(level))))
         raw = raw._replace(problem=_problem(spec, row))
         if spec.levels is not None and raw.level not in spec.levels:
             raise _UnusableError("level_excluded")
@@ -245,11 +246,6 @@ def _map_row(spec: SourceSpec, index: int, row: Row) -> RawRow:
     return raw._replace(problem=shown, reject=reason, detail=None if detail is None else _writable(detail))
 
 
-def _level(spec: SourceSpec, row: Row) -> str | None:
-    level = field_value(row, spec.level_field) if spec.level_field else None
-    return None if level is None else _writable(re.sub(r"\.0$", "", str(level)))
-
-
 def _writable(text: str) -> str:
     return text.encode("utf-8", "backslashreplace").decode()
 
@@ -263,16 +259,17 @@ def _problem(spec: SourceSpec, row: Row) -> str:
     value, answer = field_value(row, spec.problem_field), field_value(row, spec.answer_field)
     for field, given in ((spec.problem_field, value), (spec.answer_field, answer)):
         if given is None:
-            raise _missing(field, row)
+            column = field.split(".")[0]
+            if field in row or column in row:
+                raise _UnusableError("missing_field", f"{field} is null")
+            raise _UnusableError("missing_column", f"no column {column!r}; the row has {listed(row)}")
     if value == "":
         raise _UnusableError("empty_problem")
     try:
         text = as_text(value)
     except NoTextError as error:
-        hint = ""
-        if _is_chat(value):
-            key = next(key for key in _ROLES if key in value[0])
-            hint = f"; name one message, as in `problem_field: {spec.problem_field}.0.{key}`"
+        key = next(key for key in _ROLES if key in value[0]) if _is_chat(value) else None
+        hint = f"; name one message, as in `problem_field: {spec.problem_field}.0.{key}`" if key else ""
         raise _UnusableError("problem_is_no_text", f"{error}{hint}") from None
     if not text.strip():
         raise _UnusableError("empty_problem")
@@ -282,13 +279,6 @@ def _problem(spec: SourceSpec, row: Row) -> str:
         if role in _OTHER_ROLES:
             raise _UnusableError("not_the_user", _which_is_the_user(message, last, str(role), row))
     return text
-
-
-def _missing(field: str, row: Row) -> _UnusableError:
-    column = field.split(".")[0]
-    if field in row or column in row:
-        return _UnusableError("missing_field", f"{field} is null")
-    return _UnusableError("missing_column", f"no column {column!r}; the row has {listed(row)}")
 
 
 def _which_is_the_user(message: str, text: str, role: str, row: Row) -> str:
@@ -301,11 +291,8 @@ def _which_is_the_user(message: str, text: str, role: str, row: Row) -> str:
 
 
 def _is_chat(value: Any) -> TypeGuard[list[dict[str, Any]]]:
-    return (
-        isinstance(value, list)
-        and bool(value)
-        and all(isinstance(item, dict) and not _ROLES.keys().isdisjoint(item) for item in value)
-    )
+    messages = value if isinstance(value, list) else []
+    return bool(messages) and all(isinstance(item, dict) and not _ROLES.keys().isdisjoint(item) for item in messages)
 
 
 def _is_one_of(value: Any, allowed: Sequence[str]) -> bool:
@@ -356,8 +343,9 @@ def _reference(spec: SourceSpec, row: Row) -> tuple[str, tuple[str, ...]]:
         answer = text.rpartition("####")[2] if "####" in text else None
     else:
         answer = text
-    if answer is None or not answer.strip():
-        raise _UnusableError("no_reference_answer", None if answer is not None else _where_looked(spec))
+    if answer is None:
+        place = "box" if spec.answer_in == "boxed" else "####"
+        raise _UnusableError("no_reference_answer", f"{spec.answer_field} has no {place}")
     answer, more = repaired(answer, answer=True)
     if not answer.strip():
         raise _UnusableError("no_reference_answer")
@@ -371,7 +359,3 @@ def _how_to_join(field: str, row: Row) -> str:
         return ""
     read = " | from_json" if isinstance(row.get(column), str) else ""
     return f"; a template can join them: {{{{ {column}{read} | join(', ') }}}}"
-
-
-def _where_looked(spec: SourceSpec) -> str:
-    return f"{spec.answer_field} has no {'box' if spec.answer_in == 'boxed' else '####'}"

@@ -24,11 +24,15 @@ _MAX_FACTORIAL = 10_000
 _LOST, _KEPT = 3300, 330  # bits that cancel in a sum: with more the sum is zero, with fewer it has 1,000 digits
 
 
-class NotReadableError(ValueError):
+class FormulaError(Exception):
+    """A text has no value, or none that is known."""
+
+
+class NotReadableError(FormulaError):
     """The text is not a formula of the kind read here."""
 
 
-class OutOfRangeError(ArithmeticError):
+class OutOfRangeError(FormulaError):
     """The value exists but is too large, too small or too costly to compute."""
 
 
@@ -111,7 +115,7 @@ def power(base: Any, exponent: Any, odd_roots: bool = False) -> Any:
         exact = _exact_root(base, exponent.denominator, odd_roots)
         if exact is not None:
             return power(exact, Fraction(exponent.numerator))
-    if odd_roots and _is_odd_root(base, exponent):
+    if odd_roots and is_odd_root(base, exponent):
         value = power(-base, exponent)
         return -value if exponent.numerator % 2 else value
     base, exponent = real(base), real(exponent)
@@ -120,7 +124,8 @@ def power(base: Any, exponent: Any, odd_roots: bool = False) -> Any:
     return checked(MATH.power(base, exponent))
 
 
-def _is_odd_root(base: Any, exponent: Any) -> bool:
+def is_odd_root(base: Any, exponent: Any) -> bool:
+    """Whether a power is a root of a negative number that may be read as a real number."""
     odd = isinstance(exponent, Fraction) and exponent.denominator > 1 and exponent.denominator % 2 == 1
     return odd and not MATH.im(real(base)) and bool(base < 0)
 
@@ -148,7 +153,7 @@ def root(value: Any, index: Any) -> Any:
     return power(value, divide(Fraction(1), index), odd_roots=True)
 
 
-def _whole(value: Any, limit: int) -> int | None:
+def whole(value: Any, limit: float = math.inf) -> int | None:
     """A whole number as an int, None for other numbers."""
     if not isinstance(value, Fraction) or value.denominator != 1:
         return None
@@ -157,28 +162,20 @@ def _whole(value: Any, limit: int) -> int | None:
     return int(value)
 
 
-def factorial(value: Any) -> Any:
-    """`value!` of a whole number."""
-    number = _whole(value, _MAX_FACTORIAL)
+def factorial(value: Any, double: bool = False) -> Any:
+    """`value!` of a whole number; `double`: `value!!`, the product of every second one."""
+    number = whole(value, _MAX_FACTORIAL)
     if number is None or number < 0:
         raise NotReadableError("factorial of a number that is not whole")
-    return Fraction(math.factorial(number))
-
-
-def double_factorial(value: Any) -> Any:
-    """`value!!`, the product of every second whole number."""
-    number = _whole(value, _MAX_FACTORIAL)
-    if number is None or number < 0:
-        raise NotReadableError("double factorial of a number that is not whole")
-    return Fraction(math.prod(range(number, 0, -2)))
+    return Fraction(math.prod(range(number, 0, -2)) if double else math.factorial(number))
 
 
 def binomial(top: Any, bottom: Any) -> Any:
     """The binomial coefficient of whole numbers."""
-    numbers = _whole(top, _MAX_FACTORIAL), _whole(bottom, _MAX_FACTORIAL)
-    if numbers[0] is None or numbers[1] is None or numbers[0] < 0:
+    first, second = whole(top, _MAX_FACTORIAL), whole(bottom, _MAX_FACTORIAL)
+    if first is None or second is None or first < 0:
         raise NotReadableError("binomial coefficient of numbers that are not whole")
-    return Fraction(math.comb(numbers[0], numbers[1])) if numbers[1] >= 0 else Fraction(0)
+    return Fraction(math.comb(first, second)) if second >= 0 else Fraction(0)
 
 
 def floor(value: Any, up: bool = False) -> Any:

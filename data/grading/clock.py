@@ -4,46 +4,45 @@ Python cannot interrupt a thread, so the readers and the arithmetic ask the cloc
 operation between two checks is bounded in size. Waiting for a free worker does not count.
 """
 
+import math
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-
-_current = threading.local()
 
 
 class OutOfTimeError(Exception):
     """The comparison has used up its time."""
 
 
-class Clock:
-    """Wall-clock limit of one comparison, however many questions it has for the algebra system."""
+class _Clock(threading.local):
+    deadline = math.inf
 
-    def __init__(self, seconds: float) -> None:
-        self.deadline = time.monotonic() + seconds
 
-    def seconds_left(self) -> float:
-        """Seconds until the limit; negative once it has passed."""
-        return self.deadline - time.monotonic()
-
-    def waited(self, seconds: float) -> None:
-        """Leave out seconds in which the comparison waited for a free worker."""
-        self.deadline += seconds
+_clock = _Clock()
 
 
 @contextmanager
-def limited(clock: Clock) -> Iterator[None]:
-    """Let `check` in this thread raise `OutOfTimeError` once the clock has run out."""
-    before = getattr(_current, "clock", None)
-    _current.clock = clock
+def limited(seconds: float) -> Iterator[None]:
+    """Let `check` in this thread raise `OutOfTimeError` after so many seconds."""
+    before, _clock.deadline = _clock.deadline, time.monotonic() + seconds
     try:
         yield
     finally:
-        _current.clock = before
+        _clock.deadline = before
 
 
 def check() -> None:
-    """Raise `OutOfTimeError` if the comparison of this thread is over its limit; without a clock, return."""
-    clock = getattr(_current, "clock", None)
-    if clock is not None and clock.deadline < time.monotonic():
+    """Raise `OutOfTimeError` if the comparison of this thread is over its limit."""
+    if seconds_left() < 0:
         raise OutOfTimeError
+
+
+def seconds_left() -> float:
+    """Seconds until the limit of this thread; negative once it has passed."""
+    return _clock.deadline - time.monotonic()
+
+
+def waited(seconds: float) -> None:
+    """Leave out seconds in which the comparison of this thread waited for a free worker."""
+    _clock.deadline += seconds

@@ -9,10 +9,8 @@ The conventions are listed in docs/grading.md; the debatable ones are switches o
 import re
 from collections import Counter
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import replace
 
-from data.grading.arithmetic import NotReadableError, OutOfRangeError
 from data.grading.clock import check
 from data.grading.names import is_quantity, named_apart, renamed, same_but_for_name
 from data.grading.policy import Policy, rounds_to
@@ -20,17 +18,23 @@ from data.grading.real_sets import same_set
 from data.grading.statements import NAME, states_value
 from data.grading.tree import NO_LETTER, SETS, Collection, Leaf, Node, Relation, canonical, split
 from data.grading.units import converted, spaced_symbol
-from data.grading.values import evaluate, is_formula, proportional, same_value
+from data.grading.values import is_formula, number, proportional, same_value
 from data.grading.words import canonical_words
 
 Algebra = Callable[[str, str], bool]
 """Whether two LaTeX expressions are equal according to an algebra system. May raise."""
+Note = Callable[[str], object]
+"""Called with every rule that is applied."""
 
 _SINGLE_NAME = re.compile(r"\\?[A-Za-z](?:_\S+)?(?:\(.*\))?$")
 _CALCULUS = re.compile(rf"\\(?:i?int|oint|lim|sum|prod){NO_LETTER}")
 _ONLY_FORMULA = re.compile(r"[\x20-\x7e]+")
 _DEGREE = r"*\pi/180"
 _UNORDERED = ("several", "set", "union")
+
+
+def ignore(rule: str) -> None:
+    """Take no note of a rule."""
 
 
 class Comparison:
@@ -42,34 +46,29 @@ class Comparison:
         note: called with the rule that decided a comparison, for explanations.
     """
 
-    def __init__(self, algebra: Algebra, policy: Policy, note: Callable[[str], None] = lambda rule: None) -> None:
+    def __init__(self, algebra: Algebra, policy: Policy, note: Note = ignore) -> None:
         self.algebra, self.policy, self.note = algebra, policy, note
 
     def same(self, answer: Node, reference: Node) -> bool:
         """Whether two answers are equal."""
         check()
-        if isinstance(answer, Relation) or isinstance(reference, Relation):
-            return self._same_relation(answer, reference)
-        if isinstance(answer, Leaf) and isinstance(reference, Leaf):
-            return self._same_leaf(answer, reference)
-        if isinstance(answer, Leaf):
-            assert isinstance(reference, Collection)
-            return self._leaf_and_collection(answer, reference)
-        if isinstance(reference, Leaf):
-            return self._leaf_and_collection(reference, answer)
-        return self._same_collection(answer, reference)
+        match answer, reference:
+            case Leaf(), Leaf():
+                return self._same_leaf(answer, reference)
+            case Collection(), Collection():
+                return self._same_collection(answer, reference)
+            case (Leaf() as leaf, Collection() as other) | (Collection() as other, Leaf() as leaf):
+                return self._leaf_and_collection(leaf, other)
+        return self._same_relation(answer, reference)
 
     def _leaf_and_collection(self, leaf: Leaf, other: Collection) -> bool:
         if other.kind == "congruence":  # 3 (mod 5) for 3
             value, modulus = other.items
             number, whole = _whole(leaf), _whole(modulus)
             self.note("a residue")
-            return (
-                number is not None
-                and whole is not None
-                and abs(number) < whole
-                and _residues(leaf, whole) == _residues(value, whole)
-            )
+            if number is None or whole is None or abs(number) >= whole:
+                return False
+            return _residues(leaf, whole) == _residues(value, whole)
         if other.kind in SETS and (equal := same_set(leaf, other)) is not None:
             self.note("sets of real numbers")
             return equal
@@ -97,16 +96,9 @@ class Comparison:
             return self._same_ratio(answer, reference)
         if kinds == {"cases"}:
             return self._same_cases(answer, reference)
-        if (names := named_apart(answer)) and names == named_apart(reference):
-            pairs = [
-                (item, other)
-                for item in answer.items
-                for other in reference.items
-                if isinstance(item, Leaf)
-                and isinstance(other, Leaf)
-                and canonical_words(item.name) == canonical_words(other.name)
-            ]
-            return all(self.same(item, other) for item, other in pairs)
+        named, others = named_apart(answer), named_apart(reference)
+        if named and named.keys() == others.keys():
+            return all(self.same(item, others[name]) for name, item in named.items())
         if kinds == {"matrix", "ordered"}:
             answer, reference = _entries(answer), _entries(reference)
         if kinds == {"several", "ordered"}:
@@ -121,20 +113,19 @@ class Comparison:
                 return self._same_numbers_of_each(answer.items, reference.items)
             return self._same_items(answer.items, reference.items)
         if {answer.kind, reference.kind} <= {"sequence", *_UNORDERED} and "sequence" in kinds:
-            return len(answer.items) == len(reference.items) and self._in_order(answer, reference)
+            return self._in_order(answer, reference)
         if answer.kind in _UNORDERED or reference.kind in _UNORDERED:  # a set of one pair is that pair
             several, single = (answer, reference) if answer.kind in _UNORDERED else (reference, answer)
             return all(self.same(item, single) for item in several.items)
         if kinds == {"intersection"}:
             return self._same_items(answer.items, reference.items)
         self.note("the same parts in the same order")
-        return (
-            (answer.kind, answer.brackets, len(answer.items))
-            == (reference.kind, reference.brackets, len(reference.items))
-        ) and self._in_order(answer, reference)
+        alike = (answer.kind, answer.brackets) == (reference.kind, reference.brackets)
+        return alike and self._in_order(answer, reference)
 
     def _in_order(self, answer: Collection, reference: Collection) -> bool:
-        return all(self.same(item, other) for item, other in zip(answer.items, reference.items, strict=True))
+        pairs = zip(answer.items, reference.items, strict=False)
+        return len(answer.items) == len(reference.items) and all(self.same(item, other) for item, other in pairs)
 
     def _same_items(self, left: tuple[Node, ...], right: tuple[Node, ...]) -> bool:
         """Whether two collections have the same members, however often and in whatever order."""
@@ -331,10 +322,8 @@ class Comparison:
 
 def _is_small(text: str) -> bool:
     """Whether a text is a number between -1 and 1."""
-    with suppress(NotReadableError, OutOfRangeError):
-        value = evaluate(text)
-        return not value.names and abs(value.value) < 1
-    return False
+    value = number(text)
+    return value is not None and abs(value) < 1
 
 
 def _can_equal_itself(text: str) -> bool:
@@ -373,12 +362,10 @@ def _residues(node: Node, modulus: int | None) -> set[int] | None:
 
 def _entries(node: Collection) -> Collection:
     """A matrix of one row or one column as the tuple of its entries; other nodes unchanged."""
-    if node.kind != "matrix":
-        return node
     rows = [row.items for row in node.items if isinstance(row, Collection)]
-    if len(rows) == 1:
-        return Collection("ordered", rows[0], "()")
-    return Collection("ordered", tuple(row[0] for row in rows), "()") if all(len(row) == 1 for row in rows) else node
+    if node.kind != "matrix" or (len(rows) > 1 and any(len(row) > 1 for row in rows)):
+        return node
+    return Collection("ordered", tuple(item for row in rows for item in row), "()")
 
 
 def _in_order_of(answer: Collection, reference: Collection) -> Collection:
@@ -391,9 +378,8 @@ def _in_order_of(answer: Collection, reference: Collection) -> Collection:
 
 def _solution(node: Collection) -> Collection:
     """`x = 1, y = 2` as the pair (1, 2), in alphabetical order of the names; other nodes unchanged."""
-    names = [item.name for item in node.items if isinstance(item, Leaf) and _SINGLE_NAME.match(item.name)]
-    if node.kind != "several" or len(set(names)) < len(node.items):
+    leaves = [item for item in node.items if isinstance(item, Leaf) and _SINGLE_NAME.match(item.name)]
+    if node.kind != "several" or len({leaf.name for leaf in leaves}) < len(node.items):
         return node
-    items = sorted(node.items, key=lambda item: item.name if isinstance(item, Leaf) else "")
-    unnamed = tuple(Leaf(**(vars(item) | {"name": ""})) for item in items)
-    return Collection("ordered", unnamed, "()")
+    unnamed = (replace(leaf, name="") for leaf in sorted(leaves, key=lambda leaf: leaf.name))
+    return Collection("ordered", tuple(unnamed), "()")

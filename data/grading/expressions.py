@@ -5,11 +5,10 @@ r"""Sums, products, powers and numbers of a formula, and what surrounds them.
 
 import re
 from collections.abc import Mapping
-from fractions import Fraction
 from typing import Any
 
 from data.grading import arithmetic
-from data.grading.arithmetic import MATH, NotReadableError, real
+from data.grading.arithmetic import MATH, NotReadableError
 from data.grading.functions import FUNCTIONS, LISTS
 from data.grading.tokens import GREEK, Cursor, number_of
 
@@ -17,10 +16,22 @@ _MAX_DEPTH = 60
 
 FRACTIONS = ("frac", "dfrac", "tfrac", "cfrac")
 BINOMIALS = ("binom", "dbinom", "tbinom")
+LOGARITHMS = ("log", "ln", "lg")
 ACCENTS = ("overline", "bar", "vec", "hat", "tilde", "widehat", "angle", "triangle", "measuredangle", "overrightarrow")
 CLOSING = {"(": ")", "[": "]", "{": "}"}
 _AROUND = {"\\lfloor": "\\rfloor", "\\lceil": "\\rceil"}
 NUMBER_WORDS = ("sqrt", "pi", "binom", "exp", "infinity", "cbrt")
+_OPERATIONS = {
+    **dict.fromkeys(("*", "\\cdot", "\\times", "\\ast"), arithmetic.multiply),
+    **dict.fromkeys(("/", "\\div", "\\over"), arithmetic.divide),
+    "\\choose": arithmetic.binomial,
+}
+_FACTORS = {
+    *(f"\\{name}" for name in (*GREEK, *FUNCTIONS, *LISTS, *FRACTIONS, *BINOMIALS, *LOGARITHMS, *ACCENTS)),
+    *(f"\\{name}" for name in ("sqrt", "pi", "sum", "prod", "begin")),
+    *_AROUND,
+}
+"""Commands that can start a factor of a product without a sign."""
 
 
 class Expression(Cursor):
@@ -44,8 +55,7 @@ class Expression(Cursor):
         if self.depth > _MAX_DEPTH:
             raise NotReadableError("nested too deeply")
         total = self.product(stop)
-        while self.peek() in ("+", "-"):
-            sign = self.take()
+        while sign := self.accept("+", "-"):
             term = self.product(stop)
             total = arithmetic.add(total, term if sign == "+" else -term)
         self.depth -= 1
@@ -54,23 +64,18 @@ class Expression(Cursor):
     def product(self, stop: str) -> Any:
         """A product or quotient, also without a sign between its factors."""
         value = self.signed(stop)
-        while True:
-            token = self.peek()
-            if token in ("*", "\\cdot", "\\times", "\\ast"):
+        while token := self.peek():
+            if token in _OPERATIONS:
                 self.take()
-                self.refuse_products_of_sets(token)
-                value = arithmetic.multiply(value, self.signed(stop))
-            elif token in ("/", "\\div", "\\over"):
-                self.take()
-                value = arithmetic.divide(value, self.signed(stop))
-            elif token == "\\choose":
-                self.take()
-                value = arithmetic.binomial(value, self.signed(stop))
-            elif token and token != stop and self.starts_atom(token):
+                if token == "\\times":
+                    self.refuse_products_of_sets()
+                value = _OPERATIONS[token](value, self.signed(stop))
+            elif token != stop and (token in _FACTORS or token[0].isalnum() or token[0] in "([{|."):
                 self.refuse_adjacent_numbers(token)
                 value = arithmetic.multiply(value, self.power(stop))
             else:
-                return value
+                break
+        return value
 
     def refuse_adjacent_numbers(self, token: str) -> None:
         """`2 3` and `x 2` are no products: a sign between them is missing."""
@@ -78,96 +83,67 @@ class Expression(Cursor):
         if token[0].isdigit() and (before[-1].isdigit() or before.isalpha()):
             raise NotReadableError("a number behind a number")
 
-    def refuse_products_of_sets(self, sign: str) -> None:
+    def refuse_products_of_sets(self) -> None:
         r"""`A \times B` and `\vec a \times \vec b` are not `B \times A`."""
         names = self.peek(-2), self.peek()
-        if sign == "\\times" and (names[1] == "\\vec" or all(name.isalpha() and name.isupper() for name in names)):
+        if names[1] == "\\vec" or all(name.isalpha() and name.isupper() for name in names):
             raise NotReadableError("a product of sets or vectors")
 
     def signed(self, stop: str) -> Any:
         """A power with signs in front."""
         negative = False
-        while self.peek() in ("+", "-"):
-            negative ^= self.take() == "-"
+        while sign := self.accept("+", "-"):
+            negative ^= sign == "-"
         value = self.power(stop)
         return -value if negative else value
-
-    def starts_atom(self, token: str) -> bool:
-        """Whether a token can start a factor of a product without a sign."""
-        if token[0] == "\\":
-            name = token[1:]
-            known = name in GREEK or name in FUNCTIONS or name in LISTS or name in FRACTIONS or name in BINOMIALS
-            return known or name in ACCENTS or token in _AROUND or name in ("sqrt", "pi", "log", "ln", "lg", "sum",
-                                                                            "prod", "begin")  # fmt: skip
-        return token[0].isalnum() or token[0] in "([{|."
 
     def power(self, stop: str) -> Any:
         """A value with its factorials and exponent."""
         base = self.atom(stop)
-        while self.peek() == "!":
-            self.take()
-            if self.peek() == "!":
-                self.take()
-                base = arithmetic.double_factorial(base)
-            else:
-                base = arithmetic.factorial(base)
-        if self.peek() == "^":
-            self.take()
-            if self.degrees():
-                return arithmetic.multiply(base, MATH.pi / 180)
-            exponent = self.argument(negative=True)
-            return self.raised(base, exponent)
+        while self.accept("!"):
+            base = arithmetic.factorial(base, double=bool(self.accept("!")))
+        if self.accept("^"):
+            for degrees in (["\\circ"], ["{", "\\circ", "}"]):
+                if self.tokens[self.position : self.position + len(degrees)] == degrees:
+                    self.position += len(degrees)
+                    return arithmetic.multiply(base, MATH.pi / 180)
+            return self.raised(base, self.argument(exponent=True))
         return base
 
     def raised(self, base: Any, exponent: Any) -> Any:
         """A power; remembers whether a root of a negative number made it ambiguous."""
-        if isinstance(exponent, Fraction) and exponent.denominator % 2 and exponent.denominator > 1:
-            self.has_odd_root |= not MATH.im(real(base)) and base < 0
+        self.has_odd_root |= arithmetic.is_odd_root(base, exponent)
         return arithmetic.power(base, exponent, self.odd_roots)
 
-    def degrees(self) -> bool:
-        """Consume \\circ or {\\circ}, the degree sign, if it is next."""
-        for sign in (["\\circ"], ["{", "\\circ", "}"]):
-            if self.tokens[self.position : self.position + len(sign)] == sign:
-                self.position += len(sign)
-                return True
-        return False
-
-    def argument(self, negative: bool = False) -> Any:
+    def argument(self, exponent: bool = False) -> Any:
         """Argument of a command or of ^: a group, one digit, one letter, or one command with its arguments.
 
-        `negative`: the argument is an exponent, which may have a sign, several digits and a factorial.
+        An exponent may have a sign, several digits and a factorial.
         """
         token = self.peek()
         if token in ("{", "("):
             value = self.group()
-        elif negative and token in ("-", "+"):
-            sign = self.take()
-            value = self.argument(negative=True)
+        elif exponent and (sign := self.accept("-", "+")):
+            value = self.argument(exponent=True)
             return -value if sign == "-" else value
-        elif token[:1].isdigit():
-            # \frac12 and x^23 read single digits, as TeX does; plain-text exponents such as 2^10 are whole numbers.
-            if not negative and len(token) > 1:
-                self.tokens[self.position : self.position + 1] = [token[0], token[1:]]
-            value = number_of(self.take())
-        elif token[:1].isalpha() and len(token) > 1 and token not in NUMBER_WORDS:
-            self.tokens[self.position : self.position + 1] = [token[0], token[1:]]
-            value = self.atom("")
         else:
-            value = self.atom("")
-        while negative and self.peek() == "!":
-            self.take()
+            # \frac12 and x^23 read single digits, as TeX does; plain-text exponents such as 2^10 are whole numbers.
+            is_digit = token[:1].isdigit()
+            single = not exponent if is_digit else token[:1].isalpha() and token not in NUMBER_WORDS
+            if single and len(token) > 1:
+                self.tokens[self.position : self.position + 1] = [token[0], token[1:]]
+            value = number_of(self.take()) if is_digit else self.atom("")
+        while exponent and self.accept("!"):
             value = arithmetic.factorial(value)
-        if negative and self.peek() == "^" and token not in ("{", "("):  # 2^3^2
-            self.take()
-            value = self.raised(value, self.argument(negative=True))
+        if exponent and token not in ("{", "(") and self.accept("^"):  # 2^3^2
+            value = self.raised(value, self.argument(exponent=True))
         return value
 
     def group(self) -> Any:
         """The sum in brackets."""
-        opening = self.take()
+        closing = CLOSING[self.take()]
         value = self.sum()
-        self.take(CLOSING[opening])
+        self.take(closing)
         return value
 
     def atom(self, stop: str) -> Any:
@@ -177,8 +153,7 @@ class Expression(Cursor):
             return self.combinations()
         if token in CLOSING:
             return self.group()
-        if token == "|":
-            self.take()
+        if self.accept("|"):
             value = self.sum("|")
             self.take("|")
             return abs(value)
@@ -197,13 +172,12 @@ class Expression(Cursor):
 
     def combinations(self) -> Any:
         """`{}^{10}C_3` and `{}_{10}C_3`, the number of choices of 3 among 10."""
-        if self.peek() == "{":
-            self.position += 2
-        if self.take() not in ("^", "_"):
+        if self.accept("{"):
+            self.take("}")
+        if not self.accept("^", "_"):
             raise NotReadableError("an empty group")
         top = self.argument()
-        self.take("C")
-        self.take("_")
+        self.take("C", "_")
         return arithmetic.binomial(top, self.argument())
 
     def number(self) -> Any:
@@ -211,8 +185,7 @@ class Expression(Cursor):
         text = self.take()
         value = number_of(text)
         following = self.peek()
-        if following == "\\overline" and "." in text:  # repeating decimal
-            self.take()
+        if "." in text and self.accept("\\overline"):  # repeating decimal
             self.take("{")
             digits = self.take()
             self.take("}")
@@ -239,10 +212,8 @@ class Expression(Cursor):
         middle = self.position
         bottom = self.argument()
         parts = self.tokens[start:middle], self.tokens[middle : self.position]
-        if (
-            all(re.match(r"d[A-Za-z]?$|\\partial$", "".join(part).strip("{")[:2]) for part in parts)
-            and len(parts[1]) > 1
-        ):
+        differentials = (re.match(r"d[A-Za-z]?$|\\partial$", "".join(part).strip("{")[:2]) for part in parts)
+        if all(differentials) and len(parts[1]) > 1:
             raise NotReadableError("a derivative")
         return arithmetic.divide(top, bottom)
 

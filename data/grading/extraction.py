@@ -14,6 +14,7 @@ from data.prompts.thinking import answer_text
 AnswerForm = Literal["boxed", "plain"]
 
 _BOX = re.compile(r"\\(?:boxed|fbox)(?![A-Za-z])\s*(?=\S)")
+_BRACE = re.compile(r"[{}]|\\.", re.DOTALL)  # `\{` is a literal set brace; `\\{` an escaped backslash and a group
 _OPTION = re.compile(r"\(?([A-Z])(?:[).:]|,(?!\s*(?:and\s+|or\s+)?\(?[A-Z]\b)|\s*$)")
 _MARKS = r"(?:[\s*_:：`]|-{3,}(?=\s))*"
 _STATEMENT = re.compile(
@@ -36,7 +37,6 @@ _VERDICT = re.compile(
     r"|verified|confirmed)(?=[ *_]*(?:[.,;!\n]|$|(?:and|as|because|since|based|given)\b))"
 )  # of an answer that was stated before
 _VALUE = re.compile(r"[\s*_`]*(?:[-+−]?[$€£¥]?\s?[-+−]?[\d.]*\d|[-+−]?\s?\$?\\[A-Za-z([{]|\$|[(\[{]|[A-Z](?![A-Za-z]))")
-_LINE = re.compile(r"\s*([^\n]*)")
 _SHORT = 5  # words of an answer that is a text
 _SENTENCE_END = re.compile(r"(?:(?<=[\d)}\]$*])|(?<=[a-z]{4}))[.!?][*_]*\s+(?=[A-Z])")
 _FORMULA = re.compile(r"\$\$(.+?)\$\$|\$([^$]+)\$|\\\((.+?)\\\)|\\\[(.+?)\\\]", re.DOTALL)
@@ -61,20 +61,11 @@ def last_boxed_span(text: str) -> tuple[int, int] | None:
         argument = _BARE_ARGUMENT.match(text, opening)
         return argument.span() if argument else None
     depth = 0
-    for position in range(opening, len(text)):
-        # `\\{` is a literal set brace, not a group; `\\\\{` is an escaped backslash and a group.
-        if text[position] in "{}" and not _escaped(text, position):
-            depth += 1 if text[position] == "{" else -1
-            if depth == 0:
-                return opening + 1, position
+    for match in _BRACE.finditer(text, opening):
+        depth += {"{": 1, "}": -1}.get(match[0], 0)
+        if depth == 0:
+            return opening + 1, match.start()
     return None
-
-
-def _escaped(text: str, position: int) -> bool:
-    backslashes = 0
-    while position - backslashes > 0 and text[position - backslashes - 1] == "\\":
-        backslashes += 1
-    return backslashes % 2 == 1
 
 
 def extract_answer(completion: str, form: AnswerForm = "boxed") -> str | None:
@@ -83,8 +74,7 @@ def extract_answer(completion: str, form: AnswerForm = "boxed") -> str | None:
     if text is None:
         return None
     answer = last_boxed(text) if form == "boxed" else _plain_answer(text)
-    answer = answer.strip() if answer is not None else None
-    return answer or None
+    return (answer or "").strip() or None
 
 
 def _plain_answer(text: str) -> str | None:
@@ -117,17 +107,16 @@ def _states(match: re.Match[str]) -> bool:
 
 
 def _is_short(text: str, position: int) -> bool:
-    line = _LINE.match(text, position)
-    return line is None or len(line[1].split()) <= _SHORT
+    return len(text[position:].lstrip().partition("\n")[0].split()) <= _SHORT
 
 
 def _plain_value(rest: str) -> str:
     """The answer at the start of a text: an option letter, a formula in delimiters, or the sentence without marks."""
     bare = rest.lstrip("*_ \t")
     if formula := _FORMULA.match(bare):
-        return next(group for group in formula.groups() if group is not None)
+        return formula[formula.lastindex or 0]
     line = bare.split("\n", 1)[0].split("</answer>", 1)[0].replace("**", "").replace("`", "").strip("*_ \t\r")
     if option := _OPTION.match(line):
         return option.group(1)
     formula = _FORMULA.match(line)
-    return next(group for group in formula.groups() if group is not None) if formula else line
+    return formula[formula.lastindex or 0] if formula else line

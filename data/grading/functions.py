@@ -39,33 +39,19 @@ def apply(name: str, value: Any) -> Any:
     return Fraction(0) if result == 0 else arithmetic.checked(result)
 
 
-def _whole(values: Sequence[Any]) -> list[int]:
-    if any(not isinstance(value, Fraction) or value.denominator != 1 for value in values):
-        raise NotReadableError("whole numbers only")
-    return [int(value) for value in values]
+def _real_only(value: Any) -> Any:
+    if MATH.im(real(value)):
+        raise NotReadableError("real numbers only")
+    return value
 
 
-def _extreme(choose: Callable[..., Any]) -> Callable[[Sequence[Any]], Any]:
-    def of(values: Sequence[Any]) -> Any:
-        if any(MATH.im(real(value)) for value in values):
-            raise NotReadableError("real numbers only")
-        return choose(values)
-
-    return of
-
-
-def _binomial(values: Sequence[Any]) -> Any:
-    if len(values) != 2:
-        raise NotReadableError("two numbers only")
-    return arithmetic.binomial(*values)
-
-
+# What these raise for other values or another number of them, `computed` turns into NotReadableError.
 LISTS: dict[str, Callable[[Sequence[Any]], Any]] = {
-    "gcd": lambda values: Fraction(math.gcd(*_whole(values))),
-    "lcm": lambda values: Fraction(math.lcm(*_whole(values))),
-    "max": _extreme(max),
-    "min": _extreme(min),
-    "binom": _binomial,
+    "gcd": lambda values: Fraction(math.gcd(*map(arithmetic.whole, values))),  # type: ignore[arg-type]
+    "lcm": lambda values: Fraction(math.lcm(*map(arithmetic.whole, values))),  # type: ignore[arg-type]
+    "max": lambda values: max(map(_real_only, values)),
+    "min": lambda values: min(map(_real_only, values)),
+    "binom": lambda values: arithmetic.binomial(*values),
 }
 
 

@@ -1,7 +1,7 @@
 r"""Private-use characters that stand for LaTeX notation while an answer is parsed.
 
 They keep apart what plain characters would merge: `\text{m}` is a unit and `m` a variable, `\{` opens a set and `{` a
-group, `\\` ends a matrix row and `\` starts a command. `undress` in `answer_tree.py` writes them, `plain` removes them.
+group, `\\` ends a matrix row and `\` starts a command. `undress` in `notation.py` writes them, `plain` removes them.
 """
 
 TEXT_OPEN, TEXT_CLOSE = "\ue000", "\ue001"  # around the words of \text{}

@@ -48,16 +48,11 @@ def read_matrix(text: str) -> Rows | None:
 
 def _terms(text: str) -> list[tuple[str, str]]:
     """The terms of a sum with their signs."""
-    signs = re.compile("[+-]")
-    parts = split(text, "[+-]")
-    terms, position = [], 0
-    for part in parts:
-        start = text.index(part, position) if part else position
-        before = text[:start].rstrip()
-        sign = before[-1] if before and signs.match(before[-1]) else "+"
-        position = start + len(part)
+    terms, start = [], 0
+    for part in split(text, "[+-]"):
         if part.strip():
-            terms.append((sign, part.strip()))
+            terms.append((text[start - 1] if start else "+", part.strip()))
+        start += len(part) + 1
     return terms
 
 

@@ -1,11 +1,9 @@
 r"""Names of quantities, and answers that differ only in the name of a variable."""
 
 import re
-from contextlib import suppress
 
-from data.grading.arithmetic import NotReadableError, OutOfRangeError
-from data.grading.tree import Collection, Leaf
-from data.grading.values import evaluate, same_value
+from data.grading.tree import Collection, Leaf, Node
+from data.grading.values import same_value, variables
 from data.grading.words import canonical_words
 
 _CONSTANT = re.compile(r"\+\s*[CcKk]$")
@@ -26,25 +24,24 @@ def renamed(answer: Leaf, reference: Leaf) -> str | None:
     own, other = first.group(2), second.group(2)
     if re.search(rf"(?<![A-Za-z\\]){other}(?![A-Za-z])", answer.text):
         return None
-    with suppress(NotReadableError, OutOfRangeError):
-        if other not in evaluate(answer.text).names:
-            return re.sub(rf"(?<!\\)(?<![A-Za-z]){own}(?![A-Za-z])", f"({other})", answer.text)
-    return None
+    names = variables(answer.text)
+    if names is None or other in names:
+        return None
+    return re.sub(rf"(?<!\\)(?<![A-Za-z]){own}(?![A-Za-z])", f"({other})", answer.text)
 
 
-def named_apart(node: Collection) -> set[str]:
-    """The names of the items, if each has its own (Alice = 7, Bob = 5); else the empty set."""
-    names = [canonical_words(item.name) for item in node.items if isinstance(item, Leaf) and item.name]
-    return set(names) if len(set(names)) == len(node.items) > 1 else set()
+def named_apart(node: Collection) -> dict[str, Node]:
+    """The items by name, if each has its own (Alice = 7, Bob = 5); else nothing."""
+    named = {canonical_words(item.name): item for item in node.items if isinstance(item, Leaf) and item.name}
+    return dict(named) if len(named) == len(node.items) > 1 else {}
 
 
 def same_but_for_name(left: str, right: str) -> bool:
     r"""Whether two formulas differ only in the name of an integer (`2k\pi`, `2n\pi`) or constant (`x^2+C`, `x^2+c`)."""
-    try:
-        names = [evaluate(text).names for text in (left, right)]
-    except (NotReadableError, OutOfRangeError):
+    first, second = variables(left), variables(right)
+    if first is None or second is None:
         return False
-    own, other = names[0] - names[1], names[1] - names[0]
+    own, other = first - second, second - first
     if len(own) != 1 or len(other) != 1:
         return False
     periodic = own | other <= _INTEGER_NAMES and "pi" in left

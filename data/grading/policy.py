@@ -7,8 +7,8 @@ import re
 from dataclasses import dataclass
 from decimal import Decimal
 
-from data.grading.arithmetic import NotReadableError, OutOfRangeError, real
-from data.grading.values import evaluate
+from data.grading.arithmetic import real
+from data.grading.values import number
 
 
 @dataclass(frozen=True)
@@ -39,12 +39,8 @@ def rounds_to(answer: str, reference: str) -> bool:
     digits = answer.lstrip("-").replace(".", "").lstrip("0")
     if not re.fullmatch(r"-?\d*\.\d+", answer) or len(digits) < 3:
         return False
-    try:
-        value = evaluate(reference)
-    except (NotReadableError, OutOfRangeError):
-        return False
-    exact = real(value.value)
-    if value.names or exact.imag:
+    exact = number(reference)
+    if exact is None or real(exact).imag:
         return False
     places = -int(Decimal(answer).as_tuple().exponent)
-    return bool(abs(real(evaluate(answer).value) - exact) * 10**places <= 0.5)
+    return bool(abs(real(number(answer)) - real(exact)) * 10**places <= 0.5)

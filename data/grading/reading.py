@@ -26,13 +26,13 @@ from data.grading.tree import NO_LETTER, SETS, Collection, Leaf, Node, Unparseab
 from data.grading.units import canonical_unit, converted, split_unit
 from data.grading.values import is_formula
 from data.grading.words import (
+    ADVERBS,
+    EVERYTHING,
+    NOTHING,
     canonical_words,
-    is_everything,
-    is_nothing,
     is_prose,
     named_option,
     number_of,
-    without_adverbs,
 )
 
 MAX_ANSWER_CHARS = 2000  # longer ones are unfinished text, not answers
@@ -44,8 +44,6 @@ _BASE_WORDS = re.compile(
     rf"{TEXT_OPEN}?\(?([0-9A-Fa-f]+)\)?\s*[{TEXT_OPEN}\s(]*"
     rf"(?:in )?base[-\s{TEXT_CLOSE}]*(\d+|[a-z]+)[\s){TEXT_CLOSE}]*$"
 )
-_RADIXES = {"two": "2", "three": "3", "four": "4", "five": "5", "six": "6", "seven": "7", "eight": "8", "nine": "9",
-            "ten": "10", "twelve": "12", "sixteen": "16"}  # fmt: skip
 _GROUPED = re.compile(
     rf"((?:US(?={DOLLAR}))?[{DOLLAR}£€¥₹]?\s*-?[{DOLLAR}]?)(\d{{1,3}}(?:,\d{{3}})+|\d{{1,3}}(?: \d{{3}})+)"
     r"((?:\.\d+)?(?!\d)[^,()\[\]]*)"
@@ -109,7 +107,7 @@ def _read(text: str, depth: int = 0, grouped: bool = True) -> Node:
     text = without_qualifiers(text)
     if enclosed(text, SET_OPEN, SET_CLOSE):
         return _set(text, depth)
-    if (all_but := _ALL_BUT.fullmatch(text)) and is_everything(canonical_words(all_but.group(1))):
+    if (all_but := _ALL_BUT.fullmatch(text)) and canonical_words(all_but.group(1)) in EVERYTHING:
         return without(split(all_but.group(2), f"{_BOTH}|{_EITHER}"), read)
     if "\\begin" in text and len(sides := split(text, "=")) > 1:  # A = ...
         text = sides[-1].strip()
@@ -121,18 +119,10 @@ def _read(text: str, depth: int = 0, grouped: bool = True) -> Node:
         parts = split(text, sign + NO_LETTER)
         if len(parts) > 1 and (kind != "difference" or len(parts) == 2) and "=" not in text:
             return _collection(kind, parts, depth)
-    if (
-        "mod" in text
-        and "=" not in text
-        and (congruence := _CONGRUENCE.fullmatch(text))
-        and "mod" not in congruence.group(1)
-    ):
+    congruence = _CONGRUENCE.fullmatch(text) if "mod" in text and "=" not in text else None
+    if congruence and "mod" not in congruence[1]:
         return _collection("congruence", [part.strip(" ()") for part in congruence.groups()], depth)
-    if node := _compound(text):
-        return node
-    if (node := _list(text, depth, grouped)) is not None:
-        return node
-    if (node := _product(text, depth)) is not None:
+    if node := _compound(text) or _list(text, depth, grouped) or _product(text, depth):
         return node
     if enclosed(text, "([", ")]"):
         parts = split(text[1:-1], ",|;")
@@ -144,8 +134,7 @@ def _read(text: str, depth: int = 0, grouped: bool = True) -> Node:
         node = read(point.group(2))
         if isinstance(node, Collection) and node.kind == "ordered":
             return replace(node, name=point.group(1))
-    removed = re.fullmatch(rf"\(-\\infty,\s*\\infty\)\s*-\s*{SET_OPEN}(.+){SET_CLOSE}", text)
-    if removed:
+    if removed := re.fullmatch(rf"\(-\\infty,\s*\\infty\)\s*-\s*{SET_OPEN}(.+){SET_CLOSE}", text):
         return without(split(removed.group(1), ","), read)
     return _statement(text, depth, grouped)
 
@@ -180,8 +169,8 @@ def _statement(text: str, depth: int, grouped: bool) -> Node:
 
 def _cases(text: str, depth: int) -> Node | None:
     """A system of equations in braces as several answers, a function by cases as its branches."""
-    label, equals, body = text.rpartition("=") if re.match(r"[^=]*=\s*\\begin\{d?cases\}", text) else ("", "", text)
-    if equals:
+    label, body = "", text
+    if re.match(r"[^=]*=\s*\\begin\{d?cases\}", text):
         label, _, body = text.partition("=")
     match = _CASES.fullmatch(body.strip().removeprefix(SET_OPEN).strip())
     if match is None:
@@ -191,26 +180,20 @@ def _cases(text: str, depth: int) -> Node | None:
         return _collection("several", [row.replace("&", "") for row in rows], depth)
     if "cases" not in match.group(1) or not all(row.count("&") == 1 for row in rows):
         return None
-    branches = [[part.strip(" ,;.") for part in row.split("&")] for row in rows]
-    return Collection(
-        "cases", tuple(_branch(value, condition, depth) for value, condition in branches), "", label.strip()
-    )
+    return Collection("cases", tuple(_branch(row, depth) for row in rows), name=label.strip())
 
 
-def _branch(value: str, condition: str, depth: int) -> Collection:
+def _branch(row: str, depth: int) -> Collection:
+    value, condition = (part.strip(" ,;.") for part in row.split("&"))
+    node = _read(value, depth + 1)
     condition = " ".join(_IF.sub("", condition.strip()).split())
-    if canonical_words(condition) in _ELSE:
-        return Collection("branch", (_read(value, depth + 1), Leaf("otherwise", is_words=True)))
     bare = re.sub(r"\bis\b\s*(?:an?\b)?", "", condition)
+    if canonical_words(condition) in _ELSE:
+        return Collection("branch", (node, Leaf("otherwise", is_words=True)))
     if re.search(r"\b[a-z]{2,}\b", re.sub(r"\\[A-Za-z]+", "", bare)):
-        return Collection("branch", (_read(value, depth + 1), Leaf(_condition(bare), is_words=True)))
-    return Collection("branch", (_read(value, depth + 1), _read(condition, depth + 1)))
-
-
-def _condition(text: str) -> str:
-    """A condition in words; "n odd" and "odd n" are the same."""
-    words = canonical_words(text).split()
-    return " ".join(sorted(words) if len(words) == 2 else words)
+        words = canonical_words(bare).split()  # "n odd" and "odd n" are the same
+        return Collection("branch", (node, Leaf(" ".join(sorted(words) if len(words) == 2 else words), is_words=True)))
+    return Collection("branch", (node, _read(condition, depth + 1)))
 
 
 def _set(text: str, depth: int) -> Node:
@@ -222,16 +205,12 @@ def _set(text: str, depth: int) -> Node:
     )
     if builder:
         node = _read(builder.group(2), depth + 1)
-        if isinstance(node, Collection) and _is_real_set(node):
+        if isinstance(node, Collection) and (node.name or node.kind in ("union", "intersection")):
             return node if node.kind == "intersection" else replace(node, name="")  # the variable is bound
     if re.search(rf"\||\\mid{NO_LETTER}|:", inner):
         return Leaf(text)
     node = _collection("set", split(inner, ",|;"), depth)
     return replace(node, kind="sequence", brackets="{}") if _has_ellipsis(node) else node
-
-
-def _is_real_set(node: Collection) -> bool:
-    return bool(node.name) or node.kind in ("union", "intersection")
 
 
 def _has_ellipsis(node: Collection) -> bool:
@@ -302,9 +281,9 @@ def _leaf(text: str) -> Node:
         text = text.replace(TEXT_OPEN, "").replace(TEXT_CLOSE, "").strip()
     if is_prose(text):
         words = canonical_words(text)
-        if is_everything(words):
+        if words in EVERYTHING:
             return Collection("ordered", (Leaf("-\\infty"), Leaf("\\infty")), "()")
-        meant = number_of(words) or named_option(words) or ("\\emptyset" if is_nothing(words) else None)
+        meant = number_of(words) or named_option(words) or ("\\emptyset" if words in NOTHING else None)
         if meant is not None:
             return Leaf(meant)
         if text in GREEK:
@@ -315,9 +294,8 @@ def _leaf(text: str) -> Node:
                 return Leaf(words, is_words=True)
             return Leaf(value, unit=unit, percent=percent)
     if base := _BASE_WORDS.match(text) or _BASE.match(text.replace(TEXT_OPEN, "").replace(TEXT_CLOSE, "")):
-        radix = base.groups()[-1] or base.group(2)
-        radix = _RADIXES.get(radix.strip(" ()").lower(), radix.strip(" ()"))
-        digits = base.group(1)
+        digits, radix = base[1], (base.groups()[-1] or base[2]).strip(" ()")
+        radix = number_of(radix.lower()) or radix
         if radix == "10" and digits.isdigit():
             return Leaf(digits)
         if radix.isdigit() and (digits[0].isdigit() or len(digits) > 1):
@@ -331,7 +309,7 @@ def _leaf(text: str) -> Node:
         text = text[1:-1].strip()
     if time := _CLOCK.match(text):
         text = f"{time.group(1)}:{time.group(2)}"
-    if not re.search(r"\w|\\[A-Za-z]", text.replace("\\ldots", "" if text.strip() != "\\ldots" else "\\ldots")):
+    if text.strip() != "\\ldots" and not re.search(r"\w|\\[A-Za-z]", text.replace("\\ldots", "")):
         raise UnparseableError("no value")
     return Leaf(text.strip(), unit=unit, percent=percent)
 
@@ -346,7 +324,7 @@ def read_answer(answer: str, grouped: bool = True) -> Node:
     """
     if len(answer) > MAX_ANSWER_CHARS:
         raise UnparseableError("too long")
-    text = without_adverbs(undress(answer))
+    text = ADVERBS.sub("", undress(answer))
     if letter := re.fullmatch(r"([A-J])\)", text):
         return Leaf(letter.group(1))
     if not grouped and not re.search(r"\d[, ]\d{3}", text):

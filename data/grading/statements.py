@@ -4,15 +4,16 @@ r"""Equations, inequalities and congruences, and what they say about one value.
 equations and inequalities are relations. A sign that is none of these makes the text unread.
 """
 
+import math
 import re
 from collections.abc import Callable
 from dataclasses import replace
 from itertools import pairwise
 
-from data.grading.arithmetic import NotReadableError, OutOfRangeError, close, real
+from data.grading.arithmetic import close, real
 from data.grading.marks import TEXT_CLOSE, TEXT_OPEN
 from data.grading.tree import NO_LETTER, Collection, Leaf, Node, Relation, UnparseableError, enclosed, split
-from data.grading.values import evaluate, is_number
+from data.grading.values import is_number, number, variables
 from data.grading.words import denies
 
 Read = Callable[[str], Node]
@@ -43,8 +44,12 @@ def read_equation(text: str, read: Read) -> Node | None:
     if is_number(left) and not is_number(right) and len(sides) == 2:
         left, right = right, left  # -2 = x
     for side in sides[:-1] if len(sides) > 2 or is_number(left) else []:
-        if is_number(side) and is_number(right) and not close(evaluate(side).value, evaluate(right).value):
-            raise UnparseableError("an equation that is false")
+        if is_number(side) and is_number(right):
+            values = number(side), number(right)
+            if None in values:
+                raise UnparseableError("an equation of numbers too large to compare")
+            if not close(*values):
+                raise UnparseableError("an equation that is false")
     if is_number(left) and len(sides) == 2:
         return read(right)
     label = left.replace(TEXT_OPEN, " ").replace(TEXT_CLOSE, " ").strip()
@@ -56,11 +61,10 @@ def read_equation(text: str, read: Read) -> Node | None:
         return replace(node, name=left) if isinstance(node, Collection) and node.kind == "ordered" else node
     if isinstance(node, Collection) and node.kind == "ratio" and re.search(r":|/|\\frac", left):
         return replace(node, name=left)
-    if isinstance(node, Leaf) and not node.is_words:
-        return (
-            replace(node, name=label) if named or is_number(node.text) or len(sides) > 2 else Relation(left, "=", right)
-        )
-    return node if named or len(sides) > 2 else Relation(left, "=", right)
+    leaf = node if isinstance(node, Leaf) and not node.is_words else None
+    if named or len(sides) > 2 or (leaf is not None and is_number(leaf.text)):
+        return replace(leaf, name=label) if leaf is not None else node
+    return Relation(left, "=", right)
 
 
 def states_value(leaf: Leaf) -> bool:
@@ -70,27 +74,17 @@ def states_value(leaf: Leaf) -> bool:
     """
     if not leaf.name or NAME.match(leaf.name):
         return leaf.name != leaf.text
-    try:
-        names = evaluate(leaf.name).names
-    except (NotReadableError, OutOfRangeError):
+    names, value = variables(leaf.name), number(leaf.text)
+    if names is None:
         return True  # words, or something named in a notation that is not read
-    try:
-        value = evaluate(leaf.text)
-    except (NotReadableError, OutOfRangeError):
-        return False
-    if value.names:
-        return False
-    return bool(names) and not (value.value == 0 and _is_normal_form(leaf.name))
+    return value is not None and bool(names) and not (value == 0 and _is_normal_form(leaf.name))
 
 
 def _is_normal_form(text: str) -> bool:
     """Whether a sum has a constant term or a variable in several terms, as `x^2 - 5x + 6` does."""
     seen: set[str] = set()
     for term in (part for part in split(text, "[+-]") if part.strip()):
-        try:
-            names = evaluate(term).names
-        except (NotReadableError, OutOfRangeError):
-            return True
+        names = variables(term)
         if not names or names & seen:
             return True
         seen |= names
@@ -126,11 +120,9 @@ def read_inequality(text: str, read: Read) -> Node:
 def _one_bound(terms: list[str], closed: bool, read: Read) -> Node:
     """`low < high` as a ray, as the points at a distance, or as a relation."""
     low, high = terms
-    if NAME.match(low) and is_number(high):
-        return _interval("-\\infty", False, high, closed, low, read)
-    if NAME.match(high) and is_number(low):
-        return _interval(low, closed, "\\infty", False, high, read)
-    for side, bound, inside in ((low, high, True), (high, low, False)):
+    names, numbers = [NAME.match(term) is not None for term in terms], [is_number(term) for term in terms]
+    one_is_a_name = (names[0] and numbers[1]) or (names[1] and numbers[0])
+    for side, bound, inside in () if one_is_a_name else ((low, high, True), (high, low, False)):
         if (distance := _DISTANCE.match(side)) and is_number(bound):
             name, sign, shift = distance.group(1), distance.group(2), distance.group(3)
             centre = "0" if sign is None else f"({shift})" if sign == "-" else f"-({shift})"
@@ -142,10 +134,9 @@ def _one_bound(terms: list[str], closed: bool, read: Read) -> Node:
                 _interval(ends[1], closed, "\\infty", False, name, read),
             )
             return Collection("union", rays, name=name)
-    named = [NAME.match(term) is not None for term in terms]
-    if named == [True, False]:
+    if names[0] and (numbers[1] or not names[1]):
         return _interval("-\\infty", False, high, closed, low, read)
-    if named == [False, True]:
+    if names[1] and (numbers[0] or not names[0]):
         return _interval(low, closed, "\\infty", False, high, read)
     return Relation(low, "\\le" if closed else "<", high)
 
@@ -163,11 +154,8 @@ def without(points: list[str], read: Read) -> Collection:
 
 
 def _size(text: str) -> float:
-    try:
-        value = evaluate(text)
-        return float("nan") if value.names else float(real(value.value).real)
-    except (NotReadableError, OutOfRangeError, OverflowError, AttributeError):
-        return float("nan")
+    value = number(text)
+    return math.nan if value is None else float(real(value).real)
 
 
 def read_rounded(text: str, read: Read) -> Node | None:

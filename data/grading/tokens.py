@@ -48,13 +48,27 @@ class Cursor:
         index = self.position + ahead
         return self.tokens[index] if index < len(self.tokens) else ""
 
-    def take(self, expected: str | None = None) -> str:
-        """The next token, which must be `expected` if given; moves on."""
-        token = self.peek()
-        if not token or (expected is not None and token != expected):
-            raise NotReadableError(f"expected {expected or 'a token'}, got {token!r}")
-        self.position += 1
+    def take(self, *expected: str) -> str:
+        """The next token, or the next ones, which must be `expected`; moves on."""
+        for wanted in expected or ("",):
+            token = self.peek()
+            if not token or (wanted and token != wanted):
+                raise NotReadableError(f"expected {wanted or 'a token'}, got {token!r}")
+            self.position += 1
         return token
+
+    def accept(self, *tokens: str) -> str:
+        """The next token if it is one of these, which is then taken; else nothing."""
+        return self.take() if self.peek() in tokens else ""
+
+    def written(self) -> str:
+        """The next token, or the tokens of a group in braces, as text."""
+        if not self.accept("{"):
+            return self.take()
+        start = self.position
+        while self.take() != "}":
+            pass
+        return "".join(self.tokens[start : self.position - 1])
 
 
 def number_of(text: str) -> Fraction:

@@ -4,11 +4,9 @@ Words from `\text{}` are marked (`marks.py`): `5\text{m}` has a unit, `5m` is a 
 """
 
 import re
-from contextlib import suppress
 
-from data.grading.arithmetic import NotReadableError, OutOfRangeError
 from data.grading.marks import DOLLAR, TEXT_CLOSE, TEXT_OPEN
-from data.grading.values import evaluate, is_number
+from data.grading.values import is_number, number
 from data.grading.words import MATH_WORDS, canonical_words, introduces, names_what_is_counted, number_of, part_of
 
 _SCALES = {
@@ -138,10 +136,8 @@ def _is_unit(word: str) -> bool:
 
 
 def _is_one_or_less(text: str) -> bool:
-    with suppress(NotReadableError, OutOfRangeError):
-        value = evaluate(text)
-        return not value.names and abs(value.value) <= 1
-    return False
+    value = number(text)
+    return value is not None and abs(value) <= 1
 
 
 def _first_match(text: str) -> re.Match[str] | None:

@@ -8,12 +8,12 @@ import re
 from collections.abc import Iterator
 from fractions import Fraction
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 from zlib import crc32
 
 from data.grading import arithmetic
-from data.grading.arithmetic import NotReadableError, OutOfRangeError, close
-from data.grading.formula import Value, compute
+from data.grading.arithmetic import FormulaError, NotReadableError, OutOfRangeError, close
+from data.grading.formula import Formula
 from data.grading.tokens import ALL_WHOLE, whole_names
 
 _IMAGINARY = re.compile(r"(?<![A-Za-z\\])i(?![A-Za-z])|cis")
@@ -41,49 +41,67 @@ class _Points(dict[str, Any]):
         return value
 
 
+class Value(NamedTuple):
+    """Value of a formula, the names of its variables, and whether a root of a negative number was ambiguous."""
+
+    value: Any
+    names: frozenset[str]
+    has_odd_root: bool
+
+
 @lru_cache(maxsize=16384)
-def evaluate(text: str, point: int = 0, whole: frozenset[str] = frozenset(), odd_roots: bool = False) -> Value:
-    """Value of a formula at evaluation point `point`.
+def computed(text: str, point: int, whole: frozenset[str], odd_roots: bool) -> Value | FormulaError:
+    """Value of a formula, or why it has none: it is not supported, or too large, too small or too costly to compute.
 
     Args:
         text: the formula.
         point: which values the variables have.
         whole: variables that stand for whole numbers.
-        odd_roots: see `compute`.
-
-    Raises:
-        NotReadableError: the formula is not supported.
-        OutOfRangeError: its value is too large, too small or too costly to compute.
+        odd_roots: read fractional powers of negative numbers as real where the root is odd.
     """
     try:
-        return compute(text, _Points(point, whole), odd_roots)
+        formula = Formula(text, _Points(point, whole), odd_roots)
+        return Value(formula.read(), frozenset(formula.names), formula.has_odd_root)
+    except FormulaError as error:
+        return type(error)(*error.args)  # without its traceback
     except (OverflowError, MemoryError):
-        raise OutOfRangeError("overflow") from None
-    except (NotReadableError, OutOfRangeError):
-        raise
+        return OutOfRangeError("overflow")
     except (TypeError, ValueError, ArithmeticError, RecursionError, AttributeError) as error:
-        raise NotReadableError(str(error)) from None
+        return NotReadableError(str(error))
+
+
+def _evaluate(text: str, point: int, whole: frozenset[str], odd_roots: bool = False) -> Value:
+    value = computed(text, point, whole, odd_roots)
+    if isinstance(value, FormulaError):
+        raise value.with_traceback(None)
+    return value
+
+
+def _at_first_point(text: str) -> Value | FormulaError:
+    return computed(text, 0, frozenset(), False)
+
+
+def number(text: str) -> Any:
+    """The value of a formula without variables; None for other texts, and where it cannot be computed."""
+    value = _at_first_point(text)
+    return value.value if isinstance(value, Value) and not value.names else None
+
+
+def variables(text: str) -> frozenset[str] | None:
+    """The names in a formula; None for other texts, and where it cannot be computed."""
+    value = _at_first_point(text)
+    return value.names if isinstance(value, Value) else None
 
 
 def is_number(text: str) -> bool:
     """Whether a text is a formula without variables."""
-    try:
-        return not evaluate(text).names
-    except OutOfRangeError:
-        return True
-    except NotReadableError:
-        return False
+    value = _at_first_point(text)
+    return isinstance(value, OutOfRangeError) or (isinstance(value, Value) and not value.names)
 
 
 def is_formula(text: str) -> bool:
     """Whether a text can be read as a formula."""
-    try:
-        evaluate(text)
-    except OutOfRangeError:
-        return True
-    except NotReadableError:
-        return False
-    return True
+    return not isinstance(_at_first_point(text), NotReadableError)
 
 
 def _at_all_points(
@@ -92,7 +110,7 @@ def _at_all_points(
     """The values of two formulas at every point; a far one at which they are too large is left out."""
     for point in range(len(_SIZES)):
         try:
-            yield evaluate(left, point, whole, odd_roots), evaluate(right, point, whole, odd_roots)
+            yield _evaluate(left, point, whole, odd_roots), _evaluate(right, point, whole, odd_roots)
         except OutOfRangeError:
             if point < _FAR:
                 raise
@@ -101,6 +119,7 @@ def _at_all_points(
 def same_value(left: str, right: str) -> bool | None:
     """Whether two formulas are equal; None if one of them cannot be read or computed."""
     whole = whole_names(left) | whole_names(right)
+    has_root = "\\sqrt[" in left + right and "^" in left + right
     for odd_roots in (False, True):
         try:
             ambiguous = False
@@ -110,9 +129,9 @@ def same_value(left: str, right: str) -> bool | None:
                 equal = close(first.value, second.value)
                 if not equal or not (first.names or second.names):
                     break
-        except (OutOfRangeError, NotReadableError):
+        except FormulaError:
             return None
-        if equal or not (ambiguous or _has_root(left, right)):
+        if equal or not (ambiguous or has_root):
             break
     return equal or _equal_where_real(left, right, whole)
 
@@ -124,7 +143,7 @@ def _equal_where_real(left: str, right: str, whole: frozenset[str]) -> bool:
     compared = 0
     for point in range(len(_SIZES)):
         try:
-            first, second = (arithmetic.real(evaluate(text, point, whole).value) for text in (left, right))
+            first, second = (arithmetic.real(_evaluate(text, point, whole).value) for text in (left, right))
         except OutOfRangeError:
             continue
         except NotReadableError:
@@ -136,10 +155,6 @@ def _equal_where_real(left: str, right: str, whole: frozenset[str]) -> bool:
             if not close(first, second):
                 return False
     return 1 < compared < len(_SIZES)
-
-
-def _has_root(left: str, right: str) -> bool:
-    return "\\sqrt[" in left + right and "^" in left + right
 
 
 def proportional(left: str, right: str, *, positive: bool = False) -> bool | None:
@@ -154,7 +169,7 @@ def proportional(left: str, right: str, *, positive: bool = False) -> bool | Non
         for first, second in _at_all_points(left, right, whole):
             names |= {first.names, second.names}
             ratios.append(arithmetic.divide(first.value, second.value))
-    except (OutOfRangeError, NotReadableError):
+    except FormulaError:
         return None
     if len(names) != 1 or not names.pop() or not all(close(ratio, ratios[0]) for ratio in ratios):
         return False

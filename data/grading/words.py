@@ -8,24 +8,20 @@ _ONES = (
     "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen "
     "eighteen nineteen"
 ).split()
-_TENS = "twenty thirty forty fifty sixty seventy eighty ninety".split()
+_NUMBERS = {word: number for number, word in enumerate(_ONES)}
+for _number, _tens in enumerate("twenty thirty forty fifty sixty seventy eighty ninety".split(), start=2):
+    _NUMBERS |= {f"{_tens} {ones}".removesuffix(" zero"): 10 * _number + _NUMBERS[ones] for ones in _ONES[:10]}
 _PARTS = {
-    "half": 2,
-    "third": 3,
-    "fourth": 4,
-    "quarter": 4,
-    "fifth": 5,
-    "sixth": 6,
-    "seventh": 7,
-    "eighth": 8,
-    "ninth": 9,
+    "half": 2, "third": 3, "fourth": 4, "quarter": 4, "fifth": 5, "sixth": 6, "seventh": 7, "eighth": 8, "ninth": 9,
     "tenth": 10,
-}
-_NOTHING = {
+}  # fmt: skip
+NOTHING = {
     "no solution", "no real solution", "there is no solution", "there are no solution", "no real root", "empty set",
     "there are no real solution", "there is no real solution", "no integer solution", "none",
 }  # fmt: skip
-_EVERYTHING = {"all real number", "all real", "every real number", "any real number", "real number", "real"}
+"""Canonical words that mean "no solution"."""
+EVERYTHING = {"all real number", "all real", "every real number", "any real number", "real number", "real"}
+"""Canonical words that mean "all real numbers"."""
 MATH_WORDS = set("sqrt pi sin cos tan cot sec csc log ln exp mod infinity arcsin arccos arctan binom or and".split())
 """Names of functions and constants, which are no words."""
 _OPTION = re.compile(r"(?:\(([A-J])\)\s+|([A-J])(?:[.)]\s+|:\s*|\s+-\s+(?=[A-Za-z]{2})))(.+)", re.DOTALL)
@@ -66,20 +62,10 @@ def _singular(word: str) -> str:
 
 def number_of(words: str) -> str | None:
     """A spelled-out number or fraction in digits (three, twenty one, one half); None for other words."""
-    tokens = words.split()
-    fraction = 1
-    if len(tokens) == 2 and tokens[1] in _PARTS:
-        tokens, fraction = tokens[:1], _PARTS[tokens[1]]
-    if not 1 <= len(tokens) <= 2:
-        return None
-    tens = _TENS.index(tokens[0]) * 10 + 20 if tokens[0] in _TENS else None
-    if len(tokens) == 2 and (tens is None or tokens[1] not in _ONES[1:10]):
-        return None
-    first = tens if tens is not None else _ONES.index(tokens[0]) if tokens[0] in _ONES else None
-    if first is None:
-        return None
-    value = first + (_ONES.index(tokens[1]) if len(tokens) == 2 else 0)
-    return str(value) if fraction == 1 else f"{value}/{fraction}"
+    if words in _NUMBERS:
+        return str(_NUMBERS[words])
+    first, _, part = words.partition(" ")
+    return f"{_NUMBERS[first]}/{_PARTS[part]}" if first in _NUMBERS and part in _PARTS else None
 
 
 _FUNCTION_WORDS = frozenset(
@@ -109,7 +95,10 @@ _NEUTRAL = frozenset(
     "the a an final answer result solution value total sum amount number count so thus therefore hence exactly only "
     "just we get have obtain of".split()
 )
-_ADVERBS = re.compile(r"\s*,?\s*\b(?:altogether|overall|in total|in all|respectively|only|exactly)\W*$", re.IGNORECASE)
+ADVERBS = re.compile(r"\s*,?\s*\b(?:altogether|overall|in total|in all|respectively|only|exactly)\W*$", re.IGNORECASE)
+"""What may be left out at the end of an answer."""
+_PART_WORD = re.compile(r"(?:third|fourth|fifth|sixth|seventh|eighth|ninth|tenth|\w*[a-z]{3}(?:dth|nth))s?|halves")
+"""A word that makes a fraction of the number before it, such as tenths or millionths."""
 
 
 def names_what_is_counted(words: str, one: bool = False) -> bool:
@@ -123,7 +112,7 @@ def names_what_is_counted(words: str, one: bool = False) -> bool:
     if re.search(r"n['\u2019]t\b", words) or _CHINESE_CHANGE.search(words):
         return False
     named = one or any(_is_plural(word) for word in tokens)
-    return named and bool(tokens) and not _FUNCTION_WORDS & set(tokens) and not any(map(is_part_word, tokens))
+    return named and bool(tokens) and not _FUNCTION_WORDS & set(tokens) and not any(map(_PART_WORD.fullmatch, tokens))
 
 
 def _is_plural(word: str) -> bool:
@@ -149,34 +138,12 @@ def introduces(words: str) -> bool:
     return set(tokens) <= _NEUTRAL and (tokens[-1] != "of" or tokens[-2:-1] in (["total"], ["value"]))  # the sum of 8
 
 
-def is_part_word(word: str) -> bool:
-    """Whether a word makes a fraction of the number before it, such as tenths or millionths."""
-    return bool(
-        re.fullmatch(r"(?:third|fourth|fifth|sixth|seventh|eighth|ninth|tenth|\w*[a-z]{3}(?:dth|nth))s?|halves", word)
-    )
-
-
 def part_of(word: str) -> int | None:
     """The denominator that a word such as tenths stands for."""
     word = word.casefold().strip()
     singular = "half" if word == "halves" else word.removesuffix("s")
     powers = {"hundredth": 2, "thousandth": 3, "millionth": 6, "billionth": 9}
     return 10 ** powers[singular] if singular in powers else _PARTS.get(singular)
-
-
-def without_adverbs(text: str) -> str:
-    """A text without "altogether", "in total" and the like at its end."""
-    return _ADVERBS.sub("", text)
-
-
-def is_nothing(words: str) -> bool:
-    """Whether canonical words mean "no solution"."""
-    return words in _NOTHING
-
-
-def is_everything(words: str) -> bool:
-    """Whether canonical words mean "all real numbers"."""
-    return words in _EVERYTHING
 
 
 def named_option(words: str) -> str | None:

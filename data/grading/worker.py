@@ -1,10 +1,10 @@
-"""Worker process of `grader.py`: compares answers with math-verify, one JSON line in, one JSON line out.
+"""Worker process of `grader.py`: compares answers with math-verify. A JSON line [answer, reference] in, an outcome out.
 
-A request is {"answer": ..., "reference": ...}. It is a separate
-process because symbolic algebra on model-written text can run forever or exhaust the memory.
+It is a separate process because symbolic algebra on model-written text can run forever or exhaust the memory.
 """
 
 import json
+import logging
 import resource
 import sys
 import time
@@ -36,13 +36,11 @@ def _agree(gold: Any, given: Any) -> bool:
     if not isinstance(gold, sympy.Expr) or not isinstance(given, sympy.Expr):
         return False
     symbols = sorted(gold.free_symbols | given.free_symbols, key=str)
-    for point in range(_POINTS):
+    for point in range(_POINTS if symbols else 1):
         value_of = {symbol: sympy.Rational(7 * index + 11 * point + 3, 13) for index, symbol in enumerate(symbols)}
         difference = [complex(sympy.N(side.subs(value_of).doit(), 20)) for side in (gold, given)]
         if not abs(difference[0] - difference[1]) <= _TOLERANCE * max(1e-300, *map(abs, difference)):
             return False
-        if not symbols:
-            break
     return True
 
 
@@ -50,21 +48,18 @@ def main() -> None:
     """Answer requests until standard input ends."""
     resource.setrlimit(resource.RLIMIT_AS, (_MEMORY_BYTES, _MEMORY_BYTES))
     warnings.simplefilter("ignore")
-    import logging
-
     logging.getLogger("math_verify").setLevel(logging.CRITICAL)
     compare("1", "1+0")  # import sympy before the parent starts its clock
-    print(json.dumps({"ready": True}), flush=True)
+    print("ready", flush=True)
     _, hard_limit = resource.getrlimit(resource.RLIMIT_CPU)
     for line in sys.stdin:
-        request = json.loads(line)
         # The parent enforces the limit; this one ends a comparison whose parent was killed.
         resource.setrlimit(resource.RLIMIT_CPU, (int(time.process_time()) + _ORPHAN_CPU_SECONDS, hard_limit))
         try:
-            outcome = compare(request["answer"], request["reference"])
-        except (Exception, RecursionError, MemoryError):  # untrusted text: every failure is an outcome
+            outcome = compare(*json.loads(line))
+        except Exception:  # untrusted text: every failure is an outcome
             outcome = "crash"
-        print(json.dumps({"outcome": outcome}), flush=True)
+        print(outcome, flush=True)
 
 
 if __name__ == "__main__":

@@ -11,10 +11,9 @@ import subprocess
 import sys
 import threading
 import time
-from contextlib import suppress
 from pathlib import Path
 
-from data.grading.clock import Clock
+from data.grading.clock import seconds_left, waited
 from data.grading.outcome import Outcome
 
 _START_SECONDS = 120.0  # importing sympy on a busy machine
@@ -24,61 +23,42 @@ class Worker:
     """A process that compares answers with math-verify, one at a time; see `data/grading/worker.py`."""
 
     def __init__(self) -> None:
-        root = str(Path(__file__).resolve().parents[2])
         self.process = subprocess.Popen(
             [sys.executable, "-m", "data.grading.worker"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            cwd=root,
+            text=True,
+            cwd=Path(__file__).resolve().parents[2],
             env={**os.environ, "OMP_NUM_THREADS": "1"},
             start_new_session=True,
         )
-        self._buffer = b""
         self.usable = True
-        try:
-            started = self._read(_START_SECONDS) == {"ready": True}
-        except EOFError:
-            started = False
-        if not started:
+        if self._line(_START_SECONDS) != "ready\n":
             self.stop()
             raise RuntimeError("the grading worker did not start; run `python -m data.grading.worker` to see why")
 
-    def _read(self, seconds: float) -> dict[str, object] | None:
-        """The next line as JSON; None after a timeout. Raises EOFError if the process has ended."""
+    def _line(self, seconds: float) -> str | None:
+        """The next line, which is written at once; empty if the process has ended, None after a timeout."""
         assert self.process.stdout is not None
-        deadline = time.monotonic() + seconds
-        while b"\n" not in self._buffer:
-            ready, _, _ = select.select([self.process.stdout], [], [], max(0.0, deadline - time.monotonic()))
-            if not ready:
-                return None
-            chunk = os.read(self.process.stdout.fileno(), 65536)
-            if not chunk:
-                raise EOFError
-            self._buffer += chunk
-        line, _, self._buffer = self._buffer.partition(b"\n")
-        return dict(json.loads(line))
+        ready, _, _ = select.select([self.process.stdout], [], [], max(0.0, seconds))
+        return self.process.stdout.readline() if ready else None
 
-    def send(self, request: dict[str, str], seconds: float) -> Outcome:
-        """The outcome of one request. If `usable` is False afterwards, the worker must be stopped."""
+    def compare(self, answer: str, reference: str, seconds: float) -> Outcome:
+        """The outcome of one pair. If `usable` is False afterwards, the worker must be stopped."""
         assert self.process.stdin is not None
         try:
-            self.process.stdin.write(json.dumps(request).encode() + b"\n")
+            self.process.stdin.write(json.dumps([answer, reference]) + "\n")
             self.process.stdin.flush()
-            reply = self._read(seconds)
-        except (EOFError, OSError):
-            self.usable = False
-            return Outcome.CRASH
-        self.usable = reply is not None
-        return Outcome.TIMEOUT if reply is None else Outcome(str(reply["outcome"]))
+            line = self._line(seconds)
+        except OSError:
+            line = ""
+        self.usable = bool(line)
+        return Outcome.TIMEOUT if line is None else Outcome(line.strip() or Outcome.CRASH)
 
     def stop(self) -> None:
         """Kill the process; it holds no state."""
         self.process.kill()
-        self.process.wait()
-        for pipe in (self.process.stdin, self.process.stdout):
-            if pipe is not None:
-                with suppress(OSError):  # unread requests of a killed worker
-                    pipe.close()
+        self.process.communicate()
 
 
 class Workers:
@@ -92,27 +72,25 @@ class Workers:
         self.count = count
         self.idle: list[Worker] = []
         self._slots = threading.Semaphore(count)
-        self._lock = threading.Lock()
 
-    def ask(self, request: dict[str, str], clock: Clock) -> Outcome:
-        """The outcome of a request, from a free worker. The wait for one, or for its start, is not counted."""
+    def ask(self, answer: str, reference: str) -> Outcome:
+        """The outcome of a pair, from a free worker. The wait for one, or for its start, is not counted."""
         begun = time.monotonic()
         with self._slots:
-            with self._lock:
-                worker = self.idle.pop() if self.idle else None
-            worker = worker or Worker()
-            clock.waited(time.monotonic() - begun)
-            outcome = worker.send(request, clock.seconds_left())
+            try:
+                worker = self.idle.pop()
+            except IndexError:
+                worker = Worker()
+            waited(time.monotonic() - begun)
+            outcome = worker.compare(answer, reference, seconds_left())
             if worker.usable:
-                with self._lock:
-                    self.idle.append(worker)
+                self.idle.append(worker)
             else:
                 worker.stop()
             return outcome
 
     def close(self) -> None:
         """Stop idle workers."""
-        with self._lock:
-            workers, self.idle = self.idle, []
+        workers, self.idle = self.idle, []
         for worker in workers:
             worker.stop()

@@ -142,7 +142,7 @@ def benchmark_files(benchmark: BenchmarkSpec) -> BenchmarkData:
 
 def read_benchmark_rows(data: BenchmarkData, lock: dict[str, Any] | None) -> list[dict[str, Any]]:
     """The rows of a benchmark with the columns its form needs. Raises UserError like `read_rows`."""
-    return read_rows(data, form_columns(data), lock, FORMS[data.form].optional)
+    return list(read_rows(data, form_columns(data), lock, FORMS[data.form].optional))
 
 
 def load_questions(recipe: Recipe, benchmark: BenchmarkSpec, study_dir: Path) -> list[Question]:

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from data.corpus.first_row import field_mistakes, not_there
-from data.corpus.sources import iterate_rows
+from data.corpus.sources import read_rows
 from data.pocket_world import benchmark_questions
 from eval.questions.build import benchmark_files, read_source_questions, require_world_task
 from eval.questions.choices import choice_reader, require_output_type
@@ -111,7 +111,7 @@ def _first_question(recipe: Recipe, benchmark: BenchmarkSpec) -> Question | None
         return None
     if Path(str(data.path)).stat().st_size <= WHOLE_FILE_BYTES:
         return read_source_questions(recipe, benchmark, Path())[0]
-    first = islice(iterate_rows(data, form_columns(data), lock, FORMS[data.form].optional), 1)
+    first = islice(read_rows(data, form_columns(data), lock, FORMS[data.form].optional), 1)
     return questions_of(benchmark.name, data.model_copy(update={"rows": None}), first)[0]
 
 

@@ -91,8 +91,8 @@ def answering_seconds(recipe: Recipe, shape: ModelShape, gpu: Gpu, rates: Rates,
     """Seconds in which one copy of the suite's engine gives so many responses; None: a server of its own gives them."""
     suite, size = recipe.require_suite(), bytes_per_weight(recipe)
     engine, gpus = suite.engine, suite.engine.tensor_parallel
-    mean = expected_tokens(recipe, suite.max_response_tokens)
-    prompt = suite.max_prompt_tokens // 4  # the limit is rarely reached
+    mean = expected_tokens(recipe, suite.max_response_tokens, rates.response_share)
+    prompt = round(suite.max_prompt_tokens * rates.question_share)  # the limit is rarely reached
     load = Sampling(responses, prompt, mean, suite.max_response_tokens)
     if engine.kind == "endpoint":
         return None

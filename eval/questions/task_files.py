@@ -4,6 +4,7 @@ from pathlib import Path
 
 from recipes.errors import UserError
 from recipes.files import hash_file
+from recipes.suggestions import nearest
 from recipes.suite_schema import SuiteSpec
 
 TASKS_DIR = Path(__file__).parent.parent / "tasks"
@@ -22,9 +23,10 @@ def suite_folder(suite: SuiteSpec) -> Path:
     folder = Path(suite.tasks) if "/" in suite.tasks else TASKS_DIR / suite.tasks
     if not folder.is_dir():
         known = sorted(path.name for path in TASKS_DIR.iterdir() if path.is_dir() and path.name[0] not in "_.")
+        near = nearest(suite.tasks, known)
+        hint = f"did you mean {near}? One" if near else f"shipped are {', '.join(known)}; one"
         raise UserError(
-            f"suite.tasks {suite.tasks!r} is not a folder; shipped are {', '.join(known)}, and one of your own is "
-            "written with a slash, as in ./tasks"
+            f"suite.tasks {suite.tasks!r} is not a folder; {hint} of your own is written with a slash, as in ./tasks"
         )
     return folder
 

@@ -12,6 +12,7 @@ from eval.report.schema import ArmResult, Base, Transfer
 from eval.report.wording import loss_text, points
 from eval.statistics.decisions import Agreement, agreement, gained, refused_groups
 from eval.statistics.values import Estimate, Values
+from recipes.suggestions import did_you_mean
 
 ROWS = {"sft_think": "UniReason SFT-think", "sft_no_think": "UniReason SFT-no-think", "rl": "UniReason RL"}
 MARGIN = 5.0  # points within which two scores are called the same
@@ -81,7 +82,14 @@ def proportion_error(score: float, questions: int) -> float:
 
 def format_comparison(cells: list[PublishedComparison]) -> str:
     """The comparison as text."""
-    lines = [f"{'model':<16}{'benchmark':<16}{'ours (paper reading)':>26}{'published':>11}{'difference':>16}  verdict"]
+    counts = {verdict: sum(cell.verdict == verdict for cell in cells) for verdict in ("agrees", "differs")}
+    lines = [
+        f"{counts['agrees']} of {len(cells)} scores agree with the published ones within {MARGIN:g} points, "
+        f"{counts['differs']} differ, {len(cells) - sum(counts.values())} have too wide intervals to say",
+        "scores in points, with intervals; ± is the half width of the difference's interval",
+        "",
+        f"{'model':<16}{'benchmark':<16}{'ours (paper reading)':>26}{'published':>11}{'difference':>16}  verdict",
+    ]
     for cell in cells:
         ours = f"{cell.ours.estimate:.1f} [{cell.ours.low:.1f}, {cell.ours.high:.1f}]"
         gap = f"{cell.difference:+.1f} ± {cell.half_width:.1f}"
@@ -90,11 +98,6 @@ def format_comparison(cells: list[PublishedComparison]) -> str:
         lines.append(
             f"{cell.model:<16}{cell.benchmark:<16}{ours:>26}{cell.published:>11.1f}{gap:>16}  {cell.verdict}{note}"
         )
-    counts = {verdict: sum(cell.verdict == verdict for cell in cells) for verdict in ("agrees", "differs")}
-    lines.append(
-        f"{counts['agrees']} of {len(cells)} agree within {MARGIN:g} points, {counts['differs']} differ, the rest is "
-        "too uncertain to say"
-    )
     return "\n".join(lines)
 
 
@@ -104,9 +107,9 @@ def default_rows(arms: list[str], given: dict[str, str]) -> tuple[dict[str, str]
     """
     known: dict[str, PublishedModel] = {model.name: model for model in published_models()}
     given = {arm: ROWS.get(name, name) for arm, name in given.items()}
-    wrong = [f"{arm!r} is not an arm of this study" for arm in given if arm not in arms]
+    wrong = [f"{arm!r} is not an arm of this study; {did_you_mean(arm, arms)}" for arm in given if arm not in arms]
     wrong += [
-        f"{name!r} is not a published model; there are {', '.join(ROWS)}, {', '.join(known)}"
+        f"{name!r} is not a published model; {did_you_mean(name, [*ROWS, *known])}"
         for name in given.values()
         if name not in known
     ]

@@ -127,7 +127,7 @@ def measured_spreads(recipe: Recipe, study_dir: Path) -> dict[str, Spread]:
 
 def evaluation_cost(recipe: Recipe) -> dict[str, Any] | None:
     """What one response per question costs for one model: responses, tokens, and GPU-hours where the GPU is known."""
-    from train.accounting.cost import GPUS, KNOWN_SHAPES, expected_tokens
+    from train.accounting.cost import GPUS, KNOWN_SHAPES
     from train.accounting.rates import rates_for
 
     suite = recipe.require_suite()
@@ -136,7 +136,6 @@ def evaluation_cost(recipe: Recipe) -> dict[str, Any] | None:
         return None
     promptings = [len(b.promptings) - len(b.likelihood) for b in suite.benchmarks]
     responses = sum((size.questions or 0) * number for size, number in zip(sizes, promptings, strict=True))
-    length = expected_tokens(recipe, suite.max_response_tokens)
     shape = KNOWN_SHAPES.get(str(recipe.model.path)) if recipe.model is not None else None
     gpu = recipe.resources.gpu
     seconds = None
@@ -145,7 +144,7 @@ def evaluation_cost(recipe: Recipe) -> dict[str, Any] | None:
     hours = None if seconds is None else suite.engine.tensor_parallel * seconds / 3600
     return {
         "responses": responses,
-        "tokens_at_most": responses * length,
+        "tokens_at_most": responses * suite.max_response_tokens,
         "gpu": gpu,
         "gpu_hours": None if hours is None else round(hours, 2),
     }

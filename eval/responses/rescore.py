@@ -12,6 +12,7 @@ from eval.scorers.rules import score_rows
 from recipes.errors import UserError
 from recipes.manifest import read_manifest
 from recipes.schema import Recipe
+from recipes.suggestions import did_you_mean
 from recipes.suite_schema import TRAITS, Scoring
 
 
@@ -26,13 +27,17 @@ def parse_rescorings(recipe: Recipe, texts: list[str]) -> dict[str, tuple[str, S
     for text in texts:
         target, _, rule = text.partition("=")
         benchmark, _, name = target.rpartition(".")
-        if not rule or benchmark not in known or not name.replace("_", "").replace("-", "").isalnum():
+        if rule and name and benchmark not in known:
+            raise UserError(
+                f"{text!r}: {benchmark!r} is not a benchmark of the suite; {did_you_mean(benchmark, known)}"
+            )
+        if not rule or not name.replace("_", "").replace("-", "").isalnum():
             raise UserError(
                 f"{text!r} must have the form BENCHMARK.NAME=RULE, for instance math500.loose=plain; benchmarks are "
                 f"{', '.join(known)}"
             )
         if rule not in get_args(Scoring):
-            raise UserError(f"{rule!r} is not a scoring rule; there are {', '.join(get_args(Scoring))}")
+            raise UserError(f"{rule!r} is not a scoring rule; {did_you_mean(rule, get_args(Scoring))}")
         if name in known[benchmark].scorings:
             raise UserError(
                 f"the recipe's scoring {name!r} of {benchmark} is {known[benchmark].scorings[name]!r}; give the new "

@@ -17,6 +17,7 @@ from eval.viewer.stored import ChunkCache, StoredAnswers
 from recipes.errors import UserError
 from recipes.loading import load_study
 from recipes.manifest import read_manifest
+from recipes.suggestions import did_you_mean
 from recipes.suite_schema import BenchmarkSpec
 
 _SNIPPET = 160  # characters of a question in the list
@@ -164,8 +165,9 @@ class StudyView:
         }
         for key, values in known.items():
             if (value := getattr(filters, key)) and value not in values:
-                there = ", ".join(dict.fromkeys(values))
-                raise FilterError(f"{key} {value!r} has no responses in {self.study_dir}; there are {there}")
+                raise FilterError(
+                    f"{key} {value!r} has no responses in {self.study_dir}; {did_you_mean(value, values)}"
+                )
 
     def summary(self, cell: Cell, position: int) -> dict[str, Any]:
         """A question as the list shows it: its beginning, and the scores of all models by every scoring."""

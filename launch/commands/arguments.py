@@ -109,6 +109,7 @@ def study_folder(options: argparse.Namespace) -> Path:
         UserError: it does not exist.
     """
     from recipes.loading import read_yaml
+    from recipes.suggestions import similar_file, similar_study
 
     path, made_by = options.study, "run"
     if path.is_file():
@@ -121,6 +122,8 @@ def study_folder(options: argparse.Namespace) -> Path:
         else:
             path = Path("runs") / str(values.get("study"))
     if not path.is_dir():
+        if path == options.study and (near := similar_file(path.with_suffix(".yaml")) or similar_study(path)):
+            raise UserError(f"{path} does not exist; did you mean {near}?")
         hint = f"`transfer {made_by}{'' if path == options.study else f' {options.study}'}` makes it"
         raise UserError(f"{path} does not exist; {hint}, or name the folder of another study")
     return path

@@ -27,14 +27,19 @@ def diff(options: argparse.Namespace) -> int:
 
     paths: list[Path] = [options.first, options.second]
     recipes = [load_recipe(path) for path in paths]
-    results = [_results(path, recipe) for path, recipe in zip(paths, recipes, strict=True)]
+    found = [_results(path, recipe) for path, recipe in zip(paths, recipes, strict=True)]
+    results = [result for result, _ in found]
     compared = differences(results[0], results[1], (recipes[0].dump(), recipes[1].dump()))
     print_result(options, compared.dump(), differences_text(compared))
+    sys.stdout.flush()
+    for _, note in found:
+        if note is not None:
+            print(f"transfer: {note}", file=sys.stderr)
     return 1 if compared.settings else 0
 
 
-def _results(path: Path, recipe: "Recipe") -> "Results":
-    """What a study has made of a recipe: nothing from a folder in which other settings ran."""
+def _results(path: Path, recipe: "Recipe") -> "tuple[Results, str | None]":
+    """What a study has made of a recipe, and what was left out because other settings ran."""
     from eval.report.differences import Results
     from recipes.errors import UserError
     from recipes.loading import STUDY_FILE, load_study
@@ -42,24 +47,21 @@ def _results(path: Path, recipe: "Recipe") -> "Results":
 
     folder = path if path.is_dir() else Path("runs") / recipe.study
     if not (folder / STUDY_FILE).is_file():
-        return Results(None, None)
+        return Results(None, None), None
     try:
         settings = _settings_of_report(recipe)
         same = settings == _settings_of_report(load_study(folder))
     except UserError:  # a file of the recipe is gone
-        return Results(folder, folder) if path.is_dir() else Results(None, None)
+        return Results(folder, folder) if path.is_dir() else Results(None, None), None
     if not same:
-        print(f"transfer: {folder} ran with other settings than {path} now has; its results are left out",
-              file=sys.stderr)  # fmt: skip
-        return Results(None, None)
+        return Results(None, None), f"{folder} ran with other settings than {path} now has; its results are left out"
     report = finished_manifest(folder / "report")
     if report is None:
-        return Results(folder, None)
+        return Results(folder, None), None
     if any(key not in report["inputs"] or report["inputs"][key] != value for key, value in settings.items()):
-        print(f"transfer: the report in {folder} was made with other settings than {path} now has; its gains are left "
-              "out", file=sys.stderr)  # fmt: skip
-        return Results(folder, None)
-    return Results(folder, folder)
+        note = f"the report in {folder} was made with other settings than {path} now has; its gains are left out"
+        return Results(folder, None), note
+    return Results(folder, folder), None
 
 
 def _settings_of_report(recipe: "Recipe") -> dict[str, Any]:

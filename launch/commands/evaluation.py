@@ -24,6 +24,7 @@ from launch.commands.arguments import (
     write_figure,
 )
 from recipes.errors import UserError
+from recipes.suggestions import did_you_mean
 
 if TYPE_CHECKING:
     from eval.report.schema import Transfer
@@ -131,7 +132,7 @@ def gate(options: argparse.Namespace) -> int:
         transfer = _transfer(study_dir)
         arms = options.words[1:] or list(transfer.arms)
         if unknown := [arm for arm in arms if arm not in transfer.arms]:
-            raise UserError(f"{study_dir} has no arm {', '.join(unknown)}; it has {', '.join(transfer.arms)}")
+            raise UserError(f"{study_dir} has no arm {unknown[0]}; {did_you_mean(unknown[0], transfer.arms, 'it has')}")
     else:
         if not options.base or not options.model:
             raise UserError(
@@ -142,8 +143,6 @@ def gate(options: argparse.Namespace) -> int:
         if status := _run(recipe, study_dir):
             return status if status > 1 else 2  # 1 is the verdict
         transfer, arms = _transfer(study_dir), list(recipe.arms)
-    for text in dict.fromkeys(w.message for w in transfer.warnings if w.model in (None, "base", *arms)):
-        print(f"transfer: warning: {text}", file=sys.stderr)
     verdicts = {arm: gate(transfer, arm, options.max_drop) for arm in arms}
     lines = [f"{'PASS' if passed else 'FAIL'}  {text}" for passed, reasons in verdicts.values() for text in reasons]
     notes = {arm: without_gain(transfer, arm) for arm in arms}
@@ -152,6 +151,9 @@ def gate(options: argparse.Namespace) -> int:
         arm: {"passed": passed, "reasons": reasons, "note": notes[arm]} for arm, (passed, reasons) in verdicts.items()
     }
     print_result(options, values, "\n".join([*lines, f"report: {study_dir / 'report' / 'index.html'}"]))
+    sys.stdout.flush()  # the verdict first
+    for text in dict.fromkeys(w.message for w in transfer.warnings if w.model in (None, "base", *arms)):
+        print(f"transfer: warning: {text}", file=sys.stderr)
     return 0 if all(passed for passed, _ in verdicts.values()) else 1
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from launch.commands.arguments import argument, command
 from recipes.errors import UserError
+from recipes.suggestions import similar_path
 
 if TYPE_CHECKING:
     from data.grading.policy import Policy
@@ -73,6 +74,10 @@ def _response(name: str) -> str:
         return sys.stdin.read()
     try:
         return Path(name).read_text(encoding="utf-8")
+    except FileNotFoundError:
+        near = similar_path(Path(name))
+        hint = f"did you mean {near}?" if near is not None else "name a file with the response, or - for stdin"
+        raise UserError(f"--response {name} does not exist; {hint}") from None
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"--response {name} cannot be read as a UTF-8 text file: {error}") from None
 

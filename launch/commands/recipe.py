@@ -76,12 +76,17 @@ def run_and_report(
     """Run stages on this machine, then print the report if it is one of them; returns the exit status."""
     from data.corpus.rows import CARD
     from launch.run import run_stages
+    from launch.status import wandb_text
+    from train.runtime.tracking import why_offline
 
     status = run_stages(recipe, study_dir, stages, as_json, until, with_reuse=with_reuse)
     if status == 0 and stages[-1].kind == "report":
-        return show_report(recipe, study_dir, as_json)
-    if status == 0 and stages[-1].kind == "corpus" and not as_json:
+        status = show_report(recipe, study_dir, as_json)
+    elif status == 0 and stages[-1].kind == "corpus" and not as_json:
         print(f"\ncorpus card: {study_dir / 'corpus' / CARD}")
+    if text := wandb_text(study_dir, [why_offline(study_dir / stage.name) for stage in stages]):
+        sys.stdout.flush()
+        print(f"transfer: warning: {text}", file=sys.stderr)
     return status
 
 
@@ -135,8 +140,8 @@ def _submit(recipe: "Recipe", study_dir: Path, stages: "list[Stage]", options: a
 )
 def plan(options: argparse.Namespace) -> int:
     """Stages with their state, hours, memory and disk, steps, samples, tokens, FLOPs, and what is missing: on this
-    machine, or with --on slurm on the cluster of the site file. What finished stages took corrects the rest. A stage
-    that a study in the same folder has made already is `reused`.
+    machine, or with --on slurm on the cluster of the site file. What finished stages took corrects those like them. A
+    stage that a study in the same folder has made already is `reused`.
     """
     from launch.planning.preflight import check_before_running
     from launch.stages import build_stages
@@ -228,16 +233,17 @@ def show_report(recipe: "Recipe", study_dir: Path, as_json: bool) -> int:
         made = f"transfer run {study_dir}" if study_dir.exists() else "transfer run RECIPE"
         raise UserError(f"{study_dir} has no finished report; `{made}` makes it")
     state = stage_states(build_stages(recipe), study_dir).get("report")
-    if state is None or state.state != "done":
-        reasons = "; ".join(state.reasons) if state is not None else "the recipe has no report"
-        print(f"transfer: the recipe has changed since this report was made ({reasons})", file=sys.stderr)
     if as_json:
         print(path.read_text(encoding="utf-8"), end="")
-        return 0
-    from eval.report.schema import read_transfer
-    from eval.report.table import format_report
+    else:
+        from eval.report.schema import read_transfer
+        from eval.report.table import format_report
 
-    print(f"\n{format_report(read_transfer(path))}\n\nreport: {path.with_name('index.html')}")
+        print(f"\n{format_report(read_transfer(path))}\n\nreport: {path.with_name('index.html')}")
+    if state is None or state.state != "done":
+        sys.stdout.flush()
+        reasons = "; ".join(state.reasons) if state is not None else "the recipe has no report"
+        print(f"transfer: the recipe has changed since this report was made ({reasons})", file=sys.stderr)
     return 0
 
 

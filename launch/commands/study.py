@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from launch.commands.arguments import STAGE, STUDY, argument, command, input_file, print_result, study_folder
 from launch.execution.processes import read_run
 from recipes.errors import UserError
+from recipes.suggestions import did_you_mean, nearest
 
 if TYPE_CHECKING:
     from launch.tasks import Task
@@ -108,8 +109,7 @@ def _one_task(root: Path, tasks: "list[Task]", stage: str) -> "Task":
     """The task of a stage. Raises UserError if there is none, or one in several points of an ablation."""
     matching = [task for task in tasks if stage in (task.stage.name, f"{task.study_dir.name}/{task.stage.name}")]
     if not matching:
-        names = ", ".join(dict.fromkeys(task.stage.name for task in tasks))
-        raise UserError(f"{root} has no stage {stage!r}; there are {names}")
+        raise UserError(f"{root} has no stage {stage!r}; {did_you_mean(stage, (task.stage.name for task in tasks))}")
     if len(matching) > 1:
         names = ", ".join(f"{task.study_dir.name}/{task.stage.name}" for task in matching)
         raise UserError(f"{stage} is a stage of several points; name one of {names}")
@@ -148,7 +148,9 @@ def cancel(options: argparse.Namespace) -> int:
     root, stage = study_folder(options), options.stage
     tasks = tasks_of(root)
     if stage is not None and stage not in {task.stage.name for task in tasks}:
-        raise UserError(f"{root} has no stage {stage!r}; `transfer status {root}` lists them")
+        near = nearest(stage, [task.stage.name for task in tasks])
+        hint = f"did you mean {near}?" if near else f"`transfer status {root}` lists them"
+        raise UserError(f"{root} has no stage {stage!r}; {hint}")
     stopped = []
     if read_jobs(root):
         stopped = cancel(root, stage)

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from data.sampling.engine import ENGINE_SHARE
-from recipes.diagnostics_schema import LOGITS_TOKENS
+from recipes.diagnostics_schema import LOGITS_TOKENS, DiagnosticsSpec
 from recipes.schema import Recipe
 from train.accounting.cost import GPUS, ModelShape, bytes_per_weight
 from train.accounting.memory import USABLE
@@ -75,8 +75,6 @@ class DiagnosticsPlan:
 
     models: int
     prompts_per_model: int
-    prompt_tokens: int
-    """Of a prompt."""
     tokens_per_model_at_most: int
     memory: DiagnosticsMemory | None
     disk_bytes: int | None
@@ -151,7 +149,6 @@ def diagnostics_plan(recipe: Recipe, shape: ModelShape | None) -> DiagnosticsPla
     sets = len(suite.benchmarks) + bool(recipe.corpus.sources)
     prompts, length = sets * spec.prompts, spec.max_completion_tokens
     prompt_tokens = max(1, max(suite.max_prompt_tokens, recipe.prompt.max_prompt_tokens) // 4)
-    kinds = 4 if spec.paper else 3  # own, base's, references, greedy
     memory = disk = fits = None
     if shape is not None:
         size = bytes_per_weight(recipe, spec.dtype)
@@ -165,18 +162,26 @@ def diagnostics_plan(recipe: Recipe, shape: ModelShape | None) -> DiagnosticsPla
             sampling_cache=spec.batch_size * longest * shape.kv_cache_bytes_per_token(size),
         )
         states = (shape.num_layers + 1) * _POOLINGS * prompts * shape.hidden_size * 4
-        disk = 2 * states + kinds * prompts * length * shape.hidden_size * size + head
+        disk = 2 * states + _completions_of_prompt(spec) * prompts * length * shape.hidden_size * size + head
         if recipe.resources.gpu is not None:
             fits = memory.peak <= USABLE * GPUS[recipe.resources.gpu].memory_bytes
     return DiagnosticsPlan(
         models=sum(len(recipe.labels(arm)) for arm in recipe.arms),
         prompts_per_model=prompts,
-        prompt_tokens=prompt_tokens,
-        tokens_per_model_at_most=prompts * (2 * kinds * (prompt_tokens + length) + 2 * prompt_tokens),
+        tokens_per_model_at_most=prompts * diagnosed_tokens(spec, prompt_tokens, length),
         memory=memory,
         disk_bytes=disk,
         fits=fits,
     )
+
+
+def diagnosed_tokens(spec: DiagnosticsSpec, prompt: int, completion: int) -> int:
+    """Tokens that are read for one prompt of a tuned model: by two models, with every completion and alone."""
+    return 2 * _completions_of_prompt(spec) * (prompt + completion) + 2 * prompt
+
+
+def _completions_of_prompt(spec: DiagnosticsSpec) -> int:
+    return 4 if spec.paper else 3  # own, base's, references, greedy
 
 
 def analysis_lines(plan: AnalysisPlan) -> list[str]:

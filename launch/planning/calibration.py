@@ -1,12 +1,13 @@
 """What finished stages took, against what was planned for them, and rates for what is left. Needs no torch.
 
 A factor is measured over planned, for stages that do the same: those of an arm, else of arms that train the same way,
-else of a kind. It lumps start and work together. Memory is corrected by a difference, because libraries and allocator
-take about as much whatever the model. A rehearsal at toy size can only tell how long stages take to start, and only on
-the same sort of machine.
+or those of a kind. It lumps start and work together. A stage like which none was measured takes factors for the parts
+it shares with some: passes through the model, and sampling by the same engine. Memory is corrected by a difference,
+because libraries and allocator take about as much whatever the model. A rehearsal at toy size can only tell how long
+stages take to start, and only on the same sort of machine.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -37,7 +38,7 @@ class Taken:
 
 @dataclass(frozen=True)
 class Factor:
-    """How far the plan was off for the stages of a group."""
+    """How far the plan was off for some stages."""
 
     group: str
     stages: int
@@ -98,6 +99,26 @@ def taken(recipe: Recipe, stage: Stage, state: StageState, study_dir: Path) -> T
     return Taken(stage.name, min(1.0, share), hours, *memory) if share >= _LEAST_SHARE else None
 
 
+_PASSES = ("forward and backward", "recomputation", "old log-probabilities", "reference model", "reading")
+"""Parts of stages that are passes through the model."""
+
+
+def _work(recipe: Recipe, stage: Stage, part: str) -> str | None:
+    """What a part of a stage has in common with parts of stages of other kinds; None: nothing that is known.
+
+    The base is trained on other rows and with other threads, so it tells nothing.
+    """
+    if stage.kind in ("base", "external"):
+        return None
+    if part in _PASSES:
+        return "passes"
+    if part != "generation":
+        return None
+    if stage.kind in ("eval", "trajectory"):
+        return f"sampling with {recipe.require_suite().engine.kind}"
+    return f"sampling with {'hf' if stage.kind == 'diagnostics' or recipe.resources.vllm is None else 'vllm'}"
+
+
 class Calibration:
     """Corrections from what the stages of a study took.
 
@@ -113,51 +134,81 @@ class Calibration:
     ) -> None:
         self.recipe, self.planned, self.measured = recipe, planned, measured
         self._by_group: dict[str, list[Stage]] = {}
+        self._by_work: dict[str, list[Stage]] = {}
         for stage in stages:
             if stage.name in measured and planned[stage.name] is not None:
                 for group in _alike(recipe, stage):
                     self._by_group.setdefault(group, []).append(stage)
+                for work in self._works(stage):
+                    self._by_work.setdefault(work, []).append(stage)
+        self._of_work = {work: self._factor(work, members).ratio for work, members in self._by_work.items()}
 
     def factors(self) -> tuple[Factor, ...]:
         """How far the plan was off, for every arm and kind that was measured."""
         own = dict.fromkeys(group_of(stage) for members in self._by_group.values() for stage in members)
-        return tuple(factor for group in own if (factor := self._factor(group)) is not None)
+        return tuple(self._factor(group, self._by_group[group]) for group in own)
 
-    def factor_of(self, stage: Stage) -> Factor | None:
-        """The factor that holds for a stage; None: nothing like it was measured."""
-        return next((factor for group in _alike(self.recipe, stage) if (factor := self._factor(group))), None)
+    def corrected_by(self, stage: Stage) -> tuple[str, ...]:
+        """The groups of the measured stages that correct the hours of a stage; empty: nothing like it was measured."""
+        members = self._like(stage) or [other for work in self._works(stage) for other in self._by_work.get(work, [])]
+        return tuple(dict.fromkeys(group_of(member) for member in members))
 
-    def _factor(self, group: str) -> Factor | None:
-        members = self._by_group.get(group, [])
-        planned = sum(self._planned(stage) * self.measured[stage.name].share for stage in members)
-        if not planned:
-            return None
-        return Factor(group, len(members), planned, sum(self.measured[stage.name].hours for stage in members))
+    def _like(self, stage: Stage) -> list[Stage]:
+        """The measured stages that are most like a stage as a whole."""
+        return next((found for group in _alike(self.recipe, stage) if (found := self._by_group.get(group))), [])
 
-    def _planned(self, stage: Stage) -> float:
+    def _works(self, stage: Stage) -> list[str]:
+        """What a stage does that others do too."""
         hours = self.planned[stage.name]
-        return hours.hours if hours is not None else 0.0
+        parts = () if hours is None else (part for part, seconds in hours.seconds.items() if seconds)
+        return [work for part in parts if (work := _work(self.recipe, stage, part)) is not None]
+
+    def _factor(self, name: str, members: Sequence[Stage]) -> Factor:
+        """Of stages, or of a work that they share: then each counts by its planned share of it, at its own ratio."""
+        planned = taken = 0.0
+        for stage in members:
+            hours, measured = self.planned[stage.name], self.measured[stage.name]
+            assert hours is not None
+            whole = sum(hours.seconds.values())
+            own = sum(value for part, value in hours.seconds.items() if _work(self.recipe, stage, part) == name)
+            weight = own / whole if name in self._by_work else 1.0
+            planned += weight * hours.hours * measured.share
+            taken += weight * measured.hours
+        return Factor(name, len(members), planned, taken)
 
     def expected(self, stage: Stage) -> StageHours | None:
-        """What a stage is expected to take as a whole: planned, times the factor that holds for it."""
-        hours, factor = self.planned[stage.name], self.factor_of(stage)
-        if hours is None or factor is None:
-            return hours
-        return StageHours(hours.gpus, {part: seconds * factor.ratio for part, seconds in hours.seconds.items()})
+        """What a stage is expected to take as a whole: planned, times the factors that hold for it or its parts."""
+        hours, like = self.planned[stage.name], self._like(stage)
+        if hours is None:
+            return None
+        if like:
+            ratio = self._factor(group_of(stage), like).ratio
+            return StageHours(hours.gpus, {part: seconds * ratio for part, seconds in hours.seconds.items()})
+        ratios = {part: self._of_work.get(_work(self.recipe, stage, part) or "", 1.0) for part in hours.seconds}
+        return StageHours(hours.gpus, {part: seconds * ratios[part] for part, seconds in hours.seconds.items()})
 
     def memory(self, stage: Stage, planned: Callable[[Stage], int | None], on_gpu: bool) -> int | None:
-        """Bytes a stage is expected to take: planned, and what stages like it took more; None if nothing is known."""
+        """Bytes a stage is expected to take: planned, and what stages like it took more; None if nothing is known.
+
+        Where none is like it, the most that any stage with a model took more.
+        """
         own = planned(stage)
-        for group in _alike(self.recipe, stage):
-            excess_bytes = [
+
+        def excess(members: Iterable[Stage]) -> list[int]:
+            return [
                 (self.measured[member.name].gpu_bytes if on_gpu else self.measured[member.name].host_bytes)
                 - (planned(member) or 0)
-                for member in self._by_group.get(group, [])
+                for member in members
                 if self.measured[member.name].host_bytes
             ]
-            if excess_bytes:
-                return (own or 0) + round(sum(excess_bytes) / len(excess_bytes))
-        return own
+
+        for group in _alike(self.recipe, stage):
+            if like := excess(self._by_group.get(group, [])):
+                return (own or 0) + round(sum(like) / len(like))
+        if own is None:
+            return None
+        others = (member for members in self._by_group.values() for member in members if planned(member) is not None)
+        return own + max([0, *excess(others)])
 
 
 def rehearsed(study_dir: Path, study: str, on_gpu: bool) -> tuple[tuple[Rehearsed, ...], str | None]:

@@ -9,7 +9,7 @@ from launch.planning.analysis_plan import diagnostics_plan
 from launch.site_file import SiteSpec
 from launch.stages import Stage, StageKind
 from recipes.schema import Recipe
-from train.accounting.cost import ModelShape, bytes_per_weight, expected_tokens
+from train.accounting.cost import ModelShape, bytes_per_weight
 from train.accounting.memory import checkpoint_bytes
 from train.arms import resolve_arm
 
@@ -63,7 +63,7 @@ def disk_needed(
     responses = 0
     if recipe.suite is not None:
         count = evaluation_responses(recipe, kinds.count("eval")) or 0
-        responses = count * expected_tokens(recipe, recipe.suite.max_response_tokens) * _BYTES_PER_TOKEN
+        responses = count * recipe.suite.max_response_tokens * _BYTES_PER_TOKEN
     diagnosed = diagnostics_plan(recipe, shape) if "diagnostics" in kinds else None
     of_one_diagnosis = (diagnosed.disk_bytes if diagnosed is not None else None) or 0
     return Disk(

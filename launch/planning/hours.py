@@ -1,7 +1,8 @@
 """How long each stage takes on the GPUs it gets, by what it does. Needs no torch.
 
-Hours rest on `train/accounting/rates.py` and on `resources.expected_completion_tokens`. None: not known yet, because
-the model is unknown or the questions are not counted.
+Hours are expectations, where memory, disk and tokens are upper bounds: texts are shorter than their limits. They rest
+on `train/accounting/rates.py` and on `resources.expected_completion_tokens`. None: not known yet, because the model is
+unknown or the questions are not counted.
 """
 
 from collections.abc import Callable
@@ -11,7 +12,7 @@ from math import ceil
 from data.sampling.engine import ENGINE_SHARE
 from eval.questions.suite_size import answering_seconds, evaluation_responses
 from launch.hardware import gpus_wanted
-from launch.planning.analysis_plan import diagnostics_plan, trajectory_plan
+from launch.planning.analysis_plan import diagnosed_tokens, diagnostics_plan, trajectory_plan
 from launch.planning.teacher import teacher_plan
 from launch.stages import Stage
 from recipes.schema import Recipe
@@ -115,7 +116,7 @@ def run_parts(context: PlanContext, name: str) -> dict[str, float]:
     ranks, prompt = recipe.resources.ranks, arm.prompt.max_prompt_tokens // 4  # limits are rarely reached
     rows = arm.problems_per_step * completions_of_problem(recipe, arm)
     completions = arm.steps * rows
-    mean = expected_tokens(recipe, arm.prompt.max_completion_tokens)
+    mean = expected_tokens(recipe, arm.prompt.max_completion_tokens, rates.completion_share)
     padding = 1.0 if arm.padding_free and arm.module == "train.sft" else rates.padding
     of_busiest = ceil(rows / ranks) / rows  # a step takes as long as the rank with the most rows
     forward = context.forward(completions * (prompt + mean) * padding, prompt + mean) * of_busiest
@@ -272,7 +273,7 @@ def _probe(context: PlanContext, stage: Stage) -> _Made | None:
     assert spec is not None
     problems, models = min(spec.problems, recipe.corpus.heldout_problems), checkpoints_of_stage(context, stage)
     prompt, limit = recipe.prompt.max_prompt_tokens // 4, recipe.prompt.max_completion_tokens
-    load = Sampling(problems, prompt, expected_tokens(recipe, limit), limit)
+    load = Sampling(problems, prompt, expected_tokens(recipe, limit, context.rates.completion_share), limit)
     size, loads = bytes_per_weight(recipe, spec.dtype), context.loading * (1 + models)
     if recipe.resources.vllm is None or recipe.resources.gpu is None:
         drawn = batches_seconds(context.shape, context.gpu, context.rates, load, spec.batch_size, size)
@@ -296,15 +297,18 @@ def _probe(context: PlanContext, stage: Stage) -> _Made | None:
 def _diagnostics(context: PlanContext, stage: Stage) -> _Made | None:
     recipe, spec, plan = context.recipe, context.recipe.diagnostics, diagnostics_plan(context.recipe, context.shape)
     assert spec is not None and plan is not None
-    base = stage.name == "diagnostics/base"
-    load = Sampling(plan.prompts_per_model, plan.prompt_tokens, spec.max_completion_tokens, spec.max_completion_tokens)
+    base, limit = stage.name == "diagnostics/base", spec.max_completion_tokens
+    longest_prompt = max(recipe.require_suite().max_prompt_tokens, recipe.prompt.max_prompt_tokens)
+    prompt = max(1, round(longest_prompt * context.rates.question_share))
+    mean = expected_tokens(recipe, limit, context.rates.completion_share)
+    load = Sampling(plan.prompts_per_model, prompt, mean, limit)
     size = bytes_per_weight(recipe, spec.dtype)
     drawn = batches_seconds(context.shape, context.gpu, context.rates, load, spec.batch_size, size)
-    tokens = plan.prompts_per_model * plan.prompt_tokens if base else plan.tokens_per_model_at_most
+    tokens = plan.prompts_per_model * (prompt if base else diagnosed_tokens(spec, prompt, mean))
     return 1, {
         "loading": context.loading * (1 if base else 2),
         "generation": drawn * (1 if base else 1 + spec.paper),
-        "reading": context.forward(tokens, plan.prompt_tokens + spec.max_completion_tokens, spec.dtype),
+        "reading": context.forward(tokens, prompt + mean, spec.dtype),
     }
 
 

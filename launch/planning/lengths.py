@@ -8,7 +8,7 @@ from statistics import median
 from typing import NamedTuple
 
 from data.corpus.filters import prompt_lengths
-from data.corpus.sources import iterate_rows, mapped_rows
+from data.corpus.sources import mapped_rows, read_rows
 from data.hub import cached_model
 from data.prompts.pocket_tokenizer import byte_tokenizer, counting_tokenizer
 from data.prompts.prompt import settle
@@ -108,7 +108,7 @@ def _stored(recipe: Recipe, tokenizer: CountingTokenizer) -> Iterator[int]:
     if not Path(str(teacher.stored.path)).is_file():
         return
     field = teacher.stored.completion_field
-    for row in iterate_rows(teacher.stored, [field], None):
+    for row in read_rows(teacher.stored, [field], None):
         for text in row[field] if isinstance(row[field], list) else [row[field]]:
             if isinstance(text, str) and text:
                 kept = strip_thinking(text) if teacher.thinking == "stripped" else text

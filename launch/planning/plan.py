@@ -2,27 +2,27 @@
 
 import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
 from eval.questions.suite_size import evaluation_responses
 from launch.hardware import visible_gpus
 from launch.planning.analysis_plan import analysis_errors, analysis_plan
-from launch.planning.calibration import Calibration, Rehearsed, group_of, rehearsed, taken, with_rehearsed_start
+from launch.planning.assumptions import Guesses, assumed_hours, assumed_lengths, assumptions
+from launch.planning.calibration import Calibration, group_of, rehearsed, taken
 from launch.planning.disk import disk_needed, gpus_of_node
 from launch.planning.findings import findings
 from launch.planning.fit import fit_mistakes, stage_memory
 from launch.planning.hours import (
     PACKED_ROW_TOKENS,
     PlanContext,
-    StageHours,
     gpu_hours_of_run,
     hours_between_checkpoints,
     plan_context,
     stage_hours,
 )
-from launch.planning.plan_schema import CHANGE, ArmPlan, Assumption, Certainty, GpuCounts, Plan, StagePlan, Totals
+from launch.planning.plan_schema import ArmPlan, Certainty, GpuCounts, Plan, StagePlan, Totals
 from launch.planning.preflight import unresolved_sentences, warnings
 from launch.planning.schedule import on_one_machine, with_endless_nodes
 from launch.planning.teacher import teacher_plan
@@ -41,10 +41,7 @@ from train.accounting.memory import (
     resolve_vllm,
     sampling_memory,
 )
-from train.accounting.rates import Rates
 from train.arms import completions_of_problem, resolve_arm
-
-_LENGTH = "resources.expected_completion_tokens"
 
 _WRITES: dict[StageKind, str] = {
     "base": "weights (*.safetensors), config.json, generation_config.json, tokenizer, chat template",
@@ -92,7 +89,7 @@ def build_plan(
     if context is not None and site is not None:
         context = replace(context, time_limit_hours=lambda kind: _limit(site, cast(StageKind, kind)))
     rehearsal, not_used = rehearsed(study_dir, recipe.study, recipe.resources.gpu is not None)
-    hours = _hours(context, stages, rehearsal)
+    hours = assumed_hours(context, stages, rehearsal)
     measured = {
         stage.name: item
         for stage in stages
@@ -113,6 +110,8 @@ def build_plan(
     arms = {name: _arm_plan(recipe, name, context, study_dir, node) for name in recipe.trained}
     pocket = recipe.model.pocket if recipe.model else None
     notes = [*(str(finding) for finding in all_findings if finding.severity == "note"), *reuse.refused]
+    totals = _totals(recipe, waiting, rows, node, arms)
+    guesses = Guesses(recipe, context, waiting, rehearsal, calibration)
     return Plan(
         study=recipe.study,
         directory=str(study_dir),
@@ -121,8 +120,9 @@ def build_plan(
         parameters=shape.parameters() if shape else None,
         pretraining_tokens=None if pocket is None else pocket.documents // 4 * PACKED_ROW_TOKENS,
         stages=rows,
-        totals=_totals(recipe, waiting, rows, node, arms),
-        assumptions=_assumptions(recipe, context, waiting, rehearsal, calibration),
+        totals=totals,
+        assumptions=assumptions(guesses),
+        lengths=assumed_lengths(guesses, totals),
         calibration=calibration.factors(),
         rehearsed=rehearsal,
         arms=arms,
@@ -150,22 +150,6 @@ def _limit(site: SiteSpec, kind: StageKind) -> float | None:
     return None if limit is None else hours_of(limit)
 
 
-def _hours(
-    context: PlanContext | None, stages: Sequence[Stage], rehearsal: Sequence[Rehearsed]
-) -> dict[str, StageHours | None]:
-    """Hours of every stage by the assumptions; those of the seeds of an arm are the same and computed once."""
-    hours_by_kind: dict[tuple[str, bool], StageHours | None] = {}
-    for stage in stages:
-        key = (_alike(stage), bool(stage.arguments.get("arm")))
-        if key not in hours_by_kind:
-            hours_by_kind[key] = with_rehearsed_start(stage_hours(context, stage), stage.kind, rehearsal)
-    return {stage.name: hours_by_kind[_alike(stage), bool(stage.arguments.get("arm"))] for stage in stages}
-
-
-def _alike(stage: Stage) -> str:
-    return f"{stage.kind}/{stage.arguments['arm']}" if "arm" in stage.arguments else stage.name
-
-
 def _stage_plan(
     recipe: Recipe,
     study_dir: Path,
@@ -190,6 +174,7 @@ def _stage_plan(
         gpus=0 if planned is None else planned.gpus,
         planned_hours=None if planned is None else planned.hours,
         expected_hours=None if expected is None else expected.hours,
+        corrected_by=calibration.corrected_by(stage),
         taken_hours=None if spent is None else spent.hours,
         left_hours=0.0 if state.state == "done" else left,
         seconds={} if expected is None else {part: value for part, value in expected.seconds.items() if value},
@@ -218,39 +203,6 @@ def _totals(
         with_endless_nodes=with_endless_nodes(waiting, left),
         flops=None if None in flops or not flops else sum(value for value in flops if value is not None),
     )
-
-
-def _assumptions(
-    recipe: Recipe,
-    context: PlanContext | None,
-    waiting: Sequence[Stage],
-    rehearsal: Sequence[Rehearsed],
-    calibration: Calibration,
-) -> tuple[Assumption, ...]:
-    """What each assumption moves, of the hours that no measured stage tells about."""
-    guessed = [stage for stage in waiting if calibration.factor_of(stage) is None]
-    if context is None or not guessed:
-        return ()
-    on_gpu = recipe.resources.gpu is not None
-
-    def total(changed: PlanContext) -> float:
-        guesses = _hours(changed, guessed, rehearsal).values()
-        return sum(hours.gpu_hours if on_gpu else hours.hours for hours in guesses if hours is not None)
-
-    before = total(context)
-    if not before:
-        return ()
-    made = []
-    for item in fields(Rates):
-        value = float(getattr(context.rates, item.name))
-        raised = replace(context, rates=replace(context.rates, **{item.name: value * (1 + CHANGE)}))
-        made.append(Assumption(item.name, value, total(raised) / before - 1))
-    expected = recipe.resources.expected_completion_tokens
-    if expected is not None:
-        longer = recipe.resources.model_copy(update={"expected_completion_tokens": round(expected * (1 + CHANGE))})
-        raised = replace(context, recipe=recipe.model_copy(update={"resources": longer}))
-        made.append(Assumption(_LENGTH, float(expected), total(raised) / before - 1))
-    return tuple(sorted(made, key=lambda item: -abs(item.change)))
 
 
 def gpus_of(recipe: Recipe) -> GpuCounts:

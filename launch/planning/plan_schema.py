@@ -36,6 +36,8 @@ class StagePlan:
     """Of the clock, by the assumptions; None: unknown."""
     expected_hours: float | None
     """Of the clock as a whole; corrected by what stages like it took."""
+    corrected_by: tuple[str, ...]
+    """Rows of the table whose measured stages correct it; empty where no stage like it was measured."""
     taken_hours: float | None
     """None: not begun, or not known."""
     left_hours: float | None
@@ -55,6 +57,18 @@ class Assumption:
     value: float
     change: float
     """Of the hours that are left, as a fraction."""
+
+
+@dataclass(frozen=True)
+class AssumedLengths:
+    """How long texts are assumed to be, where the recipe does not say it and no measured stage tells."""
+
+    completion_share: float
+    """Of the limit, in training and for the analyses."""
+    response_share: float
+    """Of the limit, in the evaluation."""
+    hours_at_limits: float
+    """Of the whole study, if every text reached its limit."""
 
 
 @dataclass(frozen=True)
@@ -130,6 +144,7 @@ class Plan:
     totals: Totals
     assumptions: tuple[Assumption, ...]
     """The largest change first."""
+    lengths: AssumedLengths | None
     calibration: tuple[Factor, ...]
     rehearsed: tuple[Rehearsed, ...]
     arms: dict[str, ArmPlan]

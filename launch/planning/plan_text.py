@@ -21,6 +21,10 @@ _NAMES = {
     "sync_bandwidth": "bytes a second from the trainer to vLLM",
     "disk_bandwidth": "bytes a second of the file system",
     "hours_between_failures": "GPU-hours between failures",
+    "completion_share": "share of its limit that a completion reaches",
+    "response_share": "share of its limit that a response reaches",
+    "question_share": "share of its limit that a question reaches",
+    "batch_longest": "longest completion of a batch, in mean lengths",
 }
 
 
@@ -70,7 +74,10 @@ def hours_text(hours: float) -> str:
     """Hours in a readable unit."""
     if hours >= 48:
         return f"{hours / 24:,.1f} days"
-    return f"{hours:.1f} h" if hours >= 1 else f"{hours * 60:.0f} min" if hours >= 1 / 30 else f"{hours * 3600:.0f} s"
+    if hours >= 1 / 30:
+        return f"{hours:.1f} h" if hours >= 1 else f"{hours * 60:.0f} min"
+    seconds = hours * 3600
+    return f"{seconds:.0f} s" if seconds >= 9.95 or not seconds else f"{seconds:.1f} s"
 
 
 def flops_text(flops: float) -> str:
@@ -167,18 +174,29 @@ def _hours_lines(plan: Plan) -> list[str]:
     if unknown:
         counts = " (`transfer fetch` counts the questions)" if "eval" in unknown else ""
         lines.append(f"not counted, because it is not known yet: {', '.join(unknown)}{counts}")
-    if plan.assumptions:
-        named = [
-            f"{_NAMES.get(item.name, item.name)} ({item.value:g}) {item.change:+.0%}"
-            for item in plan.assumptions[:_DOMINATING]
-        ]
+    named = [
+        f"{_NAMES.get(item.name, item.name)} ({item.value:g}) {item.change:+.0%}"
+        for item in plan.assumptions[:_DOMINATING]
+        if abs(item.change) >= 0.005  # else it is shown as 0 %
+    ]
+    if named:
         lines.append(
             f"what an assumption raised by {CHANGE:.0%} does to the hours that are assumed: {', '.join(named)}"
         )
+    if (lengths := plan.lengths) is not None:
+        lines.append(
+            f"assumed: completions of {lengths.completion_share:.0%} of their limit and responses of "
+            f"{lengths.response_share:.0%}, as in the measured studies; if all reached it, "
+            f"{count_text(lengths.hours_at_limits)} {totals.unit} in all (`resources.expected_completion_tokens` sets "
+            "another length)"
+        )
+    rows = list(dict.fromkeys(row.group for row in plan.stages))
     for factor in plan.calibration:
+        corrected = {row.group for row in plan.stages if row.left_hours and factor.group in row.corrected_by}
         lines.append(
             f"measured: {factor.group} took {hours_text(factor.taken_hours)} where {hours_text(factor.planned_hours)} "
-            f"were planned ({factor.ratio:.2f} times, {factor.stages} stage(s)); the rest is corrected by it"
+            f"were planned ({factor.ratio:.2f} times, {factor.stages} stage{'s' * (factor.stages > 1)})"
+            + (f"; corrects {', '.join(row for row in rows if row in corrected)}" if corrected else "")
         )
     if plan.rehearsed:
         starts = ", ".join(f"{item.kind} {item.seconds:.0f} s" for item in plan.rehearsed)

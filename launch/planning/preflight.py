@@ -18,6 +18,7 @@ from recipes.corpus_schema import BenchmarkTexts, CorpusSpec, DataFiles, SourceS
 from recipes.errors import UserError, collected
 from recipes.loading import recipe_of_study
 from recipes.schema import Recipe
+from recipes.suggestions import similar_path
 from train.arms import completions_of_problem, resolve_arm
 
 
@@ -131,11 +132,16 @@ def model_mistake(path: str) -> str | None:
         )
     if _may_be_hub_id(path):
         return None
-    study = _study_of(folder)
-    if study is None:
-        return "is neither a directory nor a Hugging Face id such as Qwen/Qwen3-14B-Base"
-    maker = recipe_of_study(study)
-    return f"does not exist; {f'`transfer run {maker}`' if maker else f'the study {study}'} makes it"
+    study, near = _study_of(folder), similar_path(folder)
+    maker = None if study is None else recipe_of_study(study)
+    made = f"`transfer run {maker}` makes it" if maker else f"the study {study} makes it" if study is not None else None
+    if near is not None:
+        return f"does not exist; did you mean {near}?" + (f" If not, {made}" if maker else "")
+    return (
+        f"does not exist; {made}"
+        if made
+        else "is neither a directory nor a Hugging Face id such as Qwen/Qwen3-14B-Base"
+    )
 
 
 def _study_of(path: Path) -> str | None:

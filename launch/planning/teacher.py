@@ -48,7 +48,6 @@ def teacher_plan(
     spent = next((row for row in facts.get("sampling", []) if row["phase"] == "teacher"), None)
     problems = facts.get("train_problems") or recipe.corpus.train_problems
     limit = teacher.max_completion_tokens or recipe.prompt.max_completion_tokens
-    mean = expected_tokens(recipe, limit)
     samples = spent["samples"] if spent else None if problems is None else problems * teacher.samples_per_problem
     tokens = spent["generated_tokens"] if spent else None if samples is None else samples * limit
     known = None if not teacher.parameters else round(teacher.parameters)
@@ -56,6 +55,7 @@ def teacher_plan(
     hours = hours_per_thousand = None
     if gpu is not None and known is not None and recipe.resources.gpu is not None:
         rates = rates or rates_for(gpu)[1]
+        mean = expected_tokens(recipe, limit, rates.completion_share)
         load = Sampling(_COUNTED * teacher.samples_per_problem, recipe.prompt.max_prompt_tokens // 4, mean, limit)
         hours_per_thousand = _hours(str(teacher.model), known, gpu, rates, load)
         if tokens is not None and samples is not None:

@@ -20,7 +20,7 @@ from trl.rewards import accuracy_reward
 from data.grading.grader import Grader
 from data.grading.notation import undress
 from data.grading.reading import read_answer
-from data.grading.values import evaluate
+from data.grading.values import computed
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 GOLDEN = ROOT / "tests" / "golden" / "grading.jsonl"
@@ -29,7 +29,7 @@ WARM = [r"\boxed{\sum_{k=1}^{3} k}", r"\boxed{\sum_{k=1}^{4} k}"], ["6", "10"]
 
 def forget() -> None:
     """Empty the caches, so that the next timed call has seen nothing."""
-    for cached in (read_answer, undress, evaluate):
+    for cached in (read_answer, undress, computed):
         cached.cache_clear()
 
 

@@ -10,10 +10,11 @@ import wandb
 from wandb.sdk.lib.wbauth import write_netrc_auth
 
 from eval.report.tracking import sync_study
+from launch.commands.main import main
 from recipes.errors import UserError
 from recipes.loading import load_recipe
 from tests.integration.test_deepspeed import SMOKE, study_of
-from train.runtime.tracking import Tracker, run_id, wandb_mode
+from train.runtime.tracking import Tracker, require_usable_key, run_id, wandb_mode, why_offline
 
 KEY = "a" * 40
 UNREACHABLE = "http://127.0.0.1:1"  # no server has this port
@@ -71,9 +72,36 @@ def test_a_run_is_offline_where_the_server_cannot_be_reached(no_key, tmp_path, c
     said = capfd.readouterr().err
     assert "transfer: warning: Weights & Biases cannot be used (Failed to get resume status" in said
     assert "connection refused); this run is written offline, and `transfer sync` sends it later" in said
+    assert why_offline(tmp_path).startswith("Failed to get resume status")
     (offline,) = (tmp_path / "wandb").glob("offline-run-*")
     assert offline.name.endswith(run_id(tmp_path))
     assert [items["loss"] for items in history_of(next(offline.glob("*.wandb")))] == ["0.25"]
+
+
+def test_a_run_that_was_to_be_online_says_why_it_is_not(no_key, tmp_path):
+    """And one that was to be offline says nothing."""
+    for name, mode, why in (("auto", "auto", "there is no key"), ("offline", "offline", None)):
+        Tracker(load_recipe(SMOKE, [f"wandb={{mode: {mode}}}"]), {}, tmp_path / name, "grpo", 0).close()
+        assert why_offline(tmp_path / name) == why
+        assert len(list((tmp_path / name / "wandb").glob("offline-run-*"))) == 1
+    no_key.setenv("WANDB_MODE", "offline")
+    Tracker(load_recipe(SMOKE, ["tracking=[wandb]"]), {}, tmp_path / "variable", "grpo", 0).close()
+    assert why_offline(tmp_path / "variable") is None
+
+
+def test_a_malformed_key_is_refused_before_a_run_begins(no_key, capsys, tmp_path):
+    no_key.setenv("WANDB_API_KEY", "abc")
+    out = tmp_path / "study"
+    assert main(["run", str(SMOKE), "wandb={}", "--out", str(out)]) == 2
+    assert capsys.readouterr().err == (
+        "transfer: the key for Weights & Biases cannot be used (API key must have 40+ characters, has 3.); correct it, "
+        "unset it, or set wandb.mode=offline\n"
+    )
+    assert not out.exists()
+    for settings in (["wandb={mode: offline}"], []):
+        require_usable_key(load_recipe(SMOKE, settings))
+    no_key.setenv("WANDB_MODE", "offline")
+    require_usable_key(load_recipe(SMOKE, ["wandb={}"]))
 
 
 def test_sync_fails_where_the_server_cannot_be_reached(no_key, tmp_path):

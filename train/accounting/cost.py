@@ -125,9 +125,9 @@ GPUS = {
     "H100-80GB": Gpu(80 << 30, 989e12, 3.35e12, 67e12),
     "H200-141GB": Gpu(141_000_000_000, 989e12, 4.8e12, 67e12),
 }
-CPU_CORE = Gpu(0, 6e10, 1e10, 6e10)
-"""A core in float32: what the pocket study reached on one, so hours elsewhere are a guess until a run has calibrated
-them."""
+CPU_CORE = Gpu(0, 1.5e11, 1e10, 1.5e11)
+"""A core in float32. At 40 % of the peak it makes 6e10 FLOPs a second: the pocket study reached 4.4e10, SmolLM2-135M
+1.1e11 (docs/benchmarks.md). Hours elsewhere are a guess until a run has calibrated them."""
 
 
 def model_shape(recipe: Recipe) -> ModelShape | None:
@@ -151,9 +151,12 @@ def bytes_per_weight(recipe: Recipe, dtype: str | None = None) -> int:
     return 2 if recipe.model is not None and (dtype or recipe.model.dtype) == "bfloat16" else 4
 
 
-def expected_tokens(recipe: Recipe, limit: int) -> int:
-    """Tokens that a plan assumes for a text of at most `limit`: the expected length if the recipe states it."""
-    return min(limit, recipe.resources.expected_completion_tokens or limit)
+def expected_tokens(recipe: Recipe, limit: int, share: float = 1.0) -> int:
+    """Tokens that a plan assumes for a text of at most `limit`: the expected length if the recipe states it.
+
+    `share`: of the limit, where the recipe states none. 1 for what has to be safe, such as memory.
+    """
+    return min(limit, recipe.resources.expected_completion_tokens or max(1, round(share * limit)))
 
 
 def shape_from_config(config: dict[str, Any]) -> ModelShape:

@@ -31,10 +31,20 @@ class Rates:
     """Bytes a second of a file system, by all ranks together."""
     hours_between_failures: float = 50_000.0
     """GPU-hours between two failures: 419 in 54 days of 16,384 GPUs (Llama 3, arXiv 2407.21783, Sec. 3.3.4)."""
+    completion_share: float = 0.5
+    """Of its limit that a completion reaches on average in training, the probe and the diagnostics, where the recipe
+    does not state `resources.expected_completion_tokens`: 0.42 to 0.49 in the pocket study and with SmolLM2-135M."""
+    response_share: float = 0.25
+    """The same of a response in the evaluation: 0.19 to 0.34 there."""
+    question_share: float = 0.25
+    """Of `suite.max_prompt_tokens` that a question reaches on average."""
+    batch_longest: float = 2.0
+    """Longest completion of a batch of transformers, in mean lengths: 1.2 to 2.2 in those studies."""
 
 
-CPU_RATES = Rates(padding=1.3, start_seconds=2.0)
-"""Without a GPU: workers have imported their libraries before, and rows are padded to the longest of a batch."""
+CPU_RATES = Rates(padding=1.3, start_seconds=2.0, question_share=0.125)
+"""Without a GPU: workers have imported their libraries before, and rows are padded to the longest of a batch. Questions
+reached 0.13 of their limit in the pocket study and 0.07 with SmolLM2-135M."""
 
 
 def rates_for(gpu: Gpu | None) -> tuple[Gpu, Rates]:
@@ -97,10 +107,11 @@ def batches_seconds(
     """Seconds of transformers' `generate`: batches one after another, each as long as its longest completion."""
     batches = -(-load.sequences // batch)
     size = load.sequences / max(1.0, batches)
-    growing = load.prompt + load.limit / 2
+    longest = min(load.limit, rates.batch_longest * load.mean)
+    growing = load.prompt + longest / 2
     read = shape.parameters() * value_bytes + size * growing * shape.kv_cache_bytes_per_token(value_bytes)
     launched = shape.num_layers * rates.layer_seconds
     arithmetic = size * shape.forward_flops(1, round(growing)) / (gpu.peak_flops * rates.train_utilisation)
     step = max(read / (gpu.bandwidth * rates.decode_bandwidth), launched) + arithmetic
     prefill = forward_seconds(shape, gpu, rates, load.sequences * load.prompt, load.prompt)
-    return batches * load.limit * step + prefill
+    return batches * longest * step + prefill

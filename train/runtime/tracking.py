@@ -20,6 +20,8 @@ from train.runtime.ranks import rank
 EVENTS = "tensorboard"
 """Folder of a run's event files."""
 _ID_FILE = "wandb-id"
+_OFFLINE_FILE = "wandb-offline"
+"""Why a run that the recipe wants on the server is on this machine only; `transfer sync` removes it."""
 _SHOWN_COMPLETIONS = 8
 _UPLOAD_SECONDS = 600.0  # at the end of a run, whose GPUs wait for it
 
@@ -118,10 +120,16 @@ def start_run(spec: WandbSpec, stage_dir: Path, *, must_reach: bool = False, **v
             **values,
         )
 
+    mode, note = wandb_mode(spec.mode), stage_dir / _OFFLINE_FILE
     try:
-        return start(wandb_mode(spec.mode))
+        run = start(mode)
+        if mode == "online":
+            note.unlink(missing_ok=True)
+        elif mode == "offline" and spec.mode != "offline" and "WANDB_MODE" not in os.environ:
+            write_atomic(note, "there is no key")
+        return run
     except wandb.errors.AuthenticationError as error:  # a malformed key, found without the server
-        raise UserError(f"the key for Weights & Biases cannot be used ({error}); correct it, or unset it") from None
+        raise UserError(_unusable_key(error)) from None
     except wandb.errors.CommError as error:
         wandb.teardown()  # its service holds the run's id, and would refuse the same one
         reason = " ".join(str(error).split())
@@ -133,7 +141,37 @@ def start_run(spec: WandbSpec, stage_dir: Path, *, must_reach: bool = False, **v
             file=sys.stderr,
             flush=True,
         )
+        write_atomic(note, reason)
         return start("offline")
+
+
+def why_offline(stage_dir: Path) -> str | None:
+    """Why the run of a stage directory is not on the server of Weights & Biases, where it should be; None: it is."""
+    try:
+        return (stage_dir / _OFFLINE_FILE).read_text(encoding="utf-8")
+    except OSError:
+        return None
+
+
+def require_usable_key(recipe: Recipe) -> None:
+    """Raise UserError if a run would end because its key for Weights & Biases is malformed. Asks no server."""
+    spec = recipe.wandb_settings
+    if spec is None or (os.environ.get("WANDB_MODE") or spec.mode) not in ("auto", "online"):
+        return
+    from wandb.errors import AuthenticationError
+    from wandb.sdk import wandb_setup
+    from wandb.sdk.lib import wbauth
+
+    settings = wandb_setup.singleton().settings
+    try:
+        if settings.api_key:
+            wbauth.AuthApiKey(host=settings.base_url, api_key=settings.api_key)
+    except AuthenticationError as error:
+        raise UserError(_unusable_key(error)) from None
+
+
+def _unusable_key(error: Exception) -> str:
+    return f"the key for Weights & Biases cannot be used ({error}); correct it, unset it, or set wandb.mode=offline"
 
 
 def run_id(stage_dir: Path) -> str:

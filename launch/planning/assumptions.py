@@ -1,0 +1,82 @@
+"""What the hours of a plan assume, and how much depends on it. Needs no torch."""
+
+from collections.abc import Sequence
+from dataclasses import fields, replace
+
+from launch.planning.calibration import Calibration, Rehearsed, with_rehearsed_start
+from launch.planning.hours import PlanContext, StageHours, stage_hours
+from launch.planning.plan_schema import CHANGE, AssumedLengths, Assumption, Totals
+from launch.stages import Stage
+from recipes.schema import Recipe
+from train.accounting.rates import Rates
+
+_LENGTH = "resources.expected_completion_tokens"
+
+
+def assumed_hours(
+    context: PlanContext | None, stages: Sequence[Stage], rehearsal: Sequence[Rehearsed]
+) -> dict[str, StageHours | None]:
+    """Hours of every stage by the assumptions; those of the seeds of an arm are the same and computed once."""
+    hours_by_kind: dict[tuple[str, bool], StageHours | None] = {}
+    for stage in stages:
+        key = (_alike(stage), bool(stage.arguments.get("arm")))
+        if key not in hours_by_kind:
+            hours_by_kind[key] = with_rehearsed_start(stage_hours(context, stage), stage.kind, rehearsal)
+    return {stage.name: hours_by_kind[_alike(stage), bool(stage.arguments.get("arm"))] for stage in stages}
+
+
+def _alike(stage: Stage) -> str:
+    return f"{stage.kind}/{stage.arguments['arm']}" if "arm" in stage.arguments else stage.name
+
+
+class Guesses:
+    """The hours of the stages to run that no measured stage tells about."""
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        context: PlanContext | None,
+        waiting: Sequence[Stage],
+        rehearsal: Sequence[Rehearsed],
+        calibration: Calibration,
+    ) -> None:
+        self.recipe, self.context, self._rehearsal = recipe, context, rehearsal
+        self._stages = [stage for stage in waiting if not calibration.corrected_by(stage)]
+
+    def hours(self, **rates: float) -> float:
+        """GPU-hours, or hours of the clock without a GPU, with some of the assumed rates changed."""
+        assert self.context is not None
+        return self.hours_in(replace(self.context, rates=replace(self.context.rates, **rates)))
+
+    def hours_in(self, context: PlanContext | None) -> float:
+        """The same in another context."""
+        on_gpu = self.recipe.resources.gpu is not None
+        found = assumed_hours(context, self._stages, self._rehearsal).values()
+        return sum(hours.gpu_hours if on_gpu else hours.hours for hours in found if hours is not None)
+
+
+def assumptions(guesses: Guesses) -> tuple[Assumption, ...]:
+    """What each assumption moves."""
+    recipe, context = guesses.recipe, guesses.context
+    before = guesses.hours_in(context)
+    if context is None or not before:
+        return ()
+    made = []
+    for item in fields(Rates):
+        value = float(getattr(context.rates, item.name))
+        made.append(Assumption(item.name, value, guesses.hours(**{item.name: value * (1 + CHANGE)}) / before - 1))
+    expected = recipe.resources.expected_completion_tokens
+    if expected is not None:
+        longer = recipe.resources.model_copy(update={"expected_completion_tokens": round(expected * (1 + CHANGE))})
+        raised = replace(context, recipe=recipe.model_copy(update={"resources": longer}))
+        made.append(Assumption(_LENGTH, float(expected), guesses.hours_in(raised) / before - 1))
+    return tuple(sorted(made, key=lambda item: -abs(item.change)))
+
+
+def assumed_lengths(guesses: Guesses, totals: Totals) -> AssumedLengths | None:
+    """The lengths that are assumed; None where they change nothing."""
+    if guesses.context is None or guesses.recipe.resources.expected_completion_tokens is not None:
+        return None
+    longer = guesses.hours(completion_share=1.0, response_share=1.0) - guesses.hours()
+    rates = guesses.context.rates
+    return AssumedLengths(rates.completion_share, rates.response_share, totals.hours + longer) if longer > 0 else None
