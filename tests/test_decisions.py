@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from eval.report.markdown import render_summary
 from eval.report.model_card import PushedModel, model_card
+from eval.report.page import render_summary
 from eval.report.schema import write_transfer
 from eval.report.table import format_report
 from eval.report.verdict import verdict
