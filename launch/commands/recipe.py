@@ -116,7 +116,7 @@ def _submit(recipe: "Recipe", study_dir: Path, stages: "list[Stage]", options: a
     tasks = tasks_of_study(recipe, study_dir, stages)
     check_study_dir(recipe, study_dir)
     if options.dry_run:
-        return show_jobs(study_dir, tasks, site)
+        return show_jobs(study_dir, tasks, site, with_reuse=not options.no_reuse)
     require_ready(tasks, site)
     ask_queue()  # before anything is written
     with locked(study_dir):  # stages that run read the recipe in it
