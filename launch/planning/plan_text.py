@@ -65,7 +65,7 @@ def format_plan(plan: Plan, commands: bool = False, stages: bool = False) -> str
     lines += [f"  {text}" for text in plan.differences]
     lines += [f"note: {text}" for text in plan.notes]
     lines += [f"warning: {text}" for text in plan.warnings]
-    lines += [f"before it can run: {text}" for text in plan.unresolved]
+    lines += [f"missing: {text}" for text in plan.unresolved]
     lines += [f"cannot work: {text}" for text in plan.errors]  # last, where it is seen
     return "\n".join(lines)
 
