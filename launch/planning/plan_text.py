@@ -166,7 +166,11 @@ def _hours_lines(plan: Plan) -> list[str]:
     said += f", of which {count_text(totals.taken_hours)} are spent" if totals.taken_hours else ""
     lines = ["", said + (f" (hours of {plan.gpu}, which a stage holds busy or not)" if plan.gpu else "")]
     if totals.left_hours:
-        where = f"one node with {totals.node_gpus} GPU(s)" if plan.gpu else "this machine"
+        where = "this machine"
+        if plan.gpu:
+            several = totals.nodes > 1
+            where = f"{totals.nodes if several else 'one'} node{'s' * several} with {totals.node_gpus} GPU(s)"
+            where += " each" if several else ""
         lines.append(f"wall clock on {where}: {_path(totals.on_one_machine)}")
         if plan.gpu:
             lines.append(f"with a free node for every job: {_path(totals.with_endless_nodes)}")
