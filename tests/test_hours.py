@@ -327,3 +327,37 @@ def test_headers_of_recipes_carry_what_the_plan_says(path, tmp_path, monkeypatch
     assert f"{totals.hours:,.0f}" == stated[1]
     assert hours_text(totals.on_one_machine.hours) == stated[2]
     assert f"{plan.disk.total / 1e12:.1f}" == stated[3]
+
+
+def test_wall_clock_of_runs_on_several_nodes_by_hand(monkeypatch):
+    """Twelve runs of 10 hours each, one after another; then 13 evaluations of 10 hours, each on one GPU."""
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    for settings, hours, nodes in (([], 140, 1), (["resources.ranks=16", "resources.nodes=2"], 130, 2)):
+        recipe = load_recipe(MATCHED, settings)
+        stages = build_stages(recipe)
+        spent = {stage.name: 10.0 if stage.kind in ("arms", "eval") else 0.0 for stage in stages}
+        assert on_one_machine(recipe, stages, spent, 8).hours == hours
+        plan = build_plan(recipe, stages, Path("runs/none"))
+        assert (plan.totals.nodes, plan.totals.node_gpus, plan.gpus.nodes) == (nodes, 8, nodes)
+    assert "\nwall clock on 2 nodes with 8 GPU(s) each: " in format_plan(plan)
+    served = load_recipe(MATCHED, ["resources.vllm={mode: server, server_nodes: 1}"])
+    stages = build_stages(served)
+    spent = {stage.name: 10.0 * (stage.kind == "arms") for stage in stages}
+    # Three pairs of SFT runs, then six runs on both nodes.
+    assert on_one_machine(served, stages, spent, 8).hours == 90
+
+
+def test_more_ranks_on_a_node_than_usual_ask_for_nodes(monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+
+    def told(*settings):
+        recipe = load_recipe(MATCHED, list(settings))
+        return [
+            text for text in build_plan(recipe, build_stages(recipe), Path("runs/none")).warnings if "usual" in text
+        ]
+
+    assert told() == told("resources.ranks=16", "resources.nodes=2") == []
+    assert told("resources.ranks=32") == [
+        "32 ranks on 1 node(s) are 32 GPUs a node, and a node usually has 8; set resources.nodes=4, or leave it if "
+        "your nodes have more"
+    ]

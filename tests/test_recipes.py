@@ -31,6 +31,8 @@ def test_shipped_recipe_loads_and_its_arms_can_run(path):
     header = [line for line in (ROOT / path).read_text().splitlines() if line.startswith("#")]
     launch = f"transfer run {path}" if recipe.model or recipe.corpus.sources else "transfer fetch"
     assert any(launch in line for line in header)  # every recipe says how to launch it
+    if recipe.model and path.parts[1] != "corpora":  # a study is fetched by one command, with its corpus and suite
+        assert {line.split()[3] for line in header if line.startswith("#   transfer fetch ")} <= {str(path)}
 
 
 @pytest.mark.parametrize("path", AUDITS, ids=str)

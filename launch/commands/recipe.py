@@ -116,7 +116,7 @@ def _submit(recipe: "Recipe", study_dir: Path, stages: "list[Stage]", options: a
     tasks = tasks_of_study(recipe, study_dir, stages)
     check_study_dir(recipe, study_dir)
     if options.dry_run:
-        return show_jobs(study_dir, tasks, site)
+        return show_jobs(study_dir, tasks, site, with_reuse=not options.no_reuse)
     require_ready(tasks, site)
     ask_queue()  # before anything is written
     with locked(study_dir):  # stages that run read the recipe in it
@@ -141,7 +141,8 @@ def _submit(recipe: "Recipe", study_dir: Path, stages: "list[Stage]", options: a
 def plan(options: argparse.Namespace) -> int:
     """Stages with their state, hours, memory and disk, steps, samples, tokens, FLOPs, and what is missing: on this
     machine, or with --on slurm on the cluster of the site file. What finished stages took corrects those like them. A
-    stage that a study in the same folder has made already is `reused`.
+    stage that a study in the same folder has made already is `reused`. Exit status 2 if it cannot work, or its arms are
+    unmatched and no `unmatched: stamp` allows it; what is still to be fetched does not count.
     """
     from launch.planning.preflight import check_before_running
     from launch.stages import build_stages
@@ -177,7 +178,7 @@ def show_plan(
     values = {"recipe": recipe.dump()} if dry_run else {}
     text = format_plan(plan, commands=dry_run, stages=getattr(options, "stages", False))
     print_result(options, values | as_json(plan), text)
-    return 2 if plan.errors else 0
+    return 2 if plan.errors or (plan.differences and recipe.unmatched == "refuse") else 0
 
 
 @command("check that the arms are matched", STUDY, OVERRIDES, OUT)

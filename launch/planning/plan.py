@@ -24,7 +24,7 @@ from launch.planning.hours import (
 )
 from launch.planning.plan_schema import ArmPlan, Certainty, GpuCounts, Plan, StagePlan, Totals
 from launch.planning.preflight import unresolved_sentences, warnings
-from launch.planning.schedule import on_one_machine, with_endless_nodes
+from launch.planning.schedule import nodes_of_run, on_one_machine, with_endless_nodes
 from launch.planning.teacher import teacher_plan
 from launch.rank_command import Rendezvous, launch_command, launch_files
 from launch.reuse import ReusePlan, plan_reuse
@@ -198,6 +198,7 @@ def _totals(
         hours=summed(spent) + summed(left),
         taken_hours=summed(spent),
         left_hours=summed(left),
+        nodes=nodes_of_run(recipe),
         node_gpus=node,
         on_one_machine=on_one_machine(recipe, waiting, left, node),
         with_endless_nodes=with_endless_nodes(waiting, left),
@@ -209,7 +210,7 @@ def gpus_of(recipe: Recipe) -> GpuCounts:
     """GPUs that one training run and one evaluation occupy."""
     resources = recipe.resources
     server = resources.vllm.server_nodes * resources.ranks // resources.nodes if resources.vllm else 0
-    return GpuCounts(resources.ranks + server, resources.nodes, resources.evaluation_replicas)
+    return GpuCounts(resources.ranks + server, nodes_of_run(recipe), resources.evaluation_replicas)
 
 
 def dropped_problems(study_dir: Path) -> dict[str, int] | None:

@@ -80,6 +80,8 @@ class Totals:
     """Taken, and expected of what is left."""
     taken_hours: float
     left_hours: float
+    nodes: int
+    """That a run occupies; the schedule `on_one_machine` has as many."""
     node_gpus: int
     """GPUs of the machine that `on_one_machine` is about."""
     on_one_machine: Schedule

@@ -66,7 +66,7 @@ def format_plan(plan: Plan, commands: bool = False, stages: bool = False) -> str
     lines += [f"  {text}" for text in plan.differences]
     lines += [f"note: {text}" for text in plan.notes]
     lines += [f"warning: {text}" for text in plan.warnings]
-    lines += [f"before it can run: {text}" for text in plan.unresolved]
+    lines += [f"missing: {text}" for text in plan.unresolved]
     lines += [f"cannot work: {text}" for text in plan.errors]  # last, where it is seen
     return "\n".join(lines)
 
@@ -175,7 +175,11 @@ def _hours_lines(plan: Plan) -> list[str]:
         said += f", of which {count_text(totals.taken_hours) if plan.gpu else hours_text(totals.taken_hours)} are spent"
     lines = ["", said + (f" (hours of {plan.gpu}, which a stage holds busy or not)" if plan.gpu else "")]
     if totals.left_hours:
-        where = f"one node with {totals.node_gpus} GPU(s)" if plan.gpu else "this machine"
+        where = "this machine"
+        if plan.gpu:
+            several = totals.nodes > 1
+            where = f"{totals.nodes if several else 'one'} node{'s' * several} with {totals.node_gpus} GPU(s)"
+            where += " each" if several else ""
         lines.append(f"wall clock on {where}: {_path(totals.on_one_machine)}")
         if plan.gpu:
             lines.append(f"with a free node for every job: {_path(totals.with_endless_nodes)}")

@@ -1,7 +1,7 @@
 """`transfer validate`: everything a study reads, opened and rendered before anything is spent.
 
-It applies the corpus stage's own filters and the evaluation's own prompts, and collects every mistake. What is not on
-this machine is named as not checked; nothing is downloaded.
+It applies the corpus stage's own filters and the evaluation's own prompts, and collects every mistake. What is still to
+be fetched is named as missing, and what is therefore not checked; nothing is downloaded.
 """
 
 import json
@@ -66,9 +66,11 @@ class Validation:
     study: str
     mistakes: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
+    missing: list[str] = field(default_factory=list)
+    """What `transfer fetch` has still to bring, as in the plan; no mistake of the recipe."""
     not_checked: list[str] = field(default_factory=list)
     unresolved: set[tuple[str, str]] = field(default_factory=set)
-    """Kind and name of files that no lock pins; they are among the mistakes."""
+    """Kind and name of files that no lock pins; `missing` says so."""
     absent: dict[str, list[str]] = field(default_factory=dict)
     """Kind of files -> names of those that are pinned and not here."""
     corpus: dict[str, Any] | None = None
@@ -85,7 +87,7 @@ class Validation:
 def validate(recipe: Recipe, study_dir: Path) -> Validation:
     """Check a recipe and everything it reads. Trains, generates and downloads nothing."""
     validation = Validation(recipe.study, mistakes(recipe, counts=False), warnings(recipe))
-    validation.mistakes += unresolved_sentences(recipe)
+    validation.missing += unresolved_sentences(recipe)
     validation.unresolved = {(item.kind, item.name) for item in unresolved(recipe)}
     if recipe.unmatched == "refuse":
         validation.mistakes += [f"the arms are unmatched in {text}" for text in recipe_differences(recipe)]

@@ -17,6 +17,7 @@ def as_json(validation: Validation) -> dict[str, Any]:
         "valid": not validation.mistakes,
         "mistakes": validation.mistakes,
         "warnings": validation.warnings,
+        "missing": validation.missing,
         "not_checked": validation.not_checked,
         "corpus": validation.corpus,
         "groups": validation.groups,
@@ -107,9 +108,12 @@ def _shortened(text: str, limit: int) -> str:
 
 
 def _verdict(validation: Validation) -> list[str]:
-    lines = [f"not checked: {text}" for text in validation.not_checked]
+    lines = [f"missing: {text}" for text in validation.missing]
+    lines += [f"not checked: {text}" for text in validation.not_checked]
     lines += [f"warning: {text}" for text in validation.warnings]
     lines += [f"mistake: {text}" for text in validation.mistakes]
     count = len(validation.mistakes)
-    verdict = "is valid" if not count else f"has {count} mistake{'s' * (count > 1)}"
+    verdict = f"has {count} mistake{'s' * (count > 1)}" if count else "is valid"
+    if validation.missing and not count:
+        verdict = "has no mistakes as far as it could be checked; fetch what is missing and validate again"
     return [*lines, f"{validation.study} {verdict}"]
