@@ -148,8 +148,8 @@ def test_an_axis_that_every_arm_overrides_is_refused_with_the_keys_that_count(tm
     kept = [*arms, "unmatched=stamp", "arms.off_policy_sft.learning_rate=null"]
     for key in ("warmup_steps=2,3", "learning_rate=1e-4,2e-4"):
         assert len(ablation(tmp_path, grid=[f"train.{key}"], overrides=kept, recipe=study).points) == 2
+    both = [*kept, "arms.grpo.train={warmup_steps: 1}"]
     with pytest.raises(UserError, match=r"vary arms.off_policy_sft.train.warmup_steps, arms.on_policy_sft.train.w"):
-        both = [*kept, "arms.grpo.train={warmup_steps: 1}"]
         ablation(tmp_path, grid=["train.warmup_steps=2,3"], overrides=both, recipe=study)
 
 
