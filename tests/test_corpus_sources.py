@@ -444,6 +444,13 @@ def test_a_template_that_does_not_fit_the_first_row_is_refused_before_anything_r
     assert message in sentence
 
 
+def test_a_mistyped_column_in_a_template_gets_a_suggestion(tmp_path):
+    spec = source(written(tmp_path, "r.jsonl", [{"question": "Which?", "label": 0}]))
+    for template, hint in (("{{ 'AB'[lable | int] }}", "question; did you mean 'label'?"), ("{{ xyz }}", "question")):
+        (sentence,) = field_mistakes(spec, [template])
+        assert sentence.endswith(f"is undefined; the row has the columns label, {hint}")
+
+
 def test_the_first_row_is_checked_with_the_recipe(tmp_path):
     path = written(tmp_path, "r.jsonl", [{"question": "Which?", "answer": "1"}])
     spec = {"kind": "file", "name": "s", "path": str(path), "problem_field": "{{ question }} {{ options }}"}

@@ -260,6 +260,9 @@ def test_unusable_recipe_file(tmp_path, content):
     [
         ("stdy.yaml", "recipe {folder}/stdy.yaml does not exist; did you mean {folder}/study.yaml?"),
         ("nosuch.yaml", "recipe {folder}/nosuch.yaml does not exist; recipes are under recipes/"),
+        ("nope", "{folder}/nope does not exist; studies in {folder} are rates, and recipes are under recipes/"),
+        ("none/nope", "{folder}/none/nope does not exist; there is no study in {folder}/none, and recipes are under "
+         "recipes/"),
         ("xyz.json", "recipe {folder}/xyz.json does not exist; recipes are under recipes/"),
         ("", "{folder} is not a study directory: it has no study.json; did you mean the recipe {folder}/study.yaml?"),
         ("rates", "{folder}/rates is not a study directory: it has no study.json; it is an ablation: see `transfer "
