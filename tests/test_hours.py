@@ -337,3 +337,26 @@ def test_more_ranks_on_a_node_than_usual_ask_for_nodes(monkeypatch):
         "32 ranks on 1 node(s) are 32 GPUs a node, and a node usually has 8; set resources.nodes=4, or leave it if "
         "your nodes have more"
     ]
+
+
+def test_what_cannot_work_has_no_hours_and_the_best_share_is_proposed(monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+
+    def planned(*settings):
+        recipe = load_recipe(MATCHED, ["resources.gpu=H100-80GB", *settings])
+        return build_plan(recipe, build_stages(recipe), Path("runs/none"))
+
+    impossible = planned("resources.vllm.memory_share=0.3")
+    assert impossible.errors[0].endswith("the nearest setting that works: resources.vllm.memory_share=null")
+    assert impossible.totals.hours == 0
+    assert {arm.gpu_hours for arm in impossible.arms.values()} == {None}
+    assert impossible.arms["grpo"].memory_per_rank == planned().arms["grpo"].memory_per_rank
+    text = format_plan(impossible)
+    assert "wall clock" not in text and "certainty" not in text
+    proposed = planned("resources.vllm.memory_share=null").totals.hours
+    assert proposed == planned().totals.hours
+    assert all(
+        proposed <= plan.totals.hours
+        for share in (0.4, 0.5, 0.6, 0.7, 0.8)
+        if not (plan := planned(f"resources.vllm.memory_share={share}")).errors
+    )

@@ -88,6 +88,11 @@ def build_plan(
     context = plan_context(recipe, shape, node)
     if context is not None and site is not None:
         context = replace(context, time_limit_hours=lambda kind: _limit(site, cast(StageKind, kind)))
+    misfits = fit_mistakes(recipe, shape)
+    arms = {name: _arm_plan(recipe, name, context, study_dir, node) for name in recipe.trained}
+    if misfits:  # hours of what cannot work would mislead
+        context = None
+        arms = {name: replace(arm, gpu_hours=None, hours_between_checkpoints=None) for name, arm in arms.items()}
     rehearsal, not_used = rehearsed(study_dir, recipe.study, recipe.resources.gpu is not None)
     hours = assumed_hours(context, stages, rehearsal)
     measured = {
@@ -107,7 +112,6 @@ def build_plan(
     )
     analyses = analysis_plan(recipe, shape)
     labels = recipe.all_labels
-    arms = {name: _arm_plan(recipe, name, context, study_dir, node) for name in recipe.trained}
     pocket = recipe.model.pocket if recipe.model else None
     notes = [*(str(finding) for finding in all_findings if finding.severity == "note"), *reuse.refused]
     totals = _totals(recipe, waiting, rows, node, arms)
@@ -134,7 +138,7 @@ def build_plan(
         disk=disk_needed(recipe, shape, waiting, node, site),
         findings=tuple(all_findings),
         errors=(
-            *fit_mistakes(recipe, shape),
+            *misfits,
             *analysis_errors(analyses, recipe.resources.gpu),
             *(str(finding) for finding in all_findings if finding.severity == "error"),
         ),
