@@ -360,3 +360,14 @@ def test_what_cannot_work_has_no_hours_and_the_best_share_is_proposed(monkeypatc
         for share in (0.4, 0.5, 0.6, 0.7, 0.8)
         if not (plan := planned(f"resources.vllm.memory_share={share}")).errors
     )
+
+
+def test_parts_of_an_arm_that_the_faq_names(monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    recipe = load_recipe(MATCHED)
+    plan = as_json(build_plan(recipe, build_stages(recipe), Path("runs/none")))
+    parts = {stage["name"]: set(stage["seconds"]) for stage in plan["stages"]}
+    named = {"generation", "old log-probabilities"}
+    assert parts["arms/grpo/seed-0"] - parts["arms/sft_think/seed-0"] == {*named, "weight synchronisation"}
+    answer = Path("docs/faq.md").read_text().partition("Why does GRPO cost more")[2].partition("\n\n")[0]
+    assert "transfer plan --json" in answer and all(f"`{name}`" in answer for name in named)
