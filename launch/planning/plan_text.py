@@ -305,5 +305,20 @@ def _sampling_text(arm: ArmPlan) -> str:
         f"; while sampling, vLLM with {sampling.memory_share:.0%} of a GPU, {'asleep' if sampling.sleep else 'awake'} "
         f"while training{given}: weights {sampling.weights / 1e9:.2f}, KV cache {sampling.kv_cache / 1e9:.2f} "
         f"({sampling.cached_tokens:,} tokens), so {min(sampling.sequences_at_once, sampling.sequences_asked):,} of "
-        f"{sampling.sequences_asked:,} sequences of the expected length at a time"
+        f"{sampling.sequences_asked:,} sequences of the expected length at a time{_peak_text(arm)}"
     )
+
+
+def _peak_text(arm: ArmPlan) -> str:
+    """What the column of memory adds up where vLLM is on the GPUs that train."""
+    memory, sampling = arm.memory_per_rank, arm.sampling_memory
+    if memory is None or sampling is None or not sampling.colocated:
+        return ""
+    engine = sampling.weights + sampling.kv_cache
+    peak, what, own = memory.states + engine, "while sampling", memory.states
+    if not sampling.sleep:
+        peak, what, own = memory.total + engine, "while training", memory.total
+    elif memory.total > peak:
+        return f"; at the peak, while training, the total of {memory.total / 1e9:.2f}"
+    kept = "weights, gradients and optimizer" if sampling.sleep else "the total"
+    return f"; at the peak, {what}, {peak / 1e9:.2f}: {kept} {own / 1e9:.2f} and vLLM {engine / 1e9:.2f}"
