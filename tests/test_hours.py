@@ -16,6 +16,7 @@ from launch.planning.plan import build_plan
 from launch.planning.plan_schema import as_json
 from launch.planning.plan_text import flops_text, format_plan, hours_text
 from launch.planning.schedule import on_one_machine, with_endless_nodes
+from launch.site_file import SiteSpec
 from launch.stages import Stage, build_stages, stage_inputs
 from recipes.files import write_json
 from recipes.loading import load_recipe
@@ -397,3 +398,18 @@ def test_sum_of_the_column_of_memory_is_explained(settings, said, monkeypatch):
     assert f"{said}  (on_policy_sft, grpo)" in text
     (memory,) = {stage.memory_bytes for stage in plan.stages if stage.group == "arms/grpo"}
     assert f"{memory / 1e9:.2f}:" in said
+
+
+def test_a_plan_for_a_cluster_shows_the_gpus_that_its_jobs_request():
+    def rows(recipe, site):
+        text = format_plan(build_plan(recipe, build_stages(recipe), Path("runs/none"), site=site))
+        table = [line.split() for line in text.split("\n\n")[1].splitlines()[1:]]
+        return {row[0]: row[2] for row in table}, text
+
+    gpus, text = rows(load_recipe(SMOKE), SiteSpec(gpus_per_node=8))
+    assert {gpus[name] for name in ("base", "arms/grpo", "eval")} == {"1"}
+    assert {gpus[name] for name in ("corpus", "questions", "report")} == {"-"}
+    assert "\nwall clock on one node of the cluster at the speed of a CPU (resources.gpu names a GPU): " in text
+    assert set(rows(load_recipe(SMOKE), SiteSpec(gpus_per_node=0))[0].values()) == {"-"}
+    two = load_recipe(MATCHED, ["resources.ranks=16", "resources.nodes=2"])
+    assert rows(two, SiteSpec(gpus_per_node=8))[0]["arms/grpo"] == "16"

@@ -29,7 +29,9 @@ from launch.planning.teacher import teacher_plan
 from launch.rank_command import Rendezvous, launch_command, launch_files
 from launch.reuse import ReusePlan, plan_reuse
 from launch.site_file import SiteSpec, hours_of
+from launch.slurm.jobs import make_jobs
 from launch.stages import Stage, StageKind, stage_states
+from launch.tasks import Task
 from recipes.files import is_locked
 from recipes.manifest import StageState, finished_manifest
 from recipes.schema import Recipe
@@ -102,7 +104,8 @@ def build_plan(
     }
     calibration = Calibration(recipe, stages, hours, measured)
     rows = tuple(
-        _stage_plan(recipe, study_dir, stage, states[stage.name], calibration, shape, invocation) for stage in stages
+        _stage_plan(recipe, study_dir, stage, states[stage.name], calibration, shape, invocation, site)
+        for stage in stages
     )
     rows = tuple(
         replace(row, state="reused", reasons=(f"of {reused[row.name].study}",), left_hours=0.0)
@@ -119,6 +122,7 @@ def build_plan(
     return Plan(
         study=recipe.study,
         directory=str(study_dir),
+        on_cluster=site is not None,
         gpu=recipe.resources.gpu,
         gpus=gpus_of(recipe),
         parameters=shape.parameters() if shape else None,
@@ -162,6 +166,7 @@ def _stage_plan(
     calibration: Calibration,
     shape: ModelShape | None,
     invocation: str,
+    site: SiteSpec | None,
 ) -> StagePlan:
     planned, expected = calibration.planned[stage.name], calibration.expected(stage)
     spent = calibration.measured.get(stage.name)
@@ -176,6 +181,7 @@ def _stage_plan(
         reasons=tuple(state.reasons),
         **_how_it_runs(recipe, study_dir, stage, state.state == "resume", invocation),
         gpus=0 if planned is None else planned.gpus,
+        requested_gpus=_requested_gpus(recipe, stage, site),
         planned_hours=None if planned is None else planned.hours,
         expected_hours=None if expected is None else expected.hours,
         corrected_by=calibration.corrected_by(stage),
@@ -185,6 +191,14 @@ def _stage_plan(
         memory_bytes=calibration.memory(stage, lambda other: stage_memory(recipe, other, shape), on_gpu),
         peak_bytes=peak or None,
     )
+
+
+def _requested_gpus(recipe: Recipe, stage: Stage, site: SiteSpec | None) -> int:
+    """GPUs that the job of a stage requests on the cluster, on all its nodes."""
+    if site is None or not site.gpus_per_node:
+        return 0
+    (job, *_) = make_jobs([Task(Path(), recipe, stage, ())], {})
+    return job.gpus_per_node * (job.nodes + job.server_nodes)
 
 
 def _totals(

@@ -122,7 +122,7 @@ def _group_lines(plan: Plan) -> list[str]:
         held = [max(stage.gpus, 0 if plan.gpu else 1) for stage in known]
         total = sum(count * hour for count, hour in zip(held, hours, strict=True))
         memory = max((stage.memory_bytes or 0 for stage in members), default=0)
-        gpus = max((stage.gpus for stage in members), default=0)
+        gpus = max((stage.requested_gpus or stage.gpus for stage in members), default=0)
         lines.append(
             f"  {name:<{width}}{len(members):>8}{gpus or '-':>6}{longest:>11}{count_text(total) if known else '?':>13}"
             f"{f'{memory / 1e9:.1f}' if memory else '-':>12}  {_states(members)}"
@@ -167,6 +167,8 @@ def _hours_lines(plan: Plan) -> list[str]:
     lines = ["", said + (f" (hours of {plan.gpu}, which a stage holds busy or not)" if plan.gpu else "")]
     if totals.left_hours:
         where = "this machine"
+        if plan.on_cluster and not plan.gpu:
+            where = "one node of the cluster at the speed of a CPU (resources.gpu names a GPU)"
         if plan.gpu:
             several = totals.nodes > 1
             where = f"{totals.nodes if several else 'one'} node{'s' * several} with {totals.node_gpus} GPU(s)"
