@@ -59,14 +59,20 @@ def require_possible(recipe: Recipe) -> None:
         print(f"transfer: warning: {text}", file=sys.stderr)
 
 
-def require_possible_points(points: Mapping[str, Recipe]) -> None:
-    """As `require_possible` for every point of an ablation: errors name the point, and a warning is printed once."""
+def require_possible_points(points: Mapping[str, Recipe], suite_is_given: bool = True) -> None:
+    """As `require_possible` for every point of an ablation: errors name the point, and a warning is printed once.
+
+    `suite_is_given`: whether the suite is that of the recipe; one made for a choice of rates cannot be mended by it.
+    """
     for name, recipe in points.items():
         try:
             _refuse_impossible(recipe)
         except UserError as error:
             raise UserError(f"point {name}: {error}") from None
-    for text in dict.fromkeys(text for recipe in points.values() for text in warnings(recipe)):
+    recipes = list(points.values())
+    if not suite_is_given:
+        recipes = [recipe.model_copy(update={"suite": None}) for recipe in recipes]
+    for text in dict.fromkeys(text for recipe in recipes for text in warnings(recipe)):
         print(f"transfer: warning: {text}", file=sys.stderr)
 
 

@@ -401,6 +401,31 @@ def test_a_problem_may_be_a_template_over_columns(tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("template", "label", "answer"),
+    [
+        ("{{ 'ABC'[label | int] }}", "2", "C"),
+        ("{{ 'ABC'[label | int] }}", "1.0", "B"),  # a column with an empty cell, written by pandas
+        ("{{ 'ABC'[label | int] }}", 1.0, "B"),
+        ("{{ 'ABC'[label | int] }}", "C", "the filter int got 'C', which is no integer"),
+        ("{{ 'ABC'[label | int] }}", "", "the filter int got '', which is no integer"),
+        ("{{ 'ABC'[label | int] }}", None, "the filter int got None, which is no integer"),
+        ("{{ 'ABC'[label | int] }}", "1.5", "the filter int got '1.5', which is no integer"),
+        ("{{ 'ABC'[label | int(2)] }}", "x", "C"),
+        ("{{ label | int(base=16) }}", "1f", "31"),
+        ("{{ label | float }}", "1.5", "1.5"),
+        ("{{ label | float }}", "x", "the filter float got 'x', which is no number"),
+        ("{{ label | float(2) }}", "x", "2"),
+    ],
+)
+def test_a_text_that_is_no_number_is_not_read_as_zero(tmp_path, template, label, answer):
+    rows = [{"problem": "Which of the four?", "label": 1}, {"problem": "Which of the three?", "label": label}]
+    row = read_source(source(written(tmp_path, "r.jsonl", rows), answer_field=template), 0)[1]
+    rejected = answer.startswith("the filter")
+    assert (row.reference_answer, row.reject) == (("", "template_failed") if rejected else (answer, None))
+    assert row.detail == (answer if rejected else None)
+
+
+@pytest.mark.parametrize(
     ("template", "message"),
     [
         ("{{ question }} {{ choices }}", "'choices' is undefined; the row has the columns label, options, question"),

@@ -7,7 +7,7 @@ from typing import Any
 from markupsafe import Markup
 from matplotlib import pyplot as plt
 
-from eval.drawing import GRID, INK, STYLE, Drawing, colour_of, label, tick_text, to_drawing
+from eval.drawing import GRID, INK, LARGE, Drawing, colour_of, label, tick_text, to_drawing
 from eval.report.ablation_verdict import Conclusion, Missing, setting_text, value_text
 from eval.report.page import page_templates
 from eval.report.response_curves import CurvePoint, ResponseCurves, curve_figure, is_number
@@ -27,7 +27,7 @@ def conclusion_figure(curves: ResponseCurves, conclusion: Conclusion) -> Drawing
     slant = {"rotation": 30, "ha": "right"} if max(map(len, names)) * len(names) > 50 else {}
     columns = 1 if len(curves.arms) <= _ABREAST else 2
     height = ceil(len(curves.arms) / columns)
-    with plt.rc_context(STYLE | {"font.size": 11}):
+    with plt.rc_context(LARGE):
         figure, panels = plt.subplots(
             height,
             columns,
@@ -58,7 +58,6 @@ def conclusion_figure(curves: ResponseCurves, conclusion: Conclusion) -> Drawing
             plt.Line2D([], [], color=INK, marker="s", mfc="none", ls="--", label="worst other group"),
         ]
         figure.legend(handles=handles, loc="upper center", ncols=2, frameon=False, bbox_to_anchor=(0.5, 1.05))
-        figure.tight_layout()
         return to_drawing(figure)
 
 

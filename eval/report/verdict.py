@@ -109,7 +109,7 @@ def verdict(transfer: Transfer) -> StudyVerdict:
     worst = transfer.arms[arm].groups[group]
     numbers += [
         _number(worst, f"change on {label(group)}, the group that may have lost most"),
-        Number(f"{risk[arm]:.1f}", "", "smallest loss to allow for transfer gate to pass it, points"),
+        Number(f"{risk[arm]:.1f}", "", "points of loss to allow, at least, for transfer gate to pass it"),
     ]
     sentences.append(f"Of the other groups {label(group)} may have lost most: its change is {change_text(worst)}.")
     sentences += [*_others(transfer, arm, risk), *without]
@@ -143,11 +143,15 @@ def _others(transfer: Transfer, arm: str, risk: dict[str, float]) -> list[str]:
         assert group is not None
         change, difference = transfer.arms[other].groups[group], transfer.difference(other, arm, group)
         if fell(change):
-            lost = f"it lost {interval_text(-change, '.1f')} on {label(group)}"
-            beside = f"{apart_text(difference, 'less', 'more')} than {label(arm)}"
+            lost, its = f"it lost {interval_text(-change, '.1f')} on {label(group)}", f"what {label(arm)} lost"
+            apart = apart_text(difference, "less", "more")
+            beside = f"{apart} than {label(arm)}"
         else:
-            lost = f"its change on {label(group)} is {points(change)}"
-            beside = f"{apart_text(difference, 'above', 'below')} that of {label(arm)}"
+            lost, its = f"its change on {label(group)} is {points(change)}", f"that of {label(arm)}"
+            apart = apart_text(difference, "above", "below")
+            beside = f"{apart} {its}"
+        if not (fell(difference) or gained(difference)):
+            beside = f"which cannot be told from {its} ({apart})"
         sentence = f"{sentence_start(other)} may have lost {risk[other]:.1f} points: {lost}, {beside}."
         if gained(more := transfer.difference(other, arm, trained)):
             sentence += f" On {label(trained)} it gained {apart_text(more, 'more', 'less')} than {label(arm)}."

@@ -201,7 +201,7 @@ def check(options: argparse.Namespace) -> int:
     elif len(recipe.arms) == 1:
         lines = [f"{recipe.study} has one arm, {next(iter(recipe.arms))}, so there is nothing to match"]
     else:
-        lines = [f"{recipe.study} is matched: {', '.join(recipe.arms)} differ only in {', '.join(recipe.varies)}"]
+        lines = [f"{recipe.study} is matched: {', '.join(recipe.arms)} {_declared(recipe)}"]
     if attention:
         kinds = sorted({kind for used in attention.values() for kind in used})
         lines.append(f"attention of finished runs: {', '.join(kinds)}")
@@ -211,6 +211,17 @@ def check(options: argparse.Namespace) -> int:
     values["hardware"] = hardware
     print_result(options, values, "\n".join(lines))
     return 2 if differences else 0
+
+
+def _declared(recipe: "Recipe") -> str:
+    """In which of the settings of `varies` the arms differ, and in which they might."""
+    from train.arms import resolve_arm
+
+    settings = [resolve_arm(recipe, name).matched_on() for name in recipe.trained]
+    differing = [key for key in recipe.varies if any(arm[key] != settings[0][key] for arm in settings)]
+    equal = [key for key in recipe.varies if key not in differing]
+    text = f"differ only in {', '.join(differing)}" if differing else "do not differ"
+    return f"{text}; `varies` also allows {', '.join(equal)}" if equal else text
 
 
 @command("show the transfer report", STUDY, OVERRIDES, OUT)

@@ -25,6 +25,7 @@ from launch.stages import Stage, StageKind, build_stages, stage_states
 from recipes.errors import UserError
 from recipes.schema import Recipe
 from train.accounting.cost import ModelShape, model_shape
+from train.accounting.memory import size_text
 
 _FAMILY = re.compile(
     r"(?i)(?<![a-z0-9])(v100|t4|a10g?|a30|a40|l4|l40s?|a100|h100|h200|h800|h20|gh200|b200|gb200|mi\d+\w*)(?![0-9])"
@@ -135,7 +136,7 @@ def _disk(
     if need is not None and need.total > free:
         yield Finding(
             "error",
-            f"the study needs up to {disk_text(need)} and {study_dir} has {_size(free)} free",
+            f"the study needs up to {disk_text(need)} and {study_dir} has {size_text(free)} free",
             "free some, choose another --out, or lower train.snapshots, seeds or arms"
             + (", or max_running in the site file" if site is not None else ""),
         )
@@ -152,14 +153,8 @@ def disk_text(need: Disk) -> str:
         f"checkpoints of {runs} run{'s' * (runs > 1)} at a time": need.while_training,
         f"hidden states of {models} model{'s' * (models > 1)} at a time": need.while_diagnosing,
     }
-    listed = ", ".join(f"{name} {_size(value)}" for name, value in bytes_by_use.items() if value)
-    return f"{_size(need.total)} of disk ({listed})"
-
-
-def _size(value: float) -> str:
-    if value >= 1e9:
-        return f"{value / 1e9:,.0f} GB" if value >= 1e10 else f"{value / 1e9:.1f} GB"
-    return f"{value / 1e6:,.0f} MB"
+    listed = ", ".join(f"{name} {size_text(value)}" for name, value in bytes_by_use.items() if value)
+    return f"{size_text(need.total)} of disk ({listed})"
 
 
 def _this_machine(recipe: Recipe, waiting: Sequence[Stage], gpus: Sequence[str]) -> Iterator[Finding]:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from eval.questions.suite_size import evaluation_responses
-from launch.hardware import visible_gpus
+from launch.hardware import gpus_wanted, visible_gpus
 from launch.planning.analysis_plan import analysis_errors, analysis_plan
 from launch.planning.assumptions import Guesses, assumed_hours, assumed_lengths, assumptions
 from launch.planning.calibration import Calibration, group_of, rehearsed, taken
@@ -29,9 +29,7 @@ from launch.planning.teacher import teacher_plan
 from launch.rank_command import Rendezvous, launch_command, launch_files
 from launch.reuse import ReusePlan, plan_reuse
 from launch.site_file import SiteSpec, hours_of
-from launch.slurm.jobs import make_jobs
 from launch.stages import Stage, StageKind, stage_states
-from launch.tasks import Task
 from recipes.files import is_locked
 from recipes.manifest import StageState, finished_manifest
 from recipes.schema import Recipe
@@ -197,8 +195,10 @@ def _requested_gpus(recipe: Recipe, stage: Stage, site: SiteSpec | None) -> int:
     """GPUs that the job of a stage requests on the cluster, on all its nodes."""
     if site is None or not site.gpus_per_node:
         return 0
-    (job, *_) = make_jobs([Task(Path(), recipe, stage, ())], {})
-    return job.gpus_per_node * (job.nodes + job.server_nodes)
+    nodes = 1
+    if stage.kind == "arms" and recipe.resources.launched:
+        nodes = nodes_of_run(recipe) if stage.module == "train.grpo" else recipe.resources.nodes
+    return gpus_wanted(recipe, stage.kind) * nodes
 
 
 def _totals(

@@ -36,7 +36,7 @@ from launch.planning.preflight import (
     unresolved_sentences,
     warnings,
 )
-from launch.planning.unusable import none_usable
+from launch.planning.unusable import first_unusable, many_without, none_usable
 from recipes.corpus_schema import DataFiles
 from recipes.errors import UserError, collected
 from recipes.schema import Recipe
@@ -264,6 +264,8 @@ def _demonstrations(
         answers = {identity: row.reference_answer for identity, row in identified}
         validation.mistakes.append(none_usable(rows, limit, answers, recipe.corpus.answer_form))
         return
+    validation.corpus["first_unusable"] = first_unusable(rows, limit, dict(identified), recipe.corpus.answer_form)
+    validation.warnings += many_without(rows)
     text = next(row.completion for row in rows if row.usable)
     end = "" if tokenizer is None else str(tokenizer.eos_token)
     validation.samples.append(Sample("one demonstration, after that prompt", text + end))

@@ -52,6 +52,8 @@ def _corpus_lines(validation: Validation) -> list[str]:
             f"  demonstrations: {corpus['demonstrations']:,}, of which {corpus['usable_demonstrations']:,} are correct "
             f"and fit, for {corpus['teacher_solvable']:,} problems"
         )
+        if first := corpus.get("first_unusable"):
+            lines.append(f"    {first}")
     return lines
 
 

@@ -238,3 +238,10 @@ def sampling_memory(
         colocated=vllm.mode == "colocate",
         sequences_asked=sequences_of_copy(recipe, arm, server_gpus),
     )
+
+
+def size_text(value: float) -> str:
+    """Bytes in the unit that leaves one to three digits, or whole ones."""
+    if value >= 1e9:
+        return f"{value / 1e9:,.0f} GB" if value >= 1e10 else f"{value / 1e9:.1f} GB"
+    return f"{value / 1e6:,.0f} MB" if value >= 1e6 else f"{value / 1e3:,.0f} kB"
