@@ -137,19 +137,21 @@ def _disk(
         yield Finding(
             "error",
             f"the study needs up to {disk_text(need)} and {study_dir} has {size_text(free)} free",
-            "free some, choose another --out, or lower train.snapshots, seeds or arms",
+            "free some, choose another --out, or lower train.snapshots, seeds or arms"
+            + (", or max_running in the site file" if site is not None else ""),
         )
 
 
 def disk_text(need: Disk) -> str:
     """Bytes in all, and what takes them."""
+    runs, models = need.runs_at_once, need.models_at_once
     bytes_by_use = {
         "base": need.base,
         "corpus": need.corpus,
         "weights of runs": need.runs,
         "responses": need.responses,
-        "checkpoints while training": need.while_training,
-        "hidden states while diagnosing": need.while_diagnosing,
+        f"checkpoints of {runs} run{'s' * (runs > 1)} at a time": need.while_training,
+        f"hidden states of {models} model{'s' * (models > 1)} at a time": need.while_diagnosing,
     }
     listed = ", ".join(f"{name} {size_text(value)}" for name, value in bytes_by_use.items() if value)
     return f"{size_text(need.total)} of disk ({listed})"

@@ -32,6 +32,8 @@ class StagePlan:
     reads: tuple[str, ...]
     writes: str
     gpus: int
+    requested_gpus: int
+    """By its job on the cluster that the plan is for; 0: none, or the plan is for this machine."""
     planned_hours: float | None
     """Of the clock, by the assumptions; None: unknown."""
     expected_hours: float | None
@@ -138,6 +140,7 @@ class Plan:
 
     study: str
     directory: str
+    on_cluster: bool
     gpu: str | None
     gpus: GpuCounts
     parameters: int | None
