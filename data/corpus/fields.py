@@ -13,7 +13,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from data.corpus.files import json_value
-from data.corpus.values import NoTextError, as_text, from_json_text
+from data.corpus.values import NoTextError, RowError, as_text, from_json_text
 
 if TYPE_CHECKING:
     from jinja2 import Environment, Template
@@ -23,8 +23,11 @@ _NO_COLUMN = re.compile(r"^'[\w.]*\bRow object' has no attribute")  # jinja's wo
 WHOLE_ROW = "row"  # in templates: `row["Correct Answer"]`, for columns whose names are not identifiers
 
 
-class TemplateFailedError(ValueError):
+class TemplateFailedError(RowError):
     """A template cannot be rendered for a row; the message says why."""
+
+    def __init__(self, why: str) -> None:
+        super().__init__("template_failed", why)
 
 
 def is_template(field: str) -> bool:
