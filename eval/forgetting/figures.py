@@ -30,10 +30,8 @@ def forgetting_figure(trajectory: Trajectory, axis_name: str, trained: str) -> D
         for index, (arm, result) in enumerate(trajectory.arms.items()):
             gains = result.gains[group]
             middle = [gain.estimate for gain in gains]
-            if axis_name == GAIN_AXIS:
-                xs = [gain.estimate for gain in result.gains[trained]]
-            else:
-                xs = result.axes[axis_name]
+            along = {GAIN_AXIS: [gain.estimate for gain in result.gains[trained]]} | result.axes
+            xs = along[axis_name]
             colour, errors = colour_of(index), error_bars(gains)
             axis.errorbar(xs, middle, errors, color=colour, marker="o", ms=4, lw=1.4, elinewidth=0.7, label=label(arm))
             axis.plot(xs[-1], middle[-1], "s", color=colour, ms=7)
