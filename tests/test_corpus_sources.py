@@ -345,7 +345,7 @@ def test_most_rows_with_one_text_are_explained(tmp_path):
         ("r.json", b'{"problem": ["a", "b"], "answer": ["1"]}', "columns differ in length: problem has 2, answer has"),
         ("r.parquet", b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "it is a pointer of Git LFS"),
         ("r.jsonl.gz", b"not gzip", "cannot be read as jsonl"),
-        ("r.jsonl.gz", gzip.compress(b'{"problem": "1+1"}')[:10] + b"\xff" * 20, "cannot be read as jsonl"),
+        ("r.jsonl.gz", gzip.compress(b'{"problem": "1+1"}', mtime=0)[:10] + b"\xff" * 20, "cannot be read as jsonl"),
         ("r.jsonl.zst", b"not zstandard", "cannot be read as jsonl"),
         ("r.jsonl", b"", "is empty"),
         ("r.jsonl", b'{"Problem ": "a", "answer": 1}\n',
