@@ -33,12 +33,11 @@ class FlashAttention(NamedTuple):
     """Major version of that repository, which is its branch `v<n>`."""
 
 
+_KERNEL_3 = "kernels-community/vllm-flash-attn3"
 # As transformers 5.17 has them; tests/test_attention.py compares.
 FLASH = {
     "flash_attention_2": FlashAttention("flash_attn", "flash-attn", (2, 3, 3), "kernels-community/flash-attn2", 3),
-    "flash_attention_3": FlashAttention(
-        "flash_attn_interface", "flash-attn-3", (0,), "kernels-community/vllm-flash-attn3", 1
-    ),
+    "flash_attention_3": FlashAttention("flash_attn_interface", "flash-attn-3", (0,), _KERNEL_3, 1),
 }
 KERNELS_FROM, KERNELS_BELOW = (0, 16, 0), (0, 17, 0)
 REMEDY = (
@@ -116,7 +115,8 @@ def fetch_kernel(spec: ModelSpec) -> str | None:
             f"({(str(error) or type(error).__name__).splitlines()[0]}); fetch again where the torch of the GPU nodes "
             "is installed, or set model.attention=sdpa"
         ) from None
-    return _commit(folder)
+    parts = folder.parts  # .../snapshots/<commit>/build/<variant>
+    return parts[parts.index("snapshots") + 1] if "snapshots" in parts else "local"
 
 
 def usable_attention(spec: ModelSpec, dtype: str | None = None) -> str:
@@ -148,10 +148,9 @@ def _cannot_load(attention: str) -> str | None:
 
     if not torch.cuda.is_available():
         return "no GPU is visible here"
-    generation = attention[-1]
     if torch.cuda.get_device_capability()[0] < 8:
         return f"{torch.cuda.get_device_name()} is older than an A100"
-    if getattr(import_utils, f"is_flash_attn_{generation}_available")():
+    if getattr(import_utils, f"is_flash_attn_{attention[-1]}_available")():
         return None
     from transformers.integrations.hub_kernels import get_kernel
 
@@ -165,8 +164,8 @@ def _cannot_load(attention: str) -> str | None:
 def attention_that_ran(model: "PreTrainedModel") -> str:
     """What a loaded model computes attention with: transformers' name, or a kernel of the hub with its commit."""
     name = str(model.config._attn_implementation)
-    commits = [commit for repository, commit in _loaded_kernels().items() if repository == name]
-    return f"{name}@{commits[0]}" if commits else name
+    commit = _loaded_kernels().get(name)
+    return f"{name}@{commit}" if commit else name
 
 
 def main(arguments: list[str]) -> int:
@@ -186,14 +185,8 @@ def _loaded_kernels() -> Mapping[str, str]:
         return {}
     from kernels import get_loaded_kernels
 
-    return {loaded.repo_info.repo_id: str(loaded.repo_info.revision)[:12] for loaded in get_loaded_kernels()
-            if loaded.repo_info is not None}  # fmt: skip
-
-
-def _commit(folder: Path) -> str:
-    """The commit in a path of the hub's cache (`.../snapshots/<commit>/build/<variant>`)."""
-    parts = folder.parts
-    return parts[parts.index("snapshots") + 1] if "snapshots" in parts else "local"
+    places = (loaded.repo_info for loaded in get_loaded_kernels())
+    return {place.repo_id: str(place.revision)[:12] for place in places if place is not None}
 
 
 if __name__ == "__main__":

@@ -32,11 +32,12 @@ class NotThereError(HubError):
 
 
 @contextmanager
-def _hub_errors(what: str, page: str) -> Iterator[None]:
+def _hub_errors(kind: str, name: str) -> Iterator[None]:
     """Turn the hub's many exceptions into sentences."""
     import httpx
     from huggingface_hub import errors
 
+    what, page = f"{kind} {name}", _page(kind, name)
     try:
         yield
     except errors.HFValidationError as error:
@@ -58,9 +59,8 @@ def _hub_errors(what: str, page: str) -> Iterator[None]:
         ) from None
 
 
-def _describe(kind: str, name: str) -> tuple[str, str]:
-    folder = "datasets/" if kind == "dataset" else ""
-    return f"{kind} {name}", f"https://huggingface.co/{folder}{name}"
+def _page(kind: str, name: str) -> str:
+    return f"https://huggingface.co/{'datasets/' if kind == 'dataset' else ''}{name}"
 
 
 def fetch_dataset(files: DataFiles) -> tuple[dict[str, Any], list[str]]:
@@ -86,21 +86,20 @@ def fetch_dataset(files: DataFiles) -> tuple[dict[str, Any], list[str]]:
 def _fetch_from(files: DataFiles) -> dict[str, Any]:
     from huggingface_hub import HfApi, snapshot_download
 
-    what, page = _describe("dataset", str(files.dataset))
-    with _hub_errors(what, page):
-        info = HfApi().dataset_info(str(files.dataset), revision=files.revision, files_metadata=True)
-    siblings = info.siblings or []
-    names = _wanted_names(files, [sibling.rfilename for sibling in siblings])
-    with _hub_errors(what, page):
+    dataset = str(files.dataset)
+    with _hub_errors("dataset", dataset):
+        info = HfApi().dataset_info(dataset, revision=files.revision, files_metadata=True)
+        siblings = info.siblings or []
+        names = _wanted_names(files, [sibling.rfilename for sibling in siblings])
         patterns = [glob.escape(name) for name in names]
-        folder = Path(
-            snapshot_download(str(files.dataset), repo_type="dataset", revision=info.sha, allow_patterns=patterns)
-        )
+        folder = Path(snapshot_download(dataset, repo_type="dataset", revision=info.sha, allow_patterns=patterns))
     declared = {s.rfilename: s.lfs.sha256 for s in siblings if s.lfs is not None}
     digests = {name: hash_file(folder / name) for name in names}
     for name, digest in digests.items():
         if declared.get(name, digest) != digest:
-            raise UserError(f"{name} of {what} is damaged: its hash is not the hub's; delete {folder} and fetch again")
+            raise UserError(
+                f"{name} of dataset {dataset} is damaged: its hash is not the hub's; delete {folder} and fetch again"
+            )
     return {"dataset": files.dataset, "revision": info.sha, "gated": bool(info.gated), "files": digests}
 
 
@@ -123,9 +122,8 @@ def _nothing_matches(files: DataFiles, missing: list[str], there: list[str]) -> 
     text = f"dataset {files.dataset}{at} has no file that matches {', '.join(missing)}"
     data = sorted(name for name in there if PurePosixPath(name).suffix.lower() in _DATA_SUFFIXES)
     listed = data or sorted(there)
-    shown = ", ".join(listed[:_LISTED_FILES]) + (
-        f" and {len(listed) - _LISTED_FILES} more" if len(listed) > _LISTED_FILES else ""
-    )
+    more = f" and {len(listed) - _LISTED_FILES} more" if len(listed) > _LISTED_FILES else ""
+    shown = ", ".join(listed[:_LISTED_FILES]) + more
     if not data:
         hint = "; `revision: refs/convert/parquet` may hold the hub's own conversion" if not files.revision else ""
         return f"{text}: it has no data file{f', only {shown}' if shown else ''}{hint}"
@@ -213,17 +211,18 @@ def fetch_model(name: str, revision: str | None) -> dict[str, Any]:
     """
     from huggingface_hub import HfApi, snapshot_download
 
-    what, page = _describe("model", name)
-    with _hub_errors(what, page):
+    with _hub_errors("model", name):
         info = HfApi().model_info(name, revision=revision, files_metadata=True)
         folder = Path(snapshot_download(name, revision=info.sha, allow_patterns=list(MODEL_FILES)))
     declared = {s.rfilename: s.lfs.sha256 for s in info.siblings or [] if s.lfs is not None}
     paths = sorted(path for path in folder.rglob("*") if path.is_file())
     if not any(path.suffix == ".safetensors" for path in paths):
-        raise NotThereError(f"{what} has no safetensors weights, and other formats are not loaded; see {page}")
+        page = _page("model", name)
+        raise NotThereError(f"model {name} has no safetensors weights, and other formats are not loaded; see {page}")
     # The hub's own digest for large files: hashing tens of gigabytes again would add nothing.
-    digests = {path: declared.get(str(path.relative_to(folder))) or hash_file(path) for path in paths}
-    return {"revision": info.sha, "files": {str(path.relative_to(folder)): digest for path, digest in digests.items()}}
+    files = {str(path.relative_to(folder)): path for path in paths}
+    digests = {name: declared.get(name) or hash_file(path) for name, path in files.items()}
+    return {"revision": info.sha, "files": digests}
 
 
 def locate_model(name: str, lock: dict[str, Any] | None, revision: str | None = None) -> Path:
@@ -271,5 +270,5 @@ def _snapshot(kind: str, name: str, revision: str, patterns: list[str]) -> Path:
 
     if (there := _cached(kind, name, revision)) is not None:
         return there
-    with _hub_errors(*_describe(kind, name)):
+    with _hub_errors(kind, name):
         return Path(snapshot_download(name, repo_type=kind, revision=revision, allow_patterns=patterns))

@@ -135,6 +135,37 @@ def test_axes_that_cannot_be_are_a_sentence(tmp_path, grid, paired, message):
     assert message in str(error.value)
 
 
+def test_an_axis_that_every_arm_overrides_is_refused_with_the_keys_that_count(tmp_path):
+    study = SMOKE.with_name("study.yaml")
+    with pytest.raises(UserError) as error:
+        ablation(tmp_path, grid=["train.learning_rate=1e-4,2e-4"], recipe=study)
+    assert str(error.value) == (
+        "axis train.learning_rate changes nothing, because every arm has its own value; vary "
+        "arms.off_policy_sft.learning_rate, arms.on_policy_sft.learning_rate, arms.grpo.learning_rate, together with "
+        "--paired"
+    )
+    arms = ["arms.off_policy_sft.train={warmup_steps: 1}", "arms.on_policy_sft.train={warmup_steps: 1}"]
+    kept = [*arms, "unmatched=stamp", "arms.off_policy_sft.learning_rate=null"]
+    for key in ("warmup_steps=2,3", "learning_rate=1e-4,2e-4"):
+        assert len(ablation(tmp_path, grid=[f"train.{key}"], overrides=kept, recipe=study).points) == 2
+    both = [*kept, "arms.grpo.train={warmup_steps: 1}"]
+    with pytest.raises(UserError, match=r"vary arms.off_policy_sft.train.warmup_steps, arms.on_policy_sft.train.w"):
+        ablation(tmp_path, grid=["train.warmup_steps=2,3"], overrides=both, recipe=study)
+
+
+def test_a_point_of_a_choice_of_rates_differs_by_the_rate_in_effect(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    values = ["arms.on_policy_sft.learning_rate=null", "train.learning_rate=1e-3"]
+    study = str(SMOKE.with_name("study.yaml"))
+    assert main(["ablate", study, "--learning-rates", "1e-3,4e-4", *values, "--dry-run"]) == 0
+    shown = capsys.readouterr()
+    assert (
+        "  learning_rate-0.001: differs from the recipe in arms.off_policy_sft.learning_rate, arms.grpo.learning_rate\n"
+        "  learning_rate-0.0004: differs from the recipe in arms.on_policy_sft.learning_rate, arms.grpo.learning_rate\n"
+    ) in shown.out
+    assert shown.err == ""  # the suite of the choice is its own: no warning that the recipe lacks other benchmarks
+
+
 def test_ablation_files_of_the_project_can_be_read(tmp_path):
     files = sorted((RECIPES / "ablations").glob("*.yaml"))
     assert files

@@ -16,6 +16,7 @@ from launch.planning.plan import build_plan
 from launch.planning.plan_schema import as_json
 from launch.planning.plan_text import flops_text, format_plan, hours_text
 from launch.planning.schedule import on_one_machine, with_endless_nodes
+from launch.site_file import SiteSpec
 from launch.stages import Stage, build_stages, stage_inputs
 from recipes.files import write_json
 from recipes.loading import load_recipe
@@ -327,3 +328,112 @@ def test_headers_of_recipes_carry_what_the_plan_says(path, tmp_path, monkeypatch
     assert f"{totals.hours:,.0f}" == stated[1]
     assert hours_text(totals.on_one_machine.hours) == stated[2]
     assert f"{plan.disk.total / 1e12:.1f}" == stated[3]
+
+
+def test_wall_clock_of_runs_on_several_nodes_by_hand(monkeypatch):
+    """Twelve runs of 10 hours each, one after another; then 13 evaluations of 10 hours, each on one GPU."""
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    for settings, hours, nodes in (([], 140, 1), (["resources.ranks=16", "resources.nodes=2"], 130, 2)):
+        recipe = load_recipe(MATCHED, settings)
+        stages = build_stages(recipe)
+        spent = {stage.name: 10.0 if stage.kind in ("arms", "eval") else 0.0 for stage in stages}
+        assert on_one_machine(recipe, stages, spent, 8).hours == hours
+        plan = build_plan(recipe, stages, Path("runs/none"))
+        assert (plan.totals.nodes, plan.totals.node_gpus, plan.gpus.nodes) == (nodes, 8, nodes)
+    assert "\nwall clock on 2 nodes with 8 GPU(s) each: " in format_plan(plan)
+    served = load_recipe(MATCHED, ["resources.vllm={mode: server, server_nodes: 1}"])
+    stages = build_stages(served)
+    spent = {stage.name: 10.0 * (stage.kind == "arms") for stage in stages}
+    # Three pairs of SFT runs, then six runs on both nodes.
+    assert on_one_machine(served, stages, spent, 8).hours == 90
+
+
+def test_more_ranks_on_a_node_than_usual_ask_for_nodes(monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+
+    def told(*settings):
+        recipe = load_recipe(MATCHED, list(settings))
+        return [
+            text for text in build_plan(recipe, build_stages(recipe), Path("runs/none")).warnings if "usual" in text
+        ]
+
+    assert told() == told("resources.ranks=16", "resources.nodes=2") == []
+    assert told("resources.ranks=32") == [
+        "32 ranks on 1 node(s) are 32 GPUs a node, and a node usually has 8; set resources.nodes=4, or leave it if "
+        "your nodes have more"
+    ]
+
+
+def test_what_cannot_work_has_no_hours_and_the_best_share_is_proposed(monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+
+    def planned(*settings):
+        recipe = load_recipe(MATCHED, ["resources.gpu=H100-80GB", *settings])
+        return build_plan(recipe, build_stages(recipe), Path("runs/none"))
+
+    impossible = planned("resources.vllm.memory_share=0.3")
+    assert impossible.errors[0].endswith("the nearest setting that works: resources.vllm.memory_share=null")
+    assert impossible.totals.hours == 0
+    assert {arm.gpu_hours for arm in impossible.arms.values()} == {None}
+    assert impossible.arms["grpo"].memory_per_rank == planned().arms["grpo"].memory_per_rank
+    text = format_plan(impossible)
+    assert "wall clock" not in text and "certainty" not in text
+    proposed = planned("resources.vllm.memory_share=null").totals.hours
+    assert proposed == planned().totals.hours
+    assert all(
+        proposed <= plan.totals.hours
+        for share in (0.4, 0.5, 0.6, 0.7, 0.8)
+        if not (plan := planned(f"resources.vllm.memory_share={share}")).errors
+    )
+
+
+def test_parts_of_an_arm_that_the_faq_names(monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    recipe = load_recipe(MATCHED)
+    plan = as_json(build_plan(recipe, build_stages(recipe), Path("runs/none")))
+    parts = {stage["name"]: set(stage["seconds"]) for stage in plan["stages"]}
+    named = {"generation", "old log-probabilities"}
+    assert parts["arms/grpo/seed-0"] - parts["arms/sft_think/seed-0"] == {*named, "weight synchronisation"}
+    answer = Path("docs/faq.md").read_text().partition("Why does GRPO cost more")[2].partition("\n\n")[0]
+    assert "transfer plan --json" in answer and all(f"`{name}`" in answer for name in named)
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        # Weights 3.69, gradients 7.38 and optimizer 22.15; vLLM 0.7 of 141 GB.
+        ([], "; at the peak, while sampling, 131.93: weights, gradients and optimizer 33.23 and vLLM 98.70"),
+        # Awake, vLLM keeps 0.5 of 141 GB beside all of the training, 51.13.
+        (
+            ["resources.vllm.memory_share=0.5", "resources.vllm.sleep=false"],
+            "; at the peak, while training, 121.63: the total 51.13 and vLLM 70.50",
+        ),
+        (["resources.vllm={mode: server, server_nodes: 1}"], None),
+    ],
+)
+def test_sum_of_the_column_of_memory_is_explained(settings, said, monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    recipe = load_recipe(MATCHED, settings)
+    plan = build_plan(recipe, build_stages(recipe), Path("runs/none"))
+    text = format_plan(plan)
+    if said is None:
+        assert "at the peak" not in text
+        return
+    assert f"{said}  (on_policy_sft, grpo)" in text
+    (memory,) = {stage.memory_bytes for stage in plan.stages if stage.group == "arms/grpo"}
+    assert f"{memory / 1e9:.2f}:" in said
+
+
+def test_a_plan_for_a_cluster_shows_the_gpus_that_its_jobs_request():
+    def rows(recipe, site):
+        text = format_plan(build_plan(recipe, build_stages(recipe), Path("runs/none"), site=site))
+        table = [line.split() for line in text.split("\n\n")[1].splitlines()[1:]]
+        return {row[0]: row[2] for row in table}, text
+
+    gpus, text = rows(load_recipe(SMOKE), SiteSpec(gpus_per_node=8))
+    assert {gpus[name] for name in ("base", "arms/grpo", "eval")} == {"1"}
+    assert {gpus[name] for name in ("corpus", "questions", "report")} == {"-"}
+    assert "\nwall clock on one node of the cluster at the speed of a CPU (resources.gpu names a GPU): " in text
+    assert set(rows(load_recipe(SMOKE), SiteSpec(gpus_per_node=0))[0].values()) == {"-"}
+    two = load_recipe(MATCHED, ["resources.ranks=16", "resources.nodes=2"])
+    assert rows(two, SiteSpec(gpus_per_node=8))[0]["arms/grpo"] == "16"

@@ -14,14 +14,7 @@ from data.pocket_world import corpus_problems, teacher_completion
 from data.prompts.prompt import completion_ids, control_tokens
 from data.prompts.thinking import THINK_CLOSE, THINK_OPEN, strip_thinking
 from data.sampling.completions import sample_from_endpoint, sample_locally
-from data.sampling.store import (
-    Sample,
-    SampleStore,
-    sampling_config,
-    shared_folder,
-    store_path,
-    whole_characters,
-)
+from data.sampling.store import Sample, SampleStore, sampling_config, shared_folder, store_path, whole_characters
 from recipes.corpus_schema import SamplerSpec
 from recipes.errors import UserError
 from recipes.files import folder_state

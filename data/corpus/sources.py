@@ -16,7 +16,7 @@ from data.corpus.fields import (
     reads_whole_row,
 )
 from data.corpus.files import Row, read_file, separator_hint
-from data.corpus.values import NoTextError, as_text, from_json_text, has_words, repaired, require_whole
+from data.corpus.values import NoTextError, RowError, as_text, from_json_text, has_words, repaired, require_whole
 from data.grading.grader import last_boxed
 from data.hub import chosen, locate
 from data.pocket_world import TASKS, Question, corpus_problems
@@ -57,14 +57,6 @@ class RawRow(NamedTuple):
         """Where the row is, for messages."""
         where = f"{self.file} line {self.line}" if self.line is not None else f"row {self.row_number + 1}"
         return f"{self.source}, {where}"
-
-
-class _UnusableError(Exception):
-    """A row cannot become a problem."""
-
-    def __init__(self, reason: str, detail: str | None = None) -> None:
-        super().__init__(reason)
-        self.reason, self.detail = reason, detail
 
 
 def read_source(spec: SourceSpec, seed: int, lock: dict[str, Any] | None = None) -> list[RawRow]:
@@ -233,17 +225,14 @@ def _map_row(spec: SourceSpec, index: int, row: Row) -> RawRow:
         raw = raw._replace(level=None if level is None else _writable(re.sub(r"\.0$", "", str(level))))
         raw = raw._replace(problem=_problem(spec, row))
         if spec.levels is not None and raw.level not in spec.levels:
-            raise _UnusableError("level_excluded")
+            raise RowError("level_excluded")
         for field, allowed in spec.where.items():
             if not _is_one_of(field_value(row, field), allowed):
-                raise _UnusableError("excluded_by_where")
+                raise RowError("excluded_by_where")
         return _checked(spec, raw, row)
-    except _UnusableError as error:
-        reason, detail = error.reason, error.detail
-    except TemplateFailedError as error:
-        reason, detail = "template_failed", str(error)
-    shown = _writable(" ".join(raw.problem.split()))
-    return raw._replace(problem=shown, reject=reason, detail=None if detail is None else _writable(detail))
+    except RowError as error:
+        detail = None if error.detail is None else _writable(error.detail)
+        return raw._replace(problem=_writable(" ".join(raw.problem.split())), reject=error.reason, detail=detail)
 
 
 def _writable(text: str) -> str:
@@ -254,30 +243,28 @@ def _problem(spec: SourceSpec, row: Row) -> str:
     """The text of the problem field, as published.
 
     Raises:
-        _UnusableError: problem or answer are missing, or the problem is empty or no text.
+        RowError: problem or answer are missing, or the problem is empty or no text.
     """
     value, answer = field_value(row, spec.problem_field), field_value(row, spec.answer_field)
     for field, given in ((spec.problem_field, value), (spec.answer_field, answer)):
         if given is None:
             column = field.split(".")[0]
             if field in row or column in row:
-                raise _UnusableError("missing_field", f"{field} is null")
-            raise _UnusableError("missing_column", f"no column {column!r}; the row has {listed(row)}")
-    if value == "":
-        raise _UnusableError("empty_problem")
+                raise RowError("missing_field", f"{field} is null")
+            raise RowError("missing_column", f"no column {column!r}; the row has {listed(row)}")
     try:
         text = as_text(value)
     except NoTextError as error:
         key = next(key for key in _ROLES if key in value[0]) if _is_chat(value) else None
         hint = f"; name one message, as in `problem_field: {spec.problem_field}.0.{key}`" if key else ""
-        raise _UnusableError("problem_is_no_text", f"{error}{hint}") from None
+        raise RowError("problem_is_no_text", f"{error}{hint}") from None
     if not text.strip():
-        raise _UnusableError("empty_problem")
+        raise RowError("empty_problem")
     message, _, last = spec.problem_field.rpartition(".")
     if message and last in _ROLES:
         role = field_value(row, f"{message}.{_ROLES[last]}")
         if role in _OTHER_ROLES:
-            raise _UnusableError("not_the_user", _which_is_the_user(message, last, str(role), row))
+            raise RowError("not_the_user", _which_is_the_user(message, last, str(role), row))
     return text
 
 
@@ -303,20 +290,17 @@ def _is_one_of(value: Any, allowed: Sequence[str]) -> bool:
 
 
 def _checked(spec: SourceSpec, raw: RawRow, row: Row) -> RawRow:
-    """The row with its problem and reference answer repaired and checked. Raises _UnusableError."""
+    """The row with its problem and reference answer repaired and checked. Raises RowError."""
     # Line breaks matter in some problems (tables, code), so blanks within a text stay.
     problem, repairs = repaired(raw.problem.replace("\r\n", "\n"))
     problem = bare_problem(problem.strip(), spec.problem_prefix, spec.problem_suffix)
     if not problem:
-        raise _UnusableError("empty_problem")
+        raise RowError("empty_problem")
     if not has_words(problem):
-        raise _UnusableError("empty_problem", "it has no words besides images, drawing code or punctuation")
+        raise RowError("empty_problem", "it has no words besides images, drawing code or punctuation")
     answer, more = _reference(spec, row)
-    try:
-        require_whole(problem)
-        require_whole(answer)
-    except NoTextError as error:
-        raise _UnusableError(error.reason, str(error)) from None
+    require_whole(problem)
+    require_whole(answer)
     return raw._replace(problem=problem, reference_answer=answer, repairs=tuple(dict.fromkeys([*repairs, *more])))
 
 
@@ -326,7 +310,7 @@ def bare_problem(text: str, prefix: str, suffix: str) -> str:
 
 
 def _reference(spec: SourceSpec, row: Row) -> tuple[str, tuple[str, ...]]:
-    """The reference answer and the kinds of damage that were undone in it. Raises _UnusableError."""
+    """The reference answer and the kinds of damage that were undone in it. Raises RowError."""
     value = field_value(row, spec.answer_field)
     try:
         as_text(passed_over(row, spec.answer_field) or "")  # one element of several would cut the answer
@@ -335,8 +319,8 @@ def _reference(spec: SourceSpec, row: Row) -> tuple[str, tuple[str, ...]]:
         text, repairs = repaired(as_text(value))
     except NoTextError as error:
         if error.reason == "several_values":
-            raise _UnusableError("several_references", f"{error}{_how_to_join(spec.answer_field, row)}") from None
-        raise _UnusableError("reference_is_no_text", str(error)) from None
+            raise RowError("several_references", f"{error}{_how_to_join(spec.answer_field, row)}") from None
+        raise RowError("reference_is_no_text", str(error)) from None
     if spec.answer_in == "boxed":
         answer = last_boxed(text)
     elif spec.answer_in == "after_hashes":
@@ -345,10 +329,10 @@ def _reference(spec: SourceSpec, row: Row) -> tuple[str, tuple[str, ...]]:
         answer = text
     if answer is None:
         place = "box" if spec.answer_in == "boxed" else "####"
-        raise _UnusableError("no_reference_answer", f"{spec.answer_field} has no {place}")
+        raise RowError("no_reference_answer", f"{spec.answer_field} has no {place}")
     answer, more = repaired(answer, answer=True)
     if not answer.strip():
-        raise _UnusableError("no_reference_answer")
+        raise RowError("no_reference_answer")
     return answer.strip(), (*repairs, *more)
 
 

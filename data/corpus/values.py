@@ -20,16 +20,21 @@ _NOISY_DIGITS = 15  # a double has between 15 and 17 significant digits; what th
 _MEANT_DIGITS = 12
 
 
-class NoTextError(ValueError):
-    """A value that is not text.
+class RowError(ValueError):
+    """A row that cannot be used.
 
     Attributes:
         reason: for the rejects file.
+        detail: more about it.
     """
 
-    def __init__(self, detail: str, reason: str = "no_text") -> None:
-        super().__init__(detail)
-        self.reason = reason
+    def __init__(self, reason: str, detail: str | None = None) -> None:
+        super().__init__(detail or reason)
+        self.reason, self.detail = reason, detail
+
+
+class NoTextError(RowError):
+    """A value that is not text."""
 
 
 def as_text(value: Any) -> str:
@@ -41,9 +46,9 @@ def as_text(value: Any) -> str:
     if isinstance(value, str):
         return value
     if isinstance(value, Repeated):
-        raise NoTextError(f"its key comes twice, with {_shown(value.values)}", "several_values")
+        raise NoTextError("several_values", f"its key comes twice, with {_shown(value.values)}")
     if isinstance(value, bool) or value is None:
-        raise NoTextError(f"it is {json.dumps(value)}")
+        raise NoTextError("no_text", f"it is {json.dumps(value)}")
     if isinstance(value, int):
         return str(value)
     if isinstance(value, float):
@@ -51,17 +56,16 @@ def as_text(value: Any) -> str:
     if isinstance(value, list | tuple):
         different = list(dict.fromkeys(as_text(inner) for inner in value))
         if len(different) > 1:
-            raise NoTextError(f"it is a list of {len(different)}: {_shown(different)}", "several_values")
+            raise NoTextError("several_values", f"it is a list of {len(different)}: {_shown(different)}")
         if different:
             return different[0]
-        raise NoTextError("it is an empty list")
+        raise NoTextError("no_text", "it is an empty list")
     if isinstance(value, dict):
         if len(value) == 1:
             return as_text(next(iter(value.values())))
-        raise NoTextError(f"it is an object with the keys {', '.join(map(str, value)) or '(none)'}")
-    raise NoTextError(
-        "it is bytes that are no UTF-8" if isinstance(value, bytes) else f"it is a {type(value).__name__}"
-    )
+        raise NoTextError("no_text", f"it is an object with the keys {', '.join(map(str, value)) or '(none)'}")
+    kind = "bytes that are no UTF-8" if isinstance(value, bytes) else f"a {type(value).__name__}"
+    raise NoTextError("no_text", f"it is {kind}")
 
 
 def _shown(values: Any) -> str:
@@ -71,7 +75,7 @@ def _shown(values: Any) -> str:
 def _number(value: float) -> str:
     """A float without the noise of binary arithmetic, in digits: 0.30000000000000004 is 0.3 and 1e+20 all its zeros."""
     if value != value or value in (float("inf"), float("-inf")):
-        raise NoTextError(f"it is {value}")
+        raise NoTextError("no_text", f"it is {value}")
     if value.is_integer():
         return str(int(value)) if abs(value) < 1e22 else format(Decimal(repr(value)), "f")
     short = f"{value:.{_NOISY_DIGITS}g}"
@@ -186,9 +190,9 @@ def require_whole(text: str) -> None:
     try:
         text.encode()
     except UnicodeEncodeError:
-        raise NoTextError("it has half of a surrogate pair", "invalid_text") from None
+        raise NoTextError("invalid_text", "it has half of a surrogate pair") from None
     if left := _CONTROL.search(text):
-        raise NoTextError(f"it has the control character {left.group()!r}", "invalid_text")
+        raise NoTextError("invalid_text", f"it has the control character {left.group()!r}")
 
 
 _NON_ANSWERS = {

@@ -104,10 +104,7 @@ _STEPS = _compiled(
         r"|hspace\{[^}]*\}|phantom\{[^}]*\})(?![A-Za-z])|\\[!,;:> ]|~",
         lambda match: " " if match[0] == "~" or match[0][1] in ",;:> q" else "",
     ),
-    (
-        r"\\color\s*\{\w+\}|\\[lr]angle(?![A-Za-z])",
-        lambda match: {"\\langle": "(", "\\rangle": ")"}.get(match[0], ""),
-    ),
+    (r"\\color\s*\{\w+\}|\\[lr]angle(?![A-Za-z])", lambda match: {"\\langle": "(", "\\rangle": ")"}.get(match[0], "")),
     (r"\\%", "%"),
     (r"\\[lr]vert", "|"),
     (r"\\\$", DOLLAR),  # before the remaining $ are taken for delimiters

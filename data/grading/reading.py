@@ -13,27 +13,12 @@ from data.grading.marks import DOLLAR, ROW_END, SET_CLOSE, SET_OPEN, TEXT_CLOSE,
 from data.grading.matrices import read_matrix
 from data.grading.notation import undress
 from data.grading.qualifiers import without_qualifiers
-from data.grading.statements import (
-    INEQUALITY,
-    read_equation,
-    read_inequality,
-    read_rounded,
-    variable_of,
-    without,
-)
+from data.grading.statements import INEQUALITY, read_equation, read_inequality, read_rounded, variable_of, without
 from data.grading.tokens import GREEK
 from data.grading.tree import NO_LETTER, SETS, Collection, Leaf, Node, UnparseableError, balanced, enclosed, split
 from data.grading.units import canonical_unit, converted, split_unit
 from data.grading.values import is_formula
-from data.grading.words import (
-    ADVERBS,
-    EVERYTHING,
-    NOTHING,
-    canonical_words,
-    is_prose,
-    named_option,
-    number_of,
-)
+from data.grading.words import ADVERBS, EVERYTHING, NOTHING, canonical_words, is_prose, named_option, number_of
 
 MAX_ANSWER_CHARS = 2000  # longer ones are unfinished text, not answers
 _MAX_ITEMS = 400  # of a collection; longer ones are compared as text only

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from data.pocket_world import pretraining_documents
 from data.prompts.prompt import EOS_TOKEN, PAD_TOKEN, chat_template
-from data.prompts.tokenizer_files import CountingTokenizer, TokenizerFiles
+from data.prompts.tokenizer_files import TokenizerFiles
 from recipes.schema import PocketModelSpec
 
 if TYPE_CHECKING:
@@ -70,21 +70,22 @@ def pocket_tokenizer(spec: PocketModelSpec) -> "PreTrainedTokenizerFast":
 
 
 @lru_cache(maxsize=2)
-def counting_tokenizer(spec: PocketModelSpec) -> CountingTokenizer:
+def counting_tokenizer(spec: PocketModelSpec) -> TokenizerFiles:
     """What counts tokens as `pocket_tokenizer` does, without importing transformers."""
     return _counting(train_bpe(_documents(spec), spec.vocab_size))
 
 
 @lru_cache(maxsize=1)
-def byte_tokenizer() -> CountingTokenizer:
+def byte_tokenizer() -> TokenizerFiles:
     """What counts a token for each byte, without training: no text has more tokens in any pocket model."""
     return _counting(train_bpe([], 0))
 
 
-def _counting(bpe: "Tokenizer") -> CountingTokenizer:
+def _counting(bpe: "Tokenizer") -> TokenizerFiles:
     bpe.add_tokens(list(_THINKING))
-    tokens: dict[str, str | None] = {"eos_token": EOS_TOKEN, "pad_token": PAD_TOKEN}
-    return CountingTokenizer(TokenizerFiles(chat_template("qwen3"), tokens, bpe.get_vocab()), bpe)
+    files = TokenizerFiles(chat_template("qwen3"), {"eos_token": EOS_TOKEN, "pad_token": PAD_TOKEN}, bpe.get_vocab())
+    files.tokenizer = bpe
+    return files
 
 
 def _documents(spec: PocketModelSpec) -> list[tuple[str, str]]:

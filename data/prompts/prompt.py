@@ -172,11 +172,14 @@ def render_prompt(tokenizer: "AnyTokenizer", problem: str, prompt: PromptSpec, *
 
     `template`: further variables of the chat template.
     """
-    messages = [{"role": "user", "content": problem + prompt.suffix}]
-    if prompt.system is not None:
-        messages.insert(0, {"role": "system", "content": prompt.system})
     mode = {} if prompt.thinking is None else {"enable_thinking": prompt.thinking}
-    return render_messages(tokenizer, messages, add_generation_prompt=True, **mode, **template)
+    return render_messages(tokenizer, messages_of(problem, prompt), add_generation_prompt=True, **mode, **template)
+
+
+def messages_of(problem: str, prompt: PromptSpec) -> list[dict[str, str]]:
+    """A problem as chat messages: the system message, if there is one, and the problem with the suffix."""
+    system = [] if prompt.system is None else [{"role": "system", "content": prompt.system}]
+    return [*system, {"role": "user", "content": problem + prompt.suffix}]
 
 
 def render_messages(tokenizer: "AnyTokenizer", messages: Any, add_generation_prompt: bool, **template: Any) -> str:

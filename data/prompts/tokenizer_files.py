@@ -1,6 +1,6 @@
 """A tokenizer from its files alone, without transformers, whose import takes seconds; for the checks of a plan.
 
-It renders templates as transformers does and knows the vocabulary; it does not tokenize.
+It renders templates as transformers does and knows the vocabulary; it tokenizes where it is given a tokenizer.
 """
 
 import json
@@ -19,9 +19,14 @@ _TOKENS = ("bos_token", "eos_token", "unk_token", "pad_token")
 
 
 class TokenizerFiles:
-    """The chat template, the named tokens and the vocabulary of a directory."""
+    """The chat template, the named tokens and the vocabulary of a directory.
+
+    Attributes:
+        tokenizer: its `tokenizer.json`, where lengths are to be known.
+    """
 
     def __init__(self, template: str | None, tokens: dict[str, str | None], vocabulary: dict[str, int]) -> None:
+        self.tokenizer: Tokenizer | None = None
         self.chat_template = template
         self.bos_token, self.eos_token, self.unk_token, self.pad_token = (tokens.get(name) for name in _TOKENS)
         self._vocabulary = vocabulary
@@ -71,8 +76,12 @@ class TokenizerFiles:
         return self._added
 
     def __call__(self, text: str | list[str], add_special_tokens: bool = True) -> dict[str, list[Any]]:
-        """Nothing: whether a text begins with a token of its own is not known here, and changes no check of text."""
-        return {"input_ids": []}
+        """The ids of one text or of each of several; without a tokenizer nothing, which changes no check of text."""
+        if self.tokenizer is None:
+            return {"input_ids": []}
+        if isinstance(text, str):
+            return {"input_ids": self.tokenizer.encode(text, add_special_tokens=add_special_tokens).ids}
+        return {"input_ids": [self(item, add_special_tokens)["input_ids"] for item in text]}
 
     def apply_chat_template(
         self, messages: Any, tokenize: bool = False, add_generation_prompt: bool = False, **variables: Any
@@ -104,21 +113,6 @@ def _compiled(template: str) -> "Template":
         "strftime_now": lambda form: datetime.now().strftime(form),
     }
     return environment.from_string(template)
-
-
-class CountingTokenizer(TokenizerFiles):
-    """A directory's files with the tokenizer in them, so that lengths are known; still without transformers."""
-
-    def __init__(self, files: TokenizerFiles, tokenizer: "Tokenizer") -> None:
-        super().__init__(files.chat_template, {name: getattr(files, name) for name in _TOKENS}, files.get_vocab())
-        self._added = files.get_added_vocab()
-        self._tokenizer = tokenizer
-
-    def __call__(self, text: str | list[str], add_special_tokens: bool = True) -> dict[str, list[Any]]:
-        """The ids of one text, or of each of several."""
-        if isinstance(text, str):
-            return {"input_ids": self._tokenizer.encode(text, add_special_tokens=add_special_tokens).ids}
-        return {"input_ids": [self(item, add_special_tokens)["input_ids"] for item in text]}
 
 
 def _text(value: Any) -> str | None:

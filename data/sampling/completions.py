@@ -13,9 +13,10 @@ from collections.abc import Awaitable, Callable, Iterator, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
+from data.prompts.prompt import load_tokenizer, messages_of, render_prompt
 from data.prompts.thinking import THINK_CLOSE, THINK_OPEN, strip_thinking
 from data.sampling.server import require_served
-from data.sampling.store import Sample, SampleStore, sample_seed, sampling_config, thinking_mode, whole_characters
+from data.sampling.store import Sample, SampleStore, sample_seed, shown_prompt, whole_characters
 from recipes.corpus_schema import SamplerSpec
 from recipes.errors import UserError
 from recipes.progress import Progress, duration, remaining_seconds
@@ -71,10 +72,8 @@ class _Meter:
         left = remaining_seconds(seconds, self.done - self._at_start, self.total - self.done)
         if self.progress is not None:
             self.progress.total, self.progress.unit = self.total, "problems sampled"
-            self.progress.update(
-                self.done,
-                f"{self.tokens / seconds:,.0f} tokens/s" + ("" if left is None else f", {duration(left)} left"),
-            )
+            rest = "" if left is None else f", {duration(left)} left"
+            self.progress.update(self.done, f"{self.tokens / seconds:,.0f} tokens/s{rest}")
 
 
 def sample_from_endpoint(
@@ -138,9 +137,8 @@ async def _ask_all(
         if not key:
             raise UserError(f"the environment variable {spec.api_key_variable} with the server's key is not set")
         headers["Authorization"] = f"Bearer {key}"
-    longest = sampling_config(spec, prompt)["max_completion_tokens"]
-    room = prompt.max_prompt_tokens + longest
-    lowered = "max_completion_tokens of the sampler"
+    longest = shown_prompt(spec, prompt).max_completion_tokens
+    room, lowered = prompt.max_prompt_tokens + longest, "max_completion_tokens of the sampler"
     require_served(spec.base_url, headers, str(spec.model), "its `model`", room, lowered, least=longest + 1)
     queue = iter(todo)
     failures: list[str] = []
@@ -155,12 +153,11 @@ async def _ask_all(
             body = request_body(spec, prompt, text, request.choices, request.seed)
             answered = await retried(partial(_post, client, body, spec), spec.attempts)
             shares = answered.token_shares()
+            drawn = ((index, choice, *answered.completions[choice]) for choice, index in request.wanted.items())
             store.add(
                 [
-                    Sample(
-                        identity, index, *answered.completions[choice], shares[choice], longest, *request[:2], choice
-                    )
-                    for choice, index in request.wanted.items()
+                    Sample(identity, index, text, finished, shares[choice], longest, *request[:2], choice)
+                    for index, choice, text, finished in drawn
                 ]
             )
             tokens += answered.generated_tokens
@@ -201,17 +198,14 @@ async def _ask_all(
 
 def request_body(spec: SamplerSpec, prompt: PromptSpec, problem: str, count: int, seed: int) -> dict[str, Any]:
     """The JSON of one chat completion request."""
-    config = sampling_config(spec, prompt)
-    messages = [{"role": "user", "content": problem + config["suffix"]}]
-    if config["system"] is not None:
-        messages.insert(0, {"role": "system", "content": config["system"]})
+    shown = shown_prompt(spec, prompt)
     body: dict[str, Any] = {
         "model": spec.model,
-        "messages": messages,
+        "messages": messages_of(problem, shown),
         "n": count,
         "temperature": spec.temperature,
         "top_p": spec.top_p,
-        "max_tokens": config["max_completion_tokens"],
+        "max_tokens": shown.max_completion_tokens,
         "seed": seed,
     }
     # These two are vLLM's; a server that does not know them would refuse the request, so defaults are left out.
@@ -307,15 +301,11 @@ def sample_locally(
     still had to do comes out as it would have without the kill.
     """
     from data.language_model import generate, load_model
-    from data.prompts.prompt import load_tokenizer, render_prompt
 
-    config = sampling_config(spec, prompt)
-    shown = PromptSpec(system=config["system"], suffix=config["suffix"], thinking=thinking_mode(spec, prompt))
-    count = spec.samples_per_problem
+    shown, count = shown_prompt(spec, prompt), spec.samples_per_problem
     problems = sorted(problems)
     batches = [problems[start : start + spec.concurrency] for start in range(0, len(problems), spec.concurrency)]
     todo = [batch for batch in batches if any(store.missing(identity, count) for identity, _ in batch)]
-    longest = config["max_completion_tokens"]
     meter = _Meter(progress, len(problems) - sum(map(len, todo)), len(problems))
     if not todo:
         return
@@ -338,7 +328,7 @@ def sample_locally(
             model,
             tokenizer,
             prompts,
-            max_new_tokens=longest,
+            max_new_tokens=shown.max_completion_tokens,
             temperature=spec.temperature,
             top_p=spec.top_p,
             top_k=spec.top_k,
@@ -348,6 +338,6 @@ def sample_locally(
         for position, (text, tokens, finished) in enumerate(results):
             identity, index = batch[position // len(wanted)][0], wanted[position % len(wanted)]
             kept = strip_thinking(text) if spec.thinking == "stripped" else text
-            rows.append(Sample(identity, index, kept, finished, float(tokens), longest))
+            rows.append(Sample(identity, index, kept, finished, float(tokens), shown.max_completion_tokens))
         store.add(rows)
         meter.add(len(batch), sum(int(row.generated_tokens) for row in rows))

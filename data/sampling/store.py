@@ -46,19 +46,21 @@ def sampling_config(spec: SamplerSpec, prompt: PromptSpec, weights: str | None =
     values = spec.model_dump(
         mode="json", include={"model", "revision", "thinking", "temperature", "top_p", "top_k", "seed"}
     )
+    shown, is_local = shown_prompt(spec, prompt), spec.kind == "transformers"
     return values | {
-        "system": spec.system if spec.system is not None else prompt.system,
-        "suffix": spec.suffix if spec.suffix is not None else prompt.suffix,
-        "max_completion_tokens": spec.max_completion_tokens or prompt.max_completion_tokens,
+        "system": shown.system,
+        "suffix": shown.suffix,
+        "max_completion_tokens": shown.max_completion_tokens,
         # Batches of a local model share random numbers, so their size is part of the result.
-        "local": {"weights": weights, "batch": spec.concurrency} if spec.kind == "transformers" else None,
-        "thinking_mode": thinking_mode(spec, prompt) if spec.kind == "transformers" else None,
+        "local": {"weights": weights, "batch": spec.concurrency} if is_local else None,
+        "thinking_mode": shown.thinking if is_local else None,
     }
 
 
-def thinking_mode(spec: SamplerSpec, prompt: PromptSpec) -> bool | None:
-    """Thinking mode of a local model's template; None: the template's default."""
-    return prompt.thinking if spec.thinking is None else spec.thinking != "off"
+def shown_prompt(spec: SamplerSpec, prompt: PromptSpec) -> PromptSpec:
+    """The prompt of a study with what its sampler sets otherwise."""
+    own = spec.model_dump(include={"system", "suffix", "max_completion_tokens"}, exclude_none=True)
+    return prompt.model_copy(update=own | ({"thinking": spec.thinking != "off"} if spec.thinking else {}))
 
 
 def shared_folder(study_dir: Path) -> Path:

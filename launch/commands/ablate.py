@@ -61,6 +61,7 @@ def ablate(options: argparse.Namespace) -> int:
 
 
 def _run(ablation: "Ablation", options: argparse.Namespace) -> int:
+    from launch.ablation import chooses_rates
     from launch.execution.processes import local_run, note_run
     from launch.run import (
         refuse_if_queued,
@@ -74,7 +75,7 @@ def _run(ablation: "Ablation", options: argparse.Namespace) -> int:
 
     site = read_site(options)
     tasks = ablation.tasks(options.until)
-    require_possible_points({point.name: point.recipe for point in ablation.points})
+    require_possible_points({point.name: point.recipe for point in ablation.points}, not chooses_rates(ablation))
     if options.dry_run:
         points = [{"name": p.name, "values": p.values, "differs": list(p.differs)} for p in ablation.points]
         print_result(options, points, f"{describe(ablation)}\n\n{hours_line(tasks, site)}")

@@ -34,6 +34,7 @@ _FAMILY = re.compile(
 
 LOADS_MODELS: set[StageKind] = {"arms", "drift", "diagnostics"}
 """Kinds of stages that load a model with the recipe's attention."""
+_USUAL_GPUS = 8  # of a node
 _EVALUATING: tuple[StageKind, ...] = ("eval", "trajectory", "drift")
 
 
@@ -75,6 +76,7 @@ def findings(
         of_this_machine = [
             Finding("warning", f"on this machine {finding.sentence}", finding.remedy) for finding in of_this_machine
         ]
+        of_this_machine += _larger_than_usual(recipe, waiting)
     if site is not None:
         return [*of_this_machine, *_site(recipe, waiting, site), *_time_limits(recipe, waiting, shape, site)]
     return of_this_machine if elsewhere else [*of_this_machine, *_this_machine(recipe, waiting, gpus)]
@@ -135,19 +137,21 @@ def _disk(
         yield Finding(
             "error",
             f"the study needs up to {disk_text(need)} and {study_dir} has {size_text(free)} free",
-            "free some, choose another --out, or lower train.snapshots, seeds or arms",
+            "free some, choose another --out, or lower train.snapshots, seeds or arms"
+            + (", or max_running in the site file" if site is not None else ""),
         )
 
 
 def disk_text(need: Disk) -> str:
     """Bytes in all, and what takes them."""
+    runs, models = need.runs_at_once, need.models_at_once
     bytes_by_use = {
         "base": need.base,
         "corpus": need.corpus,
         "weights of runs": need.runs,
         "responses": need.responses,
-        "checkpoints while training": need.while_training,
-        "hidden states while diagnosing": need.while_diagnosing,
+        f"checkpoints of {runs} run{'s' * (runs > 1)} at a time": need.while_training,
+        f"hidden states of {models} model{'s' * (models > 1)} at a time": need.while_diagnosing,
     }
     listed = ", ".join(f"{name} {size_text(value)}" for name, value in bytes_by_use.items() if value)
     return f"{size_text(need.total)} of disk ({listed})"
@@ -184,6 +188,22 @@ def _this_machine(recipe: Recipe, waiting: Sequence[Stage], gpus: Sequence[str])
         )  # fmt: skip
 
 
+def _nodes_for(ranks: int, gpus: int) -> int:
+    """The fewest nodes of so many GPUs among which the ranks are divided evenly."""
+    return next(nodes for nodes in range(1, ranks + 1) if ranks % nodes == 0 and ranks // nodes <= gpus)
+
+
+def _larger_than_usual(recipe: Recipe, waiting: Sequence[Stage]) -> Iterator[Finding]:
+    """More ranks on a node than nodes usually have GPUs, where nothing says what the node has."""
+    ranks, nodes = recipe.resources.ranks, recipe.resources.nodes
+    if ranks // nodes > _USUAL_GPUS and any(stage.kind == "arms" for stage in waiting):
+        yield Finding(
+            "warning",
+            f"{ranks} ranks on {nodes} node(s) are {ranks // nodes} GPUs a node, and a node usually has {_USUAL_GPUS}",
+            f"set resources.nodes={_nodes_for(ranks, _USUAL_GPUS)}, or leave it if your nodes have more",
+        )
+
+
 def _other_family(asked: str, name: str) -> bool:
     """Whether the name of a GPU names another family than the recipe's GPU; False for a name without a family."""
     match = _FAMILY.search(name)
@@ -217,8 +237,7 @@ def _site(recipe: Recipe, waiting: Sequence[Stage], site: SiteSpec) -> Iterator[
     resources = recipe.resources
     wanted = resources.ranks // resources.nodes
     if resources.launched and wanted > site.gpus_per_node:
-        nodes = next(n for n in range(1, resources.ranks + 1)
-                     if resources.ranks % n == 0 and resources.ranks // n <= site.gpus_per_node)  # fmt: skip
+        nodes = _nodes_for(resources.ranks, site.gpus_per_node)
         yield Finding(
             "error",
             f"{resources.ranks} ranks on {resources.nodes} node(s) are {wanted} GPUs a node, but the site has "

@@ -168,6 +168,8 @@ def _remedies(recipe: Recipe) -> Iterator[str]:
     """Settings worth trying, in the order a user would: what costs nothing first, then more GPUs, then less text."""
     resources, vllm = recipe.resources, recipe.resources.vllm
     colocated = vllm is not None and vllm.mode == "colocate"
+    if vllm is not None and vllm.memory_share is not None:
+        yield "resources.vllm.memory_share=null"  # derived, which is never slower than a share that only just works
     if colocated:
         yield from (f"resources.vllm.memory_share={percent / 100}" for percent in range(25, 75, 5))
     yield from (f"train.micro_batch_size={size}" for size in (16, 8, 4, 2, 1))

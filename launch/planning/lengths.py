@@ -13,7 +13,7 @@ from data.hub import cached_model
 from data.prompts.pocket_tokenizer import byte_tokenizer, counting_tokenizer
 from data.prompts.prompt import settle
 from data.prompts.thinking import strip_thinking
-from data.prompts.tokenizer_files import CountingTokenizer, TokenizerFiles
+from data.prompts.tokenizer_files import TokenizerFiles
 from recipes.errors import UserError
 from recipes.schema import Recipe
 
@@ -60,7 +60,7 @@ def check_lengths(recipe: Recipe) -> None:
         _check(recipe, tokenizer)
 
 
-def _check(recipe: Recipe, tokenizer: CountingTokenizer) -> None:
+def _check(recipe: Recipe, tokenizer: TokenizerFiles) -> None:
     rows = chain.from_iterable(mapped_rows(source, recipe.corpus.seed) for source in recipe.corpus.sources)
     problems = (row.problem for row in rows if row.reject is None)
     prompts = (length for batch in _batches(problems) for length in prompt_lengths(tokenizer, batch, recipe.prompt))
@@ -83,7 +83,7 @@ def require_one(what: str, lengths: Iterable[int], setting: str, limit: int) -> 
         )
 
 
-def _tokenizer(recipe: Recipe) -> CountingTokenizer | None:
+def _tokenizer(recipe: Recipe) -> TokenizerFiles | None:
     """The tokenizer of a recipe's base; None where this machine does not have it, or its files do not tell."""
     model = recipe.model
     if model is None:
@@ -97,10 +97,11 @@ def _tokenizer(recipe: Recipe) -> CountingTokenizer | None:
     from tokenizers import Tokenizer
 
     settle(files, model)
-    return CountingTokenizer(files, Tokenizer.from_file(str(folder / "tokenizer.json")))
+    files.tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    return files
 
 
-def _stored(recipe: Recipe, tokenizer: CountingTokenizer) -> Iterator[int]:
+def _stored(recipe: Recipe, tokenizer: TokenizerFiles) -> Iterator[int]:
     """Tokens of the stored demonstrations, end-of-turn token included, if arms learn from a local file of them."""
     teacher = recipe.corpus.teacher
     if teacher is None or teacher.stored is None or teacher.stored.kind != "file":

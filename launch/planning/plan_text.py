@@ -66,7 +66,7 @@ def format_plan(plan: Plan, commands: bool = False, stages: bool = False) -> str
     lines += [f"  {text}" for text in plan.differences]
     lines += [f"note: {text}" for text in plan.notes]
     lines += [f"warning: {text}" for text in plan.warnings]
-    lines += [f"before it can run: {text}" for text in plan.unresolved]
+    lines += [f"missing: {text}" for text in plan.unresolved]
     lines += [f"cannot work: {text}" for text in plan.errors]  # last, where it is seen
     return "\n".join(lines)
 
@@ -125,7 +125,7 @@ def _group_lines(plan: Plan) -> list[str]:
         total = sum(count * hour for count, hour in zip(held, hours, strict=True))
         shown = "?" if not known else count_text(total) if plan.gpu else hours_text(total)
         memory = max((stage.memory_bytes or 0 for stage in members), default=0)
-        gpus = max((stage.gpus for stage in members), default=0)
+        gpus = max((stage.requested_gpus or stage.gpus for stage in members), default=0)
         lines.append(
             f"  {name:<{width}}{len(members):>8}{gpus or '-':>6}{longest:>11}{shown:>13}"
             f"{size_text(memory) if memory else '-':>12}  {_states(members)}"
@@ -175,7 +175,13 @@ def _hours_lines(plan: Plan) -> list[str]:
         said += f", of which {count_text(totals.taken_hours) if plan.gpu else hours_text(totals.taken_hours)} are spent"
     lines = ["", said + (f" (hours of {plan.gpu}, which a stage holds busy or not)" if plan.gpu else "")]
     if totals.left_hours:
-        where = f"one node with {totals.node_gpus} GPU(s)" if plan.gpu else "this machine"
+        where = "this machine"
+        if plan.on_cluster and not plan.gpu:
+            where = "one node of the cluster at the speed of a CPU (resources.gpu names a GPU)"
+        if plan.gpu:
+            several = totals.nodes > 1
+            where = f"{totals.nodes if several else 'one'} node{'s' * several} with {totals.node_gpus} GPU(s)"
+            where += " each" if several else ""
         lines.append(f"wall clock on {where}: {_path(totals.on_one_machine)}")
         if plan.gpu:
             lines.append(f"with a free node for every job: {_path(totals.with_endless_nodes)}")
@@ -310,5 +316,20 @@ def _sampling_text(arm: ArmPlan) -> str:
         f"; while sampling, vLLM with {sampling.memory_share:.0%} of a GPU, {'asleep' if sampling.sleep else 'awake'} "
         f"while training{given}: weights {size_text(sampling.weights)}, KV cache {size_text(sampling.kv_cache)} "
         f"({sampling.cached_tokens:,} tokens), so {min(sampling.sequences_at_once, sampling.sequences_asked):,} of "
-        f"{sampling.sequences_asked:,} sequences of the expected length at a time"
+        f"{sampling.sequences_asked:,} sequences of the expected length at a time{_peak_text(arm)}"
     )
+
+
+def _peak_text(arm: ArmPlan) -> str:
+    """What the column of memory adds up where vLLM is on the GPUs that train."""
+    memory, sampling = arm.memory_per_rank, arm.sampling_memory
+    if memory is None or sampling is None or not sampling.colocated:
+        return ""
+    engine = sampling.weights + sampling.kv_cache
+    peak, what, own = memory.states + engine, "while sampling", memory.states
+    if not sampling.sleep:
+        peak, what, own = memory.total + engine, "while training", memory.total
+    elif memory.total > peak:
+        return f"; at the peak, while training, the total of {memory.total / 1e9:.2f}"
+    kept = "weights, gradients and optimizer" if sampling.sleep else "the total"
+    return f"; at the peak, {what}, {peak / 1e9:.2f}: {kept} {own / 1e9:.2f} and vLLM {engine / 1e9:.2f}"
