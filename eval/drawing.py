@@ -20,7 +20,8 @@ PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8
 INK, GRID = "#1c2230", "#e3e6ea"
 BASE_COLOUR = "#8a8f98"
 _LOG_FLOOR = 1e-6  # where 0 is drawn on a log axis
-STYLE = {
+LARGE = {"font.size": 11}  # for `plt.rc_context`: figures that are shown smaller than the others
+plt.rcParams |= {
     "font.size": 10,
     "font.family": "sans-serif",
     "axes.spines.top": False,
@@ -119,6 +120,7 @@ class Drawing(NamedTuple):
 
 def to_svg(figure: Any) -> str:
     """A figure as SVG text on white, and the figure closed."""
+    figure.tight_layout()
     svg = _svg(figure, transparent=False)
     plt.close(figure)
     return svg
@@ -126,6 +128,7 @@ def to_svg(figure: Any) -> str:
 
 def to_drawing(figure: Any) -> Drawing:
     """A figure in both formats, and the figure closed."""
+    figure.tight_layout()
     for text in _watermarks:
         figure.text(0.5, 0.5, text, fontsize=40, color="#D55E00", alpha=0.35, rotation=20, ha="center", va="center")
     svg = _svg(figure, transparent=True).replace(INK, "currentColor").replace(GRID, f"var(--line, {GRID})")
@@ -140,39 +143,37 @@ def forest(
 ) -> Drawing:
     """Forest plot: arm -> group -> an estimate, or None and what stands in its place. `log`: on a log axis."""
     arms = list(cells)
-    with plt.rc_context(STYLE):
-        figure, axis = plt.subplots(figsize=(7.2, max(1.6, 0.6 + 0.34 * len(groups) * len(arms))))
-        ticks, names = [], []
-        row = 0.0
-        for group in groups:
-            for index, arm in enumerate(arms):
-                value, reason = cells[arm][group]
-                colour = colour_of(index)
-                if value is None:
-                    axis.annotate(
-                        reason, (0, row), (6, 0), textcoords="offset points", color=colour, va="center", fontsize=9
-                    )
-                else:
-                    ends = (value.low, value.high, value.estimate)
-                    low, high, middle = (max(end, _LOG_FLOOR) for end in ends) if log else ends
-                    axis.plot([low, high], [row, row], color=colour, lw=2)
-                    axis.plot([middle], [row], "o", color=colour, ms=6)
-                ticks.append(row)
-                names.append(f"{label(group)} · {label(arm)}")
-                row -= 1.0
-            row -= 0.5
-        if log:
-            axis.set_xscale("log")
-        else:
-            axis.axvline(0, color=INK, lw=1)
-        axis.set_ylim(row + 0.9, 0.6)  # also where rows have no mark
-        if not any(value for of_groups in cells.values() for value, _ in of_groups.values()):
-            axis.set_xticks([0])
-        axis.set_yticks(ticks, names)
-        axis.grid(axis="y", visible=False)
-        axis.set_xlabel(title)
-        figure.tight_layout()
-        return to_drawing(figure)
+    figure, axis = plt.subplots(figsize=(7.2, max(1.6, 0.6 + 0.34 * len(groups) * len(arms))))
+    ticks, names = [], []
+    row = 0.0
+    for group in groups:
+        for index, arm in enumerate(arms):
+            value, reason = cells[arm][group]
+            colour = colour_of(index)
+            if value is None:
+                axis.annotate(
+                    reason, (0, row), (6, 0), textcoords="offset points", color=colour, va="center", fontsize=9
+                )
+            else:
+                ends = (value.low, value.high, value.estimate)
+                low, high, middle = (max(end, _LOG_FLOOR) for end in ends) if log else ends
+                axis.plot([low, high], [row, row], color=colour, lw=2)
+                axis.plot([middle], [row], "o", color=colour, ms=6)
+            ticks.append(row)
+            names.append(f"{label(group)} · {label(arm)}")
+            row -= 1.0
+        row -= 0.5
+    if log:
+        axis.set_xscale("log")
+    else:
+        axis.axvline(0, color=INK, lw=1)
+    axis.set_ylim(row + 0.9, 0.6)  # also where rows have no mark
+    if not any(value for of_groups in cells.values() for value, _ in of_groups.values()):
+        axis.set_xticks([0])
+    axis.set_yticks(ticks, names)
+    axis.grid(axis="y", visible=False)
+    axis.set_xlabel(title)
+    return to_drawing(figure)
 
 
 def _svg(figure: Any, transparent: bool) -> str:

@@ -214,6 +214,7 @@ def read_ablation(
         raise UserError(f"paired axes need equally many values: {sizes}")
     combinations = zip(*axes.values(), strict=True) if is_paired else itertools.product(*axes.values())
     base = load_recipe(recipe_path, settings)
+    _require_effect(axes, base)
     points = [
         _point(recipe_path, settings, dict(zip(axes, combination, strict=True)), base) for combination in combinations
     ]
@@ -285,6 +286,26 @@ def _axes(texts: Sequence[str]) -> dict[str, list[Any]]:
     return axes
 
 
+def _require_effect(axes: Mapping[str, Any], recipe: Recipe) -> None:
+    """Raise UserError for a setting of `train` for which every arm has a value of its own, so that no point differs."""
+    for axis in axes:
+        section, _, setting = axis.partition(".")
+        own = [key for arm in recipe.trained if (key := _own_key(recipe, arm, setting)) is not None]
+        if section == "train" and own and len(own) == len(recipe.trained):
+            raise UserError(
+                f"axis {axis} changes nothing, because every arm has its own value; vary {', '.join(own)}, together "
+                "with --paired"
+            )
+
+
+def _own_key(recipe: Recipe, arm: str, setting: str) -> str | None:
+    """The key of an arm's own value of a setting of `train`; None where it takes that of the study."""
+    spec = recipe.arms[arm]
+    if setting in ("learning_rate", "steps") and getattr(spec, setting) is not None:
+        return f"arms.{arm}.{setting}"
+    return f"arms.{arm}.train.{setting}" if setting in spec.train else None
+
+
 def _as_number(value: Any) -> Any:
     """Text that is a number as one: YAML 1.1 reads 1e-6 as text."""
     if isinstance(value, str):
@@ -296,10 +317,18 @@ def _as_number(value: Any) -> Any:
 def _point(path: Path, settings: Sequence[str], values: dict[str, Any], base: Recipe) -> Point:
     recipe = load_recipe(path, [*settings, *(f"{key}={json.dumps(value)}" for key, value in values.items())])
     dumped, reference = recipe.dump(), base.dump()
-    differs = tuple(key for key in values if look_up(dumped, key) != look_up(reference, key))
+    differs = tuple(key for key in values if _in_effect(dumped, key) != _in_effect(reference, key))
     labels = [f"{key.split('.')[-1]}-{_label(value)}" for key, value in values.items()]
     name = "-".join(dict.fromkeys(labels))  # equal learning rates of several arms are one label
     return Point(name, {key: look_up(dumped, key) for key in values}, differs, recipe)
+
+
+def _in_effect(values: Mapping[str, Any], key: str) -> Any:
+    """The value of a dotted key; that of the study where an arm has no learning rate or number of steps of its own."""
+    value, (*before, setting) = look_up(values, key), key.split(".")
+    if value is None and before[:1] == ["arms"] and setting in ("learning_rate", "steps"):
+        return look_up(values, f"train.{setting}")
+    return value
 
 
 def look_up(values: Mapping[str, Any], key: str) -> Any:

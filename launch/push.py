@@ -59,6 +59,13 @@ def prepare_upload(recipe: Recipe, study_dir: Path, model: PushedModel, licence:
     return Upload(directory, files, model_card(recipe, transfer, model, licence))
 
 
+def require_owner(name: str) -> None:
+    """Raise UserError for a name of a repository that is not of the form owner/name."""
+    owner, _, repository = name.partition("/")
+    if not owner or not repository or "/" in repository:
+        raise UserError(f"{name!r} is not the name of a repository, which has the form owner/name")
+
+
 def push(upload: Upload, name: str, private: bool) -> str:
     """Create the repository if there is none and upload everything in one commit; returns its address.
 

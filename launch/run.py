@@ -12,11 +12,21 @@ from launch.planning.findings import findings, refuse
 from launch.planning.fit import fit_mistakes
 from launch.planning.node import require_sandbox_of
 from launch.planning.preflight import check_resolved, warnings
+from launch.reuse import plan_reuse
 from launch.site_file import SiteSpec
-from launch.slurm.submit import active_ids, ask_queue, known_jobs, plan_submission, read_jobs, script_name, submit
+from launch.slurm.submit import (
+    Queue,
+    active_ids,
+    ask_queue,
+    known_jobs,
+    plan_submission,
+    read_jobs,
+    script_name,
+    submit,
+)
 from launch.stages import Stage
 from launch.tasks import Task, states_of, tasks_of_study
-from recipes.errors import UserError
+from recipes.errors import UserError, collected
 from recipes.files import write_atomic, write_json
 from recipes.schema import Recipe
 from train.accounting.cost import model_shape
@@ -49,14 +59,20 @@ def require_possible(recipe: Recipe) -> None:
         print(f"transfer: warning: {text}", file=sys.stderr)
 
 
-def require_possible_points(points: Mapping[str, Recipe]) -> None:
-    """As `require_possible` for every point of an ablation: errors name the point, and a warning is printed once."""
+def require_possible_points(points: Mapping[str, Recipe], suite_is_given: bool = True) -> None:
+    """As `require_possible` for every point of an ablation: errors name the point, and a warning is printed once.
+
+    `suite_is_given`: whether the suite is that of the recipe; one made for a choice of rates cannot be mended by it.
+    """
     for name, recipe in points.items():
         try:
             _refuse_impossible(recipe)
         except UserError as error:
             raise UserError(f"point {name}: {error}") from None
-    for text in dict.fromkeys(text for recipe in points.values() for text in warnings(recipe)):
+    recipes = list(points.values())
+    if not suite_is_given:
+        recipes = [recipe.model_copy(update={"suite": None}) for recipe in recipes]
+    for text in dict.fromkeys(text for recipe in recipes for text in warnings(recipe)):
         print(f"transfer: warning: {text}", file=sys.stderr)
 
 
@@ -77,6 +93,20 @@ def require_ready(tasks: Sequence[Task], site: SiteSpec | None = None) -> None:
             if text not in shown:
                 print(text, file=sys.stderr)
             shown.add(text)
+
+
+def blocking(tasks: Sequence[Task], site: SiteSpec) -> list[str]:
+    """Every error for which a run of the tasks on the cluster would be refused, as sentences."""
+    sentences: list[str] = []
+    for study_dir, recipe in {task.study_dir: task.recipe for task in tasks}.items():
+        stages = [task.stage for task in tasks if task.study_dir == study_dir]
+        with collected(sentences):
+            _refuse_impossible(recipe)
+        with collected(sentences):
+            refuse(findings(recipe, stages, study_dir, site))
+        with collected(sentences):
+            require_resolved(recipe, site)
+    return sentences
 
 
 def require_ready_here(tasks: Sequence[Task]) -> None:
@@ -136,10 +166,31 @@ def refuse_if_queued(root: Path) -> None:
         )
 
 
-def show_jobs(root: Path, tasks: Sequence[Task], site: SiteSpec) -> int:
-    """Write the batch scripts and print the jobs with their dependencies; submits nothing."""
+def show_jobs(root: Path, tasks: Sequence[Task], site: SiteSpec, *, with_reuse: bool = False) -> int:
+    """Print what would keep the tasks from being submitted, then the jobs that would be, and write their scripts.
+
+    Submits nothing. What is queued already is known only where Slurm is installed. Returns the exit status: 2 if a run
+    would be refused.
+    """
+    errors = blocking(tasks, site)
+    if errors:
+        print("transfer: " + "\n".join(errors), file=sys.stderr, flush=True)
+    states = states_of(tasks)
+    queue = ask_queue() if read_jobs(root) and shutil.which("squeue") is not None else Queue()
+    active = active_ids(root, known_jobs(root, queue), queue)
+    left = [task for task in tasks if states[task.key].state != "done"]
+    reused = {
+        (str(study_dir), name)
+        for study_dir, recipe in ({task.study_dir: task.recipe for task in left}.items() if with_reuse else ())
+        for name in plan_reuse(
+            recipe, study_dir, [task.stage for task in left if task.study_dir == study_dir], on_cluster=True
+        ).sources
+    }
+    missing = [task for task in left if task.key not in active and task.key not in reused]
     folder = root / "slurm" / "dry-run"
-    for job, text in plan_submission(root, tasks, site):
+    for script in folder.glob("*.sh"):  # of an earlier dry run
+        script.unlink()
+    for job, text in plan_submission(root, missing, site, active):
         path = folder / script_name(job)
         write_atomic(path, text)
         after = next(
@@ -149,4 +200,11 @@ def show_jobs(root: Path, tasks: Sequence[Task], site: SiteSpec) -> int:
         gpus = f" x {job.gpus_per_node} GPU(s)" if site.gpus_per_node and job.gpus_per_node else ""
         print(f"  {job.name}: {size}{gpus}" + (f"  after {after}" if after else ""))
         print(f"      {path}")
-    return 0
+    counts = {
+        "done": len(tasks) - len(left),
+        "queued": sum(task.key in active for task in left),
+        "taken over from another study": sum(task.key in reused and task.key not in active for task in left),
+    }
+    if others := ", ".join(f"{count} {state}" for state, count in counts.items() if count):
+        print(f"stages that would not be submitted: {others}")
+    return 2 if errors else 0

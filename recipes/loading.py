@@ -138,7 +138,13 @@ def _nearest(path: Path) -> str:
     if near is None:
         shipped = [str(other.relative_to(_SHIPPED.parent)) for other in sorted(_SHIPPED.rglob("*.yaml"))]
         near = next(map(Path, difflib.get_close_matches(str(path), shipped, n=1, cutoff=0.8)), None)
-    return f"; did you mean {near}?" if near is not None else "; recipes are under recipes/"
+    if near is not None:
+        return f"; did you mean {near}?"
+    if path.suffix:
+        return "; recipes are under recipes/"
+    studies = sorted(other.name for other in path.parent.glob("*") if holds_study(other))
+    beside = f"studies in {path.parent} are {', '.join(studies)}" if studies else f"there is no study in {path.parent}"
+    return f"; {beside}, and recipes are under recipes/"
 
 
 def recipe_of_study(study: str) -> str | None:

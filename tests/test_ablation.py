@@ -14,7 +14,7 @@ from launch.ablation import ABLATION_FILE, load_ablation, read_ablation
 from launch.ablation_report import report
 from launch.commands.main import main
 from launch.planning.plan import build_plan
-from launch.planning.plan_text import count_text
+from launch.planning.plan_text import hours_text
 from launch.stages import build_stages, flatten
 from recipes.errors import UserError
 from recipes.files import locked
@@ -133,6 +133,37 @@ def test_axes_that_cannot_be_are_a_sentence(tmp_path, grid, paired, message):
     with pytest.raises(UserError) as error:
         ablation(tmp_path, grid=grid, paired=paired)
     assert message in str(error.value)
+
+
+def test_an_axis_that_every_arm_overrides_is_refused_with_the_keys_that_count(tmp_path):
+    study = SMOKE.with_name("study.yaml")
+    with pytest.raises(UserError) as error:
+        ablation(tmp_path, grid=["train.learning_rate=1e-4,2e-4"], recipe=study)
+    assert str(error.value) == (
+        "axis train.learning_rate changes nothing, because every arm has its own value; vary "
+        "arms.off_policy_sft.learning_rate, arms.on_policy_sft.learning_rate, arms.grpo.learning_rate, together with "
+        "--paired"
+    )
+    arms = ["arms.off_policy_sft.train={warmup_steps: 1}", "arms.on_policy_sft.train={warmup_steps: 1}"]
+    kept = [*arms, "unmatched=stamp", "arms.off_policy_sft.learning_rate=null"]
+    for key in ("warmup_steps=2,3", "learning_rate=1e-4,2e-4"):
+        assert len(ablation(tmp_path, grid=[f"train.{key}"], overrides=kept, recipe=study).points) == 2
+    both = [*kept, "arms.grpo.train={warmup_steps: 1}"]
+    with pytest.raises(UserError, match=r"vary arms.off_policy_sft.train.warmup_steps, arms.on_policy_sft.train.w"):
+        ablation(tmp_path, grid=["train.warmup_steps=2,3"], overrides=both, recipe=study)
+
+
+def test_a_point_of_a_choice_of_rates_differs_by_the_rate_in_effect(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    values = ["arms.on_policy_sft.learning_rate=null", "train.learning_rate=1e-3"]
+    study = str(SMOKE.with_name("study.yaml"))
+    assert main(["ablate", study, "--learning-rates", "1e-3,4e-4", *values, "--dry-run"]) == 0
+    shown = capsys.readouterr()
+    assert (
+        "  learning_rate-0.001: differs from the recipe in arms.off_policy_sft.learning_rate, arms.grpo.learning_rate\n"
+        "  learning_rate-0.0004: differs from the recipe in arms.on_policy_sft.learning_rate, arms.grpo.learning_rate\n"
+    ) in shown.out
+    assert shown.err == ""  # the suite of the choice is its own: no warning that the recipe lacks other benchmarks
 
 
 def test_ablation_files_of_the_project_can_be_read(tmp_path):
@@ -308,7 +339,7 @@ def test_the_dry_run_ends_with_the_hours_of_all_points(tmp_path, monkeypatch, ca
     apart = sum(plan.totals.hours for plan in plans)
     shared = ("base", "corpus", "questions", "drift/base", "trajectory/base", "eval/base", "diagnostics/base")
     once = sum(stage.planned_hours for stage in plans[0].stages if stage.name in shared)
-    assert shown == f"in all about {count_text(apart - once)} stage-hours"
+    assert shown == f"in all about {hours_text(apart - once)} of stage time"
     assert apart - once > 1.2 * plans[1].totals.hours
     unknown = SMOKE.parent.parent / "qwen3-14b" / "matched.yaml"
     assert main(["ablate", str(unknown), "--grid", "train.learning_rate=1e-6,3e-6", "--dry-run"]) == 0

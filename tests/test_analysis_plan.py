@@ -61,7 +61,7 @@ def test_memory_and_disk_of_a_14b_model_by_hand():
     assert found.fits is True
     (line,) = analysis_lines(AnalysisPlan(None, None, found))
     assert "12 models, 1,300 prompts each" in line
-    assert f"one model at a time, {memory.peak / 1e9:.1f} GB of memory" in line
+    assert f"one model at a time, {memory.peak / 1e9:.0f} GB of memory" in line
 
 
 def test_what_does_not_fit_is_an_error_with_a_way_out(transfer):
@@ -90,7 +90,7 @@ def test_probe_of_14b_by_hand():
     assert memory.peak == models + logits
     assert found.fits is True
     assert analysis_lines(AnalysisPlan(found, None, None)) == [
-        "probe: 97 checkpoints, 12,416 completions by vllm, 60.9 GB of memory"
+        "probe: 97 checkpoints, 12,416 completions by vllm, 61 GB of memory"
     ]
 
 

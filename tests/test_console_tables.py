@@ -20,7 +20,11 @@ def test_every_column_of_the_frontier_has_a_heading():
         candidates=[row], learned_nothing=[],
     )  # fmt: skip
     heading, line, *_ = format_pick(made, Path("runs/x")).splitlines()
-    for name, value in (("passes from", "3.2"), ("in the worst group", "-2.0 [-3.0, -1.0]")):
+    for name, value in (
+        ("gain, points", "+20.0 [+19.0, +21.0]"),
+        ("passes from", "3.2"),
+        ("in the worst group", "-2.0 [-3.0, -1.0]"),
+    ):
         assert line[: heading.index(name) + len(name)].endswith(value)
     assert line[heading.index("  worst group") :] == "  other_reasoning"
 

@@ -253,7 +253,7 @@ def test_duplicates_by_text_and_by_likeness(tmp_path):
         3: "conflicting_reference",
         5: "near_duplicate",
     }
-    assert rejects[5]["detail"].endswith(f"like {problem_id(rows[4][0])}")
+    assert rejects[5]["detail"].endswith(f"similarity 0.88 to {problem_id(rows[4][0])}")
     assert facts["funnel"][2] == {
         "step": "exact duplicates",
         "left": 4,

@@ -345,7 +345,7 @@ def test_most_rows_with_one_text_are_explained(tmp_path):
         ("r.json", b'{"problem": ["a", "b"], "answer": ["1"]}', "columns differ in length: problem has 2, answer has"),
         ("r.parquet", b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "it is a pointer of Git LFS"),
         ("r.jsonl.gz", b"not gzip", "cannot be read as jsonl"),
-        ("r.jsonl.gz", gzip.compress(b'{"problem": "1+1"}')[:10] + b"\xff" * 20, "cannot be read as jsonl"),
+        ("r.jsonl.gz", gzip.compress(b'{"problem": "1+1"}', mtime=0)[:10] + b"\xff" * 20, "cannot be read as jsonl"),
         ("r.jsonl.zst", b"not zstandard", "cannot be read as jsonl"),
         ("r.jsonl", b"", "is empty"),
         ("r.jsonl", b'{"Problem ": "a", "answer": 1}\n',
@@ -401,6 +401,31 @@ def test_a_problem_may_be_a_template_over_columns(tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("template", "label", "answer"),
+    [
+        ("{{ 'ABC'[label | int] }}", "2", "C"),
+        ("{{ 'ABC'[label | int] }}", "1.0", "B"),  # a column with an empty cell, written by pandas
+        ("{{ 'ABC'[label | int] }}", 1.0, "B"),
+        ("{{ 'ABC'[label | int] }}", "C", "the filter int got 'C', which is no integer"),
+        ("{{ 'ABC'[label | int] }}", "", "the filter int got '', which is no integer"),
+        ("{{ 'ABC'[label | int] }}", None, "the filter int got None, which is no integer"),
+        ("{{ 'ABC'[label | int] }}", "1.5", "the filter int got '1.5', which is no integer"),
+        ("{{ 'ABC'[label | int(2)] }}", "x", "C"),
+        ("{{ label | int(base=16) }}", "1f", "31"),
+        ("{{ label | float }}", "1.5", "1.5"),
+        ("{{ label | float }}", "x", "the filter float got 'x', which is no number"),
+        ("{{ label | float(2) }}", "x", "2"),
+    ],
+)
+def test_a_text_that_is_no_number_is_not_read_as_zero(tmp_path, template, label, answer):
+    rows = [{"problem": "Which of the four?", "label": 1}, {"problem": "Which of the three?", "label": label}]
+    row = read_source(source(written(tmp_path, "r.jsonl", rows), answer_field=template), 0)[1]
+    rejected = answer.startswith("the filter")
+    assert (row.reference_answer, row.reject) == (("", "template_failed") if rejected else (answer, None))
+    assert row.detail == (answer if rejected else None)
+
+
+@pytest.mark.parametrize(
     ("template", "message"),
     [
         ("{{ question }} {{ choices }}", "'choices' is undefined; the row has the columns label, options, question"),
@@ -417,6 +442,13 @@ def test_a_template_that_does_not_fit_the_first_row_is_refused_before_anything_r
     (sentence,) = field_mistakes(spec, [template, "label"])
     assert sentence.startswith("source s: ")
     assert message in sentence
+
+
+def test_a_mistyped_column_in_a_template_gets_a_suggestion(tmp_path):
+    spec = source(written(tmp_path, "r.jsonl", [{"question": "Which?", "label": 0}]))
+    for template, hint in (("{{ 'AB'[lable | int] }}", "question; did you mean 'label'?"), ("{{ xyz }}", "question")):
+        (sentence,) = field_mistakes(spec, [template])
+        assert sentence.endswith(f"is undefined; the row has the columns label, {hint}")
 
 
 def test_the_first_row_is_checked_with_the_recipe(tmp_path):

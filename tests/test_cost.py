@@ -98,7 +98,7 @@ RECIPES = Path(__file__).resolve().parent.parent / "recipes"
             "qwen3-14b/matched.yaml",
             ["resources.gpu=H100-80GB", "resources.vllm.memory_share=0.3"],
             "vLLM's share of 26 GB cannot hold 29.5 GB of weights and the cache of one sequence of 16,384 tokens "
-            "(2.7 GB); the nearest setting that works: resources.vllm.memory_share=0.4",
+            "(2.7 GB); the nearest setting that works: resources.vllm.memory_share=null",
         ),
         # Undivided weights and gradients leave vLLM less than its copy of the weights.
         (

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from eval.report.markdown import render_summary
 from eval.report.model_card import PushedModel, model_card
+from eval.report.page import render_summary
 from eval.report.schema import write_transfer
 from eval.report.table import format_report
 from eval.report.verdict import verdict
@@ -81,6 +81,20 @@ def test_without_a_limit_the_smallest_one_that_a_gain_passes_decides():
     assert verdict(law_report(**values, sft_facts=(0, -1, 1))).arm == "off_policy_sft"
 
 
+def test_a_difference_that_is_not_decided_is_not_stated_as_one():
+    values = {"grpo": (5, 4, 6), "sft": (30, 29, 31), "facts": (0, -1, 1)}
+    *_, other = verdict(law_report(**values, sft_facts=(-2, -3, -1), facts_apart=(0.6, -5.6, 6.2))).sentences
+    assert other == (
+        "Off-policy SFT may have lost 3.0 points: it lost 2.0 [1.0, 3.0] on facts, which cannot be told from what GRPO "
+        "lost (0.6 [-5.6, 6.2] more)."
+    )
+    *_, other = verdict(law_report(**values, sft_facts=(-2, -3, 0.5), facts_apart=(-0.6, -6.2, 5.6))).sentences
+    assert other == (
+        "Off-policy SFT may have lost 3.0 points: its change on facts is -2.0 [-3.0, +0.5], which cannot be told from "
+        "that of GRPO (0.6 [-5.6, 6.2] above)."
+    )
+
+
 def test_the_safe_limit_of_a_normal_gain_is_known():
     """Fresh lower ends lie around -2 - 1.96 s with a deviation of sqrt(2) s; 5 % are 1.645 of those below."""
     rng = np.random.default_rng(1)
@@ -119,6 +133,7 @@ def law_report(
     facts=(0.2, -0.4, 0.8),
     sft_facts=(-9.5, -12.6, -6.7),
     apart=(-4, -9, 1),
+    facts_apart=(9.7, 6, 13),
     warnings=(),
 ):
     """A report on a model that was trained on law."""
@@ -132,7 +147,7 @@ def law_report(
     pair = {
         "first": "grpo",
         "second": "off_policy_sft",
-        "groups": {"law": estimate(*apart), "facts": estimate(9.7, 6, 13)},
+        "groups": {"law": estimate(*apart), "facts": estimate(*facts_apart)},
         "benchmarks": {},
         "index": {},
     }

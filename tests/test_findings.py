@@ -8,7 +8,7 @@ from eval.questions.suite_size import evaluation_responses
 from launch.hardware import gpu_models
 from launch.planning import findings as module
 from launch.planning.disk import disk_needed, side_by_side
-from launch.planning.findings import Finding, findings, refuse
+from launch.planning.findings import Finding, disk_text, findings, refuse
 from launch.planning.hours import checkpoint_hours, plan_context, run_parts, stage_hours
 from launch.site_file import SiteSpec, hours_of
 from launch.stages import build_stages, stage_inputs
@@ -116,6 +116,9 @@ def test_disk_of_the_whole_study_by_hand(machine):
     assert need.total == need.base + need.corpus + need.runs + need.responses + need.while_training
     everywhere = disk_needed(recipe, shape, stages, 8, SiteSpec())
     assert everywhere.while_training == 12 * need.while_training
+    # Three checkpoints of 14 bytes for each of 14.8 billion parameters: 620 GB of one run, 7,443 GB of twelve.
+    assert ", checkpoints of 1 run at a time 620 GB, hidden states of 8 models at a time " in disk_text(need)
+    assert ", checkpoints of 12 runs at a time 7,443 GB, hidden states of 13 models at a time " in disk_text(everywhere)
     two = disk_needed(recipe, shape, stages, 8, SiteSpec(max_running=2))
     assert two.while_training == 4 * 2 * need.while_training
     machine["free"] = need.total

@@ -241,7 +241,7 @@ def test_samples_are_whole_units_and_never_empty(sizes, strata, count):
     [
         (
             [{"q": "a", "answer": "1", "id": 1}, {"q": "b", "answer": "2", "id": 1}],
-            "rows 1 and 2 have the same identity",
+            "rows 1 and 2 have the same id '1'; make its values unique, or set `data.id_field`",
         ),
         ([{"q": None, "answer": "1", "id": 1}], "row 1 is not of the form 'fields'"),
         ([{"q": "a", "answer": " ", "id": 1}], "column 'answer' is empty"),
@@ -250,3 +250,9 @@ def test_samples_are_whole_units_and_never_empty(sizes, strata, count):
 def test_bad_rows_are_a_sentence(rows, message):
     with pytest.raises(UserError, match=message):
         questions_of("b", data(fields={"problem": "q"}, id_field="id"), rows)
+
+
+def test_equal_questions_without_an_id_are_named_by_their_hash():
+    rows = [{"q": "a", "answer": "1"}, {"q": "a", "answer": "2"}]
+    with pytest.raises(UserError, match=r"rows 1 and 2 have the same identity [0-9a-f]+; set `data.id_field` to a col"):
+        questions_of("b", data(fields={"problem": "q"}), rows)

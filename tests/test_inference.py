@@ -38,22 +38,22 @@ def paired(questions=400, gain=0.1, seed=0, loss=0.0):
 
 def test_interval_of_a_gain_is_that_of_the_paired_differences():
     answers = paired()
-    found = linear_interval(draw_scores([answers], {"arm": [1]}, 20000, 0)["arm"], weights_of([0], 1), 0.95)
+    found = linear_interval(draw_scores([answers], {"arm": [1]}, 20000, 0)["arm"], weights_of([0], 1))
     differences = answers.score_QM[:, 1] - answers.score_QM[:, 0]
     half = stats.sem(differences) * stats.t.ppf(0.975, len(differences) - 1)
     assert [found.low, found.high] == pytest.approx([differences.mean() - half, differences.mean() + half], abs=0.3)
     same = draw_scores([paired(gain=0.0)], {"base": [0], "arm": [1]}, 10000, 0)
-    assert linear_interval(same["base"], weights_of([0], 1), 0.95) == (0, 0, 0)  # the base itself
-    interval = linear_interval(same["arm"], weights_of([0], 1), 0.95)  # another model that answers alike
+    assert linear_interval(same["base"], weights_of([0], 1)) == (0, 0, 0)  # the base itself
+    interval = linear_interval(same["arm"], weights_of([0], 1))  # another model that answers alike
     assert (interval.low, interval.high) == pytest.approx((-0.49, 0.49), abs=0.1)
 
 
 def test_p_value_of_a_single_model_is_the_paired_t_test():
     for gain, loss, seed in ((0.07, 0.05, 1), (0.05, 0.06, 2), (0.0, 0.0, 3)):
         answers = paired(gain=gain, seed=seed, loss=loss)
-        scores = draw_scores([answers], {"arm": [1]}, 40000, 0)["arm"]
+        drawn = draw_scores([answers], {"base": [0], "arm": [1]}, 40000, 0)
         expected = stats.ttest_rel(answers.score_QM[:, 1], answers.score_QM[:, 0]).pvalue
-        found = gain_p_value(scores, None, weights_of([0], 1))
+        found = gain_p_value(drawn["arm"], drawn["base"], weights_of([0], 1))
         if gain == 0:
             assert found == 1.0  # nothing differs anywhere
         else:
@@ -65,9 +65,9 @@ def test_p_value_of_few_questions_does_not_depend_on_the_confidence(confidence):
     rng = np.random.default_rng(12)
     base = rng.integers(0, 5, 20) / 4
     answers = Answers("a", MATH, 100 * np.stack([base, np.clip(base + rng.integers(-2, 3, 20) / 4, 0, 1)], axis=1))
-    scores = draw_scores([answers], {"arm": [1]}, 40000, 0, confidence)["arm"]
+    drawn = draw_scores([answers], {"base": [0], "arm": [1]}, 40000, 0, confidence)
     expected = stats.ttest_rel(answers.score_QM[:, 1], answers.score_QM[:, 0]).pvalue
-    assert gain_p_value(scores, None, weights_of([0], 1)) == pytest.approx(expected, rel=0.1)
+    assert gain_p_value(drawn["arm"], drawn["base"], weights_of([0], 1)) == pytest.approx(expected, rel=0.1)
 
 
 def test_p_value_over_seeds_has_the_degrees_of_freedom_of_the_seeds():
@@ -77,10 +77,10 @@ def test_p_value_over_seeds_has_the_degrees_of_freedom_of_the_seeds():
     base = (rng.random(questions) < 0.5).astype(float)
     seeds = [np.where(rng.random(questions) < share, 1.0, base) for share in (0.1, 0.3, 0.5)]
     answers = Answers("a", MATH, 100 * np.stack([base, *seeds], axis=1))
-    scores = draw_scores([answers], {"arm": [1, 2, 3]}, 4000, 0)["arm"]
+    drawn = draw_scores([answers], {"base": [0], "arm": [1, 2, 3]}, 4000, 0)
     gains = answers.means()[1:] - answers.means()[0]
     expected = stats.ttest_1samp(gains, 0).pvalue
-    assert gain_p_value(scores, None, weights_of([0], 1)) == pytest.approx(expected, rel=0.1)
+    assert gain_p_value(drawn["arm"], drawn["base"], weights_of([0], 1)) == pytest.approx(expected, rel=0.1)
 
 
 def test_contrast_of_arms_is_the_difference_of_their_gains():
@@ -88,8 +88,8 @@ def test_contrast_of_arms_is_the_difference_of_their_gains():
     accuracy = 100 * rng.integers(0, 2, (300, 3)).astype(float)
     drawn = draw_scores([Answers("a", MATH, accuracy)], {"x": [1], "y": [2]}, 3000, 0)
     weight = weights_of([0], 1)
-    difference = contrast_interval(drawn["x"], drawn["y"], weight, 0.95)
-    gains = [linear_interval(drawn[arm], weight, 0.95).estimate for arm in ("x", "y")]
+    difference = contrast_interval(drawn["x"], drawn["y"], weight)
+    gains = [linear_interval(drawn[arm], weight).estimate for arm in ("x", "y")]
     assert difference.estimate == pytest.approx(gains[0] - gains[1])
     paired_t = stats.ttest_rel(accuracy[:, 1], accuracy[:, 2]).confidence_interval(0.95)
     assert [difference.low, difference.high] == pytest.approx([paired_t.low, paired_t.high], abs=0.5)
@@ -239,8 +239,10 @@ def test_one_cluster_says_nothing_about_significance():
     shared = Answers("a", MATH, np.array([[0.0, 100.0], [0.0, 0.0], [0.0, 100.0]]), np.array(["c"] * 3))
     single = Answers("b", MATH, np.array([[0.0, 100.0]]))
     clear = Answers("c", MATH, np.tile([0.0, 100.0], (50, 1)))
-    scores = draw_scores([shared, single, clear], {"arm": [1]}, 500, 0)["arm"]
-    p_values = [gain_p_value(scores, None, weights_of(members, 3)) for members in ([0], [1], [0, 2], [2])]
+    drawn = draw_scores([shared, single, clear], {"base": [0], "arm": [1]}, 500, 0)
+    p_values = [
+        gain_p_value(drawn["arm"], drawn["base"], weights_of(members, 3)) for members in ([0], [1], [0, 2], [2])
+    ]
     assert p_values[:3] == [1.0, 1.0, 1.0]
     assert p_values[3] < 1e-6
 

@@ -10,8 +10,8 @@ from eval.report.ablation_verdict import conclude
 from eval.report.checkpoints import format_pick
 from eval.report.decisions import without_gain
 from eval.report.learning_rates import read_accuracy
-from eval.report.markdown import render_summary
 from eval.report.model_card import PushedModel, model_card
+from eval.report.page import render_summary
 from eval.report.response_curves import format_curves, response_curves
 from eval.report.results import compute_transfer
 from eval.report.table import format_report

@@ -9,6 +9,8 @@ import yaml
 
 from eval.report.model_card import PushedModel, model_card
 from eval.report.schema import Transfer
+from launch.push import require_owner
+from recipes.errors import UserError
 from recipes.files import hash_file
 from recipes.loading import load_study
 from tests.forked_command import ForkedCommand
@@ -135,6 +137,7 @@ def test_a_dry_run_shows_card_and_files_and_sends_nothing(analysed_study, hub, p
         (["ppo", "--to", "me/model"], "trains no arm 'ppo'; it trains off_policy_sft, on_policy_sft, grpo"),
         (["grpo", "--to", "me/model", "--seed", "7"], "has no seed 7; it has 0"),
         (["grpo", "--to", "me/model", "--step", "99"], "has no checkpoint of step 99; there are "),
+        (["grpo", "--to", "model", "--dry-run"], "'model' is not the name of a repository, which has the form owner/n"),
         (["grpo", "--to", "a/b/c"], "'a/b/c' is not the name of a repository, which has the form owner/name"),
     ],
 )
@@ -159,3 +162,10 @@ def test_what_the_hub_says_and_what_is_missing(analysed_study, hub, push, tmp_pa
     weights.write_text(weights.read_text() + "\n")
     assert hash_file(weights) != hash_file(analysed_study / "arms/grpo/seed-0/final/config.json")
     assert "is not the file that was trained and scored; restore it" in push(changed, *to).stderr
+
+
+@pytest.mark.parametrize("name", ["model", "", "/model", "me/", "a/b/c"])
+def test_a_name_needs_an_owner(name):
+    require_owner("me/model")
+    with pytest.raises(UserError, match=f"^{name!r} is not the name of a repository, which has the form owner/name$"):
+        require_owner(name)

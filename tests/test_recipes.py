@@ -31,6 +31,8 @@ def test_shipped_recipe_loads_and_its_arms_can_run(path):
     header = [line for line in (ROOT / path).read_text().splitlines() if line.startswith("#")]
     launch = f"transfer run {path}" if recipe.model or recipe.corpus.sources else "transfer fetch"
     assert any(launch in line for line in header)  # every recipe says how to launch it
+    if recipe.model and path.parts[1] != "corpora":  # a study is fetched by one command, with its corpus and suite
+        assert {line.split()[3] for line in header if line.startswith("#   transfer fetch ")} <= {str(path)}
 
 
 @pytest.mark.parametrize("path", AUDITS, ids=str)
@@ -258,6 +260,9 @@ def test_unusable_recipe_file(tmp_path, content):
     [
         ("stdy.yaml", "recipe {folder}/stdy.yaml does not exist; did you mean {folder}/study.yaml?"),
         ("nosuch.yaml", "recipe {folder}/nosuch.yaml does not exist; recipes are under recipes/"),
+        ("nope", "{folder}/nope does not exist; studies in {folder} are rates, and recipes are under recipes/"),
+        ("none/nope", "{folder}/none/nope does not exist; there is no study in {folder}/none, and recipes are under "
+         "recipes/"),
         ("xyz.json", "recipe {folder}/xyz.json does not exist; recipes are under recipes/"),
         ("", "{folder} is not a study directory: it has no study.json; did you mean the recipe {folder}/study.yaml?"),
         ("rates", "{folder}/rates is not a study directory: it has no study.json; it is an ablation: see `transfer "

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from launch.commands.main import main
+from launch.run import show_jobs
 from launch.site_file import SiteSpec
 from launch.slurm import submit as slurm
 from launch.slurm.step import _no_progress
@@ -16,6 +17,7 @@ from launch.tasks import tasks_of_study
 from recipes.errors import UserError
 from recipes.files import locked, write_json
 from recipes.loading import load_recipe
+from recipes.manifest import StageState
 
 SMOKE = Path(__file__).resolve().parent.parent / "recipes" / "pocket" / "smoke.yaml"
 
@@ -136,3 +138,55 @@ def test_replicas_that_start_again_together_are_not_taken_for_one_that_makes_no_
     (tmp_path / "eval" / "base" / "sum-native" / "chunk-0000-ab.jsonl.zst").touch()
     monkeypatch.setenv("SLURM_RESTART_COUNT", "3")
     assert _no_progress(tmp_path, stage) is None
+
+
+BIG = SMOKE.parent.parent / "qwen3-14b" / "matched.yaml"
+
+
+def test_a_dry_run_names_what_the_run_refuses_and_fails(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))  # without Slurm
+    site = tmp_path / "site.yaml"
+    site.write_text("partition: gpu\ngpus_per_node: 4\ngpu_type: h200\n")
+    words = ["run", str(BIG), "--on", "slurm", "--site", str(site), "--out", str(tmp_path / "s")]
+    assert main([*words, "--dry-run"]) == 2
+    errors = capsys.readouterr().err.removeprefix("transfer: ").splitlines()
+    for text in (
+        "cannot work: 8 ranks on 1 node(s) are 8 GPUs a node, but the site has 4; set resources.nodes=2",
+        "cannot work: corpus.teacher.base_url is http://127.0.0.1:8000/v1, and no server is there on the node that a "
+        "job runs on; set corpus.teacher.base_url to the server's node, as http://NODE:8000/v1",
+    ):
+        assert text in errors
+    assert main(words) == 2
+    refused = capsys.readouterr().err.removeprefix("transfer: ").splitlines()
+    assert len(refused) >= 3  # sources, benchmarks and the model
+    assert set(refused) <= set(errors)
+    site.write_text("partition: gpu\ngpus_per_node: 8\ngpu_type: h200\n")
+    assert main([*words, "--dry-run", "resources.ranks=16"]) == 2
+    assert "16 ranks on 1 node(s) are 16 GPUs a node, but the site has 8" in capsys.readouterr().err
+    assert main([*words, "--dry-run", "varies=[sampling]"]) == 2
+    assert "are unmatched" in capsys.readouterr().err
+
+
+def test_a_dry_run_lists_what_is_neither_done_nor_queued(study, capsys, monkeypatch):
+    root, tasks = study
+    stale = root / "slurm" / "dry-run" / "base.sh"
+    stale.parent.mkdir(parents=True)
+    stale.touch()
+    with pytest.raises(UserError):
+        submit(root, tasks, SiteSpec())
+    assert submit(root, tasks[:3], SiteSpec()) == 3
+    monkeypatch.setattr(
+        "launch.run.states_of",
+        lambda tasks: {task.key: StageState("done" if task.stage.name == "base" else "new") for task in tasks},
+    )
+    capsys.readouterr()
+    assert show_jobs(root, tasks, SiteSpec()) == 0
+    shown = capsys.readouterr().out
+    names = [task.stage.name for task in tasks]
+    assert names[:3] == ["base", "corpus", "arms/grpo/seed-0"]
+    listed = [line.split(":")[0].strip() for line in shown.splitlines() if " task(s) x " in line]
+    assert listed == ["questions", "eval/base", "eval/grpo", "report"]
+    assert "eval/grpo: 1 task(s) x 1 node(s)  after afterok:<questions>,afterok:106\n" in shown
+    assert shown.endswith("stages that would not be submitted: 1 done, 2 queued\n")
+    assert not stale.exists()
+    assert state(root)["calls"] == 6  # nothing was submitted

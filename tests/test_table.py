@@ -52,6 +52,7 @@ def test_table_lines():
     assert lines[0][:4] == ["s:", "UNMATCHED;", "2", "seeds;"]
     assert ["a", "+20.0", "[+15.0,", "+25.0]", "+10.0", "[+5.0,", "+15.0]"] in lines
     assert ["an_arm_with_a_rather_long_name", "not", "identified", "not", "identified"] in lines
+    assert lines[lines.index(["scores", "in", "percent"]) + 1][:2] == ["benchmark", "base"]
     assert ["sort", "50.0", "40.0", "40.0"] in lines
     assert lines[-2][0] == "UNMATCHED"
     assert lines[-1] == ["warning", "sum:", "cut", "off"]

@@ -257,11 +257,11 @@ def test_index_of_a_math_loss_by_hand():
 
 def test_index_is_identified_only_with_a_math_gain():
     groups = {MATH: [0], "other_reasoning": [1]}
-    strong = index_with_interval("points", build(0.3), groups, "other_reasoning", 0.95)
+    strong = index_with_interval("points", build(0.3), groups, "other_reasoning")
     assert strong.method == "Fieller"
     assert strong.interval.low < strong.estimate < strong.interval.high
     for definition in ("points", "relative", "literal", "paper"):
-        weak = index_with_interval(definition, build(0.0), groups, "other_reasoning", 0.95)
+        weak = index_with_interval(definition, build(0.0), groups, "other_reasoning")
         assert weak.interval is None
         assert (weak.status, weak.method) == ("not identified", None)
 
@@ -279,17 +279,17 @@ def test_a_common_loss_is_no_transfer():
     """Math -20 and other reasoning -12.5 have a ratio of +62.5, which would read as transfer."""
     groups = {MATH: [0], "other_reasoning": [1]}
     fallen, risen = lossy(-20, -12.5), lossy(20, -12.5)
-    assert group_gain(fallen, [0], 0.95).high < 0
+    assert group_gain(fallen, [0]).high < 0
     assert 100 * (fallen.arm_B - fallen.base_B)[1] / (fallen.arm_B - fallen.base_B)[0] == 62.5
     for definition in ("points", "relative", "paper"):
-        found = index_with_interval(definition, fallen, groups, "other_reasoning", 0.95)
+        found = index_with_interval(definition, fallen, groups, "other_reasoning")
         assert found == (None, None, None, "not identified", "math fell")
         for pair in ((fallen, risen), (risen, fallen)):
-            found = index_difference(definition, *pair, groups, "other_reasoning", 0.95)
+            found = index_difference(definition, *pair, groups, "other_reasoning")
             assert found == (None, None, None, "not identified", "math fell")
-    kept = index_with_interval("points", risen, groups, "other_reasoning", 0.95)
+    kept = index_with_interval("points", risen, groups, "other_reasoning")
     assert (kept.estimate, kept.status, kept.reason) == (-62.5, "identified", None)
-    flat = index_with_interval("points", lossy(0, -12.5), groups, "other_reasoning", 0.95)
+    flat = index_with_interval("points", lossy(0, -12.5), groups, "other_reasoning")
     assert flat.reason == "the interval of the gain on math contains zero"
 
 
@@ -303,28 +303,28 @@ def test_an_index_needs_a_gain_by_its_own_definition():
         base, arm = (np.arange(questions) < share * questions // 100 for share in (before, after))
         answers.append(Answers(name, group, 100.0 * np.stack([base, arm], axis=1)))
     scores, groups = draw_scores(answers, {"arm": [1]}, 2000, 0)["arm"], {MATH: [0, 1], "other_reasoning": [2, 3]}
-    found = index_with_interval("points", scores, groups, "other_reasoning", 0.95)
+    found = index_with_interval("points", scores, groups, "other_reasoning")
     assert (found.status, round(found.estimate)) == ("identified", -175)
     for definition in ("relative", "literal", "paper"):
         assert transfer_gain(definition, scores.base_B[:2], scores.arm_B[:2]) < 0
         reason = f"the gain on math as `{definition}` counts it is not above zero"
         expected = (None, None, None, "not identified", reason)
-        assert index_with_interval(definition, scores, groups, "other_reasoning", 0.95) == expected
-        assert index_difference(definition, scores, scores, groups, "other_reasoning", 0.95) == expected
+        assert index_with_interval(definition, scores, groups, "other_reasoning") == expected
+        assert index_difference(definition, scores, scores, groups, "other_reasoning") == expected
 
 
 def test_fieller_and_percentile_agree_for_a_strong_math_gain():
     groups = {MATH: [0], "other_reasoning": [1]}
     scores = build(0.4, questions=2000)
-    fieller = index_with_interval("points", scores, groups, "other_reasoning", 0.95).interval
+    fieller = index_with_interval("points", scores, groups, "other_reasoning").interval
     ratio = 100 * (scores.arm_DB - scores.base_DB)[:, 1] / (scores.arm_DB - scores.base_DB)[:, 0]
     np.testing.assert_allclose([fieller.low, fieller.high], np.percentile(ratio, [2.5, 97.5]), rtol=0.03)
 
 
 def test_seeds_that_disagree_widen_the_interval():
-    agreeing = group_gain(build(0.2, 0.2, 0.2), [0], 0.95)
-    single = group_gain(build(0.2), [0], 0.95)
-    disagreeing = group_gain(build(0.1, 0.2, 0.3), [0], 0.95)
+    agreeing = group_gain(build(0.2, 0.2, 0.2), [0])
+    single = group_gain(build(0.2), [0])
+    disagreeing = group_gain(build(0.1, 0.2, 0.3), [0])
     assert agreeing == pytest.approx(single, abs=0.6)  # other random numbers, the same distribution
     assert disagreeing.high - disagreeing.low > 2 * (single.high - single.low)
 
@@ -342,7 +342,7 @@ def test_no_arm_loses_more_than_the_base_has():
     accuracy = np.stack([column(90), column(0), column(0), column(12)], axis=1)
     scores = draw_scores([Answers("a", MATH, accuracy)], {"arm": [1, 2, 3]}, 4000, 0)["arm"]
     assert scores.arm_DB.min() == 0.0
-    assert group_gain(scores, [0], 0.95).low >= -scores.base_DB.max()
+    assert group_gain(scores, [0]).low >= -scores.base_DB.max()
 
 
 def test_bootstrap_counts_equal_clusters_together_without_changing_the_distribution():
@@ -360,11 +360,11 @@ def test_difference_of_indices_is_taken_inside_each_draw():
     groups = {MATH: [0], "other_reasoning": [1]}
     scores = build(0.3)
     for definition in ("points", "relative", "literal", "paper"):
-        found = index_difference(definition, scores, scores, groups, "other_reasoning", 0.95)
+        found = index_difference(definition, scores, scores, groups, "other_reasoning")
         if definition != "literal":  # of one benchmark the spread is zero
             assert found.estimate == 0
             assert (found.interval.low, found.interval.high) == (0, 0)
-    weak = index_difference("points", scores, build(0.0), groups, "other_reasoning", 0.95)
+    weak = index_difference("points", scores, build(0.0), groups, "other_reasoning")
     assert weak.interval is None
     assert (weak.status, weak.method) == ("not identified", None)
 
@@ -379,12 +379,12 @@ def test_index_without_a_benchmark_is_the_index_of_the_rest():
         answers.append(Answers(name, group, 100 * np.stack([base, arm], axis=1)))
     scores = draw_scores(answers, {"arm": [1]}, 2000, 0)["arm"]
     groups = {MATH: [0, 1], "other": [2, 3]}
-    rows = without_each("points", scores, groups, "other", 0.95)
+    rows = without_each("points", scores, groups, "other")
     assert list(rows) == [0, 1, 2, 3]
     gain = scores.arm_B - scores.base_B
     assert rows[3].estimate == pytest.approx(100 * gain[2] / gain[:2].mean())
     assert rows[0].estimate == pytest.approx(100 * gain[2:].mean() / gain[1])
-    only = without_each("points", scores, {MATH: [0], "other": [2, 3]}, "other", 0.95)
+    only = without_each("points", scores, {MATH: [0], "other": [2, 3]}, "other")
     assert list(only) == [2, 3]  # the only math benchmark stays
 
 
@@ -396,9 +396,9 @@ def test_undefined_index_says_why():
     answers = [Answers("m", MATH, math), Answers("z", "other_reasoning", zero)]
     scores = draw_scores(answers, {"arm": [1]}, 500, 0)["arm"]
     groups = {MATH: [0], "other_reasoning": [1]}
-    found = index_with_interval("relative", scores, groups, "other_reasoning", 0.95)
+    found = index_with_interval("relative", scores, groups, "other_reasoning")
     assert found.estimate is None
     assert "the base scores zero on a benchmark" in found.reason
-    assert index_with_interval("points", scores, groups, "other_reasoning", 0.95).interval is not None
-    law = index_with_interval("paper", scores, {MATH: [0], "law": [1]}, "law", 0.95)
+    assert index_with_interval("points", scores, groups, "other_reasoning").interval is not None
+    law = index_with_interval("paper", scores, {MATH: [0], "law": [1]}, "law")
     assert "no constant for the group law" in law.reason

@@ -9,13 +9,14 @@ import pytest
 import yaml
 
 from data.corpus.rows import Demonstration
+from data.corpus.sources import RawRow
 from data.prompts.pocket_tokenizer import counting_tokenizer, pocket_tokenizer
 from data.prompts.prompt import render_prompt
 from eval.questions.wording import unknown_names, wording_mistakes
 from launch.commands.main import main
 from launch.planning.lengths import check_lengths, lengths_of
 from launch.planning.preflight import check_before_running, mistakes
-from launch.planning.unusable import none_usable
+from launch.planning.unusable import first_unusable, none_usable
 from launch.planning.validation import validate
 from recipes.errors import UserError
 from recipes.loading import load_recipe
@@ -122,6 +123,33 @@ def test_demonstrations_of_the_wrong_column_are_shown_with_what_the_grader_looke
     assert f"the first is '{'word ' * 15}...', in which the grader looks for '7' as its last value" in text
 
 
+def test_the_first_demonstration_that_cannot_be_trained_on_is_named(law, capsys):
+    problems = law.parent / "problems.csv"
+    lines = problems.read_text().splitlines()
+    assert lines[2].endswith("2,\\boxed{C}")
+    problems.write_text("\n".join([*lines[:2], lines[2][:-2] + "A}", *lines[3:]]) + "\n")
+    assert main(["validate", str(law), "corpus.heldout_problems=0", "corpus.train_problems=24"]) == 0
+    shown = capsys.readouterr().out
+    assert (
+        "  demonstrations: 24, of which 23 are correct and fit, for 23 problems\n    the first that is not, for the "
+        "problem at my-problems, problems.csv line 3, '\\\\boxed{A}', is graded wrong: the grader looks for 'C' in "
+        "\\boxed{}\n"
+    ) in shown
+    assert "have none that is correct" not in shown
+    # 7 of 24 are more than a quarter, 6 are not.
+    for wrong in (6, 7):
+        spoiled = [line.rpartition(",")[0] + ",\\boxed{D}" for line in lines[1 : 1 + wrong]]
+        problems.write_text("\n".join([lines[0], *spoiled, *lines[1 + wrong :]]) + "\n")
+        assert main(["validate", str(law), "corpus.heldout_problems=0", "corpus.train_problems=24"]) == 0
+        warned = "warning: 7 of 24 problems with demonstrations have none that is correct and fits, so they are not"
+        assert (warned in capsys.readouterr().out) == (wrong == 7)
+    row = Demonstration("p", "It is \\boxed{7}.", "", "stored", 0, "correct", 40, False)
+    of = {"p": RawRow("s", 0, "", "7", None)}
+    assert first_unusable([row], 10, of, "plain").endswith("has 40 tokens, more than prompt.max_completion_tokens 10")
+    assert first_unusable([row], 50, of, "plain").endswith("is unfinished or has a control token")
+    assert first_unusable([row._replace(fits=True)], 50, of, "plain") == ""
+
+
 def test_a_mistyped_file_or_path_gets_a_suggestion(law, capsys, monkeypatch):
     edit(law, corpus__sources__0__path="problms.csv", suite__benchmarks__0__data__path="question.csv")
     meant = "{0}/problms.csv does not exist; did you mean {0}/problems.csv? If not, set corpus.sources.0.path=FILE"
@@ -198,27 +226,26 @@ def test_a_sample_smaller_than_what_is_judged_together_is_refused(law):
     check_before_running(load_recipe(law, [f"{STATUTES}.data.rows=15"]))
 
 
-def test_a_source_without_a_lock_is_a_mistake_and_the_rest_is_checked(law):
+def test_a_source_without_a_lock_is_missing_and_the_rest_is_checked(law):
     hub = "{kind: hub, name: gsm8k, dataset: openai/gsm8k, files: [main/train-*.parquet], problem_field: question}"
     values = yaml.safe_load(law.read_text())
     values["corpus"]["sources"].append(yaml.safe_load(hub))
     law.write_text(yaml.safe_dump(values))
     found = validate(load_recipe(law), Path("runs/none"))
-    assert found.mistakes == [
-        "source gsm8k is not resolved; run `transfer fetch RECIPE` on a connected machine",
-    ]
+    assert found.mistakes == []
+    assert found.missing == ["source gsm8k is not resolved; run `transfer fetch RECIPE` on a connected machine"]
     assert found.not_checked == ["whether there are enough problems: a source is missing"]
     assert found.corpus["rows"] == 24
     lock = {"sources": {"gsm8k": {"dataset": "openai/gsm8k", "revision": "0" * 40, "rows": 9,
                                   "files": {"main/train-0.parquet": "00"}}}}  # fmt: skip
     law.with_suffix(".lock.json").write_text(json.dumps(lock))
     found = validate(load_recipe(law), Path("runs/none"))
-    assert found.mistakes == []
+    assert (found.mistakes, found.missing) == ([], [])
     assert found.not_checked[1] == "source gsm8k: not in the cache of this machine"
     lock["sources"]["gsm8k"]["dataset"] = "openai/other"
     law.with_suffix(".lock.json").write_text(json.dumps(lock))
     found = validate(load_recipe(law), Path("runs/none"))
-    assert found.mistakes == ["source gsm8k: the lock is for dataset openai/other; run `transfer fetch` again"]
+    assert found.missing == ["source gsm8k: the lock is for dataset openai/other; run `transfer fetch` again"]
     assert not any("gsm8k" in text for text in found.not_checked)
 
 

@@ -18,7 +18,7 @@ from train.grpo import _vllm_arguments
 from train.rollouts import DynamicSampling
 from train.runtime.sampler import merged_weights
 from train.runtime.throughput import StepClock
-from train.weighted_grpo import WeightedGRPOTrainer, draw, read_rollouts, sample
+from train.weighted_grpo import WeightedGRPOTrainer, read_rollouts, sample
 
 
 @pytest.fixture
@@ -70,7 +70,7 @@ def test_weights_are_loaded_once_for_all_batches_of_an_update():
     for step in (0, 2, 2, 2, 3):
         trainer.state.global_step = step
         trainer._last_loaded_step = step  # stored samples: TRL must not load weights where nothing is drawn
-        assert draw(trainer, lambda texts: {"input_ids": [[1]] * len(texts)}, ["a", "b"], 7) == [[[1], [1]]] * 2
+        assert sample(trainer, lambda texts: {"input_ids": [[1]] * len(texts)}, ["a", "b"], 7)[0] == [[[1], [1]]] * 2
     assert loaded == [0, 2, 3]
 
 

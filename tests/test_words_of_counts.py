@@ -3,8 +3,7 @@
 import re
 from types import SimpleNamespace
 
-from eval.report.markdown import render_summary
-from eval.report.page import page_templates
+from eval.report.page import page_templates, render_summary
 from launch.planning.plan import build_plan
 from launch.planning.plan_text import format_plan
 from launch.stages import build_stages

@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from data.attention import usable_attention
-from data.corpus.rows import Problem, read_problems
+from data.corpus.rows import read_problems
 from data.grading.grader import Grader, Outcome
-from data.language_model import device_name, generate_ids, load_model, on_cpu, stop_ids
+from data.language_model import device_name, generate_ids, load_model, on_cpu, stop_ids, to_device
 from data.prompts.prompt import load_tokenizer, render_prompt
 from data.sampling.engine import sample_with_engine
 from recipes.diagnostics_schema import LOGITS_TOKENS
@@ -30,9 +30,11 @@ from train.models.directory import complete_snapshots
 
 if TYPE_CHECKING:
     import torch
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PreTrainedModel
 
 DRIFT, SAMPLES = "drift.jsonl", "samples.json"
+Engine = dict[str, str | None]
+"""What sampled completions: its name, version, device and dtype."""
 _CHUNK = LOGITS_TOKENS
 
 
@@ -40,20 +42,14 @@ def run(
     recipe: Recipe, study_dir: Path, stage_dir: Path, resume: bool, arm: str | None = None, seed: int | None = None
 ) -> None:
     """Probe the base (without `arm`), or every checkpoint of a run; writes one row each to `drift.jsonl`."""
-    spec, model = recipe.require_probe(), recipe.require_model()
-    dtype = spec.dtype or model.dtype
-    attention, tokenizer = usable_attention(model, dtype), load_tokenizer(str(study_dir / "base"))
-    problems = sorted(read_problems(study_dir / "corpus", "heldout"))[: spec.problems]
-    prompts = [render_prompt(tokenizer, problem.problem, recipe.prompt) for problem in problems]
-    base = load_model(study_dir / "base", dtype, attention)
-    grader = Grader()
+    probe = Probe(recipe, study_dir)
 
     # The base's own answers, which all arms are scored on
     if arm is None:
-        drawn, own = draw(recipe, study_dir / "base", tokenizer, prompts)
-        row, samples = probe(recipe, base, base, tokenizer, problems, prompts, grader, None, drawn)
+        row, samples, engine = probe.measure(study_dir / "base")
+        probe.grader.close()
         write_json(stage_dir / SAMPLES, samples)
-        _finish(stage_dir, [{"step": 0} | row], [SAMPLES], own)
+        _finish(stage_dir, [{"step": 0} | row], [SAMPLES], engine)
         return
     base_samples = json.loads((study_dir / "drift" / "base" / SAMPLES).read_text())
 
@@ -63,109 +59,110 @@ def run(
     checkpoints = complete_snapshots(run_dir) | {final: run_dir / "final"}
     progress = Progress(stage_dir, len(checkpoints), "checkpoints")
     rows = read_json_lines(stage_dir / DRIFT) if resume else []
-    engine: dict[str, str | None] | None = None
+    last: Engine | None = None
     for step, directory in checkpoints.items():
         if step not in {row["step"] for row in rows}:
-            _free_gpu(base)
-            drawn, engine = draw(recipe, directory, tokenizer, prompts)
-            policy = load_model(directory, dtype, attention)
-            row, _ = probe(recipe, policy, base, tokenizer, problems, prompts, grader, base_samples, drawn)
-            del policy
+            row, _, last = probe.measure(directory, base_samples)
             rows.append({"step": step} | row)
             write_json_lines(stage_dir / DRIFT, rows)
         progress.update(len(rows))
-    grader.close()
-    _finish(stage_dir, rows, [], engine)
+    probe.grader.close()
+    _finish(stage_dir, rows, [], last)
 
 
-def draw(
-    recipe: Recipe, directory: Path, tokenizer: "PreTrainedTokenizerBase", prompts: list[str]
-) -> tuple[list[list[int]] | None, dict[str, str | None]]:
-    """A checkpoint's completions as token ids if vLLM samples them, else None (`probe` samples); and the engine.
+class Probe:
+    """The held-out problems, and the base that all checkpoints are compared with."""
 
-    Transformers keeps the cache of a whole batch at its longest; with long completions that is more than a GPU has.
-    """
-    dtype = recipe.require_model().dtype
-    if recipe.resources.vllm is None:
-        device, read = device_name(), recipe.require_probe().dtype or dtype
-        return None, {"name": "transformers", "version": version("transformers"), "device": device, "dtype": read}
-    return sample_with_engine(
-        directory,
-        tokenizer(prompts)["input_ids"],
-        max_prompt_tokens=recipe.prompt.max_prompt_tokens,
-        max_new_tokens=recipe.prompt.max_completion_tokens,
-        temperature=1.0,
-        stop_ids=(tokenizer.eos_token_id, tokenizer.pad_token_id),
-        seeds=[recipe.require_probe().seed + index for index in range(len(prompts))],
-        dtype=dtype,
-    )
+    def __init__(self, recipe: Recipe, study_dir: Path) -> None:
+        self.recipe, self.spec, model = recipe, recipe.require_probe(), recipe.require_model()
+        self.dtype = self.spec.dtype or model.dtype
+        self.attention = usable_attention(model, self.dtype)
+        self.tokenizer = load_tokenizer(str(study_dir / "base"))
+        self.problems = sorted(read_problems(study_dir / "corpus", "heldout"))[: self.spec.problems]
+        self.prompts = [render_prompt(self.tokenizer, problem.problem, recipe.prompt) for problem in self.problems]
+        self.prompt_ids = [self.tokenizer(prompt)["input_ids"] for prompt in self.prompts]
+        self.base = load_model(study_dir / "base", self.dtype, self.attention)
+        self.grader = Grader()
 
+    def measure(
+        self, directory: Path, base_samples: list[list[int]] | None = None
+    ) -> tuple[dict[str, Any], list[list[int]], Engine]:
+        """The row of a checkpoint, its completions as token ids, and what sampled them.
 
-def _free_gpu(model: "PreTrainedModel") -> None:
-    """Move a model to the CPU, because the engine needs the GPU's memory."""
-    import torch
-
-    if not on_cpu():
-        model.to("cpu")
-        torch.cuda.empty_cache()
-
-
-def probe(
-    recipe: Recipe,
-    policy: "PreTrainedModel",
-    base: "PreTrainedModel",
-    tokenizer: "PreTrainedTokenizerBase",
-    problems: list[Problem],
-    prompts: list[str],
-    grader: Grader,
-    base_samples: list[list[int]] | None,
-    drawn: list[list[int]] | None = None,
-) -> tuple[dict[str, Any], list[list[int]]]:
-    """The row of one checkpoint, and its completions as token ids.
-
-    `base_samples`: None for the base. `drawn`: the checkpoint's completions, if an engine has sampled them.
-    """
-    spec = recipe.require_probe()
-    for model in (policy, base):
-        model.to("cpu" if on_cpu() else "cuda").eval()
-    samples: list[list[int]] = [] if drawn is None else drawn
-    for start in range(0, len(prompts) if drawn is None else 0, spec.batch_size):
-        samples += generate_ids(
-            policy,
-            tokenizer,
-            prompts[start : start + spec.batch_size],
-            max_new_tokens=recipe.prompt.max_completion_tokens,
-            temperature=1.0,
-            top_p=1.0,
-            top_k=0,
-            seed=spec.seed + start,
+        `base_samples`: the base's completions; None for the base itself.
+        """
+        with_vllm = self.recipe.resources.vllm is not None
+        if with_vllm:
+            samples, engine = self._sample_with_vllm(directory)
+        policy = self.base if base_samples is None else load_model(directory, self.dtype, self.attention)
+        for model in (policy, self.base):
+            to_device(model)
+        if not with_vllm:
+            samples, engine = self._sample(policy)
+        stops = stop_ids(policy)
+        grades = self.grader.grade_many(
+            [self.tokenizer.decode(ids, skip_special_tokens=True) for ids in samples],
+            [problem.reference_answer for problem in self.problems],
+            self.recipe.corpus.answer_form,
         )
-    stops = stop_ids(policy)
-    grades = grader.grade_many(
-        [tokenizer.decode(ids, skip_special_tokens=True) for ids in samples],
-        [problem.reference_answer for problem in problems],
-        recipe.corpus.answer_form,
-    )
-    prompt_ids = [tokenizer(prompt)["input_ids"] for prompt in prompts]
-    pairs, tokens = list(zip(prompt_ids, samples, strict=True)), sum(map(len, samples))
-    if base_samples is None:
-        own = [rounding_divergence(base, *pair) for pair in pairs]
-        kl = {"kl_to_base": 0.0, "kl_from_base": 0.0, "rounding_kl": sum(kl for kl, _ in own) / tokens}
-    else:
-        own = [divergence(policy, base, *pair) for pair in pairs]
-        theirs = [divergence(base, policy, *pair) for pair in zip(prompt_ids, base_samples, strict=True)]
-        kl = {
-            "kl_to_base": sum(kl for kl, _ in own) / tokens,
-            "kl_from_base": sum(kl for kl, _ in theirs) / sum(map(len, base_samples)),
+        pairs, tokens = list(zip(self.prompt_ids, samples, strict=True)), sum(map(len, samples))
+        if base_samples is None:
+            own = [rounding_divergence(self.base, *pair) for pair in pairs]
+            kl = {"kl_to_base": 0.0, "kl_from_base": 0.0, "rounding_kl": sum(kl for kl, _ in own) / tokens}
+        else:
+            own = [divergence(policy, self.base, *pair) for pair in pairs]
+            theirs = [divergence(self.base, policy, *pair) for pair in zip(self.prompt_ids, base_samples, strict=True)]
+            kl = {
+                "kl_to_base": sum(kl for kl, _ in own) / tokens,
+                "kl_from_base": sum(kl for kl, _ in theirs) / sum(map(len, base_samples)),
+            }
+        row = kl | {
+            "entropy": sum(entropy for _, entropy in own) / tokens,
+            "mean_tokens": tokens / len(samples),
+            "truncated": sum(ids[-1] not in stops for ids in samples) / len(samples),
+            "no_answer": sum(grade.outcome is Outcome.NO_ANSWER for grade in grades) / len(samples),
+            "correct": sum(grade.correct for grade in grades) / len(samples),
+            "completions": len(samples),
         }
-    return kl | {
-        "entropy": sum(entropy for _, entropy in own) / tokens,
-        "mean_tokens": tokens / len(samples),
-        "truncated": sum(ids[-1] not in stops for ids in samples) / len(samples),
-        "no_answer": sum(grade.outcome is Outcome.NO_ANSWER for grade in grades) / len(samples),
-        "correct": sum(grade.correct for grade in grades) / len(samples),
-        "completions": len(samples),
-    }, samples
+        return row, samples, engine
+
+    def _sample_with_vllm(self, directory: Path) -> tuple[list[list[int]], Engine]:
+        """A checkpoint's completions, and the engine.
+
+        Transformers keeps the cache of a whole batch at its longest; with long completions that is more than a GPU has.
+        """
+        if not on_cpu():  # the engine needs the GPU's memory
+            import torch
+
+            self.base.to("cpu")
+            torch.cuda.empty_cache()
+        return sample_with_engine(
+            directory,
+            self.prompt_ids,
+            max_prompt_tokens=self.recipe.prompt.max_prompt_tokens,
+            max_new_tokens=self.recipe.prompt.max_completion_tokens,
+            temperature=1.0,
+            stop_ids=(self.tokenizer.eos_token_id, self.tokenizer.pad_token_id),
+            seeds=[self.spec.seed + index for index in range(len(self.prompts))],
+            dtype=self.recipe.require_model().dtype,
+        )
+
+    def _sample(self, policy: "PreTrainedModel") -> tuple[list[list[int]], Engine]:
+        """The same by transformers."""
+        samples: list[list[int]] = []
+        for start in range(0, len(self.prompts), self.spec.batch_size):
+            samples += generate_ids(
+                policy,
+                self.tokenizer,
+                self.prompts[start : start + self.spec.batch_size],
+                max_new_tokens=self.recipe.prompt.max_completion_tokens,
+                temperature=1.0,
+                top_p=1.0,
+                top_k=0,
+                seed=self.spec.seed + start,
+            )
+        library = version("transformers")
+        return samples, {"name": "transformers", "version": library, "device": device_name(), "dtype": self.dtype}
 
 
 def divergence(
@@ -229,9 +226,7 @@ def _logprobs(model: "PreTrainedModel", states: "torch.Tensor") -> "Iterator[tor
         yield logprobs
 
 
-def _finish(
-    stage_dir: Path, rows: list[dict[str, Any]], others: list[str], engine: dict[str, str | None] | None
-) -> None:
+def _finish(stage_dir: Path, rows: list[dict[str, Any]], others: list[str], engine: Engine | None) -> None:
     """`engine`: what sampled the completions; None if all rows were read from disk."""
     write_json_lines(stage_dir / DRIFT, rows)
     finish_stage(stage_dir, hash_files(stage_dir, [DRIFT, *others]), {"checkpoints": len(rows), "engine": engine})

@@ -134,9 +134,9 @@ class RecordedReward:
             return
         self._early += rewards
         self._early_batches += 1
-        if not any(weights) and self._early_batches < _EARLY_BATCHES:
-            return
-        if not any(weights):
+        if any(weights):
+            self._warn = None
+        elif self._early_batches == _EARLY_BATCHES:
             low, high = min(self._early), max(self._early)
             self._warn(
                 f"no completion of the first {_EARLY_BATCHES * self.settings.updates_per_batch} steps has a weight "
@@ -144,7 +144,7 @@ class RecordedReward:
                 "completions: is the answer in the required form, are they truncated, is the corpus far too hard or "
                 "too easy?"
             )
-        self._warn = None
+            self._warn = None
 
     def _enter(self, rows: Sequence[Completion]) -> None:
         """Enter the completions of all ranks in a generation batch, grouped by problem."""

@@ -124,8 +124,8 @@ class Run:
             return
         facts = {
             "template_hash": template_hash(self.tokenizer, self.settings.prompt),
-            "presented_problems": self.ledger.presented(),
-            "contributed_problems": self.ledger.contributed(),
+            "presented_problems": self.ledger.problems("presented"),
+            "contributed_problems": self.ledger.problems("contributed"),
             "matched_on": self.settings.matched_on(),
             "totals": self.ledger.totals,
             "skipped_tokens": self.ledger.skipped_tokens,

@@ -10,6 +10,7 @@ import contextlib
 import math
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -54,17 +55,11 @@ class OwnRank:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._accelerator, name)
 
-    def gather(self, tensor: torch.Tensor) -> torch.Tensor:
+    def gather(self, tensor: torch.Tensor, *unused: Any, **also_unused: Any) -> torch.Tensor:
         """The tensor itself."""
         return tensor
 
-    def gather_for_metrics(self, tensor: torch.Tensor) -> torch.Tensor:
-        """The tensor itself."""
-        return tensor
-
-    def reduce(self, tensor: torch.Tensor, reduction: str = "sum") -> torch.Tensor:
-        """The tensor itself."""
-        return tensor
+    gather_for_metrics = reduce = gather
 
 
 class TokenBudgetTrainer(Trainer):
@@ -122,31 +117,24 @@ class TokenBudgetTrainer(Trainer):
         chosen = [index for index, need in enumerate(needed) if need]
         dealt = [[chosen[index] for index in rows] for rows in self.deal([lengths[index] for index in chosen])]
         self._report_work(lengths, dealt)
-        total: Any = 0.0
+        accelerator, total = self.accelerator, 0.0
+        # As transformers calls it: the loss is divided already.
+        backward = partial(accelerator.backward, **({"scale_wrt_gas": False} if self.is_deepspeed_enabled else {}))
         with self._own_metrics() as note:
             for position, rows in enumerate(dealt):
                 part, last = self.micro_batch(inputs, rows), position == len(dealt) - 1
-                with contextlib.nullcontext() if last else self._without_exchange(model):
+                with contextlib.nullcontext() if last else self._without_exchange(model, accelerator):
                     tokens = self.trained_tokens(part)
                     loss = super().compute_loss(model, part, *args, **kwargs)
                     note(tokens)
                     if not last:
-                        self._backward(loss)
+                        backward(loss)
                         total = total + loss.detach()
         return loss + total
 
-    def _backward(self, loss: torch.Tensor) -> None:
-        # As transformers calls it: the loss is divided already.
-        kwargs = {"scale_wrt_gas": False} if self.is_deepspeed_enabled else {}
-        self._accelerator_of_all().backward(loss, **kwargs)
-
-    def _accelerator_of_all(self) -> Any:
-        return self.accelerator._accelerator if isinstance(self.accelerator, OwnRank) else self.accelerator
-
     @contextlib.contextmanager
-    def _without_exchange(self, model: Any) -> Iterator[None]:
+    def _without_exchange(self, model: Any, accelerator: Any) -> Iterator[None]:
         """Context of a micro-batch that is not the last of its step."""
-        accelerator = self._accelerator_of_all()
         accelerator.gradient_state._set_sync_gradients(False)
         # DeepSpeed has no such context; accelerate tells it from `sync_gradients` whether a step ends.
         with contextlib.nullcontext() if self.is_deepspeed_enabled else accelerator.no_sync(model=model):
@@ -215,17 +203,15 @@ def merged(seen: Sequence[tuple[int, dict[str, list[float]]]]) -> dict[str, floa
 
     Names that end in `_min` and `_max` are extremes, all others means over tokens. nan is left out.
     """
-    pairs_by_name: dict[str, list[tuple[int, float]]] = {}
+    counted: dict[str, list[tuple[int, float]]] = defaultdict(list)
     for tokens, metrics in seen:
         for name, entries in metrics.items():
-            pairs_by_name.setdefault(name, []).extend((tokens, value) for value in entries if not math.isnan(value))
-    result = {}
-    for name, pairs in pairs_by_name.items():
-        counted = [(tokens, value) for tokens, value in pairs if tokens > 0]
-        if not counted:
-            continue
+            if present := [(tokens, value) for value in entries if tokens > 0 and not math.isnan(value)]:
+                counted[name] += present
+
+    def merge(name: str, pairs: list[tuple[int, float]]) -> float:
         if name.endswith(("_min", "_max")):
-            result[name] = (min if name.endswith("_min") else max)(value for _, value in counted)
-        else:
-            result[name] = sum(tokens * value for tokens, value in counted) / sum(tokens for tokens, _ in counted)
-    return result
+            return (min if name.endswith("_min") else max)(value for _, value in pairs)
+        return sum(tokens * value for tokens, value in pairs) / sum(tokens for tokens, _ in pairs)
+
+    return {name: merge(name, pairs) for name, pairs in counted.items()}

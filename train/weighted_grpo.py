@@ -45,7 +45,8 @@ class WeightedGRPOTrainer(TokenBudgetTrainer, GRPOTrainer):
             super().__init__(*args, arm=arm, **kwargs)
         self.rollouts = rollouts
         if self.use_vllm:  # TRL has seeded every generator with the rank alone, whatever the training seed
-            seed_everything(self._engine_seed(self.args.seed))
+            parallel = self.args.vllm_tensor_parallel_size
+            seed_everything(engine_seed(self.args.seed, self.accelerator.process_index, parallel))
             self.vllm_generation.sync_weights = partial(self._load_weights, self.vllm_generation.sync_weights)
             if isinstance(self.model, PeftModel) and not self._dist.is_zero3:
                 self.vllm_generation._iter_named_params = partial(merged_weights, self.model)
@@ -54,9 +55,6 @@ class WeightedGRPOTrainer(TokenBudgetTrainer, GRPOTrainer):
         with self.clock.section("weight_sync"):
             sync_weights()
         self.loaded_step = self.state.global_step
-
-    def _engine_seed(self, seed: int) -> int:
-        return engine_seed(seed, self.accelerator.process_index, self.args.vllm_tensor_parallel_size)
 
     def _calculate_rewards(self, *args: Any, **kwargs: Any) -> torch.Tensor:
         """TRL's rewards, [completions of all ranks, 1]; nan, which TRL leaves out of a group, for surplus rows."""
@@ -99,16 +97,15 @@ class WeightedGRPOTrainer(TokenBudgetTrainer, GRPOTrainer):
             int(inputs[name][chosen].sum(dim=1).max()) if rows else 1 for name in ("prompt_mask", "completion_mask")
         )
         width = inputs["completion_ids"].size(1)
-        part: Batch = {}
-        for name, values in inputs.items():
+
+        def cut(name: str, values: torch.Tensor | None) -> Any:
             if values is None or values.dim() == 0:
-                part[name] = values
-            elif name.startswith("prompt_"):
-                part[name] = values[chosen, -prompt:]
-            else:
-                part[name] = (
-                    values[chosen, :completion] if values.dim() == 2 and values.size(1) == width else values[chosen]
-                )
+                return values
+            if name.startswith("prompt_"):
+                return values[chosen, -prompt:]
+            return values[chosen, :completion] if values.dim() == 2 and values.size(1) == width else values[chosen]
+
+        part = {name: cut(name, values) for name, values in inputs.items()}
         if not rows:
             part["completion_mask"] = torch.zeros_like(part["completion_mask"])
         return part
@@ -220,7 +217,9 @@ def read_rollouts(
     Those of dynamic sampling have the log-probabilities with which vLLM sampled them. All others have none, so the
     importance ratio is 1 and the loss is the weighted log-likelihood.
     """
-    completions = rollouts.completions(trainer.state.global_step, partial(draw, trainer, tokenizer))
+    completions = rollouts.completions(
+        trainer.state.global_step, lambda prompts, seed: sample(trainer, tokenizer, prompts, seed)[0]
+    )
     first = trainer.accelerator.process_index * len(prompts)
     own = slice(first, first + len(prompts))
     log_probs = rollouts.log_probs() if isinstance(rollouts, DynamicSampling) else None
@@ -229,13 +228,6 @@ def read_rollouts(
         "completion_ids": completions[own],
         "logprobs": None if log_probs is None else log_probs[own],
     }
-
-
-def draw(
-    trainer: WeightedGRPOTrainer, tokenizer: PreTrainedTokenizerBase, prompts: list[str], seed: int
-) -> list[Completions]:
-    """`sample` without the log-probabilities."""
-    return sample(trainer, tokenizer, prompts, seed)[0]
 
 
 def sample(

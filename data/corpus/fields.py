@@ -1,7 +1,8 @@
 """A field of a row in a recipe: a column, a dotted path into a column's value, or a template over columns.
 
 A template is recognised by its braces: `{{ question }} (A) {{ options.A }}`. It is rendered in jinja's sandbox. A
-column it names that a row lacks, a null, and a list or object it would print are errors, not text.
+column it names that a row lacks, a null, a list or object it would print, and a text for the filters `int` and `float`
+that is no number are errors, not text.
 """
 
 import difflib
@@ -12,6 +13,7 @@ from functools import lru_cache
 from typing import Any
 
 from jinja2 import StrictUndefined, Template, TemplateError, TemplateSyntaxError, Undefined, meta
+from jinja2.filters import do_float, do_int
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from data.corpus.files import json_value
@@ -157,7 +159,24 @@ def _printed(value: Any) -> Any:
         raise TemplateFailedError(f"a value it prints is not text: {error}") from None
 
 
+def _int(value: Any, default: int | None = None, base: int = 10) -> int:
+    """The filter `int`, without jinja's 0 for what is none: a letter as index would silently mean the first option."""
+    number = do_int(value, default, base)  # type: ignore[arg-type]  # it is given back where `value` is no number
+    cut = isinstance(value, str) and base == 10 and number is not None and number != _float(value, number)
+    if number is None or (cut and default is None):
+        raise TemplateFailedError(f"the filter int got {value!r}, which is no integer")
+    return number
+
+
+def _float(value: Any, default: float | None = None) -> float:
+    """The filter `float`, without jinja's 0.0 for what is none."""
+    number = do_float(value, default)  # type: ignore[arg-type]
+    if number is None:
+        raise TemplateFailedError(f"the filter float got {value!r}, which is no number")
+    return number
+
+
 _ENVIRONMENT = ImmutableSandboxedEnvironment(
     undefined=StrictUndefined, finalize=_printed, trim_blocks=True, lstrip_blocks=True
 )
-_ENVIRONMENT.filters["from_json"] = from_json_text
+_ENVIRONMENT.filters |= {"from_json": from_json_text, "int": _int, "float": _float}

@@ -111,7 +111,8 @@ def _drop_near_duplicates(funnel: Funnel, grader: Grader, threshold: float) -> N
     reasons: dict[int, Reason] = {}
     for later, earlier, similarity in pairs:
         if (later, earlier) in agree and earlier not in reasons:
-            reasons[later] = "near_duplicate", f"{similarity:.2f} like {problem_id(funnel.kept[earlier].problem)}"
+            detail = f"similarity {similarity:.2f} to {problem_id(funnel.kept[earlier].problem)}"
+            reasons[later] = "near_duplicate", detail
     funnel.drop("near-duplicates", reasons)
 
 

@@ -1,5 +1,6 @@
 """Checks of the fields a recipe reads against the first row of a file, before anything is spent."""
 
+import re
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,9 +12,10 @@ from data.corpus.sources import listed, published_rows
 from recipes.corpus_schema import DataFiles
 from recipes.errors import UserError, collected
 from recipes.loading import PREPARE
-from recipes.suggestions import similar_file
+from recipes.suggestions import nearest, similar_file
 
 _SHOWN_CHARS = 60
+_UNDEFINED = re.compile(r"^'(\w+)' is undefined")  # jinja's words
 
 
 def field_mistakes(
@@ -35,6 +37,9 @@ def field_mistakes(
             except TemplateFailedError as error:
                 names = [name for name in printed_names(field) if name in first and not name.isidentifier()]
                 hint = f"; write {by_name(names[0])} for the column {names[0]!r}" if names else separator_hint(first)
+                undefined = _UNDEFINED.match(str(error))
+                near = nearest(undefined[1], list(first)) if undefined is not None else None
+                hint = hint or (f"; did you mean {near!r}?" if near is not None else "")
                 raise UserError(
                     f"source {files.name}: the template {_short(field)!r} does not fit the first row: {error}; the "
                     f"row has the columns {listed(first)}{hint}"

@@ -52,10 +52,13 @@ def questions_of(name: str, data: BenchmarkData, rows: Iterable[Row]) -> list[Qu
             question = questions[index] = replace(question, question_id=f"{question.question_id}-{index}")
         first = seen.setdefault(question.question_id, index)
         if first != index:
-            raise UserError(
-                f"benchmark {name}: rows {first + 1} and {index + 1} have the same identity {question.question_id}; "
-                "set `data.id_field` to a column that tells them apart"
-            )
+            same = f"identity {question.question_id}; set `data.id_field` to a column that tells them apart"
+            if data.id_field is not None:
+                same = (
+                    f"{data.id_field} {question.extra['id']!r}; make its values unique, or set `data.id_field` to a "
+                    "column that tells them apart"
+                )
+            raise UserError(f"benchmark {name}: rows {first + 1} and {index + 1} have the same {same}")
     return questions if data.rows is None else sample_questions(questions, data.rows, name)
 
 

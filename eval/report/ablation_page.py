@@ -7,13 +7,12 @@ from typing import Any
 from markupsafe import Markup
 from matplotlib import pyplot as plt
 
-from eval.drawing import GRID, INK, STYLE, Drawing, colour_of, label, tick_text, to_drawing
+from eval.drawing import GRID, INK, LARGE, Drawing, colour_of, error_bars, label, tick_text, to_drawing
 from eval.report.ablation_verdict import Conclusion, Missing, setting_text, value_text
 from eval.report.page import page_templates
 from eval.report.response_curves import CurvePoint, ResponseCurves, curve_figure, is_number
 from eval.report.schema import REHEARSAL
 from eval.statistics.decisions import worst_group
-from eval.statistics.values import Estimate
 
 _ABREAST = 3
 """Methods up to this number are drawn one below the other, more of them in two columns."""
@@ -22,20 +21,13 @@ _ABREAST = 3
 def conclusion_figure(curves: ResponseCurves, conclusion: Conclusion) -> Drawing:
     """A panel for each arm: gain in the trained group and worst other group at every point, the chosen one shaded."""
     rows = _in_order(curves)
-    single = len(curves.axes) == 1
     names = [_tick(row, curves.axes) for row in rows]
     slant = {"rotation": 30, "ha": "right"} if max(map(len, names)) * len(names) > 50 else {}
     columns = 1 if len(curves.arms) <= _ABREAST else 2
     height = ceil(len(curves.arms) / columns)
-    with plt.rc_context(STYLE | {"font.size": 11}):
-        figure, panels = plt.subplots(
-            height,
-            columns,
-            figsize=(6.4 * columns, (1.7 if slant else 0.9) + 2.0 * height),
-            sharex=True,
-            sharey=True,
-            squeeze=False,
-        )
+    with plt.rc_context(LARGE):
+        size = 6.4 * columns, (1.7 if slant else 0.9) + 2.0 * height
+        figure, panels = plt.subplots(height, columns, figsize=size, sharex=True, sharey=True, squeeze=False)
         for index, panel in enumerate(panels.flat):
             if index >= len(curves.arms):
                 panel.set_visible(False)
@@ -51,39 +43,27 @@ def conclusion_figure(curves: ResponseCurves, conclusion: Conclusion) -> Drawing
             panel.set_xticks(range(len(rows)), names, **slant)
             panel.set_xlim(-0.6, len(rows) - 0.4)
         figure.supylabel("change against the base (points)", fontsize=11)
-        if single:
+        if len(curves.axes) == 1:
             figure.supxlabel(curves.axes[0], fontsize=11)
         handles = [
             plt.Line2D([], [], color=INK, marker="o", label=f"gain on {label(curves.trained_group)}"),
             plt.Line2D([], [], color=INK, marker="s", mfc="none", ls="--", label="worst other group"),
         ]
         figure.legend(handles=handles, loc="upper center", ncols=2, frameon=False, bbox_to_anchor=(0.5, 1.05))
-        figure.tight_layout()
         return to_drawing(figure)
 
 
 def _panel(panel: Any, curves: ResponseCurves, rows: Sequence[CurvePoint], arm: str, colour: str) -> None:
     panel.axhline(0, color=INK, lw=1)
-    gain = [row.arms[arm][curves.trained_group] for row in rows]
-    worst = [_worst(row.arms[arm], curves.trained_group) for row in rows]
-    lines: list[tuple[list[Estimate | None], dict[str, Any], float]] = [
-        (list(gain), {"marker": "o", "ls": "-"}, -0.06),
-        (worst, {"marker": "s", "ls": "--", "mfc": "none"}, 0.06),
-    ]
-    for values, style, shift in lines:
-        drawn = [(index + shift, value) for index, value in enumerate(values) if value is not None]
+    trained, lines = curves.trained_group, ({"marker": "o", "ls": "-"}, {"marker": "s", "ls": "--", "mfc": "none"})
+    for worst, style in enumerate(lines):
+        gains = [row.arms[arm] for row in rows]
+        groups = [worst_group(of_groups, trained) if worst else trained for of_groups in gains]
+        drawn = {index: gains[index][group] for index, group in enumerate(groups) if group is not None}
         if drawn:
-            errors = [
-                [max(0.0, value.estimate - value.low) for _, value in drawn],
-                [max(0.0, value.high - value.estimate) for _, value in drawn],
-            ]
-            panel.errorbar([at for at, _ in drawn], [value.estimate for _, value in drawn], errors,
+            places = [index + (0.06 if worst else -0.06) for index in drawn]
+            panel.errorbar(places, [gain.estimate for gain in drawn.values()], error_bars([*drawn.values()]),
                            color=colour, ms=6, lw=1.4, elinewidth=1.4, capsize=3, **style)  # fmt: skip
-
-
-def _worst(gains: dict[str, Estimate], trained: str) -> Estimate | None:
-    group = worst_group(gains, trained)
-    return None if group is None else gains[group]
 
 
 def _in_order(curves: ResponseCurves) -> list[CurvePoint]:
@@ -119,23 +99,22 @@ def render_ablation(
     """The page. Everything but the figures is escaped, and its policy forbids scripts and requests."""
     rows = [(row, value_text(row.values, curves.axes)) for row in _in_order(curves)]
     valued: list[CurvePoint | Missing] = [*curves.points, *missing]
-    axes = {axis: dict.fromkeys(setting_text(one.values[axis]) for one in valued)
-            for axis in curves.axes}  # fmt: skip
-    matched = {} if curves.matched_gain is None else curves.matched
-    template = page_templates().get_template("ablation.html.j2")
-    return template.render(
-        curves=curves,
-        conclusion=conclusion,
-        missing=[(one, value_text(one.values, curves.axes)) for one in missing],
-        rows=rows,
-        rehearsal=any(row.status == REHEARSAL for row in curves.points),
-        texts={row.point: text for row, text in rows},
-        axes=axes,
-        matched=matched,
-        figures={key: Markup(drawing.svg) for key, drawing in figures.items()},
-        trained=curves.trained_group,
-        worst_group=worst_group,
-        name=name,
-        title=title or name,
-        clock_unit=clock_unit,
+    return (
+        page_templates()
+        .get_template("ablation.html.j2")
+        .render(
+            curves=curves,
+            conclusion=conclusion,
+            missing=[(one, value_text(one.values, curves.axes)) for one in missing],
+            rows=rows,
+            rehearsal=any(row.status == REHEARSAL for row in curves.points),
+            texts={row.point: text for row, text in rows},
+            axes={axis: dict.fromkeys(setting_text(one.values[axis]) for one in valued) for axis in curves.axes},
+            figures={key: Markup(drawing.svg) for key, drawing in figures.items()},
+            trained=curves.trained_group,
+            worst_group=worst_group,
+            name=name,
+            title=title or name,
+            clock_unit=clock_unit,
+        )
     )

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from eval.drawing import label
-from eval.report.response_curves import CurvePoint, ResponseCurves, is_number
+from eval.report.response_curves import ResponseCurves, is_number
 from eval.report.schema import REHEARSAL
 from eval.report.wording import change_text, intervals_text, points, sentence_start
 from eval.statistics.decisions import may_lose, preferred, ties, worst_group
@@ -67,11 +67,6 @@ def setting_text(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value)
 
 
-def choose_points(curves: ResponseCurves) -> dict[str, Choice]:
-    """The choice of every arm that all points have."""
-    return {arm: _choice(curves, arm) for arm in curves.arms}
-
-
 def _choice(curves: ResponseCurves, arm: str) -> Choice:
     trained = curves.trained_group
     rows = {row.point: row for row in curves.points}
@@ -99,14 +94,14 @@ def _choice(curves: ResponseCurves, arm: str) -> Choice:
 
 def conclude(curves: ResponseCurves, missing: Sequence[Missing]) -> Conclusion:
     """The conclusion from the finished points; `missing` are the others."""
-    choices = choose_points(curves)
+    choices = {arm: _choice(curves, arm) for arm in curves.arms}
     certainty = _certainty(curves, missing)
     if any(row.status == REHEARSAL for row in curves.points):
         text = "The models are tiny and random, so nothing is concluded."
         return Conclusion(answer=text, arms={}, certainty=certainty, choices={})
     return Conclusion(
         answer=_answer(curves, choices),
-        arms={arm: text for arm, choice in choices.items() for text in [_reason(curves, arm, choice)] if text},
+        arms={arm: text for arm, choice in choices.items() if (text := _reason(curves, arm, choice))},
         certainty=certainty,
         choices=choices,
     )
@@ -171,26 +166,26 @@ def _learned_nothing(curves: ResponseCurves, arm: str) -> str:
 
 
 def _next_best(curves: ResponseCurves, arm: str, taken: str, gain: Estimate) -> str:
-    rows = [row for row in curves.points if row.point != taken and row.judged(arm)]
-    if not rows:
-        if all(arm in row.cut_off for row in curves.points if row.point != taken):
+    rows = [row for row in curves.points if row.point != taken]
+    others = {row.point: row.arms[arm][curves.trained_group] for row in rows if row.judged(arm)}
+    if not others:
+        if all(arm in row.cut_off for row in rows):
             return "At every other point every response to a benchmark was cut off."
         return "No other point can be judged."
-    others = {row.point: row.arms[arm][curves.trained_group] for row in rows}
     following = max(others, key=lambda point: others[point].low)
     return f"Next comes {_name(curves, following)}; the difference is {points(gain.minus(others[following]))}."
 
 
 def _edge(curves: ResponseCurves, taken: str) -> str:
     """A warning where the choice is the lowest or highest number tried on an axis."""
-    text = ""
-    for axis in curves.axes:
-        tried = [row.values[axis] for row in curves.points]
-        if not all(map(is_number, tried)):
-            continue
-        sentence = edge_text(curves.row(taken).values[axis], tried, axis.rpartition(".")[2])
-        text += sentence if sentence not in text else ""
-    return text
+    tried = {axis: [row.values[axis] for row in curves.points] for axis in curves.axes}
+    values = curves.row(taken).values
+    sentences = [
+        edge_text(values[axis], numbers, axis.rpartition(".")[2])
+        for axis, numbers in tried.items()
+        if all(map(is_number, numbers))
+    ]
+    return "".join(dict.fromkeys(sentences))
 
 
 def edge_text(value: float, tried: Sequence[float], name: str) -> str:
@@ -207,7 +202,7 @@ def _name(curves: ResponseCurves, point: str) -> str:
 
 def _certainty(curves: ResponseCurves, missing: Sequence[Missing]) -> list[str]:
     """What the intervals know and what they do not."""
-    rows: list[CurvePoint] = curves.points
+    rows = curves.points
     sentences = missing_text(missing, len(rows) + len(missing), curves.axes)
     sentences.append(intervals_text(curves.confidence, min(row.seeds for row in rows)))
     if len(rows) > 1:

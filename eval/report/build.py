@@ -4,8 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from eval.drawing import watermark
-from eval.report.markdown import render_summary
-from eval.report.page import draw_figures, render_page
+from eval.report.page import draw_figures, render_page, render_summary
 from eval.report.results import compute_transfer
 from eval.report.schema import REHEARSAL, TRANSFER, write_transfer
 from eval.report.tracking import track_study

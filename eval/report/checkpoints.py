@@ -11,7 +11,8 @@ def format_trajectory(trajectory: Trajectory, axis: str) -> str:
     """The curves and the comparison at equal gain as text."""
     groups = trajectory.groups
     chosen = axis if all(axis in arm.axes for arm in trajectory.arms.values()) else None
-    lines = ["", f"{'arm, step':<28}{'held-out':>24}" + "".join(f"{group:>24}" for group in groups)]
+    lines = ["", "gains over the base in points, with intervals; held-out: corpus problems that no arm trains on"]
+    lines += [f"{'arm, step':<28}{'held-out':>24}" + "".join(f"{group:>24}" for group in groups)]
     lines[-1] += f"{chosen:>18}" if chosen else ""
     for arm, result in trajectory.arms.items():
         for index, step in enumerate(result.steps):
@@ -36,7 +37,8 @@ def format_trajectory(trajectory: Trajectory, axis: str) -> str:
         residuals = ", ".join(f"{arm} {interval_text(value, '+.1f')}" for arm, value in fit.residuals.items())
         lines += [
             "",
-            f"loss in the other groups on KL(base || model), one quadratic: R2 {fit.r2:.2f}; residuals {residuals}",
+            "loss in the other groups as one quadratic of KL(base || model) for all arms: it explains "
+            f"{100 * fit.r2:.0f} % of the variance (R2); what an arm loses beside it, in points: {residuals}",
         ]
     return "\n".join(lines)
 
@@ -46,7 +48,7 @@ def format_pick(result: Pick, study_dir: Path) -> str:
     proposed = result.proposed
     frontier = sorted((row for row in result.candidates if row.on_frontier), key=lambda row: row.trained_gain.low)
     name = "frontier (half of the slice)"
-    lines = [f"{'':2}{name:<34}{'gain':>24}{'in the worst group':>26}{'passes from':>13}  worst group"]
+    lines = [f"{'':2}{name:<34}{'gain, points':>24}{'in the worst group':>26}{'passes from':>13}  worst group"]
     for row in frontier:
         mark = "> " if row == proposed else "  "
         gain, worst = interval_text(row.trained_gain, "+.1f"), interval_text(row.worst_gain, "+.1f")
@@ -54,6 +56,7 @@ def format_pick(result: Pick, study_dir: Path) -> str:
         lines.append(f"{mark}{model_name(row):<34}{gain:>24}{worst:>26}{limit:>13.1f}  {row.worst_group}")
     lines += [f"no candidate: {text}" for text in result.learned_nothing]
     lines += [
+        "frontier:    no other checkpoint has both a higher lower end of its gain and a lower `passes from`",
         "passes from: the smallest --max-drop that it can be expected to pass on as many other questions; more than",
         "             its interval allows, because other questions give another interval",
     ]

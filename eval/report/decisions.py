@@ -135,7 +135,7 @@ def gate(transfer: Transfer, arm: str, max_drop: float) -> tuple[bool, list[str]
     for group in refused_groups(gains, max_drop):
         lost.append(
             f"{arm} may have lost up to {loss_text(gains[group])} points on {group} "
-            f"({points(gains[group])}, {percent}); allowed are {max_drop:g}"
+            f"({points(gains[group])}, {percent}); allowed are {max_drop:g} (losses are rounded up)"
         )
     if lost:
         return False, lost

@@ -1,5 +1,6 @@
 """How two studies differ: settings, versions, gains."""
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -94,7 +95,8 @@ def differences_text(compared: Differences) -> str:
         if differing is None:
             lines.append(f"{title}: no finished stage of both studies")
             continue
-        lines.append(f"{title}: {'equal' if not differing else f'{len(differing)} differ'}")
+        count = len(differing)
+        lines.append(f"{title}: {f'{count} differ' + 's' * (count == 1) if count else 'equal'}")
         width = max((len(change.name) for change in differing), default=0)
         lines += [
             f"  {change.name:<{width}}  {' -> '.join(shorten(_text(change.first), _text(change.second)))}"
@@ -114,4 +116,4 @@ def differences_text(compared: Differences) -> str:
 
 
 def _text(value: Any) -> str:
-    return "none" if value is None else str(value)
+    return "none" if value is None else re.sub(r"\b([0-9a-f]{12})[0-9a-f]{28}\b", r"\1", str(value))  # commits

@@ -6,7 +6,7 @@ from typing import Any
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 
-from eval.drawing import BASE_COLOUR, INK, STYLE, Drawing, colour_of, error_bars, forest, label, legend, to_drawing
+from eval.drawing import BASE_COLOUR, INK, LARGE, Drawing, colour_of, error_bars, forest, label, legend, to_drawing
 from eval.report.schema import Transfer
 from eval.report.wording import index_text
 from eval.statistics.decisions import worst_group
@@ -16,39 +16,37 @@ from eval.statistics.values import Estimate
 def scores_figure(transfer: Transfer) -> Drawing:
     """Scores of base and arms with intervals, one panel per group."""
     arms = list(transfer.arms)
-    with plt.rc_context(STYLE):
-        sizes = [len(names) for names in transfer.groups.values()]
-        figure, axes = plt.subplots(
-            1, len(sizes), figsize=(11.5, 3.6), sharey=True, gridspec_kw={"width_ratios": sizes}, squeeze=False
-        )
-        width = 0.8 / (len(arms) + 1)
-        for axis, (group, names) in zip(axes[0], transfer.groups.items(), strict=True):
-            for index, who in enumerate(["base", *arms]):
-                source = transfer.base if who == "base" else transfer.arms[who]
-                scores = [source.benchmarks[name].score for name in names]
-                axis.bar(
-                    [position + (index - len(arms) / 2) * width for position in range(len(names))],
-                    [value.estimate for value in scores],
-                    width * 0.92,
-                    yerr=error_bars(scores),
-                    color=BASE_COLOUR if who == "base" else colour_of(index - 1),
-                    error_kw={"elinewidth": 1, "capsize": 2, "ecolor": INK},
-                    label=label(who),
-                )
-            axis.set_xticks(range(len(names)), [label(name) for name in names])
-            axis.set_title(label(group), loc="left", fontsize=11)
-            axis.grid(axis="x", visible=False)
-        axes[0][0].set_ylabel("score (%)")
-        axes[0][0].set_ylim(0, 105)
-        legend(figure, axes[0][0])
-        figure.tight_layout()
-        return to_drawing(figure)
+    sizes = [len(names) for names in transfer.groups.values()]
+    figure, axes = plt.subplots(
+        1, len(sizes), figsize=(11.5, 3.6), sharey=True, gridspec_kw={"width_ratios": sizes}, squeeze=False
+    )
+    width = 0.8 / (len(arms) + 1)
+    for axis, (group, names) in zip(axes[0], transfer.groups.items(), strict=True):
+        for index, who in enumerate(["base", *arms]):
+            source = transfer.base if who == "base" else transfer.arms[who]
+            scores = [source.benchmarks[name].score for name in names]
+            axis.bar(
+                [position + (index - len(arms) / 2) * width for position in range(len(names))],
+                [value.estimate for value in scores],
+                width * 0.92,
+                yerr=error_bars(scores),
+                color=BASE_COLOUR if who == "base" else colour_of(index - 1),
+                error_kw={"elinewidth": 1, "capsize": 2, "ecolor": INK},
+                label=label(who),
+            )
+        axis.set_xticks(range(len(names)), [label(name) for name in names])
+        axis.set_title(label(group), loc="left", fontsize=11)
+        axis.grid(axis="x", visible=False)
+    axes[0][0].set_ylabel("score (%)")
+    axes[0][0].set_ylim(0, 105)
+    legend(figure, axes[0][0])
+    return to_drawing(figure)
 
 
 def tradeoff_figure(transfer: Transfer) -> Drawing:
     """Every arm's gain in the trained group against the other group that may have lost most, with intervals."""
     trained = transfer.trained_group
-    with plt.rc_context(STYLE | {"font.size": 11}):
+    with plt.rc_context(LARGE):
         figure, axis = plt.subplots(figsize=(6.4, 4.4))
         axis.axhline(0, color=INK, lw=1)
         axis.axvline(0, color=INK, lw=1)
@@ -68,7 +66,6 @@ def tradeoff_figure(transfer: Transfer) -> Drawing:
         axis.set_ylabel("change in the worst other group (points)" if several else "no other group was measured")
         height = 1 + 0.06 * ceil((1 + len(transfer.arms)) / 2)  # of two columns
         figure.legend(loc="upper center", ncols=2, frameon=False, bbox_to_anchor=(0.5, height), fontsize=10)
-        figure.tight_layout()
         return to_drawing(figure)
 
 
@@ -97,24 +94,22 @@ def index_figure(transfer: Transfer) -> Drawing:
 
 def training_figure(curves: dict[str, list[list[dict[str, Any]]]]) -> Drawing:
     """Training curves: reward of the sampling arms, loss of the arms that read demonstrations."""
-    with plt.rc_context(STYLE):
-        figure, axes = plt.subplots(1, 2, figsize=(11.5, 3.2))
-        for index, (arm, seeds) in enumerate(curves.items()):
-            colour = colour_of(index)
-            for seed_index, rows in enumerate(seeds):
-                name = label(arm) if seed_index == 0 else None
-                sampled = any("reward" in row for row in rows)
-                _line(axes[0] if sampled else axes[1], rows, "reward" if sampled else "loss", colour, name)
-        axes[0].set_title("share of correct samples while training (reward)", loc="left", fontsize=11)
-        axes[1].set_title("negative log-likelihood of the demonstrations", loc="left", fontsize=11)
-        axes[0].set_ylim(0, 1.02)
-        axes[1].set_ylim(bottom=0)
-        for axis in axes:
-            axis.set_xlabel("optimizer steps")
-            if axis.get_legend_handles_labels()[0]:
-                axis.legend(frameon=False)
-        figure.tight_layout()
-        return to_drawing(figure)
+    figure, axes = plt.subplots(1, 2, figsize=(11.5, 3.2))
+    for index, (arm, seeds) in enumerate(curves.items()):
+        colour = colour_of(index)
+        for seed_index, rows in enumerate(seeds):
+            name = label(arm) if seed_index == 0 else None
+            sampled = any("reward" in row for row in rows)
+            _line(axes[0] if sampled else axes[1], rows, "reward" if sampled else "loss", colour, name)
+    axes[0].set_title("share of correct samples while training (reward)", loc="left", fontsize=11)
+    axes[1].set_title("negative log-likelihood of the demonstrations", loc="left", fontsize=11)
+    axes[0].set_ylim(0, 1.02)
+    axes[1].set_ylim(bottom=0)
+    for axis in axes:
+        axis.set_xlabel("optimizer steps")
+        if axis.get_legend_handles_labels()[0]:
+            axis.legend(frameon=False)
+    return to_drawing(figure)
 
 
 def _line(axis: Axes, rows: list[dict[str, Any]], key: str, colour: str, name: str | None) -> None:

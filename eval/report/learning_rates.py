@@ -13,7 +13,7 @@ from typing import Any
 from markupsafe import Markup
 from matplotlib import pyplot as plt
 
-from eval.drawing import BASE_COLOUR, STYLE, Drawing, colour_of, label, legend, ringed_line, to_drawing
+from eval.drawing import BASE_COLOUR, LARGE, Drawing, colour_of, label, legend, ringed_line, to_drawing
 from eval.report.ablation_verdict import (
     Conclusion,
     Missing,
@@ -219,7 +219,7 @@ def rates_text(choice: RateChoice) -> str:
 def rates_figure(choice: RateChoice) -> Drawing:
     """Accuracy with standard errors against the learning rate, a line for each arm, the chosen points ringed."""
     low, high = choice.rates[0], choice.rates[-1]
-    with plt.rc_context(STYLE | {"font.size": 11}):
+    with plt.rc_context(LARGE):
         figure, axis = plt.subplots(figsize=(6.4, 4.4))
         if choice.base is not None:
             axis.axhline(choice.base.accuracy, color=BASE_COLOUR, ls="--", lw=1.4, label="base")
@@ -237,7 +237,6 @@ def rates_figure(choice: RateChoice) -> Drawing:
         axis.set_xlabel("learning rate")
         axis.set_ylabel("accuracy on held-out problems (%)")
         legend(figure, axis)
-        figure.tight_layout()
         return to_drawing(figure)
 
 

@@ -7,13 +7,11 @@ import yaml
 
 from eval.drawing import label
 from eval.report.certificate import NO_REPOSITORY
+from eval.report.page import page_templates
 from eval.report.schema import Transfer
-from eval.report.verdict import method_of
-from eval.report.wording import loss_text, points
+from eval.report.wording import loss_text
 from eval.statistics.decisions import may_lose
 from recipes.schema import Recipe
-
-_TITLE_OF_STATUS = {"UNMATCHED": "The arms of the study differ in more than the method."}
 
 
 class PushedModel(NamedTuple):
@@ -30,44 +28,22 @@ def model_card(recipe: Recipe, transfer: Transfer, model: PushedModel, licence: 
 
     `licence`: an id of the hub; None: the card names none.
     """
-    settings, result = transfer.settings[model.arm], transfer.arms[model.arm]
-    name = label(model.arm)
-    what = f"{name}, seed {model.seed}" + ("" if model.step is None else f", step {model.step}")
-    sources = [source.dataset or source.name for source in recipe.corpus.sources]
-    base = _base_name(recipe)
-    lines = [
-        f"# {transfer.title or transfer.study}: {what}",
-        "",
-        f"{base}, trained on {', '.join(sources)} by {name}: {method_of(settings)}. One model of the study "
-        f"`{transfer.study}`, which trains one base on one corpus by several methods and measures what each does to "
-        f"everything else.",
-        "",
-        "## Gains over the base",
-        "",
-        f"In points, mean over {len(transfer.seeds)} training seed{'s' * (len(transfer.seeds) > 1)}, with "
-        f"{100 * transfer.confidence:.0f} % intervals; reading `{transfer.reading}`, {transfer.split} questions.",
-        "",
-        "| benchmarks | base | this method | gain |",
-        "|---|---|---|---|",
-    ]
-    for group, names in transfer.groups.items():
-        lines.append(f"| **{label(group)}** | | | **{points(result.groups[group])}** |")
-        for benchmark in names:
-            row = result.benchmarks[benchmark]
-            before = transfer.base.benchmarks[benchmark].score.estimate
-            lines.append(f"| {benchmark} | {before:.1f} | {row.score.estimate:.1f} | {points(row.gain)} |")
-    lines += ["", _may_have_lost(transfer, model.arm)]
-    if model.step is not None:
-        lines += ["", f"The scores are those of the final model. This is the checkpoint after step {model.step}."]
+    step = "" if model.step is None else f", step {model.step}"
     cautions = [warning.message for warning in transfer.warnings if warning.model in (None, "base", model.arm)]
-    cautions += [_TITLE_OF_STATUS[transfer.status]] if transfer.status in _TITLE_OF_STATUS else []
-    if cautions:
-        lines += ["", "## Before relying on a number", "", *(f"- {text}" for text in cautions)]
-    lines += ["", "## Training", "", "| setting | value |", "|---|---|"]
-    lines += [f"| {key} | {value} |" for key, value in _training(transfer, model.arm).items()]
-    versions = ", ".join(f"{package} {version}" for package, version in transfer.versions.items())
-    lines += ["", f"Versions: {versions}.", ""]
-    return _metadata(recipe, model, licence) + "\n".join(lines)
+    if transfer.status == "UNMATCHED":
+        cautions.append("The arms of the study differ in more than the method.")
+    template = page_templates().get_template("model_card.md.j2")
+    return _metadata(recipe, model, licence) + template.render(
+        t=transfer,
+        model=model,
+        what=f"{label(model.arm)}, seed {model.seed}{step}",
+        base=_base_name(recipe),
+        sources=[source.dataset or source.name for source in recipe.corpus.sources],
+        result=transfer.arms[model.arm],
+        may_have_lost=_may_have_lost(transfer, model.arm),
+        cautions=cautions,
+        training=_training(transfer, model.arm),
+    )
 
 
 def _may_have_lost(transfer: Transfer, arm: str) -> str:

@@ -12,7 +12,7 @@ from eval.forgetting.figures import axes_of, axis_names, forgetting_figure, razo
 from eval.forgetting.schema import Trajectory
 from eval.report.figures import gains_figure, index_figure, scores_figure, tradeoff_figure, training_figure
 from eval.report.schema import Transfer
-from eval.report.verdict import cards, certainty, teraflops, verdict
+from eval.report.verdict import cards, certainty, method_of, teraflops, verdict
 from eval.report.wording import bounded_text, index_cell, index_text, interval_text, loss_text, p_text, points
 from eval.shifts.figures import histograms_figure, kl_figure, layers_figure, visible_token, words_figure
 from eval.statistics.transfer_index import DEFINITIONS
@@ -55,10 +55,10 @@ def with_clock(trajectory: Trajectory | None, clock: dict[str, Any]) -> Trajecto
 
 
 def page_templates() -> Environment:
-    """The templates of pages, which escape everything that is not marked as safe."""
+    """The templates of pages, which escape everything that is not marked as safe, and of Markdown."""
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent / "templates"),
-        autoescape=True,
+        autoescape=lambda name: name is None or not name.endswith(".md.j2"),
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
@@ -66,6 +66,10 @@ def page_templates() -> Environment:
     environment.filters |= {
         "label": label,
         "whole_intervals": _whole_intervals,
+        "method": method_of,
+        "points_text": points,
+        "interval_text": interval_text,
+        "bounded_text": bounded_text,
         "points": lambda value: _breakable(points(value)),
         "p_value": p_text,
         "nats": lambda value: _breakable(interval_text(value, ".3f")),
@@ -78,6 +82,7 @@ def page_templates() -> Environment:
         "setting": _setting,
         "thousands": lambda number: f"{number:,}",
     }
+    environment.globals["index_text"] = index_text
     return environment
 
 
@@ -86,22 +91,31 @@ def render_page(transfer: Transfer, recipe: Recipe, figures: dict[str, Drawing],
     trajectory = with_clock(transfer.trajectory, clock)
     # The SVG text comes from matplotlib, which escapes labels, also those with tokens of models in them.
     safe = {name: Markup(drawing.svg) for name, drawing in figures.items()}
-    environment = page_templates()
-    environment.globals["index_text"] = index_text
-    return environment.get_template("report.html.j2").render(
-        t=transfer,
-        recipe=recipe,
-        figures=safe,
-        definitions=DEFINITIONS,
-        trained=transfer.trained_group,
-        clock=clock,
-        clock_unit="GPU-hours" if recipe.resources.gpu else "process-hours",
-        axes=[] if trajectory is None else axes_of(trajectory, transfer.trained_group),
-        axis_names=axis_names(transfer.trained_group),
-        verdict=verdict(transfer),
-        certainty=certainty(transfer),
-        cards=cards(transfer),
+    return (
+        page_templates()
+        .get_template("report.html.j2")
+        .render(
+            t=transfer,
+            recipe=recipe,
+            figures=safe,
+            definitions=DEFINITIONS,
+            trained=transfer.trained_group,
+            clock=clock,
+            clock_unit="GPU-hours" if recipe.resources.gpu else "process-hours",
+            axes=[] if trajectory is None else axes_of(trajectory, transfer.trained_group),
+            axis_names=axis_names(transfer.trained_group),
+            verdict=verdict(transfer),
+            certainty=certainty(transfer),
+            cards=cards(transfer),
+        )
     )
+
+
+def render_summary(transfer: Transfer) -> str:
+    """The report as Markdown for an appendix, from `transfer.json` alone."""
+    template = page_templates().get_template("summary.md.j2")
+    trained, found = transfer.trained_group, verdict(transfer)
+    return template.render(t=transfer, trained=trained, verdict=found, certainty=certainty(transfer))
 
 
 def _breakable(text: str) -> Markup:

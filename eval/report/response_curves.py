@@ -10,7 +10,7 @@ from typing import Any
 from matplotlib import pyplot as plt
 from pydantic import TypeAdapter
 
-from eval.drawing import INK, STYLE, Drawing, colour_of, error_bars, label, legend, ringed_line, tick_text, to_drawing
+from eval.drawing import INK, Drawing, colour_of, error_bars, label, legend, ringed_line, tick_text, to_drawing
 from eval.report.schema import Budget, Transfer
 from eval.report.wording import points as points_text
 from eval.statistics.decisions import gained
@@ -226,28 +226,26 @@ def curve_figure(curves: ResponseCurves, index: int) -> Drawing:
     settings = [row.values[curve.axis] for row in members]
     places = [float(value) for value in settings] if numbers else [float(position) for position in range(len(settings))]
     groups = curves.groups
-    with plt.rc_context(STYLE):
-        figure, axes = plt.subplots(1, len(groups), figsize=(3.8 * len(groups), 3.4), squeeze=False)
-        for axis, group in zip(axes[0], groups, strict=True):
-            for position, arm in enumerate(curves.arms):
-                gains = [row.arms[arm][group] for row in members]
-                chosen = curves.matched.get(arm)
-                ringed = None
-                if chosen is not None and chosen.within and chosen.point in curve.points:
-                    ringed = [row.point for row in members].index(chosen.point)
-                middle, colour = [gain.estimate for gain in gains], colour_of(position)
-                ringed_line(axis, places, middle, error_bars(gains), colour, label(arm), ringed)
-            if numbers and min(places) > 0 and max(places) / min(places) > 8:
-                axis.set_xscale("log")
-            else:
-                axis.set_xticks(places, [tick_text(str(value)) for value in settings])
-            axis.axhline(0, color=INK, lw=1)
-            axis.set_title(label(group), loc="left", fontsize=11)
-            axis.set_xlabel(curve.axis)
-        axes[0][0].set_ylabel("mean gain over the base (points)")
-        legend(figure, axes[0][0], 1.08)
-        figure.tight_layout()
-        return to_drawing(figure)
+    figure, axes = plt.subplots(1, len(groups), figsize=(3.8 * len(groups), 3.4), squeeze=False)
+    for axis, group in zip(axes[0], groups, strict=True):
+        for position, arm in enumerate(curves.arms):
+            gains = [row.arms[arm][group] for row in members]
+            chosen = curves.matched.get(arm)
+            ringed = None
+            if chosen is not None and chosen.within and chosen.point in curve.points:
+                ringed = [row.point for row in members].index(chosen.point)
+            middle, colour = [gain.estimate for gain in gains], colour_of(position)
+            ringed_line(axis, places, middle, error_bars(gains), colour, label(arm), ringed)
+        if numbers and min(places) > 0 and max(places) / min(places) > 8:
+            axis.set_xscale("log")
+        else:
+            axis.set_xticks(places, [tick_text(str(value)) for value in settings])
+        axis.axhline(0, color=INK, lw=1)
+        axis.set_title(label(group), loc="left", fontsize=11)
+        axis.set_xlabel(curve.axis)
+    axes[0][0].set_ylabel("mean gain over the base (points)")
+    legend(figure, axes[0][0], 1.08)
+    return to_drawing(figure)
 
 
 def format_curves(curves: ResponseCurves) -> str:

@@ -3,10 +3,10 @@
 It holds nothing that depends on the clock, so two runs of one recipe give the same file.
 """
 
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Sequence
 from itertools import combinations
 from pathlib import Path
-from typing import Literal
 
 from eval.forgetting.curves import summarise_trajectories
 from eval.forgetting.rounding import near_rounding
@@ -33,24 +33,9 @@ from eval.report.schema import (
 from eval.report.token_warnings import template_warnings
 from eval.responses.readings import pass_curve, read_answers, read_cell, reading_cells
 from eval.shifts.summary import empty_samples, summarise_shifts
-from eval.statistics.bootstrap import ArmScores, draw_scores
-from eval.statistics.inference import (
-    contrast_interval,
-    gain_p_value,
-    holm,
-    linear_interval,
-    percentile_interval,
-    weights_of,
-)
-from eval.statistics.transfer_index import (
-    DEFINITIONS,
-    Definition,
-    Index,
-    group_gain,
-    index_difference,
-    index_with_interval,
-    without_each,
-)
+from eval.statistics.bootstrap import draw_scores
+from eval.statistics.inference import Interval, contrast_interval, gain_p_value, holm, percentile_interval, weights_of
+from eval.statistics.transfer_index import DEFINITIONS, Index, index_difference, index_with_interval, without_each
 from eval.statistics.values import Estimate
 from recipes.schema import Recipe
 from train.accounting.hardware import hardware_differences
@@ -58,7 +43,7 @@ from train.accounting.matching import recipe_differences, recorded_differences
 from train.no_gradient import runs_without_gradient
 
 READINGS = ("robust", "paper")
-ClaimVerdict = Literal["supported", "contradicted", "undecided"]
+_TOY = "REHEARSAL: the models are tiny and random; no number here is a result"
 
 
 def compute_transfer(recipe: Recipe, study_dir: Path) -> tuple[Transfer, dict[str, list[float]]]:
@@ -77,10 +62,9 @@ def compute_transfer(recipe: Recipe, study_dir: Path) -> tuple[Transfer, dict[st
     readings = {name: Reading(recipe, study_dir, name) for name in dict.fromkeys([primary, *READINGS])}
     first = readings[primary]
     shifts = summarise_shifts(recipe, study_dir) if recipe.with_diagnostics else None
-    unknown = "unknown lineage" if recipe.external else "matched"
     trajectory, hours = summarise_trajectories(recipe, study_dir) if recipe.with_trajectories else (None, {})
     warnings = [
-        *_toy_warning(recipe),
+        *([ReportWarning(code="rehearsal", message=_TOY)] if recipe.rehearsal else []),
         *(
             ReportWarning(code="nothing_learned", message=str(run), model=run.arm)
             for run in runs_without_gradient(recipe, study_dir)
@@ -94,12 +78,13 @@ def compute_transfer(recipe: Recipe, study_dir: Path) -> tuple[Transfer, dict[st
         ),
         *(ReportWarning(code="other_hardware", message=text) for text in hardware_differences(recipe, study_dir)),
     ]
-    results = first.results(full=True)
+    status = "UNMATCHED" if differences else "unknown lineage" if recipe.external else "matched"
+    results = {name: reading.results() for name, reading in readings.items()}
     return Transfer(
         schema_version=SCHEMA_VERSION,
         study=recipe.study,
         title=recipe.title,
-        status=REHEARSAL if recipe.rehearsal else "UNMATCHED" if differences else unknown,
+        status=REHEARSAL if recipe.rehearsal else status,
         differences=differences,
         seeds=list(recipe.seeds) if recipe.trained else [],
         split=suite.split,
@@ -114,10 +99,13 @@ def compute_transfer(recipe: Recipe, study_dir: Path) -> tuple[Transfer, dict[st
         analysis=Analysis(**decided(recipe, study_dir), claims=_claims(recipe, first)),
         reading=primary,
         definition=recipe.analysis.definition,
-        base=results.base,
-        arms=results.arms,
-        contrasts=results.contrasts,
-        readings={name: reading.results(full=False) for name, reading in readings.items()},
+        base=results[primary].base,
+        arms={
+            arm: result.model_copy(update={"without": first.without(arm)})
+            for arm, result in results[primary].arms.items()
+        },
+        contrasts=results[primary].contrasts,
+        readings=results,
         cells=_cells(recipe, study_dir),
         pass_at_k=_pass_curves(recipe, study_dir),
         warnings=warnings,
@@ -132,129 +120,105 @@ def compute_transfer(recipe: Recipe, study_dir: Path) -> tuple[Transfer, dict[st
     ), hours
 
 
-def _toy_warning(recipe: Recipe) -> list[ReportWarning]:
-    message = "REHEARSAL: the models are tiny and random; no number here is a result"
-    return [ReportWarning(code="rehearsal", message=message)] if recipe.rehearsal else []
-
-
 class Reading:
-    """A study's scores in one reading, with their joint draws."""
+    """A study's scores in one reading, with their joint draws; the base is drawn like an arm."""
 
     def __init__(self, recipe: Recipe, study_dir: Path, name: str) -> None:
-        labels, self.recipe = recipe.all_labels, recipe
-        self.arms = {arm: recipe.labels(arm) for arm in recipe.arms}
+        labels, statistics = recipe.all_labels, recipe.statistics
+        self.models = {who: recipe.labels(who) for who in ("base", *recipe.arms)}
         self.cells = reading_cells(recipe, name)
         self.answers, self.outcomes = read_answers(recipe, study_dir, labels, self.cells)
-        self.confidence, self.trained = recipe.statistics.confidence, recipe.analysis.trained_group
+        self.definition, self.trained = recipe.analysis.definition, recipe.analysis.trained_group
         self.groups: dict[str, list[int]] = {}
         for index, item in enumerate(self.answers):
             self.groups.setdefault(item.group, []).append(index)
-        self.columns = {arm: [labels.index(label) for label in names] for arm, names in self.arms.items()}
-        statistics = recipe.statistics
-        self.drawn = draw_scores(
-            self.answers, {"base": [0]} | self.columns, statistics.draws, statistics.seed, self.confidence
-        )
+        self.others = [group for group in self.groups if group != self.trained]
+        self.columns = {who: [labels.index(label) for label in own] for who, own in self.models.items()}
+        self.drawn = draw_scores(self.answers, self.columns, statistics.draws, statistics.seed, statistics.confidence)
 
-    def results(self, full: bool) -> ReadingResult:
-        """Base, arms and contrasts; `full` adds what only the primary reading needs."""
-        base = self.drawn["base"]
-        scores = {
-            item.name: BaseBenchmark(
-                score=Estimate.of(percentile_interval(base.base_B[b], base.base_DB[:, b], self.confidence)),
-                outcomes=self._totals(["base"], item.name),
-            )
+    def results(self) -> ReadingResult:
+        """Base, arms and contrasts."""
+        _, *arms = self.models
+        base = {
+            item.name: BaseBenchmark(score=self._score("base", b), outcomes=self._totals("base", item.name))
             for b, item in enumerate(self.answers)
         }
         return ReadingResult(
-            base=Base(benchmarks=scores),
-            arms={arm: self._arm(arm, full) for arm in self.arms},
-            contrasts=[self._contrast(*pair) for pair in combinations(self.arms, 2)],
+            base=Base(benchmarks=base),
+            arms={arm: self._arm(arm) for arm in arms},
+            contrasts=[self._contrast(*pair) for pair in combinations(arms, 2)],
             cells={name: list(cell) for name, cell in self.cells.items()},
         )
 
-    def _arm(self, arm: str, full: bool) -> ArmResult:
-        scores, size = self.drawn[arm], len(self.answers)
-        singles = [weights_of([b], size) for b in range(size)]
-        p_values = [gain_p_value(scores, None, weight) for weight in singles]
-        adjusted = holm(p_values)
+    def _score(self, who: str, b: int) -> Estimate:
+        scores = self.drawn[who]
+        return Estimate.of(percentile_interval(scores.arm_B[b], scores.arm_DB[:, b], scores.confidence))
+
+    def _arm(self, arm: str) -> ArmResult:
         benchmarks = {}
-        for b, item in enumerate(self.answers):
-            per_seed = item.means()[self.columns[arm]]
-            outcomes = self._totals(self.arms[arm], item.name)
+        for b, (item, (gain, p_value, p_holm)) in enumerate(zip(self.answers, self._tests(arm, "base"), strict=True)):
+            outcomes = self._totals(arm, item.name)
             benchmarks[item.name] = ArmBenchmark(
-                score=Estimate.of(percentile_interval(scores.arm_B[b], scores.arm_DB[:, b], self.confidence)),
-                gain=Estimate.of(linear_interval(scores, singles[b], self.confidence)),
-                p_value=round(p_values[b], 5),
-                p_holm=round(adjusted[b], 5),
-                seed_scores=[round(float(value), 3) for value in per_seed],
+                score=self._score(arm, b),
+                gain=gain,
+                p_value=p_value,
+                p_holm=p_holm,
+                seed_scores=[round(float(value), 3) for value in item.means()[self.columns[arm]]],
                 outcomes=outcomes,
-                change=outcome_change(self._totals(["base"], item.name), outcomes),
+                change=outcome_change(self._totals("base", item.name), outcomes),
             )
-        index = self._indices(
-            lambda definition, group: index_with_interval(
-                definition, scores, self.groups, group, self.confidence, self.trained
-            )
-        )
-        groups = {
-            name: Estimate.of(group_gain(scores, members, self.confidence)) for name, members in self.groups.items()
-        }
-        if not full:
-            return ArmResult(groups=groups, benchmarks=benchmarks, index=index)
-        return ArmResult(groups=groups, benchmarks=benchmarks, index=index, without=self._without(scores))
-
-    def _indices(self, compute: Callable[[Definition, str], Index]) -> dict[str, dict[str, IndexValue]]:
-        """Every definition for every group but the trained one."""
-        others = [group for group in self.groups if group != self.trained]
-        return {
-            definition: {group: index_value(compute(definition, group)) for group in others}
-            for definition in DEFINITIONS
-        }
-
-    def _without(self, scores: ArmScores) -> dict[str, dict[str, IndexValue]]:
-        """The index of the primary definition with each benchmark left out."""
-        definition = self.recipe.analysis.definition
-        return {
-            group: {
-                self.answers[b].name: index_value(index)
-                for b, index in without_each(
-                    definition, scores, self.groups, group, self.confidence, self.trained
-                ).items()
-            }
-            for group in self.groups
-            if group != self.trained
-        }
+        index = self._indices(index_with_interval, arm)
+        return ArmResult(groups=self._gains(arm, "base"), benchmarks=benchmarks, index=index)
 
     def _contrast(self, first: str, second: str) -> Contrast:
-        left, right, size = self.drawn[first], self.drawn[second], len(self.answers)
-        p_values = [gain_p_value(left, right, weights_of([b], size)) for b in range(size)]
-        adjusted = holm(p_values)
+        tests = zip(self.answers, self._tests(first, second), strict=True)
         return Contrast(
             first=first,
             second=second,
-            groups={
-                group: Estimate.of(contrast_interval(left, right, weights_of(members, size), self.confidence))
-                for group, members in self.groups.items()
-            },
+            groups=self._gains(first, second),
             benchmarks={
-                item.name: BenchmarkContrast(
-                    difference=Estimate.of(contrast_interval(left, right, weights_of([b], size), self.confidence)),
-                    p_holm=round(adjusted[b], 5),
-                )
-                for b, item in enumerate(self.answers)
+                item.name: BenchmarkContrast(difference=gain, p_holm=p_holm) for item, (gain, _, p_holm) in tests
             },
-            index=self._indices(
-                lambda definition, group: index_difference(
-                    definition, left, right, self.groups, group, self.confidence, self.trained
-                )
-            ),
+            index=self._indices(index_difference, first, second),
         )
+
+    def interval(self, members: Sequence[int], first: str, second: str) -> tuple[Interval, float]:
+        """How much more one model gained than another, mean over some benchmarks, with its p-value."""
+        models, weight_B = (self.drawn[first], self.drawn[second]), weights_of(members, len(self.answers))
+        return contrast_interval(*models, weight_B), gain_p_value(*models, weight_B)
+
+    def _gains(self, first: str, second: str) -> dict[str, Estimate]:
+        return {name: Estimate.of(self.interval(members, first, second)[0]) for name, members in self.groups.items()}
+
+    def _tests(self, first: str, second: str) -> list[tuple[Estimate, float, float]]:
+        """The difference on every benchmark, its p-value, and that adjusted for all benchmarks."""
+        found = [self.interval([b], first, second) for b in range(len(self.answers))]
+        adjusted = holm([p_value for _, p_value in found])
+        rows = zip(found, adjusted, strict=True)
+        return [(Estimate.of(gain), round(p_value, 5), round(corrected, 5)) for (gain, p_value), corrected in rows]
+
+    def _indices(self, compute: Callable[..., Index], *models: str) -> dict[str, dict[str, IndexValue]]:
+        """Every definition for every group but the trained one."""
+        scores = [self.drawn[who] for who in models]
+        return {
+            definition: {
+                group: IndexValue.of(compute(definition, *scores, self.groups, group, self.trained))
+                for group in self.others
+            }
+            for definition in DEFINITIONS
+        }
+
+    def without(self, arm: str) -> dict[str, dict[str, IndexValue]]:
+        """The index of the primary definition with each benchmark left out."""
+        rows = {g: without_each(self.definition, self.drawn[arm], self.groups, g, self.trained) for g in self.others}
+        return {g: {self.answers[b].name: IndexValue.of(index) for b, index in row.items()} for g, row in rows.items()}
 
     def warnings(self) -> list[ReportWarning]:
         """What a reader must know before relying on a value."""
         warnings = []
         for item in self.answers:
-            for who, labels in {"base": ["base"], **self.arms}.items():
-                counts = self._totals(labels, item.name)
+            for who in self.models:
+                counts = self._totals(who, item.name)
                 total, cut = sum(counts.values()), counts.get("truncated", 0)
                 if cut == total:
                     message = (
@@ -274,23 +238,11 @@ class Reading:
             warnings.append(ReportWarning(code="few_questions", message=message))
         return warnings
 
-    def _totals(self, labels: list[str], benchmark: str) -> dict[str, int]:
-        total: dict[str, int] = {}
-        for label in labels:
-            for name, count in self.outcomes[label][benchmark].items():
-                total[name] = total.get(name, 0) + count
+    def _totals(self, who: str, benchmark: str) -> dict[str, int]:
+        total: Counter[str] = Counter()
+        for label in self.models[who]:
+            total.update(self.outcomes[label][benchmark])
         return dict(sorted(total.items()))
-
-
-def index_value(index: Index) -> IndexValue:
-    """An index, rounded."""
-    return IndexValue(
-        estimate=None if index.estimate is None else round(index.estimate, 3),
-        interval=None if index.interval is None else Estimate.of(index.interval),
-        method=index.method,
-        status=index.status,
-        reason=index.reason,
-    )
 
 
 def outcome_change(before: dict[str, int], after: dict[str, int]) -> dict[str, float]:
@@ -302,36 +254,19 @@ def outcome_change(before: dict[str, int], after: dict[str, int]) -> dict[str, f
 
 def _claims(recipe: Recipe, reading: Reading) -> list[Claim]:
     """The primary claims with their verdicts; their p-values are adjusted together."""
-    size = len(reading.answers)
-    rows = []
-    for claim in recipe.analysis.claims:
-        weight_B = weights_of(reading.groups[claim.group], size)
-        first = reading.drawn[claim.first]
-        second: ArmScores | None = None if claim.second == "base" else reading.drawn[claim.second]
-        gain = (
-            linear_interval(first, weight_B, reading.confidence)
-            if second is None
-            else contrast_interval(first, second, weight_B, reading.confidence)
-        )
-        rows.append((claim, gain, gain_p_value(first, second, weight_B)))
-    adjusted = holm([p for _, _, p in rows])
-    level = 1 - recipe.statistics.confidence
+    claims, level = recipe.analysis.claims, 1 - recipe.statistics.confidence
+    found = [reading.interval(reading.groups[claim.group], claim.first, claim.second) for claim in claims]
+    adjusted = holm([p_value for _, p_value in found])
     return [
         Claim(
             **claim.model_dump(mode="json"),
             difference=Estimate.of(gain),
-            p_value=round(p, 5),
+            p_value=round(p_value, 5),
             p_holm=round(corrected, 5),
-            verdict=_verdict(gain.estimate, corrected, level),
+            verdict="undecided" if corrected >= level else "supported" if gain.estimate > 0 else "contradicted",
         )
-        for (claim, gain, p), corrected in zip(rows, adjusted, strict=True)
+        for claim, (gain, p_value), corrected in zip(claims, found, adjusted, strict=True)
     ]
-
-
-def _verdict(estimate: float, p_value: float, level: float) -> ClaimVerdict:
-    if p_value >= level:
-        return "undecided"
-    return "supported" if estimate > 0 else "contradicted"
 
 
 def _cells(recipe: Recipe, study_dir: Path) -> list[CellScore]:
@@ -356,13 +291,8 @@ def _cells(recipe: Recipe, study_dir: Path) -> list[CellScore]:
 
 def _pass_curves(recipe: Recipe, study_dir: Path) -> dict[str, dict[str, list[tuple[float, float]]]]:
     """pass@k of every benchmark with several responses, in the primary reading."""
-    suite = recipe.require_suite()
-    cells = reading_cells(recipe, recipe.analysis.reading)
-    several = [item.name for item in suite.benchmarks if suite.samples(item) > 1]
+    suite, cells = recipe.require_suite(), reading_cells(recipe, recipe.analysis.reading)
     return {
-        b: {
-            who: [(k, value) for k, value in pass_curve(study_dir, recipe.labels(who), b, *cells[b])]
-            for who in ("base", *recipe.arms)
-        }
-        for b in several
+        b: {who: pass_curve(study_dir, recipe.labels(who), b, *cells[b]) for who in ("base", *recipe.arms)}
+        for b in (item.name for item in suite.benchmarks if suite.samples(item) > 1)
     }

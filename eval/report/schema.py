@@ -18,6 +18,8 @@ from recipes.files import write_json
 if TYPE_CHECKING:
     import pandas as pd
 
+    from eval.statistics.transfer_index import Index
+
 SCHEMA_VERSION = 2
 TRANSFER = "transfer.json"
 REHEARSAL = "REHEARSAL"  # the status of a study whose models are tiny and random
@@ -56,6 +58,13 @@ class IndexValue(Values):
     status: str
     """`identified`, `not identified` or `undefined`."""
     reason: str | None
+
+    @classmethod
+    def of(cls, index: "Index") -> "IndexValue":
+        """An index, rounded."""
+        estimate = None if index.estimate is None else round(index.estimate, 3)
+        interval = None if index.interval is None else Estimate.of(index.interval)
+        return cls(estimate=estimate, interval=interval, method=index.method, status=index.status, reason=index.reason)
 
 
 class BaseBenchmark(Values):

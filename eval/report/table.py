@@ -27,7 +27,8 @@ def format_report(transfer: Transfer) -> str:
         for arm, result in transfer.arms.items():
             cells = [index_text(result, "points", group, transfer.trained_group) for group in groups]
             lines.append(f"{arm:<{width}}" + "".join(f"{cell:>28}" for cell in cells))
-    lines += ["", f"{'benchmark':<14}{'base':>8}" + "".join(f"{arm:>{width}}" for arm in transfer.arms)]
+    lines += ["", "scores in percent"]
+    lines += [f"{'benchmark':<14}{'base':>8}" + "".join(f"{arm:>{width}}" for arm in transfer.arms)]
     for names in transfer.groups.values():
         for name in names:
             values = [result.benchmarks[name].score.estimate for result in transfer.arms.values()]

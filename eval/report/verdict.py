@@ -82,19 +82,17 @@ def verdict(transfer: Transfer) -> StudyVerdict:
     cut_off = [arm for arm in gain if transfer.warnings_of("all_truncated", arm)]
     idle = [arm for arm in gain if transfer.learned_nothing(arm)]
     judged = [arm for arm in gain if gained(gain[arm]) and arm not in cut_off and arm not in idle]
-    risk = {arm: _limit(transfer, arm) for arm in judged}
+    # What an arm may have lost in its worst group, rounded up to a tenth of a point.
+    risk = {arm: limit_shown(max(map(may_lose, transfer.arms[arm].groups.values()))) for arm in judged}
     limit = smallest_limit({arm: gain[arm] for arm in risk}, risk)
     without = _without_verdict(transfer, cut_off, idle)
     if limit is None:
         if cut_off:
             text = "Keep the base: no method can be judged on all benchmarks and has a gain."
-        else:
-            text = f"Keep the base: no method has a gain on {label(trained)} that can be told from zero."
-            without = [
-                "Without a gain there is nothing to weigh a loss elsewhere against.",
-                *_idle_text(transfer, idle),
-            ]
-        return StudyVerdict(text, without, [], None)
+            return StudyVerdict(text, without, [], None)
+        text = f"Keep the base: no method has a gain on {label(trained)} that can be told from zero."
+        weighed = "Without a gain there is nothing to weigh a loss elsewhere against."
+        return StudyVerdict(text, [weighed, *_idle_text(transfer, idle)], [], None)
     arm = preferred(
         {name: gain[name] for name in risk if risk[name] <= limit},
         risk,
@@ -109,17 +107,15 @@ def verdict(transfer: Transfer) -> StudyVerdict:
     worst = transfer.arms[arm].groups[group]
     numbers += [
         _number(worst, f"change on {label(group)}, the group that may have lost most"),
-        Number(f"{risk[arm]:.1f}", "", "smallest loss to allow for transfer gate to pass it, points"),
+        Number(f"{risk[arm]:.1f}", "", "points of loss to allow, at least, for transfer gate to pass it"),
     ]
     sentences.append(f"Of the other groups {label(group)} may have lost most: its change is {change_text(worst)}.")
     sentences += [*_others(transfer, arm, risk), *without]
     if risk[arm] == 0:
         answer = f"Ship {label(arm)}: it gained on {label(trained)} and no group lost anything."
     else:
-        answer = (
-            f"Ship {label(arm)} if a loss of {risk[arm]:.1f} points in a group of benchmarks is acceptable; otherwise "
-            "keep the base."
-        )
+        acceptable = f"if a loss of {risk[arm]:.1f} points in a group of benchmarks is acceptable"
+        answer = f"Ship {label(arm)} {acceptable}; otherwise keep the base."
     return StudyVerdict(answer, sentences, numbers, arm)
 
 
@@ -127,11 +123,6 @@ def headline(transfer: Transfer) -> list[str]:
     """The verdict as sentences."""
     conclusion = verdict(transfer)
     return [conclusion.answer, *conclusion.sentences]
-
-
-def _limit(transfer: Transfer, arm: str) -> float:
-    """What an arm may have lost in its worst group, rounded up to a tenth of a point."""
-    return limit_shown(max(may_lose(gain) for gain in transfer.arms[arm].groups.values()))
 
 
 def _others(transfer: Transfer, arm: str, risk: dict[str, float]) -> list[str]:
@@ -143,11 +134,15 @@ def _others(transfer: Transfer, arm: str, risk: dict[str, float]) -> list[str]:
         assert group is not None
         change, difference = transfer.arms[other].groups[group], transfer.difference(other, arm, group)
         if fell(change):
-            lost = f"it lost {interval_text(-change, '.1f')} on {label(group)}"
-            beside = f"{apart_text(difference, 'less', 'more')} than {label(arm)}"
+            lost, its = f"it lost {interval_text(-change, '.1f')} on {label(group)}", f"what {label(arm)} lost"
+            apart = apart_text(difference, "less", "more")
+            beside = f"{apart} than {label(arm)}"
         else:
-            lost = f"its change on {label(group)} is {points(change)}"
-            beside = f"{apart_text(difference, 'above', 'below')} that of {label(arm)}"
+            lost, its = f"its change on {label(group)} is {points(change)}", f"that of {label(arm)}"
+            apart = apart_text(difference, "above", "below")
+            beside = f"{apart} {its}"
+        if not (fell(difference) or gained(difference)):
+            beside = f"which cannot be told from {its} ({apart})"
         sentence = f"{sentence_start(other)} may have lost {risk[other]:.1f} points: {lost}, {beside}."
         if gained(more := transfer.difference(other, arm, trained)):
             sentence += f" On {label(trained)} it gained {apart_text(more, 'more', 'less')} than {label(arm)}."
@@ -158,11 +153,8 @@ def _others(transfer: Transfer, arm: str, risk: dict[str, float]) -> list[str]:
 def _without_verdict(transfer: Transfer, cut_off: list[str], idle: list[str]) -> list[str]:
     """The arms that are not candidates, and why."""
     sentences = []
-    silent = [
-        label(name)
-        for name, result in transfer.arms.items()
-        if name not in cut_off and name not in idle and not gained(result.groups[transfer.trained_group])
-    ]
+    others = {name: result for name, result in transfer.arms.items() if name not in (*cut_off, *idle)}
+    silent = [label(name) for name, result in others.items() if not gained(result.groups[transfer.trained_group])]
     if silent:
         sentences.append(f"No gain that can be told from zero: {', '.join(silent)}.")
     if cut_off:
@@ -193,16 +185,8 @@ def cards(transfer: Transfer) -> list[Card]:
     for arm, result in transfer.arms.items():
         worst = worst_group(result.groups, transfer.trained_group)
         lost = "no other group" if worst is None else f"{label(worst)} {points(result.groups[worst])}"
-        rows.append(
-            Card(
-                arm,
-                method_of(transfer.settings[arm]),
-                points(result.groups[transfer.trained_group]),
-                lost,
-                _cost(transfer.budget.get(arm)),
-                _moved(transfer, arm),
-            )
-        )
+        gain, cost = points(result.groups[transfer.trained_group]), _cost(transfer.budget.get(arm))
+        rows.append(Card(arm, method_of(transfer.settings[arm]), gain, lost, cost, _moved(transfer, arm)))
     return rows
 
 
@@ -247,11 +231,10 @@ def _at_equal_gain(target: EqualGain, trained: str) -> list[str]:
     """The worst group of every arm that reaches the held-out gain with an interval and has another group."""
     texts = []
     for arm, result in target.arms.items():
-        others = {
-            name: gain for name, gain in (result.groups or {}).items() if name != trained and gain.low is not None
-        }
-        if others:
-            group = min(others, key=lambda name: others[name].low or 0.0)
-            texts.append(f"{label(arm)} {bounded_text(others[group])} on {label(group)}")
+        gains = (result.groups or {}).items()
+        lows = {name: gain.low for name, gain in gains if name != trained and gain.low is not None}
+        if lows:
+            group = min(lows, key=lows.__getitem__)
+            texts.append(f"{label(arm)} {bounded_text(dict(gains)[group])} on {label(group)}")
     start = f"At an equal held-out gain of {target.heldout_gain:+.1f} the worst groups are"
     return [f"{start} {', '.join(texts)}."] if texts else []

@@ -135,8 +135,10 @@ def pass_at_k(correct_Q: np.ndarray, samples_Q: np.ndarray, k: int) -> float:
     return float(100 * (1 - missed_Q).mean())
 
 
-def pass_curve(study_dir: Path, labels: list[str], benchmark: str, prompting: str, scoring: str) -> list[list[float]]:
-    """[k, pass@k in points] for k = 1, 2, 4, ... and the number of responses, averaged over an arm's models."""
+def pass_curve(
+    study_dir: Path, labels: list[str], benchmark: str, prompting: str, scoring: str
+) -> list[tuple[float, float]]:
+    """(k, pass@k in points) for k = 1, 2, 4, ... and the number of responses, averaged over an arm's models."""
     curves: dict[int, list[float]] = {}
     for label in labels:
         table = read_cell_scores(study_dir, label, benchmark, prompting, scoring)
@@ -146,4 +148,4 @@ def pass_curve(study_dir: Path, labels: list[str], benchmark: str, prompting: st
         most = int(samples_Q.min())
         for k in sorted({*(2**power for power in range(most.bit_length()) if 2**power <= most), most}):
             curves.setdefault(k, []).append(pass_at_k(correct_Q, samples_Q, k))
-    return [[k, round(float(np.mean(values)), 3)] for k, values in sorted(curves.items())]
+    return [(k, round(float(np.mean(values)), 3)) for k, values in sorted(curves.items())]

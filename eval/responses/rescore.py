@@ -27,11 +27,11 @@ def parse_rescorings(recipe: Recipe, texts: list[str]) -> dict[str, tuple[str, S
     for text in texts:
         target, _, rule = text.partition("=")
         benchmark, _, name = target.rpartition(".")
-        if rule and name and benchmark not in known:
+        if rule and benchmark and name and benchmark not in known:
             raise UserError(
                 f"{text!r}: {benchmark!r} is not a benchmark of the suite; {did_you_mean(benchmark, known)}"
             )
-        if not rule or not name.replace("_", "").replace("-", "").isalnum():
+        if not (rule and benchmark) or not name.replace("_", "").replace("-", "").isalnum():
             raise UserError(
                 f"{text!r} must have the form BENCHMARK.NAME=RULE, for instance math500.loose=plain; benchmarks are "
                 f"{', '.join(known)}"

@@ -188,20 +188,6 @@ class ArmScores:
         """What the draws of each benchmark were widened by for Student's tails."""
         return np.array([student_factor(int(clusters), self.confidence) for clusters in self.clusters_B])
 
-    def select(self, keep: list[int]) -> "ArmScores":
-        """These scores, of the benchmarks at the positions `keep` only."""
-        return ArmScores(
-            self.base_B[keep],
-            self.arm_B[keep],
-            self.base_DB[:, keep],
-            self.question_DB[:, keep],
-            self.arm_DB[:, keep],
-            self.seed_variance_BB[np.ix_(keep, keep)],
-            self.seeds,
-            self.clusters_B[keep],
-            self.confidence,
-        )
-
 
 def draw_scores(
     answers: Sequence[Answers], arm_columns: dict[str, list[int]], draws: int, seed: int, confidence: float = 0.95

@@ -31,20 +31,20 @@ def weights_of(members: Sequence[int], benchmarks: int) -> Array:
     return weight_B
 
 
-def linear_interval(scores: ArmScores, weight_B: Array, confidence: float) -> Interval:
+def linear_interval(scores: ArmScores, weight_B: Array) -> Interval:
     """A weighted sum of gains over the base, with its interval from the joint draws."""
     estimate = float(weight_B @ (scores.arm_B - scores.base_B))
-    return percentile_interval(estimate, (scores.arm_DB - scores.base_DB) @ weight_B, confidence)
+    return percentile_interval(estimate, (scores.arm_DB - scores.base_DB) @ weight_B, scores.confidence)
 
 
-def contrast_interval(first: ArmScores, second: ArmScores, weight_B: Array, confidence: float) -> Interval:
+def contrast_interval(first: ArmScores, second: ArmScores, weight_B: Array) -> Interval:
     """The difference of two arms' weighted gains, on the same draws."""
     estimate = float(weight_B @ (first.arm_B - second.arm_B))
-    return percentile_interval(estimate, (first.arm_DB - second.arm_DB) @ weight_B, confidence)
+    return percentile_interval(estimate, (first.arm_DB - second.arm_DB) @ weight_B, first.confidence)
 
 
-def gain_p_value(first: ArmScores, second: ArmScores | None, weight_B: Array) -> float:
-    """Two-sided p-value of a weighted gain of `first` over the base, or over `second`.
+def gain_p_value(first: ArmScores, second: ArmScores, weight_B: Array) -> float:
+    """Two-sided p-value of a weighted gain of `first` over `second`: another arm, or the base.
 
     Student's t with the variance of the question draws (without what they were widened by for Student's tails) plus
     that of the training seeds, and Satterthwaite's degrees of freedom (Satterthwaite 1946, Biometrics Bulletin 2, 110):
@@ -53,18 +53,12 @@ def gain_p_value(first: ArmScores, second: ArmScores | None, weight_B: Array) ->
     """
     if (first.clusters_B[weight_B != 0] == 1).any():
         return 1.0
-    drawn_DB = first.question_DB - (first.base_DB if second is None else second.question_DB)
-    estimate = float(weight_B @ (first.arm_B - (first.base_B if second is None else second.arm_B)))
-    variance_B = np.var(drawn_DB, axis=0, ddof=1) * (weight_B / first.student_factors) ** 2
-    terms = [
-        (float(part), float(clusters - 1))
-        for part, clusters in zip(variance_B, first.clusters_B, strict=True)
-        if part > 0
-    ]
-    for scores in filter(None, (first, second)):
-        seed_variance = float(weight_B @ scores.seed_variance_BB @ weight_B)
-        if seed_variance > 0:
-            terms.append((seed_variance, scores.seeds - 1))
+    estimate = float(weight_B @ (first.arm_B - second.arm_B))
+    variance_B = np.var(first.question_DB - second.question_DB, axis=0, ddof=1)
+    variance_B *= (weight_B / first.student_factors) ** 2
+    terms = [*zip(variance_B, first.clusters_B - 1, strict=True)]
+    terms += [(weight_B @ scores.seed_variance_BB @ weight_B, scores.seeds - 1) for scores in (first, second)]
+    terms = [(part, degrees) for part, degrees in terms if part > 0]
     variance = sum(part for part, _ in terms)
     if variance == 0:
         return 1.0 if estimate == 0 else 0.0

@@ -43,9 +43,9 @@ PAPER_SCALES = {MATH: 1.0, "other_reasoning": 0.9384, "non_reasoning": 0.8855}  
 class Index(NamedTuple):
     """A transferability index, in percent; `interval` is None when it is not identified."""
 
-    estimate: float | None
-    interval: Interval | None
-    method: str | None
+    estimate: float | None = None
+    interval: Interval | None = None
+    method: str | None = None
     """How the interval was computed; None where there is none."""
     status: str = "identified"
     """`identified`, `not identified` or `undefined`."""
@@ -97,43 +97,41 @@ def fieller_interval(
     return (b - root) / a, (b + root) / a
 
 
-def group_gain(scores: ArmScores, members: list[int], confidence: float) -> Interval:
+def group_gain(scores: ArmScores, members: list[int]) -> Interval:
     """Mean gain over the benchmarks of a group, in points."""
-    return linear_interval(scores, weights_of(members, len(scores.base_B)), confidence)
+    return linear_interval(scores, weights_of(members, len(scores.base_B)))
 
 
 def index_with_interval(
-    definition: Definition,
-    scores: ArmScores,
-    groups: dict[str, list[int]],
-    group: str,
-    confidence: float,
-    trained: str = MATH,
+    definition: Definition, scores: ArmScores, groups: dict[str, list[int]], group: str, trained: str = MATH
 ) -> Index:
     """TI of one group with its interval, or the reason why it is not identified."""
-    members, trained_members = groups[group], groups[trained]
-    trained_gain = group_gain(scores, trained_members, confidence)
+    both = groups[group], groups[trained]
+    trained_gain = group_gain(scores, groups[trained])
     if not gained(trained_gain):
-        return _without_gain(trained, trained_gain)
-    estimate = float(_index(definition, group, scores.base_B, scores.arm_B, members, trained_members))
+        why = f"{trained} fell" if fell(trained_gain) else f"the interval of the gain on {trained} contains zero"
+        return Index(status=NOT_IDENTIFIED, reason=why)
+    estimate = float(_index(definition, group, scores.base_B, scores.arm_B, both))
     if not np.isfinite(estimate):
-        return Index(None, None, None, UNDEFINED, _why_undefined(definition, group, scores, members, trained_members))
+        return Index(status=UNDEFINED, reason=_why_undefined(definition, group, scores.base_B[[*both[0], *both[1]]]))
     if definition != "points":
-        divisor_D = transfer_gain(definition, scores.base_DB[:, trained_members], scores.arm_DB[:, trained_members])
-        divisor = float(transfer_gain(definition, scores.base_B[trained_members], scores.arm_B[trained_members]))
-        if not gained(percentile_interval(divisor, divisor_D[np.isfinite(divisor_D)], confidence)):
-            reason = f"the gain on {trained} as `{definition}` counts it is not above zero"
-            return Index(None, None, None, NOT_IDENTIFIED, reason)
+        divisor, divisor_D = (
+            transfer_gain(definition, base[..., groups[trained]], arm[..., groups[trained]])
+            for base, arm in ((scores.base_B, scores.arm_B), (scores.base_DB, scores.arm_DB))
+        )
+        if not gained(percentile_interval(float(divisor), divisor_D[np.isfinite(divisor_D)], scores.confidence)):
+            why = f"the gain on {trained} as `{definition}` counts it is not above zero"
+            return Index(status=NOT_IDENTIFIED, reason=why)
     if definition in LINEAR:
-        bounds = _fieller(definition, scores, members, trained_members, confidence)
+        bounds = _fieller(definition, scores, both)
         if bounds is None:
-            return Index(estimate, None, None, NOT_IDENTIFIED, "Fieller's set is unbounded")
+            return Index(estimate, status=NOT_IDENTIFIED, reason="Fieller's set is unbounded")
         return Index(estimate, Interval(estimate, *bounds), "Fieller")
-    drawn = _index(definition, group, scores.base_DB, scores.arm_DB, members, trained_members)
+    drawn = _index(definition, group, scores.base_DB, scores.arm_DB, both)
     finite = drawn[np.isfinite(drawn)]
     if len(finite) < 0.95 * len(drawn):
-        return Index(estimate, None, None, NOT_IDENTIFIED, "undefined in more than 5 % of the draws")
-    return Index(estimate, percentile_interval(estimate, finite, confidence), "percentile")
+        return Index(estimate, status=NOT_IDENTIFIED, reason="undefined in more than 5 % of the draws")
+    return Index(estimate, percentile_interval(estimate, finite, scores.confidence), "percentile")
 
 
 def index_difference(
@@ -142,97 +140,75 @@ def index_difference(
     second: ArmScores,
     groups: dict[str, list[int]],
     group: str,
-    confidence: float,
     trained: str = MATH,
 ) -> Index:
     """TI of one arm minus TI of another, taken inside each draw: the arms share base and questions.
 
     It needs the index of both.
     """
-    members, trained_members = groups[group], groups[trained]
+    both = groups[group], groups[trained]
     for scores in (first, second):
-        index = index_with_interval(definition, scores, groups, group, confidence, trained)
+        index = index_with_interval(definition, scores, groups, group, trained)
         if index.interval is None:
-            return Index(None, None, None, index.status, index.reason)
-    points = [_index(definition, group, s.base_B, s.arm_B, members, trained_members) for s in (first, second)]
-    drawn = [_index(definition, group, s.base_DB, s.arm_DB, members, trained_members) for s in (first, second)]
+            return Index(status=index.status, reason=index.reason)
+    points = [_index(definition, group, scores.base_B, scores.arm_B, both) for scores in (first, second)]
+    drawn = [_index(definition, group, scores.base_DB, scores.arm_DB, both) for scores in (first, second)]
     estimate, difference = float(points[0] - points[1]), drawn[0] - drawn[1]
     finite = difference[np.isfinite(difference)]
     if not np.isfinite(estimate) or len(finite) < 0.95 * len(difference):
-        return Index(None, None, None, NOT_IDENTIFIED, "undefined for one of the arms")
-    return Index(estimate, percentile_interval(estimate, finite, confidence), "percentile")
+        return Index(status=NOT_IDENTIFIED, reason="undefined for one of the arms")
+    return Index(estimate, percentile_interval(estimate, finite, first.confidence), "percentile")
 
 
 def without_each(
-    definition: Definition,
-    scores: ArmScores,
-    groups: dict[str, list[int]],
-    group: str,
-    confidence: float,
-    trained: str = MATH,
+    definition: Definition, scores: ArmScores, groups: dict[str, list[int]], group: str, trained: str = MATH
 ) -> dict[int, Index]:
     """The index with each benchmark of the group or of the trained one left out; one that is alone stays."""
     result = {}
-    for left_out in [*groups[trained], *groups[group]]:
-        if len(groups[trained] if left_out in groups[trained] else groups[group]) == 1:
-            continue
+    for left_out in [b for name in (trained, group) if len(groups[name]) > 1 for b in groups[name]]:
         rest = {name: [b for b in members if b != left_out] for name, members in groups.items()}
-        result[left_out] = index_with_interval(definition, scores, rest, group, confidence, trained)
+        result[left_out] = index_with_interval(definition, scores, rest, group, trained)
     return result
 
 
-def _without_gain(trained: str, gain: Interval) -> Index:
-    """The index of an arm without a gain in the trained group."""
-    reason = f"{trained} fell" if fell(gain) else f"the interval of the gain on {trained} contains zero"
-    return Index(None, None, None, NOT_IDENTIFIED, reason)
-
-
-def _why_undefined(
-    definition: Definition, group: str, scores: ArmScores, members: list[int], trained_members: list[int]
-) -> str:
-    if definition == "relative" and not scores.base_B[[*members, *trained_members]].all():
+def _why_undefined(definition: Definition, group: str, base_B: Array) -> str:
+    if definition == "relative" and not base_B.all():
         return "the base scores zero on a benchmark, and a relative gain divides by it"
     if definition == "paper" and group not in PAPER_SCALES:
         return f"the published tables have no constant for the group {group}"
     return "all gains of a group are equal, and the definition divides by their spread"
 
 
-def _index(
-    definition: Definition, group: str, base: Array, arm: Array, members: list[int], trained_members: list[int]
-) -> Array:
-    gain = transfer_gain(definition, base[..., members], arm[..., members])
-    return transfer_index(
-        definition, group, gain, transfer_gain(definition, base[..., trained_members], arm[..., trained_members])
-    )
+Pair = tuple[list[int], list[int]]
+"""The benchmarks of a group, and those of the trained one."""
 
 
-def _fieller(
-    definition: Definition, scores: ArmScores, members: list[int], trained_members: list[int], confidence: float
-) -> tuple[float, float] | None:
+def _index(definition: Definition, group: str, base: Array, arm: Array, both: Pair) -> Array:
+    gain, trained_gain = (transfer_gain(definition, base[..., members], arm[..., members]) for members in both)
+    return transfer_index(definition, group, gain, trained_gain)
+
+
+def _fieller(definition: Definition, scores: ArmScores, both: Pair) -> tuple[float, float] | None:
     """Fieller's bounds of a ratio of means in percent.
 
     The covariance is that of the question draws plus that of the seed mean, and the quantile is Student's with
     Satterthwaite's degrees of freedom for the trained gain (the normal one for a single seed).
     """
-    size = len(scores.base_B)
-    weights_GB = np.stack([weights_of(members, size), weights_of(trained_members, size)])
+    weights_GB = np.stack([weights_of(members, len(scores.base_B)) for members in both])
     if definition == "relative":
         weights_GB = np.divide(weights_GB, scores.base_B, out=np.zeros_like(weights_GB), where=weights_GB != 0)
     gain_G = weights_GB @ (scores.arm_B - scores.base_B)
-    drawn_GD = np.stack(
-        [transfer_gain(definition, scores.base_DB[:, m], scores.question_DB[:, m]) for m in (members, trained_members)]
-    )
+    drawn_GD = np.stack([transfer_gain(definition, scores.base_DB[:, m], scores.question_DB[:, m]) for m in both])
     drawn_GD = drawn_GD[:, np.isfinite(drawn_GD).all(axis=0)]
     if drawn_GD.shape[1] < 0.95 * len(scores.base_DB):
         return None
     question_GG = np.cov(drawn_GD)
     seed_GG = weights_GB @ scores.seed_variance_BB @ weights_GB.T
-    quantile = float(stats.norm.ppf((1 + confidence) / 2))
+    tail = (1 + scores.confidence) / 2
+    quantile = stats.norm.ppf(tail)
     if scores.seeds > 1 and seed_GG[1, 1] > 0:
         freedom = (question_GG[1, 1] + seed_GG[1, 1]) ** 2 / (seed_GG[1, 1] ** 2 / (scores.seeds - 1))
-        quantile = float(stats.t.ppf((1 + confidence) / 2, freedom))
-    total_GG = question_GG + seed_GG
-    bounds = fieller_interval(
-        gain_G[0], gain_G[1], (float(total_GG[0, 0]), float(total_GG[0, 1]), float(total_GG[1, 1])), quantile
-    )
+        quantile = stats.t.ppf(tail, freedom)
+    (var_num, cov), (_, var_den) = question_GG + seed_GG
+    bounds = fieller_interval(gain_G[0], gain_G[1], (var_num, cov, var_den), quantile)
     return None if bounds is None else (float(100 * bounds[0]), float(100 * bounds[1]))

@@ -61,6 +61,7 @@ def ablate(options: argparse.Namespace) -> int:
 
 
 def _run(ablation: "Ablation", options: argparse.Namespace) -> int:
+    from launch.ablation import chooses_rates
     from launch.execution.processes import local_run, note_run
     from launch.run import (
         refuse_if_queued,
@@ -74,7 +75,7 @@ def _run(ablation: "Ablation", options: argparse.Namespace) -> int:
 
     site = read_site(options)
     tasks = ablation.tasks(options.until)
-    require_possible_points({point.name: point.recipe for point in ablation.points})
+    require_possible_points({point.name: point.recipe for point in ablation.points}, not chooses_rates(ablation))
     if options.dry_run:
         points = [{"name": p.name, "values": p.values, "differs": list(p.differs)} for p in ablation.points]
         print_result(options, points, f"{describe(ablation)}\n\n{hours_line(tasks, site)}")
@@ -149,7 +150,7 @@ def hours_line(tasks: "Sequence[Task]", site: "SiteSpec | None" = None) -> str:
     from launch.hardware import visible_gpus
     from launch.planning.disk import gpus_of_node
     from launch.planning.hours import plan_context, stage_hours
-    from launch.planning.plan_text import count_text
+    from launch.planning.plan_text import amount_text
     from train.accounting.cost import model_shape
 
     total, unknown, on_gpu = 0.0, set(), tasks[0].recipe.resources.gpu is not None
@@ -163,7 +164,7 @@ def hours_line(tasks: "Sequence[Task]", site: "SiteSpec | None" = None) -> str:
                 unknown.add(task.stage.kind)
             else:
                 total += hours.gpu_hours if on_gpu else hours.hours
-    line = f"in all about {count_text(total)} {'GPU' if on_gpu else 'stage'}-hours"
+    line = f"in all about {amount_text(total, 'GPU-hours' if on_gpu else 'stage-hours')}"
     return f"{line}, without {', '.join(sorted(unknown))}, which is not known yet" if unknown else line
 
 

@@ -166,7 +166,7 @@ def gate(options: argparse.Namespace) -> int:
 )
 def compare(options: argparse.Namespace) -> int:
     """Every score of a study, in the reading `paper`, beside Table 1 of arXiv 2507.00432: agrees, differs or too
-    uncertain.
+    uncertain. `transfer diff A B` compares two studies.
     """
     from eval.report.decisions import compare_with_published, default_rows, format_comparison
 

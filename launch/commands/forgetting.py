@@ -89,12 +89,15 @@ def _show(recipe: "Recipe", study_dir: Path, options: argparse.Namespace) -> int
 @command(
     "the checkpoint to ship",
     STUDY,
-    argument("--max-drop", type=float, default=5.0, metavar="POINTS", help="largest loss allowed (default 5)"),
+    argument(
+        "--max-drop", type=float, default=5.0, metavar="POINTS", help="largest loss allowed (default 5); 100 allows any"
+    ),
 )
 def pick(options: argparse.Namespace) -> int:
-    """The checkpoint that gained most in the trained group and, by its bounds, lost at most --max-drop points in any
-    group; of those that cannot be told apart the safer. Chosen on one half of the slice; the base is kept where the
-    other half contradicts. Exit status 1 if it is the base.
+    """The checkpoint that gained most in the trained group, of those that can be expected to lose at most --max-drop
+    points in every group also on other questions, which takes more than their interval allows (`passes from`); of
+    those that cannot be told apart the safer. Chosen on one half of the slice; the base is kept where the other half
+    contradicts. Exit status 1 if it is the base.
     """
     from eval.forgetting.pick import pick
     from eval.report.checkpoints import format_pick
@@ -147,4 +150,6 @@ def sync(options: argparse.Namespace) -> int:
     if not made:
         raise UserError(f"{study_dir} has no metrics yet; `transfer run` trains the arms")
     print(json.dumps(made) if options.json else f"{'written' if options.offline else 'sent'}: {', '.join(made)}")
+    if options.offline and not options.json:
+        print(f"in the folders wandb/ of the arms and the report in {study_dir}; `wandb sync FOLDER` sends one")
     return 0

@@ -21,10 +21,11 @@ def push(options: argparse.Namespace) -> int:
     Needs a token with the right to write: HF_TOKEN, or `hf auth login`.
     """
     from eval.report.model_card import PushedModel
-    from launch.push import prepare_upload
+    from launch.push import prepare_upload, require_owner
     from launch.push import push as upload_to_hub
     from recipes.loading import load_study
 
+    require_owner(options.to)
     study_dir = study_folder(options)
     recipe = load_study(study_dir)
     refuse_rehearsal(recipe.rehearsal, study_dir)

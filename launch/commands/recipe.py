@@ -116,7 +116,7 @@ def _submit(recipe: "Recipe", study_dir: Path, stages: "list[Stage]", options: a
     tasks = tasks_of_study(recipe, study_dir, stages)
     check_study_dir(recipe, study_dir)
     if options.dry_run:
-        return show_jobs(study_dir, tasks, site)
+        return show_jobs(study_dir, tasks, site, with_reuse=not options.no_reuse)
     require_ready(tasks, site)
     ask_queue()  # before anything is written
     with locked(study_dir):  # stages that run read the recipe in it
@@ -141,7 +141,8 @@ def _submit(recipe: "Recipe", study_dir: Path, stages: "list[Stage]", options: a
 def plan(options: argparse.Namespace) -> int:
     """Stages with their state, hours, memory and disk, steps, samples, tokens, FLOPs, and what is missing: on this
     machine, or with --on slurm on the cluster of the site file. What finished stages took corrects those like them. A
-    stage that a study in the same folder has made already is `reused`.
+    stage that a study in the same folder has made already is `reused`. Exit status 2 if it cannot work, or its arms are
+    unmatched and no `unmatched: stamp` allows it; what is still to be fetched does not count.
     """
     from launch.planning.preflight import check_before_running
     from launch.stages import build_stages
@@ -177,7 +178,7 @@ def show_plan(
     values = {"recipe": recipe.dump()} if dry_run else {}
     text = format_plan(plan, commands=dry_run, stages=getattr(options, "stages", False))
     print_result(options, values | as_json(plan), text)
-    return 2 if plan.errors else 0
+    return 2 if plan.errors or (plan.differences and recipe.unmatched == "refuse") else 0
 
 
 @command("check that the arms are matched", STUDY, OVERRIDES, OUT)
@@ -200,7 +201,7 @@ def check(options: argparse.Namespace) -> int:
     elif len(recipe.arms) == 1:
         lines = [f"{recipe.study} has one arm, {next(iter(recipe.arms))}, so there is nothing to match"]
     else:
-        lines = [f"{recipe.study} is matched: {', '.join(recipe.arms)} differ only in {', '.join(recipe.varies)}"]
+        lines = [f"{recipe.study} is matched: {', '.join(recipe.arms)} {_declared(recipe)}"]
     if attention:
         kinds = sorted({kind for used in attention.values() for kind in used})
         lines.append(f"attention of finished runs: {', '.join(kinds)}")
@@ -210,6 +211,17 @@ def check(options: argparse.Namespace) -> int:
     values["hardware"] = hardware
     print_result(options, values, "\n".join(lines))
     return 2 if differences else 0
+
+
+def _declared(recipe: "Recipe") -> str:
+    """In which of the settings of `varies` the arms differ, and in which they might."""
+    from train.arms import resolve_arm
+
+    settings = [resolve_arm(recipe, name).matched_on() for name in recipe.trained]
+    differing = [key for key in recipe.varies if any(arm[key] != settings[0][key] for arm in settings)]
+    equal = [key for key in recipe.varies if key not in differing]
+    text = f"differ only in {', '.join(differing)}" if differing else "do not differ"
+    return f"{text}; `varies` also allows {', '.join(equal)}" if equal else text
 
 
 @command("show the transfer report", STUDY, OVERRIDES, OUT)

@@ -11,7 +11,8 @@ from launch.commands.arguments import OUT, OVERRIDES, STUDY, command, print_resu
 def validate(options: argparse.Namespace) -> int:
     """Open every source and benchmark that is on this machine, apply the filters of the corpus, and show one problem,
     one demonstration and one question of every benchmark and prompting as the model will see them, with token lengths
-    against the limits. Nothing is trained, generated or downloaded. Exit status 2 and a sentence for each mistake.
+    against the limits. Nothing is trained, generated or downloaded. Exit status 2 and a sentence for each mistake;
+    what `transfer fetch` has still to bring is named as missing and is none.
     """
     os.environ["HF_HUB_OFFLINE"] = "1"  # a missing file must not become a download
     os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = os.environ["TQDM_DISABLE"] = "1"

@@ -26,7 +26,7 @@ _EXPORTED = 200
     argument("--prompting", default="", metavar="NAME", help="only this prompting"),
     argument("--scoring", default="", metavar="NAME", help="scoring of the filters (default: the report's reading)"),
     argument("--model", default="", metavar="MODEL", help="model that the next three filters go by (default: any)"),
-    argument("--outcome", default="", metavar="NAME", help="correct, wrong, truncated, no_answer, ..."),
+    argument("--outcome", default="", metavar="NAME", help="correct, wrong, no_answer, ... (docs/report.md)"),
     argument("--change", default="", choices=("won", "lost", "same"), help="the score against the base's"),
     argument("--search", default="", metavar="TEXT", help="in the question, its reference and the responses"),
 )

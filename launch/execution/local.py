@@ -35,7 +35,7 @@ _POLL_SECONDS = 0.5
 _MIN_FREE_BYTES = 200 << 20
 _DIED = "its process died, perhaps for lack of memory; the same command continues from its last file or checkpoint"
 _Result = Future[Failure | None]
-OTHER_CODE = "by an earlier version of the code; delete the folder or use a new --out to make it again"
+_OTHER_CODE = "by an earlier version of the code"
 
 
 def check_study_dir(recipe: Recipe, study_dir: Path) -> None:
@@ -114,7 +114,7 @@ def _write_study(recipe: Recipe, study_dir: Path, until: str | None) -> None:
 
 def _unfinished(tasks: Sequence[Task], root: Path) -> list[Task]:
     """Print the state of every task; those that must run, in order."""
-    waiting = []
+    waiting, by_other_code = [], False
     states = states_of(tasks)
     for study_dir in dict.fromkeys(task.study_dir for task in tasks):
         if study_dir != root:
@@ -123,10 +123,13 @@ def _unfinished(tasks: Sequence[Task], root: Path) -> list[Task]:
             state, name = states[task.key], task.stage.name
             if state.state == "done":
                 old = made_by_other_code(task.stage, study_dir)
-                print(f"  done     {name}" + (f" ({OTHER_CODE})" if old else ""))
+                by_other_code = by_other_code or old
+                print(f"  done     {name}" + (f" ({_OTHER_CODE})" if old else ""))
                 continue
             print(f"  {state.state:<8} {name}" + (f" ({'; '.join(state.reasons)})" if state.reasons else ""))
             waiting.append(task)
+    if by_other_code:
+        print(f"to make again what is {_OTHER_CODE}: delete its folder, or use a new --out")
     return waiting
 
 

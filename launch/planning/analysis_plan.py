@@ -6,7 +6,7 @@ from data.sampling.engine import ENGINE_SHARE
 from recipes.diagnostics_schema import LOGITS_TOKENS, DiagnosticsSpec
 from recipes.schema import Recipe
 from train.accounting.cost import GPUS, ModelShape, bytes_per_weight
-from train.accounting.memory import USABLE
+from train.accounting.memory import USABLE, size_text
 from train.arms import resolve_arm
 
 _LOGITS_COPIES = 6  # two models' logits, log-probabilities and probabilities of a chunk, in float32
@@ -189,15 +189,15 @@ def analysis_lines(plan: AnalysisPlan) -> list[str]:
     lines = []
     if (p := plan.drift) is not None:
         text = f"probe: {p.checkpoints} checkpoints, {p.completions:,} completions by {p.engine}"
-        lines.append(text + ("" if p.memory is None else f", {p.memory.peak / 1e9:.1f} GB of memory"))
+        lines.append(text + ("" if p.memory is None else f", {size_text(p.memory.peak)} of memory"))
     if (t := plan.trajectory) is not None:
         lines.append(f"trajectory: {t.checkpoints} checkpoints, {t.responses_at_most:,} responses")
     if (d := plan.diagnostics) is not None:
         text = f"diagnostics: {d.models} models, {d.prompts_per_model:,} prompts each"
         text += f", at most {d.tokens_per_model_at_most:,} tokens read"
         if d.memory is not None and d.disk_bytes is not None:
-            text += f"; one model at a time, {d.memory.peak / 1e9:.1f} GB of memory"
-            text += f", {d.disk_bytes / 1e9:.1f} GB of disk while it runs"
+            text += f"; one model at a time, {size_text(d.memory.peak)} of memory"
+            text += f", {size_text(d.disk_bytes)} of disk while it runs"
         lines.append(text)
     return lines
 

@@ -29,6 +29,9 @@ class Disk:
     responses: int
     while_diagnosing: int
     """Hidden states of the models that are diagnosed at the same time."""
+    runs_at_once: int
+    models_at_once: int
+    """That are diagnosed at the same time."""
 
     @property
     def total(self) -> int:
@@ -66,13 +69,17 @@ def disk_needed(
         responses = count * recipe.suite.max_response_tokens * _BYTES_PER_TOKEN
     diagnosed = diagnostics_plan(recipe, shape) if "diagnostics" in kinds else None
     of_one_diagnosis = (diagnosed.disk_bytes if diagnosed is not None else None) or 0
+    runs_at_once = side_by_side(recipe, "arms", gpus, site, len(temporary))
+    models_at_once = side_by_side(recipe, "diagnostics", gpus, site, kinds.count("diagnostics"))
     return Disk(
         base=weights * (kinds.count("base") + kinds.count("external")),
         corpus=corpus,
         runs=kept,
-        while_training=sum(sorted(temporary)[-side_by_side(recipe, "arms", gpus, site, len(temporary)) :]),
+        while_training=sum(sorted(temporary)[-runs_at_once:]),
         responses=responses,
-        while_diagnosing=of_one_diagnosis * side_by_side(recipe, "diagnostics", gpus, site, kinds.count("diagnostics")),
+        while_diagnosing=of_one_diagnosis * models_at_once,
+        runs_at_once=runs_at_once,
+        models_at_once=models_at_once,
     )
 
 

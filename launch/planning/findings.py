@@ -25,6 +25,7 @@ from launch.stages import Stage, StageKind, build_stages, stage_states
 from recipes.errors import UserError
 from recipes.schema import Recipe
 from train.accounting.cost import ModelShape, model_shape
+from train.accounting.memory import size_text
 
 _FAMILY = re.compile(
     r"(?i)(?<![a-z0-9])(v100|t4|a10g?|a30|a40|l4|l40s?|a100|h100|h200|h800|h20|gh200|b200|gb200|mi\d+\w*)(?![0-9])"
@@ -33,6 +34,7 @@ _FAMILY = re.compile(
 
 LOADS_MODELS: set[StageKind] = {"arms", "drift", "diagnostics"}
 """Kinds of stages that load a model with the recipe's attention."""
+_USUAL_GPUS = 8  # of a node
 _EVALUATING: tuple[StageKind, ...] = ("eval", "trajectory", "drift")
 
 
@@ -74,6 +76,7 @@ def findings(
         of_this_machine = [
             Finding("warning", f"on this machine {finding.sentence}", finding.remedy) for finding in of_this_machine
         ]
+        of_this_machine += _larger_than_usual(recipe, waiting)
     if site is not None:
         return [*of_this_machine, *_site(recipe, waiting, site), *_time_limits(recipe, waiting, shape, site)]
     return of_this_machine if elsewhere else [*of_this_machine, *_this_machine(recipe, waiting, gpus)]
@@ -133,29 +136,25 @@ def _disk(
     if need is not None and need.total > free:
         yield Finding(
             "error",
-            f"the study needs up to {disk_text(need)} and {study_dir} has {_size(free)} free",
-            "free some, choose another --out, or lower train.snapshots, seeds or arms",
+            f"the study needs up to {disk_text(need)} and {study_dir} has {size_text(free)} free",
+            "free some, choose another --out, or lower train.snapshots, seeds or arms"
+            + (", or max_running in the site file" if site is not None else ""),
         )
 
 
 def disk_text(need: Disk) -> str:
     """Bytes in all, and what takes them."""
+    runs, models = need.runs_at_once, need.models_at_once
     bytes_by_use = {
         "base": need.base,
         "corpus": need.corpus,
         "weights of runs": need.runs,
         "responses": need.responses,
-        "checkpoints while training": need.while_training,
-        "hidden states while diagnosing": need.while_diagnosing,
+        f"checkpoints of {runs} run{'s' * (runs > 1)} at a time": need.while_training,
+        f"hidden states of {models} model{'s' * (models > 1)} at a time": need.while_diagnosing,
     }
-    listed = ", ".join(f"{name} {_size(value)}" for name, value in bytes_by_use.items() if value)
-    return f"{_size(need.total)} of disk ({listed})"
-
-
-def _size(value: float) -> str:
-    if value >= 1e9:
-        return f"{value / 1e9:,.0f} GB" if value >= 1e10 else f"{value / 1e9:.1f} GB"
-    return f"{value / 1e6:,.0f} MB"
+    listed = ", ".join(f"{name} {size_text(value)}" for name, value in bytes_by_use.items() if value)
+    return f"{size_text(need.total)} of disk ({listed})"
 
 
 def _this_machine(recipe: Recipe, waiting: Sequence[Stage], gpus: Sequence[str]) -> Iterator[Finding]:
@@ -187,6 +186,22 @@ def _this_machine(recipe: Recipe, waiting: Sequence[Stage], gpus: Sequence[str])
             "warning", f"the teacher's server at {server} is on this machine, and no model finds room beside it",
             "make the corpus first (--until corpus), stop the server, then run the rest",
         )  # fmt: skip
+
+
+def _nodes_for(ranks: int, gpus: int) -> int:
+    """The fewest nodes of so many GPUs among which the ranks are divided evenly."""
+    return next(nodes for nodes in range(1, ranks + 1) if ranks % nodes == 0 and ranks // nodes <= gpus)
+
+
+def _larger_than_usual(recipe: Recipe, waiting: Sequence[Stage]) -> Iterator[Finding]:
+    """More ranks on a node than nodes usually have GPUs, where nothing says what the node has."""
+    ranks, nodes = recipe.resources.ranks, recipe.resources.nodes
+    if ranks // nodes > _USUAL_GPUS and any(stage.kind == "arms" for stage in waiting):
+        yield Finding(
+            "warning",
+            f"{ranks} ranks on {nodes} node(s) are {ranks // nodes} GPUs a node, and a node usually has {_USUAL_GPUS}",
+            f"set resources.nodes={_nodes_for(ranks, _USUAL_GPUS)}, or leave it if your nodes have more",
+        )
 
 
 def _other_family(asked: str, name: str) -> bool:
@@ -222,8 +237,7 @@ def _site(recipe: Recipe, waiting: Sequence[Stage], site: SiteSpec) -> Iterator[
     resources = recipe.resources
     wanted = resources.ranks // resources.nodes
     if resources.launched and wanted > site.gpus_per_node:
-        nodes = next(n for n in range(1, resources.ranks + 1)
-                     if resources.ranks % n == 0 and resources.ranks // n <= site.gpus_per_node)  # fmt: skip
+        nodes = _nodes_for(resources.ranks, site.gpus_per_node)
         yield Finding(
             "error",
             f"{resources.ranks} ranks on {resources.nodes} node(s) are {wanted} GPUs a node, but the site has "

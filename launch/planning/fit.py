@@ -12,6 +12,10 @@ from train.accounting.cost import GPUS, ModelShape, bytes_per_weight
 from train.accounting.memory import USABLE, memory_of_arm, resolve_vllm
 from train.arms import ResolvedArm, resolve_arm
 
+_LIBRARIES_BYTES = 900_000_000
+"""Of the host, by torch, transformers and what they allocate: the stages of the pocket study took up to 860 MB beside
+what their models need (docs/benchmarks.md)."""
+
 
 def fit_mistakes(recipe: Recipe, shape: ModelShape | None) -> list[str]:
     """Why a recipe cannot work, as sentences; the last one names settings under which it would, if any were found."""
@@ -112,7 +116,16 @@ def _too_large(recipe: Recipe, arms: list[ResolvedArm], shape: ModelShape) -> li
 
 
 def stage_memory(recipe: Recipe, stage: Stage, shape: ModelShape | None) -> int | None:
-    """Bytes that a stage needs at its peak on one GPU, or of the host without one; libraries are not counted."""
+    """Bytes that a stage needs at its peak on one GPU, or of the host without one.
+
+    On a GPU what libraries take is not counted.
+    """
+    needed = _model_memory(recipe, stage, shape)
+    return needed if needed is None or recipe.resources.gpu is not None else needed + _LIBRARIES_BYTES
+
+
+def _model_memory(recipe: Recipe, stage: Stage, shape: ModelShape | None) -> int | None:
+    """The same without libraries."""
     if shape is None or recipe.model is None:
         return None
     size, gpu = bytes_per_weight(recipe), recipe.resources.gpu
@@ -155,6 +168,8 @@ def _remedies(recipe: Recipe) -> Iterator[str]:
     """Settings worth trying, in the order a user would: what costs nothing first, then more GPUs, then less text."""
     resources, vllm = recipe.resources, recipe.resources.vllm
     colocated = vllm is not None and vllm.mode == "colocate"
+    if vllm is not None and vllm.memory_share is not None:
+        yield "resources.vllm.memory_share=null"  # derived, which is never slower than a share that only just works
     if colocated:
         yield from (f"resources.vllm.memory_share={percent / 100}" for percent in range(25, 75, 5))
     yield from (f"train.micro_batch_size={size}" for size in (16, 8, 4, 2, 1))

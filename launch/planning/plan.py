@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from eval.questions.suite_size import evaluation_responses
-from launch.hardware import visible_gpus
+from launch.hardware import gpus_wanted, visible_gpus
 from launch.planning.analysis_plan import analysis_errors, analysis_plan
 from launch.planning.assumptions import Guesses, assumed_hours, assumed_lengths, assumptions
 from launch.planning.calibration import Calibration, group_of, rehearsed, taken
@@ -24,7 +24,7 @@ from launch.planning.hours import (
 )
 from launch.planning.plan_schema import ArmPlan, Certainty, GpuCounts, Plan, StagePlan, Totals
 from launch.planning.preflight import unresolved_sentences, warnings
-from launch.planning.schedule import on_one_machine, with_endless_nodes
+from launch.planning.schedule import nodes_of_run, on_one_machine, with_endless_nodes
 from launch.planning.teacher import teacher_plan
 from launch.rank_command import Rendezvous, launch_command, launch_files
 from launch.reuse import ReusePlan, plan_reuse
@@ -88,6 +88,11 @@ def build_plan(
     context = plan_context(recipe, shape, node)
     if context is not None and site is not None:
         context = replace(context, time_limit_hours=lambda kind: _limit(site, cast(StageKind, kind)))
+    misfits = fit_mistakes(recipe, shape)
+    arms = {name: _arm_plan(recipe, name, context, study_dir, node) for name in recipe.trained}
+    if misfits:  # hours of what cannot work would mislead
+        context = None
+        arms = {name: replace(arm, gpu_hours=None, hours_between_checkpoints=None) for name, arm in arms.items()}
     rehearsal, not_used = rehearsed(study_dir, recipe.study, recipe.resources.gpu is not None)
     hours = assumed_hours(context, stages, rehearsal)
     measured = {
@@ -97,7 +102,8 @@ def build_plan(
     }
     calibration = Calibration(recipe, stages, hours, measured)
     rows = tuple(
-        _stage_plan(recipe, study_dir, stage, states[stage.name], calibration, shape, invocation) for stage in stages
+        _stage_plan(recipe, study_dir, stage, states[stage.name], calibration, shape, invocation, site)
+        for stage in stages
     )
     rows = tuple(
         replace(row, state="reused", reasons=(f"of {reused[row.name].study}",), left_hours=0.0)
@@ -107,7 +113,6 @@ def build_plan(
     )
     analyses = analysis_plan(recipe, shape)
     labels = recipe.all_labels
-    arms = {name: _arm_plan(recipe, name, context, study_dir, node) for name in recipe.trained}
     pocket = recipe.model.pocket if recipe.model else None
     notes = [*(str(finding) for finding in all_findings if finding.severity == "note"), *reuse.refused]
     totals = _totals(recipe, waiting, rows, node, arms)
@@ -115,6 +120,7 @@ def build_plan(
     return Plan(
         study=recipe.study,
         directory=str(study_dir),
+        on_cluster=site is not None,
         gpu=recipe.resources.gpu,
         gpus=gpus_of(recipe),
         parameters=shape.parameters() if shape else None,
@@ -134,7 +140,7 @@ def build_plan(
         disk=disk_needed(recipe, shape, waiting, node, site),
         findings=tuple(all_findings),
         errors=(
-            *fit_mistakes(recipe, shape),
+            *misfits,
             *analysis_errors(analyses, recipe.resources.gpu),
             *(str(finding) for finding in all_findings if finding.severity == "error"),
         ),
@@ -158,6 +164,7 @@ def _stage_plan(
     calibration: Calibration,
     shape: ModelShape | None,
     invocation: str,
+    site: SiteSpec | None,
 ) -> StagePlan:
     planned, expected = calibration.planned[stage.name], calibration.expected(stage)
     spent = calibration.measured.get(stage.name)
@@ -172,6 +179,7 @@ def _stage_plan(
         reasons=tuple(state.reasons),
         **_how_it_runs(recipe, study_dir, stage, state.state == "resume", invocation),
         gpus=0 if planned is None else planned.gpus,
+        requested_gpus=_requested_gpus(recipe, stage, site),
         planned_hours=None if planned is None else planned.hours,
         expected_hours=None if expected is None else expected.hours,
         corrected_by=calibration.corrected_by(stage),
@@ -181,6 +189,16 @@ def _stage_plan(
         memory_bytes=calibration.memory(stage, lambda other: stage_memory(recipe, other, shape), on_gpu),
         peak_bytes=peak or None,
     )
+
+
+def _requested_gpus(recipe: Recipe, stage: Stage, site: SiteSpec | None) -> int:
+    """GPUs that the job of a stage requests on the cluster, on all its nodes."""
+    if site is None or not site.gpus_per_node:
+        return 0
+    nodes = 1
+    if stage.kind == "arms" and recipe.resources.launched:
+        nodes = nodes_of_run(recipe) if stage.module == "train.grpo" else recipe.resources.nodes
+    return gpus_wanted(recipe, stage.kind) * nodes
 
 
 def _totals(
@@ -198,6 +216,7 @@ def _totals(
         hours=summed(spent) + summed(left),
         taken_hours=summed(spent),
         left_hours=summed(left),
+        nodes=nodes_of_run(recipe),
         node_gpus=node,
         on_one_machine=on_one_machine(recipe, waiting, left, node),
         with_endless_nodes=with_endless_nodes(waiting, left),
@@ -209,7 +228,7 @@ def gpus_of(recipe: Recipe) -> GpuCounts:
     """GPUs that one training run and one evaluation occupy."""
     resources = recipe.resources
     server = resources.vllm.server_nodes * resources.ranks // resources.nodes if resources.vllm else 0
-    return GpuCounts(resources.ranks + server, resources.nodes, resources.evaluation_replicas)
+    return GpuCounts(resources.ranks + server, nodes_of_run(recipe), resources.evaluation_replicas)
 
 
 def dropped_problems(study_dir: Path) -> dict[str, int] | None:

@@ -32,6 +32,8 @@ class StagePlan:
     reads: tuple[str, ...]
     writes: str
     gpus: int
+    requested_gpus: int
+    """By its job on the cluster that the plan is for; 0: none, or the plan is for this machine."""
     planned_hours: float | None
     """Of the clock, by the assumptions; None: unknown."""
     expected_hours: float | None
@@ -80,6 +82,8 @@ class Totals:
     """Taken, and expected of what is left."""
     taken_hours: float
     left_hours: float
+    nodes: int
+    """That a run occupies; the schedule `on_one_machine` has as many."""
     node_gpus: int
     """GPUs of the machine that `on_one_machine` is about."""
     on_one_machine: Schedule
@@ -136,6 +140,7 @@ class Plan:
 
     study: str
     directory: str
+    on_cluster: bool
     gpu: str | None
     gpus: GpuCounts
     parameters: int | None

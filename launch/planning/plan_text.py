@@ -9,6 +9,7 @@ from launch.planning.findings import disk_text
 from launch.planning.plan_schema import CHANGE, ArmPlan, Plan, StagePlan
 from launch.planning.schedule import Schedule
 from launch.planning.teacher import TeacherPlan
+from train.accounting.memory import size_text
 
 _DOMINATING = 3  # assumptions that are named
 _NAMES = {
@@ -65,7 +66,7 @@ def format_plan(plan: Plan, commands: bool = False, stages: bool = False) -> str
     lines += [f"  {text}" for text in plan.differences]
     lines += [f"note: {text}" for text in plan.notes]
     lines += [f"warning: {text}" for text in plan.warnings]
-    lines += [f"before it can run: {text}" for text in plan.unresolved]
+    lines += [f"missing: {text}" for text in plan.unresolved]
     lines += [f"cannot work: {text}" for text in plan.errors]  # last, where it is seen
     return "\n".join(lines)
 
@@ -113,7 +114,8 @@ def _group_lines(plan: Plan) -> list[str]:
     for stage in plan.stages:
         groups.setdefault(stage.group, []).append(stage)
     width = max([5, *(len(name) for name in groups)])
-    head = f"  {'stage':<{width}}{'stages':>8}{'GPUs':>6}{'each':>11}{plan.totals.unit:>13}{'memory, GB':>12}  state"
+    together = "GPU-hours" if plan.gpu else "all"
+    head = f"  {'stage':<{width}}{'stages':>8}{'GPUs':>6}{'each':>11}{together:>13}{'memory':>12}  state"
     lines = [head]
     for name, members in groups.items():
         known = [stage for stage in members if stage.expected_hours is not None]
@@ -121,11 +123,12 @@ def _group_lines(plan: Plan) -> list[str]:
         longest = "?" if not known else hours_text(max(hours))
         held = [max(stage.gpus, 0 if plan.gpu else 1) for stage in known]
         total = sum(count * hour for count, hour in zip(held, hours, strict=True))
+        shown = "?" if not known else count_text(total) if plan.gpu else hours_text(total)
         memory = max((stage.memory_bytes or 0 for stage in members), default=0)
-        gpus = max((stage.gpus for stage in members), default=0)
+        gpus = max((stage.requested_gpus or stage.gpus for stage in members), default=0)
         lines.append(
-            f"  {name:<{width}}{len(members):>8}{gpus or '-':>6}{longest:>11}{count_text(total) if known else '?':>13}"
-            f"{f'{memory / 1e9:.1f}' if memory else '-':>12}  {_states(members)}"
+            f"  {name:<{width}}{len(members):>8}{gpus or '-':>6}{longest:>11}{shown:>13}"
+            f"{size_text(memory) if memory else '-':>12}  {_states(members)}"
         )
         for reason in dict.fromkeys(reason for stage in members for reason in stage.reasons):
             lines.append(f"      {reason}")
@@ -145,6 +148,11 @@ def _command_lines(plan: Plan) -> list[str]:
     return lines if alike else []
 
 
+def amount_text(hours: float, unit: str) -> str:
+    """Hours of all stages together: those of GPUs as a number, others as a duration."""
+    return f"{count_text(hours)} {unit}" if unit == "GPU-hours" else f"{hours_text(hours)} of stage time"
+
+
 def count_text(hours: float) -> str:
     """A number of hours: whole ones from ten on."""
     return f"{hours:,.0f}" if hours >= 10 or not hours else f"{hours:,.2f}"
@@ -162,11 +170,18 @@ def _hours_lines(plan: Plan) -> list[str]:
     totals = plan.totals
     if not totals.hours:
         return []
-    said = f"in all about {count_text(totals.hours)} {totals.unit}"
-    said += f", of which {count_text(totals.taken_hours)} are spent" if totals.taken_hours else ""
+    said = f"in all about {amount_text(totals.hours, totals.unit)}"
+    if totals.taken_hours:
+        said += f", of which {count_text(totals.taken_hours) if plan.gpu else hours_text(totals.taken_hours)} are spent"
     lines = ["", said + (f" (hours of {plan.gpu}, which a stage holds busy or not)" if plan.gpu else "")]
     if totals.left_hours:
-        where = f"one node with {totals.node_gpus} GPU(s)" if plan.gpu else "this machine"
+        where = "this machine"
+        if plan.on_cluster and not plan.gpu:
+            where = "one node of the cluster at the speed of a CPU (resources.gpu names a GPU)"
+        if plan.gpu:
+            several = totals.nodes > 1
+            where = f"{totals.nodes if several else 'one'} node{'s' * several} with {totals.node_gpus} GPU(s)"
+            where += " each" if several else ""
         lines.append(f"wall clock on {where}: {_path(totals.on_one_machine)}")
         if plan.gpu:
             lines.append(f"with a free node for every job: {_path(totals.with_endless_nodes)}")
@@ -187,7 +202,7 @@ def _hours_lines(plan: Plan) -> list[str]:
         lines.append(
             f"assumed: completions of {lengths.completion_share:.0%} of their limit and responses of "
             f"{lengths.response_share:.0%}, as in the measured studies; if all reached it, "
-            f"{count_text(lengths.hours_at_limits)} {totals.unit} in all (`resources.expected_completion_tokens` sets "
+            f"{amount_text(lengths.hours_at_limits, totals.unit)} in all (`resources.expected_completion_tokens` sets "
             "another length)"
         )
     rows = list(dict.fromkeys(row.group for row in plan.stages))
@@ -216,13 +231,13 @@ def _arm_lines(plan: Plan) -> list[str]:
     lines = [
         "",
         f"{'arm':<{width}}{'runs':>6}{'steps':>9}{'exposures':>11}{'completions':>13}{'generated tokens':>20}"
-        f"{'FLOPs':>16}{'lr':>10}" + (f"{'GPU-hours':>12}{'disk, GB':>10}" if plan.gpu else ""),
+        f"{'FLOPs':>16}{'learning rate':>15}" + (f"{'GPU-hours':>12}{'disk, GB':>10}" if plan.gpu else ""),
     ]
     for name, arm in plan.arms.items():
         flops = "?" if arm.flops_at_most is None else flops_text(arm.flops_at_most)
         lines.append(
             f"{name:<{width}}{arm.runs:>6}{arm.updates:>9,}{arm.exposures:>11,}{arm.completions:>13,}"
-            f"{arm.generated_tokens_at_most:>20,}{flops:>16}{arm.learning_rate:>10.1e}" + _hours_and_disk(plan, arm)
+            f"{arm.generated_tokens_at_most:>20,}{flops:>16}{arm.learning_rate:>15.1e}" + _hours_and_disk(plan, arm)
         )
     lines.append("tokens and FLOPs are upper bounds from the length limits, for one run")
     if plan.gpu:
@@ -287,8 +302,8 @@ def _memory_lines(plan: Plan) -> list[str]:
             "activations": memory.activations, "output layer": memory.head, "reference model": memory.reference_model,
             "total": memory.total, "margin": memory.margin,
         }  # fmt: skip
-        listed = ", ".join(f"{part} {value / 1e9:.2f}" for part, value in components.items() if value)
-        by_need.setdefault(f"memory per rank, GB: {listed}{_sampling_text(arm)}", []).append(name)
+        listed = ", ".join(f"{part} {size_text(value)}" for part, value in components.items() if value)
+        by_need.setdefault(f"memory per rank, without libraries: {listed}{_sampling_text(arm)}", []).append(name)
     return [text if len(by_need) == 1 else f"{text}  ({', '.join(names)})" for text, names in by_need.items()]
 
 
@@ -299,7 +314,22 @@ def _sampling_text(arm: ArmPlan) -> str:
     given = "" if not sampling.derived else f" ({' and '.join(sampling.derived)} derived)"
     return (
         f"; while sampling, vLLM with {sampling.memory_share:.0%} of a GPU, {'asleep' if sampling.sleep else 'awake'} "
-        f"while training{given}: weights {sampling.weights / 1e9:.2f}, KV cache {sampling.kv_cache / 1e9:.2f} "
+        f"while training{given}: weights {size_text(sampling.weights)}, KV cache {size_text(sampling.kv_cache)} "
         f"({sampling.cached_tokens:,} tokens), so {min(sampling.sequences_at_once, sampling.sequences_asked):,} of "
-        f"{sampling.sequences_asked:,} sequences of the expected length at a time"
+        f"{sampling.sequences_asked:,} sequences of the expected length at a time{_peak_text(arm)}"
     )
+
+
+def _peak_text(arm: ArmPlan) -> str:
+    """What the column of memory adds up where vLLM is on the GPUs that train."""
+    memory, sampling = arm.memory_per_rank, arm.sampling_memory
+    if memory is None or sampling is None or not sampling.colocated:
+        return ""
+    engine = sampling.weights + sampling.kv_cache
+    peak, what, own = memory.states + engine, "while sampling", memory.states
+    if not sampling.sleep:
+        peak, what, own = memory.total + engine, "while training", memory.total
+    elif memory.total > peak:
+        return f"; at the peak, while training, the total of {memory.total / 1e9:.2f}"
+    kept = "weights, gradients and optimizer" if sampling.sleep else "the total"
+    return f"; at the peak, {what}, {peak / 1e9:.2f}: {kept} {own / 1e9:.2f} and vLLM {engine / 1e9:.2f}"

@@ -7,7 +7,7 @@ import heapq
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from launch.execution.gpus import Pool, request_of
+from launch.execution.gpus import Pool, Request, request_of
 from launch.stages import Stage
 from recipes.schema import Recipe
 
@@ -23,11 +23,20 @@ class Schedule:
     """Stages without hours; they are taken to take none."""
 
 
+def nodes_of_run(recipe: Recipe) -> int:
+    """Nodes that one training run occupies at the most, with those of its vLLM server."""
+    vllm = recipe.resources.vllm
+    return recipe.resources.nodes + (vllm.server_nodes if vllm is not None else 0)
+
+
 def on_one_machine(recipe: Recipe, stages: Sequence[Stage], hours: Mapping[str, float | None], gpus: int) -> Schedule:
     """As `transfer run` starts them on a machine with so many GPUs (0: a CPU).
 
-    `stages`: what is to run, in order; what else they need is done.
+    For a run on several nodes: on as many nodes as it occupies, with `gpus` GPUs each. `stages`: what is to run, in
+    order; what else they need is done.
     """
+    nodes = nodes_of_run(recipe)
+    gpus *= nodes
     names = [str(index) for index in range(gpus)]
     pool, waiting = Pool(names, recipe.resources.workers), {stage.name: stage for stage in stages}
     running: list[tuple[float, int, str]] = []
@@ -36,7 +45,10 @@ def on_one_machine(recipe: Recipe, stages: Sequence[Stage], hours: Mapping[str, 
     while waiting or running:
         unmet = {*waiting, *(name for _, _, name in running)}
         ready = [stage for stage in waiting.values() if not unmet & set(stage.needs)]
-        for name, _ in pool.start([request_of(recipe, stage, names) for stage in ready]):
+        requests = [request_of(recipe, stage, names) for stage in ready]
+        if nodes > 1:
+            requests = [_whole_nodes(recipe, *pair, gpus // nodes) for pair in zip(requests, ready, strict=True)]
+        for name, _ in pool.start(requests):
             stage = waiting.pop(name)
             began_after[name] = last
             heapq.heappush(running, (now + (hours[stage.name] or 0.0), len(began_after), name))
@@ -45,6 +57,14 @@ def on_one_machine(recipe: Recipe, stages: Sequence[Stage], hours: Mapping[str, 
         now, _, last = heapq.heappop(running)
         pool.end(last)
     return Schedule(now, _back(last, began_after), _unknown(stages, hours))
+
+
+def _whole_nodes(recipe: Recipe, request: Request, stage: Stage, gpus: int) -> Request:
+    """A run has whole nodes with so many GPUs, also the one that serves its completions."""
+    if stage.kind != "arms" or not recipe.resources.launched:
+        return request
+    nodes = nodes_of_run(recipe) if stage.module == "train.grpo" else recipe.resources.nodes
+    return request._replace(gpus=nodes * gpus)
 
 
 def with_endless_nodes(stages: Sequence[Stage], hours: Mapping[str, float | None]) -> Schedule:

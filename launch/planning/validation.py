@@ -1,7 +1,7 @@
 """`transfer validate`: everything a study reads, opened and rendered before anything is spent.
 
-It applies the corpus stage's own filters and the evaluation's own prompts, and collects every mistake. What is not on
-this machine is named as not checked; nothing is downloaded.
+It applies the corpus stage's own filters and the evaluation's own prompts, and collects every mistake. What is still to
+be fetched is named as missing, and what is therefore not checked; nothing is downloaded.
 """
 
 import json
@@ -36,7 +36,7 @@ from launch.planning.preflight import (
     unresolved_sentences,
     warnings,
 )
-from launch.planning.unusable import none_usable
+from launch.planning.unusable import first_unusable, many_without, none_usable
 from recipes.corpus_schema import DataFiles
 from recipes.errors import UserError, collected
 from recipes.schema import Recipe
@@ -66,9 +66,11 @@ class Validation:
     study: str
     mistakes: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
+    missing: list[str] = field(default_factory=list)
+    """What `transfer fetch` has still to bring, as in the plan; no mistake of the recipe."""
     not_checked: list[str] = field(default_factory=list)
     unresolved: set[tuple[str, str]] = field(default_factory=set)
-    """Kind and name of files that no lock pins; they are among the mistakes."""
+    """Kind and name of files that no lock pins; `missing` says so."""
     absent: dict[str, list[str]] = field(default_factory=dict)
     """Kind of files -> names of those that are pinned and not here."""
     corpus: dict[str, Any] | None = None
@@ -85,7 +87,7 @@ class Validation:
 def validate(recipe: Recipe, study_dir: Path) -> Validation:
     """Check a recipe and everything it reads. Trains, generates and downloads nothing."""
     validation = Validation(recipe.study, mistakes(recipe, counts=False), warnings(recipe))
-    validation.mistakes += unresolved_sentences(recipe)
+    validation.missing += unresolved_sentences(recipe)
     validation.unresolved = {(item.kind, item.name) for item in unresolved(recipe)}
     if recipe.unmatched == "refuse":
         validation.mistakes += [f"the arms are unmatched in {text}" for text in recipe_differences(recipe)]
@@ -262,6 +264,8 @@ def _demonstrations(
         answers = {identity: row.reference_answer for identity, row in identified}
         validation.mistakes.append(none_usable(rows, limit, answers, recipe.corpus.answer_form))
         return
+    validation.corpus["first_unusable"] = first_unusable(rows, limit, dict(identified), recipe.corpus.answer_form)
+    validation.warnings += many_without(rows)
     text = next(row.completion for row in rows if row.usable)
     end = "" if tokenizer is None else str(tokenizer.eos_token)
     validation.samples.append(Sample("one demonstration, after that prompt", text + end))

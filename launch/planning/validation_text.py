@@ -17,6 +17,7 @@ def as_json(validation: Validation) -> dict[str, Any]:
         "valid": not validation.mistakes,
         "mistakes": validation.mistakes,
         "warnings": validation.warnings,
+        "missing": validation.missing,
         "not_checked": validation.not_checked,
         "corpus": validation.corpus,
         "groups": validation.groups,
@@ -51,6 +52,8 @@ def _corpus_lines(validation: Validation) -> list[str]:
             f"  demonstrations: {corpus['demonstrations']:,}, of which {corpus['usable_demonstrations']:,} are correct "
             f"and fit, for {corpus['teacher_solvable']:,} problems"
         )
+        if first := corpus.get("first_unusable"):
+            lines.append(f"    {first}")
     return lines
 
 
@@ -107,9 +110,12 @@ def _shortened(text: str, limit: int) -> str:
 
 
 def _verdict(validation: Validation) -> list[str]:
-    lines = [f"not checked: {text}" for text in validation.not_checked]
+    lines = [f"missing: {text}" for text in validation.missing]
+    lines += [f"not checked: {text}" for text in validation.not_checked]
     lines += [f"warning: {text}" for text in validation.warnings]
     lines += [f"mistake: {text}" for text in validation.mistakes]
     count = len(validation.mistakes)
-    verdict = "is valid" if not count else f"has {count} mistake{'s' * (count > 1)}"
+    verdict = f"has {count} mistake{'s' * (count > 1)}" if count else "is valid"
+    if validation.missing and not count:
+        verdict = "has no mistakes as far as it could be checked; fetch what is missing and validate again"
     return [*lines, f"{validation.study} {verdict}"]

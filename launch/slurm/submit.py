@@ -11,7 +11,7 @@ import os
 import secrets
 import shutil
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,7 +19,7 @@ from pathlib import Path
 from launch.site_file import SiteSpec
 from launch.slurm.jobs import Job, make_jobs
 from launch.slurm.script import render
-from launch.tasks import Task
+from launch.tasks import Task, TaskKey
 from recipes.errors import UserError
 from recipes.files import locked, write_atomic, write_json
 
@@ -140,15 +140,18 @@ def active_ids(root: Path, jobs: Sequence[Submitted], queue: Queue) -> dict[tupl
     return active
 
 
-def plan_submission(root: Path, tasks: Sequence[Task], site: SiteSpec) -> list[tuple[Job, str]]:
-    """The jobs that would be submitted if nothing were done or queued, with their scripts. Does not query Slurm."""
-    jobs = make_jobs(tasks, {})
+def plan_submission(
+    root: Path, tasks: Sequence[Task], site: SiteSpec, active: Mapping[TaskKey, Sequence[str]]
+) -> list[tuple[Job, str]]:
+    """The jobs that would be submitted for tasks, with their scripts. `active`: ids of tasks that are queued."""
+    jobs = make_jobs(tasks, active)
     return [(job, render(job, site, f"{identity(root)}/TOKEN", _described(job, jobs))) for job in jobs]
 
 
 def _described(job: Job, jobs: Sequence[Job]) -> str:
     """A dependency with names of jobs instead of ids, for a dry run."""
     names = [f"afterok:<{jobs[needed.job].name}>" for needed in job.after]
+    names += [f"afterok:{identifier}" for identifier in job.running]
     names += [f"aftercorr:<{jobs[index].name}>" for index in job.corresponding]
     return ",".join(dict.fromkeys(names))
 

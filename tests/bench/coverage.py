@@ -117,23 +117,23 @@ def truth(scenario: Scenario) -> dict[str, float]:
 def intervals(scenario: Scenario, answers: list[Answers], seed: int) -> dict[str, Interval | None]:
     """Every interval of a study; None where an index is not identified."""
     seeds = scenario.seeds
-    columns = {"first": list(range(1, 1 + seeds)), "second": list(range(1 + seeds, 1 + 2 * seeds))}
+    columns = {"base": [0], "first": list(range(1, 1 + seeds)), "second": list(range(1 + seeds, 1 + 2 * seeds))}
     drawn: dict[str, ArmScores] = draw_scores(answers, columns, DRAWS, seed)
     first, second = drawn["first"], drawn["second"]
     groups = {MATH: GROUPS[MATH], "other_reasoning": GROUPS["other"]}
     others = weights_of(GROUPS["other"], 4)
     found: dict[str, Interval | None] = {
         "score": percentile_interval(first.arm_B[0], first.arm_DB[:, 0], 0.95),
-        "gain": linear_interval(first, weights_of([2], 4), 0.95),
-        "group gain": linear_interval(first, others, 0.95),
-        "contrast": contrast_interval(first, second, others, 0.95),
+        "gain": linear_interval(first, weights_of([2], 4)),
+        "group gain": linear_interval(first, others),
+        "contrast": contrast_interval(first, second, others),
     }
     for definition in ("points", "relative", "paper"):
-        found[definition] = index_with_interval(definition, first, groups, "other_reasoning", 0.95).interval
+        found[definition] = index_with_interval(definition, first, groups, "other_reasoning").interval
         found[f"difference of {definition}"] = index_difference(
-            definition, first, second, groups, "other_reasoning", 0.95
+            definition, first, second, groups, "other_reasoning"
         ).interval
-    p_value = gain_p_value(first, None, others)
+    p_value = gain_p_value(first, drawn["base"], others)
     found["test"] = Interval(0, 0, 0) if p_value >= 0.05 else Interval(0, 1, 1)
     return found
 

@@ -81,7 +81,7 @@ def answers_of(study: Study, chance_GM: np.ndarray, rng: np.random.Generator) ->
 def gate_gains(answers: list[Answers], model: int, draws: int, seed: int) -> dict[str, Interval]:
     """Group gains of one model as a report computes them."""
     scores = draw_scores(answers, {"arm": [model]}, draws, seed)["arm"]
-    return {item.group: group_gain(scores, [number], 0.95) for number, item in enumerate(answers)}
+    return {item.group: group_gain(scores, [number]) for number, item in enumerate(answers)}
 
 
 def simulate(study: Study, studies: int, draws: int, seed: int) -> Iterator[Outcome]:

@@ -360,7 +360,8 @@ def test_rescoring_says_what_changed_and_writes_beside_the_old(smoke_study, tmp_
     for text, message in (
         ("sum.robust=plain", "scoring 'robust' of sum is 'boxed'; give the new one another name"),
         ("sum.loose=best", "'best' is not a scoring rule"),
-        ("law.loose=plain", "must have the form BENCHMARK.NAME=RULE"),
+        ("law.loose=plain", "'law' is not a benchmark of the suite; there are sum, story"),
+        ("sum=plain", "must have the form BENCHMARK.NAME=RULE"),
     ):
         with pytest.raises(UserError, match=message):
             parse_rescorings(recipe, [text])

@@ -109,11 +109,17 @@ def test_fetch_pins_what_was_seen_and_the_build_needs_no_network(tmp_path, repos
     assert unresolved in before.stderr
     planned = run("plan", recipe)
     assert planned.returncode == 0
-    assert f"before it can run: {unresolved}" in planned.stdout
+    assert f"missing: {unresolved}" in planned.stdout
+    validated = run("validate", recipe)
+    assert validated.returncode == 0
+    assert f"missing: {unresolved}" in validated.stdout
+    assert validated.stdout.endswith(
+        "has no mistakes as far as it could be checked; fetch what is missing and validate again\n"
+    )
     with hub(repositories) as address:
         result = run("fetch", recipe, address=address)
     assert result.returncode == 0, result.stderr
-    assert "before it can run" not in run("plan", recipe).stdout
+    assert "missing: " not in run("plan", recipe).stdout
     files = repositories["datasets/org/squares"]["files"]
     assert lock_of(tmp_path)["sources"]["squares"] == {
         "dataset": "org/squares",

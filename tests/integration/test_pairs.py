@@ -100,7 +100,7 @@ def test_gate_of_a_finished_study_judges_its_stored_scores(smoke_study, transfer
     }
     wrong = transfer("gate", smoke_study, "gpro", "--max-drop", "1")
     assert (wrong.returncode, wrong.stderr.count("\n")) == (2, 1)
-    assert "has no arm gpro; it has off_policy_sft, on_policy_sft, grpo" in wrong.stderr
+    assert "has no arm gpro; did you mean grpo?" in wrong.stderr
     ignored = transfer("gate", smoke_study, "--suite", SMOKE, "--max-drop", "1")
     assert (ignored.returncode, ignored.stderr.count("\n")) == (2, 1)
     assert "--suite and --out need --base and --model" in ignored.stderr

@@ -10,8 +10,7 @@ import pytest
 
 from eval.report.build import training_curves
 from eval.report.examples import _response as shown_response
-from eval.report.markdown import render_summary
-from eval.report.page import draw_figures, render_page
+from eval.report.page import draw_figures, render_page, render_summary
 from eval.report.schema import Transfer
 from eval.report.verdict import cards, certainty, headline, method_of
 from eval.scorers.records import Response as StoredResponse

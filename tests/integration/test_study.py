@@ -158,8 +158,10 @@ BAD_INPUT = [
     (["run", str(SMOKE), "suite.benchmarks.0.name=summ"], "has no task file"),
     (["run", "recipes/corpora/math_train_file.yaml", "corpus.sources.0.path=/absent.jsonl"], "does not exist"),
     (["run", str(SMOKE), "arms.grpo.steps=2"], "are unmatched"),
-    (["run", str(SMOKE), "--until", "evall"], "neither a stage kind"),
+    (["run", str(SMOKE), "--until", "evall"], "is neither a kind of stage nor a stage"),
     (["check", str(SMOKE), "arms.grpo.problem_set=all"], None),
+    (["plan", str(SMOKE), "arms.grpo.problem_set=all"], None),
+    (["run", "--dry-run", str(SMOKE), "arms.grpo.problem_set=all"], None),
     (["report", str(SMOKE), "--out", "/absent"], "no finished report"),
     (["run", str(SMOKE), "--quick"], "unknown option --quick"),
     (["plan", str(SMOKE), "arms.grp.beta=0.1"], "arms.grp is not an arm of this recipe; did you mean arms.grpo?"),
@@ -179,6 +181,12 @@ def test_bad_input_is_a_sentence_and_status_2(arguments, message, transfer, tmp_
     else:
         assert message in result.stderr
     assert not out.exists()
+
+
+def test_plan_of_an_unmatched_study_that_may_run_succeeds(transfer, tmp_path):
+    result = transfer("plan", SMOKE, "arms.grpo.problem_set=all", "unmatched=stamp", "--out", tmp_path / "s")
+    assert result.returncode == 0
+    assert "UNMATCHED" in result.stdout
 
 
 def test_too_short_completions_are_refused_before_pretraining(transfer, tmp_path):

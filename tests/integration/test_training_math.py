@@ -219,7 +219,7 @@ def test_reward_and_books_of_one_batch_by_hand(tmp_path, levers, trained, contri
     books.ledger.close_step(1)
     (row,) = read_json_lines(tmp_path / "ledger.jsonl")
     assert row["presented"] == ["a", "b"]
-    assert row["contributed"] == contributed == books.ledger.contributed()
+    assert row["contributed"] == contributed == books.ledger.problems("contributed")
     read = 60 + 18
     assert {name: row[name] for name in COUNTERS} == {
         "exposures": 2,

@@ -135,4 +135,4 @@ def test_trainer_and_ledger_agree(base, smoke_study, tmp_path, group, arm, token
     assert ledger.totals["completions"] == len(group)
     assert ledger.totals["prompt_tokens"] == 7 * len(group)
     ledger.close_step(1)
-    assert ledger.contributed() == ([problem.problem_id] if tokens else [])
+    assert ledger.problems("contributed") == ([problem.problem_id] if tokens else [])

@@ -82,19 +82,17 @@ class ModelShape:
         return 2 * self.num_layers * self.num_kv_heads * self.head_dim * bytes_per_value
 
 
-def pocket_shape(spec: PocketModelSpec) -> ModelShape:
-    """The pocket model, for the upper bound of its vocabulary."""
-    return ModelShape(
-        vocab_size=spec.vocab_size,
-        hidden_size=spec.hidden_size,
-        intermediate_size=3 * spec.hidden_size,
-        num_layers=spec.num_layers,
-        num_heads=4,
-        num_kv_heads=2,
-        head_dim=max(16, spec.hidden_size // 4),
-        tied_embeddings=True,
-        head_norms=True,
-    )
+def pocket_config(spec: PocketModelSpec) -> dict[str, Any]:
+    """The pocket model as `config.json` has it, without its vocabulary."""
+    return {
+        "hidden_size": spec.hidden_size,
+        "intermediate_size": 3 * spec.hidden_size,
+        "num_hidden_layers": spec.num_layers,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "head_dim": max(16, spec.hidden_size // 4),
+        "tie_word_embeddings": True,
+    }
 
 
 KNOWN_SHAPES = {
@@ -138,7 +136,8 @@ def model_shape(recipe: Recipe) -> ModelShape | None:
     if model is None:
         return None
     if model.pocket is not None:
-        return pocket_shape(model.pocket)
+        largest = {"model_type": "qwen3", "vocab_size": model.pocket.vocab_size}
+        return shape_from_config(pocket_config(model.pocket) | largest)
     try:
         folder = locate_model(str(model.path), recipe.lock_of_model(model.path, model.revision), model.revision)
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))

@@ -8,7 +8,7 @@ from the row of its checkpoint.
 import json
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from recipes.errors import UserError
 from recipes.files import read_json_lines, write_json_lines
@@ -71,13 +71,9 @@ class Ledger:
         for name, count in counts.items():
             self.totals[name] += count
 
-    def contributed(self) -> list[str]:
-        """Ids of the problems that had a non-zero gradient in any finished step, sorted."""
-        return sorted({identity for row in read_json_lines(self.path) for identity in row["contributed"]})
-
-    def presented(self) -> list[str]:
-        """Ids of the problems that were presented in any finished step, sorted."""
-        return sorted({identity for row in read_json_lines(self.path) for identity in row["presented"]})
+    def problems(self, kind: Literal["presented", "contributed"]) -> list[str]:
+        """Ids of the problems that were presented, or had a non-zero gradient, in any finished step, sorted."""
+        return sorted({identity for row in read_json_lines(self.path) for identity in row[kind]})
 
     def close_step(self, step: int) -> None:
         """Write the row of a finished step."""

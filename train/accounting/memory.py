@@ -155,6 +155,8 @@ class SamplingMemory:
     """Of one copy of the model, which `tensor_parallel` GPUs hold."""
     sequences_at_once: int
     """Sequences of the expected length, with prompts of a quarter of their limit, that the cache holds."""
+    colocated: bool
+    """Whether it is on the GPUs that train; else it has GPUs of its own."""
     sequences_asked: int
     """What one copy of the model generates for a batch: vLLM's `max_num_seqs`."""
 
@@ -233,5 +235,13 @@ def sampling_memory(
         kv_cache=cache,
         cached_tokens=tokens,
         sequences_at_once=tokens // sequence_tokens(recipe, arm),
+        colocated=vllm.mode == "colocate",
         sequences_asked=sequences_of_copy(recipe, arm, server_gpus),
     )
+
+
+def size_text(value: float) -> str:
+    """Bytes in the unit that leaves one to three digits, or whole ones."""
+    if value >= 1e9:
+        return f"{value / 1e9:,.0f} GB" if value >= 1e10 else f"{value / 1e9:.1f} GB"
+    return f"{value / 1e6:,.0f} MB" if value >= 1e6 else f"{value / 1e3:,.0f} kB"

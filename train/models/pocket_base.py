@@ -7,10 +7,7 @@ eos `<|im_end|>` and pad `<|endoftext|>`, Qwen3 chat template, generation_config
 """
 
 from pathlib import Path
-from typing import Any
 
-import torch
-from torch.utils.data import Dataset
 from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM, Trainer, TrainingArguments
 
 from data.corpus.demonstrations import check_scripted_demonstrations
@@ -22,6 +19,7 @@ from recipes.files import hash_files
 from recipes.manifest import finish_stage
 from recipes.schema import PocketModelSpec, Recipe
 from recipes.training_schema import PromptSpec
+from train.accounting.cost import pocket_config
 from train.models.directory import model_files
 from train.runtime.checkpoints import CheckpointMarker, keep_complete_checkpoints, remove_checkpoints
 from train.runtime.recorder import RunRecorder
@@ -33,15 +31,9 @@ _IGNORE = -100
 def build_model(spec: PocketModelSpec, tokenizer: PreTrainedTokenizerFast) -> Qwen3ForCausalLM:
     """The untrained model; its weights follow from the global torch seed."""
     config = Qwen3Config(
+        **pocket_config(spec),
         vocab_size=len(tokenizer),
-        hidden_size=spec.hidden_size,
-        intermediate_size=3 * spec.hidden_size,
-        num_hidden_layers=spec.num_layers,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        head_dim=max(16, spec.hidden_size // 4),
         max_position_embeddings=1024,
-        tie_word_embeddings=True,
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
     )
@@ -51,45 +43,27 @@ def build_model(spec: PocketModelSpec, tokenizer: PreTrainedTokenizerFast) -> Qw
     return model
 
 
-class PackedDocuments(Dataset[dict[str, torch.Tensor]]):
+def packed_rows(
+    documents: list[tuple[str, str]], tokenizer: PreTrainedTokenizerFast, prompt: PromptSpec
+) -> list[dict[str, list[int]]]:
     """Rows of `ROW_TOKENS` tokens; each holds as many whole documents as fit, in order."""
-
-    def __init__(
-        self, documents: list[tuple[str, str]], tokenizer: PreTrainedTokenizerFast, prompt: PromptSpec
-    ) -> None:
-        prompts = tokenizer([render_prompt(tokenizer, p, prompt) for p, _ in documents])["input_ids"]
-        answers = tokenizer([completion + EOS_TOKEN for _, completion in documents])["input_ids"]
-        self.pad_token_id = tokenizer.pad_token_id
-        self.rows: list[list[tuple[list[int], list[int]]]] = [[]]
-        used = 0
-        for document in zip(prompts, answers, strict=True):
-            length = len(document[0]) + len(document[1])
-            if length > ROW_TOKENS:
-                raise ValueError(f"a document of {length} tokens does not fit a row of {ROW_TOKENS}")
-            if used + length > ROW_TOKENS:
-                self.rows.append([])
-                used = 0
-            self.rows[-1].append(document)
-            used += length
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
-        input_ids: list[int] = []
-        labels: list[int] = []
-        position_ids: list[int] = []
-        for prompt_ids, answer_ids in self.rows[index]:
-            input_ids += prompt_ids + answer_ids
-            labels += prompt_ids + answer_ids
-            position_ids += range(len(prompt_ids) + len(answer_ids))
-        padding = ROW_TOKENS - len(input_ids)
-        return {
-            "input_ids": torch.tensor(input_ids + [self.pad_token_id] * padding),
-            "labels": torch.tensor(labels + [_IGNORE] * padding),
-            # The padding is a document of its own: position 0 again and again.
-            "position_ids": torch.tensor(position_ids + [0] * padding),
-        }
+    prompts = tokenizer([render_prompt(tokenizer, p, prompt) for p, _ in documents])["input_ids"]
+    answers = tokenizer([completion + EOS_TOKEN for _, completion in documents])["input_ids"]
+    rows: list[dict[str, list[int]]] = []
+    for prompt_ids, answer_ids in zip(prompts, answers, strict=True):
+        ids = prompt_ids + answer_ids
+        if len(ids) > ROW_TOKENS:
+            raise ValueError(f"a document of {len(ids)} tokens does not fit a row of {ROW_TOKENS}")
+        if not rows or len(rows[-1]["input_ids"]) + len(ids) > ROW_TOKENS:
+            rows.append({"input_ids": [], "position_ids": []})
+        rows[-1]["input_ids"] += ids
+        rows[-1]["position_ids"] += range(len(ids))
+    for row in rows:
+        padding = ROW_TOKENS - len(row["input_ids"])
+        row["labels"] = row["input_ids"] + [_IGNORE] * padding
+        row["input_ids"] += [tokenizer.pad_token_id] * padding
+        row["position_ids"] += [0] * padding  # the padding is a document of its own: position 0 again and again
+    return rows
 
 
 def run(recipe: Recipe, study_dir: Path, stage_dir: Path, resume: bool) -> None:
@@ -101,14 +75,14 @@ def run(recipe: Recipe, study_dir: Path, stage_dir: Path, resume: bool) -> None:
     documents = list(pretraining_documents(spec.seed, spec.documents))
     tokenizer = build_tokenizer(documents[:TOKENIZER_DOCUMENTS], spec.vocab_size)
     check_scripted_demonstrations(recipe, tokenizer)  # now, not after the minutes of pre-training
-    dataset = PackedDocuments(documents, tokenizer, PromptSpec())
+    rows = packed_rows(documents, tokenizer, PromptSpec())
 
     # Model
     seed_everything(spec.seed)
     model = build_model(spec, tokenizer)
 
     # Training: one pass over the rows in order.
-    steps = len(dataset) // spec.batch_size
+    steps = len(rows) // spec.batch_size
     checkpoint = keep_complete_checkpoints(stage_dir) if resume else None
     recorder = RunRecorder(stage_dir, steps, resumed_step=checkpoint.step if checkpoint else 0)
     trainer = Trainer(
@@ -133,7 +107,7 @@ def run(recipe: Recipe, study_dir: Path, stage_dir: Path, resume: bool) -> None:
             use_cpu=on_cpu(),
             dataloader_pin_memory=False,
         ),
-        train_dataset=dataset,
+        train_dataset=rows,
         callbacks=[recorder, CheckpointMarker()],
     )
     trainer.train(resume_from_checkpoint=str(checkpoint.path) if checkpoint else None)
@@ -141,7 +115,7 @@ def run(recipe: Recipe, study_dir: Path, stage_dir: Path, resume: bool) -> None:
     # Prepared base
     model.save_pretrained(stage_dir)
     tokenizer.save_pretrained(stage_dir)
-    facts: dict[str, Any] = {
+    facts = {
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "vocabulary": len(tokenizer),
         "documents": len(documents),

@@ -7,6 +7,7 @@ copied as files and never loaded, so preparing needs no memory for the model.
 """
 
 import json
+import math
 import os
 import shutil
 from pathlib import Path
@@ -69,8 +70,10 @@ def run(recipe: Recipe, study_dir: Path, stage_dir: Path, resume: bool, arm: str
     for count, path in enumerate(weights, start=1):
         _copy(path, stage_dir / path.name)
         progress.update(count, path.name)
-    facts = {"parameters": parameters, "source": str(spec.path), "revision": spec.revision}
-    facts |= {
+    facts = {
+        "parameters": parameters,
+        "source": str(spec.path),
+        "revision": spec.revision,
         "eos_token": tokenizer.eos_token,
         "pad_token": tokenizer.pad_token,
         "own_tokens": own_tokens(source),
@@ -134,11 +137,7 @@ def parameters_of_checkpoint(directory: Path) -> int:
     for path in paths:
         try:
             with safe_open(path, "np") as file:
-                for key in file.keys():  # noqa: SIM118 - not a mapping
-                    size = 1
-                    for length in file.get_slice(key).get_shape():
-                        size *= length
-                    total += size
+                total += sum(math.prod(file.get_slice(key).get_shape()) for key in file.keys())  # noqa: SIM118
         except (OSError, SafetensorError) as error:
             raise UserError(f"{path} cannot be read ({str(error).splitlines()[0]}); fetch or copy it again") from None
     return total
