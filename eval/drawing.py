@@ -2,10 +2,11 @@
 
 import io
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import wraps
 from math import ceil
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, ParamSpec, TypeVar
 
 import matplotlib
 
@@ -20,8 +21,7 @@ PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8
 INK, GRID = "#1c2230", "#e3e6ea"
 BASE_COLOUR = "#8a8f98"
 _LOG_FLOOR = 1e-6  # where 0 is drawn on a log axis
-LARGE = {"font.size": 11}  # for `plt.rc_context`: figures that are shown smaller than the others
-plt.rcParams |= {
+_STYLE = {
     "font.size": 10,
     "font.family": "sans-serif",
     "axes.spines.top": False,
@@ -37,6 +37,20 @@ plt.rcParams |= {
     "svg.fonttype": "none",
     "svg.hashsalt": "transfer",
 }
+_P = ParamSpec("_P")
+_R = TypeVar("_R")
+LARGE = {"font.size": 11}  # for `plt.rc_context`: figures that are shown smaller than the others
+
+
+def styled(draw: Callable[_P, _R]) -> Callable[_P, _R]:
+    """Decorator of a function that draws: it uses the style of the reports, and leaves matplotlib's own as it was."""
+
+    @wraps(draw)
+    def drawn(*args: _P.args, **kwargs: _P.kwargs) -> _R:
+        with plt.rc_context(_STYLE):
+            return draw(*args, **kwargs)
+
+    return drawn
 
 
 _WRITTEN = {word.lower(): word for word in ("SFT", "GRPO", "DPO", "PPO", "RL", "KL", "FLOPs", "GPU", "IFEval", "GPQA")}
@@ -138,6 +152,7 @@ def to_drawing(figure: Any) -> Drawing:
     return Drawing(svg, buffer.getvalue())
 
 
+@styled
 def forest(
     cells: Mapping[str, Mapping[str, tuple[Any, str]]], groups: Sequence[str], title: str, log: bool = False
 ) -> Drawing:

@@ -3,7 +3,7 @@
 import numpy as np
 from matplotlib import pyplot as plt
 
-from eval.drawing import INK, Drawing, colour_of, error_bars, label, legend, to_drawing
+from eval.drawing import INK, Drawing, colour_of, error_bars, label, legend, styled, to_drawing
 from eval.forgetting.curves import AXES
 from eval.forgetting.schema import Trajectory
 
@@ -22,6 +22,7 @@ def axes_of(trajectory: Trajectory, trained: str) -> list[str]:
     return shared if alone else [GAIN_AXIS, *shared]
 
 
+@styled
 def forgetting_figure(trajectory: Trajectory, axis_name: str, trained: str) -> Drawing:
     """Gains of every checkpoint along an axis, one panel for each group of benchmarks, a line for each arm."""
     groups = [group for group in trajectory.groups if not (axis_name == GAIN_AXIS and group == trained)]
@@ -45,6 +46,7 @@ def forgetting_figure(trajectory: Trajectory, axis_name: str, trained: str) -> D
     return to_drawing(figure)
 
 
+@styled
 def razor_figure(trajectory: Trajectory, trained: str) -> Drawing:
     """Forgetting of every checkpoint against KL(base || model) on the training task, with the common quadratic."""
     fit = trajectory.razor

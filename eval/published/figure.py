@@ -4,11 +4,12 @@ from typing import Any
 
 from matplotlib import pyplot as plt
 
-from eval.drawing import PALETTE, to_svg
+from eval.drawing import PALETTE, styled, to_svg
 
 _MARKS = {"SFT": "o", "RL": "^"}
 
 
+@styled
 def audit_figure(rows: list[dict[str, Any]]) -> str:
     """TI of other reasoning against TI of non-reasoning as SVG text.
 

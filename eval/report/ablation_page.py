@@ -7,7 +7,7 @@ from typing import Any
 from markupsafe import Markup
 from matplotlib import pyplot as plt
 
-from eval.drawing import GRID, INK, LARGE, Drawing, colour_of, error_bars, label, tick_text, to_drawing
+from eval.drawing import GRID, INK, LARGE, Drawing, colour_of, error_bars, label, styled, tick_text, to_drawing
 from eval.report.ablation_verdict import Conclusion, Missing, setting_text, value_text
 from eval.report.page import page_templates
 from eval.report.response_curves import CurvePoint, ResponseCurves, curve_figure, is_number
@@ -18,6 +18,7 @@ _ABREAST = 3
 """Methods up to this number are drawn one below the other, more of them in two columns."""
 
 
+@styled
 def conclusion_figure(curves: ResponseCurves, conclusion: Conclusion) -> Drawing:
     """A panel for each arm: gain in the trained group and worst other group at every point, the chosen one shaded."""
     rows = _in_order(curves)

@@ -6,13 +6,26 @@ from typing import Any
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 
-from eval.drawing import BASE_COLOUR, INK, LARGE, Drawing, colour_of, error_bars, forest, label, legend, to_drawing
+from eval.drawing import (
+    BASE_COLOUR,
+    INK,
+    LARGE,
+    Drawing,
+    colour_of,
+    error_bars,
+    forest,
+    label,
+    legend,
+    styled,
+    to_drawing,
+)
 from eval.report.schema import Transfer
 from eval.report.wording import index_text
 from eval.statistics.decisions import worst_group
 from eval.statistics.values import Estimate
 
 
+@styled
 def scores_figure(transfer: Transfer) -> Drawing:
     """Scores of base and arms with intervals, one panel per group."""
     arms = list(transfer.arms)
@@ -43,6 +56,7 @@ def scores_figure(transfer: Transfer) -> Drawing:
     return to_drawing(figure)
 
 
+@styled
 def tradeoff_figure(transfer: Transfer) -> Drawing:
     """Every arm's gain in the trained group against the other group that may have lost most, with intervals."""
     trained = transfer.trained_group
@@ -92,6 +106,7 @@ def index_figure(transfer: Transfer) -> Drawing:
     return forest(cells, groups, f"transfer index (% of the gain on {label(trained)})")
 
 
+@styled
 def training_figure(curves: dict[str, list[list[dict[str, Any]]]]) -> Drawing:
     """Training curves: reward of the sampling arms, loss of the arms that read demonstrations."""
     figure, axes = plt.subplots(1, 2, figsize=(11.5, 3.2))

@@ -13,7 +13,7 @@ from typing import Any
 from markupsafe import Markup
 from matplotlib import pyplot as plt
 
-from eval.drawing import BASE_COLOUR, LARGE, Drawing, colour_of, label, legend, ringed_line, to_drawing
+from eval.drawing import BASE_COLOUR, LARGE, Drawing, colour_of, label, legend, ringed_line, styled, to_drawing
 from eval.report.ablation_verdict import (
     Conclusion,
     Missing,
@@ -216,6 +216,7 @@ def rates_text(choice: RateChoice) -> str:
     return "\n".join([*lines, "", conclusion_text(choice.conclusion)])
 
 
+@styled
 def rates_figure(choice: RateChoice) -> Drawing:
     """Accuracy with standard errors against the learning rate, a line for each arm, the chosen points ringed."""
     low, high = choice.rates[0], choice.rates[-1]

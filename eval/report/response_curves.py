@@ -10,7 +10,7 @@ from typing import Any
 from matplotlib import pyplot as plt
 from pydantic import TypeAdapter
 
-from eval.drawing import INK, Drawing, colour_of, error_bars, label, legend, ringed_line, tick_text, to_drawing
+from eval.drawing import INK, Drawing, colour_of, error_bars, label, legend, ringed_line, styled, tick_text, to_drawing
 from eval.report.schema import Budget, Transfer
 from eval.report.wording import points as points_text
 from eval.statistics.decisions import gained
@@ -216,6 +216,7 @@ def is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
+@styled
 def curve_figure(curves: ResponseCurves, index: int) -> Drawing:
     """One curve: a panel for each group of benchmarks, a line for each arm, matched points ringed."""
     curve = curves.curves[index]

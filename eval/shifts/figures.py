@@ -4,7 +4,7 @@ from typing import Any
 
 from matplotlib import pyplot as plt
 
-from eval.drawing import INK, Drawing, colour_of, forest, label, legend, to_drawing
+from eval.drawing import INK, Drawing, colour_of, forest, label, legend, styled, to_drawing
 from eval.shifts.schema import Shifts
 from eval.statistics.values import Estimate
 
@@ -18,6 +18,7 @@ _LAYERS = (("pca_shift", "PCA shift (base's spread)"), ("cka", "linear CKA"))
 _WORDS = 12
 
 
+@styled
 def layers_figure(shifts: Shifts) -> Drawing:
     """Representation shift by level: a row for each of two measures, a column for each group of prompts."""
     groups = list(next(iter(shifts.arms.values())).layers)
@@ -56,6 +57,7 @@ def kl_figure(shifts: Shifts) -> Drawing:
     return forest(cells, groups, "KL(model || base) on its own samples (nats a token)", log=True)
 
 
+@styled
 def histograms_figure(shifts: Shifts) -> Drawing:
     """How the KL and the base's rank are distributed over the tokens that each arm samples itself."""
     arms = shifts.arms
@@ -92,6 +94,7 @@ def _bins(edges: list[float], form: str, whole: bool = False) -> list[str]:
     return names
 
 
+@styled
 def words_figure(shifts: Shifts) -> Drawing:
     """The tokens that each arm shifts most often, by kind, on one axis."""
     arms = shifts.arms

@@ -330,6 +330,6 @@ def _peak_text(arm: ArmPlan) -> str:
     if not sampling.sleep:
         peak, what, own = memory.total + engine, "while training", memory.total
     elif memory.total > peak:
-        return f"; at the peak, while training, the total of {memory.total / 1e9:.2f}"
+        return f"; at the peak, while training, the total of {size_text(memory.total)}"
     kept = "weights, gradients and optimizer" if sampling.sleep else "the total"
-    return f"; at the peak, {what}, {peak / 1e9:.2f}: {kept} {own / 1e9:.2f} and vLLM {engine / 1e9:.2f}"
+    return f"; at the peak, {what}, {size_text(peak)}: {kept} {size_text(own)} and vLLM {size_text(engine)}"
