@@ -68,8 +68,9 @@ def test_names_are_text_and_nothing_else():
 
 
 def test_a_figure_has_the_style_of_the_reports_and_leaves_that_of_matplotlib():
-    before = dict(plt.rcParams)
-    cells = {"grpo": {"math": (Estimate(estimate=1.0, low=0.0, high=2.0), "")}}
-    drawing = forest(cells, ["math"], "gain")
-    assert dict(plt.rcParams) == before
+    with plt.rc_context():
+        plt.rcdefaults()
+        before = dict(plt.rcParams)
+        drawing = forest({"grpo": {"math": (Estimate(estimate=1.0, low=0.0, high=2.0), "")}}, ["math"], "gain")
+        assert dict(plt.rcParams) == before
     assert "<text" in drawing.svg  # svg.fonttype none: matplotlib's own style draws letters as paths

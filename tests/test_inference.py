@@ -13,7 +13,7 @@ from eval.report.decisions import compare_with_published, default_rows, format_c
 from eval.report.power import Spread, detectable
 from eval.report.results import outcome_change
 from eval.responses.readings import pass_at_k
-from eval.statistics.bootstrap import Answers, draw_scores
+from eval.statistics.bootstrap import Answers, ArmScores, draw_scores
 from eval.statistics.inference import contrast_interval, gain_p_value, holm, linear_interval, weights_of
 from eval.statistics.transfer_index import MATH
 from launch.commands.main import main
@@ -46,6 +46,24 @@ def test_interval_of_a_gain_is_that_of_the_paired_differences():
     assert linear_interval(same["base"], weights_of([0], 1)) == (0, 0, 0)  # the base itself
     interval = linear_interval(same["arm"], weights_of([0], 1))  # another model that answers alike
     assert (interval.low, interval.high) == pytest.approx((-0.49, 0.49), abs=0.1)
+
+
+def test_p_value_of_a_difference_has_the_seeds_of_both_arms_by_hand():
+    def arm(score, drawn, seed_variance, seeds):
+        columns = np.array([[value] for value in drawn])
+        base = np.full((2, 1), 40.0)
+        return ArmScores(
+            np.array([40.0]), np.array([score]), base, columns, columns, np.array([[seed_variance]]), seeds,
+            np.array([1001]),
+        )  # fmt: skip
+
+    first, second = arm(60.0, (61.0, 59.0), 2.0, 2), arm(50.0, (50.0, 50.0), 4.0, 3)
+    # Differences of 11 and 9 vary by 2, which is widened for Student's tails; the seeds' means vary by 2 and 4.
+    questions = 2 / (stats.t.ppf(0.975, 1000) / stats.norm.ppf(0.975)) ** 2
+    variance = questions + 2 + 4
+    freedom = variance**2 / (questions**2 / 1000 + 2**2 / 1 + 4**2 / 2)
+    expected = 2 * stats.t.sf(10 / variance**0.5, freedom)
+    assert gain_p_value(first, second, weights_of([0], 1)) == pytest.approx(expected, rel=1e-6)
 
 
 def test_p_value_of_a_single_model_is_the_paired_t_test():
