@@ -34,7 +34,7 @@ class FlashAttention(NamedTuple):
 
 
 _KERNEL_3 = "kernels-community/vllm-flash-attn3"
-# As transformers 5.17 has them; tests/test_attention.py compares.
+# As transformers 5.17 has them; tests/train/test_attention.py compares.
 FLASH = {
     "flash_attention_2": FlashAttention("flash_attn", "flash-attn", (2, 3, 3), "kernels-community/flash-attn2", 3),
     "flash_attention_3": FlashAttention("flash_attn_interface", "flash-attn-3", (0,), _KERNEL_3, 1),

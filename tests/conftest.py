@@ -13,10 +13,9 @@ import pytest
 
 from launch.commands.main import main
 from launch.execution.processes import die_with_parent
-from tests.forked_command import ForkedCommand, read_on_import
+from tests.paths import ROOT
+from tests.support.forked_command import ForkedCommand, read_on_import
 
-ROOT = Path(__file__).resolve().parent.parent
-SMOKE = ROOT / "recipes" / "pocket" / "smoke.yaml"
 ANALYSED = (
     "train.snapshots=3",
     "probe={problems: 8, batch_size: 8}",
@@ -45,7 +44,7 @@ def pytest_collection_finish(session: pytest.Session) -> None:
     wanted = {name for item in session.items for name in getattr(item, "fixturenames", ()) if name in _STUDIES}
     if wanted:
         factory = session.config._tmp_path_factory
-        command = [sys.executable, "-m", "tests.finished_studies", str(_shared(factory)), *wanted]
+        command = [sys.executable, "-m", "tests.support.finished_studies", str(_shared(factory)), *wanted]
         session.config.stash[_BUILDER] = subprocess.Popen(command, cwd=ROOT, preexec_fn=die_with_parent)
 
 
@@ -67,7 +66,7 @@ def _shared(factory: pytest.TempPathFactory) -> Path:
 
 
 def _copy_when_made(factory: pytest.TempPathFactory, name: str) -> Path:
-    """A copy, for this test process, of a study that is made in the background (see `tests/finished_studies.py`)."""
+    """A copy, for this test process, of a study made in the background (`tests/support/finished_studies.py`)."""
     result = _shared(factory) / f"{name}.json"
     deadline = time.monotonic() + _MADE_WITHIN_SECONDS
     while not result.exists():

@@ -18,12 +18,13 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
+from tests.browser import open_browser
+
 from eval.report.build import training_curves
 from eval.report.examples import MAX_CHARACTERS
 from eval.report.page import draw_figures, render_page
 from eval.report.schema import Transfer, read_transfer
 from recipes.loading import load_study
-from tests.browser import open_browser
 
 ARMS, PER_GROUP, LEVELS, CHECKPOINTS = 4, 4, 41, 9
 

@@ -11,7 +11,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.forked_command import run_fresh
+from tests.paths import SMOKE
+from tests.support.forked_command import run_fresh
 
 ENVIRONMENT = {
     "TORCH_COMPILE_DISABLE": "1",
@@ -25,8 +26,6 @@ ENVIRONMENT = {
 for _name, _value in ENVIRONMENT.items():
     os.environ.setdefault(_name, _value)
 
-ROOT = Path(__file__).resolve().parent.parent.parent
-SMOKE = ROOT / "recipes" / "pocket" / "smoke.yaml"
 # vLLM's attention on a CPU takes head_dim 32 and more, which the smoke study's hidden size 64 does not give.
 POCKET = ("model.pocket={hidden_size: 128, num_layers: 2, documents: 6000, learning_rate: 6.0e-3}",)
 

@@ -15,7 +15,7 @@ from recipes.loading import load_recipe, load_study
 from recipes.manifest import read_manifest
 from recipes.schema import Recipe
 from recipes.suite_schema import BenchmarkSpec
-from tests.engines.conftest import SMOKE
+from tests.paths import SMOKE
 
 # Two logits of one model in float32, computed by two libraries, may change places if they are closer than this.
 TIE = 1e-3

@@ -14,8 +14,9 @@ import pytest
 from recipes.files import read_json_lines
 from recipes.loading import load_recipe
 from recipes.manifest import read_manifest, start_stage
-from tests.engines.conftest import POCKET, ROOT, SMOKE
-from tests.forked_command import run_fresh
+from tests.engines.conftest import POCKET
+from tests.paths import ROOT, SMOKE
+from tests.support.forked_command import run_fresh
 
 pytestmark = pytest.mark.engines
 

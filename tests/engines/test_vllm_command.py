@@ -11,8 +11,8 @@ import psutil
 import pytest
 
 from recipes.manifest import read_manifest
-from tests.engines.conftest import ROOT, SMOKE
 from tests.engines.outputs import stored_responses
+from tests.paths import ROOT, SMOKE
 
 pytestmark = pytest.mark.engines
 

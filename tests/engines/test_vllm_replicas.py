@@ -11,8 +11,8 @@ from collections import Counter
 import psutil
 import pytest
 
-from tests.engines.conftest import ROOT, SMOKE
 from tests.engines.outputs import stored_responses
+from tests.paths import ROOT, SMOKE
 
 pytestmark = pytest.mark.engines
 

@@ -18,8 +18,8 @@ from eval.scorers.rules import score_rows
 from recipes.corpus_schema import SamplerSpec
 from recipes.errors import UserError
 from recipes.training_schema import PromptSpec
-from tests.engines.conftest import ROOT, SMOKE
 from tests.engines.outputs import HF, assert_equal_up_to_ties, generate, pocket_questions, recipe_for
+from tests.paths import ROOT, SMOKE
 
 pytestmark = pytest.mark.engines
 

@@ -11,8 +11,9 @@ from data.language_model import load_model
 from data.prompts.prompt import load_tokenizer
 from recipes.loading import load_study
 from recipes.manifest import read_manifest
-from tests.integration.test_deepspeed import SMOKE, final, study_of, weights
-from tests.trainers import gradient_of, grpo_trainer, replace, sft_trainer
+from tests.integration.test_deepspeed import final, study_of, weights
+from tests.paths import SMOKE
+from tests.support.trainers import gradient_of, grpo_trainer, replace, sft_trainer
 from train.accounting.cost import shape_from_config
 from train.accounting.memory import training_memory
 from train.arms import resolve_arm

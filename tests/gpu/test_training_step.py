@@ -10,7 +10,7 @@ from data.language_model import load_model
 from data.prompts.prompt import load_tokenizer, render_prompt
 from recipes.loading import load_study
 from recipes.training_schema import PromptSpec
-from tests.trainers import grpo_trainer, replace, sft_trainer
+from tests.support.trainers import grpo_trainer, replace, sft_trainer
 from train import grpo, sft
 from train.arms import resolve_arm
 

@@ -2,7 +2,6 @@
 
 import copy
 import json
-from pathlib import Path
 
 import pytest
 import torch
@@ -19,14 +18,14 @@ from recipes.files import read_json_lines
 from recipes.loading import load_recipe
 from recipes.manifest import read_manifest, start_stage
 from recipes.training_schema import PromptSpec
-from tests.trainers import gradient_of, grpo_trainer, replace, sft_trainer
+from tests.paths import RECIPES
+from tests.support.trainers import gradient_of, grpo_trainer, replace, sft_trainer
 from train import grpo, sft
 from train.accounting.ledger import Ledger
 from train.arms import resolve_arm
 from train.rewards import reward_of
 from train.rollouts import PolicyRollouts, TeacherRollouts
 
-RECIPES = Path(__file__).resolve().parent.parent.parent / "recipes" / "pocket"
 GROUP = 4
 DECODING = {"max_new_tokens": 24, "temperature": 1.0, "top_p": 1.0, "top_k": 0}
 
@@ -43,7 +42,7 @@ def problems(smoke_study):
 
 def settings_for(arm, **changes):
     """Settings of an ablation arm at the smoke size: two problems of four completions, one update, no clipping."""
-    recipe = load_recipe(RECIPES / "ablation.yaml", ["train.max_grad_norm=1.0e+9"])
+    recipe = load_recipe(RECIPES / "pocket" / "ablation.yaml", ["train.max_grad_norm=1.0e+9"])
     small = {"steps": 1, "problems_per_step": 2, "completions_per_problem": GROUP, "micro_batch_size": 2 * GROUP}
     return replace(resolve_arm(recipe, arm), **(small | {"schedule": "constant", "warmup_steps": 0} | changes))
 
@@ -339,7 +338,7 @@ def test_sft_is_plain_trl_step_for_step(base, problems, smoke_study, tmp_path):
     assert_same([trained(trainer, tmp_path) for trainer in (ours, plain)], model)
 
 
-ARMS = list(load_recipe(RECIPES / "ablation.yaml").arms)
+ARMS = list(load_recipe(RECIPES / "pocket" / "ablation.yaml").arms)
 FAST = [
     "train.steps=4",
     "train.problems_per_step=4",
@@ -354,7 +353,7 @@ def ablation(smoke_study, tmp_path_factory):
     study = tmp_path_factory.mktemp("ablation")
     for name in ("base", "corpus"):
         (study / name).symlink_to(smoke_study / name)
-    return study, load_recipe(RECIPES / "ablation.yaml", FAST)
+    return study, load_recipe(RECIPES / "pocket" / "ablation.yaml", FAST)
 
 
 @pytest.mark.parametrize("arm", ARMS)
@@ -382,7 +381,7 @@ def test_every_arm_of_the_ablation_trains(ablation, smoke_study, arm):
 
 
 def test_arm_that_starts_from_another_needs_it_first():
-    recipe = load_recipe(RECIPES / "ablation.yaml")
+    recipe = load_recipe(RECIPES / "pocket" / "ablation.yaml")
     stages = {stage.name: stage for stage in build_stages(recipe)}
     assert stages["arms/sft_then_grpo/seed-0"].needs == ("base", "corpus", "arms/off_policy_sft/seed-0")
     assert json.dumps(recipe.dump())

@@ -16,8 +16,8 @@ from data.sampling.store import SampleStore
 from launch.stages import build_stages
 from recipes.loading import load_recipe
 from recipes.manifest import read_manifest, start_stage
+from tests.paths import SMOKE
 
-SMOKE = Path(__file__).resolve().parent.parent.parent / "recipes" / "pocket" / "smoke.yaml"
 SAMPLER = "{kind: transformers, model: base, samples_per_problem: 4, temperature: 1.0, top_p: 1.0, concurrency: 16}"
 
 

@@ -15,7 +15,7 @@ from eval.questions.build import load_questions
 from eval.responses.harness import render, require_lengths
 from launch.pairs import evaluation_recipe
 from recipes.errors import UserError
-from tests.template_shapes import SHAPES
+from tests.support.template_shapes import SHAPES
 
 LLAMA_PROMPT = (
     "<|start_header_id|>user<|end_header_id|>\n\nWhat is 1 + 1?\n\n\n<|eot_id|><|start_header_id|>assistant"

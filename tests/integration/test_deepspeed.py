@@ -17,9 +17,8 @@ from safetensors.torch import load_file
 from recipes.files import read_json_lines
 from recipes.loading import load_recipe, load_study
 from recipes.manifest import read_manifest
+from tests.paths import ROOT, SMOKE
 
-ROOT = Path(__file__).resolve().parent.parent.parent
-SMOKE = ROOT / "recipes" / "pocket" / "smoke.yaml"
 OFF_POLICY_RL = "arms.off_policy_rl={sampling: teacher, credit: advantage, negatives: true}"
 ROUNDS = "arms.rounds={sampling: round, credit: uniform, round_steps: 2}"
 SHARED = "arms.shared={sampling: current, credit: advantage, negatives: true, updates_per_batch: 2, beta: 0.1}"

@@ -29,7 +29,8 @@ from recipes.errors import UserError
 from recipes.files import hash_files
 from recipes.loading import load_study
 from recipes.manifest import MANIFEST, read_manifest
-from tests.conftest import ANALYSED, SMOKE
+from tests.conftest import ANALYSED
+from tests.paths import SMOKE
 from train.drift import divergence
 
 GRPO = "grpo-seed0-final"

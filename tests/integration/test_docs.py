@@ -17,8 +17,9 @@ import pytest
 
 from launch.commands.main import build_parser
 from recipes.loading import load_recipe
-from tests.integration.test_deepspeed import ROOT, study_of
-from tests.slurm_cluster import SlurmCluster, why_not
+from tests.integration.test_deepspeed import study_of
+from tests.paths import ROOT
+from tests.support.slurm_cluster import SlurmCluster, why_not
 
 # The quick start first: other pages go on with what it has run.
 PAGES = sorted(

@@ -4,8 +4,8 @@ import time
 
 import pytest
 
-from tests.browser import BROWSER, open_browser
-from tests.integration.test_deepspeed import ROOT
+from tests.paths import ROOT
+from tests.support.browser import BROWSER, open_browser
 
 SITE = ROOT / "site" / "index.html"
 QUERY = """(() => {

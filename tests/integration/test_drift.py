@@ -13,7 +13,7 @@ from eval.forgetting.rounding import near_rounding
 from recipes.loading import load_recipe
 from recipes.manifest import read_manifest, start_stage
 from recipes.schema import ModelSpec
-from tests.conftest import SMOKE
+from tests.paths import SMOKE
 from train.drift import _CHUNK, divergence, rounding_divergence, run
 
 PROBED = ["probe={problems: 8, batch_size: 4}", "train.snapshots=3", "train.schedule=constant"]

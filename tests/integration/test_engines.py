@@ -2,7 +2,6 @@
 
 import json
 from collections import Counter
-from pathlib import Path
 
 import pytest
 
@@ -17,9 +16,9 @@ from eval.responses.units import open_units
 from recipes.loading import load_recipe
 from recipes.manifest import start_stage
 from recipes.training_schema import PromptSpec
-from tests.servers import completions
+from tests.paths import SMOKE
+from tests.support.servers import completions
 
-SMOKE = Path(__file__).resolve().parent.parent.parent / "recipes" / "pocket" / "smoke.yaml"
 BENCHMARKS = "suite.benchmarks=[{name: sum, group: math, scorings: {robust: boxed}}]"
 
 

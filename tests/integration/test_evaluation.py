@@ -8,7 +8,6 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -34,9 +33,8 @@ from recipes.errors import UserError
 from recipes.files import write_json
 from recipes.loading import load_recipe, load_study
 from recipes.manifest import finish_stage, read_manifest, start_stage
+from tests.paths import ROOT, SMOKE
 
-ROOT = Path(__file__).resolve().parent.parent.parent
-SMOKE = ROOT / "recipes" / "pocket" / "smoke.yaml"
 GRPO = "grpo-seed0-final"
 
 

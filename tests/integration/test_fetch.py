@@ -3,16 +3,15 @@
 import hashlib
 import io
 import json
-from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from tests.forked_command import ForkedCommand, run_fresh
-from tests.servers import hub
+from tests.paths import RECIPES, SMOKE
+from tests.support.forked_command import ForkedCommand, run_fresh
+from tests.support.servers import hub
 
-ROOT = Path(__file__).resolve().parent.parent.parent
 SHA = "0123456789abcdef0123456789abcdef01234567"
 ROWS = [
     {
@@ -428,7 +427,7 @@ def test_model_is_fetched_and_prepared_from_the_snapshot(tmp_path, smoke_study, 
     base = smoke_study / "base"
     files = {p.name: p.read_bytes() for p in base.iterdir() if p.suffix in (".json", ".jinja", ".safetensors")}
     repositories = {"models/org/tiny": {"sha": SHA, "files": files | {"evil.py": b"raise SystemExit"}}}
-    smoke = (ROOT / "recipes" / "pocket" / "smoke.yaml").read_text()
+    smoke = (SMOKE).read_text()
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text(smoke.replace("  pocket: {hidden_size: 64", "  path: org/tiny #"))
     unresolved = run("run", recipe, "--until", "base", "--out", tmp_path / "study")
@@ -494,7 +493,7 @@ def test_coqa_of_either_publisher(tmp_path, run):
     other[0]["additional_answers"] = {"0": {"input_text": ["cat", "it sat"]}}
     repositories = {"datasets/stanfordnlp/coqa": {"sha": SHA, "files": {"data/validation-0.parquet": parquet(own)}}}
     repositories["datasets/EleutherAI/coqa"] = {"sha": SHA, "files": {"coqa_validation.parquet": parquet(other)}}
-    twelve = (ROOT / "recipes" / "suites" / "twelve.yaml").read_text()
+    twelve = (RECIPES / "suites" / "twelve.yaml").read_text()
     suite = tmp_path / "suite.yaml"
     parts = twelve.split("    - name: ")
     head = next(part for part in parts if part.startswith("math500"))

@@ -7,8 +7,8 @@ import sys
 
 import pytest
 
-from tests.accumulated import SIZE
-from tests.integration.test_deepspeed import ROOT
+from tests.paths import ROOT
+from tests.support.accumulated import SIZE
 from train.accounting.cost import ModelShape
 from train.accounting.memory import training_memory
 
@@ -20,7 +20,7 @@ def accumulate(ranks, *arguments):
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={ranks}"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     result = subprocess.run(
-        [*command, "-m", "tests.accumulated", *map(str, arguments)],
+        [*command, "-m", "tests.support.accumulated", *map(str, arguments)],
         cwd=ROOT, env=environment, capture_output=True, text=True, check=False, timeout=300,
     )  # fmt: skip
     (line,) = [line for line in result.stdout.splitlines() if "FOUND " in line] or [result.stdout + result.stderr]

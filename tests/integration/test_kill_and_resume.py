@@ -11,9 +11,8 @@ from pathlib import Path
 import pytest
 
 from recipes.manifest import read_manifest
+from tests.paths import ROOT, SMOKE
 
-ROOT = Path(__file__).resolve().parent.parent.parent
-SMOKE = ROOT / "recipes" / "pocket" / "smoke.yaml"
 STEPS = "train.steps=12"  # long enough that a kill lands between two checkpoints
 
 pytestmark = pytest.mark.slow

@@ -9,8 +9,9 @@ import torch
 
 from recipes.files import read_json_lines
 from recipes.manifest import read_manifest
-from tests.forked_command import killed_when
-from tests.integration.test_deepspeed import SMOKE, final, study_of, weights
+from tests.integration.test_deepspeed import final, study_of, weights
+from tests.paths import SMOKE
+from tests.support.forked_command import killed_when
 
 
 @pytest.mark.parametrize("arm", ["off_policy_sft", "grpo"])

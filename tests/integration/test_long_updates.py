@@ -14,7 +14,8 @@ import torch
 
 from recipes.files import read_json_lines
 from recipes.manifest import read_manifest
-from tests.integration.test_deepspeed import ROOT, SMOKE, final, study_of
+from tests.integration.test_deepspeed import final, study_of
+from tests.paths import ROOT, SMOKE
 
 SLOW = """
 import pathlib, time

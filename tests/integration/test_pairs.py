@@ -2,16 +2,13 @@
 
 import json
 import shutil
-from pathlib import Path
 
 import pytest
 
 from launch.pairs import arm_names, audit_recipes
 from recipes.errors import UserError
 from recipes.loading import load_recipe
-
-ROOT = Path(__file__).resolve().parent.parent.parent
-SMOKE = ROOT / "recipes" / "pocket" / "smoke.yaml"
+from tests.paths import SMOKE
 
 
 @pytest.fixture(scope="module")

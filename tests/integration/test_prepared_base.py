@@ -2,7 +2,6 @@
 
 import json
 import shutil
-from pathlib import Path
 
 import pytest
 import torch
@@ -15,9 +14,8 @@ from recipes.errors import UserError
 from recipes.loading import load_recipe
 from recipes.manifest import read_manifest, start_stage
 from recipes.schema import Recipe
+from tests.paths import SMOKE
 from train.models import prepared_base
-
-SMOKE = Path(__file__).resolve().parent.parent.parent / "recipes" / "pocket" / "smoke.yaml"
 
 
 def recipe_with(path) -> Recipe:

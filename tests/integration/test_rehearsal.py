@@ -4,7 +4,6 @@ import json
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 from safetensors.torch import load_file
@@ -12,9 +11,9 @@ from safetensors.torch import load_file
 from launch.stages import build_stages
 from recipes.loading import load_recipe, load_study
 from recipes.manifest import read_manifest
-from tests.slurm_cluster import SlurmCluster, why_not
+from tests.paths import ROOT
+from tests.support.slurm_cluster import SlurmCluster, why_not
 
-ROOT = Path(__file__).resolve().parent.parent.parent
 RECIPE = "recipes/qwen3-1.7b/matched.yaml"
 ONE_ARM = ("arms.on_policy_sft=null", "arms.grpo=null", "probe=null", "trajectory=null", "diagnostics=null",
            "analysis={}")  # fmt: skip

@@ -16,8 +16,9 @@ from eval.report.verdict import cards, certainty, headline, method_of
 from eval.scorers.records import Response as StoredResponse
 from recipes.files import hash_json
 from recipes.loading import load_study
-from tests.conftest import ANALYSED, SMOKE
-from tests.reports import arm_values, make_transfer
+from tests.conftest import ANALYSED
+from tests.paths import SMOKE
+from tests.support.reports import arm_values, make_transfer
 
 
 class Tables(HTMLParser):

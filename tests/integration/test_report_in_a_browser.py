@@ -13,9 +13,9 @@ from eval.report.build import training_curves
 from eval.report.page import draw_figures, render_page
 from eval.report.schema import Transfer
 from recipes.loading import load_study
-from tests.browser import BROWSER, open_browser
-from tests.conftest import ROOT
-from tests.reports import RATES, ablation_page, rates_page
+from tests.paths import ROOT
+from tests.support.browser import BROWSER, open_browser
+from tests.support.reports import RATES, ablation_page, rates_page
 
 needs_browser = pytest.mark.skipif(BROWSER is None, reason="no Chromium on this machine")
 

@@ -7,14 +7,14 @@ import sys
 
 import pytest
 
-from tests.integration.test_deepspeed import ROOT
-from tests.sft_ranks import LENGTHS
+from tests.paths import ROOT
+from tests.support.sft_ranks import LENGTHS
 
 
 def train(ranks, directory):
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={ranks}"]
     result = subprocess.run(
-        [*command, "-m", "tests.sft_ranks", str(directory)],
+        [*command, "-m", "tests.support.sft_ranks", str(directory)],
         cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}, capture_output=True, text=True,
         check=False, timeout=300,
     )  # fmt: skip

@@ -6,8 +6,9 @@ from data.grading.grader import Grade, Outcome
 from data.prompts.prompt import load_tokenizer
 from recipes.files import read_json_lines
 from recipes.loading import load_recipe
-from tests.integration.test_deepspeed import SMOKE, study_of
-from tests.trainers import replace
+from tests.integration.test_deepspeed import study_of
+from tests.paths import SMOKE
+from tests.support.trainers import replace
 from train.accounting.ledger import Ledger
 from train.arms import resolve_arm
 from train.rollouts import DynamicSampling

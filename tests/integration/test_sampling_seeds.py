@@ -6,8 +6,8 @@ from data.corpus.rows import read_problems
 from data.language_model import load_model, seed_everything
 from data.prompts.prompt import load_tokenizer, render_prompt
 from recipes.loading import load_recipe
-from tests.integration.test_deepspeed import SMOKE
-from tests.trainers import grpo_trainer
+from tests.paths import SMOKE
+from tests.support.trainers import grpo_trainer
 from train.arms import resolve_arm
 
 

@@ -1,7 +1,5 @@
 """The scheduler of responses: a full engine, nothing generated twice, two workers, two models."""
 
-from pathlib import Path
-
 import pytest
 
 from eval.questions import build as questions
@@ -15,10 +13,9 @@ from launch.execution.replicas import work
 from launch.stages import build_stages, stage_inputs
 from recipes.loading import load_recipe
 from recipes.manifest import finish_stage, start_stage
-from tests.servers import completions
+from tests.paths import SMOKE
+from tests.support.servers import completions
 
-ROOT = Path(__file__).resolve().parent.parent.parent
-SMOKE = ROOT / "recipes" / "pocket" / "smoke.yaml"
 SETTINGS = (
     "arms={}", "train=null", "suite.questions=10", "suite.samples_per_question=3", "suite.chunk_questions=4",
     "suite.benchmarks=[{name: sum, group: math, scorings: {robust: boxed}}, "

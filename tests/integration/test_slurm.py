@@ -15,8 +15,9 @@ import torch
 
 from recipes.files import read_json_lines
 from recipes.manifest import read_manifest
-from tests.integration.test_deepspeed import ROOT, SMOKE, final, study_of
-from tests.slurm_cluster import SlurmCluster, why_not
+from tests.integration.test_deepspeed import final, study_of
+from tests.paths import ROOT, SMOKE
+from tests.support.slurm_cluster import SlurmCluster, why_not
 
 TWO_NODES = ["resources.ranks=2", "resources.nodes=2", "resources.zero_stage=3"]
 ONE_ARM = ["arms.on_policy_sft=null", "arms.grpo=null"]

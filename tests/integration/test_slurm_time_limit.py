@@ -2,7 +2,6 @@
 
 import re
 import time
-from pathlib import Path
 
 import pytest
 
@@ -12,9 +11,9 @@ from launch.slurm.script import render
 from launch.stages import build_stages
 from launch.tasks import tasks_of_study
 from recipes.loading import load_recipe
-from tests.slurm_cluster import SlurmCluster, why_not
+from tests.paths import SMOKE
+from tests.support.slurm_cluster import SlurmCluster, why_not
 
-SMOKE = Path(__file__).resolve().parent.parent.parent / "recipes" / "pocket" / "smoke.yaml"
 STEP = """
 import os, signal, sys, time
 study, stage = sys.argv[1:]

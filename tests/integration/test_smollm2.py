@@ -8,7 +8,7 @@ import pytest
 
 from eval.report import read_transfer
 from eval.scorers.rules import score
-from tests.conftest import ROOT
+from tests.paths import ROOT
 
 FOLDER = ROOT / "recipes" / "smollm2-135m"
 needs_data = pytest.mark.skipif(

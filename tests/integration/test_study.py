@@ -7,7 +7,6 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -16,9 +15,7 @@ import pytest
 from eval.drawing import label
 from recipes.files import locked
 from recipes.manifest import read_manifest
-
-ROOT = Path(__file__).resolve().parent.parent.parent
-SMOKE = ROOT / "recipes" / "pocket" / "smoke.yaml"
+from tests.paths import RECIPES, ROOT, SMOKE
 
 
 def test_study_directory_holds_the_contract(smoke_study):
@@ -249,7 +246,7 @@ def test_stage_that_fails_for_bad_data_is_a_sentence(transfer, tmp_path):
     source = tmp_path / "rows.jsonl"
     source.write_text('{"question": "1+1?", "answer": "2"}\n')
     study = tmp_path / "study"
-    recipe = ROOT / "recipes" / "corpora" / "math_train_file.yaml"
+    recipe = RECIPES / "corpora" / "math_train_file.yaml"
     result = transfer("run", recipe, "--until", "corpus", f"corpus.sources.0.path={source}", "--out", study)
     assert result.returncode == 2
     assert "has no column 'problem'; it has answer, question" in result.stderr

@@ -21,9 +21,9 @@ from eval.scorers.sandbox import require_sandbox
 from recipes.errors import UserError
 from recipes.loading import load_recipe
 from recipes.manifest import read_manifest, start_stage
+from tests.paths import RECIPES, SMOKE
 
-ROOT = Path(__file__).resolve().parent.parent.parent
-SMOKE, TWELVE = ROOT / "recipes" / "pocket" / "smoke.yaml", ROOT / "recipes" / "suites" / "twelve.yaml"
+TWELVE = RECIPES / "suites" / "twelve.yaml"
 EMPTY = dict.fromkeys(("question", "answer", "dialogue_history", "response", "document", "summary", "knowledge"))
 TEST = json.dumps([{"input": "2 3", "output": "5", "testtype": "stdin"}])
 

@@ -6,7 +6,6 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
@@ -19,10 +18,10 @@ from data.sampling.store import Sample, SampleStore, sample_seed, sampling_confi
 from recipes.corpus_schema import SamplerSpec
 from recipes.errors import UserError
 from recipes.training_schema import PromptSpec
-from tests.forked_command import killed_when
-from tests.servers import TeacherState, teacher
+from tests.paths import RECIPES, ROOT
+from tests.support.forked_command import killed_when
+from tests.support.servers import TeacherState, teacher
 
-ROOT = Path(__file__).resolve().parent.parent.parent
 PROMPT = PromptSpec(suffix=" Box it.", system="Be brief.", max_completion_tokens=99)
 PROBLEMS = [(f"id{n}", f"{n}+1?") for n in range(6)]
 
@@ -293,7 +292,7 @@ def corpus_command(tmp_path, url, *more):
         f"corpus.teacher={{kind: endpoint, model: t, base_url: '{url}', samples_per_problem: 3, concurrency: 2}}",
         "corpus.teacher.parameters=1.0e+6",
     ]  # fmt: skip
-    recipe = ROOT / "recipes" / "corpora" / "math_train_file.yaml"
+    recipe = RECIPES / "corpora" / "math_train_file.yaml"
     return ["run", recipe, "--no-reuse", "--until", "corpus", *settings, *more]
 
 

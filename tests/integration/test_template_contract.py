@@ -1,7 +1,6 @@
 """SFT sample = GRPO prompt + completion = evaluation prompt + answer, in bytes and ids, for Qwen3 and Llama 3."""
 
 import copy
-from pathlib import Path
 
 import pytest
 import torch
@@ -14,11 +13,11 @@ from data.prompts.template_contract import check_contract
 from recipes.loading import load_recipe
 from recipes.manifest import start_stage
 from recipes.training_schema import PromptSpec
-from tests.trainers import grpo_trainer, replace, sft_trainer
+from tests.paths import SMOKE
+from tests.support.trainers import grpo_trainer, replace, sft_trainer
 from train.arms import resolve_arm
 from train.models import prepared_base
 
-SMOKE = Path(__file__).resolve().parent.parent.parent / "recipes" / "pocket" / "smoke.yaml"
 PROBLEM, THOUGHT = "What is 3 + 4?", "<think>\nThree and four.\n</think>\n\nIt is \\boxed{7}."
 
 

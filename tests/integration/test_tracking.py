@@ -13,7 +13,8 @@ from eval.report.tracking import sync_study
 from launch.commands.main import main
 from recipes.errors import UserError
 from recipes.loading import load_recipe
-from tests.integration.test_deepspeed import SMOKE, study_of
+from tests.integration.test_deepspeed import study_of
+from tests.paths import SMOKE
 from train.runtime.tracking import Tracker, require_usable_key, run_id, wandb_mode, why_offline
 
 KEY = "a" * 40

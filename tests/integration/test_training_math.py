@@ -2,7 +2,6 @@
 
 import copy
 import json
-from pathlib import Path
 
 import pytest
 import torch
@@ -15,12 +14,11 @@ from recipes.errors import UserError
 from recipes.files import read_json_lines
 from recipes.loading import load_recipe
 from recipes.training_schema import PromptSpec
-from tests.trainers import gradient_of, grpo_trainer, replace, sft_trainer
+from tests.paths import SMOKE
+from tests.support.trainers import gradient_of, grpo_trainer, replace, sft_trainer
 from train.accounting.ledger import COUNTERS, Ledger
 from train.arms import resolve_arm
 from train.rewards import RecordedReward
-
-SMOKE = Path(__file__).resolve().parent.parent.parent / "recipes" / "pocket" / "smoke.yaml"
 
 GROUP = 8
 

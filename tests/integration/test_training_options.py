@@ -3,7 +3,6 @@
 import copy
 import json
 import math
-from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -21,7 +20,8 @@ from recipes.errors import UserError
 from recipes.loading import load_recipe
 from recipes.resource_schema import VllmSpec
 from recipes.training_schema import LoraSpec, PromptSpec
-from tests.trainers import gradient_of, replace, sft_trainer
+from tests.paths import RECIPES, SMOKE
+from tests.support.trainers import gradient_of, replace, sft_trainer
 from train import grpo
 from train.accounting.ledger import Ledger
 from train.arms import resolve_arm
@@ -29,9 +29,6 @@ from train.models.directory import save_weights
 from train.rewards import Completion, RecordedReward, overlong_punishment
 from train.runtime.recorder import DivergedError, RunRecorder, mismatch_warnings
 from train.weighted_grpo import mismatch
-
-RECIPES = Path(__file__).resolve().parent.parent.parent / "recipes"
-SMOKE = RECIPES / "pocket" / "smoke.yaml"
 
 
 @pytest.fixture(scope="module")

@@ -10,8 +10,8 @@ from data.language_model import load_model
 from data.prompts.prompt import load_tokenizer, render_prompt
 from recipes.loading import load_recipe
 from recipes.training_schema import PromptSpec
-from tests.integration.test_deepspeed import SMOKE
-from tests.trainers import grpo_trainer, replace
+from tests.paths import SMOKE
+from tests.support.trainers import grpo_trainer, replace
 from train.accounting.ledger import Ledger
 from train.arms import resolve_arm
 from train.rewards import RecordedReward

@@ -12,7 +12,8 @@ from eval.forgetting.trajectory import checkpoints_of, slice_parts
 from recipes.errors import UserError
 from recipes.files import read_json_lines
 from recipes.loading import load_recipe, load_study
-from tests.conftest import ANALYSED, SMOKE
+from tests.conftest import ANALYSED
+from tests.paths import SMOKE
 
 
 def table(study, run, step, benchmark):

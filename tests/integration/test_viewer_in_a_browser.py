@@ -9,9 +9,9 @@ from eval.questions.records import write_jsonl
 from eval.viewer.cell import Filters
 from eval.viewer.study import StudyView
 from launch.commands.main import main
-from tests.browser import BROWSER, open_browser
 from tests.integration.test_report_in_a_browser import CONTRAST, HOSTILE
-from tests.viewing import GRPO, copy_of, rows_of, serving
+from tests.support.browser import BROWSER, open_browser
+from tests.support.viewing import GRPO, copy_of, rows_of, serving
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(BROWSER is None, reason="no Chromium on this machine")]
 

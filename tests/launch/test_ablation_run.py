@@ -1,0 +1,127 @@
+"""The points of an ablation on one machine: what runs beside what, and what a failure stops."""
+
+from concurrent.futures import Future
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from launch.ablation import read_ablation
+from launch.execution import local
+from launch.execution.failures import CRASHED, MISTAKE, Failure
+from launch.stages import stage_inputs
+from recipes.errors import UserError
+from recipes.manifest import finish_stage, start_stage
+from tests.paths import SMOKE
+
+
+def ablation(tmp_path, *grid):
+    made = read_ablation(SMOKE, [], grid, [], tmp_path / "ablation")
+    made.write()
+    return made
+
+
+class _AtOnce:
+    """An executor that runs a task when it is given."""
+
+    def __init__(self, *_arguments, **_settings):
+        pass
+
+    def shutdown(self, **_settings):
+        pass
+
+    def submit(self, task, *arguments):
+        future = Future()
+        future.set_result(task(*arguments))
+        return future
+
+
+@pytest.fixture
+def pretended(monkeypatch):
+    """Runs of stages that only write their manifest; by name, those that fail, and all in the order they ran."""
+    fails, ran = {}, []
+
+    def run(values, study_dir, stage, gpus):
+        name = f"{Path(study_dir).name}/{stage.name}"
+        ran.append(name)
+        folder = Path(study_dir) / stage.name
+        start_stage(folder, stage.name, stage_inputs(stage, Path(study_dir)))
+        if name in fails:
+            return Failure("no reason", fails[name])
+        finish_stage(folder, {"values.json": "x"})
+        return None
+
+    monkeypatch.setattr(local, "visible_gpus", list)
+    monkeypatch.setattr(local, "run_in_worker", run)
+    monkeypatch.setattr(local, "ProcessPoolExecutor", _AtOnce)
+    return SimpleNamespace(fails=fails, ran=ran)
+
+
+def test_points_run_side_by_side_once_what_they_share_is_there(tmp_path, pretended, capsys):
+    made = ablation(tmp_path, "train.learning_rate=5e-4,1e-3")
+    assert made.run(None) == 0
+    first, second = "learning_rate-0.0005", "learning_rate-0.001"
+    arms = ("arms/off_policy_sft/seed-0", "arms/on_policy_sft/seed-0", "arms/grpo/seed-0")
+    evals = [f"eval/{arm}-seed0-final" for arm in ("off_policy_sft", "on_policy_sft", "grpo")]
+    assert pretended.ran == [
+        *(f"shared/{name}" for name in ("base", "questions", "corpus", "eval/base")),
+        *(f"{first}/{name}" for name in (*arms, *evals, "report")),
+        *(f"{second}/{name}" for name in (*arms, *evals, "report")),
+    ]
+    shown = capsys.readouterr().out
+    # Two at a time: the first report leaves one place free.
+    start, end = f"  start    {second}/{arms[0]}\n", f"  finished {first}/report in 0 s\n"
+    assert 0 < shown.index(start) < shown.index(end)
+    assert shown.index("  finished shared/eval/base") < shown.index(f"  start    {first}")
+    assert made.run(None) == 0
+    assert len(pretended.ran) == 18  # everything is done
+
+
+def test_a_failed_point_does_not_stop_the_others(tmp_path, pretended, capsys):
+    made = ablation(tmp_path, "train.learning_rate=5e-4,1e-3")
+    pretended.fails["learning_rate-0.0005/arms/grpo/seed-0"] = CRASHED
+    assert made.run(None) == CRASHED
+    assert "learning_rate-0.001/report" in pretended.ran
+    skipped = "learning_rate-0.0005/eval/grpo-seed0-final, learning_rate-0.0005/report"
+    assert capsys.readouterr().err == f"1 stage(s) failed; not run because of it: {skipped}\n"
+    pretended.fails.clear()
+    assert made.run(None) == 0
+    assert pretended.ran[-3:] == [
+        f"learning_rate-0.0005/{stage}" for stage in ("arms/grpo/seed-0", "eval/grpo-seed0-final", "report")
+    ]
+
+
+def test_a_point_waits_for_a_stage_of_another_and_fails_with_it(tmp_path, pretended):
+    """Beta is an axis of GRPO alone: at either value the SFT arms are those of the first point."""
+    made = ablation(tmp_path, "train.learning_rate=5e-4,1e-3", "arms.grpo.beta=0,0.04")
+    pretended.fails["learning_rate-0.0005-beta-0/arms/on_policy_sft/seed-0"] = MISTAKE
+    assert made.run(None) == MISTAKE
+    reports = {name.split("/")[0] for name in pretended.ran if name.endswith("/report")}
+    assert reports == {"learning_rate-0.001-beta-0", "learning_rate-0.001-beta-0.04"}
+    assert sum(name.endswith("arms/on_policy_sft/seed-0") for name in pretended.ran) == 2
+
+
+def test_a_failure_in_what_all_share_stops_what_needs_it_alone(tmp_path, pretended, capsys):
+    """Arms do not need the scores of the base; reports do. Nothing needs no corpus but the base and the questions."""
+    made = ablation(tmp_path, "train.learning_rate=5e-4,1e-3")
+    pretended.fails["shared/eval/base"] = MISTAKE
+    assert made.run(None) == MISTAKE
+    assert len(pretended.ran) == 16  # all but the two reports
+    assert capsys.readouterr().err == (
+        "1 stage(s) failed; not run because of it: learning_rate-0.0005/report, learning_rate-0.001/report\n"
+    )
+    other = ablation(tmp_path / "other", "train.learning_rate=5e-4,1e-3")
+    pretended.ran.clear()
+    pretended.fails["shared/corpus"] = MISTAKE
+    pretended.fails.pop("shared/eval/base")
+    assert other.run(None) == MISTAKE
+    assert sorted(pretended.ran) == ["shared/base", "shared/corpus", "shared/eval/base", "shared/questions"]
+
+
+def test_a_point_that_cannot_run_here_is_refused_before_any_starts(tmp_path, pretended):
+    axes = ["resources.nodes=1,2", "train.learning_rate=5e-4,1e-3"]
+    made = read_ablation(SMOKE, ["resources.ranks=2"], [], axes, tmp_path / "ablation")
+    made.write()
+    with pytest.raises(UserError, match=r"resources\.nodes is 2; several machines need --on slurm"):
+        made.run(None)
+    assert pretended.ran == []

@@ -1,0 +1,77 @@
+"""`transfer validate`: the texts of problems and questions with what they are compared with, and the study's suffix."""
+
+import csv
+import json
+from pathlib import Path
+
+from eval.questions.mistakes import suffix_warnings
+from launch.commands.main import main
+from launch.planning.validation import validate
+from recipes.loading import load_recipe
+from tests.paths import RECIPES
+from tests.support.starters import edit
+
+
+def test_a_task_file_without_the_suffix_is_warned_of_where_the_scoring_is_that_of_training(law, capsys):
+    def warned(*overrides):
+        return [text for text in validate(load_recipe(law, list(overrides)), Path("runs/none")).warnings
+                if "suffix" in text]  # fmt: skip
+
+    edit(law, suite__benchmarks__0__data__reference_field="answer", prompt__suffix=" Box it.")
+    assert warned() == []  # scored `choice`
+    edit(law, suite__benchmarks__0__scorings={"robust": "boxed"})
+    task = law.parent / "tasks" / "rulings.yaml"
+    sentence = (
+        f"prompt.suffix is ' Box it.', but the task file {task} of benchmarks scored `boxed` or `plain` asks without "
+        "it; write {{suffix}} at the end of doc_to_text"
+    )
+    assert warned() == [sentence]
+    assert warned("prompt.suffix=''") == []
+    assert main(["plan", str(law)]) == 0
+    assert f"warning: {sentence}" in "".join(capsys.readouterr())
+    task.write_text("task: rulings\ndoc_to_text: '{{question}} Box it.'\n")
+    assert warned() == []
+    task.write_text("task: rulings\ndoc_to_text: '{{question}}{{suffix}}'\n")
+    assert (warned(), warned("prompt.suffix=' Box it. Twice.'")) == ([], [])
+    found = validate(load_recipe(law), Path("runs/none"))
+    texts = {sample.name: sample.text for sample in found.samples}
+    assert "What does it follow? Box it.<|im_end|>" in texts["one question of rulings"]
+    task.write_text("task: rulings\ndoc_to_text: '{{question}}'\n")
+    (task.parent / "sum.yaml").write_text("task: sum\ndoc_to_text: '{{problem}}'\n")
+    edit(law, suite__benchmarks__1={"name": "sum", "group": "general", "scorings": {"robust": "plain"}})
+    (text,) = warned()
+    assert f"the task files {task}, {task.parent}/sum.yaml of benchmarks scored" in text
+    # Wordings that a publisher fixed, judged otherwise, are no mistake: `paper` of the twelve benchmarks.
+    for name in ("qwen3-14b/paper.yaml", "smollm2-135m/matched.yaml", "released/qwen3-14b.yaml"):
+        recipe = load_recipe(RECIPES / name)
+        assert recipe.prompt.suffix and suffix_warnings(recipe) == []
+
+
+def test_references_are_shown_with_the_problem_and_the_questions(law, capsys):
+    def shown(*overrides):
+        main(["validate", str(law), "--json", *overrides])
+        return {row["name"]: row["reference"] for row in json.loads(capsys.readouterr().out)["samples"]}
+
+    assert main(["validate", str(law)]) == 0
+    printed = capsys.readouterr().out
+    names = ("one problem", "one question of rulings", "one question of repeat")
+    told = {name: printed.split(f"\n\n{name}:\n", 1)[1].split("\n\n")[0].split("\n")[-1] for name in names}
+    references = shown()
+    assert told == {name: f"  reference: {references[name]}" for name in names}
+    row = next(csv.DictReader((law.parent / "questions.csv").open()))
+    assert references["one question of rulings"] == row["answer"] == "A"
+    assert references["one problem"] in "ABC"
+    assert references["one demonstration, after that prompt"] is None
+    # The wrong column is seen: here the question's text instead of its label.
+    first = shown("corpus.sources.0.answer_field=question")["one problem"]
+    assert first in {row["question"] for row in csv.DictReader((law.parent / "problems.csv").open())}
+    edit(law, suite__benchmarks__0__data__restricted=True)
+    assert shown()["one question of rulings"] is None
+    # A long one is whole in JSON alone.
+    edit(law, suite__benchmarks__0__data__restricted=False, suite__benchmarks__0__scorings={"robust": "exact"})
+    edit(law, suite__benchmarks__0__data__reference_field="{{ 'yes ' * 100 }}end")
+    assert shown()["one question of rulings"] == "yes " * 100 + "end"
+    assert main(["validate", str(law)]) == 0
+    start, end = "yes " * 25, ("yes " * 100 + "end")[-100:]
+    told = f"\n  reference: {start} [... 203 characters, whole with --json ...] {end}\n"
+    assert told in capsys.readouterr().out
