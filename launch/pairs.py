@@ -42,7 +42,7 @@ def evaluation_recipe(
     }
     for override in overrides:
         apply_override(kept, override)
-    return validate_recipe(kept, str(suite))
+    return validate_recipe(kept, str(suite)).read_from(str(suite))
 
 
 def at_revision(text: str) -> tuple[str, str | None]:

@@ -8,9 +8,11 @@ point in the unified loss of arXiv 2507.00432 (v2, Sec. 5):
 `recipes/loading.py` reads YAML into these classes. `study.json` of a study holds the resolved values.
 """
 
-from typing import Annotated, Any, Literal
+import shlex
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, PrivateAttr, field_validator, model_validator
 
 from recipes.corpus_schema import CorpusSpec, Spec
 from recipes.diagnostics_schema import DiagnosticsSpec, TrajectorySpec
@@ -126,6 +128,7 @@ class Recipe(Spec):
     """Where the study runs."""
     wandb: WandbSpec | None = None
     """Settings of Weights & Biases; giving them turns it on. null: its defaults, if `tracking` names it."""
+    _read_from: str | None = PrivateAttr(default=None)
     tracking: tuple[Literal["wandb", "tensorboard"], ...] = ()
     """Where metrics are mirrored: one name or a list. tensorboard: event files in each run's folder."""
     rehearsal: bool = False
@@ -323,6 +326,17 @@ class Recipe(Spec):
         """The name of a model in the lock: with its revision if the recipe names several of one repository."""
         several = sum(other == path for other, _ in self.models_read()) > 1
         return f"{path}@{revision}" if several and revision is not None else str(path)
+
+    @property
+    def fetch_command(self) -> str:
+        """The command that resolves the hub's datasets and models of this recipe."""
+        return f"transfer fetch {shlex.quote(self._read_from) if self._read_from else 'RECIPE'}"
+
+    def read_from(self, path: str) -> Self:
+        """This recipe, with the file or folder that a command names for it."""
+        inside = Path(path).is_absolute() and Path(path).is_relative_to(Path.cwd())
+        self._read_from = str(Path(path).relative_to(Path.cwd()) if inside else path)
+        return self
 
     def lock_of_model(self, path: str | None, revision: str | None) -> dict[str, Any] | None:
         """The lock's entry of a model; None: it is not resolved."""

@@ -194,11 +194,9 @@ def unresolved_sentences(recipe: Recipe) -> list[str]:
     """What is not resolved, a sentence for each kind and one for each entry that contradicts the recipe."""
     sentences = []
     pending = [item for item in unresolved(recipe) if item.kind != "model" or _may_be_hub_id(item.name)]
-    advice = {
-        "source": "run `transfer fetch RECIPE` on a connected machine",
-        "benchmark": "run `transfer fetch RECIPE` on a connected machine (`transfer eval`: of its --suite)",
-        "model": "run `transfer fetch RECIPE` on a connected machine, or name a commit (`transfer eval`: MODEL@COMMIT)",
-    }
+    fetch = f"run `{recipe.fetch_command}` on a connected machine"
+    commit = "or name a commit (`transfer eval`: MODEL@COMMIT)"
+    advice = {"source": fetch, "benchmark": fetch, "model": f"{fetch}, {commit}"}
     for kind, what in advice.items():
         names = [item.name for item in pending if item.kind == kind and item.why is None]
         if names:
@@ -206,7 +204,8 @@ def unresolved_sentences(recipe: Recipe) -> list[str]:
             sentences.append(
                 f"{kind}{'s' * several} {', '.join(names)} {'are' if several else 'is'} not resolved; {what}"
             )
-    sentences += [f"{item.kind} {item.name}: {item.why}; run `transfer fetch` again" for item in pending if item.why]
+    again = f"run `{recipe.fetch_command}` again"
+    sentences += [f"{item.kind} {item.name}: {item.why}; {again}" for item in pending if item.why]
     return sentences
 
 

@@ -104,7 +104,7 @@ def test_fetch_pins_what_was_seen_and_the_build_needs_no_network(tmp_path, repos
     recipe = tmp_path / "recipe.yaml"
     before = run("run", recipe, "--out", tmp_path / "study")
     assert before.returncode == 2
-    unresolved = "sources squares, bench are not resolved; run `transfer fetch RECIPE` on a connected machine"
+    unresolved = f"sources squares, bench are not resolved; run `transfer fetch {recipe}` on a connected machine"
     assert unresolved in before.stderr
     planned = run("plan", recipe)
     assert planned.returncode == 0
@@ -468,7 +468,7 @@ def test_suite_is_pinned_and_changed_rows_are_refused(tmp_path, run, smoke_study
     evaluate += ["--out", tmp_path / "study", "suite.engine={kind: hf}", "suite.max_response_tokens=2"]
     unresolved = run(*evaluate)
     assert unresolved.returncode == 2
-    assert "benchmark math500 is not resolved; run `transfer fetch RECIPE` on a connected" in unresolved.stderr
+    assert f"benchmark math500 is not resolved; run `transfer fetch {suite}` on a connected" in unresolved.stderr
     with hub(repositories) as address:
         result = run("fetch", suite, address=address)
     assert result.returncode == 0, result.stderr

@@ -233,7 +233,7 @@ def test_a_source_without_a_lock_is_missing_and_the_rest_is_checked(law):
     law.write_text(yaml.safe_dump(values))
     found = validate(load_recipe(law), Path("runs/none"))
     assert found.mistakes == []
-    assert found.missing == ["source gsm8k is not resolved; run `transfer fetch RECIPE` on a connected machine"]
+    assert found.missing == [f"source gsm8k is not resolved; run `transfer fetch {law}` on a connected machine"]
     assert found.not_checked == ["whether there are enough problems: a source is missing"]
     assert found.corpus["rows"] == 24
     lock = {"sources": {"gsm8k": {"dataset": "openai/gsm8k", "revision": "0" * 40, "rows": 9,
@@ -245,7 +245,7 @@ def test_a_source_without_a_lock_is_missing_and_the_rest_is_checked(law):
     lock["sources"]["gsm8k"]["dataset"] = "openai/other"
     law.with_suffix(".lock.json").write_text(json.dumps(lock))
     found = validate(load_recipe(law), Path("runs/none"))
-    assert found.missing == ["source gsm8k: the lock is for dataset openai/other; run `transfer fetch` again"]
+    assert found.missing == [f"source gsm8k: the lock is for dataset openai/other; run `transfer fetch {law}` again"]
     assert not any("gsm8k" in text for text in found.not_checked)
 
 
