@@ -16,7 +16,7 @@ import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,8 @@ import yaml
 
 from eval.questions.analysis_lock import write_lock
 from launch.execution.local import run_tasks
-from launch.run import require_ready_here
+from launch.planning.findings import Finding
+from launch.run import check_recipe
 from launch.stages import Stage, build_stages, select_until
 from launch.tasks import Task, TaskKey
 from recipes.errors import UserError
@@ -123,13 +124,8 @@ class Ablation:
 
         Points run side by side: a core or GPU that one leaves idle works for the next. A failed stage stops those that
         need it; a signal ends the ablation.
-
-        Raises:
-            UserError: a point cannot run on this machine; nothing has been started.
         """
-        tasks = self.tasks(until)
-        require_ready_here(tasks)
-        return run_tasks(tasks, self.root, until)
+        return run_tasks(self.tasks(until), self.root, until)
 
     def stages(self) -> list[tuple[Point, list[Stage], dict[str, str]]]:
         """Every point with its stages and their identities: equal ones are the same stage."""
@@ -260,6 +256,20 @@ def read_rate_choice(
     axes = [f"arms.{arm}.learning_rate={','.join(map(repr, rates))}" for arm in recipe.trained]
     root = root or default_root("rates", recipe.study, f"{recipe.study}-rates")
     return read_ablation(path, settings, [], axes, root)
+
+
+def check_points(ablation: Ablation) -> list[Finding]:
+    """What keeps points from running; an error says of which point it is. Without a suite, no warnings about one."""
+    found: list[Finding] = []
+    for point in ablation.points:
+        for finding in check_recipe(point.recipe):
+            if finding.severity == "error":
+                found.append(replace(finding, sentence=f"point {point.name}: {finding.sentence}"))
+        own = point.recipe
+        if chooses_rates(ablation):  # its suite is made for it, so the recipe cannot mend it
+            own = own.model_copy(update={"suite": None})
+        found += [finding for finding in check_recipe(own) if finding.severity != "error"]
+    return found
 
 
 def chooses_rates(ablation: Ablation) -> bool:

@@ -2,16 +2,19 @@
 
 import shutil
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import redirect_stdout
+from dataclasses import replace
 from pathlib import Path
 
 from launch.execution.local import run_tasks
 from launch.execution.processes import note_run
-from launch.planning.findings import findings, refuse
+from launch.hardware import visible_gpus
+from launch.planning.analysis_plan import analysis_errors, analysis_plan
+from launch.planning.findings import Finding, findings
 from launch.planning.fit import fit_mistakes
 from launch.planning.node import require_sandbox_of
-from launch.planning.preflight import check_resolved, warnings
+from launch.planning.preflight import unresolved_sentences, warnings
 from launch.reuse import plan_reuse
 from launch.site_file import SiteSpec
 from launch.slurm.submit import (
@@ -33,92 +36,73 @@ from train.accounting.cost import model_shape
 from train.accounting.matching import require_matched
 from train.runtime.tracking import require_usable_key
 
-
-def require_runnable(recipe: Recipe, site: SiteSpec | None = None) -> None:
-    """Print warnings. Raises UserError if the recipe cannot run, or for what `require_resolved` refuses."""
-    require_resolved(recipe, site)
-    require_possible(recipe)
+_CANNOT_WORK = "cannot work: "
 
 
-def require_resolved(recipe: Recipe, site: SiteSpec | None = None) -> None:
-    """Raise UserError if data, models or the sandbox that the recipe needs are missing.
+def check_recipe(recipe: Recipe) -> list[Finding]:
+    """What keeps a recipe from running on any machine, and what is probably not meant."""
+    errors: list[str] = []
+    try:
+        require_matched(recipe)
+    except UserError as error:
+        errors.append(str(error))  # of several lines
+    shape = model_shape(recipe)
+    misfits = [*fit_mistakes(recipe, shape), *analysis_errors(analysis_plan(recipe, shape), recipe.resources.gpu)]
+    errors += [f"{_CANNOT_WORK}{text}" for text in misfits]
+    return [Finding("error", text) for text in errors] + [Finding("warning", text) for text in warnings(recipe)]
 
-    `site`: the cluster; None: this machine. What an image has installed, only its jobs can tell.
+
+def check_tasks(tasks: Sequence[Task], site: SiteSpec | None = None, *, planned: bool = False) -> list[Finding]:
+    """What the unfinished tasks lack on this machine, or on the cluster `site`.
+
+    `planned`: they may run on another machine than this, if they are for GPUs and this has none.
     """
-    check_resolved(recipe)
-    if site is None or not site.offline:  # jobs of an offline site do not use the key
-        require_usable_key(recipe)
-    if site is None or site.container is None:
-        require_sandbox_of(recipe)
-
-
-def require_possible(recipe: Recipe) -> None:
-    """As `require_runnable`, but data and models need not be resolved."""
-    _refuse_impossible(recipe)
-    for text in warnings(recipe):
-        print(f"transfer: warning: {text}", file=sys.stderr)
-
-
-def require_possible_points(points: Mapping[str, Recipe], suite_is_given: bool = True) -> None:
-    """As `require_possible` for every point of an ablation: errors name the point, and a warning is printed once.
-
-    `suite_is_given`: whether the suite is that of the recipe; one made for a choice of rates cannot be mended by it.
-    """
-    for name, recipe in points.items():
-        try:
-            _refuse_impossible(recipe)
-        except UserError as error:
-            raise UserError(f"point {name}: {error}") from None
-    recipes = list(points.values())
-    if not suite_is_given:
-        recipes = [recipe.model_copy(update={"suite": None}) for recipe in recipes]
-    for text in dict.fromkeys(text for recipe in recipes for text in warnings(recipe)):
-        print(f"transfer: warning: {text}", file=sys.stderr)
-
-
-def _refuse_impossible(recipe: Recipe) -> None:
-    require_matched(recipe)
-    for text in fit_mistakes(recipe, model_shape(recipe)):
-        raise UserError(f"cannot work: {text}")
-
-
-def require_ready(tasks: Sequence[Task], site: SiteSpec | None = None) -> None:
-    """Print, once each, what the tasks lack on the machine or cluster they will run on. Raises UserError for errors."""
-    shown = set()
-    for study_dir in dict.fromkeys(task.study_dir for task in tasks):
-        members = [task for task in tasks if task.study_dir == study_dir]
-        lacking = findings(members[0].recipe, [task.stage for task in members], study_dir, site)
-        refuse(lacking)
-        for text in (f"transfer: {finding.severity}: {finding}" for finding in lacking):
-            if text not in shown:
-                print(text, file=sys.stderr)
-            shown.add(text)
-
-
-def blocking(tasks: Sequence[Task], site: SiteSpec) -> list[str]:
-    """Every error for which a run of the tasks on the cluster would be refused, as sentences."""
-    sentences: list[str] = []
+    found: list[Finding] = []
     for study_dir, recipe in {task.study_dir: task.recipe for task in tasks}.items():
+        elsewhere = planned and site is None and recipe.resources.gpu is not None and not visible_gpus()
         stages = [task.stage for task in tasks if task.study_dir == study_dir]
-        with collected(sentences):
-            _refuse_impossible(recipe)
-        with collected(sentences):
-            refuse(findings(recipe, stages, study_dir, site))
-        with collected(sentences):
-            require_resolved(recipe, site)
-    return sentences
+        lacking = findings(recipe, stages, study_dir, site, elsewhere=elsewhere)
+        if site is None and recipe.resources.nodes > 1 and not elsewhere:
+            text = f"resources.nodes is {recipe.resources.nodes}"
+            lacking.append(Finding("error", text, "several machines need --on slurm, or set resources.nodes=1"))
+        found += (
+            replace(item, sentence=f"{_CANNOT_WORK}{item.sentence}") if item.severity == "error" else item
+            for item in lacking
+        )
+        found += [Finding("missing", text) for text in unresolved_sentences(recipe)]
+        if not elsewhere:
+            found += [Finding("error", text) for text in _unusable(recipe, site)]
+    return found
 
 
-def require_ready_here(tasks: Sequence[Task]) -> None:
-    """As `require_ready` on this machine. Raises UserError also where a study needs several, or has jobs queued."""
-    require_ready(tasks)
-    for study_dir, recipe in {task.study_dir: task.recipe for task in tasks}.items():
-        if recipe.resources.nodes > 1:
-            raise UserError(
-                f"resources.nodes is {recipe.resources.nodes}; several machines need --on slurm, or set "
-                "resources.nodes=1"
-            )
-        refuse_if_queued(study_dir)
+def _unusable(recipe: Recipe, site: SiteSpec | None) -> list[str]:
+    """Why the key of Weights & Biases and the sandbox cannot be used, where the recipe needs them."""
+    errors: list[str] = []
+    if site is None or not site.offline:  # jobs of an offline site do not use the key
+        with collected(errors):
+            require_usable_key(recipe)
+    if site is None or site.container is None:  # what an image has installed, only its jobs can tell
+        with collected(errors):
+            require_sandbox_of(recipe)
+    return errors
+
+
+def show(found: Sequence[Finding]) -> bool:
+    """Print findings, each once and errors last; whether one is an error."""
+    errors = {str(finding): None for finding in found if finding.severity == "error"}
+    for text in dict.fromkeys(f"{finding.severity}: {finding}" for finding in found if finding.severity != "error"):
+        print(f"transfer: {text}", file=sys.stderr)
+    if errors:
+        print("transfer: " + "\n".join(errors), file=sys.stderr, flush=True)
+    return bool(errors)
+
+
+def require(found: Sequence[Finding]) -> None:
+    """Print warnings and notes. Raises UserError with everything that is missing or an error."""
+    refused = ("missing", "error")
+    show([finding for finding in found if finding.severity not in refused])
+    if texts := dict.fromkeys(str(finding) for finding in found if finding.severity in refused):
+        raise UserError("\n".join(texts))
 
 
 def run_stages(
@@ -131,9 +115,9 @@ def run_stages(
     with_reuse: bool = False,
 ) -> int:
     """Check a recipe, then run its unfinished stages on this machine; returns the exit status."""
-    require_runnable(recipe)
     tasks = tasks_of_study(recipe, study_dir, stages)
-    require_ready_here(tasks)
+    require([*check_recipe(recipe), *check_tasks(tasks)])
+    refuse_if_queued(study_dir)
     # With --json, standard output carries the report alone and progress goes to standard error.
     with redirect_stdout(sys.stderr if as_json else sys.stdout):
         return run_tasks(tasks, study_dir, until, with_reuse=with_reuse)
@@ -166,15 +150,11 @@ def refuse_if_queued(root: Path) -> None:
         )
 
 
-def show_jobs(root: Path, tasks: Sequence[Task], site: SiteSpec, *, with_reuse: bool = False) -> int:
-    """Print what would keep the tasks from being submitted, then the jobs that would be, and write their scripts.
+def show_jobs(root: Path, tasks: Sequence[Task], site: SiteSpec, *, with_reuse: bool = False) -> None:
+    """Print the jobs that would be submitted, and write their scripts. Submits nothing.
 
-    Submits nothing. What is queued already is known only where Slurm is installed. Returns the exit status: 2 if a run
-    would be refused.
+    What is queued already is known only where Slurm is installed.
     """
-    errors = blocking(tasks, site)
-    if errors:
-        print("transfer: " + "\n".join(errors), file=sys.stderr, flush=True)
     states = states_of(tasks)
     queue = ask_queue() if read_jobs(root) and shutil.which("squeue") is not None else Queue()
     active = active_ids(root, known_jobs(root, queue), queue)
@@ -207,4 +187,3 @@ def show_jobs(root: Path, tasks: Sequence[Task], site: SiteSpec, *, with_reuse: 
     }
     if others := ", ".join(f"{count} {state}" for state, count in counts.items() if count):
         print(f"stages that would not be submitted: {others}")
-    return 2 if errors else 0

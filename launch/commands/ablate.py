@@ -61,29 +61,23 @@ def ablate(options: argparse.Namespace) -> int:
 
 
 def _run(ablation: "Ablation", options: argparse.Namespace) -> int:
-    from launch.ablation import chooses_rates
+    from launch.ablation import check_points
     from launch.execution.processes import local_run, note_run
-    from launch.run import (
-        refuse_if_queued,
-        require_possible_points,
-        require_ready,
-        require_resolved,
-        run_on_slurm,
-        show_jobs,
-    )
+    from launch.run import check_tasks, refuse_if_queued, require, run_on_slurm, show, show_jobs
     from launch.slurm.submit import ask_queue
 
     site = read_site(options)
     tasks = ablation.tasks(options.until)
-    require_possible_points({point.name: point.recipe for point in ablation.points}, not chooses_rates(ablation))
+    found = [*check_points(ablation), *check_tasks(tasks, site, planned=options.dry_run)]
     if options.dry_run:
+        refused = show(found)
         points = [{"name": p.name, "values": p.values, "differs": list(p.differs)} for p in ablation.points]
         print_result(options, points, f"{describe(ablation)}\n\n{hours_line(tasks, site)}")
-        return show_jobs(ablation.root, tasks, site) if site is not None else 0
-    for point in ablation.points:
-        require_resolved(point.recipe, site)
+        if site is not None:
+            show_jobs(ablation.root, tasks, site)
+        return 2 if refused else 0
+    require(found)
     if site is not None:
-        require_ready(tasks, site)
         ask_queue()  # before anything is written
     refuse_if_queued(ablation.root)
     ablation.write()

@@ -102,7 +102,7 @@ def _submit(recipe: "Recipe", study_dir: Path, stages: "list[Stage]", options: a
     from launch.execution.local import check_study_dir
     from launch.execution.processes import read_run
     from launch.reuse import reuse
-    from launch.run import refuse_if_queued, require_ready, require_runnable, run_on_slurm, show_jobs
+    from launch.run import check_recipe, check_tasks, refuse_if_queued, require, run_on_slurm, show, show_jobs
     from launch.slurm.submit import ask_queue
     from launch.stages import build_stages, furthest_until
     from launch.tasks import tasks_of_study
@@ -111,13 +111,14 @@ def _submit(recipe: "Recipe", study_dir: Path, stages: "list[Stage]", options: a
 
     site = read_site(options)
     assert site is not None
-    if not options.dry_run:
-        require_runnable(recipe, site)
     tasks = tasks_of_study(recipe, study_dir, stages)
     check_study_dir(recipe, study_dir)
+    found = [*check_recipe(recipe), *check_tasks(tasks, site)]
     if options.dry_run:
-        return show_jobs(study_dir, tasks, site, with_reuse=not options.no_reuse)
-    require_ready(tasks, site)
+        refused = show(found)
+        show_jobs(study_dir, tasks, site, with_reuse=not options.no_reuse)
+        return 2 if refused else 0
+    require(found)
     ask_queue()  # before anything is written
     with locked(study_dir):  # stages that run read the recipe in it
         if (study_dir / STUDY_FILE).exists() and read_study_file(study_dir) != recipe.dump():

@@ -45,7 +45,7 @@ def rehearse(options: argparse.Namespace) -> int:
     from launch.planning.preflight import check_before_running, check_resolved
     from launch.rehearsal.outcome import format_outcome
     from launch.rehearsal.run import OUTCOME, rehearse
-    from launch.run import require_possible
+    from launch.run import check_recipe, require
     from recipes.loading import load_recipe
 
     recipe = load_recipe(options.study, options.overrides)
@@ -61,7 +61,7 @@ def rehearse(options: argparse.Namespace) -> int:
             check_resolved(recipe)
         except UserError as error:
             raise UserError(f"{error}; or rehearse without the data: --synthetic-data") from None
-    require_possible(recipe)
+    require(check_recipe(recipe))
     site = read_site(options)
     if not options.synthetic_data and (site is None or site.container is None):
         require_sandbox_of(recipe)

@@ -177,7 +177,7 @@ def resume(options: argparse.Namespace) -> int:
     from launch.ablation import ABLATION_FILE, load_ablation
     from launch.commands.ablate import run_and_conclude
     from launch.commands.recipe import run_and_report
-    from launch.run import require_ready, run_on_slurm
+    from launch.run import check_tasks, require, run_on_slurm
     from launch.site_file import load_site_copy
 
     root = study_folder(options)
@@ -186,8 +186,9 @@ def resume(options: argparse.Namespace) -> int:
     tasks = tasks_of(root, until)
     if how["on"] == "slurm":
         site = load_site_copy(root / "slurm" / "site.json")
-        require_ready(tasks, site)
+        require(check_tasks(tasks, site))
         return run_on_slurm(root, tasks, site, until)
     if (root / ABLATION_FILE).exists():
+        require(check_tasks(tasks))
         return run_and_conclude(load_ablation(root), until, options)
     return run_and_report(tasks[0].recipe, root, [task.stage for task in tasks], options.json, until)

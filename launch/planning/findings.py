@@ -40,10 +40,10 @@ _EVALUATING: tuple[StageKind, ...] = ("eval", "trajectory", "drift")
 
 @dataclass(frozen=True)
 class Finding:
-    """An error, a warning or a note about a planned study."""
+    """What was found about a planned study."""
 
-    severity: Literal["error", "warning", "note"]
-    """error: the study cannot end well. warning: probably not meant. note: good to know."""
+    severity: Literal["error", "missing", "warning", "note"]
+    """error: the study cannot end well. missing: to be fetched. warning: probably not meant. note: good to know."""
     sentence: str
     remedy: str = ""
 
@@ -80,13 +80,6 @@ def findings(
     if site is not None:
         return [*of_this_machine, *_site(recipe, waiting, site), *_time_limits(recipe, waiting, shape, site)]
     return of_this_machine if elsewhere else [*of_this_machine, *_this_machine(recipe, waiting, gpus)]
-
-
-def refuse(all_findings: Sequence[Finding]) -> None:
-    """Raise UserError with every error, if there is one."""
-    errors = [f"cannot work: {finding}" for finding in all_findings if finding.severity == "error"]
-    if errors:
-        raise UserError("\n".join(errors))
 
 
 def _software(recipe: Recipe, waiting: Sequence[Stage], offline: bool) -> Iterator[Finding]:

@@ -18,7 +18,7 @@ from launch.rehearsal.rows import Rows, write_rows
 from launch.rehearsal.scale import Replacements, scale
 from launch.rehearsal.teacher import serving_teacher
 from launch.rehearsal.toy_model import write_toy_model
-from launch.run import refuse_if_queued, require_ready, run_on_slurm
+from launch.run import check_tasks, refuse_if_queued, require, run_on_slurm
 from launch.site_file import SiteSpec
 from launch.stages import Stage, build_stages, select_until
 from launch.tasks import tasks_of_study
@@ -71,7 +71,7 @@ def rehearse(
         print(outcome.format_scaled(scaled.changes))
         print("  model                weights are random; width, depth and number of heads are small\n", flush=True)
         stages = build_stages(scaled.recipe)
-        require_ready(tasks_of_study(scaled.recipe, out / STUDY, stages), site)
+        require(check_tasks(tasks_of_study(scaled.recipe, out / STUDY, stages), site))
         resumed = _run(scaled.recipe, stages, out / STUDY, site, faults)
     rows_of_stages = outcome.rows_of(out / STUDY, stages, resumed)
     result = outcome.as_json(rows_of_stages, scaled.changes, missing, time.monotonic() - begun)

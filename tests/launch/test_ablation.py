@@ -311,7 +311,8 @@ def test_the_dry_run_refuses_a_point_that_the_run_refuses(tmp_path, monkeypatch,
     for mode in (["--dry-run"], []):
         assert main([*arguments, *mode]) == 2
         said.append(capsys.readouterr())
-    assert said[0].out == said[1].out == "" and said[0].err == said[1].err
+    assert "learning_rate-0.001: the recipe as written" in said[0].out and said[1].out == ""
+    assert said[0].err == said[1].err
     assert said[0].err.startswith("transfer: point learning_rate-0.002: the arms of smoke are unmatched:\n  learn")
     assert not Path("runs").exists()
     assert main([*arguments, "varies=[sampling, credit, negatives, learning_rate]", "--dry-run"]) == 0

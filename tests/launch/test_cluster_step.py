@@ -18,7 +18,7 @@ from launch.execution import ranks
 from launch.execution.failures import recorded
 from launch.execution.worker import worker_environment
 from launch.planning import node
-from launch.run import require_runnable
+from launch.run import check_tasks, require
 from launch.site_file import SiteSpec
 from launch.slurm import step, vllm_server
 from launch.slurm.jobs import make_jobs
@@ -368,17 +368,18 @@ def no_bubblewrap():
 
 def test_the_sandbox_is_looked_for_where_the_code_runs(study, monkeypatch):
     """On a login node bubblewrap says nothing about an image; in the job it is needed before the first response."""
-    _, stages = study
+    root, stages = study
     monkeypatch.setattr(node, "require_sandbox", no_bubblewrap)
     recipe = load_recipe(SMOKE)
-    require_runnable(recipe)
+    tasks = tasks_of_study(recipe, root, list(stages.values()))
+    require(check_tasks(tasks))
     node.require_on_this_node(recipe, stages["eval/base"])
     monkeypatch.setattr(type(recipe.benchmarks[0]), "runs_code", True)
     with pytest.raises(UserError, match="bubblewrap"):
-        require_runnable(recipe)
+        require(check_tasks(tasks))
     with pytest.raises(UserError, match="bubblewrap"):
-        require_runnable(recipe, SiteSpec())
-    require_runnable(recipe, SiteSpec(container={"image": "lab.sif"}))
+        require(check_tasks(tasks, SiteSpec()))
+    require(check_tasks(tasks, SiteSpec(container={"image": "lab.sif"})))
     for name in ("eval/base", "eval/grpo-seed0-final"):
         with pytest.raises(UserError, match="bubblewrap"):
             node.require_on_this_node(recipe, stages[name])

@@ -130,7 +130,7 @@ def test_a_recipe_and_a_run_name_the_same_study(tmp_path, monkeypatch):
     again, same = read_study(by_run)
     assert same == folder == study_folder(by_recipe) == study_folder(by_run)
     assert (again.train.steps, again.train.save_every_steps) == (3, 2)
-    assert load_recipe(folder) == recipe
+    assert load_recipe(folder).dump() == recipe.dump()
     ablation = argparse.Namespace(study=RECIPES / "ablations" / "pocket_learning_rate.yaml")
     with pytest.raises(
         UserError, match=r"runs/ablations/pocket-learning-rate does not .*`transfer ablate .*` makes it"

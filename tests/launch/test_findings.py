@@ -8,13 +8,16 @@ from eval.questions.suite_size import evaluation_responses
 from launch.hardware import gpu_models
 from launch.planning import findings as module
 from launch.planning.disk import disk_needed, side_by_side
-from launch.planning.findings import Finding, disk_text, findings, refuse
+from launch.planning.findings import Finding, disk_text, findings
 from launch.planning.hours import checkpoint_hours, plan_context, run_parts, stage_hours
+from launch.planning.plan import build_plan
+from launch.run import check_recipe, require
 from launch.site_file import SiteSpec, hours_of
 from launch.stages import build_stages, stage_inputs
 from recipes.errors import UserError
 from recipes.loading import load_recipe
 from recipes.manifest import finish_stage, start_stage
+from tests.paths import RECIPES
 from train.accounting.cost import model_shape
 from train.accounting.memory import checkpoint_bytes
 
@@ -62,12 +65,12 @@ def test_missing_flash_attention_is_an_error_or_what_the_recipe_allows(machine):
         "model.attention=flash_attention_2 cannot be used: neither flash-attn nor kernels is installed"
     )
     assert error.remedy.startswith("run pip install -e '.[flash]'")
-    with pytest.raises(UserError, match=r"^cannot work: model.attention=flash_attention_2 cannot be used: neither"):
-        refuse([error])
+    with pytest.raises(UserError, match=r"^model.attention=flash_attention_2 cannot be used: neither"):
+        require([error])
     (allowed,) = found("model.attention_fallback=sdpa")
     assert (allowed.severity, allowed.remedy) == ("warning", "")
     assert allowed.sentence.endswith("sdpa is used instead, as model.attention_fallback says")
-    refuse([allowed])
+    require([allowed])
     (planned,) = found(gpus=[], elsewhere=True)
     assert (planned.severity, planned.sentence[:40]) == ("warning", "on this machine model.attention=flash_at")
 
@@ -290,3 +293,13 @@ def test_run_refuses_and_plan_says_cannot_work(transfer, tmp_path):
     assert "cannot work: the plan is for a H200-141GB and the site file requests gpu_type a100" in big.stdout
     assert "wall clock on one node with 8 GPU(s): " in big.stdout
     assert str(Finding("note", "a", "b")) == "a; b"
+
+
+def test_run_refuses_diagnostics_that_plan_finds_too_large():
+    recipe = load_recipe(RECIPES / "qwen3-1.7b" / "matched.yaml", ["diagnostics.batch_tokens=4000000"])
+    errors = [str(finding) for finding in check_recipe(recipe) if finding.severity == "error"]
+    plan = build_plan(recipe, build_stages(recipe), Path("/none"))
+    (reason,) = [text for text in plan.errors if text.startswith("the diagnostics need ")]
+    assert errors == [f"cannot work: {reason}"]
+    with pytest.raises(UserError, match=r"lower diagnostics\.batch_tokens"):
+        require(check_recipe(recipe))

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from launch.planning.hours import checkpoint_seconds, plan_context, update_seconds
-from launch.run import require_ready
+from launch.run import check_tasks, require
 from launch.site_file import SiteSpec, find_site, load_site
 from launch.slurm.jobs import Needed, make_jobs
 from launch.slurm.script import render, signal_seconds
@@ -149,7 +149,7 @@ def test_a_node_with_too_few_gpus_is_refused_with_the_number_of_nodes():
     with pytest.raises(
         UserError, match=r"8 ranks on 1 node\(s\) are 8 GPUs a node, but the site has 4; set resources.nodes=2"
     ):
-        require_ready(tasks, SiteSpec(gpus_per_node=4))
+        require(check_tasks(tasks, SiteSpec(gpus_per_node=4)))
 
 
 SHARED = """

@@ -17,7 +17,7 @@ from recipes.errors import UserError
 from recipes.files import locked, write_json
 from recipes.loading import load_recipe
 from recipes.manifest import StageState
-from tests.paths import SMOKE
+from tests.paths import RECIPES, SMOKE
 
 PROGRAM = """#!{python}
 import json, os, re, sys
@@ -147,7 +147,8 @@ def test_a_dry_run_names_what_the_run_refuses_and_fails(tmp_path, capsys, monkey
     site.write_text("partition: gpu\ngpus_per_node: 4\ngpu_type: h200\n")
     words = ["run", str(BIG), "--on", "slurm", "--site", str(site), "--out", str(tmp_path / "s")]
     assert main([*words, "--dry-run"]) == 2
-    errors = capsys.readouterr().err.removeprefix("transfer: ").splitlines()
+    said = capsys.readouterr().err.splitlines()
+    errors = {text.removeprefix("transfer: ").removeprefix("missing: ") for text in said}
     for text in (
         "cannot work: 8 ranks on 1 node(s) are 8 GPUs a node, but the site has 4; set resources.nodes=2",
         "cannot work: corpus.teacher.base_url is http://127.0.0.1:8000/v1, and no server is there on the node that a "
@@ -155,14 +156,29 @@ def test_a_dry_run_names_what_the_run_refuses_and_fails(tmp_path, capsys, monkey
     ):
         assert text in errors
     assert main(words) == 2
-    refused = capsys.readouterr().err.removeprefix("transfer: ").splitlines()
-    assert len(refused) >= 3  # sources, benchmarks and the model
-    assert set(refused) <= set(errors)
+    refused = {text.removeprefix("transfer: ") for text in capsys.readouterr().err.splitlines()}
+    assert refused == errors
+    assert sum(text.startswith("transfer: missing: ") for text in said) == 3  # sources, benchmarks and the model
     site.write_text("partition: gpu\ngpus_per_node: 8\ngpu_type: h200\n")
     assert main([*words, "--dry-run", "resources.ranks=16"]) == 2
     assert "16 ranks on 1 node(s) are 16 GPUs a node, but the site has 8" in capsys.readouterr().err
     assert main([*words, "--dry-run", "varies=[sampling]"]) == 2
     assert "are unmatched" in capsys.readouterr().err
+
+
+def test_what_is_still_to_be_fetched_does_not_fail_a_dry_run(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr("launch.planning.findings.free_bytes", lambda folder: 10**13)
+    site = tmp_path / "site.yaml"
+    site.write_text("gpus_per_node: 8\ngpu_type: h100\ncontainer: {image: lab.sif}\n")
+    words = ["run", str(RECIPES / "qwen3-1.7b" / "matched.yaml"), "--on", "slurm", "--site", str(site)]
+    words += ["--out", str(tmp_path / "s"), "corpus.teacher.base_url=http://node7:8000/v1"]
+    assert main([*words, "--dry-run"]) == 0
+    shown = capsys.readouterr()
+    assert "transfer: missing: model Qwen/Qwen3-1.7B-Base is not resolved; run `transfer fetch" in shown.err
+    assert "  arms/grpo: " in shown.out
+    assert main(words) == 2
+    assert "model Qwen/Qwen3-1.7B-Base is not resolved" in capsys.readouterr().err
 
 
 def test_a_dry_run_lists_what_is_neither_done_nor_queued(study, capsys, monkeypatch):
@@ -178,7 +194,7 @@ def test_a_dry_run_lists_what_is_neither_done_nor_queued(study, capsys, monkeypa
         lambda tasks: {task.key: StageState("done" if task.stage.name == "base" else "new") for task in tasks},
     )
     capsys.readouterr()
-    assert show_jobs(root, tasks, SiteSpec()) == 0
+    show_jobs(root, tasks, SiteSpec())
     shown = capsys.readouterr().out
     names = [task.stage.name for task in tasks]
     assert names[:3] == ["base", "corpus", "arms/grpo/seed-0"]
