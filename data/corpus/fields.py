@@ -176,7 +176,16 @@ def _float(value: Any, default: float | None = None) -> float:
     return number
 
 
-_ENVIRONMENT = ImmutableSandboxedEnvironment(
+class _Environment(ImmutableSandboxedEnvironment):
+    """Jinja's sandbox without negative places in texts: the label -1 of a hidden row would mean the last option."""
+
+    def getitem(self, obj: Any, argument: Any) -> Any:
+        if isinstance(obj, str) and isinstance(argument, int) and argument < 0:
+            raise TemplateFailedError(f"{obj!r} has no place {argument}; the last character is `| last`")
+        return super().getitem(obj, argument)
+
+
+_ENVIRONMENT = _Environment(
     undefined=StrictUndefined, finalize=_printed, trim_blocks=True, lstrip_blocks=True
 )
 _ENVIRONMENT.filters |= {"from_json": from_json_text, "int": _int, "float": _float}
