@@ -185,7 +185,5 @@ class _Environment(ImmutableSandboxedEnvironment):
         return super().getitem(obj, argument)
 
 
-_ENVIRONMENT = _Environment(
-    undefined=StrictUndefined, finalize=_printed, trim_blocks=True, lstrip_blocks=True
-)
+_ENVIRONMENT = _Environment(undefined=StrictUndefined, finalize=_printed, trim_blocks=True, lstrip_blocks=True)
 _ENVIRONMENT.filters |= {"from_json": from_json_text, "int": _int, "float": _float}

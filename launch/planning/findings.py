@@ -4,6 +4,7 @@
 what only a GPU node can tell.
 """
 
+import os
 import re
 import shutil
 from collections.abc import Iterator, Sequence
@@ -25,7 +26,8 @@ from launch.stages import Stage, StageKind, build_stages, stage_states
 from recipes.errors import UserError
 from recipes.schema import Recipe
 from train.accounting.cost import ModelShape, model_shape
-from train.accounting.memory import size_text
+from train.accounting.memory import memory_of_arm, size_text
+from train.arms import resolve_arm
 
 _FAMILY = re.compile(
     r"(?i)(?<![a-z0-9])(v100|t4|a10g?|a30|a40|l4|l40s?|a100|h100|h200|h800|h20|gh200|b200|gb200|mi\d+\w*)(?![0-9])"
@@ -79,7 +81,7 @@ def findings(
         of_this_machine += _larger_than_usual(recipe, waiting)
     if site is not None:
         return [*of_this_machine, *_site(recipe, waiting, site), *_time_limits(recipe, waiting, shape, site)]
-    return of_this_machine if elsewhere else [*of_this_machine, *_this_machine(recipe, waiting, gpus)]
+    return of_this_machine if elsewhere else [*of_this_machine, *_this_machine(recipe, shape, waiting, gpus)]
 
 
 def _software(recipe: Recipe, waiting: Sequence[Stage], offline: bool) -> Iterator[Finding]:
@@ -150,10 +152,22 @@ def disk_text(need: Disk) -> str:
     return f"{size_text(need.total)} of disk ({listed})"
 
 
-def _this_machine(recipe: Recipe, waiting: Sequence[Stage], gpus: Sequence[str]) -> Iterator[Finding]:
-    """GPUs of this machine against those the recipe is for."""
+def _this_machine(
+    recipe: Recipe, shape: ModelShape | None, waiting: Sequence[Stage], gpus: Sequence[str]
+) -> Iterator[Finding]:
+    """GPUs of this machine against those the recipe is for; without any, its memory."""
     model = recipe.model
     if not gpus:
+        arms = [resolve_arm(recipe, name) for name in recipe.trained if any(stage.kind == "arms" for stage in waiting)]
+        memories = [memory for arm in arms if (memory := memory_of_arm(recipe, arm, shape)) is not None]
+        need = recipe.resources.ranks * max((memory.states for memory in memories), default=0)
+        if need > memory_of_machine():
+            yield Finding(
+                "error",
+                f"weights, gradients and optimizer of an arm take {size_text(need)} and this machine has "
+                f"{size_text(memory_of_machine())} of memory",
+                "choose a smaller model, or a machine with GPUs (resources.gpu names them)",
+            )
         flash = model is not None and model.attention in FLASH and model.attention_fallback is None
         if flash and any(stage.kind in LOADS_MODELS for stage in waiting):
             yield Finding("error", f"{model and model.attention} needs a GPU and none is visible here", REMEDY)
@@ -179,6 +193,11 @@ def _this_machine(recipe: Recipe, waiting: Sequence[Stage], gpus: Sequence[str])
             "warning", f"the teacher's server at {server} is on this machine, and no model finds room beside it",
             "make the corpus first (--until corpus), stop the server, then run the rest",
         )  # fmt: skip
+
+
+def memory_of_machine() -> int:
+    """Bytes of memory of this machine."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def _nodes_for(ranks: int, gpus: int) -> int:

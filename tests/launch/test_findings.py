@@ -42,6 +42,7 @@ def machine(monkeypatch):
     monkeypatch.setattr(module.shutil, "which", lambda name: name if there["bwrap"] else None)
     monkeypatch.setattr(module, "free_bytes", lambda folder: there["free"])
     monkeypatch.setattr(module, "missing", lambda model, offline: there["offline"] if offline else there["attention"])
+    monkeypatch.setattr(module, "memory_of_machine", lambda: ENDLESS)
     monkeypatch.setattr(module, "gpu_models", lambda: there["models"])
     return there
 
@@ -73,6 +74,16 @@ def test_missing_flash_attention_is_an_error_or_what_the_recipe_allows(machine):
     require([allowed])
     (planned,) = found(gpus=[], elsewhere=True)
     assert (planned.severity, planned.sentence[:40]) == ("warning", "on this machine model.attention=flash_at")
+
+
+def test_a_model_that_is_larger_than_the_memory_of_a_machine_without_gpus(machine, monkeypatch):
+    large = ["model={path: Qwen/Qwen3-8B-Base}", "resources.ranks=2"]
+    need = 2 * 8_190_735_360 * 16  # in float32: weights, gradients and the two moments of Adam
+    for memory, said in ((need, []), (need - 1, ["weights, gradients and optimizer of an arm take 262 GB"])):
+        monkeypatch.setattr(module, "memory_of_machine", lambda memory=memory: memory)
+        errors = found(*large, recipe=SMOKE, gpus=[])
+        assert [str(error).split(" and this")[0] for error in errors] == said
+    assert found(*large, recipe=SMOKE, gpus=[], site=SiteSpec()) == []
 
 
 def test_jobs_that_run_offline_need_the_kernel_in_the_cache(machine):
