@@ -29,6 +29,9 @@ _NAMES = {
 }
 
 
+_MEMORY_TITLE = "memory per rank, without libraries"
+
+
 def format_plan(plan: Plan, commands: bool = False, stages: bool = False) -> str:
     """The plan as text.
 
@@ -291,20 +294,27 @@ def _comparison_lines(plan: Plan) -> list[str]:
 
 
 def _memory_lines(plan: Plan) -> list[str]:
-    """Memory per rank, one line for all arms that need the same."""
-    by_need: dict[str, list[str]] = {}
+    """Memory per rank: a row for the arms that need the same while training, then what sampling adds."""
+    rows: dict[tuple[str, ...], list[str]] = {}
+    sampling: dict[str, list[str]] = {}
     for name, arm in plan.arms.items():
         memory = arm.memory_per_rank
         if memory is None:
             return ["memory: unknown until `transfer fetch` has brought the model's config.json to this machine"]
-        components = {
-            "weights": memory.weights, "gradients": memory.gradients, "optimizer": memory.optimizer,
-            "activations": memory.activations, "output layer": memory.head, "reference model": memory.reference_model,
-            "total": memory.total, "margin": memory.margin,
-        }  # fmt: skip
-        listed = ", ".join(f"{part} {size_text(value)}" for part, value in components.items() if value)
-        by_need.setdefault(f"memory per rank, without libraries: {listed}{_sampling_text(arm)}", []).append(name)
-    return [text if len(by_need) == 1 else f"{text}  ({', '.join(names)})" for text, names in by_need.items()]
+        sizes = [memory.weights, memory.gradients, memory.optimizer, memory.activations, memory.head]
+        sizes += [memory.reference_model, memory.total, memory.margin]
+        rows.setdefault(tuple(size_text(size) if size else "-" for size in sizes), []).append(name)
+        if text := _sampling_text(arm):
+            sampling.setdefault(text, []).append(name)
+    titles = ("weights", "gradients", "optimizer", "activations", "output layer", "reference", "total", "margin")
+    used = [column for column in range(len(titles)) if any(row[column] != "-" for row in rows)]
+    widths = {column: max(len(titles[column]), *(len(row[column]) for row in rows)) + 3 for column in used}
+    width = max(len(_MEMORY_TITLE), *(len(", ".join(names)) for names in rows.values()))
+    lines = [f"{_MEMORY_TITLE:<{width}}" + "".join(f"{titles[column]:>{widths[column]}}" for column in used)]
+    for row, names in rows.items():
+        cells = "".join(f"{row[column]:>{widths[column]}}" for column in used)
+        lines.append(f"{', '.join(names):<{width}}{cells}")
+    return [*lines, *(f"while sampling, {', '.join(names)}: {text}" for text, names in sampling.items())]
 
 
 def _sampling_text(arm: ArmPlan) -> str:
@@ -313,8 +323,8 @@ def _sampling_text(arm: ArmPlan) -> str:
         return ""
     given = "" if not sampling.derived else f" ({' and '.join(sampling.derived)} derived)"
     return (
-        f"; while sampling, vLLM with {sampling.memory_share:.0%} of a GPU, {'asleep' if sampling.sleep else 'awake'} "
-        f"while training{given}: weights {size_text(sampling.weights)}, KV cache {size_text(sampling.kv_cache)} "
+        f"vLLM with {sampling.memory_share:.0%} of a GPU, {'asleep' if sampling.sleep else 'awake'} while training"
+        f"{given}: weights {size_text(sampling.weights)}, KV cache {size_text(sampling.kv_cache)} "
         f"({sampling.cached_tokens:,} tokens), so {min(sampling.sequences_at_once, sampling.sequences_asked):,} of "
         f"{sampling.sequences_asked:,} sequences of the expected length at a time{_peak_text(arm)}"
     )

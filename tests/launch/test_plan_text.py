@@ -28,10 +28,17 @@ def test_every_number_of_the_table_has_a_unit(tmp_path):
     evaluation = next(line for line in text if line.startswith("  eval"))
     assert " ".join(evaluation.split()) == "eval 4 - 8.9 s 35 s 962 MB new"
     assert any(line.startswith("in all about 7 min of stage time") for line in text)
-    assert any(line.startswith("memory per rank, without libraries: weights 3 MB, gradients 3 MB, ") for line in text)
+    first = next(index for index, line in enumerate(text) if line.startswith("memory per rank, without libraries"))
+    assert text[first].split("libraries")[1].split("   ")[1:] == [
+        " weights", "gradients", "optimizer", "activations", "output layer", " total",
+    ]  # fmt: skip
+    assert text[first + 1].split("   ")[0] == "off_policy_sft, on_policy_sft, grpo"
+    assert text[first + 1].split()[3:] == ["3", "MB", "3", "MB", "5", "MB", "302", "MB", "91", "MB", "404", "MB"]
     recipe = load_recipe(MATCHED)
     text = format_plan(build_plan(recipe, build_stages(recipe), tmp_path / "x")).splitlines()
     assert text[2].split() == ["stage", "stages", "GPUs", "each", "GPU-hours", "memory", "state"]
+    (sampling,) = [line for line in text if line.startswith("while sampling, ")]
+    assert sampling.startswith("while sampling, on_policy_sft, grpo: vLLM with 70% of a GPU, asleep while training (")
     sizes = [size_text(value) for value in (0, 9_400, 3_000_000, 1_234_000_000, 12_345_000_000)]
     assert sizes == ["0 kB", "9 kB", "3 MB", "1.2 GB", "12 GB"]
 
@@ -153,7 +160,8 @@ def test_sum_of_the_column_of_memory_is_explained(settings, said, monkeypatch):
     if said is None:
         assert "at the peak" not in text
         return
-    assert f"{said}  (on_policy_sft, grpo)" in text
+    (sampling,) = [line for line in text.splitlines() if line.startswith("while sampling, on_policy_sft, grpo: ")]
+    assert sampling.endswith(said)
     (memory,) = {stage.memory_bytes for stage in plan.stages if stage.group == "arms/grpo"}
     assert f", {size_text(memory)}: " in said
 
