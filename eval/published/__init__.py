@@ -1,1 +1,1 @@
-"""The published comparison as data (`paper.yaml`), and what can be recomputed from it."""
+"""The published scores as data (`paper.yaml`), what can be recomputed from them, how a report compares with them."""

@@ -102,7 +102,7 @@ def read_study(options: argparse.Namespace) -> "tuple[Recipe, Path]":
     return recipe, getattr(options, "out", None) or default
 
 
-def study_folder(options: argparse.Namespace) -> Path:
+def study_folder(study: Path) -> Path:
     """The folder of RECIPE|RUN, which must exist: RUN itself, or the default one of a recipe or an ablation file.
 
     Raises:
@@ -111,7 +111,7 @@ def study_folder(options: argparse.Namespace) -> Path:
     from recipes.loading import read_yaml
     from recipes.suggestions import similar_file, similar_study
 
-    path, made_by = options.study, "run"
+    path, made_by = study, "run"
     if path.is_file():
         values = read_yaml(path)
         if "recipe" in values:
@@ -122,9 +122,9 @@ def study_folder(options: argparse.Namespace) -> Path:
         else:
             path = Path("runs") / str(values.get("study"))
     if not path.is_dir():
-        if path == options.study and (near := similar_file(path.with_suffix(".yaml")) or similar_study(path)):
+        if path == study and (near := similar_file(path.with_suffix(".yaml")) or similar_study(path)):
             raise UserError(f"{path} does not exist; did you mean {near}?")
-        hint = f"`transfer {made_by}{'' if path == options.study else f' {options.study}'}` makes it"
+        hint = f"`transfer {made_by}{'' if path == study else f' {study}'}` makes it"
         raise UserError(f"{path} does not exist; {hint}, or name the folder of another study")
     return path
 

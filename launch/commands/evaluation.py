@@ -42,7 +42,8 @@ _SUITE = (
 )
 
 
-def _pair(options: argparse.Namespace) -> "tuple[Recipe, Path]":
+def _pair(options: argparse.Namespace, overrides: list[str]) -> "tuple[Recipe, Path]":
+    """The recipe that scores --base and --model, and the folder of its study."""
     from launch.pairs import arm_names, at_revision, evaluation_recipe
     from launch.planning.preflight import model_mistake
 
@@ -53,7 +54,7 @@ def _pair(options: argparse.Namespace) -> "tuple[Recipe, Path]":
     names = arm_names(options.model)
     study = "eval-" + "-".join(name.lower().replace("_", "-") for name in names)[:80].strip("-")
     suite = options.suite or SHIPPED / "recipes" / "suites" / "twelve.yaml"
-    recipe = evaluation_recipe(options.base, names, suite, study, options.overrides)
+    recipe = evaluation_recipe(options.base, names, suite, study, overrides)
     return recipe, options.out or Path("runs") / study
 
 
@@ -73,7 +74,7 @@ def eval_(options: argparse.Namespace) -> int:
     from launch.planning.preflight import check_before_running
     from launch.stages import build_stages
 
-    recipe, study_dir = _pair(options)
+    recipe, study_dir = _pair(options, options.overrides)
     check_before_running(recipe)
     if options.dry_run:
         return show_plan(recipe, study_dir, build_stages(recipe), options)
@@ -121,31 +122,34 @@ def gate(options: argparse.Namespace) -> int:
     interval. Losses alone decide; a model without a gain on what was trained gets a note. Judges the scores of a
     finished study, or scores --base and --model as `eval` does, with new responses.
     """
-    from eval.report.decisions import gate, without_gain
-
     require_max_drop(options.max_drop)
-    if options.words and not options.base and not options.model:
-        if options.suite or options.out:
-            raise UserError("a finished study is judged by its own scores; --suite and --out need --base and --model")
-        options.study = input_file(options.words[0])
-        study_dir = study_folder(options)
-        transfer = _transfer(study_dir)
-        arms = options.words[1:] or list(transfer.arms)
-        if unknown := [arm for arm in arms if arm not in transfer.arms]:
-            raise UserError(f"{study_dir} has no arm {unknown[0]}; {did_you_mean(unknown[0], transfer.arms, 'it has')}")
-    else:
-        if not options.base or not options.model:
-            raise UserError(
-                "name a finished study, as in `transfer gate runs/pocket grpo --max-drop 5`, or both --base and --model"
-            )
-        options.overrides = options.words
-        recipe, study_dir = _pair(options)
+    if options.base and options.model:
+        recipe, study_dir = _pair(options, options.words)
         if status := _run(recipe, study_dir):
             return status if status > 1 else 2  # 1 is the verdict
-        transfer, arms = _transfer(study_dir), list(recipe.arms)
-    verdicts = {arm: gate(transfer, arm, options.max_drop) for arm in arms}
+        transfer = _transfer(study_dir)
+        return _judge(options, study_dir, transfer, list(transfer.arms))
+    if not options.words or options.base or options.model:
+        raise UserError(
+            "name a finished study, as in `transfer gate runs/pocket grpo --max-drop 5`, or both --base and --model"
+        )
+    if options.suite or options.out:
+        raise UserError("a finished study is judged by its own scores; --suite and --out need --base and --model")
+    study, *arms = options.words
+    study_dir = study_folder(input_file(study))
+    transfer = _transfer(study_dir)
+    if unknown := [arm for arm in arms if arm not in transfer.arms]:
+        raise UserError(f"{study_dir} has no arm {unknown[0]}; {did_you_mean(unknown[0], transfer.arms, 'it has')}")
+    return _judge(options, study_dir, transfer, arms or list(transfer.arms))
+
+
+def _judge(options: argparse.Namespace, study_dir: Path, transfer: "Transfer", arms: list[str]) -> int:
+    """Print the verdict on every arm; the exit status of the gate."""
+    from eval.report import gate
+
+    verdicts = {arm: gate.judge(transfer, arm, options.max_drop) for arm in arms}
     lines = [f"{'PASS' if passed else 'FAIL'}  {text}" for passed, reasons in verdicts.values() for text in reasons]
-    notes = {arm: without_gain(transfer, arm) for arm in arms}
+    notes = {arm: gate.without_gain(transfer, arm) for arm in arms}
     lines += [f"note  {note}" for note in notes.values() if note]
     values = {
         arm: {"passed": passed, "reasons": reasons, "note": notes[arm]} for arm, (passed, reasons) in verdicts.items()
@@ -161,26 +165,24 @@ def gate(options: argparse.Namespace) -> int:
     "compare a finished study with the published scores",
     STUDY,
     argument(
-        "--as", dest="rows", metavar="ARM=MODEL", action="append", default=[], help="which published model an arm is"
+        "--as", dest="models", metavar="ARM=MODEL", action="append", default=[], help="which published model an arm is"
     ),
 )
 def compare(options: argparse.Namespace) -> int:
     """Every score of a study, in the reading `paper`, beside Table 1 of arXiv 2507.00432: agrees, differs or too
     uncertain. `transfer diff A B` compares two studies.
     """
-    from eval.report.decisions import compare_with_published, default_rows, format_comparison
+    from eval.published.compare import compare_with_published, format_comparison, match_models
 
-    if wrong := [row for row in options.rows if "=" not in row]:
+    if wrong := [pair for pair in options.models if "=" not in pair]:
         raise UserError(f"--as must have the form ARM=MODEL, not {', '.join(wrong)}")
-    study_dir = study_folder(options)
+    study_dir = study_folder(options.study)
     transfer = _transfer(study_dir)
-    rows, wrong = default_rows(list(transfer.arms), dict(row.split("=", 1) for row in options.rows))
-    if wrong:
-        raise UserError("; ".join(wrong))
-    cells = compare_with_published(transfer, rows)
-    if not cells:
+    model_of_arm = match_models(list(transfer.arms), dict(pair.split("=", 1) for pair in options.models))
+    scores = compare_with_published(transfer, model_of_arm)
+    if not scores:
         raise UserError(f"{study_dir} has none of the twelve benchmarks of the published comparison")
-    print_result(options, [cell.dump() for cell in cells], format_comparison(cells))
+    print_result(options, [score.dump() for score in scores], format_comparison(scores))
     return 0
 
 
@@ -282,7 +284,7 @@ def score(options: argparse.Namespace) -> int:
     from eval.responses.rescore import format_rescored, parse_rescorings, rescore
     from recipes.loading import load_study
 
-    study_dir = study_folder(options)
+    study_dir = study_folder(options.study)
     recipe = load_study(study_dir)
     recipe.require_suite()
     changes = rescore(recipe, study_dir, parse_rescorings(recipe, options.rules))

@@ -103,7 +103,7 @@ def pick(options: argparse.Namespace) -> int:
     from eval.report.checkpoints import format_pick
 
     require_max_drop(options.max_drop)
-    study_dir = study_folder(options)
+    study_dir = study_folder(options.study)
     result = pick(_finished_trajectories(study_dir), study_dir, options.max_drop)
     print_result(options, result.dump(), format_pick(result, study_dir))
     return 0 if result.choice.arm is not None else 1
@@ -141,7 +141,7 @@ def sync(options: argparse.Namespace) -> int:
     from eval.report.tracking import sync_study
     from recipes.loading import load_study
 
-    study_dir = study_folder(options)
+    study_dir = study_folder(options.study)
     recipe = load_study(study_dir)
     refuse_rehearsal(recipe.rehearsal, study_dir)
     path = study_dir / "report" / "transfer.json"

@@ -26,7 +26,7 @@ def push(options: argparse.Namespace) -> int:
     from recipes.loading import load_study
 
     require_owner(options.to)
-    study_dir = study_folder(options)
+    study_dir = study_folder(options.study)
     recipe = load_study(study_dir)
     refuse_rehearsal(recipe.rehearsal, study_dir)
     seed = recipe.seeds[0] if options.seed is None else options.seed

@@ -295,7 +295,7 @@ def lineage(options: argparse.Namespace) -> int:
     from recipes.loading import load_study
     from train.accounting.lineage import format_lineage, study_lineage
 
-    study_dir = study_folder(options)
+    study_dir = study_folder(options.study)
     lineage = study_lineage(load_study(study_dir), study_dir)
     print_result(options, lineage, format_lineage(lineage))
     return 0 if lineage["equal"] else 2

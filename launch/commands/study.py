@@ -45,7 +45,7 @@ def status(options: argparse.Namespace) -> int:
     """
     from launch.status import format_statuses, stage_statuses
 
-    root = study_folder(options)
+    root = study_folder(options.study)
     tasks = tasks_of(root, read_run(root).get("until"))
     stages = stage_statuses(root, tasks)
     if any(task.recipe.rehearsal for task in tasks):
@@ -88,7 +88,7 @@ def logs(options: argparse.Namespace) -> int:
     """The end of a stage's log; without STAGE the list of logs."""
     from launch.execution.processes import log_path, rank_log_path
 
-    root = study_folder(options)
+    root = study_folder(options.study)
     tasks = tasks_of(root)
     if options.stage is None:
         for path in sorted(path for study in {task.study_dir for task in tasks} for path in study.glob("logs/*.log")):
@@ -145,7 +145,7 @@ def cancel(options: argparse.Namespace) -> int:
     from launch.execution.processes import process_start
     from launch.slurm.submit import cancel, read_jobs
 
-    root, stage = study_folder(options), options.stage
+    root, stage = study_folder(options.study), options.stage
     tasks = tasks_of(root)
     if stage is not None and stage not in {task.stage.name for task in tasks}:
         near = nearest(stage, [task.stage.name for task in tasks])
@@ -180,7 +180,7 @@ def resume(options: argparse.Namespace) -> int:
     from launch.run import check_tasks, require, run_on_slurm
     from launch.site_file import load_site_copy
 
-    root = study_folder(options)
+    root = study_folder(options.study)
     how = read_run(root)
     until = how.get("until")
     tasks = tasks_of(root, until)

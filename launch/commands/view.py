@@ -40,7 +40,7 @@ def view(options: argparse.Namespace) -> int:
 
     if options.limit < 1:
         raise UserError(f"--limit is {options.limit} but must be 1 or more")
-    study = StudyView(study_folder(options))
+    study = StudyView(study_folder(options.study))
     filters = filters_from(vars(options))
     study.require_known(filters)
     return _export(study, filters, options) if options.export is not None else _serve(study, filters, options)

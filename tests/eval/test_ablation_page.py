@@ -9,7 +9,7 @@ import pytest
 from eval.report import response_curves as response_curves_module
 from eval.report.ablation_page import draw_ablation, render_ablation
 from eval.report.ablation_verdict import Missing, conclude, value_text
-from eval.report.decisions import gate
+from eval.report.gate import judge
 from eval.report.page import page_templates
 from eval.report.response_curves import curve_figure, format_curves, response_curves
 from eval.report.wording import loss_text, points
@@ -176,10 +176,10 @@ def test_losses_are_rounded_up_as_gate_does(tmp_path):
     point = ablation_point(1e-4, {"grpo": (20.0, 0.0, 0.0)})
     lost = Estimate(estimate=0.0, low=-14.32, high=14.3)
     point.transfer.arms["grpo"].groups["non_reasoning"] = lost
-    _, (sentence,) = gate(point.transfer, "grpo", 5)
+    _, (sentence,) = judge(point.transfer, "grpo", 5)
     assert sentence.startswith("grpo may have lost up to 14.4 points on non_reasoning (+0.0 [-14.3, +14.3], 95 %)")
     assert sentence.endswith(" (losses are rounded up)")
-    assert gate(point.transfer, "grpo", 14.4)[0]
+    assert judge(point.transfer, "grpo", 14.4)[0]
     page = ablation_page(tmp_path / "index.html", [point, ablation_point(2e-4, {"grpo": (21.0, 3.0, 3.0)})]).read_text()
     assert "<td>14.4</td>" in page
     assert "<td>14.3</td>" not in page

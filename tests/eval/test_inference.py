@@ -9,7 +9,8 @@ import pytest
 from scipy import stats
 
 from eval.published.audit import published_models, recompute
-from eval.report.decisions import compare_with_published, default_rows, format_comparison, gate
+from eval.published.compare import compare_with_published, format_comparison, match_models
+from eval.report.gate import judge
 from eval.report.power import Spread, detectable
 from eval.report.results import outcome_change
 from eval.responses.readings import pass_at_k
@@ -17,6 +18,7 @@ from eval.statistics.bootstrap import Answers, ArmScores, draw_scores
 from eval.statistics.inference import contrast_interval, gain_p_value, holm, linear_interval, weights_of
 from eval.statistics.transfer_index import MATH
 from launch.commands.main import main
+from recipes.errors import UserError
 from tests.support.reports import arm_values, base_values, estimate, make_transfer, reading
 
 
@@ -241,15 +243,24 @@ def test_comparison_agrees_within_the_margin():
     assert first == f"{agree}, 0 differ, 0 have too wide intervals to say"
     assert (unit.startswith("scores in points"), empty, head.split()[:2]) == (True, "", ["model", "benchmark"])
     assert [row.split()[:2] for row in rows] == [["base", "aime24"], ["sft_think", "aime24"]]
-    rows, wrong = default_rows(["grpo"], {})
-    assert wrong == [
+
+
+def test_arms_are_matched_to_published_models_by_name_or_as_given():
+    assert match_models(["grpo", "sft_think"], {}) == {"sft_think": "UniReason SFT-think"}
+    for name in ("rl", "UniReason RL"):
+        assert match_models(["grpo"], {"grpo": name}) == {"grpo": "UniReason RL"}
+    nothing = (
         "no arm is named like a published model (sft_think, sft_no_think or rl); say which one an arm is with "
         "--as ARM=rl, where ARM is one of grpo"
-    ]
-    assert default_rows(["grpo"], {"grpo": "rl"}) == ({"grpo": "UniReason RL"}, [])
-    rows, wrong = default_rows(["grpo"], {"grpo": "UniReason RL"})
-    assert rows == {"grpo": "UniReason RL"}
-    assert not wrong
+    )
+    for given, expected in (
+        ({}, nothing),
+        ({"gpro": "rl"}, "'gpro' is not an arm of this study; did you mean grpo?"),
+        ({"grpo": "UniReason RLL"}, "'UniReason RLL' is not a published model; did you mean UniReason RL?"),
+    ):
+        with pytest.raises(UserError) as refused:
+            match_models(["grpo"], given)
+        assert str(refused.value) == expected
 
 
 def test_one_cluster_says_nothing_about_significance():
@@ -267,7 +278,7 @@ def test_one_cluster_says_nothing_about_significance():
 
 def test_gate_names_a_loss_that_is_more_than_the_limit():
     arm = arm_values({"math": estimate(5, 3, 7), "other": estimate(-0.5, -2.04, 1.0)})
-    passed, (sentence,) = gate(make_transfer(arms={"m": arm}), "m", 2.0)
+    passed, (sentence,) = judge(make_transfer(arms={"m": arm}), "m", 2.0)
     assert not passed
     assert "may have lost up to 2.1 points on other" in sentence
 
@@ -307,14 +318,14 @@ def test_gate_looks_at_the_lower_end():
     # A warning of another kind does not decide, whatever its words.
     other = {"warnings": [{"code": "few_questions", "message": "b: its score says nothing"}]}
     transfer = make_transfer(arms={"m": arm}, **other)
-    passed, (sentence,) = gate(transfer, "m", 2.0)
+    passed, (sentence,) = judge(transfer, "m", 2.0)
     assert passed
     assert "the least certain is other with -0.5 [-1.9, +0.9]" in sentence
-    passed, (sentence,) = gate(transfer, "m", 1.8)
+    passed, (sentence,) = judge(transfer, "m", 1.8)
     assert not passed
     assert "may have lost up to 1.9 points on other" in sentence
     for model, passes in (("m", False), ("base", False), ("another arm", True)):
         silent = {"code": "all_truncated", "message": "b: no response is complete", "model": model}
-        passed, sentences = gate(make_transfer(arms={"m": arm}, warnings=[silent]), "m", 100.0)
+        passed, sentences = judge(make_transfer(arms={"m": arm}, warnings=[silent]), "m", 100.0)
         assert passed == passes
         assert (sentences == [silent["message"]]) == (not passes)

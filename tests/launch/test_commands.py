@@ -124,14 +124,14 @@ def test_a_recipe_and_a_run_name_the_same_study(tmp_path, monkeypatch):
     recipe, folder = read_study(by_recipe)
     assert (recipe.study, recipe.train.steps, folder) == ("smoke", 3, Path("runs/smoke"))
     with pytest.raises(UserError, match=r"runs/smoke does not exist; `transfer run .*smoke.yaml` makes it"):
-        study_folder(by_recipe)
+        study_folder(by_recipe.study)
     write_json(folder / "study.json", recipe.dump())
     by_run = argparse.Namespace(study=folder, overrides=["train.save_every_steps=2"])
     again, same = read_study(by_run)
-    assert same == folder == study_folder(by_recipe) == study_folder(by_run)
+    assert same == folder == study_folder(by_recipe.study) == study_folder(by_run.study)
     assert (again.train.steps, again.train.save_every_steps) == (3, 2)
     assert load_recipe(folder).dump() == recipe.dump()
-    ablation = argparse.Namespace(study=RECIPES / "ablations" / "pocket_learning_rate.yaml")
+    ablation = RECIPES / "ablations" / "pocket_learning_rate.yaml"
     with pytest.raises(
         UserError, match=r"runs/ablations/pocket-learning-rate does not .*`transfer ablate .*` makes it"
     ):

@@ -8,7 +8,7 @@ import pytest
 from eval.forgetting.pick import choose as choose_checkpoint
 from eval.report.ablation_verdict import conclude
 from eval.report.checkpoints import format_pick
-from eval.report.decisions import without_gain
+from eval.report.gate import without_gain
 from eval.report.learning_rates import read_accuracy
 from eval.report.model_card import PushedModel, model_card
 from eval.report.page import render_summary
