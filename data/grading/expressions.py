@@ -10,7 +10,7 @@ from typing import Any
 from data.grading import arithmetic
 from data.grading.arithmetic import MATH, NotReadableError
 from data.grading.functions import FUNCTIONS, LISTS
-from data.grading.tokens import GREEK, Cursor, number_of
+from data.grading.tokens import GREEK, Cursor, parsed_number
 
 _MAX_DEPTH = 60
 
@@ -132,7 +132,7 @@ class Expression(Cursor):
             single = not exponent if is_digit else token[:1].isalpha() and token not in NUMBER_WORDS
             if single and len(token) > 1:
                 self.tokens[self.position : self.position + 1] = [token[0], token[1:]]
-            value = number_of(self.take()) if is_digit else self.atom("")
+            value = parsed_number(self.take()) if is_digit else self.atom("")
         while exponent and self.accept("!"):
             value = arithmetic.factorial(value)
         if exponent and token not in ("{", "(") and self.accept("^"):  # 2^3^2
@@ -183,7 +183,7 @@ class Expression(Cursor):
     def number(self) -> Any:
         """A number, repeating decimal or mixed number."""
         text = self.take()
-        value = number_of(text)
+        value = parsed_number(text)
         following = self.peek()
         if "." in text and self.accept("\\overline"):  # repeating decimal
             self.take("{")
@@ -192,7 +192,7 @@ class Expression(Cursor):
             if not digits.isdigit():
                 raise NotReadableError("repeating part")
             decimals = len(text.partition(".")[2])
-            return value + number_of(digits) / (10**decimals * (10 ** len(digits) - 1))
+            return value + parsed_number(digits) / (10**decimals * (10 ** len(digits) - 1))
         if text.isdigit() and following[1:] in FRACTIONS and following[:1] == "\\":  # mixed number: 3\frac{1}{2}
             self.take()
             start = self.position
@@ -202,7 +202,7 @@ class Expression(Cursor):
             return arithmetic.multiply(value, fraction)
         if text.isdigit() and following.isdigit() and self.peek(1) == "/" and self.peek(2).isdigit():
             self.position += 3  # mixed number: 3 1/2
-            return value + arithmetic.divide(number_of(following), number_of(self.tokens[self.position - 1]))
+            return value + arithmetic.divide(parsed_number(following), parsed_number(self.tokens[self.position - 1]))
         return value
 
     def fraction(self) -> Any:

@@ -18,7 +18,7 @@ from data.grading.tokens import GREEK
 from data.grading.tree import NO_LETTER, SETS, Collection, Leaf, Node, UnparseableError, balanced, enclosed, split
 from data.grading.units import canonical_unit, converted, split_unit
 from data.grading.values import is_formula
-from data.grading.words import ADVERBS, EVERYTHING, NOTHING, canonical_words, is_prose, named_option, number_of
+from data.grading.words import ADVERBS, EVERYTHING, NOTHING, canonical_words, is_prose, named_option, spelled_number
 
 MAX_ANSWER_CHARS = 2000  # longer ones are unfinished text, not answers
 _MAX_ITEMS = 400  # of a collection; longer ones are compared as text only
@@ -266,7 +266,7 @@ def _leaf(text: str) -> Node:
         words = canonical_words(text)
         if words in EVERYTHING:
             return Collection("ordered", (Leaf("-\\infty"), Leaf("\\infty")), "()")
-        meant = number_of(words) or named_option(words) or ("\\emptyset" if words in NOTHING else None)
+        meant = spelled_number(words) or named_option(words) or ("\\emptyset" if words in NOTHING else None)
         if meant is not None:
             return Leaf(meant)
         if text in GREEK:
@@ -278,7 +278,7 @@ def _leaf(text: str) -> Node:
             return Leaf(value, unit=unit, percent=percent)
     if base := _BASE_WORDS.match(text) or _BASE.match(text.replace(TEXT_OPEN, "").replace(TEXT_CLOSE, "")):
         digits, radix = base[1], (base.groups()[-1] or base[2]).strip(" ()")
-        radix = number_of(radix.lower()) or radix
+        radix = spelled_number(radix.lower()) or radix
         if radix == "10" and digits.isdigit():
             return Leaf(digits)
         if radix.isdigit() and (digits[0].isdigit() or len(digits) > 1):

@@ -71,7 +71,7 @@ class Cursor:
         return "".join(self.tokens[start : self.position - 1])
 
 
-def number_of(text: str) -> Fraction:
+def parsed_number(text: str) -> Fraction:
     """The value of the token of a number."""
     mantissa, _, exponent = text.lower().partition("e")
     if len(mantissa) > _MAX_DIGITS or (exponent and abs(int(exponent[:8])) > _MAX_DIGITS):

@@ -7,7 +7,7 @@ import re
 
 from data.grading.marks import DOLLAR, TEXT_CLOSE, TEXT_OPEN
 from data.grading.values import is_number, size
-from data.grading.words import MATH_WORDS, canonical_words, introduces, names_what_is_counted, number_of, part_of
+from data.grading.words import MATH_WORDS, canonical_words, introduces, names_what_is_counted, part_of, spelled_number
 
 _SCALES = {
     "hundred": 2, "thousand": 3, "million": 6, "billion": 9, "trillion": 12, "millone": 6, "millón": 6, "millionen": 6,
@@ -120,7 +120,7 @@ def split_unit(text: str) -> tuple[str, str, bool]:
             # "n prime" says what n is; "5 apples" and "5 primes" count.
             known = all(_is_unit(word) for word in re.split(r"[\s-]+", words) if word)
             counts = names_what_is_counted(words, known or size(text) <= 1) and (known or is_number(text))
-            if (spelled := number_of(canonical_words(words))) is not None:  # 5 (five)
+            if (spelled := spelled_number(canonical_words(words))) is not None:  # 5 (five)
                 counts, words = spelled == text, words if spelled != text else ""
             if words and not _UNIT_SIGNS.fullmatch(words) and not counts:
                 return f"{rest} {TEXT_OPEN}{words}{TEXT_CLOSE}", "", False

@@ -60,7 +60,7 @@ def _singular(word: str) -> str:
     return word[:-1] if len(word) > 3 and word.endswith("s") and word[-2] not in "siu" else word
 
 
-def number_of(words: str) -> str | None:
+def spelled_number(words: str) -> str | None:
     """A spelled-out number or fraction in digits (three, twenty one, one half); None for other words."""
     if words in _NUMBERS:
         return str(_NUMBERS[words])

@@ -23,9 +23,9 @@ from eval.forgetting.schema import (
     TrajectoryArm,
 )
 from eval.forgetting.trajectory import HELDOUT, checkpoints_of, scores_file, slice_parts
-from eval.responses.readings import answers_of
+from eval.responses.readings import stacked_scores
 from eval.scorers.records import read_scores
-from eval.statistics.bootstrap import Answers, bootstrap_scores, seed_deviations, seed_noise
+from eval.statistics.bootstrap import BenchmarkScores, bootstrap_scores, seed_deviations, seed_noise
 from eval.statistics.decisions import comparable
 from eval.statistics.inference import percentile_interval
 from eval.statistics.values import Estimate, PartialEstimate
@@ -53,7 +53,7 @@ _REACHED = 0.9  # share of draws that must reach a gain for an interval there
 class Slice:
     """Scores of every checkpoint on the slice; model columns as in `models`, the base first."""
 
-    answers: list[Answers]
+    benchmarks: list[BenchmarkScores]
     models: list[tuple[str, int, int]]
     """(arm, seed, step) of every column but the base's."""
     halves: list[Array]
@@ -63,17 +63,17 @@ class Slice:
         """Columns of one checkpoint of all seeds of an arm."""
         return [1 + self.models.index((arm, seed, step)) for seed in seeds]
 
-    def half(self, chosen: bool) -> "list[Answers]":
-        """The answers to one half of the questions; a question with others of its context."""
+    def half(self, chosen: bool) -> "list[BenchmarkScores]":
+        """The scores on one half of the questions; a question with others of its context."""
         return [
-            Answers(
+            BenchmarkScores(
                 item.name,
                 item.group,
                 item.score_QM[keep == chosen],
                 None if item.clusters_Q is None else item.clusters_Q[keep == chosen],
                 None if item.weight_Q is None else item.weight_Q[keep == chosen],
             )
-            for item, keep in zip(self.answers, self.halves, strict=True)
+            for item, keep in zip(self.benchmarks, self.halves, strict=True)
         ]
 
 
@@ -85,17 +85,17 @@ def read_slice(recipe: Recipe, study_dir: Path) -> Slice:
         for seed in recipe.seeds:
             folders[arm, seed] = study_dir / "trajectory" / arm / f"seed-{seed}"
             models += [(arm, seed, step) for step in checkpoints_of(study_dir, arm, seed)]
-    answers, halves = [], []
+    benchmarks, halves = [], []
     for part in slice_parts(recipe, study_dir):
         tables = {
             f"{arm} seed {seed} step {step}": read_scores(scores_file(folders[arm, seed], step, part.benchmark.name))
             for arm, seed, step in [("base", 0, 0), *models]
         }
-        answers.append(answers_of(part.benchmark.name, part.benchmark.group, tables))
+        benchmarks.append(stacked_scores(part.benchmark.name, part.benchmark.group, tables))
         first = tables["base seed 0 step 0"]
         contexts = {row.question_id: row.cluster for row in first}
         halves.append(np.array([sha256(str(context).encode()).digest()[0] % 2 == 0 for context in contexts.values()]))
-    return Slice(answers, models, halves)
+    return Slice(benchmarks, models, halves)
 
 
 @dataclass(frozen=True)
@@ -117,10 +117,10 @@ def gain_curves(scores: Slice, recipe: Recipe) -> dict[str, GainCurve]:
     """The curves of all arms, with draws that resample the questions of each benchmark for all models together."""
     spec, confidence = recipe.require_trajectory(), recipe.statistics.confidence
     draws, rng = spec.draws, np.random.default_rng([spec.seed, 1])
-    drawn = [bootstrap_scores(item, draws, rng, confidence) for item in scores.answers]
-    points = [item.means() for item in scores.answers]
-    groups = list(dict.fromkeys(item.group for item in scores.answers))
-    weight_GB = np.array([[float(item.group == group) for item in scores.answers] for group in groups])
+    drawn = [bootstrap_scores(item, draws, rng, confidence) for item in scores.benchmarks]
+    points = [item.means() for item in scores.benchmarks]
+    groups = list(dict.fromkeys(item.group for item in scores.benchmarks))
+    weight_GB = np.array([[float(item.group == group) for item in scores.benchmarks] for group in groups])
     weight_GB /= weight_GB.sum(axis=1, keepdims=True)
     curves = {}
     for arm in recipe.trained:
@@ -132,7 +132,7 @@ def gain_curves(scores: Slice, recipe: Recipe) -> dict[str, GainCurve]:
             gain_DB = np.stack([score[:, columns].mean(axis=1) - score[:, 0] for score in drawn], axis=1)
             gain_TG.append(weight_GB @ gain_B)
             gain_DTG.append(gain_DB @ weight_GB.T)
-            deviations.append(seed_deviations(scores.answers, columns) @ weight_GB.T)
+            deviations.append(seed_deviations(scores.benchmarks, columns) @ weight_GB.T)
         noise = seed_noise(np.concatenate(deviations, axis=1), draws, rng).reshape(draws, -1, len(groups))
         curves[arm] = GainCurve([0, *steps], groups, np.stack(gain_TG), np.stack(gain_DTG, axis=1) + noise)
     return curves
@@ -338,7 +338,7 @@ def summarise_trajectories(recipe: Recipe, study_dir: Path) -> tuple[Trajectory,
     kl = {arm: result.axes["kl_from_base"][1:] for arm, result in arms.items() if "kl_from_base" in result.axes}
     best = {arm: round(float(curve.of(HELDOUT)[0].max()), 3) for arm, curve in curves.items()}
     trajectory = Trajectory(
-        questions={item.name: len(item.score_QM) for item in scores.answers},
+        questions={item.name: len(item.score_QM) for item in scores.benchmarks},
         groups=groups,
         arms=arms,
         best_heldout_gain=best,

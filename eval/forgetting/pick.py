@@ -9,7 +9,7 @@ import numpy as np
 from eval.forgetting.curves import Array, Slice, read_slice
 from eval.forgetting.schema import Candidate, Pick
 from eval.forgetting.trajectory import HELDOUT
-from eval.statistics.bootstrap import Answers, bootstrap_scores
+from eval.statistics.bootstrap import BenchmarkScores, bootstrap_scores
 from eval.statistics.decisions import (
     gained,
     limit_shown,
@@ -82,7 +82,7 @@ def choose(
 ) -> Pick:
     """The checkpoint to ship from the scores of all checkpoints; see `pick`. `idle`: runs that learned nothing."""
     learned_nothing, excluded = [str(run) for run in idle], {(run.arm, run.seed) for run in idle}
-    for item, half in zip(scores.answers, scores.halves, strict=True):
+    for item, half in zip(scores.benchmarks, scores.halves, strict=True):
         if half.all() or not half.any():
             raise UserError(
                 f"all {len(half)} questions of {item.name} are in one half of the slice, so a choice could not be "
@@ -90,7 +90,7 @@ def choose(
             )
     rng = np.random.default_rng([settings.seed, 2])
     proposing, checking, whole = (
-        _gains(answers, settings, rng) for answers in (scores.half(True), scores.half(False), scores.answers)
+        _gains(benchmarks, settings, rng) for benchmarks in (scores.half(True), scores.half(False), scores.benchmarks)
     )
     if not set(proposing.estimate) - {trained, HELDOUT}:
         raise UserError(
@@ -99,7 +99,7 @@ def choose(
         )
     models = range(1 + len(scores.models))
     # Held-out problems of the corpus are scored with the slice and are not part of it.
-    own = [half for item, half in zip(scores.answers, scores.halves, strict=True) if item.group != HELDOUT]
+    own = [half for item, half in zip(scores.benchmarks, scores.halves, strict=True) if item.group != HELDOUT]
     questions = sum(int(half.sum()) for half in own)
     checked = sum(map(len, own)) - questions
     rows, limits = [], {}
@@ -199,11 +199,11 @@ def _without_heldout(gains: Mapping[str, Interval]) -> dict[str, Interval]:
     return {group: gain for group, gain in gains.items() if group != HELDOUT}
 
 
-def _gains(answers: Sequence[Answers], settings: StatisticsSpec, rng: np.random.Generator) -> _Gains:
+def _gains(benchmarks: Sequence[BenchmarkScores], settings: StatisticsSpec, rng: np.random.Generator) -> _Gains:
     """Gain of every model over the base in every group, in points; the base's own is zero."""
     estimates: dict[str, list[Array]] = {}
     draws: dict[str, list[Array]] = {}
-    for item in answers:
+    for item in benchmarks:
         mean_M = item.means()
         drawn_DM = bootstrap_scores(item, settings.draws, rng, settings.confidence)
         estimates.setdefault(item.group, []).append(mean_M - mean_M[0])

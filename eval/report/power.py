@@ -104,13 +104,13 @@ def _spreads(recipe: Recipe, study_dir: Path) -> dict[str, Spread]:
 
 def measured_spreads(recipe: Recipe, study_dir: Path) -> dict[str, Spread]:
     """The variances of a study that has been evaluated, averaged over its arms' first models."""
-    from eval.responses.readings import read_answers, reading_cells
+    from eval.responses.readings import read_benchmark_scores, reading_cells
 
     suite = recipe.require_suite()
     labels = ["base", *(recipe.labels(arm)[0] for arm in recipe.arms)]
-    answers, _ = read_answers(recipe, study_dir, labels, reading_cells(recipe, recipe.analysis.reading))
+    benchmarks, _ = read_benchmark_scores(recipe, study_dir, labels, reading_cells(recipe, recipe.analysis.reading))
     spreads = {}
-    for item, benchmark in zip(answers, suite.benchmarks, strict=True):
+    for item, benchmark in zip(benchmarks, suite.benchmarks, strict=True):
         score_QM = item.score_QM / 100
         samples = suite.samples(benchmark)
         # Of k responses with mean p the variance of one is estimated by p (1 - p) k / (k - 1).

@@ -31,7 +31,7 @@ from eval.report.schema import (
     Transfer,
 )
 from eval.report.token_warnings import template_warnings
-from eval.responses.readings import pass_curve, read_answers, read_cell, reading_cells
+from eval.responses.readings import pass_curve, read_benchmark_scores, read_cell, reading_cells
 from eval.shifts.summary import empty_samples, summarise_shifts
 from eval.statistics.bootstrap import draw_scores
 from eval.statistics.inference import Interval, contrast_interval, gain_p_value, holm, percentile_interval, weights_of
@@ -91,17 +91,17 @@ def compute_transfer(recipe: Recipe, study_dir: Path) -> tuple[Transfer, dict[st
         samples={item.name: suite.samples(item) for item in suite.benchmarks},
         confidence=recipe.statistics.confidence,
         draws=recipe.statistics.draws,
-        groups={group: [first.answers[b].name for b in members] for group, members in first.groups.items()},
+        groups={group: [first.benchmarks[b].name for b in members] for group, members in first.groups.items()},
         trained_group=first.trained,
-        questions={item.name: len(item.score_QM) for item in first.answers},
-        clusters={item.name: item.clusters for item in first.answers},
+        questions={item.name: len(item.score_QM) for item in first.benchmarks},
+        clusters={item.name: item.clusters for item in first.benchmarks},
         pocket=bool(recipe.model and recipe.model.pocket),
         analysis=Analysis(**decided(recipe, study_dir), claims=_claims(recipe, first)),
         reading=primary,
         definition=recipe.analysis.definition,
         base=results[primary].base,
         arms={
-            arm: result.model_copy(update={"without": first.without(arm)})
+            arm: result.model_copy(update={"without": first.leave_one_out(arm)})
             for arm, result in results[primary].arms.items()
         },
         contrasts=results[primary].contrasts,
@@ -127,21 +127,23 @@ class Reading:
         labels, statistics = recipe.all_labels, recipe.statistics
         self.models = {who: recipe.labels(who) for who in ("base", *recipe.arms)}
         self.cells = reading_cells(recipe, name)
-        self.answers, self.outcomes = read_answers(recipe, study_dir, labels, self.cells)
+        self.benchmarks, self.outcomes = read_benchmark_scores(recipe, study_dir, labels, self.cells)
         self.definition, self.trained = recipe.analysis.definition, recipe.analysis.trained_group
         self.groups: dict[str, list[int]] = {}
-        for index, item in enumerate(self.answers):
+        for index, item in enumerate(self.benchmarks):
             self.groups.setdefault(item.group, []).append(index)
         self.others = [group for group in self.groups if group != self.trained]
         self.columns = {who: [labels.index(label) for label in own] for who, own in self.models.items()}
-        self.drawn = draw_scores(self.answers, self.columns, statistics.draws, statistics.seed, statistics.confidence)
+        self.drawn = draw_scores(
+            self.benchmarks, self.columns, statistics.draws, statistics.seed, statistics.confidence
+        )
 
     def results(self) -> ReadingResult:
         """Base, arms and contrasts."""
         _, *arms = self.models
         base = {
             item.name: BaseBenchmark(score=self._score("base", b), outcomes=self._totals("base", item.name))
-            for b, item in enumerate(self.answers)
+            for b, item in enumerate(self.benchmarks)
         }
         return ReadingResult(
             base=Base(benchmarks=base),
@@ -156,7 +158,9 @@ class Reading:
 
     def _arm(self, arm: str) -> ArmResult:
         benchmarks = {}
-        for b, (item, (gain, p_value, p_holm)) in enumerate(zip(self.answers, self._tests(arm, "base"), strict=True)):
+        for b, (item, (gain, p_value, p_holm)) in enumerate(
+            zip(self.benchmarks, self._tests(arm, "base"), strict=True)
+        ):
             outcomes = self._totals(arm, item.name)
             benchmarks[item.name] = ArmBenchmark(
                 score=self._score(arm, b),
@@ -171,7 +175,7 @@ class Reading:
         return ArmResult(groups=self._gains(arm, "base"), benchmarks=benchmarks, index=index)
 
     def _contrast(self, first: str, second: str) -> Contrast:
-        tests = zip(self.answers, self._tests(first, second), strict=True)
+        tests = zip(self.benchmarks, self._tests(first, second), strict=True)
         return Contrast(
             first=first,
             second=second,
@@ -184,7 +188,7 @@ class Reading:
 
     def interval(self, members: Sequence[int], first: str, second: str) -> tuple[Interval, float]:
         """How much more one model gained than another, mean over some benchmarks, with its p-value."""
-        models, weight_B = (self.drawn[first], self.drawn[second]), weights_of(members, len(self.answers))
+        models, weight_B = (self.drawn[first], self.drawn[second]), weights_of(members, len(self.benchmarks))
         return contrast_interval(*models, weight_B), gain_p_value(*models, weight_B)
 
     def _gains(self, first: str, second: str) -> dict[str, Estimate]:
@@ -192,7 +196,7 @@ class Reading:
 
     def _tests(self, first: str, second: str) -> list[tuple[Estimate, float, float]]:
         """The difference on every benchmark, its p-value, and that adjusted for all benchmarks."""
-        found = [self.interval([b], first, second) for b in range(len(self.answers))]
+        found = [self.interval([b], first, second) for b in range(len(self.benchmarks))]
         adjusted = holm([p_value for _, p_value in found])
         rows = zip(found, adjusted, strict=True)
         return [(Estimate.of(gain), round(p_value, 5), round(corrected, 5)) for (gain, p_value), corrected in rows]
@@ -208,15 +212,17 @@ class Reading:
             for definition in DEFINITIONS
         }
 
-    def without(self, arm: str) -> dict[str, dict[str, IndexValue]]:
+    def leave_one_out(self, arm: str) -> dict[str, dict[str, IndexValue]]:
         """The index of the primary definition with each benchmark left out."""
         rows = {g: without_each(self.definition, self.drawn[arm], self.groups, g, self.trained) for g in self.others}
-        return {g: {self.answers[b].name: IndexValue.of(index) for b, index in row.items()} for g, row in rows.items()}
+        return {
+            g: {self.benchmarks[b].name: IndexValue.of(index) for b, index in row.items()} for g, row in rows.items()
+        }
 
     def warnings(self) -> list[ReportWarning]:
         """What a reader must know before relying on a value."""
         warnings = []
-        for item in self.answers:
+        for item in self.benchmarks:
             for who in self.models:
                 counts = self._totals(who, item.name)
                 total, cut = sum(counts.values()), counts.get("truncated", 0)
@@ -232,7 +238,7 @@ class Reading:
             if item.means()[0] == 0:
                 message = f"{item.name}: the base scores zero, so gains relative to it are undefined"
                 warnings.append(ReportWarning(code="base_scores_zero", message=message))
-        few = [f"{item.name} ({item.clusters})" for item in self.answers if item.clusters < 50]
+        few = [f"{item.name} ({item.clusters})" for item in self.benchmarks if item.clusters < 50]
         if few:
             message = f"few independent questions, so intervals of their own are approximate: {', '.join(few)}"
             warnings.append(ReportWarning(code="few_questions", message=message))
@@ -275,8 +281,8 @@ def _cells(recipe: Recipe, study_dir: Path) -> list[CellScore]:
     columns = {who: [labels.index(label) for label in recipe.labels(who)] for who in ("base", *recipe.arms)}
     for benchmark in recipe.require_suite().benchmarks:
         for prompting, scoring in benchmark.cells():
-            answers, _ = read_cell(study_dir, labels, benchmark, prompting, scoring)
-            mean_M = answers.means()
+            of_cell, _ = read_cell(study_dir, labels, benchmark, prompting, scoring)
+            mean_M = of_cell.means()
             rows.append(
                 CellScore(
                     benchmark=benchmark.name,

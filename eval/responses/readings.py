@@ -7,7 +7,7 @@ import numpy as np
 
 from eval.responses.generate import scores_path
 from eval.scorers.records import ScoreRow, count_outcomes, read_scores
-from eval.statistics.bootstrap import Answers
+from eval.statistics.bootstrap import BenchmarkScores
 from recipes.errors import UserError
 from recipes.manifest import finished_manifest
 from recipes.schema import Recipe
@@ -55,27 +55,27 @@ def read_cell_scores(study_dir: Path, label: str, benchmark: str, prompting: str
     return read_scores(path)
 
 
-def read_answers(
+def read_benchmark_scores(
     recipe: Recipe, study_dir: Path, labels: list[str], cells: Cells
-) -> tuple[list[Answers], dict[str, dict[str, dict[str, int]]]]:
+) -> tuple[list[BenchmarkScores], dict[str, dict[str, dict[str, int]]]]:
     """Per-question scores of the models `labels`, and counts of outcomes by model and benchmark.
 
     Raises:
         UserError: the questions or requests of a model are not those of the first.
     """
-    answers = []
+    benchmarks = []
     outcomes: dict[str, dict[str, dict[str, int]]] = {label: {} for label in labels}
     for benchmark in recipe.require_suite().benchmarks:
         of_benchmark, counted = read_cell(study_dir, labels, benchmark, *cells[benchmark.name])
-        answers.append(of_benchmark)
+        benchmarks.append(of_benchmark)
         for label in labels:
             outcomes[label][benchmark.name] = counted[label]
-    return answers, outcomes
+    return benchmarks, outcomes
 
 
 def read_cell(
     study_dir: Path, labels: list[str], benchmark: BenchmarkSpec, prompting: str, scoring: str
-) -> tuple[Answers, dict[str, dict[str, int]]]:
+) -> tuple[BenchmarkScores, dict[str, dict[str, int]]]:
     """Per-question scores of the models `labels` on one benchmark, and counts of outcomes by model.
 
     Of one prompting by one scoring.
@@ -86,10 +86,10 @@ def read_cell(
     require_same_requests(study_dir, labels, benchmark.name, prompting)
     tables = {label: read_cell_scores(study_dir, label, benchmark.name, prompting, scoring) for label in labels}
     counts = {label: count_outcomes(table) for label, table in tables.items()}
-    return answers_of(benchmark.name, benchmark.group, tables), counts
+    return stacked_scores(benchmark.name, benchmark.group, tables), counts
 
 
-def answers_of(name: str, group: str, tables: dict[str, list[ScoreRow]]) -> Answers:
+def stacked_scores(name: str, group: str, tables: dict[str, list[ScoreRow]]) -> BenchmarkScores:
     """Score tables of several models on one benchmark as one array in the order of the models.
 
     Raises:
@@ -112,7 +112,7 @@ def answers_of(name: str, group: str, tables: dict[str, list[ScoreRow]]) -> Answ
         weights = np.array([row.weight for row in table])[first_rows]
     alone = len(np.unique(clusters)) == len(clusters)
     equal = bool((weights == weights[0]).all())
-    return Answers(
+    return BenchmarkScores(
         name,
         group,
         np.stack(columns, axis=1),

@@ -23,8 +23,8 @@ FADE = 5.0  # departing clusters at which the weight has fallen to 1 / e; checke
 
 
 @dataclass(frozen=True)
-class Answers:
-    """What the models scored on one benchmark, question by question.
+class BenchmarkScores:
+    """Scores of the models on one benchmark, question by question.
 
     `score_QM`: mean over the samples of a question, in points, shape [questions, models]; the model columns are the
     same for all benchmarks, the base first. `clusters_Q`: cluster number of each question, for questions that share a
@@ -59,7 +59,7 @@ class Answers:
         return len(self.score_QM) if self.clusters_Q is None else len(np.unique(self.clusters_Q))
 
 
-def bootstrap_scores(answers: Answers, draws: int, rng: np.random.Generator, confidence: float = 0.95) -> Array:
+def bootstrap_scores(scores: BenchmarkScores, draws: int, rng: np.random.Generator, confidence: float = 0.95) -> Array:
     """Mean scores under resampled clusters, shape [draws, models]; all models share each draw.
 
     Deviations from the score are widened by sqrt(C / (C - 1)) t_{C-1} / z for C clusters: the variance of resampled
@@ -67,7 +67,7 @@ def bootstrap_scores(answers: Answers, draws: int, rng: np.random.Generator, con
     Tibshirani 1993, Sec. 13.3 and 22.4). Drawing n of n clusters only counts how often each occurs, so clusters with
     equal scores are counted together; the distribution is the same.
     """
-    sums_CM, sizes_C = answers.clustered()
+    sums_CM, sizes_C = scores.clustered()
     clusters = len(sizes_C)
     (own,) = rng.spawn(1)  # of the pseudo-clusters, so that the resampled questions do not depend on them
     patterns, counts_P = np.unique(np.column_stack([sums_CM, sizes_C]), axis=0, return_counts=True)
@@ -79,7 +79,7 @@ def bootstrap_scores(answers: Answers, draws: int, rng: np.random.Generator, con
         chunks.append(totals[:, :-1] / totals[:, -1:])
     drawn_DM = _with_pseudo_clusters(np.concatenate(chunks), sums_CM, sizes_C, own)
     widening = np.sqrt(clusters / max(1, clusters - 1)) * student_factor(clusters, confidence)
-    mean_M = answers.means()
+    mean_M = scores.means()
     # The widening can carry a draw out of the range of a score.
     return np.clip(mean_M + (drawn_DM - mean_M) * widening, 0, 100)
 
@@ -119,7 +119,7 @@ def student_factor(clusters: int, confidence: float) -> float:
     return float(stats.t.ppf(tail, clusters - 1) / stats.norm.ppf(tail)) if clusters > 1 else 1.0
 
 
-def seed_deviations(answers: Sequence[Answers], columns: list[int]) -> Array:
+def seed_deviations(benchmarks: Sequence[BenchmarkScores], columns: list[int]) -> Array:
     """How far each training seed's scores lie from their mean, without what question sampling explains.
 
     Returns [seeds, benchmarks] in points. The scores of seeds differ for two reasons: the training, and which
@@ -128,10 +128,10 @@ def seed_deviations(answers: Sequence[Answers], columns: list[int]) -> Array:
     without replication (Searle, Casella and McCulloch 1992, Sec. 4.3): MS_seeds = C s_seed^2 + s_residual^2,
     truncated at zero, with clusters in the place of questions. Zeros for a single seed, whose variance is unknown.
     """
-    deviation_SB = np.zeros((len(columns), len(answers)))
+    deviation_SB = np.zeros((len(columns), len(benchmarks)))
     if len(columns) == 1:
         return deviation_SB
-    for index, item in enumerate(answers):
+    for index, item in enumerate(benchmarks):
         sums_CM, sizes_C = item.clustered()
         score_S = item.means()[columns]
         of_seed_S = score_S - score_S.mean()
@@ -190,21 +190,25 @@ class ArmScores:
 
 
 def draw_scores(
-    answers: Sequence[Answers], arm_columns: dict[str, list[int]], draws: int, seed: int, confidence: float = 0.95
+    benchmarks: Sequence[BenchmarkScores],
+    arm_columns: dict[str, list[int]],
+    draws: int,
+    seed: int,
+    confidence: float = 0.95,
 ) -> dict[str, ArmScores]:
     """Joint draws for all arms. `arm_columns`: the model columns of each arm, one per training seed; base is 0."""
     rng = np.random.default_rng(seed)
-    drawn = [bootstrap_scores(item, draws, rng, confidence) for item in answers]
-    point = [item.means() for item in answers]
+    drawn = [bootstrap_scores(item, draws, rng, confidence) for item in benchmarks]
+    point = [item.means() for item in benchmarks]
     base_B = np.array([scores[0] for scores in point])
     base_DB = np.stack([scores[:, 0] for scores in drawn], axis=1)
-    clusters_B = np.array([item.clusters for item in answers])
+    clusters_B = np.array([item.clusters for item in benchmarks])
     result = {}
     for arm, columns in arm_columns.items():
         score_SB = np.array([[scores[column] for scores in point] for column in columns])
         question_DB = np.stack([scores[:, columns].mean(axis=1) for scores in drawn], axis=1)
         seeds = len(columns)
-        deviation_SB = seed_deviations(answers, columns)
+        deviation_SB = seed_deviations(benchmarks, columns)
         variance_BB = deviation_SB.T @ deviation_SB / max(1, seeds * (seeds - 1))
         result[arm] = ArmScores(
             base_B,

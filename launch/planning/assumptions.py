@@ -19,13 +19,13 @@ def assumed_hours(
     """Hours of every stage by the assumptions; those of the seeds of an arm are the same and computed once."""
     hours_by_kind: dict[tuple[str, bool], StageHours | None] = {}
     for stage in stages:
-        key = (_alike(stage), bool(stage.arguments.get("arm")))
+        key = (_arm_or_stage(stage), bool(stage.arguments.get("arm")))
         if key not in hours_by_kind:
             hours_by_kind[key] = with_rehearsed_start(stage_hours(context, stage), stage.kind, rehearsal)
-    return {stage.name: hours_by_kind[_alike(stage), bool(stage.arguments.get("arm"))] for stage in stages}
+    return {stage.name: hours_by_kind[_arm_or_stage(stage), bool(stage.arguments.get("arm"))] for stage in stages}
 
 
-def _alike(stage: Stage) -> str:
+def _arm_or_stage(stage: Stage) -> str:
     return f"{stage.kind}/{stage.arguments['arm']}" if "arm" in stage.arguments else stage.name
 
 

@@ -67,7 +67,7 @@ def group_of(stage: Stage) -> str:
     return f"arms/{stage.arguments['arm']}" if stage.kind == "arms" else stage.kind
 
 
-def _alike(recipe: Recipe, stage: Stage) -> list[str]:
+def _factor_groups(recipe: Recipe, stage: Stage) -> list[str]:
     """Names of the groups whose factor a stage may take, the nearest first."""
     if stage.kind != "arms":
         return [stage.kind]
@@ -137,7 +137,7 @@ class Calibration:
         self._by_work: dict[str, list[Stage]] = {}
         for stage in stages:
             if stage.name in measured and planned[stage.name] is not None:
-                for group in _alike(recipe, stage):
+                for group in _factor_groups(recipe, stage):
                     self._by_group.setdefault(group, []).append(stage)
                 for work in self._works(stage):
                     self._by_work.setdefault(work, []).append(stage)
@@ -155,7 +155,7 @@ class Calibration:
 
     def _like(self, stage: Stage) -> list[Stage]:
         """The measured stages that are most like a stage as a whole."""
-        return next((found for group in _alike(self.recipe, stage) if (found := self._by_group.get(group))), [])
+        return next((found for group in _factor_groups(self.recipe, stage) if (found := self._by_group.get(group))), [])
 
     def _works(self, stage: Stage) -> list[str]:
         """What a stage does that others do too."""
@@ -202,7 +202,7 @@ class Calibration:
                 if self.measured[member.name].host_bytes
             ]
 
-        for group in _alike(self.recipe, stage):
+        for group in _factor_groups(self.recipe, stage):
             if like := excess(self._by_group.get(group, [])):
                 return (own or 0) + round(sum(like) / len(like))
         if own is None:

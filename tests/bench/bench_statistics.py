@@ -13,7 +13,7 @@ import time
 import numpy as np
 from scipy import stats
 
-from eval.statistics.bootstrap import Answers, bootstrap_scores, draw_scores
+from eval.statistics.bootstrap import BenchmarkScores, bootstrap_scores, draw_scores
 
 SIZES = {
     "math500": (500, 3),
@@ -37,19 +37,19 @@ def main() -> None:
     parser.add_argument("--draws", type=int, default=10000)
     draws = parser.parse_args().draws
     rng = np.random.default_rng(0)
-    answers = []
+    benchmarks = []
     for name, (questions, samples) in SIZES.items():
         chance = rng.beta(0.4, 0.4, (questions, 1)) + rng.normal(0, 0.1, (questions, 10))
         scores = 100 * rng.binomial(samples, np.clip(chance, 0, 1)) / samples
         clusters = np.arange(questions) // 7 if name == "mctaco" else None
-        answers.append(Answers(name, "math" if "a" in name else "other", scores, clusters))
+        benchmarks.append(BenchmarkScores(name, "math" if "a" in name else "other", scores, clusters))
     started = time.monotonic()
-    draw_scores(answers, {"a": [1, 2, 3], "b": [4, 5, 6], "c": [7, 8, 9]}, draws, 0)
+    draw_scores(benchmarks, {"a": [1, 2, 3], "b": [4, 5, 6], "c": [7, 8, 9]}, draws, 0)
     ours = time.monotonic() - started
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
     total = sum(questions for questions, _ in SIZES.values())
     print(f"{draws:,} joint draws of {total:,} questions, 10 models: {ours:.1f} s, peak {memory:.2f} GB")
-    largest = answers[list(SIZES).index("halueval")]
+    largest = benchmarks[list(SIZES).index("halueval")]
     started = time.monotonic()
     bootstrap_scores(largest, draws, rng)
     own = time.monotonic() - started

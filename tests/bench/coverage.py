@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from eval.statistics.bootstrap import Answers, ArmScores, draw_scores
+from eval.statistics.bootstrap import ArmScores, BenchmarkScores, draw_scores
 from eval.statistics.inference import (
     Interval,
     contrast_interval,
@@ -81,10 +81,10 @@ def improved(chance: np.ndarray, gain: float, mean: float) -> np.ndarray:
     return chance + (1 - chance) * gain / (1 - mean)
 
 
-def draw_study(scenario: Scenario, rng: np.random.Generator) -> list[Answers]:
+def draw_study(scenario: Scenario, rng: np.random.Generator) -> list[BenchmarkScores]:
     """Scores of base and two arms in one study."""
     shifts = rng.normal(0, scenario.seed_spread / 100, (2, scenario.seeds))
-    answers = []
+    benchmarks = []
     for number, count in enumerate(scenario.questions):
         chance = population(scenario, count, rng)
         columns = [chance]
@@ -94,8 +94,8 @@ def draw_study(scenario: Scenario, rng: np.random.Generator) -> list[Answers]:
                 columns.append(np.clip(improved(chance, gain, scenario.base), 0, 1))
         scores = 100 * rng.binomial(scenario.samples, np.stack(columns, axis=1)) / scenario.samples
         clusters = np.arange(count) // scenario.cluster if scenario.cluster > 1 else None
-        answers.append(Answers(f"b{number}", MATH if number < 2 else "other", scores, clusters))
-    return answers
+        benchmarks.append(BenchmarkScores(f"b{number}", MATH if number < 2 else "other", scores, clusters))
+    return benchmarks
 
 
 def truth(scenario: Scenario) -> dict[str, float]:
@@ -114,11 +114,11 @@ def truth(scenario: Scenario) -> dict[str, float]:
     return found
 
 
-def intervals(scenario: Scenario, answers: list[Answers], seed: int) -> dict[str, Interval | None]:
+def intervals(scenario: Scenario, benchmarks: list[BenchmarkScores], seed: int) -> dict[str, Interval | None]:
     """Every interval of a study; None where an index is not identified."""
     seeds = scenario.seeds
     columns = {"base": [0], "first": list(range(1, 1 + seeds)), "second": list(range(1 + seeds, 1 + 2 * seeds))}
-    drawn: dict[str, ArmScores] = draw_scores(answers, columns, DRAWS, seed)
+    drawn: dict[str, ArmScores] = draw_scores(benchmarks, columns, DRAWS, seed)
     first, second = drawn["first"], drawn["second"]
     groups = {MATH: GROUPS[MATH], "other_reasoning": GROUPS["other"]}
     others = weights_of(GROUPS["other"], 4)

@@ -16,7 +16,7 @@ import numpy as np
 
 from eval.forgetting.curves import Slice
 from eval.forgetting.pick import choose
-from eval.statistics.bootstrap import Answers, bootstrap_scores, draw_scores
+from eval.statistics.bootstrap import BenchmarkScores, bootstrap_scores, draw_scores
 from eval.statistics.decisions import refused_groups
 from eval.statistics.inference import Interval
 from eval.statistics.transfer_index import group_gain
@@ -63,25 +63,25 @@ class Outcome:
     """Whether the rule of `gate` refuses the shipped checkpoint on the same and on fresh questions."""
 
 
-def answers_of(study: Study, chance_GM: np.ndarray, rng: np.random.Generator) -> list[Answers]:
-    """Answers of all models to fresh questions; on most questions a checkpoint departs from the base only by its gain.
+def drawn_scores(study: Study, chance_GM: np.ndarray, rng: np.random.Generator) -> list[BenchmarkScores]:
+    """Scores of all models on fresh questions; on most questions a checkpoint departs from the base only by its gain.
 
     A model answers right where its chance exceeds the question's difficulty, which is drawn anew for a model on a
     share `independent` of the questions.
     """
-    answers = []
+    benchmarks = []
     for group, chance_M in zip(GROUPS, chance_GM, strict=True):
         shape = (study.questions, len(chance_M))
         own_QM = rng.random(shape) < study.independent
         difficulty_QM = np.where(own_QM, rng.random(shape), rng.random((study.questions, 1)))
-        answers.append(Answers(group, group, 100.0 * (difficulty_QM < chance_M)))
-    return answers
+        benchmarks.append(BenchmarkScores(group, group, 100.0 * (difficulty_QM < chance_M)))
+    return benchmarks
 
 
-def gate_gains(answers: list[Answers], model: int, draws: int, seed: int) -> dict[str, Interval]:
+def gate_gains(benchmarks: list[BenchmarkScores], model: int, draws: int, seed: int) -> dict[str, Interval]:
     """Group gains of one model as a report computes them."""
-    scores = draw_scores(answers, {"arm": [model]}, draws, seed)["arm"]
-    return {item.group: group_gain(scores, [number]) for number, item in enumerate(answers)}
+    scores = draw_scores(benchmarks, {"arm": [model]}, draws, seed)["arm"]
+    return {item.group: group_gain(scores, [number]) for number, item in enumerate(benchmarks)}
 
 
 def simulate(study: Study, studies: int, draws: int, seed: int) -> Iterator[Outcome]:
@@ -93,16 +93,18 @@ def simulate(study: Study, studies: int, draws: int, seed: int) -> Iterator[Outc
         loss_GM = rng.uniform(*study.losses, (2, len(models)))
         chance_GM = np.clip(study.base + np.vstack([gain_M, -loss_GM]), 0, 1)
         chance_GM = np.column_stack([np.full(3, study.base), chance_GM])
-        answers = answers_of(study, chance_GM, rng)
+        benchmarks = drawn_scores(study, chance_GM, rng)
         half = np.arange(study.questions) % 2 == 0
         settings = StatisticsSpec(draws=draws, seed=number)
-        choice = choose(Slice(answers, models, [half] * 3), TRAINED, study.max_drop, settings).choice
+        choice = choose(Slice(benchmarks, models, [half] * 3), TRAINED, study.max_drop, settings).choice
         if choice.arm is None:
             yield Outcome(shipped=False)
             continue
         column = 1 + models.index((choice.arm, choice.seed, choice.step))
-        same = refused_groups(gate_gains(answers, column, draws, number + 1), study.max_drop)
-        fresh = refused_groups(gate_gains(answers_of(study, chance_GM, rng), column, draws, number + 2), study.max_drop)
+        same = refused_groups(gate_gains(benchmarks, column, draws, number + 1), study.max_drop)
+        fresh = refused_groups(
+            gate_gains(drawn_scores(study, chance_GM, rng), column, draws, number + 2), study.max_drop
+        )
         yield Outcome(True, bool(same), bool(fresh))
 
 
@@ -116,7 +118,7 @@ def coverage_at_edges(
         rate, gain = rng.uniform(*rates), rng.uniform(0, 0.02)
         chance = np.array([rate, rate + (1 - rate) * gain])
         scores = 100 * rng.binomial(samples, np.tile(chance, (questions, 1))) / samples
-        drawn = bootstrap_scores(Answers("a", "a", scores), draws, np.random.default_rng(number))
+        drawn = bootstrap_scores(BenchmarkScores("a", "a", scores), draws, np.random.default_rng(number))
         for place, (values, truth) in enumerate(
             ((drawn[:, 0], chance[0]), (drawn[:, 1] - drawn[:, 0], chance[1] - chance[0]))
         ):

@@ -25,7 +25,7 @@ from eval.forgetting.pick import pick
 from eval.forgetting.schema import RazorFit, Trajectory, TrajectoryArm
 from eval.report.checkpoints import format_pick
 from eval.report.page import page_templates
-from eval.statistics.bootstrap import Answers
+from eval.statistics.bootstrap import BenchmarkScores
 from recipes.errors import UserError
 from recipes.loading import load_recipe
 from tests.support.reports import estimate
@@ -205,9 +205,9 @@ def made_up(monkeypatch, tmp_path):
         columns[half] += flattered  # what looks better on the half it is chosen on
         return columns
 
-    answers = [Answers(group, group, score(values, 0.0)) for group, values in gains.items()]
-    answers[0].score_QM[half, 2] += 8  # grpo's second checkpoint
-    monkeypatch.setattr(picking, "read_slice", lambda *_: Slice(answers, models, [half] * 3))
+    benchmarks = [BenchmarkScores(group, group, score(values, 0.0)) for group, values in gains.items()]
+    benchmarks[0].score_QM[half, 2] += 8  # grpo's second checkpoint
+    monkeypatch.setattr(picking, "read_slice", lambda *_: Slice(benchmarks, models, [half] * 3))
     return recipe, tmp_path
 
 
@@ -234,7 +234,7 @@ def test_held_out_problems_are_not_counted_in_the_slice(made_up, monkeypatch):
     scores = picking.read_slice()
     before = pick(*made_up, 10)
     name = picking.HELDOUT
-    scores.answers.append(replace(scores.answers[0], name=name, group=name))
+    scores.benchmarks.append(replace(scores.benchmarks[0], name=name, group=name))
     scores.halves.append(scores.halves[0])
     monkeypatch.setattr(picking, "read_slice", lambda *_: scores)
     found = pick(*made_up, 10)
@@ -247,7 +247,7 @@ def test_what_gained_more_but_cannot_be_told_is_named(made_up):
     scores = picking.read_slice()
     differences = np.random.default_rng(0).normal(0, 30, 1000)
     both_halves = np.tile(differences - differences.mean() + 0.5, 2)
-    scores.answers[0].score_QM[:, 3] = scores.answers[0].score_QM[:, 2] + both_halves
+    scores.benchmarks[0].score_QM[:, 3] = scores.benchmarks[0].score_QM[:, 2] + both_halves
     choice = pick(*made_up, 25)
     assert (choice.proposed.arm, choice.proposed.step) == ("grpo", 2)
     assert [(row.arm, row.step) for row in choice.tied] == [("off_policy_sft", 1)]
@@ -267,7 +267,7 @@ def test_what_gained_more_but_cannot_be_told_is_named(made_up):
 def test_the_limit_that_is_named_is_enough(made_up):
     least = min(row.safe_limit for row in pick(*made_up, 1).candidates if row.arm is not None)
     scores = picking.read_slice()
-    for item in scores.answers[1:]:  # so that the limit ends in 4 hundredths
+    for item in scores.benchmarks[1:]:  # so that the limit ends in 4 hundredths
         item.score_QM[:, 1:] -= 0.04 - (least - np.floor(10 * least) / 10)
     (refusal,) = pick(*made_up, 1).refused
     needed = float(re.search(r"from --max-drop ([\d.]+) on", refusal)[1])

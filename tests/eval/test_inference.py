@@ -14,7 +14,7 @@ from eval.report.gate import judge
 from eval.report.power import Spread, detectable
 from eval.report.results import outcome_change
 from eval.responses.readings import pass_at_k
-from eval.statistics.bootstrap import Answers, ArmScores, draw_scores
+from eval.statistics.bootstrap import ArmScores, BenchmarkScores, draw_scores
 from eval.statistics.inference import contrast_interval, gain_p_value, holm, linear_interval, weights_of
 from eval.statistics.transfer_index import MATH
 from launch.commands.main import main
@@ -35,13 +35,13 @@ def paired(questions=400, gain=0.1, seed=0, loss=0.0):
     base = (rng.random(questions) < 0.5).astype(float)
     arm = np.where((base == 0) & (rng.random(questions) < 2 * gain), 1.0, base)
     arm = np.where((base == 1) & (rng.random(questions) < 2 * loss), 0.0, arm)
-    return Answers("a", MATH, 100 * np.stack([base, arm], axis=1))
+    return BenchmarkScores("a", MATH, 100 * np.stack([base, arm], axis=1))
 
 
 def test_interval_of_a_gain_is_that_of_the_paired_differences():
-    answers = paired()
-    found = linear_interval(draw_scores([answers], {"arm": [1]}, 20000, 0)["arm"], weights_of([0], 1))
-    differences = answers.score_QM[:, 1] - answers.score_QM[:, 0]
+    scores = paired()
+    found = linear_interval(draw_scores([scores], {"arm": [1]}, 20000, 0)["arm"], weights_of([0], 1))
+    differences = scores.score_QM[:, 1] - scores.score_QM[:, 0]
     half = stats.sem(differences) * stats.t.ppf(0.975, len(differences) - 1)
     assert [found.low, found.high] == pytest.approx([differences.mean() - half, differences.mean() + half], abs=0.3)
     same = draw_scores([paired(gain=0.0)], {"base": [0], "arm": [1]}, 10000, 0)
@@ -70,9 +70,9 @@ def test_p_value_of_a_difference_has_the_seeds_of_both_arms_by_hand():
 
 def test_p_value_of_a_single_model_is_the_paired_t_test():
     for gain, loss, seed in ((0.07, 0.05, 1), (0.05, 0.06, 2), (0.0, 0.0, 3)):
-        answers = paired(gain=gain, seed=seed, loss=loss)
-        drawn = draw_scores([answers], {"base": [0], "arm": [1]}, 40000, 0)
-        expected = stats.ttest_rel(answers.score_QM[:, 1], answers.score_QM[:, 0]).pvalue
+        scores = paired(gain=gain, seed=seed, loss=loss)
+        drawn = draw_scores([scores], {"base": [0], "arm": [1]}, 40000, 0)
+        expected = stats.ttest_rel(scores.score_QM[:, 1], scores.score_QM[:, 0]).pvalue
         found = gain_p_value(drawn["arm"], drawn["base"], weights_of([0], 1))
         if gain == 0:
             assert found == 1.0  # nothing differs anywhere
@@ -84,9 +84,11 @@ def test_p_value_of_a_single_model_is_the_paired_t_test():
 def test_p_value_of_few_questions_does_not_depend_on_the_confidence(confidence):
     rng = np.random.default_rng(12)
     base = rng.integers(0, 5, 20) / 4
-    answers = Answers("a", MATH, 100 * np.stack([base, np.clip(base + rng.integers(-2, 3, 20) / 4, 0, 1)], axis=1))
-    drawn = draw_scores([answers], {"base": [0], "arm": [1]}, 40000, 0, confidence)
-    expected = stats.ttest_rel(answers.score_QM[:, 1], answers.score_QM[:, 0]).pvalue
+    scores = BenchmarkScores(
+        "a", MATH, 100 * np.stack([base, np.clip(base + rng.integers(-2, 3, 20) / 4, 0, 1)], axis=1)
+    )
+    drawn = draw_scores([scores], {"base": [0], "arm": [1]}, 40000, 0, confidence)
+    expected = stats.ttest_rel(scores.score_QM[:, 1], scores.score_QM[:, 0]).pvalue
     assert gain_p_value(drawn["arm"], drawn["base"], weights_of([0], 1)) == pytest.approx(expected, rel=0.1)
 
 
@@ -96,9 +98,9 @@ def test_p_value_over_seeds_has_the_degrees_of_freedom_of_the_seeds():
     questions = 4000
     base = (rng.random(questions) < 0.5).astype(float)
     seeds = [np.where(rng.random(questions) < share, 1.0, base) for share in (0.1, 0.3, 0.5)]
-    answers = Answers("a", MATH, 100 * np.stack([base, *seeds], axis=1))
-    drawn = draw_scores([answers], {"base": [0], "arm": [1, 2, 3]}, 4000, 0)
-    gains = answers.means()[1:] - answers.means()[0]
+    scores = BenchmarkScores("a", MATH, 100 * np.stack([base, *seeds], axis=1))
+    drawn = draw_scores([scores], {"base": [0], "arm": [1, 2, 3]}, 4000, 0)
+    gains = scores.means()[1:] - scores.means()[0]
     expected = stats.ttest_1samp(gains, 0).pvalue
     assert gain_p_value(drawn["arm"], drawn["base"], weights_of([0], 1)) == pytest.approx(expected, rel=0.1)
 
@@ -106,7 +108,7 @@ def test_p_value_over_seeds_has_the_degrees_of_freedom_of_the_seeds():
 def test_contrast_of_arms_is_the_difference_of_their_gains():
     rng = np.random.default_rng(5)
     accuracy = 100 * rng.integers(0, 2, (300, 3)).astype(float)
-    drawn = draw_scores([Answers("a", MATH, accuracy)], {"x": [1], "y": [2]}, 3000, 0)
+    drawn = draw_scores([BenchmarkScores("a", MATH, accuracy)], {"x": [1], "y": [2]}, 3000, 0)
     weight = weights_of([0], 1)
     difference = contrast_interval(drawn["x"], drawn["y"], weight)
     gains = [linear_interval(drawn[arm], weight).estimate for arm in ("x", "y")]
@@ -265,9 +267,9 @@ def test_arms_are_matched_to_published_models_by_name_or_as_given():
 
 def test_one_cluster_says_nothing_about_significance():
     """All questions share one context, or there is one question: a gain of 67 or 100 points and no p-value of zero."""
-    shared = Answers("a", MATH, np.array([[0.0, 100.0], [0.0, 0.0], [0.0, 100.0]]), np.array(["c"] * 3))
-    single = Answers("b", MATH, np.array([[0.0, 100.0]]))
-    clear = Answers("c", MATH, np.tile([0.0, 100.0], (50, 1)))
+    shared = BenchmarkScores("a", MATH, np.array([[0.0, 100.0], [0.0, 0.0], [0.0, 100.0]]), np.array(["c"] * 3))
+    single = BenchmarkScores("b", MATH, np.array([[0.0, 100.0]]))
+    clear = BenchmarkScores("c", MATH, np.tile([0.0, 100.0], (50, 1)))
     drawn = draw_scores([shared, single, clear], {"base": [0], "arm": [1]}, 500, 0)
     p_values = [
         gain_p_value(drawn["arm"], drawn["base"], weights_of(members, 3)) for members in ([0], [1], [0, 2], [2])

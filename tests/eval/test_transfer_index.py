@@ -5,7 +5,7 @@ import pytest
 from scipy import stats
 
 from eval.statistics.bootstrap import (
-    Answers,
+    BenchmarkScores,
     bootstrap_scores,
     draw_scores,
     seed_deviations,
@@ -89,7 +89,7 @@ def test_fieller_keeps_its_level_where_the_denominator_is_weak():
 def test_bootstrap_standard_error_is_the_analytic_one():
     rng = np.random.default_rng(1)
     accuracy = 100 * rng.integers(0, 2, (300, 1)).astype(float)
-    drawn = bootstrap_scores(Answers("a", MATH, accuracy), 20000, rng)
+    drawn = bootstrap_scores(BenchmarkScores("a", MATH, accuracy), 20000, rng)
     # Student's 97.5 % point with 299 degrees of freedom is 0.4 % beyond the normal one.
     expected = accuracy.std(ddof=1) / np.sqrt(300) * stats.t.ppf(0.975, 299) / stats.norm.ppf(0.975)
     assert drawn.std() == pytest.approx(expected, rel=0.02)
@@ -110,10 +110,12 @@ def without_pseudo_clusters(patch):
 @pytest.mark.usefixtures("plain_resampling")
 def test_clusters_of_one_are_questions_and_whole_clusters_are_drawn():
     accuracy = np.array([[0.0], [100.0], [0.0], [100.0]])
-    alone = bootstrap_scores(Answers("a", MATH, accuracy, np.arange(4)), 500, np.random.default_rng(2))
-    plain = bootstrap_scores(Answers("a", MATH, accuracy), 500, np.random.default_rng(2))
+    alone = bootstrap_scores(BenchmarkScores("a", MATH, accuracy, np.arange(4)), 500, np.random.default_rng(2))
+    plain = bootstrap_scores(BenchmarkScores("a", MATH, accuracy), 500, np.random.default_rng(2))
     np.testing.assert_array_equal(alone, plain)
-    pairs = bootstrap_scores(Answers("a", MATH, accuracy, np.array([7, 7, 9, 9])), 500, np.random.default_rng(2))
+    pairs = bootstrap_scores(
+        BenchmarkScores("a", MATH, accuracy, np.array([7, 7, 9, 9])), 500, np.random.default_rng(2)
+    )
     np.testing.assert_array_equal(pairs, np.full((500, 1), 50.0))  # every cluster scores 50
 
 
@@ -121,14 +123,14 @@ def test_clusters_of_one_are_questions_and_whole_clusters_are_drawn():
 def test_models_share_each_draw():
     """A model that answers like the base gains exactly nothing in every draw."""
     accuracy = np.repeat(100 * np.random.default_rng(3).integers(0, 2, (50, 1)).astype(float), 2, axis=1)
-    drawn = bootstrap_scores(Answers("a", MATH, accuracy), 200, np.random.default_rng(3))
+    drawn = bootstrap_scores(BenchmarkScores("a", MATH, accuracy), 200, np.random.default_rng(3))
     np.testing.assert_array_equal(drawn[:, 0], drawn[:, 1])
     assert drawn[:, 0].std() > 0
 
 
 def interval_of(scores, column=0, base=None):
     """Percentile interval of a model's score, or of its gain over another column."""
-    drawn = bootstrap_scores(Answers("a", MATH, np.array(scores, dtype=float)), 40000, np.random.default_rng(8))
+    drawn = bootstrap_scores(BenchmarkScores("a", MATH, np.array(scores, dtype=float)), 40000, np.random.default_rng(8))
     values = drawn[:, column] - (0 if base is None else drawn[:, base])
     return np.percentile(values, [2.5, 97.5])
 
@@ -143,9 +145,9 @@ def test_floors_ceilings_and_equal_answers_have_a_width():
     assert low == pytest.approx(100 - 1.24, abs=0.3)
     both = np.zeros((200, 2))
     assert interval_of(both, 1, 0) == pytest.approx([-0.5, 0.5], abs=0.2)  # either may be the better one
-    answers = np.repeat(100.0 * (np.arange(200) < 120)[:, None], 2, axis=1)
+    alike = np.repeat(100.0 * (np.arange(200) < 120)[:, None], 2, axis=1)
     # Agresti and Min: of two further pairs half differ, a standard error of 1 / 202.
-    assert interval_of(answers, 1, 0) == pytest.approx([-0.97, 0.97], abs=0.2)
+    assert interval_of(alike, 1, 0) == pytest.approx([-0.97, 0.97], abs=0.2)
     few = interval_of(np.zeros((10, 1)))
     assert 15 < few[1] < 100 * stats.beta.ppf(0.975, 0.5, 10.5) + 5
 
@@ -176,7 +178,7 @@ def test_intervals_at_extreme_rates_keep_their_level(questions, samples, rates):
         rate, gain = rng.uniform(*rates), rng.uniform(0, 0.02)
         chance = np.array([rate, rate + (1 - rate) * gain])
         scores = 100 * rng.binomial(samples, np.tile(chance, (questions, 1))) / samples
-        drawn = bootstrap_scores(Answers("a", MATH, scores), 300, np.random.default_rng(number))
+        drawn = bootstrap_scores(BenchmarkScores("a", MATH, scores), 300, np.random.default_rng(number))
         for place, (values, truth) in enumerate(
             ((drawn[:, 0], chance[0]), (drawn[:, 1] - drawn[:, 0], np.diff(chance)[0]))
         ):
@@ -198,15 +200,15 @@ def test_seed_deviations_by_hand():
     # Columns: base, seed 0, seed 1. Seed means 50 and 75, variance 312.5; residuals +-25, mean square 2500, over
     # two questions 1250: sampling explains more than there is.
     crossed = np.array([[0.0, 75.0, 50.0], [0.0, 25.0, 100.0]])
-    np.testing.assert_allclose(seed_deviations([Answers("a", MATH, crossed)], [1, 2]), [[0.0], [0.0]])
+    np.testing.assert_allclose(seed_deviations([BenchmarkScores("a", MATH, crossed)], [1, 2]), [[0.0], [0.0]])
     # The seeds differ by 25 on every question: no residual, nothing to take away.
     parallel = np.array([[0.0, 50.0, 75.0], [0.0, 25.0, 50.0]])
-    np.testing.assert_allclose(seed_deviations([Answers("a", MATH, parallel)], [1, 2]), [[-12.5], [12.5]])
+    np.testing.assert_allclose(seed_deviations([BenchmarkScores("a", MATH, parallel)], [1, 2]), [[-12.5], [12.5]])
     # Seed means 45 and 55, variance 50; residuals +-5 on four questions: 8 * 25 / 3 over 4 questions is 50 / 3,
     # a third of the variance.
     noisy = np.array([[0.0, 50.0, 50.0], [0.0, 40.0, 60.0]] * 2)
     kept = np.sqrt(2 / 3)
-    np.testing.assert_allclose(seed_deviations([Answers("a", MATH, noisy)], [1, 2]), [[-5 * kept], [5 * kept]])
+    np.testing.assert_allclose(seed_deviations([BenchmarkScores("a", MATH, noisy)], [1, 2]), [[-5 * kept], [5 * kept]])
 
 
 def test_seed_deviations_with_unequal_clusters():
@@ -214,7 +216,7 @@ def test_seed_deviations_with_unequal_clusters():
     accuracy = np.repeat([[50.0, 40.0, 50.0, 60.0]], 100, axis=0)
     clusters = np.repeat([0, 1, 2], [90, 5, 5])
     for given in (None, clusters):
-        found = seed_deviations([Answers("a", MATH, accuracy, given)], [1, 2, 3])
+        found = seed_deviations([BenchmarkScores("a", MATH, accuracy, given)], [1, 2, 3])
         np.testing.assert_allclose(found, [[-10.0], [0.0], [10.0]], atol=1e-9)
 
 
@@ -227,7 +229,9 @@ def test_intervals_over_seeds_keep_their_level(seed_spread, widest):
         of_seed = rng.normal(0, seed_spread, 3)
         chance = np.clip(0.5 + rng.uniform(-0.4, 0.4, (150, 1)) + of_seed / 100, 0, 1)
         accuracy = 100 * rng.binomial(4, np.hstack([np.full((150, 1), 0.5), chance])) / 4
-        arm = draw_scores([Answers("a", MATH, accuracy)], {"arm": [1, 2, 3]}, 400, int(rng.integers(1 << 30)))["arm"]
+        arm = draw_scores([BenchmarkScores("a", MATH, accuracy)], {"arm": [1, 2, 3]}, 400, int(rng.integers(1 << 30)))[
+            "arm"
+        ]
         low, high = np.percentile(arm.arm_DB[:, 0], [2.5, 97.5])
         covered += low <= 50 <= high
         widths.append(high - low)
@@ -239,13 +243,13 @@ def test_intervals_over_seeds_keep_their_level(seed_spread, widest):
 def build(*math_gains, questions=200):
     """Two benchmarks and tuned models, one per seed, that repair a share of the wrong answers, half on the second."""
     rng = np.random.default_rng(5)
-    answers = []
+    benchmarks = []
     for name, group, share in (("m", MATH, 2), ("o", "other_reasoning", 1)):
         base = (rng.random(questions) < 0.5).astype(float)
         luck = rng.random(questions)
         arms = [np.where((base == 0) & (luck < share * gain), 1.0, base) for gain in math_gains]
-        answers.append(Answers(name, group, 100 * np.stack([base, *arms], axis=1)))
-    return draw_scores(answers, {"arm": list(range(1, 1 + len(math_gains)))}, 4000, 0)["arm"]
+        benchmarks.append(BenchmarkScores(name, group, 100 * np.stack([base, *arms], axis=1)))
+    return draw_scores(benchmarks, {"arm": list(range(1, 1 + len(math_gains)))}, 4000, 0)["arm"]
 
 
 def test_index_of_a_math_loss_by_hand():
@@ -268,11 +272,11 @@ def test_index_is_identified_only_with_a_math_gain():
 
 def lossy(math, other, questions=400):
     """Scores of an arm that changed math and another benchmark by so many points, from a base at 50."""
-    answers = []
+    benchmarks = []
     for name, group, points in (("m", MATH, math), ("o", "other_reasoning", other)):
         base, arm = (np.arange(questions) < share * questions // 100 for share in (50, 50 + points))
-        answers.append(Answers(name, group, 100.0 * np.stack([base, arm], axis=1)))
-    return draw_scores(answers, {"arm": [1]}, 2000, 0)["arm"]
+        benchmarks.append(BenchmarkScores(name, group, 100.0 * np.stack([base, arm], axis=1)))
+    return draw_scores(benchmarks, {"arm": [1]}, 2000, 0)["arm"]
 
 
 def test_a_common_loss_is_no_transfer():
@@ -296,13 +300,13 @@ def test_a_common_loss_is_no_transfer():
 def test_an_index_needs_a_gain_by_its_own_definition():
     """Math +16 from 80 and -8 from 20 is +4 in points, but -0.1 in relative gains, and the weights of `paper` and
     `literal` count the loss four times. Divided by it, a loss elsewhere would be transfer."""
-    answers = []
+    benchmarks = []
     for name, group, questions, before, after in (("easy", MATH, 400, 80, 96), ("hard", MATH, 200, 20, 12),
                                                   ("a", "other_reasoning", 400, 50, 40),
                                                   ("b", "other_reasoning", 400, 50, 46)):  # fmt: skip
         base, arm = (np.arange(questions) < share * questions // 100 for share in (before, after))
-        answers.append(Answers(name, group, 100.0 * np.stack([base, arm], axis=1)))
-    scores, groups = draw_scores(answers, {"arm": [1]}, 2000, 0)["arm"], {MATH: [0, 1], "other_reasoning": [2, 3]}
+        benchmarks.append(BenchmarkScores(name, group, 100.0 * np.stack([base, arm], axis=1)))
+    scores, groups = draw_scores(benchmarks, {"arm": [1]}, 2000, 0)["arm"], {MATH: [0, 1], "other_reasoning": [2, 3]}
     found = index_with_interval("points", scores, groups, "other_reasoning")
     assert (found.status, round(found.estimate)) == ("identified", -175)
     for definition in ("relative", "literal", "paper"):
@@ -340,7 +344,7 @@ def test_no_arm_loses_more_than_the_base_has():
     """Scores of 90 for the base and 0, 0, 12 for the seeds: the t interval alone would reach below zero."""
     column = lambda share: np.repeat([100.0, 0.0], [share, 100 - share])  # noqa: E731
     accuracy = np.stack([column(90), column(0), column(0), column(12)], axis=1)
-    scores = draw_scores([Answers("a", MATH, accuracy)], {"arm": [1, 2, 3]}, 4000, 0)["arm"]
+    scores = draw_scores([BenchmarkScores("a", MATH, accuracy)], {"arm": [1, 2, 3]}, 4000, 0)["arm"]
     assert scores.arm_DB.min() == 0.0
     assert group_gain(scores, [0]).low >= -scores.base_DB.max()
 
@@ -349,7 +353,7 @@ def test_bootstrap_counts_equal_clusters_together_without_changing_the_distribut
     """Against drawing questions one by one, which is slower and means the same."""
     rng = np.random.default_rng(9)
     accuracy = 100 * rng.integers(0, 3, (40, 2)) / 2
-    drawn = bootstrap_scores(Answers("a", MATH, accuracy), 20000, rng)
+    drawn = bootstrap_scores(BenchmarkScores("a", MATH, accuracy), 20000, rng)
     plain = accuracy[rng.integers(0, 40, (20000, 40))].mean(axis=1)
     widening = np.sqrt(40 / 39) * stats.t.ppf(0.975, 39) / stats.norm.ppf(0.975)
     np.testing.assert_allclose(np.cov(drawn, rowvar=False), np.cov(plain, rowvar=False) * widening**2, rtol=0.05)
@@ -371,13 +375,13 @@ def test_difference_of_indices_is_taken_inside_each_draw():
 
 def test_index_without_a_benchmark_is_the_index_of_the_rest():
     rng = np.random.default_rng(10)
-    answers = []
+    benchmarks = []
     for name, group, gain in (("m1", MATH, 0.4), ("m2", MATH, 0.2), ("o1", "other", 0.3), ("o2", "other", -0.1)):
         base = (rng.random(300) < 0.5).astype(float)
         luck = rng.random(300)
         arm = np.where(luck < abs(gain), 1.0 if gain > 0 else 0.0, base)
-        answers.append(Answers(name, group, 100 * np.stack([base, arm], axis=1)))
-    scores = draw_scores(answers, {"arm": [1]}, 2000, 0)["arm"]
+        benchmarks.append(BenchmarkScores(name, group, 100 * np.stack([base, arm], axis=1)))
+    scores = draw_scores(benchmarks, {"arm": [1]}, 2000, 0)["arm"]
     groups = {MATH: [0, 1], "other": [2, 3]}
     rows = without_each("points", scores, groups, "other")
     assert list(rows) == [0, 1, 2, 3]
@@ -393,8 +397,8 @@ def test_undefined_index_says_why():
     rng = np.random.default_rng(11)
     math = 100 * np.stack([rng.random(200) < 0.3, rng.random(200) < 0.8], axis=1).astype(float)
     zero = 100 * np.stack([np.zeros(200), rng.random(200) < 0.3], axis=1).astype(float)
-    answers = [Answers("m", MATH, math), Answers("z", "other_reasoning", zero)]
-    scores = draw_scores(answers, {"arm": [1]}, 500, 0)["arm"]
+    benchmarks = [BenchmarkScores("m", MATH, math), BenchmarkScores("z", "other_reasoning", zero)]
+    scores = draw_scores(benchmarks, {"arm": [1]}, 500, 0)["arm"]
     groups = {MATH: [0], "other_reasoning": [1]}
     found = index_with_interval("relative", scores, groups, "other_reasoning")
     assert found.estimate is None

@@ -22,7 +22,7 @@ from eval.questions.build import load_questions
 from eval.questions.task_files import task_folder
 from eval.responses import generate
 from eval.responses.claims import Claims
-from eval.responses.readings import read_answers, reading_cells
+from eval.responses.readings import read_benchmark_scores, reading_cells
 from eval.responses.rescore import parse_rescorings, rescore
 from eval.responses.units import chunk_seed, open_units, weights_hash
 from eval.scorers.records import mean_score, read_scores, write_scores
@@ -319,13 +319,13 @@ def test_models_asked_differently_are_not_compared(smoke_study, tmp_path):
     study = copy_of(smoke_study, tmp_path / "study")
     recipe = load_study(study)
     cells = reading_cells(recipe, "robust")
-    read_answers(recipe, study, ["base", GRPO], cells)
+    read_benchmark_scores(recipe, study, ["base", GRPO], cells)
     path = study / "eval" / GRPO / "sum-native" / "manifest.json"
     manifest = json.loads(path.read_text())
     for key, value in (("max_response_tokens", 64), ("task file", "other"), ("thinking", True)):
         path.write_text(json.dumps(manifest | {"inputs": manifest["inputs"] | {key: value}}))
         with pytest.raises(UserError, match=f"{GRPO} and base cannot be compared on sum-native: {key} was"):
-            read_answers(recipe, study, ["base", GRPO], cells)
+            read_benchmark_scores(recipe, study, ["base", GRPO], cells)
 
 
 def test_models_that_answered_other_questions_are_not_compared(smoke_study, tmp_path):
@@ -335,10 +335,10 @@ def test_models_that_answered_other_questions_are_not_compared(smoke_study, tmp_
     recipe, cells = load_study(study), reading_cells(load_study(study), "robust")
     write_scores(path, [replace(row, question_id=row.question_id[::-1]) for row in rows])
     with pytest.raises(UserError, match=f"{GRPO} answered other questions of sum than base"):
-        read_answers(recipe, study, ["base", GRPO], cells)
+        read_benchmark_scores(recipe, study, ["base", GRPO], cells)
     write_scores(path, [*rows, rows[0]])
     with pytest.raises(UserError, match=r"has question .* twice"):
-        read_answers(recipe, study, ["base", GRPO], cells)
+        read_benchmark_scores(recipe, study, ["base", GRPO], cells)
 
 
 def test_rescoring_says_what_changed_and_writes_beside_the_old(smoke_study, tmp_path):

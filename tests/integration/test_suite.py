@@ -251,8 +251,8 @@ def test_scores_of_known_responses(suite, name):
         generate.score_unit(recipe, study, unit)
         for scoring, mean in expected.items():
             wanted = scoring if scoring in benchmark.scorings else benchmark.cell(scoring)[1]
-            answers, _ = read_cell(study, ["base"], benchmark, prompting, wanted)
-            assert answers.means()[0] == pytest.approx(100 * mean), (prompting, scoring)
+            scores, _ = read_cell(study, ["base"], benchmark, prompting, wanted)
+            assert scores.means()[0] == pytest.approx(100 * mean), (prompting, scoring)
         unit.path(0).write_bytes(original)
 
 
@@ -287,8 +287,8 @@ def test_a_benchmark_of_ones_own_needs_a_recipe_and_a_task_file(smoke_study, tmp
     generate.run(recipe, study, study / "eval" / "base", False, "base")
     rows = units_of(recipe, study)["statutes-native"].rows()
     assert "Case 3.\nIs it lawful? Answer yes or no.<|im_end|>" in rows[3].prompt
-    answers, _ = read_cell(study, ["base"], recipe.suite.benchmarks[1], "native", "robust")
-    assert answers.clusters == 2
+    scores, _ = read_cell(study, ["base"], recipe.suite.benchmarks[1], "native", "robust")
+    assert scores.clusters == 2
     law = recipe.suite.benchmarks[1]
     wrong = law.model_copy(update={"data": law.data.model_copy(update={"reference_field": "ruling2"})})
     with pytest.raises(UserError, match="has no column 'ruling2'"):
