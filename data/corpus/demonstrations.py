@@ -12,7 +12,7 @@ from data.grading.grader import Grader
 from data.hub import chosen, locate_model
 from data.pocket_world import corpus_problems, teacher_completion
 from data.prompts.prompt import completion_ids, control_tokens
-from data.prompts.thinking import THINK_CLOSE, THINK_OPEN, strip_thinking
+from data.prompts.thinking import THINK_CLOSE, THINK_OPEN, split_thinking, strip_thinking
 from data.sampling.completions import sample_from_endpoint, sample_locally
 from data.sampling.store import Sample, SampleStore, sampling_config, shared_folder, store_path, whole_characters
 from recipes.corpus_schema import SamplerSpec
@@ -120,7 +120,7 @@ def graded_demonstrations(
         Demonstration(
             sample.problem_id,
             sample.completion,
-            sample.completion.partition(THINK_OPEN)[2].partition(THINK_CLOSE)[0].strip(),
+            split_thinking(sample.completion)[0] or "",
             name,
             sample.sample_index,
             grade.outcome.value,

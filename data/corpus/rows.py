@@ -40,7 +40,7 @@ class Demonstration(NamedTuple):
     completion: str
     """The whole text after the prompt, thinking included."""
     thinking: str
-    """The text between the thinking tags; empty if there is none."""
+    """The thinking alone; empty if there is none."""
     teacher: str
     sample_index: int
     grade: str

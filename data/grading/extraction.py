@@ -1,9 +1,9 @@
 r"""Extract the final answer of a completion.
 
-Extraction reads the text after the last `</think>`; a completion that opens `<think>` and never closes it has no
-answer. Form "boxed" takes the last `\boxed{...}` with balanced braces. Form "plain" takes that box if there is one,
-else what follows the last statement of an answer ("The answer is", "Answer:", GSM8K's `#### 42`), else the last
-non-empty line.
+Extraction reads the text after the thinking; a completion whose thinking never ends has no answer
+(`data/prompts/thinking.py`). Form "boxed" takes the last `\boxed{...}` with balanced braces. Form "plain" takes that
+box if there is one, else what follows the last statement of an answer ("The answer is", "Answer:", GSM8K's `#### 42`),
+else the last non-empty line.
 """
 
 import re

@@ -1,30 +1,30 @@
-"""The thinking in a completion, and what is left without it."""
+"""The thinking in a completion, and what is left without it.
+
+Thinking ends at the last `</think>`; what follows answers. If that opens thinking again, or if there is no `</think>`
+and the completion or its prompt opened thinking, then thinking never ended and nothing answers. A text without marks is
+an answer.
+"""
 
 THINK_OPEN, THINK_CLOSE = "<think>", "</think>"
 
 
-def answer_text(completion: str) -> str | None:
-    """The part of a completion that answers: what follows the thinking. None if the thinking never ended."""
-    _, closed, tail = completion.rpartition(THINK_CLOSE)
-    if closed:
-        return tail
-    return None if THINK_OPEN in completion else completion
+def split_thinking(completion: str, opened: bool = False) -> tuple[str | None, str | None]:
+    """The thinking, None where there is none, and the answer, None where the thinking never ended.
 
-
-def strip_thinking(text: str) -> str:
-    """What follows the thinking; the text itself if it never thought, nothing if it never stopped thinking."""
-    _, closed, tail = text.rpartition(THINK_CLOSE)
-    if closed:
-        return tail.lstrip()
-    return "" if THINK_OPEN in text else text
-
-
-def split_thinking(completion: str, opened: bool = False) -> tuple[str | None, str]:
-    """The thinking, None where there is none, and what follows it.
-
-    `opened`: whether the prompt opened the thinking. Thinking that never ended is then all there is.
+    `opened`: whether the prompt opened the thinking, so that the completion does not.
     """
     before, closed, after = completion.rpartition(THINK_CLOSE)
-    if closed:
-        return before.replace(THINK_OPEN, "", 1).strip(), after.lstrip()
-    return (completion, "") if opened else (None, completion)
+    if THINK_OPEN in after or (opened and not closed):
+        return completion.replace(THINK_OPEN, "", 1).strip(), None
+    return (before.replace(THINK_OPEN, "", 1).strip() if closed else None), after
+
+
+def answer_text(completion: str) -> str | None:
+    """The answer of a completion with the blanks around it; None if the thinking never ended."""
+    return split_thinking(completion)[1]
+
+
+def strip_thinking(text: str, opened: bool = False) -> str:
+    """The answer without blanks in front of it; empty if the thinking never ended. A text without thinking stays."""
+    thinking, answer = split_thinking(text, opened)
+    return text if thinking is None else (answer or "").lstrip()

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from data.prompts.thinking import split_thinking
+from data.prompts.thinking import split_thinking, strip_thinking
 from eval.forgetting.trajectory import HELDOUT
 from eval.questions.build import load_questions
 from eval.report.schema import Example, ShownResponse
@@ -92,8 +92,9 @@ def _reference(reference: Any) -> str | None:
 
 def _response(row: Response, outcome: str) -> ShownResponse:
     """The first response to a question, its thinking apart from the rest."""
-    thinking, rest = split_thinking(row.responses[0], row.opens_thinking)
-    return ShownResponse(thinking=None if thinking is None else _cut(thinking), text=_cut(rest), outcome=outcome)
+    thinking, _ = split_thinking(row.responses[0], row.opens_thinking)
+    text = _cut(strip_thinking(row.responses[0], row.opens_thinking))
+    return ShownResponse(thinking=None if thinking is None else _cut(thinking), text=text, outcome=outcome)
 
 
 def _cut(text: str) -> str:

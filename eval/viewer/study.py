@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from data.prompts.thinking import split_thinking
+from data.prompts.thinking import split_thinking, strip_thinking
 from eval.questions.build import FOLDER
 from eval.questions.records import Question, read_jsonl, read_questions
 from eval.responses.readings import unit_dir
@@ -267,7 +267,8 @@ def _responses(
         return [{"likelihoods": given, "scores": scores(0)}]
     shown = []
     for sample, (text, tokens) in enumerate(zip(response.responses, response.tokens, strict=True)):
-        thinking, rest = split_thinking(text, response.opens_thinking)
+        thinking, _ = split_thinking(text, response.opens_thinking)
+        rest = strip_thinking(text, response.opens_thinking)
         shown.append({"thinking": thinking, "text": rest, "tokens": tokens, "scores": scores(sample)})
     return shown
 
