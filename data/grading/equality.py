@@ -16,7 +16,7 @@ from data.grading.names import is_quantity, named_apart, renamed, same_but_for_n
 from data.grading.policy import Policy, rounds_to
 from data.grading.real_sets import same_set
 from data.grading.statements import NAME, states_value
-from data.grading.tree import NO_LETTER, SETS, Collection, Leaf, Node, Relation, canonical, split
+from data.grading.tree import NO_LETTER, SETS, Collection, Leaf, Node, Relation, canonical
 from data.grading.units import converted, spaced_symbol
 from data.grading.values import is_formula, proportional, same_value, size
 from data.grading.words import canonical_words
@@ -30,7 +30,7 @@ _SINGLE_NAME = re.compile(r"\\?[A-Za-z](?:_\S+)?(?:\(.*\))?$")
 _CALCULUS = re.compile(rf"\\(?:i?int|oint|lim|sum|prod){NO_LETTER}")
 _ONLY_FORMULA = re.compile(r"[\x20-\x7e]+")
 _DEGREE = r"*\pi/180"
-_UNORDERED = ("several", "set", "union")
+_UNORDERED = ("answers", "set", "union")
 
 
 def ignore(rule: str) -> None:
@@ -74,14 +74,14 @@ class Comparison:
             return equal
         if other.kind == "ratio" and len(other.items) == 2 and not leaf.name:
             return same_value(leaf.text, f"({other.items[0].text})/({other.items[1].text})") is True
-        if other.kind in ("several", "set") and leaf.text != "\\emptyset":  # the same value written twice
+        if other.kind in ("answers", "set") and leaf.text != "\\emptyset":  # the same value written twice
             return all(self.same(item, leaf) for item in other.items)
         self.note("one value against something of several parts")
         return False
 
     def _same_collection(self, answer: Collection, reference: Collection) -> bool:
         kinds = {answer.kind, reference.kind}
-        if answer.name.startswith("(") or reference.name.startswith("("):
+        if answer.item_names or reference.item_names:
             answer = _in_order_of(answer, reference)
         elif answer.name and reference.name and self._names_differ(answer.name, reference.name):
             self.note("names of different quantities")
@@ -100,22 +100,22 @@ class Comparison:
             return all(self.same(item, others[name]) for name, item in named.items())
         if kinds == {"matrix", "ordered"}:
             answer, reference = _entries(answer), _entries(reference)
-        if kinds == {"several", "ordered"}:
+        if kinds == {"answers", "ordered"}:
             answer, reference = _solution(answer), _solution(reference)
-            if self.policy.list_for_tuple and {answer.kind, reference.kind} == {"several", "ordered"}:
+            if self.policy.list_for_tuple and {answer.kind, reference.kind} == {"answers", "ordered"}:
                 answer, reference = (Collection("ordered", node.items, "()") for node in (answer, reference))
         if answer.kind in _UNORDERED and reference.kind in _UNORDERED:
-            if kinds == {"several"} and len(answer.items) < len(reference.items):
+            if kinds == {"answers"} and len(answer.items) < len(reference.items):
                 self.note("fewer answers")
                 return False  # 2, 3 is not 2, 2, 3
-            if "several" in kinds and len(answer.items) == len(reference.items):
+            if "answers" in kinds and len(answer.items) == len(reference.items):
                 return self._same_numbers_of_each(answer.items, reference.items)
             return self._same_items(answer.items, reference.items)
         if {answer.kind, reference.kind} <= {"sequence", *_UNORDERED} and "sequence" in kinds:
             return self._in_order(answer, reference)
         if answer.kind in _UNORDERED or reference.kind in _UNORDERED:  # a set of one pair is that pair
-            several, single = (answer, reference) if answer.kind in _UNORDERED else (reference, answer)
-            return all(self.same(item, single) for item in several.items)
+            unordered, single = (answer, reference) if answer.kind in _UNORDERED else (reference, answer)
+            return all(self.same(item, single) for item in unordered.items)
         if kinds == {"intersection"}:
             return self._same_items(answer.items, reference.items)
         self.note("the same parts in the same order")
@@ -334,7 +334,7 @@ def _whole(node: Node) -> int | None:
 
 
 def _residues(node: Node, modulus: int | None) -> set[int] | None:
-    items = node.items if node.kind in ("several", "set") else (node,)
+    items = node.items if node.kind in ("answers", "set") else (node,)
     numbers = [_whole(item) for item in items]
     return {number % modulus for number in numbers if number is not None} if modulus and None not in numbers else None
 
@@ -349,7 +349,7 @@ def _entries(node: Collection) -> Collection:
 
 def _in_order_of(answer: Collection, reference: Collection) -> Collection:
     """The pair of `(y, x) = (1, 2)` in the order of a reference `(x, y) = ...`; unchanged where the names differ."""
-    own, other = ([part.strip() for part in split(node.name[1:-1], ",")] for node in (answer, reference))
+    own, other = answer.item_names, reference.item_names
     if own == other or sorted(own) != sorted(other) or not len(set(own)) == len(own) == len(answer.items):
         return answer
     return replace(answer, items=tuple(answer.items[own.index(name)] for name in other))
@@ -358,7 +358,7 @@ def _in_order_of(answer: Collection, reference: Collection) -> Collection:
 def _solution(node: Collection) -> Collection:
     """`x = 1, y = 2` as the pair (1, 2), in alphabetical order of the names; other nodes unchanged."""
     leaves = [item for item in node.items if isinstance(item, Leaf) and _SINGLE_NAME.match(item.name)]
-    if node.kind != "several" or len({leaf.name for leaf in leaves}) < len(node.items):
+    if node.kind != "answers" or len({leaf.name for leaf in leaves}) < len(node.items):
         return node
     unnamed = (replace(leaf, name="") for leaf in sorted(leaves, key=lambda leaf: leaf.name))
     return Collection("ordered", tuple(unnamed), "()")

@@ -15,7 +15,7 @@ from data.grading.notation import undress
 from data.grading.qualifiers import without_qualifiers
 from data.grading.statements import INEQUALITY, read_equation, read_inequality, read_rounded, variable_of, without
 from data.grading.tokens import GREEK
-from data.grading.tree import NO_LETTER, SETS, Collection, Leaf, Node, UnparseableError, balanced, enclosed, split
+from data.grading.tree import NO_LETTER, SETS, Collection, Kind, Leaf, Node, UnparseableError, balanced, enclosed, split
 from data.grading.units import canonical_unit, converted, split_unit
 from data.grading.values import is_formula
 from data.grading.words import ADVERBS, EVERYTHING, NOTHING, canonical_words, is_prose, named_option, spelled_number
@@ -49,29 +49,34 @@ _CLOCK = re.compile(r"0?(\d{1,2}):(\d\d)$")
 _COMPOUND = re.compile(rf"(-?[\d.,/]+)\s*{TEXT_OPEN}\s*([A-Za-z.]+)\s*(?:,|,?\s*and)?\s*{TEXT_CLOSE}\s*,?\s*")
 _IF = re.compile(rf"^[\s{TEXT_OPEN}]*(?:if|when|for|where)\b[\s{TEXT_CLOSE}]*|[{TEXT_OPEN}{TEXT_CLOSE}]")
 _ELSE = ("otherwise", "else", "elsewhere", "in all other cases")
+_SET_SIGNS: tuple[tuple[Kind, str], ...] = (
+    ("union", r"\\cup"),
+    ("intersection", r"\\cap"),
+    ("difference", r"\\(?:setminus|backslash)"),
+)
 _VARIABLES = re.compile(r"[a-d]{2,3}|[w-z]{2,3}|[p-t]{2,3}|[k-n]{2,3}")
 
 
-def _collection(kind: str, parts: list[str], depth: int, brackets: str = "") -> Collection:
+def _collection(kind: Kind, parts: list[str], depth: int, brackets: str = "") -> Collection:
     if len(parts) > _MAX_ITEMS:
         raise UnparseableError("too many parts")
     items: list[Node] = []
     for part in parts:
         node = _read(part, depth + 1)
         # One of several answers may itself be two, as in \\pm 1, 3, and so may a member of a set with \\pm.
-        flat = kind == "several" or (kind == "set" and _SIGN.search(part) is not None)
-        items += node.items if flat and node.kind == "several" else [node]
+        flat = kind == "answers" or (kind == "set" and _SIGN.search(part) is not None)
+        items += node.items if flat and node.kind == "answers" else [node]
     return Collection(kind, tuple(items), brackets)
 
 
 def _points(point: Collection, text: str) -> Collection:
     """A tuple with \\pm at one place, as in (\\pm 1, 0), as two; of several, how the signs go together is unknown."""
-    split_items = [i for i, item in enumerate(point.items) if item.kind == "several"]
+    split_items = [i for i, item in enumerate(point.items) if item.kind == "answers"]
     if point.brackets != "()" or len(split_items) != 1 or len(_SIGN.findall(text)) != 1:
         return point
     (place,) = split_items
     items = ((*point.items[:place], value, *point.items[place + 1 :]) for value in point.items[place].items)
-    return Collection("several", tuple(replace(point, items=each) for each in items))
+    return Collection("answers", tuple(replace(point, items=each) for each in items))
 
 
 def _read(text: str, depth: int = 0, grouped: bool = True) -> Node:
@@ -98,7 +103,7 @@ def _read(text: str, depth: int = 0, grouped: bool = True) -> Node:
         return Collection("matrix", tuple(_collection("row", row, depth) for row in rows))
     if grouped and (number := _GROUPED.fullmatch(text)):
         text = number.group(1) + re.sub("[, ]", "", number.group(2)) + number.group(3)
-    for kind, sign in (("union", r"\\cup"), ("intersection", r"\\cap"), ("difference", r"\\(?:setminus|backslash)")):
+    for kind, sign in _SET_SIGNS:
         parts = split(text, sign + NO_LETTER)
         if len(parts) > 1 and (kind != "difference" or len(parts) == 2) and "=" not in text:
             return _collection(kind, parts, depth)
@@ -141,12 +146,12 @@ def _statement(text: str, depth: int, grouped: bool) -> Node:
     if member:
         node = _read(member.group(2), depth + 1, grouped)
         if isinstance(node, Collection) and node.kind in ("ordered", *SETS) and not node.name:
-            return replace(node, name=member.group(1))
+            return node.called(member.group(1))
         return node
     sign = _SIGN.search(text)
     if sign and not _SIGN.search(text[sign.end() :]):
         signed = [f"{text[: sign.start()]}{s}{text[sign.end() :]}" for s in "+-"]
-        return _collection("several", [part.removeprefix("+") for part in signed], depth)
+        return _collection("answers", [part.removeprefix("+") for part in signed], depth)
     return _leaf(text)
 
 
@@ -160,7 +165,7 @@ def _cases(text: str, depth: int) -> Node | None:
         return None
     rows = [row for row in match.group(2).split(ROW_END) if row.strip()]
     if all("=" in row for row in rows) and not label and not any(INEQUALITY.search(row) for row in rows):
-        return _collection("several", [row.replace("&", "") for row in rows], depth)
+        return _collection("answers", [row.replace("&", "") for row in rows], depth)
     if "cases" not in match.group(1) or not all(row.count("&") == 1 for row in rows):
         return None
     return Collection("cases", tuple(_branch(row, depth) for row in rows), name=label.strip())
@@ -189,7 +194,7 @@ def _set(text: str, depth: int) -> Node:
     if builder:
         node = _read(builder.group(2), depth + 1)
         if isinstance(node, Collection) and (node.name or node.kind in ("union", "intersection")):
-            return node if node.kind == "intersection" else replace(node, name="")  # the variable is bound
+            return replace(node, name="")  # the variable is bound
     if re.search(rf"\||\\mid{NO_LETTER}|:", inner):
         return Leaf(text)
     node = _collection("set", split(inner, ",|;"), depth)
@@ -215,7 +220,7 @@ def _list(text: str, depth: int, grouped: bool) -> Node | None:
         return None
     if len(either) > 1 and len(conjuncts) > 1 and INEQUALITY.search(text):
         parts = either
-    node = _collection("several", parts, depth)
+    node = _collection("answers", parts, depth)
     if _has_ellipsis(node):
         return replace(node, kind="sequence")
     if not INEQUALITY.search(text):
@@ -223,8 +228,9 @@ def _list(text: str, depth: int, grouped: bool) -> Node | None:
     names = {variable_of(part) for part in parts}
     conditions = all(isinstance(item, Leaf) or (isinstance(item, Collection) and item.name) for item in node.items)
     if len(names) == 1 and None not in names and conditions:
-        kind = "union" if len(either) > 1 else "intersection"
-        return Collection(kind, node.items, name=names.pop() or "")
+        joined_by_and = len(either) < 2
+        kind: Kind = "intersection" if joined_by_and else "union"
+        return Collection(kind, node.items, name=names.pop() or "", joined_by_and=joined_by_and)
     return node
 
 

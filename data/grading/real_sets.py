@@ -63,7 +63,7 @@ def _intervals(node: Node) -> list[_Interval]:
         if _order(low, high) > 0:
             raise _NotASetError
         return [(_cut((low, node.brackets[0] == "(")), _cut((high, node.brackets[1] == "]")))]
-    if node.kind not in ("union", "set", "several", "intersection", "difference"):
+    if node.kind not in ("union", "set", "answers", "intersection", "difference"):
         raise _NotASetError
     parts = [_intervals(item) for item in node.items]
     union = [interval for part in parts for interval in part]
@@ -73,7 +73,7 @@ def _intervals(node: Node) -> list[_Interval]:
             both = ((max(low, start), min(high, end)) for low, high in kept for start, end in other)
             kept = _not_empty(both)
         # "x < 2 and x > 5" is written for the union, as nothing is in both.
-        return kept or (union if node.name else [])
+        return kept or (union if node.joined_by_and else [])
     if node.kind == "difference":
         kept = parts[0]
         for start, end in parts[1]:

@@ -58,7 +58,7 @@ def read_equation(text: str, read: Read) -> Node | None:
     named = TEXT_OPEN in left or NAME.match(label) is not None
     node = read(right)
     if enclosed(left, "(", ")") and "," in left:
-        return replace(node, name=left) if isinstance(node, Collection) and node.kind == "ordered" else node
+        return node.called(left) if isinstance(node, Collection) and node.kind == "ordered" else node
     if isinstance(node, Collection) and node.kind == "ratio" and re.search(r":|/|\\frac", left):
         return replace(node, name=left)
     leaf = node if isinstance(node, Leaf) and not node.is_words else None

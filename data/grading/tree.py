@@ -1,8 +1,8 @@
 """The tree that an answer is read into, and how its text is split."""
 
 import re
-from dataclasses import dataclass
-from typing import ClassVar
+from dataclasses import dataclass, replace
+from typing import ClassVar, Literal
 
 from data.grading.clock import check
 from data.grading.marks import SET_CLOSE, SET_OPEN, TEXT_CLOSE, TEXT_OPEN
@@ -29,22 +29,42 @@ class Leaf:
     name: str = ""
 
 
+Kind = Literal[
+    "ordered",  # a tuple or an interval, by its brackets
+    "sequence",  # a list with an ellipsis
+    "answers",  # 1, 2
+    "set", "union", "intersection", "difference", "product",
+    "ratio",
+    "matrix", "row",  # a matrix has rows
+    "cases", "branch",  # a function by cases has branches; a branch has a value and a condition
+    "congruence",  # a value and a modulus
+    "compound",  # 3 hours 30 minutes
+]  # fmt: skip
+
+
 @dataclass(frozen=True)
 class Collection:
     """Several values.
 
-    kind: "ordered" (tuple or interval, by `brackets`), "sequence" (a list with an ellipsis), "several" (answers),
-        "set", "union", "intersection", "difference" (of two sets), "product" (of sets), "ratio", "matrix" (items are
-        rows), "row", "cases" (items are branches), "branch" (value, condition), "congruence" (value, modulus) or
-        "compound" (3 hours 30 minutes).
-    name: the variable of an interval that was written as an inequality.
+    name: what has these values: the variable of an interval that was written as an inequality, the left side of an
+        equation, A of the point A(2, 3).
+    item_names: the left side of `(x, y) = (1, 2)`.
+    joined_by_and: of an intersection, whether it was written as conditions on one variable: `x < 5 and x > 2`.
     """
 
     text: ClassVar[str] = ""
-    kind: str
+    kind: Kind
     items: tuple["Node", ...]
     brackets: str = ""
     name: str = ""
+    item_names: tuple[str, ...] = ()
+    joined_by_and: bool = False
+
+    def called(self, name: str) -> "Collection":
+        """The same values under a name; `(x, y)` names each of them."""
+        if not enclosed(name, "(", ")"):
+            return replace(self, name=name)
+        return replace(self, item_names=tuple(part.strip() for part in split(name[1:-1], ",")))
 
 
 @dataclass(frozen=True)
@@ -125,6 +145,7 @@ def described(node: Node | str) -> str:
         return f"relation {node.left} {node.sign} {node.right}"
     if isinstance(node, Collection):
         items = "; ".join(map(described, node.items))
-        about = f" {node.brackets}" * bool(node.brackets) + f" in {node.name}" * bool(node.name)
+        name = node.name or f"({', '.join(node.item_names)})" * bool(node.item_names)
+        about = f" {node.brackets}" * bool(node.brackets) + f" in {name}" * bool(name)
         return f"{node.kind}{about} of [{items}]"
     return f"unreadable: {node}"

@@ -142,6 +142,18 @@ def test_score_exact():
     assert score_exact("the cat", "cat").outcome == "wrong"
 
 
+def test_conditions_with_and_that_nothing_fulfils_are_their_union_but_an_intersection_is_empty(grader):
+    rays = r"(-\infty, 2) \cup (5, \infty)"
+    assert grader.grade(r"\boxed{x < 2 \text{ and } x > 5}", rays).correct
+    assert grader.grade(r"\boxed{\{x \mid x < 2 \text{ and } x > 5\}}", rays).correct
+    assert not grader.grade(r"\boxed{x \in ((-\infty, 2) \cap (5, \infty))}", rays).correct
+    assert grader.grade(r"\boxed{x \in ((-\infty, 2) \cap (5, \infty))}", r"\emptyset").correct
+    assert grader.grade(r"\boxed{x > 2 \text{ and } x < 5}", "(2, 5)").correct
+    # The variable of a set is bound, that of a condition is not.
+    assert grader.grade(r"\boxed{\{y \mid y > 2, y < 5\}}", r"\{x \mid x > 2, x < 5\}").correct
+    assert not grader.grade(r"\boxed{y > 2, y < 5}", "x > 2, x < 5").correct
+
+
 def test_cases_of_public_reports(grader):
     """Cases built after public bug reports about math graders, by kind."""
     wrong = [
