@@ -10,13 +10,13 @@ All arms read their problems from here.
 import time
 from collections import Counter
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pyarrow as pa
 
 from data.corpus.card import render_card
 from data.corpus.demonstrations import draw_samples, graded_demonstrations
-from data.corpus.filters import apply_filters, split_problems
+from data.corpus.filters import FILTER_STEPS, apply_filters, split_problems
 from data.corpus.funnel import Funnel, Reason, figure_rows
 from data.corpus.rows import (
     CARD,
@@ -30,7 +30,7 @@ from data.corpus.rows import (
     Problem,
     problem_id,
 )
-from data.corpus.sources import not_compared
+from data.corpus.sources import RawRow, not_compared
 from data.grading.grader import Grader
 from data.hub import locate_model
 from data.pocket_world import TASKS
@@ -42,6 +42,8 @@ from recipes.schema import Recipe
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
+
+STEPS = (*FILTER_STEPS, "pass rate", "split", "demonstrations", "files")
 
 
 def run(recipe: Recipe, study_dir: Path, stage_dir: Path, resume: bool) -> None:
@@ -63,15 +65,26 @@ def run(recipe: Recipe, study_dir: Path, stage_dir: Path, resume: bool) -> None:
             write_notes(stage_dir, funnel.report())
 
 
+class _Built(NamedTuple):
+    """What the outputs are made of."""
+
+    train: list[RawRow]
+    heldout: list[RawRow]
+    demonstrations: list[Demonstration]
+    pass_rates: dict[str, float]
+    contamination: list[dict[str, Any]]
+    costs: list[dict[str, Any]]
+    """Rows of the ledger."""
+
+
 def _build(recipe: Recipe, study_dir: Path, stage_dir: Path, funnel: Funnel) -> None:
-    spec = recipe.corpus
     begun = time.monotonic()
-    progress = Progress(stage_dir, 9, "steps")
+    progress = Progress(stage_dir, len(STEPS), "steps")
     seconds: dict[str, float] = {}
 
     def step_done(name: str) -> None:
         seconds[name] = max(0.0, round(time.monotonic() - begun - sum(seconds.values()), 2))
-        progress.total, progress.unit = 9, "steps"
+        progress.total, progress.unit = len(STEPS), "steps"
         progress.update(len(seconds), f"{name}, {len(funnel.kept):,} problems left")
 
     tokenizer = _tokenizer(recipe, study_dir) if recipe.model is not None else None
@@ -91,13 +104,40 @@ def _build(recipe: Recipe, study_dir: Path, stage_dir: Path, funnel: Funnel) -> 
     # Demonstrations for the training problems.
     identified = [(problem_id(row.problem), row) for row in train]
     demonstrations, teacher_costs = graded_demonstrations(recipe, study_dir, identified, grader, tokenizer, progress)
-    costs += teacher_costs
     grader.close()
     step_done("demonstrations")
 
-    # Files
-    solved = {row.problem_id for row in demonstrations if row.usable}
-    problems = [
+    built = _Built(train, heldout, demonstrations, pass_rates, contamination, costs + teacher_costs)
+    outputs, facts = _write(recipe, stage_dir, funnel, built, tokenizer)
+    finish_stage(stage_dir, outputs, facts | {"seconds": seconds})
+
+
+def _write(
+    recipe: Recipe, stage_dir: Path, funnel: Funnel, built: _Built, tokenizer: "PreTrainedTokenizerBase | None"
+) -> tuple[dict[str, str], dict[str, Any]]:
+    """Write every file of the stage; the hashes of its outputs, and the facts of its manifest."""
+    problems, figures = _problems(recipe, built), figure_rows(built.train + built.heldout)
+    tables = {PROBLEMS: _table(problems, _PROBLEM_COLUMNS)}
+    if recipe.corpus.teacher is not None:
+        tables[DEMONSTRATIONS] = _table(built.demonstrations, _DEMONSTRATION_COLUMNS)
+    for name, table in tables.items():
+        write_parquet(stage_dir / name, table)
+    lists = {REJECTS: funnel.rejects, CONTAMINATION: built.contamination, TEACHER_LEDGER: built.costs}
+    if figures:
+        lists[FIGURES] = figures
+    for name, rows in lists.items():
+        write_json_lines(stage_dir / name, rows)
+    outputs = hash_files(stage_dir, list(tables))
+    facts = _facts(recipe, funnel, problems, built.demonstrations, len(built.contamination), figures)
+    write_atomic(stage_dir / CARD, render_card(recipe, facts, outputs, problems, built.demonstrations, tokenizer))
+    others = {name: hash_file(stage_dir / name) for name in (*lists, CARD)}
+    return outputs, facts | {"other_files": others, "sampling": built.costs}
+
+
+def _problems(recipe: Recipe, built: _Built) -> list[Problem]:
+    """Training and held-out problems, with what teacher and base made of them."""
+    solved = {row.problem_id for row in built.demonstrations if row.usable}
+    return [
         Problem(
             identity,
             row.problem,
@@ -105,29 +145,12 @@ def _build(recipe: Recipe, study_dir: Path, stage_dir: Path, funnel: Funnel) -> 
             row.source,
             row.level,
             split,
-            identity in solved if spec.teacher is not None and split == "train" else None,
-            pass_rates.get(identity),
+            identity in solved if recipe.corpus.teacher is not None and split == "train" else None,
+            built.pass_rates.get(identity),
         )
-        for split, part in (("train", train), ("heldout", heldout))
+        for split, part in (("train", built.train), ("heldout", built.heldout))
         for identity, row in ((problem_id(row.problem), row) for row in part)
     ]
-    write_parquet(stage_dir / PROBLEMS, _table(problems, _PROBLEM_COLUMNS))
-    if spec.teacher is not None:
-        write_parquet(stage_dir / DEMONSTRATIONS, _table(demonstrations, _DEMONSTRATION_COLUMNS))
-    write_json_lines(stage_dir / REJECTS, funnel.rejects)
-    figures = figure_rows(train + heldout)
-    others = [REJECTS, CONTAMINATION, TEACHER_LEDGER, CARD]
-    if figures:
-        write_json_lines(stage_dir / FIGURES, figures)
-        others.append(FIGURES)
-    write_json_lines(stage_dir / CONTAMINATION, contamination)
-    write_json_lines(stage_dir / TEACHER_LEDGER, costs)
-    outputs = hash_files(stage_dir, [PROBLEMS, *([DEMONSTRATIONS] if spec.teacher is not None else [])])
-    facts = _facts(recipe, funnel, problems, demonstrations, len(contamination), figures)
-    card = render_card(recipe, facts, outputs, problems, demonstrations, tokenizer)
-    write_atomic(stage_dir / CARD, card)
-    hashes = {name: hash_file(stage_dir / name) for name in others}
-    finish_stage(stage_dir, outputs, facts | {"seconds": seconds, "other_files": hashes, "sampling": costs})
 
 
 def _tokenizer(recipe: Recipe, study_dir: Path) -> "PreTrainedTokenizerBase":
@@ -174,7 +197,7 @@ def _facts(
     train = [row for row in problems if row.split == "train"]
     unsolved = [row for row in train if row.teacher_solvable is False]
     pocket = [benchmark.name for benchmark in recipe.benchmarks if benchmark.name in TASKS]
-    seldom = {"repaired": funnel.repaired, "figures": dict(sorted(Counter(row["figure"] for row in figures).items()))}
+    if_any = {"repaired": funnel.repaired, "figures": dict(sorted(Counter(row["figure"] for row in figures).items()))}
     return {
         "rows": funnel.total,
         "funnel": funnel.steps,
@@ -190,7 +213,7 @@ def _facts(
         "decontaminated_against": sorted([*pocket, *(b.name for b in recipe.corpus.decontamination.benchmarks)]),
         "not_compared": not_compared(recipe),
         "licences": {source.name: source.licence for source in recipe.corpus.sources},
-        **{name: counts for name, counts in seldom.items() if counts},
+        **{name: counts for name, counts in if_any.items() if counts},
     }
 
 

@@ -25,6 +25,9 @@ if TYPE_CHECKING:
     from data.prompts.prompt import AnyTokenizer
 
 
+FILTER_STEPS = ("read", "reference answers", "duplicates", "decontamination", "length")
+
+
 def apply_filters(
     funnel: Funnel,
     recipe: Recipe,
@@ -34,7 +37,7 @@ def apply_filters(
 ) -> list[dict[str, Any]]:
     """Read all sources into an empty funnel and drop what cannot be a problem.
 
-    Without `tokenizer` lengths are not looked at. `done` is called after each filter with its name.
+    Without `tokenizer` lengths are not looked at. `done` is called after each of `FILTER_STEPS`.
 
     Returns:
         The problems that are close to a benchmark question, each with that question.
@@ -203,13 +206,13 @@ def split_problems(funnel: Funnel, recipe: Recipe, where: str = "") -> tuple[lis
     """Held-out and training rows; seeded, and the source's own split is respected.
 
     Raises:
-        UserError: too few rows are left; it says what removed the others. `where`: where they are listed.
+        UserError: too few rows are left; it says what removed most of the others. `where`: where they are listed.
     """
     spec = recipe.corpus
     shuffled = sorted(range(len(funnel.kept)), key=lambda index: problem_id(funnel.kept[index].problem))
     random.Random(f"split {spec.seed}").shuffle(shuffled)
     heldout = [n for n in shuffled if funnel.kept[n].heldout is not False][: spec.heldout_problems]
-    removed = f"of {funnel.total:,} rows the filters removed {funnel.reasons_text()}{where}"
+    removed = f"{funnel.losses_text()}{where}"
     if len(heldout) < spec.heldout_problems:
         raise UserError(
             f"corpus.heldout_problems is {spec.heldout_problems} but only {len(heldout)} problems are available for "
@@ -218,7 +221,7 @@ def split_problems(funnel: Funnel, recipe: Recipe, where: str = "") -> tuple[lis
     taken = set(heldout)
     available = [n for n in shuffled if n not in taken and not funnel.kept[n].heldout]
     if not available:
-        raise UserError(f"no problem of {funnel.total} rows is left for training; {removed}")
+        raise UserError(f"no problem is left for training; {removed}")
     count = spec.train_problems or len(available)
     if count > len(available):
         raise UserError(

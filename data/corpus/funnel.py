@@ -83,6 +83,14 @@ class Funnel:
         texts = [f"{count:,} {reason}" for reason, count in counts]
         return ", ".join([f"{texts[0]} (the first: {self._first[counts[0][0]]})", *texts[1:]]) if texts else "none"
 
+    def losses_text(self) -> str:
+        """How many rows were removed, for a sentence, with the most frequent reason and the first row that has it."""
+        removed = f"the filters removed {len(self.rejects):,} of {self.total:,} rows"
+        if not self.rejects:
+            return removed
+        reason, count = max(self.rejected().items(), key=lambda item: item[1])
+        return f"{removed}, most often as {reason} ({count:,}; the first: {self._first[reason]})"
+
     def report(self) -> list[str]:
         """Lines for the console: repairs, and each reason with its count and the first row that has it."""
         lines = [f"{self.total:,} rows read, {len(self.kept):,} kept"]

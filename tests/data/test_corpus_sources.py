@@ -13,6 +13,7 @@ import zstandard
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from data.corpus.build import STEPS
 from data.corpus.build import run as build_corpus
 from data.corpus.files import read_file
 from data.corpus.first_row import field_mistakes
@@ -291,13 +292,15 @@ def test_every_reason_has_a_count_and_its_first_row_on_the_console(tmp_path):
     assert json.loads(figure)["figure"] == "asy"
     facts, rejects, _ = build(tmp_path / "strict", rows, figures="reject")
     assert facts["rejected"]["needs_figure"] == 1
+    assert list(facts["seconds"]) == list(STEPS[:-1])  # the last one is what the manifest ends
     assert not (tmp_path / "strict" / "corpus" / "figures.jsonl").exists()
 
 
 def test_a_failed_stage_leaves_its_rejects_and_shows_their_counts(tmp_path, capsys):
     rows = [{"problem": f"Prove statement {n}.", "answer": "proof"} for n in range(3)]
-    with pytest.raises(UserError, match="no problem of 3 rows is left for training; of 3 rows the filters removed 3 "
-                                        r"gold_placeholder \(the first: s, rows.jsonl line 1: 'proof'\)"):  # fmt: skip
+    with pytest.raises(UserError, match="no problem is left for training; the filters removed 3 of 3 rows, most often "
+                                        r"as gold_placeholder \(3; the first: s, rows.jsonl line 1: 'proof'\); each is "
+                                        f"in {tmp_path}/corpus/rejects.jsonl"):  # fmt: skip
         build(tmp_path, rows)
     assert [row["line"] for row in rejects_of(tmp_path / "corpus")] == [1, 2, 3]
     notes = (tmp_path / "corpus" / "notes.txt").read_text()
