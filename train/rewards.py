@@ -47,9 +47,9 @@ def reward_of(grade: Grade, kind: str, coin: random.Random) -> float:
 class RecordedReward:
     """Reward function for `GRPOTrainer` that also writes the ledger.
 
-    `parameters`: of the policy, for FLOPs. `warn` is called once if no completion of the first batches has a weight, so
-    that nothing was learned. `surplus`: given a step, counted from 0, which rows of all ranks hold no completion;
-    None: all hold one.
+    `parameters`: of the policy, for FLOPs. `warn` is called once, with headline and detail, if no completion of the
+    first batches has a weight, so that nothing was learned. `surplus`: given a step, counted from 0, which rows of all
+    ranks hold no completion; None: all hold one.
     """
 
     __name__ = "reward"
@@ -62,7 +62,7 @@ class RecordedReward:
         parameters: int,
         settings: ResolvedArm,
         seed: int,
-        warn: Callable[[str], None] | None = None,
+        warn: Callable[[str, str], None] | None = None,
         tracker: Tracker | None = None,
         surplus: Callable[[int], list[bool]] | None = None,
     ) -> None:
@@ -139,10 +139,10 @@ class RecordedReward:
         elif self._early_batches == _EARLY_BATCHES:
             low, high = min(self._early), max(self._early)
             self._warn(
-                f"no completion of the first {_EARLY_BATCHES * self.settings.updates_per_batch} steps has a weight "
-                f"(reward {low:g}{'' if low == high else f' to {high:g}'}), so nothing is learned; look at some "
+                f"no completion of the first {_EARLY_BATCHES * self.settings.updates_per_batch} steps has a weight",
+                f"rewards are {low:g}{'' if low == high else f' to {high:g}'}, so nothing is learned; look at some "
                 "completions: is the answer in the required form, are they truncated, is the corpus far too hard or "
-                "too easy?"
+                "too easy?",
             )
             self._warn = None
 

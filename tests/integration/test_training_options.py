@@ -27,7 +27,7 @@ from train.accounting.ledger import Ledger
 from train.arms import resolve_arm
 from train.models.directory import save_weights
 from train.rewards import Completion, RecordedReward, overlong_punishment
-from train.runtime.recorder import DivergedError, RunRecorder, mismatch_warnings
+from train.runtime.recorder import DivergedError, RunRecorder, mismatch_warning
 from train.weighted_grpo import mismatch
 
 
@@ -172,10 +172,11 @@ def test_mismatch_by_hand():
     assert mismatch(trained, sampled, mask * 0, 2.0)["clipped_share"] == 0
     assert (found["ratio_median"], found["ratio_p01"]) == pytest.approx((1.0, 1.0))
     assert found["ratio_p99"] == pytest.approx(3.0)
-    (text,) = mismatch_warnings({"mismatch/clipped_share": 0.25})
-    assert "more than 5% of the importance ratios were cut" in text
-    assert mismatch_warnings({"mismatch/clipped_share": 0.26}) == [text]  # so that it is said once
-    assert mismatch_warnings({"mismatch/clipped_share": 0.01}) == []
+    warning = mismatch_warning({"mismatch/clipped_share": 0.25})
+    assert warning.headline == "vLLM and the trainer disagree about the completions"
+    assert "more than 5% of the importance ratios were cut" in warning.detail
+    assert mismatch_warning({"mismatch/clipped_share": 0.26}) == warning  # so that it is said once
+    assert mismatch_warning({"mismatch/clipped_share": 0.01}) is None
 
 
 def test_overlong_punishment_by_hand():
@@ -200,7 +201,7 @@ def rewarded(grader, tmp_path, updates, begun=0, **settings):
     arm = settings_for("grpo", problems_per_step=1, completions_per_problem=2, **settings)
     ledger = Ledger(tmp_path, write=False)
     ledger.last_step = begun
-    reward = RecordedReward(grader, "boxed", ledger, 10, arm, 0, told.append)
+    reward = RecordedReward(grader, "boxed", ledger, 10, arm, 0, lambda *parts: told.append(parts))
     found = [reward(["p"] * 2, ["x"] * 2, [[1] * 3, [1] * 60], ["1"] * 2, ["id"] * 2, [4] * 2) for _ in range(updates)]
     return told, found
 
@@ -213,10 +214,12 @@ class AlternatingGrader(FixedGrader):
 
 def test_a_run_without_weights_says_so_early(tmp_path):
     told, _ = rewarded(FixedGrader(False), tmp_path, 9)
-    assert len(told) == 1
-    assert "no completion of the first 5 steps has a weight (reward 0), so nothing is learned" in told[0]
-    (text,), _ = rewarded(AlternatingGrader(False), tmp_path, 9, updates_per_batch=2)
-    assert "no completion of the first 10 steps has a weight (reward 0 to 1)" in text
+    ((headline, detail),) = told
+    assert headline == "no completion of the first 5 steps has a weight"
+    assert detail.startswith("rewards are 0, so nothing is learned; ")
+    ((headline, detail),), _ = rewarded(AlternatingGrader(False), tmp_path, 9, updates_per_batch=2)
+    assert headline == "no completion of the first 10 steps has a weight"
+    assert detail.startswith("rewards are 0 to 1, so")
     assert rewarded(FixedGrader(True), tmp_path, 4)[0] == []
     # With the punishment of 60 of 64 tokens the two completions differ, so there is something to learn.
     told, found = rewarded(FixedGrader(True), tmp_path, 9, overlong_tokens=8)

@@ -58,21 +58,22 @@ def test_a_resumed_run_keeps_its_warnings(tmp_path):
     resumed = RunRecorder(tmp_path, 4, resumed_step=2)
     assert resumed.warnings == ["nothing is learned"]
     resumed.warn("nothing is learned")
-    resumed.warn("the engines disagree")
-    assert RunRecorder(tmp_path, 4, resumed_step=2).warnings == ["nothing is learned", "the engines disagree"]
-    assert (tmp_path / NOTES).read_text() == "warning: nothing is learned\nwarning: the engines disagree\n"
+    resumed.warn("the engines disagree", "compare (both)")
+    both = ["nothing is learned", "the engines disagree: compare (both)"]
+    assert RunRecorder(tmp_path, 4, resumed_step=2).warnings == both
+    assert (tmp_path / NOTES).read_text() == "".join(f"warning: {text}\n" for text in both)
     assert RunRecorder(tmp_path, 4).warnings == []  # from the beginning again
     assert not (tmp_path / NOTES).exists()
 
 
-def test_progress_has_the_beginning_of_the_last_warning(tmp_path):
+def test_progress_has_the_headline_of_the_last_warning(tmp_path):
     recorder = RunRecorder(tmp_path, 4)
     state = SimpleNamespace(global_step=1, is_world_process_zero=True)
     recorder.on_log(None, state, None, {"reward": 0.5})
     assert recorder.note == "reward 0.5"
-    recorder.warn("no completion of the first 5 steps has a weight (reward 0), so nothing is learned; look at some")
+    recorder.warn("no completion (of any step) has a weight", "so nothing is learned; look at some")
     recorder.on_log(None, state, None, {"reward": 0.5})
-    assert recorder.note == "reward 0.5; warning: no completion of the first 5 steps has a weight …"
+    assert recorder.note == "reward 0.5; warning: no completion (of any step) has a weight …"
     recorder.warn("short")
     recorder.on_log(None, state, None, {"reward": 0.5})
     assert recorder.note == "reward 0.5; warning: short"

@@ -2,10 +2,10 @@
 
 import json
 import math
-import re
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
@@ -24,15 +24,25 @@ class DivergedError(UserError):
     """Loss or gradient is not finite."""
 
 
-def mismatch_warnings(logs: dict[str, float]) -> list[str]:
-    """Warnings about the sampler/trainer mismatch in a step's metrics, as sentences."""
+class RunWarning(NamedTuple):
+    """What a person should look at: a headline, shown with the progress, and the rest of the sentence."""
+
+    headline: str
+    detail: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.headline}: {self.detail}" if self.detail else self.headline
+
+
+def mismatch_warning(logs: dict[str, float]) -> RunWarning | None:
+    """A warning about the sampler/trainer mismatch in a step's metrics."""
     if float(logs.get("mismatch/clipped_share", 0.0)) <= _CLIPPED_LIMIT:
-        return []
-    return [
-        f"vLLM and the trainer disagree about the completions: in some step more than {_CLIPPED_LIMIT:.0%} of the "
-        "importance ratios were cut (mismatch/clipped_share in metrics.jsonl); check that both run the same dtype and "
-        "attention"
-    ]
+        return None
+    return RunWarning(
+        "vLLM and the trainer disagree about the completions",
+        f"in some step more than {_CLIPPED_LIMIT:.0%} of the importance ratios were cut (mismatch/clipped_share in "
+        "metrics.jsonl); check that both run the same dtype and attention",
+    )
 
 
 def pace(logs: dict[str, float]) -> str:
@@ -58,7 +68,7 @@ class RunRecorder(TrainerCallback):
 
     Attributes:
         before_close: called with the step number before the ledger's row is written, if set.
-        warnings: as sentences, also those of earlier attempts; the latest is shown with the progress.
+        raised: the warnings, also those of earlier attempts; the headline of the latest is shown with the progress.
     """
 
     def __init__(
@@ -75,11 +85,12 @@ class RunRecorder(TrainerCallback):
         self.before_close: Callable[[int], None] | None = None
         self.tracker = tracker
         self.note = ""
-        self._warnings = directory / WARNINGS
-        self.warnings: list[str] = (read_json(self._warnings) or {}).get("warnings", []) if resumed_step else []
+        self._stored = directory / WARNINGS
+        stored = (read_json(self._stored) or {}).get("raised", []) if resumed_step else []
+        self.raised = [RunWarning(*parts) for parts in stored]
         self.clock, self._spent, self._started = directory / CLOCK, 0.0, time.monotonic()
         if rank() == 0:
-            if not self.warnings:
+            if not self.raised:
                 (directory / NOTES).unlink(missing_ok=True)
             truncate_rows(self.path, resumed_step)
             rows = truncate_rows(self.clock, resumed_step)
@@ -89,13 +100,19 @@ class RunRecorder(TrainerCallback):
         """Count seconds that an earlier attempt spent, after its last checkpoint, on work that is not repeated."""
         self._spent += process_seconds
 
-    def warn(self, text: str) -> None:
-        """Show a warning once in the log, begun with the progress, and whole when the stage ends."""
-        if text not in self.warnings:
-            self.warnings.append(text)
+    @property
+    def warnings(self) -> list[str]:
+        """The warnings as sentences."""
+        return [str(warning) for warning in self.raised]
+
+    def warn(self, headline: str, detail: str = "") -> None:
+        """Show a warning once in the log, its headline with the progress, and all of it when the stage ends."""
+        warning = RunWarning(headline, detail)
+        if warning not in self.raised:
+            self.raised.append(warning)
             if rank() == 0:
-                write_json(self._warnings, {"warnings": self.warnings})
-                write_notes(self._warnings.parent, [f"warning: {warning}" for warning in self.warnings])
+                write_json(self._stored, {"raised": self.raised})
+                write_notes(self._stored.parent, [f"warning: {text}" for text in self.warnings])
 
     def on_log(
         self,
@@ -115,8 +132,8 @@ class RunRecorder(TrainerCallback):
         self._require_finite(state.global_step, logs)
         if not state.is_world_process_zero:
             return
-        for text in mismatch_warnings(logs):
-            self.warn(text)
+        if (warning := mismatch_warning(logs)) is not None:
+            self.warn(*warning)
         if self.tracker is not None:
             self.tracker.log(state.global_step, logs)
         with self.path.open("a", encoding="utf-8") as file:
@@ -126,9 +143,9 @@ class RunRecorder(TrainerCallback):
         self.note = f"{shown} {float(logs[shown]):.3g}" if shown in logs else ""
         if "throughput/tokens_per_second" in logs:
             self.note += f", {pace(logs)}"
-        if self.warnings:
-            begin, *rest = re.split(r"[,;:]| \(", self.warnings[-1], maxsplit=1)
-            self.note += f"; warning: {begin}{' …' if rest else ''}"
+        if self.raised:
+            headline, detail = self.raised[-1]
+            self.note += f"; warning: {headline}{' …' if detail else ''}"
 
     def _require_finite(self, step: int, logs: dict[str, float]) -> None:
         for name in ("loss", "grad_norm"):
