@@ -7,7 +7,6 @@ from eval.report.schema import Budget, Certificate, ModelHashes, Presented
 from recipes.manifest import OUTPUT_OF, read_manifest
 from recipes.schema import Recipe
 from train.accounting.lineage import study_lineage
-from train.accounting.matching import attention_of
 from train.arms import resolve_arm
 
 NO_REPOSITORY = "not in a repository"
@@ -52,7 +51,7 @@ def certificate(recipe: Recipe, study_dir: Path) -> Certificate | None:
             "corpus (sha256)": str(manifest["inputs"][f"{OUTPUT_OF}corpus"])[:16],
             "prompt template (sha256)": manifest["facts"]["template_hash"][:16],
             "code": str(manifest.get("code"))[:16],
-            "attention": attention_of(manifest["facts"]),
+            "attention": manifest["facts"]["attention"],
         } | {name: settings[name] for name in _SHOWN}
     shared = {key: value for key, value in records[arms[0]].items() if all(r[key] == value for r in records.values())}
     lineage = study_lineage(recipe, study_dir)

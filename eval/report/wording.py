@@ -71,10 +71,7 @@ def index_cell(cell: IndexValue) -> str:
 
 
 def index_text(result: ArmResult, definition: str, group: str, trained: str) -> str:
-    """One cell of the index of an arm, or why it has none. The trained group's own is 100 by definition.
-
-    Without a gain in the trained group there is none, also where a report of an earlier version has a ratio of losses.
-    """
-    if not gained(result.groups[trained]):
-        return NOT_IDENTIFIED
-    return "100" if group == trained else index_cell(result.index[definition][group])
+    """One cell of the index of an arm, or why it has none. The trained group's own is 100 by definition."""
+    if group == trained:
+        return "100" if gained(result.groups[trained]) else NOT_IDENTIFIED
+    return index_cell(result.index[definition][group])

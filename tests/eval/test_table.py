@@ -15,15 +15,15 @@ def arm(math, other, index, status="identified"):
 
 
 GAINED = arm(estimate(20.0, 15.0, 25.0), estimate(10.0, 5.0, 15.0), estimate(50.0, 24.6, 80.4))
-FELL = arm(estimate(-20.0, -25.0, -15.0), estimate(-10.0, -15.0, -5.0), estimate(50.0, 24.6, 80.4))
+FELL = arm(estimate(-20.0, -25.0, -15.0), estimate(-10.0, -15.0, -5.0), None, "not identified")
 FLAT = arm(estimate(1.0, -3.0, 5.0), estimate(9.0, 5.0, 13.0), None, "not identified")
 
 
 def test_index_is_shown_only_where_math_rose():
     assert index_text(ArmResult.model_validate(GAINED), "points", "other", "math") == "+50 [+25, +80]"
-    # Reports of an earlier version have a ratio here.
-    assert index_text(ArmResult.model_validate(FELL), "points", "other", "math") == "not identified"
-    assert index_text(ArmResult.model_validate(FLAT), "points", "other", "math") == "not identified"
+    assert index_text(ArmResult.model_validate(GAINED), "points", "math", "math") == "100"
+    for group in ("other", "math"):
+        assert index_text(ArmResult.model_validate(FLAT), "points", group, "math") == "not identified"
 
 
 def test_table_lines():

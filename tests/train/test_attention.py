@@ -177,9 +177,9 @@ def test_plan_and_check_show_what_finished_runs_used(transfer, tmp_path):
 
 def test_arms_that_ran_with_another_attention_are_unmatched(tmp_path):
     recipe = load_recipe(SMOKE)
-    for arm, ran in (("off_policy_sft", None), ("on_policy_sft", "sdpa"), ("grpo", "eager")):
+    for arm, ran in (("off_policy_sft", "sdpa"), ("on_policy_sft", "sdpa"), ("grpo", "eager")):
         facts = {"presented_problems": ["a"], "matched_on": {"attention": "sdpa"}, "template_hash": "t",
-                 "totals": {"exposures": 1}} | ({"attention": ran} if ran else {})  # fmt: skip
+                 "totals": {"exposures": 1}, "attention": ran}  # fmt: skip
         folder = tmp_path / "arms" / arm / "seed-0"
         folder.mkdir(parents=True)
         (folder / "manifest.json").write_text(json.dumps({

@@ -38,7 +38,7 @@ def recorded_differences(recipe: Recipe, study_dir: Path) -> list[str]:
                 "corpus": manifest["inputs"]["output of corpus"],
                 "template": facts["template_hash"],
                 "exposures": facts["totals"]["exposures"],
-                "attention that ran": attention_of(facts),
+                "attention that ran": facts["attention"],
                 "code": manifest.get("code"),
                 **{f"package {name}": version for name, version in manifest["environment"]["packages"].items()},
             }
@@ -48,11 +48,6 @@ def recorded_differences(recipe: Recipe, study_dir: Path) -> list[str]:
             if ids != everything:
                 differences.append(f"seed {seed}, problems: {arm} was not presented {len(everything - ids)} of them")
     return differences
-
-
-def attention_of(facts: dict[str, Any]) -> str:
-    """Attention implementation of a finished arm; older manifests have only the configured one."""
-    return str(facts.get("attention", facts["matched_on"]["attention"]))
 
 
 def _differences(records: dict[str, dict[str, Any]], allowed: set[str]) -> list[str]:
