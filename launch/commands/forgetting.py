@@ -95,8 +95,8 @@ def _show(recipe: "Recipe", study_dir: Path, options: argparse.Namespace) -> int
 )
 def pick(options: argparse.Namespace) -> int:
     """The checkpoint that gained most in the trained group, of those that can be expected to lose at most --max-drop
-    points in every group also on other questions, which takes more than their interval allows (`passes from`); of
-    those that cannot be told apart the safer. Chosen on one half of the slice; the base is kept where the other half
+    points in every group on other questions too (`passes from`, more than their interval allows). If others cannot be
+    told from it, the safest of them. It is chosen on one half of the slice; the base is kept where the other half
     contradicts. Exit status 1 if it is the base.
     """
     from eval.forgetting.pick import pick
