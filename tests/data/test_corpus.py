@@ -126,11 +126,7 @@ def test_heldout_and_subsampling_are_seeded_and_disjoint(rows_file, tmp_path):
         ("rows.jsonl", '{"question": "a", "solution": "b"}\n', "has no column 'q'; it has question, solution"),
         ("rows.txt", "a", "extension '.txt'; allowed are"),
         ("rows.parquet", "not parquet", "cannot be read as parquet"),
-        (
-            "rows.jsonl",
-            '{"q": "a", "solution": "b", "d": 3}\n',
-            "no problem is left for training; the filters removed 1 of 1 rows",
-        ),
+        ("rows.jsonl", '{"q": "a", "solution": "b", "d": 3}\n', "for training; the filters removed 1 of 1 rows"),
     ],
 )
 def test_bad_source_is_one_sentence(tmp_path, name, content, message):
