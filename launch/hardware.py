@@ -9,9 +9,10 @@ from collections.abc import Callable
 from contextlib import suppress
 from itertools import takewhile
 from pathlib import Path
+from typing import assert_never
 from urllib.parse import urlsplit
 
-from launch.stages import StageKind
+from launch.stage_kinds import StageKind
 from recipes.errors import UserError
 from recipes.schema import Recipe
 
@@ -45,22 +46,27 @@ def gpu_models(folder: Path = Path("/proc/driver/nvidia/gpus")) -> list[str]:
 
 def gpus_wanted(recipe: Recipe, kind: StageKind) -> int:
     """GPUs that a stage of this kind uses on a node with GPUs."""
-    resources, corpus = recipe.resources, recipe.corpus
-    if kind == "arms":
-        return resources.ranks // resources.nodes if resources.launched else 1
-    engine = recipe.suite.engine if recipe.suite is not None else None
+    resources, engine = recipe.resources, recipe.suite.engine if recipe.suite is not None else None
     generation = 1
     if engine is not None and engine.kind != "hf":
         generation = engine.tensor_parallel if engine.kind == "vllm" else 0
-    by_kind: dict[StageKind, int] = {
-        "base": int(recipe.model is not None and recipe.model.pocket is not None),
-        "corpus": int(any(sampler.kind == "transformers" for sampler in corpus.samplers.values())),
-        "drift": max(1, generation),
-        "trajectory": generation,
-        "eval": generation,
-        "diagnostics": 1,
-    }
-    return by_kind.get(kind, 0)
+    match kind:
+        case "base":
+            return int(recipe.model is not None and recipe.model.pocket is not None)
+        case "corpus":
+            return int(any(sampler.kind == "transformers" for sampler in recipe.corpus.samplers.values()))
+        case "arms":
+            return resources.ranks // resources.nodes if resources.launched else 1
+        case "eval" | "trajectory":
+            return generation
+        case "drift":
+            return max(1, generation)
+        case "diagnostics":
+            return 1
+        case "external" | "questions" | "report":
+            return 0
+        case _:
+            assert_never(kind)
 
 
 def teacher_on(recipe: Recipe) -> str | None:

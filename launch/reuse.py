@@ -200,7 +200,7 @@ def _take_over(recipe: Recipe, study_dir: Path, stage: Stage, source: Source) ->
     outputs = source.manifest["outputs"]
     made = study_dir / _FOLDER / stage.name.replace("/", "--")
     shutil.rmtree(made, ignore_errors=True)
-    _copy(source.study / stage.name, made, () if stage.in_place else tuple(outputs))
+    _copy(source.study / stage.name, made, () if stage.facts.in_place else tuple(outputs))
     if source.manifest["output_hash"] != hash_json(outputs):
         raise _DamagedError("its manifest does not match its hash")
     for name, digest in outputs.items():
@@ -221,7 +221,7 @@ def _take_over(recipe: Recipe, study_dir: Path, stage: Stage, source: Source) ->
 def _copy(source: Path, target: Path, linked: Sequence[str]) -> None:
     """Copy a folder; by hard links what nothing writes into again, the outputs of stages that are made as a whole.
 
-    A stage whose folder stays when inputs change (`in_place`) may append to its files, so it gets copies.
+    A stage whose folder stays when inputs change (`in_place` of its kind) may append to its files, so it gets copies.
     """
 
     def put(path: str, destination: str) -> None:

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError, field_validator
 
-from launch.stages import StageKind
+from launch.stage_kinds import StageKind
 from recipes.corpus_schema import Spec
 from recipes.errors import UserError
 from recipes.loading import read_yaml, sentences

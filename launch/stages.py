@@ -8,9 +8,10 @@ hash decides whether it must run.
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, cast, get_args
+from typing import Any
 
 from eval.questions.task_files import task_hashes
+from launch.stage_kinds import KINDS, STAGE_KINDS, KindFacts, StageKind, kind_of
 from recipes.code_version import code_version
 from recipes.errors import UserError
 from recipes.files import folder_state, hash_file, hash_json
@@ -18,21 +19,12 @@ from recipes.manifest import OUTPUT_OF, StageState, read_manifest, stage_state
 from recipes.schema import Recipe, without_later_defaults
 from recipes.suggestions import nearest
 
-StageKind = Literal[
-    "base", "corpus", "arms", "drift", "external", "questions", "trajectory", "eval", "diagnostics", "report"
-]
-KINDS: tuple[StageKind, ...] = get_args(StageKind)
-"""In the order of the stages. CONTRIBUTING.md lists the tables that a new kind must enter."""
-_ARM_MODULES = ("train.sft", "train.grpo")
-
 
 @dataclass(frozen=True)
 class Stage:
     """One stage of a study. Its directory is `<study>/<name>`."""
 
     name: str
-    module: str
-    """Module whose `run(recipe, study_dir, stage_dir, resume, **arguments)` does the work."""
     reads: dict[str, Any]
     """Recipe values it depends on, flat: dotted key -> JSON value."""
     needs: tuple[str, ...] = ()
@@ -41,18 +33,33 @@ class Stage:
     """Further arguments of `run`."""
     threads: int = 1
     """Arithmetic threads."""
-    in_place: bool = False
-    """Whether its folder stays when inputs change, because its parts know their own inputs."""
+    chosen_module: str | None = None
+    """Which module of its kind does its work; None: the first."""
 
     @property
     def kind(self) -> StageKind:
-        """The first part of the name."""
-        return cast(StageKind, self.name.split("/")[0])
+        """The first part of its name."""
+        return kind_of(self.name)
+
+    @property
+    def facts(self) -> KindFacts:
+        """What holds for every stage of its kind."""
+        return STAGE_KINDS[self.kind]
+
+    @property
+    def module(self) -> str:
+        """The module that does its work."""
+        return self.chosen_module or self.facts.modules[0]
+
+    @property
+    def arm(self) -> str:
+        """The arm that it trains or looks at. KeyError: it has none."""
+        return str(self.arguments["arm"])
 
     @property
     def code(self) -> str:
         """Version of the code behind it; one for all arms, so that equal versions mean comparable arms."""
-        return code_version(*(_ARM_MODULES if self.module in _ARM_MODULES else (self.module,)))
+        return code_version(*(self.facts.modules if self.kind == "arms" else (self.module,)))
 
 
 def build_stages(recipe: Recipe) -> list[Stage]:
@@ -70,7 +77,7 @@ def build_stages(recipe: Recipe) -> list[Stage]:
     stages = []
     with_base = recipe.model is not None and _needs_base(recipe)
     if recipe.model is not None and with_base:
-        module = "train.models.pocket_base" if recipe.model.pocket else "train.models.prepared_base"
+        module = "train.models.pocket_base" if recipe.model.pocket else None
         reads = flatten({"model": settings["model"], "base_threads": recipe.resources.base_threads})
         if recipe.model.path is not None:  # the stage also checks the tokenizer with every prompt setting
             reads |= _folder_content(Path(recipe.model.path))
@@ -80,7 +87,7 @@ def build_stages(recipe: Recipe) -> list[Stage]:
             checked |= {"trained": True} if recipe.trained else {}
             reads["prompts"] = hash_json([*prompts, checked] if checked else prompts)
             reads |= _template_content(recipe.model.chat_template)
-        stages.append(Stage("base", module, reads, threads=recipe.resources.base_threads))
+        stages.append(Stage("base", reads, threads=recipe.resources.base_threads, chosen_module=module))
     if recipe.corpus.sources:
         stages.append(_corpus_stage(recipe, settings, with_base))
     models = {"base": "base"}
@@ -98,22 +105,22 @@ def build_stages(recipe: Recipe) -> list[Stage]:
                 reads["sampler"] = recipe.resources.vllm.mode if recipe.resources.vllm else "transformers"
             before = [f"arms/{resolved.start_from}/seed-{seed}"] if resolved.start_from else []
             needs = ("base", "corpus", *before)
-            stages.append(Stage(name, resolved.module, reads, needs, {"arm": arm, "seed": seed}, threads))
+            stages.append(Stage(name, reads, needs, {"arm": arm, "seed": seed}, threads, resolved.module))
             models[label] = name
-    stages += _probes(recipe, settings, threads)
+    stages += _probes(recipe, settings)
     for arm, external in recipe.external.items():
         reads = flatten({"external": settings["arms"][arm]["external"], "prompt": settings["prompt"]})
         reads |= flatten({"lock": {"models": recipe.lock_of_model(external.path, external.revision)}})
         reads |= _folder_content(Path(external.path)) | _template_content(external.chat_template)
         if recipe.suite is not None and recipe.suite.thinking is not None:
             reads["thinking"] = recipe.suite.thinking
-        stages.append(Stage(f"external/{arm}", "train.models.prepared_base", reads, ("base",), {"arm": arm}))
+        stages.append(Stage(f"external/{arm}", reads, ("base",), {"arm": arm}))
         models[arm] = f"external/{arm}"
     if recipe.suite is not None and recipe.model is not None:
         stages += _evaluation(recipe, settings, models)
         stages += _diagnostics(recipe, settings, models)
         reads = flatten({key: value for key, value in settings.items() if key != "resources"})
-        stages.append(Stage("report", "eval.report.build", reads, tuple(stage.name for stage in stages)))
+        stages.append(Stage("report", reads, tuple(stage.name for stage in stages)))
     return stages
 
 
@@ -159,7 +166,7 @@ def _corpus_stage(recipe: Recipe, settings: dict[str, Any], with_base: bool) -> 
         reads |= flatten({"model": settings["model"]})
         if recipe.model is not None:
             reads |= _folder_content(Path(str(recipe.model.path))) | _template_content(recipe.model.chat_template)
-    return Stage("corpus", "data.corpus.build", reads, ("base",) if with_base else ())
+    return Stage("corpus", reads, ("base",) if with_base else ())
 
 
 def _evaluation(recipe: Recipe, settings: dict[str, Any], models: dict[str, str]) -> list[Stage]:
@@ -173,48 +180,53 @@ def _evaluation(recipe: Recipe, settings: dict[str, Any], models: dict[str, str]
         if item.data is not None and item.data.path is not None:
             reads[f"content of {item.data.path}"] = _content(Path(item.data.path))
     heldout = any(item.name == "heldout" and item.data is None for item in spec.benchmarks)
-    stages = [Stage("questions", "eval.questions.build", reads, ("corpus",) if heldout else ())]
-    threads, tasks = recipe.resources.threads, hash_json(task_hashes(spec))
-    stages += _trajectories(recipe, settings, tasks)
+    stages = [Stage("questions", reads, ("corpus",) if heldout else ())]
+    prompt = {key: settings["prompt"][key] for key in ("system", "suffix", "thinking")}
+    common = flatten({"dtype": settings["model"]["dtype"], "prompt": prompt}) | _asking(recipe)
+    stages += _trajectories(recipe, settings, common)
     for label, name in models.items():
-        prompt = {key: settings["prompt"][key] for key in ("system", "suffix", "thinking")}
-        reads = flatten({"suite": suite, "dtype": settings["model"]["dtype"], "prompt": prompt, "label": label})
-        reads |= {"content of the task files": tasks, "threads": threads, "reading": recipe.analysis.reading}
+        reads = common | flatten({"suite": suite, "label": label})
         needs, arguments = (name, "questions"), {"model_dir": _weights_of(name)}
-        stages.append(
-            Stage(f"eval/{label}", "eval.responses.generate", reads, needs, arguments, threads, in_place=True)
-        )
+        stages.append(Stage(f"eval/{label}", reads, needs, arguments, recipe.resources.threads))
     return stages
+
+
+def _asking(recipe: Recipe) -> dict[str, Any]:
+    """What everything that asks the questions of the suite reads."""
+    tasks = hash_json(task_hashes(recipe.require_suite()))
+    reading, threads = recipe.analysis.reading, recipe.resources.threads
+    return {"content of the task files": tasks, "reading": reading, "threads": threads}
 
 
 def _weights_of(stage: str) -> str:
     """Folder of the weights that a stage produces."""
-    return stage if stage == "base" or stage.startswith("external/") else f"{stage}/final"
+    return stage if STAGE_KINDS[kind_of(stage)].makes_model else f"{stage}/final"
 
 
-def _trajectories(recipe: Recipe, settings: dict[str, Any], tasks: str) -> list[Stage]:
+def _trajectories(recipe: Recipe, settings: dict[str, Any], common: dict[str, Any]) -> list[Stage]:
     """The trajectories of the base and of every run."""
     if not recipe.with_trajectories:
         return []
+    suite = {key: value for key, value in settings["suite"].items() if key not in ("samples_per_question", "questions")}
+    reads = common | flatten({"trajectory": settings["trajectory"], "suite": suite})
+    return _of_base_and_runs(recipe, "trajectory", reads, ("base", "corpus", "questions"))
+
+
+def _of_base_and_runs(
+    recipe: Recipe, kind: StageKind, reads: dict[str, Any], needs: tuple[str, ...], of_base: tuple[str, ...] = ()
+) -> list[Stage]:
+    """A stage for the base and one for the checkpoints of each run, which needs `of_base` too."""
     from train.arms import resolve_arm
 
-    suite = {key: value for key, value in settings["suite"].items() if key not in ("samples_per_question", "questions")}
-    prompt = {key: settings["prompt"][key] for key in ("system", "suffix", "thinking")}
-    reads = flatten({"trajectory": settings["trajectory"], "suite": suite, "prompt": prompt})
-    reads |= flatten({"dtype": settings["model"]["dtype"], "answer_form": recipe.corpus.answer_form})
-    reads |= {"content of the task files": tasks, "reading": recipe.analysis.reading}
     threads = recipe.resources.threads
-    reads["threads"] = threads
-    needs = ("base", "corpus", "questions")
-    stages = [Stage("trajectory/base", "eval.forgetting.trajectory", reads, needs, {}, threads)]
+    reads = reads | {"answer_form": recipe.corpus.answer_form, "threads": threads}
+    stages = [Stage(f"{kind}/base", reads, needs, {}, threads)]
     for arm in recipe.trained:
-        resolved = resolve_arm(recipe, arm)
+        resolved = resolve_arm(recipe, arm)  # snapshots are not part of the run's output hash
         own = reads | {"steps": resolved.steps, "snapshots": resolved.snapshots}
         for seed in recipe.seeds:
-            run = f"arms/{arm}/seed-{seed}"
-            arguments = {"arm": arm, "seed": seed}
-            name = f"trajectory/{arm}/seed-{seed}"
-            stages.append(Stage(name, "eval.forgetting.trajectory", own, (*needs, run), arguments, threads))
+            run, arguments = f"{arm}/seed-{seed}", {"arm": arm, "seed": seed}
+            stages.append(Stage(f"{kind}/{run}", own, (*needs, *of_base, f"arms/{run}"), arguments, threads))
     return stages
 
 
@@ -225,35 +237,22 @@ def _diagnostics(recipe: Recipe, settings: dict[str, Any], models: dict[str, str
     suite = {key: settings["suite"][key] for key in ("tasks", "thinking", "benchmarks")}
     reads = flatten({"diagnostics": settings["diagnostics"], "suite": suite, "prompt": settings["prompt"]})
     reads |= flatten({"dtype": settings["model"]["dtype"], "attention": settings["model"]["attention"]})
-    threads = recipe.resources.threads
-    tasks = hash_json(task_hashes(recipe.require_suite()))
-    reads |= {"content of the task files": tasks, "reading": recipe.analysis.reading, "threads": threads}
+    reads |= _asking(recipe)
     before = ("corpus", "questions") if recipe.corpus.sources else ("questions",)
     stages = []
     for label, name in models.items():
         needs = (name, *before, *(() if label == "base" else ("base", "diagnostics/base")))
         arguments = {"model_dir": _weights_of(name)}
-        stages.append(Stage(f"diagnostics/{label}", "eval.shifts.diagnostics", reads, needs, arguments, threads))
+        stages.append(Stage(f"diagnostics/{label}", reads, needs, arguments, recipe.resources.threads))
     return stages
 
 
-def _probes(recipe: Recipe, settings: dict[str, Any], threads: int) -> list[Stage]:
+def _probes(recipe: Recipe, settings: dict[str, Any]) -> list[Stage]:
     """The probes of the base and of every run."""
     if recipe.probe is None or not recipe.trained:
         return []
-    from train.arms import resolve_arm
-
     reads = flatten({"probe": settings["probe"], "prompt": settings["prompt"], "dtype": settings["model"]["dtype"]})
-    reads |= {"answer_form": recipe.corpus.answer_form, "threads": threads}
-    probes = [Stage("drift/base", "train.drift", reads, ("base", "corpus"), {}, threads)]
-    for arm in recipe.trained:
-        for seed in recipe.seeds:
-            needs = ("base", "corpus", "drift/base", f"arms/{arm}/seed-{seed}")
-            arguments = {"arm": arm, "seed": seed}
-            resolved = resolve_arm(recipe, arm)  # snapshots are not part of the run's output hash
-            own = reads | {"steps": resolved.steps, "snapshots": resolved.snapshots}
-            probes.append(Stage(f"drift/{arm}/seed-{seed}", "train.drift", own, needs, arguments, threads))
-    return probes
+    return _of_base_and_runs(recipe, "drift", reads, ("base", "corpus"), ("drift/base",))
 
 
 def _needs_base(recipe: Recipe) -> bool:
@@ -289,7 +288,7 @@ def stage_states(stages: list[Stage], study_dir: Path) -> dict[str, StageState]:
     states: dict[str, StageState] = {}
     for stage in stages:
         state = stage_state(study_dir / stage.name, stage_inputs(stage, study_dir))
-        if stage.in_place and state.state == "done" and (missing := _missing_output(study_dir / stage.name)):
+        if stage.facts.in_place and state.state == "done" and (missing := _missing_output(study_dir / stage.name)):
             state = StageState("changed", (f"{missing} is missing",))
         rerun = [name for name in stage.needs if states[name].state != "done"]
         if rerun and state.state in ("done", "resume"):

@@ -6,9 +6,9 @@ import traceback
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, assert_never
 
-from launch.stages import Stage, StageKind
+from launch.stages import Stage
 from recipes.errors import UserError
 from recipes.files import read_json, write_json
 from recipes.manifest import finished_manifest
@@ -107,7 +107,7 @@ def out_of_memory(recipe: Recipe, stage: Stage) -> str:
     from train.accounting.cost import model_shape
     from train.accounting.memory import memory_of_arm
 
-    name = str(stage.arguments["arm"])
+    name = stage.arm
     arm, shape = resolve_arm(recipe, name), model_shape(recipe)
     now = memory_of_arm(recipe, arm, shape)
     if now is None:
@@ -148,27 +148,29 @@ def out_of_memory(recipe: Recipe, stage: Stage) -> str:
 
 def _less_memory(recipe: Recipe, stage: Stage) -> str:
     """What to change so that a stage that trains no arm needs less memory, with the keys of the recipe."""
-    engine = recipe.suite.engine if recipe.suite is not None else None
-    with_vllm = engine is not None and engine.kind == "vllm"
-    samplers = [key for key, sampler in recipe.corpus.samplers.items() if sampler.kind == "transformers"]
-    remedies: dict[StageKind, str] = {
-        "base": "lower model.pocket.batch_size" if recipe.model is not None and recipe.model.pocket else "",
-        "corpus": "lower " + " or ".join(f"corpus.{key}.concurrency" for key in samplers) if samplers else "",
-        "drift": "lower probe.batch_size or prompt.max_completion_tokens"
-        if recipe.resources.vllm is None
-        else "lower prompt.max_completion_tokens",
-        "diagnostics": "lower diagnostics.batch_tokens or diagnostics.batch_size",
-    }
-    remedies |= dict.fromkeys(
-        ("eval", "trajectory"),
-        "lower suite.engine.memory_share, or raise suite.engine.tensor_parallel"
-        if with_vllm
-        else "lower suite.engine.batch_size or suite.max_response_tokens",
-    )
-    remedy = remedies.get(stage.kind) or "use a GPU with more memory"
-    read_by = {"drift": ("probe", recipe.probe), "diagnostics": ("diagnostics", recipe.diagnostics)}
-    section, spec = read_by.get(stage.kind, ("", None))
     model = recipe.model
-    if spec is not None and model is not None and spec.dtype == "float32" and model.dtype == "bfloat16":
+    local = [name for name, sampler in recipe.corpus.samplers.items() if sampler.kind == "transformers"]
+    match stage.kind:
+        case "base" if model is not None and model.pocket is not None:
+            return "lower model.pocket.batch_size"
+        case "corpus" if local:
+            return f"lower {' or '.join(f'corpus.{name}.concurrency' for name in local)}"
+        case "eval" | "trajectory":
+            if recipe.require_suite().engine.kind == "vllm":
+                return "lower suite.engine.memory_share, or raise suite.engine.tensor_parallel"
+            return "lower suite.engine.batch_size or suite.max_response_tokens"
+        case "drift":
+            section, dtype = "probe", recipe.require_probe().dtype
+            remedy = "lower probe.batch_size or prompt.max_completion_tokens"
+            if recipe.resources.vllm is not None:
+                remedy = "lower prompt.max_completion_tokens"
+        case "diagnostics":
+            section, dtype = "diagnostics", recipe.require_diagnostics().dtype
+            remedy = "lower diagnostics.batch_tokens or diagnostics.batch_size"
+        case "base" | "corpus" | "arms" | "external" | "questions" | "report":  # arms have a message of their own
+            return "use a GPU with more memory"
+        case _:
+            assert_never(stage.kind)
+    if dtype == "float32" and model is not None and model.dtype == "bfloat16":
         return f"set {section}.dtype=null to load the models in bfloat16, or {remedy}"
     return remedy

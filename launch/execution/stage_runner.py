@@ -22,7 +22,7 @@ def run_stage(recipe: Recipe, study_dir: Path, stage: Stage) -> None:
     forget_ranks()
     with locked(study_dir / ".locks" / stage.name.replace("/", "--")):
         stage_dir = study_dir / stage.name
-        resume = start_stage(stage_dir, stage.name, stage_inputs(stage, study_dir), stage.code, stage.in_place)
+        resume = start_stage(stage_dir, stage.name, stage_inputs(stage, study_dir), stage.code, stage.facts.in_place)
         record(study_dir, stage.name, None)
         with measured(stage_dir):
             if stage.kind == "arms" and recipe.resources.launched:

@@ -17,16 +17,15 @@ def assumed_hours(
     context: PlanContext | None, stages: Sequence[Stage], rehearsal: Sequence[Rehearsed]
 ) -> dict[str, StageHours | None]:
     """Hours of every stage by the assumptions; those of the seeds of an arm are the same and computed once."""
-    hours_by_kind: dict[tuple[str, bool], StageHours | None] = {}
+    hours: dict[tuple[str, str | None], StageHours | None] = {}
     for stage in stages:
-        key = (_arm_or_stage(stage), bool(stage.arguments.get("arm")))
-        if key not in hours_by_kind:
-            hours_by_kind[key] = with_rehearsed_start(stage_hours(context, stage), stage.kind, rehearsal)
-    return {stage.name: hours_by_kind[_arm_or_stage(stage), bool(stage.arguments.get("arm"))] for stage in stages}
+        if _key(stage) not in hours:
+            hours[_key(stage)] = with_rehearsed_start(stage_hours(context, stage), stage.kind, rehearsal)
+    return {stage.name: hours[_key(stage)] for stage in stages}
 
 
-def _arm_or_stage(stage: Stage) -> str:
-    return f"{stage.kind}/{stage.arguments['arm']}" if "arm" in stage.arguments else stage.name
+def _key(stage: Stage) -> tuple[str, str | None]:
+    return (stage.kind, stage.arm) if "arm" in stage.arguments else (stage.name, None)
 
 
 class Guesses:

@@ -15,6 +15,7 @@ from typing import Any
 
 from launch.execution.usage import read_usage
 from launch.planning.hours import StageHours
+from launch.stage_kinds import StageKind, kind_of
 from launch.stages import Stage
 from recipes.files import read_json, read_json_lines
 from recipes.manifest import StageState, read_manifest
@@ -56,7 +57,7 @@ class Factor:
 class Rehearsed:
     """Seconds to start a stage of a kind, by a rehearsal."""
 
-    kind: str
+    kind: StageKind
     stages: int
     seconds: float
     """The median of its stages, a little work included."""
@@ -64,14 +65,14 @@ class Rehearsed:
 
 def group_of(stage: Stage) -> str:
     """Stages that are planned alike: those of an arm, or of a kind."""
-    return f"arms/{stage.arguments['arm']}" if stage.kind == "arms" else stage.kind
+    return f"arms/{stage.arm}" if stage.kind == "arms" else stage.kind
 
 
 def _factor_groups(recipe: Recipe, stage: Stage) -> list[str]:
     """Names of the groups whose factor a stage may take, the nearest first."""
     if stage.kind != "arms":
         return [stage.kind]
-    sampled = recipe.arms[str(stage.arguments["arm"])].sampling != "teacher"
+    sampled = recipe.arms[stage.arm].sampling != "teacher"
     return [group_of(stage), f"arms that sample with {stage.module}" if sampled else f"arms of {stage.module}"]
 
 
@@ -94,7 +95,7 @@ def taken(recipe: Recipe, stage: Stage, state: StageState, study_dir: Path) -> T
         return None
     from train.arms import resolve_arm
 
-    share = rows[-1]["step"] / resolve_arm(recipe, str(stage.arguments["arm"])).steps
+    share = rows[-1]["step"] / resolve_arm(recipe, stage.arm).steps
     hours = rows[-1]["process_seconds"] / recipe.resources.ranks / 3600
     return Taken(stage.name, min(1.0, share), hours, *memory) if share >= _LEAST_SHARE else None
 
@@ -108,15 +109,16 @@ def _work(recipe: Recipe, stage: Stage, part: str) -> str | None:
 
     The base is trained on other rows and with other threads, so it tells nothing.
     """
-    if stage.kind in ("base", "external"):
+    if stage.facts.makes_model:
         return None
     if part in _PASSES:
         return "passes"
     if part != "generation":
         return None
-    if stage.kind in ("eval", "trajectory"):
+    sampler = stage.facts.samples_with
+    if sampler == "suite.engine":
         return f"sampling with {recipe.require_suite().engine.kind}"
-    return f"sampling with {'hf' if stage.kind == 'diagnostics' or recipe.resources.vllm is None else 'vllm'}"
+    return f"sampling with {'hf' if sampler == 'transformers' or recipe.resources.vllm is None else 'vllm'}"
 
 
 class Calibration:
@@ -182,9 +184,9 @@ class Calibration:
         if hours is None:
             return None
         if like:
-            ratio = self._factor(group_of(stage), like).ratio
-            return StageHours(hours.gpus, {part: seconds * ratio for part, seconds in hours.seconds.items()})
-        ratios = {part: self._of_work.get(_work(self.recipe, stage, part) or "", 1.0) for part in hours.seconds}
+            ratios = dict.fromkeys(hours.seconds, self._factor(group_of(stage), like).ratio)
+        else:
+            ratios = {part: self._of_work.get(_work(self.recipe, stage, part) or "", 1.0) for part in hours.seconds}
         return StageHours(hours.gpus, {part: seconds * ratios[part] for part, seconds in hours.seconds.items()})
 
     def memory(self, stage: Stage, planned: Callable[[Stage], int | None], on_gpu: bool) -> int | None:
@@ -225,13 +227,15 @@ def rehearsed(study_dir: Path, study: str, on_gpu: bool) -> tuple[tuple[Rehearse
     if on_gpu != any(row["gpu_bytes"] for row in rows):
         where = "a CPU" if on_gpu else "a GPU"
         return (), f"{folder} ran on {where}, which says nothing about the hours of this study"
-    seconds: dict[str, list[float]] = {}
+    seconds: dict[StageKind, list[float]] = {}
     for row in rows:
-        seconds.setdefault(row["stage"].split("/")[0], []).append(float(row["seconds"]))
+        seconds.setdefault(kind_of(row["stage"]), []).append(float(row["seconds"]))
     return tuple(Rehearsed(kind, len(times), median(times)) for kind, times in seconds.items()), None
 
 
-def with_rehearsed_start(hours: StageHours | None, kind: str, rehearsal: Sequence[Rehearsed]) -> StageHours | None:
+def with_rehearsed_start(
+    hours: StageHours | None, kind: StageKind, rehearsal: Sequence[Rehearsed]
+) -> StageHours | None:
     """Hours with the seconds to start as rehearsed, in place of the assumed ones."""
     start = next((item.seconds for item in rehearsal if item.kind == kind), None)
     if hours is None or start is None:

@@ -2,12 +2,14 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import assert_never
 
 from eval.questions.suite_size import evaluation_responses
 from launch.hardware import CPU_STAGES, gpus_wanted
 from launch.planning.analysis_plan import diagnostics_plan
 from launch.site_file import SiteSpec
-from launch.stages import Stage, StageKind
+from launch.stage_kinds import StageKind
+from launch.stages import Stage
 from recipes.schema import Recipe
 from train.accounting.cost import ModelShape, bytes_per_weight
 from train.accounting.memory import checkpoint_bytes
@@ -49,30 +51,40 @@ def disk_needed(
     """
     if shape is None or recipe.model is None:
         return None
-    kinds = [stage.kind for stage in waiting]
     weights = shape.parameters() * bytes_per_weight(recipe)
-    kept, temporary = 0, []
+    base = corpus = kept = evaluated = diagnosed = 0
+    temporary = []
     for stage in waiting:
-        if stage.kind == "arms":
-            arm = resolve_arm(recipe, str(stage.arguments["arm"]))
-            kept += arm.kept_weights * weights
-            temporary.append(checkpoint_bytes(shape, 0, arm.dtype == "bfloat16"))
-    corpus = 0
-    if "corpus" in kinds:
-        problems = recipe.corpus.train_problems or 0
-        for sampler in recipe.corpus.samplers.values():
-            limit = sampler.max_completion_tokens or recipe.prompt.max_completion_tokens
-            corpus += problems * sampler.samples_per_problem * limit * _BYTES_PER_TOKEN
+        match stage.kind:
+            case "base" | "external":
+                base += weights
+            case "corpus":
+                for sampler in recipe.corpus.samplers.values():
+                    limit = sampler.max_completion_tokens or recipe.prompt.max_completion_tokens
+                    texts = (recipe.corpus.train_problems or 0) * sampler.samples_per_problem
+                    corpus += texts * limit * _BYTES_PER_TOKEN
+            case "arms":
+                arm = resolve_arm(recipe, stage.arm)
+                kept += arm.kept_weights * weights
+                temporary.append(checkpoint_bytes(shape, 0, arm.dtype == "bfloat16"))
+            case "eval":
+                evaluated += 1
+            case "diagnostics":
+                diagnosed += 1
+            case "drift" | "questions" | "trajectory" | "report":
+                pass  # small beside the rest
+            case _:
+                assert_never(stage.kind)
     responses = 0
     if recipe.suite is not None:
-        count = evaluation_responses(recipe, kinds.count("eval")) or 0
+        count = evaluation_responses(recipe, evaluated) or 0
         responses = count * recipe.suite.max_response_tokens * _BYTES_PER_TOKEN
-    diagnosed = diagnostics_plan(recipe, shape) if "diagnostics" in kinds else None
-    of_one_diagnosis = (diagnosed.disk_bytes if diagnosed is not None else None) or 0
+    diagnosis = diagnostics_plan(recipe, shape) if diagnosed else None
+    of_one_diagnosis = diagnosis.disk_bytes or 0 if diagnosis is not None else 0
     runs_at_once = side_by_side(recipe, "arms", gpus, site, len(temporary))
-    models_at_once = side_by_side(recipe, "diagnostics", gpus, site, kinds.count("diagnostics"))
+    models_at_once = side_by_side(recipe, "diagnostics", gpus, site, diagnosed)
     return Disk(
-        base=weights * (kinds.count("base") + kinds.count("external")),
+        base=base,
         corpus=corpus,
         runs=kept,
         while_training=sum(sorted(temporary)[-runs_at_once:]),

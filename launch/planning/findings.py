@@ -22,7 +22,8 @@ from launch.planning.disk import Disk, disk_needed, gpus_of_node
 from launch.planning.hours import checkpoint_hours, plan_context, stage_hours
 from launch.planning.node import free_bytes, needs_vllm
 from launch.site_file import SiteSpec, hours_of
-from launch.stages import Stage, StageKind, build_stages, stage_states
+from launch.stage_kinds import KINDS, STAGE_KINDS
+from launch.stages import Stage, build_stages, stage_states
 from recipes.errors import UserError
 from recipes.schema import Recipe
 from train.accounting.cost import ModelShape, model_shape
@@ -32,12 +33,7 @@ from train.arms import resolve_arm
 _FAMILY = re.compile(
     r"(?i)(?<![a-z0-9])(v100|t4|a10g?|a30|a40|l4|l40s?|a100|h100|h200|h800|h20|gh200|b200|gb200|mi\d+\w*)(?![0-9])"
 )
-
-
-LOADS_MODELS: set[StageKind] = {"arms", "drift", "diagnostics"}
-"""Kinds of stages that load a model with the recipe's attention."""
 _USUAL_GPUS = 8  # of a node
-_EVALUATING: tuple[StageKind, ...] = ("eval", "trajectory", "drift")
 
 
 @dataclass(frozen=True)
@@ -85,9 +81,9 @@ def findings(
 
 
 def _software(recipe: Recipe, waiting: Sequence[Stage], offline: bool) -> Iterator[Finding]:
-    kinds = {stage.kind for stage in waiting}
+    kinds, facts = {stage.kind for stage in waiting}, [stage.facts for stage in waiting]
     model = recipe.model
-    if model is not None and kinds & LOADS_MODELS and (reason := missing(model, offline)):
+    if model is not None and any(fact.uses_attention for fact in facts) and (reason := missing(model, offline)):
         if model.attention_fallback is None:
             yield Finding("error", f"model.attention={model.attention} cannot be used: {reason}", REMEDY)
         else:
@@ -105,7 +101,7 @@ def _software(recipe: Recipe, waiting: Sequence[Stage], offline: bool) -> Iterat
             f"vllm is not installed; it is needed for {', '.join(with_vllm)}",
             "run pip install -r requirements-gpu.lock",
         )
-    benchmarks = recipe.benchmarks if kinds & {"eval", "trajectory"} else ()
+    benchmarks = recipe.benchmarks if any(fact.samples_with == "suite.engine" for fact in facts) else ()
     with_code = [item.name for item in benchmarks if item.runs_code]
     allowed = recipe.suite is not None and recipe.suite.allow_unsandboxed_code
     if with_code and not allowed and shutil.which("bwrap") is None:
@@ -169,13 +165,13 @@ def _this_machine(
                 "choose a smaller model, or a machine with GPUs (resources.gpu names them)",
             )
         flash = model is not None and model.attention in FLASH and model.attention_fallback is None
-        if flash and any(stage.kind in LOADS_MODELS for stage in waiting):
+        if flash and any(stage.facts.uses_attention for stage in waiting):
             yield Finding("error", f"{model and model.attention} needs a GPU and none is visible here", REMEDY)
         return
     for kind in dict.fromkeys(stage.kind for stage in waiting):
         wanted = gpus_wanted(recipe, kind)
         if wanted > len(gpus):
-            setting = "resources.ranks" if kind == "arms" else "suite.engine.tensor_parallel"
+            setting = STAGE_KINDS[kind].gpus_set_by
             yield Finding(
                 "error", f"{kind} need {wanted} GPUs ({setting}) and this machine has {len(gpus)}",
                 f"set {setting}={len(gpus)}, or use a machine with more",
@@ -256,7 +252,7 @@ def _site(recipe: Recipe, waiting: Sequence[Stage], site: SiteSpec) -> Iterator[
             f"{site.gpus_per_node}",
             f"set resources.nodes={nodes}",
         )
-    parallel = max((gpus_wanted(recipe, kind) for kind in _EVALUATING), default=0)
+    parallel = max(gpus_wanted(recipe, kind) for kind in KINDS if kind != "arms")
     if recipe.suite is not None and parallel > site.gpus_per_node:
         yield Finding(
             "error", f"an evaluation needs {parallel} GPUs and a node of the site has {site.gpus_per_node}",
@@ -279,7 +275,7 @@ def _time_limits(
             continue
         reported.add(group)
         allowed = hours_of(limit)
-        first = checkpoint_hours(context, str(stage.arguments["arm"])) if stage.kind == "arms" else None
+        first = checkpoint_hours(context, stage.arm) if stage.kind == "arms" else None
         if first is not None and allowed < first:
             yield Finding(
                 "error",

@@ -2,9 +2,9 @@
 
 from collections.abc import Iterator
 from itertools import combinations
-from typing import Any
+from typing import Any, assert_never
 
-from launch.planning.analysis_plan import analysis_plan
+from launch.planning.analysis_plan import DiagnosticsPlan, ProbePlan, diagnostics_plan, drift_plan
 from launch.stages import Stage
 from recipes.loading import apply_override
 from recipes.schema import Recipe
@@ -78,24 +78,15 @@ def _prompt_key(recipe: Recipe, name: str) -> str:
 
 
 def _too_large(recipe: Recipe, arms: list[ResolvedArm], shape: ModelShape) -> list[str]:
-    """Why memory does not suffice.
-
-    While vLLM samples, weights, gradients and optimizer states stay on the GPU, as DeepSpeed keeps them; activations
-    are gone. While the arm trains, a vLLM with sleep mode has freed its weights and cache.
-    """
+    """Why memory does not suffice."""
     gpu = recipe.resources.gpu
     if gpu is None:
         return []
     sentences = []
-    gpu_bytes, size = GPUS[gpu].memory_bytes, bytes_per_weight(recipe)
-    usable = USABLE * gpu_bytes
+    usable, size = USABLE * GPUS[gpu].memory_bytes, bytes_per_weight(recipe)
     for arm in arms:
-        memory, vllm = memory_of_arm(recipe, arm, shape), resolve_vllm(recipe, arm, shape)
-        assert memory is not None
-        engine = 0.0
-        if vllm is not None and vllm.mode == "colocate":
-            assert vllm.memory_share is not None
-            engine = vllm.memory_share * gpu_bytes
+        vllm, (engine, training, needed) = resolve_vllm(recipe, arm, shape), _bytes_of_run(recipe, arm, shape)
+        if vllm is not None and engine:
             longest = arm.prompt.max_prompt_tokens + arm.prompt.max_completion_tokens
             weights = size * shape.parameters() / vllm.tensor_parallel
             cache = longest * shape.kv_cache_bytes_per_token(size) / vllm.tensor_parallel
@@ -104,8 +95,6 @@ def _too_large(recipe: Recipe, arms: list[ResolvedArm], shape: ModelShape) -> li
                     f"vLLM's share of {engine / 1e9:.0f} GB cannot hold {weights / 1e9:.1f} GB of weights and the "
                     f"cache of one sequence of {longest:,} tokens ({cache / 1e9:.1f} GB)"
                 )
-        training = memory.total + (engine if vllm is not None and not vllm.sleep else 0)
-        needed = max(training, memory.states + engine)
         if needed > usable:
             when = "while training" if training > usable else f"beside vLLM's {engine / 1e9:.0f} GB"
             sentences.append(
@@ -113,6 +102,21 @@ def _too_large(recipe: Recipe, arms: list[ResolvedArm], shape: ModelShape) -> li
                 f"a {gpu} has about {usable / 1e9:.0f}"
             )
     return sentences
+
+
+def _bytes_of_run(recipe: Recipe, arm: ResolvedArm, shape: ModelShape) -> tuple[int, int, int]:
+    """Bytes on the GPU of a rank: vLLM's share of it, the most while the arm trains, and the most.
+
+    While vLLM samples, weights, gradients and optimizer states stay on the GPU, as DeepSpeed keeps them; activations
+    are gone. While the arm trains, a vLLM with sleep mode has freed its weights and cache.
+    """
+    memory, vllm, engine = memory_of_arm(recipe, arm, shape), resolve_vllm(recipe, arm, shape), 0
+    assert memory is not None
+    if vllm is not None and vllm.mode == "colocate" and recipe.resources.gpu is not None:
+        assert vllm.memory_share is not None
+        engine = round(vllm.memory_share * GPUS[recipe.resources.gpu].memory_bytes)
+    training = memory.total + (engine if vllm is not None and not vllm.sleep else 0)
+    return engine, training, max(training, memory.states + engine)
 
 
 def stage_memory(recipe: Recipe, stage: Stage, shape: ModelShape | None) -> int | None:
@@ -130,27 +134,29 @@ def _model_memory(recipe: Recipe, stage: Stage, shape: ModelShape | None) -> int
         return None
     size, gpu = bytes_per_weight(recipe), recipe.resources.gpu
     weights = size * shape.parameters()
-    if stage.kind == "arms":
-        arm = resolve_arm(recipe, str(stage.arguments["arm"]))
-        memory, vllm = memory_of_arm(recipe, arm, shape), resolve_vllm(recipe, arm, shape)
-        assert memory is not None
-        if vllm is None or vllm.mode == "server" or vllm.memory_share is None or gpu is None:
-            return memory.total
-        engine = round(vllm.memory_share * GPUS[gpu].memory_bytes)
-        return max(memory.total + (0 if vllm.sleep else engine), memory.states + engine)
-    if stage.kind in ("eval", "trajectory"):
-        suite = recipe.require_suite()
-        if suite.engine.kind == "vllm" and gpu is not None:
-            return round(suite.engine.memory_share * GPUS[gpu].memory_bytes)
-        longest = suite.max_prompt_tokens + suite.max_response_tokens
-        return weights + suite.engine.batch_size * longest * shape.kv_cache_bytes_per_token(size)
-    plan = analysis_plan(recipe, shape)
-    if stage.kind == "drift":
-        return plan.drift.memory.peak if plan.drift is not None and plan.drift.memory is not None else None
-    if stage.kind == "diagnostics":
-        diagnostics = plan.diagnostics
-        return diagnostics.memory.peak if diagnostics is not None and diagnostics.memory is not None else None
-    return weights if stage.kind in ("base", "external") else None
+    match stage.kind:
+        case "base" | "external":
+            return weights
+        case "arms":
+            return _bytes_of_run(recipe, resolve_arm(recipe, stage.arm), shape)[2]
+        case "eval" | "trajectory":
+            suite = recipe.require_suite()
+            if suite.engine.kind == "vllm" and gpu is not None:
+                return round(suite.engine.memory_share * GPUS[gpu].memory_bytes)
+            longest = suite.max_prompt_tokens + suite.max_response_tokens
+            return weights + suite.engine.batch_size * longest * shape.kv_cache_bytes_per_token(size)
+        case "drift":
+            return _peak(drift_plan(recipe, shape))
+        case "diagnostics":
+            return _peak(diagnostics_plan(recipe, shape))
+        case "corpus" | "questions" | "report":  # no model, or a sampler's, of which nothing is known
+            return None
+        case _:
+            assert_never(stage.kind)
+
+
+def _peak(plan: ProbePlan | DiagnosticsPlan | None) -> int | None:
+    return plan.memory.peak if plan is not None and plan.memory is not None else None
 
 
 def nearest_setting(recipe: Recipe, shape: ModelShape | None) -> str | None:

@@ -8,12 +8,14 @@ unknown or the questions are not counted.
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from math import ceil
+from typing import assert_never
 
 from data.sampling.engine import ENGINE_SHARE
 from eval.questions.suite_size import answering_seconds, evaluation_responses
 from launch.hardware import gpus_wanted
 from launch.planning.analysis_plan import diagnosed_tokens, diagnostics_plan, trajectory_plan
 from launch.planning.teacher import teacher_plan
+from launch.stage_kinds import StageKind
 from launch.stages import Stage
 from recipes.schema import Recipe
 from train.accounting.cost import GPUS, Gpu, ModelShape, bytes_per_weight, expected_tokens, train_flops
@@ -21,10 +23,8 @@ from train.accounting.memory import resumable_bytes, sampling_memory
 from train.accounting.rates import Rates, Sampling, batches_seconds, engine_seconds, forward_seconds, rates_for
 from train.arms import ResolvedArm, completions_of_problem, resolve_arm
 
-_BOOKKEEPING_SECONDS = {"corpus": 60.0, "questions": 10.0, "report": 60.0}
-"""Of stages that read and write tables; assumed."""
-_POCKET_BOOKKEEPING_SECONDS = {"corpus": 8.0, "questions": 0.0, "report": 4.0}
-"""The same without a GPU, where data are made up and small."""
+_TABLES_SECONDS = {"corpus": (60.0, 8.0), "questions": (10.0, 0.0), "report": (60.0, 4.0)}
+"""Of stages that read and write tables, for a GPU, and without one, where data are made up and small; assumed."""
 PACKED_ROW_TOKENS = 125  # of the 128 of a packed pre-training row
 
 
@@ -58,7 +58,7 @@ class PlanContext:
     rates: Rates
     node: int
     """GPUs of a node; 0: none."""
-    time_limit_hours: Callable[[str], float | None] = lambda kind: None
+    time_limit_hours: Callable[[StageKind], float | None] = lambda kind: None
     """Time limit of a job of a kind of stage; None: there is none."""
 
     @property
@@ -80,6 +80,14 @@ class PlanContext:
         gpu = replace(self.gpu, peak_flops=self.gpu.float32_flops) if dtype == "float32" else self.gpu
         return forward_seconds(self.shape, gpu, self.rates, tokens, length)
 
+    def batches(self, load: Sampling, batch: int, dtype: str | None = None) -> float:
+        """Seconds of sampling with transformers on one GPU; `dtype`: where it is not the recipe's."""
+        return batches_seconds(self.shape, self.gpu, self.rates, load, batch, bytes_per_weight(self.recipe, dtype))
+
+    def engine(self, load: Sampling, cache_bytes: float, gpus: int = 1) -> float:
+        """Seconds of sampling with an engine on so many GPUs."""
+        return engine_seconds(self.shape, self.gpu, self.rates, load, cache_bytes, gpus, bytes_per_weight(self.recipe))
+
 
 def plan_context(recipe: Recipe, shape: ModelShape | None, node: int = 0) -> PlanContext | None:
     """The context at the default assumptions; None for an unknown model."""
@@ -93,7 +101,7 @@ def stage_hours(context: PlanContext | None, stage: Stage) -> StageHours | None:
     """Hours of one stage; None where they are not known."""
     if context is None:
         return None
-    made = _PARTS[stage.kind](context, stage)
+    made = _made(context, stage)
     if made is None:
         return None
     held, seconds = made
@@ -107,6 +115,28 @@ def stage_hours(context: PlanContext | None, stage: Stage) -> StageHours | None:
 
 _Made = tuple[int, dict[str, float]]
 """GPUs held and seconds by part, the start left out except for arms."""
+
+
+def _made(context: PlanContext, stage: Stage) -> _Made | None:
+    match stage.kind:
+        case "base" | "external":
+            return _prepared(context, stage)
+        case "corpus":
+            return _corpus(context)
+        case "questions" | "report":
+            return 0, {"tables": _tables_seconds(context, stage.kind)}
+        case "arms":
+            return _gpus_of_run(context, resolve_arm(context.recipe, stage.arm)), run_parts(context, stage.arm)
+        case "eval":
+            return _evaluation(context)
+        case "trajectory":
+            return _trajectory(context, stage)
+        case "drift":
+            return _probe(context, stage)
+        case "diagnostics":
+            return _diagnostics(context, stage)
+        case _:
+            assert_never(stage.kind)
 
 
 def run_parts(context: PlanContext, name: str) -> dict[str, float]:
@@ -154,24 +184,17 @@ def _generation_seconds(context: PlanContext, arm: ResolvedArm, completions: int
     if not samplings:
         return 0.0
     vllm, ranks = recipe.resources.vllm, recipe.resources.ranks
-    limit, size = arm.prompt.max_completion_tokens, bytes_per_weight(recipe)
-    per_sampling = completions / samplings
+    limit, per_sampling = arm.prompt.max_completion_tokens, completions / samplings
     if vllm is None or recipe.resources.gpu is None:
-        batch = (
-            ceil(per_sampling / ranks)
-            if arm.sampling == "current"
-            else arm.problems_per_step * arm.completions_per_problem
-        )
-        own = Sampling(per_sampling / ranks, prompt, mean, limit)
-        return samplings * batches_seconds(context.shape, context.gpu, context.rates, own, max(1, batch), size)
+        own, batch = Sampling(per_sampling / ranks, prompt, mean, limit), ceil(per_sampling / ranks)
+        if arm.sampling != "current":
+            batch = arm.problems_per_step * arm.completions_per_problem
+        return samplings * context.batches(own, max(1, batch))
     held = sampling_memory(recipe, arm, context.shape)
     assert held is not None
     gpus = ranks if vllm.mode == "colocate" else max(vllm.tensor_parallel, server_gpus(context))
     load = Sampling(per_sampling * vllm.tensor_parallel / gpus, prompt, mean, limit)
-    return samplings * engine_seconds(
-        context.shape, context.gpu, context.rates, load, held.kv_cache * vllm.tensor_parallel, vllm.tensor_parallel,
-        size,
-    )  # fmt: skip
+    return samplings * context.engine(load, held.kv_cache * vllm.tensor_parallel, vllm.tensor_parallel)
 
 
 def server_gpus(context: PlanContext) -> int:
@@ -200,10 +223,8 @@ def _steps_between(arm: ResolvedArm, update_seconds: float) -> float:
     return min(arm.steps, max(1.0, batches * arm.updates_per_batch))
 
 
-def _arm(context: PlanContext, stage: Stage) -> _Made | None:
-    resources = context.recipe.resources
-    served = server_gpus(context) if stage.module == "train.grpo" else 0
-    return resources.ranks + served, run_parts(context, str(stage.arguments["arm"]))
+def _gpus_of_run(context: PlanContext, arm: ResolvedArm) -> int:
+    return context.recipe.resources.ranks + (server_gpus(context) if arm.module == "train.grpo" else 0)
 
 
 def _prepared(context: PlanContext, stage: Stage) -> _Made | None:
@@ -217,8 +238,9 @@ def _prepared(context: PlanContext, stage: Stage) -> _Made | None:
     return 1, {"forward and backward": flops / (context.gpu.peak_flops * context.rates.train_utilisation * threads)}
 
 
-def _corpus(context: PlanContext, stage: Stage) -> _Made | None:
-    teacher, seconds = teacher_plan(context.recipe, None, context.gpu, context.rates), _bookkeeping(context, "corpus")
+def _corpus(context: PlanContext) -> _Made | None:
+    teacher = teacher_plan(context.recipe, None, context.gpu, context.rates)
+    seconds = _tables_seconds(context, "corpus")
     if teacher is None:
         return 0, {"tables": seconds}
     if teacher.gpu_hours is None or context.recipe.resources.gpu is None:
@@ -227,13 +249,9 @@ def _corpus(context: PlanContext, stage: Stage) -> _Made | None:
     return held, {"tables": seconds, "teacher": teacher.gpu_hours * 3600 / held}
 
 
-def _tables(context: PlanContext, stage: Stage) -> _Made | None:
-    return 0, {"tables": _bookkeeping(context, stage.kind)}
-
-
-def _bookkeeping(context: PlanContext, kind: str) -> float:
-    on_gpu = context.recipe.resources.gpu is not None
-    return (_BOOKKEEPING_SECONDS if on_gpu else _POCKET_BOOKKEEPING_SECONDS)[kind]
+def _tables_seconds(context: PlanContext, kind: StageKind) -> float:
+    on_gpu, without = _TABLES_SECONDS[kind]
+    return on_gpu if context.recipe.resources.gpu is not None else without
 
 
 def _answers(context: PlanContext, responses: float) -> tuple[int, float, float] | None:
@@ -247,17 +265,18 @@ def _answers(context: PlanContext, responses: float) -> tuple[int, float, float]
     return engine.tensor_parallel, context.rates.engine_seconds + context.loading, seconds
 
 
-def _evaluation(context: PlanContext, stage: Stage) -> _Made | None:
+def _evaluation(context: PlanContext) -> _Made | None:
     recipe = context.recipe
     responses, copies = evaluation_responses(recipe, 1), recipe.resources.evaluation_replicas
     made = None if responses is None else _answers(context, responses / copies)
-    return None if made is None else (made[0] * copies, {"start": context.rates.start_seconds + made[1],
-                                                         "generation": made[2]})  # fmt: skip
+    if made is None:
+        return None
+    return made[0] * copies, {"start": context.rates.start_seconds + made[1], "generation": made[2]}
 
 
 def checkpoints_of_stage(context: PlanContext, stage: Stage) -> int:
     """Checkpoints that a probe or a trajectory looks at: the base alone, or those of a run."""
-    return resolve_arm(context.recipe, stage.arguments["arm"]).kept_weights if stage.arguments else 1
+    return resolve_arm(context.recipe, stage.arm).kept_weights if stage.arguments else 1
 
 
 def _trajectory(context: PlanContext, stage: Stage) -> _Made | None:
@@ -274,24 +293,17 @@ def _probe(context: PlanContext, stage: Stage) -> _Made | None:
     problems, models = min(spec.problems, recipe.corpus.heldout_problems), checkpoints_of_stage(context, stage)
     prompt, limit = recipe.prompt.max_prompt_tokens // 4, recipe.prompt.max_completion_tokens
     load = Sampling(problems, prompt, expected_tokens(recipe, limit, context.rates.completion_share), limit)
-    size, loads = bytes_per_weight(recipe, spec.dtype), context.loading * (1 + models)
+    loads = context.loading * (1 + models)
     if recipe.resources.vllm is None or recipe.resources.gpu is None:
-        drawn = batches_seconds(context.shape, context.gpu, context.rates, load, spec.batch_size, size)
+        drawn = context.batches(load, spec.batch_size, spec.dtype)
     else:
-        drawn = engine_seconds(
-            context.shape,
-            context.gpu,
-            context.rates,
-            load,
-            context.cache(ENGINE_SHARE),
-            value_bytes=bytes_per_weight(recipe),
-        )
+        drawn = context.engine(load, context.cache(ENGINE_SHARE))
         loads += models * (context.rates.engine_seconds + context.loading)
     # Checkpoint and base both read the checkpoint's completions and the base's; for the base these are the same.
     length = prompt + load.mean
     read = context.forward(problems * length * (4 if stage.arguments else 2), length, spec.dtype)
-    return max(1, gpus_wanted(recipe, "drift")), {"loading": loads, "generation": models * drawn,
-                                                  "reading": models * read}  # fmt: skip
+    parts = {"loading": loads, "generation": models * drawn, "reading": models * read}
+    return gpus_wanted(recipe, "drift"), parts
 
 
 def _diagnostics(context: PlanContext, stage: Stage) -> _Made | None:
@@ -302,28 +314,13 @@ def _diagnostics(context: PlanContext, stage: Stage) -> _Made | None:
     prompt = max(1, round(longest_prompt * context.rates.question_share))
     mean = expected_tokens(recipe, limit, context.rates.completion_share)
     load = Sampling(plan.prompts_per_model, prompt, mean, limit)
-    size = bytes_per_weight(recipe, spec.dtype)
-    drawn = batches_seconds(context.shape, context.gpu, context.rates, load, spec.batch_size, size)
+    drawn = context.batches(load, spec.batch_size, spec.dtype)
     tokens = plan.prompts_per_model * (prompt if base else diagnosed_tokens(spec, prompt, mean))
     return 1, {
         "loading": context.loading * (1 if base else 2),
         "generation": drawn * (1 if base else 1 + spec.paper),
         "reading": context.forward(tokens, prompt + mean, spec.dtype),
     }
-
-
-_PARTS: dict[str, Callable[[PlanContext, Stage], _Made | None]] = {
-    "base": _prepared,
-    "external": _prepared,
-    "corpus": _corpus,
-    "questions": _tables,
-    "report": _tables,
-    "arms": _arm,
-    "eval": _evaluation,
-    "trajectory": _trajectory,
-    "drift": _probe,
-    "diagnostics": _diagnostics,
-}
 
 
 def _restart_seconds(context: PlanContext, stage: Stage, without_restarts: StageHours) -> float:
@@ -334,7 +331,7 @@ def _restart_seconds(context: PlanContext, stage: Stage, without_restarts: Stage
     again = without_restarts.seconds.get("start", 0.0)
     lost = 0.0
     if stage.kind == "arms":
-        arm = resolve_arm(context.recipe, str(stage.arguments["arm"]))
+        arm = resolve_arm(context.recipe, stage.arm)
         update = (without_restarts.hours * 3600 - again) / arm.steps
         lost = update * _steps_between(arm, update) / 2
     limit = context.time_limit_hours(stage.kind)
@@ -346,8 +343,8 @@ def gpu_hours_of_run(context: PlanContext | None, name: str) -> float | None:
     """GPU-hours of one run of an arm, restarts left out; None for an unknown model or without a GPU."""
     if context is None or context.recipe.resources.gpu is None:
         return None
-    served = server_gpus(context) if resolve_arm(context.recipe, name).module == "train.grpo" else 0
-    return sum(run_parts(context, name).values()) / 3600 * (context.recipe.resources.ranks + served)
+    gpus = _gpus_of_run(context, resolve_arm(context.recipe, name))
+    return sum(run_parts(context, name).values()) / 3600 * gpus
 
 
 def update_seconds(context: PlanContext | None, name: str) -> float | None:

@@ -9,11 +9,13 @@ import subprocess
 import sys
 from importlib.util import find_spec
 from pathlib import Path
+from typing import assert_never
 
 from data.attention import FLASH
 from eval.scorers.sandbox import require_sandbox
 from launch.hardware import gpus_wanted, require_free_memory, visible_gpus
-from launch.stages import Stage, StageKind
+from launch.stage_kinds import STAGE_KINDS, StageKind
+from launch.stages import Stage
 from recipes.errors import UserError
 from recipes.schema import Recipe
 
@@ -26,16 +28,13 @@ def require_on_this_node(recipe: Recipe, stage: Stage) -> None:
     Raises:
         UserError: one of these, or no sandbox for an evaluation that runs code, which is scored after all responses.
     """
-    if stage.kind in ("eval", "trajectory"):
+    if stage.facts.samples_with == "suite.engine":
         require_sandbox_of(recipe)
     gpus, wanted = visible_gpus(), gpus_wanted(recipe, stage.kind)
     if not gpus or not wanted:
         return  # on a CPU, and of a stage that uses none, there is no GPU to check
     if len(gpus) < wanted:
-        raise UserError(
-            f"{stage.name} needs {wanted} GPUs and sees {len(gpus)} here; "
-            + ("lower resources.ranks" if stage.kind == "arms" else "lower suite.engine.tensor_parallel")
-        )
+        raise UserError(f"{stage.name} needs {wanted} GPUs and sees {len(gpus)} here; lower {stage.facts.gpus_set_by}")
     require_free_memory()
     if needs_vllm(recipe, stage.kind) and find_spec("vllm") is None:
         raise UserError(f"{stage.name} uses vLLM, which is not installed; run pip install -r requirements-gpu.lock")
@@ -70,11 +69,17 @@ def require_attention(recipe: Recipe) -> None:
 
 def needs_vllm(recipe: Recipe, kind: StageKind) -> bool:
     """Whether a stage of this kind loads vLLM itself."""
-    vllm = recipe.resources.vllm
-    samples = any(arm.sampling != "teacher" for arm in recipe.trained.values())
-    if kind == "arms":
-        return vllm is not None and samples and (vllm.mode == "colocate" or vllm.server_nodes > 0)
-    return kind in ("eval", "trajectory") and recipe.suite is not None and recipe.suite.engine.kind == "vllm"
+    sampler = STAGE_KINDS[kind].samples_with
+    match sampler:
+        case "suite.engine":
+            return recipe.suite is not None and recipe.suite.engine.kind == "vllm"
+        case "trainer":
+            vllm, samples = recipe.resources.vllm, any(arm.sampling != "teacher" for arm in recipe.trained.values())
+            return vllm is not None and samples and (vllm.mode == "colocate" or vllm.server_nodes > 0)
+        case "resources.vllm" | "corpus.samplers" | "transformers" | None:  # arms ask for the first, where they sample
+            return False
+        case _:
+            assert_never(sampler)
 
 
 def free_bytes(folder: Path) -> int:

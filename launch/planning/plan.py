@@ -4,7 +4,7 @@ import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from eval.questions.suite_size import evaluation_responses
 from launch.hardware import gpus_wanted, visible_gpus
@@ -24,12 +24,13 @@ from launch.planning.hours import (
 )
 from launch.planning.plan_schema import ArmPlan, Certainty, GpuCounts, Plan, StagePlan, Totals
 from launch.planning.preflight import unresolved_sentences, warnings
-from launch.planning.schedule import nodes_of_run, on_one_machine, with_endless_nodes
+from launch.planning.schedule import nodes_of_run, on_one_machine, whole_nodes, with_endless_nodes
 from launch.planning.teacher import teacher_plan
 from launch.rank_command import Rendezvous, launch_command, launch_files
 from launch.reuse import ReusePlan, plan_reuse
 from launch.site_file import SiteSpec, hours_of
-from launch.stages import Stage, StageKind, stage_states
+from launch.stage_kinds import StageKind
+from launch.stages import Stage, stage_states
 from recipes.files import is_locked
 from recipes.manifest import StageState, finished_manifest
 from recipes.schema import Recipe
@@ -42,20 +43,6 @@ from train.accounting.memory import (
     sampling_memory,
 )
 from train.arms import completions_of_problem, resolve_arm
-
-_WRITES: dict[StageKind, str] = {
-    "base": "weights (*.safetensors), config.json, generation_config.json, tokenizer, chat template",
-    "corpus": "problems.parquet, demonstrations.parquet, rejects.jsonl, contamination.jsonl, figures.jsonl, "
-    "ledger.jsonl, README.md",
-    "arms": "final/, snapshots/, checkpoint-*/ (while it runs), metrics.jsonl, ledger.jsonl",
-    "drift": "drift.jsonl",
-    "external": "as base",
-    "questions": "the questions of every benchmark, fixed",
-    "eval": "a folder for each benchmark with every response and its score",
-    "trajectory": "scores of every checkpoint on the slice",
-    "diagnostics": "shift-*.json, tokens-*.parquet, draws-*.safetensors, samples-*.json",
-    "report": "transfer.json, index.html, figures/",
-}
 
 
 def build_plan(
@@ -87,7 +74,7 @@ def build_plan(
     waiting = [stage for stage in stages if states[stage.name].state != "done" and stage.name not in reused]
     context = plan_context(recipe, shape, node)
     if context is not None and site is not None:
-        context = replace(context, time_limit_hours=lambda kind: _limit(site, cast(StageKind, kind)))
+        context = replace(context, time_limit_hours=lambda kind: _limit(site, kind))
     misfits = fit_mistakes(recipe, shape)
     arms = {name: _arm_plan(recipe, name, context, study_dir, node) for name in recipe.trained}
     if misfits:  # hours of what cannot work would mislead
@@ -95,22 +82,14 @@ def build_plan(
         arms = {name: replace(arm, gpu_hours=None, hours_between_checkpoints=None) for name, arm in arms.items()}
     rehearsal, not_used = rehearsed(study_dir, recipe.study, recipe.resources.gpu is not None)
     hours = assumed_hours(context, stages, rehearsal)
-    measured = {
-        stage.name: item
-        for stage in stages
-        if (item := taken(recipe, stage, states[stage.name], study_dir)) is not None
-    }
-    calibration = Calibration(recipe, stages, hours, measured)
-    rows = tuple(
-        _stage_plan(recipe, study_dir, stage, states[stage.name], calibration, shape, invocation, site)
-        for stage in stages
-    )
-    rows = tuple(
-        replace(row, state="reused", reasons=(f"of {reused[row.name].study}",), left_hours=0.0)
-        if row.name in reused
-        else row
-        for row in rows
-    )
+    measured = {stage.name: taken(recipe, stage, states[stage.name], study_dir) for stage in stages}
+    calibration = Calibration(recipe, stages, hours, {name: item for name, item in measured.items() if item})
+    rows = []
+    for stage in stages:
+        row = _stage_plan(recipe, study_dir, stage, states[stage.name], calibration, shape, invocation, site)
+        if stage.name in reused:
+            row = replace(row, state="reused", reasons=(f"of {reused[stage.name].study}",), left_hours=0.0)
+        rows.append(row)
     analyses = analysis_plan(recipe, shape)
     labels = recipe.all_labels
     pocket = recipe.model.pocket if recipe.model else None
@@ -125,7 +104,7 @@ def build_plan(
         gpus=gpus_of(recipe),
         parameters=shape.parameters() if shape else None,
         pretraining_tokens=None if pocket is None else pocket.documents // 4 * PACKED_ROW_TOKENS,
-        stages=rows,
+        stages=tuple(rows),
         totals=totals,
         assumptions=assumptions(guesses),
         lengths=assumed_lengths(guesses, totals),
@@ -195,10 +174,7 @@ def _requested_gpus(recipe: Recipe, stage: Stage, site: SiteSpec | None) -> int:
     """GPUs that the job of a stage requests on the cluster, on all its nodes."""
     if site is None or not site.gpus_per_node:
         return 0
-    nodes = 1
-    if stage.kind == "arms" and recipe.resources.launched:
-        nodes = nodes_of_run(recipe) if stage.module == "train.grpo" else recipe.resources.nodes
-    return gpus_wanted(recipe, stage.kind) * nodes
+    return gpus_wanted(recipe, stage.kind) * (whole_nodes(recipe, stage) or 1)
 
 
 def _totals(
@@ -242,7 +218,7 @@ def what_certainty_costs(recipe: Recipe, context: PlanContext | None, models: in
     if context is None or recipe.resources.gpu is None or not recipe.trained:
         return None
     seed = sum(gpu_hours_of_run(context, name) or 0.0 for name in recipe.trained)
-    evaluation = Stage("eval/base", "", {})
+    evaluation = Stage("eval/base", {})
     evaluated = None if recipe.suite is None else stage_hours(context, evaluation)
     response = None
     if recipe.suite is not None and evaluated is not None:
@@ -297,25 +273,17 @@ def attention_of_runs(recipe: Recipe, name: str, study_dir: Path | None) -> list
 
 def _how_it_runs(recipe: Recipe, study_dir: Path, stage: Stage, resume: bool, invocation: str) -> dict[str, Any]:
     """The fields of a StagePlan about its command: files it is given, what it reads and writes, and its processes."""
-    folders = {
-        "reads": tuple(str(study_dir / name) for name in stage.needs),
-        "writes": f"{study_dir / stage.name}: {_WRITES[stage.kind]}, manifest.json",
-    }
+    command, topology, files = f"{invocation} --until {stage.name}", f"one process, {stage.module}", {}
     if stage.kind == "arms" and recipe.resources.launched:
-        rendezvous = Rendezvous(nodes=recipe.resources.nodes)
-        command = ["python", *launch_command(recipe.resources, study_dir, stage.name, resume, rendezvous)]
+        rendezvous, topology = Rendezvous(nodes=recipe.resources.nodes), topology_text(recipe, stage)
+        command = shlex.join(["python", *launch_command(recipe.resources, study_dir, stage.name, resume, rendezvous)])
         files = launch_files(recipe.resources, study_dir / stage.name / "ranks", rendezvous)
-        return {
-            "command": shlex.join(command),
-            "files": {str(path): content for path, content in files.items()},
-            "topology": topology_text(recipe, stage),
-            **folders,
-        }
     return {
-        "command": f"{invocation} --until {stage.name}",
-        "files": {},
-        "topology": f"one process, {stage.module}",
-        **folders,
+        "command": command,
+        "files": {str(path): content for path, content in files.items()},
+        "topology": topology,
+        "reads": tuple(str(study_dir / name) for name in stage.needs),
+        "writes": f"{study_dir / stage.name}: {stage.facts.writes}, manifest.json",
     }
 
 
@@ -325,7 +293,7 @@ def topology_text(recipe: Recipe, stage: Stage) -> str:
     parts = [f"{resources.ranks} rank{'s' * (resources.ranks > 1)}"]
     parts += [f"DeepSpeed ZeRO-{resources.zero_stage}"] if resources.zero_stage else ["no DeepSpeed"]
     parts += ["offload to the CPU"] if resources.offload else []
-    vllm = resolve_vllm(recipe, resolve_arm(recipe, str(stage.arguments["arm"])))
+    vllm = resolve_vllm(recipe, resolve_arm(recipe, stage.arm))
     if vllm is not None:
         where = vllm.server_url or (
             "a node of its own" if vllm.server_nodes else f"{vllm.memory_share:.0%} of each GPU"

@@ -19,7 +19,7 @@ from recipes.errors import UserError, collected
 from recipes.loading import recipe_of_study
 from recipes.schema import Recipe
 from recipes.suggestions import similar_path
-from train.arms import completions_of_problem, resolve_arm
+from train.arms import ResolvedArm, completions_of_problem, resolve_arm
 
 
 def check_before_running(recipe: Recipe) -> None:
@@ -228,7 +228,8 @@ def warnings(recipe: Recipe) -> list[str]:
             f"every benchmark is in the trained group {recipe.analysis.trained_group}, so the report cannot show what "
             "was forgotten; add benchmarks of another group"
         )
-    return [*sentences, *suffix_warnings(recipe), *_fewer_demonstrations(recipe), *_no_full_rate(recipe)]
+    arms = {name: resolve_arm(recipe, name) for name in recipe.trained}
+    return [*sentences, *suffix_warnings(recipe), *_fewer_demonstrations(recipe, arms), *_no_full_rate(arms)]
 
 
 def too_few_problems(recipe: Recipe, problems: int | None, solvable: int | None = None) -> list[str]:
@@ -243,9 +244,8 @@ def too_few_problems(recipe: Recipe, problems: int | None, solvable: int | None 
     return list(dict.fromkeys(sentences))
 
 
-def _no_full_rate(recipe: Recipe) -> list[str]:
+def _no_full_rate(arms: dict[str, ResolvedArm]) -> list[str]:
     """A sentence about arms whose warm-up does not end before their training."""
-    arms = {name: resolve_arm(recipe, name) for name in recipe.trained}
     never = {name: arm for name, arm in arms.items() if arm.warmup_steps >= arm.steps}
     if not never:
         return []
@@ -256,9 +256,8 @@ def _no_full_rate(recipe: Recipe) -> list[str]:
     ]
 
 
-def _fewer_demonstrations(recipe: Recipe) -> list[str]:
+def _fewer_demonstrations(recipe: Recipe, arms: dict[str, ResolvedArm]) -> list[str]:
     """A sentence about the arms whose steps read fewer demonstrations of a problem than there is room for."""
-    arms = {name: resolve_arm(recipe, name) for name in recipe.trained}
     fewer = {
         name: arm for name, arm in arms.items() if completions_of_problem(recipe, arm) < arm.completions_per_problem
     }

@@ -7,7 +7,7 @@ import heapq
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from launch.execution.gpus import Pool, Request, request_of
+from launch.execution.gpus import Pool, request_of
 from launch.stages import Stage
 from recipes.schema import Recipe
 
@@ -47,7 +47,10 @@ def on_one_machine(recipe: Recipe, stages: Sequence[Stage], hours: Mapping[str, 
         ready = [stage for stage in waiting.values() if not unmet & set(stage.needs)]
         requests = [request_of(recipe, stage, names) for stage in ready]
         if nodes > 1:
-            requests = [_whole_nodes(recipe, *pair, gpus // nodes) for pair in zip(requests, ready, strict=True)]
+            requests = [
+                request._replace(gpus=whole * gpus // nodes) if (whole := whole_nodes(recipe, stage)) else request
+                for request, stage in zip(requests, ready, strict=True)
+            ]
         for name, _ in pool.start(requests):
             stage = waiting.pop(name)
             began_after[name] = last
@@ -59,12 +62,11 @@ def on_one_machine(recipe: Recipe, stages: Sequence[Stage], hours: Mapping[str, 
     return Schedule(now, _back(last, began_after), _unknown(stages, hours))
 
 
-def _whole_nodes(recipe: Recipe, request: Request, stage: Stage, gpus: int) -> Request:
-    """A run has whole nodes with so many GPUs, also the one that serves its completions."""
+def whole_nodes(recipe: Recipe, stage: Stage) -> int:
+    """Nodes that a run has to itself, with those that serve its completions; 0: the stage shares its node."""
     if stage.kind != "arms" or not recipe.resources.launched:
-        return request
-    nodes = nodes_of_run(recipe) if stage.module == "train.grpo" else recipe.resources.nodes
-    return request._replace(gpus=nodes * gpus)
+        return 0
+    return nodes_of_run(recipe) if stage.module == "train.grpo" else recipe.resources.nodes
 
 
 def with_endless_nodes(stages: Sequence[Stage], hours: Mapping[str, float | None]) -> Schedule:

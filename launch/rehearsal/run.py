@@ -173,7 +173,7 @@ def _run(
             print(f"  kill     {stage.name} after its first checkpoint", flush=True)
             before = kill_after_checkpoint(study_dir, stage)
             _require_uninterrupted(run_local(recipe, study_dir, select_until(stages, stage.name)))
-            steps = resolve_arm(recipe, str(stage.arguments["arm"])).steps
+            steps = resolve_arm(recipe, stage.arm).steps
             resumed[stage.name] = continuation_fault(study_dir, stage, before, steps)
     _require_uninterrupted(run_local(recipe, study_dir, stages))
     return resumed

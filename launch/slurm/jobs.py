@@ -12,7 +12,8 @@ from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from launch.hardware import gpus_wanted
-from launch.stages import Stage, StageKind
+from launch.stage_kinds import StageKind
+from launch.stages import Stage
 from launch.tasks import Task, TaskKey
 from recipes.schema import Recipe
 

@@ -91,7 +91,7 @@ def signal_seconds(job: Job, site: SiteSpec) -> int:
         return _MIN_SIGNAL_SECONDS
     context = plan_context(job.recipe, model_shape(job.recipe), site.gpus_per_node)
     longest = 0.0
-    for arm in {str(task.stage.arguments["arm"]) for task in job.tasks}:
+    for arm in {task.stage.arm for task in job.tasks}:
         seconds = update_seconds(context, arm)
         if seconds is None or context is None:
             return _UNKNOWN_SIGNAL_SECONDS

@@ -181,7 +181,7 @@ def _no_progress(study_dir: Path, stage: Stage) -> str | None:
 
     Every start records the checkpoints and responses that exist; equal records of two starts and now mean no progress.
     """
-    unit = {"arms": "checkpoint", "eval": "response"}.get(stage.kind)
+    unit = stage.facts.progress
     job = os.environ.get("SLURM_JOB_ID", "0")  # the same at every start of a job; each replica has its own
     path = study_dir / ".starts" / f"{stage.name.replace('/', '--')}.{job}.json"
     directory = study_dir / stage.name

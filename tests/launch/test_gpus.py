@@ -171,9 +171,7 @@ def test_a_worker_sees_its_own_gpus_alone(tmp_path, monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
     values = load_recipe(SMOKE).dump()
     for gpus in (("4", "5"), (), None):
-        assert (
-            worker.run_in_worker(values, str(tmp_path), Stage("eval/base", "eval.responses.generate", {}), gpus) is None
-        )
+        assert worker.run_in_worker(values, str(tmp_path), Stage("eval/base", {}), gpus) is None
     assert seen == ["4,5", "", ""]
 
 

@@ -144,7 +144,7 @@ def test_reading_in_float32_is_as_slow_as_the_gpu_is_in_it():
 
 
 def stages(**needs):
-    return [Stage(name.replace("_", "/"), "m", {}, tuple(need.replace("_", "/") for need in before))
+    return [Stage(name.replace("_", "/"), {}, tuple(need.replace("_", "/") for need in before))
             for name, before in needs.items()]  # fmt: skip
 
 

@@ -47,7 +47,7 @@ def test_a_signal_to_the_whole_stage_is_a_stop(tmp_path, monkeypatch):
 @pytest.mark.parametrize("lost", [True, False])
 def test_a_signal_that_ends_a_rank_before_it_listens_is_a_stop(tmp_path, monkeypatch, lost):
     """The other ranks lose their connection to it, or are gone as well."""
-    stage = Stage("arms/grpo/seed-0", "train.grpo", {})
+    stage = Stage("arms/grpo/seed-0", {})
 
     def launcher(command, study_dir, stage, watch):
         directory = study_dir / stage.name / "ranks"
@@ -69,7 +69,7 @@ def test_a_signal_that_ends_a_rank_before_it_listens_is_a_stop(tmp_path, monkeyp
 
 def ended(monkeypatch, tmp_path, signalled, at=None, status=CRASHED, reason=None):
     """What `launch_ranks` raises when rank 0 fails at a time, or the watchdog has a reason, around a signal."""
-    stage = Stage("arms/grpo/seed-0", "train.grpo", {})
+    stage = Stage("arms/grpo/seed-0", {})
 
     def launcher(command, study_dir, stage, watch):
         if at is not None:

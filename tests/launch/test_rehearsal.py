@@ -113,7 +113,7 @@ def test_the_stand_in_teacher_speaks_the_protocol(tmp_path, monkeypatch):
 
 
 def test_a_continuation_is_checked_by_its_clock(tmp_path):
-    stage = Stage("arms/grpo/seed-0", "train.grpo", {})
+    stage = Stage("arms/grpo/seed-0", {})
     directory = tmp_path / stage.name
     directory.mkdir(parents=True)
     before = [{"step": 1, "process_seconds": 2.5}]
@@ -140,7 +140,7 @@ def finished(folder, facts):
 
 
 def test_the_table_names_the_first_failure_and_what_it_kept_from_running(tmp_path):
-    stages = [Stage("base", "m", {}), Stage("eval/base", "m", {}, ("base",)), Stage("report", "m", {}, ("eval/base",))]
+    stages = [Stage("base", {}), Stage("eval/base", {}, ("base",)), Stage("report", {}, ("eval/base",))]
     finished(tmp_path / "base", {"topology": {"ranks": 2, "engine": "x", "zero_stage": 3},
                                  "engine": {"name": "vllm", "version": "0.31.0", "device": "cpu"}})  # fmt: skip
     write_json(tmp_path / ".failures" / "eval--base.json", {"message": "no bubblewrap; install it", "status": 2})
@@ -169,7 +169,7 @@ def test_a_rehearsal_that_passed_says_what_was_killed_and_what_is_missing():
 
 
 def test_a_stage_that_was_killed_and_began_again_has_failed(tmp_path):
-    stages = [Stage("arms/a/seed-0", "m", {})]
+    stages = [Stage("arms/a/seed-0", {})]
     finished(tmp_path / "arms/a/seed-0", {})
     (row,) = rows_of(tmp_path, stages, {"arms/a/seed-0": "it began again"})
     assert (row.verdict, row.reason, row.resumed) == ("failed", "it began again", False)

@@ -29,7 +29,7 @@ def make(study, *overrides, until="eval/base"):
     for stage in build_stages(recipe):
         if stage.name in FILES:
             folder = study / stage.name
-            start_stage(folder, stage.name, stage_inputs(stage, study), stage.code, stage.in_place)
+            start_stage(folder, stage.name, stage_inputs(stage, study), stage.code, stage.facts.in_place)
             for name, text in FILES[stage.name].items():
                 (folder / name).parent.mkdir(parents=True, exist_ok=True)
                 (folder / name).write_text(text)

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from eval.questions.analysis_lock import declared
-from launch.stages import KINDS, build_stages, furthest_until, select_until, stage_inputs, stage_states
+from launch.stages import build_stages, furthest_until, select_until, stage_inputs, stage_states
 from recipes.errors import UserError
 from recipes.files import hash_json
 from recipes.loading import load_recipe
@@ -43,13 +43,6 @@ def test_an_arm_stands_after_the_arm_it_starts_from(tmp_path):
     names = [stage.name for stage in stages if stage.kind == "arms"]
     assert names == ["arms/first/seed-0", "arms/second/seed-0", "arms/third/seed-0", "arms/free/seed-0"]
     assert set(stage_states(stages, tmp_path)) == {stage.name for stage in stages}
-
-
-def test_every_kind_has_hours_and_says_what_it_writes():
-    from launch.planning import hours, plan
-
-    assert set(hours._PARTS) == set(plan._WRITES) == set(KINDS)
-    assert {stage.kind for stage in build_stages(load_recipe(POCKET, ["probe={}"]))} < set(KINDS)
 
 
 def test_order_and_names():

@@ -123,7 +123,7 @@ def test_an_interruption_loses_no_job(study, monkeypatch):
 
 def test_replicas_that_start_again_together_are_not_taken_for_one_that_makes_no_progress(tmp_path, monkeypatch):
     """Four jobs share an evaluation and are requeued at the same moment; then one is, three times, without a chunk."""
-    stage = Stage("eval/base", "eval.responses.generate", {})
+    stage = Stage("eval/base", {})
     for restart in ("0", "1"):
         monkeypatch.setenv("SLURM_RESTART_COUNT", restart)
         for job in ("1", "2", "3", "4"):

@@ -129,7 +129,7 @@ def test_processes_of_a_stage_get_its_threads(tmp_path):
         "from recipes.loading import load_recipe\n"
         "def note(recipe, study, stage): (study / 'threads').write_text(os.environ['OMP_NUM_THREADS'])\n"
         "worker.run_stage = note; recipe = load_recipe('recipes/pocket/smoke.yaml')\n"
-        "stage = Stage('base', 'm', {}, threads=3)\n"
+        "stage = Stage('base', {}, threads=3)\n"
         "worker.run_in_worker(recipe.model_dump(mode='json'), sys.argv[1], stage)"
     )
     subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=True)
