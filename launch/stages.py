@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Literal, cast, get_args
 
 from eval.questions.task_files import task_hashes
+from eval.scorers.version import SCORING
 from recipes.code_version import code_version
 from recipes.errors import UserError
 from recipes.files import folder_state, hash_file, hash_json
@@ -51,8 +52,12 @@ class Stage:
 
     @property
     def code(self) -> str:
-        """Version of the code behind it; one for all arms, so that equal versions mean comparable arms."""
-        return code_version(*(_ARM_MODULES if self.module in _ARM_MODULES else (self.module,)))
+        """Version of the code behind it; one for all arms, so that equal versions mean comparable arms.
+
+        An evaluation records the version of its scoring rules by itself, because its responses can be judged again.
+        """
+        modules = _ARM_MODULES if self.module in _ARM_MODULES else (self.module,)
+        return code_version(*modules, without=SCORING if self.kind == "eval" else ())
 
 
 def build_stages(recipe: Recipe) -> list[Stage]:
