@@ -12,6 +12,7 @@ from eval.report.build import HOURS, PAGE
 from eval.report.learning_rates import Accuracy, choose_rates, rates_figure, rates_text, read_accuracy, render_rates
 from eval.report.response_curves import PointResult, format_curves, response_curves
 from eval.report.schema import TRANSFER, read_transfer
+from eval.scorers.version import unit_versions
 from launch.ablation import RATES_UNTIL, Ablation
 from launch.stages import build_stages, flatten, select_until
 from launch.status import stage_statuses
@@ -76,7 +77,9 @@ def finished_points(ablation: Ablation) -> list[PointResult]:
         made_by = {}
         for stage in build_stages(point.recipe):
             made = read_manifest(folder / stage.name) or {}
-            made_by[stage.name] = [made.get("code"), made.get("environment", {}).get("packages")]
+            packages = made.get("environment", {}).get("packages")
+            rules = sorted({version for version in unit_versions(made).values() if version})
+            made_by[stage.name] = [made.get("code"), packages, rules]
         settings = flatten(json.loads((folder / "study.json").read_text(encoding="utf-8")))
         transfer = read_transfer(folder / "report" / TRANSFER)
         clock = json.loads((folder / "report" / HOURS).read_text(encoding="utf-8"))

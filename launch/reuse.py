@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from eval.questions.analysis_lock import write_lock
+from eval.scorers.version import judged_by
 from launch.stages import Stage
 from recipes.errors import UserError
 from recipes.files import hash_file, hash_json, write_json
@@ -159,8 +160,9 @@ def _difference(
     environment = manifest["environment"]
     then = {"python": environment["python"], "machine": environment["machine"], **environment["packages"]}
     now = package_versions()
-    if manifest["code"] != stage.code or then != now:
-        told = ["by other code"] * (manifest["code"] != stage.code)
+    judged = judged_by(study / stage.name) == "other"
+    if manifest["code"] != stage.code or judged or then != now:
+        told = ["by other code"] * (manifest["code"] != stage.code) + ["by other scoring rules"] * judged
         told += [
             f"with {name} {then.get(name, 'absent')}, here {now.get(name, 'absent')}"
             for name in sorted(then.keys() | now.keys())

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from eval.questions.task_files import task_hashes
+from eval.scorers.version import SCORING
 from launch.stage_kinds import KINDS, STAGE_KINDS, KindFacts, StageKind, kind_of
 from recipes.code_version import code_version
 from recipes.errors import UserError
@@ -58,8 +59,12 @@ class Stage:
 
     @property
     def code(self) -> str:
-        """Version of the code behind it; one for all arms, so that equal versions mean comparable arms."""
-        return code_version(*(self.facts.modules if self.kind == "arms" else (self.module,)))
+        """Version of the code behind it; one for all arms, so that equal versions mean comparable arms.
+
+        An evaluation records the version of its scoring rules by itself, because its responses can be judged again.
+        """
+        modules = self.facts.modules if self.kind == "arms" else (self.module,)
+        return code_version(*modules, without=SCORING if self.kind == "eval" else ())
 
 
 def build_stages(recipe: Recipe) -> list[Stage]:

@@ -2,11 +2,12 @@
 
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
+from eval.scorers.version import JudgedBy, by_other_rules, judged_by
 from launch.execution.failures import STOPPED, recorded
 from launch.execution.processes import last_lines, log_path
 from launch.slurm.submit import Queue, Submitted, ask_queue, ended_state, known_jobs, read_jobs
@@ -73,6 +74,8 @@ class StageStatus:
     log: str | None = None
     not_on_wandb: str | None = None
     """Why its run is not on the server of Weights & Biases, where the recipe wants it."""
+    scoring_rules: JudgedBy | None = None
+    """Of an evaluation: by which rules its scores are."""
     log_end: tuple[str, ...] = ()
 
 
@@ -97,6 +100,8 @@ def stage_statuses(root: Path, tasks: Sequence[Task]) -> list[StageStatus]:
             status.state, status.reason = State.BLOCKED, f"needs {', '.join(broken)}"
         if task.stage.kind in ("arms", "report"):
             status.not_on_wandb = why_offline(task.study_dir / task.stage.name)
+        if task.stage.kind == "eval":
+            status.scoring_rules = judged_by(task.study_dir / task.stage.name)
         by_task[task.key] = status
     return list(by_task.values())
 
@@ -204,6 +209,7 @@ def format_statuses(statuses: Sequence[StageStatus]) -> str:
                 lines.append(f"           log: {status.log}")
         if text := wandb_text(study, [status.not_on_wandb for status in members]):
             lines.append(f"  {text}")
+        lines += [f"  {text}" for text in _rules_texts(study, members)]
     return "\n".join(lines)
 
 
@@ -214,6 +220,18 @@ def wandb_text(study: str | Path, reasons: Sequence[str | None]) -> str | None:
         return None
     runs = "a run" if len(there) == 1 else f"{len(there)} runs"
     return f"Weights & Biases lacks {runs} of this study ({there[-1]}); `transfer sync {study}` sends all"
+
+
+def _rules_texts(study: str, statuses: Sequence[StageStatus]) -> Iterator[str]:
+    """That scores are by other rules than those of today, or that it is not known."""
+    models: dict[JudgedBy | None, list[str]] = {}
+    for status in statuses:
+        models.setdefault(status.scoring_rules, []).append(status.stage.removeprefix("eval/"))
+    if other := models.get("other"):
+        yield "; ".join(by_other_rules(other, study))
+    if unknown := models.get("not recorded"):
+        what = f"which version of the scoring rules judged {', '.join(unknown)} is not recorded"
+        yield f"{what}; `transfer score {study}` shows what today's would change"
 
 
 def _details(status: StageStatus) -> str:

@@ -13,13 +13,16 @@ ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("recipes", "data", "train", "eval", "launch")
 
 
-def code_version(*modules: str) -> str:
-    """Hash over `modules` and every module of the project they import, directly or not: 12 hexadecimal digits."""
+def code_version(*modules: str, without: tuple[str, ...] = ()) -> str:
+    """Hash over `modules` and every module of the project they import, directly or not: 12 hexadecimal digits.
+
+    `without`: packages that are left out, with what only they import.
+    """
     seen: dict[str, str] = {}
     pending = list(modules)
     while pending:
         name = pending.pop()
-        if name not in seen:
+        if name not in seen and not f"{name}.".startswith(tuple(f"{package}." for package in without)):
             seen[name], imported = _read(name)
             pending += imported
     text = "\n".join(f"{name} {digest}" for name, digest in sorted(seen.items()))

@@ -31,6 +31,7 @@ BOOKKEEPING = ("micro_batch_tokens", "micro_batch_size", "save_every_steps", "sa
 most, so a run is continued with other values."""
 _NOT_COMPARED = {f"arm.{name}" for name in BOOKKEEPING}
 _PACKAGES = ("torch", "transformers", "trl", "accelerate", "datasets", "tokenizers", "lm_eval", "math-verify", "numpy")
+_REOPENED = "completed_before"
 
 _ABSENT = object()
 
@@ -204,9 +205,25 @@ def finish_stage(directory: Path, outputs: dict[str, str], facts: dict[str, Any]
     manifest = read_manifest(directory)
     if manifest is None:
         raise RuntimeError(f"{directory} lost its manifest while the stage was running")
-    manifest.update(outputs=outputs, output_hash=hash_json(outputs), facts=facts or {}, completed=_now())
+    completed = manifest.pop(_REOPENED, None) or _now()
+    manifest.update(outputs=outputs, output_hash=hash_json(outputs), facts=facts or {}, completed=completed)
     write_json(directory / MANIFEST, manifest)
     (directory / PROGRESS).unlink(missing_ok=True)
+
+
+def reopen_stage(directory: Path, *packages: str) -> None:
+    """Mark a finished stage as incomplete while its outputs are replaced: after a kill it is resumed.
+
+    `finish_stage` gives it back the time at which it was complete, so that it seems to have taken no longer.
+    `packages`: those that the new outputs depend on, whose versions are recorded anew.
+    """
+    manifest = read_manifest(directory)
+    assert manifest is not None
+    if manifest["completed"]:
+        manifest |= {"completed": None, _REOPENED: manifest["completed"]}
+    versions = package_versions()
+    manifest["environment"]["packages"] |= {name: versions[name] for name in packages}
+    write_json(directory / MANIFEST, manifest)
 
 
 def seconds_taken(manifest: dict[str, Any]) -> float | None:

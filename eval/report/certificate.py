@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from eval.report.schema import Budget, Certificate, ModelHashes, Presented
+from eval.scorers.version import unit_versions
 from recipes.manifest import OUTPUT_OF, read_manifest
 from recipes.schema import Recipe
 from train.accounting.lineage import study_lineage
@@ -69,16 +70,28 @@ def certificate(recipe: Recipe, study_dir: Path) -> Certificate | None:
 
 
 def evaluation_differences(study_dir: Path, labels: list[str]) -> list[str]:
-    """Models that were evaluated by other code or packages than the base, or whose programs ran on another Python."""
-    records = {}
+    """Models that were judged by other scoring rules than the base, or evaluated by other code or packages.
+
+    The Python on which programs of models ran is one of the packages.
+    """
+    records, rules = {}, {}
     for label in labels:
         manifest = read_manifest(study_dir / "eval" / label)
         assert manifest is not None
         units = (manifest.get("facts") or {}).get("units", {})
         sandboxes = {name: unit["sandbox"] for name, unit in units.items() if "sandbox" in unit}
         records[label] = (manifest.get("code"), manifest["environment"]["packages"], sandboxes)
+        rules[label] = unit_versions(manifest)
     others = [label for label in labels if records[label] != records["base"]]
-    return [f"evaluation: {', '.join(others)} by other code or packages than base"] if others else []
+    found = [f"evaluation: {', '.join(others)} by other code or packages than base"] if others else []
+    known = {name: version for name, version in rules["base"].items() if version}
+    others = [label for label in labels if any(rules[label].get(name) not in (None, known[name]) for name in known)]
+    if others:
+        found.append(
+            f"scoring rules: {', '.join(others)} judged by another version than base; `transfer score RUN --write` "
+            "judges all models again"
+        )
+    return found
 
 
 def versions(study_dir: Path) -> dict[str, str]:

@@ -1,5 +1,5 @@
 """Responses: a checkpoint answers the questions; prompts, responses and scores are stored in chunks.
 
 `generate.py` is the stage, `harness.py` calls lm-evaluation-harness, `engines.py` loads transformers, vLLM or a server.
-`readings.py` and `rescore.py` read what is stored. Changes to seeds or prompts invalidate stored responses.
+`readings.py` reads what is stored, `rescore.py` judges it again. Changes to seeds or prompts invalidate it.
 """

@@ -15,6 +15,7 @@ from eval.responses.units import Unit, open_units, require_answers
 from eval.scorers.records import count_outcomes, mean_score, write_scores
 from eval.scorers.rules import score_rows
 from eval.scorers.sandbox import sandbox_versions
+from eval.scorers.version import RULES_VERSION, rules_version
 from recipes.files import hash_files
 from recipes.manifest import finish_stage, read_manifest, stage_state, start_stage
 from recipes.progress import Progress, duration, remaining_seconds
@@ -37,13 +38,18 @@ def run(recipe: Recipe, study_dir: Path, stage_dir: Path, resume: bool, model_di
     if incomplete:
         _generate(recipe, study_dir, stage_dir, study_dir / model_dir, incomplete)
 
-    # Scores
-    outputs: dict[str, str] = {}
-    facts: dict[str, Any] = {}
     for unit in units:
         done = stage_state(unit.directory, unit.inputs).state == "done" and unit not in incomplete
         if not done or not _scored(unit):
             score_unit(recipe, study_dir, unit)
+    finish(recipe, stage_dir, model_dir, units)
+
+
+def finish(recipe: Recipe, stage_dir: Path, model_dir: str, units: list[Unit]) -> None:
+    """Complete the manifest of a stage whose units are scored."""
+    outputs: dict[str, str] = {}
+    facts: dict[str, Any] = {}
+    for unit in units:
         manifest = read_manifest(unit.directory) or {}
         outputs |= {f"{unit.name}/{file}": digest for file, digest in manifest["outputs"].items()}
         facts[unit.name] = manifest["facts"]
@@ -93,10 +99,10 @@ def scores_path(directory: Path, scoring: str) -> Path:
 
 
 def _scored(unit: Unit) -> bool:
-    """Whether the scores on disk are by the rules the recipe names now."""
-    manifest = read_manifest(unit.directory)
+    """Whether the scores on disk are by the rules the recipe names now, as they are now."""
+    facts = (read_manifest(unit.directory) or {}).get("facts", {})
     exist = all(scores_path(unit.directory, name).is_file() for name in unit.rules)
-    return exist and manifest is not None and manifest.get("facts", {}).get("rules") == unit.rules
+    return exist and facts.get("rules") == unit.rules and facts.get(RULES_VERSION) == rules_version()
 
 
 def score_unit(recipe: Recipe, study_dir: Path, unit: Unit) -> None:
@@ -122,6 +128,7 @@ def score_unit(recipe: Recipe, study_dir: Path, unit: Unit) -> None:
         "scores": scores,
         "outcomes": outcomes,
         "rules": unit.rules,
+        RULES_VERSION: rules_version(),
         "questions": len(questions),
         "tokens": sum(sum(row.tokens) for row in rows),
         "restricted": unit.benchmark.restricted,

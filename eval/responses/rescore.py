@@ -4,13 +4,12 @@ from pathlib import Path
 from typing import Any, get_args
 
 from eval.questions.build import load_questions
-from eval.responses.generate import scores_path
-from eval.responses.readings import read_cell_scores
+from eval.responses.generate import finish, score_unit, scores_path
 from eval.responses.units import Unit, open_units, require_answers
-from eval.scorers.records import count_outcomes, mean_score, write_scores
+from eval.scorers.records import ScoreRow, count_outcomes, mean_score, read_scores, write_scores
 from eval.scorers.rules import score_rows
 from recipes.errors import UserError
-from recipes.manifest import read_manifest
+from recipes.manifest import MANIFEST, read_manifest, reopen_stage
 from recipes.schema import Recipe
 from recipes.suggestions import did_you_mean
 from recipes.suite_schema import TRAITS, Scoring
@@ -56,16 +55,9 @@ def rescore(recipe: Recipe, study_dir: Path, new: dict[str, tuple[str, Scoring]]
     Raises:
         UserError: nothing is stored, or what is stored does not fit its questions.
     """
-    stages = [label for label in recipe.all_labels if (study_dir / "eval" / label / "manifest.json").is_file()]
-    if not stages:
-        raise UserError(f"{study_dir} has no stored responses; `transfer run` generates them")
     changes = []
-    for label in stages:
-        manifest = read_manifest(study_dir / "eval" / label) or {}
-        model_dir = (manifest.get("facts") or {}).get("model")
-        if model_dir is None:
-            raise UserError(f"the evaluation of {label} is not finished; `transfer run` continues it")
-        for unit in open_units(recipe, study_dir, study_dir / "eval" / label, model_dir):
+    for _, units in _evaluated(recipe, study_dir).values():
+        for unit in units:
             benchmark = unit.benchmark
             if new and benchmark.name not in new:
                 continue
@@ -83,6 +75,49 @@ def rescore(recipe: Recipe, study_dir: Path, new: dict[str, tuple[str, Scoring]]
     return changes
 
 
+def judge_all(recipe: Recipe, study_dir: Path) -> list[dict[str, Any]]:
+    """Judge the stored responses of every evaluated model by today's rules, and write what comes out.
+
+    A kill leaves every table as it was or judged again, and the evaluation incomplete: the next call judges everything
+    again, and `transfer run` finishes that evaluation. Returns what changed against what was stored, as `rescore` does.
+
+    Raises:
+        UserError: nothing is stored, an evaluation is not finished, or what is stored does not fit its questions.
+    """
+    changes = []
+    for stage_dir, (model_dir, units) in _evaluated(recipe, study_dir).items():
+        before = {path: read_scores(path) for unit in units for path in _tables(unit)}
+        reopen_stage(stage_dir, "math-verify")  # the one package that judges
+        for unit in units:
+            reopen_stage(unit.directory, "math-verify")
+            score_unit(recipe, study_dir, unit)
+            for path, (name, rule) in zip(_tables(unit), unit.rules.items(), strict=True):
+                changes.append(_change(unit, name, rule, name, before[path], read_scores(path)))
+        finish(recipe, stage_dir, model_dir, units)
+    return changes
+
+
+def _evaluated(recipe: Recipe, study_dir: Path) -> dict[Path, tuple[str, list[Unit]]]:
+    """Folder of every evaluation -> the folder of its weights, and its units."""
+    folders = [study_dir / "eval" / label for label in recipe.all_labels]
+    stages: dict[Path, tuple[str, list[Unit]]] = {}
+    for stage_dir in (folder for folder in folders if (folder / MANIFEST).is_file()):
+        model_dir = ((read_manifest(stage_dir) or {}).get("facts") or {}).get("model")
+        units = [] if model_dir is None else open_units(recipe, study_dir, stage_dir, model_dir)
+        complete = all(not unit.missing() and all(path.is_file() for path in _tables(unit)) for unit in units)
+        if model_dir is None or not complete:
+            raise UserError(f"the evaluation of {stage_dir.name} is not finished; `transfer run` continues it")
+        stages[stage_dir] = model_dir, units
+    if not stages:
+        raise UserError(f"{study_dir} has no stored responses; `transfer run` generates them")
+    return stages
+
+
+def _tables(unit: Unit) -> list[Path]:
+    """The tables of a unit's scores, in the order of its rules."""
+    return [scores_path(unit.directory, name) for name in unit.rules]
+
+
 def _judge_again(
     recipe: Recipe, study_dir: Path, unit: Unit, name: str, rule: Scoring, against: str, keep: bool
 ) -> dict[str, Any]:
@@ -97,7 +132,13 @@ def _judge_again(
     table = score_rows(rows, questions, rule, unit.suite.max_response_tokens, sandboxed)
     if keep:
         write_scores(scores_path(unit.directory, name), table)
-    old = read_cell_scores(study_dir, unit.label, unit.benchmark.name, unit.prompting, against)
+    return _change(unit, name, rule, against, read_scores(scores_path(unit.directory, against)), table)
+
+
+def _change(
+    unit: Unit, name: str, rule: Scoring, against: str, old: list[ScoreRow], table: list[ScoreRow]
+) -> dict[str, Any]:
+    """What changes from the stored scoring `against` to a table, as the scoring `name`."""
     before = {(row.question_id, row.sample_index): (row.value, row.outcome) for row in old}
     moves: dict[str, int] = {}
     for row in table:

@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from eval.questions.records import Row, read_jsonl, write_jsonl
+from eval.scorers.version import RULES_VERSION, rules_version
 from recipes.errors import UserError
 from recipes.files import write_parquet
 
@@ -98,9 +99,12 @@ _SCHEMA = pa.schema(
 
 
 def write_scores(path: Path, rows: Sequence[ScoreRow]) -> None:
-    """Write scores as Parquet, atomically."""
+    """Write scores as Parquet, atomically.
+
+    The version of the rules is in the table, so that a report is made again where only that has changed.
+    """
     columns: dict[str, list[Any]] = {name: [getattr(row, name) for row in rows] for name in _SCHEMA.names}
-    write_parquet(path, pa.table(columns, schema=_SCHEMA))
+    write_parquet(path, pa.table(columns, schema=_SCHEMA.with_metadata({RULES_VERSION: rules_version()})))
 
 
 def read_scores(path: Path) -> list[ScoreRow]:

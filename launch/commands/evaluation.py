@@ -2,7 +2,7 @@
 
 import argparse
 import sys
-from contextlib import redirect_stdout
+from contextlib import ExitStack, redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -276,20 +276,45 @@ def _audited(transfer: "Transfer", pairs: list[dict[str, Any]]) -> list[dict[str
         default=[],
         help="for instance math500.loose=plain; kept as scores-loose",
     ),
+    argument("--write", action="store_true", help="keep the scores by the rules of the study, as they are now"),
 )
 def score(options: argparse.Namespace) -> int:
     """Score the stored responses of a study by a further rule and show what changed, or, without a rule, by the rules
-    of the study, to check that the code still gives the same scores.
+    of the study, to check that the code still gives the same scores. With --write these are kept in place of the stored
+    ones, for all models: after an upgrade with other scoring rules.
     """
     from eval.responses.rescore import format_rescored, parse_rescorings, rescore
+    from launch.stages import build_stages, stage_states
     from recipes.loading import load_study
 
     study_dir = study_folder(options.study)
     recipe = load_study(study_dir)
     recipe.require_suite()
-    changes = rescore(recipe, study_dir, parse_rescorings(recipe, options.rules))
+    rescorings = parse_rescorings(recipe, options.rules)
+    if options.write and rescorings:
+        raise UserError("--write is for the rules of the study; a further rule is kept without it")
+    changes = _judge_all(recipe, study_dir) if options.write else rescore(recipe, study_dir, rescorings)
     print_result(options, changes, format_rescored(changes))
+    if options.write and stage_states(build_stages(recipe), study_dir)["report"].state != "done":
+        sys.stdout.flush()
+        print(f"transfer: `transfer run {study_dir}` makes the report of these scores", file=sys.stderr)
     return 0
+
+
+def _judge_all(recipe: "Recipe", study_dir: Path) -> list[dict[str, Any]]:
+    """Judge everything again with nothing else writing there."""
+    from eval.responses.rescore import judge_all
+    from launch.planning.node import require_sandbox_of
+    from launch.run import refuse_if_queued
+    from recipes.files import locked
+
+    require_sandbox_of(recipe)
+    refuse_if_queued(study_dir)
+    with ExitStack() as locks:
+        locks.enter_context(locked(study_dir))
+        for label in recipe.all_labels:
+            locks.enter_context(locked(study_dir / ".locks" / f"eval--{label}"))
+        return judge_all(recipe, study_dir)
 
 
 @command(

@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 
 from data.attention import FLASH, REMEDY, missing
 from data.prompts.prompt import chat_template
+from eval.scorers.version import by_other_rules, judged_by
 from launch.hardware import LOOPBACK, gpu_models, gpus_wanted, teacher_on, visible_gpus
 from launch.planning.calibration import group_of
 from launch.planning.disk import Disk, disk_needed, gpus_of_node
@@ -57,7 +58,7 @@ def findings(
     gpus: Sequence[str] | None = None,
     elsewhere: bool = False,
 ) -> list[Finding]:
-    """What the stages that are not done will lack.
+    """What the stages that are not done will lack, and that scores are by other rules than those of today.
 
     `stages` are those that are meant to run, and the folder need not exist. `site`: the cluster; None: this machine,
     whose GPUs are `gpus`. `elsewhere`: the plan is made on a machine without the recipe's GPUs, where it will not run;
@@ -66,6 +67,9 @@ def findings(
     shape, gpus = model_shape(recipe), visible_gpus() if gpus is None else gpus
     states = stage_states(build_stages(recipe), study_dir)  # all: some of `stages` may need others
     waiting = [stage for stage in stages if states[stage.name].state != "done"]
+    evaluations = [stage.name for stage in stages if stage.kind == "eval" and states[stage.name].state == "done"]
+    judged = [name.removeprefix("eval/") for name in evaluations if judged_by(study_dir / name) == "other"]
+    by_others = [Finding("warning", *by_other_rules(judged, study_dir))] if judged else []
     of_this_machine = [
         *(() if site is not None and site.container else _software(recipe, waiting, site is not None and site.offline)),
         *_disk(recipe, shape, waiting, study_dir, site, gpus),
@@ -75,6 +79,7 @@ def findings(
             Finding("warning", f"on this machine {finding.sentence}", finding.remedy) for finding in of_this_machine
         ]
         of_this_machine += _larger_than_usual(recipe, waiting)
+    of_this_machine += by_others
     if site is not None:
         return [*of_this_machine, *_site(recipe, waiting, site), *_time_limits(recipe, waiting, shape, site)]
     return of_this_machine if elsewhere else [*of_this_machine, *_this_machine(recipe, shape, waiting, gpus)]

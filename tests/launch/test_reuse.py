@@ -5,6 +5,7 @@ import os
 
 import pytest
 
+from eval.scorers.version import RULES_VERSION
 from launch.planning.plan import build_plan
 from launch.planning.plan_text import format_plan
 from launch.reuse import plan_reuse, reuse
@@ -131,6 +132,14 @@ def test_other_packages_are_another_stage(tmp_path, capsys):
     write_json(old / "questions" / "manifest.json", manifest)
     assert take(tmp_path / "new")["questions"] == "new"
     assert f"  not reused questions of {old}: made with datasets 0.0.1, here {here}\n" in capsys.readouterr().out
+
+
+def test_an_evaluation_judged_by_other_rules_is_not_taken_over(tmp_path, capsys):
+    old = make(tmp_path / "old")
+    manifest = read_manifest(old / "eval" / "base")
+    write_json(old / "eval/base/manifest.json", manifest | {"facts": {"units": {"sum-native": {RULES_VERSION: "old"}}}})
+    assert take(tmp_path / "new") == dict.fromkeys(FILES, "done") | {"eval/base": "new"}
+    assert f"  not reused eval/base of {old}: made by other scoring rules\n" in capsys.readouterr().out
 
 
 def test_the_plan_says_why_a_study_of_the_same_recipe_is_not_reused(tmp_path):
