@@ -24,10 +24,10 @@ from recipes.schema import Recipe
 from train.accounting.memory import resolve_vllm
 from train.arms import ResolvedArm
 from train.models.directory import adapter_config
-from train.rewards import RecordedReward
+from train.rewards import Judge, RecordedReward
 from train.rollouts import DynamicSampling, PolicyRollouts, Rollouts, Row, TeacherRollouts
 from train.run import Run, shared_arguments
-from train.runtime.ranks import from_first_rank, server_address
+from train.runtime.ranks import server_address
 from train.runtime.sampler import can_sleep
 from train.weighted_grpo import WeightedGRPOTrainer, read_rollouts
 
@@ -39,19 +39,11 @@ def run(recipe: Recipe, study_dir: Path, stage_dir: Path, resume: bool, arm: str
     run.load(trl_arguments, resume)
     rows = _rows(run, run.order)
     rollouts: Rollouts | None = _stored_rollouts(run, rows)
-    reward = RecordedReward(
-        Grader(),
-        recipe.corpus.answer_form,
-        run.ledger,
-        run.parameters,
-        run.settings,
-        seed,
-        run.recorder.warn,
-        run.tracker,
-        rollouts.surplus if isinstance(rollouts, TeacherRollouts) else None,
-    )
+    judge = Judge(Grader(), recipe.corpus.answer_form, run.settings, seed)
+    surplus = rollouts.surplus if isinstance(rollouts, TeacherRollouts) else None
+    reward = RecordedReward(judge, run.ledger, run.recorder.warn, run.tracker, surplus)
     if run.settings.dynamic_sampling:
-        rollouts = _dynamic_sampling(run, rows, reward)
+        rollouts = _dynamic_sampling(run, rows, judge)
     run.train(
         build_trainer(run.settings, run.model, run.tokenizer, rows, trl_arguments, reward, run.callbacks, rollouts)
     )
@@ -154,29 +146,12 @@ def _stored_rollouts(run: Run, rows: list[Row]) -> TeacherRollouts | PolicyRollo
         return TeacherRollouts(run.order, run.demonstrations, run.tokenizer, settings, text_of)
     order = [(row["problem_id"], row["prompt"]) for row in rows]
     return PolicyRollouts(
-        order,
-        run.tokenizer,
-        run.stage_dir,
-        run.ledger,
-        run.parameters,
-        settings,
-        run.seed,
-        run.recorder.count_earlier,
+        order, run.tokenizer, run.stage_dir, run.ledger, settings, run.seed, run.recorder.count_earlier
     )
 
 
-def _dynamic_sampling(run: Run, rows: list[Row], reward: RecordedReward) -> DynamicSampling:
-    settings = run.settings
+def _dynamic_sampling(run: Run, rows: list[Row], judge: Judge) -> DynamicSampling:
     # The replacement problems have an order of their own.
-    reserve = presented_order(run.problems, len(run.order) * settings.dynamic_sampling, run.seed + 1)
-    return DynamicSampling(
-        rows,
-        _rows(run, reserve),
-        # Grading has a time limit, so the first rank grades for all: they must train on the same rewards.
-        lambda *completions: from_first_rank(lambda: reward.judge(*completions)),
-        run.tokenizer,
-        run.ledger,
-        run.parameters,
-        settings,
-        run.seed,
-    )
+    further = len(run.order) * run.settings.dynamic_sampling
+    reserve = _rows(run, presented_order(run.problems, further, run.seed + 1))
+    return DynamicSampling(rows, reserve, judge, run.tokenizer, run.ledger, run.settings, run.seed)

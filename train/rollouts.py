@@ -9,6 +9,7 @@ import json
 import shutil
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from itertools import takewhile
 from pathlib import Path
 from typing import Any
@@ -25,9 +26,9 @@ from recipes.errors import UserError
 from recipes.files import read_json, write_atomic, write_json
 from recipes.progress import Progress
 from train.accounting.cost import forward_flops
-from train.accounting.ledger import Ledger
+from train.accounting.ledger import Completion, Ledger
 from train.arms import ResolvedArm
-from train.runtime.ranks import gathered, rank, world_size
+from train.runtime.ranks import from_first_rank, gathered, rank, world_size
 from train.weights import completion_weights
 
 Completions = list[list[int]]
@@ -42,8 +43,8 @@ LogProbs = list[list[float | None]]
 """Log-probabilities of a group's tokens by the engine that sampled them, [completions][tokens]; None: not known."""
 Sample = Callable[[list[str], int], tuple[list[Completions], list[LogProbs] | None]]
 """As `Draw`, with the log-probabilities of each group; None where transformers samples, which are the trainer's own."""
-Judge = Callable[[list[str], Completions, list[str]], tuple[list[Grade], list[float]]]
-"""Grades and rewards of completions: texts, token ids, reference answers."""
+Judge = Callable[[int, list[str], Completions, list[str]], tuple[list[Grade], list[float]]]
+"""As `train.rewards.Judge`: a step, texts, token ids and reference answers -> grades and rewards."""
 
 
 def store(completions: Completions) -> Stored:
@@ -145,13 +146,12 @@ class PolicyRollouts:
         tokenizer: PreTrainedTokenizerBase,
         directory: Path,
         ledger: Ledger,
-        parameters: int,
         settings: ResolvedArm,
         seed: int,
         count_earlier: Callable[[float], None] = lambda seconds: None,
     ) -> None:
         self.order, self.tokenizer, self.ledger, self.count_earlier = order, tokenizer, ledger, count_earlier
-        self.directory, self.parameters, self.seed = directory / "rollouts", parameters, seed
+        self.directory, self.seed = directory / "rollouts", seed
         self.problems_per_step, self.group = settings.problems_per_step, settings.completions_per_problem
         self.round_steps = settings.round_steps
         self._round = -1
@@ -190,7 +190,7 @@ class PolicyRollouts:
         if begins:
             tokens = sum(len(ids) for group in groups for ids in group)
             prompt_tokens = self.group * sum(len(self.tokenizer(prompt)["input_ids"]) for _, prompt in prompts)
-            flops = forward_flops(self.parameters, tokens + prompt_tokens)
+            flops = forward_flops(self.ledger.parameters, tokens + prompt_tokens)
             self.ledger.spend(generated_tokens=tokens, generate_flops=flops)
             self.count_earlier(earlier)
         return groups if self.round_steps is not None else dict(zip(dict(self.order), groups, strict=True))
@@ -240,7 +240,6 @@ class DynamicSampling:
     were presented too, and are in the ledger.
 
     `reserve`: further rows, `dynamic_sampling` (the largest number of further batches in a step) times as many.
-    `parameters`: of the policy, for FLOPs.
     """
 
     def __init__(
@@ -250,12 +249,11 @@ class DynamicSampling:
         judge: Judge,
         tokenizer: PreTrainedTokenizerBase,
         ledger: Ledger,
-        parameters: int,
         settings: ResolvedArm,
         seed: int,
     ) -> None:
         self.rows, self.reserve, self.judge, self.tokenizer = rows, reserve, judge, tokenizer
-        self.ledger, self.parameters, self.settings, self.seed = ledger, parameters, settings, seed
+        self.ledger, self.settings, self.seed = ledger, settings, seed
         self._chosen: list[Completions] = []
         self._log_probs: list[LogProbs] | None = None
 
@@ -263,8 +261,8 @@ class DynamicSampling:
         """Sample for step `step`, counted from 0; returns the rows it trains on, one per problem."""
         size, batches = self.settings.problems_per_step, self.settings.dynamic_sampling
         each = self.settings.completions_per_problem
-        weighted: list[tuple[Row, Completions, int, LogProbs | None]] = []
-        others: list[tuple[Row, Completions, int, LogProbs | None]] = []
+        weighted: list[tuple[Row, Completions, list[Grade], LogProbs | None]] = []
+        others: list[tuple[Row, Completions, list[Grade], LogProbs | None]] = []
         for attempt in range(batches + 1):
             batch = self.rows[step * size : (step + 1) * size]
             if attempt:
@@ -274,16 +272,14 @@ class DynamicSampling:
                 [row["prompt"] for row in batch], (self.seed * 1_000_003 + step * 101 + attempt) % 2**31
             )
             flat, repeated = [ids for group in groups for ids in group], [row for row in batch for _ in range(each)]
-            grades, rewards = self.judge(
-                self.tokenizer.batch_decode(flat, skip_special_tokens=True),
-                flat,
-                [row["reference_answer"] for row in repeated],
-            )
+            texts = self.tokenizer.batch_decode(flat, skip_special_tokens=True)
+            references = [row["reference_answer"] for row in repeated]
+            # Grading has a time limit, so the first rank grades for all: they must train on the same rewards.
+            grades, rewards = from_first_rank(partial(self.judge, step, texts, flat, references))
             for index, (row, group) in enumerate(zip(batch, groups, strict=True)):
                 own = slice(index * each, (index + 1) * each)
-                correct = sum(grade.correct for grade in grades[own])
                 has_gradient = any(completion_weights(rewards[own], self.settings))
-                entry = (row, group, correct, None if log_probs is None else log_probs[index])
+                entry = (row, group, grades[own], None if log_probs is None else log_probs[index])
                 (weighted if has_gradient else others).append(entry)
             if len(weighted) >= size:
                 break
@@ -291,21 +287,19 @@ class DynamicSampling:
         self._chosen = [group for _, group, *_ in sampled[:size]]
         kept = [known for *_, known in sampled[:size] if known is not None]
         self._log_probs = kept if len(kept) == len(self._chosen) else None
-        self._enter([(row, group, correct) for row, group, correct, _ in sampled[size:]])
-        return [row for row, *_ in sampled[:size]]
-
-    def _enter(self, unused: list[tuple[Row, Completions, int]]) -> None:
-        generated = sum(len(ids) for _, group, _ in unused for ids in group)
-        prompt_tokens = sum(row["prompt_tokens"] * len(group) for row, group, _ in unused)
-        self.ledger.spend(
-            presented=[row["problem_id"] for row, *_ in unused],
-            exposures=len(unused),
-            completions=sum(len(group) for _, group, _ in unused),
-            correct_completions=sum(correct for *_, correct in unused),
-            prompt_tokens=prompt_tokens,
-            generated_tokens=generated,
-            generate_flops=forward_flops(self.parameters, generated + prompt_tokens),
+        unused = sampled[size:]
+        self.ledger.enter(
+            [row["problem_id"] for row, *_ in unused],
+            [],
+            [
+                Completion(row["problem_id"], row["prompt_tokens"], len(ids), grade.correct)
+                for row, group, grades, _ in unused
+                for ids, grade in zip(group, grades, strict=True)
+            ],
+            sampled=True,
+            trained=False,
         )
+        return [row for row, *_ in sampled[:size]]
 
     def completions(self, step: int, draw: Draw) -> Completions:
         """Token ids for the rows that `choose` returned for this step."""

@@ -91,7 +91,7 @@ class Run:
         # Records
         self._checkpoint = keep_complete_checkpoints(stage_dir) if resume else None
         step = self._checkpoint.step if self._checkpoint else 0
-        self.ledger = Ledger(stage_dir, step, write=rank() == 0)
+        self.ledger = Ledger(stage_dir, self.parameters, step, write=rank() == 0)
         self.tracker = Tracker(self.recipe, settings.matched_on(), stage_dir, self.arm, self.seed)
         self.recorder = RunRecorder(stage_dir, settings.steps, step, self.ledger, tracker=self.tracker)
         self._snapshots = Snapshots(

@@ -141,7 +141,7 @@ def builders(kind: str, shape: str, length: int, rows: int):
     }  # fmt: skip
 
     def ours(directory: Path):
-        ledger = Ledger(directory)
+        ledger = Ledger(directory, 0)
         callbacks = [RunRecorder(directory, UPDATES, 0, ledger), StopOnSignal(PaceKeeper(directory, UPDATES))]
         made = model(shape, len(tok))
         if kind == "sft":

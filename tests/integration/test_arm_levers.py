@@ -206,7 +206,7 @@ def test_rewards_by_hand():
 def policy_rollouts(tokenizer, rows, directory, ledger, round_steps):
     order = [(row["problem_id"], row["prompt"]) for row in rows]
     settings = settings_for("grpo", problems_per_step=2, completions_per_problem=GROUP, round_steps=round_steps)
-    return PolicyRollouts(order, tokenizer, directory, ledger, 1000, settings, seed=5)
+    return PolicyRollouts(order, tokenizer, directory, ledger, settings, seed=5)
 
 
 def drawing(model, tokenizer):
@@ -224,7 +224,7 @@ def test_samples_of_the_base_are_drawn_once(base, problems, tmp_path):
     tokenizer, model = base
     rows = rows_of(tokenizer, problems, 4)
     rows = rows + rows[2:] + rows[:2]  # every problem twice
-    ledger = Ledger(tmp_path)
+    ledger = Ledger(tmp_path, 1000)
     rollouts = policy_rollouts(tokenizer, rows, tmp_path, ledger, None)
     first = [rollouts.completions(step, drawing(model, tokenizer)) for step in range(2)]
     changed = copy.deepcopy(model)
@@ -248,7 +248,7 @@ def test_samples_of_the_base_are_drawn_once(base, problems, tmp_path):
 def test_round_samples_come_from_the_policy_at_its_beginning(base, problems, tmp_path):
     tokenizer, model = base
     rows = rows_of(tokenizer, problems, 8)
-    ledger = Ledger(tmp_path)
+    ledger = Ledger(tmp_path, 1000)
     rollouts = policy_rollouts(tokenizer, rows, tmp_path, ledger, 2)
     changed = copy.deepcopy(model)
     with torch.no_grad():
@@ -261,7 +261,7 @@ def test_round_samples_come_from_the_policy_at_its_beginning(base, problems, tmp
         prompts = [row["prompt"] for row in rows[2 * step : 2 * step + 2] for _ in range(GROUP)]
         assert drawn[step] == generate_ids(policy, tokenizer, prompts, seed=seed, **DECODING)
     # Resumed in the middle of the second round with other weights: what was drawn is read again.
-    resumed = policy_rollouts(tokenizer, rows, tmp_path, Ledger(tmp_path / "other"), 2)
+    resumed = policy_rollouts(tokenizer, rows, tmp_path, Ledger(tmp_path / "other", 1000), 2)
     assert resumed.completions(3, drawing(model, tokenizer)) == drawn[3]
 
 

@@ -14,7 +14,7 @@ from tests.paths import SMOKE
 from tests.support.trainers import grpo_trainer, replace
 from train.accounting.ledger import Ledger
 from train.arms import resolve_arm
-from train.rewards import RecordedReward
+from train.rewards import Judge, RecordedReward
 from train.rollouts import TeacherRollouts
 from train.weights import completion_weights, has_gradient, is_divided_by
 
@@ -117,8 +117,8 @@ def test_trainer_and_ledger_agree(base, smoke_study, tmp_path, group, arm, token
     texts = [completion(tokenizer, kind, index) for index, kind in enumerate(group)]
     samples = [Demonstration(problem.problem_id, text, "", "t", n, "wrong", 9, True) for n, text in enumerate(texts)]
     rollouts = TeacherRollouts([problem], {problem.problem_id: samples}, tokenizer, settings)
-    ledger = Ledger(tmp_path)
-    reward = RecordedReward(GradeByText(), "boxed", ledger, 10, settings, 0, surplus=rollouts.surplus)
+    ledger = Ledger(tmp_path, 10)
+    reward = RecordedReward(Judge(GradeByText(), "boxed", settings, 0), ledger, surplus=rollouts.surplus)
     row = {
         "prompt": render_prompt(tokenizer, problem.problem, settings.prompt),
         "reference_answer": "1",

@@ -96,7 +96,7 @@ def test_dynamic_sampling_hands_the_engines_log_probabilities_to_trl(tmp_path, k
         def batch_decode(self, rows, skip_special_tokens):
             return [chr(row[0]) for row in rows]
 
-    def judge(texts, completion_ids, references):
+    def judge(step, texts, completion_ids, references):
         """One of two samples of b and d is correct, none of a and c."""
         rewards = [float(text in "bd" and ids[1] == 7) for text, ids in zip(texts, completion_ids, strict=True)]
         return [SimpleNamespace(correct=reward > 0) for reward in rewards], rewards
@@ -108,7 +108,7 @@ def test_dynamic_sampling_hands_the_engines_log_probabilities_to_trl(tmp_path, k
     settings = resolve_arm(load_recipe("recipes/pocket/smoke.yaml"), "grpo").model_copy(update=changes)
     rows, reserve, tokenizer = [row("a"), row("b")], [row("c"), row("d")], Tokenizer()
     trainer._generate_single_turn, trainer.loaded_step = generate, -1
-    rollouts = DynamicSampling(rows, reserve, judge, tokenizer, Ledger(tmp_path), 1000, settings, seed=0)
+    rollouts = DynamicSampling(rows, reserve, judge, tokenizer, Ledger(tmp_path, 1000), settings, seed=0)
     chosen = rollouts.choose(0, partial(sample, trainer, tokenizer))
     assert [one["problem_id"] for one in chosen] == ["b", "d"]
     found = read_rollouts(rollouts, tokenizer, ["b", "b", "d", "d"], trainer)

@@ -3,7 +3,6 @@
 import json
 import math
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -67,7 +66,6 @@ class RunRecorder(TrainerCallback):
     Metrics after `resumed_step` are dropped, because they are computed again.
 
     Attributes:
-        before_close: called with the step number before the ledger's row is written, if set.
         raised: the warnings, also those of earlier attempts; the headline of the latest is shown with the progress.
     """
 
@@ -82,7 +80,6 @@ class RunRecorder(TrainerCallback):
         self.path = directory / METRICS
         self.progress = Progress(directory, steps, "steps")
         self.ledger = ledger
-        self.before_close: Callable[[int], None] | None = None
         self.tracker = tracker
         self.note = ""
         self._stored = directory / WARNINGS
@@ -171,8 +168,6 @@ class RunRecorder(TrainerCallback):
         """Close the ledger's row and report progress."""
         beat(self.path.parent)
         if self.ledger is not None:
-            if self.before_close is not None:
-                self.before_close(state.global_step)
             self.ledger.close_step(state.global_step)
         if state.is_world_process_zero:
             seconds = self._spent + (time.monotonic() - self._started) * world_size()
