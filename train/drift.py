@@ -26,7 +26,7 @@ from recipes.files import hash_files, read_json_lines, write_json, write_json_li
 from recipes.manifest import finish_stage
 from recipes.progress import Progress
 from recipes.schema import Recipe
-from train.models.directory import complete_snapshots
+from train.models.directory import checkpoints_of_run
 
 if TYPE_CHECKING:
     import torch
@@ -55,8 +55,7 @@ def run(
 
     # Every checkpoint; rows of an interrupted probe are read from disk
     run_dir = study_dir / "arms" / arm / f"seed-{seed}"
-    final = json.loads((run_dir / "manifest.json").read_text())["facts"]["matched_on"]["steps"]
-    checkpoints = complete_snapshots(run_dir) | {final: run_dir / "final"}
+    checkpoints = checkpoints_of_run(run_dir)
     progress = Progress(stage_dir, len(checkpoints), "checkpoints")
     rows = read_json_lines(stage_dir / DRIFT) if resume else []
     last: Engine | None = None

@@ -67,7 +67,7 @@ class RecordedReward:
     """Reward function for `GRPOTrainer` that also keeps the books of each generation batch.
 
     `warn` is called once, with headline and detail, if no completion of the first batches has a weight, so that nothing
-    was learned. `surplus`: given a step, counted from 0, which rows of all ranks hold no completion; None: all hold one.
+    was learned. `surplus`: given a step, counted from 0, which rows of all ranks hold no completion; None: all do.
     """
 
     __name__ = "reward"

@@ -17,6 +17,7 @@ from recipes.files import hash_files
 from recipes.manifest import finish_stage
 from recipes.schema import Recipe
 from recipes.training_schema import PromptSpec
+from train.accounting.arm_facts import ArmFacts
 from train.accounting.ledger import LEDGER, Ledger
 from train.arms import ResolvedArm, resolve_arm
 from train.micro_batches import Work
@@ -122,20 +123,20 @@ class Run:
         self.tracker.close()
         if rank() != 0:
             return
-        facts = {
-            "template_hash": template_hash(self.tokenizer, self.settings.prompt),
-            "presented_problems": self.ledger.problems("presented"),
-            "contributed_problems": self.ledger.problems("contributed"),
-            "matched_on": self.settings.matched_on(),
-            "totals": self.ledger.totals,
-            "skipped_tokens": self.ledger.skipped_tokens,
-            "topology": topology(trainer),
-            "attention": self._attention,
-            "device": device_name(),
-            "engine": engine,
-            "warnings": self.recorder.warnings,
-        }
-        finish_stage(self.stage_dir, outputs | hash_files(self.stage_dir, [LEDGER]), facts)
+        facts = ArmFacts(
+            template_hash=template_hash(self.tokenizer, self.settings.prompt),
+            presented_problems=self.ledger.problems("presented"),
+            contributed_problems=self.ledger.problems("contributed"),
+            matched_on=self.settings.matched_on(),
+            totals=self.ledger.totals,
+            skipped_tokens=self.ledger.skipped_tokens,
+            topology=topology(trainer),
+            attention=self._attention,
+            device=device_name(),
+            engine=engine,
+            warnings=self.recorder.warnings,
+        )
+        finish_stage(self.stage_dir, outputs | hash_files(self.stage_dir, [LEDGER]), facts.dump())
         remove_checkpoints(self.stage_dir)
 
     def _enter_work(self, work: Work) -> None:

@@ -8,7 +8,9 @@ import pytest
 
 from recipes.errors import UserError
 from recipes.loading import load_recipe
+from recipes.manifest import read_manifest
 from tests.paths import POCKET
+from train.accounting.arm_facts import ArmFacts
 from train.accounting.hardware import hardware_differences
 from train.accounting.matching import recipe_differences, recorded_differences, require_matched
 
@@ -96,6 +98,21 @@ def test_runs_on_other_hardware_are_told_apart(smoke_study, tmp_path):
     assert hardware_differences(recipe, study) == []
     edit_manifest(study, "grpo", lambda m: m["facts"].update(device="cuda"))  # earlier manifests name no GPU
     assert hardware_differences(recipe, study) == []
+
+
+def test_facts_are_read_as_they_were_written_and_as_earlier_versions_wrote_them(smoke_study):
+    manifest = read_manifest(smoke_study / "arms" / "grpo" / "seed-0")
+    stored = manifest["facts"]
+    facts = ArmFacts.of(manifest)
+    assert list(facts.dump().items()) == list(stored.items())
+    assert (facts.totals["exposures"], facts.matched_on["steps"], facts.attention) == (32, 4, "sdpa")
+    needed = ("template_hash", "presented_problems", "contributed_problems", "matched_on", "totals")
+    early = {name: stored[name] for name in needed} | {"of_a_later_version": 1}
+    early["matched_on"] = stored["matched_on"] | {"attention": "eager"}
+    facts = ArmFacts.of(manifest | {"facts": early})
+    assert (facts.attention, facts.device, facts.engine, facts.skipped_tokens, facts.warnings) == (
+        "eager", "", None, 0, [],
+    )  # fmt: skip
 
 
 def test_recorded_runs_are_compared(smoke_study, tmp_path):
