@@ -17,13 +17,13 @@ from recipes.files import folder_state, hash_file, hash_json
 from recipes.manifest import OUTPUT_OF, StageState, read_manifest, stage_state
 from recipes.schema import Recipe, without_later_defaults
 from recipes.suggestions import nearest
+from train.arms import TRAINER_MODULES, Trainer, resolve_arm
 
 StageKind = Literal[
     "base", "corpus", "arms", "drift", "external", "questions", "trajectory", "eval", "diagnostics", "report"
 ]
 KINDS: tuple[StageKind, ...] = get_args(StageKind)
 """In the order of the stages. CONTRIBUTING.md lists the tables that a new kind must enter."""
-_ARM_MODULES = ("train.sft", "train.grpo")
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,12 @@ class Stage:
     @property
     def code(self) -> str:
         """Version of the code behind it; one for all arms, so that equal versions mean comparable arms."""
-        return code_version(*(_ARM_MODULES if self.module in _ARM_MODULES else (self.module,)))
+        return code_version(*(TRAINER_MODULES.values() if self.trainer else (self.module,)))
+
+    @property
+    def trainer(self) -> Trainer | None:
+        """What trains the arm of this stage; None for other stages."""
+        return next((trainer for trainer, module in TRAINER_MODULES.items() if module == self.module), None)
 
 
 def build_stages(recipe: Recipe) -> list[Stage]:
@@ -61,8 +66,6 @@ def build_stages(recipe: Recipe) -> list[Stage]:
     Raises:
         UserError: an arm cannot be trained yet, or a task file is missing.
     """
-    from train.arms import resolve_arm
-
     settings = without_later_defaults(recipe.dump())
     if settings["model"] is not None:  # what it falls back to depends on the machine; runs record what they used
         del settings["model"]["attention_fallback"]
@@ -92,13 +95,14 @@ def build_stages(recipe: Recipe) -> list[Stage]:
             reads["answer_form"] = recipe.corpus.answer_form
             topology = ("ranks", "zero_stage", "offload")
             reads |= {key: settings["resources"][key] for key in topology if recipe.resources.launched}
-            if resolved.module == "train.sft":
+            if resolved.trainer == "sft":
                 reads["demonstrations"] = recipe.corpus.demonstrations
             elif resolved.sampling != "teacher":  # samples of vLLM are reweighted for the sampler/trainer mismatch
                 reads["sampler"] = recipe.resources.vllm.mode if recipe.resources.vllm else "transformers"
             before = [f"arms/{resolved.start_from}/seed-{seed}"] if resolved.start_from else []
             needs = ("base", "corpus", *before)
-            stages.append(Stage(name, resolved.module, reads, needs, {"arm": arm, "seed": seed}, threads))
+            module = TRAINER_MODULES[resolved.trainer]
+            stages.append(Stage(name, module, reads, needs, {"arm": arm, "seed": seed}, threads))
             models[label] = name
     stages += _probes(recipe, settings, threads)
     for arm, external in recipe.external.items():
@@ -196,8 +200,6 @@ def _trajectories(recipe: Recipe, settings: dict[str, Any], tasks: str) -> list[
     """The trajectories of the base and of every run."""
     if not recipe.with_trajectories:
         return []
-    from train.arms import resolve_arm
-
     suite = {key: value for key, value in settings["suite"].items() if key not in ("samples_per_question", "questions")}
     prompt = {key: settings["prompt"][key] for key in ("system", "suffix", "thinking")}
     reads = flatten({"trajectory": settings["trajectory"], "suite": suite, "prompt": prompt})
@@ -241,8 +243,6 @@ def _probes(recipe: Recipe, settings: dict[str, Any], threads: int) -> list[Stag
     """The probes of the base and of every run."""
     if recipe.probe is None or not recipe.trained:
         return []
-    from train.arms import resolve_arm
-
     reads = flatten({"probe": settings["probe"], "prompt": settings["prompt"], "dtype": settings["model"]["dtype"]})
     reads |= {"answer_form": recipe.corpus.answer_form, "threads": threads}
     probes = [Stage("drift/base", "train.drift", reads, ("base", "corpus"), {}, threads)]

@@ -117,7 +117,7 @@ def run_parts(context: PlanContext, name: str) -> dict[str, float]:
     rows = arm.problems_per_step * completions_of_problem(recipe, arm)
     completions = arm.steps * rows
     mean = expected_tokens(recipe, arm.prompt.max_completion_tokens, rates.completion_share)
-    padding = 1.0 if arm.padding_free and arm.module == "train.sft" else rates.padding
+    padding = 1.0 if arm.padding_free and arm.trainer == "sft" else rates.padding
     of_busiest = ceil(rows / ranks) / rows  # a step takes as long as the rank with the most rows
     forward = context.forward(completions * (prompt + mean) * padding, prompt + mean) * of_busiest
     backward = 2.0 if arm.lora is None else 1.0  # with adapters no gradients of the weights
@@ -186,7 +186,7 @@ def _reads_before_training(recipe: Recipe, arm: ResolvedArm) -> bool:
 
     It does where several updates share a sampling, or to correct for the sampler/trainer mismatch of vLLM.
     """
-    if arm.module == "train.sft":
+    if arm.trainer == "sft":
         return False
     own = arm.sampling == "current"
     corrected = recipe.resources.vllm is not None and own and arm.importance_sampling != "off"
@@ -202,7 +202,7 @@ def _steps_between(arm: ResolvedArm, update_seconds: float) -> float:
 
 def _arm(context: PlanContext, stage: Stage) -> _Made | None:
     resources = context.recipe.resources
-    served = server_gpus(context) if stage.module == "train.grpo" else 0
+    served = server_gpus(context) if stage.trainer == "grpo" else 0
     return resources.ranks + served, run_parts(context, str(stage.arguments["arm"]))
 
 
@@ -346,7 +346,7 @@ def gpu_hours_of_run(context: PlanContext | None, name: str) -> float | None:
     """GPU-hours of one run of an arm, restarts left out; None for an unknown model or without a GPU."""
     if context is None or context.recipe.resources.gpu is None:
         return None
-    served = server_gpus(context) if resolve_arm(context.recipe, name).module == "train.grpo" else 0
+    served = server_gpus(context) if resolve_arm(context.recipe, name).trainer == "grpo" else 0
     return sum(run_parts(context, name).values()) / 3600 * (context.recipe.resources.ranks + served)
 
 

@@ -198,7 +198,7 @@ def _requested_gpus(recipe: Recipe, stage: Stage, site: SiteSpec | None) -> int:
         return 0
     nodes = 1
     if stage.kind == "arms" and recipe.resources.launched:
-        nodes = nodes_of_run(recipe) if stage.module == "train.grpo" else recipe.resources.nodes
+        nodes = nodes_of_run(recipe) if stage.trainer == "grpo" else recipe.resources.nodes
     return gpus_wanted(recipe, stage.kind) * nodes
 
 

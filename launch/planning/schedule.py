@@ -63,7 +63,7 @@ def _whole_nodes(recipe: Recipe, request: Request, stage: Stage, gpus: int) -> R
     """A run has whole nodes with so many GPUs, also the one that serves its completions."""
     if stage.kind != "arms" or not recipe.resources.launched:
         return request
-    nodes = nodes_of_run(recipe) if stage.module == "train.grpo" else recipe.resources.nodes
+    nodes = nodes_of_run(recipe) if stage.trainer == "grpo" else recipe.resources.nodes
     return request._replace(gpus=nodes * gpus)
 
 

@@ -362,7 +362,7 @@ def test_every_arm_of_the_ablation_trains(ablation, smoke_study, arm):
     (stage,) = [stage for stage in build_stages(recipe) if stage.name == f"arms/{arm}/seed-0"]
     directory = study / stage.name
     start_stage(directory, stage.name, {})
-    module = {"train.sft": sft, "train.grpo": grpo}[stage.module]
+    module = {"sft": sft, "grpo": grpo}[stage.trainer]
     module.run(recipe, study, directory, False, **stage.arguments)
     rows = read_json_lines(directory / "ledger.jsonl")
     assert [row["step"] for row in rows] == [1, 2, 3, 4]
