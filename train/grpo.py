@@ -69,6 +69,7 @@ def arguments(
         steps_per_generation=settings.updates_per_batch,
         epsilon=settings.clip_low,
         epsilon_high=settings.clip_high,
+        scale_rewards="group",  # what `group_advantages` computes for the ledger
         loss_type="dapo",  # one division for the whole step, as in SFT
         shuffle_dataset=False,
     )

@@ -1,4 +1,4 @@
-"""The weights of `train/weights.py` by hand, and that the trainer and the ledger use the same ones."""
+"""The weights of `train/weights.py` by hand. Trainer and ledger have them on the same completions; values are TRL's."""
 
 import copy
 
@@ -60,7 +60,8 @@ def test_what_has_a_gradient_and_what_the_loss_is_divided_by():
     assert is_divided_by(rewards, weights, everything) == [True, True, True, False]
 
 
-def test_trls_values_are_kept_and_its_rounding_errors_are_not():
+def test_trls_values_are_kept_where_the_rewards_differ_from_the_mean():
+    """The rewards say which are zero; the values of the others are those given, not the +-1.22 computed here."""
     trl = [1.5, 3e-4, -1.5, 3e-4]
     assert completion_weights([1.0, 0.5, 0.0, 0.5], arm_for("advantage"), trl) == [1.5, 0.0, -1.5, 0.0]
 
@@ -129,7 +130,9 @@ def test_trainer_and_ledger_agree(base, smoke_study, tmp_path, group, arm, token
     batch = trainer._generate_and_score_completions([row] * settings.completions_per_problem)
     rewards = [{"C": 1.0, "c": 0.5, "W": 0.0, "w": -0.5}[kind] for kind in group]
     rewards += [None] * (settings.completions_per_problem - len(group))
-    assert batch["advantages"].tolist() == pytest.approx(completion_weights(rewards, settings), abs=1e-5)
+    weights = completion_weights(rewards, settings)  # as the ledger computes them
+    assert batch["advantages"].tolist() == pytest.approx(weights, abs=1e-5)  # TRL's, on its `scale_rewards`
+    assert [value == 0 for value in batch["advantages"].tolist()] == [weight == 0 for weight in weights]
     assert int(batch["completion_mask"].sum()) == ledger.totals["trained_tokens"] == tokens
     assert int(batch["num_items_in_batch"]) == max(1, tokens)
     assert ledger.totals["completions"] == len(group)
