@@ -34,9 +34,11 @@ from train.weighted_grpo import WeightedGRPOTrainer, read_rollouts
 
 def run(recipe: Recipe, study_dir: Path, stage_dir: Path, resume: bool, arm: str, seed: int) -> None:
     """Train one arm with one seed by GRPO; writes `final/`, metrics, ledger and manifest."""
-    run = Run(recipe, study_dir, stage_dir, arm, seed)
-    trl_arguments = arguments(run.settings, run.tokenizer, stage_dir, seed, resolve_vllm(recipe, run.settings))
-    run.load(trl_arguments, resume)
+
+    def make_arguments(settings: ResolvedArm, tokenizer: PreTrainedTokenizerBase) -> GRPOConfig:
+        return arguments(settings, tokenizer, stage_dir, seed, resolve_vllm(recipe, settings))
+
+    run = Run(recipe, study_dir, stage_dir, resume, arm, seed, make_arguments)
     rows = _rows(run, run.order)
     rollouts: Rollouts | None = _stored_rollouts(run, rows)
     judge = Judge(Grader(), recipe.corpus.answer_form, run.settings, seed)
@@ -45,7 +47,7 @@ def run(recipe: Recipe, study_dir: Path, stage_dir: Path, resume: bool, arm: str
     if run.settings.dynamic_sampling:
         rollouts = _dynamic_sampling(run, rows, judge)
     run.train(
-        build_trainer(run.settings, run.model, run.tokenizer, rows, trl_arguments, reward, run.callbacks, rollouts)
+        build_trainer(run.settings, run.model, run.tokenizer, rows, run.arguments, reward, run.callbacks, rollouts)
     )
 
 
@@ -127,7 +129,7 @@ def build_trainer(
     )
 
 
-def _rows(run: Run, problems: list[Problem]) -> list[Row]:
+def _rows(run: Run[GRPOConfig], problems: list[Problem]) -> list[Row]:
     """A row of the dataset for each problem."""
     rows = []
     for problem in problems:
@@ -137,7 +139,7 @@ def _rows(run: Run, problems: list[Problem]) -> list[Row]:
     return rows
 
 
-def _stored_rollouts(run: Run, rows: list[Row]) -> TeacherRollouts | PolicyRollouts | None:
+def _stored_rollouts(run: Run[GRPOConfig], rows: list[Row]) -> TeacherRollouts | PolicyRollouts | None:
     """Stored completions of an arm; None for one that samples from the current policy."""
     settings = run.settings
     if settings.sampling == "current":
@@ -151,7 +153,7 @@ def _stored_rollouts(run: Run, rows: list[Row]) -> TeacherRollouts | PolicyRollo
     )
 
 
-def _dynamic_sampling(run: Run, rows: list[Row], judge: Judge) -> DynamicSampling:
+def _dynamic_sampling(run: Run[GRPOConfig], rows: list[Row], judge: Judge) -> DynamicSampling:
     # The replacement problems have an order of their own.
     further = len(run.order) * run.settings.dynamic_sampling
     reserve = _rows(run, presented_order(run.problems, further, run.seed + 1))

@@ -32,12 +32,10 @@ from train.token_budget import IDLE_TOKENS, Batch, TokenBudgetTrainer
 
 def run(recipe: Recipe, study_dir: Path, stage_dir: Path, resume: bool, arm: str, seed: int) -> None:
     """Train one arm with one seed by SFT; writes `final/`, metrics, ledger and manifest."""
-    run = Run(recipe, study_dir, stage_dir, arm, seed)
-    trl_arguments = arguments(run.settings, stage_dir, seed)
-    run.load(trl_arguments, resume)
+    run = Run(recipe, study_dir, stage_dir, resume, arm, seed, lambda settings, _: arguments(settings, stage_dir, seed))
     rows = _rows(run)
     callbacks = [EnterDemonstrations(run, rows), *run.callbacks]
-    run.train(build_trainer(run.settings, run.model, run.tokenizer, rows, trl_arguments, callbacks))
+    run.train(build_trainer(run.settings, run.model, run.tokenizer, rows, run.arguments, callbacks))
 
 
 def arguments(settings: ResolvedArm, directory: Path, seed: int) -> SFTConfig:
@@ -109,7 +107,7 @@ def build_trainer(
     )
 
 
-def _rows(run: Run) -> list[dict[str, Any]]:
+def _rows(run: Run[SFTConfig]) -> list[dict[str, Any]]:
     """The rows of all steps: the demonstrations of the presented problems and fillers."""
     settings, tokenizer = run.settings, run.tokenizer
     prompts = {problem: render_prompt(tokenizer, problem.problem, settings.prompt) for problem in set(run.order)}
@@ -147,7 +145,7 @@ def rows_of_step(demonstrations: list[dict[str, Any]], size: int, prompt: str) -
 class EnterDemonstrations(TrainerCallback):
     """Enters what a step reads in the ledger as it begins; in GRPO the reward does, once it has the completions."""
 
-    def __init__(self, run: Run, rows: Sequence[dict[str, Any]]) -> None:
+    def __init__(self, run: Run[SFTConfig], rows: Sequence[dict[str, Any]]) -> None:
         self.ledger, self.settings, self.rows = run.ledger, run.settings, rows
         self.order = [problem.problem_id for problem in run.order]
 
