@@ -16,7 +16,7 @@ from trl import GRPOConfig
 
 from data.corpus.rows import Problem, presented_order
 from data.grading.grader import Grader
-from data.language_model import on_cpu
+from data.language_model import on_cpu, stop_ids
 from data.prompts.prompt import render_prompt
 from data.prompts.thinking import strip_thinking
 from recipes.resource_schema import VllmSpec
@@ -41,7 +41,7 @@ def run(recipe: Recipe, study_dir: Path, stage_dir: Path, resume: bool, arm: str
     run = Run(recipe, study_dir, stage_dir, resume, arm, seed, make_arguments)
     rows = _rows(run, run.order)
     rollouts: Rollouts | None = _stored_rollouts(run, rows)
-    judge = Judge(Grader(), recipe.corpus.answer_form, run.settings, seed)
+    judge = Judge(Grader(), recipe.corpus.answer_form, run.settings, seed, stop_ids(run.model))
     surplus = rollouts.surplus if isinstance(rollouts, TeacherRollouts) else None
     reward = RecordedReward(judge, run.ledger, run.recorder.warn, run.tracker, surplus)
     if run.settings.dynamic_sampling:

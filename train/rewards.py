@@ -5,7 +5,7 @@ batch: it asks the judge, enters the batch in the ledger and logs outcomes and s
 """
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Set
 from dataclasses import dataclass
 from typing import Any
 
@@ -43,6 +43,8 @@ class Judge:
     form: AnswerForm
     arm: ResolvedArm
     seed: int
+    stop_ids: Set[int]
+    """Tokens that end a completion."""
 
     def __call__(
         self,
@@ -58,8 +60,10 @@ class Judge:
         # A coin depends on the step and on the completion's index among those of all ranks, not on the state of a
         # generator: a resumed run gets the same coins, and no two ranks share them.
         for index, (grade, ids) in enumerate(zip(grades, completion_ids, strict=True), rank() * len(grades)):
+            counts = not self.arm.require_finished or ids[-1] in self.stop_ids
             coin = random.Random(f"reward {self.seed} {step} {index}")
-            rewards.append(reward_of(grade, self.arm.reward, coin) + overlong_punishment(len(ids), limit, buffer))
+            reward = reward_of(grade, self.arm.reward, coin) if counts else 0.0
+            rewards.append(reward + overlong_punishment(len(ids), limit, buffer))
         return grades, rewards
 
 

@@ -380,6 +380,19 @@ def test_every_arm_of_the_ablation_trains(ablation, smoke_study, arm):
     assert moved == (rows[-1]["trained_tokens"] > 0)
 
 
+@pytest.mark.parametrize(("limit", "cut", "rewarded"), [(64, 0, True), (2, 1, False)])
+def test_a_run_knows_which_completions_have_an_end(ablation, tmp_path, limit, cut, rewarded):
+    """Coins for all completions that ended, which none of two tokens does."""
+    study, _ = ablation
+    own = f"{{max_prompt_tokens: 64, max_completion_tokens: {limit}}}"
+    lever = ["train.require_finished=true", "arms.grpo.reward=random", f"arms.grpo.prompt={own}", "unmatched=stamp"]
+    recipe = load_recipe(RECIPES / "pocket" / "ablation.yaml", [*FAST, *lever])
+    start_stage(tmp_path, "arms/grpo/seed-0", {})
+    grpo.run(recipe, study, tmp_path, False, "grpo", recipe.seeds[0])
+    row = read_json_lines(tmp_path / "metrics.jsonl")[0]
+    assert (row["completions/clipped_ratio"], row["reward"] > 0) == (cut, rewarded)
+
+
 def test_arm_that_starts_from_another_needs_it_first():
     recipe = load_recipe(RECIPES / "pocket" / "ablation.yaml")
     stages = {stage.name: stage for stage in build_stages(recipe)}

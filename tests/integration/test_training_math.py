@@ -193,7 +193,7 @@ class Books:
     def __init__(self, directory, **levers):
         self.ledger = Ledger(directory, 1000)
         settings = replace(settings_for("grpo"), completions_per_problem=2, **levers)
-        self.reward = RecordedReward(Judge(Grader(), "boxed", settings, seed=0), self.ledger)
+        self.reward = RecordedReward(Judge(Grader(), "boxed", settings, seed=0, stop_ids={0}), self.ledger)
 
     def call(self):
         completions = ["\\boxed{5}", "\\boxed{6}", "\\boxed{7}", "7"]

@@ -202,9 +202,21 @@ def rewarded(grader, tmp_path, updates, begun=0, **settings):
     arm = settings_for("grpo", problems_per_step=1, completions_per_problem=2, **settings)
     ledger = Ledger(tmp_path, 10, write=False)
     ledger.last_step = begun
-    reward = RecordedReward(Judge(grader, "boxed", arm, 0), ledger, lambda *parts: told.append(parts))
+    reward = RecordedReward(Judge(grader, "boxed", arm, 0, stop_ids={0}), ledger, lambda *parts: told.append(parts))
     found = [reward(["p"] * 2, ["x"] * 2, [[1] * 3, [1] * 60], ["1"] * 2, ["id"] * 2, [4] * 2) for _ in range(updates)]
     return told, found
+
+
+def test_a_completion_without_an_end_has_no_reward_where_one_is_required():
+    """Correct ones: of 2, 60 and 64 of 64 tokens, the last two punished by 4/8 and by 1, and one cut after 3."""
+    ids = [[5, 2], [5] * 59 + [2], [5] * 64, [5] * 3]
+    found = []
+    for required in (False, True):
+        arm = settings_for("grpo", overlong_tokens=8, require_finished=required)
+        grades, rewards = Judge(FixedGrader(True), "boxed", arm, 0, stop_ids={1, 2})(0, ["x"] * 4, ids, ["1"] * 4)
+        assert all(grade.correct for grade in grades)
+        found.append(rewards)
+    assert found == [[1.0, 0.5, 0.0, 1.0], [1.0, 0.5, -1.0, 0.0]]
 
 
 class AlternatingGrader(FixedGrader):
@@ -352,7 +364,7 @@ def test_ledger_counts_the_tokens_above_the_mean_without_negatives(tmp_path):
     """Rewards 1, 0.75, 0.5, 0.25 by length: the two above 0.625 have a weight. All below zero: still the best one."""
     arm = replace(settings_for("grpo"), negatives=False, problems_per_step=1, completions_per_problem=4)
     ledger = Ledger(tmp_path, 10)
-    reward = RecordedReward(Judge(FixedGrader(True), "boxed", arm, 0), ledger)
+    reward = RecordedReward(Judge(FixedGrader(True), "boxed", arm, 0, stop_ids={0}), ledger)
     reward._enter([Completion("p", 4, 10 * n, True) for n in (1, 2, 3, 4)], [1.0, 0.75, 0.5, 0.25])
     assert ledger.totals["trained_tokens"] == 10 + 20
     reward._enter([Completion("p", 4, 40, False)] * 4, [-0.25, -1.0, -1.0, -1.0])
@@ -364,7 +376,7 @@ def test_ranks_do_not_share_coins(monkeypatch):
     tossed = []
     for number in range(8):
         monkeypatch.setenv("RANK", str(number))
-        tossed += Judge(FixedGrader(True), "boxed", arm, 0)(0, ["x"] * 4, [[1]] * 4, ["1"] * 4)[1]
+        tossed += Judge(FixedGrader(True), "boxed", arm, 0, stop_ids={0})(0, ["x"] * 4, [[1]] * 4, ["1"] * 4)[1]
     assert 6 < sum(tossed) < 26
     assert tossed[:4] * 8 != tossed
 

@@ -119,7 +119,7 @@ def test_trainer_and_ledger_agree(base, smoke_study, tmp_path, group, arm, token
     samples = [Demonstration(problem.problem_id, text, "", "t", n, "wrong", 9, True) for n, text in enumerate(texts)]
     rollouts = TeacherRollouts([problem], {problem.problem_id: samples}, tokenizer, settings)
     ledger = Ledger(tmp_path, 10)
-    reward = RecordedReward(Judge(GradeByText(), "boxed", settings, 0), ledger, surplus=rollouts.surplus)
+    reward = RecordedReward(Judge(GradeByText(), "boxed", settings, 0, stop_ids={0}), ledger, surplus=rollouts.surplus)
     row = {
         "prompt": render_prompt(tokenizer, problem.problem, settings.prompt),
         "reference_answer": "1",

@@ -26,6 +26,7 @@ def test_shipped_study_is_matched():
         ("arms.grpo.prompt={suffix: ' step by step', max_completion_tokens: 64, max_prompt_tokens: 64}", "prompt"),
         ("arms.grpo.problem_set=all", "problem_set"),
         ("arms.grpo.steps=7", "steps"),
+        ("arms.grpo.train={require_finished: true}", "require_finished"),
     ],
 )
 def test_one_arm_with_another_setting_is_unmatched(override, setting):
@@ -120,6 +121,7 @@ def test_recorded_runs_are_compared(smoke_study, tmp_path):
     assert recorded_differences(recipe, smoke_study) == []
     study = tmp_path / "study"
     shutil.copytree(smoke_study / "arms", study / "arms")
+    edit_manifest(study, "off_policy_sft", lambda m: m["facts"]["matched_on"].pop("require_finished"))  # did not exist
     edit_manifest(study, "grpo", lambda m: m["facts"]["presented_problems"].pop())
     edit_manifest(study, "on_policy_sft", lambda m: m["facts"].update(template_hash="other"))
     edit_manifest(study, "off_policy_sft", lambda m: m["inputs"].update({"output of base": "other"}))

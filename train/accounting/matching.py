@@ -9,7 +9,7 @@ from typing import Any
 
 from recipes.errors import UserError
 from recipes.manifest import BOOKKEEPING, OUTPUT_OF, finished_manifest
-from recipes.schema import Recipe
+from recipes.schema import Recipe, without_later_defaults
 from train.accounting.arm_facts import ArmFacts
 from train.arms import resolve_arm
 
@@ -33,8 +33,9 @@ def recorded_differences(recipe: Recipe, study_dir: Path) -> list[str]:
                 continue
             facts = ArmFacts.of(manifest)
             presented[arm] = set(facts.presented_problems)
+            settings = without_later_defaults(facts.matched_on)  # an earlier run has not recorded a later setting
             records[arm] = {
-                **{key: value for key, value in facts.matched_on.items() if key not in allowed},
+                **{key: value for key, value in settings.items() if key not in allowed},
                 "base": manifest["inputs"][f"{OUTPUT_OF}base"],
                 "corpus": manifest["inputs"][f"{OUTPUT_OF}corpus"],
                 "template": facts.template_hash,
