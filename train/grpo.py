@@ -39,7 +39,7 @@ def run(recipe: Recipe, study_dir: Path, stage_dir: Path, resume: bool, arm: str
         return arguments(settings, tokenizer, stage_dir, seed, resolve_vllm(recipe, settings))
 
     run = Run(recipe, study_dir, stage_dir, resume, arm, seed, make_arguments)
-    rows = _rows(run, run.order)
+    rows = _problem_rows(run, run.order)
     rollouts: Rollouts | None = _stored_rollouts(run, rows)
     judge = Judge(Grader(), recipe.corpus.answer_form, run.settings, seed, stop_ids(run.model))
     surplus = rollouts.surplus if isinstance(rollouts, TeacherRollouts) else None
@@ -61,7 +61,7 @@ def arguments(
     """TRL's arguments of one run."""
     return GRPOConfig(
         **shared_arguments(settings, directory, seed, on_cpu()),
-        **_vllm_arguments(settings, tokenizer, vllm if settings.sampling != "teacher" else None),
+        **vllm_arguments(settings, tokenizer, vllm if settings.sampling != "teacher" else None),
         num_generations=settings.completions_per_problem,
         max_completion_length=settings.prompt.max_completion_tokens,
         temperature=settings.temperature,
@@ -77,7 +77,8 @@ def arguments(
     )
 
 
-def _vllm_arguments(settings: ResolvedArm, tokenizer: PreTrainedTokenizerBase, vllm: VllmSpec | None) -> dict[str, Any]:
+def vllm_arguments(settings: ResolvedArm, tokenizer: PreTrainedTokenizerBase, vllm: VllmSpec | None) -> dict[str, Any]:
+    """TRL's arguments about vLLM; none without it."""
     if vllm is None:
         return {}
     stored = settings.sampling != "current"  # their log-probabilities are not kept
@@ -129,7 +130,7 @@ def build_trainer(
     )
 
 
-def _rows(run: Run[GRPOConfig], problems: list[Problem]) -> list[Row]:
+def _problem_rows(run: Run[GRPOConfig], problems: list[Problem]) -> list[Row]:
     """A row of the dataset for each problem."""
     rows = []
     for problem in problems:
@@ -156,5 +157,5 @@ def _stored_rollouts(run: Run[GRPOConfig], rows: list[Row]) -> TeacherRollouts |
 def _dynamic_sampling(run: Run[GRPOConfig], rows: list[Row], judge: Judge) -> DynamicSampling:
     # The replacement problems have an order of their own.
     further = len(run.order) * run.settings.dynamic_sampling
-    reserve = _rows(run, presented_order(run.problems, further, run.seed + 1))
+    reserve = _problem_rows(run, presented_order(run.problems, further, run.seed + 1))
     return DynamicSampling(rows, reserve, judge, run.tokenizer, run.ledger, run.settings, run.seed)

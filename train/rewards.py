@@ -107,7 +107,7 @@ class RecordedReward:
         rows = zip(problem_id, prompt_tokens, map(len, completion_ids), correct, strict=True)
         of_all_ranks, all_rewards = gathered([Completion(*row) for row in rows]), gathered(rewards)
         missing = self.surplus(step) if self.surplus is not None else [False] * len(all_rewards)
-        self._enter(of_all_ranks, [None if none else one for one, none in zip(all_rewards, missing, strict=True)])
+        self.enter(of_all_ranks, [None if none else one for one, none in zip(all_rewards, missing, strict=True)])
         outcomes = [str(grade.outcome) for grade in grades]
         samples = zip(problem_id, reference_answer, completions, outcomes, rewards, strict=True)
         own_missing = missing[rank() * len(rewards) :][: len(rewards)]
@@ -123,7 +123,7 @@ class RecordedReward:
         if self.tracker is not None and table:
             self.tracker.completions(step + 1, table, self.judge.arm.updates_per_batch)
 
-    def _enter(self, completions: Sequence[Completion], rewards: Rewards) -> None:
+    def enter(self, completions: Sequence[Completion], rewards: Rewards) -> None:
         """Enter the completions of all ranks, grouped by problem; rows without a reward hold none."""
         arm = self.judge.arm
         weights = completion_weights(rewards, arm)

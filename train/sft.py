@@ -33,7 +33,7 @@ from train.token_budget import IDLE_TOKENS, Batch, TokenBudgetTrainer
 def run(recipe: Recipe, study_dir: Path, stage_dir: Path, resume: bool, arm: str, seed: int) -> None:
     """Train one arm with one seed by SFT; writes `final/`, metrics, ledger and manifest."""
     run = Run(recipe, study_dir, stage_dir, resume, arm, seed, lambda settings, _: arguments(settings, stage_dir, seed))
-    rows = _rows(run)
+    rows = _demonstration_rows(run)
     callbacks = [EnterDemonstrations(run, rows), *run.callbacks]
     run.train(build_trainer(run.settings, run.model, run.tokenizer, rows, run.arguments, callbacks))
 
@@ -100,14 +100,14 @@ def build_trainer(
         model=model,
         args=arguments,
         peft_config=adapter_config(settings.lora),
-        train_dataset=_dataset(tokenizer, rows),
+        train_dataset=tokenized_dataset(tokenizer, rows),
         processing_class=tokenizer,
         callbacks=list(callbacks),
         arm=settings,
     )
 
 
-def _rows(run: Run[SFTConfig]) -> list[dict[str, Any]]:
+def _demonstration_rows(run: Run[SFTConfig]) -> list[dict[str, Any]]:
     """The rows of all steps: the demonstrations of the presented problems and fillers."""
     settings, tokenizer = run.settings, run.tokenizer
     prompts = {problem: render_prompt(tokenizer, problem.problem, settings.prompt) for problem in set(run.order)}
@@ -165,7 +165,7 @@ class EnterDemonstrations(TrainerCallback):
         )
 
 
-def _dataset(tokenizer: PreTrainedTokenizerBase, rows: list[dict[str, Any]]) -> Dataset:
+def tokenized_dataset(tokenizer: PreTrainedTokenizerBase, rows: list[dict[str, Any]]) -> Dataset:
     """Token ids and labels of each row, with a loss on completions alone.
 
     Prompt and completion are tokenized apart, as those of a sample are, so none merge. Each demonstration is tokenized

@@ -197,7 +197,7 @@ def main() -> None:
             if kind == "sft" and not on_cpu():
                 shape = shape_from_config(model(options.shape, len(tokenizer())).config.to_dict())
                 tokens = options.rows * length
-                flops = 3 * shape.forward_flops(tokens, length)
+                flops = 3 * shape.forward_flops_with_attention(tokens, length)
                 print(
                     f"  {tokens / seconds:,.0f} tokens/s, {flops / seconds / GPUS[options.gpu].peak_flops:.1%} of the "
                     f"peak of {options.gpu} (without what checkpointing computes twice)"

@@ -140,7 +140,7 @@ def test_vllm_gets_stop_ids_lengths_and_the_importance_mode(base, tmp_path, monk
     monkeypatch.setattr("train.runtime.sampler.on_cpu", lambda: False)  # where vLLM can sleep
     tokenizer, _ = base
     vllm = VllmSpec(mode="colocate", memory_share=0.4, tensor_parallel=1, sleep=True)
-    found = grpo._vllm_arguments(settings_for("grpo", importance_clip=3.0), tokenizer, vllm)
+    found = grpo.vllm_arguments(settings_for("grpo", importance_clip=3.0), tokenizer, vllm)
     assert found["generation_kwargs"] == {"stop_token_ids": [tokenizer.eos_token_id, tokenizer.pad_token_id]}
     assert (found["vllm_max_model_length"], found["vllm_gpu_memory_utilization"]) == (128, 0.4)
     assert found["vllm_importance_sampling_mode"] == "token_truncate"
@@ -152,11 +152,11 @@ def test_vllm_gets_stop_ids_lengths_and_the_importance_mode(base, tmp_path, monk
     assert arguments.ddp_timeout > 2 * 3600  # of a rank that waits while the first one asks a server
     # Jobs on one node have servers with ports of their own, and so the senders of their weights.
     served = [VllmSpec(mode="server", server_url=f"http://n1:{port}", memory_share=0.9) for port in (13456, 13457)]
-    ports = [grpo._vllm_arguments(settings_for("grpo"), tokenizer, one)["vllm_group_port"] for one in served]
+    ports = [grpo.vllm_arguments(settings_for("grpo"), tokenizer, one)["vllm_group_port"] for one in served]
     assert ports == [23456, 23457]
     # Stored samples have no log-probabilities of their own, a teacher's are not drawn at all.
     stored = replace(settings_for("grpo"), sampling="base_once")
-    assert grpo._vllm_arguments(stored, tokenizer, vllm)["vllm_importance_sampling_correction"] is False
+    assert grpo.vllm_arguments(stored, tokenizer, vllm)["vllm_importance_sampling_correction"] is False
     teacher = replace(settings_for("grpo"), sampling="teacher")
     assert grpo.arguments(teacher, tokenizer, tmp_path, 0, vllm).use_vllm is False
 
@@ -365,9 +365,9 @@ def test_ledger_counts_the_tokens_above_the_mean_without_negatives(tmp_path):
     arm = replace(settings_for("grpo"), negatives=False, problems_per_step=1, completions_per_problem=4)
     ledger = Ledger(tmp_path, 10)
     reward = RecordedReward(Judge(FixedGrader(True), "boxed", arm, 0, stop_ids={0}), ledger)
-    reward._enter([Completion("p", 4, 10 * n, True) for n in (1, 2, 3, 4)], [1.0, 0.75, 0.5, 0.25])
+    reward.enter([Completion("p", 4, 10 * n, True) for n in (1, 2, 3, 4)], [1.0, 0.75, 0.5, 0.25])
     assert ledger.totals["trained_tokens"] == 10 + 20
-    reward._enter([Completion("p", 4, 40, False)] * 4, [-0.25, -1.0, -1.0, -1.0])
+    reward.enter([Completion("p", 4, 40, False)] * 4, [-0.25, -1.0, -1.0, -1.0])
     assert ledger.totals["trained_tokens"] == 30 + 40
 
 

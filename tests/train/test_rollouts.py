@@ -14,7 +14,7 @@ from recipes.loading import load_recipe
 from tests.paths import SMOKE
 from tests.support.trainers import replace
 from train.arms import resolve_arm
-from train.rollouts import PolicyRollouts, read_groups, store, write_groups
+from train.rollouts import PolicyRollouts, compact, read_groups, write_groups
 from train.runtime.recorder import RunRecorder
 
 
@@ -38,7 +38,7 @@ def test_groups_are_the_same_after_memory_and_disk(tmp_path):
     random.seed(0)
     groups = [[random.choices(range(151_936), k=random.randrange(9)) for _ in range(4)] for _ in range(5)]
     path = tmp_path / "round-0.json"
-    write_groups(path, [store(group) for group in groups])
+    write_groups(path, [compact(group) for group in groups])
     assert path.read_text() == json.dumps(groups)
     assert [[ids.tolist() for ids in group] for group in read_groups(path)] == groups
     assert all(ids.dtype == np.int32 for group in read_groups(path) for ids in group)
@@ -48,7 +48,7 @@ def test_groups_are_the_same_after_memory_and_disk(tmp_path):
 
 def test_a_token_takes_four_bytes():
     ids = list(range(1000, 31_000))
-    (kept,) = store([ids])
+    (kept,) = compact([ids])
     assert kept.nbytes == 4 * len(ids)
     assert sum(map(sys.getsizeof, ids)) + 8 * len(ids) == 36 * len(ids)
 

@@ -14,7 +14,7 @@ from recipes.loading import load_recipe
 from recipes.resource_schema import VllmSpec
 from train.accounting.ledger import Ledger
 from train.arms import resolve_arm
-from train.grpo import _vllm_arguments
+from train.grpo import vllm_arguments
 from train.rollouts import DynamicSampling
 from train.runtime.sampler import merged_weights
 from train.runtime.throughput import StepClock
@@ -125,7 +125,7 @@ def test_dynamic_sampling_is_corrected_for_the_mismatch():
     settings = resolve_arm(load_recipe("recipes/pocket/smoke.yaml"), "grpo")
 
     def corrected(**changes):
-        arguments = _vllm_arguments(settings.model_copy(update=changes), tokenizer, vllm)
+        arguments = vllm_arguments(settings.model_copy(update=changes), tokenizer, vllm)
         return arguments["vllm_importance_sampling_correction"]
 
     assert corrected(dynamic_sampling=2) is corrected() is True

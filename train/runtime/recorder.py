@@ -44,7 +44,7 @@ def mismatch_warning(logs: dict[str, float]) -> RunWarning | None:
     )
 
 
-def pace(logs: dict[str, float]) -> str:
+def throughput_text(logs: dict[str, float]) -> str:
     """Tokens per second of a step and where its seconds went, for people."""
     seconds = {name.partition("/")[2]: value for name, value in logs.items() if name.startswith("seconds/")}
     total = sum(seconds.values())
@@ -139,7 +139,7 @@ class RunRecorder(TrainerCallback):
         shown = "reward" if "reward" in logs else "loss"
         self.note = f"{shown} {float(logs[shown]):.3g}" if shown in logs else ""
         if "throughput/tokens_per_second" in logs:
-            self.note += f", {pace(logs)}"
+            self.note += f", {throughput_text(logs)}"
         if self.raised:
             headline, detail = self.raised[-1]
             self.note += f"; warning: {headline}{' …' if detail else ''}"
