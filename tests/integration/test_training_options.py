@@ -207,18 +207,6 @@ def rewarded(grader, tmp_path, updates, begun=0, **settings):
     return told, found
 
 
-def test_a_completion_without_an_end_has_no_reward_where_one_is_required():
-    """Correct ones: of 2, 60 and 64 of 64 tokens, the last two punished by 4/8 and by 1, and one cut after 3."""
-    ids = [[5, 2], [5] * 59 + [2], [5] * 64, [5] * 3]
-    found = []
-    for required in (False, True):
-        arm = settings_for("grpo", overlong_tokens=8, require_finished=required)
-        grades, rewards = Judge(FixedGrader(True), "boxed", arm, 0, stop_ids={1, 2})(0, ["x"] * 4, ids, ["1"] * 4)
-        assert all(grade.correct for grade in grades)
-        found.append(rewards)
-    assert found == [[1.0, 0.5, 0.0, 1.0], [1.0, 0.5, -1.0, 0.0]]
-
-
 class AlternatingGrader(FixedGrader):
     def grade_many(self, *args):
         self.correct = not self.correct

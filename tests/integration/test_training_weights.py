@@ -71,6 +71,18 @@ class GradeByText:
         return [Grade(Outcome.CORRECT if "yes" in text else Outcome.WRONG, "1") for text in completions]
 
 
+def test_a_completion_without_an_end_has_no_reward_where_one_is_required():
+    """Correct ones: of 2, 60 and 64 of 64 tokens, the last two punished by 4/8 and by 1, and one cut after 3."""
+    ids = [[5, 2], [5] * 59 + [2], [5] * 64, [5] * 3]
+    found = []
+    for required in (False, True):
+        arm = arm_for("advantage", overlong_tokens=8, require_finished=required)
+        grades, rewards = Judge(GradeByText(), "boxed", arm, 0, stop_ids={1, 2})(0, ["yes"] * 4, ids, ["1"] * 4)
+        assert all(grade.correct for grade in grades)
+        found.append(rewards)
+    assert found == [[1.0, 0.5, 0.0, 1.0], [1.0, 0.5, -1.0, 0.0]]
+
+
 @pytest.fixture(scope="module")
 def base(smoke_study):
     return load_tokenizer(str(smoke_study / "base")), load_model(smoke_study / "base", "float32")
