@@ -6,6 +6,8 @@ What is computed for a kind is a `match` that ends with `assert_never`: mypy nam
 from dataclasses import dataclass
 from typing import Literal, cast, get_args
 
+from train.arms import TRAINER_MODULES
+
 StageKind = Literal[
     "base", "corpus", "arms", "drift", "external", "questions", "trajectory", "eval", "diagnostics", "report"
 ]
@@ -55,7 +57,7 @@ STAGE_KINDS: dict[StageKind, KindFacts] = {
         uses_attention=False, samples_with="corpus.samplers", gpus_set_by=None,
     ),
     "arms": KindFacts(
-        modules=("train.sft", "train.grpo"),
+        modules=tuple(TRAINER_MODULES.values()),
         writes="final/, snapshots/, checkpoint-*/ (while it runs), metrics.jsonl, ledger.jsonl",
         uses_attention=True, samples_with="trainer", gpus_set_by="resources.ranks", progress="checkpoint",
     ),

@@ -19,6 +19,7 @@ from recipes.files import folder_state, hash_file, hash_json
 from recipes.manifest import OUTPUT_OF, StageState, read_manifest, stage_state
 from recipes.schema import Recipe, without_later_defaults
 from recipes.suggestions import nearest
+from train.arms import TRAINER_MODULES, Trainer, resolve_arm
 
 
 @dataclass(frozen=True)
@@ -66,6 +67,11 @@ class Stage:
         modules = self.facts.modules if self.kind == "arms" else (self.module,)
         return code_version(*modules, without=SCORING if self.kind == "eval" else ())
 
+    @property
+    def trainer(self) -> Trainer | None:
+        """What trains the arm of this stage; None for other stages."""
+        return next((trainer for trainer, module in TRAINER_MODULES.items() if module == self.module), None)
+
 
 def build_stages(recipe: Recipe) -> list[Stage]:
     """The stages of a study in an order in which each comes after those it needs.
@@ -73,8 +79,6 @@ def build_stages(recipe: Recipe) -> list[Stage]:
     Raises:
         UserError: an arm cannot be trained yet, or a task file is missing.
     """
-    from train.arms import resolve_arm
-
     settings = without_later_defaults(recipe.dump())
     if settings["model"] is not None:  # what it falls back to depends on the machine; runs record what they used
         del settings["model"]["attention_fallback"]
@@ -104,13 +108,15 @@ def build_stages(recipe: Recipe) -> list[Stage]:
             reads["answer_form"] = recipe.corpus.answer_form
             topology = ("ranks", "zero_stage", "offload")
             reads |= {key: settings["resources"][key] for key in topology if recipe.resources.launched}
-            if resolved.module == "train.sft":
+            if resolved.trainer == "sft":
                 reads["demonstrations"] = recipe.corpus.demonstrations
             elif resolved.sampling != "teacher":  # samples of vLLM are reweighted for the sampler/trainer mismatch
                 reads["sampler"] = recipe.resources.vllm.mode if recipe.resources.vllm else "transformers"
             before = [f"arms/{resolved.start_from}/seed-{seed}"] if resolved.start_from else []
             needs = ("base", "corpus", *before)
-            stages.append(Stage(name, reads, needs, {"arm": arm, "seed": seed}, threads, resolved.module))
+            stages.append(
+                Stage(name, reads, needs, {"arm": arm, "seed": seed}, threads, TRAINER_MODULES[resolved.trainer])
+            )
             models[label] = name
     stages += _probes(recipe, settings)
     for arm, external in recipe.external.items():
@@ -221,8 +227,6 @@ def _of_base_and_runs(
     recipe: Recipe, kind: StageKind, reads: dict[str, Any], needs: tuple[str, ...], of_base: tuple[str, ...] = ()
 ) -> list[Stage]:
     """A stage for the base and one for the checkpoints of each run, which needs `of_base` too."""
-    from train.arms import resolve_arm
-
     threads = recipe.resources.threads
     reads = reads | {"answer_form": recipe.corpus.answer_form, "threads": threads}
     stages = [Stage(f"{kind}/base", reads, needs, {}, threads)]

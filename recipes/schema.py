@@ -371,6 +371,7 @@ _LATER_DEFAULTS: tuple[tuple[str, Any], ...] = (
     ("figures", "keep"),
     ("micro_batch_tokens", None),
     ("rehearsal", False),
+    ("require_finished", False),
     ("save_every_minutes", 60.0),
     ("tracking", []),
     ("trained_group", "math"),

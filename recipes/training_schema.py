@@ -81,6 +81,9 @@ class TrainSpec(Spec):
     overlong_tokens: int = Field(0, ge=0)
     """Soft overlong punishment (DAPO, arXiv 2503.14476, Eq. 13): the reward falls by up to 1 over this many tokens
     before the length limit. 0: off."""
+    require_finished: bool = False
+    """Whether a completion that reached the length limit without an end has a reward of 0, before that punishment, also
+    if its answer is right. A teacher's samples that did not finish are never trained on."""
     clip_low: float = Field(0.2, gt=0, lt=1)
     """Lower clip of the importance ratio, 1 - clip_low, where several steps share a sampling."""
     clip_high: float = Field(0.2, gt=0)

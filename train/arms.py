@@ -3,7 +3,7 @@ compares it. Needs no torch.
 """
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import ValidationError
 
@@ -11,6 +11,10 @@ from recipes.errors import UserError
 from recipes.schema import Recipe
 from recipes.suggestions import did_you_mean
 from recipes.training_schema import MethodSpec, PromptSpec, TrainSpec
+
+Trainer = Literal["sft", "grpo"]
+TRAINER_MODULES: dict[Trainer, str] = {"sft": "train.sft", "grpo": "train.grpo"}
+"""The modules whose `run` trains an arm."""
 
 
 class ResolvedArm(MethodSpec, TrainSpec):
@@ -30,9 +34,9 @@ class ResolvedArm(MethodSpec, TrainSpec):
     """Attention implementation, as transformers names it."""
 
     @property
-    def module(self) -> str:
-        """Module that trains this arm: SFT for a teacher's correct completions, GRPO for everything else."""
-        return "train.sft" if self.sampling == "teacher" and self.credit == "uniform" else "train.grpo"
+    def trainer(self) -> Trainer:
+        """What trains this arm: SFT on a teacher's correct completions, GRPO on everything else."""
+        return "sft" if self.sampling == "teacher" and self.credit == "uniform" else "grpo"
 
     def start_dir(self, study_dir: Path, seed: int) -> Path:
         """Directory of the weights that the run starts from: the base, or the final checkpoint of another arm."""
@@ -105,7 +109,7 @@ def completions_of_problem(recipe: Recipe, arm: ResolvedArm) -> int:
     than the teacher has written, and one where `corpus.demonstrations` chooses one.
     """
     teacher = recipe.corpus.teacher
-    if arm.module != "train.sft" or teacher is None:
+    if arm.trainer != "sft" or teacher is None:
         return arm.completions_per_problem
     there = teacher.samples_per_problem if recipe.corpus.demonstrations == "all" else 1
     return min(there, arm.completions_per_problem)
@@ -131,14 +135,14 @@ def _require_trainable(recipe: Recipe, name: str, arm: ResolvedArm) -> None:
                 f"arm {name!r}: its own prompt.{limit} is {getattr(arm.prompt, limit)} but the corpus is filtered at "
                 f"{getattr(recipe.prompt, limit)}; raise the study's prompt.{limit}"
             )
-    if arm.completions_per_problem < 2 and arm.module == "train.grpo":
+    if arm.completions_per_problem < 2 and arm.trainer == "grpo":
         raise UserError(f"arm {name!r}: completions_per_problem is 1 but a group needs at least 2")
     if arm.sampling != "teacher" and arm.credit == "uniform" and arm.temperature != 1:
         raise UserError(
             f"arm {name!r}: train.temperature is {arm.temperature} but must be 1; TRL divides the logits by it, so "
             "on-policy SFT would not optimise the likelihood that off-policy SFT does"
         )
-    if arm.sampling == "teacher" and arm.module == "train.grpo" and arm.temperature != 1:
+    if arm.sampling == "teacher" and arm.trainer == "grpo" and arm.temperature != 1:
         raise UserError(
             f"arm {name!r}: train.temperature is {arm.temperature} but must be 1; TRL divides the logits by it, and "
             "the teacher's samples were not drawn from the policy at that temperature"

@@ -26,7 +26,7 @@ from recipes.files import hash_files, read_json_lines, write_json, write_json_li
 from recipes.manifest import finish_stage
 from recipes.progress import Progress
 from recipes.schema import Recipe
-from train.models.directory import complete_snapshots
+from train.models.directory import checkpoints_of_run
 
 if TYPE_CHECKING:
     import torch
@@ -35,7 +35,6 @@ if TYPE_CHECKING:
 DRIFT, SAMPLES = "drift.jsonl", "samples.json"
 Engine = dict[str, str | None]
 """What sampled completions: its name, version, device and dtype."""
-_CHUNK = LOGITS_TOKENS
 
 
 def run(
@@ -55,8 +54,7 @@ def run(
 
     # Every checkpoint; rows of an interrupted probe are read from disk
     run_dir = study_dir / "arms" / arm / f"seed-{seed}"
-    final = json.loads((run_dir / "manifest.json").read_text())["facts"]["matched_on"]["steps"]
-    checkpoints = complete_snapshots(run_dir) | {final: run_dir / "final"}
+    checkpoints = checkpoints_of_run(run_dir)
     progress = Progress(stage_dir, len(checkpoints), "checkpoints")
     rows = read_json_lines(stage_dir / DRIFT) if resume else []
     last: Engine | None = None
@@ -170,7 +168,7 @@ def divergence(
 ) -> tuple[float, float]:
     """Sum over the tokens of a completion of KL(model || other) and of the model's entropy, in nats, exact."""
     states, others = (_states(one, prompt, completion) for one in (model, other))
-    return _divergence(_logprobs(model, states), _logprobs(other, others))
+    return _kl_and_entropy(_logprobs(model, states), _logprobs(other, others))
 
 
 def rounding_divergence(model: "PreTrainedModel", prompt: list[int], completion: list[int]) -> tuple[float, float]:
@@ -178,7 +176,7 @@ def rounding_divergence(model: "PreTrainedModel", prompt: list[int], completion:
     states = _states(model, prompt, completion)
     with _other_rounding(model):
         others = _states(model, prompt, completion)
-    return _divergence(_logprobs(model, states), _logprobs(model, others))
+    return _kl_and_entropy(_logprobs(model, states), _logprobs(model, others))
 
 
 @contextmanager
@@ -198,7 +196,7 @@ def _other_rounding(model: "PreTrainedModel") -> Iterator[None]:
         weight.copy_(kept)
 
 
-def _divergence(left: "Iterator[torch.Tensor]", right: "Iterator[torch.Tensor]") -> tuple[float, float]:
+def _kl_and_entropy(left: "Iterator[torch.Tensor]", right: "Iterator[torch.Tensor]") -> tuple[float, float]:
     kl = entropy = 0.0
     for logprobs, others in zip(left, right, strict=True):
         probabilities = logprobs.exp()
@@ -220,9 +218,9 @@ def _logprobs(model: "PreTrainedModel", states: "torch.Tensor") -> "Iterator[tor
     """Log-probabilities of all tokens at each position, [positions, vocabulary], in chunks."""
     import torch
 
-    for start in range(0, len(states), _CHUNK):
+    for start in range(0, len(states), LOGITS_TOKENS):
         with torch.no_grad():  # left before every yield: a suspended generator would keep gradients off elsewhere
-            logprobs = model.get_output_embeddings()(states[start : start + _CHUNK]).float().log_softmax(-1)
+            logprobs = model.get_output_embeddings()(states[start : start + LOGITS_TOKENS]).float().log_softmax(-1)
         yield logprobs
 
 

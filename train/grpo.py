@@ -16,7 +16,7 @@ from trl import GRPOConfig
 
 from data.corpus.rows import Problem, presented_order
 from data.grading.grader import Grader
-from data.language_model import on_cpu
+from data.language_model import on_cpu, stop_ids
 from data.prompts.prompt import render_prompt
 from data.prompts.thinking import strip_thinking
 from recipes.resource_schema import VllmSpec
@@ -24,36 +24,30 @@ from recipes.schema import Recipe
 from train.accounting.memory import resolve_vllm
 from train.arms import ResolvedArm
 from train.models.directory import adapter_config
-from train.rewards import RecordedReward
+from train.rewards import Judge, RecordedReward
 from train.rollouts import DynamicSampling, PolicyRollouts, Rollouts, Row, TeacherRollouts
 from train.run import Run, shared_arguments
-from train.runtime.ranks import from_first_rank, server_address
+from train.runtime.ranks import server_address
 from train.runtime.sampler import can_sleep
 from train.weighted_grpo import WeightedGRPOTrainer, read_rollouts
 
 
 def run(recipe: Recipe, study_dir: Path, stage_dir: Path, resume: bool, arm: str, seed: int) -> None:
     """Train one arm with one seed by GRPO; writes `final/`, metrics, ledger and manifest."""
-    run = Run(recipe, study_dir, stage_dir, arm, seed)
-    trl_arguments = arguments(run.settings, run.tokenizer, stage_dir, seed, resolve_vllm(recipe, run.settings))
-    run.load(trl_arguments, resume)
-    rows = _rows(run, run.order)
+
+    def make_arguments(settings: ResolvedArm, tokenizer: PreTrainedTokenizerBase) -> GRPOConfig:
+        return arguments(settings, tokenizer, stage_dir, seed, resolve_vllm(recipe, settings))
+
+    run = Run(recipe, study_dir, stage_dir, resume, arm, seed, make_arguments)
+    rows = _problem_rows(run, run.order)
     rollouts: Rollouts | None = _stored_rollouts(run, rows)
-    reward = RecordedReward(
-        Grader(),
-        recipe.corpus.answer_form,
-        run.ledger,
-        run.parameters,
-        run.settings,
-        seed,
-        run.recorder.warn,
-        run.tracker,
-        rollouts.surplus if isinstance(rollouts, TeacherRollouts) else None,
-    )
+    judge = Judge(Grader(), recipe.corpus.answer_form, run.settings, seed, stop_ids(run.model))
+    surplus = rollouts.surplus if isinstance(rollouts, TeacherRollouts) else None
+    reward = RecordedReward(judge, run.ledger, run.recorder.warn, run.tracker, surplus)
     if run.settings.dynamic_sampling:
-        rollouts = _dynamic_sampling(run, rows, reward)
+        rollouts = _dynamic_sampling(run, rows, judge)
     run.train(
-        build_trainer(run.settings, run.model, run.tokenizer, rows, trl_arguments, reward, run.callbacks, rollouts)
+        build_trainer(run.settings, run.model, run.tokenizer, rows, run.arguments, reward, run.callbacks, rollouts)
     )
 
 
@@ -67,7 +61,7 @@ def arguments(
     """TRL's arguments of one run."""
     return GRPOConfig(
         **shared_arguments(settings, directory, seed, on_cpu()),
-        **_vllm_arguments(settings, tokenizer, vllm if settings.sampling != "teacher" else None),
+        **vllm_arguments(settings, tokenizer, vllm if settings.sampling != "teacher" else None),
         num_generations=settings.completions_per_problem,
         max_completion_length=settings.prompt.max_completion_tokens,
         temperature=settings.temperature,
@@ -77,12 +71,14 @@ def arguments(
         steps_per_generation=settings.updates_per_batch,
         epsilon=settings.clip_low,
         epsilon_high=settings.clip_high,
+        scale_rewards="group",  # what `group_advantages` computes for the ledger
         loss_type="dapo",  # one division for the whole step, as in SFT
         shuffle_dataset=False,
     )
 
 
-def _vllm_arguments(settings: ResolvedArm, tokenizer: PreTrainedTokenizerBase, vllm: VllmSpec | None) -> dict[str, Any]:
+def vllm_arguments(settings: ResolvedArm, tokenizer: PreTrainedTokenizerBase, vllm: VllmSpec | None) -> dict[str, Any]:
+    """TRL's arguments about vLLM; none without it."""
     if vllm is None:
         return {}
     stored = settings.sampling != "current"  # their log-probabilities are not kept
@@ -134,7 +130,7 @@ def build_trainer(
     )
 
 
-def _rows(run: Run, problems: list[Problem]) -> list[Row]:
+def _problem_rows(run: Run[GRPOConfig], problems: list[Problem]) -> list[Row]:
     """A row of the dataset for each problem."""
     rows = []
     for problem in problems:
@@ -144,7 +140,7 @@ def _rows(run: Run, problems: list[Problem]) -> list[Row]:
     return rows
 
 
-def _stored_rollouts(run: Run, rows: list[Row]) -> TeacherRollouts | PolicyRollouts | None:
+def _stored_rollouts(run: Run[GRPOConfig], rows: list[Row]) -> TeacherRollouts | PolicyRollouts | None:
     """Stored completions of an arm; None for one that samples from the current policy."""
     settings = run.settings
     if settings.sampling == "current":
@@ -154,29 +150,12 @@ def _stored_rollouts(run: Run, rows: list[Row]) -> TeacherRollouts | PolicyRollo
         return TeacherRollouts(run.order, run.demonstrations, run.tokenizer, settings, text_of)
     order = [(row["problem_id"], row["prompt"]) for row in rows]
     return PolicyRollouts(
-        order,
-        run.tokenizer,
-        run.stage_dir,
-        run.ledger,
-        run.parameters,
-        settings,
-        run.seed,
-        run.recorder.count_earlier,
+        order, run.tokenizer, run.stage_dir, run.ledger, settings, run.seed, run.recorder.count_earlier
     )
 
 
-def _dynamic_sampling(run: Run, rows: list[Row], reward: RecordedReward) -> DynamicSampling:
-    settings = run.settings
+def _dynamic_sampling(run: Run[GRPOConfig], rows: list[Row], judge: Judge) -> DynamicSampling:
     # The replacement problems have an order of their own.
-    reserve = presented_order(run.problems, len(run.order) * settings.dynamic_sampling, run.seed + 1)
-    return DynamicSampling(
-        rows,
-        _rows(run, reserve),
-        # Grading has a time limit, so the first rank grades for all: they must train on the same rewards.
-        lambda *completions: from_first_rank(lambda: reward.judge(*completions)),
-        run.tokenizer,
-        run.ledger,
-        run.parameters,
-        settings,
-        run.seed,
-    )
+    further = len(run.order) * run.settings.dynamic_sampling
+    reserve = _problem_rows(run, presented_order(run.problems, further, run.seed + 1))
+    return DynamicSampling(rows, reserve, judge, run.tokenizer, run.ledger, run.settings, run.seed)

@@ -2,11 +2,12 @@
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from recipes.files import read_json_lines
 from recipes.manifest import finished_manifest
 from recipes.schema import Recipe
+from train.accounting.arm_facts import ArmFacts
 from train.runtime.recorder import METRICS
 
 
@@ -32,26 +33,25 @@ def runs_without_gradient(recipe: Recipe, study_dir: Path, arms: Iterable[str] |
         for seed in recipe.seeds:
             run_dir = study_dir / "arms" / arm / f"seed-{seed}"
             manifest = finished_manifest(run_dir)
-            if manifest is None or not _without_weights(manifest["facts"], run_dir):
+            if manifest is None or not _without_weights(facts := ArmFacts.of(manifest), run_dir):
                 continue
-            settings = manifest["facts"]["matched_on"]
-            uniform = settings["credit"] == "uniform"
+            uniform = facts.matched_on["credit"] == "uniform"
             why = "no completion had a reward above zero" if uniform else "every group's rewards were equal"
-            reason = f"none of its {settings['steps']} steps had a gradient: {why}"
+            reason = f"none of its {facts.matched_on['steps']} steps had a gradient: {why}"
             found.append(NoGradient(arm, seed, reason, recipe.trained[arm].start_from))
     return found
 
 
-def _without_weights(facts: dict[str, Any], run_dir: Path) -> bool:
+def _without_weights(facts: ArmFacts, run_dir: Path) -> bool:
     """Whether no completion of a run had a weight.
 
     The ledger also counts the gradient of the KL term, which is zero while the model is the base. There the metrics of
     advantages tell; without advantages a completion has a weight if its reward is above zero.
     """
-    if not facts["matched_on"].get("beta"):
-        return not facts["contributed_problems"]
+    if not facts.matched_on.get("beta"):
+        return not facts.contributed_problems
     rows = read_json_lines(run_dir / METRICS)
-    if facts["matched_on"]["credit"] == "uniform":
+    if facts.matched_on["credit"] == "uniform":
         means = [row["reward"] for row in rows if "reward" in row]
         return bool(means) and not any(means)
     shares = [row["frac_reward_zero_std"] for row in rows if "frac_reward_zero_std" in row]

@@ -9,6 +9,7 @@ import json
 import shutil
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from itertools import takewhile
 from pathlib import Path
 from typing import Any
@@ -25,14 +26,14 @@ from recipes.errors import UserError
 from recipes.files import read_json, write_atomic, write_json
 from recipes.progress import Progress
 from train.accounting.cost import forward_flops
-from train.accounting.ledger import Ledger
+from train.accounting.ledger import Completion, Ledger
 from train.arms import ResolvedArm
-from train.runtime.ranks import gathered, rank, world_size
+from train.runtime.ranks import from_first_rank, gathered, rank, world_size
 from train.weights import completion_weights
 
 Completions = list[list[int]]
 """Token ids, [completions][tokens]."""
-Stored = list[npt.NDArray[np.int32]]
+Compact = list[npt.NDArray[np.int32]]
 """Completions that stay in memory: four bytes a token, a ninth of what Python's integers take."""
 Row = dict[str, Any]
 """A row of the trainer's dataset: prompt, reference_answer, problem_id, prompt_tokens."""
@@ -40,29 +41,29 @@ Draw = Callable[[list[str], int], list[Completions]]
 """Samples from the current policy: prompts and a seed -> a group of completions per prompt, the same on every rank."""
 LogProbs = list[list[float | None]]
 """Log-probabilities of a group's tokens by the engine that sampled them, [completions][tokens]; None: not known."""
+GradeAndReward = Callable[[int, list[str], Completions, list[str]], tuple[list[Grade], list[float]]]
+"""A `train.rewards.Judge`: a step, texts, token ids and reference answers -> grades and rewards."""
 Sample = Callable[[list[str], int], tuple[list[Completions], list[LogProbs] | None]]
 """As `Draw`, with the log-probabilities of each group; None where transformers samples, which are the trainer's own."""
-Judge = Callable[[list[str], Completions, list[str]], tuple[list[Grade], list[float]]]
-"""Grades and rewards of completions: texts, token ids, reference answers."""
 
 
-def store(completions: Completions) -> Stored:
+def compact(completions: Completions) -> Compact:
     """Completions in four bytes a token."""
     return [np.array(ids, dtype=np.int32) for ids in completions]
 
 
-def write_groups(path: Path, groups: Sequence[Stored]) -> None:
+def write_groups(path: Path, groups: Sequence[Compact]) -> None:
     """Write groups of completions as JSON, a list of ids each."""
     write_atomic(path, "[" + ", ".join(json.dumps([ids.tolist() for ids in group]) for group in groups) + "]")
 
 
-def read_groups(path: Path) -> list[Stored]:
+def read_groups(path: Path) -> list[Compact]:
     """Groups of completions from a file. They are decoded one by one, so that few Python integers exist at a time."""
     text, decoder, groups = path.read_text(encoding="utf-8"), json.JSONDecoder(), []
     position = 1
     while text[position] != "]":
         group, position = decoder.raw_decode(text, position)
-        groups.append(store(group))
+        groups.append(compact(group))
         position += 2 * text.startswith(", ", position)
     return groups
 
@@ -89,7 +90,7 @@ class TeacherRollouts:
     ) -> None:
         self.order, self.settings = order, settings
         self._filler = [int(tokenizer.eos_token_id)]
-        self._samples: dict[str, Stored] = {}
+        self._samples: dict[str, Compact] = {}
         for problem in set(order):
             texts = [text_of(row.completion) for row in demonstrations.get(problem.problem_id, []) if row.fits]
             if not texts:
@@ -97,7 +98,7 @@ class TeacherRollouts:
                     f"problem {problem.problem_id} has no demonstration that was finished and fits; set "
                     "corpus.problem_set=teacher_solvable, or raise prompt.max_completion_tokens"
                 )
-            self._samples[problem.problem_id] = store(completion_ids(tokenizer, texts))
+            self._samples[problem.problem_id] = compact(completion_ids(tokenizer, texts))
         seen: dict[str, int] = {}
         self._exposures = []  # by position in the order: how often its problem was presented before
         for problem in order:
@@ -145,17 +146,16 @@ class PolicyRollouts:
         tokenizer: PreTrainedTokenizerBase,
         directory: Path,
         ledger: Ledger,
-        parameters: int,
         settings: ResolvedArm,
         seed: int,
         count_earlier: Callable[[float], None] = lambda seconds: None,
     ) -> None:
         self.order, self.tokenizer, self.ledger, self.count_earlier = order, tokenizer, ledger, count_earlier
-        self.directory, self.parameters, self.seed = directory / "rollouts", parameters, seed
+        self.directory, self.seed = directory / "rollouts", seed
         self.problems_per_step, self.group = settings.problems_per_step, settings.completions_per_problem
         self.round_steps = settings.round_steps
         self._round = -1
-        self._groups: dict[str, Stored] | list[Stored] = []
+        self._groups: dict[str, Compact] | list[Compact] = []
 
     def completions(self, step: int, draw: Draw) -> Completions:
         """Token ids for the rows of step `step`, counted from 0; samples them first where a round begins."""
@@ -172,7 +172,7 @@ class PolicyRollouts:
         first = current * (self.round_steps or 0) * self.problems_per_step
         return [ids.tolist() for position in positions for ids in self._groups[position - first]]
 
-    def _groups_of(self, current: int, draw: Draw, begins: bool) -> dict[str, Stored] | list[Stored]:
+    def _groups_of(self, current: int, draw: Draw, begins: bool) -> dict[str, Compact] | list[Compact]:
         """The groups of a round, from disk or from the model: by position; without rounds, by problem id."""
         path = self.directory / f"round-{current}.json"
         if self.round_steps is None:
@@ -190,7 +190,7 @@ class PolicyRollouts:
         if begins:
             tokens = sum(len(ids) for group in groups for ids in group)
             prompt_tokens = self.group * sum(len(self.tokenizer(prompt)["input_ids"]) for _, prompt in prompts)
-            flops = forward_flops(self.parameters, tokens + prompt_tokens)
+            flops = forward_flops(self.ledger.parameters, tokens + prompt_tokens)
             self.ledger.spend(generated_tokens=tokens, generate_flops=flops)
             self.count_earlier(earlier)
         return groups if self.round_steps is not None else dict(zip(dict(self.order), groups, strict=True))
@@ -202,14 +202,14 @@ class PolicyRollouts:
         """Seconds, of all processes together, in which each batch of a round was drawn, by its first problem."""
         return read_json(self.directory / f"seconds-{current}.json") or {}
 
-    def _sample(self, prompts: list[str], current: int, draw: Draw) -> tuple[list[Stored], float]:
+    def _sample(self, prompts: list[str], current: int, draw: Draw) -> tuple[list[Compact], float]:
         """One group per prompt, a batch of problems at a time; batches from before a kill are read from disk.
 
         Returns the groups, and the seconds in which those from the disk were drawn.
         """
         progress = Progress(self.directory.parent, len(prompts), "problems sampled")
         parts_dir = self.directory / f"round-{current}.parts"
-        groups: list[Stored] = []
+        groups: list[Compact] = []
         starts = range(0, len(prompts), self.problems_per_step)
         stored = sum(1 for _ in takewhile(lambda start: (parts_dir / f"{start}.json").exists(), starts))
         # A shared file system may show a rank fewer batches than another, and all of them must draw the same ones.
@@ -223,7 +223,7 @@ class PolicyRollouts:
                 continue
             asked = prompts[start : start + self.problems_per_step]
             began = time.monotonic()
-            drawn = [store(group) for group in draw(asked, (self._seed(current) + start) % 2**31)]
+            drawn = [compact(group) for group in draw(asked, (self._seed(current) + start) % 2**31)]
             groups += drawn
             if rank() == 0:
                 seconds[str(start)] = round((time.monotonic() - began) * world_size(), 3)
@@ -240,22 +240,20 @@ class DynamicSampling:
     were presented too, and are in the ledger.
 
     `reserve`: further rows, `dynamic_sampling` (the largest number of further batches in a step) times as many.
-    `parameters`: of the policy, for FLOPs.
     """
 
     def __init__(
         self,
         rows: Sequence[Row],
         reserve: Sequence[Row],
-        judge: Judge,
+        judge: GradeAndReward,
         tokenizer: PreTrainedTokenizerBase,
         ledger: Ledger,
-        parameters: int,
         settings: ResolvedArm,
         seed: int,
     ) -> None:
         self.rows, self.reserve, self.judge, self.tokenizer = rows, reserve, judge, tokenizer
-        self.ledger, self.parameters, self.settings, self.seed = ledger, parameters, settings, seed
+        self.ledger, self.settings, self.seed = ledger, settings, seed
         self._chosen: list[Completions] = []
         self._log_probs: list[LogProbs] | None = None
 
@@ -263,8 +261,8 @@ class DynamicSampling:
         """Sample for step `step`, counted from 0; returns the rows it trains on, one per problem."""
         size, batches = self.settings.problems_per_step, self.settings.dynamic_sampling
         each = self.settings.completions_per_problem
-        weighted: list[tuple[Row, Completions, int, LogProbs | None]] = []
-        others: list[tuple[Row, Completions, int, LogProbs | None]] = []
+        weighted: list[tuple[Row, Completions, list[Grade], LogProbs | None]] = []
+        others: list[tuple[Row, Completions, list[Grade], LogProbs | None]] = []
         for attempt in range(batches + 1):
             batch = self.rows[step * size : (step + 1) * size]
             if attempt:
@@ -274,38 +272,34 @@ class DynamicSampling:
                 [row["prompt"] for row in batch], (self.seed * 1_000_003 + step * 101 + attempt) % 2**31
             )
             flat, repeated = [ids for group in groups for ids in group], [row for row in batch for _ in range(each)]
-            grades, rewards = self.judge(
-                self.tokenizer.batch_decode(flat, skip_special_tokens=True),
-                flat,
-                [row["reference_answer"] for row in repeated],
-            )
+            texts = self.tokenizer.batch_decode(flat, skip_special_tokens=True)
+            references = [row["reference_answer"] for row in repeated]
+            # Grading has a time limit, so the first rank grades for all: they must train on the same rewards.
+            grades, rewards = from_first_rank(partial(self.judge, step, texts, flat, references))
             for index, (row, group) in enumerate(zip(batch, groups, strict=True)):
                 own = slice(index * each, (index + 1) * each)
-                correct = sum(grade.correct for grade in grades[own])
-                has_gradient = any(completion_weights(rewards[own], self.settings))
-                entry = (row, group, correct, None if log_probs is None else log_probs[index])
-                (weighted if has_gradient else others).append(entry)
+                has_weight = any(completion_weights(rewards[own], self.settings))
+                entry = (row, group, grades[own], None if log_probs is None else log_probs[index])
+                (weighted if has_weight else others).append(entry)
             if len(weighted) >= size:
                 break
         sampled = [*weighted, *others]
         self._chosen = [group for _, group, *_ in sampled[:size]]
         kept = [known for *_, known in sampled[:size] if known is not None]
         self._log_probs = kept if len(kept) == len(self._chosen) else None
-        self._enter([(row, group, correct) for row, group, correct, _ in sampled[size:]])
-        return [row for row, *_ in sampled[:size]]
-
-    def _enter(self, unused: list[tuple[Row, Completions, int]]) -> None:
-        generated = sum(len(ids) for _, group, _ in unused for ids in group)
-        prompt_tokens = sum(row["prompt_tokens"] * len(group) for row, group, _ in unused)
-        self.ledger.spend(
-            presented=[row["problem_id"] for row, *_ in unused],
-            exposures=len(unused),
-            completions=sum(len(group) for _, group, _ in unused),
-            correct_completions=sum(correct for *_, correct in unused),
-            prompt_tokens=prompt_tokens,
-            generated_tokens=generated,
-            generate_flops=forward_flops(self.parameters, generated + prompt_tokens),
+        unused = sampled[size:]
+        self.ledger.enter(
+            [row["problem_id"] for row, *_ in unused],
+            [],
+            [
+                Completion(row["problem_id"], row["prompt_tokens"], len(ids), grade.correct)
+                for row, group, grades, _ in unused
+                for ids, grade in zip(group, grades, strict=True)
+            ],
+            sampled=True,
+            trained=False,
         )
+        return [row for row, *_ in sampled[:size]]
 
     def completions(self, step: int, draw: Draw) -> Completions:
         """Token ids for the rows that `choose` returned for this step."""

@@ -3,8 +3,9 @@
 `train/sft.py` and `train/grpo.py` hold what differs.
 """
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 from transformers import PreTrainedTokenizerBase, TrainerCallback, TrainingArguments
 from transformers.trainer_pt_utils import get_model_param_count
@@ -17,6 +18,7 @@ from recipes.files import hash_files
 from recipes.manifest import finish_stage
 from recipes.schema import Recipe
 from recipes.training_schema import PromptSpec
+from train.accounting.arm_facts import ArmFacts
 from train.accounting.ledger import LEDGER, Ledger
 from train.arms import ResolvedArm, resolve_arm
 from train.micro_batches import Work
@@ -47,12 +49,18 @@ _WAIT_SECONDS = 7 * 24 * 3600
 by heartbeats; the libraries' half hour would end a healthy run."""
 
 
-class Run:
-    """One arm with one seed. Make it, `load`, build a trainer from its attributes, `train`.
+Arguments = TypeVar("Arguments", bound=TrainingArguments)
+
+
+class Run(Generic[Arguments]):
+    """One arm with one seed, loaded. Make it, build a trainer from its attributes, `train`.
+
+    `make_arguments`: TRL's arguments for these settings and tokenizer.
 
     Attributes:
         settings: of the arm.
         tokenizer: of the base.
+        arguments: of TRL's trainer.
         model, parameters: the policy and its number of parameters.
         problems: the training problems that fit the arm's limits.
         order: the problems in the order they are presented.
@@ -61,38 +69,45 @@ class Run:
         callbacks: for the trainer.
     """
 
-    def __init__(self, recipe: Recipe, study_dir: Path, stage_dir: Path, arm: str, seed: int) -> None:
-        self.recipe, self.study_dir, self.stage_dir, self.arm, self.seed = recipe, study_dir, stage_dir, arm, seed
-        self.settings = resolve_arm(recipe, arm)
-        require_vllm(recipe.resources.vllm if self.settings.sampling != "teacher" else None)
+    def __init__(
+        self,
+        recipe: Recipe,
+        study_dir: Path,
+        stage_dir: Path,
+        resume: bool,
+        arm: str,
+        seed: int,
+        make_arguments: Callable[[ResolvedArm, PreTrainedTokenizerBase], Arguments],
+    ) -> None:
+        self.recipe, self.stage_dir, self.seed = recipe, stage_dir, seed
+        self.settings = settings = resolve_arm(recipe, arm)
+        require_vllm(recipe.resources.vllm if settings.sampling != "teacher" else None)
         seed_everything(seed)
         self.tokenizer = load_tokenizer(str(study_dir / "base"))
 
-    def load(self, arguments: TrainingArguments, resume: bool) -> None:
-        """Load policy and problems, open the records. Under ZeRO-3 `arguments` must exist before the model does."""
-        settings, stage_dir, corpus = self.settings, self.stage_dir, self.study_dir / "corpus"
-
-        # Policy
-        self._start_dir = settings.start_dir(self.study_dir, self.seed)
+        # Policy; under ZeRO-3 the arguments must exist before the model does
+        self.arguments = make_arguments(settings, self.tokenizer)
+        self._start_dir = settings.start_dir(study_dir, seed)
         dtype = settings.weights_dtype_with(with_deepspeed())
-        self.model = load_model(self._start_dir, dtype, usable_attention(self.recipe.require_model()))
+        self.model = load_model(self._start_dir, dtype, usable_attention(recipe.require_model()))
         self._attention = record_attention(self.model, stage_dir)
         self.parameters = get_model_param_count(self.model)
 
         # Problems
+        corpus = study_dir / "corpus"
         problems = read_problems(corpus, "train", settings.problem_set)
         demonstrations = read_demonstrations(corpus) if settings.sampling == "teacher" else {}
         self.problems, self.demonstrations = within_own_limits(
-            settings, self.recipe.prompt, problems, demonstrations, self.tokenizer
+            settings, recipe.prompt, problems, demonstrations, self.tokenizer
         )
         settings.require_problems(len(self.problems))
-        self.order = presented_order(self.problems, settings.steps * settings.problems_per_step, self.seed)
+        self.order = presented_order(self.problems, settings.steps * settings.problems_per_step, seed)
 
         # Records
         self._checkpoint = keep_complete_checkpoints(stage_dir) if resume else None
         step = self._checkpoint.step if self._checkpoint else 0
-        self.ledger = Ledger(stage_dir, step, write=rank() == 0)
-        self.tracker = Tracker(self.recipe, settings.matched_on(), stage_dir, self.arm, self.seed)
+        self.ledger = Ledger(stage_dir, self.parameters, step, write=rank() == 0)
+        self.tracker = Tracker(recipe, settings.matched_on(), stage_dir, arm, seed)
         self.recorder = RunRecorder(stage_dir, settings.steps, step, self.ledger, tracker=self.tracker)
         self._snapshots = Snapshots(
             settings.snapshot_steps(), stage_dir, self.tokenizer, settings.dtype, self._start_dir
@@ -122,20 +137,20 @@ class Run:
         self.tracker.close()
         if rank() != 0:
             return
-        facts = {
-            "template_hash": template_hash(self.tokenizer, self.settings.prompt),
-            "presented_problems": self.ledger.problems("presented"),
-            "contributed_problems": self.ledger.problems("contributed"),
-            "matched_on": self.settings.matched_on(),
-            "totals": self.ledger.totals,
-            "skipped_tokens": self.ledger.skipped_tokens,
-            "topology": topology(trainer),
-            "attention": self._attention,
-            "device": device_name(),
-            "engine": engine,
-            "warnings": self.recorder.warnings,
-        }
-        finish_stage(self.stage_dir, outputs | hash_files(self.stage_dir, [LEDGER]), facts)
+        facts = ArmFacts(
+            template_hash=template_hash(self.tokenizer, self.settings.prompt),
+            presented_problems=self.ledger.problems("presented"),
+            contributed_problems=self.ledger.problems("contributed"),
+            matched_on=self.settings.matched_on(),
+            totals=self.ledger.totals,
+            skipped_tokens=self.ledger.skipped_tokens,
+            topology=topology(trainer),
+            attention=self._attention,
+            device=device_name(),
+            engine=engine,
+            warnings=self.recorder.warnings,
+        )
+        finish_stage(self.stage_dir, outputs | hash_files(self.stage_dir, [LEDGER]), facts.dump())
         remove_checkpoints(self.stage_dir)
 
     def _enter_work(self, work: Work) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from datasets import Dataset
-from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback, TrainerState
 from trl import SFTConfig, SFTTrainer
 from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
@@ -21,7 +21,7 @@ from data.language_model import on_cpu
 from data.prompts.prompt import completion_ids, render_prompt
 from data.prompts.thinking import strip_thinking
 from recipes.schema import Recipe
-from train.accounting.cost import train_flops
+from train.accounting.ledger import Completion
 from train.arms import ResolvedArm
 from train.micro_batches import in_rank_order
 from train.models.directory import adapter_config
@@ -32,12 +32,10 @@ from train.token_budget import IDLE_TOKENS, Batch, TokenBudgetTrainer
 
 def run(recipe: Recipe, study_dir: Path, stage_dir: Path, resume: bool, arm: str, seed: int) -> None:
     """Train one arm with one seed by SFT; writes `final/`, metrics, ledger and manifest."""
-    run = Run(recipe, study_dir, stage_dir, arm, seed)
-    trl_arguments = arguments(run.settings, stage_dir, seed)
-    run.load(trl_arguments, resume)
-    rows = _rows(run)
-    run.recorder.before_close = lambda step: _enter(run, rows, step)
-    run.train(build_trainer(run.settings, run.model, run.tokenizer, rows, trl_arguments, run.callbacks))
+    run = Run(recipe, study_dir, stage_dir, resume, arm, seed, lambda settings, _: arguments(settings, stage_dir, seed))
+    rows = _demonstration_rows(run)
+    callbacks = [EnterDemonstrations(run, rows), *run.callbacks]
+    run.train(build_trainer(run.settings, run.model, run.tokenizer, rows, run.arguments, callbacks))
 
 
 def arguments(settings: ResolvedArm, directory: Path, seed: int) -> SFTConfig:
@@ -102,14 +100,14 @@ def build_trainer(
         model=model,
         args=arguments,
         peft_config=adapter_config(settings.lora),
-        train_dataset=_dataset(tokenizer, rows),
+        train_dataset=tokenized_dataset(tokenizer, rows),
         processing_class=tokenizer,
         callbacks=list(callbacks),
         arm=settings,
     )
 
 
-def _rows(run: Run) -> list[dict[str, Any]]:
+def _demonstration_rows(run: Run[SFTConfig]) -> list[dict[str, Any]]:
     """The rows of all steps: the demonstrations of the presented problems and fillers."""
     settings, tokenizer = run.settings, run.tokenizer
     prompts = {problem: render_prompt(tokenizer, problem.problem, settings.prompt) for problem in set(run.order)}
@@ -131,7 +129,7 @@ def _rows(run: Run) -> list[dict[str, Any]]:
             if settings.strip_thinking:
                 text = strip_thinking(text)
                 tokens = len(completion_ids(tokenizer, [text])[0])
-            row = {"prompt": prompts[problem], "completion": text, "tokens": tokens}
+            row = {"problem_id": problem.problem_id, "prompt": prompts[problem], "completion": text, "tokens": tokens}
             of_step.append(row | {"prompt_tokens": prompt_tokens[problem]})
         rows += rows_of_step(of_step, size, prompts[run.order[0]])
     return rows
@@ -144,26 +142,30 @@ def rows_of_step(demonstrations: list[dict[str, Any]], size: int, prompt: str) -
     return [rows[index] for index in in_rank_order([r["tokens"] + r["prompt_tokens"] for r in rows], world_size())]
 
 
-def _enter(run: Run, rows: list[dict[str, Any]], step: int) -> None:
-    """Enter step `step`, counted from 1, in the ledger."""
-    problems = run.settings.problems_per_step
-    size = problems * run.settings.completions_per_problem
-    ids = [problem.problem_id for problem in run.order[(step - 1) * problems : step * problems]]
-    batch = [row for row in rows[(step - 1) * size : step * size] if row["completion"] is not None]
-    trained, prompt_tokens = sum(row["tokens"] for row in batch), sum(row["prompt_tokens"] for row in batch)
-    run.ledger.spend(
-        presented=ids,
-        contributed=ids,
-        exposures=len(ids),
-        completions=len(batch),
-        correct_completions=len(batch),
-        prompt_tokens=prompt_tokens,
-        trained_tokens=trained,
-        train_flops=train_flops(run.parameters, trained + prompt_tokens),
-    )
+class EnterDemonstrations(TrainerCallback):
+    """Enters what a step reads in the ledger as it begins; in GRPO the reward does, once it has the completions."""
+
+    def __init__(self, run: Run[SFTConfig], rows: Sequence[dict[str, Any]]) -> None:
+        self.ledger, self.settings, self.rows = run.ledger, run.settings, rows
+        self.order = [problem.problem_id for problem in run.order]
+
+    def on_step_begin(self, args: object, state: TrainerState, *unused: object, **also_unused: object) -> None:
+        """Enter the step that begins."""
+        step, problems = state.global_step, self.settings.problems_per_step
+        size = problems * self.settings.completions_per_problem
+        ids = self.order[step * problems : (step + 1) * problems]
+        self.ledger.enter(
+            ids,
+            ids,
+            [
+                Completion(row["problem_id"], row["prompt_tokens"], row["tokens"], correct=True, has_gradient=True)
+                for row in self.rows[step * size : (step + 1) * size]
+                if row["completion"] is not None
+            ],
+        )
 
 
-def _dataset(tokenizer: PreTrainedTokenizerBase, rows: list[dict[str, Any]]) -> Dataset:
+def tokenized_dataset(tokenizer: PreTrainedTokenizerBase, rows: list[dict[str, Any]]) -> Dataset:
     """Token ids and labels of each row, with a loss on completions alone.
 
     Prompt and completion are tokenized apart, as those of a sample are, so none merge. Each demonstration is tokenized

@@ -1,4 +1,4 @@
-"""The weight of each completion in the loss of arms with rewards: decided here, for the trainer and for the ledger.
+"""The weight of each completion in the loss of arms with rewards.
 
 Every arm minimises, over the completions i of a step,
 
@@ -13,6 +13,10 @@ and in the weights, which follow from the rewards r_i of a group:
 
 SFT on a teacher's correct solutions has w_i = 1 throughout. It has no rewards, so `train/sft.py` does not ask this
 module: its weight is the mask of its labels, and its T counts the tokens of that mask.
+
+Which weights are zero is decided here, by the rewards, for the trainer and for the ledger. The values of the others are
+TRL's where they are advantages: the trainer is given those that TRL has computed, in float32, so that a GRPO weight is
+TRL's to the last bit. The ledger counts which weights are not zero and reads no values, so it computes its own A_i.
 
 A_i is GRPO's group-normalised advantage (Shao et al. 2024, arXiv 2402.03300, Sec. 4.1.2), with the sample standard
 deviation and the epsilon of TRL's `scale_rewards: "group"`; Dr. GRPO (Liu et al. 2025, arXiv 2503.20783) would leave
@@ -46,8 +50,8 @@ def completion_weights(rewards: Rewards, arm: ResolvedArm, advantages: Sequence[
         rewards: one per completion of the step, of all ranks, [problems * completions_per_problem], grouped by
             problem.
         arm: its credit, negatives and group size.
-        advantages: TRL's group-normalised advantages of the same completions, if at hand: the trainer uses these, so
-            that its numbers are TRL's to the last bit. Which of them are zero is decided by the rewards in both cases.
+        advantages: TRL's, of the same completions: the values of those that are not zero by the rewards. None: A_i as
+            computed here, which differs from TRL's by rounding.
     """
     if arm.credit == "uniform":
         return [float(reward is not None and reward > 0) for reward in rewards]

@@ -4,7 +4,6 @@ The slice: the same few questions of every benchmark, in the primary reading, an
 the name `heldout`. One table of scores per checkpoint and benchmark, each written once.
 """
 
-import json
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,7 +21,7 @@ from recipes.manifest import finish_stage
 from recipes.progress import Progress
 from recipes.schema import Recipe
 from recipes.suite_schema import BenchmarkSpec, Scoring
-from train.models.directory import complete_snapshots
+from train.models.directory import checkpoints_of_run
 
 if TYPE_CHECKING:
     from eval.responses.harness import Prompt
@@ -60,9 +59,7 @@ def checkpoints_of(study_dir: Path, arm: str | None, seed: int | None) -> dict[i
     """Step -> weights of every checkpoint of a run, the final one last; of the base, step 0, without `arm`."""
     if arm is None:
         return {0: study_dir / "base"}
-    run_dir = study_dir / "arms" / arm / f"seed-{seed}"
-    final = json.loads((run_dir / "manifest.json").read_text())["facts"]["matched_on"]["steps"]
-    return complete_snapshots(run_dir) | {final: run_dir / "final"}
+    return checkpoints_of_run(study_dir / "arms" / arm / f"seed-{seed}")
 
 
 def scores_file(stage_dir: Path, step: int, benchmark: str) -> Path:

@@ -7,6 +7,7 @@ from eval.report.schema import Budget, Certificate, ModelHashes, Presented
 from eval.scorers.version import unit_versions
 from recipes.manifest import OUTPUT_OF, read_manifest
 from recipes.schema import Recipe
+from train.accounting.arm_facts import ArmFacts
 from train.accounting.lineage import study_lineage
 from train.arms import resolve_arm
 
@@ -46,13 +47,13 @@ def certificate(recipe: Recipe, study_dir: Path) -> Certificate | None:
     for arm in arms:
         manifest = read_manifest(study_dir / "arms" / arm / f"seed-{recipe.seeds[0]}")
         assert manifest is not None
-        settings = resolve_arm(recipe, arm).matched_on()
+        facts, settings = ArmFacts.of(manifest), resolve_arm(recipe, arm).matched_on()
         records[arm] = {
             "base, all files (sha256)": str(manifest["inputs"][f"{OUTPUT_OF}base"])[:16],
             "corpus (sha256)": str(manifest["inputs"][f"{OUTPUT_OF}corpus"])[:16],
-            "prompt template (sha256)": manifest["facts"]["template_hash"][:16],
+            "prompt template (sha256)": facts.template_hash[:16],
             "code": str(manifest.get("code"))[:16],
-            "attention": manifest["facts"]["attention"],
+            "attention": facts.attention,
         } | {name: settings[name] for name in _SHOWN}
     shared = {key: value for key, value in records[arms[0]].items() if all(r[key] == value for r in records.values())}
     lineage = study_lineage(recipe, study_dir)
@@ -116,6 +117,6 @@ def budget(study_dir: Path, arm: str, seed: int) -> Budget:
     """The ledger's totals, with the number of problems presented and of those that had a gradient."""
     manifest = read_manifest(study_dir / "arms" / arm / f"seed-{seed}")
     assert manifest is not None
-    facts = manifest["facts"]
-    counts = {name: len(facts[name]) for name in ("presented_problems", "contributed_problems")}
-    return Budget(**counts, **facts["totals"])
+    facts = ArmFacts.of(manifest)
+    presented, contributed = len(facts.presented_problems), len(facts.contributed_problems)
+    return Budget(presented_problems=presented, contributed_problems=contributed, **facts.totals)

@@ -23,7 +23,7 @@ def request_of(recipe: Recipe, stage: Stage, gpus: Sequence[str]) -> Request:
     if stage.kind == "corpus" and teacher_on(recipe):
         count = len(gpus)  # the teacher's server occupies them
     vllm = recipe.resources.vllm
-    if stage.module == "train.grpo" and vllm is not None and vllm.mode == "server":
+    if stage.trainer == "grpo" and vllm is not None and vllm.mode == "server":
         shared = "vLLM server"  # every arm sends it weights
     return Request(stage.name, min(count, len(gpus)), shared)
 

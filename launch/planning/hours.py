@@ -147,7 +147,7 @@ def run_parts(context: PlanContext, name: str) -> dict[str, float]:
     rows = arm.problems_per_step * completions_of_problem(recipe, arm)
     completions = arm.steps * rows
     mean = expected_tokens(recipe, arm.prompt.max_completion_tokens, rates.completion_share)
-    padding = 1.0 if arm.padding_free and arm.module == "train.sft" else rates.padding
+    padding = 1.0 if arm.padding_free and arm.trainer == "sft" else rates.padding
     of_busiest = ceil(rows / ranks) / rows  # a step takes as long as the rank with the most rows
     forward = context.forward(completions * (prompt + mean) * padding, prompt + mean) * of_busiest
     backward = 2.0 if arm.lora is None else 1.0  # with adapters no gradients of the weights
@@ -209,7 +209,7 @@ def _reads_before_training(recipe: Recipe, arm: ResolvedArm) -> bool:
 
     It does where several updates share a sampling, or to correct for the sampler/trainer mismatch of vLLM.
     """
-    if arm.module == "train.sft":
+    if arm.trainer == "sft":
         return False
     own = arm.sampling == "current"
     corrected = recipe.resources.vllm is not None and own and arm.importance_sampling != "off"
@@ -224,7 +224,7 @@ def _steps_between(arm: ResolvedArm, update_seconds: float) -> float:
 
 
 def _gpus_of_run(context: PlanContext, arm: ResolvedArm) -> int:
-    return context.recipe.resources.ranks + (server_gpus(context) if arm.module == "train.grpo" else 0)
+    return context.recipe.resources.ranks + (server_gpus(context) if arm.trainer == "grpo" else 0)
 
 
 def _prepared(context: PlanContext, stage: Stage) -> _Made | None:

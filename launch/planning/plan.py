@@ -34,6 +34,7 @@ from launch.stages import Stage, stage_states
 from recipes.files import is_locked
 from recipes.manifest import StageState, finished_manifest
 from recipes.schema import Recipe
+from train.accounting.arm_facts import ArmFacts
 from train.accounting.cost import ModelShape, forward_flops, model_shape, train_flops
 from train.accounting.matching import recipe_differences
 from train.accounting.memory import (
@@ -268,7 +269,7 @@ def attention_of_runs(recipe: Recipe, name: str, study_dir: Path | None) -> list
     """What the finished runs of an arm computed attention with."""
     folders = [] if study_dir is None else [study_dir / "arms" / name / f"seed-{seed}" for seed in recipe.seeds]
     manifests = [manifest for folder in folders if (manifest := finished_manifest(folder))]
-    return sorted({manifest["facts"]["attention"] for manifest in manifests if "attention" in manifest["facts"]})
+    return sorted({ArmFacts.of(manifest).attention for manifest in manifests if "matched_on" in manifest["facts"]})
 
 
 def _how_it_runs(recipe: Recipe, study_dir: Path, stage: Stage, resume: bool, invocation: str) -> dict[str, Any]:

@@ -66,7 +66,7 @@ def whole_nodes(recipe: Recipe, stage: Stage) -> int:
     """Nodes that a run has to itself, with those that serve its completions; 0: the stage shares its node."""
     if stage.kind != "arms" or not recipe.resources.launched:
         return 0
-    return nodes_of_run(recipe) if stage.module == "train.grpo" else recipe.resources.nodes
+    return nodes_of_run(recipe) if stage.trainer == "grpo" else recipe.resources.nodes
 
 
 def with_endless_nodes(stages: Sequence[Stage], hours: Mapping[str, float | None]) -> Schedule:

@@ -58,7 +58,7 @@ class Job:
     def server_nodes(self) -> int:
         """Nodes that only serve completions."""
         vllm = self.recipe.resources.vllm
-        samples = any(task.stage.module == "train.grpo" for task in self.tasks)
+        samples = any(task.stage.trainer == "grpo" for task in self.tasks)
         return vllm.server_nodes if vllm is not None and self.kind == "arms" and samples else 0
 
     @property

@@ -81,7 +81,7 @@ def trainers(kind: str, model_dir: Path, updates: int) -> tuple[Any, Any]:
     }  # fmt: skip
 
     def ours(directory: Path) -> Any:
-        ledger = Ledger(directory)
+        ledger = Ledger(directory, 0)
         callbacks = [RunRecorder(directory, updates, 0, ledger), StopOnSignal(PaceKeeper(directory, updates))]
         model = load_model(model_dir, "float32")
         if kind == "SFT":

@@ -141,7 +141,7 @@ def builders(kind: str, shape: str, length: int, rows: int):
     }  # fmt: skip
 
     def ours(directory: Path):
-        ledger = Ledger(directory)
+        ledger = Ledger(directory, 0)
         callbacks = [RunRecorder(directory, UPDATES, 0, ledger), StopOnSignal(PaceKeeper(directory, UPDATES))]
         made = model(shape, len(tok))
         if kind == "sft":
@@ -197,7 +197,7 @@ def main() -> None:
             if kind == "sft" and not on_cpu():
                 shape = shape_from_config(model(options.shape, len(tokenizer())).config.to_dict())
                 tokens = options.rows * length
-                flops = 3 * shape.forward_flops(tokens, length)
+                flops = 3 * shape.forward_flops_with_attention(tokens, length)
                 print(
                     f"  {tokens / seconds:,.0f} tokens/s, {flops / seconds / GPUS[options.gpu].peak_flops:.1%} of the "
                     f"peak of {options.gpu} (without what checkpointing computes twice)"

@@ -19,7 +19,7 @@ from tests.paths import DOCS, GOLDEN, SMOKE
 from tests.support.trainers import replace
 from train.accounting.ledger import Ledger
 from train.arms import resolve_arm
-from train.rewards import RecordedReward
+from train.rewards import Judge, RecordedReward
 
 CASES = [json.loads(line) for line in (GOLDEN / "grading.jsonl").read_text().splitlines()]
 
@@ -54,7 +54,7 @@ def test_golden_cases_in_demonstrations_reward_and_score(grader, tmp_path):
     settings = replace(resolve_arm(load_recipe(SMOKE), "grpo"), completions_per_problem=1)
     for form in ("boxed", "plain"):
         cases = [case for case in CASES if case.get("form", "boxed") == form]
-        reward = RecordedReward(grader, form, Ledger(tmp_path), len(cases), settings, seed=0)
+        reward = RecordedReward(Judge(grader, form, settings, seed=0, stop_ids={0}), Ledger(tmp_path, 10))
         completions, references = ([case[key] for case in cases] for key in ("completion", "reference"))
         ids, ones = [case["name"] for case in cases], [1] * len(cases)
         rewards = reward([""] * len(cases), completions, [[0]] * len(cases), references, ids, ones)

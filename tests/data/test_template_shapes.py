@@ -287,11 +287,11 @@ def test_training_and_evaluation_see_the_same_ids(shape, name, tmp_path):
     from eval.responses.harness import render
     from recipes.loading import load_recipe
     from tests.paths import SMOKE
-    from train.sft import _dataset
+    from train.sft import tokenized_dataset
 
     tokenizer = prepared(shape(name))
     prompt = render_prompt(tokenizer, PROBLEM, PromptSpec())
-    (row,) = _dataset(tokenizer, [{"prompt": prompt, "completion": "It is \\boxed{12}."}])
+    (row,) = tokenized_dataset(tokenizer, [{"prompt": prompt, "completion": "It is \\boxed{12}."}])
     asked = tokenizer(prompt)["input_ids"]
     assert row["input_ids"] == asked + completion_ids(tokenizer, ["It is \\boxed{12}."])[0]
     assert row["input_ids"] == tokenizer(prompt + "It is \\boxed{12}." + tokenizer.eos_token)["input_ids"]

@@ -206,7 +206,7 @@ def test_rewards_by_hand():
 def policy_rollouts(tokenizer, rows, directory, ledger, round_steps):
     order = [(row["problem_id"], row["prompt"]) for row in rows]
     settings = settings_for("grpo", problems_per_step=2, completions_per_problem=GROUP, round_steps=round_steps)
-    return PolicyRollouts(order, tokenizer, directory, ledger, 1000, settings, seed=5)
+    return PolicyRollouts(order, tokenizer, directory, ledger, settings, seed=5)
 
 
 def drawing(model, tokenizer):
@@ -224,7 +224,7 @@ def test_samples_of_the_base_are_drawn_once(base, problems, tmp_path):
     tokenizer, model = base
     rows = rows_of(tokenizer, problems, 4)
     rows = rows + rows[2:] + rows[:2]  # every problem twice
-    ledger = Ledger(tmp_path)
+    ledger = Ledger(tmp_path, 1000)
     rollouts = policy_rollouts(tokenizer, rows, tmp_path, ledger, None)
     first = [rollouts.completions(step, drawing(model, tokenizer)) for step in range(2)]
     changed = copy.deepcopy(model)
@@ -248,7 +248,7 @@ def test_samples_of_the_base_are_drawn_once(base, problems, tmp_path):
 def test_round_samples_come_from_the_policy_at_its_beginning(base, problems, tmp_path):
     tokenizer, model = base
     rows = rows_of(tokenizer, problems, 8)
-    ledger = Ledger(tmp_path)
+    ledger = Ledger(tmp_path, 1000)
     rollouts = policy_rollouts(tokenizer, rows, tmp_path, ledger, 2)
     changed = copy.deepcopy(model)
     with torch.no_grad():
@@ -261,7 +261,7 @@ def test_round_samples_come_from_the_policy_at_its_beginning(base, problems, tmp
         prompts = [row["prompt"] for row in rows[2 * step : 2 * step + 2] for _ in range(GROUP)]
         assert drawn[step] == generate_ids(policy, tokenizer, prompts, seed=seed, **DECODING)
     # Resumed in the middle of the second round with other weights: what was drawn is read again.
-    resumed = policy_rollouts(tokenizer, rows, tmp_path, Ledger(tmp_path / "other"), 2)
+    resumed = policy_rollouts(tokenizer, rows, tmp_path, Ledger(tmp_path / "other", 1000), 2)
     assert resumed.completions(3, drawing(model, tokenizer)) == drawn[3]
 
 
@@ -362,7 +362,7 @@ def test_every_arm_of_the_ablation_trains(ablation, smoke_study, arm):
     (stage,) = [stage for stage in build_stages(recipe) if stage.name == f"arms/{arm}/seed-0"]
     directory = study / stage.name
     start_stage(directory, stage.name, {})
-    module = {"train.sft": sft, "train.grpo": grpo}[stage.module]
+    module = {"sft": sft, "grpo": grpo}[stage.trainer]
     module.run(recipe, study, directory, False, **stage.arguments)
     rows = read_json_lines(directory / "ledger.jsonl")
     assert [row["step"] for row in rows] == [1, 2, 3, 4]
@@ -378,6 +378,19 @@ def test_every_arm_of_the_ablation_trains(ablation, smoke_study, arm):
     before = study / "arms" / "off_policy_sft" / "seed-0" / "final" if arm == "sft_then_grpo" else study / "base"
     moved = (directory / "final" / "model.safetensors").read_bytes() != (before / "model.safetensors").read_bytes()
     assert moved == (rows[-1]["trained_tokens"] > 0)
+
+
+@pytest.mark.parametrize(("limit", "cut", "rewarded"), [(64, 0, True), (2, 1, False)])
+def test_a_run_knows_which_completions_have_an_end(ablation, tmp_path, limit, cut, rewarded):
+    """Coins for all completions that ended, which none of two tokens does."""
+    study, _ = ablation
+    own = f"{{max_prompt_tokens: 64, max_completion_tokens: {limit}}}"
+    lever = ["train.require_finished=true", "arms.grpo.reward=random", f"arms.grpo.prompt={own}", "unmatched=stamp"]
+    recipe = load_recipe(RECIPES / "pocket" / "ablation.yaml", [*FAST, *lever])
+    start_stage(tmp_path, "arms/grpo/seed-0", {})
+    grpo.run(recipe, study, tmp_path, False, "grpo", recipe.seeds[0])
+    row = read_json_lines(tmp_path / "metrics.jsonl")[0]
+    assert (row["completions/clipped_ratio"], row["reward"] > 0) == (cut, rewarded)
 
 
 def test_arm_that_starts_from_another_needs_it_first():

@@ -14,7 +14,7 @@ from recipes.loading import load_recipe
 from recipes.manifest import read_manifest, start_stage
 from recipes.schema import ModelSpec
 from tests.paths import SMOKE
-from train.drift import _CHUNK, divergence, rounding_divergence, run
+from train.drift import LOGITS_TOKENS, divergence, rounding_divergence, run
 
 PROBED = ["probe={problems: 8, batch_size: 4}", "train.snapshots=3", "train.schedule=constant"]
 
@@ -115,8 +115,8 @@ def test_chunks_do_not_change_it(base, monkeypatch):
     other = moved(model)
     completion = [5 + n % 90 for n in range(70)]
     whole = divergence(model, other, [1, 2, 3], completion)
-    assert len(completion) < _CHUNK
-    monkeypatch.setattr("train.drift._CHUNK", 16)
+    assert len(completion) < LOGITS_TOKENS
+    monkeypatch.setattr("train.drift.LOGITS_TOKENS", 16)
     assert divergence(model, other, [1, 2, 3], completion) == pytest.approx(whole, rel=1e-6)
 
 

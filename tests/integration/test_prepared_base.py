@@ -98,15 +98,15 @@ def test_sharded_weights_are_counted_and_copied_without_loading(foreign_base, sm
 
 
 def test_hub_blobs_are_linked_and_local_files_copied(foreign_base, tmp_path):
-    from train.models.prepared_base import _copy
+    from train.models.prepared_base import copy_or_link
 
     blobs = tmp_path / "hub" / "blobs"
     blobs.mkdir(parents=True)
     shutil.copy(foreign_base / "model.safetensors", blobs / "abc")
     (tmp_path / "model.safetensors").symlink_to(blobs / "abc")
-    _copy(tmp_path / "model.safetensors", tmp_path / "linked")
+    copy_or_link(tmp_path / "model.safetensors", tmp_path / "linked")
     assert (tmp_path / "linked").samefile(blobs / "abc")
-    _copy(foreign_base / "model.safetensors", tmp_path / "copied")
+    copy_or_link(foreign_base / "model.safetensors", tmp_path / "copied")
     assert not (tmp_path / "copied").samefile(foreign_base / "model.safetensors")
 
 

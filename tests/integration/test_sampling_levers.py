@@ -28,18 +28,18 @@ def test_dynamic_sampling_replaces_uniform_groups_and_books_what_it_drew(smoke_s
         asked.append((tuple(prompts), seed))
         return [[ids["yes"], ids["no"]] if name in "bde" else [ids["maybe so"]] * 2 for name in prompts], None
 
-    def judge(texts, completion_ids, references):
+    def judge(step, texts, completion_ids, references):
         assert completion_ids == [ids[text] for text in texts]
         judged.append("".join(references))
         return [Grade(Outcome.CORRECT if text == "yes" else Outcome.WRONG, text) for text in texts], [
             float(text == "yes") for text in texts
         ]
 
-    ledger = Ledger(tmp_path)
+    ledger = Ledger(tmp_path, 1000)
     two = {"problems_per_step": 2, "completions_per_problem": 2, "dynamic_sampling": 2}
     settings = replace(resolve_arm(load_recipe(SMOKE), "grpo"), **two)
     rows, reserve = [row(n) for n in "abac"], [row(n) for n in "cdcecccc"]
-    sampler = DynamicSampling(rows, reserve, judge, tokenizer, ledger, 1000, settings, seed=0)
+    sampler = DynamicSampling(rows, reserve, judge, tokenizer, ledger, settings, seed=0)
     assert [r["problem_id"] for r in sampler.choose(0, draw)] == ["b", "d"]
     assert (sampler.completions(0, draw), sampler.log_probs()) == ([ids["yes"], ids["no"]] * 2, None)
     assert [prompts for prompts, _ in asked] == [("a", "b"), ("c", "d")]

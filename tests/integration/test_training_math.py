@@ -18,7 +18,7 @@ from tests.paths import SMOKE
 from tests.support.trainers import gradient_of, grpo_trainer, replace, sft_trainer
 from train.accounting.ledger import COUNTERS, Ledger
 from train.arms import resolve_arm
-from train.rewards import RecordedReward
+from train.rewards import Judge, RecordedReward
 
 GROUP = 8
 
@@ -191,9 +191,9 @@ class Books:
     """Stands in for nothing: a real ledger in a temporary directory and a reward that writes to it."""
 
     def __init__(self, directory, **levers):
-        self.ledger = Ledger(directory)
+        self.ledger = Ledger(directory, 1000)
         settings = replace(settings_for("grpo"), completions_per_problem=2, **levers)
-        self.reward = RecordedReward(Grader(), "boxed", self.ledger, 1000, settings, seed=0)
+        self.reward = RecordedReward(Judge(Grader(), "boxed", settings, seed=0, stop_ids={0}), self.ledger)
 
     def call(self):
         completions = ["\\boxed{5}", "\\boxed{6}", "\\boxed{7}", "7"]
@@ -273,14 +273,14 @@ def test_ledger_counts_what_the_smoke_arms_saw(smoke_study):
 
 
 def test_ledger_continues_from_a_checkpoint(tmp_path):
-    ledger = Ledger(tmp_path)
+    ledger = Ledger(tmp_path, 10)
     for step in (1, 2, 3):
         ledger.spend(presented=[f"p{step}"], exposures=1, generated_tokens=10)
         ledger.skipped_tokens += 3
         ledger.close_step(step)
     with (tmp_path / "ledger.jsonl").open("a") as file:
         file.write('{"step": 4, "expo')  # killed while writing
-    resumed = Ledger(tmp_path, resumed_step=2)
+    resumed = Ledger(tmp_path, 10, resumed_step=2)
     assert (resumed.totals["generated_tokens"], resumed.skipped_tokens) == (20, 6)
     resumed.spend(presented=["p3"], exposures=1, generated_tokens=7)
     resumed.close_step(3)
@@ -293,8 +293,8 @@ def test_ledger_continues_from_a_checkpoint(tmp_path):
 
 
 def test_ledger_that_lost_rows_is_refused(tmp_path):
-    ledger = Ledger(tmp_path)
+    ledger = Ledger(tmp_path, 10)
     ledger.spend(presented=["p1"], exposures=1)
     ledger.close_step(1)
     with pytest.raises(UserError, match="has lost rows: it must reach step 2"):
-        Ledger(tmp_path, resumed_step=2)
+        Ledger(tmp_path, 10, resumed_step=2)

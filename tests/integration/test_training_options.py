@@ -10,6 +10,7 @@ import pytest
 import torch
 from peft import PeftModel
 from safetensors.torch import load_file
+from transformers import TrainerCallback
 
 from data.corpus.rows import read_demonstrations, read_problems
 from data.language_model import load_model
@@ -23,10 +24,10 @@ from recipes.training_schema import LoraSpec, PromptSpec
 from tests.paths import RECIPES, SMOKE
 from tests.support.trainers import gradient_of, replace, sft_trainer
 from train import grpo
-from train.accounting.ledger import Ledger
+from train.accounting.ledger import Completion, Ledger
 from train.arms import resolve_arm
 from train.models.directory import save_weights
-from train.rewards import Completion, RecordedReward, overlong_punishment
+from train.rewards import Judge, RecordedReward, overlong_punishment
 from train.runtime.recorder import DivergedError, RunRecorder, mismatch_warning
 from train.weighted_grpo import mismatch
 
@@ -139,7 +140,7 @@ def test_vllm_gets_stop_ids_lengths_and_the_importance_mode(base, tmp_path, monk
     monkeypatch.setattr("train.runtime.sampler.on_cpu", lambda: False)  # where vLLM can sleep
     tokenizer, _ = base
     vllm = VllmSpec(mode="colocate", memory_share=0.4, tensor_parallel=1, sleep=True)
-    found = grpo._vllm_arguments(settings_for("grpo", importance_clip=3.0), tokenizer, vllm)
+    found = grpo.vllm_arguments(settings_for("grpo", importance_clip=3.0), tokenizer, vllm)
     assert found["generation_kwargs"] == {"stop_token_ids": [tokenizer.eos_token_id, tokenizer.pad_token_id]}
     assert (found["vllm_max_model_length"], found["vllm_gpu_memory_utilization"]) == (128, 0.4)
     assert found["vllm_importance_sampling_mode"] == "token_truncate"
@@ -151,11 +152,11 @@ def test_vllm_gets_stop_ids_lengths_and_the_importance_mode(base, tmp_path, monk
     assert arguments.ddp_timeout > 2 * 3600  # of a rank that waits while the first one asks a server
     # Jobs on one node have servers with ports of their own, and so the senders of their weights.
     served = [VllmSpec(mode="server", server_url=f"http://n1:{port}", memory_share=0.9) for port in (13456, 13457)]
-    ports = [grpo._vllm_arguments(settings_for("grpo"), tokenizer, one)["vllm_group_port"] for one in served]
+    ports = [grpo.vllm_arguments(settings_for("grpo"), tokenizer, one)["vllm_group_port"] for one in served]
     assert ports == [23456, 23457]
     # Stored samples have no log-probabilities of their own, a teacher's are not drawn at all.
     stored = replace(settings_for("grpo"), sampling="base_once")
-    assert grpo._vllm_arguments(stored, tokenizer, vllm)["vllm_importance_sampling_correction"] is False
+    assert grpo.vllm_arguments(stored, tokenizer, vllm)["vllm_importance_sampling_correction"] is False
     teacher = replace(settings_for("grpo"), sampling="teacher")
     assert grpo.arguments(teacher, tokenizer, tmp_path, 0, vllm).use_vllm is False
 
@@ -199,9 +200,9 @@ class FixedGrader:
 def rewarded(grader, tmp_path, updates, begun=0, **settings):
     told = []
     arm = settings_for("grpo", problems_per_step=1, completions_per_problem=2, **settings)
-    ledger = Ledger(tmp_path, write=False)
+    ledger = Ledger(tmp_path, 10, write=False)
     ledger.last_step = begun
-    reward = RecordedReward(grader, "boxed", ledger, 10, arm, 0, lambda *parts: told.append(parts))
+    reward = RecordedReward(Judge(grader, "boxed", arm, 0, stop_ids={0}), ledger, lambda *parts: told.append(parts))
     found = [reward(["p"] * 2, ["x"] * 2, [[1] * 3, [1] * 60], ["1"] * 2, ["id"] * 2, [4] * 2) for _ in range(updates)]
     return told, found
 
@@ -237,17 +238,17 @@ def test_loss_that_is_no_number_stops_before_anything_is_saved(base, rows, tmp_p
     broken = copy.deepcopy(model)
     settings = settings_for(steps=4, problems_per_step=2, completions_per_problem=1, micro_batch_size=2)
     settings = replace(settings, save_every_steps=1)
-    ledger = Ledger(tmp_path)
+    ledger = Ledger(tmp_path, 10)
 
-    def enter(step):
-        ledger.spend(presented=[f"problem-{step}-{n}" for n in range(2)])
-        if step == 2:  # the third update meets a broken weight
-            with torch.no_grad():
-                broken.get_input_embeddings().weight.fill_(float("nan"))
+    class Enter(TrainerCallback):
+        def on_step_end(self, args, state, control, **kwargs):
+            ledger.spend(presented=[f"problem-{state.global_step}-{n}" for n in range(2)])
+            if state.global_step == 2:  # the third update meets a broken weight
+                with torch.no_grad():
+                    broken.get_input_embeddings().weight.fill_(float("nan"))
 
     recorder = RunRecorder(tmp_path, 4, 0, ledger)
-    recorder.before_close = enter
-    trainer = sft_trainer(settings, broken, tokenizer, rows, tmp_path, 1, [recorder])
+    trainer = sft_trainer(settings, broken, tokenizer, rows, tmp_path, 1, [Enter(), recorder])
     with pytest.raises(DivergedError) as caught:
         trainer.train()
     text = str(caught.value)
@@ -350,21 +351,20 @@ def test_own_steps_are_checked_with_the_schedule():
 def test_ledger_counts_the_tokens_above_the_mean_without_negatives(tmp_path):
     """Rewards 1, 0.75, 0.5, 0.25 by length: the two above 0.625 have a weight. All below zero: still the best one."""
     arm = replace(settings_for("grpo"), negatives=False, problems_per_step=1, completions_per_problem=4)
-    ledger = Ledger(tmp_path)
-    reward = RecordedReward(FixedGrader(True), "boxed", ledger, 10, arm, 0)
-    reward._enter([Completion("p", value, 10 * n, True, 4) for n, value in enumerate((1.0, 0.75, 0.5, 0.25), start=1)])
+    ledger = Ledger(tmp_path, 10)
+    reward = RecordedReward(Judge(FixedGrader(True), "boxed", arm, 0, stop_ids={0}), ledger)
+    reward.enter([Completion("p", 4, 10 * n, True) for n in (1, 2, 3, 4)], [1.0, 0.75, 0.5, 0.25])
     assert ledger.totals["trained_tokens"] == 10 + 20
-    reward._enter([Completion("p", value, 40, False, 4) for value in (-0.25, -1.0, -1.0, -1.0)])
+    reward.enter([Completion("p", 4, 40, False)] * 4, [-0.25, -1.0, -1.0, -1.0])
     assert ledger.totals["trained_tokens"] == 30 + 40
 
 
-def test_ranks_do_not_share_coins(tmp_path, monkeypatch):
+def test_ranks_do_not_share_coins(monkeypatch):
     arm = replace(settings_for("grpo"), reward="random")
     tossed = []
     for number in range(8):
         monkeypatch.setenv("RANK", str(number))
-        reward = RecordedReward(FixedGrader(True), "boxed", Ledger(tmp_path), 10, arm, 0)
-        tossed += reward.judge(["x"] * 4, [[1]] * 4, ["1"] * 4)[1]
+        tossed += Judge(FixedGrader(True), "boxed", arm, 0, stop_ids={0})(0, ["x"] * 4, [[1]] * 4, ["1"] * 4)[1]
     assert 6 < sum(tossed) < 26
     assert tossed[:4] * 8 != tossed
 

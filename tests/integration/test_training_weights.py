@@ -1,4 +1,4 @@
-"""The weights of `train/weights.py` by hand, and that the trainer and the ledger use the same ones."""
+"""The weights of `train/weights.py` by hand. Trainer and ledger have them on the same completions; values are TRL's."""
 
 import copy
 
@@ -14,7 +14,7 @@ from tests.paths import SMOKE
 from tests.support.trainers import grpo_trainer, replace
 from train.accounting.ledger import Ledger
 from train.arms import resolve_arm
-from train.rewards import RecordedReward
+from train.rewards import Judge, RecordedReward
 from train.rollouts import TeacherRollouts
 from train.weights import completion_weights, has_gradient, is_divided_by
 
@@ -60,7 +60,8 @@ def test_what_has_a_gradient_and_what_the_loss_is_divided_by():
     assert is_divided_by(rewards, weights, everything) == [True, True, True, False]
 
 
-def test_trls_values_are_kept_and_its_rounding_errors_are_not():
+def test_trls_values_are_kept_where_the_rewards_differ_from_the_mean():
+    """The rewards say which are zero; the values of the others are those given, not the +-1.22 computed here."""
     trl = [1.5, 3e-4, -1.5, 3e-4]
     assert completion_weights([1.0, 0.5, 0.0, 0.5], arm_for("advantage"), trl) == [1.5, 0.0, -1.5, 0.0]
 
@@ -68,6 +69,18 @@ def test_trls_values_are_kept_and_its_rounding_errors_are_not():
 class GradeByText:
     def grade_many(self, completions, references, form, limit_seconds):
         return [Grade(Outcome.CORRECT if "yes" in text else Outcome.WRONG, "1") for text in completions]
+
+
+def test_a_completion_without_an_end_has_no_reward_where_one_is_required():
+    """Correct ones: of 2, 60 and 64 of 64 tokens, the last two punished by 4/8 and by 1, and one cut after 3."""
+    ids = [[5, 2], [5] * 59 + [2], [5] * 64, [5] * 3]
+    found = []
+    for required in (False, True):
+        arm = arm_for("advantage", overlong_tokens=8, require_finished=required)
+        grades, rewards = Judge(GradeByText(), "boxed", arm, 0, stop_ids={1, 2})(0, ["yes"] * 4, ids, ["1"] * 4)
+        assert all(grade.correct for grade in grades)
+        found.append(rewards)
+    assert found == [[1.0, 0.5, 0.0, 1.0], [1.0, 0.5, -1.0, 0.0]]
 
 
 @pytest.fixture(scope="module")
@@ -117,8 +130,8 @@ def test_trainer_and_ledger_agree(base, smoke_study, tmp_path, group, arm, token
     texts = [completion(tokenizer, kind, index) for index, kind in enumerate(group)]
     samples = [Demonstration(problem.problem_id, text, "", "t", n, "wrong", 9, True) for n, text in enumerate(texts)]
     rollouts = TeacherRollouts([problem], {problem.problem_id: samples}, tokenizer, settings)
-    ledger = Ledger(tmp_path)
-    reward = RecordedReward(GradeByText(), "boxed", ledger, 10, settings, 0, surplus=rollouts.surplus)
+    ledger = Ledger(tmp_path, 10)
+    reward = RecordedReward(Judge(GradeByText(), "boxed", settings, 0, stop_ids={0}), ledger, surplus=rollouts.surplus)
     row = {
         "prompt": render_prompt(tokenizer, problem.problem, settings.prompt),
         "reference_answer": "1",
@@ -129,7 +142,9 @@ def test_trainer_and_ledger_agree(base, smoke_study, tmp_path, group, arm, token
     batch = trainer._generate_and_score_completions([row] * settings.completions_per_problem)
     rewards = [{"C": 1.0, "c": 0.5, "W": 0.0, "w": -0.5}[kind] for kind in group]
     rewards += [None] * (settings.completions_per_problem - len(group))
-    assert batch["advantages"].tolist() == pytest.approx(completion_weights(rewards, settings), abs=1e-5)
+    weights = completion_weights(rewards, settings)  # as the ledger computes them
+    assert batch["advantages"].tolist() == pytest.approx(weights, abs=1e-5)  # TRL's, on its `scale_rewards`
+    assert [value == 0 for value in batch["advantages"].tolist()] == [weight == 0 for weight in weights]
     assert int(batch["completion_mask"].sum()) == ledger.totals["trained_tokens"] == tokens
     assert int(batch["num_items_in_batch"]) == max(1, tokens)
     assert ledger.totals["completions"] == len(group)

@@ -84,7 +84,7 @@ def test_probe_of_14b_by_hand():
     found = drift_plan(recipe, shape)
     assert (found.checkpoints, found.completions, found.engine) == (97, 97 * 128, "vllm")
     models = 2 * 2 * shape.parameters()
-    logits = 6 * drift._CHUNK * 151_936 * 4
+    logits = 6 * drift.LOGITS_TOKENS * 151_936 * 4
     memory = found.memory
     assert (memory.models, memory.logits, memory.sampling_cache) == (models, logits, 0)
     assert memory.peak == models + logits

@@ -30,7 +30,7 @@ GPU, RATES = Gpu(10**6, 1e6, 1e5, 1e5), Rates(train_utilisation=0.5, decode_band
 def test_reading_by_hand():
     assert TINY.parameters() == 1272
     # 2 x 1,272, and scores and values of half a square: 2 x 2 layers x 2 heads x 4 x 20.
-    assert TINY.forward_flops(1, 20) == 2544 + 640
+    assert TINY.forward_flops_with_attention(1, 20) == 2544 + 640
     assert forward_seconds(TINY, GPU, RATES, 100, 20) == pytest.approx(100 * 3184 / 5e5)
 
 
@@ -40,13 +40,13 @@ def test_decoding_is_bound_by_memory_by_hand():
     asked = Sampling(sequences=6, prompt=4, mean=10, limit=30)
     slow = Gpu(10**6, 1e9, 1e5, 1e9)  # arithmetic is free
     step = (2544 + 3 * 9 * 32) / 5e4  # a cache of 864 bytes holds three
-    tail, prefill = 20 * 2544 / 5e4, 24 * TINY.forward_flops(1, 4) / 5e8
+    tail, prefill = 20 * 2544 / 5e4, 24 * TINY.forward_flops_with_attention(1, 4) / 5e8
     assert engine_seconds(TINY, slow, RATES, asked, 864) == pytest.approx(20 * step + tail + prefill)
     # Two batches of three, whose longest has twice the mean length: 4 + 10 tokens are kept on average.
-    batch = max((2544 + 3 * 14 * 32) / 5e4, 0.002) + 3 * TINY.forward_flops(1, 14) / 5e8
+    batch = max((2544 + 3 * 14 * 32) / 5e4, 0.002) + 3 * TINY.forward_flops_with_attention(1, 14) / 5e8
     assert batches_seconds(TINY, slow, RATES, asked, 4) == pytest.approx(2 * 20 * batch + prefill)
     # But not more than the limit.
-    batch = max((2544 + 3 * 10 * 32) / 5e4, 0.002) + 3 * TINY.forward_flops(1, 10) / 5e8
+    batch = max((2544 + 3 * 10 * 32) / 5e4, 0.002) + 3 * TINY.forward_flops_with_attention(1, 10) / 5e8
     assert batches_seconds(TINY, slow, RATES, Sampling(6, 4, 10, 12), 4) == pytest.approx(2 * 12 * batch + prefill)
     assert engine_seconds(TINY, slow, RATES, Sampling(0, 4, 10, 30), 864) == 0
 
@@ -69,7 +69,7 @@ def test_parts_of_a_run_by_hand():
     shape = model_shape(recipe)
     parts = run_parts(plan_context(recipe, shape, 8), "grpo")
     # 140 updates of 256 x 8 sequences of 512 + 5,000 tokens on eight GPUs at 40 % of 989e12, padded by 15 %.
-    forward = shape.forward_flops(1, 5512) * 140 * 2048 * 5512 * 1.15 / 8 / (0.4 * 989e12)
+    forward = shape.forward_flops_with_attention(1, 5512) * 140 * 2048 * 5512 * 1.15 / 8 / (0.4 * 989e12)
     assert parts["forward and backward"] == pytest.approx(3 * forward)
     assert parts["recomputation"] == parts["old log-probabilities"] == pytest.approx(forward)
     assert parts["reference model"] == 0
@@ -88,23 +88,25 @@ def test_texts_are_expected_to_be_shorter_than_their_limits_by_hand(tmp_path):
     context = plan_context(recipe, shape)
     # Prompts of 64 / 4 and completions of 64 / 2 tokens, at 40 % of 150 GFLOPs a second.
     parts = run_parts(context, "grpo")
-    assert parts["forward and backward"] == pytest.approx(3 * shape.forward_flops(1, 48) * 9600 * 48 * 1.3 / 6e10)
+    assert parts["forward and backward"] == pytest.approx(
+        3 * shape.forward_flops_with_attention(1, 48) * 9600 * 48 * 1.3 / 6e10
+    )
     # 150 times 64 completions; the longest of a batch has twice 32 tokens, so the limit. A step is four launches, or
     # reads weights and cache, then computes.
     read = (shape.parameters() * 4 + 64 * 48 * shape.kv_cache_bytes_per_token(4)) / 6e9
-    step = max(read, shape.num_layers * 0.0007) + 64 * shape.forward_flops(1, 48) / 6e10
-    prefill = shape.forward_flops(1, 16) * 64 * 16 / 6e10
+    step = max(read, shape.num_layers * 0.0007) + 64 * shape.forward_flops_with_attention(1, 48) / 6e10
+    prefill = shape.forward_flops_with_attention(1, 16) * 64 * 16 / 6e10
     assert parts["generation"] == pytest.approx(150 * (64 * step + prefill))
     # 4,800 responses of 16 tokens to questions of 128 / 8, in 24 batches of 200 with a longest of 32.
     read = (shape.parameters() * 4 + 200 * 32 * shape.kv_cache_bytes_per_token(4)) / 6e9
-    step = max(read, shape.num_layers * 0.0007) + 200 * shape.forward_flops(1, 32) / 6e10
-    prefill = shape.forward_flops(1, 16) * 4800 * 16 / 6e10
+    step = max(read, shape.num_layers * 0.0007) + 200 * shape.forward_flops_with_attention(1, 32) / 6e10
+    prefill = shape.forward_flops_with_attention(1, 16) * 4800 * 16 / 6e10
     seconds = stage_hours(context, by_name["eval/base"]).seconds
     assert seconds["generation"] == pytest.approx(24 * 32 * step + prefill)
     # A length that the recipe states holds for both.
     stated = plan_context(load_recipe("recipes/pocket/study.yaml", ["resources.expected_completion_tokens=64"]), shape)
     longer = run_parts(stated, "grpo")["forward and backward"]
-    assert longer == pytest.approx(3 * shape.forward_flops(1, 80) * 9600 * 80 * 1.3 / 6e10)
+    assert longer == pytest.approx(3 * shape.forward_flops_with_attention(1, 80) * 9600 * 80 * 1.3 / 6e10)
     plan = build_plan(recipe, list(by_name.values()), tmp_path / "x")
     assert plan.arms["grpo"].generated_tokens_at_most == 9600 * 64
     assert plan.disk.responses == 4 * 4800 * 64 * 5

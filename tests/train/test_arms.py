@@ -21,6 +21,6 @@ def test_off_policy_rl_needs_temperature_1():
         UserError, match=r"^arm 'x': train.temperature is 0.7 but must be 1; .* teacher's samples were "
     ):
         resolved("teacher", "advantage", "true", 0.7)
-    assert resolved("teacher", "advantage", "true", 1).module == "train.grpo"
+    assert resolved("teacher", "advantage", "true", 1).trainer == "grpo"
     assert resolved("current", "advantage", "true", 0.7).temperature == 0.7
-    assert resolved("teacher", "uniform", "false", 0.7).module == "train.sft"
+    assert resolved("teacher", "uniform", "false", 0.7).trainer == "sft"

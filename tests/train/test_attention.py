@@ -162,10 +162,10 @@ def test_plan_and_check_show_what_finished_runs_used(transfer, tmp_path):
     manifest = {"completed": None, "input_hash": "", "inputs": {}, "facts": {}}
     (folder / "manifest.json").write_text(json.dumps(manifest))
     assert attention_of_runs(recipe, "grpo", tmp_path) == []
-    facts = {"matched_on": {"attention": "flash_attention_2"}, "attention": "sdpa"}
+    facts = {"matched_on": {"attention": "flash_attention_2"}, "attention": "sdpa", "presented_problems": []}
+    facts |= {"contributed_problems": [], "template_hash": "", "totals": {"exposures": 0}}
     (folder / "manifest.json").write_text(json.dumps(manifest | {"completed": "now", "facts": facts}))
     assert attention_of_runs(recipe, "grpo", tmp_path) == ["sdpa"]
-    facts |= {"presented_problems": [], "template_hash": "", "totals": {"exposures": 0}}
     rest = {"environment": {"packages": {}}, "inputs": {"output of base": "", "output of corpus": ""}}
     (folder / "manifest.json").write_text(json.dumps(manifest | rest | {"completed": "now", "facts": facts}))
     checked = transfer("check", SMOKE, "--out", tmp_path)
@@ -177,9 +177,10 @@ def test_plan_and_check_show_what_finished_runs_used(transfer, tmp_path):
 
 def test_arms_that_ran_with_another_attention_are_unmatched(tmp_path):
     recipe = load_recipe(SMOKE)
-    for arm, ran in (("off_policy_sft", "sdpa"), ("on_policy_sft", "sdpa"), ("grpo", "eager")):
-        facts = {"presented_problems": ["a"], "matched_on": {"attention": "sdpa"}, "template_hash": "t",
-                 "totals": {"exposures": 1}, "attention": ran}  # fmt: skip
+    for arm, ran in (("off_policy_sft", None), ("on_policy_sft", "sdpa"), ("grpo", "eager")):
+        facts = {"presented_problems": ["a"], "contributed_problems": [], "template_hash": "t",
+                 "matched_on": {"attention": "sdpa"}, "totals": {"exposures": 1}}  # fmt: skip
+        facts |= {"attention": ran} if ran else {}
         folder = tmp_path / "arms" / arm / "seed-0"
         folder.mkdir(parents=True)
         (folder / "manifest.json").write_text(json.dumps({

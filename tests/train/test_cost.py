@@ -73,7 +73,7 @@ def test_flops_agree_with_trl(length):
         num_key_value_heads=8, head_dim=128, tie_word_embeddings=False,
     )  # fmt: skip
     expected = compute_flops_per_token(config, length // 2)
-    assert 3 * QWEN3_14B.forward_flops(1, length) == pytest.approx(expected, rel=1e-3)
+    assert 3 * QWEN3_14B.forward_flops_with_attention(1, length) == pytest.approx(expected, rel=1e-3)
 
 
 def test_disk_of_a_run_by_hand():
@@ -212,7 +212,7 @@ def test_what_is_derived_is_what_the_trainer_uses(monkeypatch):
     shown = sampling_memory(recipe, arm, model_shape(recipe))
     monkeypatch.setattr("train.runtime.sampler.on_cpu", lambda: False)
     tokenizer = type("Tokenizer", (), {"eos_token_id": 1, "pad_token_id": 0})
-    used = grpo._vllm_arguments(arm, tokenizer, resolve_vllm(recipe, arm))
+    used = grpo.vllm_arguments(arm, tokenizer, resolve_vllm(recipe, arm))
     assert used["vllm_gpu_memory_utilization"] == shown.memory_share == 0.70
     assert used["vllm_enable_sleep_mode"] is shown.sleep is True
     # TRL lets its engine run as many sequences as a rank has in a generation batch.

@@ -8,7 +8,9 @@ import pytest
 
 from recipes.errors import UserError
 from recipes.loading import load_recipe
+from recipes.manifest import read_manifest
 from tests.paths import POCKET
+from train.accounting.arm_facts import ArmFacts
 from train.accounting.hardware import hardware_differences
 from train.accounting.matching import recipe_differences, recorded_differences, require_matched
 
@@ -24,6 +26,7 @@ def test_shipped_study_is_matched():
         ("arms.grpo.prompt={suffix: ' step by step', max_completion_tokens: 64, max_prompt_tokens: 64}", "prompt"),
         ("arms.grpo.problem_set=all", "problem_set"),
         ("arms.grpo.steps=7", "steps"),
+        ("arms.grpo.train={require_finished: true}", "require_finished"),
     ],
 )
 def test_one_arm_with_another_setting_is_unmatched(override, setting):
@@ -98,11 +101,27 @@ def test_runs_on_other_hardware_are_told_apart(smoke_study, tmp_path):
     assert hardware_differences(recipe, study) == []
 
 
+def test_facts_are_read_as_they_were_written_and_as_earlier_versions_wrote_them(smoke_study):
+    manifest = read_manifest(smoke_study / "arms" / "grpo" / "seed-0")
+    stored = manifest["facts"]
+    facts = ArmFacts.of(manifest)
+    assert list(facts.dump().items()) == list(stored.items())
+    assert (facts.totals["exposures"], facts.matched_on["steps"], facts.attention) == (32, 4, "sdpa")
+    needed = ("template_hash", "presented_problems", "contributed_problems", "matched_on", "totals")
+    early = {name: stored[name] for name in needed} | {"of_a_later_version": 1}
+    early["matched_on"] = stored["matched_on"] | {"attention": "eager"}
+    facts = ArmFacts.of(manifest | {"facts": early})
+    assert (facts.attention, facts.device, facts.engine, facts.skipped_tokens, facts.warnings) == (
+        "eager", "", None, 0, [],
+    )  # fmt: skip
+
+
 def test_recorded_runs_are_compared(smoke_study, tmp_path):
     recipe = load_recipe(POCKET.with_name("smoke.yaml"))
     assert recorded_differences(recipe, smoke_study) == []
     study = tmp_path / "study"
     shutil.copytree(smoke_study / "arms", study / "arms")
+    edit_manifest(study, "off_policy_sft", lambda m: m["facts"]["matched_on"].pop("require_finished"))  # did not exist
     edit_manifest(study, "grpo", lambda m: m["facts"]["presented_problems"].pop())
     edit_manifest(study, "on_policy_sft", lambda m: m["facts"].update(template_hash="other"))
     edit_manifest(study, "off_policy_sft", lambda m: m["inputs"].update({"output of base": "other"}))

@@ -25,6 +25,7 @@ from tests.eval.test_forgetting import made_up  # noqa: F401 (a fixture)
 from tests.launch.test_learning_rates import rates_ablation
 from tests.support.reports import ablation_point
 from tests.train.test_matching import edit_manifest
+from train.accounting.arm_facts import ArmFacts
 from train.no_gradient import NoGradient, runs_without_gradient
 
 ABLATION = "recipes/pocket/ablation.yaml"
@@ -43,7 +44,11 @@ def finish_run(folder, contributed, rows=(), *, steps=4, credit="advantage", bet
     start_stage(folder, "train", {})
     write_json_lines(folder / "metrics.jsonl", rows)
     settings = {"steps": steps, "credit": credit, "beta": beta}
-    finish_stage(folder, {}, {"contributed_problems": contributed, "matched_on": settings})
+    facts = ArmFacts(
+        template_hash="", presented_problems=["a"], contributed_problems=contributed, matched_on=settings, totals={},
+        attention="sdpa",
+    )  # fmt: skip
+    finish_stage(folder, {}, facts.dump())
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ from recipes.loading import load_recipe
 from tests.paths import SMOKE
 from tests.support.trainers import replace
 from train.arms import resolve_arm
-from train.rollouts import PolicyRollouts, read_groups, store, write_groups
+from train.rollouts import PolicyRollouts, compact, read_groups, write_groups
 from train.runtime.recorder import RunRecorder
 
 
@@ -24,7 +24,7 @@ def settings_for(**changes):
 
 class Books:
     def __init__(self):
-        self.spent = []
+        self.spent, self.parameters = [], 10
 
     def spend(self, **counts):
         self.spent.append(counts)
@@ -38,7 +38,7 @@ def test_groups_are_the_same_after_memory_and_disk(tmp_path):
     random.seed(0)
     groups = [[random.choices(range(151_936), k=random.randrange(9)) for _ in range(4)] for _ in range(5)]
     path = tmp_path / "round-0.json"
-    write_groups(path, [store(group) for group in groups])
+    write_groups(path, [compact(group) for group in groups])
     assert path.read_text() == json.dumps(groups)
     assert [[ids.tolist() for ids in group] for group in read_groups(path)] == groups
     assert all(ids.dtype == np.int32 for group in read_groups(path) for ids in group)
@@ -48,7 +48,7 @@ def test_groups_are_the_same_after_memory_and_disk(tmp_path):
 
 def test_a_token_takes_four_bytes():
     ids = list(range(1000, 31_000))
-    (kept,) = store([ids])
+    (kept,) = compact([ids])
     assert kept.nbytes == 4 * len(ids)
     assert sum(map(sys.getsizeof, ids)) + 8 * len(ids) == 36 * len(ids)
 
@@ -65,7 +65,7 @@ def test_rounds_hand_out_what_was_drawn_and_read_it_again(tmp_path):
     settings = settings_for(sampling="round", problems_per_step=2, completions_per_problem=3, round_steps=2)
 
     def rollouts(books):
-        return PolicyRollouts(order, tokenizer, tmp_path, books, 10, settings, 7)
+        return PolicyRollouts(order, tokenizer, tmp_path, books, settings, 7)
 
     first = rollouts(books := Books())
     found = [first.completions(step, draw) for step in range(4)]
@@ -94,7 +94,7 @@ def test_a_killed_round_keeps_the_batches_it_drew(tmp_path):
         return [[[len(prompt), seed % 1000, place] for place in range(3)] for prompt in prompts]
 
     def sample(folder):
-        return PolicyRollouts(order, tokenizer, folder, Books(), 10, settings, 7).completions(3, draw)
+        return PolicyRollouts(order, tokenizer, folder, Books(), settings, 7).completions(3, draw)
 
     fails_at = None
     whole, batches = sample(tmp_path / "whole"), list(asked)
@@ -145,7 +145,7 @@ def test_the_clock_of_a_resumed_run_has_the_seconds_of_samples_that_are_kept(tmp
         recorder = RunRecorder(tmp_path, 8, saved)
         recorder.on_train_begin()
         dies_at = float("inf") if seconds is None else time.now + seconds
-        rollouts = PolicyRollouts(order, tokenizer, tmp_path, Books(), 10, settings, 7, recorder.count_earlier)
+        rollouts = PolicyRollouts(order, tokenizer, tmp_path, Books(), settings, 7, recorder.count_earlier)
         for step in range(saved, until):
             rollouts.completions(step, draw)
             time.now += 5
@@ -175,7 +175,7 @@ def test_the_order_of_rows_does_not_depend_on_a_kill_after_sampling(tmp_path):
     shuffled = []
     for _ in range(2):  # the second time the samples are on the disk
         torch.manual_seed(1)
-        rollouts = PolicyRollouts(order, tokenizer, tmp_path, Books(), 10, settings, 7)
+        rollouts = PolicyRollouts(order, tokenizer, tmp_path, Books(), settings, 7)
         found = []
         for step in range(4):
             rows = rollouts.completions(step, draw)
@@ -195,7 +195,7 @@ def test_batches_that_another_rank_cannot_see_are_drawn_again(tmp_path, monkeypa
         return [[[len(prompt), seed % 1000, place] for place in range(3)] for prompt in prompts]
 
     def sample():
-        return PolicyRollouts(order, tokenizer, tmp_path, Books(), 10, settings, 7).completions(3, draw)
+        return PolicyRollouts(order, tokenizer, tmp_path, Books(), settings, 7).completions(3, draw)
 
     whole = sample()
     groups = read_groups(tmp_path / "rollouts" / "round-0.json")

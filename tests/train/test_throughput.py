@@ -5,7 +5,7 @@ from transformers import Qwen3Config
 
 from train.micro_batches import Work
 from train.runtime import throughput as module
-from train.runtime.recorder import pace
+from train.runtime.recorder import throughput_text
 from train.runtime.throughput import StepClock, throughput
 
 
@@ -51,14 +51,17 @@ def test_metrics_by_hand():
         "throughput/padding_share": 0.3333,
         "throughput/mfu": round(flops * 40 / 2.0 / 2 / 1000.0, 4),
     }
-    assert pace(found | {"throughput/mfu": 0.412}) == "20 tokens/s (training 67%, generation 33%, MFU 41%, padding 33%)"
+    assert (
+        throughput_text(found | {"throughput/mfu": 0.412})
+        == "20 tokens/s (training 67%, generation 33%, MFU 41%, padding 33%)"
+    )
     assert "throughput/mfu" not in throughput({"training": 2.0}, work, config, 2, None)
 
 
 def test_update_without_a_computed_row():
     found = throughput({"training": 2.0}, Work(skipped=10), None, 1, 1000.0)
     assert found["throughput/tokens_per_second"] == 5.0
-    assert pace(found) == "5 tokens/s (training 100%)"
+    assert throughput_text(found) == "5 tokens/s (training 100%)"
     idle = throughput(
         {"training": 2.0}, Work(computed=8, padding=8, skipped=10), None, 1, 1000.0
     )  # keeps ranks in step

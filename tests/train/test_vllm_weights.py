@@ -14,7 +14,7 @@ from recipes.loading import load_recipe
 from recipes.resource_schema import VllmSpec
 from train.accounting.ledger import Ledger
 from train.arms import resolve_arm
-from train.grpo import _vllm_arguments
+from train.grpo import vllm_arguments
 from train.rollouts import DynamicSampling
 from train.runtime.sampler import merged_weights
 from train.runtime.throughput import StepClock
@@ -96,7 +96,7 @@ def test_dynamic_sampling_hands_the_engines_log_probabilities_to_trl(tmp_path, k
         def batch_decode(self, rows, skip_special_tokens):
             return [chr(row[0]) for row in rows]
 
-    def judge(texts, completion_ids, references):
+    def judge(step, texts, completion_ids, references):
         """One of two samples of b and d is correct, none of a and c."""
         rewards = [float(text in "bd" and ids[1] == 7) for text, ids in zip(texts, completion_ids, strict=True)]
         return [SimpleNamespace(correct=reward > 0) for reward in rewards], rewards
@@ -108,7 +108,7 @@ def test_dynamic_sampling_hands_the_engines_log_probabilities_to_trl(tmp_path, k
     settings = resolve_arm(load_recipe("recipes/pocket/smoke.yaml"), "grpo").model_copy(update=changes)
     rows, reserve, tokenizer = [row("a"), row("b")], [row("c"), row("d")], Tokenizer()
     trainer._generate_single_turn, trainer.loaded_step = generate, -1
-    rollouts = DynamicSampling(rows, reserve, judge, tokenizer, Ledger(tmp_path), 1000, settings, seed=0)
+    rollouts = DynamicSampling(rows, reserve, judge, tokenizer, Ledger(tmp_path, 1000), settings, seed=0)
     chosen = rollouts.choose(0, partial(sample, trainer, tokenizer))
     assert [one["problem_id"] for one in chosen] == ["b", "d"]
     found = read_rollouts(rollouts, tokenizer, ["b", "b", "d", "d"], trainer)
@@ -125,7 +125,7 @@ def test_dynamic_sampling_is_corrected_for_the_mismatch():
     settings = resolve_arm(load_recipe("recipes/pocket/smoke.yaml"), "grpo")
 
     def corrected(**changes):
-        arguments = _vllm_arguments(settings.model_copy(update=changes), tokenizer, vllm)
+        arguments = vllm_arguments(settings.model_copy(update=changes), tokenizer, vllm)
         return arguments["vllm_importance_sampling_correction"]
 
     assert corrected(dynamic_sampling=2) is corrected() is True

@@ -46,7 +46,7 @@ class ModelShape:
         embeddings = self.vocab_size * hidden * (1 if self.tied_embeddings else 2)
         return embeddings + self.num_layers * layer + hidden
 
-    def forward_flops(self, tokens: int, length: int) -> int:
+    def forward_flops_with_attention(self, tokens: int, length: int) -> int:
         """FLOPs of a forward pass over `tokens` tokens of sequences of `length`, with causal attention scores."""
         embedding = 0 if self.tied_embeddings else self.vocab_size * self.hidden_size  # looked up, not multiplied
         attention = 2 * self.num_layers * self.num_heads * self.head_dim * length  # scores and values, half the square

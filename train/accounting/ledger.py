@@ -6,12 +6,13 @@ from the row of its checkpoint.
 """
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from recipes.errors import UserError
 from recipes.files import read_json_lines, write_json_lines
+from train.accounting.cost import forward_flops, train_flops
 
 LEDGER = "ledger.jsonl"
 COUNTERS = (
@@ -27,11 +28,22 @@ COUNTERS = (
 )
 
 
+class Completion(NamedTuple):
+    """A completion, or a demonstration, as the ledger counts it."""
+
+    problem_id: str
+    prompt_tokens: int
+    tokens: int
+    correct: bool
+    has_gradient: bool = False
+
+
 class Ledger:
     """Cumulative counters of one run, written row by row.
 
     Args:
         directory: of the run.
+        parameters: of the policy, for FLOPs.
         resumed_step: rows after this step are dropped; 0 starts an empty ledger.
         write: False on all ranks but the first.
 
@@ -46,8 +58,8 @@ class Ledger:
         UserError: the file does not reach `resumed_step`.
     """
 
-    def __init__(self, directory: Path, resumed_step: int = 0, write: bool = True) -> None:
-        self.path = directory / LEDGER
+    def __init__(self, directory: Path, parameters: int, resumed_step: int = 0, write: bool = True) -> None:
+        self.path, self.parameters = directory / LEDGER, parameters
         self.totals, self.skipped_tokens = dict.fromkeys(COUNTERS, 0), 0
         self.last_step = resumed_step
         self._presented: list[str] = []
@@ -63,6 +75,37 @@ class Ledger:
         if rows:
             self.totals = {name: rows[-1][name] for name in COUNTERS}
             self.skipped_tokens = rows[-1].get("skipped_tokens", 0)
+
+    def enter(
+        self,
+        presented: Sequence[str],
+        contributed: Sequence[str],
+        completions: Sequence[Completion],
+        *,
+        sampled: bool = False,
+        with_reference: bool = False,
+        trained: bool = True,
+    ) -> None:
+        """Enter a batch: ids of its problems, of those with a non-zero gradient, and the completions of all ranks.
+
+        `sampled`: whether the policy has just written them; the cost of stored ones is entered when they are sampled.
+        `with_reference`: whether the base model reads them too. `trained`: False where they are dropped unread.
+        """
+        prompt_tokens, tokens = sum(row.prompt_tokens for row in completions), sum(row.tokens for row in completions)
+        forward = forward_flops(self.parameters, prompt_tokens + tokens)
+        self.spend(
+            presented=presented,
+            contributed=contributed,
+            exposures=len(presented),
+            completions=len(completions),
+            correct_completions=sum(row.correct for row in completions),
+            prompt_tokens=prompt_tokens,
+            generated_tokens=tokens if sampled else 0,
+            trained_tokens=sum(row.tokens for row in completions if row.has_gradient),
+            generate_flops=forward if sampled else 0,
+            reference_flops=forward if with_reference else 0,
+            train_flops=train_flops(self.parameters, prompt_tokens + tokens) if trained else 0,
+        )
 
     def spend(self, presented: Iterable[str] = (), contributed: Iterable[str] = (), **counts: int) -> None:
         """Add to the totals of the current step; `contributed` are the ids with a non-zero gradient."""

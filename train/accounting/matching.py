@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from recipes.errors import UserError
-from recipes.manifest import BOOKKEEPING, finished_manifest
-from recipes.schema import Recipe
+from recipes.manifest import BOOKKEEPING, OUTPUT_OF, finished_manifest
+from recipes.schema import Recipe, without_later_defaults
+from train.accounting.arm_facts import ArmFacts
 from train.arms import resolve_arm
 
 
@@ -30,15 +31,16 @@ def recorded_differences(recipe: Recipe, study_dir: Path) -> list[str]:
             manifest = finished_manifest(study_dir / "arms" / arm / f"seed-{seed}")
             if manifest is None:
                 continue
-            facts = manifest["facts"]
-            presented[arm] = set(facts["presented_problems"])
+            facts = ArmFacts.of(manifest)
+            presented[arm] = set(facts.presented_problems)
+            settings = without_later_defaults(facts.matched_on)  # an earlier run has not recorded a later setting
             records[arm] = {
-                **{key: value for key, value in facts["matched_on"].items() if key not in allowed},
-                "base": manifest["inputs"]["output of base"],
-                "corpus": manifest["inputs"]["output of corpus"],
-                "template": facts["template_hash"],
-                "exposures": facts["totals"]["exposures"],
-                "attention that ran": facts["attention"],
+                **{key: value for key, value in settings.items() if key not in allowed},
+                "base": manifest["inputs"][f"{OUTPUT_OF}base"],
+                "corpus": manifest["inputs"][f"{OUTPUT_OF}corpus"],
+                "template": facts.template_hash,
+                "exposures": facts.totals["exposures"],
+                "attention that ran": facts.attention,
                 "code": manifest.get("code"),
                 **{f"package {name}": version for name, version in manifest["environment"]["packages"].items()},
             }

@@ -54,7 +54,7 @@ def rates_for(gpu: Gpu | None) -> tuple[Gpu, Rates]:
 
 def forward_seconds(shape: ModelShape, gpu: Gpu, rates: Rates, tokens: float, length: int) -> float:
     """Seconds of one GPU for one forward pass over `tokens` tokens of sequences of `length`."""
-    return shape.forward_flops(1, length) * tokens / (gpu.peak_flops * rates.train_utilisation)
+    return shape.forward_flops_with_attention(1, length) * tokens / (gpu.peak_flops * rates.train_utilisation)
 
 
 @dataclass(frozen=True)
@@ -94,7 +94,11 @@ def engine_seconds(
     kept = growing * shape.kv_cache_bytes_per_token(value_bytes)
     at_once = min(load.sequences, max(1.0, cache_bytes / kept))
     bandwidth, weights = gpus * gpu.bandwidth * rates.decode_bandwidth, shape.parameters() * value_bytes
-    arithmetic = at_once * shape.forward_flops(1, round(growing)) / (gpus * gpu.peak_flops * rates.train_utilisation)
+    arithmetic = (
+        at_once
+        * shape.forward_flops_with_attention(1, round(growing))
+        / (gpus * gpu.peak_flops * rates.train_utilisation)
+    )
     step = max((weights + at_once * kept) / bandwidth, arithmetic)
     tail = (load.limit - load.mean) * weights / bandwidth
     prefill = forward_seconds(shape, gpu, rates, load.sequences * load.prompt, load.prompt) / gpus
@@ -111,7 +115,9 @@ def batches_seconds(
     growing = load.prompt + longest / 2
     read = shape.parameters() * value_bytes + size * growing * shape.kv_cache_bytes_per_token(value_bytes)
     launched = shape.num_layers * rates.layer_seconds
-    arithmetic = size * shape.forward_flops(1, round(growing)) / (gpu.peak_flops * rates.train_utilisation)
+    arithmetic = (
+        size * shape.forward_flops_with_attention(1, round(growing)) / (gpu.peak_flops * rates.train_utilisation)
+    )
     step = max(read / (gpu.bandwidth * rates.decode_bandwidth), launched) + arithmetic
     prefill = forward_seconds(shape, gpu, rates, load.sequences * load.prompt, load.prompt)
     return batches * longest * step + prefill

@@ -15,7 +15,9 @@ from transformers import TrainingArguments as Arguments
 from data.attention import attention_that_ran
 from data.language_model import load_model
 from recipes.files import hash_files, write_atomic, write_json
+from recipes.manifest import read_manifest
 from recipes.training_schema import LoraSpec
+from train.accounting.arm_facts import ArmFacts
 from train.runtime.ranks import barrier, rank
 
 SNAPSHOTS, COMPLETE = "snapshots", "COMPLETE"
@@ -167,3 +169,10 @@ def complete_snapshots(stage_dir: Path) -> dict[int, Path]:
     """Step -> directory of every complete snapshot, in order."""
     directories = {int(p.name.removeprefix("step-")): p for p in (stage_dir / SNAPSHOTS).glob("step-*")}
     return {step: path for step, path in sorted(directories.items()) if (path / COMPLETE).exists()}
+
+
+def checkpoints_of_run(run_dir: Path) -> dict[int, Path]:
+    """Step -> weights of every complete snapshot of a finished run and, last, of its last step."""
+    manifest = read_manifest(run_dir)
+    assert manifest is not None
+    return complete_snapshots(run_dir) | {ArmFacts.of(manifest).matched_on["steps"]: run_dir / "final"}

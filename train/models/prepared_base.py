@@ -68,7 +68,7 @@ def run(recipe: Recipe, study_dir: Path, stage_dir: Path, resume: bool, arm: str
     # Weights
     progress = Progress(stage_dir, len(weights), "files")
     for count, path in enumerate(weights, start=1):
-        _copy(path, stage_dir / path.name)
+        copy_or_link(path, stage_dir / path.name)
         progress.update(count, path.name)
     facts = {
         "parameters": parameters,
@@ -143,7 +143,7 @@ def parameters_of_checkpoint(directory: Path) -> int:
     return total
 
 
-def _copy(source: Path, target: Path) -> None:
+def copy_or_link(source: Path, target: Path) -> None:
     """A hard link where the file is a blob of the hub's cache, which never changes; else a copy."""
     blob = source.resolve()
     target.unlink(missing_ok=True)

@@ -3,7 +3,6 @@
 import json
 import math
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -45,7 +44,7 @@ def mismatch_warning(logs: dict[str, float]) -> RunWarning | None:
     )
 
 
-def pace(logs: dict[str, float]) -> str:
+def throughput_text(logs: dict[str, float]) -> str:
     """Tokens per second of a step and where its seconds went, for people."""
     seconds = {name.partition("/")[2]: value for name, value in logs.items() if name.startswith("seconds/")}
     total = sum(seconds.values())
@@ -67,7 +66,6 @@ class RunRecorder(TrainerCallback):
     Metrics after `resumed_step` are dropped, because they are computed again.
 
     Attributes:
-        before_close: called with the step number before the ledger's row is written, if set.
         raised: the warnings, also those of earlier attempts; the headline of the latest is shown with the progress.
     """
 
@@ -82,7 +80,6 @@ class RunRecorder(TrainerCallback):
         self.path = directory / METRICS
         self.progress = Progress(directory, steps, "steps")
         self.ledger = ledger
-        self.before_close: Callable[[int], None] | None = None
         self.tracker = tracker
         self.note = ""
         self._stored = directory / WARNINGS
@@ -142,7 +139,7 @@ class RunRecorder(TrainerCallback):
         shown = "reward" if "reward" in logs else "loss"
         self.note = f"{shown} {float(logs[shown]):.3g}" if shown in logs else ""
         if "throughput/tokens_per_second" in logs:
-            self.note += f", {pace(logs)}"
+            self.note += f", {throughput_text(logs)}"
         if self.raised:
             headline, detail = self.raised[-1]
             self.note += f"; warning: {headline}{' …' if detail else ''}"
@@ -171,8 +168,6 @@ class RunRecorder(TrainerCallback):
         """Close the ledger's row and report progress."""
         beat(self.path.parent)
         if self.ledger is not None:
-            if self.before_close is not None:
-                self.before_close(state.global_step)
             self.ledger.close_step(state.global_step)
         if state.is_world_process_zero:
             seconds = self._spent + (time.monotonic() - self._started) * world_size()
