@@ -59,9 +59,7 @@ def gpus_wanted(recipe: Recipe, kind: StageKind) -> int:
             return resources.ranks // resources.nodes if resources.launched else 1
         case "eval" | "trajectory":
             return generation
-        case "drift":
-            return max(1, generation)
-        case "diagnostics":
+        case "drift" | "diagnostics":
             return 1
         case "external" | "questions" | "report":
             return 0

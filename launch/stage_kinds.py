@@ -63,7 +63,7 @@ STAGE_KINDS: dict[StageKind, KindFacts] = {
     ),
     "drift": KindFacts(
         modules=("train.drift",), writes="drift.jsonl",
-        uses_attention=True, samples_with="resources.vllm", gpus_set_by="suite.engine.tensor_parallel",
+        uses_attention=True, samples_with="resources.vllm", gpus_set_by=None,
     ),
     "external": KindFacts(
         modules=("train.models.prepared_base",), writes="as base",

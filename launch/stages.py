@@ -319,23 +319,17 @@ def made_by_other_code(stage: Stage, study_dir: Path) -> bool:
 
 
 def select_until(stages: list[Stage], until: str | None) -> list[Stage]:
-    """The stages up to and including all of kind `until` (or the stage of that name and what it needs)."""
+    """The stages of kind `until`, or the stage of that name, and all that they need."""
     if until is None:
         return stages
-    if until in KINDS:
-        selected = [stage for stage in stages if KINDS.index(stage.kind) <= KINDS.index(until)]
-        if not selected:
-            raise UserError(
-                f"--until {until}: this recipe has no such stage; it has {', '.join(s.name for s in stages)}"
-            )
-        return selected
     by_name = {stage.name: stage for stage in stages}
-    if until not in by_name:
+    pending = [stage.name for stage in stages if until in (stage.kind, stage.name)]
+    if not pending:
         kinds = [kind for kind in KINDS if any(stage.kind == kind for stage in stages)]
         near = nearest(until, [*kinds, *by_name])
         hint = f"did you mean {near}?" if near else f"there are {', '.join(dict.fromkeys([*kinds, *by_name]))}"
         raise UserError(f"--until {until!r} is neither a kind of stage nor a stage of this recipe; {hint}")
-    wanted, pending = set(), [until]
+    wanted = set()
     while pending:
         name = pending.pop()
         wanted.add(name)

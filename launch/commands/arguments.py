@@ -78,7 +78,9 @@ NO_REUSE = argument(
     "the base",
 )
 UNTIL = argument(
-    "--until", metavar="STAGE", help="stop after a kind of stage (base, corpus, arms, ..., report) or a stage by name"
+    "--until",
+    metavar="STAGE",
+    help="only a kind of stage (base, corpus, arms, ..., report), or one stage by name, and what it needs",
 )
 STAGE = argument("stage", metavar="STAGE", nargs="?", help="for instance arms/grpo/seed-0")
 FIGURE = argument("--figure", metavar="FILE.svg", type=Path, help="draw the figure into this file")

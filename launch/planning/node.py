@@ -76,7 +76,9 @@ def needs_vllm(recipe: Recipe, kind: StageKind) -> bool:
         case "trainer":
             vllm, samples = recipe.resources.vllm, any(arm.sampling != "teacher" for arm in recipe.trained.values())
             return vllm is not None and samples and (vllm.mode == "colocate" or vllm.server_nodes > 0)
-        case "resources.vllm" | "corpus.samplers" | "transformers" | None:  # arms ask for the first, where they sample
+        case "resources.vllm":
+            return recipe.resources.vllm is not None
+        case "corpus.samplers" | "transformers" | None:
             return False
         case _:
             assert_never(sampler)

@@ -104,7 +104,8 @@ def test_flash_attention_on_a_cpu_is_refused_also_where_its_package_is_installed
 def test_engines_and_sandbox(machine):
     machine |= {"vllm": False, "bwrap": False}
     assert [str(finding) for finding in found()] == [
-        "vllm is not installed; it is needed for arms, eval, trajectory; run pip install -r requirements-gpu.lock",
+        "vllm is not installed; it is needed for arms, drift, eval, trajectory; run pip install -r "
+        "requirements-gpu.lock",
         "bubblewrap (bwrap) is not installed, in which the code of livecodebench is run; apt install bubblewrap, or "
         "suite.allow_unsandboxed_code=true",
     ]
@@ -177,8 +178,7 @@ def test_gpus_of_this_machine(machine):
     two = ["resources.ranks=2", "train.save_every_steps=1"]
     parallel = found("suite.engine={kind: vllm, tensor_parallel: 4}", *two, gpus=EIGHT[:2])
     assert [finding.sentence for finding in parallel] == [
-        f"{kind} need 4 GPUs (suite.engine.tensor_parallel) and this machine has 2"
-        for kind in ("drift", "trajectory", "eval")
+        f"{kind} need 4 GPUs (suite.engine.tensor_parallel) and this machine has 2" for kind in ("trajectory", "eval")
     ]
     machine["models"] = ["NVIDIA H100 80GB HBM3"] * 8
     (other,) = found()

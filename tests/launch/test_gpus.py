@@ -77,7 +77,7 @@ def test_what_each_kind_of_stage_asks_for():
     one = {"base": 0, "corpus": 0, "arms": 8, "questions": 0, "drift": 1, "trajectory": 1, "eval": 1,
            "diagnostics": 1, "report": 0}  # fmt: skip
     assert asked("suite.engine={kind: vllm}") == one
-    assert asked("suite.engine={kind: vllm, tensor_parallel: 2}") == one | {"drift": 2, "trajectory": 2, "eval": 2}
+    assert asked("suite.engine={kind: vllm, tensor_parallel: 2}") == one | {"trajectory": 2, "eval": 2}
     assert asked("resources.ranks=16", "resources.nodes=4")["arms"] == 4
     served = "suite.engine={kind: endpoint, base_url: 'http://n1:8000/v1/completions', model: m}"
     assert asked(served, "trajectory=null") == one | {"trajectory": 0, "eval": 0}

@@ -109,13 +109,13 @@ def test_gpus_of_every_kind(study):
     assert {kind: gpus_wanted(recipe, kind) for kind in KINDS} == one | none
     wide = load_recipe(POCKET, [*EVERYTHING, "suite.engine={kind: vllm, tensor_parallel: 4}", "resources.ranks=2"])
     several = {kind: gpus_wanted(wide, kind) for kind in KINDS if gpus_wanted(wide, kind) > 1}
-    assert several == {"arms": 2, "drift": 4, "trajectory": 4, "eval": 4}
+    assert several == {"arms": 2, "trajectory": 4, "eval": 4}
     assert list(several) == kinds(stages, lambda stage: stage.facts.gpus_set_by is not None)
 
 
 def test_vllm_of_every_kind():
     big = RECIPES / "qwen3-14b" / "matched.yaml"
-    assert [kind for kind in KINDS if needs_vllm(load_recipe(big), kind)] == ["arms", "trajectory", "eval"]
+    assert [kind for kind in KINDS if needs_vllm(load_recipe(big), kind)] == ["arms", "drift", "trajectory", "eval"]
     assert not any(needs_vllm(load_recipe(POCKET, EVERYTHING), kind) for kind in KINDS)
 
 

@@ -236,8 +236,10 @@ def test_until(tmp_path):
     with pytest.raises(UserError, match="neither a kind of stage nor a stage of this recipe; did you mean eval"):
         select_until(stages, "evaluation")
     corpus_only = build_stages(load_recipe(POCKET.parent.parent / "corpora" / "gsm8k_train_file.yaml"))
-    with pytest.raises(UserError, match="this recipe has no such stage; it has corpus"):
+    with pytest.raises(UserError, match=r"'base' is neither a kind of stage nor a stage .*; there are corpus"):
         select_until(corpus_only, "base")
+    heldout = build_stages(load_recipe(POCKET))
+    assert [stage.name for stage in select_until(heldout, "questions")] == ["base", "corpus", "questions"]  # no arm
 
 
 def test_a_shorter_run_does_not_narrow_what_a_study_ran_to(tmp_path):
