@@ -4,6 +4,7 @@ On a CPU a worker stays alive between stages, so that it imports the libraries o
 `logs/<stage>.log`. A failing stage stops nothing that does not depend on it.
 """
 
+import os
 import shutil
 import sys
 import time
@@ -11,7 +12,7 @@ from collections.abc import Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import ExitStack, suppress
-from multiprocessing import active_children, get_context
+from multiprocessing import active_children, get_context, resource_tracker
 from pathlib import Path
 
 from launch.execution.display import Display
@@ -177,6 +178,18 @@ class _Workers:
             executor.shutdown(wait=True, cancel_futures=True)
 
 
+def _start_quiet_resource_tracker() -> None:
+    """Start Python's process that unlinks what killed workers leave, without its warning about each semaphore."""
+    name = "PYTHONWARNINGS"
+    before = os.environ.get(name)
+    os.environ[name] = "ignore::UserWarning:multiprocessing.resource_tracker"
+    resource_tracker.ensure_running()
+    if before is None:
+        del os.environ[name]
+    else:
+        os.environ[name] = before
+
+
 class _Scheduler:
     """Runs tasks in worker processes, each as soon as its needs are met and its GPUs are free.
 
@@ -204,6 +217,7 @@ class _Scheduler:
     def run(self) -> int:
         """Run all tasks; returns the exit status."""
         started = time.monotonic()
+        _start_quiet_resource_tracker()
         with self.signals, self.workers:
             try:
                 self._loop()
@@ -265,7 +279,12 @@ class _Scheduler:
 
     def _interrupted(self) -> int:
         """Print what was interrupted and how to continue; returns the exit status."""
-        names = ", ".join(self.names[task.key] for task, _ in self.running.values()) or "no stage"
+        tasks = [task for task, _ in self.running.values()]
+        names = ", ".join(self.names[task.key] for task in tasks) or "no stage"
+        reason = Failure(f"stopped by {self.signals.received or 'Ctrl-C'}", STOPPED)
+        for task in tasks:  # which have been killed
+            with suppress(OSError):
+                record(task.study_dir, task.stage.name, reason)
         kept = "Finished stages are kept, training resumes from its last checkpoint, other stages from their last file"
         advice = f"{kept}. To continue: the same command, or `transfer resume {self.root}`"
         print(f"\nstopped while running {names}. {advice}", file=sys.stderr)

@@ -1,6 +1,7 @@
 """The whole smoke study through the command line: what it writes, what a rerun does, what bad input says."""
 
 import json
+import os
 import re
 import shutil
 import signal
@@ -134,7 +135,8 @@ def test_second_study_gives_identical_scores(smoke_transfer, transfer, tmp_path)
 
 def test_dry_run_and_plan_write_nothing_and_import_no_torch(tmp_path):
     code = (
-        "import sys; from launch.commands.main import main; "
+        "import sys; from launch.execution.failures import recorded
+from launch.commands.main import main; "
         f"status = main({['run', str(SMOKE), '--dry-run', '--json', '--out', str(tmp_path / 's')]!r}); "
         "heavy = {'torch', 'transformers', 'trl', 'lm_eval', 'datasets'} & set(sys.modules); "
         "sys.exit(f'{heavy}' if heavy else status)"
@@ -308,6 +310,7 @@ def test_interrupt_stops_at_once_and_names_the_stage(tmp_path):
         text=True,
         # A shell starts background jobs with the interrupt ignored, and children inherit that.
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        start_new_session=True,
     )
     try:
         deadline = time.monotonic() + 120
@@ -315,13 +318,16 @@ def test_interrupt_stops_at_once_and_names_the_stage(tmp_path):
             assert process.poll() is None
             assert time.monotonic() < deadline
             time.sleep(0.1)
-        process.send_signal(signal.SIGINT)
+        os.killpg(process.pid, signal.SIGINT)  # a terminal sends it to all processes
         _, errors = process.communicate(timeout=20)  # the stage itself would take minutes
     finally:
         process.kill()
     assert process.returncode == 130
     assert "stopped while running base. Finished stages are kept" in errors
     assert f"To continue: the same command, or `transfer resume {study}`" in errors
+    assert "leaked" not in errors
+    said = recorded(study, "base")
+    assert said is not None and said["message"] == "stopped by Ctrl-C"
     with locked(study / ".locks" / "base"):  # no worker is left that writes there
         pass
 

@@ -110,7 +110,7 @@ def test_engines_and_sandbox(machine):
         "suite.allow_unsandboxed_code=true",
     ]
     (only,) = found("suite.engine={kind: hf}", "suite.allow_unsandboxed_code=true")
-    assert only.sentence == "vllm is not installed; it is needed for arms"
+    assert only.sentence == "vllm is not installed; it is needed for arms, drift"
     assert found("suite.engine={kind: hf}", "suite.allow_unsandboxed_code=true", "resources.vllm=null") == []
     image = SiteSpec(gpus_per_node=8, container={"image": "lab.sif"})
     assert found(site=image) == [], "what is installed here says nothing about an image"
