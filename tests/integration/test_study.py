@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from eval.drawing import label
+from launch.execution.failures import recorded
 from recipes.files import locked
 from recipes.manifest import read_manifest
 from tests.paths import RECIPES, ROOT, SMOKE
@@ -135,8 +136,7 @@ def test_second_study_gives_identical_scores(smoke_transfer, transfer, tmp_path)
 
 def test_dry_run_and_plan_write_nothing_and_import_no_torch(tmp_path):
     code = (
-        "import sys; from launch.execution.failures import recorded
-from launch.commands.main import main; "
+        "import sys; from launch.commands.main import main; "
         f"status = main({['run', str(SMOKE), '--dry-run', '--json', '--out', str(tmp_path / 's')]!r}); "
         "heavy = {'torch', 'transformers', 'trl', 'lm_eval', 'datasets'} & set(sys.modules); "
         "sys.exit(f'{heavy}' if heavy else status)"
