@@ -14,6 +14,10 @@ from data.prompts.pocket_tokenizer import byte_tokenizer, counting_tokenizer
 from data.prompts.prompt import settle
 from data.prompts.thinking import strip_thinking
 from data.prompts.tokenizer_files import TokenizerFiles
+from eval.questions.build import read_source_questions
+from eval.questions.suite_size import WHOLE_FILE_BYTES
+from eval.questions.task_files import suite_folder, task_path
+from eval.questions.wording import filled
 from recipes.errors import UserError
 from recipes.schema import Recipe
 
@@ -81,6 +85,36 @@ def require_one(what: str, lengths: Iterable[int], setting: str, limit: int) -> 
             f"{setting} is {limit} and drops every {what}: the shortest has {shortest} tokens; raise it, "
             "`transfer validate` shows the lengths"
         )
+
+
+def check_questions(recipe: Recipe) -> None:
+    """Raise UserError for each benchmark of a small local file with a question that is longer than its limit.
+
+    Tokens of the question alone are counted: a chat template adds some, and `transfer validate` counts them too.
+    """
+    suite, tokenizer = recipe.require_suite(), None
+    limit, folder = suite.max_prompt_tokens, suite_folder(suite)
+    sentences: list[str] = []
+    for benchmark in suite.benchmarks:
+        data = benchmark.data
+        if data is None or data.kind != "file" or Path(str(data.path)).stat().st_size > WHOLE_FILE_BYTES:
+            continue
+        questions = read_source_questions(recipe, benchmark, Path())
+        for prompting in benchmark.promptings:
+            path = task_path(folder, benchmark.name, prompting)
+            texts = [filled(path, question.fields | {"suffix": recipe.prompt.suffix}) for question in questions]
+            texts = [text for text in texts if len(text.encode()) > limit]  # a token has at least a byte
+            tokenizer = tokenizer or (_tokenizer(recipe) if texts else None)
+            if tokenizer is None:
+                continue
+            lengths = [len(ids) for ids in tokenizer(texts, add_special_tokens=False)["input_ids"]] if texts else []
+            if over := [length for length in lengths if length > limit]:
+                sentences.append(
+                    f"benchmark {benchmark.name!r}: {len(over):,} of {len(questions):,} questions of {path.name} are "
+                    f"longer than suite.max_prompt_tokens {limit}, the longest has {max(over):,} tokens; raise it"
+                )
+    if sentences:
+        raise UserError("\n".join(sentences))
 
 
 def _tokenizer(recipe: Recipe) -> TokenizerFiles | None:

@@ -12,7 +12,7 @@ from data.hub import chosen, lock_mismatch
 from eval.questions.build import benchmark_files
 from eval.questions.mistakes import suffix_warnings, suite_mistakes
 from eval.questions.suite_size import WHOLE_FILE_BYTES
-from launch.planning.lengths import check_lengths
+from launch.planning.lengths import check_lengths, check_questions
 from launch.planning.templates import check_templates
 from recipes.corpus_schema import BenchmarkTexts, CorpusSpec, DataFiles, SourceSpec, StoredCompletions
 from recipes.errors import UserError, collected
@@ -41,6 +41,9 @@ def mistakes(recipe: Recipe, counts: bool = True) -> list[str]:
     if counts and not sentences:  # what is missing above could not be read
         with collected(sentences):
             check_lengths(recipe)
+        with collected(sentences):
+            if recipe.suite is not None:
+                check_questions(recipe)
     return list(dict.fromkeys(sentences))
 
 
