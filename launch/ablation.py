@@ -32,6 +32,7 @@ from recipes.errors import UserError
 from recipes.files import hash_json, is_locked, write_json
 from recipes.loading import STUDY_FILE, load_recipe, read_yaml, validate_recipe
 from recipes.schema import Recipe
+from train.arms import overruled
 
 ABLATION_FILE = "ablation.json"
 SHARED = "shared"
@@ -210,7 +211,12 @@ def read_ablation(
         raise UserError(f"paired axes need equally many values: {sizes}")
     combinations = zip(*axes.values(), strict=True) if is_paired else itertools.product(*axes.values())
     base = load_recipe(recipe_path, settings)
-    _require_effect(axes, base)
+    for axis in axes:
+        if own := overruled(base, axis):
+            raise UserError(
+                f"axis {axis} changes nothing, because every arm has its own value; vary {', '.join(own)}, together "
+                "with --paired"
+            )
     points = [
         _point(recipe_path, settings, dict(zip(axes, combination, strict=True)), base) for combination in combinations
     ]
@@ -294,26 +300,6 @@ def _axes(texts: Sequence[str]) -> dict[str, list[Any]]:
             raise UserError(f"axis {text!r}: {values!r} is not a list of YAML values") from None
         axes[key] = [_as_number(value) for value in parsed]
     return axes
-
-
-def _require_effect(axes: Mapping[str, Any], recipe: Recipe) -> None:
-    """Raise UserError for a setting of `train` for which every arm has a value of its own, so that no point differs."""
-    for axis in axes:
-        section, _, setting = axis.partition(".")
-        own = [key for arm in recipe.trained if (key := _own_key(recipe, arm, setting)) is not None]
-        if section == "train" and own and len(own) == len(recipe.trained):
-            raise UserError(
-                f"axis {axis} changes nothing, because every arm has its own value; vary {', '.join(own)}, together "
-                "with --paired"
-            )
-
-
-def _own_key(recipe: Recipe, arm: str, setting: str) -> str | None:
-    """The key of an arm's own value of a setting of `train`; None where it takes that of the study."""
-    spec = recipe.arms[arm]
-    if setting in ("learning_rate", "steps") and getattr(spec, setting) is not None:
-        return f"arms.{arm}.{setting}"
-    return f"arms.{arm}.train.{setting}" if setting in spec.train else None
 
 
 def _as_number(value: Any) -> Any:

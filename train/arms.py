@@ -76,6 +76,18 @@ class ResolvedArm(MethodSpec, TrainSpec):
         return len(self.snapshot_steps()) + 1
 
 
+def overruled(recipe: Recipe, key: str) -> list[str]:
+    """The keys of the arms' own values of a setting of `train`, if every arm has one, so that it changes nothing."""
+    section, _, setting = key.partition(".")
+    own = []
+    for name, spec in recipe.trained.items() if section == "train" else ():
+        if setting in ("learning_rate", "steps") and getattr(spec, setting) is not None:
+            own.append(f"arms.{name}.{setting}")
+        elif setting in spec.train:
+            own.append(f"arms.{name}.train.{setting}")
+    return own if len(own) == len(recipe.trained) else []
+
+
 def resolve_arm(recipe: Recipe, name: str) -> ResolvedArm:
     """Fill in an arm from its study.
 

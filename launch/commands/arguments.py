@@ -98,8 +98,12 @@ CLUSTER = (
 def read_study(options: argparse.Namespace) -> "tuple[Recipe, Path]":
     """The recipe of RECIPE|RUN with the overrides, and the folder of the study."""
     from recipes.loading import load_recipe
+    from train.arms import overruled
 
-    recipe = load_recipe(options.study, getattr(options, "overrides", []))
+    recipe = load_recipe(options.study, overrides := getattr(options, "overrides", []))
+    for key in (override.partition("=")[0] for override in overrides):
+        if own := overruled(recipe, key):
+            raise UserError(f"{key} changes nothing, because every arm has its own value; set {', '.join(own)}")
     default = options.study if options.study.is_dir() else Path("runs") / recipe.study
     return recipe, getattr(options, "out", None) or default
 

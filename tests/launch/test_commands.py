@@ -257,3 +257,14 @@ def test_running_benchmarks_alone_is_refused_with_the_command_that_asks_them(tmp
         "transfer: own-benchmark has nothing to run, neither a model nor a corpus; benchmarks alone are asked of any "
         "model with `transfer eval --suite RECIPE`\n"
     )
+
+
+def test_an_override_that_no_arm_reads_is_refused(capsys):
+    study = str(RECIPES / "pocket" / "study.yaml")
+    for command in ("plan", "check", "run"):
+        assert main([command, study, "train.learning_rate=1e-4", *(["--dry-run"] if command == "run" else [])]) == 2
+        assert capsys.readouterr().err == (
+            "transfer: train.learning_rate changes nothing, because every arm has its own value; set "
+            "arms.off_policy_sft.learning_rate, arms.on_policy_sft.learning_rate, arms.grpo.learning_rate\n"
+        )
+    assert main(["check", study, "train.warmup_steps=5"]) == 0  # that of the study counts
