@@ -242,9 +242,7 @@ def _arm_lines(plan: Plan) -> list[str]:
             f"{name:<{width}}{arm.runs:>6}{arm.updates:>9,}{arm.exposures:>11,}{arm.completions:>13,}"
             f"{arm.generated_tokens_at_most:>20,}{flops:>16}{arm.learning_rate:>15.1e}" + _hours_and_disk(plan, arm)
         )
-    lines.append(
-        "for one run; completions, tokens and FLOPs at most: every problem with all completions, at their limit"
-    )
+    lines.append("for one run, at most: every problem with all completions, and these at their limit")
     if plan.gpu:
         lines += _comparison_lines(plan)
         between = {name: arm.hours_between_checkpoints for name, arm in plan.arms.items()}
