@@ -9,10 +9,9 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from data.corpus.fields import printed_names
 from recipes.errors import UserError, collected
+from recipes.yaml_files import StrictLoader, read_yaml_text
 
 OF_EVERY_QUESTION = ("question_id", "suffix")
 """What task files may use besides a question's own fields."""
@@ -20,7 +19,7 @@ _TEMPLATES = ("doc_to_text", "doc_to_choice", "doc_to_target")
 _DEEPEST_INCLUDE = 10
 
 
-class _Loader(yaml.SafeLoader):
+class _Loader(StrictLoader):
     """YAML in which `!function` names are kept as text."""
 
 
@@ -34,11 +33,9 @@ def task_values(path: Path, depth: int = 0) -> dict[str, Any]:
         UserError: a file cannot be read or is not a YAML mapping.
     """
     try:
-        settings = yaml.load(path.read_text(encoding="utf-8"), _Loader)
+        settings = read_yaml_text(path.read_text(encoding="utf-8"), "task file", path, _Loader)
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"task file {path} cannot be read ({error}); restore it as a text file") from None
-    except yaml.YAMLError as error:
-        raise UserError(f"task file {path} is not valid YAML; correct it: {' '.join(str(error).split())}") from None
     if not isinstance(settings, dict):
         raise UserError(f"task file {path} holds no settings; it must be a YAML mapping with doc_to_text")
     names = settings.pop("include", None) or []
