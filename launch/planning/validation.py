@@ -24,7 +24,7 @@ from eval.questions.choices import choice_reader
 from eval.questions.mistakes import benchmark_mistakes
 from eval.questions.records import Question
 from eval.questions.task_files import suite_folder, task_path
-from eval.questions.wording import filled
+from eval.questions.wording import filled, key_mistakes
 from launch.planning.fit import fit_mistakes
 from launch.planning.lengths import Lengths, lengths_of, require_one
 from launch.planning.preflight import (
@@ -293,8 +293,15 @@ def _suite(
             validation.benchmarks[benchmark.name] = {"questions": len(questions), "clusters": clusters}
         for prompting in benchmark.promptings if questions else ():
             path = task_path(folder, benchmark.name, prompting)
-            if path.is_file():
+            if path.is_file() and not _has_wrong_keys(path):
                 _ask(recipe, benchmark, prompting, path, questions, tokenizer, validation)
+
+
+def _has_wrong_keys(path: Path) -> bool:
+    """Whether the harness would refuse a task file for its keys, which is among the mistakes already."""
+    with collected([]):
+        return bool(key_mistakes(path))
+    return False
 
 
 def _questions(
