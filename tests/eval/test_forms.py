@@ -243,7 +243,7 @@ def test_samples_are_whole_units_and_never_empty(sizes, strata, count):
             [{"q": "a", "answer": "1", "id": 1}, {"q": "b", "answer": "2", "id": 1}],
             "rows 1 and 2 have the same id '1'; make its values unique, or set `data.id_field`",
         ),
-        ([{"q": None, "answer": "1", "id": 1}], "row 1: 'q', the field 'q', is empty; fill it in"),
+        ([{"q": None, "answer": "1", "id": 1}], "row 1: 'q', the field 'problem', is empty; fill it in"),
         ([{"q": "a", "answer": " ", "id": 1}], "row 1: 'answer', the reference answer, is empty"),
     ],
 )

@@ -115,3 +115,20 @@ def test_an_empty_cell_of_a_benchmark_is_named_with_its_line(law, capsys):
             "benchmark rulings, questions.csv line 4: 'answer', the reference answer, is empty; fill it in, or remove"
         )
         assert said in "".join(capsys.readouterr())
+
+
+def test_references_are_counted_and_a_letter_without_an_option_is_warned_of(law, capsys):
+    assert main(["validate", str(law)]) == 0
+    shown = capsys.readouterr().out
+    assert "  references: A 9, B 8, C 7\n" in shown
+    assert "  rulings: 12 questions\n    references: A 4, B 4, C 4\n" in shown and "no option" not in shown
+    edit(law, suite__benchmarks__0__data__reference_field="{{ 'E' if id == 'law-2' else answer }}")
+    edit(law, corpus__sources__0__answer_field="{{ 'DBC'[label | int] }}")
+    found = validate(load_recipe(law), Path("runs/none"))
+    assert found.references["rulings"] == {"A": 4, "B": 3, "C": 4, "E": 1}
+    told = [text for text in found.warnings if "no option" in text]
+    assert told == [
+        "the corpus: the reference of my-problems, problems.csv line 4 is 'D', but it has no option D (9 such "
+        "references); correct the labels",
+        "benchmark 'rulings': the reference of question law-2 is 'E', but it has no option E; correct the labels",
+    ]
