@@ -145,7 +145,7 @@ class StoredCompletions(DataFiles):
     problem_suffix: str = ""
     """Text after every problem in the file; it is removed before matching."""
     completion_field: str = "completion"
-    """Field with the completion, or with a list of completions."""
+    """Field with the completion, or with a list of completions: a column, a dotted path, or a template over columns."""
 
 
 def _is_address(url: str) -> bool:

@@ -16,6 +16,7 @@ from recipes.errors import UserError
 from recipes.schema import STUDY_NAME, Recipe
 from recipes.suggestions import did_you_mean, holds_study, nearest, similar_file, similar_study
 from recipes.suite_schema import NAME
+from recipes.yaml_files import read_yaml_text
 
 STUDY_FILE = "study.json"
 PREPARE = "prepare.py"
@@ -116,7 +117,7 @@ def _with_absolute_paths(value: Any, *folders: Path, key: str = "") -> Any:
 def read_yaml(path: Path, what: str = "recipe") -> dict[str, Any]:
     """The values of a YAML file, called `what` in messages. Raises UserError if it is not a readable YAML mapping."""
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        values = read_yaml_text(path.read_text(encoding="utf-8"), what, path)
     except FileNotFoundError:
         if what != "recipe":
             raise UserError(f"{what} {path} does not exist") from None
@@ -125,8 +126,6 @@ def read_yaml(path: Path, what: str = "recipe") -> dict[str, Any]:
         raise UserError(f"{named} does not exist{_nearest(path)}") from None
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{what} {path} cannot be read: {error}") from None
-    except yaml.YAMLError as error:
-        raise UserError(f"{what} {path} is not valid YAML: {' '.join(str(error).split())}") from None
     if not isinstance(values, dict):
         raise UserError(f"{what} {path} holds no settings; it must be a YAML mapping")
     return values

@@ -12,11 +12,12 @@ _STEM = 3  # letters
 
 
 def nearest(word: str, known: Iterable[str]) -> str | None:
-    """The known word that is meant: one with `word` as a part between slashes, a similar one, or one that begins it or
-    that it begins; None if there is none.
+    """The known word that is meant: one with `word` as a part between slashes, the same in other case, a similar
+    one, or one that begins it or that it begins; None if there is none.
     """
     words = list(known)
     near = [other for other in words if word in other.split("/")]
+    near += [other for other in words if other.casefold() == word.casefold()]
     near += difflib.get_close_matches(word, words, n=1, cutoff=_NEAR)
     near += [other for other in words if min(len(word), len(other)) >= _STEM and other.startswith(word[: len(other)])]
     return next(iter(near), None)

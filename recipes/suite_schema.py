@@ -61,11 +61,12 @@ class BenchmarkData(DataFiles):
     form: Form = "fields"
     """Format of the rows. fields: the columns below. Others: the format in which that benchmark is published."""
     fields: dict[str, str] = Field(default_factory=dict)
-    """For form `fields`: name in the task file -> column. A dot selects inside a value."""
+    """For form `fields`: name in the task file -> column, dotted path into its value, or template over columns."""
     id_field: str | None = None
     """Column with the id of a question. null: a hash of its fields."""
     reference_field: str = "answer"
-    """Column with the reference answer, for form `fields`."""
+    """Field with the reference answer, for form `fields`: a column, a dotted path, or a template over columns such as
+    "{{ 'ABCD'[label | int] }}"."""
     cluster_field: str | None = None
     """Column with the id of a shared context; questions with equal values are resampled together. null: none."""
     rows: int | None = Field(None, ge=2)
@@ -79,6 +80,14 @@ class BenchmarkData(DataFiles):
 
 # Form -> kind of its references, where only the rules for that kind can read them.
 _REFERENCES_OF_FORM = {"ifeval": "instructions", "livecodebench": "tests", "humaneval": "tests", "coqa": "span"}
+
+
+def _judges(rule: Scoring, form: str) -> bool:
+    """Whether a scoring rule can read the references of rows of a form. Those of spans take a text, or several."""
+    kind, of_form = TRAITS[rule].references, _REFERENCES_OF_FORM.get(form)
+    if kind == "span" and form == "fields":
+        return True
+    return kind == of_form if of_form is not None else kind not in _REFERENCES_OF_FORM.values()
 
 
 class BenchmarkSpec(Spec):
@@ -131,10 +140,11 @@ class BenchmarkSpec(Spec):
         form = self.data.form if self.data is not None else "fields"
         for name, rule in self.scorings.items():
             forms = [f for f, kind in _REFERENCES_OF_FORM.items() if kind == TRAITS[rule].references]
-            if form not in forms and (forms or form in _REFERENCES_OF_FORM):
+            if not _judges(rule, form):
                 raise ValueError(
                     f"scoring {name!r} of {self.name!r} is {rule!r}, which judges rows of the form "
-                    f"{' or '.join(map(repr, forms)) or 'with a text as reference'}, not {form!r}"
+                    f"{' or '.join(map(repr, forms)) or 'with a text as reference'}, not {form!r}; rules for {form!r} "
+                    f"are {', '.join(other for other in TRAITS if _judges(other, form))}"
                 )
         return self
 
@@ -226,7 +236,8 @@ class SuiteSpec(Spec):
     def _groups(self) -> "SuiteSpec":
         names = [benchmark.name for benchmark in self.benchmarks]
         if len(set(names)) != len(names):
-            raise ValueError("a benchmark is listed twice")
+            twice = next(name for name in names if names.count(name) > 1)
+            raise ValueError(f"the benchmark {twice!r} is listed twice; give each a name of its own, or remove one")
         for benchmark in self.benchmarks:
             judged = {prompting for prompting, _ in benchmark.cells()}
             for prompting in benchmark.promptings:

@@ -97,7 +97,7 @@ def _pocket_rows(spec: SourceSpec, seed: int) -> Iterator[RawRow]:
 
 def read_rows(
     files: DataFiles, fields: Sequence[str], lock: dict[str, Any] | None, optional: Sequence[str] = ()
-) -> Iterator[dict[str, Any]]:
+) -> Iterator[Row]:
     """The rows of all files of a source with the values of `fields`; see `fields.py` for what a field can be.
 
     A field of `optional` that a row does not have is None.
@@ -109,10 +109,12 @@ def read_rows(
     wanted = [*fields, *optional]
     for row_number, row in enumerate(published_rows(files, fields, lock, optional), start=1):
         try:
-            yield {field: field_value(row, field) for field in wanted}
+            values = Row({field: field_value(row, field) for field in wanted})
         except TemplateFailedError as error:
             at = f"{row.file} line {row.line}" if row.line is not None else f"row {row_number}"
             raise UserError(f"source {files.name}, {at}: a template cannot be filled: {error}") from None
+        values.line, values.file = row.line, row.file
+        yield values
 
 
 class _Everything(frozenset[str]):

@@ -5,6 +5,7 @@ against the lock file first. Of a benchmark whose publisher asks not to spread i
 written; the questions are read from their source each time and must hash to what was fixed.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from recipes.suite_schema import TRAITS, BenchmarkData, BenchmarkSpec
 
 FOLDER = "questions"
 _SHOWN_CHARS = 40
+_EXAMPLES = {"letter": """, as in "{{ 'ABCD'[label | int] }}" for labels from 0"""}
 _ALLOWED = {"letter": tuple(LETTERS), "yes_no": ("yes", "no")}  # kind of reference -> those that a rule can find right
 
 
@@ -117,7 +119,7 @@ def _require_choices(recipe: Recipe, benchmark: BenchmarkSpec, questions: list[Q
             f"benchmark {benchmark.name}: the reference of question {question.name} is "
             f"{str(question.reference)[:_SHOWN_CHARS]!r} but {rule!r} compares with the letter of a choice "
             f"({', '.join(LETTERS[: len(choices)])}) or its text ({shown}); correct the references or doc_to_choice, "
-            "or name their column in data.reference_field"
+            "or name their column, or a template that makes them, in data.reference_field"
         )
 
 
@@ -130,7 +132,8 @@ def _require_references(benchmark: BenchmarkSpec, questions: list[Question]) -> 
                 raise UserError(
                     f"benchmark {benchmark.name}: the reference of question {question.name} is "
                     f"{str(question.reference)[:_SHOWN_CHARS]!r} but {rule!r} compares with {', '.join(allowed)}; "
-                    "correct the references, name their column in data.reference_field, or choose another rule"
+                    "correct the references, name their column or a template that makes them in data.reference_field"
+                    f"{_EXAMPLES.get(TRAITS[rule].references, '')}, or choose another rule"
                 )
 
 
@@ -140,7 +143,7 @@ def benchmark_files(benchmark: BenchmarkSpec) -> BenchmarkData:
     return benchmark.data.model_copy(update={"name": benchmark.data.name or benchmark.name})
 
 
-def read_benchmark_rows(data: BenchmarkData, lock: dict[str, Any] | None) -> list[dict[str, Any]]:
+def read_benchmark_rows(data: BenchmarkData, lock: dict[str, Any] | None) -> Sequence[dict[str, Any]]:
     """The rows of a benchmark with the columns its form needs. Raises UserError like `read_rows`."""
     return list(read_rows(data, form_columns(data), lock, FORMS[data.form].optional))
 

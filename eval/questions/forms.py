@@ -41,10 +41,13 @@ def questions_of(name: str, data: BenchmarkData, rows: Iterable[Row]) -> list[Qu
             if data.id_field is not None:
                 question = replace(question, extra=question.extra | {"id": str(row[data.id_field])})
             questions.append(question)
+        except _EmptyError as error:
+            raise UserError(f"benchmark {name}, {_place(row, index)}: {error}; fill it in, or remove the row") from None
         except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
+            why = f"it has no {error}" if isinstance(error, KeyError) else error
             raise UserError(
-                f"benchmark {name}: row {index + 1} is not of the form {data.form!r} ({type(error).__name__}: "
-                f"{error}); repair the row, or set data.form and data.fields to what the rows are"
+                f"benchmark {name}, {_place(row, index)}: it is not of the form {data.form!r} ({why}); repair the row, "
+                "or set data.form and data.fields to what the rows are"
             ) from None
     seen: dict[str, int] = {}
     for index, question in enumerate(questions):
@@ -60,6 +63,12 @@ def questions_of(name: str, data: BenchmarkData, rows: Iterable[Row]) -> list[Qu
                 )
             raise UserError(f"benchmark {name}: rows {first + 1} and {index + 1} have the same {same}")
     return questions if data.rows is None else sample_questions(questions, data.rows, name)
+
+
+def _place(row: Row, index: int) -> str:
+    """Where a row is: the line of its file, where there are lines."""
+    line = getattr(row, "line", None)
+    return f"row {index + 1}" if line is None else f"{getattr(row, 'file', '')} line {line}"
 
 
 def sample_questions(questions: list[Question], count: int, name: str) -> list[Question]:
@@ -139,13 +148,18 @@ def _identity(data: BenchmarkData, row: Row, *content: Any) -> str:
     return short_hash(row[data.id_field]) if data.id_field else short_hash(*content)
 
 
+class _EmptyError(ValueError):
+    """A value that a question needs is empty."""
+
+
 def _fields(data: BenchmarkData, row: Row) -> Question:
     fields = {name: row[column] for name, column in data.fields.items()}
-    if any(value is None for value in fields.values()):
-        raise ValueError(f"a column of {sorted(data.fields.values())} is empty")
+    for name, value in fields.items():
+        if value is None:
+            raise _EmptyError(f"{data.fields[name]!r}, the field {name!r}, is empty")
     reference = row[data.reference_field]
     if reference is None or not str(reference).strip():
-        raise ValueError(f"column {data.reference_field!r} is empty")
+        raise _EmptyError(f"{data.reference_field!r}, the reference answer, is empty")
     cluster = short_hash(row[data.cluster_field]) if data.cluster_field else ""
     reference = reference if isinstance(reference, list) else str(reference)
     return Question(_identity(data, row, fields), fields, reference, cluster)

@@ -13,7 +13,14 @@ from eval.questions.forms import FORMS, form_columns, questions_of
 from eval.questions.records import Question
 from eval.questions.suite_size import WHOLE_FILE_BYTES
 from eval.questions.task_files import missing_task_files, suite_folder, task_path
-from eval.questions.wording import filled, task_values, unknown_names, uses_suffix, wording_mistakes
+from eval.questions.wording import (
+    filled,
+    key_mistakes,
+    task_values,
+    unknown_names,
+    uses_suffix,
+    wording_mistakes,
+)
 from recipes.errors import UserError, collected
 from recipes.schema import Recipe
 from recipes.suite_schema import BenchmarkSpec
@@ -37,6 +44,8 @@ def suite_mistakes(recipe: Recipe) -> list[str]:
             path = task_path(folder, benchmark.name, prompting)
             if path in absent:
                 continue
+            with collected([]):  # a file that cannot be read is said below
+                mistakes += key_mistakes(path)
             sentences: list[str] = []
             with collected(sentences):
                 sentences += choice_mistakes(path, benchmark, prompting, question)

@@ -34,8 +34,9 @@ def suite_folder(suite: SuiteSpec) -> Path:
 def missing_task_files(folder: Path, suite: SuiteSpec) -> dict[Path, str]:
     """The task files of a suite that do not exist, each with a sentence."""
     known = sorted(path.stem for path in folder.glob("*.yaml"))
+    there = f"there are {', '.join(known)}" if known else "the folder has none; `transfer init benchmark` writes one"
     return {
-        path: f"benchmark {benchmark!r} has no task file {path.name} in {folder}; there are {', '.join(known)}"
+        path: f"benchmark {benchmark!r} has no task file {path.name} in {folder}; {there}"
         for path, benchmark in _task_paths(folder, suite).items()
         if not path.is_file()
     }

@@ -9,45 +9,78 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from data.corpus.fields import printed_names
 from recipes.errors import UserError, collected
+from recipes.suggestions import nearest
+from recipes.yaml_files import StrictLoader, read_yaml_text
 
 OF_EVERY_QUESTION = ("question_id", "suffix")
 """What task files may use besides a question's own fields."""
 _TEMPLATES = ("doc_to_text", "doc_to_choice", "doc_to_target")
 _DEEPEST_INCLUDE = 10
+_SHOWN_CHARS = 60
+_KEYS = (  # of lm-evaluation-harness's TaskConfig; `include` is read before
+    "task", "task_alias", "tag", "custom_dataset", "dataset_path", "dataset_name", "dataset_kwargs", "training_split",
+    "validation_split", "test_split", "fewshot_split", "process_docs", "doc_to_text", "doc_to_target", "doc_to_image",
+    "doc_to_audio", "unsafe_code", "doc_to_choice", "process_results", "use_prompt", "description", "target_delimiter",
+    "fewshot_delimiter", "fewshot_config", "num_fewshot", "metric_list", "output_type", "generation_kwargs", "repeats",
+    "filter_list", "should_decontaminate", "doc_to_decontamination_query", "gen_prefix", "metadata",
+)  # fmt: skip
+_OF_THE_RECIPE = ("temperature", "top_p", "top_k", "max_response_tokens", "samples_per_question")  # below `suite`
 
 
-class _Loader(yaml.SafeLoader):
+class _Loader(StrictLoader):
     """YAML in which `!function` names are kept as text."""
 
 
 _Loader.add_constructor("!function", lambda loader, node: {"function": node.value})
 
 
-def task_values(path: Path, depth: int = 0) -> dict[str, Any]:
-    """The settings of a task file with those of the files it includes.
+def task_values(path: Path) -> dict[str, Any]:
+    """The settings of a task file with those of the files it includes. A mistyped key is read as the one it means.
 
     Raises:
         UserError: a file cannot be read or is not a YAML mapping.
     """
+    values: dict[str, Any] = {}
+    for _, settings in _files(path):
+        meant = {key: key if key in _KEYS else nearest(str(key), _KEYS) or str(key) for key in settings}
+        values |= {
+            meant[key]: value for key, value in settings.items() if meant[key] == key or meant[key] not in settings
+        }
+    return values
+
+
+def key_mistakes(path: Path) -> list[str]:
+    """A sentence for each key of a task file, and of those it includes, that the harness does not have.
+
+    It would end in an error of the harness when a task is built, which is after the training.
+    """
+    sentences = []
+    for file, settings in _files(path):
+        for key in (str(key) for key in settings if key not in _KEYS):
+            near = nearest(key, (*_KEYS, *_OF_THE_RECIPE))
+            meant = f"suite.{near} of the recipe" if near in _OF_THE_RECIPE else near
+            hint = f"did you mean {meant}?" if near else f"allowed are {', '.join(_KEYS)}"
+            sentences.append(f"task file {file} has the key {key!r}, which lm-evaluation-harness does not know; {hint}")
+    return sentences
+
+
+def _files(path: Path, depth: int = 0) -> list[tuple[Path, dict[str, Any]]]:
+    """The settings of each file that a task file includes, and then its own. Raises UserError as `task_values`."""
     try:
-        settings = yaml.load(path.read_text(encoding="utf-8"), _Loader)
+        settings = read_yaml_text(path.read_text(encoding="utf-8"), "task file", path, _Loader)
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"task file {path} cannot be read ({error}); restore it as a text file") from None
-    except yaml.YAMLError as error:
-        raise UserError(f"task file {path} is not valid YAML; correct it: {' '.join(str(error).split())}") from None
     if not isinstance(settings, dict):
         raise UserError(f"task file {path} holds no settings; it must be a YAML mapping with doc_to_text")
     names = settings.pop("include", None) or []
-    included: dict[str, Any] = {}
+    included: list[tuple[Path, dict[str, Any]]] = []
     for name in [names] if isinstance(names, str) else names:
         if depth == _DEEPEST_INCLUDE:
             raise UserError(f"task file {path} includes files without end; take out the `include` that leads back")
-        included |= task_values(path.parent / name, depth + 1)
-    return included | settings
+        included += _files(path.parent / name, depth + 1)
+    return [*included, (path, settings)]
 
 
 def wording_mistakes(path: Path, fields: Mapping[str, Any]) -> list[str]:
@@ -79,9 +112,26 @@ def rendered(path: Path, key: str, template: str, fields: Mapping[str, Any]) -> 
         return str(_compiled(template).render(**question))
     except (TemplateError, TypeError, ValueError, ArithmeticError, LookupError) as error:
         raise UserError(
-            f"task file {path}, {key}: {' '.join(str(error).split())}; a question has {', '.join(sorted(question))}"
-            + _no_name(template, question)
+            f"task file {path}, {key}: {_at(error, template)}{' '.join(str(error).split())}; a question has "
+            f"{', '.join(sorted(question))}{_no_name(template, question) or _meant(str(error), question)}"
         ) from None
+
+
+def _at(error: Exception, template: str) -> str:
+    """The line of a template that jinja cannot parse, with its number."""
+    line = getattr(error, "lineno", None)
+    lines = template.split("\n")
+    if not isinstance(line, int) or not 0 < line <= len(lines):
+        return ""
+    text = lines[line - 1].strip()
+    return f"line {line}, {text if len(text) <= _SHOWN_CHARS else text[:_SHOWN_CHARS] + '...'!r}: "
+
+
+def _meant(error: str, names: Collection[str]) -> str:
+    """The name that an undefined one in an error of jinja's means."""
+    undefined = re.match(r"'(\w+)' is undefined", error)
+    near = nearest(undefined[1], sorted(names)) if undefined is not None else None
+    return f"; did you mean {near!r}?" if near is not None else ""
 
 
 def _no_name(template: str, names: Collection[str]) -> str:
@@ -115,7 +165,7 @@ def unknown_names(path: Path, names: Collection[str]) -> list[str]:
             unknown = meta.find_undeclared_variables(environment.parse(template)) - known
         except TemplateSyntaxError as error:
             sentences.append(
-                f"task file {path}, {key}: line {error.lineno}: {error.message}{_no_name(template, names)}"
+                f"task file {path}, {key}: {_at(error, template)}{error.message}{_no_name(template, names)}"
             )
             continue
         if unknown:
@@ -133,13 +183,14 @@ def uses_suffix(path: Path, suffix: str) -> bool:
     from jinja2 import Environment, TemplateSyntaxError, meta
 
     texts = [text for key, text in _templates(task_values(path)) if key == "doc_to_text"]
+    text = "\n".join(texts)  # there is at most one
     try:
         environment = Environment()
         environment.filters["regex_replace"] = str
         named = any("suffix" in meta.find_undeclared_variables(environment.parse(text)) for text in texts)
         return named or any(suffix.strip() in text for text in texts)
     except TemplateSyntaxError as error:
-        raise UserError(f"task file {path}, doc_to_text: line {error.lineno}: {error.message}") from None
+        raise UserError(f"task file {path}, doc_to_text: {_at(error, text)}{error.message}") from None
 
 
 def _templates(settings: Mapping[str, Any]) -> list[tuple[str, str]]:

@@ -20,6 +20,7 @@ from data.prompts.thinking import THINK_OPEN
 from eval.questions.choices import require_output_type
 from eval.questions.records import Question
 from eval.questions.task_files import task_folder, task_path
+from eval.questions.wording import key_mistakes
 from eval.responses.engines import thinking_mode
 from eval.responses.request_engine import RequestEngine, RequestSeeds
 from eval.scorers.records import Response
@@ -76,6 +77,8 @@ def _build_task(
     """
     suite = recipe.require_suite()
     path = task_path(folder, benchmark.name, prompting)
+    if sentences := key_mistakes(path):
+        raise UserError("\n".join(sentences))
     config = load_yaml(path)
     config.setdefault("task", path.stem)
     config.setdefault("output_type", "generate_until")

@@ -14,7 +14,7 @@ from train.arms import ResolvedArm, resolve_arm
 
 _LIBRARIES_BYTES = 900_000_000
 """Of the host, by torch, transformers and what they allocate: the stages of the pocket study took up to 860 MB beside
-what their models need (docs/benchmarks.md)."""
+what their models need (docs/performance.md)."""
 
 
 def fit_mistakes(recipe: Recipe, shape: ModelShape | None) -> list[str]:

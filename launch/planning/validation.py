@@ -24,7 +24,7 @@ from eval.questions.choices import choice_reader
 from eval.questions.mistakes import benchmark_mistakes
 from eval.questions.records import Question
 from eval.questions.task_files import suite_folder, task_path
-from eval.questions.wording import filled
+from eval.questions.wording import filled, key_mistakes
 from launch.planning.fit import fit_mistakes
 from launch.planning.lengths import Lengths, lengths_of, require_one
 from launch.planning.preflight import (
@@ -36,11 +36,12 @@ from launch.planning.preflight import (
     unresolved_sentences,
     warnings,
 )
+from launch.planning.references import not_offered, reference_counts
 from launch.planning.unusable import first_unusable, many_without, none_usable
 from recipes.corpus_schema import DataFiles
 from recipes.errors import UserError, collected
 from recipes.schema import Recipe
-from recipes.suite_schema import BenchmarkSpec
+from recipes.suite_schema import TRAITS, BenchmarkSpec
 from train.accounting.cost import model_shape
 from train.accounting.matching import recipe_differences
 
@@ -80,6 +81,8 @@ class Validation:
     trained_group: str = ""
     benchmarks: dict[str, dict[str, int]] = field(default_factory=dict)
     """Benchmark that was read -> its questions and clusters."""
+    references: dict[str, dict[str, int]] = field(default_factory=dict)
+    """Benchmark, or "" for the corpus -> reference answer -> how often it occurs; only of at most ten."""
     lengths: list[Lengths] = field(default_factory=list)
     samples: list[Sample] = field(default_factory=list)
 
@@ -199,6 +202,9 @@ def _corpus(
             validation.not_checked.append("whether there are enough problems: a source is missing")
         if recipe.corpus.pass_rate is not None:
             validation.not_checked.append("the pass rate of the base, which removes more problems")
+        validation.references[""] = reference_counts(row.reference_answer for row in funnel.kept)
+        asked = [(row.at, row.reference_answer, row.problem) for row in funnel.kept]
+        validation.warnings += not_offered("the corpus", asked)
         heldout, train = split or ([], funnel.kept)
         if train:
             _problem_samples(recipe, train[0], tokenizer, validation)
@@ -291,10 +297,13 @@ def _suite(
         if questions:
             clusters = len({question.cluster or question.question_id for question in questions})
             validation.benchmarks[benchmark.name] = {"questions": len(questions), "clusters": clusters}
+            if not benchmark.restricted:
+                validation.references[benchmark.name] = reference_counts(q.reference for q in questions)
         for prompting in benchmark.promptings if questions else ():
             path = task_path(folder, benchmark.name, prompting)
-            if path.is_file():
-                _ask(recipe, benchmark, prompting, path, questions, tokenizer, validation)
+            with collected([]):  # wrong keys, and files that cannot be read, are among the mistakes already
+                if path.is_file() and not key_mistakes(path):
+                    _ask(recipe, benchmark, prompting, path, questions, tokenizer, validation)
 
 
 def _questions(
@@ -343,6 +352,9 @@ def _ask(
             texts = [filled(path, question.fields | {"suffix": recipe.prompt.suffix}) for question in questions]
         else:
             texts = _rendered(recipe, benchmark, prompting, questions, tokenizer)
+    if any(TRAITS[rule].references == "letter" for rule in benchmark.scorings.values()) and not benchmark.restricted:
+        asked = [(f"question {q.name}", q.reference, text) for q, text in zip(questions, texts, strict=False)]
+        validation.warnings += not_offered(f"benchmark {name!r}", asked)
     validation.mistakes += [
         text if text.startswith("benchmark") else f"benchmark {benchmark.name!r}: {text}" for text in sentences
     ]

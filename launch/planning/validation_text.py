@@ -23,6 +23,7 @@ def as_json(validation: Validation) -> dict[str, Any]:
         "groups": validation.groups,
         "trained_group": validation.trained_group,
         "benchmarks": validation.benchmarks,
+        "references": validation.references,
         "lengths": [row._asdict() for row in validation.lengths],
         "samples": [row._asdict() for row in validation.samples],
     }
@@ -45,6 +46,7 @@ def _corpus_lines(validation: Validation) -> list[str]:
     if corpus is None:
         return []
     lines = [f"corpus: {corpus['rows']:,} rows, {corpus['problems']:,} problems after the filters"]
+    lines += _reference_lines(validation, "", "  ")
     if corpus["first_removed"]:
         lines.append(f"  removed: {corpus['first_removed']}")
     if "demonstrations" in corpus:
@@ -62,8 +64,17 @@ def _group_lines(validation: Validation) -> list[str]:
     for group, names in validation.groups.items():
         trained = " (trained)" if group == validation.trained_group else ""
         lines.append(f"group {group}{trained}: {', '.join(names)}")
-        lines += [f"  {_counted(name, **counts)}" for name in names if (counts := validation.benchmarks.get(name))]
+        for name in names:
+            if counts := validation.benchmarks.get(name):
+                lines += [f"  {_counted(name, **counts)}", *_reference_lines(validation, name, "    ")]
     return lines
+
+
+def _reference_lines(validation: Validation, name: str, indent: str) -> list[str]:
+    """How often each reference answer of the corpus ("") or a benchmark occurs, where there are few."""
+    counts = validation.references.get(name)
+    listed = ", ".join(f"{_one_line(text)} {count:,}" for text, count in counts.items()) if counts else ""
+    return [f"{indent}references: {listed}"] if listed else []
 
 
 def _counted(name: str, questions: int, clusters: int) -> str:

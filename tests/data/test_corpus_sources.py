@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from data.corpus.build import STEPS
 from data.corpus.build import run as build_corpus
+from data.corpus.fields import field_value
 from data.corpus.files import read_file
 from data.corpus.first_row import field_mistakes
 from data.corpus.rows import read_demonstrations
@@ -478,3 +479,12 @@ def test_stored_completions_meet_repaired_problems_and_are_whole_texts(tmp_path)
     written(tmp_path, "stored.jsonl", [rows[0] | {"completion": [{"role": "assistant", "content": "1"}]}])
     with pytest.raises(UserError, match=r"is a dict, not text; name the field with its text, as in completion\.0\."):
         build(tmp_path, rows, teacher={"kind": "stored", "stored": files})
+
+
+def test_labels_from_one_need_a_minus_behind_the_filter_or_a_mapping():
+    for template, labels in (
+        ("{{ 'ABC'[label | int - 1] }}", ("1", "2", "3")),
+        ("{{ 'ABC'[label | int] }}", ("0", "1", "2")),
+        ("{{ {'first': 'A', 'second': 'B', 'third': 'C'}[label] }}", ("first", "second", "third")),
+    ):
+        assert [field_value({"label": label}, template) for label in labels] == ["A", "B", "C"]

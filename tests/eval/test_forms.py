@@ -113,7 +113,7 @@ def test_halueval_kinds_share_a_cluster_only_with_their_own_question():
     assert [q.stratum for q in questions] == ["qa", "qa", "dialogue", "summarization"]
     assert [q.reference for q in questions] == ["no", "yes", "yes", "no"]
     assert len({q.cluster for q in questions}) == 3
-    with pytest.raises(UserError, match="row 1 is not of the form 'halueval'"):
+    with pytest.raises(UserError, match="row 1: it is not of the form 'halueval'"):
         one("halueval", rows[0] | {"hallucination": "maybe"})
 
 
@@ -191,7 +191,7 @@ def test_humaneval_keeps_the_code_before_the_answer():
     question = one("humaneval", row)
     assert question.fields == {"prompt": row["prompt"], "entry_point": "f"}
     assert code_tests(question.reference) == [{"testtype": "check", "input": "", "output": row["test"]}]
-    with pytest.raises(UserError, match=r"row 1 is not of the form 'humaneval' .*does not define 'g'"):
+    with pytest.raises(UserError, match=r"row 1: it is not of the form 'humaneval' .*does not define 'g'"):
         one("humaneval", row | {"entry_point": "g"})
 
 
@@ -243,8 +243,8 @@ def test_samples_are_whole_units_and_never_empty(sizes, strata, count):
             [{"q": "a", "answer": "1", "id": 1}, {"q": "b", "answer": "2", "id": 1}],
             "rows 1 and 2 have the same id '1'; make its values unique, or set `data.id_field`",
         ),
-        ([{"q": None, "answer": "1", "id": 1}], "row 1 is not of the form 'fields'"),
-        ([{"q": "a", "answer": " ", "id": 1}], "column 'answer' is empty"),
+        ([{"q": None, "answer": "1", "id": 1}], "row 1: 'q', the field 'problem', is empty; fill it in"),
+        ([{"q": "a", "answer": " ", "id": 1}], "row 1: 'answer', the reference answer, is empty"),
     ],
 )
 def test_bad_rows_are_a_sentence(rows, message):

@@ -75,3 +75,60 @@ def test_references_are_shown_with_the_problem_and_the_questions(law, capsys):
     start, end = "yes " * 25, ("yes " * 100 + "end")[-100:]
     told = f"\n  reference: {start} [... 203 characters, whole with --json ...] {end}\n"
     assert told in capsys.readouterr().out
+
+
+def test_a_benchmark_that_cannot_be_judged_says_what_can_be_done(law, capsys):
+    def said(*overrides):
+        assert main(["plan", str(law), *overrides]) == 2
+        return capsys.readouterr().err
+
+    first = "suite.benchmarks.0"
+    assert (
+        "scoring 'robust' of 'rulings' is 'code', which judges rows of the form 'livecodebench' or 'humaneval', not "
+        "'fields'; rules for 'fields' are boxed, plain, exact, last_box_text, first_line, choice, choice_box, "
+        "choice_anywhere, yes_no, yes_no_first_line, strict_yes_no, f1_yes_no, span_em, span_f1, span_em_first_line, "
+        "span_f1_first_line, likelihood, likelihood_per_byte, strict_likelihood, f1_likelihood\n"
+    ) in said(f"{first}.scorings.robust=code")
+    assert "suite: the benchmark 'repeat' is listed twice; give each a name" in said(f"{first}.name=repeat")
+    assert (
+        "'choice' compares with A, B, C, D, E, F, G, H, I, J; correct the references, name their column or a template "
+        "that makes them in data.reference_field, as in \"{{ 'ABCD'[label | int] }}\" for labels from 0, or choose"
+    ) in said(f"{first}.data.reference_field=id")
+    (law.parent / "tasks" / "rulings.yaml").unlink()
+    none = f"has no task file rulings.yaml in {law.parent}/tasks; the folder has none; `transfer init benchmark` writes"
+    assert none in said()
+
+
+def test_short_answers_of_an_own_file_are_scored_as_spans(law):
+    edit(law, suite__benchmarks__0__scorings={"robust": "span_em", "f1": "span_f1"})
+    edit(law, suite__benchmarks__0__data__reference_field="option_a")
+    assert validate(load_recipe(law), Path("runs/none")).mistakes == []
+
+
+def test_an_empty_cell_of_a_benchmark_is_named_with_its_line(law, capsys):
+    path = law.parent / "questions.csv"
+    lines = path.read_text().splitlines()
+    path.write_text("\n".join([*lines[:3], lines[3].rpartition(",")[0] + ",", *lines[4:]]) + "\n")
+    for command in ("validate", "plan"):
+        assert main([command, str(law)]) == 2
+        said = (
+            "benchmark rulings, questions.csv line 4: 'answer', the reference answer, is empty; fill it in, or remove"
+        )
+        assert said in "".join(capsys.readouterr())
+
+
+def test_references_are_counted_and_a_letter_without_an_option_is_warned_of(law, capsys):
+    assert main(["validate", str(law)]) == 0
+    shown = capsys.readouterr().out
+    assert "  references: A 9, B 8, C 7\n" in shown
+    assert "  rulings: 12 questions\n    references: A 4, B 4, C 4\n" in shown and "no option" not in shown
+    edit(law, suite__benchmarks__0__data__reference_field="{{ 'E' if id == 'law-2' else answer }}")
+    edit(law, corpus__sources__0__answer_field="{{ 'DBC'[label | int] }}")
+    found = validate(load_recipe(law), Path("runs/none"))
+    assert found.references["rulings"] == {"A": 4, "B": 3, "C": 4, "E": 1}
+    told = [text for text in found.warnings if "no option" in text]
+    assert told == [
+        "the corpus: the reference of my-problems, problems.csv line 4 is 'D', but it has no option D (9 such "
+        "references); correct the labels",
+        "benchmark 'rulings': the reference of question law-2 is 'E', but it has no option E; correct the labels",
+    ]

@@ -127,7 +127,7 @@ GPUS = {
 }
 CPU_CORE = Gpu(0, 1.5e11, 1e10, 1.5e11)
 """A core in float32. At 40 % of the peak it makes 6e10 FLOPs a second: the pocket study reached 4.4e10, SmolLM2-135M
-1.1e11 (docs/benchmarks.md). Hours elsewhere are a guess until a run has calibrated them."""
+1.1e11 (docs/performance.md). Hours elsewhere are a guess until a run has calibrated them."""
 
 
 def model_shape(recipe: Recipe) -> ModelShape | None:
