@@ -203,10 +203,11 @@ def separator_hint(names: Collection[str]) -> str:
     name = next(iter(names)) if len(names) == 1 else ""
     for separator, parts in ((mark, name.split(mark)) for mark in (";", "\t", "|", ",")):
         if len(parts) > 1 and all(part.strip() for part in parts):
-            return (
-                f"; is its separator {separator!r}? A .csv file has commas between its values, and a .tsv file tabs: "
-                "write it so"
-            )
+            advice = {
+                "\t": "name the file .tsv",
+                ",": "name the file .csv",
+            }.get(separator, "write it with commas, or with tabs as .tsv, for instance by a spreadsheet's export")
+            return f"; is its separator {separator!r}? Then {advice}"
     return ""
 
 

@@ -29,6 +29,8 @@ def field_mistakes(
     first: Row | None = None
     with collected(sentences):
         first = next(published_rows(files, fields, lock, optional))  # raises if there is none
+    if first is not None and not set(fields) & set(first) and (hint := separator_hint(first)):
+        return [f"source {files.name}: {files.path} has one column, {listed(first)}{hint}"]
     for field in fields if first is not None else ():
         assert first is not None
         with collected(sentences):
@@ -36,7 +38,7 @@ def field_mistakes(
                 value = field_value(first, field)
             except TemplateFailedError as error:
                 names = [name for name in printed_names(field) if name in first and not name.isidentifier()]
-                hint = f"; write {by_name(names[0])} for the column {names[0]!r}" if names else separator_hint(first)
+                hint = f"; write {by_name(names[0])} for the column {names[0]!r}" if names else ""
                 undefined = _UNDEFINED.match(str(error))
                 near = nearest(undefined[1], list(first)) if undefined is not None else None
                 hint = hint or (f"; did you mean {near!r}?" if near is not None else "")

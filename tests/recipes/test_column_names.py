@@ -56,7 +56,9 @@ def test_a_task_file_gets_another_name_for_it(tmp_path):
     assert "under data.fields" not in wording_mistakes(path, {"many": "3"})[0]
 
 
-SEPARATOR = "is its separator {!r}? A .csv file has commas between its values, and a .tsv file tabs: write it so"
+SEPARATOR = (
+    "is its separator ';'? Then write it with commas, or with tabs as .tsv, for instance by a spreadsheet's export"
+)
 
 
 @pytest.mark.parametrize(
@@ -66,18 +68,27 @@ SEPARATOR = "is its separator {!r}? A .csv file has commas between its values, a
             "t.csv",
             "n;unit;gold\n3;cm;300\n",
             "unit",
-            f"has no column 'unit'; it has n;unit;gold; {SEPARATOR.format(';')}",
+            f"has one column, n;unit;gold; {SEPARATOR}",
         ),
-        ("t.csv", "n\tunit\n3\tcm\n", "unit", f"has no column 'unit'; it has 'n\\tunit'; {SEPARATOR.format(chr(9))}"),
-        ("t.tsv", "n,unit\n3,cm\n", "unit", f"has no column 'unit'; it has n,unit; {SEPARATOR.format(',')}"),
+        (
+            "t.csv",
+            "n\tunit\n3\tcm\n",
+            "unit",
+            "one column, 'n\\tunit'; is its separator '\\t'? Then name the file .tsv",
+        ),
+        (
+            "t.tsv",
+            "n,unit\n3,cm\n",
+            "unit",
+            "has one column, n,unit; is its separator ','? Then name the file .csv",
+        ),
         (
             "t.csv",
             "n;my unit\n3;cm\n",
             '{{ row["my unit"] }}',
-            "the template '{{ row[\"my unit\"] }}' does not fit the first row: the row has no column 'my unit'; the "
-            f"row has the columns n;my unit; {SEPARATOR.format(';')}",
+            f"has one column, n;my unit; {SEPARATOR}",
         ),
-        ("t.csv", "n;unit\n3,5;cm\n", "unit", f"line 2 has 2 values for 1 columns (n;unit); {SEPARATOR.format(';')}"),
+        ("t.csv", "n;unit\n3,5;cm\n", "unit", f"line 2 has 2 values for 1 columns (n;unit); {SEPARATOR}"),
         ("t.csv", "n\n3,5\n", "n", "line 2 has 2 values for 1 columns (n); quote values that contain commas"),
         ("t.csv", "a;b,c\n3,4\n", "d", "has no column 'd'; it has a;b, c"),
     ],
