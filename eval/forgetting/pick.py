@@ -16,6 +16,7 @@ from eval.statistics.decisions import (
     may_lose,
     preferred,
     refused_groups,
+    rounded_up,
     safe_limit,
     worst_group,
 )
@@ -166,7 +167,8 @@ def _contradictions(
         low, high = gains[trained].low, gains[trained].high
         sentences.append(f"on {where} its gain on {trained} cannot be told from zero [{low:+.1f}, {high:+.1f}]")
     for group in refused_groups(_without_heldout(gains), max_drop):
-        sentences.append(f"on {where} it may have lost {limit_shown(may_lose(gains[group])):.1f} points on {group}")
+        loss = f"{limit_shown(may_lose(gains[group])):.1f} points{rounded_up(gains[group])}"
+        sentences.append(f"on {where} it may have lost {loss} on {group}")
     if not sentences and limit > max_drop:
         sentences.append(
             f"by {where} it can be expected to pass on further questions from --max-drop {limit_shown(limit):.1f} on"

@@ -2,7 +2,7 @@
 
 from eval.drawing import label
 from eval.report.schema import ArmResult, IndexValue
-from eval.statistics.decisions import fell, gained, limit_shown, may_lose
+from eval.statistics.decisions import fell, gained, limit_shown, may_lose, rounded_up
 from eval.statistics.values import NOT_IDENTIFIED, Estimate, PartialEstimate
 
 
@@ -24,6 +24,11 @@ def points(value: Estimate) -> str:
 def loss_text(gain: Estimate) -> str:
     """What a group may have lost, rounded up as the limit that it passes."""
     return f"{limit_shown(may_lose(gain)):.1f}"
+
+
+def lost_points(gain: Estimate) -> str:
+    """`loss_text` with its unit, and a word where the interval beside it ends earlier."""
+    return f"{loss_text(gain)} points{rounded_up(gain)}"
 
 
 def bounded_text(value: PartialEstimate) -> str:
