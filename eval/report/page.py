@@ -22,7 +22,16 @@ from eval.report.verdict import (
     teraflops,
     verdict,
 )
-from eval.report.wording import bounded_text, index_cell, index_text, interval_text, loss_text, p_text, points
+from eval.report.wording import (
+    axis_value,
+    bounded_text,
+    index_cell,
+    index_text,
+    interval_text,
+    loss_text,
+    p_text,
+    points,
+)
 from eval.shifts.figures import histograms_figure, kl_figure, layers_figure, visible_token, words_figure
 from eval.statistics.transfer_index import DEFINITIONS
 from eval.statistics.values import Estimate
@@ -88,6 +97,7 @@ def page_templates() -> Environment:
         "token": visible_token,
         "teraflops": teraflops,
         "hours": hours_text,
+        "axis_value": axis_value,
         "index_cell": index_cell,
         "setting": _setting,
         "thousands": lambda number: f"{number:,}",

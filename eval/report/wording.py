@@ -65,6 +65,11 @@ def sentence_start(name: str) -> str:
     return text[:1].upper() + text[1:]
 
 
+def axis_value(value: float, axis: str) -> str:
+    """A checkpoint's place on an axis: tokens in whole numbers, KL in nats a token, FLOPs with an exponent."""
+    return f"{value:,.0f}" if axis.endswith("tokens") else f"{value:.3e}" if axis == "flops" else f"{value:.4g}"
+
+
 def p_text(value: float) -> str:
     """A p-value with four digits; below what they show, the bound."""
     return "< 0.0001" if value < 0.0001 else f"{value:.4f}"

@@ -10,6 +10,7 @@ from eval.questions.records import Question
 from eval.report.gate import without_gain
 from eval.report.results import Reading
 from eval.report.verdict import cards, flops_from_base, headline, hours_text, method_of, verdict
+from eval.report.wording import axis_value
 from eval.statistics.bootstrap import BenchmarkScores, draw_scores
 from eval.statistics.inference import beyond_guessing
 from recipes.loading import load_recipe
@@ -133,3 +134,8 @@ def test_what_an_arm_started_from_is_part_of_its_cost():
 @pytest.mark.parametrize(("hours", "shown"), [(0.0012, "0.0012"), (0.0449, "0.045"), (0.1, "0.10"), (12.345, "12.35")])
 def test_short_hours_are_not_shown_as_zero(hours, shown):
     assert hours_text(hours) == shown
+
+
+def test_values_of_an_axis_have_one_form():
+    shown = [axis_value(6119, "trained_tokens"), axis_value(14410, "generated_tokens"), axis_value(2.5e9, "flops")]
+    assert [*shown, axis_value(0.01234567, "kl_to_base")] == ["6,119", "14,410", "2.500e+09", "0.01235"]
