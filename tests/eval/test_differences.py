@@ -97,7 +97,4 @@ def test_only_what_ran_with_its_settings_is_a_recipes_result(smoke_study, transf
     (run / "study.json").write_text(json.dumps(stored))
     found, told = diff()
     assert (found["settings"], found["versions"], found["gains"]) == ([], [], None)
-    assert (
-        "the report in runs/smoke is stale: its study now has other settings; its gains are left out; `transfer run"
-        in told
-    )
+    assert "the report in runs/smoke is stale: its study now has other settings" in told
