@@ -49,7 +49,8 @@ def test_equal_settings_without_reports(tmp_path):
     found = differences(Results(None, None), Results(None, None), (SETTINGS, SETTINGS))
     assert (found.settings, found.versions, found.gains) == ([], None, None)
     assert differences_text(found) == (
-        "settings: equal\nversions: no finished stage of both studies\ngains: not compared, because a study has no report of its settings"
+        "settings: equal\nversions: no finished stage of both studies\n"
+        "gains: not compared, because a study has no report of its settings"
     )
 
 
