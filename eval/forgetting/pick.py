@@ -1,6 +1,8 @@
 """Which checkpoint to ship: chosen on one half of the trajectory's questions, checked on the other."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from copy import deepcopy
+from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -9,6 +11,7 @@ import numpy as np
 from eval.forgetting.curves import Array, Slice, read_slice
 from eval.forgetting.schema import Candidate, Pick
 from eval.forgetting.trajectory import HELDOUT
+from eval.questions.guessing import guess_levels
 from eval.statistics.bootstrap import BenchmarkScores, bootstrap_scores
 from eval.statistics.decisions import (
     gained,
@@ -16,6 +19,7 @@ from eval.statistics.decisions import (
     may_lose,
     preferred,
     refused_groups,
+    rounded_up,
     safe_limit,
     worst_group,
 )
@@ -33,7 +37,8 @@ def pick(recipe: Recipe, study_dir: Path, max_drop: float) -> Pick:
     Every candidate is one model, the base among them. One half of the slice's questions proposes: of the candidates
     with a gain in the trained group that stay within the limit, the preferred one. The other half and the whole slice
     must agree, else the base is kept; no second candidate is tried, because that would choose on the check. A run that
-    learned nothing proposes none, because its checkpoints are what it started from.
+    learned nothing proposes none, because its checkpoints are what it started from, and a gain up to what guessing
+    scores is none.
 
     Raises:
         UserError: the suite has no group but the trained one, or a benchmark has too few questions for two halves.
@@ -41,7 +46,8 @@ def pick(recipe: Recipe, study_dir: Path, max_drop: float) -> Pick:
     spec = recipe.require_trajectory()
     settings = recipe.statistics.model_copy(update={"draws": spec.draws, "seed": spec.seed})
     idle = runs_without_gradient(recipe, study_dir)
-    return choose(read_slice(recipe, study_dir), recipe.analysis.trained_group, max_drop, settings, idle)
+    guess = guess_levels(recipe, study_dir, recipe.analysis.reading)
+    return choose(read_slice(recipe, study_dir), recipe.analysis.trained_group, max_drop, settings, idle, guess)
 
 
 class _Gains(NamedTuple):
@@ -52,6 +58,15 @@ class _Gains(NamedTuple):
     drawn: dict[str, Array]
     """[draws, models]"""
     confidence: float
+    beyond: tuple[Array, Array] | None
+    """Of the trained group, how far the scores lie above guessing, with draws; None where guessing is not known."""
+
+    def above_guessing(self, model: int) -> bool:
+        """Whether a model's score on the trained group is above guessing, as far as that is known."""
+        if self.beyond is None:
+            return True
+        estimate, drawn = self.beyond
+        return gained(percentile_interval(estimate[model], drawn[:, model], self.confidence))
 
     def of(self, model: int) -> dict[str, Interval]:
         """Gains of one model with intervals."""
@@ -78,9 +93,17 @@ class _Gains(NamedTuple):
 
 
 def choose(
-    scores: Slice, trained: str, max_drop: float, settings: StatisticsSpec, idle: Sequence[NoGradient] = ()
+    scores: Slice,
+    trained: str,
+    max_drop: float,
+    settings: StatisticsSpec,
+    idle: Sequence[NoGradient] = (),
+    guess: Mapping[str, float] | None = None,
 ) -> Pick:
-    """The checkpoint to ship from the scores of all checkpoints; see `pick`. `idle`: runs that learned nothing."""
+    """The checkpoint to ship from the scores of all checkpoints; see `pick`.
+
+    `idle`: runs that learned nothing. `guess`: what guessing scores, by benchmark.
+    """
     learned_nothing, excluded = [str(run) for run in idle], {(run.arm, run.seed) for run in idle}
     for item, half in zip(scores.benchmarks, scores.halves, strict=True):
         if half.all() or not half.any():
@@ -90,7 +113,8 @@ def choose(
             )
     rng = np.random.default_rng([settings.seed, 2])
     proposing, checking, whole = (
-        _gains(benchmarks, settings, rng) for benchmarks in (scores.half(True), scores.half(False), scores.benchmarks)
+        _gains(benchmarks, settings, rng, trained, guess or {})
+        for benchmarks in (scores.half(True), scores.half(False), scores.benchmarks)
     )
     if not set(proposing.estimate) - {trained, HELDOUT}:
         raise UserError(
@@ -121,18 +145,49 @@ def choose(
         rows.append(row)
     rows = [row.model_copy(update={"on_frontier": not any(_dominates(other, row) for other in rows)}) for row in rows]
     trained_rows = [m for m in models if rows[m].arm is not None and (rows[m].arm, rows[m].seed) not in excluded]
-    within = [model for model in trained_rows if limits[model] <= max_drop]
-    proposed = preferred(
-        {model: rows[model].trained_gain for model in within},
-        limits,
-        lambda first, second: proposing.difference(trained, first, second),
-    )
+    able = [model for model in trained_rows if proposing.above_guessing(model)]
+    drawn = deepcopy(rng)
+
+    @cache
+    def limit_checked(model: int) -> float:
+        return checking.limit(model, deepcopy(drawn))  # the same, however many models are looked at
+
+    def propose(limit: float) -> int | None:
+        return preferred(
+            {model: rows[model].trained_gain for model in able if limits[model] <= limit},
+            limits,
+            lambda first, second: proposing.difference(trained, first, second),
+        )
+
+    def refuse(model: int, limit: float) -> list[str]:
+        against = _contradictions(checking, model, limit_checked(model), limit, trained, "the other half")
+        return against + _contradictions(whole, model, 0.0, limit, trained, "all questions of the slice")
+
+    def losses(model: int) -> list[float]:
+        """The limits at which what is said of a model can change."""
+        gains = [gain for of in (checking, whole) for gain in _without_heldout(of.of(model)).values()]
+        return [limits[model], limit_checked(model), *map(may_lose, gains)]
+
+    def first_shipping() -> str:
+        gaining = [model for model in able if gained(rows[model].trained_gain)]
+        return _first_shipping({loss for model in gaining for loss in losses(model)}, max_drop, propose, refuse)
+
+    within = [model for model in able if limits[model] <= max_drop]
+    proposed = propose(max_drop)
     if proposed is None:
         return Pick(
             max_drop=max_drop,
             choice=rows[0],
             proposed=None,
-            refused=[_nothing_to_propose([rows[model] for model in trained_rows], max_drop, trained)],
+            refused=[
+                _nothing_to_propose(
+                    [rows[model] for model in trained_rows],
+                    sum(gained(rows[model].trained_gain) for model in able),
+                    max_drop,
+                    trained,
+                    first_shipping,
+                )
+            ],
             reported={group: Estimate.of(gain) for group, gain in checking.of(0).items()},
             tied=[],
             questions=questions,
@@ -141,8 +196,9 @@ def choose(
             learned_nothing=learned_nothing,
         )
     check = checking.of(proposed)
-    against = _contradictions(check, checking.limit(proposed, rng), max_drop, trained, "the other half")
-    against += _contradictions(whole.of(proposed), 0.0, max_drop, trained, "all questions of the slice")
+    against = refuse(proposed, max_drop)
+    if against:
+        against.append(first_shipping())
     return Pick(
         max_drop=max_drop,
         choice=rows[0] if against else rows[proposed],
@@ -157,32 +213,52 @@ def choose(
     )
 
 
-def _contradictions(
-    gains: Mapping[str, Interval], limit: float, max_drop: float, trained: str, where: str
-) -> list[str]:
+def _first_shipping(
+    losses: set[float],
+    max_drop: float,
+    propose: Callable[[float], int | None],
+    refuse: Callable[[int, float], list[str]],
+) -> str:
+    """The smallest limit above `max_drop`, in tenths, at which a model ships, found by the rule itself.
+
+    A larger limit may propose another model, which the check refuses, so the limits are tried in order. Between those
+    in `losses` nothing changes.
+    """
+    for limit in sorted({limit_shown(loss) for loss in losses if loss > max_drop}):
+        model = propose(limit)
+        if model is not None and not refuse(model, limit):
+            lower = "(more questions lower this: trajectory.questions)"
+            return f"the first that ships would at --max-drop {limit:.1f} {lower}"
+    return "none ships at a larger --max-drop either"
+
+
+def _contradictions(of: _Gains, model: int, limit: float, max_drop: float, trained: str, where: str) -> list[str]:
     """Why a proposed model is not shipped, by the gains on some questions."""
-    sentences = []
+    sentences, gains = [], of.of(model)
     if not gained(gains[trained]):
         low, high = gains[trained].low, gains[trained].high
         sentences.append(f"on {where} its gain on {trained} cannot be told from zero [{low:+.1f}, {high:+.1f}]")
+    elif not of.above_guessing(model):
+        sentences.append(f"on {where} its score on {trained} is not above guessing")
     for group in refused_groups(_without_heldout(gains), max_drop):
-        sentences.append(f"on {where} it may have lost {limit_shown(may_lose(gains[group])):.1f} points on {group}")
+        loss = f"{limit_shown(may_lose(gains[group])):.1f} points{rounded_up(gains[group])}"
+        sentences.append(f"on {where} it may have lost {loss} on {group}")
     if not sentences and limit > max_drop:
-        sentences.append(
-            f"by {where} it can be expected to pass on further questions from --max-drop {limit_shown(limit):.1f} on"
-        )
+        sentences.append(f"by {where} it cannot be expected to stay within {max_drop:g} points on further questions")
     return sentences
 
 
-def _nothing_to_propose(rows: Sequence[Candidate], max_drop: float, trained: str) -> str:
-    gaining = [row for row in rows if gained(row.trained_gain)]
-    if not gaining:
+def _nothing_to_propose(
+    rows: Sequence[Candidate], able: int, max_drop: float, trained: str, first_shipping: Callable[[], str]
+) -> str:
+    """Why nothing is proposed. `able`: how many checkpoints have a gain, and beyond guessing."""
+    if not any(gained(row.trained_gain) for row in rows):
         return f"no checkpoint has a gain on {trained} that can be told from zero"
-    least = min(row.safe_limit for row in gaining)
+    if not able:
+        return f"no checkpoint has a score on {trained} that can be told from guessing"
     return (
-        f"none of the {len(gaining)} checkpoints that gained on {trained} can be expected to stay within {max_drop:g} "
-        f"points; the first would from --max-drop {limit_shown(least):.1f} on (more questions lower this: "
-        "trajectory.questions)"
+        f"none of the {able} checkpoints that gained on {trained} can be expected to stay within {max_drop:g} points; "
+        f"{first_shipping()}"
     )
 
 
@@ -199,17 +275,32 @@ def _without_heldout(gains: Mapping[str, Interval]) -> dict[str, Interval]:
     return {group: gain for group, gain in gains.items() if group != HELDOUT}
 
 
-def _gains(benchmarks: Sequence[BenchmarkScores], settings: StatisticsSpec, rng: np.random.Generator) -> _Gains:
+def _gains(
+    benchmarks: Sequence[BenchmarkScores],
+    settings: StatisticsSpec,
+    rng: np.random.Generator,
+    trained: str,
+    guess: Mapping[str, float],
+) -> _Gains:
     """Gain of every model over the base in every group, in points; the base's own is zero."""
     estimates: dict[str, list[Array]] = {}
     draws: dict[str, list[Array]] = {}
+    beyond: list[tuple[Array, Array]] = []
     for item in benchmarks:
         mean_M = item.means()
         drawn_DM = bootstrap_scores(item, settings.draws, rng, settings.confidence)
         estimates.setdefault(item.group, []).append(mean_M - mean_M[0])
         draws.setdefault(item.group, []).append(drawn_DM - drawn_DM[:, :1])
+        if item.group == trained:
+            level = guess.get(item.name)
+            floor, floor_D = (mean_M[0], drawn_DM[:, :1]) if level is None else (level, level)
+            beyond.append((mean_M - floor, drawn_DM - floor_D))
+    known = any(item.group == trained and item.name in guess for item in benchmarks)
     return _Gains(
         {group: np.mean(of_benchmarks, axis=0) for group, of_benchmarks in estimates.items()},
         {group: np.mean(of_benchmarks, axis=0) for group, of_benchmarks in draws.items()},
         settings.confidence,
+        (np.mean([mean for mean, _ in beyond], axis=0), np.mean([drawn for _, drawn in beyond], axis=0))
+        if known
+        else None,
     )

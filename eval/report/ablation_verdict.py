@@ -140,7 +140,7 @@ def _reason(curves: ResponseCurves, arm: str, choice: Choice) -> str:
     if choice.point is None or choice.gain is None:
         cut_off = [_name(curves, row.point) for row in curves.points if arm in row.cut_off]
         text = f"at {join_names(cut_off)} every response to a benchmark was cut off." if cut_off else ""
-        return " ".join(filter(None, [text, _learned_nothing(curves, arm)]))
+        return " ".join(filter(None, [text, _not_judged(curves, arm)]))
     name = _name(curves, choice.point)
     start = "the same at every point" if choice.untouched else name
     text = f"{start}: {points(choice.gain)} points on {trained}."
@@ -156,13 +156,18 @@ def _reason(curves: ResponseCurves, arm: str, choice: Choice) -> str:
         )
     elif len(curves.points) > 1:
         text += f" {_next_best(curves, arm, choice.point, choice.gain)}"
-    return " ".join(filter(None, [text + _edge(curves, choice.point), _learned_nothing(curves, arm)]))
+    return " ".join(filter(None, [text + _edge(curves, choice.point), _not_judged(curves, arm)]))
 
 
-def _learned_nothing(curves: ResponseCurves, arm: str) -> str:
-    """Where an arm learned nothing; empty where it learned at every point."""
+def _not_judged(curves: ResponseCurves, arm: str) -> str:
+    """Where an arm learned nothing, or is not above guessing; empty where neither is so at any point."""
     idle = [_name(curves, row.point) for row in curves.points if arm in row.learned_nothing]
-    return f"No step had a gradient at {join_names(idle)}, so nothing was learned." if idle else ""
+    guessing = [_name(curves, row.point) for row in curves.points if arm in row.guessing]
+    sentences = [f"No step had a gradient at {join_names(idle)}, so nothing was learned."] if idle else []
+    if guessing:
+        trained = label(curves.trained_group)
+        sentences.append(f"At {join_names(guessing)} its score on {trained} is not above guessing.")
+    return " ".join(sentences)
 
 
 def _next_best(curves: ResponseCurves, arm: str, taken: str, gain: Estimate) -> str:

@@ -3,7 +3,8 @@
 from pathlib import Path
 
 from eval.forgetting.schema import Candidate, Pick, Trajectory
-from eval.report.wording import bounded_text, interval_text
+from eval.forgetting.trajectory import HELDOUT
+from eval.report.wording import axis_value, bounded_text, interval_text
 from eval.statistics.decisions import limit_shown
 
 
@@ -18,7 +19,7 @@ def format_trajectory(trajectory: Trajectory, axis: str) -> str:
         for index, step in enumerate(result.steps):
             cells = [result.gains[group][index] for group in ("heldout", *groups)]
             line = f"{f'{arm}, {step}':<28}" + "".join(f"{interval_text(cell, '+.1f'):>24}" for cell in cells)
-            lines.append(line + (f"{result.axes[chosen][index]:>18.4g}" if chosen else ""))
+            lines.append(line + (f"{axis_value(result.axes[chosen][index], chosen):>18}" if chosen else ""))
     for target in trajectory.equal_gain:
         lines += ["", f"at an equal held-out gain of {target.heldout_gain:+.1f} points"]
         for arm, reached in target.arms.items():
@@ -74,7 +75,10 @@ def format_pick(result: Pick, study_dir: Path) -> str:
             f"{model_name(best)}{more} gained more, but not so much that it can be told; "
             f"{model_name(proposed)} is the safer"
         )
-    reported = [f"  {group:<24}{interval_text(value, '+.1f')}" for group, value in result.reported.items()]
+    reported = [
+        f"  {'held-out' if group == HELDOUT else group:<24}{interval_text(value, '+.1f')}"
+        for group, value in result.reported.items()
+    ]
     if result.refused:
         lines += ["", f"keep the base: {model_name(proposed)} was proposed, but {'; '.join(result.refused)}"]
     else:

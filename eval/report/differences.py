@@ -103,7 +103,7 @@ def differences_text(compared: Differences) -> str:
             for change in differing
         ]
     if compared.gains is None:
-        lines.append("gains: no report of both studies")
+        lines.append("gains: not compared, because a study has no report of its settings")
     elif not compared.gains:
         lines.append("gains: the reports have no arm and group in common")
     else:

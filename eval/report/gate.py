@@ -35,6 +35,8 @@ def without_gain(transfer: Transfer, arm: str) -> str | None:
         start = transfer.started_from(arm)
         still = "" if start is None else f", and its model is still that of {start}"
         why = f"{arm} learned nothing: none of its steps had a gradient{still}"
+    elif trained is not None and gained(trained) and transfer.guesses(arm):
+        why = f"{arm} has a gain on {transfer.trained_group}, but its score is not above guessing"
     elif trained is not None and not gained(trained):
         why = f"{arm} has no gain on {transfer.trained_group} that can be told from zero ({points(trained)})"
     else:

@@ -9,7 +9,7 @@ from eval.drawing import label
 from eval.report.certificate import NO_REPOSITORY
 from eval.report.page import page_templates
 from eval.report.schema import Transfer
-from eval.report.wording import loss_text
+from eval.report.wording import lost_points
 from eval.statistics.decisions import may_lose
 from recipes.schema import Recipe
 
@@ -54,7 +54,7 @@ def _may_have_lost(transfer: Transfer, arm: str) -> str:
     group = min(gains, key=lambda name: gains[name].low)
     if may_lose(gains[group]) == 0:
         return "No interval of a group contains a loss."
-    lost = f"no group lost more than {loss_text(gains[group])} points"
+    lost = f"no group lost more than {lost_points(gains[group])}"
     return f"By the lower ends of these intervals {lost}; the least certain is {label(group)}."
 
 

@@ -12,8 +12,26 @@ from eval.forgetting.figures import axes_of, axis_names, forgetting_figure, razo
 from eval.forgetting.schema import Trajectory
 from eval.report.figures import gains_figure, index_figure, scores_figure, tradeoff_figure, training_figure
 from eval.report.schema import Transfer
-from eval.report.verdict import cards, certainty, method_of, teraflops, verdict
-from eval.report.wording import bounded_text, index_cell, index_text, interval_text, loss_text, p_text, points
+from eval.report.verdict import (
+    cards,
+    certainty,
+    exposures_from_base,
+    flops_from_base,
+    hours_text,
+    method_of,
+    teraflops,
+    verdict,
+)
+from eval.report.wording import (
+    axis_value,
+    bounded_text,
+    index_cell,
+    index_text,
+    interval_text,
+    loss_text,
+    p_text,
+    points,
+)
 from eval.shifts.figures import histograms_figure, kl_figure, layers_figure, visible_token, words_figure
 from eval.statistics.transfer_index import DEFINITIONS
 from eval.statistics.values import Estimate
@@ -78,11 +96,17 @@ def page_templates() -> Environment:
         "may_have_lost": loss_text,
         "token": visible_token,
         "teraflops": teraflops,
+        "hours": hours_text,
+        "axis_value": axis_value,
         "index_cell": index_cell,
         "setting": _setting,
         "thousands": lambda number: f"{number:,}",
     }
-    environment.globals["index_text"] = index_text
+    environment.globals |= {
+        "index_text": index_text,
+        "flops_from_base": flops_from_base,
+        "exposures_from_base": exposures_from_base,
+    }
     return environment
 
 
@@ -101,6 +125,7 @@ def render_page(transfer: Transfer, recipe: Recipe, figures: dict[str, Drawing],
             definitions=DEFINITIONS,
             trained=transfer.trained_group,
             clock=clock,
+            hours=_hours_from_base(transfer, clock),
             clock_unit="GPU-hours" if recipe.resources.gpu else "process-hours",
             axes=[] if trajectory is None else axes_of(trajectory, transfer.trained_group),
             axis_names=axis_names(transfer.trained_group),
@@ -109,6 +134,16 @@ def render_page(transfer: Transfer, recipe: Recipe, figures: dict[str, Drawing],
             cards=cards(transfer),
         )
     )
+
+
+def _hours_from_base(transfer: Transfer, clock: dict[str, Any]) -> dict[str, float]:
+    """Hours of a run of each arm with those of the arms that it started from, where all of them are known."""
+    runs = {arm: [*transfer.starts(arm), arm] for arm in transfer.arms}
+    return {
+        arm: sum(clock[name]["hours"] for name in names)
+        for arm, names in runs.items()
+        if all(name in clock for name in names)
+    }
 
 
 def render_summary(transfer: Transfer) -> str:

@@ -86,9 +86,12 @@ class CurvePoint:
     learned_nothing: list[str]
     """Arms without a gradient in any step."""
 
+    guessing: list[str]
+    """Arms whose score on the trained group is not above guessing."""
+
     def judged(self, arm: str) -> bool:
         """Whether the gains of an arm say something of its training."""
-        return arm not in self.cut_off and arm not in self.learned_nothing
+        return not any(arm in left_out for left_out in (self.cut_off, self.learned_nothing, self.guessing))
 
 
 @dataclass(frozen=True)
@@ -163,6 +166,7 @@ def response_curves(points: Sequence[PointResult], axes: Sequence[str], paired: 
             [warning.message for warning in point.transfer.warnings],
             [arm for arm in point.transfer.arms if point.transfer.warnings_of("all_truncated", arm)],
             [arm for arm in point.transfer.arms if point.transfer.learned_nothing(arm)],
+            [arm for arm in point.transfer.arms if point.transfer.guesses(arm)],
         )
         for point in points
     ]

@@ -11,6 +11,7 @@ from pathlib import Path
 from eval.forgetting.curves import summarise_trajectories
 from eval.forgetting.rounding import near_rounding
 from eval.questions.analysis_lock import decided
+from eval.questions.guessing import guess_levels
 from eval.report.certificate import budget, certificate, evaluation_differences, model_hashes, versions
 from eval.report.examples import sample_responses
 from eval.report.schema import (
@@ -31,10 +32,20 @@ from eval.report.schema import (
     Transfer,
 )
 from eval.report.token_warnings import template_warnings
+from eval.report.wording import points
 from eval.responses.readings import pass_curve, read_benchmark_scores, read_cell, reading_cells
 from eval.shifts.summary import empty_samples, summarise_shifts
 from eval.statistics.bootstrap import draw_scores
-from eval.statistics.inference import Interval, contrast_interval, gain_p_value, holm, percentile_interval, weights_of
+from eval.statistics.decisions import gained
+from eval.statistics.inference import (
+    Interval,
+    beyond_guessing,
+    contrast_interval,
+    gain_p_value,
+    holm,
+    percentile_interval,
+    weights_of,
+)
 from eval.statistics.transfer_index import DEFINITIONS, Index, index_difference, index_with_interval, without_each
 from eval.statistics.values import Estimate
 from recipes.schema import Recipe
@@ -61,6 +72,7 @@ def compute_transfer(recipe: Recipe, study_dir: Path) -> tuple[Transfer, dict[st
     primary = recipe.analysis.reading
     readings = {name: Reading(recipe, study_dir, name) for name in dict.fromkeys([primary, *READINGS])}
     first = readings[primary]
+    guess_level = guess_levels(recipe, study_dir, primary)
     shifts = summarise_shifts(recipe, study_dir) if recipe.with_diagnostics else None
     trajectory, hours = summarise_trajectories(recipe, study_dir) if recipe.with_trajectories else (None, {})
     warnings = [
@@ -70,6 +82,7 @@ def compute_transfer(recipe: Recipe, study_dir: Path) -> tuple[Transfer, dict[st
             for run in runs_without_gradient(recipe, study_dir)
         ),
         *first.warnings(),
+        *first.guessing(guess_level),
         *template_warnings(study_dir, list(recipe.external)),
         *(ReportWarning(code="empty_samples", message=text) for text in empty_samples(shifts)),
         *(
@@ -95,6 +108,7 @@ def compute_transfer(recipe: Recipe, study_dir: Path) -> tuple[Transfer, dict[st
         trained_group=first.trained,
         questions={item.name: len(item.score_QM) for item in first.benchmarks},
         clusters={item.name: item.clusters for item in first.benchmarks},
+        guess_level=guess_level,
         pocket=bool(recipe.model and recipe.model.pocket),
         analysis=Analysis(**decided(recipe, study_dir), claims=_claims(recipe, first)),
         reading=primary,
@@ -242,6 +256,31 @@ class Reading:
         if few:
             message = f"few independent questions, so intervals of their own are approximate: {', '.join(few)}"
             warnings.append(ReportWarning(code="few_questions", message=message))
+        return warnings
+
+    def guessing(self, level: dict[str, float]) -> list[ReportWarning]:
+        """A warning for every arm whose score on the trained group is not above guessing. `level`: by benchmark.
+
+        A benchmark whose level is not known counts with its gain over the base.
+        """
+        members = self.groups.get(self.trained, [])
+        names = [self.benchmarks[b].name for b in members]
+        if not any(name in level for name in names):
+            return []
+        warnings, known = [], ", ".join(f"{name} {level[name]:.1f}" for name in names if name in level)
+        for arm in [who for who in self.models if who != "base"]:
+            scores = self.drawn[arm]
+            beyond = Estimate.of(
+                beyond_guessing(
+                    scores, members, {b: level[n] for b, n in zip(members, names, strict=True) if n in level}
+                )
+            )
+            if not gained(beyond):
+                message = (
+                    f"{arm} is not above guessing on {self.trained} (guessing gets: {known}): {points(beyond)} points "
+                    "beyond it, so a gain may be the form of the answers alone"
+                )
+                warnings.append(ReportWarning(code="not_above_guessing", message=message, model=arm))
         return warnings
 
     def _totals(self, who: str, benchmark: str) -> dict[str, int]:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from eval.statistics.transfer_index import Index
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 TRANSFER = "transfer.json"
 REHEARSAL = "REHEARSAL"  # the status of a study whose models are tiny and random
 
@@ -37,6 +37,7 @@ WarningCode = Literal[
     "kl_near_rounding",
     "other_hardware",
     "nothing_learned",
+    "not_above_guessing",
 ]
 
 
@@ -247,6 +248,8 @@ class Transfer(Values):
     """The group of the domain that was trained on."""
     questions: dict[str, int]
     clusters: dict[str, int]
+    guess_level: dict[str, float]
+    """Benchmark -> what picking among its given answers scores, in points; of those where this is known."""
     pocket: bool
     analysis: Analysis
     reading: str
@@ -283,10 +286,24 @@ class Transfer(Values):
         runs = [w for w in self.warnings if w.code == "nothing_learned" and w.model == arm]
         return bool(runs) and len(runs) == len(self.seeds)
 
+    def guesses(self, arm: str) -> bool:
+        """Whether the score of an arm on the trained group is not above what guessing gets."""
+        return any(w.code == "not_above_guessing" and w.model == arm for w in self.warnings)
+
     def started_from(self, arm: str) -> str | None:
         """The arm whose model another was trained from; None: the base."""
         start = self.settings.get(arm, {}).get("start_from")
         return None if start is None else str(start)
+
+    @property
+    def any_started(self) -> bool:
+        """Whether an arm was trained from another's end."""
+        return any(self.started_from(arm) for arm in self.budget)
+
+    def starts(self, arm: str) -> list[str]:
+        """The arms that were trained before an arm on the way to its model, the first one first."""
+        start = self.started_from(arm)
+        return [] if start is None else [*self.starts(start), start]
 
     def difference(self, first: str, second: str, group: str) -> Estimate:
         """Gain of one arm in a group minus that of another."""

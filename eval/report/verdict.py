@@ -7,13 +7,14 @@ from typing import Any, NamedTuple
 
 from eval.drawing import label
 from eval.forgetting.schema import EqualGain
-from eval.report.schema import Budget, Transfer
+from eval.report.schema import Transfer
 from eval.report.wording import (
     apart_text,
     bounded_text,
     change_text,
     interval_text,
     intervals_text,
+    lost_points,
     points,
     sentence_start,
 )
@@ -46,7 +47,9 @@ def method_of(settings: dict[str, Any]) -> str:
         weight = "weight 1 if correct"
     else:
         weight = "weighted by advantage" + ("" if settings["negatives"] else ", positive ones only")
-    return f"{who}, {weight}" + (f", KL {settings['beta']:g}" if settings.get("beta") else "")
+    kl = f", KL {settings['beta']:g}" if settings.get("beta") else ""
+    start = f", started from {label(settings['start_from'])}" if settings.get("start_from") else ""
+    return f"{who}, {weight}{kl}{start}"
 
 
 class Number(NamedTuple):
@@ -72,7 +75,7 @@ def verdict(transfer: Transfer) -> StudyVerdict:
 
     The arm is the preferred one of those that pass `transfer gate` with the smallest limit. An arm that gained more is
     named with the limit it needs. An arm that no limit passes, because all responses to a benchmark were cut off, is
-    not shipped, and neither is one that learned nothing.
+    not shipped, and neither is one that learned nothing or whose score is not above guessing.
     """
     trained = transfer.trained_group
     if transfer.status == "REHEARSAL":
@@ -81,18 +84,24 @@ def verdict(transfer: Transfer) -> StudyVerdict:
     gain = {arm: result.groups[trained] for arm, result in transfer.arms.items()}
     cut_off = [arm for arm in gain if transfer.warnings_of("all_truncated", arm)]
     idle = [arm for arm in gain if transfer.learned_nothing(arm)]
-    judged = [arm for arm in gain if gained(gain[arm]) and arm not in cut_off and arm not in idle]
+    guessing = [arm for arm in gain if transfer.guesses(arm) and arm not in cut_off and arm not in idle]
+    judged = [arm for arm in gain if gained(gain[arm]) and arm not in (*cut_off, *idle, *guessing)]
     # What an arm may have lost in its worst group, rounded up to a tenth of a point.
-    risk = {arm: limit_shown(max(map(may_lose, transfer.arms[arm].groups.values()))) for arm in judged}
+    most = {arm: min(transfer.arms[arm].groups.values(), key=lambda value: value.low) for arm in judged}
+    risk = {arm: limit_shown(may_lose(value)) for arm, value in most.items()}
     limit = smallest_limit({arm: gain[arm] for arm in risk}, risk)
-    without = _without_verdict(transfer, cut_off, idle)
+    without = [*_without_verdict(transfer, cut_off, idle, guessing), *_starts(transfer)]
     if limit is None:
         if cut_off:
             text = "Keep the base: no method can be judged on all benchmarks and has a gain."
             return StudyVerdict(text, without, [], None)
-        text = f"Keep the base: no method has a gain on {label(trained)} that can be told from zero."
+        what = "a gain on {} that can be told from zero"
+        if any(gained(gain[arm]) for arm in guessing):
+            what = "a score on {} that can be told from guessing"
+        text = f"Keep the base: no method has {what.format(label(trained))}."
         weighed = "Without a gain there is nothing to weigh a loss elsewhere against."
-        return StudyVerdict(text, [weighed, *_idle_text(transfer, idle)], [], None)
+        sentences = [weighed, *_guessing_text(transfer, guessing), *_idle_text(transfer, idle), *_starts(transfer)]
+        return StudyVerdict(text, sentences, [], None)
     arm = preferred(
         {name: gain[name] for name in risk if risk[name] <= limit},
         risk,
@@ -102,19 +111,20 @@ def verdict(transfer: Transfer) -> StudyVerdict:
     group = worst_group(transfer.arms[arm].groups, trained)
     numbers = [_number(gain[arm], f"gain of {label(arm)} on {label(trained)}, points")]
     sentences = [f"{sentence_start(arm)} gained {points(gain[arm])} points on {label(trained)}."]
+    without = _as_good(transfer, arm, [*cut_off, *idle, *guessing]) + without
     if group is None:
         return StudyVerdict(f"Ship {label(arm)}. No other group was measured.", sentences + without, numbers, arm)
     worst = transfer.arms[arm].groups[group]
     numbers += [
         _number(worst, f"change on {label(group)}, the group that may have lost most"),
-        Number(f"{risk[arm]:.1f}", "", "points of loss to allow, at least, for transfer gate to pass it"),
+        Number(f"{risk[arm]:.1f}", "", "points of loss to allow, at least (rounded up), for transfer gate to pass it"),
     ]
     sentences.append(f"Of the other groups {label(group)} may have lost most: its change is {change_text(worst)}.")
-    sentences += [*_others(transfer, arm, risk), *without]
+    sentences += [*_others(transfer, arm, most), *without]
     if risk[arm] == 0:
         answer = f"Ship {label(arm)}: it gained on {label(trained)} and no group lost anything."
     else:
-        acceptable = f"if a loss of {risk[arm]:.1f} points in a group of benchmarks is acceptable"
+        acceptable = f"if a loss of {lost_points(most[arm])} in a group of benchmarks is acceptable"
         answer = f"Ship {label(arm)} {acceptable}; otherwise keep the base."
     return StudyVerdict(answer, sentences, numbers, arm)
 
@@ -125,11 +135,14 @@ def headline(transfer: Transfer) -> list[str]:
     return [conclusion.answer, *conclusion.sentences]
 
 
-def _others(transfer: Transfer, arm: str, risk: dict[str, float]) -> list[str]:
-    """What sets the other arms with a gain apart: more of it, or a worse loss."""
+def _others(transfer: Transfer, arm: str, most: dict[str, Estimate]) -> list[str]:
+    """What sets the other arms with a gain apart: more of it, or a worse loss.
+
+    `most`: of every arm, the change of the group that may have lost most.
+    """
     trained = transfer.trained_group
     sentences = []
-    for other in sorted(set(risk) - {arm}, key=lambda name: risk[name]):
+    for other in sorted(set(most) - {arm}, key=lambda name: limit_shown(may_lose(most[name]))):
         group = worst_group(transfer.arms[other].groups, trained)
         assert group is not None
         change, difference = transfer.arms[other].groups[group], transfer.difference(other, arm, group)
@@ -143,24 +156,59 @@ def _others(transfer: Transfer, arm: str, risk: dict[str, float]) -> list[str]:
             beside = f"{apart} {its}"
         if not (fell(difference) or gained(difference)):
             beside = f"which cannot be told from {its} ({apart})"
-        sentence = f"{sentence_start(other)} may have lost {risk[other]:.1f} points: {lost}, {beside}."
+        sentence = f"{sentence_start(other)} may have lost {lost_points(most[other])}: {lost}, {beside}."
         if gained(more := transfer.difference(other, arm, trained)):
             sentence += f" On {label(trained)} it gained {apart_text(more, 'more', 'less')} than {label(arm)}."
         sentences.append(sentence)
     return sentences
 
 
-def _without_verdict(transfer: Transfer, cut_off: list[str], idle: list[str]) -> list[str]:
+def _as_good(transfer: Transfer, arm: str, left_out: list[str]) -> list[str]:
+    """The arms without a gain that cannot be told from the one that is named: its interval alone decided."""
+    trained, sentences = transfer.trained_group, []
+    for other, result in transfer.arms.items():
+        if other in (arm, *left_out) or gained(gain := result.groups[trained]):
+            continue
+        if not (fell(apart := transfer.difference(other, arm, trained)) or gained(apart)):
+            sentences.append(
+                f"{sentence_start(other)} has {points(gain)} there: it cannot be told from zero, and not from "
+                f"{label(arm)} either ({apart_text(apart, 'more', 'less')})."
+            )
+    return sentences
+
+
+def _starts(transfer: Transfer) -> list[str]:
+    """A sentence for every arm that was trained from another's end."""
+    return [
+        f"{sentence_start(arm)} started from {label(start)}: its gains, losses and cost here include those of "
+        f"{label(start)}."
+        for arm in transfer.arms
+        if (start := transfer.started_from(arm)) is not None
+    ]
+
+
+def _without_verdict(transfer: Transfer, cut_off: list[str], idle: list[str], guessing: list[str]) -> list[str]:
     """The arms that are not candidates, and why."""
     sentences = []
-    others = {name: result for name, result in transfer.arms.items() if name not in (*cut_off, *idle)}
+    others = {name: result for name, result in transfer.arms.items() if name not in (*cut_off, *idle, *guessing)}
     silent = [label(name) for name, result in others.items() if not gained(result.groups[transfer.trained_group])]
     if silent:
         sentences.append(f"No gain that can be told from zero: {', '.join(silent)}.")
     if cut_off:
         names = ", ".join(map(label, cut_off))
         sentences.append(f"Every response to a benchmark was cut off, theirs or the base's: {names}.")
-    return sentences + _idle_text(transfer, idle)
+    return [*sentences, *_guessing_text(transfer, guessing), *_idle_text(transfer, idle)]
+
+
+def _guessing_text(transfer: Transfer, guessing: list[str]) -> list[str]:
+    if not guessing:
+        return []
+    names = transfer.groups[transfer.trained_group]
+    known = ", ".join(f"{name} {transfer.guess_level[name]:.1f}" for name in names if name in transfer.guess_level)
+    return [
+        f"Not above guessing on {label(transfer.trained_group)} (guessing gets: {known}), so a gain may be the form of "
+        f"the answers alone: {', '.join(map(label, guessing))}."
+    ]
 
 
 def _idle_text(transfer: Transfer, idle: list[str]) -> list[str]:
@@ -185,18 +233,37 @@ def cards(transfer: Transfer) -> list[Card]:
     for arm, result in transfer.arms.items():
         worst = worst_group(result.groups, transfer.trained_group)
         lost = "no other group" if worst is None else f"{label(worst)} {points(result.groups[worst])}"
-        gain, cost = points(result.groups[transfer.trained_group]), _cost(transfer.budget.get(arm))
+        gain, cost = points(result.groups[transfer.trained_group]), _cost(transfer, arm)
         rows.append(Card(arm, method_of(transfer.settings[arm]), gain, lost, cost, _moved(transfer, arm)))
     return rows
 
 
-def _cost(budgets: list[Budget] | None) -> str:
-    if not budgets:
+def _cost(transfer: Transfer, arm: str) -> str:
+    """The cost of a run, with those of the arms that its model went through before."""
+    runs = [transfer.budget.get(name) for name in (*transfer.starts(arm), arm)]
+    known = [budgets for budgets in runs if budgets]
+    if len(known) < len(runs):
         return "not known"
-    flops = sum(row.flops for row in budgets) / len(budgets)
-    generated = sum(row.generated_tokens for row in budgets) / len(budgets)
+    *before, flops = [sum(row.flops for row in budgets) / len(budgets) for budgets in known]
+    generated = sum(sum(row.generated_tokens for row in budgets) / len(budgets) for budgets in known)
     tokens = f"{generated:,.0f} tokens generated" if generated else "a teacher's tokens, not counted here"
-    return f"{teraflops(flops)} a run; {tokens}"
+    start = f", {teraflops(sum(before))} of it for {label(str(transfer.started_from(arm)))}" if before else ""
+    return f"{teraflops(sum(before) + flops)} a run{start}; {tokens}"
+
+
+def flops_from_base(transfer: Transfer, arm: str) -> float:
+    """FLOPs of the first seed's run of an arm and of the arms that it started from."""
+    return sum(transfer.budget[name][0].flops for name in (*transfer.starts(arm), arm))
+
+
+def exposures_from_base(transfer: Transfer, arm: str) -> int:
+    """How often problems were presented in the first seed's run of an arm and of the arms that it started from."""
+    return sum(transfer.budget[name][0].exposures for name in (*transfer.starts(arm), arm))
+
+
+def hours_text(hours: float) -> str:
+    """Hours with two decimals, short ones with two digits: never 0.00."""
+    return f"{hours:.2f}" if hours >= 0.1 else f"{hours:.2g}"
 
 
 def teraflops(flops: float) -> str:

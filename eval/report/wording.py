@@ -2,7 +2,7 @@
 
 from eval.drawing import label
 from eval.report.schema import ArmResult, IndexValue
-from eval.statistics.decisions import fell, gained, limit_shown, may_lose
+from eval.statistics.decisions import fell, gained, limit_shown, may_lose, rounded_up
 from eval.statistics.values import NOT_IDENTIFIED, Estimate, PartialEstimate
 
 
@@ -24,6 +24,11 @@ def points(value: Estimate) -> str:
 def loss_text(gain: Estimate) -> str:
     """What a group may have lost, rounded up as the limit that it passes."""
     return f"{limit_shown(may_lose(gain)):.1f}"
+
+
+def lost_points(gain: Estimate) -> str:
+    """`loss_text` with its unit, and a word where the interval beside it ends earlier."""
+    return f"{loss_text(gain)} points{rounded_up(gain)}"
 
 
 def bounded_text(value: PartialEstimate) -> str:
@@ -58,6 +63,11 @@ def sentence_start(name: str) -> str:
     """A name at the start of a sentence."""
     text = label(name)
     return text[:1].upper() + text[1:]
+
+
+def axis_value(value: float, axis: str) -> str:
+    """A checkpoint's place on an axis: tokens in whole numbers, KL in nats a token, FLOPs with an exponent."""
+    return f"{value:,.0f}" if axis.endswith("tokens") else f"{value:.3e}" if axis == "flops" else f"{value:.4g}"
 
 
 def p_text(value: float) -> str:

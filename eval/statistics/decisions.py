@@ -68,6 +68,12 @@ def limit_shown(points: float) -> float:
     return ceil(10 * points - 1e-9) / 10
 
 
+def rounded_up(gain: Bounded) -> str:
+    """What to say behind a loss that is shown where the interval beside it, rounded to the nearest, ends earlier."""
+    loss = may_lose(gain)
+    return " (rounded up)" if f"{limit_shown(loss):.1f}" != f"{loss:.1f}" else ""
+
+
 def worst_group(gains: Mapping[str, Bounded], trained: str) -> str | None:
     """The group besides the trained one that may have lost most; None where there is no other."""
     others = {group: gain.low for group, gain in gains.items() if group != trained}

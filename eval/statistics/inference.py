@@ -1,6 +1,6 @@
 """Intervals, tests and contrasts of gains, from the joint draws of `eval/statistics/bootstrap.py`. All in points."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -41,6 +41,19 @@ def contrast_interval(first: ArmScores, second: ArmScores, weight_B: Array) -> I
     """The difference of two arms' weighted gains, on the same draws."""
     estimate = float(weight_B @ (first.arm_B - second.arm_B))
     return percentile_interval(estimate, (first.arm_DB - second.arm_DB) @ weight_B, first.confidence)
+
+
+def beyond_guessing(scores: ArmScores, members: Sequence[int], level: Mapping[int, float]) -> Interval:
+    """How far an arm's mean score over some benchmarks lies above guessing.
+
+    `level`: what guessing scores, by benchmark. A benchmark without one counts with its gain over the base.
+    """
+    floor_B, floor_DB = scores.base_B.copy(), scores.base_DB.copy()
+    for b, value in level.items():
+        floor_B[b] = floor_DB[:, b] = value
+    weight_B = weights_of(members, len(floor_B))
+    estimate = float(weight_B @ (scores.arm_B - floor_B))
+    return percentile_interval(estimate, (scores.arm_DB - floor_DB) @ weight_B, scores.confidence)
 
 
 def gain_p_value(first: ArmScores, second: ArmScores, weight_B: Array) -> float:

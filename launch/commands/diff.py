@@ -59,7 +59,10 @@ def _results(path: Path, recipe: "Recipe") -> "tuple[Results, str | None]":
     if report is None:
         return Results(folder, None), None
     if any(key not in report["inputs"] or report["inputs"][key] != value for key, value in settings.items()):
-        note = f"the report in {folder} was made with other settings than {path} now has; its gains are left out"
+        note = (
+            f"the report in {folder} is stale: its study now has other settings; its gains are left out; "
+            f"`transfer run {path}` makes it anew"
+        )
         return Results(folder, None), note
     return Results(folder, folder), None
 

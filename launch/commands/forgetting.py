@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -48,7 +49,7 @@ def trajectory(options: argparse.Namespace) -> int:
     from recipes.loading import load_recipe
 
     recipe, study_dir = read_study(options)
-    if recipe.trajectory is None:
+    if added := recipe.trajectory is None:
         recipe = load_recipe(options.study, [*options.overrides, "trajectory={}"])
     if not recipe.with_trajectories:
         raise UserError(f"{options.study} trains no arms or has no suite, so it has no trajectories")
@@ -59,7 +60,15 @@ def trajectory(options: argparse.Namespace) -> int:
     needed = {stage.name for name in last for stage in select_until(stages, name)}
     stages = [stage for stage in stages if stage.name in needed]
     status = run_stages(recipe, study_dir, stages, options.json, "trajectory")
+    if not status and added:
+        print(f"transfer: {_FOR_GOOD}", file=sys.stderr)
     return status or _show(recipe, study_dir, options)
+
+
+_FOR_GOOD = (
+    "add `trajectory: {}` to the recipe for good: without it the next `transfer run RECIPE` drops the trajectories "
+    "again; after that `transfer run RECIPE` makes the report anew, with the curves"
+)
 
 
 def _show(recipe: "Recipe", study_dir: Path, options: argparse.Namespace) -> int:
@@ -120,8 +129,13 @@ def _finished_trajectories(study_dir: Path) -> "Recipe":
         if not there:
             raise UserError(f"{study_dir} {lacking}, so there is nothing to pick")
     runs = [f"{arm}/seed-{seed}" for arm in recipe.trained for seed in recipe.seeds]
+    if not recipe.with_trajectories:
+        raise UserError(
+            f"{study_dir} has no trajectory; add `trajectory: {{}}` to its recipe for good and run `transfer run "
+            "RECIPE`, which makes what is missing and the report anew"
+        )
     for name in ("base", *runs):
-        if not recipe.with_trajectories or finished_manifest(study_dir / "trajectory" / name) is None:
+        if finished_manifest(study_dir / "trajectory" / name) is None:
             raise UserError(
                 f"{study_dir} has no finished trajectory of {name}; `transfer trajectory {study_dir}` makes it"
             )

@@ -189,14 +189,17 @@ def check(options: argparse.Namespace) -> int:
     """
     from launch.planning.plan import attention_of_runs
     from train.accounting.hardware import hardware_differences
-    from train.accounting.matching import recipe_differences, recorded_differences
+    from train.accounting.matching import REMEDY, recipe_differences, recorded_differences
 
     recipe, study_dir = read_study(options)
     attention = {name: used for name in recipe.trained if (used := attention_of_runs(recipe, name, study_dir))}
     by_source = {"recipe": recipe_differences(recipe), "runs": recorded_differences(recipe, study_dir)}
     differences = [*by_source["recipe"], *by_source["runs"]]
     if differences:
-        lines = [f"{recipe.study} is UNMATCHED:", *(f"  {text}" for text in differences)]
+        # What a run recorded as the recipe has it is the recipe's difference, seen again.
+        told = [text for text in by_source["runs"] if text.split(", ", 1)[-1] not in by_source["recipe"]]
+        listed = [f"  {text}" for text in (*by_source["recipe"], *told)]
+        lines = [f"{recipe.study} is UNMATCHED:", *listed, REMEDY]
     elif not recipe.arms:
         lines = [f"{recipe.study} has no arms to compare"]
     elif len(recipe.arms) == 1:

@@ -9,6 +9,7 @@ from launch.planning.findings import disk_text
 from launch.planning.plan_schema import CHANGE, ArmPlan, Plan, StagePlan
 from launch.planning.schedule import Schedule
 from launch.planning.teacher import TeacherPlan
+from train.accounting.matching import REMEDY
 from train.accounting.memory import size_text
 
 _DOMINATING = 3  # assumptions that are named
@@ -66,7 +67,7 @@ def format_plan(plan: Plan, commands: bool = False, stages: bool = False) -> str
     if plan.arms:
         matched = "matched: the arms differ only in what the study varies"
         lines += ["", "UNMATCHED:" if plan.differences else matched]
-    lines += [f"  {text}" for text in plan.differences]
+    lines += [*(f"  {text}" for text in plan.differences), *([REMEDY] if plan.differences else [])]
     lines += [f"note: {text}" for text in plan.notes]
     lines += [f"warning: {text}" for text in plan.warnings]
     lines += [f"missing: {text}" for text in plan.unresolved]

@@ -235,9 +235,9 @@ def test_the_model_card_says_what_may_have_been_lost_and_sets_no_limit():
     def card(arm, **parts):
         return model_card(load_recipe(SMOKE), law_report(**parts), PushedModel(arm, 0, None), None)
 
-    said = "By the lower ends of these intervals no group lost more than {} points; the least certain is facts.\n"
-    assert said.format("12.6") in card("off_policy_sft")
-    assert said.format("0.4") in card("grpo", facts=(0.2, -0.31, 0.8))
+    said = "By the lower ends of these intervals no group lost more than {}; the least certain is facts.\n"
+    assert said.format("12.6 points") in card("off_policy_sft")
+    assert said.format("0.4 points (rounded up)") in card("grpo", facts=(0.2, -0.31, 0.8))
     assert "No interval of a group contains a loss.\n" in card("grpo", facts=(1, 0, 2))
     cut = card("grpo", warnings=[{"code": "all_truncated", "message": "facts: all cut off", "model": "base"}])
     assert "What it may have lost cannot be said: every response to a benchmark was cut off.\n" in cut

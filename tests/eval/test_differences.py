@@ -49,7 +49,8 @@ def test_equal_settings_without_reports(tmp_path):
     found = differences(Results(None, None), Results(None, None), (SETTINGS, SETTINGS))
     assert (found.settings, found.versions, found.gains) == ([], None, None)
     assert differences_text(found) == (
-        "settings: equal\nversions: no finished stage of both studies\ngains: no report of both studies"
+        "settings: equal\nversions: no finished stage of both studies\n"
+        "gains: not compared, because a study has no report of its settings"
     )
 
 
@@ -97,4 +98,4 @@ def test_only_what_ran_with_its_settings_is_a_recipes_result(smoke_study, transf
     (run / "study.json").write_text(json.dumps(stored))
     found, told = diff()
     assert (found["settings"], found["versions"], found["gains"]) == ([], [], None)
-    assert "the report in runs/smoke was made with other settings than runs/smoke now has" in told
+    assert "the report in runs/smoke is stale: its study now has other settings" in told

@@ -28,6 +28,7 @@ from eval.report.page import page_templates
 from eval.statistics.bootstrap import BenchmarkScores
 from recipes.errors import UserError
 from recipes.loading import load_recipe
+from tests.paths import SMOKE
 from tests.support.reports import estimate
 
 GROUPS = ["heldout", "math", "other", "non"]
@@ -270,9 +271,47 @@ def test_the_limit_that_is_named_is_enough(made_up):
     for item in scores.benchmarks[1:]:  # so that the limit ends in 4 hundredths
         item.score_QM[:, 1:] -= 0.04 - (least - np.floor(10 * least) / 10)
     (refusal,) = pick(*made_up, 1).refused
-    needed = float(re.search(r"from --max-drop ([\d.]+) on", refusal)[1])
-    assert pick(*made_up, needed).proposed is not None
-    assert pick(*made_up, needed - 0.1).proposed is None
+    needed = float(re.search(r"at --max-drop ([\d.]+)", refusal)[1])
+    assert pick(*made_up, needed).choice.arm is not None
+    assert pick(*made_up, needed - 0.1).choice.arm is None
+
+
+@pytest.mark.parametrize("number", range(6))
+def test_the_limit_that_is_named_is_the_first_that_ships(number):
+    """On random slices; in many of them the two halves want different limits."""
+    rng = np.random.default_rng(number)
+    half = np.arange(80) % 2 == 0
+    models = [("grpo", 0, step) for step in range(1, 5)]
+    chance = {"math": 0.3 + 0.12 * np.arange(5), "facts": 0.7 - 0.05 * np.arange(5)}
+    benchmarks = [BenchmarkScores(name, name, 100.0 * (rng.random((80, 5)) < of)) for name, of in chance.items()]
+    settings = load_recipe(SMOKE).statistics.model_copy(update={"draws": 200, "seed": 0})
+
+    def found(limit):
+        return picking.choose(Slice(benchmarks, models, [half, half]), "math", limit, settings)
+
+    for given in (0.0, 12.3):
+        first = found(given)
+        assert bool(first.refused) == (first.choice.arm is None)
+        if not first.refused:
+            continue
+        named = re.search(r"at --max-drop ([\d.]+)", first.refused[-1])
+        assert named or first.refused[-1].endswith("none ships at a larger --max-drop either")
+        end = 100.1 if named is None else float(named[1])
+        below = np.unique(np.round(np.linspace(given, end - 0.1, 12), 1))
+        assert not [limit for limit in below if found(limit).choice.arm is not None]
+        assert named is None or found(end).choice.arm is not None
+
+
+def test_a_checkpoint_at_the_level_of_guessing_is_not_proposed(made_up):
+    """Grpo's first checkpoint scores 60 on math, which is what guessing gets here; the base scores 40."""
+    scores = picking.read_slice()
+    settings = made_up[0].statistics
+    found = picking.choose(scores, "math", 5, settings, (), {"math": 60.0})
+    assert found.refused[0].startswith("none of the 3 checkpoints that gained on math")
+    assert found.choice.arm is None
+    assert picking.choose(scores, "math", 5, settings, (), {"math": 59.0}).choice.arm == "grpo"
+    (none,) = picking.choose(scores, "math", 100, settings, (), {"math": 99.0}).refused
+    assert none == "no checkpoint has a score on math that can be told from guessing"
 
 
 def test_a_benchmark_in_one_half_of_the_slice_is_a_mistake(made_up, monkeypatch):

@@ -107,7 +107,7 @@ def test_trajectories_are_those_of_transfer_json(tables, analysed_transfer):
     expected = [
         [words(arm) if place == 0 else "", str(step)]
         + [points(found["gains"][group][place]) for group in ("heldout", *t["groups"])]
-        + [f"{values[place]:.4g}" for values in _in_order(found["axes"])]
+        + [_shown(name, found["axes"][name][place]) for name in AXES]
         for arm, found in t["arms"].items()
         for place, step in enumerate(found["steps"])
     ]
@@ -115,8 +115,12 @@ def test_trajectories_are_those_of_transfer_json(tables, analysed_transfer):
     assert len(expected) == 3 * 4
 
 
-def _in_order(axes):
-    return [axes[n] for n in ("kl_from_base", "kl_to_base", "generated_tokens", "trained_tokens", "flops")]
+AXES = ("kl_from_base", "kl_to_base", "generated_tokens", "trained_tokens", "flops")
+
+
+def _shown(axis, value):
+    """Tokens whole, FLOPs with an exponent, nats with four digits."""
+    return f"{value:,.0f}" if "tokens" in axis else f"{value:.3e}" if axis == "flops" else f"{value:.4g}"
 
 
 def test_shifts_are_those_of_transfer_json(tables, analysed_transfer):
@@ -160,7 +164,7 @@ def test_the_budget_is_that_of_transfer_json(tables, analysed_transfer, analysed
     keys = ("presented_problems", "contributed_problems", "exposures", "completions", "correct_completions",
             "generated_tokens", "trained_tokens")  # fmt: skip
     assert [row[1:] for row in rows[1:8]] == [[f"{b[key]:,}" for b, *_ in budget.values()] for key in keys]
-    assert rows[-1][1:] == [f"{hours[arm]['hours']:.3f}" for arm in budget]
+    assert rows[-1][1:] == [f"{hours[arm]['hours']:.2g}" for arm in budget]
 
 
 def test_the_certificate_says_what_was_shared(tables, analysed_transfer, analysed_study):

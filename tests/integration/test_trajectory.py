@@ -161,7 +161,7 @@ def test_pick_names_a_checkpoint_or_the_base(analysed_study, transfer):
 def test_mistakes_of_pick_and_trajectory(smoke_study, transfer, tmp_path):
     result = transfer("pick", smoke_study)
     assert result.returncode == 2
-    assert f"has no finished trajectory of base; `transfer trajectory {smoke_study}` makes it" in result.stderr
+    assert f"{smoke_study} has no trajectory; add `trajectory: {{}}` to its recipe for good" in result.stderr
     for section, reason in (("arms", "trains no arms"), ("suite", "has no suite")):
         kept = tmp_path / section
         kept.mkdir()

@@ -55,7 +55,10 @@ def make_transfer(**parts) -> Transfer:
         "certificate": None,
     }
     values |= {key: [] for key in ("differences", "seeds", "contrasts", "cells", "warnings", "examples")}
-    values |= {key: {} for key in ("samples", "groups", "questions", "clusters", "arms", "readings", "pass_at_k")}
+    values |= {
+        key: {}
+        for key in ("samples", "groups", "questions", "clusters", "guess_level", "arms", "readings", "pass_at_k")
+    }
     values |= {key: {} for key in ("versions", "budget", "settings", "models")}
     return Transfer.model_validate(values | parts)
 

@@ -69,6 +69,9 @@ def _short(value: Any) -> str:
     return str(value)
 
 
+REMEDY = "make them equal, add the setting to `varies` if the study is about it, or set `unmatched: stamp`"
+
+
 def require_matched(recipe: Recipe) -> list[str]:
     """The differences, if the recipe allows them with `unmatched: stamp`.
 
@@ -78,8 +81,5 @@ def require_matched(recipe: Recipe) -> list[str]:
     differences = recipe_differences(recipe)
     if differences and recipe.unmatched == "refuse":
         listed = "\n".join(f"  {text}" for text in differences)
-        raise UserError(
-            f"the arms of {recipe.study} are unmatched:\n{listed}\n"
-            "make them equal, add the setting to `varies` if the study is about it, or set `unmatched: stamp`"
-        )
+        raise UserError(f"the arms of {recipe.study} are unmatched:\n{listed}\n{REMEDY}")
     return differences
