@@ -115,7 +115,7 @@ def choose(
             trained_gain=Estimate.of(gains[trained]),
             worst_group=worst,
             worst_gain=Estimate.of(gains[worst]),
-            safe_limit=round(limits[model], 3),
+            passes_from=round(limits[model], 3),
             on_frontier=False,
         )
         rows.append(row)
@@ -178,7 +178,7 @@ def _nothing_to_propose(rows: Sequence[Candidate], max_drop: float, trained: str
     gaining = [row for row in rows if gained(row.trained_gain)]
     if not gaining:
         return f"no checkpoint has a gain on {trained} that can be told from zero"
-    least = min(row.safe_limit for row in gaining)
+    least = min(row.passes_from for row in gaining)
     return (
         f"none of the {len(gaining)} checkpoints that gained on {trained} can be expected to stay within {max_drop:g} "
         f"points; the first would from --max-drop {limit_shown(least):.1f} on (more questions lower this: "
@@ -191,8 +191,8 @@ def _dominates(other: Candidate, row: Candidate) -> bool:
 
     Its gain's lower end is no lower and its limit no higher, and one of the two is better.
     """
-    no_worse = other.trained_gain.low >= row.trained_gain.low and other.safe_limit <= row.safe_limit
-    return no_worse and (other.trained_gain.low, other.safe_limit) != (row.trained_gain.low, row.safe_limit)
+    no_worse = other.trained_gain.low >= row.trained_gain.low and other.passes_from <= row.passes_from
+    return no_worse and (other.trained_gain.low, other.passes_from) != (row.trained_gain.low, row.passes_from)
 
 
 def _without_heldout(gains: Mapping[str, Interval]) -> dict[str, Interval]:
