@@ -12,7 +12,7 @@ from recipes.files import hash_file
 from recipes.manifest import finished_manifest
 from recipes.schema import Recipe
 from recipes.suggestions import did_you_mean
-from train.models.directory import complete_snapshots, model_files
+from train.models.directory import checkpoints_of_run, model_files
 
 
 class Upload(NamedTuple):
@@ -47,11 +47,13 @@ def prepare_upload(recipe: Recipe, study_dir: Path, model: PushedModel, licence:
     transfer = read_transfer(study_dir)
     directory = run_dir / "final"
     if model.step is not None:
-        snapshots = complete_snapshots(run_dir)
-        if model.step not in snapshots:
-            there = ", ".join(map(str, snapshots)) or "none"
-            raise UserError(f"{run_dir} has no checkpoint of step {model.step}; there are {there}")
-        directory = snapshots[model.step]
+        checkpoints = checkpoints_of_run(run_dir)
+        if model.step not in checkpoints:
+            there = ", ".join(map(str, checkpoints))
+            raise UserError(f"{run_dir} has no checkpoint of step {model.step}; there are {there} (the final model)")
+        directory = checkpoints[model.step]
+        if directory == run_dir / "final":  # its last step names the final model, as `transfer pick` does
+            model = model._replace(step=None)
     files = model_files(directory)
     for name, digest in manifest["outputs"].items():
         if model.step is None and name.startswith("final/") and hash_file(run_dir / name) != digest:

@@ -268,7 +268,16 @@ def validate_recipe(values: dict[str, Any], name: str) -> Recipe:
 
 def sentences(error: ValidationError, model: type[BaseModel]) -> list[str]:
     """Every error in the values of `model`, as a sentence."""
-    return [_sentence(dict(item), model) for item in error.errors()]
+    errors = [dict(item) for item in error.errors()]
+    return [_sentence(item, model) for item in errors if not _follows(item, errors)]
+
+
+def _follows(error: dict[str, Any], errors: Sequence[dict[str, Any]]) -> bool:
+    """Whether a container is called too short only because pydantic counts no item that has an error of its own."""
+    if error["type"] != "too_short" or len(error["input"]) < error["ctx"]["min_length"]:
+        return False
+    depth = len(error["loc"])
+    return any(len(other["loc"]) > depth and other["loc"][:depth] == error["loc"] for other in errors)
 
 
 def _sentence(error: dict[str, Any], model: type[BaseModel]) -> str:

@@ -139,7 +139,7 @@ def choose(
             trained_gain=Estimate.of(gains[trained]),
             worst_group=worst,
             worst_gain=Estimate.of(gains[worst]),
-            safe_limit=round(limits[model], 3),
+            passes_from=round(limits[model], 3),
             on_frontier=False,
         )
         rows.append(row)
@@ -267,8 +267,8 @@ def _dominates(other: Candidate, row: Candidate) -> bool:
 
     Its gain's lower end is no lower and its limit no higher, and one of the two is better.
     """
-    no_worse = other.trained_gain.low >= row.trained_gain.low and other.safe_limit <= row.safe_limit
-    return no_worse and (other.trained_gain.low, other.safe_limit) != (row.trained_gain.low, row.safe_limit)
+    no_worse = other.trained_gain.low >= row.trained_gain.low and other.passes_from <= row.passes_from
+    return no_worse and (other.trained_gain.low, other.passes_from) != (row.trained_gain.low, row.passes_from)
 
 
 def _without_heldout(gains: Mapping[str, Interval]) -> dict[str, Interval]:

@@ -81,7 +81,7 @@ class Candidate(Values):
     worst_group: str
     """The other group that may have lost most."""
     worst_gain: Estimate
-    safe_limit: float
+    passes_from: float
     """Smallest `max_drop` with which it can be expected to pass `transfer gate` on as many further questions."""
     on_frontier: bool
 

@@ -53,7 +53,7 @@ def format_pick(result: Pick, study_dir: Path) -> str:
     for row in frontier:
         mark = "> " if row == proposed else "  "
         gain, worst = interval_text(row.trained_gain, "+.1f"), interval_text(row.worst_gain, "+.1f")
-        limit = limit_shown(row.safe_limit)
+        limit = limit_shown(row.passes_from)
         lines.append(f"{mark}{model_name(row):<34}{gain:>24}{worst:>26}{limit:>13.1f}  {row.worst_group}")
     lines += [f"no candidate: {text}" for text in result.learned_nothing]
     lines += [
@@ -61,9 +61,12 @@ def format_pick(result: Pick, study_dir: Path) -> str:
         "passes from: the smallest --max-drop that it can be expected to pass on as many other questions; more than",
         "             its interval allows, because other questions give another interval",
     ]
+    start, check = "Chosen", "checked on the others"
+    if proposed is None:
+        start, check = "Nothing was proposed", "so there was nothing to check on the others"
     scope = (
-        f"Chosen on {result.questions} of the slice's {result.questions + result.checked} questions, checked on the "
-        f"others. `transfer gate {study_dir} ARM --max-drop {result.max_drop:g}` judges the final model of an arm, "
+        f"{start} on {result.questions} of the slice's {result.questions + result.checked} questions, {check}. "
+        f"`transfer gate {study_dir} ARM --max-drop {result.max_drop:g}` judges the final model of an arm, "
         "which was not chosen among checkpoints, on the whole suite; it may pass where the base is kept here."
     )
     if proposed is None or proposed.arm is None:
@@ -82,10 +85,23 @@ def format_pick(result: Pick, study_dir: Path) -> str:
     if result.refused:
         lines += ["", f"keep the base: {model_name(proposed)} was proposed, but {'; '.join(result.refused)}"]
     else:
-        weights = study_dir / "arms" / proposed.arm / f"seed-{proposed.seed}"
-        snapshot = weights / "snapshots" / f"step-{proposed.step}"
-        lines += ["", f"ship {model_name(proposed)}: {snapshot if snapshot.exists() else weights / 'final'}"]
+        lines += ["", f"ship {model_name(proposed)}: {model_directory(proposed, study_dir)}"]
     return "\n".join([*lines, f"{model_name(proposed)} on the other half of the slice:", *reported, scope])
+
+
+def pick_values(result: Pick, study_dir: Path) -> dict[str, object]:
+    """What `transfer pick --json` prints: the result, with what to ship first, as its name and its directory."""
+    named = {"ship": model_name(result.choice), "directory": str(model_directory(result.choice, study_dir))}
+    return named | result.dump()
+
+
+def model_directory(row: Candidate, study_dir: Path) -> Path:
+    """The weights of a candidate."""
+    if row.arm is None:
+        return study_dir / "base"
+    run = study_dir / "arms" / row.arm / f"seed-{row.seed}"
+    snapshot = run / "snapshots" / f"step-{row.step}"
+    return snapshot if snapshot.exists() else run / "final"
 
 
 def model_name(row: Candidate) -> str:

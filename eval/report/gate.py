@@ -28,6 +28,16 @@ def judge(transfer: Transfer, arm: str, max_drop: float) -> tuple[bool, list[str
     ]
 
 
+def judged_groups(transfer: Transfer, arm: str, max_drop: float) -> dict[str, dict[str, float | str]]:
+    """What `judge` decided by: of every group the gain with its interval, the limit and the verdict on it alone."""
+    gains = transfer.arms[arm].groups
+    refused = refused_groups(gains, max_drop)
+    return {
+        group: {**gain.dump(), "limit": max_drop, "verdict": "fail" if group in refused else "pass"}
+        for group, gain in gains.items()
+    }
+
+
 def without_gain(transfer: Transfer, arm: str) -> str | None:
     """A sentence about an arm without a gain to release it for, which `judge` does not look at; None if it has one."""
     trained = transfer.arms[arm].groups.get(transfer.trained_group)

@@ -93,7 +93,11 @@ def verdict(transfer: Transfer) -> StudyVerdict:
     without = [*_without_verdict(transfer, cut_off, idle, guessing), *_starts(transfer)]
     if limit is None:
         if cut_off:
-            text = "Keep the base: no method can be judged on all benchmarks and has a gain."
+            text = "Keep the base: no method can be judged."
+            if len(cut_off) < len(gain):
+                names = ", ".join(map(label, cut_off))
+                rest = f"no other method has a gain on {label(trained)} to rely on"
+                text = f"Keep the base: {names} cannot be judged, and {rest}."
             return StudyVerdict(text, without, [], None)
         what = "a gain on {} that can be told from zero"
         if any(gained(gain[arm]) for arm in guessing):
@@ -196,7 +200,10 @@ def _without_verdict(transfer: Transfer, cut_off: list[str], idle: list[str], gu
         sentences.append(f"No gain that can be told from zero: {', '.join(silent)}.")
     if cut_off:
         names = ", ".join(map(label, cut_off))
-        sentences.append(f"Every response to a benchmark was cut off, theirs or the base's: {names}.")
+        sentences.append(
+            f"{names[0].upper()}{names[1:]} cannot be judged: on a benchmark or more, every response of the method or "
+            "of the base was cut off at suite.max_response_tokens."
+        )
     return [*sentences, *_guessing_text(transfer, guessing), *_idle_text(transfer, idle)]
 
 

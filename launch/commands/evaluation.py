@@ -152,7 +152,13 @@ def _judge(options: argparse.Namespace, study_dir: Path, transfer: "Transfer", a
     notes = {arm: gate.without_gain(transfer, arm) for arm in arms}
     lines += [f"note  {note}" for note in notes.values() if note]
     values = {
-        arm: {"passed": passed, "reasons": reasons, "note": notes[arm]} for arm, (passed, reasons) in verdicts.items()
+        arm: {
+            "passed": passed,
+            "groups": gate.judged_groups(transfer, arm, options.max_drop),
+            "reasons": reasons,
+            "note": notes[arm],
+        }
+        for arm, (passed, reasons) in verdicts.items()
     }
     print_result(options, values, "\n".join([*lines, f"report: {study_dir / 'report' / 'index.html'}"]))
     sys.stdout.flush()  # the verdict first

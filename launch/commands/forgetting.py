@@ -109,12 +109,12 @@ def pick(options: argparse.Namespace) -> int:
     contradicts. Exit status 1 if it is the base.
     """
     from eval.forgetting.pick import pick
-    from eval.report.checkpoints import format_pick
+    from eval.report.checkpoints import format_pick, pick_values
 
     require_max_drop(options.max_drop)
     study_dir = study_folder(options.study)
     result = pick(_finished_trajectories(study_dir), study_dir, options.max_drop)
-    print_result(options, result.dump(), format_pick(result, study_dir))
+    print_result(options, pick_values(result, study_dir), format_pick(result, study_dir))
     return 0 if result.choice.arm is not None else 1
 
 

@@ -11,7 +11,7 @@ from launch.commands.arguments import STUDY, argument, command, print_result, re
     argument("arm", metavar="ARM", help="the arm, for instance grpo"),
     argument("--to", metavar="OWNER/NAME", required=True, help="the repository; it is made if there is none"),
     argument("--seed", type=int, metavar="N", help="the training seed (default: the first of the study)"),
-    argument("--step", type=int, metavar="N", help="a checkpoint, as `transfer pick` names it (default: the end)"),
+    argument("--step", type=int, metavar="N", help="a checkpoint, as `transfer pick` names it (default: the last)"),
     argument("--licence", metavar="ID", help="licence of the model as the hub calls it, for instance apache-2.0"),
     argument("--public", action="store_true", help="make a new repository public (default: private)"),
     argument("--dry-run", action="store_true", help="print the card and the files, upload nothing"),

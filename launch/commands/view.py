@@ -40,6 +40,10 @@ def view(options: argparse.Namespace) -> int:
 
     if options.limit < 1:
         raise UserError(f"--limit is {options.limit} but must be 1 or more")
+    if options.export is not None and options.export.suffix != ".html":
+        raise UserError(
+            f"--export is {options.export}, but what it writes is a page; name it {options.export.with_suffix('.html')}"
+        )
     study = StudyView(study_folder(options.study))
     filters = filters_from(vars(options))
     study.require_known(filters)
@@ -53,7 +57,7 @@ def _export(study: "StudyView", filters: "Filters", options: argparse.Namespace)
     if options.json:
         print(json.dumps({"file": str(options.export), "questions": written, "found": passed}))
     else:
-        print(f"{options.export}: {written} of {passed} questions, {options.export.stat().st_size / 1e6:.1f} MB")
+        print(f"{options.export}: {written} of {passed} questions, {options.export.stat().st_size / 1e3:,.0f} kB")
     return 0
 
 

@@ -13,7 +13,7 @@ from tests.support.reports import estimate
 def test_every_column_of_the_frontier_has_a_heading():
     row = Candidate(
         arm="grpo", seed=0, step=8, trained_gain=estimate(20), worst_group="other_reasoning", worst_gain=estimate(-2),
-        safe_limit=3.14, on_frontier=True,
+        passes_from=3.14, on_frontier=True,
     )  # fmt: skip
     made = Pick(
         max_drop=5, choice=row, proposed=row, refused=[], reported={}, tied=[], questions=5, checked=5,

@@ -209,10 +209,21 @@ def test_an_arm_that_no_limit_passes_is_not_shipped():
 
     found = verdict(law_report(warnings=cut("grpo")))
     assert found.arm == "off_policy_sft"
-    assert found.sentences[-1] == "Every response to a benchmark was cut off, theirs or the base's: GRPO."
+    why = (
+        "cannot be judged: on a benchmark or more, every response of the method or of the base was cut off at "
+        "suite.max_response_tokens."
+    )
+    assert found.sentences[-1] == f"GRPO {why}"
     nothing = verdict(law_report(warnings=cut("base")))
-    assert nothing.answer == "Keep the base: no method can be judged on all benchmarks and has a gain."
-    assert nothing.sentences == [f"{found.sentences[-1][:-1]}, off-policy SFT."]
+    assert nothing.answer == "Keep the base: no method can be judged."
+    assert nothing.sentences == [f"GRPO, off-policy SFT {why}"]
+    no_gain = estimate(1, -1, 3)
+    arms = {name: arm_values({"law": no_gain, "facts": estimate(0)}) for name in ("grpo", "off_policy_sft")}
+    partly = verdict(make_transfer(trained_group="law", arms=arms, warnings=cut("off_policy_sft")))
+    assert partly.answer == (
+        "Keep the base: off-policy SFT cannot be judged, and no other method has a gain on law to rely on."
+    )
+    assert partly.sentences == ["No gain that can be told from zero: GRPO.", f"Off-policy SFT {why}"]
 
 
 def test_gate_answers_before_it_warns(tmp_path):

@@ -23,7 +23,7 @@ from eval.forgetting.curves import (
 from eval.forgetting.figures import razor_figure
 from eval.forgetting.pick import pick
 from eval.forgetting.schema import RazorFit, Trajectory, TrajectoryArm
-from eval.report.checkpoints import format_pick
+from eval.report.checkpoints import format_pick, pick_values
 from eval.report.page import page_templates
 from eval.statistics.bootstrap import BenchmarkScores
 from recipes.errors import UserError
@@ -256,17 +256,38 @@ def test_what_gained_more_but_cannot_be_told_is_named(made_up):
     text = format_pick(choice, Path("runs/x"))
     assert "off_policy_sft, seed 0, step 1 gained more, but not so much that it can be told; grpo, seed 0" in text
     assert choice.checked == 3000
-    row = choice.proposed.model_copy(update={"safe_limit": 14.31, "on_frontier": True})  # 14.3 would not let it pass
+    row = choice.proposed.model_copy(update={"passes_from": 14.31, "on_frontier": True})  # 14.3 would not let it pass
     shown = format_pick(choice.model_copy(update={"proposed": row, "candidates": [row]}), Path("runs/x"))
     assert [line.split()[-2] for line in shown.splitlines() if line.startswith("> ")] == ["14.4"]
     assert "Chosen on 3000 of the slice's 6000 questions, checked on the others. `transfer gate runs/x ARM" in text
     assert "ARM --max-drop 25` judges the final model of an arm" in text
-    assert "it may pass where the base is kept here." in format_pick(pick(*made_up, 1), Path("runs/x"))
+    kept = pick(*made_up, 1)
+    assert kept.proposed is None
+    said = format_pick(kept, Path("runs/x"))
+    assert "it may pass where the base is kept here." in said
+    nothing = "Nothing was proposed on 3000 of the slice's 6000 questions, so there was nothing to check on the others."
+    assert nothing in said
     assert pick(*made_up, 10).tied == []
 
 
+def test_pick_as_json_says_what_to_ship(made_up, tmp_path):
+    snapshot = tmp_path / "arms/off_policy_sft/seed-0/snapshots/step-1"
+    snapshot.mkdir(parents=True)
+    shipped = pick_values(pick(*made_up, 25), tmp_path)
+    assert list(shipped)[:2] == ["ship", "directory"]
+    assert (shipped["ship"], shipped["directory"]) == ("off_policy_sft, seed 0, step 1", str(snapshot))
+    assert shipped["choice"] == shipped["proposed"]
+    assert shipped["choice"]["passes_from"] <= 25
+    snapshot.rmdir()  # of the last step there is no snapshot
+    final = tmp_path / "arms/off_policy_sft/seed-0/final"
+    assert pick_values(pick(*made_up, 25), tmp_path)["directory"] == str(final)
+    kept = pick_values(pick(*made_up, 1), tmp_path)
+    assert (kept["ship"], kept["directory"], kept["proposed"]) == ("base", str(tmp_path / "base"), None)
+    assert kept["refused"]
+
+
 def test_the_limit_that_is_named_is_enough(made_up):
-    least = min(row.safe_limit for row in pick(*made_up, 1).candidates if row.arm is not None)
+    least = min(row.passes_from for row in pick(*made_up, 1).candidates if row.arm is not None)
     scores = picking.read_slice()
     for item in scores.benchmarks[1:]:  # so that the limit ends in 4 hundredths
         item.score_QM[:, 1:] -= 0.04 - (least - np.floor(10 * least) / 10)

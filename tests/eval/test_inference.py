@@ -315,6 +315,30 @@ def test_gate_says_where_there_is_no_gain_and_warns_about_the_arms_it_judges(tmp
     }  # fmt: skip
 
 
+def test_gate_as_json_has_the_numbers_it_decides_by(tmp_path, capsys):
+    """Each group passes alone where its lower end is no further below zero than the limit."""
+    gains = {"math": estimate(5, 3, 7), "other": estimate(0, -2.06, 2), "facts": estimate(-1, -2, 0)}
+    (tmp_path / "report").mkdir()
+    values = make_transfer(arms={"grpo": arm_values(gains)}).model_dump_json()
+    (tmp_path / "report" / "transfer.json").write_text(values)
+    assert main(["gate", str(tmp_path), "--max-drop", "2", "--json"]) == 1
+    assert json.loads(capsys.readouterr().out) == {
+        "grpo": {
+            "passed": False,
+            "groups": {
+                "math": {"estimate": 5, "low": 3, "high": 7, "limit": 2, "verdict": "pass"},
+                "other": {"estimate": 0, "low": -2.06, "high": 2, "limit": 2, "verdict": "fail"},
+                "facts": {"estimate": -1, "low": -2, "high": 0, "limit": 2, "verdict": "pass"},
+            },
+            "reasons": [
+                "grpo may have lost up to 2.1 points on other (+0.0 [-2.1, +2.0], 95 %); allowed are 2 "
+                "(losses are rounded up)"
+            ],
+            "note": None,
+        }
+    }
+
+
 def test_gate_looks_at_the_lower_end():
     arm = arm_values({"math": estimate(5, 3, 7), "other": estimate(-0.5, -1.9, 0.9)})
     # A warning of another kind does not decide, whatever its words.

@@ -9,7 +9,7 @@ import yaml
 
 from eval.report.model_card import PushedModel, model_card
 from eval.report.schema import Transfer
-from launch.push import require_owner
+from launch.push import prepare_upload, require_owner
 from recipes.errors import UserError
 from recipes.files import hash_file
 from recipes.loading import load_study
@@ -124,11 +124,58 @@ def test_the_card_names_a_local_base_by_its_folder_alone(analysed_study, analyse
 def test_a_dry_run_shows_card_and_files_and_sends_nothing(analysed_study, hub, push):
     result = push(analysed_study, "grpo", "--to", "me/model", "--step", "2", "--dry-run", token=None)
     assert result.returncode == 0, result.stderr
-    assert "This is the checkpoint after step 2." in result.stdout
     size = (analysed_study / "arms/grpo/seed-0/snapshots/step-2/model.safetensors").stat().st_size
     assert f"{size:,} bytes  model.safetensors" in result.stdout
     assert result.stdout.endswith("nothing was uploaded to me/model (--dry-run)\n")
     assert (hub["files"], hub["created"]) == ({}, [])
+
+
+def test_the_card_of_a_checkpoint_has_its_own_gains_and_none_of_the_final_models(analysed_study, analysed_transfer):
+    """One slice of 6 questions a benchmark was scored for every checkpoint; the final model has all questions."""
+    gain = {"estimate": 12.0, "low": -3.41, "high": 20.0}
+    other = {"estimate": -50.0, "low": -60.0, "high": -40.0}
+    changed = json.loads(json.dumps(analysed_transfer))
+    curve = changed["trajectory"]["arms"]["grpo"]
+    position = curve["steps"].index(2)
+    for rows in curve["gains"].values():
+        rows[:] = [gain if index == position else other for index in range(len(rows))]
+    cut = {"code": "all_truncated", "message": "All final responses were cut off.", "model": "grpo"}
+    changed["warnings"] = [cut, {"code": "few_questions", "message": "Few questions.", "model": None}]
+    recipe, transfer = load_study(analysed_study), Transfer.model_validate(changed)
+    card = model_card(recipe, transfer, PushedModel("grpo", 0, 2), None)
+    assert ": GRPO, seed 0, step 2\n" in card
+    count = len(transfer.groups["math"])
+    assert f"| **math**: {', '.join(transfer.groups['math'])} | {6 * count} | **+12.0 [-3.4, +20.0]** |\n" in card
+    total, whole = sum(6 * len(names) for names in transfer.groups.values()), sum(transfer.questions.values())
+    assert f"Scored on a slice of the test questions, {total} of {whole}. " in card
+    assert card.count("[-3.4, +20.0]") == len(transfer.groups)
+    assert "-50.0" not in card
+    assert "no group lost more than 3.5 points" in card
+    for row in transfer.arms["grpo"].benchmarks.values():
+        assert f"{row.gain.estimate:+.1f} [{row.gain.low:+.1f}" not in card
+    assert f"- It is one of {len(curve['steps']) - 1} checkpoints of this method with scores" in card
+    assert ("All final responses" in card, "- Few questions." in card) == (False, True)
+    assert "All final responses" in model_card(recipe, transfer, PushedModel("grpo", 0, None), None)
+
+
+def test_the_card_of_a_checkpoint_without_scores_has_no_table(analysed_study, analysed_transfer):
+    transfer = Transfer.model_validate(analysed_transfer | {"trajectory": None, "warnings": []})
+    card = model_card(load_study(analysed_study), transfer, PushedModel("grpo", 0, 2), None)
+    gains = card.split("## Gains over the base\n")[1].split("\n## ")[0]
+    assert gains.strip() == (
+        "This is the checkpoint after step 2. It was not scored; the study's report has the final model."
+    )
+    assert "checkpoints of this method" not in card
+
+
+def test_the_last_step_names_the_final_model(analysed_study):
+    recipe = load_study(analysed_study)
+    last = recipe.train.steps
+    named, final = (prepare_upload(recipe, analysed_study, PushedModel("grpo", 0, step), None) for step in (last, None))
+    assert named == final
+    assert named.directory == analysed_study / "arms/grpo/seed-0/final"
+    with pytest.raises(UserError, match=rf"has no checkpoint of step 99; there are .*, {last} \(the final model\)$"):
+        prepare_upload(recipe, analysed_study, PushedModel("grpo", 0, 99), None)
 
 
 @pytest.mark.parametrize(

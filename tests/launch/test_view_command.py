@@ -218,7 +218,10 @@ def test_an_export_holds_the_slice_up_to_the_limit(smoke_study, tmp_path, capsys
     assert sorted(question["id"] for question in data_of(page)["questions"]) == wanted
     assert data_of(page)["index"]["notes"][-1].endswith(f" questions; model {GRPO}, outcome wrong")
     assert main(["view", str(smoke_study), "--export", str(page), "--limit", "3"]) == 0
-    assert capsys.readouterr().out.startswith(f"{page}: 3 of 60 questions, ")
+    shown = capsys.readouterr().out
+    assert shown.startswith(f"{page}: 3 of 60 questions, ")
+    assert shown.endswith(" kB\n")
+    assert abs(1000 * int(shown.split()[-2].replace(",", "")) - page.stat().st_size) <= 500
     assert len(data_of(page)["questions"]) == 3
     assert '<p class="note">3 of 60 questions</p>' in page.read_text()
 
@@ -234,6 +237,7 @@ def test_an_export_holds_the_slice_up_to_the_limit(smoke_study, tmp_path, capsys
         (["--outcome", "right"], "outcome 'right' has no responses in "),
         (["--limit", "0"], "--limit is 0 but must be 1 or more"),
         (["--port", "70000"], "port 70000 cannot be used: ports are 0 to 65535; without --port a free one is taken"),
+        (["--export", "x.jsonl"], "--export is x.jsonl, but what it writes is a page; name it x.html"),
         (["--export", "PAGE", "--search", "never written"], "was not written: no question passes; change the filters"),
     ],
 )

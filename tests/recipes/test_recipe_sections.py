@@ -58,3 +58,28 @@ def test_a_section_that_leads_back_to_itself_is_refused(tmp_path):
     (tmp_path / "second.yaml").write_text("study: s\ncorpus: ./first.yaml\n")
     with pytest.raises(UserError, match=r"first\.yaml takes its section corpus from itself: corpus is second\.yaml"):
         load_recipe(tmp_path / "first.yaml")
+
+
+@pytest.mark.parametrize(
+    ("benchmark", "sentences"),
+    [
+        (
+            "{name: a, group: math, scorings: {paper: boxd, robust: boxed}}",
+            ["`suite.benchmarks.0.scorings.paper` is 'boxd'; did you mean boxed?"],
+        ),
+        (
+            "{name: a, group: math, bla: 2}",
+            [
+                "`suite.benchmarks.0.scorings` is missing",
+                "`suite.benchmarks.0.bla` is not a setting; allowed are data, group, likelihood, name, promptings, "
+                "samples, scorings, temperature",
+            ],
+        ),
+        ("", ["`suite.benchmarks` is [], but tuple should have at least 1 item after validation, not 0"]),
+    ],
+)
+def test_a_mistake_in_the_only_item_of_a_list_is_told_alone(benchmark, sentences):
+    """pydantic counts no item with a mistake; only a list that has too few is called too short."""
+    with pytest.raises(UserError) as caught:
+        load_recipe("recipes/pocket/smoke.yaml", [f"suite.benchmarks=[{benchmark}]"])
+    assert str(caught.value).splitlines() == [f"recipes/pocket/smoke.yaml: {text}" for text in sentences]
