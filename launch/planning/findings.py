@@ -27,7 +27,7 @@ from launch.stage_kinds import KINDS, STAGE_KINDS
 from launch.stages import Stage, build_stages, stage_states
 from recipes.errors import UserError
 from recipes.schema import Recipe
-from train.accounting.cost import ModelShape, model_shape
+from train.accounting.cost import ModelShape, model_shape, with_article
 from train.accounting.memory import memory_of_arm, size_text
 from train.arms import resolve_arm
 
@@ -35,6 +35,7 @@ _FAMILY = re.compile(
     r"(?i)(?<![a-z0-9])(v100|t4|a10g?|a30|a40|l4|l40s?|a100|h100|h200|h800|h20|gh200|b200|gb200|mi\d+\w*)(?![0-9])"
 )
 _USUAL_GPUS = 8  # of a node
+_MANY_REQUEUES = 10  # every one waits in the queue and loads the model again
 
 
 @dataclass(frozen=True)
@@ -183,10 +184,9 @@ def _this_machine(
             )  # fmt: skip
     asked = recipe.resources.gpu
     models = gpu_models()
-    others = [name for name in models if asked is not None and _other_family(asked, name)]
-    if others:
+    if asked is not None and (others := [name for name in models if _other_family(asked, name)]):
         yield Finding(
-            "warning", f"the plan is for a {asked} and this machine has {others[0]}",
+            "warning", f"the plan is for {with_article(asked)} and this machine has {others[0]}",
             "set resources.gpu to what is here, so that its memory and hours are checked",
         )  # fmt: skip
     if (server := teacher_on(recipe)) is not None and any(stage.kind == "corpus" for stage in waiting):
@@ -238,13 +238,13 @@ def _site(recipe: Recipe, waiting: Sequence[Stage], site: SiteSpec) -> Iterator[
     if not site.gpus_per_node:
         if asked is not None:
             yield Finding(
-                "error", f"the recipe is for a {asked} and the site file says gpus_per_node: 0",
+                "error", f"the recipe is for {with_article(asked)} and the site file says gpus_per_node: 0",
                 "set gpus_per_node in the site file, or resources.gpu=null for a cluster without GPUs",
             )  # fmt: skip
         return
     if asked is not None and site.gpu_type is not None and _other_family(asked, site.gpu_type):
         yield Finding(
-            "error", f"the plan is for a {asked} and the site file requests gpu_type {site.gpu_type}",
+            "error", f"the plan is for {with_article(asked)} and the site file requests gpu_type {site.gpu_type}",
             "set resources.gpu to what the cluster has, and look at the plan again",
         )  # fmt: skip
     resources = recipe.resources
@@ -284,19 +284,25 @@ def _time_limits(
         if first is not None and allowed < first:
             yield Finding(
                 "error",
-                f"a job of {group} has {limit} and its first checkpoint comes after about {first:.1f} hours",
+                f"a job of {group} has {limit} and its first checkpoint comes after about {_duration(first)}",
                 f"give stages.{stage.kind}.time_limit more in the site file, or lower train.save_every_minutes",
             )
         elif allowed < hours and not site.requeue:
             yield Finding(
                 "error",
-                f"{group} takes about {hours:,.0f} hours, a job has {limit}, and requeue: false makes it fail then",
+                f"{group} takes about {_duration(hours)}, a job has {limit}, and requeue: false makes it fail then",
                 f"set requeue: true in the site file, or give stages.{stage.kind}.time_limit more",
             )
         elif allowed < hours:
             times = int(hours / allowed)
             yield Finding(
-                "note",
-                f"{group} takes about {hours:,.0f} hours and a job has {limit}: it goes back to the queue "
+                "note" if times <= _MANY_REQUEUES else "warning",
+                f"{group} takes about {_duration(hours)} and a job has {limit}: it goes back to the queue "
                 f"{times} time{'s' * (times > 1)}",
+                "" if times <= _MANY_REQUEUES else f"give stages.{stage.kind}.time_limit more in the site file",
             )
+
+
+def _duration(hours: float) -> str:
+    """Hours in words: below two hours as minutes."""
+    return f"{hours:,.0f} hours" if hours >= 2 else f"{max(1, round(hours * 60))} minutes"
