@@ -58,12 +58,14 @@ def findings(
     site: SiteSpec | None = None,
     gpus: Sequence[str] | None = None,
     elsewhere: bool = False,
+    *,
+    with_disk: bool = True,
 ) -> list[Finding]:
     """What the stages that are not done will lack, and that scores are by other rules than those of today.
 
     `stages` are those that are meant to run, and the folder need not exist. `site`: the cluster; None: this machine,
     whose GPUs are `gpus`. `elsewhere`: the plan is made on a machine without the recipe's GPUs, where it will not run;
-    what is missing here is a warning then.
+    what is missing here is a warning then. Without `with_disk`, the caller looks at the disk: several studies share it.
     """
     shape, gpus = model_shape(recipe), visible_gpus() if gpus is None else gpus
     states = stage_states(build_stages(recipe), study_dir)  # all: some of `stages` may need others
@@ -73,7 +75,7 @@ def findings(
     by_others = [Finding("warning", *by_other_rules(judged, study_dir))] if judged else []
     of_this_machine = [
         *(() if site is not None and site.container else _software(recipe, waiting, site is not None and site.offline)),
-        *_disk(recipe, shape, waiting, study_dir, site, gpus),
+        *(_disk(recipe, shape, waiting, study_dir, site, gpus) if with_disk else ()),
     ]
     if elsewhere:
         of_this_machine = [
@@ -137,6 +139,34 @@ def _disk(
             "free some, choose another --out, or lower train.snapshots, seeds or arms"
             + (", or max_running in the site file" if site is not None else ""),
         )
+
+
+def disk_of_studies(
+    studies: Sequence[tuple[Recipe, Sequence[Stage], Path]], site: SiteSpec | None, gpus: Sequence[str]
+) -> list[Finding]:
+    """Whether the disk has room for what is not done of all these studies, which share it."""
+    needs: dict[Path, Disk] = {}
+    for recipe, stages, study_dir in studies:
+        states = stage_states(build_stages(recipe), study_dir)
+        waiting = [stage for stage in stages if states[stage.name].state != "done"]
+        need = disk_needed(recipe, model_shape(recipe), waiting, gpus_of_node(recipe, site, gpus), site)
+        if waiting and need is not None:
+            needs[study_dir] = need
+    if not needs:
+        return []
+    folder = Path(os.path.commonpath(needs))
+    total, free = sum(need.total for need in needs.values()), free_bytes(folder)
+    if total <= free:
+        return []
+    parts = ", ".join(f"{study_dir.name} {size_text(need.total)}" for study_dir, need in needs.items())
+    return [
+        Finding(
+            "error",
+            f"all points together need up to {size_text(total)} of disk ({parts}) and {folder} has {size_text(free)} "
+            "free",
+            "free some, choose another --out, or lower train.snapshots, seeds, arms or points",
+        )
+    ]
 
 
 def disk_text(need: Disk) -> str:

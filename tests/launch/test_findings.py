@@ -115,7 +115,9 @@ def test_engines_and_sandbox(machine):
     image = SiteSpec(gpus_per_node=8, container={"image": "lab.sif"})
     assert found(site=image) == [], "what is installed here says nothing about an image"
     (template,) = found("model.chat_template=nosuch", "suite=null", "resources.vllm=null")
-    assert template.sentence.startswith("model.chat_template 'nosuch' is neither a .jinja file nor one of ")
+    assert template.sentence.startswith(
+        "model.chat_template 'nosuch' is no .jinja file and TRL ships none of that name; there are "
+    )
 
 
 def test_disk_of_the_whole_study_by_hand(machine):

@@ -108,7 +108,7 @@ def test_disk_of_a_run_by_hand():
             "qwen3-14b/matched.yaml",
             ["resources.ranks=1"],
             "GB per rank while training, an H200-141GB has 141, of which about 133 without the margin",
-        ),  # fmt: skip
+        ),
         # 256 x 8 completions, 7 ranks: 2048 = 7 * 292 + 4.
         (
             "qwen3-14b/matched.yaml",
