@@ -5,7 +5,8 @@ resolves all entries again, at the commit that `revision` in the recipe says. An
 others: what was resolved is pinned, and every mistake is printed at the end.
 """
 
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -24,6 +25,8 @@ from recipes.schema import ModelSpec, Recipe
 from recipes.suite_schema import BenchmarkData
 
 Entry = dict[str, Any]
+_UNREACHABLE = re.compile(r"(?P<kind>dataset|model) (?P<name>\S+) cannot be reached \((?P<error>\w+)\)")
+"""As `data.hub` says it."""
 Count = Callable[[Any, Entry | None], int]
 """Counts the rows of a source or benchmark."""
 
@@ -203,9 +206,30 @@ def format_lock(fetched: Fetched, path: Path) -> str:
     return "\n".join([*lines, f"lock: {path}" if fetched.written else unchanged])
 
 
+def _by_cause(mistakes: Sequence[str]) -> list[str]:
+    """The mistakes, those about an unreachable hub as one line a cause, with the names of datasets and models."""
+    names: dict[str, dict[str, None]] = {}
+    others = []
+    for mistake in mistakes:
+        if match := _UNREACHABLE.search(mistake):
+            names.setdefault(match["error"], {})[f"{match['kind']} {match['name']}"] = None
+        else:
+            others.append(mistake)
+    lines = []
+    for error, group in names.items():
+        why, first = f"({error})", ""
+        if error == "OfflineModeIsEnabled":
+            why, first = "because HF_HUB_OFFLINE is set", "unset it, and "
+        lines.append(
+            f"the hub cannot be reached {why}: {', '.join(group)}; {first}run the same command on a machine with a "
+            "network that shares this cache"
+        )
+    return [*lines, *dict.fromkeys(others)]
+
+
 def messages(fetched: Fetched, path: Path) -> list[str]:
     """Lines for standard error: every mistake, what is not resolved, and unexpected numbers of questions."""
-    lines = list(fetched.mistakes)
+    lines, unreachable = _by_cause(fetched.mistakes), any(map(_UNREACHABLE.search, fetched.mistakes))
     if fetched.counts:
         lines.append(
             f"warning: the number of questions differs from the recipe's published_rows (in brackets): "
@@ -216,7 +240,7 @@ def messages(fetched: Fetched, path: Path) -> list[str]:
     if fetched.unresolved:
         there = sum(len(entries) for entries in fetched.lock.values())
         rest = f"the other {there} are in {path}" if fetched.resolved and there else "no lock was written"
-        lines.append(
-            f"not resolved: {', '.join(fetched.unresolved)}; {rest}; after fixing that, run the same command again"
-        )
+        names = list(dict.fromkeys(fetched.unresolved))
+        shown = f"{len(names)} names" if unreachable else ", ".join(names)
+        lines.append(f"not resolved: {shown}; {rest}; after fixing that, run the same command again")
     return lines

@@ -11,7 +11,7 @@ from launch.execution.local import run_tasks
 from launch.execution.processes import note_run
 from launch.hardware import visible_gpus
 from launch.planning.analysis_plan import analysis_errors, analysis_plan
-from launch.planning.findings import Finding, findings
+from launch.planning.findings import Finding, disk_of_studies, findings
 from launch.planning.fit import fit_mistakes
 from launch.planning.node import require_sandbox_of
 from launch.planning.preflight import unresolved_sentences, warnings
@@ -58,10 +58,18 @@ def check_tasks(tasks: Sequence[Task], site: SiteSpec | None = None, *, planned:
     `planned`: they may run on another machine than this, if they are for GPUs and this has none.
     """
     found: list[Finding] = []
-    for study_dir, recipe in {task.study_dir: task.recipe for task in tasks}.items():
+    studies = {task.study_dir: task.recipe for task in tasks}
+    of_study = {study_dir: [task.stage for task in tasks if task.study_dir == study_dir] for study_dir in studies}
+    together: list[Finding] = []
+    if len(studies) > 1:
+        together = disk_of_studies([(studies[key], of_study[key], key) for key in studies], site, visible_gpus())
+    for study_dir, recipe in studies.items():
         elsewhere = planned and site is None and recipe.resources.gpu is not None and not visible_gpus()
-        stages = [task.stage for task in tasks if task.study_dir == study_dir]
-        lacking = findings(recipe, stages, study_dir, site, elsewhere=elsewhere)
+        stages = of_study[study_dir]
+        lacking = findings(recipe, stages, study_dir, site, elsewhere=elsewhere, with_disk=len(studies) == 1)
+        if together and elsewhere:
+            together = [Finding("warning", f"on this machine {item.sentence}", item.remedy) for item in together]
+        lacking, together = [*lacking, *together], []
         if site is None and recipe.resources.nodes > 1 and not elsewhere:
             text = f"resources.nodes is {recipe.resources.nodes}"
             lacking.append(Finding("error", text, "several machines need --on slurm, or set resources.nodes=1"))

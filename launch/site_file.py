@@ -171,14 +171,18 @@ def hours_of(duration: str) -> float:
     return int(days or 0) * 24 + hours + minutes / 60 + seconds / 3600
 
 
+def default_site() -> Path:
+    """The site file of this user, where neither an option nor $TRANSFER_SITE names one."""
+    return Path.home() / ".config" / "transfer" / "site.yaml"
+
+
 def find_site(option: Path | None) -> Path:
     """The site file: that of the option, or $TRANSFER_SITE, or ~/.config/transfer/site.yaml.
 
     Raises:
         UserError: it does not exist.
     """
-    default = Path.home() / ".config" / "transfer" / "site.yaml"
-    path = option or Path(os.environ.get("TRANSFER_SITE") or default)
+    path = option or Path(os.environ.get("TRANSFER_SITE") or default_site())
     if not path.is_file():
         what = "is a folder" if path.is_dir() else "does not exist"
         if option is not None and (near := similar_file(path)) is not None:

@@ -16,6 +16,7 @@ from jinja2 import TemplateError
 
 from recipes.errors import UserError
 from recipes.schema import ModelSpec
+from recipes.suggestions import did_you_mean
 from recipes.training_schema import ExternalSpec, PromptSpec
 
 if TYPE_CHECKING:
@@ -163,7 +164,10 @@ def chat_template(name: str, key: str = "model") -> str:
         raise UserError("trl is not installed; run `make setup`")
     folder = Path(trl.origin).with_name("chat_templates")
     if name not in (known := sorted(path.stem for path in folder.glob("*.jinja"))):
-        raise UserError(f"{key}.chat_template {name!r} is neither a .jinja file nor one of {', '.join(known)}")
+        raise UserError(
+            f"{key}.chat_template {name!r} is no .jinja file and TRL ships none of that name; "
+            f"{did_you_mean(name, known)}"
+        )
     return folder.joinpath(f"{name}.jinja").read_text(encoding="utf-8")
 
 

@@ -4,6 +4,7 @@
 sentence says what was looked at and which setting to change.
 """
 
+import re
 from typing import TYPE_CHECKING, Any
 
 from jinja2 import TemplateError
@@ -154,6 +155,13 @@ def _fault_of_ids(tokenizer: "PreTrainedTokenizerBase", prompt: PromptSpec, key:
         whole = tokenizer(text + completion + str(tokenizer.eos_token))["input_ids"]
         joined = ids + said
         if whole != joined:
+            known = tokenizer.get_vocab()
+            absent = [word for word in dict.fromkeys(re.findall(r"<\|\w+\|>", text)) if word not in known]
+            if absent:
+                return (
+                    f"it writes {', '.join(absent)}, which are no tokens of its tokenizer and fall apart; {other}, "
+                    "made for this tokenizer"
+                )
             at = next(n for n in range(len(whole)) if whole[n : n + 1] != joined[n : n + 1])
             return (
                 f"tokens of the prompt and of the completion {completion[:20]!r} merge where they meet (together "

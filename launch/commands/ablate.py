@@ -2,6 +2,7 @@
 
 import argparse
 import sys
+from collections import Counter
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -72,9 +73,11 @@ def _run(ablation: "Ablation", options: argparse.Namespace) -> int:
     if options.dry_run:
         refused = show(found)
         points = [{"name": p.name, "values": p.values, "differs": list(p.differs)} for p in ablation.points]
-        print_result(options, points, f"{describe(ablation)}\n\n{hours_line(tasks, site)}")
+        print_result(options, points, f"{describe(ablation, options.until)}\n\n{hours_line(tasks, site)}")
         if site is not None:
             show_jobs(ablation.root, tasks, site)
+            if not options.json:
+                _tell_of_result(ablation, options.until)
         return 2 if refused else 0
     require(found)
     if site is not None:
@@ -82,9 +85,19 @@ def _run(ablation: "Ablation", options: argparse.Namespace) -> int:
     refuse_if_queued(ablation.root)
     ablation.write()
     if site is not None:
-        return run_on_slurm(ablation.root, tasks, site, options.until)
+        status = run_on_slurm(ablation.root, tasks, site, options.until)
+        _tell_of_result(ablation, options.until)
+        return status
     note_run(ablation.root, local_run(options.until))
     return run_and_conclude(ablation, options.until, options)
+
+
+def _tell_of_result(ablation: "Ablation", until: str | None) -> None:
+    """Say which command concludes an ablation on a cluster: no job does."""
+    from launch.ablation import RATES_UNTIL, chooses_rates
+
+    if until in (None, "report") or (until == RATES_UNTIL and chooses_rates(ablation)):
+        print(f"when all jobs have ended, `transfer ablate {ablation.root}` writes the result of all points")
 
 
 def run_and_conclude(ablation: "Ablation", until: str | None, options: argparse.Namespace) -> int:
@@ -124,18 +137,21 @@ def conclude(ablation: "Ablation", options: argparse.Namespace) -> int:
     return 1 if unfinished else 0
 
 
-def describe(ablation: "Ablation") -> str:
-    """The points with the axes on which they differ from the recipe, and the stages to run."""
-    tasks = ablation.tasks()
+def describe(ablation: "Ablation", until: str | None = None) -> str:
+    """The points with the axes on which they differ from the recipe, and how many stages of each kind will run."""
+    from launch.stages import select_until
+
+    tasks = ablation.tasks(until)
     lines = [f"{ablation.name} -> {ablation.root}", ""]
     for point in ablation.points:
         axes = f"differs from the recipe in {', '.join(point.differs)}" if point.differs else "the recipe as written"
         lines.append(f"  {point.name}: {axes}")
-    alone = sum(len(stages) for _, stages, _ in ablation.stages())
+    alone = sum(len(select_until(stages, until)) for _, stages, _ in ablation.stages())
     lines += ["", f"{len(tasks)} stages to run, {alone - len(tasks)} fewer than the points would need each alone:"]
     for study_dir in dict.fromkeys(task.study_dir for task in tasks):
-        names = [task.stage.name for task in tasks if task.study_dir == study_dir]
-        lines.append(f"  {study_dir.relative_to(ablation.root)}: {', '.join(names)}")
+        counts = Counter(task.stage.kind for task in tasks if task.study_dir == study_dir)
+        kinds = ", ".join(f"{count} {kind}" for kind, count in counts.items())
+        lines.append(f"  {study_dir.relative_to(ablation.root)}: {kinds}")
     return "\n".join(lines)
 
 

@@ -6,7 +6,7 @@ import sys
 from contextlib import redirect_stdout
 from pathlib import Path
 
-from launch.commands.arguments import CLUSTER, OUT, OVERRIDES, STUDY, argument, command, print_result
+from launch.commands.arguments import CLUSTER, OVERRIDES, STUDY, argument, command, print_result
 from launch.commands.recipe import read_site
 from recipes.errors import UserError
 
@@ -15,7 +15,7 @@ from recipes.errors import UserError
     "run every stage at toy size before it costs anything",
     STUDY,
     OVERRIDES,
-    OUT,
+    argument("--out", metavar="DIR", type=Path, help="folder of the rehearsal (default: runs/rehearsals/<study>)"),
     *CLUSTER,
     argument(
         "--ranks",

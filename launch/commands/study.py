@@ -59,11 +59,17 @@ def status(options: argparse.Namespace) -> int:
     argument("--gpu", action="store_true", help="fail on a machine without a GPU or vLLM"),
     argument("--folder", metavar="DIR", type=Path, default=Path("runs"), help="where studies are kept (default: runs)"),
     argument("--recipe", metavar="RECIPE|RUN", type=input_file, help="also check what this recipe lacks here"),
-    argument("--site", metavar="FILE", type=Path, help="with --recipe: check it for the cluster of this site file"),
+    argument(
+        "--site",
+        metavar="FILE",
+        type=Path,
+        help="check this site file (default: $TRANSFER_SITE, or ~/.config/transfer/site.yaml); with --recipe, check "
+        "the recipe for its cluster",
+    ),
 )
 def doctor(options: argparse.Namespace) -> int:
-    """Check this machine for everything a study needs, in at most ten minutes: packages, disk, locks, hub, Slurm,
-    GPUs, ranks, a ZeRO-3 step, vLLM. Each line is a verdict with a remedy. Exit status 1 if one failed.
+    """Check this machine for everything a study needs, in at most ten minutes: packages, disk, locks, hub, site
+    file, Slurm, GPUs, ranks, a ZeRO-3 step, vLLM. Each line is a verdict with a remedy. Exit status 1 if one failed.
     """
     from launch.doctor.checks import examine
 
@@ -71,7 +77,7 @@ def doctor(options: argparse.Namespace) -> int:
         print(text, file=sys.stderr if options.json else sys.stdout, flush=True)
 
     verdicts = examine(options.folder, options.gpu, show, options.recipe, options.site)
-    failed = [row["check"] for row in verdicts if row["state"] == "fail"]
+    failed = [*dict.fromkeys(row["check"] for row in verdicts if row["state"] == "fail")]
     print_result(options, verdicts, f"\n{', '.join(failed) or 'nothing'} failed")
     return 1 if failed else 0
 

@@ -19,7 +19,16 @@ from importlib import metadata
 from pathlib import Path
 
 from launch.doctor.process import last_line, run_limited, run_smoke
-from launch.doctor.study import attention, cluster, driver_mismatch, driver_version, hub, remedy_of_driver, study
+from launch.doctor.study import (
+    attention,
+    cluster,
+    driver_mismatch,
+    driver_version,
+    hub,
+    remedy_of_driver,
+    site_file,
+    study,
+)
 from launch.doctor.verdict import Verdict
 from launch.hardware import visible_gpus
 from launch.slurm.script import ROOT
@@ -29,7 +38,10 @@ from recipes.files import read_json_lines, write_atomic
 _MOUNT_WITH_LOCKS = "two jobs could write the same stage; mount the file system with locking (Lustre: -o flock)"
 
 
-def checks(folder: Path, gpu: bool) -> list[tuple[str, Callable[[], Verdict]]]:
+Check = Callable[[], Verdict | list[Verdict]]
+
+
+def checks(folder: Path, gpu: bool, site: Path | None = None) -> list[tuple[str, Check]]:
     """All checks by name, cheap ones first. `gpu`: without a GPU, checks that need one fail and are not skipped."""
     from launch.doctor.vllm import vllm
 
@@ -41,6 +53,7 @@ def checks(folder: Path, gpu: bool) -> list[tuple[str, Callable[[], Verdict]]]:
         ("locks between nodes", lambda: locks_between_nodes(folder)),
         ("sandbox", sandbox),
         ("hub", hub),
+        ("site file", lambda: site_file(site)),
         ("slurm", cluster),
         ("GPU driver", lambda: driver(gpus, gpu)),
         ("attention", lambda: attention(gpus)),
@@ -225,19 +238,23 @@ def examine(
 ) -> list[dict[str, str]]:
     """Run all checks and return their verdicts as JSON values.
 
-    `show` prints a line. `recipe` is checked for this machine, or for the cluster of `site`.
+    `show` prints a line. `recipe` is checked for this machine, or for the cluster of `site`. A check with several
+    verdicts has a line for each.
     """
-    more = [("study", lambda: study(recipe, site))] if recipe is not None else []
-    verdicts = []
-    for name, check in [*checks(folder, gpu), *more]:
+    more: list[tuple[str, Check]] = [("study", lambda: study(recipe, site))] if recipe is not None else []
+    rows = []
+    for name, check in [*checks(folder, gpu, site), *more]:
         begun = time.monotonic()
         try:
-            verdict = check()
-        except (OSError, UserError, subprocess.SubprocessError) as error:
-            verdict = Verdict("fail", f"{type(error).__name__}: {error}")
+            made = check()
+        except UserError as error:
+            made = [Verdict("fail", text) for text in str(error).splitlines()]
+        except (OSError, subprocess.SubprocessError) as error:
+            made = Verdict("fail", f"{type(error).__name__}: {error}")
         seconds = time.monotonic() - begun
-        show(f"  {verdict.state:<8} {name:<20} {verdict.text}" + (f" ({seconds:.0f} s)" if seconds > 2 else ""))
-        if verdict.remedy and verdict.state != "ok":
-            show(f"           {'':<20} -> {verdict.remedy}")
-        verdicts.append({"check": name, **verdict._asdict()})
-    return verdicts
+        for verdict in [made] if isinstance(made, Verdict) else made:
+            show(f"  {verdict.state:<8} {name:<20} {verdict.text}" + (f" ({seconds:.0f} s)" if seconds > 2 else ""))
+            if verdict.remedy and verdict.state != "ok":
+                show(f"           {'':<20} -> {verdict.remedy}")
+            rows.append({"check": name, **verdict._asdict()})
+    return rows

@@ -9,6 +9,7 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
+from launch.doctor.verdict import shortened
 from launch.slurm.script import ROOT
 
 _SMOKE = ROOT / "recipes" / "pocket" / "smoke.yaml"
@@ -64,4 +65,4 @@ def last_line(output: str) -> str:
     text = lines[index]
     if re.search(r"validation errors? for \S+$", text) and index + 1 < len(lines):
         text += f": {lines[index + 1]}"
-    return text[:300]
+    return shortened(text)

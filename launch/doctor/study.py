@@ -7,12 +7,17 @@ import urllib.request
 from contextlib import suppress
 from importlib import metadata
 from pathlib import Path
+from typing import Literal
 
 from data.attention import FLASH, missing
-from launch.doctor.verdict import Verdict
+from launch.doctor.verdict import Verdict, shortened
 from recipes.errors import UserError
 from recipes.schema import ModelSpec
 
+_STATES: dict[str, Literal["note", "warn", "fail"]] = {
+    "error": "fail", "missing": "warn", "warning": "warn", "note": "note",
+}  # fmt: skip
+"""Severity of a finding -> state of its verdict."""
 _OLDEST_DRIVER = {12: 525, 13: 580}
 """Major version of CUDA -> oldest driver that runs its programs (NVIDIA's table of minor version compatibility)."""
 
@@ -39,7 +44,6 @@ def hub() -> Verdict:
 
 def cluster() -> Verdict:
     """Whether Slurm answers, and the settings that a study depends on."""
-    from launch.site_file import find_site, load_site
     from launch.slurm.submit import slurm
 
     if shutil.which("sbatch") is None:
@@ -48,15 +52,28 @@ def cluster() -> Verdict:
         config = dict(re.findall(r"^(\w+)\s*=\s*(.*)$", slurm("scontrol", "show", "config"), re.MULTILINE))
         slurm("squeue", "--me", "--noheader")
     except UserError as error:
-        return Verdict("warn", str(error)[:200], "ask the cluster's support, unless this machine is not part of one")
+        return Verdict("warn", shortened(str(error)), "ask the cluster's support, if this machine is part of one")
     text = f"Slurm {config.get('SLURM_VERSION', '?')}, KillWait {config.get('KillWait', '?')}"
     if config.get("JobRequeue", "1").strip() == "0":
         return Verdict("warn", f"{text}, JobRequeue is off", "jobs request --requeue themselves; some sites refuse it")
+    return Verdict("ok", text)
+
+
+def site_file(option: Path | None) -> list[Verdict]:
+    """Whether the site file can be used, each mistake a verdict: that of --site, of $TRANSFER_SITE, or the default."""
+    from launch.site_file import default_site, find_site, load_site
+
+    named = option is not None or bool(os.environ.get("TRANSFER_SITE"))
+    if not named and not default_site().exists():
+        if shutil.which("sbatch") is None:
+            return [Verdict("skipped", "there is none; only --on slurm needs one")]
+        return [Verdict("warn", f"there is none at {default_site()}", "copy launch/site.example.yaml and fill it in")]
     try:
-        load_site(find_site(None))
+        path = find_site(option)
+        load_site(path)
     except UserError as error:
-        return Verdict("warn", f"{text}; {error}", "see docs/slurm.md")
-    return Verdict("ok", f"{text}; the site file is valid")
+        return [Verdict("fail", text) for text in str(error).splitlines()]
+    return [Verdict("ok", f"{path} is valid")]
 
 
 def driver_version(path: Path = Path("/proc/driver/nvidia/version")) -> str | None:
@@ -105,24 +122,26 @@ def attention(gpus: list[str]) -> Verdict:
     try:
         usable_attention(spec)
     except UserError as error:
-        return Verdict("fail", str(error)[:300], "fix the reason above, or use model.attention=sdpa")
+        return Verdict("fail", shortened(str(error)), "fix the reason above, or use model.attention=sdpa")
     for package, source in (("flash-attn", "package"), ("kernels", FLASH["flash_attention_2"].kernel)):
         with suppress(metadata.PackageNotFoundError):
             return Verdict("ok", f"{source}: {package} {metadata.version(package)}")
     return Verdict("ok", "package: a local kernel")
 
 
-def study(path: str, site_file: Path | None) -> Verdict:
-    """What a recipe lacks on this machine, or on the cluster of a site file."""
+def study(path: str, site_file: Path | None) -> list[Verdict]:
+    """What a recipe lacks on this machine, or on the cluster of a site file: a verdict for each finding."""
     from launch.planning.findings import findings
-    from launch.site_file import load_site
+    from launch.site_file import find_site, load_site
     from launch.stages import build_stages
     from recipes.loading import load_recipe
 
     recipe = load_recipe(path, [])
-    site = load_site(site_file) if site_file is not None else None
+    try:
+        site = load_site(find_site(site_file)) if site_file is not None else None
+    except UserError:  # a check of its own says why
+        return [Verdict("skipped", f"{recipe.study} is not checked, because the site file cannot be used")]
     lacking = findings(recipe, build_stages(recipe), Path("runs") / recipe.study, site)
-    severities = {item.severity for item in lacking}
-    text = "; ".join(item.sentence for item in lacking) or f"{recipe.study} has what it needs here"
-    remedies = "; ".join(item.remedy for item in lacking if item.remedy)
-    return Verdict("fail" if "error" in severities else "warn" if severities else "ok", text, remedies)
+    rows = [Verdict(_STATES[item.severity], item.sentence, item.remedy) for item in lacking]
+    rows.sort(key=lambda row: row.state != "fail")
+    return rows or [Verdict("ok", f"{recipe.study} has what it needs {'here' if site is None else 'there'}")]

@@ -27,7 +27,7 @@ from launch.stage_kinds import KINDS, STAGE_KINDS
 from launch.stages import Stage, build_stages, stage_states
 from recipes.errors import UserError
 from recipes.schema import Recipe
-from train.accounting.cost import ModelShape, model_shape
+from train.accounting.cost import ModelShape, model_shape, with_article
 from train.accounting.memory import memory_of_arm, size_text
 from train.arms import resolve_arm
 
@@ -35,6 +35,7 @@ _FAMILY = re.compile(
     r"(?i)(?<![a-z0-9])(v100|t4|a10g?|a30|a40|l4|l40s?|a100|h100|h200|h800|h20|gh200|b200|gb200|mi\d+\w*)(?![0-9])"
 )
 _USUAL_GPUS = 8  # of a node
+_MANY_REQUEUES = 10  # every one waits in the queue and loads the model again
 
 
 @dataclass(frozen=True)
@@ -57,12 +58,14 @@ def findings(
     site: SiteSpec | None = None,
     gpus: Sequence[str] | None = None,
     elsewhere: bool = False,
+    *,
+    with_disk: bool = True,
 ) -> list[Finding]:
     """What the stages that are not done will lack, and that scores are by other rules than those of today.
 
     `stages` are those that are meant to run, and the folder need not exist. `site`: the cluster; None: this machine,
     whose GPUs are `gpus`. `elsewhere`: the plan is made on a machine without the recipe's GPUs, where it will not run;
-    what is missing here is a warning then.
+    what is missing here is a warning then. Without `with_disk`, the caller looks at the disk: several studies share it.
     """
     shape, gpus = model_shape(recipe), visible_gpus() if gpus is None else gpus
     states = stage_states(build_stages(recipe), study_dir)  # all: some of `stages` may need others
@@ -72,7 +75,7 @@ def findings(
     by_others = [Finding("warning", *by_other_rules(judged, study_dir))] if judged else []
     of_this_machine = [
         *(() if site is not None and site.container else _software(recipe, waiting, site is not None and site.offline)),
-        *_disk(recipe, shape, waiting, study_dir, site, gpus),
+        *(_disk(recipe, shape, waiting, study_dir, site, gpus) if with_disk else ()),
     ]
     if elsewhere:
         of_this_machine = [
@@ -138,6 +141,34 @@ def _disk(
         )
 
 
+def disk_of_studies(
+    studies: Sequence[tuple[Recipe, Sequence[Stage], Path]], site: SiteSpec | None, gpus: Sequence[str]
+) -> list[Finding]:
+    """Whether the disk has room for what is not done of all these studies, which share it."""
+    needs: dict[Path, Disk] = {}
+    for recipe, stages, study_dir in studies:
+        states = stage_states(build_stages(recipe), study_dir)
+        waiting = [stage for stage in stages if states[stage.name].state != "done"]
+        need = disk_needed(recipe, model_shape(recipe), waiting, gpus_of_node(recipe, site, gpus), site)
+        if waiting and need is not None:
+            needs[study_dir] = need
+    if not needs:
+        return []
+    folder = Path(os.path.commonpath(needs))
+    total, free = sum(need.total for need in needs.values()), free_bytes(folder)
+    if total <= free:
+        return []
+    parts = ", ".join(f"{study_dir.name} {size_text(need.total)}" for study_dir, need in needs.items())
+    return [
+        Finding(
+            "error",
+            f"all points together need up to {size_text(total)} of disk ({parts}) and {folder} has {size_text(free)} "
+            "free",
+            "free some, choose another --out, or lower train.snapshots, seeds, arms or points",
+        )
+    ]
+
+
 def disk_text(need: Disk) -> str:
     """Bytes in all, and what takes them."""
     runs, models = need.runs_at_once, need.models_at_once
@@ -183,10 +214,9 @@ def _this_machine(
             )  # fmt: skip
     asked = recipe.resources.gpu
     models = gpu_models()
-    others = [name for name in models if asked is not None and _other_family(asked, name)]
-    if others:
+    if asked is not None and (others := [name for name in models if _other_family(asked, name)]):
         yield Finding(
-            "warning", f"the plan is for a {asked} and this machine has {others[0]}",
+            "warning", f"the plan is for {with_article(asked)} and this machine has {others[0]}",
             "set resources.gpu to what is here, so that its memory and hours are checked",
         )  # fmt: skip
     if (server := teacher_on(recipe)) is not None and any(stage.kind == "corpus" for stage in waiting):
@@ -238,13 +268,13 @@ def _site(recipe: Recipe, waiting: Sequence[Stage], site: SiteSpec) -> Iterator[
     if not site.gpus_per_node:
         if asked is not None:
             yield Finding(
-                "error", f"the recipe is for a {asked} and the site file says gpus_per_node: 0",
+                "error", f"the recipe is for {with_article(asked)} and the site file says gpus_per_node: 0",
                 "set gpus_per_node in the site file, or resources.gpu=null for a cluster without GPUs",
             )  # fmt: skip
         return
     if asked is not None and site.gpu_type is not None and _other_family(asked, site.gpu_type):
         yield Finding(
-            "error", f"the plan is for a {asked} and the site file requests gpu_type {site.gpu_type}",
+            "error", f"the plan is for {with_article(asked)} and the site file requests gpu_type {site.gpu_type}",
             "set resources.gpu to what the cluster has, and look at the plan again",
         )  # fmt: skip
     resources = recipe.resources
@@ -284,19 +314,25 @@ def _time_limits(
         if first is not None and allowed < first:
             yield Finding(
                 "error",
-                f"a job of {group} has {limit} and its first checkpoint comes after about {first:.1f} hours",
+                f"a job of {group} has {limit} and its first checkpoint comes after about {_duration(first)}",
                 f"give stages.{stage.kind}.time_limit more in the site file, or lower train.save_every_minutes",
             )
         elif allowed < hours and not site.requeue:
             yield Finding(
                 "error",
-                f"{group} takes about {hours:,.0f} hours, a job has {limit}, and requeue: false makes it fail then",
+                f"{group} takes about {_duration(hours)}, a job has {limit}, and requeue: false makes it fail then",
                 f"set requeue: true in the site file, or give stages.{stage.kind}.time_limit more",
             )
         elif allowed < hours:
             times = int(hours / allowed)
             yield Finding(
-                "note",
-                f"{group} takes about {hours:,.0f} hours and a job has {limit}: it goes back to the queue "
+                "note" if times <= _MANY_REQUEUES else "warning",
+                f"{group} takes about {_duration(hours)} and a job has {limit}: it goes back to the queue "
                 f"{times} time{'s' * (times > 1)}",
+                "" if times <= _MANY_REQUEUES else f"give stages.{stage.kind}.time_limit more in the site file",
             )
+
+
+def _duration(hours: float) -> str:
+    """Hours in words: below two hours as minutes."""
+    return f"{hours:,.0f} hours" if hours >= 2 else f"{max(1, round(hours * 60))} minutes"

@@ -8,7 +8,7 @@ from launch.planning.analysis_plan import DiagnosticsPlan, ProbePlan, diagnostic
 from launch.stages import Stage
 from recipes.loading import apply_override
 from recipes.schema import Recipe
-from train.accounting.cost import GPUS, ModelShape, bytes_per_weight
+from train.accounting.cost import GPUS, ModelShape, bytes_per_weight, with_article
 from train.accounting.memory import USABLE, memory_of_arm, resolve_vllm
 from train.arms import ResolvedArm, resolve_arm
 
@@ -52,7 +52,7 @@ def _too_long(recipe: Recipe, arms: list[ResolvedArm], shape: ModelShape) -> lis
         read = (arm.prompt.max_prompt_tokens, arm.prompt.max_completion_tokens)
         limits.append(("training", *read, of_prompt, of_completion))
     suite, diagnostics = recipe.suite, recipe.diagnostics if recipe.with_diagnostics else None
-    if suite is not None and suite.engine.kind == "vllm":  # other engines do not refuse longer sequences
+    if suite is not None and suite.engine.kind != "endpoint":  # a server has a model and limits of its own
         read = (suite.max_prompt_tokens, suite.max_response_tokens)
         limits.append(("the evaluation", *read, "suite.max_prompt_tokens", "suite.max_response_tokens"))
     if diagnostics is not None and recipe.corpus.sources:
@@ -64,12 +64,20 @@ def _too_long(recipe: Recipe, arms: list[ResolvedArm], shape: ModelShape) -> lis
     for what, prompt, completion, prompt_key, completion_key in limits:
         if prompt + completion > shape.context:
             room = shape.context - prompt
-            remedy = f"{completion_key} to {room:,} or less" if room > 0 else prompt_key
+            remedy = f"{completion_key} to {room:,} or less"
+            if 8 * room < shape.context:  # little or nothing, whatever the completions are
+                of_prompt_too, rest = _split(shape.context)
+                remedy = f"{prompt_key} to {of_prompt_too:,} and {completion_key} to {rest:,}"
             sentences.append(
                 f"{what} allows sequences of {prompt + completion:,} tokens (prompt and completion), the model's "
                 f"context is {shape.context:,}; lower {remedy}"
             )
     return sentences
+
+
+def _split(context: int) -> tuple[int, int]:
+    """Tokens of prompt and completion that fill a context, as the default suite divides them."""
+    return context // 4, context - context // 4
 
 
 def _prompt_key(recipe: Recipe, name: str) -> str:
@@ -99,7 +107,8 @@ def _too_large(recipe: Recipe, arms: list[ResolvedArm], shape: ModelShape) -> li
             when = "while training" if training > usable else f"beside vLLM's {engine / 1e9:.0f} GB"
             sentences.append(
                 f"an arm with sampling {arm.sampling} needs {needed / 1e9:.0f} GB per rank {when}, "
-                f"a {gpu} has about {usable / 1e9:.0f}"
+                f"{with_article(gpu)} has {GPUS[gpu].memory_bytes / 1e9:.0f}, of which about {usable / 1e9:.0f} "
+                "without the margin"
             )
     return sentences
 
@@ -193,6 +202,9 @@ def _shorter(recipe: Recipe, shape: ModelShape | None) -> Iterator[str]:
     """The longest completions and responses that the model's context has room for."""
     if shape is None or shape.context is None:
         return
+    if recipe.suite is not None and recipe.suite.max_prompt_tokens >= shape.context:  # both, to be tried together
+        prompt, response = _split(shape.context)
+        yield from (f"suite.max_prompt_tokens={prompt}", f"suite.max_response_tokens={response}")
     room = {"prompt.max_completion_tokens": shape.context - recipe.prompt.max_prompt_tokens}
     if recipe.suite is not None:
         room["suite.max_response_tokens"] = shape.context - recipe.suite.max_prompt_tokens

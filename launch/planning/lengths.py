@@ -73,8 +73,8 @@ def _check(recipe: Recipe, tokenizer: TokenizerFiles) -> None:
     require_one("demonstration", _stored(recipe, tokenizer), "prompt.max_completion_tokens", limit)
 
 
-def require_one(what: str, lengths: Iterable[int], setting: str, limit: int) -> None:
-    """Raise UserError if there are lengths and all of them are above the limit."""
+def require_one(what: str, lengths: Iterable[int], setting: str, limit: int, shown: bool = False) -> None:
+    """Raise UserError if there are lengths and all of them are above the limit. `shown`: lengths are printed too."""
     shortest = None
     for length in lengths:
         if length <= limit:
@@ -82,8 +82,8 @@ def require_one(what: str, lengths: Iterable[int], setting: str, limit: int) -> 
         shortest = length if shortest is None else min(length, shortest)
     if shortest is not None:
         raise UserError(
-            f"{setting} is {limit} and drops every {what}: the shortest has {shortest} tokens; raise it, "
-            "`transfer validate` shows the lengths"
+            f"{setting} is {limit} and drops every {what}: the shortest has {shortest} tokens; raise it"
+            + ("" if shown else ", `transfer validate` shows the lengths")
         )
 
 

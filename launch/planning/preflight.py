@@ -199,7 +199,10 @@ def unresolved_sentences(recipe: Recipe) -> list[str]:
     pending = [item for item in unresolved(recipe) if item.kind != "model" or _may_be_hub_id(item.name)]
     fetch = f"run `{recipe.fetch_command}` on a connected machine"
     commit = "or name a commit (`transfer eval`: MODEL@COMMIT)"
-    advice = {"source": fetch, "benchmark": fetch, "model": f"{fetch}, {commit}"}
+    of_model = f"{fetch}, {commit}"
+    if not recipe.trained:  # a suite, whose lock has no models: they are named on the command line
+        of_model = f"name a commit (`transfer eval`: MODEL@COMMIT), or in a recipe that lists it {fetch}"
+    advice = {"source": fetch, "benchmark": fetch, "model": of_model}
     for kind, what in advice.items():
         names = [item.name for item in pending if item.kind == kind and item.why is None]
         if names:

@@ -194,7 +194,7 @@ def _corpus(
                 limit = recipe.prompt.max_prompt_tokens
                 name = "prompts of problems"
                 validation.lengths.append(lengths_of(name, funnel.prompt_tokens, "prompt.max_prompt_tokens", limit))
-                require_one("problem", funnel.prompt_tokens, "prompt.max_prompt_tokens", limit)
+                require_one("problem", funnel.prompt_tokens, "prompt.max_prompt_tokens", limit, shown=True)
             if complete:
                 split = split_problems(funnel, there)
         validation.mistakes += sentences

@@ -6,6 +6,7 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from data.prompts import template_contract
 from data.prompts.prompt import completion_ids, load_tokenizer, prepare_tokenizer, render_prompt, settle, turn_end
 from data.prompts.template_contract import check_contract, check_template
 from data.prompts.tokenizer_files import TokenizerFiles
@@ -325,3 +326,17 @@ def test_the_template_of_a_task_file_is_compiled_once(shape, monkeypatch):
     prompts = render(recipe, tokenizer, recipe.suite.benchmarks[0], "native", questions)
     assert [prompt.text for prompt in prompts] == [render_prompt(tokenizer, p, PromptSpec()) for p in problems]
     assert len(compiled) == len(set(compiled)) == 2  # of the prompt and of the target
+
+
+def test_control_tokens_that_a_tokenizer_does_not_have_are_named(shape, monkeypatch):
+    """Llama's template on a tokenizer of ChatML: its header falls apart into pieces that merge with the answer."""
+    other = prepared(shape("smollm2"))
+    other.chat_template = prepared(shape("llama3")).chat_template
+    monkeypatch.setattr(template_contract, "completion_ids", lambda tokenizer, texts: [[0] for _ in texts])
+    with pytest.raises(UserError) as refused:
+        template_contract.check_ids(other, PromptSpec(), "theirs")
+    assert str(refused.value) == (
+        "the chat template of theirs cannot be used: it writes <|start_header_id|>, <|end_header_id|>, <|eot_id|>, "
+        "which are no tokens of its tokenizer and fall apart; set model.chat_template to another one, made for this "
+        "tokenizer"
+    )

@@ -7,9 +7,12 @@ from types import SimpleNamespace
 import pytest
 
 from launch.ablation import read_ablation
+from launch.commands.ablate import describe
 from launch.execution import local
 from launch.execution.failures import CRASHED, MISTAKE, Failure
+from launch.planning import findings
 from launch.run import check_tasks, require
+from launch.site_file import SiteSpec
 from launch.stages import stage_inputs
 from recipes.errors import UserError
 from recipes.manifest import finish_stage, start_stage
@@ -124,3 +127,29 @@ def test_a_point_that_cannot_run_here_is_refused_before_any_starts(tmp_path):
     made = read_ablation(SMOKE, ["resources.ranks=2"], [], axes, tmp_path / "ablation")
     with pytest.raises(UserError, match=r"resources\.nodes is 2; several machines need --on slurm"):
         require(check_tasks(made.tasks(None)))
+
+
+def test_the_disk_is_compared_with_what_all_points_need(tmp_path, monkeypatch):
+    """7,787 GB of what the points share and 2,584 GB of each of four: each fits alone in 10 TB, all together do not."""
+    made = read_ablation(Path("recipes/ablations/qwen3_14b_kl.yaml"), [], [], [], tmp_path)
+    for free, said in ((10e12, ["10,000 GB"]), (18.2e12, [])):
+        monkeypatch.setattr(findings, "free_bytes", lambda folder, free=free: free)
+        found = [str(one) for one in check_tasks(made.tasks(), SiteSpec(gpus_per_node=8)) if "of disk" in one.sentence]
+        assert found == [
+            "cannot work: all points together need up to 18,124 GB of disk (shared 7,787 GB, beta-0 2,584 GB, "
+            f"beta-0.001 2,584 GB, beta-0.01 2,584 GB, beta-0.04 2,584 GB) and {tmp_path} has {text} free; free some, "
+            "choose another --out, or lower train.snapshots, seeds, arms or points"
+            for text in said
+        ]
+
+
+def test_a_dry_run_counts_the_stages_of_each_kind_that_will_run(tmp_path):
+    made = read_ablation(SMOKE, [], ["arms.grpo.learning_rate=1e-4,1e-3"], [], tmp_path / "a")
+    # three arms; the two SFT arms, their scores and what they read are the same at both points
+    assert describe(made).splitlines()[-4:] == [
+        "14 stages to run, 8 fewer than the points would need each alone:",
+        "  shared: 1 base, 1 corpus, 1 questions, 2 arms, 3 eval",
+        "  points/learning_rate-0.0001: 1 arms, 1 eval, 1 report",
+        "  points/learning_rate-0.001: 1 arms, 1 eval, 1 report",
+    ]
+    assert describe(made, "eval").splitlines()[-1] == "  points/learning_rate-0.001: 1 arms, 1 eval"

@@ -15,6 +15,7 @@ from launch.doctor import process as doctor_run
 from launch.doctor import study as doctor_study
 from launch.doctor import vllm as doctor_vllm
 from launch.doctor.checks import Verdict
+from recipes.errors import UserError
 from recipes.loading import load_recipe
 from tests.paths import ROOT
 
@@ -120,13 +121,61 @@ def test_the_drivers_version_is_read_from_the_kernel(tmp_path):
 
 
 def test_a_recipe_is_checked_with_the_machine(tmp_path):
+    """A verdict for each finding with its own remedy; a note is no failure; failures are first."""
     site = tmp_path / "site.yaml"
-    site.write_text("gpus_per_node: 0\ncontainer: {image: lab.sif}\n")
-    verdict = doctor_study.study("recipes/qwen3-1.7b/matched.yaml", site)
-    assert verdict.state == "fail"
-    assert "the recipe is for a H100-80GB and the site file says gpus_per_node: 0" in verdict.text
-    assert "set gpus_per_node in the site file" in verdict.remedy
-    assert doctor_study.study("recipes/pocket/smoke.yaml", None) == Verdict("ok", "smoke has what it needs here", "")
+    site.write_text("gpus_per_node: 0\ntime_limit: '01:00:00'\ncontainer: {image: lab.sif}\n")
+    rows = doctor_study.study("recipes/qwen3-1.7b/matched.yaml", site)
+    said = "the recipe is for an H100-80GB and the site file says gpus_per_node: 0"
+    remedy = "set gpus_per_node in the site file, or resources.gpu=null for a cluster without GPUs"
+    assert Verdict("fail", said, remedy) in rows
+    notes = [row for row in rows if "goes back to the queue" in row.text]
+    assert notes
+    assert {(row.state, row.remedy) for row in notes} == {("note", "")}
+    states = [row.state for row in rows]
+    assert states == sorted(states, key=lambda state: state != "fail")
+    assert doctor_study.study("recipes/pocket/smoke.yaml", None) == [Verdict("ok", "smoke has what it needs here")]
+
+
+def test_the_site_file_is_checked_without_a_recipe_and_without_slurm(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.delenv("TRANSFER_SITE", raising=False)
+    monkeypatch.setattr(doctor_study.shutil, "which", lambda name: None)
+    assert doctor_study.site_file(None) == [Verdict("skipped", "there is none; only --on slurm needs one")]
+    bad, default = tmp_path / "bad.yaml", tmp_path / ".config/transfer/site.yaml"
+    bad.write_text("partion: gpu\ntime_limit: soon\n")
+    mistakes = [
+        Verdict("fail", f"{bad}: `partion` is not a setting; did you mean `partition`?"),
+        Verdict("fail", f"{bad}: time_limit: 'soon' is not a time in Slurm's format, such as '90', '24:00:00' or "
+                "'2-00:00:00'"),
+    ]  # fmt: skip
+    assert sorted(doctor_study.site_file(bad)) == sorted(mistakes)
+    (absent,) = doctor_study.site_file(tmp_path / "nothere.yaml")
+    assert (absent.state, absent.text.split(";")[0]) == (
+        "fail",
+        f"the site file {tmp_path / 'nothere.yaml'} does not exist",
+    )
+    monkeypatch.setenv("TRANSFER_SITE", str(bad))
+    assert sorted(doctor_study.site_file(None)) == sorted(mistakes)
+    monkeypatch.delenv("TRANSFER_SITE")
+    default.parent.mkdir(parents=True)
+    default.write_text("partition: gpu\n")
+    assert doctor_study.site_file(None) == [Verdict("ok", f"{default} is valid")]
+    default.write_text("partition: 7 8\n")
+    assert [row.state for row in doctor_study.site_file(None)] == ["fail"]
+    assert doctor_study.study("recipes/pocket/smoke.yaml", bad) == [
+        Verdict("skipped", "smoke is not checked, because the site file cannot be used")
+    ]
+
+
+def test_a_long_reason_of_slurm_is_cut_between_words(monkeypatch):
+    def down(*command):
+        raise UserError("scontrol failed: " + "connection refused " * 20)
+
+    monkeypatch.setattr(doctor_study.shutil, "which", lambda name: name)
+    monkeypatch.setattr("launch.slurm.submit.slurm", down)
+    verdict = doctor_study.cluster()
+    assert (verdict.state, len(verdict.text)) == ("warn", 297)
+    assert verdict.text.endswith("connection refused connection ...")
 
 
 def test_flash_attention_is_no_failure_where_no_recipe_asks_for_it(monkeypatch):
@@ -206,12 +255,12 @@ def test_a_failing_check_is_shown_with_its_remedy(tmp_path, monkeypatch):
     checks = [
         ("one", lambda: Verdict("ok", "fine")),
         ("two", broken),
-        ("three", lambda: Verdict("fail", "bad", "mend")),
+        ("three", lambda: [Verdict("note", "by the way"), Verdict("fail", "bad", "mend")]),
     ]
-    monkeypatch.setattr(doctor, "checks", lambda folder, gpu: checks)
+    monkeypatch.setattr(doctor, "checks", lambda folder, gpu, site: checks)
     lines = []
     found = doctor.examine(tmp_path, False, lines.append)
-    assert [row["state"] for row in found] == ["ok", "fail", "fail"]
+    assert [row["state"] for row in found] == ["ok", "fail", "note", "fail"]
     assert any("OSError: no such thing" in line for line in lines)
     assert lines[-1].strip() == "-> mend"
 

@@ -115,7 +115,9 @@ def test_engines_and_sandbox(machine):
     image = SiteSpec(gpus_per_node=8, container={"image": "lab.sif"})
     assert found(site=image) == [], "what is installed here says nothing about an image"
     (template,) = found("model.chat_template=nosuch", "suite=null", "resources.vllm=null")
-    assert template.sentence.startswith("model.chat_template 'nosuch' is neither a .jinja file nor one of ")
+    assert template.sentence.startswith(
+        "model.chat_template 'nosuch' is no .jinja file and TRL ships none of that name; there are "
+    )
 
 
 def test_disk_of_the_whole_study_by_hand(machine):
@@ -182,7 +184,7 @@ def test_gpus_of_this_machine(machine):
     ]
     machine["models"] = ["NVIDIA H100 80GB HBM3"] * 8
     (other,) = found()
-    assert str(other).startswith("the plan is for a H200-141GB and this machine has NVIDIA H100 80GB HBM3; set ")
+    assert str(other).startswith("the plan is for an H200-141GB and this machine has NVIDIA H100 80GB HBM3; set ")
     machine["models"] = ["NVIDIA Graphics Device"]
     assert found() == []
     (teacher,) = found("corpus.teacher.base_url=http://127.0.0.1:8000/v1")
@@ -214,15 +216,15 @@ def test_gpus_of_the_site(machine):
         return [(item.severity, item.sentence) for item in found(*overrides, site=SiteSpec(**site))]
 
     assert sentences(gpus_per_node=8, gpu_type="a100") == [
-        ("error", "the plan is for a H200-141GB and the site file requests gpu_type a100")
+        ("error", "the plan is for an H200-141GB and the site file requests gpu_type a100")
     ]
     assert sentences(gpus_per_node=8, gpu_type="nvidia_h200_141gb") == []
     assert sentences(gpus_per_node=8, gpu_type="gh200") == [
-        ("error", "the plan is for a H200-141GB and the site file requests gpu_type gh200")
+        ("error", "the plan is for an H200-141GB and the site file requests gpu_type gh200")
     ]
     assert sentences(gpus_per_node=8, gpu_type="big") == []
     assert sentences(gpus_per_node=0) == [
-        ("error", "the recipe is for a H200-141GB and the site file says gpus_per_node: 0")
+        ("error", "the recipe is for an H200-141GB and the site file says gpus_per_node: 0")
     ]
     assert sentences(gpus_per_node=4) == [("error", "8 ranks on 1 node(s) are 8 GPUs a node, but the site has 4")]
     assert sentences("suite.engine={kind: vllm, tensor_parallel: 4}", "resources.nodes=4", gpus_per_node=2) == [
@@ -256,6 +258,13 @@ def test_time_limits_against_hours(machine):
     assert notes[1].sentence == (
         f"arms/grpo takes about {hours:,.0f} hours and a job has {minutes - 60}: it goes back to the queue 1 time"
     )
+    many = told(str(int(minutes / 10.5)), eval={"time_limit": "30-0"})
+    assert ("note", "10 times") in [(one.severity, one.sentence[-8:]) for one in many]
+    more = told(str(int(minutes / 11.5)), eval={"time_limit": "30-0"})
+    again = [one for one in more if one.sentence.startswith("arms/grpo") and one.sentence.endswith("queue 11 times")]
+    assert [(one.severity, one.remedy) for one in again] == [
+        ("warning", "give stages.arms.time_limit more in the site file")
+    ]
     ended = found(site=SiteSpec(gpus_per_node=8, time_limit=str(minutes - 60), stages={"eval": {"time_limit": "30-0"}},
                                 requeue=False))  # fmt: skip
     assert [finding.severity for finding in ended] == ["error", "error"]
@@ -266,7 +275,7 @@ def test_time_limits_against_hours(machine):
     short = told("30-0", arms={"time_limit": str(int(60 * first) - 1)})
     assert ("error", "lower train.save_every_minutes") in [(f.severity, f.remedy.partition(", or ")[2]) for f in short]
     refused = [f.sentence for f in short if f.severity == "error"]
-    limit, after = int(60 * first) - 1, f"{first:.1f} hours"
+    limit, after = int(60 * first) - 1, f"{60 * first:.0f} minutes"
     assert f"a job of arms/grpo has {limit} and its first checkpoint comes after about {after}" in refused
     assert told("30-00:00:00") == []
 
@@ -301,7 +310,7 @@ def test_run_refuses_and_plan_says_cannot_work(transfer, tmp_path):
     site.write_text("gpus_per_node: 8\ngpu_type: a100\n")
     big = transfer("plan", BIG, "--on", "slurm", "--site", site)
     assert big.returncode == 2
-    assert "cannot work: the plan is for a H200-141GB and the site file requests gpu_type a100" in big.stdout
+    assert "cannot work: the plan is for an H200-141GB and the site file requests gpu_type a100" in big.stdout
     assert "wall clock on one node with 8 GPU(s): " in big.stdout
     assert str(Finding("note", "a", "b")) == "a; b"
 

@@ -19,6 +19,7 @@ from train.accounting.cost import (
     ModelShape,
     model_shape,
     shape_from_config,
+    with_article,
 )
 from train.accounting.memory import (
     checkpoint_bytes,
@@ -103,7 +104,11 @@ def test_disk_of_a_run_by_hand():
             "vLLM's share of 21 GB cannot hold 29.5 GB of weights and the cache of one sequence of 16,384 tokens "
             "(2.7 GB); the nearest setting that works: resources.zero_stage=3",
         ),
-        ("qwen3-14b/matched.yaml", ["resources.ranks=1"], "GB per rank while training, a H200-141GB has about 133"),
+        (
+            "qwen3-14b/matched.yaml",
+            ["resources.ranks=1"],
+            "GB per rank while training, an H200-141GB has 141, of which about 133 without the margin",
+        ),
         # 256 x 8 completions, 7 ranks: 2048 = 7 * 292 + 4.
         (
             "qwen3-14b/matched.yaml",
@@ -123,6 +128,14 @@ def test_disk_of_a_run_by_hand():
             ["suite.max_response_tokens=32768", "suite.max_prompt_tokens=4096"],
             "the evaluation allows sequences of 36,864 tokens (prompt and completion), the model's context is 32,768; "
             "lower suite.max_response_tokens to 28,672 or less",
+        ),
+        # A prompt of the whole context leaves no response, so lowering one limit alone helps nothing; with any engine.
+        (
+            "qwen3-14b/matched.yaml",
+            ["suite.max_response_tokens=32768", "suite.max_prompt_tokens=32768", "suite.engine.kind=hf"],
+            "the evaluation allows sequences of 65,536 tokens (prompt and completion), the model's context is 32,768; "
+            "lower suite.max_prompt_tokens to 8,192 and suite.max_response_tokens to 24,576; the nearest setting that "
+            "works: suite.max_prompt_tokens=8192 suite.max_response_tokens=24576",
         ),
         (
             "qwen3-14b/matched.yaml",
@@ -186,7 +199,7 @@ def test_vllm_beside_the_training_is_derived_from_the_batch_by_hand():
     # Four sequences a rank want 29.5 + 3.6 GB, less than 0.3, and stay beside the training.
     few = ["train.problems_per_step=8", "train.completions_per_problem=4"]
     assert settled(*few) == (0.3, False)
-    # 56 sequences of 5,512 tokens are 50.6 GB beside the weights: 0.568 of a H200, 0.577 of which fits beside 51.13.
+    # 56 sequences of 5,512 tokens are 50.6 GB beside the weights: 0.568 of an H200, 0.577 of which fits beside 51.13.
     assert settled("train.problems_per_step=56") == (0.56, False)
     assert settled("train.problems_per_step=56", "train.micro_batch_size=2") == (0.56, True)
     assert settled("resources.gpu=null") == (0.3, True)
@@ -222,14 +235,16 @@ def test_what_is_derived_is_what_the_trainer_uses(monkeypatch):
 
 @pytest.mark.parametrize("share", [0.65, 0.7, 0.75])
 def test_states_and_vllm_share_a_gpu_while_sampling_by_hand(share):
-    """18 bytes of 14.77e9 parameters on eight ranks are 33.2 GB; a H200 has 132.5 GB that may be used."""
+    """18 bytes of 14.77e9 parameters on eight ranks are 33.2 GB; an H200 has 132.5 GB that may be used."""
     recipe = load_recipe(MATCHED, [f"resources.vllm.memory_share={share}"])
     fits = 18 * 14_768_307_200 / 8 + share * 141e9 <= 0.94 * 141e9
     assert fits == (share < 0.75)
     assert (fit_mistakes(recipe, QWEN3_14B) == []) == fits
     awake = load_recipe(MATCHED, ["resources.vllm.memory_share=0.65", "resources.vllm.sleep=false"])
     (text, *_) = fit_mistakes(awake, QWEN3_14B)
-    assert "needs 143 GB per rank while training, a H200-141GB has about 133" in text  # 51.1 + 91.7
+    assert (
+        "needs 143 GB per rank while training, an H200-141GB has 141, of which about 133 without the margin" in text
+    )  # 51.1 + 91.7
     arm = resolve_arm(awake, "grpo")
     memory = memory_of_arm(awake, arm, QWEN3_14B)
     assert memory.total == memory.states + memory.activations + memory.head
@@ -319,3 +334,9 @@ def test_unresolved_names_everything_by_kind():
     kinds = [item.kind for item in found]
     assert (kinds.count("source"), kinds.count("benchmark"), kinds.count("model")) == (13, 12, 1)
     assert [(item.name, item.why) for item in found if item.why] == [("math500", "the lock is for dataset org/other")]
+
+
+def test_a_gpu_has_the_article_of_its_spoken_letter():
+    assert [with_article(name) for name in ("H100-80GB", "A100-40GB", "T4", "L40S", "B200")] == [
+        "an H100-80GB", "an A100-40GB", "a T4", "an L40S", "a B200",
+    ]  # fmt: skip

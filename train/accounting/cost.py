@@ -125,6 +125,13 @@ GPUS = {
     "H100-80GB": Gpu(80 << 30, 989e12, 3.35e12, 67e12),
     "H200-141GB": Gpu(141_000_000_000, 989e12, 4.8e12, 67e12),
 }
+
+
+def with_article(gpu: str) -> str:
+    """The name of a GPU with its indefinite article, as its first letter is spoken: an H100, a T4."""
+    return f"{'an' if gpu[:1] in 'AEFHILMNORSX' else 'a'} {gpu}"
+
+
 CPU_CORE = Gpu(0, 1.5e11, 1e10, 1.5e11)
 """A core in float32. At 40 % of the peak it makes 6e10 FLOPs a second: the pocket study reached 4.4e10, SmolLM2-135M
 1.1e11 (docs/performance.md). Hours elsewhere are a guess until a run has calibrated them."""
