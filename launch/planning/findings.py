@@ -172,15 +172,15 @@ def disk_of_studies(
 def disk_text(need: Disk) -> str:
     """Bytes in all, and what takes them."""
     runs, models = need.runs_at_once, need.models_at_once
-    bytes_by_use = {
-        "base": need.base,
-        "corpus": need.corpus,
-        "weights of runs": need.runs,
-        "responses": need.responses,
+    kept = {"base": need.base, "corpus": need.corpus, "weights of runs": need.runs, "responses": need.responses}
+    temporary = {
         f"checkpoints of {runs} run{'s' * (runs > 1)} at a time": need.while_training,
         f"hidden states of {models} model{'s' * (models > 1)} at a time": need.while_diagnosing,
     }
-    listed = ", ".join(f"{name} {size_text(value)}" for name, value in bytes_by_use.items() if value)
+    kept_text, temporary_text = (
+        [f"{name} {size_text(value)}" for name, value in by_use.items() if value] for by_use in (kept, temporary)
+    )
+    listed = ", ".join([*kept_text, " or later ".join(temporary_text)] if temporary_text else kept_text)
     return f"{size_text(need.total)} of disk ({listed})"
 
 

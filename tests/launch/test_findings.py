@@ -134,8 +134,9 @@ def test_disk_of_the_whole_study_by_hand(machine):
     everywhere = disk_needed(recipe, shape, stages, 8, SiteSpec())
     assert everywhere.while_training == 12 * need.while_training
     # Three checkpoints of 14 bytes for each of 14.8 billion parameters: 620 GB of one run, 7,443 GB of twelve.
-    assert ", checkpoints of 1 run at a time 620 GB, hidden states of 8 models at a time " in disk_text(need)
-    assert ", checkpoints of 12 runs at a time 7,443 GB, hidden states of 13 models at a time " in disk_text(everywhere)
+    assert ", checkpoints of 1 run at a time 620 GB or later hidden states of 8 models at a time " in disk_text(need)
+    text = disk_text(everywhere)
+    assert ", checkpoints of 12 runs at a time 7,443 GB or later hidden states of 13 models at a time " in text
     two = disk_needed(recipe, shape, stages, 8, SiteSpec(max_running=2))
     assert two.while_training == 4 * 2 * need.while_training
     machine["free"] = need.total
