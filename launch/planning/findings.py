@@ -189,9 +189,17 @@ def _this_machine(
 ) -> Iterator[Finding]:
     """GPUs of this machine against those the recipe is for; without any, its memory."""
     model = recipe.model
+    arms = [resolve_arm(recipe, name) for name in recipe.trained if any(stage.kind == "arms" for stage in waiting)]
+    memories = [memory for arm in arms if (memory := memory_of_arm(recipe, arm, shape)) is not None]
+    on_node = max((memory.offloaded for memory in memories), default=0) * recipe.resources.ranks
+    if on_node // recipe.resources.nodes > memory_of_machine():
+        yield Finding(
+            "error",
+            f"resources.offload keeps at least {size_text(on_node // recipe.resources.nodes)} in the memory of a node "
+            f"and this machine has {size_text(memory_of_machine())}",
+            "use more nodes, or set resources.offload=false and more ranks",
+        )
     if not gpus:
-        arms = [resolve_arm(recipe, name) for name in recipe.trained if any(stage.kind == "arms" for stage in waiting)]
-        memories = [memory for arm in arms if (memory := memory_of_arm(recipe, arm, shape)) is not None]
         need = recipe.resources.ranks * max((memory.states for memory in memories), default=0)
         if need > memory_of_machine():
             yield Finding(

@@ -298,6 +298,7 @@ def _memory_lines(plan: Plan) -> list[str]:
     """Memory per rank: a row for the arms that need the same while training, then what sampling adds."""
     rows: dict[tuple[str, ...], list[str]] = {}
     sampling: dict[str, list[str]] = {}
+    offloaded = 0
     for name, arm in plan.arms.items():
         memory = arm.memory_per_rank
         if memory is None:
@@ -305,6 +306,7 @@ def _memory_lines(plan: Plan) -> list[str]:
         sizes = [memory.weights, memory.gradients, memory.optimizer, memory.activations, memory.head]
         sizes += [memory.reference_model, memory.total, memory.margin]
         rows.setdefault(tuple(size_text(size) if size else "-" for size in sizes), []).append(name)
+        offloaded = max(offloaded, memory.offloaded)
         if text := _sampling_text(arm):
             sampling.setdefault(text, []).append(name)
     titles = ("weights", "gradients", "optimizer", "activations", "output layer", "reference", "total", "margin")
@@ -315,6 +317,9 @@ def _memory_lines(plan: Plan) -> list[str]:
     for row, names in rows.items():
         cells = "".join(f"{row[column]:>{widths[column]}}" for column in used)
         lines.append(f"{', '.join(names):<{width}}{cells}")
+    if offloaded:
+        on_node = offloaded * plan.gpus.train // plan.gpus.nodes
+        lines.append(f"offloaded to the memory of each node: at least {size_text(on_node)}")
     return [*lines, *(f"while sampling, {', '.join(names)}: {text}" for text, names in sampling.items())]
 
 

@@ -19,7 +19,8 @@ from recipes.loading import load_recipe
 from recipes.manifest import finish_stage, start_stage
 from tests.paths import RECIPES
 from train.accounting.cost import model_shape
-from train.accounting.memory import checkpoint_bytes
+from train.accounting.memory import checkpoint_bytes, memory_of_arm
+from train.arms import resolve_arm
 
 BIG = "recipes/qwen3-14b/matched.yaml"
 SMOKE = "recipes/pocket/smoke.yaml"
@@ -84,6 +85,18 @@ def test_a_model_that_is_larger_than_the_memory_of_a_machine_without_gpus(machin
         errors = found(*large, recipe=SMOKE, gpus=[])
         assert [str(error).split(" and this")[0] for error in errors] == said
     assert found(*large, recipe=SMOKE, gpus=[], site=SiteSpec()) == []
+
+
+def test_offloaded_states_must_fit_into_the_memory_of_a_node(machine, monkeypatch):
+    offload = ["resources.offload=true"]
+    need = 14 * model_shape(load_recipe(BIG)).parameters()  # ZeRO-3 in bfloat16: weights 2, optimizer 12
+    for memory, said in ((need, []), (need - 10, ["resources.offload keeps at least 207 GB in the memory of a node"])):
+        monkeypatch.setattr(module, "memory_of_machine", lambda memory=memory: memory)
+        errors = [str(error) for error in found(*offload) if "offload" in error.sentence]
+        assert [error.split(" and this")[0] for error in errors] == said
+    recipe = load_recipe(BIG, [*offload, "resources.zero_stage=2"])
+    memory = memory_of_arm(recipe, resolve_arm(recipe, "grpo"), model_shape(recipe))
+    assert memory.offloaded == 12 * model_shape(recipe).parameters() // 8  # the weights stay on each GPU
 
 
 def test_jobs_that_run_offline_need_the_kernel_in_the_cache(machine):

@@ -43,6 +43,8 @@ class RankMemory:
     reference_model: int = 0
     margin: int = 0
     """Kept free on the recipe's GPU; no part of the total."""
+    offloaded: int = 0
+    """In the node's memory instead, at least: DeepSpeed's pinned buffers come on top. No part of the total."""
 
     @property
     def states(self) -> int:
@@ -85,9 +87,11 @@ def training_memory(
     optimizer //= ranks if zero_stage >= 1 else 1
     gradients //= ranks if zero_stage >= 2 else 1
     weights //= ranks if zero_stage >= 3 else 1
+    offloaded = 0
     if offload:
-        optimizer = 0
-        weights = 0 if zero_stage == 3 else weights
+        offloaded, optimizer = optimizer, 0
+        if zero_stage == 3:
+            offloaded, weights = offloaded + weights, 0
     autocast = bfloat16 and not mixed
     whole_layer = tokens * shape.layer_activation_bytes(bfloat16, autocast)
     kept = (2 if bfloat16 and not autocast else 4) * tokens * shape.hidden_size * shape.num_layers
@@ -95,7 +99,7 @@ def training_memory(
     if autocast and tokens:
         activations += 2 * shape.projection_parameters() * shape.num_layers
     head = _head_bytes(shape, tokens, adapter_rank is None, bfloat16, mixed, zero_stage == 3, on_gpu)
-    return RankMemory(weights, gradients, optimizer, activations, head)
+    return RankMemory(weights, gradients, optimizer, activations, head, offloaded=offloaded)
 
 
 def _head_bytes(
