@@ -90,7 +90,7 @@ def verdict(transfer: Transfer) -> StudyVerdict:
     most = {arm: min(transfer.arms[arm].groups.values(), key=lambda value: value.low) for arm in judged}
     risk = {arm: limit_shown(may_lose(value)) for arm, value in most.items()}
     limit = smallest_limit({arm: gain[arm] for arm in risk}, risk)
-    without = [*_without_verdict(transfer, cut_off, idle, guessing), *_starts(transfer)]
+    without = [*_without_verdict(transfer, cut_off, idle, guessing), *_starts(transfer, idle)]
     if limit is None:
         if cut_off:
             text = "Keep the base: no method can be judged."
@@ -104,7 +104,8 @@ def verdict(transfer: Transfer) -> StudyVerdict:
             what = "a score on {} that can be told from guessing"
         text = f"Keep the base: no method has {what.format(label(trained))}."
         weighed = "Without a gain there is nothing to weigh a loss elsewhere against."
-        sentences = [weighed, *_guessing_text(transfer, guessing), *_idle_text(transfer, idle), *_starts(transfer)]
+        sentences = [weighed, *_guessing_text(transfer, guessing), *_idle_text(transfer, idle)]
+        sentences += _starts(transfer, idle)
         return StudyVerdict(text, sentences, [], None)
     arm = preferred(
         {name: gain[name] for name in risk if risk[name] <= limit},
@@ -171,7 +172,7 @@ def _as_good(transfer: Transfer, arm: str, left_out: list[str]) -> list[str]:
     """The arms without a gain that cannot be told from the one that is named: its interval alone decided."""
     trained, sentences = transfer.trained_group, []
     for other, result in transfer.arms.items():
-        if other in (arm, *left_out) or gained(gain := result.groups[trained]):
+        if other in (arm, *left_out) or gained(gain := result.groups[trained]) or fell(gain):
             continue
         if not (fell(apart := transfer.difference(other, arm, trained)) or gained(apart)):
             sentences.append(
@@ -181,13 +182,13 @@ def _as_good(transfer: Transfer, arm: str, left_out: list[str]) -> list[str]:
     return sentences
 
 
-def _starts(transfer: Transfer) -> list[str]:
-    """A sentence for every arm that was trained from another's end."""
+def _starts(transfer: Transfer, idle: list[str]) -> list[str]:
+    """A sentence for every arm that was trained from another's end and learned something."""
     return [
         f"{sentence_start(arm)} started from {label(start)}: its gains, losses and cost here include those of "
         f"{label(start)}."
         for arm in transfer.arms
-        if (start := transfer.started_from(arm)) is not None
+        if (start := transfer.started_from(arm)) is not None and arm not in idle
     ]
 
 

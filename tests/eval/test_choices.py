@@ -76,7 +76,7 @@ def test_choices_and_references_of_likelihoods_are_shown_and_checked(units, caps
     assert re.fullmatch(
         r"benchmark units: the reference of question \w{16} is 'metr' but 'likelihood' compares with the letter of a "
         r"choice \(A, B, C\) or its text \('litre', 'gram', 'metre'\); correct the references or doc_to_choice, or "
-        r"name their column in data.reference_field", text)  # fmt: skip
+        r"name their column, or a template that makes them, in data.reference_field", text)  # fmt: skip
     for command in ("plan", "run"):
         assert main([command, str(units)]) == 2
         assert text in capsys.readouterr().err

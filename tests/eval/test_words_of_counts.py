@@ -19,7 +19,9 @@ REPORT = make_transfer(budget={"grpo": [RUN]})
 def test_the_budget_and_the_certificate_count_problems_and_exposures_by_their_names():
     counts = {"equal": True, "problems": {"grpo": 8}, "with_gradient": {"grpo": 6}}
     certificate = SimpleNamespace(presented=SimpleNamespace(**counts), varies=[], differs={}, shared={})
-    t = SimpleNamespace(budget=REPORT.budget, certificate=certificate, status="matched", differences=[])
+    t = SimpleNamespace(
+        budget=REPORT.budget, certificate=certificate, status="matched", differences=[], any_started=False
+    )
     template = page_templates().get_template("ledger.html.j2")
     page = template.render(t=t, figures={"curves": ""}, clock={}, clock_unit="core-hours")
     rows = re.findall(r"<tr><td>([^<]*)</td><td>([^<]*)</td>", page)
