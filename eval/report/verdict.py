@@ -122,7 +122,7 @@ def verdict(transfer: Transfer) -> StudyVerdict:
     worst = transfer.arms[arm].groups[group]
     numbers += [
         _number(worst, f"change on {label(group)}, the group that may have lost most"),
-        Number(f"{risk[arm]:.1f}", "", "points of loss to allow, at least (rounded up), for transfer gate to pass it"),
+        Number(f"{risk[arm]:.1f}", "", "points of loss that transfer gate has to allow, rounded up"),
     ]
     sentences.append(f"Of the other groups {label(group)} may have lost most: its change is {change_text(worst)}.")
     sentences += [*_others(transfer, arm, most), *without]
