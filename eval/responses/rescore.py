@@ -162,9 +162,13 @@ def _change(
 
 
 def format_rescored(changes: list[dict[str, Any]]) -> str:
-    """What changed, as text."""
+    """What changed, as text. Tables that are as they were are counted, unless they are of a further rule."""
     lines = []
-    for change in changes:
+    same = [change for change in changes if change["scoring"] == change["against"] and not change["moved"]]
+    if same:
+        responses = sum(change["responses"] for change in same)
+        lines.append(f"as before: {len(same)} of {len(changes)} tables, {responses:,} judgements")
+    for change in (change for change in changes if change not in same):
         lines.append(
             f"{change['model']:<28}{change['benchmark']}-{change['prompting']:<10} "
             f"{change['against']} {change['before']:.1f} -> {change['scoring']} ({change['rule']}) "

@@ -46,3 +46,15 @@ def test_a_rescoring_says_how_many_responses_changed_and_how(moved, said):
         "rule": "plain", "before": 25.0, "after": 25.0, "responses": 48, "moved": moved,
     }  # fmt: skip
     assert format_rescored([change]).endswith(f"25.0 -> loose (plain) 25.0  {said}")
+
+
+def test_tables_that_are_as_they_were_are_counted():
+    change = {
+        "model": "base", "benchmark": "sum", "prompting": "native", "against": "robust", "scoring": "robust",
+        "rule": "plain", "before": 25.0, "after": 25.0, "responses": 48, "moved": {},
+    }  # fmt: skip
+    moved = change | {"model": "grpo", "moved": {"wrong -> correct": 2}, "after": 29.2}
+    lines = format_rescored([change, moved, change | {"benchmark": "sort"}]).splitlines()
+    assert lines[0] == "as before: 2 of 3 tables, 96 judgements"
+    assert len(lines) == 2 and lines[1].endswith("2 of 48 responses changed: 2 from wrong to correct")
+    assert "none of 48 responses changed" in format_rescored([change | {"scoring": "loose"}])
