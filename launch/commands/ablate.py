@@ -146,8 +146,10 @@ def describe(ablation: "Ablation", until: str | None = None) -> str:
     for point in ablation.points:
         axes = f"differs from the recipe in {', '.join(point.differs)}" if point.differs else "the recipe as written"
         lines.append(f"  {point.name}: {axes}")
+    seeds = dict.fromkeys(", ".join(map(str, point.recipe.seeds)) for point in ablation.points)
+    lines += ["", f"training seeds: {' or '.join(seeds)}"]
     alone = sum(len(select_until(stages, until)) for _, stages, _ in ablation.stages())
-    lines += ["", f"{len(tasks)} stages to run, {alone - len(tasks)} fewer than the points would need each alone:"]
+    lines += [f"{len(tasks)} stages to run, {alone - len(tasks)} fewer than the points would need each alone:"]
     for study_dir in dict.fromkeys(task.study_dir for task in tasks):
         counts = Counter(task.stage.kind for task in tasks if task.study_dir == study_dir)
         kinds = ", ".join(f"{count} {kind}" for kind, count in counts.items())

@@ -469,6 +469,7 @@ def test_suite_is_pinned_and_changed_rows_are_refused(tmp_path, run, smoke_study
     suite.write_text(SUITE)
     evaluate = ["eval", "--base", smoke_study / "base", "--model", smoke_study / "base", "--suite", suite]
     evaluate += ["--out", tmp_path / "study", "suite.engine={kind: hf}", "suite.max_response_tokens=2"]
+    evaluate.append("suite.max_prompt_tokens=1000")  # the base's context is 1,024
     unresolved = run(*evaluate)
     assert unresolved.returncode == 2
     assert f"benchmark math500 is not resolved; run `transfer fetch {suite}` on a connected" in unresolved.stderr

@@ -132,7 +132,7 @@ def test_external_arm_beside_trained_ones(checkpoints, smoke_study, tmp_path):
         ),
         (
             ["eval", "--base", "{base}", "--model", "owner/name"],
-            "model owner/name is not resolved; run `transfer fetch",
+            "model owner/name is not resolved; name a commit",
         ),
         (
             ["eval", "--base", "{base}", "--model", "{base}", "--suite", "absent.yaml"],

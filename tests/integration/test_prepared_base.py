@@ -154,7 +154,7 @@ def test_a_template_that_ends_as_the_message_says_is_accepted(foreign_base, end)
 def test_unknown_template_is_a_sentence(foreign_base, tmp_path):
     recipe = load_recipe(SMOKE, [f"model={{path: {foreign_base}, chat_template: quen3}}"])
     start_stage(tmp_path / "study" / "base", "base", {})
-    with pytest.raises(UserError, match=r"'quen3' is neither a \.jinja file nor one of .*qwen3"):
+    with pytest.raises(UserError, match=r"'quen3' is no \.jinja file .*; did you mean qwen3\?"):
         prepared_base.run(recipe, tmp_path / "study", tmp_path / "study" / "base", resume=False)
     with pytest.raises(UserError, match="are both '<a>'; they must differ"):
         load_recipe(SMOKE, [f"model={{path: {foreign_base}, eos_token: <a>, pad_token: <a>}}"])

@@ -216,8 +216,8 @@ def test_learning_rates_are_chosen_on_heldout_problems_and_other_seeds(transfer,
     assert "seed 0 is one that the study reports" in refused.stderr
     shown = transfer("ablate", SMOKE, "--learning-rates", "1e-4,1e-3", "--out", tmp_path / "r", "--dry-run")
     assert shown.returncode == 0, shown.stderr
-    assert "arms/grpo/seed-100" in shown.stdout
-    assert "arms/grpo/seed-0" not in shown.stdout
+    assert "\ntraining seeds: 100, 101\n" in shown.stdout
+    assert "points/learning_rate-0.001: 6 arms, 6 eval\n" in shown.stdout  # three arms, two seeds
     assert not (tmp_path / "r").exists()
     named = transfer("ablate", SMOKE, "--learning-rates", "1e-4,1e-3", "--dry-run", cwd=tmp_path)
     assert named.stdout.startswith("smoke-rates-ablation -> runs/rates/smoke\n")

@@ -172,8 +172,7 @@ def test_limits_that_leave_nothing_are_explained_with_a_value_that_works(law):
         return validate(load_recipe(law, list(overrides)), Path("runs/none")).mistakes
 
     assert only("prompt.max_prompt_tokens=20") == [
-        "prompt.max_prompt_tokens is 20 and drops every problem: the shortest has 96 tokens; raise it, `transfer "
-        "validate` shows the lengths"
+        "prompt.max_prompt_tokens is 20 and drops every problem: the shortest has 96 tokens; raise it"
     ]
     assert only("prompt.max_completion_tokens=3") == [
         "no correct demonstration is within prompt.max_completion_tokens 3: all 20 are correct, the shortest of them "
