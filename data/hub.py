@@ -27,6 +27,17 @@ class HubError(UserError):
     """What the recipe names cannot be had from the hub now."""
 
 
+class UnreachableError(HubError):
+    """The hub does not answer. `what`: the dataset or model that was asked for; `cause`: the name of the error."""
+
+    def __init__(self, what: str, cause: str) -> None:
+        super().__init__(
+            f"{what} cannot be reached ({cause}); run `transfer fetch` on a machine with a network that shares this "
+            "cache, or try again"
+        )
+        self.what, self.cause = what, cause
+
+
 class NotThereError(HubError):
     """The hub was asked and does not have it: no such repository, revision or file."""
 
@@ -53,10 +64,7 @@ def _hub_errors(kind: str, name: str) -> Iterator[None]:
             f"{what} does not exist on the hub or needs a token: see {page}, and set HF_TOKEN if it is private"
         ) from None
     except (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled, httpx.HTTPError, ConnectionError) as error:
-        raise HubError(
-            f"{what} cannot be reached ({type(error).__name__}); "
-            "run `transfer fetch` on a machine with a network that shares this cache, or try again"
-        ) from None
+        raise UnreachableError(what, type(error).__name__) from None
 
 
 def _page(kind: str, name: str) -> str:

@@ -5,8 +5,7 @@ resolves all entries again, at the commit that `revision` in the recipe says. An
 others: what was resolved is pinned, and every mistake is printed at the end.
 """
 
-import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -14,7 +13,7 @@ from typing import Any
 
 from data.attention import fetch_kernel
 from data.corpus.sources import read_rows, read_source
-from data.hub import HubError, chosen, fetch_dataset, fetch_model, locate, lock_mismatch
+from data.hub import HubError, UnreachableError, chosen, fetch_dataset, fetch_model, locate, lock_mismatch
 from eval.questions.build import benchmark_files, read_benchmark_rows
 from eval.questions.forms import questions_of
 from recipes.corpus_schema import BenchmarkTexts, DataFiles, SourceSpec, StoredCompletions
@@ -25,8 +24,6 @@ from recipes.schema import ModelSpec, Recipe
 from recipes.suite_schema import BenchmarkData
 
 Entry = dict[str, Any]
-_UNREACHABLE = re.compile(r"(?P<kind>dataset|model) (?P<name>\S+) cannot be reached \((?P<error>\w+)\)")
-"""As `data.hub` says it."""
 Count = Callable[[Any, Entry | None], int]
 """Counts the rows of a source or benchmark."""
 
@@ -37,7 +34,9 @@ class Fetched:
 
     lock: dict[str, dict[str, Entry]] = field(default_factory=lambda: {"sources": {}, "benchmarks": {}, "models": {}})
     mistakes: list[str] = field(default_factory=list)
-    """A sentence for each entry that could not be resolved."""
+    """A sentence for each entry that could not be resolved though the hub answered."""
+    unreachable: dict[str, list[str]] = field(default_factory=dict)
+    """Cause -> the datasets and models for which the hub did not answer."""
     unresolved: list[str] = field(default_factory=list)
     """Names without an entry."""
     kept: list[str] = field(default_factory=list)
@@ -49,12 +48,26 @@ class Fetched:
     written: bool = False
     """Whether the lock file was written."""
 
+    @property
+    def failed(self) -> bool:
+        """Whether an entry could not be resolved."""
+        return bool(self.mistakes or self.unreachable)
+
+    def fail(self, error: UserError, sentence: str) -> None:
+        """Record an entry that could not be resolved, and why."""
+        if isinstance(error, UnreachableError):
+            self.unreachable.setdefault(error.cause, []).append(error.what)
+        else:
+            self.mistakes.append(sentence)
+
     def add(self, other: "Fetched") -> None:
         """Add the result of another call; equal mistakes are kept once."""
         for kind, entries in other.lock.items():
             self.lock[kind] |= entries
         for name in ("mistakes", "unresolved", "kept", "counts"):
             setattr(self, name, [*dict.fromkeys([*getattr(self, name), *getattr(other, name)])])
+        for cause, names in other.unreachable.items():
+            self.unreachable.setdefault(cause, []).extend(names)
         self.resolved += other.resolved
 
 
@@ -87,7 +100,7 @@ def fetch(recipe: Recipe, recipe_path: Path | None) -> Fetched:
 def write_lock(fetched: Fetched, recipe_path: Path) -> None:
     """Write a lock file beside its recipe, if anything was resolved, or an earlier lock has what is no longer read."""
     path = lock_path(recipe_path)
-    if fetched.resolved or (not fetched.mistakes and path.exists()):
+    if fetched.resolved or (not fetched.failed and path.exists()):
         write_json(path, fetched.lock)
         fetched.written = True
 
@@ -111,7 +124,7 @@ def _resolve(
             entry = {"path": files.path, "revision": None, "files": {path.name: hash_file(path) for path in paths}}
             entry["rows"] = count(files, None)
     except UserError as error:
-        fetched.mistakes.append(_sentence(files.name, error))
+        fetched.fail(error, _sentence(files.name, error))
         _keep(fetched, kind, files.name, _previous(recipe, kind, files, count, error))
     else:
         fetched.lock[kind][files.name] = entry
@@ -155,7 +168,7 @@ def _resolve_model(fetched: Fetched, recipe: Recipe, name: str, revision: str | 
         fetched.lock["models"][key] = fetch_model(name, revision)
         fetched.resolved += 1
     except UserError as error:
-        fetched.mistakes.append(str(error))
+        fetched.fail(error, str(error))
         entry = recipe.lock_of_model(name, revision)
         pinned = revision is not None and len(revision) == 40
         _keep(fetched, "models", key, None if entry and pinned and entry["revision"] != revision else entry)
@@ -200,36 +213,29 @@ def format_lock(fetched: Fetched, path: Path) -> str:
         )
     for name, entry in lock["models"].items():
         lines.append(f"  {name:<24} {'model':>14}  {entry['revision'][:12]:<12}  {len(entry['files'])} file(s)")
-    if not lines and not fetched.mistakes:
+    if not lines and not fetched.failed:
         lines = ["  nothing to resolve"]
     unchanged = f"lock: {path}, unchanged" if path.exists() else "no lock was written"
     return "\n".join([*lines, f"lock: {path}" if fetched.written else unchanged])
 
 
-def _by_cause(mistakes: Sequence[str]) -> list[str]:
-    """The mistakes, those about an unreachable hub as one line a cause, with the names of datasets and models."""
-    names: dict[str, dict[str, None]] = {}
-    others = []
-    for mistake in mistakes:
-        if match := _UNREACHABLE.search(mistake):
-            names.setdefault(match["error"], {})[f"{match['kind']} {match['name']}"] = None
-        else:
-            others.append(mistake)
+def _unreachable_lines(fetched: Fetched) -> list[str]:
+    """What the hub did not answer for, one line a cause."""
     lines = []
-    for error, group in names.items():
+    for error, names in fetched.unreachable.items():
         why, first = f"({error})", ""
         if error == "OfflineModeIsEnabled":
             why, first = "because HF_HUB_OFFLINE is set", "unset it, and "
         lines.append(
-            f"the hub cannot be reached {why}: {', '.join(group)}; {first}run the same command on a machine with a "
-            "network that shares this cache"
+            f"the hub cannot be reached {why}: {', '.join(dict.fromkeys(names))}; {first}run the same command on a "
+            "machine with a network that shares this cache"
         )
-    return [*lines, *dict.fromkeys(others)]
+    return lines
 
 
 def messages(fetched: Fetched, path: Path) -> list[str]:
     """Lines for standard error: every mistake, what is not resolved, and unexpected numbers of questions."""
-    lines, unreachable = _by_cause(fetched.mistakes), any(map(_UNREACHABLE.search, fetched.mistakes))
+    lines = [*_unreachable_lines(fetched), *dict.fromkeys(fetched.mistakes)]
     if fetched.counts:
         lines.append(
             f"warning: the number of questions differs from the recipe's published_rows (in brackets): "
@@ -241,6 +247,6 @@ def messages(fetched: Fetched, path: Path) -> list[str]:
         there = sum(len(entries) for entries in fetched.lock.values())
         rest = f"the other {there} are in {path}" if fetched.resolved and there else "no lock was written"
         names = list(dict.fromkeys(fetched.unresolved))
-        shown = f"{len(names)} names" if unreachable else ", ".join(names)
+        shown = f"{len(names)} names" if fetched.unreachable else ", ".join(names)
         lines.append(f"not resolved: {shown}; {rest}; after fixing that, run the same command again")
     return lines

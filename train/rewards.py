@@ -60,7 +60,7 @@ class Judge:
         # A coin depends on the step and on the completion's index among those of all ranks, not on the state of a
         # generator: a resumed run gets the same coins, and no two ranks share them.
         for index, (grade, ids) in enumerate(zip(grades, completion_ids, strict=True), rank() * len(grades)):
-            counts = not self.arm.require_finished or ids[-1] in self.stop_ids
+            counts = not self.arm.require_finished or (bool(ids) and ids[-1] in self.stop_ids)
             coin = random.Random(f"reward {self.seed} {step} {index}")
             reward = reward_of(grade, self.arm.reward, coin) if counts else 0.0
             rewards.append(reward + overlong_punishment(len(ids), limit, buffer))
@@ -68,7 +68,7 @@ class Judge:
 
 
 class RecordedReward:
-    """Reward function for `GRPOTrainer` that also keeps the books of each generation batch.
+    """Reward function for `GRPOTrainer` that also enters each generation batch in the ledger.
 
     `warn` is called once, with headline and detail, if no completion of the first batches has a weight, so that nothing
     was learned. `surplus`: given a step, counted from 0, which rows of all ranks hold no completion; None: all do.

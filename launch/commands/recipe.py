@@ -287,7 +287,7 @@ def fetch(options: argparse.Namespace) -> int:
     sys.stdout.flush()
     for text in messages(fetched, path):
         print(f"transfer: {text}", file=sys.stderr)
-    return 2 if fetched.mistakes else 0
+    return 2 if fetched.failed else 0
 
 
 @command("prove that the arms were presented the same problems", STUDY)

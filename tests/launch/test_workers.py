@@ -18,6 +18,7 @@ from launch.execution.worker import worker_environment
 from launch.stages import build_stages, stage_inputs
 from recipes.loading import load_recipe
 from recipes.manifest import finish_stage, start_stage
+from tests.paths import ROOT
 from train.runtime.ranks import rank, rows_per_rank, world_size
 
 RECIPE = load_recipe("recipes/pocket/smoke.yaml")
@@ -134,3 +135,12 @@ def test_processes_of_a_stage_get_its_threads(tmp_path):
     )
     subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=True)
     assert (tmp_path / "threads").read_text() == "3"
+
+
+@pytest.mark.parametrize("quiet", [True, False])
+def test_what_killed_workers_leave_is_unlinked_without_a_warning(quiet):
+    """A semaphore that nobody unlinked, as a killed worker leaves it; the second case shows that Python would warn."""
+    start = "from launch.execution.local import _start_quiet_resource_tracker as start; start(); " if quiet else ""
+    left = "from multiprocessing import resource_tracker as t; t.register('/left-by-a-worker', 'semaphore')"
+    ended = subprocess.run([sys.executable, "-c", start + left], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert ("leaked semaphore" in ended.stderr) is not quiet
