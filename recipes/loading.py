@@ -71,7 +71,8 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     _refuse_misspelt_arms(values, arms_of_file)
     if overrides:
         values = _with_absolute_paths(values, Path.cwd(), path if path.is_dir() else path.parent)
-    return validate_recipe(values, str(path)).read_from(str(path))
+    recipe = validate_recipe(values, str(path))
+    return recipe if path.is_dir() else recipe.read_from(str(path))  # `transfer fetch` writes beside a file
 
 
 def read_recipe_file(path: Path) -> dict[str, Any]:
@@ -225,7 +226,7 @@ def _what_holds(folder: Path) -> str:
 
 def load_study(study_dir: Path) -> Recipe:
     """The resolved recipe of a study directory. Raises UserError if there is none."""
-    return validate_recipe(read_study_file(study_dir), str(study_dir / STUDY_FILE)).read_from(str(study_dir))
+    return validate_recipe(read_study_file(study_dir), str(study_dir / STUDY_FILE))
 
 
 def apply_override(values: dict[str, Any], override: str) -> None:

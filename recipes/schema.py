@@ -333,7 +333,7 @@ class Recipe(Spec):
         return f"transfer fetch {shlex.quote(self._read_from) if self._read_from else 'RECIPE'}"
 
     def read_from(self, path: str) -> Self:
-        """This recipe, with the file or folder that a command names for it."""
+        """This recipe, with the file that a command names for it."""
         inside = Path(path).is_absolute() and Path(path).is_relative_to(Path.cwd())
         self._read_from = str(Path(path).relative_to(Path.cwd()) if inside else path)
         return self

@@ -19,6 +19,7 @@ from launch.planning.preflight import check_before_running, mistakes
 from launch.planning.unusable import first_unusable, none_usable
 from launch.planning.validation import validate
 from recipes.errors import UserError
+from recipes.files import write_json
 from recipes.loading import load_recipe
 from recipes.schema import PocketModelSpec
 from tests.paths import RECIPES, SMOKE
@@ -233,6 +234,9 @@ def test_a_source_without_a_lock_is_missing_and_the_rest_is_checked(law):
     found = validate(load_recipe(law), Path("runs/none"))
     assert found.mistakes == []
     assert found.missing == [f"source gsm8k is not resolved; run `transfer fetch {law}` on a connected machine"]
+    study = law.parent / "study"
+    write_json(study / "study.json", load_recipe(law).dump())
+    assert load_recipe(study).fetch_command == "transfer fetch RECIPE"  # which does not take a folder
     assert found.not_checked == ["whether there are enough problems: a source is missing"]
     assert found.corpus["rows"] == 24
     lock = {"sources": {"gsm8k": {"dataset": "openai/gsm8k", "revision": "0" * 40, "rows": 9,
