@@ -48,10 +48,13 @@ def pytest_collection_finish(session: pytest.Session) -> None:
         session.config.stash[_BUILDER] = subprocess.Popen(command, cwd=ROOT, preexec_fn=die_with_parent)
 
 
-def pytest_sessionfinish(session: pytest.Session) -> None:
+def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
     builder = session.config.stash.get(_BUILDER, None)
-    if builder is not None:
-        builder.kill()  # what it has started dies with it
+    if builder is None:
+        return
+    if exitstatus != pytest.ExitCode.INTERRUPTED:
+        builder.wait()  # another test process may still need the studies
+    builder.kill()  # what it has started dies with it
 
 
 _BUILDER = pytest.StashKey[subprocess.Popen]()
