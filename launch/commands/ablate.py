@@ -162,7 +162,7 @@ def hours_line(tasks: "Sequence[Task]", site: "SiteSpec | None" = None) -> str:
     from launch.hardware import visible_gpus
     from launch.planning.disk import gpus_of_node
     from launch.planning.hours import plan_context, stage_hours
-    from launch.planning.plan_text import amount_text
+    from launch.planning.units import amount_text
     from train.accounting.cost import model_shape
 
     total, unknown, on_gpu = 0.0, set(), tasks[0].recipe.resources.gpu is not None

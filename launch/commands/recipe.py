@@ -137,6 +137,7 @@ def _submit(recipe: "Recipe", study_dir: Path, stages: "list[Stage]", options: a
     OUT,
     NO_REUSE,
     argument("--stages", action="store_true", help="a line for every stage instead of one for each kind"),
+    argument("--details", action="store_true", help="also assumptions, measured stages and what more certainty costs"),
     *CLUSTER,
 )
 def plan(options: argparse.Namespace) -> int:
@@ -177,7 +178,8 @@ def show_plan(
     with_reuse = not getattr(options, "no_reuse", True)
     plan = build_plan(recipe, stages, study_dir, invocation, site, with_reuse=with_reuse)
     values = {"recipe": recipe.dump()} if dry_run else {}
-    text = format_plan(plan, commands=dry_run, stages=getattr(options, "stages", False))
+    shown = {name: getattr(options, name, False) for name in ("stages", "details")}
+    text = format_plan(plan, commands=dry_run, **shown)
     print_result(options, values | as_json(plan), text)
     return 2 if plan.errors or (plan.differences and recipe.unmatched == "refuse") else 0
 

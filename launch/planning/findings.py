@@ -135,7 +135,7 @@ def _disk(
     if need is not None and need.total > free:
         yield Finding(
             "error",
-            f"the study needs up to {disk_text(need)} and {study_dir} has {size_text(free)} free",
+            f"the study needs up to {size_text(need.total)} of disk and {study_dir} has {size_text(free)} free",
             "free some, choose another --out, or lower train.snapshots, seeds or arms"
             + (", or max_running in the site file" if site is not None else ""),
         )
@@ -181,7 +181,7 @@ def disk_text(need: Disk) -> str:
         [f"{name} {size_text(value)}" for name, value in by_use.items() if value] for by_use in (kept, temporary)
     )
     listed = ", ".join([*kept_text, " or later ".join(temporary_text)] if temporary_text else kept_text)
-    return f"{size_text(need.total)} of disk ({listed})"
+    return f"{size_text(need.total)} ({listed})"
 
 
 def _this_machine(

@@ -23,7 +23,7 @@ from launch.planning.hours import (
     stage_hours,
 )
 from launch.planning.plan_schema import ArmPlan, Certainty, GpuCounts, Plan, StagePlan, Totals
-from launch.planning.preflight import unresolved_sentences, warnings
+from launch.planning.preflight import notes, unresolved_sentences, warnings
 from launch.planning.schedule import nodes_of_run, on_one_machine, whole_nodes, with_endless_nodes
 from launch.planning.teacher import teacher_plan
 from launch.rank_command import Rendezvous, launch_command, launch_files
@@ -94,7 +94,8 @@ def build_plan(
     analyses = analysis_plan(recipe, shape)
     labels = recipe.all_labels
     pocket = recipe.model.pocket if recipe.model else None
-    notes = [*(str(finding) for finding in all_findings if finding.severity == "note"), *reuse.refused]
+    good_to_know = [str(finding) for finding in all_findings if finding.severity == "note"]
+    good_to_know += [*notes(recipe), *reuse.refused, *([] if not_used is None else [not_used])]
     totals = _totals(recipe, waiting, rows, node, arms)
     guesses = Guesses(recipe, context, waiting, rehearsal, calibration)
     return Plan(
@@ -126,7 +127,7 @@ def build_plan(
         ),
         unresolved=tuple(unresolved_sentences(recipe)),
         warnings=(*warnings(recipe), *(str(finding) for finding in all_findings if finding.severity == "warning")),
-        notes=tuple(notes if not_used is None else [*notes, not_used]),
+        notes=tuple(good_to_know),
         differences=tuple(recipe_differences(recipe)),
     )
 

@@ -4,66 +4,36 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from launch.planning.analysis_plan import analysis_lines
 from launch.planning.findings import disk_text
-from launch.planning.plan_schema import CHANGE, ArmPlan, Plan, StagePlan
-from launch.planning.schedule import Schedule
+from launch.planning.plan_details import detail_lines
+from launch.planning.plan_schema import ArmPlan, Plan, StagePlan
 from launch.planning.teacher import TeacherPlan
+from launch.planning.units import amount_text, count_text, flops_text, hours_text
 from train.accounting.matching import REMEDY
 from train.accounting.memory import size_text
-
-_DOMINATING = 3  # assumptions that are named
-_NAMES = {
-    "train_utilisation": "share of the peak while training",
-    "decode_bandwidth": "share of the memory's bandwidth while decoding",
-    "padding": "tokens computed for each one needed",
-    "layer_seconds": "seconds a layer of a decoding step with transformers",
-    "start_seconds": "seconds to start a stage",
-    "engine_seconds": "seconds to start vLLM",
-    "sync_bandwidth": "bytes a second from the trainer to vLLM",
-    "disk_bandwidth": "bytes a second of the file system",
-    "hours_between_failures": "GPU-hours between failures",
-    "completion_share": "share of its limit that a completion reaches",
-    "response_share": "share of its limit that a response reaches",
-    "question_share": "share of its limit that a question reaches",
-    "batch_longest": "longest completion of a batch, in mean lengths",
-}
-
 
 _MEMORY_TITLE = "memory per rank, without libraries"
 
 
-def format_plan(plan: Plan, commands: bool = False, stages: bool = False) -> str:
+def format_plan(plan: Plan, *, commands: bool = False, stages: bool = False, details: bool = False) -> str:
     """The plan as text.
 
     `commands`: with the processes of the stages that are left, and a command for those that run alike. `stages`: with a
     line for every stage, not one for every kind; with `commands` also its command, files, inputs and outputs.
+    `details`: with what the hours rest on and the numbers behind the tables.
     """
     lines = [f"{plan.study} -> {plan.directory}", ""]
     lines += _stage_lines(plan, commands) if stages else _group_lines(plan)
     lines += _command_lines(plan) if commands and not stages else []
     lines += _hours_lines(plan)
-    if plan.parameters:
-        tokens = plan.pretraining_tokens
-        lines += ["", f"base: about {plan.parameters:,} parameters"]
-        lines[-1] += "" if tokens is None else f", {tokens:,} pre-training tokens"
     lines += _arm_lines(plan)
     lines += _teacher_lines(plan.teacher, plan.gpu)
-    if plan.responses_at_most:
-        lines.append(f"evaluation: at most {plan.responses_at_most:,} responses")
-    lines += analysis_lines(plan.analyses)
     if plan.disk is not None and plan.disk.total:
-        lines.append(f"the study at its fullest: up to {disk_text(plan.disk)}")
-    if plan.certainty:
-        text = f"certainty: one more training seed of every arm {plan.certainty.seed:,.0f} GPU-hours"
-        if plan.certainty.response is not None:
-            text += f", one more response to every question {plan.certainty.response:,.0f}"
-        lines.append(f"{text}; transfer power says what differences they let you see")
+        lines.append(f"disk at its fullest: {disk_text(plan.disk)}")
     if plan.dropped_problems:
         reasons = ", ".join(f"{count:,} {reason}" for reason, count in plan.dropped_problems.items() if count)
         lines.append(f"problems left out: {reasons}")
-    used = {kind for arm in plan.arms.values() for kind in arm.attention}
-    lines += [f"attention of finished runs: {', '.join(sorted(used))}"] if used else []
+    lines += ["", *detail_lines(plan)] if details else []
     if plan.arms:
         matched = "matched: the arms differ only in what the study varies"
         lines += ["", "UNMATCHED:" if plan.differences else matched]
@@ -73,24 +43,6 @@ def format_plan(plan: Plan, commands: bool = False, stages: bool = False) -> str
     lines += [f"missing: {text}" for text in plan.unresolved]
     lines += [f"cannot work: {text}" for text in plan.errors]  # last, where it is seen
     return "\n".join(lines)
-
-
-def hours_text(hours: float) -> str:
-    """Hours in a readable unit."""
-    if hours >= 48:
-        return f"{hours / 24:,.1f} days"
-    if hours >= 1 / 30:
-        return f"{hours:.1f} h" if hours >= 1 else f"{hours * 60:.0f} min"
-    seconds = hours * 3600
-    return f"{seconds:.0f} s" if seconds >= 9.95 or not seconds else f"{seconds:.1f} s"
-
-
-def flops_text(flops: float) -> str:
-    """FLOPs in the unit that leaves one to three digits before the point."""
-    for unit, size in (("EFLOPs", 1e18), ("PFLOPs", 1e15), ("TFLOPs", 1e12)):
-        if flops >= size:
-            return f"{flops / size:,.1f} {unit}"
-    return f"{flops / 1e9:,.1f} GFLOPs"
 
 
 def _stage_lines(plan: Plan, commands: bool) -> list[str]:
@@ -152,16 +104,6 @@ def _command_lines(plan: Plan) -> list[str]:
     return lines if alike else []
 
 
-def amount_text(hours: float, unit: str) -> str:
-    """Hours of all stages together: those of GPUs as a number, others as a duration."""
-    return f"{count_text(hours)} {unit}" if unit == "GPU-hours" else f"{hours_text(hours)} of stage time"
-
-
-def count_text(hours: float) -> str:
-    """A number of hours: whole ones from ten on."""
-    return f"{hours:,.0f}" if hours >= 10 or not hours else f"{hours:,.2f}"
-
-
 def _states(members: Sequence[StagePlan]) -> str:
     counts: dict[str, int] = {}
     for stage in members:
@@ -170,14 +112,14 @@ def _states(members: Sequence[StagePlan]) -> str:
 
 
 def _hours_lines(plan: Plan) -> list[str]:
-    """Hours of the whole study, what they rest on, and how far earlier ones were off."""
+    """Hours of the whole study, the wall clock, and the lengths they assume."""
     totals = plan.totals
     if not totals.hours:
         return []
     said = f"in all about {amount_text(totals.hours, totals.unit)}"
     if totals.taken_hours:
         said += f", of which {count_text(totals.taken_hours) if plan.gpu else hours_text(totals.taken_hours)} are spent"
-    lines = ["", said + (f" (hours of {plan.gpu}, which a stage holds busy or not)" if plan.gpu else "")]
+    lines = ["", said + (f" ({plan.gpu}; a stage counts every GPU it holds)" if plan.gpu else "")]
     if totals.left_hours:
         where = "this machine"
         if plan.on_cluster and not plan.gpu:
@@ -186,46 +128,22 @@ def _hours_lines(plan: Plan) -> list[str]:
             several = totals.nodes > 1
             where = f"{totals.nodes if several else 'one'} node{'s' * several} with {totals.node_gpus} GPU(s)"
             where += " each" if several else ""
-        lines.append(f"wall clock on {where}: {_path(totals.on_one_machine)}")
+        clock = f"wall clock on {where}: {hours_text(totals.on_one_machine.hours)}"
         if plan.gpu:
-            lines.append(f"with a free node for every job: {_path(totals.with_endless_nodes)}")
+            clock += f"; with a free node for every job: {hours_text(totals.with_endless_nodes.hours)}"
+        lines.append(clock)
     unknown = sorted({stage.group for stage in plan.stages if stage.left_hours is None})
     if unknown:
         counts = " (`transfer fetch` counts the questions)" if "eval" in unknown else ""
         lines.append(f"not counted, because it is not known yet: {', '.join(unknown)}{counts}")
-    named = [
-        f"{_NAMES.get(item.name, item.name)} ({item.value:g}) {item.change:+.0%}"
-        for item in plan.assumptions[:_DOMINATING]
-        if abs(item.change) >= 0.005  # else it is shown as 0 %
-    ]
-    if named:
-        lines.append(
-            f"what an assumption raised by {CHANGE:.0%} does to the hours that are assumed: {', '.join(named)}"
-        )
     if (lengths := plan.lengths) is not None:
         lines.append(
             f"assumed: completions of {lengths.completion_share:.0%} of their limit and responses of "
-            f"{lengths.response_share:.0%}, as in the measured studies; if all reached it, "
-            f"{amount_text(lengths.hours_at_limits, totals.unit)} in all (`resources.expected_completion_tokens` sets "
-            "another length)"
+            f"{lengths.response_share:.0%} (`resources.expected_completion_tokens` sets another length)"
         )
-    rows = list(dict.fromkeys(row.group for row in plan.stages))
-    for factor in plan.calibration:
-        corrected = {row.group for row in plan.stages if row.left_hours and factor.group in row.corrected_by}
-        lines.append(
-            f"measured: {factor.group} took {hours_text(factor.taken_hours)} where {hours_text(factor.planned_hours)} "
-            f"were planned ({factor.ratio:.2f} times, {factor.stages} stage{'s' * (factor.stages > 1)})"
-            + (f"; corrects {', '.join(row for row in rows if row in corrected)}" if corrected else "")
-        )
-    if plan.rehearsed:
-        starts = ", ".join(f"{item.kind} {item.seconds:.0f} s" for item in plan.rehearsed)
-        lines.append(f"start of a stage by the rehearsal, which says nothing about work at full size: {starts}")
+    if plan.calibration and totals.left_hours:
+        lines.append("hours of stages to come are corrected by what finished stages took (--details)")
     return lines
-
-
-def _path(schedule: Schedule) -> str:
-    path = schedule.path if len(schedule.path) <= 6 else (*schedule.path[:3], "...", *schedule.path[-2:])
-    return f"{hours_text(schedule.hours)} ({' -> '.join(path)})"
 
 
 def _arm_lines(plan: Plan) -> list[str]:
@@ -244,12 +162,6 @@ def _arm_lines(plan: Plan) -> list[str]:
             f"{arm.generated_tokens_at_most:>20,}{flops:>16}{arm.learning_rate:>15.1e}" + _hours_and_disk(plan, arm)
         )
     lines.append("for one run, at most: every problem with all completions, and these at their limit")
-    if plan.gpu:
-        lines += _comparison_lines(plan)
-        between = {name: arm.hours_between_checkpoints for name, arm in plan.arms.items()}
-        if None not in between.values():
-            listed = ", ".join(f"{name} {value:.1f}" for name, value in between.items())
-            lines.append(f"hours of work between two checkpoints, on all GPUs of a run: {listed}")
     return [*lines, "", *_memory_lines(plan)]
 
 
@@ -272,26 +184,6 @@ def _teacher_lines(teacher: TeacherPlan | None, gpu: str | None) -> list[str]:
     text = f"teacher {teacher.model}, {how}: {teacher.samples:,} samples, {teacher.tokens:,} tokens"
     text += "" if teacher.flops is None else f", {flops_text(teacher.flops)}"
     return [text + ("" if teacher.gpu_hours is None else f"; about {teacher.gpu_hours:,.0f} GPU-hours on {gpu}")]
-
-
-def _comparison_lines(plan: Plan) -> list[str]:
-    """What the arms cost beside the cheapest, with the teacher's samples on the arms that read them."""
-    teacher = plan.teacher.gpu_hours if plan.teacher is not None else None
-    hours = {
-        name: arm.gpu_hours * arm.runs + (teacher or 0.0) * (arm.generated_tokens_at_most == 0)
-        for name, arm in plan.arms.items()
-        if arm.gpu_hours
-    }
-    if len(hours) < 2:
-        return []
-    least = min(hours.values())
-    ratios = ", ".join(f"{name} {value / least:.1f}" for name, value in hours.items())
-    with_teacher = "with the teacher's samples" if teacher else "without the teacher's samples"
-    return [
-        f"cost beside the cheapest, all seeds, {with_teacher}: {ratios}",
-        f"a run occupies {plan.gpus.train} GPU(s) on {plan.gpus.nodes} node(s), the evaluation of a model "
-        f"{plan.gpus.evaluate}",
-    ]
 
 
 def _memory_lines(plan: Plan) -> list[str]:

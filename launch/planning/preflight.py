@@ -159,6 +159,9 @@ def _may_be_hub_id(path: str) -> bool:
     return path.count("/") == 1 and path[0] not in "./~"
 
 
+_KINDS = ("model", "source", "benchmark")
+
+
 class Unresolved(NamedTuple):
     """A hub dataset or model that no lock pins, so it could be another one tomorrow."""
 
@@ -194,25 +197,26 @@ def _contradiction(files: DataFiles, entry: dict[str, Any]) -> str | None:
 
 
 def unresolved_sentences(recipe: Recipe) -> list[str]:
-    """What is not resolved, a sentence for each kind and one for each entry that contradicts the recipe."""
-    sentences = []
+    """A sentence about what is not resolved, and one for each entry of the lock that contradicts the recipe."""
     pending = [item for item in unresolved(recipe) if item.kind != "model" or _may_be_hub_id(item.name)]
+    named = {kind: [item.name for item in pending if item.kind == kind and item.why is None] for kind in _KINDS}
+    # The corpus is compared with benchmarks, which are sources then.
+    named["source"] = [name for name in named["source"] if name not in named["benchmark"]]
     fetch = f"run `{recipe.fetch_command}` on a connected machine"
-    commit = "or name a commit (`transfer eval`: MODEL@COMMIT)"
-    of_model = f"{fetch}, {commit}"
-    if not recipe.trained:  # a suite, whose lock has no models: they are named on the command line
+    if recipe.trained:
+        groups = [(tuple(named), fetch)]
+    else:  # a suite: its lock has no models, because they are named on the command line
         of_model = f"name a commit (`transfer eval`: MODEL@COMMIT), or in a recipe that lists it {fetch}"
-    advice = {"source": fetch, "benchmark": fetch, "model": of_model}
-    for kind, what in advice.items():
-        names = [item.name for item in pending if item.kind == kind and item.why is None]
-        if names:
-            several = len(names) > 1
-            sentences.append(
-                f"{kind}{'s' * several} {', '.join(names)} {'are' if several else 'is'} not resolved; {what}"
-            )
+        groups = [(("model",), of_model), (("source", "benchmark"), fetch)]
+    sentences = []
+    for kinds, advice in groups:
+        parts = [f"{kind}{'s' * (len(named[kind]) > 1)} {', '.join(named[kind])}" for kind in kinds if named[kind]]
+        if parts:
+            several = sum(len(named[kind]) for kind in kinds) > 1
+            listed = " and ".join([", ".join(parts[:-1]), parts[-1]] if parts[1:] else parts)
+            sentences.append(f"{listed} {'are' if several else 'is'} not resolved; {advice}")
     again = f"run `{recipe.fetch_command}` again"
-    sentences += [f"{item.kind} {item.name}: {item.why}; {again}" for item in pending if item.why]
-    return sentences
+    return [*sentences, *(f"{item.kind} {item.name}: {item.why}; {again}" for item in pending if item.why)]
 
 
 def check_resolved(recipe: Recipe) -> None:
@@ -235,7 +239,7 @@ def warnings(recipe: Recipe) -> list[str]:
             "was forgotten; add benchmarks of another group"
         )
     arms = {name: resolve_arm(recipe, name) for name in recipe.trained}
-    return [*sentences, *suffix_warnings(recipe), *_fewer_demonstrations(recipe, arms), *_no_full_rate(arms)]
+    return [*sentences, *suffix_warnings(recipe), *_no_full_rate(arms)]
 
 
 def too_few_problems(recipe: Recipe, problems: int | None, solvable: int | None = None) -> list[str]:
@@ -262,8 +266,9 @@ def _no_full_rate(arms: dict[str, ResolvedArm]) -> list[str]:
     ]
 
 
-def _fewer_demonstrations(recipe: Recipe, arms: dict[str, ResolvedArm]) -> list[str]:
+def notes(recipe: Recipe) -> list[str]:
     """A sentence about the arms whose steps read fewer demonstrations of a problem than there is room for."""
+    arms = {name: resolve_arm(recipe, name) for name in recipe.trained}
     fewer = {
         name: arm for name, arm in arms.items() if completions_of_problem(recipe, arm) < arm.completions_per_problem
     }
@@ -273,12 +278,10 @@ def _fewer_demonstrations(recipe: Recipe, arms: dict[str, ResolvedArm]) -> list[
     teacher = recipe.corpus.teacher
     assert teacher is not None
     why = f"corpus.teacher.samples_per_problem is {teacher.samples_per_problem}"
-    action = f"corpus.teacher.samples_per_problem={arm.completions_per_problem}"
     if recipe.corpus.demonstrations != "all":
-        why, action = f"corpus.demonstrations is {recipe.corpus.demonstrations}", "corpus.demonstrations=all"
+        why = f"corpus.demonstrations is {recipe.corpus.demonstrations}"
     most = completions_of_problem(recipe, arm)
     return [
-        f"{', '.join(fewer)}: a step reads at most {most} demonstration{'s' * (most > 1)} of a problem and none "
-        f"twice, because {why}; train.completions_per_problem is {arm.completions_per_problem}; set {action} if the "
-        "teacher has more, else leave it"
+        f"{', '.join(fewer)}: a step reads at most {most} demonstration{'s' * (most > 1)} of a problem, because {why} "
+        f"(train.completions_per_problem is {arm.completions_per_problem})"
     ]

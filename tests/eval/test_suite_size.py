@@ -53,7 +53,7 @@ def test_a_plan_knows_the_hours_of_a_local_benchmark(tmp_path, monkeypatch, caps
     monkeypatch.chdir(tmp_path)
     assert main(["init", "study", "study.yaml"]) == 0
     capsys.readouterr()
-    assert main(["plan", "study.yaml"]) == 0
+    assert main(["plan", "study.yaml", "--details"]) == 0
     shown = capsys.readouterr().out
     assert "not counted" not in shown
     assert "evaluation: at most 552 responses" in shown  # 3 models x (12 + 40 + 40) questions x 2 samples

@@ -14,7 +14,7 @@ from launch.ablation import ABLATION_FILE, load_ablation, read_ablation
 from launch.ablation_report import report
 from launch.commands.main import main
 from launch.planning.plan import build_plan
-from launch.planning.plan_text import hours_text
+from launch.planning.units import hours_text
 from launch.stages import build_stages, flatten
 from recipes.errors import UserError
 from recipes.files import locked

@@ -129,13 +129,15 @@ def test_the_plan_says_what_lengths_it_assumes(tmp_path):
     assert plan.lengths.hours_at_limits == pytest.approx(longest)
     assert plan.totals.hours < 0.8 * longest
     assert (
-        "assumed: completions of 50% of their limit and responses of 25%, as in the measured studies; if all "
-        f"reached it, {longest * 60:.0f} min of stage time in all"
+        "\nassumed: completions of 50% of their limit and responses of 25% (`resources.expected_completion_tokens` sets "
+        "another length)\n"
     ) in format_plan(plan)
+    at_limits = f"if all completions and responses reached their limits: {longest * 60:.0f} min of stage time in all"
+    assert at_limits in format_plan(plan, details=True) and at_limits not in format_plan(plan)
     stated = load_recipe("recipes/pocket/study.yaml", ["resources.expected_completion_tokens=20"])
     plan = build_plan(stated, build_stages(stated), tmp_path / "x")
     assert plan.lengths is None
-    assert "of their limit" not in format_plan(plan)
+    assert "their limits" not in format_plan(plan, details=True)
 
 
 def test_reading_in_float32_is_as_slow_as_the_gpu_is_in_it():
@@ -213,7 +215,7 @@ def test_the_plan_says_which_rows_a_measured_stage_corrects(tmp_path):
 
     def measured():
         plan = build_plan(recipe, build_stages(recipe), tmp_path)
-        lines = [line for line in format_plan(plan).splitlines() if line.startswith("measured: ")]
+        lines = [line for line in format_plan(plan, details=True).splitlines() if line.startswith("measured: ")]
         found = (re.search(r"measured: (\S+) took .*?\)(?:; corrects (.*))?$", line) for line in lines)
         return {match[1]: match[2] for match in found}, {stage.name: stage for stage in plan.stages}
 

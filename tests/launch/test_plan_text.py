@@ -8,8 +8,9 @@ import pytest
 from launch.planning import plan as module
 from launch.planning.plan import build_plan
 from launch.planning.plan_schema import as_json
-from launch.planning.plan_text import flops_text, format_plan, hours_text
+from launch.planning.plan_text import format_plan
 from launch.planning.schedule import on_one_machine
+from launch.planning.units import flops_text, hours_text
 from launch.site_file import SiteSpec
 from launch.stages import build_stages
 from recipes.loading import load_recipe

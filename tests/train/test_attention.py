@@ -171,7 +171,7 @@ def test_plan_and_check_show_what_finished_runs_used(transfer, tmp_path):
     checked = transfer("check", SMOKE, "--out", tmp_path)
     assert checked.stdout.splitlines()[-1] == "attention of finished runs: sdpa"
     assert json.loads(transfer("check", SMOKE, "--out", tmp_path, "--json").stdout)["attention"] == {"grpo": ["sdpa"]}
-    text = format_plan(build_plan(recipe, build_stages(recipe), tmp_path))
+    text = format_plan(build_plan(recipe, build_stages(recipe), tmp_path), details=True)
     assert "\nattention of finished runs: sdpa\n" in text
 
 

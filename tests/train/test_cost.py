@@ -304,23 +304,21 @@ def test_teacher_is_planned_and_then_what_it_spent_is_shown(tmp_path):
 
 
 def test_plan_says_how_many_demonstrations_an_update_reads():
-    from launch.planning.preflight import warnings
+    from launch.planning.preflight import notes
 
     def said(*overrides):
-        return [text for text in warnings(load_recipe(path, list(overrides))) if "demonstration" in text]
+        return notes(load_recipe(path, list(overrides)))
 
     path = SMOKE
     places = "train.completions_per_problem is 4"
     assert said() == []  # four samples for four places
     assert said("corpus.teacher.samples_per_problem=3") == [
-        "off_policy_sft: a step reads at most 3 demonstrations of a problem and none twice, because "
-        f"corpus.teacher.samples_per_problem is 3; {places}; set corpus.teacher.samples_per_problem=4 if the "
-        "teacher has more, else leave it"
+        "off_policy_sft: a step reads at most 3 demonstrations of a problem, because "
+        f"corpus.teacher.samples_per_problem is 3 ({places})"
     ]
     assert said("corpus.demonstrations=first") == [
-        "off_policy_sft: a step reads at most 1 demonstration of a problem and none twice, because "
-        f"corpus.demonstrations is first; {places}; set corpus.demonstrations=all if the teacher has more, else "
-        "leave it"
+        "off_policy_sft: a step reads at most 1 demonstration of a problem, because "
+        f"corpus.demonstrations is first ({places})"
     ]
 
 
