@@ -9,6 +9,7 @@ from eval.report.model_card import PushedModel, model_card
 from eval.report.schema import read_transfer
 from recipes.errors import UserError
 from recipes.files import hash_file
+from recipes.layout import run_folder
 from recipes.manifest import finished_manifest
 from recipes.schema import Recipe
 from recipes.suggestions import did_you_mean
@@ -40,7 +41,7 @@ def prepare_upload(recipe: Recipe, study_dir: Path, model: PushedModel, licence:
         )
     if model.seed not in recipe.seeds:
         raise UserError(f"{study_dir} has no seed {model.seed}; it has {', '.join(map(str, recipe.seeds))}")
-    run_dir = study_dir / "arms" / model.arm / f"seed-{model.seed}"
+    run_dir = run_folder(study_dir, model.arm, model.seed)
     manifest = finished_manifest(run_dir)
     if manifest is None:
         raise UserError(f"{run_dir} is not finished; `transfer run` trains it")

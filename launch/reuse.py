@@ -18,6 +18,7 @@ from eval.scorers.version import judged_by
 from launch.stages import Stage
 from recipes.errors import UserError
 from recipes.files import hash_file, hash_json, write_json
+from recipes.layout import flat
 from recipes.loading import STUDY_FILE, read_study_file
 from recipes.manifest import MANIFEST, OUTPUT_OF, package_versions, read_manifest, stage_state
 from recipes.processor import cpu_kernels, other_kernels
@@ -200,7 +201,7 @@ def _take_over(recipe: Recipe, study_dir: Path, stage: Stage, source: Source) ->
         OSError: files vanished or cannot be read, or there is no room.
     """
     outputs = source.manifest["outputs"]
-    made = study_dir / _FOLDER / stage.name.replace("/", "--")
+    made = study_dir / _FOLDER / flat(stage.name)
     shutil.rmtree(made, ignore_errors=True)
     _copy(source.study / stage.name, made, () if stage.facts.in_place else tuple(outputs))
     if source.manifest["output_hash"] != hash_json(outputs):

@@ -16,6 +16,7 @@ from launch.stage_kinds import KINDS, STAGE_KINDS, KindFacts, StageKind, kind_of
 from recipes.code_version import code_version
 from recipes.errors import UserError
 from recipes.files import folder_state, hash_file, hash_json
+from recipes.layout import run_name
 from recipes.manifest import OUTPUT_OF, StageState, read_manifest, stage_state
 from recipes.schema import Recipe, without_later_defaults
 from recipes.suggestions import nearest
@@ -103,7 +104,7 @@ def build_stages(recipe: Recipe) -> list[Stage]:
     for arm in _trained_in_order(recipe):
         resolved = resolve_arm(recipe, arm)
         for seed, label in zip(recipe.seeds, recipe.labels(arm), strict=True):
-            name = f"arms/{arm}/seed-{seed}"
+            name = f"arms/{run_name(arm, seed)}"
             reads = flatten({"arm": without_later_defaults(resolved.matched_on()), "seed": seed, "threads": threads})
             reads["answer_form"] = recipe.corpus.answer_form
             topology = ("ranks", "zero_stage", "offload")
@@ -112,7 +113,7 @@ def build_stages(recipe: Recipe) -> list[Stage]:
                 reads["demonstrations"] = recipe.corpus.demonstrations
             elif resolved.sampling != "teacher":  # samples of vLLM are reweighted for the sampler/trainer mismatch
                 reads["sampler"] = recipe.resources.vllm.mode if recipe.resources.vllm else "transformers"
-            before = [f"arms/{resolved.start_from}/seed-{seed}"] if resolved.start_from else []
+            before = [f"arms/{run_name(resolved.start_from, seed)}"] if resolved.start_from else []
             needs = ("base", "corpus", *before)
             stages.append(
                 Stage(name, reads, needs, {"arm": arm, "seed": seed}, threads, TRAINER_MODULES[resolved.trainer])
@@ -234,7 +235,7 @@ def _of_base_and_runs(
         resolved = resolve_arm(recipe, arm)  # snapshots are not part of the run's output hash
         own = reads | {"steps": resolved.steps, "snapshots": resolved.snapshots}
         for seed in recipe.seeds:
-            run, arguments = f"{arm}/seed-{seed}", {"arm": arm, "seed": seed}
+            run, arguments = run_name(arm, seed), {"arm": arm, "seed": seed}
             stages.append(Stage(f"{kind}/{run}", own, (*needs, *of_base, f"arms/{run}"), arguments, threads))
     return stages
 

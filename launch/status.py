@@ -14,6 +14,7 @@ from launch.slurm.submit import Queue, Submitted, ask_queue, ended_state, known_
 from launch.tasks import Task, states_of
 from recipes.errors import UserError
 from recipes.files import is_locked, read_json
+from recipes.layout import stage_lock
 from recipes.manifest import StageState, finished_manifest, read_manifest, seconds_taken
 from recipes.progress import PROGRESS, duration, remaining_seconds
 from train.runtime.tracking import why_offline
@@ -127,7 +128,7 @@ def _status(
     status.log = str(log) if log.exists() else None
     active = [(job, *row) for job in jobs if (row := queue.active(job))]
     running = [row for row in active if row[1] in _RUNNING]
-    locked = is_locked(study_dir / ".locks" / name.replace("/", "--"))
+    locked = is_locked(stage_lock(study_dir, name))
     failure = recorded(study_dir, name) or {}
     if failure.get("at", "") < since:  # of an earlier job; the last one may have ended without a message
         failure = {}

@@ -20,6 +20,7 @@ from typing import Any, Literal, NamedTuple
 
 from recipes.errors import UserError
 from recipes.files import hash_json, write_json
+from recipes.layout import flat
 from recipes.processor import cpu_kernels
 from recipes.progress import PROGRESS
 
@@ -181,7 +182,7 @@ def start_stage(directory: Path, name: str, inputs: dict[str, Any], code: str = 
     elif directory.exists() and not in_place:
         kept = directory.parents[len(Path(name).parts) - 1] / "replaced"
         kept.mkdir(parents=True, exist_ok=True)
-        stem = name.replace("/", "--")
+        stem = flat(name)
         index = 1 + max((int(path.name.rpartition("-")[2]) for path in kept.glob(f"{stem}-[0-9]*")), default=0)
         directory.rename(kept / f"{stem}-{index}")
     write_json(

@@ -1,6 +1,7 @@
 """What to say about a name or a path that does not exist: the nearest one that does."""
 
 import difflib
+import glob
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -31,12 +32,16 @@ def did_you_mean(word: str, known: Iterable[str], otherwise: str = "there are") 
 
 
 def similar_file(path: Path) -> Path | None:
-    """The file beside one that does not exist whose name is nearly the same, with the same extension."""
+    """The file that is meant by one that does not exist: beside it with nearly the same name and the same extension, or
+    with the same name one folder up or down; None if there is none.
+    """
     by_stem = {
         other.stem: other for other in sorted(path.parent.glob("*")) if other.suffix == path.suffix and other.is_file()
     }
-    near = difflib.get_close_matches(path.stem, by_stem, n=1, cutoff=_NEAR_PATH)
-    return path.with_name(by_stem[near[0]].name) if near else None
+    if near := difflib.get_close_matches(path.stem, by_stem, n=1, cutoff=_NEAR_PATH):
+        return path.with_name(by_stem[near[0]].name)
+    elsewhere = [path.parent.parent / path.name, *sorted(path.parent.glob(f"*/{glob.escape(path.name)}"))]
+    return next((other for other in elsewhere if other.is_file()), None)
 
 
 def similar_path(path: Path) -> Path | None:

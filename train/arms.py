@@ -8,6 +8,7 @@ from typing import Any, Literal
 from pydantic import ValidationError
 
 from recipes.errors import UserError
+from recipes.layout import run_folder
 from recipes.schema import Recipe
 from recipes.suggestions import did_you_mean
 from recipes.training_schema import MethodSpec, PromptSpec, TrainSpec
@@ -42,7 +43,7 @@ class ResolvedArm(MethodSpec, TrainSpec):
         """Directory of the weights that the run starts from: the base, or the final checkpoint of another arm."""
         if self.start_from is None:
             return study_dir / "base"
-        return study_dir / "arms" / self.start_from / f"seed-{seed}" / "final"
+        return run_folder(study_dir, self.start_from, seed) / "final"
 
     def matched_on(self) -> dict[str, Any]:
         """Every setting as JSON values, by name."""

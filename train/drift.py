@@ -23,6 +23,7 @@ from data.prompts.prompt import load_tokenizer, render_prompt
 from data.sampling.engine import sample_with_engine
 from recipes.diagnostics_schema import LOGITS_TOKENS
 from recipes.files import hash_files, read_json_lines, write_json, write_json_lines
+from recipes.layout import run_folder
 from recipes.manifest import finish_stage
 from recipes.progress import Progress
 from recipes.schema import Recipe
@@ -44,7 +45,7 @@ def run(
     probe = Probe(recipe, study_dir)
 
     # The base's own answers, which all arms are scored on
-    if arm is None:
+    if arm is None or seed is None:
         row, samples, engine = probe.measure(study_dir / "base")
         probe.grader.close()
         write_json(stage_dir / SAMPLES, samples)
@@ -53,7 +54,7 @@ def run(
     base_samples = json.loads((study_dir / "drift" / "base" / SAMPLES).read_text())
 
     # Every checkpoint; rows of an interrupted probe are read from disk
-    run_dir = study_dir / "arms" / arm / f"seed-{seed}"
+    run_dir = run_folder(study_dir, arm, seed)
     checkpoints = checkpoints_of_run(run_dir)
     progress = Progress(stage_dir, len(checkpoints), "checkpoints")
     rows = read_json_lines(stage_dir / DRIFT) if resume else []

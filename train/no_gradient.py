@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from recipes.files import read_json_lines
+from recipes.layout import run_folder
 from recipes.manifest import finished_manifest
 from recipes.schema import Recipe
 from train.accounting.arm_facts import ArmFacts
@@ -31,7 +32,7 @@ def runs_without_gradient(recipe: Recipe, study_dir: Path, arms: Iterable[str] |
     found = []
     for arm in recipe.trained if arms is None else arms:
         for seed in recipe.seeds:
-            run_dir = study_dir / "arms" / arm / f"seed-{seed}"
+            run_dir = run_folder(study_dir, arm, seed)
             manifest = finished_manifest(run_dir)
             if manifest is None or not _without_weights(facts := ArmFacts.of(manifest), run_dir):
                 continue

@@ -30,6 +30,7 @@ from eval.statistics.decisions import comparable
 from eval.statistics.inference import percentile_interval
 from eval.statistics.values import Estimate, PartialEstimate
 from recipes.files import read_json_lines
+from recipes.layout import run_folder
 from recipes.schema import Recipe
 from train.accounting.ledger import LEDGER
 from train.drift import DRIFT
@@ -83,7 +84,7 @@ def read_slice(recipe: Recipe, study_dir: Path) -> Slice:
     models: list[tuple[str, int, int]] = []
     for arm in recipe.trained:
         for seed in recipe.seeds:
-            folders[arm, seed] = study_dir / "trajectory" / arm / f"seed-{seed}"
+            folders[arm, seed] = run_folder(study_dir, arm, seed, "trajectory")
             models += [(arm, seed, step) for step in checkpoints_of(study_dir, arm, seed)]
     benchmarks, halves = [], []
     for part in slice_parts(recipe, study_dir):
@@ -285,7 +286,7 @@ def read_axes(recipe: Recipe, study_dir: Path, arm: str, seed: int, steps: Seque
 
     Axes that were not measured are left out.
     """
-    run_dir = study_dir / "arms" / arm / f"seed-{seed}"
+    run_dir = run_folder(study_dir, arm, seed)
     ledger = {row["step"]: row for row in read_json_lines(run_dir / LEDGER)}
     spent: dict[str, list[float]] = {
         "generated_tokens": [ledger[step]["generated_tokens"] for step in steps],
@@ -296,7 +297,7 @@ def read_axes(recipe: Recipe, study_dir: Path, arm: str, seed: int, steps: Seque
     if all(step in clock for step in steps):
         spent[CLOCKED] = [clock[step]["process_seconds"] / 3600 for step in steps]
     moved: dict[str, list[float]] = {}
-    drift = {row["step"]: row for row in read_json_lines(study_dir / "drift" / arm / f"seed-{seed}" / DRIFT)}
+    drift = {row["step"]: row for row in read_json_lines(run_folder(study_dir, arm, seed, "drift") / DRIFT)}
     if all(step in drift for step in steps):
         moved = {name: [drift[step][name] for step in steps] for name in ("kl_from_base", "kl_to_base")}
     before = recipe.arms[arm].start_from

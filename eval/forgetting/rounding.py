@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from recipes.files import read_json_lines
+from recipes.layout import run_folder
 from recipes.schema import Recipe
 from train.drift import DRIFT
 
@@ -22,7 +23,7 @@ def near_rounding(recipe: Recipe, study_dir: Path) -> dict[str, str]:
         return {}
     warnings = {}
     for arm in recipe.trained:
-        ends = [read_json_lines(study_dir / "drift" / arm / f"seed-{seed}" / DRIFT)[-1] for seed in recipe.seeds]
+        ends = [read_json_lines(run_folder(study_dir, arm, seed, "drift") / DRIFT)[-1] for seed in recipe.seeds]
         for name, what in (("kl_from_base", f"KL(base || {arm})"), ("kl_to_base", f"KL({arm} || base)")):
             kl = float(np.mean([row[name] for row in ends]))
             if kl < _NEAR * rounding:

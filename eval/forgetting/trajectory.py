@@ -17,6 +17,7 @@ from eval.responses.engines import EngineOnDemand, engine_facts, server_errors
 from eval.scorers.records import ScoreRow, write_scores
 from eval.scorers.rules import score_rows
 from recipes.files import hash_files
+from recipes.layout import run_folder
 from recipes.manifest import finish_stage
 from recipes.progress import Progress
 from recipes.schema import Recipe
@@ -57,9 +58,9 @@ def slice_parts(recipe: Recipe, study_dir: Path) -> list[Part]:
 
 def checkpoints_of(study_dir: Path, arm: str | None, seed: int | None) -> dict[int, Path]:
     """Step -> weights of every checkpoint of a run, the final one last; of the base, step 0, without `arm`."""
-    if arm is None:
+    if arm is None or seed is None:
         return {0: study_dir / "base"}
-    return checkpoints_of_run(study_dir / "arms" / arm / f"seed-{seed}")
+    return checkpoints_of_run(run_folder(study_dir, arm, seed))
 
 
 def scores_file(stage_dir: Path, step: int, benchmark: str) -> Path:

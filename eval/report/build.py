@@ -9,6 +9,7 @@ from eval.report.results import compute_transfer
 from eval.report.schema import REHEARSAL, TRANSFER, write_transfer
 from eval.report.tracking import track_study
 from recipes.files import hash_files, read_json_lines, write_atomic, write_json
+from recipes.layout import run_folder
 from recipes.manifest import finish_stage
 from recipes.schema import Recipe
 from train.runtime.recorder import CLOCK, METRICS
@@ -36,7 +37,7 @@ def run(recipe: Recipe, study_dir: Path, stage_dir: Path, resume: bool) -> None:
 def training_curves(recipe: Recipe, study_dir: Path) -> dict[str, list[list[dict[str, Any]]]]:
     """The rows of `metrics.jsonl` of every arm, one list per seed."""
     return {
-        arm: [read_json_lines(study_dir / "arms" / arm / f"seed-{seed}" / METRICS) for seed in recipe.seeds]
+        arm: [read_json_lines(run_folder(study_dir, arm, seed) / METRICS) for seed in recipe.seeds]
         for arm in recipe.trained
     }
 
@@ -45,7 +46,7 @@ def spent_hours(recipe: Recipe, study_dir: Path, at_checkpoints: dict[str, list[
     """Hours of all processes together of one run of each arm, mean over seeds; arms without a clock are left out."""
     spent: dict[str, Any] = {}
     for arm in recipe.trained:
-        clocks = [read_json_lines(study_dir / "arms" / arm / f"seed-{seed}" / CLOCK) for seed in recipe.seeds]
+        clocks = [read_json_lines(run_folder(study_dir, arm, seed) / CLOCK) for seed in recipe.seeds]
         if all(clocks):
             hours = sum(rows[-1]["process_seconds"] for rows in clocks) / len(clocks) / 3600
             spent[arm] = {"hours": hours, "at_checkpoints": at_checkpoints.get(arm, [])}

@@ -5,6 +5,7 @@ from typing import Any
 
 from eval.report.schema import Budget, Certificate, ModelHashes, Presented
 from eval.scorers.version import unit_versions
+from recipes.layout import run_folder
 from recipes.manifest import OUTPUT_OF, read_manifest
 from recipes.schema import Recipe
 from train.accounting.arm_facts import ArmFacts
@@ -45,7 +46,7 @@ def certificate(recipe: Recipe, study_dir: Path) -> Certificate | None:
     arms = list(recipe.trained)
     records: dict[str, dict[str, Any]] = {}
     for arm in arms:
-        manifest = read_manifest(study_dir / "arms" / arm / f"seed-{recipe.seeds[0]}")
+        manifest = read_manifest(run_folder(study_dir, arm, recipe.seeds[0]))
         assert manifest is not None
         facts, settings = ArmFacts.of(manifest), resolve_arm(recipe, arm).matched_on()
         records[arm] = {
@@ -115,7 +116,7 @@ def model_hashes(study_dir: Path, label: str) -> ModelHashes:
 
 def budget(study_dir: Path, arm: str, seed: int) -> Budget:
     """The ledger's totals, with the number of problems presented and of those that had a gradient."""
-    manifest = read_manifest(study_dir / "arms" / arm / f"seed-{seed}")
+    manifest = read_manifest(run_folder(study_dir, arm, seed))
     assert manifest is not None
     facts = ArmFacts.of(manifest)
     presented, contributed = len(facts.presented_problems), len(facts.contributed_problems)

@@ -6,6 +6,7 @@ from eval.forgetting.schema import Candidate, Pick, Trajectory
 from eval.forgetting.trajectory import HELDOUT
 from eval.report.wording import axis_value, bounded_text, interval_text
 from eval.statistics.decisions import limit_shown
+from recipes.layout import run_folder
 
 
 def format_trajectory(trajectory: Trajectory, axis: str) -> str:
@@ -97,9 +98,9 @@ def pick_values(result: Pick, study_dir: Path) -> dict[str, object]:
 
 def model_directory(row: Candidate, study_dir: Path) -> Path:
     """The weights of a candidate."""
-    if row.arm is None:
+    if row.arm is None or row.seed is None:
         return study_dir / "base"
-    run = study_dir / "arms" / row.arm / f"seed-{row.seed}"
+    run = run_folder(study_dir, row.arm, row.seed)
     snapshot = run / "snapshots" / f"step-{row.step}"
     return snapshot if snapshot.exists() else run / "final"
 

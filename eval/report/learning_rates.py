@@ -28,6 +28,7 @@ from eval.report.ablation_verdict import (
 from eval.report.page import page_templates
 from eval.statistics.values import Values
 from recipes.files import read_json_lines
+from recipes.layout import run_folder
 from recipes.manifest import read_manifest
 from recipes.schema import Recipe
 from train.accounting.ledger import LEDGER
@@ -98,7 +99,7 @@ def read_accuracy(recipe: Recipe, study_dir: Path, arm: str) -> Accuracy | None:
     accuracy = Accuracy(accuracy=round(mean, 3), error=round(error, 3))
     if arm == "base":
         return accuracy
-    runs = [study_dir / "arms" / arm / f"seed-{seed}" for seed in recipe.seeds]
+    runs = [run_folder(study_dir, arm, seed) for seed in recipe.seeds]
     taken = {"seconds": (CLOCK, "process_seconds"), "steps": (LEDGER, "step"), "completions": (LEDGER, "completions")}
     measured: dict[str, Any] = {
         name: _mean_of_last([run / file for run in runs], key) for name, (file, key) in taken.items()

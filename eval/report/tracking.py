@@ -8,6 +8,7 @@ from pathlib import Path
 from eval.report.schema import Transfer
 from recipes.errors import UserError
 from recipes.files import read_json_lines
+from recipes.layout import run_folder
 from recipes.resource_schema import WandbSpec
 from recipes.schema import Recipe
 from train.arms import resolve_arm
@@ -74,7 +75,7 @@ def sync_study(recipe: Recipe, study_dir: Path, transfer: Transfer | None, onlin
     made = []
     for arm in recipe.trained:
         for seed in recipe.seeds:
-            run_dir = study_dir / "arms" / arm / f"seed-{seed}"
+            run_dir = run_folder(study_dir, arm, seed)
             rows = read_json_lines(run_dir / METRICS)
             if not rows:
                 continue

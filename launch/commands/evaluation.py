@@ -24,6 +24,7 @@ from launch.commands.arguments import (
     write_figure,
 )
 from recipes.errors import UserError
+from recipes.layout import stage_lock
 from recipes.suggestions import did_you_mean
 
 if TYPE_CHECKING:
@@ -319,7 +320,7 @@ def _judge_all(recipe: "Recipe", study_dir: Path) -> list[dict[str, Any]]:
     with ExitStack() as locks:
         locks.enter_context(locked(study_dir))
         for label in recipe.all_labels:
-            locks.enter_context(locked(study_dir / ".locks" / f"eval--{label}"))
+            locks.enter_context(locked(stage_lock(study_dir, f"eval/{label}")))
         return judge_all(recipe, study_dir)
 
 

@@ -21,6 +21,7 @@ from launch.commands.arguments import (
     write_figure,
 )
 from recipes.errors import UserError
+from recipes.layout import run_name
 
 if TYPE_CHECKING:
     from recipes.schema import Recipe
@@ -128,7 +129,7 @@ def _finished_trajectories(study_dir: Path) -> "Recipe":
     for there, lacking in ((recipe.trained, "trains no arms"), (recipe.suite, "has no suite")):
         if not there:
             raise UserError(f"{study_dir} {lacking}, so there is nothing to pick")
-    runs = [f"{arm}/seed-{seed}" for arm in recipe.trained for seed in recipe.seeds]
+    runs = [run_name(arm, seed) for arm in recipe.trained for seed in recipe.seeds]
     if not recipe.with_trajectories:
         raise UserError(
             f"{study_dir} has no trajectory; add `trajectory: {{}}` to its recipe for good and run `transfer run "

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from launch.commands.arguments import STAGE, STUDY, argument, command, input_file, print_result, study_folder
 from launch.execution.processes import read_run
 from recipes.errors import UserError
+from recipes.layout import stage_lock
 from recipes.suggestions import did_you_mean, nearest
 
 if TYPE_CHECKING:
@@ -131,7 +132,7 @@ def _show_end(path: Path, count: int) -> None:
 def _follow(path: Path, task: "Task") -> None:
     from recipes.files import is_locked
 
-    lock = task.study_dir / ".locks" / task.stage.name.replace("/", "--")
+    lock = stage_lock(task.study_dir, task.stage.name)
     with path.open("rb") as file, suppress(KeyboardInterrupt):
         file.seek(0, os.SEEK_END)
         while True:

@@ -8,6 +8,7 @@ from launch.execution.ranks import launch_ranks
 from launch.execution.usage import measured
 from launch.stages import Stage, stage_inputs
 from recipes.files import locked
+from recipes.layout import stage_lock
 from recipes.manifest import start_stage
 from recipes.schema import Recipe
 from train.runtime.ranks import forget_ranks
@@ -20,7 +21,7 @@ def run_stage(recipe: Recipe, study_dir: Path, stage: Stage) -> None:
         LockedError: another process runs the stage.
     """
     forget_ranks()
-    with locked(study_dir / ".locks" / stage.name.replace("/", "--")):
+    with locked(stage_lock(study_dir, stage.name)):
         stage_dir = study_dir / stage.name
         resume = start_stage(stage_dir, stage.name, stage_inputs(stage, study_dir), stage.code, stage.facts.in_place)
         record(study_dir, stage.name, None)

@@ -32,6 +32,7 @@ from launch.site_file import SiteSpec, hours_of
 from launch.stage_kinds import StageKind
 from launch.stages import Stage, stage_states
 from recipes.files import is_locked
+from recipes.layout import run_folder, stage_lock
 from recipes.manifest import StageState, finished_manifest
 from recipes.schema import Recipe
 from train.accounting.arm_facts import ArmFacts
@@ -150,7 +151,7 @@ def _stage_plan(
     planned, expected = calibration.planned[stage.name], calibration.expected(stage)
     spent = calibration.measured.get(stage.name)
     on_gpu = recipe.resources.gpu is not None
-    running = state.state == "resume" and is_locked(study_dir / ".locks" / stage.name.replace("/", "--"))
+    running = state.state == "resume" and is_locked(stage_lock(study_dir, stage.name))
     left = None if expected is None else expected.hours * (1.0 - (spent.share if spent is not None else 0.0))
     peak = None if spent is None else spent.gpu_bytes if on_gpu else spent.host_bytes
     return StagePlan(
@@ -268,7 +269,7 @@ def _arm_plan(
 
 def attention_of_runs(recipe: Recipe, name: str, study_dir: Path | None) -> list[str]:
     """What the finished runs of an arm computed attention with."""
-    folders = [] if study_dir is None else [study_dir / "arms" / name / f"seed-{seed}" for seed in recipe.seeds]
+    folders = [] if study_dir is None else [run_folder(study_dir, name, seed) for seed in recipe.seeds]
     manifests = [manifest for folder in folders if (manifest := finished_manifest(folder))]
     return sorted({ArmFacts.of(manifest).attention for manifest in manifests if "matched_on" in manifest["facts"]})
 

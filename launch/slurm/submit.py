@@ -22,6 +22,7 @@ from launch.slurm.script import render
 from launch.tasks import Task, TaskKey
 from recipes.errors import UserError
 from recipes.files import locked, write_atomic, write_json
+from recipes.layout import flat
 
 _TIMEOUT_SECONDS = 60.0
 _KEPT = ("SLURM_CONF", "SLURM_CLUSTERS", "SLURM_JWT")
@@ -158,7 +159,7 @@ def _described(job: Job, jobs: Sequence[Job]) -> str:
 
 def script_name(job: Job) -> str:
     """File name of a job's script."""
-    return job.name.replace("/", "--") + (f".{job.replica}" if job.replica else "") + ".sh"
+    return flat(job.name) + (f".{job.replica}" if job.replica else "") + ".sh"
 
 
 def submit(root: Path, tasks: Sequence[Task], site: SiteSpec) -> int:

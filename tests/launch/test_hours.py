@@ -129,8 +129,8 @@ def test_the_plan_says_what_lengths_it_assumes(tmp_path):
     assert plan.lengths.hours_at_limits == pytest.approx(longest)
     assert plan.totals.hours < 0.8 * longest
     assert (
-        "\nassumed: completions of 50% of their limit and responses of 25% (`resources.expected_completion_tokens` sets "
-        "another length)\n"
+        "\nassumed: completions of 50% of their limit and responses of 25% "
+        "(`resources.expected_completion_tokens` sets another length)\n"
     ) in format_plan(plan)
     at_limits = f"if all completions and responses reached their limits: {longest * 60:.0f} min of stage time in all"
     assert at_limits in format_plan(plan, details=True) and at_limits not in format_plan(plan)

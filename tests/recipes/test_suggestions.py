@@ -51,6 +51,9 @@ def test_paths(runs):
     assert similar_study(runs / "runs" / "pockets0") is None, "it is no study"
     assert similar_file(runs / "own" / "studdy.yaml") == runs / "own" / "study.yaml"
     assert similar_file(runs / "own" / "studdy.csv") is None
+    assert similar_file(runs / "own" / "data" / "study.yaml") == runs / "own" / "study.yaml"  # no such folder
+    assert similar_file(runs / "study.yaml") == runs / "own" / "study.yaml"
+    assert similar_file(runs / "own" / "data" / "studdy.yaml") is None
 
 
 COMMANDS = [

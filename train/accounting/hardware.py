@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from recipes.layout import run_name
 from recipes.manifest import finished_manifest
 from recipes.schema import Recipe
 
@@ -16,7 +17,7 @@ _MIXED = {"CPU": "several kinds"}
 
 def hardware_differences(recipe: Recipe, study_dir: Path) -> list[str]:
     """A sentence each for the training and the evaluation, if finished stages ran on different hardware."""
-    runs = [f"{arm}/seed-{seed}" for seed in recipe.seeds for arm in recipe.trained]
+    runs = [run_name(arm, seed) for seed in recipe.seeds for arm in recipe.trained]
     found = [
         _difference("training", ((run, study_dir / "arms" / run) for run in runs)),
         _difference("evaluation", ((label, study_dir / "eval" / label) for label in recipe.all_labels)),

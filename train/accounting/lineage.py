@@ -6,6 +6,7 @@ from typing import Any
 
 from recipes.errors import UserError
 from recipes.files import read_json_lines
+from recipes.layout import run_folder
 from recipes.manifest import finished_manifest
 from recipes.schema import Recipe
 from train.accounting.ledger import LEDGER
@@ -23,7 +24,7 @@ def study_lineage(recipe: Recipe, study_dir: Path) -> dict[str, Any]:
         presented: dict[str, Counter[str]] = {}
         unfinished = []
         for arm in recipe.trained:
-            run_dir = study_dir / "arms" / arm / f"seed-{seed}"
+            run_dir = run_folder(study_dir, arm, seed)
             if finished_manifest(run_dir) is None:
                 unfinished.append(arm)
                 continue

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from recipes.errors import UserError
+from recipes.layout import run_folder
 from recipes.manifest import BOOKKEEPING, OUTPUT_OF, finished_manifest
 from recipes.schema import Recipe, without_later_defaults
 from train.accounting.arm_facts import ArmFacts
@@ -28,7 +29,7 @@ def recorded_differences(recipe: Recipe, study_dir: Path) -> list[str]:
         records: dict[str, dict[str, Any]] = {}
         presented: dict[str, set[str]] = {}
         for arm in recipe.trained:
-            manifest = finished_manifest(study_dir / "arms" / arm / f"seed-{seed}")
+            manifest = finished_manifest(run_folder(study_dir, arm, seed))
             if manifest is None:
                 continue
             facts = ArmFacts.of(manifest)
