@@ -257,7 +257,7 @@ def read_rate_choice(
         f"suite={json.dumps(suite)}",
         f"analysis={{trained_group: {recipe.analysis.trained_group}}}",
         f"study={recipe.study}-rates",
-        *("train.snapshots=0", "probe=null", "trajectory=null", "diagnostics=null"),
+        *("train.snapshots=0", "drift=null", "trajectory=null", "diagnostics=null"),
     ]
     axes = [f"arms.{arm}.learning_rate={','.join(map(repr, rates))}" for arm in recipe.trained]
     root = root or default_root("rates", recipe.study, f"{recipe.study}-rates")

@@ -119,7 +119,7 @@ def build_stages(recipe: Recipe) -> list[Stage]:
                 Stage(name, reads, needs, {"arm": arm, "seed": seed}, threads, TRAINER_MODULES[resolved.trainer])
             )
             models[label] = name
-    stages += _probes(recipe, settings)
+    stages += _drifts(recipe, settings)
     for arm, external in recipe.external.items():
         reads = flatten({"external": settings["arms"][arm]["external"], "prompt": settings["prompt"]})
         reads |= flatten({"lock": {"models": recipe.lock_of_model(external.path, external.revision)}})
@@ -257,11 +257,12 @@ def _diagnostics(recipe: Recipe, settings: dict[str, Any], models: dict[str, str
     return stages
 
 
-def _probes(recipe: Recipe, settings: dict[str, Any]) -> list[Stage]:
-    """The probes of the base and of every run."""
-    if recipe.probe is None or not recipe.trained:
+def _drifts(recipe: Recipe, settings: dict[str, Any]) -> list[Stage]:
+    """Drift of the base and of every run."""
+    if recipe.drift is None or not recipe.trained:
         return []
-    reads = flatten({"probe": settings["probe"], "prompt": settings["prompt"], "dtype": settings["model"]["dtype"]})
+    # `probe` is the section's earlier name; the hashes of finished stages have it.
+    reads = flatten({"probe": settings["drift"], "prompt": settings["prompt"], "dtype": settings["model"]["dtype"]})
     return _of_base_and_runs(recipe, "drift", reads, ("base", "corpus"), ("drift/base",))
 
 

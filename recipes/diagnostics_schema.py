@@ -29,7 +29,7 @@ class DiagnosticsSpec(Spec):
     seed: int = Field(0, ge=0)
     """Seed of the samples and of the bootstrap."""
     dtype: Literal["float32", "bfloat16"] | None = None
-    """Number format in which all models are loaded; null: `model.dtype`. See `probe.dtype`."""
+    """Number format in which all models are loaded; null: `model.dtype`. See `drift.dtype`."""
 
 
 class TrajectorySpec(Spec):

@@ -61,7 +61,7 @@ class ResourceSpec(Spec):
     offload: bool = False
     """Whether DeepSpeed keeps optimizer states (and at stage 3 weights) in the memory of the CPU."""
     vllm: VllmSpec | None = None
-    """vLLM for sampling during training and in the probe. null: transformers generates."""
+    """vLLM for sampling during training and for drift. null: transformers generates."""
     gpu: Literal["A100-40GB", "A100-80GB", "H100-80GB", "H200-141GB"] | None = None
     """GPU for the plan's memory and hours. null: no GPU; hours are those of CPU cores."""
     expected_completion_tokens: int | None = Field(None, ge=1)

@@ -12,7 +12,7 @@ import shlex
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, PrivateAttr, field_validator, model_validator
+from pydantic import AliasChoices, Field, PrivateAttr, field_validator, model_validator
 
 from recipes.corpus_schema import CorpusSpec, Spec
 from recipes.diagnostics_schema import DiagnosticsSpec, TrajectorySpec
@@ -20,7 +20,7 @@ from recipes.errors import UserError
 from recipes.resource_schema import ResourceSpec, WandbSpec
 from recipes.suggestions import did_you_mean
 from recipes.suite_schema import AnalysisSpec, BenchmarkSpec, StatisticsSpec, SuiteSpec
-from recipes.training_schema import ArmSpec, ExternalSpec, ProbeSpec, PromptSpec, TrainSpec
+from recipes.training_schema import ArmSpec, DriftSpec, ExternalSpec, PromptSpec, TrainSpec
 
 
 class PocketModelSpec(Spec):
@@ -112,7 +112,7 @@ class Recipe(Spec):
     """Settings in which the arms may differ. Any other difference makes the study unmatched."""
     unmatched: Literal["refuse", "stamp"] = "refuse"
     """refuse: an unmatched study does not run. stamp: it runs and its report says UNMATCHED."""
-    probe: ProbeSpec | None = None
+    drift: DriftSpec | None = Field(None, validation_alias=AliasChoices("drift", "probe"))  # `probe`: its earlier name
     """Distance from the base at every checkpoint. null: not measured."""
     diagnostics: DiagnosticsSpec | None = None
     """Representation and token shift of every final model, with a suite. null: not measured."""
@@ -194,9 +194,9 @@ class Recipe(Spec):
                 f"the scripted teacher cannot solve source {real[0]!r}; it knows the synthetic world only, "
                 "so choose `kind: endpoint` or `transformers`, or leave `corpus.teacher` out"
             )
-        if self.probe is not None and self.probe.problems > corpus.heldout_problems:
+        if self.drift is not None and self.drift.problems > corpus.heldout_problems:
             raise ValueError(
-                f"`probe.problems` is {self.probe.problems} but `corpus.heldout_problems` is {corpus.heldout_problems}"
+                f"`drift.problems` is {self.drift.problems} but `corpus.heldout_problems` is {corpus.heldout_problems}"
             )
         for name, sampler in corpus.samplers.items():
             of_base = sampler.kind == "transformers" and sampler.model == "base"
@@ -275,9 +275,9 @@ class Recipe(Spec):
         """The evaluation suite. Raises UserError if there is none."""
         return self._required("suite", "give one to evaluate models")
 
-    def require_probe(self) -> ProbeSpec:
-        """The settings of the probe. Raises UserError if there are none."""
-        return self._required("probe", "give it to measure drift, for instance {}")
+    def require_drift(self) -> DriftSpec:
+        """The settings of drift. Raises UserError if there are none."""
+        return self._required("drift", "give it to measure drift, for instance {}")
 
     def require_trajectory(self) -> TrajectorySpec:
         """The settings of trajectories. Raises UserError if there are none."""

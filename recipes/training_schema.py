@@ -1,4 +1,4 @@
-"""The sections of a recipe about training: the prompt, the budget and optimizer, the arms, the probe."""
+"""The sections of a recipe about training: the prompt, the budget and optimizer, the arms, drift."""
 
 from typing import Any, Literal, Self
 
@@ -214,8 +214,8 @@ class ArmSpec(MethodSpec):
         return self
 
 
-class ProbeSpec(Spec):
-    """The probe: KL between every checkpoint and the base, on held-out problems of the corpus."""
+class DriftSpec(Spec):
+    """Drift: KL between every checkpoint and the base, on held-out problems of the corpus."""
 
     problems: int = Field(64, ge=1)
     """Held-out problems that each checkpoint answers once, at temperature 1."""

@@ -18,7 +18,7 @@ from tests.support.forked_command import ForkedCommand, read_on_import
 
 ANALYSED = (
     "train.snapshots=3",
-    "probe={problems: 8, batch_size: 8}",
+    "drift={problems: 8, batch_size: 8}",
     "diagnostics={prompts: 8, max_completion_tokens: 24, batch_tokens: 200, components: 3, draws: 100}",
     "trajectory={questions: 6, heldout_problems: 8, draws: 200}",
     "wandb={mode: offline}",
@@ -130,7 +130,7 @@ def smoke_study(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def analysed_study(smoke_study: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Directory of a finished smoke study with snapshots, probe, trajectories and diagnostics."""
+    """Directory of a finished smoke study with snapshots, drift, trajectories and diagnostics."""
     return _copy_when_made(tmp_path_factory, "analysed_study")
 
 

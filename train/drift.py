@@ -41,19 +41,19 @@ Engine = dict[str, str | None]
 def run(
     recipe: Recipe, study_dir: Path, stage_dir: Path, resume: bool, arm: str | None = None, seed: int | None = None
 ) -> None:
-    """Probe the base (without `arm`), or every checkpoint of a run; writes one row each to `drift.jsonl`."""
-    probe = Probe(recipe, study_dir)
+    """Measure the base (without `arm`), or every checkpoint of a run; writes one row each to `drift.jsonl`."""
+    meter = DriftMeter(recipe, study_dir)
 
     # The base's own answers, which all arms are scored on
     if arm is None or seed is None:
-        row, samples, engine = probe.measure(study_dir / "base")
-        probe.grader.close()
+        row, samples, engine = meter.measure(study_dir / "base")
+        meter.grader.close()
         write_json(stage_dir / SAMPLES, samples)
         _finish(stage_dir, [{"step": 0} | row], [SAMPLES], engine)
         return
     base_samples = json.loads((study_dir / "drift" / "base" / SAMPLES).read_text())
 
-    # Every checkpoint; rows of an interrupted probe are read from disk
+    # Every checkpoint; rows of an interrupted stage are read from disk
     run_dir = run_folder(study_dir, arm, seed)
     checkpoints = checkpoints_of_run(run_dir)
     progress = Progress(stage_dir, len(checkpoints), "checkpoints")
@@ -61,19 +61,19 @@ def run(
     last: Engine | None = None
     for step, directory in checkpoints.items():
         if step not in {row["step"] for row in rows}:
-            row, _, last = probe.measure(directory, base_samples)
+            row, _, last = meter.measure(directory, base_samples)
             rows.append({"step": step} | row)
             write_json_lines(stage_dir / DRIFT, rows)
         progress.update(len(rows))
-    probe.grader.close()
+    meter.grader.close()
     _finish(stage_dir, rows, [], last)
 
 
-class Probe:
+class DriftMeter:
     """The held-out problems, and the base that all checkpoints are compared with."""
 
     def __init__(self, recipe: Recipe, study_dir: Path) -> None:
-        self.recipe, self.spec, model = recipe, recipe.require_probe(), recipe.require_model()
+        self.recipe, self.spec, model = recipe, recipe.require_drift(), recipe.require_model()
         self.dtype = self.spec.dtype or model.dtype
         self.attention = usable_attention(model, self.dtype)
         self.tokenizer = load_tokenizer(str(study_dir / "base"))

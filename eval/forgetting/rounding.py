@@ -17,7 +17,7 @@ def near_rounding(recipe: Recipe, study_dir: Path) -> dict[str, str]:
 
     Rounding is measured on the base (see `train.drift`); it adds about as much to every KL in the same number format.
     """
-    rows = read_json_lines(study_dir / "drift" / "base" / DRIFT) if recipe.probe is not None else []
+    rows = read_json_lines(study_dir / "drift" / "base" / DRIFT) if recipe.drift is not None else []
     rounding = rows[0].get("rounding_kl") if rows else None
     if rounding is None:
         return {}
@@ -27,10 +27,10 @@ def near_rounding(recipe: Recipe, study_dir: Path) -> dict[str, str]:
         for name, what in (("kl_from_base", f"KL(base || {arm})"), ("kl_to_base", f"KL({arm} || base)")):
             kl = float(np.mean([row[name] for row in ends]))
             if kl < _NEAR * rounding:
-                dtype = recipe.require_probe().dtype or recipe.require_model().dtype
+                dtype = recipe.require_drift().dtype or recipe.require_model().dtype
                 warnings[arm] = (
                     f"{what} is {kl:.2g} nats a token, and rounding to {dtype} alone is {rounding:.2g}: its distance "
-                    "and its curves against KL may be rounding; probe.dtype=float32 measures it"
+                    "and its curves against KL may be rounding; drift.dtype=float32 measures it"
                 )
                 break
     return warnings

@@ -89,7 +89,7 @@ def _show(recipe: "Recipe", study_dir: Path, options: argparse.Namespace) -> int
         if options.axis not in (axes := axes_of(result, trained)):
             raise UserError(
                 f"--axis {options.axis} was not measured in {study_dir}; there are {', '.join(axes)}"
-                + (" (KL needs `probe`)" if options.axis.startswith("kl") else "")
+                + (" (KL needs `drift`)" if options.axis.startswith("kl") else "")
             )
         write_figure(options, lambda: forgetting_figure(result, options.axis, trained).svg)
     print_result(options, result.dump(), format_trajectory(result, options.axis))

@@ -160,8 +160,8 @@ def _less_memory(recipe: Recipe, stage: Stage) -> str:
                 return "lower suite.engine.memory_share, or raise suite.engine.tensor_parallel"
             return "lower suite.engine.batch_size or suite.max_response_tokens"
         case "drift":
-            section, dtype = "probe", recipe.require_probe().dtype
-            remedy = "lower probe.batch_size or prompt.max_completion_tokens"
+            section, dtype = "drift", recipe.require_drift().dtype
+            remedy = "lower drift.batch_size or prompt.max_completion_tokens"
             if recipe.resources.vllm is not None:
                 remedy = "lower prompt.max_completion_tokens"
         case "diagnostics":

@@ -1,4 +1,4 @@
-"""What the probe, trajectories and diagnostics will need: responses, tokens, memory, disk. Needs no torch."""
+"""What drift, trajectories and diagnostics will need: responses, tokens, memory, disk. Needs no torch."""
 
 from dataclasses import dataclass
 
@@ -14,8 +14,8 @@ _POOLINGS = 2
 
 
 @dataclass(frozen=True)
-class ProbeMemory:
-    """Bytes that the probe needs on one GPU."""
+class DriftMemory:
+    """Bytes that measuring drift needs on one GPU."""
 
     models: int
     """Policy and base."""
@@ -30,8 +30,8 @@ class ProbeMemory:
 
 
 @dataclass(frozen=True)
-class ProbePlan:
-    """The probe of all checkpoints. Each samples once a problem; then it and the base read its completions and the
+class DriftPlan:
+    """Drift of all checkpoints. Each samples once a problem; then it and the base read its completions and the
     base's.
     """
 
@@ -39,7 +39,7 @@ class ProbePlan:
     completions: int
     engine: str
     """transformers or vllm."""
-    memory: ProbeMemory | None
+    memory: DriftMemory | None
     """At most; None for an unknown model."""
     fits: bool | None
     """None without a GPU to fit on."""
@@ -86,13 +86,13 @@ class DiagnosticsPlan:
 class AnalysisPlan:
     """The analyses besides training and evaluation; None for each that the recipe does not have."""
 
-    drift: ProbePlan | None
+    drift: DriftPlan | None
     trajectory: TrajectoryPlan | None
     diagnostics: DiagnosticsPlan | None
 
 
 def analysis_plan(recipe: Recipe, shape: ModelShape | None) -> AnalysisPlan:
-    """The plans of probe, trajectories and diagnostics."""
+    """The plans of drift, trajectories and diagnostics."""
     return AnalysisPlan(drift_plan(recipe, shape), trajectory_plan(recipe), diagnostics_plan(recipe, shape))
 
 
@@ -102,13 +102,13 @@ def _checkpoints(recipe: Recipe) -> int:
     return 1 + len(recipe.seeds) * sum(runs)
 
 
-def drift_plan(recipe: Recipe, shape: ModelShape | None) -> ProbePlan | None:
-    """What the probe needs; None without one.
+def drift_plan(recipe: Recipe, shape: ModelShape | None) -> DriftPlan | None:
+    """What measuring drift needs; None where the recipe does not.
 
     With `resources.vllm` an engine has the GPU to itself while it samples, else the cache of a whole batch at its
     longest lies beside both models.
     """
-    spec = recipe.probe
+    spec = recipe.drift
     if spec is None or not recipe.trained:
         return None
     checkpoints, problems = _checkpoints(recipe), min(spec.problems, recipe.corpus.heldout_problems)
@@ -119,12 +119,12 @@ def drift_plan(recipe: Recipe, shape: ModelShape | None) -> ProbePlan | None:
         longest = recipe.prompt.max_prompt_tokens + recipe.prompt.max_completion_tokens
         cache = longest * shape.kv_cache_bytes_per_token(size)
         logits = _LOGITS_COPIES * LOGITS_TOKENS * shape.vocab_size * 4
-        memory = ProbeMemory(2 * shape.parameters() * size, logits, 0 if with_engine else spec.batch_size * cache)
+        memory = DriftMemory(2 * shape.parameters() * size, logits, 0 if with_engine else spec.batch_size * cache)
         if recipe.resources.gpu is not None:
             gpu = GPUS[recipe.resources.gpu]
             engine = (shape.parameters() * size + cache) * bytes_per_weight(recipe) // size if with_engine else 0
             fits = memory.peak <= USABLE * gpu.memory_bytes and engine <= ENGINE_SHARE * gpu.memory_bytes
-    return ProbePlan(
+    return DriftPlan(
         checkpoints, checkpoints * problems, "vllm" if with_engine else "transformers", memory, fits
     )  # fmt: skip
 
@@ -188,7 +188,7 @@ def analysis_lines(plan: AnalysisPlan) -> list[str]:
     """The plan as text, a line for each analysis."""
     lines = []
     if (p := plan.drift) is not None:
-        text = f"probe: {p.checkpoints} checkpoints, {p.completions:,} completions by {p.engine}"
+        text = f"drift: {p.checkpoints} checkpoints, {p.completions:,} completions by {p.engine}"
         lines.append(text + ("" if p.memory is None else f", {size_text(p.memory.peak)} of memory"))
     if (t := plan.trajectory) is not None:
         lines.append(f"trajectory: {t.checkpoints} checkpoints, {t.responses_at_most:,} responses")
@@ -203,13 +203,13 @@ def analysis_lines(plan: AnalysisPlan) -> list[str]:
 
 
 def analysis_errors(plan: AnalysisPlan, gpu: str | None) -> list[str]:
-    """Why the probe or the diagnostics cannot work."""
+    """Why drift or the diagnostics cannot be measured."""
     errors = []
-    probe, diagnostics = plan.drift, plan.diagnostics
-    if probe is not None and probe.memory is not None and probe.fits is False:
-        need = f"{probe.memory.peak / 1e9:.0f} GB and the {gpu} has less"
-        way = "set resources.vllm or lower probe.batch_size" if probe.engine == "transformers" else "set probe=null"
-        errors.append(f"the probe needs {need}; {way}")
+    drift, diagnostics = plan.drift, plan.diagnostics
+    if drift is not None and drift.memory is not None and drift.fits is False:
+        need = f"{drift.memory.peak / 1e9:.0f} GB and the {gpu} has less"
+        way = "set resources.vllm or lower drift.batch_size" if drift.engine == "transformers" else "set drift=null"
+        errors.append(f"drift needs {need}; {way}")
     if diagnostics is not None and diagnostics.memory is not None and diagnostics.fits is False:
         errors.append(
             f"the diagnostics need {diagnostics.memory.peak / 1e9:.0f} GB and the {gpu} has less; lower "

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from itertools import combinations
 from typing import Any, assert_never
 
-from launch.planning.analysis_plan import DiagnosticsPlan, ProbePlan, diagnostics_plan, drift_plan
+from launch.planning.analysis_plan import DiagnosticsPlan, DriftPlan, diagnostics_plan, drift_plan
 from launch.stages import Stage
 from recipes.loading import apply_override
 from recipes.schema import Recipe
@@ -164,7 +164,7 @@ def _model_memory(recipe: Recipe, stage: Stage, shape: ModelShape | None) -> int
             assert_never(stage.kind)
 
 
-def _peak(plan: ProbePlan | DiagnosticsPlan | None) -> int | None:
+def _peak(plan: DriftPlan | DiagnosticsPlan | None) -> int | None:
     return plan.memory.peak if plan is not None and plan.memory is not None else None
 
 

@@ -132,7 +132,7 @@ def _made(context: PlanContext, stage: Stage) -> _Made | None:
         case "trajectory":
             return _trajectory(context, stage)
         case "drift":
-            return _probe(context, stage)
+            return _drift(context, stage)
         case "diagnostics":
             return _diagnostics(context, stage)
         case _:
@@ -275,7 +275,7 @@ def _evaluation(context: PlanContext) -> _Made | None:
 
 
 def checkpoints_of_stage(context: PlanContext, stage: Stage) -> int:
-    """Checkpoints that a probe or a trajectory looks at: the base alone, or those of a run."""
+    """Checkpoints that drift or a trajectory looks at: the base alone, or those of a run."""
     return resolve_arm(context.recipe, stage.arm).kept_weights if stage.arguments else 1
 
 
@@ -287,8 +287,8 @@ def _trajectory(context: PlanContext, stage: Stage) -> _Made | None:
     return None if made is None else (made[0], {"loading": models * made[1], "generation": models * made[2]})
 
 
-def _probe(context: PlanContext, stage: Stage) -> _Made | None:
-    recipe, spec = context.recipe, context.recipe.probe
+def _drift(context: PlanContext, stage: Stage) -> _Made | None:
+    recipe, spec = context.recipe, context.recipe.drift
     assert spec is not None
     problems, models = min(spec.problems, recipe.corpus.heldout_problems), checkpoints_of_stage(context, stage)
     prompt, limit = recipe.prompt.max_prompt_tokens // 4, recipe.prompt.max_completion_tokens

@@ -192,7 +192,7 @@ def _corpus(scaled: _ScaledSettings, recipe: Recipe) -> None:
     if recipe.corpus.train_problems is not None:
         scaled.lower("corpus.train_problems", SOURCE_ROWS - HELDOUT)
     scaled.lower("corpus.heldout_problems", HELDOUT)
-    scaled.lower("probe.problems", QUESTIONS)
+    scaled.lower("drift.problems", QUESTIONS)
     scaled.lower("model.pocket.documents", 4000)
     for sampler in ("teacher", "pass_rate.sampler"):
         scaled.lower(f"corpus.{sampler}.max_completion_tokens", COMPLETION_TOKENS)

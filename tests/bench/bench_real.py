@@ -118,7 +118,7 @@ def answers(model_dir: Path, questions: int, folder: Path) -> tuple[tuple[float,
     }  # fmt: skip
     benchmark = {"name": "svamp", "group": "math", "scorings": {"robust": "boxed"}, "data": data}
     recipe = load_recipe(RECIPE, [
-        f"model.path={model_dir}", "arms={}", "train=null", "probe=null", "trajectory=null", "diagnostics=null",
+        f"model.path={model_dir}", "arms={}", "train=null", "drift=null", "trajectory=null", "diagnostics=null",
         "analysis={}", "corpus.heldout_problems=0", f"suite.benchmarks={json.dumps([benchmark])}",
         "suite.temperature=0", "suite.samples_per_question=1",
     ])  # fmt: skip

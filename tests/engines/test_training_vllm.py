@@ -292,13 +292,13 @@ def test_two_ranks_with_an_engine_each(prepared, tmp_path):
         assert "Traceback" not in log.read_text()
 
 
-def test_the_probe_samples_with_an_engine_that_is_gone_afterwards(prepared, tmp_path):
-    """The base's probe by vLLM: seeded completions of the right form, and both KL of the base to itself are zero."""
+def test_drift_samples_with_an_engine_that_is_gone_afterwards(prepared, tmp_path):
+    """The base's drift by vLLM: seeded completions of the right form, and both KL of the base to itself are zero."""
     from multiprocessing import active_children
 
     from train import drift
 
-    recipe = load_recipe(SMOKE, [*POCKET, VLLM, "probe={problems: 8, batch_size: 4}"])
+    recipe = load_recipe(SMOKE, [*POCKET, VLLM, "drift={problems: 8, batch_size: 4}"])
     study = study_of(prepared, tmp_path / "study")
     samples = []
     for attempt in range(2):

@@ -11,7 +11,7 @@ from tests.support.reports import arm_values, estimate, make_transfer
 SETTINGS = {
     "train": {"steps": 4, "seed": 0},
     "suite": {"benchmarks": [{"name": "sum", "group": "math"}]},
-    "probe": None,
+    "drift": None,
 }
 
 
@@ -28,12 +28,12 @@ def study(folder, gain, torch):
 
 def test_settings_versions_and_gains_that_differ_are_named(tmp_path):
     first, second = study(tmp_path / "a", 3.0, "2.12"), study(tmp_path / "b", 5.0, "2.13")
-    other = json.loads(json.dumps(SETTINGS)) | {"probe": {"problems": 8}}
+    other = json.loads(json.dumps(SETTINGS)) | {"drift": {"problems": 8}}
     other["train"]["steps"] = 8
     other["suite"]["benchmarks"] += [{"name": "law", "group": "law"}]
     found = differences(first, second, (SETTINGS, other))
     assert found.settings == [
-        Change(name="probe", first=None, second={"problems": 8}),
+        Change(name="drift", first=None, second={"problems": 8}),
         Change(name="suite.benchmarks.law", first=None, second={"name": "law", "group": "law"}),
         Change(name="train.steps", first=4, second=8),
     ]

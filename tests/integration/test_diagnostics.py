@@ -68,7 +68,7 @@ def test_sets_are_the_corpus_and_every_benchmark_with_the_prompts_of_the_evaluat
 
 
 @pytest.mark.parametrize("name", ["training", "sort"])
-def test_kl_and_entropy_of_every_response_equal_the_probe_of_training(analysed_study, sets, name):
+def test_kl_and_entropy_of_every_response_equal_the_drift_of_training(analysed_study, sets, name):
     """`train/drift.py` reads one sequence at a time with both models in memory, and stores nothing."""
     base = load_model(analysed_study / "base", "float32")
     tuned = load_model(analysed_study / "arms" / "grpo" / "seed-0" / "final", "float32")

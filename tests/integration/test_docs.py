@@ -52,9 +52,9 @@ def workspace(smoke_study, tmp_path_factory):
     shutil.copytree(ROOT / "recipes", folder / "recipes", ignore=shutil.ignore_patterns("*.py", "__pycache__"))
     smoke = (ROOT / "recipes" / "pocket" / "smoke.yaml").read_text()
     study = smoke.replace("study: smoke", "study: pocket").replace("heldout_problems: 8", "heldout_problems: 200")
-    assert study.count("heldout_problems: 200") == 1  # as many as the page about the pocket study probes
+    assert study.count("heldout_problems: 200") == 1  # as many as the page about the pocket study measures
     study = study.replace("save_every_steps: 1\n", "save_every_steps: 1\n  snapshots: 2\n")
-    study += "\nprobe: {problems: 8}\ntrajectory: {questions: 4, heldout_problems: 8, draws: 100}\n"
+    study += "\ndrift: {problems: 8}\ntrajectory: {questions: 4, heldout_problems: 8, draws: 100}\n"
     (folder / "recipes" / "pocket" / "study.yaml").write_text(study)
     for name in ("pocket", "with-kl"):
         study = study_of(smoke_study, folder / "runs" / name)

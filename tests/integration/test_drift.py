@@ -1,4 +1,4 @@
-"""The probe of a checkpoint's distance from the base: by value, through the stages, and after a kill."""
+"""A checkpoint's distance from the base: by value, through the stages, and after a kill."""
 
 import copy
 import json
@@ -16,7 +16,7 @@ from recipes.schema import ModelSpec
 from tests.paths import SMOKE
 from train.drift import LOGITS_TOKENS, divergence, rounding_divergence, run
 
-PROBED = ["probe={problems: 8, batch_size: 4}", "train.snapshots=3", "train.schedule=constant"]
+MEASURED = ["drift={problems: 8, batch_size: 4}", "train.snapshots=3", "train.schedule=constant"]
 
 
 @pytest.fixture(scope="module")
@@ -72,11 +72,11 @@ def test_rounding_is_the_divergence_from_a_model_with_a_few_last_bits_changed(sm
     assert kl > 1e-5 * len(completion)
 
 
-def test_probe_reads_in_the_format_it_is_told(smoke_study, tmp_path):
+def test_drift_reads_in_the_format_it_is_told(smoke_study, tmp_path):
     """Models of bfloat16 read in float32: hardly any rounding, and attention that has that format."""
     rounding = {}
     for dtype in ("null", "float32"):
-        more = ["model.dtype=bfloat16", f"probe={{problems: 4, batch_size: 4, dtype: {dtype}}}"]
+        more = ["model.dtype=bfloat16", f"drift={{problems: 4, batch_size: 4, dtype: {dtype}}}"]
         stage_dir = tmp_path / dtype / "drift" / "base"
         start_stage(stage_dir, "drift/base", {})
         run(load_recipe(SMOKE, more), smoke_study, stage_dir, False)
@@ -92,7 +92,7 @@ def test_probe_reads_in_the_format_it_is_told(smoke_study, tmp_path):
 
 
 def test_an_arm_as_near_as_rounding_is_named(tmp_path):
-    recipe = load_recipe(SMOKE, ["probe={problems: 4}", "model.dtype=bfloat16", "seeds=[0,1]"])
+    recipe = load_recipe(SMOKE, ["drift={problems: 4}", "model.dtype=bfloat16", "seeds=[0,1]"])
     kls = {"off_policy_sft": (0.005, 0.009), "on_policy_sft": (0.005, 0.0075), "grpo": (0.004, 0.005)}
     for folder, rows in [("base", [{"step": 0, "rounding_kl": 0.002}])] + [
         (f"{arm}/seed-{seed}", [{"step": 2, "kl_from_base": 0.0, "kl_to_base": 0.0},
@@ -121,12 +121,12 @@ def test_chunks_do_not_change_it(base, monkeypatch):
 
 
 @pytest.fixture(scope="module")
-def probed(smoke_study, transfer, tmp_path_factory):
+def measured(smoke_study, transfer, tmp_path_factory):
     from tests.integration.test_deepspeed import study_of
 
     study = study_of(smoke_study, tmp_path_factory.mktemp("drift") / "study")
     arms = ["arms.on_policy_sft=null"]
-    result = transfer("run", SMOKE, "--out", study, *PROBED, *arms, "--until", "drift")
+    result = transfer("run", SMOKE, "--out", study, *MEASURED, *arms, "--until", "drift")
     assert result.returncode == 0, result.stdout + result.stderr
     return study, result
 
@@ -135,8 +135,8 @@ def rows_of(directory):
     return [json.loads(line) for line in (directory / "drift.jsonl").read_text().splitlines()]
 
 
-def test_every_checkpoint_of_every_arm_is_probed_alike(probed, base):
-    study, _ = probed
+def test_every_checkpoint_of_every_arm_is_measured_alike(measured, base):
+    study, _ = measured
     (start,) = rows_of(study / "drift" / "base")
     assert (start["step"], start["kl_to_base"], start["kl_from_base"]) == (0, 0.0, 0.0)
     assert start["entropy"] > 0
@@ -158,15 +158,15 @@ def test_every_checkpoint_of_every_arm_is_probed_alike(probed, base):
     assert not torch.equal(snapshot.get_input_embeddings().weight, final.get_input_embeddings().weight)
 
 
-def test_interrupted_probe_reads_what_it_had(probed, transfer):
-    study, _ = probed
+def test_interrupted_drift_reads_what_it_had(measured, transfer):
+    study, _ = measured
     directory = study / "drift" / "grpo" / "seed-0"
     before = rows_of(directory)
     manifest = read_manifest(directory)
     (directory / "manifest.json").write_text(json.dumps(manifest | {"completed": None}))
     marked = [before[0] | {"entropy": 123.0}, before[1]]  # a value only the file has: it must not be measured again
     (directory / "drift.jsonl").write_text("".join(json.dumps(row) + "\n" for row in marked))
-    result = transfer("run", SMOKE, "--out", study, *PROBED, "arms.on_policy_sft=null", "--until", "drift")
+    result = transfer("run", SMOKE, "--out", study, *MEASURED, "arms.on_policy_sft=null", "--until", "drift")
     assert result.returncode == 0, result.stdout + result.stderr
     assert rows_of(directory) == [*marked, before[2]]
 
@@ -175,5 +175,5 @@ def test_snapshots_need_a_schedule_without_a_shape(transfer):
     result = transfer("plan", SMOKE, "train.snapshots=3", "train.schedule=cosine")
     assert result.returncode == 2
     assert "a checkpoint in the middle of a cosine schedule is not a shorter run" in result.stderr
-    result = transfer("plan", SMOKE, "probe={problems: 100000}")
-    assert "`probe.problems` is 100000 but `corpus.heldout_problems` is" in result.stderr
+    result = transfer("plan", SMOKE, "drift={problems: 100000}")
+    assert "`drift.problems` is 100000 but `corpus.heldout_problems` is" in result.stderr

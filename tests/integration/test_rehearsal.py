@@ -15,7 +15,7 @@ from tests.paths import ROOT
 from tests.support.slurm_cluster import SlurmCluster, why_not
 
 RECIPE = "recipes/qwen3-1.7b/matched.yaml"
-ONE_ARM = ("arms.on_policy_sft=null", "arms.grpo=null", "probe=null", "trajectory=null", "diagnostics=null",
+ONE_ARM = ("arms.on_policy_sft=null", "arms.grpo=null", "drift=null", "trajectory=null", "diagnostics=null",
            "analysis={}")  # fmt: skip
 
 pytestmark = pytest.mark.slow

@@ -26,7 +26,7 @@ FEW = (
 ROWS = {1: 4, 2: 4, 3: 7, 4: 3, 5: 3, 6: 30}
 FEW_QUESTIONS = (
     *(f"suite.benchmarks.{index}.data.rows={rows}" for index, rows in ROWS.items()),
-    "suite.max_response_tokens=32", "suite.samples_per_question=1", "probe.problems=4", "trajectory=null",
+    "suite.max_response_tokens=32", "suite.samples_per_question=1", "drift.problems=4", "trajectory=null",
     "diagnostics=null", "statistics.draws=200",
 )  # fmt: skip
 

@@ -383,8 +383,8 @@ def test_inputs_of_base_drift_and_arms_hold_what_they_read(tmp_path):
     template.write_text("two")
     assert reads("base", chosen, recipe=llama) != before
     assert reads("base", recipe=llama) != reads("base", "prompt.system=Hello", recipe=llama)
-    probe = ["probe={problems: 4}", "train.schedule=constant"]
-    assert reads("drift/grpo/seed-0", *probe) != reads("drift/grpo/seed-0", *probe, "train.snapshots=2")
+    drift = ["drift={problems: 4}", "train.schedule=constant"]
+    assert reads("drift/grpo/seed-0", *drift) != reads("drift/grpo/seed-0", *drift, "train.snapshots=2")
     vllm = "resources.vllm={mode: colocate}"
     assert reads("arms/grpo/seed-0") != reads("arms/grpo/seed-0", vllm)
     assert reads("arms/off_policy_sft/seed-0") == reads("arms/off_policy_sft/seed-0", vllm)

@@ -133,13 +133,13 @@ def test_the_command_shows_and_draws_the_curves(analysed_study, transfer, tmp_pa
 def test_an_axis_that_was_not_measured(analysed_study, transfer, tmp_path):
     study = tmp_path / "study"
     shutil.copytree(analysed_study, study, ignore=shutil.ignore_patterns("drift", "report"))
-    words = [word for word in ANALYSED if not word.startswith("probe")]
+    words = [word for word in ANALYSED if not word.startswith("drift")]
     result = transfer(
         "trajectory", SMOKE, *words, "--out", study, "--axis", "kl_to_base", "--figure", tmp_path / "x.svg"
     )
     assert result.returncode == 2
     assert "--axis kl_to_base was not measured" in result.stderr
-    assert "(KL needs `probe`)" in result.stderr
+    assert "(KL needs `drift`)" in result.stderr
     assert not (tmp_path / "x.svg").exists()
 
 
@@ -166,7 +166,7 @@ def test_mistakes_of_pick_and_trajectory(smoke_study, transfer, tmp_path):
         kept = tmp_path / section
         kept.mkdir()
         values = json.loads((smoke_study / "study.json").read_text())
-        empty = {"suite": None, "probe": None} if section == "suite" else {"arms": {}}
+        empty = {"suite": None, "drift": None} if section == "suite" else {"arms": {}}
         (kept / "study.json").write_text(json.dumps(values | empty))
         result = transfer("pick", kept)
         assert (result.returncode, result.stderr) == (2, f"transfer: {kept} {reason}, so there is nothing to pick\n")

@@ -77,7 +77,7 @@ def test_what_does_not_fit_is_an_error_with_a_way_out(transfer):
     assert analysis_errors(AnalysisPlan(None, None, None), None) == []
 
 
-def test_probe_of_14b_by_hand():
+def test_drift_of_14b_by_hand():
     """97 checkpoints of 128 completions; two models and the logits of 512 positions."""
     recipe = load_recipe(BIG)
     shape = model_shape(recipe)
@@ -90,12 +90,12 @@ def test_probe_of_14b_by_hand():
     assert memory.peak == models + logits
     assert found.fits is True
     assert analysis_lines(AnalysisPlan(found, None, None)) == [
-        "probe: 97 checkpoints, 12,416 completions by vllm, 61 GB of memory"
+        "drift: 97 checkpoints, 12,416 completions by vllm, 61 GB of memory"
     ]
 
 
-def test_probe_in_float32_needs_twice_the_memory():
-    recipe = load_recipe(BIG, ["probe.dtype=float32"])
+def test_drift_in_float32_needs_twice_the_memory():
+    recipe = load_recipe(BIG, ["drift.dtype=float32"])
     plan = drift_plan(recipe, model_shape(recipe))
     assert plan.memory.models == 2 * 4 * model_shape(recipe).parameters()
     assert plan.fits is True  # 121 GB on an H200; vLLM samples in bfloat16 before
@@ -108,7 +108,7 @@ def test_probe_in_float32_needs_twice_the_memory():
     assert diagnostics[1].logits == diagnostics[0].logits
 
 
-def test_probe_without_an_engine_keeps_the_cache_of_a_batch_and_does_not_fit():
+def test_drift_without_an_engine_keeps_the_cache_of_a_batch_and_does_not_fit():
     """32 sequences of 16,384 tokens of 163,840 bytes are 85.9 GB beside 59 GB of models."""
     recipe = load_recipe(BIG, ["resources.vllm=null"])
     found = drift_plan(recipe, model_shape(recipe))
@@ -116,5 +116,5 @@ def test_probe_without_an_engine_keeps_the_cache_of_a_batch_and_does_not_fit():
     assert found.memory.sampling_cache == 32 * 16_384 * 163_840
     assert found.fits is False
     (text,) = analysis_errors(AnalysisPlan(found, None, None), "H200-141GB")
-    assert text == "the probe needs 145 GB and the H200-141GB has less; set resources.vllm or lower probe.batch_size"
+    assert text == "drift needs 145 GB and the H200-141GB has less; set resources.vllm or lower drift.batch_size"
     assert drift_plan(load_recipe("recipes/pocket/smoke.yaml"), None) is None

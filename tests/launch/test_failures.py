@@ -33,13 +33,13 @@ def advice(recipe, stage_name):
         ("base", "lower model.pocket.batch_size"),
         ("eval/base", "lower suite.engine.batch_size or suite.max_response_tokens"),
         ("trajectory/grpo/seed-0", "lower suite.engine.batch_size or suite.max_response_tokens"),
-        ("drift/grpo/seed-0", "lower probe.batch_size or prompt.max_completion_tokens"),
+        ("drift/grpo/seed-0", "lower drift.batch_size or prompt.max_completion_tokens"),
         ("diagnostics/base", "lower diagnostics.batch_tokens or diagnostics.batch_size"),
         ("corpus", "use a GPU with more memory"),  # its teacher is scripted
     ],
 )
 def test_stages_with_transformers(stage, keys):
-    recipe = load_recipe(RECIPES / "pocket" / "study.yaml", ["trajectory={}", "diagnostics={}", "probe={}"])
+    recipe = load_recipe(RECIPES / "pocket" / "study.yaml", ["trajectory={}", "diagnostics={}", "drift={}"])
     assert advice(recipe, stage) == keys
 
 
@@ -49,8 +49,8 @@ def test_stages_with_vllm_and_a_sampler_of_the_corpus():
         assert advice(recipe, stage) == "lower suite.engine.memory_share, or raise suite.engine.tensor_parallel"
     assert advice(recipe, "drift/base") == "lower prompt.max_completion_tokens"
     assert advice(recipe, "base") == "use a GPU with more memory"
-    wide = load_recipe(RECIPES / "qwen3-14b" / "matched.yaml", ["probe.dtype=float32", "diagnostics.dtype=float32"])
-    for section, stage in (("probe", "drift/base"), ("diagnostics", "diagnostics/base")):
+    wide = load_recipe(RECIPES / "qwen3-14b" / "matched.yaml", ["drift.dtype=float32", "diagnostics.dtype=float32"])
+    for section, stage in (("drift", "drift/base"), ("diagnostics", "diagnostics/base")):
         assert advice(wide, stage).startswith(f"set {section}.dtype=null to load the models in bfloat16, or lower ")
     teacher = ["corpus.teacher.kind=transformers", "corpus.teacher.model=base"]
     recipe = load_recipe(RECIPES / "pocket" / "smoke.yaml", teacher)
@@ -86,6 +86,6 @@ def test_every_key_in_the_messages_is_a_key_of_recipes():
         if isinstance(node, ast.Constant) and isinstance(node.value, str)
     ]
     keys = {key for text in texts for key in KEY.findall(text)}
-    assert {"train.micro_batch_tokens", "suite.engine.batch_size", "probe.batch_size"} <= keys
+    assert {"train.micro_batch_tokens", "suite.engine.batch_size", "drift.batch_size"} <= keys
     for key in keys:
         chosen_sections(key)

@@ -210,7 +210,7 @@ def test_the_plan_says_which_rows_a_measured_stage_corrects(tmp_path):
     recipe = load_recipe(SMOKE, [
         "arms.once={sampling: base_once, credit: uniform}",
         "arms.rounds={sampling: round, round_steps: 2, credit: uniform}", "varies=[sampling, credit, negatives, beta]",
-        "probe.problems=4", "diagnostics={}",
+        "drift.problems=4", "diagnostics={}",
     ])  # fmt: skip
 
     def measured():
@@ -243,7 +243,7 @@ def test_the_plan_says_which_rows_a_measured_stage_corrects(tmp_path):
     factor = 3 / 3600 / planned["arms/grpo/seed-0"].hours
     rounds = planned["arms/rounds/seed-0"].hours
     assert rows["arms/rounds/seed-0"].expected_hours == pytest.approx(rounds * factor)
-    # Passes of the probe are corrected by those of both arms, by what was planned for each.
+    # Passes of drift are corrected by those of both arms, by what was planned for each.
     ratio["arms/grpo/seed-0"] = factor
     passes = {name: planned[name].seconds["forward and backward"] for name in ratio if name.startswith("arms")}
     mean = sum(seconds * ratio[name] for name, seconds in passes.items()) / sum(passes.values())

@@ -147,7 +147,7 @@ def test_restricted_questions_are_never_copied(tmp_path):
     )
     values["suite"]["benchmarks"] = kept
     values["corpus"] |= {"sources": [], "teacher": None, "decontamination": {"benchmarks": []}}
-    values |= {"arms": {}, "analysis": {}, "probe": None, "trajectory": None, "diagnostics": None}
+    values |= {"arms": {}, "analysis": {}, "drift": None, "trajectory": None, "diagnostics": None}
     rows = write_rows(validate_recipe(values, "t"), tmp_path / "rows", generate=False)
     assert rows.generated == ("gpqa",)
 

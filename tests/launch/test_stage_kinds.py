@@ -20,7 +20,7 @@ from tests.paths import POCKET, RECIPES
 from train.accounting.cost import model_shape
 from train.accounting.memory import checkpoint_bytes
 
-EVERYTHING = ["probe={}", "trajectory={}", "diagnostics={}", "arms.other={external: {path: org/model}}",
+EVERYTHING = ["drift={}", "trajectory={}", "diagnostics={}", "arms.other={external: {path: org/model}}",
               "analysis.claims=[]"]  # fmt: skip
 
 

@@ -273,7 +273,7 @@ def test_study_without_a_suite_trains_and_scores_nothing():
     from launch.planning.plan_text import format_plan
     from recipes.loading import load_recipe
 
-    recipe = load_recipe("recipes/qwen3-14b/matched.yaml", ["seeds=[0]", "suite=null", "probe=null"])
+    recipe = load_recipe("recipes/qwen3-14b/matched.yaml", ["seeds=[0]", "suite=null", "drift=null"])
     stages = build_stages(recipe)
     assert [stage.name for stage in stages] == [
         "base", "corpus", "arms/sft_think/seed-0", "arms/sft_no_think/seed-0", "arms/on_policy_sft/seed-0",

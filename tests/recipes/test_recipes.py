@@ -130,10 +130,10 @@ def test_every_field_has_a_docstring():
         ("suite.engine={kind: endpoint}", "`kind: endpoint` needs `base_url`"),
         ("arms.grpo.start_from=x", "arm 'grpo' starts from 'x', which is not an arm this study trains"),
         (
-            "probe=null suite.benchmarks.0.name=heldout corpus.heldout_problems=0",
+            "drift=null suite.benchmarks.0.name=heldout corpus.heldout_problems=0",
             "needs `corpus.heldout_problems` above 0",
         ),
-        ("probe=null corpus.heldout_problems=0", "locates equal gain on `corpus.heldout_problems`, which is 0"),
+        ("drift=null corpus.heldout_problems=0", "locates equal gain on `corpus.heldout_problems`, which is 0"),
         ("suite.engine={kind: endpoint, base_url: 'http://h/v1', model: m}", "must be hf or vllm, not endpoint"),
         ("corpus.sources=[{kind: file, name: x, path: /x.jsonl}]", "the scripted teacher cannot solve source 'x'"),
         ("train.temperature=0.7", "train.temperature is 0.7 but must be 1"),
@@ -397,10 +397,10 @@ def test_a_name_that_cannot_be_a_folder_gets_a_sentence(name):
 def test_a_base_that_another_study_makes_is_said_with_its_recipe(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     absent = "runs/smollm2-135m-warm-start/arms/warm_start/seed-0/final"
-    (text,) = mistakes(load_recipe(POCKET, [f"model={{path: {absent}}}", "corpus.sources=[]", "arms={}", "probe=null",
+    (text,) = mistakes(load_recipe(POCKET, [f"model={{path: {absent}}}", "corpus.sources=[]", "arms={}", "drift=null",
                                            "trajectory=null"]))  # fmt: skip
     assert text == (f"model.path {absent} does not exist; `transfer run recipes/smollm2-135m/warm_start.yaml` makes it")
-    other = ["corpus.sources=[]", "arms={}", "probe=null", "trajectory=null", "model={path: runs/mine/base/x}"]
+    other = ["corpus.sources=[]", "arms={}", "drift=null", "trajectory=null", "model={path: runs/mine/base/x}"]
     assert mistakes(load_recipe(POCKET, other)) == [
         "model.path runs/mine/base/x does not exist; the study mine makes it"
     ]
@@ -408,3 +408,11 @@ def test_a_base_that_another_study_makes_is_said_with_its_recipe(tmp_path, monke
     assert mistakes(load_recipe(POCKET, other)) == [
         "model.path runs/mine/base/x does not exist; `transfer run first.yaml` makes it"
     ]
+
+
+def test_the_earlier_name_of_drift_is_read():
+    values = load_recipe(POCKET).dump()
+    values["probe"] = values.pop("drift")
+    assert validate_recipe(values, "earlier").dump() == load_recipe(POCKET).dump()
+    with pytest.raises(UserError, match="`probe` is not a setting"):
+        load_recipe(POCKET, ["probe.problems=4"])

@@ -32,7 +32,7 @@ class Rates:
     hours_between_failures: float = 50_000.0
     """GPU-hours between two failures: 419 in 54 days of 16,384 GPUs (Llama 3, arXiv 2407.21783, Sec. 3.3.4)."""
     completion_share: float = 0.5
-    """Of its limit that a completion reaches on average in training, the probe and the diagnostics, where the recipe
+    """Of its limit that a completion reaches on average in training, drift and the diagnostics, where the recipe
     does not state `resources.expected_completion_tokens`: 0.42 to 0.49 in the pocket study and with SmolLM2-135M."""
     response_share: float = 0.25
     """The same of a response in the evaluation: 0.19 to 0.34 there."""
