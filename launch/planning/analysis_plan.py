@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from data.sampling.engine import ENGINE_SHARE
 from recipes.diagnostics_schema import LOGITS_TOKENS, DiagnosticsSpec
 from recipes.schema import Recipe
-from train.accounting.cost import GPUS, ModelShape, bytes_per_weight
+from train.accounting.cost import GPUS, ModelShape, bytes_per_weight, expected_prompt_tokens
 from train.accounting.memory import USABLE, size_text
 from train.arms import resolve_arm
 
@@ -148,7 +148,7 @@ def diagnostics_plan(recipe: Recipe, shape: ModelShape | None) -> DiagnosticsPla
         return None
     sets = len(suite.benchmarks) + bool(recipe.corpus.sources)
     prompts, length = sets * spec.prompts, spec.max_completion_tokens
-    prompt_tokens = max(1, max(suite.max_prompt_tokens, recipe.prompt.max_prompt_tokens) // 4)
+    prompt_tokens = max(1, expected_prompt_tokens(max(suite.max_prompt_tokens, recipe.prompt.max_prompt_tokens)))
     memory = disk = fits = None
     if shape is not None:
         size = bytes_per_weight(recipe, spec.dtype)

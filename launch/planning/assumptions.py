@@ -28,7 +28,7 @@ def _key(stage: Stage) -> tuple[str, str | None]:
     return (stage.kind, stage.arm) if "arm" in stage.arguments else (stage.name, None)
 
 
-class Guesses:
+class UnmeasuredHours:
     """The hours of the stages to run that no measured stage tells about."""
 
     def __init__(
@@ -54,28 +54,28 @@ class Guesses:
         return sum(hours.gpu_hours if on_gpu else hours.hours for hours in found if hours is not None)
 
 
-def assumptions(guesses: Guesses) -> tuple[Assumption, ...]:
+def assumptions(unmeasured: UnmeasuredHours) -> tuple[Assumption, ...]:
     """What each assumption moves."""
-    recipe, context = guesses.recipe, guesses.context
-    before = guesses.hours_in(context)
+    recipe, context = unmeasured.recipe, unmeasured.context
+    before = unmeasured.hours_in(context)
     if context is None or not before:
         return ()
     made = []
     for item in fields(Rates):
         value = float(getattr(context.rates, item.name))
-        made.append(Assumption(item.name, value, guesses.hours(**{item.name: value * (1 + CHANGE)}) / before - 1))
+        made.append(Assumption(item.name, value, unmeasured.hours(**{item.name: value * (1 + CHANGE)}) / before - 1))
     expected = recipe.resources.expected_completion_tokens
     if expected is not None:
         longer = recipe.resources.model_copy(update={"expected_completion_tokens": round(expected * (1 + CHANGE))})
         raised = replace(context, recipe=recipe.model_copy(update={"resources": longer}))
-        made.append(Assumption(_LENGTH, float(expected), guesses.hours_in(raised) / before - 1))
+        made.append(Assumption(_LENGTH, float(expected), unmeasured.hours_in(raised) / before - 1))
     return tuple(sorted(made, key=lambda item: -abs(item.change)))
 
 
-def assumed_lengths(guesses: Guesses, totals: Totals) -> AssumedLengths | None:
+def assumed_lengths(unmeasured: UnmeasuredHours, totals: Totals) -> AssumedLengths | None:
     """The lengths that are assumed; None where they change nothing."""
-    if guesses.context is None or guesses.recipe.resources.expected_completion_tokens is not None:
+    if unmeasured.context is None or unmeasured.recipe.resources.expected_completion_tokens is not None:
         return None
-    longer = guesses.hours(completion_share=1.0, response_share=1.0) - guesses.hours()
-    rates = guesses.context.rates
+    longer = unmeasured.hours(completion_share=1.0, response_share=1.0) - unmeasured.hours()
+    rates = unmeasured.context.rates
     return AssumedLengths(rates.completion_share, rates.response_share, totals.hours + longer) if longer > 0 else None

@@ -14,7 +14,7 @@ from statistics import median
 from typing import Any
 
 from launch.execution.usage import read_usage
-from launch.planning.hours import StageHours
+from launch.planning.hours import StageHours, WorkPart
 from launch.stage_kinds import StageKind, kind_of
 from launch.stages import Stage
 from recipes.files import read_json, read_json_lines
@@ -100,11 +100,17 @@ def taken(recipe: Recipe, stage: Stage, state: StageState, study_dir: Path) -> T
     return Taken(stage.name, min(1.0, share), hours, *memory) if share >= _LEAST_SHARE else None
 
 
-_PASSES = ("forward and backward", "recomputation", "old log-probabilities", "reference model", "reading")
+_PASSES: tuple[WorkPart, ...] = (
+    "forward and backward",
+    "recomputation",
+    "old log-probabilities",
+    "reference model",
+    "reading",
+)
 """Parts of stages that are passes through the model."""
 
 
-def _work(recipe: Recipe, stage: Stage, part: str) -> str | None:
+def _work(recipe: Recipe, stage: Stage, part: WorkPart) -> str | None:
     """What a part of a stage has in common with parts of stages of other kinds; None: nothing that is known.
 
     The base is trained on other rows and with other threads, so it tells nothing.

@@ -8,7 +8,7 @@ unknown or the questions are not counted.
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from math import ceil
-from typing import assert_never
+from typing import Literal, assert_never
 
 from data.sampling.engine import ENGINE_SHARE
 from eval.questions.suite_size import answering_seconds, evaluation_responses
@@ -18,7 +18,15 @@ from launch.planning.teacher import teacher_plan
 from launch.stage_kinds import StageKind
 from launch.stages import Stage
 from recipes.schema import Recipe
-from train.accounting.cost import GPUS, Gpu, ModelShape, bytes_per_weight, expected_tokens, train_flops
+from train.accounting.cost import (
+    GPUS,
+    Gpu,
+    ModelShape,
+    bytes_per_weight,
+    expected_prompt_tokens,
+    expected_tokens,
+    train_flops,
+)
 from train.accounting.memory import resumable_bytes, sampling_memory
 from train.accounting.rates import Rates, Sampling, batches_seconds, engine_seconds, forward_seconds, rates_for
 from train.arms import ResolvedArm, completions_of_problem, resolve_arm
@@ -28,13 +36,21 @@ _TABLES_SECONDS = {"corpus": (60.0, 8.0), "questions": (10.0, 0.0), "report": (6
 PACKED_ROW_TOKENS = 125  # of the 128 of a packed pre-training row
 
 
+WorkPart = Literal[
+    "start", "loading", "generation", "old log-probabilities", "reference model", "forward and backward",
+    "recomputation", "weight synchronisation", "checkpoints", "reading", "reading and writing", "tables", "teacher",
+    "restarts",
+]  # fmt: skip
+"""What a stage does, by which `transfer plan --json` divides its seconds."""
+
+
 @dataclass(frozen=True)
 class StageHours:
     """The time a stage takes and the GPUs it holds."""
 
     gpus: int
     """GPUs that it holds from start to end; 0 on a CPU."""
-    seconds: dict[str, float]
+    seconds: dict[WorkPart, float]
     """Seconds of wall clock, by what is done."""
 
     @property
@@ -113,7 +129,7 @@ def stage_hours(context: PlanContext | None, stage: Stage) -> StageHours | None:
     )
 
 
-_Made = tuple[int, dict[str, float]]
+_Made = tuple[int, dict[WorkPart, float]]
 """GPUs held and seconds by part, the start left out except for arms."""
 
 
@@ -139,11 +155,11 @@ def _made(context: PlanContext, stage: Stage) -> _Made | None:
             assert_never(stage.kind)
 
 
-def run_parts(context: PlanContext, name: str) -> dict[str, float]:
+def run_parts(context: PlanContext, name: str) -> dict[WorkPart, float]:
     """Seconds of one run of an arm by what is done, without restarts."""
     recipe, shape, rates = context.recipe, context.shape, context.rates
     arm = resolve_arm(recipe, name)
-    ranks, prompt = recipe.resources.ranks, arm.prompt.max_prompt_tokens // 4  # limits are rarely reached
+    ranks, prompt = recipe.resources.ranks, expected_prompt_tokens(arm.prompt.max_prompt_tokens)
     rows = arm.problems_per_step * completions_of_problem(recipe, arm)
     completions = arm.steps * rows
     mean = expected_tokens(recipe, arm.prompt.max_completion_tokens, rates.completion_share)
@@ -152,7 +168,7 @@ def run_parts(context: PlanContext, name: str) -> dict[str, float]:
     forward = context.forward(completions * (prompt + mean) * padding, prompt + mean) * of_busiest
     backward = 2.0 if arm.lora is None else 1.0  # with adapters no gradients of the weights
     checkpointing = recipe.resources.gpu is not None  # as train/run.py sets it
-    seconds = {
+    seconds: dict[WorkPart, float] = {
         "start": rates.start_seconds + context.loading,
         "generation": _generation_seconds(context, arm, completions, prompt, mean),
         "old log-probabilities": forward * _reads_before_training(recipe, arm),
@@ -291,7 +307,7 @@ def _drift(context: PlanContext, stage: Stage) -> _Made | None:
     recipe, spec = context.recipe, context.recipe.drift
     assert spec is not None
     problems, models = min(spec.problems, recipe.corpus.heldout_problems), checkpoints_of_stage(context, stage)
-    prompt, limit = recipe.prompt.max_prompt_tokens // 4, recipe.prompt.max_completion_tokens
+    prompt, limit = expected_prompt_tokens(recipe.prompt.max_prompt_tokens), recipe.prompt.max_completion_tokens
     load = Sampling(problems, prompt, expected_tokens(recipe, limit, context.rates.completion_share), limit)
     loads = context.loading * (1 + models)
     if recipe.resources.vllm is None or recipe.resources.gpu is None:
@@ -302,7 +318,7 @@ def _drift(context: PlanContext, stage: Stage) -> _Made | None:
     # Checkpoint and base both read the checkpoint's completions and the base's; for the base these are the same.
     length = prompt + load.mean
     read = context.forward(problems * length * (4 if stage.arguments else 2), length, spec.dtype)
-    parts = {"loading": loads, "generation": models * drawn, "reading": models * read}
+    parts: dict[WorkPart, float] = {"loading": loads, "generation": models * drawn, "reading": models * read}
     return gpus_wanted(recipe, "drift"), parts
 
 

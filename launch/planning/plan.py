@@ -9,7 +9,7 @@ from typing import Any
 from eval.questions.suite_size import evaluation_responses
 from launch.hardware import gpus_wanted, visible_gpus
 from launch.planning.analysis_plan import analysis_errors, analysis_plan
-from launch.planning.assumptions import Guesses, assumed_hours, assumed_lengths, assumptions
+from launch.planning.assumptions import UnmeasuredHours, assumed_hours, assumed_lengths, assumptions
 from launch.planning.calibration import Calibration, group_of, rehearsed, taken
 from launch.planning.disk import disk_needed, gpus_of_node
 from launch.planning.findings import findings
@@ -98,7 +98,7 @@ def build_plan(
     good_to_know = [str(finding) for finding in all_findings if finding.severity == "note"]
     good_to_know += [*notes(recipe), *reuse.refused, *([] if not_used is None else [not_used])]
     totals = _totals(recipe, waiting, rows, node, arms)
-    guesses = Guesses(recipe, context, waiting, rehearsal, calibration)
+    unmeasured = UnmeasuredHours(recipe, context, waiting, rehearsal, calibration)
     return Plan(
         study=recipe.study,
         directory=str(study_dir),
@@ -109,8 +109,8 @@ def build_plan(
         pretraining_tokens=None if pocket is None else pocket.documents // 4 * PACKED_ROW_TOKENS,
         stages=tuple(rows),
         totals=totals,
-        assumptions=assumptions(guesses),
-        lengths=assumed_lengths(guesses, totals),
+        assumptions=assumptions(unmeasured),
+        lengths=assumed_lengths(unmeasured, totals),
         calibration=calibration.factors(),
         rehearsed=rehearsal,
         arms=arms,

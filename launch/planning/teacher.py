@@ -6,7 +6,7 @@ from pathlib import Path
 
 from recipes.manifest import finished_manifest
 from recipes.schema import Recipe
-from train.accounting.cost import GPUS, KNOWN_SHAPES, Gpu, expected_tokens, forward_flops
+from train.accounting.cost import GPUS, KNOWN_SHAPES, Gpu, expected_prompt_tokens, expected_tokens, forward_flops
 from train.accounting.rates import Rates, Sampling, engine_seconds, rates_for
 
 _SERVER_SHARE = 0.9  # of its GPUs' memory
@@ -56,7 +56,9 @@ def teacher_plan(
     if gpu is not None and known is not None and recipe.resources.gpu is not None:
         rates = rates or rates_for(gpu)[1]
         mean = expected_tokens(recipe, limit, rates.completion_share)
-        load = Sampling(_COUNTED * teacher.samples_per_problem, recipe.prompt.max_prompt_tokens // 4, mean, limit)
+        load = Sampling(
+            _COUNTED * teacher.samples_per_problem, expected_prompt_tokens(recipe.prompt.max_prompt_tokens), mean, limit
+        )
         hours_per_thousand = _hours(str(teacher.model), known, gpu, rates, load)
         if tokens is not None and samples is not None:
             length = round(tokens / max(1, samples)) if spent else mean

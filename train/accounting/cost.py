@@ -158,6 +158,11 @@ def bytes_per_weight(recipe: Recipe, dtype: str | None = None) -> int:
     return 2 if recipe.model is not None and (dtype or recipe.model.dtype) == "bfloat16" else 4
 
 
+def expected_prompt_tokens(limit: int) -> int:
+    """Mean length of prompts with at most `limit` tokens, assumed: limits are rarely reached."""
+    return limit // 4
+
+
 def expected_tokens(recipe: Recipe, limit: int, share: float = 1.0) -> int:
     """Tokens that a plan assumes for a text of at most `limit`: the expected length if the recipe states it.
 

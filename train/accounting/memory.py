@@ -9,7 +9,14 @@ from dataclasses import dataclass, replace
 
 from recipes.resource_schema import VllmSpec
 from recipes.schema import Recipe
-from train.accounting.cost import GPUS, ModelShape, bytes_per_weight, expected_tokens, model_shape
+from train.accounting.cost import (
+    GPUS,
+    ModelShape,
+    bytes_per_weight,
+    expected_prompt_tokens,
+    expected_tokens,
+    model_shape,
+)
 from train.arms import ResolvedArm
 
 _ADAM_BYTES = 8  # two moments in float32
@@ -215,7 +222,9 @@ def _floor(share: float) -> float:
 
 def sequence_tokens(recipe: Recipe, arm: ResolvedArm) -> int:
     """Tokens of a sequence of the expected length; prompts are a quarter of their limit, which is rarely reached."""
-    return arm.prompt.max_prompt_tokens // 4 + expected_tokens(recipe, arm.prompt.max_completion_tokens)
+    return expected_prompt_tokens(arm.prompt.max_prompt_tokens) + expected_tokens(
+        recipe, arm.prompt.max_completion_tokens
+    )
 
 
 def sampling_memory(
