@@ -251,7 +251,9 @@ def _prepared(context: PlanContext, stage: Stage) -> _Made | None:
     tokens = pocket.documents // 4 * PACKED_ROW_TOKENS
     flops = train_flops(context.shape.parameters(), tokens)
     threads = 1 if recipe.resources.gpu is not None else recipe.resources.base_threads
-    return 1, {"forward and backward": flops / (context.gpu.peak_flops * context.rates.train_utilisation * threads)}
+    arithmetic = flops / (context.gpu.peak_flops * context.rates.train_utilisation * threads)
+    steps = pocket.documents // 4 // pocket.batch_size
+    return 1, {"forward and backward": arithmetic + steps * context.rates.base_step_seconds}
 
 
 def _corpus(context: PlanContext) -> _Made | None:

@@ -11,6 +11,7 @@ _NAMES = {
     "decode_bandwidth": "share of the memory's bandwidth while decoding",
     "padding": "tokens computed for each one needed",
     "layer_seconds": "seconds a layer of a decoding step with transformers",
+    "base_step_seconds": "seconds of a step of the toy base beside its arithmetic",
     "start_seconds": "seconds to start a stage",
     "engine_seconds": "seconds to start vLLM",
     "sync_bandwidth": "bytes a second from the trainer to vLLM",

@@ -23,12 +23,13 @@ def test_every_number_of_the_table_has_a_unit(tmp_path):
     """Without a GPU durations, with one GPU-hours; memory in the unit that fits."""
     recipe = load_recipe("recipes/pocket/study.yaml")
     text = format_plan(build_plan(recipe, build_stages(recipe), tmp_path / "x")).splitlines()
-    # 16,000 rows of 125 tokens on two threads: 6 x 672,832 x 2,000,000 / 1.2e11 = 67 s, and 2 s of start.
+    # 16,000 rows of 125 tokens on two threads: 6 x 672,832 x 2,000,000 / 1.2e11 = 67 s, 1,000 steps of 0.05 s and 2 s
+    # of start.
     assert text[2].split() == ["stage", "stages", "GPUs", "each", "all", "memory", "state"]
-    assert text[3].split() == ["base", "1", "-", "69", "s", "69", "s", "903", "MB", "new"]
+    assert text[3].split() == ["base", "1", "-", "119", "s", "119", "s", "903", "MB", "new"]
     evaluation = next(line for line in text if line.startswith("  eval"))
     assert " ".join(evaluation.split()) == "eval 4 - 8.9 s 35 s 962 MB new"
-    assert any(line.startswith("in all about 7 min of stage time") for line in text)
+    assert any(line.startswith("in all about 8 min of stage time") for line in text)
     first = next(index for index, line in enumerate(text) if line.startswith("memory per rank, without libraries"))
     assert text[first].split("libraries")[1].split("   ")[1:] == [
         " weights", "gradients", "optimizer", "activations", "output layer", " total",

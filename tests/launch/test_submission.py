@@ -158,7 +158,8 @@ def test_a_dry_run_names_what_the_run_refuses_and_fails(tmp_path, capsys, monkey
     assert main(words) == 2
     refused = {text.removeprefix("transfer: ") for text in capsys.readouterr().err.splitlines()}
     assert refused == errors
-    assert sum(text.startswith("transfer: missing: ") for text in said) == 3  # sources, benchmarks and the model
+    (missing,) = [text for text in said if text.startswith("transfer: missing: ")]
+    assert "model Qwen/Qwen3-14B-Base, source math-rl-48k" in missing and " and benchmarks math500, " in missing
     site.write_text("partition: gpu\ngpus_per_node: 8\ngpu_type: h200\n")
     assert main([*words, "--dry-run", "resources.ranks=16"]) == 2
     assert "16 ranks on 1 node(s) are 16 GPUs a node, but the site has 8" in capsys.readouterr().err
@@ -175,10 +176,11 @@ def test_what_is_still_to_be_fetched_does_not_fail_a_dry_run(tmp_path, capsys, m
     words += ["--out", str(tmp_path / "s"), "corpus.teacher.base_url=http://node7:8000/v1"]
     assert main([*words, "--dry-run"]) == 0
     shown = capsys.readouterr()
-    assert "transfer: missing: model Qwen/Qwen3-1.7B-Base is not resolved; run `transfer fetch" in shown.err
+    assert "transfer: missing: model Qwen/Qwen3-1.7B-Base, source " in shown.err
+    assert " are not resolved; run `transfer fetch" in shown.err
     assert "  arms/grpo: " in shown.out
     assert main(words) == 2
-    assert "model Qwen/Qwen3-1.7B-Base is not resolved" in capsys.readouterr().err
+    assert "model Qwen/Qwen3-1.7B-Base, source " in capsys.readouterr().err
 
 
 def test_a_dry_run_lists_what_is_neither_done_nor_queued(study, capsys, monkeypatch):

@@ -21,6 +21,8 @@ class Rates:
     """Tokens computed for each token that is needed, where rows are padded: micro-batches with a token budget."""
     layer_seconds: float = 0.0007
     """Of a decoding step of transformers, for each layer: its kernels are launched one by one."""
+    base_step_seconds: float = 0.05
+    """Of a step that trains a toy base, beside its arithmetic: about that in the pocket study."""
     start_seconds: float = 60.0
     """Of a stage: importing, checking, compiling kernels."""
     engine_seconds: float = 120.0
