@@ -75,6 +75,11 @@ class ModelSpec(Spec):
             raise ValueError("exactly one of `path` and `pocket` must be given")
         if self.eos_token == self.pad_token and self.eos_token is not None:
             raise ValueError(f"`eos_token` and `pad_token` are both {self.eos_token!r}; they must differ")
+        if self.attention.startswith("flash") and self.dtype == "float32" and self.attention_fallback is None:
+            raise ValueError(
+                f"`attention` is {self.attention}, which needs bfloat16, and `dtype` is float32; set "
+                "model.dtype=bfloat16 or model.attention=sdpa"
+            )
         return self
 
 

@@ -39,6 +39,11 @@ class ResolvedArm(MethodSpec, TrainSpec):
         """What trains this arm: SFT on a teacher's correct completions, GRPO on everything else."""
         return "sft" if self.sampling == "teacher" and self.credit == "uniform" else "grpo"
 
+    @property
+    def adapter_rank(self) -> int | None:
+        """The rank of LoRA's adapters; None where the weights themselves are trained."""
+        return None if self.lora is None else self.lora.rank
+
     def start_dir(self, study_dir: Path, seed: int) -> Path:
         """Directory of the weights that the run starts from: the base, or the final checkpoint of another arm."""
         if self.start_from is None:
@@ -118,14 +123,14 @@ def resolve_arm(recipe: Recipe, name: str) -> ResolvedArm:
 def completions_of_problem(recipe: Recipe, arm: ResolvedArm) -> int:
     """Completions of a problem that a step of an arm learns from, at most.
 
-    `completions_per_problem`, the size of a group. SFT on a teacher reads no demonstration twice in a step, so not more
-    than the teacher has written, and one where `corpus.demonstrations` chooses one.
+    `completions_per_problem`, the size of a group. No sample of a teacher is read twice in a step, so not more than the
+    teacher has written; for SFT one where `corpus.demonstrations` chooses one.
     """
     teacher = recipe.corpus.teacher
-    if arm.trainer != "sft" or teacher is None:
+    if arm.sampling != "teacher" or teacher is None:
         return arm.completions_per_problem
-    there = teacher.samples_per_problem if recipe.corpus.demonstrations == "all" else 1
-    return min(there, arm.completions_per_problem)
+    chosen = arm.trainer == "sft" and recipe.corpus.demonstrations != "all"
+    return min(1 if chosen else teacher.samples_per_problem, arm.completions_per_problem)
 
 
 def _own_train(name: str, train: TrainSpec, changes: dict[str, Any]) -> TrainSpec:

@@ -66,7 +66,7 @@ def disk_needed(
             case "arms":
                 arm = resolve_arm(recipe, stage.arm)
                 kept += arm.kept_weights * weights
-                temporary.append(checkpoint_bytes(shape, 0, arm.dtype == "bfloat16"))
+                temporary.append(checkpoint_bytes(shape, 0, arm.dtype == "bfloat16", arm.adapter_rank))
             case "eval":
                 evaluated += 1
             case "diagnostics":

@@ -307,16 +307,16 @@ def _time_limits(
     recipe: Recipe, waiting: Sequence[Stage], shape: ModelShape | None, site: SiteSpec
 ) -> Iterator[Finding]:
     """Time limits of jobs against hours; a longer stage continues itself if a job reaches its first checkpoint."""
-    reported: set[str] = set()
     context = plan_context(recipe, shape, site.gpus_per_node) if recipe.resources.gpu is not None else None
+    longest: dict[str, tuple[float, Stage]] = {}  # of a row of the plan: the base's stages are shorter than a run's
     for stage in waiting:
+        planned, group = stage_hours(context, stage), group_of(stage)
+        if planned is not None and (group not in longest or planned.hours > longest[group][0]):
+            longest[group] = (planned.hours, stage)
+    for group, (hours, stage) in longest.items():
         limit = site.job(stage.kind).time_limit
-        planned = stage_hours(context, stage)
-        hours = None if planned is None else planned.hours
-        group = group_of(stage)
-        if limit is None or hours is None or group in reported:
+        if limit is None:
             continue
-        reported.add(group)
         allowed = hours_of(limit)
         first = checkpoint_hours(context, stage.arm) if stage.kind == "arms" else None
         if first is not None and allowed < first:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from itertools import combinations
+from math import gcd
 from typing import Any, assert_never
 
 from launch.planning.analysis_plan import DiagnosticsPlan, DriftPlan, diagnostics_plan, drift_plan
@@ -36,7 +37,7 @@ def _mistakes(recipe: Recipe, shape: ModelShape | None) -> list[str]:
 
 
 def _not_divided(recipe: Recipe, arm: ResolvedArm) -> list[str]:
-    rows, ranks = arm.problems_per_step * arm.completions_per_problem, recipe.resources.ranks
+    rows, ranks = _rows(arm), recipe.resources.ranks
     return [f"a step has {rows} completions, which {ranks} ranks do not divide"] if rows % ranks else []
 
 
@@ -170,7 +171,7 @@ def _peak(plan: DriftPlan | DiagnosticsPlan | None) -> int | None:
 
 def nearest_setting(recipe: Recipe, shape: ModelShape | None) -> str | None:
     """The first one or two settings that leave no mistake, as overrides; None if none do."""
-    candidates = [*_remedies(recipe), *_shorter(recipe, shape)]
+    candidates = list(dict.fromkeys([*_shorter(recipe, shape), *_dividing(recipe), *_remedies(recipe)]))
     for count in (1, 2):
         for overrides in combinations(candidates, count):
             changed = _changed(recipe, overrides)
@@ -192,10 +193,28 @@ def _remedies(recipe: Recipe) -> Iterator[str]:
     if colocated:
         yield from (f"resources.vllm.tensor_parallel={gpus}" for gpus in (2, 4, 8))
     yield "resources.offload=true"
-    ranks = resources.ranks
-    yield from (f"resources.ranks={count}" for count in (ranks - 1, ranks + 1, 2 * ranks, 4 * ranks) if count > 0)
+    yield from (f"resources.ranks={count * resources.ranks}" for count in (2, 4))
     yield from (f"prompt.max_completion_tokens={tokens}" for tokens in (16384, 8192, 4096, 2048)
                 if tokens < recipe.prompt.max_completion_tokens)  # fmt: skip
+
+
+def _dividing(recipe: Recipe) -> Iterator[str]:
+    """Numbers of ranks that divide the completions of a step, and of problems whose completions the ranks divide."""
+    ranks, rows = recipe.resources.ranks, [_rows(resolve_arm(recipe, name)) for name in recipe.trained]
+    if not any(count % ranks for count in rows):
+        return
+    divisors = [count for count in range(1, min(rows) + 1) if not any(row % count for row in rows)]
+    yield from (f"resources.ranks={count}" for count in sorted(divisors, key=lambda count: abs(count - ranks))[:2])
+    assert recipe.train is not None
+    problems, group = recipe.train.problems_per_step, recipe.train.completions_per_problem
+    of_a_step = ranks // gcd(ranks, group)
+    if problems >= of_a_step:
+        yield f"train.problems_per_step={problems // of_a_step * of_a_step}"
+
+
+def _rows(arm: ResolvedArm) -> int:
+    """Completions of a step."""
+    return arm.problems_per_step * arm.completions_per_problem
 
 
 def _shorter(recipe: Recipe, shape: ModelShape | None) -> Iterator[str]:
@@ -205,12 +224,14 @@ def _shorter(recipe: Recipe, shape: ModelShape | None) -> Iterator[str]:
     if recipe.suite is not None and recipe.suite.max_prompt_tokens >= shape.context:  # both, to be tried together
         prompt, response = _split(shape.context)
         yield from (f"suite.max_prompt_tokens={prompt}", f"suite.max_response_tokens={response}")
-    room = {"prompt.max_completion_tokens": shape.context - recipe.prompt.max_prompt_tokens}
-    if recipe.suite is not None:
-        room["suite.max_response_tokens"] = shape.context - recipe.suite.max_prompt_tokens
-    if recipe.with_diagnostics:
-        room["diagnostics.max_completion_tokens"] = shape.context - recipe.prompt.max_prompt_tokens
-    yield from (f"{key}={tokens}" for key, tokens in room.items() if tokens > 0)
+    context, suite, diagnostics = shape.context, recipe.suite, recipe.diagnostics
+    limits = [("prompt.max_completion_tokens", recipe.prompt.max_completion_tokens, recipe.prompt.max_prompt_tokens)]
+    if suite is not None:
+        limits.append(("suite.max_response_tokens", suite.max_response_tokens, suite.max_prompt_tokens))
+    if diagnostics is not None:
+        key = "diagnostics.max_completion_tokens"
+        limits.append((key, diagnostics.max_completion_tokens, recipe.prompt.max_prompt_tokens))
+    yield from (f"{key}={context - prompt}" for key, limit, prompt in limits if 0 < context - prompt < limit)
 
 
 def _changed(recipe: Recipe, overrides: tuple[str, ...]) -> Recipe | None:

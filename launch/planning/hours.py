@@ -183,7 +183,9 @@ def run_parts(context: PlanContext, name: str) -> dict[WorkPart, float]:
         seconds["start"] += rates.engine_seconds
     working = sum(seconds.values()) - seconds["start"]
     saves = max(1, int(arm.steps / _steps_between(arm, working / arm.steps)))
-    saved = saves * resumable_bytes(shape, arm.dtype == "bfloat16") + arm.kept_weights * context.weights
+    saved = (
+        saves * resumable_bytes(shape, arm.dtype == "bfloat16", arm.adapter_rank) + arm.kept_weights * context.weights
+    )
     return seconds | {"checkpoints": saved / rates.disk_bandwidth}
 
 
@@ -376,8 +378,8 @@ def update_seconds(context: PlanContext | None, name: str) -> float | None:
 
 def checkpoint_seconds(context: PlanContext, name: str) -> float:
     """Seconds of writing a resumable checkpoint of an arm."""
-    bfloat16 = resolve_arm(context.recipe, name).dtype == "bfloat16"
-    return resumable_bytes(context.shape, bfloat16) / context.rates.disk_bandwidth
+    arm = resolve_arm(context.recipe, name)
+    return resumable_bytes(context.shape, arm.dtype == "bfloat16", arm.adapter_rank) / context.rates.disk_bandwidth
 
 
 def hours_between_checkpoints(context: PlanContext | None, name: str) -> float | None:

@@ -246,7 +246,7 @@ def _arm_plan(
     if shape is not None:
         parameters = shape.parameters()
         flops = train_flops(parameters, tokens) + (forward_flops(parameters, tokens) if sampled else 0)
-        disk = checkpoint_bytes(shape, arm.kept_weights, arm.dtype == "bfloat16")
+        disk = checkpoint_bytes(shape, arm.kept_weights, arm.dtype == "bfloat16", arm.adapter_rank)
     return ArmPlan(
         runs=len(recipe.seeds),
         updates=arm.steps,

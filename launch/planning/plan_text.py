@@ -178,7 +178,7 @@ def _teacher_lines(teacher: TeacherPlan | None, gpu: str | None) -> list[str]:
     if teacher.samples is None or teacher.tokens is None:
         text = f"teacher {teacher.model}: its samples are known once the corpus has counted its problems"
         if teacher.gpu_hours_per_thousand_problems is not None:
-            text += f"; {teacher.gpu_hours_per_thousand_problems:,.1f} GPU-hours for every thousand of them"
+            text += f"; a thousand problems take {teacher.gpu_hours_per_thousand_problems:,.1f} GPU-hours"
         return [text]
     how = "spent" if teacher.spent else "at most"
     text = f"teacher {teacher.model}, {how}: {teacher.samples:,} samples, {teacher.tokens:,} tokens"

@@ -292,6 +292,14 @@ def test_time_limits_against_hours(machine):
     limit, after = int(60 * first) - 1, f"{60 * first:.0f} minutes"
     assert f"a job of arms/grpo has {limit} and its first checkpoint comes after about {after}" in refused
     assert told("30-00:00:00") == []
+    # A run's stages of these kinds are the longest; those of the base, which come first, would fit.
+    base, run = (
+        stage_hours(context, next(one for one in build_stages(recipe) if one.name == f"trajectory/{name}")).hours
+        for name in ("base", "grpo/seed-0")
+    )
+    assert 60 * base < 120 < 60 * run < 240
+    brief = [one.sentence for one in told("30-0", trajectory={"time_limit": "02:00:00"})]
+    assert brief == ["trajectory takes about 3 hours and a job has 02:00:00: it goes back to the queue 1 time"]
 
 
 def test_stages_side_by_side():

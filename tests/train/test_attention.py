@@ -5,6 +5,7 @@ import sys
 from types import SimpleNamespace
 
 import pytest
+from pydantic import ValidationError
 
 from data import attention
 from data.attention import FLASH, KERNELS_BELOW, KERNELS_FROM, fetch_kernel, missing, usable_attention
@@ -94,7 +95,10 @@ def test_offline_the_kernel_must_be_in_the_cache_under_its_branch(installed, mon
 
 def test_float32_weights_cannot_be_read_by_flash_attention(installed):
     installed["flash-attn"] = "2.8.3"
-    assert missing(spec(dtype="float32")) == "flash_attention_2 needs model.dtype bfloat16, not float32"
+    told = missing(spec(dtype="float32", attention_fallback="sdpa"))
+    assert told == "flash_attention_2 needs model.dtype bfloat16, not float32"
+    with pytest.raises(ValidationError, match="which needs bfloat16, and `dtype` is float32; set"):
+        spec(dtype="float32")
 
 
 def test_without_a_word_in_the_recipe_nothing_else_is_used(installed, capsys):

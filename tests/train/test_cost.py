@@ -29,7 +29,7 @@ from train.accounting.memory import (
     sequences_of_copy,
 )
 from train.accounting.rates import Rates, Sampling, engine_seconds
-from train.arms import resolve_arm
+from train.arms import completions_of_problem, resolve_arm
 
 QWEN3_14B = ModelShape(151936, 5120, 17408, 40, 40, 8, 128, tied_embeddings=False, head_norms=True)
 
@@ -80,6 +80,21 @@ def test_flops_agree_with_trl(length):
 def test_disk_of_a_run_by_hand():
     # Three resumable checkpoints of 2 + 8 + 4 bytes a parameter, the end and two snapshots of 2.
     assert checkpoint_bytes(QWEN3_14B, 3, bfloat16=True) == 14_768_307_200 * (3 * 14 + 3 * 2)
+    # Rank 8 on the rows and columns of every projection: q and o, k and v, three of the MLP; in 40 layers.
+    adapters = 8 * 40 * (2 * 10_240 + 2 * 6_144 + 3 * 22_528)
+    assert checkpoint_bytes(QWEN3_14B, 3, True, 8) == adapters * 3 * 14 + 14_768_307_200 * 3 * 2
+
+
+def test_no_arm_reads_a_teachers_sample_twice_in_a_step():
+    recipe = load_recipe(SMOKE, [
+        "corpus.teacher.samples_per_problem=2", "arms.rl={sampling: teacher, credit: advantage, negatives: true}",
+    ])  # fmt: skip
+    read = {name: completions_of_problem(recipe, resolve_arm(recipe, name)) for name in recipe.trained}
+    assert read == {"off_policy_sft": 2, "on_policy_sft": 4, "grpo": 4, "rl": 2}
+    chosen = load_recipe(SMOKE, ["corpus.demonstrations=first", "arms.rl={sampling: teacher, credit: advantage}"])
+    arms = {name: resolve_arm(chosen, name) for name in ("off_policy_sft", "rl")}
+    # The choice is among correct demonstrations; RL reads wrong ones too.
+    assert {name: completions_of_problem(chosen, arm) for name, arm in arms.items()} == {"off_policy_sft": 1, "rl": 4}
 
 
 @pytest.mark.parametrize(
@@ -116,12 +131,21 @@ def test_disk_of_a_run_by_hand():
             "a step has 2048 completions, which 7 ranks do not divide; the nearest setting that works: "
             "resources.ranks=8",
         ),
+        # 2,048 completions have no divisor nearer to 6 than 4 and 8.
+        ("qwen3-14b/matched.yaml", ["resources.ranks=6"], "the nearest setting that works: resources.ranks=4"),
+        # 16 and 32 ranks do not divide among 3 nodes; 255 problems x 8 = 24 x 85.
+        (
+            "qwen3-14b/matched.yaml",
+            ["resources.ranks=24", "resources.nodes=3"],
+            "24 ranks do not divide; the nearest setting that works: train.problems_per_step=255",
+        ),
         # 2,048 + 32,768 tokens; the model was made for 32,768.
         (
             "qwen3-14b/matched.yaml",
             ["prompt.max_completion_tokens=32768"],
             "training allows sequences of 34,816 tokens (prompt and completion), the model's context is 32,768; lower "
-            "prompt.max_completion_tokens to 30,720 or less",
+            "prompt.max_completion_tokens to 30,720 or less; the nearest setting that works: "
+            "prompt.max_completion_tokens=30720",
         ),
         (
             "qwen3-14b/matched.yaml",

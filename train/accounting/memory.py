@@ -27,14 +27,19 @@ HEAD_TOKENS, HEAD_WORDS = 4096, 32_768  # TRL's loss computes logits in tiles of
 _TILE_BYTES_WITHOUT_TRITON = 29  # of float32 intermediates for a logit, where no GPU fuses them
 
 
-def resumable_bytes(shape: ModelShape, bfloat16: bool) -> int:
-    """Bytes of one resumable checkpoint: weights, their float32 copy and Adam's moments."""
-    return shape.parameters() * ((2 if bfloat16 else 4) + _ADAM_BYTES + 4)
+def resumable_bytes(shape: ModelShape, bfloat16: bool, adapter_rank: int | None = None) -> int:
+    """Bytes of one resumable checkpoint: weights that are trained, their float32 copy and Adam's moments."""
+    trained = shape.parameters() if adapter_rank is None else shape.adapter_parameters(adapter_rank)
+    return trained * ((2 if bfloat16 else 4) + _ADAM_BYTES + 4)
 
 
-def checkpoint_bytes(shape: ModelShape, kept: int, bfloat16: bool) -> int:
-    """Disk of one run at its fullest: two resumable checkpoints, one being written, and the weights that are kept."""
-    return 3 * resumable_bytes(shape, bfloat16) + kept * shape.parameters() * (2 if bfloat16 else 4)
+def checkpoint_bytes(shape: ModelShape, kept: int, bfloat16: bool, adapter_rank: int | None = None) -> int:
+    """Disk of one run at its fullest: two resumable checkpoints, one being written, and the weights that are kept.
+
+    Adapters are merged into the weights that are kept.
+    """
+    resumable = resumable_bytes(shape, bfloat16, adapter_rank)
+    return 3 * resumable + kept * shape.parameters() * (2 if bfloat16 else 4)
 
 
 @dataclass(frozen=True)
@@ -141,7 +146,7 @@ def memory_of_arm(recipe: Recipe, arm: ResolvedArm, shape: ModelShape | None) ->
         bfloat16=recipe.model.dtype == "bfloat16",
         checkpointing=resources.gpu is not None,  # as the trainer does: none on a CPU
         tokens=arm.tokens_per_micro_batch(resources.ranks),
-        adapter_rank=arm.lora.rank if arm.lora is not None else None,
+        adapter_rank=arm.adapter_rank,
         on_gpu=resources.gpu is not None,
     )
     reference = 0
