@@ -42,7 +42,7 @@ def evaluation_recipe(
     }
     for override in overrides:
         apply_override(kept, override)
-    return validate_recipe(kept, str(suite)).read_from(str(suite))
+    return validate_recipe(kept, str(suite)).read_from(str(suite), with_models=False)
 
 
 def at_revision(text: str) -> tuple[str, str | None]:
@@ -109,5 +109,5 @@ def audit_recipes(path: Path, overrides: list[str]) -> list[tuple[Recipe, list[d
         recipe = evaluation_recipe(base, names, suite, study, overrides, f"audit of {base}")
         own = read_recipe_file(path).get("lock", {})
         joined = {kind: recipe.lock.get(kind, {}) | own.get(kind, {}) for kind in ("sources", "benchmarks", "models")}
-        studies.append((recipe.model_copy(update={"lock": joined}), members))
+        studies.append((recipe.model_copy(update={"lock": joined}).read_from(str(path)), members))
     return studies

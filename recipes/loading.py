@@ -2,6 +2,7 @@
 
 import difflib
 import json
+import os
 import re
 import shlex
 from collections.abc import Iterator, Sequence
@@ -85,7 +86,7 @@ def read_recipe_file(path: Path) -> dict[str, Any]:
     lock = _read_lock(lock_path(path))
     for key in ("corpus", "suite"):
         if isinstance(values.get(key), str):
-            values[key], theirs = _section(path.parent / values[key], key, (path,))
+            values[key], theirs = _section(_named_by(path, key, values[key]), key, (path,))
             lock = _merged(lock, theirs)
     return values | {"lock": lock}
 
@@ -156,13 +157,23 @@ def recipe_of_study(study: str) -> str | None:
     return None
 
 
+def _named_by(recipe: Path, key: str, name: str) -> Path:
+    """The recipe that another one names, relative to itself, to take a section from it."""
+    path = recipe.parent / name
+    if path.exists():
+        return path
+    near = similar_file(path) or next(iter(sorted(_SHIPPED.rglob(Path(name).name))), None)  # of a copied recipe
+    hint = f"did you mean {os.path.relpath(near, recipe.parent)}?" if near else "name one, relative to this recipe"
+    raise UserError(f"{recipe}: `{key}` is {name}, and there is no such recipe; {hint}")
+
+
 def _section(path: Path, key: str, readers: tuple[Path, ...]) -> tuple[Any, dict[str, Any]]:
     """One section of another recipe, which may take it from a third, with their lock. `readers`: who led here."""
     section, lock = read_yaml(path).get(key), _read_lock(lock_path(path))
     if isinstance(section, str) and any(path.samefile(reader) for reader in readers):
         raise UserError(f"recipe {path} takes its section {key} from itself: {key} is {section}")
     if isinstance(section, str):
-        section, theirs = _section(path.parent / section, key, (*readers, path))
+        section, theirs = _section(_named_by(path, key, section), key, (*readers, path))
         return section, _merged(lock, theirs)
     if not isinstance(section, dict):
         raise UserError(f"recipe {path} has no section {key} to take")

@@ -134,6 +134,7 @@ class Recipe(Spec):
     wandb: WandbSpec | None = None
     """Settings of Weights & Biases; giving them turns it on. null: its defaults, if `tracking` names it."""
     _read_from: str | None = PrivateAttr(default=None)
+    _fetches_models: bool = PrivateAttr(default=True)
     tracking: tuple[Literal["wandb", "tensorboard"], ...] = ()
     """Where metrics are mirrored: one name or a list. tensorboard: event files in each run's folder."""
     rehearsal: bool = False
@@ -337,8 +338,14 @@ class Recipe(Spec):
         """The command that resolves the hub's datasets and models of this recipe."""
         return f"transfer fetch {shlex.quote(self._read_from) if self._read_from else 'RECIPE'}"
 
-    def read_from(self, path: str) -> Self:
-        """This recipe, with the file that a command names for it."""
+    @property
+    def fetches_models(self) -> bool:
+        """Whether that command resolves the models too. Those of a command line are in no file."""
+        return self._fetches_models
+
+    def read_from(self, path: str, *, with_models: bool = True) -> Self:
+        """This recipe, with the file that a command names for it, and whether the file names the models too."""
+        self._fetches_models = with_models
         inside = Path(path).is_absolute() and Path(path).is_relative_to(Path.cwd())
         self._read_from = str(Path(path).relative_to(Path.cwd()) if inside else path)
         return self

@@ -224,10 +224,11 @@ def audit(options: argparse.Namespace) -> int:
 
     studies = audit_recipes(options.recipe, options.overrides)
     if options.dry_run:
+        statuses = []
         for recipe, _ in studies:
             check_before_running(recipe)
-            show_plan(recipe, options.out / recipe.study, build_stages(recipe), options)
-        return 0
+            statuses.append(show_plan(recipe, options.out / recipe.study, build_stages(recipe), options))
+        return max(statuses)
     rows, failed = [], 0
     for recipe, pairs in studies:
         with redirect_stdout(sys.stderr if options.json else sys.stdout):

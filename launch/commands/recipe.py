@@ -204,17 +204,27 @@ def check(options: argparse.Namespace) -> int:
         lines = [f"{recipe.study} is UNMATCHED:", *listed, REMEDY]
     elif not recipe.arms:
         lines = [f"{recipe.study} has no arms to compare"]
-    elif len(recipe.arms) == 1:
-        lines = [f"{recipe.study} has one arm, {next(iter(recipe.arms))}, so there is nothing to match"]
+    elif len(recipe.trained) == 1:
+        lines = [f"{recipe.study} trains one arm, {next(iter(recipe.trained))}, so there is nothing to match"]
+    elif recipe.trained:
+        lines = [f"{recipe.study} is matched: {', '.join(recipe.trained)} {_declared(recipe)}"]
     else:
-        lines = [f"{recipe.study} is matched: {', '.join(recipe.arms)} {_declared(recipe)}"]
+        lines = [f"{recipe.study} trains nothing, so there is nothing to match"]
+    if recipe.external:
+        lines.append(f"trained elsewhere, so how is not known here: {', '.join(recipe.external)}")
     if attention:
         kinds = sorted({kind for used in attention.values() for kind in used})
         lines.append(f"attention of finished runs: {', '.join(kinds)}")
     hardware = hardware_differences(recipe, study_dir)
     lines += [f"warning: {text}" for text in hardware]
-    values = {"study": recipe.study, "matched": not differences, "differences": by_source, "attention": attention}
-    values["hardware"] = hardware
+    values = {
+        "study": recipe.study,
+        "matched": not differences if recipe.trained else None,
+        "differences": by_source,
+        "unknown_lineage": list(recipe.external),
+        "attention": attention,
+        "hardware": hardware,
+    }
     print_result(options, values, "\n".join(lines))
     return 2 if differences else 0
 

@@ -203,10 +203,10 @@ def unresolved_sentences(recipe: Recipe) -> list[str]:
     # The corpus is compared with benchmarks, which are sources then.
     named["source"] = [name for name in named["source"] if name not in named["benchmark"]]
     fetch = f"run `{recipe.fetch_command}` on a connected machine"
-    if recipe.trained:
+    if recipe.fetches_models:
         groups = [(tuple(named), fetch)]
-    else:  # a suite: its lock has no models, because they are named on the command line
-        of_model = f"name a commit (`transfer eval`: MODEL@COMMIT), or in a recipe that lists it {fetch}"
+    else:
+        of_model = "name a commit, as MODEL@COMMIT"
         groups = [(("model",), of_model), (("source", "benchmark"), fetch)]
     sentences = []
     for kinds, advice in groups:

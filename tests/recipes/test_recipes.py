@@ -350,7 +350,7 @@ def test_a_folder_without_weights_is_refused_before_anything_starts(tmp_path):
 
 def test_one_arm_has_nothing_to_match(capsys):
     assert main(["check", str(POCKET), "arms.grpo=null", "arms.on_policy_sft=null"]) == 0
-    assert capsys.readouterr().out == "pocket has one arm, off_policy_sft, so there is nothing to match\n"
+    assert capsys.readouterr().out == "pocket trains one arm, off_policy_sft, so there is nothing to match\n"
 
 
 def test_benchmarks_the_corpus_is_not_compared_with_are_named(tmp_path):
