@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from recipes.errors import UserError
-from recipes.loading import apply_override, read_recipe_file, read_yaml, validate_recipe
+from recipes.loading import STUDY_FILE, apply_override, read_recipe_file, read_study_file, read_yaml, validate_recipe
 from recipes.schema import Recipe
 
 _UNSPECIFIC = re.compile(r"final|snapshots|(seed|step|checkpoint)-\d+")  # folders that every run of a study has
@@ -43,6 +43,25 @@ def evaluation_recipe(
     for override in overrides:
         apply_override(kept, override)
     return validate_recipe(kept, str(suite)).read_from(str(suite), with_models=False)
+
+
+def refuse_other_models(recipe: Recipe, folder: Path) -> None:
+    """Raise UserError if the folder has an evaluation of other models: checkpoints of several studies share a name."""
+    if not (folder / STUDY_FILE).exists():
+        return
+    before, now = _models(read_study_file(folder)), _models(recipe.dump())
+    if before != now:
+        listed = " and ".join("@".join(filter(None, model)) for model in before)
+        raise UserError(f"{folder} has an evaluation of {listed}; name another folder for this one with --out")
+
+
+def _models(values: dict[str, Any]) -> list[tuple[str, str | None]]:
+    """Path and revision of the base and of the arms that a recipe scores."""
+    named = [values["model"], *(arm["external"] for arm in values["arms"].values())]
+    return [
+        (str(Path(one["path"]).resolve()) if Path(one["path"]).is_dir() else one["path"], one["revision"])
+        for one in named
+    ]
 
 
 def at_revision(text: str) -> tuple[str, str | None]:

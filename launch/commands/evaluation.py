@@ -45,7 +45,7 @@ _SUITE = (
 
 def _pair(options: argparse.Namespace, overrides: list[str]) -> "tuple[Recipe, Path]":
     """The recipe that scores --base and --model, and the folder of its study."""
-    from launch.pairs import arm_names, at_revision, evaluation_recipe
+    from launch.pairs import arm_names, at_revision, evaluation_recipe, refuse_other_models
     from launch.planning.preflight import model_mistake
 
     flags = {"--base": [options.base], "--model": options.model}
@@ -56,6 +56,8 @@ def _pair(options: argparse.Namespace, overrides: list[str]) -> "tuple[Recipe, P
     study = "eval-" + "-".join(name.lower().replace("_", "-") for name in names)[:80].strip("-")
     suite = options.suite or SHIPPED / "recipes" / "suites" / "twelve.yaml"
     recipe = evaluation_recipe(options.base, names, suite, study, overrides)
+    if options.out is None:
+        refuse_other_models(recipe, Path("runs") / study)
     return recipe, options.out or Path("runs") / study
 
 

@@ -208,6 +208,14 @@ def _this_machine(
                 f"{size_text(memory_of_machine())} of memory",
                 "choose a smaller model, or a machine with GPUs (resources.gpu names them)",
             )
+        at_limits = recipe.resources.ranks * max((memory.total for memory in memories), default=0)
+        if need <= memory_of_machine() < at_limits:
+            yield Finding(
+                "warning",
+                f"a micro-batch whose texts all reach their limits takes an arm to {size_text(at_limits)} and this "
+                f"machine has {size_text(memory_of_machine())} of memory",
+                "set train.micro_batch_tokens lower, or train.micro_batch_size",
+            )
         flash = model is not None and model.attention in FLASH and model.attention_fallback is None
         if flash and any(stage.facts.uses_attention for stage in waiting):
             yield Finding("error", f"{model and model.attention} needs a GPU and none is visible here", REMEDY)

@@ -129,6 +129,7 @@ def build_plan(
         unresolved=tuple(unresolved_sentences(recipe)),
         warnings=(*warnings(recipe), *(str(finding) for finding in all_findings if finding.severity == "warning")),
         notes=tuple(good_to_know),
+        external=tuple(recipe.external),
         differences=tuple(recipe_differences(recipe)),
     )
 

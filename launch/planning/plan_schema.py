@@ -165,6 +165,8 @@ class Plan:
     unresolved: tuple[str, ...]
     warnings: tuple[str, ...]
     notes: tuple[str, ...]
+    external: tuple[str, ...]
+    """Arms that were trained elsewhere, of which nothing else is known."""
     differences: tuple[str, ...]
 
 

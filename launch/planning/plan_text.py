@@ -12,6 +12,7 @@ from launch.planning.units import amount_text, count_text, flops_text, hours_tex
 from train.accounting.matching import REMEDY
 from train.accounting.memory import size_text
 
+_NAMED = 4  # arms in a label, at most while others are fewer
 _MEMORY_TITLE = "memory per rank, without libraries"
 
 
@@ -35,9 +36,10 @@ def format_plan(plan: Plan, *, commands: bool = False, stages: bool = False, det
         lines.append(f"problems left out: {reasons}")
     lines += ["", *detail_lines(plan)] if details else []
     if plan.arms:
-        matched = "matched: the arms differ only in what the study varies"
-        lines += ["", "UNMATCHED:" if plan.differences else matched]
+        which = "the trained arms" if plan.external else "the arms"
+        lines += ["", "UNMATCHED:" if plan.differences else f"matched: {which} differ only in what the study varies"]
     lines += [*(f"  {text}" for text in plan.differences), *([REMEDY] if plan.differences else [])]
+    lines += [f"trained elsewhere, so how is not known here: {', '.join(plan.external)}"] if plan.external else []
     lines += [f"note: {text}" for text in plan.notes]
     lines += [f"warning: {text}" for text in plan.warnings]
     lines += [f"missing: {text}" for text in plan.unresolved]
@@ -204,15 +206,23 @@ def _memory_lines(plan: Plan) -> list[str]:
     titles = ("weights", "gradients", "optimizer", "activations", "output layer", "reference", "total", "margin")
     used = [column for column in range(len(titles)) if any(row[column] != "-" for row in rows)]
     widths = {column: max(len(titles[column]), *(len(row[column]) for row in rows)) + 3 for column in used}
-    width = max(len(_MEMORY_TITLE), *(len(", ".join(names)) for names in rows.values()))
+    labels = {row: _label(names, plan) for row, names in rows.items()}
+    width = max(len(_MEMORY_TITLE), *map(len, labels.values()))
     lines = [f"{_MEMORY_TITLE:<{width}}" + "".join(f"{titles[column]:>{widths[column]}}" for column in used)]
-    for row, names in rows.items():
-        cells = "".join(f"{row[column]:>{widths[column]}}" for column in used)
-        lines.append(f"{', '.join(names):<{width}}{cells}")
+    for row, label in labels.items():
+        lines.append(f"{label:<{width}}" + "".join(f"{row[column]:>{widths[column]}}" for column in used))
     if offloaded:
         on_node = offloaded * plan.gpus.train // plan.gpus.nodes
         lines.append(f"offloaded to the memory of each node: at least {size_text(on_node)}")
-    return [*lines, *(f"while sampling, {', '.join(names)}: {text}" for text, names in sampling.items())]
+    return [*lines, *(f"while sampling, {_label(names, plan)}: {text}" for text, names in sampling.items())]
+
+
+def _label(names: Sequence[str], plan: Plan) -> str:
+    """Arms in a table: their names, or those of the others if these are fewer."""
+    others = [name for name in plan.arms if name not in names]
+    if len(names) <= max(_NAMED, len(others)):
+        return ", ".join(names)
+    return f"all arms but {', '.join(others)}" if others else "all arms"
 
 
 def _sampling_text(arm: ArmPlan) -> str:

@@ -2,12 +2,14 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import pytest
 
-from launch.pairs import arm_names, audit_recipes
+from launch.pairs import arm_names, audit_recipes, evaluation_recipe, refuse_other_models
 from recipes.errors import UserError
-from recipes.loading import load_recipe
+from recipes.files import write_json
+from recipes.loading import STUDY_FILE, load_recipe
 from tests.paths import SMOKE
 
 
@@ -209,3 +211,25 @@ def test_arm_names_tell_checkpoints_apart():
     finals = [f"runs/pocket/arms/{arm}/seed-0/final" for arm in ("sft", "grpo")]
     assert list(arm_names(finals)) == ["sft_seed_0_final", "grpo_seed_0_final"]
     assert len(arm_names(["m", "m"])) == 2
+
+
+def test_an_evaluation_of_other_models_is_not_replaced(tmp_path):
+    """Checkpoints of two studies have the same name, `grpo_seed_0_final`."""
+    runs = [tmp_path / name / "arms" / "grpo" / "seed-0" / "final" for name in ("one", "two")]
+    for run in runs:
+        run.mkdir(parents=True)
+
+    def recipe(model, base="org/base@abc"):
+        return evaluation_recipe(base, arm_names([str(model)]), Path(SMOKE), "eval-grpo-seed-0-final", [])
+
+    folder = tmp_path / "runs" / "eval-grpo-seed-0-final"
+    refuse_other_models(recipe(runs[0]), folder)  # nothing is there yet
+    write_json(folder / STUDY_FILE, recipe(runs[0]).dump())
+    refuse_other_models(recipe(runs[0]), folder)
+    refuse_other_models(recipe(f"{runs[0]}/../final"), folder)
+    for other in (recipe(runs[1]), recipe(runs[0], "org/base@def")):
+        with pytest.raises(UserError) as refused:
+            refuse_other_models(other, folder)
+        assert str(refused.value) == (
+            f"{folder} has an evaluation of org/base@abc and {runs[0]}; name another folder for this one with --out"
+        )

@@ -19,7 +19,7 @@ from recipes.loading import load_recipe
 from recipes.manifest import finish_stage, start_stage
 from tests.paths import RECIPES
 from train.accounting.cost import model_shape
-from train.accounting.memory import checkpoint_bytes, memory_of_arm
+from train.accounting.memory import checkpoint_bytes, memory_of_arm, size_text
 from train.arms import resolve_arm
 
 BIG = "recipes/qwen3-14b/matched.yaml"
@@ -80,10 +80,19 @@ def test_missing_flash_attention_is_an_error_or_what_the_recipe_allows(machine):
 def test_a_model_that_is_larger_than_the_memory_of_a_machine_without_gpus(machine, monkeypatch):
     large = ["model={path: Qwen/Qwen3-8B-Base}", "resources.ranks=2"]
     need = 2 * 8_190_735_360 * 16  # in float32: weights, gradients and the two moments of Adam
-    for memory, said in ((need, []), (need - 1, ["weights, gradients and optimizer of an arm take 262 GB"])):
+    recipe = load_recipe(SMOKE, large)
+    most = 2 * memory_of_arm(recipe, resolve_arm(recipe, "grpo"), model_shape(recipe)).total
+    assert most > need
+    at_limits = f"a micro-batch whose texts all reach their limits takes an arm to {size_text(most)}"
+    for memory, said in (
+        (most, []),
+        (most - 1, [("warning", at_limits)]),
+        (need, [("warning", at_limits)]),
+        (need - 1, [("error", "weights, gradients and optimizer of an arm take 262 GB")]),
+    ):
         monkeypatch.setattr(module, "memory_of_machine", lambda memory=memory: memory)
-        errors = found(*large, recipe=SMOKE, gpus=[])
-        assert [str(error).split(" and this")[0] for error in errors] == said
+        told = found(*large, recipe=SMOKE, gpus=[])
+        assert [(one.severity, str(one).split(" and this")[0]) for one in told] == said
     assert found(*large, recipe=SMOKE, gpus=[], site=SiteSpec()) == []
 
 
