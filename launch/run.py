@@ -10,9 +10,8 @@ from pathlib import Path
 from launch.execution.local import run_tasks
 from launch.execution.processes import note_run
 from launch.hardware import visible_gpus
-from launch.planning.analysis_plan import analysis_errors, analysis_plan
 from launch.planning.findings import Finding, disk_of_studies, findings
-from launch.planning.fit import fit_mistakes
+from launch.planning.fit import analysis_mistakes, fit_mistakes
 from launch.planning.node import require_sandbox_of
 from launch.planning.preflight import unresolved_sentences, warnings
 from launch.reuse import plan_reuse
@@ -47,7 +46,7 @@ def check_recipe(recipe: Recipe) -> list[Finding]:
     except UserError as error:
         errors.append(str(error))  # of several lines
     shape = model_shape(recipe)
-    misfits = [*fit_mistakes(recipe, shape), *analysis_errors(analysis_plan(recipe, shape), recipe.resources.gpu)]
+    misfits = [*fit_mistakes(recipe, shape), *analysis_mistakes(recipe, shape)]
     errors += [f"{_CANNOT_WORK}{text}" for text in misfits]
     return [Finding("error", text) for text in errors] + [Finding("warning", text) for text in warnings(recipe)]
 

@@ -200,19 +200,3 @@ def analysis_lines(plan: AnalysisPlan) -> list[str]:
             text += f", {size_text(d.disk_bytes)} of disk while it runs"
         lines.append(text)
     return lines
-
-
-def analysis_errors(plan: AnalysisPlan, gpu: str | None) -> list[str]:
-    """Why drift or the diagnostics cannot be measured."""
-    errors = []
-    drift, diagnostics = plan.drift, plan.diagnostics
-    if drift is not None and drift.memory is not None and drift.fits is False:
-        need = f"{drift.memory.peak / 1e9:.0f} GB and the {gpu} has less"
-        way = "set resources.vllm or lower drift.batch_size" if drift.engine == "transformers" else "set drift=null"
-        errors.append(f"drift needs {need}; {way}")
-    if diagnostics is not None and diagnostics.memory is not None and diagnostics.fits is False:
-        errors.append(
-            f"the diagnostics need {diagnostics.memory.peak / 1e9:.0f} GB and the {gpu} has less; lower "
-            "diagnostics.batch_tokens or diagnostics.batch_size"
-        )
-    return errors

@@ -7,6 +7,7 @@ from typing import Any, assert_never
 
 from launch.planning.analysis_plan import DiagnosticsPlan, DriftPlan, diagnostics_plan, drift_plan
 from launch.stages import Stage
+from recipes.diagnostics_schema import DiagnosticsSpec
 from recipes.loading import apply_override
 from recipes.schema import Recipe
 from train.accounting.cost import GPUS, ModelShape, bytes_per_weight, with_article
@@ -107,9 +108,7 @@ def _too_large(recipe: Recipe, arms: list[ResolvedArm], shape: ModelShape) -> li
         if needed > usable:
             when = "while training" if training > usable else f"beside vLLM's {engine / 1e9:.0f} GB"
             sentences.append(
-                f"an arm with sampling {arm.sampling} needs {needed / 1e9:.0f} GB per rank {when}, "
-                f"{with_article(gpu)} has {GPUS[gpu].memory_bytes / 1e9:.0f}, of which about {usable / 1e9:.0f} "
-                "without the margin"
+                f"an arm with sampling {arm.sampling} needs {needed / 1e9:.0f} GB per rank {when}, {_room(gpu)}"
             )
     return sentences
 
@@ -167,6 +166,51 @@ def _model_memory(recipe: Recipe, stage: Stage, shape: ModelShape | None) -> int
 
 def _peak(plan: DriftPlan | DiagnosticsPlan | None) -> int | None:
     return plan.memory.peak if plan is not None and plan.memory is not None else None
+
+
+def analysis_mistakes(recipe: Recipe, shape: ModelShape | None) -> list[str]:
+    """Why drift or the diagnostics do not fit, as sentences with a setting under which they do."""
+    gpu = recipe.resources.gpu
+    if gpu is None or shape is None:
+        return []
+    plans = {"drift": drift_plan, "diagnostics": diagnostics_plan}
+    sentences = []
+    for section, plan_of in plans.items():
+        plan = plan_of(recipe, shape)
+        if plan is None or plan.memory is None or plan.fits is not False:
+            continue
+        ways = (_changed(recipe, (override,)) for override in _smaller(recipe, section))
+        found = zip(_smaller(recipe, section), ways, strict=True)
+        way = next((text for text, other in found if other and _fits(plan_of(other, shape))), f"{section}=null")
+        sentences.append(
+            f"{section} need{'s' * (section == 'drift')} {plan.memory.peak / 1e9:.0f} GB on one GPU, "
+            f"{_room(gpu)}; the nearest setting that works: {way}"
+        )
+    return sentences
+
+
+def _fits(plan: DriftPlan | DiagnosticsPlan | None) -> bool:
+    return plan is not None and plan.fits is True
+
+
+def _smaller(recipe: Recipe, section: str) -> Iterator[str]:
+    """Settings with which an analysis needs less memory, those that change no result first."""
+    spec = recipe.require_drift() if section == "drift" else recipe.require_diagnostics()
+    limits = {"batch_size": (spec.batch_size, 1)}
+    if isinstance(spec, DiagnosticsSpec):
+        limits["batch_tokens"] = (spec.batch_tokens, 512)
+    for key, (value, least) in limits.items():
+        while value > least:
+            value //= 2
+            yield f"{section}.{key}={value}"
+    if bytes_per_weight(recipe, spec.dtype) > 2:
+        yield f"{section}.dtype=bfloat16"
+
+
+def _room(gpu: str) -> str:
+    """What a GPU has, and how much of it may be planned."""
+    memory = GPUS[gpu].memory_bytes
+    return f"{with_article(gpu)} has {memory / 1e9:.0f}, of which about {USABLE * memory / 1e9:.0f} without the margin"
 
 
 def nearest_setting(recipe: Recipe, shape: ModelShape | None) -> str | None:

@@ -8,12 +8,12 @@ from typing import Any
 
 from eval.questions.suite_size import evaluation_responses
 from launch.hardware import gpus_wanted, visible_gpus
-from launch.planning.analysis_plan import analysis_errors, analysis_plan
+from launch.planning.analysis_plan import analysis_plan
 from launch.planning.assumptions import UnmeasuredHours, assumed_hours, assumed_lengths, assumptions
 from launch.planning.calibration import Calibration, group_of, rehearsed, taken
 from launch.planning.disk import disk_needed, gpus_of_node
 from launch.planning.findings import findings
-from launch.planning.fit import fit_mistakes, stage_memory
+from launch.planning.fit import analysis_mistakes, fit_mistakes, stage_memory
 from launch.planning.hours import (
     PACKED_ROW_TOKENS,
     PlanContext,
@@ -123,7 +123,7 @@ def build_plan(
         findings=tuple(all_findings),
         errors=(
             *misfits,
-            *analysis_errors(analyses, recipe.resources.gpu),
+            *analysis_mistakes(recipe, shape),
             *(str(finding) for finding in all_findings if finding.severity == "error"),
         ),
         unresolved=tuple(unresolved_sentences(recipe)),

@@ -4,12 +4,12 @@ import pytest
 
 from launch.planning.analysis_plan import (
     AnalysisPlan,
-    analysis_errors,
     analysis_lines,
     diagnostics_plan,
     drift_plan,
     trajectory_plan,
 )
+from launch.planning.fit import analysis_mistakes
 from recipes.loading import load_recipe
 from train import drift
 from train.accounting.cost import model_shape
@@ -67,14 +67,14 @@ def test_memory_and_disk_of_a_14b_model_by_hand():
 def test_what_does_not_fit_is_an_error_with_a_way_out(transfer):
     result = transfer("plan", BIG, "resources.gpu=A100-40GB")
     assert result.returncode == 2
-    assert (
-        "cannot work: the diagnostics need 54 GB and the A100-40GB has less; lower diagnostics.batch_tokens"
-        in result.stdout
-    )
+    need = "diagnostics need 54 GB on one GPU, an A100-40GB has 43, of which about 40 without the margin; the nearest "
+    assert f"cannot work: {need}setting that works: diagnostics.batch_size=4\n" in result.stdout + "\n"
     recipe = load_recipe(BIG, ["resources.gpu=A100-40GB"])
-    plan = AnalysisPlan(None, None, diagnostics_plan(recipe, model_shape(recipe)))
-    assert len(analysis_errors(plan, "A100-40GB")) == 1
-    assert analysis_errors(AnalysisPlan(None, None, None), None) == []
+    of_drift, of_diagnostics = analysis_mistakes(recipe, model_shape(recipe))
+    assert of_drift.endswith("drift=null")  # the base and a checkpoint alone are too large
+    ways = [text.rpartition(": ")[2] for text in (of_drift, of_diagnostics)]
+    assert analysis_mistakes(load_recipe(BIG, ["resources.gpu=A100-40GB", *ways]), model_shape(recipe)) == []
+    assert analysis_mistakes(load_recipe(BIG, ["resources.gpu=null"]), model_shape(recipe)) == []
 
 
 def test_drift_of_14b_by_hand():
@@ -115,6 +115,10 @@ def test_drift_without_an_engine_keeps_the_cache_of_a_batch_and_does_not_fit():
     assert found.engine == "transformers"
     assert found.memory.sampling_cache == 32 * 16_384 * 163_840
     assert found.fits is False
-    (text,) = analysis_errors(AnalysisPlan(found, None, None), "H200-141GB")
-    assert text == "drift needs 145 GB and the H200-141GB has less; set resources.vllm or lower drift.batch_size"
+    # 59 GB of models and sixteen sequences are 102 GB.
+    (text,) = [text for text in analysis_mistakes(recipe, model_shape(recipe)) if text.startswith("drift")]
+    assert text == (
+        "drift needs 145 GB on one GPU, an H200-141GB has 141, of which about 133 without the margin; the nearest "
+        "setting that works: drift.batch_size=16"
+    )
     assert drift_plan(load_recipe("recipes/pocket/smoke.yaml"), None) is None
