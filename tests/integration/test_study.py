@@ -111,6 +111,7 @@ def test_rerun_does_nothing_and_report_and_check_print(smoke_study, smoke_transf
         "matched": True,
         "differences": {"recipe": [], "runs": []},
         "attention": {arm: ["sdpa"] for arm in ("off_policy_sft", "on_policy_sft", "grpo")},
+        "unknown_lineage": [],
         "hardware": [],
     }
 

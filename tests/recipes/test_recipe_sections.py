@@ -1,11 +1,13 @@
 """Sections that a recipe takes from another one, and the lock that comes with them."""
 
 import json
+import os
 
 import pytest
 
 from recipes.errors import UserError
 from recipes.loading import load_recipe
+from tests.paths import RECIPES
 
 
 def test_corpus_of_another_recipe(tmp_path):
@@ -13,8 +15,18 @@ def test_corpus_of_another_recipe(tmp_path):
     (tmp_path / "study.yaml").write_text("study: s\ncorpus: corpus.yaml\n")
     assert load_recipe(tmp_path / "study.yaml", ["corpus.seed=4"]).corpus.seed == 4
     (tmp_path / "study.yaml").write_text("study: s\ncorpus: other.yaml\n")
-    with pytest.raises(UserError, match=r"other.yaml does not exist"):
-        load_recipe(tmp_path / "study.yaml")
+    for named, hint in (
+        ("other.yaml", "name one, relative to this recipe"),
+        ("corpsu.yaml", "did you mean corpus.yaml?"),
+        # A shipped recipe that was copied to another folder.
+        ("../suites/twelve.yaml", f"did you mean {os.path.relpath(RECIPES / 'suites' / 'twelve.yaml', tmp_path)}?"),
+    ):
+        (tmp_path / "study.yaml").write_text(f"study: s\ncorpus: {named}\n")
+        with pytest.raises(UserError) as refused:
+            load_recipe(tmp_path / "study.yaml")
+        assert str(refused.value) == (
+            f"{tmp_path / 'study.yaml'}: `corpus` is {named}, and there is no such recipe; {hint}"
+        )
 
 
 def test_lock_of_the_corpus_recipe_comes_with_it(tmp_path):
