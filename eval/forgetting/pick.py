@@ -182,7 +182,7 @@ def choose(
             refused=[
                 _nothing_to_propose(
                     [rows[model] for model in trained_rows],
-                    sum(gained(rows[model].trained_gain) for model in able),
+                    [rows[model] for model in able],
                     max_drop,
                     trained,
                     first_shipping,
@@ -237,7 +237,7 @@ def _contradictions(of: _Gains, model: int, limit: float, max_drop: float, train
     sentences, gains = [], of.of(model)
     if not gained(gains[trained]):
         low, high = gains[trained].low, gains[trained].high
-        sentences.append(f"on {where} its gain on {trained} cannot be told from zero [{low:+.1f}, {high:+.1f}]")
+        sentences.append(f"on {where} it has no gain on {trained} that can be told from zero [{low:+.1f}, {high:+.1f}]")
     elif not of.above_guessing(model):
         sentences.append(f"on {where} its score on {trained} is not above guessing")
     for group in refused_groups(_without_heldout(gains), max_drop):
@@ -249,16 +249,23 @@ def _contradictions(of: _Gains, model: int, limit: float, max_drop: float, train
 
 
 def _nothing_to_propose(
-    rows: Sequence[Candidate], able: int, max_drop: float, trained: str, first_shipping: Callable[[], str]
+    rows: Sequence[Candidate],
+    able: Sequence[Candidate],
+    max_drop: float,
+    trained: str,
+    first_shipping: Callable[[], str],
 ) -> str:
-    """Why nothing is proposed. `able`: how many checkpoints have a gain, and beyond guessing."""
+    """Why nothing is proposed. `able`: the checkpoints whose score is above guessing, as far as that is known."""
     if not any(gained(row.trained_gain) for row in rows):
         return f"no checkpoint has a gain on {trained} that can be told from zero"
     if not able:
-        return f"no checkpoint has a score on {trained} that can be told from guessing"
+        return f"no checkpoint scores above guessing on {trained}"
+    gaining = sum(gained(row.trained_gain) for row in able)
+    if not gaining:
+        return f"no checkpoint has both a gain on {trained} and a score above guessing"
     return (
-        f"none of the {able} checkpoints that gained on {trained} can be expected to stay within {max_drop:g} points; "
-        f"{first_shipping()}"
+        f"none of the {gaining} checkpoints that gained on {trained} can be expected to stay within {max_drop:g} "
+        f"points; {first_shipping()}"
     )
 
 

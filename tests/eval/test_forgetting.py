@@ -332,7 +332,7 @@ def test_a_checkpoint_at_the_level_of_guessing_is_not_proposed(made_up):
     assert found.choice.arm is None
     assert picking.choose(scores, "math", 5, settings, (), {"math": 59.0}).choice.arm == "grpo"
     (none,) = picking.choose(scores, "math", 100, settings, (), {"math": 99.0}).refused
-    assert none == "no checkpoint has a score on math that can be told from guessing"
+    assert none == "no checkpoint scores above guessing on math"
 
 
 def test_a_benchmark_in_one_half_of_the_slice_is_a_mistake(made_up, monkeypatch):
