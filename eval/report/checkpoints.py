@@ -4,7 +4,7 @@ from pathlib import Path
 
 from eval.forgetting.schema import Candidate, Pick, Trajectory
 from eval.forgetting.trajectory import HELDOUT
-from eval.report.wording import axis_value, bounded_text, interval_text
+from eval.report.wording import axis_value, bounded_text, interval_text, not_reached_text
 from eval.statistics.decisions import limit_shown
 from recipes.layout import run_folder
 
@@ -25,7 +25,7 @@ def format_trajectory(trajectory: Trajectory, axis: str) -> str:
         lines += ["", f"at an equal held-out gain of {target.heldout_gain:+.1f} points"]
         for arm, reached in target.arms.items():
             if reached.groups is None:
-                lines.append(f"{arm:<28}never reaches it")
+                lines.append(f"{arm:<28}{not_reached_text(reached)}")
                 continue
             lines.append(f"{arm:<28}{'':>24}" + "".join(f"{bounded_text(reached.groups[g]):>24}" for g in groups))
         for pair in target.contrasts:

@@ -29,6 +29,7 @@ from eval.report.wording import (
     index_text,
     interval_text,
     loss_text,
+    not_reached_text,
     p_text,
     points,
 )
@@ -92,6 +93,7 @@ def page_templates() -> Environment:
         "p_value": p_text,
         "nats": lambda value: _breakable(interval_text(value, ".3f")),
         "reached": lambda value: _breakable(bounded_text(value)),
+        "not_reached": not_reached_text,
         "level": _level,
         "may_have_lost": loss_text,
         "token": visible_token,

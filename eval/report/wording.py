@@ -1,6 +1,7 @@
 """How numbers are written in every table and sentence of a report."""
 
 from eval.drawing import label
+from eval.forgetting.schema import EqualGainArm
 from eval.report.schema import ArmResult, IndexValue
 from eval.statistics.decisions import fell, gained, limit_shown, may_lose, rounded_up
 from eval.statistics.values import NOT_IDENTIFIED, Estimate, PartialEstimate
@@ -36,6 +37,11 @@ def bounded_text(value: PartialEstimate) -> str:
     if value.low is None or value.high is None:
         return f"{value.estimate:+.1f}"
     return points(Estimate(estimate=value.estimate, low=value.low, high=value.high))
+
+
+def not_reached_text(arm: EqualGainArm) -> str:
+    """Why an arm is not compared at a held-out gain that its curve does not pass."""
+    return "began above it" if arm.began_above else "never reaches it"
 
 
 def change_text(gain: Estimate) -> str:
