@@ -305,7 +305,10 @@ def certainty(transfer: Transfer) -> list[str]:
 
 
 def _at_equal_gain(target: EqualGain, trained: str) -> list[str]:
-    """The worst group of every arm that reaches the held-out gain with an interval and has another group."""
+    """The worst group of every arm that reaches the held-out gain with an interval and has another group.
+
+    Nothing where fewer than two do: one arm alone is no comparison at an equal gain.
+    """
     texts = []
     for arm, result in target.arms.items():
         gains = (result.groups or {}).items()
@@ -314,4 +317,4 @@ def _at_equal_gain(target: EqualGain, trained: str) -> list[str]:
             group = min(lows, key=lows.__getitem__)
             texts.append(f"{label(arm)} {bounded_text(dict(gains)[group])} on {label(group)}")
     start = f"At an equal held-out gain of {target.heldout_gain:+.1f} the worst groups are"
-    return [f"{start} {', '.join(texts)}."] if texts else []
+    return [f"{start} {', '.join(texts)}."] if len(texts) > 1 else []
