@@ -170,7 +170,8 @@ def choose(
 
     def first_shipping() -> str:
         gaining = [model for model in able if gained(rows[model].trained_gain)]
-        return _first_shipping({loss for model in gaining for loss in losses(model)}, max_drop, propose, refuse)
+        needed = {model: (limits[model], limit_checked(model)) for model in gaining}
+        return _first_shipping({loss for model in gaining for loss in losses(model)}, max_drop, propose, refuse, needed)
 
     within = [model for model in able if limits[model] <= max_drop]
     proposed = propose(max_drop)
@@ -218,17 +219,24 @@ def _first_shipping(
     max_drop: float,
     propose: Callable[[float], int | None],
     refuse: Callable[[int, float], list[str]],
+    needed: Mapping[int, tuple[float, float]],
 ) -> str:
     """The smallest limit above `max_drop`, in tenths, at which a model ships, found by the rule itself.
 
     A larger limit may propose another model, which the check refuses, so the limits are tried in order. Between those
     in `losses` nothing changes.
+
+    `needed`: the limits of a model by the half that proposes, which the table of candidates has, and by the other.
     """
     for limit in sorted({limit_shown(loss) for loss in losses if loss > max_drop}):
         model = propose(limit)
         if model is not None and not refuse(model, limit):
-            lower = "(more questions lower this: trajectory.questions)"
-            return f"the first that ships would at --max-drop {limit:.1f} {lower}"
+            proposing, checking = map(limit_shown, needed[model])
+            why = f"{proposing:.1f} by the half that proposes, {checking:.1f} by the other"
+            if max(proposing, checking) < limit:
+                why = "what is proposed below it is refused"
+            lower = "more questions lower it: trajectory.questions"
+            return f"the first that ships would at --max-drop {limit:.1f} ({why}; {lower})"
     return "none ships at a larger --max-drop either"
 
 

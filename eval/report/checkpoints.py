@@ -65,11 +65,12 @@ def format_pick(result: Pick, study_dir: Path) -> str:
     start, check = "Chosen", "checked on the others"
     if proposed is None:
         start, check = "Nothing was proposed", "so there was nothing to check on the others"
-    scope = (
-        f"{start} on {result.questions} of the slice's {result.questions + result.checked} questions, {check}. "
-        f"`transfer gate {study_dir} ARM --max-drop {result.max_drop:g}` judges the final model of an arm, "
-        "which was not chosen among checkpoints, on the whole suite; it may pass where the base is kept here."
-    )
+    scope = f"{start} on {result.questions} of the slice's {result.questions + result.checked} questions, {check}."
+    if result.choice.arm is None:
+        scope += (
+            f" `transfer gate {study_dir} ARM --max-drop {result.max_drop:g}` judges the final model of an arm, "
+            "which was not chosen among checkpoints, on the whole suite; it may pass where the base is kept here."
+        )
     if proposed is None or proposed.arm is None:
         return "\n".join([*lines, "", f"keep the base: {'; '.join(result.refused)}", scope])
     if result.tied:

@@ -1,10 +1,14 @@
 """What `pick` says where it ships nothing, on made-up slices: two halves of 1000 questions a benchmark."""
 
+import re
+from pathlib import Path
+
 import numpy as np
 
 from eval.forgetting.curves import Slice
 from eval.forgetting.pick import choose
 from eval.forgetting.schema import Pick
+from eval.report.checkpoints import format_pick
 from eval.statistics.bootstrap import BenchmarkScores
 from recipes.loading import load_recipe
 from tests.paths import SMOKE
@@ -38,3 +42,39 @@ def test_a_loss_on_the_other_half_is_no_gain_rather_than_one_that_cannot_be_told
     assert reported.estimate == -10 and -10.3 < reported.low < reported.high < -9.7
     shown = f"[{reported.low:.1f}, {reported.high:.1f}]"
     assert found.refused[0] == f"on the other half it has no gain on math that can be told from zero {shown}"
+
+
+def named_limit(reason: str) -> tuple[float, str]:
+    found = re.search(r"the first that ships would at --max-drop ([\d.]+) \((.*); more questions lower it", reason)
+    assert found is not None
+    return float(found[1]), found[2]
+
+
+def test_the_limit_that_is_named_is_that_of_the_half_that_needs_more():
+    """A loss of 2 on the half that proposes and of 6 on the other; equal differences have a width all the same."""
+    columns = {"math": [40.0, 60.0], "facts": [60.0, np.where(HALF, 58.0, 54.0)]}
+    for given in (0, 4):  # below both, nothing is proposed; between them the other half refuses
+        kept = chosen(given, **columns)
+        limit, why = named_limit(kept.refused[-1])
+        assert 6 < limit < 6.5
+        table = kept.candidates[1].passes_from
+        assert 2 < table < 2.5
+        assert why == f"{np.ceil(10 * table) / 10:.1f} by the half that proposes, {limit:.1f} by the other"
+        assert format_pick(kept, Path("runs/x")).endswith("it may pass where the base is kept here.")
+    assert "transfer gate" not in format_pick(chosen(limit, **columns), Path("runs/x"))
+
+
+def test_a_limit_above_those_of_both_halves_says_why():
+    """The first gained nothing on the other half and loses 5, the second loses 10, the third 20.
+
+    The second cannot be told from the others, which can be told apart: it is proposed only where the third is within
+    the limit, and before that the first is, which is refused.
+    """
+    math = [40.0, np.where(HALF, 50.0, 40.0), 51 + NOISE, 52.0]
+    columns = {"math": math, "facts": [60.0, 55.0, 50.0, 40.0]}
+    limit, why = named_limit(chosen(0, **columns).refused[-1])
+    assert 20 < limit < 20.5
+    assert why == "what is proposed below it is refused"
+    assert chosen(limit, **columns).choice.step == 2
+    refused = chosen(12, **columns)
+    assert refused.proposed is not None and refused.proposed.step == 1
