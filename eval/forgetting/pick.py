@@ -24,7 +24,7 @@ from eval.statistics.decisions import (
     worst_group,
 )
 from eval.statistics.inference import Interval, percentile_interval
-from eval.statistics.values import Estimate
+from eval.statistics.values import Estimate, number_text
 from recipes.errors import UserError
 from recipes.schema import Recipe
 from recipes.suite_schema import StatisticsSpec
@@ -244,8 +244,9 @@ def _contradictions(of: _Gains, model: int, limit: float, max_drop: float, train
     """Why a proposed model is not shipped, by the gains on some questions."""
     sentences, gains = [], of.of(model)
     if not gained(gains[trained]):
-        low, high = gains[trained].low, gains[trained].high
-        sentences.append(f"on {where} it has no gain on {trained} that can be told from zero [{low:+.1f}, {high:+.1f}]")
+        gain = Estimate.of(gains[trained])
+        bounds = f"[{number_text(gain.low)}, {number_text(gain.high)}]"
+        sentences.append(f"on {where} it has no gain on {trained} that can be told from zero {bounds}")
     elif not of.above_guessing(model):
         sentences.append(f"on {where} its score on {trained} is not above guessing")
     for group in refused_groups(_without_heldout(gains), max_drop):

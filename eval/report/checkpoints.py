@@ -6,6 +6,7 @@ from eval.forgetting.schema import Candidate, Pick, Trajectory
 from eval.forgetting.trajectory import HELDOUT
 from eval.report.wording import axis_value, bounded_text, interval_text, not_reached_text
 from eval.statistics.decisions import limit_shown
+from eval.statistics.values import number_text
 from recipes.layout import run_folder
 
 
@@ -32,7 +33,7 @@ def format_trajectory(trajectory: Trajectory, axis: str) -> str:
             name = f"{pair.first} - {pair.second}"
             lines.append(f"{name:<52}" + "".join(f"{bounded_text(pair.groups[g]):>24}" for g in groups))
     if not trajectory.equal_gain:
-        best = ", ".join(f"{arm} {gain:+.1f}" for arm, gain in trajectory.best_heldout_gain.items())
+        best = ", ".join(f"{arm} {number_text(gain)}" for arm, gain in trajectory.best_heldout_gain.items())
         lines += ["", f"the arms have no held-out gain in common (at most {best}); nothing is compared at equal gain"]
     fit = trajectory.razor
     if fit is not None and fit.r2 is not None and fit.residuals is not None:

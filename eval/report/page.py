@@ -35,7 +35,7 @@ from eval.report.wording import (
 )
 from eval.shifts.figures import histograms_figure, kl_figure, layers_figure, visible_token, words_figure
 from eval.statistics.transfer_index import DEFINITIONS
-from eval.statistics.values import Estimate
+from eval.statistics.values import Estimate, number_text
 from recipes.schema import Recipe
 
 
@@ -88,6 +88,7 @@ def page_templates() -> Environment:
         "method": method_of,
         "points_text": points,
         "interval_text": interval_text,
+        "number": number_text,
         "bounded_text": bounded_text,
         "points": lambda value: _breakable(points(value)),
         "p_value": p_text,
