@@ -24,7 +24,7 @@ from eval.statistics.decisions import (
     worst_group,
 )
 from eval.statistics.inference import Interval, percentile_interval
-from eval.statistics.values import Estimate
+from eval.statistics.values import Estimate, number_text
 from recipes.errors import UserError
 from recipes.schema import Recipe
 from recipes.suite_schema import StatisticsSpec
@@ -170,7 +170,8 @@ def choose(
 
     def first_shipping() -> str:
         gaining = [model for model in able if gained(rows[model].trained_gain)]
-        return _first_shipping({loss for model in gaining for loss in losses(model)}, max_drop, propose, refuse)
+        needed = {model: (limits[model], limit_checked(model)) for model in gaining}
+        return _first_shipping({loss for model in gaining for loss in losses(model)}, max_drop, propose, refuse, needed)
 
     within = [model for model in able if limits[model] <= max_drop]
     proposed = propose(max_drop)
@@ -182,7 +183,7 @@ def choose(
             refused=[
                 _nothing_to_propose(
                     [rows[model] for model in trained_rows],
-                    sum(gained(rows[model].trained_gain) for model in able),
+                    [rows[model] for model in able],
                     max_drop,
                     trained,
                     first_shipping,
@@ -218,17 +219,24 @@ def _first_shipping(
     max_drop: float,
     propose: Callable[[float], int | None],
     refuse: Callable[[int, float], list[str]],
+    needed: Mapping[int, tuple[float, float]],
 ) -> str:
     """The smallest limit above `max_drop`, in tenths, at which a model ships, found by the rule itself.
 
     A larger limit may propose another model, which the check refuses, so the limits are tried in order. Between those
     in `losses` nothing changes.
+
+    `needed`: the limits of a model by the half that proposes, which the table of candidates has, and by the other.
     """
     for limit in sorted({limit_shown(loss) for loss in losses if loss > max_drop}):
         model = propose(limit)
         if model is not None and not refuse(model, limit):
-            lower = "(more questions lower this: trajectory.questions)"
-            return f"the first that ships would at --max-drop {limit:.1f} {lower}"
+            proposing, checking = map(limit_shown, needed[model])
+            why = f"{proposing:.1f} by the half that proposes, {checking:.1f} by the other"
+            if max(proposing, checking) < limit:
+                why = "what is proposed below it is refused"
+            lower = "more questions lower it: trajectory.questions"
+            return f"the first that ships would at --max-drop {limit:.1f} ({why}; {lower})"
     return "none ships at a larger --max-drop either"
 
 
@@ -236,8 +244,9 @@ def _contradictions(of: _Gains, model: int, limit: float, max_drop: float, train
     """Why a proposed model is not shipped, by the gains on some questions."""
     sentences, gains = [], of.of(model)
     if not gained(gains[trained]):
-        low, high = gains[trained].low, gains[trained].high
-        sentences.append(f"on {where} its gain on {trained} cannot be told from zero [{low:+.1f}, {high:+.1f}]")
+        gain = Estimate.of(gains[trained])
+        bounds = f"[{number_text(gain.low)}, {number_text(gain.high)}]"
+        sentences.append(f"on {where} it has no gain on {trained} that can be told from zero {bounds}")
     elif not of.above_guessing(model):
         sentences.append(f"on {where} its score on {trained} is not above guessing")
     for group in refused_groups(_without_heldout(gains), max_drop):
@@ -249,16 +258,23 @@ def _contradictions(of: _Gains, model: int, limit: float, max_drop: float, train
 
 
 def _nothing_to_propose(
-    rows: Sequence[Candidate], able: int, max_drop: float, trained: str, first_shipping: Callable[[], str]
+    rows: Sequence[Candidate],
+    able: Sequence[Candidate],
+    max_drop: float,
+    trained: str,
+    first_shipping: Callable[[], str],
 ) -> str:
-    """Why nothing is proposed. `able`: how many checkpoints have a gain, and beyond guessing."""
+    """Why nothing is proposed. `able`: the checkpoints whose score is above guessing, as far as that is known."""
     if not any(gained(row.trained_gain) for row in rows):
         return f"no checkpoint has a gain on {trained} that can be told from zero"
     if not able:
-        return f"no checkpoint has a score on {trained} that can be told from guessing"
+        return f"no checkpoint scores above guessing on {trained}"
+    gaining = sum(gained(row.trained_gain) for row in able)
+    if not gaining:
+        return f"no checkpoint has both a gain on {trained} and a score above guessing"
     return (
-        f"none of the {able} checkpoints that gained on {trained} can be expected to stay within {max_drop:g} points; "
-        f"{first_shipping()}"
+        f"none of the {gaining} checkpoints that gained on {trained} can be expected to stay within {max_drop:g} "
+        f"points; {first_shipping()}"
     )
 
 

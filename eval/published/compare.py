@@ -7,7 +7,7 @@ from scipy import stats
 from eval.published.audit import PublishedModel, published_models, replications
 from eval.report.schema import ArmResult, Base, Transfer
 from eval.statistics.decisions import Agreement, agreement
-from eval.statistics.values import Estimate, Values
+from eval.statistics.values import Estimate, Values, number_text
 from recipes.errors import UserError
 from recipes.suggestions import did_you_mean
 
@@ -89,7 +89,7 @@ def format_comparison(comparisons: list[PublishedComparison]) -> str:
     ]
     for row in comparisons:
         ours = f"{row.ours.estimate:.1f} [{row.ours.low:.1f}, {row.ours.high:.1f}]"
-        gap = f"{row.difference:+.1f} ± {row.half_width:.1f}"
+        gap = f"{number_text(row.difference)} ± {row.half_width:.1f}"
         low, high = row.replications or (None, None)
         note = "" if low is None else f"  (others measured {low:g}" + (f" to {high:g})" if high != low else ")")
         lines.append(

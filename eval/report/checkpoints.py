@@ -4,8 +4,9 @@ from pathlib import Path
 
 from eval.forgetting.schema import Candidate, Pick, Trajectory
 from eval.forgetting.trajectory import HELDOUT
-from eval.report.wording import axis_value, bounded_text, interval_text
+from eval.report.wording import axis_value, bounded_text, interval_text, not_reached_text
 from eval.statistics.decisions import limit_shown
+from eval.statistics.values import number_text
 from recipes.layout import run_folder
 
 
@@ -25,14 +26,14 @@ def format_trajectory(trajectory: Trajectory, axis: str) -> str:
         lines += ["", f"at an equal held-out gain of {target.heldout_gain:+.1f} points"]
         for arm, reached in target.arms.items():
             if reached.groups is None:
-                lines.append(f"{arm:<28}never reaches it")
+                lines.append(f"{arm:<28}{not_reached_text(reached)}")
                 continue
             lines.append(f"{arm:<28}{'':>24}" + "".join(f"{bounded_text(reached.groups[g]):>24}" for g in groups))
         for pair in target.contrasts:
             name = f"{pair.first} - {pair.second}"
             lines.append(f"{name:<52}" + "".join(f"{bounded_text(pair.groups[g]):>24}" for g in groups))
     if not trajectory.equal_gain:
-        best = ", ".join(f"{arm} {gain:+.1f}" for arm, gain in trajectory.best_heldout_gain.items())
+        best = ", ".join(f"{arm} {number_text(gain)}" for arm, gain in trajectory.best_heldout_gain.items())
         lines += ["", f"the arms have no held-out gain in common (at most {best}); nothing is compared at equal gain"]
     fit = trajectory.razor
     if fit is not None and fit.r2 is not None and fit.residuals is not None:
@@ -65,11 +66,12 @@ def format_pick(result: Pick, study_dir: Path) -> str:
     start, check = "Chosen", "checked on the others"
     if proposed is None:
         start, check = "Nothing was proposed", "so there was nothing to check on the others"
-    scope = (
-        f"{start} on {result.questions} of the slice's {result.questions + result.checked} questions, {check}. "
-        f"`transfer gate {study_dir} ARM --max-drop {result.max_drop:g}` judges the final model of an arm, "
-        "which was not chosen among checkpoints, on the whole suite; it may pass where the base is kept here."
-    )
+    scope = f"{start} on {result.questions} of the slice's {result.questions + result.checked} questions, {check}."
+    if result.choice.arm is None:
+        scope += (
+            f" `transfer gate {study_dir} ARM --max-drop {result.max_drop:g}` judges the final model of an arm, "
+            "which was not chosen among checkpoints, on the whole suite; it may pass where the base is kept here."
+        )
     if proposed is None or proposed.arm is None:
         return "\n".join([*lines, "", f"keep the base: {'; '.join(result.refused)}", scope])
     if result.tied:

@@ -26,7 +26,7 @@ from eval.report.ablation_verdict import (
     value_text,
 )
 from eval.report.page import page_templates
-from eval.statistics.values import Values
+from eval.statistics.values import Values, number_text
 from recipes.files import read_json_lines
 from recipes.layout import run_folder
 from recipes.manifest import read_manifest
@@ -60,7 +60,7 @@ class Accuracy(Values):
 
     def minus(self, other: "Accuracy") -> str:
         """The difference with its standard error."""
-        return f"{self.accuracy - other.accuracy:+.1f} ± {hypot(self.error, other.error):.1f}"
+        return f"{number_text(self.accuracy - other.accuracy)} ± {hypot(self.error, other.error):.1f}"
 
     def __str__(self) -> str:
         return f"{self.accuracy:.1f} ± {self.error:.1f}"

@@ -29,12 +29,13 @@ from eval.report.wording import (
     index_text,
     interval_text,
     loss_text,
+    not_reached_text,
     p_text,
     points,
 )
 from eval.shifts.figures import histograms_figure, kl_figure, layers_figure, visible_token, words_figure
 from eval.statistics.transfer_index import DEFINITIONS
-from eval.statistics.values import Estimate
+from eval.statistics.values import Estimate, number_text
 from recipes.schema import Recipe
 
 
@@ -87,11 +88,13 @@ def page_templates() -> Environment:
         "method": method_of,
         "points_text": points,
         "interval_text": interval_text,
+        "number": number_text,
         "bounded_text": bounded_text,
         "points": lambda value: _breakable(points(value)),
         "p_value": p_text,
         "nats": lambda value: _breakable(interval_text(value, ".3f")),
         "reached": lambda value: _breakable(bounded_text(value)),
+        "not_reached": not_reached_text,
         "level": _level,
         "may_have_lost": loss_text,
         "token": visible_token,

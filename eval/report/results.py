@@ -32,11 +32,11 @@ from eval.report.schema import (
     Transfer,
 )
 from eval.report.token_warnings import template_warnings
-from eval.report.wording import points
+from eval.report.wording import apart_text
 from eval.responses.readings import pass_curve, read_benchmark_scores, read_cell, reading_cells
 from eval.shifts.summary import empty_samples, summarise_shifts
 from eval.statistics.bootstrap import draw_scores
-from eval.statistics.decisions import gained
+from eval.statistics.decisions import fell, gained
 from eval.statistics.inference import (
     Interval,
     beyond_guessing,
@@ -276,9 +276,11 @@ class Reading:
                 )
             )
             if not gained(beyond):
+                word = "is not above" if fell(beyond) else "cannot be told from"
                 message = (
-                    f"{arm} is not above guessing on {self.trained} (guessing gets: {known}): {points(beyond)} points "
-                    "beyond it, so a gain may be the form of the answers alone"
+                    f"{arm} {word} guessing on {self.trained} (guessing gets: {known}): "
+                    f"{apart_text(beyond, 'points above it', 'points below it')}, so a gain may be the form of the "
+                    "answers alone"
                 )
                 warnings.append(ReportWarning(code="not_above_guessing", message=message, model=arm))
         return warnings

@@ -99,10 +99,12 @@ def verdict(transfer: Transfer) -> StudyVerdict:
                 rest = f"no other method has a gain on {label(trained)} to rely on"
                 text = f"Keep the base: {names} cannot be judged, and {rest}."
             return StudyVerdict(text, without, [], None)
-        what = "a gain on {} that can be told from zero"
+        what = f"has a gain on {label(trained)} that can be told from zero"
         if any(gained(gain[arm]) for arm in guessing):
-            what = "a score on {} that can be told from guessing"
-        text = f"Keep the base: no method has {what.format(label(trained))}."
+            what = f"has both a gain on {label(trained)} and a score above guessing"
+            if all(transfer.guesses(arm) for arm in gain):
+                what = f"scores above guessing on {label(trained)}"
+        text = f"Keep the base: no method {what}."
         weighed = "Without a gain there is nothing to weigh a loss elsewhere against."
         sentences = [weighed, *_guessing_text(transfer, guessing), *_idle_text(transfer, idle)]
         sentences += _starts(transfer, idle)
@@ -303,7 +305,10 @@ def certainty(transfer: Transfer) -> list[str]:
 
 
 def _at_equal_gain(target: EqualGain, trained: str) -> list[str]:
-    """The worst group of every arm that reaches the held-out gain with an interval and has another group."""
+    """The worst group of every arm that reaches the held-out gain with an interval and has another group.
+
+    Nothing where fewer than two do: one arm alone is no comparison at an equal gain.
+    """
     texts = []
     for arm, result in target.arms.items():
         gains = (result.groups or {}).items()
@@ -312,4 +317,4 @@ def _at_equal_gain(target: EqualGain, trained: str) -> list[str]:
             group = min(lows, key=lows.__getitem__)
             texts.append(f"{label(arm)} {bounded_text(dict(gains)[group])} on {label(group)}")
     start = f"At an equal held-out gain of {target.heldout_gain:+.1f} the worst groups are"
-    return [f"{start} {', '.join(texts)}."] if texts else []
+    return [f"{start} {', '.join(texts)}."] if len(texts) > 1 else []

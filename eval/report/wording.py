@@ -1,19 +1,15 @@
 """How numbers are written in every table and sentence of a report."""
 
 from eval.drawing import label
+from eval.forgetting.schema import EqualGainArm
 from eval.report.schema import ArmResult, IndexValue
 from eval.statistics.decisions import fell, gained, limit_shown, may_lose, rounded_up
-from eval.statistics.values import NOT_IDENTIFIED, Estimate, PartialEstimate
+from eval.statistics.values import NOT_IDENTIFIED, Estimate, PartialEstimate, number_text
 
 
 def interval_text(value: Estimate, form: str) -> str:
     """An estimate with its interval, each number in the format `form`."""
-    return f"{_number(value.estimate, form)} [{_number(value.low, form)}, {_number(value.high, form)}]"
-
-
-def _number(value: float, form: str) -> str:
-    text = f"{value:{form}}"
-    return text.replace("-", "+" if "+" in form else "", 1) if float(text) == 0 else text  # never -0.0
+    return f"{number_text(value.estimate, form)} [{number_text(value.low, form)}, {number_text(value.high, form)}]"
 
 
 def points(value: Estimate) -> str:
@@ -34,8 +30,13 @@ def lost_points(gain: Estimate) -> str:
 def bounded_text(value: PartialEstimate) -> str:
     """A gain in points with its interval, or alone where it has no bounds."""
     if value.low is None or value.high is None:
-        return f"{value.estimate:+.1f}"
+        return number_text(value.estimate)
     return points(Estimate(estimate=value.estimate, low=value.low, high=value.high))
+
+
+def not_reached_text(arm: EqualGainArm) -> str:
+    """Why an arm is not compared at a held-out gain that its curve does not pass."""
+    return "began above it" if arm.began_above else "never reaches it"
 
 
 def change_text(gain: Estimate) -> str:

@@ -1,4 +1,4 @@
-"""Estimates as they are stored in `transfer.json`: rounded, immutable, checked when read."""
+"""Estimates as they are stored in `transfer.json`: rounded, immutable, checked when read; and how a number is shown."""
 
 from math import hypot
 from typing import TYPE_CHECKING, Any
@@ -9,6 +9,14 @@ if TYPE_CHECKING:
     from eval.statistics.inference import Interval
 
 NOT_IDENTIFIED, UNDEFINED = "not identified", "undefined"  # statuses of a transfer index besides "identified"
+
+
+def number_text(value: float, form: str = "+.1f") -> str:
+    """A number in the format `form`.
+
+    One that rounds to zero keeps its sign, and zero itself has none, because rules look at which side a bound is on.
+    """
+    return f"{value:{form}}" if value else f"{0:{form.lstrip('+')}}"
 
 
 class Values(BaseModel):

@@ -177,7 +177,7 @@ def test_losses_are_rounded_up_as_gate_does(tmp_path):
     lost = Estimate(estimate=0.0, low=-14.32, high=14.3)
     point.transfer.arms["grpo"].groups["non_reasoning"] = lost
     _, (sentence,) = judge(point.transfer, "grpo", 5)
-    assert sentence.startswith("grpo may have lost up to 14.4 points on non_reasoning (+0.0 [-14.3, +14.3], 95 %)")
+    assert sentence.startswith("grpo may have lost up to 14.4 points on non_reasoning (0.0 [-14.3, +14.3], 95 %)")
     assert sentence.endswith(" (losses are rounded up)")
     assert judge(point.transfer, "grpo", 14.4)[0]
     page = ablation_page(tmp_path / "index.html", [point, ablation_point(2e-4, {"grpo": (21.0, 3.0, 3.0)})]).read_text()

@@ -23,13 +23,13 @@ from eval.forgetting.curves import (
 from eval.forgetting.figures import razor_figure
 from eval.forgetting.pick import pick
 from eval.forgetting.schema import RazorFit, Trajectory, TrajectoryArm
-from eval.report.checkpoints import format_pick, pick_values
-from eval.report.page import page_templates
+from eval.report.checkpoints import format_pick, format_trajectory, pick_values
+from eval.report.page import page_templates, render_summary
 from eval.statistics.bootstrap import BenchmarkScores
 from recipes.errors import UserError
 from recipes.loading import load_recipe
 from tests.paths import SMOKE
-from tests.support.reports import estimate
+from tests.support.reports import estimate, make_transfer
 
 GROUPS = ["heldout", "math", "other", "non"]
 
@@ -90,8 +90,9 @@ def test_no_comparison_where_an_arm_does_not_reach():
 
 
 def test_an_arm_that_began_above_the_gain_is_not_said_to_never_reach_it():
-    """The second arm starts from the end of another one, at 30; the third falls from there through 20."""
+    """b starts from the end of another one, at 30; c falls from there through 20; d stays below."""
     arms = {"a": curve([0, 40], [0, -1]), "b": curve([30, 40], [-1, -3]), "c": curve([30, 10], [-1, -3])}
+    arms["d"] = curve([0, 10], [0, -1])
     shown = equal_gain(arms, 0.95, 20.0)
     assert shown.dump()["arms"]["b"] == {"crossings": 0, "reached": 0.0, "began_above": True}
     assert shown.arms["c"].between_updates == [0, 10]
@@ -102,8 +103,11 @@ def test_an_arm_that_began_above_the_gain_is_not_said_to_never_reach_it():
     )  # fmt: skip
     template = page_templates().get_template("forgetting.html.j2")
     page = template.render(t=SimpleNamespace(trajectory=trajectory), axes=[], figures={}, axis_names={}, clock_unit="")
-    assert page.count(">began above it</td>") == 1
-    assert ">never</td>" not in page
+    words = [("b", "began above it"), ("d", "never reaches it")]
+    assert re.findall(r'<td>(\w)</td>\s*<td class="minor">(\w+ [\w ]+)</td>', page) == words
+    assert re.findall(r"^(\w) +(\w+ [\w ]+)$", format_trajectory(trajectory, "flops"), re.MULTILINE) == words
+    summary = render_summary(make_transfer(trajectory=trajectory))
+    assert "| b | +20.0, began above it | – |" in summary and "| d | +20.0, never reaches it | – |" in summary
 
 
 def test_no_interval_where_few_draws_reach():
@@ -259,12 +263,12 @@ def test_what_gained_more_but_cannot_be_told_is_named(made_up):
     row = choice.proposed.model_copy(update={"passes_from": 14.31, "on_frontier": True})  # 14.3 would not let it pass
     shown = format_pick(choice.model_copy(update={"proposed": row, "candidates": [row]}), Path("runs/x"))
     assert [line.split()[-2] for line in shown.splitlines() if line.startswith("> ")] == ["14.4"]
-    assert "Chosen on 3000 of the slice's 6000 questions, checked on the others. `transfer gate runs/x ARM" in text
-    assert "ARM --max-drop 25` judges the final model of an arm" in text
+    assert text.splitlines()[-1] == "Chosen on 3000 of the slice's 6000 questions, checked on the others."
     kept = pick(*made_up, 1)
     assert kept.proposed is None
     said = format_pick(kept, Path("runs/x"))
-    assert "it may pass where the base is kept here." in said
+    assert "`transfer gate runs/x ARM --max-drop 1` judges the final model of an arm" in said
+    assert said.endswith("it may pass where the base is kept here.")
     nothing = "Nothing was proposed on 3000 of the slice's 6000 questions, so there was nothing to check on the others."
     assert nothing in said
     assert pick(*made_up, 10).tied == []
@@ -332,7 +336,7 @@ def test_a_checkpoint_at_the_level_of_guessing_is_not_proposed(made_up):
     assert found.choice.arm is None
     assert picking.choose(scores, "math", 5, settings, (), {"math": 59.0}).choice.arm == "grpo"
     (none,) = picking.choose(scores, "math", 100, settings, (), {"math": 99.0}).refused
-    assert none == "no checkpoint has a score on math that can be told from guessing"
+    assert none == "no checkpoint scores above guessing on math"
 
 
 def test_a_benchmark_in_one_half_of_the_slice_is_a_mistake(made_up, monkeypatch):

@@ -7,12 +7,13 @@ import pytest
 
 from eval.questions.guessing import guess_levels, letter_level
 from eval.questions.records import Question
+from eval.report import results
 from eval.report.gate import without_gain
 from eval.report.results import Reading
 from eval.report.verdict import cards, flops_from_base, headline, hours_text, method_of, verdict
 from eval.report.wording import axis_value
 from eval.statistics.bootstrap import BenchmarkScores, draw_scores
-from eval.statistics.inference import beyond_guessing
+from eval.statistics.inference import Interval, beyond_guessing
 from recipes.loading import load_recipe
 from tests.paths import ROOT
 from tests.support.reports import RUN, arm_values, estimate, make_transfer
@@ -69,8 +70,41 @@ def test_the_warning_names_the_arm_and_the_level():
     reading.models = {"base": ["base"], "a": ["a"], "b": ["b"]}
     (warning,) = reading.guessing({"bar": 25.0})
     assert (warning.code, warning.model) == ("not_above_guessing", "a")
-    assert warning.message.startswith("a is not above guessing on law (guessing gets: bar 25.0): +0.0 [-")
     assert reading.guessing({"another": 25.0}) == []
+
+
+@pytest.mark.parametrize(
+    ("right", "low", "high", "said"),
+    [
+        (
+            20,
+            -20.0,
+            -10.0,
+            "a is not above guessing on law (guessing gets: bar 25.0): 15.0 [10.0, 20.0] points below it",
+        ),
+        (
+            48,
+            -7.0,
+            5.0,
+            "a cannot be told from guessing on law (guessing gets: bar 25.0): 1.0 [-5.0, 7.0] points below",
+        ),
+        (
+            52,
+            -5.0,
+            7.0,
+            "a cannot be told from guessing on law (guessing gets: bar 25.0): 1.0 [-5.0, 7.0] points above",
+        ),
+    ],
+)
+def test_the_warning_says_on_which_side_of_guessing_the_score_is(monkeypatch, right, low, high, said):
+    """Guessing gets 50 of 200; below it, and near it on either side. The interval is given."""
+    reading = object.__new__(Reading)
+    reading.benchmarks, reading.drawn = arms_on_law(0, right, right)
+    monkeypatch.setattr(results, "beyond_guessing", lambda scores, *_: Interval(right / 2 - 25, low, high))
+    reading.groups, reading.trained, reading.models = {"law": [0]}, "law", {"base": ["base"], "a": ["a"]}
+    (warning,) = reading.guessing({"bar": 25.0})
+    assert warning.message.startswith(said)
+    assert warning.message.endswith(" it, so a gain may be the form of the answers alone")
 
 
 def law(arms, **more):
@@ -96,7 +130,7 @@ def guessing(*arms):
 def test_no_recommendation_rests_on_guessing():
     transfer = law(GUESSED, guess_level={"bar": 25.0}, warnings=guessing("grpo", "sft"))
     assert headline(transfer) == [
-        "Keep the base: no method has a score on law that can be told from guessing.",
+        "Keep the base: no method scores above guessing on law.",
         "Without a gain there is nothing to weigh a loss elsewhere against.",
         "Not above guessing on law (guessing gets: bar 25.0), so a gain may be the form of the answers alone: GRPO, "
         "SFT.",
@@ -104,6 +138,11 @@ def test_no_recommendation_rests_on_guessing():
     assert without_gain(transfer, "grpo") == (
         "grpo has a gain on law, but its score is not above guessing; gate judges losses only"
     )
+    # An arm without a gain may score above guessing all the same, as the base then does.
+    other = law(
+        GUESSED | {"other": ((1, -9, 11), (0, -1, 1))}, guess_level={"bar": 25.0}, warnings=guessing("grpo", "sft")
+    )
+    assert headline(other)[0] == "Keep the base: no method has both a gain on law and a score above guessing."
     above = law(GUESSED | {"better": ((40, 30, 50), (0, -1, 1))}, guess_level={"bar": 25.0}, warnings=guessing("grpo"))
     assert verdict(above).arm == "better"
 

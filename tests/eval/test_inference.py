@@ -331,7 +331,7 @@ def test_gate_as_json_has_the_numbers_it_decides_by(tmp_path, capsys):
                 "facts": {"estimate": -1, "low": -2, "high": 0, "limit": 2, "verdict": "pass"},
             },
             "reasons": [
-                "grpo may have lost up to 2.1 points on other (+0.0 [-2.1, +2.0], 95 %); allowed are 2 "
+                "grpo may have lost up to 2.1 points on other (0.0 [-2.1, +2.0], 95 %); allowed are 2 "
                 "(losses are rounded up)"
             ],
             "note": None,

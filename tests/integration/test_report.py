@@ -18,7 +18,7 @@ from recipes.files import hash_json
 from recipes.loading import load_study
 from tests.conftest import ANALYSED
 from tests.paths import SMOKE
-from tests.support.reports import arm_values, make_transfer
+from tests.support.reports import arm_values, gain_shown, make_transfer
 
 
 class Tables(HTMLParser):
@@ -67,10 +67,6 @@ def tables(page):
     return parser.found
 
 
-def points(value):
-    return f"{value['estimate']:+.1f} [{value['low']:+.1f}, {value['high']:+.1f}]"
-
-
 def nats(value):
     return f"{value['estimate']:.3f} [{value['low']:.3f}, {value['high']:.3f}]"
 
@@ -89,9 +85,9 @@ def words(name):
 def test_gains_scores_and_differences_are_those_of_transfer_json(tables, analysed_transfer):
     t = analysed_transfer
     (gains, *_) = tables["What each method gained and lost"]
-    assert gains[1:] == [[words(a), *(points(r["groups"][g]) for g in t["groups"])] for a, r in t["arms"].items()]
+    assert gains[1:] == [[words(a), *(gain_shown(r["groups"][g]) for g in t["groups"])] for a, r in t["arms"].items()]
     (pairs,) = tables["Differences between the methods"]
-    assert [row[1:] for row in pairs[1:]] == [[points(p["groups"][g]) for g in t["groups"]] for p in t["contrasts"]]
+    assert [row[1:] for row in pairs[1:]] == [[gain_shown(p["groups"][g]) for g in t["groups"]] for p in t["contrasts"]]
     (scores,) = tables["Scores"]
     shown = [row for row in scores[1:] if len(row) > 1]
     for row, name in zip(shown, [name for names in t["groups"].values() for name in names], strict=True):
@@ -106,7 +102,7 @@ def test_trajectories_are_those_of_transfer_json(tables, analysed_transfer):
     (rows,) = tables["All checkpoints in numbers"]
     expected = [
         [words(arm) if place == 0 else "", str(step)]
-        + [points(found["gains"][group][place]) for group in ("heldout", *t["groups"])]
+        + [gain_shown(found["gains"][group][place]) for group in ("heldout", *t["groups"])]
         + [_shown(name, found["axes"][name][place]) for name in AXES]
         for arm, found in t["arms"].items()
         for place, step in enumerate(found["steps"])

@@ -18,6 +18,7 @@ from launch.execution.failures import recorded
 from recipes.files import locked
 from recipes.manifest import read_manifest
 from tests.paths import RECIPES, ROOT, SMOKE
+from tests.support.reports import gain_shown
 
 
 def test_study_directory_holds_the_contract(smoke_study):
@@ -78,7 +79,7 @@ def test_page_is_self_contained_and_escaped(smoke_study, smoke_transfer):
     assert not re.search(r"<(script|link|img|iframe)|@import|url\((?!#)|(src|href)=\"(?!#)", page)
     for arm, result in smoke_transfer["arms"].items():
         value = result["groups"]["math"]
-        assert f"{value['estimate']:+.1f} [{value['low']:+.1f}, {value['high']:+.1f}]" in page
+        assert gain_shown(value) in page
         assert label(arm) in page
 
 

@@ -20,7 +20,7 @@ from recipes.errors import UserError
 from recipes.files import locked
 from recipes.loading import load_recipe, read_yaml
 from tests.paths import RECIPES, SMOKE
-from tests.support.reports import arm_values, make_transfer
+from tests.support.reports import arm_values, gain_shown, make_transfer
 
 
 def ablation(tmp_path, *, grid=(), paired=(), overrides=(), recipe=SMOKE):
@@ -278,7 +278,7 @@ def test_a_smoke_ablation_shares_its_base_and_draws_its_curve(smoke_study, trans
     page = re.sub("<[^>]*>", "", (made.root / "report" / "index.html").read_text())
     for row in curves["points"]:
         gain = row["arms"]["grpo"]["math"]
-        assert f"{gain['estimate']:+.1f} [{gain['low']:+.1f}, {gain['high']:+.1f}]".replace("-0.0", "+0.0") in page
+        assert gain_shown(gain) in page
     again = transfer(*arguments)
     assert "start " not in again.stdout
     assert transfer("status", made.root).returncode == 0

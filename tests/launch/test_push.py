@@ -14,6 +14,7 @@ from recipes.errors import UserError
 from recipes.files import hash_file
 from recipes.loading import load_study
 from tests.support.forked_command import ForkedCommand
+from tests.support.reports import gain_shown
 from tests.support.servers import _Handler, serving
 
 TOKEN = "hf_" + "x" * 34
@@ -92,7 +93,7 @@ def test_the_hub_gets_the_trained_files_and_a_card_with_the_gains(analysed_study
     }
     arm = analysed_transfer["arms"]["grpo"]
     gain = arm["groups"]["math"]
-    assert f"| **math** | | | **{gain['estimate']:+.1f} [{gain['low']:+.1f}, {gain['high']:+.1f}]** |" in text
+    assert f"| **math** | | | **{gain_shown(gain)}** |" in text
     row, before = arm["benchmarks"]["sum"], analysed_transfer["base"]["benchmarks"]["sum"]
     assert f"| sum | {before['score']['estimate']:.1f} | {row['score']['estimate']:.1f} | " in text
     assert "| learning_rate | 0.001 |\n" in text  # shared with the other arms

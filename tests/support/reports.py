@@ -17,6 +17,12 @@ def estimate(middle, low=None, high=None):
     }
 
 
+def gain_shown(value):
+    """A gain of `transfer.json` as texts have it: zero without a sign."""
+    middle, low, high = (f"{value[key]:+.1f}" if value[key] != 0 else "0.0" for key in ("estimate", "low", "high"))
+    return f"{middle} [{low}, {high}]"
+
+
 def arm_values(groups, scores=None, index=None):
     """An arm. `groups`: gains; `scores`: benchmark -> score; `index`: group -> index by the definition `points`."""
     rest = {"gain": estimate(0), "p_value": 1, "p_holm": 1, "seed_scores": [], "outcomes": {}, "change": {}}
