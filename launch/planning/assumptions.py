@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import fields, replace
 
-from launch.planning.calibration import Calibration, Rehearsed, with_rehearsed_start
+from launch.planning.calibration import Calibration
 from launch.planning.hours import PlanContext, StageHours, stage_hours
 from launch.planning.plan_schema import CHANGE, AssumedLengths, Assumption, Totals
 from launch.stages import Stage
@@ -13,14 +13,12 @@ from train.accounting.rates import Rates
 _LENGTH = "resources.expected_completion_tokens"
 
 
-def assumed_hours(
-    context: PlanContext | None, stages: Sequence[Stage], rehearsal: Sequence[Rehearsed]
-) -> dict[str, StageHours | None]:
+def assumed_hours(context: PlanContext | None, stages: Sequence[Stage]) -> dict[str, StageHours | None]:
     """Hours of every stage by the assumptions; those of the seeds of an arm are the same and computed once."""
     hours: dict[tuple[str, str | None], StageHours | None] = {}
     for stage in stages:
         if _key(stage) not in hours:
-            hours[_key(stage)] = with_rehearsed_start(stage_hours(context, stage), stage.kind, rehearsal)
+            hours[_key(stage)] = stage_hours(context, stage)
     return {stage.name: hours[_key(stage)] for stage in stages}
 
 
@@ -36,10 +34,9 @@ class UnmeasuredHours:
         recipe: Recipe,
         context: PlanContext | None,
         waiting: Sequence[Stage],
-        rehearsal: Sequence[Rehearsed],
         calibration: Calibration,
     ) -> None:
-        self.recipe, self.context, self._rehearsal = recipe, context, rehearsal
+        self.recipe, self.context = recipe, context
         self._stages = [stage for stage in waiting if not calibration.corrected_by(stage)]
 
     def hours(self, **rates: float) -> float:
@@ -50,7 +47,7 @@ class UnmeasuredHours:
     def hours_in(self, context: PlanContext | None) -> float:
         """The same in another context."""
         on_gpu = self.recipe.resources.gpu is not None
-        found = assumed_hours(context, self._stages, self._rehearsal).values()
+        found = assumed_hours(context, self._stages).values()
         return sum(hours.gpu_hours if on_gpu else hours.hours for hours in found if hours is not None)
 
 

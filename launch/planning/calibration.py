@@ -1,23 +1,19 @@
 """What finished stages took, against what was planned for them, and rates for what is left. Needs no torch.
 
 A factor is measured over planned, for stages that do the same: those of an arm, else of arms that train the same way,
-or those of a kind. It lumps start and work together. A stage like which none was measured takes factors for the parts
-it shares with some: passes through the model, and sampling by the same engine. Memory is corrected by a difference,
-because libraries and allocator take about as much whatever the model. A rehearsal at toy size can only tell how long
-stages take to start, and only on the same sort of machine.
+or those of a kind. It lumps start and work together. Memory is corrected by a difference, because libraries and
+allocator take about as much whatever the model.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 from launch.execution.usage import read_usage
-from launch.planning.hours import StageHours, WorkPart
-from launch.stage_kinds import StageKind, kind_of
+from launch.planning.hours import StageHours
 from launch.stages import Stage
-from recipes.files import read_json, read_json_lines
+from recipes.files import read_json_lines
 from recipes.manifest import StageState, read_manifest
 from recipes.schema import Recipe
 
@@ -51,16 +47,6 @@ class Factor:
     def ratio(self) -> float:
         """Hours taken, divided by hours planned."""
         return self.taken_hours / self.planned_hours
-
-
-@dataclass(frozen=True)
-class Rehearsed:
-    """Seconds to start a stage of a kind, by a rehearsal."""
-
-    kind: StageKind
-    stages: int
-    seconds: float
-    """The median of its stages, a little work included."""
 
 
 def group_of(stage: Stage) -> str:
@@ -100,33 +86,6 @@ def taken(recipe: Recipe, stage: Stage, state: StageState, study_dir: Path) -> T
     return Taken(stage.name, min(1.0, share), hours, *memory) if share >= _LEAST_SHARE else None
 
 
-_PASSES: tuple[WorkPart, ...] = (
-    "forward and backward",
-    "recomputation",
-    "old log-probabilities",
-    "reference model",
-    "reading",
-)
-"""Parts of stages that are passes through the model."""
-
-
-def _work(recipe: Recipe, stage: Stage, part: WorkPart) -> str | None:
-    """What a part of a stage has in common with parts of stages of other kinds; None: nothing that is known.
-
-    The base is trained on other rows and with other threads, so it tells nothing.
-    """
-    if stage.facts.makes_model:
-        return None
-    if part in _PASSES:
-        return "passes"
-    if part != "generation":
-        return None
-    sampler = stage.facts.samples_with
-    if sampler == "suite.engine":
-        return f"sampling with {recipe.require_suite().engine.kind}"
-    return f"sampling with {'hf' if sampler == 'transformers' or recipe.resources.vllm is None else 'vllm'}"
-
-
 class Calibration:
     """Corrections from what the stages of a study took.
 
@@ -142,14 +101,10 @@ class Calibration:
     ) -> None:
         self.recipe, self.planned, self.measured = recipe, planned, measured
         self._by_group: dict[str, list[Stage]] = {}
-        self._by_work: dict[str, list[Stage]] = {}
         for stage in stages:
             if stage.name in measured and planned[stage.name] is not None:
                 for group in _factor_groups(recipe, stage):
                     self._by_group.setdefault(group, []).append(stage)
-                for work in self._works(stage):
-                    self._by_work.setdefault(work, []).append(stage)
-        self._of_work = {work: self._factor(work, members).ratio for work, members in self._by_work.items()}
 
     def factors(self) -> tuple[Factor, ...]:
         """How far the plan was off, for every arm and kind that was measured."""
@@ -158,42 +113,28 @@ class Calibration:
 
     def corrected_by(self, stage: Stage) -> tuple[str, ...]:
         """The groups of the measured stages that correct the hours of a stage; empty: nothing like it was measured."""
-        members = self._like(stage) or [other for work in self._works(stage) for other in self._by_work.get(work, [])]
-        return tuple(dict.fromkeys(group_of(member) for member in members))
+        return tuple(dict.fromkeys(group_of(member) for member in self._like(stage)))
 
     def _like(self, stage: Stage) -> list[Stage]:
         """The measured stages that are most like a stage as a whole."""
         return next((found for group in _factor_groups(self.recipe, stage) if (found := self._by_group.get(group))), [])
 
-    def _works(self, stage: Stage) -> list[str]:
-        """What a stage does that others do too."""
-        hours = self.planned[stage.name]
-        parts = () if hours is None else (part for part, seconds in hours.seconds.items() if seconds)
-        return [work for part in parts if (work := _work(self.recipe, stage, part)) is not None]
-
-    def _factor(self, name: str, members: Sequence[Stage]) -> Factor:
-        """Of stages, or of a work that they share: then each counts by its planned share of it, at its own ratio."""
+    def _factor(self, group: str, members: Sequence[Stage]) -> Factor:
         planned = taken = 0.0
         for stage in members:
             hours, measured = self.planned[stage.name], self.measured[stage.name]
             assert hours is not None
-            whole = sum(hours.seconds.values())
-            own = sum(value for part, value in hours.seconds.items() if _work(self.recipe, stage, part) == name)
-            weight = own / whole if name in self._by_work else 1.0
-            planned += weight * hours.hours * measured.share
-            taken += weight * measured.hours
-        return Factor(name, len(members), planned, taken)
+            planned += hours.hours * measured.share
+            taken += measured.hours
+        return Factor(group, len(members), planned, taken)
 
     def expected(self, stage: Stage) -> StageHours | None:
-        """What a stage is expected to take as a whole: planned, times the factors that hold for it or its parts."""
+        """What a stage is expected to take as a whole: planned, times the factor of the stages that are like it."""
         hours, like = self.planned[stage.name], self._like(stage)
-        if hours is None:
-            return None
-        if like:
-            ratios = dict.fromkeys(hours.seconds, self._factor(group_of(stage), like).ratio)
-        else:
-            ratios = {part: self._of_work.get(_work(self.recipe, stage, part) or "", 1.0) for part in hours.seconds}
-        return StageHours(hours.gpus, {part: seconds * ratios[part] for part, seconds in hours.seconds.items()})
+        if hours is None or not like:
+            return hours
+        ratio = self._factor(group_of(stage), like).ratio
+        return StageHours(hours.gpus, {part: seconds * ratio for part, seconds in hours.seconds.items()})
 
     def memory(self, stage: Stage, planned: Callable[[Stage], int | None], on_gpu: bool) -> int | None:
         """Bytes a stage is expected to take: planned, and what stages like it took more; None if nothing is known.
@@ -217,33 +158,3 @@ class Calibration:
             return None
         others = (member for members in self._by_group.values() for member in members if planned(member) is not None)
         return own + max([0, *excess(others)])
-
-
-def rehearsed(study_dir: Path, study: str, on_gpu: bool) -> tuple[tuple[Rehearsed, ...], str | None]:
-    """Seconds to start a stage of each kind by the study's rehearsal, and a sentence about why they are not used.
-
-    The rehearsal is beside the study, where `transfer rehearse` puts it. `on_gpu`: whether the study is planned for
-    GPUs.
-    """
-    folder = study_dir.parent / "rehearsals" / study
-    outcome = read_json(folder / "rehearsal.json") or {}
-    rows = [row for row in outcome.get("stages", []) if row["verdict"] == "passed" and row["seconds"] is not None]
-    if not rows:
-        return (), None
-    if on_gpu != any(row["gpu_bytes"] for row in rows):
-        where = "a CPU" if on_gpu else "a GPU"
-        return (), f"{folder} ran on {where}, which says nothing about the hours of this study"
-    seconds: dict[StageKind, list[float]] = {}
-    for row in rows:
-        seconds.setdefault(kind_of(row["stage"]), []).append(float(row["seconds"]))
-    return tuple(Rehearsed(kind, len(times), median(times)) for kind, times in seconds.items()), None
-
-
-def with_rehearsed_start(
-    hours: StageHours | None, kind: StageKind, rehearsal: Sequence[Rehearsed]
-) -> StageHours | None:
-    """Hours with the seconds to start as rehearsed, in place of the assumed ones."""
-    start = next((item.seconds for item in rehearsal if item.kind == kind), None)
-    if hours is None or start is None:
-        return hours
-    return StageHours(hours.gpus, hours.seconds | {"start": start})

@@ -5,7 +5,6 @@ on `train/accounting/rates.py` and on `resources.expected_completion_tokens`. No
 unknown or the questions are not counted.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from math import ceil
 from typing import Literal, assert_never
@@ -39,7 +38,6 @@ PACKED_ROW_TOKENS = 125  # of the 128 of a packed pre-training row
 WorkPart = Literal[
     "start", "loading", "generation", "old log-probabilities", "reference model", "forward and backward",
     "recomputation", "weight synchronisation", "checkpoints", "reading", "reading and writing", "tables", "teacher",
-    "restarts",
 ]  # fmt: skip
 """What a stage does, by which `transfer plan --json` divides its seconds."""
 
@@ -74,8 +72,6 @@ class PlanContext:
     rates: Rates
     node: int
     """GPUs of a node; 0: none."""
-    time_limit_hours: Callable[[StageKind], float | None] = lambda kind: None
-    """Time limit of a job of a kind of stage; None: there is none."""
 
     @property
     def weights(self) -> int:
@@ -123,10 +119,7 @@ def stage_hours(context: PlanContext | None, stage: Stage) -> StageHours | None:
     held, seconds = made
     if stage.kind != "arms":
         seconds = {"start": context.rates.start_seconds, **seconds}
-    without_restarts = StageHours(held if context.recipe.resources.gpu is not None else 0, seconds)
-    return StageHours(
-        without_restarts.gpus, {**seconds, "restarts": _restart_seconds(context, stage, without_restarts)}
-    )
+    return StageHours(held if context.recipe.resources.gpu is not None else 0, seconds)
 
 
 _Made = tuple[int, dict[WorkPart, float]]
@@ -156,7 +149,7 @@ def _made(context: PlanContext, stage: Stage) -> _Made | None:
 
 
 def run_parts(context: PlanContext, name: str) -> dict[WorkPart, float]:
-    """Seconds of one run of an arm by what is done, without restarts."""
+    """Seconds of one run of an arm by what is done."""
     recipe, shape, rates = context.recipe, context.shape, context.rates
     arm = resolve_arm(recipe, name)
     ranks, prompt = recipe.resources.ranks, expected_prompt_tokens(arm.prompt.max_prompt_tokens)
@@ -343,24 +336,8 @@ def _diagnostics(context: PlanContext, stage: Stage) -> _Made | None:
     }
 
 
-def _restart_seconds(context: PlanContext, stage: Stage, without_restarts: StageHours) -> float:
-    """Seconds that failures and time limits are expected to cost: starting again, and half of what is lost on average.
-
-    A time limit loses nothing else, because a run saves before it.
-    """
-    again = without_restarts.seconds.get("start", 0.0)
-    lost = 0.0
-    if stage.kind == "arms":
-        arm = resolve_arm(context.recipe, stage.arm)
-        update = (without_restarts.hours * 3600 - again) / arm.steps
-        lost = update * _steps_between(arm, update) / 2
-    limit = context.time_limit_hours(stage.kind)
-    queued = int(without_restarts.hours / limit) * again if limit else 0.0
-    return without_restarts.gpu_hours / context.rates.hours_between_failures * (again + lost) + queued
-
-
 def gpu_hours_of_run(context: PlanContext | None, name: str) -> float | None:
-    """GPU-hours of one run of an arm, restarts left out; None for an unknown model or without a GPU."""
+    """GPU-hours of one run of an arm; None for an unknown model or without a GPU."""
     if context is None or context.recipe.resources.gpu is None:
         return None
     gpus = _gpus_of_run(context, resolve_arm(context.recipe, name))

@@ -16,7 +16,6 @@ _NAMES = {
     "engine_seconds": "seconds to start vLLM",
     "sync_bandwidth": "bytes a second from the trainer to vLLM",
     "disk_bandwidth": "bytes a second of the file system",
-    "hours_between_failures": "GPU-hours between failures",
     "completion_share": "share of its limit that a completion reaches",
     "response_share": "share of its limit that a response reaches",
     "question_share": "share of its limit that a question reaches",
@@ -25,7 +24,7 @@ _NAMES = {
 
 
 def detail_lines(plan: Plan) -> list[str]:
-    """Assumptions, measured stages, schedules, responses and what more certainty costs."""
+    """Assumptions, measured stages, schedules and responses."""
     lines = [f"base: about {plan.parameters:,} parameters"] if plan.parameters else []
     if plan.pretraining_tokens is not None:
         lines[-1] += f", {plan.pretraining_tokens:,} pre-training tokens"
@@ -33,15 +32,7 @@ def detail_lines(plan: Plan) -> list[str]:
     lines += _comparison_lines(plan) if plan.gpu else []
     if plan.responses_at_most:
         lines.append(f"evaluation: at most {plan.responses_at_most:,} responses")
-    lines += analysis_lines(plan.analyses)
-    if plan.certainty:
-        text = f"certainty: one more training seed of every arm {plan.certainty.seed:,.0f} GPU-hours"
-        if plan.certainty.response is not None:
-            text += f", one more response to every question {plan.certainty.response:,.0f}"
-        lines.append(f"{text}; transfer power says what differences they let you see")
-    used = {kind for arm in plan.arms.values() for kind in arm.attention}
-    lines += [f"attention of finished runs: {', '.join(sorted(used))}"] if used else []
-    return lines
+    return [*lines, *analysis_lines(plan.analyses)]
 
 
 def _schedule_lines(plan: Plan) -> list[str]:
@@ -82,9 +73,6 @@ def _measured_lines(plan: Plan) -> list[str]:
             f"were planned ({factor.ratio:.2f} times, {factor.stages} stage{'s' * (factor.stages > 1)})"
             + (f"; corrects {', '.join(row for row in rows if row in corrected)}" if corrected else "")
         )
-    if plan.rehearsed:
-        starts = ", ".join(f"{item.kind} {item.seconds:.0f} s" for item in plan.rehearsed)
-        lines.append(f"start of a stage by the rehearsal, which says nothing about work at full size: {starts}")
     return lines
 
 

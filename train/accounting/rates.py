@@ -31,8 +31,6 @@ class Rates:
     """Bytes a second from the trainer's weights to vLLM's."""
     disk_bandwidth: float = 1e9
     """Bytes a second of a file system, by all ranks together."""
-    hours_between_failures: float = 50_000.0
-    """GPU-hours between two failures: 419 in 54 days of 16,384 GPUs (Llama 3, arXiv 2407.21783, Sec. 3.3.4)."""
     completion_share: float = 0.5
     """Of its limit that a completion reaches on average in training, drift and the diagnostics, where the recipe
     does not state `resources.expected_completion_tokens`: 0.42 to 0.49 in the pocket study and with SmolLM2-135M."""
