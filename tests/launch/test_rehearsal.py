@@ -8,7 +8,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from data.sampling import completions
 from data.sampling.completions import SampleStore, sample_from_endpoint
-from launch.execution.usage import USAGE, host_bytes
+from launch.execution.usage import USAGE, descendants, host_bytes
 from launch.rehearsal.faults import continuation_fault
 from launch.rehearsal.outcome import Row, as_json, engine_text, format_outcome, rows_of, sentence
 from launch.rehearsal.run import rehearse
@@ -259,3 +259,4 @@ def test_what_processes_share_counts_once(tmp_path):
     assert 160 << 20 < counted < 200 << 20
     assert abs(counted - proportional) < 24 << 20
     assert host_bytes([children[0].pid]) == 0
+    assert descendants(children[0].pid) == [children[0].pid], "of one that has ended"
