@@ -43,6 +43,11 @@ def test_a_small_model_keeps_the_geometry_of_heads(name, kind, heads, tied):
     assert toy_config(None, name, 2)["num_key_value_heads"] == 2  # divided between two GPUs
 
 
+def test_a_model_of_its_own_is_not_taken_for_one_named_after_it():
+    assert toy_config(None, "Qwen/Qwen3-8B-Base", 1)["max_position_embeddings"] == 32768
+    assert toy_config(None, "Qwen/Qwen3-8B", 1)["max_position_embeddings"] == 40960
+
+
 def test_layers_of_several_kinds_and_experts_are_cut():
     config = {
         "hidden_size": 640, "num_attention_heads": 8, "num_key_value_heads": 2, "num_hidden_layers": 6,
