@@ -165,16 +165,13 @@ def _link(path: Path, target: Path) -> None:
         path.symlink_to(text)
 
 
-def default_root(kind: str, name: str, before: str) -> Path:
-    """The folder of an ablation, apart from the studies in `runs/`, whose names could be the same.
+def default_root(kind: str, name: str) -> Path:
+    """The folder of an ablation or of a choice of rates (`kind`: ablations or rates).
 
-    Args:
-        kind: ablations or rates, the folder in `runs/`.
-        name: of the recipe's study, or of the file of the ablation.
-        before: where in `runs/` earlier versions put it; one that is there is continued.
+    It is apart from the studies in `runs/`, whose names could be the same. `name`: of the recipe's study, or of the
+    file of the ablation.
     """
-    root, earlier = Path("runs") / kind / name, Path("runs") / before
-    return earlier if (earlier / ABLATION_FILE).exists() and not root.exists() else root
+    return Path("runs") / kind / name
 
 
 def read_ablation(
@@ -223,9 +220,8 @@ def read_ablation(
     repeated = {point.name for point in points if sum(other.name == point.name for other in points) > 1}
     if repeated:
         raise UserError(f"two points are called {sorted(repeated)[0]}; list every value once")
-    folder = name or base.study
-    name = name or f"{base.study}-ablation"
-    return Ablation(root or default_root("ablations", folder, name), name, title or base.title, axes, is_paired, points)
+    root = root or default_root("ablations", name or base.study)
+    return Ablation(root, name or f"{base.study}-ablation", title or base.title, axes, is_paired, points)
 
 
 def read_rate_choice(
@@ -260,8 +256,7 @@ def read_rate_choice(
         *("train.snapshots=0", "drift=null", "trajectory=null", "diagnostics=null"),
     ]
     axes = [f"arms.{arm}.learning_rate={','.join(map(repr, rates))}" for arm in recipe.trained]
-    root = root or default_root("rates", recipe.study, f"{recipe.study}-rates")
-    return read_ablation(path, settings, [], axes, root)
+    return read_ablation(path, settings, [], axes, root or default_root("rates", recipe.study))
 
 
 def check_points(ablation: Ablation) -> list[Finding]:

@@ -8,7 +8,7 @@ half of one.
 
 import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -63,19 +63,13 @@ class _DamagedError(Exception):
 
 def plan_reuse(recipe: Recipe, study_dir: Path, stages: Sequence[Stage], *, on_cluster: bool = False) -> ReusePlan:
     """What a run would take over where the outputs are what they should be. Writes nothing."""
-    kernels = _kernels(recipe, on_cluster)
-    source_by_stage: dict[str, Source] = {}
+    planned: dict[str, Source] = {}
     refused: list[_Refused] = []
-    for stage in _missing(stages, study_dir):
-        manifests = {
-            name: source_by_stage[name].manifest if name in source_by_stage else read_manifest(study_dir / name)
-            for name in stage.needs
-        }
-        sources, others = _sources(stage, study_dir, manifests, kernels)
+    for stage, sources, others in _offers(recipe, study_dir, stages, on_cluster, planned):
         refused += others
         if sources:
-            source_by_stage[stage.name] = sources[0]
-    return ReusePlan(source_by_stage, _as_sentences(refused))
+            planned[stage.name] = sources[0]
+    return ReusePlan(planned, _as_sentences(refused))
 
 
 def reuse(recipe: Recipe, study_dir: Path, stages: Sequence[Stage], *, on_cluster: bool = False) -> None:
@@ -83,13 +77,10 @@ def reuse(recipe: Recipe, study_dir: Path, stages: Sequence[Stage], *, on_cluste
 
     A source that is damaged, or was made in nearly the same way, is named and left alone.
     """
-    kernels = _kernels(recipe, on_cluster)
     shutil.rmtree(study_dir / _FOLDER, ignore_errors=True)  # of a run that was killed
     taken: dict[Path, list[str]] = {}
     refused: list[_Refused] = []
-    for stage in _missing(stages, study_dir):
-        manifests = {name: read_manifest(study_dir / name) for name in stage.needs}
-        sources, others = _sources(stage, study_dir, manifests, kernels)
+    for stage, sources, others in _offers(recipe, study_dir, stages, on_cluster, {}):
         refused += others
         for source in sources:
             try:
@@ -107,14 +98,22 @@ def reuse(recipe: Recipe, study_dir: Path, stages: Sequence[Stage], *, on_cluste
         print(f"  reused   {', '.join(names)} of {study} (--no-reuse makes them again)")
 
 
-def _kernels(recipe: Recipe, on_cluster: bool) -> dict[str, str] | None:
-    """The CPU kernels that stages must have been made with; None if a GPU computes, or nodes that are not known yet."""
-    return None if recipe.resources.gpu is not None or on_cluster else cpu_kernels()
+def _offers(
+    recipe: Recipe, study_dir: Path, stages: Sequence[Stage], on_cluster: bool, planned: Mapping[str, Source]
+) -> Iterator[tuple[Stage, list[Source], list[_Refused]]]:
+    """Of each stage to take over that has no folder: its sources, and what is refused.
 
-
-def _missing(stages: Sequence[Stage], study_dir: Path) -> Iterator[Stage]:
-    """The stages to take over that have no folder."""
-    return (stage for stage in stages if stage.name in REUSED and not os.path.lexists(study_dir / stage.name))
+    `planned`: by stage, the sources that are to be taken over and are not yet.
+    """
+    # None where a GPU computes, or nodes that are not known yet.
+    kernels = None if recipe.resources.gpu is not None or on_cluster else cpu_kernels()
+    for stage in stages:
+        if stage.name in REUSED and not os.path.lexists(study_dir / stage.name):
+            manifests = {
+                name: planned[name].manifest if name in planned else read_manifest(study_dir / name)
+                for name in stage.needs
+            }
+            yield stage, *_sources(stage, study_dir, manifests, kernels)
 
 
 def _sources(

@@ -12,7 +12,6 @@ from launch.execution.processes import note_run
 from launch.hardware import visible_gpus
 from launch.planning.findings import Finding, disk_of_studies, findings
 from launch.planning.fit import analysis_mistakes, fit_mistakes
-from launch.planning.node import require_sandbox_of
 from launch.planning.preflight import unresolved_sentences, warnings
 from launch.reuse import plan_reuse
 from launch.site_file import SiteSpec
@@ -56,42 +55,33 @@ def check_tasks(tasks: Sequence[Task], site: SiteSpec | None = None, *, planned:
 
     `planned`: they may run on another machine than this, if they are for GPUs and this has none.
     """
-    found: list[Finding] = []
     studies = {task.study_dir: task.recipe for task in tasks}
     of_study = {study_dir: [task.stage for task in tasks if task.study_dir == study_dir] for study_dir in studies}
-    together: list[Finding] = []
-    if len(studies) > 1:
-        together = disk_of_studies([(studies[key], of_study[key], key) for key in studies], site, visible_gpus())
+    gpus = visible_gpus()
+    away = planned and site is None and not gpus
+    elsewhere = {key: away and recipe.resources.gpu is not None for key, recipe in studies.items()}
+    disk = disk_of_studies([(studies[key], of_study[key], key) for key in studies], site, gpus, all(elsewhere.values()))
+    found = _cannot_work(disk)
     for study_dir, recipe in studies.items():
-        elsewhere = planned and site is None and recipe.resources.gpu is not None and not visible_gpus()
-        stages = of_study[study_dir]
-        lacking = findings(recipe, stages, study_dir, site, elsewhere=elsewhere, with_disk=len(studies) == 1)
-        if together and elsewhere:
-            together = [Finding("warning", f"on this machine {item.sentence}", item.remedy) for item in together]
-        lacking, together = [*lacking, *together], []
-        if site is None and recipe.resources.nodes > 1 and not elsewhere:
+        lacking = findings(recipe, of_study[study_dir], study_dir, site, gpus, elsewhere[study_dir])
+        if site is None and recipe.resources.nodes > 1 and not elsewhere[study_dir]:
             text = f"resources.nodes is {recipe.resources.nodes}"
             lacking.append(Finding("error", text, "several machines need --on slurm, or set resources.nodes=1"))
-        found += (
-            replace(item, sentence=f"{_CANNOT_WORK}{item.sentence}") if item.severity == "error" else item
-            for item in lacking
-        )
+        found += _cannot_work(lacking)
         found += [Finding("missing", text) for text in unresolved_sentences(recipe)]
-        if not elsewhere:
-            found += [Finding("error", text) for text in _unusable(recipe, site)]
+        errors: list[str] = []
+        if not elsewhere[study_dir] and (site is None or not site.offline):  # jobs of an offline site use no key
+            with collected(errors):
+                require_usable_key(recipe)
+        found += [Finding("error", text) for text in errors]
     return found
 
 
-def _unusable(recipe: Recipe, site: SiteSpec | None) -> list[str]:
-    """Why the key of Weights & Biases and the sandbox cannot be used, where the recipe needs them."""
-    errors: list[str] = []
-    if site is None or not site.offline:  # jobs of an offline site do not use the key
-        with collected(errors):
-            require_usable_key(recipe)
-    if site is None or site.container is None:  # what an image has installed, only its jobs can tell
-        with collected(errors):
-            require_sandbox_of(recipe)
-    return errors
+def _cannot_work(found: Sequence[Finding]) -> list[Finding]:
+    """Findings of which errors say that the study cannot work."""
+    return [
+        replace(item, sentence=f"{_CANNOT_WORK}{item.sentence}") if item.severity == "error" else item for item in found
+    ]
 
 
 def show(found: Sequence[Finding]) -> bool:

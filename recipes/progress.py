@@ -21,12 +21,11 @@ def write_notes(directory: Path, lines: list[str]) -> None:
 
 def duration(seconds: float) -> str:
     """Seconds in a readable unit."""
-    whole = round(seconds)
-    if whole < 90:
-        return f"{whole} s"
-    if whole < 5400:
-        return f"{whole / 60:.0f} min"
-    return f"{whole / 3600:.1f} h" if whole < 48 * 3600 else f"{whole / 86400:.1f} days"
+    if seconds < 120:
+        return f"{round(seconds, 1 if seconds < 10 else 0):g} s"
+    if seconds < 3600:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h" if seconds < 48 * 3600 else f"{seconds / 86400:,.1f} days"
 
 
 def remaining_seconds(seconds: float, made: float, left: float) -> float | None:

@@ -124,7 +124,7 @@ def study_folder(study: Path) -> Path:
             from launch.ablation import default_root
 
             name, made_by = str(values.get("name") or path.stem), "ablate"
-            path = default_root("ablations", name, name)
+            path = default_root("ablations", name)
         else:
             path = Path("runs") / str(values.get("study"))
     if not path.is_dir():

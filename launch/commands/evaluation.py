@@ -97,10 +97,7 @@ def _run(recipe: "Recipe", study_dir: Path) -> int:
 def _transfer(study_dir: Path) -> "Transfer":
     from eval.report.schema import REHEARSAL, read_transfer
 
-    path = study_dir / "report" / "transfer.json"
-    if not path.is_file():
-        raise UserError(f"{study_dir} has no finished report; `transfer run {study_dir}` makes it")
-    transfer = read_transfer(path)
+    transfer = read_transfer(study_dir)
     refuse_rehearsal(transfer.status == REHEARSAL, study_dir)
     return transfer
 

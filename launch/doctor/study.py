@@ -131,7 +131,8 @@ def attention(gpus: list[str]) -> Verdict:
 
 def study(path: str, site_file: Path | None) -> list[Verdict]:
     """What a recipe lacks on this machine, or on the cluster of a site file: a verdict for each finding."""
-    from launch.planning.findings import findings
+    from launch.hardware import visible_gpus
+    from launch.planning.findings import disk_of_studies, findings
     from launch.site_file import find_site, load_site
     from launch.stages import build_stages
     from recipes.loading import load_recipe
@@ -141,7 +142,9 @@ def study(path: str, site_file: Path | None) -> list[Verdict]:
         site = load_site(find_site(site_file)) if site_file is not None else None
     except UserError:  # a check of its own says why
         return [Verdict("skipped", f"{recipe.study} is not checked, because the site file cannot be used")]
-    lacking = findings(recipe, build_stages(recipe), Path("runs") / recipe.study, site)
+    stages, study_dir, gpus = build_stages(recipe), Path("runs") / recipe.study, visible_gpus()
+    lacking = findings(recipe, stages, study_dir, site, gpus)
+    lacking += disk_of_studies([(recipe, stages, study_dir)], site, gpus)
     rows = [Verdict(_STATES[item.severity], item.sentence, item.remedy) for item in lacking]
     rows.sort(key=lambda row: row.state != "fail")
     return rows or [Verdict("ok", f"{recipe.study} has what it needs {'here' if site is None else 'there'}")]

@@ -25,7 +25,7 @@ from launch.hardware import visible_gpus
 from launch.planning.node import require_attention
 from launch.reuse import reuse
 from launch.stages import Stage, build_stages, flatten, furthest_until, made_by_other_code, stage_inputs
-from launch.tasks import Task, TaskKey, states_of, tasks_of_study
+from launch.tasks import Task, TaskKey, states_of
 from recipes.errors import UserError
 from recipes.files import locked, write_json
 from recipes.loading import STUDY_FILE, read_study_file
@@ -68,13 +68,6 @@ def check_study_dir(recipe: Recipe, study_dir: Path) -> None:
 def _left_by_a_start(path: Path) -> bool:
     """Whether a run that was killed before its study file was in place may have left `path`."""
     return path.name in (".lock", "slurm") or path.match(f".{STUDY_FILE}.*.tmp")
-
-
-def run_local(
-    recipe: Recipe, study_dir: Path, stages: list[Stage], until: str | None = None, *, with_reuse: bool = False
-) -> int:
-    """As `run_tasks`, for the stages of one study."""
-    return run_tasks(tasks_of_study(recipe, study_dir, stages), study_dir, until, with_reuse=with_reuse)
 
 
 def run_tasks(tasks: Sequence[Task], root: Path, until: str | None = None, *, with_reuse: bool = False) -> int:
@@ -180,14 +173,8 @@ class _Workers:
 
 def _start_quiet_resource_tracker() -> None:
     """Start Python's process that unlinks what killed workers leave, without its warning about each semaphore."""
-    name = "PYTHONWARNINGS"
-    before = os.environ.get(name)
-    os.environ[name] = "ignore::UserWarning:multiprocessing.resource_tracker"
+    os.environ.setdefault("PYTHONWARNINGS", "ignore::UserWarning:multiprocessing.resource_tracker")
     resource_tracker.ensure_running()
-    if before is None:
-        del os.environ[name]
-    else:
-        os.environ[name] = before
 
 
 class _Scheduler:

@@ -11,6 +11,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from recipes.files import read_json, write_json
 
 USAGE = "usage.json"
@@ -60,33 +62,26 @@ def _sample(root: int, peaks: dict[str, int], stop: threading.Event) -> None:
 
 def descendants(root: int) -> list[int]:
     """Ids of a process and all its descendants."""
-    children: dict[int, list[int]] = {}
-    for path in Path("/proc").glob("[0-9]*/stat"):
-        with suppress(OSError, ValueError, IndexError):
-            parent = int(path.read_text().rpartition(")")[2].split()[1])
-            children.setdefault(parent, []).append(int(path.parent.name))
-    processes, pending = [], [root]
-    while pending:
-        process = pending.pop()
-        processes.append(process)
-        pending += children.get(process, [])
+    processes = [root]
+    with suppress(psutil.Error):  # it has ended
+        processes += [child.pid for child in psutil.Process(root).children(recursive=True)]
     return processes
 
 
 def host_bytes(processes: Iterable[int]) -> int:
     """Resident memory of processes: what each has alone, and of what may be shared the largest.
 
-    From the counters in statm. The proportional set sizes in smaps_rollup are more exact where processes share
+    The proportional set sizes in smaps_rollup are more exact where processes share
     different pages, but the kernel walks all pages of a process for them and blocks its allocations meanwhile: 50 ms
     for 6 GB, twice a second.
     """
     alone, shared = 0, 0
     for process in processes:
-        with suppress(OSError, ValueError, IndexError):  # it has ended
-            resident, mapped = map(int, Path(f"/proc/{process}/statm").read_text().split()[1:3])
-            alone += resident - mapped
-            shared = max(shared, mapped)
-    return (alone + shared) * os.sysconf("SC_PAGE_SIZE")
+        with suppress(psutil.Error):  # it has ended
+            memory = psutil.Process(process).memory_info()
+            alone += memory.rss - memory.shared
+            shared = max(shared, memory.shared)
+    return alone + shared
 
 
 def _gpu_bytes(nvidia_smi: str) -> int:

@@ -14,22 +14,6 @@ _POOLINGS = 2
 
 
 @dataclass(frozen=True)
-class DriftMemory:
-    """Bytes that measuring drift needs on one GPU."""
-
-    models: int
-    """Policy and base."""
-    logits: int
-    sampling_cache: int
-    """0 where an engine samples, before both models are loaded."""
-
-    @property
-    def peak(self) -> int:
-        """Bytes at the peak: sampling and forward passes follow one another."""
-        return self.models + max(self.logits, self.sampling_cache)
-
-
-@dataclass(frozen=True)
 class DriftPlan:
     """Drift of all checkpoints. Each samples once a problem; then it and the base read its completions and the
     base's.
@@ -39,8 +23,8 @@ class DriftPlan:
     completions: int
     engine: str
     """transformers or vllm."""
-    memory: DriftMemory | None
-    """At most; None for an unknown model."""
+    memory: int | None
+    """Bytes on one GPU at the peak, at most; None for an unknown model."""
     fits: bool | None
     """None without a GPU to fit on."""
 
@@ -54,29 +38,14 @@ class TrajectoryPlan:
 
 
 @dataclass(frozen=True)
-class DiagnosticsMemory:
-    """Bytes that the diagnostics of one tuned model need on one GPU."""
-
-    weights: int
-    other_output_layer: int
-    hidden_states: int
-    logits: int
-    sampling_cache: int
-
-    @property
-    def peak(self) -> int:
-        """Bytes at the peak: sampling, pooling and comparing follow one another."""
-        return self.weights + max(self.hidden_states, self.sampling_cache, self.other_output_layer + self.logits)
-
-
-@dataclass(frozen=True)
 class DiagnosticsPlan:
     """The diagnostics of all models; completions as long as their limit, prompts as a quarter of theirs."""
 
     models: int
     prompts_per_model: int
     tokens_per_model_at_most: int
-    memory: DiagnosticsMemory | None
+    memory: int | None
+    """Bytes that one model needs on one GPU at the peak."""
     disk_bytes: int | None
     """Of one model while it runs."""
     fits: bool | None
@@ -119,11 +88,12 @@ def drift_plan(recipe: Recipe, shape: ModelShape | None) -> DriftPlan | None:
         longest = recipe.prompt.max_prompt_tokens + recipe.prompt.max_completion_tokens
         cache = longest * shape.kv_cache_bytes_per_token(size)
         logits = _LOGITS_COPIES * LOGITS_TOKENS * shape.vocab_size * 4
-        memory = DriftMemory(2 * shape.parameters() * size, logits, 0 if with_engine else spec.batch_size * cache)
+        models = 2 * shape.parameters() * size
+        memory = models + max(logits, 0 if with_engine else spec.batch_size * cache)  # one after the other
         if recipe.resources.gpu is not None:
             gpu = GPUS[recipe.resources.gpu]
             engine = (shape.parameters() * size + cache) * bytes_per_weight(recipe) // size if with_engine else 0
-            fits = memory.peak <= USABLE * gpu.memory_bytes and engine <= ENGINE_SHARE * gpu.memory_bytes
+            fits = memory <= USABLE * gpu.memory_bytes and engine <= ENGINE_SHARE * gpu.memory_bytes
     return DriftPlan(
         checkpoints, checkpoints * problems, "vllm" if with_engine else "transformers", memory, fits
     )  # fmt: skip
@@ -154,17 +124,15 @@ def diagnostics_plan(recipe: Recipe, shape: ModelShape | None) -> DiagnosticsPla
         size = bytes_per_weight(recipe, spec.dtype)
         head = shape.vocab_size * shape.hidden_size * size
         longest = suite.max_prompt_tokens + length
-        memory = DiagnosticsMemory(
-            weights=shape.parameters() * size,
-            other_output_layer=head,
-            hidden_states=(shape.num_layers + 2) * max(spec.batch_tokens, longest) * shape.hidden_size * size,
-            logits=_LOGITS_COPIES * LOGITS_TOKENS * shape.vocab_size * 4,
-            sampling_cache=spec.batch_size * longest * shape.kv_cache_bytes_per_token(size),
-        )
+        hidden_states = (shape.num_layers + 2) * max(spec.batch_tokens, longest) * shape.hidden_size * size
+        logits = _LOGITS_COPIES * LOGITS_TOKENS * shape.vocab_size * 4
+        cache = spec.batch_size * longest * shape.kv_cache_bytes_per_token(size)
+        # Pooling, sampling and comparing with the other output layer follow one another.
+        memory = shape.parameters() * size + max(hidden_states, cache, head + logits)
         states = (shape.num_layers + 1) * _POOLINGS * prompts * shape.hidden_size * 4
         disk = 2 * states + _completions_of_prompt(spec) * prompts * length * shape.hidden_size * size + head
         if recipe.resources.gpu is not None:
-            fits = memory.peak <= USABLE * GPUS[recipe.resources.gpu].memory_bytes
+            fits = memory <= USABLE * GPUS[recipe.resources.gpu].memory_bytes
     return DiagnosticsPlan(
         models=sum(len(recipe.labels(arm)) for arm in recipe.arms),
         prompts_per_model=prompts,
@@ -189,14 +157,14 @@ def analysis_lines(plan: AnalysisPlan) -> list[str]:
     lines = []
     if (p := plan.drift) is not None:
         text = f"drift: {p.checkpoints} checkpoints, {p.completions:,} completions by {p.engine}"
-        lines.append(text + ("" if p.memory is None else f", {size_text(p.memory.peak)} of memory"))
+        lines.append(text + ("" if p.memory is None else f", {size_text(p.memory)} of memory"))
     if (t := plan.trajectory) is not None:
         lines.append(f"trajectory: {t.checkpoints} checkpoints, {t.responses_at_most:,} responses")
     if (d := plan.diagnostics) is not None:
         text = f"diagnostics: {d.models} models, {d.prompts_per_model:,} prompts each"
         text += f", at most {d.tokens_per_model_at_most:,} tokens read"
         if d.memory is not None and d.disk_bytes is not None:
-            text += f"; one model at a time, {size_text(d.memory.peak)} of memory"
+            text += f"; one model at a time, {size_text(d.memory)} of memory"
             text += f", {size_text(d.disk_bytes)} of disk while it runs"
         lines.append(text)
     return lines

@@ -6,7 +6,6 @@ what only a GPU node can tell.
 
 import os
 import re
-import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -17,15 +16,16 @@ from urllib.parse import urlsplit
 from data.attention import FLASH, REMEDY, missing
 from data.prompts.prompt import chat_template
 from eval.scorers.version import by_other_rules, judged_by
-from launch.hardware import LOOPBACK, gpu_models, gpus_wanted, teacher_on, visible_gpus
+from launch.hardware import LOOPBACK, gpu_models, gpus_wanted, teacher_on
 from launch.planning.calibration import group_of
 from launch.planning.disk import Disk, disk_needed, gpus_of_node
 from launch.planning.hours import checkpoint_hours, plan_context, stage_hours
-from launch.planning.node import free_bytes, needs_vllm
+from launch.planning.node import free_bytes, needs_vllm, require_sandbox_of
+from launch.planning.units import hours_text
 from launch.site_file import SiteSpec, hours_of
 from launch.stage_kinds import KINDS, STAGE_KINDS
 from launch.stages import Stage, build_stages, stage_states
-from recipes.errors import UserError
+from recipes.errors import collected
 from recipes.schema import Recipe
 from train.accounting.cost import ModelShape, model_shape, with_article
 from train.accounting.memory import memory_of_arm, size_text
@@ -55,37 +55,36 @@ def findings(
     recipe: Recipe,
     stages: Sequence[Stage],
     study_dir: Path,
-    site: SiteSpec | None = None,
-    gpus: Sequence[str] | None = None,
+    site: SiteSpec | None,
+    gpus: Sequence[str],
     elsewhere: bool = False,
-    *,
-    with_disk: bool = True,
 ) -> list[Finding]:
     """What the stages that are not done will lack, and that scores are by other rules than those of today.
 
     `stages` are those that are meant to run, and the folder need not exist. `site`: the cluster; None: this machine,
     whose GPUs are `gpus`. `elsewhere`: the plan is made on a machine without the recipe's GPUs, where it will not run;
-    what is missing here is a warning then. Without `with_disk`, the caller looks at the disk: several studies share it.
+    what is missing here is a warning then. The disk, which several studies may share, is left to `disk_of_studies`.
     """
-    shape, gpus = model_shape(recipe), visible_gpus() if gpus is None else gpus
+    shape = model_shape(recipe)
     states = stage_states(build_stages(recipe), study_dir)  # all: some of `stages` may need others
     waiting = [stage for stage in stages if states[stage.name].state != "done"]
     evaluations = [stage.name for stage in stages if stage.kind == "eval" and states[stage.name].state == "done"]
     judged = [name.removeprefix("eval/") for name in evaluations if judged_by(study_dir / name) == "other"]
     by_others = [Finding("warning", *by_other_rules(judged, study_dir))] if judged else []
-    of_this_machine = [
-        *(() if site is not None and site.container else _software(recipe, waiting, site is not None and site.offline)),
-        *(_disk(recipe, shape, waiting, study_dir, site, gpus) if with_disk else ()),
-    ]
+    of_this_machine: list[Finding] = []
+    if site is None or site.container is None:  # what an image has installed, only its jobs can tell
+        of_this_machine += _software(recipe, waiting, site is not None and site.offline)
     if elsewhere:
-        of_this_machine = [
-            Finding("warning", f"on this machine {finding.sentence}", finding.remedy) for finding in of_this_machine
-        ]
-        of_this_machine += _larger_than_usual(recipe, waiting)
+        of_this_machine = [*_as_warnings(of_this_machine), *_larger_than_usual(recipe, waiting)]
     of_this_machine += by_others
     if site is not None:
         return [*of_this_machine, *_site(recipe, waiting, site), *_time_limits(recipe, waiting, shape, site)]
     return of_this_machine if elsewhere else [*of_this_machine, *_this_machine(recipe, shape, waiting, gpus)]
+
+
+def _as_warnings(found: Sequence[Finding]) -> list[Finding]:
+    """Findings about a machine on which the study will not run."""
+    return [Finding("warning", f"on this machine {finding.sentence}", finding.remedy) for finding in found]
 
 
 def _software(recipe: Recipe, waiting: Sequence[Stage], offline: bool) -> Iterator[Finding]:
@@ -97,11 +96,6 @@ def _software(recipe: Recipe, waiting: Sequence[Stage], offline: bool) -> Iterat
         else:
             instead = f"{model.attention_fallback} is used instead, as model.attention_fallback says"
             yield Finding("warning", f"model.attention={model.attention} cannot be used ({reason}): {instead}")
-    if model is not None and model.chat_template is not None and "base" in kinds:
-        try:
-            chat_template(model.chat_template)
-        except UserError as error:
-            yield Finding("error", str(error))
     with_vllm = sorted(kind for kind in kinds if needs_vllm(recipe, kind))
     if with_vllm and find_spec("vllm") is None:
         yield Finding(
@@ -109,42 +103,26 @@ def _software(recipe: Recipe, waiting: Sequence[Stage], offline: bool) -> Iterat
             f"vllm is not installed; it is needed for {', '.join(with_vllm)}",
             "run pip install -r requirements-gpu.lock",
         )
-    benchmarks = recipe.benchmarks if any(fact.samples_with == "suite.engine" for fact in facts) else ()
-    with_code = [item.name for item in benchmarks if item.runs_code]
-    allowed = recipe.suite is not None and recipe.suite.allow_unsandboxed_code
-    if with_code and not allowed and shutil.which("bwrap") is None:
-        yield Finding(
-            "error",
-            f"bubblewrap (bwrap) is not installed, in which the code of {', '.join(with_code)} is run",
-            "apt install bubblewrap, or suite.allow_unsandboxed_code=true",
-        )
-
-
-def _disk(
-    recipe: Recipe,
-    shape: ModelShape | None,
-    waiting: Sequence[Stage],
-    study_dir: Path,
-    site: SiteSpec | None,
-    gpus: Sequence[str],
-) -> Iterator[Finding]:
-    if recipe.model is None or not waiting:
-        return
-    need = disk_needed(recipe, shape, waiting, gpus_of_node(recipe, site, gpus), site)
-    free = free_bytes(study_dir)
-    if need is not None and need.total > free:
-        yield Finding(
-            "error",
-            f"the study needs up to {size_text(need.total)} of disk and {study_dir} has {size_text(free)} free",
-            "free some, choose another --out, or lower train.snapshots, seeds or arms"
-            + (", or max_running in the site file" if site is not None else ""),
-        )
+    unusable: list[str] = []
+    if model is not None and model.chat_template is not None and "base" in kinds:
+        with collected(unusable):
+            chat_template(model.chat_template)
+    if any(fact.samples_with == "suite.engine" for fact in facts):
+        with collected(unusable):
+            require_sandbox_of(recipe)
+    yield from (Finding("error", sentence) for sentence in unusable)
 
 
 def disk_of_studies(
-    studies: Sequence[tuple[Recipe, Sequence[Stage], Path]], site: SiteSpec | None, gpus: Sequence[str]
+    studies: Sequence[tuple[Recipe, Sequence[Stage], Path]],
+    site: SiteSpec | None,
+    gpus: Sequence[str],
+    elsewhere: bool = False,
 ) -> list[Finding]:
-    """Whether the disk has room for what is not done of all these studies, which share it."""
+    """Whether the disk has room for what is not done of all these studies, which share it.
+
+    `elsewhere`: they will not run on this machine, so that it is a warning.
+    """
     needs: dict[Path, Disk] = {}
     for recipe, stages, study_dir in studies:
         states = stage_states(build_stages(recipe), study_dir)
@@ -158,15 +136,17 @@ def disk_of_studies(
     total, free = sum(need.total for need in needs.values()), free_bytes(folder)
     if total <= free:
         return []
-    parts = ", ".join(f"{study_dir.name} {size_text(need.total)}" for study_dir, need in needs.items())
-    return [
-        Finding(
-            "error",
-            f"all points together need up to {size_text(total)} of disk ({parts}) and {folder} has {size_text(free)} "
-            "free",
-            "free some, choose another --out, or lower train.snapshots, seeds, arms or points",
-        )
-    ]
+    what, parts, lower = "the study needs", "", "train.snapshots, seeds or arms"
+    if len(studies) > 1:
+        listed = ", ".join(f"{study_dir.name} {size_text(need.total)}" for study_dir, need in needs.items())
+        what, parts, lower = "all points together need", f" ({listed})", "train.snapshots, seeds, arms or points"
+    found = Finding(
+        "error",
+        f"{what} up to {size_text(total)} of disk{parts} and {folder} has {size_text(free)} free",
+        f"free some, choose another --out, or lower {lower}"
+        + (", or max_running in the site file" if site is not None else ""),
+    )
+    return _as_warnings([found]) if elsewhere else [found]
 
 
 def disk_text(need: Disk) -> str:
@@ -330,25 +310,20 @@ def _time_limits(
         if first is not None and allowed < first:
             yield Finding(
                 "error",
-                f"a job of {group} has {limit} and its first checkpoint comes after about {_duration(first)}",
+                f"a job of {group} has {limit} and its first checkpoint comes after about {hours_text(first)}",
                 f"give stages.{stage.kind}.time_limit more in the site file, or lower train.save_every_minutes",
             )
         elif allowed < hours and not site.requeue:
             yield Finding(
                 "error",
-                f"{group} takes about {_duration(hours)}, a job has {limit}, and requeue: false makes it fail then",
+                f"{group} takes about {hours_text(hours)}, a job has {limit}, and requeue: false makes it fail then",
                 f"set requeue: true in the site file, or give stages.{stage.kind}.time_limit more",
             )
         elif allowed < hours:
             times = int(hours / allowed)
             yield Finding(
                 "note" if times <= _MANY_REQUEUES else "warning",
-                f"{group} takes about {_duration(hours)} and a job has {limit}: it goes back to the queue "
+                f"{group} takes about {hours_text(hours)} and a job has {limit}: it goes back to the queue "
                 f"{times} time{'s' * (times > 1)}",
                 "" if times <= _MANY_REQUEUES else f"give stages.{stage.kind}.time_limit more in the site file",
             )
-
-
-def _duration(hours: float) -> str:
-    """Hours in words: below two hours as minutes."""
-    return f"{hours:,.0f} hours" if hours >= 2 else f"{max(1, round(hours * 60))} minutes"

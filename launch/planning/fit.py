@@ -155,17 +155,15 @@ def _model_memory(recipe: Recipe, stage: Stage, shape: ModelShape | None) -> int
             longest = suite.max_prompt_tokens + suite.max_response_tokens
             return weights + suite.engine.batch_size * longest * shape.kv_cache_bytes_per_token(size)
         case "drift":
-            return _peak(drift_plan(recipe, shape))
+            drift = drift_plan(recipe, shape)
+            return None if drift is None else drift.memory
         case "diagnostics":
-            return _peak(diagnostics_plan(recipe, shape))
+            diagnostics = diagnostics_plan(recipe, shape)
+            return None if diagnostics is None else diagnostics.memory
         case "corpus" | "questions" | "report":  # no model, or a sampler's, of which nothing is known
             return None
         case _:
             assert_never(stage.kind)
-
-
-def _peak(plan: DriftPlan | DiagnosticsPlan | None) -> int | None:
-    return plan.memory.peak if plan is not None and plan.memory is not None else None
 
 
 def analysis_mistakes(recipe: Recipe, shape: ModelShape | None) -> list[str]:
@@ -183,7 +181,7 @@ def analysis_mistakes(recipe: Recipe, shape: ModelShape | None) -> list[str]:
         found = zip(_smaller(recipe, section), ways, strict=True)
         way = next((text for text, other in found if other and _fits(plan_of(other, shape))), f"{section}=null")
         sentences.append(
-            f"{section} need{'s' * (section == 'drift')} {plan.memory.peak / 1e9:.0f} GB on one GPU, "
+            f"{section} need{'s' * (section == 'drift')} {plan.memory / 1e9:.0f} GB on one GPU, "
             f"{_room(gpu)}; the nearest setting that works: {way}"
         )
     return sentences

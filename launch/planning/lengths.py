@@ -2,10 +2,10 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from itertools import chain, islice
 from pathlib import Path
 from statistics import median
-from typing import NamedTuple
 
 from data.corpus.filters import prompt_lengths
 from data.corpus.sources import mapped_rows, read_rows
@@ -24,7 +24,8 @@ from recipes.schema import Recipe
 _BATCH = 200
 
 
-class Lengths(NamedTuple):
+@dataclass(frozen=True)
+class Lengths:
     """Token lengths of some texts against their limit."""
 
     name: str

@@ -12,7 +12,7 @@ from launch.planning.analysis_plan import analysis_plan
 from launch.planning.assumptions import UnmeasuredHours, assumed_hours, assumed_lengths, assumptions
 from launch.planning.calibration import Calibration, group_of, rehearsed, taken
 from launch.planning.disk import disk_needed, gpus_of_node
-from launch.planning.findings import findings
+from launch.planning.findings import disk_of_studies, findings
 from launch.planning.fit import analysis_mistakes, fit_mistakes, stage_memory
 from launch.planning.hours import (
     PACKED_ROW_TOKENS,
@@ -20,10 +20,9 @@ from launch.planning.hours import (
     gpu_hours_of_run,
     hours_between_checkpoints,
     plan_context,
-    stage_hours,
 )
-from launch.planning.plan_schema import ArmPlan, Certainty, GpuCounts, Plan, StagePlan, Totals
-from launch.planning.preflight import notes, unresolved_sentences, warnings
+from launch.planning.plan_schema import ArmPlan, Plan, StagePlan, Totals
+from launch.planning.preflight import unresolved_sentences, warnings
 from launch.planning.schedule import nodes_of_run, on_one_machine, whole_nodes, with_endless_nodes
 from launch.planning.teacher import teacher_plan
 from launch.rank_command import Rendezvous, launch_command, launch_files
@@ -70,6 +69,7 @@ def build_plan(
     elsewhere = site is None and not gpus and recipe.resources.gpu is not None
     node, shape = gpus_of_node(recipe, site, gpus), model_shape(recipe)
     all_findings = findings(recipe, stages, study_dir, site, gpus, elsewhere)
+    all_findings += disk_of_studies([(recipe, stages, study_dir)], site, gpus, elsewhere)
     states = stage_states(stages, study_dir)
     reuse = plan_reuse(recipe, study_dir, stages, on_cluster=site is not None) if with_reuse else ReusePlan({}, [])
     reused = reuse.sources
@@ -78,7 +78,7 @@ def build_plan(
     if context is not None and site is not None:
         context = replace(context, time_limit_hours=lambda kind: _limit(site, kind))
     misfits = fit_mistakes(recipe, shape)
-    arms = {name: _arm_plan(recipe, name, context, study_dir, node) for name in recipe.trained}
+    arms = {name: _arm_plan(recipe, name, context, node) for name in recipe.trained}
     if misfits:  # hours of what cannot work would mislead
         context = None
         arms = {name: replace(arm, gpu_hours=None, hours_between_checkpoints=None) for name, arm in arms.items()}
@@ -93,10 +93,9 @@ def build_plan(
             row = replace(row, state="reused", reasons=(f"of {reused[stage.name].study}",), left_hours=0.0)
         rows.append(row)
     analyses = analysis_plan(recipe, shape)
-    labels = recipe.all_labels
     pocket = recipe.model.pocket if recipe.model else None
     good_to_know = [str(finding) for finding in all_findings if finding.severity == "note"]
-    good_to_know += [*notes(recipe), *reuse.refused, *([] if not_used is None else [not_used])]
+    good_to_know += [*reuse.refused, *([] if not_used is None else [not_used])]
     totals = _totals(recipe, waiting, rows, node, arms)
     unmeasured = UnmeasuredHours(recipe, context, waiting, rehearsal, calibration)
     return Plan(
@@ -104,7 +103,6 @@ def build_plan(
         directory=str(study_dir),
         on_cluster=site is not None,
         gpu=recipe.resources.gpu,
-        gpus=gpus_of(recipe),
         parameters=shape.parameters() if shape else None,
         pretraining_tokens=None if pocket is None else pocket.documents // 4 * PACKED_ROW_TOKENS,
         stages=tuple(rows),
@@ -115,9 +113,7 @@ def build_plan(
         rehearsed=rehearsal,
         arms=arms,
         teacher=teacher_plan(recipe, study_dir),
-        dropped_problems=dropped_problems(study_dir),
-        certainty=what_certainty_costs(recipe, context, len(labels)),
-        responses_at_most=None if recipe.suite is None else evaluation_responses(recipe, len(labels)),
+        responses_at_most=None if recipe.suite is None else evaluation_responses(recipe, len(recipe.all_labels)),
         analyses=analyses,
         disk=disk_needed(recipe, shape, waiting, node, site),
         findings=tuple(all_findings),
@@ -190,7 +186,6 @@ def _totals(
         return sum((row.gpus if on_gpu else 1) * (hours[row.name] or 0.0) for row in rows)
 
     spent, left = {row.name: row.taken_hours for row in rows}, {row.name: row.left_hours for row in rows}
-    flops = [None if arm.flops_at_most is None else arm.runs * arm.flops_at_most for arm in arms.values()]
     return Totals(
         unit="GPU-hours" if on_gpu else "stage-hours",
         hours=summed(spent) + summed(left),
@@ -200,42 +195,10 @@ def _totals(
         node_gpus=node,
         on_one_machine=on_one_machine(recipe, waiting, left, node),
         with_endless_nodes=with_endless_nodes(waiting, left),
-        flops=None if None in flops or not flops else sum(value for value in flops if value is not None),
     )
 
 
-def gpus_of(recipe: Recipe) -> GpuCounts:
-    """GPUs that one training run and one evaluation occupy."""
-    resources = recipe.resources
-    server = resources.vllm.server_nodes * resources.ranks // resources.nodes if resources.vllm else 0
-    return GpuCounts(resources.ranks + server, nodes_of_run(recipe), resources.evaluation_replicas)
-
-
-def dropped_problems(study_dir: Path) -> dict[str, int] | None:
-    """Problems the corpus left out, by reason; None until it is built."""
-    manifest = finished_manifest(study_dir / "corpus")
-    return None if manifest is None else dict(manifest["facts"].get("rejected", {}))
-
-
-def what_certainty_costs(recipe: Recipe, context: PlanContext | None, models: int) -> Certainty | None:
-    """GPU-hours of more certainty; None where they are not known."""
-    if context is None or recipe.resources.gpu is None or not recipe.trained:
-        return None
-    seed = sum(gpu_hours_of_run(context, name) or 0.0 for name in recipe.trained)
-    evaluation = Stage("eval/base", {})
-    evaluated = None if recipe.suite is None else stage_hours(context, evaluation)
-    response = None
-    if recipe.suite is not None and evaluated is not None:
-        asked_once = recipe.model_copy(update={"suite": recipe.suite.with_samples(1)})
-        once = stage_hours(replace(context, recipe=asked_once), evaluation)
-        again = 0.0 if once is None else once.seconds["generation"] / 3600 * once.gpus
-        seed, response = seed + evaluated.gpu_hours * len(recipe.trained), models * again
-    return Certainty(seed, response)
-
-
-def _arm_plan(
-    recipe: Recipe, name: str, context: PlanContext | None, study_dir: Path | None = None, node: int = 0
-) -> ArmPlan:
+def _arm_plan(recipe: Recipe, name: str, context: PlanContext | None, node: int) -> ArmPlan:
     """Steps, tokens, FLOPs, memory, hours and disk of one run of an arm."""
     arm, shape = resolve_arm(recipe, name), context.shape if context is not None else None
     exposures = arm.steps * arm.problems_per_step
@@ -254,7 +217,6 @@ def _arm_plan(
         exposures=exposures,
         completions=completions,
         generated_tokens_at_most=completion_tokens if sampled else 0,
-        train_tokens_at_most=tokens,
         flops_at_most=flops,
         gpu_hours=gpu_hours_of_run(context, name),
         hours_between_checkpoints=hours_between_checkpoints(context, name),
@@ -264,13 +226,12 @@ def _arm_plan(
         learning_rate=arm.learning_rate,
         memory_per_rank=memory_of_arm(recipe, arm, shape),
         sampling_memory=sampling_memory(recipe, arm, shape, node),
-        attention=tuple(attention_of_runs(recipe, name, study_dir)),
     )
 
 
-def attention_of_runs(recipe: Recipe, name: str, study_dir: Path | None) -> list[str]:
+def attention_of_runs(recipe: Recipe, name: str, study_dir: Path) -> list[str]:
     """What the finished runs of an arm computed attention with."""
-    folders = [] if study_dir is None else [run_folder(study_dir, name, seed) for seed in recipe.seeds]
+    folders = [run_folder(study_dir, name, seed) for seed in recipe.seeds]
     manifests = [manifest for folder in folders if (manifest := finished_manifest(folder))]
     return sorted({ArmFacts.of(manifest).attention for manifest in manifests if "matched_on" in manifest["facts"]})
 

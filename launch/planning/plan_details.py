@@ -25,7 +25,7 @@ _NAMES = {
 
 
 def detail_lines(plan: Plan) -> list[str]:
-    """Assumptions, measured stages, schedules, responses and what more certainty costs."""
+    """Assumptions, measured stages, schedules and responses."""
     lines = [f"base: about {plan.parameters:,} parameters"] if plan.parameters else []
     if plan.pretraining_tokens is not None:
         lines[-1] += f", {plan.pretraining_tokens:,} pre-training tokens"
@@ -33,15 +33,7 @@ def detail_lines(plan: Plan) -> list[str]:
     lines += _comparison_lines(plan) if plan.gpu else []
     if plan.responses_at_most:
         lines.append(f"evaluation: at most {plan.responses_at_most:,} responses")
-    lines += analysis_lines(plan.analyses)
-    if plan.certainty:
-        text = f"certainty: one more training seed of every arm {plan.certainty.seed:,.0f} GPU-hours"
-        if plan.certainty.response is not None:
-            text += f", one more response to every question {plan.certainty.response:,.0f}"
-        lines.append(f"{text}; transfer power says what differences they let you see")
-    used = {kind for arm in plan.arms.values() for kind in arm.attention}
-    lines += [f"attention of finished runs: {', '.join(sorted(used))}"] if used else []
-    return lines
+    return [*lines, *analysis_lines(plan.analyses)]
 
 
 def _schedule_lines(plan: Plan) -> list[str]:

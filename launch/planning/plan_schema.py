@@ -89,8 +89,6 @@ class Totals:
     on_one_machine: Schedule
     """Of what is left."""
     with_endless_nodes: Schedule
-    flops: int | None
-    """Of training and sampling all arms, at most."""
 
 
 @dataclass(frozen=True)
@@ -102,7 +100,6 @@ class ArmPlan:
     exposures: int
     completions: int
     generated_tokens_at_most: int
-    train_tokens_at_most: int
     flops_at_most: int | None
     gpu_hours: float | None
     """By the assumptions; None for an unknown model or without a GPU."""
@@ -113,25 +110,6 @@ class ArmPlan:
     learning_rate: float
     memory_per_rank: RankMemory | None
     sampling_memory: SamplingMemory | None
-    attention: tuple[str, ...]
-    """Of finished runs."""
-
-
-@dataclass(frozen=True)
-class GpuCounts:
-    """GPUs that one training run and one evaluation occupy, where there are any."""
-
-    train: int
-    nodes: int
-    evaluate: int
-
-
-@dataclass(frozen=True)
-class Certainty:
-    """GPU-hours of one more training seed of every arm, and of one more response to every question of every model."""
-
-    seed: float
-    response: float | None
 
 
 @dataclass(frozen=True)
@@ -142,7 +120,6 @@ class Plan:
     directory: str
     on_cluster: bool
     gpu: str | None
-    gpus: GpuCounts
     parameters: int | None
     pretraining_tokens: int | None
     stages: tuple[StagePlan, ...]
@@ -154,9 +131,6 @@ class Plan:
     rehearsed: tuple[Rehearsed, ...]
     arms: dict[str, ArmPlan]
     teacher: TeacherPlan | None
-    dropped_problems: dict[str, int] | None
-    """Problems the corpus left out, by reason; None until it is built."""
-    certainty: Certainty | None
     responses_at_most: int | None
     analyses: AnalysisPlan
     disk: Disk | None

@@ -31,9 +31,6 @@ def format_plan(plan: Plan, *, commands: bool = False, stages: bool = False, det
     lines += _teacher_lines(plan.teacher, plan.gpu)
     if plan.disk is not None and plan.disk.total:
         lines.append(f"disk at its fullest: {disk_text(plan.disk)}")
-    if plan.dropped_problems:
-        reasons = ", ".join(f"{count:,} {reason}" for reason, count in plan.dropped_problems.items() if count)
-        lines.append(f"problems left out: {reasons}")
     lines += ["", *detail_lines(plan)] if details else []
     if plan.arms:
         which = "the trained arms" if plan.external else "the arms"
@@ -212,8 +209,7 @@ def _memory_lines(plan: Plan) -> list[str]:
     for row, label in labels.items():
         lines.append(f"{label:<{width}}" + "".join(f"{row[column]:>{widths[column]}}" for column in used))
     if offloaded:
-        on_node = offloaded * plan.gpus.train // plan.gpus.nodes
-        lines.append(f"offloaded to the memory of each node: at least {size_text(on_node)}")
+        lines.append(f"offloaded to the memory of the host, per rank: at least {size_text(offloaded)}")
     return [*lines, *(f"while sampling, {_label(names, plan)}: {text}" for text, names in sampling.items())]
 
 

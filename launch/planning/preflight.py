@@ -19,7 +19,7 @@ from recipes.errors import UserError, collected
 from recipes.loading import recipe_of_study
 from recipes.schema import Recipe
 from recipes.suggestions import similar_path
-from train.arms import ResolvedArm, completions_of_problem, resolve_arm
+from train.arms import ResolvedArm, resolve_arm
 
 
 def check_before_running(recipe: Recipe) -> None:
@@ -263,25 +263,4 @@ def _no_full_rate(arms: dict[str, ResolvedArm]) -> list[str]:
     return [
         f"{', '.join(never)}: the learning rate never reaches its full value, because train.warmup_steps is "
         f"{arm.warmup_steps} and train.steps is {arm.steps}"
-    ]
-
-
-def notes(recipe: Recipe) -> list[str]:
-    """A sentence about the arms whose steps read fewer demonstrations of a problem than there is room for."""
-    arms = {name: resolve_arm(recipe, name) for name in recipe.trained}
-    fewer = {
-        name: arm for name, arm in arms.items() if completions_of_problem(recipe, arm) < arm.completions_per_problem
-    }
-    if not fewer:
-        return []
-    arm = next(iter(fewer.values()))
-    teacher = recipe.corpus.teacher
-    assert teacher is not None
-    why = f"corpus.teacher.samples_per_problem is {teacher.samples_per_problem}"
-    if recipe.corpus.demonstrations != "all":
-        why = f"corpus.demonstrations is {recipe.corpus.demonstrations}"
-    most = completions_of_problem(recipe, arm)
-    return [
-        f"{', '.join(fewer)}: a step reads at most {most} demonstration{'s' * (most > 1)} of a problem, because {why} "
-        f"(train.completions_per_problem is {arm.completions_per_problem})"
     ]

@@ -14,13 +14,11 @@ from recipes.schema import Recipe
 
 @dataclass(frozen=True)
 class Schedule:
-    """Wall clock of the stages that are left, and their critical path."""
+    """Wall clock of the stages that are left, those of unknown hours left out, and their critical path."""
 
     hours: float
     path: tuple[str, ...]
     """The critical path: stages of which each started when the one before it ended."""
-    unknown: tuple[str, ...]
-    """Stages without hours; they are taken to take none."""
 
 
 def nodes_of_run(recipe: Recipe) -> int:
@@ -59,7 +57,7 @@ def on_one_machine(recipe: Recipe, stages: Sequence[Stage], hours: Mapping[str, 
             break  # more GPUs are needed than there are, which is refused elsewhere
         now, _, last = heapq.heappop(running)
         pool.end(last)
-    return Schedule(now, _back(last, began_after), _unknown(stages, hours))
+    return Schedule(now, _back(last, began_after))
 
 
 def whole_nodes(recipe: Recipe, stage: Stage) -> int:
@@ -80,7 +78,7 @@ def with_endless_nodes(stages: Sequence[Stage], hours: Mapping[str, float | None
         before = after[stage.name]
         ends[stage.name] = (ends[before] if before is not None else 0.0) + (hours[stage.name] or 0.0)
     last = max(ends, key=lambda name: ends[name], default=None)
-    return Schedule(ends[last] if last is not None else 0.0, _back(last, after), _unknown(stages, hours))
+    return Schedule(ends[last] if last is not None else 0.0, _back(last, after))
 
 
 def _back(last: str | None, after: Mapping[str, str | None]) -> tuple[str, ...]:
@@ -89,7 +87,3 @@ def _back(last: str | None, after: Mapping[str, str | None]) -> tuple[str, ...]:
         path.append(last)
         last = after[last]
     return tuple(reversed(path))
-
-
-def _unknown(stages: Sequence[Stage], hours: Mapping[str, float | None]) -> tuple[str, ...]:
-    return tuple(stage.name for stage in stages if hours[stage.name] is None)

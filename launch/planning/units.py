@@ -1,14 +1,11 @@
 """Hours and FLOPs as text."""
 
+from recipes.progress import duration
+
 
 def hours_text(hours: float) -> str:
     """Hours in a readable unit."""
-    if hours >= 48:
-        return f"{hours / 24:,.1f} days"
-    if hours >= 1 / 30:
-        return f"{hours:.1f} h" if hours >= 1 else f"{hours * 60:.0f} min"
-    seconds = hours * 3600
-    return f"{seconds:.0f} s" if seconds >= 9.95 or not seconds else f"{seconds:.1f} s"
+    return duration(3600 * hours)
 
 
 def flops_text(flops: float) -> str:

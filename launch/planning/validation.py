@@ -7,7 +7,7 @@ be fetched is named as missing, and what is therefore not checked; nothing is do
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from data.corpus.demonstrations import graded_demonstrations
 from data.corpus.filters import apply_filters, split_problems
@@ -49,7 +49,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 
-class Sample(NamedTuple):
+@dataclass(frozen=True)
+class Sample:
     """One text as a model will see it, and what its responses are compared with."""
 
     name: str

@@ -1,5 +1,6 @@
 """A validation as text and as JSON."""
 
+from dataclasses import asdict
 from itertools import zip_longest
 from typing import Any
 
@@ -12,21 +13,8 @@ _REFERENCE_CHARS = 200  # of a reference answer
 
 def as_json(validation: Validation) -> dict[str, Any]:
     """As JSON values, with every text whole."""
-    return {
-        "study": validation.study,
-        "valid": not validation.mistakes,
-        "mistakes": validation.mistakes,
-        "warnings": validation.warnings,
-        "missing": validation.missing,
-        "not_checked": validation.not_checked,
-        "corpus": validation.corpus,
-        "groups": validation.groups,
-        "trained_group": validation.trained_group,
-        "benchmarks": validation.benchmarks,
-        "references": validation.references,
-        "lengths": [row._asdict() for row in validation.lengths],
-        "samples": [row._asdict() for row in validation.samples],
-    }
+    found = {key: value for key, value in asdict(validation).items() if key not in ("unresolved", "absent")}
+    return {"study": validation.study, "valid": not validation.mistakes} | found
 
 
 def format_validation(validation: Validation) -> str:

@@ -164,24 +164,23 @@ def _run(
     if site is not None:
         _run_on_slurm(recipe, study_dir, stages, site)
         return {}
-    from launch.execution.local import run_local
+    from launch.execution.local import run_tasks
+
+    def run(some: list[Stage]) -> None:
+        if run_tasks(tasks_of_study(recipe, study_dir, some), study_dir) in (INTERRUPTED, STOPPED):
+            raise KeyboardInterrupt
 
     resumed: dict[str, str | None] = {}
     if faults and recipe.trained:
-        _require_uninterrupted(run_local(recipe, study_dir, select_until(stages, "corpus")))
+        run(select_until(stages, "corpus"))
         for stage in (stage for stage in stages if stage.kind == "arms"):
             print(f"  kill     {stage.name} after its first checkpoint", flush=True)
             before = kill_after_checkpoint(study_dir, stage)
-            _require_uninterrupted(run_local(recipe, study_dir, select_until(stages, stage.name)))
+            run(select_until(stages, stage.name))
             steps = resolve_arm(recipe, stage.arm).steps
             resumed[stage.name] = continuation_fault(study_dir, stage, before, steps)
-    _require_uninterrupted(run_local(recipe, study_dir, stages))
+    run(stages)
     return resumed
-
-
-def _require_uninterrupted(status: int) -> None:
-    if status in (INTERRUPTED, STOPPED):
-        raise KeyboardInterrupt
 
 
 def _run_on_slurm(recipe: Recipe, study_dir: Path, stages: list[Stage], site: SiteSpec) -> None:

@@ -40,28 +40,21 @@ def toy_config(source: Path | None, name: str, tensor_parallel: int) -> dict[str
         UserError: the model is unknown, or its configuration cannot be read.
     """
     if source is None:
-        base = next((known for known in KNOWN_SHAPES if name == known or name == known.removesuffix("-Base")), None)
-        shape = KNOWN_SHAPES.get(base or "", _like(name))
-        if shape is None:
+        families = {known: known.split("/")[-1].removesuffix("-Base").lower() for known in KNOWN_SHAPES}
+        named_after = [known for known, family in families.items() if family in name.lower()]  # as released models are
+        like = name if name in KNOWN_SHAPES else max(named_after, key=len, default=None)
+        if like is None:
             raise UserError(
                 f"the architecture of {name} is unknown; run `transfer fetch RECIPE` where there is a network, which "
                 "downloads its config.json, or set model.path to a local directory"
             )
-        config = _config_of(shape)
+        config = _config_of(KNOWN_SHAPES[like])
     else:
         try:
             config = dict(json.loads((source / "config.json").read_text(encoding="utf-8")))
         except (OSError, ValueError) as error:
             raise UserError(f"{source / 'config.json'} cannot be read: {error}") from None
     return shrunk(config, tensor_parallel)
-
-
-def _like(name: str) -> ModelShape | None:
-    """A known shape of the same family; released models are named after their base."""
-    for family in ("Qwen3-14B", "Qwen3-8B", "Qwen3-1.7B", "Llama-3.1-8B"):
-        if family.lower() in name.lower():
-            return next(shape for known, shape in KNOWN_SHAPES.items() if family in known)
-    return None
 
 
 def _config_of(shape: ModelShape) -> dict[str, Any]:

@@ -87,7 +87,9 @@ def test_a_benchmark_of_ones_own(folder):
     text = textwrap.indent(text, "    ")
     found = checked(folder, f"analysis: {{trained_group: other}}\nsuite:\n  tasks: ./tasks\n  benchmarks:\n{text}")
     assert found.mistakes == []
-    assert found.samples[0][1:] == ("What measures length?\nAnswer:", "C", ["litre", "gram", "metre"])
+    sample = found.samples[0]
+    assert (sample.text, sample.reference) == ("What measures length?\nAnswer:", "C")
+    assert sample.choices == ["litre", "gram", "metre"]
 
 
 def test_the_starter_of_a_benchmark_by_likelihood(folder):
@@ -98,4 +100,4 @@ def test_the_starter_of_a_benchmark_by_likelihood(folder):
     recipe.write_text(re.sub(r"^      # (scorings|likelihood): ", r"      \1: ", text, flags=re.MULTILINE))
     found = validate(load_recipe(recipe), folder / "none")
     assert found.mistakes == []
-    assert found.samples[0][2:] == ("yes", ["no", "yes"])
+    assert (found.samples[0].reference, found.samples[0].choices) == ("yes", ["no", "yes"])

@@ -54,12 +54,12 @@ def test_the_example_of_the_documentation_runs(written, monkeypatch, capsys):
         (lambda t: t | {"schema_version": 99}, rf"has schema_version 99.*reads {SCHEMA_VERSION}; remove the folder"),
         (
             lambda t: {k: v for k, v in t.items() if k != "arms"},
-            r"not a complete transfer report \(arms: Field required",
+            "is damaged, or not the transfer.json of a study; remove the folder",
         ),
-        (lambda t: t | {"warnings": [{"code": "new", "message": "x"}]}, r"warnings\.0\.code"),
-        (lambda t: t | {"base": {"benchmarks": 3}}, r"base\.benchmarks"),
-        (lambda t: {"a": 1}, "is not a transfer report"),
-        (lambda t: [], "is not a transfer report"),
+        (lambda t: t | {"warnings": [{"code": "new", "message": "x"}]}, "is damaged"),
+        (lambda t: t | {"base": {"benchmarks": 3}}, "is damaged"),
+        (lambda t: {"a": 1}, "has no schema_version"),
+        (lambda t: [], "is damaged, or not the transfer.json"),
     ],
 )
 def test_what_is_not_a_report_of_this_version_is_refused(written, change, message):

@@ -138,7 +138,7 @@ def test_the_disk_is_compared_with_what_all_points_need(tmp_path, monkeypatch):
         assert found == [
             "cannot work: all points together need up to 18,124 GB of disk (shared 7,787 GB, beta-0 2,584 GB, "
             f"beta-0.001 2,584 GB, beta-0.01 2,584 GB, beta-0.04 2,584 GB) and {tmp_path} has {text} free; free some, "
-            "choose another --out, or lower train.snapshots, seeds, arms or points"
+            "choose another --out, or lower train.snapshots, seeds, arms or points, or max_running in the site file"
             for text in said
         ]
 

@@ -46,14 +46,15 @@ def test_greedy_benchmarks_of_the_twelve_are_asked_once():
 def test_memory_and_disk_of_a_14b_model_by_hand():
     recipe = load_recipe(BIG)
     found = diagnostics_plan(recipe, model_shape(recipe))
-    memory = found.memory
-    assert memory.weights == pytest.approx(2 * 14.768e9, rel=1e-3)
-    assert memory.other_output_layer == 2 * 151_936 * 5120
+    weights = 2 * model_shape(recipe).parameters()
+    assert weights == pytest.approx(2 * 14.768e9, rel=1e-3)
+    assert found.memory == weights + 16 * 9216 * 2 * 40 * 8 * 128 * 2  # the cache is larger than the others
+    one = diagnostics_plan(load_recipe(BIG, ["diagnostics.batch_size=1"]), model_shape(recipe))
     # 8,192 prompt tokens and 1,024 more are longer than batch_tokens, so such a sequence is read alone: 42 levels.
-    assert memory.hidden_states == 42 * 9216 * 5120 * 2
-    assert memory.logits == 6 * 512 * 151_936 * 4
-    assert memory.sampling_cache == 16 * 9216 * 2 * 40 * 8 * 128 * 2
-    assert memory.peak == memory.weights + memory.sampling_cache
+    assert one.memory == weights + 42 * 9216 * 5120 * 2
+    short = ["diagnostics.batch_tokens=1024", "suite.max_prompt_tokens=512", "diagnostics.max_completion_tokens=64"]
+    short = diagnostics_plan(load_recipe(BIG, ["diagnostics.batch_size=1", *short]), model_shape(recipe))
+    assert short.memory == weights + 2 * 151_936 * 5120 + 6 * 512 * 151_936 * 4  # the other output layer and logits
     prompts, length = 13 * 100, 1024
     states = 2 * 41 * 2 * prompts * 5120 * 4
     hidden = 4 * prompts * length * 5120 * 2
@@ -61,7 +62,7 @@ def test_memory_and_disk_of_a_14b_model_by_hand():
     assert found.fits is True
     (line,) = analysis_lines(AnalysisPlan(None, None, found))
     assert "12 models, 1,300 prompts each" in line
-    assert f"one model at a time, {memory.peak / 1e9:.0f} GB of memory" in line
+    assert f"one model at a time, {found.memory / 1e9:.0f} GB of memory" in line
 
 
 def test_what_does_not_fit_is_an_error_with_a_way_out(transfer):
@@ -85,9 +86,7 @@ def test_drift_of_14b_by_hand():
     assert (found.checkpoints, found.completions, found.engine) == (97, 97 * 128, "vllm")
     models = 2 * 2 * shape.parameters()
     logits = 6 * drift.LOGITS_TOKENS * 151_936 * 4
-    memory = found.memory
-    assert (memory.models, memory.logits, memory.sampling_cache) == (models, logits, 0)
-    assert memory.peak == models + logits
+    assert found.memory == models + logits
     assert found.fits is True
     assert analysis_lines(AnalysisPlan(found, None, None)) == [
         "drift: 97 checkpoints, 12,416 completions by vllm, 61 GB of memory"
@@ -97,15 +96,13 @@ def test_drift_of_14b_by_hand():
 def test_drift_in_float32_needs_twice_the_memory():
     recipe = load_recipe(BIG, ["drift.dtype=float32"])
     plan = drift_plan(recipe, model_shape(recipe))
-    assert plan.memory.models == 2 * 4 * model_shape(recipe).parameters()
+    assert plan.memory == 2 * 4 * model_shape(recipe).parameters() + 6 * drift.LOGITS_TOKENS * 151_936 * 4
     assert plan.fits is True  # 121 GB on an H200; vLLM samples in bfloat16 before
     diagnostics = [
         diagnostics_plan(load_recipe(BIG, [f"diagnostics.dtype={dtype}"]), model_shape(recipe)).memory
         for dtype in ("null", "float32")
     ]
-    assert diagnostics[1].weights == 2 * diagnostics[0].weights
-    assert diagnostics[1].hidden_states == 2 * diagnostics[0].hidden_states
-    assert diagnostics[1].logits == diagnostics[0].logits
+    assert diagnostics[1] == 2 * diagnostics[0]  # weights and the cache of sampling
 
 
 def test_drift_without_an_engine_keeps_the_cache_of_a_batch_and_does_not_fit():
@@ -113,7 +110,7 @@ def test_drift_without_an_engine_keeps_the_cache_of_a_batch_and_does_not_fit():
     recipe = load_recipe(BIG, ["resources.vllm=null"])
     found = drift_plan(recipe, model_shape(recipe))
     assert found.engine == "transformers"
-    assert found.memory.sampling_cache == 32 * 16_384 * 163_840
+    assert found.memory == 4 * model_shape(recipe).parameters() + 32 * 16_384 * 163_840
     assert found.fits is False
     # 59 GB of models and sixteen sequences are 102 GB.
     (text,) = [text for text in analysis_mistakes(recipe, model_shape(recipe)) if text.startswith("drift")]

@@ -5,15 +5,19 @@ from pathlib import Path
 import pytest
 
 from eval.questions.suite_size import evaluation_responses
+from eval.scorers import sandbox
+from launch.doctor import study as doctor
 from launch.hardware import gpu_models
 from launch.planning import findings as module
+from launch.planning import node
 from launch.planning.disk import disk_needed, side_by_side
-from launch.planning.findings import Finding, disk_text, findings
+from launch.planning.findings import Finding, disk_of_studies, disk_text, findings
 from launch.planning.hours import checkpoint_hours, plan_context, run_parts, stage_hours
 from launch.planning.plan import build_plan
-from launch.run import check_recipe, require
+from launch.run import check_recipe, check_tasks, require
 from launch.site_file import SiteSpec, hours_of
 from launch.stages import build_stages, stage_inputs
+from launch.tasks import tasks_of_study
 from recipes.errors import UserError
 from recipes.loading import load_recipe
 from recipes.manifest import finish_stage, start_stage
@@ -40,7 +44,10 @@ def machine(monkeypatch):
         "models": ["NVIDIA H200"],
     }
     monkeypatch.setattr(module, "find_spec", lambda name: object() if there.get(name, True) else None)
-    monkeypatch.setattr(module.shutil, "which", lambda name: name if there["bwrap"] else None)
+    monkeypatch.setattr(sandbox.shutil, "which", lambda name: name if there["bwrap"] else None)
+    monkeypatch.setattr(
+        node, "require_sandbox", lambda: None if there["bwrap"] else sandbox.require_sandbox.__wrapped__()
+    )
     monkeypatch.setattr(module, "free_bytes", lambda folder: there["free"])
     monkeypatch.setattr(module, "missing", lambda model, offline: there["offline"] if offline else there["attention"])
     monkeypatch.setattr(module, "memory_of_machine", lambda: ENDLESS)
@@ -50,7 +57,9 @@ def machine(monkeypatch):
 
 def found(*overrides, recipe=BIG, site=None, gpus=EIGHT, elsewhere=False, folder=Path("/nowhere/study")):
     loaded = load_recipe(recipe, ["corpus.teacher.base_url=http://node17:8000/v1", *overrides])
-    return findings(loaded, build_stages(loaded), folder, site, gpus, elsewhere)
+    stages = build_stages(loaded)
+    disk = disk_of_studies([(loaded, stages, folder)], site, gpus, elsewhere)
+    return [*findings(loaded, stages, folder, site, gpus, elsewhere), *disk]
 
 
 def test_nothing_is_said_of_a_machine_that_has_everything(machine):
@@ -128,7 +137,8 @@ def test_engines_and_sandbox(machine):
     assert [str(finding) for finding in found()] == [
         "vllm is not installed; it is needed for arms, drift, eval, trajectory; run pip install -r "
         "requirements-gpu.lock",
-        "bubblewrap (bwrap) is not installed, in which the code of livecodebench is run; apt install bubblewrap, or "
+        "code of models is run in a sandbox only, and bubblewrap (bwrap) is not installed: install it (apt install "
+        "bubblewrap), or insist on running that code with your files and your network by "
         "suite.allow_unsandboxed_code=true",
     ]
     (only,) = found("suite.engine={kind: hf}", "suite.allow_unsandboxed_code=true")
@@ -174,6 +184,16 @@ def test_disk_of_the_whole_study_by_hand(machine):
     assert error.sentence.endswith("and /nowhere/study has 3,548 GB free")
 
 
+def test_plan_run_and_doctor_look_at_the_disk(machine):
+    recipe = load_recipe(SMOKE)
+    stages, folder = build_stages(recipe), Path("/nowhere/study")
+    machine["free"] = 0
+    needed = f"the study needs up to {size_text(disk_needed(recipe, model_shape(recipe), stages, 0).total)} of disk"
+    assert build_plan(recipe, stages, folder).errors[-1].startswith(f"{needed} and /nowhere/study has 0 kB free; ")
+    assert str(check_tasks(tasks_of_study(recipe, folder, stages))[0]).startswith(f"cannot work: {needed} and ")
+    assert (doctor.study(SMOKE, None)[0].state, doctor.study(SMOKE, None)[0].text[: len(needed)]) == ("fail", needed)
+
+
 def test_what_is_done_needs_no_more_disk(machine, tmp_path):
     recipe = load_recipe(SMOKE)
     stages, shape = build_stages(recipe), model_shape(recipe)
@@ -187,12 +207,13 @@ def test_what_is_done_needs_no_more_disk(machine, tmp_path):
     after = disk_needed(recipe, shape, [stage for stage in stages if stage.name not in done], 0)
     assert (after.base, after.corpus, after.runs) == (0, 0, 2 * weights)
     machine["free"] = after.total
-    assert findings(recipe, stages, tmp_path, None, []) == []
+    assert disk_of_studies([(recipe, stages, tmp_path)], None, []) == []
     machine["free"] -= 1
-    assert len(findings(recipe, stages, tmp_path, None, [])) == 1
+    assert len(disk_of_studies([(recipe, stages, tmp_path)], None, [])) == 1
     # Of an ablation's point only the stages that are its own are asked about; they need others.
     own = [stage for stage in stages if stage.kind in ("arms", "eval")]
-    assert findings(recipe, own, tmp_path / "point", None, [])[0].sentence.startswith("the study needs up to ")
+    (error,) = disk_of_studies([(recipe, own, tmp_path / "point")], None, [])
+    assert error.sentence.startswith("the study needs up to ")
 
 
 def test_gpus_of_this_machine(machine):
@@ -279,7 +300,7 @@ def test_time_limits_against_hours(machine):
     notes = told(str(minutes - 60), eval={"time_limit": "30-0"})
     assert [note.severity for note in notes] == ["note", "note"]  # two arms that sample; SFT and the rest fit
     assert notes[1].sentence == (
-        f"arms/grpo takes about {hours:,.0f} hours and a job has {minutes - 60}: it goes back to the queue 1 time"
+        f"arms/grpo takes about {hours:.1f} h and a job has {minutes - 60}: it goes back to the queue 1 time"
     )
     many = told(str(int(minutes / 10.5)), eval={"time_limit": "30-0"})
     assert ("note", "10 times") in [(one.severity, one.sentence[-8:]) for one in many]
@@ -292,13 +313,13 @@ def test_time_limits_against_hours(machine):
                                 requeue=False))  # fmt: skip
     assert [finding.severity for finding in ended] == ["error", "error"]
     assert str(ended[1]) == (
-        f"arms/grpo takes about {hours:,.0f} hours, a job has {minutes - 60}, and requeue: false makes it fail "
+        f"arms/grpo takes about {hours:.1f} h, a job has {minutes - 60}, and requeue: false makes it fail "
         "then; set requeue: true in the site file, or give stages.arms.time_limit more"
     )
     short = told("30-0", arms={"time_limit": str(int(60 * first) - 1)})
     assert ("error", "lower train.save_every_minutes") in [(f.severity, f.remedy.partition(", or ")[2]) for f in short]
     refused = [f.sentence for f in short if f.severity == "error"]
-    limit, after = int(60 * first) - 1, f"{60 * first:.0f} minutes"
+    limit, after = int(60 * first) - 1, f"{first:.1f} h"
     assert f"a job of arms/grpo has {limit} and its first checkpoint comes after about {after}" in refused
     assert told("30-00:00:00") == []
     # A run's stages of these kinds are the longest; those of the base, which come first, would fit.
@@ -308,7 +329,7 @@ def test_time_limits_against_hours(machine):
     )
     assert 60 * base < 120 < 60 * run < 240
     brief = [one.sentence for one in told("30-0", trajectory={"time_limit": "02:00:00"})]
-    assert brief == ["trajectory takes about 3 hours and a job has 02:00:00: it goes back to the queue 1 time"]
+    assert brief == ["trajectory takes about 3.2 h and a job has 02:00:00: it goes back to the queue 1 time"]
 
 
 def test_stages_side_by_side():

@@ -12,6 +12,7 @@ from launch.hardware import gpus_wanted, require_free_memory, teacher_on, visibl
 from launch.planning import node
 from launch.slurm import step
 from launch.stages import Stage, build_stages
+from launch.tasks import tasks_of_study
 from recipes.errors import UserError
 from recipes.loading import load_recipe
 
@@ -128,9 +129,9 @@ def test_the_scheduler_hands_out_pretended_gpus(tmp_path, monkeypatch):
     monkeypatch.setattr(local, "visible_gpus", lambda: ["0", "1", "GPU-c", "3"])
     monkeypatch.setattr(local, "run_in_worker", _report)
     monkeypatch.setattr(local, "ProcessPoolExecutor", _Here)
-    recipe = load_recipe(SMOKE, ["resources.ranks=4", "resources.zero_stage=3"])
-    assert local.run_local(recipe, tmp_path / "study", build_stages(recipe)) == 0
-    got = {stage.name: json.loads((tmp_path / "study" / stage.name / "gpus.json").read_text())
+    recipe, study = load_recipe(SMOKE, ["resources.ranks=4", "resources.zero_stage=3"]), tmp_path / "study"
+    assert local.run_tasks(tasks_of_study(recipe, study, build_stages(recipe)), study) == 0
+    got = {stage.name: json.loads((study / stage.name / "gpus.json").read_text())
            for stage in build_stages(recipe)}  # fmt: skip
     assert got["base"] == ["0"]
     assert got["corpus"] == got["questions"] == got["report"] == []

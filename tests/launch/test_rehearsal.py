@@ -8,7 +8,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from data.sampling import completions
 from data.sampling.completions import SampleStore, sample_from_endpoint
-from launch.execution.usage import USAGE, host_bytes
+from launch.execution.usage import USAGE, descendants, host_bytes
 from launch.rehearsal.faults import continuation_fault
 from launch.rehearsal.outcome import Row, as_json, engine_text, format_outcome, rows_of, sentence
 from launch.rehearsal.run import rehearse
@@ -41,6 +41,11 @@ def test_a_small_model_keeps_the_geometry_of_heads(name, kind, heads, tied):
     assert config["tie_word_embeddings"] is tied
     assert config["num_hidden_layers"] == 2
     assert toy_config(None, name, 2)["num_key_value_heads"] == 2  # divided between two GPUs
+
+
+def test_a_model_of_its_own_is_not_taken_for_one_named_after_it():
+    assert toy_config(None, "Qwen/Qwen3-8B-Base", 1)["max_position_embeddings"] == 32768
+    assert toy_config(None, "Qwen/Qwen3-8B", 1)["max_position_embeddings"] == 40960
 
 
 def test_layers_of_several_kinds_and_experts_are_cut():
@@ -259,3 +264,4 @@ def test_what_processes_share_counts_once(tmp_path):
     assert 160 << 20 < counted < 200 << 20
     assert abs(counted - proportional) < 24 << 20
     assert host_bytes([children[0].pid]) == 0
+    assert descendants(children[0].pid) == [children[0].pid], "of one that has ended"

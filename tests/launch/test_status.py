@@ -215,7 +215,8 @@ def test_a_damaged_list_of_jobs_is_a_sentence(study):
 
 
 def test_durations():
-    assert [duration(s) for s in (5, 89.6, 600, 7200, 300000)] == ["5 s", "2 min", "10 min", "2.0 h", "3.5 days"]
+    texts = ["0 s", "5 s", "8.9 s", "10 s", "90 s", "10 min", "1.1 h", "3.5 days"]
+    assert [duration(s) for s in (0, 5, 8.91, 9.96, 89.6, 600, 4000, 300000)] == texts
 
 
 def test_a_stage_whose_inputs_changed_is_out_of_date(study):

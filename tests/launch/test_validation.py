@@ -14,7 +14,7 @@ from data.prompts.pocket_tokenizer import counting_tokenizer, pocket_tokenizer
 from data.prompts.prompt import render_prompt
 from eval.questions.wording import unknown_names, wording_mistakes
 from launch.commands.main import main
-from launch.planning.lengths import check_lengths, lengths_of
+from launch.planning.lengths import Lengths, check_lengths, lengths_of
 from launch.planning.preflight import check_before_running, mistakes
 from launch.planning.unusable import first_unusable, none_usable
 from launch.planning.validation import validate
@@ -291,8 +291,8 @@ def test_two_ways_to_count_agree():
         prompt = render_prompt(whole, text, recipe.prompt)
         assert render_prompt(light, text, recipe.prompt) == prompt
         assert light(prompt)["input_ids"] == whole(prompt)["input_ids"]
-    assert lengths_of("x", [1, 2, 3, 4, 5, 6, 7, 8, 9, 30], "limit", 8)[1:] == (10, 5.5, 30, 30, "limit", 8, 2)
-    assert lengths_of("x", list(range(1, 101)), "limit", 100)[2:5] == (50.5, 95, 100)
+    assert lengths_of("x", [1, 2, 3, 4, 5, 6, 7, 8, 9, 30], "limit", 8) == Lengths("x", 10, 5.5, 30, 30, "limit", 8, 2)
+    assert lengths_of("x", list(range(1, 101)), "limit", 100) == Lengths("x", 100, 50.5, 95, 100, "limit", 100, 0)
     check_lengths(recipe)
 
 

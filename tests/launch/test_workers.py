@@ -16,6 +16,7 @@ from launch.execution import local, stage_runner
 from launch.execution.failures import CRASHED, recorded
 from launch.execution.worker import worker_environment
 from launch.stages import build_stages, stage_inputs
+from launch.tasks import tasks_of_study
 from recipes.loading import load_recipe
 from recipes.manifest import finish_stage, start_stage
 from tests.paths import ROOT
@@ -44,6 +45,10 @@ def processes(study: Path) -> set[int]:
     return {int((study / stage.name / "pid").read_text()) for stage in STAGES}
 
 
+def run(recipe, study, stages):
+    return local.run_tasks(tasks_of_study(recipe, study, stages), study)
+
+
 @pytest.fixture
 def scheduler(monkeypatch):
     monkeypatch.setattr(local, "visible_gpus", list)
@@ -53,10 +58,10 @@ def scheduler(monkeypatch):
 
 def test_a_worker_stays_for_the_next_stage_and_no_longer_than_the_run(scheduler, tmp_path):
     """base and corpus, one after the other, in one process; the next run has another one."""
-    assert scheduler.run_local(RECIPE, tmp_path / "first", STAGES) == 0
+    assert run(RECIPE, tmp_path / "first", STAGES) == 0
     assert len(processes(tmp_path / "first")) == 1
     assert active_children() == []
-    assert scheduler.run_local(RECIPE, tmp_path / "second", STAGES) == 0
+    assert run(RECIPE, tmp_path / "second", STAGES) == 0
     assert not processes(tmp_path / "second") & processes(tmp_path / "first")
 
 
@@ -65,7 +70,7 @@ def test_a_worker_that_died_ends_its_stage_alone(scheduler, tmp_path, monkeypatc
     stages = [stage for stage in build_stages(RECIPE) if stage.name in ("base", "corpus", "questions")]
     monkeypatch.setattr(local, "run_in_worker", _die_in_base)
     study = tmp_path / "study"
-    assert scheduler.run_local(RECIPE, study, stages) == CRASHED
+    assert run(RECIPE, study, stages) == CRASHED
     shown = capsys.readouterr()
     died = "its process died, perhaps for lack of memory; the same command continues from its last file or checkpoint"
     assert re.search(rf"  FAILED   base after \d+ s: {died}\n", shown.out)
@@ -74,7 +79,7 @@ def test_a_worker_that_died_ends_its_stage_alone(scheduler, tmp_path, monkeypatc
     assert recorded(study, "base")["message"] == died
     assert active_children() == []
     monkeypatch.setattr(local, "run_in_worker", _note_process)
-    assert scheduler.run_local(RECIPE, study, stages) == 0
+    assert run(RECIPE, study, stages) == 0
 
 
 @pytest.mark.parametrize(("own", "spins"), [({}, "0"), ({"OMP_WAIT_POLICY": "active"}, "30000000000")])

@@ -9,8 +9,7 @@ from pydantic import ValidationError
 
 from data import attention
 from data.attention import FLASH, KERNELS_BELOW, KERNELS_FROM, fetch_kernel, missing, usable_attention
-from launch.planning.plan import attention_of_runs, build_plan
-from launch.planning.plan_text import format_plan
+from launch.planning.plan import attention_of_runs
 from launch.stages import build_stages
 from recipes.errors import UserError
 from recipes.files import hash_json
@@ -159,7 +158,7 @@ def test_what_ran_is_recorded_and_a_run_resumed_with_another_names_both(tmp_path
     assert json.loads((tmp_path / "attention.json").read_text()) == both.split(" then ")
 
 
-def test_plan_and_check_show_what_finished_runs_used(transfer, tmp_path):
+def test_check_shows_what_finished_runs_used(transfer, tmp_path):
     recipe = load_recipe(SMOKE)
     folder = tmp_path / "arms" / "grpo" / "seed-0"
     folder.mkdir(parents=True)
@@ -175,8 +174,6 @@ def test_plan_and_check_show_what_finished_runs_used(transfer, tmp_path):
     checked = transfer("check", SMOKE, "--out", tmp_path)
     assert checked.stdout.splitlines()[-1] == "attention of finished runs: sdpa"
     assert json.loads(transfer("check", SMOKE, "--out", tmp_path, "--json").stdout)["attention"] == {"grpo": ["sdpa"]}
-    text = format_plan(build_plan(recipe, build_stages(recipe), tmp_path), details=True)
-    assert "\nattention of finished runs: sdpa\n" in text
 
 
 def test_arms_that_ran_with_another_attention_are_unmatched(tmp_path):

@@ -278,7 +278,7 @@ def test_work_between_checkpoints_is_bounded_in_hours_and_in_updates():
     def between(*overrides):
         recipe = load_recipe(PAPER, ["train.save_every_steps=20", *overrides])
         context = plan_context(recipe, model_shape(recipe), 8)
-        return {name: _arm_plan(recipe, name, context) for name in recipe.trained}, context
+        return {name: _arm_plan(recipe, name, context, 8) for name in recipe.trained}, context
 
     arms, context = between()
     parts = run_parts(context, "grpo")
@@ -325,25 +325,6 @@ def test_teacher_is_planned_and_then_what_it_spent_is_shown(tmp_path):
     after = teacher_plan(whole, tmp_path)
     assert (after.spent, after.samples, after.tokens) == (True, 7, 1000)
     assert teacher_plan(load_recipe(RECIPES / "pocket" / "smoke.yaml"), tmp_path) is None
-
-
-def test_plan_says_how_many_demonstrations_an_update_reads():
-    from launch.planning.preflight import notes
-
-    def said(*overrides):
-        return notes(load_recipe(path, list(overrides)))
-
-    path = SMOKE
-    places = "train.completions_per_problem is 4"
-    assert said() == []  # four samples for four places
-    assert said("corpus.teacher.samples_per_problem=3") == [
-        "off_policy_sft: a step reads at most 3 demonstrations of a problem, because "
-        f"corpus.teacher.samples_per_problem is 3 ({places})"
-    ]
-    assert said("corpus.demonstrations=first") == [
-        "off_policy_sft: a step reads at most 1 demonstration of a problem, because "
-        f"corpus.demonstrations is first ({places})"
-    ]
 
 
 def test_unresolved_names_everything_by_kind():
