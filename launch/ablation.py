@@ -48,7 +48,7 @@ class Point:
     values: dict[str, Any]
     """Value of every axis."""
     differs: tuple[str, ...]
-    """Axes on which it differs from the recipe as written."""
+    """Axes on which it differs from `Ablation.base`."""
     recipe: Recipe
 
 
@@ -62,6 +62,8 @@ class Ablation:
     axes: dict[str, list[Any]]
     paired: bool
     points: list[Point]
+    base: str = "the recipe"
+    """What points are compared with in a dry run: the recipe, with settings that were changed for all of them."""
 
     def folder(self, point: Point) -> Path:
         """Study folder of a point."""
@@ -225,7 +227,10 @@ def read_ablation(
         raise UserError(f"two points are called {sorted(repeated)[0]}; list every value once")
     folder = name or base.study
     name = name or f"{base.study}-ablation"
-    return Ablation(root or default_root("ablations", folder, name), name, title or base.title, axes, is_paired, points)
+    root = root or default_root("ablations", folder, name)
+    changed = [*(["`set`"] if values.get("set") else []), *(["the overrides"] if overrides else [])]
+    compared = f"the recipe with {' and '.join(changed)}" if changed else "the recipe"
+    return Ablation(root, name, title or base.title, axes, is_paired, points, compared)
 
 
 def read_rate_choice(
@@ -261,7 +266,7 @@ def read_rate_choice(
     ]
     axes = [f"arms.{arm}.learning_rate={','.join(map(repr, rates))}" for arm in recipe.trained]
     root = root or default_root("rates", recipe.study, f"{recipe.study}-rates")
-    return read_ablation(path, settings, [], axes, root)
+    return replace(read_ablation(path, settings, [], axes, root), base="the recipe")  # the settings are not the user's
 
 
 def check_points(ablation: Ablation) -> list[Finding]:

@@ -11,7 +11,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from recipes.errors import UserError
-from recipes.loading import inner_sections
+from recipes.mistakes import inner_sections
 from recipes.schema import Recipe
 
 _WRITTEN_BY_COMMANDS = {"lock", "rehearsal"}

@@ -96,9 +96,11 @@ def _run(recipe: "Recipe", study_dir: Path) -> int:
 
 def _transfer(study_dir: Path) -> "Transfer":
     from eval.report.schema import REHEARSAL, read_transfer
+    from recipes.loading import read_study_file
 
     path = study_dir / "report" / "transfer.json"
     if not path.is_file():
+        read_study_file(study_dir)  # says what a folder is that holds no study
         raise UserError(f"{study_dir} has no finished report; `transfer run {study_dir}` makes it")
     transfer = read_transfer(path)
     refuse_rehearsal(transfer.status == REHEARSAL, study_dir)
