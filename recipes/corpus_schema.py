@@ -66,14 +66,15 @@ class DataFiles(Spec):
             if fixed := [key for key in changes if key in _SAME_IN_ALTERNATIVES]:
                 yield f"alternatives.{index} sets `{fixed[0]}`, which all alternatives of a source share"
                 continue
-            if not {"dataset", "files", "revision"} & changes.keys():
-                yield f"alternatives.{index} is the same location: set its `dataset`, `files` or `revision`"
             try:
                 self._alternative(changes)
             except ValidationError as error:
                 for item in error.errors():
                     key = ".".join(map(str, ("alternatives", index, *item["loc"])))
                     yield f"`{key}`: {item['msg'].removeprefix('Value error, ')}"
+            else:
+                if not {"dataset", "files", "revision"} & changes.keys():
+                    yield f"alternatives.{index} is the same location: set its `dataset`, `files` or `revision`"
 
 
 class SourceSpec(DataFiles):

@@ -5,6 +5,9 @@ import pytest
 from launch.site_file import load_site
 from recipes.errors import UserError
 from recipes.loading import load_recipe
+from recipes.schema import Recipe
+from recipes.spec import misfits
+from tests.paths import RECIPES
 
 RECIPE = """
 study: s
@@ -72,6 +75,48 @@ def test_nothing_is_said_that_rests_on_a_wrong_value(tmp_path, override, sentenc
     first, *others = mistakes_of(tmp_path, *further, override)
     assert first.startswith(sentence)
     assert others == []
+
+
+@pytest.mark.parametrize("name", ["pocket/study.yaml", "qwen3-8b/ablation.yaml"])
+def test_one_wrong_value_or_key_anywhere_in_a_recipe_is_one_mistake(name):
+    """What `misfits` adds to the errors of single values of a valid recipe could only rest on the wrong one."""
+    values = {key: value for key, value in load_recipe(RECIPES / name).dump().items() if key != "lock"}
+    assert misfits(values, Recipe) == []
+    tried = 0
+    for *before, last in places(values):
+        if "alternatives" in before:  # a section's other locations are checked with it
+            continue
+        parent = values
+        for step in before:
+            parent = parent[step]
+        kept, wrong = parent[last], 5 if isinstance(parent[last], dict) else {"?": 5}
+        if last not in ("external", "stored", "pocket"):  # which count by being there
+            parent[last] = wrong
+            assert misfits(values, Recipe) == [], [*before, last]
+        if isinstance(parent, dict) and before != ["arms"]:  # whose keys are names
+            del parent[last]
+            parent[f"{last}x"] = kept
+            assert misfits(values, Recipe) == [], [*before, f"{last}x"]
+            del parent[f"{last}x"]
+        parent[last] = kept
+        tried += 1
+    assert tried > 200
+
+
+def places(values, *before):
+    items = values.items() if isinstance(values, dict) else enumerate(values) if isinstance(values, list) else ()
+    return [place for key, value in list(items) for place in ([*before, key], *places(value, *before, key))]
+
+
+def test_every_other_location_of_a_source_is_checked(tmp_path):
+    source = (
+        "{kind: hub, name: x, dataset: a/b, files: [f], alternatives: [{filse: [g]}, {licence: MIT}, {revision: v1}]}"
+    )
+    assert mistakes_of(tmp_path, f"corpus.sources=[{source}]", "corpus.teacher=null", "arms.sft=null") == [
+        "corpus.sources.0: `alternatives.0.filse`: Extra inputs are not permitted",
+        "corpus.sources.0: alternatives.1 is the same location: set its `dataset`, `files` or `revision`",
+        "`problem_set: teacher_solvable` needs `corpus.teacher`; say `problem_set: all`",
+    ]
 
 
 def test_what_a_wrong_key_may_have_meant_counts_as_given(tmp_path):
