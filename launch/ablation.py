@@ -48,7 +48,7 @@ class Point:
     values: dict[str, Any]
     """Value of every axis."""
     differs: tuple[str, ...]
-    """Axes on which it differs from the recipe as written."""
+    """Axes on which it differs from `Ablation.base`."""
     recipe: Recipe
 
 
@@ -62,6 +62,8 @@ class Ablation:
     axes: dict[str, list[Any]]
     paired: bool
     points: list[Point]
+    base: str = "the recipe"
+    """What points are compared with in a dry run: the recipe, with settings that were changed for all of them."""
 
     def folder(self, point: Point) -> Path:
         """Study folder of a point."""
@@ -221,7 +223,10 @@ def read_ablation(
     if repeated:
         raise UserError(f"two points are called {sorted(repeated)[0]}; list every value once")
     root = root or default_root("ablations", name or base.study)
-    return Ablation(root, name or f"{base.study}-ablation", title or base.title, axes, is_paired, points)
+    changed = [*(["`set`"] if values.get("set") else []), *(["the overrides"] if overrides else [])]
+    compared = f"the recipe with {' and '.join(changed)}" if changed else "the recipe"
+    name = name or f"{base.study}-ablation"
+    return Ablation(root, name, title or base.title, axes, is_paired, points, compared)
 
 
 def read_rate_choice(
@@ -256,7 +261,8 @@ def read_rate_choice(
         *("train.snapshots=0", "drift=null", "trajectory=null", "diagnostics=null"),
     ]
     axes = [f"arms.{arm}.learning_rate={','.join(map(repr, rates))}" for arm in recipe.trained]
-    return read_ablation(path, settings, [], axes, root or default_root("rates", recipe.study))
+    root = root or default_root("rates", recipe.study)
+    return replace(read_ablation(path, settings, [], axes, root), base="the recipe")  # the settings are not the user's
 
 
 def check_points(ablation: Ablation) -> list[Finding]:

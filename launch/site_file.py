@@ -9,17 +9,57 @@ import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, ValidationError, field_validator
+from pydantic import AfterValidator, BeforeValidator, Field
 
 from launch.stage_kinds import StageKind
-from recipes.corpus_schema import Spec
 from recipes.errors import UserError
-from recipes.loading import read_yaml, sentences
+from recipes.loading import read_yaml
+from recipes.mistakes import validated
+from recipes.spec import Spec
 from recipes.suggestions import similar_file
 
 Word = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_@%+=:,./\[\]*&|!-]*$")]
 """A value of an sbatch option."""
+VariableName = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
 _DURATION = re.compile(r"^(\d+-)?\d+(:\d\d){0,2}$")
+
+
+def _in_slurms_format(value: object) -> object:
+    # YAML 1.1 reads 12:00:00 as a number in base 60.
+    if isinstance(value, int) and not isinstance(value, bool):
+        raise ValueError(f"{value} is how YAML reads an unquoted time; write it in quotes, such as '24:00:00'")
+    if value is not None and not _DURATION.match(str(value)):
+        raise ValueError(f"{value!r} is not a time in Slurm's format, such as '90', '24:00:00' or '2-00:00:00'")
+    return value
+
+
+def _are_options(values: tuple[str, ...]) -> tuple[str, ...]:
+    own = ("job-name", "comment", "output", "error", "array", "dependency", "signal", "nodes", "ntasks", "requeue")
+    for value in values:
+        if not re.fullmatch(r"--[a-z][a-z-]*(=[A-Za-z0-9_@%+=:,./\[\]*&|!-]+)?", value):
+            raise ValueError(f"{value!r} is not an option such as --constraint=h200 (no spaces, quotes or $)")
+        if value[2:].split("=")[0] in own:
+            raise ValueError(f"{value!r} is set from the recipe; leave it out")
+    return values
+
+
+def _without_secrets(values: dict[str, str]) -> dict[str, str]:
+    for name, value in values.items():
+        if re.search(r"TOKEN|SECRET|PASSWORD|API_?KEY", name.upper()):
+            raise ValueError(
+                f"{name} looks like a secret, and scripts are kept with the study; export it before `transfer run`, "
+                "Slurm passes it on"
+            )
+        if "\0" in value:
+            raise ValueError(f"the value of {name} contains a zero byte")
+    return values
+
+
+def _one_line_each(values: tuple[str, ...]) -> tuple[str, ...]:
+    for value in values:
+        if "\n" in value or "\0" in value:
+            raise ValueError(f"{value!r} is more than one line; list the lines one by one")
+    return values
 
 
 class ContainerSpec(Spec):
@@ -44,7 +84,7 @@ class JobSpec(Spec):
     """Account to charge."""
     qos: Word | None = None
     """Quality of service."""
-    time_limit: str | None = None
+    time_limit: Annotated[str | None, BeforeValidator(_in_slurms_format)] = None
     """Time limit of a job in Slurm's format (minutes, HH:MM:SS, D-HH:MM:SS). Longer stages save and are requeued."""
     memory: Word | None = None
     """Memory of a node for one job, for instance 200G; 0: all of it."""
@@ -54,29 +94,8 @@ class JobSpec(Spec):
     """Memory per GPU of a job that uses a part of a node, for instance 200G; null: Slurm's default."""
     cpus_per_gpu: int | None = Field(None, ge=1)
     """Cores per GPU of such a job."""
-    directives: tuple[str, ...] = ()
+    directives: Annotated[tuple[str, ...], AfterValidator(_are_options)] = ()
     """Further sbatch options, for instance --constraint=h200, or --exclusive (applies to jobs on whole nodes)."""
-
-    @field_validator("time_limit", mode="before")
-    @classmethod
-    def _in_slurms_format(cls, value: object) -> object:
-        # YAML 1.1 reads 12:00:00 as a number in base 60.
-        if isinstance(value, int) and not isinstance(value, bool):
-            raise ValueError(f"{value} is how YAML reads an unquoted time; write it in quotes, such as '24:00:00'")
-        if value is not None and not _DURATION.match(str(value)):
-            raise ValueError(f"{value!r} is not a time in Slurm's format, such as '90', '24:00:00' or '2-00:00:00'")
-        return value
-
-    @field_validator("directives")
-    @classmethod
-    def _are_options(cls, values: tuple[str, ...]) -> tuple[str, ...]:
-        own = ("job-name", "comment", "output", "error", "array", "dependency", "signal", "nodes", "ntasks", "requeue")
-        for value in values:
-            if not re.fullmatch(r"--[a-z][a-z-]*(=[A-Za-z0-9_@%+=:,./\[\]*&|!-]+)?", value):
-                raise ValueError(f"{value!r} is not an option such as --constraint=h200 (no spaces, quotes or $)")
-            if value[2:].split("=")[0] in own:
-                raise ValueError(f"{value!r} is set from the recipe; leave it out")
-        return values
 
 
 class SiteSpec(JobSpec):
@@ -90,9 +109,9 @@ class SiteSpec(JobSpec):
     """GPU type in that option, for instance h200; null: any."""
     modules: tuple[Word, ...] = ()
     """Environment modules to load."""
-    setup: tuple[str, ...] = ()
+    setup: Annotated[tuple[str, ...], AfterValidator(_one_line_each)] = ()
     """Shell lines to run before a stage, for instance `source /opt/conda/bin/activate lab`."""
-    environment: dict[Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")], str] = Field(default_factory=dict)
+    environment: Annotated[dict[VariableName, str], AfterValidator(_without_secrets)] = Field(default_factory=dict)
     """Environment variables, for instance NCCL_SOCKET_IFNAME: ib0. No secrets: scripts are kept with the study."""
     container: ContainerSpec | None = None
     """Image to run in; null: the Python environment of this command."""
@@ -109,27 +128,6 @@ class SiteSpec(JobSpec):
     has failed, and those that need it are cancelled."""
     stages: dict[StageKind, JobSpec] = Field(default_factory=dict)
     """Resources of a kind of stage, for instance a CPU partition for `corpus`."""
-
-    @field_validator("environment")
-    @classmethod
-    def _no_secrets(cls, values: dict[str, str]) -> dict[str, str]:
-        for name, value in values.items():
-            if re.search(r"TOKEN|SECRET|PASSWORD|API_?KEY", name.upper()):
-                raise ValueError(
-                    f"{name} looks like a secret, and scripts are kept with the study; export it before "
-                    "`transfer run`, Slurm passes it on"
-                )
-            if "\0" in value:
-                raise ValueError(f"the value of {name} contains a zero byte")
-        return values
-
-    @field_validator("setup")
-    @classmethod
-    def _one_line_each(cls, values: tuple[str, ...]) -> tuple[str, ...]:
-        for value in values:
-            if "\n" in value or "\0" in value:
-                raise ValueError(f"{value!r} is more than one line; list the lines one by one")
-        return values
 
     def job(self, kind: StageKind, gpus: int | None = None) -> JobSpec:
         """Resources of a job of this kind: the top level of the site file, overridden by `stages`.
@@ -196,11 +194,7 @@ def find_site(option: Path | None) -> Path:
 
 def load_site(path: Path) -> SiteSpec:
     """Read a site file. Raises UserError that lists every mistake."""
-    values = read_yaml(path, "site file")
-    try:
-        return SiteSpec.model_validate(values)
-    except ValidationError as error:
-        raise UserError("\n".join(f"{path}: {text}" for text in sentences(error, SiteSpec))) from None
+    return validated(read_yaml(path, "site file"), SiteSpec, str(path))
 
 
 def load_site_copy(path: Path) -> SiteSpec:

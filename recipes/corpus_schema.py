@@ -1,16 +1,12 @@
 """The corpus section of a recipe: sources with their field mappings, filters, decontamination, teacher."""
 
+from collections.abc import Iterable, Iterator
 from typing import Annotated, Any, Literal, Self
 from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, ValidationError
 
-
-class Spec(BaseModel):
-    """Base of all recipe sections: unknown keys are refused, values cannot change after loading."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
-
+from recipes.spec import Spec
 
 Text = Annotated[str, Field(coerce_numbers_to_str=True)]
 
@@ -47,35 +43,38 @@ class DataFiles(Spec):
         return [self, *(self._alternative(changes) for changes in self.alternatives)]
 
     def _alternative(self, changes: dict[str, Any]) -> Self:
-        values = self.model_dump(exclude={"alternatives"})
+        values = {name: getattr(self, name) for name in type(self).model_fields if name != "alternatives"}
         if "dataset" in changes:
             values["revision"] = None  # a commit of another repository
         return type(self).model_validate(values | changes)
 
-    @model_validator(mode="after")
-    def _kind_has_place(self) -> "DataFiles":
-        if self.kind == "file" and not self.path:
-            raise ValueError("a source of kind `file` needs `path`")
-        if self.kind == "hub" and not (self.dataset and self.files):
-            raise ValueError("a source of kind `hub` needs `dataset` and `files`")
-        return self
+    def checks(self) -> Iterable[Iterator[str]]:
+        """What the kind needs, and what alternatives may change."""
+        return self._kind_has_place(), self._alternatives_are_places()
 
-    @model_validator(mode="after")
-    def _alternatives_are_places(self) -> "DataFiles":
+    def _kind_has_place(self) -> Iterator[str]:
+        if self.kind == "file" and not self.path:
+            yield "a source of kind `file` needs `path`"
+        if self.kind == "hub" and not (self.dataset and self.files):
+            yield "a source of kind `hub` needs `dataset` and `files`"
+
+    def _alternatives_are_places(self) -> Iterator[str]:
         if self.alternatives and self.kind != "hub":
-            raise ValueError("`alternatives` are other locations on the hub and need `kind: hub`")
+            yield "`alternatives` are other locations on the hub and need `kind: hub`"
+            return
         for index, changes in enumerate(self.alternatives):
             if fixed := [key for key in changes if key in _SAME_IN_ALTERNATIVES]:
-                raise ValueError(f"alternatives.{index} sets `{fixed[0]}`, which all alternatives of a source share")
-            if not {"dataset", "files", "revision"} & changes.keys():
-                raise ValueError(f"alternatives.{index} is the same location: set its `dataset`, `files` or `revision`")
+                yield f"alternatives.{index} sets `{fixed[0]}`, which all alternatives of a source share"
+                continue
             try:
                 self._alternative(changes)
             except ValidationError as error:
-                first = error.errors()[0]
-                key = ".".join(map(str, ("alternatives", index, *first["loc"])))
-                raise ValueError(f"`{key}`: {first['msg'].removeprefix('Value error, ')}") from None
-        return self
+                for item in error.errors():
+                    key = ".".join(map(str, ("alternatives", index, *item["loc"])))
+                    yield f"`{key}`: {item['msg'].removeprefix('Value error, ')}"
+            else:
+                if not {"dataset", "files", "revision"} & changes.keys():
+                    yield f"alternatives.{index} is the same location: set its `dataset`, `files` or `revision`"
 
 
 class SourceSpec(DataFiles):
@@ -99,14 +98,16 @@ class SourceSpec(DataFiles):
     """Field with the difficulty. null: none."""
     levels: tuple[Text, ...] | None = None
     """Levels to keep, compared as text. null: all."""
-    where: dict[str, tuple[Text, ...]] = {}
+    where: dict[str, tuple[Text, ...]] = Field(default_factory=dict)
     """Rows to keep: field -> allowed values, compared as text."""
 
-    @model_validator(mode="after")
-    def _levels_have_a_field(self) -> "SourceSpec":
+    def checks(self) -> Iterable[Iterator[str]]:
+        """Those of files, and that levels can be read."""
+        return (*super().checks(), self._levels_have_a_field())
+
+    def _levels_have_a_field(self) -> Iterator[str]:
         if self.levels is not None and self.level_field is None and self.kind != "pocket":
-            raise ValueError(f"source {self.name!r} has `levels` but no `level_field` to compare them with")
-        return self
+            yield f"source {self.name!r} has `levels` but no `level_field` to compare them with"
 
 
 class BenchmarkTexts(DataFiles):
@@ -200,15 +201,21 @@ class SamplerSpec(Spec):
     seed: int = 0
     """Seed of the samples."""
 
-    @model_validator(mode="after")
-    def _has_model(self) -> "SamplerSpec":
+    def checks(self) -> Iterable[Iterator[str]]:
+        """What the kind needs."""
+        return self._has_completions(), self._has_model(), self._has_address()
+
+    def _has_completions(self) -> Iterator[str]:
         if (self.kind == "stored") != (self.stored is not None):
-            raise ValueError("`stored` and `kind: stored` belong together")
+            yield "`stored` and `kind: stored` belong together"
+
+    def _has_model(self) -> Iterator[str]:
         if self.kind in ("endpoint", "transformers") and not self.model:
-            raise ValueError(f"a sampler of kind `{self.kind}` needs `model`")
+            yield f"a sampler of kind `{self.kind}` needs `model`"
+
+    def _has_address(self) -> Iterator[str]:
         if self.kind == "endpoint" and not _is_address(self.base_url):
-            raise ValueError(f"`base_url` {self.base_url!r} is not an address such as http://127.0.0.1:8000/v1")
-        return self
+            yield f"`base_url` {self.base_url!r} is not an address such as http://127.0.0.1:8000/v1"
 
 
 class PassRateSpec(Spec):
@@ -221,13 +228,17 @@ class PassRateSpec(Spec):
     high: float = Field(1.0, ge=0, le=1)
     """Problems solved more often than this are removed."""
 
-    @model_validator(mode="after")
-    def _can_keep_something(self) -> "PassRateSpec":
+    def checks(self) -> Iterable[Iterator[str]]:
+        """That a problem can pass, and that the base is measured."""
+        return self._can_keep_something(), self._measures_the_base()
+
+    def _can_keep_something(self) -> Iterator[str]:
         if self.low > self.high:
-            raise ValueError(f"`low` {self.low:g} is above `high` {self.high:g}, so no problem would be kept")
+            yield f"`low` {self.low:g} is above `high` {self.high:g}, so no problem would be kept"
+
+    def _measures_the_base(self) -> Iterator[str]:
         if self.sampler.kind not in ("endpoint", "transformers"):
-            raise ValueError(f"a sampler of kind `{self.sampler.kind}` does not measure the base; use `transformers`")
-        return self
+            yield f"a sampler of kind `{self.sampler.kind}` does not measure the base; use `transformers`"
 
 
 class CorpusSpec(Spec):
@@ -269,10 +280,12 @@ class CorpusSpec(Spec):
         spec_by_key = {"teacher": self.teacher, "pass_rate.sampler": self.pass_rate.sampler if self.pass_rate else None}
         return {key: sampler for key, sampler in spec_by_key.items() if sampler is not None}
 
-    @model_validator(mode="after")
-    def _names_differ(self) -> "CorpusSpec":
+    def checks(self) -> Iterable[Iterator[str]]:
+        """That sources can be told apart."""
+        return (self._names_differ(),)
+
+    def _names_differ(self) -> Iterator[str]:
         names = [files.name for files in self.all_files()]
-        for name in names:
+        for name in dict.fromkeys(names):
             if names.count(name) > 1:
-                raise ValueError(f"two sources are called {name!r}; give each its own name")
-        return self
+                yield f"two sources are called {name!r}; give each its own name"

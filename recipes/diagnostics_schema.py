@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from recipes.corpus_schema import Spec
+from recipes.spec import Spec
 
 LOGITS_TOKENS = 512  # tokens whose logits over the vocabulary are in memory at the same time
 

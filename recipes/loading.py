@@ -1,22 +1,21 @@
-"""Read recipes: YAML files, `key=value` overrides, and validation errors as sentences."""
+"""Read recipes: YAML files and `key=value` overrides."""
 
 import difflib
 import json
 import os
 import re
 import shlex
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, get_args, get_origin
+from typing import Any
 
 import yaml
-from pydantic import BaseModel, ValidationError
 
 from recipes.errors import UserError
-from recipes.schema import STUDY_NAME, Recipe
-from recipes.suggestions import did_you_mean, holds_study, nearest, similar_file, similar_study
-from recipes.suite_schema import NAME
+from recipes.mistakes import quoted_override, validated
+from recipes.schema import Recipe
+from recipes.suggestions import holds_study, nearest, similar_file, similar_study
 from recipes.yaml_files import read_yaml_text
 
 STUDY_FILE = "study.json"
@@ -27,20 +26,7 @@ _OTHER_FILES = {  # by a key that only they have
     "recipe": "the file of an ablation, not a recipe; see `transfer ablate {path} --dry-run`",
     "pairs": "an audit file, not a recipe; see `transfer audit {path} --dry-run`",
 }
-_WANTED = {  # pydantic's kinds of errors
-    "int": "an integer",
-    "float": "a number",
-    "bool": "true or false",
-    "string": "text",
-    "model": "a section with keys",
-    "dict": "a section with keys",
-}
-_NAMES = {  # by their patterns
-    STUDY_NAME: "it may have the letters a to z, digits, and . _ - behind a first letter or digit, such as my-study",
-    NAME: "it may have letters from A to Z and a to z, digits, and . _ - behind a first letter or digit",
-}
 _INDEX = re.compile(r"""\[["']?([^\[\]"']+)["']?\]""")  # a[0] and a["b"], in a key
-_QUOTED = re.compile(r"'([^']+)'")
 _STUDIES_SHOWN = 3
 _LOCKED = ("sources", "benchmarks", "models")  # the parts of a lock file
 
@@ -72,7 +58,8 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     _refuse_misspelt_arms(values, arms_of_file)
     if overrides:
         values = _with_absolute_paths(values, Path.cwd(), path if path.is_dir() else path.parent)
-    recipe = validate_recipe(values, str(path))
+    typed = dict(override.split("=", 1) for override in overrides)
+    recipe = validated(values, Recipe, str(path), typed)
     return recipe if path.is_dir() else recipe.read_from(str(path))  # `transfer fetch` writes beside a file
 
 
@@ -224,15 +211,21 @@ def read_study_file(study_dir: Path) -> dict[str, Any]:
 def _what_holds(folder: Path) -> str:
     """What to do with a folder that is no study."""
     if (folder / "ablation.json").is_file():
-        return f"it is an ablation: see `transfer ablate {folder}`, or name one of {folder / 'points'}/"
+        points = sorted(path for path in (folder / "points").glob("*") if holds_study(path))
+        return f"it is an ablation: see `transfer ablate {folder}`, or name a point, {_some(points)}"
     if recipes := sorted(folder.glob("*.yaml")):
         return f"did you mean the recipe {' or '.join(map(str, recipes))}?"
     within = [path for path in sorted(folder.iterdir()) if holds_study(path)] if folder.is_dir() else []
     if within:
-        more = f" or one of {len(within) - _STUDIES_SHOWN} others" if len(within) > _STUDIES_SHOWN else ""
-        return f"did you mean {' or '.join(map(str, within[:_STUDIES_SHOWN]))}{more}?"
+        return f"did you mean {_some(within)}?"
     above = next((path for path in folder.parents if holds_study(path)), None)
     return f"did you mean {above}?" if above is not None else "`transfer run` makes one"
+
+
+def _some(studies: Sequence[Path]) -> str:
+    left = len(studies) - _STUDIES_SHOWN
+    more = f" or one of {left} others" if left > 1 else " or another one" if left == 1 else ""
+    return f"{' or '.join(map(str, studies[:_STUDIES_SHOWN]))}{more}"
 
 
 def load_study(study_dir: Path) -> Recipe:
@@ -250,7 +243,9 @@ def apply_override(values: dict[str, Any], override: str) -> None:
     try:
         value = yaml.safe_load(text)
     except (yaml.YAMLError, ValueError):  # ValueError: an impossible date
-        raise UserError(f"override {override!r}: {text!r} is not a YAML value") from None
+        raise UserError(
+            f"override {override!r}: {text!r} is not a YAML value; if it is a text, write {quoted_override(key, text)}"
+        ) from None
     if isinstance(value, str) and text != text.strip() and value == text.strip():
         raise UserError(
             f"override {override!r}: YAML drops blanks around a text; write {shlex.quote(f'{key}={json.dumps(text)}')} "
@@ -272,70 +267,4 @@ def apply_override(values: dict[str, Any], override: str) -> None:
 
 def validate_recipe(values: dict[str, Any], name: str) -> Recipe:
     """Validate nested values; `name` is used in messages. Raises UserError listing every mistake."""
-    try:
-        return Recipe.model_validate(values)
-    except ValidationError as error:
-        raise UserError("\n".join(f"{name}: {text}" for text in sentences(error, Recipe))) from None
-
-
-def sentences(error: ValidationError, model: type[BaseModel]) -> list[str]:
-    """Every error in the values of `model`, as a sentence."""
-    errors = [dict(item) for item in error.errors()]
-    return [_sentence(item, model) for item in errors if not _follows(item, errors)]
-
-
-def _follows(error: dict[str, Any], errors: Sequence[dict[str, Any]]) -> bool:
-    """Whether a container is called too short only because pydantic counts no item that has an error of its own."""
-    if error["type"] != "too_short" or len(error["input"]) < error["ctx"]["min_length"]:
-        return False
-    depth = len(error["loc"])
-    return any(len(other["loc"]) > depth and other["loc"][:depth] == error["loc"] for other in errors)
-
-
-def _sentence(error: dict[str, Any], model: type[BaseModel]) -> str:
-    """One pydantic error as a sentence with the key, the value and what is allowed."""
-    key = ".".join(map(str, error["loc"])) or "recipe"
-    if error["type"] == "extra_forbidden":
-        known = _known_keys(error["loc"][:-1], model)
-        near = nearest(str(error["loc"][-1]), known)
-        meant = ".".join(map(str, [*error["loc"][:-1], near]))
-        hint = f"did you mean `{meant}`?" if near else f"allowed are {', '.join(known)}"
-        return f"`{key}` is not a setting; {hint}"
-    if error["type"] == "literal_error" and isinstance(value := error["input"], str):
-        of_mapping = error["loc"][-1] == "[key]"
-        key = ".".join(map(str, error["loc"][:-2])) if of_mapping else key
-        allowed = _QUOTED.findall(error["ctx"]["expected"]) or [error["ctx"]["expected"]]  # of numbers
-        hint = did_you_mean(value, allowed, "allowed are")
-        return f"`{key}` {'has the key' if of_mapping else 'is'} {value!r}; {hint}"
-    if error["type"] == "missing":
-        return f"`{key}` is missing"
-    message = error["msg"].removeprefix("Value error, ").replace("valid tuple", "list in brackets")
-    message = message.replace("Input should be ", "must be ")
-    if error["type"] == "value_error":
-        return f"{key}: {message}" if error["loc"] else message
-    if error["type"] == "string_pattern_mismatch":
-        message = _NAMES.get(error["ctx"]["pattern"], message)
-    kind = error["type"].partition("_")[0]
-    if kind in _WANTED and error["type"] in (f"{kind}_type", f"{kind}_parsing", "int_from_float"):
-        message = f"must be {_WANTED[kind]}"
-    return f"`{key}` is {error['input']!r}, but {message[0].lower()}{message[1:]}"
-
-
-def _known_keys(location: tuple[str | int, ...], top: type[BaseModel]) -> list[str]:
-    """Field names of the section at `location`, from the type annotations."""
-    model = top
-    for part in location:
-        field = model.model_fields.get(str(part))
-        if field is not None:
-            model, _ = next(inner_sections(field.annotation), (model, ""))
-    return sorted(model.model_fields)
-
-
-def inner_sections(annotation: Any, step: str = "") -> Iterator[tuple[type[BaseModel], str]]:
-    """The sections that values of a type hold, each with the path to it from the key."""
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        yield annotation, step
-        return
-    steps = {tuple: ".0", list: ".0", dict: ".<name>"}
-    for inner in get_args(annotation):
-        yield from inner_sections(inner, step + steps.get(get_origin(annotation), ""))
+    return validated(values, Recipe, name)

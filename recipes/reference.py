@@ -1,4 +1,7 @@
-"""The reference of all recipe keys, read off the schema: `transfer config` prints it, docs/recipe-keys.md holds it."""
+"""The reference of all keys of a kind of file, read off its schema.
+
+`transfer config` prints that of recipes, and docs/recipe-keys.md holds it.
+"""
 
 import difflib
 import json
@@ -11,7 +14,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from recipes.errors import UserError
-from recipes.loading import inner_sections
+from recipes.mistakes import inner_sections
 from recipes.schema import Recipe
 
 _WRITTEN_BY_COMMANDS = {"lock", "rehearsal"}
@@ -24,7 +27,7 @@ _KINDS: dict[Any, str] = {
     type(None): "null",
 }
 _BOUNDS = {Ge: "at least {}", Gt: "above {}", Le: "at most {}", Lt: "below {}", MinLen: "not empty"}
-_HEADER = """# Recipe keys
+_RECIPE_PAGE = """# Recipe keys
 
 Every key of a recipe, by section. `transfer config` prints this page, `transfer config train` one section and
 `transfer config train.steps` or `transfer config arms.grpo.beta` one key. On the command line a key is written with
@@ -32,6 +35,18 @@ dots, and lists count from 0: `transfer run RECIPE train.steps=300 'corpus.sourc
 of your choice.
 
 """
+
+
+@dataclass(frozen=True)
+class KindOfFile:
+    """A kind of YAML file: its schema, its name in messages, and what stands above the reference of all its keys."""
+
+    schema: type[BaseModel]
+    plural: str
+    head_of_page: str
+
+
+RECIPES = KindOfFile(Recipe, "recipes", _RECIPE_PAGE)
 
 
 @dataclass(frozen=True)
@@ -46,10 +61,10 @@ class Key:
 
 @dataclass(frozen=True)
 class Section:
-    """A section of a recipe.
+    """A section of a file.
 
     `paths` are the keys that hold it, with dots as on the command line: `<name>` is a name of the user's choice, `0`
-    any position of a list. The recipe itself has the path "".
+    any position of a list. The file itself has the path "".
     """
 
     paths: tuple[str, ...]
@@ -57,8 +72,8 @@ class Section:
     keys: tuple[Key, ...]
 
 
-def recipe_sections() -> list[Section]:
-    """All sections of a recipe, outer ones before inner ones."""
+def all_sections(kind: KindOfFile = RECIPES) -> list[Section]:
+    """All sections of a kind of file, outer ones before inner ones."""
     paths: dict[type[BaseModel], list[str]] = {}
 
     def visit(section: type[BaseModel], path: str) -> None:
@@ -67,36 +82,36 @@ def recipe_sections() -> list[Section]:
             for inner, step in inner_sections(field.annotation):
                 visit(inner, f"{path}.{name}{step}" if path else f"{name}{step}")
 
-    visit(Recipe, "")
+    visit(kind.schema, "")
     return [
         Section(tuple(keys_of_section), _one_line(section.__doc__), tuple(_key(*item) for item in _fields(section)))
         for section, keys_of_section in paths.items()
     ]
 
 
-def reference_text(prefix: str = "") -> str:
-    """Sections and keys at and below the key `prefix`, as Markdown; for "" docs/recipe-keys.md, which has all.
+def reference_text(prefix: str = "", kind: KindOfFile = RECIPES) -> str:
+    """Sections and keys at and below the key `prefix`, as Markdown; for "" the page in docs/, which has all.
 
     Raises:
-        UserError: recipes have no such key.
+        UserError: there is no such key.
     """
-    return ("" if prefix else _HEADER) + "\n".join(map(_section_text, chosen_sections(prefix)))
+    return ("" if prefix else kind.head_of_page) + "\n".join(map(_section_text, chosen_sections(prefix, kind)))
 
 
-def chosen_sections(prefix: str) -> list[Section]:
+def chosen_sections(prefix: str, kind: KindOfFile = RECIPES) -> list[Section]:
     """Sections at and below the key `prefix`, or one section with that key alone.
 
     Raises:
-        UserError: recipes have no such key.
+        UserError: there is no such key.
     """
-    sections = recipe_sections()
+    sections = all_sections(kind)
     chosen = [section for section in sections if any(_is_at(path, prefix, below=True) for path in section.paths)]
     if not chosen:
         outer, _, name = prefix.rpartition(".")
         holders = [section for section in sections if any(_is_at(path, outer) for path in section.paths)]
         chosen = [replace(holder, keys=(key,)) for holder in holders for key in holder.keys if key.name == name]
     if not chosen:
-        raise UserError(f"recipes have no key {prefix!r}; {_nearest_keys(prefix, sections)}")
+        raise UserError(f"{kind.plural} have no key {prefix!r}; {_nearest_keys(prefix, sections)}")
     return chosen
 
 
@@ -117,7 +132,7 @@ def _nearest_keys(key: str, sections: list[Section]) -> str:
     near = [path for path in known if path.rpartition(".")[2] == last] or difflib.get_close_matches(key, known, n=1)
     if near:
         return f"did you mean {' or '.join(near[:3])}?"
-    return f"the outermost are {', '.join(name for name, _ in _fields(Recipe))}"
+    return f"the outermost are {', '.join(key.name for key in sections[0].keys)}"
 
 
 def _section_text(section: Section) -> str:

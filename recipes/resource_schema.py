@@ -1,11 +1,12 @@
 """The sections of a recipe about resources and tracking."""
 
+from collections.abc import Iterable, Iterator
 from typing import Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
-from recipes.corpus_schema import Spec
 from recipes.errors import UserError
+from recipes.spec import Spec
 
 
 class VllmSpec(Spec):
@@ -26,12 +27,14 @@ class VllmSpec(Spec):
     sleep: bool | None = None
     """Whether a colocated vLLM frees its memory during training. null: unless it fits beside the training."""
 
-    @model_validator(mode="after")
-    def _server_has_address(self) -> "VllmSpec":
+    def checks(self) -> Iterable[Iterator[str]]:
+        """That a server has one address."""
+        return (self._server_has_address(),)
+
+    def _server_has_address(self) -> Iterator[str]:
         addresses = [self.server_url is not None, self.server_nodes > 0]
         if sum(addresses) != (self.mode == "server"):
-            raise ValueError("`mode: server` needs either `server_url` or `server_nodes: 1`, and `colocate` neither")
-        return self
+            yield "`mode: server` needs either `server_url` or `server_nodes: 1`, and `colocate` neither"
 
 
 class ResourceSpec(Spec):
@@ -68,17 +71,21 @@ class ResourceSpec(Spec):
     """Mean length of completions and responses that the plan's hours assume, in tokens. null: half of the limit in
     training, a quarter of it in the evaluation."""
 
-    @model_validator(mode="after")
-    def _offload_needs_deepspeed(self) -> "ResourceSpec":
+    def checks(self) -> Iterable[Iterator[str]]:
+        """That ranks divide evenly, and that something can be offloaded."""
+        return self._offload_needs_deepspeed(), self._nodes_divide_ranks(), self._vllm_divides_ranks()
+
+    def _offload_needs_deepspeed(self) -> Iterator[str]:
         if self.offload and self.zero_stage < 2:
-            raise ValueError("`offload: true` needs `zero_stage` 2 or 3")
+            yield "`offload: true` needs `zero_stage` 2 or 3"
+
+    def _nodes_divide_ranks(self) -> Iterator[str]:
         if self.ranks % self.nodes:
-            raise ValueError(f"resources.nodes {self.nodes} does not divide resources.ranks {self.ranks}")
+            yield f"resources.nodes {self.nodes} does not divide resources.ranks {self.ranks}"
+
+    def _vllm_divides_ranks(self) -> Iterator[str]:
         if self.vllm is not None and self.vllm.mode == "colocate" and self.ranks % self.vllm.tensor_parallel:
-            raise ValueError(
-                f"vllm.tensor_parallel {self.vllm.tensor_parallel} does not divide resources.ranks {self.ranks}"
-            )
-        return self
+            yield f"vllm.tensor_parallel {self.vllm.tensor_parallel} does not divide resources.ranks {self.ranks}"
 
     def require_vllm(self) -> VllmSpec:
         """The settings of vLLM. Raises UserError if there are none."""

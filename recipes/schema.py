@@ -9,16 +9,18 @@ point in the unified loss of arXiv 2507.00432 (v2, Sec. 5):
 """
 
 import shlex
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AliasChoices, Field, PrivateAttr, field_validator, model_validator
+from pydantic import AliasChoices, Field, PrivateAttr, field_validator
 
-from recipes.corpus_schema import CorpusSpec, Spec
+from recipes.consistency import recipe_checks
+from recipes.corpus_schema import CorpusSpec
 from recipes.diagnostics_schema import DiagnosticsSpec, TrajectorySpec
 from recipes.errors import UserError
 from recipes.resource_schema import ResourceSpec, WandbSpec
-from recipes.suggestions import did_you_mean
+from recipes.spec import Spec
 from recipes.suite_schema import AnalysisSpec, BenchmarkSpec, StatisticsSpec, SuiteSpec
 from recipes.training_schema import ArmSpec, DriftSpec, ExternalSpec, PromptSpec, TrainSpec
 
@@ -69,18 +71,26 @@ class ModelSpec(Spec):
     chat_template: str | None = None
     """A template that TRL ships (qwen3, llama3, ...) or a .jinja file. null: the checkpoint's, otherwise qwen3."""
 
-    @model_validator(mode="after")
-    def _one_kind(self) -> "ModelSpec":
-        if (self.path is None) == (self.pocket is None):
-            raise ValueError("exactly one of `path` and `pocket` must be given")
+    def checks(self) -> Iterable[Iterator[str]]:
+        """That there is one base, with tokens and an attention it can have."""
+        return self._one_kind(), self._tokens_differ(), self._attention_fits()
+
+    def _one_kind(self) -> Iterator[str]:
+        if self.path is not None and self.pocket is not None:
+            yield "`path` and `pocket` are both given; set model.pocket=null or model.path=null"
+        if self.path is None and self.pocket is None:
+            yield "neither `path` nor `pocket` is given; set model.path to a model, or model.pocket={} for the toy base"
+
+    def _tokens_differ(self) -> Iterator[str]:
         if self.eos_token == self.pad_token and self.eos_token is not None:
-            raise ValueError(f"`eos_token` and `pad_token` are both {self.eos_token!r}; they must differ")
+            yield f"`eos_token` and `pad_token` are both {self.eos_token!r}; they must differ"
+
+    def _attention_fits(self) -> Iterator[str]:
         if self.attention.startswith("flash") and self.dtype == "float32" and self.attention_fallback is None:
-            raise ValueError(
+            yield (
                 f"`attention` is {self.attention}, which needs bfloat16, and `dtype` is float32; set "
                 "model.dtype=bfloat16 or model.attention=sdpa"
             )
-        return self
 
 
 Variable = Literal[
@@ -155,119 +165,9 @@ class Recipe(Spec):
         """Settings of Weights & Biases; None where it is off."""
         return WandbSpec() if self.wandb is None and "wandb" in self.tracking else self.wandb
 
-    @model_validator(mode="after")
-    def _complete(self) -> "Recipe":
-        if self.arms and self.model is None:
-            raise ValueError("a study with arms needs `model`")
-        if self.trained and self.train is None:
-            raise ValueError("a study that trains arms needs `train`")
-        if self.trained and not self.corpus.sources:
-            raise ValueError("a study that trains arms needs `corpus.sources`")
-        if not self.seeds:
-            raise ValueError("`seeds` is empty; give at least one, for instance seeds=[0]")
-        if len(set(self.seeds)) != len(self.seeds):
-            raise ValueError("a seed is listed twice")
-        for name, arm in self.arms.items():
-            if not name.replace("_", "").isalnum() or name == "base":
-                raise ValueError(f"arm name {name!r} must be letters, digits and _, and not `base`")
-            if arm.sampling == "teacher" and self.corpus.teacher is None:
-                raise ValueError(f"arm {name!r} samples from the teacher but `corpus.teacher` is missing")
-            if arm.start_from is not None and arm.start_from not in self.trained:
-                raise ValueError(
-                    f"arm {name!r} starts from {arm.start_from!r}, which is not an arm this study trains; "
-                    f"{did_you_mean(arm.start_from, self.trained, 'it trains')}"
-                )
-            if self._starts_in_a_circle(name):
-                raise ValueError(f"arm {name!r} starts from itself, by `start_from` of {arm.start_from!r}")
-        solvable_only = [self.corpus.problem_set, *(arm.problem_set for arm in self.trained.values())]
-        if self.corpus.teacher is None and self.trained and "teacher_solvable" in solvable_only:
-            raise ValueError("`problem_set: teacher_solvable` needs `corpus.teacher`; say `problem_set: all`")
-        return self
-
-    def _starts_in_a_circle(self, name: str) -> bool:
-        seen: set[str] = set()
-        while name in self.arms and name not in seen:
-            seen.add(name)
-            name = self.arms[name].start_from or ""
-        return name in seen
-
-    @model_validator(mode="after")
-    def _corpus_fits(self) -> "Recipe":
-        corpus = self.corpus
-        real = [source.name for source in corpus.sources if source.kind != "pocket"]
-        if real and corpus.teacher is not None and corpus.teacher.kind == "scripted":
-            raise ValueError(
-                f"the scripted teacher cannot solve source {real[0]!r}; it knows the synthetic world only, "
-                "so choose `kind: endpoint` or `transformers`, or leave `corpus.teacher` out"
-            )
-        if self.drift is not None and self.drift.problems > corpus.heldout_problems:
-            raise ValueError(
-                f"`drift.problems` is {self.drift.problems} but `corpus.heldout_problems` is {corpus.heldout_problems}"
-            )
-        for name, sampler in corpus.samplers.items():
-            of_base = sampler.kind == "transformers" and sampler.model == "base"
-            if of_base and (self.model is None or (not self.arms and self.suite is None)):
-                raise ValueError(f"`corpus.{name}` has `model: base`, which needs `model` and arms or a suite")
-        for benchmark in self.benchmarks:
-            if benchmark.name == "heldout" and not corpus.heldout_problems:
-                raise ValueError("benchmark `heldout` needs `corpus.heldout_problems` above 0")
-            scored = benchmark.scorings[benchmark.cell(self.analysis.reading)[1]]
-            if (
-                self.trained
-                and benchmark.group == self.analysis.trained_group
-                and scored in ("boxed", "plain")
-                and scored != corpus.answer_form
-            ):
-                raise ValueError(
-                    f"benchmark {benchmark.name!r} is scored {scored!r} but `corpus.answer_form` is "
-                    f"{corpus.answer_form!r}: the reward and this score must read an answer in the same form"
-                )
-        return self
-
-    @model_validator(mode="after")
-    def _trajectory_fits(self) -> "Recipe":
-        if self.trajectory is None or self.suite is None or not self.trained:
-            return self
-        if not self.corpus.heldout_problems:
-            raise ValueError("`trajectory` locates equal gain on `corpus.heldout_problems`, which is 0")
-        if self.suite.engine.kind == "endpoint":
-            raise ValueError(
-                "`trajectory` loads every checkpoint itself, so `suite.engine.kind` must be hf or vllm, not endpoint"
-            )
-        return self
-
-    @model_validator(mode="after")
-    def _analysis_fits(self) -> "Recipe":
-        if self.suite is None:
-            return self
-        names = {"paper", "robust"}
-        names |= {name for item in self.suite.benchmarks for name in (*item.promptings, *item.scorings)}
-        if self.analysis.reading not in names:
-            raise ValueError(f"`analysis.reading` is {self.analysis.reading!r}; there are {', '.join(sorted(names))}")
-        for item in self.suite.benchmarks:
-            if not item.fits(*item.cell(self.analysis.reading)):
-                raise ValueError(
-                    f"`analysis.reading` {self.analysis.reading!r} would judge {item.name!r} by a rule that cannot "
-                    f"read what {item.cell(self.analysis.reading)[0]!r} stores"
-                )
-        groups = {item.group for item in self.suite.benchmarks}
-        if self.analysis.trained_group not in groups:
-            raise ValueError(
-                f"no benchmark is in the group `{self.analysis.trained_group}`, which the transfer index divides by; "
-                f"set `analysis.trained_group` to one of {', '.join(sorted(groups))}"
-            )
-        for claim in self.analysis.claims:
-            for arm in (claim.first, claim.second):
-                if arm != "base" and arm not in self.arms:
-                    raise ValueError(
-                        f"analysis.claims names {arm!r}, which is neither base nor an arm of this study; "
-                        f"{did_you_mean(arm, ['base', *self.arms], 'those are')}"
-                    )
-            if claim.group not in groups:
-                raise ValueError(
-                    f"analysis.claims names the group {claim.group!r}; there are {', '.join(sorted(groups))}"
-                )
-        return self
+    def checks(self) -> Iterable[Iterator[str]]:
+        """That the sections fit together."""
+        return recipe_checks(self)
 
     def require_model(self) -> ModelSpec:
         """The base model. Raises UserError if there is none."""

@@ -1,11 +1,13 @@
 """The sections of a recipe about evaluation: benchmarks, decoding, statistics, analysis."""
 
+from collections.abc import Iterable, Iterator
 from typing import Annotated, Literal, NamedTuple
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
-from recipes.corpus_schema import DataFiles, Spec
+from recipes.corpus_schema import DataFiles
 from recipes.errors import UserError
+from recipes.spec import Spec
 
 NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"  # safe as a file name and in a figure
 Name = Annotated[str, Field(pattern=NAME)]
@@ -44,6 +46,8 @@ _RULES: dict[RuleTraits, tuple[Scoring, ...]] = {
     RuleTraits("tests"): ("code",),
     RuleTraits(likelihoods=True): ("likelihood", "likelihood_per_byte", "strict_likelihood", "f1_likelihood"),
 }  # fmt: skip
+READINGS = ("paper", "robust")
+"""The readings of every benchmark; further ones are named as a prompting or a scoring."""
 TRAITS: dict[Scoring, RuleTraits] = {rule: traits for traits, rules in _RULES.items() for rule in rules}
 Form = Literal[
     "fields", "gpqa", "coqa", "halueval", "mc_taco", "acpbench", "headqa", "ifeval", "olympiadbench", "livecodebench",
@@ -135,18 +139,42 @@ class BenchmarkSpec(Spec):
         """Every prompting with every scoring that can judge what it stores."""
         return [(p, s) for p in self.promptings for s in self.scorings if self.fits(p, s)]
 
-    @model_validator(mode="after")
-    def _rules_fit_the_form(self) -> "BenchmarkSpec":
+    def checks(self) -> Iterable[Iterator[str]]:
+        """That its rules can read its references and what its promptings store."""
+        return self._rules_fit_the_form(), self._promptings_are_judged(), self._readings_fit()
+
+    def _rules_fit_the_form(self) -> Iterator[str]:
         form = self.data.form if self.data is not None else "fields"
         for name, rule in self.scorings.items():
             forms = [f for f, kind in _REFERENCES_OF_FORM.items() if kind == TRAITS[rule].references]
             if not _judges(rule, form):
-                raise ValueError(
+                yield (
                     f"scoring {name!r} of {self.name!r} is {rule!r}, which judges rows of the form "
                     f"{' or '.join(map(repr, forms)) or 'with a text as reference'}, not {form!r}; rules for {form!r} "
                     f"are {', '.join(other for other in TRAITS if _judges(other, form))}"
                 )
-        return self
+
+    def _promptings_are_judged(self) -> Iterator[str]:
+        judged = {prompting for prompting, _ in self.cells()}
+        for prompting in self.promptings:
+            if prompting in judged:
+                continue
+            stores = "likelihoods" if prompting in self.likelihood else "responses"
+            remedy = "add one, or leave the prompting out"
+            if stores == "responses" and any(TRAITS[rule].likelihoods for rule in self.scorings.values()):
+                listed = ", ".join((*self.likelihood, prompting))
+                remedy = f"add one, or `likelihood: [{listed}]` if it is to store likelihoods"
+            yield f"no scoring of {self.name!r} can judge the {stores} to its prompting {prompting!r}; {remedy}"
+
+    def _readings_fit(self) -> Iterator[str]:
+        judged = {prompting for prompting, _ in self.cells()}
+        for reading in READINGS:
+            prompting, scoring = self.cell(reading)
+            if prompting in judged and not self.fits(prompting, scoring):  # one that no rule judges has its own check
+                yield (
+                    f"reading {reading!r} of {self.name!r} would judge {prompting!r} by {scoring!r}, which cannot read "
+                    "it; give it one of its own"
+                )
 
     def fits(self, prompting: str, scoring: str) -> bool:
         """Whether a scoring can judge what a prompting stores: text, or likelihoods of given answers."""
@@ -176,11 +204,13 @@ class EngineSpec(Spec):
     timeout_seconds: int = Field(3600, ge=1)
     """Timeout of a request to a server."""
 
-    @model_validator(mode="after")
-    def _server_has_address(self) -> "EngineSpec":
+    def checks(self) -> Iterable[Iterator[str]]:
+        """That a server has an address."""
+        return (self._server_has_address(),)
+
+    def _server_has_address(self) -> Iterator[str]:
         if self.kind == "endpoint" and (self.base_url is None or self.model is None):
-            raise ValueError("`kind: endpoint` needs `base_url` (…/v1/completions) and `model`")
-        return self
+            yield "`kind: endpoint` needs `base_url` (…/v1/completions) and `model`"
 
 
 class SuiteSpec(Spec):
@@ -232,32 +262,15 @@ class SuiteSpec(Spec):
         benchmarks = tuple(item.model_copy(update={"samples": count}) for item in self.benchmarks)
         return self.model_copy(update={"samples_per_question": count, "benchmarks": benchmarks})
 
-    @model_validator(mode="after")
-    def _groups(self) -> "SuiteSpec":
+    def checks(self) -> Iterable[Iterator[str]]:
+        """That benchmarks can be told apart."""
+        return (self._names_differ(),)
+
+    def _names_differ(self) -> Iterator[str]:
         names = [benchmark.name for benchmark in self.benchmarks]
-        if len(set(names)) != len(names):
-            twice = next(name for name in names if names.count(name) > 1)
-            raise ValueError(f"the benchmark {twice!r} is listed twice; give each a name of its own, or remove one")
-        for benchmark in self.benchmarks:
-            judged = {prompting for prompting, _ in benchmark.cells()}
-            for prompting in benchmark.promptings:
-                if prompting not in judged:
-                    stores = "likelihoods" if prompting in benchmark.likelihood else "responses"
-                    remedy = "add one, or leave the prompting out"
-                    if stores == "responses" and any(TRAITS[rule].likelihoods for rule in benchmark.scorings.values()):
-                        listed = ", ".join((*benchmark.likelihood, prompting))
-                        remedy = f"add one, or `likelihood: [{listed}]` if it is to store likelihoods"
-                    raise ValueError(
-                        f"no scoring of {benchmark.name!r} can judge the {stores} to its prompting {prompting!r}; "
-                        f"{remedy}"
-                    )
-            for reading in ("paper", "robust"):
-                if not benchmark.fits(*benchmark.cell(reading)):
-                    raise ValueError(
-                        f"reading {reading!r} of {benchmark.name!r} would judge {benchmark.cell(reading)[0]!r} by "
-                        f"{benchmark.cell(reading)[1]!r}, which cannot read it; give it one of its own"
-                    )
-        return self
+        for name in dict.fromkeys(names):
+            if names.count(name) > 1:
+                yield f"the benchmark {name!r} is listed twice; give each a name of its own, or remove one"
 
 
 class ClaimSpec(Spec):

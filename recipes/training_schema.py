@@ -1,10 +1,11 @@
 """The sections of a recipe about training: the prompt, the budget and optimizer, the arms, drift."""
 
-from typing import Any, Literal, Self
+from collections.abc import Iterable, Iterator
+from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
-from recipes.corpus_schema import Spec
+from recipes.spec import Spec
 
 
 class PromptSpec(Spec):
@@ -96,23 +97,29 @@ class TrainSpec(Spec):
     importance_clip: float = Field(2.0, gt=1)
     """Largest importance ratio of the sampler/trainer mismatch."""
 
-    @model_validator(mode="after")
-    def _schedule_fits(self) -> Self:
+    def checks(self) -> Iterable[Iterator[str]]:
+        """That the schedule fits the steps and the snapshots."""
+        return self._schedule_fits(), self._steps_fit(), self._snapshots_fit()
+
+    def _schedule_fits(self) -> Iterator[str]:
         if self.schedule == "warmup_stable_decay" and not self.decay_steps:
-            raise ValueError("`schedule: warmup_stable_decay` needs `decay_steps` above 0")
+            yield "`schedule: warmup_stable_decay` needs `decay_steps` above 0"
         if self.decay_steps and self.schedule != "warmup_stable_decay":
-            raise ValueError(f"`decay_steps` belongs to `schedule: warmup_stable_decay`, not to {self.schedule}")
+            yield f"`decay_steps` belongs to `schedule: warmup_stable_decay`, not to {self.schedule}"
+
+    def _steps_fit(self) -> Iterator[str]:
         if self.decay_steps and self.warmup_steps + self.decay_steps > self.steps:
-            raise ValueError(
+            yield (
                 f"warmup_steps {self.warmup_steps} and decay_steps {self.decay_steps} are more than the "
                 f"{self.steps} steps"
             )
+
+    def _snapshots_fit(self) -> Iterator[str]:
         if self.snapshots and self.schedule not in ("constant", "warmup_stable_decay"):
-            raise ValueError(
+            yield (
                 f"`snapshots` need `schedule: constant` or `warmup_stable_decay`: a checkpoint in the middle of a "
                 f"{self.schedule} schedule is not a shorter run"
             )
-        return self
 
 
 class ExternalSpec(Spec):
@@ -164,31 +171,51 @@ class MethodSpec(Spec):
     """Optimizer steps that share one sampling, which then covers the problems of all of them. Above 1 the samples are
     slightly off-policy, which the clipped importance ratio corrects."""
 
-    @model_validator(mode="after")
-    def _coherent(self) -> Self:
+    def checks(self) -> Iterable[Iterator[str]]:
+        """That the settings are a method."""
+        return (
+            self._negatives_have_a_sign(),
+            self._round_has_steps(),
+            self._sft_has_no_rewards(),
+            self._sft_has_no_kl(),
+            self._dynamic_sampling_fits(),
+            self._updates_fit(),
+            self._thinking_is_a_teachers(),
+            self._kl_is_to_the_base(),
+        )
+
+    def _negatives_have_a_sign(self) -> Iterator[str]:
         if self.negatives and self.credit == "uniform":
-            raise ValueError("`negatives: true` needs `credit: advantage`; uniform weights are never negative")
+            yield "`negatives: true` needs `credit: advantage`; uniform weights are never negative"
+
+    def _round_has_steps(self) -> Iterator[str]:
         if (self.sampling == "round") != (self.round_steps is not None):
-            raise ValueError("`sampling: round` and `round_steps` belong together")
-        if self.sampling == "teacher" and self.credit == "uniform":
-            if self.reward != "correct":
-                raise ValueError("`reward` needs an arm with rewards; SFT on a teacher trains on the correct samples")
-            if self.beta > 0:
-                raise ValueError("`beta` above 0 needs samples or `credit: advantage`; SFT on a teacher has no KL term")
+            yield "`sampling: round` and `round_steps` belong together"
+
+    def _sft_has_no_rewards(self) -> Iterator[str]:
+        if self.sampling == "teacher" and self.credit == "uniform" and self.reward != "correct":
+            yield "`reward` needs an arm with rewards; SFT on a teacher trains on the correct samples"
+
+    def _sft_has_no_kl(self) -> Iterator[str]:
+        if self.sampling == "teacher" and self.credit == "uniform" and self.beta > 0:
+            yield "`beta` above 0 needs samples or `credit: advantage`; SFT on a teacher has no KL term"
+
+    def _dynamic_sampling_fits(self) -> Iterator[str]:
         fits = self.sampling == "current" and self.credit == "advantage" and self.reward != "random"
         if self.dynamic_sampling and not fits:
-            raise ValueError(
-                "`dynamic_sampling` needs `sampling: current`, `credit: advantage` and a reward other than `random`"
-            )
+            yield "`dynamic_sampling` needs `sampling: current`, `credit: advantage` and a reward other than `random`"
+
+    def _updates_fit(self) -> Iterator[str]:
         if self.updates_per_batch > 1 and (self.sampling != "current" or self.dynamic_sampling):
-            raise ValueError("`updates_per_batch` above 1 needs `sampling: current` without `dynamic_sampling`")
+            yield "`updates_per_batch` above 1 needs `sampling: current` without `dynamic_sampling`"
+
+    def _thinking_is_a_teachers(self) -> Iterator[str]:
         if self.strip_thinking and self.sampling != "teacher":
-            raise ValueError("`strip_thinking` needs `sampling: teacher`")
+            yield "`strip_thinking` needs `sampling: teacher`"
+
+    def _kl_is_to_the_base(self) -> Iterator[str]:
         if self.start_from is not None and self.beta > 0:
-            raise ValueError(
-                "`start_from` excludes `beta` above 0: the KL term would be towards the arm it starts from"
-            )
-        return self
+            yield "`start_from` excludes `beta` above 0: the KL term would be towards the arm it starts from"
 
 
 class ArmSpec(MethodSpec):
@@ -207,11 +234,13 @@ class ArmSpec(MethodSpec):
     train: dict[str, Any] = Field(default_factory=dict)
     """This arm's own values of other `train` settings, for instance {schedule: cosine}. Makes the study unmatched."""
 
-    @model_validator(mode="after")
-    def _trained_or_external(self) -> Self:
+    def checks(self) -> Iterable[Iterator[str]]:
+        """Those of its method, and that it has one or was trained elsewhere."""
+        return (*super().checks(), self._trained_or_external())
+
+    def _trained_or_external(self) -> Iterator[str]:
         if (self.sampling is None) == (self.external is None):
-            raise ValueError("an arm needs either `sampling` or `external`")
-        return self
+            yield "an arm needs either `sampling` or `external`"
 
 
 class DriftSpec(Spec):

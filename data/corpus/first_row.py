@@ -8,7 +8,7 @@ from typing import Any
 
 from data.corpus.fields import TemplateFailedError, by_name, field_value, printed_names
 from data.corpus.files import Row, separator_hint
-from data.corpus.sources import listed, published_rows
+from data.corpus.sources import key_of, listed, published_rows
 from recipes.corpus_schema import DataFiles
 from recipes.errors import UserError, collected
 from recipes.loading import PREPARE
@@ -43,8 +43,8 @@ def field_mistakes(
                 near = nearest(undefined[1], list(first)) if undefined is not None else None
                 hint = hint or (f"; did you mean {near!r}?" if near is not None else "")
                 raise UserError(
-                    f"source {files.name}: the template {_short(field)!r} does not fit the first row: {error}; the "
-                    f"row has the columns {listed(first)}{hint}"
+                    f"source {files.name}: {key_of(files, field)}: the template {_short(field)!r} does not fit the "
+                    f"first row: {error}; the row has the columns {listed(first)}{hint}"
                 ) from None
             if value is None:  # later rows may have it
                 list(published_rows(files, [field], lock))

@@ -108,11 +108,14 @@ def read_rows(
     """
     wanted = [*fields, *optional]
     for row_number, row in enumerate(published_rows(files, fields, lock, optional), start=1):
-        try:
-            values = Row({field: field_value(row, field) for field in wanted})
-        except TemplateFailedError as error:
-            at = f"{row.file} line {row.line}" if row.line is not None else f"row {row_number}"
-            raise UserError(f"source {files.name}, {at}: a template cannot be filled: {error}") from None
+        values = Row()
+        for field in wanted:
+            try:
+                values[field] = field_value(row, field)
+            except TemplateFailedError as error:
+                at = f"{row.file} line {row.line}" if row.line is not None else f"row {row_number}"
+                key = key_of(files, field)
+                raise UserError(f"source {files.name}, {at}: the template of {key} cannot be filled: {error}") from None
         values.line, values.file = row.line, row.file
         yield values
 
@@ -132,10 +135,28 @@ def raw_rows(files: DataFiles, fields: Sequence[str], lock: dict[str, Any] | Non
 
 
 def _columns(files: DataFiles, fields: Sequence[str]) -> Collection[str]:
-    try:
-        return _Everything() if reads_whole_row(fields) else columns_of(fields)
-    except TemplateFailedError as error:
-        raise UserError(f"source {files.name}: {error}") from None
+    for field in fields:
+        try:
+            columns_of([field])
+        except TemplateFailedError as error:
+            raise UserError(f"source {files.name}: {key_of(files, field)}: {error}") from None
+    return _Everything() if reads_whole_row(fields) else columns_of(fields)
+
+
+def key_of(files: DataFiles, field: str) -> str:
+    """The key of a recipe's section with this field, such as `problem_field`, `text_fields.0` or `fields.question`."""
+    for key in type(files).model_fields:
+        value = getattr(files, key)
+        if key == "where":
+            fields = dict.fromkeys(value, key)
+        elif key.endswith("fields"):
+            pairs = value.items() if isinstance(value, dict) else enumerate(value)
+            fields = {inner: f"{key}.{step}" for step, inner in pairs}
+        else:
+            fields = {value: key} if key.endswith("_field") else {}
+        if field in fields:
+            return fields[field]
+    return "a field"  # of another location of the source
 
 
 def published_rows(

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from eval.questions.task_files import task_folder, task_path
-from recipes.corpus_schema import Spec
 from recipes.errors import UserError
 from recipes.files import hash_file, hash_json, write_json
 from recipes.schema import Recipe, without_later_defaults
+from recipes.spec import Spec
 from recipes.suite_schema import AnalysisSpec
 
 LOCK = "analysis.lock"

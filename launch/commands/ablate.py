@@ -144,7 +144,8 @@ def describe(ablation: "Ablation", until: str | None = None) -> str:
     tasks = ablation.tasks(until)
     lines = [f"{ablation.name} -> {ablation.root}", ""]
     for point in ablation.points:
-        axes = f"differs from the recipe in {', '.join(point.differs)}" if point.differs else "the recipe as written"
+        same = "the recipe as written" if ablation.base == "the recipe" else ablation.base
+        axes = f"differs from {ablation.base} in {', '.join(point.differs)}" if point.differs else same
         lines.append(f"  {point.name}: {axes}")
     seeds = dict.fromkeys(", ".join(map(str, point.recipe.seeds)) for point in ablation.points)
     lines += ["", f"training seeds: {' or '.join(seeds)}"]

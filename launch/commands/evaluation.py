@@ -96,7 +96,10 @@ def _run(recipe: "Recipe", study_dir: Path) -> int:
 
 def _transfer(study_dir: Path) -> "Transfer":
     from eval.report.schema import REHEARSAL, read_transfer
+    from recipes.loading import read_study_file
 
+    if not (study_dir / "report").is_dir():
+        read_study_file(study_dir)  # says what a folder is that holds no study
     transfer = read_transfer(study_dir)
     refuse_rehearsal(transfer.status == REHEARSAL, study_dir)
     return transfer

@@ -76,7 +76,8 @@ class Validation:
     absent: dict[str, list[str]] = field(default_factory=dict)
     """Kind of files -> names of those that are pinned and not here."""
     corpus: dict[str, Any] | None = None
-    """Rows that were read, problems for training and held out, teacher-solvable ones, and removed rows by reason."""
+    """Rows that were read, problems after the filters, those sampled for training and held out, teacher-solvable ones,
+    and removed rows by reason."""
     groups: dict[str, list[str]] = field(default_factory=dict)
     """Group -> its benchmarks."""
     trained_group: str = ""
@@ -198,6 +199,7 @@ def _corpus(
                 require_one("problem", funnel.prompt_tokens, "prompt.max_prompt_tokens", limit, shown=True)
             if complete:
                 split = split_problems(funnel, there)
+                validation.corpus |= {"heldout_problems": len(split[0]), "train_problems": len(split[1])}
         validation.mistakes += sentences
         if not complete:
             validation.not_checked.append("whether there are enough problems: a source is missing")

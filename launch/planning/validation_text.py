@@ -33,7 +33,7 @@ def _corpus_lines(validation: Validation) -> list[str]:
     corpus = validation.corpus
     if corpus is None:
         return []
-    lines = [f"corpus: {corpus['rows']:,} rows, {corpus['problems']:,} problems after the filters"]
+    lines = [f"corpus: {corpus['rows']:,} rows, {corpus['problems']:,} problems after the filters{_sampled(corpus)}"]
     lines += _reference_lines(validation, "", "  ")
     if corpus["first_removed"]:
         lines.append(f"  removed: {corpus['first_removed']}")
@@ -45,6 +45,14 @@ def _corpus_lines(validation: Validation) -> list[str]:
         if first := corpus.get("first_unusable"):
             lines.append(f"    {first}")
     return lines
+
+
+def _sampled(corpus: dict[str, Any]) -> str:
+    """How many problems the recipe takes of those after the filters, if not all; the references are those of these."""
+    train, heldout = (corpus.get(key, 0) for key in ("train_problems", "heldout_problems"))
+    if train + heldout in (0, corpus["problems"]):
+        return ""
+    return f", {train + heldout:,} of them sampled: {train:,} for training, {heldout:,} held out"
 
 
 def _group_lines(validation: Validation) -> list[str]:

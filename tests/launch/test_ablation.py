@@ -311,7 +311,50 @@ def test_the_dry_run_refuses_a_point_that_the_run_refuses(tmp_path, monkeypatch,
     assert said[0].err.startswith("transfer: point learning_rate-0.002: the arms of smoke are unmatched:\n  learn")
     assert not Path("runs").exists()
     assert main([*arguments, "varies=[sampling, credit, negatives, learning_rate]", "--dry-run"]) == 0
-    assert "learning_rate-0.002: differs from the recipe in" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert "learning_rate-0.001: the recipe with the overrides\n" in shown
+    assert "learning_rate-0.002: differs from the recipe with the overrides in arms.grpo.learning_rate\n" in shown
+
+
+def test_the_dry_run_says_which_points_have_only_what_a_file_sets(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    axes = "grid: {train.steps: [2, 3]}\n"
+    for settings, overrides, same in (
+        ("", [], "the recipe as written"),
+        ("set: {train.steps: 3}\n", [], "the recipe with `set`"),
+        ("set: {train.steps: 3}\n", ["seeds=[7]"], "the recipe with `set` and the overrides"),
+    ):
+        Path("steps.yaml").write_text(f"recipe: {SMOKE}\n{settings}{axes}")
+        assert main(["ablate", "steps.yaml", *overrides, "--dry-run"]) == 0
+        shown = capsys.readouterr().out.splitlines()
+        differs = f"differs from {same.removesuffix(' as written')} in train.steps"
+        steps = load_recipe(SMOKE).train.steps if not settings else 3
+        assert [line for line in shown if "steps-" in line][:2] == [
+            f"  steps-{count}: {same if count == steps else differs}" for count in (2, 3)
+        ]
+
+
+def test_an_axis_without_its_section_gets_a_suggestion(capsys):
+    assert main(["ablate", str(SMOKE), "--grid", "learning_rate=1e-4,2e-4", "--dry-run"]) == 2
+    assert capsys.readouterr().err == (
+        f"transfer: {SMOKE}: `learning_rate` is not a setting; did you mean `train.learning_rate`, "
+        "`model.pocket.learning_rate` or `arms.<name>.learning_rate`?\n"
+    )
+
+
+def test_commands_about_one_study_name_the_points_of_an_ablation(tmp_path, capsys):
+    made = ablation(tmp_path, grid=["train.steps=2,3,4,5"])
+    made.write()
+    points = [made.root / "points" / f"steps-{count}" for count in (2, 3, 4)]
+    for command in (["compare"], ["gate", "--max-drop", "5"], ["lineage"]):
+        assert main([*command, str(made.root)]) == 2
+        assert capsys.readouterr().err == (
+            f"transfer: {made.root} is not a study directory: it has no study.json; it is an ablation: see `transfer "
+            f"ablate {made.root}`, or name a point, {points[0]} or {points[1]} or {points[2]} or another one\n"
+        )
+    assert main(["compare", str(points[0])]) == 2
+    said = f"transfer: {points[0]} has no finished report; `transfer run {points[0]}` makes it\n"
+    assert capsys.readouterr().err == said
 
 
 def test_a_warning_about_all_points_is_printed_once(tmp_path, monkeypatch, capsys):

@@ -46,8 +46,8 @@ def test_all_mistakes_of_a_recipe_are_told_in_one_run_of_plan_and_run(law, capsy
     ]  # fmt: skip
     law.write_text(yaml.safe_dump(more))
     expected = (
-        "source my-problems: the template '{{ question }} {{ optoin_a }}' does not fit the first row: 'optoin_a' is "
-        "undefined",
+        "source my-problems: problem_field: the template '{{ question }} {{ optoin_a }}' does not fit the first row: "
+        "'optoin_a' is undefined",
         f"source my-problems: {law.parent}/problems.csv has no column 'lable'; it has label, option_a, option_b, "
         "option_c, question, solution; did you mean 'label'?",
         "source rulings: its file absent.csv is neither beside the recipe nor in the working directory; "

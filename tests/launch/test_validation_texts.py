@@ -120,7 +120,17 @@ def test_an_empty_cell_of_a_benchmark_is_named_with_its_line(law, capsys):
 def test_references_are_counted_and_a_letter_without_an_option_is_warned_of(law, capsys):
     assert main(["validate", str(law)]) == 0
     shown = capsys.readouterr().out
-    assert "  references: A 9, B 8, C 7\n" in shown
+    assert "corpus: 24 rows, 24 problems after the filters\n  references: A 9, B 8, C 7\n" in shown
+    assert main(["validate", str(law), "corpus.train_problems=10"]) == 0
+    sampled = capsys.readouterr().out
+    assert sampled.startswith(
+        "corpus: 24 rows, 24 problems after the filters, 14 of them sampled: 10 for training, 4 held out\n"
+        "  references: A "
+    )
+    assert main(["validate", str(law), "corpus.train_problems=10", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (found["corpus"]["train_problems"], found["corpus"]["heldout_problems"]) == (10, 4)
+    assert sum(found["references"][""].values()) == 14
     assert "  rulings: 12 questions\n    references: A 4, B 4, C 4\n" in shown and "no option" not in shown
     edit(law, suite__benchmarks__0__data__reference_field="{{ 'E' if id == 'law-2' else answer }}")
     edit(law, corpus__sources__0__answer_field="{{ 'DBC'[label | int] }}")

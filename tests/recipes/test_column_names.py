@@ -3,8 +3,11 @@
 import pytest
 
 from data.corpus.first_row import field_mistakes
+from data.corpus.sources import read_rows
 from eval.questions.wording import unknown_names, wording_mistakes
-from recipes.corpus_schema import SourceSpec
+from recipes.corpus_schema import BenchmarkTexts, SourceSpec, StoredCompletions
+from recipes.errors import UserError
+from recipes.suite_schema import BenchmarkData
 
 CSV = "How many,To-Unit,gold\n3,cm,300\n"
 
@@ -19,25 +22,59 @@ def mistakes_of(path, *fields):
     [
         (
             "Are {{ How many }}?",
-            "source s: line 1 of the template: expected token 'end of print statement', got 'many'; if that is the "
+            "line 1 of the template: expected token 'end of print statement', got 'many'; if that is the "
             "column 'How many', write {{ row[\"How many\"] }}",
         ),
         (
             "{{ gold }}\n{{- How many | trim -}}",
-            "source s: line 2 of the template: expected token 'end of print statement', got 'many'; if that is the "
+            "line 2 of the template: expected token 'end of print statement', got 'many'; if that is the "
             "column 'How many', write {{ row[\"How many\"] }}",
         ),
         (
             "Are {{To-Unit}}?",
-            "source s: the template 'Are {{To-Unit}}?' does not fit the first row: 'To' is undefined; the row has the "
+            "the template 'Are {{To-Unit}}?' does not fit the first row: 'To' is undefined; the row has the "
             "columns How many, To-Unit, gold; write {{ row[\"To-Unit\"] }} for the column 'To-Unit'",
         ),
-        ("{{ gold", "source s: line 1 of the template: unexpected end of template, expected 'end of print statement'."),
+        (
+            "{{ gold",
+            "line 1 of the template: unexpected end of template, expected 'end of print statement'.",
+        ),
     ],
 )
 def test_a_column_with_a_blank_or_dash_is_read_by_row(tmp_path, template, message):
     (tmp_path / "t.csv").write_text(CSV)
-    assert mistakes_of(tmp_path / "t.csv", template, "gold") == [message]
+    assert mistakes_of(tmp_path / "t.csv", template, "gold") == [f"source s: problem_field: {message}"]
+
+
+BROKEN = "line 1 of the template: unexpected '}'"
+
+
+def test_the_key_of_a_broken_template_is_named(tmp_path):
+    (tmp_path / "t.csv").write_text(CSV)
+    file, broken = {"kind": "file", "name": "s", "path": str(tmp_path / "t.csv")}, "{{ gold } }}"
+
+    for key in ("answer_field", "level_field"):
+        spec = SourceSpec.model_validate(file | {"problem_field": "gold", "answer_field": "gold", key: broken})
+        assert field_mistakes(spec, ["gold", broken]) == [f"source s: {key}: {BROKEN}"]
+    spec = SourceSpec.model_validate(file | {"where": {broken: ["1"]}})
+    assert field_mistakes(spec, [broken]) == [f"source s: where: {BROKEN}"]
+    texts = BenchmarkTexts.model_validate(file | {"text_fields": ["gold", broken]})
+    assert field_mistakes(texts, texts.text_fields) == [f"source s: text_fields.1: {BROKEN}"]
+    stored = StoredCompletions.model_validate(file | {"problem_field": "gold", "completion_field": broken})
+    assert field_mistakes(stored, ["gold", broken]) == [f"source s: completion_field: {BROKEN}"]
+    data = BenchmarkData.model_validate(file | {"fields": {"question": broken}, "reference_field": "gold"})
+    assert field_mistakes(data, [broken, "gold"]) == [f"source s: fields.question: {BROKEN}"]
+
+
+def test_the_key_of_a_template_that_a_later_row_does_not_fill_is_named(tmp_path):
+    (tmp_path / "t.csv").write_text("question,gold\nQ1,1\nQ2,x\n")
+    data = {"kind": "file", "name": "s", "path": str(tmp_path / "t.csv"), "reference_field": "{{ 'AB'[gold | int] }}"}
+    with pytest.raises(UserError) as caught:
+        list(read_rows(BenchmarkData.model_validate(data), ["question", data["reference_field"]], None))
+    assert str(caught.value) == (
+        "source s, t.csv line 3: the template of reference_field cannot be filled: the filter int got 'x', which is no "
+        "integer"
+    )
 
 
 def test_the_form_in_the_message_works(tmp_path):

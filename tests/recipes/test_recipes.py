@@ -127,10 +127,10 @@ def test_every_field_has_a_docstring():
             "analysis.claims=[{group: math, first: ppo}]",
             "analysis.claims names 'ppo', which is neither base nor an arm",
         ),
-        ("suite.engine={kind: endpoint}", "`kind: endpoint` needs `base_url`"),
+        ("trajectory=null suite.engine={kind: endpoint}", "`kind: endpoint` needs `base_url`"),
         ("arms.grpo.start_from=x", "arm 'grpo' starts from 'x', which is not an arm this study trains"),
         (
-            "drift=null suite.benchmarks.0.name=heldout corpus.heldout_problems=0",
+            "drift=null trajectory=null suite.benchmarks.0.name=heldout corpus.heldout_problems=0",
             "needs `corpus.heldout_problems` above 0",
         ),
         ("drift=null corpus.heldout_problems=0", "locates equal gain on `corpus.heldout_problems`, which is 0"),
@@ -157,7 +157,7 @@ def test_mistakes_are_one_sentence(override, message):
         load_recipe(POCKET, [override])
         return
     with pytest.raises(UserError) as caught:
-        build_stages(load_recipe(POCKET, re.split(r" (?=corpus|suite)", override)))
+        build_stages(load_recipe(POCKET, re.split(r" (?=corpus|suite|trajectory)", override)))
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
 
@@ -265,7 +265,7 @@ def test_unusable_recipe_file(tmp_path, content):
         ("xyz.json", "recipe {folder}/xyz.json does not exist; recipes are under recipes/"),
         ("", "{folder} is not a study directory: it has no study.json; did you mean the recipe {folder}/study.yaml?"),
         ("rates", "{folder}/rates is not a study directory: it has no study.json; it is an ablation: see `transfer "
-         "ablate {folder}/rates`, or name one of {folder}/rates/points/"),
+         "ablate {folder}/rates`, or name a point, {folder}/rates/points/x"),
         ("none", "{folder}/none is not a study directory: it has no study.json; `transfer run` makes one"),
         ("grid.yaml", "{folder}/grid.yaml is the file of an ablation, not a recipe; see `transfer ablate "
          "{folder}/grid.yaml --dry-run`"),
@@ -277,6 +277,8 @@ def test_what_is_no_recipe_says_what_to_name(name, message, tmp_path):
     (tmp_path / "none").mkdir()
     (tmp_path / "rates").mkdir()
     (tmp_path / "rates" / "ablation.json").write_text("{}")
+    (tmp_path / "rates" / "points" / "x").mkdir(parents=True)
+    (tmp_path / "rates" / "points" / "x" / "study.json").write_text("{}")
     (tmp_path / "study.yaml").write_text("study: mine\n")
     if name in ("grid.yaml", "audit.yaml"):
         (tmp_path / "grid.yaml").write_text("recipe: study.yaml\ngrid: {train.steps: [1, 2]}\n")

@@ -1,10 +1,13 @@
 """The reference of recipe keys says what the schema says, and the page in docs/ is that reference."""
 
+import json
+
 import pytest
 
 from launch.commands.main import main
+from launch.site_file import JobSpec, SiteSpec
 from recipes.errors import UserError
-from recipes.reference import chosen_sections, recipe_sections, reference_text
+from recipes.reference import all_sections, chosen_sections, reference_text
 from recipes.schema import Recipe
 from tests.paths import DOCS
 
@@ -14,6 +17,29 @@ def test_page_in_docs_is_the_reference():
     assert page.read_text() == reference_text(), "run: transfer config > docs/recipe-keys.md"
 
 
+def test_page_of_the_site_file_is_its_reference(capsys):
+    assert main(["config", "--site-file"]) == 0
+    page = DOCS / "site-keys.md"
+    assert page.read_text() == capsys.readouterr().out, "run: transfer config --site-file > docs/site-keys.md"
+
+
+def test_keys_of_the_site_file(capsys):
+    kind = ["config", "--site-file", "--json"]
+    assert main(kind) == 0
+    sections = {section["paths"][0]: section for section in json.loads(capsys.readouterr().out)}
+    assert list(sections) == ["", "container", "stages.<name>"]
+    assert {key["name"] for key in sections[""]["keys"]} == set(SiteSpec.model_fields)
+    assert {key["name"] for key in sections["stages.<name>"]["keys"]} == set(JobSpec.model_fields)
+    assert [key["name"] for section in sections.values() for key in section["keys"] if not key["meaning"]] == []
+    assert main([*kind, "stages.eval.time_limit"]) == 0
+    (section,) = json.loads(capsys.readouterr().out)
+    (key,) = section["keys"]
+    assert (key["name"], key["values"], key["default"]) == ("time_limit", "text or null", "null")
+    assert key["meaning"].startswith("Time limit of a job in Slurm's format")
+    assert main([*kind, "xyzzy"]) == 2
+    assert capsys.readouterr().err.startswith("transfer: site files have no key 'xyzzy'; the outermost are partition, ")
+
+
 def test_keys_have_the_values_defaults_and_meanings_of_the_schema():
     (section,) = chosen_sections("suite.temperature")
     (key,) = section.keys
@@ -21,7 +47,7 @@ def test_keys_have_the_values_defaults_and_meanings_of_the_schema():
     assert key.meaning.startswith("Sampling temperature. 0: greedy")
     (train,) = chosen_sections("train.steps")
     assert [(key.name, key.values, key.default) for key in train.keys] == [("steps", "integer, at least 1", None)]
-    sections = {path: section for section in recipe_sections() for path in section.paths}
+    sections = {path: section for section in all_sections() for path in section.paths}
     keys = {key.name: key for key in sections["model"].keys}
     assert keys["dtype"].values == "`float32`, `bfloat16`"
     seeds = {key.name: key for key in sections[""].keys}["seeds"]
@@ -29,7 +55,7 @@ def test_keys_have_the_values_defaults_and_meanings_of_the_schema():
 
 
 def test_every_section_is_there_once_and_every_key_is_explained():
-    sections = recipe_sections()
+    sections = all_sections()
     paths = [path for section in sections for path in section.paths]
     assert len(set(paths)) == len(paths)
     assert {"prompt", "arms.<name>", "corpus.sources.0", "suite.benchmarks.0.data", "train.lora"} <= set(paths)
