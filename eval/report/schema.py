@@ -342,9 +342,8 @@ def read_transfer(path: Path | str) -> Transfer:
     Raises:
         UserError: there is no report, or the file is torn, not a report, or of another schema version.
     """
-    path = Path(path)
-    if path.is_dir():
-        path = path / "report" / TRANSFER
+    given = Path(path)
+    path = given / "report" / TRANSFER if given.is_dir() else given
     remedy = "remove the folder `report` of the study and run `transfer run` again; only the report is computed anew"
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
@@ -352,6 +351,8 @@ def read_transfer(path: Path | str) -> Transfer:
         if version == SCHEMA_VERSION:
             return Transfer.model_validate(content)
     except FileNotFoundError:
+        if given.is_dir():
+            raise UserError(f"{given} has no finished report; `transfer run {given}` makes it") from None
         raise UserError(f"there is no report at {path}; `transfer run` makes it") from None
     except (ValueError, AttributeError):  # torn, no object, or without some field
         raise UserError(f"{path} is damaged, or not the transfer.json of a study; {remedy}") from None
