@@ -51,22 +51,24 @@ def field_mistakes(
     return list(dict.fromkeys(sentences))
 
 
-def not_there(files: DataFiles, setting: str) -> str:
+def not_there(owner: str, files: DataFiles, setting: str) -> str:
     """How to say that a file does not exist: its path, where it was looked for, and what makes it.
 
-    `setting`: what names another file, said where no script beside the recipe makes it.
+    `owner`: what reads the file. `setting`: what names another one. Files that a script beside the recipe makes have
+    one sentence in common.
     """
     path = Path(str(files.path))
     scripts = (folder / PREPARE for folder in path.parents if any(folder.glob("*.yaml")))
     script = next((script for script in scripts if script.is_file()), None) if path.is_absolute() else None
     if script is not None:
-        made = f"`python {shlex.quote(str(_from_here(script)))}` makes the recipe's data"
-        return f"{_from_here(path)} does not exist; {made}"
+        made = f"`python {shlex.quote(str(_from_here(script)))}` makes them"
+        return f"{_from_here(path.parent)} lacks data of the recipe; {made}"
+    text = f"{owner}: its file {_from_here(path)}"
     if (near := similar_file(path)) is not None:
-        return f"{_from_here(path)} does not exist; did you mean {_from_here(near)}? If not, set {setting}"
+        return f"{text} does not exist; did you mean {_from_here(near)}? If not, set {setting}"
     if not path.is_absolute():
-        return f"{path} is neither beside the recipe nor in the working directory; set {setting}"
-    return f"{path} does not exist; set {setting}"
+        return f"{text} is neither beside the recipe nor in the working directory; set {setting}"
+    return f"{text} does not exist; set {setting}"
 
 
 def _from_here(path: Path) -> Path:

@@ -133,7 +133,7 @@ def benchmark_mistakes(benchmark: BenchmarkSpec, lock: dict[str, Any] | None) ->
             "for instance data.fields={problem: question}"
         ]
     if data.kind == "file" and not Path(str(data.path)).is_file():
-        return [f"benchmark {benchmark.name!r}: its file {not_there(data, 'its data.path')}"]
+        return [not_there(f"benchmark {benchmark.name!r}", data, "its data.path")]
     sentences: list[str] = []
     if data.kind == "file":
         sentences = field_mistakes(data, form_columns(data), lock, FORMS[data.form].optional)

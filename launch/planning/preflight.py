@@ -71,7 +71,7 @@ def _corpus_mistakes(recipe: Recipe, counts: bool) -> list[str]:
     sentences = []
     for key, files in files_of_corpus(corpus).items():
         if files.kind == "file" and not Path(str(files.path)).is_file():
-            sentences.append(f"source {files.name}: its file {not_there(files, f'corpus.{key}.path=FILE')}")
+            sentences.append(not_there(f"source {files.name}", files, f"corpus.{key}.path=FILE"))
         elif files.kind == "file":
             sentences += field_mistakes(files, fields_read(files))
     for sampler in corpus.samplers.values():
