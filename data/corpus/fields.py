@@ -21,6 +21,7 @@ from data.corpus.values import NoTextError, RowError, as_text, from_json_text
 
 _PRINTED = re.compile(r"""\{\{-?\s*([^{}|"'\[\]]+?)\s*(?:\|[^{}]*)?-?\}\}""")
 _NO_COLUMN = re.compile(r"^'[\w.]*\bRow object' has no attribute")  # jinja's words for row["x"] without a column x
+_NO_ELEMENT = re.compile(r"has no element \d+$")  # for "ABC"[3], as labels from 1 give
 WHOLE_ROW = "row"  # in templates: `row["Correct Answer"]`, for columns whose names are not identifiers
 
 
@@ -111,6 +112,7 @@ def _rendered(row: Mapping[str, Any], field: str) -> str:
         return _template(field).render({WHOLE_ROW: row} | dict(row))
     except (TemplateError, TypeError, ValueError, ArithmeticError, LookupError) as error:
         text = _NO_COLUMN.sub("the row has no column", str(error))
+        text += "; places count from 0" if _NO_ELEMENT.search(text) else ""
         raise TemplateFailedError(text or type(error).__name__) from None
 
 

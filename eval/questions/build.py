@@ -27,7 +27,7 @@ from recipes.suite_schema import TRAITS, BenchmarkData, BenchmarkSpec
 
 FOLDER = "questions"
 _SHOWN_CHARS = 40
-_EXAMPLES = {"letter": """, as in "{{ 'ABCD'[label | int] }}" for labels from 0"""}
+_EXAMPLES = {"letter": """, as in "{{ 'ABCD'[label | int] }}" for labels from 0, `label | int - 1` from 1"""}
 _ALLOWED = {"letter": tuple(LETTERS), "yes_no": ("yes", "no")}  # kind of reference -> those that a rule can find right
 
 

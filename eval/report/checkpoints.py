@@ -69,8 +69,8 @@ def format_pick(result: Pick, study_dir: Path) -> str:
     scope = f"{start} on {result.questions} of the slice's {result.questions + result.checked} questions, {check}."
     if result.choice.arm is None:
         scope += (
-            f" `transfer gate {study_dir} ARM --max-drop {result.max_drop:g}` judges the final model of an arm, "
-            "which was not chosen among checkpoints, on the whole suite; it may pass where the base is kept here."
+            f" `transfer gate {study_dir} ARM --max-drop {result.max_drop:g}` judges what the final model of an arm "
+            "has lost, and that alone, on the whole suite; it was not chosen among checkpoints, so it may pass there."
         )
     if proposed is None or proposed.arm is None:
         return "\n".join([*lines, "", f"keep the base: {'; '.join(result.refused)}", scope])

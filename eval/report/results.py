@@ -268,6 +268,9 @@ class Reading:
         if not any(name in level for name in names):
             return []
         warnings, known = [], ", ".join(f"{name} {level[name]:.1f}" for name in names if name in level)
+        if others := [name for name in names if name not in level]:
+            known += f"; {', '.join(others)} count{'s' * (len(others) == 1)} with the gain over the base"
+        average = " on average" if len(names) > 1 else ""
         for arm in [who for who in self.models if who != "base"]:
             scores = self.drawn[arm]
             beyond = Estimate.of(
@@ -279,8 +282,8 @@ class Reading:
                 word = "is not above" if fell(beyond) else "cannot be told from"
                 message = (
                     f"{arm} {word} guessing on {self.trained} (guessing gets: {known}): "
-                    f"{apart_text(beyond, 'points above it', 'points below it')}, so a gain may be the form of the "
-                    "answers alone"
+                    f"{apart_text(beyond, 'points above it', 'points below it')}{average}, so a gain may be the form "
+                    "of the answers alone"
                 )
                 warnings.append(ReportWarning(code="not_above_guessing", message=message, model=arm))
         return warnings

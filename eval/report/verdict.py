@@ -105,7 +105,8 @@ def verdict(transfer: Transfer) -> StudyVerdict:
             if all(transfer.guesses(arm) for arm in gain):
                 what = f"scores above guessing on {label(trained)}"
         text = f"Keep the base: no method {what}."
-        weighed = "Without a gain there is nothing to weigh a loss elsewhere against."
+        beyond = " above guessing" if guessing else ""
+        weighed = f"Without a gain{beyond} there is nothing to weigh a loss elsewhere against."
         sentences = [weighed, *_guessing_text(transfer, guessing), *_idle_text(transfer, idle)]
         sentences += _starts(transfer, idle)
         return StudyVerdict(text, sentences, [], None)

@@ -194,7 +194,7 @@ def _this_machine(
                 "warning",
                 f"a micro-batch whose texts all reach their limits takes an arm to {size_text(at_limits)} and this "
                 f"machine has {size_text(memory_of_machine())} of memory",
-                "set train.micro_batch_tokens lower, or train.micro_batch_size",
+                _smaller_batches(recipe, shape),
             )
         flash = model is not None and model.attention in FLASH and model.attention_fallback is None
         if flash and any(stage.facts.uses_attention for stage in waiting):
@@ -220,6 +220,20 @@ def _this_machine(
             "warning", f"the teacher's server at {server} is on this machine, and no model finds room beside it",
             "make the corpus first (--until corpus), stop the server, then run the rest",
         )  # fmt: skip
+
+
+def _smaller_batches(recipe: Recipe, shape: ModelShape | None) -> str:
+    """The largest micro-batch, in a power of two of tokens, with which every arm fits into this machine."""
+    train, arms = recipe.require_train(), [resolve_arm(recipe, name) for name in recipe.trained]
+    tokens, row = 65_536, max(arm.prompt.max_prompt_tokens + arm.prompt.max_completion_tokens for arm in arms)
+    while tokens >= row:
+        smaller = train.model_copy(update={"micro_batch_tokens": tokens, "micro_batch_size": None})
+        changed = recipe.model_copy(update={"train": smaller})
+        memories = (memory_of_arm(changed, resolve_arm(changed, name), shape) for name in recipe.trained)
+        if recipe.resources.ranks * max(memory.total for memory in memories if memory) <= memory_of_machine():
+            return f"set train.micro_batch_tokens={tokens} or less"
+        tokens //= 2
+    return "lower prompt.max_completion_tokens, because one row is too long"
 
 
 def memory_of_machine() -> int:

@@ -43,7 +43,7 @@ from recipes.errors import UserError, collected
 from recipes.schema import Recipe
 from recipes.suite_schema import TRAITS, BenchmarkSpec
 from train.accounting.cost import model_shape
-from train.accounting.matching import recipe_differences
+from train.accounting.matching import REMEDY, recipe_differences
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -95,7 +95,7 @@ def validate(recipe: Recipe, study_dir: Path) -> Validation:
     validation.missing += unresolved_sentences(recipe)
     validation.unresolved = {(item.kind, item.name) for item in unresolved(recipe)}
     if recipe.unmatched == "refuse":
-        validation.mistakes += [f"the arms are unmatched in {text}" for text in recipe_differences(recipe)]
+        validation.mistakes += [f"the arms are unmatched in {text}; {REMEDY}" for text in recipe_differences(recipe)]
     validation.mistakes += [f"cannot work: {text}" for text in fit_mistakes(recipe, model_shape(recipe))]
     tokenizer = _tokenizer(recipe, study_dir, validation)
     heldout: list[RawRow] | None = None

@@ -8,6 +8,7 @@ completions have rewards, gradients and ends like those of a real base.
 import json
 import re
 import shutil
+from math import lcm
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from recipes.training_schema import ExternalSpec
 from train.accounting.cost import KNOWN_SHAPES, ModelShape
 from train.models.prepared_base import TOY
 
-_HIDDEN, _LAYERS = 128, 2
+_HIDDEN, _MULTIPLE, _LAYERS = 128, 32, 2  # width at least, and a number that divides it; layers
 _STEPS, _COPIES = 60, 8
 _TOKENIZER_FILES = ("tokenizer*", "vocab.*", "merges.txt", "special_tokens_map.json", "added_tokens.json", "*.jinja")
 _CONTROL = re.compile(r"<\|[a-z0-9_]+\|>")
@@ -82,11 +83,14 @@ def shrunk(config: dict[str, Any], tensor_parallel: int = 1) -> dict[str, Any]:
     """
     heads = config["num_attention_heads"]
     key_heads = config.get("num_key_value_heads") or heads
+    fewer = heads // key_heads * tensor_parallel
+    step = lcm(fewer, _MULTIPLE)  # Llama's configuration refuses a width that the heads do not divide
+    hidden = -(-_HIDDEN // step) * step
     small = config | {
-        "hidden_size": _HIDDEN,
-        "intermediate_size": 2 * _HIDDEN,
+        "hidden_size": hidden,
+        "intermediate_size": 2 * hidden,
         "num_hidden_layers": _LAYERS,
-        "num_attention_heads": heads // key_heads * tensor_parallel,
+        "num_attention_heads": fewer,
         "num_key_value_heads": tensor_parallel,
         "head_dim": config.get("head_dim") or config["hidden_size"] // heads,
     }
@@ -98,7 +102,7 @@ def shrunk(config: dict[str, Any], tensor_parallel: int = 1) -> dict[str, Any]:
         if key in config:
             small[key] = value
     if "moe_intermediate_size" in config:
-        small["moe_intermediate_size"] = _HIDDEN
+        small["moe_intermediate_size"] = hidden
     return small
 
 

@@ -1,6 +1,7 @@
 """What guessing scores, and what a report says of an arm that is not above it."""
 
 from itertools import combinations
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -107,6 +108,20 @@ def test_the_warning_says_on_which_side_of_guessing_the_score_is(monkeypatch, ri
     assert warning.message.endswith(" it, so a gain may be the form of the answers alone")
 
 
+def test_the_warning_says_what_its_mean_is_of(monkeypatch):
+    """Guessing is known of one benchmark of two: 18.3 points below it and a gain of 0.2 are -9.05 on average."""
+    reading = object.__new__(Reading)
+    reading.benchmarks = [SimpleNamespace(name="exam"), SimpleNamespace(name="parts")]
+    reading.drawn, reading.groups, reading.trained = {"a": None}, {"bikes": [0, 1]}, "bikes"
+    reading.models = {"base": ["base"], "a": ["a"]}
+    monkeypatch.setattr(results, "beyond_guessing", lambda scores, *_: Interval(-9.05, -12.5, -5.6))
+    (warning,) = reading.guessing({"exam": 100 / 3})
+    assert warning.message == (
+        "a is not above guessing on bikes (guessing gets: exam 33.3; parts counts with the gain over the base): "
+        "9.1 [5.6, 12.5] points below it on average, so a gain may be the form of the answers alone"
+    )
+
+
 def law(arms, **more):
     """`arms`: arm -> gain on law and on facts."""
     names = list(arms)
@@ -131,7 +146,7 @@ def test_no_recommendation_rests_on_guessing():
     transfer = law(GUESSED, guess_level={"bar": 25.0}, warnings=guessing("grpo", "sft"))
     assert headline(transfer) == [
         "Keep the base: no method scores above guessing on law.",
-        "Without a gain there is nothing to weigh a loss elsewhere against.",
+        "Without a gain above guessing there is nothing to weigh a loss elsewhere against.",
         "Not above guessing on law (guessing gets: bar 25.0), so a gain may be the form of the answers alone: GRPO, "
         "SFT.",
     ]

@@ -87,7 +87,7 @@ def test_missing_flash_attention_is_an_error_or_what_the_recipe_allows(machine):
 
 
 def test_a_model_that_is_larger_than_the_memory_of_a_machine_without_gpus(machine, monkeypatch):
-    large = ["model={path: Qwen/Qwen3-8B-Base}", "resources.ranks=2"]
+    large = ["model={path: Qwen/Qwen3-8B-Base}", "resources.ranks=2", "train.micro_batch_size=8"]
     need = 2 * 8_190_735_360 * 16  # in float32: weights, gradients and the two moments of Adam
     recipe = load_recipe(SMOKE, large)
     most = 2 * memory_of_arm(recipe, resolve_arm(recipe, "grpo"), model_shape(recipe)).total
@@ -102,6 +102,13 @@ def test_a_model_that_is_larger_than_the_memory_of_a_machine_without_gpus(machin
         monkeypatch.setattr(module, "memory_of_machine", lambda memory=memory: memory)
         told = found(*large, recipe=SMOKE, gpus=[])
         assert [(one.severity, str(one).split(" and this")[0]) for one in told] == said
+        if memory == most - 1:
+            way = told[0].remedy.removeprefix("set ").removesuffix(" or less")
+            assert found(*large, way, recipe=SMOKE, gpus=[]) == []
+            tokens = int(way.partition("=")[2])
+            assert found(*large, f"train.micro_batch_tokens={2 * tokens}", recipe=SMOKE, gpus=[]) != []
+        if memory == need:
+            assert told[0].remedy == "lower prompt.max_completion_tokens, because one row is too long"
     assert found(*large, recipe=SMOKE, gpus=[], site=SiteSpec()) == []
 
 

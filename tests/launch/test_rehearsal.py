@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig
 
 from data.sampling import completions
 from data.sampling.completions import SampleStore, sample_from_endpoint
@@ -58,6 +58,25 @@ def test_layers_of_several_kinds_and_experts_are_cut():
     assert small["layer_types"] == ["a", "b"]
     assert (small["num_experts"], small["num_experts_per_tok"], small["moe_intermediate_size"]) == (4, 2, 128)
     assert (small["head_dim"], small["num_attention_heads"]) == (80, 4)
+
+
+@pytest.mark.parametrize(
+    ("name", "heads", "key_heads", "hidden"),
+    [
+        ("SmolLM2-135M", 9, 3, 576),
+        ("Qwen3-14B", 40, 8, 5120),
+        ("Qwen2.5-7B", 28, 4, 3584),
+        ("Llama-3.1-8B", 32, 8, 4096),
+    ],
+)
+def test_heads_divide_the_width(name, heads, key_heads, hidden):
+    """transformers refuses a Llama of width 128 with three heads; 3, 5 and 7 heads need 192, 160 and 224."""
+    config = {"hidden_size": hidden, "num_attention_heads": heads, "num_key_value_heads": key_heads,
+              "num_hidden_layers": 30, "intermediate_size": 4 * hidden, "vocab_size": 1000}  # fmt: skip
+    small = LlamaConfig(**shrunk(config))
+    assert small.num_attention_heads == heads // key_heads
+    assert small.hidden_size == {3: 192, 5: 160, 7: 224, 4: 128}[small.num_attention_heads]
+    assert small.head_dim == hidden // heads
 
 
 def test_an_unknown_architecture_is_refused_with_what_to_do():

@@ -92,7 +92,8 @@ def test_a_benchmark_that_cannot_be_judged_says_what_can_be_done(law, capsys):
     assert "suite: the benchmark 'repeat' is listed twice; give each a name" in said(f"{first}.name=repeat")
     assert (
         "'choice' compares with A, B, C, D, E, F, G, H, I, J; correct the references, name their column or a template "
-        "that makes them in data.reference_field, as in \"{{ 'ABCD'[label | int] }}\" for labels from 0, or choose"
+        "that makes them in data.reference_field, as in \"{{ 'ABCD'[label | int] }}\" for labels from 0, `label | int "
+        "- 1` from 1, or choose"
     ) in said(f"{first}.data.reference_field=id")
     (law.parent / "tasks" / "rulings.yaml").unlink()
     none = f"has no task file rulings.yaml in {law.parent}/tasks; the folder has none; `transfer init benchmark` writes"
