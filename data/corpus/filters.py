@@ -114,8 +114,7 @@ def _drop_near_duplicates(funnel: Funnel, grader: Grader, threshold: float) -> N
     reasons: dict[int, Reason] = {}
     for later, earlier, similarity in pairs:
         if (later, earlier) in agree and earlier not in reasons:
-            detail = f"similarity {similarity:.2f} to {problem_id(funnel.kept[earlier].problem)}"
-            reasons[later] = "near_duplicate", detail
+            reasons[later] = "near_duplicate", f"similarity {similarity:.2f} to {funnel.kept[earlier].at}"
     funnel.drop("near-duplicates", reasons)
 
 
@@ -162,7 +161,11 @@ def _drop_contaminated(funnel: Funnel, recipe: Recipe) -> list[dict[str, Any]]:
         closed = BenchmarkIndex({name: benchmarks[name] for name in restricted}, spec.ngram_words)
         funnel.withhold(lambda text: closed.find(text, spec.coverage, spec.similarity) is not None)
     withheld = {position for position, overlap in overlaps.items() if overlap["problem"] == WITHHELD}
-    funnel.drop("benchmark questions", dict.fromkeys(overlaps, ("benchmark_overlap", None)), withheld)
+    reasons: dict[int, Reason] = {
+        position: ("benchmark_overlap", f"a question of {overlap['benchmark']}")
+        for position, overlap in overlaps.items()
+    }
+    funnel.drop("benchmark questions", reasons, withheld)
     return [*overlaps.values()]
 
 

@@ -28,7 +28,9 @@ def format_trajectory(trajectory: Trajectory, axis: str) -> str:
             if reached.groups is None:
                 lines.append(f"{arm:<28}{not_reached_text(reached)}")
                 continue
-            lines.append(f"{arm:<28}{'':>24}" + "".join(f"{bounded_text(reached.groups[g]):>24}" for g in groups))
+            bounded = all(gain.low is not None for gain in reached.groups.values())
+            drawn = "" if bounded else f"in {100 * reached.reached:.0f} % of draws"  # of which nine in ten are needed
+            lines.append(f"{arm:<28}{drawn:>24}" + "".join(f"{bounded_text(reached.groups[g]):>24}" for g in groups))
         for pair in target.contrasts:
             name = f"{pair.first} - {pair.second}"
             lines.append(f"{name:<52}" + "".join(f"{bounded_text(pair.groups[g]):>24}" for g in groups))

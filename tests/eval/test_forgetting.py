@@ -22,10 +22,11 @@ from eval.forgetting.curves import (
 )
 from eval.forgetting.figures import razor_figure
 from eval.forgetting.pick import pick
-from eval.forgetting.schema import RazorFit, Trajectory, TrajectoryArm
+from eval.forgetting.schema import EqualGain, EqualGainArm, RazorFit, Trajectory, TrajectoryArm
 from eval.report.checkpoints import format_pick, format_trajectory, pick_values
 from eval.report.page import page_templates, render_summary
 from eval.statistics.bootstrap import BenchmarkScores
+from eval.statistics.values import PartialEstimate
 from recipes.errors import UserError
 from recipes.loading import load_recipe
 from tests.paths import SMOKE
@@ -108,6 +109,15 @@ def test_an_arm_that_began_above_the_gain_is_not_said_to_never_reach_it():
     assert re.findall(r"^(\w) +(\w+ [\w ]+)$", format_trajectory(trajectory, "flops"), re.MULTILINE) == words
     summary = render_summary(make_transfer(trajectory=trajectory))
     assert "| b | +20.0, began above it | – |" in summary and "| d | +20.0, never reaches it | – |" in summary
+    bounds = {
+        "a": (PartialEstimate(estimate=-3.0, low=None, high=None), 0.852),
+        "b": (PartialEstimate(estimate=-3, low=-4, high=-2), 0.9),
+    }
+    reached = {arm: EqualGainArm(crossings=1, reached=share, groups={"math": gain})
+               for arm, (gain, share) in bounds.items()}  # fmt: skip
+    few = trajectory.model_copy(update={"equal_gain": [EqualGain(heldout_gain=5.0, arms=reached, contrasts=[])]})
+    rows = [line.split() for line in format_trajectory(few, "flops").splitlines() if re.match("[ab] ", line)]
+    assert rows == [["a", "in", "85", "%", "of", "draws", "-3.0"], ["b", "-3.0", "[-4.0,", "-2.0]"]]
 
 
 def test_no_interval_where_few_draws_reach():
