@@ -342,6 +342,8 @@ def _ask(
     validation: Validation,
 ) -> None:
     """Render all questions of a benchmark in one prompting, and compare their lengths with the limit."""
+    if any(f"task file {path}, " in mistake for mistake in validation.mistakes):
+        return  # rendering would tell it again
     name = benchmark.name if prompting == "native" else f"{benchmark.name}, {prompting}"
     sentences: list[str] = []
     texts: list[str] = []

@@ -64,6 +64,7 @@ def test_all_mistakes_of_a_recipe_are_told_in_one_run_of_plan_and_run(law, capsy
         printed = capsys.readouterr()
         for text in expected:
             assert text in printed.out + printed.err, (command, text)
+        assert (printed.out + printed.err).count("'case' is undefined") == 1
     assert not Path("runs").exists()
 
 
