@@ -64,8 +64,16 @@ def test_all_mistakes_of_a_recipe_are_told_in_one_run_of_plan_and_run(law, capsy
         printed = capsys.readouterr()
         for text in expected:
             assert text in printed.out + printed.err, (command, text)
-        assert (printed.out + printed.err).count("'case' is undefined") == 1
     assert not Path("runs").exists()
+
+
+def test_a_name_that_no_question_has_is_one_mistake(law, capsys):
+    task = law.parent / "tasks" / "rulings.yaml"
+    task.write_text(task.read_text().replace("{{question}}", "{{questn}}"))
+    assert main(["validate", str(law)]) == 2
+    printed = capsys.readouterr().out
+    assert printed.count("'questn' is undefined") == 1
+    assert printed.endswith("did you mean 'question'?\nlaw has 1 mistake\n")
 
 
 def test_a_missing_file_is_said_with_the_script_beside_the_recipe_that_makes_it(law, capsys, monkeypatch):
