@@ -33,7 +33,7 @@ class DiagnosticsSpec(Spec):
 
 
 class TrajectorySpec(Spec):
-    """Every checkpoint of every arm on a small fixed slice of the suite and on held-out problems of the corpus."""
+    """Every snapshot of every arm (`train.snapshots`) on a slice of the suite and on the corpus's held-out problems."""
 
     questions: int = Field(40, ge=4)
     """Questions of each benchmark, chosen by their hashes; all, if there are fewer."""

@@ -132,7 +132,7 @@ class Recipe(Spec):
     diagnostics: DiagnosticsSpec | None = None
     """Representation and token shift of every final model, with a suite. null: not measured."""
     trajectory: TrajectorySpec | None = None
-    """Every checkpoint of trained arms on a slice of the suite, with a suite. null: not measured."""
+    """Every snapshot of trained arms on a slice of the suite, with a suite. null: not measured."""
     suite: SuiteSpec | None = None
     """The evaluation. null: models are trained and not scored."""
     analysis: AnalysisSpec = AnalysisSpec()

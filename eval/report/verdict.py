@@ -179,8 +179,8 @@ def _as_good(transfer: Transfer, arm: str, left_out: list[str]) -> list[str]:
             continue
         if not (fell(apart := transfer.difference(other, arm, trained)) or gained(apart)):
             sentences.append(
-                f"{sentence_start(other)} has {points(gain)} there: it cannot be told from zero, and not from "
-                f"{label(arm)} either ({apart_text(apart, 'more', 'less')})."
+                f"{sentence_start(other)} has {points(gain)} on {label(trained)}: it cannot be told from zero, and not "
+                f"from {label(arm)} either ({apart_text(apart, 'more', 'less')})."
             )
     return sentences
 

@@ -132,8 +132,8 @@ def _finished_trajectories(study_dir: Path) -> "Recipe":
     runs = [run_name(arm, seed) for arm in recipe.trained for seed in recipe.seeds]
     if not recipe.with_trajectories:
         raise UserError(
-            f"{study_dir} has no trajectory; add `trajectory: {{}}` to its recipe for good and run `transfer run "
-            "RECIPE`, which makes what is missing and the report anew"
+            f"{study_dir} has no trajectory; add `trajectory: {{}}` to its recipe for good, and train.snapshots=8 for "
+            "checkpoints on the way, which trains again; then run `transfer run RECIPE`"
         )
     for name in ("base", *runs):
         if finished_manifest(study_dir / "trajectory" / name) is None:

@@ -239,7 +239,7 @@ def warnings(recipe: Recipe) -> list[str]:
             "was forgotten; add benchmarks of another group"
         )
     arms = {name: resolve_arm(recipe, name) for name in recipe.trained}
-    return [*sentences, *suffix_warnings(recipe), *_no_full_rate(arms)]
+    return [*sentences, *suffix_warnings(recipe), *_no_full_rate(arms), *_no_snapshots(recipe, arms)]
 
 
 def too_few_problems(recipe: Recipe, problems: int | None, solvable: int | None = None) -> list[str]:
@@ -252,6 +252,17 @@ def too_few_problems(recipe: Recipe, problems: int | None, solvable: int | None 
             with collected(sentences):
                 arm.require_problems(there)
     return list(dict.fromkeys(sentences))
+
+
+def _no_snapshots(recipe: Recipe, arms: dict[str, ResolvedArm]) -> list[str]:
+    """A sentence about arms whose trajectory is their final model alone."""
+    alone = [name for name, arm in arms.items() if arm.kept_weights == 1]
+    if not recipe.with_trajectories or not alone:
+        return []
+    return [
+        f"`trajectory` of {', '.join(alone)}: the final model alone, because train.snapshots is "
+        f"{arms[alone[0]].snapshots}; set train.snapshots=8 for checkpoints on the way"
+    ]
 
 
 def _no_full_rate(arms: dict[str, ResolvedArm]) -> list[str]:

@@ -92,7 +92,7 @@ def write_rows(recipe: Recipe, folder: Path, generate: bool) -> Rows:
         # Stored completions are matched to problems by text, so those of these few problems must be generated.
         rows = synthetic.stored_rows(teacher.stored, list(problems.items()))
         write("corpus.teacher.stored", teacher.stored.name, rows)
-        generated.append(teacher.stored.name)
+        generated.append(f"{teacher.stored.name} (matched to the few problems of a rehearsal)")
     for index, benchmark in enumerate(recipe.benchmarks):
         if benchmark.data is None:
             continue

@@ -168,7 +168,9 @@ def test_an_arm_without_a_gain_is_not_said_to_be_worse_than_the_one_that_is_name
         "Ship GRPO if a loss of 38.1 points (rounded up) in a group of benchmarks is acceptable; otherwise keep the "
         "base."
     )
-    said = "SFT has +25.0 [-0.2, +48.0] there: it cannot be told from zero, and not from GRPO either (0.0 [-30.8, 29.3]"
+    said = (
+        "SFT has +25.0 [-0.2, +48.0] on law: it cannot be told from zero, and not from GRPO either (0.0 [-30.8, 29.3]"
+    )
     assert any(text.startswith(said) for text in sentences)
 
 

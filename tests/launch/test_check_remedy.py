@@ -16,4 +16,4 @@ def test_a_difference_of_recipe_and_runs_is_listed_once_with_what_to_do(smoke_st
 def test_pick_without_a_trajectory_says_how_to_have_it_for_good(smoke_study, transfer):
     result = transfer("pick", smoke_study)
     assert result.returncode == 2
-    assert "add `trajectory: {}` to its recipe for good and run `transfer run RECIPE`" in result.stderr
+    assert "add `trajectory: {}` to its recipe for good, and train.snapshots=8 for checkpoints" in result.stderr

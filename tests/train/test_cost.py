@@ -8,6 +8,7 @@ from trl.trainer.utils import compute_flops_per_token
 from launch.planning.fit import fit_mistakes
 from launch.planning.hours import plan_context, run_parts
 from launch.planning.plan import _arm_plan
+from launch.planning.preflight import warnings
 from launch.planning.teacher import teacher_plan
 from recipes.errors import UserError
 from recipes.loading import load_recipe
@@ -325,6 +326,18 @@ def test_teacher_is_planned_and_then_what_it_spent_is_shown(tmp_path):
     after = teacher_plan(whole, tmp_path)
     assert (after.spent, after.samples, after.tokens) == (True, 7, 1000)
     assert teacher_plan(load_recipe(RECIPES / "pocket" / "smoke.yaml"), tmp_path) is None
+
+
+def test_a_trajectory_without_snapshots_is_the_final_model_alone():
+    def said(*overrides):
+        return [text for text in warnings(load_recipe(SMOKE, ["trajectory={}", *overrides])) if "trajectory" in text]
+
+    assert said("train.snapshots=2") == []
+    assert said("train.snapshots=0", "suite=null") == []
+    assert said("train.snapshots=0", "arms.grpo.train={snapshots: 3}") == [
+        "`trajectory` of off_policy_sft, on_policy_sft: the final model alone, because train.snapshots is 0; set "
+        "train.snapshots=8 for checkpoints on the way"
+    ]
 
 
 def test_unresolved_names_everything_by_kind():
