@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from data.prompts.prompt import AnyTokenizer
 
 
+_SHOWN_CHARS = 60  # of a benchmark's question
 FILTER_STEPS = ("read", "reference answers", "duplicates", "decontamination", "length")
 
 
@@ -161,10 +162,10 @@ def _drop_contaminated(funnel: Funnel, recipe: Recipe) -> list[dict[str, Any]]:
         closed = BenchmarkIndex({name: benchmarks[name] for name in restricted}, spec.ngram_words)
         funnel.withhold(lambda text: closed.find(text, spec.coverage, spec.similarity) is not None)
     withheld = {position for position, overlap in overlaps.items() if overlap["problem"] == WITHHELD}
-    reasons: dict[int, Reason] = {
-        position: ("benchmark_overlap", f"a question of {overlap['benchmark']}")
-        for position, overlap in overlaps.items()
-    }
+    reasons: dict[int, Reason] = {}
+    for position, overlap in overlaps.items():
+        shown = "" if overlap["problem"] == WITHHELD else f": {overlap['question'][:_SHOWN_CHARS]!r}"
+        reasons[position] = "benchmark_overlap", f"like a question of {overlap['benchmark']}{shown}"
     funnel.drop("benchmark questions", reasons, withheld)
     return [*overlaps.values()]
 

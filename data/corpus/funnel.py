@@ -11,6 +11,7 @@ from data.corpus.values import figure_mark
 _SHOWN_CHARS = 300
 _SHOWN_ON_CONSOLE = 160
 WITHHELD = "(not copied: too close to a restricted benchmark)"
+_DECIDED_BY = {"benchmark_overlap": "corpus.decontamination", "near_duplicate": "corpus.near_duplicate"}
 Reason = tuple[str, str | None]
 """Why a row is removed, and more about it."""
 
@@ -89,7 +90,8 @@ class Funnel:
         if not self.rejects:
             return removed
         reason, count = max(self.rejected().items(), key=lambda item: item[1])
-        return f"{removed}, most often as {reason} ({count:,}; the first: {self._first[reason]})"
+        decides = f"; {_DECIDED_BY[reason]} decides" if reason in _DECIDED_BY else ""
+        return f"{removed}, most often as {reason} ({count:,}; the first: {self._first[reason]}{decides})"
 
     def report(self) -> list[str]:
         """Lines for the console: repairs, and each reason with its count and the first row that has it."""

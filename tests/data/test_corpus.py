@@ -278,12 +278,14 @@ def test_benchmark_questions_are_removed_and_shown_beside_the_problem(tmp_path):
     benchmark = {"kind": "file", "name": "bench", "path": str(bench), "text_fields": ["q"]}
     facts, rejects = corpus_of(tmp_path, rows, decontamination={"benchmarks": [benchmark]})
     assert {number: row["reason"] for number, row in rejects.items()} == {0: "benchmark_overlap"}
-    assert rejects[0]["detail"] == "a question of bench"
+    assert rejects[0]["detail"] == f"like a question of bench: {questions[0]['q'][:60]!r}"
     (found,) = [json.loads(line) for line in (tmp_path / "corpus" / "contamination.jsonl").read_text().splitlines()]
     assert (found["benchmark"], found["problem"], found["question"]) == ("bench", rows[0][0], questions[0]["q"])
     # 23 words, all but the last in runs of eight shared words; 20 of 23 three-word runs shared, of 25 and 23.
     assert found["coverage"] == 1.0
     assert facts["decontaminated_against"] == ["bench"]
+    with pytest.raises(UserError, match=r"most often as benchmark_overlap \(1; .*; corpus.decontamination decides\)"):
+        corpus_of(tmp_path, rows, decontamination={"benchmarks": [benchmark]}, heldout_problems=9)
 
 
 def test_card_and_parquet_for_people_and_for_datasets(tmp_path):
