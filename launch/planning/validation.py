@@ -1,7 +1,6 @@
 """`transfer validate`: everything a study reads, opened and rendered before anything is spent.
 
-It applies the corpus stage's own filters and the evaluation's own prompts, and collects every mistake. What is still to
-be fetched is named as missing, and what is therefore not checked; nothing is downloaded.
+It applies the stages' own filters and prompts and collects every mistake. Nothing is downloaded.
 """
 
 import json
@@ -76,8 +75,7 @@ class Validation:
     absent: dict[str, list[str]] = field(default_factory=dict)
     """Kind of files -> names of those that are pinned and not here."""
     corpus: dict[str, Any] | None = None
-    """Rows that were read, problems after the filters, those sampled for training and held out, teacher-solvable ones,
-    and removed rows by reason."""
+    """Rows read; problems left, sampled for training, held out, solvable by the teacher; removed rows by reason."""
     groups: dict[str, list[str]] = field(default_factory=dict)
     """Group -> its benchmarks."""
     trained_group: str = ""
@@ -345,8 +343,7 @@ def _ask(
     if any(f"task file {path}, " in mistake for mistake in validation.mistakes):
         return  # rendering would tell it again
     name = benchmark.name if prompting == "native" else f"{benchmark.name}, {prompting}"
-    sentences: list[str] = []
-    texts: list[str] = []
+    sentences, texts = list[str](), list[str]()
     with collected(sentences):
         read = choice_reader(path)
         for question in questions if read is not None else ():
@@ -369,7 +366,9 @@ def _ask(
     sample = Sample(f"one question of {name}{how}", "(restricted: not shown)")
     if not benchmark.restricted:
         choices = None if read is None or prompting not in benchmark.likelihood else read(questions[0].fields)
-        sample = Sample(sample.name, texts[0], _as_text(questions[0].reference), choices)
+        reference = questions[0].reference
+        shown = reference if isinstance(reference, str) else json.dumps(reference, ensure_ascii=False)
+        sample = Sample(sample.name, texts[0], shown, choices)
     validation.samples.append(sample)
     if tokenizer is None:
         return
@@ -381,10 +380,6 @@ def _ask(
             f"benchmark {benchmark.name!r}: {row.over} of {row.texts} prompts of {path.stem} are longer than "
             f"suite.max_prompt_tokens {limit}, the longest has {row.longest}; raise it"
         )
-
-
-def _as_text(reference: Any) -> str:
-    return reference if isinstance(reference, str) else json.dumps(reference, ensure_ascii=False)
 
 
 def _rendered(
