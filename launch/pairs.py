@@ -51,17 +51,20 @@ def refuse_other_models(recipe: Recipe, folder: Path) -> None:
         return
     before, now = _models(read_study_file(folder)), _models(recipe.dump())
     if before != now:
-        listed = " and ".join("@".join(filter(None, model)) for model in before)
-        raise UserError(f"{folder} has an evaluation of {listed}; name another folder for this one with --out")
+        what = f"an evaluation of {' and '.join(before)}" if before is not None else "another study"
+        raise UserError(f"{folder} has {what}; name another folder for this evaluation with --out")
 
 
-def _models(values: dict[str, Any]) -> list[tuple[str, str | None]]:
-    """Path and revision of the base and of the arms that a recipe scores."""
-    named = [values["model"], *(arm["external"] for arm in values["arms"].values())]
-    return [
-        (str(Path(one["path"]).resolve()) if Path(one["path"]).is_dir() else one["path"], one["revision"])
-        for one in named
-    ]
+def _models(values: dict[str, Any]) -> list[str] | None:
+    """Base and arms that a recipe scores, as PATH@REVISION; None for a study that trains or makes any of them."""
+    named = [values.get("model"), *(arm.get("external") for arm in (values.get("arms") or {}).values())]
+    models = []
+    for one in named:
+        if not one or not one.get("path"):
+            return None
+        path = str(Path(one["path"]).resolve()) if Path(one["path"]).is_dir() else one["path"]
+        models.append("@".join(filter(None, (path, one.get("revision")))))
+    return models
 
 
 def at_revision(text: str) -> tuple[str, str | None]:

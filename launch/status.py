@@ -2,12 +2,12 @@
 
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
-from eval.scorers.version import JudgedBy, judged_by
+from eval.scorers.version import JudgedBy, by_other_rules, judged_by
 from launch.execution.failures import STOPPED, recorded
 from launch.execution.processes import last_lines, log_path
 from launch.slurm.submit import Queue, Submitted, ask_queue, ended_state, known_jobs, read_jobs
@@ -210,6 +210,7 @@ def format_statuses(statuses: Sequence[StageStatus]) -> str:
                 lines.append(f"           log: {status.log}")
         if text := wandb_text(study, [status.not_on_wandb for status in members]):
             lines.append(f"  {text}")
+        lines += [f"  {text}" for text in _rules_texts(study, members)]
     return "\n".join(lines)
 
 
@@ -220,6 +221,18 @@ def wandb_text(study: str | Path, reasons: Sequence[str | None]) -> str | None:
         return None
     runs = "a run" if len(there) == 1 else f"{len(there)} runs"
     return f"Weights & Biases lacks {runs} of this study ({there[-1]}); `transfer sync {study}` sends all"
+
+
+def _rules_texts(study: str, statuses: Sequence[StageStatus]) -> Iterator[str]:
+    """That scores are by other rules than those of today, or that it is not known."""
+    models: dict[JudgedBy | None, list[str]] = {}
+    for status in statuses:
+        models.setdefault(status.scoring_rules, []).append(status.stage.removeprefix("eval/"))
+    if other := models.get("other"):
+        yield "; ".join(by_other_rules(other, study))
+    if unknown := models.get("not recorded"):
+        what = f"which version of the scoring rules judged {', '.join(unknown)} is not recorded"
+        yield f"{what}; `transfer score {study}` shows what today's would change"
 
 
 def _details(status: StageStatus) -> str:

@@ -4,9 +4,10 @@ Everything follows from the unit's own manifest, so neither the model nor the ta
 """
 
 import json
+import threading
+from collections import OrderedDict
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +18,33 @@ from eval.responses.units import StoredUnit
 from eval.scorers.records import Response, ScoreRow, read_scores
 from recipes.errors import UserError
 
+_CACHED_BYTES = 256 * 2**20
 _SCORES = scores_path(Path(), "*").name
-_lines = lru_cache(maxsize=64)(read_lines)
-"""Lines of the chunks that were read last, at least one for each model of a large study, so that the next question of a
-chunk is there at once."""
+
+
+class ChunkCache:
+    """Lines of the chunks that were read last, so that the next question of a chunk is there at once."""
+
+    def __init__(self, limit: int = _CACHED_BYTES) -> None:
+        self._limit = limit
+        self._chunks: OrderedDict[Path, list[bytes]] = OrderedDict()
+        self._sizes: dict[Path, int] = {}
+        self._lock = threading.Lock()
+
+    def lines(self, path: Path) -> list[bytes]:
+        """The lines of a chunk. Raises FileNotFoundError, or ValueError if it is damaged."""
+        with self._lock:
+            if path in self._chunks:
+                self._chunks.move_to_end(path)
+                return self._chunks[path]
+        lines = read_lines(path)
+        with self._lock:
+            self._chunks[path] = lines
+            self._sizes[path] = sum(map(len, lines))
+            while sum(self._sizes.values()) > self._limit and len(self._chunks) > 1:
+                oldest, _ = self._chunks.popitem(last=False)
+                del self._sizes[oldest]
+        return lines
 
 
 @dataclass(frozen=True)
@@ -31,6 +55,7 @@ class StoredAnswers(StoredUnit):
     """Whether all responses are there and scored."""
     facts: dict[str, Any]
     """Of the manifest; empty before the responses are scored."""
+    cache: ChunkCache
 
     @property
     def rules(self) -> dict[str, str]:
@@ -88,7 +113,7 @@ class StoredAnswers(StoredUnit):
     def _from_chunk(self, position: int, identity: str) -> Response:
         path = self.path(self.chunk_of(position))
         try:
-            lines = _lines(path)
+            lines = self.cache.lines(path)
             first = self.chunk_of(position) * self.chunk_questions
             response = Response.load(json.loads(lines[position - first]))
         except FileNotFoundError:

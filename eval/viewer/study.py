@@ -13,7 +13,7 @@ from eval.responses.readings import unit_dir
 from eval.scorers.records import Response
 from eval.viewer.cell import BASE, CHANGES, NOT_SCORED, OUTCOMES, Cell, FilterError, Filters, NoQuestionError, passing
 from eval.viewer.explain import answer_name, explain, reference_text, rule_text
-from eval.viewer.stored import StoredAnswers
+from eval.viewer.stored import ChunkCache, StoredAnswers
 from recipes.errors import UserError
 from recipes.loading import load_study
 from recipes.manifest import read_manifest
@@ -35,6 +35,7 @@ class StudyView:
         self.recipe = load_study(study_dir)
         self.study_dir = study_dir
         self.notes: list[str] = []
+        self._cache = ChunkCache()
         self._lock = threading.RLock()
         self._read: dict[tuple[str, str], Cell] = {}
         arms = {BASE: BASE} | {label: arm for arm in self.recipe.arms for label in self.recipe.labels(arm)}
@@ -63,7 +64,7 @@ class StudyView:
         if manifest is None or benchmark not in self._facts:
             return None
         inputs, facts = manifest["inputs"], manifest.get("facts") or {}
-        unit = StoredAnswers(directory, inputs, bool(manifest["completed"]), facts)
+        unit = StoredAnswers(directory, inputs, bool(manifest["completed"]), facts, self._cache)
         if inputs.get("questions") != self._facts[benchmark]["content"]:
             self.notes.append(f"{label} was asked other questions of {benchmark} than this study has now")
             return None

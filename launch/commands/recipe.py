@@ -211,7 +211,7 @@ def check(options: argparse.Namespace) -> int:
     else:
         lines = [f"{recipe.study} trains nothing, so there is nothing to match"]
     if recipe.external:
-        lines.append(f"trained elsewhere, so how is not known here: {', '.join(recipe.external)}")
+        lines.append(f"trained elsewhere, lineage unknown: {', '.join(recipe.external)}")
     if attention:
         kinds = sorted({kind for used in attention.values() for kind in used})
         lines.append(f"attention of finished runs: {', '.join(kinds)}")

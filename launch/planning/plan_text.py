@@ -36,7 +36,7 @@ def format_plan(plan: Plan, *, commands: bool = False, stages: bool = False, det
         which = "the trained arms" if plan.external else "the arms"
         lines += ["", "UNMATCHED:" if plan.differences else f"matched: {which} differ only in what the study varies"]
     lines += [*(f"  {text}" for text in plan.differences), *([REMEDY] if plan.differences else [])]
-    lines += [f"trained elsewhere, so how is not known here: {', '.join(plan.external)}"] if plan.external else []
+    lines += [f"trained elsewhere, lineage unknown: {', '.join(plan.external)}"] if plan.external else []
     lines += [f"note: {text}" for text in plan.notes]
     lines += [f"warning: {text}" for text in plan.warnings]
     lines += [f"missing: {text}" for text in plan.unresolved]

@@ -231,5 +231,9 @@ def test_an_evaluation_of_other_models_is_not_replaced(tmp_path):
         with pytest.raises(UserError) as refused:
             refuse_other_models(other, folder)
         assert str(refused.value) == (
-            f"{folder} has an evaluation of org/base@abc and {runs[0]}; name another folder for this one with --out"
+            f"{folder} has an evaluation of org/base@abc and {runs[0]}; name another folder for this evaluation with "
+            "--out"
         )
+    write_json(folder / STUDY_FILE, load_recipe(SMOKE).dump())
+    with pytest.raises(UserError, match=f"^{folder} has another study; name another folder"):
+        refuse_other_models(recipe(runs[0]), folder)

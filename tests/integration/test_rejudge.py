@@ -197,11 +197,12 @@ def warned(study):
 
 
 def status_of(study, capsys):
-    capsys.readouterr()
+    assert main(["status", str(study)]) == 0
+    lines = [line.strip() for line in capsys.readouterr().out.splitlines() if "scoring rules" in line]
     assert main(["status", str(study), "--json"]) == 0
     rows = {row["stage"]: row["scoring_rules"] for row in json.loads(capsys.readouterr().out)}
     assert rows["report"] is None
-    return [rows[f"eval/{label}"] for label in LABELS]
+    return lines, [rows[f"eval/{label}"] for label in LABELS]
 
 
 def judge_alone(study, label):
@@ -216,18 +217,18 @@ def judge_alone(study, label):
 
 def test_a_study_of_one_older_version_is_consistent_and_a_mixed_one_is_named(study, rules_of, capsys):
     again = f"`transfer score {study} --write` judges them again"
-    assert status_of(study, capsys) == ["current"] * 4
+    assert status_of(study, capsys) == ([], ["current"] * 4)
     assert warned(study) == []
 
     rules_of("new")
     all_old = f"scores of {', '.join(LABELS)} are by other scoring rules than this version's; {again}"
-    assert status_of(study, capsys) == ["other"] * 4
+    assert status_of(study, capsys) == ([all_old], ["other"] * 4)
     assert warned(study) == [all_old]
     assert evaluation_differences(study, LABELS) == []
 
     judge_alone(study, GRPO)
     three = f"scores of {', '.join(LABELS[:3])} are by other scoring rules than this version's; {again}"
-    assert status_of(study, capsys) == ["other"] * 3 + ["current"]
+    assert status_of(study, capsys) == ([three], ["other"] * 3 + ["current"])
     assert warned(study) == [three]
     assert report(study)
     made = transfer_json(study)
@@ -243,7 +244,7 @@ def test_a_study_of_one_older_version_is_consistent_and_a_mixed_one_is_named(stu
     assert [found.made_by[f"eval/{label}"][2] for label in ("base", GRPO)] == [["old"], ["new"]]
 
     judge_all(load_study(study), study)
-    assert status_of(study, capsys) == ["current"] * 4
+    assert status_of(study, capsys) == ([], ["current"] * 4)
     assert report(study)
     assert (transfer_json(study)["status"], transfer_json(study)["differences"]) == ("matched", [])
 
@@ -255,7 +256,11 @@ def test_scores_from_before_the_version_was_recorded_raise_no_alarm(study, rules
         for facts in manifest["facts"]["units"].values():
             del facts["rules_version"]
         write_json(path, manifest)
-    assert status_of(study, capsys) == ["current", "not recorded", "not recorded", "current"]
+    said = (
+        f"which version of the scoring rules judged {', '.join(LABELS[1:3])} is not recorded; "
+        f"`transfer score {study}` shows what today's would change"
+    )
+    assert status_of(study, capsys) == ([said], ["current", "not recorded", "not recorded", "current"])
     assert warned(study) == evaluation_differences(study, LABELS) == []
 
 
