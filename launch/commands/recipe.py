@@ -137,7 +137,7 @@ def _submit(recipe: "Recipe", study_dir: Path, stages: "list[Stage]", options: a
     OUT,
     NO_REUSE,
     argument("--stages", action="store_true", help="a line for every stage instead of one for each kind"),
-    argument("--details", action="store_true", help="also assumptions, measured stages and the longest chain"),
+    argument("--details", action="store_true", help="also assumptions, measured stages and the critical path"),
     *CLUSTER,
 )
 def plan(options: argparse.Namespace) -> int:

@@ -37,13 +37,13 @@ def detail_lines(plan: Plan) -> list[str]:
 
 
 def _schedule_lines(plan: Plan) -> list[str]:
-    """The longest chain of stages, which sets the wall clock."""
+    """The chain of stages that sets the wall clock."""
     totals = plan.totals
     if not totals.left_hours:
         return []
-    lines = [f"longest chain of stages: {_path(totals.on_one_machine)}"]
+    lines = [f"critical path: {_path(totals.on_one_machine)}"]
     if plan.gpu:
-        lines.append(f"with a free node for every job: {_path(totals.with_endless_nodes)}")
+        lines.append(f"critical path with a free node for every job: {_path(totals.with_endless_nodes)}")
     return lines
 
 
