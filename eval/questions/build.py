@@ -116,7 +116,7 @@ def _require_choices(recipe: Recipe, benchmark: BenchmarkSpec, questions: list[Q
         rule = next(rule for rule in rules if TRAITS[rule].likelihoods)
         shown = ", ".join(repr(choice.strip()[:_SHOWN_CHARS]) for choice in choices)
         raise UserError(
-            f"benchmark {benchmark.name}: the reference of question {question.name} is "
+            f"benchmark {benchmark.name}: the reference of {question.place} is "
             f"{str(question.reference)[:_SHOWN_CHARS]!r} but {rule!r} compares with the letter of a choice "
             f"({', '.join(LETTERS[: len(choices)])}) or its text ({shown}); correct the references or doc_to_choice, "
             "or name their column, or a template that makes them, in data.reference_field"
@@ -130,7 +130,7 @@ def _require_references(benchmark: BenchmarkSpec, questions: list[Question]) -> 
         for question in questions:
             if allowed is not None and question.reference not in allowed:
                 raise UserError(
-                    f"benchmark {benchmark.name}: the reference of question {question.name} is "
+                    f"benchmark {benchmark.name}: the reference of {question.place} is "
                     f"{str(question.reference)[:_SHOWN_CHARS]!r} but {rule!r} compares with {', '.join(allowed)}; "
                     "correct the references, name their column or a template that makes them in data.reference_field"
                     f"{_EXAMPLES.get(TRAITS[rule].references, '')}, or choose another rule"

@@ -37,7 +37,7 @@ def questions_of(name: str, data: BenchmarkData, rows: Iterable[Row]) -> list[Qu
     questions = []
     for index, row in enumerate(rows):
         try:
-            question = FORMS[data.form].read(data, row)
+            question = replace(FORMS[data.form].read(data, row), at=_place(row, index))
             if data.id_field is not None:
                 question = replace(question, extra=question.extra | {"id": str(row[data.id_field])})
             questions.append(question)

@@ -34,15 +34,26 @@ class Question:
     """Part of the benchmark that a sample of rows takes equally from."""
     extra: Row = field(default_factory=dict)
     """What is written for the reader alone; `id` is the one that the file gives it."""
+    at: str = field(default="", compare=False)
+    """Its row where it was read, for messages. Not stored."""
 
     @property
     def name(self) -> str:
         """What a reader finds it by: the id in its file, or its identity."""
         return str(self.extra.get("id", self.question_id))
 
+    @property
+    def place(self) -> str:
+        """Where its mistake is mended: the row it was read from, and the id if the file gives one."""
+        if not self.at:
+            return f"question {self.name}"
+        return f"{self.at} (id {self.name})" if "id" in self.extra else self.at
+
     def dump(self) -> Row:
         """As JSON values."""
-        return asdict(self)
+        row = asdict(self)
+        del row["at"]
+        return row
 
 
 def write_questions(path: Path, questions: Iterable[Question], restricted: bool) -> None:

@@ -4,7 +4,9 @@ import re
 from collections import Counter
 from collections.abc import Iterable
 
+from data.corpus.sources import RawRow
 from eval.questions.forms import LETTERS
+from recipes.corpus_schema import SourceSpec
 
 _MOST = 10  # of more, the counts say nothing
 
@@ -38,3 +40,26 @@ def not_offered(what: str, asked: Iterable[tuple[str, object, str]]) -> list[str
     where, letter = found[0]
     more = f" ({len(found)} such references)" if len(found) > 1 else ""
     return [f"{what}: the reference of {where} is {letter!r}, but it has no option {letter}{more}; correct the labels"]
+
+
+def whole_solutions(sources: Iterable[SourceSpec], rows: Iterable[RawRow]) -> list[str]:
+    """A warning for each source whose reference answers are mostly solutions that contain the answer."""
+    by_source: dict[str, list[RawRow]] = {}
+    for row in rows:
+        by_source.setdefault(row.source, []).append(row)
+    warnings = []
+    for source in sources:
+        mine = by_source.get(source.name, []) if source.answer_in == "value" and source.kind != "pocket" else []
+        for mark, setting in (("\\boxed{", "boxed"), ("####", "after_hashes")):
+            marked = [
+                row
+                for row in mine
+                if mark in row.reference_answer and not row.reference_answer.lstrip("$ ").startswith(mark)
+            ]
+            if 2 * len(marked) > len(mine):
+                warnings.append(
+                    f"the corpus: the reference of {marked[0].at} is a text with {mark}{'}' * (setting == 'boxed')} "
+                    f"({len(marked)} such references); if answer_field is a column of solutions, set "
+                    f"answer_in: {setting} for this source"
+                )
+    return warnings

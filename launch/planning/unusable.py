@@ -54,11 +54,11 @@ def none_usable(rows: Sequence[Demonstration], limit: int, answers: Mapping[str,
     if correct:
         return "no demonstration is finished and without a control token, so no problem is teacher-solvable"
     first, where = rows[0], _LOOKED_FOR[answer_form]
+    answer = textwrap.shorten(answers[first.problem_id], 80, placeholder=" ...")
     return (
         f"no demonstration is correct (grades: {grades}), so no problem is teacher-solvable; the first is "
-        f"{_shown(first)}, in which the grader looks for "
-        f"{answers[first.problem_id]!r} {where} (corpus.answer_form: {answer_form}); is completion_field the column "
-        "with whole solutions?"
+        f"{_shown(first)}, in which the grader looks for {answer!r} {where} (corpus.answer_form: {answer_form}); is "
+        "completion_field the column of whole solutions, and answer_field that of the answers alone?"
     )
 
 

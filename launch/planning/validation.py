@@ -35,7 +35,7 @@ from launch.planning.preflight import (
     unresolved_sentences,
     warnings,
 )
-from launch.planning.references import not_offered, reference_counts
+from launch.planning.references import not_offered, reference_counts, whole_solutions
 from launch.planning.unusable import first_unusable, many_without, none_usable
 from recipes.corpus_schema import DataFiles
 from recipes.errors import UserError, collected
@@ -205,7 +205,7 @@ def _corpus(
             validation.not_checked.append("the pass rate of the base, which removes more problems")
         validation.references[""] = reference_counts(row.reference_answer for row in funnel.kept)
         asked = [(row.at, row.reference_answer, row.problem) for row in funnel.kept]
-        validation.warnings += not_offered("the corpus", asked)
+        validation.warnings += not_offered("the corpus", asked) + whole_solutions(corpus.sources, funnel.kept)
         heldout, train = split or ([], funnel.kept)
         if train:
             _problem_samples(recipe, train[0], tokenizer, validation)
@@ -355,7 +355,7 @@ def _ask(
         else:
             texts = _rendered(recipe, benchmark, prompting, questions, tokenizer)
     if any(TRAITS[rule].references == "letter" for rule in benchmark.scorings.values()) and not benchmark.restricted:
-        asked = [(f"question {q.name}", q.reference, text) for q, text in zip(questions, texts, strict=False)]
+        asked = [(q.place, q.reference, text) for q, text in zip(questions, texts, strict=False)]
         validation.warnings += not_offered(f"benchmark {name!r}", asked)
     validation.mistakes += [
         text if text.startswith("benchmark") else f"benchmark {benchmark.name!r}: {text}" for text in sentences

@@ -74,7 +74,7 @@ def test_choices_and_references_of_likelihoods_are_shown_and_checked(units, caps
     rows.write_text(rows.read_text().replace("C\n", "metr\n"))
     (text,) = found().mistakes
     assert re.fullmatch(
-        r"benchmark units: the reference of question \w{16} is 'metr' but 'likelihood' compares with the letter of a "
+        r"benchmark units: the reference of units.csv line 2 is 'metr' but 'likelihood' compares with the letter of a "
         r"choice \(A, B, C\) or its text \('litre', 'gram', 'metre'\); correct the references or doc_to_choice, or "
         r"name their column, or a template that makes them, in data.reference_field", text)  # fmt: skip
     for command in ("plan", "run"):

@@ -48,7 +48,7 @@ def test_a_question_keeps_the_id_of_its_file_for_readers():
     (without,) = questions_of("b", data(fields={"problem": "q"}), [row])
     assert without.name == without.question_id
     benchmark = BenchmarkSpec.model_validate({"name": "b", "group": "math", "scorings": {"robust": "choice"}})
-    with pytest.raises(UserError, match="benchmark b: the reference of question 17 is 'x' but"):
+    with pytest.raises(UserError, match=r"benchmark b: the reference of row 1 \(id 17\) is 'x' but"):
         _require_references(benchmark, [question])
     with pytest.raises(UserError, match=r"the text of '17' holds '\\ud800'"):
         json_line(replace(question, fields={"problem": "\ud800"}).dump())

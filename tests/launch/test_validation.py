@@ -121,8 +121,8 @@ def test_demonstrations_of_the_wrong_column_are_shown_with_what_the_grader_looke
     assert main(["validate", str(law), "corpus.teacher.stored.completion_field=label"]) == 2
     told = (
         "no demonstration is correct (grades: no_answer), so no problem is teacher-solvable; the first is '0', in "
-        "which the grader looks for 'A' in \\boxed{} (corpus.answer_form: boxed); is completion_field the column with "
-        "whole solutions?"
+        "which the grader looks for 'A' in \\boxed{} (corpus.answer_form: boxed); is completion_field the column of "
+        "whole solutions, and answer_field that of the answers alone?"
     )
     assert told in "".join(capsys.readouterr())
     row = Demonstration("p", "word " * 40, "", "stored", 0, "wrong", 40, True)

@@ -4,6 +4,8 @@ import csv
 import json
 from pathlib import Path
 
+import yaml
+
 from eval.questions.mistakes import suffix_warnings
 from launch.commands.main import main
 from launch.planning.validation import validate
@@ -141,5 +143,31 @@ def test_references_are_counted_and_a_letter_without_an_option_is_warned_of(law,
     assert told == [
         "the corpus: the reference of my-problems, problems.csv line 4 is 'D', but it has no option D (9 such "
         "references); correct the labels",
-        "benchmark 'rulings': the reference of question law-2 is 'E', but it has no option E; correct the labels",
+        "benchmark 'rulings': the reference of questions.csv line 3 (id law-2) is 'E', but it has no option E; "
+        "correct the labels",
     ]
+
+
+def test_a_column_of_solutions_in_the_place_of_answers_is_warned_of(law):
+    """A reference that only contains its answer is never found in a response."""
+
+    def told(template, **more):
+        edit(law, corpus__sources__0__answer_field=template)
+        (source,) = yaml.safe_load(law.read_text())["corpus"]["sources"]
+        edit(law, corpus__sources=[source | more])
+        return [
+            text for text in validate(load_recipe(law), Path("runs/none")).warnings if "column of solutions" in text
+        ]
+
+    box = "'\\\\boxed{' ~ 'ABC'[label | int] ~ '}'"
+    assert told(f"So the answer is {{{{ {box} }}}}.") == [
+        "the corpus: the reference of my-problems, problems.csv line 2 is a text with \\boxed{} (24 such references); "
+        "if answer_field is a column of solutions, set answer_in: boxed for this source"
+    ]
+    assert told(f"So the answer is {{{{ {box} }}}}.", answer_in="boxed") == []
+    (text,) = told("1 + 1 = 2 #### {{ 'ABC'[label | int] }}", answer_in="value")
+    assert text.endswith("set answer_in: after_hashes for this source")
+    assert told(f"${{{{ {box} }}}}$") == []  # the grader reads a reference that is a box
+    # 8 of the 24 references contain a box, then 16.
+    assert told(f"{{% if label == '1' %}}so {{{{ {box} }}}}{{% else %}}A{{% endif %}}") == []
+    assert len(told(f"{{% if label != '1' %}}so {{{{ {box} }}}}{{% else %}}A{{% endif %}}")) == 1
