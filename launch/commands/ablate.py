@@ -43,10 +43,10 @@ if TYPE_CHECKING:
     *CLUSTER,
 )
 def ablate(options: argparse.Namespace) -> int:
-    """Run a recipe, or a file of recipes/ablations/, at every combination of the given values, with everything the
-    points share run once, and write a page: the value to take, what it costs, how sure; with --learning-rates, the rate
-    of each arm. With the folder of an ablation: write the page again from the points that are finished. Exit status 1
-    if one is not.
+    """Run a recipe, or a file of recipes/ablations/, at every combination of the given values. Stages that the points
+    share run once. Writes a page that says which value to take, what it costs and how certain that is. --learning-rates
+    chooses a rate for each arm instead. Given the folder of an ablation, write its page again from the finished points.
+    Exit status 1 if a point is not finished.
     """
     from launch.ablation import ABLATION_FILE, load_ablation, read_ablation
     from launch.planning.preflight import check_before_running

@@ -21,8 +21,8 @@ key. `<name>` is a kind of stage.
     argument("--site-file", action="store_true", help="the keys of a site file instead, for instance time_limit"),
 )
 def config(options: argparse.Namespace) -> int:
-    """Print the reference of recipe keys as Markdown: all of them, or those at and below KEY. With --site-file the keys
-    of a cluster's site file.
+    """Print the reference of recipe keys as Markdown: all keys, or those at and below KEY. With --site-file, print the
+    keys of a cluster's site file.
     """
     from launch.site_file import SiteSpec
     from recipes.reference import RECIPES, KindOfFile, chosen_sections, reference_text

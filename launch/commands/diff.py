@@ -18,9 +18,9 @@ if TYPE_CHECKING:
     argument("second", metavar="RECIPE|RUN", type=input_file, help="the other one"),
 )
 def diff(options: argparse.Namespace) -> int:
-    """Compare the settings of two recipes or studies and, where they have run, versions and gains. What was run with
-    other settings than a recipe now has is left out. Exit status: 0 if the settings are equal, 1 if they differ, 2 for
-    a mistake in the command.
+    """Compare the settings of two recipes or studies and, if they have run, their versions and gains. Results that a
+    study produced with other settings than its recipe has now are left out. Exit status: 0 if the settings are equal, 1
+    if they differ, 2 for a mistake in the command.
     """
     from eval.report.differences import differences, differences_text
     from recipes.loading import load_recipe

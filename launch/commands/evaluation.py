@@ -71,7 +71,7 @@ def _pair(options: argparse.Namespace, overrides: list[str]) -> "tuple[Recipe, P
 )
 def eval_(options: argparse.Namespace) -> int:
     """Evaluate a base and one or more checkpoints (directories, or hub ids as owner/name@commit) on a suite and report
-    gains, indices and their intervals. A rerun generates nothing twice.
+    gains and transfer indices with intervals. A rerun generates nothing twice.
     """
     from launch.commands.recipe import run_and_report, show_plan
     from launch.planning.preflight import check_before_running
@@ -121,9 +121,9 @@ def _transfer(study_dir: Path) -> "Transfer":
     argument("--max-drop", required=True, type=float, metavar="POINTS", help="largest loss allowed"),
 )
 def gate(options: argparse.Namespace) -> int:
-    """Exit status 1 if a group of benchmarks may have lost more than --max-drop points, by the lower end of its
-    interval. Losses alone decide; a model without a gain on what was trained gets a note. Judges the scores of a
-    finished study, or scores --base and --model as `eval` does, with new responses.
+    """Exit with status 1 if any group of benchmarks may have lost more than --max-drop points, judged by the lower end
+    of its interval. Only losses count; a model without a gain on the trained group gets a note. Judges the stored
+    scores of a finished study or, with --base and --model, generates and scores new responses as `eval` does.
     """
     require_max_drop(options.max_drop)
     if options.base and options.model:
@@ -178,8 +178,8 @@ def _judge(options: argparse.Namespace, study_dir: Path, transfer: "Transfer", a
     ),
 )
 def compare(options: argparse.Namespace) -> int:
-    """Every score of a study, in the reading `paper`, beside Table 1 of arXiv 2507.00432: agrees, differs or too
-    uncertain. `transfer diff A B` compares two studies.
+    """Show every score of a study, in the reading `paper`, beside Table 1 of arXiv 2507.00432: agrees, differs or too
+    uncertain. To compare two studies use `transfer diff A B`.
     """
     from eval.published.compare import compare_with_published, format_comparison, match_models
 
@@ -207,8 +207,8 @@ def compare(options: argparse.Namespace) -> int:
     DRY_RUN,
 )
 def audit(options: argparse.Namespace) -> int:
-    """Score the pairs of an audit file, one study for each base, and list the transfer index of each. --published
-    recomputes the indices that arXiv 2507.00432 prints from the scores it prints.
+    """Score the pairs of an audit file, one study per base, and list the transfer index of each pair. With --published,
+    recompute the indices printed in arXiv 2507.00432 from the scores printed there.
     """
     if options.published:
         from eval.published.audit import format_published, recompute
@@ -289,9 +289,9 @@ def _audited(transfer: "Transfer", pairs: list[dict[str, Any]]) -> list[dict[str
     argument("--write", action="store_true", help="keep the scores by the rules of the study, as they are now"),
 )
 def score(options: argparse.Namespace) -> int:
-    """Score the stored responses of a study by a further rule and show what changed, or, without a rule, by the rules
-    of the study, to check that the code still gives the same scores. With --write these are kept in place of the stored
-    ones, for all models: after an upgrade with other scoring rules.
+    """Score the stored responses of a study by another rule and show what changed. Without a rule, score them by the
+    study's own rules, to check that the current code gives the same scores. After an upgrade that changed the scoring
+    rules, --write replaces the stored scores of all models.
     """
     from eval.responses.rescore import format_rescored, parse_rescorings, rescore
     from launch.stages import build_stages, stage_states
@@ -335,8 +335,9 @@ def _judge_all(recipe: "Recipe", study_dir: Path) -> list[dict[str, Any]]:
     argument("--wait", action="store_true", help="wait for evaluations that have not started yet"),
 )
 def work(options: argparse.Namespace) -> int:
-    """Generate responses that no other process is generating, beside a `transfer run` of the same recipe on
-    this or another machine that shares its folder. Any number of these may run; they end when nothing is left.
+    """Generate responses for a `transfer run` of the same recipe that is running on this or another machine with the
+    same folder. Takes only chunks that no other process is generating. Any number of workers may run; each ends when
+    nothing is left.
     """
     from launch.execution.replicas import work
 
@@ -351,8 +352,8 @@ def work(options: argparse.Namespace) -> int:
     argument("--power", type=float, default=0.8, help="wanted chance to detect it (default 0.8)"),
 )
 def power(options: argparse.Namespace) -> int:
-    """Smallest differences of group gains that samples and seeds can detect, and what they cost, before they are
-    spent.
+    """Show the smallest differences between group gains that a number of samples and training seeds can detect, and
+    what they cost, before running anything.
     """
     from eval.report.power import format_power, power_table
 

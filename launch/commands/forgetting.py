@@ -41,8 +41,8 @@ AXES = ("trained_gain", "kl_from_base", "kl_to_base", "generated_tokens", "train
     argument("--gain", type=float, metavar="POINTS", help="compare the arms at this held-out gain too"),
 )
 def trajectory(options: argparse.Namespace) -> int:
-    """Run what is missing of a study up to its trajectories and show what every checkpoint gained and lost, and the
-    arms at equal held-out gain. More checkpoints: train.snapshots=N.
+    """Run the missing stages up to the trajectories, then show what every checkpoint gained and lost, and the arms at
+    equal held-out gain. For more checkpoints set train.snapshots=N.
     """
     from launch.planning.preflight import check_before_running
     from launch.run import run_stages
@@ -104,10 +104,10 @@ def _show(recipe: "Recipe", study_dir: Path, options: argparse.Namespace) -> int
     ),
 )
 def pick(options: argparse.Namespace) -> int:
-    """The checkpoint that gained most in the trained group, of those that can be expected to lose at most --max-drop
-    points in every group on other questions too (`passes from`, more than their interval allows). If others cannot be
-    told from it, the safest of them. It is chosen on one half of the slice; the base is kept where the other half
-    contradicts. Exit status 1 if it is the base.
+    """Choose the checkpoint to ship: the one that gained most on the trained group among those that should lose at most
+    --max-drop points in every group on new questions (column `passes from`, stricter than the interval). Among
+    checkpoints that cannot be told apart, take the safest. One half of the slice chooses; if the other half contradicts
+    it, or no checkpoint qualifies, the base is kept. Exit status 1 if the base is kept.
     """
     from eval.forgetting.pick import pick
     from eval.report.checkpoints import format_pick, pick_values
@@ -149,8 +149,8 @@ def _finished_trajectories(study_dir: Path) -> "Recipe":
     argument("--offline", action="store_true", help="write offline runs instead, for `wandb sync`"),
 )
 def sync(options: argparse.Namespace) -> int:
-    """Send the runs of a study from metrics.jsonl, and the run of its report, once a key is set. Runs that were sent
-    before are not duplicated.
+    """Send the runs of a study, and a run with its report, to Weights & Biases from the stored metrics.jsonl, once a
+    key is set. A run that was sent before is not sent twice.
     """
     from eval.report.schema import read_transfer
     from eval.report.tracking import sync_study

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     ),
 )
 def grade(options: argparse.Namespace) -> int:
-    """Grade one response against a reference answer, by the grader of demonstrations, rewards and scores.
+    """Grade one response against a reference answer with the grader that judges demonstrations, rewards and scores.
     Exit status: 0 for a correct answer, 1 for any other outcome, 2 for a mistake in the command.
     """
     from data.grading.grader import Grader

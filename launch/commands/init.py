@@ -17,8 +17,8 @@ _STARTERS = Path(__file__).resolve().parents[1] / "starters"
     argument("path", metavar="PATH", nargs="?", type=Path, help="the recipe, or a folder for it (default: KIND.yaml)"),
 )
 def init(options: argparse.Namespace) -> int:
-    """Write a recipe in which every key is explained, and small example files beside it. `transfer validate` accepts
-    it as written. Its study has the name of the recipe's folder. Nothing is overwritten.
+    """Write a recipe that explains every key, with small example files beside it. It passes `transfer validate` as
+    written. The study is named after the recipe's folder. Existing files are never overwritten.
     """
     from recipes.files import write_atomic
 

@@ -18,7 +18,7 @@ from launch.commands.arguments import STUDY, argument, command, print_result, re
 )
 def push(options: argparse.Namespace) -> int:
     """Upload a final model, or a checkpoint, of a finished study with a model card made from its recipe and report.
-    Needs a token with the right to write: HF_TOKEN, or `hf auth login`.
+    Needs a token with write access: HF_TOKEN, or `hf auth login`.
     """
     from eval.report.model_card import PushedModel
     from launch.push import prepare_upload, require_owner

@@ -41,8 +41,8 @@ if TYPE_CHECKING:
     *CLUSTER,
 )
 def run(options: argparse.Namespace) -> int:
-    """Run the stages of a recipe that are not done yet. Base, corpus, questions and the base's evaluation are taken
-    over from a study in the same folder if it made them from the same inputs by the same code.
+    """Run every stage of a recipe that is not finished. Base, corpus, questions and the base's evaluation are reused
+    from another study in the same folder that built them from the same inputs with the same code.
     """
     from launch.planning.preflight import check_before_running
     from launch.stages import build_stages, select_until
@@ -141,10 +141,11 @@ def _submit(recipe: "Recipe", study_dir: Path, stages: "list[Stage]", options: a
     *CLUSTER,
 )
 def plan(options: argparse.Namespace) -> int:
-    """Stages with their state, hours, memory and disk, steps, samples, tokens, FLOPs, and what is missing: on this
-    machine, or with --on slurm on the cluster of the site file. What finished stages took corrects those like them. A
-    stage that a study in the same folder has made already is `reused`. Exit status 2 if it cannot work, or its arms are
-    unmatched and no `unmatched: stamp` allows it; what is still to be fetched does not count.
+    """Show the stages with their state, hours, memory, disk, steps, samples, tokens and FLOPs, and what is missing, on
+    this machine or, with --on slurm, on the cluster of the site file. Finished stages correct the estimates of similar
+    ones. A stage that another study in the same folder has already built is `reused`. Exit status 2 if the plan cannot
+    work, or if the arms are unmatched and the recipe does not say `unmatched: stamp`. Data that `transfer fetch` has
+    still to download is reported but is no error.
     """
     from launch.planning.preflight import check_before_running
     from launch.stages import build_stages
@@ -186,8 +187,8 @@ def show_plan(
 
 @command("check that the arms are matched", STUDY, OVERRIDES, OUT)
 def check(options: argparse.Namespace) -> int:
-    """Compare the arms of a recipe, and of its runs if there are any. Exit status 2 if they differ in more than the
-    recipe declares under `varies`.
+    """Check that the arms of a recipe differ only in what it declares under `varies`, and that their runs, if there are
+    any, did too. Exit status 2 if they differ in more.
     """
     from launch.planning.plan import attention_of_runs
     from train.accounting.hardware import hardware_differences
@@ -277,8 +278,8 @@ def show_report(recipe: "Recipe", study_dir: Path, as_json: bool) -> int:
 
 @command("download and pin what a recipe names", STUDY, OVERRIDES)
 def fetch(options: argparse.Namespace) -> int:
-    """Resolve every source, benchmark and model of a recipe: commit, sha256 and number of rows go into RECIPE's
-    .lock.json, and every later build checks them. Run it on a machine with a network.
+    """Resolve every source, benchmark and model of a recipe, and write commit, sha256 and number of rows to RECIPE's
+    .lock.json, which every later build checks. Needs a network.
     """
     from launch.fetch import Fetched, fetch, format_lock, messages, write_lock
     from launch.pairs import audit_recipes
@@ -304,7 +305,7 @@ def fetch(options: argparse.Namespace) -> int:
 
 @command("prove that the arms were presented the same problems", STUDY)
 def lineage(options: argparse.Namespace) -> int:
-    """Compare the problem ids in the ledgers of a study: how often each was presented to each arm, and which had a
+    """Compare the problem ids in the arms' ledgers: how often each problem was presented to each arm, and which had a
     gradient. Exit status 2 if the arms differ, or fewer than two of them have run.
     """
     from recipes.loading import load_study

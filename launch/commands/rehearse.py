@@ -31,9 +31,9 @@ from recipes.errors import UserError
     argument("--faults", action="store_true", help="kill every training stage once and resume it, on this machine"),
 )
 def rehearse(options: argparse.Namespace) -> int:
-    """Run the recipe's own stages, arms, engines and ranks with a small random-weight model of its architecture, a
-    few rows of each source and two steps. Prints what was scaled, a table of the stages, what could not be rehearsed
-    on this machine, and the verdict. Exit status 1 if a stage failed.
+    """Run the recipe's own stages, arms, engines and ranks with a small random-weight model of the same architecture, a
+    few rows of each source and two steps. Prints what was scaled down, a table of the stages, what could not be
+    rehearsed on this machine, and the verdict. Exit status 1 if a stage failed.
     """
     # Rows and models are local or generated; a missing file must not become a download.
     os.environ["HF_HUB_OFFLINE"] = "1"

@@ -41,8 +41,8 @@ def tasks_of(root: Path, until: str | None = None) -> "list[Task]":
 
 @command("show the state of a study", STUDY)
 def status(options: argparse.Namespace) -> int:
-    """Every stage with its state, progress, rate and remaining time, and of a failed one the reason and the end of its
-    log. Exit status 1 if a stage failed.
+    """Show the state, progress, rate and remaining time of every stage. For a failed stage, also show the reason and
+    the end of its log. Exit status 1 if a stage failed.
     """
     from launch.status import format_statuses, stage_statuses
 
@@ -69,8 +69,8 @@ def status(options: argparse.Namespace) -> int:
     ),
 )
 def doctor(options: argparse.Namespace) -> int:
-    """Check this machine for everything a study needs, in at most ten minutes: packages, disk, locks, hub, site
-    file, Slurm, GPUs, ranks, a ZeRO-3 step, vLLM. Each line is a verdict with a remedy. Exit status 1 if one failed.
+    """Check that this machine can run a study, in at most ten minutes: packages, disk, locks, hub, site file, Slurm,
+    GPUs, ranks, a ZeRO-3 step, vLLM. Each line has a verdict and, if needed, a remedy. Exit status 1 if a check failed.
     """
     from launch.doctor.checks import examine
 
@@ -92,7 +92,7 @@ def doctor(options: argparse.Namespace) -> int:
     argument("--follow", action="store_true", help="print new lines until the stage ends"),
 )
 def logs(options: argparse.Namespace) -> int:
-    """The end of a stage's log; without STAGE the list of logs."""
+    """Print the end of a stage's log. Without STAGE, list the logs."""
     from launch.execution.processes import log_path, rank_log_path
 
     root = study_folder(options.study)
@@ -146,8 +146,8 @@ def _follow(path: Path, task: "Task") -> None:
 
 @command("stop a study", STUDY, STAGE)
 def cancel(options: argparse.Namespace) -> int:
-    """Stop what this study has running or queued, and nothing else: jobs of a cluster, or the `transfer run` on this
-    machine, which saves first. `transfer resume` continues.
+    """Stop what this study is running or has queued, and nothing else: its jobs on a cluster, or the `transfer run` on
+    this machine, which saves first. Continue with `transfer resume`.
     """
     from launch.execution.processes import process_start
     from launch.slurm.submit import cancel, read_jobs
@@ -180,7 +180,7 @@ def cancel(options: argparse.Namespace) -> int:
 
 @command("continue a study", STUDY)
 def resume(options: argparse.Namespace) -> int:
-    """Run again what is not done, where and how it was started, with the recipe kept in the study."""
+    """Run the unfinished stages again, where and how they were started, with the recipe stored in the study."""
     from launch.ablation import ABLATION_FILE, load_ablation
     from launch.commands.ablate import run_and_conclude
     from launch.commands.recipe import run_and_report

@@ -9,10 +9,10 @@ from launch.commands.arguments import OUT, OVERRIDES, STUDY, command, print_resu
 
 @command("open and render everything a recipe reads, before it costs anything", STUDY, OVERRIDES, OUT)
 def validate(options: argparse.Namespace) -> int:
-    """Open every source and benchmark that is on this machine, apply the filters of the corpus, and show one problem,
-    one demonstration and one question of every benchmark and prompting as the model will see them, with token lengths
-    against the limits. Nothing is trained, generated or downloaded. Exit status 2 and a sentence for each mistake;
-    what `transfer fetch` has still to bring is named as missing and is none.
+    """Open every source and benchmark on this machine, apply the corpus filters, and show one problem, one
+    demonstration and one question of every benchmark and prompting as the model will see them, with token lengths
+    against the limits. Nothing is trained, generated or downloaded. Exit status 2, with one sentence for each mistake,
+    if there are any. Data that `transfer fetch` has still to download is reported as missing but is no mistake.
     """
     os.environ["HF_HUB_OFFLINE"] = "1"  # a missing file must not become a download
     os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = os.environ["TQDM_DISABLE"] = "1"

@@ -31,9 +31,8 @@ _EXPORTED = 200
     argument("--search", default="", metavar="TEXT", help="in the question, its reference and the responses"),
 )
 def view(options: argparse.Namespace) -> int:
-    """Serve a page on 127.0.0.1 that shows every question with the responses of all models, their scores, and how each
-    answer was read; Ctrl-C ends it. --export writes the page as one file that opens without a server. The filters
-    are those of the page.
+    """Serve a page on 127.0.0.1 with every question, the responses of all models, their scores, and how each answer was
+    read. Stop it with Ctrl-C. --export writes a page that opens without a server. The filters are those of the page.
     """
     from eval.viewer.cell import filters_from
     from eval.viewer.study import StudyView
