@@ -1,6 +1,6 @@
-"""A new study takes over what studies beside it have made: base, corpus, questions, and the base's evaluation.
+"""A new study reuses what studies beside it have made: base, corpus, questions, and the base's evaluation.
 
-A stage is taken over if its inputs are equal by hash and the same code, packages and Python made it; on a CPU also the
+A stage is reused if its inputs are equal by hash and the same code, packages and Python made it; on a CPU also the
 same kernels, because others round differently (`recipes/processor.py`). Its outputs must match the hashes that its
 manifest recorded. A stage is put together in `<study>/.reuse` and moved into place as a whole, so that a kill leaves no
 half of one.
@@ -39,7 +39,7 @@ class Source(NamedTuple):
 
 
 class ReusePlan(NamedTuple):
-    """What a run would take over."""
+    """What a run would reuse."""
 
     sources: dict[str, Source]
     """By name of the stage."""
@@ -48,7 +48,7 @@ class ReusePlan(NamedTuple):
 
 
 class _Refused(NamedTuple):
-    """A finished stage of another study that is not taken over."""
+    """A finished stage of another study that cannot be reused."""
 
     distance: int
     """How far it is from what is wanted; the nearest one is named."""
@@ -62,7 +62,7 @@ class _DamagedError(Exception):
 
 
 def plan_reuse(recipe: Recipe, study_dir: Path, stages: Sequence[Stage], *, on_cluster: bool = False) -> ReusePlan:
-    """What a run would take over where the outputs are what they should be. Writes nothing."""
+    """What a run would reuse, if the outputs are what they should be. Writes nothing."""
     planned: dict[str, Source] = {}
     refused: list[_Refused] = []
     for stage, sources, others in _offers(recipe, study_dir, stages, on_cluster, planned):
@@ -101,9 +101,9 @@ def reuse(recipe: Recipe, study_dir: Path, stages: Sequence[Stage], *, on_cluste
 def _offers(
     recipe: Recipe, study_dir: Path, stages: Sequence[Stage], on_cluster: bool, planned: Mapping[str, Source]
 ) -> Iterator[tuple[Stage, list[Source], list[_Refused]]]:
-    """Of each stage to take over that has no folder: its sources, and what is refused.
+    """Of each stage to reuse that has no folder: its sources, and what is refused.
 
-    `planned`: by stage, the sources that are to be taken over and are not yet.
+    `planned`: by stage, the sources that are to be reused and are not yet.
     """
     # None where a GPU computes, or nodes that are not known yet.
     kernels = None if recipe.resources.gpu is not None or on_cluster else cpu_kernels()
@@ -152,7 +152,7 @@ def _sources(
 def _difference(
     study: Path, manifest: dict[str, Any], stage: Stage, inputs: dict[str, Any], kernels: dict[str, str] | None
 ) -> _Refused | None:
-    """Why a finished stage of a study cannot be taken over, without words if it is another one; None: it can."""
+    """Why a finished stage of a study cannot be reused; empty if it is another one; None: it can."""
     if manifest["input_hash"] != hash_json(inputs):
         keys = stage_state(study / stage.name, inputs).reasons
         why = f"made from other inputs ({'; '.join(keys)})" if 0 < len(keys) <= _NEAR else ""
@@ -174,7 +174,7 @@ def _difference(
 
 
 def _as_sentences(refused: Sequence[_Refused]) -> list[str]:
-    """One sentence for the stages of a study that are not taken over for the same reason."""
+    """One sentence for the stages of a study that cannot be reused for the same reason."""
     together: dict[tuple[Path, str], list[str]] = {}
     for item in refused:
         together.setdefault((item.study, item.why), []).append(item.stage)

@@ -180,7 +180,7 @@ def show_jobs(root: Path, tasks: Sequence[Task], site: SiteSpec, *, with_reuse: 
     counts = {
         "done": len(tasks) - len(left),
         "queued": sum(task.key in active for task in left),
-        "taken over from another study": sum(task.key in reused and task.key not in active for task in left),
+        "reused from another study": sum(task.key in reused and task.key not in active for task in left),
     }
     if others := ", ".join(f"{count} {state}" for state, count in counts.items() if count):
         print(f"stages that would not be submitted: {others}")

@@ -303,7 +303,7 @@ def stage_states(stages: list[Stage], study_dir: Path) -> dict[str, StageState]:
             state = StageState("changed", (f"{missing} is missing",))
         rerun = [name for name in stage.needs if states[name].state != "done"]
         if rerun and state.state in ("done", "resume"):
-            state = StageState("changed", tuple(f"{name} will be made again" for name in rerun))
+            state = StageState("changed", tuple(f"{name} will run again" for name in rerun))
         states[stage.name] = state
     return states
 

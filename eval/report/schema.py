@@ -344,7 +344,7 @@ def read_transfer(path: Path | str) -> Transfer:
     """
     given = Path(path)
     path = given / "report" / TRANSFER if given.is_dir() else given
-    remedy = "remove the folder `report` of the study and run `transfer run` again; only the report is computed anew"
+    remedy = "remove the folder `report` of the study and run `transfer run` again; only the report is computed again"
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         version = content.get("schema_version")

@@ -61,7 +61,7 @@ def _results(path: Path, recipe: "Recipe") -> "tuple[Results, str | None]":
     if any(key not in report["inputs"] or report["inputs"][key] != value for key, value in settings.items()):
         note = (
             f"the report in {folder} is stale: its study now has other settings; its gains are left out; "
-            f"`transfer run {path}` makes it anew"
+            f"`transfer run {path}` writes it again"
         )
         return Results(folder, None), note
     return Results(folder, folder), None

@@ -68,7 +68,7 @@ def trajectory(options: argparse.Namespace) -> int:
 
 _FOR_GOOD = (
     "add `trajectory: {}` to the recipe for good: without it the next `transfer run RECIPE` drops the trajectories "
-    "again; after that `transfer run RECIPE` makes the report anew, with the curves"
+    "again; after that `transfer run RECIPE` writes the report again, with the curves"
 )
 
 

@@ -18,7 +18,7 @@ from train.arms import ResolvedArm, resolve_arm
 _FOLDER = ".failures"
 _RESERVE_BYTES = 1 << 16  # freed before a failure is recorded, so that it can be on a full disk
 _KEEPS = (
-    "The arm resumes from its checkpoint with another train.micro_batch_tokens, and starts anew with another "
+    "The arm resumes from its checkpoint with another train.micro_batch_tokens, and starts over with another "
     "resources.zero_stage, resources.offload or resources.ranks"
 )
 CRASHED, MISTAKE, STOPPED = 1, 2, 75  # 75: EX_TEMPFAIL of sysexits.h

@@ -238,7 +238,7 @@ class _Scheduler:
             directory = task.study_dir / task.stage.name
             if stage_state(directory, stage_inputs(task.stage, task.study_dir)).state == "done":
                 del self.waiting[task.key], ready[name]
-                self.display.line(f"  done     {name} (made again with the same result)")
+                self.display.line(f"  done     {name} (ran again with the same result)")
         requests = [request_of(t.recipe, t.stage, self.gpus)._replace(name=name) for name, t in ready.items()]
         for name, gpus in self.gpu_pool.start(requests):
             task = self.waiting.pop(ready[name].key)

@@ -60,7 +60,7 @@ def test_stages_with_vllm_and_a_sampler_of_the_corpus():
 def test_arms():
     """Smaller micro-batches continue the arm; where a row does not fit, the message says what stands in the way."""
     matched = RECIPES / "qwen3-14b" / "matched.yaml"
-    keeps = "The arm resumes from its checkpoint with another train.micro_batch_tokens, and starts anew with another "
+    keeps = "The arm resumes from its checkpoint with another train.micro_batch_tokens, and starts over with another "
     text = advice(load_recipe(matched, ["train.micro_batch_size=4"]), "arms/grpo/seed-0")
     recipe = load_recipe(matched)
     longest = recipe.prompt.max_prompt_tokens + recipe.prompt.max_completion_tokens
