@@ -101,7 +101,10 @@ def _reasons(before: dict[str, Any], after: dict[str, Any]) -> Iterator[str]:
 
 
 def describe_changes(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
-    """`key: old -> new` for every key that differs, long ones shortened. An added or removed section is one line."""
+    """`key: old -> new` for every key that differs, long ones shortened. An added or removed section is one line.
+
+    Of values that are hashes, only that they changed.
+    """
     before, after = dict(before), dict(after)
     for one, other in ((before, after), (after, before)):
         for key in [key for key, value in one.items() if value is None and key not in other]:
@@ -112,10 +115,16 @@ def describe_changes(before: dict[str, Any], after: dict[str, Any]) -> list[str]
         return "absent" if value is _ABSENT else json.dumps(value, ensure_ascii=False)
 
     return [
-        f"{key}: {' -> '.join(shorten(show(first), show(second)))}"
+        f"{key} changed"
+        if _is_hash(first) and _is_hash(second)
+        else f"{key}: {' -> '.join(shorten(show(first), show(second)))}"
         for name in sorted(before.keys() | after.keys())
         for key, first, second in changes(before.get(name, _ABSENT), after.get(name, _ABSENT), name, _ABSENT)
     ]
+
+
+def _is_hash(value: Any) -> bool:
+    return isinstance(value, str) and re.fullmatch(r"[0-9a-f]{40,}", value) is not None
 
 
 def changes(first: Any, second: Any, name: str = "", absent: Any = None) -> Iterator[tuple[str, Any, Any]]:
@@ -151,10 +160,8 @@ def shorten(first: str, second: str) -> tuple[str, str]:
         start = same - 12 if same > limit - 12 else 0
 
     def cut(text: str) -> str:
-        hash_like = re.fullmatch(r'"?[0-9a-f]{40,}"?', text) is not None
-        part = text[start:]
-        kept = part[: 12 if hash_like and not start else limit]
-        return f"{'…' * (start > 0)}{kept}{'…' * (len(kept) < len(part))}"
+        part = text[start : start + limit]
+        return f"{'…' * (start > 0)}{part}{'…' * (start + limit < len(text))}"
 
     return cut(first), cut(second)
 

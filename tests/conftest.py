@@ -105,6 +105,12 @@ def variables_read_on_import() -> Iterator[None]:
     os.environ.update(before)
 
 
+@pytest.fixture(autouse=True)
+def empty_working_directory(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An empty working directory, so that no test reads or writes the studies in the `runs/` of a clone."""
+    monkeypatch.chdir(tmp_path_factory.mktemp("cwd"))
+
+
 @pytest.fixture(scope="session")
 def transfer() -> Iterator[Callable[..., subprocess.CompletedProcess[str]]]:
     """Run `python -m launch` with arguments, or `python -c`, and wait for it."""

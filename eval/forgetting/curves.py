@@ -25,7 +25,7 @@ from eval.forgetting.schema import (
 from eval.forgetting.trajectory import HELDOUT, checkpoints_of, scores_file, slice_parts
 from eval.responses.readings import stacked_scores
 from eval.scorers.records import read_scores
-from eval.statistics.bootstrap import BenchmarkScores, bootstrap_scores, seed_deviations, seed_noise
+from eval.statistics.bootstrap import BenchmarkScores, bootstrap_scores, generator, seed_deviations, seed_noise
 from eval.statistics.decisions import comparable
 from eval.statistics.inference import percentile_interval
 from eval.statistics.values import Estimate, PartialEstimate
@@ -59,6 +59,11 @@ class Slice:
     """(arm, seed, step) of every column but the base's."""
     halves: list[Array]
     """For each benchmark, whether each question is in the half that choices are made on."""
+
+    @property
+    def names(self) -> list[str]:
+        """What the columns are called where random numbers are drawn for each."""
+        return ["base", *(f"{arm}/{seed}/{step}" for arm, seed, step in self.models)]
 
     def columns(self, arm: str, seeds: Sequence[int], step: int) -> list[int]:
         """Columns of one checkpoint of all seeds of an arm."""
@@ -117,8 +122,11 @@ class GainCurve:
 def gain_curves(scores: Slice, recipe: Recipe) -> dict[str, GainCurve]:
     """The curves of all arms, with draws that resample the questions of each benchmark for all models together."""
     spec, confidence = recipe.require_trajectory(), recipe.statistics.confidence
-    draws, rng = spec.draws, np.random.default_rng([spec.seed, 1])
-    drawn = [bootstrap_scores(item, draws, rng, confidence) for item in scores.benchmarks]
+    draws, seed = spec.draws, (spec.seed, 1)
+    drawn = [
+        bootstrap_scores(item, draws, generator(seed, item.name), confidence, scores.names)
+        for item in scores.benchmarks
+    ]
     points = [item.means() for item in scores.benchmarks]
     groups = list(dict.fromkeys(item.group for item in scores.benchmarks))
     weight_GB = np.array([[float(item.group == group) for item in scores.benchmarks] for group in groups])
@@ -134,6 +142,7 @@ def gain_curves(scores: Slice, recipe: Recipe) -> dict[str, GainCurve]:
             gain_TG.append(weight_GB @ gain_B)
             gain_DTG.append(gain_DB @ weight_GB.T)
             deviations.append(seed_deviations(scores.benchmarks, columns) @ weight_GB.T)
+        rng = generator(seed, "seeds", arm)
         noise = seed_noise(np.concatenate(deviations, axis=1), draws, rng).reshape(draws, -1, len(groups))
         curves[arm] = GainCurve([0, *steps], groups, np.stack(gain_TG), np.stack(gain_DTG, axis=1) + noise)
     return curves

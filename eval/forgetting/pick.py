@@ -1,7 +1,6 @@
 """Which checkpoint to ship: chosen on one half of the trajectory's questions, checked on the other."""
 
 from collections.abc import Callable, Mapping, Sequence
-from copy import deepcopy
 from functools import cache
 from pathlib import Path
 from typing import NamedTuple
@@ -12,7 +11,7 @@ from eval.forgetting.curves import Array, Slice, read_slice
 from eval.forgetting.schema import Candidate, Pick
 from eval.forgetting.trajectory import HELDOUT
 from eval.questions.guessing import guess_levels
-from eval.statistics.bootstrap import BenchmarkScores, bootstrap_scores
+from eval.statistics.bootstrap import BenchmarkScores, bootstrap_scores, generator
 from eval.statistics.decisions import (
     gained,
     limit_shown,
@@ -76,12 +75,12 @@ class _Gains(NamedTuple):
         """How much more one model gained in a group than another."""
         return self._interval(group, first, second)
 
-    def limit(self, model: int, rng: np.random.Generator) -> float:
+    def limit(self, model: int, seed: Sequence[int]) -> float:
         """The smallest limit at which a model can be expected to pass on further questions, in points."""
         groups = [group for group in self.estimate if group != HELDOUT]
         estimate_G = np.array([self.estimate[group][model] for group in groups])
         drawn_DG = np.stack([self.drawn[group][:, model] for group in groups], axis=1)
-        return safe_limit(estimate_G, drawn_DG, self.confidence, rng)
+        return safe_limit(estimate_G, drawn_DG, self.confidence, generator(seed, "limit"))
 
     def _interval(self, group: str, model: int, other: int | None) -> Interval:
         estimate, drawn = self.estimate[group], self.drawn[group]
@@ -111,10 +110,11 @@ def choose(
                 f"all {len(half)} questions of {item.name} are in one half of the slice, so a choice could not be "
                 "checked on the other; raise trajectory.questions and trajectory.heldout_problems"
             )
-    rng = np.random.default_rng([settings.seed, 2])
+    draw_seed = (settings.seed, 2)
+    parts = (scores.half(True), scores.half(False), scores.benchmarks)
     proposing, checking, whole = (
-        _gains(benchmarks, settings, rng, trained, guess or {})
-        for benchmarks in (scores.half(True), scores.half(False), scores.benchmarks)
+        _gains(benchmarks, settings, (*draw_seed, number), scores.names, trained, guess or {})
+        for number, benchmarks in enumerate(parts)
     )
     if not set(proposing.estimate) - {trained, HELDOUT}:
         raise UserError(
@@ -131,7 +131,7 @@ def choose(
         gains = _without_heldout(proposing.of(model))
         worst = worst_group(gains, trained)
         assert worst is not None
-        limits[model] = 0.0 if arm is None else proposing.limit(model, rng)
+        limits[model] = 0.0 if arm is None else proposing.limit(model, draw_seed)
         row = Candidate(
             arm=arm,
             seed=seed,
@@ -146,11 +146,10 @@ def choose(
     rows = [row.model_copy(update={"on_frontier": not any(_dominates(other, row) for other in rows)}) for row in rows]
     trained_rows = [m for m in models if rows[m].arm is not None and (rows[m].arm, rows[m].seed) not in excluded]
     able = [model for model in trained_rows if proposing.above_guessing(model)]
-    drawn = deepcopy(rng)
 
     @cache
     def limit_checked(model: int) -> float:
-        return checking.limit(model, deepcopy(drawn))  # the same, however many models are looked at
+        return checking.limit(model, draw_seed)
 
     def propose(limit: float) -> int | None:
         return preferred(
@@ -294,7 +293,8 @@ def _without_heldout(gains: Mapping[str, Interval]) -> dict[str, Interval]:
 def _gains(
     benchmarks: Sequence[BenchmarkScores],
     settings: StatisticsSpec,
-    rng: np.random.Generator,
+    seed: Sequence[int],
+    models: Sequence[str],
     trained: str,
     guess: Mapping[str, float],
 ) -> _Gains:
@@ -304,7 +304,8 @@ def _gains(
     beyond: list[tuple[Array, Array]] = []
     for item in benchmarks:
         mean_M = item.means()
-        drawn_DM = bootstrap_scores(item, settings.draws, rng, settings.confidence)
+        rng = generator(seed, item.name)
+        drawn_DM = bootstrap_scores(item, settings.draws, rng, settings.confidence, models)
         estimates.setdefault(item.group, []).append(mean_M - mean_M[0])
         draws.setdefault(item.group, []).append(drawn_DM - drawn_DM[:, :1])
         if item.group == trained:

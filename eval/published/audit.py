@@ -64,6 +64,11 @@ def published_models() -> list[PublishedModel]:
     ]
 
 
+def published_benchmarks() -> set[str]:
+    """Names of the benchmarks with published scores."""
+    return set(_values()["columns"])
+
+
 def replications() -> dict[str, dict[str, list[float]]]:
     """Scores that others measured for released models: model -> benchmark -> lowest and highest."""
     scores: dict[str, dict[str, list[float]]] = _values()["replications"]

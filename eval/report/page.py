@@ -34,6 +34,7 @@ from eval.report.wording import (
     points,
 )
 from eval.shifts.figures import histograms_figure, kl_figure, layers_figure, visible_token, words_figure
+from eval.statistics.decisions import gained
 from eval.statistics.transfer_index import DEFINITIONS
 from eval.statistics.values import Estimate, number_text
 from recipes.schema import Recipe
@@ -126,6 +127,7 @@ def render_page(transfer: Transfer, recipe: Recipe, figures: dict[str, Drawing],
             recipe=recipe,
             figures=safe,
             definitions=DEFINITIONS,
+            any_gain=any(gained(result.groups[transfer.trained_group]) for result in transfer.arms.values()),
             trained=transfer.trained_group,
             clock=clock,
             hours=_hours_from_base(transfer, clock),

@@ -81,6 +81,8 @@ def verdict(transfer: Transfer) -> StudyVerdict:
     if transfer.status == "REHEARSAL":
         text = "Every stage up to this report ran. The models are tiny and random, so nothing is concluded."
         return StudyVerdict(text, [], [], None)
+    if not transfer.arms:
+        return StudyVerdict("Scores of the base alone: there is no other model to compare it with.", [], [], None)
     gain = {arm: result.groups[trained] for arm, result in transfer.arms.items()}
     cut_off = [arm for arm in gain if transfer.warnings_of("all_truncated", arm)]
     idle = [arm for arm in gain if transfer.learned_nothing(arm)]
@@ -227,7 +229,9 @@ def _idle_text(transfer: Transfer, idle: list[str]) -> list[str]:
         return []
     starts = {arm: transfer.started_from(arm) for arm in idle}
     names = [
-        label(arm) if start is None else f"{label(arm)} (its model, and its gains, are still those of {label(start)})"
+        label(arm)
+        if start is None
+        else f"{label(arm)} (still the model of {label(start)}; gains differ by sampling alone)"
         for arm, start in starts.items()
     ]
     return [f"Learned nothing, because no step had a gradient: {', '.join(names)}."]

@@ -1,7 +1,9 @@
 """Joint draws of all scores of a study: questions resampled by cluster, training seeds as a variance component.
 
 Every benchmark is resampled on its own (the benchmarks are fixed: a claim is about these), and all models share each
-draw, so what makes a question hard for all cancels in their differences. Per-sample scores go in and nothing else.
+draw, so what makes a question hard for all cancels in their differences. Per-sample scores go in and nothing else. The
+draws of a benchmark depend on its name, and those of chance on the model's, so another benchmark, arm or checkpoint in
+the study changes no interval of the others.
 
 At a floor or ceiling, or where two models answer alike, resampling repeats one value and would claim certainty. There
 each draw is mixed with pseudo-clusters on which a model does well or badly by chance: on average one for a score, the
@@ -10,6 +12,7 @@ and Min 2005, Stat. Med. 24, 729). They fade out with the number of clusters tha
 intervals away from the edges are those of plain resampling.
 """
 
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -17,7 +20,7 @@ import numpy as np
 from scipy import stats
 
 Array = np.ndarray
-_CHUNK_DRAWS = 500  # draws x patterns of the largest benchmark must fit in memory
+_CHUNK = 1_000_000  # draws x clusters that are in memory at a time
 PSEUDO_CLUSTERS, PSEUDO_PAIRS = 1.0, 2.0  # added to a draw on average, for scores and for differences to the base
 FADE = 5.0  # departing clusters at which the weight has fallen to 1 / e; checked by tests/bench/coverage.py
 
@@ -59,51 +62,75 @@ class BenchmarkScores:
         return len(self.score_QM) if self.clusters_Q is None else len(np.unique(self.clusters_Q))
 
 
-def bootstrap_scores(scores: BenchmarkScores, draws: int, rng: np.random.Generator, confidence: float = 0.95) -> Array:
+def generator(seed: int | Sequence[int], *names: str) -> np.random.Generator:
+    """Random numbers that depend on the seed and the names alone, not on what else is drawn."""
+    seeds = [seed] if isinstance(seed, int) else seed
+    return np.random.default_rng([*seeds, *(zlib.crc32(name.encode()) for name in names)])
+
+
+def bootstrap_scores(
+    scores: BenchmarkScores,
+    draws: int,
+    rng: np.random.Generator,
+    confidence: float = 0.95,
+    models: Sequence[str] | None = None,
+) -> Array:
     """Mean scores under resampled clusters, shape [draws, models]; all models share each draw.
 
     Deviations from the score are widened by sqrt(C / (C - 1)) t_{C-1} / z for C clusters: the variance of resampled
     means is too small by (C - 1) / C, and percentiles of few clusters know nothing of Student's tails (Efron and
-    Tibshirani 1993, Sec. 13.3 and 22.4). Drawing n of n clusters only counts how often each occurs, so clusters with
-    equal scores are counted together; the distribution is the same.
+    Tibshirani 1993, Sec. 13.3 and 22.4). `models` are names of the columns, by default their numbers: the draws of a
+    column depend on its scores, its name and the base's scores, not on the other columns.
     """
     sums_CM, sizes_C = scores.clustered()
     clusters = len(sizes_C)
-    (own,) = rng.spawn(1)  # of the pseudo-clusters, so that the resampled questions do not depend on them
-    patterns, counts_P = np.unique(np.column_stack([sums_CM, sizes_C]), axis=0, return_counts=True)
-    share_P = counts_P / clusters
-    chunks = []
-    for start in range(0, draws, _CHUNK_DRAWS):
-        drawn_DP = rng.multinomial(clusters, share_P, size=min(_CHUNK_DRAWS, draws - start)).astype(float)
-        totals = drawn_DP @ patterns
-        chunks.append(totals[:, :-1] / totals[:, -1:])
-    drawn_DM = _with_pseudo_clusters(np.concatenate(chunks), sums_CM, sizes_C, own)
+    own = int(rng.integers(1 << 32))  # of the pseudo-clusters, so that the resampled questions do not depend on them
+    totals = _resampled_sums(np.column_stack([sums_CM, sizes_C]), draws, rng)
+    names = list(map(str, range(sums_CM.shape[1]))) if models is None else models
+    drawn_DM = _with_pseudo_clusters(totals[:, :-1] / totals[:, -1:], sums_CM, sizes_C, own, names)
     widening = np.sqrt(clusters / max(1, clusters - 1)) * student_factor(clusters, confidence)
     mean_M = scores.means()
     # The widening can carry a draw out of the range of a score.
     return np.clip(mean_M + (drawn_DM - mean_M) * widening, 0, 100)
 
 
-def _with_pseudo_clusters(drawn_DM: Array, sums_CM: Array, sizes_C: Array, rng: np.random.Generator) -> Array:
+def _resampled_sums(values_CK: Array, draws: int, rng: np.random.Generator) -> Array:
+    """Sums of C rows drawn from the C rows with replacement, [draws, columns]."""
+    clusters = len(values_CK)
+    chunks = []
+    for start in range(0, draws, max(1, _CHUNK // clusters)):
+        count = min(max(1, _CHUNK // clusters), draws - start)
+        row_DC = rng.integers(clusters, size=(count, clusters), dtype=np.int32)
+        row_DC += np.arange(count, dtype=np.int32)[:, None] * clusters
+        times_DC = np.bincount(row_DC.ravel(), minlength=count * clusters).reshape(count, clusters)
+        chunks.append(times_DC @ values_CK)
+    return np.concatenate(chunks)
+
+
+def _with_pseudo_clusters(drawn_DM: Array, sums_CM: Array, sizes_C: Array, seed: int, models: Sequence[str]) -> Array:
     """Draws in which models whose scores hardly vary answer a few further clusters of average size.
 
     A model that scores alike on nearly all clusters answers each of them all right or all wrong, at even chances. One
     that differs from the base by the same on nearly all, but whose own scores vary, does better or worse than the base
     on each at a chance of a quarter.
     """
-    draws, models = drawn_DM.shape
+    draws = len(drawn_DM)
     clusters = len(sizes_C)
     score_CM = sums_CM / sizes_C[:, None]
     edge_M = _lack_of_variation(score_CM)
     alike_M = _lack_of_variation(score_CM - score_CM[:, :1]) * (1 - np.maximum(edge_M, edge_M[0]))
     alike_M[0] = 0.0  # the base itself
-    added_D1 = rng.poisson(PSEUDO_CLUSTERS, (draws, 1))
-    right_DM = rng.binomial(added_D1, 0.5, (draws, models))
-    at_edge_DM = edge_M * (100 * right_DM - added_D1 * drawn_DM) / (clusters + added_D1)
-    pairs_D1 = rng.poisson(PSEUDO_PAIRS, (draws, 1))
-    better_DM, worse_DM = rng.binomial(pairs_D1, 0.5, (2, draws, models))
-    apart_DM = alike_M * 100 * (better_DM - worse_DM) / (clusters + pairs_D1)
-    return drawn_DM + at_edge_DM + apart_DM
+    shared = generator(seed)
+    added_D, pairs_D = shared.poisson(PSEUDO_CLUSTERS, draws), shared.poisson(PSEUDO_PAIRS, draws)
+    changed_DM = drawn_DM.copy()
+    for column, name in enumerate(models):
+        rng = generator(seed, name)
+        right_D = rng.binomial(added_D, 0.5)
+        at_edge_D = (100 * right_D - added_D * drawn_DM[:, column]) / (clusters + added_D)
+        better_D, worse_D = rng.binomial(pairs_D, 0.5), rng.binomial(pairs_D, 0.5)
+        apart_D = 100 * (better_D - worse_D) / (clusters + pairs_D)
+        changed_DM[:, column] += edge_M[column] * at_edge_D + alike_M[column] * apart_D
+    return changed_DM
 
 
 def _lack_of_variation(value_CM: Array) -> Array:
@@ -197,8 +224,10 @@ def draw_scores(
     confidence: float = 0.95,
 ) -> dict[str, ArmScores]:
     """Joint draws for all arms. `arm_columns`: the model columns of each arm, one per training seed; base is 0."""
-    rng = np.random.default_rng(seed)
-    drawn = [bootstrap_scores(item, draws, rng, confidence) for item in benchmarks]
+    names = {column: f"{arm}/{run}" for arm, columns in arm_columns.items() for run, column in enumerate(columns)}
+    names[0] = "base"
+    models = [names.get(column, str(column)) for column in range(benchmarks[0].score_QM.shape[1])]
+    drawn = [bootstrap_scores(item, draws, generator(seed, item.name), confidence, models) for item in benchmarks]
     point = [item.means() for item in benchmarks]
     base_B = np.array([scores[0] for scores in point])
     base_DB = np.stack([scores[:, 0] for scores in drawn], axis=1)
@@ -216,7 +245,7 @@ def draw_scores(
             base_DB,
             question_DB,
             # Student's tails of few seeds reach beyond the scores that exist.
-            np.clip(question_DB + seed_noise(deviation_SB, draws, rng), 0, 100),
+            np.clip(question_DB + seed_noise(deviation_SB, draws, generator(seed, "seeds", arm)), 0, 100),
             variance_BB,
             seeds,
             clusters_B,

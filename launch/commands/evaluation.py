@@ -181,16 +181,20 @@ def compare(options: argparse.Namespace) -> int:
     """Show every score of a study, in the reading `paper`, beside Table 1 of arXiv 2507.00432: agrees, differs or too
     uncertain. To compare two studies use `transfer diff A B`.
     """
+    from eval.published.audit import published_benchmarks
     from eval.published.compare import compare_with_published, format_comparison, match_models
 
     if wrong := [pair for pair in options.models if "=" not in pair]:
         raise UserError(f"--as must have the form ARM=MODEL, not {', '.join(wrong)}")
     study_dir = study_folder(options.study)
     transfer = _transfer(study_dir)
+    if published_benchmarks().isdisjoint(transfer.base.benchmarks):
+        raise UserError(
+            f"{study_dir} has none of the twelve benchmarks of the published comparison; to compare two studies, use "
+            "`transfer diff A B`"
+        )
     model_of_arm = match_models(list(transfer.arms), dict(pair.split("=", 1) for pair in options.models))
     scores = compare_with_published(transfer, model_of_arm)
-    if not scores:
-        raise UserError(f"{study_dir} has none of the twelve benchmarks of the published comparison")
     print_result(options, [score.dump() for score in scores], format_comparison(scores))
     return 0
 

@@ -180,6 +180,8 @@ def test_the_first_screen_names_the_safe_arm_and_what_it_may_cost():
     nothing = verdict(law_report(grpo=(1, -3, 5), sft=(2, -1, 5)))
     assert nothing.arm is None
     assert nothing.answer == "Keep the base: no method has a gain on law that can be told from zero."
+    alone = law_report().model_copy(update={"arms": {}, "contrasts": []})
+    assert verdict(alone).answer == "Scores of the base alone: there is no other model to compare it with."
 
 
 def test_an_arm_gained_more_only_where_the_difference_says_so():

@@ -349,14 +349,14 @@ def test_no_arm_loses_more_than_the_base_has():
     assert group_gain(scores, [0]).low >= -scores.base_DB.max()
 
 
-def test_bootstrap_counts_equal_clusters_together_without_changing_the_distribution():
-    """Against drawing questions one by one, which is slower and means the same."""
+def test_resampled_means_have_the_covariance_of_the_questions_over_their_number():
+    """With Student's widening. Drawn in several chunks: 20,000 draws of 400 questions."""
     rng = np.random.default_rng(9)
-    accuracy = 100 * rng.integers(0, 3, (40, 2)) / 2
+    accuracy = 100 * rng.integers(0, 3, (400, 2)) / 2
     drawn = bootstrap_scores(BenchmarkScores("a", MATH, accuracy), 20000, rng)
-    plain = accuracy[rng.integers(0, 40, (20000, 40))].mean(axis=1)
-    widening = np.sqrt(40 / 39) * stats.t.ppf(0.975, 39) / stats.norm.ppf(0.975)
-    np.testing.assert_allclose(np.cov(drawn, rowvar=False), np.cov(plain, rowvar=False) * widening**2, rtol=0.05)
+    widening = np.sqrt(400 / 399) * stats.t.ppf(0.975, 399) / stats.norm.ppf(0.975)
+    expected = np.cov(accuracy, rowvar=False, bias=True) / 400 * widening**2
+    np.testing.assert_allclose(np.cov(drawn, rowvar=False), expected, rtol=0, atol=0.04 * expected[0, 0])
 
 
 def test_difference_of_indices_is_taken_inside_each_draw():

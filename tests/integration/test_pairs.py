@@ -159,16 +159,15 @@ def test_mistakes_are_a_sentence(arguments, message, checkpoints, transfer):
     assert "Traceback" not in result.stderr
 
 
-def test_compare_needs_to_know_who_is_who(scored, transfer):
+def test_a_study_without_published_benchmarks_is_not_compared(scored, transfer):
     _, out = scored
-    result = transfer("compare", out)
-    assert result.returncode == 2
-    assert "no arm is named like a published model" in result.stderr
-    result = transfer("compare", out, "--as", "theirs=UniReason RL")
-    assert result.returncode == 2
-    assert "has none of the twelve benchmarks of the published comparison" in result.stderr
-    result = transfer("compare", out, "--as", "theirs=nobody")
-    assert "'nobody' is not a published model" in result.stderr
+    for arguments in ([], ["--as", "theirs=UniReason RL"]):  # who is who is no way out
+        result = transfer("compare", out, *arguments)
+        assert result.returncode == 2
+        assert result.stderr == (
+            f"transfer: {out} has none of the twelve benchmarks of the published comparison; to compare two studies, "
+            "use `transfer diff A B`\n"
+        )
 
 
 def test_audit_makes_one_study_for_each_base(checkpoints, transfer, tmp_path):

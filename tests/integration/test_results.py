@@ -12,6 +12,7 @@ from eval.questions.analysis_lock import write_lock
 from eval.report.build import training_curves
 from eval.report.page import draw_figures, render_page
 from eval.report.results import compute_transfer as compute
+from eval.report.schema import Transfer
 from eval.scorers.records import read_scores, write_scores
 from recipes.errors import UserError
 from recipes.loading import load_study, validate_recipe
@@ -146,3 +147,20 @@ def test_everything_truncated_and_a_base_of_zero_are_said(study):
     assert transfer.warnings_of("base_scores_zero", "grpo") == zero
     page = render_page(transfer, recipe, draw_figures(transfer, training_curves(recipe, study), {}), {})
     assert "every response of grpo was cut off" in page
+
+
+def test_without_a_gain_the_index_is_one_sentence(smoke_study, smoke_transfer):
+    recipe = load_study(smoke_study)
+
+    def page(low):
+        transfer = Transfer.model_validate(smoke_transfer)
+        for result in transfer.arms.values():
+            gain = result.groups["math"]
+            result.groups["math"] = gain.model_copy(update={"low": low})
+        drawn = draw_figures(transfer, training_curves(recipe, smoke_study), {})
+        text = render_page(transfer, recipe, drawn, {})
+        return text[text.index('<h2 id="index">') : text.index('<h2 id="scores">')]
+
+    said = "<p>Not identified for any method: none has a gain on math that can be told from zero.</p>"
+    assert page(-1.0).replace('<h2 id="index">Transfer index</h2>', "").strip() == said
+    assert said not in page(1.0) and "<th>literal</th>" in page(1.0)

@@ -113,7 +113,7 @@ def test_changes_of_lists_are_told_by_the_names_of_their_items():
     assert told([source | {"path": f"{folder}/one.csv"}], [source | {"path": f"{folder}/two.csv"}]) == [
         'corpus.sources.a.path: …long/folder/one.csv" -> …long/folder/two.csv"'
     ]
-    assert describe_changes({"h": "a" * 64}, {"h": "b" * 64}) == ['h: "aaaaaaaaaaa… -> "bbbbbbbbbbb…']
+    assert describe_changes({"h": "a" * 64}, {"h": "b" * 64}) == ["h changed"]
 
 
 def test_failed_write_leaves_the_old_file_and_no_rest(tmp_path, monkeypatch):

@@ -120,7 +120,7 @@ def test_the_first_screen_ships_no_arm_that_learned_nothing():
     assert nothing.sentences[-1] == "Learned nothing, because no step had a gradient: GRPO, off-policy SFT."
     # Its gains are those of the arm it started from.
     started = report("grpo").model_copy(update={"settings": {"grpo": {"start_from": "off_policy_sft"}}})
-    still = "GRPO (its model, and its gains, are still those of off-policy SFT)."
+    still = "GRPO (still the model of off-policy SFT; gains differ by sampling alone)."
     assert verdict(started).sentences[-1] == f"Learned nothing, because no step had a gradient: {still}"
     assert without_gain(started, "grpo") == (
         "grpo learned nothing: none of its steps had a gradient, and its model is still that of off_policy_sft; gate "
