@@ -12,29 +12,17 @@ def format_report(transfer: Transfer) -> str:
     width = max(18, 2 + max(map(len, transfer.arms), default=0))
     percent = f"{100 * transfer.confidence:.0f} %"
     seeds = f"{len(transfer.seeds)} seed{'s' * (len(transfer.seeds) > 1)}; " if transfer.seeds else ""
-    lines = [
-        f"{transfer.study}: {transfer.status}; {seeds}gains in points, {percent} intervals",
-        *headline(transfer),
-        "",
-    ]
-    head = f"{'arm':<{width}}" + "".join(f"{group:>28}" for group in groups)
-    lines += [head, "-" * len(head)]
-    for arm, result in transfer.arms.items():
-        cells = [points(result.groups[group]) for group in groups]
-        lines.append(f"{arm:<{width}}" + "".join(f"{cell:>28}" for cell in cells))
-    if len(groups) > 1:
-        lines += ["", f"transfer index, percent of the gain on {label(transfer.trained_group)} (definition: points)"]
-        for arm, result in transfer.arms.items():
-            cells = [index_text(result, "points", group, transfer.trained_group) for group in groups]
-            lines.append(f"{arm:<{width}}" + "".join(f"{cell:>28}" for cell in cells))
-    lines += ["", "scores in percent"]
+    shown = f"{transfer.status}; {seeds}gains in points, {percent} intervals" if transfer.arms else "one model"
+    lines = [f"{transfer.study}: {shown}", *headline(transfer), ""]
+    lines += _gain_lines(transfer, groups, width) if transfer.arms else []
+    lines += ["scores in percent"]
     lines += [f"{'benchmark':<14}{'base':>8}" + "".join(f"{arm:>{width}}" for arm in transfer.arms)]
     for names in transfer.groups.values():
         for name in names:
             values = [result.benchmarks[name].score.estimate for result in transfer.arms.values()]
             base = transfer.base.benchmarks[name].score.estimate
             lines.append(f"{name:<14}{base:>8.1f}" + "".join(f"{value:>{width}.1f}" for value in values))
-    if transfer.readings_differ:
+    if transfer.readings_differ and transfer.arms:
         other = next(name for name in transfer.readings if name != transfer.reading)
         lines += ["", f"the same gains in the reading {other!r} (the first table: {transfer.reading!r})"]
         for arm, result in transfer.readings[other].arms.items():
@@ -50,3 +38,17 @@ def format_report(transfer: Transfer) -> str:
     lines += [f"UNMATCHED  {text}" for text in transfer.differences]
     lines += [f"warning    {warning.message}" for warning in transfer.warnings]
     return "\n".join(lines)
+
+
+def _gain_lines(transfer: Transfer, groups: list[str], width: int) -> list[str]:
+    head = f"{'arm':<{width}}" + "".join(f"{group:>28}" for group in groups)
+    lines = [head, "-" * len(head)]
+    for arm, result in transfer.arms.items():
+        cells = [points(result.groups[group]) for group in groups]
+        lines.append(f"{arm:<{width}}" + "".join(f"{cell:>28}" for cell in cells))
+    if len(groups) > 1:
+        lines += ["", f"transfer index, percent of the gain on {label(transfer.trained_group)} (definition: points)"]
+        for arm, result in transfer.arms.items():
+            cells = [index_text(result, "points", group, transfer.trained_group) for group in groups]
+            lines.append(f"{arm:<{width}}" + "".join(f"{cell:>28}" for cell in cells))
+    return [*lines, ""]

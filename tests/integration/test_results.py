@@ -13,6 +13,7 @@ from eval.report.build import training_curves
 from eval.report.page import draw_figures, render_page
 from eval.report.results import compute_transfer as compute
 from eval.report.schema import Transfer
+from eval.report.table import format_report
 from eval.scorers.records import read_scores, write_scores
 from recipes.errors import UserError
 from recipes.loading import load_study, validate_recipe
@@ -164,3 +165,19 @@ def test_without_a_gain_the_index_is_one_sentence(smoke_study, smoke_transfer):
     said = "<p>Not identified for any method: none has a gain on math that can be told from zero.</p>"
     assert page(-1.0).replace('<h2 id="index">Transfer index</h2>', "").strip() == said
     assert said not in page(1.0) and "<th>literal</th>" in page(1.0)
+
+
+def test_a_report_on_one_model_has_its_scores_and_no_empty_tables(smoke_study, smoke_transfer):
+    alone = {"arms": {}, "contrasts": [], "settings": {}, "budget": {}, "warnings": [], "certificate": None}
+    transfer = Transfer.model_validate(smoke_transfer | alone)
+    for reading in transfer.readings.values():
+        reading.arms.clear()
+    scores = {name: f"{name:<14}{result.score.estimate:>8.1f}" for name, result in transfer.base.benchmarks.items()}
+    assert format_report(transfer).split("\n\n") == [
+        "smoke: one model\nScores of the base alone: there is no other model to compare it with.",
+        "\n".join(["scores in percent", "benchmark         base", *scores.values()]),
+    ]
+    page = render_page(transfer, load_study(smoke_study), draw_figures(transfer, {}, {}), {})
+    assert "Scores of the base alone" in page and 'id="scores"' in page
+    for left_out in ("The methods, one by one", 'id="index"', "Gains by benchmark", 'href="#gains"'):
+        assert left_out not in page
