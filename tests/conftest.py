@@ -106,9 +106,12 @@ def variables_read_on_import() -> Iterator[None]:
 
 
 @pytest.fixture(autouse=True)
-def empty_working_directory(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An empty working directory, so that no test reads or writes the studies in the `runs/` of a clone."""
-    monkeypatch.chdir(tmp_path_factory.mktemp("cwd"))
+def clone_without_runs(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A working directory like that of a fresh clone, so that no test reads or writes the studies of `runs/`."""
+    folder = tmp_path_factory.mktemp("clone")
+    for name in ("data", "docs", "eval", "launch", "recipes", "tests", "train"):
+        (folder / name).symlink_to(ROOT / name)
+    monkeypatch.chdir(folder)
 
 
 @pytest.fixture(scope="session")
