@@ -174,7 +174,7 @@ def test_edited_files_are_inputs(tmp_path):
     assert {name for name, state in states(recipe, study).items() if state != "done"} == {"eval/base", "report"}
     source.write_text('{"problem": "1+1", "answer": "3"}\n')
     found = stage_states(build_stages(recipe), study)
-    assert found["corpus"].reasons[0].startswith(f"content of {source}: ")
+    assert found["corpus"].reasons[0] == f"content of {source} changed"
     assert found["base"].state == "done"
 
 
