@@ -1,7 +1,6 @@
 """Which checkpoint to ship: chosen on one half of the trajectory's questions, checked on the other."""
 
-from collections.abc import Callable, Mapping, Sequence
-from functools import cache
+from collections.abc import Callable, Container, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -91,6 +90,105 @@ class _Gains(NamedTuple):
         )
 
 
+class _Rule:
+    """The rule of `pick` on one slice, at any limit. Models are columns of the slice, the base is 0.
+
+    Raises:
+        UserError: as `pick` does.
+    """
+
+    def __init__(
+        self,
+        scores: Slice,
+        trained: str,
+        settings: StatisticsSpec,
+        excluded: Container[tuple[str, int]],
+        guess: Mapping[str, float],
+    ) -> None:
+        """`excluded`: arm and seed of the runs that propose nothing."""
+        _require_halves(scores)
+        self.trained = trained
+        self.draw_seed = (settings.seed, 2)
+        parts = (scores.half(True), scores.half(False), scores.benchmarks)
+        self.proposing, self.checking, self.whole = (
+            _gains(benchmarks, settings, (*self.draw_seed, number), scores.names, trained, guess)
+            for number, benchmarks in enumerate(parts)
+        )
+        if not set(self.proposing.estimate) - {trained, HELDOUT}:
+            raise UserError(
+                f"the suite has no group but {trained}, so there is nothing a checkpoint could have lost; add a "
+                "benchmark of another group to suite.benchmarks and run `transfer trajectory`"
+            )
+        self.limits = {0: 0.0} | {n: self.proposing.limit(n, self.draw_seed) for n in range(1, len(scores.names))}
+        self.rows = self._candidates(scores)
+        self.trained_models = [n for n, run in enumerate(scores.models, 1) if run[:2] not in excluded]
+        self.able = [model for model in self.trained_models if self.proposing.above_guessing(model)]
+        self._checked: dict[int, float] = {}
+
+    def _candidates(self, scores: Slice) -> list[Candidate]:
+        rows = []
+        for model, (arm, seed, step) in enumerate([(None, None, 0), *scores.models]):
+            gains = _without_heldout(self.proposing.of(model))
+            worst = worst_group(gains, self.trained)
+            assert worst is not None
+            row = Candidate(
+                arm=arm,
+                seed=seed,
+                step=step,
+                trained_gain=Estimate.of(gains[self.trained]),
+                worst_group=worst,
+                worst_gain=Estimate.of(gains[worst]),
+                passes_from=round(self.limits[model], 3),
+                on_frontier=False,
+            )
+            rows.append(row)
+        return [
+            row.model_copy(update={"on_frontier": not any(_dominates(other, row) for other in rows)}) for row in rows
+        ]
+
+    def limit_checked(self, model: int) -> float:
+        """`passes from` of a model by the half that checks."""
+        if model not in self._checked:
+            self._checked[model] = self.checking.limit(model, self.draw_seed)
+        return self._checked[model]
+
+    def propose(self, limit: float) -> int | None:
+        """The preferred model of those within a limit; None if none has a gain."""
+        return preferred(
+            {model: self.rows[model].trained_gain for model in self.able if self.limits[model] <= limit},
+            self.limits,
+            lambda first, second: self.proposing.difference(self.trained, first, second),
+        )
+
+    def refuse(self, model: int, limit: float) -> list[str]:
+        """What speaks against a proposed model; nothing: it ships."""
+        other_half = self.limit_checked(model)
+        against = _contradictions(self.checking, model, other_half, limit, self.trained, "the other half")
+        return against + _contradictions(self.whole, model, 0.0, limit, self.trained, "all questions of the slice")
+
+    def losses(self, model: int) -> list[float]:
+        """The limits at which what is said of a model can change."""
+        gains = [gain for of in (self.checking, self.whole) for gain in _without_heldout(of.of(model)).values()]
+        return [self.limits[model], self.limit_checked(model), *map(may_lose, gains)]
+
+    def first_shipping(self, max_drop: float) -> str:
+        """The smallest limit above `max_drop` at which a model ships, in words."""
+        gaining = [model for model in self.able if gained(self.rows[model].trained_gain)]
+        needed = {model: (self.limits[model], self.limit_checked(model)) for model in gaining}
+        losses = {loss for model in gaining for loss in self.losses(model)}
+        return _first_shipping(losses, max_drop, self.propose, self.refuse, needed)
+
+    def why_none(self, max_drop: float) -> str:
+        """Why no model is proposed at a limit."""
+        return _nothing_to_propose(
+            [self.rows[model] for model in self.trained_models],
+            [self.rows[model] for model in self.able],
+            max_drop,
+            self.trained,
+            lambda: self.first_shipping(max_drop),
+        )
+
+
 def choose(
     scores: Slice,
     trained: str,
@@ -103,114 +201,41 @@ def choose(
 
     `idle`: runs that learned nothing. `guess`: what guessing scores, by benchmark.
     """
-    learned_nothing, excluded = [str(run) for run in idle], {(run.arm, run.seed) for run in idle}
+    rule = _Rule(scores, trained, settings, {(run.arm, run.seed) for run in idle}, guess or {})
+    proposed, rows = rule.propose(max_drop), rule.rows
+    tied: list[Candidate] = []
+    if proposed is None:
+        refused = [rule.why_none(max_drop)]
+    else:
+        refused = rule.refuse(proposed, max_drop)
+        if refused:
+            refused.append(rule.first_shipping(max_drop))
+        within = [rows[model] for model in rule.able if rule.limits[model] <= max_drop]
+        tied = [row for row in within if row.trained_gain.estimate > rows[proposed].trained_gain.estimate]
+    # Held-out problems of the corpus are scored with the slice and are not part of it.
+    own = [half for item, half in zip(scores.benchmarks, scores.halves, strict=True) if item.group != HELDOUT]
+    questions = sum(int(half.sum()) for half in own)
+    return Pick(
+        max_drop=max_drop,
+        choice=rows[0] if refused or proposed is None else rows[proposed],
+        proposed=None if proposed is None else rows[proposed],
+        refused=refused,
+        reported={group: Estimate.of(gain) for group, gain in rule.checking.of(proposed or 0).items()},
+        tied=tied,
+        questions=questions,
+        checked=sum(map(len, own)) - questions,
+        candidates=rows,
+        learned_nothing=[str(run) for run in idle],
+    )
+
+
+def _require_halves(scores: Slice) -> None:
     for item, half in zip(scores.benchmarks, scores.halves, strict=True):
         if half.all() or not half.any():
             raise UserError(
                 f"all {len(half)} questions of {item.name} are in one half of the slice, so a choice could not be "
                 "checked on the other; raise trajectory.questions and trajectory.heldout_problems"
             )
-    draw_seed = (settings.seed, 2)
-    parts = (scores.half(True), scores.half(False), scores.benchmarks)
-    proposing, checking, whole = (
-        _gains(benchmarks, settings, (*draw_seed, number), scores.names, trained, guess or {})
-        for number, benchmarks in enumerate(parts)
-    )
-    if not set(proposing.estimate) - {trained, HELDOUT}:
-        raise UserError(
-            f"the suite has no group but {trained}, so there is nothing a checkpoint could have lost; add a benchmark "
-            "of another group to suite.benchmarks and run `transfer trajectory`"
-        )
-    models = range(1 + len(scores.models))
-    # Held-out problems of the corpus are scored with the slice and are not part of it.
-    own = [half for item, half in zip(scores.benchmarks, scores.halves, strict=True) if item.group != HELDOUT]
-    questions = sum(int(half.sum()) for half in own)
-    checked = sum(map(len, own)) - questions
-    rows, limits = [], {}
-    for model, (arm, seed, step) in zip(models, [(None, None, 0), *scores.models], strict=True):
-        gains = _without_heldout(proposing.of(model))
-        worst = worst_group(gains, trained)
-        assert worst is not None
-        limits[model] = 0.0 if arm is None else proposing.limit(model, draw_seed)
-        row = Candidate(
-            arm=arm,
-            seed=seed,
-            step=step,
-            trained_gain=Estimate.of(gains[trained]),
-            worst_group=worst,
-            worst_gain=Estimate.of(gains[worst]),
-            passes_from=round(limits[model], 3),
-            on_frontier=False,
-        )
-        rows.append(row)
-    rows = [row.model_copy(update={"on_frontier": not any(_dominates(other, row) for other in rows)}) for row in rows]
-    trained_rows = [m for m in models if rows[m].arm is not None and (rows[m].arm, rows[m].seed) not in excluded]
-    able = [model for model in trained_rows if proposing.above_guessing(model)]
-
-    @cache
-    def limit_checked(model: int) -> float:
-        return checking.limit(model, draw_seed)
-
-    def propose(limit: float) -> int | None:
-        return preferred(
-            {model: rows[model].trained_gain for model in able if limits[model] <= limit},
-            limits,
-            lambda first, second: proposing.difference(trained, first, second),
-        )
-
-    def refuse(model: int, limit: float) -> list[str]:
-        against = _contradictions(checking, model, limit_checked(model), limit, trained, "the other half")
-        return against + _contradictions(whole, model, 0.0, limit, trained, "all questions of the slice")
-
-    def losses(model: int) -> list[float]:
-        """The limits at which what is said of a model can change."""
-        gains = [gain for of in (checking, whole) for gain in _without_heldout(of.of(model)).values()]
-        return [limits[model], limit_checked(model), *map(may_lose, gains)]
-
-    def first_shipping() -> str:
-        gaining = [model for model in able if gained(rows[model].trained_gain)]
-        needed = {model: (limits[model], limit_checked(model)) for model in gaining}
-        return _first_shipping({loss for model in gaining for loss in losses(model)}, max_drop, propose, refuse, needed)
-
-    within = [model for model in able if limits[model] <= max_drop]
-    proposed = propose(max_drop)
-    if proposed is None:
-        return Pick(
-            max_drop=max_drop,
-            choice=rows[0],
-            proposed=None,
-            refused=[
-                _nothing_to_propose(
-                    [rows[model] for model in trained_rows],
-                    [rows[model] for model in able],
-                    max_drop,
-                    trained,
-                    first_shipping,
-                )
-            ],
-            reported={group: Estimate.of(gain) for group, gain in checking.of(0).items()},
-            tied=[],
-            questions=questions,
-            checked=checked,
-            candidates=rows,
-            learned_nothing=learned_nothing,
-        )
-    check = checking.of(proposed)
-    against = refuse(proposed, max_drop)
-    if against:
-        against.append(first_shipping())
-    return Pick(
-        max_drop=max_drop,
-        choice=rows[0] if against else rows[proposed],
-        proposed=rows[proposed],
-        refused=against,
-        reported={group: Estimate.of(gain) for group, gain in check.items()},
-        tied=[rows[m] for m in within if rows[m].trained_gain.estimate > rows[proposed].trained_gain.estimate],
-        questions=questions,
-        checked=checked,
-        candidates=rows,
-        learned_nothing=learned_nothing,
-    )
 
 
 def _first_shipping(
