@@ -5,7 +5,7 @@ from itertools import zip_longest
 from typing import Any
 
 from eval.questions.forms import LETTERS
-from launch.planning.validation import Validation
+from launch.planning.validated import Validation
 
 _SHOWN_CHARS = 700  # of a text as the model sees it
 _REFERENCE_CHARS = 200  # of a reference answer
