@@ -37,7 +37,8 @@ class Validation:
     absent: dict[str, list[str]] = field(default_factory=dict)
     """Kind of files -> names of those that are pinned and not here."""
     corpus: dict[str, Any] | None = None
-    """Rows read; problems left, sampled for training, held out, solvable by the teacher; removed rows by reason."""
+    """Rows read; problems left, sampled for training, held out, solvable by the teacher; removed rows by reason, and
+    the first of each."""
     groups: dict[str, list[str]] = field(default_factory=dict)
     """Group -> its benchmarks."""
     trained_group: str = ""

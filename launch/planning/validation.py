@@ -124,7 +124,7 @@ def _corpus(
                 "problems": len(funnel.kept),
                 "close_to_a_benchmark": len(close),
                 "removed": funnel.rejected(),
-                "first_removed": funnel.reasons_text() if funnel.rejects else "",
+                "first_removed": funnel.first_rejects(),
             }
             if funnel.prompt_tokens:
                 limit = recipe.prompt.max_prompt_tokens

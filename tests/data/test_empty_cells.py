@@ -130,6 +130,8 @@ def test_validate_names_the_line_and_the_column_of_a_corpus(law, capsys):
     assert main(["validate", str(law), "--json"]) in (0, 2)
     corpus = json.loads(capsys.readouterr().out)["corpus"]
     assert (corpus["rows"], corpus["problems"], corpus["removed"]) == (24, 23, {"template_failed": 1})
+    first = "my-problems, problems.csv line 4: 'option_c' is empty; if it may be, write {% if option_c %} around it"
+    assert corpus["first_removed"] == {"template_failed": first}
     edit(law, corpus__sources__0__problem_field="{{ question }} {{ option_c | default('') }}")
     main(["validate", str(law), "--json"])
     assert json.loads(capsys.readouterr().out)["corpus"]["problems"] == 24
