@@ -5,6 +5,7 @@ import re
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
+from datetime import date
 from types import MappingProxyType
 from typing import Any, TypeVar, get_args, get_origin
 
@@ -94,9 +95,9 @@ def _sentence(error: dict[str, Any], model: type[BaseModel], typed: Mapping[str,
         meant += elsewhere[: _KEYS_SHOWN - len(meant)]
         hint = f"did you mean {_either(meant)}?" if meant else f"allowed are {', '.join(known)}"
         return f"`{key}` is not a setting; {hint}"
-    if error["type"] == "literal_error" and isinstance(value := error["input"], str):
-        of_mapping = error["loc"][-1] == "[key]"
-        key = ".".join(map(str, error["loc"][:-2])) if of_mapping else key
+    value, of_mapping = error["input"], error["loc"][-1:] == ("[key]",)
+    key = ".".join(map(str, error["loc"][:-2])) if of_mapping else key
+    if error["type"] == "literal_error" and isinstance(value, str):
         allowed = _QUOTED.findall(error["ctx"]["expected"]) or [error["ctx"]["expected"]]  # of numbers
         hint = did_you_mean(value, allowed, "allowed are")
         return f"`{key}` {'has the key' if of_mapping else 'is'} {value!r}; {hint}"
@@ -112,7 +113,22 @@ def _sentence(error: dict[str, Any], model: type[BaseModel], typed: Mapping[str,
     of_text = error["type"] == "string_type" or typed.get(key) in _QUOTED.findall(message)
     if key in typed and of_text and not _is_json_without_text(typed[key]):
         hint = f"; write {quoted_override(key, typed[key])}, which YAML reads as text"
-    return f"`{key}` is {error['input']!r}, but {message[0].lower()}{message[1:]}{hint}"
+    elif error["type"] == "string_type" or (error["type"] == "literal_error" and isinstance(value, bool)):
+        hint = _read_by_yaml(value, _QUOTED.findall(message))
+    shown = str(value) if isinstance(value, date) else repr(value)
+    return f"`{key}` {'has the key' if of_mapping else 'is'} {shown}, but {message[0].lower()}{message[1:]}{hint}"
+
+
+def _read_by_yaml(value: Any, allowed: Sequence[str]) -> str:
+    """Why a value that looks like a text in YAML is none, and how to write the text; nothing where it is no such value.
+
+    `allowed`: the texts that may stand there; empty: any.
+    """
+    if isinstance(value, bool):
+        words = ("yes", "on", "true") if value else ("no", "off", "false")
+        meant = next((word for word in words if word in allowed), words[0])
+        return f'; YAML reads yes, no, on and off as true and false, and in quotes as text, as in "{meant}"'
+    return f'; in quotes it is text: "{value}"' if isinstance(value, int | float | date) else ""
 
 
 def _is_json_without_text(text: str) -> bool:

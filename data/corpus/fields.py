@@ -1,8 +1,8 @@
 """A field of a row in a recipe: a column, a dotted path into a column's value, or a template over columns.
 
 A template is recognised by its braces: `{{ question }} (A) {{ options.A }}`. It is rendered in jinja's sandbox. A
-column it names that a row lacks, a null, a list or object it would print, and a text for the filters `int` and `float`
-that is no number are errors, not text.
+column it names that a row lacks, a null, a blank text, a list or an object it would print, and a text for the filters
+`int` and `float` that is no number are errors, not text.
 """
 
 import difflib
@@ -17,6 +17,7 @@ from jinja2.filters import do_float, do_int
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from data.corpus.files import json_value
+from data.corpus.printed import EmptyPrintError, not_empty
 from data.corpus.values import NoTextError, RowError, as_text, from_json_text
 
 _PRINTED = re.compile(r"""\{\{-?\s*([^{}|"'\[\]]+?)\s*(?:\|[^{}]*)?-?\}\}""")
@@ -30,6 +31,10 @@ class TemplateFailedError(RowError):
 
     def __init__(self, why: str) -> None:
         super().__init__("template_failed", why)
+
+
+class EmptyCellError(TemplateFailedError):
+    """A template would print a value that this row leaves empty; other rows may have it."""
 
 
 def is_template(field: str) -> bool:
@@ -50,10 +55,11 @@ def reads_whole_row(fields: Iterable[str]) -> bool:
     return any(is_template(field) and WHOLE_ROW in _variables(field) for field in fields)
 
 
-def field_value(row: Mapping[str, Any], field: str) -> Any:
+def field_value(row: Mapping[str, Any], field: str, blank: bool = False) -> Any:
     """The value of a field in a row; None if a step of a path is missing.
 
     Steps of a path are keys, or places of lists from 0; they also step into a text that is a JSON object or list.
+    `blank`: a template may print what the row leaves empty.
 
     Raises:
         TemplateFailedError: the field is a template that this row does not fill.
@@ -61,7 +67,7 @@ def field_value(row: Mapping[str, Any], field: str) -> Any:
     if field in row:
         return row[field]
     if is_template(field):
-        return _rendered(row, field)
+        return _rendered(row, field, blank)
     value: Any = row
     for step in field.split("."):
         value = _parsed(value) if value is not row else value
@@ -107,9 +113,11 @@ def passed_over(row: Mapping[str, Any], field: str) -> list[Any]:
     return items if scalar else []
 
 
-def _rendered(row: Mapping[str, Any], field: str) -> str:
+def _rendered(row: Mapping[str, Any], field: str, blank: bool) -> str:
     try:
-        return _template(field).render({WHOLE_ROW: row} | dict(row))
+        return _template(field, blank).render({WHOLE_ROW: row} | dict(row))
+    except EmptyPrintError as error:
+        raise EmptyCellError(str(error)) from None
     except (TemplateError, TypeError, ValueError, ArithmeticError, LookupError) as error:
         text = _NO_COLUMN.sub("the row has no column", str(error))
         text += "; places count from 0" if _NO_ELEMENT.search(text) else ""
@@ -117,8 +125,8 @@ def _rendered(row: Mapping[str, Any], field: str) -> str:
 
 
 @lru_cache(maxsize=64)
-def _template(text: str) -> Template:
-    return _ENVIRONMENT.from_string(text)
+def _template(text: str, blank: bool) -> Template:
+    return _ENVIRONMENT.from_string(text) if blank else not_empty(_ENVIRONMENT, text, WHOLE_ROW)
 
 
 @lru_cache(maxsize=64)

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from data.corpus.fields import TemplateFailedError, by_name, field_value, printed_names
+from data.corpus.fields import EmptyCellError, TemplateFailedError, by_name, field_value, printed_names
 from data.corpus.files import Row, separator_hint
 from data.corpus.sources import key_of, listed, published_rows
-from recipes.corpus_schema import DataFiles
+from recipes.corpus_schema import BenchmarkTexts, DataFiles, SourceSpec, StoredCompletions
 from recipes.errors import UserError, collected
 from recipes.loading import PREPARE
 from recipes.suggestions import nearest, similar_file
@@ -35,8 +35,10 @@ def field_mistakes(
         assert first is not None
         with collected(sentences):
             try:
-                value = field_value(first, field)
+                value = field_value(first, field, blank=isinstance(files, BenchmarkTexts | StoredCompletions))
             except TemplateFailedError as error:
+                if isinstance(error, EmptyCellError) and isinstance(files, SourceSpec):
+                    continue  # the row is rejected, wherever it is
                 names = [name for name in printed_names(field) if name in first and not name.isidentifier()]
                 hint = f"; write {by_name(names[0])} for the column {names[0]!r}" if names else ""
                 undefined = _UNDEFINED.match(str(error))

@@ -78,11 +78,9 @@ class Funnel:
         """Removed rows by reason."""
         return dict(sorted(Counter(row["reason"] for row in self.rejects).items()))
 
-    def reasons_text(self) -> str:
-        """Removed rows by reason, for a sentence: the most frequent first, with the first row that has it."""
-        counts = sorted(self.rejected().items(), key=lambda item: -item[1])
-        texts = [f"{count:,} {reason}" for reason, count in counts]
-        return ", ".join([f"{texts[0]} (the first: {self._first[counts[0][0]]})", *texts[1:]]) if texts else "none"
+    def first_rejects(self) -> dict[str, str]:
+        """Reason -> the first row that was removed for it, with the detail."""
+        return dict(sorted(self._first.items()))
 
     def losses_text(self) -> str:
         """How many rows were removed, for a sentence, with the most frequent reason and the first row that has it."""

@@ -18,6 +18,7 @@ from eval.questions.choices import choice_reader, is_answer
 from eval.questions.forms import FORMS, LETTERS, form_columns, questions_of
 from eval.questions.records import Question, json_line, read_questions, write_questions
 from eval.questions.task_files import suite_folder, task_path
+from eval.questions.wording import printed_empty
 from recipes.errors import UserError, collected
 from recipes.files import hash_files, hash_json
 from recipes.manifest import finish_stage, finished_manifest
@@ -98,21 +99,50 @@ def read_source_questions(recipe: Recipe, benchmark: BenchmarkSpec, study_dir: P
     data = chosen(data, lock)
     questions = questions_of(benchmark.name, data, read_benchmark_rows(data, lock))
     _require_references(benchmark, questions)
+    _require_texts(recipe, benchmark, questions)
     _require_choices(recipe, benchmark, questions)
     return questions
+
+
+def _require_texts(recipe: Recipe, benchmark: BenchmarkSpec, questions: list[Question]) -> None:
+    """Refuse an empty value that a task file would print. The rows of publishers' forms are as they publish them."""
+    data = benchmark.require_data()
+    for prompting in benchmark.promptings if data.form == "fields" else ():
+        empty, question = None, None
+        with collected([]):  # what is wrong with a task file is said by those who fill it
+            path = task_path(suite_folder(recipe.require_suite()), benchmark.name, prompting)
+            for question in questions:
+                if (empty := printed_empty(path, question.fields)) is not None:
+                    break
+        if empty is None or question is None:
+            continue
+        names = dict.fromkeys(text.split(".")[0] for text in empty.paths)
+        named = " or ".join(f"{data.fields.get(name, name)!r}, the field {name!r}," for name in names)
+        whole = empty.whole and all(text in data.fields for text in empty.paths)
+        raise UserError(
+            f"benchmark {benchmark.name}, {question.place}: {named} {'is' if whole else 'has a value that is'} empty, "
+            f"but {path.name} prints it; fill it in, remove the row, or {empty.remedy}"
+        )
 
 
 def _require_choices(recipe: Recipe, benchmark: BenchmarkSpec, questions: list[Question]) -> None:
     """Refuse references that are none of the answers whose likelihoods are compared."""
     for prompting in benchmark.likelihood:
-        wrong = None
+        wrong, path = None, None
         with collected([]):  # what is wrong with a task file is said by those who fill it
-            read = choice_reader(task_path(suite_folder(recipe.require_suite()), benchmark.name, prompting))
-            answers = ((question, read(question.fields)) for question in questions if read is not None)
-            wrong = next((item for item in answers if not is_answer(item[0].reference, item[1])), None)
-        if wrong is None:
+            path = task_path(suite_folder(recipe.require_suite()), benchmark.name, prompting)
+            read = choice_reader(path)
+            answers = ((question, read(question)) for question in questions if read is not None)
+            wrong = next((item for item in answers if _is_wrong(benchmark, *item)), None)
+        if wrong is None or path is None:
             continue
         (question, choices), rules = wrong, benchmark.scorings.values()
+        if _has_empty_answer(benchmark, choices):
+            number = 1 + next(index for index, choice in enumerate(choices) if not choice.strip())
+            raise UserError(
+                f"benchmark {benchmark.name}, {question.place}: answer {number} of doc_to_choice in {path.name} is "
+                'empty; fill it in, remove the row, or leave it out, as in doc_to_choice: "{{[a, b] | select | list}}"'
+            )
         rule = next(rule for rule in rules if TRAITS[rule].likelihoods)
         shown = ", ".join(repr(choice.strip()[:_SHOWN_CHARS]) for choice in choices)
         raise UserError(
@@ -121,6 +151,15 @@ def _require_choices(recipe: Recipe, benchmark: BenchmarkSpec, questions: list[Q
             f"({', '.join(LETTERS[: len(choices)])}) or its text ({shown}); correct the references or doc_to_choice, "
             "or name their column, or a template that makes them, in data.reference_field"
         )
+
+
+def _is_wrong(benchmark: BenchmarkSpec, question: Question, choices: list[str]) -> bool:
+    return _has_empty_answer(benchmark, choices) or not is_answer(question.reference, choices)
+
+
+def _has_empty_answer(benchmark: BenchmarkSpec, choices: list[str]) -> bool:
+    """Whether an answer of a file's own columns is empty. The rows of publishers' forms are as they publish them."""
+    return benchmark.require_data().form == "fields" and not all(choice.strip() for choice in choices)
 
 
 def _require_references(benchmark: BenchmarkSpec, questions: list[Question]) -> None:

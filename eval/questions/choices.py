@@ -5,12 +5,14 @@ A list is taken literally; a text is a field, or a template that prints a list. 
 
 import ast
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
+from string import ascii_uppercase
 from typing import Any
 
 from eval.questions.forms import LETTERS
-from eval.questions.wording import OF_EVERY_QUESTION, rendered, task_values, unknown_names
+from eval.questions.records import Question
+from eval.questions.wording import OF_EVERY_QUESTION, filled_all, rendered, task_values, unknown_names
 from recipes.errors import UserError
 from recipes.suite_schema import BenchmarkSpec
 
@@ -18,13 +20,14 @@ _SHOWN_CHARS = 80
 _EXAMPLE = 'doc_to_choice: "{{[a, b]}}"'
 
 
-def choice_reader(path: Path) -> Callable[[Mapping[str, Any]], list[str]] | None:
-    """What gives the answers of a question from its fields; None for a task file without any.
+def choice_reader(path: Path) -> Callable[[Question], list[str]] | None:
+    """What gives the answers of a question; None for a task file without any.
 
-    It raises UserError if the task file gives no list for a question.
+    It raises UserError if the task file gives no list for a question, or the names of fields in the place of answers.
 
     Raises:
-        UserError: the task file cannot be read, or its answers would be the same braces for every question.
+        UserError: the task file cannot be read, or its answers would be the same braces for every question, true or
+            false, or empty.
     """
     settings = task_values(path)
     choices = settings.get("doc_to_choice")
@@ -34,25 +37,59 @@ def choice_reader(path: Path) -> Callable[[Mapping[str, Any]], list[str]] | None
                 f"task file {path} has output_type multiple_choice but no doc_to_choice; add it, as in {_EXAMPLE}"
             )
         return None
-    if isinstance(choices, dict):
-        choices = list(choices.values())
-    if isinstance(choices, list):
-        texts = [str(choice) for choice in choices]
+    texts = _literal(choices)
+    if texts is not None:
+        given = choices.values() if isinstance(choices, dict) else choices
+        if any(isinstance(choice, bool) for choice in given):
+            raise UserError(
+                f"task file {path}, doc_to_choice is {list(given)}: YAML reads yes, no, on and off as true and false; "
+                'write each answer in quotes, as in doc_to_choice: ["no", "yes"]'
+            )
+        if not all(text.strip() for text in texts):
+            raise UserError(f"task file {path}, doc_to_choice is {texts}, of which an answer is empty; fill it in")
         if literal := next((text for text in texts if "{{" in text or "{%" in text), None):
             raise UserError(
                 f"task file {path}, doc_to_choice is a list, which is taken literally: {literal!r} would be an answer; "
                 f"write {_template_of(texts)}"
             )
-        return lambda fields: texts
+
+        def read(question: Question) -> list[str]:
+            _require_no_names(path, texts, question.fields)
+            return texts
+
+        return read
     if not isinstance(choices, str):
         return None  # a function of the task file
-    return lambda fields: _answers(path, choices, fields)
+    return lambda question: _answers(path, choices, question)
 
 
-def _answers(path: Path, template: str, fields: Mapping[str, Any]) -> list[str]:
-    question = dict.fromkeys(OF_EVERY_QUESTION, "") | dict(fields)
+def _literal(choices: Any) -> list[str] | None:
+    """The answers that a YAML list or mapping of them has; None where `doc_to_choice` is something else."""
+    function = isinstance(choices, dict) and choices.keys() == {"function"}
+    values = list(choices.values()) if isinstance(choices, dict) and not function else choices
+    return [str(choice) for choice in values] if isinstance(values, list) else None
+
+
+def require_no_fields(path: Path, names: Collection[str]) -> None:
+    """Raise UserError if the answers of a task file are the names of fields, for questions not at hand."""
+    texts = _literal(task_values(path).get("doc_to_choice"))
+    if texts:
+        _require_no_names(path, texts, names)
+
+
+def _require_no_names(path: Path, texts: Sequence[str], names: Collection[str]) -> None:
+    """Single capital letters may be both the names of fields and the answers that follow a prompt with options."""
+    if all(text in names for text in texts) and not all(text in tuple(ascii_uppercase) for text in texts):
+        raise UserError(
+            f"task file {path}, doc_to_choice is a list, which is taken literally: {texts[0]!r} would be an answer, "
+            f"not the field of that name; write {_template_of([f'{{{{{text}}}}}' for text in texts])}"
+        )
+
+
+def _answers(path: Path, template: str, asked: Question) -> list[str]:
+    question = dict.fromkeys(OF_EVERY_QUESTION, "") | asked.fields
     value = question.get(template)
-    text = "" if template in question else rendered(path, "doc_to_choice", template, fields)
+    text = "" if template in question else rendered(path, "doc_to_choice", template, asked.fields, asked.place)
     if template not in question:
         try:
             value = ast.literal_eval(text)
@@ -63,9 +100,14 @@ def _answers(path: Path, template: str, fields: Mapping[str, Any]) -> list[str]:
             if sentence.startswith(f"task file {path}, doc_to_choice"):
                 raise UserError(sentence)
         shown = text or str(question.get(template))
+        if text.startswith("[") and re.search(r"\bUndefined\b", text):  # as jinja prints it in a list
+            raise UserError(
+                f"task file {path}, doc_to_choice gives {shown[:_SHOWN_CHARS]!r} in {asked.place}, where a value that "
+                "it names is missing; fill it in, or remove the row"
+            )
         raise UserError(
-            f"task file {path}, doc_to_choice gives {shown[:_SHOWN_CHARS]!r}, which is no list of answers; write a "
-            f"template that prints a list, as in {_EXAMPLE}"
+            f"task file {path}, doc_to_choice gives {shown[:_SHOWN_CHARS]!r} in {asked.place}, which is no list of "
+            f"answers; write a template that prints a list, as in {_EXAMPLE}"
         )
     return [str(item) for item in value]
 
@@ -80,6 +122,19 @@ def _template_of(texts: list[str]) -> str:
         terms = [part.strip() if index % 2 else f"'{part}'" for index, part in enumerate(parts) if part]
         expressions.append(" ~ ".join(terms))
     return f'doc_to_choice: "{{{{[{", ".join(expressions)}]}}}}"'
+
+
+def wordings(path: Path, questions: Sequence[Question], suffix: str) -> list[str]:
+    """The wording of each question, as `filled_all`, of which also the given answers can be read.
+
+    Raises:
+        UserError: for the first question that does not fill the task file.
+    """
+    read = choice_reader(path)
+    for question in questions if read is not None else ():
+        assert read is not None
+        read(question)
+    return filled_all(path, questions, suffix)
 
 
 def is_answer(reference: Any, choices: list[str]) -> bool:

@@ -33,7 +33,7 @@ def _level(recipe: Recipe, study_dir: Path, benchmark: BenchmarkSpec, reading: s
         answers = choice_reader(task_path(suite_folder(recipe.require_suite()), benchmark.name, prompting))
         if answers is None or benchmark.restricted:
             return None
-        return _by_guessing([len(answers(item.fields)) for item in load_questions(recipe, benchmark, study_dir)])
+        return _by_guessing([len(answers(item)) for item in load_questions(recipe, benchmark, study_dir)])
     if TRAITS[rule].references != "letter":
         return None
     if benchmark.data is not None and benchmark.data.form == "gpqa":

@@ -8,7 +8,7 @@ from data.corpus.first_row import field_mistakes, not_there
 from data.corpus.sources import read_rows
 from data.pocket_world import benchmark_questions
 from eval.questions.build import benchmark_files, read_source_questions, require_world_task
-from eval.questions.choices import choice_reader, require_output_type
+from eval.questions.choices import choice_reader, require_no_fields, require_output_type
 from eval.questions.forms import FORMS, form_columns, questions_of
 from eval.questions.records import Question
 from eval.questions.suite_size import WHOLE_FILE_BYTES
@@ -50,7 +50,7 @@ def suite_mistakes(recipe: Recipe) -> list[str]:
             with collected(sentences):
                 sentences += choice_mistakes(path, benchmark, prompting, question)
                 if question is not None:
-                    sentences += wording_mistakes(path, question.fields)
+                    sentences += wording_mistakes(path, question.fields, question.place)
                 elif benchmark.data is not None and benchmark.data.form == "fields" and benchmark.data.fields:
                     sentences += unknown_names(path, benchmark.data.fields)
             mistakes += [f"benchmark {benchmark.name!r}: {sentence}" for sentence in dict.fromkeys(sentences)]
@@ -65,7 +65,9 @@ def choice_mistakes(path: Path, benchmark: BenchmarkSpec, prompting: str, questi
     with collected(sentences):
         read = choice_reader(path)
         if read is not None and question is not None:
-            read(question.fields)
+            read(question)
+        elif question is None and benchmark.data is not None and benchmark.data.form == "fields":
+            require_no_fields(path, benchmark.data.fields)
     return sentences
 
 
@@ -100,7 +102,7 @@ def _asks_with_suffix(recipe: Recipe, benchmark: BenchmarkSpec, path: Path) -> b
         return True
     with collected([]):
         question = _first_question(recipe, benchmark)
-        return question is not None and suffix.strip() in filled(path, question.fields | {"suffix": suffix})
+        return question is not None and suffix.strip() in filled(path, question, suffix)
     return True
 
 

@@ -4,12 +4,14 @@ The harness renders with the same environment; here a mistake is a sentence, and
 """
 
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from data.corpus.fields import printed_names
+from data.corpus.printed import EmptyPrintError, is_empty, not_empty
+from eval.questions.records import Question
 from recipes.errors import UserError, collected
 from recipes.suggestions import nearest
 from recipes.yaml_files import StrictLoader, read_yaml_text
@@ -19,6 +21,7 @@ OF_EVERY_QUESTION = ("question_id", "suffix")
 _TEMPLATES = ("doc_to_text", "doc_to_choice", "doc_to_target")
 _DEEPEST_INCLUDE = 10
 _SHOWN_CHARS = 60
+_UNDEFINED = re.compile(r"'(\w+)' is undefined")  # jinja's words
 _KEYS = (  # of lm-evaluation-harness's TaskConfig; `include` is read before
     "task", "task_alias", "tag", "custom_dataset", "dataset_path", "dataset_name", "dataset_kwargs", "training_split",
     "validation_split", "test_split", "fewshot_split", "process_docs", "doc_to_text", "doc_to_target", "doc_to_image",
@@ -83,26 +86,67 @@ def _files(path: Path, depth: int = 0) -> list[tuple[Path, dict[str, Any]]]:
     return [*included, (path, settings)]
 
 
-def wording_mistakes(path: Path, fields: Mapping[str, Any]) -> list[str]:
-    """Why a task file cannot be filled with a question of these fields, a sentence for each template of it."""
+def wording_mistakes(path: Path, fields: Mapping[str, Any], place: str = "") -> list[str]:
+    """Why a task file cannot be filled with a question of these fields, a sentence for each template of it.
+
+    `place`: where the question was read.
+    """
     settings = task_values(path)
     if not settings.get("doc_to_text"):
         return [f"task file {path} has no doc_to_text, the wording of its questions"]
     sentences: list[str] = []
     for key, template in _templates(settings):
         with collected(sentences):
-            rendered(path, key, template, fields)
+            rendered(path, key, template, fields, place)
     return sentences
 
 
-def filled(path: Path, fields: Mapping[str, Any]) -> str:
+def filled(path: Path, question: Question, suffix: str) -> str:
     """The wording of one question, without the chat template. Raises UserError if it cannot be filled."""
-    texts = [text for key, text in _templates(task_values(path)) if key == "doc_to_text"]
-    return rendered(path, "doc_to_text", texts[0], fields) if texts else ""
+    (text,) = filled_all(path, [question], suffix)
+    return text
 
 
-def rendered(path: Path, key: str, template: str, fields: Mapping[str, Any]) -> str:
-    """What a template of a task file gives for a question. Raises UserError if it cannot be filled."""
+def filled_all(path: Path, questions: Iterable[Question], suffix: str) -> list[str]:
+    """The wording of each question, without the chat template. Raises UserError for the first that does not fill it."""
+    template = dict(_templates(task_values(path))).get("doc_to_text")
+    return [
+        "" if template is None else rendered(path, "doc_to_text", template, q.fields | {"suffix": suffix}, q.place)
+        for q in questions
+    ]
+
+
+def printed_empty(path: Path, fields: Mapping[str, Any]) -> EmptyPrintError | None:
+    """The empty value that a task file would print for a question of these fields, if there is one."""
+    if not _has_empty(fields):
+        return None
+    templates = dict(_templates(task_values(path)))
+    for key in ("doc_to_text", "doc_to_choice"):
+        template = templates.get(key, "")
+        if template in fields and is_empty(fields[template]):  # a name alone is that field
+            return EmptyPrintError((template,), True, fields[template], "print another field")
+        try:
+            if template not in fields:
+                _compiled(template, guarded=True).render(**dict.fromkeys(OF_EVERY_QUESTION, "-") | dict(fields))
+        except EmptyPrintError as error:
+            return error
+        except Exception:  # what does not fill a template is said by those who fill it
+            continue
+    return None
+
+
+def _has_empty(value: Any) -> bool:
+    """Whether a value is empty, or holds one that is."""
+    if isinstance(value, Mapping):
+        return any(map(_has_empty, value.values()))
+    return any(map(_has_empty, value)) if isinstance(value, list | tuple) else is_empty(value)
+
+
+def rendered(path: Path, key: str, template: str, fields: Mapping[str, Any], place: str = "") -> str:
+    """What a template of a task file gives for a question. Raises UserError if it cannot be filled.
+
+    `place`: where the question was read; it is said where another question may fill the template.
+    """
     from jinja2 import TemplateError
 
     question = dict.fromkeys(OF_EVERY_QUESTION, "") | dict(fields)
@@ -111,8 +155,10 @@ def rendered(path: Path, key: str, template: str, fields: Mapping[str, Any]) -> 
     try:
         return str(_compiled(template).render(**question))
     except (TemplateError, TypeError, ValueError, ArithmeticError, LookupError) as error:
+        of_all = getattr(error, "lineno", None) is not None or _UNDEFINED.match(str(error))
+        where = "" if of_all or not place else f", in {place}"
         raise UserError(
-            f"task file {path}, {key}: {_at(error, template)}{' '.join(str(error).split())}; a question has "
+            f"task file {path}, {key}: {_at(error, template)}{' '.join(str(error).split())}{where}; a question has "
             f"{', '.join(sorted(question))}{_no_name(template, question) or _meant(str(error), question)}"
         ) from None
 
@@ -129,7 +175,7 @@ def _at(error: Exception, template: str) -> str:
 
 def _meant(error: str, names: Collection[str]) -> str:
     """The name that an undefined one in an error of jinja's means."""
-    undefined = re.match(r"'(\w+)' is undefined", error)
+    undefined = _UNDEFINED.match(error)
     near = nearest(undefined[1], sorted(names)) if undefined is not None else None
     return f"; did you mean {near!r}?" if near is not None else ""
 
@@ -144,12 +190,13 @@ def _no_name(template: str, names: Collection[str]) -> str:
 
 
 @lru_cache(maxsize=64)
-def _compiled(template: str) -> Any:
+def _compiled(template: str, guarded: bool = False) -> Any:
+    """A template of a task file. `guarded`: it raises EmptyPrintError where it would print an empty value."""
     from jinja2 import BaseLoader, Environment, StrictUndefined
 
     environment = Environment(loader=BaseLoader(), undefined=StrictUndefined, keep_trailing_newline=True)
     environment.filters["regex_replace"] = lambda text, *_, **__: text  # lm-evaluation-harness has it
-    return environment.from_string(template)
+    return not_empty(environment, template) if guarded else environment.from_string(template)
 
 
 def unknown_names(path: Path, names: Collection[str]) -> list[str]:

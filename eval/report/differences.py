@@ -18,6 +18,8 @@ class Results(NamedTuple):
     """Its folder; None: it has not run."""
     report: Path | None
     """The folder that holds `report`; None: there is no report of its settings."""
+    lacks: str = ""
+    """Why there is no report of its settings, and what makes one."""
 
 
 class Change(Values):
@@ -46,6 +48,8 @@ class Differences(Values):
     """Commit, Python and packages of the stages each has finished. None: a study has finished none."""
     gains: list[GainPair] | None
     """Of the arms and groups that both reports have. None: a study has no report."""
+    without_report: list[str]
+    """Why each study without a report of its settings has none, and what makes one."""
 
 
 def differences(first: Results, second: Results, settings: tuple[dict[str, Any], dict[str, Any]]) -> Differences:
@@ -60,6 +64,7 @@ def differences(first: Results, second: Results, settings: tuple[dict[str, Any],
         settings=_changes(*settings),
         versions=_changes(*versions) if all(versions) else None,
         gains=None if reports[0] is None or reports[1] is None else list(_gains(reports[0], reports[1])),
+        without_report=list(dict.fromkeys(study.lacks for study in (first, second) if study.report is None)),
     )
 
 
@@ -103,7 +108,7 @@ def differences_text(compared: Differences) -> str:
             for change in differing
         ]
     if compared.gains is None:
-        lines.append("gains: not compared, because a study has no report of its settings")
+        lines.append(f"gains: not compared: {'; '.join(compared.without_report)}")
     elif not compared.gains:
         lines.append("gains: the reports have no arm and group in common")
     else:

@@ -47,23 +47,28 @@ def _results(path: Path, recipe: "Recipe") -> "tuple[Results, str | None]":
 
     folder = path if path.is_dir() else Path("runs") / recipe.study
     if not (folder / STUDY_FILE).is_file():
-        return Results(None, None), None
+        lacks = f"{path} has not run, there is no {folder} (`transfer run {path}` makes its report)"
+        return Results(None, None, lacks), None
     try:
         settings = _settings_of_report(recipe)
         same = settings == _settings_of_report(load_study(folder))
-    except UserError:  # a file of the recipe is gone
-        return Results(folder, folder) if path.is_dir() else Results(None, None), None
+    except UserError as error:  # a file of the recipe is gone
+        lacks = f"what {path} is now cannot be read: {error}"
+        return Results(folder, folder) if path.is_dir() else Results(None, None, lacks), None
     if not same:
-        return Results(None, None), f"{folder} ran with other settings than {path} now has; its results are left out"
+        other = f"{folder} ran with other settings than {path} now has"
+        lacks = f"{other} (`transfer run {path}` makes a report of these)"
+        return Results(None, None, lacks), f"{other}; its results are left out"
     report = finished_manifest(folder / "report")
     if report is None:
-        return Results(folder, None), None
+        return Results(folder, None, f"{folder} has no finished report (`transfer run {path}` makes it)"), None
     if any(key not in report["inputs"] or report["inputs"][key] != value for key, value in settings.items()):
         note = (
             f"the report in {folder} is stale: its study now has other settings; its gains are left out; "
             f"`transfer run {path}` writes it again"
         )
-        return Results(folder, None), note
+        lacks = f"the report in {folder} is of other settings (`transfer run {path}` writes it again)"
+        return Results(folder, None, lacks), note
     return Results(folder, folder), None
 
 

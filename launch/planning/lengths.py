@@ -15,10 +15,10 @@ from data.prompts.prompt import settle
 from data.prompts.thinking import strip_thinking
 from data.prompts.tokenizer_files import TokenizerFiles
 from eval.questions.build import read_source_questions
+from eval.questions.choices import wordings
 from eval.questions.suite_size import WHOLE_FILE_BYTES
 from eval.questions.task_files import suite_folder, task_path
-from eval.questions.wording import filled
-from recipes.errors import UserError
+from recipes.errors import UserError, collected
 from recipes.schema import Recipe
 
 _BATCH = 200
@@ -89,7 +89,8 @@ def require_one(what: str, lengths: Iterable[int], setting: str, limit: int, sho
 
 
 def check_questions(recipe: Recipe) -> None:
-    """Raise UserError for each benchmark of a small local file with a question that is longer than its limit.
+    """Raise UserError for each benchmark of a small local file with a question that does not fill its task file, or is
+    longer than its limit.
 
     Tokens of the question alone are counted: a chat template adds some, and `transfer validate` counts them too.
     """
@@ -103,7 +104,10 @@ def check_questions(recipe: Recipe) -> None:
         questions = read_source_questions(recipe, benchmark, Path())
         for prompting in benchmark.promptings:
             path = task_path(folder, benchmark.name, prompting)
-            texts = [filled(path, question.fields | {"suffix": recipe.prompt.suffix}) for question in questions]
+            mistakes, texts = list[str](), list[str]()
+            with collected(mistakes):
+                texts = wordings(path, questions, recipe.prompt.suffix)
+            sentences += [f"benchmark {benchmark.name!r}: {mistake}" for mistake in mistakes]
             texts = [text for text in texts if len(text.encode()) > limit]  # a token has at least a byte
             tokenizer = tokenizer or (_tokenizer(recipe) if texts else None)
             if tokenizer is None:

@@ -8,6 +8,7 @@ from data.corpus.sources import RawRow
 from eval.questions.forms import LETTERS
 from recipes.corpus_schema import SourceSpec
 
+_MARK = re.compile(r"\(([A-J])\)|^[^\S\n]*([A-J])[.):]", re.MULTILINE)  # of an option
 _MOST = 10  # of more, the counts say nothing
 
 
@@ -23,13 +24,21 @@ def reference_counts(references: Iterable[object]) -> dict[str, int]:
 def letter_not_offered(reference: object, text: str) -> bool:
     """Whether a reference is a letter that the question does not offer.
 
-    Options are told by their marks: "(A)", or "A." and "A)" at the beginning of a line. False where fewer than two
-    are found.
+    Options are told by their marks: "(A)", or "A." and "A)" at the beginning of a line. A mark without a text before
+    the next one or the end of the line is no option, unless none has one there. False where fewer than two marks are
+    found.
     """
     if not isinstance(reference, str) or reference not in tuple(LETTERS):
         return False
-    marked = {first or second for first, second in re.findall(r"\(([A-J])\)|^\s*([A-J])[.):]", text, re.MULTILINE)}
-    return len(marked) > 1 and reference not in marked
+    marks = list(_MARK.finditer(text))
+    ends = [mark.start() for mark in marks[1:]] + [len(text)]
+    marked, offered = set[str](), set[str]()
+    for mark, end in zip(marks, ends, strict=False):
+        letter = mark[1] or mark[2]
+        marked.add(letter)
+        if text[mark.end() : end].partition("\n")[0].strip():
+            offered.add(letter)
+    return len(marked) > 1 and reference not in (offered or marked)
 
 
 def not_offered(what: str, asked: Iterable[tuple[str, object, str]]) -> list[str]:

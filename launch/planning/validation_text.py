@@ -5,7 +5,7 @@ from itertools import zip_longest
 from typing import Any
 
 from eval.questions.forms import LETTERS
-from launch.planning.validation import Validation
+from launch.planning.validated import Validation
 
 _SHOWN_CHARS = 700  # of a text as the model sees it
 _REFERENCE_CHARS = 200  # of a reference answer
@@ -33,26 +33,30 @@ def _corpus_lines(validation: Validation) -> list[str]:
     corpus = validation.corpus
     if corpus is None:
         return []
-    lines = [f"corpus: {corpus['rows']:,} rows, {corpus['problems']:,} problems after the filters{_sampled(corpus)}"]
+    lines = [f"corpus: {corpus['rows']:,} rows, {corpus['problems']:,} problems after the filters{_split(corpus)}"]
     lines += _reference_lines(validation, "", "  ")
-    if corpus["first_removed"]:
-        lines.append(f"  removed: {corpus['first_removed']}")
+    removed = sorted(corpus["removed"].items(), key=lambda item: -item[1])
+    lines += [f"  removed: {sum(count for _, count in removed):,} rows"] if removed else []
+    lines += [
+        f"    {count:,} {reason} (the first: {_one_line(corpus['first_removed'][reason])})" for reason, count in removed
+    ]
     if "demonstrations" in corpus:
         lines.append(
             f"  demonstrations: {corpus['demonstrations']:,}, of which {corpus['usable_demonstrations']:,} are correct "
-            f"and fit, for {corpus['teacher_solvable']:,} problems"
+            f"and fit, for {corpus['teacher_solvable']:,} of the {corpus['train_problems']:,} problems for training"
         )
         if first := corpus.get("first_unusable"):
             lines.append(f"    {first}")
     return lines
 
 
-def _sampled(corpus: dict[str, Any]) -> str:
-    """How many problems the recipe takes of those after the filters, if not all; the references are those of these."""
+def _split(corpus: dict[str, Any]) -> str:
+    """How many problems of those after the filters are used, and for what; the references are theirs."""
     train, heldout = (corpus.get(key, 0) for key in ("train_problems", "heldout_problems"))
-    if train + heldout in (0, corpus["problems"]):
+    if not train + heldout:
         return ""
-    return f", {train + heldout:,} of them sampled: {train:,} for training, {heldout:,} held out"
+    sampled = f", {train + heldout:,} of them sampled" if train + heldout != corpus["problems"] else ""
+    return f"{sampled}: {train:,} for training, {heldout:,} held out"
 
 
 def _group_lines(validation: Validation) -> list[str]:
@@ -69,7 +73,7 @@ def _group_lines(validation: Validation) -> list[str]:
 def _reference_lines(validation: Validation, name: str, indent: str) -> list[str]:
     """How often each reference answer of the corpus ("") or a benchmark occurs, where there are few."""
     counts = validation.references.get(name)
-    listed = ", ".join(f"{_one_line(text)} {count:,}" for text, count in counts.items()) if counts else ""
+    listed = ", ".join(f"{_one_line(text)} ({count:,}×)" for text, count in counts.items()) if counts else ""
     return [f"{indent}references: {listed}"] if listed else []
 
 

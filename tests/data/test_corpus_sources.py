@@ -396,7 +396,7 @@ def test_a_problem_may_be_a_template_over_columns(tmp_path):
         ("B", None), ("", "template_failed"), ("", "template_failed"), ("A", None),
     ]  # fmt: skip
     assert (found[1].detail, found[2].detail) == (
-        "a value it prints is null; ask with {% if ... %}", "'label' is undefined",
+        "a value of 'options' is null; if it may be, write {% if text %} around it", "'label' is undefined",
     )  # fmt: skip
     pq.write_table(pa.table({"Question Text": ["Who?"], "A": ["me"], "Correct Answer": ["A"]}), tmp_path / "r.parquet")
     mapping = {"problem_field": '{{ row["Question Text"] }} (A) {{ A }}', "answer_field": '{{ row["Correct Answer"] }}'}

@@ -69,7 +69,7 @@ def test_choices_and_references_of_likelihoods_are_shown_and_checked(units, caps
     prompts = render(recipe, pocket_tokenizer(PocketModelSpec(documents=500)), benchmark, "native", questions)
     read = choice_reader(task)
     for prompt, question in zip(prompts, questions, strict=True):
-        assert [request.args[1].strip() for request in prompt.requests] == read(question.fields)
+        assert [request.args[1].strip() for request in prompt.requests] == read(question)
 
     rows.write_text(rows.read_text().replace("C\n", "metr\n"))
     (text,) = found().mistakes
@@ -96,14 +96,17 @@ def test_choices_and_references_of_likelihoods_are_shown_and_checked(units, caps
         ),
         (
             ["output_type: multiple_choice", "doc_to_choice: '{{a}}, {{b}}'"],
-            "doc_to_choice gives 'litre, gram', which is no list of answers; write a template that prints a list, as "
-            'in doc_to_choice: "{{[a, b]}}"',
+            "doc_to_choice gives 'litre, gram' in units.csv line 2, which is no list of answers; write a template "
+            'that prints a list, as in doc_to_choice: "{{[a, b]}}"',
         ),
         (
             ["output_type: multiple_choice", "doc_to_choice: '{{[a, d]}}'"],
             "doc_to_choice: d undefined; a question has a, b, c, question_id, stem, suffix",
         ),
-        (["output_type: multiple_choice", "doc_to_choice: a"], "doc_to_choice gives 'litre', which is no list"),
+        (
+            ["output_type: multiple_choice", "doc_to_choice: a"],
+            "doc_to_choice gives 'litre' in units.csv line 2, which is no list",
+        ),
         (["output_type: multiple_choice"], "has output_type multiple_choice but no doc_to_choice; add it, as in"),
         (
             ["doc_to_choice: '{{[a, b, c]}}'"],

@@ -46,12 +46,16 @@ def test_settings_versions_and_gains_that_differ_are_named(tmp_path):
 
 
 def test_equal_settings_without_reports(tmp_path):
-    found = differences(Results(None, None), Results(None, None), (SETTINGS, SETTINGS))
+    none = Results(None, None, "a.yaml has not run")
+    found = differences(none, none, (SETTINGS, SETTINGS))
     assert (found.settings, found.versions, found.gains) == ([], None, None)
-    assert differences_text(found) == (
-        "settings: equal\nversions: no finished stage of both studies\n"
-        "gains: not compared, because a study has no report of its settings"
-    )
+    text = "settings: equal\nversions: no finished stage of both studies\ngains: not compared: a.yaml has not run"
+    assert differences_text(found) == text
+    found = differences(none, Results(None, None, "b.yaml has not run"), (SETTINGS, SETTINGS))
+    assert differences_text(found) == f"{text}; b.yaml has not run"
+    ran = study(tmp_path / "ran", 3.0, "2.12")
+    assert differences(ran, none, (SETTINGS, SETTINGS)).without_report == ["a.yaml has not run"]
+    assert differences(ran, ran, (SETTINGS, SETTINGS)).without_report == []
 
 
 def test_a_study_and_a_recipe_that_has_not_run_have_no_versions_to_compare(tmp_path):
@@ -77,9 +81,17 @@ def test_only_what_ran_with_its_settings_is_a_recipes_result(smoke_study, transf
     run.parent.mkdir()
     shutil.copytree(smoke_study, run)
 
-    def diff():
-        result = transfer("diff", "runs/smoke", "smoke.yaml", "--json", cwd=tmp_path)
+    def diff(*studies):
+        result = transfer("diff", *(studies or ("runs/smoke", "smoke.yaml")), "--json", cwd=tmp_path)
         return json.loads(result.stdout), result.stderr
+
+    (tmp_path / "new.yaml").write_text(SMOKE.read_text().replace("study: smoke", "study: new", 1))
+    found, _ = diff("runs/smoke", "new.yaml")
+    assert found["without_report"] == [
+        "new.yaml has not run, there is no runs/new (`transfer run new.yaml` makes its report)"
+    ]
+    printed = transfer("diff", "new.yaml", "runs/smoke", cwd=tmp_path).stdout
+    assert f"gains: not compared: {found['without_report'][0]}\n" in printed
 
     found, told = diff()
     assert (found["settings"], found["versions"], told) == ([], [], "")
@@ -91,6 +103,9 @@ def test_only_what_ran_with_its_settings_is_a_recipes_result(smoke_study, transf
     assert [(one["name"], one["second"]) for one in found["settings"]] == [("suite.seed", 7)]
     assert (found["versions"], found["gains"]) == (None, None)
     assert "runs/smoke ran with other settings than smoke.yaml now has; its results are left out" in told
+    assert found["without_report"] == [
+        "runs/smoke ran with other settings than smoke.yaml now has (`transfer run smoke.yaml` makes a report of these)"
+    ]
 
     # As after a run with another setting that has not come to the report.
     stored = json.loads((run / "study.json").read_text())
@@ -99,3 +114,11 @@ def test_only_what_ran_with_its_settings_is_a_recipes_result(smoke_study, transf
     found, told = diff()
     assert (found["settings"], found["versions"], found["gains"]) == ([], [], None)
     assert "the report in runs/smoke is stale: its study now has other settings" in told
+    assert found["without_report"] == [
+        "the report in runs/smoke is of other settings (`transfer run runs/smoke` writes it again)",
+        "the report in runs/smoke is of other settings (`transfer run smoke.yaml` writes it again)",
+    ]
+    (run / "report" / "manifest.json").unlink()
+    assert diff("runs/smoke", "runs/smoke")[0]["without_report"] == [
+        "runs/smoke has no finished report (`transfer run runs/smoke` makes it)"
+    ]

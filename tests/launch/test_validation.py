@@ -138,7 +138,8 @@ def test_the_first_demonstration_that_cannot_be_trained_on_is_named(law, capsys)
     assert main(["validate", str(law), "corpus.heldout_problems=0", "corpus.train_problems=24"]) == 0
     shown = capsys.readouterr().out
     assert (
-        "  demonstrations: 24, of which 23 are correct and fit, for 23 problems\n    the first that is not, for the "
+        "  demonstrations: 24, of which 23 are correct and fit, for 23 of the 24 problems for "
+        "training\n    the first that is not, for the "
         "problem at my-problems, problems.csv line 3, '\\\\boxed{A}', is graded wrong: the grader looks for 'C' in "
         "\\boxed{}\n"
     ) in shown

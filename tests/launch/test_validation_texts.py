@@ -123,7 +123,11 @@ def test_an_empty_cell_of_a_benchmark_is_named_with_its_line(law, capsys):
 def test_references_are_counted_and_a_letter_without_an_option_is_warned_of(law, capsys):
     assert main(["validate", str(law)]) == 0
     shown = capsys.readouterr().out
-    assert "corpus: 24 rows, 24 problems after the filters\n  references: A 9, B 8, C 7\n" in shown
+    assert (
+        "corpus: 24 rows, 24 problems after the filters: 20 for training, 4 held out\n"
+        "  references: A (9×), B (8×), C (7×)\n"
+    ) in shown
+    assert "\n  demonstrations: 20, of which 20 are correct and fit, for 20 of the 20 problems for training\n" in shown
     assert main(["validate", str(law), "corpus.train_problems=10"]) == 0
     sampled = capsys.readouterr().out
     assert sampled.startswith(
@@ -134,7 +138,7 @@ def test_references_are_counted_and_a_letter_without_an_option_is_warned_of(law,
     found = json.loads(capsys.readouterr().out)
     assert (found["corpus"]["train_problems"], found["corpus"]["heldout_problems"]) == (10, 4)
     assert sum(found["references"][""].values()) == 14
-    assert "  rulings: 12 questions\n    references: A 4, B 4, C 4\n" in shown and "no option" not in shown
+    assert "  rulings: 12 questions\n    references: A (4×), B (4×), C (4×)\n" in shown and "no option" not in shown
     edit(law, suite__benchmarks__0__data__reference_field="{{ 'E' if id == 'law-2' else answer }}")
     edit(law, corpus__sources__0__answer_field="{{ 'DBC'[label | int] }}")
     found = validate(load_recipe(law), Path("runs/none"))
@@ -171,3 +175,27 @@ def test_a_column_of_solutions_in_the_place_of_answers_is_warned_of(law):
     # 8 of the 24 references contain a box, then 16.
     assert told(f"{{% if label == '1' %}}so {{{{ {box} }}}}{{% else %}}A{{% endif %}}") == []
     assert len(told(f"{{% if label != '1' %}}so {{{{ {box} }}}}{{% else %}}A{{% endif %}}")) == 1
+
+
+def test_every_reason_for_which_rows_are_removed_has_its_first_row(law, capsys):
+    path = law.parent / "problems.csv"
+    header, *rows = list(csv.reader(path.open()))
+    rows[4][0] = rows[9][0] = ""
+    rows += [rows[0], [*rows[1][:-2], "2" if rows[1][-2] != "2" else "0", rows[1][-1]]]
+    assert header[0] == "question" and header[-2] == "label"
+    with path.open("w", newline="") as file:
+        csv.writer(file).writerows([header, *rows])
+    main(["validate", str(law)])
+    printed = capsys.readouterr().out
+    told = printed[printed.index("  removed:") :].split("\n\n")[0].split("\n")
+    assert told[0] == "  removed: 5 rows"
+    assert [line.split(" (the first: my-problems, problems.csv line ")[0] for line in told[1:]] == [
+        "    2 conflicting_reference", "    2 template_failed", "    1 duplicate",
+    ]  # fmt: skip
+    lines = [line.partition(" line ")[2] for line in told[1:]]
+    assert [line.split(":")[0].rstrip(")") for line in lines] == ["3", "6", "26"]
+    assert lines[1] == "6: 'question' is empty; if it may be, write {% if question %} around it)"
+    main(["validate", str(law), "--json"])
+    first = json.loads(capsys.readouterr().out)["corpus"]["first_removed"]
+    assert list(first) == ["conflicting_reference", "duplicate", "template_failed"]
+    assert first["template_failed"].startswith("my-problems, problems.csv line 6: 'question' is empty")

@@ -201,3 +201,27 @@ def test_the_quoted_override_is_taken(tmp_path):
     assert str(caught.value) == (
         "override 'prompt.suffix=[a': '[a' is not a YAML value; if it is a text, write 'prompt.suffix=\"[a\"'"
     )
+
+
+def test_what_yaml_reads_as_another_type_says_how_to_write_text(tmp_path):
+    yes_no = "; YAML reads yes, no, on and off as true and false, and in quotes as text, as in"
+    path = tmp_path / "recipe.yaml"
+    path.write_text(
+        "study: x\ntitle: 2024-01-01\n"
+        "corpus: {sources: [{kind: file, name: on, path: p.csv, problem_field: 3, answer_field: [a], "
+        "where: {no: [x], ruling: [yes]}}], problem_set: all, teacher: {kind: endpoint, model: m, thinking: off}}\n"
+        "suite: {benchmarks: [{name: b, group: math, scorings: {robust: exact}, data: {kind: file, path: q.csv, "
+        "fields: {q: q}, id_field: no}}]}\n"
+    )
+    with pytest.raises(UserError) as caught:
+        load_recipe(path)
+    assert sorted(line.removeprefix(f"{path}: ") for line in str(caught.value).split("\n")) == [
+        "`corpus.sources.0.answer_field` is ['a'], but must be text",
+        f'`corpus.sources.0.name` is True, but must be text{yes_no} "yes"',
+        '`corpus.sources.0.problem_field` is 3, but must be text; in quotes it is text: "3"',
+        f'`corpus.sources.0.where.ruling.0` is True, but must be text{yes_no} "yes"',
+        f'`corpus.sources.0.where` has the key False, but must be text{yes_no} "no"',
+        f"`corpus.teacher.thinking` is False, but must be 'on', 'off' or 'stripped'{yes_no} \"off\"",
+        f'`suite.benchmarks.0.data.id_field` is False, but must be text{yes_no} "no"',
+        '`title` is 2024-01-01, but must be text; in quotes it is text: "2024-01-01"',
+    ]
