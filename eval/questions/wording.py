@@ -21,6 +21,7 @@ OF_EVERY_QUESTION = ("question_id", "suffix")
 _TEMPLATES = ("doc_to_text", "doc_to_choice", "doc_to_target")
 _DEEPEST_INCLUDE = 10
 _SHOWN_CHARS = 60
+_NOT_FILLED = (TypeError, ValueError, ArithmeticError, LookupError)  # of a template, besides jinja's own
 _UNDEFINED = re.compile(r"'(\w+)' is undefined")  # jinja's words
 _KEYS = (  # of lm-evaluation-harness's TaskConfig; `include` is read before
     "task", "task_alias", "tag", "custom_dataset", "dataset_path", "dataset_name", "dataset_kwargs", "training_split",
@@ -118,6 +119,8 @@ def filled_all(path: Path, questions: Iterable[Question], suffix: str) -> list[s
 
 def printed_empty(path: Path, fields: Mapping[str, Any]) -> EmptyPrintError | None:
     """The empty value that a task file would print for a question of these fields, if there is one."""
+    from jinja2 import TemplateError
+
     if not _has_empty(fields):
         return None
     templates = dict(_templates(task_values(path)))
@@ -130,7 +133,7 @@ def printed_empty(path: Path, fields: Mapping[str, Any]) -> EmptyPrintError | No
                 _compiled(template, guarded=True).render(**dict.fromkeys(OF_EVERY_QUESTION, "-") | dict(fields))
         except EmptyPrintError as error:
             return error
-        except Exception:  # what does not fill a template is said by those who fill it
+        except (TemplateError, *_NOT_FILLED):  # said by those who fill it
             continue
     return None
 
@@ -154,7 +157,7 @@ def rendered(path: Path, key: str, template: str, fields: Mapping[str, Any], pla
         return str(question[template])
     try:
         return str(_compiled(template).render(**question))
-    except (TemplateError, TypeError, ValueError, ArithmeticError, LookupError) as error:
+    except (TemplateError, *_NOT_FILLED) as error:
         of_all = getattr(error, "lineno", None) is not None or _UNDEFINED.match(str(error))
         where = "" if of_all or not place else f", in {place}"
         raise UserError(
