@@ -120,7 +120,7 @@ def _require_texts(recipe: Recipe, benchmark: BenchmarkSpec, questions: list[Que
         named = " or ".join(f"{data.fields.get(name, name)!r}, the field {name!r}," for name in names)
         whole = empty.whole and all(text in data.fields for text in empty.paths)
         raise UserError(
-            f"benchmark {benchmark.name}, {question.place}: {named} {'is' if whole else 'has a value that is'} empty, "
+            f"benchmark {benchmark.name}, {question.location}: {named} {'is' if whole else 'has a value that is'} empty, "
             f"but {path.name} prints it; fill it in, remove the row, or {empty.remedy}"
         )
 
@@ -140,13 +140,13 @@ def _require_choices(recipe: Recipe, benchmark: BenchmarkSpec, questions: list[Q
         if _has_empty_answer(benchmark, choices):
             number = 1 + next(index for index, choice in enumerate(choices) if not choice.strip())
             raise UserError(
-                f"benchmark {benchmark.name}, {question.place}: answer {number} of doc_to_choice in {path.name} is "
+                f"benchmark {benchmark.name}, {question.location}: answer {number} of doc_to_choice in {path.name} is "
                 'empty; fill it in, remove the row, or leave it out, as in doc_to_choice: "{{[a, b] | select | list}}"'
             )
         rule = next(rule for rule in rules if TRAITS[rule].likelihoods)
         shown = ", ".join(repr(choice.strip()[:_SHOWN_CHARS]) for choice in choices)
         raise UserError(
-            f"benchmark {benchmark.name}: the reference of {question.place} is "
+            f"benchmark {benchmark.name}: the reference of {question.location} is "
             f"{str(question.reference)[:_SHOWN_CHARS]!r} but {rule!r} compares with the letter of a choice "
             f"({', '.join(LETTERS[: len(choices)])}) or its text ({shown}); correct the references or doc_to_choice, "
             "or name their column, or a template that makes them, in data.reference_field"
@@ -169,7 +169,7 @@ def _require_references(benchmark: BenchmarkSpec, questions: list[Question]) -> 
         for question in questions:
             if allowed is not None and question.reference not in allowed:
                 raise UserError(
-                    f"benchmark {benchmark.name}: the reference of {question.place} is "
+                    f"benchmark {benchmark.name}: the reference of {question.location} is "
                     f"{str(question.reference)[:_SHOWN_CHARS]!r} but {rule!r} compares with {', '.join(allowed)}; "
                     "correct the references, name their column or a template that makes them in data.reference_field"
                     f"{_EXAMPLES.get(TRAITS[rule].references, '')}, or choose another rule"

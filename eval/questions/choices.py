@@ -89,7 +89,7 @@ def _require_no_names(path: Path, texts: Sequence[str], names: Collection[str]) 
 def _answers(path: Path, template: str, asked: Question) -> list[str]:
     question = dict.fromkeys(OF_EVERY_QUESTION, "") | asked.fields
     value = question.get(template)
-    text = "" if template in question else rendered(path, "doc_to_choice", template, asked.fields, asked.place)
+    text = "" if template in question else rendered(path, "doc_to_choice", template, asked.fields, asked.location)
     if template not in question:
         try:
             value = ast.literal_eval(text)
@@ -102,11 +102,11 @@ def _answers(path: Path, template: str, asked: Question) -> list[str]:
         shown = text or str(question.get(template))
         if text.startswith("[") and re.search(r"\bUndefined\b", text):  # as jinja prints it in a list
             raise UserError(
-                f"task file {path}, doc_to_choice gives {shown[:_SHOWN_CHARS]!r} in {asked.place}, where a value that "
+                f"task file {path}, doc_to_choice gives {shown[:_SHOWN_CHARS]!r} in {asked.location}, where a value that "
                 "it names is missing; fill it in, or remove the row"
             )
         raise UserError(
-            f"task file {path}, doc_to_choice gives {shown[:_SHOWN_CHARS]!r} in {asked.place}, which is no list of "
+            f"task file {path}, doc_to_choice gives {shown[:_SHOWN_CHARS]!r} in {asked.location}, which is no list of "
             f"answers; write a template that prints a list, as in {_EXAMPLE}"
         )
     return [str(item) for item in value]

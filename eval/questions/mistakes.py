@@ -50,7 +50,7 @@ def suite_mistakes(recipe: Recipe) -> list[str]:
             with collected(sentences):
                 sentences += choice_mistakes(path, benchmark, prompting, question)
                 if question is not None:
-                    sentences += wording_mistakes(path, question.fields, question.place)
+                    sentences += wording_mistakes(path, question.fields, question.location)
                 elif benchmark.data is not None and benchmark.data.form == "fields" and benchmark.data.fields:
                     sentences += unknown_names(path, benchmark.data.fields)
             mistakes += [f"benchmark {benchmark.name!r}: {sentence}" for sentence in dict.fromkeys(sentences)]

@@ -43,7 +43,7 @@ class Question:
         return str(self.extra.get("id", self.question_id))
 
     @property
-    def place(self) -> str:
+    def location(self) -> str:
         """Where its mistake is mended: the row it was read from, and the id if the file gives one."""
         if not self.at:
             return f"question {self.name}"

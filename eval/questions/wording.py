@@ -87,10 +87,10 @@ def _files(path: Path, depth: int = 0) -> list[tuple[Path, dict[str, Any]]]:
     return [*included, (path, settings)]
 
 
-def wording_mistakes(path: Path, fields: Mapping[str, Any], place: str = "") -> list[str]:
+def wording_mistakes(path: Path, fields: Mapping[str, Any], location: str = "") -> list[str]:
     """Why a task file cannot be filled with a question of these fields, a sentence for each template of it.
 
-    `place`: where the question was read.
+    `location`: where the question was read.
     """
     settings = task_values(path)
     if not settings.get("doc_to_text"):
@@ -98,7 +98,7 @@ def wording_mistakes(path: Path, fields: Mapping[str, Any], place: str = "") -> 
     sentences: list[str] = []
     for key, template in _templates(settings):
         with collected(sentences):
-            rendered(path, key, template, fields, place)
+            rendered(path, key, template, fields, location)
     return sentences
 
 
@@ -112,7 +112,7 @@ def filled_all(path: Path, questions: Iterable[Question], suffix: str) -> list[s
     """The wording of each question, without the chat template. Raises UserError for the first that does not fill it."""
     template = dict(_templates(task_values(path))).get("doc_to_text")
     return [
-        "" if template is None else rendered(path, "doc_to_text", template, q.fields | {"suffix": suffix}, q.place)
+        "" if template is None else rendered(path, "doc_to_text", template, q.fields | {"suffix": suffix}, q.location)
         for q in questions
     ]
 
@@ -145,10 +145,10 @@ def _has_empty(value: Any) -> bool:
     return any(map(_has_empty, value)) if isinstance(value, list | tuple) else is_empty(value)
 
 
-def rendered(path: Path, key: str, template: str, fields: Mapping[str, Any], place: str = "") -> str:
+def rendered(path: Path, key: str, template: str, fields: Mapping[str, Any], location: str = "") -> str:
     """What a template of a task file gives for a question. Raises UserError if it cannot be filled.
 
-    `place`: where the question was read; it is said where another question may fill the template.
+    `location`: where the question was read; it is said where another question may fill the template.
     """
     from jinja2 import TemplateError
 
@@ -159,7 +159,7 @@ def rendered(path: Path, key: str, template: str, fields: Mapping[str, Any], pla
         return str(_compiled(template).render(**question))
     except (TemplateError, *_NOT_FILLED) as error:
         of_all = getattr(error, "lineno", None) is not None or _UNDEFINED.match(str(error))
-        where = "" if of_all or not place else f", in {place}"
+        where = "" if of_all or not location else f", in {location}"
         raise UserError(
             f"task file {path}, {key}: {_at(error, template)}{' '.join(str(error).split())}{where}; a question has "
             f"{', '.join(sorted(question))}{_no_name(template, question) or _meant(str(error), question)}"

@@ -96,7 +96,7 @@ def _ask(
         if tokenizer is not None:
             texts = _rendered(recipe, benchmark, prompting, questions, tokenizer)
     if any(TRAITS[rule].references == "letter" for rule in benchmark.scorings.values()) and not benchmark.restricted:
-        asked = [(q.place, q.reference, text) for q, text in zip(questions, texts, strict=False)]
+        asked = [(q.location, q.reference, text) for q, text in zip(questions, texts, strict=False)]
         validation.warnings += not_offered(f"benchmark {name!r}", asked)
     validation.mistakes += [
         text if text.startswith("benchmark") else f"benchmark {benchmark.name!r}: {text}" for text in sentences
