@@ -120,8 +120,8 @@ def _require_texts(recipe: Recipe, benchmark: BenchmarkSpec, questions: list[Que
         named = " or ".join(f"{data.fields.get(name, name)!r}, the field {name!r}," for name in names)
         whole = empty.whole and all(text in data.fields for text in empty.paths)
         raise UserError(
-            f"benchmark {benchmark.name}, {question.location}: {named} {'is' if whole else 'has a value that is'} empty, "
-            f"but {path.name} prints it; fill it in, remove the row, or {empty.remedy}"
+            f"benchmark {benchmark.name}, {question.location}: {named} {'is' if whole else 'has a value that is'} "
+            f"empty, but {path.name} prints it; fill it in, remove the row, or {empty.remedy}"
         )
 
 

@@ -102,8 +102,8 @@ def _answers(path: Path, template: str, asked: Question) -> list[str]:
         shown = text or str(question.get(template))
         if text.startswith("[") and re.search(r"\bUndefined\b", text):  # as jinja prints it in a list
             raise UserError(
-                f"task file {path}, doc_to_choice gives {shown[:_SHOWN_CHARS]!r} in {asked.location}, where a value that "
-                "it names is missing; fill it in, or remove the row"
+                f"task file {path}, doc_to_choice gives {shown[:_SHOWN_CHARS]!r} in {asked.location}, where a value "
+                "that it names is missing; fill it in, or remove the row"
             )
         raise UserError(
             f"task file {path}, doc_to_choice gives {shown[:_SHOWN_CHARS]!r} in {asked.location}, which is no list of "
