@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from launch.commands.main import main
 from launch.execution.processes import die_with_parent
@@ -23,6 +24,8 @@ ANALYSED = (
     "trajectory={questions: 6, heldout_problems: 8, draws: 200}",
     "wandb={mode: offline}",
 )
+settings.register_profile("repeatable", derandomize=True, database=None)  # the same examples in every run
+settings.load_profile("repeatable")
 _STUDIES = ("smoke_study", "analysed_study")  # in the order in which they are made
 _MADE_WITHIN_SECONDS = 1800
 

@@ -260,7 +260,7 @@ def _first_shipping(
             if max(proposing, checking) < limit:
                 why = "what is proposed below it is refused"
             lower = "more questions lower it: trajectory.questions"
-            return f"the first that ships would at --max-drop {limit:.1f} ({why}; {lower})"
+            return f"a checkpoint first ships at --max-drop {limit:.1f} ({why}; {lower})"
     return "none ships at a larger --max-drop either"
 
 

@@ -72,7 +72,10 @@ def choice_mistakes(path: Path, benchmark: BenchmarkSpec, prompting: str, questi
 
 
 def suffix_warnings(recipe: Recipe) -> list[str]:
-    """A sentence about the task files of benchmarks scored `boxed` or `plain` that ask without `prompt.suffix`."""
+    """A sentence about the task files of benchmarks scored `boxed` or `plain` that ask without `prompt.suffix`.
+
+    Not of those that ask for a box in words of their own.
+    """
     suffix = recipe.prompt.suffix
     without: list[str] = []
     if not suffix.strip() or recipe.suite is None:

@@ -225,7 +225,7 @@ def unknown_names(path: Path, names: Collection[str]) -> list[str]:
 
 
 def uses_suffix(path: Path, suffix: str) -> bool:
-    """Whether the wording of a task file has the suffix, by its name or as text.
+    """Whether the wording of a task file has the suffix, by its name or as text, or asks for a box in its own words.
 
     Raises:
         UserError: the file cannot be read or parsed.
@@ -238,7 +238,7 @@ def uses_suffix(path: Path, suffix: str) -> bool:
         environment = Environment()
         environment.filters["regex_replace"] = str
         named = any("suffix" in meta.find_undeclared_variables(environment.parse(text)) for text in texts)
-        return named or any(suffix.strip() in text for text in texts)
+        return named or any(suffix.strip() in text or "boxed" in text for text in texts)
     except TemplateSyntaxError as error:
         raise UserError(f"task file {path}, doc_to_text: {_at(error, text)}{error.message}") from None
 

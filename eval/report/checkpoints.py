@@ -65,14 +65,15 @@ def format_pick(result: Pick, study_dir: Path) -> str:
         "passes from: the smallest --max-drop that it can be expected to pass on as many other questions; more than",
         "             its interval allows, because other questions give another interval",
     ]
-    start, check = "Chosen", "checked on the others"
+    total = result.questions + result.checked
+    scope = f"Chosen on {result.questions} of the slice's {total} questions, checked on the others."
     if proposed is None:
-        start, check = "Nothing was proposed", "so there was nothing to check on the others"
-    scope = f"{start} on {result.questions} of the slice's {result.questions + result.checked} questions, {check}."
+        scope = f"No checkpoint qualified on the {result.questions} questions that choose, so none was checked on the "
+        scope += f"other {result.checked}."
     if result.choice.arm is None:
         scope += (
-            f" `transfer gate {study_dir} ARM --max-drop {result.max_drop:g}` judges what the final model of an arm "
-            "has lost, and that alone, on the whole suite; it was not chosen among checkpoints, so it may pass there."
+            f" `transfer gate {study_dir} ARM --max-drop {result.max_drop:g}` judges only the losses of an arm's final "
+            "model, on the whole suite. That model was not chosen among checkpoints, so it may pass there."
         )
     if proposed is None or proposed.arm is None:
         return "\n".join([*lines, "", f"keep the base: {'; '.join(result.refused)}", scope])

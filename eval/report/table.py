@@ -3,7 +3,7 @@
 from eval.drawing import label
 from eval.report.schema import Transfer
 from eval.report.verdict import headline
-from eval.report.wording import index_text, p_text, points
+from eval.report.wording import index_text, interval_text, p_text, points
 
 
 def format_report(transfer: Transfer) -> str:
@@ -15,13 +15,19 @@ def format_report(transfer: Transfer) -> str:
     shown = f"{transfer.status}; {seeds}gains in points, {percent} intervals" if transfer.arms else "one model"
     lines = [f"{transfer.study}: {shown}", *headline(transfer), ""]
     lines += _gain_lines(transfer, groups, width) if transfer.arms else []
-    lines += ["scores in percent"]
-    lines += [f"{'benchmark':<14}{'base':>8}" + "".join(f"{arm:>{width}}" for arm in transfer.arms)]
+    lines += ["scores in percent" if transfer.arms else f"scores in percent, {percent} intervals"]
+    lines += [
+        f"{'benchmark':<14}{'base':>{8 if transfer.arms else 22}}" + "".join(f"{arm:>{width}}" for arm in transfer.arms)
+    ]
     for names in transfer.groups.values():
         for name in names:
             values = [result.benchmarks[name].score.estimate for result in transfer.arms.values()]
-            base = transfer.base.benchmarks[name].score.estimate
-            lines.append(f"{name:<14}{base:>8.1f}" + "".join(f"{value:>{width}.1f}" for value in values))
+            base = transfer.base.benchmarks[name].score
+            shown = f"{base.estimate:>8.1f}" if transfer.arms else f"{interval_text(base, '.1f'):>22}"
+            lines.append(f"{name:<14}{shown}" + "".join(f"{value:>{width}.1f}" for value in values))
+    if transfer.guess_level and not transfer.arms:
+        levels = ", ".join(f"{level:.1f} on {name}" for name, level in transfer.guess_level.items())
+        lines.append(f"guessing scores {levels}")
     if transfer.readings_differ and transfer.arms:
         other = next(name for name in transfer.readings if name != transfer.reading)
         lines += ["", f"the same gains in the reading {other!r} (the first table: {transfer.reading!r})"]

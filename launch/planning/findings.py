@@ -19,6 +19,7 @@ from eval.scorers.version import by_other_rules, judged_by
 from launch.hardware import LOOPBACK, gpu_models, gpus_wanted, teacher_on
 from launch.planning.calibration import group_of
 from launch.planning.disk import Disk, disk_needed, gpus_of_node
+from launch.planning.fit import stage_memory
 from launch.planning.hours import checkpoint_hours, plan_context, stage_hours
 from launch.planning.node import free_bytes, needs_vllm, require_sandbox_of
 from launch.planning.units import hours_text
@@ -196,6 +197,7 @@ def _this_machine(
                 f"machine has {size_text(memory_of_machine())} of memory",
                 _smaller_batches(recipe, shape),
             )
+        yield from _evaluation(recipe, shape, waiting)
         flash = model is not None and model.attention in FLASH and model.attention_fallback is None
         if flash and any(stage.facts.uses_attention for stage in waiting):
             yield Finding("error", f"{model and model.attention} needs a GPU and none is visible here", REMEDY)
@@ -255,6 +257,31 @@ def _larger_than_usual(recipe: Recipe, waiting: Sequence[Stage]) -> Iterator[Fin
             f"{ranks} ranks on {nodes} node(s) are {ranks // nodes} GPUs a node, and a node usually has {_USUAL_GPUS}",
             f"set resources.nodes={_nodes_for(ranks, _USUAL_GPUS)}, or leave it if your nodes have more",
         )
+
+
+def _evaluation(recipe: Recipe, shape: ModelShape | None, waiting: Sequence[Stage]) -> Iterator[Finding]:
+    """An evaluation by transformers that needs more memory at its limits than this machine without GPUs has."""
+    stage = next((stage for stage in waiting if stage.kind in ("eval", "trajectory")), None)
+    if stage is None or recipe.suite is None or recipe.suite.engine.kind != "hf":
+        return
+
+    def need(batch: int) -> int:
+        suite = recipe.require_suite()
+        engine = suite.engine.model_copy(update={"batch_size": batch})
+        smaller = recipe.model_copy(update={"suite": suite.model_copy(update={"engine": engine})})
+        return stage_memory(smaller, stage, shape) or 0
+
+    batch, have = recipe.suite.engine.batch_size, memory_of_machine()
+    if need(batch) <= have:
+        return
+    sizes = [size for size in (batch >> shift for shift in range(1, batch.bit_length())) if need(size) <= have]
+    way = f"set suite.engine.batch_size={sizes[0]} or less, or lower" if sizes else "lower"
+    yield Finding(
+        "warning",
+        f"an evaluation batch whose texts all reach their limits takes {size_text(need(batch))} and this machine has "
+        f"{size_text(have)} of memory",
+        f"{way} suite.max_prompt_tokens and suite.max_response_tokens to what the texts need",
+    )
 
 
 def _other_family(asked: str, name: str) -> bool:

@@ -272,7 +272,9 @@ def test_statements_of_a_plain_answer(completion, answer):
 
 
 @given(
-    st.text(alphabet="ABx1 2=.:\n#*$\\{}<>-answer is to correct if check boxed", max_size=80),
+    st.text(alphabet="ABx1 2=.:\n#*$\\{}<>-answer is to correct if check boxed", max_size=80).filter(
+        lambda text: "<think>" not in text  # thinking that never ends is no answer
+    ),
     st.sampled_from(
         (
             "The answer is 42",
@@ -288,3 +290,4 @@ def test_statements_of_a_plain_answer(completion, answer):
 @settings(max_examples=300, deadline=None)
 def test_text_before_the_final_statement_does_not_change_the_reading(before, statement):
     assert extract_answer(f"{before}\n{statement}", "plain") == extract_answer(statement, "plain")
+    assert extract_answer(f"{before}<think>\n{statement}", "plain") is None

@@ -277,9 +277,9 @@ def test_what_gained_more_but_cannot_be_told_is_named(made_up):
     kept = pick(*made_up, 1)
     assert kept.proposed is None
     said = format_pick(kept, Path("runs/x"))
-    assert "`transfer gate runs/x ARM --max-drop 1` judges what the final model of an arm has lost, and that" in said
-    assert said.endswith("it was not chosen among checkpoints, so it may pass there.")
-    nothing = "Nothing was proposed on 3000 of the slice's 6000 questions, so there was nothing to check on the others."
+    assert "`transfer gate runs/x ARM --max-drop 1` judges only the losses of an arm's final model" in said
+    assert said.endswith("That model was not chosen among checkpoints, so it may pass there.")
+    nothing = "No checkpoint qualified on the 3000 questions that choose, so none was checked on the other 3000."
     assert nothing in said
     assert pick(*made_up, 10).tied == []
 

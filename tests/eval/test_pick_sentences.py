@@ -45,7 +45,7 @@ def test_a_loss_on_the_other_half_is_no_gain_rather_than_one_that_cannot_be_told
 
 
 def named_limit(reason: str) -> tuple[float, str]:
-    found = re.search(r"the first that ships would at --max-drop ([\d.]+) \((.*); more questions lower it", reason)
+    found = re.search(r"a checkpoint first ships at --max-drop ([\d.]+) \((.*); more questions lower it", reason)
     assert found is not None
     return float(found[1]), found[2]
 

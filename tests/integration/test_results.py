@@ -10,7 +10,7 @@ import pytest
 
 from eval.questions.analysis_lock import write_lock
 from eval.report.build import training_curves
-from eval.report.page import draw_figures, render_page
+from eval.report.page import draw_figures, render_page, render_summary
 from eval.report.results import compute_transfer as compute
 from eval.report.schema import Transfer
 from eval.report.table import format_report
@@ -172,12 +172,27 @@ def test_a_report_on_one_model_has_its_scores_and_no_empty_tables(smoke_study, s
     transfer = Transfer.model_validate(smoke_transfer | alone)
     for reading in transfer.readings.values():
         reading.arms.clear()
-    scores = {name: f"{name:<14}{result.score.estimate:>8.1f}" for name, result in transfer.base.benchmarks.items()}
+    transfer = transfer.model_copy(update={"guess_level": {"logic": 50.0}})
+    scores = {}
+    for name, result in transfer.base.benchmarks.items():
+        interval = f"{result.score.estimate:.1f} [{result.score.low:.1f}, {result.score.high:.1f}]"
+        scores[name] = interval
     assert format_report(transfer).split("\n\n") == [
         "smoke: one model\nScores of the base alone: there is no other model to compare it with.",
-        "\n".join(["scores in percent", "benchmark         base", *scores.values()]),
+        "\n".join(
+            [
+                "scores in percent, 95 % intervals",
+                "benchmark                       base",
+                *(f"{name:<14}{interval:>22}" for name, interval in scores.items()),
+                "guessing scores 50.0 on logic",
+            ]
+        ),
     ]
-    page = render_page(transfer, load_study(smoke_study), draw_figures(transfer, {}, {}), {})
-    assert "Scores of the base alone" in page and 'id="scores"' in page
-    for left_out in ("The methods, one by one", 'id="index"', "Gains by benchmark", 'href="#gains"'):
+    recipe = load_study(smoke_study)
+    summary = render_summary(transfer)
+    assert f"| logic | {scores['logic']} |" in summary and "Guessing scores 50.0 on logic." in summary
+    assert "## Arms" not in summary and "Transfer index" not in summary and "matched" not in summary
+    page = render_page(transfer, recipe, draw_figures(transfer, {}, {}), {})
+    assert "Scores of the base alone" in page and f"<td>{scores['logic']}</td>" in page
+    for left_out in ("The methods, one by one", 'id="index"', "Gains by benchmark", 'href="#gains"', "Gain of every"):
         assert left_out not in page

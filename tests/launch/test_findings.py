@@ -9,7 +9,7 @@ from eval.scorers import sandbox
 from launch.doctor import study as doctor
 from launch.hardware import gpu_models
 from launch.planning import findings as module
-from launch.planning import node
+from launch.planning import fit, node
 from launch.planning.disk import disk_needed, side_by_side
 from launch.planning.findings import Finding, disk_of_studies, disk_text, findings
 from launch.planning.hours import checkpoint_hours, plan_context, run_parts, stage_hours
@@ -84,6 +84,35 @@ def test_missing_flash_attention_is_an_error_or_what_the_recipe_allows(machine):
     require([allowed])
     (planned,) = found(gpus=[], elsewhere=True)
     assert (planned.severity, planned.sentence[:40]) == ("warning", "on this machine model.attention=flash_at")
+
+
+def test_an_evaluation_whose_limits_are_larger_than_the_memory_of_a_machine_without_gpus(machine, monkeypatch):
+    """Qwen3-8B in float32: 36 layers with 8 key heads of 128, for keys and values of 4 bytes."""
+    cache = 4000 * 36 * 2 * 8 * 128 * 4
+    changes = ["model={path: Qwen/Qwen3-8B-Base}", "arms={}", "suite.engine.batch_size=200"]
+    changes += ["suite.max_prompt_tokens=3000", "suite.max_response_tokens=1000"]
+    alone = 4 * 8_190_735_360 + fit._LIBRARIES_BYTES
+    for batches, way in (
+        (200, None),
+        (199, "set suite.engine.batch_size=100 or less, or lower"),
+        (99, "set suite.engine.batch_size=50 or less, or lower"),
+        (1, "set suite.engine.batch_size=1 or less, or lower"),
+        (0.5, "lower"),
+    ):
+        have = alone + int(batches * cache)
+        monkeypatch.setattr(module, "memory_of_machine", lambda have=have: have)
+        told = found(*changes, recipe=SMOKE, gpus=[])
+        if way is None:
+            assert told == []
+            continue
+        (one,) = told
+        most = size_text(alone + 200 * cache)
+        assert (one.severity, one.sentence) == (
+            "warning",
+            f"an evaluation batch whose texts all reach their limits takes {most} and this machine has "
+            f"{size_text(have)} of memory",
+        )
+        assert one.remedy == f"{way} suite.max_prompt_tokens and suite.max_response_tokens to what the texts need"
 
 
 def test_a_model_that_is_larger_than_the_memory_of_a_machine_without_gpus(machine, monkeypatch):

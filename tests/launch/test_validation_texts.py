@@ -23,6 +23,8 @@ def test_a_task_file_without_the_suffix_is_warned_of_where_the_scoring_is_that_o
     assert warned() == []  # scored `choice`
     edit(law, suite__benchmarks__0__scorings={"robust": "boxed"})
     task = law.parent / "tasks" / "rulings.yaml"
+    assert r"\\boxed{}" in task.read_text() and warned() == []  # it asks for a box itself
+    task.write_text("task: rulings\ndoc_to_text: '{{question}}'\n")
     sentence = (
         f"prompt.suffix is ' Box it.', but the task file {task} of benchmarks scored `boxed` or `plain` asks without "
         "it; write {{suffix}} at the end of doc_to_text"
@@ -32,6 +34,8 @@ def test_a_task_file_without_the_suffix_is_warned_of_where_the_scoring_is_that_o
     assert main(["plan", str(law)]) == 0
     assert f"warning: {sentence}" in "".join(capsys.readouterr())
     task.write_text("task: rulings\ndoc_to_text: '{{question}} Box it.'\n")
+    assert warned() == []
+    task.write_text("task: rulings\ndoc_to_text: '{{question}} The number alone, in \\boxed{}.'\n")
     assert warned() == []
     task.write_text("task: rulings\ndoc_to_text: '{{question}}{{suffix}}'\n")
     assert (warned(), warned("prompt.suffix=' Box it. Twice.'")) == ([], [])
