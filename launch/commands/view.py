@@ -73,10 +73,8 @@ def _serve(study: "StudyView", filters: "Filters", options: argparse.Namespace) 
         else:
             for line in ["REHEARSAL: the models are tiny and random"] * study.recipe.rehearsal + study.notes:
                 print(line)
-            print(
-                f"{study.recipe.study}: {len(study.labels)} model{'s' * (len(study.labels) != 1)} at {url} (Ctrl-C ends)",
-                flush=True,
-            )
+            models = f"{len(study.labels)} model{'s' * (len(study.labels) != 1)}"
+            print(f"{study.recipe.study}: {models} at {url} (Ctrl-C ends)", flush=True)
         try:
             server.serve_forever()
         except KeyboardInterrupt:
