@@ -26,6 +26,8 @@ ANALYSED = (
 )
 settings.register_profile("repeatable", derandomize=True, database=None)  # the same examples in every run
 settings.load_profile("repeatable")
+for _name in ("no_proxy", "NO_PROXY"):  # the servers of the tests are on this machine, also where a proxy is set
+    os.environ[_name] = ",".join([*filter(None, [os.environ.get(_name)]), "127.0.0.1", "localhost"])
 _STUDIES = ("smoke_study", "analysed_study")  # in the order in which they are made
 _MADE_WITHIN_SECONDS = 1800
 
