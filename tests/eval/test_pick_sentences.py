@@ -60,7 +60,9 @@ def test_the_limit_that_is_named_is_that_of_the_half_that_needs_more():
         table = kept.candidates[1].passes_from
         assert 2 < table < 2.5
         assert why == f"{np.ceil(10 * table) / 10:.1f} by the half that proposes, {limit:.1f} by the other"
-        assert format_pick(kept, Path("runs/x")).endswith("That model was not chosen among checkpoints, so it may pass there.")
+        assert format_pick(kept, Path("runs/x")).endswith(
+            "That model was not chosen among checkpoints, so it may pass there."
+        )
     assert "transfer gate" not in format_pick(chosen(limit, **columns), Path("runs/x"))
 
 
