@@ -13,6 +13,7 @@ from typing import Any
 
 from data.attention import fetch_kernel
 from data.corpus.sources import read_rows, read_source
+from data.corpus.stored import PassedOver, stored_rows
 from data.hub import HubError, UnreachableError, chosen, fetch_dataset, fetch_model, locate, lock_mismatch
 from eval.questions.build import benchmark_files, read_benchmark_rows
 from eval.questions.forms import questions_of
@@ -192,11 +193,11 @@ def _count_rows(files: DataFiles, entry: Entry | None) -> int:
     """Number of rows of a source of the corpus."""
     if isinstance(files, SourceSpec):
         return len(read_source(files.model_copy(update={"alternatives": ()}), 0, entry))
-    fields = files.text_fields if isinstance(files, BenchmarkTexts) else None
     if isinstance(files, StoredCompletions):
-        fields = (files.problem_field, files.completion_field)
-    assert fields is not None
-    return sum(1 for _ in read_rows(files, fields, entry))
+        passed_over = PassedOver()
+        return sum(1 for _ in stored_rows(files, entry, passed_over)) + passed_over.rows
+    assert isinstance(files, BenchmarkTexts)
+    return sum(1 for _ in read_rows(files, files.text_fields, entry))
 
 
 def format_lock(fetched: Fetched, path: Path) -> str:

@@ -103,7 +103,9 @@ def _build(recipe: Recipe, study_dir: Path, stage_dir: Path, funnel: Funnel) -> 
 
     # Demonstrations for the training problems.
     identified = [(problem_id(row.problem), row) for row in train]
-    demonstrations, teacher_costs = graded_demonstrations(recipe, study_dir, identified, grader, tokenizer, progress)
+    demonstrations, teacher_costs = graded_demonstrations(
+        recipe, study_dir, identified, grader, tokenizer, progress, funnel.passed_over
+    )
     grader.close()
     step_done("demonstrations")
 
@@ -197,7 +199,12 @@ def _facts(
     train = [row for row in problems if row.split == "train"]
     unsolved = [row for row in train if row.teacher_solvable is False]
     pocket = [benchmark.name for benchmark in recipe.benchmarks if benchmark.name in TASKS]
-    if_any = {"repaired": funnel.repaired, "figures": dict(sorted(Counter(row["figure"] for row in figures).items()))}
+    passed_over = funnel.passed_over
+    if_any = {
+        "repaired": funnel.repaired,
+        "figures": dict(sorted(Counter(row["figure"] for row in figures).items())),
+        "stored_passed_over": {"rows": passed_over.rows, "first": passed_over.first} if passed_over.rows else {},
+    }
     return {
         "rows": funnel.total,
         "funnel": funnel.steps,

@@ -68,6 +68,7 @@ def _teacher_text(recipe: Recipe, facts: dict[str, Any], demonstrations: Sequenc
         f"level {level}: {count:,} of {facts['train_by_level'][level]:,}"
         for level, count in facts["unsolved_by_level"].items()
     )
+    passed = facts.get("stored_passed_over")
     mode = f", thinking {teacher.thinking}" if teacher.thinking else ""
     return (
         f"{len(demonstrations):,} samples of {demonstrations[0].teacher}{mode}, all kept with their grade: {grades}. "
@@ -75,6 +76,7 @@ def _teacher_text(recipe: Recipe, facts: dict[str, Any], demonstrations: Sequenc
         f"The teacher solved {solved:,} of {train:,} problems"
         + (f" and left {train - solved:,} unsolved" if solved < train else "")
         + (f" ({lost}). " if lost else ". ")
+        + (f"Rows of the stored completions that were passed over: {passed['rows']:,}. " if passed else "")
         + f"Arms are presented the set `{recipe.corpus.problem_set}`, where they name no other."
         + f" SFT reads `{recipe.corpus.demonstrations}`."
     )

@@ -5,8 +5,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from data.corpus.printed import is_empty
 from data.corpus.rows import Demonstration, problem_id
-from data.corpus.sources import RawRow, bare_problem, read_rows
+from data.corpus.sources import RawRow, bare_problem
+from data.corpus.stored import PassedOver, stored_rows
 from data.corpus.values import repaired
 from data.grading.grader import Grader
 from data.hub import chosen, locate_model
@@ -84,10 +86,12 @@ def graded_demonstrations(
     grader: Grader,
     tokenizer: "PreTrainedTokenizerBase | None",
     progress: Progress | None,
+    passed_over: PassedOver | None = None,
 ) -> tuple[list[Demonstration], list[dict[str, Any]]]:
     """Let the recipe's teacher answer `rows`, (problem id, row) pairs, and grade every sample; also what it cost.
 
-    `progress`: of the stage; None where the teacher is a script or a file.
+    `progress`: of the stage; None where the teacher is a script or a file. `passed_over`: counts the rows of stored
+    completions that have none.
 
     Raises:
         UserError: the teacher cannot be reached or cannot answer, or a scripted demonstration is too long.
@@ -100,7 +104,7 @@ def graded_demonstrations(
         samples = {identity: _scripted(spec, recipe.corpus.seed, identity, row) for identity, row in rows}
     elif spec.kind == "stored":
         end = str(tokenizer.eos_token) if tokenizer is not None else ""
-        samples = _stored(recipe, [identity for identity, _ in rows], end)
+        samples = _stored(recipe, [identity for identity, _ in rows], end, passed_over or PassedOver())
     else:
         assert progress is not None
         problems = [(identity, row.problem) for identity, row in rows]
@@ -139,7 +143,7 @@ def _scripted(spec: SamplerSpec, seed: int, identity: str, row: RawRow) -> list[
     return [Sample(identity, index, text, True, 0.0) for index, text in enumerate(texts)]
 
 
-def _stored(recipe: Recipe, identities: list[str], end: str) -> dict[str, list[Sample]]:
+def _stored(recipe: Recipe, identities: list[str], end: str, passed_over: PassedOver) -> dict[str, list[Sample]]:
     """Published completions of each problem, in file order; a problem without one gets an empty list.
 
     `end`: the end-of-turn token, which some publishers leave behind a completion; it is added again for training.
@@ -150,12 +154,16 @@ def _stored(recipe: Recipe, identities: list[str], end: str) -> dict[str, list[S
     lock = recipe.lock.get("sources", {}).get(teacher.stored.name)
     spec = chosen(teacher.stored, lock)
     samples_of: dict[str, list[Sample]] = {identity: [] for identity in identities}
-    for row in read_rows(spec, [spec.problem_field, spec.completion_field], lock):
-        text, _ = repaired(str(row[spec.problem_field] or "").replace("\r\n", "\n"))  # as in sources of problems
+    for row in stored_rows(spec, lock, passed_over):
+        text, _ = repaired(str(row[spec.problem_field]).replace("\r\n", "\n"))  # as in sources of problems
         identity = problem_id(bare_problem(text.strip(), spec.problem_prefix, spec.problem_suffix))
         value = row[spec.completion_field]
         for text in value if isinstance(value, list) else [value]:
-            if identity in samples_of and text and len(samples_of[identity]) < teacher.samples_per_problem:
+            if (
+                identity in samples_of
+                and not is_empty(text)
+                and len(samples_of[identity]) < teacher.samples_per_problem
+            ):
                 if not isinstance(text, str):
                     raise UserError(
                         f"corpus.teacher.stored {spec.name!r}: a completion at {spec.completion_field!r} is a "
@@ -171,6 +179,7 @@ def _stored(recipe: Recipe, identities: list[str], end: str) -> dict[str, list[S
         raise UserError(
             f"none of the problems of corpus.teacher.stored {spec.name!r} is a training problem; check its "
             "problem_field, problem_prefix and problem_suffix"
+            + (f"; {passed_over}, the first: {passed_over.first}" if passed_over.rows else "")
         )
     return samples_of
 

@@ -22,7 +22,9 @@ from data.corpus.values import NoTextError, RowError, as_text, from_json_text
 
 _PRINTED = re.compile(r"""\{\{-?\s*([^{}|"'\[\]]+?)\s*(?:\|[^{}]*)?-?\}\}""")
 _NO_COLUMN = re.compile(r"^'[\w.]*\bRow object' has no attribute")  # jinja's words for row["x"] without a column x
+_EMPTY_KEY = re.compile(r"has no key ('\s*'|None) \(its")  # of `_Missing`
 _NO_ELEMENT = re.compile(r"has no element \d+$")  # for "ABC"[3], as labels from 1 give
+_SHOWN_KEYS = 8
 WHOLE_ROW = "row"  # in templates: `row["Correct Answer"]`, for columns whose names are not identifiers
 
 
@@ -34,7 +36,7 @@ class TemplateFailedError(RowError):
 
 
 class EmptyCellError(TemplateFailedError):
-    """A template would print a value that this row leaves empty; other rows may have it."""
+    """A template prints or looks up a value that this row leaves empty; other rows may have it."""
 
 
 def is_template(field: str) -> bool:
@@ -121,7 +123,8 @@ def _rendered(row: Mapping[str, Any], field: str, blank: bool) -> str:
     except (TemplateError, TypeError, ValueError, ArithmeticError, LookupError) as error:
         text = _NO_COLUMN.sub("the row has no column", str(error))
         text += "; places count from 0" if _NO_ELEMENT.search(text) else ""
-        raise TemplateFailedError(text or type(error).__name__) from None
+        kind = EmptyCellError if _EMPTY_KEY.search(text) else TemplateFailedError
+        raise kind(text or type(error).__name__) from None
 
 
 @lru_cache(maxsize=64)
@@ -186,6 +189,21 @@ def _float(value: Any, default: float | None = None) -> float:
     return number
 
 
+class _Missing(StrictUndefined):
+    """What is not there; of a mapping, the message has its keys."""
+
+    __slots__ = ()
+
+    @property
+    def _undefined_message(self) -> str:
+        if type(self._undefined_obj) is not dict or self._undefined_hint is not None:
+            return super()._undefined_message
+        keys = [repr(key) for key in self._undefined_obj]
+        more = f" and {len(keys) - _SHOWN_KEYS} more" if len(keys) > _SHOWN_KEYS else ""
+        listed = ", ".join(keys[:_SHOWN_KEYS]) or "none"
+        return f"a mapping has no key {self._undefined_name!r} (its keys: {listed}{more})"
+
+
 class _Environment(ImmutableSandboxedEnvironment):
     """Jinja's sandbox without negative places in texts: the label -1 of a hidden row would mean the last option."""
 
@@ -195,5 +213,5 @@ class _Environment(ImmutableSandboxedEnvironment):
         return super().getitem(obj, argument)
 
 
-_ENVIRONMENT = _Environment(undefined=StrictUndefined, finalize=_printed, trim_blocks=True, lstrip_blocks=True)
+_ENVIRONMENT = _Environment(undefined=_Missing, finalize=_printed, trim_blocks=True, lstrip_blocks=True)
 _ENVIRONMENT.filters |= {"from_json": from_json_text, "int": _int, "float": _float}

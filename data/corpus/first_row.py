@@ -35,10 +35,10 @@ def field_mistakes(
         assert first is not None
         with collected(sentences):
             try:
-                value = field_value(first, field, blank=isinstance(files, BenchmarkTexts | StoredCompletions))
+                value = field_value(first, field, blank=isinstance(files, BenchmarkTexts))
             except TemplateFailedError as error:
-                if isinstance(error, EmptyCellError) and isinstance(files, SourceSpec):
-                    continue  # the row is rejected, wherever it is
+                if isinstance(error, EmptyCellError) and isinstance(files, SourceSpec | StoredCompletions):
+                    continue  # the row is rejected or passed over, wherever it is
                 names = [name for name in printed_names(field) if name in first and not name.isidentifier()]
                 hint = f"; write {by_name(names[0])} for the column {names[0]!r}" if names else ""
                 undefined = _UNDEFINED.match(str(error))

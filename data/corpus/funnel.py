@@ -6,6 +6,7 @@ from typing import Any
 
 from data.corpus.rows import problem_id
 from data.corpus.sources import RawRow
+from data.corpus.stored import PassedOver
 from data.corpus.values import figure_mark
 
 _SHOWN_CHARS = 300
@@ -28,6 +29,7 @@ class Funnel:
         repaired: rows by the kind of damage that was undone in them, among those that were not rejected.
         prompt_tokens: tokens of the prompts that the length filter looked at, before it removed any.
         rejects: every removed row with source, row number and reason, in the order of the filters.
+        passed_over: rows of stored completions without a demonstration.
     """
 
     def __init__(self) -> None:
@@ -37,6 +39,7 @@ class Funnel:
         self.repaired: dict[str, int] = {}
         self.prompt_tokens: list[int] = []
         self.rejects: list[dict[str, Any]] = []
+        self.passed_over = PassedOver()
         self._first: dict[str, str] = {}
 
     def take(self, rows: list[RawRow]) -> None:
@@ -102,10 +105,15 @@ class Funnel:
                 "listed in figures.jsonl; corpus.figures=reject removes them"
             )
         for reason, count in self.rejected().items():
-            first = " ".join(self._first[reason].split())
-            text = first if len(first) <= _SHOWN_ON_CONSOLE else f"{first[: _SHOWN_ON_CONSOLE - 3]}..."
-            lines.append(f"{count:,} {reason} (the first: {text})")
+            lines.append(f"{count:,} {reason} (the first: {_short(self._first[reason])})")
+        if self.passed_over.rows:
+            lines.append(f"{self.passed_over} (the first: {_short(self.passed_over.first)})")
         return lines
+
+
+def _short(text: str) -> str:
+    line = " ".join(text.split())
+    return line if len(line) <= _SHOWN_ON_CONSOLE else f"{line[: _SHOWN_ON_CONSOLE - 3]}..."
 
 
 def figure_rows(rows: list[RawRow]) -> list[dict[str, Any]]:

@@ -20,7 +20,7 @@ from data.corpus.values import NoTextError, RowError, as_text, from_json_text, h
 from data.grading.grader import last_boxed
 from data.hub import chosen, locate
 from data.pocket_world import TASKS, Question, corpus_problems
-from recipes.corpus_schema import BenchmarkTexts, DataFiles, SourceSpec, StoredCompletions
+from recipes.corpus_schema import BenchmarkTexts, DataFiles, SourceSpec
 from recipes.errors import UserError
 from recipes.schema import Recipe
 
@@ -111,8 +111,8 @@ def read_rows(
         values = Row()
         for field in wanted:
             try:
-                # Texts to compare with, and completions, which are graded, are not shown to a model as they are.
-                values[field] = field_value(row, field, blank=isinstance(files, BenchmarkTexts | StoredCompletions))
+                # Texts to compare with are not shown to a model as they are.
+                values[field] = field_value(row, field, blank=isinstance(files, BenchmarkTexts))
             except TemplateFailedError as error:
                 at = f"{row.file} line {row.line}" if row.line is not None else f"row {row_number}"
                 key = key_of(files, field)

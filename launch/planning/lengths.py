@@ -8,7 +8,9 @@ from pathlib import Path
 from statistics import median
 
 from data.corpus.filters import prompt_lengths
-from data.corpus.sources import mapped_rows, read_rows
+from data.corpus.printed import is_empty
+from data.corpus.sources import mapped_rows
+from data.corpus.stored import PassedOver, stored_rows
 from data.hub import cached_model
 from data.prompts.pocket_tokenizer import byte_tokenizer, counting_tokenizer
 from data.prompts.prompt import settle
@@ -148,9 +150,9 @@ def _stored(recipe: Recipe, tokenizer: TokenizerFiles) -> Iterator[int]:
     if not Path(str(teacher.stored.path)).is_file():
         return
     field = teacher.stored.completion_field
-    for row in read_rows(teacher.stored, [field], None):
+    for row in stored_rows(teacher.stored, None, PassedOver()):
         for text in row[field] if isinstance(row[field], list) else [row[field]]:
-            if isinstance(text, str) and text:
+            if isinstance(text, str) and not is_empty(text):
                 kept = strip_thinking(text) if teacher.thinking == "stripped" else text
                 yield len(tokenizer(kept, add_special_tokens=False)["input_ids"]) + 1
 

@@ -38,7 +38,7 @@ class Validation:
     """Kind of files -> names of those that are pinned and not here."""
     corpus: dict[str, Any] | None = None
     """Rows read; problems left, sampled for training, held out, solvable by the teacher; removed rows by reason, and
-    the first of each."""
+    the first of each; rows of stored completions that are passed over, if there are any."""
     groups: dict[str, list[str]] = field(default_factory=dict)
     """Group -> its benchmarks."""
     trained_group: str = ""

@@ -12,6 +12,7 @@ from data.corpus.first_row import field_mistakes
 from data.corpus.funnel import Funnel
 from data.corpus.rows import Demonstration, problem_id
 from data.corpus.sources import RawRow
+from data.corpus.stored import PassedOver
 from data.grading.grader import Grader
 from data.hub import cached_model, chosen
 from data.prompts.prompt import load_tokenizer, prepare_tokenizer, render_prompt
@@ -189,13 +190,15 @@ def _demonstrations(
             why = "its file is missing or does not fit its keys"
         validation.not_checked.append(f"demonstrations of the teacher: {why}")
         return
-    rows: list[Demonstration] = []
+    rows, passed_over = list[Demonstration](), PassedOver()
     with collected(validation.mistakes):
         identified = [(problem_id(row.problem), row) for row in train]
-        rows, _ = graded_demonstrations(recipe, study_dir, identified, grader, tokenizer, None)
+        rows, _ = graded_demonstrations(recipe, study_dir, identified, grader, tokenizer, None, passed_over)
+    assert validation.corpus is not None
+    if passed_over.rows:
+        validation.corpus["stored_passed_over"] = {"rows": passed_over.rows, "first": passed_over.first}
     if not rows:
         return
-    assert validation.corpus is not None
     solved = {row.problem_id for row in rows if row.usable}
     validation.corpus |= {"demonstrations": len(rows), "usable_demonstrations": sum(row.usable for row in rows),
                      "teacher_solvable": len(solved)}  # fmt: skip

@@ -47,6 +47,9 @@ def _corpus_lines(validation: Validation) -> list[str]:
         )
         if first := corpus.get("first_unusable"):
             lines.append(f"    {first}")
+    if passed := corpus.get("stored_passed_over"):
+        rows = f"{passed['rows']:,} row{'s' * (passed['rows'] != 1)}"
+        lines.append(f"  {rows} of the stored completions passed over (the first: {_one_line(passed['first'])})")
     return lines
 
 

@@ -11,6 +11,7 @@ from data.corpus.first_row import field_mistakes
 from data.corpus.printed import EmptyPrintError
 from data.corpus.rows import problem_id
 from data.corpus.sources import read_benchmark, read_source
+from data.corpus.stored import PassedOver
 from launch.commands.main import main
 from recipes.corpus_schema import BenchmarkTexts, SourceSpec
 from recipes.loading import load_recipe
@@ -108,8 +109,8 @@ def test_what_is_empty_on_purpose_is_printed(template, printed):
     assert field_value({"q": "Why?", "a": "", "n": 0}, template) == printed
 
 
-def test_texts_to_compare_with_and_demonstrations_may_have_empty_cells(tmp_path, law):
-    """A question is still compared with the corpus; a demonstration of a row that is rejected matches no problem."""
+def test_texts_to_compare_with_may_have_empty_cells_and_demonstrations_are_passed_over(tmp_path, law):
+    """A question is still compared with the corpus; a demonstration of a row that is rejected is passed over."""
     path = table(tmp_path / "r.csv", ROWS)
     texts = BenchmarkTexts(kind="file", name="t", path=str(path), text_fields=["{{ stem }} {{ c }}"])
     assert read_benchmark(texts, None)[1:3] == [" 4", "Which is odd?  "]
@@ -119,7 +120,7 @@ def test_texts_to_compare_with_and_demonstrations_may_have_empty_cells(tmp_path,
     table(law.parent / "problems.csv", rows)
     recipe = load_recipe(law)
     (kept, *_) = [row for row in read_source(recipe.corpus.sources[0], 0) if row.reject is None]
-    (samples,) = _stored(recipe, [problem_id(kept.problem)], "").values()
+    (samples,) = _stored(recipe, [problem_id(kept.problem)], "", PassedOver()).values()
     assert [sample.completion for sample in samples] == [rows[2][rows[0].index("solution")]]
 
 
