@@ -17,7 +17,7 @@ from jinja2.filters import do_float, do_int
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from data.corpus.files import json_value
-from data.corpus.printed import EmptyPrintError, not_empty
+from data.corpus.printed import EmptyPrintError, not_empty, values_only
 from data.corpus.values import NoTextError, RowError, as_text, from_json_text
 
 _PRINTED = re.compile(r"""\{\{-?\s*([^{}|"'\[\]]+?)\s*(?:\|[^{}]*)?-?\}\}""")
@@ -25,6 +25,7 @@ _NO_COLUMN = re.compile(r"^'[\w.]*\bRow object' has no attribute")  # jinja's wo
 _EMPTY_KEY = re.compile(r"has no key ('\s*'|None) \(its")  # of `_Missing`
 _NO_ELEMENT = re.compile(r"has no element \d+$")  # for "ABC"[3], as labels from 1 give
 _SHOWN_KEYS = 8
+_CUT = "\x1f"  # a blank to `strip` and filters; a problem with a control character is rejected
 WHOLE_ROW = "row"  # in templates: `row["Correct Answer"]`, for columns whose names are not identifiers
 
 
@@ -82,6 +83,16 @@ def field_value(row: Mapping[str, Any], field: str, blank: bool = False) -> Any:
     return value
 
 
+def printed_values(row: Mapping[str, Any], template: str) -> tuple[str, ...]:
+    """What a template prints of a row without the template's own text, in order; no blank texts.
+
+    Raises:
+        TemplateFailedError: as `field_value`, but for values that the row leaves empty.
+    """
+    printed = _render(_values_only(template), row).split(_CUT)
+    return tuple(value.strip() for value in printed if value.strip())
+
+
 def nearest_path(row: Mapping[str, Any], field: str) -> str:
     """What to say about a path that steps nowhere: the keys where it ends, and the one that is nearly its own."""
     steps = field.split(".")
@@ -116,8 +127,12 @@ def passed_over(row: Mapping[str, Any], field: str) -> list[Any]:
 
 
 def _rendered(row: Mapping[str, Any], field: str, blank: bool) -> str:
+    return _render(_template(field, blank), row)
+
+
+def _render(template: Template, row: Mapping[str, Any]) -> str:
     try:
-        return _template(field, blank).render({WHOLE_ROW: row} | dict(row))
+        return template.render({WHOLE_ROW: row} | dict(row))
     except EmptyPrintError as error:
         raise EmptyCellError(str(error)) from None
     except (TemplateError, TypeError, ValueError, ArithmeticError, LookupError) as error:
@@ -130,6 +145,11 @@ def _rendered(row: Mapping[str, Any], field: str, blank: bool) -> str:
 @lru_cache(maxsize=64)
 def _template(text: str, blank: bool) -> Template:
     return _ENVIRONMENT.from_string(text) if blank else not_empty(_ENVIRONMENT, text, WHOLE_ROW)
+
+
+@lru_cache(maxsize=64)
+def _values_only(text: str) -> Template:
+    return values_only(_ENVIRONMENT, text, _CUT)
 
 
 @lru_cache(maxsize=64)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from data.corpus.funnel import WITHHELD, Funnel, Reason
 from data.corpus.rows import problem_id
 from data.corpus.sources import RawRow, read_benchmark, read_source
-from data.corpus.text_match import BenchmarkIndex, Contamination, near_duplicates
+from data.corpus.text_match import BenchmarkIndex, Contamination, jaccard, near_duplicates, shingles, words
 from data.corpus.values import figure_mark, is_non_answer
 from data.grading.grader import Grader
 from data.pocket_world import TASKS, benchmark_questions
@@ -110,13 +110,21 @@ def _conflict(funnel: Funnel, copies: list[int], other: int) -> str:
 def _drop_near_duplicates(funnel: Funnel, grader: Grader, threshold: float) -> None:
     """Drop what reads nearly like an earlier problem and has the same answer; with another answer it is another one."""
     answers = [row.reference_answer for row in funnel.kept]
-    pairs = list(near_duplicates([row.problem for row in funnel.kept], threshold, answers))
+    found = near_duplicates([row.text.compared for row in funnel.kept], threshold, answers)
+    pairs = [pair for pair in found if _also_whole(funnel.kept[pair[0]], funnel.kept[pair[1]], threshold)]
     agree = _agreeing(funnel, grader, [(later, earlier) for later, earlier, _ in pairs])
     reasons: dict[int, Reason] = {}
     for later, earlier, similarity in pairs:
         if (later, earlier) in agree and earlier not in reasons:
             reasons[later] = "near_duplicate", f"similarity {similarity:.2f} to {funnel.kept[earlier].at}"
     funnel.drop("near-duplicates", reasons)
+
+
+def _also_whole(later: RawRow, earlier: RawRow, threshold: float) -> bool:
+    """Whether whole problems are alike too, where a template prints so little that its own text is the question."""
+    if not (later.text.is_little or earlier.text.is_little):
+        return True
+    return jaccard(shingles(words(later.problem)), shingles(words(earlier.problem))) >= threshold
 
 
 def _agreeing(funnel: Funnel, grader: Grader, pairs: list[tuple[int, int]]) -> set[tuple[int, int]]:
@@ -143,8 +151,8 @@ def _drop_contaminated(funnel: Funnel, recipe: Recipe) -> list[dict[str, Any]]:
         # Questions of the synthetic world are a few numbers in a fixed wording: only equal ones are the same.
         if identity in world:
             match, question = Contamination(world[identity], 0, 1.0, 1.0), row.problem
-        elif row.question is None and (found := index.find(row.problem, spec.coverage, spec.similarity)):
-            match, question = found, benchmarks[found.benchmark][found.question]
+        elif row.question is None and (found := index.find(row.text, spec.coverage, spec.similarity)):
+            match, question = found, benchmarks[found.benchmark][found.question].whole
         else:
             continue
         # A near-copy in the corpus would give a restricted question away as well.

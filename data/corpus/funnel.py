@@ -7,6 +7,7 @@ from typing import Any
 from data.corpus.rows import problem_id
 from data.corpus.sources import RawRow
 from data.corpus.stored import PassedOver
+from data.corpus.text_match import Text
 from data.corpus.values import figure_mark
 
 _SHOWN_CHARS = 300
@@ -41,6 +42,7 @@ class Funnel:
         self.rejects: list[dict[str, Any]] = []
         self.passed_over = PassedOver()
         self._first: dict[str, str] = {}
+        self._values: list[tuple[str, ...]] = []  # of the rejects
 
     def take(self, rows: list[RawRow]) -> None:
         """Add rows and remove those that their source rejected; the first filter, called `mapped`."""
@@ -64,15 +66,17 @@ class Funnel:
             texts = {"problem": row.problem, "reference_answer": row.reference_answer}
             shown = {key: WITHHELD if index in withheld else text[:_SHOWN_CHARS] for key, text in texts.items()}
             self.rejects.append(reject | shown)
+            self._values.append(row.values)
             self._first.setdefault(reason, row.at if detail is None else f"{row.at}: {detail}")
         self.kept = [row for index, row in enumerate(self.kept) if index not in reasons]
         counts = dict(sorted(Counter(reason for reason, _ in reasons.values()).items()))
         self.steps.append({"step": step, "left": len(self.kept), "removed": counts})
 
-    def withhold(self, is_close: Callable[[str], bool]) -> None:
+    def withhold(self, is_close: Callable[[Text], bool]) -> None:
         """Take the texts out of the removed rows that are close to a question no file may hold."""
-        for reject in self.rejects:
-            if is_close(reject["problem"]):
+        for reject, values in zip(self.rejects, self._values, strict=True):
+            text = Text(reject["problem"])
+            if is_close(text) or (values and is_close(text._replace(values=values))):
                 reject |= dict.fromkeys(("problem", "reference_answer"), WITHHELD)
                 if reject.pop("detail", None) is not None:  # may quote them
                     self._first[reject["reason"]] = f"{reject['source']}, row {reject['row'] + 1}"

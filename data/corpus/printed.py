@@ -61,6 +61,26 @@ def not_empty(environment: Environment, text: str, whole_row: str | None = None)
     return environment.from_string(tree)
 
 
+def values_only(environment: Environment, text: str, cut: str) -> Template:
+    """A template that prints `cut` in the place of each piece of its own text.
+
+    Text in a macro or a `{% set %}` block stays: a condition may ask for it.
+
+    Raises:
+        TemplateSyntaxError: as jinja does.
+    """
+    tree = environment.parse(text)
+    named = {id(node) for block in tree.find_all((nodes.AssignBlock, nodes.Macro)) for node in _own_texts(block)}
+    for node in _own_texts(tree):
+        if id(node) not in named:
+            node.data = cut
+    return environment.from_string(tree)
+
+
+def _own_texts(tree: nodes.Node) -> list[nodes.TemplateData]:
+    return list(tree.find_all(nodes.TemplateData))
+
+
 class _Reader:
     """What the expressions of one template read."""
 

@@ -13,9 +13,11 @@ from data.corpus.fields import (
     is_template,
     nearest_path,
     passed_over,
+    printed_values,
     reads_whole_row,
 )
 from data.corpus.files import Row, read_file, separator_hint
+from data.corpus.text_match import Text, words
 from data.corpus.values import NoTextError, RowError, as_text, from_json_text, has_words, repaired, require_whole
 from data.grading.grader import last_boxed
 from data.hub import chosen, locate
@@ -51,6 +53,13 @@ class RawRow(NamedTuple):
     """Line of the file where the row begins, from 1; None where the format has no lines."""
     repairs: tuple[str, ...] = ()
     """Kinds of damage that were undone in problem and reference answer."""
+    values: tuple[str, ...] = ()
+    """What the template of the problem prints of the row, if the template has text of its own."""
+
+    @property
+    def text(self) -> Text:
+        """The problem as it is compared with others."""
+        return Text(self.problem, self.values)
 
     @property
     def at(self) -> str:
@@ -205,11 +214,27 @@ def listed(names: Collection[str]) -> str:
     return ", ".join(shown[:_SHOWN_COLUMNS]) + (f" and {more} more" if more > 0 else "")
 
 
-def read_benchmark(spec: BenchmarkTexts, lock: dict[str, Any] | None) -> list[str]:
+def read_benchmark(spec: BenchmarkTexts, lock: dict[str, Any] | None) -> list[Text]:
     """The questions of a benchmark, as texts to compare with. Raises UserError like `read_rows`."""
     spec = chosen(spec, lock)
-    rows = read_rows(spec, spec.text_fields, lock)
-    return ["\n".join(_joined(row[field]) for field in spec.text_fields if row[field]) for row in rows]
+    fields = spec.text_fields
+    rows = read_rows(spec, fields, lock)
+    questions = [Text("\n".join(_joined(row[field]) for field in fields if row[field])) for row in rows]
+    if not any(map(is_template, fields)):
+        return questions
+    again = published_rows(spec, fields, lock)
+    return [text._replace(values=_values(row, fields, text.whole)) for text, row in zip(questions, again, strict=True)]
+
+
+def _values(row: Row, fields: Sequence[str], whole: str) -> tuple[str, ...]:
+    """What fields print of a row without their templates' own text; nothing if that is the whole text, or no word."""
+    values: list[str] = []
+    for field in fields:
+        if is_template(field) and field not in row:
+            values += printed_values(row, field)
+        elif value := field_value(row, field):
+            values.append(_joined(value))
+    return tuple(values) if "\n".join(values) != whole.strip() and words(" ".join(values)) else ()
 
 
 def not_compared(recipe: Recipe) -> list[str]:
@@ -245,6 +270,8 @@ def _map_row(spec: SourceSpec, index: int, row: Row) -> RawRow:
     raw = RawRow(spec.name, index, "", "", None, file=row.file, line=row.line)
     try:
         raw = raw._replace(problem=str(field_value(row, spec.problem_field) or ""))
+        if is_template(spec.problem_field):
+            raw = raw._replace(values=_values(row, [spec.problem_field], raw.problem))
         level = field_value(row, spec.level_field) if spec.level_field else None
         raw = raw._replace(level=None if level is None else _writable(re.sub(r"\.0$", "", str(level))))
         raw = raw._replace(problem=_problem(spec, row))
@@ -318,6 +345,9 @@ def _checked(spec: SourceSpec, raw: RawRow, row: Row) -> RawRow:
     # Line breaks matter in some problems (tables, code), so blanks within a text stay.
     problem, repairs = repaired(raw.problem.replace("\r\n", "\n"))
     problem = bare_problem(problem.strip(), spec.problem_prefix, spec.problem_suffix)
+    values = [repaired(value.replace("\r\n", "\n"))[0] for value in raw.values]
+    values = [bare_problem(value, spec.problem_prefix, spec.problem_suffix) for value in values]
+    raw = raw._replace(values=tuple(filter(None, values)))
     if not problem:
         raise RowError("empty_problem")
     if not has_words(problem):

@@ -5,6 +5,7 @@ Similarity is Jaccard's of the sets of three-word sequences; candidates come fro
 hashing (Broder 1997; the datasketch library) and every candidate is then compared exactly.
 """
 
+import math
 import re
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
@@ -19,6 +20,7 @@ _TYPESETTING = re.compile(
 _WORD = re.compile(r"[^\W\d_]+|\d+")
 _SHINGLE_WORDS = 3
 _PERMUTATIONS = 128
+_FEW_WORDS = 8  # fewer say too little without the template around them: "3 5", "France"
 _MOST_CANDIDATES = 50  # per text, the earliest: thousands of texts made from one template are all alike
 
 
@@ -32,6 +34,32 @@ class Contamination(NamedTuple):
     """Share of the shorter text that lies in shared runs of words."""
     similarity: float
     """Jaccard similarity of the three-word sequences."""
+
+
+class Text(NamedTuple):
+    """A problem or a question that is compared with others."""
+
+    whole: str
+    values: tuple[str, ...] = ()
+    """What a template prints into it, if it has text of its own; that text is the same in every row."""
+
+    @property
+    def compared(self) -> str:
+        """The text without that of its template."""
+        return "\n".join(self.values) or self.whole
+
+    @property
+    def is_little(self) -> bool:
+        """Whether the values are too few words to tell two texts apart, so that the whole text counts too."""
+        return bool(self.values) and len(words(self.compared)) < _FEW_WORDS
+
+    def readings(self) -> list[str]:
+        """The texts to look for in its place."""
+        return [self.compared, self.whole] if self.is_little else [self.compared]
+
+    def parts(self) -> list[str]:
+        """Values that may be a question by themselves, beside options or a passage."""
+        return [value for value in self.values if len(words(value)) >= _FEW_WORDS] if len(self.values) > 1 else []
 
 
 def words(text: str) -> list[str]:
@@ -118,7 +146,7 @@ class BenchmarkIndex:
         ngram_words: a problem and a question are compared if they share a run of this many words.
     """
 
-    def __init__(self, benchmarks: dict[str, list[str]], ngram_words: int) -> None:
+    def __init__(self, benchmarks: dict[str, list[Text]], ngram_words: int) -> None:
         self.ngram_words = ngram_words
         self.questions: list[tuple[str, int]] = []
         self._words: list[list[str]] = []
@@ -126,8 +154,8 @@ class BenchmarkIndex:
         # Questions of one template are compared again and again; the sets of all would need gigabytes.
         self._question = lru_cache(maxsize=4096)(lambda position: self._read(self._words[position]))
         for name, questions in benchmarks.items():
-            for index, question in enumerate(questions):
-                sequence = words(question)
+            for index, reading in ((n, text) for n, question in enumerate(questions) for text in question.readings()):
+                sequence = words(reading)
                 for run in shingles(sequence, ngram_words):
                     self._by_run.setdefault(run, []).append(len(self._words))
                 self.questions.append((name, index))
@@ -137,9 +165,18 @@ class BenchmarkIndex:
         runs = _runs(sequence, self.ngram_words)
         return _Read(len(sequence), runs, set(runs), shingles(sequence))
 
-    def find(self, problem: str, coverage: float, similarity: float) -> Contamination | None:
-        """The closest question at or above either threshold; None if there is none."""
-        own = self._read(words(problem))
+    def find(self, problem: Text, coverage: float, similarity: float) -> Contamination | None:
+        """The closest question at or above either threshold; None if there is none.
+
+        The question column of a problem with options is compared by itself too, and only by similarity: an option or a
+        passage that is part of a longer question is not that question.
+        """
+        found = [self._closest(text, coverage, similarity) for text in problem.readings()]
+        found += [self._closest(text, math.inf, similarity) for text in problem.parts()]
+        return max(filter(None, found), key=lambda one: max(one[2:]), default=None)
+
+    def _closest(self, text: str, coverage: float, similarity: float) -> Contamination | None:
+        own = self._read(words(text))
         candidates = {position for run in own.different_runs for position in self._by_run.get(run, ())}
         best = None
         for position in sorted(candidates):

@@ -113,7 +113,7 @@ def test_texts_to_compare_with_may_have_empty_cells_and_demonstrations_are_passe
     """A question is still compared with the corpus; a demonstration of a row that is rejected is passed over."""
     path = table(tmp_path / "r.csv", ROWS)
     texts = BenchmarkTexts(kind="file", name="t", path=str(path), text_fields=["{{ stem }} {{ c }}"])
-    assert read_benchmark(texts, None)[1:3] == [" 4", "Which is odd?  "]
+    assert [text.whole for text in read_benchmark(texts, None)[1:3]] == [" 4", "Which is odd?  "]
     rows = list(csv.reader((law.parent / "problems.csv").open()))
     assert rows[0][:2] == ["question", "option_a"]
     rows[1][0] = ""

@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from data.corpus.text_match import BenchmarkIndex, jaccard, near_duplicates, shingles, words
+from data.corpus.text_match import BenchmarkIndex, Text, jaccard, near_duplicates, shingles, words
 
 
 def test_words_ignore_case_and_typesetting():
@@ -43,20 +43,22 @@ def test_index_finds_every_pair_that_comparing_all_finds():
 
 def test_contamination_by_hand():
     question = "one two three four five six seven eight nine ten"
-    index = BenchmarkIndex({"b": ["other words entirely, and enough of them to be a question", question]}, 8)
+    index = BenchmarkIndex(
+        {"b": [Text("other words entirely, and enough of them to be a question"), Text(question)]}, 8
+    )
     # Nine of the problem's twelve words lie in the shared run; 7 of 11 three-word runs are shared (10 + 8 - 7).
     problem = "zero two three four five six seven eight nine ten twelve thirteen"
-    found = index.find(problem, 0.9, 0.3)
+    found = index.find(Text(problem), 0.9, 0.3)
     assert found is not None
     assert (found.benchmark, found.question) == ("b", 1)
     assert found.similarity == pytest.approx(7 / 11, abs=1e-3)
     assert found.coverage == pytest.approx(9 / 10)  # of the question, the shorter of the two
-    assert index.find(problem, 0.91, 0.7) is None
-    assert index.find("one two three four five six seven", 0.1, 0.1) is None  # no run of eight words
-    assert index.find(question.upper(), 1.0, 1.0) is not None
+    assert index.find(Text(problem), 0.91, 0.7) is None
+    assert index.find(Text("one two three four five six seven"), 0.1, 0.1) is None  # no run of eight words
+    assert index.find(Text(question.upper()), 1.0, 1.0) is not None
 
 
 def test_question_shorter_than_a_run_is_found_if_equal():
-    index = BenchmarkIndex({"b": ["Solve for x: 2x = 4"]}, 8)
-    assert index.find("solve for $x$: $2x=4$", 0.9, 0.9) is not None
-    assert index.find("solve for $x$: $2x=6$", 0.9, 0.9) is None
+    index = BenchmarkIndex({"b": [Text("Solve for x: 2x = 4")]}, 8)
+    assert index.find(Text("solve for $x$: $2x=4$"), 0.9, 0.9) is not None
+    assert index.find(Text("solve for $x$: $2x=6$"), 0.9, 0.9) is None
