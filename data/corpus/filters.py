@@ -173,7 +173,8 @@ def _drop_contaminated(funnel: Funnel, recipe: Recipe) -> list[dict[str, Any]]:
     reasons: dict[int, Reason] = {}
     for position, overlap in overlaps.items():
         shown = "" if overlap["problem"] == WITHHELD else f": {overlap['question'][:_SHOWN_CHARS]!r}"
-        reasons[position] = "benchmark_overlap", f"like a question of {overlap['benchmark']}{shown}"
+        alike = f"similarity {overlap['similarity']:.2f}, coverage {overlap['coverage']:.2f}"
+        reasons[position] = "benchmark_overlap", f"like a question of {overlap['benchmark']} ({alike}){shown}"
     funnel.drop("benchmark questions", reasons, withheld)
     return [*overlaps.values()]
 

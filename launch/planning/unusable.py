@@ -58,7 +58,8 @@ def none_usable(rows: Sequence[Demonstration], limit: int, answers: Mapping[str,
     return (
         f"no demonstration is correct (grades: {grades}), so no problem is teacher-solvable; the first is "
         f"{_shown(first)}, in which the grader looks for {answer!r} {where} (corpus.answer_form: {answer_form}); is "
-        "completion_field the column of whole solutions, and answer_field that of the answers alone?"
+        "completion_field the column of whole solutions, and answer_field that of the answers alone? `transfer grade "
+        '--explain` shows how a text is read; a template of completion_field can add a box or "The answer is"'
     )
 
 

@@ -278,7 +278,8 @@ def test_benchmark_questions_are_removed_and_shown_beside_the_problem(tmp_path):
     benchmark = {"kind": "file", "name": "bench", "path": str(bench), "text_fields": ["q"]}
     facts, rejects = corpus_of(tmp_path, rows, decontamination={"benchmarks": [benchmark]})
     assert {number: row["reason"] for number, row in rejects.items()} == {0: "benchmark_overlap"}
-    assert rejects[0]["detail"] == f"like a question of bench: {questions[0]['q'][:60]!r}"
+    alike = "(similarity 0.89, coverage 1.00)"  # by hand below
+    assert rejects[0]["detail"] == f"like a question of bench {alike}: {questions[0]['q'][:60]!r}"
     (found,) = [json.loads(line) for line in (tmp_path / "corpus" / "contamination.jsonl").read_text().splitlines()]
     assert (found["benchmark"], found["problem"], found["question"]) == ("bench", rows[0][0], questions[0]["q"])
     # 23 words, all but the last in runs of eight shared words; 20 of 23 three-word runs shared, of 25 and 23.
