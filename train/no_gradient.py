@@ -24,7 +24,7 @@ class NoGradient(NamedTuple):
     def __str__(self) -> str:
         still = f" and its model is still that of {self.start_from}" if self.start_from else ""
         why = f"{self.reason}, so it learned nothing{still}"
-        return f"{self.arm}, seed {self.seed}: {why}; look at some of its completions"
+        return f"{self.arm}, seed {self.seed}: {why}; `transfer view` shows its responses"
 
 
 def runs_without_gradient(recipe: Recipe, study_dir: Path, arms: Iterable[str] | None = None) -> list[NoGradient]:

@@ -30,8 +30,8 @@ from train.no_gradient import NoGradient, runs_without_gradient
 
 ABLATION = "recipes/pocket/ablation.yaml"
 SAID = (
-    "grpo, seed 0: none of its 4 steps had a gradient: every group's rewards were equal, so it learned nothing; look "
-    "at some of its completions"
+    "grpo, seed 0: none of its 4 steps had a gradient: every group's rewards were equal, so it learned nothing; "
+    "`transfer view` shows its responses"
 )
 
 
@@ -103,8 +103,8 @@ def test_a_run_that_started_from_another_arm_says_whose_model_it_is(tmp_path):
     run = tmp_path / "arms" / "sft_then_grpo" / f"seed-{recipe.seeds[0]}"
     finish_run(run, [])
     (found,) = runs_without_gradient(recipe, tmp_path, ["sft_then_grpo"])
-    assert str(found).endswith("so it learned nothing and its model is still that of off_policy_sft; look at some of "
-                               "its completions")  # fmt: skip
+    assert str(found).endswith("so it learned nothing and its model is still that of off_policy_sft; `transfer "
+                               "view` shows its responses")  # fmt: skip
 
 
 def test_the_first_screen_ships_no_arm_that_learned_nothing():
