@@ -189,9 +189,8 @@ def test_a_resumed_run_replaces_its_later_updates_in_tensorboard(tmp_path):
     assert not (tmp_path / "wandb").exists()
 
 
-def test_wandb_mirrors_the_metrics_of_a_run(transfer, smoke_study, tmp_path):
+def test_wandb_mirrors_the_metrics_of_a_run(transfer, smoke_study, tmp_path, no_key):
     study = study_of(smoke_study, tmp_path / "study")
-    assert "WANDB_API_KEY" not in os.environ
     result = transfer(
         "run",
         SMOKE,
