@@ -153,8 +153,8 @@ class RecordedReward:
             low, high = min(self._early), max(self._early)
             self._warn(
                 f"no completion of the first {_EARLY_BATCHES * self.judge.arm.updates_per_batch} steps has a weight",
-                f"rewards are {low:g}{'' if low == high else f' to {high:g}'}, so nothing is learned; look at some "
-                "completions: is the answer in the required form, are they truncated, is the corpus far too hard or "
-                "too easy?",
+                f"rewards are {low:g}{'' if low == high else f' to {high:g}'}, so nothing is learned: is the answer "
+                "in the required form, are completions truncated, is the corpus far too hard or too easy? `transfer "
+                "view` shows the base's responses once they are scored",
             )
             self._warn = None
