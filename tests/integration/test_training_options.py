@@ -217,7 +217,7 @@ def test_a_run_without_weights_says_so_early(tmp_path):
     told, _ = rewarded(FixedGrader(False), tmp_path, 9)
     ((headline, detail),) = told
     assert headline == "no completion of the first 5 steps has a weight"
-    assert detail.startswith("rewards are 0, so nothing is learned; ")
+    assert detail.startswith("rewards are 0, so nothing is learned: is the answer in the required form")
     ((headline, detail),), _ = rewarded(AlternatingGrader(False), tmp_path, 9, updates_per_batch=2)
     assert headline == "no completion of the first 10 steps has a weight"
     assert detail.startswith("rewards are 0 to 1, so")
